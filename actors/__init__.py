@@ -1,0 +1,1 @@
+"""Who does the work: the consensus actors, the messages between them, and what carries these."""

@@ -1,0 +1,66 @@
+"""The board: what the node says of itself and its peers, for status and for hints; no decision rests on it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+
+class Role(StrEnum):
+    """The seed's NodeRole."""
+
+    FOLLOWER = "follower"
+    CANDIDATE = "candidate"
+    LEADER = "leader"
+
+
+class PeerStatus(StrEnum):
+    """The seed's NodeStatus."""
+
+    ACTIVE = "active"
+    SUSPECTED = "suspected"
+    FAILED = "failed"
+    INACTIVE = "inactive"
+
+
+class HealthState(StrEnum):
+    """How the node fares, by its own judgement."""
+
+    HEALTHY = "healthy"
+    DEGRADED = "degraded"
+    UNHEALTHY = "unhealthy"
+    RECOVERING = "recovering"
+
+
+@dataclass(slots=True)
+class PeerView:
+    """One peer as the health actor sees it."""
+
+    status: PeerStatus = PeerStatus.INACTIVE
+    round_trip_ms: float | None = None
+    heard_at: float | None = None
+
+
+@dataclass(slots=True)
+class Board:
+    """Each field is written by one actor, named behind it, and read by whoever wants to know."""
+
+    role: Role = Role.FOLLOWER  # election
+    leader: str | None = None  # election
+    leader_term: int = 0  # election
+    leader_heard_at: float | None = None  # election
+    elections: int = 0  # election
+    peers: dict[str, PeerView] = field(default_factory=dict)  # health
+    has_quorum: bool = False  # health
+    health: HealthState = HealthState.RECOVERING  # health
+    details: tuple[str, ...] = ()  # health
+    match: dict[str, int] = field(default_factory=dict)  # replication
+    snapshots: int = 0  # snapshot
+    commands: int = 0  # gateway
+    commands_failed: int = 0  # gateway
+    reads: int = 0  # gateway
+    refused: Counter[str] = field(default_factory=Counter)  # turn loop
+    turns: int = 0  # turn loop
+    started_at: float = 0.0  # turn loop
+    events_address: str = ""  # base

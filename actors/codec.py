@@ -1,0 +1,168 @@
+"""The codec: a frame of the wire as bytes, and back with every field checked.
+
+A frame is one msgpack array: the header (version, destination actor, cluster id, sender with incarnation and boot,
+the boot of the receiver that it is meant for, request number, send time), then the message's tag and its fields.
+Checks are made from the message classes' own annotations, so a class is its schema. Never pickle.
+"""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Callable
+from dataclasses import MISSING, dataclass, fields
+from typing import Any, Union, cast, get_args, get_origin, get_type_hints
+
+import msgpack
+
+from forge_consensus.actors.messages import WIRE, WireMessage
+from forge_consensus.errors import ProtocolError
+
+VERSION = 1
+NUMBER_MAX = 1 << 63
+TEXT_MAX = 64 * 1024
+
+Check = Callable[[Any], bool]
+
+
+@dataclass(slots=True)
+class Frame:
+    """One frame, in or out. A client's frame has no sender and boot 0.
+
+    `sent` is the sender's own clock in nanoseconds (CLOCK_BOOTTIME): only the sender judges it, from the echo in
+    the answer. `request` is echoed too.
+    """
+
+    to: str
+    cluster: str
+    sender: str
+    incarnation: str
+    boot: int
+    to_boot: int
+    request: int
+    sent: int
+    message: WireMessage
+
+
+def number(value: Any) -> bool:
+    """Whether the value is an unsigned 63-bit integer."""
+    return type(value) is int and 0 <= value < NUMBER_MAX
+
+
+def check_of(annotation: Any) -> Check:  # noqa: PLR0911
+    """The check that a value must pass to be taken for the annotated type."""
+    origin, args = get_origin(annotation), get_args(annotation)
+    if annotation is int:
+        return number
+    if annotation is bytes:
+        return lambda value: type(value) is bytes
+    if annotation is bool:
+        return lambda value: type(value) is bool
+    if annotation is str:
+        return lambda value: type(value) is str and len(value) <= TEXT_MAX
+    if annotation is Any:
+        return lambda value: True
+    if origin is dict:
+        return lambda value: type(value) is dict
+    if origin is tuple and args[-1] is Ellipsis:
+        each = check_of(args[0])
+        return lambda value: type(value) is tuple and all(map(each, value))
+    if origin is tuple:
+        parts = tuple(map(check_of, args))
+        count = len(parts)
+        return lambda value: (
+            type(value) is tuple
+            and len(value) == count
+            and all(check(part) for check, part in zip(parts, value, strict=True))
+        )
+    if origin in (Union, types.UnionType):
+        choices = tuple(map(check_of, args))
+        return lambda value: any(check(value) for check in choices)
+    if annotation is type(None):
+        return lambda value: value is None
+    raise TypeError(f"the codec has no check for {annotation!r}")
+
+
+@dataclass(frozen=True, slots=True)
+class Schema:
+    """How one message class is written and read."""
+
+    kind: type[WireMessage]
+    tag: int
+    names: tuple[str, ...]
+    checks: tuple[Check, ...]
+    required: int
+
+
+def schema_of(tag: int, kind: type[WireMessage]) -> Schema:
+    """The schema of a message class, from its annotations."""
+    hints = get_type_hints(kind)
+    slots = fields(kind)
+    names = tuple(slot.name for slot in slots)
+    required = sum(1 for slot in slots if slot.default is MISSING)
+    return Schema(kind, tag, names, tuple(check_of(hints[name]) for name in names), required)
+
+
+SCHEMAS = {tag: schema_of(tag, kind) for tag, kind in WIRE.items()}
+BY_KIND = {schema.kind: schema for schema in SCHEMAS.values()}
+HEADER_FIELDS = 9
+HEADER_CHECKS = tuple(map(check_of, (int, str, str, str, str, int, int, int, int)))
+
+
+def encode(frame: Frame) -> bytes:
+    """The bytes of a frame."""
+    message = frame.message
+    schema = BY_KIND[type(message)]
+    return cast(
+        bytes,
+        msgpack.packb(
+            (
+                VERSION,
+                frame.to,
+                frame.cluster,
+                frame.sender,
+                frame.incarnation,
+                frame.boot,
+                frame.to_boot,
+                frame.request,
+                frame.sent,
+                schema.tag,
+                *[getattr(message, name) for name in schema.names],
+            )
+        ),
+    )
+
+
+def decode(data: bytes | memoryview, bytes_max: int) -> Frame:
+    """The frame in `data`.
+
+    Raises `ProtocolError` for anything that is not exactly a frame of this version: too large, truncated, of
+    another version, of an unknown tag, with a field of the wrong type, with too few fields. Fields beyond those
+    that this version knows are ignored: a newer node may send them.
+    """
+    if len(data) > bytes_max:
+        raise ProtocolError(f"frame of {len(data)} bytes is above the limit of {bytes_max}")
+    try:
+        parts = msgpack.unpackb(
+            data, use_list=False, strict_map_key=False, max_buffer_size=bytes_max + 1
+        )
+    except Exception as error:  # msgpack raises a family of its own, ValueError, and more for deep nesting
+        raise ProtocolError(f"frame does not decode: {type(error).__name__}") from error
+    if type(parts) is not tuple or len(parts) < HEADER_FIELDS + 1:
+        raise ProtocolError("frame is not an array with a header")
+    for check, part in zip(HEADER_CHECKS, parts, strict=False):
+        if not check(part):
+            raise ProtocolError("frame has a malformed header")
+    if parts[0] != VERSION:
+        raise ProtocolError(f"frame of protocol version {parts[0]}, this node speaks {VERSION}")
+    tag = parts[HEADER_FIELDS]
+    schema = SCHEMAS.get(tag) if type(tag) is int else None
+    if schema is None:
+        raise ProtocolError("frame with an unknown message tag")
+    body = parts[HEADER_FIELDS + 1 : HEADER_FIELDS + 1 + len(schema.names)]
+    if len(body) < schema.required:
+        raise ProtocolError(f"{schema.kind.__name__} with {len(body)} fields is too short")
+    for name, check, part in zip(schema.names, schema.checks, body, strict=False):
+        if not check(part):
+            raise ProtocolError(f"{schema.kind.__name__}.{name} is malformed")
+    make = cast(Callable[..., WireMessage], schema.kind)
+    return Frame(*parts[1:HEADER_FIELDS], message=make(*body))

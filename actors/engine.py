@@ -1,0 +1,300 @@
+"""The engine: a node's mailbox and its turns. Take a batch, act, commit once, then speak.
+
+It knows no socket and no real clock: a base brings a wire and clocks, so the same engine and the same actors run in
+production and under a simulator.
+"""
+
+from __future__ import annotations
+
+import heapq
+import random
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from loguru import logger
+
+from forge_consensus.actors.address import Address, LocalAddress, PeerAddress
+from forge_consensus.actors.board import Board
+from forge_consensus.actors.clock import Clock
+from forge_consensus.actors.codec import Frame
+from forge_consensus.actors.gate import Gate
+from forge_consensus.actors.notices import CommitWasSlow, Persisted, Rebuild
+from forge_consensus.actors.options import Options
+from forge_consensus.actors.outbox import Outbox
+from forge_consensus.actors.room import Room, create_actor
+from forge_consensus.errors import OperationFailedError, StaleTermError, is_fatal
+from forge_consensus.events.bus import EventBus
+from forge_consensus.events.types import ConsensusEvent, stamp
+from forge_consensus.storage.opening import Opened
+
+SUPERVISOR = "supervisor"
+MESSAGES_MAX = 1_000_000
+"""More messages than this in one turn are a loop, not work."""
+
+
+class Wire(Protocol):
+    """How frames leave; nothing here ever waits for a socket."""
+
+    def send_peer(self, node: str, data: bytes) -> bool:
+        """Send a frame to a peer; False when it does not take it."""
+
+    def send_answer(self, connection: Any, frame: Frame) -> bool:
+        """Send an answer back by a connection; False when it does not take it."""
+
+    def offload(self, job: Callable[[], Any], done: Callable[[Any, str], None]) -> None:
+        """Run a job elsewhere and bring its result, or its error's text, into a later turn."""
+
+
+class Alarm:
+    """A message to be delivered later."""
+
+    __slots__ = ("at", "message", "number", "to")
+
+    def __init__(self, at: float, number: int, to: Address | None, message: Any) -> None:
+        self.at = at
+        self.number = number
+        self.to = to
+        self.message = message
+
+    def __lt__(self, other: Alarm) -> bool:
+        return (self.at, self.number) < (other.at, other.number)
+
+    def cancel(self) -> None:
+        """It shall not ring."""
+        self.to = None
+
+
+class Engine:
+    """One node. All of it belongs to one thread; `stopping` alone may be read from others."""
+
+    def __init__(
+        self,
+        opened: Opened,
+        options: Options,
+        clock: Clock,
+        wire: Wire,
+        bus: EventBus,
+        rng: random.Random,
+        bind_address: str,
+    ) -> None:
+        self.opened = opened
+        self.ledger = opened.ledger
+        self.options = options
+        self.clock = clock
+        self.wire = wire
+        self.bus = bus
+        self.random = rng
+        self.bind_address = bind_address
+        self.board = Board(started_at=clock.now())
+        self.sticky: Callable[[], bool] = lambda: False
+        self.mailbox: deque[tuple[Room, Any, Address]] = deque()
+        self.later: deque[tuple[Address, Any]] = deque()
+        self.alarms: list[Alarm] = []
+        self.alarm_number = 0
+        self.addresses: dict[str, LocalAddress] = {}
+        self.rooms: dict[str, Room] = {}
+        self.outbox = Outbox(self)
+        self.gate = Gate(self)
+        self.events: list[ConsensusEvent] = []
+        self.generation = 0
+        self.faults: deque[float] = deque()
+        self.waiting_clients: dict[Any, Any] = {}
+        self.stopping = ""
+        self.failure: BaseException | None = None
+
+    # --- the turn ----------------------------------------------------------------------------------------------------
+
+    def turn(self, frames: list[tuple[Any, Any]], notices: list[tuple[str, Any]]) -> None:
+        """One turn: `frames` are (bytes, connection) as they arrived, `notices` (actor, message) of the base.
+
+        It happens entirely or not at all. Raises `StorageError` and other fatal errors, after which nothing may
+        leave the node (I16).
+        """
+        self.board.turns += 1
+        self.ledger.begin(self.clock.now())
+        try:
+            self.act(frames, notices)
+        except Exception as fault:
+            self.undo(fault)
+            return
+        self.outbox.send_early()
+        began = time.perf_counter()
+        wrote = self.ledger.commit()
+        if wrote:
+            persisted = Persisted(self.ledger.term, self.ledger.log.durable)
+            self.later.appendleft((self.actor("replication"), persisted))
+        took = time.perf_counter() - began
+        if took > self.options.election_timeout_min:
+            self.later.append((self.actor("election"), CommitWasSlow(took)))
+        self.outbox.send()
+        self.tell_events()
+
+    def act(self, frames: list[tuple[Any, Any]], notices: list[tuple[str, Any]]) -> None:
+        """Run the mailbox until it is empty: what was put off, what came in, then the alarms that are due."""
+        while self.later:
+            to, message = self.later.popleft()
+            to.deliver(self, message, to)
+        for name, message in notices:
+            self.actor(name).deliver(self, message, self.actor(name))
+        for data, connection in frames:
+            self.gate.take(data, connection)
+        self.run_mailbox()
+        while self.alarms and self.alarms[0].at <= self.clock.now():
+            alarm = heapq.heappop(self.alarms)
+            if alarm.to is not None:
+                alarm.to.deliver(self, alarm.message, alarm.to)
+        self.run_mailbox()
+
+    def run_mailbox(self) -> None:
+        """Deliver messages until there are none."""
+        mailbox = self.mailbox
+        for _ in range(MESSAGES_MAX):
+            if not mailbox:
+                return
+            room, message, sender = mailbox.popleft()
+            try:
+                room.take(message, sender)
+            except StaleTermError:
+                # An ordinary outcome: it was raised before anything was written, and the term has moved on.
+                self.board.refused["stale term"] += 1
+        raise OperationFailedError(f"more than {MESSAGES_MAX} messages in one turn")
+
+    def undo(self, fault: Exception) -> None:
+        """Take the turn back, from disk, memory and what was about to be said, and have the actors rebuilt.
+
+        A fatal error, and more faults than the bound allows, end the node instead.
+        """
+        self.ledger.rollback()
+        self.outbox.drop()
+        self.mailbox.clear()
+        self.events.clear()
+        if is_fatal(fault):
+            raise fault
+        now = self.clock.now()
+        self.faults.append(now)
+        while self.faults and now - self.faults[0] > self.options.faults_seconds:
+            self.faults.popleft()
+        logger.opt(exception=fault).error("an actor failed; the turn is taken back")
+        if len(self.faults) > self.options.faults_max:
+            raise OperationFailedError(
+                f"{len(self.faults)} faults of actors within {self.options.faults_seconds:.0f} s: the node stops. "
+                f"The last was {type(fault).__name__}: {fault}"
+            ) from fault
+        self.forget_actors()
+        self.later.append((self.actor(SUPERVISOR), Rebuild(f"{type(fault).__name__}: {fault}")))
+
+    def tell_events(self) -> None:
+        """Publish what happened in this turn; it is on disk by now."""
+        if not self.events:
+            return
+        events, self.events = self.events, []
+        identity, ledger = self.ledger.identity, self.ledger
+        self.bus.begin_turn(self.options.heartbeat_interval / 10)
+        wall, now = self.clock.wall_ms() / 1000, self.clock.now()
+        for event in events:
+            stamped = stamp(
+                event,
+                node_id=identity.node_id,
+                cluster_id=identity.cluster_id,
+                term=ledger.term,
+                sequence=ledger.next_sequence(),
+                time=wall,
+                monotonic=now,
+            )
+            self.bus.publish(stamped)
+
+    def patience(self, seconds_max: float) -> float:
+        """For how long the next turn may wait for frames."""
+        if self.later:
+            return 0.0
+        while self.alarms and self.alarms[0].to is None:
+            heapq.heappop(self.alarms)
+        if not self.alarms:
+            return seconds_max
+        return min(seconds_max, max(0.0, self.alarms[0].at - self.clock.now()))
+
+    def stop(self, reason: str) -> None:
+        """Ask for the end, after this turn."""
+        self.stopping = self.stopping or reason
+
+    # --- actors ------------------------------------------------------------------------------------------------------
+
+    def create(self, kind: type, name: str | None, parent: Address) -> Address:
+        """Create an actor under a name; its address outlives it, so nobody need be told of a new one."""
+        name = name or kind.__name__
+        actor = create_actor(kind)
+        address = self.addresses.setdefault(name, LocalAddress(name))
+        self.rooms[name] = Room(self, actor, address, parent)
+        if hasattr(actor, "bind"):
+            actor.bind(self)
+        return address
+
+    def actor(self, name: str) -> LocalAddress:
+        """The address of an actor of this node."""
+        return self.addresses[name]
+
+    def peer(self, node: str, actor: str) -> PeerAddress:
+        """The address of an actor of another node."""
+        return PeerAddress(node, actor)
+
+    def forget_actors(self) -> None:
+        """End every actor but the supervisor, with all that was on its way to them."""
+        self.generation += 1
+        for name, room in list(self.rooms.items()):
+            if name != SUPERVISOR:
+                room.leave()
+                del self.rooms[name]
+        self.later.clear()
+        self.alarms.clear()
+        self.sticky = lambda: False
+
+    # --- what actors may do ------------------------------------------------------------------------------------------
+
+    def after(self, seconds: float, to: Address, message: Any) -> Alarm:
+        """Deliver a message later, by the running clock."""
+        self.alarm_number += 1
+        alarm = Alarm(self.clock.now() + seconds, self.alarm_number, to, message)
+        heapq.heappush(self.alarms, alarm)
+        return alarm
+
+    def next_turn(self, to: Address, message: Any) -> None:
+        """Deliver a message in the next turn."""
+        self.later.append((to, message))
+
+    def offload(self, job: Callable[[], Any], to: Address, done: Callable[[Any, str], Any]) -> None:
+        """Run a job elsewhere; its report is dropped if the actors were rebuilt meanwhile."""
+        generation = self.generation
+
+        def report(result: Any, error: str) -> None:
+            if generation == self.generation:
+                self.later.append((to, done(result, error)))
+
+        self.wire.offload(job, report)
+
+    def publish(self, event: ConsensusEvent) -> None:
+        """Hold an event until the turn is committed; what it says of the term is the term of now."""
+        if not event.term:
+            event = stamp(
+                event, node_id="", cluster_id="", term=self.ledger.term, sequence=0, time=0.0, monotonic=0.0
+            )
+        self.events.append(event)
+
+    def wants(self, kind: type[ConsensusEvent]) -> bool:
+        """Whether anybody listens to that kind of event."""
+        return self.bus.has_listeners(kind)
+
+    def introduce(self, node: str, boot: int) -> None:
+        """The peer was greeted: frames to it may leave."""
+        self.outbox.boots[node] = boot
+
+    def disconnected(self, node: str) -> None:
+        """The connection to a peer broke: it must be greeted again."""
+        self.outbox.boots.pop(node, None)
+
+    def refuse(self, reason: str, detail: str) -> None:
+        """Count what was not accepted, and report the first of each reason and every thousandth."""
+        count = self.board.refused[reason] = self.board.refused[reason] + 1
+        if count == 1 or count % 1000 == 0:
+            logger.warning("refused ({} times): {}: {}", count, reason, detail)

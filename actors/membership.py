@@ -1,0 +1,132 @@
+"""The membership actor: who may speak with whom, and the cluster that they form."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from loguru import logger
+
+from forge_consensus.actors.actor import ConsensusActor
+from forge_consensus.actors.gate import STRANGER
+from forge_consensus.actors.messages import Hello, HelloReply
+from forge_consensus.actors.notices import (
+    HelloDue,
+    LeaderChanged,
+    LeadershipEnded,
+    LinkUp,
+    PeerDown,
+    PeerUp,
+    Start,
+)
+from forge_consensus.errors import IdentityError
+from forge_consensus.events.types import ClusterFormed
+
+WHO_LISTENS = ("election", "replication", "health")
+"""The actors that are told when a peer can be spoken to."""
+REGREET_SECONDS = 5.0
+
+
+class MembershipActor(ConsensusActor):
+    """Greets peers on every new connection and judges their greetings.
+
+    Nodes that were started with differing lists of members refuse each other, showing both. A member whose folder
+    was wiped or restored is refused too: it has forgotten votes that it gave.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.formed = False
+        self.linked: set[str] = set()
+
+    def receiveMsg_Start(self, message: Start, sender: Any) -> None:
+        """A cluster forms once, when its first leader is known."""
+        self.formed = message.again or not self.context.opened.is_new
+
+    def receiveMsg_LeaderChanged(self, message: LeaderChanged, sender: Any) -> None:
+        """The first leader makes the cluster."""
+        if message.leader and not self.formed:
+            self.formed = True
+            self.publish(ClusterFormed(members=tuple(sorted(self.ledger.configuration.voters))))
+
+    def receiveMsg_LeadershipEnded(self, message: LeadershipEnded, sender: Any) -> None:
+        """Members stay members."""
+
+    # --- greeting ----------------------------------------------------------------------------------------------------
+
+    def receiveMsg_LinkUp(self, message: LinkUp, sender: Any) -> None:
+        """The first frame on a connection says who we are."""
+        self.linked.add(message.node)
+        self.greet(message.node)
+
+    def receiveMsg_PeerDown(self, message: PeerDown, sender: Any) -> None:
+        """It will be greeted again when it is back."""
+        self.linked.discard(message.node)
+
+    def receiveMsg_HelloDue(self, message: HelloDue, sender: Any) -> None:
+        """Greet again."""
+        if message.node in self.linked:
+            self.greet(message.node)
+
+    def greet(self, node: str) -> None:
+        """Send Hello."""
+        identity, initial = self.ledger.identity, self.context.opened.initial
+        hello = Hello(
+            identity.incarnation,
+            identity.boot,
+            self.context.bind_address,
+            initial.digest,
+            initial.text,
+        )
+        self.tell_peer(node, "membership", hello)
+
+    def receiveMsg_Hello(self, message: Hello, sender: Any) -> None:
+        """Judge a greeting; its boot is durable before the answer leaves."""
+        initial, identity = self.context.opened.initial, self.ledger.identity
+        reason = detail = ""
+        if message.configuration_hash != initial.digest:
+            reason = "configuration"
+            detail = (
+                f"node {identity.node_id} began with the members {initial.text}, "
+                f"node {sender.node} with {message.configuration}: start all with the same list"
+            )
+        elif sender.node == identity.node_id or sender.node not in self.ledger.configuration.voters:
+            reason = "identity"
+            detail = f"node {sender.node!r} is not another member of {self.ledger.configuration.text}"
+        else:
+            detail = identity.admit(
+                self.ledger.turn, sender.node, message.incarnation, message.boot
+            )
+            reason = "identity" if detail else ""
+        if reason:
+            self.context.refuse(f"greeting refused: {reason}", detail)
+        self.send(sender, HelloReply(identity.incarnation, identity.boot, reason, detail))
+
+    def receiveMsg_HelloReply(self, message: HelloReply, sender: Any) -> None:
+        """The peer may be spoken to, or says why not."""
+        if message.reason == STRANGER:
+            self.greet(sender.node)
+        elif message.reason:
+            self.refused(sender.node, message)
+        else:
+            detail = self.ledger.identity.admit(
+                self.ledger.turn, sender.node, message.incarnation, message.boot
+            )
+            if detail:
+                self.context.refuse("greeting refused: identity", detail)
+                self.after(REGREET_SECONDS, HelloDue(sender.node))
+                return
+            self.context.introduce(sender.node, message.boot)
+            for actor in WHO_LISTENS:
+                self.tell(actor, PeerUp(sender.node))
+
+    def refused(self, node: str, message: HelloReply) -> None:
+        """A peer refused us. Raises `IdentityError`, which ends the node, where going on could do harm.
+
+        Who is not the member that the others knew must not run at all. Who was started with another list or in
+        another cluster stops if it never was part of one; a node in good standing lets the newcomer stop.
+        """
+        text = f"{node} refused this node: {message.detail}"
+        if message.reason == "identity" or self.ledger.commit_index <= 1:
+            raise IdentityError(text)
+        logger.error("{}", text)
+        self.after(REGREET_SECONDS, HelloDue(node))

@@ -1,0 +1,303 @@
+"""The messages: every word that actors, nodes and clients say to each other, as closed sets on one page.
+
+Requests are imperative, answers are noun + ``Reply``. What travels between nodes and to clients is listed in
+`WIRE`, with the tag under which the codec writes it; new fields go last and have a default, tags are never reused.
+Terms, indexes, boots and numbers are unsigned; the names are those of the Raft paper (figure 2 and figure 13).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+# --- between nodes ---------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Hello:
+    """The first frame on a connection: who I am, and what I was started with."""
+
+    incarnation: str
+    boot: int
+    address: str
+    configuration_hash: str
+    configuration: str
+    """The initial configuration as text, for the error that shows both."""
+
+
+@dataclass(frozen=True, slots=True)
+class HelloReply:
+    """The answer in kind; `reason` is empty when the greeting was accepted."""
+
+    incarnation: str
+    boot: int
+    reason: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class RequestPreVote:
+    """Would you vote for me in `term`, which I have not entered yet? (dissertation 9.6)"""
+
+    term: int
+    round: int
+    last_index: int
+    last_term: int
+
+
+@dataclass(frozen=True, slots=True)
+class PreVoteReply:
+    """`term` is the responder's own; only replies of the asker's present round count."""
+
+    term: int
+    round: int
+    granted: bool
+
+
+@dataclass(frozen=True, slots=True)
+class RequestVote:
+    """Vote for me in `term` (paper 5.2, 5.4.1)."""
+
+    term: int
+    last_index: int
+    last_term: int
+
+
+@dataclass(frozen=True, slots=True)
+class VoteReply:
+    """A vote, durable before this left."""
+
+    term: int
+    granted: bool
+
+
+@dataclass(frozen=True, slots=True)
+class AppendEntries:
+    """Entries that follow (prev_index, prev_term); without any it is the heartbeat (paper 5.3)."""
+
+    term: int
+    prev_index: int
+    prev_term: int
+    commit: int
+    round: int
+    """Read round (dissertation 6.4): a reply that echoes it confirms the leader for reads begun before it."""
+    records: tuple[bytes, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class AppendReply:
+    """On success `index` is the last entry that this request verified, and it is on the sender's disk.
+
+    On refusal (index, entry_term) is the hint: the last entry of the follower, at or before the previous entry
+    asked for, whose term is not above its term; it resolves a divergence in one round trip a term.
+    """
+
+    term: int
+    success: bool
+    index: int
+    entry_term: int
+    round: int
+
+
+@dataclass(frozen=True, slots=True)
+class InstallSnapshot:
+    """One chunk of the snapshot (index, entry_term), `offset` bytes into its file of `size` bytes (paper 7)."""
+
+    term: int
+    index: int
+    entry_term: int
+    offset: int
+    size: int
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotReply:
+    """The receiver wants the chunk at `offset` next; `done` says that the snapshot's state is durable there."""
+
+    term: int
+    index: int
+    offset: int
+    done: bool
+
+
+@dataclass(frozen=True, slots=True)
+class CheckPeer:
+    """Are you alive? Asked by every node of every other, whatever their roles."""
+
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class CheckPeerReply:
+    """I am."""
+
+    number: int
+
+
+# --- between clients and nodes ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Locate:
+    """Who leads? Held by the node up to `wait_ms` until it knows a leader in a term above `known_term`."""
+
+    known_term: int
+    wait_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Located:
+    """`leader` is empty while nobody is known; `members` are (node id, address) pairs."""
+
+    node: str
+    cluster: str
+    leader: str
+    address: str
+    term: int
+    members: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class OpenSession:
+    """Open a session that expires after `ttl_ms` without a command."""
+
+    ttl_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class SessionOpened:
+    """The session's id is the index of the log entry that opened it."""
+
+    session: int
+
+
+@dataclass(frozen=True, slots=True)
+class Submit:
+    """Commands of one session, packed: (sequence number, encoded command) each.
+
+    Below `done_below` the client has every result and keeps none waiting.
+    """
+
+    session: int
+    done_below: int
+    commands: tuple[tuple[int, bytes], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Results:
+    """Outcomes of commands, packed a turn: (sequence number, error code or "", encoded result) each."""
+
+    session: int
+    items: tuple[tuple[int, str, bytes], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """Queries: (number, encoded query) each; consistency is ``linearizable``, ``lease`` or ``stale``."""
+
+    consistency: str
+    queries: tuple[tuple[int, bytes], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ReadResults:
+    """Answers: (number, error code or "", encoded result) each, as of `applied`, at most `stale_ms` old.
+
+    `stale_ms` is the time since this node last heard from a leader, 0 on a leader and for confirmed reads;
+    `NEVER_MS` says that it never heard from one in this boot.
+    """
+
+    applied: int
+    stale_ms: int
+    items: tuple[tuple[int, str, bytes], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class GetStatus:
+    """What does the node say of itself?"""
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """The node's own account; the keys are those of `forge_consensus.actors.status`."""
+
+    fields: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """The whole request of that number was refused; `leader`, `address` and `term` help to find the leader.
+
+    With the code CONSENSUS_OUTCOME_UNKNOWN some of it may have been carried out or may still be; with any other
+    code nothing was. `numbers` are the commands or queries meant, all of the request's when empty.
+    """
+
+    code: str
+    text: str
+    leader: str
+    address: str
+    term: int
+    numbers: tuple[int, ...] = ()
+
+
+NEVER_MS = 1 << 53
+"""Longer than any node has run: it has not heard from a leader at all."""
+
+Request = (
+    Hello
+    | RequestPreVote
+    | RequestVote
+    | AppendEntries
+    | InstallSnapshot
+    | CheckPeer
+    | Locate
+    | OpenSession
+    | Submit
+    | Read
+    | GetStatus
+)
+Answer = (
+    HelloReply
+    | PreVoteReply
+    | VoteReply
+    | AppendReply
+    | SnapshotReply
+    | CheckPeerReply
+    | Located
+    | SessionOpened
+    | Results
+    | ReadResults
+    | Status
+    | Refused
+)
+WireMessage = Request | Answer
+
+WIRE: dict[int, type[WireMessage]] = {
+    1: Hello,
+    2: HelloReply,
+    3: RequestPreVote,
+    4: PreVoteReply,
+    5: RequestVote,
+    6: VoteReply,
+    7: AppendEntries,
+    8: AppendReply,
+    9: InstallSnapshot,
+    10: SnapshotReply,
+    11: CheckPeer,
+    12: CheckPeerReply,
+    32: Locate,
+    33: Located,
+    34: OpenSession,
+    35: SessionOpened,
+    36: Submit,
+    37: Results,
+    38: Read,
+    39: ReadResults,
+    40: GetStatus,
+    41: Status,
+    42: Refused,
+}
+
+CLIENT_REQUESTS = (Locate, OpenSession, Submit, Read, GetStatus)
+"""What a client may ask: it reaches only the gateway."""

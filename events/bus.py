@@ -1,0 +1,340 @@
+"""Where a node's events are published and everyone may listen, typed, in order, at no risk to it.
+
+It stands on blinker: one signal per event class. What blinker leaves open is added here: handlers
+are kept alive, one that raises stops nobody else, and each has a backlog and thread of its own.
+"""
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from inspect import iscoroutinefunction
+from typing import Any, Final, TypeVar, Unpack, overload
+
+from forge_consensus.events.backlog import Backlog, TurnBudget, WhenFull
+from forge_consensus.events.envelope import ConsensusEvent, E, UnknownEvent
+from forge_consensus.events.ordered_signal import OrderedSignal
+from forge_consensus.events.selection import Selection
+from forge_consensus.events.stream import (
+    AsyncEventStream,
+    EventStream,
+    LoopListener,
+    StreamEndedError,
+    StreamListener,
+)
+from forge_consensus.events.subscription import (
+    InlineSubscription,
+    Listener,
+    QueuedSubscription,
+    SubscribeOptions,
+    Subscription,
+)
+from forge_consensus.events.types import EVENT_TYPES
+
+QUEUE_MAX: Final = 1024
+BLOCK_MS_MAX: Final = 5.0
+
+H = TypeVar("H", bound=Callable[[Any], object])
+
+
+class EventBus:
+    """The bus of one node.
+
+    `publish`, `begin_turn` and `has_listeners` belong to the thread of the node; everything else
+    may be called on any thread and inside handlers. Each listener sees the events that it chose in
+    the order in which they were published; inline listeners see one event in the order in which
+    they subscribed.
+    """
+
+    def __init__(self, *, slow_ms_max: float = 5.0) -> None:
+        """Make a bus that reports inline handlers which take longer than this."""
+        self.slow_ms_max = slow_ms_max
+        self.budget = TurnBudget()
+        self.closed = False
+        self.listeners: tuple[Listener[Any], ...] = ()
+        self.signals: dict[type[ConsensusEvent], OrderedSignal] = {}
+        # Re-entrant because the garbage collector may cancel a dropped stream at any point.
+        self.lock = threading.RLock()
+        self.publishing: int | None = None
+        self.deferred: deque[ConsensusEvent] = deque()
+        for event_type in (*EVENT_TYPES.values(), UnknownEvent):
+            self.signal_of(event_type)
+
+    # ---- the node's side
+
+    def begin_turn(self, budget_s: float) -> None:
+        """Start a turn in which all listeners together may hold the node up this long.
+
+        It bounds the policy `block`; inline handlers are counted in, but nothing can stop one.
+        """
+        self.budget.begin(budget_s)
+
+    def has_listeners(self, event_type: type[ConsensusEvent]) -> bool:
+        """Say whether anyone would see an event of exactly this class."""
+        signal = self.signals.get(event_type)
+        return bool((signal or self.signal_of(event_type)).receivers)
+
+    def publish(self, event: ConsensusEvent) -> None:
+        """Hand the event to everyone who chose it. Called after the commit; raises nothing.
+
+        An event that an inline handler publishes comes behind the one it is handling, so that all
+        see the two in one order.
+        """
+        signal = self.signals.get(type(event)) or self.signal_of(type(event))
+        if not signal.receivers:
+            return
+        me = threading.get_ident()
+        if self.publishing == me:
+            self.deferred.append(event)
+            return
+        self.publishing = me
+        try:
+            signal.send(event)
+            while self.deferred:
+                event = self.deferred.popleft()
+                self.signal_of(type(event)).send(event)
+        finally:
+            self.publishing = None
+
+    # ---- the listeners' side
+
+    @overload
+    def subscribe(
+        self,
+        kind: type[E],
+        handler: Callable[[E], object],
+        **options: Unpack[SubscribeOptions],
+    ) -> Subscription[E]: ...
+
+    @overload
+    def subscribe(
+        self,
+        kind: str,
+        handler: Callable[[ConsensusEvent], object],
+        **options: Unpack[SubscribeOptions],
+    ) -> Subscription[ConsensusEvent]: ...
+
+    def subscribe(
+        self,
+        kind: type[ConsensusEvent] | str,
+        handler: Callable[[Any], object],
+        **options: Unpack[SubscribeOptions],
+    ) -> Subscription[Any]:
+        """Call the handler with each event of a class (`ConsensusEvent`: all) or pattern.
+
+        Raises ValueError for a pattern that matches nothing or an option out of range, TypeError
+        for a coroutine function (use `astream`), StreamEndedError if the bus is closed.
+        """
+        return self.listen(kind, handler, options)
+
+    @overload
+    def on(
+        self, kind: type[E], **options: Unpack[SubscribeOptions]
+    ) -> Callable[[Callable[[E], object]], Callable[[E], object]]: ...
+
+    @overload
+    def on(self, kind: str, **options: Unpack[SubscribeOptions]) -> Callable[[H], H]: ...
+
+    def on(
+        self, kind: type[ConsensusEvent] | str, **options: Unpack[SubscribeOptions]
+    ) -> Callable[[Any], Any]:
+        """Subscribe the function below, for as long as the bus lives."""
+
+        def decorate(handler: Callable[[Any], object]) -> Callable[[Any], object]:
+            self.listen(kind, handler, options)
+            return handler
+
+        return decorate
+
+    @overload
+    def stream(
+        self, *, timeout: float | None = None, queue_max: int = QUEUE_MAX
+    ) -> EventStream[ConsensusEvent]: ...
+
+    @overload
+    def stream(
+        self, kind: type[E], /, *kinds: type[E], timeout: float | None = None,
+        queue_max: int = QUEUE_MAX,
+    ) -> EventStream[E]: ...  # fmt: skip
+
+    @overload
+    def stream(
+        self, kind: type[ConsensusEvent] | str, /, *kinds: type[ConsensusEvent] | str,
+        timeout: float | None = None, queue_max: int = QUEUE_MAX,
+    ) -> EventStream[ConsensusEvent]: ...  # fmt: skip
+
+    def stream(
+        self,
+        *kinds: type[ConsensusEvent] | str,
+        timeout: float | None = None,
+        queue_max: int = QUEUE_MAX,
+    ) -> EventStream[Any]:
+        """Iterate over the events of these kinds (none: all) that are published from now on.
+
+        The loop ends after `timeout` seconds without an event. Who falls more than `queue_max`
+        events behind loses the oldest (`dropped` counts them).
+        """
+        listener: StreamListener[Any] = StreamListener(
+            Selection.of(*kinds), self.backlog_of(queue_max, "drop_oldest", BLOCK_MS_MAX)
+        )
+        self.attach(listener)
+        return EventStream(listener, timeout)
+
+    @overload
+    def astream(
+        self, *, timeout: float | None = None, queue_max: int = QUEUE_MAX
+    ) -> AsyncEventStream[ConsensusEvent]: ...
+
+    @overload
+    def astream(
+        self, kind: type[E], /, *kinds: type[E], timeout: float | None = None,
+        queue_max: int = QUEUE_MAX,
+    ) -> AsyncEventStream[E]: ...  # fmt: skip
+
+    @overload
+    def astream(
+        self, kind: type[ConsensusEvent] | str, /, *kinds: type[ConsensusEvent] | str,
+        timeout: float | None = None, queue_max: int = QUEUE_MAX,
+    ) -> AsyncEventStream[ConsensusEvent]: ...  # fmt: skip
+
+    def astream(
+        self,
+        *kinds: type[ConsensusEvent] | str,
+        timeout: float | None = None,
+        queue_max: int = QUEUE_MAX,
+    ) -> AsyncEventStream[Any]:
+        """Iterate as `stream` does, with `async for`, on whatever loop first waits."""
+        listener: LoopListener[Any] = LoopListener(
+            Selection.of(*kinds), self.backlog_of(queue_max, "drop_oldest", BLOCK_MS_MAX)
+        )
+        self.attach(listener)
+        return AsyncEventStream(listener, timeout)
+
+    @overload
+    def wait_for(
+        self,
+        kind: type[E],
+        timeout: float | None = None,
+        predicate: Callable[[E], bool] | None = None,
+    ) -> E: ...
+
+    @overload
+    def wait_for(
+        self,
+        kind: str,
+        timeout: float | None = None,
+        predicate: Callable[[ConsensusEvent], bool] | None = None,
+    ) -> ConsensusEvent: ...
+
+    def wait_for(
+        self,
+        kind: type[ConsensusEvent] | str,
+        timeout: float | None = None,
+        predicate: Callable[[Any], bool] | None = None,
+    ) -> ConsensusEvent:
+        """Return the next event of the kind, published after the call, that the predicate accepts.
+
+        Raises TimeoutError after `timeout` seconds and StreamEndedError if the bus is closed.
+        """
+        deadline = None if timeout is None else time.monotonic() + timeout
+        with self.stream(kind) as events:
+            while True:
+                left = None if deadline is None else max(deadline - time.monotonic(), 0.0)
+                try:
+                    event = events.get(left)
+                except TimeoutError:
+                    raise TimeoutError(f"no {events.listener.selection} in {timeout} s") from None
+                if predicate is None or predicate(event):
+                    return event
+
+    def close(self, timeout: float = 1.0) -> bool:
+        """End all listeners, when they have seen what waits for them or the seconds are over.
+
+        Says whether every thread has ended in time. Calling it again does nothing.
+        """
+        deadline = time.monotonic() + timeout
+        with self.lock:
+            self.closed = True
+            listeners = self.listeners
+        for listener in listeners:
+            self.detach(listener)
+            listener.finish()
+        ended = [listener.join(max(deadline - time.monotonic(), 0.0)) for listener in listeners]
+        for listener, has_ended in zip(listeners, ended, strict=True):
+            if not has_ended:
+                listener.cancel()
+        return all(ended)
+
+    # ---- between the two
+
+    def listen(
+        self,
+        kind: type[ConsensusEvent] | str,
+        handler: Callable[[Any], object],
+        options: SubscribeOptions,
+    ) -> Subscription[Any]:
+        """Do what `subscribe` and `on` promise."""
+        if iscoroutinefunction(handler):
+            raise TypeError("a handler is called, not awaited: use `async for` over `astream`")
+        selection = Selection.of(kind)
+        subscription: Subscription[Any]
+        # Made in either case, so that wrong options are refused in either case.
+        backlog = self.backlog_of(
+            options.get("queue_max", QUEUE_MAX),
+            options.get("when_full", "drop_oldest"),
+            options.get("block_ms_max", BLOCK_MS_MAX),
+        )
+        if options.get("inline", False):
+            subscription = InlineSubscription(selection, handler, self.slow_ms_max, self.budget)
+        else:
+            subscription = QueuedSubscription(selection, handler, backlog)
+        self.attach(subscription)
+        return subscription
+
+    def backlog_of(
+        self, queue_max: int, when_full: WhenFull, block_ms_max: float
+    ) -> Backlog[ConsensusEvent]:
+        """Make a backlog that draws on this bus's budget."""
+        return Backlog(queue_max, when_full, block_ms_max, self.budget)
+
+    def attach(self, listener: Listener[Any]) -> None:
+        """Connect a listener to every signal that it may want."""
+        with self.lock:
+            if self.closed:
+                raise StreamEndedError("the event bus is closed")
+            listener.detach = self.detach
+            self.listeners = (*self.listeners, listener)
+            for event_type, signal in self.signals.items():
+                connect(signal, event_type, listener)
+
+    def detach(self, listener: Listener[Any]) -> None:
+        """Take a listener off every signal."""
+        with self.lock:
+            self.listeners = tuple(other for other in self.listeners if other is not listener)
+            for signal in self.signals.values():
+                signal.disconnect(listener.offer)
+                signal.disconnect(listener.offer_if_wanted)
+
+    def signal_of(self, event_type: type[ConsensusEvent]) -> OrderedSignal:
+        """Return the signal of exactly this class; a class of the user's gets one when it comes."""
+        with self.lock:
+            signal = self.signals.get(event_type)
+            if signal is None:
+                signal = OrderedSignal(event_type.kind)
+                for listener in self.listeners:
+                    connect(signal, event_type, listener)
+                self.signals[event_type] = signal
+            return signal
+
+
+def connect(
+    signal: OrderedSignal, event_type: type[ConsensusEvent], listener: Listener[Any]
+) -> None:
+    """Connect the listener to the signal of a class, if it may want such events.
+
+    Strongly: blinker's default would let a lambda or a bound method vanish without a word.
+    """
+    if not listener.selection.may_want(event_type):
+        return
+    by_class = event_type is not UnknownEvent
+    signal.connect(listener.offer if by_class else listener.offer_if_wanted, weak=False)

@@ -1,0 +1,279 @@
+"""Events as bytes for the wire and the journal, and as lines of JSON for people and their tools.
+
+The body is a msgpack array: version, kind, the envelope, and the payload as a map by field name.
+It grows without harm: a reader skips fields of the payload that it does not know, makes an
+`UnknownEvent` of a kind that it does not know, and ignores what comes behind the payload, where
+new fields of the envelope go. A field that is added later therefore needs a default.
+"""
+
+import json
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, fields
+from datetime import UTC, datetime
+from typing import Any, Final, NoReturn, cast, get_type_hints
+
+import msgpack
+
+from forge_consensus.events.envelope import (
+    ENVELOPE_FIELDS,
+    ConsensusEvent,
+    UnknownEvent,
+    payload,
+)
+from forge_consensus.events.types import EVENT_TYPES
+
+VERSION: Final = 1
+BODY_BYTES_MAX: Final = 64 * 1024
+LINE_CHARS_MAX: Final = 8 * BODY_BYTES_MAX
+"""A JSON line may be longer than a body, because it escapes."""
+KIND_CHARS_MAX: Final = 200
+DEPTH_MAX: Final = 8
+CLIP_CHARS: Final = 96
+CLIP_ITEMS: Final = 64
+TIME_MAX: Final = 253_402_300_800.0
+"""The end of the year 9999, where RFC 3339 ends."""
+
+Check = Callable[[Any], Any]
+"""Returns the value as the field's type has it, or raises ValueError."""
+
+
+class EventDecodeError(ValueError):
+    """Bytes or text that are no event."""
+
+
+# ---- msgpack
+
+
+def topic_bytes(event: ConsensusEvent) -> bytes:
+    """Return the topic under which the event is sent, for a subscriber's prefix match."""
+    return event.topic.encode()
+
+
+def to_msgpack(event: ConsensusEvent) -> bytes:
+    """Encode an event; never more than `BODY_BYTES_MAX`, if need be by clipping long texts.
+
+    Raises ValueError if clipping does not help, which no event of ours comes to.
+    """
+    body = pack(event, keep)
+    if len(body) > BODY_BYTES_MAX:
+        body = pack(event, clip)
+    if len(body) > BODY_BYTES_MAX:
+        raise ValueError(f"{event.topic} takes {len(body)} bytes, more than {BODY_BYTES_MAX}")
+    return body
+
+
+def from_msgpack(body: bytes) -> ConsensusEvent:
+    """Decode what `to_msgpack` made, here or in another version.
+
+    Raises EventDecodeError for everything else.
+    """
+    if len(body) > BODY_BYTES_MAX:
+        raise EventDecodeError(f"{len(body)} bytes are more than {BODY_BYTES_MAX}")
+    try:
+        parts = msgpack.unpackb(body, raw=False, strict_map_key=True, max_ext_len=0)
+    except (ValueError, TypeError, RecursionError, msgpack.exceptions.UnpackException) as error:
+        raise EventDecodeError(f"not msgpack: {error!r}") from None
+    if not isinstance(parts, list) or len(parts) < len(ENVELOPE_FIELDS) + 3:
+        raise EventDecodeError("not an event: too few parts")
+    if parts[0] != VERSION:
+        raise EventDecodeError(f"encoding version {parts[0]!r}, not {VERSION}")
+    kind, *envelope, data = parts[1 : len(ENVELOPE_FIELDS) + 3]
+    return build(kind, dict(zip(ENVELOPE_FIELDS, envelope, strict=True)), data)
+
+
+def pack(event: ConsensusEvent, shorten: Check) -> bytes:
+    """Encode with each value of the payload, and the client's correlation id, shortened."""
+    envelope = [getattr(event, name) for name in ENVELOPE_FIELDS[:-1]]
+    data = {name: shorten(value) for name, value in payload(event).items()}
+    # An error text may hold a file name that is no Unicode: it must not stop the event.
+    parts = [VERSION, event.topic, *envelope, shorten(event.correlation_id), data]
+    return cast("bytes", msgpack.packb(parts, unicode_errors="backslashreplace"))
+
+
+def keep(value: Any) -> Any:
+    """Return the value."""
+    return value
+
+
+def clip(value: Any) -> Any:
+    """Return a value that is short for certain, as far as texts and sequences make it long."""
+    if isinstance(value, str) and len(value) > CLIP_CHARS:
+        return value[: CLIP_CHARS - 1] + "…"
+    if isinstance(value, list | tuple):
+        return [clip(item) for item in value[:CLIP_ITEMS]]
+    return value
+
+
+# ---- JSON
+
+
+def to_json_line(event: ConsensusEvent) -> str:
+    """Return the event as one line of JSON, without the line's end.
+
+    The time is RFC 3339 in UTC with microseconds; `monotonic` means nothing elsewhere and is left
+    out. All is ASCII, so that no terminal or pipe can refuse it. Raises ValueError for a number
+    that is not finite.
+    """
+    line = {
+        "type": event.topic,
+        "node_id": event.node_id,
+        "cluster_id": event.cluster_id,
+        "term": event.term,
+        "sequence": event.sequence,
+        "time": rfc3339(event.time),
+        "correlation_id": event.correlation_id,
+        "data": payload(event),
+    }
+    return json.dumps(line, separators=(",", ":"), default=bytes.hex, allow_nan=False)
+
+
+def from_json_line(line: str | bytes) -> ConsensusEvent:
+    """Read what `to_json_line` wrote, here or in another version.
+
+    Raises EventDecodeError for everything else.
+    """
+    if len(line) > LINE_CHARS_MAX:
+        raise EventDecodeError(f"{len(line)} characters are more than {LINE_CHARS_MAX}")
+    try:
+        parts = json.loads(line, parse_constant=refuse_constant)
+    except (ValueError, RecursionError) as error:
+        raise EventDecodeError(f"not JSON: {error}") from None
+    if not isinstance(parts, dict):
+        raise EventDecodeError("not an event: no JSON object")
+    envelope = {name: parts.get(name) for name in ENVELOPE_FIELDS}
+    envelope |= {"time": unix_seconds(parts.get("time")), "monotonic": 0.0}
+    return build(parts.get("type"), envelope, parts.get("data"))
+
+
+def rfc3339(time: float) -> str:
+    """Return Unix seconds as `2026-01-02T03:04:05.678901Z`."""
+    moment = datetime.fromtimestamp(time, UTC).isoformat(timespec="microseconds")
+    return moment.replace("+00:00", "Z")
+
+
+def unix_seconds(text: object) -> float:
+    """Return an RFC 3339 time as Unix seconds; raises EventDecodeError."""
+    try:
+        moment = datetime.fromisoformat(check_text(text))
+        if moment.tzinfo is None:
+            raise ValueError("no time zone")
+        return moment.timestamp()
+    except (ValueError, OverflowError) as error:
+        raise EventDecodeError(f"time: {error}") from None
+
+
+def refuse_constant(name: str) -> NoReturn:
+    """Refuse NaN and the infinities, which JSON does not have."""
+    raise ValueError(f"{name} is no JSON")
+
+
+# ---- from plain values to events
+
+
+def build(kind: object, envelope: Mapping[str, object], data: object) -> ConsensusEvent:
+    """Make the event, with every value checked against its field."""
+    if not isinstance(kind, str) or not 0 < len(kind) <= KIND_CHARS_MAX or not kind.isprintable():
+        raise EventDecodeError("not an event: its kind is no name")
+    if not isinstance(data, dict):
+        raise EventDecodeError(f"{kind}: its data is no map")
+    event_type = EVENT_TYPES.get(kind)
+    try:
+        if event_type is None:
+            return UnknownEvent(
+                name=kind, data=check_plain(data), **checked(ConsensusEvent, envelope)
+            )
+        return event_type(**checked(event_type, {**data, **envelope}))
+    except ValueError as error:
+        raise EventDecodeError(f"{kind}: {error}") from None
+
+
+def checked(event_type: type[ConsensusEvent], values: Mapping[str, object]) -> dict[str, Any]:
+    """Return the values of the fields that the type has; raises ValueError for a bad one."""
+    known: dict[str, Any] = {}
+    for name, check, required in SCHEMAS[event_type]:
+        if name in values:
+            try:
+                known[name] = check(values[name])
+            except ValueError as error:
+                raise ValueError(f"{name}: {error}") from None
+        elif required:
+            raise ValueError(f"{name}: missing")
+    if not 0 <= known["time"] < TIME_MAX:
+        raise ValueError("time: out of range")
+    return known
+
+
+def check_text(value: object) -> str:
+    """Accept a text."""
+    if isinstance(value, str):
+        return value
+    raise ValueError(f"a text, not {type(value).__name__}")
+
+
+def check_text_or_none(value: object) -> str | None:
+    """Accept a text or nothing."""
+    return None if value is None else check_text(value)
+
+
+def check_texts(value: object) -> tuple[str, ...]:
+    """Accept a sequence of texts."""
+    if isinstance(value, list):
+        return tuple(check_text(item) for item in value)
+    raise ValueError(f"a list, not {type(value).__name__}")
+
+
+def check_int(value: object) -> int:
+    """Accept a whole number that 64 bits hold; terms, indexes and sizes are never negative."""
+    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 64:
+        return value
+    raise ValueError(f"a whole number from 0, not {type(value).__name__}")
+
+
+def check_float(value: object) -> float:
+    """Accept a finite number."""
+    if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1 << 64:
+        return float(value)
+    raise ValueError("a finite number")
+
+
+CHECKS: Final[dict[object, Check]] = {
+    str: check_text,
+    str | None: check_text_or_none,
+    tuple[str, ...]: check_texts,
+    int: check_int,
+    float: check_float,
+}
+"""The types that a field of an event may have."""
+
+
+def schema(event_type: type[ConsensusEvent]) -> tuple[tuple[str, Check, bool], ...]:
+    """Return for each field its name, its check, and whether it must be there."""
+    hints = get_type_hints(event_type)
+    return tuple(
+        (f.name, CHECKS[hints[f.name]], f.default is MISSING and f.default_factory is MISSING)
+        for f in fields(event_type)
+    )
+
+
+SCHEMAS: Final[dict[type[ConsensusEvent], tuple[tuple[str, Check, bool], ...]]] = {
+    event_type: schema(event_type) for event_type in EVENT_TYPES.values()
+}
+SCHEMAS[ConsensusEvent] = schema(ConsensusEvent)
+
+
+def check_plain(value: Any, depth: int = DEPTH_MAX) -> Any:
+    """Accept values that JSON can hold, and bytes, nested to a bounded depth."""
+    if depth == 0:
+        raise ValueError(f"nested deeper than {DEPTH_MAX}")
+    if isinstance(value, dict):
+        return {check_text(name): check_plain(item, depth - 1) for name, item in value.items()}
+    if isinstance(value, list):
+        return [check_plain(item, depth - 1) for item in value]
+    if value is None or isinstance(value, bool | str | bytes):
+        return value
+    if isinstance(value, int) and -(1 << 63) <= value < 1 << 64:
+        return value
+    if isinstance(value, float) and math.isfinite(value):
+        return value
+    raise ValueError(f"a {type(value).__name__} out of place")

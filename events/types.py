@@ -1,0 +1,336 @@
+"""Every event type by name: what it tells, and the seed's string for it.
+
+Each is published by the actor that owns the transition, after the commit of its turn. The term is
+in the envelope. Durations are seconds, sizes bytes, indexes those of the log.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar, Final
+
+from forge_consensus.events.envelope import (
+    ENVELOPE_FIELDS,
+    ConsensusEvent,
+    UnknownEvent,
+    payload,
+    stamp,
+)
+
+# ---- nodes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeStarted(ConsensusEvent):
+    """The node has opened its ledger and takes part."""
+
+    kind: ClassVar[str] = "consensus.node.started"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeStopped(ConsensusEvent):
+    """The node leaves in order; its last event."""
+
+    kind: ClassVar[str] = "consensus.node.stopped"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeFailed(ConsensusEvent):
+    """A peer gives no sign of life."""
+
+    kind: ClassVar[str] = "consensus.node.failed"
+
+    peer: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeRecovered(ConsensusEvent):
+    """A peer that had failed gives signs of life again."""
+
+    kind: ClassVar[str] = "consensus.node.recovered"
+
+    peer: str
+
+
+# ---- leaders
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeaderElected(ConsensusEvent):
+    """An election was won; told by the winner."""
+
+    kind: ClassVar[str] = "consensus.leader.elected"
+
+    leader: str
+    votes: int
+    total: int
+    """The number of voters."""
+    duration: float
+    """Seconds from the start of the campaign."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeaderStepDown(ConsensusEvent):
+    """The node led and leads no more."""
+
+    kind: ClassVar[str] = "consensus.leader.stepdown"
+
+    leader: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeaderLost(ConsensusEvent):
+    """The node followed a leader and hears of it no more."""
+
+    kind: ClassVar[str] = "consensus.leader.lost"
+
+    leader: str
+    reason: str
+
+
+# ---- roles
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RoleChanged(ConsensusEvent):
+    """The node's role changed; told before the event of the new role."""
+
+    kind: ClassVar[str] = "consensus.role.changed"
+
+    old: str
+    new: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BecameFollower(ConsensusEvent):
+    """The node follows; whom, if it knows."""
+
+    kind: ClassVar[str] = "consensus.role.follower"
+
+    leader: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BecameCandidate(ConsensusEvent):
+    """The node asks for votes."""
+
+    kind: ClassVar[str] = "consensus.role.candidate"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BecameLeader(ConsensusEvent):
+    """The node leads."""
+
+    kind: ClassVar[str] = "consensus.role.leader"
+
+
+# ---- the cluster
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClusterFormed(ConsensusEvent):
+    """The first configuration is committed: these members are one cluster."""
+
+    kind: ClassVar[str] = "consensus.cluster.formed"
+
+    members: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QuorumAchieved(ConsensusEvent):
+    """Enough voters are healthy to decide."""
+
+    kind: ClassVar[str] = "consensus.cluster.quorum.achieved"
+
+    required: int
+    healthy: int
+    total: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QuorumLost(ConsensusEvent):
+    """Too few voters are healthy to decide."""
+
+    kind: ClassVar[str] = "consensus.cluster.quorum.lost"
+
+    required: int
+    healthy: int
+    total: int
+
+
+# ---- the log: one event a turn, with the range of indexes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LogAppended(ConsensusEvent):
+    """Entries were written to the node's log, first and last index included."""
+
+    kind: ClassVar[str] = "consensus.log.appended"
+
+    first_index: int
+    last_index: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LogCommitted(ConsensusEvent):
+    """The commit index moved over these entries, first and last index included."""
+
+    kind: ClassVar[str] = "consensus.log.committed"
+
+    first_index: int
+    last_index: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LogCompacted(ConsensusEvent):
+    """Entries behind a snapshot were discarded."""
+
+    kind: ClassVar[str] = "consensus.log.compacted"
+
+    first_index: int
+    """The first index that is still kept."""
+    removed: int
+    """The number of entries discarded."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LogTruncated(ConsensusEvent):
+    """Uncommitted entries gave way to those of a newer leader."""
+
+    kind: ClassVar[str] = "consensus.log.truncated"
+
+    from_index: int
+    """The first index that was removed."""
+    removed: int
+
+
+# ---- snapshots
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SnapshotStarted(ConsensusEvent):
+    """A snapshot as of this index is being written."""
+
+    kind: ClassVar[str] = "consensus.snapshot.started"
+
+    index: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SnapshotCompleted(ConsensusEvent):
+    """A snapshot is durable."""
+
+    kind: ClassVar[str] = "consensus.snapshot.completed"
+
+    index: int
+    size: int
+    duration: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SnapshotFailed(ConsensusEvent):
+    """A snapshot could not be written; what was there before stays."""
+
+    kind: ClassVar[str] = "consensus.snapshot.failed"
+
+    index: int
+    error: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SnapshotRestored(ConsensusEvent):
+    """The machine's state was replaced by that of a snapshot."""
+
+    kind: ClassVar[str] = "consensus.snapshot.restored"
+
+    index: int
+    size: int
+    duration: float
+
+
+# ---- health
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Healthy(ConsensusEvent):
+    """All checks of the node pass."""
+
+    kind: ClassVar[str] = "consensus.health.healthy"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Degraded(ConsensusEvent):
+    """The node serves, with something amiss."""
+
+    kind: ClassVar[str] = "consensus.health.degraded"
+
+    details: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unhealthy(ConsensusEvent):
+    """The node cannot serve."""
+
+    kind: ClassVar[str] = "consensus.health.unhealthy"
+
+    details: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recovering(ConsensusEvent):
+    """The node was unhealthy and is on its way back."""
+
+    kind: ClassVar[str] = "consensus.health.recovering"
+
+    details: tuple[str, ...] = ()
+
+
+EVENT_TYPES: Final[dict[str, type[ConsensusEvent]]] = {
+    event_type.kind: event_type
+    for event_type in (
+        NodeStarted, NodeStopped, NodeFailed, NodeRecovered,
+        LeaderElected, LeaderStepDown, LeaderLost,
+        RoleChanged, BecameFollower, BecameCandidate, BecameLeader,
+        ClusterFormed, QuorumAchieved, QuorumLost,
+        LogAppended, LogCommitted, LogCompacted, LogTruncated,
+        SnapshotStarted, SnapshotCompleted, SnapshotFailed, SnapshotRestored,
+        Healthy, Degraded, Unhealthy, Recovering,
+    )
+}  # fmt: skip
+"""Every event type by its kind."""
+
+__all__ = [
+    "ENVELOPE_FIELDS",
+    "EVENT_TYPES",
+    "BecameCandidate",
+    "BecameFollower",
+    "BecameLeader",
+    "ClusterFormed",
+    "ConsensusEvent",
+    "Degraded",
+    "Healthy",
+    "LeaderElected",
+    "LeaderLost",
+    "LeaderStepDown",
+    "LogAppended",
+    "LogCommitted",
+    "LogCompacted",
+    "LogTruncated",
+    "NodeFailed",
+    "NodeRecovered",
+    "NodeStarted",
+    "NodeStopped",
+    "QuorumAchieved",
+    "QuorumLost",
+    "Recovering",
+    "RoleChanged",
+    "SnapshotCompleted",
+    "SnapshotFailed",
+    "SnapshotRestored",
+    "SnapshotStarted",
+    "Unhealthy",
+    "UnknownEvent",
+    "payload",
+    "stamp",
+]

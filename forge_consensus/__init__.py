@@ -1,0 +1,155 @@
+"""Raft consensus as an event-driven actor system: its public names, each imported at first use."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from forge_consensus.aio import AsyncClient
+    from forge_consensus.client import Client
+    from forge_consensus.errors import (
+        AlreadyStartedError,
+        AuthenticationFailedError,
+        BusyError,
+        ClusterNotFoundError,
+        CommandError,
+        CommandTooLargeError,
+        CompactionFailedError,
+        ConnectionFailedError,
+        ConnectionTimeoutError,
+        ConsensusError,
+        ConsensusTimeoutError,
+        CorruptionError,
+        DiscoveryUnavailableError,
+        ElectionTimeoutError,
+        FailoverFailedError,
+        FolderLockedError,
+        IdentityError,
+        InsufficientPeersError,
+        InvalidConfigError,
+        InvalidPeerError,
+        InvalidTermError,
+        LogInconsistentError,
+        NoAvailablePeersError,
+        NodeNotFoundError,
+        NoLeaderError,
+        NoQuorumError,
+        NotLeaderError,
+        NotStartedError,
+        OperationFailedError,
+        OutcomeUnknownError,
+        PeerExistsError,
+        PeerNotFoundError,
+        PoolExhaustedError,
+        ProtocolError,
+        RateLimitExceededError,
+        ReplicationFailedError,
+        SessionExpiredError,
+        SnapshotFailedError,
+        StaleReadError,
+        StaleTermError,
+        StorageError,
+        StorageFullError,
+        StorageUnavailableError,
+        TransportUnavailableError,
+        UnavailableError,
+        error_from_code,
+        is_fatal,
+        is_retryable,
+    )
+    from forge_consensus.events.bus import EventBus
+    from forge_consensus.events.types import ConsensusEvent
+    from forge_consensus.service import ConsensusService
+    from forge_consensus.storage.kv import KeyValueMachine
+    from forge_consensus.storage.machine import Command, Entry, StateMachine
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "AlreadyStartedError",
+    "AsyncClient",
+    "AuthenticationFailedError",
+    "BusyError",
+    "Client",
+    "ClusterNotFoundError",
+    "Command",
+    "CommandError",
+    "CommandTooLargeError",
+    "CompactionFailedError",
+    "ConnectionFailedError",
+    "ConnectionTimeoutError",
+    "ConsensusError",
+    "ConsensusEvent",
+    "ConsensusService",
+    "ConsensusTimeoutError",
+    "CorruptionError",
+    "DiscoveryUnavailableError",
+    "ElectionTimeoutError",
+    "Entry",
+    "EventBus",
+    "FailoverFailedError",
+    "FolderLockedError",
+    "IdentityError",
+    "InsufficientPeersError",
+    "InvalidConfigError",
+    "InvalidPeerError",
+    "InvalidTermError",
+    "KeyValueMachine",
+    "LogInconsistentError",
+    "NoAvailablePeersError",
+    "NoLeaderError",
+    "NoQuorumError",
+    "NodeNotFoundError",
+    "NotLeaderError",
+    "NotStartedError",
+    "OperationFailedError",
+    "OutcomeUnknownError",
+    "PeerExistsError",
+    "PeerNotFoundError",
+    "PoolExhaustedError",
+    "ProtocolError",
+    "RateLimitExceededError",
+    "ReplicationFailedError",
+    "SessionExpiredError",
+    "SnapshotFailedError",
+    "StaleReadError",
+    "StaleTermError",
+    "StateMachine",
+    "StorageError",
+    "StorageFullError",
+    "StorageUnavailableError",
+    "TransportUnavailableError",
+    "UnavailableError",
+    "__version__",
+    "error_from_code",
+    "is_fatal",
+    "is_retryable",
+]
+
+HOMES = {
+    "AsyncClient": "forge_consensus.aio",
+    "Client": "forge_consensus.client",
+    "Command": "forge_consensus.storage.machine",
+    "ConsensusEvent": "forge_consensus.events.types",
+    "ConsensusService": "forge_consensus.service",
+    "Entry": "forge_consensus.storage.machine",
+    "EventBus": "forge_consensus.events.bus",
+    "KeyValueMachine": "forge_consensus.storage.kv",
+    "StateMachine": "forge_consensus.storage.machine",
+}
+"""Where a public name lives that is not in `forge_consensus.errors`."""
+
+
+def __getattr__(name: str) -> object:
+    """Import a public name at its first use (PEP 562): a part can be used without the whole."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    home = HOMES.get(name, "forge_consensus.errors")
+    value: object = getattr(importlib.import_module(home), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,197 @@
+"""The client for asyncio: the same calls as coroutines, over the same driver."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Any, Self, cast
+
+from forge_consensus.actors.messages import Located
+from forge_consensus.client import SCAN_LIMIT, TIMEOUT_S, Calls, ReadDetail
+from forge_consensus.pending import Pending, PendingRead
+from forge_consensus.session import Limits
+from forge_consensus.storage.machine import Command
+from forge_consensus.wires import LocalPort
+
+
+class AsyncClient(Calls):
+    """A client of a cluster for one event loop, the one that is running when it is made.
+
+    Calls raise what those of `Client` raise. A call that is cancelled stops waiting; its command
+    may still be carried out. Close it, or use it in an `async with`.
+    """
+
+    def __init__(
+        self,
+        endpoints: Sequence[str] | str = (),
+        timeout: float = TIMEOUT_S,
+        cluster_id: str = "",
+        *,
+        limits: Limits | None = None,
+        port: LocalPort | None = None,
+    ) -> None:
+        self.loop = asyncio.get_running_loop()
+        self.batches: deque[list[Pending[Any]]] = deque()
+        self.scheduled = False
+        """Whether the loop was told and has not begun to hand out."""
+        self.futures: dict[Pending[Any], asyncio.Future[Any]] = {}
+        self.room: deque[asyncio.Future[None]] = deque()
+        super().__init__(
+            endpoints, timeout, cluster_id, limits=limits, port=port, deliver=self.deliver
+        )
+
+    # --- between the driver and the loop ---
+
+    def deliver(self, batch: list[Pending[Any]]) -> None:
+        """Let the loop hand out a batch; called by the driver, wakes the loop once."""
+        self.batches.append(batch)
+        if not self.scheduled:
+            self.scheduled = True
+            try:
+                self.loop.call_soon_threadsafe(self.hand_out)
+            except RuntimeError:  # the loop is closed: nobody waits any more
+                self.batches.clear()
+
+    def hand_out(self) -> None:
+        """Set the futures of everything that was delivered."""
+        self.scheduled = False  # before looking: what comes later tells the loop again
+        take = self.futures.pop
+        while self.batches:
+            for pending in self.batches.popleft():
+                pending.finished = True
+                future = take(pending, None)
+                if future is None or future.done():
+                    continue
+                if pending.error is not None:
+                    future.set_exception(pending.error)
+                    continue
+                try:
+                    future.set_result(pending.value())
+                except Exception as error:
+                    future.set_exception(error)
+        while self.room and not self.link.full():
+            waiter = self.room.popleft()
+            if not waiter.done():
+                waiter.set_result(None)
+
+    def start(self, pending: Pending[Any]) -> asyncio.Future[Any]:
+        """Hand something over; the future of its answer."""
+        future: asyncio.Future[Any] = self.loop.create_future()
+        self.futures[pending] = future
+        try:
+            self.link.hand_over(pending)
+        except BaseException:
+            del self.futures[pending]
+            raise
+        return future
+
+    async def wait_for_room(self, timeout: float) -> None:
+        """Wait until less is outstanding; raises `BusyError` after `timeout` seconds."""
+        end = self.loop.time() + timeout
+        while self.link.full() and self.link.closed_by is None:
+            waiter: asyncio.Future[None] = self.loop.create_future()
+            self.room.append(waiter)
+            await asyncio.wait((waiter,), timeout=max(end - self.loop.time(), 0.0))
+            if not waiter.done():
+                waiter.cancel()
+                raise self.link.busy(timeout)
+
+    # --- the calls ---
+
+    async def submit(self, command: Command, timeout: float | None = None) -> asyncio.Future[Any]:
+        """Hand over a command; the future of its result.
+
+        Waits while `limits.outstanding_max` commands are outstanding, and raises `BusyError` if
+        that lasts.
+        """
+        pending = self.command(command, timeout)
+        if self.link.full():
+            await self.wait_for_room(self.timeout if timeout is None else timeout)
+        return self.start(pending)
+
+    async def apply(self, command: Command, timeout: float | None = None) -> Any:
+        """Carry out a command and return what the machine returned."""
+        return await (await self.submit(command, timeout))
+
+    async def read(
+        self, query: Any, consistency: str = "linearizable", timeout: float | None = None
+    ) -> Any:
+        """Answer a query, as `Client.read`."""
+        return await self.start(self.query(query, consistency, timeout))
+
+    async def read_detail(
+        self, query: Any, consistency: str = "linearizable", timeout: float | None = None
+    ) -> ReadDetail:
+        """Answer a query and say as of when."""
+        pending: PendingRead[Any] = self.query(query, consistency, timeout)
+        value = await self.start(pending)
+        return ReadDetail(value, pending.applied, pending.stale_ms)
+
+    async def put(self, key: str, value: Any, timeout: float | None = None) -> Any:
+        """Set a key to a value."""
+        return await self.apply(Command("set", {"key": key, "value": value}), timeout)
+
+    async def get(
+        self, key: str, consistency: str = "linearizable", timeout: float | None = None
+    ) -> Any:
+        """The value of a key, None if it has none."""
+        return await self.read(key, consistency, timeout)
+
+    async def delete(self, key: str, timeout: float | None = None) -> bool:
+        """Remove a key; whether it was there."""
+        return bool(await self.apply(Command("delete", {"key": key}), timeout))
+
+    async def cas(
+        self, key: str, *, expected: Any, value: Any, timeout: float | None = None
+    ) -> bool:
+        """Set a key if it holds the expected value (None: if it has none); whether it was set."""
+        payload = {"key": key, "expected": expected, "value": value}
+        return bool(await self.apply(Command("cas", payload), timeout))
+
+    async def incr(self, key: str, by: int = 1, timeout: float | None = None) -> int:
+        """Add to a number and return the sum; a missing key counts as 0."""
+        return cast("int", await self.apply(Command("increment", {"key": key, "by": by}), timeout))
+
+    async def scan(
+        self,
+        prefix: str = "",
+        limit: int = SCAN_LIMIT,
+        consistency: str = "linearizable",
+        timeout: float | None = None,
+    ) -> list[tuple[str, Any]]:
+        """Keys that begin with a prefix and their values, in order, at most `limit`."""
+        pairs = await self.read({"scan": prefix, "limit": limit}, consistency, timeout)
+        return [(key, value) for key, value in pairs]
+
+    async def status(
+        self, endpoint: str | None = None, timeout: float | None = None
+    ) -> dict[str, Any]:
+        """What a node says of itself: the one at that endpoint, or the leader, or any."""
+        answer: dict[str, Any] = await self.start(self.status_question(endpoint, timeout))
+        return answer
+
+    async def locate(self, timeout: float | None = None) -> Located:
+        """Who leads, in which term, and who the members are, as one node sees it.
+
+        Waits until somebody leads.
+        """
+        answer: Located = await self.start(self.locate_question(timeout))
+        return answer
+
+    async def close(self) -> None:
+        """Let go of the network; what is outstanding ends with an error. May be called twice."""
+        await self.loop.run_in_executor(None, self.link.close)
+        self.hand_out()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.close()

@@ -1,0 +1,180 @@
+"""Endpoints: addresses that a client was given or learned, and the search for the leader there."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+from forge_consensus.actors.messages import Locate, Located
+from forge_consensus.errors import InvalidConfigError
+
+LOCAL = "local"
+"""The name under which an embedded node is an endpoint."""
+ENDPOINTS_MAX = 64
+"""Addresses beyond these are not learned from nodes."""
+LOCATE_WAIT_MS = 500
+LOCATE_GRACE_S = 0.5
+"""How long after the node should have answered a question counts as lost."""
+ASK_AGAIN_S = 0.03
+LEADERLESS_S = 1.0
+"""After so long without a leader one of a lower term is believed: the cluster may be a new one."""
+PORT_MAX = 65535
+ADDRESS = re.compile(r"(?P<host>\[[0-9A-Fa-f:.]+(%\w+)?\]|[A-Za-z0-9._-]+):(?P<port>\d{1,5})")
+
+
+def parse_endpoint(text: object) -> str:
+    """The address `host:port` in that text, with or without ``tcp://`` before it.
+
+    Raises `InvalidConfigError` that says what was wrong with it.
+    """
+    if isinstance(text, str):
+        address = text.strip().removeprefix("tcp://")
+        match = ADDRESS.fullmatch(address)
+        if match and 0 < int(match["port"]) <= PORT_MAX:
+            return address
+    raise InvalidConfigError(
+        f"endpoint {text!r} is not an address of a node: expected host:port with a port of "
+        f"1 to {PORT_MAX}, such as 127.0.0.1:7001; give the addresses that the nodes listen on"
+    )
+
+
+def parse_endpoints(given: str | Sequence[str]) -> list[str]:
+    """The addresses of a list or of a text with commas between them, each once.
+
+    Raises `InvalidConfigError` if there is none or one of them is malformed.
+    """
+    texts = given.split(",") if isinstance(given, str) else list(given)
+    texts = [text for text in texts if not isinstance(text, str) or text.strip()]
+    if not texts:
+        raise InvalidConfigError(
+            "no endpoints: a client needs the address of at least one node, such as 127.0.0.1:7001"
+        )
+    return list(dict.fromkeys(parse_endpoint(text) for text in texts))
+
+
+@dataclass(slots=True)
+class Endpoint:
+    """What is known of one address."""
+
+    name: str
+    connected: bool = False
+    node: str = ""
+    """The id of the node that answers there."""
+    said: str = "no answer yet"
+    """The last thing heard from it or of it, for the text of errors."""
+    heard_at: float = 0.0
+    ask_at: float = 0.0
+
+
+class Directory:
+    """The endpoints, who of them leads, and whom to ask about it.
+
+    A leader is believed by its term; being wrong costs a refusal and nothing else.
+    """
+
+    def __init__(self, names: Sequence[str], cluster: str, random: Callable[[], float]) -> None:
+        self.endpoints = {name: Endpoint(name) for name in names}
+        self.cluster = cluster
+        """The cluster's id, that of the first node that answered if none was given."""
+        self.random = random
+        self.leader: Endpoint | None = None
+        self.term = 0
+        self.dismissed = ("", 0)
+        """The endpoint and term that refused to be the leader."""
+        self.searching_since: float | None = None
+
+    def add(self, name: str) -> Endpoint:
+        """The endpoint of that name, made if need be."""
+        return self.endpoints.setdefault(name, Endpoint(name))
+
+    def connected(self) -> list[Endpoint]:
+        """Those that are connected, in the order in which they were given."""
+        return [endpoint for endpoint in self.endpoints.values() if endpoint.connected]
+
+    def ready(self) -> Endpoint | None:
+        """The leader, if it is known and connected."""
+        return self.leader if self.leader is not None and self.leader.connected else None
+
+    def search(self, now: float, *, wanted: bool) -> Iterator[tuple[Endpoint, Locate]]:
+        """Whom to ask now who leads.
+
+        The present leader is asked whether it still is; the others hold the question until they
+        know a later one.
+        """
+        if not wanted:
+            self.searching_since = None
+            return
+        if self.searching_since is None:
+            self.searching_since = now
+            for endpoint in self.endpoints.values():
+                endpoint.ask_at = now
+        for endpoint in self.endpoints.values():
+            if endpoint.connected and endpoint.ask_at <= now:
+                endpoint.ask_at = now + LOCATE_WAIT_MS / 1000 + LOCATE_GRACE_S
+                yield endpoint, Locate(self.known_term(endpoint), LOCATE_WAIT_MS)
+
+    def known_term(self, endpoint: Endpoint) -> int:
+        """The term that the endpoint need not tell of: who led last may say that it still does."""
+        if endpoint is self.leader or (endpoint.name, self.term) == self.dismissed:
+            return max(self.term - 1, 0)
+        return self.term
+
+    def ask_again(self, endpoint: Endpoint, now: float) -> None:
+        """Its answer did not help: ask it again soon."""
+        endpoint.ask_at = now + ASK_AGAIN_S * (0.5 + self.random())
+
+    def located(self, endpoint: Endpoint, answer: Located, now: float) -> bool:
+        """Take what a node says; returns whether there is a new leader."""
+        self.ask_again(endpoint, now)
+        if self.cluster and answer.cluster != self.cluster:
+            endpoint.said = f"belongs to cluster {answer.cluster!r}, not {self.cluster!r}"
+            return False
+        self.cluster = answer.cluster
+        endpoint.node = answer.node
+        endpoint.said = (
+            f"{answer.node} says that {answer.leader or 'nobody'} leads in term {answer.term}"
+        )
+        known = {other.node for other in self.endpoints.values()}
+        for node, address in answer.members:
+            if node not in known and address and len(self.endpoints) < ENDPOINTS_MAX:
+                self.add(address)
+        return self.consider(endpoint, answer.leader, answer.address, answer.term, now)
+
+    def consider(self, source: Endpoint, node: str, address: str, term: int, now: float) -> bool:
+        """Believe or not that a node leads in a term; returns whether there is a new leader."""
+        target = self.resolve(node, address) if node else None
+        if target is None or (target is self.leader and term == self.term):
+            return False
+        if (target.name, term) == self.dismissed and source is not target:
+            return False
+        leaderless = self.searching_since is not None and now - self.searching_since >= LEADERLESS_S
+        if term < self.term and not leaderless:
+            return False
+        if term == self.term and self.ready() is not None:
+            return False
+        self.leader, self.term = target, term
+        return True
+
+    def resolve(self, node: str, address: str) -> Endpoint | None:
+        """The endpoint of a node: where it answered, else its address as others know it."""
+        for endpoint in self.endpoints.values():
+            if endpoint.node == node:
+                return endpoint
+        if address not in self.endpoints and (not address or len(self.endpoints) >= ENDPOINTS_MAX):
+            return None
+        return self.add(address)
+
+    def dismiss(self, endpoint: Endpoint) -> None:
+        """That endpoint says that it does not lead."""
+        if endpoint is self.leader:
+            self.dismissed = (endpoint.name, self.term)
+            self.leader = None
+
+    def account(self) -> str:
+        """What is known of every endpoint, for the text of errors."""
+        parts = [
+            f"{endpoint.name}: {'' if endpoint.connected else 'not connected, '}{endpoint.said}"
+            for endpoint in self.endpoints.values()
+        ]
+        return "; ".join(parts)

@@ -1,0 +1,399 @@
+"""The errors: everything that can go wrong, as one hierarchy with the codes that the seed gave it.
+
+A message says what happened, why, and what to do. `retryable`: nothing was carried out and the same
+request may succeed later. `fatal`: this node, or this configuration, must not go on. Exit codes are
+those of sysexits: 65 bad data, 69 unavailable, 70 internal, 75 timed out or outcome unknown,
+77 not authorised, 78 bad configuration, 1 for the rest.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Self, TypeVar
+
+Kind = TypeVar("Kind", bound="ConsensusError")
+
+
+class ConsensusError(Exception):
+    """What every error of this package is; `context` holds the facts behind the message.
+
+    Facts that a class declares are its attributes too.
+    """
+
+    code: str = "CONSENSUS_ERROR"
+    retryable: bool = False
+    fatal: bool = False
+    exit_code: int = 1
+    message: str = "something failed that has no name of its own: see the node's log"
+
+    def __init_subclass__(cls, **facts: str | bool | int) -> None:
+        """Take the facts in a class statement's first line; what is left out is inherited."""
+        super().__init_subclass__()
+        for name, value in facts.items():
+            setattr(cls, name, value)
+
+    def __init__(self, message: str | None = None, /, **context: object) -> None:
+        self.message = message or type(self).message
+        self.context: dict[str, object] = context
+        for name, value in context.items():
+            if hasattr(type(self), name) and not hasattr(ConsensusError, name):
+                setattr(self, name, value)  # a fact that the class declares
+        super().__init__(self.message)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # unpickling calls the class with `args`, which the typed ones do not accept
+        return (revived, (type(self), self.message, self.context), self.__dict__)
+
+    @classmethod
+    def from_wire(cls, text: str, context: dict[str, object]) -> Self:
+        """Make the error that a peer told of by its text and its facts."""
+        return revived(cls, text, context)
+
+
+def revived(kind: type[Kind], message: str, context: dict[str, object]) -> Kind:
+    """Make an error of that kind without running its own constructor."""
+    error = kind.__new__(kind)
+    ConsensusError.__init__(error, message, **context)
+    return error
+
+
+class UnavailableError(ConsensusError, code="CONSENSUS_UNAVAILABLE", retryable=True, exit_code=69):
+    """Nothing was done and the same request may succeed later: the base of what passes."""
+
+    message = "the cluster cannot do this at the moment: try again soon"
+
+
+class NotLeaderError(UnavailableError, code="CONSENSUS_NOT_LEADER"):
+    """The node asked does not lead; it did nothing and says who does, if it knows."""
+
+    leader: str | None = None
+    """The leader's node id, None when unknown."""
+    address: str | None = None
+    """The leader's address, None when unknown."""
+    term: int = 0
+    """The term that the node was in, 0 when unknown."""
+
+    message = "this node is not the leader and knows of none: try again soon"
+
+    def __init__(
+        self,
+        message: str | None = None,
+        /,
+        *,
+        leader: str | None = None,
+        address: str | None = None,
+        term: int = 0,
+    ) -> None:
+        if leader and not message:
+            message = f"this node does not lead term {term}: send it to {leader} at {address}"
+        super().__init__(message, leader=leader, address=address, term=term)
+
+
+class NoLeaderError(UnavailableError, code="CONSENSUS_NO_LEADER"):
+    """Nobody leads at the moment; nothing was done."""
+
+    message = "the cluster has no leader at the moment: try again after an election timeout"
+
+
+class NotStartedError(ConsensusError, code="CONSENSUS_NOT_STARTED", exit_code=69):
+    """The service is not running."""
+
+    message = "the consensus service is not started: call start() first"
+
+
+class AlreadyStartedError(ConsensusError, code="CONSENSUS_ALREADY_STARTED"):
+    """The service runs already."""
+
+    message = "the consensus service is already started: call start() once"
+
+
+class NodeNotFoundError(ConsensusError, code="CONSENSUS_NODE_NOT_FOUND"):
+    """No node has that id."""
+
+    message = "no node of that id is known: look at the members of the cluster"
+
+
+class ClusterNotFoundError(ConsensusError, code="CONSENSUS_CLUSTER_NOT_FOUND"):
+    """No cluster has that id."""
+
+    message = "no cluster of that id is known: check the id and the endpoints"
+
+
+class StorageUnavailableError(UnavailableError, code="CONSENSUS_STORAGE_UNAVAILABLE"):
+    """The store cannot be reached now."""
+
+    message = "the store cannot be reached: check that its folder is mounted, then try again"
+
+
+class TransportUnavailableError(UnavailableError, code="CONSENSUS_TRANSPORT_UNAVAILABLE"):
+    """No message can be sent now."""
+
+    message = "messages cannot be sent: check the network and the bind address, then try again"
+
+
+class DiscoveryUnavailableError(UnavailableError, code="CONSENSUS_DISCOVERY_UNAVAILABLE"):
+    """The service that lists the peers does not answer."""
+
+    message = "discovery does not answer: check its address; known peers stay in use"
+
+
+class NoQuorumError(UnavailableError, code="CONSENSUS_NO_QUORUM"):
+    """Fewer voters can be reached than a majority takes."""
+
+    required: int = 0
+    """How many voters a majority takes."""
+    available: int = 0
+    """How many voters can be reached."""
+
+    def __init__(self, required: int, available: int) -> None:
+        text = f"only {available} voters can be reached of {required} needed: start one more node"
+        super().__init__(text, required=required, available=available)
+
+
+class InvalidTermError(ConsensusError, code="CONSENSUS_INVALID_TERM", exit_code=70):
+    """A term that cannot be."""
+
+    message = "a term must be a whole number that no one has gone past: see who sent it"
+
+
+class StaleTermError(ConsensusError, code="CONSENSUS_STALE_TERM", exit_code=70):
+    """Something acted for a term that is over; nothing was written."""
+
+    current: int = 0
+    """The term that the node is in."""
+    received: int = 0
+    """The term that was acted for."""
+
+    def __init__(self, current: int, received: int) -> None:
+        text = f"term {received} is over, this node is in term {current}: ask the leader of today"
+        super().__init__(text, current=current, received=received)
+
+
+class LogInconsistentError(
+    ConsensusError, code="CONSENSUS_LOG_INCONSISTENT", fatal=True, exit_code=70
+):
+    """Two logs contradict each other where they may not."""
+
+    message = "the log contradicts what is committed: the node stops, keep its folder"
+
+
+class SnapshotFailedError(UnavailableError, code="CONSENSUS_SNAPSHOT_FAILED", exit_code=70):
+    """A snapshot was not made, sent or installed; the log still holds everything."""
+
+    message = "the snapshot failed and the log was kept: check the room on the disk, then try again"
+
+
+class CompactionFailedError(UnavailableError, code="CONSENSUS_COMPACTION_FAILED", exit_code=70):
+    """The log was not shortened; nothing is lost."""
+
+    message = "compaction failed and the log is whole: check the disk, then try again"
+
+
+class ElectionTimeoutError(UnavailableError, code="CONSENSUS_ELECTION_TIMEOUT"):
+    """No election was won in time."""
+
+    message = "no candidate won a majority in time: check that a majority of nodes is reachable"
+
+
+class InvalidPeerError(ConsensusError, code="CONSENSUS_INVALID_PEER", exit_code=65):
+    """A peer's id or address cannot be."""
+
+    message = "a peer needs an id and an address host:port: correct the entry"
+
+
+class PeerExistsError(ConsensusError, code="CONSENSUS_PEER_EXISTS"):
+    """The peer to add is a member already."""
+
+    message = "that peer is already a member: nothing is to be done, or choose another id"
+
+
+class PeerNotFoundError(ConsensusError, code="CONSENSUS_PEER_NOT_FOUND"):
+    """The peer named is not a member."""
+
+    message = "that peer is not a member: look at the members of the cluster"
+
+
+class InsufficientPeersError(ConsensusError, code="CONSENSUS_INSUFFICIENT_PEERS", exit_code=69):
+    """The change would leave too few voters."""
+
+    message = "too few peers would be left for a majority: add a node first"
+
+
+class InvalidConfigError(ConsensusError, code="INVALID_CONFIG", fatal=True, exit_code=78):
+    """The configuration cannot be used."""
+
+    message = "the configuration is not valid: correct the setting named"
+
+
+class NoAvailablePeersError(UnavailableError, code="CONSENSUS_NO_AVAILABLE_PEERS"):
+    """There is no other node to turn to."""
+
+    message = "no other peer answers: check that the nodes run and can be reached"
+
+
+class FailoverFailedError(UnavailableError, code="CONSENSUS_FAILOVER_FAILED"):
+    """No other node took over."""
+
+    message = "no other node took over: check that a majority of nodes is reachable, then try again"
+
+
+class OperationFailedError(ConsensusError, code="CONSENSUS_OPERATION_FAILED"):
+    """An operation failed for a reason that this version has no class for; see `code`."""
+
+    message = "the operation failed: the code and the node's log say why"
+
+
+class ReplicationFailedError(ConsensusError, code="CONSENSUS_REPLICATION_FAILED", exit_code=69):
+    """Entries did not reach a peer; a command among them may be carried out yet."""
+
+    message = "entries did not reach a peer: the leader sends them again when it is back"
+
+
+class ConsensusTimeoutError(UnavailableError, TimeoutError, code="CONSENSUS_TIMEOUT", exit_code=75):
+    """The time was over before it was begun: it was definitely not carried out."""
+
+    message = "the time was over and nothing was carried out: try again, or allow more time"
+
+
+class ConnectionFailedError(UnavailableError, code="CONSENSUS_CONNECTION_FAILED"):
+    """No connection came about; nothing was sent."""
+
+    message = "the connection failed: check that the node runs and its address"
+
+
+class StaleReadError(UnavailableError, code="CONSENSUS_STALE_READ"):
+    """The data are older than the reader allows."""
+
+    message = "the data here are older than allowed: read from the leader, or allow more staleness"
+
+
+class RateLimitExceededError(UnavailableError, code="CONSENSUS_RATE_LIMIT_EXCEEDED"):
+    """More was asked than this client may; nothing was done."""
+
+    message = "too many requests: wait a moment, then send fewer"
+
+
+class AuthenticationFailedError(
+    ConsensusError, code="CONSENSUS_AUTHENTICATION_FAILED", exit_code=77
+):
+    """Who asks is not who may."""
+
+    message = "the credentials were refused: check the key or the token"
+
+
+class PoolExhaustedError(UnavailableError, code="CONSENSUS_POOL_EXHAUSTED"):
+    """All connections are in use; nothing was sent."""
+
+    message = "all connections are in use: try again soon, or allow more of them"
+
+
+class ConnectionTimeoutError(UnavailableError, code="CONSENSUS_CONNECTION_TIMEOUT", exit_code=75):
+    """No connection came about in time; nothing was sent."""
+
+    message = "no connection came about in time: check the node and the network, then try again"
+
+
+class OutcomeUnknownError(ConsensusError, code="CONSENSUS_OUTCOME_UNKNOWN", exit_code=75):
+    """The command may or may not have been carried out; repeat it only if twice does no harm."""
+
+    message = "the command may have been carried out: read before you repeat it"
+
+
+class SessionExpiredError(OutcomeUnknownError, code="CONSENSUS_SESSION_EXPIRED"):
+    """The client's session is over, and with it the memory of what was carried out."""
+
+    message = (
+        "the session expired, the command may have been carried out: read before you repeat it"
+    )
+
+
+class BusyError(UnavailableError, code="CONSENSUS_BUSY"):
+    """The node has too much to do; nothing was done."""
+
+    message = "the node has too much outstanding: wait a moment, then try again"
+
+
+class StorageError(ConsensusError, code="CONSENSUS_STORAGE_FAILED", fatal=True, exit_code=70):
+    """The store failed: the node stops, for a retried write can lie."""
+
+    message = "the store failed and the node stops: check the disk, then start it again"
+
+
+class CorruptionError(StorageError, code="CONSENSUS_CORRUPTION"):
+    """Something on the disk is not what was written."""
+
+    message = "the disk does not hold what was written: move the folder away and join the node anew"
+
+
+class StorageFullError(UnavailableError, code="CONSENSUS_STORAGE_FULL"):
+    """The store has no room for more; nothing was done and nothing is lost."""
+
+    message = "the store is full and nothing is lost: make room on the disk or raise the quota"
+
+
+class FolderLockedError(ConsensusError, code="CONSENSUS_FOLDER_LOCKED", fatal=True, exit_code=78):
+    """Another process uses the node's folder."""
+
+    message = "another process uses the folder: stop it, or give this node a folder of its own"
+
+
+class IdentityError(ConsensusError, code="CONSENSUS_IDENTITY", fatal=True, exit_code=78):
+    """The node is not who its folder, its settings or its peers say."""
+
+    message = "the folder is another node's: check the folder, the node id and the peers"
+
+
+class CommandError(ConsensusError, code="CONSENSUS_COMMAND_FAILED", exit_code=65):
+    """The state machine raised an exception for one command, the same on every node."""
+
+    kind: str = "Exception"
+    """The name of the exception's class."""
+    text: str = ""
+    """The text of the exception."""
+
+    def __init__(self, kind: str, text: str) -> None:
+        super().__init__(f"the state machine answered {kind}: {text}", kind=kind, text=text)
+
+    @classmethod
+    def from_wire(cls, text: str, context: dict[str, object]) -> Self:
+        """Make it of the exception's text; the name of its class is in the context."""
+        return cls(str(context.get("kind", cls.kind)), text)
+
+
+class CommandTooLargeError(ConsensusError, code="CONSENSUS_COMMAND_TOO_LARGE", exit_code=65):
+    """The command has more bytes than the cluster takes."""
+
+    message = "the command is too large: send less in one command, or raise the limit on every node"
+
+
+class ProtocolError(ConsensusError, code="CONSENSUS_PROTOCOL", exit_code=65):
+    """A frame that does not decode."""
+
+    message = "a frame does not decode: check who sends to this port, and that versions agree"
+
+
+BY_CODE: dict[str, type[ConsensusError]] = {
+    kind.code: kind
+    for kind in list(globals().values())
+    if isinstance(kind, type) and issubclass(kind, ConsensusError)
+}
+"""Code to class: what `error_from_code` goes by."""
+
+
+def is_retryable(error: BaseException) -> bool:
+    """Whether nothing was done and it may succeed later; False for foreign errors."""
+    return isinstance(error, ConsensusError) and error.retryable
+
+
+def is_fatal(error: BaseException) -> bool:
+    """Whether the node, or its configuration, must not go on; False for foreign errors."""
+    return isinstance(error, ConsensusError) and error.fatal
+
+
+def error_from_code(code: str, text: str, /, **context: object) -> ConsensusError:
+    """Make the typed error for a code and a text from the wire.
+
+    A code that this version does not know gives an `OperationFailedError` that carries it.
+    """
+    error = BY_CODE.get(code, OperationFailedError).from_wire(text, context)
+    error.code = code or error.code
+    return error

@@ -1,0 +1,83 @@
+"""How things ended for a caller: answers with a code, refusals and missed deadlines as errors."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgpack
+
+from forge_consensus.actors.messages import Locate, Refused
+from forge_consensus.endpoints import Directory
+from forge_consensus.errors import (
+    BY_CODE,
+    CommandError,
+    ConnectionFailedError,
+    ConsensusError,
+    ConsensusTimeoutError,
+    NoLeaderError,
+    NotLeaderError,
+    NotStartedError,
+    OutcomeUnknownError,
+    error_from_code,
+)
+from forge_consensus.pending import Pending, PendingAsk
+
+COMMAND_FAILED = CommandError.code
+OUTCOME_UNKNOWN = OutcomeUnknownError.code
+SESSION_TEXT = "the session is no more; whether the command was carried out is unknown"
+NOT_LEADING = frozenset({NotLeaderError.code, NoLeaderError.code})
+RETRIED = frozenset({OUTCOME_UNKNOWN, NotStartedError.code})
+"""Sent again although they are not retryable: the session makes it safe, another node may serve."""
+
+
+def retried(code: str) -> bool:
+    """Whether a client sends again what was refused with that code."""
+    kind = BY_CODE.get(code)
+    return code in RETRIED or (kind is not None and kind.retryable)
+
+
+def result_error(code: str, payload: bytes) -> ConsensusError:
+    """The error in an answer: its payload is msgpack [class name, text], or nothing."""
+    try:
+        kind, text = msgpack.unpackb(payload)
+    except Exception:  # msgpack raises a family of its own; the code alone says enough
+        kind, text = "", ""
+    if code == COMMAND_FAILED:
+        return CommandError(str(kind), str(text))
+    return error_from_code(code, str(text))
+
+
+def refused_error(message: Refused, *, outcome_unknown: bool) -> ConsensusError:
+    """The error of a refusal that sending again does not cure."""
+    if outcome_unknown:
+        return OutcomeUnknownError(
+            "an earlier attempt may have been carried out; "
+            f"the last was refused: {message.code} {message.text}"
+        )
+    return error_from_code(message.code, message.text)
+
+
+def late_error(
+    pending: Pending[Any], directory: Directory, *, outcome_unknown: bool
+) -> ConsensusError:
+    """The error of a missed deadline: what is known, and what every endpoint said."""
+    account = directory.account()
+    if outcome_unknown:
+        return OutcomeUnknownError(
+            "no answer before the deadline: the command was sent "
+            f"and may have been or may still be carried out ({account})"
+        )
+    if isinstance(pending, PendingAsk):
+        asked = directory.endpoints.get(pending.endpoint)
+        unreachable = not (asked.connected if asked is not None else directory.connected())
+        leaderless = isinstance(pending.message, Locate)
+    else:
+        unreachable = not directory.connected()
+        leaderless = directory.ready() is None
+    if unreachable:
+        return ConnectionFailedError(f"no connection before the deadline ({account})")
+    if pending.refusal and pending.refusal not in NOT_LEADING:
+        return error_from_code(pending.refusal, f"refused until the deadline ({account})")
+    if leaderless:
+        return NoLeaderError(f"no leader was found before the deadline ({account})")
+    return ConsensusTimeoutError(f"no answer before the deadline ({account})")

@@ -1,0 +1,157 @@
+"""What a caller waits for: one command, query or question, and the place its answer goes."""
+
+from __future__ import annotations
+
+import logging
+import time
+from _thread import allocate_lock
+from collections.abc import Callable
+from typing import Any, Generic, TypeVar, cast
+
+import msgpack
+
+from forge_consensus.actors.messages import GetStatus, Locate, Located, Status
+from forge_consensus.errors import ConsensusError, ConsensusTimeoutError
+
+FOREVER_S = -1
+"""What a lock takes for no timeout."""
+DRIVER_GRACE_S = 1.0
+"""How much later than its deadline a blocked caller gives up on the driver itself."""
+
+T = TypeVar("T")
+
+
+class Pending(Generic[T]):
+    """One thing asked of the cluster, a future of its answer.
+
+    Written by the driver's thread alone until `done()`; any thread may wait. There is no lock per
+    command: a waiter or callback joins a list and looks once more, whoever pops it from the list
+    runs it.
+    """
+
+    __slots__ = (
+        "answer",
+        "callbacks",
+        "deadline",
+        "error",
+        "finished",
+        "number",
+        "payload",
+        "refusal",
+        "sends",
+        "sent_at",
+    )
+
+    def __init__(self, payload: bytes, deadline: float) -> None:
+        self.payload = payload
+        self.deadline = deadline
+        """Seconds of the monotonic clock."""
+        self.number = 0
+        """0 until it was sent for the first time."""
+        self.sends = 0
+        """Frames holding it that were not proven to be without effect."""
+        self.sent_at = 0.0
+        self.refusal = ""
+        """The code of the last refusal."""
+        self.answer: Any = None
+        self.error: ConsensusError | None = None
+        self.finished = False
+        self.callbacks: list[Callable[[], object]] = []
+
+    def value(self) -> T:
+        """The answer as the caller wants it."""
+        return cast("T", msgpack.unpackb(self.answer, strict_map_key=False))
+
+    def finish(self) -> None:
+        """Tell everyone who waits; `answer` or `error` is set."""
+        self.finished = True
+        callbacks = self.callbacks
+        while callbacks:
+            self.run_one()
+
+    def run_one(self) -> None:
+        """Run one callback, if nobody else took it."""
+        try:
+            callback = self.callbacks.pop(0)
+        except IndexError:
+            return
+        try:
+            callback()
+        except Exception:
+            logging.getLogger("forge_consensus.client").exception("a callback of a command failed")
+
+    def done(self) -> bool:
+        """Whether the outcome is known, be it a result or an error."""
+        return self.finished
+
+    def add_done_callback(self, callback: Callable[[Pending[T]], object]) -> None:
+        """Call `callback(self)` once when done: on the driver's thread, or here if it is already.
+
+        It must be short and must not wait for the client. What it raises is logged.
+        """
+        self.callbacks.append(lambda: callback(self))
+        if self.finished:
+            self.run_one()
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Whether it was done within `timeout` seconds."""
+        if self.finished:
+            return True
+        gate = allocate_lock()
+        gate.acquire()
+        self.callbacks.append(gate.release)
+        if self.finished:
+            return True
+        return gate.acquire(timeout=FOREVER_S if timeout is None else max(timeout, 0.0))
+
+    def exception(self, timeout: float | None = None) -> ConsensusError | None:
+        """The error it ended with, None for a result.
+
+        Raises `ConsensusTimeoutError` if it is not done within `timeout` seconds; by default as
+        long as its own deadline allows.
+        """
+        if timeout is None:
+            timeout = self.deadline - time.monotonic() + DRIVER_GRACE_S
+        if not self.wait(timeout):
+            raise ConsensusTimeoutError(
+                "the answer is still outstanding: the wait for it was shorter than its own deadline"
+            )
+        return self.error
+
+    def result(self, timeout: float | None = None) -> T:
+        """The machine's value; raises the error it ended with, or as `exception` does."""
+        error = self.exception(timeout)
+        if error is not None:
+            raise error
+        return self.value()
+
+
+class PendingRead(Pending[T]):
+    """A query; `applied` and `stale_ms` say as of when it was answered."""
+
+    __slots__ = ("applied", "consistency", "stale_ms")
+
+    def __init__(self, payload: bytes, deadline: float, consistency: str) -> None:
+        super().__init__(payload, deadline)
+        self.consistency = consistency
+        self.applied = 0
+        self.stale_ms = 0
+
+
+class PendingAsk(Pending[T]):
+    """A question to one node: its status, or who leads."""
+
+    __slots__ = ("again_at", "asked", "endpoint", "message")
+
+    def __init__(self, message: GetStatus | Locate, endpoint: str, deadline: float) -> None:
+        super().__init__(b"", deadline)
+        self.message = message
+        self.endpoint = endpoint
+        """The endpoint to ask, "" for any."""
+        self.asked = ""
+        self.again_at = 0.0
+
+    def value(self) -> T:
+        """The fields of a `Status`, or the `Located` itself."""
+        answer: Status | Located = self.answer
+        return cast("T", answer.fields if isinstance(answer, Status) else answer)

@@ -1,0 +1,402 @@
+"""The client's core: one session, its pipeline, reads, the leader; no I/O and no clock."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from math import inf
+from typing import Any
+
+from forge_consensus.actors.messages import (
+    Located,
+    OpenSession,
+    ReadResults,
+    Refused,
+    Results,
+    SessionOpened,
+    Status,
+    Submit,
+    WireMessage,
+)
+from forge_consensus.endpoints import Directory, Endpoint
+from forge_consensus.errors import NotStartedError, OutcomeUnknownError, SessionExpiredError
+from forge_consensus.lane import Lane
+from forge_consensus.outcome import (
+    NOT_LEADING,
+    OUTCOME_UNKNOWN,
+    SESSION_TEXT,
+    late_error,
+    refused_error,
+    result_error,
+    retried,
+)
+from forge_consensus.pending import Pending, PendingAsk, PendingRead
+from forge_consensus.questions import Questions
+from forge_consensus.reads import Reads
+
+SESSION_EXPIRED = SessionExpiredError.code
+TICK_S = 0.02
+"""How often timers are looked at while something is outstanding."""
+IDLE_TICK_S = 0.2
+"""The same while nothing is, and no leader was found yet."""
+
+Outgoing = tuple[str, WireMessage, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Bounds and times of a client."""
+
+    outstanding_max: int = 4096
+    """Commands sent and not answered; never above what a node allows one session."""
+    frame_items_max: int = 2000
+    frame_bytes_max: int = 512 * 1024
+    session_ttl_ms: int = 60_000
+    silence_s: float = 0.3
+    """A leader that says nothing for so long while something is outstanding is doubted."""
+    backoff_s_min: float = 0.01
+    backoff_s_max: float = 0.5
+    resend_s: float = 1.0
+    """What is unanswered for so long goes again to the same leader, then after twice as long."""
+    resend_passed_s: float = 0.1
+    """The same, where something sent later was answered already."""
+
+
+class SessionCore:
+    """What a client decides, without doing any of it.
+
+    The driver sets `now`, hands in what arrived, calls `tick`, sends what `outgoing` yields, tells
+    the `resolved`, connects the endpoints of the directory, and comes back at `wake_at` or before.
+    """
+
+    def __init__(
+        self,
+        endpoints: Sequence[str],
+        *,
+        now: float,
+        random: Callable[[], float],
+        limits: Limits | None = None,
+        cluster: str = "",
+        prefer: str = "",
+    ) -> None:
+        self.limits = limits or Limits()
+        self.now = now
+        self.random = random
+        self.directory = Directory(endpoints, cluster, random)
+        self.requests = itertools.count(1)
+        self.commands: Lane[Pending[Any]] = self.lane(itertools.count(1))
+        self.reads = Reads(self.directory, prefer, self.lane)
+        self.questions = Questions(self.directory)
+        self.resolved: list[Pending[Any]] = []
+        self.session = 0
+        self.session_used_at = now
+        self.floor = 1
+        """No command below it is outstanding."""
+        self.opening = 0
+        """The first request that asks for the session that is being opened, 0 if none is."""
+        self.opening_at = -inf
+        self.hold_until = now
+        self.refusals = 0
+        """Refusals since the last answer."""
+
+    def lane(self, numbers: Iterator[int]) -> Lane[Any]:
+        """A lane with this client's bounds."""
+        limits = self.limits
+        return Lane(
+            numbers,
+            items_max=limits.frame_items_max,
+            bytes_max=limits.frame_bytes_max,
+            open_max=limits.outstanding_max,
+        )
+
+    def lanes(self) -> list[Lane[Any]]:
+        """All lanes, that of the commands first."""
+        return [self.commands, *self.reads.lanes.values()]
+
+    # --- what the caller wants ---
+
+    def submit(self, wanted: Iterable[Pending[Any]]) -> None:
+        """Take commands, queries and questions, each kind in this order."""
+        commands = []
+        for pending in wanted:
+            if type(pending) is Pending:
+                commands.append(pending)
+            elif isinstance(pending, PendingRead):
+                self.reads.lanes[pending.consistency].take((pending,))
+            elif isinstance(pending, PendingAsk):
+                self.questions.add(pending)
+        self.commands.take(commands)
+
+    # --- what the network does ---
+
+    def connected(self, name: str) -> None:
+        """An endpoint can be sent to; what was on the way to it before may be lost."""
+        endpoint = self.directory.add(name)
+        endpoint.connected = True
+        endpoint.heard_at = endpoint.ask_at = self.now
+        endpoint.said = "connected, no answer yet"
+        if endpoint is self.directory.leader:
+            self.start_over()
+
+    def disconnected(self, name: str) -> None:
+        """An endpoint cannot be sent to; frames that were on the way to or from it may be lost."""
+        endpoint = self.directory.add(name)
+        if endpoint.connected:
+            endpoint.said = "the connection was lost"
+        endpoint.connected = False
+        endpoint.node = ""
+        self.reads.stale.resend_to(name)
+        self.questions.lost(name)
+
+    def unsent(self, name: str, message: WireMessage, request: int) -> None:
+        """The connection did not take a frame: it certainly never left."""
+        endpoint = self.directory.add(name)
+        endpoint.said = "its connection takes no more frames"
+        for lane in self.lanes():
+            pendings = lane.refused(request, (), certain=True)
+            lane.again.update(pending.number for pending in pendings)
+        self.questions.unsent(request, self.now)
+        if isinstance(message, OpenSession):
+            self.opening_at = -inf
+        if self.hold_until <= self.now:
+            self.back_off()
+
+    def receive(self, name: str, message: WireMessage, request: int) -> None:
+        """Take an answer. What is late, doubled or makes no sense changes nothing."""
+        endpoint = self.directory.endpoints.get(name)
+        if endpoint is None:
+            return
+        endpoint.heard_at = self.now
+        if isinstance(message, Results):
+            self.results(message)
+        elif isinstance(message, ReadResults):
+            self.read_results(message)
+        elif isinstance(message, Refused):
+            self.refuse(endpoint, message, request)
+        elif isinstance(message, SessionOpened):
+            self.session_opened(message, request)
+        elif isinstance(message, Located):
+            self.located(endpoint, message)
+        if isinstance(message, Located | Status):
+            self.resolve(self.questions.answer(request, message, self.now))
+
+    def located(self, endpoint: Endpoint, message: Located) -> None:
+        """A node says who leads; a later leader is asked at once."""
+        term = self.directory.term
+        if self.directory.located(endpoint, message, self.now):
+            self.start_over()
+            if self.directory.term > term:
+                self.progress()
+
+    def resolve(self, pending: Pending[Any] | None) -> None:
+        """That one is answered, if it is one."""
+        if pending is not None:
+            self.resolved.append(pending)
+
+    def results(self, message: Results) -> None:
+        """Outcomes of commands. The hot path."""
+        if message.session != self.session or not message.items:
+            return
+        drop, done = self.commands.open.pop, self.resolved.append
+        again = self.commands.again
+        expired = False
+        answered = None
+        for number, code, payload in message.items:
+            pending = drop(number, None)
+            if pending is None:
+                continue
+            answered = pending
+            if again:
+                again.discard(number)
+            if code:
+                expired = expired or code == SESSION_EXPIRED
+                pending.error = result_error(code, payload)
+            else:
+                pending.answer = payload
+            done(pending)
+        if answered is not None:
+            self.commands.answered_sent_at = self.session_used_at = answered.sent_at
+            self.progress()
+        if expired:
+            self.expire_session()
+
+    def read_results(self, message: ReadResults) -> None:
+        """Answers to queries."""
+        answered = self.reads.results(message)
+        self.resolved += answered
+        if answered:
+            self.progress()
+
+    def progress(self) -> None:
+        """Something was answered: whoever refused before may be asked at once."""
+        self.refusals = 0
+        self.hold_until = self.now
+
+    def session_opened(self, message: SessionOpened, request: int) -> None:
+        """The session is there; an answer to an earlier opening is as good as one to the last."""
+        if self.opening and request >= self.opening:
+            self.session = message.session
+            self.session_used_at = self.opening_at
+            self.opening = 0
+            self.progress()
+
+    def expire_session(self) -> None:
+        """The session is no more: what was sent ends as unknown, the rest goes into the next one."""
+        self.session = 0
+        self.opening = 0
+        safe: list[Pending[Any]] = []
+        for pending in list(self.commands.open.values()):
+            if pending.sends <= 0:
+                safe.append(pending)
+                continue
+            self.commands.drop(pending.number)
+            pending.error = SessionExpiredError(SESSION_TEXT)
+            self.resolved.append(pending)
+        self.commands.requeue(safe)
+
+    def refuse(self, endpoint: Endpoint, message: Refused, request: int) -> None:
+        """A node did not take a request, or part of it."""
+        code = message.code
+        endpoint.said = f"{code}: {message.text}" if message.text else code
+        self.resolve(self.questions.refuse(request, message, self.now))
+        certain = code != OUTCOME_UNKNOWN
+        meant: list[Pending[Any]] = []
+        for lane in self.lanes():
+            found = lane.refused(request, message.numbers, certain=certain)
+            for pending in found:
+                pending.refusal = code
+            if retried(code) or code == SESSION_EXPIRED:
+                lane.again.update(pending.number for pending in found)
+            else:
+                self.give_up(lane, found, message)
+            meant += found
+        if code == SESSION_EXPIRED and meant:
+            self.expire_session()
+        elif retried(code) and (meant or (self.opening and request >= self.opening)):
+            if not meant:
+                self.opening_at = -inf
+            self.turn_away(endpoint, message)
+
+    def give_up(self, lane: Lane[Any], pendings: list[Any], message: Refused) -> None:
+        """Sending these again would not help."""
+        for pending in pendings:
+            lane.drop(pending.number)
+            unknown = lane is self.commands and pending.sends > 0
+            pending.error = refused_error(message, outcome_unknown=unknown)
+            self.resolved.append(pending)
+
+    def turn_away(self, endpoint: Endpoint, message: Refused) -> None:
+        """Go to the leader that was named at once, the first time; otherwise wait a little."""
+        directory = self.directory
+        if message.code in NOT_LEADING:
+            directory.dismiss(endpoint)
+        moved = directory.consider(
+            endpoint, message.leader, message.address, message.term, self.now
+        )
+        self.back_off()
+        if moved:
+            self.start_over()
+            if self.refusals == 1:
+                self.hold_until = self.now
+
+    def back_off(self) -> None:
+        """Send nothing to the leader for a while, longer each time."""
+        limits = self.limits
+        delay = min(limits.backoff_s_min * (1 << min(self.refusals, 10)), limits.backoff_s_max)
+        self.hold_until = self.now + delay * (0.5 + 0.5 * self.random())
+        self.refusals += 1
+
+    def start_over(self) -> None:
+        """There is a new leader, or a new connection to it: everything outstanding goes again."""
+        self.commands.resend_all()
+        self.reads.start_over()
+        self.opening_at = -inf
+
+    # --- what time does ---
+
+    def tick(self, now: float) -> None:
+        """Let the timers see what time it is, after everything that arrived was handed in."""
+        self.now = now
+        limits = self.limits
+        self.expire(self.commands.expired(now))
+        self.commands.resend_overdue(now, limits.resend_s, limits.resend_passed_s)
+        self.expire(self.reads.expired(now))
+        self.reads.resend_overdue(now, limits.silence_s, limits.resend_s, limits.resend_passed_s)
+        self.expire(self.questions.expired(now))
+        while self.floor <= self.commands.last and self.floor not in self.commands.open:
+            self.floor += 1
+        idle = self.session and not self.commands.open
+        if idle and now - self.session_used_at > limits.session_ttl_ms / 2000:
+            self.session = 0
+
+    def expire(self, late: Iterable[Pending[Any]]) -> None:
+        """The deadline of these has passed."""
+        for pending in late:
+            unknown = pending.sends > 0 and not isinstance(pending, PendingRead)
+            pending.error = late_error(pending, self.directory, outcome_unknown=unknown)
+            self.resolved.append(pending)
+
+    def close(self, reason: str) -> None:
+        """Everything unanswered ends: what was sent as unknown, the rest as not carried out."""
+        for pending in [*self.commands.clear(), *self.reads.clear(), *self.questions.clear()]:
+            if pending.sends > 0 and not isinstance(pending, PendingRead):
+                pending.error = OutcomeUnknownError(
+                    f"{reason} (the command was sent before, and may be carried out)"
+                )
+            else:
+                pending.error = NotStartedError(reason)
+            self.resolved.append(pending)
+
+    def silent(self) -> bool:
+        """Whether the leader owes an answer and has said nothing for too long."""
+        leader = self.directory.leader
+        if leader is None or self.hold_until > self.now:
+            return False
+        since = min(self.commands.first_sent_at(), self.reads.first_sent_at())
+        if self.opening:
+            since = min(since, self.opening_at)
+        return self.now - max(since, leader.heard_at) > self.limits.silence_s
+
+    def working(self) -> bool:
+        """Whether anything waits for the cluster."""
+        return bool(self.commands or self.reads or self.questions)
+
+    def wake_at(self) -> float:
+        """When to come back at the latest; infinity if nothing is to be done without a message."""
+        if not self.working():
+            return inf if self.directory.term else self.now + IDLE_TICK_S
+        deadline = min(self.commands.earliest, self.reads.earliest(), self.questions.earliest())
+        at = min(self.now + TICK_S, deadline)
+        return min(at, self.hold_until) if self.hold_until > self.now else at
+
+    # --- what is to be sent ---
+
+    def outgoing(self) -> Iterator[Outgoing]:
+        """The frames to send now, as (endpoint, message, request number). Call after `tick`."""
+        directory = self.directory
+        wanted = directory.ready() is None and (self.working() or not directory.term)
+        for endpoint, message in directory.search(self.now, wanted=wanted or self.silent()):
+            yield endpoint.name, message, next(self.requests)
+        yield from self.questions.outgoing(self.now, self.reads.nearest(), self.requests)
+        leader = directory.ready() if self.hold_until <= self.now else None
+        if leader is not None:
+            yield from self.outgoing_commands(leader.name)
+        yield from self.reads.outgoing(self.now, leader, self.requests)
+
+    def outgoing_commands(self, name: str) -> Iterator[Outgoing]:
+        """Commands, or first the session that they need."""
+        lane = self.commands
+        if not lane.sendable():
+            return
+        if not self.session:
+            if self.now - self.opening_at >= self.limits.resend_s:
+                request = next(self.requests)
+                self.opening = self.opening or request
+                self.opening_at = self.now
+                yield name, OpenSession(self.limits.session_ttl_ms), request
+            return
+        while lane.sendable():
+            request = next(self.requests)
+            items = lane.pack(name, request, self.now)
+            yield name, Submit(self.session, self.floor, items), request

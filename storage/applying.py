@@ -1,0 +1,242 @@
+"""Applying: committed entries become the machine's state, with sessions and applied index as one unit."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple, cast
+
+import msgpack
+
+from forge_consensus.errors import CorruptionError, ProtocolError
+from forge_consensus.storage.log import Log
+from forge_consensus.storage.machine import (
+    Command,
+    Entry,
+    LedgerMachine,
+    Outcome,
+    StateMachine,
+    apply_all,
+    apply_one,
+    failure,
+)
+from forge_consensus.storage.record import Kind, Record, decode
+from forge_consensus.storage.sessions import Sessions
+from forge_consensus.storage.tables import Batch, Tables, TablesView
+from forge_consensus.storage.transaction import META
+
+APPLIED = b"applied"
+TTL_BYTES = 8
+READ_BYTES = 4 << 20
+
+
+class Applied(NamedTuple):
+    """What became of one entry."""
+
+    index: int  # type: ignore[assignment]  # tuple.index is not needed here
+    term: int
+    session: int
+    seq: int
+    outcome: Outcome
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """A place in history: the state after `index`."""
+
+    index: int
+    term: int
+    time_ms: int
+    configuration: bytes
+
+
+class Applier:
+    """Owns the machine, the sessions and the index up to which both were moved.
+
+    They are changed in memory only; `checkpoint` stages all three for one transaction, so on disk they agree
+    always. A machine that does not live in the ledger is durable only through its snapshot file, so for it
+    nothing is staged.
+    """
+
+    def __init__(self, tables: Tables, machine: StateMachine) -> None:
+        self.tables = tables
+        self.machine = machine
+        self.kept: LedgerMachine | None = (
+            cast(LedgerMachine, machine) if hasattr(machine, "checkpoint") else None
+        )
+        self.sessions = Sessions()
+        self.generation = 0
+        self.index = self.term = self.time_ms = 0
+        self.on_disk = self.staged = 0
+
+    def load(self) -> None:
+        """Take up what the last checkpoint left."""
+        stored = self.tables.get(META, APPLIED)
+        if stored is not None:
+            self.generation, self.index, self.term, self.time_ms, _ = msgpack.unpackb(stored)
+        self.on_disk = self.index
+        if self.kept is not None:
+            self.kept.bind(self.tables, self.generation)
+        self.sessions = Sessions()
+        self.sessions.load(self.tables, self.generation)
+
+    def restored(self, point: Point, sessions: list[bytes]) -> None:
+        """The machine now holds the state of a snapshot."""
+        self.index, self.term, self.time_ms = point.index, point.term, point.time_ms
+        self.sessions = Sessions()
+        self.sessions.import_(sessions)
+
+    def run(self, log: Log, upto: int, count_max: int) -> list[Applied]:
+        """Apply at most `count_max` entries up to `upto`, in order; returns what became of each."""
+        upto = min(upto, self.index + count_max)
+        done: list[Applied] = []
+        batched = hasattr(self.machine, "apply_run")
+        while self.index < upto:
+            first = self.index + 1
+            records = [
+                decode(first + i, raw) for i, raw in enumerate(log.read(first, upto, READ_BYTES))
+            ]
+            if batched:
+                self.apply_in_runs(records, done)
+            else:
+                for record in records:
+                    done.append(self.apply_record(record))
+        return done
+
+    def moved(self, record: Record) -> None:
+        """Note the entry that is applied now; its time never goes back."""
+        self.index, self.term = record.index, record.term
+        self.time_ms = max(self.time_ms, record.time_ms)
+
+    def apply_record(self, record: Record) -> Applied:
+        """Apply one entry."""
+        self.moved(record)
+        index, term, kind, _, session, seq, done_below, data = record
+        if kind == Kind.COMMAND:
+            known = (
+                self.sessions.begin(session, seq, done_below, self.time_ms) if session else None
+            )
+            if known is None:
+                known = self.apply_command(index, term, data)
+                if session:
+                    self.sessions.finish(session, seq, known)
+            return Applied(index, term, session, seq, known)
+        if kind == Kind.SESSION:
+            self.sessions.open(index, self.time_ms, int.from_bytes(data[:TTL_BYTES]))
+        return Applied(index, term, 0, 0, Outcome("", b"\xc0"))
+
+    def apply_command(self, index: int, term: int, data: bytes) -> Outcome:
+        """Apply one command; bytes that are none fail like any other bad command and stop nothing."""
+        try:
+            command = Command.decode(data)
+        except ProtocolError as error:
+            return failure(error)
+        return apply_one(self.machine, Entry(index, term, self.time_ms, command))
+
+    def apply_in_runs(self, records: list[Record], done: list[Applied]) -> None:
+        """Apply entries to a machine that takes several at once.
+
+        Batch borders differ between nodes, so a run must not change what happens: it ends before anything that
+        is not a fresh command and before a second copy of one that is in it.
+        """
+        run: list[tuple[Record, Command]] = []
+        fresh: set[tuple[int, int]] = set()
+        for record in records:
+            key = (record.session, record.seq)
+            if record.kind != Kind.COMMAND or (key[0] and key in fresh):
+                self.finish_run(run, fresh, done)
+            self.moved(record)
+            if record.kind != Kind.COMMAND:
+                done.append(self.apply_record(record))
+                continue
+            known = self.sessions.begin(*key, record.done_below, self.time_ms) if key[0] else None
+            command = None
+            if known is None:
+                try:
+                    command = Command.decode(record.data)
+                except ProtocolError as error:
+                    known = failure(error)
+                    if key[0]:
+                        self.sessions.finish(*key, known)
+            if known is not None:
+                self.finish_run(run, fresh, done)
+                done.append(Applied(record.index, record.term, *key, known))
+            elif command is not None:
+                run.append((record._replace(time_ms=self.time_ms), command))
+                fresh.add(key)
+        self.finish_run(run, fresh, done)
+
+    def finish_run(
+        self, run: list[tuple[Record, Command]], fresh: set[tuple[int, int]], done: list[Applied]
+    ) -> None:
+        """Hand the collected run to the machine and note its outcomes."""
+        if not run:
+            return
+        entries = [Entry(r.index, r.term, r.time_ms, command) for r, command in run]
+        for (record, _), outcome in zip(run, apply_all(self.machine, entries), strict=True):
+            if record.session:
+                self.sessions.finish(record.session, record.seq, outcome)
+            done.append(Applied(record.index, record.term, record.session, record.seq, outcome))
+        run.clear()
+        fresh.clear()
+
+    # --- to disk -----------------------------------------------------------------------------------------------------
+
+    def checkpoint(self, batch: Batch, configuration: bytes) -> None:
+        """Stage machine, sessions and applied index together. `configuration` is the one as of that index."""
+        if self.kept is None:
+            return
+        self.kept.checkpoint(batch)
+        self.sessions.checkpoint(batch, self.generation)
+        row = (self.generation, self.index, self.term, self.time_ms, configuration)
+        batch.put(META, APPLIED, cast(bytes, msgpack.packb(row)))
+        self.staged = self.index
+
+    def checkpointed(self) -> None:
+        """The staged checkpoint is on disk."""
+        if self.kept is None:
+            return
+        self.kept.checkpointed()
+        self.sessions.checkpointed()
+        self.on_disk = self.staged
+
+    @property
+    def dirty_bytes(self) -> int:
+        """How much memory the state that is not on disk takes, about."""
+        return self.kept.dirty[1] if self.kept is not None else 0
+
+
+def stored_point(tables: TablesView) -> tuple[int, Point]:
+    """(generation, point) of the checkpoint on disk.
+
+    Raises `CorruptionError` when there is none.
+    """
+    stored = tables.get(META, APPLIED)
+    if stored is None:
+        raise CorruptionError("the store holds no checkpoint")
+    generation, index, term, time_ms, configuration = msgpack.unpackb(stored)
+    return generation, Point(index, term, time_ms, configuration)
+
+
+def header_of(point: Point, sessions: list[bytes]) -> dict[str, Any]:
+    """The header of the snapshot of that point: all that is not the machine's own state."""
+    return {
+        "index": point.index,
+        "term": point.term,
+        "time_ms": point.time_ms,
+        "configuration": point.configuration,
+        "sessions": sessions,
+    }
+
+
+def point_of(header: dict[str, Any]) -> tuple[Point, list[bytes]]:
+    """The point and the sessions in a snapshot's header.
+
+    Raises `CorruptionError` when a part is missing.
+    """
+    try:
+        point = Point(
+            header["index"], header["term"], header["time_ms"], header["configuration"]
+        )
+        return point, list(header["sessions"])
+    except (KeyError, TypeError) as error:
+        raise CorruptionError(f"the snapshot's header lacks {error}") from error

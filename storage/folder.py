@@ -1,0 +1,145 @@
+"""A node's folder: where everything lies in it, and the lock that keeps a second node out."""
+
+import errno
+import fcntl
+import os
+from pathlib import Path
+from typing import Final, Self
+
+from forge_consensus.errors import FolderLockedError, StorageError
+
+LOCK_NAME: Final = "LOCK"
+TEMPORARY_SUFFIX: Final = ".tmp"
+"""What a file is called while it is written; at start such files are leftovers of a crash."""
+
+
+class Folder:
+    """The folder of one node, locked for as long as this object holds it.
+
+    The lock is `flock` on a file that stays: it ends with the process, however that ends, where
+    the mere existence of a file would refuse every restart after a crash. Children made by fork
+    would share the lock and keep it; start helpers with spawn or exec.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        """Create the folder if it is missing (mode 0700), lock it, remove temporary files.
+
+        Raises FolderLockedError if another process holds it, StorageError if it cannot be used.
+        """
+        self.path = Path(path).absolute()
+        self.lock_path = self.path / LOCK_NAME
+        self.lock_fd: int | None = None
+        try:
+            make_directory(self.path)
+            self.lock_fd = self.take_lock()
+            make_directory(self.snapshots_path)
+            self.remove_temporary_files()
+        except OSError as error:
+            self.release()
+            raise StorageError(f"cannot use {self.path}: {explain(error)}") from error
+
+    @property
+    def tables_path(self) -> Path:
+        """Where the tables are; their backend creates it."""
+        return self.path / "tables"
+
+    @property
+    def snapshots_path(self) -> Path:
+        """Where the snapshot files are; it exists."""
+        return self.path / "snapshots"
+
+    def take_lock(self) -> int:
+        """Return the locked descriptor, with our process id written into the file."""
+        while True:
+            descriptor = os.open(self.lock_path, os.O_RDWR | os.O_CREAT, 0o600)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if self.is_current(descriptor):
+                    os.ftruncate(descriptor, 0)
+                    os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+                    return descriptor
+            except BlockingIOError:
+                holder = os.pread(descriptor, 32, 0).decode("ascii", "replace").strip()
+                os.close(descriptor)
+                raise self.locked_error(holder) from None
+            except OSError:
+                os.close(descriptor)
+                raise
+            os.close(descriptor)
+
+    def is_current(self, descriptor: int) -> bool:
+        """Say whether the locked file is still the one that the name leads to.
+
+        Someone may have deleted it between our open and our lock; two nodes would then hold two
+        different files of one name.
+        """
+        try:
+            return os.path.samestat(os.fstat(descriptor), self.lock_path.stat())
+        except FileNotFoundError:
+            return False
+
+    def locked_error(self, holder: str) -> FolderLockedError:
+        """Return the error that tells who holds the folder and what can be done."""
+        who = f"process {holder}" if holder else "another process"
+        if holder == str(os.getpid()):
+            who = f"this process ({holder})"
+        return FolderLockedError(
+            f"{self.path} is in use by {who}. Stop that node, or give this one a folder of its "
+            f"own. Deleting {LOCK_NAME} does not help and would let two nodes write one folder.",
+            process=holder,
+        )
+
+    def remove_temporary_files(self) -> None:
+        """Remove what a crash left half-written; nothing refers to it."""
+        for folder in (self.path, self.snapshots_path):
+            for leftover in folder.glob(f"*{TEMPORARY_SUFFIX}"):
+                if not leftover.is_dir():
+                    leftover.unlink(missing_ok=True)
+
+    def release(self) -> None:
+        """Let the folder go; the lock's file stays. Calling it again does nothing."""
+        if self.lock_fd is not None:
+            descriptor, self.lock_fd = self.lock_fd, None
+            # Closing alone is not enough: a child between fork and exec still has the lock.
+            fcntl.flock(descriptor, fcntl.LOCK_UN)
+            os.close(descriptor)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.release()
+
+
+def make_directory(path: Path) -> None:
+    """Create `path` and its missing parents, each durable in the folder above. Raises OSError."""
+    missing = [path, *path.parents]
+    missing = missing[: next(n for n, folder in enumerate(missing) if folder.exists())]
+    for folder in reversed(missing):
+        folder.mkdir(mode=0o700, exist_ok=True)
+        fsync_directory(folder.parent)
+    if not path.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path))
+
+
+def fsync_directory(path: Path) -> None:
+    """Make names created, renamed or removed in `path` durable. Raises OSError."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def explain(error: OSError) -> str:
+    """Return the error with what its reader can do about it."""
+    advice = {
+        errno.ENOTDIR: "a file is where a folder should be; choose another path or move it away",
+        errno.EEXIST: "a file is where a folder should be; choose another path or move it away",
+        errno.EACCES: "this user may not write there; change its owner or choose another path",
+        errno.EPERM: "this user may not write there; change its owner or choose another path",
+        errno.EROFS: "the file system is read-only; mount it for writing or choose another path",
+        errno.ENOSPC: "the disk is full; make room and start again",
+        errno.ENOLCK: "this file system has no locks; choose a local one",
+    }.get(error.errno or 0)
+    return f"{error} ({advice})" if advice else str(error)

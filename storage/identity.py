@@ -1,0 +1,80 @@
+"""The identity: whose folder this is, which life of it this is, and the same of every member met so far."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import cast
+
+import msgpack
+
+from forge_consensus.errors import IdentityError
+from forge_consensus.storage.tables import Batch, Tables
+from forge_consensus.storage.transaction import META, Transaction
+
+IDENTITY = b"identity"
+BOOTS = b"boots"
+
+
+class Identity:
+    """(node id, cluster id) of the folder and its boot id: (incarnation, boot).
+
+    The incarnation is random and made with the folder, the boot a counter raised durably before the first frame of
+    a process. `boots` keeps the incarnation and highest boot seen of every member, durably: a wiped or restored
+    folder has forgotten votes that it gave, so it must not be taken for the member that gave them.
+    """
+
+    def __init__(self, tables: Tables, node_id: str, cluster_id: str) -> None:
+        self.tables = tables
+        self.node_id = node_id
+        self.cluster_id = cluster_id
+        self.incarnation = ""
+        self.boot = 0
+        self.boots: dict[str, tuple[str, int]] = {}
+
+    def open(self, new_incarnation: Callable[[], str], batch: Batch) -> bool:
+        """Read who the folder belongs to and begin the next boot; returns whether the folder is new.
+
+        Raises `IdentityError` when it belongs to another node or another cluster.
+        """
+        stored = self.tables.get(META, IDENTITY)
+        if stored is not None:
+            node_id, cluster_id, incarnation, boot = msgpack.unpackb(stored)
+            if (node_id, cluster_id) != (self.node_id, self.cluster_id):
+                raise IdentityError(
+                    f"the folder belongs to node {node_id!r} of cluster {cluster_id!r}, not to node "
+                    f"{self.node_id!r} of cluster {self.cluster_id!r}: name the folder of this node"
+                )
+            self.incarnation, self.boot = incarnation, boot + 1
+        else:
+            self.incarnation, self.boot = new_incarnation(), 1
+        row = (self.node_id, self.cluster_id, self.incarnation, self.boot)
+        batch.put(META, IDENTITY, cast(bytes, msgpack.packb(row)))
+        self.reload()
+        return stored is None
+
+    def reload(self) -> None:
+        """Read the members' boots from disk."""
+        stored = self.tables.get(META, BOOTS)
+        rows = msgpack.unpackb(stored) if stored else {}
+        self.boots = {node: (incarnation, boot) for node, (incarnation, boot) in rows.items()}
+
+    def admit(self, turn: Transaction, node: str, incarnation: str, boot: int) -> str:
+        """Take note of a member's boot; returns "" or the reason why it cannot be the member that was known."""
+        known = self.boots.get(node)
+        if known == (incarnation, boot):
+            return ""
+        if known and known[0] != incarnation:
+            return (
+                f"node {node} was known with folder {known[0]} and now has folder {incarnation}: its folder was "
+                "wiped or exchanged, and with it the votes that it gave. Bring the old folder back, or let the "
+                "node join under a new id"
+            )
+        if known and boot < known[1]:
+            return (
+                f"node {node} was known in boot {known[1]} and now comes in boot {boot}: its folder was restored "
+                "from an older copy, which has forgotten what it acknowledged since. Let the node join under a "
+                "new id"
+            )
+        self.boots[node] = (incarnation, boot)
+        turn.put_meta(BOOTS, cast(bytes, msgpack.packb(self.boots)))
+        return ""

@@ -1,0 +1,183 @@
+"""The commands of the key-value machine: what each does, and how it refuses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final, Protocol
+
+import msgpack
+
+KEY_BYTES_MAX: Final = 400
+"""LMDB's keys have at most 511 bytes, and the generation comes first."""
+VALUE_BYTES_MAX: Final = 1 << 20
+INT_MIN: Final = -(1 << 63)
+INT_MAX: Final = (1 << 64) - 1
+
+Writes = dict[str, bytes | None]
+"""Packed values by key, None for a deleted key."""
+
+
+class Reader(Protocol):
+    """Where commands read what earlier ones wrote; `pack` is msgpack with a buffer of its own."""
+
+    pack: Callable[[Any], bytes]
+
+    def read(self, key: str) -> bytes | None:
+        """Return the packed value of a key, or None."""
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """How a command is carried out: its writes are merged only if it succeeds."""
+
+    run: Callable[[Reader, dict[str, Any], Writes], Any]
+    fields: frozenset[str]
+    optional: frozenset[str] = frozenset()
+
+
+def check_key(key: Any) -> str:
+    """Return the key; raises TypeError or ValueError when it is none."""
+    if not isinstance(key, str):
+        raise TypeError(f"a key is a text, not {type(key).__name__}")
+    if not key:
+        raise ValueError("a key has at least one character")
+    size = len(key) if key.isascii() else len(key.encode())
+    if size > KEY_BYTES_MAX:
+        raise ValueError(f"a key has at most {KEY_BYTES_MAX} bytes, this one {size}")
+    return key
+
+
+def check_fields(name: str, payload: dict[str, Any]) -> None:
+    """Raise ValueError when a command's payload lacks a field or has one that it does not know."""
+    operation = OPERATIONS[name]
+    missing = sorted(operation.fields - payload.keys())
+    if missing:
+        raise ValueError(f"{name} needs {', '.join(missing)}")
+    unknown = sorted(map(repr, payload.keys() - operation.fields - operation.optional))
+    if unknown:
+        raise ValueError(f"{name} knows no {', '.join(unknown)}")
+
+
+def packed(reader: Reader, value: Any) -> bytes:
+    """Pack a value as it is stored; raises TypeError or ValueError for what is none."""
+    try:
+        data = reader.pack(value)
+    except (TypeError, ValueError, OverflowError) as error:
+        kind = type(value).__name__
+        raise TypeError(f"msgpack cannot encode the value ({kind}) or something in it") from error
+    if len(data) > VALUE_BYTES_MAX:
+        raise ValueError(f"a value has at most {VALUE_BYTES_MAX} bytes, this one {len(data)}")
+    return data
+
+
+def current(reader: Reader, key: str, writes: Writes) -> bytes | None:
+    """Return the packed value that a command sees: its own writes first."""
+    return writes[key] if key in writes else reader.read(key)
+
+
+def apply_set(reader: Reader, payload: dict[str, Any], writes: Writes) -> None:
+    """{key, value}: set a key; no result."""
+    writes[check_key(payload["key"])] = packed(reader, payload["value"])
+
+
+def apply_get(reader: Reader, payload: dict[str, Any], writes: Writes) -> Any:
+    """{key}: the value, or None; as a command it is read in the order of the log."""
+    data = current(reader, check_key(payload["key"]), writes)
+    return None if data is None else msgpack.unpackb(data)
+
+
+def apply_delete(reader: Reader, payload: dict[str, Any], writes: Writes) -> bool:
+    """{key}: delete a key; whether it was there."""
+    key = check_key(payload["key"])
+    if current(reader, key, writes) is None:
+        return False
+    writes[key] = None
+    return True
+
+
+def same(one: Any, other: Any) -> bool:
+    """Whether two values are equal, unlike `==` in type too: 1 is neither True nor 1.0."""
+    if type(one) is not type(other):
+        return False
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
+    if isinstance(one, list):
+        return len(one) == len(other) and all(map(same, one, other))
+    return bool(one == other)
+
+
+def apply_cas(reader: Reader, payload: dict[str, Any], writes: Writes) -> bool:
+    """{key, expected, value}: set a key if it holds what is expected; whether it was set.
+
+    Expecting None is expecting that the key does not exist, so a key that holds None never matches.
+    """
+    key = check_key(payload["key"])
+    value, expected = packed(reader, payload["value"]), payload["expected"]
+    data = current(reader, key, writes)
+    if data is None or expected is None:
+        matches = data is None and expected is None
+    else:
+        wanted = packed(reader, expected)
+        matches = data == wanted or same(msgpack.unpackb(data), msgpack.unpackb(wanted))
+    if matches:
+        writes[key] = value
+    return matches
+
+
+def apply_increment(reader: Reader, payload: dict[str, Any], writes: Writes) -> int:
+    """{key, by=1}: add to a number, 0 where there is none; the sum."""
+    key = check_key(payload["key"])
+    by = payload.get("by", 1)
+    if type(by) is not int:
+        raise TypeError(f"increment by a whole number, not {type(by).__name__}")
+    data = current(reader, key, writes)
+    number = 0 if data is None else msgpack.unpackb(data)
+    if type(number) is not int:
+        raise TypeError(f"the value of {key!r} is no whole number but {type(number).__name__}")
+    total = number + by
+    if not INT_MIN <= total <= INT_MAX:
+        raise ValueError(f"the sum for {key!r} leaves the range of 64 bits")
+    writes[key] = packed(reader, total)
+    return total
+
+
+def apply_batch(reader: Reader, payload: dict[str, Any], writes: Writes) -> list[Any]:
+    """{ops: [{type, ...}, ...]}: carry out several commands as one; the list of results.
+
+    If one of them fails nothing is written. A cas that does not match has not failed: its result is
+    False.
+    """
+    ops = payload["ops"]
+    if not isinstance(ops, list):
+        raise TypeError(f"ops is a list, not {type(ops).__name__}")
+    results = []
+    for number, op in enumerate(ops):
+        try:
+            results.append(apply_part(reader, op, writes))
+        except (TypeError, ValueError) as error:
+            kind = TypeError if isinstance(error, TypeError) else ValueError
+            raise kind(f"op {number} of the batch: {error}") from error
+    return results
+
+
+def apply_part(reader: Reader, op: Any, writes: Writes) -> Any:
+    """One command within a batch."""
+    if not isinstance(op, dict) or not isinstance(op.get("type"), str):
+        raise TypeError("an op is a map with a type")
+    name = op["type"]
+    if name == "batch" or name not in OPERATIONS:
+        raise ValueError(f"unknown command {name!r}")
+    fields = {key: value for key, value in op.items() if key != "type"}
+    check_fields(name, fields)
+    return OPERATIONS[name].run(reader, fields, writes)
+
+
+OPERATIONS: Final = {
+    "set": Operation(apply_set, frozenset({"key", "value"})),
+    "get": Operation(apply_get, frozenset({"key"})),
+    "delete": Operation(apply_delete, frozenset({"key"})),
+    "cas": Operation(apply_cas, frozenset({"key", "expected", "value"})),
+    "increment": Operation(apply_increment, frozenset({"key"}), frozenset({"by"})),
+    "batch": Operation(apply_batch, frozenset({"ops"})),
+}
