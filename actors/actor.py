@@ -39,6 +39,8 @@ class Context(Protocol):
     board: Board
     random: random.Random
     bind_address: str
+    unanswered: dict[Any, None]
+    """Kept by the gateway: whose requests are under way; it outlives the actors, so that they can be told."""
     sticky: Callable[[], bool]
     """Set by the election actor: whether a vote request must not move the term."""
 
@@ -72,8 +74,8 @@ class Context(Protocol):
     def refuse(self, reason: str, detail: str) -> None:
         """Count and report something that was not accepted."""
 
-    def forget_actors(self) -> None:
-        """Stop every actor but the supervisor and drop what was on its way to them."""
+    def linked(self) -> list[str]:
+        """The peers to which a connection stands."""
 
 
 class ConsensusActor(Actor):  # type: ignore[misc]

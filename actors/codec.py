@@ -142,9 +142,7 @@ def decode(data: bytes | memoryview, bytes_max: int) -> Frame:
     if len(data) > bytes_max:
         raise ProtocolError(f"frame of {len(data)} bytes is above the limit of {bytes_max}")
     try:
-        parts = msgpack.unpackb(
-            data, use_list=False, strict_map_key=False, max_buffer_size=bytes_max + 1
-        )
+        parts = msgpack.unpackb(data, use_list=False, strict_map_key=False)
     except Exception as error:  # msgpack raises a family of its own, ValueError, and more for deep nesting
         raise ProtocolError(f"frame does not decode: {type(error).__name__}") from error
     if type(parts) is not tuple or len(parts) < HEADER_FIELDS + 1:

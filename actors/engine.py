@@ -20,7 +20,13 @@ from forge_consensus.actors.board import Board
 from forge_consensus.actors.clock import Clock
 from forge_consensus.actors.codec import Frame
 from forge_consensus.actors.gate import Gate
-from forge_consensus.actors.notices import CommitWasSlow, Persisted, Rebuild
+from forge_consensus.actors.notices import (
+    CommitWasSlow,
+    LinkUp,
+    PeerDown,
+    Persisted,
+    Rebuild,
+)
 from forge_consensus.actors.options import Options
 from forge_consensus.actors.outbox import Outbox
 from forge_consensus.actors.room import Room, create_actor
@@ -30,6 +36,7 @@ from forge_consensus.events.types import ConsensusEvent, stamp
 from forge_consensus.storage.opening import Opened
 
 SUPERVISOR = "supervisor"
+HEAR_OF_PEERS = ("election", "replication", "membership", "health")
 MESSAGES_MAX = 1_000_000
 """More messages than this in one turn are a loop, not work."""
 
@@ -90,17 +97,18 @@ class Engine:
         self.board = Board(started_at=clock.now())
         self.sticky: Callable[[], bool] = lambda: False
         self.mailbox: deque[tuple[Room, Any, Address]] = deque()
-        self.later: deque[tuple[Address, Any]] = deque()
+        self.later: deque[tuple[Address, Any, Address]] = deque()
         self.alarms: list[Alarm] = []
         self.alarm_number = 0
         self.addresses: dict[str, LocalAddress] = {}
         self.rooms: dict[str, Room] = {}
         self.outbox = Outbox(self)
         self.gate = Gate(self)
-        self.events: list[ConsensusEvent] = []
+        self.events: list[tuple[ConsensusEvent, int]] = []
         self.generation = 0
         self.faults: deque[float] = deque()
-        self.waiting_clients: dict[Any, Any] = {}
+        self.unanswered: dict[Any, None] = {}
+        self.links: set[str] = set()
         self.stopping = ""
         self.failure: BaseException | None = None
 
@@ -124,18 +132,19 @@ class Engine:
         wrote = self.ledger.commit()
         if wrote:
             persisted = Persisted(self.ledger.term, self.ledger.log.durable)
-            self.later.appendleft((self.actor("replication"), persisted))
+            to = self.actor("replication")
+            self.later.appendleft((to, persisted, to))
         took = time.perf_counter() - began
         if took > self.options.election_timeout_min:
-            self.later.append((self.actor("election"), CommitWasSlow(took)))
+            self.next_turn(self.actor("election"), CommitWasSlow(took))
         self.outbox.send()
         self.tell_events()
 
     def act(self, frames: list[tuple[Any, Any]], notices: list[tuple[str, Any]]) -> None:
         """Run the mailbox until it is empty: what was put off, what came in, then the alarms that are due."""
         while self.later:
-            to, message = self.later.popleft()
-            to.deliver(self, message, to)
+            to, message, sender = self.later.popleft()
+            to.deliver(self, message, sender)
         for name, message in notices:
             self.actor(name).deliver(self, message, self.actor(name))
         for data, connection in frames:
@@ -183,7 +192,7 @@ class Engine:
                 f"The last was {type(fault).__name__}: {fault}"
             ) from fault
         self.forget_actors()
-        self.later.append((self.actor(SUPERVISOR), Rebuild(f"{type(fault).__name__}: {fault}")))
+        self.next_turn(self.actor(SUPERVISOR), Rebuild(f"{type(fault).__name__}: {fault}"))
 
     def tell_events(self) -> None:
         """Publish what happened in this turn; it is on disk by now."""
@@ -193,12 +202,12 @@ class Engine:
         identity, ledger = self.ledger.identity, self.ledger
         self.bus.begin_turn(self.options.heartbeat_interval / 10)
         wall, now = self.clock.wall_ms() / 1000, self.clock.now()
-        for event in events:
+        for event, term in events:
             stamped = stamp(
                 event,
                 node_id=identity.node_id,
                 cluster_id=identity.cluster_id,
-                term=ledger.term,
+                term=term,
                 sequence=ledger.next_sequence(),
                 time=wall,
                 monotonic=now,
@@ -259,9 +268,9 @@ class Engine:
         heapq.heappush(self.alarms, alarm)
         return alarm
 
-    def next_turn(self, to: Address, message: Any) -> None:
+    def next_turn(self, to: Address, message: Any, sender: Address | None = None) -> None:
         """Deliver a message in the next turn."""
-        self.later.append((to, message))
+        self.later.append((to, message, sender or to))
 
     def offload(self, job: Callable[[], Any], to: Address, done: Callable[[Any, str], Any]) -> None:
         """Run a job elsewhere; its report is dropped if the actors were rebuilt meanwhile."""
@@ -269,17 +278,13 @@ class Engine:
 
         def report(result: Any, error: str) -> None:
             if generation == self.generation:
-                self.later.append((to, done(result, error)))
+                self.next_turn(to, done(result, error))
 
         self.wire.offload(job, report)
 
     def publish(self, event: ConsensusEvent) -> None:
         """Hold an event until the turn is committed; what it says of the term is the term of now."""
-        if not event.term:
-            event = stamp(
-                event, node_id="", cluster_id="", term=self.ledger.term, sequence=0, time=0.0, monotonic=0.0
-            )
-        self.events.append(event)
+        self.events.append((event, self.ledger.term))
 
     def wants(self, kind: type[ConsensusEvent]) -> bool:
         """Whether anybody listens to that kind of event."""
@@ -289,9 +294,18 @@ class Engine:
         """The peer was greeted: frames to it may leave."""
         self.outbox.boots[node] = boot
 
-    def disconnected(self, node: str) -> None:
-        """The connection to a peer broke: it must be greeted again."""
+    def linked(self) -> list[str]:
+        """The peers to which a connection stands."""
+        return sorted(self.links)
+
+    def link(self, node: str, stands: bool) -> list[tuple[str, Any]]:
+        """The connection to a peer stands, or broke: it must be greeted (again). Returns whom to tell what."""
         self.outbox.boots.pop(node, None)
+        if stands:
+            self.links.add(node)
+            return [("membership", LinkUp(node))]
+        self.links.discard(node)
+        return [(actor, PeerDown(node)) for actor in HEAR_OF_PEERS]
 
     def refuse(self, reason: str, detail: str) -> None:
         """Count what was not accepted, and report the first of each reason and every thousandth."""

@@ -10,8 +10,8 @@ from typing import Any, Self, cast
 
 from forge_consensus.actors.messages import Located
 from forge_consensus.client import SCAN_LIMIT, TIMEOUT_S, Calls, ReadDetail
+from forge_consensus.limits import Limits
 from forge_consensus.pending import Pending, PendingRead
-from forge_consensus.session import Limits
 from forge_consensus.storage.machine import Command
 from forge_consensus.wires import LocalPort
 

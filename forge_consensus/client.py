@@ -13,10 +13,10 @@ import msgpack
 from forge_consensus.actors.messages import GetStatus, Locate, Located
 from forge_consensus.endpoints import LOCAL, LOCATE_WAIT_MS, parse_endpoint, parse_endpoints
 from forge_consensus.errors import CommandTooLargeError, InvalidConfigError
+from forge_consensus.limits import Limits
 from forge_consensus.link import Deliver, Link, finish_all
 from forge_consensus.pending import Pending, PendingAsk, PendingRead
 from forge_consensus.reads import CONSISTENCIES
-from forge_consensus.session import Limits
 from forge_consensus.storage.machine import COMMAND_BYTES_MAX, Command
 from forge_consensus.wires import LocalPort
 

@@ -13,8 +13,9 @@ from typing import Any
 from forge_consensus.actors.messages import WireMessage
 from forge_consensus.endpoints import LOCAL, parse_endpoint
 from forge_consensus.errors import BusyError, ConsensusError, InvalidConfigError, NotStartedError
+from forge_consensus.limits import Limits
 from forge_consensus.pending import Pending
-from forge_consensus.session import Limits, SessionCore
+from forge_consensus.session import SessionCore
 from forge_consensus.wakeup import Wakeup
 from forge_consensus.wires import Arrived, LocalPort, Wires
 

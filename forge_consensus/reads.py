@@ -1,4 +1,4 @@
-"""Reads: queries by consistency, a lane for each; they change nothing and are simply asked again."""
+"""Reads: queries by consistency, a lane for each; they change nothing and may be asked again."""
 
 from __future__ import annotations
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from math import inf
 from typing import Any
 
@@ -22,6 +21,7 @@ from forge_consensus.actors.messages import (
 from forge_consensus.endpoints import Directory, Endpoint
 from forge_consensus.errors import NotStartedError, OutcomeUnknownError, SessionExpiredError
 from forge_consensus.lane import Lane
+from forge_consensus.limits import Limits, Patience
 from forge_consensus.outcome import (
     NOT_LEADING,
     OUTCOME_UNKNOWN,
@@ -42,25 +42,6 @@ IDLE_TICK_S = 0.2
 """The same while nothing is, and no leader was found yet."""
 
 Outgoing = tuple[str, WireMessage, int]
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """Bounds and times of a client."""
-
-    outstanding_max: int = 4096
-    """Commands sent and not answered; never above what a node allows one session."""
-    frame_items_max: int = 2000
-    frame_bytes_max: int = 512 * 1024
-    session_ttl_ms: int = 60_000
-    silence_s: float = 0.3
-    """A leader that says nothing for so long while something is outstanding is doubted."""
-    backoff_s_min: float = 0.01
-    backoff_s_max: float = 0.5
-    resend_s: float = 1.0
-    """What is unanswered for so long goes again to the same leader, then after twice as long."""
-    resend_passed_s: float = 0.1
-    """The same, where something sent later was answered already."""
 
 
 class SessionCore:
@@ -96,9 +77,7 @@ class SessionCore:
         self.opening = 0
         """The first request that asks for the session that is being opened, 0 if none is."""
         self.opening_at = -inf
-        self.hold_until = now
-        self.refusals = 0
-        """Refusals since the last answer."""
+        self.patience = Patience(self.limits, random, now)
 
     def lane(self, numbers: Iterator[int]) -> Lane[Any]:
         """A lane with this client's bounds."""
@@ -159,8 +138,8 @@ class SessionCore:
         self.questions.unsent(request, self.now)
         if isinstance(message, OpenSession):
             self.opening_at = -inf
-        if self.hold_until <= self.now:
-            self.back_off()
+        if self.patience.until <= self.now:
+            self.patience.lost(self.now)
 
     def receive(self, name: str, message: WireMessage, request: int) -> None:
         """Take an answer. What is late, doubled or makes no sense changes nothing."""
@@ -187,7 +166,7 @@ class SessionCore:
         if self.directory.located(endpoint, message, self.now):
             self.start_over()
             if self.directory.term > term:
-                self.progress()
+                self.patience.regained(self.now)
 
     def resolve(self, pending: Pending[Any] | None) -> None:
         """That one is answered, if it is one."""
@@ -217,7 +196,7 @@ class SessionCore:
             done(pending)
         if answered is not None:
             self.commands.answered_sent_at = self.session_used_at = answered.sent_at
-            self.progress()
+            self.patience.regained(self.now)
         if expired:
             self.expire_session()
 
@@ -226,12 +205,7 @@ class SessionCore:
         answered = self.reads.results(message)
         self.resolved += answered
         if answered:
-            self.progress()
-
-    def progress(self) -> None:
-        """Something was answered: whoever refused before may be asked at once."""
-        self.refusals = 0
-        self.hold_until = self.now
+            self.patience.regained(self.now)
 
     def session_opened(self, message: SessionOpened, request: int) -> None:
         """The session is there; an answer to an earlier opening is as good as one to the last."""
@@ -239,10 +213,10 @@ class SessionCore:
             self.session = message.session
             self.session_used_at = self.opening_at
             self.opening = 0
-            self.progress()
+            self.patience.regained(self.now)
 
     def expire_session(self) -> None:
-        """The session is no more: what was sent ends as unknown, the rest goes into the next one."""
+        """The session is no more: what was sent ends as unknown, the rest goes to the next."""
         self.session = 0
         self.opening = 0
         safe: list[Pending[Any]] = []
@@ -294,18 +268,11 @@ class SessionCore:
         moved = directory.consider(
             endpoint, message.leader, message.address, message.term, self.now
         )
-        self.back_off()
+        self.patience.lost(self.now)
         if moved:
             self.start_over()
-            if self.refusals == 1:
-                self.hold_until = self.now
-
-    def back_off(self) -> None:
-        """Send nothing to the leader for a while, longer each time."""
-        limits = self.limits
-        delay = min(limits.backoff_s_min * (1 << min(self.refusals, 10)), limits.backoff_s_max)
-        self.hold_until = self.now + delay * (0.5 + 0.5 * self.random())
-        self.refusals += 1
+            if self.patience.refusals == 1:
+                self.patience.until = self.now
 
     def start_over(self) -> None:
         """There is a new leader, or a new connection to it: everything outstanding goes again."""
@@ -351,7 +318,7 @@ class SessionCore:
     def silent(self) -> bool:
         """Whether the leader owes an answer and has said nothing for too long."""
         leader = self.directory.leader
-        if leader is None or self.hold_until > self.now:
+        if leader is None or self.patience.until > self.now:
             return False
         since = min(self.commands.first_sent_at(), self.reads.first_sent_at())
         if self.opening:
@@ -368,7 +335,7 @@ class SessionCore:
             return inf if self.directory.term else self.now + IDLE_TICK_S
         deadline = min(self.commands.earliest, self.reads.earliest(), self.questions.earliest())
         at = min(self.now + TICK_S, deadline)
-        return min(at, self.hold_until) if self.hold_until > self.now else at
+        return min(at, self.patience.until) if self.patience.until > self.now else at
 
     # --- what is to be sent ---
 
@@ -379,7 +346,7 @@ class SessionCore:
         for endpoint, message in directory.search(self.now, wanted=wanted or self.silent()):
             yield endpoint.name, message, next(self.requests)
         yield from self.questions.outgoing(self.now, self.reads.nearest(), self.requests)
-        leader = directory.ready() if self.hold_until <= self.now else None
+        leader = directory.ready() if self.patience.until <= self.now else None
         if leader is not None:
             yield from self.outgoing_commands(leader.name)
         yield from self.reads.outgoing(self.now, leader, self.requests)

@@ -10,8 +10,9 @@ from typing import Any
 import msgpack
 
 from forge_consensus.actors.messages import Locate, WireMessage
+from forge_consensus.limits import Limits
 from forge_consensus.pending import Pending, PendingRead
-from forge_consensus.session import Limits, SessionCore
+from forge_consensus.session import SessionCore
 from forge_consensus.storage.machine import Command
 from tests.client_fakes import FakeGroup
 
@@ -38,6 +39,8 @@ class World:
         self.flying: list[tuple[float, Callable[[], None]]] = []
         self.held: list[tuple[float, str, Locate, int]] = []
         self.down: set[str] = set()
+        self.refuses = False
+        """Whether the connections take no more frames."""
         self.mute: set[str] = set()
         self.sent: list[tuple[float, str, WireMessage]] = []
         self.done: list[Pending[Any]] = []
@@ -100,7 +103,10 @@ class World:
         self.core.tick(self.now)
         for address, message, request in list(self.core.outgoing()):
             self.sent.append((self.now, address, message))
-            self.launch(address, message, request)
+            if self.refuses:
+                self.core.unsent(address, message, request)
+            else:
+                self.launch(address, message, request)
         resolved, self.core.resolved = self.core.resolved, []
         for pending in resolved:
             assert not pending.finished, "resolved twice"

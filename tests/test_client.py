@@ -20,8 +20,8 @@ from forge_consensus.errors import (
     NotStartedError,
     OutcomeUnknownError,
 )
+from forge_consensus.limits import Limits
 from forge_consensus.pending import Pending
-from forge_consensus.session import Limits
 from forge_consensus.storage.machine import Command
 from tests.client_fakes import FakeCluster, FakeGroup
 

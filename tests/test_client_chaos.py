@@ -9,7 +9,7 @@ import pytest
 
 from forge_consensus.actors.messages import Refused, Submit, WireMessage
 from forge_consensus.errors import OutcomeUnknownError
-from forge_consensus.session import Limits
+from forge_consensus.limits import Limits
 from tests.client_fakes import Hook
 from tests.client_world import NODES, World
 

@@ -24,7 +24,7 @@ from forge_consensus.errors import (
     OutcomeUnknownError,
     SessionExpiredError,
 )
-from forge_consensus.session import Limits
+from forge_consensus.limits import Limits
 from tests.client_fakes import Session
 from tests.client_world import World
 
@@ -340,7 +340,7 @@ def test_a_command_that_was_sent_and_not_answered_ends_with_an_unknown_outcome()
 
 def test_a_frame_that_the_connection_did_not_take_leaves_no_doubt() -> None:
     world = led()
-    world.launch = world.core.unsent  # type: ignore[method-assign]
+    world.refuses = True
     pending = world.put("k", timeout=1.0)
     world.settle()
     assert not isinstance(pending.error, OutcomeUnknownError)

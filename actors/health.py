@@ -1,0 +1,162 @@
+"""The health actor: who lives, whether there is a quorum, how this node fares; it decides nothing."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from forge_consensus.actors.actor import ConsensusActor, Context
+from forge_consensus.actors.board import HealthState, PeerStatus, PeerView
+from forge_consensus.actors.messages import CheckPeer, CheckPeerReply
+from forge_consensus.actors.notices import (
+    CheckHealth,
+    LeaderChanged,
+    LeadershipEnded,
+    PeerDown,
+    PeerUp,
+    Start,
+)
+from forge_consensus.actors.quorum import has_majority, majority
+from forge_consensus.events.types import (
+    ConsensusEvent,
+    Degraded,
+    Healthy,
+    NodeFailed,
+    NodeRecovered,
+    QuorumAchieved,
+    QuorumLost,
+    Recovering,
+    Unhealthy,
+)
+
+LAG_ENTRIES = 100_000
+"""So far behind the commit index a node is recovering."""
+
+
+class HealthActor(ConsensusActor):
+    """Asks every peer in a steady rhythm, whatever the roles, and judges by the answers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.number = 0
+        self.missed: dict[str, int] = {}
+
+    def bind(self, context: Context) -> None:
+        """Take the context."""
+        super().bind(context)
+        context.board.peers = {node: PeerView() for node in self.others}
+
+    def receiveMsg_Start(self, message: Start, sender: Any) -> None:
+        """Begin to ask."""
+        self.missed = dict.fromkeys(self.others, 0)
+        self.judge()
+        self.after(self.options.check_interval, CheckHealth())
+
+    def receiveMsg_CheckHealth(self, message: CheckHealth, sender: Any) -> None:
+        """Note who did not answer the last question, and ask the next."""
+        self.number += 1
+        options = self.options
+        for node, missed in self.missed.items():
+            view = self.board.peers[node]
+            if view.status is not PeerStatus.INACTIVE:
+                if missed >= options.fail_checks:
+                    self.fail(node, f"{missed} checks without an answer")
+                elif missed >= options.suspect_checks and view.status is PeerStatus.ACTIVE:
+                    view.status = PeerStatus.SUSPECTED
+            self.missed[node] = missed + 1
+            self.tell_peer(node, "health", CheckPeer(self.number))
+        self.judge()
+        self.after(options.check_interval, CheckHealth())
+
+    def receiveMsg_CheckPeer(self, message: CheckPeer, sender: Any) -> None:
+        """Be alive."""
+        self.send(sender, CheckPeerReply(message.number))
+
+    def receiveMsg_CheckPeerReply(self, message: CheckPeerReply, sender: Any) -> None:
+        """A peer is alive; only our own clock judges how long it took."""
+        view = self.board.peers.get(sender.node)
+        if view is None:
+            return
+        view.round_trip_ms = max(0, self.clock.boottime_ns() - sender.sent) / 1e6
+        self.alive(sender.node)
+
+    def receiveMsg_PeerUp(self, message: PeerUp, sender: Any) -> None:
+        """A peer answered our greeting."""
+        if message.node in self.board.peers:
+            self.alive(message.node)
+
+    def receiveMsg_PeerDown(self, message: PeerDown, sender: Any) -> None:
+        """A connection broke."""
+        if message.node in self.board.peers:
+            self.fail(message.node, "connection lost")
+            self.judge()
+
+    def receiveMsg_LeaderChanged(self, message: LeaderChanged, sender: Any) -> None:
+        """A leader, or none, changes how this node fares."""
+        self.judge()
+
+    def receiveMsg_LeadershipEnded(self, message: LeadershipEnded, sender: Any) -> None:
+        """So does this."""
+        self.judge()
+
+    def alive(self, node: str) -> None:
+        """Note a sign of life."""
+        view = self.board.peers[node]
+        self.missed[node] = 0
+        view.heard_at = self.clock.now()
+        was, view.status = view.status, PeerStatus.ACTIVE
+        if was is PeerStatus.FAILED:
+            self.publish(NodeRecovered(peer=node))
+        if was is not PeerStatus.ACTIVE:
+            self.judge()
+
+    def fail(self, node: str, reason: str) -> None:
+        """Note that a peer is gone."""
+        view = self.board.peers[node]
+        if view.status not in (PeerStatus.FAILED, PeerStatus.INACTIVE):
+            view.status = PeerStatus.FAILED
+            self.publish(NodeFailed(peer=node, reason=reason))
+
+    # --- judging -----------------------------------------------------------------------------------------------------
+
+    def judge(self) -> None:
+        """Tell when the quorum or this node's health changed."""
+        board, voters = self.board, self.ledger.configuration.voters
+        gone = [n for n, v in board.peers.items() if v.status in (PeerStatus.FAILED, PeerStatus.INACTIVE)]
+        live = voters - set(gone)
+        quorum = has_majority(live, voters)
+        if quorum != board.has_quorum:
+            board.has_quorum = quorum
+            kind = QuorumAchieved if quorum else QuorumLost
+            self.publish(kind(required=majority(len(voters)), healthy=len(live), total=len(voters)))
+        details = [f"{node} is {board.peers[node].status}" for node in sorted(gone)]
+        if board.leader is None:
+            details.append("no leader is known")
+        lag = self.ledger.commit_index - self.ledger.applied
+        if lag > LAG_ENTRIES:
+            details.append(f"{lag} committed entries wait to be applied")
+        self.change(self.state_for(quorum, lag, bool(details)), tuple(details))
+
+    def state_for(self, quorum: bool, lag: int, trouble: bool) -> HealthState:
+        """The state that these signs make."""
+        if not quorum:
+            began = self.clock.now() - self.board.started_at < 2 * self.options.election_timeout_max
+            return HealthState.RECOVERING if began else HealthState.UNHEALTHY
+        if self.board.leader is None or lag > LAG_ENTRIES:
+            return HealthState.RECOVERING
+        return HealthState.DEGRADED if trouble else HealthState.HEALTHY
+
+    def change(self, state: HealthState, details: tuple[str, ...]) -> None:
+        """Enter a state, and say it."""
+        board = self.board
+        known = (board.health, board.details)
+        board.health, board.details = state, details
+        if known == (state, details):
+            return
+        events: dict[HealthState, ConsensusEvent] = {
+            HealthState.HEALTHY: Healthy(),
+            HealthState.DEGRADED: Degraded(details=details),
+            HealthState.UNHEALTHY: Unhealthy(details=details),
+            HealthState.RECOVERING: Recovering(details=details),
+        }
+        if known[0] is not state or state is not HealthState.HEALTHY:
+            self.publish(events[state])

@@ -1,0 +1,44 @@
+"""Sending: one snapshot on its way to one follower."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from forge_consensus.actors.messages import InstallSnapshot
+from forge_consensus.actors.notices import SnapshotSent
+from forge_consensus.storage.snapshot_file import SnapshotInfo, read_at
+
+
+@dataclass(slots=True)
+class Sending:
+    """Which file, how far, and in which term; `info` is None while a snapshot has to be taken first."""
+
+    node: str
+    term: int
+    info: SnapshotInfo | None = None
+    offset: int = 0
+    sent_at: float = 0.0
+
+    def begin(self, newest: SnapshotInfo | None, base_index: int, now: float) -> None:
+        """Begin with the newest snapshot, if the log still continues it."""
+        self.info = newest if newest is not None and newest.index >= base_index else None
+        self.offset = 0
+        self.sent_at = now
+
+    def chunk(self, size_max: int) -> InstallSnapshot:
+        """The next chunk. Raises `SnapshotFailedError` when the file is gone."""
+        info = self.info
+        assert info is not None, "there is a snapshot to send"
+        data = read_at(info.path, self.offset, size_max)
+        return InstallSnapshot(self.term, info.index, info.term, self.offset, info.size_bytes, data)
+
+    def wanted(self, offset: int) -> bool:
+        """The follower wants the chunk at `offset`; returns whether there is one to send now."""
+        assert self.info is not None, "there is a snapshot to send"
+        self.offset = offset
+        return offset < self.info.size_bytes
+
+    def done(self) -> SnapshotSent:
+        """What the replication actor is told."""
+        assert self.info is not None, "a snapshot was sent"
+        return SnapshotSent(self.node, self.info.index)

@@ -1,0 +1,280 @@
+"""The snapshot actor: takes snapshots, compacts the log behind them, installs what a leader sends (paper 7)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from forge_consensus.actors.actor import ConsensusActor
+from forge_consensus.actors.messages import InstallSnapshot, SnapshotReply
+from forge_consensus.actors.notices import (
+    CaptureSnapshot,
+    CheckSnapshots,
+    CompactLog,
+    HoldApplying,
+    InstallStep,
+    LeaderChanged,
+    LeaderContact,
+    LeadershipEnded,
+    MachineRestored,
+    PeerNeedsSnapshot,
+    SnapshotInstalled,
+    SnapshotReceived,
+    SnapshotSaved,
+    Start,
+    SweepLog,
+    TakeSnapshot,
+)
+from forge_consensus.actors.sending import Sending
+from forge_consensus.errors import ConsensusError
+from forge_consensus.events.types import (
+    LogCompacted,
+    SnapshotCompleted,
+    SnapshotFailed,
+    SnapshotRestored,
+    SnapshotStarted,
+)
+from forge_consensus.storage.machine import ApplyFaultError
+from forge_consensus.storage.snapshot_file import SnapshotReceiver
+from forge_consensus.storage.snapshots import Installation
+
+CHECK_SECONDS = 0.25
+
+
+class SnapshotActor(ConsensusActor):
+    """Owns the running save, the sendings and the running installation."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.saving = False
+        self.saved_at = 0.0
+        self.sweeping = False
+        self.sendings: dict[str, Sending] = {}
+        self.receiver: SnapshotReceiver | None = None
+        self.receiving_from: tuple[str, int] = ("", 0)
+        self.finishing = False
+        self.installation: Installation | None = None
+        self.install_began = 0.0
+
+    def receiveMsg_Start(self, message: Start, sender: Any) -> None:
+        """Begin to look whether a snapshot is due, and go on with a compaction that a crash cut off."""
+        self.saved_at = self.clock.now()
+        self.sweep_soon()
+        self.after(CHECK_SECONDS, CheckSnapshots())
+
+    def receiveMsg_CheckSnapshots(self, message: CheckSnapshots, sender: Any) -> None:
+        """Take a snapshot by threshold; repeat chunks that were not answered."""
+        limits, now = self.ledger.limits, self.clock.now()
+        self.after(CHECK_SECONDS, CheckSnapshots())
+        if (
+            self.snapshots.lag >= limits.snapshot_entries
+            and now - self.saved_at >= limits.snapshot_seconds_min
+        ):
+            self.receiveMsg_TakeSnapshot(TakeSnapshot(), sender)
+        for sending in list(self.sendings.values()):
+            if now - sending.sent_at > self.options.chunk_timeout:
+                self.send_chunk(sending)
+
+    # --- taking ------------------------------------------------------------------------------------------------------
+
+    def receiveMsg_TakeSnapshot(self, message: TakeSnapshot, sender: Any) -> None:
+        """Have what was applied written to disk first; the state is taken in the next turn."""
+        if self.saving or self.installation is not None or not self.ledger.applied:
+            return
+        self.saving = True
+        self.snapshots.prepare()
+        self.publish(SnapshotStarted(index=self.ledger.applied))
+        self.next_turn(CaptureSnapshot())
+
+    def receiveMsg_CaptureSnapshot(self, message: CaptureSnapshot, sender: Any) -> None:
+        """Have the snapshot written elsewhere; nothing here waits for it."""
+        began = self.clock.now()
+        try:
+            job = self.snapshots.capture()
+        except Exception as error:  # the user's own code; it harms only this snapshot
+            failed = SnapshotSaved(None, f"{type(error).__name__}: {error}", began)
+            self.receiveMsg_SnapshotSaved(failed, sender)
+            return
+        self.offload(job, lambda info, error: SnapshotSaved(info, error, began))
+
+    def receiveMsg_SnapshotSaved(self, message: SnapshotSaved, sender: Any) -> None:
+        """The file is durable: the log may be cut behind it."""
+        self.saving = False
+        self.saved_at = now = self.clock.now()
+        info = message.info
+        if info is None:
+            self.publish(SnapshotFailed(index=self.ledger.applied, error=message.error))
+            return
+        self.snapshots.taken(info)
+        self.board.snapshots += 1
+        self.publish(
+            SnapshotCompleted(index=info.index, size=info.size_bytes, duration=now - message.began)
+        )
+        self.next_turn(CompactLog())
+        for sending in self.sendings.values():
+            if sending.info is None:
+                self.begin_sending(sending)
+
+    def receiveMsg_CompactLog(self, message: CompactLog, sender: Any) -> None:
+        """Move the start of the log; what lies before it goes slice by slice."""
+        before, base = self.snapshots.compact()
+        if base > before:
+            self.publish(LogCompacted(first_index=base + 1, removed=base - before))
+            self.sweep_soon()
+
+    def sweep_soon(self) -> None:
+        """Delete in the next turns."""
+        if not self.sweeping:
+            self.sweeping = True
+            self.next_turn(SweepLog())
+
+    def receiveMsg_SweepLog(self, message: SweepLog, sender: Any) -> None:
+        """Delete one slice."""
+        self.sweeping = False
+        if self.snapshots.sweep():
+            self.sweep_soon()
+
+    # --- sending -----------------------------------------------------------------------------------------------------
+
+    def receiveMsg_PeerNeedsSnapshot(self, message: PeerNeedsSnapshot, sender: Any) -> None:
+        """A follower is behind the log: send it the newest snapshot, or take one first."""
+        if message.node not in self.sendings and self.ledger.leading is not None:
+            sending = Sending(message.node, self.ledger.leading)
+            self.sendings[message.node] = sending
+            self.begin_sending(sending)
+
+    def begin_sending(self, sending: Sending) -> None:
+        """Send the newest snapshot from its first byte on."""
+        sending.begin(self.snapshots.newest, self.ledger.log.base_index, self.clock.now())
+        if sending.info is None:
+            self.receiveMsg_TakeSnapshot(TakeSnapshot(), None)
+        else:
+            self.send_chunk(sending)
+
+    def send_chunk(self, sending: Sending) -> None:
+        """Send the chunk that the follower wants, one at a time."""
+        if self.ledger.leading != sending.term:
+            del self.sendings[sending.node]
+            return
+        sending.sent_at = self.clock.now()
+        if sending.info is None:
+            self.receiveMsg_TakeSnapshot(TakeSnapshot(), None)
+            return
+        try:
+            chunk = sending.chunk(self.options.chunk_bytes)
+        except ConsensusError as error:  # pruned meanwhile: begin again with the newest
+            self.context.refuse(error.code, str(error))
+            self.begin_sending(sending)
+            return
+        self.tell_peer(sending.node, "snapshot", chunk)
+
+    def receiveMsg_SnapshotReply(self, message: SnapshotReply, sender: Any) -> None:
+        """The follower has a chunk, or all of it."""
+        sending = self.sendings.get(sender.node)
+        if sending is None or sending.info is None or sending.info.index != message.index:
+            return
+        if message.done:
+            del self.sendings[sender.node]
+            self.tell("replication", sending.done())
+            return
+        if sending.wanted(message.offset):
+            self.send_chunk(sending)
+
+    def receiveMsg_LeaderChanged(self, message: LeaderChanged, sender: Any) -> None:
+        """What another leader was sending is worthless: its file may differ in bytes."""
+        if self.receiver is not None and message.leader != self.receiving_from[0]:
+            self.abort_receiving()
+
+    def receiveMsg_LeadershipEnded(self, message: LeadershipEnded, sender: Any) -> None:
+        """Stop sending."""
+        self.sendings.clear()
+
+    # --- installing --------------------------------------------------------------------------------------------------
+
+    def abort_receiving(self) -> None:
+        """Forget a half-received file."""
+        if self.receiver is not None and not self.finishing:
+            self.receiver.abort()
+            self.receiver = None
+
+    def receiveMsg_InstallSnapshot(self, message: InstallSnapshot, sender: Any) -> None:
+        """Take a chunk. An accepted one is a sign of life of the leader like any other."""
+        self.tell("election", LeaderContact(sender.node, message.term))
+        if message.index <= self.ledger.applied:
+            self.send(sender, SnapshotReply(message.term, message.index, message.size, True))
+            return
+        if self.finishing or self.installation is not None:
+            self.send(sender, SnapshotReply(message.term, message.index, message.size, False))
+            return
+        if self.receiver is None or (
+            (self.receiver.index, self.receiver.total_bytes) != (message.index, message.size)
+            or self.receiving_from != (sender.node, message.term)
+        ):
+            self.abort_receiving()
+            self.receiver = SnapshotReceiver(
+                self.snapshots.folder, message.index, message.entry_term, message.size
+            )
+            self.receiving_from = (sender.node, message.term)
+        receiver = self.receiver
+        try:
+            offset = receiver.write(message.offset, message.data)
+        except ConsensusError as error:
+            self.context.refuse(error.code, str(error))
+            self.abort_receiving()
+            return
+        self.send(sender, SnapshotReply(message.term, message.index, offset, False))
+        if offset == message.size:
+            self.finishing = True
+            self.offload(receiver.finish, SnapshotReceived)
+
+    def receiveMsg_SnapshotReceived(self, message: SnapshotReceived, sender: Any) -> None:
+        """The file is whole and durable: move it into the ledger, a chunk a turn."""
+        self.finishing = False
+        self.receiver = None
+        info = message.info
+        if info is None:
+            self.publish(SnapshotFailed(index=0, error=message.error))
+            return
+        if info.index <= self.ledger.applied:
+            return
+        self.install_began = self.clock.now()
+        self.installation = installation = self.snapshots.begin_install(info)
+        if self.ledger.applier.kept is not None:
+            self.next_turn(InstallStep())
+            return
+        self.tell("replication", HoldApplying(True))
+        self.offload(
+            lambda: self.snapshots.install_whole(installation),
+            lambda _, error: MachineRestored(error),
+        )
+
+    def receiveMsg_InstallStep(self, message: InstallStep, sender: Any) -> None:
+        """One chunk, or the end."""
+        installation = self.installation
+        assert installation is not None, "an installation is under way"
+        if self.snapshots.install_step(installation):
+            self.next_turn(InstallStep())
+        else:
+            self.finish_install(installation)
+
+    def receiveMsg_MachineRestored(self, message: MachineRestored, sender: Any) -> None:
+        """A user's machine holds the new state, or nobody knows what: then the node stops."""
+        installation = self.installation
+        assert installation is not None, "an installation is under way"
+        if message.error:
+            raise ApplyFaultError(installation.info.index, f"restore() failed: {message.error}")
+        self.finish_install(installation)
+        self.tell("replication", HoldApplying(False))
+
+    def finish_install(self, installation: Installation) -> None:
+        """Switch to the new state; the leader hears of it when it asks again."""
+        self.installation = None
+        if installation.point.index <= self.ledger.applied:
+            return
+        self.snapshots.finish_install(installation)
+        duration = self.clock.now() - self.install_began
+        info = installation.info
+        self.publish(SnapshotRestored(index=info.index, size=info.size_bytes, duration=duration))
+        self.next_turn(SweepLog())
+        self.context.next_turn(self.context.actor("replication"), SnapshotInstalled(info.index))
+
+

@@ -1,0 +1,47 @@
+"""The supervisor: makes the other actors, makes them anew after a fault, and says that the node lives."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from forge_consensus.actors.actor import ConsensusActor
+from forge_consensus.actors.election import ElectionActor
+from forge_consensus.actors.gateway import GatewayActor
+from forge_consensus.actors.health import HealthActor
+from forge_consensus.actors.membership import MembershipActor
+from forge_consensus.actors.notices import LinkUp, Rebuild, Start
+from forge_consensus.actors.replication import ReplicationActor
+from forge_consensus.actors.snapshot import SnapshotActor
+from forge_consensus.events.types import NodeStarted
+
+ACTORS: dict[str, type[ConsensusActor]] = {
+    "election": ElectionActor,
+    "replication": ReplicationActor,
+    "membership": MembershipActor,
+    "snapshot": SnapshotActor,
+    "health": HealthActor,
+    "gateway": GatewayActor,
+}
+"""The actors of a node, in the order in which they start: health and gateway hear what election says."""
+
+
+class SupervisorActor(ConsensusActor):
+    """Owns the other actors. They are rebuilt all together, as followers, from what the ledger holds."""
+
+    def receiveMsg_Start(self, message: Start, sender: Any) -> None:
+        """The node begins."""
+        self.make(Start())
+        self.publish(NodeStarted())
+
+    def receiveMsg_Rebuild(self, message: Rebuild, sender: Any) -> None:
+        """An actor failed: begin again from the ledger. Connections stand, so greetings are repeated at once."""
+        self.make(Start(again=True))
+        for node in self.context.linked():
+            self.tell("membership", LinkUp(node))
+
+    def make(self, start: Start) -> None:
+        """Create the actors and start them."""
+        for name, kind in ACTORS.items():
+            self.createActor(kind, globalName=name)
+        for name in ACTORS:
+            self.tell(name, start)

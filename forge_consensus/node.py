@@ -1,0 +1,162 @@
+"""The node: a folder, a ledger, a base and its actors, opened in order and closed in reverse."""
+
+from __future__ import annotations
+
+import secrets
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from thespian.actors import ActorSystem
+
+from forge_consensus.actors.options import Options
+from forge_consensus.actors.zeromq import LocalConnection, ZeroMqBase, start_system
+from forge_consensus.endpoints import parse_endpoint
+from forge_consensus.errors import InvalidConfigError
+from forge_consensus.events.bus import EventBus
+from forge_consensus.storage.configuration import Configuration
+from forge_consensus.storage.export import export_in_process
+from forge_consensus.storage.folder import Folder
+from forge_consensus.storage.kv import KeyValueMachine
+from forge_consensus.storage.limits import Limits
+from forge_consensus.storage.lmdb_tables import MAP_BYTES, QUOTA_BYTES, LmdbTables
+from forge_consensus.storage.machine import Machine
+from forge_consensus.storage.opening import Founding, Opened, open_ledger
+
+NAME_CHARS_MAX = 128
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Everything that makes one node. `peers` (node id -> HOST:PORT, this node among them) is read at the first
+    start only; without it a new node is a cluster of its own.
+    """
+
+    node_id: str
+    cluster_id: str = "default"
+    bind: str = "127.0.0.1:7000"
+    peers: Mapping[str, str] = field(default_factory=dict)
+    storage_path: str | Path = "data/consensus"
+    lease_reads: bool = False
+    options: Options = field(default_factory=Options)
+    limits: Limits = field(default_factory=Limits)
+    quota_bytes: int = QUOTA_BYTES
+    map_bytes: int = MAP_BYTES
+
+    def __post_init__(self) -> None:
+        """Raise `InvalidConfigError` for what cannot be a node (the seed's rules 1 to 3, 11)."""
+        for name, value in (("node_id", self.node_id), ("cluster_id", self.cluster_id)):
+            if not value or len(value) > NAME_CHARS_MAX or not value.isprintable():
+                raise InvalidConfigError(
+                    f"{name} is {value!r}: it must be a printable text of 1 to {NAME_CHARS_MAX} characters"
+                )
+        if self.peers and self.node_id not in self.peers:
+            listed = ", ".join(sorted(self.peers))
+            raise InvalidConfigError(
+                f"node {self.node_id!r} is not among the peers {listed}: the list names every member, this node too"
+            )
+        for node, address in self.peers.items():
+            if not node or len(node) > NAME_CHARS_MAX:
+                raise InvalidConfigError(f"{node!r} cannot be a node's id")
+            parse_endpoint(address)
+        if not str(self.storage_path):
+            raise InvalidConfigError("storage_path is empty: name the folder where the node keeps its data")
+
+
+class Node:
+    """One node, to be run by one thread of its own: `open`, `run` until `stop`, `close`.
+
+    `machine` None means the built-in key-value machine. Errors of opening are typed: `FolderLockedError`,
+    `IdentityError`, `InvalidConfigError`, `CorruptionError`, `StorageError`, `TransportUnavailableError`.
+    """
+
+    def __init__(self, settings: Settings, bus: EventBus, machine: Machine | None = None) -> None:
+        self.settings = settings
+        self.bus = bus
+        self.machine: Machine = machine if machine is not None else KeyValueMachine()
+        self.folder: Folder | None = None
+        self.tables: LmdbTables | None = None
+        self.base: ZeroMqBase | None = None
+        self.system: ActorSystem | None = None
+
+    def open(self) -> None:
+        """Lock the folder, open the ledger, listen."""
+        settings = self.settings
+        try:
+            bind = settings.bind
+            if bind.endswith(":0"):
+                bind = free_address(bind)
+            self.folder = Folder(Path(settings.storage_path))
+            self.tables = LmdbTables(
+                self.folder.tables_path,
+                quota_bytes=settings.quota_bytes,
+                map_bytes=settings.map_bytes,
+            )
+            opened = self.open_ledger(bind)
+            self.base = ZeroMqBase(opened, settings.options, self.bus, bind)
+            self.system = start_system(self.base)
+        except BaseException:
+            self.close()
+            raise
+
+    def open_ledger(self, bind: str) -> Opened:
+        """Open the ledger in the folder."""
+        settings, folder, tables = self.settings, self.folder, self.tables
+        assert folder is not None, "the folder was opened"
+        assert tables is not None, "the tables were opened"
+        peers = settings.peers or {settings.node_id: bind}
+        configuration = Configuration.of(peers, lease_reads=settings.lease_reads)
+        founding = Founding(
+            settings.node_id, settings.cluster_id, configuration, lambda: secrets.token_hex(8)
+        )
+        machine: Any = self.machine
+        export = export_in_process(
+            folder.tables_path,
+            folder.snapshots_path,
+            type(machine),
+            settings.limits.snapshot_seconds_max,
+        )
+        return open_ledger(
+            tables, folder.snapshots_path, founding, machine, settings.limits, export
+        )
+
+    @property
+    def address(self) -> str:
+        """Where the node listens."""
+        assert self.base is not None, "the node is open"
+        return self.base.sockets.bind_address
+
+    def port(self) -> LocalConnection:
+        """A connection for a client in this process."""
+        assert self.base is not None, "the node is open"
+        return LocalConnection(self.base)
+
+    def run(self) -> None:
+        """Run until `stop`. Raises what ended the node otherwise; nothing left it after that (I16)."""
+        assert self.base is not None, "the node is open"
+        self.base.run()
+
+    def stop(self, reason: str = "asked to") -> None:
+        """Ask the node to stop; from any thread."""
+        if self.base is not None:
+            self.base.stop(reason)
+
+    def close(self) -> None:
+        """Give everything back, whatever state it is in."""
+        if self.base is not None:
+            self.base.close()
+        if self.tables is not None:
+            self.tables.close()
+        if self.folder is not None:
+            self.folder.release()
+
+
+def free_address(bind: str) -> str:
+    """The same host with a port that is free now."""
+    host = bind.rpartition(":")[0]
+    family = socket.AF_INET6 if host.startswith("[") else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.bind((host.strip("[]"), 0))
+        return f"{host}:{probe.getsockname()[1]}"
