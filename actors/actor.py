@@ -129,15 +129,15 @@ class ConsensusActor(Actor):  # type: ignore[misc]
 
     def after(self, seconds: float, message: Any) -> Timer:
         """Send oneself a message later."""
-        return self.context.after(seconds, cast(ActorAddress, self.myAddress), message)
+        return self.context.after(seconds, cast("ActorAddress", self.myAddress), message)
 
     def next_turn(self, message: Any) -> None:
         """Send oneself a message for the next turn."""
-        self.context.next_turn(cast(ActorAddress, self.myAddress), message)
+        self.context.next_turn(cast("ActorAddress", self.myAddress), message)
 
     def offload(self, job: Callable[[], Any], done: Callable[[Any, str], Any]) -> None:
         """Run a job elsewhere and be told of its end."""
-        self.context.offload(job, cast(ActorAddress, self.myAddress), done)
+        self.context.offload(job, cast("ActorAddress", self.myAddress), done)
 
     def publish(self, event: ConsensusEvent) -> None:
         """Tell the world, once the turn is committed."""

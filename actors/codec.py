@@ -48,7 +48,7 @@ def number(value: Any) -> bool:
     return type(value) is int and 0 <= value < NUMBER_MAX
 
 
-def check_of(annotation: Any) -> Check:  # noqa: PLR0911
+def check_of(annotation: Any) -> Check:
     """The check that a value must pass to be taken for the annotated type."""
     origin, args = get_origin(annotation), get_args(annotation)
     if annotation is int:
@@ -113,7 +113,7 @@ def encode(frame: Frame) -> bytes:
     message = frame.message
     schema = BY_KIND[type(message)]
     return cast(
-        bytes,
+        "bytes",
         msgpack.packb(
             (
                 VERSION,
@@ -162,5 +162,5 @@ def decode(data: bytes | memoryview, bytes_max: int) -> Frame:
     for name, check, part in zip(schema.names, schema.checks, body, strict=False):
         if not check(part):
             raise ProtocolError(f"{schema.kind.__name__}.{name} is malformed")
-    make = cast(Callable[..., WireMessage], schema.kind)
-    return Frame(*parts[1:HEADER_FIELDS], message=make(*body))
+    make = cast("Callable[..., WireMessage]", schema.kind)
+    return Frame(*parts[1:HEADER_FIELDS], make(*body))

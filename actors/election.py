@@ -249,9 +249,7 @@ class ElectionActor(ConsensusActor):
         self.board.leader, self.board.leader_term = self.leader, term
         duration = self.clock.now() - self.stood_at
         total = len(self.ledger.configuration.voters)
-        self.publish(
-            LeaderElected(leader=self.leader or "", votes=votes, total=total, duration=duration)
-        )
+        self.publish(LeaderElected(leader=self.leader or "", votes=votes, total=total, duration=duration))
         for actor in WHO_LISTENS:
             self.tell(actor, LeaderChanged(self.leader, term))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict, deque
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import msgpack
 
@@ -180,9 +180,7 @@ class GatewayActor(ConsensusActor):
             text = f"a command is larger than the limit of {limit} bytes: split it, or raise command_bytes_max"
             self.send(sender, Refused(CommandTooLargeError.code, text, "", "", 0, large))
         proposals = [
-            Proposal(Kind.COMMAND, session, seq, mark, data)
-            for seq, data in message.commands
-            if len(data) <= limit
+            Proposal(Kind.COMMAND, session, seq, mark, data) for seq, data in message.commands if len(data) <= limit
         ]
         if proposals:
             self.propose(sender, session, proposals)
@@ -271,9 +269,7 @@ class GatewayActor(ConsensusActor):
         self.unanswered.pop(run.asker, None)
         self.release(run.asker, run.last - run.first + 1)
 
-    def send_results(
-        self, asker: SenderAddress, session: int, items: list[tuple[int, str, bytes]]
-    ) -> None:
+    def send_results(self, asker: SenderAddress, session: int, items: list[tuple[int, str, bytes]]) -> None:
         """Send results in as few frames as their size allows."""
         start = size = 0
         for place, (_, _, payload) in enumerate(items):
@@ -348,4 +344,4 @@ class GatewayActor(ConsensusActor):
 
     def receiveMsg_GetStatus(self, message: GetStatus, sender: Any) -> None:
         """What the node says of itself."""
-        self.send(sender, Status(cast(dict[str, Any], status_of(self))))
+        self.send(sender, Status(status_of(self)))

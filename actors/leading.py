@@ -37,9 +37,7 @@ class Leading:
         self.term = term
         self.noop = noop
         now = actor.clock.now()
-        self.progress = {
-            node: Progress(actor.options, noop, now) for node in actor.others
-        }
+        self.progress = {node: Progress(actor.options, noop, now) for node in actor.others}
         self.match = {actor.node_id: actor.ledger.log.durable, **dict.fromkeys(self.progress, 0)}
         self.round = 0
         self.round_wanted = False

@@ -93,9 +93,7 @@ class MembershipActor(ConsensusActor):
             reason = "identity"
             detail = f"node {sender.node!r} is not another member of {self.ledger.configuration.text}"
         else:
-            detail = identity.admit(
-                self.ledger.turn, sender.node, message.incarnation, message.boot
-            )
+            detail = identity.admit(self.ledger.turn, sender.node, message.incarnation, message.boot)
             reason = "identity" if detail else ""
         if reason:
             self.context.refuse(f"greeting refused: {reason}", detail)
@@ -108,9 +106,7 @@ class MembershipActor(ConsensusActor):
         elif message.reason:
             self.refused(sender.node, message)
         else:
-            detail = self.ledger.identity.admit(
-                self.ledger.turn, sender.node, message.incarnation, message.boot
-            )
+            detail = self.ledger.identity.admit(self.ledger.turn, sender.node, message.incarnation, message.boot)
             if detail:
                 self.context.refuse("greeting refused: identity", detail)
                 self.after(REGREET_SECONDS, HelloDue(sender.node))

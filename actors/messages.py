@@ -37,7 +37,7 @@ class HelloReply:
 
 @dataclass(frozen=True, slots=True)
 class RequestPreVote:
-    """Would you vote for me in `term`, which I have not entered yet? (dissertation 9.6)"""
+    """Would you vote for me in `term`, which I have not entered yet (dissertation 9.6)?"""
 
     term: int
     round: int

@@ -144,7 +144,7 @@ class ProposeRefused:
 
 @dataclass(frozen=True, slots=True)
 class ReadIndex:
-    """From which index on may reads that were taken before this be answered? (dissertation 6.4)"""
+    """From which index on may reads that were taken before this be answered (dissertation 6.4)?"""
 
     ticket: int
     lease: bool
@@ -278,7 +278,7 @@ class CheckHealth:
 
 @dataclass(frozen=True, slots=True)
 class CheckSnapshots:
-    """Is a snapshot due, is a chunk overdue?"""
+    """Look whether a snapshot is due or a chunk overdue."""
 
 
 @dataclass(frozen=True, slots=True)

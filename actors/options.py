@@ -58,9 +58,7 @@ class Options:
     def __post_init__(self) -> None:
         """Raise `InvalidConfigError` where the values do not fit together (the seed's rules 4 to 6)."""
         if self.heartbeat_interval <= 0:
-            raise InvalidConfigError(
-                f"heartbeat_interval is {self.heartbeat_interval} s: it must be positive"
-            )
+            raise InvalidConfigError(f"heartbeat_interval is {self.heartbeat_interval} s: it must be positive")
         if self.election_timeout_min < 2 * self.heartbeat_interval:
             raise InvalidConfigError(
                 f"election_timeout_min is {self.election_timeout_min} s: it must be at least twice the "

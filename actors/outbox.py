@@ -50,11 +50,7 @@ class Outbox:
         kept = []
         ledger = self.engine.ledger
         for to, message in self.requests:
-            if (
-                type(message) is AppendEntries
-                and to.node not in early
-                and ledger.may_send_early(message.term)
-            ):
+            if type(message) is AppendEntries and to.node not in early and ledger.may_send_early(message.term):
                 early.add(to.node)
                 self.send_request(to, message)
             else:

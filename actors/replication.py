@@ -83,9 +83,7 @@ class ReplicationActor(ConsensusActor):
     def receiveMsg_Propose(self, message: Propose, sender: Any) -> None:
         """Put commands into the log, or say why not."""
         try:
-            first, last = self.ledger.propose(
-                message.term, self.clock.wall_ms(), message.proposals
-            )
+            first, last = self.ledger.propose(message.term, self.clock.wall_ms(), message.proposals)
         except (StaleTermError, BusyError, StorageFullError) as error:
             self.send(sender, ProposeRefused(message.ticket, error.code, str(error)))
             return
@@ -147,9 +145,7 @@ class ReplicationActor(ConsensusActor):
     def committed(self, before: int) -> None:
         """The commit index moved."""
         if self.context.wants(LogCommitted):
-            self.publish(
-                LogCommitted(first_index=before + 1, last_index=self.ledger.commit_index)
-            )
+            self.publish(LogCommitted(first_index=before + 1, last_index=self.ledger.commit_index))
         self.apply_soon()
 
     def receiveMsg_ReadIndex(self, message: ReadIndex, sender: Any) -> None:
@@ -187,9 +183,7 @@ class ReplicationActor(ConsensusActor):
         ledger = self.ledger
         self.tell("election", LeaderContact(sender.node, message.term))
         try:
-            result = ledger.accept(
-                message.term, message.prev_index, message.prev_term, message.records
-            )
+            result = ledger.accept(message.term, message.prev_index, message.prev_term, message.records)
         except (ProtocolError, StorageFullError) as error:
             self.context.refuse(error.code, str(error))
             return

@@ -44,9 +44,7 @@ class Room:
         """Send, for `Actor.send`."""
         target.deliver(self.engine, message, self.address)
 
-    def createActor(
-        self, kind: type, requirements: Any, global_name: str | None, source_hash: Any
-    ) -> Address:
+    def createActor(self, kind: type, requirements: Any, global_name: str | None, source_hash: Any) -> Address:
         """Create a child, for `Actor.createActor`."""
         return self.engine.create(kind, global_name, self.address)
 
@@ -68,4 +66,4 @@ class Room:
 
 def create_actor(kind: type) -> Any:
     """Make an actor. Thespian's own way passes only `capabilities` and touches the process' warning filters."""
-    return cast(Any, kind())
+    return cast("Any", kind())

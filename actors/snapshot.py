@@ -65,10 +65,7 @@ class SnapshotActor(ConsensusActor):
         """Take a snapshot by threshold; repeat chunks that were not answered."""
         limits, now = self.ledger.limits, self.clock.now()
         self.after(CHECK_SECONDS, CheckSnapshots())
-        if (
-            self.snapshots.lag >= limits.snapshot_entries
-            and now - self.saved_at >= limits.snapshot_seconds_min
-        ):
+        if self.snapshots.lag >= limits.snapshot_entries and now - self.saved_at >= limits.snapshot_seconds_min:
             self.receiveMsg_TakeSnapshot(TakeSnapshot(), sender)
         for sending in list(self.sendings.values()):
             if now - sending.sent_at > self.options.chunk_timeout:
@@ -106,9 +103,7 @@ class SnapshotActor(ConsensusActor):
             return
         self.snapshots.taken(info)
         self.board.snapshots += 1
-        self.publish(
-            SnapshotCompleted(index=info.index, size=info.size_bytes, duration=now - message.began)
-        )
+        self.publish(SnapshotCompleted(index=info.index, size=info.size_bytes, duration=now - message.began))
         self.next_turn(CompactLog())
         for sending in self.sendings.values():
             if sending.info is None:
@@ -210,9 +205,7 @@ class SnapshotActor(ConsensusActor):
             or self.receiving_from != (sender.node, message.term)
         ):
             self.abort_receiving()
-            self.receiver = SnapshotReceiver(
-                self.snapshots.folder, message.index, message.entry_term, message.size
-            )
+            self.receiver = SnapshotReceiver(self.snapshots.folder, message.index, message.entry_term, message.size)
             self.receiving_from = (sender.node, message.term)
         receiver = self.receiver
         try:
@@ -276,5 +269,3 @@ class SnapshotActor(ConsensusActor):
         self.publish(SnapshotRestored(index=info.index, size=info.size_bytes, duration=duration))
         self.next_turn(SweepLog())
         self.context.next_turn(self.context.actor("replication"), SnapshotInstalled(info.index))
-
-

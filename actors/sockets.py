@@ -1,12 +1,12 @@
 """The sockets: one ROUTER to be reached at, one DEALER with a monitor for each peer, one publisher of events.
 
 ZeroMQ is not TCP: it queues for the dead, drops in silence and can block. So nothing here ever waits, every refusal
-is an answer, no socket carries an identity, and who speaks is known from the frame alone (measured.md 2 and 3 in the
-project's reference; the figures stand in design notes of the README).
+is an answer, no socket carries an identity, and who speaks is known from the frame alone.
 """
 
 from __future__ import annotations
 
+import errno
 import itertools
 import os
 from collections.abc import Iterator
@@ -76,7 +76,7 @@ class Sockets:
                 raise TransportUnavailableError(
                     f"{address} is in use by another program: stop it or listen elsewhere"
                 ) from error
-            if error.errno in (zmq.EINVAL, zmq.ENODEV):
+            if error.errno in (errno.EINVAL, errno.ENODEV):
                 raise InvalidConfigError(
                     f"{address!r} is no address to listen on: it is HOST:PORT with a host of this machine"
                 ) from error
@@ -99,14 +99,12 @@ class Sockets:
         self.dealers[node] = dealer
         # A name of our own: the default one is made from a file descriptor and clashes when that is used again.
         name = f"inproc://forge-node-{os.getpid()}-{next(MONITORS)}"
-        monitor = cast(Socket, dealer.get_monitor_socket(WATCHED, name))
+        monitor = dealer.get_monitor_socket(WATCHED, name)
         self.monitors[monitor] = node
         try:
             dealer.connect(f"tcp://{address}")
         except zmq.ZMQError as error:
-            raise InvalidConfigError(
-                f"{address!r} of peer {node!r} is no address: it is HOST:PORT"
-            ) from error
+            raise InvalidConfigError(f"{address!r} of peer {node!r} is no address: it is HOST:PORT") from error
         self.poller.register(dealer, zmq.POLLIN)
         self.poller.register(monitor, zmq.POLLIN)
 
@@ -114,7 +112,7 @@ class Sockets:
 
     def links(self, monitor: Socket) -> Iterator[bool]:
         """What happened to a connection: True for made, False for lost."""
-        while int(cast(int, monitor.getsockopt(EVENTS))) & POLLIN:
+        while int(cast("int", monitor.getsockopt(EVENTS))) & POLLIN:
             event = monitor.recv_multipart(NOBLOCK)[0]
             yield int.from_bytes(event[:2], "little") == HANDSHAKE
 
@@ -177,7 +175,7 @@ class Sockets:
 
     def take_subscriptions(self) -> None:
         """Note which topics anybody listens to, so that events for nobody are never encoded."""
-        while int(cast(int, self.publisher.getsockopt(EVENTS))) & POLLIN:
+        while int(cast("int", self.publisher.getsockopt(EVENTS))) & POLLIN:
             wish = self.publisher.recv(NOBLOCK)
             if wish[:1] == b"\x01":
                 self.topics.add(wish[1:])
@@ -200,4 +198,4 @@ class Sockets:
 
 def endpoint_of(socket: Any) -> str:
     """HOST:PORT of a bound socket."""
-    return cast(bytes, socket.getsockopt(zmq.LAST_ENDPOINT)).decode().removeprefix("tcp://")
+    return cast("bytes", socket.getsockopt(zmq.LAST_ENDPOINT)).decode().removeprefix("tcp://")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import random
 import threading
@@ -127,7 +128,7 @@ class ZeroMqBase:
         if self.inbox:
             patience = 0.0
         began = time.monotonic()
-        ready = dict(self.sockets.poller.poll(patience * 1000 + 0.5 if patience else 0))
+        ready = dict(self.sockets.poller.poll(math.ceil(patience * 1000)))
         self.sleeping = False
         late = time.monotonic() - began - patience
         if late > LATE_SECONDS:
@@ -219,11 +220,9 @@ class ZeroMqBase:
 
     # --- what Thespian calls -----------------------------------------------------------------------------------------
 
-    def newPrimaryActor(
-        self, kind: type, requirements: Any, global_name: str | None, source_hash: Any
-    ) -> Any:
+    def newPrimaryActor(self, kind: type, requirements: Any, global_name: str | None, source_hash: Any) -> Any:
         """Create an actor that nobody made."""
-        return self.engine.create(kind, global_name, cast(Any, None))
+        return self.engine.create(kind, global_name, cast("Any", None))
 
     def tell(self, address: Any, message: Any) -> None:
         """Send an actor a message from outside; it is delivered in the next turn."""

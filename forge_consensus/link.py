@@ -113,6 +113,8 @@ class Link:
 
     def wait_for_room(self, timeout: float) -> None:
         """Block until less is outstanding; raises `BusyError` after `timeout` seconds."""
+        if threading.current_thread() is self.thread:  # a callback: nobody else makes room
+            raise self.busy(0.0)
         end = time.monotonic() + timeout
         with self.room:
             self.waiting_for_room += 1

@@ -269,6 +269,23 @@ def test_an_unknown_outcome_is_resolved_by_sending_again() -> None:
     assert world.group.applied[pending.payload] == 1
 
 
+def test_an_unknown_outcome_that_nobody_resolves_stays_unknown() -> None:
+    world = led()
+
+    def hook(node: str, message: WireMessage) -> list[WireMessage] | None:
+        if not isinstance(message, Submit) or not world.group.leader:
+            return None
+        world.group.submit(message)
+        world.group.elect("")
+        return [Refused("CONSENSUS_OUTCOME_UNKNOWN", "", "", "", 1)]
+
+    world.group.hook = hook
+    pending = world.put("k", timeout=1.0)
+    world.settle()
+    assert isinstance(pending.error, OutcomeUnknownError)
+    assert world.group.applied[pending.payload] == 1
+
+
 def test_an_expired_session_fails_what_is_outstanding_and_is_followed_by_a_new_one() -> None:
     world = led()
     world.group.sessions.clear()
