@@ -7,10 +7,9 @@ Checks are made from the message classes' own annotations, so a class is its sch
 
 from __future__ import annotations
 
-import types
 from collections.abc import Callable
 from dataclasses import MISSING, dataclass, fields
-from typing import Any, Union, cast, get_args, get_origin, get_type_hints
+from typing import Any, cast, get_args, get_origin, get_type_hints
 
 import msgpack
 
@@ -48,38 +47,31 @@ def number(value: Any) -> bool:
     return type(value) is int and 0 <= value < NUMBER_MAX
 
 
+PLAIN: dict[Any, Check] = {
+    int: number,
+    bytes: lambda value: type(value) is bytes,
+    bool: lambda value: type(value) is bool,
+    str: lambda value: type(value) is str and len(value) <= TEXT_MAX,
+    dict: lambda value: type(value) is dict,
+    Any: lambda value: True,
+}
+
+
 def check_of(annotation: Any) -> Check:
     """The check that a value must pass to be taken for the annotated type."""
     origin, args = get_origin(annotation), get_args(annotation)
-    if annotation is int:
-        return number
-    if annotation is bytes:
-        return lambda value: type(value) is bytes
-    if annotation is bool:
-        return lambda value: type(value) is bool
-    if annotation is str:
-        return lambda value: type(value) is str and len(value) <= TEXT_MAX
-    if annotation is Any:
-        return lambda value: True
-    if origin is dict:
-        return lambda value: type(value) is dict
-    if origin is tuple and args[-1] is Ellipsis:
+    if origin is not tuple:
+        return PLAIN[origin or annotation]
+    if args[-1] is Ellipsis:
         each = check_of(args[0])
         return lambda value: type(value) is tuple and all(map(each, value))
-    if origin is tuple:
-        parts = tuple(map(check_of, args))
-        count = len(parts)
-        return lambda value: (
-            type(value) is tuple
-            and len(value) == count
-            and all(check(part) for check, part in zip(parts, value, strict=True))
-        )
-    if origin in (Union, types.UnionType):
-        choices = tuple(map(check_of, args))
-        return lambda value: any(check(value) for check in choices)
-    if annotation is type(None):
-        return lambda value: value is None
-    raise TypeError(f"the codec has no check for {annotation!r}")
+    parts = tuple(map(check_of, args))
+    return lambda value: type(value) is tuple and len(value) == len(parts) and all(map(passes, parts, value))
+
+
+def passes(check: Check, value: Any) -> bool:
+    """Whether the value passes the check."""
+    return check(value)
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +124,21 @@ def encode(frame: Frame) -> bytes:
     )
 
 
+def unpacked(data: bytes | memoryview) -> tuple[Any, ...]:
+    """The parts of a frame with a good header. Raises `ProtocolError`."""
+    try:
+        parts = msgpack.unpackb(data, use_list=False, strict_map_key=False)
+    except Exception as error:  # msgpack raises a family of its own, ValueError, and more for deep nesting
+        raise ProtocolError(f"frame does not decode: {type(error).__name__}") from error
+    if type(parts) is not tuple or len(parts) < HEADER_FIELDS + 1:
+        raise ProtocolError("frame is not an array with a header")
+    if not all(map(passes, HEADER_CHECKS, parts)):
+        raise ProtocolError("frame has a malformed header")
+    if parts[0] != VERSION:
+        raise ProtocolError(f"frame of protocol version {parts[0]}, this node speaks {VERSION}")
+    return parts
+
+
 def decode(data: bytes | memoryview, bytes_max: int) -> Frame:
     """The frame in `data`.
 
@@ -141,17 +148,7 @@ def decode(data: bytes | memoryview, bytes_max: int) -> Frame:
     """
     if len(data) > bytes_max:
         raise ProtocolError(f"frame of {len(data)} bytes is above the limit of {bytes_max}")
-    try:
-        parts = msgpack.unpackb(data, use_list=False, strict_map_key=False)
-    except Exception as error:  # msgpack raises a family of its own, ValueError, and more for deep nesting
-        raise ProtocolError(f"frame does not decode: {type(error).__name__}") from error
-    if type(parts) is not tuple or len(parts) < HEADER_FIELDS + 1:
-        raise ProtocolError("frame is not an array with a header")
-    for check, part in zip(HEADER_CHECKS, parts, strict=False):
-        if not check(part):
-            raise ProtocolError("frame has a malformed header")
-    if parts[0] != VERSION:
-        raise ProtocolError(f"frame of protocol version {parts[0]}, this node speaks {VERSION}")
+    parts = unpacked(data)
     tag = parts[HEADER_FIELDS]
     schema = SCHEMAS.get(tag) if type(tag) is int else None
     if schema is None:
@@ -163,4 +160,5 @@ def decode(data: bytes | memoryview, bytes_max: int) -> Frame:
         if not check(part):
             raise ProtocolError(f"{schema.kind.__name__}.{name} is malformed")
     make = cast("Callable[..., WireMessage]", schema.kind)
-    return Frame(*parts[1:HEADER_FIELDS], make(*body))
+    to, cluster, sender, incarnation, boot, to_boot, request, sent = parts[1:HEADER_FIELDS]
+    return Frame(to, cluster, sender, incarnation, boot, to_boot, request, sent, make(*body))

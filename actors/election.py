@@ -42,6 +42,7 @@ class ElectionActor(ConsensusActor):
         super().__init__()
         self.role = Role.FOLLOWER
         self.leader: str | None = None
+        self.pre_votes: set[str] = set()
         self.votes: set[str] = set()
         self.asking = False
         self.round = 0
@@ -122,9 +123,9 @@ class ElectionActor(ConsensusActor):
             self.wait_long()
         self.asking = True
         self.round += 1
-        self.votes = {self.node_id}
+        self.pre_votes = {self.node_id}
         log = self.ledger.log
-        if self.won():
+        if self.is_majority(self.pre_votes):
             self.campaign()
             return
         for node in self.others:
@@ -152,8 +153,8 @@ class ElectionActor(ConsensusActor):
         if not (self.asking and message.granted and message.round == self.round):
             return
         if sender.node in self.ledger.configuration.voters:
-            self.votes.add(sender.node)
-            if self.won():
+            self.pre_votes.add(sender.node)
+            if self.is_majority(self.pre_votes):
                 self.campaign()
 
     def campaign(self) -> None:
@@ -165,7 +166,7 @@ class ElectionActor(ConsensusActor):
         self.board.elections += 1
         self.take_role(Role.CANDIDATE, "asks for votes")
         self.publish(BecameCandidate())
-        if self.won():
+        if self.is_majority(self.votes):
             self.win()
             return
         log = self.ledger.log
@@ -191,12 +192,12 @@ class ElectionActor(ConsensusActor):
             return
         if sender.node in self.ledger.configuration.voters:
             self.votes.add(sender.node)
-            if self.won():
+            if self.is_majority(self.votes):
                 self.win()
 
-    def won(self) -> bool:
-        """Whether those who said yes are a majority."""
-        return has_majority(self.votes, self.ledger.configuration.voters)
+    def is_majority(self, votes: set[str]) -> bool:
+        """Whether those who said yes are a majority. Votes and pre-votes are never counted together."""
+        return has_majority(votes, self.ledger.configuration.voters)
 
     def win(self) -> None:
         """Lead."""
@@ -315,5 +316,6 @@ class ElectionActor(ConsensusActor):
 
     def take_role(self, role: Role, reason: str) -> None:
         """Change the role, and say it."""
-        self.publish(RoleChanged(old=str(self.role), new=str(role), reason=reason))
+        if role is not self.role:
+            self.publish(RoleChanged(old=str(self.role), new=str(role), reason=reason))
         self.role = self.board.role = role

@@ -46,6 +46,7 @@ from forge_consensus.errors import (
     OutcomeUnknownError,
     StaleTermError,
 )
+from forge_consensus.storage.applying import Applied
 from forge_consensus.storage.ledger import Proposal
 from forge_consensus.storage.machine import failure, outcome_of
 from forge_consensus.storage.record import Kind
@@ -235,34 +236,36 @@ class GatewayActor(ConsensusActor):
 
     def receiveMsg_AppliedEntries(self, message: AppliedEntries, sender: Any) -> None:
         """Answer each client in one frame, and the reads that waited for this."""
-        runs = self.runs
-        if runs:
-            packs: defaultdict[tuple[Any, int], list[tuple[int, str, bytes]]] = defaultdict(list)
-            askers: dict[tuple[Any, int], SenderAddress] = {}
-            for entry in message.entries:
-                while runs and runs[0].last < entry.index:
-                    self.finished(runs.popleft())
-                if not runs:
-                    break
-                run = runs[0]
-                if entry.index < run.first:
-                    continue
-                if not run.session:
-                    self.send(run.asker, SessionOpened(entry.index))
-                    continue
-                key = (run.asker.connection, run.session)
-                askers[key] = run.asker
-                outcome = entry.outcome
-                packs[key].append((entry.seq, outcome.code, outcome.payload))
-                if outcome.code:
-                    self.board.commands_failed += 1
-            while runs and runs[0].last <= self.ledger.applied:
-                self.finished(runs.popleft())
-            for key, items in packs.items():
-                self.board.commands += len(items)
-                self.send_results(askers[key], key[1], items)
+        if self.runs:
+            self.answer_runs(message.entries)
         if self.answerable:
             self.answer_questions()
+
+    def answer_runs(self, entries: list[Applied]) -> None:
+        """Give every outcome to who waits for it; runs and entries are both in the order of the log."""
+        runs = self.runs
+        packs: defaultdict[tuple[Any, int], list[tuple[int, str, bytes]]] = defaultdict(list)
+        askers: dict[tuple[Any, int], SenderAddress] = {}
+        for index, _, _, seq, outcome in entries:
+            while runs and runs[0].last < index:
+                self.finished(runs.popleft())
+            if not runs:
+                break
+            run = runs[0]
+            if index < run.first:
+                continue
+            if not run.session:
+                self.send(run.asker, SessionOpened(index))
+                continue
+            key = (run.asker.connection, run.session)
+            askers[key] = run.asker
+            packs[key].append((seq, outcome.code, outcome.payload))
+        while runs and runs[0].last <= self.ledger.applied:
+            self.finished(runs.popleft())
+        for key, items in packs.items():
+            self.board.commands += len(items)
+            self.board.commands_failed += sum(1 for _, code, _ in items if code)
+            self.send_results(askers[key], key[1], items)
 
     def finished(self, run: Run) -> None:
         """All entries of a run are applied."""

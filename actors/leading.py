@@ -105,15 +105,17 @@ class Leading:
             self.actor.tell("snapshot", PeerNeedsSnapshot(node))
 
     def heartbeat(self) -> None:
-        """Look after the followers, send what is to be sent, and resign when a majority is silent."""
+        """Look after the followers, send what is to be sent, and resign when a majority is silent.
+
+        A follower that does not answer gets its entries once and then empty probes only: what a stopped process
+        does not take lies in our memory.
+        """
         actor, options = self.actor, self.actor.options
         now = actor.clock.now()
         patience = options.append_timeout_heartbeats * options.heartbeat_interval
         for node, progress in self.progress.items():
             if progress.silent_since(now) > patience:
                 progress.become(Phase.PROBE)
-            if progress.phase is Phase.PROBE:
-                progress.probe_sent = False
             if not (progress.may_send and progress.next <= actor.ledger.log.last):
                 self.send_empty(node, progress)
         self.send_entries()

@@ -37,7 +37,7 @@ class HelloReply:
 
 @dataclass(frozen=True, slots=True)
 class RequestPreVote:
-    """Would you vote for me in `term`, which I have not entered yet (dissertation 9.6)?"""
+    """Say whether you would vote for me in `term`, which I have not entered yet (dissertation 9.6)."""
 
     term: int
     round: int
@@ -215,7 +215,7 @@ class ReadResults:
 
 @dataclass(frozen=True, slots=True)
 class GetStatus:
-    """What does the node say of itself?"""
+    """Say how you fare."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -144,7 +144,7 @@ class ProposeRefused:
 
 @dataclass(frozen=True, slots=True)
 class ReadIndex:
-    """From which index on may reads that were taken before this be answered (dissertation 6.4)?"""
+    """Say from which index on reads that were taken before this may be answered (dissertation 6.4)."""
 
     ticket: int
     lease: bool

@@ -54,6 +54,7 @@ class SnapshotActor(ConsensusActor):
         self.finishing = False
         self.installation: Installation | None = None
         self.install_began = 0.0
+        self.asker: Any = None
 
     def receiveMsg_Start(self, message: Start, sender: Any) -> None:
         """Begin to look whether a snapshot is due, and go on with a compaction that a crash cut off."""
@@ -217,6 +218,7 @@ class SnapshotActor(ConsensusActor):
         self.send(sender, SnapshotReply(message.term, message.index, offset, False))
         if offset == message.size:
             self.finishing = True
+            self.asker = sender
             self.offload(receiver.finish, SnapshotReceived)
 
     def receiveMsg_SnapshotReceived(self, message: SnapshotReceived, sender: Any) -> None:
@@ -259,7 +261,7 @@ class SnapshotActor(ConsensusActor):
         self.tell("replication", HoldApplying(False))
 
     def finish_install(self, installation: Installation) -> None:
-        """Switch to the new state; the leader hears of it when it asks again."""
+        """Switch to the new state; the leader hears of it at once."""
         self.installation = None
         if installation.point.index <= self.ledger.applied:
             return
@@ -267,5 +269,7 @@ class SnapshotActor(ConsensusActor):
         duration = self.clock.now() - self.install_began
         info = installation.info
         self.publish(SnapshotRestored(index=info.index, size=info.size_bytes, duration=duration))
+        # Leaves when the switch is on disk.
+        self.send(self.asker, SnapshotReply(self.ledger.term, info.index, info.size_bytes, True))
         self.next_turn(SweepLog())
         self.context.next_turn(self.context.actor("replication"), SnapshotInstalled(info.index))
