@@ -7,6 +7,7 @@ production and under a simulator.
 from __future__ import annotations
 
 import heapq
+import itertools
 import random
 import time
 from collections import deque
@@ -102,6 +103,7 @@ class Engine:
         self.alarm_number = 0
         self.addresses: dict[str, LocalAddress] = {}
         self.rooms: dict[str, Room] = {}
+        self.unnamed = itertools.count(1)
         self.outbox = Outbox(self)
         self.gate = Gate(self)
         self.events: list[tuple[ConsensusEvent, int]] = []
@@ -232,7 +234,7 @@ class Engine:
 
     def create(self, kind: type, name: str | None, parent: Address) -> Address:
         """Create an actor under a name; its address outlives it, so nobody need be told of a new one."""
-        name = name or kind.__name__
+        name = name or f"{kind.__name__}-{next(self.unnamed)}"
         actor = create_actor(kind)
         address = self.addresses.setdefault(name, LocalAddress(name))
         self.rooms[name] = Room(self, actor, address, parent)

@@ -136,6 +136,9 @@ class Leading:
         progress.acked_round = max(progress.acked_round, reply.round)
         log = self.actor.ledger.log
         if not reply.success:
+            if max(reply.index, progress.match) < log.base_index:
+                self.need_snapshot(sender.node, progress)
+                return False
             agreed = log.last_at_most(min(reply.index, log.last), reply.entry_term)
             if progress.refused(agreed):
                 self.actor.send_soon()

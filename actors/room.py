@@ -29,6 +29,8 @@ class Room:
 
     def take(self, message: Any, sender: Address) -> None:
         """Hand the actor a message; a request to exit ends it."""
+        if self.address.room is not self:
+            return
         if type(message) is ActorExitRequest:
             self.leave()
             return

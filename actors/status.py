@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from forge_consensus.actors.actor import ConsensusActor
+    from forge_consensus.actors.board import Board
+    from forge_consensus.actors.clock import Clock
+    from forge_consensus.storage.ledger import Ledger
 
 
 def status_of(actor: ConsensusActor) -> dict[str, Any]:
@@ -13,9 +16,36 @@ def status_of(actor: ConsensusActor) -> dict[str, Any]:
 
     Times are seconds, `last_contact` is None where nothing was ever heard; `match_index` is known to a leader only.
     """
-    board, ledger, now = actor.board, actor.ledger, actor.clock.now()
+    ledger, newest = actor.ledger, actor.snapshots.newest
     space = ledger.tables.space()
-    newest = actor.snapshots.newest
+    return {
+        **facts_of(actor),
+        "snapshot_index": newest.index if newest else 0,
+        "storage_used_bytes": space.used_bytes,
+        "storage_quota_bytes": space.quota_bytes,
+        "disk_free_bytes": space.disk_free_bytes,
+    }
+
+
+class Source(Protocol):
+    """Whatever knows a node's board, ledger and clock: an actor, or the engine."""
+
+    @property
+    def board(self) -> Board:
+        """What the node says of itself."""
+
+    @property
+    def ledger(self) -> Ledger:
+        """What it must not forget."""
+
+    @property
+    def clock(self) -> Clock:
+        """What time it is."""
+
+
+def facts_of(source: Source) -> dict[str, Any]:
+    """The part of the status that is in memory; another thread may ask for it, and sees a turn half done at worst."""
+    board, ledger, now = source.board, source.ledger, source.clock.now()
     contact = None if board.leader_heard_at is None else now - board.leader_heard_at
     return {
         "node_id": ledger.identity.node_id,
@@ -35,7 +65,6 @@ def status_of(actor: ConsensusActor) -> dict[str, Any]:
         "last_log_term": ledger.log.last_term,
         "first_log_index": ledger.log.base_index + 1,
         "log_entries": ledger.log.last - ledger.log.base_index,
-        "snapshot_index": newest.index if newest else 0,
         "snapshots_total": board.snapshots,
         "last_contact": 0.0 if ledger.leading is not None else contact,
         "elections_total": board.elections,
@@ -45,20 +74,17 @@ def status_of(actor: ConsensusActor) -> dict[str, Any]:
         "turns_total": board.turns,
         "flushes_total": ledger.commits,
         "refused": dict(board.refused),
-        "storage_used_bytes": space.used_bytes,
-        "storage_quota_bytes": space.quota_bytes,
-        "disk_free_bytes": space.disk_free_bytes,
         "uptime": now - board.started_at,
         "boot": ledger.identity.boot,
         "address": ledger.configuration.addresses.get(ledger.identity.node_id),
         "events_address": board.events_address,
-        "nodes": nodes_of(actor),
+        "nodes": nodes_of(source),
     }
 
 
-def nodes_of(actor: ConsensusActor) -> list[dict[str, Any]]:
+def nodes_of(source: Source) -> list[dict[str, Any]]:
     """The members as this node sees them (the seed's NodeInfo)."""
-    board, ledger, now = actor.board, actor.ledger, actor.clock.now()
+    board, ledger, now = source.board, source.ledger, source.clock.now()
     rows = []
     for node, address in ledger.configuration.members:
         view = board.peers.get(node)

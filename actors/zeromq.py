@@ -42,6 +42,11 @@ class LocalConnection:
         self.base = base
         self.deliver: Callable[[Any, int], None] = lambda message, request: None
 
+    @property
+    def node(self) -> str:
+        """The id of the node behind it."""
+        return self.base.engine.ledger.identity.node_id
+
     def connect(self, on_message: Callable[[Any, int], None]) -> None:
         """Call this with every answer, on the node's thread."""
         self.deliver = on_message
@@ -97,6 +102,8 @@ class ZeroMqBase:
         self.inbox: deque[tuple[Any, Any]] = deque()
         self.wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self.sleeping = False
+        self.gate = threading.RLock()
+        """Re-entrant, for a signal handler may ask the node to stop at any point."""
         self.sockets.poller.register(self.wake_fd, zmq.POLLIN)
         self.bus = bus
         self.feed: Subscription[ConsensusEvent] | None = None
@@ -163,7 +170,9 @@ class ZeroMqBase:
         """Have something done on the node's thread; for other threads."""
         self.inbox.append((act, argument))
         if self.sleeping:
-            os.eventfd_write(self.wake_fd, 1)
+            with self.gate:  # the descriptor's number may be another file's once this base let go of it
+                if not self.closed:
+                    os.eventfd_write(self.wake_fd, 1)
 
     def stop(self, reason: str) -> None:
         """Ask the node to stop; from any thread, also from a signal handler."""
@@ -171,12 +180,14 @@ class ZeroMqBase:
 
     def close(self) -> None:
         """Let go of the sockets."""
-        if not self.closed:
+        if self.closed:
+            return
+        with self.gate:
             self.closed = True
-            if self.feed is not None:
-                self.feed.cancel()
-            self.sockets.close()
             os.close(self.wake_fd)
+        if self.feed is not None:
+            self.feed.cancel()
+        self.sockets.close()
 
     # --- the engine's wire -------------------------------------------------------------------------------------------
 

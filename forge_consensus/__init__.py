@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from forge_consensus.aio import AsyncClient
+    from forge_consensus.blocking import BlockingCallError
     from forge_consensus.client import Client
     from forge_consensus.errors import (
         AlreadyStartedError,
@@ -70,6 +71,7 @@ __all__ = [
     "AlreadyStartedError",
     "AsyncClient",
     "AuthenticationFailedError",
+    "BlockingCallError",
     "BusyError",
     "Client",
     "ClusterNotFoundError",
@@ -129,6 +131,7 @@ __all__ = [
 
 HOMES = {
     "AsyncClient": "forge_consensus.aio",
+    "BlockingCallError": "forge_consensus.blocking",
     "Client": "forge_consensus.client",
     "Command": "forge_consensus.storage.machine",
     "ConsensusEvent": "forge_consensus.events.types",

@@ -45,6 +45,8 @@ class Calls:
         limits: Limits | None = None,
         port: LocalPort | None = None,
         deliver: Deliver = finish_all,
+        follow: bool = True,
+        prefer: str = "",
     ) -> None:
         if not timeout > 0:
             raise InvalidConfigError(
@@ -53,7 +55,9 @@ class Calls:
         if port is None or endpoints:
             endpoints = parse_endpoints(endpoints)
         self.timeout = timeout
-        self.link = Link(endpoints, cluster=cluster_id, limits=limits, port=port, deliver=deliver)
+        self.link = Link(
+            endpoints, cluster=cluster_id, limits=limits, port=port, deliver=deliver, follow=follow, prefer=prefer
+        )
 
     def deadline(self, timeout: float | None) -> float:
         """When a call that begins now must have ended."""
@@ -95,7 +99,51 @@ class Calls:
         return PendingAsk(Locate(0, LOCATE_WAIT_MS), "", self.deadline(timeout))
 
 
-class Client(Calls):
+class KeyCalls:
+    """The built-in machine's commands and queries as methods, for whoever can apply and read."""
+
+    def apply(self, command: Command, timeout: float | None = None) -> Any:
+        """Carry out a command and return what the machine returned."""
+        raise NotImplementedError
+
+    def read(self, query: Any, consistency: str = "linearizable", timeout: float | None = None) -> Any:
+        """Answer a query."""
+        raise NotImplementedError
+
+    def put(self, key: str, value: Any, timeout: float | None = None) -> Any:
+        """Set a key to a value."""
+        return self.apply(Command("set", {"key": key, "value": value}), timeout)
+
+    def get(self, key: str, consistency: str = "linearizable", timeout: float | None = None) -> Any:
+        """The value of a key, None if it has none."""
+        return self.read(key, consistency, timeout)
+
+    def delete(self, key: str, timeout: float | None = None) -> bool:
+        """Remove a key; whether it was there."""
+        return bool(self.apply(Command("delete", {"key": key}), timeout))
+
+    def cas(self, key: str, *, expected: Any, value: Any, timeout: float | None = None) -> bool:
+        """Set a key if it holds the expected value (None: if it has none); whether it was set."""
+        payload = {"key": key, "expected": expected, "value": value}
+        return bool(self.apply(Command("cas", payload), timeout))
+
+    def incr(self, key: str, by: int = 1, timeout: float | None = None) -> int:
+        """Add to a number and return the sum; a missing key counts as 0."""
+        return cast("int", self.apply(Command("increment", {"key": key, "by": by}), timeout))
+
+    def scan(
+        self,
+        prefix: str = "",
+        limit: int = SCAN_LIMIT,
+        consistency: str = "linearizable",
+        timeout: float | None = None,
+    ) -> list[tuple[str, Any]]:
+        """Keys that begin with a prefix and their values, in order, at most `limit`."""
+        pairs = self.read({"scan": prefix, "limit": limit}, consistency, timeout)
+        return [(key, value) for key, value in pairs]
+
+
+class Client(Calls, KeyCalls):
     """A client of a cluster.
 
     Finds the leader by itself, follows it, and repeats what is safe to repeat until `timeout`
@@ -148,38 +196,6 @@ class Client(Calls):
         """Answer a query and say as of when."""
         pending = self.ask_query(query, consistency, timeout)
         return ReadDetail(pending.result(), pending.applied, pending.stale_ms)
-
-    def put(self, key: str, value: Any, timeout: float | None = None) -> Any:
-        """Set a key to a value."""
-        return self.apply(Command("set", {"key": key, "value": value}), timeout)
-
-    def get(self, key: str, consistency: str = "linearizable", timeout: float | None = None) -> Any:
-        """The value of a key, None if it has none."""
-        return self.read(key, consistency, timeout)
-
-    def delete(self, key: str, timeout: float | None = None) -> bool:
-        """Remove a key; whether it was there."""
-        return bool(self.apply(Command("delete", {"key": key}), timeout))
-
-    def cas(self, key: str, *, expected: Any, value: Any, timeout: float | None = None) -> bool:
-        """Set a key if it holds the expected value (None: if it has none); whether it was set."""
-        payload = {"key": key, "expected": expected, "value": value}
-        return bool(self.apply(Command("cas", payload), timeout))
-
-    def incr(self, key: str, by: int = 1, timeout: float | None = None) -> int:
-        """Add to a number and return the sum; a missing key counts as 0."""
-        return cast("int", self.apply(Command("increment", {"key": key, "by": by}), timeout))
-
-    def scan(
-        self,
-        prefix: str = "",
-        limit: int = SCAN_LIMIT,
-        consistency: str = "linearizable",
-        timeout: float | None = None,
-    ) -> list[tuple[str, Any]]:
-        """Keys that begin with a prefix and their values, in order, at most `limit`."""
-        pairs = self.read({"scan": prefix, "limit": limit}, consistency, timeout)
-        return [(key, value) for key, value in pairs]
 
     def status(self, endpoint: str | None = None, timeout: float | None = None) -> dict[str, Any]:
         """What a node says of itself: the one at that endpoint, or the leader, or any."""

@@ -78,6 +78,8 @@ class Directory:
         self.cluster = cluster
         """The cluster's id, that of the first node that answered if none was given."""
         self.random = random
+        self.follow = True
+        """Whether to go to nodes that were not given; otherwise only those that were are ever asked."""
         self.leader: Endpoint | None = None
         self.term = 0
         self.dismissed = ("", 0)
@@ -137,7 +139,7 @@ class Directory:
         )
         known = {other.node for other in self.endpoints.values()}
         for node, address in answer.members:
-            if node not in known and address and len(self.endpoints) < ENDPOINTS_MAX:
+            if self.follow and node not in known and address and len(self.endpoints) < ENDPOINTS_MAX:
                 self.add(address)
         return self.consider(endpoint, answer.leader, answer.address, answer.term, now)
 
@@ -161,7 +163,8 @@ class Directory:
         for endpoint in self.endpoints.values():
             if endpoint.node == node:
                 return endpoint
-        if address not in self.endpoints and (not address or len(self.endpoints) >= ENDPOINTS_MAX):
+        new = address not in self.endpoints
+        if new and (not address or not self.follow or len(self.endpoints) >= ENDPOINTS_MAX):
             return None
         return self.add(address)
 

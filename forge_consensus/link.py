@@ -47,6 +47,8 @@ class Link:
         limits: Limits | None = None,
         port: LocalPort | None = None,
         deliver: Deliver = finish_all,
+        follow: bool = True,
+        prefer: str = "",
     ) -> None:
         names = [*([LOCAL] if port is not None else []), *endpoints]
         self.core = SessionCore(
@@ -55,8 +57,12 @@ class Link:
             random=random.random,
             limits=limits,
             cluster=cluster,
-            prefer=LOCAL if port is not None else "",
+            prefer=LOCAL if port is not None else prefer,
+            follow=follow,
         )
+        if port is not None:
+            # Known before it answers: else a peer's "it leads at that address" would lead to a socket to ourselves.
+            self.core.directory.endpoints[LOCAL].node = getattr(port, "node", "")
         self.port = port
         self.deliver = deliver
         self.wakeup = Wakeup()
@@ -65,6 +71,7 @@ class Link:
         self.arrived: deque[Arrived] = deque()
         """What the embedded node said."""
         self.closing = False
+        self.reason = CLOSED_TEXT
         self.closed_by: ConsensusError | None = None
         self.gate = threading.Lock()
         """Between handing something over and the end of the thread that would take it."""
@@ -134,10 +141,16 @@ class Link:
             f"and none was answered within {timeout:g} s: wait for results before submitting more"
         )
 
-    def close(self) -> None:
-        """End the thread and everything outstanding; within seconds, whatever the nodes do."""
+    def end_soon(self, reason: str) -> None:
+        """Have the thread end, and everything outstanding with that reason; waits for nothing."""
+        if not self.closing:
+            self.reason = reason
         self.closing = True
         self.rouse()
+
+    def close(self, reason: str = CLOSED_TEXT) -> None:
+        """End the thread and everything outstanding; within seconds, whatever the nodes do."""
+        self.end_soon(reason)
         if threading.current_thread() is not self.thread:
             self.thread.join(CLOSE_S)
 
@@ -145,7 +158,7 @@ class Link:
 
     def run(self) -> None:
         """Turn until closed."""
-        error: ConsensusError = NotStartedError(CLOSED_TEXT)
+        error: ConsensusError | None = None
         try:
             if self.port is not None:
                 self.wires.ports[LOCAL] = self.port
@@ -156,7 +169,7 @@ class Link:
         except Exception as fault:
             logging.getLogger("forge_consensus.client").exception("the client's thread failed")
             error = NotStartedError(f"the client's thread failed: {type(fault).__name__}: {fault}")
-        self.end(error)
+        self.end(error or NotStartedError(self.reason))
 
     def end(self, error: ConsensusError) -> None:
         """Let go of the network and tell everyone who waits."""

@@ -54,6 +54,9 @@ def refused_error(message: Refused, *, outcome_unknown: bool) -> ConsensusError:
             "an earlier attempt may have been carried out; "
             f"the last was refused: {message.code} {message.text}"
         )
+    if message.code == NotLeaderError.code:
+        leader, address = message.leader or None, message.address or None
+        return NotLeaderError(message.text, leader=leader, address=address, term=message.term)
     return error_from_code(message.code, message.text)
 
 

@@ -19,7 +19,7 @@ from forge_consensus.actors.messages import (
     WireMessage,
 )
 from forge_consensus.endpoints import Directory, Endpoint
-from forge_consensus.errors import NotStartedError, OutcomeUnknownError, SessionExpiredError
+from forge_consensus.errors import NotLeaderError, NotStartedError, OutcomeUnknownError, SessionExpiredError
 from forge_consensus.lane import Lane
 from forge_consensus.limits import Limits, Patience
 from forge_consensus.outcome import (
@@ -60,11 +60,13 @@ class SessionCore:
         limits: Limits | None = None,
         cluster: str = "",
         prefer: str = "",
+        follow: bool = True,
     ) -> None:
         self.limits = limits or Limits()
         self.now = now
         self.random = random
         self.directory = Directory(endpoints, cluster, random)
+        self.directory.follow = follow
         self.requests = itertools.count(1)
         self.commands: Lane[Pending[Any]] = self.lane(itertools.count(1))
         self.reads = Reads(self.directory, prefer, self.lane)
@@ -162,6 +164,9 @@ class SessionCore:
 
     def located(self, endpoint: Endpoint, message: Located) -> None:
         """A node says who leads; a later leader is asked at once."""
+        if not self.directory.follow and message.leader not in {"", message.node}:
+            text = f"{message.node} does not lead, {message.leader} does"
+            self.give_up_all(Refused(NotLeaderError.code, text, message.leader, message.address, message.term))
         term = self.directory.term
         if self.directory.located(endpoint, message, self.now):
             self.start_over()
@@ -235,16 +240,19 @@ class SessionCore:
         endpoint.said = f"{code}: {message.text}" if message.text else code
         self.resolve(self.questions.refuse(request, message, self.now))
         certain = code != OUTCOME_UNKNOWN
+        final = code in NOT_LEADING and not self.directory.follow
         meant: list[Pending[Any]] = []
         for lane in self.lanes():
             found = lane.refused(request, message.numbers, certain=certain)
             for pending in found:
                 pending.refusal = code
-            if retried(code) or code == SESSION_EXPIRED:
+            if (retried(code) and not final) or code == SESSION_EXPIRED:
                 lane.again.update(pending.number for pending in found)
             else:
                 self.give_up(lane, found, message)
             meant += found
+        if final:
+            self.give_up_all(message)
         if code == SESSION_EXPIRED and meant:
             self.expire_session()
         elif retried(code) and (meant or (self.opening and request >= self.opening)):
@@ -259,6 +267,16 @@ class SessionCore:
             unknown = lane is self.commands and pending.sends > 0
             pending.error = refused_error(message, outcome_unknown=unknown)
             self.resolved.append(pending)
+
+    def give_up_all(self, message: Refused) -> None:
+        """The only node that may be asked does not lead: nothing else that needs a leader gets further either."""
+        for pending in self.commands.clear():
+            pending.error = refused_error(message, outcome_unknown=pending.sends > 0)
+            self.resolved.append(pending)
+        for lane in self.reads.strict:
+            for pending in lane.clear():
+                pending.error = refused_error(message, outcome_unknown=False)
+                self.resolved.append(pending)
 
     def turn_away(self, endpoint: Endpoint, message: Refused) -> None:
         """Go to the leader that was named at once, the first time; otherwise wait a little."""

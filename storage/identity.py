@@ -9,10 +9,12 @@ import msgpack
 
 from forge_consensus.errors import IdentityError
 from forge_consensus.storage.tables import Batch, Tables
-from forge_consensus.storage.transaction import META, Transaction
+from forge_consensus.storage.transaction import Transaction, get_meta, put_meta
 
 IDENTITY = b"identity"
 BOOTS = b"boots"
+FORMAT = 1
+"""How the ledger's tables are laid out; a folder of another format is refused."""
 
 
 class Identity:
@@ -32,29 +34,36 @@ class Identity:
         self.boots: dict[str, tuple[str, int]] = {}
 
     def open(self, new_incarnation: Callable[[], str], batch: Batch) -> bool:
-        """Read who the folder belongs to and begin the next boot; returns whether the folder is new.
+        """Read whose folder it is and stage the next boot, which counts once `batch` is committed.
 
-        Raises `IdentityError` when it belongs to another node or another cluster.
+        Returns whether the folder is new. Raises `IdentityError` when it belongs to another node or cluster, or to
+        a program that keeps its tables otherwise; `CorruptionError`.
         """
-        stored = self.tables.get(META, IDENTITY)
-        if stored is not None:
-            node_id, cluster_id, incarnation, boot = msgpack.unpackb(stored)
+        stored = get_meta(self.tables, IDENTITY)
+        if stored is None:
+            self.incarnation, self.boot = new_incarnation(), 1
+        else:
+            row = msgpack.unpackb(stored)
+            if row[0] != FORMAT:
+                raise IdentityError(
+                    f"the folder has format {row[0]} and this program reads {FORMAT}: start it with the program that "
+                    "wrote it"
+                )
+            _, node_id, cluster_id, self.incarnation, boot = row
+            self.boot = boot + 1
             if (node_id, cluster_id) != (self.node_id, self.cluster_id):
                 raise IdentityError(
                     f"the folder belongs to node {node_id!r} of cluster {cluster_id!r}, not to node "
                     f"{self.node_id!r} of cluster {self.cluster_id!r}: name the folder of this node"
                 )
-            self.incarnation, self.boot = incarnation, boot + 1
-        else:
-            self.incarnation, self.boot = new_incarnation(), 1
-        row = (self.node_id, self.cluster_id, self.incarnation, self.boot)
-        batch.put(META, IDENTITY, cast(bytes, msgpack.packb(row)))
+        begun = (FORMAT, self.node_id, self.cluster_id, self.incarnation, self.boot)
+        put_meta(batch, IDENTITY, cast("bytes", msgpack.packb(begun)))
         self.reload()
         return stored is None
 
     def reload(self) -> None:
         """Read the members' boots from disk."""
-        stored = self.tables.get(META, BOOTS)
+        stored = get_meta(self.tables, BOOTS)
         rows = msgpack.unpackb(stored) if stored else {}
         self.boots = {node: (incarnation, boot) for node, (incarnation, boot) in rows.items()}
 
@@ -76,5 +85,5 @@ class Identity:
                 "new id"
             )
         self.boots[node] = (incarnation, boot)
-        turn.put_meta(BOOTS, cast(bytes, msgpack.packb(self.boots)))
+        turn.put_meta(BOOTS, cast("bytes", msgpack.packb(self.boots)))
         return ""

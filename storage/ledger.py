@@ -7,13 +7,14 @@ changes durable in one transaction and `rollback` takes all of them back, from m
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple, cast
 
 import msgpack
 
 from forge_consensus.errors import (
     BusyError,
+    CorruptionError,
     LogInconsistentError,
     ProtocolError,
     StaleTermError,
@@ -28,10 +29,21 @@ from forge_consensus.storage.configuration import (
 from forge_consensus.storage.identity import Identity
 from forge_consensus.storage.limits import Limits
 from forge_consensus.storage.log import Log
-from forge_consensus.storage.record import Kind, encode, intact, kind_of, term_of
-from forge_consensus.storage.record import HEAD_BYTES as RECORD_HEAD_BYTES
-from forge_consensus.storage.tables import Tables
-from forge_consensus.storage.transaction import META, Transaction
+from forge_consensus.storage.machine import ApplyFaultError
+from forge_consensus.storage.record import (
+    CRC_BYTES,
+    HEAD_BYTES,
+    REJOIN,
+    Kind,
+    data_of,
+    encode,
+    intact,
+    kind_of,
+    term_of,
+)
+from forge_consensus.storage.tables import RECORD_OVERHEAD_BYTES, Tables
+from forge_consensus.storage.transaction import Transaction, get_meta
+from forge_consensus.storage.uncommitted import Uncommitted
 
 HARD = b"hard"
 BASE = b"base"
@@ -39,6 +51,10 @@ EVENTS_MARK = b"events"
 EVENTS_BLOCK = 100_000
 EVENTS_FEW = 1_000
 NO_BASE = b"\x93\x00\x00\xc4\x00"
+ENTRY_BYTES = HEAD_BYTES + CRC_BYTES + 8 + RECORD_OVERHEAD_BYTES
+"""What an entry takes beside its data: head, checksum, key."""
+
+
 class Proposal(NamedTuple):
     """What a leader is asked to put into its log."""
 

@@ -4,20 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Final
 
 from forge_consensus.errors import CorruptionError
-from forge_consensus.storage.record import (
-    decode,
-    index_of,
-    intact,
-    key_of,
-    term_of,
-)
+from forge_consensus.storage.record import REJOIN, damaged, index_of, intact, key_of, term_of
 from forge_consensus.storage.tables import Batch, Tables
 
-TABLE = "log"
-READ_COUNT = 1024
-"""How many records one scan of the table fetches."""
+TABLE: Final = "log"
+PAGE_FIRST: Final = 4
+PAGE_MAX: Final = 1024
+"""How many records one look at the table or the tail fetches: few at first, for a record may have a megabyte."""
+VERIFY_BYTES: Final = 4 << 20
 
 
 class Log:
@@ -37,15 +34,23 @@ class Log:
         self.last = self.durable = 0
         self.tail: list[bytes] = []
         self.tail_base = self.tail_bytes = 0
+        self.fresh_bytes = 0
+        """At most so many bytes wait for the turn's commit."""
         self.disk_last = 0
 
-    def reload(self, base_index: int, base_term: int) -> None:
-        """Read the bounds from disk; whatever was only in memory is gone."""
+    def reload(self, base_index: int, base_term: int, last: int) -> None:
+        """Read the bounds from disk; whatever was only in memory is gone.
+
+        `last` is the newest entry that a commit noted beside the log. Raises `CorruptionError` when the table ends
+        elsewhere: no crash does that, so acknowledged entries are missing.
+        """
         newest = self.tables.last(TABLE)
         self.base_index, self.base_term = base_index, base_term
         self.disk_last = index_of(newest[0]) if newest else 0
         self.last = self.durable = max(self.disk_last, base_index)
-        self.tail, self.tail_base, self.tail_bytes = [], self.last, 0
+        self.tail, self.tail_base, self.tail_bytes, self.fresh_bytes = [], self.last, 0, 0
+        if self.last != max(last, base_index):
+            raise CorruptionError(f"the log must end with entry {last} and ends with {self.disk_last}. {REJOIN}")
 
     # --- reading -----------------------------------------------------------------------------------------------------
 
@@ -57,9 +62,10 @@ class Log:
         if index > self.tail_base:
             return self.tail[index - self.tail_base - 1]
         record = self.tables.get(TABLE, key_of(index))
-        if record is None or not intact(index, record):
-            decode(index, record or b"")
-        assert record is not None
+        if record is None:
+            raise missing(index)
+        if not intact(index, record):
+            raise damaged(index)
         return record
 
     def term_at(self, index: int) -> int | None:
@@ -76,33 +82,41 @@ class Log:
         return term_of(self.tail[-1]) if self.tail else self.term_at(self.last) or 0
 
     def read(self, first: int, last: int, bytes_max: int) -> list[bytes]:
-        """Records from `first` on, up to `last` and at least one if there is one, until `bytes_max` are full."""
-        if first > self.tail_base:
-            found: Sequence[bytes] = self.tail[first - self.tail_base - 1 : last - self.tail_base]
-        else:
-            found = self.scan(first, min(last, self.tail_base, first + READ_COUNT - 1))
-        total = sum(map(len, found))
-        if total <= bytes_max:
-            return list(found)
-        taken, room = [], bytes_max
-        for record in found:
-            room -= len(record)
-            if taken and room < 0:
+        """Records from `first` on, up to `last`, until `bytes_max` are full; at least one if there is one.
+
+        What is fetched and not given is little, however long the log and however large its records.
+        """
+        taken: list[bytes] = []
+        count, room = PAGE_FIRST, bytes_max
+        last = min(last, self.last)
+        while first <= last:
+            page = self.page(first, min(last, first + count - 1))
+            size = sum(map(len, page))
+            if size > room:
+                taken += fitting(page, room) or ([] if taken else page[:1])
                 break
-            taken.append(record)
+            taken += page
+            room -= size
+            first += len(page)
+            count = min(4 * count, PAGE_MAX, room * len(page) // size + 1)
         return taken
+
+    def page(self, first: int, last: int) -> Sequence[bytes]:
+        """Records from `first` on, at most up to `last`: those in memory, or those of the table before them."""
+        if first > self.tail_base:
+            return self.tail[first - self.tail_base - 1 : last - self.tail_base]
+        return self.scan(first, min(last, self.tail_base))
 
     def scan(self, first: int, last: int) -> list[bytes]:
         """The records first..last as the table holds them, each checked."""
         rows = self.tables.scan(TABLE, key_of(first), key_of(last + 1))
-        if len(rows) != last - first + 1:
-            raise CorruptionError(
-                f"the log has a hole: of the entries {first} to {last} it holds {len(rows)}. Move the node's "
-                "folder away and bring it back as a new member of the cluster"
-            )
-        for offset, (key, record) in enumerate(rows):
-            if index_of(key) != first + offset or not intact(first + offset, record):
-                decode(first + offset, record if index_of(key) == first + offset else b"")
+        index = first
+        for key, record in rows:
+            if not intact(index, record) or index_of(key) != index:
+                raise missing(index) if index_of(key) > index else damaged(index)
+            index += 1
+        if index != last + 1:
+            raise missing(index)
         return [record for _, record in rows]
 
     def last_at_most(self, index: int, term: int) -> int:
@@ -120,17 +134,18 @@ class Log:
 
     def append(self, records: Sequence[bytes]) -> None:
         """Put records behind the last one."""
+        size = sum(map(len, records))
         self.tail.extend(records)
-        self.tail_bytes += sum(map(len, records))
+        self.tail_bytes += size
+        self.fresh_bytes += size
         self.last += len(records)
 
     def truncate(self, first: int) -> int:
         """Take away `first` and everything behind it; returns how many went."""
         removed = self.last - first + 1
         if first > self.tail_base:
-            dropped = self.tail[first - self.tail_base - 1 :]
+            self.tail_bytes -= sum(map(len, self.tail[first - self.tail_base - 1 :]))
             del self.tail[first - self.tail_base - 1 :]
-            self.tail_bytes -= sum(map(len, dropped))
         else:
             self.tail, self.tail_base, self.tail_bytes = [], first - 1, 0
         self.last = first - 1
@@ -145,17 +160,22 @@ class Log:
             return False
         fresh = self.tail[self.durable - self.tail_base :]
         first = self.durable + 1
-        batch.append(TABLE, [(key_of(first + i), record) for i, record in enumerate(fresh)])
+        batch.append(TABLE, [(key_of(index), record) for index, record in enumerate(fresh, first)])
         return True
 
     def committed(self) -> None:
         """What was staged is on disk."""
         self.durable = self.disk_last = self.last
-        if self.tail_bytes > self.tail_bytes_max:
-            half = len(self.tail) // 2
-            self.tail_bytes -= sum(map(len, self.tail[:half]))
-            del self.tail[:half]
-            self.tail_base += half
+        self.fresh_bytes = 0
+        while self.tail_bytes > self.tail_bytes_max:
+            # Half at a time, so that every record is moved once in a while and not at each commit.
+            self.forget_oldest((len(self.tail) + 1) // 2)
+
+    def forget_oldest(self, count: int) -> None:
+        """Drop records from the beginning of the tail; they can be read from the table."""
+        self.tail_bytes -= sum(map(len, self.tail[:count]))
+        del self.tail[:count]
+        self.tail_base += count
 
     def rebase(self, index: int, term: int) -> None:
         """Everything up to `index` is compacted away, or was never here and came as a snapshot.
@@ -164,10 +184,7 @@ class Log:
         """
         self.base_index, self.base_term = index, term
         if index > self.tail_base:
-            drop = index - self.tail_base
-            self.tail_bytes -= sum(map(len, self.tail[:drop]))
-            del self.tail[:drop]
-            self.tail_base = index
+            self.forget_oldest(index - self.tail_base)
         self.last = max(self.last, index)
         self.durable = max(self.durable, index)
 
@@ -185,9 +202,26 @@ class Log:
         Raises `CorruptionError`.
         """
         previous = self.term_at(first - 1) or 0
-        for start in range(first, self.last + 1, READ_COUNT):
-            records = self.scan(start, min(self.last, start + READ_COUNT - 1))
-            terms = [previous, *map(term_of, records)]
-            if any(later < earlier for earlier, later in pairwise(terms)):
-                raise CorruptionError(f"terms fall along the log between entries {start} and {self.last}")
+        while first <= self.last:
+            terms = [previous, *map(term_of, self.read(first, self.last, VERIFY_BYTES))]
+            for index, (earlier, later) in enumerate(pairwise(terms), first):
+                if later < earlier:
+                    raise CorruptionError(f"log entry {index} has term {later}, its predecessor {earlier}. {REJOIN}")
+            first += len(terms) - 1
             previous = terms[-1]
+
+
+def fitting(records: Sequence[bytes], room: int) -> list[bytes]:
+    """The first records, as many as have together at most `room` bytes."""
+    taken = []
+    for record in records:
+        room -= len(record)
+        if room < 0:
+            break
+        taken.append(record)
+    return taken
+
+
+def missing(index: int) -> CorruptionError:
+    """The error for an entry that is not there."""
+    return CorruptionError(f"log entry {index} is missing, so the node does not run. {REJOIN}")

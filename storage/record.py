@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from enum import IntEnum
 from struct import Struct
-from typing import NamedTuple
+from typing import Final, NamedTuple
 from zlib import crc32
 
 from forge_consensus.errors import CorruptionError
 
-FIXED = Struct(">QBQQQQ")
-HEAD_BYTES = 4 + FIXED.size
-PACK = FIXED.pack
-UNPACK = FIXED.unpack_from
-CRC_BYTES = 4
+HEAD: Final = Struct(">QBQQQQ")
+HEAD_BYTES: Final = HEAD.size
+PACK = HEAD.pack
+UNPACK = HEAD.unpack_from
+CRC_BYTES: Final = 4
+RESIDUE: Final = 0x2144DF1C
+"""What crc32 gives for any bytes that are followed by their own crc32, whatever it was started with: so a record is
+checked as it lies, without copying a part of it."""
+REJOIN: Final = "Move the node's folder away and bring it back as a new member of the cluster"
 
 
 class Kind(IntEnum):
@@ -51,41 +55,55 @@ def encode(
     done_below: int = 0,
     data: bytes = b"",
 ) -> bytes:
-    """The bytes of an entry. The checksum covers the index too, so that a record under a wrong key is noticed."""
+    """The bytes of an entry: head, data, checksum.
+
+    The checksum starts from the index (crc32 takes its low 32 bits), so that a record under a wrong key is noticed.
+    """
     body = PACK(term, kind, time_ms, session, seq, done_below) + data
-    return crc32(body, index & 0xFFFFFFFF).to_bytes(4) + body
+    return body + crc32(body, index).to_bytes(CRC_BYTES, "little")
 
 
 def term_of(record: bytes) -> int:
     """The term of an encoded entry."""
-    return int.from_bytes(record[4:12])
+    return int.from_bytes(record[:8])
 
 
 def kind_of(record: bytes) -> int:
     """The kind of an encoded entry."""
-    return record[12]
+    return record[8]
+
+
+def data_of(record: bytes) -> bytes:
+    """The data of an encoded entry."""
+    return record[HEAD_BYTES:-CRC_BYTES]
 
 
 def intact(index: int, record: bytes) -> bool:
     """Whether the record is whole and belongs to that index."""
-    return (
-        len(record) >= HEAD_BYTES
-        and crc32(memoryview(record)[4:], index & 0xFFFFFFFF) == int.from_bytes(record[:4])
+    return crc32(record, index) == RESIDUE and len(record) >= HEAD_BYTES + CRC_BYTES
+
+
+def damaged(index: int) -> CorruptionError:
+    """The error for an entry that fails its checksum.
+
+    LMDB commits whole transactions, so it is damage to something that may have been acknowledged, wherever it lies.
+    """
+    return CorruptionError(
+        f"log entry {index} fails its checksum: what this node acknowledged may be damaged, so it does not run. "
+        f"{REJOIN}"
     )
 
 
-def decode(index: int, record: bytes) -> Record:
-    """The entry in an encoded record.
+def parse(index: int, record: bytes) -> Record:
+    """The entry in an encoded record that is known to be intact."""
+    return Record(index, *UNPACK(record), record[HEAD_BYTES:-CRC_BYTES])
 
-    Raises `CorruptionError` when the checksum does not fit: LMDB commits whole transactions, so a record that fails
-    is damage to something that may have been acknowledged, wherever it lies.
-    """
+
+def decode(index: int, record: bytes) -> Record:
+    """The entry in an encoded record. Raises `CorruptionError` when the checksum does not fit."""
     if not intact(index, record):
-        raise CorruptionError(
-            f"log entry {index} fails its checksum: what this node acknowledged may be damaged, so it does not "
-            "run. Move its folder away and bring the node back as a new member of the cluster"
-        )
-    return Record(index, *UNPACK(record, CRC_BYTES), record[HEAD_BYTES:])
+        raise damaged(index)
+    return parse(index, record)
 
 
 def key_of(index: int) -> bytes:

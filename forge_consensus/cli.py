@@ -1,0 +1,131 @@
+"""The command line: its commands, loaded when they are called, and how their errors end the process."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import sys
+import traceback
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+import click
+
+from forge_consensus import __version__
+from forge_consensus.errors import ConsensusError
+
+PROGRAM = "forge-consensus"
+
+EXIT_CODES = """\b
+Exit codes:
+  0    ok
+  1    key not found, cas did not match, cluster unhealthy, a check failed
+  2    wrong usage
+  65   bad data: a command too large or refused by the machine, a damaged log
+  66   a folder or file is missing
+  69   unavailable: no leader, no quorum, nobody answers, address in use
+  70   internal: the store failed, an error that has no name
+  75   timed out; the outcome may be unknown
+  77   not authorised
+  78   wrong configuration: addresses, peers, identity, folder in use
+  130  interrupted"""
+
+FAMILIAR = {
+    "set": "put", "read": "get", "del": "delete", "rm": "delete", "remove": "delete", "increment": "incr",
+    "list": "scan", "ls": "scan", "start": "node", "run": "node", "server": "node", "members": "status",
+    "health": "status", "check": "verify",
+}  # fmt: skip
+"""What other tools call these commands."""
+
+
+class Commands(click.Group):
+    """A group whose commands are imported when they are called, so that each starts as fast as it can."""
+
+    homes: dict[str, tuple[str, str]] = {}
+    """Command -> (module and attribute, first line of its help)."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """The names, in the order in which they are told."""
+        return [*self.homes, *super().list_commands(ctx)]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The command, imported if need be."""
+        if cmd_name not in self.homes:
+            return super().get_command(ctx, cmd_name)
+        module, _, name = self.homes[cmd_name][0].partition(":")
+        command = getattr(importlib.import_module(module), name)
+        assert isinstance(command, click.Command), f"{module}:{name} is a command"
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """The command meant; an unknown one is answered with what may have been meant."""
+        name = args[0]
+        if self.get_command(ctx, name) is None and not name.startswith("-"):
+            known = self.list_commands(ctx)
+            meant = [FAMILIAR[name]] if FAMILIAR.get(name) in known else difflib.get_close_matches(name, known, 2)
+            hint = f"did you mean {' or '.join(meant)}?" if meant else f"there are {', '.join(known)}"
+            ctx.fail(f"no such command {name!r}: {hint}")
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List the commands without importing them."""
+        rows = [(name, text) for name, (_, text) in self.homes.items()]
+        rows += [(name, command.get_short_help_str(90)) for name, command in self.commands.items()]
+        with formatter.section("Commands"):
+            formatter.write_dl(rows)
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Every group ends with the exit codes."""
+        formatter.write_paragraph()
+        formatter.write_text(EXIT_CODES)
+
+
+class Root(Commands):
+    """The outermost group: what is raised anywhere below becomes a line and an exit code here."""
+
+    homes = {
+        "node": ("forge_consensus.cli_node:node", "Run one node in the foreground."),
+        "kv": ("forge_consensus.cli_kv:kv", "Read and change keys of the built-in machine."),
+        "status": ("forge_consensus.cli_status:status", "Show the whole cluster on one screen."),
+        "log": ("forge_consensus.cli_log:log", "Check a node's log while the node is stopped."),
+        "demo": ("forge_consensus.cli_demo:demo", "Start a cluster, kill its leader, watch it go on."),
+    }
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; see `end_with`."""
+        try:
+            return super().invoke(ctx)
+        except (click.ClickException, click.exceptions.Exit, click.Abort, BrokenPipeError):
+            raise
+        except (Exception, KeyboardInterrupt) as error:
+            ctx.exit(end_with(error))
+
+
+def end_with(error: BaseException) -> int:
+    """Say on stderr what went wrong and return the exit code for it."""
+    if isinstance(error, KeyboardInterrupt):
+        click.echo("interrupted", err=True)
+        return 130
+    if isinstance(error, ConsensusError):
+        click.echo(f"error[{error.code}]: {error}", err=True)
+        return error.exit_code
+    click.echo("".join(traceback.format_exception(error)), err=True, nl=False)
+    click.echo(
+        f"error[INTERNAL]: {type(error).__name__}: {error}. This is a fault of {PROGRAM}: please report it with "
+        "the lines above",
+        err=True,
+    )
+    return 70
+
+
+@click.group(cls=Root, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(__version__, prog_name=PROGRAM)
+def cli() -> None:
+    """Raft consensus as an event-driven actor system."""
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run the command line and end the process with its exit code."""
+    sys.exit(cli.main(args=None if arguments is None else list(arguments), prog_name=PROGRAM))

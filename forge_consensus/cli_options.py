@@ -1,0 +1,92 @@
+"""The options that commands share: endpoints, timeout, consistency, output."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+from forge_consensus.endpoints import parse_endpoints
+from forge_consensus.errors import InvalidConfigError
+
+TIMEOUT_S = 5.0
+CONSISTENCIES = ("linearizable", "lease", "stale")
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+class Endpoints(click.ParamType[list[str]]):
+    """Addresses with commas between them."""
+
+    name = "endpoints"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> list[str]:
+        """The addresses; wrong ones are a wrong configuration."""
+        return parse_endpoints(value)
+
+
+class Required(click.Option):
+    """The option for endpoints; without any, the error says both ways to give them."""
+
+    def process_value(self, ctx: click.Context, value: Any) -> Any:
+        """The addresses."""
+        if value is None and not ctx.resilient_parsing:
+            raise InvalidConfigError(
+                "no endpoints: say with --endpoints HOST:PORT,... or FORGE_CONSENSUS_ENDPOINTS where the nodes listen"
+            )
+        return super().process_value(ctx, value)
+
+
+def endpoints_option(function: Function) -> Function:
+    """``--endpoints``."""
+    return click.option(
+        "--endpoints",
+        cls=Required,
+        type=Endpoints(),
+        metavar="HOST:PORT,...",
+        envvar="FORGE_CONSENSUS_ENDPOINTS",
+        show_envvar=True,
+        help="Where the nodes listen; one that answers is enough.",
+    )(function)
+
+
+def timeout_option(function: Function) -> Function:
+    """``--timeout``."""
+    return click.option(
+        "--timeout",
+        type=click.FloatRange(min=0, min_open=True),
+        default=TIMEOUT_S,
+        show_default=True,
+        envvar="FORGE_CONSENSUS_TIMEOUT",
+        help="Seconds after which it is given up.",
+    )(function)
+
+
+def output_option(function: Function) -> Function:
+    """``-o``."""
+    return click.option(
+        "-o",
+        "--output",
+        type=click.Choice(("table", "json")),
+        default="table",
+        show_default=True,
+        envvar="FORGE_CONSENSUS_OUTPUT",
+        help="For people or for programs.",
+    )(function)
+
+
+def consistency_option(function: Function) -> Function:
+    """``--consistency``."""
+    return click.option(
+        "--consistency",
+        type=click.Choice(CONSISTENCIES),
+        default=CONSISTENCIES[0],
+        show_default=True,
+        help="linearizable sees every acknowledged write; stale asks any node and works without a leader.",
+    )(function)
+
+
+def client_options(function: Function) -> Function:
+    """What every command that talks to nodes takes."""
+    return endpoints_option(timeout_option(output_option(function)))

@@ -1,0 +1,120 @@
+"""Machines: the state machine that a user gave, as instance, class or import path, made ready for a node."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Callable
+from importlib import import_module
+from typing import Any, cast
+
+from forge_consensus.errors import InvalidConfigError
+from forge_consensus.storage.machine import Machine
+
+NEEDED = ("apply", "query", "snapshot", "restore")
+KEPT_NEEDED = ("apply", "query", "checkpoint", "bind")
+"""What a machine that lives in the ledger has instead."""
+
+
+class MachineChoice:
+    """What runs the commands; None is the built-in key-value machine.
+
+    Raises `InvalidConfigError` for what is no machine.
+    """
+
+    def __init__(self, given: object) -> None:
+        self.given = imported(given) if isinstance(given, str) else given
+        self.initial: list[bytes] | None = None
+        """The state of a given instance before its first node."""
+        self.used = False
+        if self.given is not None:
+            self.check()
+
+    @property
+    def kind(self) -> type[Any]:
+        """The machine's class."""
+        return self.given if isinstance(self.given, type) else type(self.given)
+
+    def check(self) -> None:
+        """Raise `InvalidConfigError` for what lacks a method of a machine."""
+        kept = hasattr(self.kind, "checkpoint")
+        missing = [name for name in (KEPT_NEEDED if kept else NEEDED) if not callable(getattr(self.given, name, None))]
+        if missing:
+            raise InvalidConfigError(
+                f"{self.kind.__qualname__} is no state machine: it has no {', '.join(missing)}. "
+                f"A state machine has {', '.join(NEEDED)} (see forge_consensus.StateMachine)"
+            )
+
+    def fresh(self) -> Machine | None:
+        """The machine for a node that starts now, in its first state.
+
+        A node brings it to where it was by snapshot and log; an instance that still held the state of an earlier
+        run would see commands twice, so it is put back to what it was at first.
+        """
+        given: Any = self.given
+        if given is None:
+            return None
+        if isinstance(given, type):
+            return cast("Machine", given())
+        if hasattr(given, "checkpoint"):  # it is bound to the tables anew
+            return cast("Machine", given)
+        if not self.used:
+            self.used = True
+            self.initial = first_state(given)
+        elif self.initial is None:
+            raise InvalidConfigError(
+                f"this {self.kind.__qualname__} ran before and its first state could not be kept, for its snapshot() "
+                "raised: give the class instead of an instance, and each start makes a new one"
+            )
+        else:
+            given.restore(iter(self.initial))
+        return cast("Machine", given)
+
+    def path(self) -> str:
+        """The import path ``module:Class`` by which another process makes the same machine; "" for the built-in one.
+
+        Raises `InvalidConfigError` where there is none.
+        """
+        if self.given is None:
+            return ""
+        kind = self.kind
+        name = f"{kind.__module__}:{kind.__qualname__}"
+        advice = "put the class into a module of its own that can be imported, or use mode='thread'"
+        if kind.__module__ == "__main__" or "<" in kind.__qualname__:
+            raise InvalidConfigError(f"another process cannot import {name}: {advice}")
+        if imported(name, advice) is not kind:
+            raise InvalidConfigError(f"{name} is another class when it is imported: {advice}")
+        try:
+            inspect.signature(kind).bind()
+        except TypeError as error:
+            raise InvalidConfigError(
+                f"{name} cannot be made without arguments ({error}), as another process would have to: "
+                "give its arguments defaults, or use mode='thread'"
+            ) from error
+        except ValueError:  # a class without a signature: its own process will see
+            pass
+        return name
+
+
+def first_state(machine: Any) -> list[bytes] | None:
+    """The state of a machine, None if it cannot tell."""
+    try:
+        return list(machine.snapshot())
+    except Exception:  # the user's code; it matters at a second start only
+        return None
+
+
+def imported(path: str, advice: str = "give it as 'package.module:Class'") -> Callable[[], Machine]:
+    """The class of a path ``module:Class``. Raises `InvalidConfigError`."""
+    module, colon, qualname = path.partition(":")
+    if not (module and colon and qualname):
+        raise InvalidConfigError(f"state machine {path!r} is no import path: {advice}")
+    try:
+        found: Any = sys.modules.get(module) or import_module(module)
+        for name in qualname.split("."):
+            found = getattr(found, name)
+    except (ImportError, AttributeError) as error:
+        raise InvalidConfigError(f"state machine {path!r} cannot be imported ({error}): {advice}") from error
+    if not isinstance(found, type):
+        raise InvalidConfigError(f"state machine {path!r} is a {type(found).__name__} and not a class: {advice}")
+    return found

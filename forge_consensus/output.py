@@ -1,0 +1,100 @@
+"""The output: how values, tables and events are written for people and for programs."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from forge_consensus.events.envelope import ConsensusEvent, payload
+
+INT_EXACT_MAX = 1 << 53
+"""Above it a program that reads JSON numbers as doubles would be wrong."""
+CELL_CHARS_MAX = 80
+
+
+def plain(value: Any) -> Any:
+    """The value as JSON can hold it: bytes as ``{"base64": ...}``, integers that a double cannot hold as texts."""
+    if isinstance(value, bytes):
+        return {"base64": base64.b64encode(value).decode()}
+    if isinstance(value, bool):
+        return value
+    if isinstance(value, int):
+        return value if abs(value) <= INT_EXACT_MAX else str(value)
+    if isinstance(value, dict):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    return value
+
+
+def json_text(value: Any) -> str:
+    """One line of JSON; keys keep their order."""
+    return json.dumps(plain(value), ensure_ascii=False, separators=(",", ":"), default=str)
+
+
+def cell(value: Any) -> str:
+    """A value as one short line for a table."""
+    if isinstance(value, bytes):
+        value = value.decode(errors="backslashreplace")
+    elif not isinstance(value, str):
+        value = json_text(value)
+    text = "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in value)
+    return text if len(text) <= CELL_CHARS_MAX else text[: CELL_CHARS_MAX - 1] + "…"
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Lines with the columns aligned, the head first."""
+    lines = [tuple(head), *map(tuple, rows)]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(head))]
+    return ["  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip() for line in lines]
+
+
+def bytes_text(count: float | None) -> str:
+    """A number of bytes for people."""
+    if count is None:
+        return "-"
+    for unit in ("B", "KB", "MB", "GB"):
+        if abs(count) < 1000:
+            break
+        count /= 1000
+    else:
+        unit = "TB"
+    return f"{count:.0f} {unit}" if unit == "B" or count >= 10 else f"{count:.1f} {unit}"
+
+
+def seconds_text(seconds: float | None) -> str:
+    """A duration for people: 12ms, 1.9s, 3m20s, 3h12m, 2d4h."""
+    if seconds is None:
+        return "-"
+    if seconds < 1:
+        return f"{seconds * 1000:.0f}ms"
+    if seconds < 60:
+        return f"{seconds:.1f}s"
+    whole = int(seconds)
+    for size, unit, below, small in ((86_400, "d", 3600, "h"), (3600, "h", 60, "m"), (60, "m", 1, "s")):
+        if whole >= size:
+            return f"{whole // size}{unit}{whole % size // below}{small}"
+    return f"{whole}s"
+
+
+def clock_text(time: float) -> str:
+    """The time of day with milliseconds, UTC."""
+    return datetime.fromtimestamp(time, UTC).strftime("%H:%M:%S.%f")[:-3]
+
+
+def field_text(value: Any) -> str:
+    """A field of an event for people."""
+    if isinstance(value, float):
+        return seconds_text(value)
+    if isinstance(value, list | tuple):
+        return ",".join(map(str, value))
+    return str(value)
+
+
+def event_text(event: ConsensusEvent) -> str:
+    """An event as one line: node, what happened, term, and its facts."""
+    facts = " ".join(f"{name}={field_text(value)}" for name, value in payload(event).items() if value not in (None, "", ()))
+    return f"{event.node_id} {event.topic.removeprefix('consensus.')} term={event.term} {facts}".rstrip()

@@ -1,0 +1,129 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+from forge_consensus.actors.messages import (
+    AppendEntries,
+    AppendReply,
+    InstallSnapshot,
+    SnapshotReply,
+)
+from forge_consensus.actors.options import Options
+from forge_consensus.events.types import (
+    LogCompacted,
+    SnapshotCompleted,
+    SnapshotRestored,
+    SnapshotStarted,
+)
+from forge_consensus.storage.limits import Limits
+from tests.one_node import OneNode
+from tests.test_actors_election import lead
+from tests.test_actors_replication import follow, put
+
+LIMITS = Limits(snapshot_entries=20, snapshot_seconds_min=0.1, trailing_entries=5, sweep_entries=7)
+
+
+def filled(count: int = 40) -> OneNode:
+    """A follower of n2 that has applied so many entries and taken a snapshot."""
+    node = OneNode(limits=LIMITS, options=Options(chunk_bytes=64))
+    follow(node, 1, *[put(i, 1, f"k{i}", f"v{i}") for i in range(2, count + 1)], commit=count)
+    node.clock.seconds += 0.3
+    node.turn()
+    node.run_jobs()
+    return node
+
+
+def test_a_snapshot_by_threshold_cuts_the_log_in_slices() -> None:
+    node = filled()
+    assert [type(e) for e in node.events if type(e) in (SnapshotStarted, SnapshotCompleted, LogCompacted)] == [
+        SnapshotStarted,
+        SnapshotCompleted,
+        LogCompacted,
+    ]
+    assert node.ledger.log.base_index == 35
+    assert node.told(LogCompacted)[0].removed == 35
+    assert node.tables.count("log") == 5
+    assert node.ledger.configuration == node.configuration
+
+
+def snapshot_of(node: OneNode) -> tuple[Path, int, int]:
+    info = node.engine.opened.snapshots.newest
+    assert info is not None
+    return info.path, info.index, info.term
+
+
+def test_a_received_snapshot_replaces_the_state_and_is_acknowledged_when_durable() -> None:
+    source = filled()
+    path, index, term = snapshot_of(source)
+    data = path.read_bytes()
+    node = OneNode()
+    offset = 0
+    while offset < len(data):
+        chunk = InstallSnapshot(1, index, term, offset, len(data), data[offset : offset + 100])
+        node.request("n2", "snapshot", chunk)
+        node.request("n2", "snapshot", chunk)  # duplicates are normal input
+        offset = node.last(SnapshotReply).offset
+        assert not node.last(SnapshotReply).done
+    node.run_jobs()
+    assert node.last(SnapshotReply) == SnapshotReply(1, index, len(data), True)
+    assert node.told(SnapshotRestored)[0].index == index
+    assert node.ledger.applied == node.ledger.commit_index == index
+    assert node.ledger.applier.machine.query("k7") == "v7"
+    again = OneNode(tables=node.tables.clone_durable())
+    assert again.ledger.applier.machine.query("k7") == "v7"
+    assert again.ledger.log.base_index == index
+    node.request("n2", "replication", AppendEntries(1, index, term, index, 0, (put(index + 1, 1, "z", "z"),)))
+    assert node.last(AppendReply) == AppendReply(1, True, index + 1, 0, 0)
+
+
+def test_a_snapshot_that_is_older_than_the_state_is_ignored() -> None:
+    source = filled()
+    path, index, term = snapshot_of(source)
+    data = path.read_bytes()
+    node = filled(60)
+    before = node.ledger.applied
+    node.request("n2", "snapshot", InstallSnapshot(1, index, term, 0, len(data), data[:50]))
+    assert node.last(SnapshotReply).done
+    assert node.ledger.applied == before
+
+
+def test_a_damaged_snapshot_changes_nothing() -> None:
+    source = filled()
+    path, index, term = snapshot_of(source)
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 0xFF
+    node = OneNode()
+    node.request("n2", "snapshot", InstallSnapshot(1, index, term, 0, len(data), bytes(data)))
+    node.run_jobs()
+    assert node.ledger.applied == 1
+    assert not [reply for _, reply in node.messages(SnapshotReply) if reply.done]
+
+
+def test_a_follower_behind_the_log_gets_chunks_and_then_entries() -> None:
+    node = filled()
+    node.wait(3.0)
+    lead(node, "n3")
+    node.sent.clear()
+    node.answer("n3", "replication", AppendReply(node.ledger.term, False, 1, 0, 0))
+    first = node.last(InstallSnapshot)
+    assert (first.index, first.offset) == (40, 0)
+    offset = len(first.data)
+    while offset < first.size:
+        node.answer("n3", "snapshot", SnapshotReply(node.ledger.term, 40, offset, False))
+        assert node.last(InstallSnapshot).offset == offset
+        offset += len(node.last(InstallSnapshot).data)
+    node.answer("n3", "snapshot", SnapshotReply(node.ledger.term, 40, offset, True))
+    entries = [m for to, m in node.messages(AppendEntries) if to == "n3"][-1]
+    assert (entries.prev_index, len(entries.records)) == (40, node.ledger.log.last - 40)
+
+
+def test_a_chunk_without_an_answer_is_sent_again() -> None:
+    node = filled()
+    node.wait(3.0)
+    lead(node, "n3")
+    node.answer("n3", "replication", AppendReply(node.ledger.term, False, 1, 0, 0))
+    node.sent.clear()
+    for _ in range(13):
+        node.wait(0.1)
+        node.answer("n2", "replication", AppendReply(node.ledger.term, True, node.ledger.log.last, 0, 0))
+    assert {message.offset for _, message in node.messages(InstallSnapshot)} == {0}
