@@ -41,6 +41,10 @@ class Context(Protocol):
     bind_address: str
     unanswered: dict[Any, None]
     """Kept by the gateway: whose requests are under way; it outlives the actors, so that they can be told."""
+    operations: list[tuple[float, int]] | None
+    """Kept while somebody observes the node's turns: what was answered, as (`turn_began` when taken in, commands)."""
+    turn_began: float
+    """When this turn began; 0 while nobody observes."""
     sticky: Callable[[], bool]
     """Set by the election actor: whether a vote request must not move the term."""
 

@@ -12,6 +12,7 @@ import random
 import time
 from collections import deque
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, Protocol
 
 from loguru import logger
@@ -33,7 +34,9 @@ from forge_consensus.actors.outbox import Outbox
 from forge_consensus.actors.room import Room, create_actor
 from forge_consensus.errors import OperationFailedError, StaleTermError, is_fatal
 from forge_consensus.events.bus import EventBus
-from forge_consensus.events.types import ConsensusEvent, stamp
+from forge_consensus.events.encoding import to_msgpack
+from forge_consensus.events.turn_report import TurnReport
+from forge_consensus.events.types import ConsensusEvent, LogAppended, LogCommitted, stamp
 from forge_consensus.storage.opening import Opened
 
 SUPERVISOR = "supervisor"
@@ -107,6 +110,12 @@ class Engine:
         self.outbox = Outbox(self)
         self.gate = Gate(self)
         self.events: list[tuple[ConsensusEvent, int]] = []
+        self.tell_afar: Callable[[ConsensusEvent, bytes], None] | None = None
+        """Set by a base while somebody listens in another process: called with each event and its encoding."""
+        self.observer: Callable[[TurnReport], None] | None = None
+        self.operations: list[tuple[float, int]] | None = None
+        """Kept while somebody observes: (`turn_began` of the turn that took it in, commands) of what was answered."""
+        self.turn_began = 0.0
         self.generation = 0
         self.faults: deque[float] = deque()
         self.unanswered: dict[Any, None] = {}
@@ -123,9 +132,10 @@ class Engine:
         leave the node (I16).
         """
         self.board.turns += 1
+        report = None if self.observer is None else self.begin_report(len(frames))
         self.ledger.begin(self.clock.now())
         try:
-            self.act(frames, notices)
+            messages = self.act(frames, notices)
         except Exception as fault:
             self.undo(fault)
             return
@@ -141,9 +151,14 @@ class Engine:
             self.next_turn(self.actor("election"), CommitWasSlow(took))
         self.outbox.send()
         self.tell_events()
+        if report is not None:
+            self.finish_report(report, messages, took)
 
-    def act(self, frames: list[tuple[Any, Any]], notices: list[tuple[str, Any]]) -> None:
-        """Run the mailbox until it is empty: what was put off, what came in, then the alarms that are due."""
+    def act(self, frames: list[tuple[Any, Any]], notices: list[tuple[str, Any]]) -> int:
+        """Run the mailbox until it is empty: what was put off, what came in, then the alarms that are due.
+
+        Returns how many messages that were.
+        """
         while self.later:
             to, message, sender = self.later.popleft()
             to.deliver(self, message, sender)
@@ -151,19 +166,19 @@ class Engine:
             self.actor(name).deliver(self, message, self.actor(name))
         for data, connection in frames:
             self.gate.take(data, connection)
-        self.run_mailbox()
+        messages = self.run_mailbox()
         while self.alarms and self.alarms[0].at <= self.clock.now():
             alarm = heapq.heappop(self.alarms)
             if alarm.to is not None:
                 alarm.to.deliver(self, alarm.message, alarm.to)
-        self.run_mailbox()
+        return messages + self.run_mailbox()
 
-    def run_mailbox(self) -> None:
-        """Deliver messages until there are none."""
+    def run_mailbox(self) -> int:
+        """Deliver messages until there are none; returns how many there were."""
         mailbox = self.mailbox
-        for _ in range(MESSAGES_MAX):
+        for delivered in range(MESSAGES_MAX):
             if not mailbox:
-                return
+                return delivered
             room, message, sender = mailbox.popleft()
             try:
                 room.take(message, sender)
@@ -197,24 +212,62 @@ class Engine:
         self.next_turn(self.actor(SUPERVISOR), Rebuild(f"{type(fault).__name__}: {fault}"))
 
     def tell_events(self) -> None:
-        """Publish what happened in this turn; it is on disk by now."""
+        """Publish what happened in this turn, which is on disk by now, and keep it in the journal."""
         if not self.events:
             return
         events, self.events = self.events, []
-        identity, ledger = self.ledger.identity, self.ledger
+        identity, journal, tell_afar = self.ledger.identity, self.ledger.journal, self.tell_afar
         self.bus.begin_turn(self.options.heartbeat_interval / 10)
-        wall, now = self.clock.wall_ms() / 1000, self.clock.now()
+        wall_ms, now = self.clock.wall_ms(), self.clock.now()
         for event, term in events:
             stamped = stamp(
                 event,
                 node_id=identity.node_id,
                 cluster_id=identity.cluster_id,
                 term=term,
-                sequence=ledger.next_sequence(),
-                time=wall,
+                sequence=self.ledger.next_sequence(),
+                time=wall_ms / 1000,
                 monotonic=now,
             )
+            data = to_msgpack(stamped)
+            journal.append(stamped.sequence, wall_ms, data)
             self.bus.publish(stamped)
+            if tell_afar is not None:
+                tell_afar(stamped, data)
+
+    # --- being observed ----------------------------------------------------------------------------------------------
+
+    def observe(self, observer: Callable[[TurnReport], None] | None) -> None:
+        """Tell somebody what each turn cost, at its end, on the node's thread; None ends it. One observer at a time.
+
+        Without one a turn pays for a comparison or two.
+        """
+        self.observer = observer
+        self.operations = None if observer is None else []
+        self.turn_began = 0.0
+
+    def begin_report(self, frames: int) -> TurnReport:
+        """Note what the turn begins with."""
+        if self.operations:
+            self.operations = []
+        self.turn_began = time.perf_counter()
+        # What will be subtracted at the end: where the counts stand now.
+        return TurnReport(self.turn_began, frames, commit_seconds=self.ledger.commits, applied=self.ledger.applied)
+
+    def finish_report(self, report: TurnReport, messages: int, took: float) -> None:
+        """Complete the report and hand it over; an observer that raises is told nothing more."""
+        report.messages = messages
+        report.commit_seconds = took if self.ledger.commits != report.commit_seconds else None
+        report.applied = self.ledger.applied - report.applied
+        report.operations = self.operations or ()
+        report.seconds = time.perf_counter() - report.began
+        observer = self.observer
+        try:
+            if observer is not None:
+                observer(report)
+        except Exception as fault:
+            self.observe(None)
+            logger.opt(exception=fault).error("the observer of turns failed; it is told no more")
 
     def patience(self, seconds_max: float) -> float:
         """For how long the next turn may wait for frames."""
@@ -285,12 +338,25 @@ class Engine:
         self.wire.offload(job, report)
 
     def publish(self, event: ConsensusEvent) -> None:
-        """Hold an event until the turn is committed; what it says of the term is the term of now."""
-        self.events.append((event, self.ledger.term))
+        """Hold an event until the turn is committed; what it says of the term is the term of now.
+
+        Entries appended, or committed, in several steps of a turn are one event with the whole range.
+        """
+        term = self.ledger.term
+        if isinstance(event, LogAppended | LogCommitted):
+            for place, (earlier, of_term) in reversed(list(enumerate(self.events))):
+                if not isinstance(earlier, LogAppended | LogCommitted):
+                    break
+                if type(earlier) is type(event):
+                    if of_term == term and earlier.last_index + 1 == event.first_index:
+                        self.events[place] = (replace(earlier, last_index=event.last_index), term)
+                        return
+                    break
+        self.events.append((event, term))
 
     def wants(self, kind: type[ConsensusEvent]) -> bool:
-        """Whether anybody listens to that kind of event."""
-        return self.bus.has_listeners(kind)
+        """Whether anybody listens to that kind of event: the journal does, to every one."""
+        return True
 
     def introduce(self, node: str, boot: int) -> None:
         """The peer was greeted: frames to it may leave."""

@@ -17,6 +17,7 @@ from forge_consensus.actors.messages import (
     Located,
     OpenSession,
     Read,
+    ReadEvents,
     ReadResults,
     Refused,
     Results,
@@ -36,6 +37,7 @@ from forge_consensus.actors.notices import (
     ReadReady,
     Start,
 )
+from forge_consensus.actors.retelling import page_of
 from forge_consensus.actors.status import status_of
 from forge_consensus.errors import (
     BusyError,
@@ -348,3 +350,7 @@ class GatewayActor(ConsensusActor):
     def receiveMsg_GetStatus(self, message: GetStatus, sender: Any) -> None:
         """What the node says of itself."""
         self.send(sender, Status(status_of(self)))
+
+    def receiveMsg_ReadEvents(self, message: ReadEvents, sender: Any) -> None:
+        """Tell events again, from the journal."""
+        self.send(sender, page_of(message, self.ledger, self.board.events_address))

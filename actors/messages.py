@@ -241,6 +241,36 @@ class Refused:
     numbers: tuple[int, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class ReadEvents:
+    """Tell again the events with numbers from `since` on, at most `limit`; `kinds` are patterns, none means all."""
+
+    since: int
+    limit: int
+    kinds: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class EventPage:
+    """Events as (number, encoded event) each, ascending, and gaps as (first, last, reason).
+
+    Numbers hold within one incarnation of the node. The page covers the numbers up to `next`, excluded; the newest
+    that the node gave out is `end`, the oldest that it may still have `first`.
+    """
+
+    node: str
+    cluster: str
+    incarnation: str
+    boot: int
+    events_address: str
+    """Where the node's publisher listens in this boot."""
+    first: int
+    next: int
+    end: int
+    rows: tuple[tuple[int, bytes], ...]
+    gaps: tuple[tuple[int, int, str], ...]
+
+
 NEVER_MS = 1 << 53
 """Longer than any node has run: it has not heard from a leader at all."""
 
@@ -256,6 +286,7 @@ Request = (
     | Submit
     | Read
     | GetStatus
+    | ReadEvents
 )
 Answer = (
     HelloReply
@@ -270,6 +301,7 @@ Answer = (
     | ReadResults
     | Status
     | Refused
+    | EventPage
 )
 WireMessage = Request | Answer
 
@@ -297,7 +329,9 @@ WIRE: dict[int, type[WireMessage]] = {
     40: GetStatus,
     41: Status,
     42: Refused,
+    43: ReadEvents,
+    44: EventPage,
 }
 
-CLIENT_REQUESTS = (Locate, OpenSession, Submit, Read, GetStatus)
+CLIENT_REQUESTS = (Locate, OpenSession, Submit, Read, GetStatus, ReadEvents)
 """What a client may ask: it reaches only the gateway."""

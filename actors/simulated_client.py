@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import msgpack
@@ -70,18 +70,16 @@ class Habits:
     ttl_ms: int = 60_000
 
 
-@dataclass(slots=True)
 class SimulatedClient:
     """One client with one session at a time. It is a party of the network: `take` gets answers."""
 
-    cluster: SimulatedCluster
-    name: str
-    judge: Judge
-    habits: Habits = field(default_factory=Habits)
-    alive: bool = True
-
-    def __post_init__(self) -> None:
-        self.timeline = self.cluster.timeline
+    def __init__(self, cluster: SimulatedCluster, name: str, judge: Judge, habits: Habits | None = None) -> None:
+        self.cluster = cluster
+        self.name = name
+        self.judge = judge
+        self.habits = habits or Habits()
+        self.alive = True
+        self.timeline = cluster.timeline
         self.chance = self.timeline.chance(self.name)
         self.connections: dict[str, Connection] = {}
         self.target = self.chance.choice(self.cluster.names)

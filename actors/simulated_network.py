@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -63,6 +64,7 @@ class Network:
     cut: set[tuple[str, str]] = field(default_factory=set)
     old: deque[tuple[Connection, bytes, bool]] = field(default_factory=deque)
     frames: int = 0
+    chance: random.Random = field(init=False)
 
     def __post_init__(self) -> None:
         self.chance = self.timeline.chance("network")

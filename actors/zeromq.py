@@ -24,8 +24,7 @@ from forge_consensus.actors.sockets import Sockets
 from forge_consensus.actors.supervisor import SupervisorActor
 from forge_consensus.errors import NotStartedError
 from forge_consensus.events.bus import EventBus
-from forge_consensus.events.encoding import to_msgpack, topic_bytes
-from forge_consensus.events.subscription import Subscription
+from forge_consensus.events.encoding import topic_bytes
 from forge_consensus.events.types import ConsensusEvent, NodeStopped
 from forge_consensus.storage.opening import Opened
 
@@ -106,7 +105,6 @@ class ZeroMqBase:
         """Re-entrant, for a signal handler may ask the node to stop at any point."""
         self.sockets.poller.register(self.wake_fd, zmq.POLLIN)
         self.bus = bus
-        self.feed: Subscription[ConsensusEvent] | None = None
         self.closed = False
 
     # --- the loop ----------------------------------------------------------------------------------------------------
@@ -125,6 +123,7 @@ class ZeroMqBase:
                     self.clock.lost(took - LATE_SECONDS)
             engine.publish(NodeStopped())
             engine.tell_events()
+            engine.ledger.journal.seal()
         finally:
             self.close()
 
@@ -185,8 +184,6 @@ class ZeroMqBase:
         with self.gate:
             self.closed = True
             os.close(self.wake_fd)
-        if self.feed is not None:
-            self.feed.cancel()
         self.sockets.close()
 
     # --- the engine's wire -------------------------------------------------------------------------------------------
@@ -215,19 +212,15 @@ class ZeroMqBase:
         threading.Thread(target=work, name="forge-helper", daemon=True).start()
 
     def serve_subscribers(self) -> None:
-        """Listen to the bus for as long as anybody listens over ZeroMQ."""
+        """Send events for as long as anybody listens over ZeroMQ."""
         self.sockets.take_subscriptions()
-        if self.sockets.topics and self.feed is None:
-            self.feed = self.bus.subscribe(ConsensusEvent, self.publish_event, inline=True)
-        elif not self.sockets.topics and self.feed is not None:
-            self.feed.cancel()
-            self.feed = None
+        self.engine.tell_afar = self.publish_event if self.sockets.topics else None
 
-    def publish_event(self, event: ConsensusEvent) -> None:
+    def publish_event(self, event: ConsensusEvent, data: bytes) -> None:
         """Tell who listens over ZeroMQ."""
         topic = topic_bytes(event)
         if any(topic.startswith(wanted) for wanted in self.sockets.topics):
-            self.sockets.publish(topic, to_msgpack(event))
+            self.sockets.publish(topic, data)
 
     # --- what Thespian calls -----------------------------------------------------------------------------------------
 

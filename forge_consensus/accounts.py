@@ -222,7 +222,7 @@ def health_of(facts: Mapping[str, Any]) -> HealthStatus:
     ]
     for row in facts["nodes"]:
         fine = row["status"] == "active"
-        details.append(check(f"peer:{row['id']}", fine, "active", f"{row['status']} at {row['address']}"))
+        details.append(check(f"member:{row['id']}", fine, "active", f"{row['status']} at {row['address']}"))
     return HealthStatus(
         healthy=facts["health"] == "healthy",
         status=facts["health"],

@@ -30,7 +30,7 @@ from forge_consensus.thread_node import typed
 
 LOOK_SECONDS = 0.5
 """How often the child looks whether its parent is still the same."""
-LISTENER_SECONDS = 2.0
+LISTENER_MS = 2000
 """How long it waits for its parent to listen, so that no event is missed."""
 LINGER_SECONDS = 10.0
 """How long a node may take to stop after its parent is gone; then the process ends anyway."""
@@ -108,7 +108,7 @@ class Child:
         base = node.base
         assert base is not None, "the node is open"
         self.say(open=node.address, events=base.sockets.events_address)
-        if base.sockets.publisher.poll(LISTENER_SECONDS * 1000, zmq.POLLIN):
+        if base.sockets.publisher.poll(LISTENER_MS, zmq.POLLIN):
             base.serve_subscribers()
         self.say(running=True)
         if not self.stopping:
@@ -117,9 +117,7 @@ class Child:
 
 def plain(error: ConsensusError) -> dict[str, Any]:
     """The facts of an error, as far as JSON can say them."""
-    return {
-        name: value for name, value in error.context.items() if isinstance(value, bool | int | float | str | None)
-    }
+    return {name: value for name, value in error.context.items() if isinstance(value, bool | int | float | str | None)}
 
 
 def main() -> int:

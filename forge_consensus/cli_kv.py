@@ -8,6 +8,7 @@ import sys
 from typing import Any
 
 import click
+import msgpack
 
 from forge_consensus.cli import Commands
 from forge_consensus.cli_options import client_options, consistency_option
@@ -17,10 +18,17 @@ from forge_consensus.output import cell, json_text, table
 KINDS = ("text", "bytes", "json")
 
 
-class NumberFirst(click.Command):
-    """A command whose arguments may be negative numbers."""
+class Key(click.ParamType[str]):
+    """A key; its length is the machine's affair."""
 
-    ignore_unknown_options = True
+    name = "key"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """The key, if it is Unicode."""
+        try:
+            return str(value).encode().decode()
+        except UnicodeEncodeError:
+            self.fail("a key is UTF-8 text", param, ctx)
 
 
 @click.group(cls=Commands)
@@ -43,9 +51,18 @@ def value_of(text: str, kind: str) -> Any:
     if kind == "text":
         return decoded
     try:
-        return json.loads(decoded)
-    except ValueError as error:
-        raise click.UsageError(f"the value is no JSON: {error}") from None
+        value = json.loads(decoded, parse_constant=refuse_constant)
+        msgpack.packb(value)
+    except (ValueError, OverflowError, RecursionError) as error:
+        raise click.UsageError(f"the value is no JSON that can be stored: {error}") from None
+    if value is None:
+        raise click.UsageError("a key never holds null: delete it instead, or expect it --absent")
+    return value
+
+
+def refuse_constant(name: str) -> None:
+    """Refuse NaN and the infinities, which JSON does not have."""
+    raise ValueError(f"{name} is no JSON")
 
 
 def described(value: Any) -> dict[str, Any]:
@@ -80,7 +97,7 @@ kind_option = click.option(
 
 
 @kv.command()
-@click.argument("key")
+@click.argument("key", type=Key())
 @click.argument("value")
 @kind_option
 @client_options
@@ -93,7 +110,7 @@ def put(key: str, value: str, kind: str, endpoints: list[str], timeout: float, o
 
 
 @kv.command()
-@click.argument("key")
+@click.argument("key", type=Key())
 @click.option("--raw", is_flag=True, help="Write the value alone, without a line's end.")
 @consistency_option
 @client_options
@@ -121,7 +138,7 @@ def get(
 
 
 @kv.command()
-@click.argument("key")
+@click.argument("key", type=Key())
 @client_options
 @click.pass_context
 def delete(ctx: click.Context, key: str, endpoints: list[str], timeout: float, output: str) -> None:
@@ -136,7 +153,7 @@ def delete(ctx: click.Context, key: str, endpoints: list[str], timeout: float, o
 
 
 @kv.command()
-@click.argument("key")
+@click.argument("key", type=Key())
 @click.option("--expected", help="The value that KEY must have.")
 @click.option("--absent", is_flag=True, help="KEY must have no value.")
 @click.option("--value", required=True, help="The value that it gets; - reads stdin.")
@@ -163,8 +180,6 @@ def cas(
     if expected == "-":
         raise click.UsageError("only --value can be read from stdin")
     wanted = None if expected is None else value_of(expected, kind)
-    if expected is not None and wanted is None:
-        raise click.UsageError("a value is never null: for a key without a value give --absent")
     content = value_of(value, kind)
     with Client(endpoints, timeout) as client:
         swapped = client.cas(key, expected=wanted, value=content)
@@ -176,8 +191,8 @@ def cas(
 
 
 @kv.command()
-@click.argument("key")
-@click.option("--by", type=int, default=1, show_default=True, help="How much to add; may be negative.")
+@click.argument("key", type=Key())
+@click.option("--by", type=click.IntRange(-(1 << 63), (1 << 63) - 1), default=1, show_default=True, help="How much to add; may be negative.")
 @client_options
 def incr(key: str, by: int, endpoints: list[str], timeout: float, output: str) -> None:
     """Add to the number at KEY and write the sum; no value counts as 0.
@@ -190,7 +205,7 @@ def incr(key: str, by: int, endpoints: list[str], timeout: float, output: str) -
 
 
 @kv.command()
-@click.argument("prefix", default="")
+@click.argument("prefix", type=Key(), default="")
 @click.option("--limit", type=click.IntRange(1, 10_000), default=SCAN_LIMIT, show_default=True)
 @consistency_option
 @client_options

@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
 from typing import IO, Any, cast
 
 from forge_consensus.child import blueprint_of
-from forge_consensus.errors import ConsensusError, ConsensusTimeoutError, OperationFailedError, error_from_code
+from forge_consensus.errors import (
+    ConsensusError,
+    ConsensusTimeoutError,
+    NotStartedError,
+    OperationFailedError,
+    error_from_code,
+)
 from forge_consensus.events.bus import EventBus
 from forge_consensus.feed import EventFeed
 from forge_consensus.machines import MachineChoice
@@ -58,7 +66,11 @@ class ProcessNode:
     def start(self, timeout: float) -> None:
         """Start the process; raises the node's own error if it cannot be opened, `ConsensusTimeoutError`."""
         command = [sys.executable, "-m", "forge_consensus.child"]
-        self.process = process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        path = [str(Path(__file__).parent.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path)}
+        self.process = process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment
+        )
         self.reader = threading.Thread(target=self.read, name=f"forge-child-{self.node_id}", daemon=True)
         self.reader.start()
         with suppress(BrokenPipeError):  # it died at once: the reader tells
@@ -132,8 +144,10 @@ class ProcessNode:
 
     def facts(self, timeout: float) -> dict[str, Any]:
         """The node's status, at most `FRESH_S` old. Raises what a client's `status` raises."""
+        if self.ask is None:
+            raise NotStartedError
         now = time.monotonic()
-        if self.ask is not None and now - self.known_at > FRESH_S:
+        if now - self.known_at > FRESH_S:
             self.known = self.ask(timeout)
             self.known_at = now
         return self.known
@@ -141,8 +155,6 @@ class ProcessNode:
     def glance(self, timeout: float) -> Glance:
         """Who leads."""
         facts = self.facts(timeout)
-        if not facts:
-            return Glance(False, None, "follower", 0)
         leading = facts["leader_id"] == facts["node_id"] and facts["role"] == "leader"
         return Glance(leading, facts["leader_id"], facts["role"], facts["term"])
 

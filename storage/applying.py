@@ -7,24 +7,29 @@ from typing import Any, NamedTuple, cast
 
 import msgpack
 
-from forge_consensus.errors import CorruptionError, ProtocolError
+from forge_consensus.errors import CorruptionError, ProtocolError, StorageError, UnavailableError
 from forge_consensus.storage.log import Log
 from forge_consensus.storage.machine import (
+    DONE,
+    ApplyFaultError,
     Command,
     Entry,
     LedgerMachine,
+    Machine,
     Outcome,
     StateMachine,
     apply_all,
     apply_one,
     failure,
 )
-from forge_consensus.storage.record import Kind, Record, decode
+from forge_consensus.storage.record import REJOIN, Kind, Record, parse
 from forge_consensus.storage.sessions import Sessions
 from forge_consensus.storage.tables import Batch, Tables, TablesView
-from forge_consensus.storage.transaction import META
+from forge_consensus.storage.transaction import get_meta, put_meta
 
 APPLIED = b"applied"
+COMMAND = int(Kind.COMMAND)
+SESSION = int(Kind.SESSION)
 TTL_BYTES = 8
 READ_BYTES = 4 << 20
 
@@ -54,52 +59,70 @@ class Applier:
 
     They are changed in memory only; `checkpoint` stages all three for one transaction, so on disk they agree
     always. A machine that does not live in the ledger is durable only through its snapshot file, so for it
-    nothing is staged.
+    nothing is staged, and `on_disk` is the index of that snapshot.
+
+    `replacing` says that a snapshot is being handed to such a machine, elsewhere: until the switch is on disk nobody
+    may apply to it, ask it or take its state.
     """
 
-    def __init__(self, tables: Tables, machine: StateMachine) -> None:
+    def __init__(self, tables: Tables, machine: Machine) -> None:
         self.tables = tables
         self.machine = machine
-        self.kept: LedgerMachine | None = (
-            cast(LedgerMachine, machine) if hasattr(machine, "checkpoint") else None
-        )
+        self.kept = cast("LedgerMachine", machine) if hasattr(machine, "checkpoint") else None
+        self.batched = hasattr(machine, "apply_run")
         self.sessions = Sessions()
         self.generation = 0
         self.index = self.term = self.time_ms = 0
         self.on_disk = self.staged = 0
+        self.replacing = False
 
     def load(self) -> None:
-        """Take up what the last checkpoint left."""
-        stored = self.tables.get(META, APPLIED)
+        """Take up what the last checkpoint left. Raises `CorruptionError`."""
+        if self.kept is None:
+            return
+        stored = get_meta(self.tables, APPLIED)
         if stored is not None:
             self.generation, self.index, self.term, self.time_ms, _ = msgpack.unpackb(stored)
         self.on_disk = self.index
-        if self.kept is not None:
-            self.kept.bind(self.tables, self.generation)
+        self.kept.bind(self.tables, self.generation)
         self.sessions = Sessions()
         self.sessions.load(self.tables, self.generation)
 
     def restored(self, point: Point, sessions: list[bytes]) -> None:
-        """The machine now holds the state of a snapshot."""
+        """A machine of the user's own now holds the state of a snapshot, which is durable."""
         self.index, self.term, self.time_ms = point.index, point.term, point.time_ms
+        self.on_disk = point.index
         self.sessions = Sessions()
         self.sessions.import_(sessions)
+        self.replacing = False
+
+    def query(self, query: Any) -> Any:
+        """Ask the machine. May raise anything, `UnavailableError` while its state is being replaced."""
+        if self.replacing:
+            raise UnavailableError("this node is taking over a snapshot: ask another one, or again soon")
+        return self.machine.query(query)
 
     def run(self, log: Log, upto: int, count_max: int) -> list[Applied]:
-        """Apply at most `count_max` entries up to `upto`, in order; returns what became of each."""
+        """Apply at most `count_max` entries up to `upto`, in order; returns what became of each.
+
+        Raises `StorageError`, and `ApplyFaultError` for every other fault: the state is then half moved, so nothing
+        can be repaired in place.
+        """
         upto = min(upto, self.index + count_max)
         done: list[Applied] = []
-        batched = hasattr(self.machine, "apply_run")
-        while self.index < upto:
-            first = self.index + 1
-            records = [
-                decode(first + i, raw) for i, raw in enumerate(log.read(first, upto, READ_BYTES))
-            ]
-            if batched:
-                self.apply_in_runs(records, done)
-            else:
-                for record in records:
-                    done.append(self.apply_record(record))
+        try:
+            while self.index < upto:
+                first = self.index + 1
+                records = log.read(first, upto, READ_BYTES)
+                entries = [parse(index, record) for index, record in enumerate(records, first)]
+                if self.batched:
+                    self.apply_in_runs(entries, done)
+                else:
+                    done += [self.apply_record(entry) for entry in entries]
+        except (ApplyFaultError, StorageError):
+            raise
+        except Exception as error:
+            raise ApplyFaultError(self.index, f"{type(error).__name__}: {error}") from error
         return done
 
     def moved(self, record: Record) -> None:
@@ -109,20 +132,21 @@ class Applier:
 
     def apply_record(self, record: Record) -> Applied:
         """Apply one entry."""
-        self.moved(record)
-        index, term, kind, _, session, seq, done_below, data = record
-        if kind == Kind.COMMAND:
-            known = (
-                self.sessions.begin(session, seq, done_below, self.time_ms) if session else None
-            )
-            if known is None:
-                known = self.apply_command(index, term, data)
-                if session:
-                    self.sessions.finish(session, seq, known)
-            return Applied(index, term, session, seq, known)
-        if kind == Kind.SESSION:
+        index, term, kind, time_ms, session, seq, done_below, data = record
+        self.index, self.term = index, term
+        if time_ms > self.time_ms:
+            self.time_ms = time_ms
+        if kind == COMMAND:
+            if not session:
+                return Applied(index, term, 0, seq, self.apply_command(index, term, data))
+            outcome = self.sessions.begin(session, seq, done_below, self.time_ms)
+            if outcome is None:
+                outcome = self.apply_command(index, term, data)
+                self.sessions.finish(session, seq, outcome)
+            return Applied(index, term, session, seq, outcome)
+        if kind == SESSION:
             self.sessions.open(index, self.time_ms, int.from_bytes(data[:TTL_BYTES]))
-        return Applied(index, term, 0, 0, Outcome("", b"\xc0"))
+        return Applied(index, term, 0, 0, DONE)
 
     def apply_command(self, index: int, term: int, data: bytes) -> Outcome:
         """Apply one command; bytes that are none fail like any other bad command and stop nothing."""
@@ -142,10 +166,10 @@ class Applier:
         fresh: set[tuple[int, int]] = set()
         for record in records:
             key = (record.session, record.seq)
-            if record.kind != Kind.COMMAND or (key[0] and key in fresh):
+            if record.kind != COMMAND or (key[0] and key in fresh):
                 self.finish_run(run, fresh, done)
             self.moved(record)
-            if record.kind != Kind.COMMAND:
+            if record.kind != COMMAND:
                 done.append(self.apply_record(record))
                 continue
             known = self.sessions.begin(*key, record.done_below, self.time_ms) if key[0] else None
@@ -187,8 +211,7 @@ class Applier:
             return
         self.kept.checkpoint(batch)
         self.sessions.checkpoint(batch, self.generation)
-        row = (self.generation, self.index, self.term, self.time_ms, configuration)
-        batch.put(META, APPLIED, cast(bytes, msgpack.packb(row)))
+        put_point(batch, self.generation, Point(self.index, self.term, self.time_ms, configuration))
         self.staged = self.index
 
     def checkpointed(self) -> None:
@@ -205,14 +228,20 @@ class Applier:
         return self.kept.dirty[1] if self.kept is not None else 0
 
 
+def put_point(batch: Batch, generation: int, point: Point) -> None:
+    """Stage which generation of tables holds the state, and what it is the state of."""
+    row = (generation, point.index, point.term, point.time_ms, point.configuration)
+    put_meta(batch, APPLIED, cast("bytes", msgpack.packb(row)))
+
+
 def stored_point(tables: TablesView) -> tuple[int, Point]:
     """(generation, point) of the checkpoint on disk.
 
     Raises `CorruptionError` when there is none.
     """
-    stored = tables.get(META, APPLIED)
+    stored = get_meta(tables, APPLIED)
     if stored is None:
-        raise CorruptionError("the store holds no checkpoint")
+        raise CorruptionError(f"the store holds no checkpoint. {REJOIN}")
     generation, index, term, time_ms, configuration = msgpack.unpackb(stored)
     return generation, Point(index, term, time_ms, configuration)
 

@@ -35,9 +35,7 @@ class Configuration:
             raise InvalidConfigError("the list of peers is empty: a cluster has at least one member")
         members = tuple(sorted(peers.items()))
         if len({address for _, address in members}) != len(members):
-            raise InvalidConfigError(
-                f"two peers share one address in {cls(members).text}: give each its own"
-            )
+            raise InvalidConfigError(f"two peers share one address in {cls(members).text}: give each its own")
         return cls(members, lease_reads)
 
     @cached_property
@@ -52,11 +50,11 @@ class Configuration:
 
     def encode(self) -> bytes:
         """The bytes, equal on every node."""
-        return cast(bytes, msgpack.packb((self.members, self.lease_reads)))
+        return cast("bytes", msgpack.packb((self.members, self.lease_reads)))
 
     @classmethod
     def decode(cls, data: bytes) -> Configuration:
-        """The configuration in those bytes."""
+        """The configuration in those bytes. Raises `CorruptionError`."""
         try:
             members, lease_reads = msgpack.unpackb(data, use_list=False)
             return cls(tuple((str(node), str(address)) for node, address in members), bool(lease_reads))
@@ -93,20 +91,23 @@ class ConfigurationHistory:
         self.base = Configuration(())
         self.rows: list[tuple[int, Configuration]] = []
 
-    def load(
-        self, base_index: int, base: bytes, indexes: bytes | None, read: Callable[[int], bytes]
-    ) -> None:
-        """Take up the base and the entries at the stored indexes; `read` gives an entry's data."""
+    def load(self, base_index: int, base: bytes, indexes: bytes | None, read: Callable[[int], bytes]) -> None:
+        """Take up the base and the entries at the stored indexes; `read` gives an entry's data.
+
+        Raises `CorruptionError`.
+        """
         self.base = Configuration.decode(base) if base else Configuration(())
         self.rows = [
             (index, Configuration.decode(read(index)))
             for index in msgpack.unpackb(indexes or b"\x90")
             if index > base_index
         ]
+        if not self.current.members:
+            raise CorruptionError("the store knows no configuration, so the node does not run")
 
     def stored(self) -> bytes:
         """The indexes, to be stored."""
-        return cast(bytes, msgpack.packb([index for index, _ in self.rows]))
+        return cast("bytes", msgpack.packb([index for index, _ in self.rows]))
 
     @property
     def current(self) -> Configuration:

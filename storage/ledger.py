@@ -12,47 +12,29 @@ from typing import NamedTuple, cast
 
 import msgpack
 
-from forge_consensus.errors import (
-    BusyError,
-    CorruptionError,
-    LogInconsistentError,
-    ProtocolError,
-    StaleTermError,
-    StorageFullError,
-)
+from forge_consensus.errors import BusyError, CorruptionError, LogInconsistentError, StaleTermError, StorageFullError
 from forge_consensus.storage.applying import Applied, Applier
-from forge_consensus.storage.configuration import (
-    CONFIGURATIONS,
-    Configuration,
-    ConfigurationHistory,
-)
+from forge_consensus.storage.configuration import CONFIGURATIONS, Configuration, ConfigurationHistory
 from forge_consensus.storage.identity import Identity
+from forge_consensus.storage.incoming import check_records
+from forge_consensus.storage.journal import Journal
 from forge_consensus.storage.limits import Limits
 from forge_consensus.storage.log import Log
 from forge_consensus.storage.machine import ApplyFaultError
-from forge_consensus.storage.record import (
-    CRC_BYTES,
-    HEAD_BYTES,
-    REJOIN,
-    Kind,
-    data_of,
-    encode,
-    intact,
-    kind_of,
-    term_of,
-)
+from forge_consensus.storage.numbers import EventNumbers
+from forge_consensus.storage.record import CRC_BYTES, HEAD_BYTES, REJOIN, Kind, data_of, encode, term_of
 from forge_consensus.storage.tables import RECORD_OVERHEAD_BYTES, Tables
 from forge_consensus.storage.transaction import Transaction, get_meta
 from forge_consensus.storage.uncommitted import Uncommitted
 
 HARD = b"hard"
 BASE = b"base"
-EVENTS_MARK = b"events"
-EVENTS_BLOCK = 100_000
-EVENTS_FEW = 1_000
 NO_BASE = b"\x93\x00\x00\xc4\x00"
 ENTRY_BYTES = HEAD_BYTES + CRC_BYTES + 8 + RECORD_OVERHEAD_BYTES
-"""What an entry takes beside its data: head, checksum, key."""
+"""What an entry takes on disk beside its data: head, checksum, key."""
+HELD_BACK = (Kind.COMMAND, Kind.SESSION)
+"""What a leader refuses when too much is uncommitted or the store is full. A no-op always passes, else a new leader
+could never commit what its predecessor left (etcd's rule), and so does a configuration, which may be the remedy."""
 
 
 class Proposal(NamedTuple):
@@ -95,39 +77,42 @@ class Ledger:
         self.vote = ""
         self.commit_index = 0
         self.leading: int | None = None
-        self.initial = ""
         self.configurations = ConfigurationHistory()
+        self.uncommitted = Uncommitted()
+        self.numbers = EventNumbers(tables)
+        self.journal = Journal(tables, self.numbers, limits.events_kept, limits.events_seconds)
         self.early_term: int | None = None
-        self.commits = 0
         self.appliable = 0
         self.stood = self.led = 0
-        self.uncommitted_bytes = 0
-        self.sequence = self.sequence_mark = 0
         self.checkpoint_wanted = False
         self.checkpoint_clean_at = 0.0
         self.commit_before = 0
-        self.hard_on_disk: tuple[int, str, int] = (0, "", 0)
+        self.hard_on_disk: tuple[int, str, int, int] = (0, "", 0, 0)
+        self.configurations_on_disk: bytes | None = None
 
     # --- the turn ----------------------------------------------------------------------------------------------------
 
     def reload(self) -> None:
-        """Take everything that is derived from disk from there; what was only in memory is gone."""
-        stored = self.tables.get(META, HARD)
-        self.term, self.vote, hint = msgpack.unpackb(stored) if stored else (0, "", 0)
-        self.hard_on_disk = (self.term, self.vote, hint)
-        base = self.tables.get(META, BASE) or NO_BASE
+        """Take everything that is derived from disk from there; what was only in memory is gone.
+
+        Raises `CorruptionError`.
+        """
+        stored = get_meta(self.tables, HARD)
+        if stored is None:
+            raise CorruptionError(f"the store does not hold term and vote, so the node does not run. {REJOIN}")
+        self.term, self.vote, hint, last = msgpack.unpackb(stored)
+        self.hard_on_disk = (self.term, self.vote, hint, last)
+        base = get_meta(self.tables, BASE) or NO_BASE
         base_index, base_term, base_configuration = msgpack.unpackb(base)
-        self.log.reload(base_index, base_term)
+        self.log.reload(base_index, base_term, last)
         self.identity.reload()
+        self.configurations_on_disk = get_meta(self.tables, CONFIGURATIONS)
         self.configurations.load(
-            base_index,
-            base_configuration,
-            self.tables.get(META, CONFIGURATIONS),
-            lambda index: self.log.get(index)[RECORD_HEAD_BYTES:],
+            base_index, base_configuration, self.configurations_on_disk, lambda index: data_of(self.log.get(index))
         )
         self.commit_index = min(max(hint, self.commit_before, self.applier.index), self.log.last)
         self.leading, self.stood = None, 0
-        self.uncommitted_bytes = 0
+        self.uncommitted.clear()
 
     def begin(self, now: float) -> None:
         """A turn begins at `now` (seconds, the node's running clock)."""
@@ -135,7 +120,7 @@ class Ledger:
         self.commit_before = self.commit_index
         self.appliable = self.log.durable
         self.early_term = self.leading
-        if not self.applier.dirty_bytes:
+        if self.applier.index == self.applier.on_disk:
             self.checkpoint_clean_at = now
         elif now - self.checkpoint_clean_at > self.limits.checkpoint_seconds:
             self.checkpoint_wanted = True
@@ -143,30 +128,29 @@ class Ledger:
     def commit(self) -> bool:
         """Make the turn durable; returns whether log entries were written.
 
-        One transaction and one flush if anything urgent happened or a checkpoint is due, none otherwise: applying
+        One transaction and one flush if anything must be on disk or a checkpoint is due, none otherwise: applying
         alone costs nothing. Raises `StorageError`, after which the node must stop.
         """
         turn = self.turn
         checkpoint = self.checkpoint_due
-        numbers_left = self.sequence_mark - self.sequence
-        must = turn.urgent or checkpoint or self.log_changed or self.hard_changed
-        if not must and numbers_left > EVENTS_FEW:
+        if not (turn.batch or checkpoint or self.log_changed or self.hard_changed or self.numbers.few):
             return False
         wrote = self.log.stage(turn.batch)
-        if wrote:
-            turn.put_meta(CONFIGURATIONS, self.configurations.stored())
-        hard = (self.term, self.vote, self.commit_index)
+        configurations = self.configurations.stored() if wrote else self.configurations_on_disk
+        if configurations is not None and configurations != self.configurations_on_disk:
+            turn.put_meta(CONFIGURATIONS, configurations)
+        hard = (self.term, self.vote, self.commit_index, self.log.last)
         if hard != self.hard_on_disk:
-            turn.put_meta(HARD, cast(bytes, msgpack.packb(hard)))
-        if numbers_left < EVENTS_BLOCK // 2:
-            self.sequence_mark = self.sequence + EVENTS_BLOCK
-            turn.put_meta(EVENTS_MARK, self.sequence_mark.to_bytes(8))
+            turn.put_meta(HARD, cast("bytes", msgpack.packb(hard)))
+        mark = self.numbers.stage(turn.batch)
+        self.journal.stage(turn.batch)
         if checkpoint:
             point = self.configurations.at(self.applier.index)
             self.applier.checkpoint(turn.batch, point.encode())
         self.tables.commit(turn.batch)
-        self.commits += 1
-        self.hard_on_disk = hard
+        self.hard_on_disk, self.configurations_on_disk = hard, configurations
+        self.numbers.mark = mark
+        self.journal.committed()
         self.log.committed()
         if checkpoint:
             self.applier.checkpointed()
@@ -176,9 +160,14 @@ class Ledger:
         return wrote
 
     def rollback(self) -> None:
-        """The turn did not happen: neither on disk nor in memory. What was applied stays, it was committed."""
+        """The turn did not happen: neither on disk nor in memory. What was applied stays, it was committed.
+
+        Raises `ApplyFaultError` when the machine's state was just being replaced, since nobody can take that back:
+        the node must stop, and its next start takes the state from the snapshot.
+        """
+        if self.applier.replacing:
+            raise ApplyFaultError(self.applier.index, "a turn failed while a snapshot was handed to the machine")
         self.turn = Transaction()
-        self.commit_index = self.commit_before
         self.reload()
 
     @property
@@ -193,9 +182,9 @@ class Ledger:
 
     @property
     def checkpoint_due(self) -> bool:
-        """Whether the applied state must move to disk now."""
+        """Whether the applied state must move to disk now; never in the turn that replaces it."""
         applier, limits = self.applier, self.limits
-        if applier.kept is None or applier.index == applier.on_disk:
+        if applier.kept is None or applier.index == applier.on_disk or self.turn.switching:
             return False
         return (
             self.checkpoint_wanted
@@ -250,7 +239,7 @@ class Ledger:
         if self.vote != self.identity.node_id or self.stood != term or self.led >= term:
             raise StaleTermError(self.term, term)
         self.led = self.leading = term
-        self.uncommitted_bytes = 0
+        self.uncommitted.clear()
 
     def resign(self, term: int) -> bool:
         """Stop leading `term` without a new one; returns whether this node led it."""
@@ -270,12 +259,13 @@ class Ledger:
     # --- the fence: log ----------------------------------------------------------------------------------------------
 
     def room(self, extra_bytes: int) -> None:
-        """Raise `StorageFullError` unless the store has room for that much and the reserve.
+        """Raise `StorageFullError` unless the store has room for that much, for what memory holds, and the reserve.
 
         The reserve keeps votes, compaction and copy-on-write possible when proposals no longer are.
         """
         space = self.tables.space()
-        need = 2 * extra_bytes + self.limits.reserve_bytes
+        pending = self.log.fresh_bytes + self.applier.dirty_bytes
+        need = 2 * extra_bytes + pending + self.limits.reserve_bytes
         if space.used_bytes + need > space.quota_bytes or space.disk_free_bytes < need:
             raise StorageFullError(
                 f"the store uses {space.used_bytes} of {space.quota_bytes} bytes with "
@@ -284,39 +274,38 @@ class Ledger:
             )
 
     def propose(self, term: int, wall_ms: int, proposals: Sequence[Proposal]) -> tuple[int, int]:
-        """Append the leader's own entries; returns (first, last) index.
+        """Append the leader's own entries; returns (first, last) index. A configuration is proposed alone.
 
-        Raises `StaleTermError`, `BusyError` when too much is uncommitted, `StorageFullError`. A no-op always
-        passes, else a new leader could never commit what its predecessor left (etcd's rule).
+        Raises `StaleTermError`, `BusyError` when too much is uncommitted, `StorageFullError`.
         """
         self.require_leading(term)
         log, limits = self.log, self.limits
-        size = sum([len(proposal.data) for proposal in proposals]) + 64 * len(proposals)
-        if proposals[0].kind != Kind.NOOP:
+        kind = proposals[0].kind
+        size = sum([len(proposal.data) for proposal in proposals]) + ENTRY_BYTES * len(proposals)
+        if kind in HELD_BACK:
             if (
                 log.last - self.commit_index + len(proposals) > limits.uncommitted_entries_max
-                or self.uncommitted_bytes + size > limits.uncommitted_bytes_max
+                or self.uncommitted.size_bytes + size > limits.uncommitted_bytes_max
             ):
-                raise BusyError(
-                    f"{log.last - self.commit_index} entries wait for a majority: try again in a moment"
-                )
+                raise BusyError(f"{log.last - self.commit_index} entries wait for a majority: try again in a moment")
             self.room(size)
         first = log.last + 1
         records = [
-            encode(first + i, term, kind, wall_ms, session, seq, done_below, data)
-            for i, (kind, session, seq, done_below, data) in enumerate(proposals)
+            encode(index, term, kind, wall_ms, session, seq, done_below, data)
+            for index, (kind, session, seq, done_below, data) in enumerate(proposals, first)
         ]
         log.append(records)
-        self.uncommitted_bytes += size
+        self.uncommitted.proposed(log.last, size)
+        if kind == Kind.CONFIGURATION:
+            self.configurations.add(first, proposals[0].data)
         return first, log.last
 
-    def accept(
-        self, term: int, prev_index: int, prev_term: int, records: Sequence[bytes]
-    ) -> Accepted | Mismatch:
+    def accept(self, term: int, prev_index: int, prev_term: int, records: Sequence[bytes]) -> Accepted | Mismatch:
         """Take a leader's entries behind (prev_index, prev_term) (paper 5.3, I3).
 
         Truncates only at the first entry whose term differs, and never at or below the commit index. Raises
-        `StaleTermError`, `ProtocolError` for a damaged record, `StorageFullError`.
+        `StaleTermError`, `ProtocolError` for a damaged record, `StorageFullError`, all before anything is changed,
+        and `LogInconsistentError`, which is fatal.
         """
         self.require(term)
         if self.leading is not None:
@@ -331,31 +320,19 @@ class Ledger:
         if log.term_at(prev_index) != prev_term:
             hint = log.last_at_most(prev_index, prev_term)
             return Mismatch(hint, log.term_at(hint) or 0)
-        self.check_records(term, prev_index, prev_term, records)
-        skip = 0
-        while skip < len(records) and log.term_at(prev_index + 1 + skip) == term_of(records[skip]):
-            skip += 1
-        fresh = records[skip:]
+        first = prev_index + 1
+        while first <= min(match, log.last) and log.term_at(first) == term_of(records[first - prev_index - 1]):
+            first += 1
+        fresh = records[first - prev_index - 1 :]
         if not fresh:
             return Accepted(match, 0, 0, 0)
+        configurations = check_records(term, log.term_at(first - 1) or 0, first, fresh)
         self.room(sum(map(len, fresh)))
-        first = prev_index + 1 + skip
         removed = self.truncate(first) if first <= log.last else 0
         log.append(fresh)
-        for index, record in enumerate(fresh, first):
-            if kind_of(record) == Kind.CONFIGURATION:
-                self.configurations.add(index, record[RECORD_HEAD_BYTES:])
+        for index in configurations:
+            self.configurations.add(index, data_of(fresh[index - first]))
         return Accepted(match, first, first if removed else 0, removed)
-
-    def check_records(
-        self, term: int, prev_index: int, prev_term: int, records: Iterable[bytes]
-    ) -> None:
-        """Raise `ProtocolError` unless each record is whole, in its place, and of a term that fits."""
-        previous = prev_term
-        for index, record in enumerate(records, prev_index + 1):
-            if not intact(index, record) or not previous <= term_of(record) <= term:
-                raise ProtocolError(f"entry {index} of an append is damaged or out of order")
-            previous = term_of(record)
 
     def truncate(self, first: int) -> int:
         """Take the entries from `first` on away, and their configurations with them (I7)."""
@@ -365,6 +342,8 @@ class Ledger:
                 "committed: this node does not forget them and stops"
             )
         self.configurations.truncate(first)
+        # What is appended instead may get the same indexes, and is not on disk before this turn's commit.
+        self.appliable = min(self.appliable, first - 1)
         return self.log.truncate(first)
 
     def commit_leading(self, term: int, index: int) -> bool:
@@ -375,11 +354,8 @@ class Ledger:
         self.require_leading(term)
         if index <= self.commit_index or self.log.term_at(index) != term:
             return False
-        sent = self.log.read(self.commit_index + 1, index, self.limits.uncommitted_bytes_max)
-        self.uncommitted_bytes = max(0, self.uncommitted_bytes - sum(map(len, sent)))
+        self.uncommitted.committed(index)
         self.commit_index = index
-        if index == self.log.last:
-            self.uncommitted_bytes = 0
         return True
 
     def commit_following(self, term: int, index: int) -> bool:
@@ -400,12 +376,12 @@ class Ledger:
     def apply(self, count_max: int) -> list[Applied]:
         """Apply what is committed and was durable when the turn began, at most `count_max` entries.
 
-        So applying is never undone: a rolled-back turn has applied nothing that it takes back (I8).
+        So applying is never undone: a rolled-back turn has applied nothing that it takes back (I8). Raises
+        `ApplyFaultError` with the entry's index for any fault of ours, `StorageError`; both end the node.
         """
-        upto = min(self.commit_index, self.appliable)
-        if self.applier.index >= upto:
+        if not self.more_to_apply or self.applier.replacing or self.turn.switching:
             return []
-        return self.applier.run(self.log, upto, count_max)
+        return self.applier.run(self.log, min(self.commit_index, self.appliable), count_max)
 
     @property
     def applied(self) -> int:
@@ -417,7 +393,11 @@ class Ledger:
         """Whether `apply` would find work now."""
         return self.applier.index < min(self.commit_index, self.appliable)
 
+    @property
+    def commits(self) -> int:
+        """How many flushes there were."""
+        return self.tables.commits
+
     def next_sequence(self) -> int:
         """The number of the next event; numbers are never used twice, over restarts too."""
-        self.sequence += 1
-        return self.sequence
+        return self.numbers.next()

@@ -34,3 +34,6 @@ class Limits:
     """How many entries stay behind a snapshot for followers that lag a little (the seed's trailing_logs)."""
     sweep_entries: int = 1_000
     """How many compacted entries one turn deletes: 1,000 cost a turn 0.4 ms."""
+    events_kept: int = 50_000
+    events_seconds: float = 24 * 3600.0
+    """How many events the journal keeps, and how old; some 200 bytes each."""

@@ -9,18 +9,17 @@ from typing import cast
 
 import msgpack
 
-from forge_consensus.errors import CorruptionError, InvalidConfigError
-from forge_consensus.storage.applying import Applier, point_of
+from forge_consensus.errors import CorruptionError, IdentityError, InvalidConfigError, StorageError
+from forge_consensus.storage.applying import APPLIED, Applier
 from forge_consensus.storage.configuration import CONFIGURATIONS, Configuration
 from forge_consensus.storage.identity import Identity
-from forge_consensus.storage.ledger import EVENTS_MARK, HARD, Ledger
+from forge_consensus.storage.ledger import HARD, Ledger
 from forge_consensus.storage.limits import Limits
-from forge_consensus.storage.machine import StateMachine
-from forge_consensus.storage.record import Kind, encode, key_of
-from forge_consensus.storage.snapshot_file import newest, read_chunks, read_header
-from forge_consensus.storage.snapshots import Export, Snapshots, drop_half_installed
+from forge_consensus.storage.machine import ApplyFaultError, Machine
+from forge_consensus.storage.record import REJOIN, Kind, encode, key_of
+from forge_consensus.storage.snapshots import Export, Snapshots
 from forge_consensus.storage.tables import Batch, Tables
-from forge_consensus.storage.transaction import META
+from forge_consensus.storage.transaction import get_meta, put_meta
 
 INITIAL = b"initial"
 
@@ -49,7 +48,7 @@ def open_ledger(
     tables: Tables,
     snapshots_folder: Path,
     founding: Founding,
-    machine: StateMachine,
+    machine: Machine,
     limits: Limits,
     export: Export,
 ) -> Opened:
@@ -57,36 +56,50 @@ def open_ledger(
 
     The list of members is read once, at the first start, and becomes the first log entry. Raises `IdentityError`
     for another node's folder, `InvalidConfigError` for a first start without a fitting list of members,
-    `CorruptionError` for damage, `StorageError`.
+    `CorruptionError` for damage, of which nothing is changed, `StorageError`.
     """
     batch = Batch()
     identity = Identity(tables, founding.node_id, founding.cluster_id)
     is_new = identity.open(founding.new_incarnation, batch)
     if is_new:
         found(batch, founding)
-    else:
-        applied = tables.get(META, b"applied")
-        drop_half_installed(batch, msgpack.unpackb(applied)[0] if applied else 0)
-    tables.commit(batch)
-    initial = tables.get(META, INITIAL)
+        tables.commit(batch)
+    initial = get_meta(tables, INITIAL)
     if initial is None:
-        raise CorruptionError("the store does not hold the configuration that the cluster began with")
+        raise CorruptionError(f"the store does not hold the configuration that the cluster began with. {REJOIN}")
     applier = Applier(tables, machine)
-    ledger = Ledger(tables, identity, applier, limits)
     applier.load()
+    ledger = Ledger(tables, identity, applier, limits)
     ledger.reload()
-    ledger.sequence = ledger.sequence_mark = int.from_bytes(tables.get(META, EVENTS_MARK) or b"")
+    ledger.numbers.load()
     snapshots = Snapshots(ledger, snapshots_folder, export)
+    if is_new and (snapshots.newest or snapshots.damaged):
+        raise IdentityError(
+            f"the folder is new and {snapshots_folder} holds snapshots of an earlier life: move them away first"
+        )
     if applier.kept is None:
         restore_user_machine(ledger, snapshots)
-    if ledger.applied < ledger.log.base_index:
-        raise CorruptionError(
-            f"the log begins behind entry {ledger.log.base_index} and the newest usable state is that of entry "
-            f"{ledger.applied}: move the folder away and bring the node back as a new member of the cluster"
-        )
-    newest_first = ledger.log.last - limits.verify_entries + 1
-    ledger.log.verify(max(ledger.log.base_index + 1, min(newest_first, ledger.applied + 1)))
+    check_whole(ledger, snapshots)
+    if not is_new:
+        tables.commit(batch)
     return Opened(ledger, snapshots, Configuration.decode(initial), is_new)
+
+
+def check_whole(ledger: Ledger, snapshots: Snapshots) -> None:
+    """Raise `CorruptionError` unless state and log fit together and the part that will be needed is whole.
+
+    That is what will be replayed and the newest entries; the others are checked when they are read.
+    """
+    applier, log = ledger.applier, ledger.log
+    if applier.index < log.base_index:
+        found = f"the log begins behind entry {log.base_index}, and the newest usable state is of {applier.index}"
+        raise CorruptionError(". ".join([f"{found}. {REJOIN}", *map(str, snapshots.damaged)]))
+    if applier.index > log.last or log.term_at(applier.index) != applier.term:
+        raise CorruptionError(f"the state is of entry {applier.index} of term {applier.term}, not in the log. {REJOIN}")
+    if log.last_term > ledger.term:
+        raise CorruptionError(f"the log has term {log.last_term}, and the node knows {ledger.term} only. {REJOIN}")
+    newest_first = log.last - ledger.limits.verify_entries + 1
+    log.verify(max(log.base_index + 1, min(newest_first, applier.index + 1)))
 
 
 def found(batch: Batch, founding: Founding) -> None:
@@ -102,28 +115,40 @@ def found(batch: Batch, founding: Founding) -> None:
             "this node too"
         )
     data = configuration.encode()
-    batch.put(META, INITIAL, data)
+    put_meta(batch, INITIAL, data)
     batch.append("log", [(key_of(1), encode(1, 0, Kind.CONFIGURATION, 0, data=data))])
-    batch.put(META, CONFIGURATIONS, cast(bytes, msgpack.packb([1])))
-    batch.put(META, HARD, cast(bytes, msgpack.packb((0, "", 1))))
+    put_meta(batch, CONFIGURATIONS, cast("bytes", msgpack.packb([1])))
+    put_meta(batch, HARD, cast("bytes", msgpack.packb((0, "", 1, 1))))
 
 
 def restore_user_machine(ledger: Ledger, snapshots: Snapshots) -> None:
-    """Bring a machine that does not live in the ledger to its newest snapshot.
+    """Bring a machine that does not live in the ledger to its newest usable snapshot.
 
-    If the crash came between a received snapshot's file and the switch to it, the switch is made now.
+    If the crash came between a received snapshot's file and the switch to it, the switch is made now. Raises
+    `IdentityError` when the folder holds the state of a machine kept in the ledger, `ApplyFaultError` when the
+    machine does not take its own state.
     """
-    info = newest(snapshots.folder)
+    if get_meta(ledger.tables, APPLIED) is not None:
+        raise IdentityError(
+            "the folder holds the state of a machine that is kept in the ledger, and the node was given one of the "
+            "user's own: start it with the machine that it had"
+        )
+    info = snapshots.newest
     if info is None:
         return
-    point, sessions = point_of(read_header(info.path))
-    cast(StateMachine, ledger.applier.machine).restore(read_chunks(info.path))
-    ledger.applier.restored(point, sessions)
-    if ledger.log.term_at(point.index) != point.term and point.index > ledger.log.base_index:
+    installation = snapshots.begin_install(info)
+    try:
+        snapshots.install_whole(installation)
+    except (ApplyFaultError, StorageError):
+        raise
+    except Exception as error:
+        raise ApplyFaultError(info.index, f"restore() failed: {type(error).__name__}: {error}") from error
+    point, log = installation.point, ledger.log
+    if point.index > log.base_index and log.term_at(point.index) != point.term:
         ledger.begin(0.0)
-        installation = snapshots.begin_install(info)
         snapshots.finish_install(installation)
         ledger.commit()
-    ledger.commit_index = max(ledger.commit_index, point.index)
-
-
+        return
+    snapshots.installing = None
+    ledger.applier.restored(point, installation.sessions)
+    ledger.commit_index = max(ledger.commit_index, min(point.index, log.last))

@@ -3,27 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
 import msgpack
 
-from forge_consensus.errors import CorruptionError
-from forge_consensus.storage.applying import APPLIED, Point, header_of, point_of
+from forge_consensus.errors import CorruptionError, SnapshotFailedError
+from forge_consensus.storage.applying import Point, header_of, point_of, put_point
+from forge_consensus.storage.configuration import Configuration
 from forge_consensus.storage.ledger import BASE, Ledger
 from forge_consensus.storage.machine import StateMachine
 from forge_consensus.storage.sessions import import_rows
 from forge_consensus.storage.snapshot_file import (
+    Choice,
     SnapshotInfo,
-    newest,
+    check_shape,
+    list_snapshots,
+    newest_valid,
     prune,
     read_chunks,
     read_header,
     write_snapshot,
 )
-from forge_consensus.storage.tables import Batch
-from forge_consensus.storage.transaction import META
 
 Export = Callable[[], SnapshotInfo]
 """Writes the snapshot of what is on disk; runs outside the node's thread, best in a process of its own."""
@@ -31,12 +34,6 @@ Export = Callable[[], SnapshotInfo]
 GENERATION_TABLES = ("kv", "sessions")
 """The tables whose keys begin with a generation."""
 GENERATION_BYTES = 4
-
-
-def drop_half_installed(batch: Batch, generation: int) -> None:
-    """Stage the removal of every generation above the current one: an installation that did not end."""
-    for table in GENERATION_TABLES:
-        batch.delete_range(table, (generation + 1).to_bytes(GENERATION_BYTES), None)
 
 
 @dataclass(slots=True)
@@ -54,19 +51,17 @@ class Snapshots:
     """The snapshots of one node.
 
     `export` writes the state of a machine that lives in the ledger; a user's own machine gives its state itself.
+    `newest` is the newest usable file, `damaged` says what is wrong with those that are newer.
     """
 
     def __init__(self, ledger: Ledger, folder: Path, export: Export) -> None:
         self.ledger = ledger
         self.folder = folder
         self.export = export
-        self.newest: SnapshotInfo | None = None
-        try:
-            self.newest = newest(folder)
-        except CorruptionError:
-            # The state of a ledger machine is in the tables: its damaged file is only replaced by the next.
-            if ledger.applier.kept is None:
-                raise
+        self.installing: int | None = None
+        # The file is a user's machine's state, so all of it is read. A ledger machine's state is in the tables.
+        choice = newest_valid(folder) if ledger.applier.kept is None else newest_shaped(folder)
+        self.newest, self.damaged = choice.info, choice.corrupt
 
     # --- taking ------------------------------------------------------------------------------------------------------
 
@@ -77,34 +72,42 @@ class Snapshots:
     def capture(self) -> Callable[[], SnapshotInfo]:
         """A job that writes the snapshot, to be run off the node's thread.
 
-        For a user's machine the state is taken now, between two applies. Its `snapshot()` may raise anything.
+        For a user's machine the state is taken now, between two applies. Its `snapshot()` may raise anything;
+        raises `SnapshotFailedError` while a snapshot is being installed.
         """
         ledger, applier = self.ledger, self.ledger.applier
         if applier.kept is not None:
             return self.export
+        if applier.replacing or ledger.turn.switching:
+            raise SnapshotFailedError("no snapshot is taken while another one is installed")
         configuration = ledger.configurations.at(applier.index).encode()
         point = Point(applier.index, applier.term, applier.time_ms, configuration)
         header = header_of(point, applier.sessions.export())
-        chunks = cast(StateMachine, applier.machine).snapshot()
+        chunks = cast("StateMachine", applier.machine).snapshot()
         return lambda: write_snapshot(self.folder, header, chunks)
 
     def taken(self, info: SnapshotInfo) -> None:
         """A snapshot is durable; older files go."""
         if self.newest is None or info.index >= self.newest.index:
             self.newest = info
-        prune(self.folder)
+        applier = self.ledger.applier
+        if applier.kept is None and not applier.replacing:
+            applier.on_disk = max(applier.on_disk, info.index)
+        with suppress(SnapshotFailedError):  # an old file that stays harms nothing, and the next one tries again
+            prune(self.folder)
 
     def compact(self) -> tuple[int, int]:
         """Move the log's base up to the newest snapshot, less the trailing entries; returns (old base, new base).
 
-        The entries themselves go by `sweep`, a slice a turn.
+        Never beyond the state on disk, whatever newer file a leader sent (I8). The entries themselves go by
+        `sweep`, a slice a turn.
         """
         ledger = self.ledger
-        log = ledger.log
+        log, applier = ledger.log, ledger.applier
         before = log.base_index
-        if self.newest is None:
+        if self.newest is None or ledger.turn.switching:
             return before, before
-        target = min(self.newest.index, ledger.applier.index, log.durable - ledger.limits.trailing_entries)
+        target = min(self.newest.index, applier.on_disk, log.durable - ledger.limits.trailing_entries)
         if target <= before:
             return before, before
         term = log.term_at(target) or 0
@@ -114,7 +117,7 @@ class Snapshots:
     def stage_base(self, index: int, term: int, configuration: bytes) -> None:
         """Stage the new start of the log; memory follows once it is on disk."""
         ledger = self.ledger
-        ledger.turn.put_meta(BASE, cast(bytes, msgpack.packb((index, term, configuration))))
+        ledger.turn.put_meta(BASE, cast("bytes", msgpack.packb((index, term, configuration))))
 
         def follow() -> None:
             ledger.configurations.compacted(index, configuration)
@@ -123,71 +126,107 @@ class Snapshots:
         ledger.turn.after.append(follow)
 
     def sweep(self) -> bool:
-        """Stage one slice of what is no longer used; returns whether there was any."""
+        """Stage one slice of what is no longer used; returns whether there was any.
+
+        That is the log before its base, and every generation of tables but the current one and the one that is just
+        being installed: so a half-written one goes too, after a crash, without one long transaction at start.
+        """
         ledger = self.ledger
         batch, count = ledger.turn.batch, ledger.limits.sweep_entries
         found = ledger.log.sweep(batch, count)
-        current = ledger.applier.generation.to_bytes(GENERATION_BYTES)
+        current = ledger.applier.generation
+        used = sorted({current, current if self.installing is None else self.installing})
         for table in GENERATION_TABLES:
-            oldest = ledger.tables.first(table)
-            if oldest is not None and oldest[0] < current:
-                batch.delete_range(table, b"", current, count)
-                found = True
-        ledger.turn.urgent |= found
+            for after, before in zip([-1, *used], [*used, None], strict=True):
+                start = (after + 1).to_bytes(GENERATION_BYTES)
+                stop = None if before is None else before.to_bytes(GENERATION_BYTES)
+                if ledger.tables.scan(table, start, stop, 1):
+                    batch.delete_range(table, start, stop, count)
+                    found = True
+                    break
         return found
 
     # --- installing --------------------------------------------------------------------------------------------------
 
     def begin_install(self, info: SnapshotInfo) -> Installation:
-        """Prepare to replace the state by a received snapshot. Raises `CorruptionError` for a bad file."""
+        """Prepare to replace the state by a received snapshot.
+
+        From here on a user's machine rests until the switch is on disk. Raises `CorruptionError` for a bad file,
+        `StorageFullError` when there is no room for it.
+        """
+        ledger = self.ledger
         point, sessions = point_of(read_header(info.path))
-        generation = self.ledger.applier.generation + 1
-        drop_half_installed(self.ledger.turn.batch, self.ledger.applier.generation)
-        return Installation(info, point, sessions, read_chunks(info.path), generation)
+        Configuration.decode(point.configuration)
+        if ledger.applier.kept is not None:
+            ledger.room(info.size_bytes)
+        ledger.applier.replacing = ledger.applier.kept is None
+        newest_rows = [ledger.tables.last(table) for table in GENERATION_TABLES]
+        used = [int.from_bytes(row[0][:GENERATION_BYTES]) for row in newest_rows if row is not None]
+        self.installing = max(ledger.applier.generation, *used, 0) + 1
+        return Installation(info, point, sessions, read_chunks(info.path), self.installing)
 
     def install_step(self, installation: Installation) -> bool:
-        """Move one chunk into the new generation of tables; returns whether there was another."""
+        """Move one chunk into the new generation of tables; returns whether there was another.
+
+        Raises `CorruptionError` for a damaged chunk and, at the end, for a damaged file.
+        """
         kept = self.ledger.applier.kept
         assert kept is not None, "only a machine in the ledger is installed in steps"
         chunk = next(installation.chunks, None)
         if chunk is None:
             return False
         kept.import_chunk(self.ledger.turn.batch, installation.generation, chunk)
-        self.ledger.turn.urgent = True
         return True
 
     def install_whole(self, installation: Installation) -> None:
-        """Hand all chunks to a user's machine; applying must rest meanwhile. May raise anything."""
-        cast(StateMachine, self.ledger.applier.machine).restore(installation.chunks)
+        """Hand all chunks to a user's machine, on any thread: applying rests meanwhile. May raise anything."""
+        cast("StateMachine", self.ledger.applier.machine).restore(installation.chunks)
 
-    def finish_install(self, installation: Installation) -> None:
+    def finish_install(self, installation: Installation) -> bool:
         """Switch to the installed state: generation, applied index, sessions, configuration and log start at once.
 
-        The log behind the snapshot stays only if it continues it (paper 7); I8.
+        Nothing is applied, compacted or checkpointed in the turn that switches. The log behind the snapshot stays
+        only if it continues it (paper 7); I8. Returns False, with nothing done, when applying has overtaken it.
         """
         ledger, point = self.ledger, installation.point
-        log, turn = ledger.log, ledger.turn
+        applier, log, turn = ledger.applier, ledger.log, ledger.turn
+        if point.index <= applier.index:
+            assert not applier.replacing, "nothing is applied to a machine that is being replaced"
+            self.installing = None
+            return False
+        turn.switching = True
         if log.last > point.index and log.term_at(point.index) != point.term:
-            ledger.truncate(max(point.index, log.base_index) + 1)
+            ledger.truncate(point.index + 1)
         self.stage_base(point.index, point.term, point.configuration)
-        kept = ledger.applier.kept
-        if kept is not None:
+        if applier.kept is not None:
             for chunk in installation.sessions:
                 import_rows(turn.batch, installation.generation, chunk)
-            row = (installation.generation, point.index, point.term, point.time_ms, point.configuration)
-            turn.batch.put(META, APPLIED, cast(bytes, msgpack.packb(row)))
+            put_point(turn.batch, installation.generation, point)
 
         def follow() -> None:
-            if kept is not None:
-                ledger.applier.load()
+            self.installing = None
+            if applier.kept is not None:
+                applier.load()
             else:
-                ledger.applier.restored(point, installation.sessions)
+                applier.restored(point, installation.sessions)
             ledger.commit_index = max(ledger.commit_index, point.index)
+            self.taken(installation.info)
 
         turn.after.append(follow)
-        self.taken(installation.info)
+        return True
 
     @property
     def lag(self) -> int:
         """How many entries were applied since the newest snapshot."""
         return self.ledger.applier.index - (self.newest.index if self.newest else 0)
+
+
+def newest_shaped(folder: Path) -> Choice:
+    """The newest snapshot whose shape is right, its chunks unread, and why newer ones are not."""
+    corrupt: list[CorruptionError] = []
+    for path in list_snapshots(folder):
+        try:
+            return Choice(check_shape(path), tuple(corrupt))
+        except CorruptionError as error:
+            corrupt.append(error)
+    return Choice(None, tuple(corrupt))

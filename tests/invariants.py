@@ -15,14 +15,12 @@ from forge_consensus.actors.simulated_client import Operation
 from forge_consensus.actors.simulated_network import Connection
 from forge_consensus.storage.ledger import BASE, HARD
 from forge_consensus.storage.machine import Command, Entry
-from forge_consensus.storage.record import index_of, kind_of, term_of
+from forge_consensus.storage.record import index_of, term_of
 from forge_consensus.storage.tables import Batch, Delete, DeleteRange, PutRun
 
-REQUEST_VOTE = b"\x05"
 
-
-class ViolationError(AssertionError):
-    """An invariant does not hold."""
+class ViolationError(BaseException):
+    """An invariant does not hold. No `Exception`: what a machine raises would only become a command's result."""
 
 
 def demand(holds: bool, number: str, text: str) -> None:
@@ -117,7 +115,7 @@ class Invariants:
                     self.note_entry(node.name, disk, index_of(key), record)
             elif isinstance(operation, PutRun) and operation.table == "meta":
                 for key, value in operation.items:
-                    self.note_meta(node.name, disk, key, value)
+                    self.note_meta(node, disk, key, value)
             elif isinstance(operation, DeleteRange) and operation.table == "log" and operation.stop is None:
                 self.truncated(node.name, disk, index_of(operation.start))
             elif isinstance(operation, Delete):
@@ -130,19 +128,24 @@ class Invariants:
         term = term_of(record)
         known = self.entries.setdefault((index, term), (record, before or 0))
         demand(known == (record, before or 0), "I3", f"{name} has another entry {index} of term {term}")
-        demand(index > self.committed_last or self.committed.get(index, term) == term or disk.commit < index,
-               "I7", f"{name} overwrites committed entry {index}")
+        demand(
+            index > disk.commit or self.committed.get(index) == term, "I7", f"{name} overwrites committed entry {index}"
+        )
         disk.terms[index] = term
         disk.last = index
 
-    def note_meta(self, name: str, disk: Disk, key: bytes, value: bytes) -> None:
-        """Term and vote never go back (I9, I10); the base moves on."""
+    def note_meta(self, node: SimulatedBase, disk: Disk, key: bytes, value: bytes) -> None:
+        """Term and vote never go back (I9, I10); the base moves on; a stored commit index counts as reported."""
+        name = node.name
         if key == HARD:
-            term, vote, _ = msgpack.unpackb(value)
+            term, vote, commit = msgpack.unpackb(value)
             demand(term >= disk.term, "I9", f"{name} goes back from term {disk.term} to {term}")
             if term == disk.term and disk.vote:
                 demand(vote == disk.vote, "I10", f"{name} voted for {disk.vote}, now for {vote} in term {term}")
             disk.term, disk.vote = term, vote
+            if commit > disk.commit:
+                self.check_committed(node, disk, commit)
+                disk.commit = commit
         elif key == BASE:
             index, term, _ = msgpack.unpackb(value)
             demand(index >= disk.base, "I8", f"{name} moves its log's start back to {index}")
@@ -263,7 +266,10 @@ class Invariants:
         self.committed_last = commit
         term = self.committed[commit]
         leading = node.engine.ledger.leading
-        demand(leading == term, "I6", f"{node.name}, leading {leading}, is first to commit {commit} of {term}")
+        taken_back = leading is None and node.ordered_faults > 0  # applied before its turn was taken back
+        demand(
+            leading == term or taken_back, "I6", f"{node.name}, leading {leading}, is first to commit {commit} of {term}"
+        )
         having = [name for name, other in self.disks.items() if other.holds(commit, term)]
         voters = node.engine.ledger.configuration.voters
         demand(

@@ -1,0 +1,219 @@
+"""The lifecycle of a service: its settings, its node's host, its client, from start to stop or to a failure."""
+
+from __future__ import annotations
+
+import copy
+import threading
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Literal, Self
+
+from loguru import logger
+
+from forge_consensus.accounts import Meter
+from forge_consensus.actors.options import Options
+from forge_consensus.blocking import refuse_to_wait
+from forge_consensus.client import TIMEOUT_S, Client
+from forge_consensus.errors import AlreadyStartedError, ConsensusError, InvalidConfigError, NotStartedError
+from forge_consensus.events.bus import EventBus
+from forge_consensus.events.types import BecameLeader, SnapshotCompleted
+from forge_consensus.limits import Limits as ClientLimits
+from forge_consensus.machines import MachineChoice
+from forge_consensus.node import Settings
+from forge_consensus.process_node import ProcessNode
+from forge_consensus.storage.limits import Limits
+from forge_consensus.storage.lmdb_tables import MAP_BYTES, QUOTA_BYTES
+from forge_consensus.thread_node import Host, ThreadNode
+
+BIND = "127.0.0.1:7000"
+START_S = 30.0
+STOP_S = 5.0
+
+OnFailure = Callable[[ConsensusError], object]
+
+
+class ServiceLifecycle:
+    """What a `ConsensusService` is before one asks anything of it."""
+
+    def __init__(
+        self,
+        node_id: str,
+        cluster_id: str = "default",
+        bind: str | None = None,
+        peers: Mapping[str, str] | None = None,
+        storage_path: str | Path = "data/consensus",
+        state_machine: object = None,
+        *,
+        mode: Literal["thread", "process"] = "thread",
+        lease_reads: bool = False,
+        options: Options | None = None,
+        limits: Limits | None = None,
+        timeout: float = TIMEOUT_S,
+        forward: bool = True,
+        client_limits: ClientLimits | None = None,
+        quota_bytes: int = QUOTA_BYTES,
+        map_bytes: int = MAP_BYTES,
+        on_failure: OnFailure | None = None,
+    ) -> None:
+        if mode not in ("thread", "process"):
+            raise InvalidConfigError(f"mode is {mode!r}: expected 'thread' or 'process'")
+        if not timeout > 0:
+            raise InvalidConfigError(f"timeout is {timeout!r}: expected seconds above 0, such as 5.0")
+        self.settings = Settings(
+            node_id=node_id,
+            cluster_id=cluster_id,
+            bind=bind or (peers or {}).get(node_id, BIND),
+            peers=dict(peers or {}),
+            storage_path=storage_path,
+            lease_reads=lease_reads,
+            options=options or Options(),
+            limits=limits or Limits(),
+            quota_bytes=quota_bytes,
+            map_bytes=map_bytes,
+        )
+        self.mode = mode
+        self.machine = MachineChoice(state_machine)
+        if mode == "process":
+            self.machine.path()
+        self.timeout = timeout
+        self.forward = forward
+        self.client_limits = client_limits
+        self.on_failure = on_failure
+        self.bus = EventBus()
+        """Where the node's events are published; it outlives `stop`, so one may subscribe before `start`."""
+        self.meter = Meter()
+        self.failure: ConsensusError | None = None
+        """What ended the node, if nobody had asked for it."""
+        self.failed = threading.Event()
+        self.lock = threading.RLock()
+        self.host: Host | None = None
+        self.client: Client | None = None
+        self.count_events()
+
+    # --- from start to stop ------------------------------------------------------------------------------------------
+
+    def start(self, timeout: float = START_S) -> Self:
+        """Open the node and run it; returns when it serves, with or without a leader.
+
+        Raises `AlreadyStartedError`, `FolderLockedError`, `IdentityError`, `TransportUnavailableError`,
+        `InvalidConfigError`, `CorruptionError`, `StorageError`, and `ConsensusTimeoutError` if it does not serve
+        within `timeout` seconds.
+        """
+        refuse_to_wait("start", self.threads())
+        with self.lock:
+            if self.host is not None:
+                if self.failure is None:
+                    raise AlreadyStartedError
+                self.stop()
+            if self.bus.closed:
+                self.bus = EventBus()
+                self.count_events()
+            self.failure = None
+            self.failed.clear()
+            kind = ThreadNode if self.mode == "thread" else ProcessNode
+            self.host = host = kind(self.settings, self.machine, self.bus, self.end)
+            try:
+                host.start(timeout)
+                self.client = client = self.client_of(host)
+            except BaseException:
+                self.host = None
+                raise
+            if isinstance(host, ProcessNode):
+                host.ask = lambda seconds: client.status(host.address, seconds)
+            if self.failure is not None:  # it has died meanwhile, and knew of no client
+                client.link.end_soon(str(self.failure))
+        return self
+
+    def client_of(self, host: Host) -> Client:
+        """The client through which this service speaks: to its own node first, to the others if need be."""
+        node_id = self.settings.node_id
+        others = [address for node, address in self.settings.peers.items() if node != node_id and self.forward]
+        port = host.port()
+        return Client(
+            others if port is not None else [host.address, *others],
+            self.timeout,
+            self.settings.cluster_id,
+            limits=self.client_limits,
+            port=port,
+            follow=self.forward,
+            prefer=host.address,
+        )
+
+    def stop(self, timeout: float = STOP_S) -> None:
+        """End the node and everything outstanding; does nothing if it was not started.
+
+        After `timeout` seconds a process is killed; a thread cannot be, and `ConsensusTimeoutError` is raised.
+        """
+        refuse_to_wait("stop", self.threads())
+        with self.lock:
+            host, client = self.host, self.client
+            if client is not None:
+                client.link.end_soon("the service was stopped")
+            if host is not None:
+                host.stop(timeout)
+            if client is not None:
+                client.close()
+            self.host = self.client = None
+
+    def close(self, timeout: float = STOP_S) -> None:
+        """Stop, and end the event bus with all who listen to it."""
+        self.stop(timeout)
+        self.bus.close()
+
+    def end(self, failure: ConsensusError) -> None:
+        """The node has ended by itself: everyone who waits learns it now. Called by the host, on its thread."""
+        self.failure = failure
+        self.failed.set()
+        logger.critical("node {} has ended: {}: {}", self.settings.node_id, failure.code, failure)
+        if self.client is not None:
+            self.client.link.end_soon(f"the node has ended: {failure}")
+        if self.on_failure is not None:
+            try:
+                self.on_failure(failure)
+            except Exception:
+                logger.exception("on_failure raised")
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def running(self) -> Host:
+        """The node's host. Raises what ended it, `NotStartedError`."""
+        host = self.host
+        if self.failure is not None:
+            raise copy.copy(self.failure) from self.failure
+        if host is None:
+            raise NotStartedError
+        return host
+
+    def threads(self) -> tuple[threading.Thread | None, ...]:
+        """The threads that must never wait for this service."""
+        host, client = self.host, self.client
+        return (*(host.threads if host else ()), client.link.thread if client else None)
+
+    def ready(self, call: str = "") -> Client:
+        """The client. Raises as `running`, and `BlockingCallError` where the named call must not wait."""
+        if call:
+            refuse_to_wait(call, self.threads())
+        self.running()
+        if self.client is None:
+            raise NotStartedError
+        return self.client
+
+    def count_events(self) -> None:
+        """Count what only events tell."""
+        meter = self.meter
+
+        def led(event: BecameLeader) -> None:
+            meter.led += event.node_id == self.settings.node_id
+
+        def saved(event: SnapshotCompleted) -> None:
+            meter.snapshot_at = event.time
+
+        self.bus.subscribe(BecameLeader, led, inline=True)
+        self.bus.subscribe(SnapshotCompleted, saved, inline=True)

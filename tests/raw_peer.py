@@ -1,0 +1,148 @@
+"""A raw connection to a node: sends frames as they are, well-formed or not, and takes the answers apart."""
+
+from __future__ import annotations
+
+import random
+import socket
+import time
+from types import TracebackType
+from typing import Any, Self
+
+import msgpack
+import zmq
+
+from forge_consensus.actors.codec import Frame, decode, encode
+from forge_consensus.actors.messages import (
+    AppendEntries,
+    AppendReply,
+    CheckPeer,
+    GetStatus,
+    Hello,
+    HelloReply,
+    InstallSnapshot,
+    Locate,
+    OpenSession,
+    Read,
+    Refused,
+    RequestPreVote,
+    RequestVote,
+    Submit,
+    VoteReply,
+    WireMessage,
+)
+
+FRAME_BYTES_MAX = 64 << 20
+TO = {
+    Hello: "membership",
+    HelloReply: "membership",
+    RequestPreVote: "election",
+    RequestVote: "election",
+    VoteReply: "election",
+    AppendEntries: "replication",
+    AppendReply: "replication",
+    InstallSnapshot: "snapshot",
+    CheckPeer: "health",
+}
+SAMPLES: tuple[WireMessage, ...] = (
+    Hello("0123456789abcdef", 1, "127.0.0.1:1", "beef", "n1=127.0.0.1:1"),
+    HelloReply("0123456789abcdef", 1, "", ""),
+    RequestPreVote(1 << 40, 3, 1 << 40, 1 << 40),
+    RequestVote(1 << 40, 1 << 40, 1 << 40),
+    VoteReply(1 << 40, True),
+    AppendEntries(1 << 40, 0, 0, 1 << 40, 1, (b"x" * 60, b"y" * 60)),
+    AppendReply(1 << 40, True, 1 << 40, 0, 1),
+    InstallSnapshot(1 << 40, 1 << 30, 1 << 30, 0, 1 << 50, b"z" * 200),
+    CheckPeer(7),
+    Locate(0, 0),
+    OpenSession(1000),
+    Submit(99_999_999, 0, ((1, b"junk"), (2, b"\x92\xa3set\x80"))),
+    Read("stale", ((1, b"\xa1k"), (2, b"\xc1"))),
+    Read("linearizable", ((3, b"\x81\xa4scan\xa0"),)),
+    GetStatus(),
+    Refused("CONSENSUS_BUSY", "", "n9", "127.0.0.1:9", 1 << 40),
+)
+
+
+class RawPeer:
+    """One DEALER to a node. Use it in a `with`."""
+
+    def __init__(self, address: str) -> None:
+        self.context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self.socket = self.context.socket(zmq.DEALER)
+        self.socket.setsockopt(zmq.LINGER, 2000)
+        self.socket.setsockopt(zmq.SNDHWM, 0)
+        self.socket.connect(f"tcp://{address}")
+        self.number = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.socket.close()
+        self.context.term()
+
+    def send(self, message: WireMessage, *, cluster: str, sender: str = "", incarnation: str = "", boot: int = 0) -> int:
+        """Send a well-formed frame; returns its request number."""
+        self.number += 1
+        to = TO.get(type(message), "gateway")
+        self.send_bytes(encode(Frame(to, cluster, sender, incarnation, boot, 1, self.number, 0, message)))
+        return self.number
+
+    def send_bytes(self, *parts: bytes) -> None:
+        """Send a message of these parts."""
+        self.socket.send_multipart(parts)
+
+    def receive(self, seconds_max: float = 3.0) -> WireMessage:
+        """The next answer. Raises TimeoutError."""
+        if not self.socket.poll(int(seconds_max * 1000)):
+            raise TimeoutError("the node did not answer")
+        return decode(self.socket.recv(), FRAME_BYTES_MAX).message
+
+    def ask(self, message: WireMessage, **header: Any) -> WireMessage:
+        """Send a frame and take the next answer."""
+        self.send(message, **header)
+        return self.receive()
+
+
+def garbage(dice: random.Random, cluster: str) -> tuple[bytes, ...]:
+    """One message that no node should have sent: random, truncated, mutated, nested, lying about its size."""
+    message = dice.choice(SAMPLES)
+    sender = dice.choice(["", "n1", "n2", "n3", "n9"])
+    whole = encode(
+        Frame(TO.get(type(message), "gateway"), cluster, sender, "0" * 16, 1, 1, dice.randrange(99), 0, message)
+    )
+    roll = dice.random()
+    if roll < 0.25:
+        return (dice.randbytes(dice.randrange(400)),)
+    if roll < 0.5:
+        return (whole[: dice.randrange(len(whole))],)
+    if roll < 0.8:
+        mutated = bytearray(whole)
+        for _ in range(dice.randint(1, 4)):
+            mutated[dice.randrange(len(mutated))] = dice.randrange(256)
+        return (bytes(mutated),)
+    if roll < 0.85:
+        return (whole, dice.randbytes(10), b"")
+    if roll < 0.9:
+        return (b"\x91" * dice.randint(1, 5000),)
+    if roll < 0.95:
+        return (dice.choice([b"\xdd", b"\xdf", b"\xc6", b"\xdb"]) + b"\xff\xff\xff\xff" + dice.randbytes(8),)
+    header = (1, "gateway", cluster, sender, "", 0, 0, 1, 0)
+    fields: list[Any] = [dice.choice([-1, 1.5, None, True, "x" * 70_000, b"", [], {}]) for _ in range(5)]
+    return (msgpack.packb((*header, dice.choice([-1, 0, 7, 9, 34, 36, 38, 1 << 60, "1"]), *fields)),)
+
+
+def send_noise(address: str, dice: random.Random, seconds_max: float = 0.2) -> None:
+    """Speak something that is not even ZeroMQ to a node's port."""
+    host, port = address.rsplit(":", 1)
+    with socket.create_connection((host, int(port)), timeout=2.0) as raw:
+        raw.sendall(dice.choice([b"GET / HTTP/1.1\r\n\r\n", dice.randbytes(500), b"\xff" + b"\0" * 8 + b"\x7f\3"]))
+        raw.settimeout(seconds_max)
+        end = time.monotonic() + seconds_max
+        try:
+            while time.monotonic() < end and raw.recv(4096):
+                pass
+        except OSError:
+            pass
