@@ -48,6 +48,8 @@ class ElectionActor(ConsensusActor):
         self.round = 0
         self.heard_at: float | None = None
         self.disconnected = False
+        self.broke_at = 0.0
+        self.broke_in = 0
         self.deadline = self.alarm_at = 0.0
         self.alarm: Timer | None = None
         self.fast_left = 0
@@ -234,6 +236,8 @@ class ElectionActor(ConsensusActor):
         if message.term != self.ledger.term:
             return
         self.heard_at = self.board.leader_heard_at = self.clock.now()
+        if self.left_behind(message.term):
+            return
         self.asking = self.disconnected = False
         self.fast_left = 0
         self.wait_long()
@@ -243,6 +247,15 @@ class ElectionActor(ConsensusActor):
         if self.leader != message.leader:
             self.leader = message.leader
             self.announce_leader(votes=0)
+
+    def left_behind(self, term: int) -> bool:
+        """Whether a leader's word may be from before its connection broke.
+
+        Its frames come by another connection than the one whose end is noticed at once, so under load some are taken
+        in after that; they must not call the quick election off. A leader that lives is heard again later.
+        """
+        fresh = self.clock.now() - self.broke_at < self.options.heartbeat_interval
+        return self.disconnected and term == self.broke_in and fresh
 
     def announce_leader(self, votes: int) -> None:
         """Tell everybody who leads. Only the leader itself knows its votes."""
@@ -272,6 +285,7 @@ class ElectionActor(ConsensusActor):
         if self.ledger.configuration.lease_reads:
             return
         self.disconnected = True
+        self.broke_at, self.broke_in = self.clock.now(), self.ledger.term
         self.fast_left = self.options.fast_retries
         self.wait_short()
 

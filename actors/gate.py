@@ -119,6 +119,7 @@ class Gate:
             return True
         self.engine.board.refused[STRANGER] += 1
         if sender.connection is not None:
+            sender.actor = DESTINATION[HelloReply]  # not whom the frame was for: that one knows no greetings
             reply = HelloReply(self.identity.incarnation, self.identity.boot, STRANGER, "")
             sender.deliver(self.engine, reply, sender)
         return False

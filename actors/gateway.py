@@ -10,6 +10,7 @@ import msgpack
 
 from forge_consensus.actors.actor import ConsensusActor, Context, Timer
 from forge_consensus.actors.address import SenderAddress
+from forge_consensus.actors.failed_commands import FailedCommands
 from forge_consensus.actors.messages import (
     NEVER_MS,
     GetStatus,
@@ -50,7 +51,7 @@ from forge_consensus.errors import (
 )
 from forge_consensus.storage.applying import Applied
 from forge_consensus.storage.ledger import Proposal
-from forge_consensus.storage.machine import failure, outcome_of
+from forge_consensus.storage.machine import Outcome, failure, outcome_of
 from forge_consensus.storage.record import Kind
 
 TTL_BYTES = 8
@@ -68,6 +69,8 @@ class Run:
     last: int
     asker: SenderAddress
     session: int
+    began: float = 0.0
+    """When the turn that took it in began, if somebody observes turns."""
 
 
 @dataclass(slots=True)
@@ -90,6 +93,7 @@ class GatewayActor(ConsensusActor):
         self.outstanding: defaultdict[Any, int] = defaultdict(int)
         self.questions: dict[int, Question] = {}
         self.answerable: list[Question] = []
+        self.failed_commands = FailedCommands()
         self.locators: dict[int, tuple[SenderAddress, int, Timer]] = {}
 
     def bind(self, context: Context) -> None:
@@ -213,7 +217,7 @@ class GatewayActor(ConsensusActor):
     def receiveMsg_Proposed(self, message: Proposed, sender: Any) -> None:
         """They are entries now; wait until those are applied."""
         asker, session, _ = self.proposals.pop(message.ticket)
-        self.runs.append(Run(message.first, message.last, asker, session))
+        self.runs.append(Run(message.first, message.last, asker, session, self.context.turn_began))
 
     def receiveMsg_ProposeRefused(self, message: ProposeRefused, sender: Any) -> None:
         """Nothing of it was done."""
@@ -248,6 +252,7 @@ class GatewayActor(ConsensusActor):
         runs = self.runs
         packs: defaultdict[tuple[Any, int], list[tuple[int, str, bytes]]] = defaultdict(list)
         askers: dict[tuple[Any, int], SenderAddress] = {}
+        failed: list[tuple[int, Outcome]] = []
         for index, _, _, seq, outcome in entries:
             while runs and runs[0].last < index:
                 self.finished(runs.popleft())
@@ -262,17 +267,24 @@ class GatewayActor(ConsensusActor):
             key = (run.asker.connection, run.session)
             askers[key] = run.asker
             packs[key].append((seq, outcome.code, outcome.payload))
+            if outcome.code:
+                failed.append((index, outcome))
         while runs and runs[0].last <= self.ledger.applied:
             self.finished(runs.popleft())
         for key, items in packs.items():
             self.board.commands += len(items)
-            self.board.commands_failed += sum(1 for _, code, _ in items if code)
             self.send_results(askers[key], key[1], items)
+        if failed:
+            self.board.commands_failed += len(failed)
+            self.failed_commands.tell(self.ledger.log, failed, self.clock.now())
 
     def finished(self, run: Run) -> None:
         """All entries of a run are applied."""
         self.unanswered.pop(run.asker, None)
-        self.release(run.asker, run.last - run.first + 1)
+        count = run.last - run.first + 1
+        self.release(run.asker, count)
+        if run.began and run.session and self.context.operations is not None:
+            self.context.operations.append((run.began, count))
 
     def send_results(self, asker: SenderAddress, session: int, items: list[tuple[int, str, bytes]]) -> None:
         """Send results in as few frames as their size allows."""
@@ -326,10 +338,10 @@ class GatewayActor(ConsensusActor):
     def answer(self, question: Question, stale_ms: int) -> None:
         """Ask the machine; what one query raises answers only that query."""
         items = []
-        machine = self.ledger.applier.machine
+        applier = self.ledger.applier
         for number, data in question.queries:
             try:
-                outcome = outcome_of(machine.query(msgpack.unpackb(data)), self.ledger.applied)
+                outcome = outcome_of(applier.query(msgpack.unpackb(data)), self.ledger.applied)
             except Exception as error:  # a query changes nothing, so its error is its answer
                 outcome = failure(error)
             items.append((number, outcome.code, outcome.payload))

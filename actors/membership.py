@@ -6,7 +6,7 @@ from typing import Any
 
 from loguru import logger
 
-from forge_consensus.actors.actor import ConsensusActor
+from forge_consensus.actors.actor import ConsensusActor, Timer
 from forge_consensus.actors.gate import STRANGER
 from forge_consensus.actors.messages import Hello, HelloReply
 from forge_consensus.actors.notices import (
@@ -23,6 +23,8 @@ from forge_consensus.events.types import ClusterFormed
 
 WHO_LISTENS = ("election", "replication", "health")
 """The actors that are told when a peer can be spoken to."""
+ANSWER_SECONDS = 1.0
+"""A greeting that is not answered for so long is repeated: it, or the turn that took it, may have been lost."""
 REGREET_SECONDS = 5.0
 
 
@@ -37,6 +39,8 @@ class MembershipActor(ConsensusActor):
         super().__init__()
         self.formed = False
         self.linked: set[str] = set()
+        self.waiting: dict[str, Timer] = {}
+        """Who is to be greeted again, if no answer comes first."""
 
     def receiveMsg_Start(self, message: Start, sender: Any) -> None:
         """A cluster forms once, when its first leader is known."""
@@ -61,11 +65,20 @@ class MembershipActor(ConsensusActor):
     def receiveMsg_PeerDown(self, message: PeerDown, sender: Any) -> None:
         """It will be greeted again when it is back."""
         self.linked.discard(message.node)
+        self.wait(message.node, 0.0)
 
     def receiveMsg_HelloDue(self, message: HelloDue, sender: Any) -> None:
         """Greet again."""
+        self.waiting.pop(message.node, None)
         if message.node in self.linked:
             self.greet(message.node)
+
+    def wait(self, node: str, seconds: float) -> None:
+        """Greet the node again in so many seconds; 0 for not at all."""
+        if (timer := self.waiting.pop(node, None)) is not None:
+            timer.cancel()
+        if seconds:
+            self.waiting[node] = self.after(seconds, HelloDue(node))
 
     def greet(self, node: str) -> None:
         """Send Hello."""
@@ -78,6 +91,7 @@ class MembershipActor(ConsensusActor):
             initial.text,
         )
         self.tell_peer(node, "membership", hello)
+        self.wait(node, ANSWER_SECONDS)
 
     def receiveMsg_Hello(self, message: Hello, sender: Any) -> None:
         """Judge a greeting; its boot is durable before the answer leaves."""
@@ -102,15 +116,17 @@ class MembershipActor(ConsensusActor):
     def receiveMsg_HelloReply(self, message: HelloReply, sender: Any) -> None:
         """The peer may be spoken to, or says why not."""
         if message.reason == STRANGER:
-            self.greet(sender.node)
+            if sender.node not in self.waiting:  # else a greeting is on its way
+                self.greet(sender.node)
         elif message.reason:
             self.refused(sender.node, message)
         else:
             detail = self.ledger.identity.admit(self.ledger.turn, sender.node, message.incarnation, message.boot)
             if detail:
                 self.context.refuse("greeting refused: identity", detail)
-                self.after(REGREET_SECONDS, HelloDue(sender.node))
+                self.wait(sender.node, REGREET_SECONDS)
                 return
+            self.wait(sender.node, 0.0)
             self.context.introduce(sender.node, message.boot)
             for actor in WHO_LISTENS:
                 self.tell(actor, PeerUp(sender.node))
@@ -125,4 +141,4 @@ class MembershipActor(ConsensusActor):
         if message.reason == "identity" or self.ledger.commit_index <= 1:
             raise IdentityError(text)
         logger.error("{}", text)
-        self.after(REGREET_SECONDS, HelloDue(node))
+        self.wait(node, REGREET_SECONDS)

@@ -87,7 +87,9 @@ class Progress:
         self.probe_sent = False
         self.inflight.clear()
         self.inflight_bytes = 0
-        self.next = self.match + 1
+        if self.match or phase is not Phase.PROBE:
+            self.next = self.match + 1
+        # Else nothing is known yet, and the guess stays: from entry 1 on, a long log or a snapshot would be sent.
 
     def silent_since(self, now: float) -> float:
         """For how long the oldest frame under way has not been answered."""

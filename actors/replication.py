@@ -31,6 +31,7 @@ from forge_consensus.actors.notices import (
 from forge_consensus.actors.progress import Phase
 from forge_consensus.errors import BusyError, ProtocolError, StaleTermError, StorageFullError
 from forge_consensus.events.types import LogAppended, LogCommitted, LogTruncated
+from forge_consensus.storage.correlation import ids_between
 from forge_consensus.storage.ledger import Mismatch, Proposal
 from forge_consensus.storage.record import Kind
 
@@ -93,8 +94,13 @@ class ReplicationActor(ConsensusActor):
     def appended(self, first: int, last: int) -> None:
         """Entries are in the leader's log: followers get them once this turn's frames are all read."""
         if self.context.wants(LogAppended):
-            self.publish(LogAppended(first_index=first, last_index=last))
+            self.publish(LogAppended(first_index=first, last_index=last, **self.cause_of(first, last)))
         self.send_soon()
+
+    def cause_of(self, first: int, last: int) -> dict[str, Any]:
+        """The correlation ids behind these entries, as fields of an event; asked only when somebody listens."""
+        ids = ids_between(self.ledger.log, first, last)
+        return {"correlation_ids": ids, "correlation_id": ids[0] if len(ids) == 1 else None}
 
     def send_soon(self) -> None:
         """Send at the end of the mailbox, so that all that came in this turn leaves in one run."""
@@ -145,7 +151,8 @@ class ReplicationActor(ConsensusActor):
     def committed(self, before: int) -> None:
         """The commit index moved."""
         if self.context.wants(LogCommitted):
-            self.publish(LogCommitted(first_index=before + 1, last_index=self.ledger.commit_index))
+            first, last = before + 1, self.ledger.commit_index
+            self.publish(LogCommitted(first_index=first, last_index=last, **self.cause_of(first, last)))
         self.apply_soon()
 
     def receiveMsg_ReadIndex(self, message: ReadIndex, sender: Any) -> None:
@@ -195,7 +202,8 @@ class ReplicationActor(ConsensusActor):
             removed = result.removed
             self.publish(LogTruncated(from_index=result.truncated_from, removed=removed))
         if result.first_appended and self.context.wants(LogAppended):
-            self.publish(LogAppended(first_index=result.first_appended, last_index=result.match))
+            first, last = result.first_appended, result.match
+            self.publish(LogAppended(first_index=first, last_index=last, **self.cause_of(first, last)))
         before = ledger.commit_index
         if ledger.commit_following(message.term, min(message.commit, result.match)):
             self.committed(before)

@@ -19,7 +19,7 @@ from forge_consensus.storage.configuration import Configuration
 from forge_consensus.storage.export import export_state
 from forge_consensus.storage.kv import KeyValueMachine
 from forge_consensus.storage.limits import Limits
-from forge_consensus.storage.machine import Machine
+from forge_consensus.storage.machine import ApplyFaultError, Machine
 from forge_consensus.storage.memory_tables import MemoryTable
 from forge_consensus.storage.opening import Founding, open_ledger
 
@@ -153,9 +153,10 @@ class SimulatedCluster:
 
     def ended(self, base: SimulatedBase, error: BaseException) -> None:
         """A process ended. Only what was ordered may end one."""
-        if isinstance(error, SimulatedCrashError) or base.disk_failed:
-            return
-        self.failure = self.failure or error
+        ordered = isinstance(error, SimulatedCrashError) or base.disk_failed
+        # A machine that was being replaced when an actor failed is in no known state: the node stops.
+        if not ordered and not (base.ordered_faults and isinstance(error, ApplyFaultError)):
+            self.failure = self.failure or error
 
     # --- time --------------------------------------------------------------------------------------------------------
 

@@ -34,6 +34,8 @@ class Faults:
                 self.crash_in_turn,
                 self.crash_leader_in_turn,
                 self.isolate,
+                self.isolate_leader,
+                self.stun_leader,
                 self.split,
                 self.one_way,
                 self.bridge,
@@ -186,6 +188,19 @@ class Faults:
         """One node is cut off."""
         one, *rest = self.shuffled()
         self.cluster.network.part([one], rest)
+
+    def isolate_leader(self) -> None:
+        """The leader is cut off, and does not know it."""
+        leader = self.cluster.leader()
+        if leader is not None:
+            self.cluster.network.part([leader.name], [name for name in self.cluster.names if name != leader.name])
+
+    def stun_leader(self) -> None:
+        """The leader is cut off and stopped for about as long as the others need to elect."""
+        leader = self.cluster.leader()
+        if leader is not None:
+            self.isolate_leader()
+            leader.pause(self.chance.uniform(0.5, 2.0))
 
     def split(self) -> None:
         """The cluster falls into two parts."""

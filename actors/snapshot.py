@@ -25,7 +25,7 @@ from forge_consensus.actors.notices import (
     TakeSnapshot,
 )
 from forge_consensus.actors.sending import Sending
-from forge_consensus.errors import ConsensusError
+from forge_consensus.errors import ConsensusError, StorageFullError
 from forge_consensus.events.types import (
     LogCompacted,
     SnapshotCompleted,
@@ -232,7 +232,12 @@ class SnapshotActor(ConsensusActor):
         if info.index <= self.ledger.applied:
             return
         self.install_began = self.clock.now()
-        self.installation = installation = self.snapshots.begin_install(info)
+        try:
+            installation = self.snapshots.begin_install(info)
+        except StorageFullError as error:
+            self.publish(SnapshotFailed(index=info.index, error=str(error)))
+            return
+        self.installation = installation
         if self.ledger.applier.kept is not None:
             self.next_turn(InstallStep())
             return
@@ -263,9 +268,8 @@ class SnapshotActor(ConsensusActor):
     def finish_install(self, installation: Installation) -> None:
         """Switch to the new state; the leader hears of it at once."""
         self.installation = None
-        if installation.point.index <= self.ledger.applied:
+        if not self.snapshots.finish_install(installation):
             return
-        self.snapshots.finish_install(installation)
         duration = self.clock.now() - self.install_began
         info = installation.info
         self.publish(SnapshotRestored(index=info.index, size=info.size_bytes, duration=duration))

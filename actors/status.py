@@ -21,6 +21,7 @@ def status_of(actor: ConsensusActor) -> dict[str, Any]:
     return {
         **facts_of(actor),
         "snapshot_index": newest.index if newest else 0,
+        "log_size_bytes": ledger.tables.size_bytes("log"),
         "storage_used_bytes": space.used_bytes,
         "storage_quota_bytes": space.quota_bytes,
         "disk_free_bytes": space.disk_free_bytes,

@@ -49,9 +49,7 @@ class MetricPage:
         family.add_metric(self.constant, distribution.buckets(), distribution.total)
         self.families.append(family)
 
-    def fill(
-        self, family: GaugeMetricFamily | CounterMetricFamily | UnknownMetricFamily, values: Values
-    ) -> None:
+    def fill(self, family: GaugeMetricFamily | CounterMetricFamily | UnknownMetricFamily, values: Values) -> None:
         """Add what is known to the family, and the family to the page."""
         rows: Iterable[tuple[tuple[str, ...], Scalar]]
         if isinstance(values, Mapping):

@@ -17,7 +17,7 @@ from forge_consensus.events.bus import EventBus
 from forge_consensus.events.distribution import COUNTS, LONG_SECONDS, SECONDS, Distribution
 from forge_consensus.events.metric_page import MetricPage
 from forge_consensus.events.sample_metrics import add_cluster, add_log, add_peers, add_work, per_second
-from forge_consensus.events.subscription import Listener, Subscription
+from forge_consensus.events.subscription import Listener
 from forge_consensus.events.turn_report import TurnReport
 from forge_consensus.events.types import (
     BecameCandidate,
@@ -158,17 +158,28 @@ class NodeMetrics(Collector):
         """Every family, for a registry."""
         page = MetricPage(self.node, self.cluster)
         status = self.take_sample()
-        page.gauge("responding", "1 if the node answered this scrape; without an answer its gauges are missing.",
-                   status is not None)  # fmt: skip
+        page.gauge(
+            "responding",
+            "1 if the node answered this scrape; without an answer its gauges are missing.",
+            status is not None,
+        )
         if status is not None:
             for add in (add_cluster, add_log, add_work, add_peers):
                 add(page, status)
         self.add_told(page)
         self.add_turns(page)
-        page.counter("events_dropped", "Events that a listener was too slow for, by subscription.",
-                     self.losses.of("dropped"), "subscription")  # fmt: skip
-        page.counter("event_handler_failures", "Events at which a handler raised, by subscription.",
-                     self.losses.of("failed"), "subscription")  # fmt: skip
+        page.counter(
+            "events_dropped",
+            "Events that a listener was too slow for, by subscription.",
+            self.losses.of("dropped"),
+            "subscription",
+        )
+        page.counter(
+            "event_handler_failures",
+            "Events at which a handler raised, by subscription.",
+            self.losses.of("failed"),
+            "subscription",
+        )
         versions = ((self.version, platform.python_version()), 1)
         page.gauge("build_info", "1; the labels say what runs.", (versions,), "version", "python_version")
         return iter(page.families)
@@ -183,23 +194,31 @@ class NodeMetrics(Collector):
     def add_told(self, page: MetricPage) -> None:
         """What events told."""
         page.counter("leader_elections", "Elections in which this node stood, by result.", self.elections, "result")
-        page.histogram("leader_election_duration_seconds", "From this node's campaign to its victory.",
-                       self.election_seconds)  # fmt: skip
-        page.counter("leader_changes", "Times that this node saw another node lead than before.", self.counts["leader_changes"])
+        page.histogram(
+            "leader_election_duration_seconds", "From this node's campaign to its victory.", self.election_seconds
+        )
+        page.counter(
+            "leader_changes", "Times that this node saw another node lead than before.", self.counts["leader_changes"]
+        )
         page.counter("leader_losses", "Times that this node lost sight of its leader.", self.counts["leader_losses"])
         page.counter("quorum_losses", "Times that too few voters were healthy.", self.counts["quorum_losses"])
-        page.counter("peer_failures", "Times that the peer gave no sign of life any more.",
-                     self.peer_failures.copy(), "peer")  # fmt: skip
-        page.counter("log_truncated_entries", "Uncommitted entries that gave way to a newer leader's.",
-                     self.counts["truncated"])  # fmt: skip
+        page.counter(
+            "peer_failures", "Times that the peer gave no sign of life any more.", self.peer_failures.copy(), "peer"
+        )
+        page.counter(
+            "log_truncated_entries", "Uncommitted entries that gave way to a newer leader's.", self.counts["truncated"]
+        )
         page.counter("snapshots", "Snapshots written, failed, or taken over from the leader.", self.snapshots, "result")
         page.histogram("snapshot_duration_seconds", "Writing a snapshot, or taking one over.", self.snapshot_seconds)
         page.gauge("snapshot_size_bytes", "Bytes of the newest snapshot since the start.", self.snapshot_bytes)
 
     def add_turns(self, page: MetricPage) -> None:
         """What turns cost."""
-        page.histogram("operation_duration_seconds", "A command, from the turn that took it in to its answer.",
-                       self.operation_seconds)  # fmt: skip
+        page.histogram(
+            "operation_duration_seconds",
+            "A command, from the turn that took it in to its answer.",
+            self.operation_seconds,
+        )
         page.histogram("turn_duration_seconds", "A turn, its flush included.", self.turn_seconds)
         page.histogram("flush_duration_seconds", "The flush of a turn that wrote.", self.flush_seconds)
         page.histogram("turn_frames", "Frames that a turn took from the wire.", self.turn_frames)

@@ -24,7 +24,9 @@ def add_cluster(page: MetricPage, status: Mapping[str, Any]) -> None:
     page.gauge("health", "1 for the state of health of this node.", one_of(HEALTH, status["health"]), "state")
     page.gauge("term", "The Raft term of this node.", status["term"])
     page.gauge(
-        "leader_last_contact_seconds", "Seconds since this node heard its leader; 0 if it leads.", status["last_contact"]
+        "leader_last_contact_seconds",
+        "Seconds since the leader was heard; 0 if this node leads.",
+        status["last_contact"],
     )
 
 
@@ -33,26 +35,35 @@ def add_log(page: MetricPage, status: Mapping[str, Any]) -> None:
     page.gauge("commit_index", "The last log entry that is known to be committed.", status["commit_index"])
     page.gauge("last_applied", "The last log entry that the state machine has seen.", status["last_applied"])
     page.gauge("last_log_index", "The last entry of the log.", status["last_log_index"])
-    page.gauge("snapshot_index", "The log entry as of which the newest snapshot is; 0 without one.",
-               status["snapshot_index"])  # fmt: skip
+    page.gauge(
+        "snapshot_index", "The log entry as of which the newest snapshot is; 0 without one.", status["snapshot_index"]
+    )
     page.gauge("log_entries", "Entries in the log that are not compacted away.", status["log_entries"])
     page.gauge("log_size", "Bytes that the log takes in the store.", status.get("log_size_bytes"))
     page.gauge("storage_used_bytes", "Bytes of live data in the store.", status["storage_used_bytes"])
-    page.gauge("storage_quota_bytes", "What the used bytes must stay below, with the reserve.",
-               status["storage_quota_bytes"])  # fmt: skip
+    page.gauge(
+        "storage_quota_bytes", "What the used bytes must stay below, with the reserve.", status["storage_quota_bytes"]
+    )
     page.gauge("disk_free_bytes", "Bytes that the file system would still give.", status["disk_free_bytes"])
 
 
 def add_work(page: MetricPage, status: Mapping[str, Any]) -> None:
     """What the node has done since it started, and what it has before it."""
     page.counter("operations", "Commands of clients that this node answered.", status["operations_total"])
-    page.unknown("operations_failed", "Those among them that the state machine refused; a counter, with the seed's name.",
-                 status["operations_failed"])  # fmt: skip
+    page.unknown(
+        "operations_failed",
+        "Those that the state machine refused; a counter under the name of the seed.",
+        status["operations_failed"],
+    )
     page.counter("reads", "Queries of clients that this node answered.", status["reads_total"])
     page.counter("turns", "Turns of the node.", status["turns_total"])
     page.counter("flushes", "Turns that wrote to the disk, and waited for it.", status["flushes_total"])
-    page.counter("refused", "What the node did not take or could not send, by reason: frames, stale messages, answers.",
-                 status["refused"], "reason")  # fmt: skip
+    page.counter(
+        "refused",
+        "What the node did not take or could not send, by reason: frames, stale messages, answers.",
+        status["refused"],
+        "reason",
+    )
     page.gauge("uptime_seconds", "Seconds since the node started.", status["uptime"])
     page.gauge("mailbox_depth", "Messages that wait for the next turn.", status.get("mailbox_depth"))
 
@@ -66,14 +77,30 @@ def add_peers(page: MetricPage, status: Mapping[str, Any]) -> None:
         return {name: value(row) for name, row in peers.items()}
 
     page.gauge("peer_up", "1 while the peer gives signs of life.", each(lambda row: row["status"] == "active"), "peer")
-    page.gauge("peer_round_trip_seconds", "The last round trip to the peer.",
-               each(lambda row: seconds(row["round_trip_ms"])), "peer")  # fmt: skip
-    page.gauge("peer_last_contact_seconds", "Seconds since the last sign of life of the peer.",
-               each(lambda row: row["last_contact"]), "peer")  # fmt: skip
-    page.gauge("peer_match_index", "The last entry that the peer is known to have on disk; told by the leader.",
-               each(lambda row: row["match_index"]), "peer")  # fmt: skip
-    page.gauge("peer_lag_entries", "Entries of the leader's log that the peer is not known to have; told by the leader.",
-               each(lambda row: lag(last, row["match_index"])), "peer")  # fmt: skip
+    page.gauge(
+        "peer_round_trip_seconds",
+        "The last round trip to the peer.",
+        each(lambda row: seconds(row["round_trip_ms"])),
+        "peer",
+    )
+    page.gauge(
+        "peer_last_contact_seconds",
+        "Seconds since the last sign of life of the peer.",
+        each(lambda row: row["last_contact"]),
+        "peer",
+    )
+    page.gauge(
+        "peer_match_index",
+        "The last entry that the peer is known to have on disk; told by the leader.",
+        each(lambda row: row["match_index"]),
+        "peer",
+    )
+    page.gauge(
+        "peer_lag_entries",
+        "Entries that the peer is not known to have on disk; told by the leader.",
+        each(lambda row: lag(last, row["match_index"])),
+        "peer",
+    )
 
 
 def per_second(status: Mapping[str, Any]) -> float:

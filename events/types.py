@@ -170,6 +170,10 @@ class LogAppended(ConsensusEvent):
 
     first_index: int
     last_index: int
+    correlation_ids: tuple[str, ...] = ()
+    """The ids that clients gave to commands among these entries: the first eight, each once. Looked for in the first
+    MiB of the range, in 64 commands that have one, and only in memory, so entries that the node reads back from its
+    disk tell none. A single one is the event's `correlation_id` too."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -180,6 +184,10 @@ class LogCommitted(ConsensusEvent):
 
     first_index: int
     last_index: int
+    correlation_ids: tuple[str, ...] = ()
+    """The ids that clients gave to commands among these entries: the first eight, each once. Looked for in the first
+    MiB of the range, in 64 commands that have one, and only in memory, so entries that the node reads back from its
+    disk tell none. A single one is the event's `correlation_id` too."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

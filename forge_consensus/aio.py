@@ -31,6 +31,7 @@ class AsyncClient(Calls):
         *,
         limits: Limits | None = None,
         port: LocalPort | None = None,
+        correlate: bool = False,
     ) -> None:
         self.loop = asyncio.get_running_loop()
         self.batches: deque[list[Pending[Any]]] = deque()
@@ -39,7 +40,7 @@ class AsyncClient(Calls):
         self.futures: dict[Pending[Any], asyncio.Future[Any]] = {}
         self.room: deque[asyncio.Future[None]] = deque()
         super().__init__(
-            endpoints, timeout, cluster_id, limits=limits, port=port, deliver=self.deliver
+            endpoints, timeout, cluster_id, limits=limits, port=port, deliver=self.deliver, correlate=correlate
         )
 
     # --- between the driver and the loop ---
@@ -129,9 +130,9 @@ class AsyncClient(Calls):
         value = await self.start(pending)
         return ReadDetail(value, pending.applied, pending.stale_ms)
 
-    async def put(self, key: str, value: Any, timeout: float | None = None) -> Any:
+    async def put(self, key: str, value: Any, timeout: float | None = None, correlation_id: str | None = None) -> Any:
         """Set a key to a value."""
-        return await self.apply(Command("set", {"key": key, "value": value}), timeout)
+        return await self.apply(Command("set", {"key": key, "value": value}, correlation_id), timeout)
 
     async def get(
         self, key: str, consistency: str = "linearizable", timeout: float | None = None
@@ -139,20 +140,22 @@ class AsyncClient(Calls):
         """The value of a key, None if it has none."""
         return await self.read(key, consistency, timeout)
 
-    async def delete(self, key: str, timeout: float | None = None) -> bool:
+    async def delete(self, key: str, timeout: float | None = None, correlation_id: str | None = None) -> bool:
         """Remove a key; whether it was there."""
-        return bool(await self.apply(Command("delete", {"key": key}), timeout))
+        return bool(await self.apply(Command("delete", {"key": key}, correlation_id), timeout))
 
     async def cas(
-        self, key: str, *, expected: Any, value: Any, timeout: float | None = None
+        self, key: str, *, expected: Any, value: Any, timeout: float | None = None, correlation_id: str | None = None
     ) -> bool:
         """Set a key if it holds the expected value (None: if it has none); whether it was set."""
         payload = {"key": key, "expected": expected, "value": value}
-        return bool(await self.apply(Command("cas", payload), timeout))
+        return bool(await self.apply(Command("cas", payload, correlation_id), timeout))
 
-    async def incr(self, key: str, by: int = 1, timeout: float | None = None) -> int:
+    async def incr(
+        self, key: str, by: int = 1, timeout: float | None = None, correlation_id: str | None = None
+    ) -> int:
         """Add to a number and return the sum; a missing key counts as 0."""
-        return cast("int", await self.apply(Command("increment", {"key": key, "by": by}), timeout))
+        return cast("int", await self.apply(Command("increment", {"key": key, "by": by}, correlation_id), timeout))
 
     async def scan(
         self,

@@ -89,8 +89,9 @@ class Root(Commands):
         "node": ("forge_consensus.cli_node:node", "Run one node in the foreground."),
         "kv": ("forge_consensus.cli_kv:kv", "Read and change keys of the built-in machine."),
         "status": ("forge_consensus.cli_status:status", "Show the whole cluster on one screen."),
+        "events": ("forge_consensus.cli_events:events", "See what the nodes tell."),
         "log": ("forge_consensus.cli_log:log", "Check a node's log while the node is stopped."),
-        "demo": ("forge_consensus.cli_demo:demo", "Start a cluster, kill its leader, watch it go on."),
+        "demo": ("forge_consensus.demo.command:demo", "Start a cluster, kill its leader, watch it go on."),
     }
 
     def invoke(self, ctx: click.Context) -> Any:

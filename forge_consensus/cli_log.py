@@ -18,11 +18,11 @@ from forge_consensus.storage.identity import IDENTITY
 from forge_consensus.storage.ledger import BASE, HARD, NO_BASE
 from forge_consensus.storage.lmdb_tables import LmdbTables
 from forge_consensus.storage.log import TABLE
-from forge_consensus.storage.record import HEAD_BYTES, Kind, index_of, intact, key_of, kind_of, term_of
+from forge_consensus.storage.record import Kind, data_of, index_of, intact, key_of, kind_of, term_of
 from forge_consensus.storage.snapshot_file import list_snapshots
 from forge_consensus.storage.snapshot_file import verify as verify_snapshot
 from forge_consensus.storage.tables import Tables
-from forge_consensus.storage.transaction import META
+from forge_consensus.storage.transaction import META, get_meta
 
 PAGE_RECORDS = 2_000
 FAULTS_MAX = 100
@@ -56,18 +56,21 @@ class Verdict:
 
 
 def verify_log(tables: Tables, verdict: Verdict) -> None:
-    """Check every record: its checksum, its place, and that terms never fall; and the hard state against them."""
-    identity = tables.get(META, IDENTITY)
-    if identity is None:
-        verdict.fault("the store does not say whose it is")
+    """Check the ledger's own records and every entry: its checksum, its place, and that terms never fall."""
+    rows = {key: meta_of(tables, key, verdict) for key, _ in tables.scan(META)}
+    if verdict.faults_total:
         return
-    verdict.node_id, verdict.cluster_id = msgpack.unpackb(identity)[:2]
-    base_index, base_term, _ = msgpack.unpackb(tables.get(META, BASE) or NO_BASE)
-    verdict.term, _, verdict.commit_index = msgpack.unpackb(tables.get(META, HARD) or b"\x93\x00\xa0\x00")
+    missing = [key.decode() for key in (IDENTITY, HARD) if key not in rows]
+    if missing:
+        verdict.fault(f"the store does not hold its records {' and '.join(missing)}")
+        return
+    _, verdict.node_id, verdict.cluster_id, *_ = msgpack.unpackb(rows[IDENTITY])
+    base_index, base_term, _ = msgpack.unpackb(rows.get(BASE, NO_BASE))
+    verdict.term, _, verdict.commit_index, newest = msgpack.unpackb(rows[HARD])
     verdict.first_index, verdict.last_index = base_index + 1, base_index
     previous = base_term
-    while rows := tables.scan(TABLE, key_of(verdict.last_index + 1), limit=PAGE_RECORDS):
-        for key, record in rows:
+    while page := tables.scan(TABLE, key_of(verdict.last_index + 1), limit=PAGE_RECORDS):
+        for key, record in page:
             index = index_of(key)
             if index != verdict.last_index + 1:
                 verdict.fault(f"entries {verdict.last_index + 1} to {index - 1} are missing")
@@ -77,8 +80,19 @@ def verify_log(tables: Tables, verdict: Verdict) -> None:
             previous = verify_record(verdict, index, record, previous)
     if previous > verdict.term:
         verdict.fault(f"the log ends in term {previous} and the node is in term {verdict.term}")
+    if verdict.last_index != newest:
+        verdict.fault(f"the log ends at entry {verdict.last_index} and should end at {newest}")
     if verdict.commit_index > verdict.last_index:
         verdict.fault(f"entry {verdict.commit_index} was committed and the log ends at {verdict.last_index}")
+
+
+def meta_of(tables: Tables, key: bytes, verdict: Verdict) -> bytes:
+    """One of the ledger's own records; empty if it is damaged."""
+    try:
+        return get_meta(tables, key) or b""
+    except CorruptionError as error:
+        verdict.fault(str(error))
+        return b""
 
 
 def verify_record(verdict: Verdict, index: int, record: bytes, previous: int) -> int:
@@ -91,7 +105,7 @@ def verify_record(verdict: Verdict, index: int, record: bytes, previous: int) ->
         verdict.fault(f"entry {index} is of term {term} behind one of term {previous}")
     if kind_of(record) == Kind.CONFIGURATION:
         try:
-            Configuration.decode(record[HEAD_BYTES:])
+            Configuration.decode(data_of(record))
         except CorruptionError as error:
             verdict.fault(f"entry {index}: {error}")
     return term

@@ -19,10 +19,10 @@ from forge_consensus.endpoints import parse_endpoint
 from forge_consensus.errors import InvalidConfigError
 from forge_consensus.events.bus import EventBus
 from forge_consensus.events.encoding import to_json_line
-from forge_consensus.events.stream import EventStream
-from forge_consensus.events.types import EVENT_TYPES, ConsensusEvent, LogAppended, LogCommitted
+from forge_consensus.events.log_lines import log_events
+from forge_consensus.events.log_setup import configure_logging
+from forge_consensus.events.types import ConsensusEvent
 from forge_consensus.node import Node, Settings
-from forge_consensus.output import event_text
 from forge_consensus.storage.limits import Limits
 from forge_consensus.storage.lmdb_tables import MAP_BYTES, QUOTA_BYTES
 
@@ -31,10 +31,7 @@ LIMITS = Limits()
 STOP_SECONDS_MAX = 10.0
 """A node that was asked to stop and has not by then is ended; what it acknowledged is on disk anyway."""
 EVENTS_QUEUE_MAX = 10_000
-LOGGED = tuple(kind for kind in EVENT_TYPES.values() if kind not in (LogAppended, LogCommitted))
-"""What goes into the log: the events of each run of entries would drown the others, and slow the node down."""
 LOG_LEVELS = ("debug", "info", "warning", "error")
-LOG_FORMAT = "{time:YYYY-MM-DD HH:mm:ss.SSS} {level: <7} {message}"
 SIZES = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 
 
@@ -133,6 +130,14 @@ def parse_listen(text: str | None, node_id: str, peers: dict[str, str]) -> str:
     envvar="FORGE_CONSENSUS_LOG_LEVEL",
     help="What goes to stderr.",
 )
+@click.option(
+    "--log-format",
+    type=click.Choice(("text", "json"), case_sensitive=False),
+    default="text",
+    envvar="FORGE_CONSENSUS_LOG_FORMAT",
+    help="Lines for people, or one JSON object a line.",
+)
+@click.option("--metrics", metavar="HOST:PORT", help="Serve metrics for Prometheus at http://HOST:PORT/metrics.")
 @click.option("--events", is_flag=True, help="Print every event as a line of JSON on stdout.")
 def node(
     node_id: str,
@@ -148,6 +153,8 @@ def node(
     quota_bytes: int,
     map_bytes: int,
     log_level: str,
+    log_format: str,
+    metrics: str | None,
     events: bool,
 ) -> None:
     """Run one node in the foreground.
@@ -171,25 +178,10 @@ def node(
         limits=Limits(snapshot_entries=snapshot_entries),
         quota_bytes=quota_bytes,
         map_bytes=map_bytes,
+        metrics=metrics,
     )
-    configure_log(log_level)
+    configure_logging(log_level, json=log_format == "json")
     serve(settings, show_events=events)
-
-
-def configure_log(level: str) -> None:
-    """Send this process's log to stderr; only a process that is a node does this."""
-    from loguru import logger
-
-    logger.remove()
-    logger.add(sys.stderr, level=level.upper(), format=LOG_FORMAT, backtrace=False, diagnose=False)
-
-
-def log_events(stream: EventStream[ConsensusEvent]) -> None:
-    """Write events into the log until the bus is closed."""
-    from loguru import logger
-
-    for event in stream:
-        logger.info("{}", event_text(event))
 
 
 def print_event(event: ConsensusEvent) -> None:
@@ -223,8 +215,7 @@ class Ending:
 def serve(settings: Settings, *, show_events: bool) -> None:
     """Open the node, say that it serves, and run it until a signal. Raises what else ends it."""
     bus = EventBus()
-    stream = bus.stream(*LOGGED)
-    threading.Thread(target=log_events, args=(stream,), name="forge-log", daemon=True).start()
+    log_events(bus)
     running = Node(settings, bus)
     ending = Ending(running)
     ending.install()

@@ -22,28 +22,20 @@ class Endpoints(click.ParamType[list[str]]):
     name = "endpoints"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> list[str]:
-        """The addresses; wrong ones are a wrong configuration."""
-        return parse_endpoints(value)
-
-
-class Required(click.Option):
-    """The option for endpoints; without any, the error says both ways to give them."""
-
-    def process_value(self, ctx: click.Context, value: Any) -> Any:
-        """The addresses."""
-        if value is None and not ctx.resilient_parsing:
+        """The addresses; wrong ones, and none at all, are a wrong configuration."""
+        if not value:
             raise InvalidConfigError(
-                "no endpoints: say with --endpoints HOST:PORT,... or FORGE_CONSENSUS_ENDPOINTS where the nodes listen"
+                "no endpoints: say with --endpoints 127.0.0.1:7001,... or FORGE_CONSENSUS_ENDPOINTS where the nodes listen"
             )
-        return super().process_value(ctx, value)
+        return parse_endpoints(value)
 
 
 def endpoints_option(function: Function) -> Function:
     """``--endpoints``."""
     return click.option(
         "--endpoints",
-        cls=Required,
         type=Endpoints(),
+        default="",
         metavar="HOST:PORT,...",
         envvar="FORGE_CONSENSUS_ENDPOINTS",
         show_envvar=True,

@@ -48,13 +48,17 @@ class Inquiry:
 
     def run(self) -> None:
         """Wait for all of them; a bounded time for the rest once one has answered."""
-        while any(not self.take(endpoint) for endpoint in list(self.asked)):
-            if time.monotonic() >= self.deadline:
-                break
+        waiting = list(self.asked)
+        while waiting and time.monotonic() < self.deadline:
+            known = len(self.asked)
+            waiting = [endpoint for endpoint in waiting if not self.take(endpoint)]
+            waiting += list(self.asked)[known:]  # members that an answer named
             time.sleep(LOOK_S)
-        for endpoint, question in self.asked.items():
-            if not question.finished:
-                self.errors[endpoint] = "no answer in time"
+        known = self.client.link.core.directory.endpoints
+        for endpoint in waiting:
+            if not self.take(endpoint):
+                stands = endpoint in known and known[endpoint].connected
+                self.errors[endpoint] = "no answer in time" if stands else "no connection"
 
     def take(self, endpoint: str) -> bool:
         """Look whether that node has answered; what it knows of other members is asked too."""

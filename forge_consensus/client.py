@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
+import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self, cast
@@ -33,6 +35,12 @@ class ReadDetail:
     stale_ms: int
 
 
+def correlation_ids() -> Iterator[str]:
+    """Ids that are not given twice, on any client: a random part, and a number (0.2 us each)."""
+    prefix = secrets.token_hex(8)
+    return (f"{prefix}-{number}" for number in itertools.count(1))
+
+
 class Calls:
     """How the calls of both clients become commands, queries and questions; nothing waits."""
 
@@ -47,6 +55,7 @@ class Calls:
         deliver: Deliver = finish_all,
         follow: bool = True,
         prefer: str = "",
+        correlate: bool = False,
     ) -> None:
         if not timeout > 0:
             raise InvalidConfigError(
@@ -55,6 +64,8 @@ class Calls:
         if port is None or endpoints:
             endpoints = parse_endpoints(endpoints)
         self.timeout = timeout
+        self.correlation_ids = correlation_ids() if correlate else None
+        """Where ids for commands without one come from, if every command shall have one."""
         self.link = Link(
             endpoints, cluster=cluster_id, limits=limits, port=port, deliver=deliver, follow=follow, prefer=prefer
         )
@@ -68,6 +79,8 @@ class Calls:
 
         Raises `CommandTooLargeError`, or ValueError for one that is none.
         """
+        if self.correlation_ids is not None and command.correlation_id is None:
+            command = Command(command.type, command.payload, next(self.correlation_ids))
         payload = command.encode()
         if len(payload) > COMMAND_BYTES_MAX:
             raise CommandTooLargeError(
@@ -110,26 +123,28 @@ class KeyCalls:
         """Answer a query."""
         raise NotImplementedError
 
-    def put(self, key: str, value: Any, timeout: float | None = None) -> Any:
-        """Set a key to a value."""
-        return self.apply(Command("set", {"key": key, "value": value}), timeout)
+    def put(self, key: str, value: Any, timeout: float | None = None, correlation_id: str | None = None) -> Any:
+        """Set a key to a value. Here and below, `correlation_id` is the command's: see `Command`."""
+        return self.apply(Command("set", {"key": key, "value": value}, correlation_id), timeout)
 
     def get(self, key: str, consistency: str = "linearizable", timeout: float | None = None) -> Any:
         """The value of a key, None if it has none."""
         return self.read(key, consistency, timeout)
 
-    def delete(self, key: str, timeout: float | None = None) -> bool:
+    def delete(self, key: str, timeout: float | None = None, correlation_id: str | None = None) -> bool:
         """Remove a key; whether it was there."""
-        return bool(self.apply(Command("delete", {"key": key}), timeout))
+        return bool(self.apply(Command("delete", {"key": key}, correlation_id), timeout))
 
-    def cas(self, key: str, *, expected: Any, value: Any, timeout: float | None = None) -> bool:
+    def cas(
+        self, key: str, *, expected: Any, value: Any, timeout: float | None = None, correlation_id: str | None = None
+    ) -> bool:
         """Set a key if it holds the expected value (None: if it has none); whether it was set."""
         payload = {"key": key, "expected": expected, "value": value}
-        return bool(self.apply(Command("cas", payload), timeout))
+        return bool(self.apply(Command("cas", payload, correlation_id), timeout))
 
-    def incr(self, key: str, by: int = 1, timeout: float | None = None) -> int:
+    def incr(self, key: str, by: int = 1, timeout: float | None = None, correlation_id: str | None = None) -> int:
         """Add to a number and return the sum; a missing key counts as 0."""
-        return cast("int", self.apply(Command("increment", {"key": key, "by": by}), timeout))
+        return cast("int", self.apply(Command("increment", {"key": key, "by": by}, correlation_id), timeout))
 
     def scan(
         self,
@@ -148,7 +163,8 @@ class Client(Calls, KeyCalls):
 
     Finds the leader by itself, follows it, and repeats what is safe to repeat until `timeout`
     seconds are over; a command is carried out at most once. Safe to use from any number of threads.
-    Close it, or use it in a `with`.
+    Close it, or use it in a `with`. With `correlate`, commands without a correlation id get one, which the future of
+    `submit` tells.
 
     Every call raises `ConsensusError`: `OutcomeUnknownError` if a command was sent and no answer
     came, `NoLeaderError`, `ConnectionFailedError`, `BusyError` or `ConsensusTimeoutError` if it was

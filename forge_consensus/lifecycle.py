@@ -55,6 +55,7 @@ class ServiceLifecycle:
         quota_bytes: int = QUOTA_BYTES,
         map_bytes: int = MAP_BYTES,
         on_failure: OnFailure | None = None,
+        metrics: str | None = None,
     ) -> None:
         if mode not in ("thread", "process"):
             raise InvalidConfigError(f"mode is {mode!r}: expected 'thread' or 'process'")
@@ -71,6 +72,7 @@ class ServiceLifecycle:
             limits=limits or Limits(),
             quota_bytes=quota_bytes,
             map_bytes=map_bytes,
+            metrics=metrics,
         )
         self.mode = mode
         self.machine = MachineChoice(state_machine)
@@ -88,6 +90,8 @@ class ServiceLifecycle:
         self.failed = threading.Event()
         self.lock = threading.RLock()
         self.host: Host | None = None
+        self.leaving: Host | None = None
+        """A node that could not be started, and may still be about to let go of its folder."""
         self.client: Client | None = None
         self.count_events()
 
@@ -109,6 +113,9 @@ class ServiceLifecycle:
             if self.bus.closed:
                 self.bus = EventBus()
                 self.count_events()
+            if self.leaving is not None:
+                self.leaving.stop(timeout)
+            self.leaving = None
             self.failure = None
             self.failed.clear()
             kind = ThreadNode if self.mode == "thread" else ProcessNode
@@ -117,7 +124,7 @@ class ServiceLifecycle:
                 host.start(timeout)
                 self.client = client = self.client_of(host)
             except BaseException:
-                self.host = None
+                self.host, self.leaving = None, host
                 raise
             if isinstance(host, ProcessNode):
                 host.ask = lambda seconds: client.status(host.address, seconds)

@@ -7,8 +7,9 @@ import socket
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from loguru import logger
 from thespian.actors import ActorSystem
 
 from forge_consensus.actors.options import Options
@@ -24,6 +25,9 @@ from forge_consensus.storage.limits import Limits
 from forge_consensus.storage.lmdb_tables import MAP_BYTES, QUOTA_BYTES, LmdbTables
 from forge_consensus.storage.machine import Machine
 from forge_consensus.storage.opening import Founding, Opened, open_ledger
+
+if TYPE_CHECKING:
+    from forge_consensus.node_metrics import ServedMetrics
 
 NAME_CHARS_MAX = 128
 
@@ -44,6 +48,8 @@ class Settings:
     limits: Limits = field(default_factory=Limits)
     quota_bytes: int = QUOTA_BYTES
     map_bytes: int = MAP_BYTES
+    metrics: str | None = None
+    """HOST:PORT where metrics are served for Prometheus, under /metrics; port 0 takes a free one."""
 
     def __post_init__(self) -> None:
         """Raise `InvalidConfigError` for what cannot be a node (the seed's rules 1 to 3, 11)."""
@@ -80,6 +86,7 @@ class Node:
         self.tables: LmdbTables | None = None
         self.base: ZeroMqBase | None = None
         self.system: ActorSystem | None = None
+        self.metrics: ServedMetrics | None = None
 
     def open(self) -> None:
         """Lock the folder, open the ledger, listen."""
@@ -97,6 +104,10 @@ class Node:
             opened = self.open_ledger(bind)
             self.base = ZeroMqBase(opened, settings.options, self.bus, bind)
             self.system = start_system(self.base)
+            if settings.metrics is not None:
+                from forge_consensus.node_metrics import ServedMetrics  # late: 30 ms for those who want it
+
+                self.metrics = ServedMetrics(self.base, settings.metrics)
         except BaseException:
             self.close()
             raise
@@ -136,7 +147,9 @@ class Node:
     def run(self) -> None:
         """Run until `stop`. Raises what ended the node otherwise; nothing left it after that (I16)."""
         assert self.base is not None, "the node is open"
-        self.base.run()
+        settings = self.settings
+        with logger.contextualize(node=settings.node_id, cluster=settings.cluster_id):  # on all lines of this thread
+            self.base.run()
 
     def stop(self, reason: str = "asked to") -> None:
         """Ask the node to stop; from any thread."""
@@ -145,6 +158,8 @@ class Node:
 
     def close(self) -> None:
         """Give everything back, whatever state it is in."""
+        if self.metrics is not None:
+            self.metrics.close()
         if self.base is not None:
             self.base.close()
         if self.tables is not None:

@@ -12,6 +12,7 @@ import msgpack
 
 from forge_consensus.actors.messages import GetStatus, Locate, Located, Status
 from forge_consensus.errors import ConsensusError, ConsensusTimeoutError
+from forge_consensus.storage.correlation import correlation_of
 
 FOREVER_S = -1
 """What a lock takes for no timeout."""
@@ -61,6 +62,11 @@ class Pending(Generic[T]):
     def value(self) -> T:
         """The answer as the caller wants it."""
         return cast("T", msgpack.unpackb(self.answer, strict_map_key=False))
+
+    @property
+    def correlation_id(self) -> str | None:
+        """The correlation id that the command carries, None without one."""
+        return correlation_of(self.payload) if type(self) is Pending else None
 
     def finish(self) -> None:
         """Tell everyone who waits; `answer` or `error` is set."""

@@ -41,7 +41,8 @@ class ConsensusService(ServiceLifecycle, KeyCalls):
     class, or ``"module:Class"``; None is the built-in key-value machine. With `mode` ``"process"`` the node is a child
     process, which the application's own computing cannot slow down (and the machine must be importable there); else
     it is a thread. `forward`: whether commands and reads go to the leader wherever it is; otherwise a node that does
-    not lead raises `NotLeaderError`. `timeout` is that of every call which does not say its own, in seconds.
+    not lead raises `NotLeaderError`. `metrics` is HOST:PORT where the node serves metrics for Prometheus, under
+    /metrics. `timeout` is that of every call which does not say its own, in seconds.
 
     If the node ends by itself, `failure` says why, everyone who waits gets an error, `on_failure` is called with it
     on some thread, and later calls raise it; the service may be started again.
@@ -52,24 +53,36 @@ class ConsensusService(ServiceLifecycle, KeyCalls):
 
     # --- who leads ---------------------------------------------------------------------------------------------------
 
-    def glance(self) -> Glance:
+    def glance(self, seconds: float = STATUS_S) -> Glance:
         """Who leads, as this node sees it now."""
-        return self.running().glance(STATUS_S)
+        host = self.running()
+        try:
+            return host.glance(seconds)
+        except ConsensusError as error:
+            raise self.why(error) from error
+
+    def facts(self) -> dict[str, Any]:
+        """The node's status, as far as it is in memory."""
+        host = self.running()
+        try:
+            return host.facts(STATUS_S)
+        except ConsensusError as error:
+            raise self.why(error) from error
 
     def is_leader(self) -> bool:
         """Whether this node leads; False also where it does not answer."""
-        host = self.running()
         try:
-            return host.glance(STATUS_S).leading
+            return self.glance().leading
         except UnavailableError:
+            self.running()
             return False
 
     def get_leader(self) -> str | None:
         """The leader's node id as this node knows it; None if it knows of none, or does not answer."""
-        host = self.running()
         try:
-            return host.glance(STATUS_S).leader
+            return self.glance().leader
         except UnavailableError:
+            self.running()
             return None
 
     def get_role(self) -> str:
@@ -90,10 +103,10 @@ class ConsensusService(ServiceLifecycle, KeyCalls):
         end = time.monotonic() + seconds
         while True:
             left = max(0.0, end - time.monotonic())
-            host = self.running()
             try:
-                leader = host.glance(min(STATUS_S, max(left, LOOK_S))).leader
+                leader = self.glance(min(STATUS_S, max(left, LOOK_S))).leader
             except UnavailableError:
+                self.running()
                 leader = None
             if leader is not None:
                 return leader
@@ -109,8 +122,8 @@ class ConsensusService(ServiceLifecycle, KeyCalls):
     def submit(self, command: Command, timeout: float | None = None) -> Pending[Any]:
         """Hand over a command and return at once with the future of its result.
 
-        Waits while `client_limits.outstanding_max` commands are outstanding, and raises `BusyError` if that lasts;
-        in an inline event handler it raises that without waiting.
+        Waits while `client_limits.outstanding_max` commands are outstanding, and raises `BusyError` if that lasts.
+        Only then it is a call that waits, and refused where those are.
         """
         client = self.ready()
         if client.link.full():
@@ -185,16 +198,16 @@ class ConsensusService(ServiceLifecycle, KeyCalls):
 
     def get_stats(self) -> ConsensusStats:
         """The node's and the service's numbers."""
-        return stats_of(self.running().facts(STATUS_S), self.meter)
+        return stats_of(self.facts(), self.meter)
 
     def get_cluster_info(self) -> ClusterInfo:
         """The cluster as this node sees it."""
-        return cluster_of(self.running().facts(STATUS_S))
+        return cluster_of(self.facts())
 
     def get_health_status(self) -> HealthStatus:
         """How the node fares; raises nothing, also where it does not run."""
         try:
-            return health_of(self.running().facts(STATUS_S))
+            return health_of(self.facts())
         except ConsensusError as error:
             return health_of_none(str(error), len(self.settings.peers) or 1)
 

@@ -17,7 +17,6 @@ from forge_consensus.storage.machine import (
     LedgerMachine,
     Machine,
     Outcome,
-    StateMachine,
     apply_all,
     apply_one,
     failure,
@@ -134,7 +133,7 @@ class Applier:
         """Apply one entry."""
         index, term, kind, time_ms, session, seq, done_below, data = record
         self.index, self.term = index, term
-        if time_ms > self.time_ms:
+        if time_ms > self.time_ms:  # noqa: PLR1730 - twice as fast as max()
             self.time_ms = time_ms
         if kind == COMMAND:
             if not session:

@@ -130,7 +130,8 @@ class Journal:
             return
         batch.delete_range(TABLE, b"", key_of(int.from_bytes(floor) + 1))
         put_meta(batch, FLOOR, floor)
-        oldest_ms = int.from_bytes(oldest[removed][1][:TIME_BYTES]) if removed < len(oldest) else self.waiting[0].wall_ms
+        left = oldest[removed:]
+        oldest_ms = int.from_bytes(left[0][1][:TIME_BYTES]) if left else self.waiting[0].wall_ms
         self.staged = Staged(self.staged.written, removed, int.from_bytes(floor), oldest_ms)
 
     def committed(self) -> None:
@@ -171,10 +172,8 @@ class Journal:
         if place <= self.floor:
             page.gaps.append(Gap(place, self.floor, "discarded"))
             place = self.floor + 1
-        looked = 0
-        for sequence, data in self.rows_from(place):
-            looked += 1
-            if looked > SCAN_MAX or len(page.rows) >= limit or bytes_max <= 0:
+        for looked, (sequence, data) in enumerate(self.rows_from(place)):
+            if looked >= SCAN_MAX or len(page.rows) >= limit or bytes_max <= 0:
                 return page._replace(next=place)
             if sequence > place:
                 page.gaps.append(Gap(place, sequence - 1, "lost"))

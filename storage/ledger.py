@@ -59,7 +59,7 @@ class Accepted(NamedTuple):
 class Mismatch(NamedTuple):
     """The previous entry is not here; (index, term) is the newest that may be in both logs."""
 
-    index: int
+    index: int  # type: ignore[assignment]  # tuple.index is not needed here
     term: int
 
 
@@ -133,7 +133,7 @@ class Ledger:
         """
         turn = self.turn
         checkpoint = self.checkpoint_due
-        if not (turn.batch or checkpoint or self.log_changed or self.hard_changed or self.numbers.few):
+        if not (turn.batch or checkpoint or self.changed or self.numbers.few):
             return False
         wrote = self.log.stage(turn.batch)
         configurations = self.configurations.stored() if wrote else self.configurations_on_disk
@@ -171,14 +171,10 @@ class Ledger:
         self.reload()
 
     @property
-    def log_changed(self) -> bool:
-        """Whether the log differs from what is on disk."""
-        return self.log.last != self.log.durable or self.log.disk_last > self.log.durable
-
-    @property
-    def hard_changed(self) -> bool:
-        """Whether term or vote differ from what is on disk; the commit index there is only a hint."""
-        return (self.term, self.vote) != self.hard_on_disk[:2]
+    def changed(self) -> bool:
+        """Whether term, vote or log differ from what is on disk; the commit index there is only a hint."""
+        log = self.log
+        return (self.term, self.vote) != self.hard_on_disk[:2] or not log.disk_last <= log.durable == log.last
 
     @property
     def checkpoint_due(self) -> bool:
@@ -395,7 +391,7 @@ class Ledger:
 
     @property
     def commits(self) -> int:
-        """How many flushes there were."""
+        """How many transactions became durable."""
         return self.tables.commits
 
     def next_sequence(self) -> int:

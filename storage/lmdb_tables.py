@@ -34,6 +34,8 @@ QUOTA_BYTES: Final = 64 << 30
 
 READERS_MAX: Final = 64
 HOUSEKEEPING_SECONDS: Final = 1.0
+HOUSEKEEPING_BYTES: Final = 1 << 20
+"""The disk is asked for its room after so much was written too: a second is enough to fill a reserve."""
 
 Result = TypeVar("Result")
 # Written as text, because the stubs' generic classes are plain ones at run time.
@@ -84,6 +86,12 @@ class LmdbReading(TablesView):
         database = self.databases[table]
         return self.reading(lambda txn: txn.stat(database)["entries"])
 
+    def size_bytes(self, table: str) -> int:
+        """Return the bytes of the pages that the table takes."""
+        database = self.databases[table]
+        stat = self.reading(lambda txn: txn.stat(database))
+        return (stat["branch_pages"] + stat["leaf_pages"] + stat["overflow_pages"]) * stat["psize"]
+
     def __enter__(self) -> Self:
         return self
 
@@ -122,6 +130,7 @@ class LmdbTables(LmdbReading):
         self.used_bytes: int | None = None
         self.disk_free_bytes = 0
         self.next_housekeeping = 0.0
+        self.unasked_bytes = 0
         try:
             self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
             self.environment = open_environment(self.path, map_bytes, readonly=False)
@@ -171,7 +180,8 @@ class LmdbTables(LmdbReading):
             raise
         self.commits += 1
         self.used_bytes = None
-        if self.clock() >= self.next_housekeeping:
+        self.unasked_bytes += batch.size_bytes
+        if self.unasked_bytes >= HOUSEKEEPING_BYTES or self.clock() >= self.next_housekeeping:
             self.do_housekeeping()
 
     def execute(self, txn: Transaction, operation: PutRun | Delete | DeleteRange) -> None:
@@ -219,6 +229,7 @@ class LmdbTables(LmdbReading):
         if self.failure is not None:
             raise self.poisoned()
         self.next_housekeeping = self.clock() + HOUSEKEEPING_SECONDS
+        self.unasked_bytes = 0
         try:
             self.environment.reader_check()
             disk = os.statvfs(self.path)

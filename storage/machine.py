@@ -71,7 +71,12 @@ def check_command(name: Any, payload: Any, correlation_id: Any = None) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """What a client asks the machine to do; `payload` holds msgpack values under str keys."""
+    """What a client asks the machine to do; `payload` holds msgpack values under str keys.
+
+    A correlation id of the client's choice travels with the command to every node. It is on the events
+    `consensus.log.appended` and `.committed` of its entry (see there for the bounds) and on the log line that the
+    answering node writes when the machine refuses the command. It means nothing to the machine unless it asks.
+    """
 
     type: str
     payload: dict[str, Any] = field(default_factory=dict)

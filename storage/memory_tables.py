@@ -178,6 +178,10 @@ class MemoryTables(Tables):
         """Return the number of keys."""
         return len(self.readable(table).keys)
 
+    def size_bytes(self, table: str) -> int:
+        """Return what the table's records take."""
+        return self.readable(table).used_bytes
+
     def readable(self, table: str) -> MemoryTable:
         """Return a table, unless the tables have failed or are closed."""
         found = self.tables[table]

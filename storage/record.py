@@ -96,7 +96,8 @@ def damaged(index: int) -> CorruptionError:
 
 def parse(index: int, record: bytes) -> Record:
     """The entry in an encoded record that is known to be intact."""
-    return Record(index, *UNPACK(record), record[HEAD_BYTES:-CRC_BYTES])
+    term, kind, time_ms, session, seq, done_below = UNPACK(record)
+    return Record(index, term, kind, time_ms, session, seq, done_below, record[HEAD_BYTES:-CRC_BYTES])
 
 
 def decode(index: int, record: bytes) -> Record:

@@ -166,6 +166,10 @@ class TablesView(Protocol):
         """Return the number of keys."""
         ...
 
+    def size_bytes(self, table: str) -> int:
+        """Return what the table takes of `Space.used_bytes`."""
+        ...
+
     def close(self) -> None:
         """Give everything back; calling it again does nothing."""
         ...

@@ -40,8 +40,11 @@ def put_meta(batch: Batch, key: bytes, value: bytes) -> None:
 def get_meta(tables: TablesView, key: bytes) -> bytes | None:
     """One of the ledger's own records as it is on disk, or None. Raises `CorruptionError` for a damaged one."""
     stored = tables.get(META, key)
-    if stored is None:
-        return None
+    return None if stored is None else unsealed(key, stored)
+
+
+def unsealed(key: bytes, stored: bytes) -> bytes:
+    """The value of one of the ledger's own records. Raises `CorruptionError` for a damaged one."""
     if crc32(stored, crc32(key)) != RESIDUE:
-        raise CorruptionError(f"the ledger's record {key.decode()!r} fails its checksum, so the node does not run. {REJOIN}")
+        raise CorruptionError(f"the ledger's {key.decode()!r} fails its checksum: the node does not run. {REJOIN}")
     return stored[:-CRC_BYTES]

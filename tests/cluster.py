@@ -47,9 +47,7 @@ def free_ports(count: int) -> list[int]:
     return ports
 
 
-def wait_for(
-    find: Callable[[], Found | None], seconds_max: float, what: str, *, step: float = 0.02
-) -> Found:
+def wait_for(find: Callable[[], Found | None], seconds_max: float, what: str, *, step: float = 0.02) -> Found:
     """The first thing that `find` finds. Raises TimeoutError with `what` after `seconds_max` seconds."""
     end = time.monotonic() + seconds_max
     while True:
@@ -208,9 +206,7 @@ class ProcessCluster:
         settings: dict[str, Any] | None = None,
     ) -> None:
         names = [f"n{number}" for number in range(1, nodes + 1)]
-        self.addresses = {
-            name: f"127.0.0.1:{port}" for name, port in zip(names, free_ports(nodes), strict=True)
-        }
+        self.addresses = {name: f"127.0.0.1:{port}" for name, port in zip(names, free_ports(nodes), strict=True)}
         self.folder = folder
         self.command = node_command(settings)
         self.extra_args = extra_args
@@ -255,7 +251,7 @@ class ProcessCluster:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if error is not None:
-            for node in self.nodes.values():
+            for node in [*self.nodes.values(), *self.spares]:
                 if node.log.exists():
                     print(f"--- {node.name}\n{node.log.read_text(errors='replace')[-3000:]}")
         self.close()

@@ -17,6 +17,8 @@ from forge_consensus.storage.ledger import BASE, HARD
 from forge_consensus.storage.machine import Command, Entry
 from forge_consensus.storage.record import index_of, term_of
 from forge_consensus.storage.tables import Batch, Delete, DeleteRange, PutRun
+from forge_consensus.storage.transaction import unsealed
+from forge_consensus.storage.transaction import unsealed
 
 
 class ViolationError(BaseException):
@@ -138,7 +140,7 @@ class Invariants:
         """Term and vote never go back (I9, I10); the base moves on; a stored commit index counts as reported."""
         name = node.name
         if key == HARD:
-            term, vote, commit = msgpack.unpackb(value)
+            term, vote, commit, _ = msgpack.unpackb(unsealed(key, value))
             demand(term >= disk.term, "I9", f"{name} goes back from term {disk.term} to {term}")
             if term == disk.term and disk.vote:
                 demand(vote == disk.vote, "I10", f"{name} voted for {disk.vote}, now for {vote} in term {term}")
@@ -147,13 +149,13 @@ class Invariants:
                 self.check_committed(node, disk, commit)
                 disk.commit = commit
         elif key == BASE:
-            index, term, _ = msgpack.unpackb(value)
+            index, term, _ = msgpack.unpackb(unsealed(key, value))
             demand(index >= disk.base, "I8", f"{name} moves its log's start back to {index}")
             self.rebased(disk, index, term)
 
     def rebased(self, disk: Disk, index: int, term: int) -> None:
         """The log begins later now."""
-        if disk.term_at(index) is not None:
+        if disk.term_at(index) is not None and index <= disk.commit:
             demand(disk.term_at(index) == term, "I7", f"the log is cut at {index} with another term")
         for old in range(disk.base, index + 1):
             disk.terms.pop(old, None)
@@ -220,7 +222,6 @@ class Invariants:
         ledger, disk = node.engine.ledger, self.disk(node)
         if ledger.leading is not None and ledger.leading != disk.leading:
             self.check_leader(node, ledger.leading)
-        disk.leading = ledger.leading or 0
         commit, applied, log = ledger.commit_index, ledger.applied, ledger.log
         demand((ledger.term, ledger.vote) == (disk.term, disk.vote), "I10", f"{node.name} knows more than its disk")
         demand(log.last == log.durable == disk.last, "I8", f"{node.name} has {log.last} entries, {disk.last} on disk")
@@ -238,7 +239,7 @@ class Invariants:
             )
         if commit > disk.commit:
             self.check_committed(node, disk, commit)
-        disk.commit, disk.applied = commit, applied
+        disk.commit, disk.applied, disk.leading = commit, applied, ledger.leading or 0
 
     def check_leader(self, node: SimulatedBase, term: int) -> None:
         """One leader a term (I1), and it has everything that was committed before (I4)."""
@@ -266,16 +267,23 @@ class Invariants:
         self.committed_last = commit
         term = self.committed[commit]
         leading = node.engine.ledger.leading
-        taken_back = leading is None and node.ordered_faults > 0  # applied before its turn was taken back
-        demand(
-            leading == term or taken_back, "I6", f"{node.name}, leading {leading}, is first to commit {commit} of {term}"
-        )
+        # It may have resigned in the same turn, or applied before its turn was taken back.
+        led = term in (leading, disk.leading) or (leading is None and node.ordered_faults > 0)
+        if not led:
+            # A follower hears of it first when the leader died while it told of it.
+            now = node.engine.ledger.term
+            leader = self.bases.get(self.leaders.get(now, ""))
+            dead = leading is None and (leader is None or leader.engine.ledger.leading != now)
+            demand(dead, "I6", f"{node.name}, leading {leading}, is first to commit {commit} of {term}")
+            term_committed = now
+        else:
+            term_committed = term
         having = [name for name, other in self.disks.items() if other.holds(commit, term)]
         voters = node.engine.ledger.configuration.voters
         demand(
             2 * len(voters.intersection(having)) > len(voters), "I6", f"{commit} is committed but only on {having}"
         )
-        self.committed_in[term] = max(self.committed_in.get(term, 0), commit)
+        self.committed_in[term_committed] = max(self.committed_in.get(term_committed, 0), commit)
         for name, base in self.bases.items():
             other = base.engine.ledger.leading
             if other is not None and other > term:

@@ -83,7 +83,9 @@ class RawPeer:
         self.socket.close()
         self.context.term()
 
-    def send(self, message: WireMessage, *, cluster: str, sender: str = "", incarnation: str = "", boot: int = 0) -> int:
+    def send(
+        self, message: WireMessage, *, cluster: str, sender: str = "", incarnation: str = "", boot: int = 0
+    ) -> int:
         """Send a well-formed frame; returns its request number."""
         self.number += 1
         to = TO.get(type(message), "gateway")

@@ -64,8 +64,9 @@ class Plan:
             chunk_bytes=chance.choice((100, 500, 256 * 1024)),
             run_bytes_max=chance.choice((200, 2_000, 512 * 1024)),
             inflight_frames_max=chance.choice((2, 64)),
-            apply_entries_max=chance.choice((3, 4096)),
+            apply_entries_max=chance.choice((1, 3, 4096)),
             chunk_timeout=0.3,
+            election_timeout_max=chance.choice((0.82, 1.2)),
         )
         return cls(
             seed,
@@ -99,6 +100,8 @@ class World:
         self.clients = [
             SimulatedClient(self.cluster, f"c{number}", self.history, habits) for number in range(plan.clients)
         ]
+        reader = Habits(read_share=0.95, lease_share=habits.lease_share, rest_s_max=0.02, patience_s=0.15)
+        self.clients.append(SimulatedClient(self.cluster, "reader", self.history, reader))
         self.faults = Faults(self.cluster)
 
     def __enter__(self) -> World:

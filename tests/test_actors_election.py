@@ -1,3 +1,5 @@
+"""Elections, one node under glass: votes, pre-votes, stickiness, quick elections, leases."""
+
 from __future__ import annotations
 
 from forge_consensus.actors.board import Role
@@ -126,6 +128,28 @@ def test_a_broken_connection_to_the_leader_ends_stickiness_and_starts_a_quick_el
     node.wait(0.1)
     assert node.messages(RequestPreVote)
     assert node.told(LeaderLost)[0].leader == "n2"
+
+
+def test_what_a_dead_leader_sent_before_it_died_does_not_call_the_quick_election_off() -> None:
+    node = OneNode()
+    node.request("n2", "replication", AppendEntries(3, 1, 0, 1, 0, ()))
+    node.turn(notices=node.engine.link("n2", False))
+    node.request("n2", "replication", AppendEntries(3, 2, 0, 1, 0, ()))
+    node.request("n3", "election", RequestPreVote(4, 1, 9, 9))
+    assert node.last(PreVoteReply).granted
+    node.wait(0.3)
+    assert node.messages(RequestPreVote)
+
+
+def test_a_leader_that_lives_is_followed_again_although_its_connection_broke() -> None:
+    node = OneNode()
+    node.request("n2", "replication", AppendEntries(3, 1, 0, 1, 0, ()))
+    node.turn(notices=node.engine.link("n2", False))
+    node.wait(0.2)
+    node.request("n2", "replication", AppendEntries(3, 2, 0, 1, 0, ()))
+    assert node.engine.board.leader == "n2"
+    node.request("n3", "election", RequestPreVote(4, 1, 9, 9))
+    assert not node.last(PreVoteReply).granted
 
 
 def test_with_leases_a_broken_connection_does_not_end_stickiness() -> None:

@@ -1,3 +1,5 @@
+"""The engine: turns that happen entirely or not at all, and plain Thespian actors on it."""
+
 from __future__ import annotations
 
 from datetime import timedelta

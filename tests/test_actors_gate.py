@@ -1,3 +1,5 @@
+"""The gate and the codec: what is let in, what is refused, and what the other is told."""
+
 from __future__ import annotations
 
 import os

@@ -1,3 +1,5 @@
+"""The gateway, one node under glass: packing, at most once, limits, locating, reads."""
+
 from __future__ import annotations
 
 import msgpack

@@ -1,3 +1,5 @@
+"""Health, one node under glass: who lives, the quorum, the node's own judgement."""
+
 from __future__ import annotations
 
 from forge_consensus.actors.board import HealthState, PeerStatus

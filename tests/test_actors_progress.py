@@ -1,3 +1,5 @@
+"""The progress of one follower: probing, the window, late answers."""
+
 from __future__ import annotations
 
 from forge_consensus.actors.options import Options

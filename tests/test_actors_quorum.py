@@ -1,3 +1,5 @@
+"""The arithmetic of majorities."""
+
 from __future__ import annotations
 
 from hypothesis import given

@@ -1,3 +1,5 @@
+"""Replication, one node under glass: a follower's acceptance, a leader's commit rule and reads."""
+
 from __future__ import annotations
 
 from forge_consensus.actors.messages import (

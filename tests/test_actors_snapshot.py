@@ -1,3 +1,5 @@
+"""Snapshots, one node under glass: taken, sent, received, installed."""
+
 from __future__ import annotations
 
 from pathlib import Path

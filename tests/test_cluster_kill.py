@@ -35,9 +35,7 @@ class Siege:
         self.cluster = cluster
         self.dice = dice
         self.book = Ledgerbook()
-        self.writers = [
-            Writer(f"w{n}", cluster.client(timeout=TIMEOUT), self.book, pipelined=n == 0) for n in range(4)
-        ]
+        self.writers = [Writer(f"w{n}", cluster.client(timeout=TIMEOUT), self.book, pipelined=n == 0) for n in range(4)]
 
     def victims(self) -> list[str]:
         """Whom to kill: mostly the leader, sometimes a follower, sometimes two, sometimes all."""

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -130,13 +130,14 @@ def test_waiting_calls_are_refused_where_they_would_wait_for_themselves(services
     seen: dict[str, Any] = {}
 
     def handler(event: LeaderElected) -> None:
-        for name, call in {
+        calls: dict[str, Callable[[], Any]] = {
             "apply": lambda: service.put("k", 1),
             "read": lambda: service.get("k"),
             "wait_for_leader": service.wait_for_leader,
             "start": service.start,
             "stop": service.stop,
-        }.items():
+        }
+        for name, call in calls.items():
             try:
                 call()
             except BlockingCallError as error:
@@ -260,7 +261,12 @@ def test_without_forwarding_only_the_leader_serves(services: Services) -> None:
     leader, (other, third) = leader_and_others(trio)
     leader.put("k", "v")
     began = time.monotonic()
-    for call in (lambda: other.put("k", 2), lambda: other.get("k"), lambda: third.get("k", "lease")):
+    calls: list[Callable[[], Any]] = [
+        lambda: other.put("k", 2),
+        lambda: other.get("k"),
+        lambda: third.get("k", "lease"),
+    ]
+    for call in calls:
         with pytest.raises(NotLeaderError) as caught:
             call()
         assert caught.value.leader == leader.settings.node_id

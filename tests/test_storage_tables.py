@@ -111,6 +111,14 @@ def test_first_last_and_count_describe_a_table(tables: Tables) -> None:
     assert tables.count("log") == 7
 
 
+def test_the_size_of_a_table_is_part_of_what_is_used(tables: Tables) -> None:
+    batch = Batch()
+    batch.put("log", b"k", b"v" * 100)
+    tables.commit(batch)
+    assert tables.size_bytes("kv") == 0
+    assert 100 < tables.size_bytes("log") <= tables.space().used_bytes
+
+
 def test_delete_range_removes_the_lowest_first_up_to_its_limit(tables: Tables) -> None:
     commit(tables, lambda batch: batch.append("log", numbered(1, 10)))
     commit(tables, lambda batch: batch.delete_range("log", b"", key(9), limit=3))

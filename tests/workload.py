@@ -15,7 +15,7 @@ TOTAL = "total"
 PIPELINE = 40
 """How many commands a pipelined writer has outstanding."""
 REST_SECONDS = 0.02
-"""A pipelined writer rests so long after a burst: else the keys of a long siege take longer to compare than to write."""
+"""A pipelined writer rests so long after a burst, or a long siege would have more keys than can be compared."""
 
 
 class Ledgerbook:
@@ -127,8 +127,7 @@ class Writer:
         """Write a burst of keys and wait for all answers."""
         pairs = [self.pair() for _ in range(PIPELINE)]
         futures = [
-            (key, value, self.client.submit(Command("set", {"key": key, "value": value})))
-            for key, value in pairs
+            (key, value, self.client.submit(Command("set", {"key": key, "value": value}))) for key, value in pairs
         ]
         for key, value, future in futures:
             self.book.note(key, value, future.exception())

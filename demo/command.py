@@ -1,0 +1,64 @@
+"""``forge-consensus demo``: the story as a command, with its exit code."""
+
+from __future__ import annotations
+
+import signal
+from types import FrameType
+
+import click
+
+from forge_consensus.demo.cluster import DemoFailed
+from forge_consensus.demo.story import Story
+from forge_consensus.errors import ConsensusError
+
+NODES = 3
+SECONDS = 15.0
+NODES_MAX = 9
+ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+def interrupted(number: int, frame: FrameType | None) -> None:
+    """The first signal ends the demo; it then cleans up and is not to be disturbed."""
+    for other in ENDING:
+        signal.signal(other, signal.SIG_IGN)
+    raise KeyboardInterrupt
+
+
+@click.command()
+@click.option("--nodes", type=click.IntRange(1, NODES_MAX), default=NODES, show_default=True, help="How many nodes.")
+@click.option(
+    "--seconds",
+    type=click.FloatRange(2, 3600),
+    default=SECONDS,
+    show_default=True,
+    help="About how long it takes; a leader is killed every 15 s, at least once.",
+)
+@click.pass_context
+def demo(ctx: click.Context, nodes: int, seconds: float) -> None:
+    """Start a cluster, kill its leader, watch it go on.
+
+    Real node processes in a temporary folder, written to all the time. In the end every acknowledged write must be on
+    every node: exit code 0 only if it is, 1 if not. Nothing is left behind.
+    """
+    before = {number: signal.signal(number, interrupted) for number in ENDING}
+    story = Story(nodes, seconds)
+    try:
+        proof = story.run()
+        for line in story.summary(proof):
+            click.echo(line)
+        faults = proof.faults
+    except (DemoFailed, ConsensusError) as error:
+        faults = [str(error)]
+        for name, tail in story.tails.items():
+            click.echo(f"--- the log of {name} ends with\n{tail}", err=True)
+    except KeyboardInterrupt:
+        click.echo("interrupted; everything was cleaned up", err=True)
+        ctx.exit(130)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    for fault in faults:
+        click.echo(f"FAILED: {fault}", err=True)
+    if faults:
+        ctx.exit(1)
+    click.echo("OK")

@@ -1,0 +1,61 @@
+"""Example: a job that must run on one node only, namely on the one that leads, and moves when the lead does."""
+
+import tempfile
+import threading
+from contextlib import ExitStack
+from functools import partial
+
+from forge_consensus import ConsensusService
+from forge_consensus.demo.cluster import free_ports
+from forge_consensus.leadership import Lead, LeaderTask, while_leader
+
+
+class Job:
+    """What the leader shall do; here it counts its steps by node."""
+
+    def __init__(self) -> None:
+        self.steps: dict[str, int] = {}
+        self.stepped = threading.Condition()
+
+    def run(self, node: str, lead: Lead) -> None:
+        """Work in steps, and ask between them whether the lead lasts."""
+        print(f"{node} leads term {lead.term} and begins the job")
+        while lead.wait(0.05):
+            with self.stepped:
+                # What must not be done twice carries lead.term, so that whoever receives it can refuse a lower one.
+                self.steps[node] = self.steps.get(node, 0) + 1
+                self.stepped.notify_all()
+        print(f"{node} leads term {lead.term} no more and ends it")
+
+    def wait_for_steps(self, *nodes: str) -> None:
+        """Wait until the job made progress on one of these nodes."""
+        with self.stepped:
+            if not self.stepped.wait_for(lambda: any(self.steps.get(node, 0) > 2 for node in nodes), 10):
+                raise SystemExit("the job does not run")
+
+
+def main() -> None:
+    """Start three nodes with the job; stop the one that leads and see the job go on elsewhere."""
+    peers = {f"n{number}": f"127.0.0.1:{port}" for number, port in enumerate(free_ports(3), 1)}
+    job = Job()
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as running:
+        services = {}
+        for node in peers:
+            service = ConsensusService(node_id=node, peers=peers, storage_path=f"{folder}/{node}")
+            services[node] = running.enter_context(service)
+            running.enter_context(LeaderTask(service, partial(job.run, node)))
+        leader = services["n1"].wait_for_leader(timeout=10)
+        job.wait_for_steps(leader)
+        services[leader].stop()
+        others = sorted(set(peers) - {leader})
+        job.wait_for_steps(*others)
+        print("steps of the job by node:", job.steps)
+
+        # The same as a block: it waits for the lead, and the body asks whether it lasts.
+        leader = services[others[0]].wait_for_leader(timeout=10)
+        with while_leader(services[leader], timeout=10) as lead:
+            print(f"{leader} runs a block in term {lead.term}: {bool(lead)}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,68 @@
+"""The feed of the demo: the events of every node, as their publishers send them."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+import zmq
+
+from forge_consensus.events.encoding import EventDecodeError, from_msgpack
+from forge_consensus.events.types import EVENT_TYPES, ConsensusEvent, LogAppended, LogCommitted
+
+POLL_MS = 100
+JOIN_SECONDS = 2.0
+NOISE = (LogAppended, LogCommitted)
+"""Told for every run of entries: too many to be watched."""
+
+Publisher = tuple[str, str]
+"""Address and boot: a restarted node publishes elsewhere, or at the same place anew."""
+
+
+class Feed:
+    """One SUB socket for all nodes, read by a thread that hands on what arrives."""
+
+    def __init__(self, show: Callable[[ConsensusEvent], None]) -> None:
+        self.show = show
+        self.received = 0
+        self.wanted: list[str] = []
+        self.known: set[str] = set()
+        self.ending = threading.Event()
+        self.thread = threading.Thread(target=self.run, name="demo-feed", daemon=True)
+        self.thread.start()
+
+    def follow(self, address: str) -> None:
+        """Listen to the node whose publisher is there, too."""
+        self.wanted.append(address)
+
+    def run(self) -> None:
+        """The thread: owns the socket."""
+        context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        socket = context.socket(zmq.SUB)
+        try:
+            socket.setsockopt(zmq.LINGER, 0)
+            for kind, event_type in EVENT_TYPES.items():
+                if event_type not in NOISE:
+                    socket.setsockopt(zmq.SUBSCRIBE, kind.encode())
+            while not self.ending.is_set():
+                for address in set(self.wanted) - self.known:
+                    self.known.add(address)
+                    socket.connect(f"tcp://{address}")
+                if socket.poll(POLL_MS):
+                    self.take(socket.recv_multipart())
+        finally:
+            context.destroy(linger=0)
+
+    def take(self, parts: list[bytes]) -> None:
+        """Hand one event on."""
+        try:
+            event = from_msgpack(parts[-1])
+        except EventDecodeError:
+            return
+        self.received += 1
+        self.show(event)
+
+    def close(self) -> None:
+        """End the thread."""
+        self.ending.set()
+        self.thread.join(JOIN_SECONDS)

@@ -1,0 +1,191 @@
+"""The story of the demo: start, write, kill the leader, fail over, restart, catch up, prove."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+
+from forge_consensus.demo.cluster import DemoCluster, DemoFailed
+from forge_consensus.demo.feed import Feed
+from forge_consensus.demo.proof import Proof, prove
+from forge_consensus.demo.view import View, make_view
+from forge_consensus.demo.writer import Writer
+
+LEADER_SECONDS_MAX = 15.0
+FAILOVER_SECONDS_MAX = 15.0
+CATCH_UP_SECONDS_MAX = 20.0
+ROUND_SECONDS = 15.0
+"""One leader is killed for each so many seconds."""
+END_SECONDS = 2.5
+"""About what failover, restart, proof and end take."""
+PHASE_SECONDS_MIN = 0.3
+TICK_SECONDS = 0.05
+
+
+@dataclass(slots=True)
+class Numbers:
+    """What the demo measured."""
+
+    election_ms: float = 0.0
+    failover_ms: list[float] = field(default_factory=list)
+    restart_ms: list[float] = field(default_factory=list)
+    caught_up: list[tuple[int, float]] = field(default_factory=list)
+    """Entries behind when it was restarted, and milliseconds until it had them."""
+    writing_seconds: float = 0.0
+
+
+class Story:
+    """One run of the demo. Raises `DemoFailed` when something that was promised does not happen."""
+
+    def __init__(self, nodes: int, seconds: float) -> None:
+        self.seconds = seconds
+        self.began = time.monotonic()
+        self.numbers = Numbers()
+        self.cluster = DemoCluster(nodes)
+        self.writer: Writer | None = None
+        self.feed: Feed | None = None
+        self.view: View | None = None
+        self.tails: dict[str, str] = {}
+        """What the nodes logged last, if it failed."""
+
+    def run(self) -> Proof:
+        """Tell the whole story; nothing is left behind, however it ends."""
+        try:
+            with self.cluster:
+                try:
+                    return self.tell()
+                except Exception:
+                    self.tails = {name: node.log_tail() for name, node in self.cluster.nodes.items()}
+                    raise
+                finally:
+                    if self.writer is not None:
+                        self.writer.close()
+                    if self.feed is not None:
+                        self.feed.close()
+        finally:
+            if self.view is not None:
+                self.view.close()
+
+    def tell(self) -> Proof:
+        """The chapters."""
+        self.view = make_view(self.line)
+        view, cluster = self.view, self.cluster
+        self.feed = Feed(view.event)
+        view.step(f"starting {len(cluster.nodes)} nodes in {cluster.folder}")
+        began = time.monotonic()
+        cluster.start()
+        for name in cluster.nodes:
+            self.follow(name)
+        leader = cluster.leader(LEADER_SECONDS_MAX)
+        self.numbers.election_ms = (time.monotonic() - began) * 1000
+        view.step(f"{leader} leads {self.numbers.election_ms:.0f} ms after the first process was started; writing")
+        self.writer = Writer(cluster.endpoints)
+        self.writer.start()
+        writing = time.monotonic()
+        rounds = max(1, int(self.seconds // ROUND_SECONDS))
+        for number in range(rounds):
+            left = self.began + self.seconds - END_SECONDS - time.monotonic()
+            self.lose_leader(max(PHASE_SECONDS_MIN, left / (rounds - number) / 3))
+        self.writer.finish()
+        self.numbers.writing_seconds = time.monotonic() - writing
+        view.step(f"comparing {len(self.writer.acknowledged):,} acknowledged writes with what each node holds")
+        return prove(cluster, self.writer.acknowledged, self.writer.uncertain)
+
+    def lose_leader(self, phase_seconds: float) -> None:
+        """Write in peace, kill the leader, write on without it, bring it back, see it catch up, write in peace."""
+        assert self.view is not None, "there is a view"
+        assert self.writer is not None, "there is a writer"
+        view, cluster, writer = self.view, self.cluster, self.writer
+        self.keep_writing(phase_seconds)
+        leader = cluster.leader(LEADER_SECONDS_MAX)
+        view.step(f"SIGKILL to the leader {leader}, {len(writer.acknowledged):,} writes acknowledged so far")
+        killed = time.monotonic()
+        cluster.kill(leader)
+        others = len(cluster.nodes) - 1
+        if others > len(cluster.nodes) // 2:
+            self.see_failover(leader, killed)
+            self.keep_writing(phase_seconds)
+            behind = self.restart(leader)
+        else:
+            view.step("the others are no majority: nothing is acknowledged until it is back")
+            behind = self.restart(leader)
+            self.see_failover(leader, killed)
+        self.see_catch_up(leader, behind)
+        self.keep_writing(phase_seconds)
+
+    def see_failover(self, killed_node: str, killed: float) -> None:
+        """Wait for the next acknowledged write of those that were begun after the kill."""
+        assert self.view is not None, "there is a view"
+        assert self.writer is not None, "there is a writer"
+        acknowledged = self.writer.wait_acknowledged(killed, FAILOVER_SECONDS_MAX)
+        if acknowledged is None:
+            raise DemoFailed(f"no write was acknowledged within {FAILOVER_SECONDS_MAX:g} s after {killed_node} was killed")
+        took_ms = (acknowledged - killed) * 1000
+        self.numbers.failover_ms.append(took_ms)
+        leader = self.cluster.leader(LEADER_SECONDS_MAX)
+        self.view.step(f"failover: {leader} leads, the next write was acknowledged {took_ms:.0f} ms after the kill")
+
+    def restart(self, name: str) -> int:
+        """Start the node again; returns the index that it must reach to have caught up."""
+        assert self.view is not None, "there is a view"
+        statuses = [self.cluster.status(other) for other in self.cluster.nodes if other != name]
+        target = max((int(status["commit_index"]) for status in statuses if status), default=0)
+        took_ms = self.cluster.restart(name) * 1000
+        self.numbers.restart_ms.append(took_ms)
+        self.view.step(f"{name} was restarted and serves after {took_ms:.0f} ms")
+        self.follow(name)
+        return target
+
+    def see_catch_up(self, name: str, target: int) -> None:
+        """Wait until the restarted node has applied what was committed when it came back."""
+        assert self.view is not None, "there is a view"
+        status = self.cluster.status(name)
+        behind = max(0, target - int(status["last_applied"])) if status else target
+        took_ms = self.cluster.wait_applied(name, target, CATCH_UP_SECONDS_MAX) * 1000
+        self.numbers.caught_up.append((behind, took_ms))
+        self.view.step(f"{name} was {behind:,} entries behind and caught up in {took_ms:.0f} ms")
+
+    def follow(self, name: str) -> None:
+        """Watch the events of a node."""
+        assert self.feed is not None, "there is a feed"
+        status = self.cluster.status(name)
+        if status is None:
+            raise DemoFailed(f"{name} does not answer")
+        self.feed.follow(status["events_address"])
+
+    def keep_writing(self, seconds: float) -> None:
+        """Let the writer write; a node that ends by itself ends the demo."""
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            time.sleep(TICK_SECONDS)
+            for node in self.cluster.nodes.values():
+                killed = node.process is not None and node.process.returncode is not None and node.process.returncode < 0
+                if not node.running and not killed:
+                    raise DemoFailed(f"{node.name} ended by itself: {node.log_tail()}")
+
+    def line(self) -> str:
+        """The numbers of now, in one line."""
+        writer = self.writer
+        if writer is None:
+            return "no writes yet"
+        waiting = writer.submitted - writer.answered
+        return f"{len(writer.acknowledged):,} writes acknowledged, {waiting:,} waiting, {len(writer.uncertain):,} uncertain"
+
+    def summary(self, proof: Proof) -> list[str]:
+        """The end, in numbers."""
+        assert self.writer is not None, "there was a writer"
+        numbers, writer = self.numbers, self.writer
+        rate = len(writer.acknowledged) / max(numbers.writing_seconds, 0.001)
+        refused = sum(writer.refused.values())
+        failovers = ", ".join(f"{took:.0f} ms" for took in numbers.failover_ms)
+        restarts = ", ".join(f"{took:.0f} ms" for took in numbers.restart_ms)
+        caught_up = ", ".join(f"{behind:,} entries in {took:.0f} ms" for behind, took in numbers.caught_up)
+        return [
+            f"writes     {len(writer.acknowledged):,} acknowledged ({rate:,.0f}/s asked for and given), "
+            f"{len(writer.uncertain):,} uncertain, {refused:,} refused",
+            f"failover   {failovers} from SIGKILL of the leader to the next acknowledged write",
+            f"restart    {restarts} until it served; caught up {caught_up}",
+            f"events     {self.feed.received if self.feed else 0:,} received",
+            f"verified   {proof.writes:,} writes on each of {proof.nodes} nodes as of entry {proof.index:,}"
+            + (": all there, all nodes alike" if not proof.faults else ""),
+        ]

@@ -1,0 +1,97 @@
+"""Where a program's log goes: to stderr, for people or as JSON, with the lines of other packages in it.
+
+For programs only, such as the command line. A library leaves the set-up to whoever uses it: nothing here happens by
+being imported.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import traceback
+from datetime import UTC
+from types import FrameType
+from typing import TYPE_CHECKING, Any, Final, TextIO
+
+from loguru import logger
+
+if TYPE_CHECKING:
+    from loguru import Message, Record
+
+HUMAN: Final = "{time:YYYY-MM-DD HH:mm:ss.SSS} {level: <7} "
+LEVELS: Final = ("trace", "debug", "info", "warning", "error", "critical")
+
+
+class InterceptHandler(logging.Handler):
+    """Hands what other packages log with the standard library to loguru, from the place where it was logged."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Pass one record on."""
+        level: str | int = record.levelno
+        if record.levelname in map(str.upper, LEVELS):
+            level = record.levelname
+        frame: FrameType | None = logging.currentframe()
+        depth = 0
+        while frame is not None and (depth == 0 or frame.f_code.co_filename == logging.__file__):
+            frame = frame.f_back
+            depth += 1
+        bound = logger.bind(logger=record.name)
+        bound.opt(depth=depth, exception=record.exc_info).log(level, "{}", record.getMessage())
+
+
+def configure_logging(level: str = "info", *, json: bool = False, stream: TextIO | None = None) -> None:
+    """Make `stream` (default: stderr) the only place where this process logs, from `level` on.
+
+    With `json` each line is an object: `time` (RFC 3339, UTC), `level`, `logger`, `message`, and whatever is bound
+    (`node`, `cluster`, `term`, `correlation_id`, `event`, `sequence`, `data`), and `exception` where there is one.
+    Variables' values never get into tracebacks. Raises ValueError for an unknown level.
+    """
+    if level.lower() not in LEVELS:
+        raise ValueError(f"log level {level!r} is none of {', '.join(LEVELS)}")
+    target = sys.stderr if stream is None else stream
+    logger.remove()
+    if json:
+        logger.add(JsonLines(target), level=level.upper(), format="{message}", backtrace=False, diagnose=False)
+    else:
+        logger.add(target, level=level.upper(), format=human_format, backtrace=False, diagnose=False)
+    # Other packages' debug lines are theirs to debug.
+    lowest = max(logging.INFO, logger.level(level.upper()).no)
+    logging.basicConfig(handlers=[InterceptHandler()], level=lowest, force=True)
+
+
+def human_format(record: Record) -> str:
+    """The format of one line: whose it is stands before the message, unless the message says it already."""
+    extra = record["extra"]
+    whose = "{extra[node]}: " if "node" in extra and "event" not in extra else ""
+    correlation = " [{extra[correlation_id]}]" if "correlation_id" in extra else ""
+    return f"{HUMAN}{whose}{{message}}{correlation}\n{{exception}}"
+
+
+class JsonLines:
+    """A sink that writes each record as a line of JSON."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self.stream = stream
+
+    def __call__(self, message: Message) -> None:
+        """Write one record, at once."""
+        self.stream.write(json_line(message.record) + "\n")
+        self.stream.flush()
+
+
+def json_line(record: Record) -> str:
+    """One record as JSON; all ASCII, and what JSON cannot say as text."""
+    moment = record["time"].astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+    extra: dict[str, Any] = dict(record["extra"])
+    line = {
+        "time": moment,
+        "level": record["level"].name,
+        "logger": extra.pop("logger", record["name"]),
+        "message": record["message"],
+        **{name: value for name, value in extra.items() if name not in ("time", "level", "message", "exception")},
+    }
+    error = record["exception"]
+    if error is not None:
+        line["exception"] = "".join(traceback.format_exception(error.type, error.value, error.traceback))
+    return json.dumps(line, separators=(",", ":"), default=str)

@@ -1,0 +1,58 @@
+"""``forge-consensus events``: what the nodes tell, as it happens and from their journals."""
+
+from __future__ import annotations
+
+import click
+
+from forge_consensus.cli_options import endpoints_option, output_option, timeout_option
+from forge_consensus.event_feed import EventFeed
+from forge_consensus.events.encoding import to_json_line
+from forge_consensus.output import clock_text, event_text
+
+
+@click.group()
+def events() -> None:
+    """See what the nodes tell."""
+
+
+@events.command()
+@endpoints_option
+@timeout_option
+@output_option
+@click.option("--kind", "kinds", multiple=True, help="Only these, such as 'leader.*'; may be given several times.")
+@click.option("--since", type=click.IntRange(min=0), help="From that number on, on each node; 0 is all that is kept.")
+@click.option("--follow", is_flag=True, help="Go on with what is told from now on; alone, begin there.")
+@click.option("--node-only", is_flag=True, help="Only the nodes at the endpoints, not the whole cluster.")
+def watch(
+    endpoints: list[str],
+    timeout: float,
+    output: str,
+    kinds: tuple[str, ...],
+    since: int | None,
+    follow: bool,
+    node_only: bool,
+) -> None:
+    """Print the events of the cluster, one a line: those in the journals, or as they happen with --follow.
+
+    Each comes once, in order for each node. What a node no longer has is said in its place, as consensus.feed.gap.
+    """
+    start = since if since is not None or follow else 0
+    try:
+        feed = EventFeed(
+            endpoints,
+            kinds,
+            start,
+            scope="node" if node_only else "cluster",
+            follow=follow,
+            connect_seconds=timeout,
+        )
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="--kind") from error
+    with feed:
+        for event in feed:
+            if output == "json":
+                click.echo(to_json_line(event))
+            else:
+                click.echo(f"{clock_text(event.time)}  {event.sequence:>8}  {event_text(event)}")
+        for address in feed.silent:
+            click.echo(f"{address} did not answer within {timeout:g} s: its events are missing", err=True)

@@ -1,0 +1,268 @@
+"""Following: the place of one reader in one node's events, what it should ask for, and what it may tell on.
+
+Nothing here knows sockets, threads or clocks. Numbers are over all kinds of event, so who listens to some kinds cannot
+see from a number that it missed one. Hence one rule for all: an event with exactly the next number is told on as it
+comes; any other is only a reason to ask the node's journal, which answers with the wanted kinds and how far it looked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from time import time as wall_time
+from typing import ClassVar, Final, NamedTuple
+
+from forge_consensus.actors.messages import EventPage, ReadEvents
+from forge_consensus.events.encoding import EventDecodeError, from_msgpack
+from forge_consensus.events.selection import Selection
+from forge_consensus.events.types import EVENT_TYPES, ConsensusEvent
+
+PAGE_ROWS: Final = 1000
+AHEAD_MAX: Final = 2000
+"""Events that may wait for a page to close the gap before them."""
+ASK_S_MIN: Final = 0.02
+"""Questions for what a single event announced are at least so far apart."""
+SETTLE_S: Final = 0.05
+"""How soon after listening began it is checked that nothing was told just before."""
+CHECK_S: Final = 1.0
+"""How often it is checked whether something was told that never arrived: the publisher drops for who is slow."""
+ANSWER_S: Final = 1.0
+PREFIX: Final = "consensus."
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gap(ConsensusEvent):
+    """Events first..last of a node will not come; told in their place, and by the feed, not by the node.
+
+    The reason is ``discarded`` (older than the journal keeps), ``lost`` (told or not, a crash came before they were
+    in the journal; most such numbers were never used), ``damaged`` (does not decode), or ``replaced``: the node came
+    back with another folder, whose numbers begin anew; then `last` is None, for nobody knows.
+    """
+
+    kind: ClassVar[str] = "consensus.feed.gap"
+
+    first: int
+    last: int | None
+    reason: str
+
+
+class Position(NamedTuple):
+    """Where a reader stands: the next number, within one incarnation of the node's folder."""
+
+    incarnation: str
+    next: int
+
+
+Since = int | Mapping[str, int | Position] | None
+"""Where to begin: at that number on every node, at a place for each, or (None) with what is told from now on."""
+
+
+class Told(NamedTuple):
+    """Something to tell on, and where the reader stands behind it."""
+
+    event: ConsensusEvent
+    node: str
+    position: Position
+
+
+class Wanted:
+    """Which kinds of event are wanted, in the three forms that are needed: here, on the publisher, in the journal."""
+
+    def __init__(self, kinds: Sequence[type[ConsensusEvent] | str]) -> None:
+        """Raises ValueError for a pattern that matches no kind; `leader.*` is short for `consensus.leader.*`."""
+        self.selection = Selection.of(*(full(kind) for kind in kinds))
+        everything = ConsensusEvent in self.selection.classes
+        classes = () if everything else self.selection.classes
+        known = [kind for kind, event_type in EVENT_TYPES.items() if issubclass(event_type, classes)]
+        self.patterns = () if everything else (*self.selection.patterns, *known)
+        self.prefixes = {literal_start(pattern) for pattern in self.patterns} or {""}
+
+
+def full(kind: type[ConsensusEvent] | str) -> type[ConsensusEvent] | str:
+    """The kind with its first word."""
+    if isinstance(kind, str) and kind[:1] not in ("*", "?", "[") and not PREFIX.startswith(kind[: len(PREFIX)]):
+        return PREFIX + kind
+    return kind
+
+
+def literal_start(pattern: str) -> str:
+    """What every text that the pattern matches begins with."""
+    return pattern[: min((pattern.index(mark) for mark in "*?[" if mark in pattern), default=len(pattern))]
+
+
+class Following:
+    """One node's events as one reader sees them: each once, ascending, and every gap named.
+
+    Feed it with `page` and `event`, ask it with `question`; `room` is how many more the reader can hold. Given less
+    room than there are events, it forgets what was told live and reads it again from the journal later.
+    """
+
+    def __init__(self, since: Since, wanted: Wanted) -> None:
+        self.since = since
+        self.wanted = wanted
+        self.node = self.cluster = self.incarnation = ""
+        self.next = 0
+        """The next number; 0 until the node has said who it is."""
+        self.target = 0
+        """The newest number when the node was first asked."""
+        self.seen = self.seen_when_asked = 0
+        """The newest number that was told on."""
+        self.rung = True
+        """Something may be there to be asked for."""
+        self.ahead: list[ConsensusEvent] = []
+        self.asking = False
+        self.ask_at = self.check_at = self.deadline = 0.0
+
+    @property
+    def position(self) -> Position:
+        """Where the reader stands."""
+        return Position(self.incarnation, self.next)
+
+    @property
+    def level(self) -> bool:
+        """Whether all is read that the node had told when it was first asked."""
+        return self.next > self.target
+
+    # --- asking ------------------------------------------------------------------------------------------------------
+
+    def question(self, now: float, room: int) -> ReadEvents | None:
+        """What to ask the node now, if anything."""
+        if self.asking and now < self.deadline:
+            return None
+        if not self.node:
+            question = ReadEvents(1, 0)
+        elif room > 0 and ((self.rung and now >= self.ask_at) or now >= self.check_at):
+            question = ReadEvents(self.next, min(room, PAGE_ROWS), self.wanted.patterns)
+        else:
+            return None
+        self.asking, self.rung, self.seen_when_asked = True, False, self.seen
+        self.deadline = now + ANSWER_S
+        self.ask_at, self.check_at = now + ASK_S_MIN, now + CHECK_S
+        return question
+
+    def wake_at(self, room: int) -> float:
+        """When `question` may have something new to say."""
+        if self.asking or not self.node:
+            return self.deadline
+        if room <= 0:
+            return float("inf")
+        return self.ask_at if self.rung else self.check_at
+
+    def ring(self) -> None:
+        """Something happened that this reader may not have seen."""
+        self.rung = True
+
+    def settle(self, now: float) -> None:
+        """Listening began: what was told until just now may have been missed."""
+        self.check_at = min(self.check_at, now + SETTLE_S)
+
+    def interrupted(self) -> None:
+        """The connection broke: what was asked is not answered any more."""
+        self.asking, self.rung, self.deadline = False, True, 0.0
+
+    # --- telling on --------------------------------------------------------------------------------------------------
+
+    def page(self, page: EventPage, room: int) -> list[Told]:
+        """Take an answer; returns what to tell on."""
+        self.asking = False
+        if not self.node:
+            self.node, self.cluster, self.target = page.node, page.cluster, page.end
+            return self.begin(page)
+        if page.incarnation != self.incarnation or page.end < self.seen_when_asked:
+            return self.replaced(page)
+        told: list[Told] = []
+        for item in in_order(page):
+            if len(told) >= room:
+                self.rung = True
+                return told
+            told += self.take(item)
+        self.next = max(self.next, page.next)
+        if page.next <= page.end:
+            self.rung, self.ask_at = True, 0.0
+        return told + self.drain(room - len(told))
+
+    def begin(self, page: EventPage) -> list[Told]:
+        """The node said who it is: this is where its events begin for this reader."""
+        self.incarnation, self.rung, self.ask_at = page.incarnation, True, 0.0
+        since = self.since
+        if since is None:
+            self.next = page.end + 1
+            return []
+        # A node that the reader had not met before is read from its first event on.
+        place = since.get(page.node, 1) if isinstance(since, Mapping) else since
+        if isinstance(place, int):
+            self.next = max(place, 1)
+            return []
+        self.incarnation, self.next = place
+        return [] if place.incarnation == page.incarnation else self.replaced(page)
+
+    def replaced(self, page: EventPage) -> list[Told]:
+        """The node has another folder than before, or an old state of it."""
+        gap = self.gap(self.next, None, "replaced")
+        self.next = page.end + 1 if page.incarnation == self.incarnation else 1
+        self.incarnation, self.target, self.seen = page.incarnation, page.end, 0
+        self.ahead.clear()
+        self.rung, self.ask_at = True, 0.0
+        return [Told(gap, self.node, self.position)]
+
+    def take(self, item: tuple[int, bytes] | tuple[int, int, str]) -> list[Told]:
+        """One row, or one gap, of a page; nothing is told twice."""
+        if len(item) == 3:
+            first, last, reason = max(item[0], self.next), item[1], item[2]
+            if last < first:
+                return []
+            event: ConsensusEvent = self.gap(first, last, reason)
+        else:
+            last, data = item
+            if last < self.next:
+                return []
+            try:
+                event = from_msgpack(data)
+            except EventDecodeError:
+                event = self.gap(last, last, "damaged")
+            self.seen = last
+        self.next = last + 1
+        return [Told(event, self.node, self.position)]
+
+    def event(self, event: ConsensusEvent, room: int) -> list[Told]:
+        """Take an event as it was told live; returns what to tell on."""
+        if not self.next or event.sequence < self.next:
+            return []
+        if room <= 0:
+            self.ahead.clear()
+            self.rung = True
+            return []
+        if event.sequence > self.next:
+            if len(self.ahead) >= AHEAD_MAX:
+                self.ahead.clear()
+            self.ahead.append(event)
+            self.rung = True
+            return []
+        self.seen = self.next
+        self.next += 1
+        return [Told(event, self.node, self.position)] if self.wanted.selection.wants(event) else []
+
+    def drain(self, room: int) -> list[Told]:
+        """Tell on what waited for the gap before it to close."""
+        told: list[Told] = []
+        ahead, self.ahead = self.ahead, []
+        for event in ahead:
+            told += self.event(event, room - len(told))
+        return told
+
+    def gap(self, first: int, last: int | None, reason: str) -> Gap:
+        """A gap in this node's numbers."""
+        return Gap(
+            node_id=self.node, cluster_id=self.cluster, sequence=first, time=wall_time(), first=first, last=last,
+            reason=reason,
+        )  # fmt: skip
+
+
+def in_order(page: EventPage) -> Iterator[tuple[int, bytes] | tuple[int, int, str]]:
+    """Rows and gaps of a page by number."""
+    gaps = list(page.gaps)
+    for row in page.rows:
+        while gaps and gaps[0][0] < row[0]:
+            yield gaps.pop(0)
+        yield row
+    yield from gaps

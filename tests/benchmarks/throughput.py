@@ -1,0 +1,132 @@
+"""How many commands a second three node processes commit for one client process, and how long each takes.
+
+    python -m tests.benchmarks.throughput [--seconds 8] [--window 1000] [--with-peers PEERS.PY]
+
+One JSON line a run: 128-byte values, keys cycling over 10,000, every command durable on a majority before its answer.
+`--with-peers` names a program that measures other systems with the same work: it is called as
+``PROGRAM {pysyncobj|etcd} put --window N`` and prints a JSON line of its own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from forge_consensus.client import Client
+from forge_consensus.storage.machine import Command
+from tests.benchmarks.failover import percentile
+from tests.cluster import ProcessCluster
+
+KEYS = 10_000
+WARM_UP = 2_000
+PEERS = ("pysyncobj", "etcd")
+
+
+def put_pipelined(client: Client, value: bytes, window: int, seconds: float) -> tuple[list[float], float]:
+    """Keep `window` commands outstanding for a while; returns (milliseconds of each, seconds in all)."""
+    took: list[float] = []
+    gate = threading.Semaphore(window)
+    failures: list[BaseException] = []
+
+    def done(began: float, future: Any) -> None:
+        took.append((time.perf_counter() - began) * 1000)
+        if (error := future.exception()) is not None:
+            failures.append(error)
+        gate.release()
+
+    start = time.perf_counter()
+    number = 0
+    while time.perf_counter() - start < seconds:
+        gate.acquire()
+        began = time.perf_counter()
+        command = Command("set", {"key": f"k{number % KEYS}", "value": value})
+        client.submit(command).add_done_callback(partial(done, began))
+        number += 1
+    for _ in range(window):
+        gate.acquire()
+    if failures:
+        raise failures[0]
+    return took, time.perf_counter() - start
+
+
+def put_serial(client: Client, value: bytes, seconds: float) -> tuple[list[float], float]:
+    """One command at a time."""
+    took: list[float] = []
+    start = time.perf_counter()
+    while (now := time.perf_counter()) - start < seconds:
+        client.put(f"k{len(took) % KEYS}", value)
+        took.append((time.perf_counter() - now) * 1000)
+    return took, time.perf_counter() - start
+
+
+def cpu_seconds(pid: int) -> float:
+    """The processor time that a process used."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def measure(window: int, size: int, seconds: float) -> dict[str, Any]:
+    """One run on a fresh cluster; returns the line to print."""
+    with tempfile.TemporaryDirectory(prefix="forge-throughput-") as folder, ProcessCluster(Path(folder)) as cluster:
+        client = cluster.client(timeout=30.0)
+        value = os.urandom(size)
+        futures = [client.submit(Command("set", {"key": f"k{n}", "value": value})) for n in range(WARM_UP)]
+        for future in futures:
+            future.result()
+        leader = cluster.leader()
+        before, flushes = cpu_seconds(cluster.nodes[leader].pid), cluster.status(leader)["flushes_total"]
+        if window > 1:
+            took, lasted = put_pipelined(client, value, window, seconds)
+        else:
+            took, lasted = put_serial(client, value, seconds)
+        flushed = cluster.status(leader)["flushes_total"] - flushes
+        return {
+            "system": "forge-consensus",
+            "work": "put",
+            "size": size,
+            "window": window,
+            "ops_per_s": round(len(took) / lasted),
+            "p50_ms": round(percentile(took, 0.5), 3),
+            "p99_ms": round(percentile(took, 0.99), 3),
+            "fsync": True,
+            "leader_us_per_command": round((cpu_seconds(cluster.nodes[leader].pid) - before) / len(took) * 1e6, 1),
+            "commands_per_flush": round(len(took) / max(flushed, 1), 1),
+            "leader_rss_anon_mib": cluster.nodes[leader].rss_anon_bytes() >> 20,
+        }
+
+
+def main() -> None:
+    """Measure as the arguments say."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seconds", type=float, default=8.0)
+    parser.add_argument("--size", type=int, default=128, help="bytes of a value")
+    parser.add_argument("--window", type=int, action="append", help="commands outstanding; default: 1000, then 1")
+    parser.add_argument("--with-peers", type=Path, help="a program that measures pysyncobj and etcd alike")
+    arguments = parser.parse_args()
+    for window in arguments.window or [1000, 1]:
+        print(json.dumps(measure(window, arguments.size, arguments.seconds)), flush=True)
+        if arguments.with_peers is None:
+            continue
+        for peer in PEERS:
+            options = ["--window", str(window), "--size", str(arguments.size), "--seconds", str(arguments.seconds)]
+            command = [sys.executable, str(arguments.with_peers), peer, "put", *options]
+            try:
+                done = subprocess.run(command, timeout=arguments.seconds + 90, check=False)
+            except subprocess.TimeoutExpired:
+                print(json.dumps({"system": peer, "window": window, "failed": "timed out"}), flush=True)
+            else:
+                if done.returncode:
+                    print(json.dumps({"system": peer, "window": window, "failed": done.returncode}), flush=True)
+
+
+if __name__ == "__main__":
+    main()
