@@ -28,6 +28,8 @@ START_SECONDS_MAX = 15.0
 STOP_SECONDS_MAX = 5.0
 STATUS_SECONDS_MAX = 2.0
 LOOK_SECONDS = 0.02
+ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""What ends the demo early."""
 PORT_MIN = 10_000
 EPHEMERAL_MIN = 32_768
 LOG_TAIL_BYTES = 1_500
@@ -65,7 +67,7 @@ def undisturbed() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in ENDING}
     try:
         yield
     finally:
@@ -150,8 +152,7 @@ class DemoCluster:
         addresses = [f"127.0.0.1:{port}" for port in free_ports(nodes)]
         peers = ",".join(f"{name}={address}" for name, address in zip(names, addresses, strict=True))
         self.nodes = {
-            name: NodeProcess(name, address, peers, self.folder)
-            for name, address in zip(names, addresses, strict=True)
+            name: NodeProcess(name, address, peers, self.folder) for name, address in zip(names, addresses, strict=True)
         }
         self.client: Client | None = None
 

@@ -7,14 +7,13 @@ from types import FrameType
 
 import click
 
-from forge_consensus.demo.cluster import DemoFailed
+from forge_consensus.demo.cluster import ENDING, DemoFailed
 from forge_consensus.demo.story import Story
 from forge_consensus.errors import ConsensusError
 
 NODES = 3
 SECONDS = 15.0
 NODES_MAX = 9
-ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def interrupted(number: int, frame: FrameType | None) -> None:

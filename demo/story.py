@@ -119,7 +119,9 @@ class Story:
         assert self.writer is not None, "there is a writer"
         acknowledged = self.writer.wait_acknowledged(killed, FAILOVER_SECONDS_MAX)
         if acknowledged is None:
-            raise DemoFailed(f"no write was acknowledged within {FAILOVER_SECONDS_MAX:g} s after {killed_node} was killed")
+            raise DemoFailed(
+                f"nothing was acknowledged within {FAILOVER_SECONDS_MAX:g} s after the end of {killed_node}"
+            )
         took_ms = (acknowledged - killed) * 1000
         self.numbers.failover_ms.append(took_ms)
         leader = self.cluster.leader(LEADER_SECONDS_MAX)
@@ -159,8 +161,7 @@ class Story:
         while time.monotonic() < end:
             time.sleep(TICK_SECONDS)
             for node in self.cluster.nodes.values():
-                killed = node.process is not None and node.process.returncode is not None and node.process.returncode < 0
-                if not node.running and not killed:
+                if node.process is not None and (node.process.poll() or 0) >= 0 and not node.running:
                     raise DemoFailed(f"{node.name} ended by itself: {node.log_tail()}")
 
     def line(self) -> str:
@@ -169,7 +170,8 @@ class Story:
         if writer is None:
             return "no writes yet"
         waiting = writer.submitted - writer.answered
-        return f"{len(writer.acknowledged):,} writes acknowledged, {waiting:,} waiting, {len(writer.uncertain):,} uncertain"
+        acknowledged, uncertain = len(writer.acknowledged), len(writer.uncertain)
+        return f"{acknowledged:,} writes acknowledged, {waiting:,} waiting, {uncertain:,} uncertain"
 
     def summary(self, proof: Proof) -> list[str]:
         """The end, in numbers."""

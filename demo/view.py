@@ -101,9 +101,8 @@ class LiveView:
                 f"{name}={field_text(value)}" for name, value in payload(event).items() if value not in (None, "", ())
             )
             style = COLORS.get(kind.split(".")[0], "")
-            table.add_row(
-                clock_text(event.time), event.node_id, str(event.term), Text(kind, style), Text(facts, overflow="ellipsis"),
-            )  # fmt: skip
+            when, term = clock_text(event.time), str(event.term)
+            table.add_row(when, event.node_id, term, Text(kind, style), Text(facts, overflow="ellipsis"))
         return Group(*(Text(step) for step in steps), Text(self.numbers(), "bold"), table)
 
     def event(self, event: ConsensusEvent) -> None:

@@ -7,7 +7,7 @@ import importlib
 import sys
 import traceback
 from collections.abc import Sequence
-from typing import Any, NoReturn
+from typing import Any, ClassVar, NoReturn
 
 import click
 
@@ -41,7 +41,7 @@ FAMILIAR = {
 class Commands(click.Group):
     """A group whose commands are imported when they are called, so that each starts as fast as it can."""
 
-    homes: dict[str, tuple[str, str]] = {}
+    homes: ClassVar[dict[str, tuple[str, str]]] = {}
     """Command -> (module and attribute, first line of its help)."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -85,7 +85,7 @@ class Commands(click.Group):
 class Root(Commands):
     """The outermost group: what is raised anywhere below becomes a line and an exit code here."""
 
-    homes = {
+    homes: ClassVar[dict[str, tuple[str, str]]] = {
         "node": ("forge_consensus.cli_node:node", "Run one node in the foreground."),
         "kv": ("forge_consensus.cli_kv:kv", "Read and change keys of the built-in machine."),
         "status": ("forge_consensus.cli_status:status", "Show the whole cluster on one screen."),

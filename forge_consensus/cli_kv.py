@@ -15,6 +15,7 @@ from forge_consensus.cli_options import client_options, consistency_option
 from forge_consensus.client import SCAN_LIMIT, Client
 from forge_consensus.output import cell, json_text, table
 
+BY = click.IntRange(-(1 << 63), (1 << 63) - 1)
 KINDS = ("text", "bytes", "json")
 
 
@@ -192,7 +193,7 @@ def cas(
 
 @kv.command()
 @click.argument("key", type=Key())
-@click.option("--by", type=click.IntRange(-(1 << 63), (1 << 63) - 1), default=1, show_default=True, help="How much to add; may be negative.")
+@click.option("--by", type=BY, default=1, show_default=True, help="How much to add; may be negative.")
 @client_options
 def incr(key: str, by: int, endpoints: list[str], timeout: float, output: str) -> None:
     """Add to the number at KEY and write the sum; no value counts as 0.

@@ -152,13 +152,15 @@ def verify(ctx: click.Context, data: Path, output: str) -> None:
     Exit code 0 if all are whole, 65 if one is damaged, 66 if there is no such folder, 78 if a node runs on it.
     """
     if not (data / "tables").is_dir():
-        click.echo(f"error[NO_SUCH_FOLDER]: {data} is no node's folder: name the one given to the node as --data", err=True)
+        text = f"{data} is no node's folder: name the one given to the node as --data"
+        click.echo(f"error[NO_SUCH_FOLDER]: {text}", err=True)
         ctx.exit(EXIT_MISSING)
     verdict = verify_folder(data)
     if output == "json":
         click.echo(json_text(asdict(verdict)))
     else:
-        entries = f"{verdict.entries:,} entries ({verdict.first_index:,} to {verdict.last_index:,}, {bytes_text(verdict.bytes)})"
+        span = f"{verdict.first_index:,} to {verdict.last_index:,}"
+        entries = f"{verdict.entries:,} entries ({span}, {bytes_text(verdict.bytes)})"
         kept = f"{verdict.snapshots} snapshots" if verdict.snapshots != 1 else "1 snapshot"
         state = f"{verdict.faults_total} faults" if verdict.faults_total else "all whole"
         click.echo(f"{verdict.node_id} of cluster {verdict.cluster_id}: {entries}, {kept}: {state}")
@@ -166,8 +168,8 @@ def verify(ctx: click.Context, data: Path, output: str) -> None:
         for text in verdict.faults[:10]:
             click.echo(f"! {text}", err=True)
         click.echo(
-            f"error[{CorruptionError.code}]: {verdict.faults_total} faults in {data}: what this node acknowledged may be "
-            "damaged. Move its folder away and bring the node back as a new member of the cluster",
+            f"error[{CorruptionError.code}]: {verdict.faults_total} faults in {data}: what this node acknowledged may "
+            "be damaged. Move its folder away and bring the node back as a new member of the cluster",
             err=True,
         )
         ctx.exit(EXIT_DAMAGED)

@@ -101,7 +101,7 @@ def parse_listen(text: str | None, node_id: str, peers: dict[str, str]) -> str:
 
 @click.command(context_settings={"show_default": True})
 @click.option("--id", "node_id", required=True, help="The node's id, unique in the cluster.")
-@click.option("--listen", metavar="HOST:PORT", help="Where to listen; port 0 takes a free one. [default: as in --peers]")
+@click.option("--listen", metavar="HOST:PORT", help="Where to listen; 0 takes a free port. [default: as in --peers]")
 @click.option(
     "--peers",
     metavar="ID=HOST:PORT,...",
@@ -109,7 +109,7 @@ def parse_listen(text: str | None, node_id: str, peers: dict[str, str]) -> str:
     show_default=False,
     help="All members, this node too; read at its first start only. Without it the node is a cluster of its own.",
 )
-@click.option("--data", required=True, type=click.Path(file_okay=False), help="The folder where the node keeps its data.")
+@click.option("--data", required=True, type=click.Path(file_okay=False), help="The folder of the node's data.")
 @click.option("--cluster", default="default", help="The cluster's id, the same on all members.")
 @click.option("--lease-reads", is_flag=True, help="Allow lease reads; the same on all members, read at first start.")
 @click.option("--heartbeat-interval", type=Seconds(), default=OPTIONS.heartbeat_interval)
@@ -121,8 +121,8 @@ def parse_listen(text: str | None, node_id: str, peers: dict[str, str]) -> str:
     default=LIMITS.snapshot_entries,
     help="Take a snapshot when so many entries were applied since the last.",
 )
-@click.option("--quota-bytes", type=Size(), default=f"{QUOTA_BYTES >> 30}GiB", help="Refuse proposals above so much stored.")
-@click.option("--map-bytes", type=Size(), default=f"{MAP_BYTES >> 30}GiB", help="Address space for the store, never grown.")
+@click.option("--quota-bytes", type=Size(), default=f"{QUOTA_BYTES >> 30}GiB", help="Refuse proposals beyond it.")
+@click.option("--map-bytes", type=Size(), default=f"{MAP_BYTES >> 30}GiB", help="Address space of the store.")
 @click.option(
     "--log-level",
     type=click.Choice(LOG_LEVELS, case_sensitive=False),

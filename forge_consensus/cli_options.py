@@ -25,7 +25,8 @@ class Endpoints(click.ParamType[list[str]]):
         """The addresses; wrong ones, and none at all, are a wrong configuration."""
         if not value:
             raise InvalidConfigError(
-                "no endpoints: say with --endpoints 127.0.0.1:7001,... or FORGE_CONSENSUS_ENDPOINTS where the nodes listen"
+                "no endpoints: say where the nodes listen with --endpoints 127.0.0.1:7001,... or "
+                "FORGE_CONSENSUS_ENDPOINTS"
             )
         return parse_endpoints(value)
 

@@ -50,9 +50,9 @@ class Inquiry:
         """Wait for all of them; a bounded time for the rest once one has answered."""
         waiting = list(self.asked)
         while waiting and time.monotonic() < self.deadline:
-            known = len(self.asked)
+            count = len(self.asked)
             waiting = [endpoint for endpoint in waiting if not self.take(endpoint)]
-            waiting += list(self.asked)[known:]  # members that an answer named
+            waiting += list(self.asked)[count:]  # members that an answer named
             time.sleep(LOOK_S)
         known = self.client.link.core.directory.endpoints
         for endpoint in waiting:
@@ -87,7 +87,11 @@ def reason_of(error: ConsensusError) -> str:
 
 def authority(answers: dict[str, Answer]) -> Answer:
     """The answer that the others are measured by: the leader's of the latest term, else the latest."""
-    return max(answers.values(), key=lambda answer: (answer["role"] == "leader", answer["term"], answer["commit_index"]))
+
+    def rank(answer: Answer) -> tuple[bool, int, int]:
+        return answer["role"] == "leader", answer["term"], answer["commit_index"]
+
+    return max(answers.values(), key=rank)
 
 
 def report_of(inquiry: Inquiry) -> dict[str, Any]:
@@ -98,7 +102,8 @@ def report_of(inquiry: Inquiry) -> dict[str, Any]:
     rows = [row_of(inquiry, first, member) for member in first["nodes"]]
     known = {row["node_id"] for row in rows}
     addresses = {row["address"] for row in rows} | {answer["asked_at"] for answer in answers.values()}
-    rows += [row_of(inquiry, first, {"id": node, "address": answers[node]["asked_at"]}) for node in sorted(answers.keys() - known)]
+    strangers = sorted(answers.keys() - known)
+    rows += [row_of(inquiry, first, {"id": node, "address": answers[node]["asked_at"]}) for node in strangers]
     rows += [row_of(inquiry, first, {"id": None, "address": name}) for name in inquiry.given if name not in addresses]
     total = len(first["nodes"])
     reachable = sum(member["id"] in answers for member in first["nodes"])
@@ -192,7 +197,8 @@ def screen(report: dict[str, Any]) -> list[str]:
     uptime = seconds_text(report["uptime"])
     leader = f"leader {report['leader_id']} (term {report['term']}, up {uptime})"
     spare = report["can_lose"]
-    lose = f"can lose {spare} node{'' if spare == 1 else 's'}" if report["reachable"] >= report["required"] else "NO QUORUM"
+    stands = report["reachable"] >= report["required"]
+    lose = f"can lose {spare} node{'' if spare == 1 else 's'}" if stands else "NO QUORUM"
     lines = [
         "   ".join(
             (

@@ -56,13 +56,11 @@ def bytes_text(count: float | None) -> str:
     """A number of bytes for people."""
     if count is None:
         return "-"
-    for unit in ("B", "KB", "MB", "GB"):
-        if abs(count) < 1000:
-            break
+    units = ["B", "KB", "MB", "GB", "TB"]
+    while count >= 1000 and len(units) > 1:
         count /= 1000
-    else:
-        unit = "TB"
-    return f"{count:.0f} {unit}" if unit == "B" or count >= 10 else f"{count:.1f} {unit}"
+        units.pop(0)
+    return f"{count:.0f} {units[0]}" if units[0] == "B" or count >= 10 else f"{count:.1f} {units[0]}"
 
 
 def seconds_text(seconds: float | None) -> str:
@@ -96,5 +94,7 @@ def field_text(value: Any) -> str:
 
 def event_text(event: ConsensusEvent) -> str:
     """An event as one line: node, what happened, term, and its facts."""
-    facts = " ".join(f"{name}={field_text(value)}" for name, value in payload(event).items() if value not in (None, "", ()))
+    facts = " ".join(
+        f"{name}={field_text(value)}" for name, value in payload(event).items() if value not in (None, "", ())
+    )
     return f"{event.node_id} {event.topic.removeprefix('consensus.')} term={event.term} {facts}".rstrip()

@@ -67,7 +67,7 @@ def export_in_process(
             row = json.loads(told.decode().splitlines()[-1])
             return SnapshotInfo(Path(row["path"]), row["index"], row["term"], row["size_bytes"])
         except (ValueError, LookupError, TypeError) as error:
-            said = complaint.decode(errors="replace").strip()[-500:] or "it said nothing"
+            said = (complaint.decode(errors="replace").splitlines() or ["it said nothing"])[-1][:500]
             raise SnapshotFailedError(f"the exporter ended with {child.returncode}: {said}") from error
 
     return job

@@ -27,7 +27,9 @@ class Shell:
     def run(self, *arguments: str, stdin: bytes | None = None, **environment: str) -> Result:
         """Run a command, as a shell would."""
         known = {"FORGE_CONSENSUS_ENDPOINTS": self.address} if self.address else {}
-        return CliRunner().invoke(cli, arguments, input=stdin, env={**known, **environment}, prog_name="forge-consensus")
+        return CliRunner().invoke(
+            cli, arguments, input=stdin, env={**known, **environment}, prog_name="forge-consensus"
+        )
 
     def json(self, *arguments: str) -> Any:
         """What a command writes for programs."""

@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 from thespian.actors import Actor, ActorExitRequest, ActorSystem, WakeupMessage
 
-from forge_consensus.actors.board import Role
 from forge_consensus.actors.messages import AppendEntries, AppendReply, OpenSession, Refused
 from forge_consensus.actors.notices import ApplyCommitted
 from forge_consensus.actors.replication import ReplicationActor
@@ -18,7 +17,7 @@ from tests.test_actors_election import lead
 from tests.test_actors_replication import noop
 
 
-class Broken(Exception):
+class BrokenError(Exception):
     pass
 
 
@@ -28,7 +27,7 @@ def break_replication(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def fail(actor: Any, message: Any, sender: Any) -> None:
         take(actor, message, sender)
-        raise Broken
+        raise BrokenError
 
     monkeypatch.setitem(ReplicationActor.handlers, AppendEntries, fail)
 
@@ -54,7 +53,7 @@ def test_after_a_fault_the_actors_begin_again_as_followers(monkeypatch: pytest.M
     with monkeypatch.context() as patch:
         patch.setitem(ReplicationActor.handlers, ApplyCommitted, fail_once)
         node.answer("n2", "replication", AppendReply(node.ledger.term, True, node.ledger.log.last, 0, 0))
-    assert node.engine.board.role is Role.FOLLOWER
+    assert node.engine.board.role == "follower"
     assert node.last(Refused).code == "CONSENSUS_OUTCOME_UNKNOWN"
     for peer in ("n2", "n3"):
         node.greet(peer)
@@ -64,7 +63,7 @@ def test_after_a_fault_the_actors_begin_again_as_followers(monkeypatch: pytest.M
 
 def fail_once(actor: Any, message: Any, sender: Any) -> None:
     ReplicationActor.handlers[ApplyCommitted] = ReplicationActor.receiveMsg_ApplyCommitted
-    raise Broken
+    raise BrokenError
 
 
 def test_too_many_faults_end_the_node(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -99,14 +98,14 @@ def test_event_numbers_rise_by_one() -> None:
 
 
 class Child(Actor):  # type: ignore[misc]
-    def receiveMessage(self, message: Any, sender: Any) -> None:
+    def receiveMessage(self, message: Any, sender: Any) -> None:  # noqa: N802
         self.send(sender, ("child says", message))
 
 
 class Parent(Actor):  # type: ignore[misc]
     heard: list[Any] = []  # noqa: RUF012
 
-    def receiveMessage(self, message: Any, sender: Any) -> None:
+    def receiveMessage(self, message: Any, sender: Any) -> None:  # noqa: N802
         self.heard.append(message)
         if message == "start":
             self.child = self.createActor(Child)

@@ -31,7 +31,7 @@ INCREMENT = Command("increment", {"key": "n"}).encode()
 
 def single(**options: int) -> tuple[OneNode, int]:
     """A cluster of one, with a session."""
-    node = OneNode(1, options=Options(**options))  # type: ignore[arg-type]
+    node = OneNode(1, options=Options(**options))
     node.request("", "gateway", OpenSession(60_000))
     return node, node.last(SessionOpened).session
 

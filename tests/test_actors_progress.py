@@ -7,7 +7,7 @@ from forge_consensus.actors.progress import Phase, Progress
 
 
 def progress(**options: int) -> Progress:
-    return Progress(Options(**options), next=10, heard=0.0)  # type: ignore[arg-type]
+    return Progress(Options(**options), next=10, heard=0.0)
 
 
 def test_a_probe_is_one_frame_until_it_is_answered() -> None:

@@ -125,6 +125,8 @@ def test_no_endpoints_at_all_say_how_to_give_them() -> None:
     assert "FORGE_CONSENSUS_ENDPOINTS" in found.stderr
 
 
-@pytest.mark.parametrize("arguments", [("put", "a"), ("get",), ("get", "a", "--timeout", "0"), ("get", "a", "-o", "xml")])
+@pytest.mark.parametrize(
+    "arguments", [("put", "a"), ("get",), ("get", "a", "--timeout", "0"), ("get", "a", "-o", "xml")]
+)
 def test_wrong_usage_is_2(shell: Shell, arguments: tuple[str, ...]) -> None:
     assert shell.run("kv", *arguments).exit_code == 2

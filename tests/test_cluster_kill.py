@@ -6,6 +6,7 @@ import os
 import random
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,27 @@ class Siege:
             return [self.dice.choice(names)]
         return self.dice.sample(names, 2 if roll < 0.95 else 3)
 
-    def round(self) -> str:
+    def kill(self, victims: list[str]) -> None:
+        """SIGKILL, and a restart soon after."""
+        for name in victims:
+            self.cluster.nodes[name].kill()
+        time.sleep(self.dice.choice([0.0, 0.05, 0.5]) * self.dice.random())
+        for name in victims:
+            self.cluster.nodes[name].launch()
+        for name in victims:
+            self.cluster.nodes[name].wait_serving()
+
+    def pause(self, victims: list[str]) -> None:
+        """SIGSTOP, and SIGCONT after a moment or after the others elected somebody else."""
+        for name in victims:
+            self.cluster.nodes[name].pause()
+        try:
+            time.sleep(self.dice.choice([0.1, 0.5, 2.0]) * self.dice.random())
+        finally:
+            for name in victims:
+                self.cluster.nodes[name].resume()
+
+    def round(self, attack: Callable[[list[str]], None]) -> str:
         """One round; returns what was done, for the log."""
         stop = threading.Event()
         victims = self.victims()
@@ -54,13 +75,7 @@ class Siege:
             writer.start(stop)
         try:
             time.sleep(self.dice.uniform(0.0, 0.6))
-            for name in victims:
-                self.cluster.nodes[name].kill()
-            time.sleep(self.dice.choice([0.0, 0.05, 0.5]) * self.dice.random())
-            for name in victims:
-                self.cluster.nodes[name].launch()
-            for name in victims:
-                self.cluster.nodes[name].wait_serving()
+            attack(victims)
             began = time.monotonic()
             self.cluster.leader()
             time.sleep(self.dice.uniform(0.0, 0.4))
@@ -71,7 +86,7 @@ class Siege:
         self.writers[1].client.put("alive", "yes", timeout=10.0)
         self.book.acknowledged["alive"] = "yes"
         level = self.cluster.wait_level()
-        return f"killed {victims}, led after {time.monotonic() - began:.2f} s, level at {level}"
+        return f"{attack.__name__} {victims}, led after {time.monotonic() - began:.2f} s, level at {level}"
 
     def compare(self) -> None:
         """Every node holds the same, and what was promised."""
@@ -93,7 +108,7 @@ def test_what_was_acknowledged_survives_kills_at_random_moments(
     with ProcessCluster(tmp_path, settings=settings) as cluster:
         siege = Siege(cluster, random.Random(SEED))
         for number in range(rounds):
-            done = siege.round()
+            done = siege.round(siege.kill)
             print(f"round {number}: {done}, {len(siege.book.acknowledged)} keys acknowledged", flush=True)
             if number % 10 == 9 or number == rounds - 1:
                 siege.compare()
@@ -101,3 +116,14 @@ def test_what_was_acknowledged_survives_kills_at_random_moments(
         print(f"{len(book.acknowledged)} keys and {len(book.sums)} sums acknowledged; failed: {dict(book.errors)}")
         for name, node in cluster.nodes.items():
             assert node.terminate() == 0, f"{name}: {node.output()}"
+
+
+@pytest.mark.timeout(60 + 20 * ROUNDS)
+def test_what_was_acknowledged_survives_nodes_that_stop_for_a_while(tmp_path: Path) -> None:
+    print(f"FORGE_KILL_SEED={SEED} FORGE_KILL_ROUNDS={ROUNDS}")
+    with ProcessCluster(tmp_path) as cluster:
+        siege = Siege(cluster, random.Random(SEED))
+        for number in range(max(3, ROUNDS // 4)):
+            print(f"round {number}: {siege.round(siege.pause)}", flush=True)
+        siege.compare()
+        print(f"{len(siege.book.acknowledged)} keys acknowledged; failed: {dict(siege.book.errors)}")

@@ -27,14 +27,16 @@ def test_columns_are_aligned() -> None:
 
 
 @pytest.mark.parametrize(
-    ("seconds", "text"), [(None, "-"), (0.0124, "12ms"), (1.94, "1.9s"), (200, "3m20s"), (11_520, "3h12m"), (187_200, "2d4h")]
+    ("seconds", "text"),
+    [(None, "-"), (0.0124, "12ms"), (1.94, "1.9s"), (200, "3m20s"), (11_520, "3h12m"), (187_200, "2d4h")],
 )
 def test_durations_are_short(seconds: float | None, text: str) -> None:
     assert seconds_text(seconds) == text
 
 
 @pytest.mark.parametrize(
-    ("count", "text"), [(None, "-"), (0, "0 B"), (999, "999 B"), (1500, "1.5 KB"), (81_000_000, "81 MB"), (3e15, "3000 TB")]
+    ("count", "text"),
+    [(None, "-"), (0, "0 B"), (999, "999 B"), (1500, "1.5 KB"), (81_000_000, "81 MB"), (3e15, "3000 TB")],
 )
 def test_sizes_are_short(count: float | None, text: str) -> None:
     assert bytes_text(count) == text

@@ -122,6 +122,16 @@ class Writer:
             self.book.note_sum(None, error)
         else:
             self.book.note_sum(total, None)
+            self.read_back(total)
+
+    def read_back(self, total: int) -> None:
+        """A linearizable read sees at least what was acknowledged before it. Raises AssertionError."""
+        try:
+            seen = self.client.get(TOTAL)
+        except ConsensusError as error:
+            assert not isinstance(error, OutcomeUnknownError), "a read changes nothing, so its outcome is known"
+            return
+        assert seen >= total, f"{self.name} was told the sum {total} and then read {seen}"
 
     def write_many(self) -> None:
         """Write a burst of keys and wait for all answers."""
