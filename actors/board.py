@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import NamedTuple
 
 
 class Role(StrEnum):
@@ -42,6 +43,18 @@ class PeerView:
     heard_at: float | None = None
 
 
+class Told(NamedTuple):
+    """What of the board the world was told by events."""
+
+    role: Role
+    leader: str | None
+    has_quorum: bool
+    health: HealthState
+    details: tuple[str, ...]
+    saving: int
+    peers: dict[str, PeerStatus]
+
+
 @dataclass(slots=True)
 class Board:
     """Each field is written by one actor, named behind it, and read by whoever wants to know."""
@@ -57,6 +70,7 @@ class Board:
     details: tuple[str, ...] = ()  # health
     match: dict[str, int] = field(default_factory=dict)  # replication
     snapshots: int = 0  # snapshot
+    saving: int = 0  # snapshot; the index that SnapshotStarted told, 0 when none is being taken
     commands: int = 0  # gateway
     commands_failed: int = 0  # gateway
     reads: int = 0  # gateway
@@ -64,3 +78,14 @@ class Board:
     turns: int = 0  # turn loop
     started_at: float = 0.0  # turn loop
     events_address: str = ""  # base
+
+    def told(self) -> Told:
+        """What events tell of, to be kept when they were told."""
+        peers = {node: view.status for node, view in self.peers.items()}
+        return Told(self.role, self.leader, self.has_quorum, self.health, self.details, self.saving, peers)
+
+    def take_back(self, told: Told) -> None:
+        """Be again what the world was told: a turn did not happen, and its events were never told."""
+        self.role, self.leader, self.has_quorum, self.health, self.details, self.saving, peers = told
+        for node, view in self.peers.items():
+            view.status = peers.get(node, PeerStatus.INACTIVE)

@@ -33,6 +33,7 @@ from forge_consensus.events.types import (
 
 WHO_LISTENS = ("replication", "gateway", "health", "snapshot", "membership")
 """The actors that are told who leads."""
+FAULT = "an actor of this node failed"
 
 
 class ElectionActor(ConsensusActor):
@@ -42,6 +43,8 @@ class ElectionActor(ConsensusActor):
         super().__init__()
         self.role = Role.FOLLOWER
         self.leader: str | None = None
+        self.was: tuple[Role, str | None] = (Role.FOLLOWER, None)
+        """What the world knew of this node's role and leader when the actor was made; it may be made anew."""
         self.pre_votes: set[str] = set()
         self.votes: set[str] = set()
         self.asking = False
@@ -60,6 +63,7 @@ class ElectionActor(ConsensusActor):
         """Take the context, and let the gate ask about stickiness."""
         super().bind(context)
         context.sticky = self.sticky
+        self.was = (context.board.role, context.board.leader)
         context.board.role, context.board.leader = Role.FOLLOWER, None
 
     # --- beginning and waiting ---------------------------------------------------------------------------------------
@@ -69,7 +73,12 @@ class ElectionActor(ConsensusActor):
         self.stood_at = self.clock.now()
         if self.ledger.configuration.lease_reads:
             self.no_vote_before = self.clock.now() + self.options.election_timeout_min
-        self.publish(BecameFollower(leader=None))
+        if message.again:
+            self.role, self.leader = self.was
+            self.step_down(FAULT)
+            self.lose_leader(FAULT)
+        else:
+            self.publish(BecameFollower(leader=None))
         if self.others:
             self.wait_long()
         else:

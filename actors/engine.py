@@ -12,7 +12,6 @@ import random
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any, Protocol
 
 from loguru import logger
@@ -35,8 +34,9 @@ from forge_consensus.actors.room import Room, create_actor
 from forge_consensus.errors import OperationFailedError, StaleTermError, is_fatal
 from forge_consensus.events.bus import EventBus
 from forge_consensus.events.encoding import to_msgpack
+from forge_consensus.events.log_range import joined
 from forge_consensus.events.turn_report import TurnReport
-from forge_consensus.events.types import ConsensusEvent, LogAppended, LogCommitted, stamp
+from forge_consensus.events.types import ConsensusEvent, LogAppended, LogCommitted, NodeStopped, stamp
 from forge_consensus.storage.opening import Opened
 
 SUPERVISOR = "supervisor"
@@ -99,6 +99,7 @@ class Engine:
         self.random = rng
         self.bind_address = bind_address
         self.board = Board(started_at=clock.now())
+        self.told = self.board.told()
         self.sticky: Callable[[], bool] = lambda: False
         self.mailbox: deque[tuple[Room, Any, Address]] = deque()
         self.later: deque[tuple[Address, Any, Address]] = deque()
@@ -198,6 +199,7 @@ class Engine:
         self.outbox.drop()
         self.mailbox.clear()
         self.events.clear()
+        self.board.take_back(self.told)
         if is_fatal(fault):
             raise fault
         now = self.clock.now()
@@ -220,7 +222,7 @@ class Engine:
         events, self.events = self.events, []
         identity, journal, tell_afar = self.ledger.identity, self.ledger.journal, self.tell_afar
         self.bus.begin_turn(self.options.heartbeat_interval / 10)
-        wall_ms, now = self.clock.wall_ms(), self.clock.now()
+        wall_ms, now = self.clock.wall_ms(), self.clock.boottime_ns() / 1e9
         for event, term in events:
             stamped = stamp(
                 event,
@@ -236,6 +238,13 @@ class Engine:
             self.bus.publish(stamped)
             if tell_afar is not None:
                 tell_afar(stamped, data)
+        self.told = self.board.told()
+
+    def finish(self) -> None:
+        """Tell of the orderly end, and leave a journal without a gap. Raises `StorageError`."""
+        self.publish(NodeStopped())
+        self.tell_events()
+        self.ledger.journal.seal()
 
     # --- being observed ----------------------------------------------------------------------------------------------
 
@@ -352,7 +361,7 @@ class Engine:
                     break
                 if type(earlier) is type(event):
                     if of_term == term and earlier.last_index + 1 == event.first_index:
-                        self.events[place] = (replace(earlier, last_index=event.last_index), term)
+                        self.events[place] = (joined(earlier, event), term)
                         return
                     break
         self.events.append((event, term))

@@ -43,7 +43,8 @@ class HealthActor(ConsensusActor):
     def bind(self, context: Context) -> None:
         """Take the context."""
         super().bind(context)
-        context.board.peers = {node: PeerView() for node in self.others}
+        known = context.board.peers  # of the actor that failed, if one did: what was told of them still holds
+        context.board.peers = {node: known.get(node) or PeerView() for node in self.others}
 
     def receiveMsg_Start(self, message: Start, sender: Any) -> None:
         """Begin to ask."""

@@ -136,7 +136,7 @@ class Leading:
         progress.acked_round = max(progress.acked_round, reply.round)
         log = self.actor.ledger.log
         if not reply.success:
-            # All that it may agree with is compacted away: by its index, or because its terms are older than ours there.
+            # What it may agree with is compacted away: by its index, or as its terms are older than ours there.
             older = reply.index < log.base_index or reply.entry_term < log.base_term
             if older and progress.match < log.base_index:
                 self.need_snapshot(sender.node, progress)

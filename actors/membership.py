@@ -43,8 +43,8 @@ class MembershipActor(ConsensusActor):
         """Who is to be greeted again, if no answer comes first."""
 
     def receiveMsg_Start(self, message: Start, sender: Any) -> None:
-        """A cluster forms once, when its first leader is known."""
-        self.formed = message.again or not self.context.opened.is_new
+        """A cluster forms once, when its first leader is known: before that the log holds the members only."""
+        self.formed = self.ledger.log.last > 1
 
     def receiveMsg_LeaderChanged(self, message: LeaderChanged, sender: Any) -> None:
         """The first leader makes the cluster."""
@@ -84,7 +84,7 @@ class MembershipActor(ConsensusActor):
         """Send Hello."""
         identity, initial = self.ledger.identity, self.context.opened.initial
         hello = Hello(
-            identity.incarnation,
+            identity.life,
             identity.boot,
             self.context.bind_address,
             initial.digest,
@@ -111,7 +111,7 @@ class MembershipActor(ConsensusActor):
             reason = "identity" if detail else ""
         if reason:
             self.context.refuse(f"greeting refused: {reason}", detail)
-        self.send(sender, HelloReply(identity.incarnation, identity.boot, reason, detail))
+        self.send(sender, HelloReply(identity.life, identity.boot, reason, detail))
 
     def receiveMsg_HelloReply(self, message: HelloReply, sender: Any) -> None:
         """The peer may be spoken to, or says why not."""

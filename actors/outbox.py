@@ -73,7 +73,7 @@ class Outbox:
             to,
             identity.cluster_id,
             identity.node_id,
-            identity.incarnation,
+            identity.life,
             identity.boot,
             to_boot,
             request,

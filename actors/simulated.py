@@ -1,4 +1,4 @@
-"""The simulated base: a Thespian system base that runs one node in virtual time, on a disk and a network with faults."""
+"""The simulated base: a Thespian system base that runs one node in virtual time, on disk and network with faults."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ class WatchedEngine(Engine):
 
     def undo(self, fault: Exception) -> None:
         """Tell, then take the turn back as ever."""
-        cast(SimulatedBase, self.wire).actor_failed(fault)
+        cast("SimulatedBase", self.wire).actor_failed(fault)
         super().undo(fault)
 
 
@@ -144,7 +144,7 @@ class SimulatedBase:
         self.sends_left = 0
         self.slow_commits: tuple[float, float] = (0.0001, 0.002)
         self.ordered_faults = 0
-        self.disk = cast(SimulatedTables, opened.ledger.tables)
+        self.disk = cast("SimulatedTables", opened.ledger.tables)
         self.disk_failed = False
         self.on_end: Callable[[SimulatedBase, BaseException], None] = lambda base, error: None
 
@@ -330,7 +330,7 @@ class SimulatedBase:
         self, kind: type, requirements: Any, global_name: str | None, source_hash: Any
     ) -> Any:
         """Create an actor that nobody made."""
-        return self.engine.create(kind, global_name, cast(Any, None))
+        return self.engine.create(kind, global_name, cast("Any", None))
 
     def tell(self, address: Any, message: Any) -> None:
         """Send an actor a message from outside; it is delivered in the next turn."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from forge_consensus.actors.notices import TakeSnapshot
 from forge_consensus.actors.simulated import CrashAt, SimulatedBase
@@ -12,6 +12,7 @@ from forge_consensus.actors.simulated_network import Weather
 from forge_consensus.errors import StorageError
 
 FAULTY_ACTORS = ("election", "replication", "membership", "snapshot", "health", "gateway")
+KIND_PACE_S = 0.4
 ACTOR_FAULTS_MAX = 3
 """More within the window that the options name end a process."""
 
@@ -23,7 +24,8 @@ class Faults:
     at once find less than runs that differ (swarm testing).
     """
 
-    def __init__(self, cluster: SimulatedCluster) -> None:
+    def __init__(self, cluster: SimulatedCluster, kinds: Sequence[str] = ()) -> None:
+        """Take the kinds of faults by name, equally often and quickly; without any, as the seed decides."""
         self.cluster = cluster
         self.timeline = cluster.timeline
         self.chance = self.timeline.chance("faults")
@@ -50,9 +52,12 @@ class Faults:
                 self.jump_clock,
             )
         ]
-        if not any(weight for _, weight in self.kinds):
-            self.kinds = [(act, 1.0) for act, _ in self.kinds]
         self.pace_s = self.chance.choice((0.1, 0.3, 1.0, 2.0))
+        if kinds:
+            self.kinds = [(act, float(act.__name__ in kinds)) for act, _ in self.kinds]
+            self.pace_s = KIND_PACE_S
+        elif not any(weight for _, weight in self.kinds):
+            self.kinds = [(act, 1.0) for act, _ in self.kinds]
         self.running = False
         self.counts: dict[str, int] = {}
 

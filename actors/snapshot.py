@@ -28,6 +28,7 @@ from forge_consensus.actors.sending import Sending
 from forge_consensus.errors import ConsensusError, StorageFullError
 from forge_consensus.events.types import (
     LogCompacted,
+    LogTruncated,
     SnapshotCompleted,
     SnapshotFailed,
     SnapshotRestored,
@@ -59,6 +60,8 @@ class SnapshotActor(ConsensusActor):
     def receiveMsg_Start(self, message: Start, sender: Any) -> None:
         """Begin to look whether a snapshot is due, and go on with a compaction that a crash cut off."""
         self.saved_at = self.clock.now()
+        if self.board.saving:  # the report of its end was for the actor that failed
+            self.saving_failed("an actor of this node failed meanwhile")
         self.sweep_soon()
         self.after(CHECK_SECONDS, CheckSnapshots())
 
@@ -79,8 +82,9 @@ class SnapshotActor(ConsensusActor):
         if self.saving or self.installation is not None or not self.ledger.applied:
             return
         self.saving = True
+        self.board.saving = self.ledger.applied
         self.snapshots.prepare()
-        self.publish(SnapshotStarted(index=self.ledger.applied))
+        self.publish(SnapshotStarted(index=self.board.saving))
         self.next_turn(CaptureSnapshot())
 
     def receiveMsg_CaptureSnapshot(self, message: CaptureSnapshot, sender: Any) -> None:
@@ -100,15 +104,25 @@ class SnapshotActor(ConsensusActor):
         self.saved_at = now = self.clock.now()
         info = message.info
         if info is None:
-            self.publish(SnapshotFailed(index=self.ledger.applied, error=message.error))
+            self.saving_failed(message.error)
             return
+        self.board.saving = 0
         self.snapshots.taken(info)
         self.board.snapshots += 1
-        self.publish(SnapshotCompleted(index=info.index, size=info.size_bytes, duration=now - message.began))
+        duration = now - message.began
+        completed = SnapshotCompleted(
+            index=info.index, snapshot_term=info.term, size=info.size_bytes, duration=duration
+        )
+        self.publish(completed)
         self.next_turn(CompactLog())
         for sending in self.sendings.values():
             if sending.info is None:
                 self.begin_sending(sending)
+
+    def saving_failed(self, error: str) -> None:
+        """Tell that the snapshot which was begun does not come."""
+        self.publish(SnapshotFailed(index=self.board.saving, error=error))
+        self.board.saving = 0
 
     def receiveMsg_CompactLog(self, message: CompactLog, sender: Any) -> None:
         """Move the start of the log; what lies before it goes slice by slice."""
@@ -224,10 +238,10 @@ class SnapshotActor(ConsensusActor):
     def receiveMsg_SnapshotReceived(self, message: SnapshotReceived, sender: Any) -> None:
         """The file is whole and durable: move it into the ledger, a chunk a turn."""
         self.finishing = False
-        self.receiver = None
+        receiver, self.receiver = self.receiver, None
         info = message.info
         if info is None:
-            self.publish(SnapshotFailed(index=0, error=message.error))
+            self.publish(SnapshotFailed(index=receiver.index if receiver is not None else 0, error=message.error))
             return
         if info.index <= self.ledger.applied:
             return
@@ -268,11 +282,17 @@ class SnapshotActor(ConsensusActor):
     def finish_install(self, installation: Installation) -> None:
         """Switch to the new state; the leader hears of it at once."""
         self.installation = None
+        last = self.ledger.log.last
         if not self.snapshots.finish_install(installation):
             return
+        if removed := last - self.ledger.log.last:
+            self.publish(LogTruncated(from_index=self.ledger.log.last + 1, removed=removed))
         duration = self.clock.now() - self.install_began
         info = installation.info
-        self.publish(SnapshotRestored(index=info.index, size=info.size_bytes, duration=duration))
+        restored = SnapshotRestored(
+            index=info.index, snapshot_term=info.term, size=info.size_bytes, duration=duration
+        )
+        self.publish(restored)
         # Leaves when the switch is on disk.
         self.send(self.asker, SnapshotReply(self.ledger.term, info.index, info.size_bytes, True))
         self.next_turn(SweepLog())

@@ -25,7 +25,7 @@ from forge_consensus.actors.supervisor import SupervisorActor
 from forge_consensus.errors import NotStartedError
 from forge_consensus.events.bus import EventBus
 from forge_consensus.events.encoding import topic_bytes
-from forge_consensus.events.types import ConsensusEvent, NodeStopped
+from forge_consensus.events.types import ConsensusEvent
 from forge_consensus.storage.opening import Opened
 
 WAIT_SECONDS_MAX = 0.1
@@ -121,9 +121,7 @@ class ZeroMqBase:
                 took = time.monotonic() - began
                 if took > LATE_SECONDS:
                     self.clock.lost(took - LATE_SECONDS)
-            engine.publish(NodeStopped())
-            engine.tell_events()
-            engine.ledger.journal.seal()
+            engine.finish()
         finally:
             self.close()
 

@@ -63,16 +63,19 @@ def free_ports(count: int) -> list[int]:
 
 @contextlib.contextmanager
 def undisturbed() -> Iterator[None]:
-    """Let no signal interrupt what is cleaned up within; signals can only be changed by the main thread."""
+    """Let no signal interrupt what is done within; it arrives behind that. Only the main thread can be interrupted."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {number: signal.signal(number, signal.SIG_IGN) for number in ENDING}
+    arrived: list[int] = []
+    before = {number: signal.signal(number, lambda number, _: arrived.append(number)) for number in ENDING}
     try:
         yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+        if arrived:
+            signal.raise_signal(arrived[0])
 
 
 class NodeProcess:
@@ -92,7 +95,7 @@ class NodeProcess:
         paths = [home, *filter(None, [os.environ.get("PYTHONPATH")])]
         command = [sys.executable, "-m", "forge_consensus", "node", "--id", self.name, "--cluster", CLUSTER]
         command += ["--peers", self.peers, "--listen", self.address, "--data", str(self.data)]
-        with self.log_path.open("ab") as log:
+        with self.log_path.open("ab") as log, undisturbed():  # a process that nobody knows would never be ended
             self.process = subprocess.Popen(
                 command,
                 env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},

@@ -108,6 +108,7 @@ class Story:
             behind = self.restart(leader)
         else:
             view.step("the others are no majority: nothing is acknowledged until it is back")
+            phase_seconds *= 2  # there is no time to write without it
             behind = self.restart(leader)
             self.see_failover(leader, killed)
         self.see_catch_up(leader, behind)

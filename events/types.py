@@ -34,7 +34,7 @@ class NodeStopped(ConsensusEvent):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeFailed(ConsensusEvent):
-    """A peer gives no sign of life."""
+    """A peer that was alive gives no sign of life, or its connection broke."""
 
     kind: ClassVar[str] = "consensus.node.failed"
 
@@ -56,21 +56,22 @@ class NodeRecovered(ConsensusEvent):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LeaderElected(ConsensusEvent):
-    """An election was won; told by the winner."""
+    """A term has a leader: told by the winner with its votes, and by each follower when it first hears of it."""
 
     kind: ClassVar[str] = "consensus.leader.elected"
 
     leader: str
     votes: int
+    """How many voted for it; only the winner knows, on any other node it is 0."""
     total: int
     """The number of voters."""
     duration: float
-    """Seconds from the start of the campaign."""
+    """Seconds: the winner's from the start of its campaign, a follower's since it knew no leader or stood itself."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LeaderStepDown(ConsensusEvent):
-    """The node led and leads no more."""
+    """The node led and leads no more; of a leader that resigned or saw a higher term, which is then the event's."""
 
     kind: ClassVar[str] = "consensus.leader.stepdown"
 
@@ -93,7 +94,7 @@ class LeaderLost(ConsensusEvent):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RoleChanged(ConsensusEvent):
-    """The node's role changed; told before the event of the new role."""
+    """The node's role changed; told right before the event of the new role."""
 
     kind: ClassVar[str] = "consensus.role.changed"
 
@@ -104,7 +105,7 @@ class RoleChanged(ConsensusEvent):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BecameFollower(ConsensusEvent):
-    """The node follows; whom, if it knows."""
+    """The node follows, from its start on or again; whom, if it knows."""
 
     kind: ClassVar[str] = "consensus.role.follower"
 
@@ -113,7 +114,7 @@ class BecameFollower(ConsensusEvent):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BecameCandidate(ConsensusEvent):
-    """The node asks for votes."""
+    """The node asks for votes, in a new term each time."""
 
     kind: ClassVar[str] = "consensus.role.candidate"
 
@@ -130,7 +131,7 @@ class BecameLeader(ConsensusEvent):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClusterFormed(ConsensusEvent):
-    """The first configuration is committed: these members are one cluster."""
+    """The node knows of a leader for the first time in its life: these members are one cluster."""
 
     kind: ClassVar[str] = "consensus.cluster.formed"
 
@@ -139,7 +140,7 @@ class ClusterFormed(ConsensusEvent):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QuorumAchieved(ConsensusEvent):
-    """Enough voters are healthy to decide."""
+    """Enough voters are alive to decide, as the node sees them; itself is one of them."""
 
     kind: ClassVar[str] = "consensus.cluster.quorum.achieved"
 
@@ -150,7 +151,7 @@ class QuorumAchieved(ConsensusEvent):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QuorumLost(ConsensusEvent):
-    """Too few voters are healthy to decide."""
+    """Too few voters are alive to decide, as the node sees them."""
 
     kind: ClassVar[str] = "consensus.cluster.quorum.lost"
 
@@ -218,43 +219,52 @@ class LogTruncated(ConsensusEvent):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SnapshotStarted(ConsensusEvent):
-    """A snapshot as of this index is being written."""
+    """A snapshot of the node's own state is being taken."""
 
     kind: ClassVar[str] = "consensus.snapshot.started"
 
     index: int
+    """What was applied then; the snapshot may be of a little more."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SnapshotCompleted(ConsensusEvent):
-    """A snapshot is durable."""
+    """The snapshot that was begun is durable."""
 
     kind: ClassVar[str] = "consensus.snapshot.completed"
 
     index: int
+    """The last entry that it covers."""
+    snapshot_term: int = 0
+    """The term of that entry."""
     size: int
     duration: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SnapshotFailed(ConsensusEvent):
-    """A snapshot could not be written; what was there before stays."""
+    """A snapshot could not be taken, or one that a leader sent could not be used; what was there before stays."""
 
     kind: ClassVar[str] = "consensus.snapshot.failed"
 
     index: int
+    """That of its SnapshotStarted, or of the snapshot that was sent."""
     error: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SnapshotRestored(ConsensusEvent):
-    """The machine's state was replaced by that of a snapshot."""
+    """The machine's state was replaced by that of a leader's snapshot; the log goes on behind it."""
 
     kind: ClassVar[str] = "consensus.snapshot.restored"
 
     index: int
+    """The last entry that it covers."""
+    snapshot_term: int = 0
+    """The term of that entry."""
     size: int
     duration: float
+    """Seconds from the received file to the state in use."""
 
 
 # ---- health
@@ -269,7 +279,7 @@ class Healthy(ConsensusEvent):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Degraded(ConsensusEvent):
-    """The node serves, with something amiss."""
+    """The node serves, with something amiss; told again when the details change."""
 
     kind: ClassVar[str] = "consensus.health.degraded"
 
@@ -278,7 +288,7 @@ class Degraded(ConsensusEvent):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Unhealthy(ConsensusEvent):
-    """The node cannot serve."""
+    """The node cannot serve: it sees no quorum; told again when the details change."""
 
     kind: ClassVar[str] = "consensus.health.unhealthy"
 
@@ -287,7 +297,7 @@ class Unhealthy(ConsensusEvent):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recovering(ConsensusEvent):
-    """The node was unhealthy and is on its way back."""
+    """The node is on its way to serve: it starts, knows no leader, or has much to apply; again with new details."""
 
     kind: ClassVar[str] = "consensus.health.recovering"
 

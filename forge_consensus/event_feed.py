@@ -6,7 +6,7 @@ import asyncio
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from types import TracebackType
 from typing import Literal, NamedTuple, Self
@@ -17,7 +17,7 @@ from forge_consensus.events.stream import StreamEndedError
 from forge_consensus.events.subscription import inside_inline_handler
 from forge_consensus.events.types import ConsensusEvent
 from forge_consensus.feed_link import FeedLink
-from forge_consensus.following import PAGE_ROWS, Gap, Position, Since, Told, Wanted
+from forge_consensus.following import ANY_INCARNATION, PAGE_ROWS, Gap, Position, Since, Told, Wanted
 
 __all__ = ["EventFeed", "Gap", "Position", "Since"]
 
@@ -65,7 +65,7 @@ class EventFeed:
         self.timeout = timeout
         self.queue_max = queue_max
         self.queue: deque[Told] = deque()
-        self.places: dict[str, Position] = {}
+        self.places = places_of(since)
         self.change = threading.Condition()
         self.sleepers: list[Sleeper] = []
         self.ended = False
@@ -208,3 +208,12 @@ class EventFeed:
     async def __aexit__(self, *failure: object) -> None:
         """Close."""
         await asyncio.to_thread(self.close)
+
+
+def places_of(since: Since) -> dict[str, Position]:
+    """Where a reader stands that has not heard of any node yet."""
+    if not isinstance(since, Mapping):
+        return {}
+    return {
+        node: Position(ANY_INCARNATION, place) if isinstance(place, int) else place for node, place in since.items()
+    }

@@ -46,6 +46,9 @@ class Gap(ConsensusEvent):
     reason: str
 
 
+ANY_INCARNATION: Final = ""
+
+
 class Position(NamedTuple):
     """Where a reader stands: the next number, within one incarnation of the node's folder."""
 
@@ -191,10 +194,9 @@ class Following:
         # A node that the reader had not met before is read from its first event on.
         place = since.get(page.node, 1) if isinstance(since, Mapping) else since
         if isinstance(place, int):
-            self.next = max(place, 1)
-            return []
-        self.incarnation, self.next = place
-        return [] if place.incarnation == page.incarnation else self.replaced(page)
+            place = Position(ANY_INCARNATION, place)
+        self.incarnation, self.next = place.incarnation or page.incarnation, max(place.next, 1)
+        return [] if self.incarnation == page.incarnation else self.replaced(page)
 
     def replaced(self, page: EventPage) -> list[Told]:
         """The node has another folder than before, or an old state of it."""

@@ -169,9 +169,14 @@ class Node:
 
 
 def free_address(bind: str) -> str:
-    """The same host with a port that is free now."""
+    """The same host with a port that is free now. Raises `InvalidConfigError` for a host that is not this one."""
     host = bind.rpartition(":")[0]
     family = socket.AF_INET6 if host.startswith("[") else socket.AF_INET
-    with socket.socket(family) as probe:
-        probe.bind((host.strip("[]"), 0))
-        return f"{host}:{probe.getsockname()[1]}"
+    try:
+        with socket.socket(family) as probe:
+            probe.bind((host.strip("[]"), 0))
+            return f"{host}:{probe.getsockname()[1]}"
+    except OSError as error:
+        raise InvalidConfigError(
+            f"{bind!r} is no address to listen on: it is HOST:PORT with a host of this machine ({error})"
+        ) from error

@@ -188,9 +188,7 @@ class Applier:
                 fresh.add(key)
         self.finish_run(run, fresh, done)
 
-    def finish_run(
-        self, run: list[tuple[Record, Command]], fresh: set[tuple[int, int]], done: list[Applied]
-    ) -> None:
+    def finish_run(self, run: list[tuple[Record, Command]], fresh: set[tuple[int, int]], done: list[Applied]) -> None:
         """Hand the collected run to the machine and note its outcomes."""
         if not run:
             return
@@ -262,9 +260,7 @@ def point_of(header: dict[str, Any]) -> tuple[Point, list[bytes]]:
     Raises `CorruptionError` when a part is missing.
     """
     try:
-        point = Point(
-            header["index"], header["term"], header["time_ms"], header["configuration"]
-        )
+        point = Point(header["index"], header["term"], header["time_ms"], header["configuration"])
         return point, list(header["sessions"])
     except (KeyError, TypeError) as error:
         raise CorruptionError(f"the snapshot's header lacks {error}") from error

@@ -16,13 +16,18 @@ BOOTS = b"boots"
 FORMAT = 1
 """How the ledger's tables are laid out; a folder of another format is refused."""
 
+DRAWN = "."
+DRAW_CHARS = 8
+
 
 class Identity:
-    """(node id, cluster id) of the folder and its boot id: (incarnation, boot).
+    """(node id, cluster id) of the folder and its boot id: (life, boot).
 
     The incarnation is random and made with the folder, the boot a counter raised durably before the first frame of
-    a process. `boots` keeps the incarnation and highest boot seen of every member, durably: a wiped or restored
-    folder has forgotten votes that it gave, so it must not be taken for the member that gave them.
+    a process. A life is the incarnation with a number drawn at the boot: a copy of the folder that is one boot old
+    counts to the same boot again, and the draw tells the two apart. `boots` keeps the life and highest boot seen of
+    every member, durably: a wiped or restored folder has forgotten votes that it gave, so it must not be taken for
+    the member that gave them.
     """
 
     def __init__(self, tables: Tables, node_id: str, cluster_id: str) -> None:
@@ -30,6 +35,7 @@ class Identity:
         self.node_id = node_id
         self.cluster_id = cluster_id
         self.incarnation = ""
+        self.life = ""
         self.boot = 0
         self.boots: dict[str, tuple[str, int]] = {}
 
@@ -56,6 +62,7 @@ class Identity:
                     f"the folder belongs to node {node_id!r} of cluster {cluster_id!r}, not to node "
                     f"{self.node_id!r} of cluster {self.cluster_id!r}: name the folder of this node"
                 )
+        self.life = f"{self.incarnation}{DRAWN}{new_incarnation()[:DRAW_CHARS]}"
         begun = (FORMAT, self.node_id, self.cluster_id, self.incarnation, self.boot)
         put_meta(batch, IDENTITY, cast("bytes", msgpack.packb(begun)))
         self.reload()
@@ -65,25 +72,26 @@ class Identity:
         """Read the members' boots from disk."""
         stored = get_meta(self.tables, BOOTS)
         rows = msgpack.unpackb(stored) if stored else {}
-        self.boots = {node: (incarnation, boot) for node, (incarnation, boot) in rows.items()}
+        self.boots = {node: (life, boot) for node, (life, boot) in rows.items()}
 
-    def admit(self, turn: Transaction, node: str, incarnation: str, boot: int) -> str:
+    def admit(self, turn: Transaction, node: str, life: str, boot: int) -> str:
         """Take note of a member's boot; returns "" or the reason why it cannot be the member that was known."""
         known = self.boots.get(node)
-        if known == (incarnation, boot):
+        if known == (life, boot):
             return ""
-        if known and known[0] != incarnation:
+        was, folder = known[0].partition(DRAWN)[0] if known else "", life.partition(DRAWN)[0]
+        if known and was != folder:
             return (
-                f"node {node} was known with folder {known[0]} and now has folder {incarnation}: its folder was "
+                f"node {node} was known with folder {was} and now has folder {folder}: its folder was "
                 "wiped or exchanged, and with it the votes that it gave. Bring the old folder back, or let the "
                 "node join under a new id"
             )
-        if known and boot < known[1]:
+        if known and boot <= known[1]:
             return (
-                f"node {node} was known in boot {known[1]} and now comes in boot {boot}: its folder was restored "
-                "from an older copy, which has forgotten what it acknowledged since. Let the node join under a "
-                "new id"
+                f"node {node} was known in boot {known[1]} and now comes in boot {boot}, in another life: its folder "
+                "was restored from an older copy, which has forgotten what it acknowledged since. Let the node join "
+                "under a new id"
             )
-        self.boots[node] = (incarnation, boot)
+        self.boots[node] = (life, boot)
         turn.put_meta(BOOTS, cast("bytes", msgpack.packb(self.boots)))
         return ""

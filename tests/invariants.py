@@ -18,7 +18,6 @@ from forge_consensus.storage.machine import Command, Entry
 from forge_consensus.storage.record import index_of, term_of
 from forge_consensus.storage.tables import Batch, Delete, DeleteRange, PutRun
 from forge_consensus.storage.transaction import unsealed
-from forge_consensus.storage.transaction import unsealed
 
 
 class ViolationError(BaseException):
@@ -59,7 +58,7 @@ class Disk:
 
 
 class Invariants:
-    """Checks what a turn, a transaction or an answer changed. It knows the nodes' disks, also of those that are down."""
+    """Checks what a turn, a transaction or an answer changed. It knows the disks, also of nodes that are down."""
 
     def __init__(self) -> None:
         self.disks: dict[str, Disk] = {}

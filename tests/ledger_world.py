@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -18,6 +19,7 @@ from forge_consensus.storage.machine import Command, Entry
 from forge_consensus.storage.memory_tables import MemoryTables
 from forge_consensus.storage.opening import Founding, Opened, open_ledger
 from forge_consensus.storage.record import Kind, encode
+from forge_consensus.storage.snapshot_file import SnapshotInfo
 from forge_consensus.storage.tables import Batch, Tables
 
 PEERS = {"n1": "host1:1", "n2": "host2:1", "n3": "host3:1"}
@@ -199,3 +201,26 @@ def entry(index: int, term: int, data: bytes = b"", kind: int = Kind.COMMAND) ->
 
 def entries(first: int, last: int, term: int) -> list[bytes]:
     return [entry(index, term) for index in range(first, last + 1)]
+
+
+def leader(path: Path, machine: Callable[[], Any] = KeyValueMachine, commands: int = 200) -> World:
+    """A leader in term 1 with this many commands, a snapshot of a few chunks and a log compacted behind it."""
+    made = World("memory", path, machine=machine, node="n2")
+    made.lead()
+    if machine is TallyMachine:
+        given = [Command("add").encode()] * commands
+    else:
+        given = [put(f"k{n}", f"{n}" + "x" * 3_000) for n in range(commands)]
+    made.do(*given)
+    made.snapshot()
+    made.compact()
+    return made
+
+
+def received(of: World, by: World) -> SnapshotInfo:
+    """The leader's newest snapshot in the follower's folder, as after the last chunk."""
+    info = of.snapshots.newest
+    assert info is not None
+    path = by.folder / info.path.name
+    shutil.copy(info.path, path)
+    return replace(info, path=path)

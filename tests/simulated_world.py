@@ -1,9 +1,9 @@
-"""One simulated run: a cluster of the seed's choosing, clients, faults, all checks, and a quiet end that must be good."""
+"""One simulated run: a cluster of the seed's choosing, clients, faults, all checks, and an end that must be good."""
 
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from forge_consensus.actors.options import Options
@@ -42,6 +42,8 @@ class Plan:
     clients: int = 3
     seconds: float = 12.0
     faults: bool = True
+    kinds: tuple[str, ...] = ()
+    """Only these kinds of faults."""
     limits: Limits = field(default_factory=Limits)
     options: Options = field(default_factory=Options)
 
@@ -102,7 +104,7 @@ class World:
         ]
         reader = Habits(read_share=0.95, lease_share=habits.lease_share, rest_s_max=0.02, patience_s=0.15)
         self.clients.append(SimulatedClient(self.cluster, "reader", self.history, reader))
-        self.faults = Faults(self.cluster)
+        self.faults = Faults(self.cluster, plan.kinds)
 
     def __enter__(self) -> World:
         return self
@@ -175,9 +177,9 @@ class World:
         demand(all(live == sessions[0] for live in sessions), "I5", f"the sessions differ: {sessions}")
 
 
-def run_seed(seed: int, seconds: float = 12.0) -> str:
-    """Run the plan of a seed."""
-    with World(Plan.of(seed, seconds)) as world:
+def run_seed(seed: int, seconds: float = 12.0, **changes: Any) -> str:
+    """Run the plan of a seed, with what is to be different."""
+    with World(replace(Plan.of(seed, seconds), **changes)) as world:
         return world.run()
 
 

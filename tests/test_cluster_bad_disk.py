@@ -166,6 +166,21 @@ def test_an_older_copy_of_a_folder_is_refused(cluster: ProcessCluster) -> None:
     cluster.client().put("others", "go on")
 
 
+def test_an_older_copy_of_a_folder_is_refused_also_if_only_its_last_life_is_missing(cluster: ProcessCluster) -> None:
+    """The copy was taken before the last start, so its next boot has the number of the boot that it does not hold."""
+    node = cluster.nodes[cluster.followers()[0]]
+    node.kill()
+    shutil.copytree(node.data, node.data.with_name("copy"))
+    node.start()
+    cluster.client().put("later", 1)
+    cluster.wait_level()
+    node.kill()
+    shutil.rmtree(node.data)
+    node.data.with_name("copy").rename(node.data)
+    node.launch()
+    wait_for(lambda: not node.running, 3.0, "the node to be refused")
+
+
 # --- full -------------------------------------------------------------------------------------------------------------
 
 

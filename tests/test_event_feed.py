@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 import random
 import subprocess
@@ -126,7 +127,7 @@ def test_some_kinds_come_at_once_and_in_order_with_all_that_lies_between(one: Th
         found = read_until_quiet(feed)
     indexes = [(event.first_index, event.last_index) for event in found if isinstance(event, LogCommitted)]
     assert len(indexes) == len(found) >= 25
-    assert all(after[0] == before[1] + 1 for before, after in zip(indexes, indexes[1:], strict=False))
+    assert all(after[0] == before[1] + 1 for before, after in itertools.pairwise(indexes))
 
 
 def test_a_slow_reader_costs_no_memory_and_misses_nothing(one: Threads) -> None:
@@ -134,7 +135,7 @@ def test_a_slow_reader_costs_no_memory_and_misses_nothing(one: Threads) -> None:
         for number in range(150):
             one.client.put("k", number)
             assert len(feed.queue) <= 20
-        found = []
+        found: list[ConsensusEvent] = []
         while len(found) < one.numbers("n1"):
             found.append(feed.get(2.0))
             assert len(feed.queue) <= 20
@@ -166,7 +167,7 @@ def test_a_node_that_comes_back_with_another_folder_is_a_gap_and_begins_anew(tmp
             read_until_quiet(feed, 0.2)
             node.stop("n1")
             node.start("n1", folder="other")
-            found = []
+            found: list[ConsensusEvent] = []
             while not (found and isinstance(found[-1], Gap)):
                 found.append(feed.get(5.0))
             gap = found[-1]
@@ -383,6 +384,10 @@ def test_positions_of_a_feed_are_where_another_begins(one: Threads) -> None:
     assert places["n1"].next == 5
     with EventFeed(one.addresses, since=places) as feed:
         assert feed.get(5.0).sequence == 5
+    with EventFeed("127.0.0.1:1", since={"n1": 3, "n2": places["n1"]}) as feed:
+        assert feed.positions == {"n1": Position("", 3), "n2": places["n1"]}
+    with EventFeed(one.addresses, since=feed.positions) as feed:
+        assert feed.get(5.0).sequence == 3
     with EventFeed(one.addresses, since={"n1": Position("another folder", 7)}) as feed:
         gap = feed.get(5.0)
         assert isinstance(gap, Gap)

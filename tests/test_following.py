@@ -107,12 +107,19 @@ class World:
             self.tell([rng.randrange(len(MAKERS)) for _ in range(rng.randrange(1, 6))])
         elif step < 8:
             self.node.commit()
-        elif step == 8:
-            self.start()  # a crash
-        elif step == 9:
-            self.node.journal.seal()
+        elif step in (8, 9):
+            if step == 9:  # in good order, else a crash
+                self.node.journal.seal()
             self.start()
-        elif step == 10:
+        else:
+            self.mishap(step, rng)
+        self.ask()
+        if rng.random() < 0.5:
+            self.answer()
+
+    def mishap(self, step: int, rng: random.Random) -> None:
+        """Something between the node and the reader."""
+        if step == 10:
             self.live = [item for item in self.live if rng.random() < 0.5]  # the publisher drops
         elif step == 11:
             self.answers.clear()  # an answer is lost
@@ -124,9 +131,6 @@ class World:
             self.answer()
         else:
             self.hear()
-        self.ask()
-        if rng.random() < 0.5:
-            self.answer()
 
     def finish(self) -> None:
         """No more faults: the reader gets level."""

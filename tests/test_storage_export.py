@@ -90,7 +90,7 @@ def test_a_child_that_is_killed_in_the_middle_leaves_nothing(world: World) -> No
 
 
 def test_a_child_that_fails_says_why(world: World) -> None:
-    with pytest.raises(SnapshotFailedError, match="ended with 1: .*this state cannot be exported"):
+    with pytest.raises(SnapshotFailedError, match=r"ended with 1: .*this state cannot be exported"):
         export_in_process(world.path / "tables", world.folder, FailingMachine, 30.0)()
     assert not list(world.folder.iterdir())
     with pytest.raises(SnapshotFailedError, match="ended with 1"):

@@ -1,11 +1,11 @@
 """A leader's records are taken only if they are whole, in place, of fitting terms, and what they say they are."""
 
 import pytest
-from tests.ledger_world import CONFIGURATION, entry
 
 from forge_consensus.errors import ProtocolError
 from forge_consensus.storage.incoming import check_records
 from forge_consensus.storage.record import Kind
+from tests.ledger_world import CONFIGURATION, entry
 
 
 def test_good_records_pass_and_configurations_are_found() -> None:

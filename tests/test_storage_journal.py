@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -176,7 +177,7 @@ def test_a_burst_is_discarded_in_bounded_slices(open_tables: Open) -> None:
         node.tell(1)
         node.commit()
         counts.append(node.tables.count("events"))
-    steps = [before - after for before, after in zip(counts, counts[1:], strict=False)]
+    steps = [before - after for before, after in itertools.pairwise(counts)]
     assert max(steps) < node.journal.slice_rows
     assert counts[-1] <= 100 + node.journal.slice_rows
 

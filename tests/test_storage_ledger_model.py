@@ -143,7 +143,8 @@ class Model:
     def do_propose(self, a: int, b: int) -> None:
         kind, data = Kind.COMMAND, put("k", b)
         if b == 9:
-            kind, data, a = Kind.CONFIGURATION, Configuration.of({"n1": "a:1", "n2": f"b:{len(self.now.log)}"}).encode(), 1
+            data = Configuration.of({"n1": "a:1", "n2": f"b:{len(self.now.log)}"}).encode()
+            kind, a = Kind.CONFIGURATION, 1
         count, first = max(a, 1), len(self.now.log) + 1
         with self.refused_unless(self.leading):
             proposals = [Proposal(kind, 0, 0, 0, data)] * count

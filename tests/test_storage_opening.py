@@ -142,9 +142,7 @@ def test_damage_in_what_is_replayed_or_new_is_found_at_the_start(
 
 
 @pytest.mark.parametrize("how", [damage, delete])
-def test_damage_further_back_is_found_when_it_is_met(
-    world: World, how: Callable[[World, str, bytes], None]
-) -> None:
+def test_damage_further_back_is_found_when_it_is_met(world: World, how: Callable[[World, str, bytes], None]) -> None:
     world.lead()
     world.do(*[increment("n")] * 60)
     world.checkpoint()
