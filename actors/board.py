@@ -52,6 +52,7 @@ class Told(NamedTuple):
     health: HealthState
     details: tuple[str, ...]
     saving: int
+    committed: int
     peers: dict[str, PeerStatus]
 
 
@@ -69,6 +70,7 @@ class Board:
     health: HealthState = HealthState.RECOVERING  # health
     details: tuple[str, ...] = ()  # health
     match: dict[str, int] = field(default_factory=dict)  # replication
+    committed: int = 0  # replication; the commit index that LogCommitted or SnapshotRestored told
     snapshots: int = 0  # snapshot
     saving: int = 0  # snapshot; the index that SnapshotStarted told, 0 when none is being taken
     commands: int = 0  # gateway
@@ -82,10 +84,11 @@ class Board:
     def told(self) -> Told:
         """What events tell of, to be kept when they were told."""
         peers = {node: view.status for node, view in self.peers.items()}
-        return Told(self.role, self.leader, self.has_quorum, self.health, self.details, self.saving, peers)
+        health = (self.has_quorum, self.health, self.details)
+        return Told(self.role, self.leader, *health, self.saving, self.committed, peers)
 
     def take_back(self, told: Told) -> None:
         """Be again what the world was told: a turn did not happen, and its events were never told."""
-        self.role, self.leader, self.has_quorum, self.health, self.details, self.saving, peers = told
+        self.role, self.leader, self.has_quorum, self.health, self.details, self.saving, self.committed, peers = told
         for node, view in self.peers.items():
             view.status = peers.get(node, PeerStatus.INACTIVE)

@@ -361,7 +361,11 @@ class Engine:
                     break
                 if type(earlier) is type(event):
                     if of_term == term and earlier.last_index + 1 == event.first_index:
-                        self.events[place] = (joined(earlier, event), term)
+                        del self.events[place]
+                        event = joined(earlier, event)
+                        # What is appended comes first, so that nothing is told to be committed before it is there.
+                        place = place if isinstance(event, LogAppended) else len(self.events)
+                        self.events.insert(place, (event, term))
                         return
                     break
         self.events.append((event, term))

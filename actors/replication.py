@@ -53,6 +53,11 @@ class ReplicationActor(ConsensusActor):
 
     def receiveMsg_Start(self, message: Start, sender: Any) -> None:
         """Apply again what was known to be committed, in slices."""
+        ledger, told = self.ledger, self.board.committed
+        if not message.again:
+            self.board.committed = ledger.commit_index
+        elif ledger.commit_index > told:  # a turn that was taken back had applied it, and told nothing
+            self.committed(told)
         self.apply_soon()
 
     # --- leading -----------------------------------------------------------------------------------------------------
@@ -150,6 +155,7 @@ class ReplicationActor(ConsensusActor):
 
     def committed(self, before: int) -> None:
         """The commit index moved."""
+        self.board.committed = self.ledger.commit_index
         if self.context.wants(LogCommitted):
             first, last = before + 1, self.ledger.commit_index
             self.publish(LogCommitted(first_index=first, last_index=last, **self.cause_of(first, last)))
@@ -236,5 +242,6 @@ class ReplicationActor(ConsensusActor):
 
     def receiveMsg_SnapshotInstalled(self, message: SnapshotInstalled, sender: Any) -> None:
         """The state jumped: reads that waited for it can be answered."""
+        self.board.committed = self.ledger.commit_index
         self.tell("gateway", AppliedEntries([]))
         self.apply_soon()
