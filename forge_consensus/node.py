@@ -102,6 +102,7 @@ class Node:
                 map_bytes=settings.map_bytes,
             )
             opened = self.open_ledger(bind)
+            self.tell_findings(opened)
             self.base = ZeroMqBase(opened, settings.options, self.bus, bind)
             self.system = start_system(self.base)
             if settings.metrics is not None:
@@ -111,6 +112,18 @@ class Node:
         except BaseException:
             self.close()
             raise
+
+    def tell_findings(self, opened: Opened) -> None:
+        """Say what opening found that harms nothing but somebody should know."""
+        for damage in opened.snapshots.damaged:
+            logger.warning("passed over a damaged snapshot: {}", damage)
+        peers = dict(self.settings.peers)
+        members = opened.ledger.configuration
+        if peers and not opened.is_new and peers != members.addresses:
+            logger.warning(
+                "the peers given are not those of this folder, {}: the list is read at the first start only",
+                members.text,
+            )
 
     def open_ledger(self, bind: str) -> Opened:
         """Open the ledger in the folder."""

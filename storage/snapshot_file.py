@@ -6,6 +6,7 @@ the number of chunks, the sum of their lengths, and the sha256 of everything bef
 big-endian. A file gets its name only when it is complete and durable.
 """
 
+import itertools
 import os
 import re
 import struct
@@ -48,6 +49,8 @@ class SnapshotInfo:
     index: int
     term: int
     size_bytes: int
+
+RECEIVERS = itertools.count(1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,7 +206,8 @@ class SnapshotReceiver:
         self.total_bytes = total_bytes
         self.next_offset = 0
         self.path = folder / name_of(index, term)
-        self.temporary = folder / f"{self.path.name}.receiving{TEMPORARY_SUFFIX}"
+        # Of its own: an earlier receiver of the same snapshot may still be finishing elsewhere.
+        self.temporary = folder / f"{self.path.name}.{next(RECEIVERS)}.receiving{TEMPORARY_SUFFIX}"
         self.digest = sha256()
         self.tail = b""  # the last bytes are the digest, which does not cover itself
         with reporting("cannot write", self.temporary):
