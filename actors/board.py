@@ -70,7 +70,7 @@ class Board:
     health: HealthState = HealthState.RECOVERING  # health
     details: tuple[str, ...] = ()  # health
     match: dict[str, int] = field(default_factory=dict)  # replication
-    committed: int = 0  # replication; the commit index that LogCommitted or SnapshotRestored told
+    committed: int = 0  # replication, snapshot; what LogCommitted or SnapshotRestored told
     snapshots: int = 0  # snapshot
     saving: int = 0  # snapshot; the index that SnapshotStarted told, 0 when none is being taken
     commands: int = 0  # gateway

@@ -362,10 +362,9 @@ class Engine:
                 if type(earlier) is type(event):
                     if of_term == term and earlier.last_index + 1 == event.first_index:
                         del self.events[place]
-                        event = joined(earlier, event)
                         # What is appended comes first, so that nothing is told to be committed before it is there.
-                        place = place if isinstance(event, LogAppended) else len(self.events)
-                        self.events.insert(place, (event, term))
+                        to = place if isinstance(event, LogAppended) else len(self.events)
+                        self.events.insert(to, (joined(earlier, event), term))
                         return
                     break
         self.events.append((event, term))

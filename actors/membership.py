@@ -20,7 +20,10 @@ from forge_consensus.actors.notices import (
 )
 from forge_consensus.errors import IdentityError
 from forge_consensus.events.types import ClusterFormed
+from forge_consensus.storage.transaction import get_meta
 
+FORMED = b"formed"
+"""A record that says that ClusterFormed was told."""
 WHO_LISTENS = ("election", "replication", "health")
 """The actors that are told when a peer can be spoken to."""
 ANSWER_SECONDS = 1.0
@@ -43,13 +46,14 @@ class MembershipActor(ConsensusActor):
         """Who is to be greeted again, if no answer comes first."""
 
     def receiveMsg_Start(self, message: Start, sender: Any) -> None:
-        """A cluster forms once, when its first leader is known: before that the log holds the members only."""
-        self.formed = self.ledger.log.last > 1
+        """A cluster forms once in a node's life, when the node knows of its first leader."""
+        self.formed = get_meta(self.ledger.tables, FORMED) is not None
 
     def receiveMsg_LeaderChanged(self, message: LeaderChanged, sender: Any) -> None:
         """The first leader makes the cluster."""
         if message.leader and not self.formed:
             self.formed = True
+            self.ledger.turn.put_meta(FORMED, b"")
             self.publish(ClusterFormed(members=tuple(sorted(self.ledger.configuration.voters))))
 
     def receiveMsg_LeadershipEnded(self, message: LeadershipEnded, sender: Any) -> None:

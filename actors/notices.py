@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from forge_consensus.actors.messages import AppendEntries
 from forge_consensus.storage.applying import Applied
 from forge_consensus.storage.ledger import Proposal
 from forge_consensus.storage.snapshot_file import SnapshotInfo
@@ -109,6 +110,14 @@ class Resign:
 
     term: int
     reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class FirstEntries:
+    """A leader's entries that wait until the election actor has heard of it; `sender` is who gets the answer."""
+
+    entries: AppendEntries
+    sender: Any
 
 
 # --- proposing, reading, applying ------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ from forge_consensus.actors.messages import AppendEntries, AppendReply
 from forge_consensus.actors.notices import (
     AppliedEntries,
     ApplyCommitted,
+    FirstEntries,
     HeartbeatDue,
     HoldApplying,
     LeaderChanged,
@@ -192,9 +193,20 @@ class ReplicationActor(ConsensusActor):
     # --- following ---------------------------------------------------------------------------------------------------
 
     def receiveMsg_AppendEntries(self, message: AppendEntries, sender: Any) -> None:
+        """Let the election hear of the leader; if it is a new one, before anything that it sent."""
+        self.tell("election", LeaderContact(sender.node, message.term))
+        if (self.board.leader, self.board.leader_term) == (sender.node, message.term):
+            self.take_entries(message, sender)
+        else:
+            self.send(self.myAddress, FirstEntries(message, sender))
+
+    def receiveMsg_FirstEntries(self, message: FirstEntries, sender: Any) -> None:
+        """The election has heard of the leader that sent these."""
+        self.take_entries(message.entries, message.sender)
+
+    def take_entries(self, message: AppendEntries, sender: Any) -> None:
         """Take a leader's entries. The answer leaves when they are on disk (I11)."""
         ledger = self.ledger
-        self.tell("election", LeaderContact(sender.node, message.term))
         try:
             result = ledger.accept(message.term, message.prev_index, message.prev_term, message.records)
         except (ProtocolError, StorageFullError) as error:
@@ -242,6 +254,5 @@ class ReplicationActor(ConsensusActor):
 
     def receiveMsg_SnapshotInstalled(self, message: SnapshotInstalled, sender: Any) -> None:
         """The state jumped: reads that waited for it can be answered."""
-        self.board.committed = self.ledger.commit_index
         self.tell("gateway", AppliedEntries([]))
         self.apply_soon()

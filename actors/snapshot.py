@@ -293,6 +293,7 @@ class SnapshotActor(ConsensusActor):
             index=info.index, snapshot_term=info.term, size=info.size_bytes, duration=duration
         )
         self.publish(restored)
+        self.board.committed = max(self.board.committed, info.index)
         # Leaves when the switch is on disk.
         self.send(self.asker, SnapshotReply(self.ledger.term, info.index, info.size_bytes, True))
         self.next_turn(SweepLog())

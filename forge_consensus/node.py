@@ -34,8 +34,10 @@ NAME_CHARS_MAX = 128
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """Everything that makes one node. `peers` (node id -> HOST:PORT, this node among them) is read at the first
-    start only; without it a new node is a cluster of its own.
+    """Everything that makes one node.
+
+    `peers` (node id -> HOST:PORT, this node among them) is read at the first start only; without it a new node is a
+    cluster of its own.
     """
 
     node_id: str

@@ -109,7 +109,8 @@ class Rules:
         self.need(not isinstance(before, NodeStopped), event, "behind the end")
         if isinstance(before, RoleChanged):
             self.need(type(event) is BECAME[before.new], event, "RoleChanged comes right before the new role")
-        self.CHECKS.get(type(event), lambda rules, event: None)(self, event)
+        if (check := self.CHECKS.get(type(event))) is not None:
+            check(self, event)
         boot.sequence = self.sequence = event.sequence
         boot.monotonic, self.term, boot.before = event.monotonic, event.term, event
 
