@@ -131,9 +131,7 @@ class SimulatedBase:
         self.notices: list[tuple[str, Any]] = []
         self.reports: deque[Callable[[], None]] = deque()
         self.chance = self.timeline.chance(f"{boot_name} base")
-        self.engine = WatchedEngine(
-            opened, options, clock, self, bus, self.timeline.chance(boot_name), address
-        )
+        self.engine = WatchedEngine(opened, options, clock, self, bus, self.timeline.chance(boot_name), address)
         self.free_at = 0.0
         self.wake_at = float("inf")
         self.wake_number = 0
@@ -326,9 +324,7 @@ class SimulatedBase:
 
     # --- what Thespian calls -----------------------------------------------------------------------------------------
 
-    def newPrimaryActor(
-        self, kind: type, requirements: Any, global_name: str | None, source_hash: Any
-    ) -> Any:
+    def newPrimaryActor(self, kind: type, requirements: Any, global_name: str | None, source_hash: Any) -> Any:
         """Create an actor that nobody made."""
         return self.engine.create(kind, global_name, cast("Any", None))
 

@@ -72,9 +72,7 @@ class SimulatedCluster:
         self.timeline = Timeline(seed)
         self.network = Network(self.timeline)
         self.names = [f"n{number}" for number in range(1, nodes + 1)]
-        self.configuration = Configuration.of(
-            {name: f"{name}:7000" for name in self.names}, lease_reads=lease_reads
-        )
+        self.configuration = Configuration.of({name: f"{name}:7000" for name in self.names}, lease_reads=lease_reads)
         shared = SHARED_MEMORY if SHARED_MEMORY.is_dir() else None
         self.folder = Path(tempfile.mkdtemp(prefix="forge-simulation-", dir=shared))
         self.nodes: dict[str, SimulatedNode] = {}
@@ -113,9 +111,7 @@ class SimulatedCluster:
         tables.tables = {table: rows.copy() for table, rows in node.disk.items()}
         machine: Any = self.machine()
         chance = self.timeline.chance(f"{name} incarnation")
-        founding = Founding(
-            name, "simulation", self.configuration, lambda: f"{chance.getrandbits(64):016x}"
-        )
+        founding = Founding(name, "simulation", self.configuration, lambda: f"{chance.getrandbits(64):016x}")
         opened = open_ledger(
             tables,
             node.folder,

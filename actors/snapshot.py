@@ -289,9 +289,7 @@ class SnapshotActor(ConsensusActor):
             self.publish(LogTruncated(from_index=self.ledger.log.last + 1, removed=removed))
         duration = self.clock.now() - self.install_began
         info = installation.info
-        restored = SnapshotRestored(
-            index=info.index, snapshot_term=info.term, size=info.size_bytes, duration=duration
-        )
+        restored = SnapshotRestored(index=info.index, snapshot_term=info.term, size=info.size_bytes, duration=duration)
         self.publish(restored)
         self.board.committed = max(self.board.committed, info.index)
         # Leaves when the switch is on disk.

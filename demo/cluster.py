@@ -20,7 +20,7 @@ from types import TracebackType
 from typing import Any, Self
 
 import forge_consensus
-from forge_consensus.client import Client
+from forge_consensus.client.sync import Client
 from forge_consensus.errors import ConsensusError, UnavailableError
 
 CLUSTER = "demo"

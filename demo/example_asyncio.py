@@ -4,8 +4,8 @@ import asyncio
 import tempfile
 
 from forge_consensus import AsyncClient, ConsensusService
-from forge_consensus.event_feed import EventFeed
 from forge_consensus.events import LogCommitted, RoleChanged
+from forge_consensus.feed.event_feed import EventFeed
 
 
 async def roles(service: ConsensusService) -> None:

@@ -5,8 +5,8 @@ import sys
 import tempfile
 
 from forge_consensus import Client, ConsensusService
-from forge_consensus.event_feed import EventFeed, Gap
 from forge_consensus.events import LogCommitted
+from forge_consensus.feed.event_feed import EventFeed, Gap
 
 
 def watch(address: str) -> None:

@@ -7,7 +7,7 @@ from functools import partial
 
 from forge_consensus import ConsensusService
 from forge_consensus.demo.cluster import free_ports
-from forge_consensus.leadership import Lead, LeaderTask, while_leader
+from forge_consensus.service.leadership import Lead, LeaderTask, while_leader
 
 
 class Job:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from forge_consensus.client import Client
+from forge_consensus.client.sync import Client
 from forge_consensus.demo.cluster import DemoCluster
 from forge_consensus.demo.writer import PREFIX
 

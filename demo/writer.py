@@ -9,9 +9,9 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from forge_consensus.client import Client
+from forge_consensus.client.pending import Pending
+from forge_consensus.client.sync import Client
 from forge_consensus.errors import ConsensusError, OutcomeUnknownError
-from forge_consensus.pending import Pending
 from forge_consensus.storage.machine import Command
 
 WRITES_A_SECOND = 1500

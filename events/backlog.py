@@ -37,9 +37,7 @@ class Backlog(Generic[E]):
     the policy `block`, and then within two bounds.
     """
 
-    def __init__(
-        self, queue_max: int, when_full: WhenFull, block_ms_max: float, budget: TurnBudget
-    ) -> None:
+    def __init__(self, queue_max: int, when_full: WhenFull, block_ms_max: float, budget: TurnBudget) -> None:
         """Make an empty backlog.
 
         Raises ValueError if a bound is not positive or the policy is unknown.

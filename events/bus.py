@@ -135,9 +135,7 @@ class EventBus:
     @overload
     def on(self, kind: str, **options: Unpack[SubscribeOptions]) -> Callable[[H], H]: ...
 
-    def on(
-        self, kind: type[ConsensusEvent] | str, **options: Unpack[SubscribeOptions]
-    ) -> Callable[[Any], Any]:
+    def on(self, kind: type[ConsensusEvent] | str, **options: Unpack[SubscribeOptions]) -> Callable[[Any], Any]:
         """Subscribe the function below, for as long as the bus lives."""
 
         def decorate(handler: Callable[[Any], object]) -> Callable[[Any], object]:
@@ -147,9 +145,7 @@ class EventBus:
         return decorate
 
     @overload
-    def stream(
-        self, *, timeout: float | None = None, queue_max: int = QUEUE_MAX
-    ) -> EventStream[ConsensusEvent]: ...
+    def stream(self, *, timeout: float | None = None, queue_max: int = QUEUE_MAX) -> EventStream[ConsensusEvent]: ...
 
     @overload
     def stream(
@@ -291,9 +287,7 @@ class EventBus:
         self.attach(subscription)
         return subscription
 
-    def backlog_of(
-        self, queue_max: int, when_full: WhenFull, block_ms_max: float
-    ) -> Backlog[ConsensusEvent]:
+    def backlog_of(self, queue_max: int, when_full: WhenFull, block_ms_max: float) -> Backlog[ConsensusEvent]:
         """Make a backlog that draws on this bus's budget."""
         return Backlog(queue_max, when_full, block_ms_max, self.budget)
 
@@ -327,9 +321,7 @@ class EventBus:
             return signal
 
 
-def connect(
-    signal: OrderedSignal, event_type: type[ConsensusEvent], listener: Listener[Any]
-) -> None:
+def connect(signal: OrderedSignal, event_type: type[ConsensusEvent], listener: Listener[Any]) -> None:
     """Connect the listener to the signal of a class, if it may want such events.
 
     Strongly: blinker's default would let a lambda or a bound method vanish without a word.

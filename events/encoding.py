@@ -193,9 +193,7 @@ def build(kind: object, envelope: Mapping[str, object], data: object) -> Consens
     event_type = EVENT_TYPES.get(kind)
     try:
         if event_type is None:
-            return UnknownEvent(
-                name=kind, data=check_plain(data), **checked(ConsensusEvent, envelope)
-            )
+            return UnknownEvent(name=kind, data=check_plain(data), **checked(ConsensusEvent, envelope))
         return event_type(**checked(event_type, {**data, **envelope}))
     except ValueError as error:
         raise EventDecodeError(f"{kind}: {error}") from None

@@ -38,9 +38,7 @@ class Selection:
 
     def wants(self, event: ConsensusEvent) -> bool:
         """Say whether this very event is wanted."""
-        return isinstance(event, self.classes) or any(
-            fnmatchcase(event.topic, pattern) for pattern in self.patterns
-        )
+        return isinstance(event, self.classes) or any(fnmatchcase(event.topic, pattern) for pattern in self.patterns)
 
     def __str__(self) -> str:
         """Name what is chosen, for log lines."""

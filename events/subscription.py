@@ -185,9 +185,7 @@ class InlineSubscription(Subscription[E]):
 
     def log(self, line: str, error: BaseException | None) -> None:
         """Write one line on another thread: a traceback takes milliseconds, a sink any time."""
-        logging = threading.Thread(
-            target=super().log, args=(line, error), name=f"events:{self.name}:log", daemon=True
-        )
+        logging = threading.Thread(target=super().log, args=(line, error), name=f"events:{self.name}:log", daemon=True)
         with suppress(RuntimeError):  # no thread to be had: the handler's counters tell
             logging.start()
             self.logging = logging
@@ -203,9 +201,7 @@ class InlineSubscription(Subscription[E]):
 class QueuedSubscription(Subscription[E]):
     """A handler with a backlog and a thread of its own, started by the first event."""
 
-    def __init__(
-        self, selection: Selection, handler: Callable[[E], object], backlog: Backlog[E]
-    ) -> None:
+    def __init__(self, selection: Selection, handler: Callable[[E], object], backlog: Backlog[E]) -> None:
         super().__init__(selection, handler)
         self.backlog = backlog
         self.thread: threading.Thread | None = None

@@ -6,9 +6,8 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from forge_consensus.aio import AsyncClient
-    from forge_consensus.blocking import BlockingCallError
-    from forge_consensus.client import Client
+    from forge_consensus.client.aio import AsyncClient
+    from forge_consensus.client.sync import Client
     from forge_consensus.errors import (
         AlreadyStartedError,
         AuthenticationFailedError,
@@ -61,7 +60,9 @@ if TYPE_CHECKING:
     )
     from forge_consensus.events.bus import EventBus
     from forge_consensus.events.types import ConsensusEvent
-    from forge_consensus.service import ConsensusService
+    from forge_consensus.feed.event_feed import EventFeed, Gap
+    from forge_consensus.service.blocking import BlockingCallError
+    from forge_consensus.service.consensus import ConsensusService
     from forge_consensus.storage.kv import KeyValueMachine
     from forge_consensus.storage.machine import Command, Entry, StateMachine
 
@@ -90,8 +91,10 @@ __all__ = [
     "ElectionTimeoutError",
     "Entry",
     "EventBus",
+    "EventFeed",
     "FailoverFailedError",
     "FolderLockedError",
+    "Gap",
     "IdentityError",
     "InsufficientPeersError",
     "InvalidConfigError",
@@ -130,14 +133,16 @@ __all__ = [
 ]
 
 HOMES = {
-    "AsyncClient": "forge_consensus.aio",
-    "BlockingCallError": "forge_consensus.blocking",
-    "Client": "forge_consensus.client",
+    "AsyncClient": "forge_consensus.client.aio",
+    "BlockingCallError": "forge_consensus.service.blocking",
+    "Client": "forge_consensus.client.sync",
     "Command": "forge_consensus.storage.machine",
     "ConsensusEvent": "forge_consensus.events.types",
-    "ConsensusService": "forge_consensus.service",
+    "ConsensusService": "forge_consensus.service.consensus",
     "Entry": "forge_consensus.storage.machine",
     "EventBus": "forge_consensus.events.bus",
+    "EventFeed": "forge_consensus.feed.event_feed",
+    "Gap": "forge_consensus.feed.event_feed",
     "KeyValueMachine": "forge_consensus.storage.kv",
     "StateMachine": "forge_consensus.storage.machine",
 }

@@ -168,9 +168,7 @@ class StaleTermError(ConsensusError, code="CONSENSUS_STALE_TERM", exit_code=70):
         super().__init__(text, current=current, received=received)
 
 
-class LogInconsistentError(
-    ConsensusError, code="CONSENSUS_LOG_INCONSISTENT", fatal=True, exit_code=70
-):
+class LogInconsistentError(ConsensusError, code="CONSENSUS_LOG_INCONSISTENT", fatal=True, exit_code=70):
     """Two logs contradict each other where they may not."""
 
     message = "the log contradicts what is committed: the node stops, keep its folder"
@@ -272,9 +270,7 @@ class RateLimitExceededError(UnavailableError, code="CONSENSUS_RATE_LIMIT_EXCEED
     message = "too many requests: wait a moment, then send fewer"
 
 
-class AuthenticationFailedError(
-    ConsensusError, code="CONSENSUS_AUTHENTICATION_FAILED", exit_code=77
-):
+class AuthenticationFailedError(ConsensusError, code="CONSENSUS_AUTHENTICATION_FAILED", exit_code=77):
     """Who asks is not who may."""
 
     message = "the credentials were refused: check the key or the token"
@@ -301,9 +297,7 @@ class OutcomeUnknownError(ConsensusError, code="CONSENSUS_OUTCOME_UNKNOWN", exit
 class SessionExpiredError(OutcomeUnknownError, code="CONSENSUS_SESSION_EXPIRED"):
     """The client's session is over, and with it the memory of what was carried out."""
 
-    message = (
-        "the session expired, the command may have been carried out: read before you repeat it"
-    )
+    message = "the session expired, the command may have been carried out: read before you repeat it"
 
 
 class BusyError(UnavailableError, code="CONSENSUS_BUSY"):
@@ -372,9 +366,7 @@ class ProtocolError(ConsensusError, code="CONSENSUS_PROTOCOL", exit_code=65):
 
 
 BY_CODE: dict[str, type[ConsensusError]] = {
-    kind.code: kind
-    for kind in list(globals().values())
-    if isinstance(kind, type) and issubclass(kind, ConsensusError)
+    kind.code: kind for kind in list(globals().values()) if isinstance(kind, type) and issubclass(kind, ConsensusError)
 }
 """Code to class: what `error_from_code` goes by."""
 

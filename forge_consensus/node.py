@@ -14,7 +14,7 @@ from thespian.actors import ActorSystem
 
 from forge_consensus.actors.options import Options
 from forge_consensus.actors.zeromq import LocalConnection, ZeroMqBase, start_system
-from forge_consensus.endpoints import parse_endpoint
+from forge_consensus.client.endpoints import parse_endpoint
 from forge_consensus.errors import InvalidConfigError
 from forge_consensus.events.bus import EventBus
 from forge_consensus.storage.configuration import Configuration
@@ -134,9 +134,7 @@ class Node:
         assert tables is not None, "the tables were opened"
         peers = settings.peers or {settings.node_id: bind}
         configuration = Configuration.of(peers, lease_reads=settings.lease_reads)
-        founding = Founding(
-            settings.node_id, settings.cluster_id, configuration, lambda: secrets.token_hex(8)
-        )
+        founding = Founding(settings.node_id, settings.cluster_id, configuration, lambda: secrets.token_hex(8))
         machine: Any = self.machine
         export = export_in_process(
             folder.tables_path,
@@ -144,9 +142,7 @@ class Node:
             type(machine),
             settings.limits.snapshot_seconds_max,
         )
-        return open_ledger(
-            tables, folder.snapshots_path, founding, machine, settings.limits, export
-        )
+        return open_ledger(tables, folder.snapshots_path, founding, machine, settings.limits, export)
 
     @property
     def address(self) -> str:

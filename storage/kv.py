@@ -141,8 +141,7 @@ class KeyValueMachine:
             if "scan" in query and query.keys() <= {"scan", "limit", "after"}:
                 return self.scan(query["scan"], query.get("limit", SCAN_ROWS), query.get("after"))
         raise ValueError(
-            'a query is a key, {"get": key}, {"count": prefix} '
-            'or {"scan": prefix, "limit": n, "after": key}'
+            'a query is a key, {"get": key}, {"count": prefix} or {"scan": prefix, "limit": n, "after": key}'
         )
 
     def scan(self, prefix: Any, limit: Any, after: Any) -> list[list[Any]]:
@@ -157,9 +156,7 @@ class KeyValueMachine:
         for key, value in islice(self.rows(prefix, after), limit):
             size += len(key) + len(value)
             if size > SCAN_BYTES_MAX:
-                raise ValueError(
-                    f"{limit} rows have over {SCAN_BYTES_MAX} bytes: ask for at most {len(page)}"
-                )
+                raise ValueError(f"{limit} rows have over {SCAN_BYTES_MAX} bytes: ask for at most {len(page)}")
             page.append([key, msgpack.unpackb(value)])
         return page
 

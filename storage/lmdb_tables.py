@@ -323,9 +323,7 @@ def open_databases(environment: lmdb.Environment, txn: Transaction) -> dict[str,
     return {name: environment.open_db(name.encode(), txn, create=create) for name in TABLES}
 
 
-def scan_forward(
-    cursor: Cursor, start: bytes, stop: bytes | None, limit: int | None
-) -> list[KeyValue]:
+def scan_forward(cursor: Cursor, start: bytes, stop: bytes | None, limit: int | None) -> list[KeyValue]:
     """Return the pairs in [start, stop) from the cursor's table, at most `limit`."""
     if not (cursor.set_range(start) if start else cursor.first()):
         return []

@@ -63,9 +63,7 @@ def check_command(name: Any, payload: Any, correlation_id: Any = None) -> None:
         raise ProtocolError("a command's payload is a map with texts as keys")
     if not PLAIN.issuperset(map(type, payload.values())) and nests_too_deep([*payload.values()]):
         raise ProtocolError(f"a command's payload nests deeper than {DEPTH_MAX}")
-    if correlation_id is not None and (
-        type(correlation_id) is not str or len(correlation_id) > NAME_CHARS_MAX
-    ):
+    if correlation_id is not None and (type(correlation_id) is not str or len(correlation_id) > NAME_CHARS_MAX):
         raise ProtocolError(f"a correlation id has at most {NAME_CHARS_MAX} characters")
 
 
@@ -313,8 +311,6 @@ def apply_all(machine: Machine, entries: Sequence[Entry]) -> list[Outcome]:
         text = f"apply_run({first}..{last}) returned {count} outcomes for {len(entries)} entries"
         raise ApplyFaultError(first, text)
     return [
-        outcome_of_error(result, entry.index)
-        if isinstance(result, BaseException)
-        else outcome_of(result, entry.index)
+        outcome_of_error(result, entry.index) if isinstance(result, BaseException) else outcome_of(result, entry.index)
         for entry, result in zip(entries, results, strict=True)
     ]

@@ -115,9 +115,7 @@ class MemoryTables(Tables):
     `quota_bytes` and `disk_free_bytes`.
     """
 
-    def __init__(
-        self, *, quota_bytes: int = QUOTA_BYTES, disk_free_bytes: int = DISK_FREE_BYTES
-    ) -> None:
+    def __init__(self, *, quota_bytes: int = QUOTA_BYTES, disk_free_bytes: int = DISK_FREE_BYTES) -> None:
         self.quota_bytes = quota_bytes
         self.disk_free_bytes = disk_free_bytes
         self.commits = 0

@@ -153,16 +153,10 @@ class Sessions:
 
     def sweep(self, time_ms: int) -> None:
         """Remove what has expired, and note when the next one can."""
-        expired = [
-            session
-            for session, state in self.live.items()
-            if state.last_ms + state.ttl_ms < time_ms
-        ]
+        expired = [session for session, state in self.live.items() if state.last_ms + state.ttl_ms < time_ms]
         for session in expired:
             self.remove(session)
-        self.sweep_ms = min(
-            (state.last_ms + state.ttl_ms for state in self.live.values()), default=time_ms
-        )
+        self.sweep_ms = min((state.last_ms + state.ttl_ms for state in self.live.values()), default=time_ms)
 
     def remove(self, session: int) -> None:
         """Forget a session."""

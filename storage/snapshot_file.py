@@ -50,6 +50,7 @@ class SnapshotInfo:
     term: int
     size_bytes: int
 
+
 RECEIVERS = itertools.count(1)
 
 

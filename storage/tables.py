@@ -100,9 +100,7 @@ class Batch:
         self.size_bytes += len(key)
         self.operations.append(Delete(table, key))
 
-    def delete_range(
-        self, table: str, start: bytes, stop: bytes | None, limit: int | None = None
-    ) -> None:
+    def delete_range(self, table: str, start: bytes, stop: bytes | None, limit: int | None = None) -> None:
         """Remove the keys in [start, stop), lowest first and at most `limit`; None is no bound.
 
         Slices of up to 1,000 keys add about 0.4 ms to a commit. Raises KeyError like `put`.

@@ -12,7 +12,7 @@ from typing import Any
 
 from click.testing import CliRunner, Result
 
-from forge_consensus.cli import cli
+from forge_consensus.cli.main import cli
 from forge_consensus.events.bus import EventBus
 from forge_consensus.node import Node, Settings
 from tests.cluster import free_ports

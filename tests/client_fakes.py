@@ -143,9 +143,7 @@ class FakeGroup:
         for number, packed in message.queries:
             query = msgpack.unpackb(packed)
             if isinstance(query, dict):
-                pairs = [
-                    (k, v) for k, v in sorted(self.data.items()) if k.startswith(query["scan"])
-                ]
+                pairs = [(k, v) for k, v in sorted(self.data.items()) if k.startswith(query["scan"])]
                 items.append((number, "", msgpack.packb(pairs[: query["limit"]])))
             else:
                 items.append((number, "", msgpack.packb(self.data.get(query))))

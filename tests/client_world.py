@@ -10,9 +10,9 @@ from typing import Any
 import msgpack
 
 from forge_consensus.actors.messages import Locate, WireMessage
-from forge_consensus.limits import Limits
-from forge_consensus.pending import Pending, PendingRead
-from forge_consensus.session import SessionCore
+from forge_consensus.client.limits import Limits
+from forge_consensus.client.pending import Pending, PendingRead
+from forge_consensus.client.session import SessionCore
 from forge_consensus.storage.machine import Command
 from tests.client_fakes import FakeGroup
 
@@ -33,9 +33,7 @@ class World:
         self.random = random.Random(self.seed)
         self.now = 100.0
         self.group = FakeGroup(dict(NODES))
-        self.core = SessionCore(
-            self.given, now=self.now, random=self.random.random, limits=self.limits
-        )
+        self.core = SessionCore(self.given, now=self.now, random=self.random.random, limits=self.limits)
         self.flying: list[tuple[float, Callable[[], None]]] = []
         self.held: list[tuple[float, str, Locate, int]] = []
         self.down: set[str] = set()
@@ -138,9 +136,7 @@ class World:
         self.core.submit([pending])
         return pending
 
-    def get(
-        self, key: str, consistency: str = "linearizable", timeout: float = 5.0
-    ) -> PendingRead[Any]:
+    def get(self, key: str, consistency: str = "linearizable", timeout: float = 5.0) -> PendingRead[Any]:
         """A query."""
         payload = msgpack.packb(key)
         pending: PendingRead[Any] = PendingRead(payload, self.now + timeout, consistency)

@@ -17,7 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from forge_consensus.client import Client
+from forge_consensus.client.sync import Client
 from forge_consensus.errors import ConsensusError
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -279,9 +279,7 @@ class Invariants:
             term_committed = term
         having = [name for name, other in self.disks.items() if other.holds(commit, term)]
         voters = node.engine.ledger.configuration.voters
-        demand(
-            2 * len(voters.intersection(having)) > len(voters), "I6", f"{commit} is committed but only on {having}"
-        )
+        demand(2 * len(voters.intersection(having)) > len(voters), "I6", f"{commit} is committed but only on {having}")
         self.committed_in[term_committed] = max(self.committed_in.get(term_committed, 0), commit)
         for name, base in self.bases.items():
             other = base.engine.ledger.leading

@@ -86,9 +86,7 @@ class OneNode:
         )
         self.ledger = opened.ledger
         self.options = options or Options()
-        self.engine = Engine(
-            opened, self.options, self.clock, self, self.bus, random.Random(7), self.peers["n1"]
-        )
+        self.engine = Engine(opened, self.options, self.clock, self, self.bus, random.Random(7), self.peers["n1"])
         commit = self.tables.commit
 
         def recorded(batch: Any) -> None:
@@ -155,9 +153,7 @@ class OneNode:
         incarnation, boot = self.boot_of(node)
         self.turn(notices=self.engine.link(node, True))
         self.answer(node, "membership", HelloReply(incarnation, boot, "", ""))
-        hello = Hello(
-            incarnation, boot, self.peers[node], self.configuration.digest, self.configuration.text
-        )
+        hello = Hello(incarnation, boot, self.peers[node], self.configuration.digest, self.configuration.text)
         self.request(node, "membership", hello)
 
     def wait(self, seconds: float) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 from forge_consensus.actors.options import Options
 from forge_consensus.errors import ConsensusError
-from forge_consensus.service import ConsensusService
+from forge_consensus.service.consensus import ConsensusService
 
 QUICK = Options(heartbeat_interval=0.05, election_timeout_min=0.3, election_timeout_max=0.6)
 ANY = "127.0.0.1:0"

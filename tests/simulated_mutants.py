@@ -27,7 +27,9 @@ MUTANTS: dict[str, Callable[[Patch], None]] = {}
 DUELS = Options(election_timeout_max=0.805)
 PLANS: dict[str, dict[str, Any]] = {
     "a_vote_is_given_twice_in_a_term": {
-        "nodes": 5, "options": DUELS, "kinds": ("isolate_leader", "mend", "change_weather", "kill"),
+        "nodes": 5,
+        "options": DUELS,
+        "kinds": ("isolate_leader", "mend", "change_weather", "kill"),
     },
     "reads_wait_for_nobody": {"nodes": 3, "kinds": ("isolate_leader", "mend", "stun_leader")},
     "a_lease_has_no_end": {"nodes": 3, "lease_reads": True, "kinds": ("stun_leader", "mend")},

@@ -160,8 +160,17 @@ class World:
         rows: list[tuple[Any, ...]] = [("idle", *[client.idle for client in self.clients])]
         for base in self.cluster.running():
             ledger = base.engine.ledger
-            rows.append((base.name, ledger.term, ledger.leading, ledger.log.base_index, ledger.log.last,
-                         ledger.commit_index, ledger.applied))
+            rows.append(
+                (
+                    base.name,
+                    ledger.term,
+                    ledger.leading,
+                    ledger.log.base_index,
+                    ledger.log.last,
+                    ledger.commit_index,
+                    ledger.applied,
+                )
+            )
         return rows
 
     def compare(self) -> None:

@@ -38,9 +38,7 @@ def test_a_turn_with_a_fault_happens_not_at_all(monkeypatch: pytest.MonkeyPatch)
     node.sent.clear()
     events = len(node.events)
     break_replication(monkeypatch)
-    node.engine.turn(
-        [(node.frame("n3", "replication", AppendEntries(4, 2, 3, 1, 0, (noop(3, 4),))), "->n3")], []
-    )
+    node.engine.turn([(node.frame("n3", "replication", AppendEntries(4, 2, 3, 1, 0, (noop(3, 4),))), "->n3")], [])
     assert (node.ledger.term, node.ledger.log.last) == (3, 2)
     assert not node.messages(AppendReply)
     assert len(node.events) == events

@@ -9,7 +9,7 @@ import click
 import pytest
 
 from forge_consensus import __version__
-from forge_consensus.cli import cli, end_with
+from forge_consensus.cli.main import cli, end_with
 from forge_consensus.errors import BY_CODE, ConsensusError
 from tests.cli_world import Shell
 from tests.cluster import ROOT
@@ -54,7 +54,7 @@ def test_what_nobody_foresaw_is_70_and_an_interruption_130(capsys: pytest.Captur
 
 def test_a_command_loads_only_what_it_needs() -> None:
     program = (
-        "import sys, forge_consensus.cli_kv, forge_consensus.cli_status; "
+        "import sys, forge_consensus.cli.kv, forge_consensus.cli.status; "
         "print([n for n in ('lmdb', 'rich', 'forge_consensus.node', 'forge_consensus.demo') if n in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from forge_consensus.client import Client
+from forge_consensus.client.sync import Client
 from forge_consensus.storage.lmdb_tables import LmdbTables
 from forge_consensus.storage.log import TABLE
 from forge_consensus.storage.record import key_of

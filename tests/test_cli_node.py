@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from forge_consensus.client import Client
+from forge_consensus.client.sync import Client
 from forge_consensus.events.encoding import from_json_line
 from forge_consensus.events.types import LeaderElected, NodeStopped
 from tests.cluster import ROOT, free_ports

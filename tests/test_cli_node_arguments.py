@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 import pytest
 
-from forge_consensus.cli_node import Seconds, Size, parse_listen, parse_peers
+from forge_consensus.cli.node import Seconds, Size, parse_listen, parse_peers
 from forge_consensus.errors import InvalidConfigError
 from tests.cli_world import Shell
 

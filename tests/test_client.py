@@ -10,7 +10,9 @@ import pytest
 import zmq
 
 from forge_consensus.actors.messages import Refused, Submit, WireMessage
-from forge_consensus.client import Client
+from forge_consensus.client.limits import Limits
+from forge_consensus.client.pending import Pending
+from forge_consensus.client.sync import Client
 from forge_consensus.errors import (
     BusyError,
     CommandError,
@@ -20,8 +22,6 @@ from forge_consensus.errors import (
     NotStartedError,
     OutcomeUnknownError,
 )
-from forge_consensus.limits import Limits
-from forge_consensus.pending import Pending
 from forge_consensus.storage.machine import Command
 from tests.client_fakes import FakeCluster, FakeGroup
 
@@ -65,9 +65,7 @@ def test_a_stale_read_says_how_stale_it_is(client: Client, cluster: FakeCluster)
     assert (detail.value, detail.stale_ms, detail.applied) == (1, 7, cluster.group.index)
 
 
-def test_the_status_of_one_node_or_of_the_leader_is_told(
-    client: Client, cluster: FakeCluster
-) -> None:
+def test_the_status_of_one_node_or_of_the_leader_is_told(client: Client, cluster: FakeCluster) -> None:
     assert client.status(cluster.addresses[1])["node"] == "n2"
     assert client.status()["leader"] == "n1"
     assert client.locate().leader == "n1"
@@ -124,9 +122,7 @@ def test_a_killed_leader_is_replaced_without_an_error(client: Client, cluster: F
     assert max(cluster.group.applied.values()) == 1
 
 
-def test_a_leader_that_hangs_is_left_when_there_is_another(
-    client: Client, cluster: FakeCluster
-) -> None:
+def test_a_leader_that_hangs_is_left_when_there_is_another(client: Client, cluster: FakeCluster) -> None:
     client.put("a", 1)
     cluster.mute.add("n1")
     future = client.submit(put("b"))
@@ -153,9 +149,7 @@ def test_doubled_answers_are_taken_once(client: Client, cluster: FakeCluster) ->
     assert [client.incr("n") for _ in range(20)] == list(range(1, 21))
 
 
-def test_a_frame_dropped_in_the_middle_of_a_pipeline_is_made_up_for(
-    client: Client, cluster: FakeCluster
-) -> None:
+def test_a_frame_dropped_in_the_middle_of_a_pipeline_is_made_up_for(client: Client, cluster: FakeCluster) -> None:
     client.put("a", 1)
     count = 0
 
@@ -194,18 +188,14 @@ def test_a_host_that_does_not_exist_ends_in_an_error() -> None:
         client.put("a", 1)
 
 
-def test_a_command_sent_and_never_answered_has_an_unknown_outcome(
-    client: Client, cluster: FakeCluster
-) -> None:
+def test_a_command_sent_and_never_answered_has_an_unknown_outcome(client: Client, cluster: FakeCluster) -> None:
     client.put("a", 1)
     cluster.group.hook = lambda node, message: [] if isinstance(message, Submit) else None
     with pytest.raises(OutcomeUnknownError):
         client.put("b", 2, timeout=0.3)
 
 
-def test_a_wait_shorter_than_the_deadline_leaves_the_command_alone(
-    client: Client, cluster: FakeCluster
-) -> None:
+def test_a_wait_shorter_than_the_deadline_leaves_the_command_alone(client: Client, cluster: FakeCluster) -> None:
     client.put("a", 1)
     cluster.mute.add("n1")
     future = client.submit(put("b"))
@@ -350,9 +340,7 @@ def test_an_embedded_follower_leads_the_client_to_the_leader(cluster: FakeCluste
 def test_a_refusal_that_no_repetition_cures_is_raised(client: Client, cluster: FakeCluster) -> None:
     client.put("a", 1)
     cluster.group.hook = lambda node, message: (
-        [Refused("CONSENSUS_COMMAND_TOO_LARGE", "9 bytes", "", "", 1)]
-        if isinstance(message, Submit)
-        else None
+        [Refused("CONSENSUS_COMMAND_TOO_LARGE", "9 bytes", "", "", 1)] if isinstance(message, Submit) else None
     )
     with pytest.raises(Exception, match="9 bytes"):
         client.put("b", 1)

@@ -8,7 +8,8 @@ from collections.abc import Awaitable, Callable, Iterator
 import pytest
 
 from forge_consensus.actors.messages import Submit
-from forge_consensus.aio import AsyncClient
+from forge_consensus.client.aio import AsyncClient
+from forge_consensus.client.limits import Limits
 from forge_consensus.errors import (
     BusyError,
     CommandError,
@@ -16,7 +17,6 @@ from forge_consensus.errors import (
     NotStartedError,
     OutcomeUnknownError,
 )
-from forge_consensus.limits import Limits
 from forge_consensus.storage.machine import Command
 from tests.client_fakes import FakeCluster
 

@@ -8,8 +8,8 @@ from collections.abc import Callable
 import pytest
 
 from forge_consensus.actors.messages import Refused, Submit, WireMessage
+from forge_consensus.client.limits import Limits
 from forge_consensus.errors import OutcomeUnknownError
-from forge_consensus.limits import Limits
 from tests.client_fakes import Hook
 from tests.client_world import NODES, World
 
@@ -75,9 +75,7 @@ def test_each_command_is_applied_at_most_once_and_ends_by_its_deadline(seed: int
     for turn in range(600):
         if turn % 2 == 0:
             timeout = dice.choice((0.05, 0.5, 3.0))
-            pendings += [
-                world.put(f"{turn}-{n}", timeout=timeout) for n in range(dice.randrange(4))
-            ]
+            pendings += [world.put(f"{turn}-{n}", timeout=timeout) for n in range(dice.randrange(4))]
             pendings.append(world.get("0-0", dice.choice(("linearizable", "stale")), timeout))
         shake(world, dice, expiry=True)
         world.step()

@@ -13,7 +13,8 @@ from forge_consensus.actors.messages import (
     Submit,
     WireMessage,
 )
-from forge_consensus.endpoints import parse_endpoints
+from forge_consensus.client.endpoints import parse_endpoints
+from forge_consensus.client.limits import Limits
 from forge_consensus.errors import (
     BusyError,
     CommandTooLargeError,
@@ -24,7 +25,6 @@ from forge_consensus.errors import (
     OutcomeUnknownError,
     SessionExpiredError,
 )
-from forge_consensus.limits import Limits
 from tests.client_fakes import Session
 from tests.client_world import World
 
@@ -144,9 +144,7 @@ def test_a_new_leader_gets_everything_outstanding_in_order() -> None:
     world.group.elect("n2")
     assert world.settle() < 0.03
     assert all(pending.error is None for pending in pendings)
-    (again,) = [
-        message for _, name, message in world.sent if name == "h:2" and isinstance(message, Submit)
-    ]
+    (again,) = [message for _, name, message in world.sent if name == "h:2" and isinstance(message, Submit)]
     assert [number for number, _ in again.commands] == list(range(2, 52))
     assert again.done_below == 2
 
@@ -156,9 +154,7 @@ def test_a_silent_leader_is_doubted_and_its_successor_found() -> None:
     world.mute.add("h:1")
     pending = world.put("k")
     world.run(0.5)
-    asked = {
-        (name, message.known_term) for _, name, message in world.sent if isinstance(message, Locate)
-    }
+    asked = {(name, message.known_term) for _, name, message in world.sent if isinstance(message, Locate)}
     assert asked == {("h:1", 0), ("h:2", 1), ("h:3", 1)}
     world.group.elect("n3")
     assert world.settle() < 0.05
@@ -206,9 +202,7 @@ def test_two_nodes_that_name_each_other_are_not_asked_in_a_frenzy() -> None:
 def test_a_busy_leader_is_asked_again_with_growing_pauses() -> None:
     world = led()
     world.group.hook = lambda node, message: (
-        [Refused("CONSENSUS_BUSY", "too much", "n1", "h:1", 1)]
-        if isinstance(message, Submit)
-        else None
+        [Refused("CONSENSUS_BUSY", "too much", "n1", "h:1", 1)] if isinstance(message, Submit) else None
     )
     pending = world.put("k", timeout=3.0)
     world.settle()
@@ -424,9 +418,7 @@ def test_an_idle_client_says_nothing() -> None:
     assert world.sent == []
 
 
-@pytest.mark.parametrize(
-    "given", ["", [], "host", "host:0", "host:70000", ["ok:1", "no port"], [7]]
-)
+@pytest.mark.parametrize("given", ["", [], "host", "host:0", "host:70000", ["ok:1", "no port"], [7]])
 def test_a_bad_endpoint_is_refused_with_what_to_do(given: object) -> None:
     with pytest.raises(InvalidConfigError, match=r"127\.0\.0\.1:7001"):
         parse_endpoints(given)  # type: ignore[arg-type]

@@ -12,7 +12,7 @@ from typing import Any
 import lmdb
 import pytest
 
-from forge_consensus.client import Client
+from forge_consensus.client.sync import Client
 from forge_consensus.errors import ConsensusError, StorageFullError
 from forge_consensus.storage.machine import Command
 from forge_consensus.storage.record import key_of

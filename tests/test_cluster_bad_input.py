@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from forge_consensus.actors.messages import GetStatus, Hello, HelloReply, Refused, Status, Submit
-from forge_consensus.client import Client
+from forge_consensus.client.sync import Client
 from forge_consensus.errors import (
     ClusterNotFoundError,
     CommandTooLargeError,
@@ -244,7 +244,7 @@ def last_status(peer: RawPeer) -> object:
 
 SLEEPER = """
 import os, signal, sys, time
-from forge_consensus.client import Client
+from forge_consensus.client.sync import Client
 from forge_consensus.storage.machine import Command
 client = Client(sys.argv[1].split(","), 30.0)
 client.put("heavy", b"x" * 20_000)

@@ -28,7 +28,7 @@ from forge_consensus.actors.messages import (
     SessionOpened,
     VoteReply,
 )
-from forge_consensus.client import Client
+from forge_consensus.client.sync import Client
 from forge_consensus.events.bus import EventBus
 from forge_consensus.node import Node, Settings
 from forge_consensus.storage.identity import BOOTS

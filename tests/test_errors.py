@@ -82,11 +82,7 @@ def test_the_two_errors_named_otherwise_keep_the_codes_of_the_seed() -> None:
 
 
 def test_no_two_errors_share_a_code() -> None:
-    kinds = [
-        kind
-        for kind in vars(errors).values()
-        if isinstance(kind, type) and issubclass(kind, ConsensusError)
-    ]
+    kinds = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, ConsensusError)]
     assert len(kinds) == len(BY_CODE)
 
 

@@ -19,14 +19,14 @@ from typing import Any
 import pytest
 import zmq
 
-from forge_consensus.client import Client
+from forge_consensus.client.sync import Client
 from forge_consensus.errors import ClusterNotFoundError, ConnectionFailedError, ConsensusError, InvalidConfigError
-from forge_consensus.event_feed import EventFeed, Gap, Position
 from forge_consensus.events.bus import EventBus
 from forge_consensus.events.encoding import from_json_line, from_msgpack
 from forge_consensus.events.stream import StreamEndedError
 from forge_consensus.events.types import ConsensusEvent, LeaderElected, LogCommitted
-from forge_consensus.following import Following
+from forge_consensus.feed.event_feed import EventFeed, Gap, Position
+from forge_consensus.feed.following import Following
 from forge_consensus.node import Node, Settings
 from forge_consensus.storage.journal import TIME_BYTES
 from forge_consensus.storage.limits import Limits

@@ -110,8 +110,6 @@ def test_the_end_is_never_dropped_to_make_room() -> None:
     ("queue_max", "when_full", "block_ms_max"),
     [(0, "block", 1.0), (1, "explode", 1.0), (1, "block", 0.0), (1, "block", float("nan"))],
 )
-def test_options_out_of_range_are_refused(
-    queue_max: int, when_full: WhenFull, block_ms_max: float
-) -> None:
+def test_options_out_of_range_are_refused(queue_max: int, when_full: WhenFull, block_ms_max: float) -> None:
     with pytest.raises(ValueError, match=r"queue_max|when_full|block_ms_max"):
         Backlog[LogAppended](queue_max, when_full, block_ms_max, TurnBudget())

@@ -96,8 +96,7 @@ def test_handlers_are_kept_alive(bus: EventBus) -> None:
 def test_each_listener_sees_the_order_of_publishing(kinds: list[int], inline: list[bool]) -> None:
     bus = EventBus()
     published = [
-        (NodeStarted(sequence=number), NodeStopped(sequence=number), ELECTED)[kind]
-        for number, kind in enumerate(kinds)
+        (NodeStarted(sequence=number), NodeStopped(sequence=number), ELECTED)[kind] for number, kind in enumerate(kinds)
     ]
     seen: list[list[ConsensusEvent]] = [[], [], []]
     bus.subscribe(ConsensusEvent, seen[0].append, inline=inline[0])

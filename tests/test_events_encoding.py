@@ -259,9 +259,7 @@ def test_garbage_is_refused(garbage: bytes) -> None:
 
 
 @given(EVENTS, st.data())
-def test_a_body_with_a_wrong_byte_is_an_event_or_refused(
-    event: ConsensusEvent, data: st.DataObject
-) -> None:
+def test_a_body_with_a_wrong_byte_is_an_event_or_refused(event: ConsensusEvent, data: st.DataObject) -> None:
     damaged = bytearray(to_msgpack(event))
     damaged[data.draw(st.integers(0, len(damaged) - 1))] = data.draw(st.integers(0, 255))
     try:

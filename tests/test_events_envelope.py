@@ -9,9 +9,7 @@ from forge_consensus.events.types import LeaderElected, NodeStarted, QuorumLost
 
 
 def stamped(event: E) -> E:
-    return stamp(
-        event, node_id="n1", cluster_id="demo", term=7, sequence=42, time=1.5, monotonic=2.5
-    )
+    return stamp(event, node_id="n1", cluster_id="demo", term=7, sequence=42, time=1.5, monotonic=2.5)
 
 
 def test_an_actor_gives_the_payload_only() -> None:

@@ -76,7 +76,7 @@ def test_importing_everything_configures_nothing() -> None:
     program = (
         "import logging, loguru\n"
         "before = repr(loguru.logger), logging.getLogger().handlers[:]\n"
-        "import forge_consensus.node, forge_consensus.client, forge_consensus.node_metrics\n"
+        "import forge_consensus.node, forge_consensus.client.sync, forge_consensus.node_metrics\n"
         "import forge_consensus.events.log_lines, forge_consensus.events.log_setup\n"
         "assert before == (repr(loguru.logger), logging.getLogger().handlers[:])\n"
     )

@@ -46,6 +46,4 @@ def test_an_unknown_event_is_chosen_by_the_name_that_it_came_with() -> None:
 
 
 def test_a_selection_names_itself() -> None:
-    assert str(Selection.of(QuorumLost, "consensus.leader.*")) == (
-        "consensus.cluster.quorum.lost, consensus.leader.*"
-    )
+    assert str(Selection.of(QuorumLost, "consensus.leader.*")) == ("consensus.cluster.quorum.lost, consensus.leader.*")

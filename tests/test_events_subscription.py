@@ -47,9 +47,7 @@ def test_a_failing_handler_harms_no_other(bus: EventBus, lines: list[str], inlin
     assert (good.delivered, good.failed, bad.delivered, bad.failed) == (100, 0, 0, 100)
 
 
-def test_a_handler_that_always_fails_is_logged_once_a_second(
-    bus: EventBus, lines: list[str]
-) -> None:
+def test_a_handler_that_always_fails_is_logged_once_a_second(bus: EventBus, lines: list[str]) -> None:
     bus.slow_ms_max = 60_000.0
     bad = bus.subscribe(LogAppended, fail, inline=True)
     for index in range(1, 101):

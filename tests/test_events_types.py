@@ -32,11 +32,7 @@ def test_what_is_missing_is_known_by_name() -> None:
 
 
 def test_every_event_class_is_registered_and_exported() -> None:
-    written = {
-        value
-        for value in vars(types).values()
-        if isinstance(value, type) and issubclass(value, ConsensusEvent)
-    }
+    written = {value for value in vars(types).values() if isinstance(value, type) and issubclass(value, ConsensusEvent)}
     assert written - {ConsensusEvent, UnknownEvent} == set(EVENT_TYPES.values())
     assert {event_type.__name__ for event_type in written} <= set(types.__all__)
 

@@ -14,7 +14,7 @@ from forge_consensus.actors.messages import EventPage, ReadEvents
 from forge_consensus.actors.retelling import page_of
 from forge_consensus.events.encoding import to_msgpack
 from forge_consensus.events.types import BecameLeader, ConsensusEvent, LogAppended, LogCommitted, QuorumLost, stamp
-from forge_consensus.following import Following, Gap, Position, Since, Told, Wanted
+from forge_consensus.feed.following import Following, Gap, Position, Since, Told, Wanted
 from forge_consensus.storage.memory_tables import MemoryTables
 from tests.test_storage_journal import START_MS, Teller
 

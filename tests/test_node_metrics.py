@@ -13,7 +13,7 @@ import pytest
 from loguru import logger
 from prometheus_client import CollectorRegistry
 
-from forge_consensus.client import Client
+from forge_consensus.client.sync import Client
 from forge_consensus.errors import CommandError, InvalidConfigError, TransportUnavailableError
 from forge_consensus.events.bus import EventBus
 from forge_consensus.events.metrics_server import serve

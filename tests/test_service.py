@@ -29,8 +29,8 @@ from forge_consensus import (
     OutcomeUnknownError,
     TransportUnavailableError,
 )
-from forge_consensus.client import Client
-from forge_consensus.endpoints import LOCAL
+from forge_consensus.client.endpoints import LOCAL
+from forge_consensus.client.sync import Client
 from forge_consensus.events.types import LeaderElected, NodeStarted, NodeStopped
 from tests.service_world import ANY, Services, eventually, free_ports, leader_and_others
 

@@ -21,7 +21,7 @@ from forge_consensus import (
     KeyValueMachine,
 )
 from forge_consensus.events.types import LogCompacted, SnapshotCompleted, SnapshotRestored
-from forge_consensus.machines import MachineChoice
+from forge_consensus.service.machines import MachineChoice
 from forge_consensus.storage.limits import Limits
 from forge_consensus.storage.machine import ApplyFaultError, Entry
 from tests.service_machines import Notebook

@@ -29,7 +29,7 @@ from forge_consensus import (
     TransportUnavailableError,
 )
 from forge_consensus.events.types import LeaderElected, NodeStarted, NodeStopped
-from forge_consensus.process_node import FRESH_S, ProcessNode, reachable
+from forge_consensus.service.process_node import FRESH_S, ProcessNode, reachable
 from tests.service_machines import Notebook, Titled
 from tests.service_world import ANY, Services, eventually, leader_and_others
 

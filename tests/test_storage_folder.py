@@ -146,9 +146,7 @@ def test_a_folder_without_write_permission_is_explained(tmp_path: Path) -> None:
         Folder(tmp_path)
 
 
-def test_a_failed_start_does_not_keep_the_lock(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_failed_start_does_not_keep_the_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(folder: Folder) -> None:
         raise OSError(errno.EIO, "Input/output error")
 

@@ -210,9 +210,7 @@ def test_an_old_generation_is_dropped_in_slices() -> None:
         machine.drop_generation(Batch(), 256, 10)
 
 
-@pytest.mark.parametrize(
-    "chunk", [b"", b"\xc1", b"\x01", b"\x91\x01", b"\x91\x92\x01\x02", b"\x91\x92\xc4\x01a\x01"]
-)
+@pytest.mark.parametrize("chunk", [b"", b"\xc1", b"\x01", b"\x91\x01", b"\x91\x92\x01\x02", b"\x91\x92\xc4\x01a\x01"])
 def test_a_chunk_that_is_none_is_corruption_and_changes_nothing(chunk: bytes) -> None:
     batch = Batch()
     with pytest.raises(CorruptionError):

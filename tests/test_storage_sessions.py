@@ -99,22 +99,16 @@ class Naive:
         return result(time_ms)
 
     def state(self) -> dict[int, Any]:
-        return {
-            row["id"]: (row["last"], row["ttl"], row["mark"], dict(row["kept"]))
-            for row in self.rows
-        }
+        return {row["id"]: (row["last"], row["ttl"], row["mark"], dict(row["kept"])) for row in self.rows}
 
 
 def state_of(sessions: Sessions) -> dict[int, Any]:
     return {
-        session: (state.last_ms, state.ttl_ms, state.done_below, state.kept)
-        for session, state in sessions.live.items()
+        session: (state.last_ms, state.ttl_ms, state.done_below, state.kept) for session, state in sessions.live.items()
     }
 
 
-COMMANDS = st.tuples(
-    st.just("command"), st.integers(0, 5), st.integers(0, 9), st.integers(0, 9), st.integers(0, 8)
-)
+COMMANDS = st.tuples(st.just("command"), st.integers(0, 5), st.integers(0, 9), st.integers(0, 9), st.integers(0, 8))
 STEPS = st.one_of(
     COMMANDS,
     st.tuples(st.just("open"), st.integers(1, 20), st.integers(0, 8)),
@@ -159,9 +153,7 @@ def test_sessions_and_their_naive_twin_agree_after_any_steps(steps: list[tuple[A
 
 @settings(deadline=None, max_examples=200)
 @given(st.lists(COMMANDS, max_size=40), st.integers(1, 10))
-def test_how_commands_are_cut_into_runs_changes_nothing(
-    steps: list[tuple[Any, ...]], run_count: int
-) -> None:
+def test_how_commands_are_cut_into_runs_changes_nothing(steps: list[tuple[Any, ...]], run_count: int) -> None:
     single, batched = Sessions(10, KEPT_MAX), Sessions(10, KEPT_MAX)
     for sessions in (single, batched):
         for index in (1, 2, 3):

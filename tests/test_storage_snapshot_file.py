@@ -70,9 +70,7 @@ def test_a_state_that_raises_leaves_nothing_behind(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_disk_that_refuses_leaves_nothing_behind(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_disk_that_refuses_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(descriptor: int) -> None:
         raise OSError(28, "No space left on device")
 
@@ -82,9 +80,7 @@ def test_a_disk_that_refuses_leaves_nothing_behind(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_large_snapshot_is_flushed_on_the_way(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_large_snapshot_is_flushed_on_the_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     flushes: list[int] = []
     monkeypatch.setattr(os, "fsync", flushes.append)
     monkeypatch.setattr(snapshot_file, "FLUSH_BYTES", 1000)
@@ -260,9 +256,7 @@ def test_an_aborted_transfer_leaves_nothing_and_can_begin_again(tmp_path: Path) 
     assert receive(tmp_path / "to", sent).size_bytes == sent.size_bytes
 
 
-def test_a_receiver_without_room_fails_as_a_snapshot(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_receiver_without_room_fails_as_a_snapshot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(descriptor: int) -> None:
         raise OSError(28, "No space left on device")
 

@@ -154,9 +154,7 @@ def test_an_empty_batch_is_no_transaction(tables: Tables) -> None:
         [(b"b", b"")],
     ],
 )
-def test_appending_out_of_order_fails_the_whole_batch(
-    tables: Tables, items: list[KeyValue]
-) -> None:
+def test_appending_out_of_order_fails_the_whole_batch(tables: Tables, items: list[KeyValue]) -> None:
     commit(tables, lambda batch: batch.put("log", b"b", b"old"))
 
     def build(batch: Batch) -> None:

@@ -99,10 +99,7 @@ def test_the_list_of_packages_equals_the_folders() -> None:
     with (ROOT / "pyproject.toml").open("rb") as file:
         setuptools = tomllib.load(file)["tool"]["setuptools"]
     folders = {path.parent.relative_to(ROOT).parts for path in SOURCES}
-    found = {
-        ".".join(parts if parts[0] == "forge_consensus" else ("forge_consensus", *parts))
-        for parts in folders
-    }
+    found = {".".join(parts if parts[0] == "forge_consensus" else ("forge_consensus", *parts)) for parts in folders}
     listed = set(setuptools["packages"])
     # a folder that holds no module yet may be listed already
     assert found <= listed <= found | {f"forge_consensus.{name}" for name in INSTALLED}
@@ -133,12 +130,9 @@ def test_public_names_resolve_as_far_as_their_modules_exist() -> None:
 
 def test_importing_the_package_imports_no_part_of_it() -> None:
     program = (
-        "import sys, forge_consensus; "
-        "print([name for name in sys.modules if name.startswith('forge_consensus.')])"
+        "import sys, forge_consensus; print([name for name in sys.modules if name.startswith('forge_consensus.')])"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True
-    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 
 

@@ -7,7 +7,7 @@ import time
 from collections import Counter
 from typing import Any
 
-from forge_consensus.client import Client
+from forge_consensus.client.sync import Client
 from forge_consensus.errors import ConsensusError, OutcomeUnknownError
 from forge_consensus.storage.machine import Command
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from forge_consensus.actors.options import Options
-from forge_consensus.client import Client
+from forge_consensus.client.sync import Client
 from tests.cluster import ProcessCluster
 
 SETTLE_SECONDS = 2.0

@@ -61,9 +61,7 @@ def listen(address: str, count: int) -> None:
 def start_listeners(address: str) -> subprocess.Popen[bytes]:
     """Ten remote subscribers in a process of their own; returns it when events have arrived."""
     arguments = [sys.executable, "-m", "tests.benchmarks.subscribers", "--listen", address]
-    process = subprocess.Popen(
-        arguments, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE
-    )
+    process = subprocess.Popen(arguments, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE)
     return process
 
 
@@ -125,9 +123,7 @@ def measure(rounds: int, seconds: float, kills: int) -> dict[str, Any]:
                     found[kind]["leader_us_per_command"].append(round(cost, 1))
                     if kind in WITH_FAILOVER:
                         found[kind]["failover_ms"] += [round(value, 1) for value in failovers(cluster, kills)]
-    medians = {
-        kind: {name: median(values) for name, values in rows.items() if values} for kind, rows in found.items()
-    }
+    medians = {kind: {name: median(values) for name, values in rows.items() if values} for kind, rows in found.items()}
     return {
         "work": "subscribers",
         "rounds": rounds,

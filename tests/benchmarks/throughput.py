@@ -21,7 +21,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from forge_consensus.client import Client
+from forge_consensus.client.sync import Client
 from forge_consensus.storage.machine import Command
 from tests.benchmarks.failover import percentile
 from tests.cluster import ProcessCluster

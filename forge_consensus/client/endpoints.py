@@ -134,9 +134,7 @@ class Directory:
             return False
         self.cluster = answer.cluster
         endpoint.node = answer.node
-        endpoint.said = (
-            f"{answer.node} says that {answer.leader or 'nobody'} leads in term {answer.term}"
-        )
+        endpoint.said = f"{answer.node} says that {answer.leader or 'nobody'} leads in term {answer.term}"
         known = {other.node for other in self.endpoints.values()}
         for node, address in answer.members:
             if self.follow and node not in known and address and len(self.endpoints) < ENDPOINTS_MAX:

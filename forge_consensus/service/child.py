@@ -1,7 +1,7 @@
 """The child: the process that runs a service's node, told what to be by its first line and ended by the end of input.
 
-Run as ``python -m forge_consensus.child``. The first line of its input is JSON (see `blueprint_of`); when the input
-ends, or its parent is another process than before, it stops. Its output is lines of JSON: open, running, error, event.
+Run as ``python -m forge_consensus.service.child``. The first line of its input is JSON (see `blueprint_of`); when the
+input ends, or its parent is another process than before, it stops. Its output is lines of JSON: open, running, error, event.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from forge_consensus.errors import ConsensusError
 from forge_consensus.events.bus import EventBus
 from forge_consensus.events.encoding import to_msgpack
 from forge_consensus.events.types import NodeStopped
-from forge_consensus.machines import MachineChoice
 from forge_consensus.node import Node, Settings
+from forge_consensus.service.machines import MachineChoice
+from forge_consensus.service.thread_node import typed
 from forge_consensus.storage.limits import Limits
-from forge_consensus.thread_node import typed
 
 LOOK_SECONDS = 0.5
 """How often the child looks whether its parent is still the same."""

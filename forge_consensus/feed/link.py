@@ -12,8 +12,9 @@ from typing import Any, Protocol
 import zmq
 
 from forge_consensus.actors.messages import EventPage, Locate, Located, Refused, WireMessage
-from forge_consensus.ears import Ear, reachable
-from forge_consensus.endpoints import ENDPOINTS_MAX, parse_endpoint
+from forge_consensus.client.endpoints import ENDPOINTS_MAX, parse_endpoint
+from forge_consensus.client.wakeup import Wakeup
+from forge_consensus.client.wires import Wire, packed, unpacked
 from forge_consensus.errors import (
     ClusterNotFoundError,
     ConnectionFailedError,
@@ -22,9 +23,8 @@ from forge_consensus.errors import (
     OperationFailedError,
 )
 from forge_consensus.events.encoding import EventDecodeError, from_msgpack
-from forge_consensus.following import Following, Position, Since, Told, Wanted
-from forge_consensus.wakeup import Wakeup
-from forge_consensus.wires import Wire, packed, unpacked
+from forge_consensus.feed.ears import Ear, reachable
+from forge_consensus.feed.following import Following, Position, Since, Told, Wanted
 
 WAIT_S_MAX = 0.5
 MEMBERS_S = 5.0
@@ -139,7 +139,7 @@ class FeedLink:
         except ConsensusError as fault:
             error = fault
         except Exception as fault:
-            logging.getLogger("forge_consensus.feed").exception("the feed's thread failed")
+            logging.getLogger("forge_consensus.service.feed").exception("the feed's thread failed")
             error = OperationFailedError(f"the feed's thread failed: {type(fault).__name__}: {fault}")
         for source in self.sources.values():
             self.stop_listening(source)

@@ -18,11 +18,10 @@ from forge_consensus.actors.messages import (
     Submit,
     WireMessage,
 )
-from forge_consensus.endpoints import Directory, Endpoint
-from forge_consensus.errors import NotLeaderError, NotStartedError, OutcomeUnknownError, SessionExpiredError
-from forge_consensus.lane import Lane
-from forge_consensus.limits import Limits, Patience
-from forge_consensus.outcome import (
+from forge_consensus.client.endpoints import Directory, Endpoint
+from forge_consensus.client.lane import Lane
+from forge_consensus.client.limits import Limits, Patience
+from forge_consensus.client.outcome import (
     NOT_LEADING,
     OUTCOME_UNKNOWN,
     SESSION_TEXT,
@@ -31,9 +30,10 @@ from forge_consensus.outcome import (
     result_error,
     retried,
 )
-from forge_consensus.pending import Pending, PendingAsk, PendingRead
-from forge_consensus.questions import Questions
-from forge_consensus.reads import Reads
+from forge_consensus.client.pending import Pending, PendingAsk, PendingRead
+from forge_consensus.client.questions import Questions
+from forge_consensus.client.reads import Reads
+from forge_consensus.errors import NotLeaderError, NotStartedError, OutcomeUnknownError, SessionExpiredError
 
 SESSION_EXPIRED = SessionExpiredError.code
 TICK_S = 0.02
@@ -283,9 +283,7 @@ class SessionCore:
         directory = self.directory
         if message.code in NOT_LEADING:
             directory.dismiss(endpoint)
-        moved = directory.consider(
-            endpoint, message.leader, message.address, message.term, self.now
-        )
+        moved = directory.consider(endpoint, message.leader, message.address, message.term, self.now)
         self.patience.lost(self.now)
         if moved:
             self.start_over()
@@ -326,9 +324,7 @@ class SessionCore:
         """Everything unanswered ends: what was sent as unknown, the rest as not carried out."""
         for pending in [*self.commands.clear(), *self.reads.clear(), *self.questions.clear()]:
             if pending.sends > 0 and not isinstance(pending, PendingRead):
-                pending.error = OutcomeUnknownError(
-                    f"{reason} (the command was sent before, and may be carried out)"
-                )
+                pending.error = OutcomeUnknownError(f"{reason} (the command was sent before, and may be carried out)")
             else:
                 pending.error = NotStartedError(reason)
             self.resolved.append(pending)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from math import inf
 from typing import Any, Generic, TypeVar
 
-from forge_consensus.pending import Pending
+from forge_consensus.client.pending import Pending
 
 P = TypeVar("P", bound=Pending[Any])
 
@@ -31,9 +31,7 @@ class Lane(Generic[P]):
     It is told the time and decides nothing about it.
     """
 
-    def __init__(
-        self, numbers: Iterator[int], *, items_max: int, bytes_max: int, open_max: int
-    ) -> None:
+    def __init__(self, numbers: Iterator[int], *, items_max: int, bytes_max: int, open_max: int) -> None:
         self.numbers = numbers
         self.last = 0
         """The highest number given."""
@@ -113,9 +111,7 @@ class Lane(Generic[P]):
         """Forget flights of which everything is answered."""
         opened = self.open
         self.flights = {
-            request: flight
-            for request, flight in self.flights.items()
-            if not opened.keys().isdisjoint(flight.numbers)
+            request: flight for request, flight in self.flights.items() if not opened.keys().isdisjoint(flight.numbers)
         }
         self.purge_at = 2 * len(self.flights) + FLIGHTS_KEPT
 

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 import click
 
-from forge_consensus.endpoints import parse_endpoints
+from forge_consensus.client.endpoints import parse_endpoints
 from forge_consensus.errors import InvalidConfigError
 
 TIMEOUT_S = 5.0

@@ -84,7 +84,7 @@ class Pending(Generic[T]):
         try:
             callback()
         except Exception:
-            logging.getLogger("forge_consensus.client").exception("a callback of a command failed")
+            logging.getLogger("forge_consensus.client.sync").exception("a callback of a command failed")
 
     def done(self) -> bool:
         """Whether the outcome is known, be it a result or an error."""

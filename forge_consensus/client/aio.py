@@ -9,11 +9,11 @@ from types import TracebackType
 from typing import Any, Self, cast
 
 from forge_consensus.actors.messages import Located
-from forge_consensus.client import SCAN_LIMIT, TIMEOUT_S, Calls, ReadDetail
-from forge_consensus.limits import Limits
-from forge_consensus.pending import Pending, PendingRead
+from forge_consensus.client.limits import Limits
+from forge_consensus.client.pending import Pending, PendingRead
+from forge_consensus.client.sync import SCAN_LIMIT, TIMEOUT_S, Calls, ReadDetail
+from forge_consensus.client.wires import LocalPort
 from forge_consensus.storage.machine import Command
-from forge_consensus.wires import LocalPort
 
 
 class AsyncClient(Calls):
@@ -116,9 +116,7 @@ class AsyncClient(Calls):
         """Carry out a command and return what the machine returned."""
         return await (await self.submit(command, timeout))
 
-    async def read(
-        self, query: Any, consistency: str = "linearizable", timeout: float | None = None
-    ) -> Any:
+    async def read(self, query: Any, consistency: str = "linearizable", timeout: float | None = None) -> Any:
         """Answer a query, as `Client.read`."""
         return await self.start(self.query(query, consistency, timeout))
 
@@ -134,9 +132,7 @@ class AsyncClient(Calls):
         """Set a key to a value."""
         return await self.apply(Command("set", {"key": key, "value": value}, correlation_id), timeout)
 
-    async def get(
-        self, key: str, consistency: str = "linearizable", timeout: float | None = None
-    ) -> Any:
+    async def get(self, key: str, consistency: str = "linearizable", timeout: float | None = None) -> Any:
         """The value of a key, None if it has none."""
         return await self.read(key, consistency, timeout)
 
@@ -151,9 +147,7 @@ class AsyncClient(Calls):
         payload = {"key": key, "expected": expected, "value": value}
         return bool(await self.apply(Command("cas", payload, correlation_id), timeout))
 
-    async def incr(
-        self, key: str, by: int = 1, timeout: float | None = None, correlation_id: str | None = None
-    ) -> int:
+    async def incr(self, key: str, by: int = 1, timeout: float | None = None, correlation_id: str | None = None) -> int:
         """Add to a number and return the sum; a missing key counts as 0."""
         return cast("int", await self.apply(Command("increment", {"key": key, "by": by}, correlation_id), timeout))
 
@@ -168,9 +162,7 @@ class AsyncClient(Calls):
         pairs = await self.read({"scan": prefix, "limit": limit}, consistency, timeout)
         return [(key, value) for key, value in pairs]
 
-    async def status(
-        self, endpoint: str | None = None, timeout: float | None = None
-    ) -> dict[str, Any]:
+    async def status(self, endpoint: str | None = None, timeout: float | None = None) -> dict[str, Any]:
         """What a node says of itself: the one at that endpoint, or the leader, or any."""
         answer: dict[str, Any] = await self.start(self.status_question(endpoint, timeout))
         return answer

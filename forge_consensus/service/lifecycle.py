@@ -11,20 +11,20 @@ from typing import Literal, Self
 
 from loguru import logger
 
-from forge_consensus.accounts import Meter
 from forge_consensus.actors.options import Options
-from forge_consensus.blocking import refuse_to_wait
-from forge_consensus.client import TIMEOUT_S, Client
+from forge_consensus.client.limits import Limits as ClientLimits
+from forge_consensus.client.sync import TIMEOUT_S, Client
 from forge_consensus.errors import AlreadyStartedError, ConsensusError, InvalidConfigError, NotStartedError
 from forge_consensus.events.bus import EventBus
 from forge_consensus.events.types import BecameLeader, SnapshotCompleted
-from forge_consensus.limits import Limits as ClientLimits
-from forge_consensus.machines import MachineChoice
 from forge_consensus.node import Settings
-from forge_consensus.process_node import ProcessNode
+from forge_consensus.service.accounts import Meter
+from forge_consensus.service.blocking import refuse_to_wait
+from forge_consensus.service.machines import MachineChoice
+from forge_consensus.service.process_node import ProcessNode
+from forge_consensus.service.thread_node import Host, ThreadNode
 from forge_consensus.storage.limits import Limits
 from forge_consensus.storage.lmdb_tables import MAP_BYTES, QUOTA_BYTES
-from forge_consensus.thread_node import Host, ThreadNode
 
 BIND = "127.0.0.1:7000"
 START_S = 30.0

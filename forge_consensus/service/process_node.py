@@ -13,7 +13,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any, cast
 
-from forge_consensus.child import blueprint_of
 from forge_consensus.errors import (
     ConsensusError,
     ConsensusTimeoutError,
@@ -22,10 +21,11 @@ from forge_consensus.errors import (
     error_from_code,
 )
 from forge_consensus.events.bus import EventBus
-from forge_consensus.feed import EventFeed
-from forge_consensus.machines import MachineChoice
 from forge_consensus.node import Settings
-from forge_consensus.thread_node import Glance, OnEnd
+from forge_consensus.service.child import blueprint_of
+from forge_consensus.service.feed import EventFeed
+from forge_consensus.service.machines import MachineChoice
+from forge_consensus.service.thread_node import Glance, OnEnd
 
 FRESH_S = 0.05
 """A status that is not older is not asked for again."""
@@ -65,7 +65,7 @@ class ProcessNode:
 
     def start(self, timeout: float) -> None:
         """Start the process; raises the node's own error if it cannot be opened, `ConsensusTimeoutError`."""
-        command = [sys.executable, "-m", "forge_consensus.child"]
+        command = [sys.executable, "-m", "forge_consensus.service.child"]
         path = [str(Path(__file__).parent.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path)}
         self.process = process = subprocess.Popen(

@@ -9,7 +9,7 @@ from typing import Final
 
 import zmq
 
-from forge_consensus.endpoints import parse_endpoint
+from forge_consensus.client.endpoints import parse_endpoint
 from forge_consensus.errors import InvalidConfigError
 
 NOBLOCK: Final = int(zmq.NOBLOCK)

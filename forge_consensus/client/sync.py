@@ -13,14 +13,14 @@ from typing import Any, Self, cast
 import msgpack
 
 from forge_consensus.actors.messages import GetStatus, Locate, Located
-from forge_consensus.endpoints import LOCAL, LOCATE_WAIT_MS, parse_endpoint, parse_endpoints
+from forge_consensus.client.endpoints import LOCAL, LOCATE_WAIT_MS, parse_endpoint, parse_endpoints
+from forge_consensus.client.limits import Limits
+from forge_consensus.client.link import Deliver, Link, finish_all
+from forge_consensus.client.pending import Pending, PendingAsk, PendingRead
+from forge_consensus.client.reads import CONSISTENCIES
+from forge_consensus.client.wires import LocalPort
 from forge_consensus.errors import CommandTooLargeError, InvalidConfigError
-from forge_consensus.limits import Limits
-from forge_consensus.link import Deliver, Link, finish_all
-from forge_consensus.pending import Pending, PendingAsk, PendingRead
-from forge_consensus.reads import CONSISTENCIES
 from forge_consensus.storage.machine import COMMAND_BYTES_MAX, Command
-from forge_consensus.wires import LocalPort
 
 TIMEOUT_S = 5.0
 SCAN_LIMIT = 1000
@@ -58,9 +58,7 @@ class Calls:
         correlate: bool = False,
     ) -> None:
         if not timeout > 0:
-            raise InvalidConfigError(
-                f"timeout is {timeout!r}: expected seconds above 0, such as 5.0"
-            )
+            raise InvalidConfigError(f"timeout is {timeout!r}: expected seconds above 0, such as 5.0")
         if port is None or endpoints:
             endpoints = parse_endpoints(endpoints)
         self.timeout = timeout
@@ -92,15 +90,11 @@ class Calls:
     def query(self, query: Any, consistency: str, timeout: float | None) -> PendingRead[Any]:
         """The query, not yet handed over."""
         if consistency not in CONSISTENCIES:
-            raise InvalidConfigError(
-                f"consistency is {consistency!r}: expected one of {', '.join(CONSISTENCIES)}"
-            )
+            raise InvalidConfigError(f"consistency is {consistency!r}: expected one of {', '.join(CONSISTENCIES)}")
         payload = cast("bytes", msgpack.packb(query))
         return PendingRead(payload, self.deadline(timeout), consistency)
 
-    def status_question(
-        self, endpoint: str | None, timeout: float | None
-    ) -> PendingAsk[dict[str, Any]]:
+    def status_question(self, endpoint: str | None, timeout: float | None) -> PendingAsk[dict[str, Any]]:
         """The question for a node's status, not yet handed over."""
         name = "" if endpoint is None else endpoint
         if name not in {"", LOCAL}:
@@ -196,9 +190,7 @@ class Client(Calls, KeyCalls):
         self.link.hand_over(pending)
         return pending
 
-    def read(
-        self, query: Any, consistency: str = "linearizable", timeout: float | None = None
-    ) -> Any:
+    def read(self, query: Any, consistency: str = "linearizable", timeout: float | None = None) -> Any:
         """Answer a query: a key, or what else the machine understands.
 
         ``linearizable`` sees everything that was acknowledged before the call; ``lease`` does so
@@ -206,9 +198,7 @@ class Client(Calls, KeyCalls):
         """
         return self.ask_query(query, consistency, timeout).result()
 
-    def read_detail(
-        self, query: Any, consistency: str = "linearizable", timeout: float | None = None
-    ) -> ReadDetail:
+    def read_detail(self, query: Any, consistency: str = "linearizable", timeout: float | None = None) -> ReadDetail:
         """Answer a query and say as of when."""
         pending = self.ask_query(query, consistency, timeout)
         return ReadDetail(pending.result(), pending.applied, pending.stale_ms)

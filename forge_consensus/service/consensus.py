@@ -6,7 +6,14 @@ import copy
 import time
 from typing import Any
 
-from forge_consensus.accounts import (
+from forge_consensus.actors.quorum import majority
+from forge_consensus.client.aio import AsyncClient
+from forge_consensus.client.pending import Pending
+from forge_consensus.client.sync import KeyCalls, ReadDetail
+from forge_consensus.client.wires import LocalPort
+from forge_consensus.errors import ConsensusError, NoLeaderError, NoQuorumError, NotStartedError, UnavailableError
+from forge_consensus.events.bus import EventBus
+from forge_consensus.service.accounts import (
     ClusterInfo,
     ConsensusStats,
     HealthStatus,
@@ -15,17 +22,10 @@ from forge_consensus.accounts import (
     health_of_none,
     stats_of,
 )
-from forge_consensus.actors.quorum import majority
-from forge_consensus.aio import AsyncClient
-from forge_consensus.blocking import refuse_to_wait
-from forge_consensus.client import KeyCalls, ReadDetail
-from forge_consensus.errors import ConsensusError, NoLeaderError, NoQuorumError, NotStartedError, UnavailableError
-from forge_consensus.events.bus import EventBus
-from forge_consensus.lifecycle import ServiceLifecycle
-from forge_consensus.pending import Pending
+from forge_consensus.service.blocking import refuse_to_wait
+from forge_consensus.service.lifecycle import ServiceLifecycle
+from forge_consensus.service.thread_node import Glance
 from forge_consensus.storage.machine import Command
-from forge_consensus.thread_node import Glance
-from forge_consensus.wires import LocalPort
 
 STATUS_S = 1.0
 """How long a question about the node may take, where the node is another process."""

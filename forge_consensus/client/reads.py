@@ -8,10 +8,10 @@ from math import inf
 from typing import Any
 
 from forge_consensus.actors.messages import Read, ReadResults
-from forge_consensus.endpoints import Directory, Endpoint
-from forge_consensus.lane import Lane
-from forge_consensus.outcome import result_error
-from forge_consensus.pending import PendingRead
+from forge_consensus.client.endpoints import Directory, Endpoint
+from forge_consensus.client.lane import Lane
+from forge_consensus.client.outcome import result_error
+from forge_consensus.client.pending import PendingRead
 
 STALE = "stale"
 CONSISTENCIES = ("linearizable", "lease", STALE)
@@ -23,16 +23,12 @@ class Reads:
     Stale ones go to the nearest endpoint, all others to the leader.
     """
 
-    def __init__(
-        self, directory: Directory, prefer: str, lane: Callable[[Iterator[int]], Lane[Any]]
-    ) -> None:
+    def __init__(self, directory: Directory, prefer: str, lane: Callable[[Iterator[int]], Lane[Any]]) -> None:
         self.directory = directory
         self.prefer = prefer
         """The endpoint that answers stale reads, if it is connected."""
         numbers = itertools.count(1)
-        self.lanes: dict[str, Lane[PendingRead[Any]]] = {
-            name: lane(numbers) for name in CONSISTENCIES
-        }
+        self.lanes: dict[str, Lane[PendingRead[Any]]] = {name: lane(numbers) for name in CONSISTENCIES}
         self.stale = self.lanes[STALE]
         self.strict = [lane for name, lane in self.lanes.items() if name != STALE]
         self.asked = ""
@@ -101,9 +97,7 @@ class Reads:
                     return endpoint
         return connected[0] if connected else None
 
-    def outgoing(
-        self, now: float, leader: Endpoint | None, requests: Iterator[int]
-    ) -> Iterator[tuple[str, Read, int]]:
+    def outgoing(self, now: float, leader: Endpoint | None, requests: Iterator[int]) -> Iterator[tuple[str, Read, int]]:
         """The frames to send now; those for the leader only if there is one that may be asked."""
         for consistency, lane in self.lanes.items():
             if not lane.sendable():

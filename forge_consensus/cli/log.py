@@ -8,8 +8,8 @@ from pathlib import Path
 import click
 import msgpack
 
-from forge_consensus.cli import Commands
-from forge_consensus.cli_options import output_option
+from forge_consensus.cli.main import Commands
+from forge_consensus.cli.options import output_option
 from forge_consensus.errors import CorruptionError
 from forge_consensus.output import bytes_text, json_text
 from forge_consensus.storage.configuration import Configuration

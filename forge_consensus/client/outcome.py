@@ -7,7 +7,8 @@ from typing import Any
 import msgpack
 
 from forge_consensus.actors.messages import Locate, Refused
-from forge_consensus.endpoints import Directory
+from forge_consensus.client.endpoints import Directory
+from forge_consensus.client.pending import Pending, PendingAsk
 from forge_consensus.errors import (
     BY_CODE,
     CommandError,
@@ -20,7 +21,6 @@ from forge_consensus.errors import (
     OutcomeUnknownError,
     error_from_code,
 )
-from forge_consensus.pending import Pending, PendingAsk
 
 COMMAND_FAILED = CommandError.code
 OUTCOME_UNKNOWN = OutcomeUnknownError.code
@@ -51,8 +51,7 @@ def refused_error(message: Refused, *, outcome_unknown: bool) -> ConsensusError:
     """The error of a refusal that sending again does not cure."""
     if outcome_unknown:
         return OutcomeUnknownError(
-            "an earlier attempt may have been carried out; "
-            f"the last was refused: {message.code} {message.text}"
+            f"an earlier attempt may have been carried out; the last was refused: {message.code} {message.text}"
         )
     if message.code == NotLeaderError.code:
         leader, address = message.leader or None, message.address or None
@@ -60,9 +59,7 @@ def refused_error(message: Refused, *, outcome_unknown: bool) -> ConsensusError:
     return error_from_code(message.code, message.text)
 
 
-def late_error(
-    pending: Pending[Any], directory: Directory, *, outcome_unknown: bool
-) -> ConsensusError:
+def late_error(pending: Pending[Any], directory: Directory, *, outcome_unknown: bool) -> ConsensusError:
     """The error of a missed deadline: what is known, and what every endpoint said."""
     account = directory.account()
     if outcome_unknown:

@@ -11,13 +11,13 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from forge_consensus.actors.messages import WireMessage
-from forge_consensus.endpoints import LOCAL, parse_endpoint
+from forge_consensus.client.endpoints import LOCAL, parse_endpoint
+from forge_consensus.client.limits import Limits
+from forge_consensus.client.pending import Pending
+from forge_consensus.client.session import SessionCore
+from forge_consensus.client.wakeup import Wakeup
+from forge_consensus.client.wires import Arrived, LocalPort, Wires
 from forge_consensus.errors import BusyError, ConsensusError, InvalidConfigError, NotStartedError
-from forge_consensus.limits import Limits
-from forge_consensus.pending import Pending
-from forge_consensus.session import SessionCore
-from forge_consensus.wakeup import Wakeup
-from forge_consensus.wires import Arrived, LocalPort, Wires
 
 WAIT_S_MAX = 1.0
 CLOSE_S = 5.0
@@ -167,7 +167,7 @@ class Link:
             while not self.closing:
                 self.turn()
         except Exception as fault:
-            logging.getLogger("forge_consensus.client").exception("the client's thread failed")
+            logging.getLogger("forge_consensus.client.sync").exception("the client's thread failed")
             error = NotStartedError(f"the client's thread failed: {type(fault).__name__}: {fault}")
         self.end(error or NotStartedError(self.reason))
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import click
 
-from forge_consensus.cli_options import endpoints_option, output_option, timeout_option
-from forge_consensus.event_feed import EventFeed
+from forge_consensus.cli.options import endpoints_option, output_option, timeout_option
 from forge_consensus.events.encoding import to_json_line
+from forge_consensus.feed.event_feed import EventFeed
 from forge_consensus.output import clock_text, event_text
 
 

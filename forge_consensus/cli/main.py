@@ -86,11 +86,11 @@ class Root(Commands):
     """The outermost group: what is raised anywhere below becomes a line and an exit code here."""
 
     homes: ClassVar[dict[str, tuple[str, str]]] = {
-        "node": ("forge_consensus.cli_node:node", "Run one node in the foreground."),
-        "kv": ("forge_consensus.cli_kv:kv", "Read and change keys of the built-in machine."),
-        "status": ("forge_consensus.cli_status:status", "Show the whole cluster on one screen."),
-        "events": ("forge_consensus.cli_events:events", "See what the nodes tell."),
-        "log": ("forge_consensus.cli_log:log", "Check a node's log while the node is stopped."),
+        "node": ("forge_consensus.cli.node:node", "Run one node in the foreground."),
+        "kv": ("forge_consensus.cli.kv:kv", "Read and change keys of the built-in machine."),
+        "status": ("forge_consensus.cli.status:status", "Show the whole cluster on one screen."),
+        "events": ("forge_consensus.cli.events:events", "See what the nodes tell."),
+        "log": ("forge_consensus.cli.log:log", "Check a node's log while the node is stopped."),
         "demo": ("forge_consensus.demo.command:demo", "Start a cluster, kill its leader, watch it go on."),
     }
 

@@ -15,7 +15,7 @@ from typing import Any
 import click
 
 from forge_consensus.actors.options import Options
-from forge_consensus.endpoints import parse_endpoint
+from forge_consensus.client.endpoints import parse_endpoint
 from forge_consensus.errors import InvalidConfigError
 from forge_consensus.events.bus import EventBus
 from forge_consensus.events.encoding import to_json_line

@@ -7,9 +7,9 @@ from math import inf
 from typing import Any
 
 from forge_consensus.actors.messages import GetStatus, Locate, Located, Refused, Status
-from forge_consensus.endpoints import Directory, Endpoint
-from forge_consensus.outcome import refused_error, retried
-from forge_consensus.pending import PendingAsk
+from forge_consensus.client.endpoints import Directory, Endpoint
+from forge_consensus.client.outcome import refused_error, retried
+from forge_consensus.client.pending import PendingAsk
 
 AGAIN_S = 0.05
 """After a useless answer."""
@@ -81,9 +81,7 @@ class Questions:
         late = [question for question in self.all() if question.deadline <= now]
         if late:
             self.waiting = [question for question in self.waiting if question.deadline > now]
-            self.asked = {
-                r: question for r, question in self.asked.items() if question.deadline > now
-            }
+            self.asked = {r: question for r, question in self.asked.items() if question.deadline > now}
         return late
 
     def all(self) -> list[PendingAsk[Any]]:

@@ -9,11 +9,11 @@ from typing import Any, NamedTuple, Protocol
 from loguru import logger
 
 from forge_consensus.actors.status import facts_of
+from forge_consensus.client.wires import LocalPort
 from forge_consensus.errors import ConsensusError, ConsensusTimeoutError, NotStartedError, OperationFailedError
 from forge_consensus.events.bus import EventBus
-from forge_consensus.machines import MachineChoice
 from forge_consensus.node import Node, Settings
-from forge_consensus.wires import LocalPort
+from forge_consensus.service.machines import MachineChoice
 
 OnEnd = Callable[[ConsensusError], None]
 """Called once, on any thread, with what ended a node that nobody had asked to end."""

@@ -10,9 +10,9 @@ from typing import Any
 import click
 import msgpack
 
-from forge_consensus.cli import Commands
-from forge_consensus.cli_options import client_options, consistency_option
-from forge_consensus.client import SCAN_LIMIT, Client
+from forge_consensus.cli.main import Commands
+from forge_consensus.cli.options import client_options, consistency_option
+from forge_consensus.client.sync import SCAN_LIMIT, Client
 from forge_consensus.output import cell, json_text, table
 
 BY = click.IntRange(-(1 << 63), (1 << 63) - 1)

@@ -11,13 +11,13 @@ from contextlib import suppress
 from types import TracebackType
 from typing import Literal, NamedTuple, Self
 
-from forge_consensus.endpoints import parse_endpoints
+from forge_consensus.client.endpoints import parse_endpoints
 from forge_consensus.errors import ConsensusError, InvalidConfigError
 from forge_consensus.events.stream import StreamEndedError
 from forge_consensus.events.subscription import inside_inline_handler
 from forge_consensus.events.types import ConsensusEvent
-from forge_consensus.feed_link import FeedLink
-from forge_consensus.following import ANY_INCARNATION, PAGE_ROWS, Gap, Position, Since, Told, Wanted
+from forge_consensus.feed.following import ANY_INCARNATION, PAGE_ROWS, Gap, Position, Since, Told, Wanted
+from forge_consensus.feed.link import FeedLink
 
 __all__ = ["EventFeed", "Gap", "Position", "Since"]
 

@@ -1,0 +1,1 @@
+"""The remote feed: the events of a cluster, followed from another process."""
