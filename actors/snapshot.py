@@ -35,7 +35,7 @@ from forge_consensus.events.types import (
     SnapshotStarted,
 )
 from forge_consensus.storage.machine import ApplyFaultError
-from forge_consensus.storage.snapshot_file import SnapshotReceiver
+from forge_consensus.storage.snapshot_receiver import SnapshotReceiver
 from forge_consensus.storage.snapshots import Installation
 
 CHECK_SECONDS = 0.25

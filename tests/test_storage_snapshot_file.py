@@ -12,7 +12,6 @@ from forge_consensus.errors import CorruptionError, SnapshotFailedError
 from forge_consensus.storage import snapshot_file
 from forge_consensus.storage.snapshot_file import (
     SnapshotInfo,
-    SnapshotReceiver,
     check_shape,
     newest,
     newest_valid,
@@ -23,6 +22,7 @@ from forge_consensus.storage.snapshot_file import (
     verify,
     write_snapshot,
 )
+from forge_consensus.storage.snapshot_receiver import SnapshotReceiver
 
 CHUNKS = [b"first", b"", b"third" * 1000]
 

@@ -1,7 +1,8 @@
 """The child: the process that runs a service's node, told what to be by its first line and ended by the end of input.
 
 Run as ``python -m forge_consensus.service.child``. The first line of its input is JSON (see `blueprint_of`); when the
-input ends, or its parent is another process than before, it stops. Its output is lines of JSON: open, running, error, event.
+input ends, or its parent is another process than before, it stops. Its output is lines of JSON: open, running, error,
+event.
 """
 
 from __future__ import annotations

@@ -208,9 +208,16 @@ class ServiceLifecycle:
         if call:
             refuse_to_wait(call, self.threads())
         self.running()
-        if self.client is None:
+        client = self.client
+        if client is None and self.lock.acquire(timeout=self.timeout):
+            # Handlers hear of the node before `start` has returned: they wait for it here.
+            try:
+                client = self.client
+            finally:
+                self.lock.release()
+        if client is None:
             raise NotStartedError
-        return self.client
+        return client
 
     def count_events(self) -> None:
         """Count what only events tell."""
