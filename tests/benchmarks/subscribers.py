@@ -16,11 +16,14 @@ import argparse
 import json
 import os
 import random
+import select
 import signal
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -31,7 +34,7 @@ from forge_consensus.storage.machine import Command
 from tests.benchmarks.failover import ANSWER_SECONDS_MAX, FALLEN_SECONDS, SETTLE_SECONDS, Writing
 from tests.benchmarks.subscribed_node import command
 from tests.benchmarks.throughput import WARM_UP, cpu_seconds, put_pipelined
-from tests.cluster import ROOT, ProcessCluster
+from tests.cluster import ROOT, START_SECONDS_MAX, ProcessCluster
 
 KINDS = ("none", "everything", "remote", "sleeping", "raising")
 WITH_FAILOVER = ("none", "sleeping", "raising")
@@ -41,28 +44,39 @@ VALUE_BYTES = 128
 
 
 def listen(address: str, count: int) -> None:
-    """Receive what a node publishes with so many sockets, until killed."""
+    """Receive what a node publishes with so many sockets, until killed; say when all have heard something."""
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
     poller = zmq.Poller()
-    for _ in range(count):
-        socket = context.socket(zmq.SUB)
+    sockets = [context.socket(zmq.SUB) for _ in range(count)]
+    for socket in sockets:
         socket.setsockopt(zmq.SUBSCRIBE, b"")
         socket.connect(f"tcp://{address}")
         poller.register(socket, zmq.POLLIN)
-    heard = 0
+    silent = set(sockets)
     while True:
         for socket, _ in poller.poll():
             socket.recv_multipart()
-            heard += 1
-            if heard == count:
-                print("listening", flush=True)
+            if socket in silent:
+                silent.discard(socket)
+                if not silent:
+                    print("listening", flush=True)
 
 
-def start_listeners(address: str) -> subprocess.Popen[bytes]:
-    """Ten remote subscribers in a process of their own; returns it when events have arrived."""
+@contextmanager
+def listeners(address: str, client: Client) -> Iterator[None]:
+    """Ten remote subscribers in a process of their own, which hear what is written."""
     arguments = [sys.executable, "-m", "tests.benchmarks.subscribers", "--listen", address]
-    process = subprocess.Popen(arguments, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE)
-    return process
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(arguments, cwd=ROOT, env=environment, stdout=subprocess.PIPE) as process:
+        try:
+            end = time.monotonic() + START_SECONDS_MAX
+            while not select.select([process.stdout], [], [], 0.1)[0]:
+                if time.monotonic() > end:
+                    raise TimeoutError("the remote subscribers hear nothing")
+                client.put("heard", "by all")
+            yield
+        finally:
+            process.kill()
 
 
 def throughput(cluster: ProcessCluster, kind: str, seconds: float) -> tuple[float, float]:
@@ -70,21 +84,13 @@ def throughput(cluster: ProcessCluster, kind: str, seconds: float) -> tuple[floa
     client = cluster.client(timeout=30.0)
     value = os.urandom(VALUE_BYTES)
     leader = cluster.leader()
-    listeners = start_listeners(cluster.status(leader)["events_address"]) if kind == "remote" else None
-    try:
-        for future in [client.submit(Command("set", {"key": f"k{n}", "value": value})) for n in range(WARM_UP)]:
-            future.result()
-        if listeners is not None:
-            assert listeners.stdout is not None, "it is a pipe"
-            client.put("heard", "by all")
-            assert listeners.stdout.readline() == b"listening\n", "the remote subscribers hear nothing"
+    for future in [client.submit(Command("set", {"key": f"k{n}", "value": value})) for n in range(WARM_UP)]:
+        future.result()
+    heard = listeners(cluster.status(leader)["events_address"], client) if kind == "remote" else nullcontext()
+    with heard:
         before = cpu_seconds(cluster.nodes[leader].pid)
         took, lasted = put_pipelined(client, value, WINDOW, seconds)
         return len(took) / lasted, (cpu_seconds(cluster.nodes[leader].pid) - before) / len(took) * 1e6
-    finally:
-        if listeners is not None:
-            listeners.kill()
-            listeners.communicate()
 
 
 def failovers(cluster: ProcessCluster, kills: int) -> list[float]:
