@@ -48,10 +48,11 @@ from forge_consensus.errors import (
     NotLeaderError,
     OutcomeUnknownError,
     StaleTermError,
+    UnavailableError,
 )
 from forge_consensus.storage.applying import Applied
 from forge_consensus.storage.ledger import Proposal
-from forge_consensus.storage.machine import Outcome, failure, outcome_of
+from forge_consensus.storage.machine import Outcome, failure, outcome_of, refusal
 from forge_consensus.storage.record import Kind
 
 TTL_BYTES = 8
@@ -341,9 +342,11 @@ class GatewayActor(ConsensusActor):
         applier = self.ledger.applier
         for number, data in question.queries:
             try:
-                outcome = outcome_of(applier.query(msgpack.unpackb(data)), self.ledger.applied)
+                outcome = outcome_of(applier.query(msgpack.unpackb(data)), self.ledger.applied, "")
             except Exception as error:  # a query changes nothing, so its error is its answer
                 outcome = failure(error)
+                if applier.replacing and isinstance(error, UnavailableError):  # the node's word, not the machine's
+                    outcome = refusal(error.code, type(error).__name__, str(error))
             items.append((number, outcome.code, outcome.payload))
         self.board.reads += len(items)
         self.unanswered.pop(question.asker, None)

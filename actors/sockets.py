@@ -80,7 +80,10 @@ class Sockets:
                 raise InvalidConfigError(
                     f"{address!r} is no address to listen on: it is HOST:PORT with a host of this machine"
                 ) from error
-            raise TransportUnavailableError(f"cannot listen on {address}: {error}") from error
+            raise TransportUnavailableError(
+                f"cannot listen on {address}: {zmq.strerror(error.errno or 0)}: choose an address of this machine and "
+                "a port that this user may take"
+            ) from error
         return socket
 
     def connect(self, node: str, address: str, bytes_max: int) -> None:

@@ -17,14 +17,17 @@ class Selection:
     def of(cls, *kinds: type[ConsensusEvent] | str) -> "Selection":
         """Choose event classes and patterns such as `consensus.leader.*` (as in a shell).
 
-        Raises ValueError for a pattern that no kind matches: a listener with a slip of the pen
-        would otherwise wait for ever.
+        Raises ValueError for a pattern that no kind matches, and for what is no class of events: a
+        listener with a slip of the pen would otherwise wait for ever.
         """
         patterns = tuple(kind for kind in kinds if isinstance(kind, str))
         for pattern in patterns:
             if not any(fnmatchcase(known, pattern) for known in EVENT_TYPES):
                 raise ValueError(f"no kind of event matches {pattern!r}")
         classes = tuple(kind for kind in kinds if not isinstance(kind, str))
+        for kind in classes:
+            if not (isinstance(kind, type) and issubclass(kind, ConsensusEvent)):
+                raise ValueError(f"{kind!r} is no class of events: give one of forge_consensus.events, or a pattern")
         return cls(classes if kinds else (ConsensusEvent,), patterns)
 
     def may_want(self, event_type: type[ConsensusEvent]) -> bool:

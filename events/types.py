@@ -71,7 +71,7 @@ class LeaderElected(ConsensusEvent):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LeaderStepDown(ConsensusEvent):
-    """The node led and leads no more; of a leader that resigned or saw a higher term, which is then the event's."""
+    """The node led and leads no more: it resigned, or a higher term began, which is then the event's term."""
 
     kind: ClassVar[str] = "consensus.leader.stepdown"
 

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from forge_consensus.node_metrics import ServedMetrics
 
 NAME_CHARS_MAX = 128
+BYTES_MAX = (1 << 63) - 1
+EXAMPLE = '{"n1": "127.0.0.1:7001"}'
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,21 +58,51 @@ class Settings:
     def __post_init__(self) -> None:
         """Raise `InvalidConfigError` for what cannot be a node (the seed's rules 1 to 3, 11)."""
         for name, value in (("node_id", self.node_id), ("cluster_id", self.cluster_id)):
-            if not value or len(value) > NAME_CHARS_MAX or not value.isprintable():
+            if not is_name(value):
                 raise InvalidConfigError(
                     f"{name} is {value!r}: it must be a printable text of 1 to {NAME_CHARS_MAX} characters"
                 )
+        if not isinstance(self.peers, Mapping):
+            raise InvalidConfigError(f"peers is {self.peers!r}: it must map node ids to HOST:PORT, such as {EXAMPLE}")
         if self.peers and self.node_id not in self.peers:
-            listed = ", ".join(sorted(self.peers))
+            listed = ", ".join(sorted(map(str, self.peers)))
             raise InvalidConfigError(
                 f"node {self.node_id!r} is not among the peers {listed}: the list names every member, this node too"
             )
         for node, address in self.peers.items():
-            if not node or len(node) > NAME_CHARS_MAX:
-                raise InvalidConfigError(f"{node!r} cannot be a node's id")
+            if not is_name(node):
+                raise InvalidConfigError(
+                    f"{node!r} cannot be a node's id: it must be a printable text of 1 to {NAME_CHARS_MAX} characters"
+                )
             parse_endpoint(address)
-        if not str(self.storage_path):
-            raise InvalidConfigError("storage_path is empty: name the folder where the node keeps its data")
+        check_bind(self.bind)
+        self.check_places()
+
+    def check_places(self) -> None:
+        """Raise `InvalidConfigError` for a folder, a size or an address of metrics that cannot be."""
+        if not isinstance(self.storage_path, str | Path) or not str(self.storage_path):
+            raise InvalidConfigError(
+                f"storage_path is {self.storage_path!r}: name the folder where the node keeps its data"
+            )
+        for name, size in (("quota_bytes", self.quota_bytes), ("map_bytes", self.map_bytes)):
+            if not isinstance(size, int) or not 0 < size <= BYTES_MAX:
+                raise InvalidConfigError(f"{name} is {size!r}: it must be a number of bytes from 1 to {BYTES_MAX}")
+        if not isinstance(self.metrics, str | None):
+            raise InvalidConfigError(f"metrics is {self.metrics!r}: it must be HOST:PORT, such as 127.0.0.1:9100")
+
+
+def is_name(value: object) -> bool:
+    """Whether that can be the id of a node or of a cluster."""
+    return isinstance(value, str) and 0 < len(value) <= NAME_CHARS_MAX and value.isprintable()
+
+
+def check_bind(bind: object) -> None:
+    """Raise `InvalidConfigError` for what is no address to listen on; port 0 takes a free one.
+
+    ZeroMQ itself takes a port beyond 65535 and listens on another.
+    """
+    free = isinstance(bind, str) and bind.endswith(":0")
+    parse_endpoint(f"{bind}"[:-1] + "1" if free else bind)
 
 
 class Node:

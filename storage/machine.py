@@ -249,8 +249,8 @@ def outcome_of_error(error: BaseException, index: int) -> Outcome:
         raise ApplyFaultError(index, text) from fault
 
 
-def outcome_of(result: Any, index: int) -> Outcome:
-    """Make a command's result its outcome; a failed one if it cannot be kept."""
+def outcome_of(result: Any, index: int, done: str = "the command was applied, but ") -> Outcome:
+    """Make a result the outcome of a command, of which that was done; a failed one if it cannot be kept."""
     if result is None:
         return DONE
     if result is True:
@@ -262,12 +262,12 @@ def outcome_of(result: Any, index: int) -> Outcome:
     except (TypeError, ValueError, OverflowError):
         # msgpack's own text shows the object, perhaps with its address
         text = f"cannot encode its result ({type(result).__name__})"
-        return refusal(COMMAND_FAILED, "TypeError", f"the command was applied, but msgpack {text}")
+        return refusal(COMMAND_FAILED, "TypeError", f"{done}msgpack {text}")
     except Exception as error:
         return outcome_of_error(error, index)
     if len(payload) > RESULT_BYTES_MAX:
         text = f"its result has {len(payload)} bytes, at most {RESULT_BYTES_MAX}"
-        return refusal(COMMAND_FAILED, "ValueError", f"the command was applied, but {text}")
+        return refusal(COMMAND_FAILED, "ValueError", f"{done}{text}")
     return Outcome("", payload)
 
 

@@ -57,6 +57,8 @@ class Boot:
     monotonic: float = 0.0
     role: str = "follower"
     leader: str | None = None
+    led: int = 0
+    """The term of the leader that was told of last, be it lost meanwhile."""
     candidate_in: int = 0
     quorum: bool = False
     failed: set[str] = field(default_factory=set)
@@ -139,7 +141,7 @@ class Rules:
             self.need(2 * event.votes > event.total >= event.votes, event, "a majority")
         else:
             self.need(self.boot.role == "follower" and event.votes == 0, event, "followers do not know the votes")
-        self.boot.leader = event.leader
+        self.boot.leader, self.boot.led = event.leader, event.term
 
     def lost(self, event: LeaderLost) -> None:
         self.need(event.leader == self.boot.leader != self.node, event, f"{self.boot.leader} leads")
@@ -191,6 +193,7 @@ class Rules:
         if self.boot.last is not None:
             self.need(event.first_index == self.boot.last + 1, event, f"behind {self.boot.last}")
         self.need(event.first_index <= event.last_index, event, "an empty range")
+        self.need(self.boot.led == event.term, event, "of a leader that was not told of")
         self.boot.last = event.last_index
 
     def committed(self, event: LogCommitted) -> None:

@@ -1,6 +1,6 @@
 """The README's table of events, made from their docstrings, their fields and the actors' source.
 
-    python -m tests.event_table
+python -m tests.event_table
 """
 
 from __future__ import annotations
@@ -38,7 +38,8 @@ def publishers() -> dict[str, str]:
 def row(kind: type[ConsensusEvent], publisher: str) -> str:
     """The line of one event type."""
     fields = [field for field in dataclasses.fields(kind) if field.name not in ENVELOPE_FIELDS]
-    told = ", ".join(f"`{field.name}: {str(field.type).replace('|', 'or')}`" for field in fields)
+    types = [inspect.formatannotation(field.type).replace("|", "or") for field in fields]
+    told = ", ".join(f"`{field.name}: {name}`" for field, name in zip(fields, types, strict=True))
     when = (inspect.getdoc(kind) or "").replace("\n", " ")
     return f"| {kind.__name__} | `{kind.kind}` | {when} | {publisher} | {told or '-'} |"
 

@@ -30,6 +30,8 @@ SHELL = Shell("")
         (("--peers", "n1=127.0.0.1:7001,n2=127.0.0.1:7001"), "share one address"),
         (("--peers", "n1=127.0.0.1:7001,n2=127.0.0.1:7002", "--listen", "127.0.0.1:0"), "port 0"),
         ((), "--listen"),
+        (("--listen", "127.0.0.1:0", "--data", ""), "storage_path"),
+        (("--listen", "127.0.0.1:0", "--map-bytes", "99999999999T"), "map_bytes"),
         (("--listen", "nonsense"), "host:port"),
         (("--listen", "127.0.0.1:x"), "host:port"),
         (("--listen", "127.0.0.1:1", "--cluster", ""), "cluster_id"),

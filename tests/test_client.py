@@ -199,8 +199,9 @@ def test_a_wait_shorter_than_the_deadline_leaves_the_command_alone(client: Clien
     client.put("a", 1)
     cluster.mute.add("n1")
     future = client.submit(put("b"))
-    with pytest.raises(ConsensusTimeoutError, match="still outstanding"):
+    with pytest.raises(ConsensusTimeoutError, match="still outstanding") as late:
         future.result(timeout=0.05)
+    assert not late.value.retryable, "it may be carried out yet"
     cluster.mute.clear()
     assert future.result() is None
 
@@ -295,6 +296,23 @@ def test_wrong_arguments_are_refused_with_what_is_right(client: Client) -> None:
         Client("127.0.0.1:7001", timeout=0)
     with pytest.raises(ValueError, match="cannot be encoded"):
         client.apply(Command("set", {"key": object()}))
+    with pytest.raises(ValueError, match="is no command"):
+        client.apply("set")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="cannot be encoded"):
+        client.get("\ud800")
+
+
+@pytest.mark.parametrize("timeout", [float("inf"), float("nan"), 1e300, "5"])
+def test_a_time_that_no_clock_can_hold_is_refused(client: Client, timeout: float) -> None:
+    with pytest.raises(InvalidConfigError, match="timeout is"):
+        client.put("a", 1, timeout=timeout)
+
+
+def test_a_time_that_is_over_carries_nothing_out(client: Client) -> None:
+    client.put("a", 1)
+    with pytest.raises(ConsensusTimeoutError, match="nothing was changed"):
+        client.put("a", 2, timeout=-1)
+    assert client.get("a") == 1
 
 
 class Port:

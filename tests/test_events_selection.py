@@ -1,5 +1,7 @@
 """The choice of events: by class, by base class, by pattern."""
 
+from typing import Any
+
 import pytest
 
 from forge_consensus.events.envelope import ConsensusEvent, UnknownEvent
@@ -34,6 +36,12 @@ def test_a_pattern_chooses_as_in_a_shell() -> None:
 def test_a_pattern_that_nothing_matches_is_refused() -> None:
     with pytest.raises(ValueError, match=r"consensus\.leder"):
         Selection.of("consensus.leder.*")
+
+
+@pytest.mark.parametrize("wrong", [str, 5])
+def test_what_is_no_class_of_events_is_refused(wrong: Any) -> None:
+    with pytest.raises(ValueError, match="no class of events"):
+        Selection.of(wrong)
 
 
 def test_an_unknown_event_is_chosen_by_the_name_that_it_came_with() -> None:

@@ -294,6 +294,36 @@ def test_a_service_outlives_the_loss_of_the_leader(services: Services) -> None:
         assert client.get("k") == 2
 
 
+FORKING = """
+import os, sys
+from forge_consensus import Client, ConsensusService, NotStartedError
+service = ConsensusService("n1", bind="127.0.0.1:0", storage_path=sys.argv[1]).start()
+service.put("k", 1)
+client = Client(service.address)
+client.put("k", 2)
+child = os.fork()
+if not child:
+    told = 0
+    for call in (service.is_leader, lambda: service.get("k"), lambda: client.get("k")):
+        try:
+            call()
+        except NotStartedError as error:
+            told += "forked" in str(error)
+    service.stop()
+    client.close()
+    os._exit(told)
+assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 3
+assert service.is_leader() and service.get("k") == client.get("k") == 2
+service.stop()
+"""
+
+
+def test_a_forked_process_is_told_that_the_node_is_not_in_it(tmp_path: Path) -> None:
+    command = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", FORKING, str(tmp_path / "n1")]
+    done = subprocess.run(command, cwd=ROOT, timeout=15, capture_output=True, check=False)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
 # --- the end of the process ------------------------------------------------------------------------------------------
 
 PROGRAM = """

@@ -19,6 +19,7 @@ from forge_consensus import (
     ConsensusTimeoutError,
     InvalidConfigError,
     KeyValueMachine,
+    UnavailableError,
 )
 from forge_consensus.events.types import LogCompacted, SnapshotCompleted, SnapshotRestored
 from forge_consensus.service.machines import MachineChoice
@@ -115,7 +116,15 @@ def test_a_follower_far_behind_gets_the_snapshot(services: Services) -> None:
     eventually(lambda: leader.get_stats().snapshots_total and leader.get_stats().log_entries < 60)
     note(leader, 100, 110)
     late.start()
-    eventually(lambda: late.read("all", "stale") == texts(110))
+
+    def caught_up() -> bool:
+        try:
+            return bool(late.read("all", "stale") == texts(110))
+        except UnavailableError as error:  # while it takes over the snapshot
+            assert error.retryable
+            return False
+
+    eventually(caught_up)
     assert restored
     assert late.read("restored", "stale") == 1
 
@@ -182,6 +191,18 @@ def test_a_slow_opening_is_bounded(services: Services) -> None:
     gate.set()
     service.start()
     assert note(service, 0, 1) == [1]
+
+
+class Needy(Notebook):
+    """A machine that cannot be made without being told something."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__()
+
+
+def test_a_class_that_cannot_be_made_is_a_wrong_configuration(services: Services) -> None:
+    with pytest.raises(InvalidConfigError, match=r"Needy could not be made.*instance"):
+        services.make(state_machine=Needy).start()
 
 
 def test_a_machine_is_given_as_instance_class_or_path() -> None:

@@ -8,7 +8,6 @@ import re
 import signal
 import sys
 import threading
-from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -22,7 +21,7 @@ from forge_consensus.events.encoding import to_json_line
 from forge_consensus.events.log_lines import log_events
 from forge_consensus.events.log_setup import configure_logging
 from forge_consensus.events.types import ConsensusEvent
-from forge_consensus.node import Node, Settings
+from forge_consensus.node import Node, Settings, check_bind
 from forge_consensus.storage.limits import Limits
 from forge_consensus.storage.lmdb_tables import MAP_BYTES, QUOTA_BYTES
 
@@ -87,9 +86,8 @@ def parse_listen(text: str | None, node_id: str, peers: dict[str, str]) -> str:
                 "there is no address to listen at: give --listen HOST:PORT, or name this node in --peers"
             )
         return peers[node_id]
-    host, _, port = text.rpartition(":")
-    if port == "0":
-        parse_endpoint(f"{host}:1")
+    if text.endswith(":0"):
+        check_bind(text)
         if len(peers) > 1:
             raise InvalidConfigError(
                 "port 0 takes whatever port is free, and the other members could not find this node: listen at the "
@@ -168,7 +166,7 @@ def node(
         cluster_id=cluster,
         bind=parse_listen(listen, node_id, members),
         peers=members,
-        storage_path=Path(data),
+        storage_path=data,
         lease_reads=lease_reads,
         options=Options(
             heartbeat_interval=heartbeat_interval,

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+import os
 import random
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
+from weakref import WeakSet
 
 from forge_consensus.actors.messages import WireMessage
 from forge_consensus.client.endpoints import LOCAL, parse_endpoint
@@ -22,6 +24,7 @@ from forge_consensus.errors import BusyError, ConsensusError, InvalidConfigError
 WAIT_S_MAX = 1.0
 CLOSE_S = 5.0
 CLOSED_TEXT = "the client is closed: make a new one"
+FORKED_TEXT = "this process was forked, and its parent's client has no thread here: make a client in this process"
 
 Deliver = Callable[[list[Pending[Any]]], None]
 
@@ -30,6 +33,20 @@ def finish_all(pendings: list[Pending[Any]]) -> None:
     """Tell everyone who waits for these, on this thread."""
     for pending in pendings:
         pending.finish()
+
+
+LINKS: WeakSet[Link] = WeakSet()
+
+
+def end_in_child() -> None:
+    """The threads of clients do not live on in a forked process: there the clients are closed, without waiting."""
+    for link in list(LINKS):
+        link.gate = threading.Lock()  # whoever held it is not here
+        link.room = threading.Condition()
+        link.closed_by = NotStartedError(FORKED_TEXT)
+
+
+os.register_at_fork(after_in_child=end_in_child)
 
 
 class Link:
@@ -79,6 +96,7 @@ class Link:
         self.waiting_for_room = 0
         self.thread = threading.Thread(target=self.run, name="forge-client", daemon=True)
         self.thread.start()
+        LINKS.add(self)
 
     # --- for other threads ---
 

@@ -65,7 +65,7 @@ def late_error(pending: Pending[Any], directory: Directory, *, outcome_unknown: 
     if outcome_unknown:
         return OutcomeUnknownError(
             "no answer before the deadline: the command was sent "
-            f"and may have been or may still be carried out ({account})"
+            f"and may have been or may still be carried out ({account}): read before you repeat it"
         )
     if isinstance(pending, PendingAsk):
         asked = directory.endpoints.get(pending.endpoint)
@@ -75,9 +75,16 @@ def late_error(pending: Pending[Any], directory: Directory, *, outcome_unknown: 
         unreachable = not directory.connected()
         leaderless = directory.ready() is None
     if unreachable:
-        return ConnectionFailedError(f"no connection before the deadline ({account})")
+        return ConnectionFailedError(
+            f"no connection before the deadline ({account}): check that the nodes run and their addresses"
+        )
     if pending.refusal and pending.refusal not in NOT_LEADING:
         return error_from_code(pending.refusal, f"refused until the deadline ({account})")
     if leaderless:
-        return NoLeaderError(f"no leader was found before the deadline ({account})")
-    return ConsensusTimeoutError(f"no answer before the deadline ({account})")
+        return NoLeaderError(
+            f"no leader was found before the deadline ({account}): check that a majority of the members runs, or "
+            "allow more time"
+        )
+    return ConsensusTimeoutError(
+        f"no answer before the deadline ({account}): nothing was changed; try again, or allow more time"
+    )

@@ -119,9 +119,11 @@ class Pending(Generic[T]):
         if timeout is None:
             timeout = self.deadline - time.monotonic() + DRIVER_GRACE_S
         if not self.wait(timeout):
-            raise ConsensusTimeoutError(
-                "the answer is still outstanding: the wait for it was shorter than its own deadline"
+            late = ConsensusTimeoutError(
+                "the answer is still outstanding: the wait was shorter than its own deadline; wait for it again"
             )
+            late.retryable = False  # it may be carried out yet
+            raise late
         return self.error
 
     def result(self, timeout: float | None = None) -> T:

@@ -23,6 +23,8 @@ from forge_consensus.errors import CommandTooLargeError, InvalidConfigError
 from forge_consensus.storage.machine import COMMAND_BYTES_MAX, Command
 
 TIMEOUT_S = 5.0
+TIMEOUT_S_MAX = 1e9
+"""No call waits longer, some 30 years: the clocks of Python and ZeroMQ end somewhere beyond."""
 SCAN_LIMIT = 1000
 
 
@@ -33,6 +35,15 @@ class ReadDetail:
     value: Any
     applied: int
     stale_ms: int
+
+
+def check_timeout(timeout: object, *, late: bool = False) -> float:
+    """The time a call may take; `late`: it may be over already. Raises `InvalidConfigError` for what is none."""
+    if isinstance(timeout, int | float) and timeout <= TIMEOUT_S_MAX and (late or timeout > 0):
+        return max(timeout, 0.0)
+    raise InvalidConfigError(
+        f"timeout is {timeout!r}: expected seconds above 0 and up to {TIMEOUT_S_MAX:g}, such as 5.0"
+    )
 
 
 def correlation_ids() -> Iterator[str]:
@@ -57,8 +68,7 @@ class Calls:
         prefer: str = "",
         correlate: bool = False,
     ) -> None:
-        if not timeout > 0:
-            raise InvalidConfigError(f"timeout is {timeout!r}: expected seconds above 0, such as 5.0")
+        check_timeout(timeout)
         if port is None or endpoints:
             endpoints = parse_endpoints(endpoints)
         self.timeout = timeout
@@ -69,14 +79,20 @@ class Calls:
         )
 
     def deadline(self, timeout: float | None) -> float:
-        """When a call that begins now must have ended."""
-        return time.monotonic() + (self.timeout if timeout is None else timeout)
+        """When a call that begins now must have ended. Raises `InvalidConfigError` for what is no time."""
+        if timeout is None:
+            timeout = self.timeout
+        elif timeout != self.timeout:
+            timeout = check_timeout(timeout, late=True)
+        return time.monotonic() + timeout
 
     def command(self, command: Command, timeout: float | None) -> Pending[Any]:
         """The command, not yet handed over.
 
         Raises `CommandTooLargeError`, or ValueError for one that is none.
         """
+        if not isinstance(command, Command):
+            raise ValueError(f'{command!r} is no command: make one, such as Command("set", {{"key": "k", "value": 1}})')
         if self.correlation_ids is not None and command.correlation_id is None:
             command = Command(command.type, command.payload, next(self.correlation_ids))
         payload = command.encode()
@@ -88,10 +104,13 @@ class Calls:
         return Pending(payload, self.deadline(timeout))
 
     def query(self, query: Any, consistency: str, timeout: float | None) -> PendingRead[Any]:
-        """The query, not yet handed over."""
+        """The query, not yet handed over. Raises ValueError for one that is none."""
         if consistency not in CONSISTENCIES:
             raise InvalidConfigError(f"consistency is {consistency!r}: expected one of {', '.join(CONSISTENCIES)}")
-        payload = cast("bytes", msgpack.packb(query))
+        try:
+            payload = cast("bytes", msgpack.packb(query))
+        except (TypeError, ValueError, OverflowError) as error:
+            raise ValueError(f"query {type(query).__name__} cannot be encoded: {error}") from error
         return PendingRead(payload, self.deadline(timeout), consistency)
 
     def status_question(self, endpoint: str | None, timeout: float | None) -> PendingAsk[dict[str, Any]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -13,11 +14,11 @@ from loguru import logger
 
 from forge_consensus.actors.options import Options
 from forge_consensus.client.limits import Limits as ClientLimits
-from forge_consensus.client.sync import TIMEOUT_S, Client
+from forge_consensus.client.sync import TIMEOUT_S, Client, check_timeout
 from forge_consensus.errors import AlreadyStartedError, ConsensusError, InvalidConfigError, NotStartedError
 from forge_consensus.events.bus import EventBus
 from forge_consensus.events.types import BecameLeader, SnapshotCompleted
-from forge_consensus.node import Settings
+from forge_consensus.node import EXAMPLE, Settings
 from forge_consensus.service.accounts import Meter
 from forge_consensus.service.blocking import refuse_to_wait
 from forge_consensus.service.machines import MachineChoice
@@ -31,6 +32,15 @@ START_S = 30.0
 STOP_S = 5.0
 
 OnFailure = Callable[[ConsensusError], object]
+
+
+def check_kinds(peers: object, options: object, limits: object) -> None:
+    """Raise `InvalidConfigError` for what is not of the kind that it must be."""
+    if not isinstance(peers, Mapping | None):
+        raise InvalidConfigError(f"peers is {peers!r}: it must map node ids to HOST:PORT, such as {EXAMPLE}")
+    for name, value, kind in (("options", options, Options), ("limits", limits, Limits)):
+        if not isinstance(value, kind | None):
+            raise InvalidConfigError(f"{name} is {value!r}: it must be {kind.__module__}.{kind.__qualname__}(...)")
 
 
 class ServiceLifecycle:
@@ -59,8 +69,8 @@ class ServiceLifecycle:
     ) -> None:
         if mode not in ("thread", "process"):
             raise InvalidConfigError(f"mode is {mode!r}: expected 'thread' or 'process'")
-        if not timeout > 0:
-            raise InvalidConfigError(f"timeout is {timeout!r}: expected seconds above 0, such as 5.0")
+        check_timeout(timeout)
+        check_kinds(peers, options, limits)
         self.settings = Settings(
             node_id=node_id,
             cluster_id=cluster_id,
@@ -90,6 +100,8 @@ class ServiceLifecycle:
         self.failed = threading.Event()
         self.lock = threading.RLock()
         self.host: Host | None = None
+        self.started_in = 0
+        """The id of the process that started it: what is in memory says nothing in one that was forked from it."""
         self.leaving: Host | None = None
         """A node that could not be started, and may still be about to let go of its folder."""
         self.client: Client | None = None
@@ -119,6 +131,7 @@ class ServiceLifecycle:
             self.failure = None
             self.failed.clear()
             kind = ThreadNode if self.mode == "thread" else ProcessNode
+            self.started_in = os.getpid()
             self.host = host = kind(self.settings, self.machine, self.bus, self.end)
             try:
                 host.start(timeout)
@@ -192,6 +205,11 @@ class ServiceLifecycle:
     def running(self) -> Host:
         """The node's host. Raises what ended it, `NotStartedError`."""
         host = self.host
+        if host is not None and self.started_in != os.getpid():
+            raise NotStartedError(
+                f"the node runs in process {self.started_in}, which this one was forked from: ask there, or make a "
+                "Client here"
+            )
         if self.failure is not None:
             raise copy.copy(self.failure) from self.failure
         if host is None:

@@ -49,13 +49,19 @@ class MachineChoice:
         """The machine for a node that starts now, in its first state.
 
         A node brings it to where it was by snapshot and log; an instance that still held the state of an earlier
-        run would see commands twice, so it is put back to what it was at first.
+        run would see commands twice, so it is put back to what it was at first. Raises `InvalidConfigError`.
         """
         given: Any = self.given
         if given is None:
             return None
         if isinstance(given, type):
-            return cast("Machine", given())
+            try:
+                return cast("Machine", given())
+            except Exception as error:
+                raise InvalidConfigError(
+                    f"a {given.__qualname__} could not be made, {type(error).__name__}: {error}. Each start makes one "
+                    "without arguments: give its arguments defaults, or give an instance"
+                ) from error
         if hasattr(given, "checkpoint"):  # it is bound to the tables anew
             return cast("Machine", given)
         if not self.used:

@@ -161,6 +161,7 @@ def typed(fault: BaseException) -> ConsensusError:
     """An error of ours for whatever ended a node."""
     if isinstance(fault, ConsensusError):
         return fault
-    error = OperationFailedError(f"the node ended with {type(fault).__name__}: {fault}")
+    notes = "".join(f" ({note})" for note in getattr(fault, "__notes__", ()))
+    error = OperationFailedError(f"the node ended with {type(fault).__name__}: {fault}{notes}")
     error.__cause__ = fault
     return error

@@ -30,6 +30,7 @@ from typing import Any
 
 import zmq
 
+from forge_consensus.client.sync import Client
 from forge_consensus.storage.machine import Command
 from tests.benchmarks.failover import ANSWER_SECONDS_MAX, FALLEN_SECONDS, SETTLE_SECONDS, Writing
 from tests.benchmarks.subscribed_node import command
@@ -68,6 +69,7 @@ def listeners(address: str, client: Client) -> Iterator[None]:
     arguments = [sys.executable, "-m", "tests.benchmarks.subscribers", "--listen", address]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     with subprocess.Popen(arguments, cwd=ROOT, env=environment, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None, "it is a pipe"
         try:
             end = time.monotonic() + START_SECONDS_MAX
             while not select.select([process.stdout], [], [], 0.1)[0]:
