@@ -48,7 +48,7 @@ class ElectionActor(ConsensusActor):
         self.pre_votes: set[str] = set()
         self.votes: set[str] = set()
         self.asking = False
-        self.round = 0
+        self.round = self.asked_in = 0
         self.heard_at: float | None = None
         self.disconnected = False
         self.broke_at = 0.0
@@ -133,6 +133,7 @@ class ElectionActor(ConsensusActor):
         else:
             self.wait_long()
         self.asking = True
+        self.asked_in = self.ledger.term
         self.round += 1
         self.pre_votes = {self.node_id}
         log = self.ledger.log
@@ -160,8 +161,12 @@ class ElectionActor(ConsensusActor):
         self.send(sender, PreVoteReply(ledger.term, message.round, granted))
 
     def receiveMsg_PreVoteReply(self, message: PreVoteReply, sender: Any) -> None:
-        """Stand once a majority would have us; only answers of the present round count."""
-        if not (self.asking and message.granted and message.round == self.round):
+        """Stand once a majority would have us; only answers of the present round count.
+
+        And only in the term that they were asked in: the gate may have moved it, with `TermRaised` still on its way.
+        """
+        present = message.round == self.round and self.asked_in == self.ledger.term
+        if not (self.asking and message.granted and present):
             return
         if sender.node in self.ledger.configuration.voters:
             self.pre_votes.add(sender.node)

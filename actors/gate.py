@@ -46,6 +46,9 @@ DESTINATION: dict[type[WireMessage], str] = {
 }
 """Who gets what: a frame that names another actor is refused, so a client reaches only the gateway."""
 
+ANSWERS = (HelloReply, PreVoteReply, VoteReply, AppendReply, SnapshotReply, CheckPeerReply)
+"""They come by the connection that we asked on; whoever connects to us may only ask."""
+
 STRANGER = "stranger"
 """The reason in the answer to who must greet (again) before it is listened to."""
 
@@ -77,6 +80,8 @@ class Gate:
         sender = SenderAddress(frame.sender, frame.to, connection, frame.request, frame.sent)
         if isinstance(message, CLIENT_REQUESTS):
             self.take_from_client(frame, sender, connection)
+        elif connection is not None and kind in ANSWERS:
+            self.engine.refuse(ProtocolError.code, f"a {kind.__name__} from who was not asked")
         elif frame.cluster != self.identity.cluster_id and kind is not HelloReply:
             self.refuse_cluster(frame, sender)
         elif kind is Hello or kind is HelloReply:

@@ -226,7 +226,9 @@ class GatewayActor(ConsensusActor):
         if question is not None:
             self.refuse_leader(question.asker)
             return
-        asker, _, count = self.proposals.pop(message.ticket)
+        if (waiting := self.proposals.pop(message.ticket, None)) is None:
+            return  # a read that was refused already, when this node stopped leading
+        asker, _, count = waiting
         self.release(asker, count)
         if message.code == StaleTermError.code:
             self.refuse_leader(asker)

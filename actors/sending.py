@@ -18,6 +18,8 @@ class Sending:
     info: SnapshotInfo | None = None
     offset: int = 0
     sent_at: float = 0.0
+    asked_ns: int = 0
+    """CLOCK_BOOTTIME when the newest chunk was made: an answer that echoes an earlier time is to an earlier chunk."""
 
     def begin(self, newest: SnapshotInfo | None, base_index: int, now: float) -> None:
         """Begin with the newest snapshot, if the log still continues it."""
@@ -32,9 +34,15 @@ class Sending:
         data = read_at(info.path, self.offset, size_max)
         return InstallSnapshot(self.term, info.index, info.term, self.offset, info.size_bytes, data)
 
-    def wanted(self, offset: int) -> bool:
-        """The follower wants the chunk at `offset`; returns whether there is one to send now."""
+    def wanted(self, offset: int, sent_ns: int) -> bool:
+        """The follower wants the chunk at `offset`; returns whether there is one to send now.
+
+        An answer to an earlier chunk counts only if it leads on: else every repeated chunk would begin another chain
+        of chunks and answers, and a slow follower would be sent the file as often as it was slow.
+        """
         assert self.info is not None, "there is a snapshot to send"
+        if offset <= self.offset and sent_ns < self.asked_ns:
+            return False
         self.offset = offset
         return offset < self.info.size_bytes
 

@@ -217,9 +217,9 @@ class SimulatedBase:
         self.alive = False
         self.timeline.note("end", f"{self.name} {type(error).__name__}")
         self.network.leave(self)
-        room = self.engine.rooms.get("snapshot")
-        if room is not None and room.actor.receiver is not None:
-            room.actor.receiver.file.close()  # as the end of a process does; the file stays
+        incoming = self.engine.opened.snapshots.incoming
+        if incoming is not None:
+            incoming.file.close()  # as the end of a process does; the file stays
         for watcher in self.watchers:
             watcher.ended(self, error)
         self.on_end(self, error)

@@ -91,6 +91,8 @@ class SimulatedCluster:
 
     def close(self) -> None:
         """Remove what lies on the real disk."""
+        for base in self.running():
+            base.engine.opened.snapshots.drop_incoming()
         shutil.rmtree(self.folder, ignore_errors=True)
 
     # --- processes ---------------------------------------------------------------------------------------------------

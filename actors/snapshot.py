@@ -60,6 +60,7 @@ class SnapshotActor(ConsensusActor):
     def receiveMsg_Start(self, message: Start, sender: Any) -> None:
         """Begin to look whether a snapshot is due, and go on with a compaction that a crash cut off."""
         self.saved_at = self.clock.now()
+        self.snapshots.drop_incoming()  # of an actor that failed meanwhile
         if self.board.saving:  # the report of its end was for the actor that failed
             self.saving_failed("an actor of this node failed meanwhile")
         self.sweep_soon()
@@ -165,15 +166,18 @@ class SnapshotActor(ConsensusActor):
         if self.ledger.leading != sending.term:
             del self.sendings[sending.node]
             return
-        sending.sent_at = self.clock.now()
+        sending.sent_at, sending.asked_ns = self.clock.now(), self.clock.boottime_ns()
         if sending.info is None:
             self.receiveMsg_TakeSnapshot(TakeSnapshot(), None)
             return
         try:
             chunk = sending.chunk(self.options.chunk_bytes)
-        except ConsensusError as error:  # pruned meanwhile: begin again with the newest
+        except ConsensusError as error:
             self.context.refuse(error.code, str(error))
-            self.begin_sending(sending)
+            if sending.info is not self.snapshots.newest:  # pruned meanwhile: begin again with the newest
+                self.begin_sending(sending)
+                return
+            sending.info = self.snapshots.newest = None  # gone or unreadable: after a while a new one is taken
             return
         self.tell_peer(sending.node, "snapshot", chunk)
 
@@ -186,7 +190,7 @@ class SnapshotActor(ConsensusActor):
             del self.sendings[sender.node]
             self.tell("replication", sending.done())
             return
-        if sending.wanted(message.offset):
+        if sending.wanted(message.offset, sender.sent):
             self.send_chunk(sending)
 
     def receiveMsg_LeaderChanged(self, message: LeaderChanged, sender: Any) -> None:
@@ -203,7 +207,7 @@ class SnapshotActor(ConsensusActor):
     def abort_receiving(self) -> None:
         """Forget a half-received file."""
         if self.receiver is not None and not self.finishing:
-            self.receiver.abort()
+            self.snapshots.drop_incoming()
             self.receiver = None
 
     def receiveMsg_InstallSnapshot(self, message: InstallSnapshot, sender: Any) -> None:
@@ -220,10 +224,12 @@ class SnapshotActor(ConsensusActor):
             or self.receiving_from != (sender.node, message.term)
         ):
             self.abort_receiving()
-            self.receiver = SnapshotReceiver(self.snapshots.folder, message.index, message.entry_term, message.size)
             self.receiving_from = (sender.node, message.term)
-        receiver = self.receiver
         try:
+            receiver = self.receiver = self.receiver or SnapshotReceiver(
+                self.snapshots.folder, message.index, message.entry_term, message.size
+            )
+            self.snapshots.incoming = receiver
             offset = receiver.write(message.offset, message.data)
         except ConsensusError as error:
             self.context.refuse(error.code, str(error))
@@ -232,6 +238,7 @@ class SnapshotActor(ConsensusActor):
         self.send(sender, SnapshotReply(message.term, message.index, offset, False))
         if offset == message.size:
             self.finishing = True
+            self.snapshots.incoming = None  # it is the job's from here on
             self.asker = sender
             self.offload(receiver.finish, SnapshotReceived)
 

@@ -176,13 +176,14 @@ class ZeroMqBase:
         self.leave(self.engine.stop, reason)
 
     def close(self) -> None:
-        """Let go of the sockets."""
+        """Let go of the sockets, and of a snapshot that was on its way."""
         if self.closed:
             return
         with self.gate:
             self.closed = True
             os.close(self.wake_fd)
         self.sockets.close()
+        self.engine.opened.snapshots.drop_incoming()
 
     # --- the engine's wire -------------------------------------------------------------------------------------------
 

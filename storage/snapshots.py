@@ -27,6 +27,7 @@ from forge_consensus.storage.snapshot_file import (
     read_header,
     write_snapshot,
 )
+from forge_consensus.storage.snapshot_receiver import SnapshotReceiver
 
 Export = Callable[[], SnapshotInfo]
 """Writes the snapshot of what is on disk; runs outside the node's thread, best in a process of its own."""
@@ -59,6 +60,8 @@ class Snapshots:
         self.folder = folder
         self.export = export
         self.installing: int | None = None
+        self.incoming: SnapshotReceiver | None = None
+        """The file that is being received; kept here because it outlives an actor that fails."""
         # The file is a user's machine's state, so all of it is read. A ledger machine's state is in the tables.
         choice = newest_valid(folder) if ledger.applier.kept is None else newest_shaped(folder)
         self.newest, self.damaged = choice.info, choice.corrupt
@@ -145,6 +148,12 @@ class Snapshots:
                     found = True
                     break
         return found
+
+    def drop_incoming(self) -> None:
+        """Forget a half-received file."""
+        if self.incoming is not None:
+            self.incoming.abort()
+            self.incoming = None
 
     # --- installing --------------------------------------------------------------------------------------------------
 

@@ -208,3 +208,15 @@ def test_a_single_node_leads_at_once_and_only_with_its_vote_on_disk() -> None:
     node = OneNode(1)
     assert node.engine.board.role == "leader"
     assert node.ledger.hard_on_disk[:2] == (1, "n1")
+
+
+def test_a_granted_pre_vote_beside_a_vote_request_of_a_new_term_starts_no_rival_election() -> None:
+    node = OneNode()
+    node.wait(2.0)
+    granted = PreVoteReply(0, node.last(RequestPreVote).round, True)
+    node.turn(
+        (node.frame("n2", "election", granted), None),
+        (node.frame("n3", "election", RequestVote(1, 9, 1)), "->n3"),
+    )
+    assert (node.ledger.term, node.ledger.vote) == (1, "n3")
+    assert node.last(VoteReply) == VoteReply(1, True)

@@ -156,3 +156,11 @@ def test_a_check_is_answered() -> None:
     node = OneNode()
     node.request("n2", "health", CheckPeer(4))
     assert node.last(CheckPeerReply) == CheckPeerReply(4)
+
+
+def test_an_answer_from_who_was_not_asked_neither_stops_the_node_nor_moves_a_boot() -> None:
+    node = OneNode()
+    node.request("n2", "membership", HelloReply("x", 9, "identity", "go away"))
+    node.request("", "membership", HelloReply("x", 9, "identity", "go away"))
+    node.request("n2", "membership", HelloReply("folder-n2", 900, "", ""), boot=900)
+    assert node.ledger.identity.boots["n2"] == ("folder-n2", 1)

@@ -129,3 +129,63 @@ def test_a_chunk_without_an_answer_is_sent_again() -> None:
         node.wait(0.1)
         node.answer("n2", "replication", AppendReply(node.ledger.term, True, node.ledger.log.last, 0, 0))
     assert {message.offset for _, message in node.messages(InstallSnapshot)} == {0}
+
+
+def behind() -> OneNode:
+    """A leader whose follower n3 needs a snapshot and has just said so."""
+    node = filled()
+    node.wait(3.0)
+    lead(node, "n3")
+    node.sent.clear()
+    return node
+
+
+def test_an_answer_to_an_earlier_chunk_begins_no_second_chain_of_chunks() -> None:
+    node = behind()
+    node.answer("n3", "replication", AppendReply(node.ledger.term, False, 1, 0, 0))
+    sent = node.clock.boottime_ns()
+    node.clock.seconds += 0.01
+    reply = SnapshotReply(node.ledger.term, 40, len(node.last(InstallSnapshot).data), False)
+    for _ in range(3):
+        node.answer("n3", "snapshot", reply, sent=sent)
+    assert [message.offset for _, message in node.messages(InstallSnapshot)] == [0, reply.offset]
+    node.answer("n3", "snapshot", SnapshotReply(node.ledger.term, 40, 0, False))
+    assert node.last(InstallSnapshot).offset == 0
+
+
+def test_a_leader_whose_snapshot_file_is_gone_takes_another() -> None:
+    node = behind()
+    snapshot_of(node)[0].unlink()
+    node.answer("n3", "replication", AppendReply(node.ledger.term, False, 1, 0, 0))
+    assert not node.messages(InstallSnapshot)
+    for _ in range(15):
+        node.wait(0.1)
+        node.run_jobs()
+        node.answer("n2", "replication", AppendReply(node.ledger.term, True, node.ledger.log.last, 0, 0))
+    assert node.last(InstallSnapshot).offset == 0
+    assert node.engine.generation == 0
+
+
+def test_a_disk_that_takes_no_received_snapshot_harms_only_the_transfer() -> None:
+    path, index, term = snapshot_of(filled())
+    data = path.read_bytes()
+    node = OneNode()
+    node.folder.rmdir()
+    for _ in range(5):
+        node.request("n2", "snapshot", InstallSnapshot(1, index, term, 0, len(data), data))
+    assert node.engine.generation == 0
+    node.folder.mkdir()
+    node.request("n2", "snapshot", InstallSnapshot(1, index, term, 0, len(data), data))
+    node.run_jobs()
+    assert node.ledger.applied == index
+
+
+def test_a_half_received_snapshot_is_dropped_when_the_actors_are_rebuilt() -> None:
+    path, index, term = snapshot_of(filled())
+    data = path.read_bytes()
+    node = OneNode()
+    node.request("n2", "snapshot", InstallSnapshot(1, index, term, 0, len(data), data[:50]))
+    assert list(node.folder.iterdir())
+    node.engine.undo(RuntimeError("an actor failed"))
+    node.turn()
+    assert not list(node.folder.iterdir())
