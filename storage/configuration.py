@@ -7,7 +7,7 @@ from bisect import bisect_right
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, cast
+from typing import cast
 
 import msgpack
 
@@ -71,10 +71,6 @@ class Configuration:
         """For people: n1=host:port,n2=..."""
         listed = ",".join(f"{node}={address}" for node, address in self.members)
         return listed + (" with lease reads" if self.lease_reads else "")
-
-    def as_dict(self) -> dict[str, Any]:
-        """For status and JSON."""
-        return {"members": dict(self.members), "lease_reads": self.lease_reads}
 
 
 CONFIGURATIONS = b"configurations"

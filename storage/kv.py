@@ -247,20 +247,6 @@ class KeyValueMachine:
         for key, value in rows_of(chunk):
             batch.put(TABLE, prefix + key, value)
 
-    def drop_generation(self, batch: Batch, generation: int, limit: int) -> bool:
-        """Stage the removal of at most `limit` rows of a generation; False when none were left.
-
-        Raises ValueError for the generation in use.
-        """
-        if self.tables is None or generation == self.generation:
-            raise ValueError(f"generation {generation} is in use")
-        start = prefix_of(generation)
-        stop = successor(start)
-        if not self.tables.scan(TABLE, start, stop, 1):
-            return False
-        batch.delete_range(TABLE, start, stop, limit)
-        return True
-
     # --- by itself ---
 
     def snapshot(self) -> Iterable[bytes]:

@@ -192,9 +192,6 @@ class LedgerMachine(Machine, Protocol):
     def import_chunk(batch: Batch, generation: int, chunk: bytes) -> None:
         """Stage one exported chunk under a generation."""
 
-    def drop_generation(self, batch: Batch, generation: int, limit: int) -> bool:
-        """Stage removing at most `limit` rows of an unused generation; False if none were left."""
-
 
 @dataclass(frozen=True, slots=True)
 class Outcome:

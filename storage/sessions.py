@@ -272,11 +272,6 @@ def import_rows(batch: Batch, generation: int, chunk: bytes) -> None:
         batch.put(TABLE, key_of(generation, session), row)
 
 
-def drop_generation(batch: Batch, generation: int) -> None:
-    """Stage the removal of all rows of a generation: at most `SESSIONS_MAX`."""
-    batch.delete_range(TABLE, generation.to_bytes(4), (generation + 1).to_bytes(4))
-
-
 def chunks_of(rows: Iterable[tuple[int, bytes]]) -> Iterator[bytes]:
     """Yield (session, row) packed in chunks of about `CHUNK_BYTES`."""
     chunk: list[tuple[int, bytes]] = []

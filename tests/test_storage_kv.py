@@ -188,28 +188,6 @@ def test_an_export_becomes_the_same_state_in_another_generation() -> None:
     assert list(KeyValueMachine.export(machine.tables, 2)) == chunks
 
 
-def test_an_old_generation_is_dropped_in_slices() -> None:
-    machine = bound(255)
-    for number in range(25):
-        do(machine, "set", key=f"k{number}", value=number)
-    save(machine)
-    assert isinstance(machine.tables, MemoryTables)
-    machine.bind(machine.tables, 256)
-    do(machine, "set", key="mine", value=1)
-    save(machine)
-    slices = 0
-    while True:
-        batch = Batch()
-        if not machine.drop_generation(batch, 255, 10):
-            break
-        machine.tables.commit(batch)
-        slices += 1
-    assert slices == 3
-    assert everything(machine) == [["mine", 1]]
-    with pytest.raises(ValueError, match="in use"):
-        machine.drop_generation(Batch(), 256, 10)
-
-
 @pytest.mark.parametrize("chunk", [b"", b"\xc1", b"\x01", b"\x91\x01", b"\x91\x92\x01\x02", b"\x91\x92\xc4\x01a\x01"])
 def test_a_chunk_that_is_none_is_corruption_and_changes_nothing(chunk: bytes) -> None:
     batch = Batch()

@@ -23,7 +23,7 @@ from forge_consensus.errors import (
 from forge_consensus.events.bus import EventBus
 from forge_consensus.node import Settings
 from forge_consensus.service.child import blueprint_of
-from forge_consensus.service.feed import EventFeed
+from forge_consensus.service.child_events import ChildEvents
 from forge_consensus.service.machines import MachineChoice
 from forge_consensus.service.thread_node import Glance, OnEnd
 
@@ -46,7 +46,7 @@ class ProcessNode:
         self.node_id = settings.node_id
         self.process: subprocess.Popen[bytes] | None = None
         self.address = ""
-        self.feed: EventFeed | None = None
+        self.feed: ChildEvents | None = None
         self.settled = threading.Event()
         """It runs, or it could not be started."""
         self.running = False
@@ -131,7 +131,7 @@ class ProcessNode:
         """One line."""
         if "open" in row:
             self.address = reachable(row["open"])
-            self.feed = EventFeed(reachable(row["events"]), self.bus)
+            self.feed = ChildEvents(reachable(row["events"]), self.bus)
         elif "running" in row:
             self.running = True
             self.settled.set()

@@ -1,4 +1,4 @@
-"""The feed: the events of a node in another process, brought onto a bus of this one."""
+"""The child's events: those of a node in another process, brought onto a bus of this one."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ LISTENERS_SECONDS = 0.05
 """How long the listeners that block may hold the feed up for one event."""
 
 
-class EventFeed:
+class ChildEvents:
     """Subscribes to a node's publisher and publishes again, on a thread of its own, until `finish`."""
 
     def __init__(self, address: str, bus: EventBus) -> None:
