@@ -10,7 +10,6 @@ from loguru import logger
 
 from forge_consensus.actors.notices import TakeSnapshot
 from forge_consensus.actors.simulated import SimulatedBase
-from forge_consensus.actors.simulated_client import Habits, Operation, SimulatedClient
 from forge_consensus.actors.simulated_cluster import SimulatedCluster
 from forge_consensus.events.types import (
     EVENT_TYPES,
@@ -44,6 +43,7 @@ from forge_consensus.events.types import (
 )
 from forge_consensus.storage.limits import Limits
 from forge_consensus.storage.snapshot_file import SnapshotInfo
+from forge_consensus.testing.simulated_client import Habits, Operation, SimulatedClient
 from tests.event_recording import Recording, stop
 
 NODES = 3

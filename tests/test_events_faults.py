@@ -9,7 +9,6 @@ from loguru import logger
 
 from forge_consensus.actors.notices import Resign, TakeSnapshot
 from forge_consensus.actors.simulated import SimulatedBase
-from forge_consensus.actors.simulated_client import Habits, Operation, SimulatedClient
 from forge_consensus.actors.simulated_cluster import SimulatedCluster
 from forge_consensus.events.types import (
     BecameFollower,
@@ -30,6 +29,7 @@ from forge_consensus.events.types import (
     payload,
 )
 from forge_consensus.storage.limits import Limits
+from forge_consensus.testing.simulated_client import Habits, Operation, SimulatedClient
 from tests.event_recording import Recording
 from tests.one_node import OneNode
 

@@ -16,8 +16,9 @@ from forge_consensus.events.log_range import IDS_MAX, joined
 from forge_consensus.events.selection import Selection
 from forge_consensus.events.subscription import Subscription
 from forge_consensus.events.types import ConsensusEvent, LogAppended, LogCommitted, RoleChanged
+from forge_consensus.testing.plan import Plan
+from forge_consensus.testing.simulation import Simulation
 from tests.event_recording import Recording
-from tests.simulated_world import Plan, World
 
 SECONDS = 3.0
 LISTENERS_A_NODE = 4
@@ -79,7 +80,7 @@ class Listening:
             assert set(numbers) <= {event.sequence for event in offered}
 
 
-def listen(world: World, recording: Recording) -> list[Listening]:
+def listen(world: Simulation, recording: Recording) -> list[Listening]:
     """Have subscriptions of all kinds begin and end at moments of the seed's choosing."""
     chance = random.Random(f"listeners {world.plan.seed}")
     listening = []
@@ -114,7 +115,7 @@ def test_every_subscriber_sees_each_nodes_events_in_order_and_without_holes(seed
     plan = Plan.of(seed, SECONDS)
     if seed % 3 == 0:  # as often as nothing else, actors fail and processes end
         plan = replace(plan, kinds=("fail_actor", "kill", "isolate_leader", "mend", "snapshot"))
-    with World(plan) as world:
+    with Simulation(plan) as world:
         recording = Recording(world.cluster)
         listening = listen(world, recording)
         world.run()

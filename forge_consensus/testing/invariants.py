@@ -1,33 +1,21 @@
-"""The invariants I1 to I16 as watchers of a simulation, and the judge of what clients saw; all check incrementally."""
+"""The invariants I1 to I11 as a watcher of a simulation: each step is checked on what it changed."""
 
 from __future__ import annotations
 
-from collections import defaultdict
 from dataclasses import dataclass, field
-from typing import Any
 
 import msgpack
 
 from forge_consensus.actors.codec import Frame, decode
 from forge_consensus.actors.messages import AppendReply, RequestVote, SnapshotReply, VoteReply
 from forge_consensus.actors.simulated import SimulatedBase
-from forge_consensus.actors.simulated_client import Operation
 from forge_consensus.actors.simulated_network import Connection
 from forge_consensus.storage.ledger import BASE, HARD
-from forge_consensus.storage.machine import Command, Entry
+from forge_consensus.storage.machine import Entry
 from forge_consensus.storage.record import index_of, term_of
 from forge_consensus.storage.tables import Batch, Delete, DeleteRange, PutRun
 from forge_consensus.storage.transaction import unsealed
-
-
-class ViolationError(BaseException):
-    """An invariant does not hold. No `Exception`: what a machine raises would only become a command's result."""
-
-
-def demand(holds: bool, number: str, text: str) -> None:
-    """Raise `ViolationError` unless it holds."""
-    if not holds:
-        raise ViolationError(f"{number}: {text}")
+from forge_consensus.testing.violations import demand
 
 
 @dataclass(slots=True)
@@ -72,6 +60,7 @@ class Invariants:
         self.checks = 0
 
     def disk(self, node: SimulatedBase) -> Disk:
+        """What is known of the node's disk."""
         return self.disks[node.name]
 
     # --- processes ---------------------------------------------------------------------------------------------------
@@ -297,86 +286,3 @@ class Invariants:
 def identity_boot(node: SimulatedBase) -> int:
     """The boot of a process."""
     return node.engine.ledger.identity.boot
-
-
-class CountingMachine:
-    """A user's machine: counters, and a hash of all that was applied, so that any difference between nodes shows."""
-
-    def __init__(self, invariants: Invariants | None = None) -> None:
-        self.counters: dict[str, int] = {}
-        self.history = 0
-        self.index = 0
-        self.invariants = invariants
-
-    def apply(self, entry: Entry) -> Any:
-        demand(entry.index > self.index, "I5", f"entry {entry.index} is applied after {self.index}")
-        self.index = entry.index
-        self.history = hash((self.history, entry.index, entry.term, entry.time_ms))
-        key = entry.command.payload["key"]
-        self.counters[key] = self.counters.get(key, 0) + 1
-        if self.invariants is not None:
-            self.invariants.applies(entry, repr((self.history, sorted(self.counters.items()))).encode())
-        return self.counters[key]
-
-    def query(self, query: Any) -> Any:
-        return self.counters.get(query["get"])
-
-    def snapshot(self) -> list[bytes]:
-        row = (self.index, self.history, self.counters)
-        return [msgpack.packb(part) for part in row]
-
-    def restore(self, chunks: Any) -> None:
-        self.index, self.history, self.counters = (msgpack.unpackb(chunk) for chunk in chunks)
-
-
-def state_of(command: Command, result: Any) -> bytes:
-    """What identifies a step of a machine whose whole state is not looked at."""
-    return repr((command.type, sorted(command.payload.items()), result)).encode()
-
-
-@dataclass(slots=True)
-class Counter:
-    """What clients saw of one key."""
-
-    invoked: int = 0
-    values: dict[int, Operation] = field(default_factory=dict)
-    seen: int = 0
-    """The highest value in any answer so far: whoever begins now must not see less."""
-
-
-class History:
-    """The judge of clients: increments happen once and in the order of time, reads see all that was acknowledged."""
-
-    def __init__(self) -> None:
-        self.counters: defaultdict[str, Counter] = defaultdict(Counter)
-        self.answers = 0
-
-    def invoked(self, operation: Operation) -> None:
-        counter = self.counters[operation.key]
-        operation.floor = counter.seen
-        if operation.kind == "increment":
-            counter.invoked += 1
-
-    def answered(self, operation: Operation) -> None:
-        self.answers += 1
-        counter = self.counters[operation.key]
-        value = operation.value or 0
-        who = f"{operation.client}'s {operation.kind} {operation.number} of {operation.key!r}"
-        demand(value <= counter.invoked, "I14", f"{who} got {value}, only {counter.invoked} were asked for")
-        if operation.kind == "read":
-            demand(value >= operation.floor, "I13", f"{who} saw {value}, {operation.floor} was known before")
-        else:
-            demand(value > operation.floor, "I15", f"{who} made {value}, {operation.floor} was known before")
-            other = counter.values.setdefault(value, operation)
-            demand(other is operation, "I14", f"{who} and {other.client}'s {other.number} both made {value}")
-        counter.seen = max(counter.seen, value)
-
-    def failed(self, operation: Operation, code: str) -> None:
-        raise ViolationError(f"{operation.client}'s {operation.kind} {operation.number} failed with {code}")
-
-    def final(self, values: dict[str, int | None]) -> None:
-        """The state at the end holds everything that was acknowledged, and nothing twice."""
-        for key, counter in self.counters.items():
-            value = values.get(key) or 0
-            demand(value >= counter.seen, "I15", f"{key!r} ends at {value}, {counter.seen} was acknowledged")
-            demand(value <= counter.invoked, "I14", f"{key!r} ends at {value}, {counter.invoked} were asked for")

@@ -17,13 +17,15 @@ from forge_consensus.actors.simulated import SimulatedBase
 from forge_consensus.actors.simulated_network import Connection
 from forge_consensus.errors import CorruptionError, LogInconsistentError
 from forge_consensus.storage.limits import Limits
+from forge_consensus.testing.plan import Plan
+from forge_consensus.testing.simulation import Simulation, run_seed
+from forge_consensus.testing.violations import ViolationError
 from tests.simulated_mutants import (
     MUTANTS,
     PLANS,
     a_node_that_is_a_stranger_does_not_greet_again,
     terms_before_the_start_of_the_log_are_not_compared,
 )
-from tests.simulated_world import Plan, ViolationError, World, run_seed
 
 SEEDS = int(os.environ.get("FORGE_SEEDS", "60"))
 FIRST = int(os.environ.get("FORGE_FIRST_SEED", "1"))
@@ -46,15 +48,15 @@ def test_a_cluster_keeps_every_invariant_under_faults_and_serves_when_they_end(f
         run_seed(seed)
 
 
-def undisturbed(seed: int, limits: Limits | None = None) -> World:
+def undisturbed(seed: int, limits: Limits | None = None) -> Simulation:
     """Three nodes of which one leads, and no faults."""
-    world = World(Plan(seed, nodes=3, faults=False, limits=limits or Limits()))
+    world = Simulation(Plan(seed, nodes=3, faults=False, limits=limits or Limits()))
     world.cluster.start()
     assert world.cluster.run(10.0, lambda: world.cluster.leader() is not None)
     return world
 
 
-def open_sessions(world: World, leader: SimulatedBase, count: int) -> None:
+def open_sessions(world: Simulation, leader: SimulatedBase, count: int) -> None:
     """Give a leader so many entries for its log."""
     connection = Connection(world.clients[0], leader.name)
     for number in range(1, count + 1):
@@ -117,7 +119,7 @@ def test_a_seed_replays_byte_for_byte() -> None:
 def test_a_seed_replays_byte_for_byte_in_another_process() -> None:
     script = (
         "from loguru import logger; logger.remove()\n"
-        "from tests.simulated_world import run_seed; print(run_seed(6, 6.0))"
+        "from forge_consensus.testing.simulation import run_seed; print(run_seed(6, 6.0))"
     )
     digests = set()
     for hash_seed in ("1", "2"):
@@ -130,10 +132,10 @@ def test_a_seed_replays_byte_for_byte_in_another_process() -> None:
 
 
 def test_an_undisturbed_cluster_elects_once_and_serves_all() -> None:
-    with World(Plan(1, nodes=3, faults=False, seconds=10.0)) as world:
+    with Simulation(Plan(1, nodes=3, faults=False, seconds=10.0)) as world:
         world.run()
         assert list(world.invariants.leaders) == [1]
-        assert world.history.answers > 200
+        assert world.judge.answers > 200
 
 
 @pytest.mark.parametrize("name", MUTANTS)

@@ -1,0 +1,60 @@
+"""What one seed means: the size of the cluster, its limits and options, its clients and its faults."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass, field
+
+from forge_consensus.actors.options import Options
+from forge_consensus.storage.limits import Limits
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What is run. `Plan.of` draws it from a seed."""
+
+    seed: int
+    nodes: int = 3
+    own_machine: bool = False
+    lease_reads: bool = False
+    clients: int = 3
+    seconds: float = 12.0
+    faults: bool = True
+    kinds: tuple[str, ...] = ()
+    """Only these kinds of faults."""
+    limits: Limits = field(default_factory=Limits)
+    options: Options = field(default_factory=Options)
+
+    @classmethod
+    def of(cls, seed: int, seconds: float = 12.0) -> Plan:
+        """The plan of a seed: small limits, so that snapshots and compaction happen."""
+        chance = random.Random(f"plan {seed}")
+        snapshot_entries = chance.choice((20, 60, 200, 100_000))
+        limits = Limits(
+            tail_bytes_max=chance.choice((2_000, 20_000, 1 << 20)),
+            checkpoint_entries=chance.choice((5, 40, 1000)),
+            checkpoint_seconds=chance.choice((0.5, 30.0)),
+            snapshot_entries=snapshot_entries,
+            snapshot_seconds_min=0.1,
+            trailing_entries=chance.choice((0, 3, 30)),
+            sweep_entries=chance.choice((5, 100)),
+            verify_entries=50,
+        )
+        options = Options(
+            chunk_bytes=chance.choice((100, 500, 256 * 1024)),
+            run_bytes_max=chance.choice((200, 2_000, 512 * 1024)),
+            inflight_frames_max=chance.choice((2, 64)),
+            apply_entries_max=chance.choice((1, 3, 4096)),
+            chunk_timeout=0.3,
+            election_timeout_max=chance.choice((0.82, 1.2)),
+        )
+        return cls(
+            seed,
+            nodes=chance.choice((1, 2, 3, 3, 3, 5)),
+            own_machine=chance.random() < 0.5,
+            lease_reads=chance.random() < 0.4,
+            clients=chance.choice((2, 4)),
+            seconds=seconds,
+            limits=limits,
+            options=options,
+        )
