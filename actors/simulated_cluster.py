@@ -49,8 +49,9 @@ class SimulatedNode:
 class SimulatedCluster:
     """A whole cluster in one process: `start`, `run` for so many virtual seconds, `crash`, `restart`, `close`.
 
-    `machine` makes a node's state machine anew for each of its processes. Whoever looks on is in `watchers`; what a
-    watcher raises, and any error of a node that nobody ordered, comes out of `run`. Use it in a ``with`` statement.
+    `machine` makes the state machine of the node with that name anew for each of its processes. Whoever looks on is in
+    `watchers`; what a watcher raises, and any error of a node that nobody ordered, comes out of `run`. Use it in a
+    ``with`` statement.
     """
 
     def __init__(
@@ -60,7 +61,7 @@ class SimulatedCluster:
         *,
         options: Options | None = None,
         limits: Limits | None = None,
-        machine: Callable[[], Machine] = KeyValueMachine,
+        machine: Callable[[str], Machine] = lambda node: KeyValueMachine(),
         lease_reads: bool = False,
         watchers: Sequence[Watcher] = (),
     ) -> None:
@@ -111,7 +112,7 @@ class SimulatedCluster:
         self.timeline.note("start", f"{name} {node.boots}")
         tables = SimulatedTables()
         tables.tables = {table: rows.copy() for table, rows in node.disk.items()}
-        machine: Any = self.machine()
+        machine: Any = self.machine(name)
         chance = self.timeline.chance(f"{name} incarnation")
         founding = Founding(name, "simulation", self.configuration, lambda: f"{chance.getrandbits(64):016x}")
         opened = open_ledger(
@@ -120,7 +121,7 @@ class SimulatedCluster:
             founding,
             machine,
             self.limits,
-            lambda: export_state(tables, node.folder, type(machine)),
+            lambda: export_state(tables, node.folder, machine),
         )
         clock = SimulatedClock(self.timeline, node.clock_chance, DRIFT_MAX)
         base = SimulatedBase(

@@ -1,48 +1,99 @@
-"""The state machines of a simulation: every step of one is compared with that of the other nodes."""
+"""The state machines of a simulation: what one node's machine makes of a command is compared with all others'."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import msgpack
 
-from forge_consensus.storage.kv import KeyValueMachine
-from forge_consensus.storage.machine import Command, Entry
-from forge_consensus.testing.invariants import Invariants
-from forge_consensus.testing.violations import demand
+from forge_consensus.storage.machine import Entry, Machine
+from forge_consensus.testing.violations import ViolationError, demand
+
+ADVICE = (
+    "A machine must depend on nothing but its state and the entry: no clock but entry.time_ms, no random, no id(), no "
+    "order of a set, nothing read from outside; and restore() must bring back all that later commands depend on."
+)
 
 
-class CheckedKeyValueMachine(KeyValueMachine):
-    """The built-in machine, whose every step is compared with that of the other nodes."""
+@dataclass(slots=True)
+class Agreement:
+    """I5: whatever node applies an entry, it comes to the same result and, if `state` is given, the same state.
 
-    invariants: Invariants | None = None
+    `state` makes of a machine what identifies its state, anything with a `repr`; it is taken after each command.
+    """
+
+    state: Callable[[Any], Any] | None = None
+    told: dict[int, tuple[str, str]] = field(default_factory=dict)
+    """Of each applied index: who applied it first, and what came of it."""
+
+    def applied(self, node: str, machine: Machine, entry: Entry, came_of_it: str) -> None:
+        """Compare. Raises `ViolationError` that names the entry, both nodes and what each made of it."""
+        if self.state is not None:
+            came_of_it = f"{came_of_it}, state {self.state(machine)!r}"
+        first, known = self.told.setdefault(entry.index, (node, came_of_it))
+        if known == came_of_it:
+            return
+        command = entry.command
+        raise ViolationError(
+            f"I5: entry {entry.index}, {command.type!r} {command.payload}, was applied with two results by "
+            f"{type(machine).__name__}: on {first} {known}; on {node} {came_of_it}. {ADVICE}"
+        )
+
+
+class WatchedMachine:
+    """A machine that reports each step to an `Agreement`; in all else it is the machine that it stands for."""
+
+    def __init__(self, machine: Machine, node: str, agreement: Agreement) -> None:
+        self.machine = machine
+        self.node = node
+        self.agreement = agreement
+
+    def __getattr__(self, name: str) -> Any:
+        """What else the machine has: thereby a user's machine and one in the ledger stay what they are."""
+        if name == "apply_run":
+            return self.applying_run(self.machine.apply_run)  # type: ignore[attr-defined]
+        return getattr(self.machine, name)
 
     def apply(self, entry: Entry) -> Any:
-        """Apply, and compare with the others."""
-        result = super().apply(entry)
-        if self.invariants is not None:
-            self.invariants.applies(entry, state_of(entry.command, result))
+        """Apply and report; an error of the command is a result like any other."""
+        try:
+            result = self.machine.apply(entry)
+        except Exception as error:
+            self.agreement.applied(self.node, self.machine, entry, f"raised {error!r}")
+            raise
+        self.agreement.applied(self.node, self.machine, entry, f"{result!r}")
         return result
+
+    def applying_run(self, run: Callable[[Sequence[Entry]], Sequence[Any]]) -> Callable[[Sequence[Entry]], Any]:
+        """A machine's `apply_run` that reports; the states in the midst of a run are not seen."""
+
+        def watched(entries: Sequence[Entry]) -> Sequence[Any]:
+            results = run(entries)
+            for entry, result in zip(entries, results, strict=False):
+                raised = "raised " if isinstance(result, BaseException) else ""
+                self.agreement.applied(self.node, self.machine, entry, f"{raised}{result!r}")
+            return results
+
+        return watched
 
 
 class CountingMachine:
-    """A user's machine: counters, and a hash of all that was applied, so that any difference between nodes shows."""
+    """A user's machine, as small as one can be: counters, and a hash over all that was applied."""
 
-    def __init__(self, invariants: Invariants | None = None) -> None:
+    def __init__(self) -> None:
         self.counters: dict[str, int] = {}
         self.history = 0
         self.index = 0
-        self.invariants = invariants
 
     def apply(self, entry: Entry) -> Any:
-        """Apply, and compare with the others."""
+        """Count a key; returns how often it was counted."""
         demand(entry.index > self.index, "I5", f"entry {entry.index} is applied after {self.index}")
         self.index = entry.index
         self.history = hash((self.history, entry.index, entry.term, entry.time_ms))
         key = entry.command.payload["key"]
         self.counters[key] = self.counters.get(key, 0) + 1
-        if self.invariants is not None:
-            self.invariants.applies(entry, repr((self.history, sorted(self.counters.items()))).encode())
         return self.counters[key]
 
     def query(self, query: Any) -> Any:
@@ -54,11 +105,11 @@ class CountingMachine:
         row = (self.index, self.history, self.counters)
         return [msgpack.packb(part) for part in row]
 
-    def restore(self, chunks: Any) -> None:
+    def restore(self, chunks: Iterable[bytes]) -> None:
         """Everything again."""
         self.index, self.history, self.counters = (msgpack.unpackb(chunk) for chunk in chunks)
 
 
-def state_of(command: Command, result: Any) -> bytes:
-    """What identifies a step of a machine whose whole state is not looked at."""
-    return repr((command.type, sorted(command.payload.items()), result)).encode()
+def counting_state(machine: CountingMachine) -> Any:
+    """What identifies the state of a `CountingMachine`."""
+    return machine.history, sorted(machine.counters.items())

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from forge_consensus.actors.options import Options
 from forge_consensus.storage.limits import Limits
+
+PACES = (1.0, 1.0, 10.0, 30.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,12 +18,22 @@ class Plan:
     seed: int
     nodes: int = 3
     own_machine: bool = False
+    """Without a machine of the caller's: a user's machine, instead of the one kept in the ledger."""
     lease_reads: bool = False
     clients: int = 3
     seconds: float = 12.0
+    """How long faults rage, at pace 1."""
+    pace: float = 1.0
+    """All times of nodes, network, faults and clients are so much longer: as much happens, over more hours.
+
+    At 10 a leader beats once a second and elections take ten, as one sets it between continents; timers that are no
+    options meet times of another order than at 1.
+    """
     faults: bool = True
     kinds: tuple[str, ...] = ()
     """Only these kinds of faults."""
+    skip: frozenset[int] = frozenset()
+    """The strikes that are left out, by number: so a failure is shrunk."""
     limits: Limits = field(default_factory=Limits)
     options: Options = field(default_factory=Options)
 
@@ -55,6 +67,28 @@ class Plan:
             lease_reads=chance.random() < 0.4,
             clients=chance.choice((2, 4)),
             seconds=seconds,
+            pace=chance.choice(PACES),
             limits=limits,
             options=options,
+        )
+
+    def paced(self) -> tuple[Limits, Options]:
+        """The limits and options at the plan's pace."""
+        limits, options, pace = self.limits, self.options, self.pace
+        return (
+            replace(
+                limits,
+                checkpoint_seconds=limits.checkpoint_seconds * pace,
+                snapshot_seconds_min=limits.snapshot_seconds_min * pace,
+                snapshot_seconds_max=limits.snapshot_seconds_max * pace,
+            ),
+            replace(
+                options,
+                heartbeat_interval=options.heartbeat_interval * pace,
+                election_timeout_min=options.election_timeout_min * pace,
+                election_timeout_max=options.election_timeout_max * pace,
+                rank_delay=options.rank_delay * pace,
+                check_interval=options.check_interval * pace,
+                chunk_timeout=options.chunk_timeout * pace,
+            ),
         )

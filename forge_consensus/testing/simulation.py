@@ -1,70 +1,137 @@
-"""One simulated run: a cluster of the seed's choosing, clients, faults, all checks, and an end that must be good."""
+"""The simulation: a cluster in one process under one seed, with clients, faults and all checks, in virtual time."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
+from forge_consensus.actors.simulated import SimulatedBase
 from forge_consensus.actors.simulated_cluster import SimulatedCluster
+from forge_consensus.errors import InvalidConfigError, NodeNotFoundError, NoLeaderError
+from forge_consensus.events.types import ConsensusEvent
+from forge_consensus.storage.kv import KeyValueMachine
+from forge_consensus.storage.machine import Machine
 from forge_consensus.testing.faults import Faults
 from forge_consensus.testing.invariants import Invariants
 from forge_consensus.testing.judge import Judge
-from forge_consensus.testing.machines import CheckedKeyValueMachine, CountingMachine
+from forge_consensus.testing.machines import Agreement, CountingMachine, WatchedMachine, counting_state
 from forge_consensus.testing.plan import Plan
 from forge_consensus.testing.simulated_client import Habits, SimulatedClient
 from forge_consensus.testing.violations import demand
 
 QUIET_S_MAX = 20.0
-"""A cluster that nobody disturbs elects, converges and serves within so many virtual seconds."""
+"""A cluster that nobody disturbs elects, converges and serves within so many virtual seconds, at pace 1."""
 
 
 class Simulation:
-    """A run of a plan. Use it in a ``with`` statement."""
+    """A whole cluster in one process and in virtual time; `run` it under faults, or move it by hand.
 
-    def __init__(self, plan: Plan) -> None:
-        self.plan = plan
+    The nodes are the real ones: the same actors, codec and ledger, over a simulated store, clock and network. A seed
+    decides everything, so a run that failed fails again. Use it in a ``with`` statement::
+
+        with Simulation(nodes=5, seed=7, state_machine=MyMachine, workload=MyWorkload()) as simulation:
+            simulation.run()
+
+    By hand, every step is a call: `start`, `advance`, `crash`, `restart`, `partition`, `heal`, `leader`.
+    """
+
+    def __init__(
+        self,
+        plan: Plan | None = None,
+        *,
+        nodes: int | None = None,
+        seed: int = 1,
+        state_machine: Callable[[], Machine] | None = None,
+        state: Callable[[Any], Any] | None = None,
+        seconds: float | None = None,
+        faults: bool | Sequence[str] | None = None,
+    ) -> None:
+        """Set up a run: that of a plan, or of the seed's own plan with what is given here in its place.
+
+        Args:
+            plan: what is run; None for `Plan.of(seed)`, at pace 1.
+            nodes: how many nodes, 1 to 9.
+            seed: decides everything that is left to chance.
+            state_machine: makes a node's machine anew for each of its processes: its class, or any function.
+            state: makes of a machine what identifies its state, anything with a ``repr``. Where given, the states of
+                all nodes are compared after every command, otherwise the results only.
+            seconds: how long `run` lets faults rage, in virtual seconds.
+            faults: whether there are any, or the names of the kinds that there are.
+
+        Raises `InvalidConfigError` for what makes no sense.
+
+        """
+        plan = plan or replace(Plan.of(seed), pace=1.0)
+        changes: dict[str, Any] = {"nodes": nodes, "seconds": seconds}
+        if isinstance(faults, bool):
+            changes["faults"] = faults
+        elif faults is not None:
+            changes |= {"faults": True, "kinds": tuple(faults)}
+        self.plan = plan = replace(plan, **{name: value for name, value in changes.items() if value is not None})
+        if not 1 <= plan.nodes <= 9:
+            raise InvalidConfigError(f"a simulation has 1 to 9 nodes, not {plan.nodes}")
+        if state_machine is None:
+            state_machine = CountingMachine if plan.own_machine else KeyValueMachine
+            state = state or (counting_state if plan.own_machine else None)
+        self.state_machine = state_machine
+        self.agreement = Agreement(state)
         self.invariants = Invariants()
         self.judge = Judge()
+        limits, options = plan.paced()
         self.cluster = SimulatedCluster(
             plan.nodes,
             plan.seed,
-            options=plan.options,
-            limits=plan.limits,
+            options=options,
+            limits=limits,
             machine=self.machine,
             lease_reads=plan.lease_reads,
             watchers=[self.invariants],
         )
-        habits = Habits(lease_share=0.5 if plan.lease_reads else 0.0)
-        self.clients = [
-            SimulatedClient(self.cluster, f"c{number}", self.judge, habits) for number in range(plan.clients)
-        ]
-        reader = Habits(read_share=0.95, lease_share=habits.lease_share, rest_s_max=0.02, patience_s=0.15)
-        self.clients.append(SimulatedClient(self.cluster, "reader", self.judge, reader))
+        self.clients = self.make_clients()
         self.faults = Faults(self.cluster, plan.kinds)
+        self.started = False
 
     def __enter__(self) -> Simulation:
         return self
 
     def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Remove what lies on the real disk."""
         self.cluster.close()
 
-    def machine(self) -> CountingMachine | CheckedKeyValueMachine:
-        """A node's machine."""
-        if self.plan.own_machine:
-            return CountingMachine(self.invariants)
-        machine = CheckedKeyValueMachine()
-        machine.invariants = self.invariants
-        return machine
+    def machine(self, node: str) -> Machine:
+        """A node's machine, watched."""
+        return WatchedMachine(self.state_machine(), node, self.agreement)
+
+    def make_clients(self) -> list[SimulatedClient]:
+        """The clients; one of them only reads, often and impatiently."""
+        pace, lease_share = self.plan.pace, 0.5 if self.plan.lease_reads else 0.0
+        habits = Habits(
+            lease_share=lease_share, rest_s_max=0.1 * pace, patience_s=0.4 * pace, ttl_ms=int(60_000 * pace)
+        )
+        reader = replace(habits, read_share=0.95, rest_s_max=0.02 * pace, patience_s=0.15 * pace)
+        names = [f"c{number}" for number in range(self.plan.clients)]
+        clients = [SimulatedClient(self.cluster, name, self.judge, habits) for name in names]
+        return [*clients, SimulatedClient(self.cluster, "reader", self.judge, reader)]
+
+    # --- a whole run -------------------------------------------------------------------------------------------------
 
     def run(self) -> str:
-        """Run everything; returns the digest of what happened. Raises what was found wrong, with the seed in a note."""
+        """Let faults rage while clients work, then heal all: the cluster must serve and converge; everything is judged.
+
+        Returns the digest of all that happened: equal digests, equal runs. Raises `ViolationError` for what does not
+        hold, and whatever else ended a node without an order, with the seed in a note.
+        """
         try:
-            self.cluster.start()
+            self.start()
             for client in self.clients:
                 client.start()
             if self.plan.faults:
                 self.faults.start()
-            self.cluster.run(self.plan.seconds)
+            self.advance(self.plan.seconds * self.plan.pace)
             self.be_quiet()
         except BaseException as error:
             plan = self.plan
@@ -75,19 +142,19 @@ class Simulation:
 
     def be_quiet(self) -> None:
         """Heal: then the cluster must elect, serve every client, and converge, within a bound."""
-        cluster = self.cluster
+        cluster, patience = self.cluster, QUIET_S_MAX * self.plan.pace
         self.faults.heal()
-        elected = cluster.run(QUIET_S_MAX, lambda: cluster.leader() is not None)
-        demand(elected, "liveness", f"nobody leads {QUIET_S_MAX} s after the last fault")
+        elected = cluster.run(patience, lambda: cluster.leader() is not None)
+        demand(elected, "liveness", f"nobody leads {patience} s after the last fault")
         goals = [client.done + 3 for client in self.clients]
         served = cluster.run(
-            QUIET_S_MAX,
+            patience,
             lambda: all(client.done >= goal for client, goal in zip(self.clients, goals, strict=True)),
         )
         demand(served, "liveness", f"a client is not served: {[client.done for client in self.clients]} of {goals}")
         for client in self.clients:
             client.stop()
-        finished = cluster.run(QUIET_S_MAX, lambda: all(client.idle for client in self.clients) and cluster.settled())
+        finished = cluster.run(patience, lambda: all(client.idle for client in self.clients) and cluster.settled())
         demand(finished, "liveness", f"no convergence: {self.describe()}")
         self.compare()
 
@@ -96,16 +163,9 @@ class Simulation:
         rows: list[tuple[Any, ...]] = [("idle", *[client.idle for client in self.clients])]
         for base in self.cluster.running():
             ledger = base.engine.ledger
+            log = ledger.log
             rows.append(
-                (
-                    base.name,
-                    ledger.term,
-                    ledger.leading,
-                    ledger.log.base_index,
-                    ledger.log.last,
-                    ledger.commit_index,
-                    ledger.applied,
-                )
+                (base.name, ledger.term, ledger.leading, log.base_index, log.last, ledger.commit_index, ledger.applied)
             )
         return rows
 
@@ -121,8 +181,97 @@ class Simulation:
         sessions = [sorted(base.engine.ledger.applier.sessions.live) for base in self.cluster.running()]
         demand(all(live == sessions[0] for live in sessions), "I5", f"the sessions differ: {sessions}")
 
+    # --- by hand -----------------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Start all nodes, once."""
+        if not self.started:
+            self.started = True
+            self.cluster.start()
+
+    def advance(self, seconds: float, until: Callable[[], bool] = lambda: False) -> bool:
+        """Let so much virtual time pass, less if `until` says so after a step; returns what it says.
+
+        Raises what was found wrong meanwhile.
+        """
+        self.start()
+        return self.cluster.run(seconds, until)
+
+    def leader(self) -> str | None:
+        """Who leads the highest term, of those that run."""
+        base = self.cluster.leader()
+        return None if base is None else base.name
+
+    def wait_for_leader(self, seconds: float = 30.0) -> str:
+        """Let time pass until somebody leads; raises `NoLeaderError` after so many virtual seconds."""
+        self.advance(seconds, lambda: self.cluster.leader() is not None)
+        leader = self.leader()
+        if leader is None:
+            raise NoLeaderError(f"nobody leads after {seconds} virtual seconds: {self.describe()}")
+        return leader
+
+    def name_of(self, node: str) -> str:
+        """A node's name; "leader" is whoever leads. Raises `NodeNotFoundError`, `NoLeaderError`."""
+        if node == "leader":
+            return self.leader() or self.wait_for_leader(0.0)
+        if node not in self.cluster.nodes:
+            raise NodeNotFoundError(f"there is no node {node!r}; there are {', '.join(self.cluster.names)}")
+        return node
+
+    def crash(self, node: str) -> str:
+        """End a node's process at once; what was not flushed is lost. Returns its name."""
+        name = self.name_of(node)
+        self.cluster.crash(name)
+        return name
+
+    def restart(self, node: str) -> None:
+        """Start a node on its disk as the last process left it; does nothing if it runs."""
+        self.cluster.restart(self.name_of(node))
+
+    def pause(self, node: str, seconds: float) -> str:
+        """Stop a node's process for a while, as SIGSTOP does. Returns its name."""
+        name = self.name_of(node)
+        base = self.cluster.nodes[name].running
+        if base is not None:
+            base.pause(seconds)
+        return name
+
+    def partition(self, *groups: Sequence[str]) -> None:
+        """Let frames through only within each group; all who are in none form one more."""
+        named = [[self.name_of(node) for node in group] for group in groups]
+        rest = [name for name in self.cluster.names if not any(name in group for group in named)]
+        sides = [*named, rest]
+        self.cluster.network.cut.clear()
+        for number, side in enumerate(sides):
+            for other in sides[number + 1 :]:
+                self.cluster.network.part(side, other)
+
+    def heal(self) -> None:
+        """End all faults: every node runs, every frame arrives, every disk is well."""
+        self.faults.heal()
+
+    def subscribe(self, kind: type[ConsensusEvent] | str, handler: Callable[[ConsensusEvent], object]) -> None:
+        """Have a handler hear the events of all nodes, at the moment of each, in virtual time.
+
+        What it raises comes out of `run` or `advance`. Call it before `start`, to hear everything.
+        """
+
+        def heard(event: ConsensusEvent) -> None:
+            try:
+                handler(event)
+            except BaseException as error:  # a bus lets no handler harm a node; here it is to fail the run
+                self.cluster.failure = self.cluster.failure or error
+
+        for node in self.cluster.nodes.values():
+            node.bus.subscribe(kind, heard, inline=True)
+
+    def query(self, node: str, query: Any) -> Any:
+        """Ask a node's machine directly, past reads and leaders; None if the node is down."""
+        base: SimulatedBase | None = self.cluster.nodes[self.name_of(node)].running
+        return None if base is None else base.engine.ledger.applier.query(query)
+
 
 def run_seed(seed: int, seconds: float = 12.0, **changes: Any) -> str:
-    """Run the plan of a seed, with what is to be different."""
-    with Simulation(replace(Plan.of(seed, seconds), **changes)) as world:
-        return world.run()
+    """Run the plan of a seed, with what is to be different; returns the digest."""
+    with Simulation(replace(Plan.of(seed, seconds), **changes)) as simulation:
+        return simulation.run()
