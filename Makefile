@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test demo format clean
+.PHONY: help setup test mutants demo format clean
 
 help: ## show this list
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /make \1\t/' | expand -t 14
@@ -27,6 +27,9 @@ test: $(STAMP) ## check style, types and layers, then run the tests
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/pytest -n 2
+
+mutants: $(STAMP) ## run the campaign against nodes with faults put in on purpose; each must be found
+	$(BIN)/python -m tests.mutants --jobs 2
 
 demo: $(STAMP) ## start a cluster of three, put it under load and end its leader
 	$(BIN)/forge-consensus demo --seconds 15

@@ -236,6 +236,14 @@ class SweepLog:
 
 
 @dataclass(frozen=True, slots=True)
+class SnapshotChecked:
+    """A file that a follower did not take was read again; `error` says what is wrong with it."""
+
+    info: SnapshotInfo
+    error: str
+
+
+@dataclass(frozen=True, slots=True)
 class SnapshotReceived:
     """A received file is complete and durable, or `error` says why not."""
 

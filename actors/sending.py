@@ -46,6 +46,10 @@ class Sending:
         self.offset = offset
         return offset < self.info.size_bytes
 
+    def in_vain(self, offset: int) -> bool:
+        """Whether the follower, which had the whole file, wants it again from `offset` on: it did not take it."""
+        return self.info is not None and offset < self.info.size_bytes <= self.offset
+
     def done(self) -> SnapshotSent:
         """What the replication actor is told."""
         assert self.info is not None, "a snapshot was sent"

@@ -16,11 +16,13 @@ from forge_consensus.actors.options import Options
 from forge_consensus.actors.simulated_network import Connection, Network
 from forge_consensus.actors.simulated_time import SimulatedClock
 from forge_consensus.actors.supervisor import SupervisorActor
-from forge_consensus.errors import OperationFailedError
+from forge_consensus.errors import OperationFailedError, is_fatal
 from forge_consensus.events.bus import EventBus
+from forge_consensus.storage.applying import APPLIED
+from forge_consensus.storage.ledger import BASE
 from forge_consensus.storage.memory_tables import MemoryTables
 from forge_consensus.storage.opening import Opened
-from forge_consensus.storage.tables import Batch
+from forge_consensus.storage.tables import Batch, DeleteRange, PutRun
 
 IDLE_S_MAX = 3600.0
 WAIT_S_MIN = 1e-6
@@ -39,6 +41,23 @@ class CrashAt(Enum):
     BEFORE_COMMIT = "before the commit"
     AFTER_COMMIT = "after the commit, before anything leaves"
     AMID_SENDING = "in the middle of sending"
+
+
+def wrote_meta(batch: Batch, name: bytes) -> bool:
+    """Whether a batch writes one of the ledger's own records."""
+    runs = [operation for operation in batch.operations if isinstance(operation, PutRun) and operation.table == "meta"]
+    return any(key == name for run in runs for key, _ in run.items)
+
+
+COMMITS: dict[str, Callable[[Batch], bool]] = {
+    "any commit": lambda batch: True,
+    "a commit that moves the log's start": lambda batch: wrote_meta(batch, BASE),
+    "a checkpoint": lambda batch: wrote_meta(batch, APPLIED),
+    "a commit that deletes a slice": lambda batch: any(
+        isinstance(operation, DeleteRange) and operation.limit is not None for operation in batch.operations
+    ),
+}
+"""The commits at which a process may be ordered to end, by what they write."""
 
 
 class Watcher(Protocol):
@@ -75,7 +94,8 @@ class SimulatedTables(MemoryTables):
             super().commit(batch)
             return
         node.clock.ahead += node.commit_time()
-        if node.crash_at is CrashAt.BEFORE_COMMIT:
+        crash_at = node.crash_at if COMMITS[node.crash_commit](batch) else None
+        if crash_at is CrashAt.BEFORE_COMMIT:
             raise SimulatedCrashError
         try:
             super().commit(batch)
@@ -85,7 +105,7 @@ class SimulatedTables(MemoryTables):
                 node.saw_durable(batch)
             raise error
         node.saw_durable(batch)
-        if node.crash_at is CrashAt.AFTER_COMMIT:
+        if crash_at is CrashAt.AFTER_COMMIT:
             raise SimulatedCrashError
 
 
@@ -139,11 +159,20 @@ class SimulatedBase:
         self.paused_at = 0.0
         # What is ordered against it:
         self.crash_at: CrashAt | None = None
+        self.crash_commit = "any commit"
         self.sends_left = 0
         self.slow_commits: tuple[float, float] = (0.0001, 0.002)
         self.ordered_faults = 0
         self.disk = cast("SimulatedTables", opened.ledger.tables)
         self.disk_failed = False
+        self.disk_is_another = False
+        """Whether its disk holds something else than what the last process left: nothing, or an older copy."""
+        self.disk_is_damaged = False
+        """Whether somebody changed a bit on its disk, so that it may begin with less, or not at all."""
+        self.power_fails = False
+        """Whether its host ends with it; else the seed decides."""
+        self.orphan = False
+        """Whether its exporter outlives it."""
         self.on_end: Callable[[SimulatedBase, BaseException], None] = lambda base, error: None
 
     def start(self) -> None:
@@ -214,6 +243,8 @@ class SimulatedBase:
 
     def end(self, error: BaseException) -> None:
         """The process is no more."""
+        if not self.alive:
+            return
         self.alive = False
         self.timeline.note("end", f"{self.name} {type(error).__name__}")
         self.network.leave(self)
@@ -226,10 +257,15 @@ class SimulatedBase:
 
     # --- faults to order ---------------------------------------------------------------------------------------------
 
-    def crash(self, at: CrashAt, after_sends: int = 0) -> None:
-        """End the process at its next commit, or after so many frames more."""
+    def crash(self, at: CrashAt, after_sends: int = 0, commit: str = "any commit") -> None:
+        """End the process at its next such commit, see `COMMITS`, or after so many frames more."""
         self.crash_at = at
+        self.crash_commit = commit
         self.sends_left = after_sends
+
+    def end_in_step(self) -> None:
+        """End the process within a step that a file takes. Raises `SimulatedCrashError`."""
+        raise SimulatedCrashError
 
     def fail_actor(self, actor: str, *, at_end: bool) -> None:
         """Have an actor raise, at the beginning of a turn or after all else of it was done."""
@@ -242,9 +278,9 @@ class SimulatedBase:
         self.wake(0.0)
 
     def actor_failed(self, fault: Exception) -> None:
-        """An actor raised. Raises `OperationFailedError` when nobody ordered it."""
+        """An actor raised. Raises `OperationFailedError` when nobody ordered it, unless it ends the node."""
         self.timeline.note("fault", self.name)
-        if "OrderedFault" not in str(fault):
+        if not is_fatal(fault) and "OrderedFault" not in str(fault):
             raise OperationFailedError(f"{self.name}: {type(fault).__name__}: {fault}") from fault
 
     def commit_time(self) -> float:
@@ -272,8 +308,6 @@ class SimulatedBase:
 
     def leaves(self) -> None:
         """A frame is about to leave; perhaps it is not to."""
-        if self.disk_failed:
-            raise AssertionError(f"I16: a frame leaves {self.name} after its disk failed")
         if self.crash_at is CrashAt.AMID_SENDING:
             if self.sends_left <= 0:
                 raise SimulatedCrashError
@@ -307,10 +341,13 @@ class SimulatedBase:
         """Run the job at some moment, and report it at a later one."""
 
         def work() -> None:
-            if not self.alive:
+            if not (self.alive or self.orphan):
                 return
             try:
                 result, error = job(), ""
+            except SimulatedCrashError as crash:
+                self.end(crash)
+                return
             except Exception as problem:
                 result, error = None, f"{type(problem).__name__}: {problem}"
             self.timeline.after(self.chance.uniform(0.0001, 0.05), lambda: report(result, error))

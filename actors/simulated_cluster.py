@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import shutil
 import tempfile
@@ -12,20 +13,32 @@ from typing import Any
 
 from forge_consensus.actors.options import Options
 from forge_consensus.actors.simulated import SimulatedBase, SimulatedCrashError, SimulatedTables, Watcher
+from forge_consensus.actors.simulated_files import SimulatedFiles
 from forge_consensus.actors.simulated_network import Network
 from forge_consensus.actors.simulated_time import SimulatedClock, Timeline
+from forge_consensus.errors import CorruptionError, IdentityError
 from forge_consensus.events.bus import EventBus
 from forge_consensus.storage.configuration import Configuration
 from forge_consensus.storage.export import export_state
+from forge_consensus.storage.folder import STEP_WATCHERS, remove_temporary_files
 from forge_consensus.storage.kv import KeyValueMachine
 from forge_consensus.storage.limits import Limits
 from forge_consensus.storage.machine import ApplyFaultError, Machine
 from forge_consensus.storage.memory_tables import MemoryTable
-from forge_consensus.storage.opening import Founding, open_ledger
+from forge_consensus.storage.opening import Founding, Opened, open_ledger
+from forge_consensus.storage.snapshot_file import SnapshotInfo
 
 SHARED_MEMORY = Path("/dev/shm")
 """Where snapshots lie, if there is such a place: a flush costs nothing there."""
 DRIFT_MAX = 0.01
+
+
+@dataclass(frozen=True, slots=True)
+class DiskCopy:
+    """A copy of a node's whole folder, taken while it was down."""
+
+    disk: dict[str, MemoryTable]
+    files: dict[str, bytes]
 
 
 @dataclass(slots=True)
@@ -36,9 +49,14 @@ class SimulatedNode:
     folder: Path
     disk: dict[str, MemoryTable]
     clock_chance: random.Random
+    files: SimulatedFiles
     base: SimulatedBase | None = None
     boots: int = 0
     bus: EventBus = field(default_factory=EventBus)
+    replaced: bool = False
+    """Whether its disk was exchanged since its last process."""
+    crash_opening: bool = False
+    """Whether the next process ends as soon as it has opened its ledger."""
 
     @property
     def running(self) -> SimulatedBase | None:
@@ -75,13 +93,19 @@ class SimulatedCluster:
         self.names = [f"n{number}" for number in range(1, nodes + 1)]
         self.configuration = Configuration.of({name: f"{name}:7000" for name in self.names}, lease_reads=lease_reads)
         shared = SHARED_MEMORY if SHARED_MEMORY.is_dir() else None
-        self.folder = Path(tempfile.mkdtemp(prefix="forge-simulation-", dir=shared))
+        self.folder = Path(tempfile.mkdtemp(prefix=f"forge-simulation-{os.getpid()}-", dir=shared))
         self.nodes: dict[str, SimulatedNode] = {}
         for name in self.names:
             folder = self.folder / name
             folder.mkdir()
             disk = SimulatedTables().tables
-            self.nodes[name] = SimulatedNode(name, folder, disk, self.timeline.chance(f"{name} clock"))
+            files = SimulatedFiles(folder, self.timeline.chance(f"{name} files"))
+            STEP_WATCHERS[folder] = files.took
+            self.nodes[name] = SimulatedNode(name, folder, disk, self.timeline.chance(f"{name} clock"), files)
+        self.suspect: dict[str, str] = {}
+        """Whose disk was ruined on purpose, and how: a minority at most, see `spare`."""
+        self.gone: dict[str, str] = {}
+        """Who therefore does not run again, and the error that it ended with."""
         self.failure: BaseException | None = None
 
     def __enter__(self) -> SimulatedCluster:
@@ -94,6 +118,8 @@ class SimulatedCluster:
         """Remove what lies on the real disk."""
         for base in self.running():
             base.engine.opened.snapshots.drop_incoming()
+        for node in self.nodes.values():
+            STEP_WATCHERS.pop(node.folder, None)
         shutil.rmtree(self.folder, ignore_errors=True)
 
     # --- processes ---------------------------------------------------------------------------------------------------
@@ -106,43 +132,61 @@ class SimulatedCluster:
     def restart(self, name: str) -> None:
         """Begin a process on the node's disk as the last one left it; does nothing if one runs."""
         node = self.nodes[name]
-        if node.running is not None:
+        if node.running is not None or name in self.gone:
             return
         node.boots += 1
         self.timeline.note("start", f"{name} {node.boots}")
+        remove_temporary_files(node.folder)  # as `Folder` does
         tables = SimulatedTables()
         tables.tables = {table: rows.copy() for table, rows in node.disk.items()}
-        machine: Any = self.machine(name)
-        chance = self.timeline.chance(f"{name} incarnation")
-        founding = Founding(name, "simulation", self.configuration, lambda: f"{chance.getrandbits(64):016x}")
-        opened = open_ledger(
-            tables,
-            node.folder,
-            founding,
-            machine,
-            self.limits,
-            lambda: export_state(tables, node.folder, machine),
-        )
-        clock = SimulatedClock(self.timeline, node.clock_chance, DRIFT_MAX)
+        try:
+            opened = self.open(node, tables)
+        except CorruptionError as error:
+            if name not in self.suspect:
+                raise
+            self.given_up(name, error)
+            return
+        node.disk = tables.tables
+        if node.crash_opening:
+            node.crash_opening = False
+            return
         base = SimulatedBase(
             opened,
             self.options,
             node.bus,
-            clock,
+            SimulatedClock(self.timeline, node.clock_chance, DRIFT_MAX),
             self.network,
             self.watchers,
             self.configuration.addresses[name],
             f"{name} boot {node.boots}",
         )
         node.base = base
-        node.disk = tables.tables
         tables.node = base
+        node.files.stop = base.end_in_step
         base.on_end = self.ended
+        base.disk_is_another, node.replaced = node.replaced, False
+        base.disk_is_damaged = name in self.suspect
         for watcher in self.watchers:
             watcher.began(base)
         base.start()
         if base.alive:
             self.network.join(base)
+
+    def open(self, node: SimulatedNode, tables: SimulatedTables) -> Opened:
+        """Open the ledger on a node's disk, as its next process does."""
+        machine: Any = self.machine(node.name)
+        chance = self.timeline.chance(f"{node.name} incarnation {node.boots}")
+        founding = Founding(node.name, "simulation", self.configuration, lambda: f"{chance.getrandbits(64):016x}")
+
+        def export() -> SnapshotInfo:
+            base = node.running
+            node.files.deaf = base is None or base.disk is not tables  # an exporter that outlives its node
+            try:
+                return export_state(tables, node.folder, machine)
+            finally:
+                node.files.deaf = False
+
+        return open_ledger(tables, node.folder, founding, machine, self.limits, export)
 
     def crash(self, name: str) -> None:
         """End a node's process between two turns."""
@@ -152,10 +196,60 @@ class SimulatedCluster:
 
     def ended(self, base: SimulatedBase, error: BaseException) -> None:
         """A process ended. Only what was ordered may end one."""
+        files = self.nodes[base.name].files
+        power_fails = base.power_fails or files.chance.random() < 0.5
+        base.orphan = not power_fails and files.chance.random() < 0.5
+        files.ended(power_fails=power_fails)
+        suspect = base.name in self.suspect
+        if suspect and isinstance(error, CorruptionError | IdentityError):
+            self.given_up(base.name, error)
+            return
         ordered = isinstance(error, SimulatedCrashError) or base.disk_failed
         # A machine that was being replaced when an actor failed is in no known state: the node stops.
-        if not ordered and not (base.ordered_faults and isinstance(error, ApplyFaultError)):
+        if not ordered and not ((base.ordered_faults or suspect) and isinstance(error, ApplyFaultError)):
             self.failure = self.failure or error
+
+    # --- ruined disks ------------------------------------------------------------------------------------------------
+
+    @property
+    def spare(self) -> bool:
+        """Whether one more disk may be ruined: a majority of good ones stays."""
+        return 2 * (len(self.suspect) + 1) < len(self.names)
+
+    def given_up(self, name: str, error: BaseException) -> None:
+        """A node whose disk was ruined has noticed it, or its peers have: it does not run again."""
+        self.timeline.note("gone", name)
+        self.gone[name] = f"{type(error).__name__}: {error}"
+
+    def copy_of(self, name: str) -> DiskCopy:
+        """A copy of the folder of a node that is down."""
+        node = self.nodes[name]
+        return DiskCopy({table: rows.copy() for table, rows in node.disk.items()}, node.files.contents())
+
+    def put_back(self, name: str, copy: DiskCopy, how: str) -> None:
+        """Exchange the folder of a node that is down for a copy, or for an empty one."""
+        node = self.nodes[name]
+        self.suspect[name] = how
+        node.disk = {table: rows.copy() for table, rows in copy.disk.items()}
+        node.files.put_back(copy.files)
+        node.replaced = True
+
+    def wipe(self, name: str) -> None:
+        """Empty the folder of a node that is down."""
+        self.put_back(name, DiskCopy(SimulatedTables().tables, {}), "wiped")
+
+    def flip_record(self, name: str, table: str, key: bytes, at: int, bit: int) -> None:
+        """Flip a bit of a record on a node's disk, whether it runs or not."""
+        self.suspect[name] = f"a flipped bit in {table}"
+        values = self.nodes[name].disk[table].values
+        record = bytearray(values[key])
+        record[at] ^= 1 << bit
+        values[key] = bytes(record)
+
+    def flip_file(self, name: str, file: str, at: int, bit: int) -> None:
+        """Flip a bit of a node's snapshot file."""
+        self.suspect[name] = "a flipped bit in a snapshot"
+        self.nodes[name].files.flip(file, at, bit)
 
     # --- time --------------------------------------------------------------------------------------------------------
 
@@ -181,10 +275,14 @@ class SimulatedCluster:
         leading = [base for base in self.running() if base.engine.ledger.leading is not None]
         return max(leading, key=lambda base: base.engine.ledger.term, default=None)
 
+    def healthy(self) -> list[SimulatedBase]:
+        """The processes that run on a good disk."""
+        return [base for base in self.running() if base.name not in self.suspect]
+
     def settled(self) -> bool:
-        """Whether all nodes run, one leads, and all have applied the same and everything."""
-        bases = self.running()
-        if len(bases) < len(self.names) or self.leader() is None:
+        """Whether all nodes with a good disk run, one leads, and all have applied the same and everything."""
+        bases = self.healthy()
+        if len(bases) + len(self.suspect) < len(self.names) or self.leader() is None:
             return False
         ledgers = [base.engine.ledger for base in bases]
         last = ledgers[0].log.last

@@ -64,6 +64,8 @@ class Network:
     cut: set[tuple[str, str]] = field(default_factory=set)
     old: deque[tuple[Connection, bytes, bool]] = field(default_factory=deque)
     frames: int = 0
+    copies: int = 0
+    """How many frames were delivered, or are to be, beside the first delivery."""
     chance: random.Random = field(init=False)
 
     def __post_init__(self) -> None:
@@ -133,6 +135,12 @@ class Network:
                 if both_ways:
                     self.cut.add((receiver, sender))
 
+    def join_again(self, one: list[str], other: list[str]) -> None:
+        """Let everything through between two groups."""
+        for sender in one:
+            for receiver in other:
+                self.cut -= {(sender, receiver), (receiver, sender)}
+
     def heal(self) -> None:
         """Let everything through, in good weather, and have what broke unnoticed be noticed."""
         self.cut.clear()
@@ -164,6 +172,7 @@ class Network:
         chance, weather = self.chance, self.weather
         self.frames += 1
         if weather.replay and self.old and chance.random() < weather.replay:
+            self.copies += 1
             self.transmit(*self.old[chance.randrange(len(self.old))], in_order=False)
         self.old.append((connection, data, forth))
         if len(self.old) > REMEMBERED:
@@ -173,6 +182,7 @@ class Network:
         in_order = not weather.reorder or chance.random() >= weather.reorder
         self.transmit(connection, data, forth, in_order=in_order)
         if weather.duplicate and chance.random() < weather.duplicate:
+            self.copies += 1
             self.transmit(connection, data, forth, in_order=False)
 
     def transmit(self, connection: Connection, data: bytes, forth: bool, *, in_order: bool) -> None:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import heapq
 import random
+from collections import deque
 from collections.abc import Callable
 from hashlib import blake2b
 
 WALL_MS = 1_800_000_000_000
 """Where simulated wall clocks begin, in milliseconds since 1970."""
+NOTED = 2000
+"""So many of the newest notes are kept."""
 
 
 class Timeline:
@@ -25,6 +28,8 @@ class Timeline:
         self.number = 0
         self.trace = blake2b(digest_size=16)
         self.steps = 0
+        self.noted: deque[tuple[float, str, str, bytes]] = deque(maxlen=NOTED)
+        """What was noted last: moment, kind, who, data."""
 
     def chance(self, name: str) -> random.Random:
         """A source of chance of one's own, so that one user's draws do not shift another's."""
@@ -50,6 +55,7 @@ class Timeline:
         """Put what happens now into the trace."""
         self.trace.update(f"{self.now!r} {kind} {who} {len(data)}\n".encode())
         self.trace.update(data)
+        self.noted.append((self.now, kind, who, data))
 
     @property
     def digest(self) -> str:
@@ -75,6 +81,11 @@ class SimulatedClock:
     def running(self) -> float:
         """Seconds since the host started."""
         return self.origin + (self.timeline.now + self.ahead) * self.rate
+
+    def drift(self, rate: float) -> None:
+        """The clock runs at another rate from now on; it neither jumps nor goes back."""
+        self.origin += (self.timeline.now + self.ahead) * (self.rate - rate)
+        self.rate = rate
 
     def now(self) -> float:
         """Seconds in which the node ran."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from forge_consensus.actors.actor import ConsensusActor
+from forge_consensus.actors.board import PeerStatus
 from forge_consensus.actors.messages import InstallSnapshot, SnapshotReply
 from forge_consensus.actors.notices import (
     CaptureSnapshot,
@@ -17,6 +18,7 @@ from forge_consensus.actors.notices import (
     LeadershipEnded,
     MachineRestored,
     PeerNeedsSnapshot,
+    SnapshotChecked,
     SnapshotInstalled,
     SnapshotReceived,
     SnapshotSaved,
@@ -35,6 +37,7 @@ from forge_consensus.events.types import (
     SnapshotStarted,
 )
 from forge_consensus.storage.machine import ApplyFaultError
+from forge_consensus.storage.snapshot_file import SnapshotInfo, verify
 from forge_consensus.storage.snapshot_receiver import SnapshotReceiver
 from forge_consensus.storage.snapshots import Installation
 
@@ -108,6 +111,7 @@ class SnapshotActor(ConsensusActor):
             self.saving_failed(message.error)
             return
         self.board.saving = 0
+        self.snapshots.in_use = [each.path for each in self.being_sent().values()]
         self.snapshots.taken(info)
         self.board.snapshots += 1
         duration = now - message.began
@@ -127,10 +131,30 @@ class SnapshotActor(ConsensusActor):
 
     def receiveMsg_CompactLog(self, message: CompactLog, sender: Any) -> None:
         """Move the start of the log; what lies before it goes slice by slice."""
-        before, base = self.snapshots.compact()
+        before, base = self.snapshots.compact(self.lacked())
         if base > before:
             self.publish(LogCompacted(first_index=base + 1, removed=base - before))
             self.sweep_soon()
+
+    def being_sent(self) -> dict[str, SnapshotInfo]:
+        """Who is being sent which snapshot, of the followers that live."""
+        sent = {node: sending.info for node, sending in self.sendings.items()}
+        return {node: info for node, info in sent.items() if info is not None and self.is_active(node)}
+
+    def is_active(self, node: str) -> bool:
+        """Whether a peer answers."""
+        view = self.board.peers.get(node)
+        return view is not None and view.status is PeerStatus.ACTIVE
+
+    def lacked(self) -> int | None:
+        """The index behind which a follower that lives still lacks entries; None where that is not known of any.
+
+        If the log were cut there, whoever takes a snapshot by a slow link would need the next one as soon as it has
+        this one, and so on for ever.
+        """
+        known = {node: index for node, index in self.board.match.items() if index and self.is_active(node)}
+        known |= {node: info.index for node, info in self.being_sent().items()}
+        return min(known.values(), default=None)
 
     def sweep_soon(self) -> None:
         """Delete in the next turns."""
@@ -190,8 +214,25 @@ class SnapshotActor(ConsensusActor):
             del self.sendings[sender.node]
             self.tell("replication", sending.done())
             return
+        if sending.in_vain(message.offset):
+            self.check(sending.info)
         if sending.wanted(message.offset, sender.sent):
             self.send_chunk(sending)
+
+    def check(self, info: SnapshotInfo) -> None:
+        """Read a file that a follower had and did not take: perhaps it is our disk that damaged it."""
+        self.offload(lambda: verify(info.path), lambda _, error: SnapshotChecked(info, error))
+
+    def receiveMsg_SnapshotChecked(self, message: SnapshotChecked, sender: Any) -> None:
+        """A damaged file is sent no more; our state is whole, so a new one is taken of it."""
+        if not message.error or self.snapshots.newest is not message.info:
+            return
+        self.context.refuse("a damaged snapshot", message.error)
+        self.snapshots.newest = None
+        for sending in self.sendings.values():
+            if sending.info is message.info:
+                sending.info = None
+        self.receiveMsg_TakeSnapshot(TakeSnapshot(), sender)
 
     def receiveMsg_LeaderChanged(self, message: LeaderChanged, sender: Any) -> None:
         """What another leader was sending is worthless: its file may differ in bytes."""

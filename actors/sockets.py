@@ -6,6 +6,7 @@ is an answer, no socket carries an identity, and who speaks is known from the fr
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import itertools
 import os
@@ -14,6 +15,7 @@ from typing import Any, Final, cast
 
 import zmq
 
+from forge_consensus.actors.place import claim_path, events_place, path_of, url_of
 from forge_consensus.errors import InvalidConfigError, TransportUnavailableError
 
 NOBLOCK: Final = int(zmq.NOBLOCK)
@@ -45,11 +47,12 @@ class Sockets:
         self.dealers: dict[str, Socket] = {}
         self.monitors: dict[Socket, str] = {}
         self.poller = zmq.Poller()
+        self.paths: list[str] = []
+        """The files of sockets that listen at a path; ZeroMQ leaves them behind."""
         try:
             self.router = self.bound(zmq.ROUTER, bind, bytes_max)
             self.router.setsockopt(zmq.ROUTER_MANDATORY, 1)
-            host = bind.rpartition(":")[0]
-            self.publisher = self.bound(zmq.XPUB, f"{host}:0", bytes_max)
+            self.publisher = self.bound(zmq.XPUB, events_place(bind), bytes_max)
             for node, address in peers.items():
                 self.connect(node, address, bytes_max)
         except BaseException:
@@ -63,13 +66,16 @@ class Sockets:
 
     def bound(self, kind: int, address: str, bytes_max: int) -> Socket:
         """A socket that listens."""
+        path = path_of(address)
+        if path is not None:
+            claim_path(path)
         socket = self.context.socket(kind)
         socket.setsockopt(zmq.LINGER, 0)
         socket.setsockopt(zmq.IPV6, int(address.startswith("[")))
         socket.setsockopt(zmq.MAXMSGSIZE, bytes_max)
         socket.setsockopt(zmq.SNDHWM, EVENT_FRAMES_MAX if kind == zmq.XPUB else CLIENT_FRAMES_MAX)
         try:
-            socket.bind(f"tcp://{address}")
+            socket.bind(url_of(address))
         except zmq.ZMQError as error:
             socket.close(0)
             if error.errno == zmq.EADDRINUSE:
@@ -78,12 +84,14 @@ class Sockets:
                 ) from error
             if error.errno in (errno.EINVAL, errno.ENODEV):
                 raise InvalidConfigError(
-                    f"{address!r} is no address to listen on: it is HOST:PORT with a host of this machine"
+                    f"{address!r} is no address to listen on: it is HOST:PORT with a host of this machine, or ipc://PATH"
                 ) from error
             raise TransportUnavailableError(
-                f"cannot listen on {address}: {zmq.strerror(error.errno or 0)}: choose an address of this machine and "
-                "a port that this user may take"
+                f"cannot listen on {address}: {zmq.strerror(error.errno or 0)}: choose an address of this machine that "
+                "this user may take, or a path in a folder that exists"
             ) from error
+        if path is not None:
+            self.paths.append(path)
         return socket
 
     def connect(self, node: str, address: str, bytes_max: int) -> None:
@@ -105,9 +113,11 @@ class Sockets:
         monitor = dealer.get_monitor_socket(WATCHED, name)
         self.monitors[monitor] = node
         try:
-            dealer.connect(f"tcp://{address}")
+            dealer.connect(url_of(address))
         except zmq.ZMQError as error:
-            raise InvalidConfigError(f"{address!r} of peer {node!r} is no address: it is HOST:PORT") from error
+            raise InvalidConfigError(
+                f"{address!r} of peer {node!r} is no address: it is HOST:PORT or ipc://PATH"
+            ) from error
         self.poller.register(dealer, zmq.POLLIN)
         self.poller.register(monitor, zmq.POLLIN)
 
@@ -192,6 +202,9 @@ class Sockets:
 
     def close(self) -> None:
         """Let go of everything; nothing lingers."""
+        for path in self.paths:  # first: once we listen no more, another node may have the path
+            with contextlib.suppress(OSError):
+                os.unlink(path)
         for dealer in self.dealers.values():
             dealer.disable_monitor()
         for monitor in self.monitors:
@@ -200,5 +213,5 @@ class Sockets:
 
 
 def endpoint_of(socket: Any) -> str:
-    """HOST:PORT of a bound socket."""
+    """HOST:PORT or ipc://PATH of a bound socket."""
     return cast("bytes", socket.getsockopt(zmq.LAST_ENDPOINT)).decode().removeprefix("tcp://")

@@ -13,6 +13,7 @@ from loguru import logger
 from thespian.actors import ActorSystem
 
 from forge_consensus.actors.options import Options
+from forge_consensus.actors.place import BOUND_PATH_BYTES_MAX, IPC, check_path
 from forge_consensus.actors.zeromq import LocalConnection, ZeroMqBase, start_system
 from forge_consensus.client.endpoints import parse_endpoint
 from forge_consensus.errors import InvalidConfigError
@@ -38,8 +39,8 @@ EXAMPLE = '{"n1": "127.0.0.1:7001"}'
 class Settings:
     """Everything that makes one node.
 
-    `peers` (node id -> HOST:PORT, this node among them) is read at the first start only; without it a new node is a
-    cluster of its own.
+    `peers` (node id -> HOST:PORT or ipc://PATH, this node among them) is read at the first start only; without it a
+    new node is a cluster of its own.
     """
 
     node_id: str
@@ -101,8 +102,14 @@ def check_bind(bind: object) -> None:
 
     ZeroMQ itself takes a port beyond 65535 and listens on another.
     """
-    free = isinstance(bind, str) and bind.endswith(":0")
-    parse_endpoint(f"{bind}"[:-1] + "1" if free else bind)
+    address = parse_endpoint(f"{bind}"[:-1] + "1" if takes_free_port(bind) else bind)
+    if address.startswith(IPC):
+        check_path(address, BOUND_PATH_BYTES_MAX)
+
+
+def takes_free_port(bind: object) -> bool:
+    """Whether a node that shall listen there takes a port that is free."""
+    return isinstance(bind, str) and bind.endswith(":0") and not bind.startswith(IPC)
 
 
 class Node:
@@ -127,7 +134,7 @@ class Node:
         settings = self.settings
         try:
             bind = settings.bind
-            if bind.endswith(":0"):
+            if takes_free_port(bind):
                 bind = free_address(bind)
             self.folder = Folder(Path(settings.storage_path))
             self.tables = LmdbTables(

@@ -7,7 +7,14 @@ from typing import Any, NamedTuple, cast
 
 import msgpack
 
-from forge_consensus.errors import CorruptionError, ProtocolError, StorageError, UnavailableError
+from forge_consensus.errors import (
+    CorruptionError,
+    LogInconsistentError,
+    ProtocolError,
+    StorageError,
+    UnavailableError,
+)
+from forge_consensus.storage.assertions import broken
 from forge_consensus.storage.log import Log
 from forge_consensus.storage.machine import (
     DONE,
@@ -114,11 +121,15 @@ class Applier:
                 first = self.index + 1
                 records = log.read(first, upto, READ_BYTES)
                 entries = [parse(index, record) for index, record in enumerate(records, first)]
+                if entries[0].term < self.term:
+                    raise LogInconsistentError(
+                        broken("I5", f"entry {first} of term {entries[0].term} follows one of {self.term}")
+                    )
                 if self.batched:
                     self.apply_in_runs(entries, done)
                 else:
                     done += [self.apply_record(entry) for entry in entries]
-        except (ApplyFaultError, StorageError):
+        except (ApplyFaultError, LogInconsistentError, StorageError):
             raise
         except Exception as error:
             raise ApplyFaultError(self.index, f"{type(error).__name__}: {error}") from error

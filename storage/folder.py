@@ -3,6 +3,7 @@
 import errno
 import fcntl
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final, Self
 
@@ -11,6 +12,10 @@ from forge_consensus.errors import FolderLockedError, StorageError
 LOCK_NAME: Final = "LOCK"
 TEMPORARY_SUFFIX: Final = ".tmp"
 """What a file is called while it is written; at start such files are leftovers of a crash."""
+
+STEP_WATCHERS: Final[dict[Path, Callable[[str, str, str], None]]] = {}
+"""Who is told of each step that the files of a folder take, as (step, name, earlier name): a simulated disk, which so
+knows what was flushed, and may end the process there. In production it is empty."""
 
 
 class Folder:
@@ -92,9 +97,7 @@ class Folder:
     def remove_temporary_files(self) -> None:
         """Remove what a crash left half-written; nothing refers to it."""
         for folder in (self.path, self.snapshots_path):
-            for leftover in folder.glob(f"*{TEMPORARY_SUFFIX}"):
-                if not leftover.is_dir():
-                    leftover.unlink(missing_ok=True)
+            remove_temporary_files(folder)
 
     def release(self) -> None:
         """Let the folder go; the lock's file stays. Calling it again does nothing."""
@@ -129,6 +132,21 @@ def fsync_directory(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+    tell_step(path, "flush folder")
+
+
+def remove_temporary_files(path: Path) -> None:
+    """Remove what a crash left half-written in `path`. Raises OSError."""
+    for leftover in path.glob(f"*{TEMPORARY_SUFFIX}"):
+        if not leftover.is_dir():
+            leftover.unlink(missing_ok=True)
+            tell_step(path, "remove", leftover.name)
+
+
+def tell_step(folder: Path, step: str, name: str = "", earlier: str = "") -> None:
+    """Tell whoever watches the folder that a file in it was created, written, flushed, renamed or removed."""
+    if STEP_WATCHERS and (watcher := STEP_WATCHERS.get(folder)) is not None:
+        watcher(step, name, earlier)
 
 
 def explain(error: OSError) -> str:

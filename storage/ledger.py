@@ -14,6 +14,7 @@ import msgpack
 
 from forge_consensus.errors import BusyError, CorruptionError, LogInconsistentError, StaleTermError, StorageFullError
 from forge_consensus.storage.applying import Applied, Applier
+from forge_consensus.storage.assertions import check_vote, same_entry
 from forge_consensus.storage.configuration import CONFIGURATIONS, Configuration, ConfigurationHistory
 from forge_consensus.storage.identity import Identity
 from forge_consensus.storage.incoming import check_records
@@ -22,7 +23,7 @@ from forge_consensus.storage.limits import Limits
 from forge_consensus.storage.log import Log
 from forge_consensus.storage.machine import ApplyFaultError
 from forge_consensus.storage.numbers import EventNumbers
-from forge_consensus.storage.record import CRC_BYTES, HEAD_BYTES, REJOIN, Kind, data_of, encode, term_of
+from forge_consensus.storage.record import CRC_BYTES, HEAD_BYTES, REJOIN, Kind, data_of, encode
 from forge_consensus.storage.tables import RECORD_OVERHEAD_BYTES, Tables
 from forge_consensus.storage.transaction import Transaction, get_meta
 from forge_consensus.storage.uncommitted import Uncommitted
@@ -102,8 +103,7 @@ class Ledger:
             raise CorruptionError(f"the store does not hold term and vote, so the node does not run. {REJOIN}")
         self.term, self.vote, hint, last = msgpack.unpackb(stored)
         self.hard_on_disk = (self.term, self.vote, hint, last)
-        base = get_meta(self.tables, BASE) or NO_BASE
-        base_index, base_term, base_configuration = msgpack.unpackb(base)
+        base_index, base_term, base_configuration = msgpack.unpackb(get_meta(self.tables, BASE) or NO_BASE)
         self.log.reload(base_index, base_term, last)
         self.identity.reload()
         self.configurations_on_disk = get_meta(self.tables, CONFIGURATIONS)
@@ -141,12 +141,12 @@ class Ledger:
             turn.put_meta(CONFIGURATIONS, configurations)
         hard = (self.term, self.vote, self.commit_index, self.log.last)
         if hard != self.hard_on_disk:
+            check_vote(self.hard_on_disk, hard)
             turn.put_meta(HARD, cast("bytes", msgpack.packb(hard)))
         mark = self.numbers.stage(turn.batch)
         self.journal.stage(turn.batch)
         if checkpoint:
-            point = self.configurations.at(self.applier.index)
-            self.applier.checkpoint(turn.batch, point.encode())
+            self.applier.checkpoint(turn.batch, self.configurations.at(self.applier.index).encode())
         self.tables.commit(turn.batch)
         self.hard_on_disk, self.configurations_on_disk = hard, configurations
         self.numbers.mark = mark
@@ -317,7 +317,7 @@ class Ledger:
             hint = log.last_at_most(prev_index, prev_term)
             return Mismatch(hint, log.term_at(hint) or 0)
         first = prev_index + 1
-        while first <= min(match, log.last) and log.term_at(first) == term_of(records[first - prev_index - 1]):
+        while first <= min(match, log.last) and same_entry(first, log.get(first), records[first - prev_index - 1]):
             first += 1
         fresh = records[first - prev_index - 1 :]
         if not fresh:

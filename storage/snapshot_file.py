@@ -20,7 +20,7 @@ from typing import Any, BinaryIO, Final
 import msgpack
 
 from forge_consensus.errors import CorruptionError, SnapshotFailedError
-from forge_consensus.storage.folder import TEMPORARY_SUFFIX, fsync_directory
+from forge_consensus.storage.folder import TEMPORARY_SUFFIX, fsync_directory, tell_step
 
 MAGIC: Final = b"FCSNAP\r\n"
 VERSION: Final = 1
@@ -147,8 +147,9 @@ class SnapshotReader:
 class SnapshotWriter:
     """Writes the parts of a file to a temporary name, flushing on the way."""
 
-    def __init__(self, file: BinaryIO) -> None:
+    def __init__(self, file: BinaryIO, path: Path) -> None:
         self.file = file
+        self.path = path
         self.digest = sha256()
         self.unflushed_bytes = 0
         self.size_bytes = 0
@@ -159,6 +160,7 @@ class SnapshotWriter:
         self.digest.update(data)
         self.size_bytes += len(data)
         self.unflushed_bytes += len(data)
+        tell_step(self.path.parent, "write", self.path.name)
         if self.unflushed_bytes >= FLUSH_BYTES:
             self.flush()
 
@@ -167,6 +169,7 @@ class SnapshotWriter:
         self.file.flush()
         os.fsync(self.file.fileno())
         self.unflushed_bytes = 0
+        tell_step(self.path.parent, "flush", self.path.name)
 
     def write_framed(self, data: bytes) -> None:
         """Write `data` behind its length and crc32. Raises OSError."""
@@ -201,7 +204,7 @@ def write_snapshot(folder: Path, header: dict[str, Any], chunks: Iterable[bytes]
     try:
         with reporting("cannot write", path):
             with create(temporary) as file:
-                writer = SnapshotWriter(file)
+                writer = SnapshotWriter(file, temporary)
                 writer.write_all(msgpack.packb(header), chunks)
             publish(temporary, path)
     finally:
@@ -279,6 +282,7 @@ def prune(folder: Path, keep: int = 2, spare: Collection[Path] = ()) -> list[Pat
     for path in old:
         with reporting("cannot remove", path):
             path.unlink(missing_ok=True)
+            tell_step(folder, "remove", path.name)
     return old
 
 
@@ -310,12 +314,15 @@ def reporting(what: str, path: Path, clean_up: Callable[[], None] | None = None)
 def create(path: Path) -> BinaryIO:
     """Create or empty a file that only its owner may read. Raises OSError."""
     flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
-    return os.fdopen(os.open(path, flags, 0o600), "wb")
+    file = os.fdopen(os.open(path, flags, 0o600), "wb")
+    tell_step(path.parent, "create", path.name)
+    return file
 
 
 def publish(temporary: Path, path: Path) -> None:
     """Give a flushed file its name, durably. Raises OSError."""
     temporary.replace(path)
+    tell_step(path.parent, "rename", path.name, temporary.name)
     fsync_directory(path.parent)
 
 
@@ -323,3 +330,4 @@ def remove_quietly(path: Path) -> None:
     """Remove a temporary file if it is there; a failure leaves it to the next start."""
     with suppress(OSError):
         path.unlink(missing_ok=True)
+        tell_step(path.parent, "remove", path.name)

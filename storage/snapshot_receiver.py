@@ -44,7 +44,7 @@ class SnapshotReceiver:
         self.tail = b""  # the last bytes are the digest, which does not cover itself
         with reporting("cannot write", self.temporary):
             self.file = create(self.temporary)
-        self.writer = SnapshotWriter(self.file)
+        self.writer = SnapshotWriter(self.file, self.temporary)
 
     def write(self, offset: int, data: bytes) -> int:
         """Take a piece and return the offset wanted next.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,9 +10,10 @@ from typing import cast
 
 import msgpack
 
-from forge_consensus.errors import CorruptionError, SnapshotFailedError
+from forge_consensus.errors import CorruptionError, SnapshotFailedError, StorageError
 from forge_consensus.storage.applying import Point, header_of, point_of, put_point
 from forge_consensus.storage.configuration import Configuration
+from forge_consensus.storage.folder import fsync_directory
 from forge_consensus.storage.ledger import BASE, Ledger
 from forge_consensus.storage.machine import StateMachine
 from forge_consensus.storage.sessions import import_rows
@@ -35,6 +36,9 @@ Export = Callable[[], SnapshotInfo]
 GENERATION_TABLES = ("kv", "sessions")
 """The tables whose keys begin with a generation."""
 GENERATION_BYTES = 4
+HELD_LOG_BYTES_MIN = 64 << 20
+"""A log of this size is kept for followers that lack its entries, and one of twice the snapshot's size; of a longer one
+another snapshot is the shorter way."""
 
 
 @dataclass(slots=True)
@@ -62,9 +66,13 @@ class Snapshots:
         self.installing: int | None = None
         self.incoming: SnapshotReceiver | None = None
         """The file that is being received; kept here because it outlives an actor that fails."""
+        self.in_use: Collection[Path] = ()
+        """The files that are being sent: they are not removed."""
         # The file is a user's machine's state, so all of it is read. A ledger machine's state is in the tables.
         choice = newest_valid(folder) if ledger.applier.kept is None else newest_shaped(folder)
         self.newest, self.damaged = choice.info, choice.corrupt
+        if self.newest is not None:
+            make_names_safe(folder)
 
     # --- taking ------------------------------------------------------------------------------------------------------
 
@@ -97,13 +105,14 @@ class Snapshots:
         if applier.kept is None and not applier.replacing:
             applier.on_disk = max(applier.on_disk, info.index)
         with suppress(SnapshotFailedError):  # an old file that stays harms nothing, and the next one tries again
-            prune(self.folder)
+            prune(self.folder, spare=self.in_use)
 
-    def compact(self) -> tuple[int, int]:
+    def compact(self, needed: int | None = None) -> tuple[int, int]:
         """Move the log's base up to the newest snapshot, less the trailing entries; returns (old base, new base).
 
-        Never beyond the state on disk, whatever newer file a leader sent (I8). The entries themselves go by
-        `sweep`, a slice a turn.
+        Never beyond the state on disk, whatever newer file a leader sent (I8). Entries above `needed` are lacked by a
+        follower that lives, and stay while there is room for them. The entries themselves go by `sweep`, a slice a
+        turn.
         """
         ledger = self.ledger
         log, applier = ledger.log, ledger.applier
@@ -111,11 +120,20 @@ class Snapshots:
         if self.newest is None or ledger.turn.switching:
             return before, before
         target = min(self.newest.index, applier.on_disk, log.durable - ledger.limits.trailing_entries)
+        if needed is not None and self.may_hold(self.newest):
+            target = min(target, needed)
         if target <= before:
             return before, before
         term = log.term_at(target) or 0
         self.stage_base(target, term, ledger.configurations.at(target).encode())
         return before, target
+
+    def may_hold(self, newest: SnapshotInfo) -> bool:
+        """Whether the log may stay longer than the snapshot asks for: neither long nor in a store that fills up."""
+        tables = self.ledger.tables
+        space = tables.space()
+        room = min(space.quota_bytes - space.used_bytes, space.disk_free_bytes)
+        return tables.size_bytes("log") <= max(HELD_LOG_BYTES_MIN, 2 * newest.size_bytes) and space.used_bytes < room
 
     def stage_base(self, index: int, term: int, configuration: bytes) -> None:
         """Stage the new start of the log; memory follows once it is on disk."""
@@ -239,3 +257,15 @@ def newest_shaped(folder: Path) -> Choice:
         except CorruptionError as error:
             corrupt.append(error)
     return Choice(None, tuple(corrupt))
+
+
+def make_names_safe(folder: Path) -> None:
+    """Flush the folder before anything relies on a file that is found in it. Raises `StorageError`.
+
+    The last process may have ended between giving a snapshot its name and flushing the folder. If the log were cut
+    behind that snapshot and the power failed then, the name would be gone and the log begin behind a hole.
+    """
+    try:
+        fsync_directory(folder)
+    except OSError as error:
+        raise StorageError(f"cannot flush {folder}: {error}") from error

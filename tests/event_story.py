@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from loguru import logger
 
@@ -43,7 +43,9 @@ from forge_consensus.events.types import (
 )
 from forge_consensus.storage.limits import Limits
 from forge_consensus.storage.snapshot_file import SnapshotInfo
-from forge_consensus.testing.simulated_client import Habits, Operation, SimulatedClient
+from forge_consensus.testing.habits import Habits
+from forge_consensus.testing.history import Operation
+from forge_consensus.testing.simulated_client import SimulatedClient
 from tests.event_recording import Recording, stop
 
 NODES = 3
@@ -170,7 +172,8 @@ class NoJudge:
 
     def invoked(self, operation: Operation) -> None: ...
     def answered(self, operation: Operation) -> None: ...
-    def failed(self, operation: Operation, code: str) -> None: ...
+    def failed(self, operation: Operation, code: str, reason: Any) -> None: ...
+    def refused(self, operation: Operation, moment: float) -> None: ...
 
 
 @dataclass(slots=True)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
 import random
+import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -25,6 +27,9 @@ from forge_consensus.storage.memory_tables import MemoryTables
 from forge_consensus.storage.opening import Founding, open_ledger
 
 BYTES_MAX = 1 << 24
+FOLDERS = Path(tempfile.mkdtemp(prefix="one-node-"))
+"""Where the snapshots of all such nodes of this process lie."""
+atexit.register(shutil.rmtree, FOLDERS, ignore_errors=True)
 
 
 class HandClock:
@@ -62,11 +67,12 @@ class OneNode:
         lease_reads: bool = False,
         machine: Callable[[], Machine] = KeyValueMachine,
         greet: bool = True,
+        folder: Path | None = None,
     ) -> None:
         self.peers = {f"n{i + 1}": f"127.0.0.1:{i + 1}" for i in range(size)}
         self.configuration = Configuration.of(self.peers, lease_reads=lease_reads)
         self.tables = tables or MemoryTables()
-        self.folder = Path(tempfile.mkdtemp(prefix="one-node-"))
+        self.folder = folder or Path(tempfile.mkdtemp(dir=FOLDERS))
         self.clock = HandClock()
         self.sent: list[tuple[str, Any]] = []
         self.frames: list[Frame] = []

@@ -24,6 +24,7 @@ from forge_consensus.actors.messages import (
 )
 from forge_consensus.errors import IdentityError, ProtocolError
 from tests.one_node import OneNode
+from tests.test_actors_replication import follow, noop
 
 BYTES_MAX = 1 << 20
 
@@ -147,8 +148,7 @@ def test_a_node_that_the_others_do_not_recognise_stops() -> None:
 
 def test_a_node_in_good_standing_lets_the_newcomer_stop() -> None:
     node = OneNode()
-    node.request("n2", "replication", AppendEntries(1, 1, 0, 1, 0, ()))
-    node.ledger.commit_index = 5
+    follow(node, 1, noop(2, 1), commit=2)
     node.answer("n3", "membership", HelloReply("folder-n3", 1, "configuration", "another list"))
 
 

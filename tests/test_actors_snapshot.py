@@ -18,6 +18,7 @@ from forge_consensus.events.types import (
     SnapshotStarted,
 )
 from forge_consensus.storage.limits import Limits
+from forge_consensus.storage.snapshot_file import verify
 from tests.one_node import OneNode
 from tests.test_actors_election import lead
 from tests.test_actors_replication import follow, put
@@ -25,10 +26,10 @@ from tests.test_actors_replication import follow, put
 LIMITS = Limits(snapshot_entries=20, snapshot_seconds_min=0.1, trailing_entries=5, sweep_entries=7)
 
 
-def filled(count: int = 40) -> OneNode:
-    """A follower of n2 that has applied so many entries and taken a snapshot."""
+def filled(count: int = 40, term: int = 1) -> OneNode:
+    """A follower of n2 that has applied so many entries of a term and taken a snapshot."""
     node = OneNode(limits=LIMITS, options=Options(chunk_bytes=64))
-    follow(node, 1, *[put(i, 1, f"k{i}", f"v{i}") for i in range(2, count + 1)], commit=count)
+    follow(node, term, *[put(i, term, f"k{i}", f"v{i}") for i in range(2, count + 1)], commit=count)
     node.clock.seconds += 0.3
     node.turn()
     node.run_jobs()
@@ -189,3 +190,24 @@ def test_a_half_received_snapshot_is_dropped_when_the_actors_are_rebuilt() -> No
     node.engine.undo(RuntimeError("an actor failed"))
     node.turn()
     assert not list(node.folder.iterdir())
+
+
+def test_a_leader_whose_snapshot_file_is_damaged_takes_another() -> None:
+    node = behind()
+    path = snapshot_of(node)[0]
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1  # the length, the header's place and the end still fit: only reading it all shows it
+    path.write_bytes(bytes(data))
+    node.answer("n3", "replication", AppendReply(node.ledger.term, False, 1, 0, 0))
+    size = node.last(InstallSnapshot).size
+    node.answer("n3", "snapshot", SnapshotReply(node.ledger.term, 40, size, False))
+    node.answer("n3", "snapshot", SnapshotReply(node.ledger.term, 40, 0, False))  # the follower did not take it
+    node.run_jobs()
+    node.sent.clear()
+    for _ in range(15):
+        node.wait(0.1)
+        node.run_jobs()
+        node.answer("n2", "replication", AppendReply(node.ledger.term, True, node.ledger.log.last, 0, 0))
+    verify(snapshot_of(node)[0])
+    assert node.last(InstallSnapshot).offset == 0
+    assert node.engine.generation == 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from loguru import logger
@@ -29,7 +30,9 @@ from forge_consensus.events.types import (
     payload,
 )
 from forge_consensus.storage.limits import Limits
-from forge_consensus.testing.simulated_client import Habits, Operation, SimulatedClient
+from forge_consensus.testing.habits import Habits
+from forge_consensus.testing.history import Operation
+from forge_consensus.testing.simulated_client import SimulatedClient
 from tests.event_recording import Recording
 from tests.one_node import OneNode
 
@@ -42,7 +45,8 @@ class NoJudge:
 
     def invoked(self, operation: Operation) -> None: ...
     def answered(self, operation: Operation) -> None: ...
-    def failed(self, operation: Operation, code: str) -> None: ...
+    def failed(self, operation: Operation, code: str, reason: Any) -> None: ...
+    def refused(self, operation: Operation, moment: float) -> None: ...
 
 
 @pytest.fixture
@@ -135,6 +139,7 @@ def test_entries_that_a_snapshot_takes_the_place_of_are_told_to_be_gone(recordin
     cluster.network.part([old.name], others)
     for _ in range(30):
         unheard.submit_new()
+    unheard.alive = False  # it hears no refusal, so it sends nothing elsewhere
     assert cluster.run(PATIENCE_S, lambda: (new := cluster.leader()) is not None and new.name in others)
     new = leader_of(cluster)
     cluster.run(1.0)

@@ -159,6 +159,9 @@ class Model:
         prev = max(len(now.log) + 2 - b, self.commit)
         kind, data = (Kind.CONFIGURATION, Configuration.of({"n1": f"a:{a}"}).encode()) if a == 7 else (0, put("k", a))
         records = [encode(prev + 1 + n, now.term, kind, 5, data=data) for n in range(a)]
+        for n, known in enumerate(now.log[prev : prev + a]):
+            if term_of(known) == now.term:  # what a term has written it never changes (I3)
+                records[n] = known
         if prev > len(now.log):
             assert ledger.accept(now.term, prev, now.term, records) == Mismatch(len(now.log), term_of(now.log[-1]))
             return

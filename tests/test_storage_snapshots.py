@@ -11,6 +11,7 @@ from forge_consensus.errors import (
     LogInconsistentError,
     StorageFullError,
 )
+from forge_consensus.storage import snapshots
 from forge_consensus.storage.kv import KeyValueMachine
 from forge_consensus.storage.machine import Command
 from forge_consensus.storage.memory_tables import MemoryTables
@@ -107,6 +108,36 @@ def test_the_log_is_never_cut_beyond_the_state_on_disk(tmp_path: Path, machine: 
             path.unlink()
     world.crash()
     assert world.ledger.applied == 40
+
+
+def test_entries_that_a_follower_lacks_stay_while_there_is_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else whoever takes a snapshot by a slow link would need the next one as soon as it has this one."""
+    world = World("memory", tmp_path)
+    world.lead()
+    world.do(*[put(f"k{n}", "x" * 1_000) for n in range(100)])
+    world.snapshot()
+    tables = world.tables
+    assert isinstance(tables, MemoryTables)
+
+    def base_after(needed: int) -> int:
+        with world.turn():
+            world.snapshots.compact(needed)
+        return world.ledger.log.base_index
+
+    assert base_after(30) == 30
+    assert base_after(20) == 30
+    monkeypatch.setattr(snapshots, "HELD_LOG_BYTES_MIN", 100)
+    assert base_after(30) == 30, "the log is shorter than two snapshots"
+    monkeypatch.undo()
+    tables.quota_bytes, quota_bytes = 2 * tables.space().used_bytes - 1, tables.quota_bytes
+    assert base_after(40) == 102, "the store is more than half full"
+    tables.quota_bytes = quota_bytes
+    world.do(*[put("k", "x" * 1_000)] * 100)
+    world.snapshot()
+    monkeypatch.setattr(snapshots, "HELD_LOG_BYTES_MIN", 100)
+    assert base_after(110) == world.ledger.log.last, "the log is longer than two snapshots"
 
 
 def test_a_users_machine_is_captured_between_two_applies(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from forge_consensus.events.encoding import to_json_line
 from forge_consensus.events.log_lines import log_events
 from forge_consensus.events.log_setup import configure_logging
 from forge_consensus.events.types import ConsensusEvent
-from forge_consensus.node import Node, Settings, check_bind
+from forge_consensus.node import Node, Settings, check_bind, takes_free_port
 from forge_consensus.storage.limits import Limits
 from forge_consensus.storage.lmdb_tables import MAP_BYTES, QUOTA_BYTES
 
@@ -86,7 +86,7 @@ def parse_listen(text: str | None, node_id: str, peers: dict[str, str]) -> str:
                 "there is no address to listen at: give --listen HOST:PORT, or name this node in --peers"
             )
         return peers[node_id]
-    if text.endswith(":0"):
+    if takes_free_port(text):
         check_bind(text)
         if len(peers) > 1:
             raise InvalidConfigError(
@@ -99,7 +99,11 @@ def parse_listen(text: str | None, node_id: str, peers: dict[str, str]) -> str:
 
 @click.command(context_settings={"show_default": True})
 @click.option("--id", "node_id", required=True, help="The node's id, unique in the cluster.")
-@click.option("--listen", metavar="HOST:PORT", help="Where to listen; 0 takes a free port. [default: as in --peers]")
+@click.option(
+    "--listen",
+    metavar="HOST:PORT",
+    help="Where to listen, or ipc://PATH; 0 takes a free port. [default: as in --peers]",
+)
 @click.option(
     "--peers",
     metavar="ID=HOST:PORT,...",

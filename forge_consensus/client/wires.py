@@ -13,6 +13,7 @@ import zmq
 
 from forge_consensus.actors.codec import Frame, decode, encode
 from forge_consensus.actors.messages import WireMessage
+from forge_consensus.actors.place import url_of
 from forge_consensus.errors import ConnectionFailedError, ProtocolError
 
 NOBLOCK: Final = int(zmq.NOBLOCK)
@@ -65,7 +66,7 @@ class Wire:
         name = f"inproc://forge-client-{os.getpid()}-{next(MONITOR_NUMBERS)}"
         self.monitor = self.socket.get_monitor_socket(MONITORED, name)
         try:
-            self.socket.connect(f"tcp://{address}")
+            self.socket.connect(url_of(address))
         except zmq.ZMQError as error:
             self.close()
             raise ConnectionFailedError(f"cannot connect to {address}: {error}") from error

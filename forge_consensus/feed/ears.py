@@ -9,6 +9,7 @@ from typing import Final
 
 import zmq
 
+from forge_consensus.actors.place import url_of
 from forge_consensus.client.endpoints import parse_endpoint
 from forge_consensus.errors import InvalidConfigError
 
@@ -52,7 +53,7 @@ class Ear:
             MONITORED, f"inproc://forge-ear-{os.getpid()}-{next(MONITOR_NUMBERS)}"
         )
         try:
-            self.socket.connect(f"tcp://{address}")
+            self.socket.connect(url_of(address))
         except zmq.ZMQError:
             self.close()
             raise

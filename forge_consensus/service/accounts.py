@@ -8,13 +8,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from forge_consensus.actors.place import IPC
+
 WINDOW_S = 10
 """Operations a second are counted over so many seconds."""
 
 
 @dataclass(frozen=True, slots=True)
 class NodeInfo:
-    """A member as one node sees it. `last_heartbeat` is Unix seconds, None where nothing was ever heard."""
+    """A member as one node sees it. `last_heartbeat` is Unix seconds, None where nothing was ever heard.
+
+    A member at an ``ipc://`` address has all of it in `address`, and port 0.
+    """
 
     id: str
     address: str
@@ -178,7 +183,8 @@ def active(facts: Mapping[str, Any]) -> int:
 
 def node_of(row: Mapping[str, Any], term: int) -> NodeInfo:
     """One member."""
-    host, _, port = str(row["address"]).rpartition(":")
+    whole = str(row["address"])
+    host, _, port = (whole, "", "") if whole.startswith(IPC) else whole.rpartition(":")
     heard = row["last_contact"]
     return NodeInfo(
         id=row["id"],

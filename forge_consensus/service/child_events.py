@@ -8,6 +8,7 @@ import threading
 import zmq
 from loguru import logger
 
+from forge_consensus.actors.place import url_of
 from forge_consensus.events.bus import EventBus
 from forge_consensus.events.encoding import EventDecodeError, from_msgpack
 from forge_consensus.events.types import EVENT_TYPES, UnknownEvent
@@ -34,7 +35,7 @@ class ChildEvents:
         self.socket.setsockopt(zmq.IPV6, 1)
         self.socket.setsockopt(zmq.RCVHWM, FRAMES_MAX)
         self.socket.setsockopt(zmq.SUBSCRIBE, b"")
-        self.socket.connect(f"tcp://{address}")
+        self.socket.connect(url_of(address))
         self.thread = threading.Thread(target=self.run, name="forge-feed", daemon=True)
         self.thread.start()
 

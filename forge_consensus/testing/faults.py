@@ -2,64 +2,71 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Sequence
 
-from forge_consensus.actors.notices import TakeSnapshot
-from forge_consensus.actors.simulated import CrashAt, SimulatedBase
 from forge_consensus.actors.simulated_cluster import SimulatedCluster
-from forge_consensus.actors.simulated_network import Weather
-from forge_consensus.errors import StorageError
+from forge_consensus.storage.memory_tables import DISK_FREE_BYTES
+from forge_consensus.testing.disk_faults import DISK_FAULTS
+from forge_consensus.testing.network_faults import CUTS, NETWORK_FAULTS
+from forge_consensus.testing.process_faults import PROCESS_FAULTS
+from forge_consensus.testing.strike import Ordered, Strike
 
-FAULTY_ACTORS = ("election", "replication", "membership", "snapshot", "health", "gateway")
+Fault = Callable[[Strike], str]
+"""Orders one fault; returns what exactly, in words."""
+
+KINDS: dict[str, Fault] = {fault.__name__: fault for fault in (*PROCESS_FAULTS, *NETWORK_FAULTS, *DISK_FAULTS)}
+"""All faults that there are, by the name of their kind."""
+PACES_S = (0.2, 0.5, 1.0, 2.0)
+"""The mean time between two faults; with one each 0.1 s most clusters were never in order long enough to serve."""
 KIND_PACE_S = 0.4
-ACTOR_FAULTS_MAX = 3
-"""More within the window that the options name end a process."""
+"""The mean time between two faults when their kinds are named."""
 
 
 class Faults:
-    """Orders faults against a cluster until `stop`, then `heal` makes everything well again.
+    """Orders faults against a cluster until `heal` makes everything well again; `ordered` tells what was ordered.
 
     Each seed uses only some kinds of faults and each of them as often as it likes: runs in which everything happens
-    at once find less than runs that differ (swarm testing).
+    at once find less than runs that differ (swarm testing). Every strike draws from a source of its own, known by its
+    number, also when the next one comes. So leaving out those in `skip` changes nothing of what the others draw, and a
+    failure can be shrunk to the strikes that it needs.
     """
 
-    def __init__(self, cluster: SimulatedCluster, kinds: Sequence[str] = ()) -> None:
-        """Take the kinds of faults by name, equally often and quickly; without any, as the seed decides."""
+    def __init__(
+        self,
+        cluster: SimulatedCluster,
+        kinds: Sequence[str] = (),
+        skip: frozenset[int] = frozenset(),
+        pace: float = 1.0,
+    ) -> None:
+        """Take the kinds of faults by name, equally often and quickly; without any, as the seed decides.
+
+        All times are `pace` times as long. Raises `KeyError` for a kind that is not in `KINDS`.
+        """
         self.cluster = cluster
         self.timeline = cluster.timeline
-        self.chance = self.timeline.chance("faults")
-        self.kinds: list[tuple[Callable[[], None], float]] = [
-            (act, self.chance.choice((0.0, 0.3, 1.0, 3.0)))
-            for act in (
-                self.kill,
-                self.crash_in_turn,
-                self.crash_leader_in_turn,
-                self.isolate,
-                self.isolate_leader,
-                self.stun_leader,
-                self.split,
-                self.one_way,
-                self.bridge,
-                self.mend,
-                self.change_weather,
-                self.pause,
-                self.slow_disk,
-                self.failing_disk,
-                self.fail_actor,
-                self.break_link,
-                self.snapshot,
-                self.jump_clock,
-            )
-        ]
-        self.pace_s = self.chance.choice((0.1, 0.3, 1.0, 2.0))
-        if kinds:
-            self.kinds = [(act, float(act.__name__ in kinds)) for act, _ in self.kinds]
-            self.pace_s = KIND_PACE_S
-        elif not any(weight for _, weight in self.kinds):
-            self.kinds = [(act, 1.0) for act, _ in self.kinds]
+        self.skip = skip
+        self.pace = pace
+        self.weights = {KINDS[kind].__name__: 1.0 for kind in kinds} or self.swarm()
+        self.pace_s = KIND_PACE_S if kinds else self.timeline.chance("faults").choice(PACES_S)
         self.running = False
-        self.counts: dict[str, int] = {}
+        self.number = 0
+        self.ordered: list[Ordered] = []
+
+    def swarm(self) -> dict[str, float]:
+        """How often each kind strikes under this seed; a kind more, one day, changes nothing of the others'."""
+        weights = {kind: self.timeline.chance(f"weight of {kind}").choice((0.0, 0.3, 1.0, 3.0)) for kind in KINDS}
+        # Cuts add up until somebody mends them; a cluster that is always in pieces shows little.
+        cuts = sum(weights[fault.__name__] for fault in CUTS)
+        weights["mend"] = cuts * self.timeline.chance("mending").choice((0.1, 0.5, 1.0))
+        return weights if any(weights.values()) else dict.fromkeys(KINDS, 1.0)
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How often each kind struck."""
+        counts: dict[str, int] = {}
+        for ordered in self.ordered:
+            counts[ordered.kind] = counts.get(ordered.kind, 0) + 1
+        return counts
 
     def start(self) -> None:
         """Begin to order faults."""
@@ -67,187 +74,38 @@ class Faults:
         self.next()
 
     def next(self) -> None:
-        """Plan the next fault."""
-        self.timeline.after(self.chance.expovariate(1 / self.pace_s), self.strike)
+        """Plan the next strike."""
+        self.number += 1
+        strike = Strike(self, self.number)
+        wait = strike.chance.expovariate(1 / self.pace_s) * self.pace
+        self.timeline.after(wait, lambda: self.strike(strike))
 
-    def strike(self) -> None:
-        """Order one fault."""
+    def strike(self, strike: Strike) -> None:
+        """Order one fault, unless it is to be left out."""
         if not self.running:
             return
-        acts = [act for act, _ in self.kinds]
-        act = self.chance.choices(acts, [weight for _, weight in self.kinds])[0]
-        self.counts[act.__name__] = self.counts.get(act.__name__, 0) + 1
-        self.timeline.note("strike", act.__name__)
-        act()
+        kind = strike.chance.choices(list(self.weights), list(self.weights.values()))[0]
+        if strike.number not in self.skip:
+            self.timeline.note("strike", f"{strike.number} {kind}")
+            at = self.timeline.now
+            self.ordered.append(Ordered(at, kind, KINDS[kind](strike), strike.number))
         self.next()
 
     def heal(self) -> None:
-        """No more faults: all nodes run, all frames arrive, no disk is slow."""
+        """No more faults: all nodes run but those whose disk is ruined, all frames arrive, no disk is slow or full."""
         self.running = False
         self.timeline.note("heal", "")
         self.cluster.network.heal()
         for name, node in self.cluster.nodes.items():
+            node.crash_opening = False
+            node.files.stop_in = node.files.error_in = None
             base = node.running
             if base is None:
                 self.cluster.restart(name)
             else:
                 base.crash_at = None
                 base.disk.ordered_failure = None
+                base.disk.disk_free_bytes = DISK_FREE_BYTES
                 base.slow_commits = (0.0001, 0.002)
                 base.resume_at = min(base.resume_at, self.timeline.now)
                 base.wake(0.0)
-
-    # --- whom --------------------------------------------------------------------------------------------------------
-
-    def anyone(self) -> SimulatedBase | None:
-        """Some running node."""
-        running = self.cluster.running()
-        return self.chance.choice(running) if running else None
-
-    def back_later(self, name: str) -> None:
-        """Have a node that ends restarted after a while."""
-        self.timeline.after(self.chance.uniform(0.01, 3.0), lambda: self.bring_back(name))
-
-    def bring_back(self, name: str) -> None:
-        """Restart the node, or look again later while it still runs towards its ordered end."""
-        base = self.cluster.nodes[name].running
-        if base is None:
-            self.cluster.restart(name)
-        elif self.running and (base.crash_at is not None or base.disk.ordered_failure):
-            self.back_later(name)
-
-    # --- processes ---------------------------------------------------------------------------------------------------
-
-    def kill(self) -> None:
-        """A process ends between two turns."""
-        base = self.anyone()
-        if base is not None:
-            self.cluster.crash(base.name)
-            self.back_later(base.name)
-
-    def crash_in_turn(self) -> None:
-        """A process ends within a turn."""
-        self.crash_soon(self.anyone())
-
-    def crash_leader_in_turn(self) -> None:
-        """The leader ends within a turn."""
-        self.crash_soon(self.cluster.leader())
-
-    def crash_soon(self, base: SimulatedBase | None) -> None:
-        """A process ends at its next commit, or while it sends."""
-        if base is not None:
-            base.crash(self.chance.choice(list(CrashAt)), self.chance.randrange(6))
-            self.back_later(base.name)
-
-    def pause(self) -> None:
-        """A process is stopped for a while."""
-        base = self.anyone()
-        if base is not None:
-            base.pause(self.chance.choice((0.05, 0.5, 1.5, 4.0)) * self.chance.random())
-
-    def fail_actor(self) -> None:
-        """An actor raises, so that the turn is taken back."""
-        base = self.anyone()
-        if base is not None and base.ordered_faults < ACTOR_FAULTS_MAX:
-            base.fail_actor(self.chance.choice(FAULTY_ACTORS), at_end=self.chance.random() < 0.7)
-
-    def snapshot(self) -> None:
-        """A node takes a snapshot out of turn."""
-        base = self.anyone()
-        if base is not None:
-            base.tell(base.engine.actor("snapshot"), TakeSnapshot())
-
-    def jump_clock(self) -> None:
-        """A wall clock is set."""
-        base = self.anyone()
-        if base is not None:
-            base.clock.skew_ms += self.chance.randint(-5000, 5000)
-
-    # --- disks -------------------------------------------------------------------------------------------------------
-
-    def slow_disk(self) -> None:
-        """A disk becomes slow, or well again."""
-        base = self.anyone()
-        if base is not None:
-            slowest = self.chance.choice((0.002, 0.02, 0.2, 1.5))
-            base.slow_commits = (0.0001, slowest)
-
-    def failing_disk(self) -> None:
-        """A commit fails; what it wrote may be there all the same."""
-        base = self.anyone()
-        if base is not None:
-            base.disk.fail_next_commit(StorageError("ordered"), written=self.chance.random() < 0.5)
-            self.back_later(base.name)
-
-    # --- the network -------------------------------------------------------------------------------------------------
-
-    def shuffled(self) -> list[str]:
-        """The names of the nodes in some order."""
-        return self.chance.sample(self.cluster.names, len(self.cluster.names))
-
-    def mend(self) -> None:
-        """All cuts end."""
-        self.cluster.network.cut.clear()
-
-    def isolate(self) -> None:
-        """One node is cut off."""
-        one, *rest = self.shuffled()
-        self.cluster.network.part([one], rest)
-
-    def isolate_leader(self) -> None:
-        """The leader is cut off, and does not know it."""
-        leader = self.cluster.leader()
-        if leader is not None:
-            self.cluster.network.part([leader.name], [name for name in self.cluster.names if name != leader.name])
-
-    def stun_leader(self) -> None:
-        """The leader is cut off and stopped for about as long as the others need to elect."""
-        leader = self.cluster.leader()
-        if leader is not None:
-            self.isolate_leader()
-            leader.pause(self.chance.uniform(0.5, 2.0))
-
-    def split(self) -> None:
-        """The cluster falls into two parts."""
-        names = self.shuffled()
-        middle = len(names) // 2
-        self.cluster.network.part(names[:middle], names[middle:])
-
-    def one_way(self) -> None:
-        """Frames from one node to another are lost, the other way they are not."""
-        names = self.shuffled()
-        if len(names) > 1:
-            self.cluster.network.part(names[:1], names[1 : self.chance.randint(2, len(names))], both_ways=False)
-
-    def bridge(self) -> None:
-        """Two parts see each other only through one node."""
-        names = self.shuffled()
-        half = len(names) // 2
-        self.cluster.network.part(names[1 : half + 1], names[half + 1 :])
-
-    def change_weather(self) -> None:
-        """The network changes its habits."""
-        chance = self.chance
-
-        def sometimes(value: float) -> float:
-            return chance.choice((0.0, 0.0, value * chance.random()))
-
-        delay = chance.choice((0.002, 0.02, 0.1, 0.5)) * chance.random() + 0.001
-        self.cluster.network.weather = dataclasses.replace(
-            Weather(),
-            loss=sometimes(0.3),
-            duplicate=sometimes(0.3),
-            reorder=sometimes(0.5),
-            replay=sometimes(0.2),
-            delay_s_max=delay,
-            unreported=chance.choice((0.0, 0.5, 1.0)),
-            report_s_max=chance.choice((0.002, 0.5, 3.0)),
-        )
-
-    def break_link(self) -> None:
-        """A connection breaks though both ends run."""
-        ends = list(self.cluster.network.links)
-        if ends:
-            sender, receiver = self.chance.choice(ends)
-            if sender in self.cluster.network.live:
-                self.cluster.network.report(self.cluster.network.live[sender], receiver)

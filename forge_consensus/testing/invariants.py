@@ -1,8 +1,6 @@
-"""The invariants I1 to I11 as a watcher of a simulation: each step is checked on what it changed."""
+"""The invariants I1 to I14 and I16 as a watcher of a simulation: each step is checked on what it changed."""
 
 from __future__ import annotations
-
-from dataclasses import dataclass, field
 
 import msgpack
 
@@ -10,53 +8,41 @@ from forge_consensus.actors.codec import Frame, decode
 from forge_consensus.actors.messages import AppendReply, RequestVote, SnapshotReply, VoteReply
 from forge_consensus.actors.simulated import SimulatedBase
 from forge_consensus.actors.simulated_network import Connection
+from forge_consensus.storage.applying import APPLIED
+from forge_consensus.storage.configuration import Configuration
 from forge_consensus.storage.ledger import BASE, HARD
 from forge_consensus.storage.machine import Entry
-from forge_consensus.storage.record import index_of, term_of
+from forge_consensus.storage.record import Kind, data_of, index_of, kind_of, parse, term_of
 from forge_consensus.storage.tables import Batch, Delete, DeleteRange, PutRun
 from forge_consensus.storage.transaction import unsealed
+from forge_consensus.testing.disk_model import Disk, Reign, majorities_meet
+from forge_consensus.testing.read_rounds import ReadRounds
 from forge_consensus.testing.violations import demand
 
 
-@dataclass(slots=True)
-class Disk:
-    """What a node's disk holds of term, vote and log, kept up from its transactions alone."""
-
-    term: int = 0
-    vote: str = ""
-    base: int = 0
-    base_term: int = 0
-    last: int = 0
-    terms: dict[int, int] = field(default_factory=dict)
-    boots: int = 0
-    # of the present process:
-    commit: int = 0
-    applied: int = 0
-    leading: int = 0
-
-    def term_at(self, index: int) -> int | None:
-        """The term of an entry, None where it is unknown."""
-        if index == self.base:
-            return self.base_term
-        return self.terms.get(index) if index > self.base else None
-
-    def holds(self, index: int, term: int) -> bool:
-        """Whether that entry is there, be it within a snapshot."""
-        return index < self.base or self.term_at(index) == term
-
-
 class Invariants:
-    """Checks what a turn, a transaction or an answer changed. It knows the disks, also of nodes that are down."""
+    """Checks what a turn, a transaction or a frame changed. It knows the disks, also of nodes that are down.
+
+    Where each number of design.md 7 is checked: I1 and I4 `check_leader`; I2 `note_entry`, `truncated`; I3
+    `note_entry`, by induction; I5 `Agreement` and the comparison at the end of a run; I6, I7 and I4 `check_committed`;
+    I8 `turned`; I9 and I10 `note_meta`, `began`, `asks`, `answers`; I11 `check_acknowledged`; I12
+    `note_configuration`, `turned`; I13 `ReadRounds`, and by what clients saw; I14 `applies`, and by what clients saw;
+    I15 `began`, and by what clients saw; I16 `leaves`.
+    """
 
     def __init__(self) -> None:
         self.disks: dict[str, Disk] = {}
+        self.lost: dict[str, list[Disk]] = {}
+        """What disks held that were wiped or put back since: it was durable when it was acknowledged."""
         self.bases: dict[str, SimulatedBase] = {}
         self.leaders: dict[int, str] = {}
+        self.reigns: dict[int, Reign] = {}
         self.entries: dict[tuple[int, int], tuple[bytes, int]] = {}
         self.committed: dict[int, int] = {}
         self.committed_last = 0
         self.committed_in: dict[int, int] = {}
-        self.applied: dict[int, bytes] = {}
+        self.executed: dict[tuple[int, int], int] = {}
+        self.rounds = ReadRounds()
         self.checks = 0
 
     def disk(self, node: SimulatedBase) -> Disk:
@@ -68,36 +54,52 @@ class Invariants:
     def began(self, node: SimulatedBase) -> None:
         """A process begins with what the disk holds; opening it may have written."""
         name, ledger = node.name, node.engine.ledger
-        disk = self.disks.setdefault(name, Disk())
-        log = ledger.log
-        demand(ledger.term >= disk.term, "I9", f"{name} restarts in term {ledger.term}, it was in {disk.term}")
-        demand(
-            ledger.term > disk.term or ledger.vote == disk.vote or not disk.vote,
-            "I9",
-            f"{name} forgot its vote of term {disk.term}",
-        )
-        if disk.boots == 0:
-            disk.terms[1], disk.last = 0, 1
-            self.note_entry(name, disk, 1, log.get(1))
-        if log.base_index > disk.base:  # the switch to a received snapshot was made while opening
-            self.rebased(disk, log.base_index, log.base_term)
-        demand(log.last >= disk.last or log.last >= disk.base, "I15", f"{name} lost entries: {log.last} of {disk.last}")
-        demand(log.last == disk.last, "I7", f"{name} restarts with {log.last} entries, its disk held {disk.last}")
-        demand(identity_boot(node) > disk.boots, "I9", f"{name} repeats boot {disk.boots}")
-        disk.boots = identity_boot(node)
-        disk.term, disk.vote = ledger.term, ledger.vote
-        disk.commit, disk.applied, disk.leading = 0, 0, 0
+        if node.disk_is_another and name in self.disks:
+            self.lost.setdefault(name, []).append(self.disks.pop(name))
+        disk = self.disks.get(name)
+        if disk is None:
+            disk = self.disks[name] = Disk.of(ledger)
+            if disk.base == 0:
+                self.note_entry(name, Disk(), 1, ledger.log.get(1))
+        else:
+            self.check_restart(node, disk)
+        disk.boots = ledger.identity.boot
         self.bases[name] = node
+        self.rounds.began(node)
         self.turned(node)
+
+    def check_restart(self, node: SimulatedBase, disk: Disk) -> None:
+        """What the disk held when the last process ended is there: I9, I7, I15."""
+        name, ledger, damaged = node.name, node.engine.ledger, node.disk_is_damaged
+        demand(ledger.term >= disk.term, "I9", f"{name} restarts in term {ledger.term}, it was in {disk.term}")
+        kept = ledger.term > disk.term or ledger.vote == disk.vote or not disk.vote
+        demand(kept, "I9", f"{name} forgot its vote of term {disk.term}")
+        disk.term, disk.vote = ledger.term, ledger.vote
+        demand(ledger.identity.boot > disk.boots, "I9", f"{name} repeats boot {disk.boots}")
+        at, log = ledger.applied, ledger.log
+        demand(at >= disk.applied_on_disk or damaged, "I9", f"{name} restarts at {at}, not {disk.applied_on_disk}")
+        disk.applied_on_disk = ledger.applier.on_disk
+        if log.base_index > disk.base:  # the switch to a received snapshot was made while opening
+            if log.last < disk.last:
+                self.truncated(name, disk, log.base_index + 1)
+            disk.rebase(log.base_index, log.base_term, ledger.configurations.base.encode())
+        demand(log.last >= disk.last, "I15", f"{name} lost entries: {log.last} of {disk.last}")
+        same = log.last == disk.last and (damaged or Disk.of(ledger).terms == disk.terms)
+        demand(same, "I7", f"{name} restarts with entries ({log.base_index}, {log.last}], its disk held others")
 
     def ended(self, node: SimulatedBase, error: BaseException | None) -> None:
         """Its disk stays."""
+        disk = self.disk(node)
+        self.end_reign(node, disk)
+        disk.commit = disk.applied = disk.leading = 0
         del self.bases[node.name]
 
     # --- transactions ------------------------------------------------------------------------------------------------
 
     def durable(self, node: SimulatedBase, batch: Batch) -> None:
-        """Follow the disk, entry by entry."""
+        """Follow the disk, entry by entry. What a leader has committed was on a majority's disks before."""
+        if node.engine.ledger.leading is not None:
+            self.follow_commit(node)
         disk = self.disk(node)
         for operation in batch.operations:
             if isinstance(operation, PutRun) and operation.table == "log":
@@ -108,6 +110,9 @@ class Invariants:
                     self.note_meta(node, disk, key, value)
             elif isinstance(operation, DeleteRange) and operation.table == "log" and operation.stop is None:
                 self.truncated(node.name, disk, index_of(operation.start))
+            elif isinstance(operation, DeleteRange) and operation.table == "log":
+                stop = index_of(operation.stop or b"")
+                demand(stop <= disk.base + 1, "I8", f"{node.name} deletes up to {stop}, its log begins at {disk.base}")
             elif isinstance(operation, Delete):
                 demand(operation.table != "log", "I2", "an entry is deleted alone")
 
@@ -115,14 +120,25 @@ class Invariants:
         """I3 by induction: an entry is known by (index, term), and always has the same bytes and predecessor."""
         before = disk.term_at(index - 1)
         demand(index == 1 or before is not None, "I3", f"{name} has {index} without {index - 1}")
+        demand(index == disk.last + 1, "I2", f"{name} writes {index} behind {disk.last}")
         term = term_of(record)
+        demand(term >= (before or 0), "I3", f"{name} has entry {index} of term {term} behind one of {before}")
         known = self.entries.setdefault((index, term), (record, before or 0))
         demand(known == (record, before or 0), "I3", f"{name} has another entry {index} of term {term}")
-        demand(
-            index > disk.commit or self.committed.get(index) == term, "I7", f"{name} overwrites committed entry {index}"
-        )
-        disk.terms[index] = term
-        disk.last = index
+        if kind_of(record) == Kind.CONFIGURATION and index > 1:
+            self.note_configuration(name, disk, index, record)
+        disk.append(index, record)
+
+    def note_configuration(self, name: str, disk: Disk, index: int, record: bytes) -> None:
+        """I12: one change at a time, to what shares a node with every majority before, in a term that can commit."""
+        earlier, term = disk.configurations[-1:], term_of(record)
+        for at, _ in earlier:
+            demand(at <= self.committed_last, "I12", f"{name} has configurations {at} and {index}, both uncommitted")
+        before = Configuration.decode(disk.configuration).voters
+        after = Configuration.decode(data_of(record)).voters
+        demand(majorities_meet(before, after), "I12", f"{name}: no majority in common of {before} and {after}")
+        ripe = self.committed_in.get(term, 0) > 0
+        demand(ripe, "I12", f"{name} has configuration {index} of term {term}, of which nothing is committed")
 
     def note_meta(self, node: SimulatedBase, disk: Disk, key: bytes, value: bytes) -> None:
         """Term and vote never go back (I9, I10); the base moves on; a stored commit index counts as reported."""
@@ -137,110 +153,130 @@ class Invariants:
                 self.check_committed(node, disk, commit)
                 disk.commit = commit
         elif key == BASE:
-            index, term, _ = msgpack.unpackb(unsealed(key, value))
+            index, term, configuration = msgpack.unpackb(unsealed(key, value))
             demand(index >= disk.base, "I8", f"{name} moves its log's start back to {index}")
-            self.rebased(disk, index, term)
-
-    def rebased(self, disk: Disk, index: int, term: int) -> None:
-        """The log begins later now."""
-        if disk.term_at(index) is not None and index <= disk.commit:
-            demand(disk.term_at(index) == term, "I7", f"the log is cut at {index} with another term")
-        for old in range(disk.base, index + 1):
-            disk.terms.pop(old, None)
-        disk.base, disk.base_term = index, term
-        disk.last = max(disk.last, index)
+            known = self.committed.get(index)
+            demand(known == term, "I7", f"{name} cuts its log at {index} of term {term}, committed is {known}")
+            disk.rebase(index, term, configuration)
+        elif key == APPLIED:
+            disk.applied_on_disk = msgpack.unpackb(unsealed(key, value))[1]
 
     def truncated(self, name: str, disk: Disk, first: int) -> None:
         """I2, I7: neither a leader's nor committed entries go."""
-        demand(first > disk.commit, "I7", f"{name} truncates from {first}, it has committed {disk.commit}")
         base = self.bases.get(name)
         leading = base is not None and disk.leading and base.engine.ledger.leading == disk.leading
         demand(not leading or first > disk.last, "I2", f"the leader {name} rewrites its log from {first}")
         for index in range(first, disk.last + 1):
-            disk.terms.pop(index, None)
-        disk.last = min(disk.last, first - 1)
+            was = disk.term_at(index)
+            demand(was is None or self.committed.get(index) != was, "I7", f"{name} truncates committed entry {index}")
+        disk.truncate(first)
 
     # --- frames ------------------------------------------------------------------------------------------------------
 
+    def leaves(self, node: SimulatedBase) -> None:
+        """A frame leaves: after no storage error (I16), and of what it tells to be committed we know before others."""
+        demand(not node.disk_failed, "I16", f"a frame leaves {node.name} after its disk failed")
+        self.follow_commit(node)
+
     def asks(self, node: SimulatedBase, to: str, data: bytes) -> None:
         """A candidate's own vote is durable before it asks for others'."""
+        self.leaves(node)
         if b"election" in data[:16]:
             message = decode(data, len(data)).message
             if isinstance(message, RequestVote):
                 disk = self.disk(node)
-                demand(
-                    disk.term > message.term or (disk.term, disk.vote) == (message.term, node.name),
-                    "I10",
-                    f"{node.name} asks for votes in {message.term} before its own is durable",
-                )
+                durable = disk.term > message.term or (disk.term, disk.vote) == (message.term, node.name)
+                demand(durable, "I10", f"{node.name} asks for votes in {message.term} before its own is durable")
 
     def answers(self, node: SimulatedBase, connection: Connection, frame: Frame) -> None:
         """A vote and an acknowledgement leave only when the disk says the same (I10, I11)."""
+        self.leaves(node)
         message, disk = frame.message, self.disk(node)
         if isinstance(message, VoteReply) and message.granted:
-            demand(
-                (disk.term, disk.vote) == (message.term, connection.owner.name),
-                "I10",
-                f"{node.name} gives {connection.owner.name} a vote that is not on its disk",
-            )
-        elif isinstance(message, AppendReply) and message.success:
-            self.check_acknowledged(node, disk, message)
+            voted = (disk.term, disk.vote) == (message.term, connection.owner.name)
+            demand(voted, "I10", f"{node.name} gives {connection.owner.name} a vote that is not on its disk")
+        elif isinstance(message, AppendReply):
+            self.rounds.answers(node, message)
+            if message.success:
+                self.check_acknowledged(node, disk, message)
         elif isinstance(message, SnapshotReply) and message.done:
-            demand(disk.last >= message.index, "I11", f"{node.name} lacks the snapshot {message.index}")
+            there = disk.holds(message.index, self.committed.get(message.index))
+            demand(there, "I11", f"{node.name} lacks the snapshot {message.index} that it acknowledges")
 
     def check_acknowledged(self, node: SimulatedBase, disk: Disk, message: AppendReply) -> None:
-        """What is acknowledged is on the disk, as the leader of that term has it."""
-        index = message.index
-        demand(disk.last >= index, "I11", f"{node.name} acknowledges {index}, its disk ends at {disk.last}")
-        leader = self.bases.get(self.leaders.get(message.term, ""))
-        if leader is not None and leader.engine.ledger.leading == message.term and index > disk.base:
-            theirs = leader.engine.ledger.log.term_at(index)
-            if theirs is not None:
-                demand(
-                    disk.term_at(index) == theirs,
-                    "I11",
-                    f"{node.name} acknowledges {index} of {leader.name}, but has another entry there",
-                )
+        """What is acknowledged is on the disk, as the leader of that term has it, or had it when it ended."""
+        index, who = message.index, f"{node.name} acknowledges {message.index} of term {message.term}"
+        demand(disk.last >= index, "I11", f"{who}, its disk ends at {disk.last}")
+        if index <= disk.base:
+            return
+        leader = self.leaders.get(message.term)
+        demand(leader is not None, "I11", f"{who}, which nobody leads")
+        theirs = self.term_in_reign(message.term, leader or "", index)
+        if theirs is not None:
+            demand(disk.term_at(index) == theirs, "I11", f"{who}, but has another entry there")
+
+    def term_in_reign(self, term: int, leader: str, index: int) -> int | None:
+        """The term of an entry in the log of a leader of that term, None where it is compacted away."""
+        reign = self.reigns.get(term)
+        if reign is None:
+            ledger, disk = self.bases[leader].engine.ledger, self.disks[leader]
+            if index <= disk.last:
+                return disk.term_at(index)
+            demand(index <= ledger.log.last, "I11", f"{index} is acknowledged, {leader} has {ledger.log.last} only")
+            return term_of(ledger.log.tail[index - ledger.log.tail_base - 1])
+        demand(index <= reign.last, "I11", f"{index} is acknowledged, {leader} had {reign.last} only")
+        return reign.terms.get(index) if index > reign.base else None
 
     # --- turns -------------------------------------------------------------------------------------------------------
 
     def turned(self, node: SimulatedBase) -> None:
         """What the turn changed of roles, commit and applied index."""
         self.checks += 1
-        ledger, disk = node.engine.ledger, self.disk(node)
-        if ledger.leading is not None and ledger.leading != disk.leading:
-            self.check_leader(node, ledger.leading)
-        commit, applied, log = ledger.commit_index, ledger.applied, ledger.log
-        demand((ledger.term, ledger.vote) == (disk.term, disk.vote), "I10", f"{node.name} knows more than its disk")
-        demand(log.last == log.durable == disk.last, "I8", f"{node.name} has {log.last} entries, {disk.last} on disk")
-        demand(log.base_index == disk.base, "I8", f"{node.name}'s log begins at {log.base_index}, not {disk.base}")
-        demand(commit >= disk.commit, "I9", f"{node.name} goes back from commit {disk.commit} to {commit}")
-        demand(applied >= disk.applied, "I9", f"{node.name} goes back from applied {disk.applied} to {applied}")
-        demand(log.base_index <= applied, "I8", f"{node.name} cut its log at {log.base_index}, applied {applied}")
-        demand(applied <= commit <= log.last, "I8", f"{node.name}: {applied} <= {commit} <= {log.last}")
-        applier = ledger.applier
-        if applier.kept is not None:
-            demand(
-                log.base_index <= applier.on_disk <= applied,
-                "I8",
-                f"{node.name}: base {log.base_index} <= applied on disk {applier.on_disk} <= applied {applied}",
-            )
-        if commit > disk.commit:
-            self.check_committed(node, disk, commit)
-        disk.commit, disk.applied, disk.leading = commit, applied, ledger.leading or 0
+        ledger, disk, name = node.engine.ledger, self.disk(node), node.name
+        if ledger.leading != (disk.leading or None):
+            self.end_reign(node, disk)
+            if ledger.leading is not None:
+                self.check_leader(node, ledger.leading)
+        commit, applied, log, applier = ledger.commit_index, ledger.applied, ledger.log, ledger.applier
+        demand((ledger.term, ledger.vote) == (disk.term, disk.vote), "I10", f"{name} knows more than its disk")
+        demand(log.last == log.durable == disk.last, "I8", f"{name} has {log.last} entries, {disk.last} on disk")
+        demand(log.base_index == disk.base, "I8", f"{name}'s log begins at {log.base_index}, not {disk.base}")
+        demand(applied >= disk.applied, "I9", f"{name} goes back from applied {disk.applied} to {applied}")
+        if applier.kept is None:
+            disk.applied_on_disk = applier.on_disk
+        saved = disk.applied_on_disk
+        demand(saved == applier.on_disk, "I8", f"{name} takes {applier.on_disk} for applied on disk, it is {saved}")
+        line = f"{name}: base {disk.base} <= applied on disk {saved} <= applied {applied} <= commit {commit}"
+        demand(disk.base <= saved <= applied <= commit <= log.last, "I8", f"{line} <= last {log.last}")
+        self.follow_commit(node)
+        if disk.configuration_changed:
+            disk.configuration_changed = False
+            same = ledger.configuration.encode() == disk.configuration
+            demand(same, "I12", f"{name} has {ledger.configuration.text} in force, its log ends with another one")
+        self.rounds.turned(node)
+        disk.applied, disk.leading = applied, ledger.leading or 0
+
+    def end_reign(self, node: SimulatedBase, disk: Disk) -> None:
+        """A node leads no more: its log of that term is kept to be compared with late acknowledgements."""
+        if disk.leading:
+            self.reigns.setdefault(disk.leading, Reign.of(disk, node.engine.ledger))
 
     def check_leader(self, node: SimulatedBase, term: int) -> None:
-        """One leader a term (I1), and it has everything that was committed before (I4)."""
-        known = self.leaders.setdefault(term, node.name)
-        demand(known == node.name, "I1", f"{known} and {node.name} lead term {term}")
-        demand(self.disk(node).leading != term, "I1", f"{node.name} begins term {term} twice")
+        """One leader a term (I1), once, and it has everything that was committed before (I4)."""
+        demand(term not in self.leaders, "I1", f"{self.leaders.get(term)} and {node.name} lead term {term}")
+        self.leaders[term] = node.name
         before = max((index for t, index in self.committed_in.items() if t < term), default=0)
         if before:
-            demand(
-                self.disk(node).holds(before, self.committed[before]),
-                "I4",
-                f"{node.name} leads term {term} without committed entry {before}",
-            )
+            there = self.disk(node).holds(before, self.committed[before])
+            demand(there, "I4", f"{node.name} leads term {term} without committed entry {before}")
+
+    def follow_commit(self, node: SimulatedBase) -> None:
+        """Note how far a node says to have committed by now; it never goes back while it runs (I9)."""
+        commit, disk = node.engine.ledger.commit_index, self.disk(node)
+        demand(commit >= disk.commit, "I9", f"{node.name} goes back from commit {disk.commit} to {commit}")
+        if commit > disk.commit:
+            self.check_committed(node, disk, commit)
+            disk.commit = commit
 
     def check_committed(self, node: SimulatedBase, disk: Disk, commit: int) -> None:
         """Everybody commits the same (I7), first the leader, entries of its own term on a majority's disks (I6)."""
@@ -253,36 +289,31 @@ class Invariants:
             self.committed_last = max(self.committed_last, commit)
             return
         self.committed_last = commit
-        term = self.committed[commit]
-        leading = node.engine.ledger.leading
-        # It may have resigned in the same turn, or applied before its turn was taken back.
-        led = term in (leading, disk.leading) or (leading is None and node.ordered_faults > 0)
-        if not led:
-            # A follower hears of it first when the leader died while it told of it.
-            now = node.engine.ledger.term
-            leader = self.bases.get(self.leaders.get(now, ""))
-            dead = leading is None and (leader is None or leader.engine.ledger.leading != now)
-            demand(dead, "I6", f"{node.name}, leading {leading}, is first to commit {commit} of {term}")
-            term_committed = now
-        else:
-            term_committed = term
-        having = [name for name, other in self.disks.items() if other.holds(commit, term)]
+        term, leading = self.committed[commit], node.engine.ledger.leading
+        led = term in (leading, disk.leading)  # it may have resigned, or become another's follower, in the same turn
+        demand(led, "I6", f"{node.name}, leading {leading}, is first to commit {commit} of {term}")
+        having = [name for name in self.disks if self.ever_held(name, commit, term)]
         voters = node.engine.ledger.configuration.voters
         demand(2 * len(voters.intersection(having)) > len(voters), "I6", f"{commit} is committed but only on {having}")
-        self.committed_in[term_committed] = max(self.committed_in.get(term_committed, 0), commit)
+        self.committed_in[term] = commit
         for name, base in self.bases.items():
             other = base.engine.ledger.leading
             if other is not None and other > term:
                 demand(self.disks[name].holds(commit, term), "I4", f"{name} leads {other} without {commit}")
 
+    def ever_held(self, name: str, index: int, term: int) -> bool:
+        """Whether a node's disk holds an entry, or did before somebody exchanged it."""
+        return self.disks[name].holds(index, term) or any(disk.holds(index, term) for disk in self.lost.get(name, ()))
+
     # --- machines ----------------------------------------------------------------------------------------------------
 
-    def applies(self, entry: Entry, state: bytes) -> None:
-        """A machine applies an entry, which leads it to a state: the same on all nodes (I5)."""
-        known = self.applied.setdefault(entry.index, state)
-        demand(known == state, "I5", f"entry {entry.index} leads to different states")
-
-
-def identity_boot(node: SimulatedBase) -> int:
-    """The boot of a process."""
-    return node.engine.ledger.identity.boot
+    def applies(self, entry: Entry) -> None:
+        """I14: a machine executes a client's command; whoever does, now or after a restart, at one index only."""
+        known = self.entries.get((entry.index, entry.term))
+        demand(known is not None, "I5", f"entry {entry.index} of term {entry.term} is applied, and on no disk")
+        if known is not None:
+            record = parse(entry.index, known[0])
+            if record.session:
+                key = record.session, record.seq
+                first = self.executed.setdefault(key, entry.index)
+                demand(first == entry.index, "I14", f"command {key} is applied at {first} and at {entry.index}")

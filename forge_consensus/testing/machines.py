@@ -8,7 +8,7 @@ from typing import Any
 
 import msgpack
 
-from forge_consensus.storage.machine import Entry, Machine
+from forge_consensus.storage.machine import ADDRESS, Entry, Machine
 from forge_consensus.testing.violations import ViolationError, demand
 
 ADVICE = (
@@ -27,11 +27,19 @@ class Agreement:
     state: Callable[[Any], Any] | None = None
     told: dict[int, tuple[str, str]] = field(default_factory=dict)
     """Of each applied index: who applied it first, and what came of it."""
+    entries: list[Entry] = field(default_factory=list)
+    """What was applied, in the order in which it was first."""
+    results: list[str] = field(default_factory=list)
+    heard: Callable[[Entry], None] = lambda entry: None
+    """Who else is told of each command that a machine executes."""
 
-    def applied(self, node: str, machine: Machine, entry: Entry, came_of_it: str) -> None:
+    def applied(self, node: str, machine: Machine, entry: Entry, result: str) -> None:
         """Compare. Raises `ViolationError` that names the entry, both nodes and what each made of it."""
-        if self.state is not None:
-            came_of_it = f"{came_of_it}, state {self.state(machine)!r}"
+        self.heard(entry)
+        came_of_it = result if self.state is None else f"{result}, state {self.state(machine)!r}"
+        if entry.index not in self.told:
+            self.entries.append(entry)
+            self.results.append(result)
         first, known = self.told.setdefault(entry.index, (node, came_of_it))
         if known == came_of_it:
             return
@@ -40,6 +48,20 @@ class Agreement:
             f"I5: entry {entry.index}, {command.type!r} {command.payload}, was applied with two results by "
             f"{type(machine).__name__}: on {first} {known}; on {node} {came_of_it}. {ADVICE}"
         )
+
+
+def text_of(error: BaseException) -> str:
+    """What an error says, without what differs between nodes, as in a command's outcome."""
+    return f"raised {type(error).__name__}: {ADDRESS.sub('', str(error))}"
+
+
+def result_of(machine: Machine, entry: Entry) -> tuple[str, Any, Exception | None]:
+    """Apply an entry: what came of it as a text, the result, and the error if it was one."""
+    try:
+        result = machine.apply(entry)
+    except Exception as error:
+        return text_of(error), None, error
+    return repr(result), result, None
 
 
 class WatchedMachine:
@@ -58,12 +80,10 @@ class WatchedMachine:
 
     def apply(self, entry: Entry) -> Any:
         """Apply and report; an error of the command is a result like any other."""
-        try:
-            result = self.machine.apply(entry)
-        except Exception as error:
-            self.agreement.applied(self.node, self.machine, entry, f"raised {error!r}")
-            raise
-        self.agreement.applied(self.node, self.machine, entry, f"{result!r}")
+        text, result, error = result_of(self.machine, entry)
+        self.agreement.applied(self.node, self.machine, entry, text)
+        if error is not None:
+            raise error
         return result
 
     def applying_run(self, run: Callable[[Sequence[Entry]], Sequence[Any]]) -> Callable[[Sequence[Entry]], Any]:
@@ -72,8 +92,8 @@ class WatchedMachine:
         def watched(entries: Sequence[Entry]) -> Sequence[Any]:
             results = run(entries)
             for entry, result in zip(entries, results, strict=False):
-                raised = "raised " if isinstance(result, BaseException) else ""
-                self.agreement.applied(self.node, self.machine, entry, f"{raised}{result!r}")
+                text = text_of(result) if isinstance(result, BaseException) else repr(result)
+                self.agreement.applied(self.node, self.machine, entry, text)
             return results
 
         return watched

@@ -65,7 +65,7 @@ class Plan:
             nodes=chance.choice((1, 2, 3, 3, 3, 5)),
             own_machine=chance.random() < 0.5,
             lease_reads=chance.random() < 0.4,
-            clients=chance.choice((2, 4)),
+            clients=chance.choice((1, 2, 4, 8)),
             seconds=seconds,
             pace=chance.choice(PACES),
             limits=limits,

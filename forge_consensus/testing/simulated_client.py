@@ -1,8 +1,8 @@
-"""The simulated client: counts in sessions and reads, through real frames, and retries whatever stays unanswered."""
+"""The simulated client: it works in sessions, through real frames, and sends again whatever stays unanswered."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -10,6 +10,8 @@ import msgpack
 
 from forge_consensus.actors.codec import Frame, decode, encode
 from forge_consensus.actors.messages import (
+    Locate,
+    Located,
     OpenSession,
     Read,
     ReadResults,
@@ -21,25 +23,15 @@ from forge_consensus.actors.messages import (
 )
 from forge_consensus.actors.simulated_cluster import SimulatedCluster
 from forge_consensus.actors.simulated_network import Connection
-from forge_consensus.storage.machine import Command
+from forge_consensus.errors import OutcomeUnknownError, SessionExpiredError, UnavailableError
+from forge_consensus.testing.habits import Habits
+from forge_consensus.testing.history import Operation, Outcome
+from forge_consensus.testing.workload import Call, KeyValueWorkload, Workload
 
 FRAME_BYTES_MAX = 64 << 20
-EXPIRED = "CONSENSUS_SESSION_EXPIRED"
-
-
-@dataclass(eq=False, slots=True)
-class Operation:
-    """One call of a client; `kind` is "increment" or "read". `answered_at` stays None while its outcome is unknown."""
-
-    client: str
-    kind: str
-    key: str
-    invoked_at: float
-    number: int = 0
-    answered_at: float | None = None
-    value: Any = None
-    floor: int = 0
-    """For the judge: what had been seen of the key when the call began."""
+EXPIRED = SessionExpiredError.code
+UNKNOWN = OutcomeUnknownError.code
+UNAVAILABLE = UnavailableError.code
 
 
 class Judge(Protocol):
@@ -51,45 +43,74 @@ class Judge(Protocol):
     def answered(self, operation: Operation) -> None:
         """It has its answer."""
 
-    def failed(self, operation: Operation, code: str) -> None:
-        """The command was answered with an error that nothing in the workload explains."""
+    def failed(self, operation: Operation, code: str, reason: Any) -> None:
+        """The machine, or the session, refused it with an error."""
+
+    def refused(self, operation: Operation, moment: float) -> None:
+        """Every node that it was sent to has said that nothing was done; from that moment on the client asks no more."""
 
 
-@dataclass(slots=True)
-class Habits:
-    """What a client does."""
+@dataclass(eq=False, slots=True)
+class Pending:
+    """A command or a query on its way."""
 
-    keys: tuple[str, ...] = ("a", "b", "c")
-    pipeline_max: int = 4
-    read_share: float = 0.35
-    lease_share: float = 0.0
-    abandon_share: float = 0.02
-    """How often a client that waits too long leaves the outcome unknown instead of asking again."""
-    rest_s_max: float = 0.1
-    patience_s: float = 0.4
-    ttl_ms: int = 60_000
+    operation: Operation
+    data: bytes
+    sends: int = 0
+    refusals: int = 0
+    """How many of the sends were answered by saying that nothing was done."""
+
+
+@dataclass(frozen=True, slots=True)
+class Flight:
+    """A frame that left, and the numbers that wait for its answer; none if that is a session."""
+
+    numbers: tuple[int, ...]
+    double: bool = False
+    """It is a copy of another one, which is looked after."""
+    seeks: bool = False
+    """It asks who leads."""
 
 
 class SimulatedClient:
-    """One client with one session at a time. It is a party of the network: `take` gets answers."""
+    """One client with one session at a time. It is a party of the network: `take` gets answers.
 
-    def __init__(self, cluster: SimulatedCluster, name: str, judge: Judge, habits: Habits | None = None) -> None:
+    A command that stays unanswered is sent again in its session under its number, which makes that safe. Nothing of
+    one session is ever sent in another: whether it was carried out there nobody can know. A query is asked once.
+    """
+
+    def __init__(
+        self,
+        cluster: SimulatedCluster,
+        name: str,
+        judge: Judge,
+        habits: Habits | None = None,
+        workload: Workload | None = None,
+    ) -> None:
         self.cluster = cluster
         self.name = name
         self.judge = judge
         self.habits = habits or Habits()
+        self.workload = workload or KeyValueWorkload()
         self.alive = True
         self.timeline = cluster.timeline
         self.chance = self.timeline.chance(self.name)
         self.connections: dict[str, Connection] = {}
         self.target = self.chance.choice(self.cluster.names)
         self.session = 0
-        self.seq = 0
-        self.asked = 0
+        self.opening = 0
+        """The first request for the session that is being opened, 0 if none is."""
+        self.number = 0
+        """The last number of a command or query: none is ever used twice."""
         self.request = 0
-        self.open: dict[int, Operation] = {}
-        self.reading: dict[int, Operation] = {}
+        self.term = 0
+        """That of the newest leader that was heard of."""
+        self.open: dict[int, Pending] = {}
+        self.reading: dict[int, Pending] = {}
+        self.flights: dict[int, Flight] = {}
+        """The requests that may still be answered, or soon be given up."""
         self.resting = False
+        self.planned = False
         self.done = 0
 
     # --- acting ------------------------------------------------------------------------------------------------------
@@ -109,83 +130,152 @@ class SimulatedClient:
 
     def rest(self) -> None:
         """Do the next thing after a while."""
-        self.timeline.after(self.chance.uniform(0.0, self.habits.rest_s_max), self.act)
+        if not self.planned:
+            self.planned = True
+            away = self.chance.random() < self.habits.away_share
+            self.timeline.after(
+                self.chance.uniform(0.0, self.habits.away_s_max if away else self.habits.rest_s_max), self.act
+            )
 
     def act(self) -> None:
-        """Begin the next calls."""
-        if self.resting or not self.idle or not self.alive:
-            return
+        """Begin the next calls, if there is room for any; else whatever makes room has the client act again."""
+        self.planned = False
+        if self.begin_something():
+            self.rest()
+
+    def begin_something(self) -> bool:
+        """Begin some calls, or the session for them; returns whether there was room for calls."""
+        if self.resting:
+            return False
         if not self.session:
-            self.send(OpenSession(self.habits.ttl_ms))
-        elif self.chance.random() < self.habits.read_share:
+            if not self.opening:
+                self.open_session()
+            return False
+        if len(self.open) + len(self.reading) >= self.habits.pipeline_max:
+            return False
+        if self.chance.random() < self.habits.read_share:
             self.ask_to_read()
         else:
             self.submit_new()
+        return True
+
+    def open_session(self) -> None:
+        """Ask for a session, perhaps once more."""
+        request = self.send(OpenSession(self.habits.ttl_ms), self.target)
+        self.opening = self.opening or request
+        self.look_after(request, Flight(()))
 
     def submit_new(self) -> None:
-        """Count on some keys at once."""
-        for _ in range(self.chance.randint(1, self.habits.pipeline_max)):
-            self.seq += 1
-            self.open[self.seq] = operation = self.begin("increment", self.seq)
-            self.judge.invoked(operation)
-        self.submit()
+        """Begin some commands at once."""
+        room = self.habits.pipeline_max - len(self.open) - len(self.reading)
+        numbers = []
+        for _ in range(self.chance.randint(1, max(1, min(self.habits.burst_max, room)))):
+            call = self.workload.command(self.chance, self.name)
+            if call.command is None:
+                raise TypeError(f"a workload's command() returned a call without a command: {call}")
+            self.begin(self.open, call, call.command.encode())
+            numbers.append(self.number)
+        self.submit(numbers)
 
-    def begin(self, kind: str, number: int) -> Operation:
-        """A call."""
-        return Operation(self.name, kind, self.chance.choice(self.habits.keys), self.timeline.now, number)
+    def begin(self, calls: dict[int, Pending], call: Call, data: bytes, consistency: str = "linearizable") -> None:
+        """Begin a call."""
+        self.number += 1
+        began = self.timeline.now
+        operation = Operation(self.name, call.kind, call.key, call.argument, began, consistency=consistency)
+        calls[self.number] = Pending(operation, data)
+        self.judge.invoked(operation)
 
-    def submit(self) -> None:
-        """Send all open commands, perhaps once more."""
-        commands = tuple(
-            (seq, Command("increment", {"key": operation.key}).encode()) for seq, operation in self.open.items()
-        )
-        self.send(Submit(self.session, min(self.open), commands))
+    def submit(self, numbers: Iterable[int]) -> None:
+        """Send commands, be it again, to who is thought to lead; sometimes to somebody else as well."""
+        numbers = tuple(numbers)
+        pendings = [self.open[number] for number in numbers]
+        commands = tuple(zip(numbers, (pending.data for pending in pendings), strict=True))
+        message = Submit(self.session, min(self.open), commands)
+        doubled = self.chance.random() < self.habits.double_share
+        for pending in pendings:
+            pending.sends += 1 + doubled
+        self.look_after(self.send(message, self.target), Flight(numbers))
+        if doubled:
+            self.look_after(self.send(message, self.chance.choice(self.cluster.names)), Flight(numbers, double=True))
 
     def ask_to_read(self) -> None:
-        """Read a key."""
-        self.seq += 1
-        self.reading = {self.seq: self.begin("read", self.seq)}
-        operation = self.reading[self.seq]
-        self.judge.invoked(operation)
-        lease = self.chance.random() < self.habits.lease_share
-        query = msgpack.packb({"get": operation.key})
-        self.send(Read("lease" if lease else "linearizable", ((self.seq, query),)))
+        """Read something."""
+        habits, target = self.habits, self.target
+        call = self.workload.query(self.chance, self.name)
+        consistency = "linearizable"
+        if self.chance.random() < habits.lease_share:
+            consistency = "lease"
+        elif self.chance.random() < habits.stale_share:
+            consistency, target = "stale", self.chance.choice(self.cluster.names)
+        data: bytes = msgpack.packb(call.query)
+        self.begin(self.reading, call, data, consistency)
+        self.look_after(self.send(Read(consistency, ((self.number, data),)), target), Flight((self.number,)))
 
-    def send(self, message: Request) -> None:
-        """Send a request to who is thought to lead, and look after it."""
+    def send(self, message: Request, target: str) -> int:
+        """Send a request; returns its number."""
         self.request += 1
-        self.asked = self.request
-        connection = self.connections.setdefault(self.target, Connection(self, self.target))
+        connection = self.connections.get(target)
+        if connection is None:
+            connection = self.connections[target] = Connection(self, target)
         frame = Frame("gateway", "", "", "", 0, 0, self.request, 0, message)
         self.cluster.network.ask(connection, encode(frame))
-        asked = self.asked
+        return self.request
+
+    # --- asking again ------------------------------------------------------------------------------------------------
+
+    def look_after(self, request: int, flight: Flight) -> None:
+        """Remember what a frame held, and look after a while whether that was answered."""
+        self.flights[request] = flight
         patience = self.habits.patience_s * self.chance.uniform(0.5, 2.0)
-        self.timeline.after(patience, lambda: self.overdue(asked))
+        if self.chance.random() < 0.02:
+            patience *= 10
+        self.timeline.after(patience, lambda: self.overdue(request))
 
-    def overdue(self, asked: int) -> None:
-        """No answer in time: ask somebody else, or leave the outcome unknown."""
-        if asked != self.asked or not self.alive:
+    def overdue(self, request: int) -> None:
+        """What has no answer in time is asked again, perhaps elsewhere, or its outcome stays unknown."""
+        flight = self.flights.pop(request, None)
+        if flight is None or flight.double:
             return
-        self.again(self.chance.choice(self.cluster.names))
+        commands = [number for number in flight.numbers if number in self.open]
+        unread = [number for number in flight.numbers if number in self.reading]
+        opens = self.opening and not flight.numbers
+        leaves = self.chance.random() >= self.habits.stay_share or self.target in self.cluster.gone
+        if (commands or unread or opens) and leaves:
+            self.target = self.chance.choice([name for name in self.cluster.names if name not in self.cluster.gone])
+        self.drop_reads(unread)
+        if commands and self.chance.random() < self.habits.abandon_share:
+            self.abandon(commands)
+        elif commands:
+            self.submit(commands)
+        elif opens:
+            self.reopen()
 
-    def again(self, target: str) -> None:
-        """Ask again, a known leader or anybody."""
-        self.asked = 0
-        self.target = target
-        if self.reading:
-            self.reading = {}
-            self.rest()
-        elif self.open and self.chance.random() < self.habits.abandon_share:
-            self.abandon()
-        elif self.open:
-            self.submit()
-        else:
-            self.rest()
+    def drop_reads(self, numbers: Iterable[int]) -> None:
+        """Queries without an answer change nothing and are not asked again."""
+        for number in numbers:
+            if self.reading.pop(number, None) is not None:
+                self.rest()
 
-    def abandon(self) -> None:
-        """Nobody will ever know what became of the open commands; go on with another session."""
+    def reopen(self) -> None:
+        """Ask for a session again, unless there is one, or nothing more to be done in it."""
+        if self.resting:
+            self.opening = 0
+        elif self.opening:
+            self.open_session()
+
+    def abandon(self, numbers: Iterable[int]) -> None:
+        """Nobody will ever know what became of these commands, or of all in the session."""
+        if self.chance.random() < self.habits.leave_share:
+            self.leave_session()
+            return
+        for number in numbers:
+            self.open.pop(number, None)
+        self.rest()
+
+    def leave_session(self) -> None:
+        """Go on with another session. Numbers go on too."""
         self.open.clear()
-        self.session = 0
+        self.session = self.opening = 0
         self.rest()
 
     # --- answers -----------------------------------------------------------------------------------------------------
@@ -200,44 +290,114 @@ class SimulatedClient:
         if isinstance(message, SessionOpened):
             self.opened(message, frame.request)
         elif isinstance(message, Results):
-            if message.session == self.session:
-                for seq, code, payload in message.items:
-                    self.result(self.open, seq, code, payload)
+            for number, code, payload in message.items:
+                if message.session == self.session:
+                    self.result(number, code, payload)
         elif isinstance(message, ReadResults):
             for number, code, payload in message.items:
-                self.result(self.reading, number, code, payload)
+                self.read_result(number, code, payload)
         elif isinstance(message, Refused):
             self.refused(message, frame.request)
-        if self.idle and self.session and self.asked:
-            self.asked = 0
-            self.rest()
+        elif isinstance(message, Located):
+            self.located(message, frame.request)
 
     def opened(self, message: SessionOpened, request: int) -> None:
-        """The session is there. Sequence numbers go on: they are never used twice."""
-        if not self.session and request == self.asked:
-            self.session = message.session
+        """The session is there; an answer to an earlier asking for it is as good."""
+        if self.opening and request >= self.opening:
+            self.session, self.opening = message.session, 0
+            self.flights = {number: flight for number, flight in self.flights.items() if flight.numbers}
+            self.rest()
 
-    def result(self, waiting: dict[int, Operation], number: int, code: str, payload: bytes) -> None:
-        """A result, unless it was known."""
-        operation = waiting.get(number)
-        if operation is None:
-            return
-        if code == EXPIRED:
-            self.abandon()
-        elif code:
-            self.judge.failed(operation, code)
+    def result(self, number: int, code: str, payload: bytes) -> None:
+        """The result of a command, unless it is known or nobody waits for it."""
+        if code == EXPIRED and number in self.open:
+            self.leave_session()
+        elif (pending := self.open.pop(number, None)) is not None:
+            self.finish(pending.operation, code, payload)
+
+    def read_result(self, number: int, code: str, payload: bytes) -> None:
+        """The answer to a query, unless it is known or nobody waits for it."""
+        if code == UNAVAILABLE:
+            self.drop_reads((number,))
+        elif (pending := self.reading.pop(number, None)) is not None:
+            self.finish(pending.operation, code, payload)
+
+    def finish(self, operation: Operation, code: str, payload: bytes) -> None:
+        """A call has its outcome."""
+        self.done += 1
+        operation.ended = self.timeline.now
+        value = msgpack.unpackb(payload)
+        if code:
+            self.judge.failed(operation, code, value)
         else:
-            del waiting[number]
-            self.done += 1
-            operation.answered_at = self.timeline.now
-            operation.value = msgpack.unpackb(payload)
+            operation.outcome, operation.result = Outcome.OK, value
             self.judge.answered(operation)
+        self.rest()
 
     def refused(self, message: Refused, request: int) -> None:
-        """Ask again after a moment, whom the node names or anybody."""
-        if request != self.asked:
+        """Nothing was done, or nobody knows: ask again after a moment, whom the node names or anybody."""
+        flight = self.flights.pop(request, None)
+        if flight is None:
             return
-        self.asked = 0
-        target = message.leader or self.chance.choice(self.cluster.names)
-        act: Callable[[], None] = lambda: self.again(target) if not self.asked else None  # noqa: E731
-        self.timeline.after(self.chance.uniform(0.005, 0.1), act)
+        commands = [number for number in message.numbers or flight.numbers if number in self.open]
+        if message.code != UNKNOWN:
+            for number in commands:
+                self.open[number].refusals += 1
+        if flight.double:
+            return
+        named = message.leader if message.term > self.term else ""
+        self.target = message.leader or self.chance.choice(self.cluster.names)
+        self.term = max(self.term, message.term) if named else self.term
+        self.drop_reads(flight.numbers)
+        if commands and self.chance.random() < self.habits.content_share:
+            commands = self.content(commands)
+        if not named and not self.resting and self.chance.random() < self.habits.seek_share:
+            self.seek(tuple(commands))
+            return
+        pause = self.chance.uniform(0.05, 1.0) * min(self.habits.patience_s, 0.1 + self.habits.rest_s_max)
+        if commands:
+            session = self.session
+            self.timeline.after(pause, lambda: self.submit_again(session, commands))
+        elif self.opening and not flight.numbers:
+            self.timeline.after(pause, self.reopen)
+
+    def seek(self, numbers: tuple[int, ...]) -> None:
+        """Have all nodes tell who leads as soon as they know of a new leader, and only then go on with the commands."""
+        wait_ms = int(1000 * self.habits.patience_s)
+        for place, node in enumerate(self.cluster.names):
+            flight = Flight(numbers, double=place > 0, seeks=True)
+            self.look_after(self.send(Locate(self.term, wait_ms), node), flight)
+
+    def located(self, message: Located, request: int) -> None:
+        """A node tells who leads: if that is news, be the first to ask."""
+        if request not in self.flights or not message.leader or message.term <= self.term:
+            return  # whoever waits for it looks after a while
+        waiting = [flight.numbers for flight in self.flights.values() if flight.seeks and not flight.double]
+        numbers = [number for some in waiting for number in some if number in self.open]
+        self.flights = {number: flight for number, flight in self.flights.items() if not flight.seeks}
+        self.target, self.term = message.leader, message.term
+        if numbers:
+            self.submit(numbers)
+        if self.opening:
+            self.open_session()
+        elif self.begin_something():
+            self.rest()
+
+    def content(self, numbers: list[int]) -> list[int]:
+        """Ask no more for commands of which every sending was refused; returns the others."""
+        others = []
+        for number in numbers:
+            pending = self.open[number]
+            if pending.sends == pending.refusals:
+                del self.open[number]
+                self.judge.refused(pending.operation, self.timeline.now)
+                self.rest()
+            else:
+                others.append(number)
+        return others
+
+    def submit_again(self, session: int, numbers: list[int]) -> None:
+        """Send those that are still open."""
+        left = [number for number in numbers if number in self.open]
+        if left and session == self.session:
+            self.submit(left)

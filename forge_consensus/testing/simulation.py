@@ -12,13 +12,20 @@ from forge_consensus.errors import InvalidConfigError, NodeNotFoundError, NoLead
 from forge_consensus.events.types import ConsensusEvent
 from forge_consensus.storage.kv import KeyValueMachine
 from forge_consensus.storage.machine import Machine
+from forge_consensus.testing.audit import Audit, compare
+from forge_consensus.testing.event_order import EventOrder
+from forge_consensus.testing.failure_story import story
 from forge_consensus.testing.faults import Faults
+from forge_consensus.testing.habits import Habits
 from forge_consensus.testing.invariants import Invariants
 from forge_consensus.testing.judge import Judge
 from forge_consensus.testing.machines import Agreement, CountingMachine, WatchedMachine, counting_state
+from forge_consensus.testing.message_table import MessageTable
 from forge_consensus.testing.plan import Plan
-from forge_consensus.testing.simulated_client import Habits, SimulatedClient
+from forge_consensus.testing.simulated_client import SimulatedClient
+from forge_consensus.testing.twin import compare_with_twin, importable
 from forge_consensus.testing.violations import demand
+from forge_consensus.testing.workload import CountingWorkload, KeyValueWorkload, Workload
 
 QUIET_S_MAX = 20.0
 """A cluster that nobody disturbs elects, converges and serves within so many virtual seconds, at pace 1."""
@@ -44,8 +51,10 @@ class Simulation:
         seed: int = 1,
         state_machine: Callable[[], Machine] | None = None,
         state: Callable[[Any], Any] | None = None,
+        workload: Workload | None = None,
         seconds: float | None = None,
         faults: bool | Sequence[str] | None = None,
+        twin: bool | None = None,
     ) -> None:
         """Set up a run: that of a plan, or of the seed's own plan with what is given here in its place.
 
@@ -56,8 +65,12 @@ class Simulation:
             state_machine: makes a node's machine anew for each of its processes: its class, or any function.
             state: makes of a machine what identifies its state, anything with a ``repr``. Where given, the states of
                 all nodes are compared after every command, otherwise the results only.
+            workload: what clients do, and by which model they are judged; None for what the built-in machine can do,
+                or, with a machine of the caller's, for an "increment" and a {"get": key} of some keys.
             seconds: how long `run` lets faults rage, in virtual seconds.
             faults: whether there are any, or the names of the kinds that there are.
+            twin: whether `run` ends with the same commands applied in another process, whose strings hash to other
+                numbers; None for yes where a machine is given that another process can import.
 
         Raises `InvalidConfigError` for what makes no sense.
 
@@ -71,13 +84,18 @@ class Simulation:
         self.plan = plan = replace(plan, **{name: value for name, value in changes.items() if value is not None})
         if not 1 <= plan.nodes <= 9:
             raise InvalidConfigError(f"a simulation has 1 to 9 nodes, not {plan.nodes}")
+        self.twin = twin if twin is not None else state_machine is not None and importable(state_machine)
+        built_in = state_machine is None and not plan.own_machine
+        self.workload = workload or (KeyValueWorkload() if built_in else CountingWorkload())
         if state_machine is None:
             state_machine = CountingMachine if plan.own_machine else KeyValueMachine
             state = state or (counting_state if plan.own_machine else None)
         self.state_machine = state_machine
+        self.state = state
         self.agreement = Agreement(state)
         self.invariants = Invariants()
-        self.judge = Judge()
+        self.agreement.heard = self.invariants.applies
+        self.judge = Judge(self.workload)
         limits, options = plan.paced()
         self.cluster = SimulatedCluster(
             plan.nodes,
@@ -88,8 +106,10 @@ class Simulation:
             lease_reads=plan.lease_reads,
             watchers=[self.invariants],
         )
+        self.messages = MessageTable.of(self.cluster)
+        self.events = EventOrder(self.cluster)
         self.clients = self.make_clients()
-        self.faults = Faults(self.cluster, plan.kinds)
+        self.faults = Faults(self.cluster, plan.kinds, plan.skip, plan.pace)
         self.started = False
 
     def __enter__(self) -> Simulation:
@@ -107,15 +127,15 @@ class Simulation:
         return WatchedMachine(self.state_machine(), node, self.agreement)
 
     def make_clients(self) -> list[SimulatedClient]:
-        """The clients; one of them only reads, often and impatiently."""
-        pace, lease_share = self.plan.pace, 0.5 if self.plan.lease_reads else 0.0
-        habits = Habits(
-            lease_share=lease_share, rest_s_max=0.1 * pace, patience_s=0.4 * pace, ttl_ms=int(60_000 * pace)
-        )
-        reader = replace(habits, read_share=0.95, rest_s_max=0.02 * pace, patience_s=0.15 * pace)
-        names = [f"c{number}" for number in range(self.plan.clients)]
-        clients = [SimulatedClient(self.cluster, name, self.judge, habits) for name in names]
-        return [*clients, SimulatedClient(self.cluster, "reader", self.judge, reader)]
+        """The clients, each with habits of its own; one more reads often and impatiently."""
+        plan, cluster = self.plan, self.cluster
+        lease_share = 0.5 if plan.lease_reads else 0.0
+        chance = cluster.timeline.chance("habits")
+        habits = {
+            f"c{number}": Habits.drawn(chance, plan.clients, lease_share, plan.pace) for number in range(plan.clients)
+        }
+        habits["reader"] = Habits.of_reader(lease_share, plan.pace)
+        return [SimulatedClient(cluster, name, self.judge, own, self.workload) for name, own in habits.items()]
 
     # --- a whole run -------------------------------------------------------------------------------------------------
 
@@ -123,7 +143,7 @@ class Simulation:
         """Let faults rage while clients work, then heal all: the cluster must serve and converge; everything is judged.
 
         Returns the digest of all that happened: equal digests, equal runs. Raises `ViolationError` for what does not
-        hold, and whatever else ended a node without an order, with the seed in a note.
+        hold, and whatever else ended a node without an order, with the whole story in a note.
         """
         try:
             self.start()
@@ -134,9 +154,7 @@ class Simulation:
             self.advance(self.plan.seconds * self.plan.pace)
             self.be_quiet()
         except BaseException as error:
-            plan = self.plan
-            kind = f"seed {plan.seed}, {plan.nodes} nodes, own machine {plan.own_machine}, leases {plan.lease_reads}"
-            error.add_note(f"{kind}; at {self.cluster.timeline.now:.6f} s; faults {self.faults.counts}")
+            error.add_note(story(self.plan, error, self.faults.ordered, self.messages))
             raise
         return self.cluster.timeline.digest
 
@@ -156,7 +174,21 @@ class Simulation:
             client.stop()
         finished = cluster.run(patience, lambda: all(client.idle for client in self.clients) and cluster.settled())
         demand(finished, "liveness", f"no convergence: {self.describe()}")
-        self.compare()
+        self.judge_all(patience)
+
+    def judge_all(self, patience: float) -> None:
+        """Nothing comes any more: compare the nodes, read everything once more, and judge all that clients saw."""
+        cluster = self.cluster
+        compare(cluster.healthy(), self.state)
+        self.judge.settle(copies=cluster.network.copies > 0)
+        audit = Audit(cluster, self.judge)
+        audit.start(self.workload.at_the_end())
+        answered = cluster.run(patience, lambda: audit.finished)
+        demand(answered, "liveness", f"the last reads are not answered: {audit.asked}")
+        self.events.compare_journals()
+        self.judge.conclude()
+        if self.twin:
+            compare_with_twin(self.state_machine, self.agreement.entries, self.agreement.results)
 
     def describe(self) -> list[tuple[Any, ...]]:
         """Where each node stands."""
@@ -168,18 +200,6 @@ class Simulation:
                 (base.name, ledger.term, ledger.leading, log.base_index, log.last, ledger.commit_index, ledger.applied)
             )
         return rows
-
-    def compare(self) -> None:
-        """All machines hold the same, and that is what clients were told."""
-        states = []
-        for base in self.cluster.running():
-            machine = base.engine.ledger.applier.machine
-            states.append({key: machine.query({"get": key}) for key in sorted(self.judge.counters)})
-        for state in states:
-            demand(state == states[0], "I5", f"the machines differ: {states}")
-        self.judge.final(states[0])
-        sessions = [sorted(base.engine.ledger.applier.sessions.live) for base in self.cluster.running()]
-        demand(all(live == sessions[0] for live in sessions), "I5", f"the sessions differ: {sessions}")
 
     # --- by hand -----------------------------------------------------------------------------------------------------
 

@@ -1,0 +1,105 @@
+"""The model of a node's disk: what it holds of term, vote, log and configurations, kept up from transactions alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from forge_consensus.storage.ledger import Ledger
+from forge_consensus.storage.record import Kind, data_of, kind_of, term_of
+
+
+@dataclass(slots=True)
+class Disk:
+    """What a node's disk holds, and of its present process what was seen last."""
+
+    term: int = 0
+    vote: str = ""
+    base: int = 0
+    base_term: int = 0
+    base_configuration: bytes = b""
+    last: int = 0
+    terms: dict[int, int] = field(default_factory=dict)
+    configurations: list[tuple[int, bytes]] = field(default_factory=list)
+    """(index, bytes) of each configuration entry behind the base."""
+    applied_on_disk: int = 0
+    boots: int = 0
+    # of the present process:
+    commit: int = 0
+    applied: int = 0
+    leading: int = 0
+    configuration_changed: bool = True
+
+    @classmethod
+    def of(cls, ledger: Ledger) -> Disk:
+        """What a ledger that was just opened holds."""
+        log = ledger.log
+        disk = cls(ledger.term, ledger.vote, log.base_index, log.base_term, last=log.base_index)
+        disk.base_configuration = ledger.configurations.base.encode()
+        for index in range(log.base_index + 1, log.last + 1):
+            disk.append(index, log.get(index))
+        disk.applied_on_disk = ledger.applier.on_disk
+        return disk
+
+    def term_at(self, index: int) -> int | None:
+        """The term of an entry, None where it is unknown."""
+        if index == self.base:
+            return self.base_term
+        return self.terms.get(index) if index > self.base else None
+
+    def holds(self, index: int, term: int | None) -> bool:
+        """Whether that entry is there, be it within a snapshot."""
+        return index < self.base or (term is not None and self.term_at(index) == term)
+
+    @property
+    def configuration(self) -> bytes:
+        """The configuration in force: the last one in the log, else that of the base."""
+        return self.configurations[-1][1] if self.configurations else self.base_configuration
+
+    def append(self, index: int, record: bytes) -> None:
+        """An entry is written."""
+        self.terms[index] = term_of(record)
+        self.last = index
+        if kind_of(record) == Kind.CONFIGURATION:
+            self.configurations.append((index, data_of(record)))
+            self.configuration_changed = True
+
+    def truncate(self, first: int) -> None:
+        """The entries from `first` on are gone."""
+        for index in range(first, self.last + 1):
+            self.terms.pop(index, None)
+        self.last = min(self.last, first - 1)
+        while self.configurations and self.configurations[-1][0] >= first:
+            self.configurations.pop()
+            self.configuration_changed = True
+
+    def rebase(self, index: int, term: int, configuration: bytes) -> None:
+        """The log begins behind `index` now."""
+        for old in range(self.base, index + 1):
+            self.terms.pop(old, None)
+        self.base, self.base_term, self.base_configuration = index, term, configuration
+        self.last = max(self.last, index)
+        self.configurations = [row for row in self.configurations if row[0] > index]
+        self.configuration_changed = True
+
+
+@dataclass(frozen=True, slots=True)
+class Reign:
+    """The log of a leader as it was when its term ended for it: what anybody acknowledged to it is in there."""
+
+    base: int
+    terms: dict[int, int]
+    last: int
+
+    @classmethod
+    def of(cls, disk: Disk, ledger: Ledger) -> Reign:
+        """What the leader had, what it had sent before it was on its disk included."""
+        log = ledger.log
+        terms = disk.terms.copy()
+        first = log.tail_base + 1
+        terms.update((index, term_of(record)) for index, record in enumerate(log.tail, first) if index > disk.last)
+        return cls(disk.base, terms, max(disk.last, log.last))
+
+
+def majorities_meet(one: frozenset[str], other: frozenset[str]) -> bool:
+    """Whether any majority of the one and any of the other have a node in common."""
+    return len(one | other) < len(one) // 2 + 1 + len(other) // 2 + 1

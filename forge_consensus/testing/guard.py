@@ -1,0 +1,82 @@
+"""The guard: a small process that ends the nodes and removes the folders of a test that was killed itself.
+
+Run by its path, without the package. Its input says what there is, a line each: ``+PID`` and ``-PID`` for a process
+that leads a group, ``FOLDER`` for a folder. When the input ends, whoever wrote it is gone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import IO, cast
+
+END_SECONDS_MAX = 5.0
+
+
+class Guard:
+    """The guard as the test sees it. What `stop` finds still noted is ended and removed too."""
+
+    def __init__(self) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-I", "-S", __file__],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            start_new_session=True,  # Ctrl-C is for the test
+        )
+
+    def tell(self, line: str) -> None:
+        """Write a line; a guard that is gone guards nothing."""
+        stdin = cast("IO[bytes]", self.process.stdin)
+        with contextlib.suppress(OSError, ValueError):
+            stdin.write(line.encode() + b"\n")
+            stdin.flush()
+
+    def folder(self, path: Path) -> None:
+        """Remove that folder when all is over."""
+        self.tell(str(path))
+
+    def began(self, pid: int) -> None:
+        """A process began, with a group of its own."""
+        self.tell(f"+{pid}")
+
+    def ended(self, pid: int) -> None:
+        """It is over, and its number may be another's soon."""
+        self.tell(f"-{pid}")
+
+    def stop(self) -> None:
+        """Have it clean up and end."""
+        with contextlib.suppress(OSError):
+            cast("IO[bytes]", self.process.stdin).close()
+        try:
+            self.process.wait(END_SECONDS_MAX)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait(END_SECONDS_MAX)
+
+
+def main() -> None:
+    """Listen until the input ends, then clean up."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    groups: set[int] = set()
+    folders: list[str] = []
+    for line in sys.stdin:
+        text = line.rstrip("\n")
+        if text[:1] in {"+", "-"}:
+            (groups.add if text[0] == "+" else groups.discard)(int(text[1:]))
+        else:
+            folders.append(text)
+    for group in groups:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(group, signal.SIGKILL)
+    for folder in folders:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    main()

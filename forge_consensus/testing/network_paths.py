@@ -1,0 +1,95 @@
+"""The paths of a proxy: what befalls the messages from one node to another, drawn from a seed, and counted."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass, field
+
+from forge_consensus.errors import InvalidConfigError
+
+REORDER_SECONDS: float = 0.02
+"""A message that is overtaken comes up to so much later."""
+
+
+@dataclass(frozen=True, slots=True)
+class PathFaults:
+    """What is done to the messages from one node to another, requests and answers alike.
+
+    `drop`, `duplicate` and `reorder` are the chances of each message. With `cut` nothing arrives, and the connection
+    stands as if it were whole: that is what a broken cable looks like.
+    """
+
+    delay_s_min: float = 0.0
+    delay_s_max: float = 0.0
+    drop: float = 0.0
+    duplicate: float = 0.0
+    reorder: float = 0.0
+    cut: bool = False
+
+    def __post_init__(self) -> None:
+        """Raise `InvalidConfigError` for what is no chance and no time."""
+        for name in ("drop", "duplicate", "reorder"):
+            if not 0.0 <= getattr(self, name) <= 1.0:
+                raise InvalidConfigError(f"{name} is {getattr(self, name)!r}: it is a chance from 0 to 1")
+        if not 0.0 <= self.delay_s_min <= self.delay_s_max:
+            raise InvalidConfigError(
+                f"the delay is {self.delay_s_min!r} to {self.delay_s_max!r} s: it must not be negative, nor its "
+                "minimum above its maximum"
+            )
+
+
+WHOLE = PathFaults()
+"""No faults."""
+CUT = PathFaults(cut=True)
+
+
+@dataclass(slots=True)
+class PathCounts:
+    """What happened on a path since the proxy was started."""
+
+    messages: int = 0
+    bytes: int = 0
+    dropped: int = 0
+    """By chance or because the path was cut."""
+    delayed: int = 0
+    duplicated: int = 0
+    reordered: int = 0
+    connections: int = 0
+    """How often the source connected to the target."""
+
+
+@dataclass(slots=True)
+class Copy:
+    """One delivery of a message: after so many seconds, in its place or in whichever it comes to."""
+
+    seconds: float
+    in_order: bool
+
+
+@dataclass(slots=True)
+class Path:
+    """From one node to another, with the faults that are on it now."""
+
+    dice: random.Random
+    faults: PathFaults = WHOLE
+    counts: PathCounts = field(default_factory=PathCounts)
+
+    def fate(self, size: int) -> list[Copy]:
+        """What becomes of the next message, of so many bytes: its deliveries, none if it is lost."""
+        faults, counts, dice = self.faults, self.counts, self.dice
+        counts.messages += 1
+        counts.bytes += size
+        if faults.cut or dice.random() < faults.drop:
+            counts.dropped += 1
+            return []
+        seconds = dice.uniform(faults.delay_s_min, faults.delay_s_max)
+        counts.delayed += seconds > 0
+        overtaken = dice.random() < faults.reorder
+        if overtaken:
+            counts.reordered += 1
+            seconds += dice.uniform(0.0, REORDER_SECONDS)
+        copies = [Copy(seconds, not overtaken)]
+        if dice.random() < faults.duplicate:
+            counts.duplicated += 1
+            copies.append(Copy(seconds + dice.uniform(0.0, REORDER_SECONDS), in_order=False))
+        return copies

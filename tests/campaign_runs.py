@@ -1,0 +1,60 @@
+"""What campaigns of the tests run in their workers: small plans, and runs that fail, hang, die or differ on purpose."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from dataclasses import replace
+
+from forge_consensus.testing.plan import Plan
+from forge_consensus.testing.trial import Trial, attempt
+from tests.mutants.catalogue import MUTANTS
+from tests.mutants.patch import Patch
+
+ODD = 3
+"""The seed that is not like the others."""
+MUTANT = "a_vote_is_given_to_an_older_log"
+
+
+def small(plan: Plan) -> Trial:
+    """A run that takes a few milliseconds."""
+    return attempt(replace(plan, nodes=1, clients=1, seconds=0.2, pace=1.0, faults=False))
+
+
+def slow(plan: Plan) -> Trial:
+    """A run that takes a moment, so that a campaign can be ended in its midst."""
+    time.sleep(0.05)
+    return small(plan)
+
+
+def hanging(plan: Plan) -> Trial:
+    """One seed never ends."""
+    if plan.seed == ODD:
+        for_ever()
+    return small(plan)
+
+
+def for_ever() -> None:
+    """What the stack of the one that hangs shows."""
+    while True:
+        time.sleep(0.01)
+
+
+def dying(plan: Plan) -> Trial:
+    """The process of one seed ends."""
+    if plan.seed == ODD:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return small(plan)
+
+
+def differing(plan: Plan) -> Trial:
+    """No run is like the other."""
+    return replace(small(plan), digest=str(time.perf_counter_ns()))
+
+
+def with_mutant(plan: Plan) -> Trial:
+    """A run of nodes that vote for older logs."""
+    with Patch() as patch:
+        MUTANTS[MUTANT].change(patch)
+        return attempt(plan)

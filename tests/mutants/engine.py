@@ -1,0 +1,73 @@
+"""Mutants of the turn and the disk: what leaves when, what a turn that is taken back leaves behind, what a crash takes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from forge_consensus.actors.address import Address
+from forge_consensus.actors.engine import Engine
+from forge_consensus.actors.outbox import Outbox
+from forge_consensus.actors.simulated import SimulatedBase, WatchedEngine
+from forge_consensus.storage.memory_tables import MemoryTables
+from forge_consensus.storage.tables import Batch
+from tests.mutants.patch import Patch
+from tests.mutants.registry import mutant
+
+
+@mutant()
+def answers_leave_before_the_commit(patch: Patch) -> None:
+    """Votes, acknowledgements and results are sent before they are flushed (PySyncObj #84)."""
+    patch.setattr(Outbox, "send_early", lambda self: self.send())
+
+
+@mutant()
+def a_crash_takes_the_last_commit_with_it(patch: Patch) -> None:
+    """The flush is skipped: what the last transaction wrote is gone when the process ends (PySyncObj #84)."""
+    end = SimulatedBase.end
+
+    def commit(self: MemoryTables, batch: Batch) -> None:
+        before = {name: table.copy() for name, table in self.tables.items()}
+        execute(self, batch)
+        BEFORE[id(self.tables)] = before
+
+    def lose(self: SimulatedBase, error: BaseException) -> None:
+        tables = self.disk.tables
+        tables.update(BEFORE.get(id(tables), {}))
+        end(self, error)
+
+    BEFORE: dict[int, dict[str, Any]] = {}
+    execute = MemoryTables.execute
+    patch.setattr(MemoryTables, "execute", commit)
+    patch.setattr(SimulatedBase, "end", lose)
+
+
+@mutant()
+def a_turn_that_is_taken_back_is_told_all_the_same(patch: Patch) -> None:
+    """What a failed turn wanted to say is said by the next one."""
+    patch.setattr(Outbox, "drop", lambda self: None)
+
+
+@mutant()
+def a_job_reports_to_actors_that_did_not_order_it(patch: Patch) -> None:
+    """The report of a job reaches actors that were rebuilt meanwhile and know nothing of it."""
+
+    def offload(self: Engine, job: Callable[[], Any], to: Address, done: Callable[[Any, str], Any]) -> None:
+        self.wire.offload(job, lambda result, error: self.next_turn(to, done(result, error)))
+
+    patch.setattr(Engine, "offload", offload)
+
+
+@mutant()
+def actors_that_failed_are_not_rebuilt(patch: Patch) -> None:
+    """After a turn was taken back the actors go on with what they remember of it."""
+
+    def undo(self: Any, fault: Exception) -> None:
+        self.wire.actor_failed(fault)
+        self.ledger.rollback()
+        self.outbox.drop()
+        self.mailbox.clear()
+        self.events.clear()
+        self.board.take_back(self.told)
+
+    patch.setattr(WatchedEngine, "undo", undo)

@@ -1,0 +1,168 @@
+"""Mutants of snapshots: what they hold, over what they are installed, and how far the log is cut behind them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from forge_consensus.actors.messages import SnapshotReply
+from forge_consensus.actors.notices import SnapshotReceived
+from forge_consensus.actors.options import Options
+from forge_consensus.actors.snapshot import SnapshotActor
+from forge_consensus.storage import snapshots
+from forge_consensus.storage.applying import Point
+from forge_consensus.storage.limits import Limits
+from forge_consensus.storage.snapshot_file import END_MARK, FRAME, SnapshotReader
+from forge_consensus.storage.snapshot_receiver import SnapshotReceiver
+from forge_consensus.storage.snapshots import Installation, Snapshots
+from tests.mutants.patch import Patch
+from tests.mutants.registry import mutant
+
+SMALL = Limits(snapshot_entries=20, snapshot_seconds_min=0.1, trailing_entries=0, checkpoint_entries=5, sweep_entries=5)
+SLOW = Options(chunk_bytes=100, chunk_timeout=0.3, apply_entries_max=1)
+CUT_OFF = ("isolate_leader", "isolate", "mend", "split")
+BEHIND: dict[str, Any] = {"nodes": 3, "limits": SMALL, "options": SLOW, "kinds": CUT_OFF}
+"""Nodes fall behind and need snapshots, which come in small pieces."""
+
+
+@mutant(own_machine=True, **BEHIND)
+def a_snapshot_bears_the_commit_index(patch: Patch) -> None:
+    """A snapshot says that it holds what is committed, and holds what is applied (redisraft #43)."""
+    capture = Snapshots.capture
+
+    def boast(self: Snapshots) -> Any:
+        applier = self.ledger.applier
+        index, applier.index = applier.index, min(self.ledger.commit_index, self.ledger.log.durable)
+        try:
+            return capture(self)
+        finally:
+            applier.index = index
+
+    patch.setattr(Snapshots, "capture", boast)
+
+
+@mutant()
+def the_log_is_cut_beyond_the_state_on_disk(patch: Patch) -> None:
+    """Compaction goes as far as was applied, though a restart has to replay it (camunda/zeebe #3573)."""
+
+    def compact(self: Snapshots, needed: int | None = None) -> tuple[int, int]:
+        ledger = self.ledger
+        before, target = ledger.log.base_index, min(ledger.applied, ledger.log.durable)
+        if ledger.turn.switching or target <= before:
+            return before, before
+        term = ledger.log.term_at(target) or 0
+        self.stage_base(target, term, ledger.configurations.at(target).encode())
+        return before, target
+
+    patch.setattr(Snapshots, "compact", compact)
+
+
+@mutant(**BEHIND)
+def a_snapshot_is_installed_over_a_newer_state(patch: Patch) -> None:
+    """A snapshot that is older than what the node applied meanwhile is not ignored (zeebe #4451, dragonboat #156)."""
+    finish_install = Snapshots.finish_install
+
+    def finish(self: Snapshots, installation: Installation) -> bool:
+        applier, log = self.ledger.applier, self.ledger.log
+        if log.base_index < installation.point.index < applier.index:
+            applier.index, index = installation.point.index - 1, applier.index
+            done = finish_install(self, installation)
+            applier.index = index
+            return done
+        return finish_install(self, installation)
+
+    patch.setattr(Snapshots, "finish_install", finish)
+
+
+@mutant(**BEHIND)
+def a_diverged_suffix_survives_a_snapshot(patch: Patch) -> None:
+    """The log behind an installed snapshot is kept although it does not continue it (paper 7)."""
+    finish_install = Snapshots.finish_install
+
+    def keep(self: Snapshots, installation: Installation) -> bool:
+        ledger: Any = self.ledger
+        ledger.truncate = lambda first: 0
+        try:
+            return finish_install(self, installation)
+        finally:
+            del ledger.truncate
+
+    patch.setattr(Snapshots, "finish_install", keep)
+
+
+@mutant(**BEHIND)
+def a_snapshot_takes_the_whole_log_with_it(patch: Patch) -> None:
+    """Entries behind an installed snapshot go, although they continue it and were acknowledged (paper 7)."""
+    finish_install = Snapshots.finish_install
+
+    def clear(self: Snapshots, installation: Installation) -> bool:
+        log, point = self.ledger.log, installation.point
+        if point.index > self.ledger.applied and log.last > point.index and log.term_at(point.index) == point.term:
+            self.ledger.configurations.truncate(point.index + 1)
+            log.truncate(point.index + 1)
+        return finish_install(self, installation)
+
+    patch.setattr(Snapshots, "finish_install", clear)
+
+
+@mutant()
+def a_snapshot_is_acknowledged_when_it_has_arrived(patch: Patch) -> None:
+    """The leader counts a snapshot that is received and not installed yet (I11)."""
+
+    def make(receive: Callable[..., None]) -> Callable[..., None]:
+        def hasty(self: SnapshotActor, message: SnapshotReceived, sender: Any) -> None:
+            if message.info is not None:
+                info = message.info
+                self.send(self.asker, SnapshotReply(self.ledger.term, info.index, info.size_bytes, True))
+            receive(self, message, sender)
+
+        return hasty
+
+    patch.handler(SnapshotActor, SnapshotReceived, make)
+
+
+@mutant(own_machine=False, **BEHIND)
+def the_sweep_takes_what_is_being_installed(patch: Patch) -> None:
+    """The half-installed tables look like those that a crash left, and are cleared away."""
+    sweep = Snapshots.sweep
+
+    def blind(self: Snapshots) -> bool:
+        installing, self.installing = self.installing, None
+        try:
+            return sweep(self)
+        finally:
+            self.installing = installing
+
+    patch.setattr(Snapshots, "sweep", blind)
+
+
+@mutant(nodes=3, kinds=("flip_file", "isolate", "mend", "snapshot"))
+def a_damaged_snapshot_is_installed(patch: Patch) -> None:
+    """Neither the receiver nor the reader compares checksums."""
+    finish = SnapshotReceiver.finish
+
+    def trust(self: SnapshotReceiver) -> Any:
+        self.tail = self.digest.digest()
+        return finish(self)
+
+    def chunks(self: SnapshotReader) -> Iterator[bytes]:
+        while (row := FRAME.unpack(self.read(FRAME.size, "a chunk")))[0] != END_MARK:
+            yield self.read(row[0], "a chunk")
+
+    patch.setattr(SnapshotReceiver, "finish", trust)
+    patch.setattr(SnapshotReader, "chunks", chunks)
+    patch.setattr(SnapshotReader, "read_checked", lambda self, size, crc, what: self.read(size, what))
+
+
+@mutant()
+def a_snapshot_loses_the_time(patch: Patch) -> None:
+    """The time up to which entries were applied is no part of a snapshot, so later ones see another (I5)."""
+    point_of = snapshots.point_of
+
+    def timeless(header: dict[str, Any]) -> tuple[Point, list[bytes]]:
+        point, sessions = point_of(header)
+        return Point(point.index, point.term, 0, point.configuration), sessions
+
+    patch.setattr(snapshots, "point_of", timeless)
+
+

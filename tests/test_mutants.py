@@ -1,0 +1,84 @@
+"""The tester tested: each fault put in on purpose is found by the seed that is known to find it, or one soon after."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from forge_consensus.actors.messages import AppendEntries
+from forge_consensus.actors.replication import ReplicationActor
+from forge_consensus.errors import CorruptionError, OperationFailedError
+from forge_consensus.storage.ledger import Ledger
+from forge_consensus.testing.violations import ViolationError
+from tests.mutants.__main__ import search
+from tests.mutants.catalogue import MUTANTS
+from tests.mutants.hunt import attempt, hunt, known_seeds, muted, verdict
+from tests.mutants.patch import Patch
+from tests.mutants.registry import Mutant
+
+SEEDS_MAX = 40
+"""A known seed means another run as soon as a simulation draws otherwise, so the search goes on from there."""
+
+
+@pytest.mark.timeout(0)
+@pytest.mark.parametrize("name", MUTANTS)
+def test_a_fault_put_in_on_purpose_is_found(name: str) -> None:
+    first = known_seeds().get(name, 1)
+    found = hunt(MUTANTS[name], range(first, first + SEEDS_MAX))
+    assert found is not None, f"no violation from seed {first} on: python -m tests.mutants --write --only {name}"
+
+
+def test_every_mutant_says_what_is_wrong_and_has_a_known_seed() -> None:
+    assert len(MUTANTS) >= 25
+    assert not [name for name, mutant in MUTANTS.items() if not mutant.sentence.endswith((".", ")"))]
+    assert set(known_seeds()) == set(MUTANTS)
+
+
+def test_a_patch_leaves_nothing_behind() -> None:
+    before = (dict(vars(ReplicationActor)), dict(ReplicationActor.handlers), dict(vars(Ledger)))
+    for mutant in MUTANTS.values():
+        with Patch() as patch:
+            mutant.change(patch)
+            assert patch.undone, mutant.name
+    assert (dict(vars(ReplicationActor)), dict(ReplicationActor.handlers), dict(vars(Ledger))) == before
+
+
+def test_a_patch_takes_no_name_that_is_not_there() -> None:
+    with Patch() as patch:
+        with pytest.raises(AttributeError):
+            patch.setattr(Ledger, "a_name_of_yesterday", None)
+        with pytest.raises(KeyError):
+            patch.setitem(ReplicationActor.handlers, Ledger, None)
+
+
+def test_a_mutant_that_is_itself_broken_is_no_finding() -> None:
+    def broken(patch: Patch) -> None:
+        def raises(self: Any, message: Any, sender: Any) -> None:
+            raise TypeError("a slip in the mutant")
+
+        patch.handler(ReplicationActor, AppendEntries, lambda _: raises)
+
+    with muted(), pytest.raises(OperationFailedError, match="a slip in the mutant"):
+        attempt(Mutant("broken", broken), 1)
+
+
+def test_invariants_and_the_nodes_own_checks_are_findings() -> None:
+    wrapped = OperationFailedError("an actor raised")
+    wrapped.__cause__ = CorruptionError("damage")
+    assert verdict(ViolationError("I1: two leaders")) == "I1: two leaders"
+    assert verdict(wrapped).endswith("CorruptionError: damage")
+    assert not verdict(TypeError("a slip"))
+
+
+def test_a_change_that_does_no_harm_survives(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(MUTANTS, "harmless", Mutant("harmless", lambda patch: None))
+    assert search("harmless", 1, 2, cheaper=False)[1] is None
+
+
+def test_a_seed_that_fails_without_the_mutant_finds_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(mutant: Mutant, seed: int) -> None:
+        raise ViolationError("I1: whatever runs")
+
+    monkeypatch.setattr("tests.mutants.hunt.run", fail)
+    assert hunt(Mutant("harmless", lambda patch: None), range(1, 3)) is None
