@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test mutants demo format clean
+.PHONY: help setup test mutants campaign demo format clean
 
 help: ## show this list
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /make \1\t/' | expand -t 14
@@ -30,6 +30,11 @@ test: $(STAMP) ## check style, types and layers, then run the tests
 
 mutants: $(STAMP) ## run the campaign against nodes with faults put in on purpose; each must be found
 	$(BIN)/python -m tests.mutants --jobs 2
+
+campaign: $(STAMP) ## run many seeds: SEEDS=10000 FIRST=0 JOBS=2 MINUTES=30 NODES=5 STATE=file; again to go on
+	$(BIN)/python -m forge_consensus.testing.campaign --seeds $(or $(SEEDS),10000) --first $(or $(FIRST),0) \
+		$(if $(JOBS),--jobs $(JOBS)) $(if $(MINUTES),--minutes $(MINUTES)) $(if $(NODES),--nodes $(NODES)) \
+		$(if $(STATE),--state $(STATE))
 
 demo: $(STAMP) ## start a cluster of three, put it under load and end its leader
 	$(BIN)/forge-consensus demo --seconds 15

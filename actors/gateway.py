@@ -47,6 +47,7 @@ from forge_consensus.errors import (
     NoLeaderError,
     NotLeaderError,
     OutcomeUnknownError,
+    ProtocolError,
     StaleTermError,
     UnavailableError,
 )
@@ -180,8 +181,11 @@ class GatewayActor(ConsensusActor):
     # --- commands ----------------------------------------------------------------------------------------------------
 
     def receiveMsg_Submit(self, message: Submit, sender: Any) -> None:
-        """Put a client's commands into the log."""
+        """Put a client's commands into the log; outside a session none would be applied at most once (I14)."""
         session, mark = message.session, message.done_below
+        if not session:
+            self.refuse(sender, ProtocolError.code, "commands are sent in a session: open one first, with OpenSession")
+            return
         limit = self.options.command_bytes_max
         large = tuple(seq for seq, data in message.commands if len(data) > limit)
         if large:

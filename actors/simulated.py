@@ -19,7 +19,7 @@ from forge_consensus.actors.supervisor import SupervisorActor
 from forge_consensus.errors import OperationFailedError, is_fatal
 from forge_consensus.events.bus import EventBus
 from forge_consensus.storage.applying import APPLIED
-from forge_consensus.storage.ledger import BASE
+from forge_consensus.storage.ledger import BASE, Ledger
 from forge_consensus.storage.memory_tables import MemoryTables
 from forge_consensus.storage.opening import Opened
 from forge_consensus.storage.tables import Batch, DeleteRange, PutRun
@@ -112,6 +112,15 @@ class SimulatedTables(MemoryTables):
 class WatchedEngine(Engine):
     """The engine, telling of actors' faults: in a simulation only those that were ordered may be."""
 
+    def act(self, frames: list[tuple[Any, Any]], notices: list[tuple[str, Any]]) -> int:
+        """Act as ever; then raise, if that is ordered for a turn that does what this one did."""
+        messages = super().act(frames, notices)
+        base = cast("SimulatedBase", self.wire)
+        if base.turn_fails is not None and base.turn_fails(self.ledger):
+            base.turn_fails = None
+            raise OrderedFaultError("OrderedFault at the end of a turn")
+        return messages
+
     def undo(self, fault: Exception) -> None:
         """Tell, then take the turn back as ever."""
         cast("SimulatedBase", self.wire).actor_failed(fault)
@@ -163,6 +172,8 @@ class SimulatedBase:
         self.sends_left = 0
         self.slow_commits: tuple[float, float] = (0.0001, 0.002)
         self.ordered_faults = 0
+        self.turn_fails: Callable[[Ledger], bool] | None = None
+        """Tells of a turn by its ledger whether it is the one that fails at its end."""
         self.disk = cast("SimulatedTables", opened.ledger.tables)
         self.disk_failed = False
         self.disk_is_another = False

@@ -7,6 +7,8 @@ import signal
 import time
 from dataclasses import replace
 
+from forge_consensus.storage.machine import Entry
+from forge_consensus.testing.machines import CountingMachine
 from forge_consensus.testing.plan import Plan
 from forge_consensus.testing.trial import Trial, attempt
 from tests.mutants.catalogue import MUTANTS
@@ -58,3 +60,11 @@ def with_mutant(plan: Plan) -> Trial:
     with Patch() as patch:
         MUTANTS[MUTANT].change(patch)
         return attempt(plan)
+
+
+class ClockMachine(CountingMachine):
+    """A user's machine with a bug: what it answers depends on the clock of its host."""
+
+    def apply(self, entry: Entry) -> int:
+        """Count, and a little more on most nodes."""
+        return int(super().apply(entry)) + time.monotonic_ns() % 7

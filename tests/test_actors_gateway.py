@@ -64,6 +64,14 @@ def test_bytes_that_are_no_command_fail_alone() -> None:
     assert (code, fine) == ("CONSENSUS_COMMAND_FAILED", "")
 
 
+def test_commands_outside_a_session_are_refused() -> None:
+    node, _ = single()
+    last = node.ledger.log.last
+    node.request("", "gateway", Submit(0, 1, ((1, INCREMENT),)))
+    assert node.last(Refused).code == "CONSENSUS_PROTOCOL"
+    assert node.ledger.log.last == last
+
+
 def test_a_command_that_is_too_large_is_refused_and_the_others_are_not() -> None:
     node, session = single(command_bytes_max=100)
     node.request("", "gateway", Submit(session, 1, ((1, b"x" * 200), (2, INCREMENT))))

@@ -17,6 +17,7 @@ SAYS = {
     "example_asyncio": "key-19 is 19",
     "example_in_process": "snapshot of entry",
     "example_remote": "consensus.leader.elected in term 1",
+    "example_simulation": "RightLocks: all agree",
     "example_while_leader": "runs a block in term",
 }
 

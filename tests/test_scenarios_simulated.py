@@ -11,6 +11,7 @@ from loguru import logger
 
 from forge_consensus.actors.codec import Frame, decode, encode
 from forge_consensus.actors.messages import AppendEntries, VoteReply
+from forge_consensus.actors.options import Options
 from forge_consensus.actors.simulated import SimulatedBase
 from forge_consensus.actors.simulated_cluster import SimulatedCluster
 from forge_consensus.actors.simulated_network import Connection, Network
@@ -47,24 +48,25 @@ class SlowVoters(Network):
     def transmit(self, connection: Connection, data: bytes, forth: bool, *, in_order: bool) -> None:
         """Plan a frame's arrival, a vote's perhaps much later."""
         vote = not forth and b"election" in data[:16] and isinstance(decode(data, len(data)).message, VoteReply)
-        if not (self.slow and vote and self.chance.random() < 0.8):
+        if not (self.slow and vote and self.chance.random() < 0.6):
             super().transmit(connection, data, forth, in_order=in_order)
             return
         self.late += 1
-        late = self.chance.uniform(1.0, 4.0)
+        late = self.chance.uniform(0.7, 2.5)
         self.timeline.after(late, lambda: self.arrive(connection, data, forth))
 
 
-@pytest.mark.parametrize("seed", range(1, 7))
+@pytest.mark.parametrize("seed", [1, 5, 6])  # 5 and 6 find out who counts votes of an earlier term
 def test_scenario_22_votes_that_come_later_than_the_candidate_waits_make_one_leader_a_term(seed: int) -> None:
-    with Simulation(Plan(seed, nodes=5, clients=2, faults=False)) as world:
+    at_once = Options(election_timeout_max=0.82)
+    with Simulation(Plan(seed, nodes=5, clients=1, faults=False, options=at_once)) as world:
         cluster = world.cluster
         network = cluster.network = SlowVoters(cluster.timeline)
         world.start()
         for client in world.clients:
             client.start()
-        for _ in range(6):
-            world.advance(3.0)
+        for _ in range(20):
+            world.advance(2.0)
             if (leader := world.leader()) is not None:
                 world.partition([leader])
         network.cut.clear()

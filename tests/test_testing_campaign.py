@@ -213,6 +213,11 @@ def command_with(*arguments: str) -> Result:
         (["--sedes", "7"], "No such option"),
         (["--shrink"], "--shrink needs --replay SEED"),
         (["--replay", "-3"], "-3 is not in the range"),
+        (["--machine", "nowhere:Machine"], "'nowhere:Machine' cannot be loaded: No module named 'nowhere'"),
+        (["--machine", "tests.campaign_runs:Nobody"], "has no attribute 'Nobody'"),
+        (["--machine", "tests.campaign_runs"], "write package.module:Class"),
+        (["--machine", "tests.campaign_runs:ODD"], "is no class and no function"),
+        (["--workload", "tests.campaign_runs:Any"], "--workload needs --machine"),
         (["--summary", "--state", "/nowhere/state"], "cannot be read: No such file"),
         (["--state", "/dev/null/state"], "cannot be written: "),
         (["--state", "/"], "cannot be written: Is a directory"),
@@ -240,12 +245,27 @@ def test_a_seed_that_fails_is_told_and_shrunk(monkeypatch: pytest.MonkeyPatch) -
     seed = next(plan.seed for plan in plans if campaign_runs.with_mutant(plan).failure is not None)
     monkeypatch.setattr(Plan, "of", lambda seed: Plan(seed, clients=2, seconds=6.0))
     monkeypatch.setattr(command, "attempt", campaign_runs.with_mutant)
-    monkeypatch.setattr(command, "shrink", lambda trial, seconds_max: shrink(trial, runs_max=5))
+    monkeypatch.setattr(command, "shrink", lambda trial, run, **given: shrink(trial, run, runs_max=5))
     result = command_with("--replay", str(seed))
     assert result.exit_code == 1
     assert "The last messages" in result.output
     assert "Shrunk from" not in result.output
     assert "Shrunk from" in command_with("--replay", str(seed), "--shrink").output
+
+
+def test_a_user_s_own_machine_is_run_and_its_bug_is_named_with_what_runs_it_again(tmp_path: Path) -> None:
+    name = "tests.campaign_runs:ClockMachine"
+    state = str(tmp_path / "state")
+    result = command_with(
+        *("--machine", name, "--nodes", "3", "--seeds", "5", "--violations", "1", "--shrink-seconds", "1"),
+        *("--state", state, "--workload", "forge_consensus.testing.workload:CountingWorkload", "--jobs", "1"),
+    )
+    assert result.exit_code == 1, result.output
+    assert "was applied with two results by ClockMachine" in result.output
+    assert "state_machine=ClockMachine, workload=CountingWorkload()" in result.output
+    assert "from tests.campaign_runs import ClockMachine" in result.output
+    assert f"--nodes 3 --machine {name} --workload forge_consensus" in result.output
+    assert "with nodes=3 machine=tests.campaign_runs:ClockMachine" in Path(state).read_text()
 
 
 def test_the_summary_of_a_state_file_is_printed_without_running_anything(tmp_path: Path) -> None:
@@ -267,7 +287,8 @@ def test_a_campaign_that_runs_has_its_state_file_for_itself(tmp_path: Path) -> N
 
 
 def test_the_speed_is_measured_against_its_bound(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(command, "SPEED", {"short": Plan(1, nodes=5, seconds=0.5)})
+    for name in ("SPEED", "SPEED_SERVING"):
+        monkeypatch.setattr(command, name, Plan(1, nodes=5, seconds=0.5))
     result = command_with("--speed")
     assert result.exit_code == 0, result.output
     assert "within the 30 s" in result.output

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+import forge_consensus
 from forge_consensus.testing import campaign_state
 from forge_consensus.testing.campaign_state import (
     ALL,
@@ -131,7 +132,7 @@ def test_the_version_changes_with_any_file_that_a_simulation_runs(
     for name in ("errors.py", "actors/a.py", "__init__.py"):
         (tmp_path / "package" / name).write_text("1")
     (tmp_path / "elsewhere" / "b.py").write_text("1")
-    monkeypatch.setattr(campaign_state.forge_consensus, "__file__", str(tmp_path / "package" / "__init__.py"))
+    monkeypatch.setattr(forge_consensus, "__file__", str(tmp_path / "package" / "__init__.py"))
     versions = {code_version()}
     for number, name in enumerate(("package/errors.py", "package/actors/a.py", "elsewhere/b.py"), 2):
         (tmp_path / name).write_text("2")

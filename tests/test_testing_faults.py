@@ -95,7 +95,7 @@ def ordered(seed: int, skip: frozenset[int] = frozenset(), seconds: float = 6.0)
 
 
 def test_what_is_ordered_is_told_with_its_moment_kind_and_number() -> None:
-    strikes = ordered(2)
+    strikes = ordered(2, seconds=15.0)
     assert len(strikes) > 5
     assert [strike.number for strike in strikes] == list(range(1, len(strikes) + 1))
     assert [strike.at for strike in strikes] == sorted(strike.at for strike in strikes)
@@ -170,6 +170,7 @@ def ruined(world: Simulation, name: str, error: str) -> None:
     assert error in world.cluster.gone[name]
     world.restart(name)
     assert world.cluster.nodes[name].running is None
+    world.wait_for_leader()
     open_sessions(world, 5)
     assert world.advance(20.0, world.cluster.settled)
 
@@ -238,6 +239,7 @@ def test_a_flipped_bit_in_a_users_only_snapshot_is_noticed_at_the_next_start() -
 
 def test_a_full_disk_refuses_and_loses_nothing() -> None:
     with led() as world:
+        assert world.advance(5.0, world.cluster.settled)
         for base in world.cluster.running():
             base.disk.disk_free_bytes = 0
         before = world.cluster.running()[0].engine.ledger.log.last

@@ -66,6 +66,12 @@ class Stage:
         row = cast("bytes", msgpack.packb((term, vote, commit, self.last)))
         self.durable(node, lambda batch: put_meta(batch, HARD, row))
 
+    def elect(self, node: SimulatedBase) -> None:
+        """All vote for a node in the next term, and it leads it."""
+        for disk in self.invariants.disks.values():
+            disk.term, disk.vote = self.term + 1, node.name
+        node.engine.ledger.leading = self.term + 1
+
     def answer(self, node: SimulatedBase, message: AppendReply | VoteReply | SnapshotReply) -> None:
         """Show an answer to the leader that leaves."""
         frame = Frame("replication", "simulation", node.name, "", 1, 1, 1, 0, message)
@@ -117,6 +123,13 @@ def test_i1_a_term_that_is_led_twice_by_one_node() -> None:
             stage.invariants.turned(stage.leader)
 
 
+def test_i1_a_leader_that_a_majority_did_not_vote_for() -> None:
+    with staged() as stage:
+        stage.follower.engine.ledger.leading = stage.term + 1
+        with broken("I1", "by the votes of"):
+            stage.invariants.turned(stage.follower)
+
+
 def test_i2_a_leader_that_rewrites_its_log() -> None:
     with staged() as stage:
         stage.invariants.committed.pop(stage.last)
@@ -147,7 +160,7 @@ def test_i4_a_leader_that_lacks_what_was_committed() -> None:
     with staged() as stage:
         disk = stage.invariants.disk(stage.follower)
         disk.terms[stage.last] = 0
-        stage.follower.engine.ledger.leading = stage.term + 1
+        stage.elect(stage.follower)
         with broken("I4", f"without committed entry {stage.last}"):
             stage.invariants.turned(stage.follower)
 
@@ -272,6 +285,8 @@ def test_i10_a_second_vote_and_one_that_is_not_on_disk() -> None:
             stage.hard(stage.follower, stage.term, "n9")
         with broken("I10", "a vote that is not on its disk"):
             stage.answer(stage.follower, VoteReply(stage.term + 1, True))
+        manners = stage.invariants.elections.processes[stage.follower.name]
+        manners.asked[1], manners.granted[1] = (stage.term + 1, (stage.term, stage.last)), {stage.leader.name}
         request = RequestVote(stage.term + 1, stage.last, stage.term)
         data = encode(Frame("election", "simulation", stage.follower.name, "", 1, 1, 1, 0, request))
         with broken("I10", "before its own is durable"):

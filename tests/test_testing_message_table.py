@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 from loguru import logger
 
-from forge_consensus.actors.codec import Frame, encode
+from forge_consensus.actors.codec import Frame, decode, encode
 from forge_consensus.actors.messages import AppendEntries, AppendReply, CheckPeer, RequestVote
 from forge_consensus.storage import record
 from forge_consensus.storage.record import Kind
@@ -39,7 +39,15 @@ def test_an_election_can_be_read_line_by_line(simulation: Simulation) -> None:
     leader = simulation.wait_for_leader()
     simulation.advance(0.02)
     text = simulation.messages.text()
-    order = ("starts, boot 1", "RequestPreVote", "PreVoteReply", "votes for itself", "RequestVote", " VoteReply", "LEADS")
+    order = (
+        "starts, boot 1",
+        "RequestPreVote",
+        "PreVoteReply",
+        "votes for itself",
+        "RequestVote",
+        " VoteReply",
+        "LEADS",
+    )
     places = [text.index(words) for words in order]
     assert places == sorted(places)
     assert f"votes for {leader}" in text
@@ -99,11 +107,17 @@ def test_a_frame_that_is_doubled_says_so(simulation: Simulation) -> None:
 
 def test_nothing_is_decoded_before_somebody_reads_it(monkeypatch: pytest.MonkeyPatch, simulation: Simulation) -> None:
     read: list[bytes] = []
-    monkeypatch.setattr(message_table, "decode", lambda data, limit: read.append(data) or decode(data, limit))
-    decode = message_table.decode
+
+    def note(data: bytes, limit: int) -> Frame:
+        read.append(data)
+        return decode(data, limit)
+
+    monkeypatch.setattr("forge_consensus.testing.message_table.decode", note)
     simulation.wait_for_leader()
     simulation.advance(1.0)
     assert not read
+    assert simulation.messages.text()
+    assert read
 
 
 def test_a_run_with_the_table_is_the_run_without_it() -> None:

@@ -66,7 +66,9 @@ def test_a_workload_draws_the_same_from_the_same_chance(kind: type[Workload]) ->
 def test_no_value_is_set_twice_and_each_command_says_what_its_history_says() -> None:
     calls = drawn(KeyValueWorkload(), 2000)
     assert {call.kind for call in calls} == {"set", "cas", "delete", "increment", "get"}
-    values = [call.argument[1] if call.kind == "cas" else call.argument for call in calls if call.kind in {"set", "cas"}]
+    values = [
+        call.argument[1] if call.kind == "cas" else call.argument for call in calls if call.kind in {"set", "cas"}
+    ]
     assert len(set(values)) == len(values)
     for call in calls:
         assert call.command is not None
@@ -337,7 +339,8 @@ class Bank:
         self.accounts: dict[str, int] = {}
 
     def apply(self, entry: Entry) -> int:
-        name, amount = entry.command.payload["name"], entry.command.payload["amount"]
+        payload: dict[str, Any] = entry.command.payload
+        name, amount = str(payload["name"]), int(payload["amount"])
         rest = self.accounts.get(name, 0) + amount
         if rest < 0:
             raise ValueError("there is not so much")
@@ -345,7 +348,8 @@ class Bank:
         return rest
 
     def query(self, query: Any) -> int:
-        return self.accounts.get(query["balance"], 0)
+        name: str = query["balance"]
+        return self.accounts.get(name, 0)
 
     def snapshot(self) -> list[bytes]:
         return [msgpack.packb(self.accounts)]

@@ -47,9 +47,7 @@ class Audit:
         for node in self.nodes:
             for call in calls:
                 self.number += 1
-                operation = Operation(
-                    f"audit of {node}", call.kind, call.key, call.argument, self.cluster.timeline.now
-                )
+                operation = Operation(f"audit of {node}", call.kind, call.key, call.argument, self.cluster.timeline.now)
                 self.judge.history.begin(operation)
                 self.asked[self.number] = node, call, operation
         self.ask(again_s)

@@ -39,6 +39,8 @@ class Settings:
     violations_max: int = 10
     """After so many nothing new is begun."""
     progress_s: float = 5.0
+    options: str = ""
+    """What the command needs to run one of these seeds again."""
 
 
 @dataclass(slots=True)
@@ -118,7 +120,7 @@ class Campaign:
                 del self.again[position]
                 return Job(self.plan(seed), again=True)
         for seed in waiting:
-            return Job(self.plan(seed), shrink_s=self.settings.shrink_s_max)
+            return Job(self.plan(seed), shrink_s=self.settings.shrink_s_max, options=self.settings.options)
         return None
 
     def plan(self, seed: int) -> Plan:
@@ -193,7 +195,8 @@ class Campaign:
             if self.starts_failed >= STARTS_FAILED_MAX:
                 raise StateFileError(f"no worker starts: the last one ended {ended}\n{where}")
         elif shrinking:
-            self.say(f"seed {job.plan.seed}: the process that shrank it {how} {ended}; run --replay {job.plan.seed}")
+            again = f"--replay {job.plan.seed}{job.options}"
+            self.say(f"seed {job.plan.seed}: the process that shrank it {how} {ended}; run {again}")
         else:
             seed, plan = job.plan.seed, job.plan
             text = f"the process that ran it {how} {ended}"

@@ -32,11 +32,15 @@ DUMP_LINES = 30
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A plan to run; whether it is run only to see whether the digest is the same again; how long to shrink."""
+    """A plan to run; whether it is run only to see whether the digest is the same again; how long to shrink.
+
+    `options` are those that the command needs to run the seed again.
+    """
 
     plan: Plan
     again: bool = False
     shrink_s: float = 0.0
+    options: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,8 +71,13 @@ def work(pipe: Connection, run: Run, dump: str, version: str) -> None:
             trial = run(job.plan)
             pipe.send(Ran(trial))
             if trial.failure is not None and job.shrink_s:
-                pipe.send(Shrunken(job.plan.seed, shrink(trial, run, seconds_max=job.shrink_s).text()))
+                pipe.send(Shrunken(job.plan.seed, shrunk(job, trial, run)))
             gc.collect()
+
+
+def shrunk(job: Job, trial: Trial, run: Run) -> str:
+    """The shortened story."""
+    return shrink(trial, run, seconds_max=job.shrink_s, options=job.options).text()
 
 
 @dataclass(eq=False, slots=True)

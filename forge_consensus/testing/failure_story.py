@@ -32,8 +32,8 @@ def kind_of(error: BaseException) -> str:
     return f"{name} from {type(error.__cause__).__name__}" if error.__cause__ is not None else name
 
 
-def story(plan: Plan, error: BaseException, ordered: Sequence[Ordered], messages: MessageTable) -> str:
-    """All of it, as text."""
+def story(plan: Plan, error: BaseException, ordered: Sequence[Ordered], messages: MessageTable, again: str = "") -> str:
+    """All of it, as text; `again` is what runs it once more, without it the plan alone."""
     at = messages.timeline.now
     parts = [
         f"seed {plan.seed}: {plan.nodes} nodes, {plan.clients} clients and a reader, pace {plan.pace:g}, "
@@ -47,7 +47,7 @@ def story(plan: Plan, error: BaseException, ordered: Sequence[Ordered], messages
         "What happened:\n" + happened_text(ordered, messages.happenings),
         "Where the nodes stand:\n" + stand_text(messages.cluster),
         "The last messages (health checks are left out):\n" + messages.text(),
-        "To see it again:\n" + indented(reproduction(plan)),
+        "To see it again:\n" + indented(again or reproduction(plan)),
     ]
     return "\n\n".join(parts)
 

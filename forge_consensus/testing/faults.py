@@ -103,7 +103,7 @@ class Faults:
             if base is None:
                 self.cluster.restart(name)
             else:
-                base.crash_at = None
+                base.crash_at = base.turn_fails = None
                 base.disk.ordered_failure = None
                 base.disk.disk_free_bytes = DISK_FREE_BYTES
                 base.slow_commits = (0.0001, 0.002)

@@ -5,7 +5,14 @@ from __future__ import annotations
 import msgpack
 
 from forge_consensus.actors.codec import Frame, decode
-from forge_consensus.actors.messages import AppendReply, RequestVote, SnapshotReply, VoteReply
+from forge_consensus.actors.messages import (
+    AppendReply,
+    PreVoteReply,
+    RequestPreVote,
+    RequestVote,
+    SnapshotReply,
+    VoteReply,
+)
 from forge_consensus.actors.simulated import SimulatedBase
 from forge_consensus.actors.simulated_network import Connection
 from forge_consensus.storage.applying import APPLIED
@@ -16,6 +23,7 @@ from forge_consensus.storage.record import Kind, data_of, index_of, kind_of, par
 from forge_consensus.storage.tables import Batch, Delete, DeleteRange, PutRun
 from forge_consensus.storage.transaction import unsealed
 from forge_consensus.testing.disk_model import Disk, Reign, majorities_meet
+from forge_consensus.testing.election_rules import ElectionRules
 from forge_consensus.testing.read_rounds import ReadRounds
 from forge_consensus.testing.violations import demand
 
@@ -43,6 +51,7 @@ class Invariants:
         self.committed_in: dict[int, int] = {}
         self.executed: dict[tuple[int, int], int] = {}
         self.rounds = ReadRounds()
+        self.elections = ElectionRules()
         self.checks = 0
 
     def disk(self, node: SimulatedBase) -> Disk:
@@ -66,6 +75,7 @@ class Invariants:
         disk.boots = ledger.identity.boot
         self.bases[name] = node
         self.rounds.began(node)
+        self.elections.began(node)
         self.turned(node)
 
     def check_restart(self, node: SimulatedBase, disk: Disk) -> None:
@@ -183,6 +193,8 @@ class Invariants:
         self.leaves(node)
         if b"election" in data[:16]:
             message = decode(data, len(data)).message
+            if isinstance(message, RequestVote | RequestPreVote):
+                self.elections.asks(node, message)
             if isinstance(message, RequestVote):
                 disk = self.disk(node)
                 durable = disk.term > message.term or (disk.term, disk.vote) == (message.term, node.name)
@@ -192,6 +204,8 @@ class Invariants:
         """A vote and an acknowledgement leave only when the disk says the same (I10, I11)."""
         self.leaves(node)
         message, disk = frame.message, self.disk(node)
+        if isinstance(message, VoteReply | PreVoteReply):
+            self.elections.answers(node, connection, message, disk)
         if isinstance(message, VoteReply) and message.granted:
             voted = (disk.term, disk.vote) == (message.term, connection.owner.name)
             demand(voted, "I10", f"{node.name} gives {connection.owner.name} a vote that is not on its disk")
@@ -254,6 +268,7 @@ class Invariants:
             same = ledger.configuration.encode() == disk.configuration
             demand(same, "I12", f"{name} has {ledger.configuration.text} in force, its log ends with another one")
         self.rounds.turned(node)
+        self.elections.turned(node, disk)
         disk.applied, disk.leading = applied, ledger.leading or 0
 
     def end_reign(self, node: SimulatedBase, disk: Disk) -> None:
@@ -265,10 +280,19 @@ class Invariants:
         """One leader a term (I1), once, and it has everything that was committed before (I4)."""
         demand(term not in self.leaders, "I1", f"{self.leaders.get(term)} and {node.name} lead term {term}")
         self.leaders[term] = node.name
+        voters = node.engine.ledger.configuration.voters
+        voted = [name for name in voters if self.may_have_voted(name, term, node.name)]
+        elected = 2 * len(voted) > len(voters)
+        demand(elected, "I1", f"{node.name} leads term {term} by the votes of {sorted(voted)} only")
         before = max((index for t, index in self.committed_in.items() if t < term), default=0)
         if before:
             there = self.disk(node).holds(before, self.committed[before])
             demand(there, "I4", f"{node.name} leads term {term} without committed entry {before}")
+
+    def may_have_voted(self, name: str, term: int, candidate: str) -> bool:
+        """Whether a node's disk holds that vote, or did before somebody exchanged it, or is in a later term by now."""
+        disks = [disk for disk in (self.disks.get(name), *self.lost.get(name, ())) if disk is not None]
+        return any(disk.term > term or (disk.term, disk.vote) == (term, candidate) for disk in disks)
 
     def follow_commit(self, node: SimulatedBase) -> None:
         """Note how far a node says to have committed by now; it never goes back while it runs (I9)."""
@@ -290,16 +314,35 @@ class Invariants:
             return
         self.committed_last = commit
         term, leading = self.committed[commit], node.engine.ledger.leading
-        led = term in (leading, disk.leading)  # it may have resigned, or become another's follower, in the same turn
-        demand(led, "I6", f"{node.name}, leading {leading}, is first to commit {commit} of {term}")
-        having = [name for name in self.disks if self.ever_held(name, commit, term)]
-        voters = node.engine.ledger.configuration.voters
-        demand(2 * len(voters.intersection(having)) > len(voters), "I6", f"{commit} is committed but only on {having}")
-        self.committed_in[term] = commit
+        if term in (leading, disk.leading):  # it may have resigned, or become another's follower, in the same turn
+            proof, reign = commit, term
+        else:
+            proof, reign = self.proof_of_applied(node, disk, commit), disk.leading
+            demand(proof > 0, "I6", f"{node.name}, leading {leading}, is first to commit {commit} of {term}")
+        having, majority = self.having(node, proof, reign)
+        demand(majority, "I6", f"{proof} is committed but only on {having}")
+        self.committed_in[reign] = commit
         for name, base in self.bases.items():
             other = base.engine.ledger.leading
-            if other is not None and other > term:
+            if other is not None and other > reign:
                 demand(self.disks[name].holds(commit, term), "I4", f"{name} leads {other} without {commit}")
+
+    def proof_of_applied(self, node: SimulatedBase, disk: Disk, commit: int) -> int:
+        """The entry of a leader's own term that let it commit an earlier one, 0 if there is none.
+
+        Seen only of a leader whose turn was taken back after it had applied a part of what it had just committed: its
+        commit index is then that of what it applied, and the entry that was counted lies behind it.
+        """
+        if node.engine.ledger.leading is not None or not disk.leading:
+            return 0
+        own = [index for index in range(commit, disk.last + 1) if disk.term_at(index) == disk.leading]
+        return max((index for index in own if self.having(node, index, disk.leading)[1]), default=0)
+
+    def having(self, node: SimulatedBase, index: int, term: int) -> tuple[list[str], bool]:
+        """On whose disks an entry is or was, and whether they are a majority."""
+        names = [name for name in self.disks if self.ever_held(name, index, term)]
+        voters = node.engine.ledger.configuration.voters
+        return names, 2 * len(voters.intersection(names)) > len(voters)
 
     def ever_held(self, name: str, index: int, term: int) -> bool:
         """Whether a node's disk holds an entry, or did before somebody exchanged it."""

@@ -130,5 +130,5 @@ class Judge:
         demand(
             verdict.linearizable is True,
             "linearizability",
-            f"undecided after {CHECK_S_MAX} s, at key {verdict.key!r}: have the workload use more keys, each less often",
+            f"undecided after {CHECK_S_MAX} s, at key {verdict.key!r}: the workload needs more keys, each used less",
         )

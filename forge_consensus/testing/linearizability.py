@@ -124,7 +124,7 @@ class Case:
             (str(place), (self.closed if closed else self.opened)[number])
             for place, (closed, number, _) in enumerate(search.best, 1)
         ]
-        yield f"the end of the longest order (at most {SHOWN_MAX} calls are shown), and the calls of which none fits next:"
+        yield f"the end of the longest order (up to {SHOWN_MAX} calls), and the calls of which none fits next:"
         yield from table(rows[-SHOWN_MAX:] + [("none", self.closed[number]) for number in search.stuck])
         used = {number for closed, number, _ in search.best if not closed}
         unused = [call for number, call in enumerate(self.opened) if number not in used]

@@ -56,6 +56,9 @@ class Insight(Protocol):
     def before(self, operation: Operation, state: Hashable) -> Iterable[Hashable] | Unknown:
         """Of a call without an answer: the states that it turns into this one; ANY if it does so with every state."""
 
+    def adds(self, operation: Operation) -> int | None:
+        """What a call without an answer adds to a number, and to the initial state as to 0; None if it does not."""
+
 
 @runtime_checkable
 class Insightful(Model, Protocol):

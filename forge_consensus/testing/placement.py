@@ -17,6 +17,7 @@ The last four ask the model for its `Insight`; a model without is searched witho
 from __future__ import annotations
 
 import time
+from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
@@ -237,12 +238,12 @@ class Search:
         yield from self.ways_from(undecided, limit)
 
     def usable(self, group: list[int], used: int, limit: float) -> int | None:
-        """The first call of a group that is not used, if it began in time."""
+        """The first call of a group that is not used, if it began in time; a group is used from its front."""
         self.tick()
-        for number in group:
-            if not used >> number & 1:
-                return number if self.opened[number].began <= limit else None
-        return None
+        place = bisect_left(group, True, key=lambda number: not used >> number & 1)
+        if place == len(group) or self.opened[group[place]].began > limit:
+            return None
+        return group[place]
 
     def ways_to(self, goal: Hashable, limit: float) -> Iterator[tuple[int, ...]]:
         """Runs of calls without an answer that lead from the state to another, found backwards, shortest first.
@@ -265,7 +266,9 @@ class Search:
                     yield (number, *path)
                     continue
                 for one in earlier:
-                    if not any(not part & ~total for part in reached[one]):
+                    if any(not part & ~total for part in reached[one]):
+                        continue
+                    if self.supply.within_reach(one, self.state):
                         reached[one].append(total)
                         ways.append(((number, *path), total, one))
 

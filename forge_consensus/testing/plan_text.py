@@ -13,8 +13,8 @@ IMPORTS = (
     "from forge_consensus.actors.options import Options",
     "from forge_consensus.storage.limits import Limits",
     "from forge_consensus.testing.plan import Plan",
-    "from forge_consensus.testing.simulation import Simulation",
 )
+SIMULATION = "from forge_consensus.testing.simulation import Simulation"
 
 
 def call_of(value: Any) -> str:
@@ -48,7 +48,13 @@ def set_text(items: list[Any]) -> str:
     return f"{text} - {{{', '.join(map(str, lacking))}}}" if lacking else text
 
 
-def reproduction(plan: Plan) -> str:
-    """What to type into Python to run the plan again."""
-    line = f"with Simulation({call_of(plan)}) as simulation: simulation.run()"
-    return "\n".join((*(line for line in IMPORTS if line.rpartition(" ")[2] in call_of(plan) + " Simulation"), line))
+def reproduction(plan: Plan, state_machine: Any = None, workload: Any = None) -> str:
+    """What to type into Python to run the plan again, with the machine and the workload that were given."""
+    arguments, imports = [call_of(plan)], [line for line in IMPORTS if f"{line.rpartition(' ')[2]}(" in call_of(plan)]
+    for name, given, call in (("state_machine", state_machine, ""), ("workload", workload, "()")):
+        if given is not None:
+            made = given if hasattr(given, "__qualname__") else type(given)
+            arguments.append(f"{name}={made.__qualname__}{call}")
+            imports.append(f"from {made.__module__} import {made.__qualname__.partition('.')[0]}")
+    line = f"with Simulation({', '.join(arguments)}) as simulation: simulation.run()"
+    return "\n".join((*imports, SIMULATION, line))

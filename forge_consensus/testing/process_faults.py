@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 
 from forge_consensus.actors.notices import TakeSnapshot
 from forge_consensus.actors.simulated import CrashAt, SimulatedBase
+from forge_consensus.storage.ledger import Ledger
 from forge_consensus.testing.strike import Strike
 
 FAULTY_ACTORS = ("election", "replication", "membership", "snapshot", "health", "gateway")
 ACTOR_FAULTS_MAX = 3
 """More within the window that the options name end a process."""
 NOBODY = "nobody"
+TURNS: dict[str, Callable[[Ledger], bool]] = {
+    "voted": lambda ledger: (ledger.term, ledger.vote) != ledger.hard_on_disk[:2],
+    "changed the log": lambda ledger: ledger.changed,
+    "wrote something": lambda ledger: bool(ledger.turn.batch) or ledger.changed,
+    "committed": lambda ledger: ledger.commit_index > ledger.commit_before,
+}
+"""What a turn did that is to be taken back, told by its ledger. Between two such turns a node takes many idle ones."""
 
 
 def kill(strike: Strike) -> str:
@@ -79,6 +88,16 @@ def fail_actor(strike: Strike) -> str:
     return f"{base.name} {actor} at the {'end' if at_end else 'beginning'} of a turn"
 
 
+def fail_turn(strike: Strike) -> str:
+    """An actor raises at the end of a turn that did something, so that there is something to be taken back."""
+    base, did = strike.anyone(), strike.chance.choice(list(TURNS))
+    if base is None or base.ordered_faults >= ACTOR_FAULTS_MAX:
+        return NOBODY
+    base.ordered_faults += 1
+    base.turn_fails = TURNS[did]
+    return f"{base.name} at the end of a turn that {did}"
+
+
 def snapshot(strike: Strike) -> str:
     """A node takes a snapshot out of turn."""
     base = strike.anyone()
@@ -133,6 +152,7 @@ PROCESS_FAULTS = (
     pause,
     suspend_leader,
     fail_actor,
+    fail_turn,
     snapshot,
     jump_clock,
     drift,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterable
 from dataclasses import replace
 from enum import Enum
+from math import isnan
 from typing import Any, Final
 
 from forge_consensus.storage.kv_commands import INT_MAX, INT_MIN
@@ -30,7 +31,7 @@ def frozen(value: Any) -> Hashable:
         return value  # type: ignore[no-any-return]
     if kind is list or kind is tuple:
         return ("list", tuple(map(frozen, value)))
-    if kind is float and value != value:
+    if kind is float and isnan(value):
         return ("float", "nan")
     if kind is dict:
         return ("map", frozenset((frozen(key), frozen(held)) for key, held in value.items()))
@@ -58,7 +59,7 @@ def looked_at(operation: Operation) -> Hashable:
 
 
 def ancestors(values: set[Hashable], steps: list[int]) -> set[Hashable]:
-    """The values, and those that become one of them by some of the steps, each taken once; stops beyond `STATES_MAX`."""
+    """The values, and the numbers that become one by some of the steps; stops beyond `STATES_MAX`."""
     found = set(values)
     for step in steps:
         found |= {value - step for value in found if type(value) is int}
@@ -112,7 +113,9 @@ class RegisterInsight:
         made = {self.makes(call) for call in operations}
         self.null = NULL in made
         """Whether a key may hold None, so that not every None that was read is a key that does not exist."""
-        self.zero = 0 in made or bool(steps)
+        up, down = sum(step for step in steps if step > 0), sum(step for step in steps if step < 0)
+        numbers = [number for number in made if type(number) is int] + ([0] if up and down else [])
+        self.zero = any(number + down <= 0 <= number + up for number in numbers)
         """Whether a key may hold 0, to which an increment adds as to one that does not exist."""
 
     def simplified(self, operation: Operation) -> Operation:
@@ -163,6 +166,8 @@ class RegisterInsight:
 
     def compares(self, operation: Operation) -> Hashable:
         """The value that it looks at; a key that does not exist is the initial state, and None may be read of both."""
+        if operation.kind == "cas" and operation.argument[0] is None:
+            return ABSENT
         return looked_at(operation)
 
     def makes(self, operation: Operation) -> Hashable:
@@ -179,7 +184,7 @@ class RegisterInsight:
         return ANY
 
     def before(self, operation: Operation, state: Hashable) -> Iterable[Hashable] | Unknown:
-        """Of a cas what it expects, of an increment the number that it adds to; a key that does not exist counts as 0."""
+        """Of a cas what it expects, of an increment the number that it adds to; no key counts as 0."""
         if operation.kind == "increment":
             if type(state) is not int:
                 return ()
@@ -191,6 +196,10 @@ class RegisterInsight:
             expected = operation.argument[0]
             return (ABSENT if expected is None else frozen(expected),)
         return ANY
+
+    def adds(self, operation: Operation) -> int | None:
+        """By how much an increment increments."""
+        return by(operation) if operation.kind == "increment" else None
 
 
 REGISTER: Final = Register()

@@ -35,6 +35,8 @@ class Shrunk:
     runs: int = 0
     seconds: float = 0.0
     ended_early: bool = False
+    options: str = ""
+    """What the command that runs the whole again needs besides."""
 
     @property
     def failure(self) -> Failure:
@@ -49,7 +51,7 @@ class Shrunk:
             f"{self.failure.story}\n\n"
             f"Shrunk from {size_text(self.first)} to {size_text(self.best)} "
             f"({self.runs} runs in {self.seconds:.1f} s{early}).\n"
-            f"The whole run: python -m forge_consensus.testing.campaign --replay {self.first.plan.seed}"
+            f"The whole run: python -m forge_consensus.testing.campaign --replay {self.first.plan.seed}{self.options}"
         )
 
 
@@ -169,6 +171,7 @@ def shrink(
     *,
     runs_max: int = RUNS_MAX,
     seconds_max: float = SECONDS_MAX,
+    options: str = "",
 ) -> Shrunk:
     """Shrink a failing run, or the failing run of a plan, within so many runs and seconds.
 
@@ -183,4 +186,4 @@ def shrink(
         shrinker.everything()
     except SpentError:
         early = True
-    return Shrunk(trial, shrinker.best, shrinker.runs, time.monotonic() - began, early)
+    return Shrunk(trial, shrinker.best, shrinker.runs, time.monotonic() - began, early, options)

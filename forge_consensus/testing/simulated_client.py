@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import msgpack
 
@@ -26,50 +25,13 @@ from forge_consensus.actors.simulated_network import Connection
 from forge_consensus.errors import OutcomeUnknownError, SessionExpiredError, UnavailableError
 from forge_consensus.testing.habits import Habits
 from forge_consensus.testing.history import Operation, Outcome
+from forge_consensus.testing.pending_calls import CallJudge, Flight, Pending
 from forge_consensus.testing.workload import Call, KeyValueWorkload, Workload
 
 FRAME_BYTES_MAX = 64 << 20
 EXPIRED = SessionExpiredError.code
 UNKNOWN = OutcomeUnknownError.code
 UNAVAILABLE = UnavailableError.code
-
-
-class Judge(Protocol):
-    """Who hears of every call and answer."""
-
-    def invoked(self, operation: Operation) -> None:
-        """A call begins."""
-
-    def answered(self, operation: Operation) -> None:
-        """It has its answer."""
-
-    def failed(self, operation: Operation, code: str, reason: Any) -> None:
-        """The machine, or the session, refused it with an error."""
-
-    def refused(self, operation: Operation, moment: float) -> None:
-        """Every node that it was sent to has said that nothing was done; from that moment on the client asks no more."""
-
-
-@dataclass(eq=False, slots=True)
-class Pending:
-    """A command or a query on its way."""
-
-    operation: Operation
-    data: bytes
-    sends: int = 0
-    refusals: int = 0
-    """How many of the sends were answered by saying that nothing was done."""
-
-
-@dataclass(frozen=True, slots=True)
-class Flight:
-    """A frame that left, and the numbers that wait for its answer; none if that is a session."""
-
-    numbers: tuple[int, ...]
-    double: bool = False
-    """It is a copy of another one, which is looked after."""
-    seeks: bool = False
-    """It asks who leads."""
 
 
 class SimulatedClient:
@@ -83,7 +45,7 @@ class SimulatedClient:
         self,
         cluster: SimulatedCluster,
         name: str,
-        judge: Judge,
+        judge: CallJudge,
         habits: Habits | None = None,
         workload: Workload | None = None,
     ) -> None:

@@ -6,6 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
+from loguru import logger
+
 from forge_consensus.actors.simulated import SimulatedBase
 from forge_consensus.actors.simulated_cluster import SimulatedCluster
 from forge_consensus.errors import InvalidConfigError, NodeNotFoundError, NoLeaderError
@@ -15,13 +17,14 @@ from forge_consensus.storage.machine import Machine
 from forge_consensus.testing.audit import Audit, compare
 from forge_consensus.testing.event_order import EventOrder
 from forge_consensus.testing.failure_story import story
-from forge_consensus.testing.faults import Faults
+from forge_consensus.testing.faults import KINDS, Faults
 from forge_consensus.testing.habits import Habits
 from forge_consensus.testing.invariants import Invariants
 from forge_consensus.testing.judge import Judge
 from forge_consensus.testing.machines import Agreement, CountingMachine, WatchedMachine, counting_state
 from forge_consensus.testing.message_table import MessageTable
 from forge_consensus.testing.plan import Plan
+from forge_consensus.testing.plan_text import reproduction
 from forge_consensus.testing.simulated_client import SimulatedClient
 from forge_consensus.testing.twin import compare_with_twin, importable
 from forge_consensus.testing.violations import demand
@@ -55,6 +58,7 @@ class Simulation:
         seconds: float | None = None,
         faults: bool | Sequence[str] | None = None,
         twin: bool | None = None,
+        quiet: bool = True,
     ) -> None:
         """Set up a run: that of a plan, or of the seed's own plan with what is given here in its place.
 
@@ -71,20 +75,19 @@ class Simulation:
             faults: whether there are any, or the names of the kinds that there are.
             twin: whether `run` ends with the same commands applied in another process, whose strings hash to other
                 numbers; None for yes where a machine is given that another process can import.
+            quiet: from `start` to `close`, what the nodes write to the log is dropped: they fail by order all the time.
 
         Raises `InvalidConfigError` for what makes no sense.
 
         """
-        plan = plan or replace(Plan.of(seed), pace=1.0)
         changes: dict[str, Any] = {"nodes": nodes, "seconds": seconds}
         if isinstance(faults, bool):
             changes["faults"] = faults
         elif faults is not None:
             changes |= {"faults": True, "kinds": tuple(faults)}
-        self.plan = plan = replace(plan, **{name: value for name, value in changes.items() if value is not None})
-        if not 1 <= plan.nodes <= 9:
-            raise InvalidConfigError(f"a simulation has 1 to 9 nodes, not {plan.nodes}")
+        self.plan = plan = changed(plan or replace(Plan.of(seed), pace=1.0), changes)
         self.twin = twin if twin is not None else state_machine is not None and importable(state_machine)
+        self.again = reproduction(plan, state_machine, workload)
         built_in = state_machine is None and not plan.own_machine
         self.workload = workload or (KeyValueWorkload() if built_in else CountingWorkload())
         if state_machine is None:
@@ -96,20 +99,12 @@ class Simulation:
         self.invariants = Invariants()
         self.agreement.heard = self.invariants.applies
         self.judge = Judge(self.workload)
-        limits, options = plan.paced()
-        self.cluster = SimulatedCluster(
-            plan.nodes,
-            plan.seed,
-            options=options,
-            limits=limits,
-            machine=self.machine,
-            lease_reads=plan.lease_reads,
-            watchers=[self.invariants],
-        )
+        self.cluster = self.make_cluster()
         self.messages = MessageTable.of(self.cluster)
         self.events = EventOrder(self.cluster)
         self.clients = self.make_clients()
         self.faults = Faults(self.cluster, plan.kinds, plan.skip, plan.pace)
+        self.quiet = quiet
         self.started = False
 
     def __enter__(self) -> Simulation:
@@ -119,12 +114,28 @@ class Simulation:
         self.close()
 
     def close(self) -> None:
-        """Remove what lies on the real disk."""
+        """Remove what lies on the real disk, and let nodes be heard again."""
         self.cluster.close()
+        if self.started and self.quiet:
+            logger.enable("forge_consensus")
 
     def machine(self, node: str) -> Machine:
         """A node's machine, watched."""
         return WatchedMachine(self.state_machine(), node, self.agreement)
+
+    def make_cluster(self) -> SimulatedCluster:
+        """The nodes, none of which runs yet."""
+        plan = self.plan
+        limits, options = plan.paced()
+        return SimulatedCluster(
+            plan.nodes,
+            plan.seed,
+            options=options,
+            limits=limits,
+            machine=self.machine,
+            lease_reads=plan.lease_reads,
+            watchers=[self.invariants],
+        )
 
     def make_clients(self) -> list[SimulatedClient]:
         """The clients, each with habits of its own; one more reads often and impatiently."""
@@ -154,7 +165,7 @@ class Simulation:
             self.advance(self.plan.seconds * self.plan.pace)
             self.be_quiet()
         except BaseException as error:
-            error.add_note(story(self.plan, error, self.faults.ordered, self.messages))
+            error.add_note(story(self.plan, error, self.faults.ordered, self.messages, self.again))
             raise
         return self.cluster.timeline.digest
 
@@ -207,6 +218,8 @@ class Simulation:
         """Start all nodes, once."""
         if not self.started:
             self.started = True
+            if self.quiet:
+                logger.disable("forge_consensus")
             self.cluster.start()
 
     def advance(self, seconds: float, until: Callable[[], bool] = lambda: False) -> bool:
@@ -289,6 +302,16 @@ class Simulation:
         """Ask a node's machine directly, past reads and leaders; None if the node is down."""
         base: SimulatedBase | None = self.cluster.nodes[self.name_of(node)].running
         return None if base is None else base.engine.ledger.applier.query(query)
+
+
+def changed(plan: Plan, changes: dict[str, Any]) -> Plan:
+    """The plan with those changes that are not None. Raises `InvalidConfigError` for what cannot be simulated."""
+    plan = replace(plan, **{name: value for name, value in changes.items() if value is not None})
+    if not 1 <= plan.nodes <= 9:
+        raise InvalidConfigError(f"a simulation has 1 to 9 nodes, not {plan.nodes}")
+    if unknown := sorted(set(plan.kinds) - KINDS.keys()):
+        raise InvalidConfigError(f"no kind of fault is called {unknown[0]!r}; there are {', '.join(sorted(KINDS))}")
+    return plan
 
 
 def run_seed(seed: int, seconds: float = 12.0, **changes: Any) -> str:

@@ -2,21 +2,45 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right, insort
 from collections import Counter, defaultdict
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from enum import Enum
 
 from forge_consensus.testing.history import Operation
 from forge_consensus.testing.models import ANY, Insight, Model
-
-STATES_MAX = 200
-"""Where a state could become, or come of, more others than these, none of them is looked for."""
 
 
 class Forgotten(Enum):
     """The state of which nobody will ask any more."""
 
     STATE = "whatever it is"
+
+
+class Tally:
+    """How many calls there are of each state; knows which numbers are among them."""
+
+    def __init__(self, states: Iterable[Hashable]) -> None:
+        self.counts = Counter(states)
+        self.numbers = sorted(state for state in self.counts if type(state) is int)
+
+    def __getitem__(self, state: Hashable) -> int:
+        """How many there are of one."""
+        return self.counts[state]
+
+    def add(self, state: Hashable, change: int) -> None:
+        """Count some in, or out."""
+        before = self.counts[state]
+        self.counts[state] = now = before + change
+        if type(state) is int and (before > 0) != (now > 0):
+            if now > 0:
+                insort(self.numbers, state)
+            else:
+                del self.numbers[bisect_left(self.numbers, state)]
+
+    def between(self, low: int, high: int) -> list[int]:
+        """The numbers in a range, both ends included."""
+        return self.numbers[bisect_left(self.numbers, low) : bisect_right(self.numbers, high)]
 
 
 class Supply:
@@ -46,13 +70,25 @@ class Supply:
             insight is not None and insight.before(call, insight.makes(call)) is ANY for call in opened
         ]
         """Whether a call, if it happens, makes its state of whatever it finds."""
-        self.loose = self.sure.count(False)
-        """How many calls that are not placed have an effect that depends on what they find."""
-        self.wanted = Counter(self.needs)
+        added = [insight.adds(call) if insight else None for call in opened]
+        self.added = [*[0] * len(closed), *(0 if amount is None else amount for amount in added)]
+        """What a call without an answer adds to a number."""
+        self.up = sum(amount for amount in self.added if amount > 0)
+        """What those that are not placed add together."""
+        self.down = -sum(amount for amount in self.added if amount < 0)
+        self.blind = insight is None or any(
+            amount is None and made is ANY for amount, made in zip(added, self.makes[len(closed) :], strict=True)
+        )
+        """Whether there are calls that may lead anywhere."""
+        self.wanted = Tally(self.needs)
         """How many calls that are not placed need a state."""
-        self.makers = Counter(made for made, sure in zip(self.makes, self.sure, strict=True) if sure)
+        self.makers = Tally(made for made, sure in zip(self.makes, self.sure, strict=True) if sure)
         """How many calls that are not placed make a state of whatever they find."""
-        self.askers = Counter(self.compares)
+        self.offers = Tally(
+            made for made, sure in zip(self.makes[self.head :], self.sure[self.head :], strict=True) if sure
+        )
+        """How many of them have no answer."""
+        self.askers = Tally(self.compares)
         """How many calls that are not placed tell a state from others."""
         groups: defaultdict[Hashable, list[int]] = defaultdict(list)
         for number, name in enumerate(self.names[len(closed) :]):
@@ -61,85 +97,92 @@ class Supply:
         """Calls without an answer that do the same, the earliest first."""
         self.by_made: defaultdict[Hashable, list[list[int]]] = defaultdict(list)
         """The same, by the state that they make."""
-        self.by_asked: defaultdict[Hashable, list[list[int]]] = defaultdict(list)
-        """Those of them that do not make their state of every other, by the one that they compare with."""
+        self.unsure: list[list[int]] = []
+        """Those of them that make their state of one other only."""
         for group in self.groups:
             number = len(closed) + group[0]
             self.by_made[self.makes[number]].append(group)
-            if not self.sure[number]:
-                self.by_asked[self.compares[number]].append(group)
+            if not self.sure[number] and self.makes[number] is not ANY:
+                self.unsure.append(group)
 
     def count(self, number: int, change: int) -> None:
         """Count a call in or out."""
         if self.sure[number]:
-            self.makers[self.makes[number]] += change
+            self.makers.add(self.makes[number], change)
+            if number >= self.head:
+                self.offers.add(self.makes[number], change)
+        elif (added := self.added[number]) > 0:
+            self.up += change * added
         else:
-            self.loose += change
-        self.askers[self.compares[number]] += change
+            self.down -= change * added
+        self.askers.add(self.compares[number], change)
         if number < self.head:
-            self.wanted[self.needs[number]] += change
+            self.wanted.add(self.needs[number], change)
+
+    def reach(self, state: Hashable, up: int, down: int) -> tuple[int, int]:
+        """The numbers that a state can become if so much is added or taken away; an empty range if none."""
+        if not up and not down:
+            return 1, 0
+        if state == self.initial:
+            return -down, up
+        return (state - down, state + up) if type(state) is int else (1, 0)
+
+    def within_reach(self, state: Hashable, current: Hashable) -> bool:
+        """Whether calls without an answer alone might lead from what there is to a state; rather yes than no."""
+        if type(state) is not int or self.blind:
+            return True
+        low, high = self.reach(state, self.down, self.up)
+        if self.offers.between(low, high) or (type(current) is int and low <= current <= high):
+            return True
+        if any(type(self.makes[self.head + group[0]]) is int for group in self.unsure):
+            return True
+        return low <= 0 <= high and (current == self.initial or self.offers[self.initial] > 0)
 
     def stranded(self, state: Hashable, current: Hashable) -> bool:
         """Whether that state, or one that it could have become, is needed and cannot be brought about again.
 
         Whatever follows would have to do without.
         """
+        if self.blind:
+            return False
         if self.wanted[state] > 0 and self.lacking(state, current):
             return True
-        return any(self.wanted[one] > 0 and not self.producible(one, current) for one in self.descendants(state)[0])
-
-    def producible(self, state: Hashable, current: Hashable) -> bool:
-        """Whether the state is there, or some of the calls that are not placed could make it; rather yes than no."""
-        return self.makers[state] > 0 or state == current or self.insight is None or self.wild(state, current)
+        low, high = self.reach(state, self.up, self.down)
+        heirs: list[Hashable] = [*self.wanted.between(low, high)]
+        for group in self.unsure:
+            if not self.used >> group[-1] & 1 and self.compares[self.head + group[0]] == state:
+                heirs.append(self.makes[self.head + group[0]])
+        return any(self.wanted[one] > 0 and self.lacking(one, current) for one in heirs)
 
     def lacking(self, state: Hashable, current: Hashable) -> bool:
         """Whether nothing could bring about a state that is needed."""
         return state is not ANY and not self.producible(state, current)
 
+    def producible(self, state: Hashable, current: Hashable) -> bool:
+        """Whether the state is there, or some of the calls that are not placed could make it; rather yes than no."""
+        return self.makers[state] > 0 or state == current or self.wild(state, current)
+
     def wild(self, state: Hashable, current: Hashable) -> bool:
-        """Whether calls without an answer that depend on the state before could lead to this one; rather yes than no.
-
-        They are followed backwards, as many steps as there are of them.
-        """
-        if self.insight is None:
+        """Whether calls without an answer that depend on what they find could lead to a state; rather yes than no."""
+        if self.blind or self.insight is None:
             return True
-        seen = frontier = {state}
-        for _ in range(self.loose):
-            earlier: set[Hashable] = set()
-            for one in frontier:
-                for group in [*self.by_made.get(one, ()), *self.by_made.get(ANY, ())]:
-                    if not self.used >> group[-1] & 1:
-                        states = self.insight.before(self.opened[group[0]], one)
-                        earlier.update(() if states is ANY else states)
-            frontier = earlier - seen
-            if not frontier:
-                return False
-            if any(self.makers[one] > 0 or one == current for one in frontier):
-                return True
-            seen = seen | frontier
-            if len(seen) > STATES_MAX:
-                return True
-        return False
-
-    def descendants(self, state: Hashable) -> tuple[list[Hashable], bool]:
-        """States that calls without an answer could make of this one, and of this one alone; whether those are all."""
         seen = {state}
-        found: list[Hashable] = []
-        frontier = [state]
-        for _ in range(self.loose):
-            later = []
-            for one in frontier:
-                for group in [*self.by_asked.get(one, ()), *self.by_asked.get(ANY, ())]:
-                    if not self.used >> group[-1] & 1:
-                        _, then = self.model.step(one, self.opened[group[0]])
-                        if then not in seen:
-                            seen.add(then)
-                            later.append(then)
-            found += later
-            frontier = later
-            if not frontier or len(seen) > STATES_MAX:
-                return found, not frontier
-        return found, True
+        ways = [state]
+        for one in ways:  # grows while it is read
+            low, high = self.reach(one, self.down, self.up)
+            if self.makers.between(low, high) or (type(current) is int and low <= current <= high):
+                return True
+            origins: list[Hashable] = [self.initial] if low <= 0 <= high else []
+            for group in self.unsure:
+                made = self.makes[self.head + group[0]]
+                if not self.used >> group[-1] & 1 and (made == one or (type(made) is int and low <= made <= high)):
+                    found = self.insight.before(self.opened[group[0]], made)
+                    origins.extend(() if found is ANY else found)
+            if any(self.makers[origin] > 0 or origin == current for origin in origins):
+                return True
+            ways.extend(origin for origin in dict.fromkeys(origins) if origin not in seen)
+            seen.update(origins)
+        return False
 
     def known_as(self, state: Hashable) -> Hashable:
         """The state, or one name for all that no call left can tell apart.
@@ -147,9 +190,6 @@ class Supply:
         Two states that are not the initial one, and with which no call left compares, nor with any that they could
         become: the same calls fit them, forever, and lead to equal states or again to two such.
         """
-        if self.insight is None or state == self.initial or self.askers[state] > 0:
+        if self.blind or state == self.initial or self.askers[state] > 0:
             return state
-        descendants, all_of_them = self.descendants(state)
-        if not all_of_them or any(self.askers[one] > 0 for one in descendants):
-            return state
-        return Forgotten.STATE
+        return state if self.askers.between(*self.reach(state, self.up, self.down)) else Forgotten.STATE

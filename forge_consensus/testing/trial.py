@@ -58,7 +58,7 @@ def attempt(plan: Plan, build: Build = Simulation) -> Trial:
         except (KeyboardInterrupt, SystemExit, GeneratorExit):
             raise
         except BaseException as error:
-            text = story(simulation.plan, error, faults.ordered, simulation.messages)
+            text = story(simulation.plan, error, faults.ordered, simulation.messages, simulation.again)
             failure = Failure(kind_of(error), str(error), cluster.timeline.now, faults.number, text)
         return Trial(
             simulation.plan,

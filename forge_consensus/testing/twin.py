@@ -77,8 +77,11 @@ def machine_of(name: str, file: str) -> Machine:
     """Make the machine: from its module, or from its file where the module cannot be imported by name."""
     module_name, _, path = name.partition(":")
     try:
+        if module_name == "__main__":
+            raise ImportError("here that is this module")
         module = importlib.import_module(module_name)
     except ImportError:
+        module_name = f"twin_of_{module_name.strip('_')}"  # so that what it runs as a program does not run here
         spec = importlib.util.spec_from_file_location(module_name, file)
         if spec is None or spec.loader is None:
             raise

@@ -71,14 +71,16 @@ def a_turn_is_two_transactions(patch: Patch) -> None:
 
 @mutant()
 def a_failed_commit_is_overlooked(patch: Patch) -> None:
-    """A node whose flush failed goes on as if it had not (the fsync error that LMDB and others can retry away)."""
+    """A node whose flush failed goes on as if it had not (I16; a second fsync that succeeds says nothing)."""
     commit = Ledger.commit
 
     def careless(self: Ledger) -> bool:
         try:
             return commit(self)
         except StorageError:
-            return False
+            self.hard_on_disk = (self.term, self.vote, self.commit_index, self.log.last)
+            self.log.committed()
+            return True
 
     patch.setattr(Ledger, "commit", careless)
 

@@ -1,4 +1,4 @@
-"""Mutants that every node has alike, so that no comparison of nodes shows them: only who knows what clients saw does."""
+"""Mutants that every node has alike, so that no comparison of nodes shows them, only what clients saw."""
 
 from __future__ import annotations
 
@@ -19,6 +19,8 @@ from forge_consensus.storage.tables import Batch
 from tests.mutants.patch import Patch
 from tests.mutants.registry import mutant
 
+CUT_OFF = ("isolate_leader", "mend")
+
 
 def sent_again(self: Applier, record: Record, done: Applied) -> dict[str, Any] | None:
     """The payload of a compare-and-set that did not match and is not applied for the first time."""
@@ -31,7 +33,7 @@ def sent_again(self: Applier, record: Record, done: Applied) -> dict[str, Any] |
     return command.payload if again and command.type == "cas" else None
 
 
-@mutant(own_machine=False)
+@mutant(own_machine=False, clients=8, kinds=CUT_OFF)
 def a_cas_that_is_sent_again_compares_nothing(patch: Patch) -> None:
     """A compare-and-set that did not match is carried out when it comes a second time."""
     apply_record = Applier.apply_record
@@ -48,7 +50,7 @@ def a_cas_that_is_sent_again_compares_nothing(patch: Patch) -> None:
     patch.setattr(Applier, "apply_record", careless)
 
 
-@mutant(own_machine=False)
+@mutant(own_machine=False, clients=8, kinds=CUT_OFF)
 def a_cas_that_is_sent_again_is_told_to_have_matched(patch: Patch) -> None:
     """A compare-and-set that did not match is answered with yes when it comes a second time."""
     apply_record = Applier.apply_record
@@ -60,7 +62,7 @@ def a_cas_that_is_sent_again_is_told_to_have_matched(patch: Patch) -> None:
     patch.setattr(Applier, "apply_record", boast)
 
 
-@mutant(own_machine=False, nodes=1)
+@mutant(own_machine=False, nodes=1, kinds=("kill",))
 def a_deleted_key_comes_back_with_the_checkpoint(patch: Patch) -> None:
     """A checkpoint writes what was set and forgets what was deleted, so a snapshot brings it back."""
     checkpoint = KeyValueMachine.checkpoint
@@ -75,7 +77,7 @@ def a_deleted_key_comes_back_with_the_checkpoint(patch: Patch) -> None:
     patch.setattr(KeyValueMachine, "checkpoint", forget)
 
 
-@mutant(own_machine=False)
+@mutant(own_machine=False, kinds=CUT_OFF)
 def a_delete_does_not_tell_whether_there_was_anything(patch: Patch) -> None:
     """Deleting what is not there is answered like deleting what is."""
     operation = kv_commands.OPERATIONS["delete"]
@@ -88,7 +90,7 @@ def a_delete_does_not_tell_whether_there_was_anything(patch: Patch) -> None:
     patch.setitem(kv_commands.OPERATIONS, "delete", changed)
 
 
-@mutant(nodes=3, kinds=("isolate_leader", "mend"))
+@mutant(nodes=3, clients=8, kinds=CUT_OFF)
 def a_leader_that_resigns_says_that_nothing_was_done(patch: Patch) -> None:
     """What was proposed and may yet commit is refused as if it had never been taken (outcome unknown, not refused)."""
 

@@ -1,0 +1,173 @@
+"""The campaign: clusters of real nodes, one after the other, round after round of blows under load and of verdicts."""
+
+from __future__ import annotations
+
+import random
+import shutil
+import tempfile
+import threading
+import time
+import traceback
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final, Literal
+
+from forge_consensus.storage.limits import Limits
+from forge_consensus.testing.history import History
+from forge_consensus.testing.local_cluster import LocalCluster
+from tests.siege.blows import BLOWS
+from tests.siege.callers import Caller
+from tests.siege.feeds import FeedWatch
+from tests.siege.keys import Keys
+from tests.siege.tally import Tally
+from tests.siege.verdicts import final_reads, judge_history, judge_machines, judge_sums
+
+SNAPSHOTS_OFTEN: Final = Limits(
+    snapshot_entries=1500,
+    snapshot_seconds_min=0.3,
+    trailing_entries=200,
+    checkpoint_entries=400,
+    checkpoint_seconds=1.0,
+)
+CLIENTS: Final = 7
+KEYS_AT_ONCE: Final = 14
+SETTLE_SECONDS: Final = 60.0
+"""How long a healed cluster may take to be level, on a machine with much else to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Orders:
+    """What is asked of a siege: it ends after so many seconds or rounds, whichever comes first."""
+
+    seed: int
+    seconds: float = float("inf")
+    rounds: int | None = None
+    nodes: int | None = None
+    """None: three and five in turn."""
+    only: tuple[str, ...] = ()
+    round_seconds: tuple[float, float] = (20.0, 30.0)
+    rounds_per_cluster: int = 4
+    settle_seconds: float = SETTLE_SECONDS
+
+
+@dataclass(slots=True)
+class Siege:
+    """One run of the campaign; `run` returns whether all was well."""
+
+    orders: Orders
+    tally: Tally = field(default_factory=Tally)
+    began: float = field(default_factory=time.monotonic)
+    history: History = field(default_factory=History)
+    at: str = "before the first round"
+
+    @property
+    def passed(self) -> float:
+        """Seconds since the beginning."""
+        return time.monotonic() - self.began
+
+    @property
+    def over(self) -> bool:
+        """Whether enough was done."""
+        rounds = self.orders.rounds
+        return self.passed >= self.orders.seconds or (rounds is not None and self.tally.rounds >= rounds)
+
+    def run(self) -> bool:
+        """Besiege clusters until the orders are carried out or something is wrong, which is printed and kept."""
+        while not self.over:
+            folder = Path(tempfile.mkdtemp(prefix="forge-siege-"))
+            kept = False
+            try:
+                self.besiege(folder)
+            except Exception:
+                kept = True
+                self.keep(folder, traceback.format_exc())
+                return False
+            finally:
+                if not kept:
+                    shutil.rmtree(folder, ignore_errors=True)
+        return True
+
+    def keep(self, folder: Path, text: str) -> None:
+        """Leave behind what one needs to look into a failure, and say where."""
+        account = f"{self.at}, --seed {self.orders.seed}\n{text}"
+        (folder / "failure.txt").write_text(account, encoding="utf-8")
+        with (folder / "history.jsonl").open("w", encoding="utf-8") as file:
+            file.writelines(f"{line}\n" for line in self.history.lines())
+        print(f"FAILED in {account}\nhistory, logs and data of the nodes are in {folder}", flush=True)
+
+    def besiege(self, folder: Path) -> None:
+        """A few rounds on a cluster of its own."""
+        orders, number = self.orders, self.tally.clusters
+        dice = random.Random(f"{orders.seed} cluster {number}")
+        nodes = orders.nodes or (3, 5)[number % 2]
+        transport: Literal["tcp", "ipc"] = "ipc" if number // 2 % 2 else "tcp"
+        self.tally.clusters += 1
+        self.at = f"cluster {number} ({nodes} nodes, {transport}), before its first round"
+        with (
+            LocalCluster(
+                nodes, transport=transport, proxy=True, seed=orders.seed, folder=folder, limits=SNAPSHOTS_OFTEN
+            ) as cluster,
+            FeedWatch(cluster.endpoints, cluster.facts["cluster_id"]) as watch,
+        ):
+            callers = [
+                Caller(f"c{index}", cluster.client(), random.Random(f"{orders.seed} {number} {index}"))
+                for index in range(CLIENTS)
+            ]
+            for _ in range(orders.rounds_per_cluster):
+                if self.over:
+                    break
+                self.round(cluster, watch, callers, dice)
+            self.tally.failovers += max(watch.leaders - 1, 0)
+            self.tally.events += sum(watch.numbers.kinds.values())
+            self.tally.gaps.update(watch.numbers.gaps)
+
+    def round(self, cluster: LocalCluster, watch: FeedWatch, callers: list[Caller], dice: random.Random) -> None:
+        """Blows under load, then peace and the verdicts."""
+        number = self.tally.rounds
+        self.at = f"round {number} ({len(cluster.names)} nodes, {cluster.transport})"
+        self.history = History()
+        keys = Keys(f"r{number}", KEYS_AT_ONCE, dice)
+        stop = threading.Event()
+        for caller in callers:
+            caller.start(stop, self.history, keys, lambda name: self.tally.errors.update([name]))
+        try:
+            struck = self.strike(cluster, dice)
+        finally:
+            stop.set()
+        for caller in callers:
+            caller.join()
+        cluster.wait_until_settled(*cluster.names, timeout=self.orders.settle_seconds)
+        final_reads(callers[0].client, self.history, keys.made)
+        state = judge_machines(cluster, self.orders.settle_seconds)
+        slowest = judge_history(self.history)
+        judge_sums(self.history, state)
+        watch.check(cluster.names)
+        self.tally.rounds += 1
+        self.tally.keys += len(keys.made)
+        self.tally.slowest_check = max(self.tally.slowest_check, slowest)
+        self.tally.note_calls(self.history)
+        print(
+            f"{self.passed:6.0f} s  {self.at}: {' '.join(struck)}; {len(self.history)} calls of {len(keys.made)} keys "
+            f"linearizable, slowest check {slowest:.2f} s, nodes equal, {watch.leaders} elections",
+            flush=True,
+        )
+
+    def strike(self, cluster: LocalCluster, dice: random.Random) -> list[str]:
+        """Blow after blow until the round is over, then heal under load; returns what was done."""
+        end = time.monotonic() + dice.uniform(*self.orders.round_seconds)
+        names = list(self.orders.only or BLOWS)
+        struck: list[str] = []
+        bag: list[str] = []
+        while time.monotonic() < end:
+            bag = bag or dice.sample(names, len(names))
+            time.sleep(dice.uniform(0.2, 1.5))
+            name = bag.pop()
+            self.tally.blows[name] += 1
+            struck.append(name)
+            self.at = f"{self.at.split(', at ')[0]}, at {name}"
+            BLOWS[name](cluster, dice)
+        cluster.heal()
+        cluster.wait_for_leader(self.orders.settle_seconds)
+        time.sleep(dice.uniform(0.2, 1.0))
+        self.at = self.at.split(", at ")[0]
+        return struck

@@ -1,0 +1,106 @@
+"""The event feed of a siege: each node's numbers must come once, in order, and without a hole that was not declared."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from types import TracebackType
+from typing import Final, Self
+
+from forge_consensus.events.stream import StreamEndedError
+from forge_consensus.events.types import BecameLeader, ConsensusEvent
+from forge_consensus.feed.event_feed import EventFeed, Gap
+
+DISCARDED_MAX: Final = 0
+"""The journal keeps far more events than one cluster of a siege tells."""
+
+
+class Numbers:
+    """What was told of each node so far, and what was wrong with it."""
+
+    def __init__(self) -> None:
+        self.next: dict[str, int] = {}
+        self.kinds: Counter[str] = Counter()
+        self.gaps: Counter[str] = Counter()
+        self.wrong: list[str] = []
+
+    def take(self, event: ConsensusEvent) -> None:
+        """Compare an event with the next number of its node."""
+        node, expected = event.node_id, self.next.get(event.node_id, 1)
+        if isinstance(event, Gap):
+            self.gaps[event.reason] += 1
+            if event.reason != "lost" or event.last is None:
+                self.wrong.append(f"{node}: events {event.first} to {event.last} are {event.reason}")
+            first, last = event.first, event.last or event.first
+        else:
+            self.kinds[event.topic] += 1
+            first = last = event.sequence
+        if first != expected or last < first:
+            self.wrong.append(f"{node}: number {first} came instead of {expected} ({event.topic})")
+        self.next[node] = max(expected, last + 1)
+
+
+class FeedWatch:
+    """Follows all nodes of one cluster through its whole life."""
+
+    def __init__(self, endpoints: list[str], cluster_id: str) -> None:
+        self.endpoints = endpoints
+        self.cluster_id = cluster_id
+        self.numbers = Numbers()
+        self.feed = EventFeed(endpoints, since=0, cluster_id=cluster_id)
+        self.failure: BaseException | None = None
+        self.thread = threading.Thread(target=self.run, name="siege-feed", daemon=True)
+        self.thread.start()
+
+    def run(self) -> None:
+        """The thread."""
+        try:
+            while True:
+                self.numbers.take(self.feed.get())
+        except StreamEndedError:
+            pass
+        except BaseException as failure:
+            self.failure = failure
+
+    def check(self, names: list[str], seconds: float = 15.0) -> None:
+        """Compare with what the journals hold once all is quiet. Raises AssertionError.
+
+        The journals are read by a second feed from its own beginning; the first, which lived through all faults, must
+        come to where that one ends.
+        """
+        again = Numbers()
+        with EventFeed(self.endpoints, since=0, cluster_id=self.cluster_id, follow=False) as feed:
+            for event in feed:
+                again.take(event)
+            silent = feed.silent
+        assert not again.wrong, f"the journals: {'; '.join(again.wrong[:5])}"
+        missing = sorted(set(names) - set(again.next))
+        assert not missing, f"nothing is told of {', '.join(missing)}; silent: {', '.join(silent)}"
+        end = time.monotonic() + seconds
+        while behind := {name for name in names if self.numbers.next.get(name, 0) < again.next[name]}:
+            assert self.failure is None, f"the feed ended: {self.failure!r}"
+            assert time.monotonic() < end, (
+                f"after {seconds:g} s the feed is not there yet for {', '.join(sorted(behind))}: "
+                f"{self.numbers.next} instead of {again.next}"
+            )
+            time.sleep(0.02)
+        assert not self.numbers.wrong, f"the feed: {'; '.join(self.numbers.wrong[:5])}"
+
+    @property
+    def leaders(self) -> int:
+        """How often a node became leader."""
+        return self.numbers.kinds[BecameLeader.kind]
+
+    def close(self) -> None:
+        """End it."""
+        self.feed.close()
+        self.thread.join(5.0)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

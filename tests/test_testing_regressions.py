@@ -1,0 +1,199 @@
+"""The bugs that were found, what found each, and what keeps it from coming back: a mutant, a test, or a story."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+from loguru import logger
+
+from forge_consensus.actors.codec import Frame, encode
+from forge_consensus.actors.messages import OpenSession
+from forge_consensus.actors.simulated import SimulatedBase
+from forge_consensus.actors.simulated_network import Connection
+from forge_consensus.storage.limits import Limits
+from forge_consensus.testing.plan import Plan
+from forge_consensus.testing.simulation import Simulation
+from tests.mutants import election, ledger, replication, snapshots
+from tests.mutants.catalogue import MUTANTS
+from tests.mutants.patch import Patch
+from tests.mutants.registry import Change
+
+TESTS = Path(__file__).parent
+
+
+@dataclass(frozen=True, slots=True)
+class Bug:
+    """One bug.
+
+    A seed means another run whenever simulations draw otherwise. So what a seed showed is told again as a `story`, a
+    run by hand that is good now and bad with the mutant; the seed is run all the same.
+    """
+
+    what: str
+    found_by: str
+    mutant: Change | None = None
+    """Puts it back in. Where there is no story, the campaign against the mutants finds it again."""
+    test: str = ""
+    """Shows it directly: file and name."""
+    story: Callable[[int], bool] | None = None
+    stories: range = range(1, 2)
+    """The seeds of the story: with the mutant at least one ends badly."""
+    seed: int | None = None
+    changes: dict[str, Any] = field(default_factory=dict)
+    """What of the seed's own plan was different."""
+
+
+def undisturbed(seed: int, limits: Limits | None = None) -> Simulation:
+    """Three nodes of which one leads, and no faults."""
+    world = Simulation(Plan(seed, nodes=3, faults=False, limits=limits or Limits()))
+    world.wait_for_leader()
+    return world
+
+
+def led_by(world: Simulation) -> SimulatedBase:
+    """The leader's process."""
+    return cast("SimulatedBase", world.cluster.leader())
+
+
+def open_sessions(world: Simulation, leader: SimulatedBase, count: int) -> None:
+    """Give a leader so many entries for its log."""
+    connection = Connection(world.clients[0], leader.name)
+    for number in range(1, count + 1):
+        frame = Frame("gateway", "", "", "", 0, 0, number, 0, OpenSession(60_000))
+        world.cluster.network.ask(connection, encode(frame))
+    world.advance(0.05)
+
+
+def restart_unnoticed(seed: int) -> bool:
+    """A follower's process is replaced and nobody hears of it; returns whether it is found again."""
+    with undisturbed(seed) as world:
+        world.cluster.network.weather.unreported = 1.0
+        follower = next(base for base in world.cluster.running() if base is not led_by(world))
+        world.crash(follower.name)
+        world.restart(follower.name)
+        open_sessions(world, led_by(world), 3)
+        return world.advance(10.0, world.cluster.settled)
+
+
+def rejoin_with_older_terms(seed: int) -> bool:
+    """A cut-off leader's log goes on beyond where its successor's begins; returns whether both become one."""
+    limits = Limits(snapshot_entries=20, snapshot_seconds_min=0.1, trailing_entries=0)
+    with undisturbed(seed, limits) as world:
+        old = led_by(world)
+        world.partition([old.name])
+        open_sessions(world, old, 100)
+        world.advance(4.0)
+        leader = led_by(world)
+        open_sessions(world, leader, 30)
+        world.advance(2.0)
+        world.crash(leader.name)  # a leader that begins behind its log's start probes, and does not know whom
+        world.restart(leader.name)
+        world.advance(4.0)
+        assert 20 < led_by(world).engine.ledger.log.base_index < old.engine.ledger.log.last
+        world.cluster.network.cut.clear()
+        return world.advance(10.0, world.cluster.settled)
+
+
+BUGS = (
+    Bug(
+        "A node whose process was replaced unnoticed is a stranger to its peers, and was never greeted again.",
+        "seed 51 of the first campaign",
+        mutant=replication.a_node_that_is_a_stranger_does_not_greet_again,
+        story=restart_unnoticed,
+        stories=range(1, 7),
+        seed=51,
+    ),
+    Bug(
+        "A follower with older terms where the leader's log begins was probed there for ever: no hint leads lower.",
+        "seed 2029 of the first campaign",
+        mutant=replication.terms_before_the_start_of_the_log_are_not_compared,
+        story=rejoin_with_older_terms,
+        seed=2029,
+    ),
+    Bug(
+        "A lost Hello, or one whose turn was taken back, left two nodes silent for good.",
+        "the first campaign",
+        mutant=replication.a_lost_greeting_is_not_repeated,
+    ),
+    Bug(
+        "Votes and pre-votes were counted in one set.",
+        "review and simulation",
+        mutant=election.a_pre_vote_counts_as_a_vote,
+        test="test_actors_election.py::test_votes_and_pre_votes_are_never_counted_together",
+    ),
+    Bug(
+        "A checkpoint in the turn that switched to a snapshot wrote the old applied index over the installed one.",
+        "reading",
+        mutant=ledger.a_checkpoint_is_due_in_the_turn_that_switches_to_a_snapshot,
+        test="test_storage_snapshots.py::test_the_turn_that_switches_applies_compacts_and_checkpoints_nothing",
+    ),
+    Bug(
+        "A turn that truncated, appended and committed applied entries that were not durable yet.",
+        "review and simulation",
+        mutant=ledger.state_moves_before_its_entries_are_durable,
+        test="test_storage_ledger.py::test_what_replaces_durable_entries_is_not_applied_in_its_own_turn",
+    ),
+    Bug(
+        "The log was cut beyond the state that is on disk.",
+        "review and simulation",
+        mutant=snapshots.the_log_is_cut_beyond_the_state_on_disk,
+        test="test_storage_snapshots.py::test_the_log_is_never_cut_beyond_the_state_on_disk",
+    ),
+    Bug(
+        "Frames of a dead leader that arrived late called off the quick election.",
+        "review and simulation",
+        test=(
+            "test_actors_election.py::test_what_a_dead_leader_sent_before_it_died_does_not_call_the_quick_election_off"
+        ),
+    ),
+)
+"""Add what you find: the plan's seed as it was printed, and what keeps the bug away from then on."""
+
+
+@pytest.fixture(autouse=True)
+def quiet() -> Iterator[None]:
+    """Nodes that fail on purpose need not say so."""
+    logger.disable("forge_consensus")
+    yield
+    logger.enable("forge_consensus")
+
+
+def named(bug: Bug) -> str:
+    """How a bug is called in the list of tests."""
+    return bug.mutant.__name__ if bug.mutant is not None else bug.test.rpartition("::")[2] or bug.what
+
+
+def functions_in(path: Path) -> set[str]:
+    """The names of a file's functions."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    return {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
+
+
+@pytest.mark.parametrize("bug", BUGS, ids=named)
+def test_something_keeps_every_bug_away(bug: Bug) -> None:
+    assert bug.mutant or bug.test or bug.seed is not None
+    assert bug.mutant is None or bug.story is not None or bug.mutant.__name__ in MUTANTS
+    file, _, name = bug.test.partition("::")
+    assert not bug.test or name in functions_in(TESTS / file)
+
+
+@pytest.mark.parametrize("bug", [bug for bug in BUGS if bug.story is not None], ids=named)
+def test_the_story_ends_well_now_and_badly_with_the_bug(bug: Bug) -> None:
+    story, mutant = bug.story, bug.mutant
+    assert story is not None
+    assert mutant is not None
+    assert all(story(seed) for seed in bug.stories)
+    with Patch() as patch:
+        mutant(patch)
+        assert not all(story(seed) for seed in bug.stories)
+
+
+@pytest.mark.parametrize("bug", [bug for bug in BUGS if bug.seed is not None], ids=named)
+def test_the_seed_that_found_it_is_clean(bug: Bug) -> None:
+    with Simulation(replace(Plan.of(bug.seed or 0), **bug.changes)) as simulation:
+        simulation.run()
