@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test mutants campaign demo format clean
+.PHONY: help setup test mutants siege campaign demo format clean
 
 help: ## show this list
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /make \1\t/' | expand -t 14
@@ -35,6 +35,9 @@ campaign: $(STAMP) ## run many seeds: SEEDS=10000 FIRST=0 JOBS=2 MINUTES=30 NODE
 	$(BIN)/python -m forge_consensus.testing.campaign --seeds $(or $(SEEDS),10000) --first $(or $(FIRST),0) \
 		$(if $(JOBS),--jobs $(JOBS)) $(if $(MINUTES),--minutes $(MINUTES)) $(if $(NODES),--nodes $(NODES)) \
 		$(if $(STATE),--state $(STATE))
+
+siege: $(STAMP) ## kill, stop and cut off real nodes under load for MINUTES=5, and judge what clients saw
+	$(BIN)/python -m tests.siege --minutes $(or $(MINUTES),5)
 
 demo: $(STAMP) ## start a cluster of three, put it under load and end its leader
 	$(BIN)/forge-consensus demo --seconds 15

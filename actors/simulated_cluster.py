@@ -141,7 +141,7 @@ class SimulatedCluster:
         tables.tables = {table: rows.copy() for table, rows in node.disk.items()}
         try:
             opened = self.open(node, tables)
-        except CorruptionError as error:
+        except (CorruptionError, IdentityError) as error:
             if name not in self.suspect:
                 raise
             self.given_up(name, error)

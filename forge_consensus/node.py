@@ -70,13 +70,14 @@ class Settings:
             raise InvalidConfigError(
                 f"node {self.node_id!r} is not among the peers {listed}: the list names every member, this node too"
             )
-        for node, address in self.peers.items():
+        for node in self.peers:
             if not is_name(node):
                 raise InvalidConfigError(
                     f"{node!r} cannot be a node's id: it must be a printable text of 1 to {NAME_CHARS_MAX} characters"
                 )
-            parse_endpoint(address)
-        check_bind(self.bind)
+        # One spelling of each address, whatever was given: all nodes must be founded with the same bytes.
+        object.__setattr__(self, "peers", {node: parse_endpoint(address) for node, address in self.peers.items()})
+        object.__setattr__(self, "bind", bind_address(self.bind))
         self.check_places()
 
     def check_places(self) -> None:
@@ -97,14 +98,17 @@ def is_name(value: object) -> bool:
     return isinstance(value, str) and 0 < len(value) <= NAME_CHARS_MAX and value.isprintable()
 
 
-def check_bind(bind: object) -> None:
-    """Raise `InvalidConfigError` for what is no address to listen on; port 0 takes a free one.
+def bind_address(bind: object) -> str:
+    """The address to listen on, in its one spelling; port 0 takes a free one. Raises `InvalidConfigError`.
 
     ZeroMQ itself takes a port beyond 65535 and listens on another.
     """
-    address = parse_endpoint(f"{bind}"[:-1] + "1" if takes_free_port(bind) else bind)
+    if takes_free_port(bind):
+        return parse_endpoint(f"{bind}"[:-1] + "1")[:-1] + "0"
+    address = parse_endpoint(bind)
     if address.startswith(IPC):
         check_path(address, BOUND_PATH_BYTES_MAX)
+    return address
 
 
 def takes_free_port(bind: object) -> bool:

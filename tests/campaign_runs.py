@@ -6,17 +6,19 @@ import os
 import signal
 import time
 from dataclasses import replace
+from typing import Any
 
 from forge_consensus.storage.machine import Entry
 from forge_consensus.testing.machines import CountingMachine
 from forge_consensus.testing.plan import Plan
 from forge_consensus.testing.trial import Trial, attempt
+from forge_consensus.testing.workload import CountingWorkload
 from tests.mutants.catalogue import MUTANTS
 from tests.mutants.patch import Patch
 
 ODD = 3
 """The seed that is not like the others."""
-MUTANT = "a_vote_is_given_to_an_older_log"
+MUTANT = "a_match_is_truncated_like_a_conflict"
 
 
 def small(plan: Plan) -> Trial:
@@ -56,15 +58,23 @@ def differing(plan: Plan) -> Trial:
 
 
 def with_mutant(plan: Plan) -> Trial:
-    """A run of nodes that vote for older logs."""
+    """A run of nodes that forget acknowledged entries when an older message comes late."""
     with Patch() as patch:
         MUTANTS[MUTANT].change(patch)
         return attempt(plan)
 
 
 class ClockMachine(CountingMachine):
-    """A user's machine with a bug: what it answers depends on the clock of its host."""
+    """A user's machine with a bug: what it does depends on the clock of its host."""
 
-    def apply(self, entry: Entry) -> int:
-        """Count, and a little more on most nodes."""
-        return int(super().apply(entry)) + time.monotonic_ns() % 7
+    def apply(self, entry: Entry) -> Any:
+        """Count, if the moment is good."""
+        if time.monotonic_ns() % 3 == 0:
+            raise ValueError("not now")
+        return super().apply(entry)
+
+
+class PatientWorkload(CountingWorkload):
+    """Clients that take a refusal for an answer."""
+
+    may_fail = True

@@ -10,7 +10,7 @@ import pytest
 from forge_consensus.actors.place import claim_path, events_place, path_of, url_of
 from forge_consensus.client.endpoints import parse_endpoint, parse_endpoints
 from forge_consensus.errors import InvalidConfigError, TransportUnavailableError
-from forge_consensus.node import check_bind
+from forge_consensus.node import bind_address
 
 
 def test_an_address_is_what_zeromq_wants() -> None:
@@ -22,7 +22,7 @@ def test_an_address_is_what_zeromq_wants() -> None:
 
 def test_paths_are_endpoints_too() -> None:
     assert parse_endpoints("127.0.0.1:7001, ipc:///run/n2") == ["127.0.0.1:7001", "ipc:///run/n2"]
-    check_bind("ipc:///run/n1:0")  # a path that ends so, and no free port
+    bind_address("ipc:///run/n1:0")  # a path that ends so, and no free port
 
 
 @pytest.mark.parametrize(
@@ -40,9 +40,9 @@ def test_a_path_that_no_socket_can_have_is_refused_with_the_limit() -> None:
         parse_endpoint(whole + "p")
     with pytest.raises(InvalidConfigError, match=r"a path of 108 bytes"):
         parse_endpoint(f"ipc:///{'p' * 105}é")
-    check_bind(f"ipc:///{'p' * 99}")
+    bind_address(f"ipc:///{'p' * 99}")
     with pytest.raises(InvalidConfigError, match=r"a path of 101 bytes and a socket's may have 100"):
-        check_bind(f"ipc:///{'p' * 100}")  # its events are published beside it
+        bind_address(f"ipc:///{'p' * 100}")  # its events are published beside it
 
 
 def test_a_path_is_taken_from_nobody(tmp_path: Path) -> None:

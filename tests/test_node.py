@@ -53,3 +53,9 @@ def test_a_service_refuses_what_is_its_own(wrong: dict[str, Any], part: str) -> 
 @pytest.mark.parametrize("bind", ["127.0.0.1:0", "[::1]:0", "localhost:7001", "0.0.0.0:10"])
 def test_addresses_to_listen_on(bind: str) -> None:
     assert Settings("n1", bind=bind).bind == bind
+
+
+def test_addresses_are_kept_in_one_spelling() -> None:
+    settings = Settings("n1", bind="tcp://127.0.0.1:0", peers={"n1": "tcp://127.0.0.1:7001", "n2": " 127.0.0.1:7002"})
+    assert settings.peers == {"n1": "127.0.0.1:7001", "n2": "127.0.0.1:7002"}
+    assert settings.bind == "127.0.0.1:0"

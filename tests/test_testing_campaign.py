@@ -17,7 +17,7 @@ from click.testing import CliRunner, Result
 
 from forge_consensus.testing import campaign as command
 from forge_consensus.testing.campaign import campaign, run_campaign
-from forge_consensus.testing.campaign_run import Settings
+from forge_consensus.testing.campaign_run import Campaign, Settings
 from forge_consensus.testing.campaign_state import StateFile, StateFileError
 from forge_consensus.testing.plan import Plan
 from forge_consensus.testing.shrink import Run, shrink
@@ -66,8 +66,8 @@ def test_a_campaign_that_is_done_runs_nothing_and_one_that_is_extended_only_the_
 
 def test_a_seed_that_hangs_is_named_with_the_place_where_it_hangs(tmp_path: Path) -> None:
     path = tmp_path / "state"
-    assert ran(path, campaign_runs.hanging, seed_s_max=3.0) == 1
-    assert found_in(path) == {(ODD, "hangs"): "the process that ran it hangs after 3 s"}
+    assert ran(path, campaign_runs.hanging, seed_s_max=8.0) == 1
+    assert found_in(path) == {(ODD, "hangs"): "the process that ran it hangs after 8 s"}
     assert sorted(seeds_in(path)) == list(range(8))
     assert "in for_ever" in Path(f"{path}.seed-{ODD}.txt").read_text()
 
@@ -90,7 +90,7 @@ def test_a_violation_is_shrunk_printed_and_saved(tmp_path: Path, capfd: pytest.C
     changes = {"nodes": 3, "seconds": 6.0, "pace": 1.0}
     assert ran(path, campaign_runs.with_mutant, 60, shrink_s_max=3.0, violations_max=1, changes=changes) == 1
     found = found_in(path)
-    assert {kind for _, kind in found} <= {"I2", "I4", "I7", "liveness"}
+    assert "I7" in {kind for _, kind in found}
     said = capfd.readouterr().out
     for seed, _ in found:
         saved = Path(f"{path}.seed-{seed}.txt").read_text()
@@ -109,13 +109,21 @@ def test_after_so_many_minutes_nothing_new_is_begun(tmp_path: Path) -> None:
     assert 0 < len(seeds_in(path)) < 100_000
 
 
+def test_code_that_changes_while_it_runs_ends_the_campaign(tmp_path: Path) -> None:
+    state = StateFile.opened(tmp_path / "state", "the code as it was", "plans as drawn")
+    with pytest.raises(StateFileError, match="the code changed while the campaign ran"):
+        Campaign(settings(4), state, print, print, campaign_runs.small).run()
+    state.close()
+    assert seeds_in(state.path) == []
+
+
 # --- ended in its midst ----------------------------------------------------------------------------------------------
 
 PROGRAM = """
 import sys
 from pathlib import Path
 from forge_consensus.testing.campaign import run_campaign
-from forge_consensus.testing.campaign_run import Settings
+from forge_consensus.testing.campaign_run import Campaign, Settings
 from tests import campaign_runs
 if __name__ == "__main__":
     sys.exit(run_campaign(Path(sys.argv[1]), Settings(0, 60, 2, progress_s=0.2), campaign_runs.slow))
@@ -258,13 +266,13 @@ def test_a_user_s_own_machine_is_run_and_its_bug_is_named_with_what_runs_it_agai
     state = str(tmp_path / "state")
     result = command_with(
         *("--machine", name, "--nodes", "3", "--seeds", "5", "--violations", "1", "--shrink-seconds", "1"),
-        *("--state", state, "--workload", "forge_consensus.testing.workload:CountingWorkload", "--jobs", "1"),
+        *("--state", state, "--workload", "tests.campaign_runs:PatientWorkload", "--jobs", "1"),
     )
     assert result.exit_code == 1, result.output
     assert "was applied with two results by ClockMachine" in result.output
-    assert "state_machine=ClockMachine, workload=CountingWorkload()" in result.output
+    assert "state_machine=ClockMachine, workload=PatientWorkload()" in result.output
     assert "from tests.campaign_runs import ClockMachine" in result.output
-    assert f"--nodes 3 --machine {name} --workload forge_consensus" in result.output
+    assert f"--nodes 3 --machine {name} --workload tests." in result.output
     assert "with nodes=3 machine=tests.campaign_runs:ClockMachine" in Path(state).read_text()
 
 
@@ -288,7 +296,7 @@ def test_a_campaign_that_runs_has_its_state_file_for_itself(tmp_path: Path) -> N
 
 def test_the_speed_is_measured_against_its_bound(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("SPEED", "SPEED_SERVING"):
-        monkeypatch.setattr(command, name, Plan(1, nodes=5, seconds=0.5))
+        monkeypatch.setattr(command, name, Plan(1, nodes=1, seconds=0.5))
     result = command_with("--speed")
     assert result.exit_code == 0, result.output
     assert "within the 30 s" in result.output

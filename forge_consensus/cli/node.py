@@ -21,7 +21,7 @@ from forge_consensus.events.encoding import to_json_line
 from forge_consensus.events.log_lines import log_events
 from forge_consensus.events.log_setup import configure_logging
 from forge_consensus.events.types import ConsensusEvent
-from forge_consensus.node import Node, Settings, check_bind, takes_free_port
+from forge_consensus.node import Node, Settings, bind_address, takes_free_port
 from forge_consensus.storage.limits import Limits
 from forge_consensus.storage.lmdb_tables import MAP_BYTES, QUOTA_BYTES
 
@@ -87,7 +87,7 @@ def parse_listen(text: str | None, node_id: str, peers: dict[str, str]) -> str:
             )
         return peers[node_id]
     if takes_free_port(text):
-        check_bind(text)
+        bind_address(text)
         if len(peers) > 1:
             raise InvalidConfigError(
                 "port 0 takes whatever port is free, and the other members could not find this node: listen at the "

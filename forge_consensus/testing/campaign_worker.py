@@ -73,6 +73,7 @@ def work(pipe: Connection, run: Run, dump: str, version: str) -> None:
             if trial.failure is not None and job.shrink_s:
                 pipe.send(Shrunken(job.plan.seed, shrunk(job, trial, run)))
             gc.collect()
+    Path(dump).unlink(missing_ok=True)  # the campaign was killed and cannot do it
 
 
 def shrunk(job: Job, trial: Trial, run: Run) -> str:

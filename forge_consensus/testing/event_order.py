@@ -49,25 +49,26 @@ class EventOrder:
         if name in self.cluster.suspect:
             return
         base = self.cluster.nodes[name].base
-        demand(base is not None and event.node_id == name, "events", f"{name} told {event}")
-        assert base is not None
+        if base is None or event.node_id != name:
+            raise ViolationError(f"events: {name} told {event}")
         identity = base.engine.ledger.identity
         stream = self.streams.setdefault((name, identity.incarnation), Stream())
-        first = identity.boot != stream.boot
-        demand(first == isinstance(event, NodeStarted), "events", f"a process of {name} begins with {event}")
+        number, first = event.sequence, identity.boot != stream.boot
+        if first != isinstance(event, NodeStarted):
+            raise ViolationError(f"events: a process of {name} begins with {event}")
         if first:
+            demand(number > stream.number, "events", f"{name} repeats number {number}")
             stream.boot = identity.boot
-            demand(event.sequence > stream.number, "events", f"{name} repeats number {event.sequence}")
-            stream.boots.append((event.sequence, event.sequence))
-        else:
-            behind = f"{name} told {stream.number}, then {event}"
-            demand(event.sequence == stream.number + 1, "events", behind)
-            stream.boots[-1] = stream.boots[-1][0], event.sequence
-        demand(event.term >= stream.term, "events", f"{name} goes back from term {stream.term}: {event}")
+            stream.boots.append((number, number))
+        elif number != stream.number + 1:
+            raise ViolationError(f"events: {name} told {stream.number}, then {event}")
+        if event.term < stream.term:
+            raise ViolationError(f"events: {name} goes back from term {stream.term}: {event}")
         if isinstance(event, LeaderElected):
             leader = self.elected.setdefault(event.term, event.leader)
             demand(leader == event.leader, "I1", f"{name} told of {event.leader} in {event.term}, others of {leader}")
-        stream.number, stream.term = event.sequence, event.term
+        stream.boots[-1] = stream.boots[-1][0], number
+        stream.number, stream.term = number, event.term
 
     def compare_journals(self) -> None:
         """What each node would tell again is what it told, and what is missing is declared to be.

@@ -17,7 +17,7 @@ HAPPENINGS_MAX = 60
 """Of more faults and other happenings the last so many are told."""
 CALLS_MAX = 5
 """So many of the innermost calls are told of an error that no check raised."""
-NUMBERED = re.compile(r"([A-Za-z]\w*):")
+NUMBERED = re.compile(r"([A-Za-z][\w -]{0,30}):")
 
 
 def kind_of(error: BaseException) -> str:

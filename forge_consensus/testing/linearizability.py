@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
@@ -88,28 +89,40 @@ class Case:
         operations = sorted(operations, key=lambda operation: operation.began)
         self.closed = [operation for operation in operations if operation.outcome is Outcome.OK]
         self.opened = [operation for operation in operations if operation.outcome is not Outcome.OK]
-        insight = model.insight(operations) if isinstance(model, Insightful) else None
-        closed, opened = self.closed, self.opened
-        if insight is not None:
-            closed = [insight.simplified(operation) for operation in closed]
-            opened = [insight.simplified(operation) for operation in opened]
-        self.search = Search(model, closed, opened, insight=insight)
+        self.model = model
+        self.insight = model.insight(operations) if isinstance(model, Insightful) else None
+        self.search = self.new_search()
         self.contradiction: Contradiction | None = None
+
+    def new_search(self) -> Search:
+        """A search that has not begun."""
+        closed, opened = self.closed, self.opened
+        if self.insight is not None:
+            closed = [self.insight.simplified(operation) for operation in closed]
+            opened = [self.insight.simplified(operation) for operation in opened]
+        return Search(self.model, closed, opened, insight=self.insight)
 
     def linearizable(self, deadline: float = inf) -> bool:
         """Whether there is an order. Raises `OutOfTimeError` when the deadline came first."""
         self.contradiction = contradiction(self.search)
         self.search.deadline = deadline
-        if self.contradiction is None:
-            return self.search.run()
-        self.search.deadline = min(deadline, time.monotonic() + PREFIX_SECONDS)
-        try:
-            found = self.search.run()
-        except OutOfTimeError:
-            return False
-        if found:
-            raise AssertionError(f"the checker contradicts itself: there is an order, but {self.contradiction.text}")
+        if self.contradiction is None and self.search.run():
+            return True
+        self.explore()
         return False
+
+    def explore(self) -> None:
+        """Find the longest order that leads nowhere, by a search that does not look ahead.
+
+        It may not get far in its time, which only makes the order shorter. Raises AssertionError if it finds a whole
+        one: then the checker is wrong.
+        """
+        self.search = self.new_search()
+        self.search.supply.blind = True
+        self.search.deadline = time.monotonic() + PREFIX_SECONDS
+        with contextlib.suppress(OutOfTimeError):
+            if self.search.run():
+                raise AssertionError(f"the checker contradicts itself on key {self.key!r}")
 
     def refutation(self) -> Iterator[str]:
         """Why there is no order, as lines."""

@@ -1,1 +1,1 @@
-"""The siege: real node processes that are killed, stopped, cut off and cheated under load, and what clients then saw."""
+"""The siege: real nodes that are killed, stopped, cut off and cheated under load, and what their clients saw."""

@@ -1,4 +1,4 @@
-"""The command: besieges real clusters for some minutes and says what was done, or what went wrong and where it is kept."""
+"""The command: besieges real clusters for some minutes, and says what was done or what went wrong."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from tests.siege.blows import BLOWS
+from tests.siege.blows import BLOWS, MISSING
 from tests.siege.campaign import Orders, Siege
 
 MINUTES = 5.0
@@ -37,6 +37,8 @@ def fault(text: str) -> str:
     """The name of a fault."""
     if text not in BLOWS:
         raise argparse.ArgumentTypeError(f"there is no fault {text!r}: expected one of {', '.join(BLOWS)}")
+    if text in MISSING:
+        raise argparse.ArgumentTypeError(f"{text} is not possible here: {MISSING[text]}")
     return text
 
 
@@ -65,7 +67,12 @@ def orders(arguments: Sequence[str] | None = None) -> Orders:
 def main() -> int:
     """Run; returns 0 if all was well, 1 if not, 130 after Ctrl-C."""
     siege = Siege(orders())
-    print(f"siege --seed {siege.orders.seed}", flush=True)
+    print(
+        f"siege --seed {siege.orders.seed}",
+        *(f"without {name}: {MISSING[name]}" for name in MISSING),
+        sep="\n",
+        flush=True,
+    )
     code = 1
     try:
         code = 0 if siege.run() else 1

@@ -10,8 +10,10 @@ from typing import Final
 from forge_consensus.errors import ConsensusTimeoutError
 from forge_consensus.testing.local_cluster import LocalCluster
 from forge_consensus.testing.network_paths import CUT, PathFaults
+from tests.siege.preloads import FAULTS, Fault, missing
 
-Blow = Callable[[LocalCluster, random.Random], None]
+Blow = Callable[[LocalCluster, random.Random], str | None]
+"""Returns what is worth telling of it beside its name."""
 
 LEADER_SECONDS: Final = 10.0
 
@@ -45,17 +47,17 @@ def kill_and_restart(cluster: LocalCluster, names: list[str], dice: random.Rando
 
 
 def kill_one(cluster: LocalCluster, dice: random.Random) -> None:
-    """kill -9 of any node."""
+    """Kill -9 of any node."""
     kill_and_restart(cluster, [dice.choice(cluster.names)], dice)
 
 
 def kill_leader(cluster: LocalCluster, dice: random.Random) -> None:
-    """kill -9 of the leader."""
+    """Kill -9 of the leader."""
     kill_and_restart(cluster, [leader_or_any(cluster, dice)], dice)
 
 
 def kill_all(cluster: LocalCluster, dice: random.Random) -> None:
-    """kill -9 of all nodes, as when the power fails."""
+    """Kill -9 of all nodes, as when the power fails."""
     kill_and_restart(cluster, cluster.names, dice)
 
 
@@ -134,6 +136,15 @@ def disturb(cluster: LocalCluster, dice: random.Random) -> None:
     hold(cluster, dice)
 
 
+def against_a_node(fault: Fault) -> Blow:
+    """The fault of a disk or a clock, at the leader or any node."""
+
+    def blow(cluster: LocalCluster, dice: random.Random) -> str:
+        return fault(cluster, cluster.process(some(cluster, dice)), dice)
+
+    return blow
+
+
 BLOWS: Final[dict[str, Blow]] = {
     "kill-one": kill_one,
     "kill-leader": kill_leader,
@@ -146,4 +157,7 @@ BLOWS: Final[dict[str, Blow]] = {
     "part-one-way": part_one_way,
     "part-bridge": part_bridge,
     "disturb": disturb,
+    **{name: against_a_node(fault) for name, fault in FAULTS.items()},
 }
+MISSING: Final = missing()
+"""Those that this machine cannot have -> why."""

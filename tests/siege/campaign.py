@@ -15,7 +15,7 @@ from typing import Final, Literal
 from forge_consensus.storage.limits import Limits
 from forge_consensus.testing.history import History
 from forge_consensus.testing.local_cluster import LocalCluster
-from tests.siege.blows import BLOWS
+from tests.siege.blows import BLOWS, MISSING
 from tests.siege.callers import Caller
 from tests.siege.feeds import FeedWatch
 from tests.siege.keys import Keys
@@ -118,7 +118,7 @@ class Siege:
                     break
                 self.round(cluster, watch, callers, dice)
             self.tally.failovers += max(watch.leaders - 1, 0)
-            self.tally.events += sum(watch.numbers.kinds.values())
+            self.tally.events.update(watch.numbers.kinds)
             self.tally.gaps.update(watch.numbers.gaps)
 
     def round(self, cluster: LocalCluster, watch: FeedWatch, callers: list[Caller], dice: random.Random) -> None:
@@ -147,7 +147,7 @@ class Siege:
         self.tally.slowest_check = max(self.tally.slowest_check, slowest)
         self.tally.note_calls(self.history)
         print(
-            f"{self.passed:6.0f} s  {self.at}: {' '.join(struck)}; {len(self.history)} calls of {len(keys.made)} keys "
+            f"{self.passed:6.0f} s  {self.at}: {', '.join(struck)}; {len(self.history)} calls of {len(keys.made)} keys "
             f"linearizable, slowest check {slowest:.2f} s, nodes equal, {watch.leaders} elections",
             flush=True,
         )
@@ -155,7 +155,7 @@ class Siege:
     def strike(self, cluster: LocalCluster, dice: random.Random) -> list[str]:
         """Blow after blow until the round is over, then heal under load; returns what was done."""
         end = time.monotonic() + dice.uniform(*self.orders.round_seconds)
-        names = list(self.orders.only or BLOWS)
+        names = [name for name in self.orders.only or BLOWS if name not in MISSING]
         struck: list[str] = []
         bag: list[str] = []
         while time.monotonic() < end:
@@ -163,9 +163,9 @@ class Siege:
             time.sleep(dice.uniform(0.2, 1.5))
             name = bag.pop()
             self.tally.blows[name] += 1
-            struck.append(name)
             self.at = f"{self.at.split(', at ')[0]}, at {name}"
-            BLOWS[name](cluster, dice)
+            told = BLOWS[name](cluster, dice)
+            struck.append(f"{name} ({told})" if told else name)
         cluster.heal()
         cluster.wait_for_leader(self.orders.settle_seconds)
         time.sleep(dice.uniform(0.2, 1.0))

@@ -12,8 +12,8 @@ from forge_consensus.events.stream import StreamEndedError
 from forge_consensus.events.types import BecameLeader, ConsensusEvent
 from forge_consensus.feed.event_feed import EventFeed, Gap
 
-DISCARDED_MAX: Final = 0
-"""The journal keeps far more events than one cluster of a siege tells."""
+QUIET_SECONDS_MAX: Final = 30.0
+"""How long the feed may take to be where the journals are, after the round."""
 
 
 class Numbers:
@@ -63,7 +63,7 @@ class FeedWatch:
         except BaseException as failure:
             self.failure = failure
 
-    def check(self, names: list[str], seconds: float = 15.0) -> None:
+    def check(self, names: list[str], seconds: float = QUIET_SECONDS_MAX) -> None:
         """Compare with what the journals hold once all is quiet. Raises AssertionError.
 
         The journals are read by a second feed from its own beginning; the first, which lived through all faults, must

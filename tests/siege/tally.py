@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from forge_consensus.events.types import SnapshotCompleted, SnapshotRestored
 from forge_consensus.testing.history import History
 
 
@@ -17,14 +18,12 @@ class Tally:
     rounds: int = 0
     keys: int = 0
     failovers: int = 0
-    events: int = 0
     slowest_check: float = 0.0
     blows: Counter[str] = field(default_factory=Counter)
     calls: Counter[tuple[str, str]] = field(default_factory=Counter)
     errors: Counter[str] = field(default_factory=Counter)
+    events: Counter[str] = field(default_factory=Counter)
     gaps: Counter[str] = field(default_factory=Counter)
-    missing: dict[str, str] = field(default_factory=dict)
-    """Faults that this machine cannot have, and why."""
 
     def note_calls(self, history: History) -> None:
         """Count the calls of a round."""
@@ -35,7 +34,6 @@ class Tally:
         """The table."""
         yield f"{self.rounds} rounds on {self.clusters} clusters in {seconds / 60:.1f} minutes"
         yield "faults     " + ", ".join(f"{name} {count}" for name, count in sorted(self.blows.items()))
-        yield from (f"not here   {name}: {reason}" for name, reason in self.missing.items())
         yield f"{'calls':10} {'ok':>9} {'refused':>9} {'open':>9}"
         for kind in sorted({kind for kind, _ in self.calls}):
             counts = " ".join(f"{self.calls[kind, outcome]:>9}" for outcome in ("ok", "refused", "open"))
@@ -43,6 +41,7 @@ class Tally:
         yield "errors     " + (", ".join(f"{name} {count}" for name, count in self.errors.most_common()) or "none")
         yield f"keys       {self.keys} checked, the slowest in {self.slowest_check:.2f} s"
         yield f"failovers  {self.failovers}"
-        yield f"events     {self.events} in order; gaps: " + (
+        yield f"snapshots  {self.events[SnapshotCompleted.kind]} taken, {self.events[SnapshotRestored.kind]} restored"
+        yield f"events     {self.events.total()} in order; gaps: " + (
             ", ".join(f"{reason} {count}" for reason, count in self.gaps.items()) or "none"
         )
