@@ -131,6 +131,8 @@ class Worker:
 
     def told(self) -> str:
         """What a worker wrote before its end."""
+        if not self.dump.exists():  # it ended by itself
+            return ""
         lines = self.dump.read_text(encoding="utf-8", errors="replace").splitlines()
         return "\n".join(lines[:DUMP_LINES])
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from forge_consensus.actors.options import Options
 from forge_consensus.storage.limits import Limits
 
-PACES = (1.0, 1.0, 10.0, 30.0)
+PACES = (1.0, 1.0, 10.0, 20.0, 40.0)
 
 
 @dataclass(frozen=True, slots=True)

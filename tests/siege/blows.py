@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Final
 
 from forge_consensus.errors import ConsensusTimeoutError
 from forge_consensus.testing.local_cluster import LocalCluster
 from forge_consensus.testing.network_paths import CUT, PathFaults
+from tests.siege.namespaces import LINKS, Link, SpacedCluster, missing_links
 from tests.siege.preloads import FAULTS, Fault, missing
 
 Blow = Callable[[LocalCluster, random.Random], str | None]
@@ -145,6 +146,17 @@ def against_a_node(fault: Fault) -> Blow:
     return blow
 
 
+def against_links(link: Link) -> Blow:
+    """The fault of cables or of a switch, at the leader or a minority."""
+
+    def blow(cluster: LocalCluster, dice: random.Random) -> None:
+        assert isinstance(cluster, SpacedCluster), "there are cables"
+        names = [leader_or_any(cluster, dice)] if dice.random() < 0.5 else minority(cluster, dice)
+        link(cluster.switch, names, dice)
+
+    return blow
+
+
 BLOWS: Final[dict[str, Blow]] = {
     "kill-one": kill_one,
     "kill-leader": kill_leader,
@@ -158,6 +170,15 @@ BLOWS: Final[dict[str, Blow]] = {
     "part-bridge": part_bridge,
     "disturb": disturb,
     **{name: against_a_node(fault) for name, fault in FAULTS.items()},
+    **{name: against_links(link) for name, link in LINKS.items()},
 }
-MISSING: Final = missing()
+PROXIED: Final = {name for name in BLOWS if name.startswith("part-")} | {"disturb"}
+"""Those that need a proxy; those that are named in `LINKS` need namespaces, all others neither."""
+MISSING: Final = {**missing(), **missing_links()}
 """Those that this machine cannot have -> why."""
+
+
+def possible(names: Iterable[str], *, spaced: bool) -> list[str]:
+    """Which of these can be struck at a cluster with a proxy, or at one in namespaces."""
+    others = PROXIED if spaced else LINKS.keys()
+    return [name for name in names if name not in MISSING and name not in others]

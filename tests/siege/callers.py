@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import threading
 import time
-from collections.abc import Callable
+from collections import Counter
 from typing import Any, Final
 
 from forge_consensus.client.sync import Client
@@ -76,13 +76,16 @@ class Caller:
         self.lives = 0
         self.seen: dict[str, Any] = {}
         """The last value that it read of each key, to be expected by a cas."""
+        self.errors: Counter[str] = Counter()
+        """Of the round that goes on or was last."""
         self.failure: BaseException | None = None
         self.thread: threading.Thread | None = None
 
-    def start(self, stop: threading.Event, history: History, keys: Keys, note: Callable[[str], None]) -> None:
+    def start(self, stop: threading.Event, history: History, keys: Keys) -> None:
         """Call until `stop` is set."""
         self.seen.clear()
-        self.thread = threading.Thread(target=self.run, args=(stop, history, keys, note), name=self.name, daemon=True)
+        self.errors.clear()
+        self.thread = threading.Thread(target=self.run, args=(stop, history, keys), name=self.name, daemon=True)
         self.thread.start()
 
     def join(self) -> None:
@@ -94,14 +97,14 @@ class Caller:
         if self.failure is not None:
             raise self.failure
 
-    def run(self, stop: threading.Event, history: History, keys: Keys, note: Callable[[str], None]) -> None:
+    def run(self, stop: threading.Event, history: History, keys: Keys) -> None:
         """The thread."""
         try:
             while not stop.is_set():
                 call = self.call(keys)
                 error = record(self.client, history, call, self.dice.choice(TIMEOUTS))
                 if error is not None:
-                    note(type(error).__name__)
+                    self.errors[type(error).__name__] += 1
                 if call.outcome is Outcome.OPEN:
                     self.lives += 1  # one client makes one call after the other, and that one may still be going on
                 elif call.outcome is Outcome.OK and call.kind == "get":

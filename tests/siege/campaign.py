@@ -8,17 +8,20 @@ import tempfile
 import threading
 import time
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final, Literal
+from typing import Any, Final
 
 from forge_consensus.storage.limits import Limits
 from forge_consensus.testing.history import History
 from forge_consensus.testing.local_cluster import LocalCluster
-from tests.siege.blows import BLOWS, MISSING
+from tests.siege.blows import BLOWS, possible
 from tests.siege.callers import Caller
 from tests.siege.feeds import FeedWatch
 from tests.siege.keys import Keys
+from tests.siege.namespaces import LINKS, SpacedCluster, Switch
 from tests.siege.tally import Tally
 from tests.siege.verdicts import final_reads, judge_history, judge_machines, judge_sums
 
@@ -29,6 +32,9 @@ SNAPSHOTS_OFTEN: Final = Limits(
     checkpoint_entries=400,
     checkpoint_seconds=1.0,
 )
+NAMESPACES: Final = "namespaces"
+PLACES: Final = (("tcp", 3), ("ipc", 5), (NAMESPACES, 3), ("ipc", 3), ("tcp", 5), (NAMESPACES, 5))
+"""Where clusters are and of how many nodes, in turn: behind a proxy, by a transport, or in network namespaces."""
 CLIENTS: Final = 7
 KEYS_AT_ONCE: Final = 14
 SETTLE_SECONDS: Final = 60.0
@@ -46,7 +52,7 @@ class Orders:
     """None: three and five in turn."""
     only: tuple[str, ...] = ()
     round_seconds: tuple[float, float] = (20.0, 30.0)
-    rounds_per_cluster: int = 4
+    rounds_per_cluster: int = 3
     settle_seconds: float = SETTLE_SECONDS
 
 
@@ -58,6 +64,7 @@ class Siege:
     tally: Tally = field(default_factory=Tally)
     began: float = field(default_factory=time.monotonic)
     history: History = field(default_factory=History)
+    where: str = ""
     at: str = "before the first round"
 
     @property
@@ -95,18 +102,38 @@ class Siege:
             file.writelines(f"{line}\n" for line in self.history.lines())
         print(f"FAILED in {account}\nhistory, logs and data of the nodes are in {folder}", flush=True)
 
+    def place(self, number: int) -> tuple[str, int]:
+        """Where the cluster of that number is, and of how many nodes: the places that the wanted faults need, in turn."""
+        wanted = self.orders.only or tuple(BLOWS)
+        places = [(place, nodes) for place, nodes in PLACES if possible(wanted, spaced=place == NAMESPACES)]
+        links_only = not any(place != NAMESPACES for place, _ in places)
+        if not links_only and not set(possible(wanted, spaced=True)) & LINKS.keys():
+            places = [(place, nodes) for place, nodes in places if place != NAMESPACES]
+        place, nodes = places[number % len(places)]
+        return place, self.orders.nodes or nodes
+
+    @contextmanager
+    def cluster(self, place: str, nodes: int, folder: Path) -> Iterator[LocalCluster]:
+        """A cluster at that place."""
+        options: dict[str, Any] = {"seed": self.orders.seed, "folder": folder, "limits": SNAPSHOTS_OFTEN}
+        if place != NAMESPACES:
+            with LocalCluster(nodes, transport=place, proxy=True, **options) as cluster:
+                yield cluster
+        else:
+            with Switch([f"n{number}" for number in range(1, nodes + 1)]) as switch:
+                with SpacedCluster(switch, **options) as cluster:
+                    yield cluster
+
     def besiege(self, folder: Path) -> None:
         """A few rounds on a cluster of its own."""
         orders, number = self.orders, self.tally.clusters
         dice = random.Random(f"{orders.seed} cluster {number}")
-        nodes = orders.nodes or (3, 5)[number % 2]
-        transport: Literal["tcp", "ipc"] = "ipc" if number // 2 % 2 else "tcp"
+        place, nodes = self.place(number)
         self.tally.clusters += 1
-        self.at = f"cluster {number} ({nodes} nodes, {transport}), before its first round"
+        self.where = f"{nodes} nodes, {place}"
+        self.at = f"cluster {number} ({self.where}), before its first round"
         with (
-            LocalCluster(
-                nodes, transport=transport, proxy=True, seed=orders.seed, folder=folder, limits=SNAPSHOTS_OFTEN
-            ) as cluster,
+            self.cluster(place, nodes, folder) as cluster,
             FeedWatch(cluster.endpoints, cluster.facts["cluster_id"]) as watch,
         ):
             callers = [
@@ -124,18 +151,19 @@ class Siege:
     def round(self, cluster: LocalCluster, watch: FeedWatch, callers: list[Caller], dice: random.Random) -> None:
         """Blows under load, then peace and the verdicts."""
         number = self.tally.rounds
-        self.at = f"round {number} ({len(cluster.names)} nodes, {cluster.transport})"
+        self.at = f"round {number} ({self.where})"
         self.history = History()
         keys = Keys(f"r{number}", KEYS_AT_ONCE, dice)
         stop = threading.Event()
         for caller in callers:
-            caller.start(stop, self.history, keys, lambda name: self.tally.errors.update([name]))
+            caller.start(stop, self.history, keys)
         try:
             struck = self.strike(cluster, dice)
         finally:
             stop.set()
         for caller in callers:
             caller.join()
+            self.tally.errors.update(caller.errors)
         cluster.wait_until_settled(*cluster.names, timeout=self.orders.settle_seconds)
         final_reads(callers[0].client, self.history, keys.made)
         state = judge_machines(cluster, self.orders.settle_seconds)
@@ -155,7 +183,7 @@ class Siege:
     def strike(self, cluster: LocalCluster, dice: random.Random) -> list[str]:
         """Blow after blow until the round is over, then heal under load; returns what was done."""
         end = time.monotonic() + dice.uniform(*self.orders.round_seconds)
-        names = [name for name in self.orders.only or BLOWS if name not in MISSING]
+        names = possible(self.orders.only or BLOWS, spaced=isinstance(cluster, SpacedCluster))
         struck: list[str] = []
         bag: list[str] = []
         while time.monotonic() < end:

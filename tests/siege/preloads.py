@@ -1,4 +1,4 @@
-"""Bad disks and bad clocks: libraries that stand between one node's process and its system, where they are installed."""
+"""Bad disks and bad clocks, by libraries that stand between one node's process and its system, where there are any."""
 
 from __future__ import annotations
 
@@ -67,21 +67,21 @@ def disk_fails(cluster: LocalCluster, node: NodeProcess, dice: random.Random) ->
 def disk_full(cluster: LocalCluster, node: NodeProcess, dice: random.Random) -> str:
     """A store, or all of them, have no room for a while: they refuse what they cannot keep, and have it later."""
     nodes = [cluster.process(name) for name in cluster.names] if dice.random() < 0.3 else [node]
-    whole = {node.name: node.settings for node in nodes}
-    for node in nodes:
-        node.kill()
-        node.settings = replace(node.settings, quota_bytes=QUOTA_BYTES)
-        node.launch()
+    whole = {each.name: each.settings for each in nodes}
+    for each in nodes:
+        each.kill()
+        each.settings = replace(each.settings, quota_bytes=QUOTA_BYTES)
+        each.launch()
     try:
         cluster.wait_serving(*whole)
         time.sleep(dice.uniform(1.0, 4.0))
-        for node in nodes:
-            assert node.running, f"{node.name} ended when its store was full: {node.written()}"
+        for each in nodes:
+            assert each.running, f"{each.name} ended when its store was full: {each.written()}"
     finally:
-        for node in nodes:
-            node.settings = whole[node.name]
-    for node in nodes:
-        back_to_normal(cluster, node)
+        for each in nodes:
+            each.settings = whole[each.name]
+    for each in nodes:
+        back_to_normal(cluster, each)
     return "all" if len(nodes) > 1 else ""
 
 

@@ -1,0 +1,208 @@
+"""Network namespaces: nodes that each have a network of their own, joined by cables and a switch of the kernel's."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, Self
+
+from forge_consensus.errors import OperationFailedError
+from forge_consensus.testing.local_cluster import LocalCluster
+from forge_consensus.testing.node_process import NodeProcess
+from forge_consensus.testing.node_thread import NodeThread
+
+PORT: Final = 7400
+COMMAND_SECONDS_MAX: Final = 10.0
+REACH: Final = """
+import socket, sys
+try:
+    socket.create_connection((sys.argv[1], 9), 3)
+except ConnectionRefusedError:
+    sys.exit(0)
+sys.exit(1)
+"""
+"""Whether the way to an address is free: nobody listens there, and that is what must be heard."""
+
+
+def command(*words: str) -> None:
+    """Run a command. Raises `OperationFailedError` with what it said."""
+    try:
+        done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=COMMAND_SECONDS_MAX)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise OperationFailedError(f"{' '.join(words)}: {error}") from error
+    if done.returncode:
+        raise OperationFailedError(f"{' '.join(words)} ended with {done.returncode}: {done.stderr.strip()}")
+
+
+class Switch:
+    """A switch with a cable to each node, made by entering it and removed by leaving it.
+
+    This process reaches all nodes too. Names and addresses are drawn from its number, so that two may stand at once.
+    """
+
+    def __init__(self, names: list[str]) -> None:
+        self.tag = f"fs{os.getpid()}"
+        self.bridge = f"{self.tag}b"
+        self.net = f"198.18.{os.getpid() % 256}"  # a network that is reserved for tests like this one
+        self.places = {name: f"{self.net}.{number}" for number, name in enumerate(names, 1)}
+
+    def space(self, name: str) -> str:
+        """The namespace of a node."""
+        return f"{self.tag}-{name}"
+
+    def cable(self, name: str) -> str:
+        """The switch's end of a node's cable; the other is eth0 of the namespace."""
+        return f"{self.tag}{name}"
+
+    def inside(self, name: str, *words: str) -> list[str]:
+        """A command to be run where a node is."""
+        return ["ip", "netns", "exec", self.space(name), *words]
+
+    def __enter__(self) -> Self:
+        try:
+            command("ip", "link", "add", self.bridge, "type", "bridge")
+            command("ip", "addr", "add", f"{self.net}.254/24", "dev", self.bridge)
+            command("ip", "link", "set", self.bridge, "up")
+            for name, address in self.places.items():
+                command("ip", "netns", "add", self.space(name))
+                command(*("ip", "link", "add", self.cable(name), "type", "veth"),
+                        *("peer", "name", "eth0", "netns", self.space(name)))  # fmt: skip
+                command("ip", "link", "set", self.cable(name), "master", self.bridge, "up")
+                command(*self.inside(name, "ip", "link", "set", "lo", "up"))
+                command(*self.inside(name, "ip", "addr", "add", f"{address}/24", "dev", "eth0"))
+                command(*self.inside(name, "ip", "link", "set", "eth0", "up"))
+        except BaseException:
+            self.remove()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.remove()
+
+    def remove(self) -> None:
+        """Leave nothing behind."""
+        for name in self.places:
+            with contextlib.suppress(OperationFailedError):
+                command("ip", "link", "del", self.cable(name))
+            with contextlib.suppress(OperationFailedError):
+                command("ip", "netns", "del", self.space(name))
+        with contextlib.suppress(OperationFailedError):
+            command("ip", "link", "del", self.bridge)
+
+    def plug(self, name: str, state: str) -> None:
+        """Plug a node's cable in ("up") or pull it ("down")."""
+        command("ip", "link", "set", self.cable(name), state)
+
+    def allow(self, name: str, isolated: str) -> None:
+        """Whether ("off") or not ("on") nodes of which that is said may speak to each other."""
+        command("bridge", "link", "set", "dev", self.cable(name), "isolated", isolated)
+
+    def slow(self, name: str, *how: str) -> None:
+        """What happens to packets on their way to a node."""
+        command("tc", "qdisc", "replace", "dev", self.cable(name), "root", "netem", *how)
+
+    def whole(self) -> None:
+        """End all that was done."""
+        for name in self.places:
+            self.plug(name, "up")
+            self.allow(name, "off")
+            with contextlib.suppress(OperationFailedError):
+                command("tc", "qdisc", "del", "dev", self.cable(name), "root")  # there is none unless it was slow
+
+
+class SpacedCluster(LocalCluster):
+    """A local cluster whose nodes are in namespaces; `heal` repairs the switch and its cables."""
+
+    def __init__(self, switch: Switch, **options: Any) -> None:
+        super().__init__(len(switch.places), **options)
+        self.switch = switch
+
+    def place(self) -> None:
+        """Each node listens in its own namespace."""
+        self.addresses = {name: f"{address}:{PORT}" for name, address in self.switch.places.items()}
+        self.real_addresses = dict(self.addresses)
+
+    def make(self, name: str) -> NodeProcess | NodeThread:
+        """A node that is started where its cable ends."""
+        node = super().make(name)
+        assert isinstance(node, NodeProcess), "threads share the namespace of their process"
+        node.before = self.switch.inside(name)
+        return node
+
+    def heal(self) -> None:
+        """Mend all cables."""
+        self.switch.whole()
+
+
+def hold(switch: Switch, dice: random.Random) -> None:
+    """Let it last, and end it."""
+    time.sleep(dice.uniform(0.5, 5.0))
+    switch.whole()
+
+
+def link_down(switch: Switch, names: list[str], dice: random.Random) -> None:
+    """The cables of a minority are pulled; not even clients reach these nodes."""
+    for name in names:
+        switch.plug(name, "down")
+    hold(switch, dice)
+
+
+def link_parted(switch: Switch, names: list[str], dice: random.Random) -> None:
+    """Some nodes, mostly all, do not reach each other; whoever is left, and clients, reach all."""
+    for name in names if dice.random() < 0.5 else switch.places:
+        switch.allow(name, "on")
+    hold(switch, dice)
+
+
+def link_slow(switch: Switch, names: list[str], dice: random.Random) -> None:
+    """Packets come late, some not at all, some twice: TCP has to cope."""
+    for name in names:
+        switch.slow(name, "delay", f"{dice.choice([10, 50, 200])}ms", "20ms", "loss", f"{dice.choice([0, 1, 10])}%")
+    hold(switch, dice)
+
+
+Link = Callable[[Switch, list[str], random.Random], None]
+LINKS: Final[dict[str, Link]] = {"link-down": link_down, "link-parted": link_parted, "link-slow": link_slow}
+
+
+@cache
+def missing_links() -> dict[str, str]:
+    """The faults of cables and switches that this machine cannot have -> why."""
+    if reason := no_namespaces():
+        return dict.fromkeys(LINKS, reason)
+    try:
+        with Switch(["n1"]) as switch:
+            switch.slow("n1", "delay", "1ms")
+    except OperationFailedError as error:
+        return {"link-slow": str(error)}
+    return {}
+
+
+def no_namespaces() -> str:
+    """Why there can be no namespaces on this machine; empty if there can."""
+    if os.geteuid() != 0:
+        return "network namespaces need root"
+    if lacking := [name for name in ("ip", "bridge", "tc") if shutil.which(name) is None]:
+        return f"{', '.join(lacking)} is not installed (Debian: apt-get install iproute2)"
+    if not Path("/proc/self/ns/net").exists():
+        return "this kernel has no network namespaces"
+    try:
+        with Switch(["n1", "n2"]) as switch:
+            switch.allow("n1", "on")
+            switch.whole()
+            command(*switch.inside("n1", sys.executable, "-c", REACH, switch.places["n2"]))
+            command(sys.executable, "-c", REACH, switch.places["n1"])
+    except OperationFailedError as error:
+        return str(error)
+    return ""
