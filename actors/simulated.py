@@ -182,6 +182,8 @@ class SimulatedBase:
         """Whether somebody changed a bit on its disk, so that it may begin with less, or not at all."""
         self.power_fails = False
         """Whether its host ends with it; else the seed decides."""
+        self.killed = False
+        """Whether it was ended from outside, perhaps in the midst of a turn."""
         self.orphan = False
         """Whether its exporter outlives it."""
         self.on_end: Callable[[SimulatedBase, BaseException], None] = lambda base, error: None
@@ -329,8 +331,11 @@ class SimulatedBase:
         self.leaves()
         for watcher in self.watchers:
             watcher.asks(self, node, data)
-        self.later(lambda: self.network.request(self, node, data))
-        return (self.name, node) in self.network.links
+        connection = self.network.links.get((self.name, node))
+        if connection is None:
+            return False
+        self.later(lambda: self.network.ask(connection, data))
+        return True
 
     def send_answer(self, connection: Any, frame: Frame) -> bool:
         """Send an answer back."""
@@ -342,9 +347,12 @@ class SimulatedBase:
         return True
 
     def later(self, act: Callable[[], Any]) -> None:
-        """Do it at the moment that the turn has reached: a frame behind a slow commit leaves late."""
+        """Do it at the moment that the turn has reached: a frame behind a slow commit leaves late.
+
+        If the process is killed before that moment, it never leaves; if it ends by itself, the frame had left before.
+        """
         if self.clock.ahead:
-            self.timeline.after(self.clock.ahead, act)
+            self.timeline.after(self.clock.ahead, lambda: None if self.killed else act())
         else:
             act()
 

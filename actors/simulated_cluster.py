@@ -189,9 +189,10 @@ class SimulatedCluster:
         return open_ledger(tables, node.folder, founding, machine, self.limits, export)
 
     def crash(self, name: str) -> None:
-        """End a node's process between two turns."""
+        """End a node's process: between two turns, or after the commit of one and before its frames left."""
         base = self.nodes[name].running
         if base is not None:
+            base.killed = True
             base.end(SimulatedCrashError())
 
     def ended(self, base: SimulatedBase, error: BaseException) -> None:

@@ -151,16 +151,8 @@ class Network:
 
     # --- frames ------------------------------------------------------------------------------------------------------
 
-    def request(self, party: Party, name: str, data: bytes) -> bool:
-        """Send a frame by the connection to a node; False when there is none."""
-        connection = self.links.get((party.name, name))
-        if connection is None:
-            return False
-        self.send(connection, data, forth=True)
-        return True
-
     def ask(self, connection: Connection, data: bytes) -> None:
-        """Send a client's frame."""
+        """Send a frame to the node that the connection leads to."""
         self.send(connection, data, forth=True)
 
     def answer(self, connection: Connection, data: bytes) -> None:

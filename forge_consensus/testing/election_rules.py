@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from dataclasses import dataclass, field
 
+from forge_consensus.actors.board import Role
 from forge_consensus.actors.election import ElectionActor
 from forge_consensus.actors.messages import PreVoteReply, RequestPreVote, RequestVote, VoteReply
 from forge_consensus.actors.simulated import SimulatedBase
@@ -49,11 +50,14 @@ class ElectionRules:
         self.processes[node.name] = Manners(node.engine.clock.now())
 
     def turned(self, node: SimulatedBase, disk: Disk) -> None:
-        """Note what holds after the turn."""
+        """Note what holds after the turn; the role that a node believes in is the one that its ledger knows."""
         manners, room = self.processes[node.name], node.engine.rooms.get("election")
         actor = room.actor if room is not None else None
-        if isinstance(actor, ElectionActor) and actor.heard_at is not None:
-            manners.heard = max(manners.heard or 0.0, actor.heard_at)
+        if isinstance(actor, ElectionActor):
+            leads, leading = actor.role is Role.LEADER, node.engine.ledger.leading
+            demand(leads == (leading is not None), "roles", f"{node.name} is {actor.role}, its ledger leads {leading}")
+            if actor.heard_at is not None:
+                manners.heard = max(manners.heard or 0.0, actor.heard_at)
         manners.leading, manners.tip = node.engine.ledger.leading or 0, tip_of(disk)
 
     def asks(self, node: SimulatedBase, message: RequestPreVote | RequestVote) -> None:

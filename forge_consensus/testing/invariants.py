@@ -24,7 +24,7 @@ from forge_consensus.storage.tables import Batch, Delete, DeleteRange, PutRun
 from forge_consensus.storage.transaction import unsealed
 from forge_consensus.testing.disk_model import Disk, Reign, majorities_meet
 from forge_consensus.testing.election_rules import ElectionRules
-from forge_consensus.testing.read_rounds import ReadRounds
+from forge_consensus.testing.read_rounds import ReadRounds, leading_of
 from forge_consensus.testing.violations import demand
 
 
@@ -52,6 +52,8 @@ class Invariants:
         self.executed: dict[tuple[int, int], int] = {}
         self.rounds = ReadRounds()
         self.elections = ElectionRules()
+        self.counted: dict[tuple[int, str], int] = {}
+        """(term, follower): up to where its leader counts it."""
         self.checks = 0
 
     def disk(self, node: SimulatedBase) -> Disk:
@@ -268,8 +270,23 @@ class Invariants:
             same = ledger.configuration.encode() == disk.configuration
             demand(same, "I12", f"{name} has {ledger.configuration.text} in force, its log ends with another one")
         self.rounds.turned(node)
+        self.check_counted(node)
         self.elections.turned(node, disk)
         disk.applied, disk.leading = applied, ledger.leading or 0
+
+    def check_counted(self, node: SimulatedBase) -> None:
+        """I6: what a leader counts of a follower is on its disk, unless that is in a later term already."""
+        leading, ledger = leading_of(node), node.engine.ledger
+        if leading is None:
+            return
+        for name, index in leading.match.items():
+            key = leading.term, name
+            if self.counted.get(key) == index or index <= ledger.log.base_index or name not in self.disks:
+                continue
+            self.counted[key] = index
+            term = ledger.log.term_at(index)
+            there = term is not None and (self.disks[name].term > leading.term or self.ever_held(name, index, term))
+            demand(there, "I6", f"{node.name}, leading {leading.term}, counts {name} for {index}, which it lacks")
 
     def end_reign(self, node: SimulatedBase, disk: Disk) -> None:
         """A node leads no more: its log of that term is kept to be compared with late acknowledgements."""

@@ -106,7 +106,7 @@ def a_pre_vote_counts_as_a_vote(patch: Patch) -> None:
     patch.setattr(ElectionActor, "is_majority", is_majority)
 
 
-@mutant(nodes=3, options=DUELS, kinds=("isolate_leader", "mend", "change_weather"))
+@mutant(nodes=5, options=DUELS, kinds=("isolate_leader", "mend", "change_weather", "one_way"))
 def a_vote_of_an_earlier_term_is_counted(patch: Patch) -> None:
     """Neither the gate nor the candidate looks at the term of a vote that arrives late (PySyncObj)."""
     let_in_earlier(patch, VoteReply)
@@ -119,7 +119,7 @@ def a_vote_of_an_earlier_term_is_counted(patch: Patch) -> None:
     patch.handler(ElectionActor, VoteReply, lambda _: count)
 
 
-def let_in_earlier(patch: Patch, kind: type) -> None:
+def let_in_earlier(patch: Patch, kind: Any) -> None:
     """Have the gate hand over messages of earlier terms."""
     is_of_our_term = Gate.is_of_our_term
 

@@ -1,4 +1,4 @@
-"""Mutants of the turn and the disk: what leaves when, what a turn that is taken back leaves behind, what a crash takes."""
+"""Mutants of the turn and the disk: what leaves when, what a rollback leaves behind, what a crash takes."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from forge_consensus.storage.memory_tables import MemoryTables
 from forge_consensus.storage.tables import Batch
 from tests.mutants.patch import Patch
 from tests.mutants.registry import mutant
+from tests.mutants.snapshots import SMALL
 
 
 @mutant()
@@ -24,21 +25,18 @@ def answers_leave_before_the_commit(patch: Patch) -> None:
 @mutant()
 def a_crash_takes_the_last_commit_with_it(patch: Patch) -> None:
     """The flush is skipped: what the last transaction wrote is gone when the process ends (PySyncObj #84)."""
-    end = SimulatedBase.end
+    execute, end = MemoryTables.execute, SimulatedBase.end
 
-    def commit(self: MemoryTables, batch: Batch) -> None:
-        before = {name: table.copy() for name, table in self.tables.items()}
+    def remember(self: MemoryTables, batch: Batch) -> None:
+        vars(self)["before"] = {name: table.copy() for name, table in self.tables.items()}
         execute(self, batch)
-        BEFORE[id(self.tables)] = before
 
     def lose(self: SimulatedBase, error: BaseException) -> None:
-        tables = self.disk.tables
-        tables.update(BEFORE.get(id(tables), {}))
+        if self.alive:
+            self.disk.tables.update(vars(self.disk).get("before", {}))
         end(self, error)
 
-    BEFORE: dict[int, dict[str, Any]] = {}
-    execute = MemoryTables.execute
-    patch.setattr(MemoryTables, "execute", commit)
+    patch.setattr(MemoryTables, "execute", remember)
     patch.setattr(SimulatedBase, "end", lose)
 
 
@@ -48,7 +46,7 @@ def a_turn_that_is_taken_back_is_told_all_the_same(patch: Patch) -> None:
     patch.setattr(Outbox, "drop", lambda self: None)
 
 
-@mutant()
+@mutant(nodes=3, own_machine=False, limits=SMALL, kinds=("fail_turn", "fail_actor", "isolate", "mend", "kill"))
 def a_job_reports_to_actors_that_did_not_order_it(patch: Patch) -> None:
     """The report of a job reaches actors that were rebuilt meanwhile and know nothing of it."""
 

@@ -231,5 +231,3 @@ def event_numbers_are_used_again_after_a_crash(patch: Patch) -> None:
 
     plain = EventNumbers.load
     patch.setattr(EventNumbers, "load", load)
-
-

@@ -6,11 +6,11 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+from forge_consensus.actors.gate import STRANGER
 from forge_consensus.actors.gateway import GatewayActor
 from forge_consensus.actors.leading import Leading
 from forge_consensus.actors.membership import MembershipActor
 from forge_consensus.actors.messages import AppendEntries, AppendReply, HelloReply, InstallSnapshot
-from forge_consensus.actors.gate import STRANGER
 from forge_consensus.actors.notices import HeartbeatDue, LeadershipBegan, LeadershipEnded
 from forge_consensus.actors.progress import Progress
 from forge_consensus.actors.replication import ReplicationActor
@@ -119,7 +119,7 @@ def an_acknowledgement_names_the_whole_log(patch: Patch) -> None:
     patch.setattr(ReplicationActor, "send", boast)
 
 
-@mutant()
+@mutant(nodes=3, clients=8, kinds=("isolate_leader", "mend", "change_weather"))
 def an_acknowledgement_of_an_earlier_term_counts(patch: Patch) -> None:
     """Neither the gate nor the leader looks at the term of an acknowledgement (PySyncObj; its probe P6)."""
     let_in_earlier(patch, AppendReply)
@@ -177,7 +177,7 @@ def a_refusal_does_not_lead_to_an_earlier_probe(patch: Patch) -> None:
     patch.setattr(Progress, "refused", lambda self, agreed: False)
 
 
-@mutant()
+@mutant(nodes=3, clients=8, kinds=("isolate_leader", "mend"))
 def a_deposed_leader_answers_for_its_successor(patch: Patch) -> None:
     """Who waited for an entry of a deposed leader is answered with another entry at its index."""
 

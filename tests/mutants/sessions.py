@@ -69,15 +69,17 @@ def sessions_expire_by_each_nodes_own_clock(patch: Patch) -> None:
 
     def note(self: Ledger, now: float) -> None:
         begin_turn(self, now)
-        OWN_MS[id(self.applier.sessions)] = int(now * 1000)
+        vars(self.applier.sessions)["own_ms"] = int(now * 1000)
+
+    def own(self: Sessions, time_ms: int) -> int:
+        return int(vars(self).get("own_ms", time_ms))
 
     def begin_own(self: Sessions, session: int, seq: int, done_below: int, time_ms: int) -> Outcome | None:
-        return begin(self, session, seq, done_below, OWN_MS.get(id(self), time_ms))
+        return begin(self, session, seq, done_below, own(self, time_ms))
 
     def open_own(self: Sessions, index: int, time_ms: int, ttl_ms: int) -> int:
-        return open_session(self, index, OWN_MS.get(id(self), time_ms), ttl_ms)
+        return open_session(self, index, own(self, time_ms), ttl_ms)
 
-    OWN_MS: dict[int, int] = {}
     patch.setattr(Ledger, "begin", note)
     patch.setattr(Sessions, "begin", begin_own)
     patch.setattr(Sessions, "open", open_own)

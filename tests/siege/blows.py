@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Final
 
 from forge_consensus.errors import ConsensusTimeoutError
 from forge_consensus.testing.local_cluster import LocalCluster
 from forge_consensus.testing.network_paths import CUT, PathFaults
-from tests.siege.namespaces import LINKS, Link, SpacedCluster, missing_links
+from tests.siege.namespaces import LINKS, Link, SpacedCluster, no_namespaces
 from tests.siege.preloads import FAULTS, Fault, missing
 
 Blow = Callable[[LocalCluster, random.Random], str | None]
@@ -174,11 +174,5 @@ BLOWS: Final[dict[str, Blow]] = {
 }
 PROXIED: Final = {name for name in BLOWS if name.startswith("part-")} | {"disturb"}
 """Those that need a proxy; those that are named in `LINKS` need namespaces, all others neither."""
-MISSING: Final = {**missing(), **missing_links()}
+MISSING: Final = {**missing(), **(dict.fromkeys(LINKS, reason) if (reason := no_namespaces()) else {})}
 """Those that this machine cannot have -> why."""
-
-
-def possible(names: Iterable[str], *, spaced: bool) -> list[str]:
-    """Which of these can be struck at a cluster with a proxy, or at one in namespaces."""
-    others = PROXIED if spaced else LINKS.keys()
-    return [name for name in names if name not in MISSING and name not in others]

@@ -6,14 +6,18 @@ import random
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from forge_consensus.client.sync import Client
 from forge_consensus.errors import CommandError, ConsensusError, OutcomeUnknownError, UnavailableError
+from forge_consensus.storage.machine import Command
 from forge_consensus.testing.history import History, Operation, Outcome
 from tests.siege.keys import COUNTER, Keys
 
-TIMEOUTS: Final = (0.3, 0.6, 1.0, 2.0)
+TIMEOUTS: Final = (0.1, 0.3, 1.0, 2.0)
+LANES: Final = ("", "a", "b", "c")
+"""Calls that one client has under way at once count as those of several."""
 REST_SECONDS_MAX: Final = 0.02
 """Between two calls of one client, so that seven of them leave a small machine some time for the nodes."""
 JOIN_SECONDS_MAX: Final = 30.0
@@ -34,45 +38,72 @@ def outcome_of(error: BaseException | None) -> Outcome:
     return Outcome.REFUSED if isinstance(error, UnavailableError | CommandError) else Outcome.OPEN
 
 
-def carry_out(client: Client, call: Operation, timeout: float) -> Any:
-    """Make the call; returns what the client returned. Raises its error."""
+def command_of(call: Operation) -> Command:
+    """The command of a write. Raises ValueError for what is none."""
     match call.kind:
-        case "get":
-            return client.get(call.key, timeout=timeout)
         case "set":
-            return client.put(call.key, call.argument, timeout=timeout)
+            payload: dict[str, Any] = {"value": call.argument}
         case "delete":
-            return client.delete(call.key, timeout=timeout)
+            payload = {}
         case "increment":
-            return client.incr(call.key, call.argument, timeout=timeout)
+            payload = {"by": call.argument}
         case "cas":
-            expected, value = call.argument
-            return client.cas(call.key, expected=expected, value=value, timeout=timeout)
-    raise ValueError(f"no client knows {call.kind!r}")
+            payload = {"expected": call.argument[0], "value": call.argument[1]}
+        case _:
+            raise ValueError(f"{call.kind!r} is no write")
+    return Command(call.kind, {"key": call.key, **payload})
 
 
-def record(client: Client, history: History, call: Operation, timeout: float) -> BaseException | None:
-    """Make a call and note it from its beginning to its end; returns its error."""
-    call.began = time.monotonic()
-    history.begin(call)
-    error: BaseException | None = None
-    try:
-        call.result = carry_out(client, call, timeout)
-    except ConsensusError as failure:
-        error = failure
-    ended = time.monotonic()
+def hand_over(client: Client, call: Operation, timeout: float) -> Callable[[], Any]:
+    """Send a call off; returns what waits for its answer. Both raise its error."""
+    if call.kind == "get":
+        return client.ask_query(call.key, call.consistency, timeout).result
+    return client.submit(command_of(call), timeout).result
+
+
+def record(client: Client, history: History, calls: Sequence[Operation], timeout: float) -> list[BaseException]:
+    """Make these calls at once, and note each from its beginning to its end; returns the errors."""
+    errors: list[BaseException] = []
+    waiting: list[tuple[Operation, Callable[[], Any]]] = []
+    for call in calls:
+        call.began = time.monotonic()
+        history.begin(call)
+        try:
+            waiting.append((call, hand_over(client, call, timeout)))
+        except ConsensusError as error:
+            note(call, None, error)
+            errors.append(error)
+    for call, wait in waiting:
+        try:
+            note(call, wait(), None)
+        except ConsensusError as error:
+            note(call, None, error)
+            errors.append(error)
+    return errors
+
+
+def note(call: Operation, result: Any, error: BaseException | None) -> None:
+    """A call ended now."""
+    call.result = result
     call.outcome = outcome_of(error)
-    call.ended = None if call.outcome is Outcome.OPEN else ended
-    return error
+    call.ended = None if call.outcome is Outcome.OPEN else time.monotonic()
+
+
+def known(call: Operation) -> bool:
+    """Whether it showed what a key holds."""
+    return call.kind == "get" and call.outcome is Outcome.OK
 
 
 class Caller:
-    """One client in its session, on a thread of its own."""
+    """One client in its session, on a thread of its own, with so many calls under way at once."""
 
-    def __init__(self, name: str, client: Client, dice: random.Random) -> None:
+    def __init__(self, name: str, client: Client, dice: random.Random, *, leases: bool, at_once: int) -> None:
         self.name = name
         self.client = client
         self.dice = dice
+        self.leases = leases
+        """Whether half of its reads go by the lease."""
+        self.at_once = at_once
         self.lives = 0
         self.seen: dict[str, Any] = {}
         """The last value that it read of each key, to be expected by a cas."""
@@ -101,19 +132,17 @@ class Caller:
         """The thread."""
         try:
             while not stop.is_set():
-                call = self.call(keys)
-                error = record(self.client, history, call, self.dice.choice(TIMEOUTS))
-                if error is not None:
+                calls = [self.call(keys, lane) for lane in LANES[: self.at_once]]
+                for error in record(self.client, history, calls, self.dice.choice(TIMEOUTS)):
                     self.errors[type(error).__name__] += 1
-                if call.outcome is Outcome.OPEN:
+                if any(call.outcome is Outcome.OPEN for call in calls):
                     self.lives += 1  # one client makes one call after the other, and that one may still be going on
-                elif call.outcome is Outcome.OK and call.kind == "get":
-                    self.seen[call.key] = call.result
+                self.seen.update({call.key: call.result for call in calls if known(call)})
                 stop.wait(self.dice.uniform(0.0, REST_SECONDS_MAX))
         except BaseException as failure:
             self.failure = failure
 
-    def call(self, keys: Keys) -> Operation:
+    def call(self, keys: Keys, lane: str) -> Operation:
         """The next call, not begun yet."""
         key = keys.take(self.dice)
         kind = self.dice.choice(COUNTER_KINDS if COUNTER in key else KINDS)
@@ -124,4 +153,5 @@ class Caller:
             argument = self.dice.randint(1, 3)
         elif kind == "cas":
             argument = (self.seen.get(key), keys.value())
-        return Operation(f"{self.name}.{self.lives}", kind, key, argument)
+        consistency = "lease" if kind == "get" and self.leases and self.dice.random() < 0.5 else "linearizable"
+        return Operation(f"{self.name}.{self.lives}{lane}", kind, key, argument, consistency=consistency)

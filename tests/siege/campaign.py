@@ -8,20 +8,18 @@ import tempfile
 import threading
 import time
 import traceback
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from forge_consensus.storage.limits import Limits
 from forge_consensus.testing.history import History
 from forge_consensus.testing.local_cluster import LocalCluster
-from tests.siege.blows import BLOWS, possible
-from tests.siege.callers import Caller
+from tests.siege.blows import BLOWS
+from tests.siege.callers import LANES, Caller
 from tests.siege.feeds import FeedWatch
 from tests.siege.keys import Keys
-from tests.siege.namespaces import LINKS, SpacedCluster, Switch
+from tests.siege.places import Place, place_of
 from tests.siege.tally import Tally
 from tests.siege.verdicts import final_reads, judge_history, judge_machines, judge_sums
 
@@ -32,9 +30,6 @@ SNAPSHOTS_OFTEN: Final = Limits(
     checkpoint_entries=400,
     checkpoint_seconds=1.0,
 )
-NAMESPACES: Final = "namespaces"
-PLACES: Final = (("tcp", 3), ("ipc", 5), (NAMESPACES, 3), ("ipc", 3), ("tcp", 5), (NAMESPACES, 5))
-"""Where clusters are and of how many nodes, in turn: behind a proxy, by a transport, or in network namespaces."""
 CLIENTS: Final = 7
 KEYS_AT_ONCE: Final = 14
 SETTLE_SECONDS: Final = 60.0
@@ -64,7 +59,6 @@ class Siege:
     tally: Tally = field(default_factory=Tally)
     began: float = field(default_factory=time.monotonic)
     history: History = field(default_factory=History)
-    where: str = ""
     at: str = "before the first round"
 
     @property
@@ -102,68 +96,50 @@ class Siege:
             file.writelines(f"{line}\n" for line in self.history.lines())
         print(f"FAILED in {account}\nhistory, logs and data of the nodes are in {folder}", flush=True)
 
-    def place(self, number: int) -> tuple[str, int]:
-        """Where the cluster of that number is, and of how many nodes: the places that the wanted faults need, in turn."""
-        wanted = self.orders.only or tuple(BLOWS)
-        places = [(place, nodes) for place, nodes in PLACES if possible(wanted, spaced=place == NAMESPACES)]
-        links_only = not any(place != NAMESPACES for place, _ in places)
-        if not links_only and not set(possible(wanted, spaced=True)) & LINKS.keys():
-            places = [(place, nodes) for place, nodes in places if place != NAMESPACES]
-        place, nodes = places[number % len(places)]
-        return place, self.orders.nodes or nodes
-
-    @contextmanager
-    def cluster(self, place: str, nodes: int, folder: Path) -> Iterator[LocalCluster]:
-        """A cluster at that place."""
-        options: dict[str, Any] = {"seed": self.orders.seed, "folder": folder, "limits": SNAPSHOTS_OFTEN}
-        if place != NAMESPACES:
-            with LocalCluster(nodes, transport=place, proxy=True, **options) as cluster:
-                yield cluster
-        else:
-            with Switch([f"n{number}" for number in range(1, nodes + 1)]) as switch:
-                with SpacedCluster(switch, **options) as cluster:
-                    yield cluster
-
     def besiege(self, folder: Path) -> None:
         """A few rounds on a cluster of its own."""
         orders, number = self.orders, self.tally.clusters
         dice = random.Random(f"{orders.seed} cluster {number}")
-        place, nodes = self.place(number)
+        place = place_of(number, orders.only, orders.nodes)
         self.tally.clusters += 1
-        self.where = f"{nodes} nodes, {place}"
-        self.at = f"cluster {number} ({self.where}), before its first round"
+        self.at = f"cluster {number} ({place}), before its first round"
         with (
-            self.cluster(place, nodes, folder) as cluster,
+            place.cluster(seed=orders.seed, folder=folder, limits=SNAPSHOTS_OFTEN) as cluster,
             FeedWatch(cluster.endpoints, cluster.facts["cluster_id"]) as watch,
         ):
-            callers = [
-                Caller(f"c{index}", cluster.client(), random.Random(f"{orders.seed} {number} {index}"))
-                for index in range(CLIENTS)
-            ]
-            for _ in range(orders.rounds_per_cluster):
-                if self.over:
-                    break
-                self.round(cluster, watch, callers, dice)
-            self.tally.failovers += max(watch.leaders - 1, 0)
-            self.tally.events.update(watch.numbers.kinds)
-            self.tally.gaps.update(watch.numbers.gaps)
+            callers = [self.caller(number, index, cluster, place) for index in range(CLIENTS)]
+            try:
+                for _ in range(orders.rounds_per_cluster):
+                    if not self.over:
+                        self.round(place, cluster, watch, callers, dice)
+            finally:
+                self.tally.note_events(watch.numbers)
 
-    def round(self, cluster: LocalCluster, watch: FeedWatch, callers: list[Caller], dice: random.Random) -> None:
+    def caller(self, number: int, index: int, cluster: LocalCluster, place: Place) -> Caller:
+        """A client; the first two have several calls under way at once."""
+        dice = random.Random(f"{self.orders.seed} {number} {index}")
+        at_once = len(LANES) if index < 2 else 1
+        return Caller(f"c{index}", cluster.client(), dice, leases=place.leases, at_once=at_once)
+
+    def round(
+        self, place: Place, cluster: LocalCluster, watch: FeedWatch, callers: list[Caller], dice: random.Random
+    ) -> None:
         """Blows under load, then peace and the verdicts."""
         number = self.tally.rounds
-        self.at = f"round {number} ({self.where})"
+        self.at = f"round {number} ({place})"
         self.history = History()
         keys = Keys(f"r{number}", KEYS_AT_ONCE, dice)
         stop = threading.Event()
         for caller in callers:
             caller.start(stop, self.history, keys)
         try:
-            struck = self.strike(cluster, dice)
+            struck = self.strike(cluster, place.possible(self.orders.only or list(BLOWS)), dice)
         finally:
             stop.set()
         for caller in callers:
             caller.join()
             self.tally.errors.update(caller.errors)
+        self.tally.note_calls(self.history)
         cluster.wait_until_settled(*cluster.names, timeout=self.orders.settle_seconds)
         final_reads(callers[0].client, self.history, keys.made)
         state = judge_machines(cluster, self.orders.settle_seconds)
@@ -173,17 +149,15 @@ class Siege:
         self.tally.rounds += 1
         self.tally.keys += len(keys.made)
         self.tally.slowest_check = max(self.tally.slowest_check, slowest)
-        self.tally.note_calls(self.history)
         print(
             f"{self.passed:6.0f} s  {self.at}: {', '.join(struck)}; {len(self.history)} calls of {len(keys.made)} keys "
             f"linearizable, slowest check {slowest:.2f} s, nodes equal, {watch.leaders} elections",
             flush=True,
         )
 
-    def strike(self, cluster: LocalCluster, dice: random.Random) -> list[str]:
+    def strike(self, cluster: LocalCluster, names: list[str], dice: random.Random) -> list[str]:
         """Blow after blow until the round is over, then heal under load; returns what was done."""
         end = time.monotonic() + dice.uniform(*self.orders.round_seconds)
-        names = possible(self.orders.only or BLOWS, spaced=isinstance(cluster, SpacedCluster))
         struck: list[str] = []
         bag: list[str] = []
         while time.monotonic() < end:

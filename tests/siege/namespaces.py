@@ -108,17 +108,11 @@ class Switch:
         """Whether ("off") or not ("on") nodes of which that is said may speak to each other."""
         command("bridge", "link", "set", "dev", self.cable(name), "isolated", isolated)
 
-    def slow(self, name: str, *how: str) -> None:
-        """What happens to packets on their way to a node."""
-        command("tc", "qdisc", "replace", "dev", self.cable(name), "root", "netem", *how)
-
     def whole(self) -> None:
         """End all that was done."""
         for name in self.places:
             self.plug(name, "up")
             self.allow(name, "off")
-            with contextlib.suppress(OperationFailedError):
-                command("tc", "qdisc", "del", "dev", self.cable(name), "root")  # there is none unless it was slow
 
 
 class SpacedCluster(LocalCluster):
@@ -165,35 +159,16 @@ def link_parted(switch: Switch, names: list[str], dice: random.Random) -> None:
     hold(switch, dice)
 
 
-def link_slow(switch: Switch, names: list[str], dice: random.Random) -> None:
-    """Packets come late, some not at all, some twice: TCP has to cope."""
-    for name in names:
-        switch.slow(name, "delay", f"{dice.choice([10, 50, 200])}ms", "20ms", "loss", f"{dice.choice([0, 1, 10])}%")
-    hold(switch, dice)
-
-
 Link = Callable[[Switch, list[str], random.Random], None]
-LINKS: Final[dict[str, Link]] = {"link-down": link_down, "link-parted": link_parted, "link-slow": link_slow}
+LINKS: Final[dict[str, Link]] = {"link-down": link_down, "link-parted": link_parted}
 
 
 @cache
-def missing_links() -> dict[str, str]:
-    """The faults of cables and switches that this machine cannot have -> why."""
-    if reason := no_namespaces():
-        return dict.fromkeys(LINKS, reason)
-    try:
-        with Switch(["n1"]) as switch:
-            switch.slow("n1", "delay", "1ms")
-    except OperationFailedError as error:
-        return {"link-slow": str(error)}
-    return {}
-
-
 def no_namespaces() -> str:
     """Why there can be no namespaces on this machine; empty if there can."""
     if os.geteuid() != 0:
         return "network namespaces need root"
-    if lacking := [name for name in ("ip", "bridge", "tc") if shutil.which(name) is None]:
+    if lacking := [name for name in ("ip", "bridge") if shutil.which(name) is None]:
         return f"{', '.join(lacking)} is not installed (Debian: apt-get install iproute2)"
     if not Path("/proc/self/ns/net").exists():
         return "this kernel has no network namespaces"

@@ -6,8 +6,9 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from forge_consensus.events.types import SnapshotCompleted, SnapshotRestored
+from forge_consensus.events.types import BecameLeader, SnapshotCompleted, SnapshotRestored
 from forge_consensus.testing.history import History
+from tests.siege.feeds import Numbers
 
 
 @dataclass(slots=True)
@@ -29,6 +30,12 @@ class Tally:
         """Count the calls of a round."""
         for call in history:
             self.calls[call.kind, call.outcome.value] += 1
+
+    def note_events(self, numbers: Numbers) -> None:
+        """Count the events of a cluster; its first leader is no failover."""
+        self.failovers += max(numbers.kinds[BecameLeader.kind] - 1, 0)
+        self.events.update(numbers.kinds)
+        self.gaps.update(numbers.gaps)
 
     def lines(self, seconds: float) -> Iterator[str]:
         """The table."""

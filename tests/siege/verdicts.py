@@ -26,8 +26,8 @@ class UndecidedError(Exception):
 def final_reads(client: Client, history: History, keys: list[str]) -> None:
     """Read all keys once more, now that all is well; every read must succeed."""
     for key in keys:
-        error = record(client, history, Operation("final", "get", key), READ_SECONDS)
-        assert error is None, f"{key} could not be read when all was well again: {error!r}"
+        errors = record(client, history, [Operation("final", "get", key)], READ_SECONDS)
+        assert not errors, f"{key} could not be read when all was well again: {errors[0]!r}"
 
 
 def judge_history(history: History) -> float:
