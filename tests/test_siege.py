@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import re
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,13 @@ from tests.siege.verdicts import UndecidedError, differences, judge_history, jud
 
 SEED = int(os.environ.get("FORGE_SIEGE_SEED", "0")) or int.from_bytes(os.urandom(4))
 BRIEF: dict[str, Any] = {"nodes": 3, "rounds": 1, "round_seconds": (0.5, 1.0)}
+
+
+def commands() -> Iterator[str]:
+    """What all processes of this machine were started with."""
+    for file in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            yield file.read_text(encoding="utf-8", errors="replace")
 
 
 # --- whole sieges -----------------------------------------------------------------------------------------------------
@@ -98,6 +106,7 @@ def test_an_answer_that_cannot_be_ends_a_siege_and_everything_is_kept(
 
 @pytest.mark.timeout(120)
 def test_a_siege_that_is_interrupted_says_what_it_did_and_leaves_nothing(tmp_path: Path) -> None:
+    """The moment is the worst there is: while the last node is being started."""
     process = subprocess.Popen(
         [sys.executable, "-m", "tests.siege", "--nodes", "3", "--only", "pause", "--minutes", "2"],
         env={**os.environ, "TMPDIR": str(tmp_path)},
@@ -116,6 +125,7 @@ def test_a_siege_that_is_interrupted_says_what_it_did_and_leaves_nothing(tmp_pat
     assert process.returncode == 130
     assert "interrupted" in said
     assert list(tmp_path.iterdir()) == []
+    assert not [text for text in commands() if str(tmp_path) in text]
 
 
 # --- what is known of a call ------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import tempfile
@@ -15,8 +16,10 @@ import zmq
 from forge_consensus.errors import InvalidConfigError, NotStartedError, TransportUnavailableError
 from forge_consensus.testing.network_paths import CUT, PathFaults
 from forge_consensus.testing.proxy import Proxy
-from tests.cluster import wait_for
+from tests.cluster import free_ports, wait_for
 from tests.proxy_world import QUIET_SECONDS, WAIT_MS, WAIT_SECONDS, world
+
+PLACES = {"path": socket.AF_UNIX, "port": socket.AF_INET}
 
 
 def test_frames_pass_in_order_and_are_counted_on_the_path_that_they_took() -> None:
@@ -194,6 +197,32 @@ def test_a_node_that_does_not_read_holds_the_writer_up_and_not_the_proxy() -> No
             relay.back.transport.get_write_buffer_size() for relay in made.proxy.relays if relay.back.transport
         )
         assert waiting <= 4 << 20, f"{waiting} bytes wait in the proxy"
+
+
+@pytest.mark.parametrize("kind", ["path", "port"])
+def test_who_connects_while_the_node_is_gone_and_the_proxy_does_not_know_is_let_go_at_once(kind: str) -> None:
+    """The node's own connection to the proxy stands, its listening socket is closed: for a moment that is so."""
+    with tempfile.TemporaryDirectory() as folder, socket.socket(PLACES[kind]) as listening:
+        if kind == "path":
+            real, front = f"{folder}/real", f"{folder}/front"
+            listening.bind(real)
+            fronts = {"n2": (f"ipc://{front}", f"ipc://{real}")}
+        else:
+            listening.bind(("127.0.0.1", 0))
+            front_port = free_ports(1)[0]
+            real_port = listening.getsockname()[1]
+            fronts = {"n2": (f"127.0.0.1:{front_port}", f"127.0.0.1:{real_port}")}
+        listening.listen()
+        with Proxy(fronts) as proxy:
+            proxy.wait_listening("n2")
+            watch, _ = listening.accept()
+            listening.close()
+            with watch, socket.socket(PLACES[kind]) as caller:
+                caller.settimeout(WAIT_SECONDS)
+                caller.connect(front if kind == "path" else ("127.0.0.1", front_port))
+                with contextlib.suppress(ConnectionResetError):
+                    assert caller.recv(1) == b""
+                wait_for(lambda: not proxy.call(lambda: set(proxy.relays)), WAIT_SECONDS, "the proxy to forget it")
 
 
 def test_stopping_leaves_no_thread_and_no_socket() -> None:

@@ -151,6 +151,30 @@ BUGS = (
             "test_actors_election.py::test_what_a_dead_leader_sent_before_it_died_does_not_call_the_quick_election_off"
         ),
     ),
+    Bug(
+        "A leader whose snapshot file was damaged sent it for ever; the follower never caught up.",
+        "seed 49 of the campaign with flipped bytes",
+        test="test_actors_snapshot.py::test_a_leader_whose_snapshot_file_is_damaged_takes_another",
+        seed=49,
+    ),
+    Bug(
+        "A crash between a snapshot's name and the folder's flush: the log could begin behind a file that was gone.",
+        "reasoning about files that power failures take",
+        test=(
+            "test_testing_faults.py::"
+            "test_a_snapshot_that_was_not_safe_when_its_node_switched_to_it_is_made_safe_at_the_next_start"
+        ),
+    ),
+    Bug(
+        "A follower on a slow link was overtaken by the next snapshot whenever it had one, and never became level.",
+        "scenario 65",
+        test="test_scenarios_slow_link.py::test_scenario_65_a_follower_on_a_slow_link_becomes_level_while_all_go_on",
+    ),
+    Bug(
+        "Commands outside a session were applied, without being applied at most once.",
+        "writing the stories",
+        test="test_actors_gateway.py::test_commands_outside_a_session_are_refused",
+    ),
 )
 """Add what you find: the plan's seed as it was printed, and what keeps the bug away from then on."""
 

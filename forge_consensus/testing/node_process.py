@@ -7,9 +7,11 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from types import FrameType
 from typing import Final
 
 import forge_consensus
@@ -81,7 +83,7 @@ class NodeProcess:
         command = self.command()
         self.log_offset = self.log.stat().st_size if self.log.exists() else 0
         path = [HOME, *(entry or os.getcwd() for entry in sys.path)]
-        with self.log.open("ab") as log:
+        with uninterrupted(), self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 command,
                 env={**os.environ, "PYTHONPATH": os.pathsep.join(path), "NO_COLOR": "1", **self.environment},
@@ -90,7 +92,7 @@ class NodeProcess:
                 stderr=log,
                 start_new_session=True,
             )
-        self.guard.began(self.process.pid)
+            self.guard.began(self.process.pid)
         self.paused = False
 
     def wait_serving(self) -> None:
@@ -152,6 +154,23 @@ class NodeProcess:
     def close(self) -> None:
         """Let go of everything."""
         self.kill()
+
+
+@contextlib.contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Hold Ctrl-C back until the end, or a process that was just started would be known to nobody and live on."""
+    usual = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or not callable(usual):
+        yield  # it interrupts the main thread only, and only by a handler
+        return
+    held: list[tuple[int, FrameType | None]] = []
+    signal.signal(signal.SIGINT, lambda number, frame: held.append((number, frame)))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, usual)
+        if held:
+            usual(*held[0])
 
 
 def arguments(settings: Settings) -> list[str]:

@@ -185,6 +185,7 @@ class Relay:
 
     def abort(self) -> None:
         """Break it without sending what waits."""
+        self.ended = True  # a side that is yet to be made, as right after it was accepted, ends then
         for lane in (self.front, self.back):
             if lane.transport is not None:
                 lane.transport.abort()

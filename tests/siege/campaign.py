@@ -29,6 +29,7 @@ SNAPSHOTS_OFTEN: Final = Limits(
     trailing_entries=200,
     checkpoint_entries=400,
     checkpoint_seconds=1.0,
+    events_seconds=30 * 24 * 3600.0,  # no jump of a clock makes an event too old to be kept
 )
 CLIENTS: Final = 7
 KEYS_AT_ONCE: Final = 14
@@ -59,6 +60,8 @@ class Siege:
     tally: Tally = field(default_factory=Tally)
     began: float = field(default_factory=time.monotonic)
     history: History = field(default_factory=History)
+    struck: list[str] = field(default_factory=list)
+    """The blows of the round."""
     at: str = "before the first round"
 
     @property
@@ -90,7 +93,7 @@ class Siege:
 
     def keep(self, folder: Path, text: str) -> None:
         """Leave behind what one needs to look into a failure, and say where."""
-        account = f"{self.at}, --seed {self.orders.seed}\n{text}"
+        account = f"{self.at}, --seed {self.orders.seed}, after {', '.join(self.struck) or 'nothing'}\n{text}"
         (folder / "failure.txt").write_text(account, encoding="utf-8")
         with (folder / "history.jsonl").open("w", encoding="utf-8") as file:
             file.writelines(f"{line}\n" for line in self.history.lines())
@@ -133,7 +136,7 @@ class Siege:
         for caller in callers:
             caller.start(stop, self.history, keys)
         try:
-            struck = self.strike(cluster, place.possible(self.orders.only or list(BLOWS)), dice)
+            self.strike(cluster, place.possible(self.orders.only or list(BLOWS)), dice)
         finally:
             stop.set()
         for caller in callers:
@@ -150,26 +153,24 @@ class Siege:
         self.tally.keys += len(keys.made)
         self.tally.slowest_check = max(self.tally.slowest_check, slowest)
         print(
-            f"{self.passed:6.0f} s  {self.at}: {', '.join(struck)}; {len(self.history)} calls of {len(keys.made)} keys "
-            f"linearizable, slowest check {slowest:.2f} s, nodes equal, {watch.leaders} elections",
+            f"{self.passed:6.0f} s  {self.at}: {', '.join(self.struck)}; {len(self.history)} calls of "
+            f"{len(keys.made)} keys linearizable, slowest check {slowest:.2f} s, nodes equal, {watch.leaders} elections",
             flush=True,
         )
 
-    def strike(self, cluster: LocalCluster, names: list[str], dice: random.Random) -> list[str]:
-        """Blow after blow until the round is over, then heal under load; returns what was done."""
+    def strike(self, cluster: LocalCluster, names: list[str], dice: random.Random) -> None:
+        """Blow after blow until the round is over, then heal under load."""
         end = time.monotonic() + dice.uniform(*self.orders.round_seconds)
-        struck: list[str] = []
+        self.struck = []
         bag: list[str] = []
         while time.monotonic() < end:
             bag = bag or dice.sample(names, len(names))
             time.sleep(dice.uniform(0.2, 1.5))
             name = bag.pop()
             self.tally.blows[name] += 1
-            self.at = f"{self.at.split(', at ')[0]}, at {name}"
-            told = BLOWS[name](cluster, dice)
-            struck.append(f"{name} ({told})" if told else name)
+            self.struck.append(name)
+            if told := BLOWS[name](cluster, dice):
+                self.struck[-1] = f"{name} ({told})"
         cluster.heal()
         cluster.wait_for_leader(self.orders.settle_seconds)
         time.sleep(dice.uniform(0.2, 1.0))
-        self.at = self.at.split(", at ")[0]
-        return struck
