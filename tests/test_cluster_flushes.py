@@ -190,8 +190,10 @@ def test_a_turn_flushes_at_most_once_and_applying_alone_never(watches: dict[str,
             client.put("k", number)
         wait_for(lambda: len({applied(watch) for watch in watches.values()}) == 1, 5.0, "all to apply")
         for name, watch in watches.items():
-            # one for each entry; applying it, answering and moving the commit index came along for nothing
-            assert len(watch.commits) - before[name] == PUTS, name
+            # one for each entry; applying it, answering and moving the commit index came along for nothing. A follower
+            # that is late, behind a majority without it, may take two entries at once
+            commits = len(watch.commits) - before[name]
+            assert commits == PUTS if leads(watch) else PUTS / 2 <= commits <= PUTS, name
             assert len(set(watch.commits)) == len(watch.commits), f"{name} flushed twice in a turn"
         rest = {name: (watch.turn, len(watch.commits)) for name, watch in watches.items()}
         assert client.get("k") == PUTS - 1

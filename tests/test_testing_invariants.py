@@ -11,6 +11,7 @@ import msgpack
 import pytest
 from loguru import logger
 
+from forge_consensus.actors.board import Role
 from forge_consensus.actors.codec import Frame, encode
 from forge_consensus.actors.leading import WaitingRead
 from forge_consensus.actors.messages import AppendReply, RequestVote, SnapshotReply, VoteReply
@@ -116,9 +117,11 @@ def test_i1_two_leaders_of_a_term() -> None:
 
 def test_i1_a_term_that_is_led_twice_by_one_node() -> None:
     with staged() as stage:
-        stage.leader.engine.ledger.leading = None
-        stage.invariants.turned(stage.leader)
-        stage.leader.engine.ledger.leading = stage.term
+        election = stage.leader.engine.rooms["election"].actor
+        for role, leading in ((Role.FOLLOWER, None), (Role.LEADER, stage.term)):
+            election.role, stage.leader.engine.ledger.leading = role, leading  # type: ignore[attr-defined]
+            if leading is None:
+                stage.invariants.turned(stage.leader)
         with broken("I1"):
             stage.invariants.turned(stage.leader)
 

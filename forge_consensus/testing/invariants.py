@@ -256,6 +256,8 @@ class Invariants:
         commit, applied, log, applier = ledger.commit_index, ledger.applied, ledger.log, ledger.applier
         demand((ledger.term, ledger.vote) == (disk.term, disk.vote), "I10", f"{name} knows more than its disk")
         demand(log.last == log.durable == disk.last, "I8", f"{name} has {log.last} entries, {disk.last} on disk")
+        follows = disk.last == disk.base or disk.terms[disk.base + 1] >= disk.base_term
+        demand(follows, "I3", f"{name} has entries behind {disk.base} that the snapshot of it does not lead to")
         demand(log.base_index == disk.base, "I8", f"{name}'s log begins at {log.base_index}, not {disk.base}")
         demand(applied >= disk.applied, "I9", f"{name} goes back from applied {disk.applied} to {applied}")
         if applier.kept is None:

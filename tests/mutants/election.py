@@ -106,7 +106,7 @@ def a_pre_vote_counts_as_a_vote(patch: Patch) -> None:
     patch.setattr(ElectionActor, "is_majority", is_majority)
 
 
-@mutant(nodes=5, options=DUELS, kinds=("isolate_leader", "mend", "change_weather", "one_way"))
+@mutant(nodes=3, options=DUELS, kinds=("change_weather", "kill", "isolate_leader", "mend"))
 def a_vote_of_an_earlier_term_is_counted(patch: Patch) -> None:
     """Neither the gate nor the candidate looks at the term of a vote that arrives late (PySyncObj)."""
     let_in_earlier(patch, VoteReply)

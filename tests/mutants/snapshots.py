@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 from forge_consensus.actors.messages import SnapshotReply
 from forge_consensus.actors.notices import SnapshotReceived
-from forge_consensus.actors.options import Options
 from forge_consensus.actors.snapshot import SnapshotActor
 from forge_consensus.storage import applying, kv, snapshots
 from forge_consensus.storage.applying import Point
@@ -19,12 +19,9 @@ from tests.mutants.patch import Patch
 from tests.mutants.registry import mutant
 
 SMALL = Limits(snapshot_entries=20, snapshot_seconds_min=0.1, trailing_entries=0, checkpoint_entries=5, sweep_entries=5)
-SLOW = Options(chunk_bytes=100, chunk_timeout=0.3, apply_entries_max=1)
-CUT_OFF = ("isolate_leader", "isolate", "mend", "split")
+OFTEN = replace(SMALL, snapshot_entries=5)
 CHUNK_BYTES = 200
 """So that even a simulation's small state has several chunks, which are installed in several turns."""
-BEHIND: dict[str, Any] = {"nodes": 3, "limits": SMALL, "options": SLOW, "kinds": CUT_OFF}
-"""Nodes fall behind and need snapshots, which come in small pieces."""
 
 
 @mutant(own_machine=True)
@@ -61,7 +58,7 @@ def the_log_is_cut_beyond_the_state_on_disk(patch: Patch) -> None:
     patch.setattr(Snapshots, "compact", compact)
 
 
-@mutant(**BEHIND)
+@mutant(nodes=3, own_machine=False, limits=OFTEN, kinds=("isolate_leader", "isolate", "mend", "slow_disk"))
 def a_snapshot_is_installed_over_a_newer_state(patch: Patch) -> None:
     """A snapshot that is older than what the node applied meanwhile is not ignored (zeebe #4451, dragonboat #156)."""
     finish_install = Snapshots.finish_install
@@ -78,7 +75,7 @@ def a_snapshot_is_installed_over_a_newer_state(patch: Patch) -> None:
     patch.setattr(Snapshots, "finish_install", finish)
 
 
-@mutant(**BEHIND)
+@mutant(nodes=3, clients=8, limits=OFTEN, kinds=("isolate_leader", "mend", "snapshot"))
 def a_diverged_suffix_survives_a_snapshot(patch: Patch) -> None:
     """The log behind an installed snapshot is kept although it does not continue it (paper 7)."""
     finish_install = Snapshots.finish_install
@@ -110,7 +107,7 @@ def a_snapshot_is_acknowledged_when_it_has_arrived(patch: Patch) -> None:
     patch.handler(SnapshotActor, SnapshotReceived, make)
 
 
-@mutant(own_machine=False, **BEHIND)
+@mutant(nodes=3, own_machine=False, limits=OFTEN, kinds=("isolate", "isolate_leader", "mend", "snapshot", "slow_disk"))
 def the_sweep_takes_what_is_being_installed(patch: Patch) -> None:
     """The half-installed tables look like those that a crash left, and are cleared away."""
     patch.setattr(kv, "CHUNK_BYTES", CHUNK_BYTES)

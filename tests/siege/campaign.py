@@ -154,7 +154,7 @@ class Siege:
         self.tally.slowest_check = max(self.tally.slowest_check, slowest)
         print(
             f"{self.passed:6.0f} s  {self.at}: {', '.join(self.struck)}; {len(self.history)} calls of "
-            f"{len(keys.made)} keys linearizable, slowest check {slowest:.2f} s, nodes equal, {watch.leaders} elections",
+            f"{len(keys.made)} keys linearizable, slowest in {slowest:.2f} s, nodes equal, {watch.leaders} elections",
             flush=True,
         )
 
