@@ -60,7 +60,6 @@ def main() -> int:
     names = [name for name in MUTANTS if not given.only or any(part in name for part in given.only)]
     width = max(map(len, names), default=0)
     print(f"{'mutant':<{width}}  plan     seeds  seconds  found by")
-    keep: dict[str, int] = {}
     survivors = []
     for name, found, seed, seconds in results(given, names):
         plan = "special" if MUTANTS[name].plan else "any"
@@ -68,11 +67,10 @@ def main() -> int:
             survivors.append(name)
             said, tried = "NOTHING", given.seeds
         else:
-            keep[name] = seed
             said, tried = " ".join(found.text.split())[:TEXT_CHARS], found.seeds
+            if given.write:
+                write_known_seeds({name: seed})
         print(f"{name:<{width}}  {plan:<7}  {tried:>5}  {seconds:>7.1f}  {said}", flush=True)
-    if given.write and keep:
-        write_known_seeds(keep)
     print(f"{len(names) - len(survivors)} of {len(names)} mutants found; survivors: {', '.join(survivors) or 'none'}")
     return len(survivors)
 

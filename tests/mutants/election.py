@@ -227,7 +227,7 @@ def a_wiped_folder_is_taken_for_the_member(patch: Patch) -> None:
     patch.setattr(Identity, "admit", trust)
 
 
-@mutant(nodes=3, kinds=("copy_folder", "put_copy_back", "isolate_leader", "mend"))
+@mutant(nodes=3, kinds=("put_copy_back", "isolate_leader", "mend"))
 def a_stale_boot_is_accepted(patch: Patch) -> None:
     """A folder that was put back from an older copy is taken for the one that acknowledged since."""
     admit = Identity.admit
