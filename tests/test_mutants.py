@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,6 +18,11 @@ from tests.mutants.hunt import attempt, hunt, known_seeds, muted, verdict
 from tests.mutants.patch import Patch
 from tests.mutants.registry import Mutant
 
+pytestmark = [
+    # A run that ends in the midst of a turn leaves open what the node's process would have taken along.
+    pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
 SEEDS_MAX = 40
 """A known seed means another run as soon as a simulation draws otherwise, so the search goes on from there."""
 
@@ -54,7 +60,9 @@ def test_a_patch_takes_no_name_that_is_not_there() -> None:
             patch.setitem(ReplicationActor.handlers, Ledger, None)
 
 
-def test_a_mutant_that_is_itself_broken_is_no_finding() -> None:
+def test_a_mutant_that_is_itself_broken_is_no_finding(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tests.mutants.hunt.HERE", Path(__file__).parent)  # where this slip is made
+
     def broken(patch: Patch) -> None:
         def raises(self: Any, message: Any, sender: Any) -> None:
             raise TypeError("a slip in the mutant")
@@ -70,7 +78,6 @@ def test_invariants_and_the_nodes_own_checks_are_findings() -> None:
     wrapped.__cause__ = CorruptionError("damage")
     assert verdict(ViolationError("I1: two leaders")) == "I1: two leaders"
     assert verdict(wrapped).endswith("CorruptionError: damage")
-    assert not verdict(TypeError("a slip"))
 
 
 def test_a_change_that_does_no_harm_survives(monkeypatch: pytest.MonkeyPatch) -> None:

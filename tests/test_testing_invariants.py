@@ -119,7 +119,7 @@ def test_i1_a_term_that_is_led_twice_by_one_node() -> None:
     with staged() as stage:
         election = stage.leader.engine.rooms["election"].actor
         for role, leading in ((Role.FOLLOWER, None), (Role.LEADER, stage.term)):
-            election.role, stage.leader.engine.ledger.leading = role, leading  # type: ignore[attr-defined]
+            election.role, stage.leader.engine.ledger.leading = role, leading
             if leading is None:
                 stage.invariants.turned(stage.leader)
         with broken("I1"):
