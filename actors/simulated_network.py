@@ -12,6 +12,8 @@ from forge_consensus.actors.simulated_time import Timeline
 
 REMEMBERED = 200
 """So many of the newest frames may be delivered once more."""
+ANCIENT_EACH = 10
+"""And each so many'th of those before them, so that frames come again whose term is long over."""
 
 
 class Party(Protocol):
@@ -63,6 +65,7 @@ class Network:
     links: dict[tuple[str, str], Connection] = field(default_factory=dict)
     cut: set[tuple[str, str]] = field(default_factory=set)
     old: deque[tuple[Connection, bytes, bool]] = field(default_factory=deque)
+    ancient: deque[tuple[Connection, bytes, bool]] = field(default_factory=lambda: deque(maxlen=REMEMBERED))
     frames: int = 0
     copies: int = 0
     """How many frames were delivered, or are to be, beside the first delivery."""
@@ -165,10 +168,13 @@ class Network:
         self.frames += 1
         if weather.replay and self.old and chance.random() < weather.replay:
             self.copies += 1
-            self.transmit(*self.old[chance.randrange(len(self.old))], in_order=False)
+            frames = self.ancient if self.ancient and chance.random() < 0.5 else self.old
+            self.transmit(*frames[chance.randrange(len(frames))], in_order=False)
         self.old.append((connection, data, forth))
         if len(self.old) > REMEMBERED:
-            self.old.popleft()
+            oldest = self.old.popleft()
+            if self.frames % ANCIENT_EACH == 0:
+                self.ancient.append(oldest)
         if weather.loss and chance.random() < weather.loss:
             return
         in_order = not weather.reorder or chance.random() >= weather.reorder

@@ -70,7 +70,7 @@ def test_a_mutant_that_is_itself_broken_is_no_finding(monkeypatch: pytest.Monkey
         patch.handler(ReplicationActor, AppendEntries, lambda _: raises)
 
     with muted(), pytest.raises(OperationFailedError, match="a slip in the mutant"):
-        attempt(Mutant("broken", broken), 1)
+        attempt(Mutant("broken", broken), 2)  # of three nodes
 
 
 def test_invariants_and_the_nodes_own_checks_are_findings() -> None:

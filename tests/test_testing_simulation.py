@@ -13,7 +13,7 @@ from loguru import logger
 from forge_consensus.testing.plan import Plan
 from forge_consensus.testing.simulation import Simulation, run_seed
 
-SEEDS = int(os.environ.get("FORGE_SEEDS", "60"))
+SEEDS = int(os.environ.get("FORGE_SEEDS", "300"))
 FIRST = int(os.environ.get("FORGE_FIRST_SEED", "1"))
 BLOCK = 10
 

@@ -9,7 +9,6 @@ from forge_consensus.actors.election import ElectionActor
 from forge_consensus.actors.gate import Gate
 from forge_consensus.actors.messages import (
     AppendEntries,
-    AppendReply,
     InstallSnapshot,
     RequestVote,
     VoteReply,
@@ -158,19 +157,6 @@ def a_vote_outlives_its_term(patch: Patch) -> None:
 
     plain = Ledger.advance
     patch.setattr(Ledger, "advance", advance)
-
-
-@mutant(nodes=3, kinds=("isolate_leader", "bridge", "mend", "change_weather"))
-def a_higher_term_in_an_answer_is_ignored(patch: Patch) -> None:
-    """A leader does not step down when a follower answers from a later term (hashicorp/raft's heartbeats)."""
-    is_of_our_term = Gate.is_of_our_term
-
-    def is_ours(self: Gate, message: Any, sender: Any) -> bool:
-        if type(message) in (AppendReply, VoteReply) and message.term > self.ledger.term:
-            return False
-        return is_of_our_term(self, message, sender)
-
-    patch.setattr(Gate, "is_of_our_term", is_ours)
 
 
 @mutant(nodes=3, kinds=("isolate_leader", "bridge", "mend", "change_weather"))

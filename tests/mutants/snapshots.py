@@ -58,23 +58,6 @@ def the_log_is_cut_beyond_the_state_on_disk(patch: Patch) -> None:
     patch.setattr(Snapshots, "compact", compact)
 
 
-@mutant(nodes=3, own_machine=False, limits=OFTEN, kinds=("isolate_leader", "isolate", "mend", "slow_disk"))
-def a_snapshot_is_installed_over_a_newer_state(patch: Patch) -> None:
-    """A snapshot that is older than what the node applied meanwhile is not ignored (zeebe #4451, dragonboat #156)."""
-    finish_install = Snapshots.finish_install
-
-    def finish(self: Snapshots, installation: Installation) -> bool:
-        applier, log = self.ledger.applier, self.ledger.log
-        if log.base_index < installation.point.index < applier.index:
-            applier.index, index = installation.point.index - 1, applier.index
-            done = finish_install(self, installation)
-            applier.index = index
-            return done
-        return finish_install(self, installation)
-
-    patch.setattr(Snapshots, "finish_install", finish)
-
-
 @mutant(nodes=3, clients=8, limits=OFTEN, kinds=("isolate_leader", "mend", "snapshot"))
 def a_diverged_suffix_survives_a_snapshot(patch: Patch) -> None:
     """The log behind an installed snapshot is kept although it does not continue it (paper 7)."""
