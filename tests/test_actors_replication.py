@@ -171,7 +171,7 @@ def open_session(node: OneNode) -> int:
     return int(session)
 
 
-def submit(node: OneNode, seq: int, session: int = 0) -> None:
+def submit(node: OneNode, seq: int, session: int = 5) -> None:
     data = Command("increment", {"key": "n"}).encode()
     node.request("", "gateway", Submit(session, 1, ((seq, data),)))
 
