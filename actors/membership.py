@@ -93,6 +93,7 @@ class MembershipActor(ConsensusActor):
             self.context.bind_address,
             initial.digest,
             initial.text,
+            identity.earlier,
         )
         self.tell_peer(node, "membership", hello)
         self.wait(node, ANSWER_SECONDS)
@@ -111,11 +112,16 @@ class MembershipActor(ConsensusActor):
             reason = "identity"
             detail = f"node {sender.node!r} is not another member of {self.ledger.configuration.text}"
         else:
-            detail = identity.admit(self.ledger.turn, sender.node, message.incarnation, message.boot)
+            detail = self.admit(sender.node, message)
             reason = "identity" if detail else ""
         if reason:
             self.context.refuse(f"greeting refused: {reason}", detail)
-        self.send(sender, HelloReply(identity.life, identity.boot, reason, detail))
+        self.send(sender, HelloReply(identity.life, identity.boot, reason, detail, identity.earlier))
+
+    def admit(self, node: str, message: Hello | HelloReply) -> str:
+        """Take note of a peer's boot; returns why it is not the member that was known, or ""."""
+        ledger = self.ledger
+        return ledger.identity.admit(ledger.turn, node, message.incarnation, message.boot, message.earlier)
 
     def receiveMsg_HelloReply(self, message: HelloReply, sender: Any) -> None:
         """The peer may be spoken to, or says why not."""
@@ -125,7 +131,7 @@ class MembershipActor(ConsensusActor):
         elif message.reason:
             self.refused(sender.node, message)
         else:
-            detail = self.ledger.identity.admit(self.ledger.turn, sender.node, message.incarnation, message.boot)
+            detail = self.admit(sender.node, message)
             if detail:
                 self.context.refuse("greeting refused: identity", detail)
                 self.wait(sender.node, REGREET_SECONDS)

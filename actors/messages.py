@@ -23,6 +23,8 @@ class Hello:
     configuration_hash: str
     configuration: str
     """The initial configuration as text, for the error that shows both."""
+    earlier: tuple[str, ...] = ()
+    """The draws of the boots before this one, newest first: from which life of the folder this one descends."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +35,7 @@ class HelloReply:
     boot: int
     reason: str
     detail: str
+    earlier: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

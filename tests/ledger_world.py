@@ -73,14 +73,20 @@ class World:
         self.folder = path / "snapshots"
         self.folder.mkdir(parents=True, exist_ok=True)
         self.now = 100.0
+        self.drawn = 0
         self.tables = tables or self.new_tables()
         self.opened = self.open()
 
     def new_tables(self) -> Tables:
         return MemoryTables() if self.backend == "memory" else LmdbTables(self.path / "tables")
 
+    def draw(self) -> str:
+        """The incarnation first, then what each boot draws."""
+        self.drawn += 1
+        return f"folder-{self.node}" if self.drawn == 1 else f"{self.drawn:08}"
+
     def open(self, configuration: Configuration | None = CONFIGURATION, cluster: str = "c") -> Opened:
-        founding = Founding(self.node, cluster, configuration, lambda: "folder-" + self.node)
+        founding = Founding(self.node, cluster, configuration, self.draw)
         made: Any = self.machine()
         tables, folder = self.tables, self.folder
         self.opened = open_ledger(

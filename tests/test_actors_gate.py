@@ -103,7 +103,9 @@ def greeting(node: OneNode, **changed: object) -> Hello:
         "configuration_hash": node.configuration.digest,
         "configuration": node.configuration.text,
     }
-    return Hello(**{**fields, **changed})  # type: ignore[arg-type]
+    fields |= changed
+    fields["earlier"] = ("",) * (fields["boot"] - 1)  # a folder whose boots drew nothing
+    return Hello(**fields)  # type: ignore[arg-type]
 
 
 def test_a_wiped_folder_is_refused_for_good() -> None:

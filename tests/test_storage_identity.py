@@ -7,7 +7,8 @@ import msgpack
 import pytest
 
 from forge_consensus.errors import IdentityError
-from forge_consensus.storage.identity import FORMAT, IDENTITY
+from forge_consensus.storage import identity
+from forge_consensus.storage.identity import DRAWN, FORMAT, IDENTITY
 from forge_consensus.storage.tables import Batch
 from forge_consensus.storage.transaction import put_meta
 from tests.ledger_world import BACKENDS, CONFIGURATION, World
@@ -54,16 +55,33 @@ def test_a_folder_of_another_format_is_refused(world: World) -> None:
         world.crash()
 
 
-def admit(world: World, node: str, incarnation: str, boot: int) -> str:
+def admit(world: World, node: str, folder: str, boot: int, *, draws: str = "abcdefghij") -> str:
+    """Admit a folder whose boots drew these letters, the first boot the first."""
+    life, earlier = f"{folder}.{draws[boot - 1]}", tuple(reversed(draws[: boot - 1]))
     with world.turn():
-        return world.ledger.identity.admit(world.ledger.turn, node, incarnation, boot)
+        return world.ledger.identity.admit(world.ledger.turn, node, life, boot, earlier)
+
+
+def test_a_folder_names_the_draws_of_its_earlier_boots_newest_first(world: World) -> None:
+    draws: list[str] = []
+    for _ in range(5):
+        assert world.ledger.identity.earlier == tuple(reversed(draws))
+        draws.append(world.ledger.identity.life.partition(DRAWN)[2])
+        world.crash()
+
+
+def test_no_more_draws_are_kept_than_are_named_in_a_greeting(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(identity, "EARLIER_KEPT", 2)
+    for _ in range(4):
+        world.crash()
+    assert len(world.ledger.identity.earlier) == 2
 
 
 def test_a_member_is_known_durably_by_its_highest_boot(world: World) -> None:
     assert admit(world, "n2", "folder", 3) == ""
     assert admit(world, "n2", "folder", 5) == ""
     world.crash()
-    assert world.ledger.identity.boots == {"n2": ("folder", 5)}
+    assert world.ledger.identity.boots == {"n2": ("folder.e", 5)}
     commits = world.tables.commits
     assert admit(world, "n2", "folder", 5) == ""
     assert world.tables.commits <= commits + 1  # the first turn of a boot raises the mark of event numbers
@@ -75,14 +93,30 @@ def test_a_wiped_and_a_restored_member_are_refused(world: World) -> None:
     admit(world, "n2", "folder", 3)
     assert "its folder was wiped or exchanged" in admit(world, "n2", "another", 4)
     assert "restored from an older copy" in admit(world, "n2", "folder", 2)
-    assert world.ledger.identity.boots == {"n2": ("folder", 3)}
+    assert world.ledger.identity.boots == {"n2": ("folder.c", 3)}
     world.crash()
-    assert world.ledger.identity.boots == {"n2": ("folder", 3)}
+    assert world.ledger.identity.boots == {"n2": ("folder.c", 3)}
+
+
+def test_a_copy_that_was_started_more_often_than_its_original_is_refused(world: World) -> None:
+    admit(world, "n2", "folder", 3)
+    refused = admit(world, "n2", "folder", 5, draws="abxyz")
+    assert "comes in boot 5, in a life that does not go back to that one" in refused
+    assert "restored from an older copy" in admit(world, "n2", "folder", 3, draws="abx")
+    assert admit(world, "n2", "folder", 5) == ""
+    assert world.ledger.identity.boots == {"n2": ("folder.e", 5)}
+
+
+def test_what_no_folder_remembers_any_more_is_believed(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(identity, "EARLIER_KEPT", 2)
+    admit(world, "n2", "folder", 3)
+    assert admit(world, "n2", "folder", 5, draws="abxyz") != ""
+    assert admit(world, "n2", "folder", 6, draws="abxyzw") == ""
 
 
 def test_a_turn_that_is_taken_back_has_admitted_nobody(world: World) -> None:
     world.ledger.begin(0)
-    world.ledger.identity.admit(world.ledger.turn, "n2", "folder", 3)
+    world.ledger.identity.admit(world.ledger.turn, "n2", "folder", 3, ())
     world.ledger.rollback()
     assert world.ledger.identity.boots == {}
     assert admit(world, "n2", "other-folder", 1) == ""

@@ -99,6 +99,26 @@ def rejoin_with_older_terms(seed: int) -> bool:
         return world.advance(10.0, world.cluster.settled)
 
 
+def copy_is_started_more_often(seed: int) -> bool:
+    """An old copy of a folder takes its place and boots beyond it, alone; returns whether it is refused then."""
+    with undisturbed(seed) as world:
+        name = next(base for base in world.cluster.running() if base is not led_by(world)).name
+        world.crash(name)
+        copy = world.cluster.copy_of(name)
+        world.restart(name)
+        world.advance(2.0)
+        world.partition([name])
+        for _ in range(3):
+            world.crash(name)
+            if not world.cluster.suspect:
+                world.cluster.put_back(name, copy, "an older copy")
+            world.restart(name)
+            world.advance(0.1)
+        world.cluster.network.cut.clear()
+        world.advance(10.0)
+        return "restored from an older copy" in world.cluster.gone.get(name, "")
+
+
 BUGS = (
     Bug(
         "A node whose process was replaced unnoticed is a stranger to its peers, and was never greeted again.",
@@ -174,6 +194,14 @@ BUGS = (
         "Commands outside a session were applied, without being applied at most once.",
         "writing the stories",
         test="test_actors_gateway.py::test_commands_outside_a_session_are_refused",
+    ),
+    Bug(
+        "A copy of a folder that had been started more often than its original was taken for it, its votes forgotten.",
+        "seed 867 of five nodes",
+        mutant=election.a_boot_is_not_asked_which_it_descends_from,
+        story=copy_is_started_more_often,
+        seed=867,
+        changes={"nodes": 5},
     ),
 )
 """Add what you find: the plan's seed as it was printed, and what keeps the bug away from then on."""

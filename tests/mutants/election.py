@@ -8,8 +8,6 @@ from forge_consensus.actors.board import Role
 from forge_consensus.actors.election import ElectionActor
 from forge_consensus.actors.gate import Gate
 from forge_consensus.actors.messages import (
-    AppendEntries,
-    InstallSnapshot,
     RequestVote,
     VoteReply,
 )
@@ -26,7 +24,7 @@ DUELS = Options(election_timeout_max=0.805)
 """Two followers often stand at the same moment."""
 
 
-@mutant()
+@mutant(nodes=5, options=DUELS, kinds=("isolate_leader", "mend", "change_weather", "kill"))
 def a_vote_is_given_twice_in_a_term(patch: Patch) -> None:
     """A node that voted for another votes again in the same term (paper 5.2; every store that loses votes)."""
     grant_vote = Ledger.grant_vote
@@ -63,7 +61,7 @@ def a_vote_is_given_to_an_older_log(patch: Patch) -> None:
     patch.setattr(Ledger, "up_to_date", lambda self, last_index, last_term: True)
 
 
-@mutant(nodes=3, kinds=("isolate_leader", "mend", "kill", "split"))
+@mutant(nodes=3, clients=8, pace=1.0, kinds=("isolate_leader", "mend", "kill"))
 def the_longer_log_wins_whatever_its_term(patch: Patch) -> None:
     """Logs are compared by length alone, not by the term of their last entry first (paper 5.4.1)."""
     patch.setattr(Ledger, "up_to_date", lambda self, last_index, last_term: last_index >= self.log.last)
@@ -159,19 +157,6 @@ def a_vote_outlives_its_term(patch: Patch) -> None:
     patch.setattr(Ledger, "advance", advance)
 
 
-@mutant(nodes=3, kinds=("isolate_leader", "bridge", "mend", "change_weather"))
-def who_speaks_of_an_earlier_term_gets_no_answer(patch: Patch) -> None:
-    """A leader of an earlier term is not told of the later one, so both sides are stuck (PySyncObj)."""
-    is_of_our_term = Gate.is_of_our_term
-
-    def is_ours(self: Gate, message: Any, sender: Any) -> bool:
-        if type(message) in (AppendEntries, InstallSnapshot) and message.term < self.ledger.term:
-            return False
-        return is_of_our_term(self, message, sender)
-
-    patch.setattr(Gate, "is_of_our_term", is_ours)
-
-
 @mutant()
 def a_raised_term_does_not_end_the_role(patch: Patch) -> None:
     """The ledger enters a higher term and the election actor still believes that it leads (hashicorp/raft #695)."""
@@ -205,10 +190,10 @@ def a_wiped_folder_is_taken_for_the_member(patch: Patch) -> None:
     """A node whose folder was emptied is greeted like the one that gave its votes (dragonboat #354, raft-rs #571)."""
     admit = Identity.admit
 
-    def trust(self: Identity, turn: Any, node: str, life: str, boot: int) -> str:
+    def trust(self: Identity, turn: Any, node: str, life: str, boot: int, earlier: tuple[str, ...]) -> str:
         if (known := self.boots.get(node)) is not None and folder_of(known[0]) != folder_of(life):
             del self.boots[node]
-        return admit(self, turn, node, life, boot)
+        return admit(self, turn, node, life, boot, earlier)
 
     patch.setattr(Identity, "admit", trust)
 
@@ -218,12 +203,23 @@ def a_stale_boot_is_accepted(patch: Patch) -> None:
     """A folder that was put back from an older copy is taken for the one that acknowledged since."""
     admit = Identity.admit
 
-    def trust(self: Identity, turn: Any, node: str, life: str, boot: int) -> str:
+    def trust(self: Identity, turn: Any, node: str, life: str, boot: int, earlier: tuple[str, ...]) -> str:
         if (known := self.boots.get(node)) is not None and folder_of(known[0]) == folder_of(life):
             del self.boots[node]
-        return admit(self, turn, node, life, boot)
+        return admit(self, turn, node, life, boot, earlier)
 
     patch.setattr(Identity, "admit", trust)
+
+
+def a_boot_is_not_asked_which_it_descends_from(patch: Patch) -> None:
+    """Boots are only counted, so a copy that was started more often than its original is taken for it."""
+    admit = Identity.admit
+
+    def count(self: Identity, turn: Any, node: str, life: str, boot: int, earlier: tuple[str, ...]) -> str:
+        draw = self.boots.get(node, ("", 0))[0].partition(DRAWN)[2]
+        return admit(self, turn, node, life, boot, (draw,) * boot)
+
+    patch.setattr(Identity, "admit", count)
 
 
 def folder_of(life: str) -> str:

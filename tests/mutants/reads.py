@@ -95,7 +95,7 @@ def a_lease_stands_still_with_its_process(patch: Patch) -> None:
     patch.setattr(Leading, "lease_holds", holds)
 
 
-@mutant(**LEASES)
+@mutant(nodes=3, lease_reads=True, pace=1.0, kinds=("stun_leader", "mend", "change_weather"))
 def a_lease_counts_from_the_answer(patch: Patch) -> None:
     """A lease begins when a follower's answer arrives, not when it was asked (the consul note on leases)."""
     answered = Leading.answered

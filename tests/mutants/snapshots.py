@@ -106,7 +106,7 @@ def the_sweep_takes_what_is_being_installed(patch: Patch) -> None:
     patch.setattr(Snapshots, "sweep", blind)
 
 
-@mutant(nodes=3, kinds=("flip_file", "isolate", "mend", "snapshot"))
+@mutant(nodes=3, limits=OFTEN, kinds=("flip_file", "isolate", "isolate_leader", "mend"))
 def a_damaged_snapshot_is_installed(patch: Patch) -> None:
     """Neither the receiver nor the reader compares checksums."""
     finish = SnapshotReceiver.finish
