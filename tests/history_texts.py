@@ -31,7 +31,7 @@ def parsed_call(line: str) -> Operation:
 def by_hand(text: str) -> Iterator[tuple[str, bool, History]]:
     """Title, answer and calls of each history in a text."""
     text = "".join(line for line in text.splitlines(keepends=True) if not line.startswith("#"))
-    for block in text.strip().split("\n\n"):
+    for block in re.split(r"\n{2,}", text.strip()):
         title, *lines = block.splitlines()
         name, answer = title.rsplit(": ", 1)
         yield name, {"yes": True, "no": False}[answer], History([parsed_call(line) for line in lines])

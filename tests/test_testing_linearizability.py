@@ -23,7 +23,9 @@ from forge_consensus.testing.register import REGISTER
 from tests.history_texts import Text, by_hand, etcd_history, kv_history
 
 HERE = Path(__file__).resolve().parent
-KNOWN = list(by_hand((HERE / "histories" / "by_hand.txt").read_text(encoding="utf-8")))
+KNOWN, PUBLISHED = (
+    list(by_hand((HERE / "histories" / name).read_text(encoding="utf-8"))) for name in ("by_hand.txt", "published.txt")
+)
 PUBLIC = Path(os.environ.get("FORGE_HISTORIES", "/nowhere"))
 PUBLIC_GOOD = {2, 5, 7, 18, 25, 31, 38, 45, 48, 49, 51, 53, 56, 67, 75, 76, 80, 87, 92, 98, 100, 101, 102}
 """Which of the 103 histories of etcd are linearizable; number 95 is empty and left out."""
@@ -38,6 +40,19 @@ needs_public = pytest.mark.skipif(
 def test_a_history_written_by_hand_gets_its_answer(linearizable: bool, history: list[Operation]) -> None:
     verdict = check(history)
     assert verdict.linearizable is linearizable, verdict.text
+
+
+@pytest.mark.parametrize(
+    ("linearizable", "history"), [case[1:] for case in PUBLISHED], ids=[case[0].split(" - ")[0] for case in PUBLISHED]
+)
+def test_a_published_history_gets_the_published_answer(linearizable: bool, history: list[Operation]) -> None:
+    verdict = check(history)
+    assert verdict.linearizable is linearizable, verdict.text
+
+
+def test_the_published_histories_have_both_answers() -> None:
+    answers = [case[1] for case in PUBLISHED]
+    assert (answers.count(True), answers.count(False)) == (4, 9)
 
 
 @needs_public
