@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+from typing import Any
 
 import pytest
 
@@ -95,8 +96,8 @@ def test_a_frame_of_an_unknown_or_earlier_boot_is_answered_with_a_greeting() -> 
     assert node.ledger.term == 0
 
 
-def greeting(node: OneNode, **changed: object) -> Hello:
-    fields = {
+def greeting(node: OneNode, **changed: Any) -> Hello:
+    fields: dict[str, Any] = {
         "incarnation": "folder-n2",
         "boot": 1,
         "address": "x:1",
@@ -105,7 +106,7 @@ def greeting(node: OneNode, **changed: object) -> Hello:
     }
     fields |= changed
     fields["earlier"] = ("",) * (fields["boot"] - 1)  # a folder whose boots drew nothing
-    return Hello(**fields)  # type: ignore[arg-type]
+    return Hello(**fields)
 
 
 def test_a_wiped_folder_is_refused_for_good() -> None:
