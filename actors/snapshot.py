@@ -120,8 +120,9 @@ class SnapshotActor(ConsensusActor):
         )
         self.publish(completed)
         self.next_turn(CompactLog())
-        for sending in self.sendings.values():
-            if sending.info is None:
+        for sending in list(self.sendings.values()):
+            # A file of the same index has the same name: what follows of it does not fit what was sent of the other.
+            if sending.info is None or sending.info.path == info.path:
                 self.begin_sending(sending)
 
     def saving_failed(self, error: str) -> None:
