@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from forge_consensus.actors.messages import InstallSnapshot
 from forge_consensus.actors.notices import SnapshotSent
+from forge_consensus.errors import SnapshotFailedError
 from forge_consensus.storage.snapshot_file import SnapshotInfo, read_at
 
 
@@ -28,10 +29,12 @@ class Sending:
         self.sent_at = now
 
     def chunk(self, size_max: int) -> InstallSnapshot:
-        """The next chunk. Raises `SnapshotFailedError` when the file is gone."""
+        """The next chunk. Raises `SnapshotFailedError` when the file is gone, or ends before its end."""
         info = self.info
         assert info is not None, "there is a snapshot to send"
         data = read_at(info.path, self.offset, size_max)
+        if not data and self.offset < info.size_bytes:  # the follower would ask for the same at once, for ever
+            raise SnapshotFailedError(f"{info.path} has {self.offset} bytes instead of {info.size_bytes}")
         return InstallSnapshot(self.term, info.index, info.term, self.offset, info.size_bytes, data)
 
     def wanted(self, offset: int, sent_ns: int) -> bool:

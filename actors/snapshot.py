@@ -120,8 +120,9 @@ class SnapshotActor(ConsensusActor):
         )
         self.publish(completed)
         self.next_turn(CompactLog())
-        for sending in self.sendings.values():
-            if sending.info is None:
+        for sending in list(self.sendings.values()):
+            # A file of the same index has the same name: what follows of it does not fit what was sent of the other.
+            if sending.info is None or sending.info.path == info.path:
                 self.begin_sending(sending)
 
     def saving_failed(self, error: str) -> None:
@@ -224,15 +225,21 @@ class SnapshotActor(ConsensusActor):
         self.offload(lambda: verify(info.path), lambda _, error: SnapshotChecked(info, error))
 
     def receiveMsg_SnapshotChecked(self, message: SnapshotChecked, sender: Any) -> None:
-        """A damaged file is sent no more; our state is whole, so a new one is taken of it."""
-        if not message.error or self.snapshots.newest is not message.info:
+        """A damaged file is sent no more, whether or not a newer one was taken since; our state is whole.
+
+        A sending keeps its file while newer ones are taken, so it may well be in vain with one that is not the newest.
+        """
+        damaged = message.info
+        stuck = [sending for sending in self.sendings.values() if sending.info is damaged]
+        newest = self.snapshots.newest is damaged
+        if not message.error or not (stuck or newest):
             return
         self.context.refuse("a damaged snapshot", message.error)
-        self.snapshots.newest = None
-        for sending in self.sendings.values():
-            if sending.info is message.info:
-                sending.info = None
-        self.receiveMsg_TakeSnapshot(TakeSnapshot(), sender)
+        if newest:
+            self.snapshots.newest = None
+            self.receiveMsg_TakeSnapshot(TakeSnapshot(), sender)
+        for sending in stuck:
+            self.begin_sending(sending)
 
     def receiveMsg_LeaderChanged(self, message: LeaderChanged, sender: Any) -> None:
         """What another leader was sending is worthless: its file may differ in bytes."""

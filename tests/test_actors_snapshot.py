@@ -10,6 +10,7 @@ from forge_consensus.actors.messages import (
     InstallSnapshot,
     SnapshotReply,
 )
+from forge_consensus.actors.notices import TakeSnapshot
 from forge_consensus.actors.options import Options
 from forge_consensus.events.types import (
     LogCompacted,
@@ -192,17 +193,26 @@ def test_a_half_received_snapshot_is_dropped_when_the_actors_are_rebuilt() -> No
     assert not list(node.folder.iterdir())
 
 
+def damage(path: Path) -> None:
+    """Flip a bit in the middle: the length, the header's place and the end still fit, only reading it all shows it."""
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(bytes(data))
+
+
+def refuse_whole(node: OneNode) -> None:
+    """The follower n3 has the whole file that it is being sent, and does not take it."""
+    chunk = node.last(InstallSnapshot)
+    for offset in (chunk.size, 0):
+        node.answer("n3", "snapshot", SnapshotReply(node.ledger.term, chunk.index, offset, False))
+    node.run_jobs()
+
+
 def test_a_leader_whose_snapshot_file_is_damaged_takes_another() -> None:
     node = behind()
-    path = snapshot_of(node)[0]
-    data = bytearray(path.read_bytes())
-    data[len(data) // 2] ^= 1  # the length, the header's place and the end still fit: only reading it all shows it
-    path.write_bytes(bytes(data))
+    damage(snapshot_of(node)[0])
     node.answer("n3", "replication", AppendReply(node.ledger.term, False, 1, 0, 0))
-    size = node.last(InstallSnapshot).size
-    node.answer("n3", "snapshot", SnapshotReply(node.ledger.term, 40, size, False))
-    node.answer("n3", "snapshot", SnapshotReply(node.ledger.term, 40, 0, False))  # the follower did not take it
-    node.run_jobs()
+    refuse_whole(node)
     node.sent.clear()
     for _ in range(15):
         node.wait(0.1)
@@ -210,4 +220,62 @@ def test_a_leader_whose_snapshot_file_is_damaged_takes_another() -> None:
         node.answer("n2", "replication", AppendReply(node.ledger.term, True, node.ledger.log.last, 0, 0))
     verify(snapshot_of(node)[0])
     assert node.last(InstallSnapshot).offset == 0
+    assert node.engine.generation == 0
+
+
+def test_a_damaged_file_is_sent_no_more_when_a_newer_one_was_taken_meanwhile() -> None:
+    node = behind()
+    damage(snapshot_of(node)[0])
+    node.answer("n3", "replication", AppendReply(node.ledger.term, False, 1, 0, 0))
+    assert node.last(InstallSnapshot).index == 40
+    node.answer("n2", "replication", AppendReply(node.ledger.term, True, node.ledger.log.last, 0, 0))
+    node.turn(notices=[("snapshot", TakeSnapshot())])
+    node.run_jobs()
+    path, index, _ = snapshot_of(node)
+    verify(path)
+    assert index == node.ledger.log.last > 40
+    assert node.last(InstallSnapshot).index == 40  # a sending goes on with what it began with
+    refuse_whole(node)
+    assert (node.last(InstallSnapshot).index, node.last(InstallSnapshot).offset) == (index, 0)
+    assert snapshot_of(node)[1] == index
+    assert node.engine.board.refused["a damaged snapshot"] == 1
+
+
+def test_a_file_that_was_cut_short_is_not_asked_for_its_end_again_and_again() -> None:
+    node = behind()
+    path = snapshot_of(node)[0]
+    path.write_bytes(path.read_bytes()[:70])
+    node.answer("n3", "replication", AppendReply(node.ledger.term, False, 1, 0, 0))
+    for offset in (64, 70):
+        node.answer("n3", "snapshot", SnapshotReply(node.ledger.term, 40, offset, False))
+    assert [message.offset for _, message in node.messages(InstallSnapshot)] == [0, 64]
+    assert node.engine.opened.snapshots.newest is None
+
+
+def test_a_sending_begins_again_when_its_file_is_replaced_by_another_of_the_same_index() -> None:
+    node = behind()
+    node.turn(notices=[("snapshot", TakeSnapshot())])
+    node.run_jobs()
+    path, index, _ = snapshot_of(node)
+    node.answer("n3", "replication", AppendReply(node.ledger.term, False, 1, 0, 0))
+    node.answer("n3", "snapshot", SnapshotReply(node.ledger.term, index, 64, False))
+    node.turn(notices=[("snapshot", TakeSnapshot())])  # nothing was applied since
+    node.run_jobs()
+    assert snapshot_of(node)[0] == path
+    assert [message.offset for _, message in node.messages(InstallSnapshot)] == [0, 64, 0]
+
+
+def test_a_snapshot_that_is_ready_when_the_leadership_ends_is_sent_to_nobody() -> None:
+    node = behind()
+    snapshot_of(node)[0].unlink()
+    node.answer("n3", "replication", AppendReply(node.ledger.term, False, 1, 0, 0))
+    for _ in range(15):
+        node.wait(0.1)
+        node.answer("n2", "replication", AppendReply(node.ledger.term, True, node.ledger.log.last, 0, 0))
+    job, done = node.jobs.pop()
+    done(job(), "")
+    node.sent.clear()
+    node.request("n2", "replication", AppendEntries(node.ledger.term + 1, 40, 1, 40, 0, ()))
+    assert node.ledger.leading is None
+    assert not node.messages(InstallSnapshot)
     assert node.engine.generation == 0

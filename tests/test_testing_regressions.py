@@ -15,6 +15,7 @@ from forge_consensus.actors.codec import Frame, encode
 from forge_consensus.actors.messages import OpenSession
 from forge_consensus.actors.simulated import SimulatedBase
 from forge_consensus.actors.simulated_network import Connection
+from forge_consensus.events.types import ConsensusEvent, SnapshotFailed
 from forge_consensus.storage.limits import Limits
 from forge_consensus.testing.plan import Plan
 from forge_consensus.testing.simulation import Simulation
@@ -119,6 +120,26 @@ def copy_is_started_more_often(seed: int) -> bool:
         return "restored from an older copy" in world.cluster.gone.get(name, "")
 
 
+def overtake_a_damaged_snapshot(seed: int) -> bool:
+    """A snapshot that a follower needs is damaged where it lies, and while it is sent in vain a newer one is taken."""
+    limits = Limits(snapshot_entries=20, snapshot_seconds_min=0.1, trailing_entries=0)
+    with undisturbed(seed, limits) as world:
+        refused: list[ConsensusEvent] = []
+        world.subscribe(SnapshotFailed, refused.append)
+        leader = led_by(world)
+        behind = next(base for base in world.cluster.running() if base is not leader)
+        world.partition([behind.name])
+        open_sessions(world, leader, 30)
+        assert world.advance(4.0, lambda: leader.engine.ledger.log.base_index > behind.engine.ledger.log.last)
+        damaged = leader.engine.opened.snapshots.newest
+        assert damaged is not None
+        world.cluster.flip_file(leader.name, damaged.path.name, damaged.size_bytes // 2, 0)
+        world.cluster.network.cut.clear()
+        assert world.advance(4.0, lambda: bool(refused))
+        open_sessions(world, leader, 30)
+        return world.advance(10.0, world.cluster.settled)
+
+
 BUGS = (
     Bug(
         "A node whose process was replaced unnoticed is a stranger to its peers, and was never greeted again.",
@@ -176,6 +197,21 @@ BUGS = (
         "seed 49 of the campaign with flipped bytes",
         test="test_actors_snapshot.py::test_a_leader_whose_snapshot_file_is_damaged_takes_another",
         seed=49,
+    ),
+    Bug(
+        "A leader went on sending a damaged snapshot, for ever, if it had taken a newer one by the time it knew.",
+        "seed 631 of the campaign with five nodes",
+        mutant=snapshots.a_damaged_snapshot_is_sent_on_when_there_is_a_newer_one,
+        story=overtake_a_damaged_snapshot,
+        seed=631,
+        changes={"nodes": 5},
+    ),
+    Bug(
+        "The same, with two followers that wait for the file and a machine of the user's.",
+        "seed 20056 of the campaign with five nodes",
+        test="test_actors_snapshot.py::test_a_damaged_file_is_sent_no_more_when_a_newer_one_was_taken_meanwhile",
+        seed=20056,
+        changes={"nodes": 5},
     ),
     Bug(
         "A crash between a snapshot's name and the folder's flush: the log could begin behind a file that was gone.",

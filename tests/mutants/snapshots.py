@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from forge_consensus.actors.messages import SnapshotReply
-from forge_consensus.actors.notices import SnapshotReceived
+from forge_consensus.actors.notices import SnapshotChecked, SnapshotReceived
 from forge_consensus.actors.snapshot import SnapshotActor
 from forge_consensus.storage import applying, kv, snapshots
 from forge_consensus.storage.applying import Point
@@ -134,3 +134,19 @@ def a_snapshot_loses_the_time(patch: Patch) -> None:
         return Point(point.index, point.term, 0, point.configuration), sessions
 
     patch.setattr(snapshots, "point_of", timeless)
+
+
+# --- bugs that simulations found, put back in -------------------------------------------------------------------------
+
+
+def a_damaged_snapshot_is_sent_on_when_there_is_a_newer_one(patch: Patch) -> None:
+    """What was learned of a file's damage was of no consequence unless the file was still the newest."""
+
+    def make(receive: Callable[..., None]) -> Callable[..., None]:
+        def heedless(self: SnapshotActor, message: SnapshotChecked, sender: Any) -> None:
+            if self.snapshots.newest is message.info:
+                receive(self, message, sender)
+
+        return heedless
+
+    patch.handler(SnapshotActor, SnapshotChecked, make)
