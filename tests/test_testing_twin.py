@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -61,6 +65,30 @@ def test_a_result_that_is_an_error_is_compared_as_well() -> None:
 def test_a_twin_that_cannot_be_made_says_how_to_do_without() -> None:
     with pytest.raises(OperationFailedError, match="twin=False"):
         compare_with_twin(Broken, [], [])
+
+
+UNGUARDED = """
+from forge_consensus.testing import Simulation
+from tests.test_testing_twin import CountingMachine
+
+class Mine(CountingMachine):
+    pass
+
+with Simulation(nodes=1, seed=2, seconds=0.5, state_machine=Mine, faults=False) as simulation:
+    simulation.run()
+"""
+
+
+def test_a_script_that_simulates_when_it_is_imported_is_told_and_makes_no_twins_of_twins(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(UNGUARDED)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    done = subprocess.run(
+        [sys.executable, script], env=environment, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 1
+    assert 'put it below `if __name__ == "__main__":`' in done.stderr
+    assert "with twin=False there is none" in done.stderr
 
 
 def test_what_another_process_cannot_make_has_no_twin() -> None:

@@ -26,7 +26,7 @@ from forge_consensus.testing.message_table import MessageTable
 from forge_consensus.testing.plan import Plan
 from forge_consensus.testing.plan_text import reproduction
 from forge_consensus.testing.simulated_client import SimulatedClient
-from forge_consensus.testing.twin import compare_with_twin, importable
+from forge_consensus.testing.twin import compare_with_twin, importable, refuse_in_twin
 from forge_consensus.testing.violations import demand
 from forge_consensus.testing.workload import CountingWorkload, KeyValueWorkload, Workload
 
@@ -80,6 +80,7 @@ class Simulation:
         Raises `InvalidConfigError` for what makes no sense.
 
         """
+        refuse_in_twin()
         changes: dict[str, Any] = {"nodes": nodes, "seconds": seconds}
         if isinstance(faults, bool):
             changes["faults"] = faults

@@ -18,7 +18,7 @@ from typing import Any, BinaryIO
 
 import msgpack
 
-from forge_consensus.errors import OperationFailedError
+from forge_consensus.errors import InvalidConfigError, OperationFailedError
 from forge_consensus.storage.machine import Command, Entry, Machine
 from forge_consensus.testing.machines import ADVICE, result_of
 from forge_consensus.testing.violations import ViolationError
@@ -26,6 +26,8 @@ from forge_consensus.testing.violations import ViolationError
 SECONDS_MAX = 60.0
 HASH_SEEDS = ("4057", "8114")
 """The twin's seed is one that this process does not have."""
+IN_TWIN = "FORGE_CONSENSUS_TWIN"
+"""The variable that says so, in a twin's environment."""
 
 
 def importable(machine: Callable[[], Machine]) -> bool:
@@ -48,6 +50,7 @@ def compare_with_twin(machine: Callable[[], Machine], entries: Sequence[Entry], 
     file = str(getattr(sys.modules[module], "__file__", ""))
     hash_seed = HASH_SEEDS[os.environ.get("PYTHONHASHSEED") == HASH_SEEDS[0]]
     environment = {**os.environ, "PYTHONHASHSEED": hash_seed, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    environment[IN_TWIN] = "1"
     rows = [(entry.index, entry.term, entry.time_ms, entry.command.encode()) for entry in entries]
     try:
         done = subprocess.run(
@@ -71,6 +74,18 @@ def compare_with_twin(machine: Callable[[], Machine], entries: Sequence[Entry], 
                 f"I5: entry {entry.index}, {command.type!r} {command.payload}, was applied with two results by "
                 f"{machine.__qualname__}: here {here}; in a process with another hash seed {there}. {ADVICE}"
             )
+
+
+def refuse_in_twin() -> None:
+    """A script that simulates whenever it is imported would make a twin of the twin, and so on, for ever.
+
+    Raises `InvalidConfigError` in a twin.
+    """
+    if IN_TWIN in os.environ:
+        raise InvalidConfigError(
+            "a simulation begins where its machine is imported, so that its twin, another process, would begin it too: "
+            'put it below `if __name__ == "__main__":`'
+        )
 
 
 def machine_of(name: str, file: str) -> Machine:
