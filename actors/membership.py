@@ -144,11 +144,17 @@ class MembershipActor(ConsensusActor):
     def refused(self, node: str, message: HelloReply) -> None:
         """A peer refused us. Raises `IdentityError`, which ends the node, where going on could do harm.
 
-        Who is not the member that the others knew must not run at all. Who was started with another list or in
+        Who is not the member that the others knew must not run at all, unless it is the other that is not who it was:
+        one node with a folder of an earlier cluster would end all others. Who was started with another list or in
         another cluster stops if it never was part of one; a node in good standing lets the newcomer stop.
         """
         text = f"{node} refused this node: {message.detail}"
-        if message.reason == "identity" or self.ledger.commit_index <= 1:
+        if message.reason == "identity":
+            stranger = self.admit(node, message)
+            if not stranger:
+                raise IdentityError(text)
+            self.context.refuse("greeting refused: identity", stranger)
+        elif self.ledger.commit_index <= 1:
             raise IdentityError(text)
         logger.error("{}", text)
         self.wait(node, REGREET_SECONDS)

@@ -23,7 +23,7 @@ class Hello:
     configuration_hash: str
     configuration: str
     """The initial configuration as text, for the error that shows both."""
-    earlier: tuple[str, ...] = ()
+    earlier: str = ""
     """The draws of the boots before this one, newest first: from which life of the folder this one descends."""
 
 
@@ -35,7 +35,7 @@ class HelloReply:
     boot: int
     reason: str
     detail: str
-    earlier: tuple[str, ...] = ()
+    earlier: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,8 +18,11 @@ FORMAT = 2
 
 DRAWN = "."
 DRAW_CHARS = 8
-EARLIER_KEPT = 128
-"""So many boots back a folder can say which it descends from; whoever met it last before that takes its word."""
+EARLIER_KEPT = 16_384
+"""So many boots back a folder can say which it descends from; whom its peer met last before that is refused.
+
+A node that fails at once and is started again every minute, while a peer that knew it is away, has eleven days.
+"""
 
 
 class Identity:
@@ -28,9 +31,10 @@ class Identity:
     The incarnation is random and made with the folder, the boot a counter raised durably before the first frame of
     a process. A life is the incarnation with a number drawn at the boot: a copy of the folder that is one boot old
     counts to the same boot again, and the draw tells the two apart. The folder keeps the draws of its earlier boots,
-    newest first, and names them in its greeting: so a copy gives itself away also if it has been started more often
-    than the folder whose place it took. `boots` keeps the life and highest boot seen of every member, durably: a
-    wiped or restored folder has forgotten votes that it gave, so it must not be taken for the member that gave them.
+    one behind the other, newest first, and names them in its greeting: so a copy gives itself away also if it has
+    been started more often than the folder whose place it took. `boots` keeps the life and highest boot seen of every
+    member, durably: a wiped or restored folder has forgotten votes that it gave, so it must not be taken for the
+    member that gave them.
     """
 
     def __init__(self, tables: Tables, node_id: str, cluster_id: str) -> None:
@@ -40,7 +44,7 @@ class Identity:
         self.incarnation = ""
         self.life = ""
         self.boot = 0
-        self.earlier: tuple[str, ...] = ()
+        self.earlier = ""
         self.boots: dict[str, tuple[str, int]] = {}
 
     def open(self, new_incarnation: Callable[[], str], batch: Batch) -> bool:
@@ -59,8 +63,8 @@ class Identity:
                     f"the folder has format {row[0]} and this program reads {FORMAT}: start it with the program that "
                     "wrote it"
                 )
-            _, node_id, cluster_id, self.incarnation, boot, draws = row
-            self.boot, self.earlier = boot + 1, tuple(draws)
+            _, node_id, cluster_id, self.incarnation, boot, self.earlier = row
+            self.boot = boot + 1
             if (node_id, cluster_id) != (self.node_id, self.cluster_id):
                 raise IdentityError(
                     f"the folder belongs to node {node_id!r} of cluster {cluster_id!r}, not to node "
@@ -68,7 +72,7 @@ class Identity:
                 )
         draw = new_incarnation()[:DRAW_CHARS]
         self.life = f"{self.incarnation}{DRAWN}{draw}"
-        draws = (draw, *self.earlier)[:EARLIER_KEPT]
+        draws = (draw + self.earlier)[: EARLIER_KEPT * DRAW_CHARS]
         begun = (FORMAT, self.node_id, self.cluster_id, self.incarnation, self.boot, draws)
         put_meta(batch, IDENTITY, cast("bytes", msgpack.packb(begun)))
         self.reload()
@@ -80,7 +84,7 @@ class Identity:
         rows = msgpack.unpackb(stored) if stored else {}
         self.boots = {node: (life, boot) for node, (life, boot) in rows.items()}
 
-    def admit(self, turn: Transaction, node: str, life: str, boot: int, earlier: tuple[str, ...]) -> str:
+    def admit(self, turn: Transaction, node: str, life: str, boot: int, earlier: str) -> str:
         """Take note of a member's boot; returns "" or the reason why it cannot be the member that was known.
 
         `earlier` are the draws of the boots before it, newest first, as its folder has them.
@@ -97,7 +101,7 @@ class Identity:
                     "node join under a new id"
                 )
             back = boot - known[1]
-            if back <= 0 or (back <= EARLIER_KEPT and draw not in earlier[back - 1 : back]):
+            if back <= 0 or earlier[(back - 1) * DRAW_CHARS : back * DRAW_CHARS] != draw:
                 return (
                     f"node {node} was known in boot {known[1]} and now comes in boot {boot}, in a life that does not "
                     "go back to that one: its folder was restored from an older copy, which has forgotten what it "

@@ -104,9 +104,7 @@ def greeting(node: OneNode, **changed: Any) -> Hello:
         "configuration_hash": node.configuration.digest,
         "configuration": node.configuration.text,
     }
-    fields |= changed
-    fields["earlier"] = ("",) * (fields["boot"] - 1)  # a folder whose boots drew nothing
-    return Hello(**fields)
+    return Hello(**{**fields, **changed})
 
 
 def test_a_wiped_folder_is_refused_for_good() -> None:
@@ -147,6 +145,16 @@ def test_a_node_that_the_others_do_not_recognise_stops() -> None:
     node = OneNode()
     with pytest.raises(IdentityError, match="refused this node"):
         node.answer("n2", "membership", HelloReply("folder-n2", 1, "identity", "wiped"))
+
+
+def test_a_node_is_not_ended_by_one_that_is_itself_not_who_it_was() -> None:
+    node = OneNode()
+    other = "another-folder"
+    node.answer("n2", "membership", HelloReply(other, 9, "identity", "wiped"), incarnation=other, boot=9)
+    assert node.engine.board.refused["greeting refused: identity"] == 1
+    node.sent.clear()
+    node.wait(6.0)
+    assert "n2" in [to for to, _ in node.messages(Hello)]
 
 
 def test_a_node_in_good_standing_lets_the_newcomer_stop() -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from forge_consensus.errors import IdentityError
 from forge_consensus.storage import identity
-from forge_consensus.storage.identity import DRAWN, FORMAT, IDENTITY
+from forge_consensus.storage.identity import DRAW_CHARS, DRAWN, FORMAT, IDENTITY
 from forge_consensus.storage.tables import Batch
 from forge_consensus.storage.transaction import put_meta
 from tests.ledger_world import BACKENDS, CONFIGURATION, World
@@ -55,9 +55,10 @@ def test_a_folder_of_another_format_is_refused(world: World) -> None:
         world.crash()
 
 
-def admit(world: World, node: str, folder: str, boot: int, *, draws: str = "abcdefghij") -> str:
+def admit(world: World, node: str, folder: str, boot: int, *, letters: str = "abcdefghij") -> str:
     """Admit a folder whose boots drew these letters, the first boot the first."""
-    life, earlier = f"{folder}.{draws[boot - 1]}", tuple(reversed(draws[: boot - 1]))
+    draws = [letter * DRAW_CHARS for letter in letters]
+    life, earlier = f"{folder}.{draws[boot - 1]}", "".join(reversed(draws[: boot - 1]))
     with world.turn():
         return world.ledger.identity.admit(world.ledger.turn, node, life, boot, earlier)
 
@@ -65,7 +66,7 @@ def admit(world: World, node: str, folder: str, boot: int, *, draws: str = "abcd
 def test_a_folder_names_the_draws_of_its_earlier_boots_newest_first(world: World) -> None:
     draws: list[str] = []
     for _ in range(5):
-        assert world.ledger.identity.earlier == tuple(reversed(draws))
+        assert world.ledger.identity.earlier == "".join(reversed(draws))
         draws.append(world.ledger.identity.life.partition(DRAWN)[2])
         world.crash()
 
@@ -74,14 +75,14 @@ def test_no_more_draws_are_kept_than_are_named_in_a_greeting(world: World, monke
     monkeypatch.setattr(identity, "EARLIER_KEPT", 2)
     for _ in range(4):
         world.crash()
-    assert len(world.ledger.identity.earlier) == 2
+    assert len(world.ledger.identity.earlier) == 2 * DRAW_CHARS
 
 
 def test_a_member_is_known_durably_by_its_highest_boot(world: World) -> None:
     assert admit(world, "n2", "folder", 3) == ""
     assert admit(world, "n2", "folder", 5) == ""
     world.crash()
-    assert world.ledger.identity.boots == {"n2": ("folder.e", 5)}
+    assert world.ledger.identity.boots == {"n2": ("folder.eeeeeeee", 5)}
     commits = world.tables.commits
     assert admit(world, "n2", "folder", 5) == ""
     assert world.tables.commits <= commits + 1  # the first turn of a boot raises the mark of event numbers
@@ -93,30 +94,38 @@ def test_a_wiped_and_a_restored_member_are_refused(world: World) -> None:
     admit(world, "n2", "folder", 3)
     assert "its folder was wiped or exchanged" in admit(world, "n2", "another", 4)
     assert "restored from an older copy" in admit(world, "n2", "folder", 2)
-    assert world.ledger.identity.boots == {"n2": ("folder.c", 3)}
+    assert world.ledger.identity.boots == {"n2": ("folder.cccccccc", 3)}
     world.crash()
-    assert world.ledger.identity.boots == {"n2": ("folder.c", 3)}
+    assert world.ledger.identity.boots == {"n2": ("folder.cccccccc", 3)}
 
 
 def test_a_copy_that_was_started_more_often_than_its_original_is_refused(world: World) -> None:
     admit(world, "n2", "folder", 3)
-    refused = admit(world, "n2", "folder", 5, draws="abxyz")
+    refused = admit(world, "n2", "folder", 5, letters="abxyz")
     assert "comes in boot 5, in a life that does not go back to that one" in refused
-    assert "restored from an older copy" in admit(world, "n2", "folder", 3, draws="abx")
+    assert "restored from an older copy" in admit(world, "n2", "folder", 3, letters="abx")
     assert admit(world, "n2", "folder", 5) == ""
-    assert world.ledger.identity.boots == {"n2": ("folder.e", 5)}
+    assert world.ledger.identity.boots == {"n2": ("folder.eeeeeeee", 5)}
 
 
-def test_what_no_folder_remembers_any_more_is_believed(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(identity, "EARLIER_KEPT", 2)
+def test_a_copy_does_not_come_in_by_being_started_again_and_again(world: World) -> None:
+    admit(world, "n2", "folder", 2, letters="ab")
+    for boot in range(3, 300):
+        assert admit(world, "n2", "folder", boot, letters="a" + "x" * boot) != ""
+    assert admit(world, "n2", "folder", 300, letters="ab" + "y" * 298) == ""
+
+
+def test_a_boot_from_before_all_that_a_folder_remembers_is_refused(world: World) -> None:
     admit(world, "n2", "folder", 3)
-    assert admit(world, "n2", "folder", 5, draws="abxyz") != ""
-    assert admit(world, "n2", "folder", 6, draws="abxyzw") == ""
+    life, known = "folder.ffffffff", "e" * DRAW_CHARS + "d" * DRAW_CHARS
+    with world.turn():
+        assert world.ledger.identity.admit(world.ledger.turn, "n2", life, 6, known) != ""
+        assert world.ledger.identity.admit(world.ledger.turn, "n2", life, 6, known + "c" * DRAW_CHARS) == ""
 
 
 def test_a_turn_that_is_taken_back_has_admitted_nobody(world: World) -> None:
     world.ledger.begin(0)
-    world.ledger.identity.admit(world.ledger.turn, "n2", "folder", 3, ())
+    world.ledger.identity.admit(world.ledger.turn, "n2", "folder", 3, "")
     world.ledger.rollback()
     assert world.ledger.identity.boots == {}
     assert admit(world, "n2", "other-folder", 1) == ""

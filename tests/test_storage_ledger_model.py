@@ -198,7 +198,7 @@ class Model:
 
     def do_admit(self, a: int, b: int) -> None:
         node, known = f"n{2 + a % 3}", self.now.boots.get(f"n{2 + a % 3}")
-        refused = self.world.ledger.identity.admit(self.world.ledger.turn, node, f"f{a % 2}", b, ("",) * b)
+        refused = self.world.ledger.identity.admit(self.world.ledger.turn, node, f"f{a % 2}", b, "")
         assert bool(refused) is bool(known and (known[0] != f"f{a % 2}" or known[1] > b))
         if not refused:
             self.now.boots[node] = (f"f{a % 2}", b)

@@ -160,7 +160,7 @@ def test_damage_of_any_of_the_ledgers_own_records_is_found_at_the_start(world: W
     world.snapshot()
     world.compact()
     with world.turn():
-        world.ledger.identity.admit(world.ledger.turn, "n2", "folder", 1, ())
+        world.ledger.identity.admit(world.ledger.turn, "n2", "folder", 1, "")
     damage(world, META, key)
     refuses(world, CorruptionError, "fails its checksum")
 

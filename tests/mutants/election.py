@@ -190,7 +190,7 @@ def a_wiped_folder_is_taken_for_the_member(patch: Patch) -> None:
     """A node whose folder was emptied is greeted like the one that gave its votes (dragonboat #354, raft-rs #571)."""
     admit = Identity.admit
 
-    def trust(self: Identity, turn: Any, node: str, life: str, boot: int, earlier: tuple[str, ...]) -> str:
+    def trust(self: Identity, turn: Any, node: str, life: str, boot: int, earlier: str) -> str:
         if (known := self.boots.get(node)) is not None and folder_of(known[0]) != folder_of(life):
             del self.boots[node]
         return admit(self, turn, node, life, boot, earlier)
@@ -203,7 +203,7 @@ def a_stale_boot_is_accepted(patch: Patch) -> None:
     """A folder that was put back from an older copy is taken for the one that acknowledged since."""
     admit = Identity.admit
 
-    def trust(self: Identity, turn: Any, node: str, life: str, boot: int, earlier: tuple[str, ...]) -> str:
+    def trust(self: Identity, turn: Any, node: str, life: str, boot: int, earlier: str) -> str:
         if (known := self.boots.get(node)) is not None and folder_of(known[0]) == folder_of(life):
             del self.boots[node]
         return admit(self, turn, node, life, boot, earlier)
@@ -215,9 +215,9 @@ def a_boot_is_not_asked_which_it_descends_from(patch: Patch) -> None:
     """Boots are only counted, so a copy that was started more often than its original is taken for it."""
     admit = Identity.admit
 
-    def count(self: Identity, turn: Any, node: str, life: str, boot: int, earlier: tuple[str, ...]) -> str:
+    def count(self: Identity, turn: Any, node: str, life: str, boot: int, earlier: str) -> str:
         draw = self.boots.get(node, ("", 0))[0].partition(DRAWN)[2]
-        return admit(self, turn, node, life, boot, (draw,) * boot)
+        return admit(self, turn, node, life, boot, draw * boot)
 
     patch.setattr(Identity, "admit", count)
 
