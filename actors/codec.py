@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import MISSING, dataclass, fields
+from operator import attrgetter, call
 from typing import Any, cast, get_args, get_origin, get_type_hints
 
 import msgpack
@@ -66,12 +67,7 @@ def check_of(annotation: Any) -> Check:
         each = check_of(args[0])
         return lambda value: type(value) is tuple and all(map(each, value))
     parts = tuple(map(check_of, args))
-    return lambda value: type(value) is tuple and len(value) == len(parts) and all(map(passes, parts, value))
-
-
-def passes(check: Check, value: Any) -> bool:
-    """Whether the value passes the check."""
-    return check(value)
+    return lambda value: type(value) is tuple and len(value) == len(parts) and all(map(call, parts, value))
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +79,8 @@ class Schema:
     names: tuple[str, ...]
     checks: tuple[Check, ...]
     required: int
+    values: Callable[[WireMessage], tuple[Any, ...]]
+    """Returns a message's fields, in order."""
 
 
 def schema_of(tag: int, kind: type[WireMessage]) -> Schema:
@@ -91,7 +89,14 @@ def schema_of(tag: int, kind: type[WireMessage]) -> Schema:
     slots = fields(kind)
     names = tuple(slot.name for slot in slots)
     required = sum(1 for slot in slots if slot.default is MISSING)
-    return Schema(kind, tag, names, tuple(check_of(hints[name]) for name in names), required)
+    return Schema(kind, tag, names, tuple(check_of(hints[name]) for name in names), required, values_of(names))
+
+
+def values_of(names: tuple[str, ...]) -> Callable[[Any], tuple[Any, ...]]:
+    """What returns the attributes of these names; `attrgetter` makes a tuple only of two or more."""
+    if len(names) > 1:
+        return attrgetter(*names)
+    return lambda message: tuple(getattr(message, name) for name in names)
 
 
 SCHEMAS = {tag: schema_of(tag, kind) for tag, kind in WIRE.items()}
@@ -118,7 +123,7 @@ def encode(frame: Frame) -> bytes:
                 frame.request,
                 frame.sent,
                 schema.tag,
-                *[getattr(message, name) for name in schema.names],
+                *schema.values(message),
             )
         ),
     )
@@ -132,7 +137,7 @@ def unpacked(data: bytes | memoryview) -> tuple[Any, ...]:
         raise ProtocolError(f"frame does not decode: {type(error).__name__}") from error
     if type(parts) is not tuple or len(parts) < HEADER_FIELDS + 1:
         raise ProtocolError("frame is not an array with a header")
-    if not all(map(passes, HEADER_CHECKS, parts)):
+    if not all(map(call, HEADER_CHECKS, parts)):
         raise ProtocolError("frame has a malformed header")
     if parts[0] != VERSION:
         raise ProtocolError(f"frame of protocol version {parts[0]}, this node speaks {VERSION}")
@@ -156,9 +161,11 @@ def decode(data: bytes | memoryview, bytes_max: int) -> Frame:
     body = parts[HEADER_FIELDS + 1 : HEADER_FIELDS + 1 + len(schema.names)]
     if len(body) < schema.required:
         raise ProtocolError(f"{schema.kind.__name__} with {len(body)} fields is too short")
-    for name, check, part in zip(schema.names, schema.checks, body, strict=False):
-        if not check(part):
-            raise ProtocolError(f"{schema.kind.__name__}.{name} is malformed")
+    if not all(map(call, schema.checks, body)):
+        bad = next(
+            name for name, check, part in zip(schema.names, schema.checks, body, strict=False) if not check(part)
+        )
+        raise ProtocolError(f"{schema.kind.__name__}.{bad} is malformed")
     make = cast("Callable[..., WireMessage]", schema.kind)
     to, cluster, sender, incarnation, boot, to_boot, request, sent = parts[1:HEADER_FIELDS]
     return Frame(to, cluster, sender, incarnation, boot, to_boot, request, sent, make(*body))

@@ -17,6 +17,7 @@ from typing import Any, Protocol
 from loguru import logger
 
 from forge_consensus.actors.address import Address, LocalAddress, PeerAddress
+from forge_consensus.actors.alarm import Alarm
 from forge_consensus.actors.board import Board
 from forge_consensus.actors.clock import Clock
 from forge_consensus.actors.codec import Frame
@@ -59,25 +60,6 @@ class Wire(Protocol):
         """Run a job elsewhere and bring its result, or its error's text, into a later turn."""
 
 
-class Alarm:
-    """A message to be delivered later."""
-
-    __slots__ = ("at", "message", "number", "to")
-
-    def __init__(self, at: float, number: int, to: Address | None, message: Any) -> None:
-        self.at = at
-        self.number = number
-        self.to = to
-        self.message = message
-
-    def __lt__(self, other: Alarm) -> bool:
-        return (self.at, self.number) < (other.at, other.number)
-
-    def cancel(self) -> None:
-        """It shall not ring."""
-        self.to = None
-
-
 class Engine:
     """One node. All of it belongs to one thread; `stopping` alone may be read from others."""
 
@@ -107,6 +89,7 @@ class Engine:
         self.alarms: list[Alarm] = []
         self.alarm_number = 0
         self.addresses: dict[str, LocalAddress] = {}
+        self.peers: dict[tuple[str, str], PeerAddress] = {}
         self.rooms: dict[str, Room] = {}
         self.unnamed = itertools.count(1)
         self.outbox = Outbox(self)
@@ -143,7 +126,8 @@ class Engine:
         except Exception as fault:
             self.undo(fault)
             return
-        self.outbox.send_early()
+        if self.outbox.requests:
+            self.outbox.send_early()
         began = self.clock.boottime_ns()  # a simulator's disk is slow by its clock
         wrote = self.ledger.commit()
         check_turn(self.ledger)
@@ -154,8 +138,10 @@ class Engine:
         took = (self.clock.boottime_ns() - began) / 1e9
         if took > self.options.election_timeout_min:
             self.next_turn(self.actor("election"), CommitWasSlow(took))
-        self.outbox.send()
-        self.tell_events()
+        if self.outbox.requests or self.outbox.answers:
+            self.outbox.send()
+        if self.events:
+            self.tell_events()
         if report is not None:
             self.finish_report(report, messages, took)
 
@@ -171,12 +157,13 @@ class Engine:
             self.actor(name).deliver(self, message, self.actor(name))
         for data, connection in frames:
             self.gate.take(data, connection)
-        messages = self.run_mailbox()
-        while self.alarms and self.alarms[0].at <= self.clock.now():
-            alarm = heapq.heappop(self.alarms)
+        messages = self.run_mailbox() if self.mailbox else 0
+        alarms = self.alarms
+        while alarms and alarms[0].at <= self.clock.now():
+            alarm = heapq.heappop(alarms)
             if alarm.to is not None:
                 alarm.to.deliver(self, alarm.message, alarm.to)
-        return messages + self.run_mailbox()
+        return messages + self.run_mailbox() if self.mailbox else messages
 
     def run_mailbox(self) -> int:
         """Deliver messages until there are none; returns how many there were."""
@@ -315,7 +302,10 @@ class Engine:
 
     def peer(self, node: str, actor: str) -> PeerAddress:
         """The address of an actor of another node."""
-        return PeerAddress(node, actor)
+        address = self.peers.get((node, actor))
+        if address is None:
+            address = self.peers[node, actor] = PeerAddress(node, actor)
+        return address
 
     def forget_actors(self) -> None:
         """End every actor but the supervisor, with all that was on its way to them."""

@@ -204,8 +204,7 @@ class SimulatedBase:
         if at < self.wake_at:
             self.wake_at = at
             self.wake_number += 1
-            number = self.wake_number
-            timeline.after(at - timeline.now, lambda: self.awake(number))
+            timeline.after(at - timeline.now, self.awake, self.wake_number)
 
     def awake(self, number: int) -> None:
         """The planned moment came, unless an earlier one replaced it, or the process was stopped meanwhile."""
@@ -227,32 +226,31 @@ class SimulatedBase:
 
     def turn(self) -> None:
         """Take one turn and plan the next."""
-        engine, options = self.engine, self.engine.options
+        engine, clock = self.engine, self.clock
         while self.reports:
             self.reports.popleft()()
         notices, self.notices = self.notices, []
         frames: list[tuple[bytes, Any]] = []
-        for inbox in (self.answers_in, self.requests_in):
-            for _ in range(min(len(inbox), options.turn_frames_max)):
-                frames.append(inbox.popleft())
-        self.clock.ahead = 0.0
+        for inbox in filter(None, (self.answers_in, self.requests_in)):
+            frames += [inbox.popleft() for _ in range(min(len(inbox), engine.options.turn_frames_max))]
+        clock.ahead = 0.0
         try:
             engine.turn(frames, notices)
-            self.clock.ahead += 0.00005 + 0.00001 * len(frames)
+            clock.ahead += 0.00005 + 0.00001 * len(frames)
         except BaseException as error:
             self.end(error)
             return
-        took = self.clock.ahead
+        took = clock.ahead
         self.free_at = self.timeline.now + took
-        self.clock.ahead = 0.0
+        clock.ahead = 0.0
         if took > LATE_S:
-            self.clock.lost((took - LATE_S) * self.clock.rate)
+            clock.lost((took - LATE_S) * clock.rate)
         for watcher in self.watchers:
             watcher.turned(self)
         if self.answers_in or self.requests_in or self.reports or self.notices:
             self.wake(0.0)
         else:
-            self.wake(max(WAIT_S_MIN, engine.patience(IDLE_S_MAX) / self.clock.rate))
+            self.wake(max(WAIT_S_MIN, engine.patience(IDLE_S_MAX) / clock.rate))
 
     def end(self, error: BaseException) -> None:
         """The process is no more."""
@@ -272,9 +270,7 @@ class SimulatedBase:
 
     def crash(self, at: CrashAt, after_sends: int = 0, commit: str = "any commit") -> None:
         """End the process at its next such commit, see `COMMITS`, or after so many frames more."""
-        self.crash_at = at
-        self.crash_commit = commit
-        self.sends_left = after_sends
+        self.crash_at, self.crash_commit, self.sends_left = at, commit, after_sends
 
     def end_in_step(self) -> None:
         """End the process within a step that a file takes. Raises `SimulatedCrashError`."""
@@ -334,7 +330,7 @@ class SimulatedBase:
         connection = self.network.links.get((self.name, node))
         if connection is None:
             return False
-        self.later(lambda: self.network.ask(connection, data))
+        self.later(self.network.ask, connection, data)
         return True
 
     def send_answer(self, connection: Any, frame: Frame) -> bool:
@@ -342,19 +338,23 @@ class SimulatedBase:
         self.leaves()
         for watcher in self.watchers:
             watcher.answers(self, connection, frame)
-        data = encode(frame)
-        self.later(lambda: self.network.answer(connection, data))
+        self.later(self.network.answer, connection, encode(frame))
         return True
 
-    def later(self, act: Callable[[], Any]) -> None:
+    def later(self, act: Callable[..., None], *args: Any) -> None:
         """Do it at the moment that the turn has reached: a frame behind a slow commit leaves late.
 
         If the process is killed before that moment, it never leaves; if it ends by itself, the frame had left before.
         """
         if self.clock.ahead:
-            self.timeline.after(self.clock.ahead, lambda: None if self.killed else act())
+            self.timeline.after(self.clock.ahead, self.unless_killed, act, *args)
         else:
-            act()
+            act(*args)
+
+    def unless_killed(self, act: Callable[..., None], *args: Any) -> None:
+        """Do it now, if the process was not killed meanwhile."""
+        if not self.killed:
+            act(*args)
 
     def offload(self, job: Callable[[], Any], done: Callable[[Any, str], None]) -> None:
         """Run the job at some moment, and report it at a later one."""
@@ -369,7 +369,7 @@ class SimulatedBase:
                 return
             except Exception as problem:
                 result, error = None, f"{type(problem).__name__}: {problem}"
-            self.timeline.after(self.chance.uniform(0.0001, 0.05), lambda: report(result, error))
+            self.timeline.after(self.chance.uniform(0.0001, 0.05), report, result, error)
 
         def report(result: Any, error: str) -> None:
             if self.alive:

@@ -254,13 +254,16 @@ class SimulatedCluster:
 
     # --- time --------------------------------------------------------------------------------------------------------
 
-    def run(self, seconds: float, done: Callable[[], bool] = lambda: False) -> bool:
+    def run(self, seconds: float, done: Callable[[], bool] | None = None) -> bool:
         """Let so much virtual time pass, or less if `done` says so; returns what it says.
 
         Raises what a watcher found, and the error of a node that ended without an order.
         """
         end = self.timeline.now + seconds
-        result = self.timeline.run_until(end, lambda: self.failure is not None or done())
+        if done is None:
+            result = self.timeline.run_until(end, lambda: self.failure is not None)
+        else:
+            result = self.timeline.run_until(end, lambda: self.failure is not None or done())
         if self.failure is not None:
             raise self.failure
         return result

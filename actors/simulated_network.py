@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 from collections import deque
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -99,7 +98,7 @@ class Network:
         for other in list(self.live.values()):
             if self.chance.random() >= self.weather.unreported:
                 late = self.chance.uniform(0.001, self.weather.report_s_max)
-                self.timeline.after(late, lambda other=other: self.report(other, node.name))  # type: ignore[misc]
+                self.timeline.after(late, self.report, other, node.name)
 
     def report(self, party: Party, name: str) -> None:
         """A party hears that its connection to a node broke, and tries again."""
@@ -110,7 +109,7 @@ class Network:
 
     def reach(self, party: Party, name: str) -> None:
         """Connect soon, and try until it works; whoever joins meanwhile begins it anew."""
-        self.timeline.after(self.chance.uniform(0.001, 0.1), lambda: self.connect(party, name))
+        self.timeline.after(self.chance.uniform(0.001, 0.1), self.connect, party, name)
 
     def connect(self, party: Party, name: str) -> None:
         """Connect now, if both run and frames get through in both directions."""
@@ -186,21 +185,21 @@ class Network:
     def transmit(self, connection: Connection, data: bytes, forth: bool, *, in_order: bool) -> None:
         """Plan a frame's arrival."""
         weather, timeline = self.weather, self.timeline
-        at = timeline.now + self.chance.uniform(weather.delay_s_min, weather.delay_s_max)
+        least = weather.delay_s_min
+        at = timeline.now + (least + (weather.delay_s_max - least) * self.chance.random())
         if not in_order:
             at += self.chance.uniform(0.0, 4 * weather.delay_s_max)
         elif forth:
             at = connection.forth_at = max(at, connection.forth_at)
         else:
             at = connection.back_at = max(at, connection.back_at)
-        arrive: Callable[[], None] = lambda: self.arrive(connection, data, forth)  # noqa: E731
-        timeline.after(at - timeline.now, arrive)
+        timeline.after(at - timeline.now, self.arrive, connection, data, forth)
 
     def arrive(self, connection: Connection, data: bytes, forth: bool) -> None:
         """Hand a frame over: a request to whatever process the node has now, an answer to who asked only."""
         owner, target = connection.owner, connection.target
         sender, receiver = (owner.name, target) if forth else (target, owner.name)
-        if self.is_cut(sender, receiver):
+        if (sender, receiver) in self.cut:
             return
         party = self.live.get(target) if forth else owner
         if party is None or not party.alive:

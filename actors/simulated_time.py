@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import heapq
 import random
 from collections import deque
 from collections.abc import Callable
 from hashlib import blake2b
+from heapq import heappop, heappush
+from typing import Any
 
 WALL_MS = 1_800_000_000_000
 """Where simulated wall clocks begin, in milliseconds since 1970."""
@@ -24,7 +25,7 @@ class Timeline:
     def __init__(self, seed: int) -> None:
         self.seed = seed
         self.now = 0.0
-        self.planned: list[tuple[float, int, Callable[[], None]]] = []
+        self.planned: list[tuple[float, int, Callable[..., object], tuple[Any, ...]]] = []
         self.number = 0
         self.trace = blake2b(digest_size=16)
         self.steps = 0
@@ -35,17 +36,18 @@ class Timeline:
         """A source of chance of one's own, so that one user's draws do not shift another's."""
         return random.Random(f"{self.seed}/{name}")
 
-    def after(self, seconds: float, act: Callable[[], None]) -> None:
-        """Plan an act."""
+    def after(self, seconds: float, act: Callable[..., object], *args: Any) -> None:
+        """Plan an act, and with what it is to be called."""
         self.number += 1
-        heapq.heappush(self.planned, (self.now + max(0.0, seconds), self.number, act))
+        heappush(self.planned, (self.now + seconds if seconds > 0.0 else self.now, self.number, act, args))
 
     def run_until(self, moment: float, done: Callable[[], bool] = lambda: False) -> bool:
         """Let everything happen up to a moment, or until `done` says so after an act; returns what it says."""
-        while self.planned and self.planned[0][0] <= moment:
-            self.now, _, act = heapq.heappop(self.planned)
+        planned = self.planned
+        while planned and planned[0][0] <= moment:
+            self.now, _, act, args = heappop(planned)
             self.steps += 1
-            act()
+            act(*args)
             if done():
                 return True
         self.now = max(self.now, moment)
@@ -53,8 +55,7 @@ class Timeline:
 
     def note(self, kind: str, who: str, data: bytes = b"") -> None:
         """Put what happens now into the trace."""
-        self.trace.update(f"{self.now!r} {kind} {who} {len(data)}\n".encode())
-        self.trace.update(data)
+        self.trace.update(f"{self.now!r} {kind} {who} {len(data)}\n".encode() + data)
         self.noted.append((self.now, kind, who, data))
 
     @property
@@ -88,12 +89,12 @@ class SimulatedClock:
         self.rate = rate
 
     def now(self) -> float:
-        """Seconds in which the node ran."""
-        return self.running() - self.stalled
+        """Seconds in which the node ran."""  # `running` is written out: this is asked for all the time
+        return self.origin + (self.timeline.now + self.ahead) * self.rate - self.stalled
 
     def boottime_ns(self) -> int:
         """Nanoseconds since the host started."""
-        return int(self.running() * 1e9)
+        return int((self.origin + (self.timeline.now + self.ahead) * self.rate) * 1e9)
 
     def wall_ms(self) -> int:
         """Milliseconds since 1970, wrong by the host's own error."""

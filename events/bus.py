@@ -89,10 +89,10 @@ class EventBus:
             return
         self.publishing = me
         try:
-            signal.send(event)
+            signal.tell(event)
             while self.deferred:
                 event = self.deferred.popleft()
-                self.signal_of(type(event)).send(event)
+                self.signal_of(type(event)).tell(event)
         finally:
             self.publishing = None
 

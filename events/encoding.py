@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, fields
 from datetime import UTC, datetime
+from operator import attrgetter
 from typing import Any, Final, NoReturn, cast, get_type_hints
 
 import msgpack
@@ -34,6 +35,9 @@ CLIP_ITEMS: Final = 64
 TIME_MAX: Final = 253_402_300_800.0
 """The end of the year 9999, where RFC 3339 ends."""
 
+ENVELOPE_VALUES: Final = attrgetter(*ENVELOPE_FIELDS)
+"""Returns what the envelope of an event holds, in order; the correlation id comes last."""
+
 Check = Callable[[Any], Any]
 """Returns the value as the field's type has it, or raises ValueError."""
 
@@ -55,7 +59,7 @@ def to_msgpack(event: ConsensusEvent) -> bytes:
 
     Raises ValueError if clipping does not help, which no event of ours comes to.
     """
-    body = pack(event, keep)
+    body = pack(event)
     if len(body) > BODY_BYTES_MAX:
         body = pack(event, clip)
     if len(body) > BODY_BYTES_MAX:
@@ -95,18 +99,15 @@ def from_msgpack(body: bytes) -> ConsensusEvent:
     return build(kind, dict(zip(ENVELOPE_FIELDS, envelope, strict=True)), data)
 
 
-def pack(event: ConsensusEvent, shorten: Check) -> bytes:
-    """Encode with each value of the payload, and the client's correlation id, shortened."""
-    envelope = [getattr(event, name) for name in ENVELOPE_FIELDS[:-1]]
-    data = {name: shorten(value) for name, value in payload(event).items()}
+def pack(event: ConsensusEvent, shorten: Check | None = None) -> bytes:
+    """Encode, perhaps with each value of the payload, and the client's correlation id, shortened."""
+    envelope, data = ENVELOPE_VALUES(event), payload(event)
+    if shorten is not None:
+        envelope = (*envelope[:-1], shorten(envelope[-1]))
+        data = {name: shorten(value) for name, value in data.items()}
     # An error text may hold a file name that is no Unicode: it must not stop the event.
-    parts = [VERSION, event.topic, *envelope, shorten(event.correlation_id), data]
+    parts = [VERSION, event.topic, *envelope, data]
     return cast("bytes", msgpack.packb(parts, unicode_errors="backslashreplace"))
-
-
-def keep(value: Any) -> Any:
-    """Return the value."""
-    return value
 
 
 def clip(value: Any) -> Any:

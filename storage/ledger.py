@@ -133,7 +133,7 @@ class Ledger:
         """
         turn = self.turn
         checkpoint = self.checkpoint_due
-        if not (turn.batch or checkpoint or self.changed or self.numbers.few):
+        if not (turn.batch.operations or checkpoint or self.changed or self.numbers.few):
             return False
         wrote = self.log.stage(turn.batch)
         configurations = self.configurations.stored() if wrote else self.configurations_on_disk
@@ -174,7 +174,8 @@ class Ledger:
     def changed(self) -> bool:
         """Whether term, vote or log differ from what is on disk; the commit index there is only a hint."""
         log = self.log
-        return (self.term, self.vote) != self.hard_on_disk[:2] or not log.disk_last <= log.durable == log.last
+        term, vote, _, _ = self.hard_on_disk
+        return self.term != term or self.vote != vote or not log.disk_last <= log.durable == log.last
 
     @property
     def checkpoint_due(self) -> bool:

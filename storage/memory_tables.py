@@ -78,14 +78,16 @@ class MemoryTable:
     def append(self, items: list[KeyValue]) -> Undo:
         """Add ascending keys above all present. Raises StorageError and changes nothing if not."""
         keys = [key for key, _ in items]
-        below = [*self.keys[-1:], *keys[:-1]]
-        above = keys if self.keys else keys[1:]
-        if any(low >= high for low, high in zip(below, above, strict=True)):
-            raise StorageError("append: a key is out of order")
+        last = self.keys[-1] if self.keys else b""  # below every key: the shortest has one byte
+        used_bytes = 0
+        for key, value in items:
+            if key <= last:
+                raise StorageError("append: a key is out of order")
+            last = key
+            used_bytes += len(key) + len(value) + RECORD_OVERHEAD_BYTES
         self.keys.extend(keys)
         self.values.update(items)
-        self.used_bytes += sum(len(key) + len(value) for key, value in items)
-        self.used_bytes += RECORD_OVERHEAD_BYTES * len(items)
+        self.used_bytes += used_bytes
         return [(key, None) for key in keys]
 
     def restore(self, undo: Undo) -> None:

@@ -88,7 +88,8 @@ class Batch:
             return
         size_bytes = 0
         for key, value in items:
-            check_key(key)
+            if not 0 < len(key) <= KEY_BYTES_MAX:
+                check_key(key)
             size_bytes += len(key) + len(value)
         self.size_bytes += size_bytes + RECORD_OVERHEAD_BYTES * len(items)
         self.operations.append(PutRun(table, list(items), append=True))

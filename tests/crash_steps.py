@@ -139,7 +139,7 @@ def bring_back(cluster: SimulatedCluster, watcher: StepWatcher, *, everybody: bo
         names = cluster.names if everybody else [node.name]
         for name in names:
             cluster.crash(name)
-            cluster.timeline.after(DOWN_S, lambda name=name: cluster.restart(name))  # type: ignore[misc]
+            cluster.timeline.after(DOWN_S, cluster.restart, name)
 
     on_end = watcher.ended
 

@@ -47,6 +47,14 @@ class StoryClock(SimulatedClock):
         """Seconds since the host started."""
         return self.passed + self.ahead
 
+    def now(self) -> float:
+        """Seconds in which the node ran."""
+        return self.running() - self.stalled
+
+    def boottime_ns(self) -> int:
+        """Nanoseconds since the host started."""
+        return int(self.running() * 1e9)
+
     def wall_ms(self) -> int:
         """Milliseconds since 1970."""
         return 1_800_000_000_000 + int(self.running() * 1000)
@@ -82,9 +90,9 @@ class StoryNode(SimulatedBase):
     def wake(self, seconds: float) -> None:
         """Nothing: the story says when there is a turn."""
 
-    def later(self, act: Callable[[], Any]) -> None:
+    def later(self, act: Callable[..., None], *args: Any) -> None:
         """Frames are held anyway."""
-        act()
+        act(*args)
 
     def commit_time(self) -> float:
         """The next commit may have been ordered to be slow."""

@@ -67,6 +67,7 @@ def work(pipe: Connection, run: Run, dump: str, version: str) -> None:
         faulthandler.register(signal.SIGUSR1, file)
         now = code_version()
         pipe.send(now if now != version else "")
+        gc.freeze()  # what was imported stays: no collection need look at it
         while (job := pipe.recv()) is not None:
             trial = run(job.plan)
             pipe.send(Ran(trial))

@@ -11,7 +11,7 @@ from forge_consensus.actors.messages import PreVoteReply, RequestPreVote, Reques
 from forge_consensus.actors.simulated import SimulatedBase
 from forge_consensus.actors.simulated_network import Connection
 from forge_consensus.testing.disk_model import Disk
-from forge_consensus.testing.violations import demand
+from forge_consensus.testing.violations import ViolationError, demand
 
 Tip = tuple[int, int]
 """(term, index) of a log's last entry: what is compared before a vote (paper 5.4.1)."""
@@ -52,13 +52,14 @@ class ElectionRules:
     def turned(self, node: SimulatedBase, disk: Disk) -> None:
         """Note what holds after the turn; the role that a node believes in is the one that its ledger knows."""
         manners, room = self.processes[node.name], node.engine.rooms.get("election")
-        actor = room.actor if room is not None else None
+        actor, leading = room.actor if room is not None else None, node.engine.ledger.leading
         if isinstance(actor, ElectionActor):
-            leads, leading = actor.role is Role.LEADER, node.engine.ledger.leading
-            demand(leads == (leading is not None), "roles", f"{node.name} is {actor.role}, its ledger leads {leading}")
-            if actor.heard_at is not None:
-                manners.heard = max(manners.heard or 0.0, actor.heard_at)
-        manners.leading, manners.tip = node.engine.ledger.leading or 0, tip_of(disk)
+            if (actor.role is Role.LEADER) != (leading is not None):
+                raise ViolationError(f"roles: {node.name} is {actor.role}, its ledger leads {leading}")
+            heard = actor.heard_at
+            if heard is not None and (manners.heard is None or heard > manners.heard):
+                manners.heard = heard
+        manners.leading, manners.tip = leading or 0, tip_of(disk)
 
     def asks(self, node: SimulatedBase, message: RequestPreVote | RequestVote) -> None:
         """Who asks for votes was told before, by a majority, that it would get them."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgpack
 
 from forge_consensus.actors.codec import Frame, decode
+from forge_consensus.actors.leading import Leading
 from forge_consensus.actors.messages import (
     AppendReply,
     PreVoteReply,
@@ -25,7 +26,10 @@ from forge_consensus.storage.transaction import unsealed
 from forge_consensus.testing.disk_model import Disk, Reign, majorities_meet
 from forge_consensus.testing.election_rules import ElectionRules
 from forge_consensus.testing.read_rounds import ReadRounds, leading_of
-from forge_consensus.testing.violations import demand
+from forge_consensus.testing.turn_rules import check_turn_end
+from forge_consensus.testing.violations import ViolationError, demand
+
+VOTE_REPLIES = (VoteReply, PreVoteReply)
 
 
 class Invariants:
@@ -33,7 +37,7 @@ class Invariants:
 
     Where each number of design.md 7 is checked: I1 and I4 `check_leader`; I2 `note_entry`, `truncated`; I3
     `note_entry`, by induction; I5 `Agreement` and the comparison at the end of a run; I6, I7 and I4 `check_committed`;
-    I8 `turned`; I9 and I10 `note_meta`, `began`, `asks`, `answers`; I11 `check_acknowledged`; I12
+    I8 `check_turn_end`; I9 and I10 `note_meta`, `began`, `asks`, `answers`; I11 `check_acknowledged`; I12
     `note_configuration`, `turned`; I13 `ReadRounds`, and by what clients saw; I14 `applies`, and by what clients saw;
     I15 `began`, and by what clients saw; I16 `leaves`.
     """
@@ -110,9 +114,9 @@ class Invariants:
 
     def durable(self, node: SimulatedBase, batch: Batch) -> None:
         """Follow the disk, entry by entry. What a leader has committed was on a majority's disks before."""
+        disk = self.disks[node.name]
         if node.engine.ledger.leading is not None:
             self.follow_commit(node)
-        disk = self.disk(node)
         for operation in batch.operations:
             if isinstance(operation, PutRun) and operation.table == "log":
                 for key, record in operation.items:
@@ -131,12 +135,17 @@ class Invariants:
     def note_entry(self, name: str, disk: Disk, index: int, record: bytes) -> None:
         """I3 by induction: an entry is known by (index, term), and always has the same bytes and predecessor."""
         before = disk.term_at(index - 1)
-        demand(index == 1 or before is not None, "I3", f"{name} has {index} without {index - 1}")
-        demand(index == disk.last + 1, "I2", f"{name} writes {index} behind {disk.last}")
+        if before is None:
+            demand(index == 1, "I3", f"{name} has {index} without {index - 1}")
+            before = 0
+        if index != disk.last + 1:
+            raise ViolationError(f"I2: {name} writes {index} behind {disk.last}")
         term = term_of(record)
-        demand(term >= (before or 0), "I3", f"{name} has entry {index} of term {term} behind one of {before}")
-        known = self.entries.setdefault((index, term), (record, before or 0))
-        demand(known == (record, before or 0), "I3", f"{name} has another entry {index} of term {term}")
+        if term < before:
+            raise ViolationError(f"I3: {name} has entry {index} of term {term} behind one of {before}")
+        entry = record, before
+        if self.entries.setdefault((index, term), entry) != entry:
+            raise ViolationError(f"I3: {name} has another entry {index} of term {term}")
         if kind_of(record) == Kind.CONFIGURATION and index > 1:
             self.note_configuration(name, disk, index, record)
         disk.append(index, record)
@@ -187,49 +196,52 @@ class Invariants:
 
     def leaves(self, node: SimulatedBase) -> None:
         """A frame leaves: after no storage error (I16), and of what it tells to be committed we know before others."""
-        demand(not node.disk_failed, "I16", f"a frame leaves {node.name} after its disk failed")
+        if node.disk_failed:
+            raise ViolationError(f"I16: a frame leaves {node.name} after its disk failed")
         self.follow_commit(node)
 
     def asks(self, node: SimulatedBase, to: str, data: bytes) -> None:
         """A candidate's own vote is durable before it asks for others'."""
+        disk = self.disks[node.name]
         self.leaves(node)
         if b"election" in data[:16]:
             message = decode(data, len(data)).message
             if isinstance(message, RequestVote | RequestPreVote):
                 self.elections.asks(node, message)
             if isinstance(message, RequestVote):
-                disk = self.disk(node)
                 durable = disk.term > message.term or (disk.term, disk.vote) == (message.term, node.name)
                 demand(durable, "I10", f"{node.name} asks for votes in {message.term} before its own is durable")
 
     def answers(self, node: SimulatedBase, connection: Connection, frame: Frame) -> None:
         """A vote and an acknowledgement leave only when the disk says the same (I10, I11)."""
+        message, disk = frame.message, self.disks[node.name]
         self.leaves(node)
-        message, disk = frame.message, self.disk(node)
-        if isinstance(message, VoteReply | PreVoteReply):
-            self.elections.answers(node, connection, message, disk)
-        if isinstance(message, VoteReply) and message.granted:
-            voted = (disk.term, disk.vote) == (message.term, connection.owner.name)
-            demand(voted, "I10", f"{node.name} gives {connection.owner.name} a vote that is not on its disk")
-        elif isinstance(message, AppendReply):
+        if isinstance(message, AppendReply):
             self.rounds.answers(node, message)
             if message.success:
                 self.check_acknowledged(node, disk, message)
+        elif isinstance(message, VOTE_REPLIES):
+            self.elections.answers(node, connection, message, disk)
+            if isinstance(message, VoteReply) and message.granted:
+                voted = (disk.term, disk.vote) == (message.term, connection.owner.name)
+                demand(voted, "I10", f"{node.name} gives {connection.owner.name} a vote that is not on its disk")
         elif isinstance(message, SnapshotReply) and message.done:
             there = disk.holds(message.index, self.committed.get(message.index))
             demand(there, "I11", f"{node.name} lacks the snapshot {message.index} that it acknowledges")
 
     def check_acknowledged(self, node: SimulatedBase, disk: Disk, message: AppendReply) -> None:
         """What is acknowledged is on the disk, as the leader of that term has it, or had it when it ended."""
-        index, who = message.index, f"{node.name} acknowledges {message.index} of term {message.term}"
-        demand(disk.last >= index, "I11", f"{who}, its disk ends at {disk.last}")
+        index, term = message.index, message.term
+        if disk.last < index:
+            raise ViolationError(f"I11: {node.name} acknowledges {index} of term {term}, its disk ends at {disk.last}")
         if index <= disk.base:
             return
-        leader = self.leaders.get(message.term)
-        demand(leader is not None, "I11", f"{who}, which nobody leads")
-        theirs = self.term_in_reign(message.term, leader or "", index)
-        if theirs is not None:
-            demand(disk.term_at(index) == theirs, "I11", f"{who}, but has another entry there")
+        leader = self.leaders.get(term)
+        if leader is None:
+            raise ViolationError(f"I11: {node.name} acknowledges {index} of term {term}, which nobody leads")
+        theirs = self.term_in_reign(term, leader, index)
+        if theirs is not None and disk.term_at(index) != theirs:
+            raise ViolationError(f"I11: {node.name} acknowledges {index} of term {term}, but has another entry there")
 
     def term_in_reign(self, term: int, leader: str, index: int) -> int | None:
         """The term of an entry in the log of a leader of that term, None where it is compacted away."""
@@ -238,9 +250,11 @@ class Invariants:
             ledger, disk = self.bases[leader].engine.ledger, self.disks[leader]
             if index <= disk.last:
                 return disk.term_at(index)
-            demand(index <= ledger.log.last, "I11", f"{index} is acknowledged, {leader} has {ledger.log.last} only")
+            if index > ledger.log.last:
+                raise ViolationError(f"I11: {index} is acknowledged, {leader} has {ledger.log.last} only")
             return term_of(ledger.log.tail[index - ledger.log.tail_base - 1])
-        demand(index <= reign.last, "I11", f"{index} is acknowledged, {leader} had {reign.last} only")
+        if index > reign.last:
+            raise ViolationError(f"I11: {index} is acknowledged, {leader} had {reign.last} only")
         return reign.terms.get(index) if index > reign.base else None
 
     # --- turns -------------------------------------------------------------------------------------------------------
@@ -253,34 +267,25 @@ class Invariants:
             self.end_reign(node, disk)
             if ledger.leading is not None:
                 self.check_leader(node, ledger.leading)
-        commit, applied, log, applier = ledger.commit_index, ledger.applied, ledger.log, ledger.applier
-        demand((ledger.term, ledger.vote) == (disk.term, disk.vote), "I10", f"{name} knows more than its disk")
-        demand(log.last == log.durable == disk.last, "I8", f"{name} has {log.last} entries, {disk.last} on disk")
-        follows = disk.last == disk.base or disk.terms[disk.base + 1] >= disk.base_term
-        demand(follows, "I3", f"{name} has entries behind {disk.base} that the snapshot of it does not lead to")
-        demand(log.base_index == disk.base, "I8", f"{name}'s log begins at {log.base_index}, not {disk.base}")
-        demand(applied >= disk.applied, "I9", f"{name} goes back from applied {disk.applied} to {applied}")
+        applier = ledger.applier
         if applier.kept is None:
             disk.applied_on_disk = applier.on_disk
-        saved = disk.applied_on_disk
-        demand(saved == applier.on_disk, "I8", f"{name} takes {applier.on_disk} for applied on disk, it is {saved}")
-        line = f"{name}: base {disk.base} <= applied on disk {saved} <= applied {applied} <= commit {commit}"
-        demand(disk.base <= saved <= applied <= commit <= log.last, "I8", f"{line} <= last {log.last}")
+        check_turn_end(name, ledger, disk)
         self.follow_commit(node)
         if disk.configuration_changed:
             disk.configuration_changed = False
             same = ledger.configuration.encode() == disk.configuration
             demand(same, "I12", f"{name} has {ledger.configuration.text} in force, its log ends with another one")
-        self.rounds.turned(node)
-        self.check_counted(node)
+        leading = leading_of(node)
+        self.rounds.turned(node, leading)
+        if leading is not None:
+            self.check_counted(node, leading)
         self.elections.turned(node, disk)
-        disk.applied, disk.leading = applied, ledger.leading or 0
+        disk.applied, disk.leading = applier.index, ledger.leading or 0
 
-    def check_counted(self, node: SimulatedBase) -> None:
+    def check_counted(self, node: SimulatedBase, leading: Leading) -> None:
         """I6: what a leader counts of a follower is on its disk, unless that is in a later term already."""
-        leading, ledger = leading_of(node), node.engine.ledger
-        if leading is None:
-            return
+        ledger = node.engine.ledger
         for name, index in leading.match.items():
             key = leading.term, name
             if self.counted.get(key) == index or index <= ledger.log.base_index or name not in self.disks:
@@ -315,19 +320,22 @@ class Invariants:
 
     def follow_commit(self, node: SimulatedBase) -> None:
         """Note how far a node says to have committed by now; it never goes back while it runs (I9)."""
-        commit, disk = node.engine.ledger.commit_index, self.disk(node)
+        commit, disk = node.engine.ledger.commit_index, self.disks[node.name]
+        if commit == disk.commit:
+            return
         demand(commit >= disk.commit, "I9", f"{node.name} goes back from commit {disk.commit} to {commit}")
-        if commit > disk.commit:
-            self.check_committed(node, disk, commit)
-            disk.commit = commit
+        self.check_committed(node, disk, commit)
+        disk.commit = commit
 
     def check_committed(self, node: SimulatedBase, disk: Disk, commit: int) -> None:
         """Everybody commits the same (I7), first the leader, entries of its own term on a majority's disks (I6)."""
         for index in range(max(disk.commit, disk.base) + (disk.base <= disk.commit), commit + 1):
             term = disk.term_at(index)
-            demand(term is not None, "I7", f"{node.name} commits {index} without having it")
-            known = self.committed.setdefault(index, term or 0)
-            demand(known == term, "I7", f"{node.name} commits {index} of term {term}, it was of {known}")
+            if term is None:
+                raise ViolationError(f"I7: {node.name} commits {index} without having it")
+            known = self.committed.setdefault(index, term)
+            if known != term:
+                raise ViolationError(f"I7: {node.name} commits {index} of term {term}, it was of {known}")
         if commit <= self.committed_last or commit == 1:
             self.committed_last = max(self.committed_last, commit)
             return
@@ -365,17 +373,20 @@ class Invariants:
 
     def ever_held(self, name: str, index: int, term: int) -> bool:
         """Whether a node's disk holds an entry, or did before somebody exchanged it."""
-        return self.disks[name].holds(index, term) or any(disk.holds(index, term) for disk in self.lost.get(name, ()))
+        if self.disks[name].holds(index, term):
+            return True
+        return name in self.lost and any(disk.holds(index, term) for disk in self.lost[name])
 
     # --- machines ----------------------------------------------------------------------------------------------------
 
     def applies(self, entry: Entry) -> None:
         """I14: a machine executes a client's command; whoever does, now or after a restart, at one index only."""
         known = self.entries.get((entry.index, entry.term))
-        demand(known is not None, "I5", f"entry {entry.index} of term {entry.term} is applied, and on no disk")
-        if known is not None:
-            record = parse(entry.index, known[0])
-            if record.session:
-                key = record.session, record.seq
-                first = self.executed.setdefault(key, entry.index)
-                demand(first == entry.index, "I14", f"command {key} is applied at {first} and at {entry.index}")
+        if known is None:
+            raise ViolationError(f"I5: entry {entry.index} of term {entry.term} is applied, and on no disk")
+        record = parse(entry.index, known[0])
+        if record.session:
+            key = record.session, record.seq
+            first = self.executed.setdefault(key, entry.index)
+            if first != entry.index:
+                raise ViolationError(f"I14: command {key} is applied at {first} and at {entry.index}")

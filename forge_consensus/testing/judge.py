@@ -72,16 +72,20 @@ class Judge:
         if floor is None or counter is None or counter.mixed:
             return
         value = operation.result or 0
-        who = f"{operation.client}'s {operation.kind} of {operation.key!r}, begun at {operation.began:.6f},"
-        demand(value <= counter.invoked, "I14", f"{who} got {value}, only {counter.invoked} were asked for")
+        if value > counter.invoked:
+            raise ViolationError(f"I14: {told(operation)} got {value}, only {counter.invoked} were asked for")
         if operation.consistency == "stale":
             return
         if operation.kind == "get":
-            demand(value >= floor, "I13", f"{who} saw {value}, {floor} was known before")
+            if value < floor:
+                raise ViolationError(f"I13: {told(operation)} saw {value}, {floor} was known before")
         else:
-            demand(value > floor, "I15", f"{who} made {value}, {floor} was known before")
+            if value <= floor:
+                raise ViolationError(f"I15: {told(operation)} made {value}, {floor} was known before")
             other = counter.values.setdefault(value, operation)
-            demand(other is operation, "I14", f"{who} and {other.client}'s of {other.began:.6f} both made {value}")
+            if other is not operation:
+                both = f"{told(operation)} and {other.client}'s of {other.began:.6f}"
+                raise ViolationError(f"I14: {both} both made {value}")
             counter.acknowledged += 1
         counter.seen = max(counter.seen, value)
 
@@ -132,3 +136,8 @@ class Judge:
             "linearizability",
             f"undecided after {CHECK_S_MAX} s, at key {verdict.key!r}: the workload needs more keys, each used less",
         )
+
+
+def told(operation: Operation) -> str:
+    """A call as a violation tells of it."""
+    return f"{operation.client}'s {operation.kind} of {operation.key!r}, begun at {operation.began:.6f},"

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import msgpack
 
-from forge_consensus.storage.machine import ADDRESS, Entry, Machine
+from forge_consensus.storage.machine import ADDRESS, Entry, LedgerMachine, Machine
 from forge_consensus.testing.violations import ViolationError, demand
 
 ADVICE = (
@@ -77,6 +77,11 @@ class WatchedMachine:
         if name == "apply_run":
             return self.applying_run(self.machine.apply_run)  # type: ignore[attr-defined]
         return getattr(self.machine, name)
+
+    @property
+    def dirty(self) -> tuple[int, int]:
+        """That of a machine in the ledger; written out because it is asked for at the end of every turn."""
+        return cast("LedgerMachine", self.machine).dirty
 
     def apply(self, entry: Entry) -> Any:
         """Apply and report; an error of the command is a result like any other."""

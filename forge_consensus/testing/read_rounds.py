@@ -40,11 +40,12 @@ class ReadRounds:
     def answers(self, node: SimulatedBase, message: AppendReply) -> None:
         """A follower's answer leaves."""
         key = message.term, node.name
-        self.echoed[key] = max(self.echoed.get(key, 0), message.round)
+        if message.round > self.echoed.get(key, 0):
+            self.echoed[key] = message.round
 
-    def turned(self, node: SimulatedBase) -> None:
-        """Check the reads that came and those that went in this turn."""
-        seen, leading = self.seen[node.name], leading_of(node)
+    def turned(self, node: SimulatedBase, leading: Leading | None) -> None:
+        """Check the reads that came and those that went in this turn; `leading` is what `leading_of` tells."""
+        seen = self.seen[node.name]
         if leading is None:
             if seen.term:
                 self.seen[node.name] = Rounds()
@@ -80,6 +81,8 @@ class ReadRounds:
 
 def leading_of(node: SimulatedBase) -> Leading | None:
     """The leadership of a node, if it leads."""
+    if node.engine.ledger.leading is None:
+        return None  # an actor that still believes to lead is not believed
     room = node.engine.rooms.get("replication")
     actor = room.actor if room is not None else None
     return actor.current() if isinstance(actor, ReplicationActor) else None

@@ -223,7 +223,7 @@ class Simulation:
                 logger.disable("forge_consensus")
             self.cluster.start()
 
-    def advance(self, seconds: float, until: Callable[[], bool] = lambda: False) -> bool:
+    def advance(self, seconds: float, until: Callable[[], bool] | None = None) -> bool:
         """Let so much virtual time pass, less if `until` says so after a step; returns what it says.
 
         Raises what was found wrong meanwhile.
