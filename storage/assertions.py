@@ -1,7 +1,7 @@
 """The assertions: what a running node checks of itself, and stops for before anything wrong can leave it.
 
-The simulation checks all invariants, I1 to I16, after every step (`forge_consensus.testing.invariants`). These are
-cheap enough for production: a comparison a turn, or one on a path that is rarely taken.
+The simulation checks all invariants, I1 to I16, after every step (`forge_consensus.testing.rules.invariants`). These
+are cheap enough for production: a comparison a turn, or one on a path that is rarely taken.
 
 ====  =========================================================  ======================================================
 I2    a leader never rewrites its own log                        `Ledger.accept` refuses entries while it leads

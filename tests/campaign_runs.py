@@ -9,10 +9,10 @@ from dataclasses import replace
 from typing import Any
 
 from forge_consensus.storage.machine import Entry
-from forge_consensus.testing.machines import CountingMachine
-from forge_consensus.testing.plan import Plan
-from forge_consensus.testing.trial import Trial, attempt
-from forge_consensus.testing.workload import CountingWorkload
+from forge_consensus.testing.simulator.agreement import CountingMachine
+from forge_consensus.testing.simulator.plan import Plan
+from forge_consensus.testing.simulator.trial import Trial, attempt
+from forge_consensus.testing.simulator.workload import CountingWorkload
 from tests.mutants.catalogue import MUTANTS
 from tests.mutants.patch import Patch
 

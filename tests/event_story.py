@@ -43,9 +43,9 @@ from forge_consensus.events.types import (
 )
 from forge_consensus.storage.limits import Limits
 from forge_consensus.storage.snapshot_file import SnapshotInfo
-from forge_consensus.testing.habits import Habits
-from forge_consensus.testing.history import Operation
-from forge_consensus.testing.simulated_client import SimulatedClient
+from forge_consensus.testing.histories.history import Operation
+from forge_consensus.testing.simulator.client import SimulatedClient
+from forge_consensus.testing.simulator.habits import Habits
 from tests.event_recording import Recording, stop
 
 NODES = 3

@@ -8,7 +8,7 @@ from collections.abc import Callable, Hashable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from forge_consensus.testing.history import History, Operation, Outcome
+from forge_consensus.testing.histories.history import History, Operation, Outcome
 
 CALL = re.compile(r"(\w+) ([\d.]+)-([\d.]+|\*) (\w+)(?: (.+?))??(?: = (.+))?")
 ETCD = re.compile(r"INFO\s+jepsen\.util\s+-\s+(\d+)\s+:(invoke|ok|fail)\s+:(read|write|cas)\s+(.*)")

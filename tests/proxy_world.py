@@ -14,8 +14,8 @@ import zmq
 from forge_consensus.actors.codec import Frame, decode, encode
 from forge_consensus.actors.messages import CheckPeer
 from forge_consensus.actors.place import url_of
-from forge_consensus.testing.ports import HeldPorts
-from forge_consensus.testing.proxy import Proxy
+from forge_consensus.testing.local.ports import HeldPorts
+from forge_consensus.testing.local.proxy import Proxy
 from tests.cluster import wait_for
 
 FRAME_BYTES_MAX = 64 << 20

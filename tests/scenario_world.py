@@ -16,7 +16,7 @@ from forge_consensus.actors.simulated_network import Connection
 from forge_consensus.storage.lmdb_tables import LmdbTables
 from forge_consensus.storage.machine import Command
 from forge_consensus.storage.tables import Batch
-from forge_consensus.testing.invariants import Invariants
+from forge_consensus.testing.rules.invariants import Invariants
 from tests.one_node import OneNode
 
 TTL_MS = 60_000

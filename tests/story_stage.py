@@ -11,8 +11,8 @@ from forge_consensus.actors.simulated import Watcher
 from forge_consensus.events.types import ConsensusEvent
 from forge_consensus.storage.limits import Limits
 from forge_consensus.storage.memory_tables import MemoryTable
-from forge_consensus.testing.invariants import Invariants
-from forge_consensus.testing.violations import ViolationError
+from forge_consensus.testing.rules.invariants import Invariants
+from forge_consensus.testing.rules.violations import ViolationError
 from tests.story_client import StoryClient
 from tests.story_network import ANYBODY, Held
 from tests.story_script import StoryError

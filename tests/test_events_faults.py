@@ -30,9 +30,9 @@ from forge_consensus.events.types import (
     payload,
 )
 from forge_consensus.storage.limits import Limits
-from forge_consensus.testing.habits import Habits
-from forge_consensus.testing.history import Operation
-from forge_consensus.testing.simulated_client import SimulatedClient
+from forge_consensus.testing.histories.history import Operation
+from forge_consensus.testing.simulator.client import SimulatedClient
+from forge_consensus.testing.simulator.habits import Habits
 from tests.event_recording import Recording
 from tests.one_node import OneNode
 

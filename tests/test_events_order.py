@@ -18,8 +18,8 @@ from forge_consensus.events.log_range import IDS_MAX, joined
 from forge_consensus.events.selection import Selection
 from forge_consensus.events.subscription import Subscription
 from forge_consensus.events.types import ConsensusEvent, LogAppended, LogCommitted, RoleChanged
-from forge_consensus.testing.plan import Plan
-from forge_consensus.testing.simulation import Simulation
+from forge_consensus.testing.simulator.plan import Plan
+from forge_consensus.testing.simulator.simulation import Simulation
 from tests.event_recording import Recording
 
 SECONDS = 3.0

@@ -11,7 +11,7 @@ from forge_consensus.actors.messages import AppendEntries
 from forge_consensus.actors.replication import ReplicationActor
 from forge_consensus.errors import CorruptionError, OperationFailedError
 from forge_consensus.storage.ledger import Ledger
-from forge_consensus.testing.violations import ViolationError
+from forge_consensus.testing.rules.violations import ViolationError
 from tests.mutants.__main__ import search
 from tests.mutants.catalogue import MUTANTS
 from tests.mutants.hunt import attempt, hunt, known_seeds, muted, verdict

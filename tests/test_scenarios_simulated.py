@@ -20,10 +20,10 @@ from forge_consensus.client.session import SessionCore
 from forge_consensus.errors import OutcomeUnknownError
 from forge_consensus.storage.machine import Command
 from forge_consensus.storage.tables import Batch
-from forge_consensus.testing.invariants import Invariants
-from forge_consensus.testing.plan import Plan
-from forge_consensus.testing.simulation import Simulation
-from forge_consensus.testing.violations import demand
+from forge_consensus.testing.rules.invariants import Invariants
+from forge_consensus.testing.rules.violations import demand
+from forge_consensus.testing.simulator.plan import Plan
+from forge_consensus.testing.simulator.simulation import Simulation
 
 FRAME_BYTES_MAX = 1 << 30
 

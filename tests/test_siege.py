@@ -31,9 +31,9 @@ from forge_consensus.errors import (
 )
 from forge_consensus.events.types import NodeStopped
 from forge_consensus.feed.event_feed import Gap
-from forge_consensus.testing.history import History, Operation, Outcome
-from forge_consensus.testing.linearizability import Verdict, check
-from forge_consensus.testing.local_cluster import LocalCluster
+from forge_consensus.testing.histories.history import History, Operation, Outcome
+from forge_consensus.testing.histories.linearizability import Verdict, check
+from forge_consensus.testing.local.cluster import LocalCluster
 from tests.cluster import ROOT, wait_for
 from tests.siege import callers, verdicts
 from tests.siege.__main__ import orders

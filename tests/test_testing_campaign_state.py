@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 import forge_consensus
-from forge_consensus.testing import campaign_state
-from forge_consensus.testing.campaign_state import (
+from forge_consensus.testing.campaign import state as campaign_state
+from forge_consensus.testing.campaign.state import (
     ALL,
     SeedLine,
     StateFile,

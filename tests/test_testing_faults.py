@@ -21,11 +21,11 @@ from forge_consensus.actors.simulated_time import SimulatedClock, Timeline
 from forge_consensus.storage.folder import STEP_WATCHERS, remove_temporary_files
 from forge_consensus.storage.limits import Limits
 from forge_consensus.storage.snapshot_file import SnapshotWriter, list_snapshots, newest_valid, prune, write_snapshot
-from forge_consensus.testing.faults import KINDS, Faults
-from forge_consensus.testing.plan import Plan
-from forge_consensus.testing.process_faults import NOBODY, rate_error_max
-from forge_consensus.testing.simulation import Simulation
-from forge_consensus.testing.strike import Ordered
+from forge_consensus.testing.faults.drawn import KINDS, Faults
+from forge_consensus.testing.faults.processes import NOBODY, rate_error_max
+from forge_consensus.testing.faults.strike import Ordered
+from forge_consensus.testing.simulator.plan import Plan
+from forge_consensus.testing.simulator.simulation import Simulation
 
 LIMITS = Limits(snapshot_entries=20, snapshot_seconds_min=0.1, trailing_entries=0, checkpoint_entries=5)
 

@@ -63,7 +63,7 @@ def test_a_user_has_the_fixtures_and_a_failure_explains_itself(tmp_path: Path) -
 def test_without_pytest_the_error_names_the_extra_and_nothing_else_needs_it() -> None:
     program = (
         "import sys; sys.modules['pytest'] = None\n"
-        "import forge_consensus.testing.local_cluster, forge_consensus.testing.simulation\n"
+        "import forge_consensus.testing.local.cluster, forge_consensus.testing.simulator.simulation\n"
         "import forge_consensus.testing.fixtures"
     )
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
@@ -80,4 +80,5 @@ def test_the_names_of_the_kit_are_there_and_none_is_imported_before_its_use() ->
         "print([name for name in sys.modules if name.startswith('forge_consensus.')])"
     )
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "['forge_consensus.testing', 'forge_consensus.testing.history']"
+    histories = "forge_consensus.testing.histories"
+    assert done.stdout.strip() == str(["forge_consensus.testing", histories, f"{histories}.history"])

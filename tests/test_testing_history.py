@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from forge_consensus.testing.history import History, Operation, Outcome
+from forge_consensus.testing.histories.history import History, Operation, Outcome
 
 
 def test_a_history_keeps_calls_in_the_order_in_which_they_began() -> None:

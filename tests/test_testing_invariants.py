@@ -24,12 +24,12 @@ from forge_consensus.storage.record import Kind, key_of
 from forge_consensus.storage.record import encode as record_of
 from forge_consensus.storage.tables import Batch
 from forge_consensus.storage.transaction import put_meta
-from forge_consensus.testing.invariants import Invariants
-from forge_consensus.testing.machines import Agreement, CountingMachine
-from forge_consensus.testing.plan import Plan
-from forge_consensus.testing.read_rounds import leading_of
-from forge_consensus.testing.simulation import Simulation
-from forge_consensus.testing.violations import ViolationError
+from forge_consensus.testing.rules.invariants import Invariants
+from forge_consensus.testing.rules.read_rounds import leading_of
+from forge_consensus.testing.rules.violations import ViolationError
+from forge_consensus.testing.simulator.agreement import Agreement, CountingMachine
+from forge_consensus.testing.simulator.plan import Plan
+from forge_consensus.testing.simulator.simulation import Simulation
 
 
 @pytest.fixture(autouse=True)

@@ -13,17 +13,17 @@ from forge_consensus.actors.simulated_cluster import SimulatedCluster
 from forge_consensus.events.types import BecameFollower, ConsensusEvent, LeaderElected, NodeStarted
 from forge_consensus.storage.kv import KeyValueMachine
 from forge_consensus.storage.machine import Command, Entry
-from forge_consensus.testing import judge as judging
-from forge_consensus.testing.audit import Audit, compare
-from forge_consensus.testing.event_order import EventOrder
-from forge_consensus.testing.history import Operation, Outcome
-from forge_consensus.testing.judge import Judge
-from forge_consensus.testing.linearizability import Verdict
-from forge_consensus.testing.plan import Plan
-from forge_consensus.testing.register import Register
-from forge_consensus.testing.simulation import Simulation
-from forge_consensus.testing.violations import ViolationError
-from forge_consensus.testing.workload import CountingWorkload, Workload, get
+from forge_consensus.testing.histories.history import Operation, Outcome
+from forge_consensus.testing.histories.linearizability import Verdict
+from forge_consensus.testing.histories.register import Register
+from forge_consensus.testing.rules import judge as judging
+from forge_consensus.testing.rules.audit import Audit, compare
+from forge_consensus.testing.rules.event_order import EventOrder
+from forge_consensus.testing.rules.judge import Judge
+from forge_consensus.testing.rules.violations import ViolationError
+from forge_consensus.testing.simulator.plan import Plan
+from forge_consensus.testing.simulator.simulation import Simulation
+from forge_consensus.testing.simulator.workload import CountingWorkload, Workload, get
 from tests.mutants import machine as mutants
 from tests.mutants.catalogue import MUTANTS
 from tests.mutants.hunt import hunt

@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 
 from forge_consensus.storage.kv import KeyValueMachine
 from forge_consensus.storage.machine import Command, Entry
-from forge_consensus.testing.history import Operation, Outcome
-from forge_consensus.testing.linearizability import check
-from forge_consensus.testing.register import REGISTER
+from forge_consensus.testing.histories.history import Operation, Outcome
+from forge_consensus.testing.histories.linearizability import check
+from forge_consensus.testing.histories.register import REGISTER
 from tests.history_texts import Text, by_hand, etcd_history, kv_history
 
 HERE = Path(__file__).resolve().parent

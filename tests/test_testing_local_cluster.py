@@ -24,7 +24,7 @@ from forge_consensus.errors import (
 from forge_consensus.events.types import BecameLeader
 from forge_consensus.storage.limits import Limits
 from forge_consensus.storage.machine import Command
-from forge_consensus.testing.local_cluster import LocalCluster
+from forge_consensus.testing.local.cluster import LocalCluster
 from tests.cluster import ROOT, wait_for
 from tests.service_machines import Notebook
 

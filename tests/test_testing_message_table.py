@@ -11,11 +11,11 @@ from forge_consensus.actors.codec import Frame, decode, encode
 from forge_consensus.actors.messages import AppendEntries, AppendReply, CheckPeer, RequestVote
 from forge_consensus.storage import record
 from forge_consensus.storage.record import Kind
-from forge_consensus.testing import message_table
-from forge_consensus.testing.message_table import MessageTable, aligned
-from forge_consensus.testing.message_words import says
-from forge_consensus.testing.plan import Plan
-from forge_consensus.testing.simulation import Simulation
+from forge_consensus.testing.simulator.plan import Plan
+from forge_consensus.testing.simulator.simulation import Simulation
+from forge_consensus.testing.story import message_table
+from forge_consensus.testing.story.message_table import MessageTable, aligned
+from forge_consensus.testing.story.message_words import says
 
 
 @pytest.fixture(autouse=True)
@@ -112,7 +112,7 @@ def test_nothing_is_decoded_before_somebody_reads_it(monkeypatch: pytest.MonkeyP
         read.append(data)
         return decode(data, limit)
 
-    monkeypatch.setattr("forge_consensus.testing.message_table.decode", note)
+    monkeypatch.setattr("forge_consensus.testing.story.message_table.decode", note)
     simulation.wait_for_leader()
     simulation.advance(1.0)
     assert not read

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from forge_consensus.testing.network_paths import CUT, Path, PathFaults
+from forge_consensus.testing.local.network_paths import CUT, Path, PathFaults
 
 
 def test_a_seed_decides_the_fate_of_every_message() -> None:

@@ -7,9 +7,9 @@ from typing import Any
 
 from forge_consensus.actors.options import Options
 from forge_consensus.storage.limits import Limits
-from forge_consensus.testing.plan import Plan
-from forge_consensus.testing.plan_text import call_of, reproduction
-from forge_consensus.testing.trial import attempt
+from forge_consensus.testing.simulator.plan import Plan
+from forge_consensus.testing.simulator.plan_text import call_of, reproduction
+from forge_consensus.testing.simulator.trial import attempt
 
 
 def evaluated(text: str) -> Any:

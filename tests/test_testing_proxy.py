@@ -14,8 +14,8 @@ import pytest
 import zmq
 
 from forge_consensus.errors import InvalidConfigError, NotStartedError, TransportUnavailableError
-from forge_consensus.testing.network_paths import CUT, PathFaults
-from forge_consensus.testing.proxy import Proxy
+from forge_consensus.testing.local.network_paths import CUT, PathFaults
+from forge_consensus.testing.local.proxy import Proxy
 from tests.cluster import free_ports, wait_for
 from tests.proxy_world import QUIET_SECONDS, WAIT_MS, WAIT_SECONDS, world
 

@@ -17,8 +17,8 @@ from forge_consensus.actors.simulated import SimulatedBase
 from forge_consensus.actors.simulated_network import Connection
 from forge_consensus.events.types import ConsensusEvent, SnapshotFailed
 from forge_consensus.storage.limits import Limits
-from forge_consensus.testing.plan import Plan
-from forge_consensus.testing.simulation import Simulation
+from forge_consensus.testing.simulator.plan import Plan
+from forge_consensus.testing.simulator.simulation import Simulation
 from tests.mutants import election, ledger, replication, snapshots
 from tests.mutants.catalogue import MUTANTS
 from tests.mutants.patch import Patch

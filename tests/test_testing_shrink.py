@@ -11,11 +11,11 @@ from loguru import logger
 
 from forge_consensus.actors.options import Options
 from forge_consensus.storage.limits import Limits
-from forge_consensus.testing.plan import Plan
-from forge_consensus.testing.plan_text import reproduction
-from forge_consensus.testing.shrink import shrink, split
-from forge_consensus.testing.strike import Ordered
-from forge_consensus.testing.trial import Failure, Trial, attempt
+from forge_consensus.testing.campaign.shrink import shrink, split
+from forge_consensus.testing.faults.strike import Ordered
+from forge_consensus.testing.simulator.plan import Plan
+from forge_consensus.testing.simulator.plan_text import reproduction
+from forge_consensus.testing.simulator.trial import Failure, Trial, attempt
 from tests.campaign_runs import MUTANT, with_mutant
 from tests.mutants.catalogue import MUTANTS
 from tests.mutants.patch import Patch

@@ -10,8 +10,8 @@ from collections.abc import Iterator
 import pytest
 from loguru import logger
 
-from forge_consensus.testing.plan import Plan
-from forge_consensus.testing.simulation import Simulation, run_seed
+from forge_consensus.testing.simulator.plan import Plan
+from forge_consensus.testing.simulator.simulation import Simulation, run_seed
 
 SEEDS = int(os.environ.get("FORGE_SEEDS", "300"))
 FIRST = int(os.environ.get("FORGE_FIRST_SEED", "1"))
@@ -42,7 +42,7 @@ def test_a_seed_replays_byte_for_byte() -> None:
 def test_a_seed_replays_byte_for_byte_in_another_process() -> None:
     script = (
         "from loguru import logger; logger.remove()\n"
-        "from forge_consensus.testing.simulation import run_seed; print(run_seed(6, 6.0))"
+        "from forge_consensus.testing.simulator.simulation import run_seed; print(run_seed(6, 6.0))"
     )
     digests = set()
     for hash_seed in ("1", "2"):

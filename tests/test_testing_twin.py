@@ -13,8 +13,8 @@ import pytest
 from forge_consensus.errors import OperationFailedError
 from forge_consensus.storage.machine import Command, Entry
 from forge_consensus.testing import Simulation, ViolationError
-from forge_consensus.testing.machines import CountingMachine, result_of
-from forge_consensus.testing.twin import compare_with_twin, importable
+from forge_consensus.testing.simulator.agreement import CountingMachine, result_of
+from forge_consensus.testing.simulator.twin import compare_with_twin, importable
 
 
 class Hashing(CountingMachine):

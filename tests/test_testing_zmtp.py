@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from forge_consensus.testing.zmtp import GREETING_BYTES, Part, Splitter, sender_of
+from forge_consensus.testing.local.zmtp import GREETING_BYTES, Part, Splitter, sender_of
 from tests.proxy_world import frame
 
 GREETING = b"\xff" + bytes(8) + b"\x7f\x03\x01NULL".ljust(GREETING_BYTES - 9, b"\0")

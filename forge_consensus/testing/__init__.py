@@ -6,30 +6,30 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from forge_consensus.testing.history import History, Operation, Outcome
-    from forge_consensus.testing.linearizability import Verdict, check
-    from forge_consensus.testing.local_cluster import LocalCluster
-    from forge_consensus.testing.network_paths import PathFaults
-    from forge_consensus.testing.plan import Plan
-    from forge_consensus.testing.proxy import Proxy
-    from forge_consensus.testing.simulation import Simulation
-    from forge_consensus.testing.violations import ViolationError
-    from forge_consensus.testing.workload import Call, Workload
+    from forge_consensus.testing.histories.history import History, Operation, Outcome
+    from forge_consensus.testing.histories.linearizability import Verdict, check
+    from forge_consensus.testing.local.cluster import LocalCluster
+    from forge_consensus.testing.local.network_paths import PathFaults
+    from forge_consensus.testing.local.proxy import Proxy
+    from forge_consensus.testing.rules.violations import ViolationError
+    from forge_consensus.testing.simulator.plan import Plan
+    from forge_consensus.testing.simulator.simulation import Simulation
+    from forge_consensus.testing.simulator.workload import Call, Workload
 
 HOMES = {
-    "Call": "workload",
-    "History": "history",
-    "LocalCluster": "local_cluster",
-    "Operation": "history",
-    "Outcome": "history",
-    "PathFaults": "network_paths",
-    "Plan": "plan",
-    "Proxy": "proxy",
-    "Simulation": "simulation",
-    "Verdict": "linearizability",
-    "ViolationError": "violations",
-    "Workload": "workload",
-    "check": "linearizability",
+    "Call": "simulator.workload",
+    "History": "histories.history",
+    "LocalCluster": "local.cluster",
+    "Operation": "histories.history",
+    "Outcome": "histories.history",
+    "PathFaults": "local.network_paths",
+    "Plan": "simulator.plan",
+    "Proxy": "local.proxy",
+    "Simulation": "simulator.simulation",
+    "Verdict": "histories.linearizability",
+    "ViolationError": "rules.violations",
+    "Workload": "simulator.workload",
+    "check": "histories.linearizability",
 }
 """The module of this folder where a public name lives."""
 

@@ -32,8 +32,8 @@ except ModuleNotFoundError as error:
     ) from error
 
 if TYPE_CHECKING:
-    from forge_consensus.testing.local_cluster import LocalCluster
-    from forge_consensus.testing.simulation import Simulation
+    from forge_consensus.testing.local.cluster import LocalCluster
+    from forge_consensus.testing.simulator.simulation import Simulation
 
 LOG_TAIL: Final = 6_000
 """So much of each node's log is in the report of a failed test."""
@@ -72,7 +72,7 @@ def on_failure(request: pytest.FixtureRequest, explain: Explain) -> None:
 @pytest.fixture
 def forge_cluster(request: pytest.FixtureRequest) -> Iterator[LocalCluster]:
     """A `LocalCluster` that serves; nothing of it survives the test."""
-    from forge_consensus.testing.local_cluster import LocalCluster
+    from forge_consensus.testing.local.cluster import LocalCluster
 
     with LocalCluster(**arguments_of(request, "forge_cluster")) as cluster:
 
@@ -87,7 +87,7 @@ def forge_cluster(request: pytest.FixtureRequest) -> Iterator[LocalCluster]:
 @pytest.fixture
 def forge_simulation(request: pytest.FixtureRequest) -> Iterator[Simulation]:
     """A `Simulation`, to be run or moved by hand."""
-    from forge_consensus.testing.simulation import Simulation
+    from forge_consensus.testing.simulator.simulation import Simulation
 
     with Simulation(**arguments_of(request, "forge_simulation")) as simulation:
 

@@ -12,9 +12,9 @@ from pathlib import Path
 from loguru import logger
 
 from forge_consensus.errors import OperationFailedError
-from forge_consensus.testing.plan import Plan
-from forge_consensus.testing.simulation import Simulation
-from forge_consensus.testing.violations import ViolationError
+from forge_consensus.testing.rules.violations import ViolationError
+from forge_consensus.testing.simulator.plan import Plan
+from forge_consensus.testing.simulator.simulation import Simulation
 from tests.mutants.catalogue import MUTANTS
 from tests.mutants.patch import Patch
 from tests.mutants.registry import Mutant

@@ -8,8 +8,8 @@ from collections.abc import Callable
 from typing import Final
 
 from forge_consensus.errors import ConsensusTimeoutError
-from forge_consensus.testing.local_cluster import LocalCluster
-from forge_consensus.testing.network_paths import CUT, PathFaults
+from forge_consensus.testing.local.cluster import LocalCluster
+from forge_consensus.testing.local.network_paths import CUT, PathFaults
 from tests.siege.namespaces import LINKS, Link, SpacedCluster, no_namespaces
 from tests.siege.preloads import FAULTS, Fault, missing
 

@@ -12,7 +12,7 @@ from typing import Any, Final
 from forge_consensus.client.sync import Client
 from forge_consensus.errors import CommandError, ConsensusError, OutcomeUnknownError, UnavailableError
 from forge_consensus.storage.machine import Command
-from forge_consensus.testing.history import History, Operation, Outcome
+from forge_consensus.testing.histories.history import History, Operation, Outcome
 from tests.siege.keys import COUNTER, Keys
 
 TIMEOUTS: Final = (0.1, 0.3, 1.0, 2.0)

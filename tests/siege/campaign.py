@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Final
 
 from forge_consensus.storage.limits import Limits
-from forge_consensus.testing.history import History
-from forge_consensus.testing.local_cluster import LocalCluster
+from forge_consensus.testing.histories.history import History
+from forge_consensus.testing.local.cluster import LocalCluster
 from tests.siege.blows import BLOWS
 from tests.siege.callers import LANES, Caller
 from tests.siege.feeds import FeedWatch

@@ -16,9 +16,9 @@ from types import TracebackType
 from typing import Any, Final, Self
 
 from forge_consensus.errors import OperationFailedError
-from forge_consensus.testing.local_cluster import LocalCluster
-from forge_consensus.testing.node_process import NodeProcess
-from forge_consensus.testing.node_thread import NodeThread
+from forge_consensus.testing.local.cluster import LocalCluster
+from forge_consensus.testing.local.node_process import NodeProcess
+from forge_consensus.testing.local.node_thread import NodeThread
 
 PORT: Final = 7400
 COMMAND_SECONDS_MAX: Final = 10.0

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from forge_consensus.testing.local_cluster import LocalCluster
+from forge_consensus.testing.local.cluster import LocalCluster
 from tests.siege.blows import BLOWS, MISSING, PROXIED
 from tests.siege.namespaces import LINKS, SpacedCluster, Switch
 

@@ -12,8 +12,8 @@ from typing import Final
 
 from forge_consensus.errors import StorageError
 from forge_consensus.storage.limits import MIB
-from forge_consensus.testing.local_cluster import LocalCluster
-from forge_consensus.testing.node_process import NodeProcess
+from forge_consensus.testing.local.cluster import LocalCluster
+from forge_consensus.testing.local.node_process import NodeProcess
 
 DISK_CALLS: Final = ("sync/fdatasync", "rw/pwrite", "rw/writev")
 """What LMDB makes a commit durable with."""

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from forge_consensus.events.types import BecameLeader, SnapshotCompleted, SnapshotRestored
-from forge_consensus.testing.history import History
+from forge_consensus.testing.histories.history import History
 from tests.siege.feeds import Numbers
 
 

@@ -7,9 +7,9 @@ from collections import defaultdict
 from typing import Any, Final
 
 from forge_consensus.client.sync import Client
-from forge_consensus.testing.history import History, Operation, Outcome
-from forge_consensus.testing.linearizability import REGISTER, check
-from forge_consensus.testing.local_cluster import LocalCluster
+from forge_consensus.testing.histories.history import History, Operation, Outcome
+from forge_consensus.testing.histories.linearizability import REGISTER, check
+from forge_consensus.testing.local.cluster import LocalCluster
 from tests.siege.callers import record
 from tests.siege.keys import COUNTER
 

@@ -1,0 +1,243 @@
+"""The campaign: many seeds in parallel, noted as they end, with what hangs or dies found and not waited for."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from multiprocessing.connection import wait
+from pathlib import Path
+from typing import Any
+
+from forge_consensus.testing.campaign.shrink import Run
+from forge_consensus.testing.campaign.state import ALL, SeedLine, StateFile, StateFileError, found_text
+from forge_consensus.testing.campaign.worker import Job, Ran, Shrunken, Worker
+from forge_consensus.testing.simulator.plan import Plan
+from forge_consensus.testing.simulator.trial import Trial, attempt
+
+LOOK_S = 0.2
+AGAIN_EVERY = 100
+"""Every so many seeds one is run twice, if possible in another process: the digests must be equal."""
+JOBS_PER_WORKER = 1000
+"""Then it is replaced, whatever it has gathered."""
+STARTS_FAILED_MAX = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What is run, and within which bounds."""
+
+    first: int
+    seeds: int
+    jobs: int
+    changes: dict[str, Any] = field(default_factory=dict)
+    """What is different from the seeds' own plans."""
+    minutes: float | None = None
+    seed_s_max: float = 300.0
+    """Wall time of one seed; beyond it the worker hangs."""
+    shrink_s_max: float = 60.0
+    violations_max: int = 10
+    """After so many nothing new is begun."""
+    progress_s: float = 5.0
+    options: str = ""
+    """What the command needs to run one of these seeds again."""
+
+
+@dataclass(slots=True)
+class Campaign:
+    """Runs what is not done yet; `run` returns whether all of it was run."""
+
+    settings: Settings
+    state: StateFile
+    say: Callable[[str], None]
+    progress: Callable[[str], None]
+    attempt: Run = attempt
+    workers: list[Worker] = field(default_factory=list)
+    again: list[tuple[int, Worker]] = field(default_factory=list)
+    """Seeds to run a second time, and who ran them first."""
+    found: int = 0
+    began: float = field(default_factory=time.monotonic)
+    done_before: int = 0
+    starts_failed: int = 0
+    last_told: float = 0.0
+
+    def run(self) -> bool:
+        """Run the seeds. Raises `StateFileError` when the code changes meanwhile, `KeyboardInterrupt`."""
+        settings = self.settings
+        self.done_before = self.state.totals[ALL].seeds
+        waiting = self.waiting()
+        stop_at = self.began + settings.minutes * 60 if settings.minutes is not None else float("inf")
+        try:
+            self.workers = [Worker(self.attempt, self.state.version) for _ in range(min(settings.jobs, self.left))]
+            while self.workers:
+                if time.monotonic() >= stop_at or self.found >= settings.violations_max:
+                    waiting = iter(())
+                    self.again.clear()
+                self.hand_out(waiting)
+                self.look()
+                self.tell()
+            self.tell(at_once=True)
+            return self.left == 0
+        finally:
+            for worker in self.workers:
+                worker.end()
+
+    @property
+    def left(self) -> int:
+        """How many seeds are not done."""
+        settings = self.settings
+        return sum(seed not in self.state.done for seed in range(settings.first, settings.first + settings.seeds))
+
+    def waiting(self) -> Iterator[int]:
+        """The seeds that are to be run, each once."""
+        for seed in range(self.settings.first, self.settings.first + self.settings.seeds):
+            if seed not in self.state.done:
+                yield seed
+
+    # --- handing out -------------------------------------------------------------------------------------------------
+
+    def hand_out(self, waiting: Iterator[int]) -> None:
+        """Give every free worker a seed; end those for whom there is none, and replace those who had many."""
+        for worker in list(self.workers):
+            if worker.job is not None or not worker.ready:
+                continue
+            if worker.jobs >= JOBS_PER_WORKER:
+                self.leave(worker, successor=True)
+                continue
+            job = self.job_for(worker, waiting)
+            if job is None:
+                self.leave(worker)
+                continue
+            try:
+                worker.give(job)
+            except OSError:
+                self.lost(worker, "died")
+
+    def job_for(self, worker: Worker, waiting: Iterator[int]) -> Job | None:
+        """A seed to see again that somebody else ran, or a new one."""
+        for position, (seed, first) in enumerate(self.again):
+            if first is not worker or len(self.workers) == 1:
+                del self.again[position]
+                return Job(self.plan(seed), again=True)
+        for seed in waiting:
+            return Job(self.plan(seed), shrink_s=self.settings.shrink_s_max, options=self.settings.options)
+        return None
+
+    def plan(self, seed: int) -> Plan:
+        """What is run under a seed."""
+        return replace(Plan.of(seed), **self.settings.changes)
+
+    def leave(self, worker: Worker, *, successor: bool = False) -> None:
+        """End a worker, perhaps with another in its place."""
+        worker.end()
+        self.workers.remove(worker)
+        if successor:
+            self.workers.append(Worker(self.attempt, self.state.version))
+
+    # --- looking -----------------------------------------------------------------------------------------------------
+
+    def look(self) -> None:
+        """Hear what workers say, for a moment; see who hangs."""
+        ready = wait([worker.pipe for worker in self.workers], LOOK_S)
+        for worker in list(self.workers):
+            if worker.pipe in ready:
+                try:
+                    self.heard(worker, worker.pipe.recv())
+                except (EOFError, OSError):
+                    self.lost(worker, "died")
+            elif worker.busy_s > self.settings.seed_s_max + worker.shrinking * self.settings.shrink_s_max:
+                self.lost(worker, "hangs")
+
+    def heard(self, worker: Worker, said: Any) -> None:
+        """A worker said something."""
+        if isinstance(said, Ran):
+            self.ran(worker, said.trial)
+        elif isinstance(said, Shrunken):
+            worker.job, worker.shrinking = None, False
+            self.keep_story(said.seed, said.text)
+        elif said:
+            raise StateFileError(
+                f"the code changed while the campaign ran (from {self.state.version} to {said}): start it again"
+            )
+        else:
+            worker.ready = True
+            self.starts_failed = 0
+
+    def ran(self, worker: Worker, trial: Trial) -> None:
+        """A run ended."""
+        job, failure, seed = worker.job, trial.failure, trial.plan.seed
+        assert job is not None
+        worker.shrinking = failure is not None and job.shrink_s > 0
+        worker.since = time.monotonic()
+        if not worker.shrinking:
+            worker.job = None
+        if job.again:
+            first = self.state.digests[seed]
+            if trial.digest != first:
+                self.violation(seed, "replay", f"the run was {first} the first time, {trial.digest} the second", "")
+            return
+        if failure is not None:
+            self.violation(seed, failure.kind, failure.text, failure.story)
+        self.state.add(SeedLine.of(trial))
+        if seed % AGAIN_EVERY == 0:
+            self.again.append((seed, worker))
+
+    def lost(self, worker: Worker, how: str) -> None:
+        """A worker died or hangs: its seed is a finding, unless it was only shrinking one."""
+        where = worker.where() if how == "hangs" else worker.told()
+        job, shrinking = worker.job, worker.shrinking
+        self.leave(worker, successor=True)
+        ended = (
+            f"after {self.settings.seed_s_max:g} s" if how == "hangs" else f"with exit code {worker.process.exitcode}"
+        )
+        if job is None:
+            self.starts_failed += 1
+            if self.starts_failed >= STARTS_FAILED_MAX:
+                raise StateFileError(f"no worker starts: the last one ended {ended}\n{where}")
+        elif shrinking:
+            again = f"--replay {job.plan.seed}{job.options}"
+            self.say(f"seed {job.plan.seed}: the process that shrank it {how} {ended}; run {again}")
+        else:
+            seed, plan = job.plan.seed, job.plan
+            text = f"the process that ran it {how} {ended}"
+            self.violation(seed, how, text, f"seed {seed}: {text}\n{where}")
+            self.state.add(SeedLine(seed, "-", plan.nodes, 0, 0.0, 0, 0, 0, 0, 0.0))
+
+    # --- telling -----------------------------------------------------------------------------------------------------
+
+    def violation(self, seed: int, kind: str, text: str, story: str) -> None:
+        """Something was found."""
+        self.found += 1
+        self.state.add_failure(seed, kind, text)
+        self.say(f"VIOLATION in seed {seed}: {found_text(kind, text)}")
+        self.keep_story(seed, story or f"seed {seed}: {kind}: {text}", printed=False)
+
+    def keep_story(self, seed: int, story: str, *, printed: bool = True) -> None:
+        """Save a story beside the state file; a shrunk one takes the place of the whole one."""
+        path = Path(f"{self.state.path}.seed-{seed}.txt")
+        path.write_text(story + "\n", encoding="utf-8")
+        if printed:
+            self.say(f"{story}\n(saved as {path})")
+
+    def tell(self, *, at_once: bool = False) -> None:
+        """Say how far it is, every few seconds."""
+        now = time.monotonic()
+        if not at_once and now - self.last_told < self.settings.progress_s:
+            return
+        self.last_told = now
+        total, settings = self.state.totals[ALL], self.settings
+        rate = (total.seeds - self.done_before) / max(now - self.began, 1e-9)
+        left = self.left
+        self.progress(
+            f"{settings.seeds - left:,} of {settings.seeds:,} seeds, {rate:.1f}/s, "
+            f"{total.virtual_s / 3600:,.1f} virtual hours, {total.operations:,} operations judged, "
+            f"{total.turns:,} turns checked, {len(self.state.failures)} violations, "
+            f"{time_text(left / rate) if rate else '?'} left"
+        )
+
+
+def time_text(seconds: float) -> str:
+    """A time to wait, for people."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -1,0 +1,148 @@
+"""The worker of a campaign: a process of its own that runs seeds, so that one that hangs or dies is only a finding."""
+
+from __future__ import annotations
+
+import contextlib
+import faulthandler
+import gc
+import glob
+import os
+import shutil
+import signal
+import tempfile
+import time
+from dataclasses import dataclass, field
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+from loguru import logger
+
+from forge_consensus.actors.simulated_cluster import SHARED_MEMORY
+from forge_consensus.testing.campaign.shrink import Run, shrink
+from forge_consensus.testing.campaign.state import code_version
+from forge_consensus.testing.simulator.plan import Plan
+from forge_consensus.testing.simulator.trial import Trial
+
+DUMP_S_MAX = 2.0
+"""How long a worker that hangs has to write down where it is."""
+DUMP_LINES = 30
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A plan to run; whether it is run only to see whether the digest is the same again; how long to shrink.
+
+    `options` are those that the command needs to run the seed again.
+    """
+
+    plan: Plan
+    again: bool = False
+    shrink_s: float = 0.0
+    options: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Ran:
+    """What came of a job."""
+
+    trial: Trial
+
+
+@dataclass(frozen=True, slots=True)
+class Shrunken:
+    """The shortened story of a failure; it follows what came of the job."""
+
+    seed: int
+    text: str
+
+
+def work(pipe: Connection, run: Run, dump: str, version: str) -> None:
+    """Run jobs until there are no more. The first word is the version of the code, if it is not the expected one."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the campaign decides when to stop
+    logger.disable("forge_consensus")
+    with open(dump, "w", encoding="utf-8") as file, contextlib.suppress(EOFError, BrokenPipeError):
+        faulthandler.enable(file)
+        faulthandler.register(signal.SIGUSR1, file)
+        now = code_version()
+        pipe.send(now if now != version else "")
+        gc.freeze()  # what was imported stays: no collection need look at it
+        while (job := pipe.recv()) is not None:
+            trial = run(job.plan)
+            pipe.send(Ran(trial))
+            if trial.failure is not None and job.shrink_s:
+                pipe.send(Shrunken(job.plan.seed, shrunk(job, trial, run)))
+            gc.collect()
+    Path(dump).unlink(missing_ok=True)  # the campaign was killed and cannot do it
+
+
+def shrunk(job: Job, trial: Trial, run: Run) -> str:
+    """The shortened story."""
+    return shrink(trial, run, seconds_max=job.shrink_s, options=job.options).text()
+
+
+@dataclass(eq=False, slots=True)
+class Worker:
+    """The campaign's end of a worker: `give` it a job, look at `pipe`, `end` it."""
+
+    run: Run
+    version: str
+    job: Job | None = None
+    since: float = 0.0
+    shrinking: bool = False
+    jobs: int = 0
+    ready: bool = False
+    pipe: Connection = field(init=False)
+    process: Any = field(init=False)
+    dump: Path = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Start the process."""
+        context = get_context("spawn")
+        handle, name = tempfile.mkstemp(prefix="forge-campaign-")
+        os.close(handle)
+        self.dump = Path(name)
+        self.pipe, theirs = context.Pipe()
+        self.process = context.Process(target=work, args=(theirs, self.run, name, self.version), daemon=True)
+        self.process.start()
+        theirs.close()
+        self.since = time.monotonic()
+
+    def give(self, job: Job) -> None:
+        """Have it run a job. Raises `OSError` if it is dead."""
+        self.job, self.since, self.shrinking = job, time.monotonic(), False
+        self.jobs += 1
+        self.pipe.send(job)
+
+    @property
+    def busy_s(self) -> float:
+        """How long it has been at it; 0 without a job."""
+        return time.monotonic() - self.since if self.job is not None or not self.ready else 0.0
+
+    def where(self) -> str:
+        """Where a worker that hangs is: the innermost calls of its stack."""
+        with contextlib.suppress(ProcessLookupError, OSError):
+            os.kill(self.process.pid, signal.SIGUSR1)
+        until = time.monotonic() + DUMP_S_MAX
+        while time.monotonic() < until and not self.dump.stat().st_size:
+            time.sleep(0.05)
+        time.sleep(0.05)
+        return self.told()
+
+    def told(self) -> str:
+        """What a worker wrote before its end."""
+        if not self.dump.exists():  # it ended by itself
+            return ""
+        lines = self.dump.read_text(encoding="utf-8", errors="replace").splitlines()
+        return "\n".join(lines[:DUMP_LINES])
+
+    def end(self) -> None:
+        """End the process at once, and remove what a simulation that was cut off leaves behind."""
+        self.process.kill()
+        self.process.join()
+        self.pipe.close()
+        self.dump.unlink(missing_ok=True)
+        for place in {str(SHARED_MEMORY), tempfile.gettempdir()}:
+            for folder in glob.glob(f"{glob.escape(place)}/forge-simulation-{self.process.pid}-*"):
+                shutil.rmtree(folder, ignore_errors=True)

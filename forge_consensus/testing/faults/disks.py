@@ -1,0 +1,210 @@
+"""The faults of disks: slow, failing, full, torn, damaged, put back or wiped; never more than a minority for good.
+
+What ruins a disk for good counts against `SimulatedCluster.spare`, so that a majority of good disks remains: only with
+it can the cluster be asked to go on. The node itself must notice the damage, or its peers must refuse it; then it
+stays down, until nodes can be exchanged.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from functools import partial
+
+import msgpack
+
+from forge_consensus.actors.notices import TakeSnapshot
+from forge_consensus.actors.simulated import COMMITS, CrashAt
+from forge_consensus.errors import StorageError
+from forge_consensus.storage.identity import BOOTS, IDENTITY
+from forge_consensus.storage.memory_tables import DISK_FREE_BYTES, MemoryTable
+from forge_consensus.storage.transaction import META, unsealed
+from forge_consensus.testing.faults.processes import NOBODY
+from forge_consensus.testing.faults.strike import Strike
+
+STEPS_MAX = 12
+PUT_BACK_TRIES = 5
+ERRORS = (errno.EIO, errno.ENOSPC)
+
+
+def slow_disk(strike: Strike) -> str:
+    """A disk becomes slow, or well again."""
+    base, slowest = strike.anyone(), strike.chance.choice((0.002, 0.02, 0.2, 1.5))
+    if base is None:
+        return NOBODY
+    base.slow_commits = (0.0001, slowest * strike.faults.pace if slowest > 0.1 else slowest)
+    return f"{base.name}: up to {base.slow_commits[1]} s a commit"
+
+
+def failing_disk(strike: Strike) -> str:
+    """A commit fails, for whatever reason or for lack of room; what it wrote may be there all the same."""
+    base, number, written = strike.anyone(), strike.chance.choice(ERRORS), strike.chance.random() < 0.5
+    if base is None:
+        return NOBODY
+    base.disk.fail_next_commit(StorageError(f"ordered: {os.strerror(number)}"), written=written)
+    strike.back_later(base.name)
+    return f"{base.name}: {os.strerror(number)}, {'written' if written else 'nothing is written'}"
+
+
+def full_disk(strike: Strike) -> str:
+    """A disk has no room for proposals, and later has again."""
+    base, seconds = strike.anyone(), strike.seconds(0.1, 3.0)
+    room = strike.chance.choice((0, strike.cluster.limits.reserve_bytes // 2))
+    if base is None:
+        return NOBODY
+    base.disk.disk_free_bytes = room
+    strike.after(seconds, partial(setattr, base.disk, "disk_free_bytes", DISK_FREE_BYTES))
+    return f"{base.name}: {room} bytes free for {seconds:.3f} s"
+
+
+def failing_file(strike: Strike) -> str:
+    """A step that a snapshot file takes fails: the snapshot fails, and nothing else."""
+    base, steps, number = strike.anyone(), strike.chance.randrange(STEPS_MAX), strike.chance.choice(ERRORS)
+    if base is None:
+        return NOBODY
+    files = strike.cluster.nodes[base.name].files
+    files.error_in, files.error = steps, partial(OSError, number, os.strerror(number))
+    base.tell(base.engine.actor("snapshot"), TakeSnapshot())
+    return f"{base.name}: {os.strerror(number)} in file step {steps}"
+
+
+# --- crashes where snapshots are made and installed -------------------------------------------------------------------
+
+
+def crash_in_file_step(strike: Strike) -> str:
+    """A process ends while a snapshot file is written, flushed or given its name."""
+    base, steps = strike.anyone(), strike.chance.randrange(STEPS_MAX)
+    if base is None:
+        return NOBODY
+    strike.cluster.nodes[base.name].files.stop_in = steps
+    base.tell(base.engine.actor("snapshot"), TakeSnapshot())
+    strike.back_later(base.name)
+    return f"{base.name} in file step {steps}"
+
+
+def crash_in_switch(strike: Strike) -> str:
+    """A process ends at a commit that moves the log's start, takes a checkpoint or deletes a slice."""
+    base, commit = strike.anyone(), strike.chance.choice([name for name in COMMITS if name != "any commit"])
+    at = strike.chance.choice((CrashAt.BEFORE_COMMIT, CrashAt.AFTER_COMMIT))
+    if base is None:
+        return NOBODY
+    base.crash(at, commit=commit)
+    base.tell(base.engine.actor("snapshot"), TakeSnapshot())
+    strike.back_later(base.name)
+    return f"{base.name} {at.value}: {commit}"
+
+
+def crash_while_opening(strike: Strike) -> str:
+    """A process ends, and so does the next one as soon as it has opened its ledger."""
+    base = strike.anyone()
+    if base is None:
+        return NOBODY
+    strike.cluster.nodes[base.name].crash_opening = True
+    strike.cluster.crash(base.name)
+    strike.back_later(base.name)
+    strike.after(strike.seconds(3.0, 4.0), partial(strike.bring_back, base.name))
+    return base.name
+
+
+# --- ruined for good --------------------------------------------------------------------------------------------------
+
+
+def may_ruin(strike: Strike, name: str) -> bool:
+    """Whether this node's disk may be ruined: it was already, or a majority of good ones remains."""
+    return name not in strike.cluster.gone and (name in strike.cluster.suspect or strike.cluster.spare)
+
+
+def flip_record(strike: Strike) -> str:
+    """A bit of a log entry, or of one of the ledger's own records, changes on the disk."""
+    name, chance = strike.shuffled()[0], strike.chance
+    table, place, at, bit = chance.choice(("log", "log", META)), chance.random(), chance.random(), chance.randrange(8)
+    rows = strike.cluster.nodes[name].disk[table]
+    if not may_ruin(strike, name) or not rows.keys:
+        return NOBODY
+    key = rows.keys[int(place * len(rows.keys))]
+    strike.cluster.flip_record(name, table, key, int(at * len(rows.values[key])), bit)
+    return f"{name}: bit {bit} of {table} {key.hex() if table == 'log' else key.decode()}"
+
+
+def flip_file(strike: Strike) -> str:
+    """A bit of a finished snapshot file changes."""
+    name, chance = strike.shuffled()[0], strike.chance
+    place, at, bit = chance.random(), chance.random(), chance.randrange(8)
+    files = strike.cluster.nodes[name].files
+    finished = [file for file in files.durable if files.bytes_of(file)]
+    if not may_ruin(strike, name) or not finished:
+        return NOBODY
+    file = finished[int(place * len(finished))]
+    strike.cluster.flip_file(name, file, int(at * len(files.bytes_of(file))), bit)
+    return f"{name}: bit {bit} of {file}"
+
+
+def put_copy_back(strike: Strike) -> str:
+    """Somebody copies a node's folder while it is stopped, and puts it back when all others have met the node again."""
+    base = strike.anyone()
+    if base is None or base.name in strike.cluster.suspect:
+        return NOBODY
+    name = base.name
+    strike.cluster.crash(name)
+    copy = strike.cluster.copy_of(name)
+    strike.back_later(name)
+
+    def put_back(tries: int) -> None:
+        if may_ruin(strike, name) and known_since(strike, name, boot_in(copy.disk) + 1):
+            strike.cluster.crash(name)
+            strike.cluster.put_back(name, copy, "an older copy")
+            strike.back_later(name)
+        elif tries:
+            strike.after(strike.seconds(0.5, 2.0), partial(put_back, tries - 1))
+
+    strike.after(strike.seconds(0.5, 4.0), partial(put_back, PUT_BACK_TRIES))
+    return f"{name}: of boot {boot_in(copy.disk)}"
+
+
+def wipe_folder(strike: Strike) -> str:
+    """A folder is emptied; all others have met the node before."""
+    name = strike.shuffled()[0]
+    if not may_ruin(strike, name) or not known_since(strike, name, 1):
+        return NOBODY
+    strike.cluster.crash(name)
+    strike.cluster.wipe(name)
+    strike.back_later(name)
+    return name
+
+
+def boot_in(disk: dict[str, MemoryTable]) -> int:
+    """The boot that a disk counts."""
+    stored = disk[META].values.get(IDENTITY)
+    return 0 if stored is None else int(msgpack.unpackb(unsealed(IDENTITY, stored))[4])
+
+
+def known_since(strike: Strike, name: str, boot: int) -> bool:
+    """Whether the good disks of all other nodes know this boot of the node, or a later one.
+
+    Only then is it certain that they refuse what comes back with less. A folder that is put back while somebody with
+    whom it makes a majority has not yet heard of its later life is taken for the member that it was: that somebody
+    has nothing by which to know better. So it is to lose a disk and, at the same time, to be without all who knew.
+    """
+    for other in strike.others(name):
+        if other in strike.cluster.suspect:
+            continue
+        stored = strike.cluster.nodes[other].disk[META].values.get(BOOTS)
+        known = msgpack.unpackb(unsealed(BOOTS, stored)) if stored else {}
+        if known.get(name, ("", 0))[1] < boot:
+            return False
+    return True
+
+
+DISK_FAULTS = (
+    slow_disk,
+    failing_disk,
+    full_disk,
+    failing_file,
+    crash_in_file_step,
+    crash_in_switch,
+    crash_while_opening,
+    flip_record,
+    flip_file,
+    put_copy_back,
+    wipe_folder,
+)

@@ -1,0 +1,111 @@
+"""The faults of a simulation: what goes wrong, when and where, drawn from the seed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from forge_consensus.actors.simulated_cluster import SimulatedCluster
+from forge_consensus.storage.memory_tables import DISK_FREE_BYTES
+from forge_consensus.testing.faults.disks import DISK_FAULTS
+from forge_consensus.testing.faults.networks import CUTS, NETWORK_FAULTS
+from forge_consensus.testing.faults.processes import PROCESS_FAULTS
+from forge_consensus.testing.faults.strike import Ordered, Strike
+
+Fault = Callable[[Strike], str]
+"""Orders one fault; returns what exactly, in words."""
+
+KINDS: dict[str, Fault] = {fault.__name__: fault for fault in (*PROCESS_FAULTS, *NETWORK_FAULTS, *DISK_FAULTS)}
+"""All faults that there are, by the name of their kind."""
+PACES_S = (0.2, 0.5, 1.0, 2.0)
+"""The mean time between two faults; with one each 0.1 s most clusters were never in order long enough to serve."""
+KIND_PACE_S = 0.4
+"""The mean time between two faults when their kinds are named."""
+
+
+class Faults:
+    """Orders faults against a cluster until `heal` makes everything well again; `ordered` tells what was ordered.
+
+    Each seed uses only some kinds of faults and each of them as often as it likes: runs in which everything happens
+    at once find less than runs that differ (swarm testing). Every strike draws from a source of its own, known by its
+    number, also when the next one comes. So leaving out those in `skip` changes nothing of what the others draw, and a
+    failure can be shrunk to the strikes that it needs.
+    """
+
+    def __init__(
+        self,
+        cluster: SimulatedCluster,
+        kinds: Sequence[str] = (),
+        skip: frozenset[int] = frozenset(),
+        pace: float = 1.0,
+    ) -> None:
+        """Take the kinds of faults by name, equally often and quickly; without any, as the seed decides.
+
+        All times are `pace` times as long. Raises `KeyError` for a kind that is not in `KINDS`.
+        """
+        self.cluster = cluster
+        self.timeline = cluster.timeline
+        self.skip = skip
+        self.pace = pace
+        self.weights = {KINDS[kind].__name__: 1.0 for kind in kinds} or self.swarm()
+        self.pace_s = KIND_PACE_S if kinds else self.timeline.chance("faults").choice(PACES_S)
+        self.running = False
+        self.number = 0
+        self.ordered: list[Ordered] = []
+
+    def swarm(self) -> dict[str, float]:
+        """How often each kind strikes under this seed; a kind more, one day, changes nothing of the others'."""
+        weights = {kind: self.timeline.chance(f"weight of {kind}").choice((0.0, 0.3, 1.0, 3.0)) for kind in KINDS}
+        # Cuts add up until somebody mends them; a cluster that is always in pieces shows little.
+        cuts = sum(weights[fault.__name__] for fault in CUTS)
+        weights["mend"] = cuts * self.timeline.chance("mending").choice((0.1, 0.5, 1.0))
+        return weights if any(weights.values()) else dict.fromkeys(KINDS, 1.0)
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How often each kind struck."""
+        counts: dict[str, int] = {}
+        for ordered in self.ordered:
+            counts[ordered.kind] = counts.get(ordered.kind, 0) + 1
+        return counts
+
+    def start(self) -> None:
+        """Begin to order faults."""
+        self.running = True
+        self.next()
+
+    def next(self) -> None:
+        """Plan the next strike."""
+        self.number += 1
+        strike = Strike(self, self.number)
+        wait = strike.chance.expovariate(1 / self.pace_s) * self.pace
+        self.timeline.after(wait, lambda: self.strike(strike))
+
+    def strike(self, strike: Strike) -> None:
+        """Order one fault, unless it is to be left out."""
+        if not self.running:
+            return
+        kind = strike.chance.choices(list(self.weights), list(self.weights.values()))[0]
+        if strike.number not in self.skip:
+            self.timeline.note("strike", f"{strike.number} {kind}")
+            at = self.timeline.now
+            self.ordered.append(Ordered(at, kind, KINDS[kind](strike), strike.number))
+        self.next()
+
+    def heal(self) -> None:
+        """No more faults: all nodes run but those whose disk is ruined, all frames arrive, no disk is slow or full."""
+        self.running = False
+        self.timeline.note("heal", "")
+        self.cluster.network.heal()
+        for name, node in self.cluster.nodes.items():
+            node.crash_opening = False
+            node.files.stop_in = node.files.error_in = None
+            base = node.running
+            if base is None:
+                self.cluster.restart(name)
+            else:
+                base.crash_at = base.turn_fails = None
+                base.disk.ordered_failure = None
+                base.disk.disk_free_bytes = DISK_FREE_BYTES
+                base.slow_commits = (0.0001, 0.002)
+                base.resume_at = min(base.resume_at, self.timeline.now)
+                base.wake(0.0)

@@ -1,0 +1,148 @@
+"""The faults of the network: cuts of every shape that stay, come and go, bad weather, and connections that break."""
+
+from __future__ import annotations
+
+import dataclasses
+from functools import partial
+
+from forge_consensus.actors.simulated_network import Weather
+from forge_consensus.testing.faults.processes import NOBODY
+from forge_consensus.testing.faults.strike import Strike
+
+FLAPS_MAX = 20
+
+
+def text_of(one: list[str], other: list[str], between: str = "|") -> str:
+    """A cut in words."""
+    return f"{'+'.join(sorted(one))} {between} {'+'.join(sorted(other))}"
+
+
+def mend(strike: Strike) -> str:
+    """All cuts end."""
+    strike.network.cut.clear()
+    return "all cuts"
+
+
+def isolate(strike: Strike) -> str:
+    """One node is cut off."""
+    one, *rest = strike.shuffled()
+    strike.network.part([one], rest)
+    return one
+
+
+def isolate_leader(strike: Strike) -> str:
+    """The leader is cut off, and does not know it."""
+    leader = strike.leader()
+    if leader is None:
+        return NOBODY
+    strike.network.part([leader.name], strike.others(leader.name))
+    return leader.name
+
+
+def stun_leader(strike: Strike) -> str:
+    """The leader is cut off and stopped for about as long as the others need to elect."""
+    leader, seconds = strike.leader(), strike.seconds(0.5, 2.0)
+    if leader is None:
+        return NOBODY
+    strike.network.part([leader.name], strike.others(leader.name))
+    leader.pause(seconds)
+    return f"{leader.name} for {seconds:.3f} s"
+
+
+def split(strike: Strike) -> str:
+    """The cluster falls into two parts."""
+    names = strike.shuffled()
+    middle = len(names) // 2
+    strike.network.part(names[:middle], names[middle:])
+    return text_of(names[:middle], names[middle:])
+
+
+def one_way(strike: Strike) -> str:
+    """Frames from one node to another are lost, the other way they are not."""
+    names = strike.shuffled()
+    if len(names) < 2:
+        return NOBODY
+    deaf = names[1 : strike.chance.randint(2, len(names))]
+    strike.network.part(names[:1], deaf, both_ways=False)
+    return text_of(names[:1], deaf, "-x->")
+
+
+def send_only(strike: Strike) -> str:
+    """A node hears nobody, and everybody hears it."""
+    one, *rest = strike.shuffled()
+    strike.network.part(rest, [one], both_ways=False)
+    return one
+
+
+def receive_only(strike: Strike) -> str:
+    """A node hears everybody, and nobody hears it."""
+    one, *rest = strike.shuffled()
+    strike.network.part([one], rest, both_ways=False)
+    return one
+
+
+def bridge(strike: Strike) -> str:
+    """Two parts see each other only through one node."""
+    names = strike.shuffled()
+    half = len(names) // 2
+    one, other = names[1 : half + 1], names[half + 1 :]
+    strike.network.part(one, other)
+    return f"{text_of(one, other)} with {names[0]} between"
+
+
+def flap(strike: Strike) -> str:
+    """A cut comes and goes quickly: of one node or of a half, both ways or one."""
+    names = strike.shuffled()
+    chance = strike.chance
+    middle = chance.choice((1, len(names) // 2))
+    one, other = names[:middle], names[middle:]
+    both_ways, period = chance.random() < 0.7, chance.choice((0.02, 0.1, 0.4, 1.0)) * strike.seconds(0.5, 1.5)
+    left = chance.randint(2, FLAPS_MAX)
+
+    def turn(left: int) -> None:
+        if left % 2:
+            strike.network.join_again(one, other)
+        else:
+            strike.network.part(one, other, both_ways=both_ways)
+        if left > 1:
+            strike.after(period, lambda: turn(left - 1))
+
+    turn(left + left % 2)  # the last turn joins
+    return f"{text_of(one, other, '|' if both_ways else '-x->')} every {period:.3f} s, {left} times"
+
+
+def change_weather(strike: Strike) -> str:
+    """The network changes its habits."""
+    chance = strike.chance
+
+    def sometimes(value: float) -> float:
+        return chance.choice((0.0, 0.0, value * chance.random()))
+
+    delay = chance.choice((0.002, 0.02, 0.1, 0.5)) * strike.seconds(0.0, 1.0) + 0.001
+    weather = strike.network.weather = dataclasses.replace(
+        Weather(),
+        loss=sometimes(0.3),
+        duplicate=sometimes(0.3),
+        reorder=sometimes(0.5),
+        replay=sometimes(0.2),
+        delay_s_max=delay,
+        unreported=chance.choice((0.0, 0.5, 1.0)),
+        report_s_max=chance.choice((0.002, 0.5, 3.0)) * strike.faults.pace,
+    )
+    named = dataclasses.asdict(weather)
+    return ", ".join(f"{name} {value:.3g}" for name, value in named.items() if value and name != "delay_s_min")
+
+
+def break_link(strike: Strike) -> str:
+    """A connection breaks though both ends run; its end is told now, or late, or never."""
+    one, *rest = strike.shuffled()
+    late = strike.chance.choice((0.0, 0.0, strike.seconds(0.0, 3.0)))
+    for other in rest:
+        if (one, other) in strike.network.links and one in strike.network.live:
+            strike.after(late, partial(strike.network.report, strike.network.live[one], other))
+            return f"{one}>{other} in {late:.3f} s"
+    return NOBODY
+
+
+CUTS = (isolate, isolate_leader, stun_leader, split, one_way, send_only, receive_only, bridge)
+NETWORK_FAULTS = (mend, *CUTS, flap, change_weather, break_link)

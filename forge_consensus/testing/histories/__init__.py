@@ -1,0 +1,1 @@
+"""What clients did and heard, and whether it is linearizable."""

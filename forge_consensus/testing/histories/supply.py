@@ -1,0 +1,195 @@
+"""What the calls that are not placed yet need, make and compare with, counted for the search of the checker."""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right, insort
+from collections import Counter, defaultdict
+from collections.abc import Hashable, Iterable, Sequence
+from enum import Enum
+
+from forge_consensus.testing.histories.history import Operation
+from forge_consensus.testing.histories.models import ANY, Insight, Model
+
+
+class Forgotten(Enum):
+    """The state of which nobody will ask any more."""
+
+    STATE = "whatever it is"
+
+
+class Tally:
+    """How many calls there are of each state; knows which numbers are among them."""
+
+    def __init__(self, states: Iterable[Hashable]) -> None:
+        self.counts = Counter(states)
+        self.numbers = sorted(state for state in self.counts if type(state) is int)
+
+    def __getitem__(self, state: Hashable) -> int:
+        """How many there are of one."""
+        return self.counts[state]
+
+    def add(self, state: Hashable, change: int) -> None:
+        """Count some in, or out."""
+        before = self.counts[state]
+        self.counts[state] = now = before + change
+        if type(state) is int and (before > 0) != (now > 0):
+            if now > 0:
+                insort(self.numbers, state)
+            else:
+                del self.numbers[bisect_left(self.numbers, state)]
+
+    def between(self, low: int, high: int) -> list[int]:
+        """The numbers in a range, both ends included."""
+        return self.numbers[bisect_left(self.numbers, low) : bisect_right(self.numbers, high)]
+
+
+class Supply:
+    """Calls are numbered through: first the `closed`, which have answers, then the `opened`, which have none."""
+
+    def __init__(
+        self, model: Model, closed: Sequence[Operation], opened: Sequence[Operation], insight: Insight | None
+    ) -> None:
+        self.model = model
+        self.opened = opened
+        self.insight = insight
+        self.head = len(closed)
+        self.initial = model.initial()
+        self.used = 0
+        """The placed calls of `opened` as bits."""
+        calls = [*closed, *opened]
+        nothing: list[Hashable] = [ANY] * len(calls)
+        self.reads = [insight is not None and insight.reads(call) for call in closed]
+        self.needs = [insight.needs(call) for call in closed] if insight else nothing
+        self.names = [insight.alike(call) for call in calls] if insight else list(range(len(calls)))
+        self.makes = [insight.makes(call) for call in calls] if insight else nothing
+        self.compares = [insight.compares(call) for call in calls] if insight else nothing
+        for number, read in enumerate(self.reads):
+            if read:
+                self.makes[number] = ANY
+        self.sure = [True] * len(closed) + [
+            insight is not None and insight.before(call, insight.makes(call)) is ANY for call in opened
+        ]
+        """Whether a call, if it happens, makes its state of whatever it finds."""
+        added = [insight.adds(call) if insight else None for call in opened]
+        self.added = [*[0] * len(closed), *(0 if amount is None else amount for amount in added)]
+        """What a call without an answer adds to a number."""
+        self.up = sum(amount for amount in self.added if amount > 0)
+        """What those that are not placed add together."""
+        self.down = -sum(amount for amount in self.added if amount < 0)
+        self.blind = insight is None or any(
+            amount is None and made is ANY for amount, made in zip(added, self.makes[len(closed) :], strict=True)
+        )
+        """Whether there are calls that may lead anywhere."""
+        self.wanted = Tally(self.needs)
+        """How many calls that are not placed need a state."""
+        self.makers = Tally(made for made, sure in zip(self.makes, self.sure, strict=True) if sure)
+        """How many calls that are not placed make a state of whatever they find."""
+        self.offers = Tally(
+            made for made, sure in zip(self.makes[self.head :], self.sure[self.head :], strict=True) if sure
+        )
+        """How many of them have no answer."""
+        self.askers = Tally(self.compares)
+        """How many calls that are not placed tell a state from others."""
+        groups: defaultdict[Hashable, list[int]] = defaultdict(list)
+        for number, name in enumerate(self.names[len(closed) :]):
+            groups[name].append(number)
+        self.groups = list(groups.values())
+        """Calls without an answer that do the same, the earliest first."""
+        self.by_made: defaultdict[Hashable, list[list[int]]] = defaultdict(list)
+        """The same, by the state that they make."""
+        self.unsure: list[list[int]] = []
+        """Those of them that make their state of one other only."""
+        for group in self.groups:
+            number = len(closed) + group[0]
+            self.by_made[self.makes[number]].append(group)
+            if not self.sure[number] and self.makes[number] is not ANY:
+                self.unsure.append(group)
+
+    def count(self, number: int, change: int) -> None:
+        """Count a call in or out."""
+        if self.sure[number]:
+            self.makers.add(self.makes[number], change)
+            if number >= self.head:
+                self.offers.add(self.makes[number], change)
+        elif (added := self.added[number]) > 0:
+            self.up += change * added
+        else:
+            self.down -= change * added
+        self.askers.add(self.compares[number], change)
+        if number < self.head:
+            self.wanted.add(self.needs[number], change)
+
+    def reach(self, state: Hashable, up: int, down: int) -> tuple[int, int]:
+        """The numbers that a state can become if so much is added or taken away; an empty range if none."""
+        if not up and not down:
+            return 1, 0
+        if state == self.initial:
+            return -down, up
+        return (state - down, state + up) if type(state) is int else (1, 0)
+
+    def within_reach(self, state: Hashable, current: Hashable) -> bool:
+        """Whether calls without an answer alone might lead from what there is to a state; rather yes than no."""
+        if type(state) is not int or self.blind:
+            return True
+        low, high = self.reach(state, self.down, self.up)
+        if self.offers.between(low, high) or (type(current) is int and low <= current <= high):
+            return True
+        if any(type(self.makes[self.head + group[0]]) is int for group in self.unsure):
+            return True
+        return low <= 0 <= high and (current == self.initial or self.offers[self.initial] > 0)
+
+    def stranded(self, state: Hashable, current: Hashable) -> bool:
+        """Whether that state, or one that it could have become, is needed and cannot be brought about again.
+
+        Whatever follows would have to do without.
+        """
+        if self.blind:
+            return False
+        if self.wanted[state] > 0 and self.lacking(state, current):
+            return True
+        low, high = self.reach(state, self.up, self.down)
+        heirs: list[Hashable] = [*self.wanted.between(low, high)]
+        for group in self.unsure:
+            if not self.used >> group[-1] & 1 and self.compares[self.head + group[0]] == state:
+                heirs.append(self.makes[self.head + group[0]])
+        return any(self.wanted[one] > 0 and self.lacking(one, current) for one in heirs)
+
+    def lacking(self, state: Hashable, current: Hashable) -> bool:
+        """Whether nothing could bring about a state that is needed."""
+        return state is not ANY and not self.producible(state, current)
+
+    def producible(self, state: Hashable, current: Hashable) -> bool:
+        """Whether the state is there, or some of the calls that are not placed could make it; rather yes than no."""
+        return self.makers[state] > 0 or state == current or self.wild(state, current)
+
+    def wild(self, state: Hashable, current: Hashable) -> bool:
+        """Whether calls without an answer that depend on what they find could lead to a state; rather yes than no."""
+        if self.blind or self.insight is None:
+            return True
+        seen = {state}
+        ways = [state]
+        for one in ways:  # grows while it is read
+            low, high = self.reach(one, self.down, self.up)
+            if self.makers.between(low, high) or (type(current) is int and low <= current <= high):
+                return True
+            origins: list[Hashable] = [self.initial] if low <= 0 <= high else []
+            for group in self.unsure:
+                made = self.makes[self.head + group[0]]
+                if not self.used >> group[-1] & 1 and (made == one or (type(made) is int and low <= made <= high)):
+                    found = self.insight.before(self.opened[group[0]], made)
+                    origins.extend(() if found is ANY else found)
+            if any(self.makers[origin] > 0 or origin == current for origin in origins):
+                return True
+            ways.extend(origin for origin in dict.fromkeys(origins) if origin not in seen)
+            seen.update(origins)
+        return False
+
+    def known_as(self, state: Hashable) -> Hashable:
+        """The state, or one name for all that no call left can tell apart.
+
+        Two states that are not the initial one, and with which no call left compares, nor with any that they could
+        become: the same calls fit them, forever, and lead to equal states or again to two such.
+        """
+        if self.blind or state == self.initial or self.askers[state] > 0:
+            return state
+        return state if self.askers.between(*self.reach(state, self.up, self.down)) else Forgotten.STATE

@@ -1,0 +1,261 @@
+"""A local cluster: real nodes on this machine, as processes or threads, ended, stopped and cut off at will."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Callable, Iterable
+from typing import Any, Final, TypeVar
+
+from forge_consensus.client.sync import Client
+from forge_consensus.errors import ConsensusTimeoutError, InvalidConfigError, NodeNotFoundError, NotStartedError
+from forge_consensus.service.consensus import ConsensusService
+from forge_consensus.testing.local.lifecycle import ClusterLifecycle, change
+from forge_consensus.testing.local.network_paths import CUT, PathFaults
+from forge_consensus.testing.local.node_process import NodeProcess
+from forge_consensus.testing.local.node_thread import NodeThread
+from forge_consensus.testing.local.proxy import Proxy
+from forge_consensus.testing.local.standing import Standing, ask_all
+
+WAIT_SECONDS: Final = 15.0
+"""How long a wait may take that does not say its own time."""
+STATUS_SECONDS: Final = 1.0
+LOOK_SECONDS: Final = 0.02
+LEADER: Final = "leader"
+
+Found = TypeVar("Found")
+Names = str | Iterable[str]
+
+
+class LocalCluster(ClusterLifecycle):
+    """Real nodes n1, n2 ... with real sockets and disks, of which nothing is left in the end.
+
+    Use it in a ``with``::
+
+        with LocalCluster(nodes=3, proxy=True) as cluster:
+            client = cluster.client()
+            client.put("key", 1)
+            old = cluster.isolate("leader")
+            cluster.wait_for_leader(other_than=old)
+            cluster.heal()
+            cluster.wait_until_settled()
+
+    A name may be ``"leader"`` wherever a node is named. Every wait has a limit in seconds and raises
+    `ConsensusTimeoutError`, which says what was awaited and what each node said instead.
+
+    Args:
+        nodes: how many, 1 to 15.
+        mode: each node a process of its own (``python -m forge_consensus node``), or a service on a thread here.
+        transport: what the nodes and clients speak over.
+        state_machine: a class or ``"module:Class"``; with threads also a function that makes one. None is the
+            built-in key-value machine.
+        proxy: whether a `Proxy` stands before each node; `partition`, `isolate` and `heal` need it.
+        seed: what the proxy's chances are drawn from.
+        folder: where the nodes keep their data and logs, left as it is at the end; None for a temporary one.
+        cluster_id: the cluster's id.
+        options: times and sizes of all nodes.
+        limits: sizes of their logs and snapshots.
+        lease_reads: whether leases are on.
+        quota_bytes: how large a node's store may become.
+        map_bytes: address space of a node's store.
+        extra_args: further arguments of ``forge-consensus node``, for processes.
+        environment: further variables of the processes' environment.
+        before: a command that starts each process, with its arguments.
+
+    """
+
+    # --- nodes -------------------------------------------------------------------------------------------------------
+
+    def name_of(self, name: str) -> str:
+        """The node of that name, or the one that leads. Raises `NodeNotFoundError`."""
+        if name == LEADER:
+            return self.wait_for_leader()
+        if name not in self.nodes:
+            known = ", ".join(self.nodes) or "none, for it does not run"
+            raise NodeNotFoundError(f"there is no node {name!r} in this cluster: there are {known}")
+        return name
+
+    def kill(self, name: str) -> str:
+        """End a node at once and wait until it is gone; returns its name.
+
+        A process gets SIGKILL. A thread cannot be killed: it leaves its loop between two turns, without a last
+        checkpoint, an event or a farewell.
+        """
+        name = self.name_of(name)
+        self.nodes[name].kill()
+        return name
+
+    def shut_down(self, name: str) -> str:
+        """End a node in order (SIGTERM, `ConsensusService.stop`); returns its name."""
+        name = self.name_of(name)
+        self.nodes[name].stop()
+        return name
+
+    def restart(self, name: str, **launching: Any) -> None:
+        """Start a node again, ending it first if it runs, and wait until it serves.
+
+        For a process, `extra_args`, `environment` and `before` may be given anew, and hold from now on.
+        """
+        name = self.name_of(name)
+        node = self.nodes[name]
+        if launching:
+            change(self.process(name, "be started in another way"), launching)
+        if node.running:
+            node.kill()
+        node.launch()
+        self.wait_serving(name)
+
+    def pause(self, name: str) -> str:
+        """SIGSTOP a process; returns its name. Raises `InvalidConfigError` for threads."""
+        name = self.name_of(name)
+        self.process(name, "be paused").pause()
+        return name
+
+    def resume(self, name: str) -> None:
+        """SIGCONT a process. Raises `InvalidConfigError` for threads."""
+        self.process(self.name_of(name), "be resumed").resume()
+
+    def process(self, name: str, to: str = "be had as a process") -> NodeProcess:
+        """The process of a node. Raises `InvalidConfigError` for threads."""
+        node = self.nodes[self.name_of(name)]
+        if not isinstance(node, NodeProcess):
+            raise InvalidConfigError(f"{name} is a thread and cannot {to}: use LocalCluster(mode='process')")
+        return node
+
+    def service(self, name: str) -> ConsensusService:
+        """The service of a node, to subscribe to its events or to use it. Raises `InvalidConfigError` for processes."""
+        node = self.nodes[self.name_of(name)]
+        if not isinstance(node, NodeThread):
+            raise InvalidConfigError(f"{name} is another process and no service: use LocalCluster(mode='thread')")
+        return node.service
+
+    def running(self) -> list[str]:
+        """The nodes that run and are not paused."""
+        return [name for name, node in self.nodes.items() if node.running and not node.paused]
+
+    def log_text(self, name: str) -> str:
+        """Everything that a node has written, over all its runs."""
+        return self.nodes[self.name_of(name)].log_text()
+
+    # --- the network -------------------------------------------------------------------------------------------------
+
+    @property
+    def proxy(self) -> Proxy:
+        """The proxy, for faults of single paths. Raises `InvalidConfigError` where there is none."""
+        if not self.with_proxy:
+            raise InvalidConfigError("there is nothing between these nodes: use LocalCluster(proxy=True)")
+        if self.running_proxy is None:
+            raise NotStartedError("the cluster was not started, or has ended")
+        return self.running_proxy
+
+    def partition(self, *groups: Names, one_way: bool = False, disconnect: bool = False) -> None:
+        """Let no message pass between these groups, each a name or some; of one group, between it and all others.
+
+        A node in no group keeps all its connections. With `one_way` only what the first group says to the second is
+        lost. Connections go on to stand, as with a broken cable; with `disconnect` they break too, and the nodes
+        learn of it at once. Partitions add up until `heal`. Clients reach all nodes.
+        """
+        sides = [[self.name_of(name) for name in ([group] if isinstance(group, str) else group)] for group in groups]
+        if len(sides) == 1:
+            sides.append([name for name in self.names if name not in sides[0]])
+        named = [name for side in sides for name in side]
+        if len(sides) < 2 or len(named) != len(set(named)) or (one_way and len(sides) != 2):
+            raise InvalidConfigError(
+                f"{groups} does not part a cluster: give one group or several, a node in one at most; two for one_way"
+            )
+        across = [pair for one, other in itertools.combinations(sides, 2) for pair in itertools.product(one, other)]
+        back = [] if one_way else [(target, source) for source, target in across]
+        self.proxy.impose_all([*across, *back], CUT)
+        if disconnect:
+            for one, other in across:
+                self.proxy.disconnect(one, other)
+
+    def isolate(self, name: str, *, disconnect: bool = False) -> str:
+        """Cut a node off from all others; returns its name."""
+        name = self.name_of(name)
+        self.partition(name, disconnect=disconnect)
+        return name
+
+    def disturb(self, faults: PathFaults) -> None:
+        """Do this to all messages between nodes; it ends what was done to them before."""
+        self.proxy.impose_all(itertools.permutations(self.names, 2), faults)
+
+    def heal(self) -> None:
+        """End all faults of the network."""
+        self.proxy.heal()
+
+    # --- asking and waiting ------------------------------------------------------------------------------------------
+
+    @property
+    def endpoints(self) -> list[str]:
+        """Where clients reach the nodes; with a proxy, through it."""
+        return list(self.addresses.values())
+
+    def client(self, **options: Any) -> Client:
+        """A client of all nodes, closed with the cluster; `options` are those of `Client`."""
+        client = Client(self.endpoints, **{"cluster_id": self.facts["cluster_id"], **options})
+        self.clients.append(client)
+        return client
+
+    def standing(self, *names: str, seconds: float = STATUS_SECONDS) -> Standing:
+        """What these nodes (all that run, if none is named) say of themselves now, past any partition."""
+        if self.asker is None:
+            raise NotStartedError("the cluster was not started, or has ended")
+        wanted = names or self.running()
+        return ask_all(self.asker, {name: self.real_addresses[name] for name in wanted}, seconds)
+
+    def status(self, name: str, seconds: float = STATUS_SECONDS) -> dict[str, Any]:
+        """What a node says of itself. Raises `ConsensusError` when it does not answer."""
+        if self.asker is None:
+            raise NotStartedError("the cluster was not started, or has ended")
+        return self.asker.status(self.real_addresses[self.name_of(name)], seconds)
+
+    def leader(self) -> str | None:
+        """The node that leads now, as it and a majority say; None if there is none."""
+        return self.standing().leader(len(self.names))
+
+    def followers(self) -> list[str]:
+        """All nodes but the leader."""
+        leader = self.wait_for_leader()
+        return [name for name in self.names if name != leader]
+
+    def wait_for_leader(self, timeout: float = WAIT_SECONDS, *, other_than: str = "") -> str:
+        """Wait until a node leads, as it and a majority of all members say; returns its name.
+
+        `other_than`: a node that may still believe that it leads, for example because it was just cut off.
+        """
+
+        def look(standing: Standing) -> str | None:
+            leader = standing.leader(len(self.names))
+            return None if leader == other_than else leader
+
+        what = "a leader" + (f" other than {other_than}" if other_than else "")
+        return self.wait_for(look, what, timeout)
+
+    def wait_until_settled(self, *names: str, timeout: float = WAIT_SECONDS) -> int:
+        """Wait until these nodes (all that run) follow one leader and applied the same whole log; returns its index.
+
+        Under load that may never be.
+        """
+        return self.wait_for(Standing.level, "the nodes to follow one leader and be level", timeout, names)
+
+    def wait_for(
+        self,
+        find: Callable[[Standing], Found | None],
+        what: str,
+        timeout: float = WAIT_SECONDS,
+        names: Iterable[str] = (),
+    ) -> Found:
+        """The first thing that `find` finds in the standing of these nodes (all that run). Raises with `what`."""
+        end = time.monotonic() + timeout
+        while True:
+            left = max(end - time.monotonic(), LOOK_SECONDS)
+            standing = self.standing(*names, seconds=min(STATUS_SECONDS, left))
+            found = find(standing)
+            if found is not None:
+                return found
+            if time.monotonic() > end:
+                gone = [f"{name} does not run" for name in self.names if name not in self.running()]
+                account = "; ".join([standing.text, *gone])
+                raise ConsensusTimeoutError(f"waited {timeout:g} s for {what}: {account}")
+            time.sleep(LOOK_SECONDS)

@@ -1,0 +1,199 @@
+"""The lifecycle of a local cluster: its folders, addresses, nodes and proxy, from start to stop, always cleaned up."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, Literal, Self
+
+from forge_consensus.actors.options import Options
+from forge_consensus.client.sync import Client
+from forge_consensus.errors import InvalidConfigError, NotStartedError
+from forge_consensus.node import Settings
+from forge_consensus.service.machines import MachineChoice
+from forge_consensus.storage.limits import Limits
+from forge_consensus.storage.lmdb_tables import MAP_BYTES, QUOTA_BYTES
+from forge_consensus.testing.local.guard import Guard
+from forge_consensus.testing.local.node_process import NodeProcess
+from forge_consensus.testing.local.node_thread import NodeThread
+from forge_consensus.testing.local.ports import HeldPorts
+from forge_consensus.testing.local.proxy import Proxy
+
+NODES_MAX: Final = 15
+
+
+class ClusterLifecycle:
+    """What a `LocalCluster` is before one does anything to it."""
+
+    def __init__(
+        self,
+        nodes: int = 3,
+        *,
+        mode: Literal["process", "thread"] = "process",
+        transport: Literal["tcp", "ipc"] = "tcp",
+        state_machine: object = None,
+        proxy: bool = False,
+        seed: int = 0,
+        folder: str | Path | None = None,
+        cluster_id: str = "local",
+        options: Options | None = None,
+        limits: Limits | None = None,
+        lease_reads: bool = False,
+        quota_bytes: int = QUOTA_BYTES,
+        map_bytes: int = MAP_BYTES,
+        extra_args: Sequence[str] = (),
+        environment: Mapping[str, str] | None = None,
+        before: Sequence[str] = (),
+    ) -> None:
+        """Make the cluster; `start`, or entering the ``with``, starts it. What is to be said: see `LocalCluster`."""
+        check_choices(nodes, mode, transport, state_machine)
+        self.mode = mode
+        self.transport = transport
+        self.names = [f"n{number}" for number in range(1, nodes + 1)]
+        self.with_proxy = proxy
+        self.seed = seed
+        self.given_folder = None if folder is None else Path(folder)
+        self.state_machine = state_machine
+        self.facts: dict[str, Any] = {
+            "cluster_id": cluster_id,
+            "options": options or Options(),
+            "limits": limits or Limits(),
+            "lease_reads": lease_reads,
+            "quota_bytes": quota_bytes,
+            "map_bytes": map_bytes,
+        }
+        self.launching: dict[str, Any] = {
+            "extra_args": extra_args, "environment": environment or {}, "before": before,
+        }  # fmt: skip
+        self.nodes: dict[str, NodeProcess | NodeThread] = {}
+        self.addresses: dict[str, str] = {}
+        """Where others and clients reach each node: with a proxy, its front."""
+        self.real_addresses: dict[str, str] = {}
+        """Where each node listens."""
+        self.clients: list[Client] = []
+        self.asker: Client | None = None
+        self.guard: Guard | None = None
+        self.ports: HeldPorts | None = None
+        self.running_proxy: Proxy | None = None
+        self.temporary: Path | None = None
+
+    # --- from start to stop ------------------------------------------------------------------------------------------
+
+    def start(self) -> Self:
+        """Start all nodes and wait until they serve, with or without a leader."""
+        try:
+            self.guard = Guard()
+            self.temporary = Path(tempfile.mkdtemp(prefix="forge-cluster-"))
+            self.guard.folder(self.temporary)
+            self.place()
+            for name in self.names:
+                self.nodes[name] = self.make(name)
+            if self.with_proxy:
+                fronts = {name: (self.addresses[name], self.real_addresses[name]) for name in self.names}
+                self.running_proxy = Proxy(fronts, seed=self.seed).start()
+            for node in self.nodes.values():
+                node.launch()
+            self.wait_serving(*self.names)
+            self.asker = Client(list(self.real_addresses.values()), cluster_id=self.facts["cluster_id"], follow=False)
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def wait_serving(self, *names: str) -> None:
+        """Wait until these nodes serve and can be reached. Raises the reason if one does not."""
+        for name in names:
+            self.nodes[name].wait_serving()
+        if self.running_proxy is not None:
+            self.running_proxy.wait_listening(*names)
+
+    def place(self) -> None:
+        """Choose where the nodes, and the proxy's fronts, listen."""
+        assert self.temporary is not None, "it is being started"
+        names = self.names
+        if self.transport == "ipc":
+            places = [f"ipc://{self.temporary}/{kind}{name}.sock" for kind in ("", "real-") for name in names]
+        else:
+            self.ports = HeldPorts(len(names) * (2 if self.with_proxy else 1))
+            places = self.ports.addresses
+        self.addresses = dict(zip(names, places, strict=False))
+        self.real_addresses = dict(zip(names, places[len(names) :] if self.with_proxy else places, strict=False))
+
+    @property
+    def folder(self) -> Path:
+        """Where the nodes keep their data (in ``n1`` ...) and their logs (``n1.log`` ...)."""
+        folder = self.given_folder or self.temporary
+        if folder is None:
+            raise NotStartedError("the cluster was not started, or has ended")
+        return folder
+
+    def make(self, name: str) -> NodeProcess | NodeThread:
+        """A node that is not started yet."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        settings = Settings(
+            node_id=name,
+            bind=self.real_addresses[name],
+            peers=self.addresses,
+            storage_path=self.folder / name,
+            **self.facts,
+        )
+        if self.mode == "thread":
+            return NodeThread(settings, self.state_machine, self.folder)
+        assert self.guard is not None, "it is being started"
+        node = NodeProcess(settings, MachineChoice(self.state_machine).path(), self.folder, self.guard)
+        change(node, self.launching)
+        return node
+
+    def stop(self) -> None:
+        """End everything and remove what is temporary, whatever state it is in; may be called twice."""
+        ends: list[Callable[[], object]] = [client.close for client in (*self.clients, self.asker) if client]
+        ends += [node.close for node in self.nodes.values()]
+        ends += [held.stop for held in (self.running_proxy, self.guard) if held]
+        if self.ports is not None:
+            ends.append(self.ports.release)
+        temporary = self.temporary
+        if temporary is not None:
+            ends.append(lambda: shutil.rmtree(temporary, ignore_errors=True))
+        errors: list[BaseException] = []
+        for end in ends:
+            try:
+                end()
+            except BaseException as error:  # the rest has to go too
+                errors.append(error)
+        self.clients, self.asker, self.nodes = [], None, {}
+        self.running_proxy, self.guard, self.ports, self.temporary = None, None, None, None
+        if errors:
+            raise errors[0]
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+
+def change(node: NodeProcess, launching: Mapping[str, Any]) -> None:
+    """Let a process be started in another way from now on."""
+    for name, value in launching.items():
+        setattr(node, name, value)
+
+
+def check_choices(nodes: object, mode: object, transport: object, state_machine: object) -> None:
+    """Raise `InvalidConfigError` for what no cluster can be."""
+    if not isinstance(nodes, int) or not 1 <= nodes <= NODES_MAX:
+        raise InvalidConfigError(f"nodes is {nodes!r}: a local cluster has 1 to {NODES_MAX}")
+    for name, value, choices in (("mode", mode, ("process", "thread")), ("transport", transport, ("tcp", "ipc"))):
+        if value not in choices:
+            raise InvalidConfigError(f"{name} is {value!r}: expected {' or '.join(map(repr, choices))}")
+    if state_machine is None or isinstance(state_machine, str | type):
+        return
+    if mode == "process" or not callable(state_machine):
+        raise InvalidConfigError(
+            f"state_machine is {state_machine!r}: each node makes its own, so give the class, or 'module:Class'"
+            + ("" if mode == "process" else ", or a function that makes one")
+        )

@@ -1,0 +1,279 @@
+"""The proxy: stands in front of each node of a real cluster and does to the messages what networks do.
+
+All members know each other by the addresses of the proxy's fronts, so their lists are the same everywhere; the real
+nodes listen elsewhere. A front passes on the bytes of a connection and reads along: the first message says which node
+connected, and thereby which directed path each later one takes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+import threading
+import time
+from collections.abc import Callable, Coroutine, Iterable, Mapping
+from dataclasses import replace
+from pathlib import Path as FilePath
+from types import TracebackType
+from typing import Any, Final, Self, TypeVar
+
+from forge_consensus.actors.place import path_of
+from forge_consensus.client.endpoints import parse_endpoint
+from forge_consensus.errors import ConsensusTimeoutError, NotStartedError, TransportUnavailableError
+from forge_consensus.testing.local.network_paths import CUT, WHOLE, Path, PathCounts, PathFaults
+from forge_consensus.testing.local.relay import CLIENT, Relay
+
+__all__ = ["CLIENT", "CUT", "WHOLE", "PathCounts", "PathFaults", "Proxy"]
+
+LOOK_SECONDS: Final = 0.02
+"""How often a front looks whether its node has come back."""
+CALL_SECONDS_MAX: Final = 10.0
+BACKLOG: Final = 128
+
+Result = TypeVar("Result")
+
+
+async def connect(make: Callable[[], asyncio.Protocol], address: str) -> asyncio.BaseTransport:
+    """Connect to an address of a node. Raises `OSError`."""
+    loop = asyncio.get_running_loop()
+    if (path := path_of(address)) is not None:
+        transport, _ = await loop.create_unix_connection(make, path)
+        return transport
+    host, _, port = address.rpartition(":")
+    transport, _ = await loop.create_connection(make, host.strip("[]"), int(port))
+    return transport
+
+
+async def listen(make: Callable[[], asyncio.Protocol], address: str) -> asyncio.Server:
+    """Listen at an address. Raises `OSError`."""
+    loop = asyncio.get_running_loop()
+    if (path := path_of(address)) is not None:
+        return await loop.create_unix_server(make, path, backlog=BACKLOG)
+    host, _, port = address.rpartition(":")
+    return await loop.create_server(make, host.strip("[]"), int(port), backlog=BACKLOG, reuse_address=True)
+
+
+class Watch(asyncio.Protocol):
+    """A connection that says nothing and ends when the node does."""
+
+    def __init__(self) -> None:
+        self.ended = asyncio.Event()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """The node is gone, or tired of silence."""
+        self.ended.set()
+
+
+class Front:
+    """Where others reach one node. It listens only while the node does, so that a dead one refuses connections."""
+
+    def __init__(self, name: str, address: str, real_address: str, proxy: Proxy) -> None:
+        self.name = name
+        self.address = address
+        self.real_address = real_address
+        self.proxy = proxy
+        self.server: asyncio.Server | None = None
+        self.joining: set[asyncio.Task[None]] = set()
+
+    async def run(self) -> None:
+        """Follow the node through its lives, until cancelled."""
+        try:
+            while True:
+                watch = Watch()
+                try:
+                    transport = await connect(lambda watch=watch: watch, self.real_address)  # type: ignore[misc]
+                except OSError:
+                    self.shut()
+                    await asyncio.sleep(LOOK_SECONDS)
+                    continue
+                try:
+                    if self.server is None:
+                        self.server = await listen(self.accept, self.address)
+                    await watch.ended.wait()
+                finally:
+                    transport.close()
+        finally:
+            self.shut()
+            for task in self.joining:
+                task.cancel()
+
+    def shut(self) -> None:
+        """Listen no more; connections that stand are ended by their other side."""
+        if self.server is not None:
+            self.server.close()
+            self.server = None
+            if (path := path_of(self.address)) is not None:
+                FilePath(path).unlink(missing_ok=True)
+
+    def accept(self) -> asyncio.Protocol:
+        """Somebody connects."""
+        relay = Relay(self.name, self.proxy.path, self.proxy.relays.discard)
+        self.proxy.relays.add(relay)
+        task = asyncio.get_running_loop().create_task(self.join(relay))
+        self.joining.add(task)
+        task.add_done_callback(self.joining.discard)
+        return relay.front
+
+    async def join(self, relay: Relay) -> None:
+        """Connect what came in to the real node; if that is gone, so is the connection."""
+        try:
+            await connect(lambda: relay.back, self.real_address)
+        except OSError:
+            relay.abort()
+
+
+class Proxy:
+    """Fronts for nodes, on a thread of its own. `fronts` maps each node to (its front's address, its real address).
+
+    Addresses are HOST:PORT or ipc:///path. Nodes need not run yet, and may come and go. Chances are drawn from `seed`,
+    for each directed path apart; who is no node is named ``client``. All methods may be called from any thread.
+    """
+
+    def __init__(self, fronts: Mapping[str, tuple[str, str]], *, seed: int = 0) -> None:
+        self.seed = seed
+        self.fronts = {
+            name: Front(name, parse_endpoint(front), parse_endpoint(real), self)
+            for name, (front, real) in fronts.items()
+        }
+        self.paths: dict[tuple[str, str], Path] = {}
+        self.relays: set[Relay] = set()
+        self.loop: asyncio.AbstractEventLoop | None = None
+        self.thread: threading.Thread | None = None
+        self.stopping = asyncio.Event()
+        self.failure: BaseException | None = None
+
+    def path(self, source: str, target: str) -> Path:
+        """The path between two; on the proxy's thread."""
+        path = self.paths.get((source, target))
+        if path is None:
+            path = self.paths[source, target] = Path(random.Random(f"{self.seed} {source} {target}"))
+        return path
+
+    # --- the life of it ----------------------------------------------------------------------------------------------
+
+    def start(self) -> Self:
+        """Begin to serve."""
+        ready = threading.Event()
+        self.thread = threading.Thread(target=self.serve, args=(ready,), name="forge-proxy", daemon=True)
+        self.thread.start()
+        if not ready.wait(CALL_SECONDS_MAX):
+            raise ConsensusTimeoutError(f"the proxy did not start within {CALL_SECONDS_MAX:g} s")
+        return self
+
+    def serve(self, ready: threading.Event) -> None:
+        """The thread."""
+        loop = asyncio.new_event_loop()
+        self.loop = loop
+        loop.call_soon(ready.set)
+        try:
+            loop.run_until_complete(self.run())
+        except asyncio.CancelledError:
+            pass
+        except BaseException as error:
+            self.failure = error
+        finally:
+            self.loop = None
+            loop.close()
+
+    async def run(self) -> None:
+        """Run all fronts until one fails or all are cancelled."""
+        tasks = [asyncio.ensure_future(front.run()) for front in self.fronts.values()]
+        stop = asyncio.ensure_future(self.stopping.wait())
+        try:
+            done, _ = await asyncio.wait([*tasks, stop], return_when=asyncio.FIRST_COMPLETED)
+            for task in done - {stop}:
+                task.result()
+        finally:
+            for task in (*tasks, stop):
+                task.cancel()
+            for relay in list(self.relays):
+                relay.abort()
+            await asyncio.gather(*tasks, stop, return_exceptions=True)
+            await asyncio.sleep(0)  # what was aborted is closed in the loop's next round
+
+    def stop(self) -> None:
+        """End it, with all its connections; may be called twice."""
+        thread, loop = self.thread, self.loop
+        if thread is None:
+            return
+        if loop is not None:
+            with contextlib.suppress(RuntimeError):  # it ended by itself meanwhile
+                loop.call_soon_threadsafe(self.stopping.set)
+        thread.join(CALL_SECONDS_MAX)
+        self.thread = None
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def call(self, act: Callable[[], Result]) -> Result:
+        """Have something done on the proxy's thread, and wait for it."""
+
+        async def acting() -> Result:
+            return act()
+
+        loop = self.loop
+        if loop is None:
+            reason = f": {self.failure}" if self.failure is not None else ""
+            raise NotStartedError(f"the proxy does not run{reason}")
+        work: Coroutine[Any, Any, Result] = acting()
+        return asyncio.run_coroutine_threadsafe(work, loop).result(CALL_SECONDS_MAX)
+
+    # --- faults ------------------------------------------------------------------------------------------------------
+
+    def impose(self, source: str, target: str, faults: PathFaults) -> None:
+        """From now on do this to messages from one node to another; `WHOLE` ends it."""
+        self.impose_all([(source, target)], faults)
+
+    def impose_all(self, pairs: Iterable[tuple[str, str]], faults: PathFaults) -> None:
+        """From now on do this on all these paths, beginning at one moment."""
+        pairs = list(pairs)
+        for name in {name for pair in pairs for name in pair} - {CLIENT} - set(self.fronts):
+            raise TransportUnavailableError(f"{name!r} is no node of this proxy: it has {', '.join(self.fronts)}")
+        kept = WHOLE if faults == WHOLE else faults
+
+        def act() -> None:
+            for source, target in pairs:
+                self.path(source, target).faults = kept
+            for relay in list(self.relays):
+                relay.healed()
+
+        self.call(act)
+
+    def disconnect(self, one: str, other: str) -> None:
+        """Break the connections that stand between two nodes; they may connect again."""
+
+        def act() -> None:
+            for relay in list(self.relays):
+                if relay.is_between(one, other):
+                    relay.close()
+
+        self.call(act)
+
+    def heal(self) -> None:
+        """End all faults."""
+        self.impose_all(self.call(lambda: list(self.paths)), WHOLE)
+
+    def counts(self) -> dict[tuple[str, str], PathCounts]:
+        """What happened so far on each path that was ever used: (source, target) -> counts."""
+        return self.call(lambda: {pair: replace(path.counts) for pair, path in self.paths.items()})
+
+    def listening(self) -> set[str]:
+        """The nodes that are there, as far as the proxy knows."""
+        return self.call(lambda: {name for name, front in self.fronts.items() if front.server is not None})
+
+    def wait_listening(self, *names: str) -> None:
+        """Wait until these nodes can be reached through the proxy. Raises `ConsensusTimeoutError`."""
+        end = time.monotonic() + CALL_SECONDS_MAX
+        while missing := set(names) - self.listening():
+            if time.monotonic() > end:
+                raise ConsensusTimeoutError(
+                    f"the proxy did not reach {', '.join(sorted(missing))} within {CALL_SECONDS_MAX:g} s: they must "
+                    "listen at their real addresses"
+                )
+            time.sleep(LOOK_SECONDS / 4)

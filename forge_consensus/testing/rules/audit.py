@@ -1,0 +1,116 @@
+"""The audit: when all is over every node is asked for everything, by real frames, and all nodes must hold the same."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import msgpack
+
+from forge_consensus.actors.codec import Frame, decode, encode
+from forge_consensus.actors.messages import Read, ReadResults
+from forge_consensus.actors.simulated import SimulatedBase
+from forge_consensus.actors.simulated_cluster import SimulatedCluster
+from forge_consensus.actors.simulated_network import Connection
+from forge_consensus.storage.kv import KeyValueMachine
+from forge_consensus.testing.histories.history import Operation, Outcome
+from forge_consensus.testing.rules.judge import Judge
+from forge_consensus.testing.rules.violations import demand
+from forge_consensus.testing.simulator.agreement import WatchedMachine
+from forge_consensus.testing.simulator.client import FRAME_BYTES_MAX
+from forge_consensus.testing.simulator.workload import Call
+
+QUERIES_MAX = 200
+"""So many queries travel in one frame."""
+AGAIN_S = 0.5
+
+
+class Audit:
+    """A party of the network that reads everything from every node of a cluster which has settled.
+
+    All nodes have applied all there is, so even what one says of its own state must be the present one: the answers
+    join the history as linearizable reads. Thereby what was acknowledged and is not there any more is found.
+    """
+
+    def __init__(self, cluster: SimulatedCluster, judge: Judge) -> None:
+        self.cluster = cluster
+        self.judge = judge
+        self.name = "audit"
+        self.alive = True
+        self.nodes = [base.name for base in cluster.healthy()]
+        self.number = 0
+        self.asked: dict[int, tuple[str, Call, Operation]] = {}
+
+    def start(self, calls: Iterable[Call], again_s: float = AGAIN_S) -> None:
+        """Ask every node that has a good disk for everything."""
+        calls = list(calls)
+        for node in self.nodes:
+            for call in calls:
+                self.number += 1
+                operation = Operation(f"audit of {node}", call.kind, call.key, call.argument, self.cluster.timeline.now)
+                self.judge.history.begin(operation)
+                self.asked[self.number] = node, call, operation
+        self.ask(again_s)
+
+    def ask(self, again_s: float) -> None:
+        """Ask for all that has no answer, and again after a while."""
+        leader = self.cluster.leader()
+        for node in self.nodes:
+            numbers = [number for number, (other, _, _) in self.asked.items() if other == node]
+            consistency = "linearizable" if leader is not None and node == leader.name else "stale"
+            for start in range(0, len(numbers), QUERIES_MAX):
+                some = numbers[start : start + QUERIES_MAX]
+                queries = tuple((number, msgpack.packb(self.asked[number][1].query)) for number in some)
+                frame = Frame("gateway", "", "", "", 0, 0, some[0], 0, Read(consistency, queries))
+                self.cluster.network.ask(Connection(self, node), encode(frame))
+        if self.asked:
+            self.cluster.timeline.after(again_s, lambda: self.ask(again_s))
+
+    @property
+    def finished(self) -> bool:
+        """Whether every question is answered."""
+        return not self.asked
+
+    def linked(self, node: str, stands: bool) -> None:
+        """It is not told of connections."""
+
+    def take(self, data: bytes, connection: Any) -> None:
+        """An answer."""
+        message = decode(data, FRAME_BYTES_MAX).message
+        for number, code, payload in message.items if isinstance(message, ReadResults) else ():
+            if code or number not in self.asked:
+                continue
+            _, _, operation = self.asked.pop(number)
+            operation.ended = self.cluster.timeline.now
+            operation.outcome, operation.result = Outcome.OK, msgpack.unpackb(payload)
+            self.judge.final(operation)
+
+
+def compare(bases: Iterable[SimulatedBase], state: Callable[[Any], Any] | None = None) -> None:
+    """Demand that all nodes hold the same state and the same sessions, as `state` tells of a machine, where given.
+
+    Raises `ViolationError`. A machine of a user's own of which nobody can tell the state is not compared here.
+    """
+    known: tuple[str, Any] | None = None
+    for base in bases:
+        applier = base.engine.ledger.applier
+        told = (applier.index, applier.time_ms, applier.sessions.export(), state_of(applier.machine, state))
+        name, first = known = known or (base.name, told)
+        for what, one, other in zip(("applied index", "time", "sessions", "state"), first, told, strict=True):
+            demand(one == other, "I5", f"the {what} of {name} and {base.name} differ: {difference(one, other)}")
+
+
+def state_of(machine: Any, state: Callable[[Any], Any] | None) -> Any:
+    """What identifies the state of a machine, None if nothing does."""
+    if state is not None:
+        return state(machine)
+    bare = machine.machine if isinstance(machine, WatchedMachine) else machine
+    return list(bare.rows("", None)) if isinstance(bare, KeyValueMachine) else None
+
+
+def difference(one: Any, other: Any) -> str:
+    """What differs, as short as can be."""
+    if isinstance(one, list) and isinstance(other, list):
+        only = [row for row in one if row not in other], [row for row in other if row not in one]
+        return f"{only[0][:5]} and {only[1][:5]}"
+    return f"{one!r} and {other!r}"[:500]

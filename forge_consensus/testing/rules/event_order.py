@@ -1,0 +1,93 @@
+"""The order of events: a listener on every node of a simulation who demands what every subscriber may rely on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from forge_consensus.actors.simulated_cluster import SimulatedCluster
+from forge_consensus.events.types import ConsensusEvent, LeaderElected, NodeStarted
+from forge_consensus.testing.rules.violations import ViolationError, demand
+
+
+@dataclass(slots=True)
+class Stream:
+    """What one incarnation of a node has told."""
+
+    boot: int = 0
+    number: int = 0
+    term: int = 0
+    boots: list[tuple[int, int]] = field(default_factory=list)
+    """Of each process: the first and the last number that it told."""
+
+
+class EventOrder:
+    """Hears everything that the nodes of a cluster tell, and checks each event against the one before.
+
+    The numbers of a node rise: one by one while a process runs, and beyond all earlier ones when the next begins. Terms
+    never go back. Of each term one leader is told.
+    """
+
+    def __init__(self, cluster: SimulatedCluster) -> None:
+        """Listen from now on; make it before the cluster starts."""
+        self.cluster = cluster
+        self.streams: dict[tuple[str, str], Stream] = {}
+        self.elected: dict[int, str] = {}
+        self.count = 0
+        for name, node in cluster.nodes.items():
+            node.bus.subscribe(ConsensusEvent, lambda event, name=name: self.hear(name, event), inline=True)  # type: ignore[misc]
+
+    def hear(self, name: str, event: ConsensusEvent) -> None:
+        """An event. A bus lets no listener harm a node, so what is wrong is handed to the cluster's `run`."""
+        try:
+            self.check(name, event)
+        except ViolationError as error:
+            self.cluster.failure = self.cluster.failure or error
+
+    def check(self, name: str, event: ConsensusEvent) -> None:
+        """Compare with what came before, unless the disk that remembers it was ruined. Raises `ViolationError`."""
+        self.count += 1
+        if name in self.cluster.suspect:
+            return
+        base = self.cluster.nodes[name].base
+        if base is None or event.node_id != name:
+            raise ViolationError(f"events: {name} told {event}")
+        identity = base.engine.ledger.identity
+        stream = self.streams.setdefault((name, identity.incarnation), Stream())
+        number, first = event.sequence, identity.boot != stream.boot
+        if first != isinstance(event, NodeStarted):
+            raise ViolationError(f"events: a process of {name} begins with {event}")
+        if first:
+            demand(number > stream.number, "events", f"{name} repeats number {number}")
+            stream.boot = identity.boot
+            stream.boots.append((number, number))
+        elif number != stream.number + 1:
+            raise ViolationError(f"events: {name} told {stream.number}, then {event}")
+        if event.term < stream.term:
+            raise ViolationError(f"events: {name} goes back from term {stream.term}: {event}")
+        if isinstance(event, LeaderElected):
+            leader = self.elected.setdefault(event.term, event.leader)
+            demand(leader == event.leader, "I1", f"{name} told of {event.leader} in {event.term}, others of {leader}")
+        stream.boots[-1] = stream.boots[-1][0], number
+        stream.number, stream.term = number, event.term
+
+    def compare_journals(self) -> None:
+        """What each node would tell again is what it told, and what is missing is declared to be.
+
+        Only what was told before a crash, or is old, may be missing. Raises `ViolationError`.
+        """
+        for base in self.cluster.healthy():
+            identity, journal = base.engine.ledger.identity, base.engine.ledger.journal
+            stream = self.streams[base.name, identity.incarnation]
+            place, end = 1, stream.number
+            while place <= end:
+                page = journal.read(place, 1000)
+                demand(page.end == end, "events", f"{base.name} told {end}, its journal ends at {page.end}")
+                for number, _ in page.rows:
+                    told = any(first <= number <= last for first, last in stream.boots)
+                    demand(told, "events", f"{base.name} never told {number}, and would tell it again")
+                for gap in page.gaps:
+                    present = gap.last >= stream.boots[-1][0] and gap.reason == "lost"
+                    demand(not present, "events", f"{base.name}, never ended since, lost {gap}")
+                covered = len(page.rows) + sum(gap.last - gap.first + 1 for gap in page.gaps)
+                demand(covered == page.next - place, "events", f"{base.name} skips numbers in {place}..{page.next}")
+                place = page.next

@@ -1,0 +1,392 @@
+"""The invariants I1 to I14 and I16 as a watcher of a simulation: each step is checked on what it changed."""
+
+from __future__ import annotations
+
+import msgpack
+
+from forge_consensus.actors.codec import Frame, decode
+from forge_consensus.actors.leading import Leading
+from forge_consensus.actors.messages import (
+    AppendReply,
+    PreVoteReply,
+    RequestPreVote,
+    RequestVote,
+    SnapshotReply,
+    VoteReply,
+)
+from forge_consensus.actors.simulated import SimulatedBase
+from forge_consensus.actors.simulated_network import Connection
+from forge_consensus.storage.applying import APPLIED
+from forge_consensus.storage.configuration import Configuration
+from forge_consensus.storage.ledger import BASE, HARD
+from forge_consensus.storage.machine import Entry
+from forge_consensus.storage.record import Kind, data_of, index_of, kind_of, parse, term_of
+from forge_consensus.storage.tables import Batch, Delete, DeleteRange, PutRun
+from forge_consensus.storage.transaction import unsealed
+from forge_consensus.testing.rules.disk_model import Disk, Reign, majorities_meet
+from forge_consensus.testing.rules.election_rules import ElectionRules
+from forge_consensus.testing.rules.read_rounds import ReadRounds, leading_of
+from forge_consensus.testing.rules.turn_rules import check_turn_end
+from forge_consensus.testing.rules.violations import ViolationError, demand
+
+VOTE_REPLIES = (VoteReply, PreVoteReply)
+
+
+class Invariants:
+    """Checks what a turn, a transaction or a frame changed. It knows the disks, also of nodes that are down.
+
+    Where each number of design.md 7 is checked: I1 and I4 `check_leader`; I2 `note_entry`, `truncated`; I3
+    `note_entry`, by induction; I5 `Agreement` and the comparison at the end of a run; I6, I7 and I4 `check_committed`;
+    I8 `check_turn_end`; I9 and I10 `note_meta`, `began`, `asks`, `answers`; I11 `check_acknowledged`; I12
+    `note_configuration`, `turned`; I13 `ReadRounds`, and by what clients saw; I14 `applies`, and by what clients saw;
+    I15 `began`, and by what clients saw; I16 `leaves`.
+    """
+
+    def __init__(self) -> None:
+        self.disks: dict[str, Disk] = {}
+        self.lost: dict[str, list[Disk]] = {}
+        """What disks held that were wiped or put back since: it was durable when it was acknowledged."""
+        self.bases: dict[str, SimulatedBase] = {}
+        self.leaders: dict[int, str] = {}
+        self.reigns: dict[int, Reign] = {}
+        self.entries: dict[tuple[int, int], tuple[bytes, int]] = {}
+        self.committed: dict[int, int] = {}
+        self.committed_last = 0
+        self.committed_in: dict[int, int] = {}
+        self.executed: dict[tuple[int, int], int] = {}
+        self.rounds = ReadRounds()
+        self.elections = ElectionRules()
+        self.counted: dict[tuple[int, str], int] = {}
+        """(term, follower): up to where its leader counts it."""
+        self.checks = 0
+
+    def disk(self, node: SimulatedBase) -> Disk:
+        """What is known of the node's disk."""
+        return self.disks[node.name]
+
+    # --- processes ---------------------------------------------------------------------------------------------------
+
+    def began(self, node: SimulatedBase) -> None:
+        """A process begins with what the disk holds; opening it may have written."""
+        name, ledger = node.name, node.engine.ledger
+        if node.disk_is_another and name in self.disks:
+            self.lost.setdefault(name, []).append(self.disks.pop(name))
+        disk = self.disks.get(name)
+        if disk is None:
+            disk = self.disks[name] = Disk.of(ledger)
+            if disk.base == 0:
+                self.note_entry(name, Disk(), 1, ledger.log.get(1))
+        else:
+            self.check_restart(node, disk)
+        disk.boots = ledger.identity.boot
+        self.bases[name] = node
+        self.rounds.began(node)
+        self.elections.began(node)
+        self.turned(node)
+
+    def check_restart(self, node: SimulatedBase, disk: Disk) -> None:
+        """What the disk held when the last process ended is there: I9, I7, I15."""
+        name, ledger, damaged = node.name, node.engine.ledger, node.disk_is_damaged
+        demand(ledger.term >= disk.term, "I9", f"{name} restarts in term {ledger.term}, it was in {disk.term}")
+        kept = ledger.term > disk.term or ledger.vote == disk.vote or not disk.vote
+        demand(kept, "I9", f"{name} forgot its vote of term {disk.term}")
+        disk.term, disk.vote = ledger.term, ledger.vote
+        demand(ledger.identity.boot > disk.boots, "I9", f"{name} repeats boot {disk.boots}")
+        at, log = ledger.applied, ledger.log
+        demand(at >= disk.applied_on_disk or damaged, "I9", f"{name} restarts at {at}, not {disk.applied_on_disk}")
+        disk.applied_on_disk = ledger.applier.on_disk
+        if log.base_index > disk.base:  # the switch to a received snapshot was made while opening
+            if log.last < disk.last:
+                self.truncated(name, disk, log.base_index + 1)
+            disk.rebase(log.base_index, log.base_term, ledger.configurations.base.encode())
+        demand(log.last >= disk.last, "I15", f"{name} lost entries: {log.last} of {disk.last}")
+        same = log.last == disk.last and (damaged or Disk.of(ledger).terms == disk.terms)
+        demand(same, "I7", f"{name} restarts with entries ({log.base_index}, {log.last}], its disk held others")
+
+    def ended(self, node: SimulatedBase, error: BaseException | None) -> None:
+        """Its disk stays."""
+        disk = self.disk(node)
+        self.end_reign(node, disk)
+        disk.commit = disk.applied = disk.leading = 0
+        del self.bases[node.name]
+
+    # --- transactions ------------------------------------------------------------------------------------------------
+
+    def durable(self, node: SimulatedBase, batch: Batch) -> None:
+        """Follow the disk, entry by entry. What a leader has committed was on a majority's disks before."""
+        disk = self.disks[node.name]
+        if node.engine.ledger.leading is not None:
+            self.follow_commit(node)
+        for operation in batch.operations:
+            if isinstance(operation, PutRun) and operation.table == "log":
+                for key, record in operation.items:
+                    self.note_entry(node.name, disk, index_of(key), record)
+            elif isinstance(operation, PutRun) and operation.table == "meta":
+                for key, value in operation.items:
+                    self.note_meta(node, disk, key, value)
+            elif isinstance(operation, DeleteRange) and operation.table == "log" and operation.stop is None:
+                self.truncated(node.name, disk, index_of(operation.start))
+            elif isinstance(operation, DeleteRange) and operation.table == "log":
+                stop = index_of(operation.stop or b"")
+                demand(stop <= disk.base + 1, "I8", f"{node.name} deletes up to {stop}, its log begins at {disk.base}")
+            elif isinstance(operation, Delete):
+                demand(operation.table != "log", "I2", "an entry is deleted alone")
+
+    def note_entry(self, name: str, disk: Disk, index: int, record: bytes) -> None:
+        """I3 by induction: an entry is known by (index, term), and always has the same bytes and predecessor."""
+        before = disk.term_at(index - 1)
+        if before is None:
+            demand(index == 1, "I3", f"{name} has {index} without {index - 1}")
+            before = 0
+        if index != disk.last + 1:
+            raise ViolationError(f"I2: {name} writes {index} behind {disk.last}")
+        term = term_of(record)
+        if term < before:
+            raise ViolationError(f"I3: {name} has entry {index} of term {term} behind one of {before}")
+        entry = record, before
+        if self.entries.setdefault((index, term), entry) != entry:
+            raise ViolationError(f"I3: {name} has another entry {index} of term {term}")
+        if kind_of(record) == Kind.CONFIGURATION and index > 1:
+            self.note_configuration(name, disk, index, record)
+        disk.append(index, record)
+
+    def note_configuration(self, name: str, disk: Disk, index: int, record: bytes) -> None:
+        """I12: one change at a time, to what shares a node with every majority before, in a term that can commit."""
+        earlier, term = disk.configurations[-1:], term_of(record)
+        for at, _ in earlier:
+            demand(at <= self.committed_last, "I12", f"{name} has configurations {at} and {index}, both uncommitted")
+        before = Configuration.decode(disk.configuration).voters
+        after = Configuration.decode(data_of(record)).voters
+        demand(majorities_meet(before, after), "I12", f"{name}: no majority in common of {before} and {after}")
+        ripe = self.committed_in.get(term, 0) > 0
+        demand(ripe, "I12", f"{name} has configuration {index} of term {term}, of which nothing is committed")
+
+    def note_meta(self, node: SimulatedBase, disk: Disk, key: bytes, value: bytes) -> None:
+        """Term and vote never go back (I9, I10); the base moves on; a stored commit index counts as reported."""
+        name = node.name
+        if key == HARD:
+            term, vote, commit, _ = msgpack.unpackb(unsealed(key, value))
+            demand(term >= disk.term, "I9", f"{name} goes back from term {disk.term} to {term}")
+            if term == disk.term and disk.vote:
+                demand(vote == disk.vote, "I10", f"{name} voted for {disk.vote}, now for {vote} in term {term}")
+            disk.term, disk.vote = term, vote
+            if commit > disk.commit:
+                self.check_committed(node, disk, commit)
+                disk.commit = commit
+        elif key == BASE:
+            index, term, configuration = msgpack.unpackb(unsealed(key, value))
+            demand(index >= disk.base, "I8", f"{name} moves its log's start back to {index}")
+            known = self.committed.get(index)
+            demand(known == term, "I7", f"{name} cuts its log at {index} of term {term}, committed is {known}")
+            disk.rebase(index, term, configuration)
+        elif key == APPLIED:
+            disk.applied_on_disk = msgpack.unpackb(unsealed(key, value))[1]
+
+    def truncated(self, name: str, disk: Disk, first: int) -> None:
+        """I2, I7: neither a leader's nor committed entries go."""
+        base = self.bases.get(name)
+        leading = base is not None and disk.leading and base.engine.ledger.leading == disk.leading
+        demand(not leading or first > disk.last, "I2", f"the leader {name} rewrites its log from {first}")
+        for index in range(first, disk.last + 1):
+            was = disk.term_at(index)
+            demand(was is None or self.committed.get(index) != was, "I7", f"{name} truncates committed entry {index}")
+        disk.truncate(first)
+
+    # --- frames ------------------------------------------------------------------------------------------------------
+
+    def leaves(self, node: SimulatedBase) -> None:
+        """A frame leaves: after no storage error (I16), and of what it tells to be committed we know before others."""
+        if node.disk_failed:
+            raise ViolationError(f"I16: a frame leaves {node.name} after its disk failed")
+        self.follow_commit(node)
+
+    def asks(self, node: SimulatedBase, to: str, data: bytes) -> None:
+        """A candidate's own vote is durable before it asks for others'."""
+        disk = self.disks[node.name]
+        self.leaves(node)
+        if b"election" in data[:16]:
+            message = decode(data, len(data)).message
+            if isinstance(message, RequestVote | RequestPreVote):
+                self.elections.asks(node, message)
+            if isinstance(message, RequestVote):
+                durable = disk.term > message.term or (disk.term, disk.vote) == (message.term, node.name)
+                demand(durable, "I10", f"{node.name} asks for votes in {message.term} before its own is durable")
+
+    def answers(self, node: SimulatedBase, connection: Connection, frame: Frame) -> None:
+        """A vote and an acknowledgement leave only when the disk says the same (I10, I11)."""
+        message, disk = frame.message, self.disks[node.name]
+        self.leaves(node)
+        if isinstance(message, AppendReply):
+            self.rounds.answers(node, message)
+            if message.success:
+                self.check_acknowledged(node, disk, message)
+        elif isinstance(message, VOTE_REPLIES):
+            self.elections.answers(node, connection, message, disk)
+            if isinstance(message, VoteReply) and message.granted:
+                voted = (disk.term, disk.vote) == (message.term, connection.owner.name)
+                demand(voted, "I10", f"{node.name} gives {connection.owner.name} a vote that is not on its disk")
+        elif isinstance(message, SnapshotReply) and message.done:
+            there = disk.holds(message.index, self.committed.get(message.index))
+            demand(there, "I11", f"{node.name} lacks the snapshot {message.index} that it acknowledges")
+
+    def check_acknowledged(self, node: SimulatedBase, disk: Disk, message: AppendReply) -> None:
+        """What is acknowledged is on the disk, as the leader of that term has it, or had it when it ended."""
+        index, term = message.index, message.term
+        if disk.last < index:
+            raise ViolationError(f"I11: {node.name} acknowledges {index} of term {term}, its disk ends at {disk.last}")
+        if index <= disk.base:
+            return
+        leader = self.leaders.get(term)
+        if leader is None:
+            raise ViolationError(f"I11: {node.name} acknowledges {index} of term {term}, which nobody leads")
+        theirs = self.term_in_reign(term, leader, index)
+        if theirs is not None and disk.term_at(index) != theirs:
+            raise ViolationError(f"I11: {node.name} acknowledges {index} of term {term}, but has another entry there")
+
+    def term_in_reign(self, term: int, leader: str, index: int) -> int | None:
+        """The term of an entry in the log of a leader of that term, None where it is compacted away."""
+        reign = self.reigns.get(term)
+        if reign is None:
+            ledger, disk = self.bases[leader].engine.ledger, self.disks[leader]
+            if index <= disk.last:
+                return disk.term_at(index)
+            if index > ledger.log.last:
+                raise ViolationError(f"I11: {index} is acknowledged, {leader} has {ledger.log.last} only")
+            return term_of(ledger.log.tail[index - ledger.log.tail_base - 1])
+        if index > reign.last:
+            raise ViolationError(f"I11: {index} is acknowledged, {leader} had {reign.last} only")
+        return reign.terms.get(index) if index > reign.base else None
+
+    # --- turns -------------------------------------------------------------------------------------------------------
+
+    def turned(self, node: SimulatedBase) -> None:
+        """What the turn changed of roles, commit and applied index."""
+        self.checks += 1
+        ledger, disk, name = node.engine.ledger, self.disk(node), node.name
+        if ledger.leading != (disk.leading or None):
+            self.end_reign(node, disk)
+            if ledger.leading is not None:
+                self.check_leader(node, ledger.leading)
+        applier = ledger.applier
+        if applier.kept is None:
+            disk.applied_on_disk = applier.on_disk
+        check_turn_end(name, ledger, disk)
+        self.follow_commit(node)
+        if disk.configuration_changed:
+            disk.configuration_changed = False
+            same = ledger.configuration.encode() == disk.configuration
+            demand(same, "I12", f"{name} has {ledger.configuration.text} in force, its log ends with another one")
+        leading = leading_of(node)
+        self.rounds.turned(node, leading)
+        if leading is not None:
+            self.check_counted(node, leading)
+        self.elections.turned(node, disk)
+        disk.applied, disk.leading = applier.index, ledger.leading or 0
+
+    def check_counted(self, node: SimulatedBase, leading: Leading) -> None:
+        """I6: what a leader counts of a follower is on its disk, unless that is in a later term already."""
+        ledger = node.engine.ledger
+        for name, index in leading.match.items():
+            key = leading.term, name
+            if self.counted.get(key) == index or index <= ledger.log.base_index or name not in self.disks:
+                continue
+            self.counted[key] = index
+            term = ledger.log.term_at(index)
+            there = term is not None and (self.disks[name].term > leading.term or self.ever_held(name, index, term))
+            demand(there, "I6", f"{node.name}, leading {leading.term}, counts {name} for {index}, which it lacks")
+
+    def end_reign(self, node: SimulatedBase, disk: Disk) -> None:
+        """A node leads no more: its log of that term is kept to be compared with late acknowledgements."""
+        if disk.leading:
+            self.reigns.setdefault(disk.leading, Reign.of(disk, node.engine.ledger))
+
+    def check_leader(self, node: SimulatedBase, term: int) -> None:
+        """One leader a term (I1), once, and it has everything that was committed before (I4)."""
+        demand(term not in self.leaders, "I1", f"{self.leaders.get(term)} and {node.name} lead term {term}")
+        self.leaders[term] = node.name
+        voters = node.engine.ledger.configuration.voters
+        voted = [name for name in voters if self.may_have_voted(name, term, node.name)]
+        elected = 2 * len(voted) > len(voters)
+        demand(elected, "I1", f"{node.name} leads term {term} by the votes of {sorted(voted)} only")
+        before = max((index for t, index in self.committed_in.items() if t < term), default=0)
+        if before:
+            there = self.disk(node).holds(before, self.committed[before])
+            demand(there, "I4", f"{node.name} leads term {term} without committed entry {before}")
+
+    def may_have_voted(self, name: str, term: int, candidate: str) -> bool:
+        """Whether a node's disk holds that vote, or did before somebody exchanged it, or is in a later term by now."""
+        disks = [disk for disk in (self.disks.get(name), *self.lost.get(name, ())) if disk is not None]
+        return any(disk.term > term or (disk.term, disk.vote) == (term, candidate) for disk in disks)
+
+    def follow_commit(self, node: SimulatedBase) -> None:
+        """Note how far a node says to have committed by now; it never goes back while it runs (I9)."""
+        commit, disk = node.engine.ledger.commit_index, self.disks[node.name]
+        if commit == disk.commit:
+            return
+        demand(commit >= disk.commit, "I9", f"{node.name} goes back from commit {disk.commit} to {commit}")
+        self.check_committed(node, disk, commit)
+        disk.commit = commit
+
+    def check_committed(self, node: SimulatedBase, disk: Disk, commit: int) -> None:
+        """Everybody commits the same (I7), first the leader, entries of its own term on a majority's disks (I6)."""
+        for index in range(max(disk.commit, disk.base) + (disk.base <= disk.commit), commit + 1):
+            term = disk.term_at(index)
+            if term is None:
+                raise ViolationError(f"I7: {node.name} commits {index} without having it")
+            known = self.committed.setdefault(index, term)
+            if known != term:
+                raise ViolationError(f"I7: {node.name} commits {index} of term {term}, it was of {known}")
+        if commit <= self.committed_last or commit == 1:
+            self.committed_last = max(self.committed_last, commit)
+            return
+        self.committed_last = commit
+        term, leading = self.committed[commit], node.engine.ledger.leading
+        if term in (leading, disk.leading):  # it may have resigned, or become another's follower, in the same turn
+            proof, reign = commit, term
+        else:
+            proof, reign = self.proof_of_applied(node, disk, commit), disk.leading
+            demand(proof > 0, "I6", f"{node.name}, leading {leading}, is first to commit {commit} of {term}")
+        having, majority = self.having(node, proof, reign)
+        demand(majority, "I6", f"{proof} is committed but only on {having}")
+        self.committed_in[reign] = commit
+        for name, base in self.bases.items():
+            other = base.engine.ledger.leading
+            if other is not None and other > reign:
+                demand(self.disks[name].holds(commit, term), "I4", f"{name} leads {other} without {commit}")
+
+    def proof_of_applied(self, node: SimulatedBase, disk: Disk, commit: int) -> int:
+        """The entry of a leader's own term that let it commit an earlier one, 0 if there is none.
+
+        Seen only of a leader whose turn was taken back after it had applied a part of what it had just committed: its
+        commit index is then that of what it applied, and the entry that was counted lies behind it.
+        """
+        if node.engine.ledger.leading is not None or not disk.leading:
+            return 0
+        own = [index for index in range(commit, disk.last + 1) if disk.term_at(index) == disk.leading]
+        return max((index for index in own if self.having(node, index, disk.leading)[1]), default=0)
+
+    def having(self, node: SimulatedBase, index: int, term: int) -> tuple[list[str], bool]:
+        """On whose disks an entry is or was, and whether they are a majority."""
+        names = [name for name in self.disks if self.ever_held(name, index, term)]
+        voters = node.engine.ledger.configuration.voters
+        return names, 2 * len(voters.intersection(names)) > len(voters)
+
+    def ever_held(self, name: str, index: int, term: int) -> bool:
+        """Whether a node's disk holds an entry, or did before somebody exchanged it."""
+        if self.disks[name].holds(index, term):
+            return True
+        return name in self.lost and any(disk.holds(index, term) for disk in self.lost[name])
+
+    # --- machines ----------------------------------------------------------------------------------------------------
+
+    def applies(self, entry: Entry) -> None:
+        """I14: a machine executes a client's command; whoever does, now or after a restart, at one index only."""
+        known = self.entries.get((entry.index, entry.term))
+        if known is None:
+            raise ViolationError(f"I5: entry {entry.index} of term {entry.term} is applied, and on no disk")
+        record = parse(entry.index, known[0])
+        if record.session:
+            key = record.session, record.seq
+            first = self.executed.setdefault(key, entry.index)
+            if first != entry.index:
+                raise ViolationError(f"I14: command {key} is applied at {first} and at {entry.index}")

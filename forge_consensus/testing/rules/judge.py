@@ -1,0 +1,143 @@
+"""The judge of what clients saw: what can be told at once is told at once, the whole history at the end."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass, field
+from typing import Any
+
+from forge_consensus.storage.machine import COMMAND_FAILED
+from forge_consensus.testing.histories.history import History, Operation, Outcome
+from forge_consensus.testing.histories.linearizability import REGISTER, check
+from forge_consensus.testing.rules.violations import ViolationError, demand
+from forge_consensus.testing.simulator.workload import KeyValueWorkload, Workload
+
+CHECK_S_MAX = 120.0
+"""A history that takes longer to check is too hard, which is an error of the workload's."""
+
+
+@dataclass(slots=True)
+class Counter:
+    """What clients saw of a key that is only counted, one by one."""
+
+    invoked: int = 0
+    acknowledged: int = 0
+    refused: int = 0
+    """Of the invoked: what is proven not to have happened."""
+    values: dict[int, Operation] = field(default_factory=dict)
+    seen: int = 0
+    """The highest value in any answer so far: whoever begins now must not see less."""
+    mixed: bool = False
+    """Something else was done to the key, so none of this says anything."""
+
+
+class Judge:
+    """Records all calls and judges them.
+
+    At once, where keys are only counted: increments happen once and in the order of time, reads see all that was
+    acknowledged. At the end, by `conclude`: that the whole history is linearizable, which says more and takes longer.
+    The final reads that `audit.Audit` adds to the history make it also say that nothing acknowledged is lost.
+    """
+
+    def __init__(self, workload: Workload | None = None) -> None:
+        self.workload = workload or KeyValueWorkload()
+        self.history = History()
+        self.counts = self.workload.model is REGISTER
+        self.counters: defaultdict[str, Counter] = defaultdict(Counter)
+        self.floors: dict[Operation, int] = {}
+        """What had been seen of a counter when a call began that has no answer yet."""
+        self.turned_away: list[tuple[Operation, float]] = []
+        self.answers = 0
+
+    # --- at once -----------------------------------------------------------------------------------------------------
+
+    def invoked(self, operation: Operation) -> None:
+        """A call begins."""
+        self.history.begin(operation)
+        if not self.counts:
+            return
+        counter = self.counters[operation.key]
+        if operation.kind == "increment" and operation.argument == 1:
+            counter.invoked += 1
+        elif operation.kind != "get":
+            counter.mixed = True
+        if not counter.mixed:
+            self.floors[operation] = counter.seen
+
+    def answered(self, operation: Operation) -> None:
+        """It has its answer."""
+        self.answers += 1
+        floor = self.floors.pop(operation, None)
+        counter = self.counters[operation.key] if self.counts else None
+        if floor is None or counter is None or counter.mixed:
+            return
+        value = operation.result or 0
+        if value > counter.invoked:
+            raise ViolationError(f"I14: {told(operation)} got {value}, only {counter.invoked} were asked for")
+        if operation.consistency == "stale":
+            return
+        if operation.kind == "get":
+            if value < floor:
+                raise ViolationError(f"I13: {told(operation)} saw {value}, {floor} was known before")
+        else:
+            if value <= floor:
+                raise ViolationError(f"I15: {told(operation)} made {value}, {floor} was known before")
+            other = counter.values.setdefault(value, operation)
+            if other is not operation:
+                both = f"{told(operation)} and {other.client}'s of {other.began:.6f}"
+                raise ViolationError(f"I14: {both} both made {value}")
+            counter.acknowledged += 1
+        counter.seen = max(counter.seen, value)
+
+    def failed(self, operation: Operation, code: str, reason: Any) -> None:
+        """It was refused by the machine, which may be what the workload expects, or by the session, which never is."""
+        self.floors.pop(operation, None)
+        who = f"{operation.client}'s {operation.kind} of {operation.key!r}"
+        if code != COMMAND_FAILED or not self.workload.may_fail:
+            raise ViolationError(f"I14: {who} failed with {code}: {reason}")
+        operation.outcome, operation.result = Outcome.REFUSED, reason
+
+    def refused(self, operation: Operation, moment: float) -> None:
+        """All its sendings were refused: that proves something only if the network made no copies of them."""
+        self.floors.pop(operation, None)
+        self.turned_away.append((operation, moment))
+
+    # --- at the end --------------------------------------------------------------------------------------------------
+
+    def settle(self, *, copies: bool) -> None:
+        """Nothing comes any more. Without copies of frames, what was refused by all who were asked did not happen."""
+        for operation, moment in self.turned_away if not copies else ():
+            operation.outcome, operation.ended = Outcome.REFUSED, moment
+            if self.counts and operation.kind == "increment":
+                self.counters[operation.key].refused += 1
+        self.turned_away.clear()
+
+    def final(self, operation: Operation) -> None:
+        """What some node said of a key at the very end; raises `ViolationError` when a counter went wrong."""
+        counter = self.counters[operation.key] if self.counts else None
+        if counter is None or counter.mixed:
+            return
+        value, key = operation.result or 0, operation.key
+        least = max(counter.seen, counter.acknowledged)
+        most = counter.invoked - counter.refused
+        demand(value >= least, "I15", f"{key!r} ends at {value} on {operation.client}, {least} was acknowledged")
+        demand(value <= most, "I14", f"{key!r} ends at {value} on {operation.client}, only {most} were asked for")
+
+    def conclude(self) -> None:
+        """Judge the whole history. Raises `ViolationError`, also when the answer took too long to find."""
+        model = self.workload.model
+        if model is None:
+            return
+        judged = [operation for operation in self.history if operation.consistency != "stale"]
+        verdict = check(judged, model, seconds=CHECK_S_MAX)
+        demand(verdict.linearizable is not False, "linearizability", verdict.text)
+        demand(
+            verdict.linearizable is True,
+            "linearizability",
+            f"undecided after {CHECK_S_MAX} s, at key {verdict.key!r}: the workload needs more keys, each used less",
+        )
+
+
+def told(operation: Operation) -> str:
+    """A call as a violation tells of it."""
+    return f"{operation.client}'s {operation.kind} of {operation.key!r}, begun at {operation.began:.6f},"

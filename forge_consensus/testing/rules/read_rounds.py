@@ -1,0 +1,88 @@
+"""The rounds of reads (I13): a read waits for a round that began after it, and for a majority that answers it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from forge_consensus.actors.leading import Leading, WaitingRead
+from forge_consensus.actors.messages import AppendReply
+from forge_consensus.actors.replication import ReplicationActor
+from forge_consensus.actors.simulated import SimulatedBase
+from forge_consensus.testing.rules.violations import demand
+
+
+@dataclass(slots=True)
+class Rounds:
+    """What was seen of a leadership after its last turn."""
+
+    term: int = 0
+    round: int = 0
+    commit: int = 0
+    reads: dict[int, WaitingRead] = field(default_factory=dict)
+    """The reads that wait, by ticket."""
+
+
+class ReadRounds:
+    """Follows the reads that wait in leaders, and the rounds that followers echo.
+
+    Not seen are reads that begin and end within one turn: those of a lease, and of a cluster of one node.
+    """
+
+    def __init__(self) -> None:
+        self.seen: dict[str, Rounds] = {}
+        self.echoed: dict[tuple[int, str], int] = {}
+        """(term, follower): the highest round that an answer which left it echoes."""
+
+    def began(self, node: SimulatedBase) -> None:
+        """A process has no reads yet."""
+        self.seen[node.name] = Rounds()
+
+    def answers(self, node: SimulatedBase, message: AppendReply) -> None:
+        """A follower's answer leaves."""
+        key = message.term, node.name
+        if message.round > self.echoed.get(key, 0):
+            self.echoed[key] = message.round
+
+    def turned(self, node: SimulatedBase, leading: Leading | None) -> None:
+        """Check the reads that came and those that went in this turn; `leading` is what `leading_of` tells."""
+        seen = self.seen[node.name]
+        if leading is None:
+            if seen.term:
+                self.seen[node.name] = Rounds()
+            return
+        if seen.term != leading.term:
+            seen = self.seen[node.name] = Rounds(leading.term)
+        if leading.reads or seen.reads:
+            waiting = {read.ticket: read for read in leading.reads}
+            for ticket, read in waiting.items():
+                if ticket not in seen.reads:
+                    self.check_taken(node, seen, read)
+            for ticket, read in seen.reads.items():
+                if ticket not in waiting:
+                    self.check_confirmed(node, leading, read)
+            seen.reads = waiting
+        seen.round, seen.commit = leading.round, node.engine.ledger.commit_index
+
+    def check_taken(self, node: SimulatedBase, seen: Rounds, read: WaitingRead) -> None:
+        """A read that was taken in this turn waits for a later round and for all that was committed before."""
+        who = f"{node.name}, leading {seen.term}:"
+        demand(read.round > seen.round, "I13", f"{who} a read waits for round {read.round}, {seen.round} began before")
+        demand(read.index >= seen.commit, "I13", f"{who} a read at {read.index}, {seen.commit} was committed before")
+
+    def check_confirmed(self, node: SimulatedBase, leading: Leading, read: WaitingRead) -> None:
+        """A read that waits no more was confirmed by a majority, in a term whose no-op is committed."""
+        ledger, term = node.engine.ledger, leading.term
+        voters = ledger.configuration.voters
+        echoes = [name for name in voters if name == node.name or self.echoed.get((term, name), 0) >= read.round]
+        who = f"{node.name}, leading {term}:"
+        demand(2 * len(echoes) > len(voters), "I13", f"{who} round {read.round} was confirmed only by {sorted(echoes)}")
+        demand(ledger.commit_index >= leading.noop, "I13", f"{who} reads before its no-op {leading.noop} is committed")
+
+
+def leading_of(node: SimulatedBase) -> Leading | None:
+    """The leadership of a node, if it leads."""
+    if node.engine.ledger.leading is None:
+        return None  # an actor that still believes to lead is not believed
+    room = node.engine.rooms.get("replication")
+    actor = room.actor if room is not None else None
+    return actor.current() if isinstance(actor, ReplicationActor) else None

@@ -1,0 +1,1 @@
+"""The simulation: a cluster in one process under one seed, with clients, in virtual time."""

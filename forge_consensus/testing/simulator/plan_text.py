@@ -1,0 +1,60 @@
+"""The plan as Python text: the one line that runs it again, with nothing in it that is as ever."""
+
+from __future__ import annotations
+
+from dataclasses import MISSING, Field, fields, is_dataclass
+from typing import Any
+
+from forge_consensus.testing.simulator.plan import Plan
+
+SET_ITEMS_MAX = 12
+"""A larger set of numbers is written by what it lacks."""
+IMPORTS = (
+    "from forge_consensus.actors.options import Options",
+    "from forge_consensus.storage.limits import Limits",
+    "from forge_consensus.testing import Plan",
+)
+SIMULATION = "from forge_consensus.testing import Simulation"
+
+
+def call_of(value: Any) -> str:
+    """A value as the Python expression that makes it; of dataclasses only what differs from their defaults."""
+    if is_dataclass(value):
+        said = []
+        for slot in fields(value):
+            given, usual = getattr(value, slot.name), default_of(slot)
+            if usual is MISSING:
+                said.append(call_of(given))
+            elif given != usual:
+                said.append(f"{slot.name}={call_of(given)}")
+        return f"{type(value).__name__}({', '.join(said)})"
+    if isinstance(value, frozenset):
+        return set_text(sorted(value))
+    return repr(value)
+
+
+def default_of(slot: Field[Any]) -> Any:
+    """What a field is if nothing is given, `MISSING` if something must be."""
+    return slot.default if slot.default_factory is MISSING else slot.default_factory()
+
+
+def set_text(items: list[Any]) -> str:
+    """A frozen set in a fixed order; of a large one of numbers, those that it lacks."""
+    if len(items) <= SET_ITEMS_MAX or not all(isinstance(item, int) for item in items):
+        return f"frozenset({{{', '.join(map(repr, items))}}})" if items else "frozenset()"
+    first, last = items[0], items[-1]
+    lacking = sorted(set(range(first, last + 1)).difference(items))
+    text = f"frozenset(range({first}, {last + 1}))"
+    return f"{text} - {{{', '.join(map(str, lacking))}}}" if lacking else text
+
+
+def reproduction(plan: Plan, state_machine: Any = None, workload: Any = None) -> str:
+    """What to type into Python to run the plan again, with the machine and the workload that were given."""
+    arguments, imports = [call_of(plan)], [line for line in IMPORTS if f"{line.rpartition(' ')[2]}(" in call_of(plan)]
+    for name, given, call in (("state_machine", state_machine, ""), ("workload", workload, "()")):
+        if given is not None:
+            made = given if hasattr(given, "__qualname__") else type(given)
+            arguments.append(f"{name}={made.__qualname__}{call}")
+            imports.append(f"from {made.__module__} import {made.__qualname__.partition('.')[0]}")
+    line = f"with Simulation({', '.join(arguments)}) as simulation: simulation.run()"
+    return "\n".join((*imports, SIMULATION, line))
