@@ -17,6 +17,7 @@ from forge_consensus.storage.ledger import HARD, Ledger
 from forge_consensus.storage.limits import Limits
 from forge_consensus.storage.machine import ApplyFaultError, Machine
 from forge_consensus.storage.record import REJOIN, Kind, encode, key_of
+from forge_consensus.storage.snapshot_file import list_snapshots
 from forge_consensus.storage.snapshots import Export, Snapshots
 from forge_consensus.storage.tables import Batch, Tables
 from forge_consensus.storage.transaction import get_meta, put_meta
@@ -55,13 +56,17 @@ def open_ledger(
     """Open the ledger in these tables; the next boot is durable when this returns (one flush).
 
     The list of members is read once, at the first start, and becomes the first log entry. Raises `IdentityError`
-    for another node's folder, `InvalidConfigError` for a first start without a fitting list of members,
-    `CorruptionError` for damage, of which nothing is changed, `StorageError`.
+    for another node's folder and for one that lost its tables, `InvalidConfigError` for a first start without a
+    fitting list of members, `CorruptionError` for damage, of all of which nothing is changed, `StorageError`.
     """
     batch = Batch()
     identity = Identity(tables, founding.node_id, founding.cluster_id)
     is_new = identity.open(founding.new_incarnation, batch)
     if is_new:
+        if list_snapshots(snapshots_folder):  # before the commit: afterwards the folder is new no more
+            raise IdentityError(
+                f"the folder is new and {snapshots_folder} holds snapshots of an earlier life: move them away first"
+            )
         found(batch, founding)
         tables.commit(batch)
     initial = get_meta(tables, INITIAL)
@@ -73,10 +78,6 @@ def open_ledger(
     ledger.reload()
     ledger.numbers.load()
     snapshots = Snapshots(ledger, snapshots_folder, export)
-    if is_new and (snapshots.newest or snapshots.damaged):
-        raise IdentityError(
-            f"the folder is new and {snapshots_folder} holds snapshots of an earlier life: move them away first"
-        )
     if applier.kept is None:
         restore_user_machine(ledger, snapshots)
     check_whole(ledger, snapshots)

@@ -37,6 +37,9 @@ FLUSH_BYTES: Final = 8 << 20
 """How much is written between two flushes: one flush of everything at the end held a node's
 commits up for 166 to 229 ms, a flush each 8 MiB for 90 at most."""
 
+Wanted = Callable[[int, int], bool]
+"""Tells by index and term whether a file comes into question."""
+
 NAME: Final = re.compile(r"snapshot-([0-9a-f]{16})-([0-9a-f]{16})\.fcs")
 
 
@@ -243,11 +246,11 @@ def check_shape(path: Path) -> SnapshotInfo:
         return SnapshotReader(path, file).shape()
 
 
-def list_snapshots(folder: Path) -> list[Path]:
-    """Return the snapshot files, newest (highest index, then term) first; unchecked."""
+def list_snapshots(folder: Path, wanted: Wanted = lambda index, term: True) -> list[Path]:
+    """Return the snapshot files whose names say what is wanted, newest (highest index, then term) first; unchecked."""
     named = [(path, NAME.fullmatch(path.name)) for path in folder.glob("snapshot-*.fcs")]
-    found = [(match[2], match[1], path) for path, match in named if match]
-    return [path for _, _, path in sorted(found, reverse=True)]
+    found = [(int(match[2], 16), int(match[1], 16), path) for path, match in named if match]
+    return [path for index, term, path in sorted(found, reverse=True) if wanted(index, term)]
 
 
 def newest(folder: Path) -> SnapshotInfo | None:
@@ -260,12 +263,16 @@ def newest(folder: Path) -> SnapshotInfo | None:
     return check_shape(paths[0]) if paths else None
 
 
-def newest_valid(folder: Path) -> Choice:
-    """Return the newest snapshot that is valid throughout, and why newer ones are not."""
+def newest_valid(
+    folder: Path,
+    wanted: Wanted = lambda index, term: True,
+    check: Callable[[Path], SnapshotInfo] = verify,
+) -> Choice:
+    """Return the newest wanted snapshot that is valid throughout, and why newer ones are not."""
     corrupt: list[CorruptionError] = []
-    for path in list_snapshots(folder):
+    for path in list_snapshots(folder, wanted):
         try:
-            return Choice(verify(path), tuple(corrupt))
+            return Choice(check(path), tuple(corrupt))
         except CorruptionError as error:
             corrupt.append(error)
     return Choice(None, tuple(corrupt))

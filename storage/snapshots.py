@@ -10,7 +10,7 @@ from typing import cast
 
 import msgpack
 
-from forge_consensus.errors import CorruptionError, SnapshotFailedError, StorageError
+from forge_consensus.errors import SnapshotFailedError, StorageError
 from forge_consensus.storage.applying import Point, header_of, point_of, put_point
 from forge_consensus.storage.configuration import Configuration
 from forge_consensus.storage.folder import fsync_directory
@@ -21,7 +21,6 @@ from forge_consensus.storage.snapshot_file import (
     Choice,
     SnapshotInfo,
     check_shape,
-    list_snapshots,
     newest_valid,
     prune,
     read_chunks,
@@ -68,8 +67,7 @@ class Snapshots:
         """The file that is being received; kept here because it outlives an actor that fails."""
         self.in_use: Collection[Path] = ()
         """The files that are being sent: they are not removed."""
-        # The file is a user's machine's state, so all of it is read. A ledger machine's state is in the tables.
-        choice = newest_valid(folder) if ledger.applier.kept is None else newest_shaped(folder)
+        choice = state_of_machine(ledger, folder) if ledger.applier.kept is None else beside_tables(ledger, folder)
         self.newest, self.damaged = choice.info, choice.corrupt
         if self.newest is not None:
             make_names_safe(folder)
@@ -105,7 +103,7 @@ class Snapshots:
         if applier.kept is None and not applier.replacing:
             applier.on_disk = max(applier.on_disk, info.index)
         with suppress(SnapshotFailedError):  # an old file that stays harms nothing, and the next one tries again
-            prune(self.folder, spare=self.in_use)
+            prune(self.folder, spare=[*self.in_use, self.newest.path])  # perhaps beside two that were never switched to
 
     def compact(self, needed: int | None = None) -> tuple[int, int]:
         """Move the log's base up to the newest snapshot, less the trailing entries; returns (old base, new base).
@@ -248,15 +246,23 @@ class Snapshots:
         return self.ledger.applier.index - (self.newest.index if self.newest else 0)
 
 
-def newest_shaped(folder: Path) -> Choice:
-    """The newest snapshot whose shape is right, its chunks unread, and why newer ones are not."""
-    corrupt: list[CorruptionError] = []
-    for path in list_snapshots(folder):
-        try:
-            return Choice(check_shape(path), tuple(corrupt))
-        except CorruptionError as error:
-            corrupt.append(error)
-    return Choice(None, tuple(corrupt))
+def state_of_machine(ledger: Ledger, folder: Path) -> Choice:
+    """The newest file of a user's machine: it is the machine's state, so all of it is read.
+
+    It may be ahead of the log, if the crash came between a received file and the switch to it; but not of a term that
+    this node never knew. Such a file is no part of this life: nothing is installed from it, and it is sent to nobody.
+    """
+    return newest_valid(folder, lambda index, term: term <= ledger.term)
+
+
+def beside_tables(ledger: Ledger, folder: Path) -> Choice:
+    """The newest file of a machine in the ledger, whose state is in the tables: its shape is looked at, no more.
+
+    A file ahead of that state was received and never switched to, or is of another life of the folder. It is never
+    cut behind (I8) and sent to nobody, for nothing proves that it holds what was committed here.
+    """
+    applier = ledger.applier
+    return newest_valid(folder, lambda index, term: index <= applier.index and term <= applier.term, check_shape)
 
 
 def make_names_safe(folder: Path) -> None:

@@ -14,10 +14,11 @@ from forge_consensus.storage.configuration import CONFIGURATIONS, Configuration
 from forge_consensus.storage.identity import BOOTS, IDENTITY
 from forge_consensus.storage.ledger import BASE, HARD
 from forge_consensus.storage.log import TABLE
-from forge_consensus.storage.machine import ApplyFaultError
+from forge_consensus.storage.machine import ApplyFaultError, Command
 from forge_consensus.storage.numbers import EVENTS_MARK
 from forge_consensus.storage.opening import INITIAL
 from forge_consensus.storage.record import Kind, encode, key_of
+from forge_consensus.storage.snapshot_file import read_header, write_snapshot
 from forge_consensus.storage.tables import TABLES, Batch
 from forge_consensus.storage.transaction import META, put_meta
 from tests.ledger_world import BACKENDS, CONFIGURATION, LIMITS, TallyMachine, World, entry, increment, put
@@ -81,14 +82,40 @@ def test_a_later_start_ignores_the_list_of_members(world: World) -> None:
     assert world.ledger.configuration == world.opened.initial == CONFIGURATION
 
 
-def test_new_tables_beside_old_snapshots_are_not_taken_for_a_node(tmp_path: Path) -> None:
+def test_new_tables_beside_old_snapshots_are_not_taken_for_a_node_however_often_it_is_started(tmp_path: Path) -> None:
     world = World("memory", tmp_path)
     world.lead()
     world.do(increment("n"))
-    world.snapshot()
+    info = world.snapshot()
     world.tables = world.new_tables()
-    with pytest.raises(IdentityError, match="snapshots of an earlier life"):
-        world.open()
+    for _ in range(3):
+        refuses(world, IdentityError, "snapshots of an earlier life")
+    assert not any(content(world).values())
+    info.path.unlink()
+    world.crash()
+    assert world.opened.is_new
+
+
+def test_a_file_ahead_of_the_state_in_the_tables_is_no_snapshot_of_this_node(world: World) -> None:
+    """It was received and never switched to, or somebody put it there: it is neither cut behind nor sent."""
+    world.lead()
+    world.do(*[increment("n")] * 10)
+    own = world.snapshot()
+    world.do(*[increment("n")] * 10)
+    world.checkpoint()
+    state = world.ledger.applied
+    for index, term in ((state + 1, 1), (300, 1), (400, 1), (state, 2)):
+        write_snapshot(world.folder, {"index": index, "term": term}, [b"of another life"])
+    world.crash()
+    assert world.snapshots.newest == own
+    assert world.snapshots.lag == state - own.index
+    # Nor does it push what this node takes out of the folder.
+    world.lead()
+    world.do(increment("n"))
+    newer = world.snapshot()
+    assert newer.path.exists()
+    world.crash()
+    assert world.snapshots.newest == newer
 
 
 # --- where a restart begins ------------------------------------------------------------------------------------------
@@ -234,3 +261,17 @@ def test_a_machine_that_does_not_take_its_own_state_back_stops_the_start(tmp_pat
     world.machine = Forgetful
     with pytest.raises(ApplyFaultError, match=r"restore\(\) failed: RuntimeError: what is this"):
         world.crash()
+
+
+def test_a_users_machine_takes_no_state_of_a_term_that_the_node_never_knew(tmp_path: Path) -> None:
+    """Nobody could have sent it: it was there before, or the turn that it came in did not happen."""
+    world = World("memory", tmp_path, machine=TallyMachine)
+    world.lead()
+    world.do(*[Command("add").encode()] * 10)
+    own = world.snapshot()
+    header = {**read_header(own.path), "index": 400, "term": world.ledger.term + 1}
+    write_snapshot(world.folder, header, [b"7", b"1,2"])
+    for _ in range(2):
+        world.crash()
+        assert world.snapshots.newest == own
+        assert (world.ledger.applied, world.ledger.applier.query("")) == (own.index, 10)
