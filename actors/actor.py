@@ -60,10 +60,13 @@ class Context(Protocol):
     def next_turn(self, to: ActorAddress, message: Any) -> None:
         """Have a message delivered in the next turn, which then does not wait."""
 
-    def offload(self, job: Callable[[], Any], to: ActorAddress, done: Callable[[Any, str], Any]) -> None:
-        """Run a job elsewhere; `done(result, error text)` makes the message that reports its end.
+    def offload(
+        self, job: Callable[[], Any], to: ActorAddress, done: Callable[[Any, str], Any], drop: Callable[[], None]
+    ) -> None:
+        """Run a job elsewhere, once the turn is committed; `done(result, error text)` makes the report of its end.
 
-        A report to actors that were rebuilt meanwhile is dropped.
+        A report to actors that were rebuilt meanwhile is dropped. A job of a turn that is taken back is not begun:
+        `drop` is called instead.
         """
 
     def publish(self, event: ConsensusEvent) -> None:
@@ -139,9 +142,11 @@ class ConsensusActor(Actor):  # type: ignore[misc]
         """Send oneself a message for the next turn."""
         self.context.next_turn(cast("ActorAddress", self.myAddress), message)
 
-    def offload(self, job: Callable[[], Any], done: Callable[[Any, str], Any]) -> None:
-        """Run a job elsewhere and be told of its end."""
-        self.context.offload(job, cast("ActorAddress", self.myAddress), done)
+    def offload(
+        self, job: Callable[[], Any], done: Callable[[Any, str], Any], drop: Callable[[], None] = lambda: None
+    ) -> None:
+        """Run a job elsewhere and be told of its end; `drop` lets go of what it would have worked on."""
+        self.context.offload(job, cast("ActorAddress", self.myAddress), done, drop)
 
     def publish(self, event: ConsensusEvent) -> None:
         """Tell the world, once the turn is committed."""

@@ -138,7 +138,7 @@ class Engine:
         took = (self.clock.boottime_ns() - began) / 1e9
         if took > self.options.election_timeout_min:
             self.next_turn(self.actor("election"), CommitWasSlow(took))
-        if self.outbox.requests or self.outbox.answers:
+        if self.outbox.requests or self.outbox.answers or self.outbox.jobs:
             self.outbox.send()
         if self.events:
             self.tell_events()
@@ -331,15 +331,20 @@ class Engine:
         """Deliver a message in the next turn."""
         self.later.append((to, message, sender or to))
 
-    def offload(self, job: Callable[[], Any], to: Address, done: Callable[[Any, str], Any]) -> None:
-        """Run a job elsewhere; its report is dropped if the actors were rebuilt meanwhile."""
+    def offload(
+        self, job: Callable[[], Any], to: Address, done: Callable[[Any, str], Any], drop: Callable[[], None]
+    ) -> None:
+        """Run a job elsewhere, from this turn's commit on; its report is dropped if the actors were rebuilt meanwhile.
+
+        If the turn is taken back, the job is not begun, and `drop` is called.
+        """
         generation = self.generation
 
         def report(result: Any, error: str) -> None:
             if generation == self.generation:
                 self.next_turn(to, done(result, error))
 
-        self.wire.offload(job, report)
+        self.outbox.job(job, report, drop)
 
     def publish(self, event: ConsensusEvent) -> None:
         """Hold an event until the turn is committed; what it says of the term is the term of now.

@@ -1,7 +1,8 @@
-"""The outbox: what a turn wants to say, held until what it speaks for is on disk."""
+"""The outbox: what a turn wants to say or have done elsewhere, held until what it rests on is on disk."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from forge_consensus.actors.address import PeerAddress, SenderAddress
@@ -13,7 +14,10 @@ if TYPE_CHECKING:
 
 
 class Outbox:
-    """Requests to peers and answers to whoever asked, in the order in which actors sent them.
+    """Requests to peers, answers to whoever asked, and jobs for helpers, in the order in which actors sent them.
+
+    A job waits like a frame, for it leaves traces too: a file that it gives a name must not be of a term that a crash
+    before the commit forgets.
 
     `boots` holds the boot of each peer that was greeted: only to those, and to a greeting, frames may leave.
     """
@@ -22,6 +26,7 @@ class Outbox:
         self.engine = engine
         self.requests: list[tuple[PeerAddress, Any]] = []
         self.answers: list[tuple[SenderAddress, Any]] = []
+        self.jobs: list[tuple[Callable[[], Any], Callable[[Any, str], None], Callable[[], None]]] = []
         self.boots: dict[str, int] = {}
         self.number = 0
 
@@ -33,10 +38,17 @@ class Outbox:
         """Hold an answer."""
         self.answers.append((to, message))
 
+    def job(self, job: Callable[[], Any], report: Callable[[Any, str], None], drop: Callable[[], None]) -> None:
+        """Hold a job for a helper; `drop` is called if it is never begun."""
+        self.jobs.append((job, report, drop))
+
     def drop(self) -> None:
-        """The turn did not happen: nothing of it is said."""
+        """The turn did not happen: nothing of it is said, and nothing of it is begun."""
         self.requests.clear()
         self.answers.clear()
+        jobs, self.jobs = self.jobs, []
+        for _, _, drop in jobs:
+            drop()
 
     def send_early(self) -> None:
         """Send at most one run of entries to each follower before the commit (dissertation 10.2.1).
@@ -58,13 +70,15 @@ class Outbox:
         self.requests = kept
 
     def send(self) -> None:
-        """Send everything: the turn is on disk."""
-        answers, requests = self.answers, self.requests
-        self.answers, self.requests = [], []
+        """Send everything and have the jobs begun: the turn is on disk."""
+        answers, requests, jobs = self.answers, self.requests, self.jobs
+        self.answers, self.requests, self.jobs = [], [], []
         for sender, message in answers:
             self.send_answer(sender, message)
         for to, message in requests:
             self.send_request(to, message)
+        for job, report, _ in jobs:
+            self.engine.wire.offload(job, report)
 
     def frame(self, to: str, to_boot: int, request: int, sent: int, message: Any) -> Frame:
         """A frame of this node."""

@@ -357,7 +357,7 @@ class SimulatedBase:
             act(*args)
 
     def offload(self, job: Callable[[], Any], done: Callable[[Any, str], None]) -> None:
-        """Run the job at some moment, and report it at a later one."""
+        """Run the job at some moment after the commit that it waited for, and report it at a later one."""
 
         def work() -> None:
             if not (self.alive or self.orphan):
@@ -376,7 +376,7 @@ class SimulatedBase:
                 self.reports.append(lambda: done(result, error))
                 self.wake(0.0)
 
-        self.timeline.after(self.chance.uniform(0.0001, 0.1), work)
+        self.timeline.after(self.clock.ahead + self.chance.uniform(0.0001, 0.1), work)
 
     # --- what Thespian calls -----------------------------------------------------------------------------------------
 

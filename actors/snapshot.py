@@ -288,7 +288,7 @@ class SnapshotActor(ConsensusActor):
             self.finishing = True
             self.snapshots.incoming = None  # it is the job's from here on
             self.asker = sender
-            self.offload(receiver.finish, SnapshotReceived)
+            self.offload(receiver.finish, SnapshotReceived, receiver.abort)
 
     def receiveMsg_SnapshotReceived(self, message: SnapshotReceived, sender: Any) -> None:
         """The file is whole and durable: move it into the ledger, a chunk a turn."""

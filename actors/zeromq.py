@@ -183,6 +183,7 @@ class ZeroMqBase:
             self.closed = True
             os.close(self.wake_fd)
         self.sockets.close()
+        self.engine.outbox.drop()
         self.engine.opened.snapshots.drop_incoming()
 
     # --- the engine's wire -------------------------------------------------------------------------------------------
@@ -208,7 +209,10 @@ class ZeroMqBase:
                 result, error = None, f"{type(problem).__name__}: {problem}"
             self.leave(lambda outcome: done(*outcome), (result, error))
 
-        threading.Thread(target=work, name="forge-helper", daemon=True).start()
+        try:
+            threading.Thread(target=work, name="forge-helper", daemon=True).start()
+        except RuntimeError as problem:  # no more threads; the turn is committed, so nobody else could take it back
+            self.leave(lambda error: done(None, error), f"{type(problem).__name__}: {problem}")
 
     def serve_subscribers(self) -> None:
         """Send events for as long as anybody listens over ZeroMQ."""

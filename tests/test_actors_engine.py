@@ -8,13 +8,14 @@ from typing import Any
 import pytest
 from thespian.actors import Actor, ActorExitRequest, ActorSystem, WakeupMessage
 
-from forge_consensus.actors.messages import AppendEntries, AppendReply, OpenSession, Refused
+from forge_consensus.actors.messages import AppendEntries, AppendReply, InstallSnapshot, OpenSession, Refused
 from forge_consensus.actors.notices import ApplyCommitted
 from forge_consensus.actors.replication import ReplicationActor
 from forge_consensus.errors import OperationFailedError, StorageError
 from tests.one_node import OneNode
 from tests.test_actors_election import lead
 from tests.test_actors_replication import noop
+from tests.test_actors_snapshot import filled, snapshot_of
 
 
 class BrokenError(Exception):
@@ -82,6 +83,54 @@ def test_after_a_storage_error_nothing_leaves() -> None:
     with pytest.raises(StorageError):
         node.request("n2", "replication", AppendEntries(3, 1, 0, 1, 0, (noop(2, 3),)))
     assert not node.sent
+
+
+# --- jobs for helpers ------------------------------------------------------------------------------------------------
+
+
+def send_whole(node: OneNode, term: int) -> tuple[bytes, str]:
+    """The frame with which a leader of `term` sends a whole snapshot, in one chunk."""
+    path, index, entry_term = snapshot_of(filled(term=term))
+    data = path.read_bytes()
+    chunk = InstallSnapshot(term, index, entry_term, 0, len(data), data)
+    return node.frame("n2", "snapshot", chunk), "->n2"
+
+
+def test_a_job_is_begun_when_its_turn_is_on_disk() -> None:
+    """Else a file of term 5 has its name before term 5 is on disk, and whoever is killed there never starts again."""
+    node = OneNode()
+    frame = send_whole(node, 5)
+    node.tables.before_commit = lambda batch: begun.append(len(node.jobs))
+    begun: list[int] = []
+    node.turn(frame)
+    assert (begun, len(node.jobs)) == ([0], 1)
+    assert node.ledger.hard_on_disk[0] == 5
+    node.run_jobs()
+    assert node.ledger.applied == 40
+
+
+def test_a_node_that_ends_at_the_commit_has_begun_no_job() -> None:
+    node = OneNode()
+    node.tables.fail_next_commit(StorageError("the disk is broken"))
+    with pytest.raises(StorageError):
+        node.turn(send_whole(node, 5))
+    assert not node.jobs
+    node.engine.outbox.drop()  # as the base does when it closes
+    assert not list(node.folder.iterdir())
+
+
+def test_a_job_of_a_turn_that_is_taken_back_is_not_begun_and_lets_go_of_its_file() -> None:
+    node = OneNode()
+    node.engine.after(0.0, node.engine.actor("health"), "a message that no actor knows")
+    node.engine.turn([send_whole(node, 5)], [])
+    assert node.ledger.term == 0
+    assert not node.jobs
+    assert not list(node.folder.iterdir())
+    for peer in ("n2", "n3"):
+        node.greet(peer)
+    node.turn(send_whole(node, 5))
+    node.run_jobs()
+    assert node.ledger.applied == 40
 
 
 def test_event_numbers_rise_by_one() -> None:

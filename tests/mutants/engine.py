@@ -50,8 +50,10 @@ def a_turn_that_is_taken_back_is_told_all_the_same(patch: Patch) -> None:
 def a_job_reports_to_actors_that_did_not_order_it(patch: Patch) -> None:
     """The report of a job reaches actors that were rebuilt meanwhile and know nothing of it."""
 
-    def offload(self: Engine, job: Callable[[], Any], to: Address, done: Callable[[Any, str], Any]) -> None:
-        self.wire.offload(job, lambda result, error: self.next_turn(to, done(result, error)))
+    def offload(
+        self: Engine, job: Callable[[], Any], to: Address, done: Callable[[Any, str], Any], drop: Callable[[], None]
+    ) -> None:
+        self.outbox.job(job, lambda result, error: self.next_turn(to, done(result, error)), drop)
 
     patch.setattr(Engine, "offload", offload)
 
