@@ -29,10 +29,14 @@ class Sending:
         self.sent_at = now
 
     def chunk(self, size_max: int) -> InstallSnapshot:
-        """The next chunk. Raises `SnapshotFailedError` when the file is gone, or ends before its end."""
+        """The next chunk. Raises `SnapshotFailedError` when the file is gone, or ends before its end.
+
+        Never more than was announced: of a file that has grown the follower would refuse the last chunk, and begin
+        anew, for ever. So it has it whole, and if it does not take it, the file is read again here.
+        """
         info = self.info
         assert info is not None, "there is a snapshot to send"
-        data = read_at(info.path, self.offset, size_max)
+        data = read_at(info.path, self.offset, max(0, min(size_max, info.size_bytes - self.offset)))
         if not data and self.offset < info.size_bytes:  # the follower would ask for the same at once, for ever
             raise SnapshotFailedError(f"{info.path} has {self.offset} bytes instead of {info.size_bytes}")
         return InstallSnapshot(self.term, info.index, info.term, self.offset, info.size_bytes, data)

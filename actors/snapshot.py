@@ -27,7 +27,7 @@ from forge_consensus.actors.notices import (
     TakeSnapshot,
 )
 from forge_consensus.actors.sending import Sending
-from forge_consensus.errors import ConsensusError, StorageFullError
+from forge_consensus.errors import ConsensusError, SnapshotFailedError, StorageFullError
 from forge_consensus.events.types import (
     LogCompacted,
     LogTruncated,
@@ -222,7 +222,12 @@ class SnapshotActor(ConsensusActor):
 
     def check(self, info: SnapshotInfo) -> None:
         """Read a file that a follower had and did not take: perhaps it is our disk that damaged it."""
-        self.offload(lambda: verify(info.path), lambda _, error: SnapshotChecked(info, error))
+
+        def read_again() -> None:
+            if verify(info.path) != info:
+                raise SnapshotFailedError(f"{info.path} is another file than the one that was being sent")
+
+        self.offload(read_again, lambda _, error: SnapshotChecked(info, error))
 
     def receiveMsg_SnapshotChecked(self, message: SnapshotChecked, sender: Any) -> None:
         """A damaged file is sent no more, whether or not a newer one was taken since; our state is whole.

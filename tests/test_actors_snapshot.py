@@ -19,7 +19,7 @@ from forge_consensus.events.types import (
     SnapshotStarted,
 )
 from forge_consensus.storage.limits import Limits
-from forge_consensus.storage.snapshot_file import verify
+from forge_consensus.storage.snapshot_file import read_chunks, read_header, verify, write_snapshot
 from tests.one_node import OneNode
 from tests.test_actors_election import lead
 from tests.test_actors_replication import follow, put
@@ -250,6 +250,45 @@ def test_a_file_that_was_cut_short_is_not_asked_for_its_end_again_and_again() ->
         node.answer("n3", "snapshot", SnapshotReply(node.ledger.term, 40, offset, False))
     assert [message.offset for _, message in node.messages(InstallSnapshot)] == [0, 64]
     assert node.engine.opened.snapshots.newest is None
+
+
+def fed(source: OneNode, follower: OneNode) -> None:
+    """Let a follower take and answer the chunks of its leader, which another follower keeps in office."""
+    seen = 0
+    for _ in range(30):
+        while len(chunks := source.messages(InstallSnapshot)) > seen:
+            answered = len(follower.messages(SnapshotReply))
+            follower.request("n2", "snapshot", chunks[seen][1])
+            follower.run_jobs()
+            seen += 1
+            for _, reply in follower.messages(SnapshotReply)[answered:]:
+                source.answer("n3", "snapshot", reply)
+                source.run_jobs()
+        source.wait(0.1)
+        source.run_jobs()
+        source.answer("n2", "replication", AppendReply(source.ledger.term, True, source.ledger.log.last, 0, 0))
+
+
+def test_of_a_file_that_has_grown_nobody_is_sent_more_than_was_announced() -> None:
+    node, follower = behind(), OneNode()
+    with snapshot_of(node)[0].open("ab") as file:
+        file.write(b"x")
+    node.answer("n3", "replication", AppendReply(node.ledger.term, False, 1, 0, 0))
+    fed(node, follower)
+    assert follower.ledger.applied == 40
+    assert not follower.engine.board.refused
+    assert [message.offset for _, message in node.messages(InstallSnapshot)].count(0) == 1
+
+
+def test_a_file_that_was_exchanged_for_another_one_that_is_whole_is_sent_no_more() -> None:
+    node, follower = behind(), OneNode()
+    path, index, term = snapshot_of(node)
+    write_snapshot(path.parent, {**read_header(path), "index": index, "term": term}, [*read_chunks(path), b"more"])
+    node.answer("n3", "replication", AppendReply(node.ledger.term, False, 1, 0, 0))
+    fed(node, follower)
+    assert node.engine.board.refused["a damaged snapshot"] == 1
+    assert snapshot_of(node)[1] > index
+    assert follower.ledger.applied == snapshot_of(node)[1]
 
 
 def test_a_sending_begins_again_when_its_file_is_replaced_by_another_of_the_same_index() -> None:
