@@ -151,6 +151,17 @@ class Leading:
             self.actor.send_soon()
         return moved
 
+    def installed(self, node: str, index: int) -> None:
+        """A follower has a snapshot on its disk, or had more already: it is fed with what comes behind.
+
+        It counts as what the follower has from now on, not from its next answer: else the log could be cut meanwhile
+        where it needs it next. With 0 nothing is known of it but that it is there.
+        """
+        progress = self.progress[node]
+        progress.match = self.match[node] = max(progress.match, index)
+        progress.become(Phase.PROBE)
+        self.actor.send_soon()
+
     def on_majority(self) -> int:
         """The newest index that is on the disks of a majority."""
         return reached_by_majority(self.match, self.voters)

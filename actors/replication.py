@@ -174,11 +174,8 @@ class ReplicationActor(ConsensusActor):
     def receiveMsg_SnapshotSent(self, message: SnapshotSent, sender: Any) -> None:
         """A follower has the snapshot: go on with entries behind it."""
         leading = self.current()
-        if leading is not None and (progress := leading.progress.get(message.node)) is not None:
-            if message.index:
-                progress.match = max(progress.match, message.index)
-            progress.become(Phase.PROBE)
-            self.send_soon()
+        if leading is not None and message.node in leading.progress:
+            leading.installed(message.node, message.index)
 
     def receiveMsg_PeerUp(self, message: PeerUp, sender: Any) -> None:
         """A follower can be reached (again): find out where it stands."""

@@ -7,7 +7,9 @@ from pathlib import Path
 from forge_consensus.actors.messages import (
     AppendEntries,
     AppendReply,
+    CheckPeerReply,
     InstallSnapshot,
+    OpenSession,
     SnapshotReply,
 )
 from forge_consensus.actors.notices import TakeSnapshot
@@ -119,6 +121,34 @@ def test_a_follower_behind_the_log_gets_chunks_and_then_entries() -> None:
     node.answer("n3", "snapshot", SnapshotReply(node.ledger.term, 40, offset, True))
     entries = [m for to, m in node.messages(AppendEntries) if to == "n3"][-1]
     assert (entries.prev_index, len(entries.records)) == (40, node.ledger.log.last - 40)
+
+
+def test_what_a_follower_needs_next_is_kept_from_the_moment_that_it_has_the_snapshot() -> None:
+    """Its first acknowledgement comes a round trip later, and the log may be cut meanwhile."""
+    node = behind()
+    term = node.ledger.term
+
+    def grow(count: int) -> None:
+        for _ in range(count):
+            node.request("", "gateway", OpenSession(60_000))
+        for _ in range(2):
+            node.answer("n2", "replication", AppendReply(term, True, node.ledger.log.last, 0, 0))
+        node.turn(notices=[("snapshot", TakeSnapshot())])
+        node.run_jobs()
+
+    for peer in ("n2", "n3"):
+        node.answer(peer, "health", CheckPeerReply(1))
+    node.answer("n3", "replication", AppendReply(term, False, 1, 0, 0))
+    grow(30)
+    size = node.last(InstallSnapshot).size
+    node.answer("n3", "snapshot", SnapshotReply(term, 40, size, True))
+    assert node.engine.board.match["n3"] == 40
+    grow(10)
+    assert node.ledger.log.base_index == 40
+    node.sent.clear()
+    node.answer("n3", "replication", AppendReply(term, True, 40, 0, 0))
+    assert next(m.prev_index for to, m in node.messages(AppendEntries) if to == "n3") == 40
+    assert not node.messages(InstallSnapshot)
 
 
 def test_a_chunk_without_an_answer_is_sent_again() -> None:
