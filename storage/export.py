@@ -75,7 +75,7 @@ def export_in_process(
 
 def remove_half_written(folder: Path, process: int) -> None:
     """Remove what an exporter that was killed could not remove itself."""
-    for path in folder.glob(f"*.writing-{process}{TEMPORARY_SUFFIX}"):
+    for path in folder.glob(f"*.writing-*-{process}{TEMPORARY_SUFFIX}"):
         with suppress(OSError):
             path.unlink(missing_ok=True)
 

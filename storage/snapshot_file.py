@@ -6,6 +6,7 @@ the number of chunks, the sum of their lengths, and the sha256 of everything bef
 big-endian. A file gets its name only when it is complete and durable.
 """
 
+import itertools
 import os
 import re
 import struct
@@ -36,6 +37,8 @@ CHUNK_BYTES_MAX: Final = 256 << 20
 FLUSH_BYTES: Final = 8 << 20
 """How much is written between two flushes: one flush of everything at the end held a node's
 commits up for 166 to 229 ms, a flush each 8 MiB for 90 at most."""
+
+WRITERS: Final = itertools.count(1)
 
 Wanted = Callable[[int, int], bool]
 """Tells by index and term whether a file comes into question."""
@@ -203,7 +206,8 @@ def write_snapshot(folder: Path, header: dict[str, Any], chunks: Iterable[bytes]
     """
     index, term = header["index"], header["term"]
     path = folder / name_of(index, term)
-    temporary = folder / f"{path.name}.writing-{os.getpid()}{TEMPORARY_SUFFIX}"
+    # Of its own: the save that an actor ordered which failed meanwhile may still be writing the same snapshot.
+    temporary = folder / f"{path.name}.writing-{next(WRITERS)}-{os.getpid()}{TEMPORARY_SUFFIX}"
     try:
         with reporting("cannot write", path):
             with create(temporary) as file:

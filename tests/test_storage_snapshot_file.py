@@ -268,3 +268,16 @@ def test_a_receiver_without_room_fails_as_a_snapshot(tmp_path: Path, monkeypatch
     with pytest.raises(SnapshotFailedError, match="No space left"):
         receiver.write(0, b"x" * 2000)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_two_saves_of_one_snapshot_at_once_do_not_write_into_one_file(tmp_path: Path) -> None:
+    def slow() -> Iterator[bytes]:
+        yield b"a" * 100
+        other = write_snapshot(tmp_path, {"index": 7, "term": 1}, [b"b" * 1000])
+        assert verify(other.path) == other
+        yield b"c" * 100
+
+    info = write_snapshot(tmp_path, {"index": 7, "term": 1}, slow())
+    assert verify(info.path) == info
+    assert list(read_chunks(info.path)) == [b"a" * 100, b"c" * 100]
+    assert list(tmp_path.iterdir()) == [info.path]
