@@ -27,7 +27,7 @@ from forge_consensus.actors.notices import (
     TakeSnapshot,
 )
 from forge_consensus.actors.sending import Sending
-from forge_consensus.errors import ConsensusError, SnapshotFailedError, StorageFullError
+from forge_consensus.errors import ConsensusError, CorruptionError, SnapshotFailedError, StorageFullError
 from forge_consensus.events.types import (
     LogCompacted,
     LogTruncated,
@@ -42,6 +42,8 @@ from forge_consensus.storage.snapshot_receiver import SnapshotReceiver
 from forge_consensus.storage.snapshots import Installation
 
 CHECK_SECONDS = 0.25
+UNREADABLE = (CorruptionError, SnapshotFailedError)
+"""How a snapshot file fails that is damaged, gone, or not given by the disk."""
 
 
 class SnapshotActor(ConsensusActor):
@@ -64,6 +66,7 @@ class SnapshotActor(ConsensusActor):
         """Begin to look whether a snapshot is due, and go on with a compaction that a crash cut off."""
         self.saved_at = self.clock.now()
         self.snapshots.drop_incoming()  # of an actor that failed meanwhile
+        self.snapshots.drop_installation()
         if self.board.saving:  # the report of its end was for the actor that failed
             self.saving_failed("an actor of this node failed meanwhile")
         self.sweep_soon()
@@ -308,8 +311,8 @@ class SnapshotActor(ConsensusActor):
         self.install_began = self.clock.now()
         try:
             installation = self.snapshots.begin_install(info)
-        except StorageFullError as error:
-            self.publish(SnapshotFailed(index=info.index, error=str(error)))
+        except (StorageFullError, *UNREADABLE) as error:
+            self.give_up(info, error)
             return
         self.installation = installation
         if self.ledger.applier.kept is not None:
@@ -325,10 +328,25 @@ class SnapshotActor(ConsensusActor):
         """One chunk, or the end."""
         installation = self.installation
         assert installation is not None, "an installation is under way"
-        if self.snapshots.install_step(installation):
+        try:
+            more = self.snapshots.install_step(installation)
+        except UNREADABLE as error:
+            self.give_up(installation.info, error)
+            return
+        if more:
             self.next_turn(InstallStep())
         else:
             self.finish_install(installation)
+
+    def give_up(self, info: SnapshotInfo, error: ConsensusError) -> None:
+        """A received file cannot be installed: it is dropped, and the leader, who was not told of it, sends it again.
+
+        Our own state is whole, so damage there is no reason for the node to stop.
+        """
+        self.installation = None
+        self.snapshots.drop_installation(info)
+        self.publish(SnapshotFailed(index=info.index, error=str(error)))
+        self.sweep_soon()
 
     def receiveMsg_MachineRestored(self, message: MachineRestored, sender: Any) -> None:
         """A user's machine holds the new state, or nobody knows what: then the node stops."""

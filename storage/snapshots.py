@@ -25,6 +25,7 @@ from forge_consensus.storage.snapshot_file import (
     prune,
     read_chunks,
     read_header,
+    remove_quietly,
     write_snapshot,
 )
 from forge_consensus.storage.snapshot_receiver import SnapshotReceiver
@@ -202,6 +203,15 @@ class Snapshots:
             return False
         kept.import_chunk(self.ledger.turn.batch, installation.generation, chunk)
         return True
+
+    def drop_installation(self, info: SnapshotInfo | None = None) -> None:
+        """Forget an installation before its switch, and its file if that is known: the state is the one that it was.
+
+        What it left in the tables goes with the next sweep.
+        """
+        self.installing = None
+        if info is not None and (self.newest is None or self.newest.path != info.path):
+            remove_quietly(info.path)
 
     def install_whole(self, installation: Installation) -> None:
         """Hand all chunks to a user's machine, on any thread: applying rests meanwhile. May raise anything."""

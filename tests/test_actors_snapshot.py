@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+
+import pytest
 
 from forge_consensus.actors.messages import (
     AppendEntries,
@@ -17,11 +20,16 @@ from forge_consensus.actors.options import Options
 from forge_consensus.events.types import (
     LogCompacted,
     SnapshotCompleted,
+    SnapshotFailed,
     SnapshotRestored,
     SnapshotStarted,
 )
+from forge_consensus.storage import kv
+from forge_consensus.storage.kv import KeyValueMachine
 from forge_consensus.storage.limits import Limits
+from forge_consensus.storage.machine import Machine
 from forge_consensus.storage.snapshot_file import read_chunks, read_header, verify, write_snapshot
+from tests.ledger_world import TallyMachine
 from tests.one_node import OneNode
 from tests.test_actors_election import lead
 from tests.test_actors_replication import follow, put
@@ -29,9 +37,9 @@ from tests.test_actors_replication import follow, put
 LIMITS = Limits(snapshot_entries=20, snapshot_seconds_min=0.1, trailing_entries=5, sweep_entries=7)
 
 
-def filled(count: int = 40, term: int = 1) -> OneNode:
+def filled(count: int = 40, term: int = 1, machine: Callable[[], Machine] = KeyValueMachine) -> OneNode:
     """A follower of n2 that has applied so many entries of a term and taken a snapshot."""
-    node = OneNode(limits=LIMITS, options=Options(chunk_bytes=64))
+    node = OneNode(limits=LIMITS, options=Options(chunk_bytes=64), machine=machine)
     follow(node, term, *[put(i, term, f"k{i}", f"v{i}") for i in range(2, count + 1)], commit=count)
     node.clock.seconds += 0.3
     node.turn()
@@ -80,6 +88,54 @@ def test_a_received_snapshot_replaces_the_state_and_is_acknowledged_when_durable
     assert again.ledger.log.base_index == index
     node.request("n2", "replication", AppendEntries(1, index, term, index, 0, (put(index + 1, 1, "z", "z"),)))
     assert node.last(AppendReply) == AppendReply(1, True, index + 1, 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("machine", "place"), [(KeyValueMachine, 20), (KeyValueMachine, 0.5), (KeyValueMachine, -1), (TallyMachine, 20)]
+)
+def test_a_received_file_that_is_damaged_before_it_is_installed_is_dropped_and_taken_again(
+    machine: Callable[[], Machine], place: float
+) -> None:
+    """As long as nothing of it was handed to a user's machine: what that holds then, nobody knows."""
+    path, index, term = snapshot_of(filled(machine=machine))
+    data = path.read_bytes()
+    chunk = InstallSnapshot(1, index, term, 0, len(data), data)
+    node = OneNode(machine=machine)
+    node.request("n2", "snapshot", chunk)
+    job, done = node.jobs.pop()
+    info = job()
+    damage(info.path, int(len(data) * place) if isinstance(place, float) else place)
+    done(info, "")
+    node.turn()
+    assert (node.ledger.applied, node.engine.generation) == (1, 0)
+    assert "damaged" in node.told(SnapshotFailed)[0].error
+    assert node.engine.opened.snapshots.installing is None
+    assert not list(node.folder.iterdir())
+    node.request("n2", "snapshot", InstallSnapshot(1, index, term, len(data), len(data), b""))  # the leader repeats it
+    assert node.last(SnapshotReply) == SnapshotReply(1, index, 0, False)
+    node.request("n2", "snapshot", chunk)
+    node.run_jobs()
+    assert node.ledger.applied == index
+    assert node.last(SnapshotReply).done
+
+
+def test_what_a_failed_actor_had_installed_in_part_is_swept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kv, "CHUNK_BYTES", 100)
+    path, index, term = snapshot_of(filled())
+    data = path.read_bytes()
+    node = OneNode()
+    node.request("n2", "snapshot", InstallSnapshot(1, index, term, 0, len(data), data))
+    job, done = node.jobs.pop()
+    done(job(), "")
+    for _ in range(3):
+        node.engine.turn([], [])
+    assert node.tables.count("kv") > 0
+    node.engine.after(0.0, node.engine.actor("health"), "a message that no actor knows")
+    node.engine.turn([], [])
+    node.turn()
+    assert node.engine.generation == 1
+    assert node.engine.opened.snapshots.installing is None
+    assert node.tables.count("kv") == 0
 
 
 def test_a_snapshot_that_is_older_than_the_state_is_ignored() -> None:
@@ -223,10 +279,10 @@ def test_a_half_received_snapshot_is_dropped_when_the_actors_are_rebuilt() -> No
     assert not list(node.folder.iterdir())
 
 
-def damage(path: Path) -> None:
-    """Flip a bit in the middle: the length, the header's place and the end still fit, only reading it all shows it."""
+def damage(path: Path, place: int | None = None) -> None:
+    """Flip a bit, if not said otherwise in the middle, where only reading all of it shows it."""
     data = bytearray(path.read_bytes())
-    data[len(data) // 2] ^= 1
+    data[len(data) // 2 if place is None else place] ^= 1
     path.write_bytes(bytes(data))
 
 
