@@ -51,6 +51,8 @@ def check_key(key: Any) -> str:
 def check_fields(name: str, payload: dict[str, Any]) -> None:
     """Raise ValueError when a command's payload lacks a field or has one that it does not know."""
     operation = OPERATIONS[name]
+    if operation.fields <= payload.keys() <= operation.fields | operation.optional:
+        return
     missing = sorted(operation.fields - payload.keys())
     if missing:
         raise ValueError(f"{name} needs {', '.join(missing)}")

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from forge_consensus.storage.ledger import Ledger
 from forge_consensus.storage.record import Kind, data_of, kind_of, term_of
 
+EVERYTHING_BYTES = 1 << 40
+
 
 @dataclass(slots=True)
 class Disk:
@@ -35,8 +37,9 @@ class Disk:
         log = ledger.log
         disk = cls(ledger.term, ledger.vote, log.base_index, log.base_term, last=log.base_index)
         disk.base_configuration = ledger.configurations.base.encode()
-        for index in range(log.base_index + 1, log.last + 1):
-            disk.append(index, log.get(index))
+        first = log.base_index + 1
+        for index, record in enumerate(log.read(first, log.last, EVERYTHING_BYTES), first):
+            disk.append(index, record)
         disk.applied_on_disk = ledger.applier.on_disk
         return disk
 

@@ -54,6 +54,8 @@ class Invariants:
         self.committed_last = 0
         self.committed_in: dict[int, int] = {}
         self.executed: dict[tuple[int, int], int] = {}
+        self.applied: set[tuple[int, int]] = set()
+        """(index, term) of the entries that some machine has executed."""
         self.rounds = ReadRounds()
         self.elections = ElectionRules()
         self.counted: dict[tuple[int, str], int] = {}
@@ -380,7 +382,12 @@ class Invariants:
     # --- machines ----------------------------------------------------------------------------------------------------
 
     def applies(self, entry: Entry) -> None:
-        """I14: a machine executes a client's command; whoever does, now or after a restart, at one index only."""
+        """I14: a machine executes a client's command; whoever does, now or after a restart, at one index only.
+
+        An (index, term) stands for the same bytes everywhere (I3), so what was found of an entry once stays true.
+        """
+        if (entry.index, entry.term) in self.applied:
+            return
         known = self.entries.get((entry.index, entry.term))
         if known is None:
             raise ViolationError(f"I5: entry {entry.index} of term {entry.term} is applied, and on no disk")
@@ -390,3 +397,4 @@ class Invariants:
             first = self.executed.setdefault(key, entry.index)
             if first != entry.index:
                 raise ViolationError(f"I14: command {key} is applied at {first} and at {entry.index}")
+        self.applied.add((entry.index, entry.term))

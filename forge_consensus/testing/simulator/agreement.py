@@ -37,10 +37,13 @@ class Agreement:
         """Compare. Raises `ViolationError` that names the entry, both nodes and what each made of it."""
         self.heard(entry)
         came_of_it = result if self.state is None else f"{result}, state {self.state(machine)!r}"
-        if entry.index not in self.told:
+        told = self.told.get(entry.index)
+        if told is None:
             self.entries.append(entry)
             self.results.append(result)
-        first, known = self.told.setdefault(entry.index, (node, came_of_it))
+            self.told[entry.index] = (node, came_of_it)
+            return
+        first, known = told
         if known == came_of_it:
             return
         command = entry.command
