@@ -51,6 +51,9 @@ class UnusableError(click.ClickException):
 @click.option("--nodes", type=click.IntRange(1, 9), help="So many nodes in every seed, instead of what it draws.")
 @click.option("--seconds", type=click.FloatRange(min=0, min_open=True), help="How long faults rage in every seed.")
 @click.option(
+    "--pace", type=click.FloatRange(min=1), help="All times so much longer in every seed, instead of what it draws."
+)
+@click.option(
     "--seed-seconds",
     type=click.FloatRange(min=0, min_open=True),
     default=300.0,
@@ -81,7 +84,7 @@ def campaign(replay: int | None, shrinks: bool, mode: str | None, state: Path | 
     Exit code 0: nothing was found; 1: something was; 2: what was given is of no use; 130: it was stopped.
     """
     logger.disable("forge_consensus")
-    changes = {name: options[name] for name in ("nodes", "seconds") if options[name] is not None}
+    changes = {name: options[name] for name in ("nodes", "seconds", "pace") if options[name] is not None}
     if shrinks and replay is None:
         raise click.UsageError("--shrink needs --replay SEED")
     try:
@@ -115,7 +118,7 @@ def runner(machine: str | None, workload: str | None) -> tuple[Run, list[str]]:
 
 def settings_of(options: dict[str, Any], changes: dict[str, Any]) -> Settings:
     """The settings that the options mean."""
-    given = {name: options[name] for name in ("nodes", "seconds", "machine", "workload")}
+    given = {name: options[name] for name in ("nodes", "seconds", "pace", "machine", "workload")}
     return Settings(
         options["first"],
         options["seeds"],
