@@ -41,7 +41,8 @@ from forge_consensus.storage.snapshot_file import SnapshotInfo, verify
 from forge_consensus.storage.snapshot_receiver import SnapshotReceiver
 from forge_consensus.storage.snapshots import Installation
 
-CHECK_SECONDS = 0.25
+CHECKS_A_HEALTH_CHECK = 2
+"""How often it is looked whether a snapshot is due or a chunk must be sent again, in each `check_interval`."""
 UNREADABLE = (CorruptionError, SnapshotFailedError)
 """How a snapshot file fails that is damaged, gone, or not given by the disk."""
 
@@ -70,12 +71,12 @@ class SnapshotActor(ConsensusActor):
         if self.board.saving:  # the report of its end was for the actor that failed
             self.saving_failed("an actor of this node failed meanwhile")
         self.sweep_soon()
-        self.after(CHECK_SECONDS, CheckSnapshots())
+        self.after(self.options.check_interval / CHECKS_A_HEALTH_CHECK, CheckSnapshots())
 
     def receiveMsg_CheckSnapshots(self, message: CheckSnapshots, sender: Any) -> None:
         """Take a snapshot by threshold; repeat chunks that were not answered."""
         limits, now = self.ledger.limits, self.clock.now()
-        self.after(CHECK_SECONDS, CheckSnapshots())
+        self.after(self.options.check_interval / CHECKS_A_HEALTH_CHECK, CheckSnapshots())
         if self.snapshots.lag >= limits.snapshot_entries and now - self.saved_at >= limits.snapshot_seconds_min:
             self.receiveMsg_TakeSnapshot(TakeSnapshot(), sender)
         for sending in list(self.sendings.values()):
