@@ -12,11 +12,14 @@ from forge_consensus.actors.replication import ReplicationActor
 from forge_consensus.errors import CorruptionError, OperationFailedError
 from forge_consensus.storage.ledger import Ledger
 from forge_consensus.testing.rules.violations import ViolationError
+from tests.mutants import election
 from tests.mutants.__main__ import search
 from tests.mutants.catalogue import MUTANTS
 from tests.mutants.hunt import attempt, hunt, known_seeds, muted, verdict
 from tests.mutants.patch import Patch
-from tests.mutants.registry import Mutant
+from tests.mutants.registry import Change, Mutant
+from tests.story_script import StoryError
+from tests.story_telling import tell
 
 pytestmark = [
     # A run that ends in the midst of a turn leaves open what the node's process would have taken along.
@@ -34,6 +37,17 @@ def test_a_fault_put_in_on_purpose_is_found(name: str) -> None:
     # That these seeds pass without a mutant is what the tests of the simulation and the command look at.
     found = hunt(MUTANTS[name], range(first, first + SEEDS_MAX), control=False)
     assert found is not None, f"no violation from seed {first} on: python -m tests.mutants --write --only {name}"
+
+
+@pytest.mark.parametrize(
+    ("change", "story"), [(election.who_speaks_of_an_earlier_term_gets_no_answer, "18_stuck_candidate.txt")]
+)
+def test_a_fault_that_takes_too_many_seeds_cannot_tell_its_story(change: Change, story: str) -> None:
+    text = (Path(__file__).parent / "stories" / story).read_text(encoding="utf-8")
+    assert tell(text) == text
+    with Patch() as patch, pytest.raises(StoryError):
+        change(patch)
+        tell(text)
 
 
 def test_every_mutant_says_what_is_wrong_and_has_a_known_seed() -> None:

@@ -7,10 +7,7 @@ from typing import Any
 from forge_consensus.actors.board import Role
 from forge_consensus.actors.election import ElectionActor
 from forge_consensus.actors.gate import Gate
-from forge_consensus.actors.messages import (
-    RequestVote,
-    VoteReply,
-)
+from forge_consensus.actors.messages import AppendEntries, InstallSnapshot, RequestVote, VoteReply
 from forge_consensus.actors.notices import TermRaised
 from forge_consensus.actors.options import Options
 from forge_consensus.actors.outbox import Outbox
@@ -22,6 +19,13 @@ from tests.mutants.registry import mutant
 
 DUELS = Options(election_timeout_max=0.805)
 """Two followers often stand at the same moment."""
+HASTY: dict[str, Any] = {
+    "nodes": 5,
+    "clients": 1,
+    "pace": 1.0,
+    "options": Options(heartbeat_interval=0.03, election_timeout_min=0.1, election_timeout_max=0.12),
+}
+"""The next election has often begun before all has arrived that was said in the one before."""
 
 
 @mutant(nodes=5, options=DUELS, kinds=("isolate_leader", "mend", "change_weather", "kill"))
@@ -103,7 +107,7 @@ def a_pre_vote_counts_as_a_vote(patch: Patch) -> None:
     patch.setattr(ElectionActor, "is_majority", is_majority)
 
 
-@mutant(nodes=3, options=DUELS, kinds=("change_weather", "kill", "isolate_leader", "mend"))
+@mutant(**HASTY, kinds=("change_weather", "kill", "isolate_leader", "mend"))
 def a_vote_of_an_earlier_term_is_counted(patch: Patch) -> None:
     """Neither the gate nor the candidate looks at the term of a vote that arrives late (PySyncObj)."""
     let_in_earlier(patch, VoteReply)
@@ -155,6 +159,18 @@ def a_vote_outlives_its_term(patch: Patch) -> None:
 
     plain = Ledger.advance
     patch.setattr(Ledger, "advance", advance)
+
+
+def who_speaks_of_an_earlier_term_gets_no_answer(patch: Patch) -> None:
+    """A leader of an earlier term is not told of the later one, so both sides are stuck (PySyncObj)."""
+    is_of_our_term = Gate.is_of_our_term
+
+    def is_ours(self: Gate, message: Any, sender: Any) -> bool:
+        if type(message) in (AppendEntries, InstallSnapshot) and message.term < self.ledger.term:
+            return False
+        return is_of_our_term(self, message, sender)
+
+    patch.setattr(Gate, "is_of_our_term", is_ours)
 
 
 @mutant()
