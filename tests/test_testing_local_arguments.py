@@ -202,7 +202,9 @@ def test_a_started_cluster_may_be_entered_and_leaves_nothing() -> None:
 
 
 def test_a_folder_that_cannot_be_made_is_named() -> None:
-    with pytest.raises(InvalidConfigError, match=r"the folder /dev/null/data cannot be made .*: name one where this user"):
+    with pytest.raises(
+        InvalidConfigError, match=r"the folder /dev/null/data cannot be made .*: name one where this user"
+    ):
         LocalCluster(1, folder="/dev/null/data").start()
 
 
