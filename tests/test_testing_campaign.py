@@ -209,6 +209,9 @@ def command_with(*arguments: str) -> Result:
     return CliRunner().invoke(campaign, arguments)
 
 
+CLOCK = ("--machine", "tests.campaign_runs:ClockMachine")
+
+
 @pytest.mark.parametrize(
     ("arguments", "answer"),
     [
@@ -225,7 +228,17 @@ def command_with(*arguments: str) -> Result:
         (["--machine", "tests.campaign_runs:Nobody"], "has no attribute 'Nobody'"),
         (["--machine", "tests.campaign_runs"], "write package.module:Class"),
         (["--machine", "tests.campaign_runs:ODD"], "is no class and no function"),
+        (["--machine", "tests.campaign_runs:NeverReady"], "NeverReady is no state machine: it has no apply, query, sn"),
+        (["--machine", "builtins:dict"], "dict is no state machine: it has no apply"),
+        (["--machine", "tests.campaign_runs:ShyMachine"], "cannot be made, TypeError: "),
+        (
+            [*CLOCK, "--workload", "tests.campaign_runs:NeverReady"],
+            "is no workload, it has no command, query, at",
+        ),
+        ([*CLOCK, "--workload", "tests.campaign_runs:small"], "cannot be made, TypeError: small() missing"),
+        ([*CLOCK, "--workload", "tests.campaign_runs:Nobody"], "has no attribute 'Nobody'"),
         (["--workload", "tests.campaign_runs:Any"], "--workload needs --machine"),
+        (["--state", "/nope/x"], "there is no folder /nope: make it first"),
         (["--summary", "--state", "/nowhere/state"], "cannot be read: No such file"),
         (["--state", "/dev/null/state"], "cannot be written: "),
         (["--state", "/"], "cannot be written: Is a directory"),
@@ -236,6 +249,24 @@ def test_bad_input_gets_a_clear_answer(arguments: list[str], answer: str) -> Non
     assert result.exit_code == 2
     assert answer in result.output
     assert "Traceback" not in result.output
+    assert not Path("/nope").exists()
+
+
+def test_only_the_usual_folder_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(command, "attempt", campaign_runs.small)
+    assert command_with("--seeds", "1", "--jobs", "1").exit_code == 0
+    assert [path.parent.name for path in tmp_path.glob("*/*")] == [command.FOLDER.name]
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(command, "FOLDER", Path("file"))
+    result = command_with("--seeds", "1")
+    assert result.exit_code == 2
+    assert "the folder file cannot be made here (File exists): name a state file with --state" in result.output
+
+
+def test_the_help_says_which_exit_code_an_interrupt_has() -> None:
+    told = " ".join(command_with("--help").output.split())
+    assert "1: something was, now or earlier, even if it was stopped (Ctrl-C) since" in told
 
 
 def test_a_seed_is_told_again() -> None:
