@@ -112,7 +112,7 @@ def check_sides(groups: Sequence[object], sides: Sequence[Sequence[str]], *, one
     if len(sides) < 2:
         why = "no group was given"
     elif not all(sides):
-        why = "all nodes are on one side, and there is none on another"
+        why = "no node is on one of the sides"
     elif len(named) != len(set(named)):
         why = "a node is on two sides"
     elif one_way and len(sides) != 2:
