@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import random
-import shutil
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +11,7 @@ from typing import Any
 from forge_consensus.actors.options import Options
 from forge_consensus.actors.simulated import SimulatedBase, SimulatedCrashError, SimulatedTables, Watcher
 from forge_consensus.actors.simulated_files import SimulatedFiles
+from forge_consensus.actors.simulated_folder import folder_for
 from forge_consensus.actors.simulated_network import Network
 from forge_consensus.actors.simulated_time import SimulatedClock, Timeline
 from forge_consensus.errors import CorruptionError, IdentityError
@@ -28,8 +26,6 @@ from forge_consensus.storage.memory_tables import MemoryTable
 from forge_consensus.storage.opening import Founding, Opened, open_ledger
 from forge_consensus.storage.snapshot_file import SnapshotInfo
 
-SHARED_MEMORY = Path("/dev/shm")
-"""Where snapshots lie, if there is such a place: a flush costs nothing there."""
 DRIFT_MAX = 0.01
 
 
@@ -92,8 +88,7 @@ class SimulatedCluster:
         self.network = Network(self.timeline)
         self.names = [f"n{number}" for number in range(1, nodes + 1)]
         self.configuration = Configuration.of({name: f"{name}:7000" for name in self.names}, lease_reads=lease_reads)
-        shared = SHARED_MEMORY if SHARED_MEMORY.is_dir() else None
-        self.folder = Path(tempfile.mkdtemp(prefix=f"forge-simulation-{os.getpid()}-", dir=shared))
+        self.folder, self.remove_folder = folder_for(self)
         self.nodes: dict[str, SimulatedNode] = {}
         for name in self.names:
             folder = self.folder / name
@@ -120,7 +115,7 @@ class SimulatedCluster:
             base.engine.opened.snapshots.drop_incoming()
         for node in self.nodes.values():
             STEP_WATCHERS.pop(node.folder, None)
-        shutil.rmtree(self.folder, ignore_errors=True)
+        self.remove_folder()
 
     # --- processes ---------------------------------------------------------------------------------------------------
 

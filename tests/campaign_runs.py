@@ -45,6 +45,17 @@ def for_ever() -> None:
         time.sleep(0.01)
 
 
+class NeverReady:
+    """A run that no worker gets to see: the process hangs when it unpacks it."""
+
+    def __call__(self, plan: Plan) -> Trial:
+        """Nobody comes here."""
+        raise NotImplementedError
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (for_ever, ())
+
+
 def dying(plan: Plan) -> Trial:
     """The process of one seed ends."""
     if plan.seed == ODD:
@@ -54,7 +65,7 @@ def dying(plan: Plan) -> Trial:
 
 def differing(plan: Plan) -> Trial:
     """No run is like the other."""
-    return replace(small(plan), digest=str(time.perf_counter_ns()))
+    return replace(small(plan), digest=f"{time.perf_counter_ns():032x}")
 
 
 def with_mutant(plan: Plan) -> Trial:
@@ -72,6 +83,14 @@ class ClockMachine(CountingMachine):
         if time.monotonic_ns() % 3 == 0:
             raise ValueError("not now")
         return super().apply(entry)
+
+
+class ShyMachine(CountingMachine):
+    """A machine that cannot be made without arguments."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.name = name
 
 
 class PatientWorkload(CountingWorkload):

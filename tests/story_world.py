@@ -18,7 +18,7 @@ from forge_consensus.actors.simulated import (
     SimulatedTables,
     Watcher,
 )
-from forge_consensus.actors.simulated_cluster import SHARED_MEMORY
+from forge_consensus.actors.simulated_folder import SHARED_MEMORY
 from forge_consensus.actors.simulated_time import SimulatedClock, Timeline
 from forge_consensus.errors import StorageError, is_fatal
 from forge_consensus.events.bus import EventBus

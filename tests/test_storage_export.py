@@ -1,6 +1,7 @@
 """The exporter: a snapshot from a process of its own, which may fail, hang or be killed without harm."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -28,6 +29,36 @@ def world(tmp_path: Path) -> Iterator[World]:
     made.checkpoint()
     yield made
     made.close()
+
+
+HALF_WRITTEN = re.compile(r".+\.writing-[0-9]+-([0-9]+)\.tmp")
+"""What `write_snapshot` calls a file that it writes, with the process that does."""
+
+
+def parent_of(process: int) -> int:
+    """The process that started that one; 0 where there is none."""
+    try:
+        return int(Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[1])
+    except FileNotFoundError:
+        return 0
+
+
+def writer_of(file: Path) -> int:
+    """The child of ours that writes this file. Raises AssertionError for any other, which nobody here may end."""
+    matched = HALF_WRITTEN.fullmatch(file.name)
+    assert matched is not None, f"{file.name} does not name who writes it"
+    process = int(matched[1])
+    assert process > 1, f"{file.name} names process {process}"
+    assert parent_of(process) == os.getpid(), f"process {process}, which {file.name} names, is no child of ours"
+    return process
+
+
+@pytest.mark.parametrize("name", ["x.fcs.writing-1-0.tmp", "x.fcs.writing-1-1.tmp", "x.fcs.writing-1.tmp", "x-{}.tmp"])
+def test_only_a_child_of_ours_is_taken_for_the_writer(name: str) -> None:
+    with pytest.raises(AssertionError):
+        writer_of(Path(name.format(os.getpid())))
+    with pytest.raises(AssertionError, match="is no child of ours"):
+        writer_of(Path(f"x.fcs.writing-1-{os.getpid()}.tmp"))
 
 
 def left_behind(world: World) -> list[str]:
@@ -82,7 +113,7 @@ def test_a_child_that_is_killed_in_the_middle_leaves_nothing(world: World) -> No
         if written:
             break
         time.sleep(0.01)
-    os.kill(int(written[0].name.split("-")[-1].split(".")[0]), signal.SIGKILL)
+    os.kill(writer_of(written[0]), signal.SIGKILL)
     thread.join(10)
     assert "ended with -9" in str(failures[0])
     assert not list(world.folder.iterdir())

@@ -16,6 +16,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 from forge_consensus.testing.campaign import command
+from forge_consensus.testing.campaign import run as campaign_run
+from forge_consensus.testing.campaign import worker as campaign_worker
 from forge_consensus.testing.campaign.command import campaign, run_campaign
 from forge_consensus.testing.campaign.run import Campaign, Settings
 from forge_consensus.testing.campaign.shrink import Run, shrink
@@ -103,10 +105,16 @@ def test_a_violation_is_shrunk_printed_and_saved(tmp_path: Path, capfd: pytest.C
 
 def test_after_so_many_minutes_nothing_new_is_begun(tmp_path: Path) -> None:
     path = tmp_path / "state"
-    began = time.monotonic()
-    assert ran(path, campaign_runs.slow, 100_000, minutes=0.15) == 0
-    assert time.monotonic() - began < 30
-    assert 0 < len(seeds_in(path)) < 100_000
+    # less than what a worker takes to start: the time begins with the first seed
+    assert ran(path, campaign_runs.slow, 100_000, minutes=0.005) == 0
+    assert 0 < len(seeds_in(path)) < 10_000
+
+
+def test_workers_that_never_are_ready_end_the_campaign(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(campaign_run, "START_S_MAX", 0.3)
+    monkeypatch.setattr(campaign_worker, "DUMP_S_MAX", 0.1)
+    with pytest.raises(StateFileError, match=r"no worker starts: the last one ended after 0\.3 s"):
+        ran(tmp_path / "state", campaign_runs.NeverReady(), minutes=60.0)
 
 
 def test_code_that_changes_while_it_runs_ends_the_campaign(tmp_path: Path) -> None:
@@ -209,6 +217,9 @@ def command_with(*arguments: str) -> Result:
     return CliRunner().invoke(campaign, arguments)
 
 
+CLOCK = ("--machine", "tests.campaign_runs:ClockMachine")
+
+
 @pytest.mark.parametrize(
     ("arguments", "answer"),
     [
@@ -225,6 +236,15 @@ def command_with(*arguments: str) -> Result:
         (["--machine", "tests.campaign_runs:Nobody"], "has no attribute 'Nobody'"),
         (["--machine", "tests.campaign_runs"], "write package.module:Class"),
         (["--machine", "tests.campaign_runs:ODD"], "is no class and no function"),
+        (["--machine", "tests.campaign_runs:NeverReady"], "NeverReady is no state machine: it has no apply, query, sn"),
+        (["--machine", "builtins:dict"], "dict is no state machine: it has no apply"),
+        (["--machine", "tests.campaign_runs:ShyMachine"], "cannot be made, TypeError: "),
+        (
+            [*CLOCK, "--workload", "tests.campaign_runs:NeverReady"],
+            "is no workload, it has no command, query, at",
+        ),
+        ([*CLOCK, "--workload", "tests.campaign_runs:small"], "cannot be made, TypeError: small() missing"),
+        ([*CLOCK, "--workload", "tests.campaign_runs:Nobody"], "has no attribute 'Nobody'"),
         (["--workload", "tests.campaign_runs:Any"], "--workload needs --machine"),
         (["--summary", "--state", "/nowhere/state"], "cannot be read: No such file"),
         (["--state", "/dev/null/state"], "cannot be written: "),
@@ -236,6 +256,27 @@ def test_bad_input_gets_a_clear_answer(arguments: list[str], answer: str) -> Non
     assert result.exit_code == 2
     assert answer in result.output
     assert "Traceback" not in result.output
+
+
+def test_only_the_usual_folder_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(command, "attempt", campaign_runs.small)
+    assert command_with("--seeds", "1", "--jobs", "1").exit_code == 0
+    assert [path.parent.name for path in tmp_path.glob("*/*")] == [command.FOLDER.name]
+    result = command_with("--seeds", "1", "--jobs", "1", "--state", "slip/x")
+    assert result.exit_code == 2
+    assert "there is no folder slip: make it first" in result.output
+    assert not Path("slip").exists()
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(command, "FOLDER", Path("file"))
+    result = command_with("--seeds", "1")
+    assert result.exit_code == 2
+    assert "the folder file cannot be made here (File exists): name a state file with --state" in result.output
+
+
+def test_the_help_says_which_exit_code_an_interrupt_has() -> None:
+    told = " ".join(command_with("--help").output.split())
+    assert "1: something was, now or earlier, even if it was stopped (Ctrl-C) since" in told
 
 
 def test_a_seed_is_told_again() -> None:

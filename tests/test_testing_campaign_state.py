@@ -10,6 +10,7 @@ import forge_consensus
 from forge_consensus.testing.campaign import state as campaign_state
 from forge_consensus.testing.campaign.state import (
     ALL,
+    NO_DIGEST,
     SeedLine,
     StateFile,
     StateFileError,
@@ -18,14 +19,16 @@ from forge_consensus.testing.campaign.state import (
     ranges_text,
 )
 
+DIGEST = "0123456789abcdef" * 2
+
 
 def line(seed: int, nodes: int = 3) -> SeedLine:
-    return SeedLine(seed, "d1", nodes, 100, 12.5, 40, 6, 200, 2, 0.25)
+    return SeedLine(seed, DIGEST, nodes, 100, 12.5, 40, 6, 200, 2, 0.25)
 
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    path = tmp_path / "folder" / "state"
+    path = tmp_path / "state"
     state = StateFile.opened(path, "v1", "plans as drawn")
     state.add(line(1))
     state.add_failure(2, "OSError from X", 'bad: "quoted"\nand more')
@@ -41,7 +44,7 @@ def test_what_was_written_is_read_again(path: Path) -> None:
     assert state.totals[ALL].seeds == 2
     assert state.totals[ALL].virtual_s == 25.0
     assert state.totals[5].turns == 100
-    assert state.digests == {1: "d1", 2: "d1"}
+    assert state.digests == {1: DIGEST, 2: DIGEST}
 
 
 def test_a_line_that_was_cut_off_is_dropped_and_its_seed_runs_again(path: Path) -> None:
@@ -88,12 +91,42 @@ def test_bytes_that_are_no_text_are_refused(path: Path) -> None:
         StateFile.read(path)
 
 
-@pytest.mark.parametrize("damaged", ["seed 9 d1 3", "seed x d1 3 1 1.0 1 1 1 1 1.0", "failure 3 I4 no-json", "noise"])
+@pytest.mark.parametrize(
+    "damaged",
+    [
+        f"seed 9 {DIGEST} 3",
+        f"seed x {DIGEST} 3 1 1.0 1 1 1 1 1.0",
+        f"seed -9 {DIGEST} 3 1 1.0 1 1 1 1 1.0",
+        f"seed 9 {DIGEST} 3 -1 1.0 1 1 1 1 1.0",
+        f"seed 9 {DIGEST} 3 1 -1.0 1 1 1 1 1.0",
+        f"seed 9 {DIGEST} 3 1 nan 1 1 1 1 1.0",
+        f"seed 9 {DIGEST} 3 1_0 1.0 1 1 1 1 1.0",
+        f"seed 9 {DIGEST[1:]} 3 1 1.0 1 1 1 1 1.0",
+        f"seed 9 {DIGEST[1:]}X 3 1 1.0 1 1 1 1 1.0",
+        f"seed 9 {DIGEST}\N{SOFT HYPHEN} 3 1 1.0 1 1 1 1 1.0",
+        "failure 3 I4 no-json",
+        "failure 3 I4 7",
+        'failure -3 I4 "text"',
+        "noise",
+    ],
+)
 def test_a_damaged_line_is_named(path: Path, damaged: str) -> None:
     with path.open("a") as file:
         file.write(f"{damaged}\n")
     with pytest.raises(StateFileError, match=r"line 8 of .* is no line of a campaign"):
         StateFile.read(path)
+
+
+def test_a_run_that_did_not_end_has_no_digest(path: Path) -> None:
+    with path.open("a") as file:
+        file.write("seed 9 - 3 0 0.0 0 0 0 0 0.0\n")
+    assert StateFile.read(path).digests[9] == NO_DIGEST
+
+
+def test_no_folder_is_made_for_a_file(tmp_path: Path) -> None:
+    with pytest.raises(StateFileError, match=f"there is no folder {tmp_path}/slip: make it first"):
+        StateFile.opened(tmp_path / "slip" / "state", "v1", "as drawn")
+    assert not list(tmp_path.iterdir())
 
 
 def test_an_empty_file_is_begun(tmp_path: Path) -> None:

@@ -33,6 +33,14 @@ def test_a_failure_has_the_seed(forge_simulation):
 @pytest.mark.forge_cluster(3)
 def test_a_slip_of_the_pen(forge_cluster):
     pass
+
+@pytest.mark.forge_cluster(prox=True)
+def test_an_argument_that_is_none(forge_cluster):
+    pass
+
+@pytest.mark.parametrize("forge_simulation", [{"sede": 5, 3: 4}], indirect=True)
+def test_a_parameter_that_is_none(forge_simulation):
+    pass
 """
 
 
@@ -52,12 +60,16 @@ def test_a_user_has_the_fixtures_and_a_failure_explains_itself(tmp_path: Path) -
     said = done.stdout
     assert "::test_the_nearest_marker_wins PASSED" in said, said + done.stderr
     assert "::test_a_failure_has_the_seed[4] PASSED" in said, said
-    assert "2 failed, 2 passed, 1 error" in said, said
+    assert "2 failed, 2 passed, 3 errors" in said, said
     assert "- forge_cluster: end of the log of n1 -" in said
     assert "leader.elected leader=n1" in said
     assert "seed 5: @pytest.mark.forge_simulation(seed=5) does the same again" in said
     assert "seed 4:" not in said
     assert "test_a_slip_of_the_pen: the marker forge_cluster takes named arguments only" in said
+    assert "test_an_argument_that_is_none: the marker forge_cluster has no argument 'prox'; those of LocalClus" in said
+    assert "those of LocalCluster are nodes, mode, transport, state_machine, proxy, seed, folder, " in said
+    assert ": the marker forge_simulation has no argument 'sede', 3; those of Simulation are plan, nodes, seed" in said
+    assert "ClusterLifecycle" not in said
 
 
 def test_without_pytest_the_error_names_the_extra_and_nothing_else_needs_it() -> None:

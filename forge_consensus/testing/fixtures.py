@@ -20,6 +20,7 @@ a number, which is the seed, or with a dict of arguments.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Generator, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
@@ -49,8 +50,11 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "forge_simulation(**arguments): what Simulation its forge_simulation is.")
 
 
-def arguments_of(request: pytest.FixtureRequest, fixture: str) -> dict[str, Any]:
-    """What a test says of its fixture: by markers, the nearest last, and by an indirect parameter."""
+def arguments_of(request: pytest.FixtureRequest, fixture: str, made: type) -> dict[str, Any]:
+    """What a test says of its fixture, a `made`: by markers, the nearest last, and by an indirect parameter.
+
+    Raises `pytest.UsageError` for what a `made` does not take.
+    """
     arguments: dict[str, Any] = {}
     for marker in reversed(list(request.node.iter_markers(fixture))):
         if marker.args:
@@ -61,6 +65,12 @@ def arguments_of(request: pytest.FixtureRequest, fixture: str) -> dict[str, Any]
         arguments |= given
     elif given is not None:
         arguments["seed"] = given
+    known = list(inspect.signature(made).parameters)
+    if unknown := [name for name in arguments if name not in known]:
+        raise pytest.UsageError(
+            f"{request.node.nodeid}: the marker {fixture} has no argument {', '.join(map(repr, unknown))}; those of "
+            f"{made.__name__} are {', '.join(known)}"
+        )
     return arguments
 
 
@@ -74,7 +84,7 @@ def forge_cluster(request: pytest.FixtureRequest) -> Iterator[LocalCluster]:
     """A `LocalCluster` that serves; nothing of it survives the test."""
     from forge_consensus.testing.local.cluster import LocalCluster
 
-    with LocalCluster(**arguments_of(request, "forge_cluster")) as cluster:
+    with LocalCluster(**arguments_of(request, "forge_cluster", LocalCluster)) as cluster:
 
         def logs() -> Iterator[tuple[str, str]]:
             for name in cluster.nodes:
@@ -89,7 +99,7 @@ def forge_simulation(request: pytest.FixtureRequest) -> Iterator[Simulation]:
     """A `Simulation`, to be run or moved by hand."""
     from forge_consensus.testing.simulator.simulation import Simulation
 
-    with Simulation(**arguments_of(request, "forge_simulation")) as simulation:
+    with Simulation(**arguments_of(request, "forge_simulation", Simulation)) as simulation:
 
         def seed() -> Iterator[tuple[str, str]]:
             number = simulation.plan.seed

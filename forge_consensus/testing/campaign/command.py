@@ -47,7 +47,7 @@ class UnusableError(click.ClickException):
     type=click.Path(path_type=Path),
     help="Where it is noted what was done; a file of the code's version in .campaign without.",
 )
-@click.option("--minutes", type=click.FloatRange(min=0, min_open=True), help="Begin nothing new after so long.")
+@click.option("--minutes", type=click.FloatRange(min=0, min_open=True), help="Begin nothing so long after the first.")
 @click.option("--nodes", type=click.IntRange(1, 9), help="So many nodes in every seed, instead of what it draws.")
 @click.option("--seconds", type=click.FloatRange(min=0, min_open=True), help="How long faults rage in every seed.")
 @click.option(
@@ -81,7 +81,8 @@ class UnusableError(click.ClickException):
 def campaign(replay: int | None, shrinks: bool, mode: str | None, state: Path | None, **options: Any) -> None:
     """Run many seeds of the simulation in parallel; start it again to go on where it was stopped.
 
-    Exit code 0: nothing was found; 1: something was; 2: what was given is of no use; 130: it was stopped.
+    Exit code 0: nothing was found; 1: something was, now or earlier, even if it was stopped (Ctrl-C) since; 2: what
+    was given is of no use; 130: it was stopped, and nothing was found so far.
     """
     logger.disable("forge_consensus")
     changes = {name: options[name] for name in ("nodes", "seconds", "pace") if options[name] is not None}
@@ -99,6 +100,8 @@ def campaign(replay: int | None, shrinks: bool, mode: str | None, state: Path | 
             sys.exit(replay_seed(plan, run, options["shrink_seconds"] if shrinks else 0.0, settings.options))
         elif mode == "summary":
             sys.exit(summarize(path))
+        if state is None:
+            make_folder()
         sys.exit(run_campaign(path, settings, run, " ".join(with_what)))
     except (StateFileError, InvalidConfigError) as error:
         raise UnusableError(str(error)) from error
@@ -112,8 +115,19 @@ def runner(machine: str | None, workload: str | None) -> tuple[Run, list[str]]:
         return attempt, []
     sys.path.insert(0, os.getcwd())
     run = NamedRun(machine, workload or "")
+    run.check()
     run.build(Plan(0, nodes=1)).close()
     return run, [f"machine={machine}", *([f"workload={workload}"] if workload else []), f"written={run.version()}"]
+
+
+def make_folder() -> None:
+    """Make the folder where state files lie that are not named. Raises `StateFileError`."""
+    try:
+        FOLDER.mkdir(exist_ok=True)
+    except OSError as error:
+        raise StateFileError(
+            f"the folder {FOLDER} cannot be made here ({error.strerror}): name a state file with --state"
+        ) from error
 
 
 def settings_of(options: dict[str, Any], changes: dict[str, Any]) -> Settings:

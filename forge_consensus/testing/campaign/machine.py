@@ -10,9 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from forge_consensus.errors import InvalidConfigError
+from forge_consensus.service.machines import MachineChoice
 from forge_consensus.testing.simulator.plan import Plan
 from forge_consensus.testing.simulator.simulation import Simulation
 from forge_consensus.testing.simulator.trial import Trial, attempt
+
+WORKLOAD_NEEDED = ("command", "query", "at_the_end")
+WORKLOAD_FACTS = ("model", "may_fail")
+"""What a workload has; who inherits from it has all but the first two."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,12 +36,29 @@ class NamedRun:
         workload = named(self.workload)() if self.workload else None
         return Simulation(plan, state_machine=named(self.machine), workload=workload)
 
+    def check(self) -> None:
+        """Make both once, and look at them. Raises `InvalidConfigError`: every seed would fail of the same."""
+        MachineChoice(made(self.machine))
+        if not self.workload:
+            return
+        workload = made(self.workload)
+        missing = [name for name in WORKLOAD_NEEDED if not callable(getattr(workload, name, None))]
+        missing += [name for name in WORKLOAD_FACTS if not hasattr(workload, name)]
+        if missing:
+            raise InvalidConfigError(
+                f"{self.workload!r} is no workload, it has no {', '.join(missing)}: inherit from "
+                "forge_consensus.testing.Workload and write command and query"
+            )
+
     def version(self) -> str:
         """A hash of the files that the two are written in. Raises `InvalidConfigError`."""
         digest = blake2b(digest_size=8)
         for name in filter(None, (self.machine, self.workload)):
             module = importlib.import_module(named(name).__module__)
-            digest.update(Path(str(module.__file__)).read_bytes())
+            source = getattr(module, "__file__", None)
+            if source is None:
+                raise InvalidConfigError(f"{name!r} is written in no file, which is needed to see it change")
+            digest.update(Path(source).read_bytes())
         return digest.hexdigest()
 
 
@@ -51,6 +73,20 @@ def named(name: str) -> Callable[[], Any]:
             found = getattr(found, part)
     except (ImportError, AttributeError) as error:
         raise InvalidConfigError(f"{name!r} cannot be loaded: {error}") from error
+    except Exception as error:  # what the user's module does when it is imported
+        raise InvalidConfigError(f"{name!r} cannot be loaded, {type(error).__name__}: {error}") from error
     if not callable(found):
         raise InvalidConfigError(f"{name!r} is no class and no function that makes something")
     return found  # type: ignore[no-any-return]
+
+
+def made(name: str) -> Any:
+    """One of what is named. Raises `InvalidConfigError`."""
+    make = named(name)
+    try:
+        return make()
+    except Exception as error:  # the user's code
+        raise InvalidConfigError(
+            f"{name!r} cannot be made, {type(error).__name__}: {error}. It is called without arguments: give its "
+            "arguments defaults"
+        ) from error

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from forge_consensus.testing.campaign.shrink import Run
-from forge_consensus.testing.campaign.state import ALL, SeedLine, StateFile, StateFileError, found_text
+from forge_consensus.testing.campaign.state import ALL, NO_DIGEST, SeedLine, StateFile, StateFileError, found_text
 from forge_consensus.testing.campaign.worker import Job, Ran, Shrunken, Worker
 from forge_consensus.testing.simulator.plan import Plan
 from forge_consensus.testing.simulator.trial import Trial, attempt
@@ -21,6 +21,9 @@ AGAIN_EVERY = 100
 JOBS_PER_WORKER = 1000
 """Then it is replaced, whatever it has gathered."""
 STARTS_FAILED_MAX = 3
+"""After so many in a row that died or were not ready in time, no more are started."""
+START_S_MAX = 120.0
+"""How long a worker may take until it is ready; many that start at once on few cores take long."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +36,7 @@ class Settings:
     changes: dict[str, Any] = field(default_factory=dict)
     """What is different from the seeds' own plans."""
     minutes: float | None = None
+    """How long new seeds are begun, from the first one on: what workers take to start does not count."""
     seed_s_max: float = 300.0
     """Wall time of one seed; beyond it the worker hangs."""
     shrink_s_max: float = 60.0
@@ -57,6 +61,8 @@ class Campaign:
     """Seeds to run a second time, and who ran them first."""
     found: int = 0
     began: float = field(default_factory=time.monotonic)
+    stop_at: float = float("inf")
+    """When nothing new is begun any more; known once the first worker is ready."""
     done_before: int = 0
     starts_failed: int = 0
     last_told: float = 0.0
@@ -66,13 +72,13 @@ class Campaign:
         settings = self.settings
         self.done_before = self.state.totals[ALL].seeds
         waiting = self.waiting()
-        stop_at = self.began + settings.minutes * 60 if settings.minutes is not None else float("inf")
         try:
             self.workers = [Worker(self.attempt, self.state.version) for _ in range(min(settings.jobs, self.left))]
             while self.workers:
-                if time.monotonic() >= stop_at or self.found >= settings.violations_max:
+                if time.monotonic() >= self.stop_at or self.found >= settings.violations_max:
                     waiting = iter(())
                     self.again.clear()
+                    self.leave_unready()
                 self.hand_out(waiting)
                 self.look()
                 self.tell()
@@ -108,10 +114,17 @@ class Campaign:
             if job is None:
                 self.leave(worker)
                 continue
+            if self.stop_at == float("inf") and self.settings.minutes is not None:
+                self.stop_at = time.monotonic() + self.settings.minutes * 60
             try:
                 worker.give(job)
             except OSError:
                 self.lost(worker, "died")
+
+    def leave_unready(self) -> None:
+        """End workers that still start, for nothing is there for them any more."""
+        for worker in [worker for worker in self.workers if not worker.ready]:
+            self.leave(worker)
 
     def job_for(self, worker: Worker, waiting: Iterator[int]) -> Job | None:
         """A seed to see again that somebody else ran, or a new one."""
@@ -145,8 +158,14 @@ class Campaign:
                     self.heard(worker, worker.pipe.recv())
                 except (EOFError, OSError):
                     self.lost(worker, "died")
-            elif worker.busy_s > self.settings.seed_s_max + worker.shrinking * self.settings.shrink_s_max:
+            elif worker.busy_s > self.seconds_max(worker):
                 self.lost(worker, "hangs")
+
+    def seconds_max(self, worker: Worker) -> float:
+        """How long a worker may take for what it is at."""
+        if not worker.ready:
+            return START_S_MAX
+        return self.settings.seed_s_max + worker.shrinking * self.settings.shrink_s_max
 
     def heard(self, worker: Worker, said: Any) -> None:
         """A worker said something."""
@@ -185,11 +204,10 @@ class Campaign:
     def lost(self, worker: Worker, how: str) -> None:
         """A worker died or hangs: its seed is a finding, unless it was only shrinking one."""
         where = worker.where() if how == "hangs" else worker.told()
+        after_s = self.settings.seed_s_max if worker.ready else START_S_MAX
         job, shrinking = worker.job, worker.shrinking
         self.leave(worker, successor=True)
-        ended = (
-            f"after {self.settings.seed_s_max:g} s" if how == "hangs" else f"with exit code {worker.process.exitcode}"
-        )
+        ended = f"after {after_s:g} s" if how == "hangs" else f"with exit code {worker.process.exitcode}"
         if job is None:
             self.starts_failed += 1
             if self.starts_failed >= STARTS_FAILED_MAX:
@@ -201,7 +219,7 @@ class Campaign:
             seed, plan = job.plan.seed, job.plan
             text = f"the process that ran it {how} {ended}"
             self.violation(seed, how, text, f"seed {seed}: {text}\n{where}")
-            self.state.add(SeedLine(seed, "-", plan.nodes, 0, 0.0, 0, 0, 0, 0, 0.0))
+            self.state.add(SeedLine(seed, NO_DIGEST, plan.nodes, 0, 0.0, 0, 0, 0, 0, 0.0))
 
     # --- telling -----------------------------------------------------------------------------------------------------
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import fcntl
 import json
+import math
 import os
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterator
 from dataclasses import astuple, dataclass, field, fields
 from hashlib import blake2b
 from pathlib import Path
-from typing import Self, TextIO
+from typing import Any, Self, TextIO
 
 import forge_consensus
 from forge_consensus.testing.simulator.trial import Trial
@@ -19,6 +21,9 @@ TITLE = "forge-consensus campaign 1"
 SOURCES = ("errors.py", "actors", "events", "storage", "testing")
 """What of the package a simulation runs."""
 TEXT_CHARS_MAX = 300
+NO_DIGEST = "-"
+"""The digest of a run that did not end."""
+DIGEST = re.compile("[0-9a-f]{32}")
 ALL = 0
 """Where the totals of runs with any number of nodes stand."""
 
@@ -29,7 +34,7 @@ class StateFileError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class SeedLine:
-    """What the run of a seed amounted to; `digest` is "-" where the run did not end."""
+    """What the run of a seed amounted to; `digest` is `NO_DIGEST` where the run did not end."""
 
     seed: int
     digest: str
@@ -64,9 +69,32 @@ class SeedLine:
 
     @classmethod
     def parse(cls, words: list[str]) -> Self:
-        """Read the words after "seed". Raises `ValueError`, `TypeError`."""
-        kinds = {"int": int, "float": float, "str": str}
-        return cls(*(kinds[str(slot.type)](word) for slot, word in zip(fields(cls), words, strict=True)))
+        """Read the words after "seed". Raises `ValueError`."""
+        kinds: dict[str, Callable[[str], object]] = {"int": number, "float": amount, "str": digest_of}
+        values: list[Any] = [kinds[str(slot.type)](word) for slot, word in zip(fields(cls), words, strict=True)]
+        return cls(*values)
+
+
+def number(word: str) -> int:
+    """A whole number as a campaign writes it. Raises `ValueError`."""
+    if not (word.isascii() and word.isdecimal()):  # `int` would take -1, 1_0 and other digits than ours
+        raise ValueError(word)
+    return int(word)
+
+
+def amount(word: str) -> float:
+    """An amount as a campaign writes it. Raises `ValueError`."""
+    value = float(word)
+    if not (word.isascii() and "_" not in word and math.isfinite(value) and value >= 0):
+        raise ValueError(word)
+    return value
+
+
+def digest_of(word: str) -> str:
+    """A digest as a campaign writes it. Raises `ValueError`."""
+    if word != NO_DIGEST and DIGEST.fullmatch(word) is None:
+        raise ValueError(word)
+    return word
 
 
 @dataclass(slots=True)
@@ -127,8 +155,11 @@ class StateFile:
     @classmethod
     def opened(cls, path: Path, version: str, settings: str) -> StateFile:
         """Go on with what is in the file, or begin it. Raises `StateFileError`; nobody else may have it open."""
+        if not path.parent.exists():  # a slip of the pen would leave folders wherever it leads
+            raise StateFileError(
+                f"the state file {path} cannot be written: there is no folder {path.parent}: make it first"
+            )
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
             file = path.open("a+", encoding="utf-8")
         except OSError as error:
             raise StateFileError(f"the state file {path} cannot be written: {error.strerror}") from error
@@ -189,7 +220,10 @@ class StateFile:
         kind, _, rest = line.partition(" ")
         if kind == "failure":
             seed, name, text = rest.split(" ", 2)
-            self.failures[int(seed), name] = json.loads(text)
+            found = json.loads(text)
+            if not name or not isinstance(found, str):
+                raise ValueError(rest)
+            self.failures[number(seed), name] = found
         elif kind == "seed":
             self.count(SeedLine.parse(rest.split()))
         else:

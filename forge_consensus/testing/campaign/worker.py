@@ -19,7 +19,7 @@ from typing import Any
 
 from loguru import logger
 
-from forge_consensus.actors.simulated_cluster import SHARED_MEMORY
+from forge_consensus.actors.simulated_folder import PREFIX, SHARED_MEMORY
 from forge_consensus.testing.campaign.shrink import Run, shrink
 from forge_consensus.testing.campaign.state import code_version
 from forge_consensus.testing.simulator.plan import Plan
@@ -144,5 +144,5 @@ class Worker:
         self.pipe.close()
         self.dump.unlink(missing_ok=True)
         for place in {str(SHARED_MEMORY), tempfile.gettempdir()}:
-            for folder in glob.glob(f"{glob.escape(place)}/forge-simulation-{self.process.pid}-*"):
+            for folder in glob.glob(f"{glob.escape(place)}/{PREFIX}{self.process.pid}-*"):
                 shutil.rmtree(folder, ignore_errors=True)

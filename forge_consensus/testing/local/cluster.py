@@ -8,8 +8,9 @@ from collections.abc import Callable, Iterable
 from typing import Any, Final, TypeVar
 
 from forge_consensus.client.sync import Client
-from forge_consensus.errors import ConsensusTimeoutError, InvalidConfigError, NodeNotFoundError, NotStartedError
+from forge_consensus.errors import ConsensusTimeoutError, InvalidConfigError, NotStartedError
 from forge_consensus.service.consensus import ConsensusService
+from forge_consensus.testing.local.arguments import check_flag, check_launching, check_seconds, check_sides
 from forge_consensus.testing.local.lifecycle import ClusterLifecycle, change
 from forge_consensus.testing.local.network_paths import CUT, PathFaults
 from forge_consensus.testing.local.node_process import NodeProcess
@@ -40,8 +41,10 @@ class LocalCluster(ClusterLifecycle):
             cluster.heal()
             cluster.wait_until_settled()
 
-    A name may be ``"leader"`` wherever a node is named. Every wait has a limit in seconds and raises
-    `ConsensusTimeoutError`, which says what was awaited and what each node said instead.
+    A name may be ``"leader"`` wherever a node is named. What makes no sense raises `InvalidConfigError`, a name that is
+    no node's `NodeNotFoundError`, and what needs a running cluster `NotStartedError` where it does not run. Every wait
+    has a limit in seconds and raises `ConsensusTimeoutError`, which says what was awaited and what each node said
+    instead.
 
     Args:
         nodes: how many, 1 to 15.
@@ -67,13 +70,15 @@ class LocalCluster(ClusterLifecycle):
     # --- nodes -------------------------------------------------------------------------------------------------------
 
     def name_of(self, name: str) -> str:
-        """The node of that name, or the one that leads. Raises `NodeNotFoundError`."""
-        if name == LEADER:
-            return self.wait_for_leader()
-        if name not in self.nodes:
-            known = ", ".join(self.nodes) or "none, for it does not run"
-            raise NodeNotFoundError(f"there is no node {name!r} in this cluster: there are {known}")
-        return name
+        """The node of that name, or the one that leads. Raises `NodeNotFoundError`, `NotStartedError`."""
+        self.demand_started()
+        return self.wait_for_leader() if name == LEADER else self.known(name)
+
+    def names_of(self, names: Names) -> list[str]:
+        """The nodes of that name or of those names. Raises as `name_of`, and `InvalidConfigError`."""
+        if not isinstance(names, Iterable):
+            raise InvalidConfigError(f"{names!r} names no nodes: give a name, such as 'n1', or some, as ['n1', 'n2']")
+        return [self.name_of(name) for name in ([names] if isinstance(names, str) else names)]
 
     def kill(self, name: str) -> str:
         """End a node at once and wait until it is gone; returns its name.
@@ -98,6 +103,7 @@ class LocalCluster(ClusterLifecycle):
         """
         name = self.name_of(name)
         node = self.nodes[name]
+        check_launching(launching)
         if launching:
             change(self.process(name, "be started in another way"), launching)
         if node.running:
@@ -106,14 +112,21 @@ class LocalCluster(ClusterLifecycle):
         self.wait_serving(name)
 
     def pause(self, name: str) -> str:
-        """SIGSTOP a process; returns its name. Raises `InvalidConfigError` for threads."""
+        """SIGSTOP a process; returns its name. Raises `InvalidConfigError` for threads, `NotStartedError` for none."""
         name = self.name_of(name)
-        self.process(name, "be paused").pause()
+        self.live_process(name, "be paused").pause()
         return name
 
     def resume(self, name: str) -> None:
-        """SIGCONT a process. Raises `InvalidConfigError` for threads."""
-        self.process(self.name_of(name), "be resumed").resume()
+        """SIGCONT a process. Raises `InvalidConfigError` for threads, `NotStartedError` for none."""
+        self.live_process(self.name_of(name), "be resumed").resume()
+
+    def live_process(self, name: str, to: str) -> NodeProcess:
+        """The process of a node that runs. Raises `InvalidConfigError` for threads, `NotStartedError`."""
+        process = self.process(name, to)
+        if not process.running:
+            raise NotStartedError(f"{name} does not run and cannot {to}: restart({name!r}) first")
+        return process
 
     def process(self, name: str, to: str = "be had as a process") -> NodeProcess:
         """The process of a node. Raises `InvalidConfigError` for threads."""
@@ -141,11 +154,10 @@ class LocalCluster(ClusterLifecycle):
 
     @property
     def proxy(self) -> Proxy:
-        """The proxy, for faults of single paths. Raises `InvalidConfigError` where there is none."""
-        if not self.with_proxy:
-            raise InvalidConfigError("there is nothing between these nodes: use LocalCluster(proxy=True)")
+        """The proxy, for faults of single paths. Raises `InvalidConfigError` where there is none, `NotStartedError`."""
+        self.demand_started()
         if self.running_proxy is None:
-            raise NotStartedError("the cluster was not started, or has ended")
+            raise InvalidConfigError("there is nothing between these nodes: use LocalCluster(proxy=True)")
         return self.running_proxy
 
     def partition(self, *groups: Names, one_way: bool = False, disconnect: bool = False) -> None:
@@ -155,20 +167,18 @@ class LocalCluster(ClusterLifecycle):
         lost. Connections go on to stand, as with a broken cable; with `disconnect` they break too, and the nodes
         learn of it at once. Partitions add up until `heal`. Clients reach all nodes.
         """
-        sides = [[self.name_of(name) for name in ([group] if isinstance(group, str) else group)] for group in groups]
+        proxy = self.proxy
+        check_flag("disconnect", disconnect)
+        sides = [self.names_of(group) for group in groups]
         if len(sides) == 1:
             sides.append([name for name in self.names if name not in sides[0]])
-        named = [name for side in sides for name in side]
-        if len(sides) < 2 or len(named) != len(set(named)) or (one_way and len(sides) != 2):
-            raise InvalidConfigError(
-                f"{groups} does not part a cluster: give one group or several, a node in one at most; two for one_way"
-            )
+        check_sides(groups, sides, one_way=one_way)
         across = [pair for one, other in itertools.combinations(sides, 2) for pair in itertools.product(one, other)]
         back = [] if one_way else [(target, source) for source, target in across]
-        self.proxy.impose_all([*across, *back], CUT)
+        proxy.impose_all([*across, *back], CUT)
         if disconnect:
             for one, other in across:
-                self.proxy.disconnect(one, other)
+                proxy.disconnect(one, other)
 
     def isolate(self, name: str, *, disconnect: bool = False) -> str:
         """Cut a node off from all others; returns its name."""
@@ -188,7 +198,8 @@ class LocalCluster(ClusterLifecycle):
 
     @property
     def endpoints(self) -> list[str]:
-        """Where clients reach the nodes; with a proxy, through it."""
+        """Where clients reach the nodes; with a proxy, through it. Raises `NotStartedError`."""
+        self.demand_started()
         return list(self.addresses.values())
 
     def client(self, **options: Any) -> Client:
@@ -199,16 +210,16 @@ class LocalCluster(ClusterLifecycle):
 
     def standing(self, *names: str, seconds: float = STATUS_SECONDS) -> Standing:
         """What these nodes (all that run, if none is named) say of themselves now, past any partition."""
-        if self.asker is None:
-            raise NotStartedError("the cluster was not started, or has ended")
-        wanted = names or self.running()
-        return ask_all(self.asker, {name: self.real_addresses[name] for name in wanted}, seconds)
+        asker = self.demand_started()
+        check_seconds("seconds", seconds)
+        wanted = self.names_of(names) or self.running()
+        return ask_all(asker, {name: self.real_addresses[name] for name in wanted}, seconds)
 
     def status(self, name: str, seconds: float = STATUS_SECONDS) -> dict[str, Any]:
         """What a node says of itself. Raises `ConsensusError` when it does not answer."""
-        if self.asker is None:
-            raise NotStartedError("the cluster was not started, or has ended")
-        return self.asker.status(self.real_addresses[self.name_of(name)], seconds)
+        asker = self.demand_started()
+        check_seconds("seconds", seconds)
+        return asker.status(self.real_addresses[self.name_of(name)], seconds)
 
     def leader(self) -> str | None:
         """The node that leads now, as it and a majority say; None if there is none."""
@@ -219,17 +230,24 @@ class LocalCluster(ClusterLifecycle):
         leader = self.wait_for_leader()
         return [name for name in self.names if name != leader]
 
-    def wait_for_leader(self, timeout: float = WAIT_SECONDS, *, other_than: str = "") -> str:
+    def wait_for_leader(self, timeout: float = WAIT_SECONDS, *, other_than: str | None = None) -> str:
         """Wait until a node leads, as it and a majority of all members say; returns its name.
 
-        `other_than`: a node that may still believe that it leads, for example because it was just cut off.
+        `other_than`: a node that may still believe that it leads, for example because it was just cut off; by its
+        name, for who leads is what is awaited.
         """
+        self.demand_started()
+        if other_than == LEADER:
+            raise InvalidConfigError(
+                "other_than is 'leader', which is what is awaited: give the name that kill, pause or isolate returned"
+            )
+        old = self.known(other_than) if other_than else None
 
         def look(standing: Standing) -> str | None:
             leader = standing.leader(len(self.names))
-            return None if leader == other_than else leader
+            return None if leader == old else leader
 
-        what = "a leader" + (f" other than {other_than}" if other_than else "")
+        what = "a leader" + (f" other than {old}" if old else "")
         return self.wait_for(look, what, timeout)
 
     def wait_until_settled(self, *names: str, timeout: float = WAIT_SECONDS) -> int:
@@ -244,13 +262,15 @@ class LocalCluster(ClusterLifecycle):
         find: Callable[[Standing], Found | None],
         what: str,
         timeout: float = WAIT_SECONDS,
-        names: Iterable[str] = (),
+        names: Names = (),
     ) -> Found:
         """The first thing that `find` finds in the standing of these nodes (all that run). Raises with `what`."""
+        check_seconds("timeout", timeout)
+        wanted = self.names_of(names)
         end = time.monotonic() + timeout
         while True:
             left = max(end - time.monotonic(), LOOK_SECONDS)
-            standing = self.standing(*names, seconds=min(STATUS_SECONDS, left))
+            standing = self.standing(*wanted, seconds=min(STATUS_SECONDS, left))
             found = find(standing)
             if found is not None:
                 return found

@@ -7,22 +7,21 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Literal, Self
+from typing import Any, Literal, Self
 
 from forge_consensus.actors.options import Options
 from forge_consensus.client.sync import Client
-from forge_consensus.errors import InvalidConfigError, NotStartedError
+from forge_consensus.errors import AlreadyStartedError, InvalidConfigError, NodeNotFoundError, NotStartedError
 from forge_consensus.node import Settings
 from forge_consensus.service.machines import MachineChoice
 from forge_consensus.storage.limits import Limits
 from forge_consensus.storage.lmdb_tables import MAP_BYTES, QUOTA_BYTES
+from forge_consensus.testing.local.arguments import check_choices, check_launching, check_settings
 from forge_consensus.testing.local.guard import Guard
 from forge_consensus.testing.local.node_process import NodeProcess
 from forge_consensus.testing.local.node_thread import NodeThread
 from forge_consensus.testing.local.ports import HeldPorts
 from forge_consensus.testing.local.proxy import Proxy
-
-NODES_MAX: Final = 15
 
 
 class ClusterLifecycle:
@@ -50,6 +49,8 @@ class ClusterLifecycle:
     ) -> None:
         """Make the cluster; `start`, or entering the ``with``, starts it. What is to be said: see `LocalCluster`."""
         check_choices(nodes, mode, transport, state_machine)
+        given = {"options": options, "limits": limits, "lease_reads": lease_reads}
+        check_settings(proxy, seed, folder, given)
         self.mode = mode
         self.transport = transport
         self.names = [f"n{number}" for number in range(1, nodes + 1)]
@@ -66,8 +67,9 @@ class ClusterLifecycle:
             "map_bytes": map_bytes,
         }
         self.launching: dict[str, Any] = {
-            "extra_args": extra_args, "environment": environment or {}, "before": before,
+            "extra_args": extra_args, "environment": {} if environment is None else environment, "before": before,
         }  # fmt: skip
+        check_launching(self.launching, mode)
         self.nodes: dict[str, NodeProcess | NodeThread] = {}
         self.addresses: dict[str, str] = {}
         """Where others and clients reach each node: with a proxy, its front."""
@@ -83,7 +85,12 @@ class ClusterLifecycle:
     # --- from start to stop ------------------------------------------------------------------------------------------
 
     def start(self) -> Self:
-        """Start all nodes and wait until they serve, with or without a leader."""
+        """Start all nodes and wait until they serve, with or without a leader. Raises `AlreadyStartedError`."""
+        if self.guard is not None:
+            raise AlreadyStartedError(
+                "the cluster runs already, and a second start would lose its nodes: call start() once, or use the with "
+                "statement alone; before another start call stop()"
+            )
         try:
             self.guard = Guard()
             self.temporary = Path(tempfile.mkdtemp(prefix="forge-cluster-"))
@@ -106,9 +113,26 @@ class ClusterLifecycle:
     def wait_serving(self, *names: str) -> None:
         """Wait until these nodes serve and can be reached. Raises the reason if one does not."""
         for name in names:
-            self.nodes[name].wait_serving()
+            self.nodes[self.known(name)].wait_serving()
         if self.running_proxy is not None:
             self.running_proxy.wait_listening(*names)
+
+    def known(self, name: str) -> str:
+        """That name, which is one of a node's. Raises `NodeNotFoundError`."""
+        if not isinstance(name, str) or name not in self.nodes:
+            raise NodeNotFoundError(
+                f"there is no node {name!r} in this cluster: there are {', '.join(self.nodes)}; give one such name, or "
+                "'leader'"
+            )
+        return name
+
+    def demand_started(self) -> Client:
+        """The client that asks nodes how they are. Raises `NotStartedError` before `start` and after `stop`."""
+        if self.asker is None:
+            raise NotStartedError(
+                "the cluster was not started, or has ended: use it in a with statement, or call start() first"
+            )
+        return self.asker
 
     def place(self) -> None:
         """Choose where the nodes, and the proxy's fronts, listen."""
@@ -127,12 +151,19 @@ class ClusterLifecycle:
         """Where the nodes keep their data (in ``n1`` ...) and their logs (``n1.log`` ...)."""
         folder = self.given_folder or self.temporary
         if folder is None:
-            raise NotStartedError("the cluster was not started, or has ended")
+            raise NotStartedError(
+                "the cluster was not started, or has ended, and its folder was a temporary one: give folder= to keep it"
+            )
         return folder
 
     def make(self, name: str) -> NodeProcess | NodeThread:
         """A node that is not started yet."""
-        self.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InvalidConfigError(
+                f"the folder {self.folder} cannot be made ({error.strerror}): name one where this user may write"
+            ) from error
         settings = Settings(
             node_id=name,
             bind=self.real_addresses[name],
@@ -169,7 +200,7 @@ class ClusterLifecycle:
             raise errors[0]
 
     def __enter__(self) -> Self:
-        return self.start()
+        return self if self.guard is not None else self.start()  # ``with LocalCluster().start()`` has started it
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -181,19 +212,3 @@ def change(node: NodeProcess, launching: Mapping[str, Any]) -> None:
     """Let a process be started in another way from now on."""
     for name, value in launching.items():
         setattr(node, name, value)
-
-
-def check_choices(nodes: object, mode: object, transport: object, state_machine: object) -> None:
-    """Raise `InvalidConfigError` for what no cluster can be."""
-    if not isinstance(nodes, int) or not 1 <= nodes <= NODES_MAX:
-        raise InvalidConfigError(f"nodes is {nodes!r}: a local cluster has 1 to {NODES_MAX}")
-    for name, value, choices in (("mode", mode, ("process", "thread")), ("transport", transport, ("tcp", "ipc"))):
-        if value not in choices:
-            raise InvalidConfigError(f"{name} is {value!r}: expected {' or '.join(map(repr, choices))}")
-    if state_machine is None or isinstance(state_machine, str | type):
-        return
-    if mode == "process" or not callable(state_machine):
-        raise InvalidConfigError(
-            f"state_machine is {state_machine!r}: each node makes its own, so give the class, or 'module:Class'"
-            + ("" if mode == "process" else ", or a function that makes one")
-        )

@@ -6,6 +6,7 @@ import random
 from dataclasses import dataclass, field
 
 from forge_consensus.errors import InvalidConfigError
+from forge_consensus.testing.local.arguments import check_chance, check_flag, check_seconds
 
 REORDER_SECONDS: float = 0.02
 """A message that is overtaken comes up to so much later."""
@@ -29,13 +30,14 @@ class PathFaults:
     def __post_init__(self) -> None:
         """Raise `InvalidConfigError` for what is no chance and no time."""
         for name in ("drop", "duplicate", "reorder"):
-            if not 0.0 <= getattr(self, name) <= 1.0:
-                raise InvalidConfigError(f"{name} is {getattr(self, name)!r}: it is a chance from 0 to 1")
-        if not 0.0 <= self.delay_s_min <= self.delay_s_max:
+            check_chance(name, getattr(self, name))
+        for name in ("delay_s_min", "delay_s_max"):
+            check_seconds(name, getattr(self, name))
+        if self.delay_s_min > self.delay_s_max:
             raise InvalidConfigError(
-                f"the delay is {self.delay_s_min!r} to {self.delay_s_max!r} s: it must not be negative, nor its "
-                "minimum above its maximum"
+                f"the delay is {self.delay_s_min!r} to {self.delay_s_max!r} s: the minimum is above the maximum"
             )
+        check_flag("cut", self.cut)
 
 
 WHOLE = PathFaults()

@@ -84,14 +84,19 @@ class NodeProcess:
         self.log_offset = self.log.stat().st_size if self.log.exists() else 0
         path = [HOME, *(entry or os.getcwd() for entry in sys.path)]
         with uninterrupted(), self.log.open("ab") as log:
-            self.process = subprocess.Popen(
-                command,
-                env={**os.environ, "PYTHONPATH": os.pathsep.join(path), "NO_COLOR": "1", **self.environment},
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
+            try:
+                self.process = subprocess.Popen(
+                    command,
+                    env={**os.environ, "PYTHONPATH": os.pathsep.join(path), "NO_COLOR": "1", **self.environment},
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    start_new_session=True,
+                )
+            except OSError as error:
+                raise OperationFailedError(
+                    f"{self.name} could not be started by {command[0]!r} ({error.strerror}): see what before= says"
+                ) from error
             self.guard.began(self.process.pid)
         self.paused = False
 

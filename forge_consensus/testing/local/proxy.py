@@ -20,7 +20,13 @@ from typing import Any, Final, Self, TypeVar
 
 from forge_consensus.actors.place import path_of
 from forge_consensus.client.endpoints import parse_endpoint
-from forge_consensus.errors import ConsensusTimeoutError, NotStartedError, TransportUnavailableError
+from forge_consensus.errors import (
+    AlreadyStartedError,
+    ConsensusTimeoutError,
+    NotStartedError,
+    TransportUnavailableError,
+)
+from forge_consensus.testing.local.arguments import check_fronts, check_kind, pairs_of
 from forge_consensus.testing.local.network_paths import CUT, WHOLE, Path, PathCounts, PathFaults
 from forge_consensus.testing.local.relay import CLIENT, Relay
 
@@ -131,6 +137,7 @@ class Proxy:
     """
 
     def __init__(self, fronts: Mapping[str, tuple[str, str]], *, seed: int = 0) -> None:
+        check_fronts(fronts)
         self.seed = seed
         self.fronts = {
             name: Front(name, parse_endpoint(front), parse_endpoint(real), self)
@@ -153,7 +160,9 @@ class Proxy:
     # --- the life of it ----------------------------------------------------------------------------------------------
 
     def start(self) -> Self:
-        """Begin to serve."""
+        """Begin to serve. Raises `AlreadyStartedError`."""
+        if self.thread is not None:
+            raise AlreadyStartedError("the proxy runs already: call start() once, or use the with statement alone")
         ready = threading.Event()
         self.thread = threading.Thread(target=self.serve, args=(ready,), name="forge-proxy", daemon=True)
         self.thread.start()
@@ -204,7 +213,7 @@ class Proxy:
         self.thread = None
 
     def __enter__(self) -> Self:
-        return self.start()
+        return self if self.thread is not None else self.start()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -232,9 +241,10 @@ class Proxy:
 
     def impose_all(self, pairs: Iterable[tuple[str, str]], faults: PathFaults) -> None:
         """From now on do this on all these paths, beginning at one moment."""
-        pairs = list(pairs)
-        for name in {name for pair in pairs for name in pair} - {CLIENT} - set(self.fronts):
-            raise TransportUnavailableError(f"{name!r} is no node of this proxy: it has {', '.join(self.fronts)}")
+        advice = "say what is to befall the messages by PathFaults(...), such as PathFaults(drop=0.1)"
+        check_kind("faults", faults, PathFaults, advice)
+        pairs = pairs_of(pairs)
+        self.check_names(name for pair in pairs for name in pair)
         kept = WHOLE if faults == WHOLE else faults
 
         def act() -> None:
@@ -245,8 +255,15 @@ class Proxy:
 
         self.call(act)
 
+    def check_names(self, names: Iterable[str]) -> None:
+        """Raise `TransportUnavailableError` for a name that is neither a node's nor that of clients."""
+        for name in names:
+            if name not in [*self.fronts, CLIENT]:
+                raise TransportUnavailableError(f"{name!r} is no node of this proxy: it has {', '.join(self.fronts)}")
+
     def disconnect(self, one: str, other: str) -> None:
         """Break the connections that stand between two nodes; they may connect again."""
+        self.check_names((one, other))
 
         def act() -> None:
             for relay in list(self.relays):
@@ -269,6 +286,7 @@ class Proxy:
 
     def wait_listening(self, *names: str) -> None:
         """Wait until these nodes can be reached through the proxy. Raises `ConsensusTimeoutError`."""
+        self.check_names(names)
         end = time.monotonic() + CALL_SECONDS_MAX
         while missing := set(names) - self.listening():
             if time.monotonic() > end:
