@@ -129,7 +129,7 @@ def first_failing() -> Trial:
 
 def test_a_mutant_s_failure_becomes_a_story_of_few_faults_that_fails_again() -> None:
     first = first_failing()
-    shrunk = shrink(first, with_mutant, runs_max=40, seconds_max=8.0)
+    shrunk = shrink(first, with_mutant, runs_max=40, seconds_max=60.0)
     assert first.failure is not None
     assert shrunk.failure.kind == first.failure.kind
     assert shrunk.best.faults < first.faults
