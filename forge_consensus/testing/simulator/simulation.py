@@ -20,18 +20,29 @@ from forge_consensus.testing.rules.event_order import EventOrder
 from forge_consensus.testing.rules.invariants import Invariants
 from forge_consensus.testing.rules.judge import Judge
 from forge_consensus.testing.rules.violations import demand
-from forge_consensus.testing.simulator.agreement import Agreement, CountingMachine, WatchedMachine, counting_state
+from forge_consensus.testing.simulator.agreement import (
+    Agreement,
+    CountingMachine,
+    WatchedMachine,
+    counting_state,
+    named,
+)
 from forge_consensus.testing.simulator.client import SimulatedClient
 from forge_consensus.testing.simulator.habits import Habits
 from forge_consensus.testing.simulator.plan import Plan
 from forge_consensus.testing.simulator.plan_text import reproduction
-from forge_consensus.testing.simulator.twin import compare_with_twin, importable, refuse_in_twin
+from forge_consensus.testing.simulator.twin import Run, compare_with_twin, importable, refuse_in_twin
 from forge_consensus.testing.simulator.workload import CountingWorkload, KeyValueWorkload, Workload
 from forge_consensus.testing.story.failure_story import story
 from forge_consensus.testing.story.message_table import MessageTable
 
 QUIET_S_MAX = 20.0
 """A cluster that nobody disturbs elects, converges and serves within so many virtual seconds, at pace 1."""
+DEFAULT_WORKLOAD = (
+    '. Without workload= the clients send Command("increment", {"key": key}), and the machine must count and return '
+    'how often a key was counted, and answer the query {"get": key} with that count, or None: give a workload of what '
+    "your machine does, see forge_consensus.testing.Workload"
+)
 
 
 class Simulation:
@@ -73,8 +84,9 @@ class Simulation:
                 or, with a machine of the caller's, for an "increment" and a {"get": key} of some keys.
             seconds: how long `run` lets faults rage, in virtual seconds.
             faults: whether there are any, or the names of the kinds that there are.
-            twin: whether `run` ends with the same commands applied in another process, whose strings hash to other
-                numbers; None for yes where a machine is given that another process can import.
+            twin: whether `run` ends with the same commands applied in another process, with another hash seed and
+                another clock: results, the answers to the queries at the end, and states where it can import `state`
+                are compared. None for yes where a machine is given that another process can import.
             quiet: from `start` to `close`, what the nodes write to the log is dropped: they fail by order all the time.
 
         Raises `InvalidConfigError` for what makes no sense.
@@ -87,7 +99,7 @@ class Simulation:
             changes |= {"faults": True, "kinds": tuple(faults)}
         self.plan = plan = changed(plan or replace(Plan.of(seed), pace=1.0), changes)
         self.twin = twin if twin is not None else state_machine is not None and importable(state_machine)
-        self.again = reproduction(plan, state_machine, workload)
+        self.again = reproduction(plan, state_machine, workload, state)
         built_in = state_machine is None and not plan.own_machine
         self.workload = workload or (KeyValueWorkload() if built_in else CountingWorkload())
         if state_machine is None:
@@ -99,6 +111,9 @@ class Simulation:
         self.invariants = Invariants()
         self.agreement.heard = self.invariants.applies
         self.judge = Judge(self.workload)
+        self.judge.entry_of = self.entry_of
+        if workload is None and state_machine not in (CountingMachine, KeyValueMachine):
+            self.judge.advice = DEFAULT_WORKLOAD
         self.cluster = self.make_cluster()
         self.messages = MessageTable.of(self.cluster)
         self.events = EventOrder(self.cluster)
@@ -121,7 +136,17 @@ class Simulation:
 
     def machine(self, node: str) -> Machine:
         """A node's machine, watched."""
-        return WatchedMachine(self.state_machine(), node, self.agreement)
+        return WatchedMachine(self.state_machine(), node, self.agreement, lambda: self.saved(node))
+
+    def saved(self, node: str) -> int:
+        """Of which entry the newest snapshot on a node's disk is."""
+        base = self.cluster.nodes[node].running
+        return 0 if base is None else base.engine.ledger.applier.on_disk
+
+    def entry_of(self, label: tuple[int, int]) -> str:
+        """The entry of a session's command, in words."""
+        index = self.invariants.executed.get(label, 0)
+        return next((named(entry) for entry in self.agreement.entries if entry.index == index), "")
 
     def make_cluster(self) -> SimulatedCluster:
         """The nodes, none of which runs yet."""
@@ -196,10 +221,14 @@ class Simulation:
         audit.start(self.workload.at_the_end())
         answered = cluster.run(patience, lambda: audit.finished)
         demand(answered, "liveness", f"the last reads are not answered: {audit.asked}")
+        audit.compare_answers()
         self.events.compare_journals()
         self.judge.conclude()
         if self.twin:
-            compare_with_twin(self.state_machine, self.agreement.entries, self.agreement.results)
+            machine = cluster.healthy()[0].engine.ledger.applier.machine
+            queries = [call.query for call in audit.calls]
+            run = Run.of(self.agreement.entries, self.agreement.effects, queries, machine)
+            compare_with_twin(self.state_machine, run, self.state)
 
     def describe(self) -> list[tuple[Any, ...]]:
         """Where each node stands."""
