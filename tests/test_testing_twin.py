@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from forge_consensus.errors import OperationFailedError
+from forge_consensus.errors import InvalidConfigError, OperationFailedError
 from forge_consensus.storage.machine import Command, Entry, Machine
 from forge_consensus.testing import Call, Simulation, ViolationError, Workload
 from forge_consensus.testing.simulator.agreement import CountingMachine, Effect, result_of, state_text
@@ -184,6 +184,11 @@ def test_a_simulation_finds_by_its_twin_what_shows_in_answers_or_states_only(arg
         pytest.raises(ViolationError, match=r"by Picking.* another hash seed"),
     ):
         simulation.run()
+
+
+def test_a_twin_that_cannot_be_is_refused() -> None:
+    with pytest.raises(InvalidConfigError, match="twin=True: another process must make the machine as well"):
+        Simulation(state_machine=lambda: CountingMachine(), twin=True)  # noqa: PLW0108 - it has no name
 
 
 def test_a_result_that_is_an_error_is_compared_as_well() -> None:
