@@ -95,4 +95,6 @@ def test_of_many_happenings_the_last_are_told() -> None:
 def test_the_story_runs_a_user_s_machine_again() -> None:
     with Simulation(PLAN, state_machine=ClockMachine) as simulation, pytest.raises(ViolationError) as raised:
         simulation.run()
-    assert "state_machine=ClockMachine) as simulation" in raised.value.__notes__[-1]
+    told = raised.value.__notes__[-1]
+    assert "state_machine=ClockMachine) as simulation" in told
+    assert told.splitlines()[-1] == f"ViolationError: {raised.value}", "the end is what a terminal shows"

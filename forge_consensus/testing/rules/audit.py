@@ -13,10 +13,11 @@ from forge_consensus.actors.simulated import SimulatedBase
 from forge_consensus.actors.simulated_cluster import SimulatedCluster
 from forge_consensus.actors.simulated_network import Connection
 from forge_consensus.storage.kv import KeyValueMachine
+from forge_consensus.storage.machine import COMMAND_FAILED
 from forge_consensus.testing.histories.history import Operation, Outcome
 from forge_consensus.testing.rules.judge import Judge
-from forge_consensus.testing.rules.violations import demand
-from forge_consensus.testing.simulator.agreement import WatchedMachine
+from forge_consensus.testing.rules.violations import ViolationError, demand
+from forge_consensus.testing.simulator.agreement import ADVICE, WatchedMachine, answer_text
 from forge_consensus.testing.simulator.client import FRAME_BYTES_MAX
 from forge_consensus.testing.simulator.workload import Call
 
@@ -40,12 +41,16 @@ class Audit:
         self.nodes = [base.name for base in cluster.healthy()]
         self.number = 0
         self.asked: dict[int, tuple[str, Call, Operation]] = {}
+        self.calls: list[Call] = []
+        self.answers: list[dict[str, str]] = []
+        """Of each call what the nodes answered, as texts."""
 
     def start(self, calls: Iterable[Call], again_s: float = AGAIN_S) -> None:
         """Ask every node that has a good disk for everything."""
-        calls = list(calls)
+        self.calls = list(calls)
+        self.answers = [{} for _ in self.calls]
         for node in self.nodes:
-            for call in calls:
+            for call in self.calls:
                 self.number += 1
                 operation = Operation(f"audit of {node}", call.kind, call.key, call.argument, self.cluster.timeline.now)
                 self.judge.history.begin(operation)
@@ -78,12 +83,26 @@ class Audit:
         """An answer."""
         message = decode(data, FRAME_BYTES_MAX).message
         for number, code, payload in message.items if isinstance(message, ReadResults) else ():
-            if code or number not in self.asked:
+            if code not in {"", COMMAND_FAILED} or number not in self.asked:
                 continue
-            _, _, operation = self.asked.pop(number)
-            operation.ended = self.cluster.timeline.now
-            operation.outcome, operation.result = Outcome.OK, msgpack.unpackb(payload)
-            self.judge.final(operation)
+            node, _, operation = self.asked.pop(number)
+            operation.ended, value = self.cluster.timeline.now, msgpack.unpackb(payload)
+            self.answers[(number - 1) % len(self.calls)][node] = answer_text(code, value)
+            if code:
+                self.judge.failed(operation, code, value)
+            else:
+                operation.outcome, operation.result = Outcome.OK, value
+                self.judge.final(operation)
+
+    def compare_answers(self) -> None:
+        """Demand that all nodes answered each query alike, whatever the model says. Raises `ViolationError`."""
+        for call, answers in zip(self.calls, self.answers, strict=True):
+            if len(set(answers.values())) > 1:
+                told = "; ".join(f"{node} {answer}" for node, answer in sorted(answers.items()))
+                raise ViolationError(
+                    f"I5: all nodes have applied the same commands and answer the query {call.query!r} differently: "
+                    f"{told}. {ADVICE}"
+                )
 
 
 def compare(bases: Iterable[SimulatedBase], state: Callable[[Any], Any] | None = None) -> None:

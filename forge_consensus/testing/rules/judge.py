@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -46,6 +47,10 @@ class Judge:
         self.counters: defaultdict[str, Counter] = defaultdict(Counter)
         self.floors: dict[Operation, int] = {}
         """What had been seen of a counter when a call began that has no answer yet."""
+        self.advice = ""
+        """What is said besides of anything that is wrong with a count, or fails."""
+        self.entry_of: Callable[[tuple[int, int]], str] = lambda label: ""
+        """Names the entry of a session's command, if any machine has applied it."""
         self.turned_away: list[tuple[Operation, float]] = []
         self.answers = 0
 
@@ -71,30 +76,52 @@ class Judge:
         counter = self.counters[operation.key] if self.counts else None
         if floor is None or counter is None or counter.mixed:
             return
-        value = operation.result or 0
+        value = self.number_in(operation)
         if value > counter.invoked:
-            raise ViolationError(f"I14: {told(operation)} got {value}, only {counter.invoked} were asked for")
+            raise self.wrong("I14", f"{told(operation)} got {value}, only {counter.invoked} were asked for")
         if operation.consistency == "stale":
             return
         if operation.kind == "get":
             if value < floor:
-                raise ViolationError(f"I13: {told(operation)} saw {value}, {floor} was known before")
+                raise self.wrong("I13", f"{told(operation)} saw {value}, {floor} was known before")
         else:
             if value <= floor:
-                raise ViolationError(f"I15: {told(operation)} made {value}, {floor} was known before")
+                raise self.wrong("I15", f"{told(operation)} made {value}, {floor} was known before")
             other = counter.values.setdefault(value, operation)
             if other is not operation:
                 both = f"{told(operation)} and {other.client}'s of {other.began:.6f}"
-                raise ViolationError(f"I14: {both} both made {value}")
+                raise self.wrong("I14", f"{both} both made {value}")
             counter.acknowledged += 1
         counter.seen = max(counter.seen, value)
 
-    def failed(self, operation: Operation, code: str, reason: Any) -> None:
-        """It was refused by the machine, which may be what the workload expects, or by the session, which never is."""
+    def number_in(self, operation: Operation) -> int:
+        """What a counter was said to be; nothing is 0. Raises `ViolationError` for what is no number."""
+        value = operation.result
+        if value is None or isinstance(value, int):
+            return value or 0
+        raise self.wrong("I14", f"{told(operation)} got {value!r}, which is no count")
+
+    def wrong(self, number: str, text: str) -> ViolationError:
+        """The violation that says so, and what may be the reason."""
+        return ViolationError(f"{number}: {text}{self.advice}")
+
+    def failed(self, operation: Operation, code: str, reason: Any, label: tuple[int, int] = (0, 0)) -> None:
+        """It was refused by the machine, which may be what the workload expects, or by the session, which never is.
+
+        `label` is the session and the number of a command.
+        """
         self.floors.pop(operation, None)
         who = f"{operation.client}'s {operation.kind} of {operation.key!r}"
-        if code != COMMAND_FAILED or not self.workload.may_fail:
+        if code != COMMAND_FAILED:
             raise ViolationError(f"I14: {who} failed with {code}: {reason}")
+        if not self.workload.may_fail:
+            kind, text = reason
+            entry = self.entry_of(label) if label[0] else ""
+            raise self.wrong(
+                "I14",
+                f"{who} failed with {code}: the machine raised {kind}: {text}{f' for {entry}' if entry else ''}. The "
+                "workload does not allow that a command or a query fails: may_fail = True in its class does",
+            )
         operation.outcome, operation.result = Outcome.REFUSED, reason
 
     def refused(self, operation: Operation, moment: float) -> None:
@@ -117,11 +144,13 @@ class Judge:
         counter = self.counters[operation.key] if self.counts else None
         if counter is None or counter.mixed:
             return
-        value, key = operation.result or 0, operation.key
+        value, key = self.number_in(operation), operation.key
         least = max(counter.seen, counter.acknowledged)
         most = counter.invoked - counter.refused
-        demand(value >= least, "I15", f"{key!r} ends at {value} on {operation.client}, {least} was acknowledged")
-        demand(value <= most, "I14", f"{key!r} ends at {value} on {operation.client}, only {most} were asked for")
+        if value < least:
+            raise self.wrong("I15", f"{key!r} ends at {value} on {operation.client}, {least} was acknowledged")
+        if value > most:
+            raise self.wrong("I14", f"{key!r} ends at {value} on {operation.client}, only {most} were asked for")
 
     def conclude(self) -> None:
         """Judge the whole history. Raises `ViolationError`, also when the answer took too long to find."""
@@ -130,7 +159,7 @@ class Judge:
             return
         judged = [operation for operation in self.history if operation.consistency != "stale"]
         verdict = check(judged, model, seconds=CHECK_S_MAX)
-        demand(verdict.linearizable is not False, "linearizability", verdict.text)
+        demand(verdict.linearizable is not False, "linearizability", verdict.text + self.advice)
         demand(
             verdict.linearizable is True,
             "linearizability",

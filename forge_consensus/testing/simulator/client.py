@@ -275,7 +275,7 @@ class SimulatedClient:
         if code == EXPIRED and number in self.open:
             self.leave_session()
         elif (pending := self.open.pop(number, None)) is not None:
-            self.finish(pending.operation, code, payload)
+            self.finish(pending.operation, code, payload, (self.session, number))
 
     def read_result(self, number: int, code: str, payload: bytes) -> None:
         """The answer to a query, unless it is known or nobody waits for it."""
@@ -284,13 +284,13 @@ class SimulatedClient:
         elif (pending := self.reading.pop(number, None)) is not None:
             self.finish(pending.operation, code, payload)
 
-    def finish(self, operation: Operation, code: str, payload: bytes) -> None:
+    def finish(self, operation: Operation, code: str, payload: bytes, label: tuple[int, int] = (0, 0)) -> None:
         """A call has its outcome."""
         self.done += 1
         operation.ended = self.timeline.now
         value = msgpack.unpackb(payload)
         if code:
-            self.judge.failed(operation, code, value)
+            self.judge.failed(operation, code, value, label)
         else:
             operation.outcome, operation.result = Outcome.OK, value
             self.judge.answered(operation)

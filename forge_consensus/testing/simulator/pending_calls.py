@@ -17,8 +17,8 @@ class CallJudge(Protocol):
     def answered(self, operation: Operation) -> None:
         """It has its answer."""
 
-    def failed(self, operation: Operation, code: str, reason: Any) -> None:
-        """The machine, or the session, refused it with an error."""
+    def failed(self, operation: Operation, code: str, reason: Any, label: tuple[int, int] = (0, 0)) -> None:
+        """The machine, or the session, refused it with an error; a command is known by its session and number."""
 
     def refused(self, operation: Operation, moment: float) -> None:
         """Whoever it was sent to has said that nothing was done; from that moment on the client asks no more."""

@@ -48,10 +48,10 @@ def set_text(items: list[Any]) -> str:
     return f"{text} - {{{', '.join(map(str, lacking))}}}" if lacking else text
 
 
-def reproduction(plan: Plan, state_machine: Any = None, workload: Any = None) -> str:
-    """What to type into Python to run the plan again, with the machine and the workload that were given."""
+def reproduction(plan: Plan, state_machine: Any = None, workload: Any = None, state: Any = None) -> str:
+    """What to type into Python to run the plan again, with the machine, the workload and `state` that were given."""
     arguments, imports = [call_of(plan)], [line for line in IMPORTS if f"{line.rpartition(' ')[2]}(" in call_of(plan)]
-    for name, given, call in (("state_machine", state_machine, ""), ("workload", workload, "()")):
+    for name, given, call in (("state_machine", state_machine, ""), ("workload", workload, "()"), ("state", state, "")):
         if given is not None:
             made = given if hasattr(given, "__qualname__") else type(given)
             arguments.append(f"{name}={made.__qualname__}{call}")

@@ -1,9 +1,11 @@
-"""The twin: one run's commands applied once more in another process, whose strings hash to other numbers.
+"""The twin: one run's commands applied once more in another process, with another hash seed and another clock.
 
 All simulated nodes share one interpreter, so a machine that depends on the order of a set of strings, or on `hash`,
-would agree with itself on every one of them, and differ on real ones. Run as
-``python -m forge_consensus.testing.simulator.twin MODULE:CLASS FILE``: commands come by standard input, results go to
-standard output.
+would agree with itself on every one of them, and differ on real ones; one that looks at the day would agree for a
+day. Compared are the results, the states where another process can import what tells them, and the answers to the
+queries at the end. Run as ``python -m forge_consensus.testing.simulator.twin NAME FILE NAME FILE``, with the names
+``MODULE:QUALNAME`` of the machine and of `state`, or nothing: commands and queries come by standard input, what came
+of them goes to standard output.
 """
 
 from __future__ import annotations
@@ -13,50 +15,93 @@ import importlib.util
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from operator import attrgetter
 from typing import Any, BinaryIO
 
 import msgpack
 
 from forge_consensus.errors import InvalidConfigError, OperationFailedError
-from forge_consensus.storage.machine import Command, Entry, Machine
+from forge_consensus.storage.machine import Command, Entry, Machine, failure, outcome_of
 from forge_consensus.testing.rules.violations import ViolationError
-from forge_consensus.testing.simulator.agreement import ADVICE, result_of
+from forge_consensus.testing.simulator.agreement import ADVICE, Effect, answer_text, named, result_of, state_text
+from forge_consensus.testing.simulator.shifted_clock import WORDS, shift_clock
 
 SECONDS_MAX = 60.0
 HASH_SEEDS = ("4057", "8114")
 """The twin's seed is one that this process does not have."""
 IN_TWIN = "FORGE_CONSENSUS_TWIN"
 """The variable that says so, in a twin's environment."""
+THERE = f"in a process with another hash seed and {WORDS}"
 
 
-def importable(machine: Callable[[], Machine]) -> bool:
-    """Whether another process can make the machine as well: it is a class or function of some module's file."""
-    module = sys.modules.get(machine.__module__)
-    return (
-        getattr(module, "__file__", None) is not None
-        and getattr(machine, "__qualname__", "<").isascii()
-        and "<" not in machine.__qualname__
-    )
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What the nodes have applied, what came of it, and what they answer now."""
+
+    entries: Sequence[Entry]
+    effects: Sequence[Effect]
+    """One of each entry."""
+    queries: Sequence[Any] = ()
+    answers: Sequence[str] = ()
+    """What `answer_of` made of each query."""
+
+    @classmethod
+    def of(cls, entries: Sequence[Entry], effects: Sequence[Effect], queries: Iterable[Any], machine: Machine) -> Run:
+        """A run that is over; `machine` has applied it."""
+        queries = list(queries)
+        return cls(entries, effects, queries, [answer_of(machine, query) for query in queries])
 
 
-def compare_with_twin(machine: Callable[[], Machine], entries: Sequence[Entry], results: Sequence[str]) -> None:
-    """Apply the entries in another process and compare; `results` are what `result_of` made of them here.
+def importable(made: Callable[..., Any]) -> bool:
+    """Whether another process can have it as well: it is a class or function of some module's file."""
+    module = sys.modules.get(getattr(made, "__module__", None) or "")
+    name = getattr(made, "__qualname__", "<")
+    return getattr(module, "__file__", None) is not None and name.isascii() and "<" not in name
+
+
+def place_of(made: Callable[..., Any] | None) -> tuple[str, str]:
+    """The name by which another process finds it, and the file of its module; nothing for what it cannot import."""
+    if made is None or not importable(made):
+        return "", ""
+    return f"{made.__module__}:{made.__qualname__}", str(sys.modules[made.__module__].__file__)
+
+
+def compare_with_twin(machine: Callable[[], Machine], run: Run, state: Callable[[Any], Any] | None = None) -> None:
+    """Apply the entries in another process, ask it the queries, and compare.
 
     Raises `ViolationError` for the first difference, `OperationFailedError` when the process fails or takes longer
     than `SECONDS_MAX`.
     """
-    module = machine.__module__
-    file = str(getattr(sys.modules[module], "__file__", ""))
+    results, states, answers = told_by_twin(machine, run, place_of(state))
+    for number, (entry, effect) in enumerate(zip(run.entries, run.effects, strict=True)):
+        here, there = (effect.result, effect.state), (results[number], states[number] if states else effect.state)
+        if here != there:
+            raise ViolationError(
+                f"I5: {named(entry)}, was applied with two results by {machine.__qualname__}: here {effect.text}; "
+                f"{THERE} {Effect('', *there).text}. {ADVICE}"
+            )
+    for query, here_said, there_said in zip(run.queries, run.answers, answers, strict=True):
+        if here_said != there_said:
+            raise ViolationError(
+                f"I5: the query {query!r} has two answers by {machine.__qualname__} after the same "
+                f"{len(run.entries)} commands: here {here_said}; {THERE} {there_said}. {ADVICE}"
+            )
+
+
+def told_by_twin(
+    machine: Callable[[], Machine], run: Run, state: tuple[str, str]
+) -> tuple[list[str], list[str], list[str]]:
+    """The results, the states if any, and the answers that the other process tells. Raises `OperationFailedError`."""
     hash_seed = HASH_SEEDS[os.environ.get("PYTHONHASHSEED") == HASH_SEEDS[0]]
     environment = {**os.environ, "PYTHONHASHSEED": hash_seed, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     environment[IN_TWIN] = "1"
-    rows = [(entry.index, entry.term, entry.time_ms, entry.command.encode()) for entry in entries]
+    rows = [(entry.index, entry.term, entry.time_ms, entry.command.encode()) for entry in run.entries]
     try:
         done = subprocess.run(
-            [sys.executable, "-m", "forge_consensus.testing.simulator.twin", f"{module}:{machine.__qualname__}", file],
-            input=msgpack.packb(rows),
+            [sys.executable, "-m", "forge_consensus.testing.simulator.twin", *place_of(machine), *state],
+            input=msgpack.packb((rows, list(run.queries))),
             env=environment,
             capture_output=True,
             timeout=SECONDS_MAX,
@@ -68,13 +113,17 @@ def compare_with_twin(machine: Callable[[], Machine], entries: Sequence[Entry], 
         raise OperationFailedError(
             f"the twin of {machine.__qualname__} failed; with twin=False there is none: {done.stderr.decode()[-2000:]}"
         )
-    for entry, here, there in zip(entries, results, msgpack.unpackb(done.stdout), strict=True):
-        if here != there:
-            command = entry.command
-            raise ViolationError(
-                f"I5: entry {entry.index}, {command.type!r} {command.payload}, was applied with two results by "
-                f"{machine.__qualname__}: here {here}; in a process with another hash seed {there}. {ADVICE}"
-            )
+    results, states, answers = msgpack.unpackb(done.stdout)
+    return results, states, answers
+
+
+def answer_of(machine: Machine, query: Any) -> str:
+    """What a node would answer to a query, as a text."""
+    try:
+        outcome = outcome_of(machine.query(msgpack.unpackb(msgpack.packb(query))), 0, "")
+    except Exception as error:
+        outcome = failure(error)
+    return answer_text(outcome.code, msgpack.unpackb(outcome.payload))
 
 
 def refuse_in_twin() -> None:
@@ -89,8 +138,8 @@ def refuse_in_twin() -> None:
         )
 
 
-def machine_of(name: str, file: str) -> Machine:
-    """Make the machine: from its module, or from its file where the module cannot be imported by name."""
+def found(name: str, file: str) -> Any:
+    """A class or function: from its module, or from its file where the module cannot be imported by name."""
     module_name, _, path = name.partition(":")
     try:
         if module_name == "__main__":
@@ -98,28 +147,34 @@ def machine_of(name: str, file: str) -> Machine:
         module = importlib.import_module(module_name)
     except ImportError:
         module_name = f"twin_of_{module_name.strip('_')}"  # so that what it runs as a program does not run here
+        if module_name in sys.modules:
+            return attrgetter(path)(sys.modules[module_name])
         spec = importlib.util.spec_from_file_location(module_name, file)
         if spec is None or spec.loader is None:
             raise
         module = importlib.util.module_from_spec(spec)
         sys.modules[module_name] = module
         spec.loader.exec_module(module)
-    made: Machine = attrgetter(path)(module)()
-    return made
+    return attrgetter(path)(module)
 
 
-def main(arguments: Sequence[str], commands: BinaryIO, results: BinaryIO) -> None:
-    """Apply what comes in, tell what came of it."""
-    machine = machine_of(*arguments)
-    told: list[str] = []
-    for index, term, time_ms, command in msgpack.unpackb(commands.read()):
-        entry = Entry(index, term, time_ms, Command.decode(command))
-        told.append(result_of(machine, entry)[0])
-    results.write(msgpack.packb(told))
+def main(arguments: Sequence[str], commands: BinaryIO, told: BinaryIO) -> None:
+    """Apply what comes in, ask what is asked, tell what came of both."""
+    shift_clock()
+    machine: Machine = found(*arguments[:2])()
+    state = found(*arguments[2:]) if arguments[2] else None
+    rows, queries = msgpack.unpackb(commands.read())
+    results: list[str] = []
+    states: list[str] = []
+    for index, term, time_ms, command in rows:
+        results.append(result_of(machine, Entry(index, term, time_ms, Command.decode(command)))[0])
+        if state is not None:
+            states.append(state_text(machine, state))
+    told.write(msgpack.packb((results, states, [answer_of(machine, query) for query in queries])))
 
 
 if __name__ == "__main__":
-    answers: Any = sys.stdout.buffer
+    output: Any = sys.stdout.buffer
     sys.stdout = sys.stderr  # what a machine prints is no answer
-    main(sys.argv[1:], sys.stdin.buffer, answers)
-    answers.flush()
+    main(sys.argv[1:], sys.stdin.buffer, output)
+    output.flush()

@@ -34,11 +34,11 @@ def kind_of(error: BaseException) -> str:
 
 def story(plan: Plan, error: BaseException, ordered: Sequence[Ordered], messages: MessageTable, again: str = "") -> str:
     """All of it, as text; `again` is what runs it once more, without it the plan alone."""
-    at = messages.timeline.now
+    at, what = messages.timeline.now, f"{type(error).__name__}: {error}"
     parts = [
         f"seed {plan.seed}: {plan.nodes} nodes, {plan.clients} clients and a reader, pace {plan.pace:g}, "
         f"{len(ordered)} faults; found after {at:.6f} virtual seconds",
-        f"{type(error).__name__}: {error}",
+        what,
     ]
     if not isinstance(error, ViolationError):
         raised = error.__cause__ or error
@@ -48,6 +48,7 @@ def story(plan: Plan, error: BaseException, ordered: Sequence[Ordered], messages
         "Where the nodes stand:\n" + stand_text(messages.cluster),
         "The last messages (health checks are left out):\n" + messages.text(),
         "To see it again:\n" + indented(again or reproduction(plan)),
+        what,  # once more: the end is what a terminal shows
     ]
     return "\n\n".join(parts)
 

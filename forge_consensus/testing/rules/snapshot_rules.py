@@ -1,0 +1,55 @@
+"""The rule of a machine's snapshots: `snapshot()` always works, else the log of a real node would grow for ever.
+
+A node survives a snapshot that fails, tells of it by an event, and tries again. So what the machine's own code does
+wrong is found here, where it is called; what a disk refuses comes from elsewhere and is no violation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from forge_consensus.storage.machine import StateMachine
+from forge_consensus.storage.snapshot_file import CHUNK_BYTES_MAX
+from forge_consensus.testing.rules.violations import ViolationError
+
+WANTED = (
+    "snapshot() must return an iterable of bytes chunks, for example [msgpack.packb(self.state)]. It is iterated over "
+    "later, while commands are applied, and must not see what they change: take a copy when it is called."
+)
+
+
+def checked_snapshot(node: str, machine: StateMachine) -> Iterator[bytes]:
+    """What the machine's `snapshot()` returns, checked chunk by chunk. Raises `ViolationError`, also when iterated."""
+    who = f"{type(machine).__name__}.snapshot() on {node}"
+    try:
+        given: Any = machine.snapshot()
+        if isinstance(given, str | bytes | bytearray | memoryview):
+            raise TypeError(f"it returned {shown(given)} itself and no iterable of such")
+        chunks = iter(given)
+    except Exception as error:
+        raise failed(who, error) from error
+    return checked_chunks(who, chunks)
+
+
+def checked_chunks(who: str, chunks: Iterable[Any]) -> Iterator[bytes]:
+    """The chunks. Raises `ViolationError` for what is none, and for what the machine's own iterator raises."""
+    try:
+        for chunk in chunks:
+            if not isinstance(chunk, bytes | bytearray | memoryview):
+                raise TypeError(f"a chunk is {shown(chunk)} and no bytes")
+            if len(chunk) > CHUNK_BYTES_MAX:
+                raise ValueError(f"a chunk has {len(chunk)} bytes, at most {CHUNK_BYTES_MAX}")
+            yield bytes(chunk)
+    except Exception as error:
+        raise failed(who, error) from error
+
+
+def failed(who: str, error: Exception) -> ViolationError:
+    """The violation that quotes an error."""
+    return ViolationError(f"snapshot: {who} failed, {type(error).__name__}: {error}. {WANTED}")
+
+
+def shown(value: object) -> str:
+    """A value and its class, briefly."""
+    return f"{type(value).__name__} {value!r}"[:80]

@@ -1,0 +1,78 @@
+"""The arguments of a simulation: what cannot be meant is refused before anything runs, in words that say what to do."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import pytest
+
+from forge_consensus.errors import InvalidConfigError
+from forge_consensus.testing import Call, Plan, Simulation, Workload
+from forge_consensus.testing.simulator.agreement import CountingMachine
+from forge_consensus.testing.simulator.workload import CountingWorkload
+
+
+class Half:
+    """A machine that cannot save its state."""
+
+    def apply(self, entry: Any) -> None:
+        """Do nothing."""
+
+    def query(self, query: Any) -> None:
+        """Tell nothing."""
+
+
+class Needy(CountingMachine):
+    """A machine that needs to be told something."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.size = size
+
+
+class Silent(Workload):
+    """A workload that does not say what to read."""
+
+    def command(self, chance: random.Random, client: str) -> Call:
+        return Call("increment")
+
+
+REFUSED: list[tuple[dict[str, Any], str]] = [
+    *[({"nodes": nodes}, "a simulation has 1 to 9 nodes") for nodes in (0, 10, "3", 2.5, True)],
+    *[({"seed": seed}, "a seed is a whole number from 0 on") for seed in (-1, "x", None, 1.5, True)],
+    *[({"seconds": seconds}, "seconds=.*: virtual seconds are") for seconds in (-1, float("nan"), "5", True)],
+    ({"faults": "kill"}, r"give a list of kinds, faults=\['kill'\]"),
+    ({"faults": ["rain"]}, "no kind of fault is called 'rain'; there are .*kill"),
+    *[({"faults": faults}, "give True, False, or a list of names") for faults in (3, [1, "kill"], {"kill"})],
+    ({"state": 3}, "state=3 cannot be called"),
+    ({"plan": 3}, "3 is no Plan: .* by name, such as nodes=3"),
+    ({"state_machine": CountingMachine()}, "an instance of CountingMachine: give the class itself"),
+    ({"state_machine": "machines:Fine"}, "an instance of str: give the class itself"),
+    ({"state_machine": Half}, "Half is no state machine: it has no snapshot, restore. A state machine has apply"),
+    ({"state_machine": Needy}, "a Needy could not be made, TypeError: .*'size'.*give its arguments defaults"),
+    ({"state_machine": lambda: None}, "made None and no machine"),
+    ({"state_machine": lambda: CountingMachine}, "made <class .*CountingMachine'> and no machine"),
+    ({"workload": CountingWorkload}, r"is a class: give an instance, CountingWorkload\(\)"),
+    ({"workload": object()}, "it has no command, query, at_the_end, model, may_fail: inherit from"),
+    ({"workload": Silent()}, "Silent does not say its query"),  # type: ignore[abstract]
+]
+
+
+@pytest.mark.parametrize(("arguments", "said"), REFUSED, ids=[f"{arguments}"[:50] for arguments, _ in REFUSED])
+def test_what_cannot_be_meant_is_refused(arguments: dict[str, Any], said: str) -> None:
+    with pytest.raises(InvalidConfigError, match=said):
+        Simulation(**arguments)
+
+
+@pytest.mark.parametrize("faults", [[], (), False])
+def test_no_kinds_of_faults_are_no_faults(faults: Any) -> None:
+    with Simulation(nodes=1, seed=2, seconds=2.0, faults=faults) as simulation:
+        simulation.run()
+        assert not simulation.faults.ordered
+
+
+def test_what_is_given_replaces_what_the_plan_says() -> None:
+    with Simulation(Plan(3, nodes=5, faults=False), nodes=2, seconds=7, faults=["kill", "mend"]) as simulation:
+        plan = simulation.plan
+        assert (plan.seed, plan.nodes, plan.seconds, plan.faults, plan.kinds) == (3, 2, 7, True, ("kill", "mend"))
