@@ -59,7 +59,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("arguments", "said"), REFUSED, ids=[f"{arguments}"[:50] for arguments, _ in REFUSED])
+@pytest.mark.parametrize(("arguments", "said"), REFUSED, ids=["-".join(arguments) for arguments, _ in REFUSED])
 def test_what_cannot_be_meant_is_refused(arguments: dict[str, Any], said: str) -> None:
     with pytest.raises(InvalidConfigError, match=said):
         Simulation(**arguments)

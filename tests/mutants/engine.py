@@ -46,7 +46,14 @@ def a_turn_that_is_taken_back_is_told_all_the_same(patch: Patch) -> None:
     patch.setattr(Outbox, "drop", lambda self: None)
 
 
-@mutant(nodes=3, own_machine=False, limits=SMALL, kinds=("fail_turn", "fail_actor", "isolate", "mend", "kill"))
+@mutant(
+    nodes=3,
+    clients=8,
+    pace=1.0,
+    own_machine=False,
+    limits=SMALL,
+    kinds=("fail_turn", "fail_actor", "isolate", "mend"),
+)
 def a_job_reports_to_actors_that_did_not_order_it(patch: Patch) -> None:
     """The report of a job reaches actors that were rebuilt meanwhile and know nothing of it."""
 

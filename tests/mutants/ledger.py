@@ -85,7 +85,7 @@ def a_failed_commit_is_overlooked(patch: Patch) -> None:
     patch.setattr(Ledger, "commit", careless)
 
 
-@mutant()
+@mutant(nodes=3, clients=8, pace=1.0, kinds=("isolate_leader", "fail_turn", "mend", "kill"))
 def state_moves_before_its_entries_are_durable(patch: Patch) -> None:
     """What is committed is applied in the turn that appends it, and stays when that turn is taken back (I8)."""
     apply = Ledger.apply

@@ -8,6 +8,7 @@ from forge_consensus.actors.gateway import GatewayActor
 from forge_consensus.actors.leading import Leading
 from forge_consensus.actors.messages import AppendReply
 from forge_consensus.actors.notices import ReadIndex, ReadReady
+from forge_consensus.actors.options import Options
 from tests.mutants.patch import Patch
 from tests.mutants.registry import mutant
 
@@ -59,7 +60,7 @@ def a_new_leader_reads_before_its_no_op(patch: Patch) -> None:
     patch.setattr(Leading, "answer_reads", early_answer)
 
 
-@mutant()
+@mutant(nodes=1, clients=8, pace=1.0, options=Options(apply_entries_max=1))
 def a_read_does_not_wait_until_its_index_is_applied(patch: Patch) -> None:
     """A read is answered as soon as the leader is confirmed, from a state that lags (dissertation 6.4)."""
     answer_questions = GatewayActor.answer_questions

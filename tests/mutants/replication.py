@@ -106,7 +106,7 @@ def a_chunk_of_a_snapshot_commits_the_log(patch: Patch) -> None:
     patch.handler(SnapshotActor, InstallSnapshot, make)
 
 
-@mutant()
+@mutant(nodes=3, clients=8, pace=1.0, kinds=("isolate_leader", "mend"))
 def an_acknowledgement_names_the_whole_log(patch: Patch) -> None:
     """A follower confirms its last entry instead of the last one that the message verified (paper 5.3)."""
     send = ReplicationActor.send
