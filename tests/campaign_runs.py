@@ -28,7 +28,7 @@ def small(plan: Plan) -> Trial:
 
 def slow(plan: Plan) -> Trial:
     """A run that takes a moment, so that a campaign can be ended in its midst."""
-    time.sleep(0.05)
+    time.sleep(0.1)
     return small(plan)
 
 
