@@ -239,6 +239,44 @@ BUGS = (
         seed=867,
         changes={"nodes": 5},
     ),
+    Bug(
+        "A copy that its peers refused was started again and again, until it counted beyond what they could compare.",
+        "review",
+        test="test_storage_identity.py::test_a_copy_does_not_come_in_by_being_started_again_and_again",
+    ),
+    Bug(
+        "One node with a folder of an earlier life of the cluster ended the healthy ones by refusing them.",
+        "review",
+        test="test_actors_gate.py::test_a_node_is_not_ended_by_one_that_is_itself_not_who_it_was",
+    ),
+    Bug(
+        "A folder that lost its tables was refused once only; then its old snapshot was sent as the state of all.",
+        "review",
+        test=(
+            "test_storage_opening.py::"
+            "test_new_tables_beside_old_snapshots_are_not_taken_for_a_node_however_often_it_is_started"
+        ),
+    ),
+    Bug(
+        "A helper's job began before its turn's commit: a crash between them left a file of a term that nobody knew.",
+        "review",
+        test="test_actors_engine.py::test_a_node_that_ends_at_the_commit_has_begun_no_job",
+    ),
+    Bug(
+        "A snapshot file that had grown, or was cut short, was sent for ever and never read again.",
+        "review",
+        test="test_actors_snapshot.py::test_of_a_file_that_has_grown_nobody_is_sent_more_than_was_announced",
+    ),
+    Bug(
+        "Two saves of the same snapshot at once, one of an actor that had failed, wrote into one file.",
+        "review",
+        test="test_storage_snapshot_file.py::test_two_saves_of_one_snapshot_at_once_do_not_write_into_one_file",
+    ),
+    Bug(
+        "The log was cut between a follower's word that it has a snapshot and its first acknowledgement.",
+        "review",
+        test="test_actors_snapshot.py::test_what_a_follower_needs_next_is_kept_from_the_moment_that_it_has_the_snapshot",
+    ),
 )
 """Add what you find: the plan's seed as it was printed, and what keeps the bug away from then on."""
 
