@@ -128,12 +128,14 @@ def test_code_that_changes_while_it_runs_ends_the_campaign(tmp_path: Path) -> No
 # --- ended in its midst ----------------------------------------------------------------------------------------------
 
 PROGRAM = """
+import signal
 import sys
 from pathlib import Path
 from forge_consensus.testing.campaign.command import run_campaign
 from forge_consensus.testing.campaign.run import Campaign, Settings
 from tests import campaign_runs
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # who starts tests in the background has them ignore it
     sys.exit(run_campaign(Path(sys.argv[1]), Settings(0, 60, 2, progress_s=0.2), campaign_runs.slow))
 """
 
