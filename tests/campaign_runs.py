@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 from forge_consensus.storage.machine import Entry
-from forge_consensus.testing.simulator.agreement import CountingMachine
+from forge_consensus.testing.rules.agreement import CountingMachine
 from forge_consensus.testing.simulator.plan import Plan
 from forge_consensus.testing.simulator.trial import Trial, attempt
 from forge_consensus.testing.simulator.workload import CountingWorkload

@@ -12,8 +12,8 @@ from forge_consensus.actors.simulated import CrashAt
 from forge_consensus.actors.simulated_cluster import SimulatedCluster
 from forge_consensus.storage.kv import KeyValueMachine
 from forge_consensus.storage.limits import Limits
+from forge_consensus.testing.rules.agreement import CountingMachine
 from forge_consensus.testing.rules.invariants import Invariants
-from forge_consensus.testing.simulator.agreement import CountingMachine
 from tests.crash_steps import LIMIT_S, Persistent, Step, StepWatcher, bring_back
 from tests.scenario_world import base_of, increment, leader_of, others_than, value_at
 

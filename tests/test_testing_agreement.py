@@ -13,7 +13,7 @@ from forge_consensus.events.types import SnapshotFailed
 from forge_consensus.storage.limits import Limits
 from forge_consensus.storage.machine import Command, Entry
 from forge_consensus.testing import Call, Plan, Simulation, ViolationError, Workload
-from forge_consensus.testing.simulator.agreement import Agreement, CountingMachine, WatchedMachine, text_of_value
+from forge_consensus.testing.rules.agreement import Agreement, CountingMachine, WatchedMachine, text_of_value
 
 LIMITS = Limits(snapshot_entries=20, snapshot_seconds_min=0.1, trailing_entries=0, checkpoint_entries=5)
 PLAN = Plan(3, nodes=3, clients=2, seconds=4.0, faults=False, limits=LIMITS)

@@ -9,7 +9,7 @@ import pytest
 
 from forge_consensus.errors import InvalidConfigError
 from forge_consensus.testing import Call, Plan, Simulation, Workload
-from forge_consensus.testing.simulator.agreement import CountingMachine
+from forge_consensus.testing.rules.agreement import CountingMachine
 from forge_consensus.testing.simulator.workload import CountingWorkload
 
 

@@ -13,10 +13,10 @@ from forge_consensus.actors.replication import ReplicationActor
 from forge_consensus.errors import CorruptionError, OperationFailedError
 from forge_consensus.testing.faults.strike import Ordered
 from forge_consensus.testing.rules.violations import ViolationError
+from forge_consensus.testing.simulator.failure_story import HAPPENINGS_MAX, happened_text, kind_of
 from forge_consensus.testing.simulator.plan import Plan
 from forge_consensus.testing.simulator.simulation import Simulation
 from forge_consensus.testing.simulator.trial import attempt
-from forge_consensus.testing.story.failure_story import HAPPENINGS_MAX, happened_text, kind_of
 from tests.campaign_runs import ClockMachine
 from tests.mutants.patch import Patch
 

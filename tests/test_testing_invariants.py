@@ -24,10 +24,10 @@ from forge_consensus.storage.record import Kind, key_of
 from forge_consensus.storage.record import encode as record_of
 from forge_consensus.storage.tables import Batch
 from forge_consensus.storage.transaction import put_meta
+from forge_consensus.testing.rules.agreement import Agreement, CountingMachine
 from forge_consensus.testing.rules.invariants import Invariants
 from forge_consensus.testing.rules.read_rounds import leading_of
 from forge_consensus.testing.rules.violations import ViolationError
-from forge_consensus.testing.simulator.agreement import Agreement, CountingMachine
 from forge_consensus.testing.simulator.plan import Plan
 from forge_consensus.testing.simulator.simulation import Simulation
 

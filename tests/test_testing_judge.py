@@ -16,11 +16,11 @@ from forge_consensus.storage.machine import Command, Entry
 from forge_consensus.testing.histories.history import Operation, Outcome
 from forge_consensus.testing.histories.linearizability import Verdict
 from forge_consensus.testing.histories.register import Register
-from forge_consensus.testing.rules import judge as judging
-from forge_consensus.testing.rules.audit import Audit, compare
 from forge_consensus.testing.rules.event_order import EventOrder
-from forge_consensus.testing.rules.judge import Judge
 from forge_consensus.testing.rules.violations import ViolationError
+from forge_consensus.testing.simulator import judge as judging
+from forge_consensus.testing.simulator.audit import Audit, compare
+from forge_consensus.testing.simulator.judge import Judge
 from forge_consensus.testing.simulator.plan import Plan
 from forge_consensus.testing.simulator.simulation import Simulation
 from forge_consensus.testing.simulator.workload import CountingWorkload, Workload, get

@@ -17,7 +17,7 @@ import pytest
 from forge_consensus.errors import InvalidConfigError, OperationFailedError
 from forge_consensus.storage.machine import Command, Entry, Machine
 from forge_consensus.testing import Call, Simulation, ViolationError, Workload
-from forge_consensus.testing.simulator.agreement import CountingMachine, Effect, result_of, state_text
+from forge_consensus.testing.rules.agreement import CountingMachine, Effect, result_of, state_text
 from forge_consensus.testing.simulator.twin import Run, compare_with_twin, importable
 
 

@@ -27,10 +27,10 @@ from forge_consensus.actors.simulated_network import Connection
 from forge_consensus.actors.simulated_time import Timeline
 from forge_consensus.storage.machine import Command, Entry
 from forge_consensus.testing.histories.history import Operation, Outcome
-from forge_consensus.testing.rules.judge import Judge
 from forge_consensus.testing.rules.violations import ViolationError
 from forge_consensus.testing.simulator.client import SimulatedClient
 from forge_consensus.testing.simulator.habits import Habits
+from forge_consensus.testing.simulator.judge import Judge
 from forge_consensus.testing.simulator.plan import Plan
 from forge_consensus.testing.simulator.simulation import Simulation
 from forge_consensus.testing.simulator.workload import Call, CountingWorkload, KeyValueWorkload, Workload

@@ -18,10 +18,10 @@ from forge_consensus.testing.campaign.machine import NamedRun
 from forge_consensus.testing.campaign.run import Campaign, Settings
 from forge_consensus.testing.campaign.shrink import Run, shrink
 from forge_consensus.testing.campaign.state import StateFile, StateFileError, code_version
+from forge_consensus.testing.simulator.failure_story import happened_text
 from forge_consensus.testing.simulator.plan import Plan
 from forge_consensus.testing.simulator.plan_text import call_of
 from forge_consensus.testing.simulator.trial import Trial, attempt
-from forge_consensus.testing.story.failure_story import happened_text
 
 FOLDER = Path(".campaign")
 FOUND, UNUSABLE, INTERRUPTED = 1, 2, 130

@@ -1,1 +1,1 @@
-"""What must always hold, and who looks whether it does, after every step and at the end."""
+"""What must always hold of the nodes, looked at after every step."""

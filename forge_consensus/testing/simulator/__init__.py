@@ -1,1 +1,1 @@
-"""The simulation: a cluster in one process under one seed, with clients, in virtual time."""
+"""The simulation: a cluster in one process under one seed, its clients, who judges them, and the story of a failure."""

@@ -11,27 +11,27 @@ from forge_consensus.errors import AlreadyStartedError, InvalidConfigError
 from forge_consensus.storage.kv import KeyValueMachine
 from forge_consensus.storage.machine import Machine
 from forge_consensus.testing.faults.drawn import Faults
-from forge_consensus.testing.rules.audit import Audit, compare
-from forge_consensus.testing.rules.event_order import EventOrder
-from forge_consensus.testing.rules.invariants import Invariants
-from forge_consensus.testing.rules.judge import Judge
-from forge_consensus.testing.rules.violations import demand
-from forge_consensus.testing.simulator.agreement import (
+from forge_consensus.testing.rules.agreement import (
     Agreement,
     CountingMachine,
     WatchedMachine,
     counting_state,
     named,
 )
+from forge_consensus.testing.rules.event_order import EventOrder
+from forge_consensus.testing.rules.invariants import Invariants
+from forge_consensus.testing.rules.violations import demand
 from forge_consensus.testing.simulator.arguments import check_function, given_plan, given_workload, machine_maker
+from forge_consensus.testing.simulator.audit import Audit, compare
 from forge_consensus.testing.simulator.by_hand import HandMoves
 from forge_consensus.testing.simulator.client import SimulatedClient
+from forge_consensus.testing.simulator.failure_story import story
 from forge_consensus.testing.simulator.habits import Habits
+from forge_consensus.testing.simulator.judge import Judge
 from forge_consensus.testing.simulator.plan import Plan
 from forge_consensus.testing.simulator.plan_text import reproduction
 from forge_consensus.testing.simulator.twin import Run, compare_with_twin, importable
 from forge_consensus.testing.simulator.workload import CountingWorkload, KeyValueWorkload, Workload
-from forge_consensus.testing.story.failure_story import story
 from forge_consensus.testing.story.message_table import MessageTable
 
 QUIET_S_MAX = 20.0

@@ -7,9 +7,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from forge_consensus.testing.faults.strike import Ordered
+from forge_consensus.testing.simulator.failure_story import kind_of, story
 from forge_consensus.testing.simulator.plan import Plan
 from forge_consensus.testing.simulator.simulation import Simulation
-from forge_consensus.testing.story.failure_story import kind_of, story
 
 Build = Callable[[Plan], Simulation]
 """Makes the simulation of a plan."""

@@ -1,1 +1,1 @@
-"""What is told of a failure: where it began, what led there, and who said what."""
+"""The last messages of a simulation, as people read them: who said what to whom."""

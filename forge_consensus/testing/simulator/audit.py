@@ -15,10 +15,10 @@ from forge_consensus.actors.simulated_network import Connection
 from forge_consensus.storage.kv import KeyValueMachine
 from forge_consensus.storage.machine import COMMAND_FAILED
 from forge_consensus.testing.histories.history import Operation, Outcome
-from forge_consensus.testing.rules.judge import Judge
+from forge_consensus.testing.rules.agreement import ADVICE, WatchedMachine, answer_text
 from forge_consensus.testing.rules.violations import ViolationError, demand
-from forge_consensus.testing.simulator.agreement import ADVICE, WatchedMachine, answer_text
 from forge_consensus.testing.simulator.client import FRAME_BYTES_MAX
+from forge_consensus.testing.simulator.judge import Judge
 from forge_consensus.testing.simulator.workload import Call
 
 QUERIES_MAX = 200
