@@ -216,7 +216,8 @@ class ElectionActor(ConsensusActor):
         return has_majority(votes, self.ledger.configuration.voters)
 
     def win(self) -> None:
-        """Lead."""
+        """Lead, and stand no more: a candidate may have asked for pre-votes again before its votes came."""
+        self.asking = False
         term = self.ledger.term
         self.ledger.lead(term)
         self.leader = self.node_id

@@ -190,17 +190,8 @@ class KeyValueMachine:
     @property
     def dirty(self) -> tuple[int, int]:
         """(keys, bytes) that are applied and not yet on disk."""
-        return self.dirty_keys, self.dirty_bytes
-
-    @property
-    def dirty_keys(self) -> int:
-        """How many keys the overlay holds."""
-        return len(self.fresh.cells) + len(self.frozen.cells)
-
-    @property
-    def dirty_bytes(self) -> int:
-        """How much memory the overlay takes, about."""
-        return self.fresh.bytes + self.frozen.bytes
+        fresh, frozen = self.fresh, self.frozen
+        return len(fresh.cells) + len(frozen.cells), fresh.bytes + frozen.bytes
 
     def bind(self, tables: Tables, generation: int) -> None:
         """Take the state that those tables hold under that generation; the overlay is forgotten."""

@@ -221,8 +221,13 @@ class Ledger:
         return True
 
     def stand(self, term: int) -> int:
-        """Enter the term after `term` with a vote for oneself; returns it."""
+        """Enter the term after `term` with a vote for oneself; returns it.
+
+        Raises `StaleTermError` too while this node leads: all who act for a leader must be told of its end first.
+        """
         self.require(term)
+        if self.leading is not None:
+            raise StaleTermError(self.term, term)
         self.term, self.vote, self.leading = term + 1, self.identity.node_id, None
         self.stood = self.term
         return self.term

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from typing import Final
 
 from forge_consensus.errors import CorruptionError
 from forge_consensus.storage.record import REJOIN, damaged, index_of, intact, key_of, term_of
-from forge_consensus.storage.tables import Batch, Tables
+from forge_consensus.storage.tables import Batch, KeyValue, Tables
 
 TABLE: Final = "log"
 PAGE_FIRST: Final = 4
@@ -110,14 +110,11 @@ class Log:
     def scan(self, first: int, last: int) -> list[bytes]:
         """The records first..last as the table holds them, each checked."""
         rows = self.tables.scan(TABLE, key_of(first), key_of(last + 1))
-        index = first
-        for key, record in rows:
-            if not intact(index, record) or index_of(key) != index:
-                raise missing(index) if index_of(key) > index else damaged(index)
-            index += 1
-        if index != last + 1:
-            raise missing(index)
-        return [record for _, record in rows]
+        records = [record for _, record in rows]
+        # A record's checksum knows its index, so keys need a look only where this fails.
+        if len(rows) != last + 1 - first or not all(map(intact, range(first, last + 1), records)):
+            raise first_wrong(rows, first)
+        return records
 
     def last_at_most(self, index: int, term: int) -> int:
         """The last index, at or below `index`, whose term is not above `term` (terms never fall along the log)."""
@@ -204,9 +201,13 @@ class Log:
         previous = self.term_at(first - 1) or 0
         while first <= self.last:
             terms = [previous, *map(term_of, self.read(first, self.last, VERIFY_BYTES))]
-            for index, (earlier, later) in enumerate(pairwise(terms), first):
-                if later < earlier:
-                    raise CorruptionError(f"log entry {index} has term {later}, its predecessor {earlier}. {REJOIN}")
+            if terms != sorted(terms):
+                index, earlier, later = next(
+                    (index, earlier, later)
+                    for index, (earlier, later) in enumerate(pairwise(terms), first)
+                    if later < earlier
+                )
+                raise CorruptionError(f"log entry {index} has term {later}, its predecessor {earlier}. {REJOIN}")
             first += len(terms) - 1
             previous = terms[-1]
 
@@ -220,6 +221,18 @@ def fitting(records: Sequence[bytes], room: int) -> list[bytes]:
             break
         taken.append(record)
     return taken
+
+
+def first_wrong(rows: Iterable[KeyValue], first: int) -> CorruptionError:
+    """The error for the first of the rows, which begin at `first`, that is damaged or not there."""
+    index = first
+    for key, record in rows:
+        if index_of(key) > index:
+            break
+        if index_of(key) < index or not intact(index, record):
+            return damaged(index)
+        index += 1
+    return missing(index)
 
 
 def missing(index: int) -> CorruptionError:

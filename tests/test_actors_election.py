@@ -64,6 +64,22 @@ def test_votes_and_pre_votes_are_never_counted_together() -> None:
     assert node.ledger.leading is None
 
 
+def test_pre_votes_that_come_after_the_votes_do_not_end_the_leadership() -> None:
+    """A candidate that asked again for pre-votes, and then won its old term by votes, goes on leading."""
+    node = OneNode(5)
+    stand(node)
+    node.wait(2.0)
+    again = node.last(RequestPreVote)
+    assert again.term == 2
+    for peer in ("n2", "n3"):
+        node.answer(peer, "election", VoteReply(1, True))
+    assert node.ledger.leading == 1
+    for peer in ("n4", "n5"):
+        node.answer(peer, "election", PreVoteReply(1, again.round, True))
+    assert node.engine.board.role == "leader"
+    assert (node.ledger.term, node.ledger.leading) == (1, 1)
+
+
 def test_pre_votes_of_an_earlier_round_do_not_count() -> None:
     node = OneNode()
     node.wait(1.3)

@@ -132,12 +132,12 @@ def test_writes_between_checkpoint_and_commit_are_not_lost() -> None:
     batch = Batch()
     machine.checkpoint(batch)
     do(machine, "set", key="k", value="new")
-    assert machine.dirty_keys == 2
+    assert machine.dirty[0] == 2
     assert isinstance(machine.tables, MemoryTables)
     machine.tables.commit(batch)
     machine.checkpointed()
     assert machine.query("k") == "new"
-    assert machine.dirty_keys == 1
+    assert machine.dirty[0] == 1
 
 
 def test_what_is_not_on_disk_is_forgotten_when_the_machine_is_bound_anew() -> None:
@@ -153,12 +153,12 @@ def test_what_is_not_on_disk_is_forgotten_when_the_machine_is_bound_anew() -> No
 def test_the_size_of_the_overlay_is_that_of_its_newest_values() -> None:
     machine = bound()
     do(machine, "set", key="k", value=b"x" * 1000)
-    once = machine.dirty_bytes
+    once = machine.dirty[1]
     for _ in range(5):
         do(machine, "set", key="k", value=b"y" * 1000)
-    assert (machine.dirty_keys, machine.dirty_bytes) == (1, once)
+    assert machine.dirty == (1, once)
     do(machine, "delete", key="k")
-    assert 0 < machine.dirty_bytes < once - 1000
+    assert 0 < machine.dirty[1] < once - 1000
 
 
 def test_applying_touches_no_table() -> None:

@@ -240,6 +240,15 @@ BUGS = (
         changes={"nodes": 5},
     ),
     Bug(
+        "A candidate that asked for pre-votes again and then won stood out of its own leadership, and told nobody: "
+        "clients were given what other clients' entries had done, and two had one session.",
+        "seed 774 of five nodes",
+        mutant=election.who_won_goes_on_asking,
+        test="test_actors_election.py::test_pre_votes_that_come_after_the_votes_do_not_end_the_leadership",
+        seed=774,
+        changes={"nodes": 5},
+    ),
+    Bug(
         "A copy that its peers refused was started again and again, until it counted beyond what they could compare.",
         "review",
         test="test_storage_identity.py::test_a_copy_does_not_come_in_by_being_started_again_and_again",

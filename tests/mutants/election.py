@@ -96,6 +96,24 @@ def a_repeated_vote_is_counted_twice(patch: Patch) -> None:
     patch.handler(ElectionActor, VoteReply, lambda _: count)
 
 
+@mutant(**HASTY)
+def who_won_goes_on_asking(patch: Patch) -> None:
+    """Pre-votes for which a candidate asked again, before its votes came, have it stand out of its own leadership."""
+    win, stand = ElectionActor.win, Ledger.stand
+
+    def go_on(self: ElectionActor) -> None:
+        asking = self.asking
+        win(self)
+        self.asking = asking
+
+    def leave(self: Ledger, term: int) -> int:
+        self.leading = None
+        return stand(self, term)
+
+    patch.setattr(ElectionActor, "win", go_on)
+    patch.setattr(Ledger, "stand", leave)
+
+
 @mutant()
 def a_pre_vote_counts_as_a_vote(patch: Patch) -> None:
     """Who granted a pre-vote is taken to have voted (canonical/raft #196)."""

@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from forge_consensus.storage.ledger import Ledger
-from forge_consensus.storage.record import Kind, data_of, kind_of, term_of
-
-EVERYTHING_BYTES = 1 << 40
+from forge_consensus.storage.log import TABLE as LOG
+from forge_consensus.storage.record import Kind, data_of, index_of, key_of, kind_of, term_of
 
 
 @dataclass(slots=True)
@@ -25,6 +24,8 @@ class Disk:
     """(index, bytes) of each configuration entry behind the base."""
     applied_on_disk: int = 0
     boots: int = 0
+    compared: int = 0
+    """Up to where the entries are known to be the committed ones."""
     # of the present process:
     commit: int = 0
     applied: int = 0
@@ -37,8 +38,7 @@ class Disk:
         log = ledger.log
         disk = cls(ledger.term, ledger.vote, log.base_index, log.base_term, last=log.base_index)
         disk.base_configuration = ledger.configurations.base.encode()
-        first = log.base_index + 1
-        for index, record in enumerate(log.read(first, log.last, EVERYTHING_BYTES), first):
+        for index, record in entries_of(ledger):
             disk.append(index, record)
         disk.applied_on_disk = ledger.applier.on_disk
         return disk
@@ -71,6 +71,7 @@ class Disk:
         for index in range(first, self.last + 1):
             self.terms.pop(index, None)
         self.last = min(self.last, first - 1)
+        self.compared = min(self.compared, first - 1)
         while self.configurations and self.configurations[-1][0] >= first:
             self.configurations.pop()
             self.configuration_changed = True
@@ -81,8 +82,20 @@ class Disk:
             self.terms.pop(old, None)
         self.base, self.base_term, self.base_configuration = index, term, configuration
         self.last = max(self.last, index)
+        self.compared = min(self.compared, index - 1)
         self.configurations = [row for row in self.configurations if row[0] > index]
         self.configuration_changed = True
+
+
+def entries_of(ledger: Ledger) -> list[tuple[int, bytes]]:
+    """(index, record) of each entry that an opened ledger's table holds behind its base."""
+    rows = ledger.tables.scan(LOG, key_of(ledger.log.base_index + 1), None)
+    return [(index_of(key), record) for key, record in rows]
+
+
+def terms_of(ledger: Ledger) -> dict[int, int]:
+    """The terms of those entries."""
+    return {index: term_of(record) for index, record in entries_of(ledger)}
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from forge_consensus.actors.simulated_cluster import SimulatedCluster
-from forge_consensus.events.types import ConsensusEvent, LeaderElected, NodeStarted
+from forge_consensus.events.types import (
+    BecameCandidate,
+    BecameLeader,
+    ConsensusEvent,
+    LeaderElected,
+    LeaderStepDown,
+    NodeStarted,
+)
 from forge_consensus.testing.rules.violations import ViolationError, demand
 
 
@@ -16,6 +23,8 @@ class Stream:
     boot: int = 0
     number: int = 0
     term: int = 0
+    leads: bool = False
+    """Whether it told that it leads, and not yet that this is over."""
     boots: list[tuple[int, int]] = field(default_factory=list)
     """Of each process: the first and the last number that it told."""
 
@@ -24,7 +33,7 @@ class EventOrder:
     """Hears everything that the nodes of a cluster tell, and checks each event against the one before.
 
     The numbers of a node rise: one by one while a process runs, and beyond all earlier ones when the next begins. Terms
-    never go back. Of each term one leader is told.
+    never go back. Of each term one leader is told, and a leader tells of its end before it stands again.
     """
 
     def __init__(self, cluster: SimulatedCluster) -> None:
@@ -52,13 +61,15 @@ class EventOrder:
         if base is None or event.node_id != name:
             raise ViolationError(f"events: {name} told {event}")
         identity = base.engine.ledger.identity
-        stream = self.streams.setdefault((name, identity.incarnation), Stream())
+        stream = self.streams.get((name, identity.incarnation))
+        if stream is None:
+            stream = self.streams[name, identity.incarnation] = Stream()
         number, first = event.sequence, identity.boot != stream.boot
         if first != isinstance(event, NodeStarted):
             raise ViolationError(f"events: a process of {name} begins with {event}")
         if first:
             demand(number > stream.number, "events", f"{name} repeats number {number}")
-            stream.boot = identity.boot
+            stream.boot, stream.leads = identity.boot, False
             stream.boots.append((number, number))
         elif number != stream.number + 1:
             raise ViolationError(f"events: {name} told {stream.number}, then {event}")
@@ -67,6 +78,9 @@ class EventOrder:
         if isinstance(event, LeaderElected):
             leader = self.elected.setdefault(event.term, event.leader)
             demand(leader == event.leader, "I1", f"{name} told of {event.leader} in {event.term}, others of {leader}")
+        if isinstance(event, BecameCandidate) and stream.leads:
+            raise ViolationError(f"events: {name} stands, and has not told that it leads no more: {event}")
+        stream.leads = isinstance(event, BecameLeader) or (stream.leads and not isinstance(event, LeaderStepDown))
         stream.boots[-1] = stream.boots[-1][0], number
         stream.number, stream.term = number, event.term
 

@@ -23,7 +23,7 @@ from forge_consensus.storage.machine import Entry
 from forge_consensus.storage.record import Kind, data_of, index_of, kind_of, parse, term_of
 from forge_consensus.storage.tables import Batch, Delete, DeleteRange, PutRun
 from forge_consensus.storage.transaction import unsealed
-from forge_consensus.testing.rules.disk_model import Disk, Reign, majorities_meet
+from forge_consensus.testing.rules.disk_model import Disk, Reign, majorities_meet, terms_of
 from forge_consensus.testing.rules.election_rules import ElectionRules
 from forge_consensus.testing.rules.read_rounds import ReadRounds, leading_of
 from forge_consensus.testing.rules.turn_rules import check_turn_end
@@ -93,6 +93,8 @@ class Invariants:
         kept = ledger.term > disk.term or ledger.vote == disk.vote or not disk.vote
         demand(kept, "I9", f"{name} forgot its vote of term {disk.term}")
         disk.term, disk.vote = ledger.term, ledger.vote
+        if damaged:
+            disk.compared = 0
         demand(ledger.identity.boot > disk.boots, "I9", f"{name} repeats boot {disk.boots}")
         at, log = ledger.applied, ledger.log
         demand(at >= disk.applied_on_disk or damaged, "I9", f"{name} restarts at {at}, not {disk.applied_on_disk}")
@@ -102,7 +104,7 @@ class Invariants:
                 self.truncated(name, disk, log.base_index + 1)
             disk.rebase(log.base_index, log.base_term, ledger.configurations.base.encode())
         demand(log.last >= disk.last, "I15", f"{name} lost entries: {log.last} of {disk.last}")
-        same = log.last == disk.last and (damaged or Disk.of(ledger).terms == disk.terms)
+        same = log.last == disk.last and (damaged or terms_of(ledger) == disk.terms)
         demand(same, "I7", f"{name} restarts with entries ({log.base_index}, {log.last}], its disk held others")
 
     def ended(self, node: SimulatedBase, error: BaseException | None) -> None:
@@ -331,13 +333,16 @@ class Invariants:
 
     def check_committed(self, node: SimulatedBase, disk: Disk, commit: int) -> None:
         """Everybody commits the same (I7), first the leader, entries of its own term on a majority's disks (I6)."""
-        for index in range(max(disk.commit, disk.base) + (disk.base <= disk.commit), commit + 1):
-            term = disk.term_at(index)
+        committed, terms, base = self.committed, disk.terms, disk.base
+        first = max(disk.commit, base) + (base <= disk.commit)
+        for index in range(max(first, disk.compared + 1), commit + 1):
+            term = terms.get(index) if index > base else disk.base_term
             if term is None:
                 raise ViolationError(f"I7: {node.name} commits {index} without having it")
-            known = self.committed.setdefault(index, term)
+            known = committed.setdefault(index, term)
             if known != term:
                 raise ViolationError(f"I7: {node.name} commits {index} of term {term}, it was of {known}")
+        disk.compared = max(disk.compared, commit)
         if commit <= self.committed_last or commit == 1:
             self.committed_last = max(self.committed_last, commit)
             return
