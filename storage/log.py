@@ -110,9 +110,9 @@ class Log:
     def scan(self, first: int, last: int) -> list[bytes]:
         """The records first..last as the table holds them, each checked."""
         rows = self.tables.scan(TABLE, key_of(first), key_of(last + 1))
+        indexes = range(first, last + 1)
         records = [record for _, record in rows]
-        # A record's checksum knows its index, so keys need a look only where this fails.
-        if len(rows) != last + 1 - first or not all(map(intact, range(first, last + 1), records)):
+        if [key for key, _ in rows] != [*map(key_of, indexes)] or not all(map(intact, indexes, records)):
             raise first_wrong(rows, first)
         return records
 
@@ -227,9 +227,9 @@ def first_wrong(rows: Iterable[KeyValue], first: int) -> CorruptionError:
     """The error for the first of the rows, which begin at `first`, that is damaged or not there."""
     index = first
     for key, record in rows:
-        if index_of(key) > index:
+        if key != key_of(index):
             break
-        if index_of(key) < index or not intact(index, record):
+        if not intact(index, record):
             return damaged(index)
         index += 1
     return missing(index)

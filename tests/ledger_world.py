@@ -127,6 +127,7 @@ class World:
     def lead(self) -> int:
         """Stand, win and begin with a no-op; all of it is durable."""
         with self.turn():
+            self.ledger.resign(self.ledger.term)
             term = self.ledger.stand(self.ledger.term)
         with self.turn():
             self.ledger.lead(term)

@@ -122,6 +122,17 @@ def test_standing_and_leading_in_a_turn_that_is_taken_back_does_not_lead_that_te
         ledger.lead(term)
 
 
+def test_who_leads_does_not_stand_before_it_has_resigned(world: World) -> None:
+    ledger = world.ledger
+    term = world.lead()
+    with world.turn():
+        with pytest.raises(StaleTermError):
+            ledger.stand(term)
+        assert (ledger.term, ledger.leading) == (term, term)
+        assert ledger.resign(term)
+        assert ledger.stand(term) == term + 1
+
+
 def test_entries_leave_early_only_when_leading_was_durable_before_the_turn(world: World) -> None:
     ledger = world.ledger
     ledger.begin(0)

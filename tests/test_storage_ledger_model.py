@@ -116,8 +116,10 @@ class Model:
 
     def do_stand(self, a: int, b: int) -> None:
         if a > 1:
-            self.now.term, self.now.vote, self.leading = self.now.term + 1, "n1", False
-            self.stood = self.world.ledger.stand(self.now.term - 1)
+            with self.refused_unless(not self.leading):
+                self.stood = self.world.ledger.stand(self.now.term)
+            if not self.leading:
+                self.now.term, self.now.vote = self.now.term + 1, "n1"
 
     def do_lead(self, a: int, b: int) -> None:
         term = self.now.term

@@ -333,10 +333,10 @@ class Invariants:
 
     def check_committed(self, node: SimulatedBase, disk: Disk, commit: int) -> None:
         """Everybody commits the same (I7), first the leader, entries of its own term on a majority's disks (I6)."""
-        committed, terms, base = self.committed, disk.terms, disk.base
-        first = max(disk.commit, base) + (base <= disk.commit)
+        committed, terms, begins = self.committed, disk.terms, disk.base
+        first = max(disk.commit, begins) + (begins <= disk.commit)
         for index in range(max(first, disk.compared + 1), commit + 1):
-            term = terms.get(index) if index > base else disk.base_term
+            term = terms.get(index) if index > begins else disk.base_term
             if term is None:
                 raise ViolationError(f"I7: {node.name} commits {index} without having it")
             known = committed.setdefault(index, term)
