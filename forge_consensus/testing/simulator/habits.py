@@ -70,7 +70,7 @@ class Habits:
             pipeline_max=3,
             read_share=0.95,
             lease_share=lease_share,
-            rest_s_max=0.05 * pace,
+            rest_s_max=0.15 * pace,
             patience_s=0.15 * pace,
             seek_share=0.7,
         )
