@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import MISSING, dataclass, fields
 from operator import attrgetter, call
-from typing import Any, cast, get_args, get_origin, get_type_hints
+from typing import Any, get_args, get_origin, get_type_hints
 
 import msgpack
 
@@ -109,24 +109,22 @@ def encode(frame: Frame) -> bytes:
     """The bytes of a frame."""
     message = frame.message
     schema = BY_KIND[type(message)]
-    return cast(
-        "bytes",
-        msgpack.packb(
-            (
-                VERSION,
-                frame.to,
-                frame.cluster,
-                frame.sender,
-                frame.incarnation,
-                frame.boot,
-                frame.to_boot,
-                frame.request,
-                frame.sent,
-                schema.tag,
-                *schema.values(message),
-            )
-        ),
+    data: bytes = msgpack.packb(
+        (
+            VERSION,
+            frame.to,
+            frame.cluster,
+            frame.sender,
+            frame.incarnation,
+            frame.boot,
+            frame.to_boot,
+            frame.request,
+            frame.sent,
+            schema.tag,
+            *schema.values(message),
+        )
     )
+    return data
 
 
 def unpacked(data: bytes | memoryview) -> tuple[Any, ...]:
@@ -166,6 +164,6 @@ def decode(data: bytes | memoryview, bytes_max: int) -> Frame:
             name for name, check, part in zip(schema.names, schema.checks, body, strict=False) if not check(part)
         )
         raise ProtocolError(f"{schema.kind.__name__}.{bad} is malformed")
-    make = cast("Callable[..., WireMessage]", schema.kind)
+    make: Callable[..., WireMessage] = schema.kind
     to, cluster, sender, incarnation, boot, to_boot, request, sent = parts[1:HEADER_FIELDS]
     return Frame(to, cluster, sender, incarnation, boot, to_boot, request, sent, make(*body))

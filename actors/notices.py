@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
-from forge_consensus.actors.messages import AppendEntries
+from forge_consensus.actors.messages import AppendEntries, message
 from forge_consensus.storage.applying import Applied
 from forge_consensus.storage.ledger import Proposal
 from forge_consensus.storage.snapshot_file import SnapshotInfo
@@ -13,28 +12,28 @@ from forge_consensus.storage.snapshot_file import SnapshotInfo
 # --- from the turn loop ----------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
+@message
 class Start:
     """Begin: the ledger is open and everybody exists. `again` after the actors were rebuilt."""
 
     again: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@message
 class Rebuild:
     """An actor failed: make all of them anew, from the ledger."""
 
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
+@message
 class TermRaised:
     """The term moved: whatever role was held in an earlier one is over."""
 
     term: int
 
 
-@dataclass(frozen=True, slots=True)
+@message
 class Persisted:
     """The log up to `index` is on disk; only this moves a leader's own match index."""
 
@@ -42,28 +41,28 @@ class Persisted:
     index: int
 
 
-@dataclass(frozen=True, slots=True)
+@message
 class CommitWasSlow:
     """A commit took so many seconds, longer than the minimal election timeout."""
 
     seconds: float
 
 
-@dataclass(frozen=True, slots=True)
+@message
 class LinkUp:
     """The connection to a peer stands; nobody was greeted yet."""
 
     node: str
 
 
-@dataclass(frozen=True, slots=True)
+@message
 class PeerUp:
     """A peer answered the greeting: it may be spoken to."""
 
     node: str
 
 
-@dataclass(frozen=True, slots=True)
+@message
 class PeerDown:
     """The connection to a peer broke."""
 
@@ -73,7 +72,7 @@ class PeerDown:
 # --- about leading ---------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
+@message
 class LeaderContact:
     """A leader of the present term was heard."""
 
@@ -81,7 +80,7 @@ class LeaderContact:
     term: int
 
 
-@dataclass(frozen=True, slots=True)
+@message
 class LeaderChanged:
     """Who leads is known, or no longer known (None)."""
 
@@ -89,14 +88,14 @@ class LeaderChanged:
     term: int
 
 
-@dataclass(frozen=True, slots=True)
+@message
 class LeadershipBegan:
     """This node leads the term."""
 
     term: int
 
 
-@dataclass(frozen=True, slots=True)
+@message
 class LeadershipEnded:
     """This node led the term and no longer does."""
 
@@ -104,7 +103,7 @@ class LeadershipEnded:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
+@message
 class Resign:
     """Stop leading the term."""
 
@@ -112,7 +111,7 @@ class Resign:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
+@message
 class FirstEntries:
     """A leader's entries that wait until the election actor has heard of it; `sender` is who gets the answer."""
 
@@ -123,7 +122,7 @@ class FirstEntries:
 # --- proposing, reading, applying ------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
+@message
 class Propose:
     """Put these into the log, if this node leads `term`."""
 
@@ -132,7 +131,7 @@ class Propose:
     proposals: list[Proposal]
 
 
-@dataclass(frozen=True, slots=True)
+@message
 class Proposed:
     """They are in the log as entries first..last."""
 
@@ -142,7 +141,7 @@ class Proposed:
     last: int
 
 
-@dataclass(frozen=True, slots=True)
+@message
 class ProposeRefused:
     """They are not in the log, and why."""
 
@@ -151,7 +150,7 @@ class ProposeRefused:
     text: str
 
 
-@dataclass(frozen=True, slots=True)
+@message
 class ReadIndex:
     """Say from which index on reads that were taken before this may be answered (dissertation 6.4)."""
 
@@ -159,7 +158,7 @@ class ReadIndex:
     lease: bool
 
 
-@dataclass(frozen=True, slots=True)
+@message
 class ReadReady:
     """From `index` on."""
 
@@ -167,7 +166,7 @@ class ReadReady:
     index: int
 
 
-@dataclass(frozen=True, slots=True)
+@message
 class AppliedEntries:
     """These entries were applied, in order."""
 
@@ -177,14 +176,14 @@ class AppliedEntries:
 # --- snapshots -------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
+@message
 class PeerNeedsSnapshot:
     """What the peer needs next is compacted away."""
 
     node: str
 
 
-@dataclass(frozen=True, slots=True)
+@message
 class SnapshotSent:
     """The peer has the state of `index`, durably."""
 
@@ -192,31 +191,31 @@ class SnapshotSent:
     index: int
 
 
-@dataclass(frozen=True, slots=True)
+@message
 class HoldApplying:
     """A user's machine is being restored elsewhere: apply nothing until told otherwise."""
 
     hold: bool
 
 
-@dataclass(frozen=True, slots=True)
+@message
 class SnapshotInstalled:
     """The state is that of a received snapshot."""
 
     index: int
 
 
-@dataclass(frozen=True, slots=True)
+@message
 class TakeSnapshot:
     """Take a snapshot now."""
 
 
-@dataclass(frozen=True, slots=True)
+@message
 class CaptureSnapshot:
     """The checkpoint is on disk: take the state."""
 
 
-@dataclass(frozen=True, slots=True)
+@message
 class SnapshotSaved:
     """The snapshot's file is durable, or `error` says why not."""
 
@@ -225,17 +224,17 @@ class SnapshotSaved:
     began: float
 
 
-@dataclass(frozen=True, slots=True)
+@message
 class CompactLog:
     """Cut the log behind the newest snapshot."""
 
 
-@dataclass(frozen=True, slots=True)
+@message
 class SweepLog:
     """Delete one slice of what was cut."""
 
 
-@dataclass(frozen=True, slots=True)
+@message
 class SnapshotChecked:
     """A file that a follower did not take was read again; `error` says what is wrong with it."""
 
@@ -243,7 +242,7 @@ class SnapshotChecked:
     error: str
 
 
-@dataclass(frozen=True, slots=True)
+@message
 class SnapshotReceived:
     """A received file is complete and durable, or `error` says why not."""
 
@@ -251,12 +250,12 @@ class SnapshotReceived:
     error: str
 
 
-@dataclass(frozen=True, slots=True)
+@message
 class InstallStep:
     """Move the next piece of a received snapshot into the ledger."""
 
 
-@dataclass(frozen=True, slots=True)
+@message
 class MachineRestored:
     """A user's machine took the snapshot, or `error` says why not."""
 
@@ -266,46 +265,46 @@ class MachineRestored:
 # --- an actor's own alarms -------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
+@message
 class ElectionTimeout:
     """Perhaps the leader is gone."""
 
 
-@dataclass(frozen=True, slots=True)
+@message
 class HeartbeatDue:
     """Time to be heard; `term` is that of the leadership that set it."""
 
     term: int
 
 
-@dataclass(frozen=True, slots=True)
+@message
 class SendEntries:
     """Send what followers lack."""
 
 
-@dataclass(frozen=True, slots=True)
+@message
 class ApplyCommitted:
     """Apply one slice."""
 
 
-@dataclass(frozen=True, slots=True)
+@message
 class CheckHealth:
     """Ask the peers, and judge."""
 
 
-@dataclass(frozen=True, slots=True)
+@message
 class CheckSnapshots:
     """Look whether a snapshot is due or a chunk overdue."""
 
 
-@dataclass(frozen=True, slots=True)
+@message
 class LocateExpired:
     """The asker's patience is over."""
 
     number: int
 
 
-@dataclass(frozen=True, slots=True)
+@message
 class HelloDue:
     """Greet a peer again."""
 

@@ -112,10 +112,12 @@ class SimulatedTables(MemoryTables):
 class WatchedEngine(Engine):
     """The engine, telling of actors' faults: in a simulation only those that were ordered may be."""
 
+    base: SimulatedBase
+
     def act(self, frames: list[tuple[Any, Any]], notices: list[tuple[str, Any]]) -> int:
         """Act as ever; then raise, if that is ordered for a turn that does what this one did."""
         messages = super().act(frames, notices)
-        base = cast("SimulatedBase", self.wire)
+        base = self.base
         if base.turn_fails is not None and base.turn_fails(self.ledger):
             base.turn_fails = None
             raise OrderedFaultError("OrderedFault at the end of a turn")
@@ -123,7 +125,7 @@ class WatchedEngine(Engine):
 
     def undo(self, fault: Exception) -> None:
         """Tell, then take the turn back as ever."""
-        cast("SimulatedBase", self.wire).actor_failed(fault)
+        self.base.actor_failed(fault)
         super().undo(fault)
 
 
@@ -161,6 +163,7 @@ class SimulatedBase:
         self.reports: deque[Callable[[], None]] = deque()
         self.chance = self.timeline.chance(f"{boot_name} base")
         self.engine = WatchedEngine(opened, options, clock, self, bus, self.timeline.chance(boot_name), address)
+        self.engine.base = self
         self.free_at = 0.0
         self.wake_at = float("inf")
         self.wake_number = 0

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import MISSING, fields
 from datetime import UTC, datetime
 from operator import attrgetter
-from typing import Any, Final, NoReturn, cast, get_type_hints
+from typing import Any, Final, NoReturn, get_type_hints
 
 import msgpack
 
@@ -107,7 +107,8 @@ def pack(event: ConsensusEvent, shorten: Check | None = None) -> bytes:
         data = {name: shorten(value) for name, value in data.items()}
     # An error text may hold a file name that is no Unicode: it must not stop the event.
     parts = [VERSION, event.topic, *envelope, data]
-    return cast("bytes", msgpack.packb(parts, unicode_errors="backslashreplace"))
+    body: bytes = msgpack.packb(parts, unicode_errors="backslashreplace")
+    return body
 
 
 def clip(value: Any) -> Any:

@@ -103,7 +103,8 @@ class ConfigurationHistory:
 
     def stored(self) -> bytes:
         """The indexes, to be stored."""
-        return cast("bytes", msgpack.packb([index for index, _ in self.rows]))
+        stored: bytes = msgpack.packb([index for index, _ in self.rows])
+        return stored
 
     @property
     def current(self) -> Configuration:

@@ -8,7 +8,7 @@ changes durable in one transaction and `rollback` takes all of them back, from m
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 import msgpack
 
@@ -142,7 +142,7 @@ class Ledger:
         hard = (self.term, self.vote, self.commit_index, self.log.last)
         if hard != self.hard_on_disk:
             check_vote(self.hard_on_disk, hard)
-            turn.put_meta(HARD, cast("bytes", msgpack.packb(hard)))
+            turn.put_meta(HARD, msgpack.packb(hard))
         mark = self.numbers.stage(turn.batch)
         self.journal.stage(turn.batch)
         if checkpoint:

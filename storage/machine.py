@@ -255,7 +255,7 @@ def outcome_of(result: Any, index: int, done: str = "the command was applied, bu
     if result is False:
         return NO
     try:
-        payload = cast("bytes", msgpack.packb(result))
+        payload: bytes = msgpack.packb(result)
     except (TypeError, ValueError, OverflowError):
         # msgpack's own text shows the object, perhaps with its address
         text = f"cannot encode its result ({type(result).__name__})"

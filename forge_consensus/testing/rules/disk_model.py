@@ -94,8 +94,9 @@ def entries_of(ledger: Ledger) -> list[tuple[int, bytes]]:
 
 
 def terms_of(ledger: Ledger) -> dict[int, int]:
-    """The terms of those entries."""
-    return {index: term_of(record) for index, record in entries_of(ledger)}
+    """The terms of those entries; written out because each restart asks for all of them."""
+    rows = ledger.tables.scan(LOG, key_of(ledger.log.base_index + 1), None)
+    return {index_of(key): term_of(record) for key, record in rows}
 
 
 @dataclass(frozen=True, slots=True)
