@@ -164,11 +164,8 @@ class SimulatedBase:
         self.chance = self.timeline.chance(f"{boot_name} base")
         self.engine = WatchedEngine(opened, options, clock, self, bus, self.timeline.chance(boot_name), address)
         self.engine.base = self
-        self.free_at = 0.0
-        self.wake_at = float("inf")
-        self.wake_number = 0
-        self.resume_at = 0.0
-        self.paused_at = 0.0
+        self.free_at = self.resume_at = self.paused_at = 0.0
+        self.wake_at, self.wake_number = float("inf"), 0
         # What is ordered against it:
         self.crash_at: CrashAt | None = None
         self.crash_commit = "any commit"

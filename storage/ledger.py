@@ -74,9 +74,7 @@ class Ledger:
         self.limits = limits
         self.log = Log(tables, limits.tail_bytes_max)
         self.turn = Transaction()
-        self.term = 0
-        self.vote = ""
-        self.commit_index = 0
+        self.term, self.vote, self.commit_index = 0, "", 0
         self.leading: int | None = None
         self.configurations = ConfigurationHistory()
         self.uncommitted = Uncommitted()
@@ -85,8 +83,7 @@ class Ledger:
         self.early_term: int | None = None
         self.appliable = 0
         self.stood = self.led = 0
-        self.checkpoint_wanted = False
-        self.checkpoint_clean_at = 0.0
+        self.checkpoint_wanted, self.checkpoint_clean_at = False, 0.0
         self.commit_before = 0
         self.hard_on_disk: tuple[int, str, int, int] = (0, "", 0, 0)
         self.configurations_on_disk: bytes | None = None
@@ -221,10 +218,7 @@ class Ledger:
         return True
 
     def stand(self, term: int) -> int:
-        """Enter the term after `term` with a vote for oneself; returns it.
-
-        Raises `StaleTermError` too while this node leads: all who act for a leader must be told of its end first.
-        """
+        """Enter the term after `term` with a vote for oneself; returns it. Leaders resign first, so that all hear."""
         self.require(term)
         if self.leading is not None:
             raise StaleTermError(self.term, term)

@@ -161,7 +161,7 @@ def test_i3_an_entry_with_a_hole_or_a_higher_term_before_it() -> None:
 
 def test_i4_a_leader_that_lacks_what_was_committed() -> None:
     with staged() as stage:
-        disk = stage.invariants.disk(stage.follower)
+        disk = stage.invariants.disks[stage.follower.name]
         disk.terms[stage.last] = 0
         stage.elect(stage.follower)
         with broken("I4", f"without committed entry {stage.last}"):
@@ -217,8 +217,8 @@ def test_i7_a_committed_entry_that_goes_or_changes() -> None:
         with broken("I7", "cuts its log"):
             row = cast("bytes", msgpack.packb((stage.last, stage.term + 1, b"")))
             stage.durable(stage.follower, lambda batch: put_meta(batch, BASE, row))
-        disk = stage.invariants.disk(stage.follower)
-        disk.terms[stage.last], disk.commit = 0, stage.last - 1
+        disk = stage.invariants.disks[stage.follower.name]
+        disk.terms[stage.last], disk.commit, disk.compared = 0, stage.last - 1, stage.last - 1
         with broken("I7", "it was of"):
             stage.invariants.follow_commit(stage.follower)
         del disk.terms[stage.last]
@@ -228,7 +228,7 @@ def test_i7_a_committed_entry_that_goes_or_changes() -> None:
 
 def test_i7_a_restart_with_other_entries() -> None:
     with staged() as stage:
-        disk = stage.invariants.disk(stage.follower)
+        disk = stage.invariants.disks[stage.follower.name]
         disk.terms[stage.last] += 1
         disk.boots -= 1
         with broken("I7", "its disk held others"):
@@ -273,7 +273,7 @@ def test_i9_what_goes_back_while_a_process_runs() -> None:
 )
 def test_i9_what_a_restart_forgets(field: str, text: str) -> None:
     with staged() as stage:
-        disk = stage.invariants.disk(stage.follower)
+        disk = stage.invariants.disks[stage.follower.name]
         disk.boots -= 1
         value: object = {"vote": "nobody", "boots": 99}.get(field, getattr(disk, field))
         setattr(disk, field, value + 1000 if isinstance(value, int) else value)
@@ -283,7 +283,7 @@ def test_i9_what_a_restart_forgets(field: str, text: str) -> None:
 
 def test_i10_a_second_vote_and_one_that_is_not_on_disk() -> None:
     with staged() as stage:
-        vote = stage.invariants.disk(stage.follower).vote
+        vote = stage.invariants.disks[stage.follower.name].vote
         with broken("I10", f"voted for {vote}, now for n9"):
             stage.hard(stage.follower, stage.term, "n9")
         with broken("I10", "a vote that is not on its disk"):
@@ -308,7 +308,7 @@ def test_i11_an_acknowledgement_of_what_is_not_there() -> None:
             stage.answer(stage.follower, replace(reply, term=stage.term + 1))
         with broken("I11", "lacks the snapshot"):
             stage.answer(stage.follower, SnapshotReply(stage.term, stage.last + 1, 10, True))
-        stage.invariants.disk(stage.follower).terms[stage.last] += 1
+        stage.invariants.disks[stage.follower.name].terms[stage.last] += 1
         with broken("I11", "another entry there"):
             stage.answer(stage.follower, reply)
 
@@ -341,7 +341,7 @@ def test_i12_configurations_that_may_not_follow_each_other() -> None:
 
 def test_i12_a_configuration_in_force_that_is_not_the_last_in_the_log() -> None:
     with staged() as stage:
-        disk = stage.invariants.disk(stage.follower)
+        disk = stage.invariants.disks[stage.follower.name]
         disk.configurations.append((stage.last, b"another"))
         disk.configuration_changed = True
         with broken("I12", "in force"):
@@ -386,7 +386,7 @@ def test_i14_a_command_that_is_executed_at_two_places() -> None:
 
 def test_i15_a_restart_that_lost_entries() -> None:
     with staged() as stage:
-        disk = stage.invariants.disk(stage.follower)
+        disk = stage.invariants.disks[stage.follower.name]
         disk.last += 1
         disk.boots -= 1
         with broken("I15", "lost entries"):

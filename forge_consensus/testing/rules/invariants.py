@@ -62,10 +62,6 @@ class Invariants:
         """(term, follower): up to where its leader counts it."""
         self.checks = 0
 
-    def disk(self, node: SimulatedBase) -> Disk:
-        """What is known of the node's disk."""
-        return self.disks[node.name]
-
     # --- processes ---------------------------------------------------------------------------------------------------
 
     def began(self, node: SimulatedBase) -> None:
@@ -93,8 +89,6 @@ class Invariants:
         kept = ledger.term > disk.term or ledger.vote == disk.vote or not disk.vote
         demand(kept, "I9", f"{name} forgot its vote of term {disk.term}")
         disk.term, disk.vote = ledger.term, ledger.vote
-        if damaged:
-            disk.compared = 0
         demand(ledger.identity.boot > disk.boots, "I9", f"{name} repeats boot {disk.boots}")
         at, log = ledger.applied, ledger.log
         demand(at >= disk.applied_on_disk or damaged, "I9", f"{name} restarts at {at}, not {disk.applied_on_disk}")
@@ -109,7 +103,7 @@ class Invariants:
 
     def ended(self, node: SimulatedBase, error: BaseException | None) -> None:
         """Its disk stays."""
-        disk = self.disk(node)
+        disk = self.disks[node.name]
         self.end_reign(node, disk)
         disk.commit = disk.applied = disk.leading = 0
         del self.bases[node.name]
@@ -266,7 +260,7 @@ class Invariants:
     def turned(self, node: SimulatedBase) -> None:
         """What the turn changed of roles, commit and applied index."""
         self.checks += 1
-        ledger, disk, name = node.engine.ledger, self.disk(node), node.name
+        ledger, disk, name = node.engine.ledger, self.disks[node.name], node.name
         if ledger.leading != (disk.leading or None):
             self.end_reign(node, disk)
             if ledger.leading is not None:
@@ -314,7 +308,7 @@ class Invariants:
         demand(elected, "I1", f"{node.name} leads term {term} by the votes of {sorted(voted)} only")
         before = max((index for t, index in self.committed_in.items() if t < term), default=0)
         if before:
-            there = self.disk(node).holds(before, self.committed[before])
+            there = self.disks[node.name].holds(before, self.committed[before])
             demand(there, "I4", f"{node.name} leads term {term} without committed entry {before}")
 
     def may_have_voted(self, name: str, term: int, candidate: str) -> bool:
