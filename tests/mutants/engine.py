@@ -13,7 +13,7 @@ from forge_consensus.storage.memory_tables import MemoryTables
 from forge_consensus.storage.tables import Batch
 from tests.mutants.patch import Patch
 from tests.mutants.registry import mutant
-from tests.mutants.snapshots import SMALL
+from tests.mutants.snapshots import OFTEN
 
 
 @mutant()
@@ -47,12 +47,12 @@ def a_turn_that_is_taken_back_is_told_all_the_same(patch: Patch) -> None:
 
 
 @mutant(
-    nodes=3,
+    nodes=5,
     clients=8,
     pace=1.0,
     own_machine=False,
-    limits=SMALL,
-    kinds=("fail_turn", "fail_actor", "isolate", "mend"),
+    limits=OFTEN,
+    kinds=("fail_actor", "isolate", "kill", "mend"),
 )
 def a_job_reports_to_actors_that_did_not_order_it(patch: Patch) -> None:
     """The report of a job reaches actors that were rebuilt meanwhile and know nothing of it."""
