@@ -41,6 +41,8 @@ class Context(Protocol):
     bind_address: str
     unanswered: dict[Any, None]
     """Kept by the gateway: whose requests are under way; it outlives the actors, so that they can be told."""
+    answered: list[Any]
+    """Whom this turn answers; they are taken out of `unanswered` when the answers have left, not before."""
     operations: list[tuple[float, int]] | None
     """Kept while somebody observes the node's turns: what was answered, as (`turn_began` when taken in, commands)."""
     turn_began: float

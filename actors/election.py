@@ -250,7 +250,8 @@ class ElectionActor(ConsensusActor):
         """A leader of our term spoke."""
         if message.term != self.ledger.term:
             return
-        self.heard_at = self.board.leader_heard_at = self.clock.now()
+        self.heard_at = self.clock.now()
+        self.board.leader_heard_at = self.clock.boottime_ns() / 1e9
         if self.left_behind(message.term):
             return
         self.asking = self.disconnected = False
@@ -300,7 +301,7 @@ class ElectionActor(ConsensusActor):
         if self.ledger.configuration.lease_reads:
             return
         self.disconnected = True
-        self.broke_at, self.broke_in = self.clock.now(), self.ledger.term
+        self.broke_at, self.broke_in = self.clock.now(), self.board.leader_term  # the ledger's may be its successor's
         self.fast_left = self.options.fast_retries
         self.wait_short()
 

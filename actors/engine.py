@@ -106,6 +106,7 @@ class Engine:
         self.generation = 0
         self.faults: deque[float] = deque()
         self.unanswered: dict[Any, None] = {}
+        self.answered: list[Any] = []
         self.links: set[str] = set()
         self.stopping = ""
         self.failure: BaseException | None = None
@@ -140,6 +141,8 @@ class Engine:
             self.next_turn(self.actor("election"), CommitWasSlow(took))
         if self.outbox.requests or self.outbox.answers or self.outbox.jobs:
             self.outbox.send()
+        while self.answered:  # only now, so that who waited is told if this turn had failed
+            self.unanswered.pop(self.answered.pop(), None)
         if self.events:
             self.tell_events()
         if report is not None:
@@ -186,6 +189,7 @@ class Engine:
         """
         self.ledger.rollback()
         self.outbox.drop()
+        self.answered.clear()
         self.mailbox.clear()
         self.events.clear()
         self.board.take_back(self.told)

@@ -101,13 +101,12 @@ class GatewayActor(ConsensusActor):
     def bind(self, context: Context) -> None:
         """Take the context."""
         super().bind(context)
-        self.unanswered = context.unanswered
+        self.unanswered, self.answered = context.unanswered, context.answered
 
     def receiveMsg_Start(self, message: Start, sender: Any) -> None:
         """After a fault nobody knows what became of what was asked."""
         for asker in list(self.unanswered):
             self.refuse(asker, OutcomeUnknownError.code, "an actor failed and was rebuilt: ask again")
-        self.unanswered.clear()
 
     # --- who leads ---------------------------------------------------------------------------------------------------
 
@@ -164,7 +163,7 @@ class GatewayActor(ConsensusActor):
 
     def refuse(self, asker: SenderAddress, code: str, text: str) -> None:
         """Refuse a whole request, and help to find the leader."""
-        self.unanswered.pop(asker, None)
+        self.answered.append(asker)
         known = self.located()
         self.send(asker, Refused(code, text, known.leader, known.address, known.term))
 
@@ -276,7 +275,8 @@ class GatewayActor(ConsensusActor):
             packs[key].append((seq, outcome.code, outcome.payload))
             if outcome.code:
                 failed.append((index, outcome))
-        while runs and runs[0].last <= self.ledger.applied:
+        told = entries[-1].index if entries else 0  # more may be applied, of which we are yet to be told
+        while runs and runs[0].last <= told:
             self.finished(runs.popleft())
         for key, items in packs.items():
             self.board.commands += len(items)
@@ -287,7 +287,7 @@ class GatewayActor(ConsensusActor):
 
     def finished(self, run: Run) -> None:
         """All entries of a run are applied."""
-        self.unanswered.pop(run.asker, None)
+        self.answered.append(run.asker)
         count = run.last - run.first + 1
         self.release(run.asker, count)
         if run.began and run.session and self.context.operations is not None:
@@ -355,7 +355,7 @@ class GatewayActor(ConsensusActor):
                     outcome = refusal(error.code, type(error).__name__, str(error))
             items.append((number, outcome.code, outcome.payload))
         self.board.reads += len(items)
-        self.unanswered.pop(question.asker, None)
+        self.answered.append(question.asker)
         self.send(question.asker, ReadResults(self.ledger.applied, stale_ms, tuple(items)))
 
     def staleness_ms(self) -> int:
@@ -364,7 +364,7 @@ class GatewayActor(ConsensusActor):
             return 0
         if self.board.leader_heard_at is None:
             return NEVER_MS
-        return int((self.clock.now() - self.board.leader_heard_at) * 1000)
+        return int((self.clock.boottime_ns() / 1e9 - self.board.leader_heard_at) * 1000)
 
     # --- status ------------------------------------------------------------------------------------------------------
 

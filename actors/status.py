@@ -47,7 +47,8 @@ class Source(Protocol):
 def facts_of(source: Source) -> dict[str, Any]:
     """The part of the status that is in memory; another thread may ask for it, and sees a turn half done at worst."""
     board, ledger, now = source.board, source.ledger, source.clock.now()
-    contact = None if board.leader_heard_at is None else now - board.leader_heard_at
+    heard_at = board.leader_heard_at
+    contact = None if heard_at is None else source.clock.boottime_ns() / 1e9 - heard_at
     return {
         "node_id": ledger.identity.node_id,
         "cluster_id": ledger.identity.cluster_id,

@@ -37,9 +37,10 @@ class HandClock:
 
     def __init__(self) -> None:
         self.seconds = 100.0
+        self.stalled = 0.0
 
     def now(self) -> float:
-        return self.seconds
+        return self.seconds - self.stalled
 
     def boottime_ns(self) -> int:
         return int(self.seconds * 1e9)

@@ -156,6 +156,16 @@ def test_what_a_dead_leader_sent_before_it_died_does_not_call_the_quick_election
     assert node.messages(RequestPreVote)
 
 
+def test_who_leads_next_is_followed_although_the_connection_to_its_predecessor_breaks_in_the_same_turn() -> None:
+    node = OneNode()
+    node.request("n2", "replication", AppendEntries(3, 1, 0, 1, 0, ()))
+    heard = (node.frame("n3", "replication", AppendEntries(4, 1, 0, 1, 0, ())), "->n3")
+    node.turn(heard, notices=node.engine.link("n2", False))
+    assert node.engine.board.leader == "n3"
+    node.wait(0.3)
+    assert not node.messages(RequestPreVote)
+
+
 def test_a_leader_that_lives_is_followed_again_although_its_connection_broke() -> None:
     node = OneNode()
     node.request("n2", "replication", AppendEntries(3, 1, 0, 1, 0, ()))

@@ -20,6 +20,7 @@ from forge_consensus.actors.messages import (
     Status,
     Submit,
 )
+from forge_consensus.actors.notices import SnapshotInstalled
 from forge_consensus.actors.options import Options
 from forge_consensus.storage.limits import Limits
 from forge_consensus.storage.machine import Command
@@ -151,6 +152,41 @@ def test_a_stale_read_says_how_stale() -> None:
     node.clock.seconds += 0.25
     node.request("", "gateway", Read("stale", query))
     assert node.last(ReadResults).stale_ms == 250
+
+
+def test_a_stale_read_counts_the_time_in_which_the_node_did_not_run() -> None:
+    node = OneNode()
+    node.request("n2", "replication", AppendEntries(3, 1, 0, 1, 0, ()))
+    node.clock.seconds += 5.0
+    node.clock.stalled += 5.1  # a turn's clock has run on until its end, and goes back then
+    node.request("", "gateway", Read("stale", ((1, msgpack.packb("n")),)))
+    assert node.last(ReadResults).stale_ms == 5000
+
+
+def test_who_was_answered_by_a_turn_that_then_failed_is_told_that_the_outcome_is_unknown() -> None:
+    node, session = single()
+    submit = Submit(session, 1, ((1, INCREMENT),))
+    node.engine.turn([(node.frame("", "gateway", submit), "->client")], [])
+    node.engine.after(0.0, node.engine.actor("health"), "no message of an actor's")
+    applied = node.ledger.applied
+    node.turn()
+    assert node.ledger.applied > applied
+    assert not node.messages(Results)
+    assert node.last(Refused).code == "CONSENSUS_OUTCOME_UNKNOWN"
+    assert not node.engine.unanswered
+    node.wait(2.0)
+    node.request("", "gateway", submit)
+    assert node.last(Results).items == ((1, "", b"\x01"),)
+
+
+def test_a_snapshot_that_is_installed_while_commands_wait_takes_no_answer_away() -> None:
+    """A leader may have begun to install it before it led; the turn that ends it tells of no entries."""
+    node, session = single()
+    node.engine.turn([(node.frame("", "gateway", Submit(session, 1, ((1, INCREMENT),))), "->client")], [])
+    node.engine.next_turn(node.engine.actor("replication"), SnapshotInstalled(1))
+    node.turn()
+    assert node.last(Results).items == ((1, "", b"\x01"),)
+    assert not node.engine.unanswered
 
 
 def test_a_query_that_fails_answers_only_itself() -> None:
