@@ -249,6 +249,35 @@ BUGS = (
         changes={"nodes": 5},
     ),
     Bug(
+        "A stale read did not count the time in which its node did not run; after a slow turn it was of less than no "
+        "age, which no client could decode.",
+        "seed 2340 of five nodes",
+        test="test_actors_gateway.py::test_a_stale_read_counts_the_time_in_which_the_node_did_not_run",
+        seed=2340,
+        changes={"nodes": 5},
+    ),
+    Bug(
+        "Who was answered by a turn that then failed was told nothing: neither the result nor that it is unknown.",
+        "review",
+        test=(
+            "test_actors_gateway.py::"
+            "test_who_was_answered_by_a_turn_that_then_failed_is_told_that_the_outcome_is_unknown"
+        ),
+    ),
+    Bug(
+        "A leader that ended an installation, begun as a follower, forgot who waited for what it applied in that turn.",
+        "review",
+        test="test_actors_gateway.py::test_a_snapshot_that_is_installed_while_commands_wait_takes_no_answer_away",
+    ),
+    Bug(
+        "A connection that broke in the turn in which its node's successor began to lead started one election more.",
+        "review",
+        test=(
+            "test_actors_election.py::"
+            "test_who_leads_next_is_followed_although_the_connection_to_its_predecessor_breaks_in_the_same_turn"
+        ),
+    ),
+    Bug(
         "A copy that its peers refused was started again and again, until it counted beyond what they could compare.",
         "review",
         test="test_storage_identity.py::test_a_copy_does_not_come_in_by_being_started_again_and_again",
