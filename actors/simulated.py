@@ -202,8 +202,7 @@ class SimulatedBase:
         timeline = self.timeline
         at = max(timeline.now + seconds, self.free_at, self.resume_at)
         if at < self.wake_at:
-            self.wake_at = at
-            self.wake_number += 1
+            self.wake_at, self.wake_number = at, self.wake_number + 1
             timeline.after(at - timeline.now, self.awake, self.wake_number)
 
     def awake(self, number: int) -> None:
@@ -215,7 +214,8 @@ class SimulatedBase:
             self.wake(0.0)
             return
         if self.paused_at:
-            self.clock.lost(max(0.0, (self.timeline.now - self.paused_at) * self.clock.rate - LATE_S))
+            still = self.timeline.now - max(self.paused_at, self.free_at)  # a turn that took long has told of it itself
+            self.clock.lost(max(0.0, still * self.clock.rate - LATE_S))
             self.paused_at = 0.0
         self.turn()
 

@@ -80,6 +80,8 @@ class Applier:
         self.generation = 0
         self.index = self.term = self.time_ms = 0
         self.on_disk = self.staged = 0
+        self.dirty_bytes = 0
+        """How much memory the state that is not on disk takes, about."""
         self.replacing = False
 
     def load(self) -> None:
@@ -91,6 +93,7 @@ class Applier:
             self.generation, self.index, self.term, self.time_ms, _ = msgpack.unpackb(stored)
         self.on_disk = self.index
         self.kept.bind(self.tables, self.generation)
+        self.measure()
         self.sessions = Sessions()
         self.sessions.load(self.tables, self.generation)
 
@@ -133,6 +136,7 @@ class Applier:
             raise
         except Exception as error:
             raise ApplyFaultError(self.index, f"{type(error).__name__}: {error}") from error
+        self.measure()
         return done
 
     def moved(self, record: Record) -> None:
@@ -229,11 +233,11 @@ class Applier:
         self.kept.checkpointed()
         self.sessions.checkpointed()
         self.on_disk = self.staged
+        self.measure()
 
-    @property
-    def dirty_bytes(self) -> int:
-        """How much memory the state that is not on disk takes, about."""
-        return self.kept.dirty[1] if self.kept is not None else 0
+    def measure(self) -> None:
+        """Note how much is not on disk: it is looked at in every turn, and changes in few."""
+        self.dirty_bytes = self.kept.dirty[1] if self.kept is not None else 0
 
 
 def put_point(batch: Batch, generation: int, point: Point) -> None:

@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import msgpack
 
-from forge_consensus.storage.machine import ADDRESS, Entry, LedgerMachine, Machine, StateMachine
+from forge_consensus.storage.machine import ADDRESS, Entry, Machine, StateMachine
 from forge_consensus.testing.rules.snapshot_rules import checked_snapshot
 from forge_consensus.testing.rules.violations import ViolationError, demand
 
@@ -169,11 +169,6 @@ class WatchedMachine:
         if name == "restore":
             return self.restoring(found)
         return found
-
-    @property
-    def dirty(self) -> tuple[int, int]:
-        """That of a machine in the ledger; written out because it is asked for at the end of every turn."""
-        return cast("LedgerMachine", self.machine).dirty
 
     def apply(self, entry: Entry) -> Any:
         """Apply and report; an error of the command is a result like any other."""

@@ -99,4 +99,5 @@ class ElectionRules:
 
 def tip_of(disk: Disk) -> Tip:
     """The tip of the log on a disk."""
-    return disk.term_at(disk.last) or 0, disk.last
+    last = disk.last
+    return disk.base_term if last == disk.base else disk.terms.get(last, 0), last
