@@ -209,6 +209,19 @@ def test_a_flipped_bit_is_noticed_at_the_next_start(table: str) -> None:
         ruined(world, name, "CorruptionError")
 
 
+def test_a_stop_within_a_slow_turn_is_not_counted_beside_it() -> None:
+    with led() as world:
+        node = follower(world)
+        node.slow_commits = (2.0, 2.0)
+        open_sessions(world, 1)
+        assert node.free_at > world.cluster.timeline.now + 1.0, "in the midst of a slow turn"
+        node.slow_commits = (0.0001, 0.002)
+        before = node.clock.now()
+        world.pause(node.name, 0.1)
+        world.advance(3.0)
+        assert node.clock.now() - before == pytest.approx(3.0, rel=0.01)
+
+
 def test_a_flipped_bit_stops_a_running_node_that_reads_it() -> None:
     with led() as world:
         open_sessions(world, 10)
