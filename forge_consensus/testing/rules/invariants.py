@@ -112,8 +112,8 @@ class Invariants:
 
     def durable(self, node: SimulatedBase, batch: Batch) -> None:
         """Follow the disk, entry by entry. What a leader has committed was on a majority's disks before."""
-        disk = self.disks[node.name]
-        if node.engine.ledger.leading is not None:
+        disk, ledger = self.disks[node.name], node.engine.ledger
+        if ledger.leading is not None and ledger.commit_index != disk.commit:
             self.follow_commit(node)
         for operation in batch.operations:
             if isinstance(operation, PutRun) and operation.table == "log":
@@ -196,7 +196,8 @@ class Invariants:
         """A frame leaves: after no storage error (I16), and of what it tells to be committed we know before others."""
         if node.disk_failed:
             raise ViolationError(f"I16: a frame leaves {node.name} after its disk failed")
-        self.follow_commit(node)
+        if node.engine.ledger.commit_index != self.disks[node.name].commit:
+            self.follow_commit(node)
 
     def asks(self, node: SimulatedBase, to: str, data: bytes) -> None:
         """A candidate's own vote is durable before it asks for others'."""
@@ -269,7 +270,8 @@ class Invariants:
         if applier.kept is None:
             disk.applied_on_disk = applier.on_disk
         check_turn_end(name, ledger, disk)
-        self.follow_commit(node)
+        if ledger.commit_index != disk.commit:
+            self.follow_commit(node)
         if disk.configuration_changed:
             disk.configuration_changed = False
             same = ledger.configuration.encode() == disk.configuration
@@ -319,8 +321,6 @@ class Invariants:
     def follow_commit(self, node: SimulatedBase) -> None:
         """Note how far a node says to have committed by now; it never goes back while it runs (I9)."""
         commit, disk = node.engine.ledger.commit_index, self.disks[node.name]
-        if commit == disk.commit:
-            return
         demand(commit >= disk.commit, "I9", f"{node.name} goes back from commit {disk.commit} to {commit}")
         self.check_committed(node, disk, commit)
         disk.commit = commit
