@@ -188,7 +188,7 @@ def test_processes_over_ipc_run_a_users_machine_with_limits_and_keep_a_given_fol
 
 
 def test_nothing_is_left_when_the_test_fails_or_a_node_cannot_start() -> None:
-    before = threading.active_count()
+    before = set(threading.enumerate())
     pids: list[int] = []
     with pytest.raises(ZeroDivisionError), LocalCluster(2, proxy=True) as failing:
         pids += [failing.process(name).pid for name in failing.names]
@@ -201,7 +201,7 @@ def test_nothing_is_left_when_the_test_fails_or_a_node_cannot_start() -> None:
         LocalCluster(2, extra_args=["--nonsense"]).start()
     assert not [pid for pid in pids if alive(pid)]
     assert not folder.exists()
-    assert threading.active_count() == before
+    assert not set(threading.enumerate()) - before
 
 
 def test_nothing_is_left_when_the_test_itself_is_killed() -> None:
