@@ -63,7 +63,7 @@ class Board:
     role: Role = Role.FOLLOWER  # election
     leader: str | None = None  # election
     leader_term: int = 0  # election
-    leader_heard_at: float | None = None  # election; seconds of CLOCK_BOOTTIME, for a pause makes what is here older
+    leader_heard_at: float | None = None  # election; seconds of CLOCK_BOOTTIME: a pause counts
     elections: int = 0  # election
     peers: dict[str, PeerView] = field(default_factory=dict)  # health
     has_quorum: bool = False  # health

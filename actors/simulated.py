@@ -13,6 +13,7 @@ from forge_consensus.actors.codec import Frame, encode
 from forge_consensus.actors.engine import SUPERVISOR, Engine
 from forge_consensus.actors.notices import Start
 from forge_consensus.actors.options import Options
+from forge_consensus.actors.simulated_files import close_file_of
 from forge_consensus.actors.simulated_network import Connection, Network
 from forge_consensus.actors.simulated_time import SimulatedClock
 from forge_consensus.actors.supervisor import SupervisorActor
@@ -153,8 +154,7 @@ class SimulatedBase:
     ) -> None:
         self.name = opened.ledger.identity.node_id
         self.clock = clock
-        self.network = network
-        self.timeline = network.timeline
+        self.network, self.timeline = network, network.timeline
         self.watchers = watchers
         self.alive = True
         self.answers_in: deque[tuple[bytes, Any]] = deque()
@@ -169,9 +169,8 @@ class SimulatedBase:
         # What is ordered against it:
         self.crash_at: CrashAt | None = None
         self.crash_commit = "any commit"
-        self.sends_left = 0
         self.slow_commits: tuple[float, float] = (0.0001, 0.002)
-        self.ordered_faults = 0
+        self.ordered_faults = self.sends_left = 0
         self.turn_fails: Callable[[Ledger], bool] | None = None
         """Tells of a turn by its ledger whether it is the one that fails at its end."""
         self.disk = cast("SimulatedTables", opened.ledger.tables)
@@ -361,6 +360,7 @@ class SimulatedBase:
 
         def work() -> None:
             if not (self.alive or self.orphan):
+                close_file_of(job)
                 return
             try:
                 result, error = job(), ""

@@ -6,6 +6,9 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+from forge_consensus.storage.snapshot_receiver import SnapshotReceiver
 
 STOPPING_STEPS = ("write", "flush", "rename", "flush folder")
 """The steps after which a process may be ended, or instead of which the disk may report an error."""
@@ -141,3 +144,10 @@ class SimulatedFiles:
         data[at] ^= 1 << bit
         (self.folder / name).write_bytes(bytes(data))
         self.inode(name).flushed = bytes(data)
+
+
+def close_file_of(job: Callable[[], Any]) -> None:
+    """Close the file that a job would have worked on, as the end of its process does; the file stays."""
+    receiver = getattr(job, "__self__", None)
+    if isinstance(receiver, SnapshotReceiver):
+        receiver.file.close()

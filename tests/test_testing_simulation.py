@@ -14,11 +14,6 @@ from forge_consensus.events.types import LeaderElected
 from forge_consensus.testing.simulator.plan import Plan
 from forge_consensus.testing.simulator.simulation import Simulation, run_seed
 
-pytestmark = [
-    # The end of a process closes the file that waits for a helper; here nobody does.
-    pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning"),
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
-]
 SEEDS = int(os.environ.get("FORGE_SEEDS", "500"))
 FIRST = int(os.environ.get("FORGE_FIRST_SEED", "1"))
 BLOCK = 10

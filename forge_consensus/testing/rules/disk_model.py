@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from forge_consensus.storage.ledger import Ledger
 from forge_consensus.storage.log import TABLE as LOG
 from forge_consensus.storage.record import Kind, data_of, index_of, key_of, kind_of, term_of
+from forge_consensus.storage.tables import KeyValue
 
 
 @dataclass(slots=True)
@@ -38,8 +39,8 @@ class Disk:
         log = ledger.log
         disk = cls(ledger.term, ledger.vote, log.base_index, log.base_term, last=log.base_index)
         disk.base_configuration = ledger.configurations.base.encode()
-        for index, record in entries_of(ledger):
-            disk.append(index, record)
+        for key, record in rows_of(ledger):
+            disk.append(index_of(key), record)
         disk.applied_on_disk = ledger.applier.on_disk
         return disk
 
@@ -87,16 +88,14 @@ class Disk:
         self.configuration_changed = True
 
 
-def entries_of(ledger: Ledger) -> list[tuple[int, bytes]]:
-    """(index, record) of each entry that an opened ledger's table holds behind its base."""
-    rows = ledger.tables.scan(LOG, key_of(ledger.log.base_index + 1), None)
-    return [(index_of(key), record) for key, record in rows]
+def rows_of(ledger: Ledger) -> list[KeyValue]:
+    """The rows of the entries that an opened ledger's table holds behind its base."""
+    return ledger.tables.scan(LOG, key_of(ledger.log.base_index + 1), None)
 
 
 def terms_of(ledger: Ledger) -> dict[int, int]:
-    """The terms of those entries; written out because each restart asks for all of them."""
-    rows = ledger.tables.scan(LOG, key_of(ledger.log.base_index + 1), None)
-    return {index_of(key): term_of(record) for key, record in rows}
+    """The terms of those entries."""
+    return {index_of(key): term_of(record) for key, record in rows_of(ledger)}
 
 
 @dataclass(frozen=True, slots=True)
