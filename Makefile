@@ -29,7 +29,7 @@ test: $(STAMP) ## check style, types and layers, then run the tests
 	$(BIN)/pytest -n 2
 
 mutants: $(STAMP) ## run the campaign against nodes with faults put in on purpose; each must be found
-	$(BIN)/python -m tests.mutants --jobs 2
+	$(BIN)/python -m tests.simulation.mutants --jobs 2
 
 campaign: $(STAMP) ## run many seeds: SEEDS=10000 FIRST=0 JOBS=2 MINUTES=30 NODES=5 PACE=40 STATE=file; again to go on
 	$(BIN)/python -m forge_consensus.testing.campaign --seeds $(or $(SEEDS),10000) --first $(or $(FIRST),0) \
@@ -37,7 +37,7 @@ campaign: $(STAMP) ## run many seeds: SEEDS=10000 FIRST=0 JOBS=2 MINUTES=30 NODE
 		$(if $(STATE),--state $(STATE))
 
 siege: $(STAMP) ## kill, stop and cut off real nodes under load for MINUTES=5, and judge what clients saw
-	$(BIN)/python -m tests.siege --minutes $(or $(MINUTES),5)
+	$(BIN)/python -m tests.cluster.siege --minutes $(or $(MINUTES),5)
 
 demo: $(STAMP) ## start a cluster of three, put it under load and end its leader
 	$(BIN)/forge-consensus demo --seconds 15

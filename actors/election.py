@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from forge_consensus.actors.actor import ConsensusActor, Context, Timer
-from forge_consensus.actors.board import Role
 from forge_consensus.actors.messages import PreVoteReply, RequestPreVote, RequestVote, VoteReply
 from forge_consensus.actors.notices import (
     CommitWasSlow,
@@ -20,7 +18,9 @@ from forge_consensus.actors.notices import (
     Start,
     TermRaised,
 )
-from forge_consensus.actors.quorum import has_majority
+from forge_consensus.actors.raft.quorum import has_majority
+from forge_consensus.actors.runtime.actor import ConsensusActor, Context, Timer
+from forge_consensus.actors.runtime.shared import Role
 from forge_consensus.events.types import (
     BecameCandidate,
     BecameFollower,

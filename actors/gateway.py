@@ -8,9 +8,6 @@ from typing import Any
 
 import msgpack
 
-from forge_consensus.actors.actor import ConsensusActor, Context, Timer
-from forge_consensus.actors.address import SenderAddress
-from forge_consensus.actors.failed_commands import FailedCommands
 from forge_consensus.actors.messages import (
     NEVER_MS,
     GetStatus,
@@ -38,8 +35,11 @@ from forge_consensus.actors.notices import (
     ReadReady,
     Start,
 )
-from forge_consensus.actors.retelling import page_of
-from forge_consensus.actors.status import status_of
+from forge_consensus.actors.raft.failed_commands import FailedCommands
+from forge_consensus.actors.raft.journal_pages import page_of
+from forge_consensus.actors.runtime.actor import ConsensusActor, Context, Timer
+from forge_consensus.actors.runtime.address import SenderAddress
+from forge_consensus.actors.runtime.status import status_of
 from forge_consensus.errors import (
     BusyError,
     CommandTooLargeError,
@@ -51,10 +51,10 @@ from forge_consensus.errors import (
     StaleTermError,
     UnavailableError,
 )
-from forge_consensus.storage.applying import Applied
-from forge_consensus.storage.ledger import Proposal
-from forge_consensus.storage.machine import Outcome, failure, outcome_of, refusal
-from forge_consensus.storage.record import Kind
+from forge_consensus.storage.ledger.applying import Applied
+from forge_consensus.storage.ledger.ledger import Proposal
+from forge_consensus.storage.ledger.record import Kind
+from forge_consensus.storage.machines.machine import Outcome, failure, outcome_of, refusal
 
 TTL_BYTES = 8
 TTL_MS_MAX = 24 * 3600 * 1000

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from forge_consensus.actors.actor import ConsensusActor, Context
-from forge_consensus.actors.board import HealthState, PeerStatus, PeerView
 from forge_consensus.actors.messages import CheckPeer, CheckPeerReply
 from forge_consensus.actors.notices import (
     CheckHealth,
@@ -15,7 +13,9 @@ from forge_consensus.actors.notices import (
     PeerUp,
     Start,
 )
-from forge_consensus.actors.quorum import has_majority, majority
+from forge_consensus.actors.raft.quorum import has_majority, majority
+from forge_consensus.actors.runtime.actor import ConsensusActor, Context
+from forge_consensus.actors.runtime.shared import HealthState, PeerStatus, PeerView
 from forge_consensus.events.types import (
     ConsensusEvent,
     Degraded,

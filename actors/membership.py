@@ -6,8 +6,6 @@ from typing import Any
 
 from loguru import logger
 
-from forge_consensus.actors.actor import ConsensusActor, Timer
-from forge_consensus.actors.gate import STRANGER
 from forge_consensus.actors.messages import Hello, HelloReply
 from forge_consensus.actors.notices import (
     HelloDue,
@@ -18,9 +16,11 @@ from forge_consensus.actors.notices import (
     PeerUp,
     Start,
 )
+from forge_consensus.actors.runtime.actor import ConsensusActor, Timer
+from forge_consensus.actors.runtime.gate import STRANGER
 from forge_consensus.errors import IdentityError
 from forge_consensus.events.types import ClusterFormed
-from forge_consensus.storage.transaction import get_meta
+from forge_consensus.storage.ledger.transaction import get_meta
 
 FORMED = b"formed"
 """A record that says that ClusterFormed was told."""

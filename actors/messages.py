@@ -235,7 +235,7 @@ class GetStatus:
 
 @message
 class Status:
-    """The node's own account; the keys are those of `forge_consensus.actors.status`."""
+    """The node's own account; the keys are those of `forge_consensus.actors.runtime.status`."""
 
     fields: dict[str, Any]
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from forge_consensus.actors.messages import AppendEntries, message
-from forge_consensus.storage.applying import Applied
-from forge_consensus.storage.ledger import Proposal
-from forge_consensus.storage.snapshot_file import SnapshotInfo
+from forge_consensus.storage.ledger.applying import Applied
+from forge_consensus.storage.ledger.ledger import Proposal
+from forge_consensus.storage.snapshots.file import SnapshotInfo
 
 # --- from the turn loop ----------------------------------------------------------------------------------------------
 

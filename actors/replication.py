@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from forge_consensus.actors.actor import ConsensusActor, Context
-from forge_consensus.actors.leading import Leading
 from forge_consensus.actors.messages import AppendEntries, AppendReply
 from forge_consensus.actors.notices import (
     AppliedEntries,
@@ -29,20 +27,22 @@ from forge_consensus.actors.notices import (
     SnapshotSent,
     Start,
 )
-from forge_consensus.actors.progress import Phase
+from forge_consensus.actors.raft.leadership import Leadership
+from forge_consensus.actors.raft.progress import Phase
+from forge_consensus.actors.runtime.actor import ConsensusActor, Context
 from forge_consensus.errors import BusyError, ProtocolError, StaleTermError, StorageFullError
 from forge_consensus.events.types import LogAppended, LogCommitted, LogTruncated
-from forge_consensus.storage.correlation import ids_between
-from forge_consensus.storage.ledger import Mismatch, Proposal
-from forge_consensus.storage.record import Kind
+from forge_consensus.storage.ledger.correlation import ids_between
+from forge_consensus.storage.ledger.ledger import Mismatch, Proposal
+from forge_consensus.storage.ledger.record import Kind
 
 
 class ReplicationActor(ConsensusActor):
-    """Owns what a leader knows of its followers (in `Leading`); a follower's side has no state but the ledger's."""
+    """Owns what a leader knows of its followers (in `Leadership`); a follower's side has no state but the ledger's."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.leading: Leading | None = None
+        self.leading: Leadership | None = None
         self.apply_due = False
         self.send_due = False
         self.held = False
@@ -68,7 +68,7 @@ class ReplicationActor(ConsensusActor):
         term = message.term
         noop = Proposal(Kind.NOOP, 0, 0, 0, b"")
         first, last = self.ledger.propose(term, self.clock.wall_ms(), [noop])
-        self.leading = Leading(self, term, first)
+        self.leading = Leadership(self, term, first)
         self.appended(first, last)
         self.after(self.options.heartbeat_interval, HeartbeatDue(term))
 
@@ -80,7 +80,7 @@ class ReplicationActor(ConsensusActor):
     def receiveMsg_LeaderChanged(self, message: LeaderChanged, sender: Any) -> None:
         """Of no interest here: the ledger knows whether this node leads."""
 
-    def current(self) -> Leading | None:
+    def current(self) -> Leadership | None:
         """The leadership, if it is still that of the ledger's term."""
         leading = self.leading
         if leading is not None and self.ledger.leading != leading.term:
@@ -146,7 +146,7 @@ class ReplicationActor(ConsensusActor):
             self.try_commit(leading)
         leading.answer_reads()
 
-    def try_commit(self, leading: Leading) -> None:
+    def try_commit(self, leading: Leadership) -> None:
         """Move the commit index to what a majority has on disk, entries of our own term only (I6)."""
         ledger = self.ledger
         before = ledger.commit_index

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from forge_consensus.actors.actor import ConsensusActor
-from forge_consensus.actors.board import PeerStatus
 from forge_consensus.actors.messages import InstallSnapshot, SnapshotReply
 from forge_consensus.actors.notices import (
     CaptureSnapshot,
@@ -26,7 +24,9 @@ from forge_consensus.actors.notices import (
     SweepLog,
     TakeSnapshot,
 )
-from forge_consensus.actors.sending import Sending
+from forge_consensus.actors.raft.snapshot_transfer import SnapshotTransfer
+from forge_consensus.actors.runtime.actor import ConsensusActor
+from forge_consensus.actors.runtime.shared import PeerStatus
 from forge_consensus.errors import ConsensusError, CorruptionError, SnapshotFailedError, StorageFullError
 from forge_consensus.events.types import (
     LogCompacted,
@@ -36,10 +36,10 @@ from forge_consensus.events.types import (
     SnapshotRestored,
     SnapshotStarted,
 )
-from forge_consensus.storage.machine import ApplyFaultError
-from forge_consensus.storage.snapshot_file import SnapshotInfo, verify
-from forge_consensus.storage.snapshot_receiver import SnapshotReceiver
-from forge_consensus.storage.snapshots import Installation
+from forge_consensus.storage.machines.machine import ApplyFaultError
+from forge_consensus.storage.snapshots.file import SnapshotInfo, verify
+from forge_consensus.storage.snapshots.receiver import SnapshotReceiver
+from forge_consensus.storage.snapshots.store import Installation
 
 CHECKS_A_HEALTH_CHECK = 2
 """How often it is looked whether a snapshot is due or a chunk must be sent again, in each `check_interval`."""
@@ -55,7 +55,7 @@ class SnapshotActor(ConsensusActor):
         self.saving = False
         self.saved_at = 0.0
         self.sweeping = False
-        self.sendings: dict[str, Sending] = {}
+        self.sendings: dict[str, SnapshotTransfer] = {}
         self.receiver: SnapshotReceiver | None = None
         self.receiving_from: tuple[str, int] = ("", 0)
         self.finishing = False
@@ -178,11 +178,11 @@ class SnapshotActor(ConsensusActor):
     def receiveMsg_PeerNeedsSnapshot(self, message: PeerNeedsSnapshot, sender: Any) -> None:
         """A follower is behind the log: send it the newest snapshot, or take one first."""
         if message.node not in self.sendings and self.ledger.leading is not None:
-            sending = Sending(message.node, self.ledger.leading)
+            sending = SnapshotTransfer(message.node, self.ledger.leading)
             self.sendings[message.node] = sending
             self.begin_sending(sending)
 
-    def begin_sending(self, sending: Sending) -> None:
+    def begin_sending(self, sending: SnapshotTransfer) -> None:
         """Send the newest snapshot from its first byte on."""
         sending.begin(self.snapshots.newest, self.ledger.log.base_index, self.clock.now())
         if sending.info is None:
@@ -190,7 +190,7 @@ class SnapshotActor(ConsensusActor):
         else:
             self.send_chunk(sending)
 
-    def send_chunk(self, sending: Sending) -> None:
+    def send_chunk(self, sending: SnapshotTransfer) -> None:
         """Send the chunk that the follower wants, one at a time."""
         if self.ledger.leading != sending.term:
             del self.sendings[sending.node]

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from forge_consensus.actors.actor import ConsensusActor
 from forge_consensus.actors.election import ElectionActor
 from forge_consensus.actors.gateway import GatewayActor
 from forge_consensus.actors.health import HealthActor
 from forge_consensus.actors.membership import MembershipActor
 from forge_consensus.actors.notices import LinkUp, Rebuild, Start
 from forge_consensus.actors.replication import ReplicationActor
+from forge_consensus.actors.runtime.actor import ConsensusActor
 from forge_consensus.actors.snapshot import SnapshotActor
 from forge_consensus.events.types import NodeStarted
 

@@ -3,13 +3,13 @@
 import tempfile
 
 from forge_consensus import Command, ConsensusService
+from forge_consensus.config.storage import StorageSettings
 from forge_consensus.events import BecameLeader, LeaderElected, QuorumAchieved, SnapshotCompleted
-from forge_consensus.storage.limits import Limits
 
 
 def main() -> None:
     """Start a node, listen in four ways, write until it takes a snapshot."""
-    limits = Limits(snapshot_entries=200, snapshot_seconds_min=0.1)
+    limits = StorageSettings(snapshot_entries=200, snapshot_seconds_min=0.1)
     with tempfile.TemporaryDirectory() as folder:
         service = ConsensusService(node_id="n1", bind="127.0.0.1:0", storage_path=folder, limits=limits)
 

@@ -12,7 +12,7 @@ from typing import Any
 from forge_consensus.client.pending import Pending
 from forge_consensus.client.sync import Client
 from forge_consensus.errors import ConsensusError, OutcomeUnknownError
-from forge_consensus.storage.machine import Command
+from forge_consensus.storage.machines.machine import Command
 
 WRITES_A_SECOND = 1500
 OUTSTANDING_MAX = 1000

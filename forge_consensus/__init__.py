@@ -63,8 +63,8 @@ if TYPE_CHECKING:
     from forge_consensus.feed.event_feed import EventFeed, Gap
     from forge_consensus.service.blocking import BlockingCallError
     from forge_consensus.service.consensus import ConsensusService
-    from forge_consensus.storage.kv import KeyValueMachine
-    from forge_consensus.storage.machine import Command, Entry, StateMachine
+    from forge_consensus.storage.machines.kv import KeyValueMachine
+    from forge_consensus.storage.machines.machine import Command, Entry, StateMachine
 
 __version__ = "0.1.0"
 
@@ -136,15 +136,15 @@ HOMES = {
     "AsyncClient": "forge_consensus.client.aio",
     "BlockingCallError": "forge_consensus.service.blocking",
     "Client": "forge_consensus.client.sync",
-    "Command": "forge_consensus.storage.machine",
+    "Command": "forge_consensus.storage.machines.machine",
     "ConsensusEvent": "forge_consensus.events.types",
     "ConsensusService": "forge_consensus.service.consensus",
-    "Entry": "forge_consensus.storage.machine",
+    "Entry": "forge_consensus.storage.machines.machine",
     "EventBus": "forge_consensus.events.bus",
     "EventFeed": "forge_consensus.feed.event_feed",
     "Gap": "forge_consensus.feed.event_feed",
-    "KeyValueMachine": "forge_consensus.storage.kv",
-    "StateMachine": "forge_consensus.storage.machine",
+    "KeyValueMachine": "forge_consensus.storage.machines.kv",
+    "StateMachine": "forge_consensus.storage.machines.machine",
 }
 """Where a public name lives that is not in `forge_consensus.errors`."""
 

@@ -9,18 +9,18 @@ from typing import cast
 
 import msgpack
 
+from forge_consensus.config.storage import StorageSettings
 from forge_consensus.errors import CorruptionError, IdentityError, InvalidConfigError, StorageError
-from forge_consensus.storage.applying import APPLIED, Applier
-from forge_consensus.storage.configuration import CONFIGURATIONS, Configuration
-from forge_consensus.storage.identity import Identity
-from forge_consensus.storage.ledger import HARD, Ledger
-from forge_consensus.storage.limits import Limits
-from forge_consensus.storage.machine import ApplyFaultError, Machine
-from forge_consensus.storage.record import REJOIN, Kind, encode, key_of
-from forge_consensus.storage.snapshot_file import list_snapshots
-from forge_consensus.storage.snapshots import Export, Snapshots
-from forge_consensus.storage.tables import Batch, Tables
-from forge_consensus.storage.transaction import get_meta, put_meta
+from forge_consensus.storage.backends.tables import Batch, Tables
+from forge_consensus.storage.ledger.applying import APPLIED, Applier
+from forge_consensus.storage.ledger.configuration import CONFIGURATIONS, Configuration
+from forge_consensus.storage.ledger.identity import Identity
+from forge_consensus.storage.ledger.ledger import HARD, Ledger
+from forge_consensus.storage.ledger.record import REJOIN, Kind, encode, key_of
+from forge_consensus.storage.ledger.transaction import get_meta, put_meta
+from forge_consensus.storage.machines.machine import ApplyFaultError, Machine
+from forge_consensus.storage.snapshots.file import list_snapshots
+from forge_consensus.storage.snapshots.store import Export, Snapshots
 
 INITIAL = b"initial"
 
@@ -50,7 +50,7 @@ def open_ledger(
     snapshots_folder: Path,
     founding: Founding,
     machine: Machine,
-    limits: Limits,
+    limits: StorageSettings,
     export: Export,
 ) -> Opened:
     """Open the ledger in these tables; the next boot is durable when this returns (one flush).

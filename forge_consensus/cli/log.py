@@ -12,17 +12,17 @@ from forge_consensus.cli.main import Commands
 from forge_consensus.cli.options import output_option
 from forge_consensus.errors import CorruptionError
 from forge_consensus.output import bytes_text, json_text
-from forge_consensus.storage.configuration import Configuration
-from forge_consensus.storage.folder import Folder
-from forge_consensus.storage.identity import IDENTITY
-from forge_consensus.storage.ledger import BASE, HARD, NO_BASE
-from forge_consensus.storage.lmdb_tables import LmdbTables
-from forge_consensus.storage.log import TABLE
-from forge_consensus.storage.record import Kind, data_of, index_of, intact, key_of, kind_of, term_of
-from forge_consensus.storage.snapshot_file import list_snapshots
-from forge_consensus.storage.snapshot_file import verify as verify_snapshot
-from forge_consensus.storage.tables import Tables
-from forge_consensus.storage.transaction import META, get_meta
+from forge_consensus.storage.backends.folder import Folder
+from forge_consensus.storage.backends.lmdb import LmdbTables
+from forge_consensus.storage.backends.tables import Tables
+from forge_consensus.storage.ledger.configuration import Configuration
+from forge_consensus.storage.ledger.identity import IDENTITY
+from forge_consensus.storage.ledger.ledger import BASE, HARD, NO_BASE
+from forge_consensus.storage.ledger.log import TABLE
+from forge_consensus.storage.ledger.record import Kind, data_of, index_of, intact, key_of, kind_of, term_of
+from forge_consensus.storage.ledger.transaction import META, get_meta
+from forge_consensus.storage.snapshots.file import list_snapshots
+from forge_consensus.storage.snapshots.file import verify as verify_snapshot
 
 PAGE_RECORDS = 2_000
 FAULTS_MAX = 100

@@ -13,20 +13,20 @@ from typing import Any
 
 import click
 
-from forge_consensus.actors.options import Options
+from forge_consensus.cli.log_setup import configure_logging
 from forge_consensus.client.endpoints import parse_endpoint
+from forge_consensus.config.raft import RaftSettings
+from forge_consensus.config.storage import StorageSettings
 from forge_consensus.errors import InvalidConfigError
 from forge_consensus.events.bus import EventBus
 from forge_consensus.events.encoding import to_json_line
 from forge_consensus.events.log_lines import log_events
-from forge_consensus.events.log_setup import configure_logging
 from forge_consensus.events.types import ConsensusEvent
-from forge_consensus.node import Node, Settings, bind_address, takes_free_port
-from forge_consensus.storage.limits import Limits
-from forge_consensus.storage.lmdb_tables import MAP_BYTES, QUOTA_BYTES
+from forge_consensus.service.node import Node, NodeSettings, bind_address, takes_free_port
+from forge_consensus.storage.backends.lmdb import MAP_BYTES, QUOTA_BYTES
 
-OPTIONS = Options()
-LIMITS = Limits()
+OPTIONS = RaftSettings()
+LIMITS = StorageSettings()
 STOP_SECONDS_MAX = 10.0
 """A node that was asked to stop and has not by then is ended; what it acknowledged is on disk anyway."""
 EVENTS_QUEUE_MAX = 10_000
@@ -165,19 +165,19 @@ def node(
     ends it with 69, a folder that is in use or belongs to another node or cluster with 78, a failing store with 70.
     """
     members = parse_peers(peers)
-    settings = Settings(
+    settings = NodeSettings(
         node_id=node_id,
         cluster_id=cluster,
         bind=parse_listen(listen, node_id, members),
         peers=members,
         storage_path=data,
         lease_reads=lease_reads,
-        options=Options(
+        options=RaftSettings(
             heartbeat_interval=heartbeat_interval,
             election_timeout_min=election_timeout_min,
             election_timeout_max=election_timeout_max,
         ),
-        limits=Limits(snapshot_entries=snapshot_entries),
+        limits=StorageSettings(snapshot_entries=snapshot_entries),
         quota_bytes=quota_bytes,
         map_bytes=map_bytes,
         metrics=metrics,
@@ -214,7 +214,7 @@ class Ending:
         late.start()
 
 
-def serve(settings: Settings, *, show_events: bool) -> None:
+def serve(settings: NodeSettings, *, show_events: bool) -> None:
     """Open the node, say that it serves, and run it until a signal. Raises what else ends it."""
     bus = EventBus()
     log_events(bus)

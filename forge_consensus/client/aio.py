@@ -9,11 +9,11 @@ from types import TracebackType
 from typing import Any, Self, cast
 
 from forge_consensus.actors.messages import Located
-from forge_consensus.client.limits import Limits
+from forge_consensus.client.connections import LocalPort
 from forge_consensus.client.pending import Pending, PendingRead
 from forge_consensus.client.sync import SCAN_LIMIT, TIMEOUT_S, Calls, ReadDetail
-from forge_consensus.client.wires import LocalPort
-from forge_consensus.storage.machine import Command
+from forge_consensus.config.client import ClientSettings
+from forge_consensus.storage.machines.machine import Command
 
 
 class AsyncClient(Calls):
@@ -29,7 +29,7 @@ class AsyncClient(Calls):
         timeout: float = TIMEOUT_S,
         cluster_id: str = "",
         *,
-        limits: Limits | None = None,
+        limits: ClientSettings | None = None,
         port: LocalPort | None = None,
         correlate: bool = False,
     ) -> None:

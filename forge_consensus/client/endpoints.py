@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from forge_consensus.actors.messages import Locate, Located
-from forge_consensus.actors.place import IPC, check_path
+from forge_consensus.actors.transport.endpoint import IPC, check_path
 from forge_consensus.errors import InvalidConfigError
 
 LOCAL = "local"

@@ -12,7 +12,7 @@ import msgpack
 
 from forge_consensus.actors.messages import GetStatus, Locate, Located, Status
 from forge_consensus.errors import ConsensusError, ConsensusTimeoutError
-from forge_consensus.storage.correlation import correlation_of
+from forge_consensus.storage.ledger.correlation import correlation_of
 
 FOREVER_S = -1
 """What a lock takes for no timeout."""

@@ -9,9 +9,9 @@ from typing import Any
 
 from forge_consensus.actors.messages import Read, ReadResults
 from forge_consensus.client.endpoints import Directory, Endpoint
-from forge_consensus.client.lane import Lane
 from forge_consensus.client.outcome import result_error
 from forge_consensus.client.pending import PendingRead
+from forge_consensus.client.request_window import RequestWindow
 
 STALE = "stale"
 CONSISTENCIES = ("linearizable", "lease", STALE)
@@ -23,12 +23,12 @@ class Reads:
     Stale ones go to the nearest endpoint, all others to the leader.
     """
 
-    def __init__(self, directory: Directory, prefer: str, lane: Callable[[Iterator[int]], Lane[Any]]) -> None:
+    def __init__(self, directory: Directory, prefer: str, lane: Callable[[Iterator[int]], RequestWindow[Any]]) -> None:
         self.directory = directory
         self.prefer = prefer
         """The endpoint that answers stale reads, if it is connected."""
         numbers = itertools.count(1)
-        self.lanes: dict[str, Lane[PendingRead[Any]]] = {name: lane(numbers) for name in CONSISTENCIES}
+        self.lanes: dict[str, RequestWindow[PendingRead[Any]]] = {name: lane(numbers) for name in CONSISTENCIES}
         self.stale = self.lanes[STALE]
         self.strict = [lane for name, lane in self.lanes.items() if name != STALE]
         self.asked = ""

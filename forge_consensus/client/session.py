@@ -19,8 +19,7 @@ from forge_consensus.actors.messages import (
     WireMessage,
 )
 from forge_consensus.client.endpoints import Directory, Endpoint
-from forge_consensus.client.lane import Lane
-from forge_consensus.client.limits import Limits, Patience
+from forge_consensus.client.node_queries import NodeQueries
 from forge_consensus.client.outcome import (
     NOT_LEADING,
     OUTCOME_UNKNOWN,
@@ -30,9 +29,11 @@ from forge_consensus.client.outcome import (
     result_error,
     retried,
 )
+from forge_consensus.client.patience import Patience
 from forge_consensus.client.pending import Pending, PendingAsk, PendingRead
-from forge_consensus.client.questions import Questions
 from forge_consensus.client.reads import Reads
+from forge_consensus.client.request_window import RequestWindow
+from forge_consensus.config.client import ClientSettings
 from forge_consensus.errors import NotLeaderError, NotStartedError, OutcomeUnknownError, SessionExpiredError
 
 SESSION_EXPIRED = SessionExpiredError.code
@@ -57,20 +58,20 @@ class SessionCore:
         *,
         now: float,
         random: Callable[[], float],
-        limits: Limits | None = None,
+        limits: ClientSettings | None = None,
         cluster: str = "",
         prefer: str = "",
         follow: bool = True,
     ) -> None:
-        self.limits = limits or Limits()
+        self.limits = limits or ClientSettings()
         self.now = now
         self.random = random
         self.directory = Directory(endpoints, cluster, random)
         self.directory.follow = follow
         self.requests = itertools.count(1)
-        self.commands: Lane[Pending[Any]] = self.lane(itertools.count(1))
+        self.commands: RequestWindow[Pending[Any]] = self.lane(itertools.count(1))
         self.reads = Reads(self.directory, prefer, self.lane)
-        self.questions = Questions(self.directory)
+        self.questions = NodeQueries(self.directory)
         self.resolved: list[Pending[Any]] = []
         self.session = 0
         self.session_used_at = now
@@ -81,17 +82,17 @@ class SessionCore:
         self.opening_at = -inf
         self.patience = Patience(self.limits, random, now)
 
-    def lane(self, numbers: Iterator[int]) -> Lane[Any]:
+    def lane(self, numbers: Iterator[int]) -> RequestWindow[Any]:
         """A lane with this client's bounds."""
         limits = self.limits
-        return Lane(
+        return RequestWindow(
             numbers,
             items_max=limits.frame_items_max,
             bytes_max=limits.frame_bytes_max,
             open_max=limits.outstanding_max,
         )
 
-    def lanes(self) -> list[Lane[Any]]:
+    def lanes(self) -> list[RequestWindow[Any]]:
         """All lanes, that of the commands first."""
         return [self.commands, *self.reads.lanes.values()]
 
@@ -260,7 +261,7 @@ class SessionCore:
                 self.opening_at = -inf
             self.turn_away(endpoint, message)
 
-    def give_up(self, lane: Lane[Any], pendings: list[Any], message: Refused) -> None:
+    def give_up(self, lane: RequestWindow[Any], pendings: list[Any], message: Refused) -> None:
         """Sending these again would not help."""
         for pending in pendings:
             lane.drop(pending.number)

@@ -13,14 +13,14 @@ from typing import Any, Self, cast
 import msgpack
 
 from forge_consensus.actors.messages import GetStatus, Locate, Located
+from forge_consensus.client.connections import LocalPort
+from forge_consensus.client.driver import Deliver, Driver, finish_all
 from forge_consensus.client.endpoints import LOCAL, LOCATE_WAIT_MS, parse_endpoint, parse_endpoints
-from forge_consensus.client.limits import Limits
-from forge_consensus.client.link import Deliver, Link, finish_all
 from forge_consensus.client.pending import Pending, PendingAsk, PendingRead
 from forge_consensus.client.reads import CONSISTENCIES
-from forge_consensus.client.wires import LocalPort
+from forge_consensus.config.client import ClientSettings
 from forge_consensus.errors import CommandTooLargeError, InvalidConfigError
-from forge_consensus.storage.machine import COMMAND_BYTES_MAX, Command
+from forge_consensus.storage.machines.machine import COMMAND_BYTES_MAX, Command
 
 TIMEOUT_S = 5.0
 TIMEOUT_S_MAX = 1e9
@@ -61,7 +61,7 @@ class Calls:
         timeout: float = TIMEOUT_S,
         cluster_id: str = "",
         *,
-        limits: Limits | None = None,
+        limits: ClientSettings | None = None,
         port: LocalPort | None = None,
         deliver: Deliver = finish_all,
         follow: bool = True,
@@ -74,7 +74,7 @@ class Calls:
         self.timeout = timeout
         self.correlation_ids = correlation_ids() if correlate else None
         """Where ids for commands without one come from, if every command shall have one."""
-        self.link = Link(
+        self.link = Driver(
             endpoints, cluster=cluster_id, limits=limits, port=port, deliver=deliver, follow=follow, prefer=prefer
         )
 

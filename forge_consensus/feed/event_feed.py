@@ -16,8 +16,8 @@ from forge_consensus.errors import ConsensusError, InvalidConfigError
 from forge_consensus.events.stream import StreamEndedError
 from forge_consensus.events.subscription import inside_inline_handler
 from forge_consensus.events.types import ConsensusEvent
+from forge_consensus.feed.driver import FeedDriver
 from forge_consensus.feed.following import ANY_INCARNATION, PAGE_ROWS, Gap, Position, Since, Told, Wanted
-from forge_consensus.feed.link import FeedLink
 
 __all__ = ["EventFeed", "Gap", "Position", "Since"]
 
@@ -70,7 +70,7 @@ class EventFeed:
         self.sleepers: list[Sleeper] = []
         self.ended = False
         self.error: ConsensusError | None = None
-        self.link = FeedLink(
+        self.link = FeedDriver(
             self,
             parse_endpoints(endpoints),
             Wanted([kinds] if isinstance(kinds, str) else kinds),

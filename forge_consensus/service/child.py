@@ -19,15 +19,15 @@ from typing import IO, Any
 
 import zmq
 
-from forge_consensus.actors.options import Options
+from forge_consensus.config.raft import RaftSettings
+from forge_consensus.config.storage import StorageSettings
 from forge_consensus.errors import ConsensusError
 from forge_consensus.events.bus import EventBus
 from forge_consensus.events.encoding import to_msgpack
 from forge_consensus.events.types import NodeStopped
-from forge_consensus.node import Node, Settings
 from forge_consensus.service.machines import MachineChoice
+from forge_consensus.service.node import Node, NodeSettings
 from forge_consensus.service.thread_node import typed
-from forge_consensus.storage.limits import Limits
 
 LOOK_SECONDS = 0.5
 """How often the child looks whether its parent is still the same."""
@@ -37,7 +37,7 @@ LINGER_SECONDS = 10.0
 """How long a node may take to stop after its parent is gone; then the process ends anyway."""
 
 
-def blueprint_of(settings: Settings, machine: str) -> dict[str, Any]:
+def blueprint_of(settings: NodeSettings, machine: str) -> dict[str, Any]:
     """What a child needs to know, as JSON can say it."""
     return {
         "settings": {**asdict(settings), "storage_path": str(settings.storage_path)},
@@ -47,10 +47,10 @@ def blueprint_of(settings: Settings, machine: str) -> dict[str, Any]:
     }
 
 
-def settings_of(row: dict[str, Any]) -> Settings:
+def settings_of(row: dict[str, Any]) -> NodeSettings:
     """The settings in a blueprint."""
-    made = {"options": Options(**row["options"]), "limits": Limits(**row["limits"])}
-    return Settings(**{**row, **made})
+    made = {"options": RaftSettings(**row["options"]), "limits": StorageSettings(**row["limits"])}
+    return NodeSettings(**{**row, **made})
 
 
 class Child:

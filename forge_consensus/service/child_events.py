@@ -8,7 +8,7 @@ import threading
 import zmq
 from loguru import logger
 
-from forge_consensus.actors.place import url_of
+from forge_consensus.actors.transport.endpoint import url_of
 from forge_consensus.events.bus import EventBus
 from forge_consensus.events.encoding import EventDecodeError, from_msgpack
 from forge_consensus.events.types import EVENT_TYPES, UnknownEvent

@@ -6,14 +6,16 @@ import copy
 import time
 from typing import Any
 
-from forge_consensus.actors.quorum import majority
+from forge_consensus.actors.raft.quorum import majority
 from forge_consensus.client.aio import AsyncClient
+from forge_consensus.client.connections import LocalPort
 from forge_consensus.client.pending import Pending
 from forge_consensus.client.sync import KeyCalls, ReadDetail
-from forge_consensus.client.wires import LocalPort
 from forge_consensus.errors import ConsensusError, NoLeaderError, NoQuorumError, NotStartedError, UnavailableError
 from forge_consensus.events.bus import EventBus
-from forge_consensus.service.accounts import (
+from forge_consensus.service.blocking import refuse_to_wait
+from forge_consensus.service.lifecycle import ServiceLifecycle
+from forge_consensus.service.reports import (
     ClusterInfo,
     ConsensusStats,
     HealthStatus,
@@ -22,10 +24,8 @@ from forge_consensus.service.accounts import (
     health_of_none,
     stats_of,
 )
-from forge_consensus.service.blocking import refuse_to_wait
-from forge_consensus.service.lifecycle import ServiceLifecycle
 from forge_consensus.service.thread_node import Glance
-from forge_consensus.storage.machine import Command
+from forge_consensus.storage.machines.machine import Command
 
 STATUS_S = 1.0
 """How long a question about the node may take, where the node is another process."""

@@ -12,20 +12,20 @@ from typing import Literal, Self
 
 from loguru import logger
 
-from forge_consensus.actors.options import Options
-from forge_consensus.client.limits import Limits as ClientLimits
 from forge_consensus.client.sync import TIMEOUT_S, Client, check_timeout
+from forge_consensus.config.client import ClientSettings
+from forge_consensus.config.raft import RaftSettings
+from forge_consensus.config.storage import StorageSettings
 from forge_consensus.errors import AlreadyStartedError, ConsensusError, InvalidConfigError, NotStartedError
 from forge_consensus.events.bus import EventBus
 from forge_consensus.events.types import BecameLeader, SnapshotCompleted
-from forge_consensus.node import EXAMPLE, Settings
-from forge_consensus.service.accounts import Meter
 from forge_consensus.service.blocking import refuse_to_wait
 from forge_consensus.service.machines import MachineChoice
+from forge_consensus.service.node import EXAMPLE, NodeSettings
 from forge_consensus.service.process_node import ProcessNode
+from forge_consensus.service.reports import Meter
 from forge_consensus.service.thread_node import Host, ThreadNode
-from forge_consensus.storage.limits import Limits
-from forge_consensus.storage.lmdb_tables import MAP_BYTES, QUOTA_BYTES
+from forge_consensus.storage.backends.lmdb import MAP_BYTES, QUOTA_BYTES
 
 BIND = "127.0.0.1:7000"
 START_S = 30.0
@@ -38,7 +38,7 @@ def check_kinds(peers: object, options: object, limits: object) -> None:
     """Raise `InvalidConfigError` for what is not of the kind that it must be."""
     if not isinstance(peers, Mapping | None):
         raise InvalidConfigError(f"peers is {peers!r}: it must map node ids to HOST:PORT, such as {EXAMPLE}")
-    for name, value, kind in (("options", options, Options), ("limits", limits, Limits)):
+    for name, value, kind in (("options", options, RaftSettings), ("limits", limits, StorageSettings)):
         if not isinstance(value, kind | None):
             raise InvalidConfigError(f"{name} is {value!r}: it must be {kind.__module__}.{kind.__qualname__}(...)")
 
@@ -57,11 +57,11 @@ class ServiceLifecycle:
         *,
         mode: Literal["thread", "process"] = "thread",
         lease_reads: bool = False,
-        options: Options | None = None,
-        limits: Limits | None = None,
+        options: RaftSettings | None = None,
+        limits: StorageSettings | None = None,
         timeout: float = TIMEOUT_S,
         forward: bool = True,
-        client_limits: ClientLimits | None = None,
+        client_limits: ClientSettings | None = None,
         quota_bytes: int = QUOTA_BYTES,
         map_bytes: int = MAP_BYTES,
         on_failure: OnFailure | None = None,
@@ -71,15 +71,15 @@ class ServiceLifecycle:
             raise InvalidConfigError(f"mode is {mode!r}: expected 'thread' or 'process'")
         check_timeout(timeout)
         check_kinds(peers, options, limits)
-        self.settings = Settings(
+        self.settings = NodeSettings(
             node_id=node_id,
             cluster_id=cluster_id,
             bind=bind or (peers or {}).get(node_id, BIND),
             peers=dict(peers or {}),
             storage_path=storage_path,
             lease_reads=lease_reads,
-            options=options or Options(),
-            limits=limits or Limits(),
+            options=options or RaftSettings(),
+            limits=limits or StorageSettings(),
             quota_bytes=quota_bytes,
             map_bytes=map_bytes,
             metrics=metrics,

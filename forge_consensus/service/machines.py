@@ -9,7 +9,7 @@ from importlib import import_module
 from typing import Any, cast
 
 from forge_consensus.errors import InvalidConfigError
-from forge_consensus.storage.machine import Machine
+from forge_consensus.storage.machines.machine import Machine
 
 NEEDED = ("apply", "query", "snapshot", "restore")
 KEPT_NEEDED = ("apply", "query", "checkpoint", "bind")

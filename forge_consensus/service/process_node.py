@@ -21,10 +21,10 @@ from forge_consensus.errors import (
     error_from_code,
 )
 from forge_consensus.events.bus import EventBus
-from forge_consensus.node import Settings
 from forge_consensus.service.child import blueprint_of
 from forge_consensus.service.child_events import ChildEvents
 from forge_consensus.service.machines import MachineChoice
+from forge_consensus.service.node import NodeSettings
 from forge_consensus.service.thread_node import Glance, OnEnd
 
 FRESH_S = 0.05
@@ -39,7 +39,7 @@ Ask = Callable[[float], dict[str, Any]]
 class ProcessNode:
     """One run of a node as a child process. `ask` is set when a client of it exists."""
 
-    def __init__(self, settings: Settings, choice: MachineChoice, bus: EventBus, on_end: OnEnd) -> None:
+    def __init__(self, settings: NodeSettings, choice: MachineChoice, bus: EventBus, on_end: OnEnd) -> None:
         self.bus = bus
         self.on_end = on_end
         self.blueprint = blueprint_of(settings, choice.path())

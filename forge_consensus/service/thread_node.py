@@ -8,12 +8,12 @@ from typing import Any, NamedTuple, Protocol
 
 from loguru import logger
 
-from forge_consensus.actors.status import facts_of
-from forge_consensus.client.wires import LocalPort
+from forge_consensus.actors.runtime.status import facts_of
+from forge_consensus.client.connections import LocalPort
 from forge_consensus.errors import ConsensusError, ConsensusTimeoutError, NotStartedError, OperationFailedError
 from forge_consensus.events.bus import EventBus
-from forge_consensus.node import Node, Settings
 from forge_consensus.service.machines import MachineChoice
+from forge_consensus.service.node import Node, NodeSettings
 
 OnEnd = Callable[[ConsensusError], None]
 """Called once, on any thread, with what ended a node that nobody had asked to end."""
@@ -58,7 +58,7 @@ class Host(Protocol):
 class ThreadNode:
     """One run of a node on a thread. What it says of itself is read from memory, without waiting."""
 
-    def __init__(self, settings: Settings, choice: MachineChoice, bus: EventBus, on_end: OnEnd) -> None:
+    def __init__(self, settings: NodeSettings, choice: MachineChoice, bus: EventBus, on_end: OnEnd) -> None:
         self.node = Node(settings, bus)
         self.choice = choice
         self.on_end = on_end

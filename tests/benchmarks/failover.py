@@ -18,9 +18,9 @@ import time
 from pathlib import Path
 from typing import Any, Self
 
-from forge_consensus.actors.options import Options
 from forge_consensus.client.sync import Client
-from tests.cluster import ProcessCluster
+from forge_consensus.config.raft import RaftSettings
+from tests.worlds.cluster import ProcessCluster
 
 SETTLE_SECONDS = 2.0
 ANSWER_SECONDS_MAX = 15.0
@@ -96,7 +96,7 @@ def measure(rounds: int, *, pause: bool) -> dict[str, Any]:
                 leader.start()
             time.sleep(SETTLE_SECONDS)
             cluster.wait_level()
-    options = Options()
+    options = RaftSettings()
     return {
         "system": "forge-consensus",
         "work": "failover",

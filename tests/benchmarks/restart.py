@@ -15,8 +15,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from forge_consensus.storage.machine import Command
-from tests.cluster import ProcessCluster
+from forge_consensus.storage.machines.machine import Command
+from tests.worlds.cluster import ProcessCluster
 
 BURST = 4_000
 KEYS = 10_000

@@ -12,7 +12,7 @@ from loguru import logger
 
 from forge_consensus.events.bus import EventBus
 from forge_consensus.events.types import ConsensusEvent
-from forge_consensus.node import Node, Settings
+from forge_consensus.service.node import Node, NodeSettings
 
 SLEEP_S = 1.0
 
@@ -60,7 +60,7 @@ def main() -> None:
     bus = EventBus()
     for name in arguments.subscriber:
         bus.subscribe(ConsensusEvent, HANDLERS[name])
-    node = Node(Settings(arguments.id, arguments.cluster, arguments.listen, peers, arguments.data), bus)
+    node = Node(NodeSettings(arguments.id, arguments.cluster, arguments.listen, peers, arguments.data), bus)
     node.open()
     signal.signal(signal.SIGTERM, lambda *_: node.stop("SIGTERM"))
     print(f"node {arguments.id} serving at {node.address}", flush=True)

@@ -31,11 +31,11 @@ from typing import Any
 import zmq
 
 from forge_consensus.client.sync import Client
-from forge_consensus.storage.machine import Command
+from forge_consensus.storage.machines.machine import Command
 from tests.benchmarks.failover import ANSWER_SECONDS_MAX, FALLEN_SECONDS, SETTLE_SECONDS, Writing
 from tests.benchmarks.subscribed_node import command
 from tests.benchmarks.throughput import WARM_UP, cpu_seconds, put_pipelined
-from tests.cluster import ROOT, START_SECONDS_MAX, ProcessCluster
+from tests.worlds.cluster import ROOT, START_SECONDS_MAX, ProcessCluster
 
 KINDS = ("none", "everything", "remote", "sleeping", "raising")
 WITH_FAILOVER = ("none", "sleeping", "raising")

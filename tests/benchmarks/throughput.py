@@ -22,9 +22,9 @@ from pathlib import Path
 from typing import Any
 
 from forge_consensus.client.sync import Client
-from forge_consensus.storage.machine import Command
+from forge_consensus.storage.machines.machine import Command
 from tests.benchmarks.failover import percentile
-from tests.cluster import ProcessCluster
+from tests.worlds.cluster import ProcessCluster
 
 KEYS = 10_000
 WARM_UP = 2_000

@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from forge_consensus.actors.options import Options
-from forge_consensus.storage.limits import Limits
+from forge_consensus.config.raft import RaftSettings
+from forge_consensus.config.storage import StorageSettings
 from forge_consensus.testing.simulator.plan import Plan
 from forge_consensus.testing.simulator.trial import Failure, Trial, attempt
 
@@ -152,8 +152,10 @@ class Shrinker:
         self.change(pace=1.0)
         self.change(own_machine=False)
         self.change(lease_reads=False)
-        if not self.change(limits=Limits(), options=Options()) and not self.change(limits=Limits()):
-            self.change(options=Options())
+        if not self.change(limits=StorageSettings(), options=RaftSettings()) and not self.change(
+            limits=StorageSettings()
+        ):
+            self.change(options=RaftSettings())
         any(self.change(clients=clients) for clients in range(plan.clients))
         any(self.change(nodes=nodes) for nodes in range(1, plan.nodes))
 

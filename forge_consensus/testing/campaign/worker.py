@@ -19,11 +19,11 @@ from typing import Any
 
 from loguru import logger
 
-from forge_consensus.actors.simulated_folder import PREFIX, SHARED_MEMORY
 from forge_consensus.testing.campaign.shrink import Run, shrink
 from forge_consensus.testing.campaign.state import code_version
 from forge_consensus.testing.simulator.plan import Plan
 from forge_consensus.testing.simulator.trial import Trial
+from forge_consensus.testing.world.folder import PREFIX, SHARED_MEMORY
 
 DUMP_S_MAX = 2.0
 """How long a worker that hangs has to write down where it is."""

@@ -14,13 +14,13 @@ from functools import partial
 import msgpack
 
 from forge_consensus.actors.notices import TakeSnapshot
-from forge_consensus.actors.simulated import COMMITS, CrashAt
 from forge_consensus.errors import StorageError
-from forge_consensus.storage.identity import BOOTS, IDENTITY
-from forge_consensus.storage.memory_tables import DISK_FREE_BYTES, MemoryTable
-from forge_consensus.storage.transaction import META, unsealed
+from forge_consensus.storage.backends.memory import DISK_FREE_BYTES, MemoryTable
+from forge_consensus.storage.ledger.identity import BOOTS, IDENTITY
+from forge_consensus.storage.ledger.transaction import META, unsealed
 from forge_consensus.testing.faults.processes import NOBODY
 from forge_consensus.testing.faults.strike import Strike
+from forge_consensus.testing.world.base import COMMITS, CrashAt
 
 STEPS_MAX = 12
 PUT_BACK_TRIES = 5

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from forge_consensus.actors.simulated_cluster import SimulatedCluster
-from forge_consensus.storage.memory_tables import DISK_FREE_BYTES
+from forge_consensus.storage.backends.memory import DISK_FREE_BYTES
 from forge_consensus.testing.faults.disks import DISK_FAULTS
 from forge_consensus.testing.faults.networks import CUTS, NETWORK_FAULTS
 from forge_consensus.testing.faults.processes import PROCESS_FAULTS
 from forge_consensus.testing.faults.strike import Ordered, Strike
+from forge_consensus.testing.world.cluster import SimulatedCluster
 
 Fault = Callable[[Strike], str]
 """Orders one fault; returns what exactly, in words."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 import dataclasses
 from functools import partial
 
-from forge_consensus.actors.simulated_network import Weather
 from forge_consensus.testing.faults.processes import NOBODY
 from forge_consensus.testing.faults.strike import Strike
+from forge_consensus.testing.world.network import Weather
 
 FLAPS_MAX = 20
 

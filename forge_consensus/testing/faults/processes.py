@@ -6,9 +6,9 @@ from collections.abc import Callable
 from functools import partial
 
 from forge_consensus.actors.notices import TakeSnapshot
-from forge_consensus.actors.simulated import CrashAt, SimulatedBase
-from forge_consensus.storage.ledger import Ledger
+from forge_consensus.storage.ledger.ledger import Ledger
 from forge_consensus.testing.faults.strike import Strike
+from forge_consensus.testing.world.base import CrashAt, SimulatedBase
 
 FAULTY_ACTORS = ("election", "replication", "membership", "snapshot", "health", "gateway")
 ACTOR_FAULTS_MAX = 3

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from forge_consensus.actors.simulated import SimulatedBase
+from forge_consensus.testing.world.base import SimulatedBase
 
 if TYPE_CHECKING:
     from forge_consensus.testing.faults.drawn import Faults

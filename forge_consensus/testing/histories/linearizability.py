@@ -11,10 +11,10 @@ from math import inf
 from typing import Any, Final
 
 from forge_consensus.testing.histories.history import Operation, Outcome
+from forge_consensus.testing.histories.intervals import Contradiction, contradiction
 from forge_consensus.testing.histories.models import Insightful, Model
-from forge_consensus.testing.histories.placement import OutOfTimeError, Search
 from forge_consensus.testing.histories.register import REGISTER
-from forge_consensus.testing.histories.spans import Contradiction, contradiction
+from forge_consensus.testing.histories.search import OutOfTimeError, Search
 
 __all__ = ["REGISTER", "Model", "Verdict", "check"]
 

@@ -8,7 +8,7 @@ from enum import Enum
 from math import isnan
 from typing import Any, Final
 
-from forge_consensus.storage.kv_commands import INT_MAX, INT_MIN
+from forge_consensus.storage.machines.kv_commands import INT_MAX, INT_MIN
 from forge_consensus.testing.histories.history import Operation, Outcome
 from forge_consensus.testing.histories.models import ANY, Unknown
 

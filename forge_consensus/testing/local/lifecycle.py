@@ -9,13 +9,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
 
-from forge_consensus.actors.options import Options
 from forge_consensus.client.sync import Client
+from forge_consensus.config.raft import RaftSettings
+from forge_consensus.config.storage import StorageSettings
 from forge_consensus.errors import AlreadyStartedError, InvalidConfigError, NodeNotFoundError, NotStartedError
-from forge_consensus.node import Settings
 from forge_consensus.service.machines import MachineChoice
-from forge_consensus.storage.limits import Limits
-from forge_consensus.storage.lmdb_tables import MAP_BYTES, QUOTA_BYTES
+from forge_consensus.service.node import NodeSettings
+from forge_consensus.storage.backends.lmdb import MAP_BYTES, QUOTA_BYTES
 from forge_consensus.testing.local.arguments import check_choices, check_launching, check_settings
 from forge_consensus.testing.local.guard import Guard
 from forge_consensus.testing.local.node_process import NodeProcess
@@ -38,8 +38,8 @@ class ClusterLifecycle:
         seed: int = 0,
         folder: str | Path | None = None,
         cluster_id: str = "local",
-        options: Options | None = None,
-        limits: Limits | None = None,
+        options: RaftSettings | None = None,
+        limits: StorageSettings | None = None,
         lease_reads: bool = False,
         quota_bytes: int = QUOTA_BYTES,
         map_bytes: int = MAP_BYTES,
@@ -60,8 +60,8 @@ class ClusterLifecycle:
         self.state_machine = state_machine
         self.facts: dict[str, Any] = {
             "cluster_id": cluster_id,
-            "options": options or Options(),
-            "limits": limits or Limits(),
+            "options": options or RaftSettings(),
+            "limits": limits or StorageSettings(),
             "lease_reads": lease_reads,
             "quota_bytes": quota_bytes,
             "map_bytes": map_bytes,
@@ -164,7 +164,7 @@ class ClusterLifecycle:
             raise InvalidConfigError(
                 f"the folder {self.folder} cannot be made ({error.strerror}): name one where this user may write"
             ) from error
-        settings = Settings(
+        settings = NodeSettings(
             node_id=name,
             bind=self.real_addresses[name],
             peers=self.addresses,

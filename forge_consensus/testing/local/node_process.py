@@ -15,15 +15,15 @@ from types import FrameType
 from typing import Final
 
 import forge_consensus
-from forge_consensus.actors.options import Options
+from forge_consensus.config.raft import RaftSettings
+from forge_consensus.config.storage import StorageSettings
 from forge_consensus.errors import (
     ConsensusTimeoutError,
     InvalidConfigError,
     NotStartedError,
     OperationFailedError,
 )
-from forge_consensus.node import Settings
-from forge_consensus.storage.limits import Limits
+from forge_consensus.service.node import NodeSettings
 from forge_consensus.testing.local.guard import Guard
 from forge_consensus.testing.local.own_node import settings_text
 
@@ -38,7 +38,7 @@ HOME: Final = str(Path(forge_consensus.__file__).parent.parent)
 class NodeProcess:
     """A node as a process of its own, with its output in a file."""
 
-    def __init__(self, settings: Settings, machine: str, folder: Path, guard: Guard) -> None:
+    def __init__(self, settings: NodeSettings, machine: str, folder: Path, guard: Guard) -> None:
         self.name = settings.node_id
         self.settings = settings
         self.machine = machine
@@ -178,8 +178,8 @@ def uninterrupted() -> Iterator[None]:
             usual(*held[0])
 
 
-def arguments(settings: Settings) -> list[str]:
-    """Settings as arguments of ``forge-consensus node``, as far as it knows them."""
+def arguments(settings: NodeSettings) -> list[str]:
+    """NodeSettings as arguments of ``forge-consensus node``, as far as it knows them."""
     options = settings.options
     peers = ",".join(f"{node}={address}" for node, address in settings.peers.items())
     flags = ["--lease-reads"] if settings.lease_reads else []
@@ -194,8 +194,8 @@ def arguments(settings: Settings) -> list[str]:
     ]
 
 
-def beyond_the_command_line(settings: Settings) -> bool:
+def beyond_the_command_line(settings: NodeSettings) -> bool:
     """Whether there are options or limits that ``forge-consensus node`` has no argument for."""
     options, limits = settings.options, settings.limits
-    known = Options(options.heartbeat_interval, options.election_timeout_min, options.election_timeout_max)
-    return options != known or limits != Limits(snapshot_entries=limits.snapshot_entries)
+    known = RaftSettings(options.heartbeat_interval, options.election_timeout_min, options.election_timeout_max)
+    return options != known or limits != StorageSettings(snapshot_entries=limits.snapshot_entries)

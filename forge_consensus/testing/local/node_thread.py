@@ -15,9 +15,9 @@ from forge_consensus.events.log_lines import FREQUENT, QUEUE_MAX, line_of
 from forge_consensus.events.selection import Selection
 from forge_consensus.events.subscription import QueuedSubscription
 from forge_consensus.events.types import EVENT_TYPES, ConsensusEvent
-from forge_consensus.node import Settings
 from forge_consensus.service.consensus import ConsensusService
 from forge_consensus.service.machines import MachineChoice
+from forge_consensus.service.node import NodeSettings
 from forge_consensus.service.thread_node import ThreadNode
 
 END_SECONDS_MAX: Final = 10.0
@@ -27,7 +27,7 @@ ORDERED: Final = "ordered"
 class NodeThread:
     """A node as a `ConsensusService` on a thread. Its service, with its bus, lives as long as the cluster."""
 
-    def __init__(self, settings: Settings, machine: object, folder: Path) -> None:
+    def __init__(self, settings: NodeSettings, machine: object, folder: Path) -> None:
         self.name = settings.node_id
         self.settings = settings
         self.machine = machine

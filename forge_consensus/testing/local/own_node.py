@@ -12,17 +12,17 @@ import sys
 from dataclasses import asdict
 from typing import Any
 
+from forge_consensus.cli.log_setup import configure_logging
 from forge_consensus.errors import ConsensusError
 from forge_consensus.events.bus import EventBus
 from forge_consensus.events.log_lines import log_events
-from forge_consensus.events.log_setup import configure_logging
-from forge_consensus.node import Node, Settings
 from forge_consensus.service.child import settings_of
 from forge_consensus.service.machines import MachineChoice
+from forge_consensus.service.node import Node, NodeSettings
 
 
-def settings_text(settings: Settings) -> str:
-    """Settings as an argument."""
+def settings_text(settings: NodeSettings) -> str:
+    """NodeSettings as an argument."""
     return json.dumps({**asdict(settings), "storage_path": str(settings.storage_path)})
 
 

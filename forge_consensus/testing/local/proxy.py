@@ -18,7 +18,7 @@ from pathlib import Path as FilePath
 from types import TracebackType
 from typing import Any, Final, Self, TypeVar
 
-from forge_consensus.actors.place import path_of
+from forge_consensus.actors.transport.endpoint import path_of
 from forge_consensus.client.endpoints import parse_endpoint
 from forge_consensus.errors import (
     AlreadyStartedError,

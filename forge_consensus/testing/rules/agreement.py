@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import msgpack
 
-from forge_consensus.storage.machine import ADDRESS, Entry, Machine, StateMachine
+from forge_consensus.storage.machines.machine import ADDRESS, Entry, Machine, StateMachine
 from forge_consensus.testing.rules.snapshot_rules import checked_snapshot
 from forge_consensus.testing.rules.violations import ViolationError, demand
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from forge_consensus.storage.ledger import Ledger
-from forge_consensus.storage.log import TABLE as LOG
-from forge_consensus.storage.record import Kind, data_of, index_of, key_of, kind_of, term_of
-from forge_consensus.storage.tables import KeyValue
+from forge_consensus.storage.backends.tables import KeyValue
+from forge_consensus.storage.ledger.ledger import Ledger
+from forge_consensus.storage.ledger.log import TABLE as LOG
+from forge_consensus.storage.ledger.record import Kind, data_of, index_of, key_of, kind_of, term_of
 
 
 @dataclass(slots=True)

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections import defaultdict
 from dataclasses import dataclass, field
 
-from forge_consensus.actors.board import Role
 from forge_consensus.actors.election import ElectionActor
 from forge_consensus.actors.messages import PreVoteReply, RequestPreVote, RequestVote, VoteReply
-from forge_consensus.actors.simulated import SimulatedBase
-from forge_consensus.actors.simulated_network import Connection
+from forge_consensus.actors.runtime.shared import Role
 from forge_consensus.testing.rules.disk_model import Disk
 from forge_consensus.testing.rules.violations import ViolationError, demand
+from forge_consensus.testing.world.base import SimulatedBase
+from forge_consensus.testing.world.network import Connection
 
 Tip = tuple[int, int]
 """(term, index) of a log's last entry: what is compared before a vote (paper 5.4.1)."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from forge_consensus.actors.simulated_cluster import SimulatedCluster
 from forge_consensus.events.types import (
     BecameCandidate,
     BecameLeader,
@@ -14,6 +13,7 @@ from forge_consensus.events.types import (
     NodeStarted,
 )
 from forge_consensus.testing.rules.violations import ViolationError, demand
+from forge_consensus.testing.world.cluster import SimulatedCluster
 
 
 @dataclass(slots=True)

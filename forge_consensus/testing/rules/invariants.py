@@ -5,7 +5,6 @@ from __future__ import annotations
 import msgpack
 
 from forge_consensus.actors.codec import Frame, decode
-from forge_consensus.actors.leading import Leading
 from forge_consensus.actors.messages import (
     AppendReply,
     PreVoteReply,
@@ -14,20 +13,21 @@ from forge_consensus.actors.messages import (
     SnapshotReply,
     VoteReply,
 )
-from forge_consensus.actors.simulated import SimulatedBase
-from forge_consensus.actors.simulated_network import Connection
-from forge_consensus.storage.applying import APPLIED
-from forge_consensus.storage.configuration import Configuration
-from forge_consensus.storage.ledger import BASE, HARD
-from forge_consensus.storage.machine import Entry
-from forge_consensus.storage.record import Kind, data_of, index_of, kind_of, parse, term_of
-from forge_consensus.storage.tables import Batch, Delete, DeleteRange, PutRun
-from forge_consensus.storage.transaction import unsealed
+from forge_consensus.actors.raft.leadership import Leadership
+from forge_consensus.storage.backends.tables import Batch, Delete, DeleteRange, PutRun
+from forge_consensus.storage.ledger.applying import APPLIED
+from forge_consensus.storage.ledger.configuration import Configuration
+from forge_consensus.storage.ledger.ledger import BASE, HARD
+from forge_consensus.storage.ledger.record import Kind, data_of, index_of, kind_of, parse, term_of
+from forge_consensus.storage.ledger.transaction import unsealed
+from forge_consensus.storage.machines.machine import Entry
 from forge_consensus.testing.rules.disk_model import Disk, Reign, majorities_meet, terms_of
 from forge_consensus.testing.rules.election_rules import ElectionRules
 from forge_consensus.testing.rules.read_rounds import ReadRounds, leading_of
 from forge_consensus.testing.rules.turn_rules import check_turn_end
 from forge_consensus.testing.rules.violations import ViolationError, demand
+from forge_consensus.testing.world.base import SimulatedBase
+from forge_consensus.testing.world.network import Connection
 
 VOTE_REPLIES = (VoteReply, PreVoteReply)
 
@@ -283,7 +283,7 @@ class Invariants:
         self.elections.turned(node, disk)
         disk.applied, disk.leading = applier.index, ledger.leading or 0
 
-    def check_counted(self, node: SimulatedBase, leading: Leading) -> None:
+    def check_counted(self, node: SimulatedBase, leading: Leadership) -> None:
         """I6: what a leader counts of a follower is on its disk, unless that is in a later term already."""
         ledger = node.engine.ledger
         for name, index in leading.match.items():

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from forge_consensus.actors.leading import Leading, WaitingRead
 from forge_consensus.actors.messages import AppendReply
+from forge_consensus.actors.raft.leadership import Leadership, WaitingRead
 from forge_consensus.actors.replication import ReplicationActor
-from forge_consensus.actors.simulated import SimulatedBase
 from forge_consensus.testing.rules.violations import demand
+from forge_consensus.testing.world.base import SimulatedBase
 
 
 @dataclass(slots=True)
@@ -43,7 +43,7 @@ class ReadRounds:
         if message.round > self.echoed.get(key, 0):
             self.echoed[key] = message.round
 
-    def turned(self, node: SimulatedBase, leading: Leading | None) -> None:
+    def turned(self, node: SimulatedBase, leading: Leadership | None) -> None:
         """Check the reads that came and those that went in this turn; `leading` is what `leading_of` tells."""
         seen = self.seen[node.name]
         if leading is None:
@@ -69,7 +69,7 @@ class ReadRounds:
         demand(read.round > seen.round, "I13", f"{who} a read waits for round {read.round}, {seen.round} began before")
         demand(read.index >= seen.commit, "I13", f"{who} a read at {read.index}, {seen.commit} was committed before")
 
-    def check_confirmed(self, node: SimulatedBase, leading: Leading, read: WaitingRead) -> None:
+    def check_confirmed(self, node: SimulatedBase, leading: Leadership, read: WaitingRead) -> None:
         """A read that waits no more was confirmed by a majority, in a term whose no-op is committed."""
         ledger, term = node.engine.ledger, leading.term
         voters = ledger.configuration.voters
@@ -79,7 +79,7 @@ class ReadRounds:
         demand(ledger.commit_index >= leading.noop, "I13", f"{who} reads before its no-op {leading.noop} is committed")
 
 
-def leading_of(node: SimulatedBase) -> Leading | None:
+def leading_of(node: SimulatedBase) -> Leadership | None:
     """The leadership of a node, if it leads."""
     if node.engine.ledger.leading is None:
         return None  # an actor that still believes to lead is not believed

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from forge_consensus.storage.machine import StateMachine
-from forge_consensus.storage.snapshot_file import CHUNK_BYTES_MAX
+from forge_consensus.storage.machines.machine import StateMachine
+from forge_consensus.storage.snapshots.file import CHUNK_BYTES_MAX
 from forge_consensus.testing.rules.violations import ViolationError
 
 WANTED = (

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from forge_consensus.storage.ledger import Ledger
+from forge_consensus.storage.ledger.ledger import Ledger
 from forge_consensus.testing.rules.disk_model import Disk
 from forge_consensus.testing.rules.violations import ViolationError, demand
 

@@ -11,7 +11,7 @@ from forge_consensus.errors import InvalidConfigError
 from forge_consensus.events.selection import Selection
 from forge_consensus.events.types import ConsensusEvent
 from forge_consensus.service.machines import MachineChoice
-from forge_consensus.storage.machine import Command, Machine
+from forge_consensus.storage.machines.machine import Command, Machine
 from forge_consensus.testing.faults.drawn import KINDS
 from forge_consensus.testing.simulator.plan import Plan
 from forge_consensus.testing.simulator.workload import Workload

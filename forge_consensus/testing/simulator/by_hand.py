@@ -8,8 +8,6 @@ from typing import Any, Self
 
 from loguru import logger
 
-from forge_consensus.actors.simulated import SimulatedBase
-from forge_consensus.actors.simulated_cluster import SimulatedCluster
 from forge_consensus.errors import (
     NodeNotFoundError,
     NoLeaderError,
@@ -18,7 +16,7 @@ from forge_consensus.errors import (
     UnavailableError,
 )
 from forge_consensus.events.types import ConsensusEvent
-from forge_consensus.storage.machine import Command
+from forge_consensus.storage.machines.machine import Command
 from forge_consensus.testing.faults.drawn import Faults
 from forge_consensus.testing.simulator.arguments import (
     check_command,
@@ -29,6 +27,8 @@ from forge_consensus.testing.simulator.arguments import (
 )
 from forge_consensus.testing.simulator.hand_client import HandClient
 from forge_consensus.testing.simulator.twin import refuse_in_twin
+from forge_consensus.testing.world.base import SimulatedBase
+from forge_consensus.testing.world.cluster import SimulatedCluster
 
 LEADER = "leader"
 TIMEOUT_S = 10.0

@@ -20,13 +20,13 @@ from forge_consensus.actors.messages import (
     SessionOpened,
     Submit,
 )
-from forge_consensus.actors.simulated_cluster import SimulatedCluster
-from forge_consensus.actors.simulated_network import Connection
 from forge_consensus.errors import OutcomeUnknownError, SessionExpiredError, UnavailableError
 from forge_consensus.testing.histories.history import Operation, Outcome
 from forge_consensus.testing.simulator.habits import Habits
 from forge_consensus.testing.simulator.pending_calls import CallJudge, Flight, Pending
 from forge_consensus.testing.simulator.workload import Call, KeyValueWorkload, Workload
+from forge_consensus.testing.world.cluster import SimulatedCluster
+from forge_consensus.testing.world.network import Connection
 
 FRAME_BYTES_MAX = 64 << 20
 EXPIRED = SessionExpiredError.code

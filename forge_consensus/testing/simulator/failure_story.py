@@ -6,12 +6,12 @@ import re
 import traceback
 from collections.abc import Sequence
 
-from forge_consensus.actors.simulated_cluster import SimulatedCluster
 from forge_consensus.testing.faults.strike import Ordered
 from forge_consensus.testing.rules.violations import ViolationError
 from forge_consensus.testing.simulator.plan import Plan
 from forge_consensus.testing.simulator.plan_text import reproduction
 from forge_consensus.testing.story.message_table import Line, MessageTable, aligned
+from forge_consensus.testing.world.cluster import SimulatedCluster
 
 HAPPENINGS_MAX = 60
 """Of more faults and other happenings the last so many are told."""

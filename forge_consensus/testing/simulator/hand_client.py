@@ -9,8 +9,6 @@ import msgpack
 
 from forge_consensus.actors.codec import Frame, decode, encode
 from forge_consensus.actors.messages import OpenSession, Refused, Request, Results, SessionOpened, Submit
-from forge_consensus.actors.simulated_cluster import SimulatedCluster
-from forge_consensus.actors.simulated_network import Connection
 from forge_consensus.client.outcome import refused_error, result_error, retried
 from forge_consensus.errors import (
     ConsensusError,
@@ -19,9 +17,11 @@ from forge_consensus.errors import (
     OutcomeUnknownError,
     SessionExpiredError,
 )
-from forge_consensus.storage.machine import Command
-from forge_consensus.storage.sessions import TTL_MS_MAX
+from forge_consensus.storage.machines.machine import Command
+from forge_consensus.storage.machines.sessions import TTL_MS_MAX
 from forge_consensus.testing.simulator.client import FRAME_BYTES_MAX
+from forge_consensus.testing.world.cluster import SimulatedCluster
+from forge_consensus.testing.world.network import Connection
 
 PATIENCE_S: Final = 0.5
 """What has no answer for so long is sent again, at pace 1; in its session that is safe."""

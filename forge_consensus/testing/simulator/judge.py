@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from forge_consensus.storage.machine import COMMAND_FAILED
+from forge_consensus.storage.machines.machine import COMMAND_FAILED
 from forge_consensus.testing.histories.history import History, Operation, Outcome
 from forge_consensus.testing.histories.linearizability import REGISTER, check
 from forge_consensus.testing.rules.violations import ViolationError, demand

@@ -5,8 +5,8 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass, field, replace
 
-from forge_consensus.actors.options import Options
-from forge_consensus.storage.limits import Limits
+from forge_consensus.config.raft import RaftSettings
+from forge_consensus.config.storage import StorageSettings
 
 PACES = (1.0, 1.0, 10.0, 20.0, 40.0)
 
@@ -34,15 +34,15 @@ class Plan:
     """Only these kinds of faults."""
     skip: frozenset[int] = frozenset()
     """The strikes that are left out, by number: so a failure is shrunk."""
-    limits: Limits = field(default_factory=Limits)
-    options: Options = field(default_factory=Options)
+    limits: StorageSettings = field(default_factory=StorageSettings)
+    options: RaftSettings = field(default_factory=RaftSettings)
 
     @classmethod
     def of(cls, seed: int, seconds: float = 12.0) -> Plan:
         """The plan of a seed: small limits, so that snapshots and compaction happen."""
         chance = random.Random(f"plan {seed}")
         snapshot_entries = chance.choice((20, 60, 200, 100_000))
-        limits = Limits(
+        limits = StorageSettings(
             tail_bytes_max=chance.choice((2_000, 20_000, 1 << 20)),
             checkpoint_entries=chance.choice((5, 40, 1000)),
             checkpoint_seconds=chance.choice((0.5, 30.0)),
@@ -52,7 +52,7 @@ class Plan:
             sweep_entries=chance.choice((5, 100)),
             verify_entries=50,
         )
-        options = Options(
+        options = RaftSettings(
             chunk_bytes=chance.choice((100, 500, 256 * 1024)),
             run_bytes_max=chance.choice((200, 2_000, 512 * 1024)),
             inflight_frames_max=chance.choice((2, 64)),
@@ -72,7 +72,7 @@ class Plan:
             options=options,
         )
 
-    def paced(self) -> tuple[Limits, Options]:
+    def paced(self) -> tuple[StorageSettings, RaftSettings]:
         """The limits and options at the plan's pace."""
         limits, options, pace = self.limits, self.options, self.pace
         return (

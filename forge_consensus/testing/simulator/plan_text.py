@@ -10,8 +10,8 @@ from forge_consensus.testing.simulator.plan import Plan
 SET_ITEMS_MAX = 12
 """A larger set of numbers is written by what it lacks."""
 IMPORTS = (
-    "from forge_consensus.actors.options import Options",
-    "from forge_consensus.storage.limits import Limits",
+    "from forge_consensus.config.raft import RaftSettings",
+    "from forge_consensus.config.storage import StorageSettings",
     "from forge_consensus.testing import Plan",
 )
 SIMULATION = "from forge_consensus.testing import Simulation"

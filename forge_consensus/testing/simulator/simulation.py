@@ -8,10 +8,9 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
-from forge_consensus.actors.simulated_cluster import SimulatedCluster
 from forge_consensus.errors import AlreadyStartedError, InvalidConfigError
-from forge_consensus.storage.kv import KeyValueMachine
-from forge_consensus.storage.machine import Machine
+from forge_consensus.storage.machines.kv import KeyValueMachine
+from forge_consensus.storage.machines.machine import Machine
 from forge_consensus.testing.faults.drawn import Faults
 from forge_consensus.testing.rules.agreement import (
     Agreement,
@@ -35,6 +34,7 @@ from forge_consensus.testing.simulator.plan_text import reproduction
 from forge_consensus.testing.simulator.twin import Run, compare_with_twin, importable
 from forge_consensus.testing.simulator.workload import CountingWorkload, KeyValueWorkload, Workload
 from forge_consensus.testing.story.message_table import MessageTable
+from forge_consensus.testing.world.cluster import SimulatedCluster
 
 QUIET_S_MAX = 20.0
 """A cluster that nobody disturbs elects, converges and serves within so many virtual seconds, at pace 1."""

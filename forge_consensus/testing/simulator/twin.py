@@ -23,7 +23,7 @@ from typing import Any, BinaryIO
 import msgpack
 
 from forge_consensus.errors import InvalidConfigError, OperationFailedError
-from forge_consensus.storage.machine import Command, Entry, Machine, failure, outcome_of
+from forge_consensus.storage.machines.machine import Command, Entry, Machine, failure, outcome_of
 from forge_consensus.testing.rules.agreement import ADVICE, Effect, answer_text, named, result_of, state_text
 from forge_consensus.testing.rules.violations import ViolationError
 from forge_consensus.testing.simulator.shifted_clock import WORDS, shift_clock

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from forge_consensus.storage.machine import Command
+from forge_consensus.storage.machines.machine import Command
 from forge_consensus.testing.histories.linearizability import REGISTER, Model
 
 CALLS_A_KEY = 150

@@ -9,12 +9,12 @@ from typing import Any
 
 from forge_consensus.actors.codec import Frame, decode, encode
 from forge_consensus.actors.messages import CheckPeerReply
-from forge_consensus.actors.simulated import SimulatedBase
-from forge_consensus.actors.simulated_cluster import SimulatedCluster
-from forge_consensus.actors.simulated_network import Connection
 from forge_consensus.errors import ProtocolError
-from forge_consensus.storage.tables import Batch
+from forge_consensus.storage.backends.tables import Batch
 from forge_consensus.testing.story.message_words import ROUND, says
+from forge_consensus.testing.world.base import SimulatedBase
+from forge_consensus.testing.world.cluster import SimulatedCluster
+from forge_consensus.testing.world.network import Connection
 
 KEPT = 40
 """So many lines between nodes are printed."""

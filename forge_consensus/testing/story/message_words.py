@@ -24,7 +24,7 @@ from forge_consensus.actors.messages import (
     Submit,
     VoteReply,
 )
-from forge_consensus.storage.record import term_of
+from forge_consensus.storage.ledger.record import term_of
 
 SAID_CHARS_MAX = 80
 ROUND = ", round "

@@ -1,0 +1,47 @@
+"""Log lines about commands that the machine refused, for those whose client gave a correlation id."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgpack
+from loguru import logger
+
+from forge_consensus.storage.ledger.correlation import correlation_of
+from forge_consensus.storage.ledger.log import Log
+from forge_consensus.storage.ledger.record import HEAD_BYTES
+from forge_consensus.storage.machines.machine import Outcome
+
+LINES_PER_SECOND_MAX = 20
+LOOKED_AT_MAX = 64
+"""How many failed commands of one turn are looked at."""
+
+
+class FailedCommands:
+    """Written by the node that answers the client, and bounded, so that a client that fails all day fills no disk."""
+
+    def __init__(self) -> None:
+        self.second = -1
+        self.lines_left = 0
+        self.untold = 0
+
+    def tell(self, log: Log, failed: Sequence[tuple[int, Outcome]], now: float) -> None:
+        """One line for each of these (index, outcome) that has a correlation id; `now` in seconds."""
+        if int(now) != self.second:
+            self.second, self.lines_left = int(now), LINES_PER_SECOND_MAX
+        for index, outcome in failed[:LOOKED_AT_MAX]:
+            if index <= log.tail_base:
+                continue
+            correlation_id = correlation_of(log.get(index)[HEAD_BYTES:])
+            if correlation_id is None:
+                continue
+            if not self.lines_left:
+                self.untold += 1
+                continue
+            self.lines_left -= 1
+            untold, self.untold = self.untold, 0
+            kind, text = msgpack.unpackb(outcome.payload)
+            more = f" (and {untold} more commands failed)" if untold else ""
+            logger.bind(correlation_id=correlation_id, index=index, code=outcome.code).info(
+                "command {} in log entry {} failed: {}: {}{}", correlation_id, index, kind, text, more
+            )

@@ -1,0 +1,96 @@
+"""The progress: what a leader knows of one follower, and how much it may send it."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+from enum import Enum
+
+from forge_consensus.config.raft import RaftSettings
+
+
+class Phase(Enum):
+    """How a follower is fed."""
+
+    PROBE = "probe"
+    """Where its log agrees is not known: one frame at a time."""
+    REPLICATE = "replicate"
+    """It is in step: frames follow one another without waiting."""
+    SNAPSHOT = "snapshot"
+    """What it needs is compacted away: a snapshot is on its way."""
+
+
+@dataclass(slots=True)
+class Progress:
+    """One follower as its leader sees it. Invariant: match < next.
+
+    Times are the node's running clock in seconds, except `acked_sent`, which is CLOCK_BOOTTIME in nanoseconds of
+    the newest request that the follower answered: a lease counts from there.
+    """
+
+    options: RaftSettings
+    next: int
+    heard: float
+    phase: Phase = Phase.PROBE
+    match: int = 0
+    inflight: deque[tuple[int, int, float]] = field(default_factory=deque)
+    inflight_bytes: int = 0
+    probe_sent: bool = False
+    acked_sent: int = 0
+    acked_round: int = 0
+
+    @property
+    def may_send(self) -> bool:
+        """Whether a frame with entries may go to the follower now."""
+        if self.phase is Phase.PROBE:
+            return not self.probe_sent
+        return (
+            self.phase is Phase.REPLICATE
+            and len(self.inflight) < self.options.inflight_frames_max
+            and self.inflight_bytes < self.options.inflight_bytes_max
+        )
+
+    def sent(self, last: int, size: int, now: float) -> None:
+        """Entries up to `last` left for the follower."""
+        if self.phase is Phase.PROBE:
+            self.probe_sent = True
+            return
+        self.next = last + 1
+        self.inflight.append((last, size, now))
+        self.inflight_bytes += size
+
+    def acknowledged(self, index: int) -> bool:
+        """The follower has everything up to `index` on disk; returns whether that is news."""
+        while self.inflight and self.inflight[0][0] <= index:
+            self.inflight_bytes -= self.inflight.popleft()[1]
+        news = index > self.match
+        self.match = max(self.match, index)
+        self.next = max(self.next, self.match + 1)
+        if self.phase is Phase.PROBE or (self.phase is Phase.SNAPSHOT and news):
+            self.become(Phase.REPLICATE)
+        return news
+
+    def refused(self, agreed: int) -> bool:
+        """The follower lacks the previous entry; both logs may agree up to `agreed`. Returns whether to probe now."""
+        if self.phase is Phase.SNAPSHOT:
+            return False
+        following = max(self.match, agreed) + 1
+        if self.phase is Phase.PROBE and self.probe_sent and following >= self.next:
+            return False  # an answer to an older frame
+        self.become(Phase.PROBE)
+        self.next = following
+        return True
+
+    def become(self, phase: Phase) -> None:
+        """Enter a phase; what was under way is no longer counted on."""
+        self.phase = phase
+        self.probe_sent = False
+        self.inflight.clear()
+        self.inflight_bytes = 0
+        if self.match or phase is not Phase.PROBE:
+            self.next = self.match + 1
+        # Else nothing is known yet, and the guess stays: from entry 1 on, a long log or a snapshot would be sent.
+
+    def silent_since(self, now: float) -> float:
+        """For how long the oldest frame under way has not been answered."""
+        return now - self.inflight[0][2] if self.inflight else 0.0

@@ -1,0 +1,63 @@
+"""SnapshotTransfer: one snapshot on its way to one follower."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from forge_consensus.actors.messages import InstallSnapshot
+from forge_consensus.actors.notices import SnapshotSent
+from forge_consensus.errors import SnapshotFailedError
+from forge_consensus.storage.snapshots.file import SnapshotInfo, read_at
+
+
+@dataclass(slots=True)
+class SnapshotTransfer:
+    """Which file, how far, and in which term; `info` is None while a snapshot has to be taken first."""
+
+    node: str
+    term: int
+    info: SnapshotInfo | None = None
+    offset: int = 0
+    sent_at: float = 0.0
+    asked_ns: int = 0
+    """CLOCK_BOOTTIME when the newest chunk was made: an answer that echoes an earlier time is to an earlier chunk."""
+
+    def begin(self, newest: SnapshotInfo | None, base_index: int, now: float) -> None:
+        """Begin with the newest snapshot, if the log still continues it."""
+        self.info = newest if newest is not None and newest.index >= base_index else None
+        self.offset = 0
+        self.sent_at = now
+
+    def chunk(self, size_max: int) -> InstallSnapshot:
+        """The next chunk. Raises `SnapshotFailedError` when the file is gone, or ends before its end.
+
+        Never more than was announced: of a file that has grown the follower would refuse the last chunk, and begin
+        anew, for ever. So it has it whole, and if it does not take it, the file is read again here.
+        """
+        info = self.info
+        assert info is not None, "there is a snapshot to send"
+        data = read_at(info.path, self.offset, max(0, min(size_max, info.size_bytes - self.offset)))
+        if not data and self.offset < info.size_bytes:  # the follower would ask for the same at once, for ever
+            raise SnapshotFailedError(f"{info.path} has {self.offset} bytes instead of {info.size_bytes}")
+        return InstallSnapshot(self.term, info.index, info.term, self.offset, info.size_bytes, data)
+
+    def wanted(self, offset: int, sent_ns: int) -> bool:
+        """The follower wants the chunk at `offset`; returns whether there is one to send now.
+
+        An answer to an earlier chunk counts only if it leads on: else every repeated chunk would begin another chain
+        of chunks and answers, and a slow follower would be sent the file as often as it was slow.
+        """
+        assert self.info is not None, "there is a snapshot to send"
+        if offset <= self.offset and sent_ns < self.asked_ns:
+            return False
+        self.offset = offset
+        return offset < self.info.size_bytes
+
+    def in_vain(self, offset: int) -> bool:
+        """Whether the follower, which had the whole file, wants it again from `offset` on: it did not take it."""
+        return self.info is not None and offset < self.info.size_bytes <= self.offset
+
+    def done(self) -> SnapshotSent:
+        """What the replication actor is told."""
+        assert self.info is not None, "a snapshot was sent"
+        return SnapshotSent(self.node, self.info.index)

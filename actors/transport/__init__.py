@@ -1,0 +1,1 @@
+"""How frames travel: the ZeroMQ base, its sockets and endpoints."""

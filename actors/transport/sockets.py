@@ -1,0 +1,217 @@
+"""The sockets: one ROUTER to be reached at, one DEALER with a monitor for each peer, one publisher of events.
+
+ZeroMQ is not TCP: it queues for the dead, drops in silence and can block. So nothing here ever waits, every refusal
+is an answer, no socket carries an identity, and who speaks is known from the frame alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import itertools
+import os
+from collections.abc import Iterator
+from typing import Any, Final, cast
+
+import zmq
+
+from forge_consensus.actors.transport.endpoint import claim_path, events_place, path_of, url_of
+from forge_consensus.errors import InvalidConfigError, TransportUnavailableError
+
+NOBLOCK: Final = int(zmq.NOBLOCK)
+SNDMORE: Final = int(zmq.SNDMORE | zmq.NOBLOCK)
+RCVMORE: Final = int(zmq.RCVMORE)
+POLLIN: Final = int(zmq.POLLIN)
+EVENTS: Final = int(zmq.EVENTS)
+WATCHED: Final = int(zmq.EVENT_DISCONNECTED | zmq.EVENT_HANDSHAKE_SUCCEEDED)
+HANDSHAKE: Final = int(zmq.EVENT_HANDSHAKE_SUCCEEDED)
+PEER_FRAMES_MAX: Final = 4096
+"""Above the in-flight window, votes, heartbeats and chunks: flow control is ours, EAGAIN means a stuck peer."""
+CLIENT_FRAMES_MAX: Final = 4096
+EVENT_FRAMES_MAX: Final = 10_000
+RECONNECT_MS: Final = 50
+RECONNECT_MS_MAX: Final = 200
+MONITORS = itertools.count(1)
+
+Socket = zmq.Socket[bytes]
+
+
+class Sockets:
+    """The sockets of one node; they belong to its thread.
+
+    `peers` maps node ids to addresses. Raises `TransportUnavailableError` when the address is taken.
+    """
+
+    def __init__(self, bind: str, peers: dict[str, str], bytes_max: int) -> None:
+        self.context: zmq.Context[Socket] = zmq.Context()
+        self.dealers: dict[str, Socket] = {}
+        self.monitors: dict[Socket, str] = {}
+        self.poller = zmq.Poller()
+        self.paths: list[str] = []
+        """The files of sockets that listen at a path; ZeroMQ leaves them behind."""
+        try:
+            self.router = self.bound(zmq.ROUTER, bind, bytes_max)
+            self.router.setsockopt(zmq.ROUTER_MANDATORY, 1)
+            self.publisher = self.bound(zmq.XPUB, events_place(bind), bytes_max)
+            for node, address in peers.items():
+                self.connect(node, address, bytes_max)
+        except BaseException:
+            self.close()
+            raise
+        self.bind_address = endpoint_of(self.router)
+        self.events_address = endpoint_of(self.publisher)
+        self.topics: set[bytes] = set()
+        self.poller.register(self.router, zmq.POLLIN)
+        self.poller.register(self.publisher, zmq.POLLIN)
+
+    def bound(self, kind: int, address: str, bytes_max: int) -> Socket:
+        """A socket that listens."""
+        path = path_of(address)
+        if path is not None:
+            claim_path(path)
+        socket = self.context.socket(kind)
+        socket.setsockopt(zmq.LINGER, 0)
+        socket.setsockopt(zmq.IPV6, int(address.startswith("[")))
+        socket.setsockopt(zmq.MAXMSGSIZE, bytes_max)
+        socket.setsockopt(zmq.SNDHWM, EVENT_FRAMES_MAX if kind == zmq.XPUB else CLIENT_FRAMES_MAX)
+        try:
+            socket.bind(url_of(address))
+        except zmq.ZMQError as error:
+            socket.close(0)
+            if error.errno == zmq.EADDRINUSE:
+                raise TransportUnavailableError(
+                    f"{address} is in use by another program: stop it or listen elsewhere"
+                ) from error
+            if error.errno in (errno.EINVAL, errno.ENODEV):
+                raise InvalidConfigError(
+                    f"{address!r} is no address to listen on: it is HOST:PORT with a host of this machine, or ipc://PATH"
+                ) from error
+            raise TransportUnavailableError(
+                f"cannot listen on {address}: {zmq.strerror(error.errno or 0)}: choose an address of this machine that "
+                "this user may take, or a path in a folder that exists"
+            ) from error
+        if path is not None:
+            self.paths.append(path)
+        return socket
+
+    def connect(self, node: str, address: str, bytes_max: int) -> None:
+        """Begin to connect to a peer; ZeroMQ goes on by itself."""
+        dealer = self.context.socket(zmq.DEALER)
+        for option, value in (
+            (zmq.LINGER, 0),
+            (zmq.IMMEDIATE, 1),
+            (zmq.IPV6, 1),
+            (zmq.MAXMSGSIZE, bytes_max),
+            (zmq.SNDHWM, PEER_FRAMES_MAX),
+            (zmq.RECONNECT_IVL, RECONNECT_MS),
+            (zmq.RECONNECT_IVL_MAX, RECONNECT_MS_MAX),
+        ):
+            dealer.setsockopt(option, value)
+        self.dealers[node] = dealer
+        # A name of our own: the default one is made from a file descriptor and clashes when that is used again.
+        name = f"inproc://forge-node-{os.getpid()}-{next(MONITORS)}"
+        monitor = dealer.get_monitor_socket(WATCHED, name)
+        self.monitors[monitor] = node
+        try:
+            dealer.connect(url_of(address))
+        except zmq.ZMQError as error:
+            raise InvalidConfigError(
+                f"{address!r} of peer {node!r} is no address: it is HOST:PORT or ipc://PATH"
+            ) from error
+        self.poller.register(dealer, zmq.POLLIN)
+        self.poller.register(monitor, zmq.POLLIN)
+
+    # --- receiving ---------------------------------------------------------------------------------------------------
+
+    def links(self, monitor: Socket) -> Iterator[bool]:
+        """What happened to a connection: True for made, False for lost."""
+        while int(cast("int", monitor.getsockopt(EVENTS))) & POLLIN:
+            event = monitor.recv_multipart(NOBLOCK)[0]
+            yield int.from_bytes(event[:2], "little") == HANDSHAKE
+
+    def from_peer(self, dealer: Socket, count_max: int) -> Iterator[bytes]:
+        """Answers of a peer."""
+        for _ in range(count_max):
+            try:
+                data = dealer.recv(NOBLOCK)
+            except zmq.Again:
+                return
+            more = False
+            while dealer.getsockopt(RCVMORE):
+                dealer.recv(NOBLOCK)
+                more = True
+            if not more:
+                yield data
+
+    def from_anyone(self, count_max: int, bytes_max: int) -> Iterator[tuple[bytes, bytes]]:
+        """(frame, connection) of peers and clients, bounded in count and bytes.
+
+        A frame is one part behind the connection's id; anything else is passed on empty, to be refused.
+        """
+        router = self.router
+        for _ in range(count_max):
+            try:
+                connection = router.recv(NOBLOCK)
+            except zmq.Again:
+                return
+            part = router.recv(NOBLOCK, copy=False)
+            data, more = part.bytes, part.more
+            while more:
+                extra = router.recv(NOBLOCK, copy=False)
+                data, more = b"", extra.more
+            yield data, connection
+            bytes_max -= len(data)
+            if bytes_max < 0:
+                return
+
+    # --- sending -----------------------------------------------------------------------------------------------------
+
+    def send_peer(self, node: str, data: bytes) -> bool:
+        """Send to a peer; False when its queue is full or nobody is there."""
+        dealer = self.dealers.get(node)
+        if dealer is None:
+            return False
+        try:
+            dealer.send(data, NOBLOCK)
+        except zmq.ZMQError:
+            return False
+        return True
+
+    def answer(self, connection: bytes, data: bytes) -> bool:
+        """Send back by a connection; False when it is gone or its queue is full."""
+        try:
+            self.router.send(connection, SNDMORE)
+            self.router.send(data, NOBLOCK)
+        except zmq.ZMQError:
+            return False
+        return True
+
+    def take_subscriptions(self) -> None:
+        """Note which topics anybody listens to, so that events for nobody are never encoded."""
+        while int(cast("int", self.publisher.getsockopt(EVENTS))) & POLLIN:
+            wish = self.publisher.recv(NOBLOCK)
+            if wish[:1] == b"\x01":
+                self.topics.add(wish[1:])
+            elif wish[:1] == b"\x00":
+                self.topics.discard(wish[1:])
+
+    def publish(self, topic: bytes, data: bytes) -> None:
+        """Tell subscribers; who is too slow misses it, and finds the gap by the sequence number."""
+        self.publisher.send(topic, SNDMORE)
+        self.publisher.send(data, NOBLOCK)
+
+    def close(self) -> None:
+        """Let go of everything; nothing lingers."""
+        for path in self.paths:  # first: once we listen no more, another node may have the path
+            with contextlib.suppress(OSError):
+                os.unlink(path)
+        for dealer in self.dealers.values():
+            dealer.disable_monitor()
+        for monitor in self.monitors:
+            monitor.close(0)
+        self.context.destroy(linger=0)
+
+
+def endpoint_of(socket: Any) -> str:
+    """HOST:PORT or ipc://PATH of a bound socket."""
+    return cast("bytes", socket.getsockopt(zmq.LAST_ENDPOINT)).decode().removeprefix("tcp://")

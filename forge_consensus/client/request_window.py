@@ -1,0 +1,207 @@
+"""A lane: questions of one kind on their way, packed into frames and kept until answered."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from math import inf
+from typing import Any, Generic, TypeVar
+
+from forge_consensus.client.pending import Pending
+
+P = TypeVar("P", bound=Pending[Any])
+
+ITEM_BYTES = 16
+"""More than the number and the lengths of one item take in a frame."""
+FLIGHTS_KEPT = 64
+
+
+@dataclass(slots=True)
+class Flight:
+    """One frame that left: who got it, and the numbers in it."""
+
+    endpoint: str
+    numbers: list[int]
+
+
+class RequestWindow(Generic[P]):
+    """Queue, window and flights of one kind of question.
+
+    It is told the time and decides nothing about it.
+    """
+
+    def __init__(self, numbers: Iterator[int], *, items_max: int, bytes_max: int, open_max: int) -> None:
+        self.numbers = numbers
+        self.last = 0
+        """The highest number given."""
+        self.items_max = items_max
+        self.bytes_max = bytes_max
+        self.open_max = open_max
+        self.queue: deque[P] = deque()
+        """Never sent."""
+        self.open: dict[int, P] = {}
+        """Sent and not answered, in the order of their numbers."""
+        self.again: set[int] = set()
+        """Those of them that are to be sent again."""
+        self.flights: dict[int, Flight] = {}
+        self.purge_at = FLIGHTS_KEPT
+        self.earliest = inf
+        """No deadline of this lane is earlier; possibly one of a question long answered."""
+        self.answered_sent_at = 0.0
+        """When the last question that was answered had been sent."""
+
+    def __bool__(self) -> bool:
+        """Whether anything is unanswered."""
+        return bool(self.open or self.queue)
+
+    def __len__(self) -> int:
+        """How many are unanswered."""
+        return len(self.open) + len(self.queue)
+
+    def take(self, pendings: Iterable[P]) -> None:
+        """Queue new questions."""
+        earliest, append = self.earliest, self.queue.append
+        for pending in pendings:
+            append(pending)
+            if pending.deadline < earliest:  # noqa: PLR1730 (min() takes four times as long)
+                earliest = pending.deadline
+        self.earliest = earliest
+
+    def sendable(self) -> bool:
+        """Whether there is something to send and room for it."""
+        return bool(self.again) or (bool(self.queue) and len(self.open) < self.open_max)
+
+    def pack(self, endpoint: str, request: int, now: float) -> tuple[tuple[int, bytes], ...]:
+        """Fill one frame: first what must go again, in order, then what is new.
+
+        Always at least one item if there is one, however large it is.
+        """
+        items: list[tuple[int, bytes]] = []
+        room = self.bytes_max
+        for number in sorted(self.again) if self.again else ():
+            pending = self.open[number]
+            room -= len(pending.payload) + ITEM_BYTES
+            if items and (room < 0 or len(items) >= self.items_max):
+                break
+            self.again.discard(number)
+            pending.sends += 1
+            pending.sent_at = now
+            items.append((number, pending.payload))
+        queue, opened, numbers = self.queue, self.open, self.numbers
+        count = min(self.items_max - len(items), self.open_max - len(opened), len(queue))
+        for _ in range(0 if self.again else count):
+            payload = queue[0].payload
+            room -= len(payload) + ITEM_BYTES
+            if room < 0 and items:
+                break
+            pending = queue.popleft()
+            number = pending.number = self.last = next(numbers)
+            pending.sends = 1
+            pending.sent_at = now
+            opened[number] = pending
+            items.append((number, payload))
+        if items:
+            self.flights[request] = Flight(endpoint, [number for number, _ in items])
+            if len(self.flights) > self.purge_at:
+                self.purge()
+        return tuple(items)
+
+    def purge(self) -> None:
+        """Forget flights of which everything is answered."""
+        opened = self.open
+        self.flights = {
+            request: flight for request, flight in self.flights.items() if not opened.keys().isdisjoint(flight.numbers)
+        }
+        self.purge_at = 2 * len(self.flights) + FLIGHTS_KEPT
+
+    def drop(self, number: int) -> P | None:
+        """Take a question out of the window; None if it is not there (a late or second answer)."""
+        self.again.discard(number)
+        return self.open.pop(number, None)
+
+    def refused(self, request: int, numbers: tuple[int, ...], *, certain: bool) -> list[P]:
+        """The questions of a refused frame, or those of them that are named, still unanswered.
+
+        With `certain` that frame had no effect. A second refusal of one frame finds nothing.
+        """
+        flight = self.flights.get(request)
+        if flight is None:
+            return []
+        if numbers:
+            meant = set(numbers)
+            hit = [number for number in flight.numbers if number in meant]
+            flight.numbers = [number for number in flight.numbers if number not in meant]
+        else:
+            hit = flight.numbers
+            del self.flights[request]
+        found = [self.open[number] for number in hit if number in self.open]
+        if certain:
+            for pending in found:
+                pending.sends -= 1
+        return found
+
+    def resend_all(self) -> None:
+        """Everything in the window must go again."""
+        self.again = set(self.open)
+
+    def resend_to(self, endpoint: str) -> None:
+        """What went to an endpoint must go again: its frames, or its answers, may be lost."""
+        for flight in self.flights.values():
+            if flight.endpoint == endpoint:
+                self.again.update(number for number in flight.numbers if number in self.open)
+
+    def resend_overdue(self, now: float, plain_s: float, passed_s: float) -> bool:
+        """Mark what was lost for sending again; returns whether anything was.
+
+        Looks at the oldest: `passed_s` after something sent later was answered, `plain_s`
+        otherwise, twice as long after each attempt.
+        """
+        first = next(iter(self.open.values()), None)
+        if first is None or first.number in self.again:
+            return False
+        delay = passed_s if first.sent_at < self.answered_sent_at else plain_s
+        delay *= 1 << min(max(first.sends - 1, 0), 4)
+        if first.sent_at + delay > now:
+            return False
+        overdue = {n for n, pending in self.open.items() if pending.sent_at + delay <= now}
+        self.again |= overdue
+        return True
+
+    def first_sent_at(self) -> float:
+        """When the oldest unanswered one was sent last; infinity if there is none."""
+        first = next(iter(self.open.values()), None)
+        return inf if first is None else first.sent_at
+
+    def expired(self, now: float) -> list[P]:
+        """Take out everything whose deadline has passed."""
+        if now < self.earliest:
+            return []
+        late = [pending for pending in self.open.values() if pending.deadline <= now]
+        for pending in late:
+            self.drop(pending.number)
+        if any(pending.deadline <= now for pending in self.queue):
+            late += [pending for pending in self.queue if pending.deadline <= now]
+            self.queue = deque(pending for pending in self.queue if pending.deadline > now)
+        self.earliest = min(
+            (pending.deadline for group in (self.open.values(), self.queue) for pending in group),
+            default=inf,
+        )
+        return late
+
+    def requeue(self, pendings: list[P]) -> None:
+        """Questions that had no effect go back to the head of the queue as if never sent."""
+        for pending in reversed(pendings):
+            self.drop(pending.number)
+            pending.number = 0
+            self.queue.appendleft(pending)
+
+    def clear(self) -> list[P]:
+        """Take out everything."""
+        taken = [*self.open.values(), *self.queue]
+        self.open.clear()
+        self.queue.clear()
+        self.again.clear()
+        self.flights.clear()
+        self.earliest = inf
+        return taken

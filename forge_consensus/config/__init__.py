@@ -1,0 +1,1 @@
+"""The settings: each described once, with its default, unit and reason."""

@@ -1,0 +1,400 @@
+"""The simulated base: a Thespian system base that runs one node in virtual time, on disk and network with faults."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from enum import Enum
+from typing import Any, Protocol, cast
+
+from thespian.actors import ActorSystem
+
+from forge_consensus.actors.codec import Frame, encode
+from forge_consensus.actors.notices import Start
+from forge_consensus.actors.runtime.engine import SUPERVISOR, Engine
+from forge_consensus.actors.supervisor import SupervisorActor
+from forge_consensus.config.raft import RaftSettings
+from forge_consensus.errors import OperationFailedError, is_fatal
+from forge_consensus.events.bus import EventBus
+from forge_consensus.storage.backends.memory import MemoryTables
+from forge_consensus.storage.backends.tables import Batch, DeleteRange, PutRun
+from forge_consensus.storage.ledger.applying import APPLIED
+from forge_consensus.storage.ledger.ledger import BASE, Ledger
+from forge_consensus.storage.opening import Opened
+from forge_consensus.testing.world.files import close_file_of
+from forge_consensus.testing.world.network import Connection, Network
+from forge_consensus.testing.world.timeline import SimulatedClock
+
+IDLE_S_MAX = 3600.0
+WAIT_S_MIN = 1e-6
+"""So that an alarm that is due a rounding error later is waited for in virtual time."""
+LATE_S = 0.02
+"""Being later than this is time in which the node did not run, as in the ZeroMQ base."""
+
+
+class SimulatedCrashError(BaseException):
+    """The process ends here, between two steps of a turn; no handler of the node's own may catch it."""
+
+
+class CrashAt(Enum):
+    """Where in a turn a process ends."""
+
+    BEFORE_COMMIT = "before the commit"
+    AFTER_COMMIT = "after the commit, before anything leaves"
+    AMID_SENDING = "in the middle of sending"
+
+
+def wrote_meta(batch: Batch, name: bytes) -> bool:
+    """Whether a batch writes one of the ledger's own records."""
+    runs = [operation for operation in batch.operations if isinstance(operation, PutRun) and operation.table == "meta"]
+    return any(key == name for run in runs for key, _ in run.items)
+
+
+COMMITS: dict[str, Callable[[Batch], bool]] = {
+    "any commit": lambda batch: True,
+    "a commit that moves the log's start": lambda batch: wrote_meta(batch, BASE),
+    "a checkpoint": lambda batch: wrote_meta(batch, APPLIED),
+    "a commit that deletes a slice": lambda batch: any(
+        isinstance(operation, DeleteRange) and operation.limit is not None for operation in batch.operations
+    ),
+}
+"""The commits at which a process may be ordered to end, by what they write."""
+
+
+class Watcher(Protocol):
+    """Who looks on: it may read everything, changes nothing, and raises what it finds wrong."""
+
+    def began(self, node: SimulatedBase) -> None:
+        """A process of a node began; its ledger is open."""
+
+    def ended(self, node: SimulatedBase, error: BaseException | None) -> None:
+        """It ended."""
+
+    def durable(self, node: SimulatedBase, batch: Batch) -> None:
+        """A batch is on the node's disk."""
+
+    def asks(self, node: SimulatedBase, to: str, data: bytes) -> None:
+        """A request leaves."""
+
+    def answers(self, node: SimulatedBase, connection: Connection, frame: Frame) -> None:
+        """An answer leaves."""
+
+    def turned(self, node: SimulatedBase) -> None:
+        """A turn ended."""
+
+
+class SimulatedTables(MemoryTables):
+    """A disk: its commits take time, fail, or are cut off by the end of the process."""
+
+    node: SimulatedBase | None = None
+
+    def commit(self, batch: Batch) -> None:
+        """Commit under the node's present faults."""
+        node = self.node
+        if node is None:
+            super().commit(batch)
+            return
+        node.clock.ahead += node.commit_time()
+        crash_at = node.crash_at if COMMITS[node.crash_commit](batch) else None
+        if crash_at is CrashAt.BEFORE_COMMIT:
+            raise SimulatedCrashError
+        try:
+            super().commit(batch)
+        except BaseException as error:
+            node.disk_failed = True
+            if self.failure_is_late:
+                node.saw_durable(batch)
+            raise error
+        node.saw_durable(batch)
+        if crash_at is CrashAt.AFTER_COMMIT:
+            raise SimulatedCrashError
+
+
+class WatchedEngine(Engine):
+    """The engine, telling of actors' faults: in a simulation only those that were ordered may be."""
+
+    base: SimulatedBase
+
+    def act(self, frames: list[tuple[Any, Any]], notices: list[tuple[str, Any]]) -> int:
+        """Act as ever; then raise, if that is ordered for a turn that does what this one did."""
+        messages = super().act(frames, notices)
+        base = self.base
+        if base.turn_fails is not None and base.turn_fails(self.ledger):
+            base.turn_fails = None
+            raise OrderedFaultError("OrderedFault at the end of a turn")
+        return messages
+
+    def undo(self, fault: Exception) -> None:
+        """Tell, then take the turn back as ever."""
+        self.base.actor_failed(fault)
+        super().undo(fault)
+
+
+class OrderedFaultError(Exception):
+    """What an actor is made to raise on purpose."""
+
+
+class OrderedFault:
+    """A message that no actor knows."""
+
+
+class SimulatedBase:
+    """One process of one node. Frames come by `take`, turns are planned on the timeline, `end` is its death."""
+
+    def __init__(
+        self,
+        opened: Opened,
+        options: RaftSettings,
+        bus: EventBus,
+        clock: SimulatedClock,
+        network: Network,
+        watchers: list[Watcher],
+        address: str,
+        boot_name: str,
+    ) -> None:
+        self.name = opened.ledger.identity.node_id
+        self.clock = clock
+        self.network, self.timeline = network, network.timeline
+        self.watchers = watchers
+        self.alive = True
+        self.answers_in: deque[tuple[bytes, Any]] = deque()
+        self.requests_in: deque[tuple[bytes, Any]] = deque()
+        self.notices: list[tuple[str, Any]] = []
+        self.reports: deque[Callable[[], None]] = deque()
+        self.chance = self.timeline.chance(f"{boot_name} base")
+        self.engine = WatchedEngine(opened, options, clock, self, bus, self.timeline.chance(boot_name), address)
+        self.engine.base = self
+        self.free_at = self.resume_at = self.paused_at = 0.0
+        self.wake_at, self.wake_number = float("inf"), 0
+        # What is ordered against it:
+        self.crash_at: CrashAt | None = None
+        self.crash_commit = "any commit"
+        self.slow_commits: tuple[float, float] = (0.0001, 0.002)
+        self.ordered_faults = self.sends_left = 0
+        self.turn_fails: Callable[[Ledger], bool] | None = None
+        """Tells of a turn by its ledger whether it is the one that fails at its end."""
+        self.disk = cast("SimulatedTables", opened.ledger.tables)
+        self.disk_failed = False
+        self.disk_is_another = False
+        """Whether its disk holds something else than what the last process left: nothing, or an older copy."""
+        self.disk_is_damaged = False
+        """Whether somebody changed a bit on its disk, so that it may begin with less, or not at all."""
+        self.power_fails = False
+        """Whether its host ends with it; else the seed decides."""
+        self.killed = False
+        """Whether it was ended from outside, perhaps in the midst of a turn."""
+        self.orphan = False
+        """Whether its exporter outlives it."""
+        self.on_end: Callable[[SimulatedBase, BaseException], None] = lambda base, error: None
+
+    def start(self) -> None:
+        """Create the supervisor through Thespian and take the first turn, as the ZeroMQ base does."""
+        system = ActorSystem(systemBase=self, transientUnique=True)
+        supervisor = system.createActor(SupervisorActor, globalName=SUPERVISOR)
+        self.engine.next_turn(supervisor, Start())
+        self.turn()
+
+    # --- turns -------------------------------------------------------------------------------------------------------
+
+    def wake(self, seconds: float) -> None:
+        """Take a turn in so many seconds, or earlier if one was planned."""
+        timeline = self.timeline
+        at = max(timeline.now + seconds, self.free_at, self.resume_at)
+        if at < self.wake_at:
+            self.wake_at, self.wake_number = at, self.wake_number + 1
+            timeline.after(at - timeline.now, self.awake, self.wake_number)
+
+    def awake(self, number: int) -> None:
+        """The planned moment came, unless an earlier one replaced it, or the process was stopped meanwhile."""
+        if not self.alive or number != self.wake_number:
+            return
+        self.wake_at = float("inf")
+        if self.resume_at > self.timeline.now:
+            self.wake(0.0)
+            return
+        if self.paused_at:
+            still = self.timeline.now - max(self.paused_at, self.free_at)  # a turn that took long has told of it itself
+            self.clock.lost(max(0.0, still * self.clock.rate - LATE_S))
+            self.paused_at = 0.0
+        self.turn()
+
+    def pause(self, seconds: float) -> None:
+        """Stop the process for a while (SIGSTOP)."""
+        self.paused_at = self.paused_at or self.timeline.now
+        self.resume_at = max(self.resume_at, self.timeline.now + seconds)
+
+    def turn(self) -> None:
+        """Take one turn and plan the next."""
+        engine, clock = self.engine, self.clock
+        while self.reports:
+            self.reports.popleft()()
+        notices, self.notices = self.notices, []
+        frames: list[tuple[bytes, Any]] = []
+        for inbox in filter(None, (self.answers_in, self.requests_in)):
+            frames += [inbox.popleft() for _ in range(min(len(inbox), engine.options.turn_frames_max))]
+        clock.ahead = 0.0
+        try:
+            engine.turn(frames, notices)
+            clock.ahead += 0.00005 + 0.00001 * len(frames)
+        except BaseException as error:
+            self.end(error)
+            return
+        took = clock.ahead
+        self.free_at = self.timeline.now + took
+        clock.ahead = 0.0
+        if took > LATE_S:
+            clock.lost((took - LATE_S) * clock.rate)
+        for watcher in self.watchers:
+            watcher.turned(self)
+        if self.answers_in or self.requests_in or self.reports or self.notices:
+            self.wake(0.0)
+        else:
+            self.wake(max(WAIT_S_MIN, engine.patience(IDLE_S_MAX) / clock.rate))
+
+    def end(self, error: BaseException) -> None:
+        """The process is no more."""
+        if not self.alive:
+            return
+        self.alive = False
+        self.timeline.note("end", f"{self.name} {type(error).__name__}")
+        self.network.leave(self)
+        incoming = self.engine.opened.snapshots.incoming
+        if incoming is not None:
+            incoming.file.close()  # as the end of a process does; the file stays
+        for watcher in self.watchers:
+            watcher.ended(self, error)
+        self.on_end(self, error)
+
+    # --- faults to order ---------------------------------------------------------------------------------------------
+
+    def crash(self, at: CrashAt, after_sends: int = 0, commit: str = "any commit") -> None:
+        """End the process at its next such commit, see `COMMITS`, or after so many frames more."""
+        self.crash_at, self.crash_commit, self.sends_left = at, commit, after_sends
+
+    def end_in_step(self) -> None:
+        """End the process within a step that a file takes. Raises `SimulatedCrashError`."""
+        raise SimulatedCrashError
+
+    def fail_actor(self, actor: str, *, at_end: bool) -> None:
+        """Have an actor raise, at the beginning of a turn or after all else of it was done."""
+        self.ordered_faults += 1
+        address = self.engine.actor(actor)
+        if at_end:
+            self.engine.after(0.0, address, OrderedFault())
+        else:
+            self.engine.next_turn(address, OrderedFault())
+        self.wake(0.0)
+
+    def actor_failed(self, fault: Exception) -> None:
+        """An actor raised. Raises `OperationFailedError` when nobody ordered it, unless it ends the node."""
+        self.timeline.note("fault", self.name)
+        if not is_fatal(fault) and "OrderedFault" not in str(fault):
+            raise OperationFailedError(f"{self.name}: {type(fault).__name__}: {fault}") from fault
+
+    def commit_time(self) -> float:
+        """How long this commit takes, in seconds."""
+        return self.chance.uniform(*self.slow_commits)
+
+    def saw_durable(self, batch: Batch) -> None:
+        """A batch is on disk."""
+        for watcher in self.watchers:
+            watcher.durable(self, batch)
+
+    # --- the network's party -----------------------------------------------------------------------------------------
+
+    def take(self, data: bytes, connection: Any) -> None:
+        """A frame arrived."""
+        (self.answers_in if connection is None else self.requests_in).append((data, connection))
+        self.wake(0.0)
+
+    def linked(self, node: str, stands: bool) -> None:
+        """A connection stands or broke."""
+        self.notices += self.engine.link(node, stands)
+        self.wake(0.0)
+
+    # --- the engine's wire -------------------------------------------------------------------------------------------
+
+    def leaves(self) -> None:
+        """A frame is about to leave; perhaps it is not to."""
+        if self.crash_at is CrashAt.AMID_SENDING:
+            if self.sends_left <= 0:
+                raise SimulatedCrashError
+            self.sends_left -= 1
+
+    def send_peer(self, node: str, data: bytes) -> bool:
+        """Send a frame to a peer, once the time that the turn has taken is over."""
+        self.leaves()
+        for watcher in self.watchers:
+            watcher.asks(self, node, data)
+        connection = self.network.links.get((self.name, node))
+        if connection is None:
+            return False
+        self.later(self.network.ask, connection, data)
+        return True
+
+    def send_answer(self, connection: Any, frame: Frame) -> bool:
+        """Send an answer back."""
+        self.leaves()
+        for watcher in self.watchers:
+            watcher.answers(self, connection, frame)
+        self.later(self.network.answer, connection, encode(frame))
+        return True
+
+    def later(self, act: Callable[..., None], *args: Any) -> None:
+        """Do it at the moment that the turn has reached: a frame behind a slow commit leaves late.
+
+        If the process is killed before that moment, it never leaves; if it ends by itself, the frame had left before.
+        """
+        if self.clock.ahead:
+            self.timeline.after(self.clock.ahead, self.unless_killed, act, *args)
+        else:
+            act(*args)
+
+    def unless_killed(self, act: Callable[..., None], *args: Any) -> None:
+        """Do it now, if the process was not killed meanwhile."""
+        if not self.killed:
+            act(*args)
+
+    def offload(self, job: Callable[[], Any], done: Callable[[Any, str], None]) -> None:
+        """Run the job at some moment after the commit that it waited for, and report it at a later one."""
+
+        def work() -> None:
+            if not (self.alive or self.orphan):
+                close_file_of(job)
+                return
+            try:
+                result, error = job(), ""
+            except SimulatedCrashError as crash:
+                self.end(crash)
+                return
+            except Exception as problem:
+                result, error = None, f"{type(problem).__name__}: {problem}"
+            self.timeline.after(self.chance.uniform(0.0001, 0.05), report, result, error)
+
+        def report(result: Any, error: str) -> None:
+            if self.alive:
+                self.reports.append(lambda: done(result, error))
+                self.wake(0.0)
+
+        self.timeline.after(self.clock.ahead + self.chance.uniform(0.0001, 0.1), work)
+
+    # --- what Thespian calls -----------------------------------------------------------------------------------------
+
+    def newPrimaryActor(self, kind: type, requirements: Any, global_name: str | None, source_hash: Any) -> Any:
+        """Create an actor that nobody made."""
+        return self.engine.create(kind, global_name, cast("Any", None))
+
+    def tell(self, address: Any, message: Any) -> None:
+        """Send an actor a message from outside; it is delivered in the next turn."""
+        self.engine.next_turn(address, message)
+        self.wake(0.0)
+
+    def external_clone(self) -> SimulatedBase:
+        """For `ActorSystem.private`: there is nothing to be private about."""
+        return self
+
+    def exit_context(self) -> None:
+        """The end of `ActorSystem.private`."""
+
+    def shutdown(self) -> None:
+        """Nothing waits here."""

@@ -1,0 +1,288 @@
+"""The simulated cluster: nodes with disks that outlive their processes, in one virtual time under one seed."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from forge_consensus.config.raft import RaftSettings
+from forge_consensus.config.storage import StorageSettings
+from forge_consensus.errors import CorruptionError, IdentityError
+from forge_consensus.events.bus import EventBus
+from forge_consensus.storage.backends.folder import STEP_WATCHERS, remove_temporary_files
+from forge_consensus.storage.backends.memory import MemoryTable
+from forge_consensus.storage.ledger.configuration import Configuration
+from forge_consensus.storage.machines.kv import KeyValueMachine
+from forge_consensus.storage.machines.machine import ApplyFaultError, Machine
+from forge_consensus.storage.opening import Founding, Opened, open_ledger
+from forge_consensus.storage.snapshots.export import export_state
+from forge_consensus.storage.snapshots.file import SnapshotInfo
+from forge_consensus.testing.world.base import SimulatedBase, SimulatedCrashError, SimulatedTables, Watcher
+from forge_consensus.testing.world.files import SimulatedFiles
+from forge_consensus.testing.world.folder import folder_for
+from forge_consensus.testing.world.network import Network
+from forge_consensus.testing.world.timeline import SimulatedClock, Timeline
+
+DRIFT_MAX = 0.01
+
+
+@dataclass(frozen=True, slots=True)
+class DiskCopy:
+    """A copy of a node's whole folder, taken while it was down."""
+
+    disk: dict[str, MemoryTable]
+    files: dict[str, bytes]
+
+
+@dataclass(slots=True)
+class SimulatedNode:
+    """What of a node outlives its processes: its disk and its snapshots."""
+
+    name: str
+    folder: Path
+    disk: dict[str, MemoryTable]
+    clock_chance: random.Random
+    files: SimulatedFiles
+    base: SimulatedBase | None = None
+    boots: int = 0
+    bus: EventBus = field(default_factory=EventBus)
+    replaced: bool = False
+    """Whether its disk was exchanged since its last process."""
+    crash_opening: bool = False
+    """Whether the next process ends as soon as it has opened its ledger."""
+
+    @property
+    def running(self) -> SimulatedBase | None:
+        """The node's process, if it runs."""
+        return self.base if self.base is not None and self.base.alive else None
+
+
+class SimulatedCluster:
+    """A whole cluster in one process: `start`, `run` for so many virtual seconds, `crash`, `restart`, `close`.
+
+    `machine` makes the state machine of the node with that name anew for each of its processes. Whoever looks on is in
+    `watchers`; what a watcher raises, and any error of a node that nobody ordered, comes out of `run`. Use it in a
+    ``with`` statement.
+    """
+
+    def __init__(
+        self,
+        nodes: int = 3,
+        seed: int = 1,
+        *,
+        options: RaftSettings | None = None,
+        limits: StorageSettings | None = None,
+        machine: Callable[[str], Machine] = lambda node: KeyValueMachine(),
+        lease_reads: bool = False,
+        watchers: Sequence[Watcher] = (),
+    ) -> None:
+        self.seed = seed
+        self.options = options or RaftSettings()
+        self.limits = limits or StorageSettings()
+        self.machine = machine
+        self.watchers = list(watchers)
+        self.timeline = Timeline(seed)
+        self.network = Network(self.timeline)
+        self.names = [f"n{number}" for number in range(1, nodes + 1)]
+        self.configuration = Configuration.of({name: f"{name}:7000" for name in self.names}, lease_reads=lease_reads)
+        self.folder, self.remove_folder = folder_for(self)
+        self.nodes: dict[str, SimulatedNode] = {}
+        for name in self.names:
+            folder = self.folder / name
+            folder.mkdir()
+            disk = SimulatedTables().tables
+            files = SimulatedFiles(folder, self.timeline.chance(f"{name} files"))
+            STEP_WATCHERS[folder] = files.took
+            self.nodes[name] = SimulatedNode(name, folder, disk, self.timeline.chance(f"{name} clock"), files)
+        self.suspect: dict[str, str] = {}
+        """Whose disk was ruined on purpose, and how: a minority at most, see `spare`."""
+        self.gone: dict[str, str] = {}
+        """Who therefore does not run again, and the error that it ended with."""
+        self.failure: BaseException | None = None
+
+    def __enter__(self) -> SimulatedCluster:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Remove what lies on the real disk."""
+        for base in self.running():
+            base.engine.opened.snapshots.drop_incoming()
+        for node in self.nodes.values():
+            STEP_WATCHERS.pop(node.folder, None)
+        self.remove_folder()
+
+    # --- processes ---------------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Start all nodes."""
+        for name in self.names:
+            self.restart(name)
+
+    def restart(self, name: str) -> None:
+        """Begin a process on the node's disk as the last one left it; does nothing if one runs."""
+        node = self.nodes[name]
+        if node.running is not None or name in self.gone:
+            return
+        node.boots += 1
+        self.timeline.note("start", f"{name} {node.boots}")
+        remove_temporary_files(node.folder)  # as `Folder` does
+        tables = SimulatedTables()
+        tables.tables = {table: rows.copy() for table, rows in node.disk.items()}
+        try:
+            opened = self.open(node, tables)
+        except (CorruptionError, IdentityError) as error:
+            if name not in self.suspect:
+                raise
+            self.given_up(name, error)
+            return
+        node.disk = tables.tables
+        if node.crash_opening:
+            node.crash_opening = False
+            return
+        base = SimulatedBase(
+            opened,
+            self.options,
+            node.bus,
+            SimulatedClock(self.timeline, node.clock_chance, DRIFT_MAX),
+            self.network,
+            self.watchers,
+            self.configuration.addresses[name],
+            f"{name} boot {node.boots}",
+        )
+        node.base = base
+        tables.node = base
+        node.files.stop = base.end_in_step
+        base.on_end = self.ended
+        base.disk_is_another, node.replaced = node.replaced, False
+        base.disk_is_damaged = name in self.suspect
+        for watcher in self.watchers:
+            watcher.began(base)
+        base.start()
+        if base.alive:
+            self.network.join(base)
+
+    def open(self, node: SimulatedNode, tables: SimulatedTables) -> Opened:
+        """Open the ledger on a node's disk, as its next process does."""
+        machine: Any = self.machine(node.name)
+        chance = self.timeline.chance(f"{node.name} incarnation {node.boots}")
+        founding = Founding(node.name, "simulation", self.configuration, lambda: f"{chance.getrandbits(64):016x}")
+
+        def export() -> SnapshotInfo:
+            base = node.running
+            node.files.deaf = base is None or base.disk is not tables  # an exporter that outlives its node
+            try:
+                return export_state(tables, node.folder, machine)
+            finally:
+                node.files.deaf = False
+
+        return open_ledger(tables, node.folder, founding, machine, self.limits, export)
+
+    def crash(self, name: str) -> None:
+        """End a node's process: between two turns, or after the commit of one and before its frames left."""
+        base = self.nodes[name].running
+        if base is not None:
+            base.killed = True
+            base.end(SimulatedCrashError())
+
+    def ended(self, base: SimulatedBase, error: BaseException) -> None:
+        """A process ended. Only what was ordered may end one."""
+        files = self.nodes[base.name].files
+        power_fails = base.power_fails or files.chance.random() < 0.5
+        base.orphan = not power_fails and files.chance.random() < 0.5
+        files.ended(power_fails=power_fails)
+        suspect = base.name in self.suspect
+        if suspect and isinstance(error, CorruptionError | IdentityError):
+            self.given_up(base.name, error)
+            return
+        ordered = isinstance(error, SimulatedCrashError) or base.disk_failed
+        # A machine that was being replaced when an actor failed is in no known state: the node stops.
+        if not ordered and not ((base.ordered_faults or suspect) and isinstance(error, ApplyFaultError)):
+            self.failure = self.failure or error
+
+    # --- ruined disks ------------------------------------------------------------------------------------------------
+
+    @property
+    def spare(self) -> bool:
+        """Whether one more disk may be ruined: a majority of good ones stays."""
+        return 2 * (len(self.suspect) + 1) < len(self.names)
+
+    def given_up(self, name: str, error: BaseException) -> None:
+        """A node whose disk was ruined has noticed it, or its peers have: it does not run again."""
+        self.timeline.note("gone", name)
+        self.gone[name] = f"{type(error).__name__}: {error}"
+
+    def copy_of(self, name: str) -> DiskCopy:
+        """A copy of the folder of a node that is down."""
+        node = self.nodes[name]
+        return DiskCopy({table: rows.copy() for table, rows in node.disk.items()}, node.files.contents())
+
+    def put_back(self, name: str, copy: DiskCopy, how: str) -> None:
+        """Exchange the folder of a node that is down for a copy, or for an empty one."""
+        node = self.nodes[name]
+        self.suspect[name] = how
+        node.disk = {table: rows.copy() for table, rows in copy.disk.items()}
+        node.files.put_back(copy.files)
+        node.replaced = True
+
+    def wipe(self, name: str) -> None:
+        """Empty the folder of a node that is down."""
+        self.put_back(name, DiskCopy(SimulatedTables().tables, {}), "wiped")
+
+    def flip_record(self, name: str, table: str, key: bytes, at: int, bit: int) -> None:
+        """Flip a bit of a record on a node's disk, whether it runs or not."""
+        self.suspect[name] = f"a flipped bit in {table}"
+        values = self.nodes[name].disk[table].values
+        record = bytearray(values[key])
+        record[at] ^= 1 << bit
+        values[key] = bytes(record)
+
+    def flip_file(self, name: str, file: str, at: int, bit: int) -> None:
+        """Flip a bit of a node's snapshot file."""
+        self.suspect[name] = "a flipped bit in a snapshot"
+        self.nodes[name].files.flip(file, at, bit)
+
+    # --- time --------------------------------------------------------------------------------------------------------
+
+    def run(self, seconds: float, done: Callable[[], bool] | None = None) -> bool:
+        """Let so much virtual time pass, or less if `done` says so; returns what it says.
+
+        Raises what a watcher found, and the error of a node that ended without an order.
+        """
+        end = self.timeline.now + seconds
+        if done is None:
+            result = self.timeline.run_until(end, lambda: self.failure is not None)
+        else:
+            result = self.timeline.run_until(end, lambda: self.failure is not None or done())
+        if self.failure is not None:
+            raise self.failure
+        return result
+
+    # --- looking -----------------------------------------------------------------------------------------------------
+
+    def running(self) -> list[SimulatedBase]:
+        """The processes that run, by name of node."""
+        return [base for node in self.nodes.values() if (base := node.running) is not None]
+
+    def leader(self) -> SimulatedBase | None:
+        """The running node that leads the highest term."""
+        leading = [base for base in self.running() if base.engine.ledger.leading is not None]
+        return max(leading, key=lambda base: base.engine.ledger.term, default=None)
+
+    def healthy(self) -> list[SimulatedBase]:
+        """The processes that run on a good disk."""
+        return [base for base in self.running() if base.name not in self.suspect]
+
+    def settled(self) -> bool:
+        """Whether all nodes with a good disk run, one leads, and all have applied the same and everything."""
+        bases = self.healthy()
+        if len(bases) + len(self.suspect) < len(self.names) or self.leader() is None:
+            return False
+        ledgers = [base.engine.ledger for base in bases]
+        last = ledgers[0].log.last
+        return all(ledger.log.last == ledger.commit_index == ledger.applied == last for ledger in ledgers)

@@ -1,0 +1,153 @@
+"""The simulated files: a node's snapshot folder on a disk that may forget, at a crash, whatever was not flushed."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from forge_consensus.storage.snapshots.receiver import SnapshotReceiver
+
+STOPPING_STEPS = ("write", "flush", "rename", "flush folder")
+"""The steps after which a process may be ended, or instead of which the disk may report an error."""
+
+
+@dataclass(eq=False, slots=True)
+class Inode:
+    """A file behind its names, and what of it is surely on the disk."""
+
+    flushed: bytes = b""
+
+
+class SimulatedFiles:
+    """Follows each step that the files of a folder take, and damages after a crash only what a disk may damage.
+
+    A file's bytes are safe once the file was flushed, a name once its folder was. When the power fails, anything else
+    may be there or not: a file without its last bytes, with zeros in their place, or empty; a rename or a removal
+    that did not happen. When only the process ends, what it had written stays, as unsafe as it was.
+    """
+
+    def __init__(self, folder: Path, chance: random.Random) -> None:
+        self.folder = folder
+        self.chance = chance
+        self.present: dict[str, Inode] = {}
+        self.durable: dict[str, Inode] = {}
+        self.frozen: dict[str, bytes] | None = None
+        """The folder as it was when the process ended within a step, before its clean-up code ran."""
+        self.stop_in: int | None = None
+        """The process ends after so many steps more."""
+        self.error_in: int | None = None
+        """So many steps later one fails."""
+        self.stop: Callable[[], None] = lambda: None
+        self.error: Callable[[], Exception] = lambda: OSError("ordered")
+        self.deaf = False
+
+    # --- the steps ---------------------------------------------------------------------------------------------------
+
+    def took(self, step: str, name: str, earlier: str) -> None:
+        """Follow one step. Raises what was ordered for it."""
+        if self.frozen is not None:
+            return  # the process has ended; what its clean-up code does here never happened
+        if step == "create":
+            self.present[name] = Inode()
+        elif step == "flush":
+            self.inode(name).flushed = self.bytes_of(name)
+        elif step == "rename":
+            self.present[name] = self.present.pop(earlier, Inode())
+        elif step == "remove":
+            self.present.pop(name, None)
+        elif step == "flush folder":
+            self.durable = self.present.copy()
+        if step in STOPPING_STEPS and not self.deaf:
+            self.obey()
+
+    def obey(self) -> None:
+        """Count down to what was ordered, and do it."""
+        if self.stop_in is not None:
+            self.stop_in -= 1
+            if self.stop_in < 0:
+                self.stop_in = None
+                self.frozen = self.contents()
+                self.stop()
+        if self.error_in is not None:
+            self.error_in -= 1
+            if self.error_in < 0:
+                self.error_in = None
+                raise self.error()
+
+    def inode(self, name: str) -> Inode:
+        """The file of that name, which exists."""
+        return self.present.setdefault(name, Inode())
+
+    def bytes_of(self, name: str) -> bytes:
+        """What the file of that name holds, flushed or not; nothing if there is none."""
+        path = self.folder / name
+        return path.read_bytes() if path.is_file() else b""
+
+    def contents(self) -> dict[str, bytes]:
+        """A copy of the folder, as whoever reads it finds it."""
+        return {name: self.bytes_of(name) for name in self.present}
+
+    # --- the ends ----------------------------------------------------------------------------------------------------
+
+    def ended(self, *, power_fails: bool) -> None:
+        """The process is no more; what it had not flushed is in danger if the power failed with it."""
+        contents, self.frozen = self.frozen or self.contents(), None
+        self.stop_in = self.error_in = None
+        if power_fails:
+            contents = self.survivors(contents)
+            self.put_back(contents)
+        else:
+            self.replace(contents)
+
+    def survivors(self, contents: dict[str, bytes]) -> dict[str, bytes]:
+        """What is left after the power came back."""
+        left: dict[str, bytes] = {}
+        for name in dict.fromkeys([*self.present, *self.durable]):
+            now, safe = self.present.get(name), self.durable.get(name)
+            kept = now if now is safe else self.chance.choice((now, safe))
+            if kept is not None:
+                left[name] = self.torn(kept.flushed, contents[name] if kept is now else kept.flushed)
+        return left
+
+    def torn(self, flushed: bytes, written: bytes) -> bytes:
+        """What a disk may hold of a file: what was flushed, and of the rest anything or nothing."""
+        if flushed == written:
+            return written
+        at = self.chance.randint(min(len(flushed), len(written)), len(written))
+        ends = (written, flushed, written[:at], written[:at] + bytes(len(written) - at))
+        return self.chance.choice(ends)
+
+    def replace(self, contents: dict[str, bytes]) -> None:
+        """Have the folder hold these files and no others."""
+        for path in self.folder.iterdir():
+            if path.is_file() and path.name not in contents:
+                path.unlink()
+        for name, data in contents.items():
+            path = self.folder / name
+            if not path.is_file() or path.read_bytes() != data:
+                path.write_bytes(data)
+
+    # --- damage ------------------------------------------------------------------------------------------------------
+
+    def put_back(self, contents: dict[str, bytes]) -> None:
+        """The folder holds this copy now, durably."""
+        self.replace(contents)
+        self.present = {name: Inode(data) for name, data in contents.items()}
+        self.durable = self.present.copy()
+
+    def flip(self, name: str, at: int, bit: int) -> None:
+        """Flip a bit of a file, on the disk and for everybody."""
+        data = bytearray(self.bytes_of(name))
+        data[at] ^= 1 << bit
+        (self.folder / name).write_bytes(bytes(data))
+        self.inode(name).flushed = bytes(data)
+
+
+def close_file_of(job: Callable[[], Any]) -> None:
+    """Close the file that a job would have worked on, as the end of its process does; the file stays."""
+    receiver = getattr(job, "__self__", None)
+    if isinstance(receiver, SnapshotReceiver):
+        receiver.file.close()

@@ -1,0 +1,1 @@
+"""The ledger: term, vote, log, configuration and applied index as one unit."""

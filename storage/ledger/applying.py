@@ -1,0 +1,281 @@
+"""Applying: committed entries become the machine's state, with sessions and applied index as one unit."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple, cast
+
+import msgpack
+
+from forge_consensus.errors import (
+    CorruptionError,
+    LogInconsistentError,
+    ProtocolError,
+    StorageError,
+    UnavailableError,
+)
+from forge_consensus.storage.backends.tables import Batch, Tables, TablesView
+from forge_consensus.storage.ledger.checks import broken
+from forge_consensus.storage.ledger.log import Log
+from forge_consensus.storage.ledger.record import REJOIN, Kind, Record, parse
+from forge_consensus.storage.ledger.transaction import get_meta, put_meta
+from forge_consensus.storage.machines.machine import (
+    DONE,
+    ApplyFaultError,
+    Command,
+    Entry,
+    LedgerMachine,
+    Machine,
+    Outcome,
+    apply_all,
+    apply_one,
+    failure,
+)
+from forge_consensus.storage.machines.sessions import Sessions
+
+APPLIED = b"applied"
+COMMAND = int(Kind.COMMAND)
+SESSION = int(Kind.SESSION)
+TTL_BYTES = 8
+READ_BYTES = 4 << 20
+
+
+class Applied(NamedTuple):
+    """What became of one entry."""
+
+    index: int  # type: ignore[assignment]  # tuple.index is not needed here
+    term: int
+    session: int
+    seq: int
+    outcome: Outcome
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """A place in history: the state after `index`."""
+
+    index: int
+    term: int
+    time_ms: int
+    configuration: bytes
+
+
+class Applier:
+    """Owns the machine, the sessions and the index up to which both were moved.
+
+    They are changed in memory only; `checkpoint` stages all three for one transaction, so on disk they agree
+    always. A machine that does not live in the ledger is durable only through its snapshot file, so for it
+    nothing is staged, and `on_disk` is the index of that snapshot.
+
+    `replacing` says that a snapshot is being handed to such a machine, elsewhere: until the switch is on disk nobody
+    may apply to it, ask it or take its state.
+    """
+
+    def __init__(self, tables: Tables, machine: Machine) -> None:
+        self.tables = tables
+        self.machine = machine
+        self.kept = cast("LedgerMachine", machine) if hasattr(machine, "checkpoint") else None
+        self.batched = hasattr(machine, "apply_run")
+        self.sessions = Sessions()
+        self.generation = 0
+        self.index = self.term = self.time_ms = 0
+        self.on_disk = self.staged = 0
+        self.dirty_bytes = 0
+        """How much memory the state that is not on disk takes, about."""
+        self.replacing = False
+
+    def load(self) -> None:
+        """Take up what the last checkpoint left. Raises `CorruptionError`."""
+        if self.kept is None:
+            return
+        stored = get_meta(self.tables, APPLIED)
+        if stored is not None:
+            self.generation, self.index, self.term, self.time_ms, _ = msgpack.unpackb(stored)
+        self.on_disk = self.index
+        self.kept.bind(self.tables, self.generation)
+        self.measure()
+        self.sessions = Sessions()
+        self.sessions.load(self.tables, self.generation)
+
+    def restored(self, point: Point, sessions: list[bytes]) -> None:
+        """A machine of the user's own now holds the state of a snapshot, which is durable."""
+        self.index, self.term, self.time_ms = point.index, point.term, point.time_ms
+        self.on_disk = point.index
+        self.sessions = Sessions()
+        self.sessions.import_(sessions)
+        self.replacing = False
+
+    def query(self, query: Any) -> Any:
+        """Ask the machine. May raise anything, `UnavailableError` while its state is being replaced."""
+        if self.replacing:
+            raise UnavailableError("this node is taking over a snapshot: ask another one, or again soon")
+        return self.machine.query(query)
+
+    def run(self, log: Log, upto: int, count_max: int) -> list[Applied]:
+        """Apply at most `count_max` entries up to `upto`, in order; returns what became of each.
+
+        Raises `StorageError`, and `ApplyFaultError` for every other fault: the state is then half moved, so nothing
+        can be repaired in place.
+        """
+        upto = min(upto, self.index + count_max)
+        done: list[Applied] = []
+        try:
+            while self.index < upto:
+                first = self.index + 1
+                records = log.read(first, upto, READ_BYTES)
+                entries = [parse(index, record) for index, record in enumerate(records, first)]
+                if entries[0].term < self.term:
+                    raise LogInconsistentError(
+                        broken("I5", f"entry {first} of term {entries[0].term} follows one of {self.term}")
+                    )
+                if self.batched:
+                    self.apply_in_runs(entries, done)
+                else:
+                    done += [self.apply_record(entry) for entry in entries]
+        except (ApplyFaultError, LogInconsistentError, StorageError):
+            raise
+        except Exception as error:
+            raise ApplyFaultError(self.index, f"{type(error).__name__}: {error}") from error
+        self.measure()
+        return done
+
+    def moved(self, record: Record) -> None:
+        """Note the entry that is applied now; its time never goes back."""
+        self.index, self.term = record.index, record.term
+        self.time_ms = max(self.time_ms, record.time_ms)
+
+    def apply_record(self, record: Record) -> Applied:
+        """Apply one entry."""
+        index, term, kind, time_ms, session, seq, done_below, data = record
+        self.index, self.term = index, term
+        if time_ms > self.time_ms:  # noqa: PLR1730 - twice as fast as max()
+            self.time_ms = time_ms
+        if kind == COMMAND:
+            if not session:
+                return Applied(index, term, 0, seq, self.apply_command(index, term, data))
+            outcome = self.sessions.begin(session, seq, done_below, self.time_ms)
+            if outcome is None:
+                outcome = self.apply_command(index, term, data)
+                self.sessions.finish(session, seq, outcome)
+            return Applied(index, term, session, seq, outcome)
+        if kind == SESSION:
+            self.sessions.open(index, self.time_ms, int.from_bytes(data[:TTL_BYTES]))
+        return Applied(index, term, 0, 0, DONE)
+
+    def apply_command(self, index: int, term: int, data: bytes) -> Outcome:
+        """Apply one command; bytes that are none fail like any other bad command and stop nothing."""
+        try:
+            command = Command.decode(data)
+        except ProtocolError as error:
+            return failure(error)
+        return apply_one(self.machine, Entry(index, term, self.time_ms, command))
+
+    def apply_in_runs(self, records: list[Record], done: list[Applied]) -> None:
+        """Apply entries to a machine that takes several at once.
+
+        Batch borders differ between nodes, so a run must not change what happens: it ends before anything that
+        is not a fresh command and before a second copy of one that is in it.
+        """
+        run: list[tuple[Record, Command]] = []
+        fresh: set[tuple[int, int]] = set()
+        for record in records:
+            key = (record.session, record.seq)
+            if record.kind != COMMAND or (key[0] and key in fresh):
+                self.finish_run(run, fresh, done)
+            self.moved(record)
+            if record.kind != COMMAND:
+                done.append(self.apply_record(record))
+                continue
+            known = self.sessions.begin(*key, record.done_below, self.time_ms) if key[0] else None
+            command = None
+            if known is None:
+                try:
+                    command = Command.decode(record.data)
+                except ProtocolError as error:
+                    known = failure(error)
+                    if key[0]:
+                        self.sessions.finish(*key, known)
+            if known is not None:
+                self.finish_run(run, fresh, done)
+                done.append(Applied(record.index, record.term, *key, known))
+            elif command is not None:
+                run.append((record._replace(time_ms=self.time_ms), command))
+                fresh.add(key)
+        self.finish_run(run, fresh, done)
+
+    def finish_run(self, run: list[tuple[Record, Command]], fresh: set[tuple[int, int]], done: list[Applied]) -> None:
+        """Hand the collected run to the machine and note its outcomes."""
+        if not run:
+            return
+        entries = [Entry(r.index, r.term, r.time_ms, command) for r, command in run]
+        for (record, _), outcome in zip(run, apply_all(self.machine, entries), strict=True):
+            if record.session:
+                self.sessions.finish(record.session, record.seq, outcome)
+            done.append(Applied(record.index, record.term, record.session, record.seq, outcome))
+        run.clear()
+        fresh.clear()
+
+    # --- to disk -----------------------------------------------------------------------------------------------------
+
+    def checkpoint(self, batch: Batch, configuration: bytes) -> None:
+        """Stage machine, sessions and applied index together. `configuration` is the one as of that index."""
+        if self.kept is None:
+            return
+        self.kept.checkpoint(batch)
+        self.sessions.checkpoint(batch, self.generation)
+        put_point(batch, self.generation, Point(self.index, self.term, self.time_ms, configuration))
+        self.staged = self.index
+
+    def checkpointed(self) -> None:
+        """The staged checkpoint is on disk."""
+        if self.kept is None:
+            return
+        self.kept.checkpointed()
+        self.sessions.checkpointed()
+        self.on_disk = self.staged
+        self.measure()
+
+    def measure(self) -> None:
+        """Note how much is not on disk: it is looked at in every turn, and changes in few."""
+        self.dirty_bytes = self.kept.dirty[1] if self.kept is not None else 0
+
+
+def put_point(batch: Batch, generation: int, point: Point) -> None:
+    """Stage which generation of tables holds the state, and what it is the state of."""
+    row = (generation, point.index, point.term, point.time_ms, point.configuration)
+    put_meta(batch, APPLIED, cast("bytes", msgpack.packb(row)))
+
+
+def stored_point(tables: TablesView) -> tuple[int, Point]:
+    """(generation, point) of the checkpoint on disk.
+
+    Raises `CorruptionError` when there is none.
+    """
+    stored = get_meta(tables, APPLIED)
+    if stored is None:
+        raise CorruptionError(f"the store holds no checkpoint. {REJOIN}")
+    generation, index, term, time_ms, configuration = msgpack.unpackb(stored)
+    return generation, Point(index, term, time_ms, configuration)
+
+
+def header_of(point: Point, sessions: list[bytes]) -> dict[str, Any]:
+    """The header of the snapshot of that point: all that is not the machine's own state."""
+    return {
+        "index": point.index,
+        "term": point.term,
+        "time_ms": point.time_ms,
+        "configuration": point.configuration,
+        "sessions": sessions,
+    }
+
+
+def point_of(header: dict[str, Any]) -> tuple[Point, list[bytes]]:
+    """The point and the sessions in a snapshot's header.
+
+    Raises `CorruptionError` when a part is missing.
+    """
+    try:
+        point = Point(header["index"], header["term"], header["time_ms"], header["configuration"])
+        return point, list(header["sessions"])
+    except (KeyError, TypeError) as error:
+        raise CorruptionError(f"the snapshot's header lacks {error}") from error

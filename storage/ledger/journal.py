@@ -1,0 +1,200 @@
+"""The journal: what a node told, as numbered rows of bytes, kept for those who were not there to listen.
+
+It costs no flush: rows wait in memory for the next transaction that happens anyway. So a crash may lose some that were
+told already, and old ones are discarded; whoever reads learns of both as gaps and never skips a number unknowingly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Final, Literal, NamedTuple
+
+from forge_consensus.storage.backends.tables import Batch, Tables
+from forge_consensus.storage.ledger.numbers import EVENTS_MARK, EventNumbers
+from forge_consensus.storage.ledger.transaction import get_meta, put_meta
+
+TABLE: Final = "events"
+FLOOR: Final = b"events-floor"
+"""Numbers up to this one were discarded."""
+WAITING_MAX: Final = 4_096
+"""Rows that may wait in memory for a transaction; the oldest beyond it are lost."""
+SLICE_MAX: Final = 500
+"""Rows that one transaction discards at most: some 0.2 ms."""
+SLACK_MS_MAX: Final = 60_000
+SCAN_MAX: Final = 2_000
+"""Rows that one `read` looks at: some 1 ms of the node's time."""
+CHUNK_ROWS: Final = 256
+READ_BYTES_MAX: Final = 512 << 10
+TIME_BYTES: Final = 8
+
+Reason = Literal["discarded", "lost"]
+
+
+class Gap(NamedTuple):
+    """Numbers first..last are not there: discarded, or lost in a crash before they were written (most never used)."""
+
+    first: int
+    last: int
+    reason: Reason
+
+
+class Page(NamedTuple):
+    """Rows from `since` on, ascending, and what is missing among them; the next page begins at `next`."""
+
+    rows: list[tuple[int, bytes]]
+    first: int
+    """The lowest number that may still be there."""
+    next: int
+    end: int
+    """The newest number that was given out; the reader is level when `next` is above it."""
+    gaps: list[Gap]
+
+
+class Row(NamedTuple):
+    """One event that waits to be written."""
+
+    sequence: int
+    wall_ms: int
+    data: bytes
+
+
+class Staged(NamedTuple):
+    """What the present transaction changes, to be believed once it is durable."""
+
+    written: int
+    removed: int
+    floor: int
+    oldest_ms: int
+
+
+def key_of(sequence: int) -> bytes:
+    """The key of a row."""
+    return sequence.to_bytes(8)
+
+
+class Journal:
+    """The rows of one node's events; it belongs to the node's thread.
+
+    `rows_max` and `seconds_max` bound what is kept on disk, give or take one slice and a minute. A row's age is
+    measured against the newest row, so no clock is read. Raises `CorruptionError`, `StorageError`.
+    """
+
+    def __init__(self, tables: Tables, numbers: EventNumbers, rows_max: int, seconds_max: float) -> None:
+        self.tables = tables
+        self.numbers = numbers
+        self.rows_max = rows_max
+        self.age_ms_max = int(seconds_max * 1000)
+        self.slack_ms = min(SLACK_MS_MAX, self.age_ms_max // 10)
+        self.slice_rows = min(SLICE_MAX, max(1, rows_max // 8))
+        self.floor = int.from_bytes(get_meta(tables, FLOOR) or b"")
+        self.count = tables.count(TABLE)
+        oldest = tables.first(TABLE)
+        self.oldest_ms = int.from_bytes(oldest[1][:TIME_BYTES]) if oldest else 0
+        self.waiting: list[Row] = []
+        self.staged = Staged(0, 0, self.floor, self.oldest_ms)
+
+    # --- writing -----------------------------------------------------------------------------------------------------
+
+    def append(self, sequence: int, wall_ms: int, data: bytes) -> None:
+        """Keep a row; it is on disk after the next transaction. `sequence` is the newest number."""
+        self.waiting.append(Row(sequence, wall_ms, data))
+        if len(self.waiting) > WAITING_MAX:
+            del self.waiting[: WAITING_MAX // 8]
+
+    def stage(self, batch: Batch) -> None:
+        """Add to a transaction what waits for one, and a slice of what is to be discarded."""
+        waiting = self.waiting
+        if waiting:
+            rows = [(key_of(row.sequence), row.wall_ms.to_bytes(TIME_BYTES) + row.data) for row in waiting]
+            batch.append(TABLE, rows)
+        oldest_ms = self.oldest_ms or (waiting[0].wall_ms if waiting else 0)
+        self.staged = Staged(len(waiting), 0, self.floor, oldest_ms)
+        if waiting and self.discard_is_due(waiting[-1].wall_ms):
+            self.discard(batch, waiting[-1].wall_ms)
+
+    def discard_is_due(self, now_ms: int) -> bool:
+        """Whether a whole slice is too much, or the oldest row is too old."""
+        too_old = self.count > 0 and now_ms - self.oldest_ms > self.age_ms_max + self.slack_ms
+        return too_old or self.count - self.rows_max >= self.slice_rows
+
+    def discard(self, batch: Batch, now_ms: int) -> None:
+        """Stage the removal of at most one slice of the oldest rows, and note how far it goes."""
+        oldest = self.tables.scan(TABLE, limit=self.slice_rows + 1)
+        too_many = min(self.count - self.rows_max, self.slice_rows)
+        removed = 0
+        for key, value in oldest[: self.slice_rows]:
+            if removed >= too_many and now_ms - int.from_bytes(value[:TIME_BYTES]) <= self.age_ms_max:
+                break
+            floor, removed = key, removed + 1
+        if not removed:
+            return
+        batch.delete_range(TABLE, b"", key_of(int.from_bytes(floor) + 1))
+        put_meta(batch, FLOOR, floor)
+        left = oldest[removed:]
+        oldest_ms = int.from_bytes(left[0][1][:TIME_BYTES]) if left else self.waiting[0].wall_ms
+        self.staged = Staged(self.staged.written, removed, int.from_bytes(floor), oldest_ms)
+
+    def committed(self) -> None:
+        """What was staged is durable."""
+        written, removed, self.floor, self.oldest_ms = self.staged
+        self.count += written - removed
+        del self.waiting[:written]
+        self.staged = Staged(0, 0, self.floor, self.oldest_ms)
+
+    def seal(self) -> None:
+        """Write what waits, and the last number used: after an orderly end there is no gap. One flush.
+
+        Raises `StorageError`.
+        """
+        batch = Batch()
+        self.stage(batch)
+        mark = self.numbers.sequence
+        put_meta(batch, EVENTS_MARK, mark.to_bytes(8))
+        self.tables.commit(batch)
+        self.numbers.mark = mark
+        self.committed()
+
+    # --- reading -----------------------------------------------------------------------------------------------------
+
+    def read(
+        self,
+        since: int,
+        limit: int,
+        wanted: Callable[[bytes], bool] = lambda data: True,
+        bytes_max: int = READ_BYTES_MAX,
+    ) -> Page:
+        """At most `limit` wanted rows with numbers from `since` on, those not on disk yet included.
+
+        It looks at a bounded number of rows: a page may be short, or empty, and yet not be the last.
+        """
+        place = max(since, 1)
+        page = Page([], self.floor + 1, place, self.numbers.sequence, [])
+        if place <= self.floor:
+            page.gaps.append(Gap(place, self.floor, "discarded"))
+            place = self.floor + 1
+        for looked, (sequence, data) in enumerate(self.rows_from(place)):
+            if looked >= SCAN_MAX or len(page.rows) >= limit or bytes_max <= 0:
+                return page._replace(next=place)
+            if sequence > place:
+                page.gaps.append(Gap(place, sequence - 1, "lost"))
+            place = sequence + 1
+            if wanted(data):
+                page.rows.append((sequence, data))
+                bytes_max -= len(data)
+        if place <= self.numbers.sequence:
+            page.gaps.append(Gap(place, self.numbers.sequence, "lost"))
+            place = self.numbers.sequence + 1
+        return page._replace(next=place)
+
+    def rows_from(self, first: int) -> Iterator[tuple[int, bytes]]:
+        """(number, data) from `first` on: those on disk, then those that wait. Not to be held over a transaction."""
+        start = first
+        while found := self.tables.scan(TABLE, key_of(start), limit=CHUNK_ROWS):
+            for key, value in found:
+                yield int.from_bytes(key), value[TIME_BYTES:]
+            start = int.from_bytes(found[-1][0]) + 1
+            if len(found) < CHUNK_ROWS:
+                break
+        for row in self.waiting:
+            if row.sequence >= first:
+                yield row.sequence, row.data

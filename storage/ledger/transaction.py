@@ -1,0 +1,50 @@
+"""The transaction: what one turn wants to have on disk before it speaks, and the ledger's own small records."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from zlib import crc32
+
+from forge_consensus.errors import CorruptionError
+from forge_consensus.storage.backends.tables import Batch, TablesView
+from forge_consensus.storage.ledger.record import CRC_BYTES, REJOIN, RESIDUE
+
+META = "meta"
+
+
+class Transaction:
+    """Table operations of one turn and what follows once they are on disk.
+
+    Any operation costs the turn its flush, so what can wait is not put here: the ledger adds it (the commit index as
+    a hint, the mark of event numbers, applied state) when there is a flush anyway. `switching` says that the turn
+    replaces the whole state by an installed one.
+    """
+
+    __slots__ = ("after", "batch", "switching")
+
+    def __init__(self) -> None:
+        self.batch = Batch()
+        self.switching = False
+        self.after: list[Callable[[], None]] = []
+
+    def put_meta(self, key: bytes, value: bytes) -> None:
+        """Write one of the ledger's own records, durable when the turn ends."""
+        put_meta(self.batch, key, value)
+
+
+def put_meta(batch: Batch, key: bytes, value: bytes) -> None:
+    """Stage one of the ledger's own records, sealed by a checksum: a damaged vote is worse than a damaged entry."""
+    batch.put(META, key, value + crc32(value, crc32(key)).to_bytes(CRC_BYTES, "little"))
+
+
+def get_meta(tables: TablesView, key: bytes) -> bytes | None:
+    """One of the ledger's own records as it is on disk, or None. Raises `CorruptionError` for a damaged one."""
+    stored = tables.get(META, key)
+    return None if stored is None else unsealed(key, stored)
+
+
+def unsealed(key: bytes, stored: bytes) -> bytes:
+    """The value of one of the ledger's own records. Raises `CorruptionError` for a damaged one."""
+    if crc32(stored, crc32(key)) != RESIDUE:
+        raise CorruptionError(f"the ledger's {key.decode()!r} fails its checksum: the node does not run. {REJOIN}")
+    return stored[:-CRC_BYTES]

@@ -1,0 +1,1 @@
+"""What committed commands are applied to: state machines and client sessions."""

@@ -1,0 +1,325 @@
+"""The key-value machine: state in the ledger's tables, under what is not yet on disk."""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Iterable, Iterator
+from heapq import merge
+from itertools import islice
+from operator import itemgetter
+from typing import Any, Final, cast
+
+import msgpack
+
+from forge_consensus.errors import CorruptionError
+from forge_consensus.storage.backends.tables import Batch, Tables, TablesView
+from forge_consensus.storage.machines.kv_commands import OPERATIONS, Writes, check_fields, check_key
+from forge_consensus.storage.machines.machine import Entry
+
+TABLE: Final = "kv"
+CELL_BYTES: Final = 120
+"""What a key in the overlay takes in memory beside its own text and value, about."""
+CHUNK_BYTES: Final = 256 << 10
+PAGE_ROWS_MIN: Final = 16
+PAGE_ROWS_MAX: Final = 1000
+SCAN_ROWS: Final = 1000
+SCAN_ROWS_MAX: Final = 10_000
+SCAN_BYTES_MAX: Final = 4 << 20
+"""A larger answer is refused instead of cut, since a short page reads as the last one."""
+
+
+class Overlay:
+    """Packed values by key, None for a deleted one; knows its size and gives ranges in key order.
+
+    A key never leaves, so `order` is kept sorted by adding only what came since the last look.
+    """
+
+    __slots__ = ("bytes", "cells", "order")
+
+    def __init__(self) -> None:
+        self.cells: Writes = {}
+        self.bytes = 0
+        self.order: list[str] = []
+
+    def put(self, key: str, value: bytes | None) -> None:
+        """Note a value, or None for a deleted key."""
+        cells = self.cells
+        if key in cells:
+            old = cells[key]
+            self.bytes -= len(old) if old else 0
+        else:
+            self.bytes += len(key) + CELL_BYTES
+        self.bytes += len(value) if value else 0
+        cells[key] = value
+
+    def sorted_keys(self) -> list[str]:
+        """All keys in order, which for str is the order of their UTF-8 bytes in the table."""
+        if len(self.order) != len(self.cells):
+            self.order.extend(islice(self.cells, len(self.order), None))
+            self.order.sort()
+        return self.order
+
+    def range(self, prefix: str, after: str | None) -> Iterator[tuple[str, bytes | None]]:
+        """Keys with that prefix, beyond `after`, in order."""
+        keys = self.sorted_keys()
+        first = bisect_left(keys, prefix)
+        if after is not None:
+            first = max(first, bisect_right(keys, after))
+        for key in islice(keys, first, None):
+            if not key.startswith(prefix):
+                return
+            yield key, self.cells[key]
+
+
+class KeyValueMachine:
+    """Keys (str) to msgpack values; the commands are in `kv_commands`, the queries in `query`.
+
+    Two layers lie over the table: `fresh` takes what is applied; `checkpoint` moves it to `frozen`,
+    which is forgotten only when its transaction is known to be on disk. So nothing is lost when
+    commands are applied in between, nor when that transaction fails: the next checkpoint then holds
+    both. Without tables (never bound) the overlay is all there is, and the machine works by itself
+    as a `StateMachine`. Not thread-safe.
+    """
+
+    def __init__(self) -> None:
+        self.tables: Tables | None = None
+        self.generation = 0
+        self.prefix = prefix_of(0)
+        self.fresh = Overlay()
+        self.frozen = Overlay()
+        # four times as fast as packb, since a packer keeps its buffer; so it is for one thread
+        self.pack: Callable[[Any], bytes] = msgpack.Packer().pack
+
+    # --- commands and queries ---
+
+    def apply(self, entry: Entry) -> Any:
+        """Apply one command, entirely or not at all.
+
+        Raises ValueError or TypeError, saying what is wrong, for a command that makes no sense.
+        """
+        command = entry.command
+        operation = OPERATIONS.get(command.type)
+        if operation is None:
+            known = ", ".join(sorted(OPERATIONS))
+            raise ValueError(f"unknown command {command.type!r}; there are {known}")
+        if command.payload.keys() != operation.fields:
+            check_fields(command.type, command.payload)
+        writes: Writes = {}
+        result = operation.run(self, command.payload, writes)
+        for key, value in writes.items():
+            self.fresh.put(key, value)
+        return result
+
+    def read(self, key: str) -> bytes | None:
+        """Return the packed value of a key, or None."""
+        if key in self.fresh.cells:
+            return self.fresh.cells[key]
+        if key in self.frozen.cells:
+            return self.frozen.cells[key]
+        if self.tables is None:
+            return None
+        return self.tables.get(TABLE, self.prefix + key.encode())
+
+    def query(self, query: Any) -> Any:
+        """Answer a query.
+
+        - a key, or {"get": key}: the value, or None
+        - {"scan": prefix, "limit": 1000, "after": key}: [[key, value], ...] in key order. The next
+          page is `after` the last key; a page with fewer than `limit` keys is the last one
+        - {"count": prefix}: how many keys have it; reads all of them, at about a microsecond each
+
+        Raises ValueError or TypeError for any other, and for a page of more than `SCAN_BYTES_MAX`.
+        """
+        if isinstance(query, str):
+            query = {"get": query}
+        if isinstance(query, dict):
+            if query.keys() == {"get"}:
+                value = self.read(check_key(query["get"]))
+                return None if value is None else msgpack.unpackb(value)
+            if query.keys() == {"count"}:
+                return sum(1 for _ in self.rows(check_text("count", query["count"]), None))
+            if "scan" in query and query.keys() <= {"scan", "limit", "after"}:
+                return self.scan(query["scan"], query.get("limit", SCAN_ROWS), query.get("after"))
+        raise ValueError(
+            'a query is a key, {"get": key}, {"count": prefix} or {"scan": prefix, "limit": n, "after": key}'
+        )
+
+    def scan(self, prefix: Any, limit: Any, after: Any) -> list[list[Any]]:
+        """One page of keys and values, see `query`."""
+        check_text("scan", prefix)
+        if after is not None:
+            check_text("after", after)
+        if type(limit) is not int or not 0 < limit <= SCAN_ROWS_MAX:
+            raise ValueError(f"limit is a number from 1 to {SCAN_ROWS_MAX}")
+        page: list[list[Any]] = []
+        size = 0
+        for key, value in islice(self.rows(prefix, after), limit):
+            size += len(key) + len(value)
+            if size > SCAN_BYTES_MAX:
+                raise ValueError(f"{limit} rows have over {SCAN_BYTES_MAX} bytes: ask for at most {len(page)}")
+            page.append([key, msgpack.unpackb(value)])
+        return page
+
+    def rows(self, prefix: str, after: str | None) -> Iterator[tuple[str, bytes]]:
+        """Yield keys with that prefix, beyond `after`, and packed values, from all layers."""
+        layers = merge(
+            self.fresh.range(prefix, after),
+            self.frozen.range(prefix, after),
+            self.table_rows(prefix, after),
+            key=itemgetter(0),
+        )
+        newest: str | None = None
+        for key, value in layers:
+            if key != newest and value is not None:
+                yield key, value
+            newest = key
+
+    def table_rows(self, prefix: str, after: str | None) -> Iterator[tuple[str, bytes | None]]:
+        """As `rows`, from the table alone."""
+        if self.tables is None:
+            return
+        start = self.prefix + prefix.encode()
+        stop = successor(start)
+        if after is not None:
+            start = max(start, self.prefix + after.encode() + b"\0")
+        for key, value in paged(self.tables, start, stop):
+            yield key[len(self.prefix) :].decode(), value
+
+    # --- in the ledger ---
+
+    @property
+    def dirty(self) -> tuple[int, int]:
+        """(keys, bytes) that are applied and not yet on disk."""
+        fresh, frozen = self.fresh, self.frozen
+        return len(fresh.cells) + len(frozen.cells), fresh.bytes + frozen.bytes
+
+    def bind(self, tables: Tables, generation: int) -> None:
+        """Take the state that those tables hold under that generation; the overlay is forgotten."""
+        self.tables = tables
+        self.generation = generation
+        self.prefix = prefix_of(generation)
+        self.fresh = Overlay()
+        self.frozen = Overlay()
+
+    def checkpoint(self, batch: Batch) -> None:
+        """Stage the overlay in key order: writing random keys costs twice the time."""
+        if self.frozen.cells:
+            for key, value in self.fresh.cells.items():
+                self.frozen.put(key, value)
+        else:
+            self.frozen = self.fresh
+        self.fresh = Overlay()
+        cells = self.frozen.cells
+        for key in self.frozen.sorted_keys():
+            value = cells[key]
+            if value is None:
+                batch.delete(TABLE, self.prefix + key.encode())
+            else:
+                batch.put(TABLE, self.prefix + key.encode(), value)
+
+    def checkpointed(self) -> None:
+        """Note that what the last checkpoint staged is on disk."""
+        self.frozen = Overlay()
+
+    @staticmethod
+    def export(tables: TablesView, generation: int) -> Iterator[bytes]:
+        """Yield the state on disk in chunks, each msgpack [[key, packed value], ...]."""
+        start = prefix_of(generation)
+        rows = paged(tables, start, successor(start))
+        return chunks_of((key[len(start) :], value) for key, value in rows)
+
+    @staticmethod
+    def import_chunk(batch: Batch, generation: int, chunk: bytes) -> None:
+        """Stage one exported chunk under a generation.
+
+        Raises `CorruptionError`, with nothing staged, when it is none.
+        """
+        prefix = prefix_of(generation)
+        for key, value in rows_of(chunk):
+            batch.put(TABLE, prefix + key, value)
+
+    # --- by itself ---
+
+    def snapshot(self) -> Iterable[bytes]:
+        """Return the whole state in chunks.
+
+        Keys and values are taken at once, packed only when iterated over.
+        """
+        cells: Writes = dict(self.table_rows("", None))
+        cells.update(self.frozen.cells)
+        cells.update(self.fresh.cells)
+        live = ((key, cells[key]) for key in sorted(cells))
+        return chunks_of((key.encode(), value) for key, value in live if value is not None)
+
+    def restore(self, chunks: Iterable[bytes]) -> None:
+        """Replace the state, entirely or not at all.
+
+        Raises `CorruptionError` when a chunk is none.
+        """
+        rows = [(key.decode(), value) for chunk in chunks for key, value in rows_of(chunk)]
+        fresh = Overlay()
+        for key, _ in self.rows("", None):
+            fresh.put(key, None)
+        for key, value in rows:
+            fresh.put(key, value)
+        self.fresh = fresh
+
+
+def check_text(name: str, value: Any) -> str:
+    """Return the value; raises TypeError when it is no text."""
+    if not isinstance(value, str):
+        raise TypeError(f"{name} is a text, not {type(value).__name__}")
+    return value
+
+
+def prefix_of(generation: int) -> bytes:
+    """Return what the keys of a generation begin with in the table."""
+    return generation.to_bytes(4)
+
+
+def successor(prefix: bytes) -> bytes:
+    """Return the first key beyond a prefix; a generation may end in 0xff, UTF-8 never."""
+    return (int.from_bytes(prefix) + 1).to_bytes(len(prefix))
+
+
+def paged(tables: TablesView, start: bytes, stop: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """Yield the rows of a range, fetched in pages of about `CHUNK_BYTES`."""
+    count = PAGE_ROWS_MIN
+    while True:
+        page = tables.scan(TABLE, start, stop, count)
+        yield from page
+        if len(page) < count:
+            return
+        start = page[-1][0] + b"\0"
+        row_bytes = sum(len(key) + len(value) for key, value in page) // len(page) + 1
+        count = max(1, min(PAGE_ROWS_MAX, CHUNK_BYTES // row_bytes))
+
+
+def chunks_of(rows: Iterable[tuple[bytes, bytes]]) -> Iterator[bytes]:
+    """Rows packed in chunks of about `CHUNK_BYTES`."""
+    chunk: list[tuple[bytes, bytes]] = []
+    size = 0
+    for row in rows:
+        chunk.append(row)
+        size += len(row[0]) + len(row[1])
+        if size >= CHUNK_BYTES:
+            yield cast("bytes", msgpack.packb(chunk))
+            chunk, size = [], 0
+    if chunk:
+        yield cast("bytes", msgpack.packb(chunk))
+
+
+def rows_of(chunk: bytes) -> list[tuple[bytes, bytes]]:
+    """Return the rows in a chunk.
+
+    Raises `CorruptionError` when it is none.
+    """
+    try:
+        rows = [(key, value) for key, value in msgpack.unpackb(chunk)]
+        for key, value in rows:
+            if type(value) is not bytes:
+                raise TypeError("a value that is not packed")
+            check_key(key.decode())
+    except (ValueError, TypeError, AttributeError, msgpack.UnpackException) as error:
+        raise CorruptionError(f"a chunk of keys and values does not decode: {error}") from error
+    return rows

@@ -1,0 +1,313 @@
+"""The machine: what committed commands are applied to, and what becomes of each of them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, Protocol, cast, runtime_checkable
+
+import msgpack
+
+from forge_consensus.errors import ConsensusError, ProtocolError, StorageError
+from forge_consensus.storage.backends.tables import Batch, Tables, TablesView
+
+COMMAND_BYTES_MAX: Final = 16 << 20
+"""No command is decoded beyond this; what a node takes from clients is bounded lower, by its
+configuration."""
+NAME_CHARS_MAX: Final = 255
+DEPTH_MAX: Final = 64
+"""How deep lists and maps may nest: a deeper one could end a machine in RecursionError, on every
+node."""
+TEXT_BYTES_MAX: Final = 1024
+RESULT_BYTES_MAX: Final = 4 << 20
+"""A result is kept for its session, in memory and in snapshots, until the client has seen it."""
+
+TEXT: Final = frozenset({str})
+PLAIN: Final = frozenset({bool, bytes, float, int, str, type(None)})
+
+COMMAND_FAILED: Final = "CONSENSUS_COMMAND_FAILED"
+FATAL: Final = (MemoryError, OSError, RecursionError)
+"""What differs between nodes by nature, and so must never become a command's result."""
+ADDRESS: Final = re.compile(r" at 0x[0-9A-Fa-f]+")
+
+
+class ApplyFaultError(ConsensusError, code="CONSENSUS_APPLY_FAULT", fatal=True, exit_code=70):
+    """Applying the entry at `index` failed for a reason of this node's alone: it must stop."""
+
+    def __init__(self, index: int, text: str) -> None:
+        super().__init__(f"log entry {index} could not be applied: {text}", index=index)
+        self.index = index
+
+
+def nests_too_deep(values: list[Any]) -> bool:
+    """Whether values nest deeper than `DEPTH_MAX`; goes by layers, without recursion."""
+    layer = values
+    for _ in range(DEPTH_MAX):
+        layer = [
+            inner
+            for outer in layer
+            if isinstance(outer, dict | list | tuple)
+            for inner in (outer.values() if isinstance(outer, dict) else outer)
+        ]
+        if not layer:
+            return False
+    return True
+
+
+def check_command(name: Any, payload: Any, correlation_id: Any = None) -> None:
+    """Raise `ProtocolError` for a type, a payload or an id that is none."""
+    if type(name) is not str or not 0 < len(name) <= NAME_CHARS_MAX:
+        raise ProtocolError(f"a command's type is a text of 1 to {NAME_CHARS_MAX} characters")
+    if type(payload) is not dict or not TEXT.issuperset(map(type, payload)):
+        raise ProtocolError("a command's payload is a map with texts as keys")
+    if not PLAIN.issuperset(map(type, payload.values())) and nests_too_deep([*payload.values()]):
+        raise ProtocolError(f"a command's payload nests deeper than {DEPTH_MAX}")
+    if correlation_id is not None and (type(correlation_id) is not str or len(correlation_id) > NAME_CHARS_MAX):
+        raise ProtocolError(f"a correlation id has at most {NAME_CHARS_MAX} characters")
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """What a client asks the machine to do; `payload` holds msgpack values under str keys.
+
+    A correlation id of the client's choice travels with the command to every node. It is on the events
+    `consensus.log.appended` and `.committed` of its entry (see there for the bounds) and on the log line that the
+    answering node writes when the machine refuses the command. It means nothing to the machine unless it asks.
+    """
+
+    type: str
+    payload: dict[str, Any] = field(default_factory=dict)
+    correlation_id: str | None = None
+
+    def encode(self) -> bytes:
+        """Return the bytes that are sent and logged: msgpack [type, payload], then any id.
+
+        Raises ValueError for what `decode` would refuse, so that the caller hears of it before it
+        is sent.
+        """
+        parts = [self.type, self.payload]
+        if self.correlation_id is not None:
+            parts.append(self.correlation_id)
+        try:
+            data = cast("bytes", msgpack.packb(parts))
+            check_command(self.type, self.payload, self.correlation_id)
+            if not PLAIN.issuperset(map(type, self.payload.values())):
+                Command.decode(data)
+        except (TypeError, ValueError, OverflowError, ProtocolError) as error:
+            raise ValueError(f"command {self.type!r} cannot be encoded: {error}") from error
+        return data
+
+    @classmethod
+    def decode(cls, data: bytes) -> Command:
+        """Return the command in those bytes.
+
+        Raises `ProtocolError` for anything that is not one, whatever the bytes are.
+        """
+        if len(data) > COMMAND_BYTES_MAX:
+            raise ProtocolError(f"a command of {len(data)} bytes; at most {COMMAND_BYTES_MAX}")
+        try:
+            parts = msgpack.unpackb(data)
+        except (ValueError, TypeError, OverflowError, msgpack.UnpackException) as error:
+            raise ProtocolError(f"a command that is not msgpack: {error}") from error
+        if type(parts) is not list or not 2 <= len(parts) <= 3:
+            raise ProtocolError("a command is an array [type, payload] or [type, payload, id]")
+        check_command(*parts)
+        return cls(*parts)
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A committed command as a machine sees it.
+
+    `time_ms` is the leader's clock, never going back from entry to entry: the only clock that a
+    machine may use.
+    """
+
+    index: int
+    term: int
+    time_ms: int
+    command: Command
+
+
+class Machine(Protocol):
+    """What every machine can do."""
+
+    def apply(self, entry: Entry) -> Any:
+        """Change the state by one command and return a result that msgpack can encode.
+
+        Must depend on nothing but the state and the entry. An exception becomes the command's
+        result on every node: when it raises, it must have changed nothing, and the text must be the
+        same everywhere.
+        """
+
+    def query(self, query: Any) -> Any:
+        """Answer from the state without changing it; an exception goes to who asked."""
+
+
+class StateMachine(Machine, Protocol):
+    """A machine of the user's own, durable by its snapshots only.
+
+    May have `apply_run(entries: Sequence[Entry]) -> Sequence[Any]` besides: one outcome per entry,
+    an exception instance standing for a command that failed. How entries are cut into runs differs
+    between nodes.
+    """
+
+    def snapshot(self) -> Iterable[bytes]:
+        """Return the state in chunks.
+
+        Called between two applies, on the node's thread: it returns at once something that later
+        applies cannot change, and is iterated over elsewhere.
+        """
+
+    def restore(self, chunks: Iterable[bytes]) -> None:
+        """Replace the state by that of a snapshot."""
+
+
+@runtime_checkable
+class LedgerMachine(Machine, Protocol):
+    """A machine whose state lives in the ledger's tables, one generation of it beside another."""
+
+    @property
+    def dirty(self) -> tuple[int, int]:
+        """(keys, bytes) that are applied and not yet on disk."""
+
+    def bind(self, tables: Tables, generation: int) -> None:
+        """Take the state under that generation; what was not on disk is forgotten."""
+
+    def checkpoint(self, batch: Batch) -> None:
+        """Stage all that is applied and not on disk."""
+
+    def checkpointed(self) -> None:
+        """Note that what the last `checkpoint` staged is on disk.
+
+        Without this call, the next one stages it again.
+        """
+
+    @staticmethod
+    def export(tables: TablesView, generation: int) -> Iterator[bytes]:
+        """Yield the state on disk in chunks, from a read view; works in another process."""
+
+    @staticmethod
+    def import_chunk(batch: Batch, generation: int, chunk: bytes) -> None:
+        """Stage one exported chunk under a generation."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of a command: the same bytes on every node.
+
+    With code "" the payload is the msgpack of the result, otherwise that of [class name, text].
+    """
+
+    code: str
+    payload: bytes
+
+
+DONE: Final = Outcome("", b"\xc0")
+YES: Final = Outcome("", b"\xc3")
+NO: Final = Outcome("", b"\xc2")
+
+
+def refusal(code: str, kind: str, text: str) -> Outcome:
+    """Make the outcome of a command that was refused or failed: class name and text."""
+    return Outcome(code, cast("bytes", msgpack.packb([kind, text])))
+
+
+def failure(error: Exception) -> Outcome:
+    """Make a command's exception its outcome, without what differs between nodes."""
+    try:
+        text = ADDRESS.sub("", str(error))
+    except FATAL:
+        raise
+    except Exception:
+        text = "(its text could not be made)"
+    cut = text.encode(errors="backslashreplace")[:TEXT_BYTES_MAX].decode(errors="ignore")
+    return refusal(COMMAND_FAILED, type(error).__name__, cut)
+
+
+def outcome_of_error(error: BaseException, index: int) -> Outcome:
+    """Return the outcome of a command whose application ended in an exception.
+
+    Raises `ApplyFaultError` for an exception that differs between nodes. A storage error, and what
+    is no `Exception` (KeyboardInterrupt, SystemExit), is raised as it is with the entry's index in
+    a note.
+    """
+    grouped = isinstance(error, BaseExceptionGroup) and error.subgroup((*FATAL, StorageError))
+    if isinstance(error, FATAL) or grouped:
+        raise ApplyFaultError(index, f"{type(error).__name__}: {error}") from error
+    if isinstance(error, StorageError) or not isinstance(error, Exception):
+        error.add_note(f"while applying log entry {index}")
+        raise error
+    try:
+        return failure(error)
+    except FATAL as fault:
+        text = f"{type(fault).__name__} in the text of a {type(error).__name__}"
+        raise ApplyFaultError(index, text) from fault
+
+
+def outcome_of(result: Any, index: int, done: str = "the command was applied, but ") -> Outcome:
+    """Make a result the outcome of a command, of which that was done; a failed one if it cannot be kept."""
+    if result is None:
+        return DONE
+    if result is True:
+        return YES
+    if result is False:
+        return NO
+    try:
+        payload: bytes = msgpack.packb(result)
+    except (TypeError, ValueError, OverflowError):
+        # msgpack's own text shows the object, perhaps with its address
+        text = f"cannot encode its result ({type(result).__name__})"
+        return refusal(COMMAND_FAILED, "TypeError", f"{done}msgpack {text}")
+    except Exception as error:
+        return outcome_of_error(error, index)
+    if len(payload) > RESULT_BYTES_MAX:
+        text = f"its result has {len(payload)} bytes, at most {RESULT_BYTES_MAX}"
+        return refusal(COMMAND_FAILED, "ValueError", f"{done}{text}")
+    return Outcome("", payload)
+
+
+def apply_one(machine: Machine, entry: Entry) -> Outcome:
+    """Apply one command.
+
+    Its exception becomes its outcome and stops nothing, so that one bad command cannot bring a
+    cluster down for good. Raises `ApplyFaultError` with the entry's index for MemoryError, OSError
+    and RecursionError.
+    """
+    try:
+        result = machine.apply(entry)
+    except BaseException as error:
+        return outcome_of_error(error, entry.index)
+    return outcome_of(result, entry.index)
+
+
+def apply_all(machine: Machine, entries: Sequence[Entry]) -> list[Outcome]:
+    """Apply commands in order, by the machine's `apply_run` if it has one; one outcome for each.
+
+    Raises `ApplyFaultError` as `apply_one` does, and when a run as a whole fails or returns too few
+    or too many outcomes: how entries are cut into runs differs between nodes, so that has no place
+    in the state.
+    """
+    run = getattr(machine, "apply_run", None)
+    if run is None:
+        return [apply_one(machine, entry) for entry in entries]
+    if not entries:
+        return []
+    first, last = entries[0].index, entries[-1].index
+    try:
+        results = run(entries)
+        count = len(results)
+    except BaseException as error:
+        if isinstance(error, StorageError) or not isinstance(error, Exception):
+            error.add_note(f"while applying log entries {first} to {last}")
+            raise
+        text = f"apply_run({first}..{last}) raised {type(error).__name__}: {error}"
+        raise ApplyFaultError(first, text) from error
+    if count != len(entries):
+        text = f"apply_run({first}..{last}) returned {count} outcomes for {len(entries)} entries"
+        raise ApplyFaultError(first, text)
+    return [
+        outcome_of_error(result, entry.index) if isinstance(result, BaseException) else outcome_of(result, entry.index)
+        for entry, result in zip(entries, results, strict=True)
+    ]

@@ -1,0 +1,300 @@
+"""Client sessions: a command is applied at most once, a retry gets the first result."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from heapq import heapify, heappop, heappush, heapreplace
+from typing import Final, cast
+
+import msgpack
+
+from forge_consensus.errors import CorruptionError
+from forge_consensus.storage.backends.tables import Batch, TablesView
+from forge_consensus.storage.machines.machine import Outcome, refusal
+
+TABLE: Final = "sessions"
+SESSIONS_MAX: Final = 10_000
+KEPT_MAX: Final = 16_384
+TTL_MS_MAX: Final = 24 * 3600 * 1000
+CHUNK_BYTES: Final = 256 << 10
+
+EXPIRED: Final = refusal(
+    "CONSENSUS_SESSION_EXPIRED",
+    "SessionExpiredError",
+    "the session is unknown or expired: the command was not applied now, perhaps it was before",
+)
+STALE: Final = refusal(
+    "CONSENSUS_SESSION_STALE",
+    "OutcomeUnknownError",
+    "the client has said that it knows the result of this command: it was not applied now",
+)
+BUSY: Final = refusal(
+    "CONSENSUS_BUSY",
+    "BusyError",
+    "the session has too many commands outstanding: this one was not applied",
+)
+IN_PROGRESS: Final = refusal(
+    "CONSENSUS_IN_PROGRESS",
+    "BusyError",
+    "an earlier copy of this command is in the run that is being applied",
+)
+"""Never an answer: who collects commands into runs ends the run when `begin` gives it, and asks
+again."""
+
+
+class Session:
+    """What the machine knows of one client.
+
+    `kept` has the outcome of every applied number at or above `done_below`, so a number that is not
+    in it is new, whatever its order: frames of a pipeline can be lost in the middle.
+    """
+
+    __slots__ = ("done_below", "kept", "last_ms", "ttl_ms")
+
+    def __init__(self, last_ms: int, ttl_ms: int, done_below: int = 0) -> None:
+        self.last_ms = last_ms
+        self.ttl_ms = ttl_ms
+        self.done_below = done_below
+        self.kept: dict[int, Outcome] = {}
+
+    def forget_below(self, mark: int) -> None:
+        """Forget what the client has seen, in time of what was kept or the mark moves."""
+        kept = self.kept
+        if mark - self.done_below <= len(kept):
+            for seq in range(self.done_below, mark):
+                kept.pop(seq, None)
+        else:
+            self.kept = {seq: outcome for seq, outcome in kept.items() if seq >= mark}
+        self.done_below = mark
+
+    def encode(self) -> bytes:
+        """Return the row: msgpack [last_ms, ttl_ms, done_below, {seq: [code, payload]}]."""
+        kept = self.kept
+        if any(outcome is IN_PROGRESS for outcome in kept.values()):
+            raise RuntimeError("sessions are saved between two commands, not within one")
+        outcomes = {seq: (kept[seq].code, kept[seq].payload) for seq in sorted(kept)}
+        row = (self.last_ms, self.ttl_ms, self.done_below, outcomes)
+        return cast("bytes", msgpack.packb(row))
+
+    @classmethod
+    def decode(cls, row: bytes) -> Session:
+        """Return the session in a row.
+
+        Raises `CorruptionError` when there is none.
+        """
+        try:
+            last_ms, ttl_ms, done_below, kept = msgpack.unpackb(row, strict_map_key=False)
+            session = cls(int(last_ms), int(ttl_ms), int(done_below))
+            for seq, (code, payload) in kept.items():
+                session.kept[int(seq)] = Outcome(str(code), bytes(payload))
+        except (ValueError, TypeError, AttributeError, msgpack.UnpackException) as error:
+            raise CorruptionError(f"a stored client session does not decode: {error}") from error
+        return session
+
+
+class Sessions:
+    """All sessions of the cluster, in memory; a checkpoint writes what changed.
+
+    The state depends on nothing but the calls and their order, so it is the same on every node;
+    both bounds are therefore the same everywhere too. Times are the leader's, in milliseconds, and
+    never go back. Not thread-safe.
+    """
+
+    def __init__(self, sessions_max: int = SESSIONS_MAX, kept_max: int = KEPT_MAX) -> None:
+        self.sessions_max = sessions_max
+        self.kept_max = kept_max
+        self.live: dict[int, Session] = {}
+        self.dirty: set[int] = set()
+        self.staged: set[int] = set()
+        self.silent: list[tuple[int, int]] = []
+        self.sweep_ms = 0
+        """Before this time no session can have expired, so that opening many costs no look at all
+        of them."""
+
+    def open(self, index: int, time_ms: int, ttl_ms: int) -> int:
+        """Open a session by the log entry at `index`; returns its id, which is that index.
+
+        Expired ones go; when there are still too many, so does the one that was silent for longest.
+        """
+        ttl_ms = max(1, min(ttl_ms, TTL_MS_MAX))
+        if self.sweep_ms < time_ms:
+            self.sweep(time_ms)
+        live = self.live
+        while len(live) >= self.sessions_max:
+            self.remove(self.most_silent())
+        live[index] = Session(time_ms, ttl_ms)
+        if len(self.silent) > 2 * self.sessions_max:
+            self.silent.clear()
+        if self.silent:
+            heappush(self.silent, (time_ms, index))
+        self.dirty.add(index)
+        self.sweep_ms = min(self.sweep_ms, time_ms + ttl_ms) if len(live) > 1 else time_ms + ttl_ms
+        return index
+
+    def most_silent(self) -> int:
+        """Return the session with the least (last_ms, id); there must be one.
+
+        `silent` is empty or has an entry for every live session that is never above its true one,
+        so the least is found when the top of the heap is true.
+        """
+        live, heap = self.live, self.silent
+        if not heap:
+            heap.extend((state.last_ms, session) for session, state in live.items())
+            heapify(heap)
+        while True:
+            last_ms, session = heap[0]
+            state = live.get(session)
+            if state is None:
+                heappop(heap)
+            elif state.last_ms != last_ms:
+                heapreplace(heap, (state.last_ms, session))
+            else:
+                return session
+
+    def sweep(self, time_ms: int) -> None:
+        """Remove what has expired, and note when the next one can."""
+        expired = [session for session, state in self.live.items() if state.last_ms + state.ttl_ms < time_ms]
+        for session in expired:
+            self.remove(session)
+        self.sweep_ms = min((state.last_ms + state.ttl_ms for state in self.live.values()), default=time_ms)
+
+    def remove(self, session: int) -> None:
+        """Forget a session."""
+        del self.live[session]
+        self.dirty.add(session)
+
+    def begin(self, session: int, seq: int, done_below: int, time_ms: int) -> Outcome | None:
+        """Take a command in: None if it is to be applied, else what its client is told.
+
+        That is the first outcome of a number that was applied, `EXPIRED`, `STALE` or `BUSY`; or
+        `IN_PROGRESS` between `begin` and `finish`. A new number counts as kept from here on, so
+        that a run of commands that are begun before the first is finished leaves the same state as
+        one after the other.
+        """
+        state = self.live.get(session)
+        if state is None:
+            return EXPIRED
+        self.dirty.add(session)
+        if state.last_ms + state.ttl_ms < time_ms:
+            self.remove(session)
+            return EXPIRED
+        if time_ms > state.last_ms:  # noqa: PLR1730 - twice as fast as max()
+            state.last_ms = time_ms
+        if done_below > state.done_below:
+            state.forget_below(done_below)
+        if seq < state.done_below:
+            return STALE
+        kept = state.kept
+        known = kept.get(seq)
+        if known is not None:
+            return known
+        if len(kept) >= self.kept_max:
+            return BUSY
+        kept[seq] = IN_PROGRESS
+        return None
+
+    def finish(self, session: int, seq: int, outcome: Outcome) -> None:
+        """Keep the outcome of a command, unless its client no longer needs it."""
+        state = self.live.get(session)
+        if state is not None and seq in state.kept:
+            state.kept[seq] = outcome
+
+    # --- to disk and back ---
+
+    def checkpoint(self, batch: Batch, generation: int) -> None:
+        """Stage what changed since the last checkpoint that is known to be on disk."""
+        self.staged |= self.dirty
+        self.dirty = set()
+        for session in sorted(self.staged):
+            state = self.live.get(session)
+            if state is None:
+                batch.delete(TABLE, key_of(generation, session))
+            else:
+                batch.put(TABLE, key_of(generation, session), state.encode())
+
+    def checkpointed(self) -> None:
+        """Note that what the last checkpoint staged is on disk.
+
+        Without this call, the next one stages it again.
+        """
+        self.staged = set()
+
+    def load(self, tables: TablesView, generation: int) -> None:
+        """Take the sessions that the tables hold under a generation; all others are forgotten.
+
+        Raises `CorruptionError` for a row that does not decode.
+        """
+        rows = rows_in(tables, generation)
+        self.live = {session: Session.decode(row) for session, row in rows}
+        self.dirty, self.staged, self.silent, self.sweep_ms = set(), set(), [], 0
+
+    def export(self) -> list[bytes]:
+        """Return all sessions in chunks, for snapshots of a machine outside the ledger."""
+        live = sorted(self.live.items())
+        return list(chunks_of((session, state.encode()) for session, state in live))
+
+    def import_(self, chunks: Iterable[bytes]) -> None:
+        """Take the sessions of a snapshot and forget all others, also at the next checkpoint.
+
+        Raises `CorruptionError`, with nothing changed, for a chunk that does not decode.
+        """
+        rows = [row for chunk in chunks for row in rows_of(chunk)]
+        live = {session: Session.decode(row) for session, row in rows}
+        self.dirty |= self.live.keys() | live.keys()
+        self.live, self.silent, self.sweep_ms = live, [], 0
+
+
+def key_of(generation: int, session: int) -> bytes:
+    """Return the key of a session's row."""
+    return generation.to_bytes(4) + session.to_bytes(8)
+
+
+def rows_in(tables: TablesView, generation: int) -> list[tuple[int, bytes]]:
+    """Return (session, row) of a generation, in order."""
+    found = tables.scan(TABLE, generation.to_bytes(4), (generation + 1).to_bytes(4))
+    return [(int.from_bytes(key[4:]), row) for key, row in found]
+
+
+def export_rows(tables: TablesView, generation: int) -> list[bytes]:
+    """Give what `Sessions.export` gives, read from the machine's read view of the disk."""
+    return list(chunks_of(rows_in(tables, generation)))
+
+
+def import_rows(batch: Batch, generation: int, chunk: bytes) -> None:
+    """Stage one exported chunk under a generation.
+
+    Raises `CorruptionError`, with nothing staged, for a chunk that does not decode.
+    """
+    rows = rows_of(chunk)
+    for _, row in rows:
+        Session.decode(row)
+    for session, row in rows:
+        batch.put(TABLE, key_of(generation, session), row)
+
+
+def chunks_of(rows: Iterable[tuple[int, bytes]]) -> Iterator[bytes]:
+    """Yield (session, row) packed in chunks of about `CHUNK_BYTES`."""
+    chunk: list[tuple[int, bytes]] = []
+    size = 0
+    for session, row in rows:
+        chunk.append((session, row))
+        size += len(row)
+        if size >= CHUNK_BYTES:
+            yield cast("bytes", msgpack.packb(chunk))
+            chunk, size = [], 0
+    if chunk:
+        yield cast("bytes", msgpack.packb(chunk))
+
+
+def rows_of(chunk: bytes) -> list[tuple[int, bytes]]:
+    """Return (session, row) in a chunk.
+
+    Raises `CorruptionError` when it is none.
+    """
+    try:
+        rows = [(int(session), row) for session, row in msgpack.unpackb(chunk)]
+        if any(type(row) is not bytes or not 0 <= session < 1 << 64 for session, row in rows):
+            raise TypeError("a row that is none")
+    except (ValueError, TypeError, msgpack.UnpackException) as error:
+        raise CorruptionError(f"a chunk of sessions does not decode: {error}") from error
+    return rows

@@ -1,0 +1,287 @@
+"""Snapshots: the state as one file, taken and installed, and the compaction of the log that it allows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+import msgpack
+
+from forge_consensus.errors import SnapshotFailedError, StorageError
+from forge_consensus.storage.backends.folder import fsync_directory
+from forge_consensus.storage.ledger.applying import Point, header_of, point_of, put_point
+from forge_consensus.storage.ledger.configuration import Configuration
+from forge_consensus.storage.ledger.ledger import BASE, Ledger
+from forge_consensus.storage.machines.machine import StateMachine
+from forge_consensus.storage.machines.sessions import import_rows
+from forge_consensus.storage.snapshots.file import (
+    Choice,
+    SnapshotInfo,
+    check_shape,
+    newest_valid,
+    prune,
+    read_chunks,
+    read_header,
+    remove_quietly,
+    write_snapshot,
+)
+from forge_consensus.storage.snapshots.receiver import SnapshotReceiver
+
+Export = Callable[[], SnapshotInfo]
+"""Writes the snapshot of what is on disk; runs outside the node's thread, best in a process of its own."""
+
+GENERATION_TABLES = ("kv", "sessions")
+"""The tables whose keys begin with a generation."""
+GENERATION_BYTES = 4
+HELD_LOG_BYTES_MIN = 64 << 20
+"""A log of this size is kept for followers that lack its entries, and one of twice the snapshot's size; of a longer one
+another snapshot is the shorter way."""
+
+
+@dataclass(slots=True)
+class Installation:
+    """A received snapshot on its way into the ledger: which, how far, and into which generation of tables."""
+
+    info: SnapshotInfo
+    point: Point
+    sessions: list[bytes]
+    chunks: Iterator[bytes]
+    generation: int
+
+
+class Snapshots:
+    """The snapshots of one node.
+
+    `export` writes the state of a machine that lives in the ledger; a user's own machine gives its state itself.
+    `newest` is the newest usable file, `damaged` says what is wrong with those that are newer.
+    """
+
+    def __init__(self, ledger: Ledger, folder: Path, export: Export) -> None:
+        self.ledger = ledger
+        self.folder = folder
+        self.export = export
+        self.installing: int | None = None
+        self.incoming: SnapshotReceiver | None = None
+        """The file that is being received; kept here because it outlives an actor that fails."""
+        self.in_use: Collection[Path] = ()
+        """The files that are being sent: they are not removed."""
+        choice = state_of_machine(ledger, folder) if ledger.applier.kept is None else beside_tables(ledger, folder)
+        self.newest, self.damaged = choice.info, choice.corrupt
+        if self.newest is not None:
+            make_names_safe(folder)
+
+    # --- taking ------------------------------------------------------------------------------------------------------
+
+    def prepare(self) -> None:
+        """Ask for a checkpoint, so that what is on disk is what was applied."""
+        self.ledger.checkpoint_wanted = True
+
+    def capture(self) -> Callable[[], SnapshotInfo]:
+        """A job that writes the snapshot, to be run off the node's thread.
+
+        For a user's machine the state is taken now, between two applies. Its `snapshot()` may raise anything;
+        raises `SnapshotFailedError` while a snapshot is being installed.
+        """
+        ledger, applier = self.ledger, self.ledger.applier
+        if applier.kept is not None:
+            return self.export
+        if applier.replacing or ledger.turn.switching:
+            raise SnapshotFailedError("no snapshot is taken while another one is installed")
+        configuration = ledger.configurations.at(applier.index).encode()
+        point = Point(applier.index, applier.term, applier.time_ms, configuration)
+        header = header_of(point, applier.sessions.export())
+        chunks = cast("StateMachine", applier.machine).snapshot()
+        return lambda: write_snapshot(self.folder, header, chunks)
+
+    def taken(self, info: SnapshotInfo) -> None:
+        """A snapshot is durable; older files go."""
+        if self.newest is None or info.index >= self.newest.index:
+            self.newest = info
+        applier = self.ledger.applier
+        if applier.kept is None and not applier.replacing:
+            applier.on_disk = max(applier.on_disk, info.index)
+        with suppress(SnapshotFailedError):  # an old file that stays harms nothing, and the next one tries again
+            prune(self.folder, spare=[*self.in_use, self.newest.path])  # perhaps beside two that were never switched to
+
+    def compact(self, needed: int | None = None) -> tuple[int, int]:
+        """Move the log's base up to the newest snapshot, less the trailing entries; returns (old base, new base).
+
+        Never beyond the state on disk, whatever newer file a leader sent (I8). Entries above `needed` are lacked by a
+        follower that lives, and stay while there is room for them. The entries themselves go by `sweep`, a slice a
+        turn.
+        """
+        ledger = self.ledger
+        log, applier = ledger.log, ledger.applier
+        before = log.base_index
+        if self.newest is None or ledger.turn.switching:
+            return before, before
+        target = min(self.newest.index, applier.on_disk, log.durable - ledger.limits.trailing_entries)
+        if needed is not None and self.may_hold(self.newest):
+            target = min(target, needed)
+        if target <= before:
+            return before, before
+        term = log.term_at(target) or 0
+        self.stage_base(target, term, ledger.configurations.at(target).encode())
+        return before, target
+
+    def may_hold(self, newest: SnapshotInfo) -> bool:
+        """Whether the log may stay longer than the snapshot asks for: neither long nor in a store that fills up."""
+        tables = self.ledger.tables
+        space = tables.space()
+        room = min(space.quota_bytes - space.used_bytes, space.disk_free_bytes)
+        return tables.size_bytes("log") <= max(HELD_LOG_BYTES_MIN, 2 * newest.size_bytes) and space.used_bytes < room
+
+    def stage_base(self, index: int, term: int, configuration: bytes) -> None:
+        """Stage the new start of the log; memory follows once it is on disk."""
+        ledger = self.ledger
+        ledger.turn.put_meta(BASE, cast("bytes", msgpack.packb((index, term, configuration))))
+
+        def follow() -> None:
+            ledger.configurations.compacted(index, configuration)
+            ledger.log.rebase(index, term)
+
+        ledger.turn.after.append(follow)
+
+    def sweep(self) -> bool:
+        """Stage one slice of what is no longer used; returns whether there was any.
+
+        That is the log before its base, and every generation of tables but the current one and the one that is just
+        being installed: so a half-written one goes too, after a crash, without one long transaction at start.
+        """
+        ledger = self.ledger
+        batch, count = ledger.turn.batch, ledger.limits.sweep_entries
+        found = ledger.log.sweep(batch, count)
+        current = ledger.applier.generation
+        used = sorted({current, current if self.installing is None else self.installing})
+        for table in GENERATION_TABLES:
+            for after, before in zip([-1, *used], [*used, None], strict=True):
+                start = (after + 1).to_bytes(GENERATION_BYTES)
+                stop = None if before is None else before.to_bytes(GENERATION_BYTES)
+                if ledger.tables.scan(table, start, stop, 1):
+                    batch.delete_range(table, start, stop, count)
+                    found = True
+                    break
+        return found
+
+    def drop_incoming(self) -> None:
+        """Forget a half-received file."""
+        if self.incoming is not None:
+            self.incoming.abort()
+            self.incoming = None
+
+    # --- installing --------------------------------------------------------------------------------------------------
+
+    def begin_install(self, info: SnapshotInfo) -> Installation:
+        """Prepare to replace the state by a received snapshot.
+
+        From here on a user's machine rests until the switch is on disk. Raises `CorruptionError` for a bad file,
+        `StorageFullError` when there is no room for it.
+        """
+        ledger = self.ledger
+        point, sessions = point_of(read_header(info.path))
+        Configuration.decode(point.configuration)
+        if ledger.applier.kept is not None:
+            ledger.room(info.size_bytes)
+        ledger.applier.replacing = ledger.applier.kept is None
+        newest_rows = [ledger.tables.last(table) for table in GENERATION_TABLES]
+        used = [int.from_bytes(row[0][:GENERATION_BYTES]) for row in newest_rows if row is not None]
+        self.installing = max(ledger.applier.generation, *used, 0) + 1
+        return Installation(info, point, sessions, read_chunks(info.path), self.installing)
+
+    def install_step(self, installation: Installation) -> bool:
+        """Move one chunk into the new generation of tables; returns whether there was another.
+
+        Raises `CorruptionError` for a damaged chunk and, at the end, for a damaged file.
+        """
+        kept = self.ledger.applier.kept
+        assert kept is not None, "only a machine in the ledger is installed in steps"
+        chunk = next(installation.chunks, None)
+        if chunk is None:
+            return False
+        kept.import_chunk(self.ledger.turn.batch, installation.generation, chunk)
+        return True
+
+    def drop_installation(self, info: SnapshotInfo | None = None) -> None:
+        """Forget an installation before its switch, and its file if that is known: the state is the one that it was.
+
+        What it left in the tables goes with the next sweep.
+        """
+        self.installing = None
+        if info is not None and (self.newest is None or self.newest.path != info.path):
+            remove_quietly(info.path)
+
+    def install_whole(self, installation: Installation) -> None:
+        """Hand all chunks to a user's machine, on any thread: applying rests meanwhile. May raise anything."""
+        cast("StateMachine", self.ledger.applier.machine).restore(installation.chunks)
+
+    def finish_install(self, installation: Installation) -> bool:
+        """Switch to the installed state: generation, applied index, sessions, configuration and log start at once.
+
+        Nothing is applied, compacted or checkpointed in the turn that switches. The log behind the snapshot stays
+        only if it continues it (paper 7); I8. Returns False, with nothing done, when applying has overtaken it.
+        """
+        ledger, point = self.ledger, installation.point
+        applier, log, turn = ledger.applier, ledger.log, ledger.turn
+        if point.index <= applier.index:
+            assert not applier.replacing, "nothing is applied to a machine that is being replaced"
+            self.installing = None
+            return False
+        turn.switching = True
+        if log.last > point.index and log.term_at(point.index) != point.term:
+            ledger.truncate(point.index + 1)
+        self.stage_base(point.index, point.term, point.configuration)
+        if applier.kept is not None:
+            for chunk in installation.sessions:
+                import_rows(turn.batch, installation.generation, chunk)
+            put_point(turn.batch, installation.generation, point)
+
+        def follow() -> None:
+            self.installing = None
+            if applier.kept is not None:
+                applier.load()
+            else:
+                applier.restored(point, installation.sessions)
+            ledger.commit_index = max(ledger.commit_index, point.index)
+            self.taken(installation.info)
+
+        turn.after.append(follow)
+        return True
+
+    @property
+    def lag(self) -> int:
+        """How many entries were applied since the newest snapshot."""
+        return self.ledger.applier.index - (self.newest.index if self.newest else 0)
+
+
+def state_of_machine(ledger: Ledger, folder: Path) -> Choice:
+    """The newest file of a user's machine: it is the machine's state, so all of it is read.
+
+    It may be ahead of the log, if the crash came between a received file and the switch to it; but not of a term that
+    this node never knew. Such a file is no part of this life: nothing is installed from it, and it is sent to nobody.
+    """
+    return newest_valid(folder, lambda index, term: term <= ledger.term)
+
+
+def beside_tables(ledger: Ledger, folder: Path) -> Choice:
+    """The newest file of a machine in the ledger, whose state is in the tables: its shape is looked at, no more.
+
+    A file ahead of that state was received and never switched to, or is of another life of the folder. It is never
+    cut behind (I8) and sent to nobody, for nothing proves that it holds what was committed here.
+    """
+    applier = ledger.applier
+    return newest_valid(folder, lambda index, term: index <= applier.index and term <= applier.term, check_shape)
+
+
+def make_names_safe(folder: Path) -> None:
+    """Flush the folder before anything relies on a file that is found in it. Raises `StorageError`.
+
+    The last process may have ended between giving a snapshot its name and flushing the folder. If the log were cut
+    behind that snapshot and the power failed then, the name would be gone and the log begin behind a hole.
+    """
+    try:
+        fsync_directory(folder)
+    except OSError as error:
+        raise StorageError(f"cannot flush {folder}: {error}") from error

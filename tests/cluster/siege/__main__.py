@@ -1,0 +1,87 @@
+"""The command: besieges real clusters for some minutes, and says what was done or what went wrong."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+
+from tests.cluster.siege.blows import BLOWS, MISSING
+from tests.cluster.siege.campaign import Orders, Siege
+
+MINUTES = 5.0
+NODES_MIN = 3
+NODES_MAX = 9
+
+
+def positive(text: str) -> float:
+    """A number above 0."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0.0
+    if not 0 < number < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is no number above 0, such as 5 or 0.5")
+    return number
+
+
+def whole(text: str, low: int, high: int, what: str) -> int:
+    """A whole number within bounds."""
+    if not (text.isascii() and text.isdigit() and low <= int(text) <= high):
+        raise argparse.ArgumentTypeError(f"{text!r} is no {what}: expected {low} to {high}")
+    return int(text)
+
+
+def fault(text: str) -> str:
+    """The name of a fault."""
+    if text not in BLOWS:
+        raise argparse.ArgumentTypeError(f"there is no fault {text!r}: expected one of {', '.join(BLOWS)}")
+    if text in MISSING:
+        raise argparse.ArgumentTypeError(f"{text} is not possible here: {MISSING[text]}")
+    return text
+
+
+def orders(arguments: Sequence[str] | None = None) -> Orders:
+    """What the command was given; ends the process with 2 for what makes no sense."""
+    parser = argparse.ArgumentParser("python -m tests.cluster.siege", description=__doc__)
+    parser.add_argument("--minutes", type=positive, help=f"how long; {MINUTES:g} unless there are --rounds")
+    parser.add_argument("--rounds", type=lambda text: whole(text, 1, 10**6, "number of rounds"), help="how many rounds")
+    parser.add_argument(
+        "--seed", type=lambda text: whole(text, 0, 2**63, "seed"), help="what the faults are drawn from"
+    )
+    parser.add_argument(
+        "--nodes",
+        type=lambda text: whole(text, NODES_MIN, NODES_MAX, "number of nodes"),
+        help="how many nodes; 3 and 5 in turn unless given",
+    )
+    parser.add_argument(
+        "--only", type=fault, action="append", default=[], metavar="KIND", help="this fault, repeatable"
+    )
+    given = parser.parse_args(arguments)
+    minutes = given.minutes or (float("inf") if given.rounds else MINUTES)
+    seed = int.from_bytes(os.urandom(4)) if given.seed is None else given.seed
+    return Orders(seed, minutes * 60, given.rounds, given.nodes, tuple(given.only))
+
+
+def main() -> int:
+    """Run; returns 0 if all was well, 1 if not, 130 after Ctrl-C."""
+    siege = Siege(orders())
+    print(
+        f"siege --seed {siege.orders.seed}",
+        *(f"without {name}: {MISSING[name]}" for name in MISSING),
+        sep="\n",
+        flush=True,
+    )
+    code = 1
+    try:
+        code = 0 if siege.run() else 1
+    except KeyboardInterrupt:
+        code = 130
+    print("\n".join(siege.tally.lines(siege.passed)))
+    print({0: "all was well", 1: "FAILED, see above", 130: "interrupted; what was judged was well"}[code], flush=True)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

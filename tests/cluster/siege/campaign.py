@@ -1,0 +1,176 @@
+"""The campaign: clusters of real nodes, one after the other, round after round of blows under load and of verdicts."""
+
+from __future__ import annotations
+
+import random
+import shutil
+import tempfile
+import threading
+import time
+import traceback
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from forge_consensus.config.storage import StorageSettings
+from forge_consensus.testing.histories.history import History
+from forge_consensus.testing.local.cluster import LocalCluster
+from tests.cluster.siege.blows import BLOWS
+from tests.cluster.siege.callers import LANES, Caller
+from tests.cluster.siege.feeds import FeedWatch
+from tests.cluster.siege.keys import Keys
+from tests.cluster.siege.places import Place, place_of
+from tests.cluster.siege.tally import Tally
+from tests.cluster.siege.verdicts import final_reads, judge_history, judge_machines, judge_sums
+
+SNAPSHOTS_OFTEN: Final = StorageSettings(
+    snapshot_entries=1500,
+    snapshot_seconds_min=0.3,
+    trailing_entries=200,
+    checkpoint_entries=400,
+    checkpoint_seconds=1.0,
+    events_seconds=30 * 24 * 3600.0,  # no jump of a clock makes an event too old to be kept
+)
+CLIENTS: Final = 7
+KEYS_AT_ONCE: Final = 14
+SETTLE_SECONDS: Final = 60.0
+"""How long a healed cluster may take to be level, on a machine with much else to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Orders:
+    """What is asked of a siege: it ends after so many seconds or rounds, whichever comes first."""
+
+    seed: int
+    seconds: float = float("inf")
+    rounds: int | None = None
+    nodes: int | None = None
+    """None: three and five in turn."""
+    only: tuple[str, ...] = ()
+    round_seconds: tuple[float, float] = (20.0, 30.0)
+    rounds_per_cluster: int = 3
+    settle_seconds: float = SETTLE_SECONDS
+
+
+@dataclass(slots=True)
+class Siege:
+    """One run of the campaign; `run` returns whether all was well."""
+
+    orders: Orders
+    tally: Tally = field(default_factory=Tally)
+    began: float = field(default_factory=time.monotonic)
+    history: History = field(default_factory=History)
+    struck: list[str] = field(default_factory=list)
+    """The blows of the round."""
+    at: str = "before the first round"
+
+    @property
+    def passed(self) -> float:
+        """Seconds since the beginning."""
+        return time.monotonic() - self.began
+
+    @property
+    def over(self) -> bool:
+        """Whether enough was done."""
+        rounds = self.orders.rounds
+        return self.passed >= self.orders.seconds or (rounds is not None and self.tally.rounds >= rounds)
+
+    def run(self) -> bool:
+        """Besiege clusters until the orders are carried out or something is wrong, which is printed and kept."""
+        while not self.over:
+            folder = Path(tempfile.mkdtemp(prefix="forge-siege-"))
+            kept = False
+            try:
+                self.besiege(folder)
+            except Exception:
+                kept = True
+                self.keep(folder, traceback.format_exc())
+                return False
+            finally:
+                if not kept:
+                    shutil.rmtree(folder, ignore_errors=True)
+        return True
+
+    def keep(self, folder: Path, text: str) -> None:
+        """Leave behind what one needs to look into a failure, and say where."""
+        account = f"{self.at}, --seed {self.orders.seed}, after {', '.join(self.struck) or 'nothing'}\n{text}"
+        (folder / "failure.txt").write_text(account, encoding="utf-8")
+        with (folder / "history.jsonl").open("w", encoding="utf-8") as file:
+            file.writelines(f"{line}\n" for line in self.history.lines())
+        print(f"FAILED in {account}\nhistory, logs and data of the nodes are in {folder}", flush=True)
+
+    def besiege(self, folder: Path) -> None:
+        """A few rounds on a cluster of its own."""
+        orders, number = self.orders, self.tally.clusters
+        dice = random.Random(f"{orders.seed} cluster {number}")
+        place = place_of(number, orders.only, orders.nodes)
+        self.tally.clusters += 1
+        self.at = f"cluster {number} ({place}), before its first round"
+        with (
+            place.cluster(seed=orders.seed, folder=folder, limits=SNAPSHOTS_OFTEN) as cluster,
+            FeedWatch(cluster.endpoints, cluster.facts["cluster_id"]) as watch,
+        ):
+            callers = [self.caller(number, index, cluster, place) for index in range(CLIENTS)]
+            try:
+                for _ in range(orders.rounds_per_cluster):
+                    if not self.over:
+                        self.round(place, cluster, watch, callers, dice)
+            finally:
+                self.tally.note_events(watch.numbers)
+
+    def caller(self, number: int, index: int, cluster: LocalCluster, place: Place) -> Caller:
+        """A client; the first two have several calls under way at once."""
+        dice = random.Random(f"{self.orders.seed} {number} {index}")
+        at_once = len(LANES) if index < 2 else 1
+        return Caller(f"c{index}", cluster.client(), dice, leases=place.leases, at_once=at_once)
+
+    def round(
+        self, place: Place, cluster: LocalCluster, watch: FeedWatch, callers: list[Caller], dice: random.Random
+    ) -> None:
+        """Blows under load, then peace and the verdicts."""
+        number = self.tally.rounds
+        self.at = f"round {number} ({place})"
+        self.history = History()
+        keys = Keys(f"r{number}", KEYS_AT_ONCE, dice)
+        stop = threading.Event()
+        for caller in callers:
+            caller.start(stop, self.history, keys)
+        try:
+            self.strike(cluster, place.possible(self.orders.only or list(BLOWS)), dice)
+        finally:
+            stop.set()
+        for caller in callers:
+            caller.join()
+            self.tally.errors.update(caller.errors)
+        self.tally.note_calls(self.history)
+        cluster.wait_until_settled(*cluster.names, timeout=self.orders.settle_seconds)
+        final_reads(callers[0].client, self.history, keys.made)
+        state = judge_machines(cluster, self.orders.settle_seconds)
+        slowest = judge_history(self.history)
+        judge_sums(self.history, state)
+        watch.check(cluster.names)
+        self.tally.rounds += 1
+        self.tally.keys += len(keys.made)
+        self.tally.slowest_check = max(self.tally.slowest_check, slowest)
+        print(
+            f"{self.passed:6.0f} s  {self.at}: {', '.join(self.struck)}; {len(self.history)} calls of "
+            f"{len(keys.made)} keys linearizable, slowest in {slowest:.2f} s, nodes equal, {watch.leaders} elections",
+            flush=True,
+        )
+
+    def strike(self, cluster: LocalCluster, names: list[str], dice: random.Random) -> None:
+        """Blow after blow until the round is over, then heal under load."""
+        end = time.monotonic() + dice.uniform(*self.orders.round_seconds)
+        self.struck = []
+        bag: list[str] = []
+        while time.monotonic() < end:
+            bag = bag or dice.sample(names, len(names))
+            time.sleep(dice.uniform(0.2, 1.5))
+            name = bag.pop()
+            self.tally.blows[name] += 1
+            self.struck.append(name)
+            if told := BLOWS[name](cluster, dice):
+                self.struck[-1] = f"{name} ({told})"
+        cluster.heal()
+        cluster.wait_for_leader(self.orders.settle_seconds)
+        time.sleep(dice.uniform(0.2, 1.0))

@@ -1,0 +1,318 @@
+"""Bad input at real processes: each is answered with a clear error and exit code, and nothing is lost or hangs."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from forge_consensus.actors.messages import GetStatus, Hello, HelloReply, Refused, Status, Submit
+from forge_consensus.client.sync import Client
+from forge_consensus.errors import (
+    ClusterNotFoundError,
+    CommandTooLargeError,
+    ConnectionFailedError,
+    ConsensusError,
+    OutcomeUnknownError,
+)
+from forge_consensus.storage.ledger.configuration import Configuration
+from tests.worlds.cluster import CLUSTER, ROOT, ProcessCluster, free_ports, wait_for
+from tests.worlds.raw_peer import RawPeer, garbage, send_noise
+
+SEED = int.from_bytes(os.urandom(4))
+MIB = 1 << 20
+
+pytestmark = pytest.mark.timeout(60)
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ProcessCluster]:
+    """Three nodes that all tests of this module annoy, and that must not mind."""
+    with ProcessCluster(tmp_path_factory.mktemp("cluster")) as started:
+        started.client().put("kept", "from the beginning")
+        yield started
+
+
+@pytest.fixture(autouse=True)
+def unharmed(cluster: ProcessCluster) -> Iterator[None]:
+    """After every test all nodes still run in one cluster and hold what they held."""
+    boots = {name: node.pid for name, node in cluster.nodes.items()}
+    yield
+    with cluster.client() as client:
+        client.put("after", "a test")
+        assert client.get("kept") == "from the beginning"
+    cluster.wait_level()
+    assert {name: node.pid for name, node in cluster.nodes.items() if node.running} == boots
+
+
+def command_line(*arguments: str, seconds_max: float = 15.0) -> tuple[int, str]:
+    """Run the command line; returns exit code and stderr."""
+    done = subprocess.run(
+        [sys.executable, "-m", "forge_consensus", *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=seconds_max,
+        check=False,
+    )
+    return done.returncode, done.stderr
+
+
+def refused_total(cluster: ProcessCluster, name: str) -> int:
+    """How many frames a node refused."""
+    return sum(cluster.status(name)["refused"].values())
+
+
+# --- starting ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_port_in_use_ends_the_start(cluster: ProcessCluster, tmp_path: Path) -> None:
+    taken = cluster.addresses["n1"]
+    code, text = cluster.spare("x", address=taken, peers={"x": taken}, data=tmp_path / "x").refused()
+    assert code == 69
+    assert taken in text
+    assert "in use" in text
+
+
+def test_a_folder_of_a_live_node_ends_the_start(cluster: ProcessCluster) -> None:
+    free = f"127.0.0.1:{free_ports(1)[0]}"
+    code, text = cluster.spare("n1", address=free).refused()
+    assert code == 78
+    assert f"process {cluster.nodes['n1'].pid}" in text
+
+
+def test_a_folder_of_another_node_or_cluster_ends_the_start(cluster: ProcessCluster, tmp_path: Path) -> None:
+    address = f"127.0.0.1:{free_ports(1)[0]}"
+    owner = cluster.spare("owner", address=address, peers={"owner": address}, data=tmp_path / "data")
+    owner.start()
+    with Client([address]) as client:
+        client.put("mine", 1)
+    assert owner.terminate() == 0
+    other = cluster.spare("other", address=address, peers={"other": address}, data=tmp_path / "data")
+    code, text = other.refused()
+    assert code == 78
+    assert "'owner'" in text
+    assert "'other'" in text
+    elsewhere = cluster.spare(
+        "owner", address=address, peers={"owner": address}, data=tmp_path / "data", cluster="elsewhere"
+    )
+    code, text = elsewhere.refused()
+    assert code == 78
+    assert f"'{CLUSTER}'" in text
+    assert "'elsewhere'" in text
+    owner.start()
+    with Client([address]) as client:
+        assert client.get("mine") == 1
+
+
+def test_a_list_of_peers_without_the_node_ends_the_start(cluster: ProcessCluster, tmp_path: Path) -> None:
+    address = f"127.0.0.1:{free_ports(1)[0]}"
+    code, text = cluster.spare("n4", address=address, data=tmp_path / "n4").refused()
+    assert code == 78
+    assert "'n4'" in text
+    assert "n1" in text
+    assert not (tmp_path / "n4" / "tables" / "data.mdb").exists()
+
+
+def test_a_node_with_another_list_of_peers_is_refused_and_both_lists_are_shown(
+    cluster: ProcessCluster, tmp_path: Path
+) -> None:
+    address = f"127.0.0.1:{free_ports(1)[0]}"
+    longer = {**cluster.addresses, "n4": address}
+    code, text = cluster.spare("n4", address=address, peers=longer, data=tmp_path / "n4").refused()
+    assert code == 78
+    assert Configuration.of(longer).text in text
+    assert Configuration.of(cluster.addresses).text in text
+    assert any(cluster.status(name)["refused"].get("greeting refused: configuration") for name in cluster.nodes)
+
+
+def test_a_node_of_another_cluster_is_refused_and_both_are_named(cluster: ProcessCluster, tmp_path: Path) -> None:
+    address = f"127.0.0.1:{free_ports(1)[0]}"
+    peers = {"m1": address, **{name: cluster.addresses[name] for name in ("n1", "n2")}}
+    lost = cluster.spare("m1", address=address, peers=peers, data=tmp_path / "m1", cluster="elsewhere")
+    code, text = lost.refused()
+    assert code == 78
+    assert f"'{CLUSTER}'" in text
+    assert "'elsewhere'" in text
+
+
+# --- frames -----------------------------------------------------------------------------------------------------------
+
+
+def test_an_unknown_peer_is_refused_and_counted(cluster: ProcessCluster) -> None:
+    initial = Configuration.of(cluster.addresses)
+    hello = Hello("f" * 16, 1, "127.0.0.1:1", initial.digest, initial.text)
+    with RawPeer(cluster.addresses["n1"]) as peer:
+        answer = peer.ask(hello, cluster=CLUSTER, sender="n9", incarnation="f" * 16, boot=1)
+    assert isinstance(answer, HelloReply)
+    assert answer.reason == "identity"
+    assert "'n9'" in answer.detail
+    assert cluster.status("n1")["refused"]["greeting refused: identity"] >= 1
+
+
+def test_a_stranger_that_takes_a_members_name_is_refused(cluster: ProcessCluster) -> None:
+    initial = Configuration.of(cluster.addresses)
+    hello = Hello("f" * 16, 1, "127.0.0.1:1", initial.digest, initial.text)
+    with RawPeer(cluster.addresses["n1"]) as peer:
+        answer = peer.ask(hello, cluster=CLUSTER, sender="n2", incarnation="f" * 16, boot=1)
+    assert isinstance(answer, HelloReply)
+    assert answer.reason == "identity"
+    assert "wiped" in answer.detail
+
+
+def test_a_frame_of_another_cluster_is_answered_with_both_names(cluster: ProcessCluster) -> None:
+    with RawPeer(cluster.addresses["n1"]) as peer:
+        answer = peer.ask(GetStatus(), cluster="elsewhere")
+        assert isinstance(answer, Refused)
+        assert answer.code == ClusterNotFoundError.code
+        assert "'elsewhere'" in answer.text
+        assert f"'{CLUSTER}'" in answer.text
+        greeted = peer.ask(Hello("f" * 16, 1, "", "", ""), cluster="elsewhere", sender="n2", incarnation="f" * 16)
+        assert isinstance(greeted, HelloReply)
+        assert greeted.reason == "cluster"
+    with cluster.client(cluster_id="elsewhere") as client, pytest.raises(ConsensusError, match="elsewhere"):
+        client.put("k", 1, timeout=1.0)
+    assert cluster.status("n1")["refused"]["another cluster"] >= 2
+
+
+def test_an_oversized_command_is_refused_by_client_node_and_command_line(cluster: ProcessCluster) -> None:
+    with cluster.client() as client, pytest.raises(CommandTooLargeError, match="bytes"):
+        client.put("large", b"x" * (2 * MIB))
+    with RawPeer(cluster.addresses[cluster.leader()]) as peer:
+        answer = peer.ask(Submit(1, 1, ((1, b"x" * (2 * MIB)),)), cluster=CLUSTER)
+        assert isinstance(answer, Refused)
+        assert answer.code == CommandTooLargeError.code
+        assert answer.numbers == (1,)
+    with RawPeer(cluster.addresses["n1"]) as peer:
+        peer.send_bytes(b"x" * (9 * MIB))  # above the largest frame: ZeroMQ ends the connection
+        with pytest.raises(TimeoutError):
+            peer.receive(0.3)
+    put = ["kv", "put", "large", "-", "--endpoints", ",".join(cluster.endpoints)]
+    done = subprocess.run(
+        [sys.executable, "-m", "forge_consensus", *put],
+        cwd=ROOT,
+        input=b"x" * (2 * MIB),
+        capture_output=True,
+        timeout=15,
+        check=False,
+    )
+    assert done.returncode == 65
+    assert b"CONSENSUS_COMMAND_TOO_LARGE" in done.stderr
+
+
+def test_ten_thousand_frames_of_garbage_harm_nothing(cluster: ProcessCluster) -> None:
+    print(f"seed {SEED}")
+    dice = random.Random(SEED)
+    name = cluster.leader()
+    address, node = cluster.addresses[name], cluster.nodes[name]
+    term, refused, memory = cluster.status(name)["term"], refused_total(cluster, name), node.rss_anon_bytes()
+    for _ in range(10):
+        with RawPeer(address) as peer, cluster.client() as client:
+            for number in range(1000):
+                peer.send_bytes(*garbage(dice, CLUSTER))
+                if number % 250 == 0:
+                    client.put("under fire", number)
+            assert isinstance(last_status(peer), Status)
+        send_noise(address, dice)
+    status = cluster.status(name)
+    assert status["term"] == term
+    assert status["role"] == "leader"
+    assert refused_total(cluster, name) - refused > 7000
+    assert node.rss_anon_bytes() - memory < 32 * MIB
+    assert len(status["refused"]) < 40
+    assert len(node.output()) < 200_000
+
+
+def last_status(peer: RawPeer) -> object:
+    """Ask for the status and skip the answers to garbage before it."""
+    peer.send(GetStatus(), cluster=CLUSTER)
+    for _ in range(5000):
+        answer = peer.receive()
+        if isinstance(answer, Status):
+            return answer
+    return None
+
+
+# --- clients ----------------------------------------------------------------------------------------------------------
+
+SLEEPER = """
+import os, signal, sys, time
+from forge_consensus.client.sync import Client
+from forge_consensus.storage.machines.machine import Command
+client = Client(sys.argv[1].split(","), 30.0)
+client.put("heavy", b"x" * 20_000)
+futures = [client.submit(Command("set", {"key": f"slept-{n}", "value": n})) for n in range(1000)]
+futures += [client.ask_query("heavy") for n in range(1000)]
+time.sleep(0.01)  # all are asked; 20 MB of answers take longer than this to arrive
+os.kill(os.getpid(), signal.SIGSTOP)
+print("done", sum(future.exception() is None for future in futures), flush=True)
+client.close()
+"""
+
+
+def test_a_client_that_stops_reading_disturbs_nobody_and_gets_its_answers_later(cluster: ProcessCluster) -> None:
+    leader = cluster.nodes[cluster.leader()]
+    memory = leader.rss_anon_bytes()
+    sleeper = subprocess.Popen(
+        [sys.executable, "-c", SLEEPER, ",".join(cluster.endpoints)], cwd=ROOT, stdout=subprocess.PIPE
+    )
+    try:
+        wait_for(lambda: os.waitpid(sleeper.pid, os.WUNTRACED | os.WNOHANG)[0], 15, "the client to stop")
+        slowest = 0.0
+        with cluster.client() as client:
+            for number in range(300):
+                began = time.monotonic()
+                client.put("others", number)
+                slowest = max(slowest, time.monotonic() - began)
+        assert slowest < 3.0
+        assert leader.rss_anon_bytes() - memory < 100 * MIB
+        sleeper.send_signal(signal.SIGCONT)
+        told, _ = sleeper.communicate(timeout=30)
+        assert told.split() == [b"done", b"2000"]
+    finally:
+        sleeper.kill()
+        sleeper.wait(10)
+
+
+def test_unreachable_endpoints_are_named_in_time(cluster: ProcessCluster) -> None:
+    nowhere = f"127.0.0.1:{free_ports(1)[0]}"
+    began = time.monotonic()
+    with Client([nowhere]) as client:
+        with pytest.raises(ConnectionFailedError, match=nowhere):
+            client.put("k", 1, timeout=0.5)
+        with pytest.raises(ConnectionFailedError, match=nowhere):
+            client.get("k", timeout=0.5)
+    assert time.monotonic() - began < 3.0
+    code, text = command_line("kv", "get", "k", "--endpoints", nowhere, "--timeout", "0.5")
+    assert code == 69
+    assert nowhere in text
+
+
+def test_a_client_without_a_quorum_ends_at_its_timeout_and_goes_on_after(cluster: ProcessCluster) -> None:
+    leader, followers = cluster.leader(), cluster.followers()
+    with cluster.client() as client:
+        client.put("quorum", "before")
+        try:
+            for name in followers:
+                cluster.nodes[name].pause()
+            began = time.monotonic()
+            with pytest.raises(OutcomeUnknownError):
+                client.put("quorum", "during", timeout=0.5)
+            assert 0.4 < time.monotonic() - began < 2.0
+            code, text = command_line(
+                "kv", "put", "quorum", "shell", "--endpoints", cluster.addresses[leader], "--timeout", "0.5"
+            )
+            assert code in (69, 75), text
+            assert text.startswith("error[")
+        finally:
+            for name in followers:
+                cluster.nodes[name].resume()
+        client.put("quorum", "after")
+        assert client.get("quorum") == "after"

@@ -1,0 +1,138 @@
+"""``forge-consensus node`` as a process: its one line, its end, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import select
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from forge_consensus.client.sync import Client
+from forge_consensus.events.encoding import from_json_line
+from forge_consensus.events.types import LeaderElected, NodeStopped
+from tests.worlds.cluster import ROOT, free_ports
+
+SECONDS_MAX = 15.0
+LINE = re.compile(r"serving n1 of cluster demo at (127\.0\.0\.1:\d+)\n")
+
+
+class Nodes:
+    """Node processes of one test, all ended with it."""
+
+    def __init__(self) -> None:
+        self.processes: list[subprocess.Popen[str]] = []
+
+    def start(self, *arguments: str) -> subprocess.Popen[str]:
+        """Start a node."""
+        process = subprocess.Popen(
+            [sys.executable, "-m", "forge_consensus", "node", *arguments],
+            cwd=ROOT,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        self.processes.append(process)
+        return process
+
+    def serve(self, data: Path, *arguments: str) -> tuple[subprocess.Popen[str], str]:
+        """Start a node that serves; returns the address that it said."""
+        process = self.start("--id", "n1", "--cluster", "demo", "--data", str(data), *arguments)
+        assert process.stdout is not None
+        assert select.select([process.stdout], [], [], SECONDS_MAX)[0], "it said nothing"
+        line = process.stdout.readline()
+        match = LINE.fullmatch(line)
+        assert match, f"{line!r}, {process.communicate(timeout=SECONDS_MAX)}"
+        return process, match[1]
+
+    def refused(self, *arguments: str) -> tuple[int, str]:
+        """Start a node that must end by itself; returns exit code and stderr."""
+        process = self.start(*arguments)
+        out, err = process.communicate(timeout=SECONDS_MAX)
+        assert out == ""
+        return process.returncode, err
+
+
+@pytest.fixture
+def nodes() -> Iterator[Nodes]:
+    """The processes of a test."""
+    made = Nodes()
+    yield made
+    for process in made.processes:
+        process.kill()
+        process.communicate(timeout=SECONDS_MAX)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_node_says_one_line_serves_and_leaves_with_0(nodes: Nodes, tmp_path: Path, number: int) -> None:
+    process, address = nodes.serve(tmp_path, "--listen", "127.0.0.1:0")
+    with Client([address]) as client:
+        client.put("a", "1")
+        assert client.get("a") == "1"
+    began = time.monotonic()
+    process.send_signal(number)
+    out, err = process.communicate(timeout=SECONDS_MAX)
+    assert (process.returncode, out) == (0, "")
+    assert time.monotonic() - began < 5
+    assert "leader" in err
+
+
+def test_a_signal_while_it_starts_leaves_with_0_too(nodes: Nodes, tmp_path: Path) -> None:
+    process = nodes.start("--id", "n1", "--listen", "127.0.0.1:0", "--data", str(tmp_path))
+    deadline = time.monotonic() + SECONDS_MAX
+    while not (tmp_path / "LOCK").exists() and time.monotonic() < deadline:
+        time.sleep(0.001)
+    process.terminate()
+    process.communicate(timeout=SECONDS_MAX)
+    assert process.returncode == 0
+
+
+def test_what_was_written_is_there_after_kill_9_at_the_same_address(nodes: Nodes, tmp_path: Path) -> None:
+    address = f"127.0.0.1:{free_ports(1)[0]}"
+    process, said = nodes.serve(tmp_path, "--peers", f"n1={address}")
+    assert said == address
+    with Client([address]) as client:
+        client.put("a", "1")
+        process.kill()
+        process.wait(SECONDS_MAX)
+        nodes.serve(tmp_path, "--peers", f"n1={address}")
+        assert client.get("a", timeout=SECONDS_MAX) == "1"
+
+
+def test_events_are_lines_of_json_behind_the_serving_line(nodes: Nodes, tmp_path: Path) -> None:
+    process, address = nodes.serve(tmp_path, "--listen", "127.0.0.1:0", "--events")
+    with Client([address]) as client:
+        client.put("a", "1")
+    process.terminate()
+    out, _ = process.communicate(timeout=SECONDS_MAX)
+    events = [from_json_line(line) for line in out.splitlines()]
+    assert any(isinstance(event, LeaderElected) and event.leader == "n1" for event in events)
+    assert isinstance(events[-1], NodeStopped)
+    assert all(json.loads(line)["cluster_id"] == "demo" for line in out.splitlines())
+
+
+def test_an_address_in_use_is_69_and_a_folder_in_use_or_of_another_78(nodes: Nodes, tmp_path: Path) -> None:
+    process, _ = nodes.serve(tmp_path / "n1", "--listen", "127.0.0.1:0")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        code, text = nodes.refused("--id", "n1", "--listen", address, "--data", str(tmp_path / "n2"))
+        assert (code, text.startswith("error[CONSENSUS_TRANSPORT_UNAVAILABLE]: ")) == (69, True)
+        assert address in text
+    data = ("--listen", "127.0.0.1:0", "--data", str(tmp_path / "n1"))
+    code, text = nodes.refused("--id", "n1", "--cluster", "demo", *data)
+    assert (code, text.startswith("error[CONSENSUS_FOLDER_LOCKED]: ")) == (78, True)
+    process.terminate()
+    process.communicate(timeout=SECONDS_MAX)
+    for other in (("--id", "n2", "--cluster", "demo"), ("--id", "n1", "--cluster", "other")):
+        code, text = nodes.refused(*other, *data)
+        assert (code, text.startswith("error[CONSENSUS_IDENTITY]: ")) == (78, True)

@@ -1,0 +1,60 @@
+"""``forge-consensus status``: what it shows of a cluster, whole or in pieces."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from tests.worlds.cli_world import Shell, dead_address, running_node
+from tests.worlds.cluster import ProcessCluster, wait_for
+
+
+def test_three_nodes_are_found_by_one_endpoint_and_lost_ones_are_shown(tmp_path: Path) -> None:
+    with ProcessCluster(tmp_path) as cluster:
+        leader = cluster.leader()
+        follower = cluster.followers()[0]
+        shell = Shell(cluster.addresses[follower])
+        wait_for(lambda: shell.json("status")["health"] == "healthy", 5, "a healthy cluster")
+        found = shell.run("status")
+        assert found.exit_code == 0
+        head, columns, *rows = found.stdout.splitlines()
+        assert head.startswith("Cluster proof  HEALTHY   leader " + leader)
+        assert "quorum 3/3, can lose 1 node" in head
+        assert columns.split("  ")[0] == "NODE"
+        assert [row.split()[0].rstrip("*") for row in rows] == ["n1", "n2", "n3"]
+        assert leader + "*" in found.stdout
+
+        cluster.nodes[leader].kill()
+        wait_for(lambda: shell.json("status")["leader_id"] not in (None, leader), 5, "a new leader")
+        report = shell.json("status")
+        lost = next(row for row in report["nodes"] if row["node_id"] == leader)
+        assert (report["health"], report["reachable"], report["can_lose"]) == ("degraded", 2, 0)
+        assert (lost["state"], lost["role"], lost["term"]) == ("unreachable", None, None)
+        assert {frozenset(row) for row in report["nodes"]} == {frozenset(lost)}
+        assert "does not answer" in shell.run("status").stderr
+
+        cluster.nodes[report["leader_id"]].kill()
+        last = next(name for name, node in cluster.nodes.items() if node.running)
+        alone = Shell(cluster.addresses[last])
+        wait_for(lambda: alone.json("status")["leader_id"] is None, 5, "a cluster without a leader")
+        began = time.monotonic()
+        found = alone.run("status")
+        assert time.monotonic() - began < 3
+        assert found.exit_code == 1
+        assert "UNHEALTHY   no leader" in found.stdout
+        assert "NO QUORUM" in found.stdout
+        assert found.stdout.count("unreachable") == 2
+
+
+def test_an_endpoint_that_does_not_answer_is_a_row_too(tmp_path: Path) -> None:
+    with running_node(tmp_path) as node:
+        dead = dead_address()
+        report = Shell(f"{dead},{node.address}").json("status", "--timeout", "1")
+    assert [(row["node_id"], row["state"]) for row in report["nodes"]] == [("n1", "ok"), (None, "unreachable")]
+    assert report["nodes"][1]["address"] == dead
+
+
+def test_when_nobody_answers_it_is_69() -> None:
+    found = Shell(dead_address()).run("status", "--timeout", "0.5")
+    assert found.exit_code == 69
+    assert "no connection" in found.stderr

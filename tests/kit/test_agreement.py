@@ -1,0 +1,269 @@
+"""What a simulation watches of a user's machine: effects of entries, commands that raise, snapshots, answers."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from forge_consensus.config.storage import StorageSettings
+from forge_consensus.events.types import SnapshotFailed
+from forge_consensus.storage.machines.machine import Command, Entry
+from forge_consensus.testing import Call, Plan, Simulation, ViolationError, Workload
+from forge_consensus.testing.rules.agreement import Agreement, CountingMachine, WatchedMachine, text_of_value
+
+LIMITS = StorageSettings(snapshot_entries=20, snapshot_seconds_min=0.1, trailing_entries=0, checkpoint_entries=5)
+PLAN = Plan(3, nodes=3, clients=2, seconds=4.0, faults=False, limits=LIMITS)
+
+
+def entry(index: int, key: str = "a") -> Entry:
+    return Entry(index, 1, 0, Command("increment", {"key": key}))
+
+
+def counted(machine: CountingMachine) -> Any:
+    """What identifies its state."""
+    return machine.counters
+
+
+class Loose(Workload):
+    """Counts keys, without a model."""
+
+    def command(self, chance: random.Random, client: str) -> Call:
+        key = chance.choice("abc")
+        return Call("increment", key, 1, Command("increment", {"key": key}))
+
+    def query(self, chance: random.Random, client: str) -> Call:
+        return Call("get", "a", query={"get": "a"})
+
+    def at_the_end(self) -> Iterable[Call]:
+        return [Call("get", key, query={"get": key}) for key in "abc"]
+
+
+class Strict(Loose):
+    """The same, and nothing may fail."""
+
+    may_fail = False
+
+
+def violation_of(machine: Callable[[], Any], plan: Plan = PLAN, **arguments: Any) -> str:
+    """Run a machine; returns what was found."""
+    with (
+        Simulation(plan, state_machine=machine, twin=False, **{"workload": Loose(), **arguments}) as simulation,
+        pytest.raises(ViolationError) as raised,
+    ):
+        simulation.run()
+    return str(raised.value)
+
+
+# --- snapshots --------------------------------------------------------------------------------------------------------
+
+
+def raising(machine: Any) -> Any:
+    """Raise at once."""
+    raise KeyError("oops")
+
+
+def live(machine: Any) -> Iterator[bytes]:
+    """Look at the state only when somebody iterates."""
+    yield b"one"
+    raise RuntimeError("dictionary changed size during iteration")
+
+
+@pytest.mark.parametrize(
+    ("snapshot", "said"),
+    [
+        (raising, "failed, KeyError: 'oops'"),
+        (live, "failed, RuntimeError: dictionary changed size"),
+        (lambda machine: b"state", "it returned bytes b'state' itself"),
+        (lambda machine: "state", "it returned str 'state' itself"),
+        (lambda machine: None, "'NoneType' object is not iterable"),
+        (lambda machine: ["state"], "a chunk is str 'state' and no bytes"),
+    ],
+)
+def test_a_snapshot_that_never_works_is_found_and_it_is_said_what_is_wanted(snapshot: Any, said: str) -> None:
+    machine = type("Saving", (CountingMachine,), {"snapshot": snapshot})
+    found = violation_of(machine)
+    assert found.startswith("snapshot: Saving.snapshot() on n")
+    assert said in found
+    assert "must return an iterable of bytes chunks" in found
+
+
+def test_a_snapshot_that_a_disk_refuses_is_none_of_the_machine_s_faults() -> None:
+    failed: list[Any] = []
+    plan = replace(PLAN, own_machine=True, faults=True, kinds=("failing_file",), seconds=6.0)
+    with Simulation(plan) as simulation:
+        simulation.subscribe(SnapshotFailed, failed.append)
+        simulation.run()
+    assert failed
+
+
+# --- commands that raise ----------------------------------------------------------------------------------------------
+
+
+class Hasty(CountingMachine):
+    """Changes its state and then raises, now and then, on all nodes alike."""
+
+    def apply(self, entry: Entry) -> Any:
+        count = super().apply(entry)
+        if count % 7 == 3:
+            raise ValueError("no such numbers")
+        return count
+
+
+class Careful(CountingMachine):
+    """Raises before it changes anything."""
+
+    def apply(self, entry: Entry) -> Any:
+        if self.counters.get(entry.command.payload["key"], 0) % 7 == 2 and entry.index % 2:
+            raise ValueError("no such numbers")
+        return super().apply(entry)
+
+
+def test_a_command_that_raises_and_changes_something_is_found_where_the_state_is_told() -> None:
+    found = violation_of(Hasty, state=counted)
+    assert found.startswith("I5: entry ")
+    assert "raised ValueError: no such numbers in Hasty on n" in found
+    assert "must not have changed anything when it raises" in found
+    assert "before it {" in found
+    with Simulation(PLAN, state_machine=Careful, workload=Loose(), twin=False, state=counted) as simulation:
+        simulation.run()
+
+
+def test_a_failure_that_the_workload_does_not_allow_names_the_entry_the_error_and_what_allows_it() -> None:
+    found = violation_of(Careful, workload=Strict())
+    assert "the machine raised ValueError: no such numbers for entry " in found
+    assert ", 'increment' {'key': '" in found
+    assert "may_fail = True in its class does" in found
+
+
+def test_a_state_that_cannot_be_told_is_no_result_of_the_command() -> None:
+    found = violation_of(CountingMachine, state=lambda machine: machine.nonsense)
+    assert found.startswith("state: the function that was given as state= raised AttributeError")
+
+
+# --- answers ----------------------------------------------------------------------------------------------------------
+
+
+class Forgetful(CountingMachine):
+    """Keeps something that only queries show, and that no snapshot has."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shadow: dict[str, int] = {}
+
+    def apply(self, entry: Entry) -> Any:
+        count = super().apply(entry)
+        key = entry.command.payload["key"]
+        self.shadow[key] = self.shadow.get(key, 0) + 1
+        return count
+
+    def query(self, query: Any) -> Any:
+        return self.shadow.get(query["get"])
+
+
+def run_with_restart(machine: Callable[[], Any], workload: Workload) -> None:
+    """Have one node begin from its snapshot, then run."""
+    with Simulation(PLAN, state_machine=machine, workload=workload, twin=False) as simulation:
+        simulation.start()
+        for client in simulation.clients:
+            client.start()
+        simulation.advance(2.0)
+        simulation.crash("leader")
+        simulation.wait_for_leader()
+        simulation.heal()
+        simulation.advance(2.0)
+        simulation.be_quiet()
+
+
+def test_nodes_that_answer_differently_are_found_without_a_model() -> None:
+    with pytest.raises(ViolationError) as raised:
+        run_with_restart(Forgetful, Loose())
+    found = str(raised.value)
+    assert "answer the query {'get': 'a'} differently: n1 " in found
+    assert "; n2 " in found
+    assert "; n3 " in found
+    run_with_restart(CountingMachine, Loose())
+
+
+class Refusing(CountingMachine):
+    """Answers no query."""
+
+    def query(self, query: Any) -> Any:
+        raise LookupError("nothing is told")
+
+
+def test_queries_that_raise_are_answers_unless_nothing_may_fail() -> None:
+    with Simulation(PLAN, state_machine=Refusing, workload=Loose(), twin=False) as simulation:
+        simulation.run()
+    assert "the machine raised LookupError: nothing is told" in violation_of(Refusing, workload=Strict())
+
+
+# --- the workload that nobody gave ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("result", ["a text", None, 7])
+def test_a_machine_that_does_not_count_is_told_what_the_usual_workload_wants(result: Any) -> None:
+    def apply(self: Any, entry: Entry) -> Any:
+        return result
+
+    found = violation_of(type("Other", (CountingMachine,), {"apply": apply}), workload=None)
+    assert 'Without workload= the clients send Command("increment", {"key": key})' in found
+    assert "give a workload" in found
+
+
+def test_a_machine_that_knows_no_increment_is_told_so_as_well() -> None:
+    def apply(self: Any, entry: Entry) -> Any:
+        raise KeyError(entry.command.type)
+
+    found = violation_of(type("Other", (CountingMachine,), {"apply": apply}), workload=None)
+    assert "the machine raised KeyError: 'increment' for entry" in found
+    assert "Without workload= the clients send" in found
+
+
+# --- words ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_node_that_disagrees_with_itself_is_named_once_and_its_restart_told() -> None:
+    agreement = Agreement()
+    first, again = (
+        WatchedMachine(CountingMachine(), "n1", agreement),
+        WatchedMachine(CountingMachine(), "n1", agreement),
+    )
+    first.apply(entry(7))
+    again.machine.apply(entry(6))
+    with pytest.raises(ViolationError, match=r": on n1 first 1; on n1 again, after a restart, 2\. "):
+        again.apply(entry(7))
+
+
+@pytest.mark.parametrize(
+    ("node", "words"),
+    [
+        ("n1", r"on n1 first 1; on n1 again, after a restart from the snapshot of 40, 2"),
+        ("n2", r"on n1 1; on n2, its state from the snapshot of 40, 2"),
+    ],
+)
+def test_a_state_from_a_snapshot_is_told_with_the_snapshot(node: str, words: str) -> None:
+    agreement, saved = Agreement(), CountingMachine()
+    WatchedMachine(CountingMachine(), "n1", agreement).apply(entry(57))
+    saved.apply(entry(39))
+    watched = WatchedMachine(CountingMachine(), node, agreement, lambda: 40)
+    watched.restore(saved.snapshot())
+    with pytest.raises(ViolationError, match=words):
+        watched.apply(entry(57))
+
+
+def test_the_advice_tells_of_snapshots_that_see_later_commands() -> None:
+    agreement = Agreement()
+    agreement.applied("n1", CountingMachine(), entry(7), "1")
+    with pytest.raises(ViolationError, match=r"snapshot\(\) must give a copy that does not see what is applied later"):
+        agreement.applied("n2", CountingMachine(), entry(7), "2")
+
+
+def test_values_are_told_as_ever_but_sets_in_one_order() -> None:
+    values: list[Any] = [[], (), (1,), {}, {"a": [1, (2, 3)]}, "text", None, 1.5, {"x": {"y": ()}}]
+    for value in values:
+        assert text_of_value(value) == repr(value)
+    assert text_of_value([{"b", "a"}, frozenset({2, 1})]) == "[set('a', 'b'), frozenset(1, 2)]"

@@ -1,0 +1,221 @@
+"""A local cluster of real nodes: ended, paused and cut off, it recovers; ended itself, it leaves nothing behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from forge_consensus.config.raft import RaftSettings
+from forge_consensus.config.storage import StorageSettings
+from forge_consensus.errors import (
+    ConsensusTimeoutError,
+    InvalidConfigError,
+    NodeNotFoundError,
+    NotStartedError,
+    OperationFailedError,
+)
+from forge_consensus.events.types import BecameLeader
+from forge_consensus.storage.machines.machine import Command
+from forge_consensus.testing.local.cluster import LocalCluster
+from tests.worlds.cluster import ROOT, wait_for
+from tests.worlds.service_machines import Notebook
+
+QUICK = RaftSettings(heartbeat_interval=0.05, election_timeout_min=0.3, election_timeout_max=0.5)
+
+
+@pytest.fixture(scope="module")
+def shared_cluster() -> Iterator[LocalCluster]:
+    """Three processes behind a proxy."""
+    with LocalCluster(3, proxy=True, options=QUICK) as made:
+        yield made
+
+
+@pytest.fixture
+def cluster(shared_cluster: LocalCluster) -> LocalCluster:
+    """The shared cluster, whole and settled whatever the last test did to it."""
+    shared_cluster.heal()
+    for name in set(shared_cluster.names) - set(shared_cluster.running()):
+        shared_cluster.restart(name)
+    shared_cluster.wait_until_settled()
+    return shared_cluster
+
+
+def alive(pid: int) -> bool:
+    """Whether a process of that number exists."""
+    return Path(f"/proc/{pid}/stat").exists() and Path(f"/proc/{pid}/stat").read_text().split(") ")[1][0] != "Z"
+
+
+def test_a_node_that_is_killed_is_replaced_and_catches_up_after_its_restart(cluster: LocalCluster) -> None:
+    client = cluster.client()
+    client.put("killed", 1)
+    old = cluster.wait_for_leader()
+    pid = cluster.process(old).pid
+    assert cluster.kill("leader") == old
+    assert not alive(pid)
+    assert cluster.wait_for_leader(other_than=old) in cluster.running() != cluster.names
+    client.put("killed", 2)
+    cluster.restart(old)
+    assert cluster.wait_until_settled() == cluster.status(old)["last_applied"]
+    assert client.get("killed", consistency="linearizable") == 2
+
+
+def test_a_leader_that_is_cut_off_is_replaced_and_joins_again_when_healed(cluster: LocalCluster) -> None:
+    client = cluster.client()
+    old = cluster.isolate("leader")
+    new = cluster.wait_for_leader(other_than=old)
+    client.put("cut", new)
+    assert cluster.status(old)["last_applied"] < cluster.status(new)["last_applied"]
+    cluster.heal()
+    cluster.wait_until_settled()
+    assert cluster.status(old)["leader_id"] == cluster.wait_for_leader()
+
+
+def test_a_leader_whose_connections_break_is_replaced_at_once(cluster: LocalCluster) -> None:
+    known = {name: len(cluster.log_text(name)) for name in cluster.names}
+    old = cluster.isolate("leader", disconnect=True)
+    new = cluster.wait_for_leader(other_than=old)
+    assert "connection lost" in cluster.log_text(new)[known[new] :]
+    cluster.heal()
+    cluster.wait_until_settled()
+
+
+def test_a_leader_that_hears_and_is_not_heard_is_replaced(cluster: LocalCluster) -> None:
+    old = cluster.wait_for_leader()
+    before = cluster.proxy.counts()
+    cluster.partition("leader", one_way=True)
+    new = cluster.wait_for_leader(other_than=old)
+    wait_for(lambda: cluster.status(old)["leader_id"] == new, 5.0, f"{old} to hear of {new}")
+    lost = {pair: now.dropped - before[pair].dropped for pair, now in cluster.proxy.counts().items() if pair in before}
+    assert lost[old, new] > 0
+    assert lost[new, old] == 0
+    cluster.heal()
+    cluster.wait_until_settled()
+
+
+def test_a_process_that_is_paused_is_replaced_and_goes_on_later(cluster: LocalCluster) -> None:
+    old = cluster.pause("leader")
+    assert old not in cluster.running()
+    cluster.wait_for_leader(other_than=old)
+    cluster.resume(old)
+    cluster.wait_until_settled()
+
+
+def test_a_wait_that_is_in_vain_says_what_was_awaited_and_what_is_the_case(cluster: LocalCluster) -> None:
+    for name in ("n1", "n2"):
+        cluster.shut_down(name)
+    vain = r"waited 0\.6 s for a leader other than n3: n3 is \w+ in term \d.*; n1 does not run"
+    with pytest.raises(ConsensusTimeoutError, match=vain):
+        cluster.wait_for_leader(0.6, other_than="n3")
+    assert "node.stopped" in cluster.log_text("n1")
+
+
+def test_what_makes_no_sense_is_refused(cluster: LocalCluster) -> None:
+    with pytest.raises(NodeNotFoundError, match=r"there is no node 'n9' in this cluster: there are n1, n2, n3"):
+        cluster.kill("n9")
+    with pytest.raises(InvalidConfigError, match=r"does not part a cluster"):
+        cluster.partition("n1", ["n1", "n2"])
+    with pytest.raises(InvalidConfigError, match=r"is another process and no service: use LocalCluster\(mode='thread'"):
+        cluster.service("n1")
+    choices: list[tuple[dict[str, Any], str]] = [
+        ({"nodes": 0}, "nodes is 0: a local cluster has 1 to 15"),
+        ({"mode": "fork"}, "mode is 'fork': expected 'process' or 'thread'"),
+        ({"transport": "udp"}, "transport is 'udp': expected 'tcp' or 'ipc'"),
+        ({"state_machine": Notebook()}, "each node makes its own, so give the class"),
+    ]
+    for options, text in choices:
+        with pytest.raises(InvalidConfigError, match=text):
+            LocalCluster(**options)
+    with pytest.raises(NotStartedError):
+        LocalCluster().leader()
+
+
+def notebook() -> Notebook:
+    """Make a machine."""
+    return Notebook()
+
+
+def test_threads_over_ipc_tell_their_events_die_hard_and_run_a_users_machine() -> None:
+    led: list[str] = []
+    with LocalCluster(3, mode="thread", transport="ipc", state_machine=notebook, options=QUICK) as threads:
+        for name in threads.names:
+            threads.service(name).bus.subscribe(BecameLeader, lambda event: led.append(event.node_id))
+        with pytest.raises(
+            InvalidConfigError, match=r"is a thread and cannot be paused: use LocalCluster\(mode='process'"
+        ):
+            threads.pause("leader")
+        with pytest.raises(InvalidConfigError, match=r"nothing between these nodes: use LocalCluster\(proxy=True"):
+            threads.heal()
+        client = threads.client()
+        assert client.apply(Command("note", {"text": "one"})) == 1
+        old = threads.kill("leader")
+        new = threads.wait_for_leader(other_than=old)
+        assert client.apply(Command("note", {"text": "two"})) == 2
+        threads.restart(old)
+        threads.wait_until_settled()
+        assert threads.service(old).read(None, "stale") == ["one", "two"]
+        assert threads.addresses[old].startswith("ipc:///")
+        assert "leader.elected" in threads.log_text(new)
+    assert new in led
+
+
+def test_processes_over_ipc_run_a_users_machine_with_limits_and_keep_a_given_folder(tmp_path: Path) -> None:
+    limits = StorageSettings(snapshot_entries=20, snapshot_seconds_min=0.0, trailing_entries=5)
+    folder = tmp_path / "kept"
+    with LocalCluster(
+        1, transport="ipc", state_machine=Notebook, limits=limits, options=QUICK, folder=folder
+    ) as processes:
+        client = processes.client()
+        for number in range(50):
+            client.apply(Command("note", {"text": number}))
+        wait_for(lambda: processes.status("n1")["snapshots_total"], 5.0, "a snapshot")
+        processes.kill("n1")
+        processes.restart("n1", before=["nice", "-n", "3"], environment={"FORGE_TEST": "seen"})
+        pid = processes.process("n1").pid
+        assert os.getpriority(os.PRIO_PROCESS, pid) == 3
+        assert b"FORGE_TEST=seen" in Path(f"/proc/{pid}/environ").read_bytes()
+        assert client.read(None) == list(range(50))
+        assert client.read("restored") == 1
+    assert (folder / "n1.log").exists()
+    assert (folder / "n1").is_dir()
+
+
+def test_nothing_is_left_when_the_test_fails_or_a_node_cannot_start() -> None:
+    before = set(threading.enumerate())
+    pids: list[int] = []
+    with pytest.raises(ZeroDivisionError), LocalCluster(2, proxy=True) as failing:
+        pids += [failing.process(name).pid for name in failing.names]
+        folder, guard = failing.folder, failing.guard
+        failing.pause("n2")
+        raise ZeroDivisionError
+    assert guard is not None
+    pids.append(guard.process.pid)
+    with pytest.raises(OperationFailedError, match=r"(?s)n\d ended with 2 instead of serving: .*No such option '--no"):
+        LocalCluster(2, extra_args=["--nonsense"]).start()
+    assert not [pid for pid in pids if alive(pid)]
+    assert not folder.exists()
+    assert not set(threading.enumerate()) - before
+
+
+def test_nothing_is_left_when_the_test_itself_is_killed() -> None:
+    program = (
+        "import os, signal; from forge_consensus.testing import LocalCluster\n"
+        "cluster = LocalCluster(2, transport='ipc').start()\n"
+        "print(cluster.folder, *(cluster.process(name).pid for name in cluster.names), flush=True)\n"
+        "os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=30, check=False
+    )
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    folder, *pids = done.stdout.split()
+    assert len(pids) == 2
+    wait_for(lambda: not any(alive(int(pid)) for pid in pids), 5.0, "the nodes to be ended")
+    wait_for(lambda: not os.path.exists(folder), 5.0, f"{folder} to be removed")

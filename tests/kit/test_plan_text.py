@@ -1,0 +1,43 @@
+"""Tests of the plan as text: what is printed for people to type is the plan itself."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from forge_consensus.config.raft import RaftSettings
+from forge_consensus.config.storage import StorageSettings
+from forge_consensus.testing.simulator.plan import Plan
+from forge_consensus.testing.simulator.plan_text import call_of, reproduction
+from forge_consensus.testing.simulator.trial import attempt
+
+
+def evaluated(text: str) -> Any:
+    return eval(text, {"Plan": Plan, "StorageSettings": StorageSettings, "RaftSettings": RaftSettings})
+
+
+def test_the_text_of_a_plan_makes_the_same_plan() -> None:
+    for seed in range(50):
+        plan = replace(Plan.of(seed), skip=frozenset(range(seed)) - {3, 7}, kinds=("kill", "mend"))
+        assert evaluated(call_of(plan)) == plan
+
+
+def test_what_is_as_ever_is_not_written() -> None:
+    assert call_of(Plan(5)) == "Plan(5)"
+    assert (
+        call_of(Plan(5, nodes=4, options=RaftSettings(chunk_bytes=7)))
+        == "Plan(5, nodes=4, options=RaftSettings(chunk_bytes=7))"
+    )
+
+
+def test_a_large_set_of_numbers_is_written_by_what_it_lacks() -> None:
+    assert call_of(frozenset({3, 1})) == "frozenset({1, 3})"
+    assert call_of(frozenset(range(1, 500)) - {5, 77}) == "frozenset(range(1, 500)) - {5, 77}"
+    assert call_of(frozenset()) == "frozenset()"
+
+
+def test_the_reproduction_runs_as_it_is_printed() -> None:
+    plan = replace(Plan.of(4), seconds=0.3, pace=1.0)
+    names: dict[str, Any] = {}
+    exec(reproduction(plan), names)
+    assert names["simulation"].cluster.timeline.digest == attempt(plan).digest

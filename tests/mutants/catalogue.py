@@ -1,9 +1,0 @@
-"""The catalogue: all mutants, by name."""
-
-from __future__ import annotations
-
-from tests.mutants import election, engine, ledger, machine, reads, replication, sessions, snapshots
-from tests.mutants.registry import MUTANTS
-
-ROOMS = (election, replication, reads, ledger, machine, sessions, snapshots, engine)
-__all__ = ["MUTANTS", "ROOMS"]

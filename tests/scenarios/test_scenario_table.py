@@ -1,0 +1,54 @@
+"""The table of scenarios: a row for every number, each tested or saying what it waits for, and naming what exists."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.scenarios.scenario_table import NUMBERS, TABLE, Row, existing, number_of, numbered, rewritten, row_of, rows
+
+TEXT = TABLE.read_text(encoding="utf-8")
+TESTS = existing()
+AGAIN = "run `python -m tests.scenarios.scenario_table`, and look at what it changed in tests/scenarios/scenarios.md"
+
+
+def test_every_scenario_and_probe_has_one_row_in_order() -> None:
+    assert [row.number for row in rows(TEXT)] == list(NUMBERS)
+
+
+@pytest.mark.parametrize("row", rows(TEXT), ids=lambda row: row.number)
+def test_a_row_names_what_exists_or_says_what_it_waits_for(row: Row) -> None:
+    assert row.tested or row.waits, "it is not tested and does not say what it waits for"
+    assert not [test for test in row.tested if test not in TESTS], AGAIN
+
+
+def test_every_test_and_story_that_bears_a_number_is_in_its_row() -> None:
+    table = {row.number: row.tested for row in rows(TEXT)}
+    missing = [test for number, tests in numbered(TESTS).items() for test in tests if test not in table.get(number, ())]
+    assert not missing, AGAIN
+    strange = [
+        (row.number, test) for row in rows(TEXT) for test in row.tested if number_of(test) not in ("", row.number)
+    ]
+    assert not strange
+
+
+def test_the_table_is_as_its_program_writes_it() -> None:
+    assert rewritten(TEXT, TESTS) == TEXT, AGAIN
+
+
+def test_a_row_is_read_and_written_and_takes_up_the_tests_that_bear_its_number() -> None:
+    line = "| 7 | *A name*, in short | `test_a.py::test_other`<br>`test_gone.py::test_gone`<br>waits for rain |"
+    row = row_of(line)
+    assert row is not None
+    assert (row.number, row.name, row.waits, row.line) == ("7", "*A name*, in short", True, line)
+    tests = [
+        "test_a.py::test_other",
+        "test_a.py::test_scenario_07_x",
+        "test_a.py::test_probe_P3b_y",
+        "stories/07_z.txt",
+    ]
+    assert [number_of(test) for test in tests] == ["", "7", "P3b", "7"]
+    tested = "`stories/07_z.txt`<br>`test_a.py::test_scenario_07_x`<br>`test_a.py::test_other`"
+    assert rewritten(line, tests) == f"| 7 | *A name*, in short | {tested}<br>waits for rain |\n"
+    assert rewritten("| 8 | *B* |  |", tests) == "| 8 | *B* | waits for its story |\n"
+    assert rewritten("| 7 | *A* | waits for its story |", tests).endswith("test_scenario_07_x` |\n")
+    assert row_of("| No. | Scenario | Tested in |") is None

@@ -1,0 +1,9 @@
+"""The catalogue: all mutants, by name."""
+
+from __future__ import annotations
+
+from tests.simulation.mutants import election, engine, ledger, machine, reads, replication, sessions, snapshots
+from tests.simulation.mutants.registry import MUTANTS
+
+ROOMS = (election, replication, reads, ledger, machine, sessions, snapshots, engine)
+__all__ = ["MUTANTS", "ROOMS"]

@@ -1,0 +1,100 @@
+"""Mutants of the client sessions: at most once, over retries, restarts and snapshots."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from forge_consensus.storage.ledger.ledger import Ledger
+from forge_consensus.storage.machines.machine import Outcome
+from forge_consensus.storage.machines.sessions import STALE, Sessions
+from forge_consensus.storage.snapshots import store as snapshots
+from tests.simulation.mutants.patch import Patch
+from tests.simulation.mutants.registry import mutant
+
+
+@mutant()
+def a_session_forgets_what_it_did(patch: Patch) -> None:
+    """A command that is sent again is applied again."""
+    begin = Sessions.begin
+
+    def forget(self: Sessions, session: int, seq: int, done_below: int, time_ms: int) -> Any:
+        state = self.live.get(session)
+        if state is not None:
+            state.kept.pop(seq, None)
+        return begin(self, session, seq, done_below, time_ms)
+
+    patch.setattr(Sessions, "begin", forget)
+
+
+@mutant()
+def a_command_that_its_client_is_done_with_is_applied_again(patch: Patch) -> None:
+    """What lies below the client's mark was forgotten with its result, and counts as new."""
+    begin = Sessions.begin
+
+    def again(self: Sessions, session: int, seq: int, done_below: int, time_ms: int) -> Outcome | None:
+        outcome = begin(self, session, seq, done_below, time_ms)
+        return None if outcome is STALE else outcome
+
+    patch.setattr(Sessions, "begin", again)
+
+
+@mutant()
+def sessions_are_lost_in_a_snapshot(patch: Patch) -> None:
+    """A node that gets its state from a snapshot knows no session, and applies what was applied (I14)."""
+    patch.setattr(Sessions, "import_", lambda self, chunks: None)
+    patch.setattr(snapshots, "import_rows", lambda batch, generation, chunk: None)
+
+
+@mutant()
+def a_snapshot_forgets_the_results_in_its_sessions(patch: Patch) -> None:
+    """The cached results are no part of a snapshot, so a retry is applied twice after it is installed (I14)."""
+    export = Sessions.export
+
+    def bare(self: Sessions) -> list[bytes]:
+        kept = {session: state.kept for session, state in self.live.items()}
+        for state in self.live.values():
+            state.kept = {}
+        chunks = export(self)
+        for session, state in self.live.items():
+            state.kept = kept[session]
+        return chunks
+
+    patch.setattr(Sessions, "export", bare)
+
+
+@mutant()
+def sessions_expire_by_each_nodes_own_clock(patch: Patch) -> None:
+    """A session's age is measured by the clock of the node that applies, not by the time in the entries (I5)."""
+    begin_turn, begin, open_session = Ledger.begin, Sessions.begin, Sessions.open
+
+    def note(self: Ledger, now: float) -> None:
+        begin_turn(self, now)
+        vars(self.applier.sessions)["own_ms"] = int(now * 1000)
+
+    def own(self: Sessions, time_ms: int) -> int:
+        return int(vars(self).get("own_ms", time_ms))
+
+    def begin_own(self: Sessions, session: int, seq: int, done_below: int, time_ms: int) -> Outcome | None:
+        return begin(self, session, seq, done_below, own(self, time_ms))
+
+    def open_own(self: Sessions, index: int, time_ms: int, ttl_ms: int) -> int:
+        return open_session(self, index, own(self, time_ms), ttl_ms)
+
+    patch.setattr(Ledger, "begin", note)
+    patch.setattr(Sessions, "begin", begin_own)
+    patch.setattr(Sessions, "open", open_own)
+
+
+@mutant()
+def a_retry_gets_the_result_of_the_newest_command(patch: Patch) -> None:
+    """A session keeps one result only, and gives it for whatever is sent again."""
+    begin = Sessions.begin
+
+    def newest(self: Sessions, session: int, seq: int, done_below: int, time_ms: int) -> Outcome | None:
+        outcome = begin(self, session, seq, done_below, time_ms)
+        state = self.live.get(session)
+        if outcome is not None and state is not None and seq in state.kept:
+            return next(reversed(state.kept.values()))
+        return outcome
+
+    patch.setattr(Sessions, "begin", newest)

@@ -1,0 +1,363 @@
+"""The bugs that were found, what found each, and what keeps it from coming back: a mutant, a test, or a story."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+from loguru import logger
+
+from forge_consensus.actors.codec import Frame, encode
+from forge_consensus.actors.messages import OpenSession
+from forge_consensus.config.storage import StorageSettings
+from forge_consensus.events.types import ConsensusEvent, SnapshotFailed
+from forge_consensus.testing.simulator.plan import Plan
+from forge_consensus.testing.simulator.simulation import Simulation
+from forge_consensus.testing.world.base import SimulatedBase
+from forge_consensus.testing.world.network import Connection
+from tests.simulation.mutants import election, ledger, replication, snapshots
+from tests.simulation.mutants.catalogue import MUTANTS
+from tests.simulation.mutants.patch import Patch
+from tests.simulation.mutants.registry import Change
+
+TESTS = Path(__file__).parents[1]
+
+
+@dataclass(frozen=True, slots=True)
+class Bug:
+    """One bug.
+
+    A seed means another run whenever simulations draw otherwise. So what a seed showed is told again as a `story`, a
+    run by hand that is good now and bad with the mutant; the seed is run all the same.
+    """
+
+    what: str
+    found_by: str
+    mutant: Change | None = None
+    """Puts it back in. Where there is no story, the campaign against the mutants finds it again."""
+    test: str = ""
+    """Shows it directly: file and name."""
+    story: Callable[[int], bool] | None = None
+    stories: range = range(1, 2)
+    """The seeds of the story: with the mutant at least one ends badly."""
+    seed: int | None = None
+    changes: dict[str, Any] = field(default_factory=dict)
+    """What of the seed's own plan was different."""
+
+
+def undisturbed(seed: int, limits: StorageSettings | None = None) -> Simulation:
+    """Three nodes of which one leads, and no faults."""
+    world = Simulation(Plan(seed, nodes=3, faults=False, limits=limits or StorageSettings()))
+    world.wait_for_leader()
+    return world
+
+
+def led_by(world: Simulation) -> SimulatedBase:
+    """The leader's process."""
+    return cast("SimulatedBase", world.cluster.leader())
+
+
+def open_sessions(world: Simulation, leader: SimulatedBase, count: int) -> None:
+    """Give a leader so many entries for its log."""
+    connection = Connection(world.clients[0], leader.name)
+    for number in range(1, count + 1):
+        frame = Frame("gateway", "", "", "", 0, 0, number, 0, OpenSession(60_000))
+        world.cluster.network.ask(connection, encode(frame))
+    world.advance(0.05)
+
+
+def restart_unnoticed(seed: int) -> bool:
+    """A follower's process is replaced and nobody hears of it; returns whether it is found again."""
+    with undisturbed(seed) as world:
+        world.cluster.network.weather.unreported = 1.0
+        follower = next(base for base in world.cluster.running() if base is not led_by(world))
+        world.crash(follower.name)
+        world.restart(follower.name)
+        open_sessions(world, led_by(world), 3)
+        return world.advance(10.0, world.cluster.settled)
+
+
+def rejoin_with_older_terms(seed: int) -> bool:
+    """A cut-off leader's log goes on beyond where its successor's begins; returns whether both become one."""
+    limits = StorageSettings(snapshot_entries=20, snapshot_seconds_min=0.1, trailing_entries=0)
+    with undisturbed(seed, limits) as world:
+        old = led_by(world)
+        world.partition([old.name])
+        open_sessions(world, old, 100)
+        world.advance(4.0)
+        leader = led_by(world)
+        open_sessions(world, leader, 30)
+        world.advance(2.0)
+        world.crash(leader.name)  # a leader that begins behind its log's start probes, and does not know whom
+        world.restart(leader.name)
+        world.advance(4.0)
+        assert 20 < led_by(world).engine.ledger.log.base_index < old.engine.ledger.log.last
+        world.cluster.network.cut.clear()
+        return world.advance(10.0, world.cluster.settled)
+
+
+def copy_is_started_more_often(seed: int) -> bool:
+    """An old copy of a folder takes its place and boots beyond it, alone; returns whether it is refused then."""
+    with undisturbed(seed) as world:
+        name = next(base for base in world.cluster.running() if base is not led_by(world)).name
+        world.crash(name)
+        copy = world.cluster.copy_of(name)
+        world.restart(name)
+        world.advance(2.0)
+        world.partition([name])
+        for _ in range(3):
+            world.crash(name)
+            if not world.cluster.suspect:
+                world.cluster.put_back(name, copy, "an older copy")
+            world.restart(name)
+            world.advance(0.1)
+        world.cluster.network.cut.clear()
+        world.advance(10.0)
+        return "restored from an older copy" in world.cluster.gone.get(name, "")
+
+
+def overtake_a_damaged_snapshot(seed: int) -> bool:
+    """A snapshot that a follower needs is damaged where it lies, and while it is sent in vain a newer one is taken."""
+    limits = StorageSettings(snapshot_entries=20, snapshot_seconds_min=0.1, trailing_entries=0)
+    with undisturbed(seed, limits) as world:
+        refused: list[ConsensusEvent] = []
+        world.subscribe(SnapshotFailed, refused.append)
+        leader = led_by(world)
+        behind = next(base for base in world.cluster.running() if base is not leader)
+        world.partition([behind.name])
+        open_sessions(world, leader, 30)
+        assert world.advance(4.0, lambda: leader.engine.ledger.log.base_index > behind.engine.ledger.log.last)
+        damaged = leader.engine.opened.snapshots.newest
+        assert damaged is not None
+        world.cluster.flip_file(leader.name, damaged.path.name, damaged.size_bytes // 2, 0)
+        world.cluster.network.cut.clear()
+        assert world.advance(4.0, lambda: bool(refused))
+        open_sessions(world, leader, 30)
+        return world.advance(10.0, world.cluster.settled)
+
+
+BUGS = (
+    Bug(
+        "A node whose process was replaced unnoticed is a stranger to its peers, and was never greeted again.",
+        "seed 51 of the first campaign",
+        mutant=replication.a_node_that_is_a_stranger_does_not_greet_again,
+        story=restart_unnoticed,
+        stories=range(1, 7),
+        seed=51,
+    ),
+    Bug(
+        "A follower with older terms where the leader's log begins was probed there for ever: no hint leads lower.",
+        "seed 2029 of the first campaign",
+        mutant=replication.terms_before_the_start_of_the_log_are_not_compared,
+        story=rejoin_with_older_terms,
+        seed=2029,
+    ),
+    Bug(
+        "A lost Hello, or one whose turn was taken back, left two nodes silent for good.",
+        "the first campaign",
+        mutant=replication.a_lost_greeting_is_not_repeated,
+    ),
+    Bug(
+        "Votes and pre-votes were counted in one set.",
+        "review and simulation",
+        mutant=election.a_pre_vote_counts_as_a_vote,
+        test="unit/actors/test_election.py::test_votes_and_pre_votes_are_never_counted_together",
+    ),
+    Bug(
+        "A checkpoint in the turn that switched to a snapshot wrote the old applied index over the installed one.",
+        "reading",
+        mutant=ledger.a_checkpoint_is_due_in_the_turn_that_switches_to_a_snapshot,
+        test="unit/storage/test_snapshots.py::test_the_turn_that_switches_applies_compacts_and_checkpoints_nothing",
+    ),
+    Bug(
+        "A turn that truncated, appended and committed applied entries that were not durable yet.",
+        "review and simulation",
+        mutant=ledger.state_moves_before_its_entries_are_durable,
+        test="unit/storage/test_ledger.py::test_what_replaces_durable_entries_is_not_applied_in_its_own_turn",
+    ),
+    Bug(
+        "The log was cut beyond the state that is on disk.",
+        "review and simulation",
+        mutant=snapshots.the_log_is_cut_beyond_the_state_on_disk,
+        test="unit/storage/test_snapshots.py::test_the_log_is_never_cut_beyond_the_state_on_disk",
+    ),
+    Bug(
+        "Frames of a dead leader that arrived late called off the quick election.",
+        "review and simulation",
+        test=(
+            "unit/actors/test_election.py::test_what_a_dead_leader_sent_before_it_died_does_not_call_the_quick_election_off"
+        ),
+    ),
+    Bug(
+        "A leader whose snapshot file was damaged sent it for ever; the follower never caught up.",
+        "seed 49 of the campaign with flipped bytes",
+        test="unit/actors/test_snapshot.py::test_a_leader_whose_snapshot_file_is_damaged_takes_another",
+        seed=49,
+    ),
+    Bug(
+        "A leader went on sending a damaged snapshot, for ever, if it had taken a newer one by the time it knew.",
+        "seed 631 of the campaign with five nodes",
+        mutant=snapshots.a_damaged_snapshot_is_sent_on_when_there_is_a_newer_one,
+        story=overtake_a_damaged_snapshot,
+        seed=631,
+        changes={"nodes": 5},
+    ),
+    Bug(
+        "The same, with two followers that wait for the file and a machine of the user's.",
+        "seed 20056 of the campaign with five nodes",
+        test="unit/actors/test_snapshot.py::test_a_damaged_file_is_sent_no_more_when_a_newer_one_was_taken_meanwhile",
+        seed=20056,
+        changes={"nodes": 5},
+    ),
+    Bug(
+        "A crash between a snapshot's name and the folder's flush: the log could begin behind a file that was gone.",
+        "reasoning about files that power failures take",
+        test=(
+            "kit/test_faults.py::"
+            "test_a_snapshot_that_was_not_safe_when_its_node_switched_to_it_is_made_safe_at_the_next_start"
+        ),
+    ),
+    Bug(
+        "A follower on a slow link was overtaken by the next snapshot whenever it had one, and never became level.",
+        "scenario 65",
+        test="scenarios/test_slow_link.py::test_scenario_65_a_follower_on_a_slow_link_becomes_level_while_all_go_on",
+    ),
+    Bug(
+        "Commands outside a session were applied, without being applied at most once.",
+        "writing the stories",
+        test="unit/actors/test_gateway.py::test_commands_outside_a_session_are_refused",
+    ),
+    Bug(
+        "A copy of a folder that had been started more often than its original was taken for it, its votes forgotten.",
+        "seed 867 of five nodes",
+        mutant=election.a_boot_is_not_asked_which_it_descends_from,
+        story=copy_is_started_more_often,
+        seed=867,
+        changes={"nodes": 5},
+    ),
+    Bug(
+        "A candidate that asked for pre-votes again and then won stood out of its own leadership, and told nobody: "
+        "clients were given what other clients' entries had done, and two had one session.",
+        "seed 774 of five nodes",
+        mutant=election.who_won_goes_on_asking,
+        test="unit/actors/test_election.py::test_pre_votes_that_come_after_the_votes_do_not_end_the_leadership",
+        seed=774,
+        changes={"nodes": 5},
+    ),
+    Bug(
+        "A stale read did not count the time in which its node did not run; after a slow turn it was of less than no "
+        "age, which no client could decode.",
+        "seed 2340 of five nodes",
+        test="unit/actors/test_gateway.py::test_a_stale_read_counts_the_time_in_which_the_node_did_not_run",
+        seed=2340,
+        changes={"nodes": 5},
+    ),
+    Bug(
+        "Who was answered by a turn that then failed was told nothing: neither the result nor that it is unknown.",
+        "review",
+        test=(
+            "unit/actors/test_gateway.py::"
+            "test_who_was_answered_by_a_turn_that_then_failed_is_told_that_the_outcome_is_unknown"
+        ),
+    ),
+    Bug(
+        "A leader that ended an installation, begun as a follower, forgot who waited for what it applied in that turn.",
+        "review",
+        test="unit/actors/test_gateway.py::test_a_snapshot_that_is_installed_while_commands_wait_takes_no_answer_away",
+    ),
+    Bug(
+        "A connection that broke in the turn in which its node's successor began to lead started one election more.",
+        "review",
+        test=(
+            "unit/actors/test_election.py::"
+            "test_who_leads_next_is_followed_although_the_connection_to_its_predecessor_breaks_in_the_same_turn"
+        ),
+    ),
+    Bug(
+        "A copy that its peers refused was started again and again, until it counted beyond what they could compare.",
+        "review",
+        test="unit/storage/test_identity.py::test_a_copy_does_not_come_in_by_being_started_again_and_again",
+    ),
+    Bug(
+        "One node with a folder of an earlier life of the cluster ended the healthy ones by refusing them.",
+        "review",
+        test="unit/actors/test_gate.py::test_a_node_is_not_ended_by_one_that_is_itself_not_who_it_was",
+    ),
+    Bug(
+        "A folder that lost its tables was refused once only; then its old snapshot was sent as the state of all.",
+        "review",
+        test=(
+            "unit/storage/test_opening.py::"
+            "test_new_tables_beside_old_snapshots_are_not_taken_for_a_node_however_often_it_is_started"
+        ),
+    ),
+    Bug(
+        "A helper's job began before its turn's commit: a crash between them left a file of a term that nobody knew.",
+        "review",
+        test="unit/actors/test_engine.py::test_a_node_that_ends_at_the_commit_has_begun_no_job",
+    ),
+    Bug(
+        "A snapshot file that had grown, or was cut short, was sent for ever and never read again.",
+        "review",
+        test="unit/actors/test_snapshot.py::test_of_a_file_that_has_grown_nobody_is_sent_more_than_was_announced",
+    ),
+    Bug(
+        "Two saves of the same snapshot at once, one of an actor that had failed, wrote into one file.",
+        "review",
+        test="unit/storage/test_snapshot_file.py::test_two_saves_of_one_snapshot_at_once_do_not_write_into_one_file",
+    ),
+    Bug(
+        "The log was cut between a follower's word that it has a snapshot and its first acknowledgement.",
+        "review",
+        test="unit/actors/test_snapshot.py::test_what_a_follower_needs_next_is_kept_from_the_moment_that_it_has_the_snapshot",
+    ),
+)
+"""Add what you find: the plan's seed as it was printed, and what keeps the bug away from then on."""
+
+
+@pytest.fixture(autouse=True)
+def quiet() -> Iterator[None]:
+    """Nodes that fail on purpose need not say so."""
+    logger.disable("forge_consensus")
+    yield
+    logger.enable("forge_consensus")
+
+
+def named(bug: Bug) -> str:
+    """How a bug is called in the list of tests."""
+    return bug.mutant.__name__ if bug.mutant is not None else bug.test.rpartition("::")[2] or bug.what
+
+
+def functions_in(path: Path) -> set[str]:
+    """The names of a file's functions."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    return {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
+
+
+@pytest.mark.parametrize("bug", BUGS, ids=named)
+def test_something_keeps_every_bug_away(bug: Bug) -> None:
+    assert bug.mutant or bug.test or bug.seed is not None
+    assert bug.mutant is None or bug.story is not None or bug.mutant.__name__ in MUTANTS
+    file, _, name = bug.test.partition("::")
+    assert not bug.test or name in functions_in(TESTS / file)
+
+
+@pytest.mark.parametrize("bug", [bug for bug in BUGS if bug.story is not None], ids=named)
+def test_the_story_ends_well_now_and_badly_with_the_bug(bug: Bug) -> None:
+    story, mutant = bug.story, bug.mutant
+    assert story is not None
+    assert mutant is not None
+    assert all(story(seed) for seed in bug.stories)
+    with Patch() as patch:
+        mutant(patch)
+        assert not all(story(seed) for seed in bug.stories)
+
+
+@pytest.mark.parametrize("bug", [bug for bug in BUGS if bug.seed is not None], ids=named)
+def test_the_seed_that_found_it_is_clean(bug: Bug) -> None:
+    with Simulation(replace(Plan.of(bug.seed or 0), **bug.changes)) as simulation:
+        simulation.run()

@@ -1,0 +1,248 @@
+"""Elections, one node under glass: votes, pre-votes, stickiness, quick elections, leases."""
+
+from __future__ import annotations
+
+from forge_consensus.actors.messages import (
+    AppendEntries,
+    AppendReply,
+    PreVoteReply,
+    RequestPreVote,
+    RequestVote,
+    VoteReply,
+)
+from forge_consensus.events.types import LeaderElected, LeaderLost, LeaderStepDown
+from tests.worlds.one_node import OneNode
+
+
+def stand(node: OneNode) -> None:
+    """Bring a follower to ask for votes."""
+    node.wait(2.0)
+    asked = node.last(RequestPreVote)
+    for peer in sorted(set(node.peers) - {"n1"}):
+        node.answer(peer, "election", PreVoteReply(node.ledger.term, asked.round, True))
+
+
+def test_a_pre_vote_moves_neither_term_nor_vote() -> None:
+    node = OneNode()
+    node.wait(2.0)
+    assert node.messages(RequestPreVote)
+    assert (node.ledger.term, node.ledger.vote) == (0, "")
+    node.request("n2", "election", RequestPreVote(9, 1, 5, 3))
+    assert node.last(PreVoteReply).granted
+    assert (node.ledger.term, node.ledger.vote) == (0, "")
+
+
+def test_a_vote_for_oneself_is_on_disk_before_anybody_is_asked() -> None:
+    node = OneNode()
+    stand(node)
+    kinds = [to if to == "disk" else type(message).__name__ for to, message in node.sent]
+    assert kinds.index("disk") < kinds.index("RequestVote")
+    assert (node.ledger.term, node.ledger.vote) == (1, "n1")
+
+
+def test_a_duplicated_vote_counts_once() -> None:
+    node = OneNode(5)
+    stand(node)
+    for _ in range(3):
+        node.answer("n2", "election", VoteReply(1, True))
+    assert node.engine.board.role == "candidate"
+    node.answer("n3", "election", VoteReply(1, True))
+    assert node.engine.board.role == "leader"
+    (elected,) = node.told(LeaderElected)
+    assert (elected.leader, elected.votes, elected.total, elected.term) == ("n1", 3, 5, 1)
+
+
+def test_votes_and_pre_votes_are_never_counted_together() -> None:
+    """A candidate that asks again for pre-votes must not win its old term by them."""
+    node = OneNode(5)
+    stand(node)
+    node.answer("n2", "election", VoteReply(1, True))
+    node.wait(2.0)
+    again = node.last(RequestPreVote)
+    node.answer("n3", "election", PreVoteReply(1, again.round, True))
+    assert node.engine.board.role == "candidate"
+    assert node.ledger.leading is None
+
+
+def test_pre_votes_that_come_after_the_votes_do_not_end_the_leadership() -> None:
+    """A candidate that asked again for pre-votes, and then won its old term by votes, goes on leading."""
+    node = OneNode(5)
+    stand(node)
+    node.wait(2.0)
+    again = node.last(RequestPreVote)
+    assert again.term == 2
+    for peer in ("n2", "n3"):
+        node.answer(peer, "election", VoteReply(1, True))
+    assert node.ledger.leading == 1
+    for peer in ("n4", "n5"):
+        node.answer(peer, "election", PreVoteReply(1, again.round, True))
+    assert node.engine.board.role == "leader"
+    assert (node.ledger.term, node.ledger.leading) == (1, 1)
+
+
+def test_pre_votes_of_an_earlier_round_do_not_count() -> None:
+    node = OneNode()
+    node.wait(1.3)
+    first = node.last(RequestPreVote)
+    node.wait(1.3)
+    assert node.last(RequestPreVote).round > first.round
+    node.answer("n2", "election", PreVoteReply(0, first.round, True))
+    assert node.ledger.term == 0
+
+
+def test_a_vote_from_a_stranger_does_not_count() -> None:
+    node = OneNode()
+    stand(node)
+    node.ledger.identity.boots["n9"] = ("folder-n9", 1)
+    node.answer("n9", "election", VoteReply(1, True))
+    assert node.engine.board.role == "candidate"
+
+
+def test_a_vote_is_given_once_a_term_and_survives_a_restart() -> None:
+    node = OneNode()
+    node.request("n2", "election", RequestVote(5, 1, 0))
+    assert node.last(VoteReply) == VoteReply(5, True)
+    assert node.sent[-2][0] == "disk"
+    again = OneNode(tables=node.tables.clone_durable())
+    again.request("n3", "election", RequestVote(5, 9, 4))
+    assert again.last(VoteReply) == VoteReply(5, False)
+    again.request("n2", "election", RequestVote(5, 9, 4))
+    assert again.last(VoteReply) == VoteReply(5, True)
+
+
+def test_a_vote_needs_a_log_as_new_as_ours() -> None:
+    node = OneNode()
+    node.request("n2", "election", RequestVote(2, 0, 0))
+    assert node.last(VoteReply) == VoteReply(2, False)
+
+
+def lead(node: OneNode, *silent: str) -> None:
+    """Make the node a leader whose no-op is committed; the `silent` peers acknowledge nothing."""
+    stand(node)
+    term = node.ledger.term
+    for peer in sorted(set(node.peers) - {"n1"}):
+        node.answer(peer, "election", VoteReply(term, True))
+    for peer in sorted(set(node.peers) - {"n1", *silent}):
+        node.answer(peer, "replication", AppendReply(term, True, node.ledger.log.last, 0, 0))
+    assert node.engine.board.role == "leader"
+    assert node.ledger.commit_index == node.ledger.log.last
+
+
+def test_a_vote_request_while_the_leader_is_heard_does_not_move_the_term() -> None:
+    node = OneNode()
+    node.request("n2", "replication", AppendEntries(3, 1, 0, 1, 0, ()))
+    node.request("n3", "election", RequestVote(9, 9, 9))
+    assert node.last(VoteReply) == VoteReply(3, False)
+    assert node.ledger.term == 3
+
+
+def test_a_broken_connection_to_the_leader_ends_stickiness_and_starts_a_quick_election() -> None:
+    node = OneNode()
+    node.request("n2", "replication", AppendEntries(3, 1, 0, 1, 0, ()))
+    node.turn(notices=node.engine.link("n2", False))
+    node.wait(0.1)
+    assert node.messages(RequestPreVote)
+    assert node.told(LeaderLost)[0].leader == "n2"
+
+
+def test_what_a_dead_leader_sent_before_it_died_does_not_call_the_quick_election_off() -> None:
+    node = OneNode()
+    node.request("n2", "replication", AppendEntries(3, 1, 0, 1, 0, ()))
+    node.turn(notices=node.engine.link("n2", False))
+    node.request("n2", "replication", AppendEntries(3, 2, 0, 1, 0, ()))
+    node.request("n3", "election", RequestPreVote(4, 1, 9, 9))
+    assert node.last(PreVoteReply).granted
+    node.wait(0.3)
+    assert node.messages(RequestPreVote)
+
+
+def test_who_leads_next_is_followed_although_the_connection_to_its_predecessor_breaks_in_the_same_turn() -> None:
+    node = OneNode()
+    node.request("n2", "replication", AppendEntries(3, 1, 0, 1, 0, ()))
+    heard = (node.frame("n3", "replication", AppendEntries(4, 1, 0, 1, 0, ())), "->n3")
+    node.turn(heard, notices=node.engine.link("n2", False))
+    assert node.engine.board.leader == "n3"
+    node.wait(0.3)
+    assert not node.messages(RequestPreVote)
+
+
+def test_a_leader_that_lives_is_followed_again_although_its_connection_broke() -> None:
+    node = OneNode()
+    node.request("n2", "replication", AppendEntries(3, 1, 0, 1, 0, ()))
+    node.turn(notices=node.engine.link("n2", False))
+    node.wait(0.2)
+    node.request("n2", "replication", AppendEntries(3, 2, 0, 1, 0, ()))
+    assert node.engine.board.leader == "n2"
+    node.request("n3", "election", RequestPreVote(4, 1, 9, 9))
+    assert not node.last(PreVoteReply).granted
+
+
+def test_with_leases_a_broken_connection_does_not_end_stickiness() -> None:
+    node = OneNode(lease_reads=True)
+    node.wait(1.0)
+    node.request("n2", "replication", AppendEntries(3, 1, 0, 1, 0, ()))
+    node.turn(notices=node.engine.link("n2", False))
+    node.wait(0.1)
+    node.request("n3", "election", RequestVote(9, 9, 9))
+    assert node.last(VoteReply) == VoteReply(3, False)
+
+
+def test_with_leases_nobody_votes_soon_after_a_start() -> None:
+    node = OneNode(lease_reads=True)
+    node.request("n3", "election", RequestVote(9, 9, 9))
+    assert node.last(VoteReply).granted is False
+    node.wait(1.0)
+    node.request("n3", "election", RequestVote(9, 9, 9))
+    assert node.last(VoteReply).granted is True
+
+
+def test_a_leader_without_a_majority_steps_down_within_an_election_timeout() -> None:
+    node = OneNode()
+    lead(node)
+    node.wait(node.options.election_timeout_min + 2 * node.options.heartbeat_interval)
+    assert node.engine.board.role != "leader"
+    assert "majority" in node.told(LeaderStepDown)[0].reason
+
+
+def test_a_higher_term_in_any_reply_ends_leading() -> None:
+    node = OneNode()
+    lead(node)
+    node.answer("n2", "replication", AppendReply(7, False, 0, 0, 0))
+    assert node.ledger.term == 7
+    assert node.engine.board.role == "follower"
+
+
+def test_a_leader_does_not_lead_a_term_twice_after_its_actors_were_rebuilt() -> None:
+    node = OneNode()
+    lead(node)
+    term = node.ledger.term
+    node.engine.undo(RuntimeError("an actor failed"))
+    node.turn()
+    for peer in ("n2", "n3"):
+        node.answer(peer, "election", VoteReply(term, True))
+    assert node.ledger.leading is None
+
+
+def test_a_candidate_of_a_lower_term_is_answered_with_ours() -> None:
+    node = OneNode()
+    node.request("n2", "election", RequestVote(5, 1, 0))
+    node.request("n3", "election", RequestVote(4, 1, 0))
+    assert node.last(VoteReply) == VoteReply(5, False)
+
+
+def test_a_single_node_leads_at_once_and_only_with_its_vote_on_disk() -> None:
+    node = OneNode(1)
+    assert node.engine.board.role == "leader"
+    assert node.ledger.hard_on_disk[:2] == (1, "n1")
+
+
+def test_a_granted_pre_vote_beside_a_vote_request_of_a_new_term_starts_no_rival_election() -> None:
+    node = OneNode()
+    node.wait(2.0)
+    granted = PreVoteReply(0, node.last(RequestPreVote).round, True)
+    node.turn(
+        (node.frame("n2", "election", granted), None),
+        (node.frame("n3", "election", RequestVote(1, 9, 1)), "->n3"),
+    )
+    assert (node.ledger.term, node.ledger.vote) == (1, "n3")
+    assert node.last(VoteReply) == VoteReply(1, True)

@@ -1,0 +1,62 @@
+"""Where a node listens: HOST:PORT or the path of a socket, checked before ZeroMQ sees it."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+
+import pytest
+
+from forge_consensus.actors.transport.endpoint import claim_path, events_place, path_of, url_of
+from forge_consensus.client.endpoints import parse_endpoint, parse_endpoints
+from forge_consensus.errors import InvalidConfigError, TransportUnavailableError
+from forge_consensus.service.node import bind_address
+
+
+def test_an_address_is_what_zeromq_wants() -> None:
+    assert url_of("127.0.0.1:7001") == "tcp://127.0.0.1:7001"
+    assert url_of("ipc:///run/n1") == "ipc:///run/n1"
+    assert (path_of("127.0.0.1:7001"), path_of("ipc:///run/n1")) == (None, "/run/n1")
+    assert (events_place("[::1]:7001"), events_place("ipc:///run/n1")) == ("[::1]:0", "ipc:///run/n1.events")
+
+
+def test_paths_are_endpoints_too() -> None:
+    assert parse_endpoints("127.0.0.1:7001, ipc:///run/n2") == ["127.0.0.1:7001", "ipc:///run/n2"]
+    bind_address("ipc:///run/n1:0")  # a path that ends so, and no free port
+
+
+@pytest.mark.parametrize(
+    "address", ["ipc://", "ipc://run/n1", "ipc:///run/", "ipc:///a,b", "ipc:///a\0b", "ipc://@name"]
+)
+def test_what_is_no_path_of_a_socket_is_refused(address: str) -> None:
+    with pytest.raises(InvalidConfigError, match=r"no address of a node: behind ipc:// stands the whole path"):
+        parse_endpoint(address)
+
+
+def test_a_path_that_no_socket_can_have_is_refused_with_the_limit() -> None:
+    whole = f"ipc:///{'p' * 106}"
+    assert parse_endpoint(whole) == whole
+    with pytest.raises(InvalidConfigError, match=r"a path of 108 bytes and a socket's may have 107: choose a shorter"):
+        parse_endpoint(whole + "p")
+    with pytest.raises(InvalidConfigError, match=r"a path of 108 bytes"):
+        parse_endpoint(f"ipc:///{'p' * 105}é")
+    bind_address(f"ipc:///{'p' * 99}")
+    with pytest.raises(InvalidConfigError, match=r"a path of 101 bytes and a socket's may have 100"):
+        bind_address(f"ipc:///{'p' * 100}")  # its events are published beside it
+
+
+def test_a_path_is_taken_from_nobody(tmp_path: Path) -> None:
+    path = tmp_path / "n1"
+    claim_path(str(path))
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(path))
+        listening.listen()
+        with pytest.raises(TransportUnavailableError, match="is in use by another program"):
+            claim_path(str(path))
+    claim_path(str(path))  # what a killed process leaves behind
+    assert path.exists()
+    path.unlink()
+    path.write_text("precious")
+    with pytest.raises(InvalidConfigError, match="is a file and no socket"):
+        claim_path(str(path))
+    assert path.read_text() == "precious"

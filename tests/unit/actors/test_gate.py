@@ -1,0 +1,177 @@
+"""The gate and the codec: what is let in, what is refused, and what the other is told."""
+
+from __future__ import annotations
+
+import os
+import random
+from typing import Any
+
+import pytest
+
+from forge_consensus.actors.codec import Frame, decode, encode
+from forge_consensus.actors.messages import (
+    AppendEntries,
+    AppendReply,
+    CheckPeer,
+    CheckPeerReply,
+    GetStatus,
+    Hello,
+    HelloReply,
+    Refused,
+    RequestVote,
+    Status,
+    Submit,
+    VoteReply,
+)
+from forge_consensus.errors import IdentityError, ProtocolError
+from tests.unit.actors.test_replication import follow, noop
+from tests.worlds.one_node import OneNode
+
+BYTES_MAX = 1 << 20
+
+
+def test_every_message_survives_the_wire() -> None:
+    frame = Frame("replication", "demo", "n1", "abc", 3, 4, 9, 10**15, AppendEntries(1, 2, 3, 4, 5, (b"x", b"")))
+    assert decode(encode(frame), BYTES_MAX) == frame
+    submit = Frame("gateway", "", "", "", 0, 0, 1, 2, Submit(5, 1, ((1, b"a"), (2, b"b"))))
+    assert decode(encode(submit), BYTES_MAX) == submit
+
+
+def test_garbage_never_decodes_and_never_raises_anything_else() -> None:
+    dice = random.Random(1)
+    good = encode(Frame("gateway", "", "", "", 0, 0, 1, 2, Submit(5, 1, ((1, b"a"),))))
+    for _ in range(3000):
+        data = bytearray(good if dice.random() < 0.7 else os.urandom(dice.randrange(80)))
+        for _ in range(dice.randrange(1, 4)):
+            if data:
+                data[dice.randrange(len(data))] = dice.randrange(256)
+        if dice.random() < 0.3:
+            data = data[: dice.randrange(len(data) + 1)]
+        try:
+            decode(bytes(data), BYTES_MAX)
+        except ProtocolError:
+            continue
+
+
+def test_deep_nesting_and_size_are_limited() -> None:
+    with pytest.raises(ProtocolError):
+        decode(b"\x91" * 100_000, BYTES_MAX)
+    with pytest.raises(ProtocolError, match="limit"):
+        decode(b"\x00" * 11, 10)
+
+
+def test_a_newer_message_with_more_fields_is_understood() -> None:
+    import msgpack
+
+    parts = list(msgpack.unpackb(encode(Frame("health", "demo", "n2", "f", 1, 1, 1, 2, CheckPeer(7)))))
+    assert decode(msgpack.packb([*parts, "new"]), BYTES_MAX).message == CheckPeer(7)
+
+
+def test_a_frame_of_another_cluster_is_refused_and_told() -> None:
+    node = OneNode()
+    node.request("n2", "replication", AppendEntries(1, 1, 0, 1, 0, ()), cluster="other")
+    assert not node.messages(AppendReply)
+    node.request("", "gateway", GetStatus(), cluster="other")
+    assert "cluster 'demo'" in node.last(Refused).text
+    assert node.engine.board.refused["another cluster"] == 2
+
+
+def test_a_client_reaches_only_the_gateway() -> None:
+    node = OneNode()
+    node.request("", "election", RequestVote(9, 9, 9))
+    node.request("", "replication", AppendEntries(9, 1, 0, 1, 0, ()))
+    node.request("n2", "gateway", RequestVote(9, 9, 9))
+    assert node.ledger.term == 0
+    assert not node.messages(VoteReply)
+    node.request("", "gateway", GetStatus())
+    assert node.last(Status).fields["node_id"] == "n1"
+
+
+def test_a_frame_of_an_unknown_or_earlier_boot_is_answered_with_a_greeting() -> None:
+    node = OneNode()
+    for changed in ({"boot": 0}, {"incarnation": "wiped"}, {"to_boot": 99}):
+        node.sent.clear()
+        node.request("n2", "election", RequestVote(9, 9, 9), **changed)
+        assert node.last(HelloReply).reason == "stranger"
+    assert node.ledger.term == 0
+
+
+def greeting(node: OneNode, **changed: Any) -> Hello:
+    fields: dict[str, Any] = {
+        "incarnation": "folder-n2",
+        "boot": 1,
+        "address": "x:1",
+        "configuration_hash": node.configuration.digest,
+        "configuration": node.configuration.text,
+    }
+    return Hello(**{**fields, **changed})
+
+
+def test_a_wiped_folder_is_refused_for_good() -> None:
+    node = OneNode()
+    node.request("n2", "membership", greeting(node, incarnation="wiped"))
+    reply = node.last(HelloReply)
+    assert reply.reason == "identity"
+    assert "wiped" in reply.detail
+    again = OneNode(tables=node.tables.clone_durable(), greet=False)
+    again.request("n2", "membership", greeting(again, incarnation="wiped"))
+    assert again.last(HelloReply).reason == "identity"
+
+
+def test_a_restored_folder_is_refused() -> None:
+    node = OneNode()
+    node.request("n2", "membership", greeting(node, boot=5))
+    assert node.last(HelloReply).reason == ""
+    node.request("n2", "membership", greeting(node, boot=4))
+    assert "restored" in node.last(HelloReply).detail
+
+
+def test_a_boot_is_on_disk_before_the_greeting_is_answered() -> None:
+    node = OneNode()
+    node.sent.clear()
+    node.request("n2", "membership", greeting(node, boot=2))
+    assert [to for to, _ in node.sent] == ["disk", "->n2"]
+
+
+def test_differing_lists_of_members_refuse_each_other_showing_both() -> None:
+    node = OneNode()
+    node.request("n2", "membership", greeting(node, configuration_hash="0", configuration="n2=b:2"))
+    detail = node.last(HelloReply).detail
+    assert "n2=b:2" in detail
+    assert node.configuration.text in detail
+
+
+def test_a_node_that_the_others_do_not_recognise_stops() -> None:
+    node = OneNode()
+    with pytest.raises(IdentityError, match="refused this node"):
+        node.answer("n2", "membership", HelloReply("folder-n2", 1, "identity", "wiped"))
+
+
+def test_a_node_is_not_ended_by_one_that_is_itself_not_who_it_was() -> None:
+    node = OneNode()
+    other = "another-folder"
+    node.answer("n2", "membership", HelloReply(other, 9, "identity", "wiped"), incarnation=other, boot=9)
+    assert node.engine.board.refused["greeting refused: identity"] == 1
+    node.sent.clear()
+    node.wait(6.0)
+    assert "n2" in [to for to, _ in node.messages(Hello)]
+
+
+def test_a_node_in_good_standing_lets_the_newcomer_stop() -> None:
+    node = OneNode()
+    follow(node, 1, noop(2, 1), commit=2)
+    node.answer("n3", "membership", HelloReply("folder-n3", 1, "configuration", "another list"))
+
+
+def test_a_check_is_answered() -> None:
+    node = OneNode()
+    node.request("n2", "health", CheckPeer(4))
+    assert node.last(CheckPeerReply) == CheckPeerReply(4)
+
+
+def test_an_answer_from_who_was_not_asked_neither_stops_the_node_nor_moves_a_boot() -> None:
+    node = OneNode()
+    node.request("n2", "membership", HelloReply("x", 9, "identity", "go away"))
+    node.request("", "membership", HelloReply("x", 9, "identity", "go away"))
+    node.request("n2", "membership", HelloReply("folder-n2", 900, "", ""), boot=900)
+    assert node.ledger.identity.boots["n2"] == ("folder-n2", 1)

@@ -1,0 +1,211 @@
+"""The gateway, one node under glass: packing, at most once, limits, locating, reads."""
+
+from __future__ import annotations
+
+import msgpack
+
+from forge_consensus.actors.messages import (
+    NEVER_MS,
+    AppendEntries,
+    AppendReply,
+    GetStatus,
+    Locate,
+    Located,
+    OpenSession,
+    Read,
+    ReadResults,
+    Refused,
+    Results,
+    SessionOpened,
+    Status,
+    Submit,
+)
+from forge_consensus.actors.notices import SnapshotInstalled
+from forge_consensus.config.raft import RaftSettings
+from forge_consensus.config.storage import StorageSettings
+from forge_consensus.storage.machines.machine import Command
+from tests.unit.actors.test_election import lead
+from tests.worlds.one_node import OneNode
+
+INCREMENT = Command("increment", {"key": "n"}).encode()
+
+
+def single(**options: int) -> tuple[OneNode, int]:
+    """A cluster of one, with a session."""
+    node = OneNode(1, options=RaftSettings(**options))
+    node.request("", "gateway", OpenSession(60_000))
+    return node, node.last(SessionOpened).session
+
+
+def test_outcomes_of_one_frame_come_back_in_one_frame() -> None:
+    node, session = single()
+    node.request("", "gateway", Submit(session, 1, tuple((seq, INCREMENT) for seq in range(1, 101))))
+    (answer,) = [message for _, message in node.messages(Results)]
+    assert [(seq, msgpack.unpackb(payload)) for seq, _, payload in answer.items] == [(n, n) for n in range(1, 101)]
+
+
+def test_a_command_that_comes_twice_is_applied_once_and_answered_twice() -> None:
+    node, session = single()
+    for _ in range(2):
+        node.request("", "gateway", Submit(session, 1, ((1, INCREMENT),)))
+    assert [message.items for _, message in node.messages(Results)] == [((1, "", b"\x01"),)] * 2
+
+
+def test_numbers_of_a_pipeline_may_be_lost_in_the_middle() -> None:
+    node, session = single()
+    for seq in (1, 3, 2):
+        node.request("", "gateway", Submit(session, 1, ((seq, INCREMENT),)))
+    assert msgpack.unpackb(node.last(Results).items[0][2]) == 3
+
+
+def test_bytes_that_are_no_command_fail_alone() -> None:
+    node, session = single()
+    node.request("", "gateway", Submit(session, 1, ((1, b"\xc1garbage"), (2, INCREMENT))))
+    (_, code, _), (_, fine, _) = node.last(Results).items
+    assert (code, fine) == ("CONSENSUS_COMMAND_FAILED", "")
+
+
+def test_commands_outside_a_session_are_refused() -> None:
+    node, _ = single()
+    last = node.ledger.log.last
+    node.request("", "gateway", Submit(0, 1, ((1, INCREMENT),)))
+    assert node.last(Refused).code == "CONSENSUS_PROTOCOL"
+    assert node.ledger.log.last == last
+
+
+def test_a_command_that_is_too_large_is_refused_and_the_others_are_not() -> None:
+    node, session = single(command_bytes_max=100)
+    node.request("", "gateway", Submit(session, 1, ((1, b"x" * 200), (2, INCREMENT))))
+    refused = node.last(Refused)
+    assert (refused.code, refused.numbers) == ("CONSENSUS_COMMAND_TOO_LARGE", (1,))
+    assert [seq for seq, _, _ in node.last(Results).items] == [2]
+
+
+def test_a_client_with_too_much_under_way_is_told_to_wait() -> None:
+    node = OneNode(options=RaftSettings(outstanding_max=3))
+    lead(node)
+    node.request("", "gateway", Submit(5, 1, ((1, INCREMENT), (2, INCREMENT))))
+    node.request("", "gateway", Submit(5, 1, ((3, INCREMENT), (4, INCREMENT))))
+    assert node.last(Refused).code == "CONSENSUS_BUSY"
+
+
+def test_what_waits_for_a_majority_is_bounded_and_passes_again_after_it() -> None:
+    node = OneNode(limits=StorageSettings(uncommitted_entries_max=3))
+    lead(node)
+    for seq in range(1, 6):
+        node.request("", "gateway", Submit(5, 1, ((seq, INCREMENT),)))
+    assert [message.code for _, message in node.messages(Refused)] == ["CONSENSUS_BUSY"] * 2
+    node.answer("n2", "replication", AppendReply(node.ledger.term, True, node.ledger.log.last, 0, 0))
+    node.sent.clear()
+    node.request("", "gateway", Submit(5, 1, ((6, INCREMENT),)))
+    assert not node.messages(Refused)
+
+
+def test_an_unknown_session_is_never_applied() -> None:
+    node, _ = single()
+    node.request("", "gateway", Submit(999, 1, ((1, INCREMENT),)))
+    assert node.last(Results).items[0][1] == "CONSENSUS_SESSION_EXPIRED"
+    assert node.ledger.applier.machine.query("n") is None
+
+
+def test_proposals_stop_before_the_disk_is_full_and_nothing_is_lost() -> None:
+    node, session = single()
+    node.tables.disk_free_bytes = 1000
+    node.request("", "gateway", Submit(session, 1, ((1, INCREMENT),)))
+    assert node.last(Refused).code == "CONSENSUS_STORAGE_FULL"
+    node.tables.disk_free_bytes = 1 << 40
+    node.request("", "gateway", Submit(session, 1, ((1, INCREMENT),)))
+    assert node.last(Results).items == ((1, "", b"\x01"),)
+
+
+def test_who_asks_for_the_leader_is_answered_when_there_is_one() -> None:
+    node = OneNode()
+    node.request("", "gateway", Locate(0, 5000))
+    assert not node.messages(Located)
+    node.request("n2", "replication", AppendEntries(3, 1, 0, 1, 0, ()))
+    located = node.last(Located)
+    assert (located.leader, located.address, located.term) == ("n2", "127.0.0.1:2", 3)
+    assert dict(located.members) == node.peers
+
+
+def test_who_asks_in_vain_is_answered_when_its_patience_ends() -> None:
+    node = OneNode()
+    node.request("", "gateway", Locate(0, 200))
+    node.wait(0.3)
+    assert node.last(Located).leader == ""
+
+
+def test_a_follower_names_the_leader() -> None:
+    node = OneNode()
+    node.request("n2", "replication", AppendEntries(3, 1, 0, 1, 0, ()))
+    node.request("", "gateway", Submit(5, 1, ((1, INCREMENT),)))
+    refused = node.last(Refused)
+    assert (refused.code, refused.leader, refused.address) == ("CONSENSUS_NOT_LEADER", "n2", "127.0.0.1:2")
+
+
+def test_a_stale_read_says_how_stale() -> None:
+    node = OneNode()
+    query = ((1, msgpack.packb("n")),)
+    node.request("", "gateway", Read("stale", query))
+    assert node.last(ReadResults).stale_ms == NEVER_MS
+    node.request("n2", "replication", AppendEntries(3, 1, 0, 1, 0, ()))
+    node.clock.seconds += 0.25
+    node.request("", "gateway", Read("stale", query))
+    assert node.last(ReadResults).stale_ms == 250
+
+
+def test_a_stale_read_counts_the_time_in_which_the_node_did_not_run() -> None:
+    node = OneNode()
+    node.request("n2", "replication", AppendEntries(3, 1, 0, 1, 0, ()))
+    node.clock.seconds += 5.0
+    node.clock.stalled += 5.1  # a turn's clock has run on until its end, and goes back then
+    node.request("", "gateway", Read("stale", ((1, msgpack.packb("n")),)))
+    assert node.last(ReadResults).stale_ms == 5000
+
+
+def test_who_was_answered_by_a_turn_that_then_failed_is_told_that_the_outcome_is_unknown() -> None:
+    node, session = single()
+    submit = Submit(session, 1, ((1, INCREMENT),))
+    node.engine.turn([(node.frame("", "gateway", submit), "->client")], [])
+    node.engine.after(0.0, node.engine.actor("health"), "no message of an actor's")
+    applied = node.ledger.applied
+    node.turn()
+    assert node.ledger.applied > applied
+    assert not node.messages(Results)
+    assert node.last(Refused).code == "CONSENSUS_OUTCOME_UNKNOWN"
+    assert not node.engine.unanswered
+    node.wait(2.0)
+    node.request("", "gateway", submit)
+    assert node.last(Results).items == ((1, "", b"\x01"),)
+
+
+def test_a_snapshot_that_is_installed_while_commands_wait_takes_no_answer_away() -> None:
+    """A leader may have begun to install it before it led; the turn that ends it tells of no entries."""
+    node, session = single()
+    node.engine.turn([(node.frame("", "gateway", Submit(session, 1, ((1, INCREMENT),))), "->client")], [])
+    node.engine.next_turn(node.engine.actor("replication"), SnapshotInstalled(1))
+    node.turn()
+    assert node.last(Results).items == ((1, "", b"\x01"),)
+    assert not node.engine.unanswered
+
+
+def test_a_query_that_fails_answers_only_itself() -> None:
+    node, _ = single()
+    queries = ((1, msgpack.packb({"nonsense": 1})), (2, msgpack.packb("n")), (3, b"\xc1"))
+    node.request("", "gateway", Read("linearizable", queries))
+    codes = [code for _, code, _ in node.last(ReadResults).items]
+    assert codes == ["CONSENSUS_COMMAND_FAILED", "", "CONSENSUS_COMMAND_FAILED"]
+
+
+def test_a_consistency_that_does_not_exist_is_refused() -> None:
+    node, _ = single()
+    node.request("", "gateway", Read("sometimes", ((1, b"\xc0"),)))
+    assert node.last(Refused).code == "INVALID_CONFIG"
+
+
+def test_status_has_every_field_always() -> None:
+    node, _ = single()
+    follower = OneNode()
+    for one in (node, follower):
+        one.request("", "gateway", GetStatus())
+    assert node.last(Status).fields.keys() == follower.last(Status).fields.keys()

@@ -1,0 +1,74 @@
+"""Health, one node under glass: who lives, the quorum, the node's own judgement."""
+
+from __future__ import annotations
+
+from forge_consensus.actors.messages import AppendEntries, CheckPeer, CheckPeerReply
+from forge_consensus.actors.runtime.shared import PeerStatus
+from forge_consensus.events.types import (
+    Degraded,
+    Healthy,
+    NodeFailed,
+    NodeRecovered,
+    QuorumAchieved,
+    QuorumLost,
+    Unhealthy,
+)
+from tests.worlds.one_node import OneNode
+
+
+def live(node: OneNode, seconds: float, *peers: str) -> None:
+    """Time passes; these peers answer, and n2 leads if it is among them."""
+    for _ in range(round(seconds / 0.1)):
+        node.wait(0.1)
+        if "n2" in peers:
+            node.request("n2", "replication", AppendEntries(1, 1, 0, 1, 0, ()))
+        for peer in peers:
+            node.answer(peer, "health", CheckPeerReply(1))
+
+
+def test_everybody_alive_is_healthy() -> None:
+    node = OneNode()
+    live(node, 1.0, "n2", "n3")
+    assert node.engine.board.health == "healthy"
+    assert node.told(QuorumAchieved)[-1].healthy == 2
+    assert node.told(Healthy)
+
+
+def test_a_peer_that_falls_silent_is_suspected_and_then_failed() -> None:
+    node = OneNode()
+    live(node, 1.0, "n2", "n3")
+    seen = []
+    for _ in range(40):
+        live(node, 0.1, "n2")
+        seen.append(node.engine.board.peers["n3"].status)
+    assert list(dict.fromkeys(seen)) == [PeerStatus.ACTIVE, PeerStatus.SUSPECTED, PeerStatus.FAILED]
+    assert node.told(NodeFailed)[0].peer == "n3"
+    assert node.engine.board.health == "degraded"
+    assert "n3" in node.told(Degraded)[-1].details[0]
+    live(node, 0.2, "n2", "n3")
+    assert node.told(NodeRecovered)[0].peer == "n3"
+    assert node.engine.board.health == "healthy"
+
+
+def test_a_broken_connection_is_a_failure_at_once_and_the_quorum_goes_with_the_majority() -> None:
+    node = OneNode()
+    live(node, 1.0, "n2", "n3")
+    for peer in ("n2", "n3"):
+        node.turn(notices=node.engine.link(peer, False))
+    assert node.told(QuorumLost)[0].required == 2
+    live(node, 3.0)
+    assert node.engine.board.health == "unhealthy"
+    assert node.told(Unhealthy)
+
+
+def test_who_was_never_heard_is_inactive_and_not_failed() -> None:
+    node = OneNode(greet=False)
+    node.wait(5.0)
+    assert {view.status for view in node.engine.board.peers.values()} == {PeerStatus.INACTIVE}
+    assert not node.told(NodeFailed)
+
+
+def test_peers_are_asked_in_a_steady_rhythm() -> None:
+    node = OneNode()
+    node.wait(2.05)
+    assert len([to for to, _ in node.messages(CheckPeer) if to == "n2"]) == 4

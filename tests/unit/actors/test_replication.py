@@ -1,0 +1,282 @@
+"""Replication, one node under glass: a follower's acceptance, a leader's commit rule and reads."""
+
+from __future__ import annotations
+
+from forge_consensus.actors.messages import (
+    AppendEntries,
+    AppendReply,
+    OpenSession,
+    Read,
+    ReadResults,
+    Refused,
+    SessionOpened,
+    Submit,
+    VoteReply,
+)
+from forge_consensus.events.types import LogTruncated
+from forge_consensus.storage.ledger.record import Kind, encode, term_of
+from forge_consensus.storage.machines.machine import Command
+from tests.unit.actors.test_election import lead, stand
+from tests.worlds.one_node import OneNode
+
+
+def noop(index: int, term: int) -> bytes:
+    return encode(index, term, Kind.NOOP, 0)
+
+
+def put(index: int, term: int, key: str, value: str) -> bytes:
+    data = Command("set", {"key": key, "value": value}).encode()
+    return encode(index, term, Kind.COMMAND, 0, data=data)
+
+
+def follow(node: OneNode, term: int, *records: bytes, commit: int = 1) -> None:
+    """Have the node take entries behind the first from the leader n2."""
+    node.request("n2", "replication", AppendEntries(term, 1, 0, commit, 0, records))
+
+
+# --- following -------------------------------------------------------------------------------------------------------
+
+
+def test_an_acknowledgement_leaves_after_the_entries_are_on_disk() -> None:
+    node = OneNode()
+    follow(node, 1, noop(2, 1), noop(3, 1))
+    assert node.last(AppendReply) == AppendReply(1, True, 3, 0, 0)
+    kinds = [to if to == "disk" else type(message).__name__ for to, message in node.sent]
+    assert kinds.index("disk") < kinds.index("AppendReply")
+    assert node.tables.clone_durable().count("log") == 3
+
+
+def test_a_redelivered_older_append_truncates_nothing() -> None:
+    node = OneNode()
+    follow(node, 1, noop(2, 1), noop(3, 1), noop(4, 1), commit=4)
+    follow(node, 1, noop(2, 1))
+    assert node.ledger.log.last == 4
+    assert node.last(AppendReply) == AppendReply(1, True, 2, 0, 0)
+
+
+def test_a_follower_commits_only_what_the_message_verified() -> None:
+    node = OneNode()
+    follow(node, 1, noop(2, 1), noop(3, 1))
+    node.request("n3", "replication", AppendEntries(2, 1, 0, 3, 0, ()))
+    assert node.ledger.commit_index == 1
+
+
+def test_entries_of_another_term_replace_ours_from_the_first_difference_on() -> None:
+    node = OneNode()
+    follow(node, 1, noop(2, 1), noop(3, 1), noop(4, 1))
+    node.request("n3", "replication", AppendEntries(2, 2, 1, 1, 0, (noop(3, 2),)))
+    assert node.ledger.log.last == 3
+    assert term_of(node.ledger.log.get(3)) == 2
+    assert (node.told(LogTruncated)[0].from_index, node.told(LogTruncated)[0].removed) == (3, 2)
+
+
+def test_a_mismatch_is_answered_with_a_hint_of_one_term() -> None:
+    node = OneNode()
+    follow(node, 1, *[noop(index, 1) for index in range(2, 50)])
+    node.request("n3", "replication", AppendEntries(4, 60, 3, 1, 0, ()))
+    assert node.last(AppendReply) == AppendReply(4, False, 49, 1, 0)
+    node.request("n3", "replication", AppendEntries(4, 40, 3, 1, 0, ()))
+    assert node.last(AppendReply) == AppendReply(4, False, 40, 1, 0)
+
+
+def test_a_damaged_record_is_not_taken() -> None:
+    node = OneNode()
+    damaged = bytearray(put(2, 1, "k", "v"))
+    damaged[-1] ^= 1
+    follow(node, 1, bytes(damaged))
+    assert node.ledger.log.last == 1
+    assert not node.messages(AppendReply)
+    assert node.engine.board.refused["CONSENSUS_PROTOCOL"] == 1
+
+
+def test_an_append_of_a_former_term_has_no_effect_and_is_answered_with_ours() -> None:
+    node = OneNode()
+    follow(node, 5, noop(2, 5))
+    node.request("n3", "replication", AppendEntries(4, 1, 0, 1, 0, (noop(2, 4),)))
+    assert node.last(AppendReply) == AppendReply(5, False, 0, 0, 0)
+    assert term_of(node.ledger.log.get(2)) == 5
+
+
+def test_applying_waits_until_the_entry_is_on_disk_and_costs_no_flush() -> None:
+    node = OneNode()
+    follow(node, 1, put(2, 1, "k", "v"), commit=2)
+    assert node.ledger.applied == 2
+    flushes = node.tables.commits
+    follow(node, 1, put(2, 1, "k", "v"), commit=2)
+    assert node.tables.commits == flushes
+
+
+# --- leading ---------------------------------------------------------------------------------------------------------
+
+
+def test_an_entry_of_an_earlier_term_commits_only_with_one_of_ours() -> None:
+    """Figure 8 of the paper: a majority alone is not enough."""
+    node = OneNode()
+    follow(node, 1, put(2, 1, "k", "v"))
+    node.wait(3.0)
+    stand(node)
+    node.answer("n3", "election", VoteReply(node.ledger.term, True))
+    term = node.ledger.leading
+    assert term is not None
+    node.answer("n3", "replication", AppendReply(term, True, 2, 0, 0))
+    assert node.ledger.commit_index == 1
+    node.answer("n3", "replication", AppendReply(term, True, 3, 0, 0))
+    assert node.ledger.commit_index == 3
+
+
+def test_a_stale_acknowledgement_does_not_commit() -> None:
+    node = OneNode()
+    lead(node)
+    open_session(node)
+    before = node.ledger.commit_index
+    submit(node, 1)
+    stale = AppendReply(node.ledger.term - 1, True, node.ledger.log.last, 0, 0)
+    node.answer("n2", "replication", stale)
+    assert node.ledger.commit_index == before
+
+
+def test_an_acknowledgement_of_an_earlier_boot_does_not_commit() -> None:
+    node = OneNode()
+    lead(node)
+    open_session(node)
+    submit(node, 1)
+    before = node.ledger.commit_index
+    reply = AppendReply(node.ledger.term, True, node.ledger.log.last, 0, 0)
+    node.answer("n2", "replication", reply, boot=0)
+    node.answer("n2", "replication", reply, incarnation="another folder")
+    node.answer("n2", "replication", reply, to_boot=7)
+    assert node.ledger.commit_index == before
+
+
+def test_a_leader_counts_itself_only_when_its_entries_are_on_disk() -> None:
+    """The turn that appends sends the entries early, and the next one counts them."""
+    node = OneNode()
+    lead(node)
+    session = open_session(node)
+    data = Command("set", {"key": "k", "value": "v"}).encode()
+    index = node.ledger.log.last + 1
+    node.engine.turn([(node.frame("", "gateway", Submit(session, 1, ((1, data),))), "->client")], [])
+    assert node.ledger.log.last == index
+    assert node.engine.board.match["n1"] == index - 1
+    node.engine.turn([], [])
+    assert node.engine.board.match["n1"] == index
+
+
+def open_session(node: OneNode) -> int:
+    node.request("", "gateway", OpenSession(60_000))
+    reply = AppendReply(node.ledger.term, True, node.ledger.log.last, 0, 0)
+    node.answer("n2", "replication", reply)
+    session = node.last(SessionOpened).session
+    assert session == node.ledger.log.last
+    return int(session)
+
+
+def submit(node: OneNode, seq: int, session: int = 5) -> None:
+    data = Command("increment", {"key": "n"}).encode()
+    node.request("", "gateway", Submit(session, 1, ((seq, data),)))
+
+
+def test_entries_leave_before_the_commit_and_at_most_one_run_a_follower() -> None:
+    node = OneNode()
+    lead(node)
+    open_session(node)
+    node.sent.clear()
+    submit(node, 1)
+    kinds = [to if to == "disk" else type(message).__name__ for to, message in node.sent]
+    assert kinds[:3] == ["AppendEntries", "AppendEntries", "disk"]
+
+
+def test_the_turn_that_wins_an_election_sends_nothing_early() -> None:
+    node = OneNode()
+    stand(node)
+    node.sent.clear()
+    node.answer("n2", "election", VoteReply(node.ledger.term, True))
+    kinds = [to if to == "disk" else type(message).__name__ for to, message in node.sent]
+    assert kinds.index("disk") < kinds.index("AppendEntries")
+
+
+def test_a_follower_that_does_not_answer_gets_empty_probes_only() -> None:
+    """What a stopped process does not take lies in our memory."""
+    node = OneNode()
+    lead(node)
+    open_session(node)
+    for seq in range(1, 4):
+        submit(node, seq)
+        node.answer("n2", "replication", AppendReply(node.ledger.term, True, node.ledger.log.last, 0, 0))
+    node.wait(0.5)
+    node.sent.clear()
+    for _ in range(10):
+        node.wait(0.1)
+        node.answer("n2", "replication", AppendReply(node.ledger.term, True, node.ledger.log.last, 0, 0))
+    silent = [message for to, message in node.messages(AppendEntries) if to == "n3"]
+    assert len(silent) >= 9
+    assert sum(len(message.records) for message in silent) <= 4
+
+
+def test_a_refused_append_never_goes_back_behind_what_was_acknowledged() -> None:
+    node = OneNode()
+    lead(node)
+    open_session(node)
+    node.sent.clear()
+    node.answer("n3", "replication", AppendReply(node.ledger.term, False, 1, 0, 0))
+    sent = node.last(AppendEntries)
+    assert (sent.prev_index, sent.prev_term, len(sent.records)) == (2, 1, 1)
+
+
+# --- reads -----------------------------------------------------------------------------------------------------------
+
+QUERY = ((1, b"\xa1n"),)
+
+
+def test_a_linearizable_read_waits_for_a_round_that_began_after_it() -> None:
+    node = OneNode()
+    lead(node)
+    node.request("", "gateway", Read("linearizable", QUERY))
+    assert not node.messages(ReadResults)
+    asked = node.last(AppendEntries)
+    node.answer("n2", "replication", AppendReply(node.ledger.term, True, 2, 0, asked.round - 1))
+    assert not node.messages(ReadResults)
+    node.answer("n2", "replication", AppendReply(node.ledger.term, True, 2, 0, asked.round))
+    assert node.last(ReadResults).items == ((1, "", b"\xc0"),)
+
+
+def test_a_read_of_a_new_leader_waits_for_its_no_op() -> None:
+    node = OneNode()
+    stand(node)
+    node.answer("n2", "election", VoteReply(node.ledger.term, True))
+    node.request("", "gateway", Read("linearizable", QUERY))
+    asked = node.last(AppendEntries)
+    node.answer("n3", "replication", AppendReply(node.ledger.term, False, 0, 0, asked.round))
+    assert not node.messages(ReadResults)
+    node.answer("n2", "replication", AppendReply(node.ledger.term, True, 2, 0, asked.round))
+    assert node.messages(ReadResults)
+
+
+def test_a_lease_read_is_answered_at_once_only_while_the_lease_holds() -> None:
+    node = OneNode(lease_reads=True)
+    node.wait(1.0)
+    lead(node)
+    node.request("", "gateway", Read("lease", QUERY))
+    assert node.messages(ReadResults)
+    node.sent.clear()
+    node.clock.seconds += 0.75
+    node.request("", "gateway", Read("lease", QUERY))
+    assert not node.messages(ReadResults)
+
+
+def test_without_leases_in_the_configuration_a_lease_read_asks_a_majority() -> None:
+    node = OneNode()
+    lead(node)
+    node.request("", "gateway", Read("lease", QUERY))
+    assert not node.messages(ReadResults)
+
+
+def test_what_waits_at_a_leader_that_loses_its_term_is_told() -> None:
+    node = OneNode()
+    lead(node)
+    open_session(node)
+    submit(node, 1)
+    node.request("", "gateway", Read("linearizable", QUERY))
+    node.request("n2", "replication", AppendEntries(9, 1, 0, 1, 0, ()))
+    codes = [message.code for _, message in node.messages(Refused)]
+    assert codes == ["CONSENSUS_OUTCOME_UNKNOWN", "CONSENSUS_NO_LEADER"]

@@ -1,0 +1,406 @@
+"""Snapshots, one node under glass: taken, sent, received, installed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from forge_consensus.actors.messages import (
+    AppendEntries,
+    AppendReply,
+    CheckPeerReply,
+    InstallSnapshot,
+    OpenSession,
+    SnapshotReply,
+)
+from forge_consensus.actors.notices import TakeSnapshot
+from forge_consensus.config.raft import RaftSettings
+from forge_consensus.config.storage import StorageSettings
+from forge_consensus.events.types import (
+    LogCompacted,
+    SnapshotCompleted,
+    SnapshotFailed,
+    SnapshotRestored,
+    SnapshotStarted,
+)
+from forge_consensus.storage.machines import kv
+from forge_consensus.storage.machines.kv import KeyValueMachine
+from forge_consensus.storage.machines.machine import Machine
+from forge_consensus.storage.snapshots.file import read_chunks, read_header, verify, write_snapshot
+from tests.unit.actors.test_election import lead
+from tests.unit.actors.test_replication import follow, put
+from tests.worlds.ledger_world import TallyMachine
+from tests.worlds.one_node import OneNode
+
+LIMITS = StorageSettings(snapshot_entries=20, snapshot_seconds_min=0.1, trailing_entries=5, sweep_entries=7)
+
+
+def filled(count: int = 40, term: int = 1, machine: Callable[[], Machine] = KeyValueMachine) -> OneNode:
+    """A follower of n2 that has applied so many entries of a term and taken a snapshot."""
+    node = OneNode(limits=LIMITS, options=RaftSettings(chunk_bytes=64), machine=machine)
+    follow(node, term, *[put(i, term, f"k{i}", f"v{i}") for i in range(2, count + 1)], commit=count)
+    node.clock.seconds += 0.3
+    node.turn()
+    node.run_jobs()
+    return node
+
+
+def test_a_snapshot_by_threshold_cuts_the_log_in_slices() -> None:
+    node = filled()
+    assert [type(e) for e in node.events if type(e) in (SnapshotStarted, SnapshotCompleted, LogCompacted)] == [
+        SnapshotStarted,
+        SnapshotCompleted,
+        LogCompacted,
+    ]
+    assert node.ledger.log.base_index == 35
+    assert node.told(LogCompacted)[0].removed == 35
+    assert node.tables.count("log") == 5
+    assert node.ledger.configuration == node.configuration
+
+
+def snapshot_of(node: OneNode) -> tuple[Path, int, int]:
+    info = node.engine.opened.snapshots.newest
+    assert info is not None
+    return info.path, info.index, info.term
+
+
+def test_a_received_snapshot_replaces_the_state_and_is_acknowledged_when_durable() -> None:
+    source = filled()
+    path, index, term = snapshot_of(source)
+    data = path.read_bytes()
+    node = OneNode()
+    offset = 0
+    while offset < len(data):
+        chunk = InstallSnapshot(1, index, term, offset, len(data), data[offset : offset + 100])
+        node.request("n2", "snapshot", chunk)
+        node.request("n2", "snapshot", chunk)  # duplicates are normal input
+        offset = node.last(SnapshotReply).offset
+        assert not node.last(SnapshotReply).done
+    node.run_jobs()
+    assert node.last(SnapshotReply) == SnapshotReply(1, index, len(data), True)
+    assert node.told(SnapshotRestored)[0].index == index
+    assert node.ledger.applied == node.ledger.commit_index == index
+    assert node.ledger.applier.machine.query("k7") == "v7"
+    again = OneNode(tables=node.tables.clone_durable())
+    assert again.ledger.applier.machine.query("k7") == "v7"
+    assert again.ledger.log.base_index == index
+    node.request("n2", "replication", AppendEntries(1, index, term, index, 0, (put(index + 1, 1, "z", "z"),)))
+    assert node.last(AppendReply) == AppendReply(1, True, index + 1, 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("machine", "place"), [(KeyValueMachine, 20), (KeyValueMachine, 0.5), (KeyValueMachine, -1), (TallyMachine, 20)]
+)
+def test_a_received_file_that_is_damaged_before_it_is_installed_is_dropped_and_taken_again(
+    machine: Callable[[], Machine], place: float
+) -> None:
+    """As long as nothing of it was handed to a user's machine: what that holds then, nobody knows."""
+    path, index, term = snapshot_of(filled(machine=machine))
+    data = path.read_bytes()
+    chunk = InstallSnapshot(1, index, term, 0, len(data), data)
+    node = OneNode(machine=machine)
+    node.request("n2", "snapshot", chunk)
+    job, done = node.jobs.pop()
+    info = job()
+    damage(info.path, int(len(data) * place) if isinstance(place, float) else place)
+    done(info, "")
+    node.turn()
+    assert (node.ledger.applied, node.engine.generation) == (1, 0)
+    assert "damaged" in node.told(SnapshotFailed)[0].error
+    assert node.engine.opened.snapshots.installing is None
+    assert not list(node.folder.iterdir())
+    node.request("n2", "snapshot", InstallSnapshot(1, index, term, len(data), len(data), b""))  # the leader repeats it
+    assert node.last(SnapshotReply) == SnapshotReply(1, index, 0, False)
+    node.request("n2", "snapshot", chunk)
+    node.run_jobs()
+    assert node.ledger.applied == index
+    assert node.last(SnapshotReply).done
+
+
+def test_what_a_failed_actor_had_installed_in_part_is_swept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kv, "CHUNK_BYTES", 100)
+    path, index, term = snapshot_of(filled())
+    data = path.read_bytes()
+    node = OneNode()
+    node.request("n2", "snapshot", InstallSnapshot(1, index, term, 0, len(data), data))
+    job, done = node.jobs.pop()
+    done(job(), "")
+    for _ in range(3):
+        node.engine.turn([], [])
+    assert node.tables.count("kv") > 0
+    node.engine.after(0.0, node.engine.actor("health"), "a message that no actor knows")
+    node.engine.turn([], [])
+    node.turn()
+    assert node.engine.generation == 1
+    assert node.engine.opened.snapshots.installing is None
+    assert node.tables.count("kv") == 0
+
+
+def test_a_snapshot_that_is_older_than_the_state_is_ignored() -> None:
+    source = filled()
+    path, index, term = snapshot_of(source)
+    data = path.read_bytes()
+    node = filled(60)
+    before = node.ledger.applied
+    node.request("n2", "snapshot", InstallSnapshot(1, index, term, 0, len(data), data[:50]))
+    assert node.last(SnapshotReply).done
+    assert node.ledger.applied == before
+
+
+def test_a_damaged_snapshot_changes_nothing() -> None:
+    source = filled()
+    path, index, term = snapshot_of(source)
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 0xFF
+    node = OneNode()
+    node.request("n2", "snapshot", InstallSnapshot(1, index, term, 0, len(data), bytes(data)))
+    node.run_jobs()
+    assert node.ledger.applied == 1
+    assert not [reply for _, reply in node.messages(SnapshotReply) if reply.done]
+
+
+def test_a_follower_behind_the_log_gets_chunks_and_then_entries() -> None:
+    node = filled()
+    node.wait(3.0)
+    lead(node, "n3")
+    node.sent.clear()
+    node.answer("n3", "replication", AppendReply(node.ledger.term, False, 1, 0, 0))
+    first = node.last(InstallSnapshot)
+    assert (first.index, first.offset) == (40, 0)
+    offset = len(first.data)
+    while offset < first.size:
+        node.answer("n3", "snapshot", SnapshotReply(node.ledger.term, 40, offset, False))
+        assert node.last(InstallSnapshot).offset == offset
+        offset += len(node.last(InstallSnapshot).data)
+    node.answer("n3", "snapshot", SnapshotReply(node.ledger.term, 40, offset, True))
+    entries = [m for to, m in node.messages(AppendEntries) if to == "n3"][-1]
+    assert (entries.prev_index, len(entries.records)) == (40, node.ledger.log.last - 40)
+
+
+def test_what_a_follower_needs_next_is_kept_from_the_moment_that_it_has_the_snapshot() -> None:
+    """Its first acknowledgement comes a round trip later, and the log may be cut meanwhile."""
+    node = behind()
+    term = node.ledger.term
+
+    def grow(count: int) -> None:
+        for _ in range(count):
+            node.request("", "gateway", OpenSession(60_000))
+        for _ in range(2):
+            node.answer("n2", "replication", AppendReply(term, True, node.ledger.log.last, 0, 0))
+        node.turn(notices=[("snapshot", TakeSnapshot())])
+        node.run_jobs()
+
+    for peer in ("n2", "n3"):
+        node.answer(peer, "health", CheckPeerReply(1))
+    node.answer("n3", "replication", AppendReply(term, False, 1, 0, 0))
+    grow(30)
+    size = node.last(InstallSnapshot).size
+    node.answer("n3", "snapshot", SnapshotReply(term, 40, size, True))
+    assert node.engine.board.match["n3"] == 40
+    grow(10)
+    assert node.ledger.log.base_index == 40
+    node.sent.clear()
+    node.answer("n3", "replication", AppendReply(term, True, 40, 0, 0))
+    assert next(m.prev_index for to, m in node.messages(AppendEntries) if to == "n3") == 40
+    assert not node.messages(InstallSnapshot)
+
+
+def test_a_chunk_without_an_answer_is_sent_again() -> None:
+    node = filled()
+    node.wait(3.0)
+    lead(node, "n3")
+    node.answer("n3", "replication", AppendReply(node.ledger.term, False, 1, 0, 0))
+    node.sent.clear()
+    for _ in range(13):
+        node.wait(0.1)
+        node.answer("n2", "replication", AppendReply(node.ledger.term, True, node.ledger.log.last, 0, 0))
+    assert {message.offset for _, message in node.messages(InstallSnapshot)} == {0}
+
+
+def behind() -> OneNode:
+    """A leader whose follower n3 needs a snapshot and has just said so."""
+    node = filled()
+    node.wait(3.0)
+    lead(node, "n3")
+    node.sent.clear()
+    return node
+
+
+def test_an_answer_to_an_earlier_chunk_begins_no_second_chain_of_chunks() -> None:
+    node = behind()
+    node.answer("n3", "replication", AppendReply(node.ledger.term, False, 1, 0, 0))
+    sent = node.clock.boottime_ns()
+    node.clock.seconds += 0.01
+    reply = SnapshotReply(node.ledger.term, 40, len(node.last(InstallSnapshot).data), False)
+    for _ in range(3):
+        node.answer("n3", "snapshot", reply, sent=sent)
+    assert [message.offset for _, message in node.messages(InstallSnapshot)] == [0, reply.offset]
+    node.answer("n3", "snapshot", SnapshotReply(node.ledger.term, 40, 0, False))
+    assert node.last(InstallSnapshot).offset == 0
+
+
+def test_a_leader_whose_snapshot_file_is_gone_takes_another() -> None:
+    node = behind()
+    snapshot_of(node)[0].unlink()
+    node.answer("n3", "replication", AppendReply(node.ledger.term, False, 1, 0, 0))
+    assert not node.messages(InstallSnapshot)
+    for _ in range(15):
+        node.wait(0.1)
+        node.run_jobs()
+        node.answer("n2", "replication", AppendReply(node.ledger.term, True, node.ledger.log.last, 0, 0))
+    assert node.last(InstallSnapshot).offset == 0
+    assert node.engine.generation == 0
+
+
+def test_a_disk_that_takes_no_received_snapshot_harms_only_the_transfer() -> None:
+    path, index, term = snapshot_of(filled())
+    data = path.read_bytes()
+    node = OneNode()
+    node.folder.rmdir()
+    for _ in range(5):
+        node.request("n2", "snapshot", InstallSnapshot(1, index, term, 0, len(data), data))
+    assert node.engine.generation == 0
+    node.folder.mkdir()
+    node.request("n2", "snapshot", InstallSnapshot(1, index, term, 0, len(data), data))
+    node.run_jobs()
+    assert node.ledger.applied == index
+
+
+def test_a_half_received_snapshot_is_dropped_when_the_actors_are_rebuilt() -> None:
+    path, index, term = snapshot_of(filled())
+    data = path.read_bytes()
+    node = OneNode()
+    node.request("n2", "snapshot", InstallSnapshot(1, index, term, 0, len(data), data[:50]))
+    assert list(node.folder.iterdir())
+    node.engine.undo(RuntimeError("an actor failed"))
+    node.turn()
+    assert not list(node.folder.iterdir())
+
+
+def damage(path: Path, place: int | None = None) -> None:
+    """Flip a bit, if not said otherwise in the middle, where only reading all of it shows it."""
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2 if place is None else place] ^= 1
+    path.write_bytes(bytes(data))
+
+
+def refuse_whole(node: OneNode) -> None:
+    """The follower n3 has the whole file that it is being sent, and does not take it."""
+    chunk = node.last(InstallSnapshot)
+    for offset in (chunk.size, 0):
+        node.answer("n3", "snapshot", SnapshotReply(node.ledger.term, chunk.index, offset, False))
+    node.run_jobs()
+
+
+def test_a_leader_whose_snapshot_file_is_damaged_takes_another() -> None:
+    node = behind()
+    damage(snapshot_of(node)[0])
+    node.answer("n3", "replication", AppendReply(node.ledger.term, False, 1, 0, 0))
+    refuse_whole(node)
+    node.sent.clear()
+    for _ in range(15):
+        node.wait(0.1)
+        node.run_jobs()
+        node.answer("n2", "replication", AppendReply(node.ledger.term, True, node.ledger.log.last, 0, 0))
+    verify(snapshot_of(node)[0])
+    assert node.last(InstallSnapshot).offset == 0
+    assert node.engine.generation == 0
+
+
+def test_a_damaged_file_is_sent_no_more_when_a_newer_one_was_taken_meanwhile() -> None:
+    node = behind()
+    damage(snapshot_of(node)[0])
+    node.answer("n3", "replication", AppendReply(node.ledger.term, False, 1, 0, 0))
+    assert node.last(InstallSnapshot).index == 40
+    node.answer("n2", "replication", AppendReply(node.ledger.term, True, node.ledger.log.last, 0, 0))
+    node.turn(notices=[("snapshot", TakeSnapshot())])
+    node.run_jobs()
+    path, index, _ = snapshot_of(node)
+    verify(path)
+    assert index == node.ledger.log.last > 40
+    assert node.last(InstallSnapshot).index == 40  # a sending goes on with what it began with
+    refuse_whole(node)
+    assert (node.last(InstallSnapshot).index, node.last(InstallSnapshot).offset) == (index, 0)
+    assert snapshot_of(node)[1] == index
+    assert node.engine.board.refused["a damaged snapshot"] == 1
+
+
+def test_a_file_that_was_cut_short_is_not_asked_for_its_end_again_and_again() -> None:
+    node = behind()
+    path = snapshot_of(node)[0]
+    path.write_bytes(path.read_bytes()[:70])
+    node.answer("n3", "replication", AppendReply(node.ledger.term, False, 1, 0, 0))
+    for offset in (64, 70):
+        node.answer("n3", "snapshot", SnapshotReply(node.ledger.term, 40, offset, False))
+    assert [message.offset for _, message in node.messages(InstallSnapshot)] == [0, 64]
+    assert node.engine.opened.snapshots.newest is None
+
+
+def fed(source: OneNode, follower: OneNode) -> None:
+    """Let a follower take and answer the chunks of its leader, which another follower keeps in office."""
+    seen = 0
+    for _ in range(30):
+        while len(chunks := source.messages(InstallSnapshot)) > seen:
+            answered = len(follower.messages(SnapshotReply))
+            follower.request("n2", "snapshot", chunks[seen][1])
+            follower.run_jobs()
+            seen += 1
+            for _, reply in follower.messages(SnapshotReply)[answered:]:
+                source.answer("n3", "snapshot", reply)
+                source.run_jobs()
+        source.wait(0.1)
+        source.run_jobs()
+        source.answer("n2", "replication", AppendReply(source.ledger.term, True, source.ledger.log.last, 0, 0))
+
+
+def test_of_a_file_that_has_grown_nobody_is_sent_more_than_was_announced() -> None:
+    node, follower = behind(), OneNode()
+    with snapshot_of(node)[0].open("ab") as file:
+        file.write(b"x")
+    node.answer("n3", "replication", AppendReply(node.ledger.term, False, 1, 0, 0))
+    fed(node, follower)
+    assert follower.ledger.applied == 40
+    assert not follower.engine.board.refused
+    assert [message.offset for _, message in node.messages(InstallSnapshot)].count(0) == 1
+
+
+def test_a_file_that_was_exchanged_for_another_one_that_is_whole_is_sent_no_more() -> None:
+    node, follower = behind(), OneNode()
+    path, index, term = snapshot_of(node)
+    write_snapshot(path.parent, {**read_header(path), "index": index, "term": term}, [*read_chunks(path), b"more"])
+    node.answer("n3", "replication", AppendReply(node.ledger.term, False, 1, 0, 0))
+    fed(node, follower)
+    assert node.engine.board.refused["a damaged snapshot"] == 1
+    assert snapshot_of(node)[1] > index
+    assert follower.ledger.applied == snapshot_of(node)[1]
+
+
+def test_a_sending_begins_again_when_its_file_is_replaced_by_another_of_the_same_index() -> None:
+    node = behind()
+    node.turn(notices=[("snapshot", TakeSnapshot())])
+    node.run_jobs()
+    path, index, _ = snapshot_of(node)
+    node.answer("n3", "replication", AppendReply(node.ledger.term, False, 1, 0, 0))
+    node.answer("n3", "snapshot", SnapshotReply(node.ledger.term, index, 64, False))
+    node.turn(notices=[("snapshot", TakeSnapshot())])  # nothing was applied since
+    node.run_jobs()
+    assert snapshot_of(node)[0] == path
+    assert [message.offset for _, message in node.messages(InstallSnapshot)] == [0, 64, 0]
+
+
+def test_a_snapshot_that_is_ready_when_the_leadership_ends_is_sent_to_nobody() -> None:
+    node = behind()
+    snapshot_of(node)[0].unlink()
+    node.answer("n3", "replication", AppendReply(node.ledger.term, False, 1, 0, 0))
+    for _ in range(15):
+        node.wait(0.1)
+        node.answer("n2", "replication", AppendReply(node.ledger.term, True, node.ledger.log.last, 0, 0))
+    job, done = node.jobs.pop()
+    done(job(), "")
+    node.sent.clear()
+    node.request("n2", "replication", AppendEntries(node.ledger.term + 1, 40, 1, 40, 0, ()))
+    assert node.ledger.leading is None
+    assert not node.messages(InstallSnapshot)
+    assert node.engine.generation == 0

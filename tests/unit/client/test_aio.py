@@ -1,0 +1,129 @@
+"""The asyncio client, against nodes that are scripted."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterator
+
+import pytest
+
+from forge_consensus.actors.messages import Submit
+from forge_consensus.client.aio import AsyncClient
+from forge_consensus.config.client import ClientSettings
+from forge_consensus.errors import (
+    BusyError,
+    CommandError,
+    ConnectionFailedError,
+    NotStartedError,
+    OutcomeUnknownError,
+)
+from forge_consensus.storage.machines.machine import Command
+from tests.worlds.client_fakes import FakeCluster
+
+
+@pytest.fixture
+def cluster() -> Iterator[FakeCluster]:
+    fake = FakeCluster()
+    yield fake
+    fake.stop()
+
+
+def run(
+    cluster: FakeCluster,
+    work: Callable[[AsyncClient], Awaitable[None]],
+    limits: ClientSettings | None = None,
+) -> None:
+    """Run a coroutine with a client."""
+
+    async def main() -> None:
+        async with AsyncClient(cluster.addresses, limits=limits) as client:
+            await work(client)
+
+    asyncio.run(main())
+
+
+def test_every_call_is_a_coroutine(cluster: FakeCluster) -> None:
+    async def work(client: AsyncClient) -> None:
+        await client.put("a", 1)
+        assert await client.get("a") == 1
+        assert await client.cas("a", expected=1, value=2) is True
+        assert await client.incr("n", by=3) == 3
+        assert await client.scan("") == [("a", 2), ("n", 3)]
+        assert await client.delete("a") is True
+        assert (await client.read_detail("n", consistency="stale")).stale_ms == 7
+        assert (await client.status(cluster.addresses[2]))["node"] == "n3"
+        assert (await client.locate()).leader == "n1"
+
+    run(cluster, work)
+
+
+def test_a_thousand_tasks_at_once_each_get_their_own_result(cluster: FakeCluster) -> None:
+    async def work(client: AsyncClient) -> None:
+        sums = await asyncio.gather(*(client.incr("n") for _ in range(1000)))
+        assert sorted(sums) == list(range(1, 1001))
+
+    run(cluster, work)
+
+
+def test_errors_are_raised_where_they_are_awaited(cluster: FakeCluster) -> None:
+    async def work(client: AsyncClient) -> None:
+        await client.put("a", "text")
+        with pytest.raises(CommandError):
+            await client.incr("a")
+        cluster.group.hook = lambda node, message: [] if isinstance(message, Submit) else None
+        with pytest.raises(OutcomeUnknownError):
+            await client.put("a", 1, timeout=0.1)
+
+    run(cluster, work)
+
+
+def test_a_cancelled_call_harms_no_other(cluster: FakeCluster) -> None:
+    async def work(client: AsyncClient) -> None:
+        await client.put("a", 1)
+        cluster.mute.add("n1")
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(client.put("b", 1), 0.05)
+        cluster.mute.clear()
+        await client.put("c", 1)
+        assert client.futures == {} or len(client.futures) == 1
+
+    run(cluster, work)
+
+
+def test_submit_waits_while_too_much_is_outstanding(cluster: FakeCluster) -> None:
+    async def work(client: AsyncClient) -> None:
+        await client.put("a", 1)
+        cluster.mute.add("n1")
+        command = Command("set", {"key": "k", "value": 1})
+        futures = [await client.submit(command) for _ in range(5)]
+        with pytest.raises(BusyError):
+            await client.submit(command, timeout=0.05)
+        asyncio.get_running_loop().call_later(0.05, cluster.mute.clear)
+        futures.append(await client.submit(command))
+        await asyncio.gather(*futures)
+
+    run(cluster, work, ClientSettings(outstanding_max=5))
+
+
+def test_closing_ends_what_is_outstanding(cluster: FakeCluster) -> None:
+    async def work(client: AsyncClient) -> None:
+        await client.put("a", 1)
+        cluster.mute.add("n1")
+        future = await client.submit(Command("set", {"key": "b", "value": 1}))
+        await asyncio.sleep(0.05)
+        await client.close()
+        with pytest.raises(OutcomeUnknownError):
+            await future
+        with pytest.raises(NotStartedError):
+            await client.get("a")
+
+    run(cluster, work)
+
+
+def test_unreachable_endpoints_end_in_an_error() -> None:
+    async def main() -> None:
+        async with AsyncClient("127.0.0.1:9", timeout=0.2) as client:
+            with pytest.raises(ConnectionFailedError):
+                await client.put("a", 1)
+
+    asyncio.run(main())

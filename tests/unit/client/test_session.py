@@ -1,0 +1,429 @@
+"""The client's core in virtual time: pipelines, changing leaders, answers that never come."""
+
+from __future__ import annotations
+
+import pytest
+
+from forge_consensus.actors.messages import (
+    Locate,
+    Located,
+    OpenSession,
+    Refused,
+    Results,
+    Submit,
+    WireMessage,
+)
+from forge_consensus.client.endpoints import parse_endpoints
+from forge_consensus.config.client import ClientSettings
+from forge_consensus.errors import (
+    BusyError,
+    CommandTooLargeError,
+    ConnectionFailedError,
+    ConsensusTimeoutError,
+    InvalidConfigError,
+    NoLeaderError,
+    OutcomeUnknownError,
+    SessionExpiredError,
+)
+from tests.worlds.client_fakes import Session
+from tests.worlds.client_world import World
+
+
+def led() -> World:
+    """A world in which the client has its session already."""
+    world = World()
+    world.connect()
+    world.put("first")
+    world.settle()
+    world.sent.clear()
+    return world
+
+
+def test_the_first_command_finds_the_leader_and_opens_one_session() -> None:
+    world = World()
+    world.connect()
+    pending = world.put("k")
+    assert world.settle() < 0.05
+    assert pending.result(0) is None
+    assert len(world.messages(OpenSession)) == 1
+    assert world.group.data == {"k": 1}
+
+
+def test_one_address_is_enough_to_find_a_leader_elsewhere() -> None:
+    world = World(given=("h:3",))
+    world.connect()
+    world.run(0.05)
+    assert set(world.core.directory.endpoints) == {"h:1", "h:2", "h:3"}
+    pending = world.put("k")
+    world.connect("h:1")
+    world.settle()
+    assert pending.error is None
+
+
+def test_queued_commands_travel_in_one_frame() -> None:
+    world = led()
+    pendings = [world.put(f"k{number}") for number in range(1000)]
+    world.settle()
+    assert len(world.messages(Submit)) == 1
+    assert all(pending.error is None for pending in pendings)
+
+
+def test_a_frame_is_bounded_in_commands_and_bytes() -> None:
+    world = led()
+    for number in range(2100):
+        world.put(f"k{number}")
+    world.put("large", b"x" * 600_000)
+    world.put("small")
+    world.settle()
+    assert [len(frame.commands) for frame in world.messages(Submit)] == [2000, 100, 1, 1]
+
+
+def test_no_more_is_outstanding_than_allowed() -> None:
+    world = World(limits=ClientSettings(outstanding_max=10))
+    world.connect()
+    for number in range(25):
+        world.put(f"k{number}")
+    world.settle()
+    assert [len(frame.commands) for frame in world.messages(Submit)] == [10, 10, 5]
+
+
+def test_done_below_follows_the_oldest_outstanding_command() -> None:
+    world = led()
+    for number in range(3):
+        world.put(f"k{number}")
+        world.settle()
+    assert [frame.done_below for frame in world.messages(Submit)] == [2, 3, 4]
+    assert world.group.sessions[1].results.keys() == {4}
+
+
+def test_a_frame_lost_in_the_middle_of_a_pipeline_goes_again_soon() -> None:
+    world = led()
+    lost: list[WireMessage] = []
+
+    def fate(message: WireMessage, request: bool) -> list[float]:
+        if isinstance(message, Submit) and not lost:
+            lost.append(message)
+            return []
+        return [0.001]
+
+    world.fate = fate
+    first = world.put("a")
+    world.step()
+    second = world.put("b")
+    world.run(0.05)
+    assert second.done() and not first.done()
+    assert world.settle() < 0.15
+    assert first.error is None
+    assert max(world.group.applied.values()) == 1
+
+
+def test_a_lost_answer_is_answered_again_and_not_applied_again() -> None:
+    world = led()
+    lost: list[WireMessage] = []
+
+    def fate(message: WireMessage, request: bool) -> list[float]:
+        if isinstance(message, Results) and not lost:
+            lost.append(message)
+            return []
+        return [0.001]
+
+    world.fate = fate
+    pending = world.put("a")
+    world.settle()
+    assert pending.error is None
+    assert max(world.group.applied.values()) == 1
+
+
+def test_a_new_leader_gets_everything_outstanding_in_order() -> None:
+    world = led()
+    world.mute.add("h:1")
+    pendings = [world.put(f"k{number}") for number in range(50)]
+    world.run(0.02)
+    world.disconnect("h:1")
+    world.run(0.02)
+    world.group.elect("n2")
+    assert world.settle() < 0.03
+    assert all(pending.error is None for pending in pendings)
+    (again,) = [message for _, name, message in world.sent if name == "h:2" and isinstance(message, Submit)]
+    assert [number for number, _ in again.commands] == list(range(2, 52))
+    assert again.done_below == 2
+
+
+def test_a_silent_leader_is_doubted_and_its_successor_found() -> None:
+    world = led()
+    world.mute.add("h:1")
+    pending = world.put("k")
+    world.run(0.5)
+    asked = {(name, message.known_term) for _, name, message in world.sent if isinstance(message, Locate)}
+    assert asked == {("h:1", 0), ("h:2", 1), ("h:3", 1)}
+    world.group.elect("n3")
+    assert world.settle() < 0.05
+    assert pending.error is None
+
+
+def test_a_leader_that_only_lost_its_connection_is_used_again_at_once() -> None:
+    world = led()
+    world.mute.add("h:1")
+    pending = world.put("k")
+    world.run(0.02)
+    world.disconnect("h:1")
+    world.run(0.05)
+    world.mute.clear()
+    world.connect("h:1")
+    assert world.settle() < 0.03
+    assert pending.error is None
+
+
+def test_a_refusal_that_names_the_leader_is_followed_at_once() -> None:
+    world = led()
+    world.group.elect("n2")
+    pending = world.put("k")
+    assert world.settle() < 0.03
+    assert pending.error is None
+    assert world.messages(Locate) == []
+
+
+def test_two_nodes_that_name_each_other_are_not_asked_in_a_frenzy() -> None:
+    world = led()
+
+    def hook(node: str, message: WireMessage) -> list[WireMessage] | None:
+        other = "n2" if node == "n1" else "n1"
+        if isinstance(message, Submit):
+            return [Refused("CONSENSUS_NOT_LEADER", "", other, world.group.nodes[other], 1)]
+        return None
+
+    world.group.hook = hook
+    pending = world.put("k", timeout=2.0)
+    world.settle()
+    assert isinstance(pending.error, ConsensusTimeoutError | NoLeaderError)
+    assert len(world.messages(Submit)) < 60
+
+
+def test_a_busy_leader_is_asked_again_with_growing_pauses() -> None:
+    world = led()
+    world.group.hook = lambda node, message: (
+        [Refused("CONSENSUS_BUSY", "too much", "n1", "h:1", 1)] if isinstance(message, Submit) else None
+    )
+    pending = world.put("k", timeout=3.0)
+    world.settle()
+    assert isinstance(pending.error, BusyError)
+    assert "too much" in str(pending.error)
+    assert 5 < len(world.messages(Submit)) < 25
+    assert not world.group.applied[pending.payload]
+
+
+def test_busy_for_a_while_is_not_noticed_by_the_caller() -> None:
+    world = led()
+    refusals = [1, 2, 3]
+
+    def hook(node: str, message: WireMessage) -> list[WireMessage] | None:
+        if isinstance(message, Submit) and refusals:
+            refusals.pop()
+            return [Refused("CONSENSUS_STORAGE_FULL", "", "n1", "h:1", 1)]
+        return None
+
+    world.group.hook = hook
+    pending = world.put("k")
+    assert world.settle() < 0.3
+    assert pending.error is None
+
+
+def test_only_the_commands_that_a_refusal_names_fail() -> None:
+    world = led()
+
+    def hook(node: str, message: WireMessage) -> list[WireMessage] | None:
+        if not isinstance(message, Submit):
+            return None
+        rest = Submit(message.session, message.done_below, message.commands[1:])
+        number = message.commands[0][0]
+        refusal = Refused("CONSENSUS_COMMAND_TOO_LARGE", "11 bytes", "n1", "h:1", 1, (number,))
+        return [refusal, world.group.submit(rest)]
+
+    world.group.hook = hook
+    large, small = world.put("large"), world.put("small")
+    world.settle()
+    assert isinstance(large.error, CommandTooLargeError)
+    assert small.error is None
+
+
+def test_an_unknown_outcome_is_resolved_by_sending_again() -> None:
+    world = led()
+    answers: list[WireMessage] = []
+
+    def hook(node: str, message: WireMessage) -> list[WireMessage] | None:
+        if isinstance(message, Submit) and not answers:
+            answers.append(world.group.submit(message))
+            return [Refused("CONSENSUS_OUTCOME_UNKNOWN", "", "", "", 1)]
+        return None
+
+    world.group.hook = hook
+    pending = world.put("k")
+    assert world.settle() < 0.1
+    assert pending.error is None
+    assert world.group.applied[pending.payload] == 1
+
+
+def test_an_unknown_outcome_that_nobody_resolves_stays_unknown() -> None:
+    world = led()
+
+    def hook(node: str, message: WireMessage) -> list[WireMessage] | None:
+        if not isinstance(message, Submit) or not world.group.leader:
+            return None
+        world.group.submit(message)
+        world.group.elect("")
+        return [Refused("CONSENSUS_OUTCOME_UNKNOWN", "", "", "", 1)]
+
+    world.group.hook = hook
+    pending = world.put("k", timeout=1.0)
+    world.settle()
+    assert isinstance(pending.error, OutcomeUnknownError)
+    assert world.group.applied[pending.payload] == 1
+
+
+def test_an_expired_session_fails_what_is_outstanding_and_is_followed_by_a_new_one() -> None:
+    world = led()
+    world.group.sessions.clear()
+    lost = world.put("lost")
+    world.settle()
+    kept = world.put("kept")
+    world.settle()
+    assert isinstance(lost.error, SessionExpiredError)
+    assert kept.error is None
+    assert "lost" not in world.group.data
+
+
+def test_a_session_refused_before_anything_was_appended_is_replaced_unnoticed() -> None:
+    world = led()
+    session = world.core.session
+
+    def hook(node: str, message: WireMessage) -> list[WireMessage] | None:
+        if isinstance(message, Submit) and message.session == session:
+            return [Refused("CONSENSUS_SESSION_EXPIRED", "", "n1", "h:1", 1)]
+        return None
+
+    world.group.hook = hook
+    pending = world.put("k")
+    world.settle()
+    assert pending.error is None
+    assert world.group.applied[pending.payload] == 1
+
+
+def test_a_session_that_was_idle_for_long_is_not_trusted() -> None:
+    world = led()
+    world.now += 31
+    world.group.sessions[1] = Session()
+    pending = world.put("k")
+    world.settle()
+    assert pending.error is None
+    assert len(world.messages(OpenSession)) == 1
+
+
+def test_a_command_that_was_never_sent_ends_as_not_carried_out() -> None:
+    world = World()
+    pending = world.put("k", timeout=0.5)
+    assert world.settle() == pytest.approx(0.5, abs=0.02)
+    assert isinstance(pending.error, ConnectionFailedError)
+    assert "h:1: not connected" in str(pending.error)
+
+
+def test_without_a_leader_the_error_says_what_every_node_said() -> None:
+    world = World()
+    world.connect()
+    world.group.elect("")
+    pending = world.put("k", timeout=1.5)
+    world.settle()
+    assert isinstance(pending.error, NoLeaderError)
+    assert "n2 says that nobody leads" in str(pending.error)
+
+
+def test_a_command_that_was_sent_and_not_answered_ends_with_an_unknown_outcome() -> None:
+    world = led()
+    world.mute.add("h:1")
+    pending = world.put("k", timeout=1.0)
+    assert world.settle() == pytest.approx(1.0, abs=0.02)
+    assert isinstance(pending.error, OutcomeUnknownError)
+    world.mute.clear()
+    later = world.put("later")
+    world.settle()
+    assert later.error is None
+    assert world.messages(Submit)[-1].done_below == later.number
+
+
+def test_a_frame_that_the_connection_did_not_take_leaves_no_doubt() -> None:
+    world = led()
+    world.refuses = True
+    pending = world.put("k", timeout=1.0)
+    world.settle()
+    assert not isinstance(pending.error, OutcomeUnknownError)
+    assert pending.error is not None
+
+
+def test_late_and_doubled_answers_change_nothing() -> None:
+    world = led()
+    world.fate = lambda message, request: [0.001] if request else [0.001, 0.002, 1.0]
+    pendings = [world.put(f"k{number}") for number in range(10)]
+    world.settle()
+    world.run(2.0)
+    assert all(pending.error is None for pending in pendings)
+    assert len(world.done) == 11
+
+
+def test_a_linearizable_read_goes_to_the_leader_and_again_to_its_successor() -> None:
+    world = led()
+    world.mute.add("h:1")
+    pending = world.get("first")
+    world.run(0.05)
+    world.disconnect("h:1")
+    world.group.elect("n2")
+    world.settle()
+    assert pending.result(0) == 1
+    assert [node for node, _ in world.group.reads] == ["n2"]
+
+
+def test_a_stale_read_needs_no_leader_and_leaves_a_silent_node() -> None:
+    world = led()
+    world.disconnect("h:1")
+    world.group.elect("")
+    world.mute.add("h:2")
+    pending = world.get("first", "stale")
+    assert world.settle() < 0.6
+    assert pending.result(0) == 1
+    assert pending.stale_ms == 7
+    assert pending.applied == world.group.index
+
+
+def test_a_node_of_another_cluster_is_not_believed() -> None:
+    world = led()
+    stranger = Located("x", "other", "x", "h:9", 99, ())
+    world.core.receive("h:2", stranger, 999)
+    assert world.core.directory.leader is world.core.directory.endpoints["h:1"]
+    assert "h:9" not in world.core.directory.endpoints
+    assert "belongs to cluster 'other'" in world.core.directory.account()
+
+
+def test_a_cluster_made_anew_with_lower_terms_is_found() -> None:
+    world = led()
+    world.core.directory.term = 50
+    world.disconnect("h:1")
+    pending = world.put("k")
+    world.connect("h:1")
+    world.core.directory.leader = None
+    assert world.settle() < 2.5
+    assert pending.error is None
+
+
+def test_an_idle_client_says_nothing() -> None:
+    world = led()
+    world.run(5.0)
+    assert world.sent == []
+
+
+@pytest.mark.parametrize("given", ["", [], "host", "host:0", "host:70000", ["ok:1", "no port"], [7]])
+def test_a_bad_endpoint_is_refused_with_what_to_do(given: object) -> None:
+    with pytest.raises(InvalidConfigError, match=r"127\.0\.0\.1:7001"):
+        parse_endpoints(given)  # type: ignore[arg-type]
+
+
+def test_endpoints_come_as_a_list_or_with_commas() -> None:
+    assert parse_endpoints("tcp://a:1, b:2,a:1") == ["a:1", "b:2"]
+    assert parse_endpoints(["[::1]:7001"]) == ["[::1]:7001"]

@@ -1,0 +1,63 @@
+"""What a node's settings refuse, each with a text that says what is wrong and what is right."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from forge_consensus.errors import InvalidConfigError
+from forge_consensus.service.consensus import ConsensusService
+from forge_consensus.service.node import NodeSettings
+
+WRONG: list[tuple[dict[str, Any], str]] = [
+    ({"node_id": 1}, "node_id is 1"),
+    ({"cluster_id": b"x"}, "cluster_id is b'x'"),
+    ({"peers": ["127.0.0.1:7001"]}, "peers is"),
+    ({"peers": {1: "127.0.0.1:7001", "n1": "127.0.0.1:7002"}}, "1 cannot be a node's id"),
+    ({"bind": 7001}, "7001 is not an address"),
+    ({"bind": "127.0.0.1:99999"}, "1 to 65535"),  # ZeroMQ would listen at 34463
+    ({"bind": "127.0.0.1:-5"}, "1 to 65535"),
+    ({"bind": "nonsense:more:0"}, "host:port"),
+    ({"storage_path": None}, "storage_path is None"),
+    ({"storage_path": ""}, "storage_path is ''"),
+    ({"quota_bytes": -1}, "quota_bytes is -1"),
+    ({"map_bytes": 1 << 70}, "map_bytes is"),
+    ({"map_bytes": "1G"}, "map_bytes is '1G'"),
+    ({"metrics": 9100}, "metrics is 9100"),
+]
+
+
+@pytest.mark.parametrize(("wrong", "part"), WRONG)
+def test_wrong_settings_are_refused(wrong: dict[str, Any], part: str) -> None:
+    with pytest.raises(InvalidConfigError, match=part):
+        NodeSettings(**{"node_id": "n1", **wrong})
+    with pytest.raises(InvalidConfigError, match=part):
+        ConsensusService(**{"node_id": "n1", **wrong})
+
+
+@pytest.mark.parametrize(
+    ("wrong", "part"),
+    [
+        ({"timeout": "5"}, "timeout is '5'"),
+        ({"timeout": float("inf")}, "timeout is inf"),
+        ({"options": {"heartbeat_interval": 1}}, r"config\.raft\.RaftSettings\(\.\.\.\)"),
+        ({"limits": 5}, r"config\.storage\.StorageSettings\(\.\.\.\)"),
+    ],
+)
+def test_a_service_refuses_what_is_its_own(wrong: dict[str, Any], part: str) -> None:
+    with pytest.raises(InvalidConfigError, match=part):
+        ConsensusService("n1", **wrong)
+
+
+@pytest.mark.parametrize("bind", ["127.0.0.1:0", "[::1]:0", "localhost:7001", "0.0.0.0:10"])
+def test_addresses_to_listen_on(bind: str) -> None:
+    assert NodeSettings("n1", bind=bind).bind == bind
+
+
+def test_addresses_are_kept_in_one_spelling() -> None:
+    settings = NodeSettings(
+        "n1", bind="tcp://127.0.0.1:0", peers={"n1": "tcp://127.0.0.1:7001", "n2": " 127.0.0.1:7002"}
+    )
+    assert settings.peers == {"n1": "127.0.0.1:7001", "n2": "127.0.0.1:7002"}
+    assert settings.bind == "127.0.0.1:0"

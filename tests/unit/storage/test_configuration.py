@@ -1,0 +1,79 @@
+"""Configurations: the same bytes everywhere, and a history that follows the log."""
+
+from contextlib import suppress
+
+import msgpack
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from forge_consensus.errors import CorruptionError, InvalidConfigError
+from forge_consensus.storage.ledger.configuration import Configuration, ConfigurationHistory
+
+ONE = Configuration.of({"n1": "a:1"})
+TWO = Configuration.of({"n1": "a:1", "n2": "b:1"})
+THREE = Configuration.of({"n1": "a:1", "n2": "b:1", "n3": "c:1"}, lease_reads=True)
+
+
+def test_the_bytes_do_not_depend_on_the_order_of_the_peers() -> None:
+    turned = Configuration.of({"n2": "b:1", "n1": "a:1"})
+    assert turned.encode() == TWO.encode()
+    assert turned.digest == TWO.digest
+    assert Configuration.decode(THREE.encode()) == THREE
+
+
+def test_leases_and_addresses_are_part_of_the_hash() -> None:
+    assert Configuration.of({"n1": "a:1", "n2": "b:1"}, lease_reads=True).digest != TWO.digest
+    assert Configuration.of({"n1": "a:1", "n2": "b:2"}).digest != TWO.digest
+
+
+def test_nobody_and_shared_addresses_are_refused() -> None:
+    with pytest.raises(InvalidConfigError, match="empty"):
+        Configuration.of({})
+    with pytest.raises(InvalidConfigError, match=r"share one address in n1=a:1,n2=a:1"):
+        Configuration.of({"n1": "a:1", "n2": "a:1"})
+
+
+@settings(max_examples=100)
+@given(st.binary(max_size=40))
+def test_any_bytes_are_a_configuration_or_corruption(data: bytes) -> None:
+    with suppress(CorruptionError):
+        Configuration.decode(data)
+
+
+def history(*rows: tuple[int, Configuration]) -> ConfigurationHistory:
+    made = ConfigurationHistory()
+    for index, configuration in rows:
+        made.add(index, configuration.encode())
+    return made
+
+
+def test_the_last_one_in_the_log_is_in_force_and_a_truncation_takes_it_back() -> None:
+    made = history((1, ONE), (5, TWO), (9, THREE))
+    assert made.current == THREE
+    assert [made.at(index) for index in (1, 4, 5, 8, 9, 100)] == [ONE, ONE, TWO, TWO, THREE, THREE]
+    made.truncate(9)
+    assert made.current == TWO
+    made.truncate(2)
+    assert made.current == ONE
+
+
+def test_compaction_keeps_what_was_in_force() -> None:
+    made = history((1, ONE), (5, TWO), (9, THREE))
+    made.compacted(6, TWO.encode())
+    assert made.base == TWO
+    assert made.at(6) == TWO
+    assert made.current == THREE
+    assert msgpack.unpackb(made.stored()) == [9]
+
+
+def test_loading_reads_the_entries_and_skips_those_that_are_compacted() -> None:
+    made = ConfigurationHistory()
+    made.load(6, TWO.encode(), msgpack.packb([5, 9]), {9: THREE.encode()}.__getitem__)
+    assert made.rows == [(9, THREE)]
+    assert made.at(7) == TWO
+
+
+def test_a_store_that_knows_no_members_is_damaged() -> None:
+    with pytest.raises(CorruptionError, match="knows no configuration"):
+        ConfigurationHistory().load(0, b"", None, lambda index: b"")

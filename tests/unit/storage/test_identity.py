@@ -1,0 +1,138 @@
+"""Whose folder it is, and which life of it: boots rise durably, wiped and restored members are noticed."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgpack
+import pytest
+
+from forge_consensus.errors import IdentityError
+from forge_consensus.storage.backends.tables import Batch
+from forge_consensus.storage.ledger import identity
+from forge_consensus.storage.ledger.identity import DRAW_CHARS, DRAWN, FORMAT, IDENTITY
+from forge_consensus.storage.ledger.transaction import put_meta
+from tests.worlds.ledger_world import BACKENDS, CONFIGURATION, World
+
+
+@pytest.fixture(params=BACKENDS)
+def world(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[World]:
+    made = World(request.param, tmp_path)
+    yield made
+    made.close()
+
+
+def test_each_start_is_a_boot_of_the_same_incarnation(world: World) -> None:
+    for boot in range(1, 6):
+        assert (world.ledger.identity.incarnation, world.ledger.identity.boot) == ("folder-n1", boot)
+        world.crash()
+
+
+def test_the_boot_is_durable_when_the_ledger_is_open_and_costs_one_flush(world: World) -> None:
+    world.restart_tables()
+    world.open()
+    assert world.tables.commits == 1
+
+
+def test_the_folder_of_another_node_or_cluster_is_refused_and_not_changed(world: World) -> None:
+    world.restart_tables()
+    world.node = "n2"
+    with pytest.raises(IdentityError, match="belongs to node 'n1' of cluster 'c', not to node 'n2' of cluster 'c'"):
+        world.open()
+    world.node = "n1"
+    with pytest.raises(IdentityError, match="not to node 'n1' of cluster 'other'"):
+        world.open(cluster="other")
+    assert world.tables.commits == 0
+    world.open()
+    assert world.ledger.identity.boot == 2
+
+
+def test_a_folder_of_another_format_is_refused(world: World) -> None:
+    def write(batch: Batch) -> None:
+        put_meta(batch, IDENTITY, msgpack.packb((FORMAT + 1, "whatever")))
+
+    world.write(write)
+    with pytest.raises(IdentityError, match=f"format {FORMAT + 1} and this program reads {FORMAT}"):
+        world.crash()
+
+
+def admit(world: World, node: str, folder: str, boot: int, *, letters: str = "abcdefghij") -> str:
+    """Admit a folder whose boots drew these letters, the first boot the first."""
+    draws = [letter * DRAW_CHARS for letter in letters]
+    life, earlier = f"{folder}.{draws[boot - 1]}", "".join(reversed(draws[: boot - 1]))
+    with world.turn():
+        return world.ledger.identity.admit(world.ledger.turn, node, life, boot, earlier)
+
+
+def test_a_folder_names_the_draws_of_its_earlier_boots_newest_first(world: World) -> None:
+    draws: list[str] = []
+    for _ in range(5):
+        assert world.ledger.identity.earlier == "".join(reversed(draws))
+        draws.append(world.ledger.identity.life.partition(DRAWN)[2])
+        world.crash()
+
+
+def test_no_more_draws_are_kept_than_are_named_in_a_greeting(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(identity, "EARLIER_KEPT", 2)
+    for _ in range(4):
+        world.crash()
+    assert len(world.ledger.identity.earlier) == 2 * DRAW_CHARS
+
+
+def test_a_member_is_known_durably_by_its_highest_boot(world: World) -> None:
+    assert admit(world, "n2", "folder", 3) == ""
+    assert admit(world, "n2", "folder", 5) == ""
+    world.crash()
+    assert world.ledger.identity.boots == {"n2": ("folder.eeeeeeee", 5)}
+    commits = world.tables.commits
+    assert admit(world, "n2", "folder", 5) == ""
+    assert world.tables.commits <= commits + 1  # the first turn of a boot raises the mark of event numbers
+    assert admit(world, "n2", "folder", 5) == ""
+    assert world.tables.commits <= commits + 1
+
+
+def test_a_wiped_and_a_restored_member_are_refused(world: World) -> None:
+    admit(world, "n2", "folder", 3)
+    assert "its folder was wiped or exchanged" in admit(world, "n2", "another", 4)
+    assert "restored from an older copy" in admit(world, "n2", "folder", 2)
+    assert world.ledger.identity.boots == {"n2": ("folder.cccccccc", 3)}
+    world.crash()
+    assert world.ledger.identity.boots == {"n2": ("folder.cccccccc", 3)}
+
+
+def test_a_copy_that_was_started_more_often_than_its_original_is_refused(world: World) -> None:
+    admit(world, "n2", "folder", 3)
+    refused = admit(world, "n2", "folder", 5, letters="abxyz")
+    assert "comes in boot 5, in a life that does not go back to that one" in refused
+    assert "restored from an older copy" in admit(world, "n2", "folder", 3, letters="abx")
+    assert admit(world, "n2", "folder", 5) == ""
+    assert world.ledger.identity.boots == {"n2": ("folder.eeeeeeee", 5)}
+
+
+def test_a_copy_does_not_come_in_by_being_started_again_and_again(world: World) -> None:
+    admit(world, "n2", "folder", 2, letters="ab")
+    for boot in range(3, 300):
+        assert admit(world, "n2", "folder", boot, letters="a" + "x" * boot) != ""
+    assert admit(world, "n2", "folder", 300, letters="ab" + "y" * 298) == ""
+
+
+def test_a_boot_from_before_all_that_a_folder_remembers_is_refused(world: World) -> None:
+    admit(world, "n2", "folder", 3)
+    life, known = "folder.ffffffff", "e" * DRAW_CHARS + "d" * DRAW_CHARS
+    with world.turn():
+        assert world.ledger.identity.admit(world.ledger.turn, "n2", life, 6, known) != ""
+        assert world.ledger.identity.admit(world.ledger.turn, "n2", life, 6, known + "c" * DRAW_CHARS) == ""
+
+
+def test_a_turn_that_is_taken_back_has_admitted_nobody(world: World) -> None:
+    world.ledger.begin(0)
+    world.ledger.identity.admit(world.ledger.turn, "n2", "folder", 3, "")
+    world.ledger.rollback()
+    assert world.ledger.identity.boots == {}
+    assert admit(world, "n2", "other-folder", 1) == ""
+
+
+def test_the_list_of_members_is_read_once(world: World) -> None:
+    world.restart_tables()
+    world.open(configuration=None)
+    assert world.opened.initial == CONFIGURATION
+    assert not world.opened.is_new

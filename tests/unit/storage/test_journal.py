@@ -1,0 +1,219 @@
+"""The journal: what was told can be read again, over both backends, and what is missing has a name."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from forge_consensus.storage.backends.lmdb import LmdbTables
+from forge_consensus.storage.backends.memory import MemoryTables
+from forge_consensus.storage.backends.tables import Batch, Tables
+from forge_consensus.storage.ledger.journal import SCAN_MAX, WAITING_MAX, Gap, Journal, Page
+from forge_consensus.storage.ledger.numbers import BLOCK, EventNumbers
+
+START_MS = 1_700_000_000_000
+Open = Callable[[], Tables]
+
+
+@pytest.fixture(params=["memory", "lmdb"])
+def open_tables(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Open]:
+    """Opens the same store again and again, as a process that ends without a word does."""
+    opened: list[Tables] = []
+
+    def memory() -> Tables:
+        last = opened[-1] if opened else MemoryTables()
+        assert isinstance(last, MemoryTables)
+        opened.append(last.clone_durable())
+        return opened[-1]
+
+    def lmdb() -> Tables:
+        for tables in opened:
+            tables.close()
+        opened.append(LmdbTables(tmp_path, map_bytes=64 << 20, quota_bytes=32 << 20))
+        return opened[-1]
+
+    yield memory if request.param == "memory" else lmdb
+    for tables in opened:
+        tables.close()
+
+
+class Teller:
+    """A node's side of the journal: it tells, commits when told to, and may be started again."""
+
+    def __init__(self, open_tables: Open, rows_max: int = 1000, seconds_max: float = 3600.0) -> None:
+        self.open_tables = open_tables
+        self.rows_max, self.seconds_max = rows_max, seconds_max
+        self.now_ms = START_MS
+        self.start()
+
+    def start(self) -> None:
+        self.tables = self.open_tables()
+        self.numbers = EventNumbers(self.tables)
+        self.numbers.load()
+        self.journal = Journal(self.tables, self.numbers, self.rows_max, self.seconds_max)
+        self.commit()
+
+    def tell(self, count: int = 1) -> None:
+        for _ in range(count):
+            number = self.numbers.next()
+            self.journal.append(number, self.now_ms, b"event %d" % number)
+
+    def commit(self) -> None:
+        batch = Batch()
+        mark = self.numbers.stage(batch)
+        self.journal.stage(batch)
+        self.tables.commit(batch)
+        self.numbers.mark = mark
+        self.journal.committed()
+
+    def read(self, since: int = 0, limit: int = 10_000) -> Page:
+        return self.journal.read(since, limit)
+
+    def read_numbers(self, since: int = 0) -> list[int]:
+        return [number for number, _ in self.read(since).rows]
+
+
+def test_what_was_told_can_be_read_before_and_after_it_is_on_disk(open_tables: Open) -> None:
+    node = Teller(open_tables)
+    node.tell(3)
+    node.commit()
+    node.tell(2)
+    page = node.read()
+    assert page.rows == [(number, b"event %d" % number) for number in range(1, 6)]
+    assert (page.first, page.next, page.end, page.gaps) == (1, 6, 5, [])
+    assert node.read_numbers(since=4) == [4, 5]
+    assert node.read(since=6) == Page([], 1, 6, 5, [])
+
+
+def test_pages_follow_each_other(open_tables: Open) -> None:
+    node = Teller(open_tables)
+    node.tell(7)
+    node.commit()
+    node.tell(3)
+    place, found = 1, []
+    while place <= node.numbers.sequence:
+        page = node.read(place, limit=2)
+        assert len(page.rows) <= 2
+        found += page.rows
+        place = page.next
+    assert [number for number, _ in found] == list(range(1, 11))
+
+
+def test_a_page_of_wanted_rows_says_how_far_it_looked(open_tables: Open) -> None:
+    node = Teller(open_tables, rows_max=10 * SCAN_MAX)
+    for _ in range(3):
+        node.tell(1000)
+        node.commit()
+    page = node.journal.read(1, 10, lambda data: data in (b"event 5", b"event 2500"))
+    assert [number for number, _ in page.rows] == [5]
+    assert page.next == SCAN_MAX + 1
+    page = node.journal.read(page.next, 10, lambda data: data in (b"event 5", b"event 2500"))
+    assert ([number for number, _ in page.rows], page.next) == ([2500], 3001)
+
+
+def test_nothing_told_costs_a_transaction_nothing(open_tables: Open) -> None:
+    node = Teller(open_tables)
+    batch = Batch()
+    node.journal.stage(batch)
+    assert not batch
+
+
+def test_a_crash_leaves_a_gap_up_to_the_mark_and_numbers_go_on_behind_it(open_tables: Open) -> None:
+    node = Teller(open_tables)
+    node.tell(3)
+    node.commit()
+    node.tell(2)  # told, and never written
+    node.start()
+    node.tell(1)
+    page = node.read()
+    assert [number for number, _ in page.rows] == [1, 2, 3, BLOCK + 1]
+    assert page.gaps == [Gap(4, BLOCK, "lost")]
+    assert node.read(since=5).gaps == [Gap(5, BLOCK, "lost")]
+
+
+def test_a_crash_before_anything_was_told_again_is_a_gap_too(open_tables: Open) -> None:
+    node = Teller(open_tables)
+    node.start()
+    assert node.read(since=1) == Page([], 1, BLOCK + 1, BLOCK, [Gap(1, BLOCK, "lost")])
+
+
+def test_an_orderly_end_leaves_no_gap(open_tables: Open) -> None:
+    node = Teller(open_tables)
+    node.tell(3)
+    node.commit()
+    node.tell(2)
+    node.journal.seal()
+    node.start()
+    node.tell(1)
+    assert node.read_numbers() == [1, 2, 3, 4, 5, 6]
+    assert node.read().gaps == []
+
+
+def test_old_rows_go_by_number_in_slices_and_are_named(open_tables: Open) -> None:
+    node = Teller(open_tables, rows_max=80)
+    for _ in range(300):
+        node.tell(1)
+        node.commit()
+        assert node.tables.count("events") <= 80 + node.journal.slice_rows
+        assert node.journal.count == node.tables.count("events")
+    page = node.read()
+    first = page.rows[0][0]
+    assert page.gaps == [Gap(1, first - 1, "discarded")]
+    assert page.first == first > 200
+    assert [number for number, _ in page.rows] == list(range(first, 301))
+    node.start()
+    assert node.read().gaps[0] == Gap(1, first - 1, "discarded")
+
+
+def test_a_burst_is_discarded_in_bounded_slices(open_tables: Open) -> None:
+    node = Teller(open_tables, rows_max=100)
+    node.tell(1000)
+    node.commit()
+    counts = [node.tables.count("events")]
+    for _ in range(100):
+        node.tell(1)
+        node.commit()
+        counts.append(node.tables.count("events"))
+    steps = [before - after for before, after in itertools.pairwise(counts)]
+    assert max(steps) < node.journal.slice_rows
+    assert counts[-1] <= 100 + node.journal.slice_rows
+
+
+def test_rows_go_by_age_too(open_tables: Open) -> None:
+    node = Teller(open_tables, seconds_max=600)
+    node.tell(5)
+    node.commit()
+    node.now_ms += 400_000
+    node.tell(5)
+    node.commit()
+    node.now_ms += 300_000
+    node.tell(1)
+    node.commit()  # finds the old ones
+    assert node.read_numbers() == [6, 7, 8, 9, 10, 11]
+    assert node.read().gaps == [Gap(1, 5, "discarded")]
+    node.now_ms += 10_000_000
+    node.tell(1)
+    node.commit()
+    assert node.read_numbers() == [12]
+    node.tell(1)
+    assert node.read_numbers() == [12, 13]
+
+
+def test_what_waits_in_memory_is_bounded(open_tables: Open) -> None:
+    node = Teller(open_tables)
+    node.tell(WAITING_MAX + 1)
+    page = node.read()
+    assert len(node.journal.waiting) <= WAITING_MAX
+    assert page.gaps == [Gap(1, WAITING_MAX // 8, "lost")]
+    assert page.rows[0][0] == WAITING_MAX // 8 + 1
+
+
+def test_pages_are_bounded_in_bytes(open_tables: Open) -> None:
+    node = Teller(open_tables)
+    node.tell(10)
+    page = node.journal.read(1, 10, bytes_max=20)
+    assert len(page.rows) == 3
+    assert page.next == 4

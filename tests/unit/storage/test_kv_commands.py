@@ -1,0 +1,150 @@
+"""Each key-value command does to the keys what its docstring says, or says what is wrong."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from forge_consensus.storage.machines.kv import KeyValueMachine
+from forge_consensus.storage.machines.kv_commands import KEY_BYTES_MAX, VALUE_BYTES_MAX
+from forge_consensus.storage.machines.machine import Command, Entry
+
+
+def do(machine: KeyValueMachine, kind: str, **payload: Any) -> Any:
+    return machine.apply(Entry(1, 1, 0, Command(kind, payload)))
+
+
+def holding(**values: Any) -> KeyValueMachine:
+    machine = KeyValueMachine()
+    for key, value in values.items():
+        do(machine, "set", key=key, value=value)
+    return machine
+
+
+@pytest.mark.parametrize("value", [None, True, 0, -1, 2.5, "é", b"\0", [1, [2]], {"a": {"b": 1}}])
+def test_a_value_that_is_set_can_be_read(value: Any) -> None:
+    machine = holding(k=value)
+    assert do(machine, "get", key="k") == value
+    assert machine.query("k") == value
+
+
+def test_delete_says_whether_there_was_something() -> None:
+    machine = holding(k=1)
+    assert do(machine, "delete", key="k") is True
+    assert do(machine, "delete", key="k") is False
+    assert do(machine, "get", key="k") is None
+
+
+def test_cas_sets_only_what_is_expected() -> None:
+    machine = holding(k="a")
+    assert do(machine, "cas", key="k", expected="b", value="c") is False
+    assert do(machine, "cas", key="k", expected="a", value="c") is True
+    assert do(machine, "get", key="k") == "c"
+
+
+def test_cas_expecting_none_creates_and_never_overwrites() -> None:
+    machine = holding(there=None)
+    assert do(machine, "cas", key="new", expected=None, value=1) is True
+    assert do(machine, "cas", key="new", expected=None, value=2) is False
+    assert do(machine, "cas", key="there", expected=None, value=3) is False
+    assert do(machine, "cas", key="absent", expected=1, value=3) is False
+
+
+@pytest.mark.parametrize(
+    ("held", "expected", "matches"),
+    [
+        ({"a": 1, "b": [2]}, {"b": [2], "a": 1}, True),
+        (1, True, False),
+        (1, 1.0, False),
+        ([1], [True], False),
+        ({"a": 1}, {"a": 1, "b": 2}, False),
+        ("a", b"a", False),
+        (float("nan"), float("nan"), True),
+        ([1, 2], (1, 2), True),
+    ],
+)
+def test_cas_compares_values_and_their_types(held: Any, expected: Any, matches: bool) -> None:
+    assert do(holding(k=held), "cas", key="k", expected=expected, value=0) is matches
+
+
+def test_increment_begins_at_zero() -> None:
+    machine = KeyValueMachine()
+    assert do(machine, "increment", key="n") == 1
+    assert do(machine, "increment", key="n", by=-5) == -4
+    assert do(machine, "get", key="n") == -4
+
+
+@pytest.mark.parametrize(
+    ("held", "by"),
+    [("a", 1), (True, 1), (1.5, 1), (2**64 - 1, 1), (-(2**63), -1), (1, 1.5), (1, True)],
+)
+def test_increment_refuses_what_is_no_number_of_64_bits(held: Any, by: Any) -> None:
+    machine = holding(n=held)
+    with pytest.raises((TypeError, ValueError)):
+        do(machine, "increment", key="n", by=by)
+    assert do(machine, "get", key="n") == held
+
+
+def test_commands_of_a_batch_see_those_before_them() -> None:
+    machine = holding(gone=1)
+    results = do(
+        machine,
+        "batch",
+        ops=[
+            {"type": "set", "key": "a", "value": 1},
+            {"type": "increment", "key": "a", "by": 2},
+            {"type": "delete", "key": "gone"},
+            {"type": "cas", "key": "gone", "expected": None, "value": "back"},
+            {"type": "cas", "key": "a", "expected": 9, "value": 0},
+            {"type": "get", "key": "a"},
+        ],
+    )
+    assert results == [None, 3, True, True, False, 3]
+    assert machine.query({"scan": ""}) == [["a", 3], ["gone", "back"]]
+
+
+def test_a_batch_that_fails_changes_nothing() -> None:
+    machine = holding(k="text", stays=1)
+    ops = [
+        {"type": "set", "key": "new", "value": 1},
+        {"type": "delete", "key": "stays"},
+        {"type": "increment", "key": "k"},
+    ]
+    with pytest.raises(TypeError, match="op 2 of the batch: the value of 'k' is no whole number"):
+        do(machine, "batch", ops=ops)
+    assert machine.query({"scan": ""}) == [["k", "text"], ["stays", 1]]
+
+
+@pytest.mark.parametrize(
+    ("kind", "payload", "text"),
+    [
+        ("fly", {}, "unknown command 'fly'; there are batch, cas"),
+        ("set", {"key": "a"}, "set needs value"),
+        ("cas", {}, "cas needs expected, key, value"),
+        ("set", {"key": "a", "value": 1, "ttl": 5}, "set knows no 'ttl'"),
+        ("set", {"key": 5, "value": 1}, "a key is a text, not int"),
+        ("set", {"key": "", "value": 1}, "at least one character"),
+        ("set", {"key": "é" * 201, "value": 1}, "at most 400 bytes, this one 402"),
+        ("set", {"key": "\ud800", "value": 1}, "surrogates"),
+        ("set", {"key": "a", "value": object()}, "msgpack cannot encode"),
+        ("set", {"key": "a", "value": [1, object()]}, "msgpack cannot encode"),
+        ("set", {"key": "a", "value": b"x" * VALUE_BYTES_MAX}, "a value has at most"),
+        ("batch", {"ops": {}}, "ops is a list, not dict"),
+        ("batch", {"ops": [5]}, "op 0 of the batch: an op is a map"),
+        ("batch", {"ops": [{"type": "batch", "ops": []}]}, "op 0 of the batch: unknown command"),
+        ("batch", {"ops": [{"type": "get"}]}, "op 0 of the batch: get needs key"),
+    ],
+)
+def test_a_bad_command_says_what_is_wrong(kind: str, payload: dict[str, Any], text: str) -> None:
+    machine = KeyValueMachine()
+    with pytest.raises((TypeError, ValueError), match=text):
+        do(machine, kind, **payload)
+    assert machine.dirty == (0, 0)
+    do(machine, "set", key="a", value="good")
+    assert machine.query("a") == "good"
+
+
+def test_a_key_may_be_as_long_as_the_bound() -> None:
+    key = "é" * (KEY_BYTES_MAX // 2)
+    assert holding(**{key: 1}).query(key) == 1

@@ -1,0 +1,354 @@
+"""A command of a session is applied at most once, and every retry gets its first outcome."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgpack
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from forge_consensus.errors import CorruptionError
+from forge_consensus.storage.backends.memory import MemoryTables
+from forge_consensus.storage.backends.tables import Batch
+from forge_consensus.storage.machines.machine import Outcome
+from forge_consensus.storage.machines.sessions import (
+    BUSY,
+    CHUNK_BYTES,
+    EXPIRED,
+    IN_PROGRESS,
+    STALE,
+    TTL_MS_MAX,
+    Sessions,
+    export_rows,
+    import_rows,
+)
+
+SESSIONS_MAX = 3
+KEPT_MAX = 4
+
+
+def result(number: int) -> Outcome:
+    return Outcome("", msgpack.packb(number))
+
+
+def save(sessions: Sessions, tables: MemoryTables, generation: int = 1) -> None:
+    """Make a checkpoint whose transaction succeeds."""
+    batch = Batch()
+    sessions.checkpoint(batch, generation)
+    tables.commit(batch)
+    sessions.checkpointed()
+
+
+def loaded(tables: MemoryTables, generation: int = 1, **bounds: int) -> Sessions:
+    sessions = Sessions(**bounds)
+    sessions.load(tables, generation)
+    return sessions
+
+
+def perform(sessions: Sessions, session: int, seq: int, done_below: int, time_ms: int) -> Outcome:
+    """Begin and finish, as applying one entry does; the outcome tells which time it was applied."""
+    known = sessions.begin(session, seq, done_below, time_ms)
+    if known is None:
+        known = result(time_ms)
+        sessions.finish(session, seq, known)
+    return known
+
+
+class Naive:
+    """The same rules with no care for speed: lists, looked through each time."""
+
+    def __init__(self) -> None:
+        self.rows: list[dict[str, Any]] = []
+
+    def alive(self, row: dict[str, Any], time_ms: int) -> bool:
+        alive: bool = time_ms <= row["last"] + row["ttl"]
+        return alive
+
+    def open(self, index: int, time_ms: int, ttl_ms: int) -> None:
+        self.rows = [row for row in self.rows if self.alive(row, time_ms)]
+        if len(self.rows) == SESSIONS_MAX:
+            self.rows.sort(key=lambda row: (row["last"], row["id"]))
+            self.rows.pop(0)
+        self.rows.append({"id": index, "last": time_ms, "ttl": ttl_ms, "mark": 0, "kept": []})
+
+    def perform(self, session: int, seq: int, done_below: int, time_ms: int) -> Outcome:
+        for row in self.rows:
+            if row["id"] == session and not self.alive(row, time_ms):
+                self.rows.remove(row)
+                return EXPIRED
+            if row["id"] == session:
+                row["last"] = time_ms
+                row["mark"] = max(row["mark"], done_below)
+                row["kept"] = [pair for pair in row["kept"] if pair[0] >= row["mark"]]
+                return self.numbered(row, seq, time_ms)
+        return EXPIRED
+
+    def numbered(self, row: dict[str, Any], seq: int, time_ms: int) -> Outcome:
+        if seq < row["mark"]:
+            return STALE
+        for number, outcome in row["kept"]:
+            if number == seq:
+                found: Outcome = outcome
+                return found
+        if len(row["kept"]) == KEPT_MAX:
+            return BUSY
+        row["kept"].append((seq, result(time_ms)))
+        return result(time_ms)
+
+    def state(self) -> dict[int, Any]:
+        return {row["id"]: (row["last"], row["ttl"], row["mark"], dict(row["kept"])) for row in self.rows}
+
+
+def state_of(sessions: Sessions) -> dict[int, Any]:
+    return {
+        session: (state.last_ms, state.ttl_ms, state.done_below, state.kept) for session, state in sessions.live.items()
+    }
+
+
+COMMANDS = st.tuples(st.just("command"), st.integers(0, 5), st.integers(0, 9), st.integers(0, 9), st.integers(0, 8))
+STEPS = st.one_of(
+    COMMANDS,
+    st.tuples(st.just("open"), st.integers(1, 20), st.integers(0, 8)),
+    st.tuples(st.sampled_from(["save", "reload", "failed save", "snapshot"])),
+)
+
+
+@settings(deadline=None, max_examples=300)
+@given(st.lists(STEPS, max_size=50))
+def test_sessions_and_their_naive_twin_agree_after_any_steps(steps: list[tuple[Any, ...]]) -> None:
+    sessions, twin, tables = Sessions(SESSIONS_MAX, KEPT_MAX), Naive(), MemoryTables()
+    opened, time_ms = [0], 0
+    for index, (kind, *rest) in enumerate(steps, start=1):
+        if kind == "open":
+            time_ms += rest[1]
+            assert sessions.open(index, time_ms, rest[0]) == index
+            twin.open(index, time_ms, rest[0])
+            opened.append(index)
+        elif kind == "command":
+            which, seq, done_below, later = rest
+            time_ms += later
+            session = opened[-1 - which % len(opened)]
+            told = perform(sessions, session, seq, done_below, time_ms)
+            assert told == twin.perform(session, seq, done_below, time_ms)
+        elif kind == "failed save":
+            sessions.checkpoint(Batch(), 1)
+        elif kind == "snapshot":
+            other = Sessions(SESSIONS_MAX, KEPT_MAX)
+            other.import_(sessions.export())
+            assert other.export() == sessions.export()
+            save(sessions, tables)
+            save(other, tables)
+            sessions = other
+        else:
+            save(sessions, tables)
+            if kind == "reload":
+                sessions = loaded(tables, sessions_max=SESSIONS_MAX, kept_max=KEPT_MAX)
+        assert state_of(sessions) == twin.state()
+    save(sessions, tables)
+    assert state_of(loaded(tables)) == twin.state()
+
+
+@settings(deadline=None, max_examples=200)
+@given(st.lists(COMMANDS, max_size=40), st.integers(1, 10))
+def test_how_commands_are_cut_into_runs_changes_nothing(steps: list[tuple[Any, ...]], run_count: int) -> None:
+    single, batched = Sessions(10, KEPT_MAX), Sessions(10, KEPT_MAX)
+    for sessions in (single, batched):
+        for index in (1, 2, 3):
+            sessions.open(index, 0, 20)
+    one: list[Outcome] = []
+    other: list[Outcome] = []
+    run: list[tuple[int, int, int, int]] = []
+    time_ms = 0
+    for _, which, seq, done_below, later in steps:
+        time_ms += later
+        command = (which, seq, done_below, time_ms)
+        one.append(perform(single, *command))
+        known = batched.begin(*command)
+        if known is IN_PROGRESS or len(run) == run_count:
+            finish(batched, run)
+            known = batched.begin(*command) if known is IN_PROGRESS else known
+        if known is None:
+            run.append(command)
+        other.append(result(time_ms) if known is None else known)
+    finish(batched, run)
+    assert one == other
+    assert single.export() == batched.export()
+
+
+def finish(sessions: Sessions, run: list[tuple[int, int, int, int]]) -> None:
+    """Finish what was begun in one run."""
+    for session, seq, _, time_ms in run:
+        sessions.finish(session, seq, result(time_ms))
+    run.clear()
+
+
+def test_a_retry_gets_the_first_outcome_also_after_a_restart() -> None:
+    sessions, tables = Sessions(), MemoryTables()
+    sessions.open(5, 0, 1000)
+    first = perform(sessions, 5, 1, 0, 10)
+    assert perform(sessions, 5, 1, 0, 20) is first
+    failed = Outcome("CONSENSUS_COMMAND_FAILED", b"\xc0")
+    assert sessions.begin(5, 2, 0, 20) is None
+    sessions.finish(5, 2, failed)
+    save(sessions, tables)
+    again = loaded(tables)
+    assert again.begin(5, 1, 0, 30) == first
+    assert again.begin(5, 2, 0, 30) == failed
+
+
+def test_a_number_that_was_lost_in_the_middle_is_new() -> None:
+    sessions = Sessions()
+    sessions.open(5, 0, 1000)
+    for seq in (1, 4, 3):
+        assert perform(sessions, 5, seq, 1, seq) == result(seq)
+    assert perform(sessions, 5, 2, 1, 9) == result(9)
+
+
+def test_the_mark_never_moves_back() -> None:
+    sessions = Sessions()
+    sessions.open(5, 0, 1000)
+    perform(sessions, 5, 7, 7, 1)
+    assert sessions.begin(5, 6, 0, 2) == STALE
+    assert sessions.live[5].done_below == 7
+
+
+def test_a_far_jump_of_the_mark_costs_no_walk() -> None:
+    sessions = Sessions()
+    sessions.open(5, 0, 1000)
+    perform(sessions, 5, 1, 0, 1)
+    perform(sessions, 5, 100, 0, 1)
+    assert perform(sessions, 5, 100, 100, 2) == result(1)
+    assert perform(sessions, 5, 2**64 - 1, 2**64 - 1, 2) == result(2)
+    assert list(sessions.live[5].kept) == [2**64 - 1]
+    tables = MemoryTables()
+    save(sessions, tables)
+    assert state_of(loaded(tables)) == state_of(sessions)
+
+
+def test_a_busy_session_takes_the_same_number_once_there_is_room() -> None:
+    sessions = Sessions(kept_max=2)
+    sessions.open(5, 0, 1000)
+    perform(sessions, 5, 1, 1, 1)
+    perform(sessions, 5, 2, 1, 2)
+    assert perform(sessions, 5, 3, 1, 3) == BUSY
+    assert perform(sessions, 5, 2, 1, 4) == result(2)
+    assert perform(sessions, 5, 3, 2, 5) == result(5)
+
+
+def test_a_session_lives_until_its_time_to_live_has_passed_in_silence() -> None:
+    sessions = Sessions()
+    sessions.open(5, 0, 100)
+    assert perform(sessions, 5, 1, 1, 100) == result(100)
+    assert perform(sessions, 5, 2, 1, 200) == result(200)
+    assert perform(sessions, 5, 3, 1, 301) == EXPIRED
+    assert not sessions.live
+
+
+def test_the_silent_one_makes_room_when_there_are_too_many() -> None:
+    sessions = Sessions(sessions_max=2)
+    sessions.open(1, 0, 1000)
+    sessions.open(2, 0, 1000)
+    perform(sessions, 1, 1, 1, 5)
+    sessions.open(3, 10, 1000)
+    assert sorted(sessions.live) == [1, 3]
+
+
+@settings(deadline=None, max_examples=100)
+@given(st.lists(st.integers(0, 6), max_size=60))
+def test_in_a_crowd_always_the_most_silent_one_goes(steps: list[int]) -> None:
+    sessions, last = Sessions(sessions_max=4), dict[int, int]()
+    for index, step in enumerate(steps, start=1):
+        time_ms = index // 2
+        if step < 4 and last:
+            session = sorted(last)[step % len(last)]
+            perform(sessions, session, index, index, time_ms)
+            last[session] = time_ms
+        else:
+            if len(last) == 4:
+                del last[min(last, key=lambda session: (last[session], session))]
+            last[sessions.open(index, time_ms, TTL_MS_MAX)] = time_ms
+        assert {session: state.last_ms for session, state in sessions.live.items()} == last
+        assert len(sessions.silent) <= 2 * 4 + 1
+
+
+def test_a_snapshot_replaces_what_was_on_disk() -> None:
+    sessions, tables = Sessions(), MemoryTables()
+    sessions.open(1, 0, 1000)
+    save(sessions, tables)
+    other = Sessions()
+    other.open(2, 0, 1000)
+    sessions.import_(other.export())
+    save(sessions, tables)
+    assert sorted(loaded(tables).live) == [2]
+
+
+def test_a_time_to_live_is_bounded() -> None:
+    sessions = Sessions()
+    sessions.open(1, 0, 2**63)
+    sessions.open(2, 0, 0)
+    assert (sessions.live[1].ttl_ms, sessions.live[2].ttl_ms) == (TTL_MS_MAX, 1)
+
+
+def test_what_changes_between_checkpoint_and_commit_is_staged_next_time() -> None:
+    sessions, tables = Sessions(), MemoryTables()
+    sessions.open(5, 0, 1000)
+    batch = Batch()
+    sessions.checkpoint(batch, 1)
+    perform(sessions, 5, 1, 0, 10)
+    tables.commit(batch)
+    sessions.checkpointed()
+    save(sessions, tables)
+    assert state_of(loaded(tables)) == state_of(sessions)
+
+
+def test_sessions_are_not_saved_within_a_command() -> None:
+    sessions = Sessions()
+    sessions.open(5, 0, 1000)
+    sessions.begin(5, 1, 0, 1)
+    with pytest.raises(RuntimeError, match="between two commands"):
+        sessions.checkpoint(Batch(), 1)
+
+
+def test_an_export_of_memory_and_of_disk_are_the_same_bytes() -> None:
+    sessions, tables = Sessions(), MemoryTables()
+    for index in range(1, 40):
+        sessions.open(index, 0, 1000)
+        sessions.begin(index, 1, 0, 0)
+        sessions.finish(index, 1, Outcome("", msgpack.packb(b"x" * (CHUNK_BYTES // 20))))
+    save(sessions, tables)
+    chunks = export_rows(tables, 1)
+    assert len(chunks) > 1
+    assert chunks == sessions.export()
+    batch = Batch()
+    for chunk in chunks:
+        import_rows(batch, 2, chunk)
+    batch.delete_range("sessions", (1).to_bytes(4), (2).to_bytes(4))
+    tables.commit(batch)
+    assert export_rows(tables, 1) == []
+    assert loaded(tables, 2).export() == chunks
+
+
+@pytest.mark.parametrize(
+    "chunk",
+    [b"", b"\xc1", b"\x01", b"\x91\x01", msgpack.packb([[1, 2]]), msgpack.packb([[1, b"\x90"]])],
+)
+def test_a_chunk_that_is_none_is_corruption_and_changes_nothing(chunk: bytes) -> None:
+    sessions = Sessions()
+    sessions.open(1, 0, 10)
+    with pytest.raises(CorruptionError):
+        sessions.import_([chunk])
+    assert list(sessions.live) == [1]
+    batch = Batch()
+    with pytest.raises(CorruptionError):
+        import_rows(batch, 1, chunk)
+    assert not batch
+
+
+def test_a_row_that_does_not_decode_is_corruption() -> None:
+    tables, batch = MemoryTables(), Batch()
+    batch.put("sessions", bytes(12), b"\xc0")
+    tables.commit(batch)
+    with pytest.raises(CorruptionError):
+        loaded(tables, 0)

@@ -1,0 +1,18 @@
+"""What waits for a majority is counted by runs, and ends at nothing."""
+
+from forge_consensus.storage.ledger.uncommitted import Uncommitted
+
+
+def test_a_run_counts_until_its_last_entry_is_committed() -> None:
+    waiting = Uncommitted()
+    waiting.proposed(10, 100)
+    waiting.proposed(12, 7)
+    waiting.committed(9)
+    assert waiting.size_bytes == 107
+    waiting.committed(11)
+    assert waiting.size_bytes == 7
+    waiting.committed(50)
+    assert waiting.size_bytes == 0
+    waiting.proposed(60, 5)
+    waiting.clear()
+    assert (waiting.size_bytes, len(waiting.runs)) == (0, 0)

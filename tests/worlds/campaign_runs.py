@@ -1,0 +1,99 @@
+"""What campaigns of the tests run in their workers: small plans, and runs that fail, hang, die or differ on purpose."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from dataclasses import replace
+from typing import Any
+
+from forge_consensus.storage.machines.machine import Entry
+from forge_consensus.testing.rules.agreement import CountingMachine
+from forge_consensus.testing.simulator.plan import Plan
+from forge_consensus.testing.simulator.trial import Trial, attempt
+from forge_consensus.testing.simulator.workload import CountingWorkload
+from tests.simulation.mutants.catalogue import MUTANTS
+from tests.simulation.mutants.patch import Patch
+
+ODD = 3
+"""The seed that is not like the others."""
+MUTANT = "a_match_is_truncated_like_a_conflict"
+
+
+def small(plan: Plan) -> Trial:
+    """A run that takes a few milliseconds."""
+    return attempt(replace(plan, nodes=1, clients=1, seconds=0.2, pace=1.0, faults=False))
+
+
+def slow(plan: Plan) -> Trial:
+    """A run that takes a moment, so that a campaign can be ended in its midst."""
+    time.sleep(0.1)
+    return small(plan)
+
+
+def hanging(plan: Plan) -> Trial:
+    """One seed never ends."""
+    if plan.seed == ODD:
+        for_ever()
+    return small(plan)
+
+
+def for_ever() -> None:
+    """What the stack of the one that hangs shows."""
+    while True:
+        time.sleep(0.01)
+
+
+class NeverReady:
+    """A run that no worker gets to see: the process hangs when it unpacks it."""
+
+    def __call__(self, plan: Plan) -> Trial:
+        """Nobody comes here."""
+        raise NotImplementedError
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (for_ever, ())
+
+
+def dying(plan: Plan) -> Trial:
+    """The process of one seed ends."""
+    if plan.seed == ODD:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return small(plan)
+
+
+def differing(plan: Plan) -> Trial:
+    """No run is like the other."""
+    return replace(small(plan), digest=f"{time.perf_counter_ns():032x}")
+
+
+def with_mutant(plan: Plan) -> Trial:
+    """A run of nodes that forget acknowledged entries when an older message comes late."""
+    with Patch() as patch:
+        MUTANTS[MUTANT].change(patch)
+        return attempt(plan)
+
+
+class ClockMachine(CountingMachine):
+    """A user's machine with a bug: what it does depends on the clock of its host."""
+
+    def apply(self, entry: Entry) -> Any:
+        """Count, if the moment is good."""
+        if time.monotonic_ns() % 3 == 0:
+            raise ValueError("not now")
+        return super().apply(entry)
+
+
+class ShyMachine(CountingMachine):
+    """A machine that cannot be made without arguments."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.name = name
+
+
+class PatientWorkload(CountingWorkload):
+    """Clients that take a refusal for an answer."""
+
+    may_fail = True

@@ -1,0 +1,263 @@
+"""A scripted cluster: a tiny machine with sessions, and nodes of it on real sockets."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgpack
+import zmq
+
+from forge_consensus.actors.codec import Frame, decode, encode
+from forge_consensus.actors.messages import (
+    GetStatus,
+    Locate,
+    Located,
+    OpenSession,
+    Read,
+    ReadResults,
+    Refused,
+    Results,
+    SessionOpened,
+    Status,
+    Submit,
+    WireMessage,
+)
+from forge_consensus.storage.machines.machine import Command
+
+Hook = Callable[[str, WireMessage], list[WireMessage] | None]
+
+
+@dataclass
+class Session:
+    """What the machine keeps of one session."""
+
+    done_below: int = 1
+    results: dict[int, tuple[str, bytes]] = field(default_factory=dict)
+
+
+class FakeGroup:
+    """A group whose machine is shared: what any leader appends is committed at once."""
+
+    def __init__(self, nodes: dict[str, str]) -> None:
+        self.nodes = nodes
+        self.leader = next(iter(nodes))
+        self.term = 1
+        self.index = 0
+        self.sessions: dict[int, Session] = {}
+        self.data: dict[str, Any] = {}
+        self.applied: Counter[bytes] = Counter()
+        self.submits: list[tuple[str, Submit]] = []
+        self.reads: list[tuple[str, Read]] = []
+        self.hook: Hook = lambda node, message: None
+
+    def elect(self, node: str) -> None:
+        """That node leads from now on; "" for nobody."""
+        self.leader = node
+        if node:
+            self.term += 1
+
+    def located(self, node: str) -> Located:
+        """What a node knows of the leader."""
+        address = self.nodes.get(self.leader, "")
+        members = tuple(self.nodes.items())
+        return Located(node, "fake", self.leader, address, self.term, members)
+
+    def refusal(self, code: str, text: str = "") -> Refused:
+        """A refusal that tells of the leader."""
+        return Refused(code, text, self.leader, self.nodes.get(self.leader, ""), self.term)
+
+    def handle(self, node: str, message: WireMessage) -> list[WireMessage] | None:
+        """The answers of a node; None if it holds the request."""
+        scripted = self.hook(node, message)
+        if scripted is not None:
+            return scripted
+        if isinstance(message, Locate):
+            known = self.leader and self.term > message.known_term
+            return [self.located(node)] if known else None
+        if isinstance(message, GetStatus):
+            return [Status({"node": node, "leader": self.leader})]
+        if isinstance(message, Read) and message.consistency == "stale":
+            return [self.read(node, message, 7)]
+        if node != self.leader:
+            return [self.refusal("CONSENSUS_NOT_LEADER" if self.leader else "CONSENSUS_NO_LEADER")]
+        if isinstance(message, OpenSession):
+            self.index += 1
+            self.sessions[self.index] = Session()
+            return [SessionOpened(self.index)]
+        if isinstance(message, Submit):
+            self.submits.append((node, message))
+            return [self.submit(message)]
+        if isinstance(message, Read):
+            return [self.read(node, message, 0)]
+        return []
+
+    def submit(self, message: Submit) -> Results:
+        """Apply what is new, and answer everything."""
+        session = self.sessions.get(message.session)
+        items = []
+        for number, payload in message.commands:
+            if session is None:
+                items.append((number, "CONSENSUS_SESSION_EXPIRED", msgpack.packb(["", "expired"])))
+                continue
+            if number < session.done_below:
+                items.append((number, "CONSENSUS_OPERATION_FAILED", msgpack.packb(["", "below"])))
+                continue
+            if number not in session.results:
+                self.index += 1
+                self.applied[payload] += 1
+                session.results[number] = self.apply(Command.decode(payload))
+            items.append((number, *session.results[number]))
+        if session is not None:
+            session.done_below = max(session.done_below, message.done_below)
+            for number in [n for n in session.results if n < session.done_below]:
+                del session.results[number]
+        return Results(message.session, tuple(items))
+
+    def apply(self, command: Command) -> tuple[str, bytes]:
+        """The outcome of one command."""
+        key, payload = command.payload.get("key", ""), command.payload
+        value: Any = None
+        if command.type == "set":
+            self.data[key] = payload["value"]
+        elif command.type == "delete":
+            value = self.data.pop(key, self) is not self
+        elif command.type == "cas":
+            value = self.data.get(key) == payload["expected"]
+            if value:
+                self.data[key] = payload["value"]
+        elif command.type == "increment":
+            if not isinstance(self.data.get(key, 0), int):
+                return "CONSENSUS_COMMAND_FAILED", msgpack.packb(["TypeError", "not a number"])
+            value = self.data[key] = self.data.get(key, 0) + payload["by"]
+        return "", msgpack.packb(value)
+
+    def read(self, node: str, message: Read, stale_ms: int) -> ReadResults:
+        """The answers to queries."""
+        self.reads.append((node, message))
+        items = []
+        for number, packed in message.queries:
+            query = msgpack.unpackb(packed)
+            if isinstance(query, dict):
+                pairs = [(k, v) for k, v in sorted(self.data.items()) if k.startswith(query["scan"])]
+                items.append((number, "", msgpack.packb(pairs[: query["limit"]])))
+            else:
+                items.append((number, "", msgpack.packb(self.data.get(query))))
+        return ReadResults(self.index, stale_ms, tuple(items))
+
+
+class FakeCluster:
+    """Nodes of a `FakeGroup` on real ROUTER sockets, all on one thread."""
+
+    def __init__(self, count: int = 3) -> None:
+        self.context = zmq.Context()
+        self.sockets: dict[str, Any] = {}
+        nodes = {}
+        for number in range(1, count + 1):
+            socket = self.context.socket(zmq.ROUTER)
+            socket.setsockopt(zmq.LINGER, 0)
+            port = socket.bind_to_random_port("tcp://127.0.0.1")
+            self.sockets[f"n{number}"] = socket
+            nodes[f"n{number}"] = f"127.0.0.1:{port}"
+        self.group = FakeGroup(nodes)
+        self.mute: set[str] = set()
+        self.orders: list[Callable[[], None]] = []
+        self.held: list[tuple[float, str, bytes, Frame]] = []
+        self.doubled = False
+        self.stopped = False
+        self.thread = threading.Thread(target=self.run, daemon=True)
+        self.thread.start()
+
+    @property
+    def addresses(self) -> list[str]:
+        """Where the nodes listen."""
+        return list(self.group.nodes.values())
+
+    def do(self, order: Callable[[], None]) -> None:
+        """Run something on the cluster's thread and wait for it."""
+        done = threading.Event()
+
+        def run_order() -> None:
+            order()
+            done.set()
+
+        self.orders.append(run_order)
+        assert done.wait(5)
+
+    def kill(self, node: str) -> None:
+        """Close a node's socket: its connections are lost."""
+        self.do(lambda: self.sockets.pop(node).close(0))
+
+    def revive(self, node: str) -> None:
+        """Bind the node's address again."""
+
+        def bind() -> None:
+            socket = self.context.socket(zmq.ROUTER)
+            socket.setsockopt(zmq.LINGER, 0)
+            socket.bind(f"tcp://{self.group.nodes[node]}")
+            self.sockets[node] = socket
+
+        self.do(bind)
+
+    def elect(self, node: str) -> None:
+        """That node leads from now on."""
+        self.do(lambda: self.group.elect(node))
+
+    def run(self) -> None:
+        """Serve until stopped."""
+        while not self.stopped:
+            while self.orders:
+                self.orders.pop(0)()
+            poller = zmq.Poller()
+            for socket in self.sockets.values():
+                poller.register(socket, zmq.POLLIN)
+            ready = dict(poller.poll(5))
+            for node, socket in list(self.sockets.items()):
+                if socket in ready:
+                    client, data = socket.recv_multipart()
+                    self.serve(node, client, decode(data, 1 << 26))
+            self.release()
+        for socket in self.sockets.values():
+            socket.close(0)
+        self.context.term()
+
+    def serve(self, node: str, client: bytes, frame: Frame) -> None:
+        """Answer one frame."""
+        if node in self.mute:
+            return
+        answers = self.group.handle(node, frame.message)
+        if answers is None:
+            wait_ms = frame.message.wait_ms if isinstance(frame.message, Locate) else 0
+            self.held.append((time.monotonic() + wait_ms / 1000, node, client, frame))
+            return
+        for answer in answers * (2 if self.doubled else 1):
+            self.reply(node, client, frame, answer)
+
+    def release(self) -> None:
+        """Answer what was held long enough."""
+        held, self.held = self.held, []
+        for until, node, client, frame in held:
+            asked = frame.message
+            assert isinstance(asked, Locate)
+            known = self.group.leader and self.group.term > asked.known_term
+            if node not in self.sockets:
+                continue
+            if known or time.monotonic() >= until:
+                if node not in self.mute:
+                    self.reply(node, client, frame, self.group.located(node))
+            else:
+                self.held.append((until, node, client, frame))
+
+    def reply(self, node: str, client: bytes, frame: Frame, answer: WireMessage) -> None:
+        """Send one answer."""
+        data = encode(Frame("", "fake", node, "i", 1, 0, frame.request, frame.sent, answer))
+        self.sockets[node].send_multipart([client, data])
+
+    def stop(self) -> None:
+        """End the thread."""
+        self.stopped = True
+        self.thread.join(5)

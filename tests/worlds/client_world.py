@@ -1,0 +1,148 @@
+"""A client's core and a fake group in virtual time: messages can be lost, doubled, delayed."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgpack
+
+from forge_consensus.actors.messages import Locate, WireMessage
+from forge_consensus.client.pending import Pending, PendingRead
+from forge_consensus.client.session import SessionCore
+from forge_consensus.config.client import ClientSettings
+from forge_consensus.storage.machines.machine import Command
+from tests.worlds.client_fakes import FakeGroup
+
+STEP_S = 0.005
+NODES = {"n1": "h:1", "n2": "h:2", "n3": "h:3"}
+NAMES = {address: node for node, address in NODES.items()}
+
+
+@dataclass
+class World:
+    """One core and one group; `fate` says how late a message arrives, once, twice or never."""
+
+    seed: int = 1
+    limits: ClientSettings = field(default_factory=ClientSettings)
+    given: tuple[str, ...] = ("h:1", "h:2", "h:3")
+
+    def __post_init__(self) -> None:
+        self.random = random.Random(self.seed)
+        self.now = 100.0
+        self.group = FakeGroup(dict(NODES))
+        self.core = SessionCore(self.given, now=self.now, random=self.random.random, limits=self.limits)
+        self.flying: list[tuple[float, Callable[[], None]]] = []
+        self.held: list[tuple[float, str, Locate, int]] = []
+        self.down: set[str] = set()
+        self.refuses = False
+        """Whether the connections take no more frames."""
+        self.mute: set[str] = set()
+        self.sent: list[tuple[float, str, WireMessage]] = []
+        self.done: list[Pending[Any]] = []
+        self.fate: Callable[[WireMessage, bool], list[float]] = lambda message, request: [0.001]
+
+    def connect(self, *addresses: str) -> None:
+        """Those connections are made."""
+        for address in addresses or self.given:
+            self.down.discard(address)
+            self.core.now = self.now
+            self.core.connected(address)
+
+    def disconnect(self, address: str) -> None:
+        """That connection is lost."""
+        self.down.add(address)
+        self.core.now = self.now
+        self.core.disconnected(address)
+
+    def fly(self, message: WireMessage, action: Callable[[], None], *, request: bool) -> None:
+        """Let something happen as often and as late as fate wills."""
+        for delay in self.fate(message, request):
+            self.flying.append((self.now + delay, action))
+
+    def arrive(self, address: str, message: WireMessage, request: int) -> None:
+        """A request reaches its node."""
+        if address in self.down or address in self.mute:
+            return
+        node = NAMES[address]
+        answers = self.group.handle(node, message)
+        if answers is None and isinstance(message, Locate):
+            self.held.append((self.now + message.wait_ms / 1000, address, message, request))
+        for answer in answers or ():
+            self.answer(address, answer, request)
+
+    def answer(self, address: str, answer: WireMessage, request: int) -> None:
+        """An answer leaves for the client."""
+
+        def receive() -> None:
+            if address not in self.down:
+                self.core.receive(address, answer, request)
+
+        self.fly(answer, receive, request=False)
+
+    def step(self) -> None:
+        """Let a little time pass."""
+        self.now += STEP_S
+        self.core.now = self.now
+        due = [item for item in self.flying if item[0] <= self.now]
+        self.flying = [item for item in self.flying if item[0] > self.now]
+        for _, action in sorted(due, key=lambda item: item[0]):
+            action()
+        held, self.held = self.held, []
+        for until, address, asked, request in held:
+            if address in self.down:
+                continue
+            if until <= self.now or (self.group.leader and self.group.term > asked.known_term):
+                self.answer(address, self.group.located(NAMES[address]), request)
+            else:
+                self.held.append((until, address, asked, request))
+        self.core.tick(self.now)
+        for address, message, request in list(self.core.outgoing()):
+            self.sent.append((self.now, address, message))
+            if self.refuses:
+                self.core.unsent(address, message, request)
+            else:
+                self.launch(address, message, request)
+        resolved, self.core.resolved = self.core.resolved, []
+        for pending in resolved:
+            assert not pending.finished, "resolved twice"
+            pending.finish()
+        self.done += resolved
+
+    def launch(self, address: str, message: WireMessage, request: int) -> None:
+        """A request leaves the client."""
+        self.fly(message, lambda: self.arrive(address, message, request), request=True)
+
+    def run(self, seconds: float) -> None:
+        """Let time pass."""
+        end = self.now + seconds
+        while self.now < end:
+            self.step()
+
+    def settle(self, seconds: float = 20.0) -> float:
+        """Let time pass until nothing is outstanding; how long that took."""
+        begin = self.now
+        while self.core.working() and self.now < begin + seconds:
+            self.step()
+        assert not self.core.working()
+        return self.now - begin
+
+    def put(self, key: str, value: Any = 1, timeout: float = 5.0) -> Pending[Any]:
+        """A command."""
+        command = Command("set", {"key": key, "value": value})
+        pending: Pending[Any] = Pending(command.encode(), self.now + timeout)
+        self.core.submit([pending])
+        return pending
+
+    def get(self, key: str, consistency: str = "linearizable", timeout: float = 5.0) -> PendingRead[Any]:
+        """A query."""
+        payload = msgpack.packb(key)
+        pending: PendingRead[Any] = PendingRead(payload, self.now + timeout, consistency)
+        self.core.submit([pending])
+        return pending
+
+    def messages(self, kind: type[Any]) -> list[Any]:
+        """What the client has sent of one kind."""
+        return [message for _, _, message in self.sent if isinstance(message, kind)]

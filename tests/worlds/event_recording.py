@@ -1,0 +1,134 @@
+"""A recording of everything that the nodes of a simulated cluster tell, each event checked against the node's disk."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgpack
+
+from forge_consensus.actors.codec import Frame
+from forge_consensus.events.types import (
+    BecameCandidate,
+    BecameLeader,
+    ConsensusEvent,
+    LogAppended,
+    LogCommitted,
+    LogCompacted,
+    LogTruncated,
+    SnapshotCompleted,
+    SnapshotRestored,
+)
+from forge_consensus.storage.backends.tables import Batch
+from forge_consensus.storage.ledger.ledger import BASE, HARD
+from forge_consensus.storage.ledger.record import key_of
+from forge_consensus.storage.ledger.transaction import get_meta
+from forge_consensus.testing.world.base import SimulatedBase
+from forge_consensus.testing.world.cluster import SimulatedCluster
+from forge_consensus.testing.world.network import Connection
+from tests.worlds.event_rules import BrokenRuleError, Rules
+
+
+@dataclass(slots=True)
+class Recording:
+    """Attach it to a cluster before it starts. A broken rule comes out of `SimulatedCluster.run`."""
+
+    cluster: SimulatedCluster
+    told: dict[str, list[ConsensusEvent]] = field(default_factory=dict)
+    boots: dict[str, list[int]] = field(default_factory=dict)
+    """Where in `told` each of the node's processes began."""
+    rules: dict[str, Rules] = field(default_factory=dict)
+    committed: dict[str, int] = field(default_factory=dict)
+    """The number of the turn that each node committed last."""
+    turn: list[ConsensusEvent] = field(default_factory=list)
+    broken: BaseException | None = None
+
+    def __post_init__(self) -> None:
+        elected: dict[int, str] = {}
+        for name, node in self.cluster.nodes.items():
+            self.told[name], self.boots[name] = [], []
+            self.rules[name] = Rules(name, len(self.cluster.names), elected)
+            node.bus.subscribe(ConsensusEvent, lambda event, name=name: self.hear(name, event), inline=True)  # type: ignore[misc]
+        self.cluster.watchers.append(self)
+
+    def hear(self, name: str, event: ConsensusEvent) -> None:
+        """An event is told."""
+        self.told[name].append(event)
+        self.turn.append(event)
+        base = self.cluster.nodes[name].base
+        try:
+            assert base is not None, "a node that runs tells it"
+            if self.committed.get(name) != base.engine.board.turns:
+                raise BrokenRuleError(f"told before the commit of its turn: {event}")
+            self.rules[name].see(event)
+        except BaseException as error:
+            self.broken = self.broken or error
+
+    # --- as a watcher of the cluster ---------------------------------------------------------------------------------
+
+    def began(self, node: SimulatedBase) -> None:
+        """A process of a node began: note when its turns are committed."""
+        self.boots[node.name].append(len(self.told[node.name]))
+        self.rules[node.name].start()
+        self.committed.pop(node.name, None)
+        commit = node.engine.ledger.commit
+
+        def noted() -> bool:
+            wrote = commit()
+            self.committed[node.name] = node.engine.board.turns
+            return wrote
+
+        node.engine.ledger.commit = noted  # type: ignore[method-assign]
+
+    def ended(self, node: SimulatedBase, error: BaseException | None) -> None:
+        """It ended."""
+        self.turn.clear()
+
+    def durable(self, node: SimulatedBase, batch: Batch) -> None:
+        """A batch is on the node's disk."""
+
+    def asks(self, node: SimulatedBase, to: str, data: bytes) -> None:
+        """A request leaves."""
+
+    def answers(self, node: SimulatedBase, connection: Connection, frame: Frame) -> None:
+        """An answer leaves."""
+
+    def turned(self, node: SimulatedBase) -> None:
+        """A turn ended: what it told of must be on disk. Raises the first broken rule."""
+        events, self.turn = self.turn, []
+        if self.broken is not None:
+            raise self.broken
+        rewritten = any(isinstance(event, LogTruncated | SnapshotRestored) for event in events)
+        for event in events:
+            if not (rewritten and isinstance(event, LogAppended)) and not on_disk(node, event):
+                raise BrokenRuleError(f"not on disk: {event}")
+
+
+def on_disk(node: SimulatedBase, event: ConsensusEvent) -> bool:
+    """Whether a node's disk holds what an event of the turn that just ended tells of."""
+    disk = node.disk
+    term, vote, *_ = msgpack.unpackb(get_meta(disk, HARD) or b"\x92\x00\xa0")
+    stored = get_meta(disk, BASE)
+    base: int = msgpack.unpackb(stored)[0] if stored else 0
+    found: Any = term >= event.term
+    if isinstance(event, BecameCandidate | BecameLeader) and term == event.term:
+        found = vote == node.name
+    elif isinstance(event, LogAppended | LogCommitted):
+        found = event.last_index <= base or disk.get("log", key_of(event.last_index))
+    elif isinstance(event, LogCompacted):
+        found = base >= event.first_index - 1
+    elif isinstance(event, SnapshotRestored):
+        found = base >= event.index
+    elif isinstance(event, SnapshotCompleted):
+        newest = node.engine.opened.snapshots.newest
+        found = newest is not None and newest.index >= event.index and newest.path.exists()
+    return bool(found) and term >= event.term
+
+
+def stop(cluster: SimulatedCluster, name: str) -> None:
+    """Stop a node in order, as the ZeroMQ base does: the last event, a sealed journal, the end."""
+    base = cluster.nodes[name].running
+    assert base is not None, f"{name} runs"
+    cluster.run(1.0, lambda: base.free_at <= cluster.timeline.now)  # a turn that is under way is finished first
+    base.engine.finish()
+    cluster.crash(name)

@@ -1,0 +1,54 @@
+"""The README's table of events, made from their docstrings, their fields and the actors' source.
+
+python -m tests.worlds.event_table
+"""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import inspect
+from pathlib import Path
+
+from forge_consensus.events.envelope import ENVELOPE_FIELDS
+from forge_consensus.events.types import EVENT_TYPES, ConsensusEvent
+
+ACTORS = Path(__file__).resolve().parents[2] / "actors"
+HEAD = ("| Event | String | When | Published by | Payload |", "|---|---|---|---|---|")
+
+
+def publishers() -> dict[str, str]:
+    """Who publishes each event class, by its name: the one file of the actors that uses it, tests' bases aside.
+
+    Raises ValueError where two do; a transition has one owner, but for LogTruncated, which a snapshot may cause too.
+    """
+    found: dict[str, list[str]] = {}
+    names = {kind.__name__ for kind in EVENT_TYPES.values()}
+    for path in sorted(ACTORS.rglob("*.py")):
+        used = {node.id for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Name)}
+        for name in used & names:
+            found.setdefault(name, []).append(path.stem)
+    # The engine joins the log's events and tells no transition but its own end.
+    for owners in found.values():
+        if len(owners) > 1 and "engine" in owners:
+            owners.remove("engine")
+    return {name: ", ".join(owners) for name, owners in found.items()}
+
+
+def row(kind: type[ConsensusEvent], publisher: str) -> str:
+    """The line of one event type."""
+    fields = [field for field in dataclasses.fields(kind) if field.name not in ENVELOPE_FIELDS]
+    types = [inspect.formatannotation(field.type).replace("|", "or") for field in fields]
+    told = ", ".join(f"`{field.name}: {name}`" for field, name in zip(fields, types, strict=True))
+    when = (inspect.getdoc(kind) or "").replace("\n", " ")
+    return f"| {kind.__name__} | `{kind.kind}` | {when} | {publisher} | {told or '-'} |"
+
+
+def table() -> list[str]:
+    """All lines of the table."""
+    owners = publishers()
+    return [*HEAD, *(row(kind, owners[kind.__name__]) for kind in EVENT_TYPES.values())]
+
+
+if __name__ == "__main__":
+    print("\n".join(table()))

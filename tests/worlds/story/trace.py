@@ -1,0 +1,151 @@
+"""The trace of a story: a watcher that writes down what nodes send, put on disk, become and apply."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import msgpack
+
+from forge_consensus.actors.codec import Frame, decode
+from forge_consensus.actors.messages import CheckPeer, CheckPeerReply, Hello, HelloReply, ReadResults, Results
+from forge_consensus.events.types import (
+    ConsensusEvent,
+    LeaderElected,
+    LeaderLost,
+    LogAppended,
+    LogCommitted,
+    LogCompacted,
+    LogTruncated,
+    RoleChanged,
+    SnapshotCompleted,
+    SnapshotFailed,
+    SnapshotRestored,
+)
+from forge_consensus.storage.backends.tables import Batch, DeleteRange, PutRun
+from forge_consensus.storage.ledger.ledger import HARD
+from forge_consensus.storage.ledger.record import index_of
+from forge_consensus.storage.ledger.transaction import unsealed
+from forge_consensus.testing.world.base import SimulatedBase, SimulatedCrashError
+from forge_consensus.testing.world.network import Connection
+from tests.worlds.story.network import FRAME_BYTES_MAX, HeldNetwork
+from tests.worlds.story.words import told, told_outcomes, told_range
+
+UNSAID = (CheckPeer, CheckPeerReply)
+GREETINGS = (Hello, HelloReply)
+OUTCOMES = (Results, ReadResults)
+TOLD_EVENTS: dict[type[ConsensusEvent], Callable[[Any], str]] = {
+    RoleChanged: lambda e: f"is {e.new}: {e.reason}",
+    LeaderElected: lambda e: "" if e.leader == e.node_id else f"follows {e.leader}",
+    LeaderLost: lambda e: f"loses {e.leader}: {e.reason}",
+    LogAppended: lambda e: f"appends {told_range(e.first_index, e.last_index)}",
+    LogCommitted: lambda e: f"commits {told_range(e.first_index, e.last_index)}",
+    LogTruncated: lambda e: f"truncates {told_range(e.from_index, e.from_index + e.removed - 1)}",
+    LogCompacted: lambda e: f"compacts, log begins at {e.first_index}",
+    SnapshotCompleted: lambda e: f"has snapshot {e.index}/{e.snapshot_term}",
+    SnapshotFailed: lambda e: f"snapshot {e.index} failed: {e.error}",
+    SnapshotRestored: lambda e: f"restores snapshot {e.index}/{e.snapshot_term}",
+}
+"""The events that a story tells, in its words."""
+
+
+class Trace:
+    """Writes lines in the order in which things happen, those of a node's turn indented under what caused it."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+        self.network: HeldNetwork | None = None
+        self.greeting = False
+        """Whether greetings are under way that are no part of the story."""
+        self.hard: dict[str, tuple[int, str]] = {}
+        self.applied: dict[str, int] = {}
+        self.words: dict[int, str] = {}
+        """The client's commands and queries by number."""
+
+    def write(self, line: str) -> None:
+        """A line."""
+        self.lines.append(line)
+
+    def taken(self) -> list[str]:
+        """The lines since the last call."""
+        lines, self.lines = self.lines, []
+        return lines
+
+    def happens(self, name: str, text: str) -> None:
+        """Something happens on a node."""
+        self.lines.append(f"  {name} {text}")
+
+    # --- the watcher -------------------------------------------------------------------------------------------------
+
+    def began(self, node: SimulatedBase) -> None:
+        """A process began."""
+        ledger = node.engine.ledger
+        self.hard[node.name] = (ledger.term, ledger.vote)
+        self.applied[node.name] = ledger.applied
+
+    def ended(self, node: SimulatedBase, error: BaseException | None) -> None:
+        """A process ended."""
+        why = "" if isinstance(error, SimulatedCrashError) else f": {type(error).__name__}"
+        self.happens(node.name, f"ends{why}")
+
+    def durable(self, node: SimulatedBase, batch: Batch) -> None:
+        """What of term, vote and log is on disk now."""
+        parts: list[str] = []
+        for operation in batch.operations:
+            if isinstance(operation, PutRun) and operation.table == "meta":
+                parts = self.hard_state(node.name, dict(operation.items)) + parts
+            elif isinstance(operation, PutRun) and operation.table == "log":
+                first, last = index_of(operation.items[0][0]), index_of(operation.items[-1][0])
+                parts.append(f"entries {told_range(first, last)}")
+            elif isinstance(operation, DeleteRange) and operation.table == "log" and operation.stop is None:
+                parts.append(f"cut from {index_of(operation.start)}")
+        if parts:
+            self.happens(node.name, "disk: " + ", ".join(parts))
+
+    def hard_state(self, name: str, written: dict[bytes, bytes]) -> list[str]:
+        """What changed of term and vote."""
+        if HARD not in written:
+            return []
+        term, vote, _, _ = msgpack.unpackb(unsealed(HARD, written[HARD]))
+        if self.hard[name] == (term, vote):
+            return []
+        self.hard[name] = (term, vote)
+        return [f"term {term}", f"vote {vote or 'none'}"]
+
+    def asks(self, node: SimulatedBase, to: str, data: bytes) -> None:
+        """A request leaves."""
+        message = decode(data, FRAME_BYTES_MAX).message
+        assert self.network is not None
+        if (node.name, to) not in self.network.links:
+            self.sends(node.name, to, message, " (no connection)")
+        else:
+            self.sends(node.name, to, message, " (lost)" if self.network.is_cut(node.name, to) else "")
+
+    def answers(self, node: SimulatedBase, connection: Connection, frame: Frame) -> None:
+        """An answer leaves."""
+        assert self.network is not None
+        lost = self.network.is_cut(node.name, connection.owner.name)
+        self.sends(node.name, connection.owner.name, frame.message, " (lost)" if lost else "")
+
+    def sends(self, name: str, to: str, message: Any, fate: str) -> None:
+        """A frame leaves."""
+        if isinstance(message, UNSAID) or (self.greeting and isinstance(message, GREETINGS)):
+            return
+        said = told_outcomes(message, self.words) if isinstance(message, OUTCOMES) else told(message)
+        self.happens(name, f"sends {to} {said}{fate}")
+
+    def turned(self, node: SimulatedBase) -> None:
+        """A turn ended: perhaps something was applied."""
+        applied = node.engine.ledger.applied
+        before, self.applied[node.name] = self.applied[node.name], applied
+        if applied > before:
+            self.happens(node.name, f"applies {told_range(before + 1, applied)}")
+
+    # --- events ------------------------------------------------------------------------------------------------------
+
+    def heard(self, event: ConsensusEvent) -> None:
+        """An event was published."""
+        tell = TOLD_EVENTS.get(type(event))
+        text = tell(event) if tell is not None else ""
+        if text:
+            self.happens(event.node_id, text)

@@ -1,0 +1,191 @@
+"""The words of a story: how frames, entries and numbers are written in it, and read from it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from itertools import groupby
+from typing import Any
+
+import msgpack
+
+from forge_consensus.actors.messages import (
+    AppendEntries,
+    AppendReply,
+    CheckPeer,
+    CheckPeerReply,
+    Hello,
+    HelloReply,
+    InstallSnapshot,
+    OpenSession,
+    PreVoteReply,
+    Read,
+    ReadResults,
+    Refused,
+    RequestPreVote,
+    RequestVote,
+    Results,
+    SessionOpened,
+    SnapshotReply,
+    Submit,
+    VoteReply,
+)
+from forge_consensus.storage.ledger.record import Kind, data_of, encode, kind_of, term_of
+from forge_consensus.storage.machines.machine import Command
+from tests.worlds.story.script import StoryError
+
+SPANS = {"ms": 0.001, "s": 1.0}
+KINDS = {Kind.CONFIGURATION: "members", Kind.NOOP: "no-op", Kind.SESSION: "session"}
+WIDE = "x"
+ENTRIES_TOLD = 6
+
+
+def seconds_of(word: str) -> float:
+    """The seconds that `100ms` or `2s` are."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)(ms|s)", word)
+    if match is None:
+        raise StoryError(f"{word!r} is no time: write 100ms or 2s")
+    return float(match[1]) * SPANS[match[2]]
+
+
+def point_of(word: str) -> tuple[int, int]:
+    """The index and the term that `5/2` are."""
+    match = re.fullmatch(r"(\d+)/(\d+)", word)
+    if match is None:
+        raise StoryError(f"{word!r} is no entry: write index/term, as in 5/2")
+    return int(match[1]), int(match[2])
+
+
+# --- commands --------------------------------------------------------------------------------------------------------
+
+
+def command_of(word: str) -> bytes:
+    """A command: `a` sets a to "a", `a=5` to 5, `a:100` to a text of 100 characters, `+a` increments it."""
+    if word.startswith("+"):
+        return Command("increment", {"key": word[1:]}).encode()
+    if match := re.fullmatch(r"(\w+)=(\d+)", word):
+        return Command("set", {"key": match[1], "value": int(match[2])}).encode()
+    if match := re.fullmatch(r"(\w+):(\d+)", word):
+        return Command("set", {"key": match[1], "value": WIDE * int(match[2])}).encode()
+    if re.fullmatch(r"\w+", word) is None:
+        raise StoryError(f"{word!r} is no command: write a, a=5, a:100 or +a")
+    return Command("set", {"key": word, "value": word}).encode()
+
+
+def told_command(data: bytes) -> str:
+    """The word of a command."""
+    command = Command.decode(data)
+    key = command.payload.get("key")
+    if command.type == "increment":
+        return f"+{key}"
+    value = command.payload.get("value")
+    if value == key:
+        return str(key)
+    return f"{key}:{len(value)}" if isinstance(value, str) else f"{key}={value}"
+
+
+# --- entries ---------------------------------------------------------------------------------------------------------
+
+
+def told_entry(index: int, record: bytes) -> str:
+    """An entry as `5/2 what`."""
+    kind = kind_of(record)
+    what = told_command(data_of(record)) if kind == Kind.COMMAND else KINDS[Kind(kind)]
+    return f"{index}/{term_of(record)} {what}"
+
+
+def told_entries(first: int, records: Sequence[bytes]) -> str:
+    """Entries in order; of many, only the indexes of each term."""
+    if len(records) <= ENTRIES_TOLD:
+        return ", ".join(told_entry(index, record) for index, record in enumerate(records, first))
+    runs = groupby(enumerate(map(term_of, records), first), key=lambda row: row[1])
+    spans = [(term, [index for index, _ in rows]) for term, rows in runs]
+    return ", ".join(f"{told_range(indexes[0], indexes[-1])}/{term}" for term, indexes in spans)
+
+
+def entry_of(index: int, term: int, what: str) -> bytes:
+    """The record of a hand-made entry; `no-op` or a command."""
+    if what == KINDS[Kind.NOOP]:
+        return encode(index, term, Kind.NOOP, 0)
+    return encode(index, term, Kind.COMMAND, 0, data=command_of(what))
+
+
+def told_range(first: int, last: int) -> str:
+    """Indexes."""
+    return str(first) if first == last else f"{first}..{last}"
+
+
+# --- messages --------------------------------------------------------------------------------------------------------
+
+
+def granted(message: Any) -> str:
+    """The end of a vote's answer."""
+    return "granted" if message.granted else "refused"
+
+
+def told_append(message: AppendEntries) -> str:
+    """A leader's entries, or its heartbeat."""
+    parts = [f"term {message.term} prev {message.prev_index}/{message.prev_term}"]
+    if message.records:
+        parts.append("entries " + told_entries(message.prev_index + 1, message.records))
+    parts.append(f"commit {message.commit}")
+    if message.round:
+        parts.append(f"round {message.round}")
+    return " ".join(parts)
+
+
+def told_append_reply(message: AppendReply) -> str:
+    """A follower's answer."""
+    end = f" round {message.round}" if message.round else ""
+    if message.success:
+        return f"term {message.term} ok {message.index}{end}"
+    return f"term {message.term} refused, hint {message.index}/{message.entry_term}{end}"
+
+
+def told_chunk(message: InstallSnapshot) -> str:
+    """A chunk of a snapshot; sizes are no part of a story."""
+    where = "first" if message.offset == 0 else "further"
+    end = " and last" if message.offset + len(message.data) == message.size else ""
+    return f"term {message.term} snapshot {message.index}/{message.entry_term} {where}{end} chunk"
+
+
+def told_outcomes(message: Results | ReadResults, words: dict[int, str]) -> str:
+    """The outcomes of commands or queries, which the client knows by these words."""
+    nothing = NOTHING[type(message)]
+    said = [f"{words.get(number, number)} {code or told_value(data, nothing)}" for number, code, data in message.items]
+    return f"{type(message).__name__} " + ", ".join(said)
+
+
+def told_value(payload: bytes, nothing: str) -> str:
+    """A result."""
+    value = msgpack.unpackb(payload) if payload else None
+    return nothing if value is None else str(value)
+
+
+NOTHING: dict[type, str] = {Results: "ok", ReadResults: "nothing"}
+"""What an answer without a value is called."""
+TOLD: dict[type, Any] = {
+    Hello: lambda m: f"boot {m.boot}",
+    HelloReply: lambda m: f"boot {m.boot}" + (f" {m.reason}" if m.reason else ""),
+    RequestPreVote: lambda m: f"term {m.term} round {m.round} last {m.last_index}/{m.last_term}",
+    PreVoteReply: lambda m: f"term {m.term} round {m.round} {granted(m)}",
+    RequestVote: lambda m: f"term {m.term} last {m.last_index}/{m.last_term}",
+    VoteReply: lambda m: f"term {m.term} {granted(m)}",
+    AppendEntries: told_append,
+    AppendReply: told_append_reply,
+    InstallSnapshot: told_chunk,
+    SnapshotReply: lambda m: f"term {m.term} snapshot {m.index} " + ("done" if m.done else "more"),
+    CheckPeer: lambda m: "",
+    CheckPeerReply: lambda m: "",
+    OpenSession: lambda m: "",
+    SessionOpened: lambda m: f"session {m.session}",
+    Submit: lambda m: " ".join(told_command(data) for _, data in m.commands),
+    Read: lambda m: m.consistency,
+    Refused: lambda m: m.code + (f", {m.leader} leads" if m.leader else ""),
+}
+"""How each message is told, behind its name."""
+
+
+def told(message: Any) -> str:
+    """A message in a line."""
+    return f"{type(message).__name__} {TOLD[type(message)](message)}".rstrip()

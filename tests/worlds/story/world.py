@@ -1,0 +1,313 @@
+"""The world of a story: nodes that take a turn only when the story gives them a frame, time or an order."""
+
+from __future__ import annotations
+
+import random
+import shutil
+import tempfile
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from forge_consensus.config.raft import RaftSettings
+from forge_consensus.config.storage import StorageSettings
+from forge_consensus.errors import StorageError, is_fatal
+from forge_consensus.events.bus import EventBus
+from forge_consensus.storage.backends.memory import MemoryTable
+from forge_consensus.storage.ledger.configuration import Configuration
+from forge_consensus.storage.machines.kv import KeyValueMachine
+from forge_consensus.storage.opening import Founding, Opened, open_ledger
+from forge_consensus.storage.snapshots.export import export_state
+from forge_consensus.testing.world.base import (
+    LATE_S,
+    SimulatedBase,
+    SimulatedCrashError,
+    SimulatedTables,
+    Watcher,
+)
+from forge_consensus.testing.world.folder import SHARED_MEMORY
+from forge_consensus.testing.world.timeline import SimulatedClock, Timeline
+from tests.worlds.story.network import HeldNetwork
+from tests.worlds.story.script import StoryError
+
+STEP_S_MIN = 1e-6
+"""So that a step of time is more than a rounding error."""
+TURNS_MAX = 1000
+
+
+class StoryClock(SimulatedClock):
+    """A host's clocks; they move when the story says so, and no faster or slower than others."""
+
+    def __init__(self, timeline: Timeline) -> None:
+        super().__init__(timeline, random.Random(0), 0.0)
+        self.passed = 100.0
+
+    def running(self) -> float:
+        """Seconds since the host started."""
+        return self.passed + self.ahead
+
+    def now(self) -> float:
+        """Seconds in which the node ran."""
+        return self.running() - self.stalled
+
+    def boottime_ns(self) -> int:
+        """Nanoseconds since the host started."""
+        return int(self.running() * 1e9)
+
+    def wall_ms(self) -> int:
+        """Milliseconds since 1970."""
+        return 1_800_000_000_000 + int(self.running() * 1000)
+
+
+class Luck(random.Random):
+    """Chance that always draws the same part of a range: the middle, unless the story says otherwise."""
+
+    part = 0.5
+
+    def random(self) -> float:
+        """The part."""
+        return self.part
+
+
+class StoryNode(SimulatedBase):
+    """One process of one node, which takes no turn by itself."""
+
+    def __init__(self, cluster: StoryCluster, opened: Opened, name: str) -> None:
+        host = cluster.hosts[name]
+        network, watchers = cluster.network, cluster.watchers
+        address = cluster.configuration.addresses[name]
+        super().__init__(opened, cluster.options, host.bus, host.clock, network, watchers, address, name)
+        self.host = host
+        self.cluster = cluster
+        self.engine.random = host.luck
+        self.jobs: list[tuple[Callable[[], Any], Callable[[Any, str], None]]] = []
+        self.one_by_one = False
+        """Whether what a turn puts off waits for the next frame, time or order."""
+        self.jobs_held = False
+        self.slow_s = 0.0
+
+    def wake(self, seconds: float) -> None:
+        """Nothing: the story says when there is a turn."""
+
+    def later(self, act: Callable[..., None], *args: Any) -> None:
+        """Frames are held anyway."""
+        act(*args)
+
+    def commit_time(self) -> float:
+        """The next commit may have been ordered to be slow."""
+        seconds, self.slow_s = self.slow_s, 0.0
+        return seconds
+
+    def actor_failed(self, fault: Exception) -> None:
+        """An actor raised: an end, unless it was ordered to."""
+        super().actor_failed(fault)
+        if not is_fatal(fault):
+            self.cluster.tells(self.name, "an actor fails: the turn is taken back")
+
+    def offload(self, job: Callable[[], Any], done: Callable[[Any, str], None]) -> None:
+        """Keep the job for when the story lets it be done."""
+        self.jobs.append((job, done))
+
+    def turn(self) -> None:
+        """One turn with all that has arrived; time that it takes is lost to the node, as in every base."""
+        notices, self.notices = self.notices, []
+        frames = [*self.answers_in, *self.requests_in]
+        self.answers_in.clear()
+        self.requests_in.clear()
+        try:
+            self.engine.turn(frames, notices)
+        except BaseException as error:
+            self.end(error)
+            return
+        finally:
+            took, self.clock.ahead = self.clock.ahead, 0.0
+            self.host.clock.passed += took
+        if took > LATE_S:
+            self.clock.lost(took - LATE_S)
+        for watcher in self.watchers:
+            watcher.turned(self)
+
+    @property
+    def has_work(self) -> bool:
+        """Whether something waits for a turn."""
+        return bool(self.engine.later or self.answers_in or self.requests_in or self.notices)
+
+    def settle(self) -> None:
+        """One turn, and more as long as something was put off, or done elsewhere. Raises `StoryError`."""
+        self.turn()
+        for _ in range(TURNS_MAX):
+            if not self.alive or self.one_by_one:
+                return
+            if self.jobs and not self.jobs_held:
+                self.do_job()
+            elif not self.has_work:
+                return
+            self.turn()
+        raise StoryError(f"{self.name} does not come to rest")
+
+    def do_job(self) -> None:
+        """Do what was handed elsewhere, and report it."""
+        job, done = self.jobs.pop(0)
+        try:
+            result, error = job(), ""
+        except Exception as problem:
+            result, error = None, f"{type(problem).__name__}: {problem}"
+        done(result, error)
+
+
+class Host:
+    """What of a node outlives its processes."""
+
+    def __init__(self, timeline: Timeline, folder: Path) -> None:
+        self.folder = folder
+        folder.mkdir()
+        self.disk = SimulatedTables().tables
+        self.clock = StoryClock(timeline)
+        self.luck = Luck()
+        self.bus = EventBus()
+        self.base: StoryNode | None = None
+        self.replaced = False
+        """Whether its disk is another than its last process left."""
+        self.may_end: set[str] = set()
+        """Errors with which its process may end without being ordered to."""
+
+
+class StoryCluster:
+    """Nodes, their hosts and their network. Use it in a ``with`` statement."""
+
+    def __init__(
+        self, size: int, options: RaftSettings, limits: StorageSettings, watchers: list[Watcher], *, leases: bool
+    ) -> None:
+        self.options = options
+        self.limits = limits
+        self.watchers = watchers
+        self.timeline = Timeline(1)
+        self.network = HeldNetwork(self.timeline)
+        self.names = [f"n{number}" for number in range(1, size + 1)]
+        self.configuration = Configuration.of({name: f"{name}:7000" for name in self.names}, lease_reads=leases)
+        shared = SHARED_MEMORY if SHARED_MEMORY.is_dir() else None
+        self.folder = Path(tempfile.mkdtemp(prefix="forge-story-", dir=shared))
+        self.hosts = {name: Host(self.timeline, self.folder / name) for name in self.names}
+        self.chance = self.timeline.chance("incarnations")
+        self.failure: BaseException | None = None
+        self.tells: Callable[[str, str], None] = lambda name, text: None
+        """Called with what happens to a node and no watcher hears of."""
+
+    def close(self) -> None:
+        """Remove what lies on the real disk."""
+        for base in self.running():
+            base.engine.opened.snapshots.drop_incoming()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    # --- processes ---------------------------------------------------------------------------------------------------
+
+    def running(self) -> list[StoryNode]:
+        """The processes that run."""
+        return [host.base for host in self.hosts.values() if host.base is not None and host.base.alive]
+
+    def node(self, name: str) -> StoryNode:
+        """The process of a node. Raises `StoryError` when it does not run."""
+        if name not in self.hosts:
+            raise StoryError(f"there is no node {name}")
+        base = self.hosts[name].base
+        if base is None or not base.alive:
+            raise StoryError(f"{name} does not run")
+        return base
+
+    def begin(self, name: str) -> None:
+        """Begin a process on the node's disk; nobody is connected yet."""
+        host = self.hosts[name]
+        tables = SimulatedTables()
+        tables.tables = host.disk = {table: rows.copy() for table, rows in host.disk.items()}
+        machine = KeyValueMachine()
+        founding = Founding(name, "story", self.configuration, lambda: f"{self.chance.getrandbits(64):016x}")
+        export = partial(export_state, tables, host.folder, KeyValueMachine)
+        opened = open_ledger(tables, host.folder, founding, machine, self.limits, export)
+        host.clock.stalled = 0.0
+        base = host.base = tables.node = StoryNode(self, opened, name)
+        base.on_end = self.ended
+        base.disk_is_another, host.replaced = host.replaced, False
+        for watcher in self.watchers:
+            watcher.began(base)
+        base.start()
+        if base.alive:
+            self.network.join(base)
+            base.settle()
+
+    def ended(self, base: SimulatedBase, error: BaseException) -> None:
+        """A process ended; unless that was ordered, or said to be possible, the story fails."""
+        ordered = isinstance(error, SimulatedCrashError) or (base.disk_failed and isinstance(error, StorageError))
+        if not ordered and type(error).__name__ not in self.hosts[base.name].may_end:
+            self.failure = self.failure or error
+
+    def wipe(self, name: str) -> None:
+        """Empty the disk of a node that does not run."""
+        host = self.stopped(name)
+        host.disk = SimulatedTables().tables
+        shutil.rmtree(host.folder)
+        host.folder.mkdir()
+        host.replaced = True
+
+    def put_back(self, name: str, copy: dict[str, MemoryTable]) -> None:
+        """Put a copy of its tables onto the disk of a node that does not run."""
+        host = self.stopped(name)
+        host.disk = {table: rows.copy() for table, rows in copy.items()}
+        host.replaced = True
+
+    def stopped(self, name: str) -> Host:
+        """The host of a node that does not run. Raises `StoryError` when it runs."""
+        host = self.hosts[name]
+        if host.base is not None and host.base.alive:
+            raise StoryError(f"{name} runs")
+        return host
+
+    # --- connections -------------------------------------------------------------------------------------------------
+
+    def connect(self, name: str, other: str) -> None:
+        """Connect one node to another, if frames get through, and have it greet."""
+        if (name, other) in self.network.links or not self.network.reachable(name, other):
+            return
+        self.network.connect_to(name, other)
+        self.node(name).settle()
+        self.greet(name, other)
+
+    def greet(self, name: str, other: str) -> None:
+        """Deliver the two nodes' greetings, and nothing else."""
+        while True:
+            pair = [*self.network.between(name, other), *self.network.between(other, name)]
+            greeting = next((held for held in pair if held.greets), None)
+            if greeting is None:
+                return
+            self.network.held.remove(greeting)
+            if self.network.arrives(greeting):
+                self.node(greeting.receiver).settle()
+
+    def connect_all(self) -> None:
+        """Connect whoever can reach each other."""
+        for name in self.names:
+            for other in self.names:
+                if name != other:
+                    self.connect(name, other)
+
+    # --- time --------------------------------------------------------------------------------------------------------
+
+    def advance(self, seconds: float, names: list[str], act: Callable[[], bool] = lambda: False) -> float:
+        """Let time pass for some nodes, who take a turn when an alarm is due; returns how much passed.
+
+        `act` is called after those turns and may end it by returning True.
+        """
+        left = seconds
+        while left > 0:
+            bases = [base for base in self.running() if base.name in names]
+            patience = min((base.engine.patience(left) for base in bases), default=left)
+            step = min(left, max(patience, STEP_S_MIN))
+            for name in names:
+                self.hosts[name].clock.passed += step
+            left -= step
+            due = [base for base in bases if base.engine.patience(1.0) <= 0.0]
+            for base in due:
+                base.settle()
+            if due and act():
+                break
+        return seconds - left
