@@ -30,10 +30,13 @@ from forge_consensus.events.types import (
     LeaderStepDown,
     RoleChanged,
 )
+from forge_consensus.storage.ledger.ledger import Proposal
+from forge_consensus.storage.ledger.record import Kind
 
 WHO_LISTENS = ("replication", "gateway", "health", "snapshot", "membership")
 """The actors that are told who leads."""
 FAULT = "an actor of this node failed"
+NOOP = Proposal(Kind.NOOP, session=0, seq=0, done_below=0, data=b"")
 
 
 class ElectionActor(ConsensusActor):
@@ -49,7 +52,6 @@ class ElectionActor(ConsensusActor):
         self.votes: set[str] = set()
         self.asking = False
         self.round = self.asked_in = 0
-        self.heard_at: float | None = None
         self.disconnected = False
         self.broke_at = 0.0
         self.broke_in = 0
@@ -57,12 +59,11 @@ class ElectionActor(ConsensusActor):
         self.alarm: Timer | None = None
         self.fast_left = 0
         self.stood_at = 0.0
-        self.no_vote_before = 0.0
 
     def bind(self, context: Context) -> None:
-        """Take the context, and let the gate ask about stickiness."""
+        """Take the context, and note what was known of role and leader before the actor was made."""
         super().bind(context)
-        context.sticky = self.sticky
+        self.stickiness = context.stickiness
         self.was = (context.board.role, context.board.leader)
         context.board.role, context.board.leader = Role.FOLLOWER, None
 
@@ -72,7 +73,7 @@ class ElectionActor(ConsensusActor):
         """Wait for a leader; alone, wait for nobody."""
         self.stood_at = self.clock.now()
         if self.ledger.configuration.lease_reads:
-            self.no_vote_before = self.clock.now() + self.options.election_timeout_min
+            self.stickiness.no_vote_before = self.clock.now() + self.options.election_timeout_min
         if message.again:
             self.role, self.leader = self.was
             self.step_down(FAULT)
@@ -82,7 +83,7 @@ class ElectionActor(ConsensusActor):
         if self.others:
             self.wait_long()
         else:
-            self.wait_until(max(self.clock.now(), self.no_vote_before))
+            self.wait_until(max(self.clock.now(), self.stickiness.no_vote_before))
 
     def wait_until(self, deadline: float) -> None:
         """Move the deadline. An alarm that rings before it only sets the next, so contact costs no new alarm."""
@@ -216,45 +217,38 @@ class ElectionActor(ConsensusActor):
         return has_majority(votes, self.ledger.configuration.voters)
 
     def win(self) -> None:
-        """Lead, and stand no more: a candidate may have asked for pre-votes again before its votes came."""
-        self.asking = False
+        """Lead the term.
+
+        Its first entry is a no-op, because only an entry of the own term lets earlier ones commit (paper 5.4.2, 8). It
+        is appended here, so that no client's command that arrived in the same turn comes before it.
+        """
+        self.asking = False  # a candidate may have asked for pre-votes again before its votes came
         term = self.ledger.term
         self.ledger.lead(term)
+        noop, _ = self.ledger.propose(term, self.clock.wall_ms(), [NOOP])
         self.leader = self.node_id
         self.fast_left = 0
         self.take_role(Role.LEADER, f"{len(self.votes)} votes")
         self.publish(BecameLeader())
         self.announce_leader(votes=len(self.votes))
-        self.tell("replication", LeadershipBegan(term))
+        self.tell("replication", LeadershipBegan(term, noop))
 
     # --- following ---------------------------------------------------------------------------------------------------
 
     def sticky(self) -> bool:
-        """Whether there is a leader that this node heard within the minimal election timeout, or is one.
-
-        A broken connection to the leader ends it, unless leases are on: then only time does, and nobody votes
-        soon after a start either.
-        """
-        if self.role is Role.LEADER:
-            return True
-        now = self.clock.now()
-        if now < self.no_vote_before:
-            return True
-        if self.heard_at is None or now - self.heard_at >= self.options.election_timeout_min:
-            return False
-        if self.ledger.configuration.lease_reads:
-            return True
-        return self.leader is not None and not self.disconnected
+        """Whether this node refuses its vote, because it leads or has just heard a leader."""
+        return self.stickiness.holds(self.clock.now(), lease_reads=self.ledger.configuration.lease_reads)
 
     def receiveMsg_LeaderContact(self, message: LeaderContact, sender: Any) -> None:
         """A leader of our term spoke."""
         if message.term != self.ledger.term:
             return
-        self.heard_at = self.clock.now()
+        self.stickiness.heard_at = self.clock.now()
         self.board.leader_heard_at = self.clock.boottime_ns() / 1e9
         if self.left_behind(message.term):
             return
         self.asking = self.disconnected = False
+        self.stickiness.follows = True
         self.fast_left = 0
         self.wait_long()
         if self.role is not Role.FOLLOWER:
@@ -291,6 +285,7 @@ class ElectionActor(ConsensusActor):
             self.publish(LeaderLost(leader=self.leader, reason=reason))
         self.stood_at = self.clock.now()
         self.leader = self.board.leader = None
+        self.stickiness.follows = False
         for actor in WHO_LISTENS:
             self.tell(actor, LeaderChanged(None, self.ledger.term))
 
@@ -300,7 +295,7 @@ class ElectionActor(ConsensusActor):
             return
         if self.ledger.configuration.lease_reads:
             return
-        self.disconnected = True
+        self.disconnected, self.stickiness.follows = True, False
         self.broke_at, self.broke_in = self.clock.now(), self.board.leader_term  # the ledger's may be its successor's
         self.fast_left = self.options.fast_retries
         self.wait_short()
@@ -308,7 +303,7 @@ class ElectionActor(ConsensusActor):
     def receiveMsg_PeerUp(self, message: PeerUp, sender: Any) -> None:
         """The leader's connection stands again."""
         if message.node == self.leader and self.disconnected:
-            self.disconnected = False
+            self.disconnected, self.stickiness.follows = False, True
             self.wait_long()
 
     # --- laying the role down ----------------------------------------------------------------------------------------
@@ -349,3 +344,4 @@ class ElectionActor(ConsensusActor):
         if role is not self.role:
             self.publish(RoleChanged(old=str(self.role), new=str(role), reason=reason))
         self.role = self.board.role = role
+        self.stickiness.leads = role is Role.LEADER

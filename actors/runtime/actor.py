@@ -14,6 +14,7 @@ from forge_consensus.config.raft import RaftSettings
 if TYPE_CHECKING:
     from forge_consensus.actors.runtime.clock import Clock
     from forge_consensus.actors.runtime.shared import Board
+    from forge_consensus.actors.runtime.stickiness import Stickiness
     from forge_consensus.events.types import ConsensusEvent
     from forge_consensus.storage.ledger.ledger import Ledger
     from forge_consensus.storage.opening import Opened
@@ -47,8 +48,8 @@ class Context(Protocol):
     """Kept while somebody observes the node's turns: what was answered, as (`turn_began` when taken in, commands)."""
     turn_began: float
     """When this turn began; 0 while nobody observes."""
-    sticky: Callable[[], bool]
-    """Set by the election actor: whether a vote request must not move the term."""
+    stickiness: Stickiness
+    """Written by the election actor: whether a vote request must not move the term. Rebuilt actors get a new one."""
 
     def actor(self, name: str) -> ActorAddress:
         """The address of an actor of this node."""

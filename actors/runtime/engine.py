@@ -30,6 +30,7 @@ from forge_consensus.actors.runtime.clock import Clock
 from forge_consensus.actors.runtime.gate import Gate
 from forge_consensus.actors.runtime.outbox import Outbox
 from forge_consensus.actors.runtime.shared import Board
+from forge_consensus.actors.runtime.stickiness import Stickiness
 from forge_consensus.actors.runtime.timers import Alarm
 from forge_consensus.config.raft import RaftSettings
 from forge_consensus.errors import OperationFailedError, StaleTermError, is_fatal
@@ -83,7 +84,7 @@ class Engine:
         self.bind_address = bind_address
         self.board = Board(started_at=clock.now())
         self.told = self.board.told()
-        self.sticky: Callable[[], bool] = lambda: False
+        self.stickiness = Stickiness(options.election_timeout_min)
         self.mailbox: deque[tuple[ActorCell, Any, Address]] = deque()
         self.later: deque[tuple[Address, Any, Address]] = deque()
         self.alarms: list[Alarm] = []
@@ -320,7 +321,7 @@ class Engine:
                 del self.rooms[name]
         self.later.clear()
         self.alarms.clear()
-        self.sticky = lambda: False
+        self.stickiness = Stickiness(self.options.election_timeout_min)
 
     # --- what actors may do ------------------------------------------------------------------------------------------
 

@@ -22,7 +22,7 @@ from forge_consensus.actors.messages import (
     VoteReply,
     WireMessage,
 )
-from forge_consensus.actors.notices import TermRaised
+from forge_consensus.actors.notices import LeaderContact, TermRaised
 from forge_consensus.actors.runtime.address import SenderAddress
 from forge_consensus.errors import ClusterNotFoundError, ProtocolError
 
@@ -48,6 +48,9 @@ DESTINATION: dict[type[WireMessage], str] = {
 
 ANSWERS = (HelloReply, PreVoteReply, VoteReply, AppendReply, SnapshotReply, CheckPeerReply)
 """They come by the connection that we asked on; whoever connects to us may only ask."""
+
+FROM_LEADERS = (AppendEntries, InstallSnapshot)
+"""Only a leader sends these: before each the election actor hears of it, so that it knows the leader first."""
 
 STRANGER = "stranger"
 """The reason in the answer to who must greet (again) before it is listened to."""
@@ -88,6 +91,8 @@ class Gate:
             sender.boot_id = (frame.incarnation, frame.boot)
             self.deliver(destination, message, sender)
         elif self.is_known(frame, sender) and self.is_of_our_term(message, sender):
+            if isinstance(message, FROM_LEADERS):
+                self.deliver("election", LeaderContact(sender.node, message.term), sender)
             self.deliver(destination, message, sender)
 
     def deliver(self, destination: str, message: Any, sender: SenderAddress) -> None:
@@ -144,11 +149,11 @@ class Gate:
         if term > ours:
             return self.enter_higher(term, message, sender)
         if type(message) is RequestVote:
-            sender.deliver(self.engine, VoteReply(ours, False), sender)
+            sender.deliver(self.engine, VoteReply(term=ours, granted=False), sender)
         elif type(message) is AppendEntries:
-            sender.deliver(self.engine, AppendReply(ours, False, 0, 0, 0), sender)
+            sender.deliver(self.engine, AppendReply(term=ours, success=False, index=0, entry_term=0, round=0), sender)
         elif type(message) is InstallSnapshot:
-            sender.deliver(self.engine, SnapshotReply(ours, message.index, 0, False), sender)
+            sender.deliver(self.engine, SnapshotReply(term=ours, index=message.index, offset=0, done=False), sender)
         elif type(message) is PreVoteReply and message.granted:
             return True
         else:
@@ -159,9 +164,14 @@ class Gate:
         """Enter the higher term before anybody sees the message; returns whether anybody shall."""
         if type(message) is PreVoteReply and message.granted:
             return True
-        if type(message) is RequestVote and self.engine.sticky():
-            sender.deliver(self.engine, VoteReply(self.ledger.term, False), sender)
+        if type(message) is RequestVote and self.is_sticky():
+            sender.deliver(self.engine, VoteReply(term=self.ledger.term, granted=False), sender)
             return False
         self.ledger.advance(term)
         self.deliver("election", TermRaised(term), sender)
         return True
+
+    def is_sticky(self) -> bool:
+        """Whether a vote request is refused for the sake of a leader, and so must not move the term."""
+        lease_reads = self.ledger.configuration.lease_reads
+        return self.engine.stickiness.holds(self.engine.clock.now(), lease_reads=lease_reads)

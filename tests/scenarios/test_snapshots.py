@@ -44,7 +44,7 @@ def progress_of(node: OneNode, peer: str) -> Progress:
     """What a leader knows of a follower."""
     room = node.engine.actor("replication").room
     assert room is not None
-    progress: Progress = room.actor.leading.progress[peer]
+    progress: Progress = room.actor.leadership.progress[peer]
     return progress
 
 
