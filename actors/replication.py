@@ -103,12 +103,12 @@ class ReplicationActor(ConsensusActor):
             kind = type(effect)
             if kind is SendTo:
                 self.tell_peer(effect.node, "replication", effect.message)  # type: ignore[union-attr]
-            elif kind is SendEntries:
-                self.send_soon()
             elif kind is MatchMoved:
                 self.try_commit(leadership)
             elif kind is ReadReady:
                 self.tell("gateway", effect)
+            elif kind is SendEntries:
+                self.send_soon()
             elif kind is PeerNeedsSnapshot:
                 self.tell("snapshot", effect)
             elif kind is Resign:
@@ -175,7 +175,8 @@ class ReplicationActor(ConsensusActor):
         before = ledger.commit_index
         if ledger.commit_leading(leadership.term, leadership.on_majority()):
             self.committed(before)
-            self.carry_out(leadership, leadership.answer_reads())
+            if leadership.reads.queue:
+                self.carry_out(leadership, leadership.answer_reads())
 
     def committed(self, before: int) -> None:
         """The commit index moved on from `before`: tell the world, and apply."""

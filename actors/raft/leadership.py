@@ -6,7 +6,7 @@ that say what is to be done; the replication actor carries them out in that orde
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple, Protocol
 
 from forge_consensus.actors.messages import AppendEntries, AppendReply
@@ -104,7 +104,7 @@ class Leadership:
                 sent = True
             if new_round and not sent:
                 self.send_empty(effects, node, progress)
-        if new_round:
+        if new_round and len(self.voters) == 1:  # nobody answers; elsewhere the answers to the round confirm it
             effects += self.answer_reads()
         return effects
 
@@ -165,33 +165,35 @@ class Leadership:
 
     # --- answers -----------------------------------------------------------------------------------------------------
 
-    def answered(self, node: str, reply: AppendReply, sent_ns: int, now: float) -> list[Effect]:
+    def answered(self, node: str, reply: AppendReply, sent_ns: int, now: float) -> Sequence[Effect]:
         """Note a follower's answer to a request that left at `sent_ns` (CLOCK_BOOTTIME of this node, echoed)."""
-        effects: list[Effect] = []
         progress = self.progress.get(node)
         if progress is None:
-            return effects
+            return ()
         progress.heard = now
         progress.acked_sent = max(progress.acked_sent, sent_ns)
         progress.acked_round = max(progress.acked_round, reply.round)
-        log = self.ledger.log
         if not reply.success:
-            # No entry that the follower may share with us is in our log any more: its newest candidate lies before
-            # the start of our log, by its index, or by its term because it is older than all terms that we still have.
-            older = reply.index < log.base_index or reply.entry_term < log.base_term
-            if older and progress.match < log.base_index:
-                self.need_snapshot(effects, node, progress)
-                return effects
-            agreed = log.last_at_most(min(reply.index, log.last), reply.entry_term)
-            if progress.refused(agreed):
-                effects.append(SEND_SOON)
-            return effects
+            return self.refused(node, progress, reply)
+        log = self.ledger.log
         moved = progress.acknowledged(min(reply.index, log.last))
         self.match[node] = progress.match
         if progress.next <= log.last:
+            return (SEND_SOON, MATCH_MOVED) if moved else (SEND_SOON,)
+        return (MATCH_MOVED,) if moved else ()
+
+    def refused(self, node: str, progress: Progress, reply: AppendReply) -> Sequence[Effect]:
+        """A follower lacks the previous entry: probe it further back, or send it a snapshot.
+
+        It needs a snapshot if no entry that both logs may share is left in ours. The newest candidate then lies before
+        the start of our log, by its index, or by its term because that is older than every term that we still hold.
+        """
+        log, effects = self.ledger.log, list[Effect]()
+        older = reply.index < log.base_index or reply.entry_term < log.base_term
+        if older and progress.match < log.base_index:
+            self.need_snapshot(effects, node, progress)
+        elif progress.refused(log.last_at_most(min(reply.index, log.last), reply.entry_term)):
             effects.append(SEND_SOON)
-        if moved:
-            effects.append(MATCH_MOVED)
         return effects
 
     def persisted(self, index: int) -> None:
@@ -222,7 +224,7 @@ class Leadership:
 
     # --- reads -------------------------------------------------------------------------------------------------------
 
-    def read(self, asked: ReadIndex, boottime_ns: int) -> list[Effect]:
+    def read(self, asked: ReadIndex, boottime_ns: int) -> Sequence[Effect]:
         """Take a read in: under a lease it is ready at once, else it waits for a round that begins after it.
 
         It may be answered from the commit index of this moment on, and not before the no-op is applied (I13).
@@ -230,9 +232,9 @@ class Leadership:
         """
         index = max(self.ledger.commit_index, self.noop)
         if asked.lease and self.ledger.commit_index >= self.noop and self.lease_holds(boottime_ns):
-            return [ReadReady(asked.ticket, index)]
+            return (ReadReady(asked.ticket, index),)
         self.reads.add(asked.ticket, index)
-        return [SEND_SOON]
+        return (SEND_SOON,)
 
     def lease_holds(self, boottime_ns: int) -> bool:
         """Whether no other leader can exist yet, judged by the send times of the requests that a majority answered.

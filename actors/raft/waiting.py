@@ -127,8 +127,11 @@ class WaitingRequests:
 
     def take_readable(self, applied: int) -> list[PendingRead]:
         """Take out the confirmed reads that can be answered from a state that holds the entries up to `applied`."""
-        readable = [read for read in self.confirmed if read.index <= applied]
-        self.confirmed = [read for read in self.confirmed if read.index > applied]
+        readable: list[PendingRead] = []
+        waiting: list[PendingRead] = []
+        for read in self.confirmed:
+            (readable if read.index <= applied else waiting).append(read)
+        self.confirmed = waiting
         return readable
 
     # --- the end -----------------------------------------------------------------------------------------------------

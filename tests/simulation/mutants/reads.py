@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from forge_consensus.actors.messages import AppendReply
@@ -22,7 +22,7 @@ LEASES = {"nodes": 3, "lease_reads": True, "kinds": ("stun_leader", "mend")}
 def reads_wait_for_nobody(patch: Patch) -> None:
     """A leader answers reads without asking whether it still leads (etcd and Consul in 2014)."""
 
-    def read(self: Leadership, asked: ReadIndex, boottime_ns: int) -> list[Effect]:
+    def read(self: Leadership, asked: ReadIndex, boottime_ns: int) -> Sequence[Effect]:
         return [ReadReady(asked.ticket, max(self.ledger.commit_index, self.noop))]
 
     patch.setattr(Leadership, "read", read)
@@ -33,8 +33,8 @@ def a_read_is_confirmed_by_a_round_before_it(patch: Patch) -> None:
     """A round of heartbeats that began before the read confirms it (dissertation 6.4)."""
     plain = Leadership.read
 
-    def read(self: Leadership, asked: ReadIndex, boottime_ns: int) -> list[Effect]:
-        effects = plain(self, asked, boottime_ns)
+    def read(self: Leadership, asked: ReadIndex, boottime_ns: int) -> Sequence[Effect]:
+        effects = [*plain(self, asked, boottime_ns)]
         queue = self.reads.queue
         if queue and queue[-1].ticket == asked.ticket:
             queue[-1].round -= 1
@@ -49,7 +49,7 @@ def a_new_leader_reads_before_its_no_op(patch: Patch) -> None:
     """A new leader answers from the commit index that it knew as a follower (atomix/copycat)."""
     read, answer_reads = Leadership.read, Leadership.answer_reads
 
-    def early_read(self: Leadership, asked: ReadIndex, boottime_ns: int) -> list[Effect]:
+    def early_read(self: Leadership, asked: ReadIndex, boottime_ns: int) -> Sequence[Effect]:
         noop, self.noop = self.noop, 0
         effects = read(self, asked, boottime_ns)
         self.noop = noop

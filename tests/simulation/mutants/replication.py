@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -230,7 +230,7 @@ def a_lost_greeting_is_not_repeated(patch: Patch) -> None:
 def terms_before_the_start_of_the_log_are_not_compared(patch: Patch) -> None:
     """A follower with older terms where the leader's log begins was probed there for ever: no hint leads lower."""
 
-    def answered(self: Leadership, node: str, reply: AppendReply, sent_ns: int, now: float) -> list[Effect]:
+    def answered(self: Leadership, node: str, reply: AppendReply, sent_ns: int, now: float) -> Sequence[Effect]:
         log = self.ledger.log
         if reply.success or max(reply.index, self.progress[node].match) < log.base_index:
             return answer(self, node, reply, sent_ns, now)
