@@ -12,11 +12,11 @@ from typing import NamedTuple, Protocol
 from forge_consensus.actors.messages import AppendEntries, AppendReply
 from forge_consensus.actors.notices import PeerNeedsSnapshot, ReadIndex, ReadReady, Resign, SendEntries
 from forge_consensus.actors.raft.progress import Phase, Progress
-from forge_consensus.actors.raft.quorum import has_majority, reached_by_majority
 from forge_consensus.actors.raft.reads import WaitingReads
 from forge_consensus.config.raft import RaftSettings
 from forge_consensus.storage.ledger.configuration import Configuration
 from forge_consensus.storage.ledger.log import Log
+from forge_consensus.storage.ledger.quorum import Quorum
 
 
 class LedgerView(Protocol):
@@ -85,9 +85,9 @@ class Leadership:
         self.reads = WaitingReads()
 
     @property
-    def voters(self) -> frozenset[str]:
-        """The nodes whose answers count."""
-        return self.ledger.configuration.voters
+    def quorum(self) -> Quorum:
+        """The quorum of the configuration in force: whose answers count, and how many of them decide."""
+        return self.ledger.configuration.quorum
 
     # --- sending -----------------------------------------------------------------------------------------------------
 
@@ -104,7 +104,7 @@ class Leadership:
                 sent = True
             if new_round and not sent:
                 self.send_empty(effects, node, progress)
-        if new_round and len(self.voters) == 1:  # nobody answers; elsewhere the answers to the round confirm it
+        if new_round and self.quorum.total == 1:  # nobody answers; elsewhere the answers to the round confirm it
             effects += self.answer_reads()
         return effects
 
@@ -159,7 +159,7 @@ class Leadership:
         heard = [
             node for node, progress in self.progress.items() if now - progress.heard < options.election_timeout_min
         ]
-        if not has_majority([self.node_id, *heard], self.voters):
+        if not self.quorum.has([self.node_id, *heard]):
             effects.append(Resign(self.term, f"no answer from a majority within {options.election_timeout_min} s"))
         return effects
 
@@ -220,7 +220,7 @@ class Leadership:
 
     def on_majority(self) -> int:
         """The newest index that is on the disks of a majority of the voters (paper 5.3)."""
-        return reached_by_majority(self.match, self.voters)
+        return self.quorum.reached(self.match)
 
     # --- reads -------------------------------------------------------------------------------------------------------
 
@@ -245,7 +245,7 @@ class Leadership:
         if not self.ledger.configuration.lease_reads:
             return False
         sent = {node: progress.acked_sent for node, progress in self.progress.items()}
-        began = reached_by_majority({**sent, self.node_id: boottime_ns}, self.voters)
+        began = self.quorum.reached({**sent, self.node_id: boottime_ns})
         length = self.options.election_timeout_min * (1 - self.options.clock_drift)
         return boottime_ns < began + int(length * 1e9)
 
@@ -255,4 +255,4 @@ class Leadership:
         if not reads.queue or self.ledger.commit_index < self.noop:
             return []
         rounds = {node: progress.acked_round for node, progress in self.progress.items()}
-        return reads.confirm(reached_by_majority({**rounds, self.node_id: reads.round}, self.voters))
+        return reads.confirm(self.quorum.reached({**rounds, self.node_id: reads.round}))
