@@ -1,4 +1,4 @@
-"""The snapshot actor: takes snapshots, compacts the log behind them, installs what a leader sends (paper 7)."""
+"""The snapshot actor: takes snapshots, compacts the log behind them, sends and installs them (paper 7)."""
 
 from __future__ import annotations
 
@@ -41,13 +41,13 @@ from forge_consensus.storage.snapshots.receiver import SnapshotReceiver
 from forge_consensus.storage.snapshots.store import Installation
 
 CHECKS_A_HEALTH_CHECK = 2
-"""How often it is looked whether a snapshot is due or a chunk must be sent again, in each `check_interval`."""
+"""In each `check_interval` the actor looks so often whether a snapshot is due or a chunk must be sent again."""
 UNREADABLE = (CorruptionError, SnapshotFailedError)
-"""How a snapshot file fails that is damaged, gone, or not given by the disk."""
+"""The errors of a snapshot file that is damaged, missing or cannot be read."""
 
 
 class SnapshotActor(ConsensusActor):
-    """Owns the running save, the transfers and the running installation."""
+    """Owns the snapshot that is being taken, those that are being sent, and the one that is being received."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -60,17 +60,17 @@ class SnapshotActor(ConsensusActor):
         """The snapshot that is being received or installed."""
 
     def receiveMsg_Start(self, message: Start, sender: Any) -> None:
-        """Begin to look whether a snapshot is due, and go on with a compaction that a crash cut off."""
+        """Begin to look whether a snapshot is due, and clear away what a crash or an actor's fault left half done."""
         self.saved_at = self.clock.now()
-        self.snapshots.drop_incoming()  # of an actor that failed meanwhile
+        self.snapshots.drop_incoming()  # left by an actor that failed
         self.snapshots.drop_installation()
-        if self.board.saving:  # the report of its end was for the actor that failed
+        if self.board.saving:  # the report of its end would have gone to the actor that failed
             self.saving_failed("an actor of this node failed meanwhile")
         self.sweep_soon()
         self.after(self.options.check_interval / CHECKS_A_HEALTH_CHECK, CheckSnapshots())
 
     def receiveMsg_CheckSnapshots(self, message: CheckSnapshots, sender: Any) -> None:
-        """Take a snapshot by threshold; repeat chunks that were not answered."""
+        """Take a snapshot if enough entries were applied since the last one; send unanswered chunks again."""
         limits, now = self.ledger.limits, self.clock.now()
         self.after(self.options.check_interval / CHECKS_A_HEALTH_CHECK, CheckSnapshots())
         if self.snapshots.lag >= limits.snapshot_entries and now - self.saved_at >= limits.snapshot_seconds_min:
@@ -82,7 +82,7 @@ class SnapshotActor(ConsensusActor):
     # --- taking ------------------------------------------------------------------------------------------------------
 
     def receiveMsg_TakeSnapshot(self, message: TakeSnapshot, sender: Any) -> None:
-        """Have what was applied written to disk first; the state is taken in the next turn."""
+        """Ask for a checkpoint of what was applied; the next turn captures the state, which is on disk by then."""
         replacing = self.receipt is not None and self.receipt.replaces_state
         if self.saving or replacing or not self.ledger.applied:
             return
@@ -93,18 +93,18 @@ class SnapshotActor(ConsensusActor):
         self.next_turn(CaptureSnapshot())
 
     def receiveMsg_CaptureSnapshot(self, message: CaptureSnapshot, sender: Any) -> None:
-        """Have the snapshot written elsewhere; nothing here waits for it."""
+        """Have a helper write the snapshot; nothing on this thread waits for it."""
         began = self.clock.now()
         try:
             job = self.snapshots.capture()
-        except Exception as error:  # the user's own code; it harms only this snapshot
+        except Exception as error:  # raised by the user's machine; it harms only this snapshot
             failed = SnapshotSaved(None, f"{type(error).__name__}: {error}", began)
             self.receiveMsg_SnapshotSaved(failed, sender)
             return
         self.offload(job, lambda info, error: SnapshotSaved(info, error, began))
 
     def receiveMsg_SnapshotSaved(self, message: SnapshotSaved, sender: Any) -> None:
-        """The file is durable: the log may be cut behind it."""
+        """The file is durable, so the log may be cut behind it; or the snapshot failed."""
         self.saving = False
         self.saved_at = now = self.clock.now()
         info = message.info
@@ -122,24 +122,24 @@ class SnapshotActor(ConsensusActor):
         self.publish(completed)
         self.next_turn(CompactLog())
         for transfer in list(self.transfers.values()):
-            # A file of the same index has the same name: what follows of it does not fit what was sent of the other.
+            # A file of the same index has the same name, but may differ: its rest would not fit what was sent before.
             if transfer.info is None or transfer.info.path == info.path:
                 self.begin_sending(transfer)
 
     def saving_failed(self, error: str) -> None:
-        """Tell that the snapshot which was begun does not come."""
+        """Publish that the snapshot which was begun has failed."""
         self.publish(SnapshotFailed(index=self.board.saving, error=error))
         self.board.saving = 0
 
     def receiveMsg_CompactLog(self, message: CompactLog, sender: Any) -> None:
-        """Move the start of the log; what lies before it goes slice by slice."""
+        """Move the start of the log; the entries before it are deleted slice by slice."""
         before, base = self.snapshots.compact(self.lacked())
         if base > before:
             self.publish(LogCompacted(first_index=base + 1, removed=base - before))
             self.sweep_soon()
 
     def being_sent(self) -> dict[str, SnapshotInfo]:
-        """Who is being sent which snapshot, of the followers that live."""
+        """Which snapshot is being sent to which of the followers that live."""
         sent = {node: transfer.info for node, transfer in self.transfers.items()}
         return {node: info for node, info in sent.items() if info is not None and self.is_active(node)}
 
@@ -149,23 +149,23 @@ class SnapshotActor(ConsensusActor):
         return view is not None and view.status is PeerStatus.ACTIVE
 
     def lacked(self) -> int | None:
-        """The index behind which a follower that lives still lacks entries; None where that is not known of any.
+        """The lowest index behind which some live follower still lacks entries; None if that is known of none.
 
-        If the log were cut there, whoever takes a snapshot by a slow link would need the next one as soon as it has
-        this one, and so on for ever.
+        The log must not be cut beyond it: otherwise a follower that takes a snapshot over a slow link would need the
+        next one as soon as it has this one, and so on for ever.
         """
         known = {node: index for node, index in self.board.match.items() if index and self.is_active(node)}
         known |= {node: info.index for node, info in self.being_sent().items()}
         return min(known.values(), default=None)
 
     def sweep_soon(self) -> None:
-        """Delete in the next turns."""
+        """Delete in the next turns, a slice in each."""
         if not self.sweeping:
             self.sweeping = True
             self.next_turn(SweepLog())
 
     def receiveMsg_SweepLog(self, message: SweepLog, sender: Any) -> None:
-        """Delete one slice."""
+        """Delete one slice, and go on in the next turn if there is more."""
         self.sweeping = False
         if self.snapshots.sweep():
             self.sweep_soon()
@@ -173,14 +173,14 @@ class SnapshotActor(ConsensusActor):
     # --- sending -----------------------------------------------------------------------------------------------------
 
     def receiveMsg_PeerNeedsSnapshot(self, message: PeerNeedsSnapshot, sender: Any) -> None:
-        """A follower is behind the log: send it the newest snapshot, or take one first."""
+        """Send the newest snapshot to a follower that needs compacted entries; take one first if there is none."""
         if message.node not in self.transfers and self.ledger.leading is not None:
             transfer = SnapshotTransfer(message.node, self.ledger.leading)
             self.transfers[message.node] = transfer
             self.begin_sending(transfer)
 
     def begin_sending(self, transfer: SnapshotTransfer) -> None:
-        """Send the newest snapshot from its first byte on."""
+        """Send the newest snapshot from its first byte on, or take one."""
         transfer.begin(self.snapshots.newest, self.ledger.log.base_index, self.clock.now())
         if transfer.info is None:
             self.receiveMsg_TakeSnapshot(TakeSnapshot(), None)
@@ -188,7 +188,7 @@ class SnapshotActor(ConsensusActor):
             self.send_chunk(transfer)
 
     def send_chunk(self, transfer: SnapshotTransfer) -> None:
-        """Send the chunk that the follower wants, one at a time."""
+        """Send the chunk that the follower wants next; there is one at a time."""
         if self.ledger.leading != transfer.term:
             del self.transfers[transfer.node]
             return
@@ -208,7 +208,7 @@ class SnapshotActor(ConsensusActor):
         self.tell_peer(transfer.node, "snapshot", chunk)
 
     def receiveMsg_SnapshotReply(self, message: SnapshotReply, sender: Any) -> None:
-        """The follower has a chunk, or all of it."""
+        """The follower took a chunk, or has the whole snapshot durably."""
         transfer = self.transfers.get(sender.node)
         if transfer is None or transfer.info is None or transfer.info.index != message.index:
             return
@@ -222,7 +222,7 @@ class SnapshotActor(ConsensusActor):
             self.send_chunk(transfer)
 
     def check(self, info: SnapshotInfo) -> None:
-        """Read a file that a follower had and did not take: perhaps it is our disk that damaged it."""
+        """Have a helper read a file again that a follower refused: this node's disk may have damaged it."""
 
         def read_again() -> None:
             if verify(info.path) != info:
@@ -231,9 +231,9 @@ class SnapshotActor(ConsensusActor):
         self.offload(read_again, lambda _, error: SnapshotChecked(info, error))
 
     def receiveMsg_SnapshotChecked(self, message: SnapshotChecked, sender: Any) -> None:
-        """A damaged file is sent no more, whether or not a newer one was taken since; our state is whole.
+        """Send a damaged file no more, and take a new snapshot if it was the newest; this node's state is whole.
 
-        A transfer keeps its file while newer ones are taken, so it may well be in vain with one that is not the newest.
+        A transfer keeps its file while newer ones are taken, so the damaged file need not be the newest.
         """
         damaged = message.info
         stuck = [transfer for transfer in self.transfers.values() if transfer.info is damaged]
