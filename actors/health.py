@@ -140,7 +140,7 @@ class HealthActor(ConsensusActor):
         self.change(self.state_for(has_quorum, lag, bool(details)), tuple(details))
 
     def state_for(self, quorum: bool, lag: int, trouble: bool) -> HealthState:
-        """This node's health, if `quorum` is reachable, `lag` entries wait to be applied and anything is in `trouble`."""
+        """How this node fares: is a `quorum` reachable, how many entries lag behind, is anything else in `trouble`."""
         if not quorum:
             began = self.clock.now() - self.board.started_at < 2 * self.options.election_timeout_max
             return HealthState.RECOVERING if began else HealthState.UNHEALTHY
