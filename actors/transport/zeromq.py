@@ -9,17 +9,15 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any
 
 import zmq
-from thespian.actors import ActorSystem
 
 from forge_consensus.actors.codec import Frame, encode
-from forge_consensus.actors.notices import Start
 from forge_consensus.actors.runtime.address import SenderAddress
 from forge_consensus.actors.runtime.clock import SystemClock
-from forge_consensus.actors.runtime.engine import SUPERVISOR, Engine
-from forge_consensus.actors.supervisor import SupervisorActor
+from forge_consensus.actors.runtime.engine import Engine
+from forge_consensus.actors.transport.base import SystemBase
 from forge_consensus.actors.transport.sockets import Sockets
 from forge_consensus.config.raft import RaftSettings
 from forge_consensus.errors import NotStartedError
@@ -68,7 +66,7 @@ class LocalConnection:
         self.deliver = lambda message, request: None
 
 
-class ZeroMqBase:
+class ZeroMqBase(SystemBase):
     """Hand it to ``ActorSystem(systemBase=..., transientUnique=True)``, create the supervisor, then `run`.
 
     The methods under "what Thespian calls" are those that an ActorSystem uses of a base.
@@ -101,7 +99,7 @@ class ZeroMqBase:
         self.inbox: deque[tuple[Any, Any]] = deque()
         self.wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self.sleeping = False
-        self.gate = threading.RLock()
+        self.lock = threading.RLock()
         """Re-entrant, for a signal handler may ask the node to stop at any point."""
         self.sockets.poller.register(self.wake_fd, zmq.POLLIN)
         self.bus = bus
@@ -167,7 +165,7 @@ class ZeroMqBase:
         """Have something done on the node's thread; for other threads."""
         self.inbox.append((act, argument))
         if self.sleeping:
-            with self.gate:  # the descriptor's number may be another file's once this base let go of it
+            with self.lock:  # the descriptor's number may be another file's once this base let go of it
                 if not self.closed:
                     os.eventfd_write(self.wake_fd, 1)
 
@@ -179,7 +177,7 @@ class ZeroMqBase:
         """Let go of the sockets, and of a snapshot that was on its way."""
         if self.closed:
             return
-        with self.gate:
+        with self.lock:
             self.closed = True
             os.close(self.wake_fd)
         self.sockets.close()
@@ -227,32 +225,10 @@ class ZeroMqBase:
 
     # --- what Thespian calls -----------------------------------------------------------------------------------------
 
-    def newPrimaryActor(self, kind: type, requirements: Any, global_name: str | None, source_hash: Any) -> Any:
-        """Create an actor that nobody made."""
-        return self.engine.create(kind, global_name, cast("Any", None))
-
     def tell(self, address: Any, message: Any) -> None:
         """Send an actor a message from outside; it is delivered in the next turn."""
         self.leave(lambda target: self.engine.next_turn(target, message), address)
 
-    def external_clone(self) -> ZeroMqBase:
-        """For `ActorSystem.private`: there is nothing to be private about."""
-        return self
-
-    def exit_context(self) -> None:
-        """The end of `ActorSystem.private`."""
-
     def shutdown(self) -> None:
         """Stop the node."""
         self.stop("the actor system was shut down")
-
-
-def start_system(base: ZeroMqBase) -> ActorSystem:
-    """The Thespian actor system of a node, with its supervisor told to start; `base.run()` then runs it.
-
-    `transientUnique` matters: without it a second system of the same base class is silently the first one.
-    """
-    system = ActorSystem(systemBase=base, transientUnique=True)
-    supervisor = system.createActor(SupervisorActor, globalName=SUPERVISOR)
-    base.engine.next_turn(supervisor, Start())
-    return system
