@@ -19,7 +19,7 @@ class SystemBase:
 
     def newPrimaryActor(self, kind: type, requirements: Any, global_name: str | None, source_hash: Any) -> Any:
         """Create an actor that has no parent, for `ActorSystem.createActor`; returns its address."""
-        return self.engine.create(kind, global_name, cast("Any", None))
+        return self.engine.cells.create(kind, global_name, cast("Any", None))
 
     def tell(self, address: Any, message: Any) -> None:
         """Send an actor a message from outside; the actor gets it in the next turn."""

@@ -58,7 +58,7 @@ class LocalConnection:
         """On the node's thread: let the gateway have it in this turn."""
         engine = self.base.engine
         message, request = asked
-        sender = SenderAddress("", "gateway", self, request, 0)
+        sender = SenderAddress("", "gateway", self, request, 0, engine.outbox)
         engine.next_turn(engine.actor("gateway"), message, sender)
 
     def close(self) -> None:
@@ -94,8 +94,8 @@ class ZeroMqBase(SystemBase):
             bus,
             rng or random.Random(),
             self.sockets.bind_address,
+            self.sockets.events_address,
         )
-        self.engine.board.events_address = self.sockets.events_address
         self.inbox: deque[tuple[Any, Any]] = deque()
         self.wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self.sleeping = False
@@ -123,7 +123,7 @@ class ZeroMqBase(SystemBase):
         finally:
             self.close()
 
-    def wait(self) -> tuple[list[tuple[Any, Any]], list[tuple[str, Any]]]:
+    def wait(self) -> tuple[list[tuple[Any, Any]], list[Any]]:
         """Wait for frames or the next alarm, and take what has arrived: peers' answers before all requests."""
         patience = self.engine.patience(WAIT_SECONDS_MAX)
         self.sleeping = True
@@ -135,14 +135,14 @@ class ZeroMqBase(SystemBase):
         late = time.monotonic() - began - patience
         if late > LATE_SECONDS:
             self.clock.lost(late)
-        notices: list[tuple[str, Any]] = []
+        notices: list[Any] = []
         frames: list[tuple[Any, Any]] = []
         options, sockets = self.engine.options, self.sockets
         for socket in ready:
             if socket in sockets.monitors:
                 node = sockets.monitors[socket]
                 for made in sockets.links(socket):
-                    notices += self.engine.link(node, made)
+                    notices.append(self.engine.peers.link(node, made))
             elif socket == self.wake_fd:
                 os.eventfd_read(self.wake_fd)
             elif socket is sockets.publisher:
@@ -215,7 +215,7 @@ class ZeroMqBase(SystemBase):
     def serve_subscribers(self) -> None:
         """Send events for as long as anybody listens over ZeroMQ."""
         self.sockets.take_subscriptions()
-        self.engine.tell_afar = self.publish_event if self.sockets.topics else None
+        self.engine.events.forward = self.publish_event if self.sockets.topics else None
 
     def publish_event(self, event: ConsensusEvent, data: bytes) -> None:
         """Tell who listens over ZeroMQ."""

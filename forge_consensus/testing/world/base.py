@@ -113,7 +113,7 @@ class WatchedEngine(Engine):
 
     base: SimulatedBase
 
-    def act(self, frames: list[tuple[Any, Any]], notices: list[tuple[str, Any]]) -> int:
+    def act(self, frames: list[tuple[Any, Any]], notices: list[Any]) -> int:
         """Act as ever; then raise, if that is ordered for a turn that does what this one did."""
         messages = super().act(frames, notices)
         base = self.base
@@ -157,7 +157,7 @@ class SimulatedBase(SystemBase):
         self.alive = True
         self.answers_in: deque[tuple[bytes, Any]] = deque()
         self.requests_in: deque[tuple[bytes, Any]] = deque()
-        self.notices: list[tuple[str, Any]] = []
+        self.notices: list[Any] = []
         self.reports: deque[Callable[[], None]] = deque()
         self.chance = self.timeline.chance(f"{boot_name} base")
         self.engine = WatchedEngine(opened, options, clock, self, bus, self.timeline.chance(boot_name), address)
@@ -305,7 +305,7 @@ class SimulatedBase(SystemBase):
 
     def linked(self, node: str, stands: bool) -> None:
         """A connection stands or broke."""
-        self.notices += self.engine.link(node, stands)
+        self.notices.append(self.engine.peers.link(node, stands))
         self.wake(0.0)
 
     # --- the engine's wire -------------------------------------------------------------------------------------------

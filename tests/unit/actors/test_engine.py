@@ -52,7 +52,7 @@ def test_after_a_fault_the_actors_begin_again_as_followers(monkeypatch: pytest.M
     with monkeypatch.context() as patch:
         patch.setitem(ReplicationActor.handlers, ApplyCommitted, fail_once)
         node.answer("n2", "replication", AppendReply(node.ledger.term, True, node.ledger.log.last, 0, 0))
-    assert node.engine.board.role == "follower"
+    assert node.engine.shared.role == "follower"
     assert node.last(Refused).code == "CONSENSUS_OUTCOME_UNKNOWN"
     for peer in ("n2", "n3"):
         node.greet(peer)
@@ -170,7 +170,7 @@ class Base:
         self.node = node
 
     def newPrimaryActor(self, kind: type, requirements: Any, name: Any, source: Any) -> Any:  # noqa: N802
-        return self.node.engine.create(kind, name, None)  # type: ignore[arg-type]
+        return self.node.engine.cells.create(kind, name, None)  # type: ignore[arg-type]
 
 
 def test_a_plain_thespian_actor_lives_here() -> None:

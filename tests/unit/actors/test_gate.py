@@ -96,7 +96,7 @@ def test_a_node_ignores_an_extension_that_it_does_not_know() -> None:
     boot = node.ledger.identity.boot
     node.turn((encode(Frame("health", "demo", *PEER, boot, 1, 2, CheckPeer(4), {99: b"from a newer node"})), "->n2"))
     assert node.last(CheckPeerReply) == CheckPeerReply(4)
-    assert not node.engine.board.refused
+    assert not node.engine.refusals.counts
 
 
 @pytest.mark.parametrize(
@@ -130,7 +130,7 @@ def test_a_frame_of_another_cluster_is_refused_and_told() -> None:
     assert not node.messages(AppendReply)
     node.request("", "gateway", GetStatus(), cluster="other")
     assert "cluster 'demo'" in node.last(Refused).text
-    assert node.engine.board.refused["another cluster"] == 2
+    assert node.engine.refusals.counts["another cluster"] == 2
 
 
 def test_a_client_reaches_only_the_gateway() -> None:
@@ -208,7 +208,7 @@ def test_a_node_is_not_ended_by_one_that_is_itself_not_who_it_was() -> None:
     node = OneNode()
     other = "another-folder"
     node.answer("n2", "membership", HelloReply(other, 9, "identity", "wiped"), incarnation=other, boot=9)
-    assert node.engine.board.refused["greeting refused: identity"] == 1
+    assert node.engine.refusals.counts["greeting refused: identity"] == 1
     node.sent.clear()
     node.wait(6.0)
     assert "n2" in [to for to, _ in node.messages(Hello)]
