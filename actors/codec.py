@@ -33,7 +33,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 import msgpack
 
-from forge_consensus.actors.messages import WIRE, WireMessage
+from forge_consensus.actors.messages import WIRE_TAGS, WireMessage
 from forge_consensus.errors import ProtocolError
 
 VERSION = 1
@@ -142,7 +142,7 @@ def values_of(names: tuple[str, ...]) -> Callable[[Any], tuple[Any, ...]]:
     return lambda message: tuple(getattr(message, name) for name in names)
 
 
-SCHEMAS = {tag: schema_of(tag, kind) for tag, kind in WIRE.items()}
+SCHEMAS = {tag: schema_of(tag, kind) for tag, kind in WIRE_TAGS.items()}
 BY_KIND = {schema.kind: schema for schema in SCHEMAS.values()}
 HEADER_FIELDS = 10
 HEADER_CHECKS = (*map(check_of, (int, str, str, str, str, int, int, int, int)), is_extension)
