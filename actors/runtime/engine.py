@@ -13,6 +13,7 @@ from typing import Any, Final
 from loguru import logger
 
 from forge_consensus.actors.notices import CommitWasSlow, Persisted, Rebuild
+from forge_consensus.actors.runtime.actor import ConsensusActor
 from forge_consensus.actors.runtime.address import Address, LocalAddress, PeerAddress
 from forge_consensus.actors.runtime.cell import Cells
 from forge_consensus.actors.runtime.clock import Clock
@@ -187,8 +188,8 @@ class Engine:
     # --- actors ------------------------------------------------------------------------------------------------------
 
     def bind(self, actor: Any) -> None:
-        """Give a new actor its context; any other Thespian actor needs none."""
-        if hasattr(actor, "bind"):
+        """Give a new actor its context; a plain Thespian actor has none."""
+        if isinstance(actor, ConsensusActor):
             actor.bind(self)
 
     def forget_actors(self) -> None:
