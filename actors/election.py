@@ -18,7 +18,6 @@ from forge_consensus.actors.notices import (
     Start,
     TermRaised,
 )
-from forge_consensus.actors.raft.quorum import has_majority
 from forge_consensus.actors.runtime.actor import ConsensusActor, Context
 from forge_consensus.actors.runtime.shared import Role
 from forge_consensus.actors.runtime.timers import Timer
@@ -223,7 +222,7 @@ class ElectionActor(ConsensusActor):
 
     def is_majority(self, votes: set[str]) -> bool:
         """Whether those who said yes are a majority. Votes and pre-votes are never counted together."""
-        return has_majority(votes, self.ledger.configuration.voters)
+        return self.ledger.configuration.quorum.has(votes)
 
     def win(self) -> None:
         """Lead, and stand no more: a candidate may have asked for pre-votes again before its votes came."""

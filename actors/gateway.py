@@ -102,11 +102,11 @@ class GatewayActor(ConsensusActor):
     def bind(self, context: Context) -> None:
         """Take the context."""
         super().bind(context)
-        self.waiting = context.waiting
+        self.unanswered = context.unanswered
 
     def receiveMsg_Start(self, message: Start, sender: Any) -> None:
         """After a fault nobody knows what became of what was asked."""
-        for asker in list(self.waiting):
+        for asker in list(self.unanswered):
             self.refuse(asker, OutcomeUnknownError.code, "an actor failed and was rebuilt: ask again")
 
     # --- who leads ---------------------------------------------------------------------------------------------------
@@ -164,7 +164,7 @@ class GatewayActor(ConsensusActor):
 
     def refuse(self, asker: SenderAddress, code: str, text: str) -> None:
         """Refuse a whole request, and help to find the leader."""
-        self.waiting.answer(asker)
+        self.unanswered.settle(asker)
         known = self.located()
         self.send(asker, Refused(code, text, known.leader, known.address, known.term))
 
@@ -216,7 +216,7 @@ class GatewayActor(ConsensusActor):
         self.outstanding[asker.connection] = held
         self.ticket += 1
         self.proposals[self.ticket] = (asker, session, len(proposals))
-        self.waiting.add(asker)
+        self.unanswered.add(asker)
         self.tell("replication", Propose(self.ticket, term, proposals))
 
     def receiveMsg_Proposed(self, message: Proposed, sender: Any) -> None:
@@ -288,7 +288,7 @@ class GatewayActor(ConsensusActor):
 
     def finished(self, run: Run) -> None:
         """All entries of a run are applied."""
-        self.waiting.answer(run.asker)
+        self.unanswered.settle(run.asker)
         count = run.last - run.first + 1
         self.release(run.asker, count)
         if run.began and run.session:
@@ -320,7 +320,7 @@ class GatewayActor(ConsensusActor):
         else:
             self.ticket += 1
             self.questions[self.ticket] = question
-            self.waiting.add(sender)
+            self.unanswered.add(sender)
             lease = message.consistency == "lease"
             self.tell("replication", ReadIndex(self.ticket, lease))
 
@@ -356,7 +356,7 @@ class GatewayActor(ConsensusActor):
                     outcome = refusal(error.code, type(error).__name__, str(error))
             items.append((number, outcome.code, outcome.payload))
         self.totals.reads += len(items)
-        self.waiting.answer(question.asker)
+        self.unanswered.settle(question.asker)
         self.send(question.asker, ReadResults(self.ledger.applied, stale_ms, tuple(items)))
 
     def staleness_ms(self) -> int:

@@ -13,7 +13,6 @@ from forge_consensus.actors.notices import (
     PeerUp,
     Start,
 )
-from forge_consensus.actors.raft.quorum import has_majority, majority
 from forge_consensus.actors.runtime.actor import ConsensusActor, Context
 from forge_consensus.actors.runtime.shared import HealthState, PeerStatus, PeerView
 from forge_consensus.events.types import (
@@ -121,21 +120,21 @@ class HealthActor(ConsensusActor):
 
     def judge(self) -> None:
         """Tell when the quorum or this node's health changed."""
-        peers, voters = self.shared.peers, self.ledger.configuration.voters
+        peers, quorum = self.shared.peers, self.ledger.configuration.quorum
         gone = [n for n, v in peers.items() if v.status in (PeerStatus.FAILED, PeerStatus.INACTIVE)]
-        live = voters - set(gone)
-        quorum = has_majority(live, voters)
-        if quorum != self.reported.has_quorum:
-            self.reported.has_quorum = quorum
-            kind = QuorumAchieved if quorum else QuorumLost
-            self.publish(kind(required=majority(len(voters)), healthy=len(live), total=len(voters)))
+        live = quorum.voters - set(gone)
+        has_quorum = quorum.has(live)
+        if has_quorum != self.reported.has_quorum:
+            self.reported.has_quorum = has_quorum
+            kind = QuorumAchieved if has_quorum else QuorumLost
+            self.publish(kind(required=quorum.required, healthy=len(live), total=quorum.total))
         details = [f"{node} is {peers[node].status}" for node in sorted(gone)]
         if self.shared.leader is None:
             details.append("no leader is known")
         lag = self.ledger.commit_index - self.ledger.applied
         if lag > LAG_ENTRIES:
             details.append(f"{lag} committed entries wait to be applied")
-        self.change(self.state_for(quorum, lag, bool(details)), tuple(details))
+        self.change(self.state_for(has_quorum, lag, bool(details)), tuple(details))
 
     def state_for(self, quorum: bool, lag: int, trouble: bool) -> HealthState:
         """The state that these signs make."""

@@ -17,7 +17,7 @@ from forge_consensus.actors.runtime.reported import Reported
 from forge_consensus.actors.runtime.shared import SharedState
 from forge_consensus.actors.runtime.status import Totals
 from forge_consensus.actors.runtime.timers import Timer
-from forge_consensus.actors.runtime.waiting import WaitingRequests
+from forge_consensus.actors.runtime.unanswered import Unanswered
 from forge_consensus.config.raft import RaftSettings
 from forge_consensus.events.types import ConsensusEvent
 from forge_consensus.storage.ledger.ledger import Ledger
@@ -41,7 +41,7 @@ class Context(Protocol):
     reported: Reported
     totals: Totals
     refusals: Refusals
-    waiting: WaitingRequests
+    unanswered: Unanswered
     """Kept by the gateway. It outlives the actors, so that every client is answered."""
     observation: TurnObservation
     started_at: float

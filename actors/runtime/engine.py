@@ -29,7 +29,7 @@ from forge_consensus.actors.runtime.shared import SharedState, not_sticky
 from forge_consensus.actors.runtime.status import Totals
 from forge_consensus.actors.runtime.timers import Timer, Timers
 from forge_consensus.actors.runtime.turn_events import TurnEvents
-from forge_consensus.actors.runtime.waiting import WaitingRequests
+from forge_consensus.actors.runtime.unanswered import Unanswered
 from forge_consensus.config.raft import RaftSettings
 from forge_consensus.errors import is_fatal
 from forge_consensus.events.bus import EventBus
@@ -77,7 +77,7 @@ class Engine:
         self.gate = Gate(self.ledger, options, self.mailbox, self.outbox, self.refusals, self.shared)
         self.cells = Cells(self.mailbox, self.timers, self.bind, self.stop)
         self.events = TurnEvents(self.ledger, clock, bus, options)
-        self.waiting = WaitingRequests()
+        self.unanswered = Unanswered()
         self.observation = TurnObservation(self.ledger)
         self.faults = Faults(options)
         self.stopping = ""
@@ -106,8 +106,8 @@ class Engine:
         commit_seconds = self.commit()
         if outbox.requests or outbox.answers or outbox.jobs:
             outbox.send()
-        if self.waiting.answered:
-            self.waiting.commit()
+        if self.unanswered.settled:
+            self.unanswered.commit()
         if self.events.held:
             self.publish_events()
         if report is not None:
@@ -155,7 +155,7 @@ class Engine:
         """
         self.ledger.rollback()
         self.outbox.drop()
-        self.waiting.take_back()
+        self.unanswered.take_back()
         self.mailbox.queue.clear()
         self.events.drop()
         self.reported.take_back()

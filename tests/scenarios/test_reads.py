@@ -151,7 +151,7 @@ def test_scenario_51_reads_that_come_twice_are_each_answered_once_and_forgotten(
         node.answer("n2", "replication", answer)
         node.answer("n3", "replication", answer)
     assert [to for to, _ in node.messages(ReadResults)] == ["->client", "->client", "->other"]
-    assert not (gateway.questions or gateway.answerable or replication.leading.reads or node.engine.waiting)
+    assert not (gateway.questions or gateway.answerable or replication.leading.reads or node.engine.unanswered)
 
 
 def test_scenario_51_reads_that_nobody_confirms_are_forgotten_with_the_leadership() -> None:
@@ -160,11 +160,11 @@ def test_scenario_51_reads_that_nobody_confirms_are_forgotten_with_the_leadershi
     gateway = node.engine.cells.actor("gateway")
     for _ in range(100):
         node.request("", "gateway", GET_K)
-    assert len(gateway.questions) == len(node.engine.waiting) == 100
+    assert len(gateway.questions) == len(node.engine.unanswered) == 100
     node.sent.clear()
     node.request("n2", "replication", AppendEntries(9, 1, 0, 1, 0, ()))
     assert len(node.messages(Refused)) == 100
-    assert not (gateway.questions or gateway.answerable or node.engine.waiting)
+    assert not (gateway.questions or gateway.answerable or node.engine.unanswered)
 
 
 # --- 52 ---------------------------------------------------------------------------------------------------------------

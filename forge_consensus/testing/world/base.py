@@ -1,4 +1,4 @@
-"""The simulated base: a system base that runs one node in virtual time, on a disk and a network with faults."""
+"""The simulated base: a Thespian system base that runs one node in virtual time, on disk and network with faults."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ from forge_consensus.testing.world.timeline import SimulatedClock
 
 IDLE_S_MAX = 3600.0
 WAIT_S_MIN = 1e-6
-"""The shortest wait: without it a timer that is due a rounding error later would be waited for in no time, for ever."""
+"""So that an alarm that is due a rounding error later is waited for in virtual time."""
 LATE_S = 0.02
-"""A turn that takes longer is time in which the node did not run, as in the ZeroMQ base."""
+"""Being later than this is time in which the node did not run, as in the ZeroMQ base."""
 
 
 class SimulatedCrashError(BaseException):
-    """The process ends between two steps of a turn. It is no `Exception`, so that no handler of the node catches it."""
+    """The process ends here, between two steps of a turn; no handler of the node's own may catch it."""
 
 
 class CrashAt(Enum):
@@ -43,7 +43,7 @@ class CrashAt(Enum):
 
 
 def wrote_meta(batch: Batch, name: bytes) -> bool:
-    """Whether a batch writes the ledger's own record of that name."""
+    """Whether a batch writes one of the ledger's own records."""
     runs = [operation for operation in batch.operations if isinstance(operation, PutRun) and operation.table == "meta"]
     return any(key == name for run in runs for key, _ in run.items)
 
@@ -56,38 +56,38 @@ COMMITS: dict[str, Callable[[Batch], bool]] = {
         isinstance(operation, DeleteRange) and operation.limit is not None for operation in batch.operations
     ),
 }
-"""The kinds of commit at which a test may order a process to end, by what the commit writes."""
+"""The commits at which a process may be ordered to end, by what they write."""
 
 
 class Watcher(Protocol):
-    """An observer of a simulation: it may read everything, changes nothing, and raises what it finds wrong."""
+    """Who looks on: it may read everything, changes nothing, and raises what it finds wrong."""
 
     def began(self, node: SimulatedBase) -> None:
-        """A process of a node began, and its ledger is open."""
+        """A process of a node began; its ledger is open."""
 
     def ended(self, node: SimulatedBase, error: BaseException | None) -> None:
-        """The process ended, with what ended it."""
+        """It ended."""
 
     def durable(self, node: SimulatedBase, batch: Batch) -> None:
-        """A batch was written to the node's disk."""
+        """A batch is on the node's disk."""
 
     def asks(self, node: SimulatedBase, to: str, data: bytes) -> None:
-        """A request leaves the node, for the peer `to`."""
+        """A request leaves."""
 
     def answers(self, node: SimulatedBase, connection: Connection, frame: Frame) -> None:
-        """An answer leaves the node."""
+        """An answer leaves."""
 
     def turned(self, node: SimulatedBase) -> None:
-        """The node finished a turn."""
+        """A turn ended."""
 
 
 class SimulatedTables(MemoryTables):
-    """A simulated disk: a commit takes time, fails, or is cut off by the end of the process."""
+    """A disk: its commits take time, fail, or are cut off by the end of the process."""
 
     node: SimulatedBase | None = None
 
     def commit(self, batch: Batch) -> None:
-        """Commit under the faults that are ordered now. Raises `SimulatedCrashError` and what a disk raises."""
+        """Commit under the node's present faults."""
         node = self.node
         if node is None:
             super().commit(batch)
@@ -109,12 +109,12 @@ class SimulatedTables(MemoryTables):
 
 
 class WatchedEngine(Engine):
-    """The engine, which reports every fault of an actor: in a simulation only an ordered one may happen."""
+    """The engine, telling of actors' faults: in a simulation only those that were ordered may be."""
 
     base: SimulatedBase
 
     def act(self, frames: list[tuple[Any, Any]], notices: list[Any]) -> int:
-        """Act as the engine does; then raise, if a fault is ordered for a turn that did what this one did."""
+        """Act as ever; then raise, if that is ordered for a turn that does what this one did."""
         messages = super().act(frames, notices)
         base = self.base
         if base.turn_fails is not None and base.turn_fails(self.ledger):
@@ -123,24 +123,21 @@ class WatchedEngine(Engine):
         return messages
 
     def undo(self, fault: Exception) -> None:
-        """Report the fault, then take the turn back as the engine does."""
+        """Tell, then take the turn back as ever."""
         self.base.actor_failed(fault)
         super().undo(fault)
 
 
 class OrderedFaultError(Exception):
-    """A fault that a test ordered."""
+    """What an actor is made to raise on purpose."""
 
 
 class OrderedFault:
-    """A message without a handler, so that the actor which gets it raises."""
+    """A message that no actor knows."""
 
 
 class SimulatedBase(SystemBase):
-    """One process of one node. Frames come by `take`, turns are planned on the timeline, `end` ends the process.
-
-    `boot_name` names the process, and with the seed it decides what the process draws by chance.
-    """
+    """One process of one node. Frames come by `take`, turns are planned on the timeline, `end` is its death."""
 
     def __init__(
         self,
@@ -167,33 +164,33 @@ class SimulatedBase(SystemBase):
         self.engine.base = self
         self.free_at = self.resume_at = self.paused_at = 0.0
         self.wake_at, self.wake_number = float("inf"), 0
-        # The faults that are ordered for it:
+        # What is ordered against it:
         self.crash_at: CrashAt | None = None
         self.crash_commit = "any commit"
         self.slow_commits: tuple[float, float] = (0.0001, 0.002)
         self.ordered_faults = self.sends_left = 0
         self.turn_fails: Callable[[Ledger], bool] | None = None
-        """Says of a turn, by its ledger, whether it is the one that fails at its end."""
+        """Tells of a turn by its ledger whether it is the one that fails at its end."""
         self.disk = cast("SimulatedTables", opened.ledger.tables)
         self.disk_failed = False
         self.disk_is_another = False
-        """Whether its disk holds something else than the last process left: nothing, or an older copy."""
+        """Whether its disk holds something else than what the last process left: nothing, or an older copy."""
         self.disk_is_damaged = False
-        """Whether a bit on its disk was changed, so that it may begin with less, or not at all."""
+        """Whether somebody changed a bit on its disk, so that it may begin with less, or not at all."""
         self.power_fails = False
-        """Whether its host surely ends with it; otherwise chance decides."""
+        """Whether its host ends with it; else the seed decides."""
         self.killed = False
-        """Whether it was ended from outside, perhaps in the middle of a turn."""
+        """Whether it was ended from outside, perhaps in the midst of a turn."""
         self.orphan = False
-        """Whether the helper that writes its snapshot outlives it."""
+        """Whether its exporter outlives it."""
         self.on_end: Callable[[SimulatedBase, BaseException], None] = lambda base, error: None
 
     def start(self) -> None:
-        """Create the supervisor and take the first turn, as the ZeroMQ base does."""
+        """Create the supervisor through Thespian and take the first turn, as the ZeroMQ base does."""
         start_system(self)
         self.turn()
 
-    # --- turns --------------------------------------------------------------------------------------------------------
+    # --- turns -------------------------------------------------------------------------------------------------------
 
     def wake(self, seconds: float) -> None:
         """Take a turn in so many seconds, or earlier if one was planned."""
@@ -204,7 +201,7 @@ class SimulatedBase(SystemBase):
             timeline.after(at - timeline.now, self.awake, self.wake_number)
 
     def awake(self, number: int) -> None:
-        """Take the planned turn, unless an earlier one replaced it or the process is stopped."""
+        """The planned moment came, unless an earlier one replaced it, or the process was stopped meanwhile."""
         if not self.alive or number != self.wake_number:
             return
         self.wake_at = float("inf")
@@ -212,7 +209,7 @@ class SimulatedBase(SystemBase):
             self.wake(0.0)
             return
         if self.paused_at:
-            still = self.timeline.now - max(self.paused_at, self.free_at)  # a turn that took long has noted that itself
+            still = self.timeline.now - max(self.paused_at, self.free_at)  # a turn that took long has told of it itself
             self.clock.lost(max(0.0, still * self.clock.rate - LATE_S))
             self.paused_at = 0.0
         self.turn()
@@ -251,7 +248,7 @@ class SimulatedBase(SystemBase):
             self.wake(max(WAIT_S_MIN, engine.patience(IDLE_S_MAX) / clock.rate))
 
     def end(self, error: BaseException) -> None:
-        """End the process with an error; nothing of it goes on."""
+        """The process is no more."""
         if not self.alive:
             return
         self.alive = False
@@ -264,18 +261,18 @@ class SimulatedBase(SystemBase):
             watcher.ended(self, error)
         self.on_end(self, error)
 
-    # --- faults to order ----------------------------------------------------------------------------------------------
+    # --- faults to order ---------------------------------------------------------------------------------------------
 
     def crash(self, at: CrashAt, after_sends: int = 0, commit: str = "any commit") -> None:
-        """End the process at its next commit of the kind `commit` (see `COMMITS`), or after `after_sends` frames."""
+        """End the process at its next such commit, see `COMMITS`, or after so many frames more."""
         self.crash_at, self.crash_commit, self.sends_left = at, commit, after_sends
 
     def end_in_step(self) -> None:
-        """End the process in the middle of writing a file. Raises `SimulatedCrashError`."""
+        """End the process within a step that a file takes. Raises `SimulatedCrashError`."""
         raise SimulatedCrashError
 
     def fail_actor(self, actor: str, *, at_end: bool) -> None:
-        """Have an actor raise, at the beginning of a turn or after everything else in it was done."""
+        """Have an actor raise, at the beginning of a turn or after all else of it was done."""
         self.ordered_faults += 1
         address = self.engine.actor(actor)
         if at_end:
@@ -285,43 +282,43 @@ class SimulatedBase(SystemBase):
         self.wake(0.0)
 
     def actor_failed(self, fault: Exception) -> None:
-        """Note the fault of an actor. Raises `OperationFailedError` if it was neither ordered nor fatal."""
+        """An actor raised. Raises `OperationFailedError` when nobody ordered it, unless it ends the node."""
         self.timeline.note("fault", self.name)
         if not is_fatal(fault) and "OrderedFault" not in str(fault):
             raise OperationFailedError(f"{self.name}: {type(fault).__name__}: {fault}") from fault
 
     def commit_time(self) -> float:
-        """Return how long this commit takes, in seconds."""
+        """How long this commit takes, in seconds."""
         return self.chance.uniform(*self.slow_commits)
 
     def saw_durable(self, batch: Batch) -> None:
-        """Tell the watchers that a batch was written."""
+        """A batch is on disk."""
         for watcher in self.watchers:
             watcher.durable(self, batch)
 
-    # --- a party of the network ---------------------------------------------------------------------------------------
+    # --- the network's party -----------------------------------------------------------------------------------------
 
     def take(self, data: bytes, connection: Any) -> None:
-        """Take in a frame that arrived; `connection` is None for an answer."""
+        """A frame arrived."""
         (self.answers_in if connection is None else self.requests_in).append((data, connection))
         self.wake(0.0)
 
     def linked(self, node: str, stands: bool) -> None:
-        """Note that the connection to a peer stands or broke."""
+        """A connection stands or broke."""
         self.notices.append(self.engine.peers.link(node, stands))
         self.wake(0.0)
 
-    # --- the transport of the engine ----------------------------------------------------------------------------------
+    # --- the engine's wire -------------------------------------------------------------------------------------------
 
     def leaves(self) -> None:
-        """A frame is about to leave. Raises `SimulatedCrashError` if the process is ordered to end here."""
+        """A frame is about to leave; perhaps it is not to."""
         if self.crash_at is CrashAt.AMID_SENDING:
             if self.sends_left <= 0:
                 raise SimulatedCrashError
             self.sends_left -= 1
 
     def send_peer(self, node: str, data: bytes) -> bool:
-        """Send a frame to a peer, at the moment that the turn has reached."""
+        """Send a frame to a peer, once the time that the turn has taken is over."""
         self.leaves()
         for watcher in self.watchers:
             watcher.asks(self, node, data)
@@ -340,9 +337,9 @@ class SimulatedBase(SystemBase):
         return True
 
     def later(self, act: Callable[..., None], *args: Any) -> None:
-        """Call `act` at the moment that the turn has reached, because a frame behind a slow commit leaves late.
+        """Do it at the moment that the turn has reached: a frame behind a slow commit leaves late.
 
-        A process that is killed before that moment never sends the frame; one that ends by itself had sent it before.
+        If the process is killed before that moment, it never leaves; if it ends by itself, the frame had left before.
         """
         if self.clock.ahead:
             self.timeline.after(self.clock.ahead, self.unless_killed, act, *args)
@@ -350,12 +347,12 @@ class SimulatedBase(SystemBase):
             act(*args)
 
     def unless_killed(self, act: Callable[..., None], *args: Any) -> None:
-        """Call `act` now, if the process was not killed meanwhile."""
+        """Do it now, if the process was not killed meanwhile."""
         if not self.killed:
             act(*args)
 
     def offload(self, job: Callable[[], Any], done: Callable[[Any, str], None]) -> None:
-        """Run the job at a random moment after the commit, and report it at a later one."""
+        """Run the job at some moment after the commit that it waited for, and report it at a later one."""
 
         def work() -> None:
             if not (self.alive or self.orphan):
@@ -377,7 +374,7 @@ class SimulatedBase(SystemBase):
 
         self.timeline.after(self.clock.ahead + self.chance.uniform(0.0001, 0.1), work)
 
-    # --- what Thespian calls ------------------------------------------------------------------------------------------
+    # --- what Thespian calls -----------------------------------------------------------------------------------------
 
     def tell(self, address: Any, message: Any) -> None:
         """Send an actor a message from outside; it is delivered in the next turn."""
@@ -385,4 +382,4 @@ class SimulatedBase(SystemBase):
         self.wake(0.0)
 
     def shutdown(self) -> None:
-        """Do nothing: a simulated process is ended by `end`."""
+        """Nothing waits here."""

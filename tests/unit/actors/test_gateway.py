@@ -173,7 +173,7 @@ def test_who_was_answered_by_a_turn_that_then_failed_is_told_that_the_outcome_is
     assert node.ledger.applied > applied
     assert not node.messages(Results)
     assert node.last(Refused).code == "CONSENSUS_OUTCOME_UNKNOWN"
-    assert not node.engine.waiting
+    assert not node.engine.unanswered
     node.wait(2.0)
     node.request("", "gateway", submit)
     assert node.last(Results).items == ((1, "", b"\x01"),)
@@ -186,7 +186,7 @@ def test_a_snapshot_that_is_installed_while_commands_wait_takes_no_answer_away()
     node.engine.next_turn(node.engine.actor("replication"), SnapshotInstalled(1))
     node.turn()
     assert node.last(Results).items == ((1, "", b"\x01"),)
-    assert not node.engine.waiting
+    assert not node.engine.unanswered
 
 
 def test_a_query_that_fails_answers_only_itself() -> None:

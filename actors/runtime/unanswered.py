@@ -1,4 +1,4 @@
-"""The waiting requests: whose requests are under way, so that each client is answered even if the actors fail."""
+"""The unanswered requests: who waits for an answer, so that every client gets one even if the actors fail."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 
-class WaitingRequests:
+class Unanswered:
     """The senders of requests that were taken and not yet answered.
 
     It outlives the actors: after a fault the rebuilt gateway answers everybody in it with "outcome unknown".
@@ -15,7 +15,7 @@ class WaitingRequests:
     def __init__(self) -> None:
         self.senders: dict[Any, None] = {}
         """In the order in which their requests came."""
-        self.answered: list[Any] = []
+        self.settled: list[Any] = []
         """The senders that this turn answers."""
 
     def __iter__(self) -> Iterator[Any]:
@@ -28,18 +28,18 @@ class WaitingRequests:
         """Note that a request is under way."""
         self.senders[sender] = None
 
-    def answer(self, sender: Any) -> None:
+    def settle(self, sender: Any) -> None:
         """Note that this turn answers a request."""
-        self.answered.append(sender)
+        self.settled.append(sender)
 
     def commit(self) -> None:
         """Forget the requests that the turn answered.
 
         This happens only after the commit: had the turn failed, their clients must still get "outcome unknown".
         """
-        while self.answered:
-            self.senders.pop(self.answered.pop(), None)
+        while self.settled:
+            self.senders.pop(self.settled.pop(), None)
 
     def take_back(self) -> None:
         """Keep the requests that the turn would have answered: it was taken back."""
-        self.answered.clear()
+        self.settled.clear()
