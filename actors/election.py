@@ -21,8 +21,9 @@ from forge_consensus.actors.notices import (
     Start,
     TermRaised,
 )
-from forge_consensus.actors.runtime.actor import ConsensusActor, Context, Timer
+from forge_consensus.actors.runtime.actor import ConsensusActor, Context
 from forge_consensus.actors.runtime.shared import Role
+from forge_consensus.actors.runtime.timers import Timer
 from forge_consensus.events.types import (
     BecameCandidate,
     BecameFollower,
@@ -35,8 +36,6 @@ from forge_consensus.events.types import (
 from forge_consensus.storage.ledger.ledger import Proposal
 from forge_consensus.storage.ledger.record import Kind
 
-WHO_LISTENS = ("replication", "gateway", "health", "snapshot", "membership")
-"""The actors that are told who leads."""
 FAULT = "an actor of this node failed"
 NOOP = Proposal(Kind.NOOP, session=0, seq=0, done_below=0, data=b"")
 """The first entry of every leader's term."""
@@ -47,10 +46,6 @@ class ElectionActor(ConsensusActor):
 
     def __init__(self) -> None:
         super().__init__()
-        self.role = Role.FOLLOWER
-        self.leader: str | None = None
-        self.was: tuple[Role, str | None] = (Role.FOLLOWER, None)
-        """The role and the leader that were published last before this actor was made; a fault rebuilds actors."""
         self.pre_votes: set[str] = set()
         self.votes: set[str] = set()
         self.asking = False
@@ -64,11 +59,27 @@ class ElectionActor(ConsensusActor):
         self.stood_at = 0.0
 
     def bind(self, context: Context) -> None:
-        """Take the context, and note what was known of role and leader before the actor was made."""
+        """Take the context; role and leader in it are still those that were reported last."""
         super().bind(context)
-        self.stickiness = context.stickiness
-        self.was = (context.board.role, context.board.leader)
-        context.board.role, context.board.leader = Role.FOLLOWER, None
+        self.stickiness = context.shared.stickiness
+
+    @property
+    def role(self) -> Role:
+        """This node's role. It is shared, and after a rebuild it is the role that was reported last."""
+        return self.shared.role
+
+    @role.setter
+    def role(self, role: Role) -> None:
+        self.shared.role = role
+
+    @property
+    def leader(self) -> str | None:
+        """The node that leads, None while none is known; shared and reported like the role."""
+        return self.shared.leader
+
+    @leader.setter
+    def leader(self, leader: str | None) -> None:
+        self.shared.leader = leader
 
     # --- beginning and waiting ---------------------------------------------------------------------------------------
 
@@ -78,7 +89,6 @@ class ElectionActor(ConsensusActor):
         if self.ledger.configuration.lease_reads:
             self.stickiness.no_vote_before = self.clock.now() + self.options.election_timeout_min
         if message.again:
-            self.role, self.leader = self.was
             self.step_down(FAULT)
             self.lose_leader(FAULT)
         else:
@@ -191,7 +201,7 @@ class ElectionActor(ConsensusActor):
         term = self.ledger.stand(self.ledger.term)
         self.votes = {self.node_id}
         self.stood_at = self.clock.now()
-        self.board.elections += 1
+        self.totals.elections += 1
         self.take_role(Role.CANDIDATE, "asks for votes")
         self.publish(BecameCandidate())
         if self.is_majority(self.votes):
@@ -248,14 +258,15 @@ class ElectionActor(ConsensusActor):
 
     def sticky(self) -> bool:
         """Whether this node refuses its vote, because it leads or has just heard a leader."""
-        return self.stickiness.holds(self.clock.now(), lease_reads=self.ledger.configuration.lease_reads)
+        timeout, lease_reads = self.options.election_timeout_min, self.ledger.configuration.lease_reads
+        return self.stickiness.holds(self.clock.now(), timeout=timeout, lease_reads=lease_reads)
 
     def receiveMsg_LeaderContact(self, message: LeaderContact, sender: Any) -> None:
         """Follow the leader of the present term, and give it another election timeout."""
         if message.term != self.ledger.term:
             return
         self.stickiness.heard_at = self.clock.now()
-        self.board.leader_heard_at = self.clock.boottime_ns() / 1e9
+        self.shared.leader_heard_at = self.clock.boottime_ns() / 1e9
         if self.left_behind(message.term):
             return
         self.asking = self.disconnected = False
@@ -281,12 +292,11 @@ class ElectionActor(ConsensusActor):
     def announce_leader(self, votes: int) -> None:
         """Tell the other actors and the world who leads. Only the leader itself knows its number of votes."""
         term = self.ledger.term
-        self.board.leader, self.board.leader_term = self.leader, term
+        self.shared.leader_term = term
         duration = self.clock.now() - self.stood_at
         total = len(self.ledger.configuration.voters)
         self.publish(LeaderElected(leader=self.leader or "", votes=votes, total=total, duration=duration))
-        for actor in WHO_LISTENS:
-            self.tell(actor, LeaderChanged(self.leader, term))
+        self.tell_all(LeaderChanged(self.leader, term))
 
     def lose_leader(self, reason: str) -> None:
         """Forget the leader: from now on none is known."""
@@ -295,10 +305,9 @@ class ElectionActor(ConsensusActor):
         if self.leader != self.node_id:
             self.publish(LeaderLost(leader=self.leader, reason=reason))
         self.stood_at = self.clock.now()
-        self.leader = self.board.leader = None
+        self.leader = None
         self.stickiness.follows = False
-        for actor in WHO_LISTENS:
-            self.tell(actor, LeaderChanged(None, self.ledger.term))
+        self.tell_all(LeaderChanged(None, self.ledger.term))
 
     def receiveMsg_PeerDown(self, message: PeerDown, sender: Any) -> None:
         """If the connection to the leader broke, ask for pre-votes after a short wait instead of a whole timeout.
@@ -310,7 +319,7 @@ class ElectionActor(ConsensusActor):
         if self.ledger.configuration.lease_reads:
             return
         self.disconnected, self.stickiness.follows = True, False
-        self.broke_at, self.broke_in = self.clock.now(), self.board.leader_term  # the ledger's may be its successor's
+        self.broke_at, self.broke_in = self.clock.now(), self.shared.leader_term  # the ledger's may be its successor's
         self.fast_left = self.options.fast_retries
         self.wait_short()
 
@@ -349,13 +358,12 @@ class ElectionActor(ConsensusActor):
         self.publish(BecameFollower(leader=None))
         if was is Role.LEADER:
             self.publish(LeaderStepDown(leader=self.node_id, reason=reason))
-            for actor in WHO_LISTENS:
-                self.tell(actor, LeadershipEnded(self.ledger.term, reason))
+            self.tell_all(LeadershipEnded(self.ledger.term, reason))
             self.wait_long()
 
     def take_role(self, role: Role, reason: str) -> None:
         """Change the role, and publish it if it is another one."""
         if role is not self.role:
             self.publish(RoleChanged(old=str(self.role), new=str(role), reason=reason))
-        self.role = self.board.role = role
+        self.role = role
         self.stickiness.leads = role is Role.LEADER

@@ -35,9 +35,10 @@ from forge_consensus.actors.notices import (
 from forge_consensus.actors.raft.failed_commands import FailedCommands
 from forge_consensus.actors.raft.journal_pages import page_of
 from forge_consensus.actors.raft.waiting import Applications, PendingRead, Result, WaitingBatch, WaitingRequests
-from forge_consensus.actors.runtime.actor import ConsensusActor, Context, Timer
+from forge_consensus.actors.runtime.actor import ConsensusActor, Context
 from forge_consensus.actors.runtime.address import SenderAddress
-from forge_consensus.actors.runtime.status import status_of
+from forge_consensus.actors.runtime.status import NodeStatus
+from forge_consensus.actors.runtime.timers import Timer
 from forge_consensus.errors import (
     BusyError,
     CommandTooLargeError,
@@ -75,7 +76,7 @@ class GatewayActor(ConsensusActor):
     def bind(self, context: Context) -> None:
         """Take the context, and in it the clients that wait for an answer of the actors before a rebuild."""
         super().bind(context)
-        self.unanswered, self.answered = context.unanswered, context.answered
+        self.unanswered = context.unanswered
 
     def receiveMsg_Start(self, message: Start, sender: Any) -> None:
         """Tell the clients that waited for actors which failed that nobody knows what became of their requests."""
@@ -86,7 +87,7 @@ class GatewayActor(ConsensusActor):
 
     def located(self) -> Located:
         """What this node knows of the leader."""
-        leader = self.board.leader or ""
+        leader = self.shared.leader or ""
         configuration = self.ledger.configuration
         identity = self.ledger.identity
         # With peers, the address of the configuration is a promise. A single node may listen elsewhere than where it
@@ -97,13 +98,13 @@ class GatewayActor(ConsensusActor):
             cluster=identity.cluster_id,
             leader=leader,
             address=address,
-            term=self.board.leader_term if leader else self.ledger.term,
+            term=self.shared.leader_term if leader else self.ledger.term,
             members=configuration.members,
         )
 
     def receiveMsg_Locate(self, message: Locate, sender: Any) -> None:
         """Answer when a leader of a higher term than the client knows is known, or when its waiting time is over."""
-        known = self.board.leader is not None and self.board.leader_term > message.known_term
+        known = self.shared.leader is not None and self.shared.leader_term > message.known_term
         if known or message.wait_ms == 0:
             self.send(sender, self.located())
             return
@@ -135,13 +136,13 @@ class GatewayActor(ConsensusActor):
 
     def refuse(self, asker: SenderAddress, code: str, text: str) -> None:
         """Refuse a whole request, and say who leads."""
-        self.answered.append(asker)
+        self.unanswered.settle(asker)
         known = self.located()
         self.send(asker, Refused(code, text, known.leader, known.address, known.term))
 
     def refuse_leader(self, asker: SenderAddress) -> None:
         """Refuse a request because this node does not lead; nothing of it was done."""
-        leader = self.board.leader
+        leader = self.shared.leader
         if leader is None:
             text = "no leader is known at this moment: an election goes on, or a majority is out of reach"
             self.refuse(asker, NoLeaderError.code, text)
@@ -193,8 +194,8 @@ class GatewayActor(ConsensusActor):
         except (BusyError, StorageFullError) as error:
             self.refuse(asker, error.code, str(error))
             return
-        waiting.add_batch(WaitingBatch(first, last, asker, session, self.context.turn_began))
-        self.unanswered[asker] = None
+        waiting.add_batch(WaitingBatch(first, last, asker, session, self.context.observation.turn_began))
+        self.unanswered.add(asker)
         self.tell("replication", Appended(first, last))
 
     def receiveMsg_AppliedEntries(self, message: AppliedEntries, sender: Any) -> None:
@@ -209,16 +210,15 @@ class GatewayActor(ConsensusActor):
         """Send each client the outcomes of this turn, and count them."""
         for asker, index in found.opened:
             self.send(asker, SessionOpened(index))
-        operations = self.context.operations
         for batch in found.finished:
-            self.answered.append(batch.asker)
-            if batch.began and batch.session and operations is not None:
-                operations.append((batch.began, batch.count))
+            self.unanswered.settle(batch.asker)
+            if batch.began and batch.session:
+                self.context.observation.answered(batch.began, batch.count)
         for (_, session), (asker, results) in found.results.items():
-            self.board.commands += len(results)
+            self.totals.commands += len(results)
             self.send_results(asker, session, results)
         if found.failed:
-            self.board.commands_failed += len(found.failed)
+            self.totals.commands_failed += len(found.failed)
             self.failed_commands.tell(self.ledger.log, found.failed, self.clock.now())
 
     def send_results(self, asker: SenderAddress, session: int, results: list[Result]) -> None:
@@ -247,7 +247,7 @@ class GatewayActor(ConsensusActor):
         else:
             self.ticket += 1
             self.waiting.unconfirmed[self.ticket] = read
-            self.unanswered[sender] = None
+            self.unanswered.add(sender)
             self.tell("replication", ReadIndex(self.ticket, lease=message.consistency == "lease"))
 
     def receiveMsg_ReadReady(self, message: ReadReady, sender: Any) -> None:
@@ -278,24 +278,24 @@ class GatewayActor(ConsensusActor):
                 if applier.replacing and isinstance(error, UnavailableError):  # raised by the node, not the machine
                     outcome = refusal(error.code, type(error).__name__, str(error))
             items.append((number, outcome.code, outcome.payload))
-        self.board.reads += len(items)
-        self.answered.append(read.asker)
+        self.totals.reads += len(items)
+        self.unanswered.settle(read.asker)
         self.send(read.asker, ReadResults(self.ledger.applied, stale_ms, tuple(items)))
 
     def staleness_ms(self) -> int:
         """How long ago this node last heard from a leader, in milliseconds; 0 while it leads."""
         if self.ledger.leading is not None:
             return 0
-        if self.board.leader_heard_at is None:
+        if self.shared.leader_heard_at is None:
             return NEVER_MS
-        return int((self.clock.boottime_ns() / 1e9 - self.board.leader_heard_at) * 1000)
+        return int((self.clock.boottime_ns() / 1e9 - self.shared.leader_heard_at) * 1000)
 
     # --- status and events -------------------------------------------------------------------------------------------
 
     def receiveMsg_GetStatus(self, message: GetStatus, sender: Any) -> None:
         """Report this node's status."""
-        self.send(sender, Status(status_of(self)))
+        self.send(sender, Status(NodeStatus.whole(self.context, self.snapshots).to_dict()))
 
     def receiveMsg_ReadEvents(self, message: ReadEvents, sender: Any) -> None:
         """Send a page of past events from the journal."""
-        self.send(sender, page_of(message, self.ledger, self.board.events_address))
+        self.send(sender, page_of(message, self.ledger, self.context.events_address))

@@ -45,8 +45,8 @@ class HealthActor(ConsensusActor):
     def bind(self, context: Context) -> None:
         """Take the context. After a rebuild, what was published about the peers still holds."""
         super().bind(context)
-        known = context.board.peers
-        context.board.peers = {node: known.get(node) or PeerView() for node in self.others}
+        known = context.shared.peers
+        context.shared.peers = {node: known.get(node) or PeerView() for node in self.others}
 
     def receiveMsg_Start(self, message: Start, sender: Any) -> None:
         """Begin to ask the peers."""
@@ -59,7 +59,7 @@ class HealthActor(ConsensusActor):
         self.number += 1
         options = self.options
         for node, missed in self.missed.items():
-            view = self.board.peers[node]
+            view = self.shared.peers[node]
             if view.status is not PeerStatus.INACTIVE:
                 if missed >= options.fail_checks:
                     self.fail(node, f"{missed} checks without an answer")
@@ -76,7 +76,7 @@ class HealthActor(ConsensusActor):
 
     def receiveMsg_CheckPeerReply(self, message: CheckPeerReply, sender: Any) -> None:
         """Note that a peer is alive, and the round trip by this node's clock alone, since the reply echoes the time."""
-        view = self.board.peers.get(sender.node)
+        view = self.shared.peers.get(sender.node)
         if view is None:
             return
         view.round_trip_ms = max(0, self.clock.boottime_ns() - sender.sent) / 1e6
@@ -84,12 +84,12 @@ class HealthActor(ConsensusActor):
 
     def receiveMsg_PeerUp(self, message: PeerUp, sender: Any) -> None:
         """Note that a peer is alive, because it accepted the greeting."""
-        if message.node in self.board.peers:
+        if message.node in self.shared.peers:
             self.alive(message.node)
 
     def receiveMsg_PeerDown(self, message: PeerDown, sender: Any) -> None:
         """Note that a peer has failed, because its connection broke."""
-        if message.node in self.board.peers:
+        if message.node in self.shared.peers:
             self.fail(message.node, "connection lost")
             self.judge()
 
@@ -103,7 +103,7 @@ class HealthActor(ConsensusActor):
 
     def alive(self, node: str) -> None:
         """Note that a peer was heard."""
-        view = self.board.peers[node]
+        view = self.shared.peers[node]
         self.missed[node] = 0
         view.heard_at = self.clock.now()
         was, view.status = view.status, PeerStatus.ACTIVE
@@ -114,7 +114,7 @@ class HealthActor(ConsensusActor):
 
     def fail(self, node: str, reason: str) -> None:
         """Note that a peer has failed, and publish it once."""
-        view = self.board.peers[node]
+        view = self.shared.peers[node]
         if view.status not in (PeerStatus.FAILED, PeerStatus.INACTIVE):
             view.status = PeerStatus.FAILED
             self.publish(NodeFailed(peer=node, reason=reason))
@@ -123,16 +123,16 @@ class HealthActor(ConsensusActor):
 
     def judge(self) -> None:
         """Publish what changed about the quorum or this node's health."""
-        board, quorum = self.board, self.ledger.configuration.quorum
-        gone = [n for n, v in board.peers.items() if v.status in (PeerStatus.FAILED, PeerStatus.INACTIVE)]
+        peers, quorum = self.shared.peers, self.ledger.configuration.quorum
+        gone = [n for n, v in peers.items() if v.status in (PeerStatus.FAILED, PeerStatus.INACTIVE)]
         live = quorum.voters - set(gone)
         has_quorum = quorum.has(live)
-        if has_quorum != board.has_quorum:
-            board.has_quorum = has_quorum
+        if has_quorum != self.reported.has_quorum:
+            self.reported.has_quorum = has_quorum
             kind = QuorumAchieved if has_quorum else QuorumLost
             self.publish(kind(required=quorum.required, healthy=len(live), total=quorum.total))
-        details = [f"{node} is {board.peers[node].status}" for node in sorted(gone)]
-        if board.leader is None:
+        details = [f"{node} is {peers[node].status}" for node in sorted(gone)]
+        if self.shared.leader is None:
             details.append("no leader is known")
         lag = self.ledger.commit_index - self.ledger.applied
         if lag > LAG_ENTRIES:
@@ -142,17 +142,17 @@ class HealthActor(ConsensusActor):
     def state_for(self, quorum: bool, lag: int, trouble: bool) -> HealthState:
         """How this node fares: is a `quorum` reachable, how many entries lag behind, is anything else in `trouble`."""
         if not quorum:
-            began = self.clock.now() - self.board.started_at < 2 * self.options.election_timeout_max
+            began = self.clock.now() - self.context.started_at < 2 * self.options.election_timeout_max
             return HealthState.RECOVERING if began else HealthState.UNHEALTHY
-        if self.board.leader is None or lag > LAG_ENTRIES:
+        if self.shared.leader is None or lag > LAG_ENTRIES:
             return HealthState.RECOVERING
         return HealthState.DEGRADED if trouble else HealthState.HEALTHY
 
     def change(self, state: HealthState, details: tuple[str, ...]) -> None:
         """Enter a state, and publish it unless the same was published last."""
-        board = self.board
-        known = (board.health, board.details)
-        board.health, board.details = state, details
+        reported = self.reported
+        known = (reported.health, reported.details)
+        reported.health, reported.details = state, details
         if known == (state, details):
             return
         events: dict[HealthState, ConsensusEvent] = {

@@ -10,23 +10,21 @@ from forge_consensus.actors.messages import Hello, HelloReply
 from forge_consensus.actors.notices import (
     HelloDue,
     LeaderChanged,
-    LeadershipEnded,
     LinkUp,
     PeerDown,
     PeerUp,
     Start,
 )
 from forge_consensus.actors.raft.handshake import IDENTITY, Handshake, is_fatal
-from forge_consensus.actors.runtime.actor import ConsensusActor, Context, Timer
+from forge_consensus.actors.runtime.actor import ConsensusActor, Context
 from forge_consensus.actors.runtime.gate import STRANGER
+from forge_consensus.actors.runtime.timers import Timer
 from forge_consensus.errors import IdentityError
 from forge_consensus.events.types import ClusterFormed
 from forge_consensus.storage.ledger.transaction import get_meta
 
 FORMED = b"formed"
 """The key of a record in the ledger: `ClusterFormed` was published."""
-WHO_LISTENS = ("election", "replication", "health")
-"""The actors that are told when a peer can be spoken to."""
 ANSWER_SECONDS = 1.0
 """A greeting without an answer is repeated after so long: it, or the turn that took it, may have been lost."""
 REGREET_SECONDS = 5.0
@@ -61,9 +59,6 @@ class MembershipActor(ConsensusActor):
             self.formed = True
             self.ledger.turn.put_meta(FORMED, b"")
             self.publish(ClusterFormed(members=tuple(sorted(self.ledger.configuration.voters))))
-
-    def receiveMsg_LeadershipEnded(self, message: LeadershipEnded, sender: Any) -> None:
-        """Nothing to do: members stay members, whoever leads."""
 
     # --- greeting ----------------------------------------------------------------------------------------------------
 
@@ -125,8 +120,7 @@ class MembershipActor(ConsensusActor):
         else:
             self.cancel(node)
             self.context.introduce(node, message.boot)
-            for actor in WHO_LISTENS:
-                self.tell(actor, PeerUp(node))
+            self.tell_all(PeerUp(node))
 
     def refused(self, node: str, message: HelloReply) -> None:
         """A peer refused this node. Raises `IdentityError`, which ends the node, where going on could do harm."""

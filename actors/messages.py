@@ -1,9 +1,9 @@
 """The messages: everything that nodes say to each other and that clients and nodes say, as closed sets on one page.
 
-Requests are imperative, answers between nodes are noun + ``Reply``. `WIRE` lists every message with the tag under which
-the codec writes it. A new field goes last and has a default, and a tag is never used again, because nodes of different
-versions speak with each other. Terms, indexes, boots and numbers are unsigned; the names are those of the Raft paper
-(figures 2 and 13). What the actors of one node tell each other is in `forge_consensus.actors.notices`.
+Requests are imperative, answers between nodes are noun + ``Reply``. `WIRE_TAGS` lists every message with the tag under
+which the codec writes it. A new field goes last and has a default, and a tag is never used again, because nodes of
+different versions speak with each other. Terms, indexes, boots and numbers are unsigned; the names are those of the
+Raft paper (figures 2 and 13). What the actors of one node tell each other is in `forge_consensus.actors.notices`.
 """
 
 from __future__ import annotations
@@ -322,7 +322,7 @@ Answer = (
 )
 WireMessage = Request | Answer
 
-WIRE: dict[int, type[WireMessage]] = {
+WIRE_TAGS: dict[int, type[WireMessage]] = {
     1: Hello,
     2: HelloReply,
     3: RequestPreVote,

@@ -11,7 +11,6 @@ from forge_consensus.actors.notices import (
     AppliedEntries,
     ApplyCommitted,
     HeartbeatDue,
-    LeaderChanged,
     LeadershipBegan,
     LeadershipEnded,
     PeerDown,
@@ -50,13 +49,13 @@ class ReplicationActor(ConsensusActor):
     def bind(self, context: Context) -> None:
         """Take the context. No follower's match is known yet."""
         super().bind(context)
-        context.board.match = {}
+        context.shared.match = {}
 
     def receiveMsg_Start(self, message: Start, sender: Any) -> None:
         """Apply again, in slices, what was known to be committed before the start."""
-        ledger, told = self.ledger, self.board.committed
+        ledger, told = self.ledger, self.reported.committed
         if not message.again:
-            self.board.committed = ledger.commit_index
+            self.reported.committed = ledger.commit_index
         elif ledger.commit_index > told:  # a turn that was rolled back had applied it, and its events were dropped
             self.committed(told)
         self.apply_soon()
@@ -79,16 +78,13 @@ class ReplicationActor(ConsensusActor):
             options=self.options,
             now=self.clock.now(),
         )
-        self.board.match = self.leadership.match
+        self.shared.match = self.leadership.match
         self.after(self.options.heartbeat_interval, HeartbeatDue(message.term))
 
     def receiveMsg_LeadershipEnded(self, message: LeadershipEnded, sender: Any) -> None:
         """Drop everything that only a leader knows."""
         self.leadership = None
-        self.board.match = {}
-
-    def receiveMsg_LeaderChanged(self, message: LeaderChanged, sender: Any) -> None:
-        """Nothing to do: the ledger knows whether this node leads."""
+        self.shared.match = {}
 
     def current(self) -> Leadership | None:
         """The leadership, if the ledger still leads its term; otherwise it has ended and must not be used."""
@@ -120,8 +116,7 @@ class ReplicationActor(ConsensusActor):
 
     def appended(self, first: int, last: int) -> None:
         """Tell the world of new entries in the leader's log, and send them once all frames of this turn are read."""
-        if self.context.wants(LogAppended):
-            self.publish(LogAppended(first_index=first, last_index=last, **self.cause_of(first, last)))
+        self.publish(LogAppended(first_index=first, last_index=last, **self.cause_of(first, last)))
         self.send_soon()
 
     def cause_of(self, first: int, last: int) -> dict[str, Any]:
@@ -180,10 +175,9 @@ class ReplicationActor(ConsensusActor):
 
     def committed(self, before: int) -> None:
         """The commit index moved on from `before`: tell the world, and apply."""
-        self.board.committed = self.ledger.commit_index
-        if self.context.wants(LogCommitted):
-            first, last = before + 1, self.ledger.commit_index
-            self.publish(LogCommitted(first_index=first, last_index=last, **self.cause_of(first, last)))
+        self.reported.committed = self.ledger.commit_index
+        first, last = before + 1, self.ledger.commit_index
+        self.publish(LogCommitted(first_index=first, last_index=last, **self.cause_of(first, last)))
         self.apply_soon()
 
     def receiveMsg_ReadIndex(self, message: ReadIndex, sender: Any) -> None:
@@ -235,7 +229,7 @@ class ReplicationActor(ConsensusActor):
             return
         if result.truncated_from:
             self.publish(LogTruncated(from_index=result.truncated_from, removed=result.removed))
-        if result.first_appended and self.context.wants(LogAppended):
+        if result.first_appended:
             first, last = result.first_appended, result.match
             self.publish(LogAppended(first_index=first, last_index=last, **self.cause_of(first, last)))
         before = ledger.commit_index

@@ -13,8 +13,6 @@ class Stickiness:
     running clock.
     """
 
-    timeout: float
-    """The minimal election timeout, in seconds: for so long after its last request a leader is protected."""
     leads: bool = False
     """Whether this node leads."""
     follows: bool = False
@@ -24,14 +22,15 @@ class Stickiness:
     no_vote_before: float = 0.0
     """Under leases: when the lease has surely ended that this node may have confirmed before it was started."""
 
-    def holds(self, now: float, *, lease_reads: bool) -> bool:
+    def holds(self, now: float, *, timeout: float, lease_reads: bool) -> bool:
         """Whether a vote must be refused at `now`.
 
+        `timeout` is the minimal election timeout in seconds: for so long after its last request a leader is protected.
         A broken connection to the leader ends stickiness at once, so that an election can begin. With `lease_reads`
         only time ends it, because a leader that is cut off may still answer reads under its lease.
         """
         if self.leads or now < self.no_vote_before:
             return True
-        if self.heard_at is None or now - self.heard_at >= self.timeout:
+        if self.heard_at is None or now - self.heard_at >= timeout:
             return False
         return lease_reads or self.follows

@@ -206,7 +206,7 @@ def a_raised_term_does_not_end_the_role(patch: Patch) -> None:
 @mutant(nodes=3, lease_reads=True, kinds=("one_way", "bridge", "mend"))
 def nobody_refuses_a_vote_for_the_sake_of_a_leader(patch: Patch) -> None:
     """A node that hears a leader, or leads, votes for whoever asks (dissertation 4.2.3 and 6.4.1)."""
-    patch.setattr(Stickiness, "holds", lambda self, now, *, lease_reads: False)
+    patch.setattr(Stickiness, "holds", lambda self, now, *, timeout, lease_reads: False)
 
 
 @mutant()
@@ -268,9 +268,9 @@ def a_restarted_node_votes_at_once_under_leases(patch: Patch) -> None:
     """A voter forgets at its restart that it confirmed a leader whose lease still runs (dissertation 6.4.1)."""
     holds = Stickiness.holds
 
-    def forget(self: Stickiness, now: float, *, lease_reads: bool) -> bool:
+    def forget(self: Stickiness, now: float, *, timeout: float, lease_reads: bool) -> bool:
         self.no_vote_before = 0.0
-        return holds(self, now, lease_reads=lease_reads)
+        return holds(self, now, timeout=timeout, lease_reads=lease_reads)
 
     patch.setattr(Stickiness, "holds", forget)
 
@@ -280,8 +280,8 @@ def a_broken_connection_frees_the_vote_under_leases(patch: Patch) -> None:
     """A lost connection is taken for a lost leader, though its lease still runs (dissertation 6.4.1)."""
     holds = Stickiness.holds
 
-    def free(self: Stickiness, now: float, *, lease_reads: bool) -> bool:
-        return holds(self, now, lease_reads=False)
+    def free(self: Stickiness, now: float, *, timeout: float, lease_reads: bool) -> bool:
+        return holds(self, now, timeout=timeout, lease_reads=False)
 
     def make(receive: Callable[..., None]) -> Callable[..., None]:
         def lost(self: ElectionActor, message: PeerDown, sender: Any) -> None:

@@ -6,12 +6,16 @@ from forge_consensus.actors.raft.waiting import PendingRead, WaitingBatch, Waiti
 from forge_consensus.actors.runtime.address import SenderAddress
 from forge_consensus.storage.ledger.applying import Applied
 from forge_consensus.storage.machines.machine import DONE, Outcome
+from tests.worlds.one_node import OneNode
 
 FAILED = Outcome("CODE", b"why")
 
 
+NODE = OneNode(greet=False)
+
+
 def asker(connection: str) -> SenderAddress:
-    return SenderAddress("", "gateway", connection, 1, 0)
+    return SenderAddress("", "gateway", connection, 1, 0, NODE.engine.outbox)
 
 
 def test_the_results_of_two_frames_of_a_session_come_together_and_free_the_client() -> None:
