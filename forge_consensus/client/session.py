@@ -225,6 +225,7 @@ class SessionCore:
         """The session is no more: what was sent ends as unknown, the rest goes to the next."""
         self.session = 0
         self.opening = 0
+        self.opening_at = -inf  # the last opening was answered: the next one need not wait as if it had been lost
         safe: list[Pending[Any]] = []
         for pending in list(self.commands.open.values()):
             if pending.sends <= 0:
