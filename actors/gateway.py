@@ -9,6 +9,7 @@ from typing import Any
 import msgpack
 
 from forge_consensus.actors.messages import (
+    CONSISTENCIES,
     NEVER_MS,
     GetStatus,
     Locate,
@@ -55,12 +56,11 @@ from forge_consensus.storage.ledger.applying import Applied
 from forge_consensus.storage.ledger.ledger import Proposal
 from forge_consensus.storage.ledger.record import Kind
 from forge_consensus.storage.machines.machine import Outcome, failure, outcome_of, refusal
+from forge_consensus.storage.machines.sessions import TTL_MS_MAX
 
 TTL_BYTES = 8
-TTL_MS_MAX = 24 * 3600 * 1000
 ANSWER_BYTES_MAX = 1 << 20
 """One frame of answers holds about so much."""
-CONSISTENCIES = ("linearizable", "lease", "stale")
 
 
 @dataclass(slots=True)

@@ -207,9 +207,14 @@ class Results:
     items: tuple[tuple[int, str, bytes], ...]
 
 
+STALE = "stale"
+CONSISTENCIES = ("linearizable", "lease", STALE)
+"""What a `Read` can ask for, the strictest first."""
+
+
 @message
 class Read:
-    """Queries: (number, encoded query) each; consistency is ``linearizable``, ``lease`` or ``stale``."""
+    """Queries: (number, encoded query) each; consistency is one of `CONSISTENCIES`."""
 
     consistency: str
     queries: tuple[tuple[int, bytes], ...]

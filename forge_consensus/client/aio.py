@@ -11,7 +11,7 @@ from typing import Any, Self, cast
 from forge_consensus.actors.messages import Located
 from forge_consensus.client.connections import LocalPort
 from forge_consensus.client.pending import Pending, PendingRead
-from forge_consensus.client.sync import SCAN_LIMIT, TIMEOUT_S, Calls, ReadDetail
+from forge_consensus.client.sync import SCAN_LIMIT, TIMEOUT_SECONDS, Calls, ReadDetail
 from forge_consensus.config.client import ClientSettings
 from forge_consensus.storage.machines.machine import Command
 
@@ -26,7 +26,7 @@ class AsyncClient(Calls):
     def __init__(
         self,
         endpoints: Sequence[str] | str = (),
-        timeout: float = TIMEOUT_S,
+        timeout: float = TIMEOUT_SECONDS,
         cluster_id: str = "",
         *,
         limits: ClientSettings | None = None,
@@ -38,7 +38,7 @@ class AsyncClient(Calls):
         self.scheduled = False
         """Whether the loop was told and has not begun to hand out."""
         self.futures: dict[Pending[Any], asyncio.Future[Any]] = {}
-        self.room: deque[asyncio.Future[None]] = deque()
+        self.waiters: deque[asyncio.Future[None]] = deque()
         super().__init__(
             endpoints, timeout, cluster_id, limits=limits, port=port, deliver=self.deliver, correlate=correlate
         )
@@ -72,8 +72,8 @@ class AsyncClient(Calls):
                     future.set_result(pending.value())
                 except Exception as error:
                     future.set_exception(error)
-        while self.room and not self.link.full():
-            waiter = self.room.popleft()
+        while self.waiters and not self.driver.full():
+            waiter = self.waiters.popleft()
             if not waiter.done():
                 waiter.set_result(None)
 
@@ -82,22 +82,22 @@ class AsyncClient(Calls):
         future: asyncio.Future[Any] = self.loop.create_future()
         self.futures[pending] = future
         try:
-            self.link.hand_over(pending)
+            self.driver.hand_over(pending)
         except BaseException:
             del self.futures[pending]
             raise
         return future
 
-    async def wait_for_room(self, timeout: float) -> None:
+    async def wait_for_capacity(self, timeout: float) -> None:
         """Wait until less is outstanding; raises `BusyError` after `timeout` seconds."""
         end = self.loop.time() + timeout
-        while self.link.full() and self.link.closed_by is None:
+        while self.driver.full() and self.driver.closed_by is None:
             waiter: asyncio.Future[None] = self.loop.create_future()
-            self.room.append(waiter)
+            self.waiters.append(waiter)
             await asyncio.wait((waiter,), timeout=max(end - self.loop.time(), 0.0))
             if not waiter.done():
                 waiter.cancel()
-                raise self.link.busy(timeout)
+                raise self.driver.busy(timeout)
 
     # --- the calls ---
 
@@ -108,8 +108,8 @@ class AsyncClient(Calls):
         that lasts.
         """
         pending = self.command(command, timeout)
-        if self.link.full():
-            await self.wait_for_room(self.timeout if timeout is None else timeout)
+        if self.driver.full():
+            await self.wait_for_capacity(self.timeout if timeout is None else timeout)
         return self.start(pending)
 
     async def apply(self, command: Command, timeout: float | None = None) -> Any:
@@ -164,7 +164,7 @@ class AsyncClient(Calls):
 
     async def status(self, endpoint: str | None = None, timeout: float | None = None) -> dict[str, Any]:
         """What a node says of itself: the one at that endpoint, or the leader, or any."""
-        answer: dict[str, Any] = await self.start(self.status_question(endpoint, timeout))
+        answer: dict[str, Any] = await self.start(self.status_query(endpoint, timeout))
         return answer
 
     async def locate(self, timeout: float | None = None) -> Located:
@@ -172,12 +172,12 @@ class AsyncClient(Calls):
 
         Waits until somebody leads.
         """
-        answer: Located = await self.start(self.locate_question(timeout))
+        answer: Located = await self.start(self.locate_query(timeout))
         return answer
 
     async def close(self) -> None:
         """Let go of the network; what is outstanding ends with an error. May be called twice."""
-        await self.loop.run_in_executor(None, self.link.close)
+        await self.loop.run_in_executor(None, self.driver.close)
         self.hand_out()
 
     async def __aenter__(self) -> Self:

@@ -1,4 +1,4 @@
-"""The link: the one thread of a client, which moves what the core decides to and from the nodes."""
+"""The driver: the one thread of a client, which moves what the core decides to and from the nodes."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from forge_consensus.client.wakeup import Wakeup
 from forge_consensus.config.client import ClientSettings
 from forge_consensus.errors import BusyError, ConsensusError, InvalidConfigError, NotStartedError
 
-WAIT_S_MAX = 1.0
-CLOSE_S = 5.0
+WAIT_SECONDS_MAX = 1.0
+CLOSE_SECONDS = 5.0
 CLOSED_TEXT = "the client is closed: make a new one"
 FORKED_TEXT = "this process was forked, and its parent's client has no thread here: make a client in this process"
 
@@ -35,15 +35,15 @@ def finish_all(pendings: list[Pending[Any]]) -> None:
         pending.finish()
 
 
-LINKS: WeakSet[Driver] = WeakSet()
+DRIVERS: WeakSet[Driver] = WeakSet()
 
 
 def end_in_child() -> None:
     """The threads of clients do not live on in a forked process: there the clients are closed, without waiting."""
-    for link in list(LINKS):
-        link.gate = threading.Lock()  # whoever held it is not here
-        link.room = threading.Condition()
-        link.closed_by = NotStartedError(FORKED_TEXT)
+    for driver in list(DRIVERS):
+        driver.lock = threading.Lock()  # whoever held it is not here
+        driver.capacity = threading.Condition()
+        driver.closed_by = NotStartedError(FORKED_TEXT)
 
 
 os.register_at_fork(after_in_child=end_in_child)
@@ -83,20 +83,20 @@ class Driver:
         self.port = port
         self.deliver = deliver
         self.wakeup = Wakeup()
-        self.wires = Connections(self.wakeup.fd)
+        self.connections = Connections(self.wakeup.fd)
         self.wanted: deque[Pending[Any]] = deque()
         self.arrived: deque[Arrived] = deque()
         """What the embedded node said."""
         self.closing = False
         self.reason = CLOSED_TEXT
         self.closed_by: ConsensusError | None = None
-        self.gate = threading.Lock()
+        self.lock = threading.Lock()
         """Between handing something over and the end of the thread that would take it."""
-        self.room = threading.Condition()
-        self.waiting_for_room = 0
+        self.capacity = threading.Condition()
+        self.waiting_for_capacity = 0
         self.thread = threading.Thread(target=self.run, name="forge-client", daemon=True)
         self.thread.start()
-        LINKS.add(self)
+        DRIVERS.add(self)
 
     # --- for other threads ---
 
@@ -112,7 +112,7 @@ class Driver:
 
     def rouse(self) -> None:
         """End the driver's sleep."""
-        with self.gate:
+        with self.lock:
             if self.closed_by is None:
                 self.wakeup.rouse()
 
@@ -136,21 +136,21 @@ class Driver:
         waiting = len(self.wanted) + len(commands.open) + len(commands.queue)
         return waiting >= self.core.limits.outstanding_max
 
-    def wait_for_room(self, timeout: float) -> None:
+    def wait_for_capacity(self, timeout: float) -> None:
         """Block until less is outstanding; raises `BusyError` after `timeout` seconds."""
         if threading.current_thread() is self.thread:  # a callback: nobody else makes room
             raise self.busy(0.0)
         end = time.monotonic() + timeout
-        with self.room:
-            self.waiting_for_room += 1
+        with self.capacity:
+            self.waiting_for_capacity += 1
             try:
                 while self.full() and self.closed_by is None:
                     left = end - time.monotonic()
                     if left <= 0:
                         raise self.busy(timeout)
-                    self.room.wait(min(left, WAIT_S_MAX))
+                    self.capacity.wait(min(left, WAIT_SECONDS_MAX))
             finally:
-                self.waiting_for_room -= 1
+                self.waiting_for_capacity -= 1
 
     def busy(self, timeout: float) -> BusyError:
         """The error of having too much outstanding."""
@@ -170,7 +170,7 @@ class Driver:
         """End the thread and everything outstanding; within seconds, whatever the nodes do."""
         self.end_soon(reason)
         if threading.current_thread() is not self.thread:
-            self.thread.join(CLOSE_S)
+            self.thread.join(CLOSE_SECONDS)
 
     # --- the driver's thread ---
 
@@ -179,7 +179,7 @@ class Driver:
         error: ConsensusError | None = None
         try:
             if self.port is not None:
-                self.wires.ports[LOCAL] = self.port
+                self.connections.ports[LOCAL] = self.port
                 self.port.connect(self.on_message)
                 self.core.connected(LOCAL)
             while not self.closing:
@@ -191,15 +191,15 @@ class Driver:
 
     def end(self, error: ConsensusError) -> None:
         """Let go of the network and tell everyone who waits."""
-        with self.gate:
+        with self.lock:
             self.closed_by = error
-        self.wires.close()
+        self.connections.close()
         self.core.close(str(error))
         self.tell()
         self.abandon()
-        with self.room:
-            self.room.notify_all()
-        with self.gate:
+        with self.capacity:
+            self.capacity.notify_all()
+        with self.lock:
             self.wakeup.close()
 
     def on_message(self, message: WireMessage, request: int) -> None:
@@ -210,14 +210,14 @@ class Driver:
 
     def turn(self) -> None:
         """Wait, take what arrived, let time pass, send, tell."""
-        core, wires = self.core, self.wires
-        if len(wires) != len(core.directory.endpoints):
+        core, connections = self.core, self.connections
+        if len(connections) != len(core.directory.endpoints):
             self.connect_new()
         wakeup = self.wakeup
         wakeup.doze()
         idle = not (self.wanted or self.arrived or self.closing)
         wait = core.wake_at() - time.monotonic() if idle else 0.0
-        happened = wires.wait(min(max(wait, 0.0), WAIT_S_MAX))
+        happened = connections.wait(min(max(wait, 0.0), WAIT_SECONDS_MAX))
         wakeup.awake()
         core.now = time.monotonic()
         while self.arrived:
@@ -235,7 +235,7 @@ class Driver:
         core.tick(core.now)
         cluster = core.directory.cluster
         for name, message, request in list(core.outgoing()):
-            if not wires.send(name, message, request, cluster):
+            if not connections.send(name, message, request, cluster):
                 core.unsent(name, message, request)
         if core.resolved:
             self.tell()
@@ -248,19 +248,19 @@ class Driver:
     def connect_new(self) -> None:
         """Connect what the core was given or has learned."""
         for endpoint in list(self.core.directory.endpoints.values()):
-            if endpoint.name in self.wires:
+            if endpoint.name in self.connections:
                 continue
             try:
-                self.wires.connect(parse_endpoint(endpoint.name))
+                self.connections.connect(parse_endpoint(endpoint.name))
             except InvalidConfigError as error:
-                self.wires.failed[endpoint.name] = str(error)
-            endpoint.said = self.wires.failed.get(endpoint.name, endpoint.said)
+                self.connections.failed[endpoint.name] = str(error)
+            endpoint.said = self.connections.failed.get(endpoint.name, endpoint.said)
 
     def tell(self) -> None:
         """Hand out what is resolved, in one batch, and let those in who wait for room."""
         core = self.core
         batch, core.resolved = core.resolved, []
         self.deliver(batch)
-        if self.waiting_for_room and not self.full():
-            with self.room:
-                self.room.notify_all()
+        if self.waiting_for_capacity and not self.full():
+            with self.capacity:
+                self.capacity.notify_all()

@@ -15,10 +15,10 @@ LOCAL = "local"
 ENDPOINTS_MAX = 64
 """Addresses beyond these are not learned from nodes."""
 LOCATE_WAIT_MS = 500
-LOCATE_GRACE_S = 0.5
+LOCATE_GRACE_SECONDS = 0.5
 """How long after the node should have answered a question counts as lost."""
-ASK_AGAIN_S = 0.03
-LEADERLESS_S = 1.0
+ASK_AGAIN_SECONDS = 0.03
+LEADERLESS_SECONDS = 1.0
 """After so long without a leader one of a lower term is believed: the cluster may be a new one."""
 PORT_MAX = 65535
 ADDRESS = re.compile(r"(?P<host>\[[0-9A-Fa-f:.]+(%\w+)?\]|[A-Za-z0-9._-]+):(?P<port>\d{1,5})")
@@ -117,7 +117,7 @@ class Directory:
                 endpoint.ask_at = now
         for endpoint in self.endpoints.values():
             if endpoint.connected and endpoint.ask_at <= now:
-                endpoint.ask_at = now + LOCATE_WAIT_MS / 1000 + LOCATE_GRACE_S
+                endpoint.ask_at = now + LOCATE_WAIT_MS / 1000 + LOCATE_GRACE_SECONDS
                 yield endpoint, Locate(self.known_term(endpoint), LOCATE_WAIT_MS)
 
     def known_term(self, endpoint: Endpoint) -> int:
@@ -128,7 +128,7 @@ class Directory:
 
     def ask_again(self, endpoint: Endpoint, now: float) -> None:
         """Its answer did not help: ask it again soon."""
-        endpoint.ask_at = now + ASK_AGAIN_S * (0.5 + self.random())
+        endpoint.ask_at = now + ASK_AGAIN_SECONDS * (0.5 + self.random())
 
     def located(self, endpoint: Endpoint, answer: Located, now: float) -> bool:
         """Take what a node says; returns whether there is a new leader."""
@@ -152,7 +152,7 @@ class Directory:
             return False
         if (target.name, term) == self.dismissed and source is not target:
             return False
-        leaderless = self.searching_since is not None and now - self.searching_since >= LEADERLESS_S
+        leaderless = self.searching_since is not None and now - self.searching_since >= LEADERLESS_SECONDS
         if term < self.term and not leaderless:
             return False
         if term == self.term and self.ready() is not None:

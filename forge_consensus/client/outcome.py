@@ -8,7 +8,7 @@ import msgpack
 
 from forge_consensus.actors.messages import Locate, Refused
 from forge_consensus.client.endpoints import Directory
-from forge_consensus.client.pending import Pending, PendingAsk
+from forge_consensus.client.pending import Pending, PendingNodeQuery
 from forge_consensus.errors import (
     BY_CODE,
     CommandError,
@@ -67,7 +67,7 @@ def late_error(pending: Pending[Any], directory: Directory, *, outcome_unknown: 
             "no answer before the deadline: the command was sent "
             f"and may have been or may still be carried out ({account}): read before you repeat it"
         )
-    if isinstance(pending, PendingAsk):
+    if isinstance(pending, PendingNodeQuery):
         asked = directory.endpoints.get(pending.endpoint)
         unreachable = not (asked.connected if asked is not None else directory.connected())
         leaderless = isinstance(pending.message, Locate)

@@ -14,9 +14,9 @@ from forge_consensus.actors.messages import GetStatus, Locate, Located, Status
 from forge_consensus.errors import ConsensusError, ConsensusTimeoutError
 from forge_consensus.storage.ledger.correlation import correlation_of
 
-FOREVER_S = -1
+FOREVER_SECONDS = -1
 """What a lock takes for no timeout."""
-DRIVER_GRACE_S = 1.0
+DRIVER_GRACE_SECONDS = 1.0
 """How much later than its deadline a blocked caller gives up on the driver itself."""
 
 T = TypeVar("T")
@@ -103,12 +103,12 @@ class Pending(Generic[T]):
         """Whether it was done within `timeout` seconds."""
         if self.finished:
             return True
-        gate = allocate_lock()
-        gate.acquire()
-        self.callbacks.append(gate.release)
+        lock = allocate_lock()
+        lock.acquire()
+        self.callbacks.append(lock.release)
         if self.finished:
             return True
-        return gate.acquire(timeout=FOREVER_S if timeout is None else max(timeout, 0.0))
+        return lock.acquire(timeout=FOREVER_SECONDS if timeout is None else max(timeout, 0.0))
 
     def exception(self, timeout: float | None = None) -> ConsensusError | None:
         """The error it ended with, None for a result.
@@ -117,7 +117,7 @@ class Pending(Generic[T]):
         long as its own deadline allows.
         """
         if timeout is None:
-            timeout = self.deadline - time.monotonic() + DRIVER_GRACE_S
+            timeout = self.deadline - time.monotonic() + DRIVER_GRACE_SECONDS
         if not self.wait(timeout):
             late = ConsensusTimeoutError(
                 "the answer is still outstanding: the wait was shorter than its own deadline; wait for it again"
@@ -146,7 +146,7 @@ class PendingRead(Pending[T]):
         self.stale_ms = 0
 
 
-class PendingAsk(Pending[T]):
+class PendingNodeQuery(Pending[T]):
     """A question to one node: its status, or who leads."""
 
     __slots__ = ("again_at", "asked", "endpoint", "message")

@@ -30,16 +30,16 @@ from forge_consensus.client.outcome import (
     retried,
 )
 from forge_consensus.client.patience import Patience
-from forge_consensus.client.pending import Pending, PendingAsk, PendingRead
+from forge_consensus.client.pending import Pending, PendingNodeQuery, PendingRead
 from forge_consensus.client.reads import Reads
 from forge_consensus.client.request_window import RequestWindow
 from forge_consensus.config.client import ClientSettings
 from forge_consensus.errors import NotLeaderError, NotStartedError, OutcomeUnknownError, SessionExpiredError
 
 SESSION_EXPIRED = SessionExpiredError.code
-TICK_S = 0.02
+TICK_SECONDS = 0.02
 """How often timers are looked at while something is outstanding."""
-IDLE_TICK_S = 0.2
+IDLE_TICK_SECONDS = 0.2
 """The same while nothing is, and no leader was found yet."""
 
 Outgoing = tuple[str, WireMessage, int]
@@ -69,9 +69,9 @@ class SessionCore:
         self.directory = Directory(endpoints, cluster, random)
         self.directory.follow = follow
         self.requests = itertools.count(1)
-        self.commands: RequestWindow[Pending[Any]] = self.lane(itertools.count(1))
-        self.reads = Reads(self.directory, prefer, self.lane)
-        self.questions = NodeQueries(self.directory)
+        self.commands: RequestWindow[Pending[Any]] = self.window(itertools.count(1))
+        self.reads = Reads(self.directory, prefer, self.window)
+        self.node_queries = NodeQueries(self.directory)
         self.resolved: list[Pending[Any]] = []
         self.session = 0
         self.session_used_at = now
@@ -82,8 +82,8 @@ class SessionCore:
         self.opening_at = -inf
         self.patience = Patience(self.limits, random, now)
 
-    def lane(self, numbers: Iterator[int]) -> RequestWindow[Any]:
-        """A lane with this client's bounds."""
+    def window(self, numbers: Iterator[int]) -> RequestWindow[Any]:
+        """A window with this client's bounds."""
         limits = self.limits
         return RequestWindow(
             numbers,
@@ -92,22 +92,22 @@ class SessionCore:
             open_max=limits.outstanding_max,
         )
 
-    def lanes(self) -> list[RequestWindow[Any]]:
-        """All lanes, that of the commands first."""
-        return [self.commands, *self.reads.lanes.values()]
+    def windows(self) -> list[RequestWindow[Any]]:
+        """All windows, that of the commands first."""
+        return [self.commands, *self.reads.windows.values()]
 
     # --- what the caller wants ---
 
     def submit(self, wanted: Iterable[Pending[Any]]) -> None:
-        """Take commands, queries and questions, each kind in this order."""
+        """Take commands, queries and node queries, each kind in this order."""
         commands = []
         for pending in wanted:
             if type(pending) is Pending:
                 commands.append(pending)
             elif isinstance(pending, PendingRead):
-                self.reads.lanes[pending.consistency].take((pending,))
-            elif isinstance(pending, PendingAsk):
-                self.questions.add(pending)
+                self.reads.windows[pending.consistency].take((pending,))
+            elif isinstance(pending, PendingNodeQuery):
+                self.node_queries.add(pending)
         self.commands.take(commands)
 
     # --- what the network does ---
@@ -129,16 +129,16 @@ class SessionCore:
         endpoint.connected = False
         endpoint.node = ""
         self.reads.stale.resend_to(name)
-        self.questions.lost(name)
+        self.node_queries.lost(name)
 
     def unsent(self, name: str, message: WireMessage, request: int) -> None:
         """The connection did not take a frame: it certainly never left."""
         endpoint = self.directory.add(name)
         endpoint.said = "its connection takes no more frames"
-        for lane in self.lanes():
-            pendings = lane.refused(request, (), certain=True)
-            lane.again.update(pending.number for pending in pendings)
-        self.questions.unsent(request, self.now)
+        for window in self.windows():
+            pendings = window.refused(request, (), certain=True)
+            window.again.update(pending.number for pending in pendings)
+        self.node_queries.unsent(request, self.now)
         if isinstance(message, OpenSession):
             self.opening_at = -inf
         if self.patience.until <= self.now:
@@ -161,7 +161,7 @@ class SessionCore:
         elif isinstance(message, Located):
             self.located(endpoint, message)
         if isinstance(message, Located | Status):
-            self.resolve(self.questions.answer(request, message, self.now))
+            self.resolve(self.node_queries.answer(request, message, self.now))
 
     def located(self, endpoint: Endpoint, message: Located) -> None:
         """A node says who leads; a later leader is asked at once."""
@@ -240,18 +240,18 @@ class SessionCore:
         """A node did not take a request, or part of it."""
         code = message.code
         endpoint.said = f"{code}: {message.text}" if message.text else code
-        self.resolve(self.questions.refuse(request, message, self.now))
+        self.resolve(self.node_queries.refuse(request, message, self.now))
         certain = code != OUTCOME_UNKNOWN
         final = code in NOT_LEADING and not self.directory.follow
         meant: list[Pending[Any]] = []
-        for lane in self.lanes():
-            found = lane.refused(request, message.numbers, certain=certain)
+        for window in self.windows():
+            found = window.refused(request, message.numbers, certain=certain)
             for pending in found:
                 pending.refusal = code
             if (retried(code) and not final) or code == SESSION_EXPIRED:
-                lane.again.update(pending.number for pending in found)
+                window.again.update(pending.number for pending in found)
             else:
-                self.give_up(lane, found, message)
+                self.give_up(window, found, message)
             meant += found
         if final:
             self.give_up_all(message)
@@ -262,11 +262,11 @@ class SessionCore:
                 self.opening_at = -inf
             self.turn_away(endpoint, message)
 
-    def give_up(self, lane: RequestWindow[Any], pendings: list[Any], message: Refused) -> None:
+    def give_up(self, window: RequestWindow[Any], pendings: list[Any], message: Refused) -> None:
         """Sending these again would not help."""
         for pending in pendings:
-            lane.drop(pending.number)
-            unknown = lane is self.commands and pending.sends > 0
+            window.drop(pending.number)
+            unknown = window is self.commands and pending.sends > 0
             pending.error = refused_error(message, outcome_unknown=unknown)
             self.resolved.append(pending)
 
@@ -275,8 +275,8 @@ class SessionCore:
         for pending in self.commands.clear():
             pending.error = refused_error(message, outcome_unknown=pending.sends > 0)
             self.resolved.append(pending)
-        for lane in self.reads.strict:
-            for pending in lane.clear():
+        for window in self.reads.strict:
+            for pending in window.clear():
                 pending.error = refused_error(message, outcome_unknown=False)
                 self.resolved.append(pending)
 
@@ -308,7 +308,7 @@ class SessionCore:
         self.commands.resend_overdue(now, limits.resend_s, limits.resend_passed_s)
         self.expire(self.reads.expired(now))
         self.reads.resend_overdue(now, limits.silence_s, limits.resend_s, limits.resend_passed_s)
-        self.expire(self.questions.expired(now))
+        self.expire(self.node_queries.expired(now))
         while self.floor <= self.commands.last and self.floor not in self.commands.open:
             self.floor += 1
         idle = self.session and not self.commands.open
@@ -324,7 +324,7 @@ class SessionCore:
 
     def close(self, reason: str) -> None:
         """Everything unanswered ends: what was sent as unknown, the rest as not carried out."""
-        for pending in [*self.commands.clear(), *self.reads.clear(), *self.questions.clear()]:
+        for pending in [*self.commands.clear(), *self.reads.clear(), *self.node_queries.clear()]:
             if pending.sends > 0 and not isinstance(pending, PendingRead):
                 pending.error = OutcomeUnknownError(f"{reason} (the command was sent before, and may be carried out)")
             else:
@@ -343,14 +343,14 @@ class SessionCore:
 
     def working(self) -> bool:
         """Whether anything waits for the cluster."""
-        return bool(self.commands or self.reads or self.questions)
+        return bool(self.commands or self.reads or self.node_queries)
 
     def wake_at(self) -> float:
         """When to come back at the latest; infinity if nothing is to be done without a message."""
         if not self.working():
-            return inf if self.directory.term else self.now + IDLE_TICK_S
-        deadline = min(self.commands.earliest, self.reads.earliest(), self.questions.earliest())
-        at = min(self.now + TICK_S, deadline)
+            return inf if self.directory.term else self.now + IDLE_TICK_SECONDS
+        deadline = min(self.commands.earliest, self.reads.earliest(), self.node_queries.earliest())
+        at = min(self.now + TICK_SECONDS, deadline)
         return min(at, self.patience.until) if self.patience.until > self.now else at
 
     # --- what is to be sent ---
@@ -361,7 +361,7 @@ class SessionCore:
         wanted = directory.ready() is None and (self.working() or not directory.term)
         for endpoint, message in directory.search(self.now, wanted=wanted or self.silent()):
             yield endpoint.name, message, next(self.requests)
-        yield from self.questions.outgoing(self.now, self.reads.nearest(), self.requests)
+        yield from self.node_queries.outgoing(self.now, self.reads.nearest(), self.requests)
         leader = directory.ready() if self.patience.until <= self.now else None
         if leader is not None:
             yield from self.outgoing_commands(leader.name)
@@ -369,8 +369,8 @@ class SessionCore:
 
     def outgoing_commands(self, name: str) -> Iterator[Outgoing]:
         """Commands, or first the session that they need."""
-        lane = self.commands
-        if not lane.sendable():
+        window = self.commands
+        if not window.sendable():
             return
         if not self.session:
             if self.now - self.opening_at >= self.limits.resend_s:
@@ -379,7 +379,7 @@ class SessionCore:
                 self.opening_at = self.now
                 yield name, OpenSession(self.limits.session_ttl_ms), request
             return
-        while lane.sendable():
+        while window.sendable():
             request = next(self.requests)
-            items = lane.pack(name, request, self.now)
+            items = window.pack(name, request, self.now)
             yield name, Submit(self.session, self.floor, items), request

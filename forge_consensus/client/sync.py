@@ -12,18 +12,17 @@ from typing import Any, Self, cast
 
 import msgpack
 
-from forge_consensus.actors.messages import GetStatus, Locate, Located
+from forge_consensus.actors.messages import CONSISTENCIES, GetStatus, Locate, Located
 from forge_consensus.client.connections import LocalPort
 from forge_consensus.client.driver import Deliver, Driver, finish_all
 from forge_consensus.client.endpoints import LOCAL, LOCATE_WAIT_MS, parse_endpoint, parse_endpoints
-from forge_consensus.client.pending import Pending, PendingAsk, PendingRead
-from forge_consensus.client.reads import CONSISTENCIES
+from forge_consensus.client.pending import Pending, PendingNodeQuery, PendingRead
 from forge_consensus.config.client import ClientSettings
 from forge_consensus.errors import CommandTooLargeError, InvalidConfigError
 from forge_consensus.storage.machines.machine import COMMAND_BYTES_MAX, Command
 
-TIMEOUT_S = 5.0
-TIMEOUT_S_MAX = 1e9
+TIMEOUT_SECONDS = 5.0
+TIMEOUT_SECONDS_MAX = 1e9
 """No call waits longer, some 30 years: the clocks of Python and ZeroMQ end somewhere beyond."""
 SCAN_LIMIT = 1000
 
@@ -39,10 +38,10 @@ class ReadDetail:
 
 def check_timeout(timeout: object, *, late: bool = False) -> float:
     """The time a call may take; `late`: it may be over already. Raises `InvalidConfigError` for what is none."""
-    if isinstance(timeout, int | float) and timeout <= TIMEOUT_S_MAX and (late or timeout > 0):
+    if isinstance(timeout, int | float) and timeout <= TIMEOUT_SECONDS_MAX and (late or timeout > 0):
         return max(timeout, 0.0)
     raise InvalidConfigError(
-        f"timeout is {timeout!r}: expected seconds above 0 and up to {TIMEOUT_S_MAX:g}, such as 5.0"
+        f"timeout is {timeout!r}: expected seconds above 0 and up to {TIMEOUT_SECONDS_MAX:g}, such as 5.0"
     )
 
 
@@ -58,7 +57,7 @@ class Calls:
     def __init__(
         self,
         endpoints: Sequence[str] | str = (),
-        timeout: float = TIMEOUT_S,
+        timeout: float = TIMEOUT_SECONDS,
         cluster_id: str = "",
         *,
         limits: ClientSettings | None = None,
@@ -74,7 +73,7 @@ class Calls:
         self.timeout = timeout
         self.correlation_ids = correlation_ids() if correlate else None
         """Where ids for commands without one come from, if every command shall have one."""
-        self.link = Driver(
+        self.driver = Driver(
             endpoints, cluster=cluster_id, limits=limits, port=port, deliver=deliver, follow=follow, prefer=prefer
         )
 
@@ -113,16 +112,16 @@ class Calls:
             raise ValueError(f"query {type(query).__name__} cannot be encoded: {error}") from error
         return PendingRead(payload, self.deadline(timeout), consistency)
 
-    def status_question(self, endpoint: str | None, timeout: float | None) -> PendingAsk[dict[str, Any]]:
+    def status_query(self, endpoint: str | None, timeout: float | None) -> PendingNodeQuery[dict[str, Any]]:
         """The question for a node's status, not yet handed over."""
         name = "" if endpoint is None else endpoint
         if name not in {"", LOCAL}:
             name = parse_endpoint(name)
-        return PendingAsk(GetStatus(), name, self.deadline(timeout))
+        return PendingNodeQuery(GetStatus(), name, self.deadline(timeout))
 
-    def locate_question(self, timeout: float | None) -> PendingAsk[Located]:
+    def locate_query(self, timeout: float | None) -> PendingNodeQuery[Located]:
         """The question who leads, not yet handed over."""
-        return PendingAsk(Locate(0, LOCATE_WAIT_MS), "", self.deadline(timeout))
+        return PendingNodeQuery(Locate(0, LOCATE_WAIT_MS), "", self.deadline(timeout))
 
 
 class KeyCalls:
@@ -192,9 +191,9 @@ class Client(Calls, KeyCalls):
         that lasts.
         """
         pending = self.command(command, timeout)
-        if self.link.full():
-            self.link.wait_for_room(self.timeout if timeout is None else timeout)
-        self.link.hand_over(pending)
+        if self.driver.full():
+            self.driver.wait_for_capacity(self.timeout if timeout is None else timeout)
+        self.driver.hand_over(pending)
         return pending
 
     def apply(self, command: Command, timeout: float | None = None) -> Any:
@@ -206,7 +205,7 @@ class Client(Calls, KeyCalls):
     ) -> PendingRead[Any]:
         """Hand over a query and return at once with the future of its answer."""
         pending = self.query(query, consistency, timeout)
-        self.link.hand_over(pending)
+        self.driver.hand_over(pending)
         return pending
 
     def read(self, query: Any, consistency: str = "linearizable", timeout: float | None = None) -> Any:
@@ -224,8 +223,8 @@ class Client(Calls, KeyCalls):
 
     def status(self, endpoint: str | None = None, timeout: float | None = None) -> dict[str, Any]:
         """What a node says of itself: the one at that endpoint, or the leader, or any."""
-        pending = self.status_question(endpoint, timeout)
-        self.link.hand_over(pending)
+        pending = self.status_query(endpoint, timeout)
+        self.driver.hand_over(pending)
         return pending.result()
 
     def locate(self, timeout: float | None = None) -> Located:
@@ -233,13 +232,13 @@ class Client(Calls, KeyCalls):
 
         Waits until somebody leads.
         """
-        pending = self.locate_question(timeout)
-        self.link.hand_over(pending)
+        pending = self.locate_query(timeout)
+        self.driver.hand_over(pending)
         return pending.result()
 
     def close(self) -> None:
         """Let go of the network; what is outstanding ends with an error. May be called twice."""
-        self.link.close()
+        self.driver.close()
 
     def __enter__(self) -> Self:
         return self

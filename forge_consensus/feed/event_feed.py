@@ -9,27 +9,20 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from types import TracebackType
-from typing import Literal, NamedTuple, Self
+from typing import Literal, Self
 
 from forge_consensus.client.endpoints import parse_endpoints
 from forge_consensus.errors import ConsensusError, InvalidConfigError
-from forge_consensus.events.stream import StreamEndedError
+from forge_consensus.events.stream import Sleeper, StreamEndedError
 from forge_consensus.events.subscription import inside_inline_handler
 from forge_consensus.events.types import ConsensusEvent
+from forge_consensus.feed.cursor import ANY_INCARNATION, PAGE_ROWS, Delivery, Gap, Position, Since, Wanted
 from forge_consensus.feed.driver import FeedDriver
-from forge_consensus.feed.following import ANY_INCARNATION, PAGE_ROWS, Gap, Position, Since, Told, Wanted
 
 __all__ = ["EventFeed", "Gap", "Position", "Since"]
 
 QUEUE_MAX = 10_000
-CLOSE_S = 5.0
-
-
-class Sleeper(NamedTuple):
-    """A task that sleeps until the next event."""
-
-    loop: asyncio.AbstractEventLoop
-    ready: asyncio.Event
+CLOSE_SECONDS = 5.0
 
 
 class EventFeed:
@@ -64,13 +57,13 @@ class EventFeed:
             raise InvalidConfigError(f"queue_max is {queue_max}: it must be at least 1")
         self.timeout = timeout
         self.queue_max = queue_max
-        self.queue: deque[Told] = deque()
+        self.queue: deque[Delivery] = deque()
         self.places = places_of(since)
         self.change = threading.Condition()
         self.sleepers: list[Sleeper] = []
         self.ended = False
         self.error: ConsensusError | None = None
-        self.link = FeedDriver(
+        self.driver = FeedDriver(
             self,
             parse_endpoints(endpoints),
             Wanted([kinds] if isinstance(kinds, str) else kinds),
@@ -80,7 +73,7 @@ class EventFeed:
             room_min=max(1, min(PAGE_ROWS, queue_max // 2)),
             silent_at=None if follow else time.monotonic() + connect_seconds,
         )
-        self.link.thread.start()
+        self.driver.thread.start()
 
     # --- for readers -------------------------------------------------------------------------------------------------
 
@@ -113,8 +106,8 @@ class EventFeed:
         if not self.queue:
             raise self.error or StreamEndedError("the event feed has ended")
         event, node, self.places[node] = self.queue.popleft()
-        if self.link.starved and len(self.queue) <= self.queue_max // 2:
-            self.link.rouse()
+        if self.driver.starved and len(self.queue) <= self.queue_max // 2:
+            self.driver.rouse()
         return event
 
     @property
@@ -126,13 +119,13 @@ class EventFeed:
     @property
     def silent(self) -> list[str]:
         """The addresses of nodes that have not answered, or not lately."""
-        return self.link.silent
+        return self.driver.silent
 
     def close(self) -> None:
         """End it: the thread, the sockets, and whoever waits. May be called twice."""
-        self.link.close()
-        if threading.current_thread() is not self.link.thread:
-            self.link.thread.join(CLOSE_S)
+        self.driver.close()
+        if threading.current_thread() is not self.driver.thread:
+            self.driver.thread.join(CLOSE_SECONDS)
 
     # --- for the link's thread ---------------------------------------------------------------------------------------
 
@@ -141,7 +134,7 @@ class EventFeed:
         """How many more events the queue takes."""
         return self.queue_max - len(self.queue)
 
-    def tell(self, told: list[Told]) -> None:
+    def tell(self, told: list[Delivery]) -> None:
         """Queue events and wake whoever waits."""
         with self.change:
             self.queue.extend(told)

@@ -68,7 +68,7 @@ def a_client_that_is_closed_says_that_nothing_was_done(patch: Patch) -> None:
     """Commands that were sent end as not carried out when the client is closed."""
 
     def close(self: SessionCore, reason: str) -> None:
-        for pending in [*self.commands.clear(), *self.reads.clear(), *self.questions.clear()]:
+        for pending in [*self.commands.clear(), *self.reads.clear(), *self.node_queries.clear()]:
             pending.error = NotStartedError(reason)
             self.resolved.append(pending)
 
@@ -104,7 +104,7 @@ def a_client_forgets_what_was_refused(patch: Patch) -> None:
     """Commands that were refused are never sent again, so they end at their deadline though the cluster serves."""
 
     def forget(self: SessionCore, endpoint: Any, message: Any, request: int) -> None:
-        for window in self.lanes():
+        for window in self.windows():
             window.refused(request, message.numbers, certain=True)
 
     patch.setattr(SessionCore, "refuse", forget)

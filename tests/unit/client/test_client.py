@@ -341,7 +341,7 @@ def test_an_embedded_node_is_an_endpoint_without_a_socket() -> None:
         client.put("a", 1)
         assert client.get("a") == 1
         assert client.status("local")["node"] == "n1"
-        assert client.link.wires.context is None
+        assert client.driver.connections.context is None
     assert port.closed
 
 
