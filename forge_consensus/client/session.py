@@ -1,4 +1,4 @@
-"""The client's core: one session, its pipeline, reads, the leader; no I/O and no clock."""
+"""The client's core: one session, its pipeline of commands, queries, and the leader; no I/O and no clock."""
 
 from __future__ import annotations
 
@@ -38,18 +38,30 @@ from forge_consensus.errors import NotLeaderError, NotStartedError, OutcomeUnkno
 
 SESSION_EXPIRED = SessionExpiredError.code
 TICK_SECONDS = 0.02
-"""How often timers are looked at while something is outstanding."""
+"""How often `tick` is wanted while calls are outstanding."""
 IDLE_TICK_SECONDS = 0.2
-"""The same while nothing is, and no leader was found yet."""
+"""How often `tick` is wanted while no call is outstanding and no leader has been found."""
 
 Outgoing = tuple[str, WireMessage, int]
 
 
 class SessionCore:
-    """What a client decides, without doing any of it.
+    """Decides everything that a client does, and does none of it.
 
-    The driver sets `now`, hands in what arrived, calls `tick`, sends what `outgoing` yields, tells
-    the `resolved`, connects the endpoints of the directory, and comes back at `wake_at` or before.
+    A driver sets `now`, hands in what arrived (`connected`, `disconnected`, `receive`) and what callers want
+    (`submit`), calls `tick`, sends the frames that `outgoing` yields, finishes the calls in `resolved`, connects the
+    endpoints of the directory, and comes back at the time of `wake_at` or before. `Driver` does so on a thread,
+    the test kit's `SimulatedDriver` in virtual time.
+
+    Args:
+        endpoints: the names (addresses) of the endpoints that the client is given.
+        now: the present time, in seconds of any clock that does not go back.
+        random: returns a random number from 0 to 1; spreads pauses.
+        limits: bounds and times; None for the defaults.
+        cluster: the id of the cluster, "" for that of the first node that answers.
+        prefer: the endpoint that answers stale queries while it is connected.
+        follow: whether to go to nodes that were not given.
+
     """
 
     def __init__(
@@ -76,14 +88,14 @@ class SessionCore:
         self.session = 0
         self.session_used_at = now
         self.floor = 1
-        """No command below it is outstanding."""
+        """No command with a lower number is outstanding; nodes may forget the results of all of those."""
         self.opening = 0
-        """The first request that asks for the session that is being opened, 0 if none is."""
+        """The number of the first request for the session that is being opened, 0 if none is."""
         self.opening_at = -inf
         self.patience = Patience(self.limits, random, now)
 
     def window(self, numbers: Iterator[int]) -> RequestWindow[Any]:
-        """A window with this client's bounds."""
+        """A request window with this client's bounds."""
         limits = self.limits
         return RequestWindow(
             numbers,
@@ -93,7 +105,7 @@ class SessionCore:
         )
 
     def windows(self) -> list[RequestWindow[Any]]:
-        """All windows, that of the commands first."""
+        """All request windows, that of the commands first."""
         return [self.commands, *self.reads.windows.values()]
 
     # --- what the caller wants ---
@@ -113,7 +125,7 @@ class SessionCore:
     # --- what the network does ---
 
     def connected(self, name: str) -> None:
-        """An endpoint can be sent to; what was on the way to it before may be lost."""
+        """Note that an endpoint is connected. Frames that were on the way to it before may be lost."""
         endpoint = self.directory.add(name)
         endpoint.connected = True
         endpoint.heard_at = endpoint.ask_at = self.now
@@ -122,7 +134,7 @@ class SessionCore:
             self.start_over()
 
     def disconnected(self, name: str) -> None:
-        """An endpoint cannot be sent to; frames that were on the way to or from it may be lost."""
+        """Note that an endpoint is not connected. Frames on the way to or from it may be lost."""
         endpoint = self.directory.add(name)
         if endpoint.connected:
             endpoint.said = "the connection was lost"
@@ -132,7 +144,7 @@ class SessionCore:
         self.node_queries.lost(name)
 
     def unsent(self, name: str, message: WireMessage, request: int) -> None:
-        """The connection did not take a frame: it certainly never left."""
+        """Note that a connection did not take a frame, which therefore certainly never left."""
         endpoint = self.directory.add(name)
         endpoint.said = "its connection takes no more frames"
         for window in self.windows():
@@ -145,7 +157,7 @@ class SessionCore:
             self.patience.lost(self.now)
 
     def receive(self, name: str, message: WireMessage, request: int) -> None:
-        """Take an answer. What is late, doubled or makes no sense changes nothing."""
+        """Take an answer. One that is late, comes twice or makes no sense changes nothing."""
         endpoint = self.directory.endpoints.get(name)
         if endpoint is None:
             return
@@ -164,7 +176,7 @@ class SessionCore:
             self.resolve(self.node_queries.answer(request, message, self.now))
 
     def located(self, endpoint: Endpoint, message: Located) -> None:
-        """A node says who leads; a later leader is asked at once."""
+        """Take what a node says of the leader; everything outstanding goes to a later leader at once."""
         if not self.directory.follow and message.leader not in {"", message.node}:
             text = f"{message.node} does not lead, {message.leader} does"
             self.give_up_all(Refused(NotLeaderError.code, text, message.leader, message.address, message.term))
@@ -175,12 +187,12 @@ class SessionCore:
                 self.patience.regained(self.now)
 
     def resolve(self, pending: Pending[Any] | None) -> None:
-        """That one is answered, if it is one."""
+        """Note that a call has ended, if there is one."""
         if pending is not None:
             self.resolved.append(pending)
 
     def results(self, message: Results) -> None:
-        """Outcomes of commands. The hot path."""
+        """Take the outcomes of commands. This is the hot path."""
         if message.session != self.session or not message.items:
             return
         drop, done = self.commands.open.pop, self.resolved.append
@@ -207,14 +219,14 @@ class SessionCore:
             self.expire_session()
 
     def read_results(self, message: ReadResults) -> None:
-        """Answers to queries."""
+        """Take the answers to queries."""
         answered = self.reads.results(message)
         self.resolved += answered
         if answered:
             self.patience.regained(self.now)
 
     def session_opened(self, message: SessionOpened, request: int) -> None:
-        """The session is there; an answer to an earlier opening is as good as one to the last."""
+        """Begin to use a session. The answer to an earlier request for it is as good as that to the last."""
         if self.opening and request >= self.opening:
             self.session = message.session
             self.session_used_at = self.opening_at
@@ -222,7 +234,7 @@ class SessionCore:
             self.patience.regained(self.now)
 
     def expire_session(self) -> None:
-        """The session is no more: what was sent ends as unknown, the rest goes to the next."""
+        """Give up the session: commands that were sent end as unknown, the others go to the next session."""
         self.session = 0
         self.opening = 0
         self.opening_at = -inf  # the last opening was answered: the next one need not wait as if it had been lost
@@ -237,7 +249,7 @@ class SessionCore:
         self.commands.requeue(safe)
 
     def refuse(self, endpoint: Endpoint, message: Refused, request: int) -> None:
-        """A node did not take a request, or part of it."""
+        """Take the refusal of a request or of a part of it."""
         code = message.code
         endpoint.said = f"{code}: {message.text}" if message.text else code
         self.resolve(self.node_queries.refuse(request, message, self.now))
@@ -263,7 +275,7 @@ class SessionCore:
             self.turn_away(endpoint, message)
 
     def give_up(self, window: RequestWindow[Any], pendings: list[Any], message: Refused) -> None:
-        """Sending these again would not help."""
+        """End these calls with the refusal, because sending them again would not help."""
         for pending in pendings:
             window.drop(pending.number)
             unknown = window is self.commands and pending.sends > 0
@@ -271,7 +283,7 @@ class SessionCore:
             self.resolved.append(pending)
 
     def give_up_all(self, message: Refused) -> None:
-        """The only node that may be asked does not lead: nothing else that needs a leader gets further either."""
+        """End every call that needs a leader, because the only nodes that may be asked do not lead."""
         for pending in self.commands.clear():
             pending.error = refused_error(message, outcome_unknown=pending.sends > 0)
             self.resolved.append(pending)
@@ -281,7 +293,7 @@ class SessionCore:
                 self.resolved.append(pending)
 
     def turn_away(self, endpoint: Endpoint, message: Refused) -> None:
-        """Go to the leader that was named at once, the first time; otherwise wait a little."""
+        """After a refusal go to the leader that it names: at once the first time, after a pause if refusals go on."""
         directory = self.directory
         if message.code in NOT_LEADING:
             directory.dismiss(endpoint)
@@ -293,7 +305,7 @@ class SessionCore:
                 self.patience.until = self.now
 
     def start_over(self) -> None:
-        """There is a new leader, or a new connection to it: everything outstanding goes again."""
+        """Send everything outstanding again, because there is a new leader or a new connection to it."""
         self.commands.resend_all()
         self.reads.start_over()
         self.opening_at = -inf
@@ -301,7 +313,7 @@ class SessionCore:
     # --- what time does ---
 
     def tick(self, now: float) -> None:
-        """Let the timers see what time it is, after everything that arrived was handed in."""
+        """End late calls and mark lost frames. Call it after everything that had arrived was handed in."""
         self.now = now
         limits = self.limits
         self.expire(self.commands.expired(now))
@@ -316,14 +328,14 @@ class SessionCore:
             self.session = 0
 
     def expire(self, late: Iterable[Pending[Any]]) -> None:
-        """The deadline of these has passed."""
+        """End calls whose deadline has passed."""
         for pending in late:
             unknown = pending.sends > 0 and not isinstance(pending, PendingRead)
             pending.error = late_error(pending, self.directory, outcome_unknown=unknown)
             self.resolved.append(pending)
 
     def close(self, reason: str) -> None:
-        """Everything unanswered ends: what was sent as unknown, the rest as not carried out."""
+        """End every call: commands that were sent as unknown, all others as not carried out."""
         for pending in [*self.commands.clear(), *self.reads.clear(), *self.node_queries.clear()]:
             if pending.sends > 0 and not isinstance(pending, PendingRead):
                 pending.error = OutcomeUnknownError(f"{reason} (the command was sent before, and may be carried out)")
@@ -332,7 +344,7 @@ class SessionCore:
             self.resolved.append(pending)
 
     def silent(self) -> bool:
-        """Whether the leader owes an answer and has said nothing for too long."""
+        """Whether the leader owes an answer and has said nothing for `silence_s`."""
         leader = self.directory.leader
         if leader is None or self.patience.until > self.now:
             return False
@@ -342,11 +354,11 @@ class SessionCore:
         return self.now - max(since, leader.heard_at) > self.limits.silence_s
 
     def working(self) -> bool:
-        """Whether anything waits for the cluster."""
+        """Whether any call is outstanding."""
         return bool(self.commands or self.reads or self.node_queries)
 
     def wake_at(self) -> float:
-        """When to come back at the latest; infinity if nothing is to be done without a message."""
+        """The time at which the driver must come back at the latest; infinity if only a message can change anything."""
         if not self.working():
             return inf if self.directory.term else self.now + IDLE_TICK_SECONDS
         deadline = min(self.commands.earliest, self.reads.earliest(), self.node_queries.earliest())
@@ -356,7 +368,7 @@ class SessionCore:
     # --- what is to be sent ---
 
     def outgoing(self) -> Iterator[Outgoing]:
-        """The frames to send now, as (endpoint, message, request number). Call after `tick`."""
+        """The frames to send now, as (endpoint, message, request number). Call it after `tick`."""
         directory = self.directory
         wanted = directory.ready() is None and (self.working() or not directory.term)
         for endpoint, message in directory.search(self.now, wanted=wanted or self.silent()):
@@ -368,7 +380,7 @@ class SessionCore:
         yield from self.reads.outgoing(self.now, leader, self.requests)
 
     def outgoing_commands(self, name: str) -> Iterator[Outgoing]:
-        """Commands, or first the session that they need."""
+        """The frames with commands, or first the request for the session that they need."""
         window = self.commands
         if not window.sendable():
             return
