@@ -1,4 +1,4 @@
-"""Connections: a client's connections, a DEALER for each address and a port to an embedded node."""
+"""A client's connections: a DEALER for each address, and a port to an embedded node."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ NOBLOCK: Final = int(zmq.NOBLOCK)
 POLLIN: Final = int(zmq.POLLIN)
 FRAME_BYTES_MAX: Final = 64 << 20
 FRAMES_A_LOOK: Final = 64
-"""Frames taken from one connection before the others are looked at."""
+"""So many frames are taken from one connection before it is the turn of the others."""
 FRAMES_WAITING_MAX: Final = 100_000
 OPTIONS: Final = DealerOptions(
     frame_bytes_max=FRAME_BYTES_MAX,
@@ -31,19 +31,16 @@ GATEWAY: Final = "gateway"
 
 
 class LocalPort(Protocol):
-    """A node of this process as an endpoint: messages are handed over as they are."""
+    """A node of this process as an endpoint: messages are handed over as objects, without a socket."""
 
     def connect(self, on_message: Callable[[WireMessage, int], None]) -> None:
         """From now on call `on_message(answer, request number)`, from any thread."""
 
     def send(self, message: WireMessage, request: int) -> None:
-        """Take a request, from any thread, and return at once.
-
-        May raise if the node has stopped.
-        """
+        """Take a request, from any thread, and return at once. It can raise anything if the node has stopped."""
 
     def close(self) -> None:
-        """No more answers are wanted."""
+        """Stop sending answers."""
 
 
 class Connection:
@@ -57,11 +54,11 @@ class Connection:
             raise ConnectionFailedError(f"cannot connect to {address}: {error}") from error
 
     def events(self) -> Iterator[bool]:
-        """What happened to the connection: True for made, False for lost."""
+        """What happened to the connection: True when it was made, False when it was lost."""
         return monitored(self.monitor)
 
     def receive(self) -> Iterator[bytes]:
-        """The frames that have arrived, at most `FRAMES_A_LOOK`; there is one at least."""
+        """The frames that have arrived, at most `FRAMES_A_LOOK`."""
         socket = self.socket
         for _ in range(FRAMES_A_LOOK):
             try:
@@ -81,7 +78,7 @@ class Connection:
             self.socket.recv(NOBLOCK)
 
     def send(self, data: bytes) -> bool:
-        """Whether the connection took the frame."""
+        """Send a frame; returns whether the connection took it."""
         try:
             self.socket.send(data, NOBLOCK)
         except zmq.Again:
@@ -89,18 +86,18 @@ class Connection:
         return True
 
     def close(self) -> None:
-        """Let go of both sockets; nothing lingers."""
+        """Close both sockets; nothing lingers."""
         close_watched(self.socket, self.monitor)
 
 
 def packed(message: WireMessage, request: int, cluster: str) -> bytes:
-    """The frame of a client's request."""
+    """The bytes of a client's request."""
     sent = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
     return encode(Frame(GATEWAY, cluster, "", "", 0, 0, request, sent, message))
 
 
 def unpacked(data: bytes) -> Frame | None:
-    """The frame in those bytes; None for anything else."""
+    """The frame in these bytes; None if they are none."""
     try:
         return decode(data, FRAME_BYTES_MAX)
     except ProtocolError:
@@ -108,11 +105,11 @@ def unpacked(data: bytes) -> Frame | None:
 
 
 Arrived = tuple[str, Any, int]
-"""Endpoint, what came (a message; True, False for a connection made, lost), request number."""
+"""The endpoint; a message, True for a connection made or False for one lost; the request number."""
 
 
 class Connections:
-    """All connections of one client. Used by the driver's thread alone."""
+    """All connections of one client. Only the driver's thread uses them."""
 
     def __init__(self, wake_fd: int) -> None:
         self.wake_fd = wake_fd
@@ -126,7 +123,7 @@ class Connections:
         """Addresses that cannot even be tried, and why."""
 
     def __contains__(self, name: str) -> bool:
-        """Whether that endpoint has a connection or was tried."""
+        """Whether the endpoint has a connection or was tried."""
         return name in self.by_address or name in self.ports or name in self.failed
 
     def __len__(self) -> int:
@@ -134,10 +131,7 @@ class Connections:
         return len(self.by_address) + len(self.ports) + len(self.failed)
 
     def connect(self, address: str) -> None:
-        """Begin to connect; it goes on by itself for ever.
-
-        An address that makes no sense is remembered.
-        """
+        """Begin to connect to an address; ZeroMQ goes on by itself. What is no address is noted in `failed`."""
         if self.context is None:
             self.context = zmq.Context()
         try:
@@ -152,7 +146,7 @@ class Connections:
         self.poller.register(connection.monitor, zmq.POLLIN)
 
     def wait(self, seconds: float) -> list[Arrived]:
-        """What arrives within that time, connections lost and made included."""
+        """Wait up to so many seconds; returns what arrived: messages, and connections made and lost."""
         arrived: list[Arrived] = []
         for socket, _ in self.poller.poll(ceil(seconds * 1000)):
             if type(socket) is int:
@@ -168,7 +162,7 @@ class Connections:
         return arrived
 
     def send(self, name: str, message: WireMessage, request: int, cluster: str) -> bool:
-        """Whether the connection to that endpoint took the message."""
+        """Send a request to an endpoint; returns whether its connection took it."""
         port = self.ports.get(name)
         if port is not None:
             try:
@@ -180,7 +174,7 @@ class Connections:
         return connection is not None and connection.send(packed(message, request, cluster))
 
     def close(self) -> None:
-        """Let go of everything; bounded, for nothing lingers."""
+        """Close everything at once; nothing lingers."""
         for port in self.ports.values():
             port.close()
         for connection in self.by_address.values():

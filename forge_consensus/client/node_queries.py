@@ -1,4 +1,4 @@
-"""NodeQueries to single nodes: who leads, how are you; asked again until answered or late."""
+"""Queries to single nodes: who leads, and what is your status. They are asked again until answered or late."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from forge_consensus.client.outcome import refused_error, retried
 from forge_consensus.client.pending import PendingNodeQuery
 
 AGAIN_SECONDS = 0.05
-"""After a useless answer."""
+"""How long after a useless answer a node is asked again."""
 LOST_SECONDS = 1.0
-"""Without any answer."""
+"""How long a node is left without an answer before it is asked again."""
 
 
 class NodeQueries:
-    """The queries that are not answered yet."""
+    """The node queries that are not answered."""
 
     def __init__(self, directory: Directory) -> None:
         self.directory = directory
@@ -26,17 +26,17 @@ class NodeQueries:
         self.asked: dict[int, PendingNodeQuery[Any]] = {}
 
     def __bool__(self) -> bool:
-        """Whether there are any."""
+        """Whether any is not answered."""
         return bool(self.waiting or self.asked)
 
     def add(self, query: PendingNodeQuery[Any]) -> None:
-        """Take a query; its endpoint becomes known if it was not."""
+        """Take a query; its endpoint is added to the directory if it is new."""
         if query.endpoint:
             self.directory.add(query.endpoint)
         self.waiting.append(query)
 
     def answer(self, request: int, message: Located | Status, now: float) -> PendingNodeQuery[Any] | None:
-        """The query that this answers; one that learned of no leader is asked again."""
+        """Take an answer; returns the query that it ends. A query for the leader is asked again while nobody leads."""
         query = self.asked.pop(request, None)
         if query is None:
             return None
@@ -47,7 +47,7 @@ class NodeQueries:
         return query
 
     def refuse(self, request: int, message: Refused, now: float) -> PendingNodeQuery[Any] | None:
-        """The query that fails by this refusal; one that may yet succeed is asked again."""
+        """Take a refusal; returns the query that it ends. One that can yet succeed is asked again."""
         query = self.asked.pop(request, None)
         if query is None:
             return None
@@ -77,7 +77,7 @@ class NodeQueries:
                 self.waiting.append(query)
 
     def expired(self, now: float) -> list[PendingNodeQuery[Any]]:
-        """Take out what is late."""
+        """Take out the queries whose deadline has passed."""
         late = [query for query in self.all() if query.deadline <= now]
         if late:
             self.waiting = [query for query in self.waiting if query.deadline > now]
@@ -85,11 +85,11 @@ class NodeQueries:
         return late
 
     def all(self) -> list[PendingNodeQuery[Any]]:
-        """Every query."""
+        """All queries."""
         return [*self.waiting, *self.asked.values()]
 
     def clear(self) -> list[PendingNodeQuery[Any]]:
-        """Take out everything."""
+        """Take out all queries."""
         taken = self.all()
         self.waiting, self.asked = [], {}
         return taken
@@ -101,7 +101,7 @@ class NodeQueries:
     def outgoing(
         self, now: float, nearest: Endpoint | None, requests: Iterator[int]
     ) -> Iterator[tuple[str, Locate | GetStatus, int]]:
-        """What to ask now; a query for anyone goes to the nearest endpoint."""
+        """The frames to send now; a query without an endpoint goes to the nearest one."""
         for request, query in list(self.asked.items()):
             if query.again_at <= now:
                 del self.asked[request]

@@ -1,4 +1,4 @@
-"""Reads: queries by consistency, a window for each; they change nothing and may be asked again."""
+"""Queries by consistency, with a request window for each; they change nothing, so they can be asked again freely."""
 
 from __future__ import annotations
 
@@ -15,31 +15,28 @@ from forge_consensus.client.request_window import RequestWindow
 
 
 class Reads:
-    """The queries that are not answered yet.
-
-    Stale ones go to the nearest endpoint, all others to the leader.
-    """
+    """The queries that are not answered: stale ones go to the nearest endpoint, all others to the leader."""
 
     def __init__(
         self, directory: Directory, prefer: str, window: Callable[[Iterator[int]], RequestWindow[Any]]
     ) -> None:
         self.directory = directory
         self.prefer = prefer
-        """The endpoint that answers stale reads, if it is connected."""
+        """The endpoint that answers stale queries while it is connected, "" for any."""
         numbers = itertools.count(1)
         self.windows: dict[str, RequestWindow[PendingRead[Any]]] = {name: window(numbers) for name in CONSISTENCIES}
         self.stale = self.windows[STALE]
         self.strict = [window for name, window in self.windows.items() if name != STALE]
         self.asked = ""
         self.avoid = ""
-        """The endpoint that left a stale read without an answer."""
+        """The endpoint that left a stale query without an answer."""
 
     def __bool__(self) -> bool:
         """Whether any query is unanswered."""
         return any(self.windows.values())
 
     def results(self, message: ReadResults) -> list[PendingRead[Any]]:
-        """The queries that this answers."""
+        """Take answers; returns the queries that they end."""
         answered = []
         for number, code, payload in message.items:
             for window in self.windows.values():
@@ -57,27 +54,27 @@ class Reads:
         return answered
 
     def start_over(self) -> None:
-        """There is a new leader, or a new connection to it."""
+        """Send what the leader owes again, because there is a new leader or a new connection to it."""
         for window in self.strict:
             window.resend_all()
 
     def resend_overdue(self, now: float, silence_s: float, plain_s: float, passed_s: float) -> None:
-        """Mark what was lost; an endpoint that leaves stale reads unanswered is avoided."""
+        """Mark queries that seem lost for sending again, and avoid an endpoint that leaves stale ones unanswered."""
         for window in self.strict:
             window.resend_overdue(now, plain_s, passed_s)
         if self.stale.resend_overdue(now, silence_s, passed_s):
             self.avoid = self.asked
 
     def expired(self, now: float) -> list[PendingRead[Any]]:
-        """Take out what is late."""
+        """Take out the queries whose deadline has passed."""
         return [pending for window in self.windows.values() for pending in window.expired(now)]
 
     def clear(self) -> list[PendingRead[Any]]:
-        """Take out everything."""
+        """Take out all queries."""
         return [pending for window in self.windows.values() for pending in window.clear()]
 
     def earliest(self) -> float:
-        """No deadline is earlier."""
+        """No deadline of an unanswered query is earlier."""
         return min(window.earliest for window in self.windows.values())
 
     def first_sent_at(self) -> float:
@@ -85,7 +82,7 @@ class Reads:
         return min((window.first_sent_at() for window in self.strict), default=inf)
 
     def nearest(self) -> Endpoint | None:
-        """Who answers what anyone may: the preferred endpoint, the leader, or any connected."""
+        """The endpoint for what any node can answer: the preferred one, the leader, or any that is connected."""
         connected = [one for one in self.directory.connected() if one.name != self.avoid]
         if not connected:
             connected = self.directory.connected()

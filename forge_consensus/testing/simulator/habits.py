@@ -42,7 +42,7 @@ class Habits:
     copy_share: float = 0.0
     """Of the frames with commands: those that travel a second time, at once or much later, to any node."""
     stray_share: float = 0.0
-    """Of the frames with commands: those that reach another node than the client meant."""
+    """Of the frames with commands or queries: those that reach another node than the client meant."""
     away_share: float = 0.0
     """How often the user does nothing for a while."""
     away_s_max: float = 0.0
@@ -89,6 +89,7 @@ class Habits:
             patience_s=0.15 * pace,
             hurry_share=0.3,
             leave_share=0.0,
+            stray_share=0.2,
             pace=pace,
         )
 

@@ -8,7 +8,7 @@ from math import inf
 from typing import Any, Final
 
 from forge_consensus.actors.codec import Frame, decode, encode
-from forge_consensus.actors.messages import Locate, OpenSession, Submit, WireMessage
+from forge_consensus.actors.messages import Locate, OpenSession, Read, Submit, WireMessage
 from forge_consensus.client.connections import FRAME_BYTES_MAX, GATEWAY
 from forge_consensus.client.pending import Pending
 from forge_consensus.client.session import SessionCore
@@ -23,18 +23,18 @@ WAKE_SECONDS_MIN: Final = 0.001
 
 @dataclass(frozen=True, slots=True)
 class Misdelivery:
-    """What goes wrong between a client and the nodes, in shares of the frames with commands.
+    """What goes wrong between a client and the nodes, in shares of the frames with commands (or queries).
 
     The shipped client does none of this by itself. It is what a proxy, a changed address or a process that was
     replaced can do to its frames, and what nodes must stand: sessions make it safe.
     """
 
     copy_share: float = 0.0
-    """Frames that travel a second time, to any node: at once, or so late that the session may be over."""
+    """Frames with commands that travel a second time, to any node: at once, or so late that the session may be over."""
     late_seconds_max: float = 0.0
     """How late a copy travels at most, in virtual seconds."""
     stray_share: float = 0.0
-    """Frames that reach any node instead of the one that the client meant."""
+    """Frames with commands or queries that reach any node instead of the one that the client meant."""
 
 
 class SimulatedDriver:
@@ -198,8 +198,10 @@ class SimulatedDriver:
         cluster = self.core.directory.cluster
         frame = Frame(GATEWAY, cluster, "", "", 0, 0, request, int(self.timeline.now * 1e9), self.stretched(message))
         data = encode(frame)
-        if isinstance(message, Submit) and (self.misdelivery.copy_share or self.misdelivery.stray_share):
-            link = self.misdeliver(link, data, request)
+        if isinstance(message, Submit) and self.chance.random() < self.misdelivery.copy_share:
+            self.copy(data, request)
+        if isinstance(message, Submit | Read) and self.chance.random() < self.misdelivery.stray_share:
+            link = self.connection_to_any()
         self.network.ask(link, data)
         return True
 
@@ -213,20 +215,17 @@ class SimulatedDriver:
             return replace(message, wait_ms=int(message.wait_ms * self.pace))
         return message
 
-    def misdeliver(self, link: Connection, data: bytes, request: int) -> Connection:
-        """Perhaps plan a copy of a frame with commands; returns the connection that the frame itself takes.
+    def copy(self, data: bytes, request: int) -> None:
+        """Plan a copy of a frame with commands, to any node, at once or late.
 
-        A copy counts as one more attempt of each command in it, so that the core calls the outcome unknown even if
-        every attempt that it knows of was refused.
+        It counts as one more attempt of each command in it, so that the core calls the outcome unknown even if every
+        attempt that it knows of was refused.
         """
-        faults, chance = self.misdelivery, self.chance
-        if chance.random() < faults.copy_share:
-            window = self.core.commands
-            for number in window.flights[request].numbers:
-                window.open[number].sends += 1
-            late = chance.choice((0.0, chance.random() * faults.late_seconds_max))
-            self.timeline.after(late, self.network.ask, self.connection_to_any(), data)
-        return self.connection_to_any() if chance.random() < faults.stray_share else link
+        window = self.core.commands
+        for number in window.flights[request].numbers:
+            window.open[number].sends += 1
+        late = self.chance.choice((0.0, self.chance.random() * self.misdelivery.late_seconds_max))
+        self.timeline.after(late, self.network.ask, self.connection_to_any(), data)
 
     def connection_to_any(self) -> Connection:
         """A connection to some node, whether or not the client would send to it."""
