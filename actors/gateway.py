@@ -7,6 +7,7 @@ from typing import Any, Final
 import msgpack
 
 from forge_consensus.actors.messages import (
+    CONSISTENCIES,
     NEVER_MS,
     GetStatus,
     Locate,
@@ -53,14 +54,13 @@ from forge_consensus.errors import (
 from forge_consensus.storage.ledger.ledger import Proposal
 from forge_consensus.storage.ledger.record import Kind
 from forge_consensus.storage.machines.machine import failure, outcome_of, refusal
+from forge_consensus.storage.machines.sessions import TTL_MS_MAX
 
 TTL_BYTES: Final = 8
-TTL_MS_MAX: Final = 24 * 3600 * 1000
 LOCATE_WAIT_MS_MAX: Final = 60_000
 ANSWER_BYTES_MAX: Final = 1 << 20
 """The size of one frame of answers, roughly; only a single larger result exceeds it."""
 RESULT_OVERHEAD_BYTES: Final = 16
-CONSISTENCIES: Final = ("linearizable", "lease", "stale")
 
 
 class GatewayActor(ConsensusActor):

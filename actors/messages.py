@@ -209,9 +209,14 @@ class Results:
     items: tuple[tuple[int, str, bytes], ...]
 
 
+STALE = "stale"
+CONSISTENCIES = ("linearizable", "lease", STALE)
+"""What a `Read` can ask for, the strictest first."""
+
+
 @message
 class Read:
-    """Queries, each as (number, encoded query); `consistency` is ``linearizable``, ``lease`` or ``stale``."""
+    """Queries, each as (number, encoded query); `consistency` is one of `CONSISTENCIES`."""
 
     consistency: str
     queries: tuple[tuple[int, bytes], ...]

@@ -376,7 +376,7 @@ def test_i13_a_read_that_nobody_confirmed() -> None:
 def test_i14_a_command_that_is_executed_at_two_places() -> None:
     with staged() as stage:
         for index in (stage.last + 1, stage.last + 2):
-            stage.entry(stage.leader, index, stage.term, kind=Kind.COMMAND, session=5, seq=1)
+            stage.entry(stage.leader, index, stage.term, kind=Kind.COMMAND, session=999, seq=1)
         command = Command("increment", {"key": "a"})
         for _ in range(2):  # a replay is not a second execution
             stage.invariants.applies(Entry(stage.last + 1, stage.term, 0, command))
