@@ -136,7 +136,6 @@ class ReplicationActor(ConsensusActor):
         leadership = self.current()
         if leadership is not None:
             self.carry_out(leadership, leadership.send_entries(self.clock.now()))
-            self.try_commit(leadership)
 
     def receiveMsg_HeartbeatDue(self, message: HeartbeatDue, sender: Any) -> None:
         """Send heartbeats, look after silent followers, and resign without a quorum."""
@@ -165,7 +164,11 @@ class ReplicationActor(ConsensusActor):
             self.carry_out(leadership, leadership.answer_reads())
 
     def try_commit(self, leadership: Leadership) -> None:
-        """Move the commit index to what a majority has on disk, entries of the leader's own term only (I6)."""
+        """Move the commit index to what a majority has on disk, entries of the leader's own term only (I6).
+
+        It is tried whenever a match index moved: by an answer or by this node's own disk. A match that a snapshot
+        raised is of entries that are committed already.
+        """
         ledger = self.ledger
         before = ledger.commit_index
         if ledger.commit_leading(leadership.term, leadership.on_majority()):

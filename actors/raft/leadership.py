@@ -95,7 +95,7 @@ class Leadership:
         """Send each follower the entries that it lacks, as far as its window allows, and begin a round for reads."""
         effects: list[Effect] = []
         log = self.ledger.log
-        new_round = self.reads.begin_round()
+        new_round = self.reads.round_wanted and self.reads.begin_round()
         for node, progress in self.progress.items():
             sent = False
             while progress.may_send and progress.next <= log.last:
