@@ -11,8 +11,8 @@ from typing import Any, ClassVar, NoReturn
 
 import click
 
-from forge_consensus import __version__
 from forge_consensus.errors import ConsensusError
+from forge_consensus.version import __version__
 
 PROGRAM = "forge-consensus"
 
@@ -33,7 +33,7 @@ Exit codes:
 FAMILIAR = {
     "set": "put", "read": "get", "del": "delete", "rm": "delete", "remove": "delete", "increment": "incr",
     "list": "scan", "ls": "scan", "start": "node", "run": "node", "server": "node", "members": "status",
-    "health": "status", "check": "verify",
+    "health": "status", "check": "verify", "config": "settings", "options": "settings",
 }  # fmt: skip
 """What other tools call these commands."""
 
@@ -91,6 +91,7 @@ class Root(Commands):
         "status": ("forge_consensus.cli.status:status", "Show the whole cluster on one screen."),
         "events": ("forge_consensus.cli.events:events", "See what the nodes tell."),
         "log": ("forge_consensus.cli.log:log", "Check a node's log while the node is stopped."),
+        "settings": ("forge_consensus.cli.settings:settings", "List every setting, its default and the reason for it."),
         "demo": ("forge_consensus.demo.command:demo", "Start a cluster, kill its leader, watch it go on."),
     }
 

@@ -14,10 +14,11 @@ from weakref import WeakSet
 
 from forge_consensus.actors.messages import WireMessage
 from forge_consensus.client.connections import Arrived, Connections, LocalPort
-from forge_consensus.client.endpoints import LOCAL, parse_endpoint
+from forge_consensus.client.endpoints import LOCAL
 from forge_consensus.client.pending import Pending
 from forge_consensus.client.session import SessionCore
 from forge_consensus.client.wakeup import Wakeup
+from forge_consensus.config.address import parse_endpoint
 from forge_consensus.config.client import ClientSettings
 from forge_consensus.errors import BusyError, ConsensusError, InvalidConfigError, NotStartedError
 

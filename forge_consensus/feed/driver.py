@@ -13,8 +13,9 @@ import zmq
 
 from forge_consensus.actors.messages import EventPage, Locate, Located, Refused, WireMessage
 from forge_consensus.client.connections import Connection, packed, unpacked
-from forge_consensus.client.endpoints import ENDPOINTS_MAX, parse_endpoint
+from forge_consensus.client.endpoints import ENDPOINTS_MAX
 from forge_consensus.client.wakeup import Wakeup
+from forge_consensus.config.address import parse_endpoint
 from forge_consensus.errors import (
     ClusterNotFoundError,
     ConnectionFailedError,
