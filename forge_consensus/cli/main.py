@@ -11,6 +11,7 @@ from typing import Any, ClassVar, NoReturn
 
 import click
 
+from forge_consensus.cli.missing import EXIT_NOT_INSTALLED, missing_text
 from forge_consensus.errors import ConsensusError
 from forge_consensus.version import __version__
 
@@ -27,7 +28,7 @@ Exit codes:
   70   internal: the store failed, an error that has no name
   75   timed out; the outcome may be unknown
   77   not authorised
-  78   wrong configuration: addresses, peers, identity, folder in use
+  78   wrong configuration: addresses, peers, identity, folder in use, an extra that is not installed
   130  interrupted"""
 
 FAMILIAR = {
@@ -110,6 +111,9 @@ def end_with(error: BaseException) -> int:
     if isinstance(error, KeyboardInterrupt):
         click.echo("interrupted", err=True)
         return 130
+    if text := missing_text(error):
+        click.echo(text, err=True)
+        return EXIT_NOT_INSTALLED
     if isinstance(error, ConsensusError):
         click.echo(f"error[{error.code}]: {error}", err=True)
         return error.exit_code
