@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from forge_consensus.actors.messages import AppendEntries, AppendReply
 from forge_consensus.actors.notices import PeerNeedsSnapshot, ReadIndex, ReadReady, Resign
 from forge_consensus.actors.raft.progress import Phase, Progress
-from forge_consensus.actors.raft.quorum import has_majority, reached_by_majority
+from forge_consensus.storage.ledger.quorum import Quorum
 
 if TYPE_CHECKING:
     from forge_consensus.actors.replication import ReplicationActor
@@ -42,12 +42,12 @@ class Leadership:
         self.round = 0
         self.round_wanted = False
         self.reads: deque[WaitingRead] = deque()
-        actor.board.match = self.match
+        actor.shared.match = self.match
 
     @property
-    def voters(self) -> frozenset[str]:
-        """Whose answers count."""
-        return self.actor.ledger.configuration.voters
+    def quorum(self) -> Quorum:
+        """The quorum of the configuration in force: whose answers count, and how many of them decide."""
+        return self.actor.ledger.configuration.quorum
 
     # --- sending -----------------------------------------------------------------------------------------------------
 
@@ -120,7 +120,7 @@ class Leadership:
                 self.send_empty(node, progress)
         self.send_entries()
         heard = [n for n, p in self.progress.items() if now - p.heard < options.election_timeout_min]
-        if not has_majority([actor.node_id, *heard], self.voters):
+        if not self.quorum.has([actor.node_id, *heard]):
             reason = f"no answer from a majority within {options.election_timeout_min} s"
             actor.tell("election", Resign(self.term, reason))
 
@@ -164,7 +164,7 @@ class Leadership:
 
     def on_majority(self) -> int:
         """The newest index that is on the disks of a majority."""
-        return reached_by_majority(self.match, self.voters)
+        return self.quorum.reached(self.match)
 
     # --- reads -------------------------------------------------------------------------------------------------------
 
@@ -191,7 +191,7 @@ class Leadership:
             return False
         now = self.actor.clock.boottime_ns()
         sent = {node: progress.acked_sent for node, progress in self.progress.items()}
-        began = reached_by_majority({**sent, self.actor.node_id: now}, self.voters)
+        began = self.quorum.reached({**sent, self.actor.node_id: now})
         options = self.actor.options
         length = options.election_timeout_min * (1 - options.clock_drift)
         return now < began + int(length * 1e9)
@@ -201,7 +201,7 @@ class Leadership:
         if not self.reads or self.actor.ledger.commit_index < self.noop:
             return
         rounds = {node: progress.acked_round for node, progress in self.progress.items()}
-        confirmed = reached_by_majority({**rounds, self.actor.node_id: self.round}, self.voters)
+        confirmed = self.quorum.reached({**rounds, self.actor.node_id: self.round})
         while self.reads and self.reads[0].round <= confirmed:
             read = self.reads.popleft()
             self.actor.send(read.asker, ReadReady(read.ticket, read.index))

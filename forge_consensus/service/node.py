@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 from loguru import logger
 from thespian.actors import ActorSystem
 
-from forge_consensus.actors.transport.zeromq import LocalConnection, ZeroMqBase, start_system
+from forge_consensus.actors.supervisor import start_system
+from forge_consensus.actors.transport.zeromq import LocalConnection, ZeroMqBase
 from forge_consensus.config.address import takes_free_port
 from forge_consensus.config.node import NodeSettings
 from forge_consensus.errors import InvalidConfigError

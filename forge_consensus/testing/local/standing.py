@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from forge_consensus.actors.raft.quorum import majority
 from forge_consensus.client.sync import Client
 from forge_consensus.errors import ConsensusError
+from forge_consensus.storage.ledger.quorum import majority
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,13 +7,13 @@ from typing import Any
 from forge_consensus.actors.election import ElectionActor
 from forge_consensus.actors.messages import AppendEntries, InstallSnapshot, RequestVote, VoteReply
 from forge_consensus.actors.notices import TermRaised
-from forge_consensus.actors.raft.quorum import majority
 from forge_consensus.actors.runtime.gate import Gate
 from forge_consensus.actors.runtime.outbox import Outbox
 from forge_consensus.actors.runtime.shared import Role
 from forge_consensus.config.raft import RaftSettings
 from forge_consensus.storage.ledger.identity import DRAWN, Identity
 from forge_consensus.storage.ledger.ledger import Ledger
+from forge_consensus.storage.ledger.quorum import majority
 from tests.simulation.mutants.patch import Patch
 from tests.simulation.mutants.registry import mutant
 

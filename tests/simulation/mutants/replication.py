@@ -165,7 +165,7 @@ def two_nodes_make_a_majority_of_five(patch: Patch) -> None:
     """An entry is committed that one node less than a majority has (an off-by-one in the quorum)."""
 
     def on_majority(self: Leadership) -> int:
-        ordered = sorted((self.match.get(node, 0) for node in self.voters), reverse=True)
+        ordered = sorted((self.match.get(node, 0) for node in self.quorum.voters), reverse=True)
         return ordered[max(0, len(ordered) // 2 - 1)]
 
     patch.setattr(Leadership, "on_majority", on_majority)
