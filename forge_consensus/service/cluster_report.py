@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
-from forge_consensus.client.pending import PendingAsk
+from forge_consensus.client.pending import PendingNodeQuery
 from forge_consensus.client.sync import Client
 from forge_consensus.errors import ConnectionFailedError, ConsensusError
 from forge_consensus.output import seconds_text
@@ -141,7 +141,7 @@ class Inquiry:
     def __init__(self, client: Client, endpoints: Iterable[str], timeout: float) -> None:
         self.client = client
         self.deadline = time.monotonic() + timeout
-        self.asked: dict[str, PendingAsk[dict[str, Any]]] = {}
+        self.asked: dict[str, PendingNodeQuery[dict[str, Any]]] = {}
         self.answers: dict[str, Status] = {}
         """Node id -> its answer."""
         self.errors: dict[str, str] = {}
@@ -153,9 +153,9 @@ class Inquiry:
     def ask(self, endpoint: str) -> None:
         """Ask the node at that address, once."""
         if endpoint not in self.asked:
-            query = self.client.status_question(endpoint, max(0.01, self.deadline - time.monotonic()))
+            query = self.client.status_query(endpoint, max(0.01, self.deadline - time.monotonic()))
             self.asked[endpoint] = query
-            self.client.link.hand_over(query)
+            self.client.driver.hand_over(query)
 
     def run(self) -> None:
         """Wait for all answers; for a bounded time once one has come."""
@@ -165,7 +165,7 @@ class Inquiry:
             waiting = [endpoint for endpoint in waiting if not self.take(endpoint)]
             waiting += list(self.asked)[count:]  # members that an answer named
             time.sleep(LOOK_SECONDS)
-        known = self.client.link.core.directory.endpoints
+        known = self.client.driver.core.directory.endpoints
         for endpoint in waiting:
             if not self.take(endpoint):
                 connected = endpoint in known and known[endpoint].connected

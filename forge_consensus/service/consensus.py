@@ -161,7 +161,7 @@ class ConsensusService(ServiceLifecycle, KeyCalls):
         that lasts longer than `timeout` seconds; on a thread that must not wait it raises `BlockingCallError` then.
         """
         client = self.ready()
-        if client.link.full():
+        if client.driver.full():
             client = self.ready("submit")
         began = time.monotonic()
         try:
