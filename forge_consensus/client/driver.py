@@ -59,7 +59,7 @@ class Driver:
     Args:
         endpoints: the addresses that the client is given.
         cluster: the id of the cluster, "" for that of the first node that answers.
-        limits: bounds and times; None for the defaults.
+        settings: bounds and times; None for the defaults.
         port: a node of this process, which is then the endpoint `LOCAL`.
         deliver: takes the calls that ended, on the driver's thread.
         follow: whether to go to nodes that were not given.
@@ -72,7 +72,7 @@ class Driver:
         endpoints: Sequence[str],
         *,
         cluster: str = "",
-        limits: ClientSettings | None = None,
+        settings: ClientSettings | None = None,
         port: LocalPort | None = None,
         deliver: Deliver = finish_all,
         follow: bool = True,
@@ -83,7 +83,7 @@ class Driver:
             names,
             now=time.monotonic(),
             random=random.random,
-            limits=limits,
+            settings=settings,
             cluster=cluster,
             prefer=LOCAL if port is not None else prefer,
             follow=follow,
@@ -145,7 +145,7 @@ class Driver:
         """Whether as many commands are outstanding as are allowed."""
         commands = self.core.commands
         waiting = len(self.wanted) + len(commands.open) + len(commands.queue)
-        return waiting >= self.core.limits.outstanding_max
+        return waiting >= self.core.settings.outstanding_max
 
     def wait_for_capacity(self, timeout: float) -> None:
         """Block until fewer commands are outstanding; raises `BusyError` after `timeout` seconds."""
@@ -166,7 +166,7 @@ class Driver:
     def busy(self, timeout: float) -> BusyError:
         """The error for too many outstanding commands."""
         return BusyError(
-            f"{self.core.limits.outstanding_max} commands are outstanding "
+            f"{self.core.settings.outstanding_max} commands are outstanding "
             f"and none was answered within {timeout:g} s: wait for results before submitting more"
         )
 

@@ -225,7 +225,7 @@ class ConsensusService(ServiceLifecycle, KeyCalls):
             others if port is not None else [host.address, *others],
             timeout or self.timeout,
             self.settings.cluster_id,
-            limits=self.client_settings,
+            settings=self.client_settings,
             port=port,
         )
 

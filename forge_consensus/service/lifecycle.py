@@ -148,7 +148,7 @@ class ServiceLifecycle:
             others if port is not None else [host.address, *others],
             self.timeout,
             self.settings.cluster_id,
-            limits=self.client_settings,
+            settings=self.client_settings,
             port=port,
             follow=self.forward,
             prefer=host.address,
