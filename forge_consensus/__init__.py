@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING
 
+from forge_consensus.version import __version__
+
 if TYPE_CHECKING:
     from forge_consensus.client.aio import AsyncClient
     from forge_consensus.client.sync import Client
@@ -65,8 +67,6 @@ if TYPE_CHECKING:
     from forge_consensus.service.consensus import ConsensusService
     from forge_consensus.storage.machines.kv import KeyValueMachine
     from forge_consensus.storage.machines.machine import Command, Entry, StateMachine
-
-__version__ = "0.1.0"
 
 __all__ = [
     "AlreadyStartedError",

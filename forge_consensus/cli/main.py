@@ -11,8 +11,9 @@ from typing import Any, ClassVar, NoReturn
 
 import click
 
-from forge_consensus import __version__
+from forge_consensus.cli.missing import EXIT_NOT_INSTALLED, missing_text
 from forge_consensus.errors import ConsensusError
+from forge_consensus.version import __version__
 
 PROGRAM = "forge-consensus"
 
@@ -27,13 +28,13 @@ Exit codes:
   70   internal: the store failed, an error that has no name
   75   timed out; the outcome may be unknown
   77   not authorised
-  78   wrong configuration: addresses, peers, identity, folder in use
+  78   wrong configuration: addresses, peers, identity, folder in use, an extra that is not installed
   130  interrupted"""
 
 FAMILIAR = {
     "set": "put", "read": "get", "del": "delete", "rm": "delete", "remove": "delete", "increment": "incr",
     "list": "scan", "ls": "scan", "start": "node", "run": "node", "server": "node", "members": "status",
-    "health": "status", "check": "verify",
+    "health": "status", "check": "verify", "config": "settings", "options": "settings",
 }  # fmt: skip
 """What other tools call these commands."""
 
@@ -91,6 +92,7 @@ class Root(Commands):
         "status": ("forge_consensus.cli.status:status", "Show the whole cluster on one screen."),
         "events": ("forge_consensus.cli.events:events", "See what the nodes tell."),
         "log": ("forge_consensus.cli.log:log", "Check a node's log while the node is stopped."),
+        "settings": ("forge_consensus.cli.settings:settings", "List every setting, its default and the reason for it."),
         "demo": ("forge_consensus.demo.command:demo", "Start a cluster, kill its leader, watch it go on."),
     }
 
@@ -109,6 +111,9 @@ def end_with(error: BaseException) -> int:
     if isinstance(error, KeyboardInterrupt):
         click.echo("interrupted", err=True)
         return 130
+    if text := missing_text(error):
+        click.echo(text, err=True)
+        return EXIT_NOT_INSTALLED
     if isinstance(error, ConsensusError):
         click.echo(f"error[{error.code}]: {error}", err=True)
         return error.exit_code

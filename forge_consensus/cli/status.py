@@ -7,12 +7,12 @@ from typing import Any
 
 import click
 
-from forge_consensus import __version__
 from forge_consensus.cli.options import client_options
 from forge_consensus.client.pending import PendingAsk
 from forge_consensus.client.sync import Client
 from forge_consensus.errors import ConnectionFailedError, ConsensusError
 from forge_consensus.output import bytes_text, json_text, seconds_text, table
+from forge_consensus.version import __version__
 
 GRACE_S = 1.0
 """How long the others may take when one has answered."""

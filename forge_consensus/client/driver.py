@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import random
 import threading
@@ -12,12 +11,15 @@ from collections.abc import Callable, Sequence
 from typing import Any
 from weakref import WeakSet
 
+from loguru import logger
+
 from forge_consensus.actors.messages import WireMessage
 from forge_consensus.client.connections import Arrived, Connections, LocalPort
-from forge_consensus.client.endpoints import LOCAL, parse_endpoint
+from forge_consensus.client.endpoints import LOCAL
 from forge_consensus.client.pending import Pending
 from forge_consensus.client.session import SessionCore
 from forge_consensus.client.wakeup import Wakeup
+from forge_consensus.config.address import parse_endpoint
 from forge_consensus.config.client import ClientSettings
 from forge_consensus.errors import BusyError, ConsensusError, InvalidConfigError, NotStartedError
 
@@ -185,7 +187,7 @@ class Driver:
             while not self.closing:
                 self.turn()
         except Exception as fault:
-            logging.getLogger("forge_consensus.client.sync").exception("the client's thread failed")
+            logger.exception("the client's thread failed")
             error = NotStartedError(f"the client's thread failed: {type(fault).__name__}: {fault}")
         self.end(error or NotStartedError(self.reason))
 

@@ -14,19 +14,18 @@ import signal
 import sys
 import threading
 import time
-from dataclasses import asdict
 from typing import IO, Any
 
 import zmq
 
-from forge_consensus.config.raft import RaftSettings
-from forge_consensus.config.storage import StorageSettings
+from forge_consensus.config.node import NodeSettings
+from forge_consensus.config.rows import from_row, to_row
 from forge_consensus.errors import ConsensusError
 from forge_consensus.events.bus import EventBus
 from forge_consensus.events.encoding import to_msgpack
 from forge_consensus.events.types import NodeStopped
-from forge_consensus.service.machines import MachineChoice
-from forge_consensus.service.node import Node, NodeSettings
+from forge_consensus.service.node import Node
+from forge_consensus.service.running import NodeRun
 from forge_consensus.service.thread_node import typed
 
 LOOK_SECONDS = 0.5
@@ -40,17 +39,11 @@ LINGER_SECONDS = 10.0
 def blueprint_of(settings: NodeSettings, machine: str) -> dict[str, Any]:
     """What a child needs to know, as JSON can say it."""
     return {
-        "settings": {**asdict(settings), "storage_path": str(settings.storage_path)},
+        "settings": to_row(settings),
         "machine": machine,
         "parent": os.getpid(),
         "path": [entry or os.getcwd() for entry in sys.path],
     }
-
-
-def settings_of(row: dict[str, Any]) -> NodeSettings:
-    """The settings in a blueprint."""
-    made = {"options": RaftSettings(**row["options"]), "limits": StorageSettings(**row["limits"])}
-    return NodeSettings(**{**row, **made})
 
 
 class Child:
@@ -59,7 +52,7 @@ class Child:
     def __init__(self, source: IO[bytes], sink: IO[bytes]) -> None:
         self.source = source
         self.sink = sink
-        self.node: Node | None = None
+        self.node_run: NodeRun | None = None
         self.stopping = False
 
     def say(self, **row: Any) -> None:
@@ -72,8 +65,8 @@ class Child:
     def stop(self) -> None:
         """Have the node stop; from any thread, also from a signal handler."""
         self.stopping = True
-        if self.node is not None:
-            self.node.stop("asked to")
+        if self.node_run is not None:
+            self.node_run.stop()
 
     def watch(self, parent: int) -> None:
         """Wait until the parent closes the pipe or is gone; then stop, and see to it that the process ends."""
@@ -91,29 +84,25 @@ class Child:
         bus = EventBus()
         bus.subscribe(NodeStopped, lambda event: self.say(event=to_msgpack(event).hex()), inline=True)
         try:
-            machine = MachineChoice(blueprint["machine"] or None).fresh()
-            self.node = node = Node(settings_of(blueprint["settings"]), bus, machine)
-            node.open()
-            try:
-                self.serve(node)
-            finally:
-                node.close()
+            settings = from_row(NodeSettings, blueprint["settings"])
+            self.node_run = NodeRun(settings, blueprint["machine"], bus, self.announce)
+            if self.stopping:  # asked before there was anything to stop
+                self.node_run.stop()
+            self.node_run.run()
         except Exception as fault:
             error = typed(fault)
             self.say(error=error.code, text=str(error), context=plain(error))
             return error.exit_code
         return 0
 
-    def serve(self, node: Node) -> None:
-        """Let the parent listen first, so that it hears of everything, then run."""
+    def announce(self, node: Node) -> None:
+        """Tell the parent where the node listens, and give it time to subscribe: so it hears of every event."""
         base = node.base
         assert base is not None, "the node is open"
         self.say(open=node.address, events=base.sockets.events_address)
         if base.sockets.publisher.poll(LISTENER_MS, zmq.POLLIN):
             base.serve_subscribers()
         self.say(running=True)
-        if not self.stopping:
-            node.run()
 
 
 def plain(error: ConsensusError) -> dict[str, Any]:

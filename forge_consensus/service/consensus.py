@@ -122,7 +122,7 @@ class ConsensusService(ServiceLifecycle, KeyCalls):
     def submit(self, command: Command, timeout: float | None = None) -> Pending[Any]:
         """Hand over a command and return at once with the future of its result.
 
-        Waits while `client_limits.outstanding_max` commands are outstanding, and raises `BusyError` if that lasts.
+        Waits while `client.outstanding_max` commands are outstanding, and raises `BusyError` if that lasts.
         Only then it is a call that waits, and refused where those are.
         """
         client = self.ready()
@@ -190,7 +190,7 @@ class ConsensusService(ServiceLifecycle, KeyCalls):
             others if port is not None else [host.address, *others],
             timeout or self.timeout,
             self.settings.cluster_id,
-            limits=self.client_limits,
+            limits=self.client_settings,
             port=port,
         )
 

@@ -14,6 +14,7 @@ from loguru import logger
 
 from forge_consensus.client.sync import TIMEOUT_S, Client, check_timeout
 from forge_consensus.config.client import ClientSettings
+from forge_consensus.config.node import BIND, NodeSettings
 from forge_consensus.config.raft import RaftSettings
 from forge_consensus.config.storage import StorageSettings
 from forge_consensus.errors import AlreadyStartedError, ConsensusError, InvalidConfigError, NotStartedError
@@ -21,24 +22,19 @@ from forge_consensus.events.bus import EventBus
 from forge_consensus.events.types import BecameLeader, SnapshotCompleted
 from forge_consensus.service.blocking import refuse_to_wait
 from forge_consensus.service.machines import MachineChoice
-from forge_consensus.service.node import EXAMPLE, NodeSettings
 from forge_consensus.service.process_node import ProcessNode
 from forge_consensus.service.reports import Meter
 from forge_consensus.service.thread_node import Host, ThreadNode
-from forge_consensus.storage.backends.lmdb import MAP_BYTES, QUOTA_BYTES
 
-BIND = "127.0.0.1:7000"
 START_S = 30.0
 STOP_S = 5.0
 
 OnFailure = Callable[[ConsensusError], object]
 
 
-def check_kinds(peers: object, options: object, limits: object) -> None:
-    """Raise `InvalidConfigError` for what is not of the kind that it must be."""
-    if not isinstance(peers, Mapping | None):
-        raise InvalidConfigError(f"peers is {peers!r}: it must map node ids to HOST:PORT, such as {EXAMPLE}")
-    for name, value, kind in (("options", options, RaftSettings), ("limits", limits, StorageSettings)):
+def check_sections(sections: Mapping[str, tuple[object, type]]) -> None:
+    """Raise `InvalidConfigError` for a keyword that was given something else than its settings class."""
+    for name, (value, kind) in sections.items():
         if not isinstance(value, kind | None):
             raise InvalidConfigError(f"{name} is {value!r}: it must be {kind.__module__}.{kind.__qualname__}(...)")
 
@@ -57,32 +53,30 @@ class ServiceLifecycle:
         *,
         mode: Literal["thread", "process"] = "thread",
         lease_reads: bool = False,
-        options: RaftSettings | None = None,
-        limits: StorageSettings | None = None,
+        raft: RaftSettings | None = None,
+        storage: StorageSettings | None = None,
+        client: ClientSettings | None = None,
         timeout: float = TIMEOUT_S,
         forward: bool = True,
-        client_limits: ClientSettings | None = None,
-        quota_bytes: int = QUOTA_BYTES,
-        map_bytes: int = MAP_BYTES,
         on_failure: OnFailure | None = None,
         metrics: str | None = None,
     ) -> None:
         if mode not in ("thread", "process"):
             raise InvalidConfigError(f"mode is {mode!r}: expected 'thread' or 'process'")
         check_timeout(timeout)
-        check_kinds(peers, options, limits)
+        check_sections(
+            {"raft": (raft, RaftSettings), "storage": (storage, StorageSettings), "client": (client, ClientSettings)}
+        )
         self.settings = NodeSettings(
             node_id=node_id,
             cluster_id=cluster_id,
-            bind=bind or (peers or {}).get(node_id, BIND),
-            peers=dict(peers or {}),
+            bind=bind or (peers.get(node_id, BIND) if isinstance(peers, Mapping) else BIND),
+            peers={} if peers is None else peers,
             storage_path=storage_path,
             lease_reads=lease_reads,
-            options=options or RaftSettings(),
-            limits=limits or StorageSettings(),
-            quota_bytes=quota_bytes,
-            map_bytes=map_bytes,
             metrics=metrics,
+            raft=raft or RaftSettings(),
+            storage=storage or StorageSettings(),
         )
         self.mode = mode
         self.machine = MachineChoice(state_machine)
@@ -90,7 +84,7 @@ class ServiceLifecycle:
             self.machine.path()
         self.timeout = timeout
         self.forward = forward
-        self.client_limits = client_limits
+        self.client_settings = client
         self.on_failure = on_failure
         self.bus = EventBus()
         """Where the node's events are published; it outlives `stop`, so one may subscribe before `start`."""
@@ -154,7 +148,7 @@ class ServiceLifecycle:
             others if port is not None else [host.address, *others],
             self.timeout,
             self.settings.cluster_id,
-            limits=self.client_limits,
+            limits=self.client_settings,
             port=port,
             follow=self.forward,
             prefer=host.address,

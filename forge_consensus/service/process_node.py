@@ -13,6 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any, cast
 
+from forge_consensus.config.node import NodeSettings
 from forge_consensus.errors import (
     ConsensusError,
     ConsensusTimeoutError,
@@ -24,7 +25,6 @@ from forge_consensus.events.bus import EventBus
 from forge_consensus.service.child import blueprint_of
 from forge_consensus.service.child_events import ChildEvents
 from forge_consensus.service.machines import MachineChoice
-from forge_consensus.service.node import NodeSettings
 from forge_consensus.service.thread_node import Glance, OnEnd
 
 FRESH_S = 0.05

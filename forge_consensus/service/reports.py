@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from forge_consensus.actors.transport.endpoint import IPC
+from forge_consensus.config.address import IPC
 
 WINDOW_S = 10
 """Operations a second are counted over so many seconds."""

@@ -10,10 +10,11 @@ from loguru import logger
 
 from forge_consensus.actors.runtime.status import NodeStatus
 from forge_consensus.client.connections import LocalPort
+from forge_consensus.config.node import NodeSettings
 from forge_consensus.errors import ConsensusError, ConsensusTimeoutError, NotStartedError, OperationFailedError
 from forge_consensus.events.bus import EventBus
 from forge_consensus.service.machines import MachineChoice
-from forge_consensus.service.node import Node, NodeSettings
+from forge_consensus.service.node import Node
 
 OnEnd = Callable[[ConsensusError], None]
 """Called once, on any thread, with what ended a node that nobody had asked to end."""
