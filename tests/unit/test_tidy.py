@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import ast
 import re
-import subprocess
-import sys
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -49,16 +47,10 @@ KNOWN_CIRCLES: tuple[set[str], ...] = (
     {"storage.ledger.applying", "storage.ledger.checks", "storage.ledger.ledger"},
     {"actors.raft.leadership", "actors.raft", "actors.replication"},
     {
-        "service.child", "service.consensus", "service.lifecycle", "service.node", "service.node_metrics",
-        "service.process_node", "service.thread_node",
-    },
-    {
         "testing.faults.disks", "testing.faults.drawn", "testing.faults.networks", "testing.faults.processes",
         "testing.faults.strike",
     },
 )  # fmt: skip
-HEAVY = ("click", "lmdb", "loguru", "prometheus_client", "rich", "thespian")
-"""Libraries that a client does not need and does not wait for."""
 FOREIGN_WORDS = re.compile(
     r"house[.]md|\bfoun[d]er|\bsub-?ag[e]nt|\bAI (?:ag[e]nt|ass[i]stant)|\blanguage mod[e]l|\bprom[p]t engineer",
     re.IGNORECASE,
@@ -168,18 +160,6 @@ def test_public_names_resolve() -> None:
     assert [name for name in forge_consensus.__all__ if getattr(forge_consensus, name) is None] == []
     with pytest.raises(AttributeError, match="no_such_name"):
         _ = forge_consensus.no_such_name
-
-
-def modules_after(statement: str) -> set[str]:
-    """The modules that a fresh interpreter holds after that statement."""
-    program = f"import sys; {statement}; print(*sys.modules)"
-    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
-    return set(done.stdout.split())
-
-
-def test_imports_weigh_little() -> None:
-    assert not [name for name in modules_after("import forge_consensus") if name.startswith("forge_consensus.")]
-    assert not modules_after("from forge_consensus import AsyncClient, Client, EventFeed") & set(HEAVY)
 
 
 def test_the_readme_maps_the_folders() -> None:
