@@ -13,9 +13,10 @@ from typing import Any, Final, TypeVar
 import click
 
 from forge_consensus.cli.log_setup import configure_logging
+from forge_consensus.cli.settings import default_text
 from forge_consensus.config.address import bind_address, takes_free_port
 from forge_consensus.config.node import NodeSettings
-from forge_consensus.config.rows import from_row, parse, row_of_texts, text_of
+from forge_consensus.config.rows import from_row, parse, row_of_texts
 from forge_consensus.config.setting import Setting, describe
 from forge_consensus.errors import InvalidConfigError
 from forge_consensus.events.bus import EventBus
@@ -88,13 +89,12 @@ def shorthand_options(function: Function) -> Function:
     """Give a command an option for each of `SHORTHANDS`."""
     for name in reversed(SHORTHANDS):
         setting = SETTINGS[name]
-        default = f"{setting.default >> 30}GiB" if setting.described.unit == "bytes" else text_of(setting.default)
         unit = " s" if setting.described.unit == "s" else ""
         function = click.option(
             f"--{name.rpartition('.')[2].replace('_', '-')}",
             name.replace(".", "_"),
             type=SettingText(setting),
-            help=f"The same as --set {name}=...  [default: {default}{unit}]",
+            help=f"The same as --set {name}=...  [default: {default_text(setting)}{unit}]",
         )(function)
     return function
 

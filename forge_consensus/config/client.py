@@ -44,35 +44,35 @@ class ClientSettings:
         what="How long the cluster remembers a session from which nothing comes.",
         why="Longer than any election or restart, so that a command sent again is still recognised.",
     )
-    silence_s: float = setting(
+    silence_seconds: float = setting(
         0.3,
         unit="s",
         minimum=0.0,
         what="A leader that is silent for so long while something is outstanding is doubted, and others are asked.",
         why="Three heartbeat intervals; a question to the others costs little.",
     )
-    backoff_s_min: float = setting(
+    backoff_seconds_min: float = setting(
         0.01,
         unit="s",
         minimum=0.0,
         what="The first pause before a busy cluster is asked again.",
         why="A busy node has room again after some turns.",
     )
-    backoff_s_max: float = setting(
+    backoff_seconds_max: float = setting(
         0.5,
         unit="s",
         minimum=0.0,
         what="The longest such pause; each is twice the one before.",
         why="Half a second is short for a person and long for a cluster.",
     )
-    resend_s: float = setting(
+    resend_seconds: float = setting(
         1.0,
         unit="s",
         minimum=0.0,
         what="What is unanswered for so long is sent again to the same leader, then after twice as long.",
         why="Longer than a slow commit: a frame lost on a standing connection is rare.",
     )
-    resend_passed_s: float = setting(
+    resend_passed_seconds: float = setting(
         0.1,
         unit="s",
         minimum=0.0,
@@ -82,8 +82,8 @@ class ClientSettings:
 
     def __post_init__(self) -> None:
         check(self)
-        if self.backoff_s_max < self.backoff_s_min:
+        if self.backoff_seconds_max < self.backoff_seconds_min:
             raise InvalidConfigError(
-                f"client.backoff_s_max is {self.backoff_s_max} s: it must not be below client.backoff_s_min, "
-                f"{self.backoff_s_min} s"
+                f"client.backoff_seconds_max is {self.backoff_seconds_max} s: it must not be below "
+                f"client.backoff_seconds_min, {self.backoff_seconds_min} s"
             )

@@ -27,7 +27,7 @@ class RaftSettings:
         minimum=0.001,
         original="raft.heartbeat_interval",
         what="How often a leader that has nothing to send tells the others that it leads.",
-        why="Ten heartbeats within an election timeout: several may be lost before anybody stands.",
+        why="About ten heartbeats fit into an election timeout, so several may be lost before a follower stands.",
     )
     election_timeout_min: float = setting(
         0.8,

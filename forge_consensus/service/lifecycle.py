@@ -1,4 +1,4 @@
-"""The lifecycle of a service: its settings, its node's host, its client, from start to stop or to a failure."""
+"""The lifecycle of a service: its settings, the host of its node and its client, from start to stop or to a failure."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Literal, Self
 
 from loguru import logger
 
-from forge_consensus.client.sync import TIMEOUT_S, Client, check_timeout
+from forge_consensus.client.sync import TIMEOUT_SECONDS, Client, check_timeout
 from forge_consensus.config.client import ClientSettings
 from forge_consensus.config.node import BIND, NodeSettings
 from forge_consensus.config.raft import RaftSettings
@@ -26,8 +26,8 @@ from forge_consensus.service.process_node import ProcessNode
 from forge_consensus.service.reports import Meter
 from forge_consensus.service.thread_node import Host, ThreadNode
 
-START_S = 30.0
-STOP_S = 5.0
+START_SECONDS = 30.0
+STOP_SECONDS = 5.0
 
 OnFailure = Callable[[ConsensusError], object]
 
@@ -40,7 +40,7 @@ def check_sections(sections: Mapping[str, tuple[object, type]]) -> None:
 
 
 class ServiceLifecycle:
-    """What a `ConsensusService` is before one asks anything of it."""
+    """The part of `ConsensusService` that starts and stops its node; the arguments are explained there."""
 
     def __init__(
         self,
@@ -56,7 +56,7 @@ class ServiceLifecycle:
         raft: RaftSettings | None = None,
         storage: StorageSettings | None = None,
         client: ClientSettings | None = None,
-        timeout: float = TIMEOUT_S,
+        timeout: float = TIMEOUT_SECONDS,
         forward: bool = True,
         on_failure: OnFailure | None = None,
         metrics: str | None = None,
@@ -87,24 +87,24 @@ class ServiceLifecycle:
         self.client_settings = client
         self.on_failure = on_failure
         self.bus = EventBus()
-        """Where the node's events are published; it outlives `stop`, so one may subscribe before `start`."""
+        """Where the node's events are published. It outlives `stop`, and one may subscribe before `start`."""
         self.meter = Meter()
         self.failure: ConsensusError | None = None
-        """What ended the node, if nobody had asked for it."""
+        """What ended the node, if it ended by itself."""
         self.failed = threading.Event()
         self.lock = threading.RLock()
         self.host: Host | None = None
         self.started_in = 0
-        """The id of the process that started it: what is in memory says nothing in one that was forked from it."""
+        """The id of the process that started the node: in a process forked from it, this object says nothing of it."""
         self.leaving: Host | None = None
-        """A node that could not be started, and may still be about to let go of its folder."""
+        """A host whose start failed; its node may still hold the folder for a moment."""
         self.client: Client | None = None
         self.count_events()
 
     # --- from start to stop ------------------------------------------------------------------------------------------
 
-    def start(self, timeout: float = START_S) -> Self:
-        """Open the node and run it; returns when it serves, with or without a leader.
+    def start(self, timeout: float = START_SECONDS) -> Self:
+        """Open the node and run it; return when it serves, with or without a leader.
 
         Raises `AlreadyStartedError`, `FolderLockedError`, `IdentityError`, `TransportUnavailableError`,
         `InvalidConfigError`, `CorruptionError`, `StorageError`, and `ConsensusTimeoutError` if it does not serve
@@ -135,12 +135,12 @@ class ServiceLifecycle:
                 raise
             if isinstance(host, ProcessNode):
                 host.ask = lambda seconds: client.status(host.address, seconds)
-            if self.failure is not None:  # it has died meanwhile, and knew of no client
-                client.link.end_soon(str(self.failure))
+            if self.failure is not None:  # the node ended before it knew of the client
+                client.driver.end_soon(str(self.failure))
         return self
 
     def client_of(self, host: Host) -> Client:
-        """The client through which this service speaks: to its own node first, to the others if need be."""
+        """Make the service's client, which goes to its own node first and to the others if need be."""
         node_id = self.settings.node_id
         others = [address for node, address in self.settings.peers.items() if node != node_id and self.forward]
         port = host.port()
@@ -148,40 +148,41 @@ class ServiceLifecycle:
             others if port is not None else [host.address, *others],
             self.timeout,
             self.settings.cluster_id,
-            limits=self.client_settings,
+            settings=self.client_settings,
             port=port,
             follow=self.forward,
             prefer=host.address,
         )
 
-    def stop(self, timeout: float = STOP_S) -> None:
-        """End the node and everything outstanding; does nothing if it was not started.
+    def stop(self, timeout: float = STOP_SECONDS) -> None:
+        """End the node; outstanding commands get errors. Does nothing if the node was not started.
 
-        After `timeout` seconds a process is killed; a thread cannot be, and `ConsensusTimeoutError` is raised.
+        A process that has not ended after `timeout` seconds is killed. A thread cannot be killed: then the call raises
+        `ConsensusTimeoutError`.
         """
         refuse_to_wait("stop", self.threads())
         with self.lock:
             host, client = self.host, self.client
             if client is not None:
-                client.link.end_soon("the service was stopped")
+                client.driver.end_soon("the service was stopped")
             if host is not None:
                 host.stop(timeout)
             if client is not None:
                 client.close()
             self.host = self.client = None
 
-    def close(self, timeout: float = STOP_S) -> None:
-        """Stop, and end the event bus with all who listen to it."""
+    def close(self, timeout: float = STOP_SECONDS) -> None:
+        """Stop the node and close the event bus, which ends all subscriptions."""
         self.stop(timeout)
         self.bus.close()
 
     def end(self, failure: ConsensusError) -> None:
-        """The node has ended by itself: everyone who waits learns it now. Called by the host, on its thread."""
+        """Note that the node has ended by itself, and tell every waiting call; the host calls this on its thread."""
         self.failure = failure
         self.failed.set()
         logger.critical("node {} has ended: {}: {}", self.settings.node_id, failure.code, failure)
         if self.client is not None:
-            self.client.link.end_soon(f"the node has ended: {failure}")
+            self.client.driver.end_soon(f"the node has ended: {failure}")
         if self.on_failure is not None:
             try:
                 self.on_failure(failure)
@@ -197,7 +198,7 @@ class ServiceLifecycle:
         self.close()
 
     def running(self) -> Host:
-        """The node's host. Raises what ended it, `NotStartedError`."""
+        """Return the node's host. Raises what ended the node, or `NotStartedError`."""
         host = self.host
         if host is not None and self.started_in != os.getpid():
             raise NotStartedError(
@@ -213,16 +214,16 @@ class ServiceLifecycle:
     def threads(self) -> tuple[threading.Thread | None, ...]:
         """The threads that must never wait for this service."""
         host, client = self.host, self.client
-        return (*(host.threads if host else ()), client.link.thread if client else None)
+        return (*(host.threads if host else ()), client.driver.thread if client else None)
 
     def ready(self, call: str = "") -> Client:
-        """The client. Raises as `running`, and `BlockingCallError` where the named call must not wait."""
+        """Return the client. Raises what `running` raises, and `BlockingCallError` if `call` must not wait here."""
         if call:
             refuse_to_wait(call, self.threads())
         self.running()
         client = self.client
         if client is None and self.lock.acquire(timeout=self.timeout):
-            # Handlers hear of the node before `start` has returned: they wait for it here.
+            # Event handlers may call before `start` has returned: they wait for it here.
             try:
                 client = self.client
             finally:
@@ -232,7 +233,7 @@ class ServiceLifecycle:
         return client
 
     def count_events(self) -> None:
-        """Count what only events tell."""
+        """Count what is known only from events: elections won and the time of the last snapshot."""
         meter = self.meter
 
         def led(event: BecameLeader) -> None:

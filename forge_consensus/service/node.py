@@ -1,4 +1,4 @@
-"""The node: a folder, a ledger, a base and its actors, opened in order and closed in reverse."""
+"""The node: its folder, its ledger, its system base and its actors, opened in this order and closed in reverse."""
 
 from __future__ import annotations
 
@@ -31,8 +31,11 @@ if TYPE_CHECKING:
 class Node:
     """One node, to be run by one thread of its own: `open`, `run` until `stop`, `close`.
 
-    `machine` None means the built-in key-value machine. Errors of opening are typed: `FolderLockedError`,
-    `IdentityError`, `InvalidConfigError`, `CorruptionError`, `StorageError`, `TransportUnavailableError`.
+    Args:
+        settings: the node's settings.
+        bus: where it publishes its events; the caller closes it.
+        machine: the state machine; None for the built-in key-value machine.
+
     """
 
     def __init__(self, settings: NodeSettings, bus: EventBus, machine: Machine | None = None) -> None:
@@ -46,7 +49,11 @@ class Node:
         self.metrics: ServedMetrics | None = None
 
     def open(self) -> None:
-        """Lock the folder, open the ledger, listen."""
+        """Lock the folder, open the ledger, listen.
+
+        Raises `FolderLockedError`, `IdentityError`, `InvalidConfigError`, `CorruptionError`, `StorageError` or
+        `TransportUnavailableError`; then nothing stays open.
+        """
         settings = self.settings
         try:
             bind = settings.bind
@@ -63,7 +70,9 @@ class Node:
             self.base = ZeroMqBase(opened, settings.raft, self.bus, bind)
             self.system = start_system(self.base)
             if settings.metrics is not None:
-                from forge_consensus.service.node_metrics import ServedMetrics  # late: 30 ms for those who want it
+                from forge_consensus.service.node_metrics import (
+                    ServedMetrics,  # imported late: 30 ms that most nodes need not spend
+                )
 
                 self.metrics = ServedMetrics(self.base, settings.metrics)
         except BaseException:
@@ -71,7 +80,7 @@ class Node:
             raise
 
     def tell_findings(self, opened: Opened) -> None:
-        """Say what opening found that harms nothing but somebody should know."""
+        """Log what opening found that does no harm but that an operator should know."""
         for damage in opened.snapshots.damaged:
             logger.warning("passed over a damaged snapshot: {}", damage)
         peers = dict(self.settings.peers)
@@ -83,7 +92,7 @@ class Node:
             )
 
     def open_ledger(self, bind: str) -> Opened:
-        """Open the ledger in the folder."""
+        """Open the ledger in the folder; a new one is founded with the settings."""
         settings, folder, tables = self.settings, self.folder, self.tables
         assert folder is not None, "the folder was opened"
         assert tables is not None, "the tables were opened"
@@ -106,12 +115,12 @@ class Node:
         return self.base.sockets.bind_address
 
     def port(self) -> LocalConnection:
-        """A connection for a client in this process."""
+        """Return a new connection for a client in this process."""
         assert self.base is not None, "the node is open"
         return LocalConnection(self.base)
 
     def run(self) -> None:
-        """Run until `stop`. Raises what ended the node otherwise; nothing left it after that (I16)."""
+        """Run until `stop`. Raises what ended the node otherwise; after a storage error nothing leaves it (I16)."""
         assert self.base is not None, "the node is open"
         settings = self.settings
         with logger.contextualize(node=settings.node_id, cluster=settings.cluster_id):  # on all lines of this thread
@@ -123,7 +132,7 @@ class Node:
             self.base.stop(reason)
 
     def close(self) -> None:
-        """Give everything back, whatever state it is in."""
+        """Close everything that is open, in whatever state the node is."""
         if self.metrics is not None:
             self.metrics.close()
         if self.base is not None:
@@ -135,7 +144,7 @@ class Node:
 
 
 def free_address(bind: str) -> str:
-    """The same host with a port that is free now. Raises `InvalidConfigError` for a host that is not this one."""
+    """Return the same host with a port that is free now. Raises `InvalidConfigError` for a host of another machine."""
     host = bind.rpartition(":")[0]
     family = socket.AF_INET6 if host.startswith("[") else socket.AF_INET
     try:

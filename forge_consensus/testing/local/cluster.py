@@ -249,7 +249,7 @@ class LocalCluster(ClusterLifecycle):
 
     def client(self, **options: Any) -> Client:
         """A client of all nodes, closed with the cluster; `options` are those of `Client`."""
-        client = Client(self.endpoints, **{"cluster_id": self.facts["cluster_id"], **options})
+        client = Client(self.endpoints, **{"cluster_id": self.cluster_id, **options})
         self.clients.append(client)
         return client
 

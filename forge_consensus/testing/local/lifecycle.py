@@ -56,7 +56,8 @@ class ClusterLifecycle:
         self.seed = seed
         self.given_folder = None if folder is None else Path(folder)
         self.state_machine = state_machine
-        self.facts: dict[str, Any] = {
+        self.cluster_id = cluster_id
+        self.settings: dict[str, Any] = {
             "cluster_id": cluster_id,
             "raft": raft or RaftSettings(),
             "storage": storage or StorageSettings(),
@@ -104,7 +105,7 @@ class ClusterLifecycle:
             for node in self.nodes.values():
                 node.launch()
             self.wait_serving(*self.names)
-            self.asker = Client(list(self.real_addresses.values()), cluster_id=self.facts["cluster_id"], follow=False)
+            self.asker = Client(list(self.real_addresses.values()), cluster_id=self.cluster_id, follow=False)
         except BaseException:
             self.stop()
             raise
@@ -173,7 +174,7 @@ class ClusterLifecycle:
             bind=self.real_addresses[name],
             peers=self.addresses,
             storage_path=self.folder / name,
-            **self.facts,
+            **self.settings,
         )
         if self.mode == "thread":
             return NodeThread(settings, self.state_machine, self.folder)

@@ -31,12 +31,12 @@ def cluster() -> Iterator[FakeCluster]:
 def run(
     cluster: FakeCluster,
     work: Callable[[AsyncClient], Awaitable[None]],
-    limits: ClientSettings | None = None,
+    settings: ClientSettings | None = None,
 ) -> None:
     """Run a coroutine with a client."""
 
     async def main() -> None:
-        async with AsyncClient(cluster.addresses, limits=limits) as client:
+        async with AsyncClient(cluster.addresses, settings=settings) as client:
             await work(client)
 
     asyncio.run(main())
@@ -53,6 +53,16 @@ def test_every_call_is_a_coroutine(cluster: FakeCluster) -> None:
         assert (await client.read_detail("n", consistency="stale")).stale_ms == 7
         assert (await client.status(cluster.addresses[2]))["node"] == "n3"
         assert (await client.locate()).leader == "n1"
+
+    run(cluster, work)
+
+
+def test_completion_offers_the_calls_and_no_internals(cluster: FakeCluster) -> None:
+    async def work(client: AsyncClient) -> None:
+        names = {name for name in dir(client) if not name.startswith("_")}
+        calls = {"submit", "apply", "read", "read_detail", "status", "locate", "close"}
+        assert names == calls | {"put", "get", "delete", "cas", "incr", "scan", "timeout"}
+        assert repr(client).startswith("<AsyncClient endpoints=")
 
     run(cluster, work)
 

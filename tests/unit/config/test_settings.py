@@ -162,7 +162,7 @@ def test_a_wrong_row_is_refused(row: dict[str, Any], part: str) -> None:
         (RaftSettings, {"message_bytes_max": 1024}, "a largest command besides"),
         (StorageSettings, {"checkpoint_entries": 0}, "storage.checkpoint_entries is 0"),
         (ClientSettings, {"outstanding_max": 0}, "client.outstanding_max is 0"),
-        (ClientSettings, {"backoff_s_min": 1.0}, "must not be below"),
+        (ClientSettings, {"backoff_seconds_min": 1.0}, "must not be below"),
     ],
 )
 def test_a_wrong_value_is_refused_with_what_is_expected(kind: Any, wrong: dict[str, Any], part: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -74,3 +75,10 @@ def test_addresses_are_kept_in_one_spelling() -> None:
 def test_a_wrong_size_of_the_store_is_refused(wrong: dict[str, Any], part: str) -> None:
     with pytest.raises(InvalidConfigError, match=part):
         StorageSettings(**wrong)
+
+
+def test_a_service_says_what_it_is(tmp_path: Path) -> None:
+    service = ConsensusService("n1", "c", "127.0.0.1:0", storage_path=tmp_path)
+    assert repr(service) == "<ConsensusService n1 of cluster c, thread, not started>"
+    with service:
+        assert repr(service) == f"<ConsensusService n1 of cluster c, thread, running at {service.address}>"
