@@ -53,7 +53,7 @@ class Story:
         try:
             with self.cluster:
                 try:
-                    return self.tell()
+                    return self.play()
                 except Exception:
                     self.tails = {name: node.log_tail() for name, node in self.cluster.nodes.items()}
                     raise
@@ -66,7 +66,7 @@ class Story:
             if self.view is not None:
                 self.view.close()
 
-    def tell(self) -> Proof:
+    def play(self) -> Proof:
         """The chapters."""
         self.view = make_view(self.line)
         view, cluster = self.view, self.cluster

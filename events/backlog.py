@@ -18,15 +18,15 @@ class TurnBudget:
     """
 
     def __init__(self) -> None:
-        self.remaining_s = math.inf
+        self.remaining_seconds = math.inf
 
-    def begin(self, budget_s: float) -> None:
+    def begin(self, budget_seconds: float) -> None:
         """Start a turn with this many seconds to spend."""
-        self.remaining_s = budget_s
+        self.remaining_seconds = budget_seconds
 
-    def spend(self, elapsed_s: float) -> None:
+    def spend(self, elapsed_seconds: float) -> None:
         """Take off what a listener has cost."""
-        self.remaining_s -= elapsed_s
+        self.remaining_seconds -= elapsed_seconds
 
 
 class Backlog(Generic[E]):
@@ -50,14 +50,14 @@ class Backlog(Generic[E]):
             raise ValueError(f"block_ms_max must be positive, not {block_ms_max}")
         self.queue_max = queue_max
         self.when_full = when_full
-        self.block_s_max = block_ms_max / 1000
+        self.block_seconds_max = block_ms_max / 1000
         self.budget = budget
         self.dropped = 0
         """Events that the listener never sees because the backlog was full."""
         self.finished = False
         self.abandoned = False
         self.events: SimpleQueue[E | None] = SimpleQueue()
-        self.room = threading.Event() if when_full == "block" else None
+        self.space = threading.Event() if when_full == "block" else None
 
     def __len__(self) -> int:
         """Return the number of events that wait."""
@@ -65,7 +65,7 @@ class Backlog(Generic[E]):
 
     def put(self, event: E) -> None:
         """Queue the event, or do as the policy says. Publisher's thread."""
-        if self.events.qsize() >= self.queue_max and not self.make_room():
+        if self.events.qsize() >= self.queue_max and not self.make_space():
             self.dropped += 1
             return
         self.events.put(event)
@@ -81,8 +81,8 @@ class Backlog(Generic[E]):
         if event is None or self.abandoned:
             self.events.put(None)  # whoever else waits here learns of the end too
             return None
-        if self.room is not None:
-            self.room.set()
+        if self.space is not None:
+            self.space.set()
         return event
 
     def finish(self) -> None:
@@ -94,14 +94,14 @@ class Backlog(Generic[E]):
         """End the backlog at once; what it holds is not seen."""
         self.abandoned = True
         self.events.put(None)
-        if self.room is not None:
-            self.room.set()
+        if self.space is not None:
+            self.space.set()
 
-    def make_room(self) -> bool:
+    def make_space(self) -> bool:
         """Say whether there is now room for one more event."""
         if self.finished or self.when_full == "drop_newest":
             return False
-        return self.wait_for_room() if self.when_full == "block" else self.drop_oldest()
+        return self.wait_for_space() if self.when_full == "block" else self.drop_oldest()
 
     def drop_oldest(self) -> bool:
         """Drop from the front until one more fits."""
@@ -115,17 +115,17 @@ class Backlog(Generic[E]):
             pass  # the listener was faster
         return True
 
-    def wait_for_room(self) -> bool:
+    def wait_for_space(self) -> bool:
         """Wait for the listener, within the bound of one event and of the turn."""
-        assert self.room is not None
+        assert self.space is not None
         started = time.monotonic()
-        deadline = started + min(self.block_s_max, self.budget.remaining_s)
+        deadline = started + min(self.block_seconds_max, self.budget.remaining_seconds)
         while not self.abandoned:
-            self.room.clear()
+            self.space.clear()
             if self.events.qsize() < self.queue_max:
                 break
             left = deadline - time.monotonic()
-            if left <= 0 or not self.room.wait(left):
+            if left <= 0 or not self.space.wait(left):
                 break
         self.budget.spend(time.monotonic() - started)
         return not self.abandoned and self.events.qsize() < self.queue_max

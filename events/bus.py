@@ -11,9 +11,10 @@ from collections.abc import Callable
 from inspect import iscoroutinefunction
 from typing import Any, Final, TypeVar, Unpack, overload
 
+from blinker import ANY, Signal
+
 from forge_consensus.events.backlog import Backlog, TurnBudget, WhenFull
 from forge_consensus.events.envelope import ConsensusEvent, E, UnknownEvent
-from forge_consensus.events.ordered_signal import OrderedSignal
 from forge_consensus.events.selection import Selection
 from forge_consensus.events.stream import (
     AsyncEventStream,
@@ -35,6 +36,37 @@ QUEUE_MAX: Final = 1024
 BLOCK_MS_MAX: Final = 5.0
 
 H = TypeVar("H", bound=Callable[[Any], object])
+
+
+class ArrivalSet(dict[Any, None]):
+    """The part of the set interface that blinker uses, in order of insertion."""
+
+    def add(self, item: object) -> None:
+        """Append the item, unless it is already present."""
+        self.setdefault(item)
+
+    def discard(self, item: object) -> None:
+        """Remove the item, if it is present."""
+        self.pop(item, None)
+
+
+class OrderedSignal(Signal):
+    """A blinker signal that calls its receivers in the order in which they were connected.
+
+    blinker keeps receivers in sets of object ids. The order of such a set differs from run to run, so a simulation
+    with inline handlers would not replay.
+    """
+
+    set_class = ArrivalSet  # type: ignore[assignment]  # blinker's own hook for this
+
+    def publish(self, event: object) -> None:
+        """Call every receiver with the event.
+
+        Unlike `send`, it does not ask each time whether a receiver is a coroutine function, because the bus accepts
+        none.
+        """
+        for receiver in self.receivers_for(ANY):
+            receiver(event)
 
 
 class EventBus:
@@ -62,12 +94,12 @@ class EventBus:
 
     # ---- the node's side
 
-    def begin_turn(self, budget_s: float) -> None:
+    def begin_turn(self, budget_seconds: float) -> None:
         """Start a turn in which all listeners together may hold the node up this long.
 
         It bounds the policy `block`; inline handlers are counted in, but nothing can stop one.
         """
-        self.budget.begin(budget_s)
+        self.budget.begin(budget_seconds)
 
     def has_listeners(self, event_type: type[ConsensusEvent]) -> bool:
         """Say whether anyone would see an event of exactly this class."""
@@ -89,10 +121,10 @@ class EventBus:
             return
         self.publishing = me
         try:
-            signal.tell(event)
+            signal.publish(event)
             while self.deferred:
                 event = self.deferred.popleft()
-                self.signal_of(type(event)).tell(event)
+                self.signal_of(type(event)).publish(event)
         finally:
             self.publishing = None
 
@@ -125,7 +157,7 @@ class EventBus:
         Raises ValueError for a pattern that matches nothing or an option out of range, TypeError
         for a coroutine function (use `astream`), StreamEndedError if the bus is closed.
         """
-        return self.listen(kind, handler, options)
+        return self.add_handler(kind, handler, options)
 
     @overload
     def on(
@@ -139,7 +171,7 @@ class EventBus:
         """Subscribe the function below, for as long as the bus lives."""
 
         def decorate(handler: Callable[[Any], object]) -> Callable[[Any], object]:
-            self.listen(kind, handler, options)
+            self.add_handler(kind, handler, options)
             return handler
 
         return decorate
@@ -263,7 +295,7 @@ class EventBus:
 
     # ---- between the two
 
-    def listen(
+    def add_handler(
         self,
         kind: type[ConsensusEvent] | str,
         handler: Callable[[Any], object],

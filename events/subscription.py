@@ -11,7 +11,7 @@ from forge_consensus.events.backlog import Backlog, TurnBudget, WhenFull
 from forge_consensus.events.envelope import ConsensusEvent, E
 from forge_consensus.events.selection import Selection
 
-REPORT_S_MIN = 1.0
+REPORT_SECONDS_MIN = 1.0
 """Seconds between two log lines about one handler; what lies between is counted."""
 
 
@@ -122,12 +122,12 @@ class Subscription(Listener[E]):
         return None
 
     def report(self, what: str, event: ConsensusEvent, error: BaseException | None) -> None:
-        """Log what the handler did, at most one line in `REPORT_S_MIN`; never raises."""
+        """Log what the handler did, at most one line in `REPORT_SECONDS_MIN`; never raises."""
         now = time.monotonic()
         if now < self.report_due:
             self.unreported += 1
             return
-        self.report_due = now + REPORT_S_MIN
+        self.report_due = now + REPORT_SECONDS_MIN
         unreported, self.unreported = self.unreported, 0
         self.log(
             f"event handler {self.name} {what} at {event.topic} number {event.sequence} "
@@ -154,7 +154,7 @@ class InlineSubscription(Subscription[E]):
         budget: TurnBudget,
     ) -> None:
         super().__init__(selection, handler)
-        self.slow_s_max = slow_ms_max / 1000
+        self.slow_seconds_max = slow_ms_max / 1000
         self.budget = budget
         self.logging: threading.Thread | None = None
 
@@ -170,7 +170,7 @@ class InlineSubscription(Subscription[E]):
             INLINE.depth -= 1
         elapsed = time.perf_counter() - started
         self.budget.spend(elapsed)
-        if elapsed > self.slow_s_max:
+        if elapsed > self.slow_seconds_max:
             self.slow += 1
             self.report(f"held the node up for {elapsed * 1000:.1f} ms", event, error)
         elif error is not None:

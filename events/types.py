@@ -4,7 +4,7 @@ Each is published by the actor that owns the transition, after the commit of its
 in the envelope. Durations are seconds, sizes bytes, indexes those of the log.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Final
 
 from forge_consensus.events.envelope import (
@@ -304,6 +304,25 @@ class Recovering(ConsensusEvent):
     details: tuple[str, ...] = ()
 
 
+LogRange = LogAppended | LogCommitted
+"""An event that covers a range of the log."""
+
+IDS_MAX: Final = 8
+"""How many correlation ids one log event carries at most."""
+
+
+def joined(earlier: LogRange, later: LogRange) -> LogRange:
+    """Return one event for two adjacent ranges: both of one type, `later` begins where `earlier` ends.
+
+    The engine joins the log events of a turn, so that subscribers get one event a turn.
+    """
+    if not (earlier.correlation_ids or later.correlation_ids):
+        return replace(earlier, last_index=later.last_index)
+    ids = tuple(dict.fromkeys((*earlier.correlation_ids, *later.correlation_ids)))[:IDS_MAX]
+    correlation_id = ids[0] if len(ids) == 1 else None
+    return replace(earlier, last_index=later.last_index, correlation_ids=ids, correlation_id=correlation_id)
+
+
 EVENT_TYPES: Final[dict[str, type[ConsensusEvent]]] = {
     event_type.kind: event_type
     for event_type in (
@@ -321,6 +340,7 @@ EVENT_TYPES: Final[dict[str, type[ConsensusEvent]]] = {
 __all__ = [
     "ENVELOPE_FIELDS",
     "EVENT_TYPES",
+    "IDS_MAX",
     "BecameCandidate",
     "BecameFollower",
     "BecameLeader",
@@ -334,6 +354,7 @@ __all__ = [
     "LogAppended",
     "LogCommitted",
     "LogCompacted",
+    "LogRange",
     "LogTruncated",
     "NodeFailed",
     "NodeRecovered",
@@ -349,6 +370,7 @@ __all__ = [
     "SnapshotStarted",
     "Unhealthy",
     "UnknownEvent",
+    "joined",
     "payload",
     "stamp",
 ]

@@ -35,9 +35,8 @@ from forge_consensus.config.raft import RaftSettings
 from forge_consensus.errors import OperationFailedError, StaleTermError, is_fatal
 from forge_consensus.events.bus import EventBus
 from forge_consensus.events.encoding import to_msgpack
-from forge_consensus.events.log_range import joined
 from forge_consensus.events.metrics.turn_report import TurnReport
-from forge_consensus.events.types import ConsensusEvent, LogAppended, LogCommitted, NodeStopped, stamp
+from forge_consensus.events.types import ConsensusEvent, LogAppended, LogCommitted, NodeStopped, joined, stamp
 from forge_consensus.storage.ledger.checks import check_turn
 from forge_consensus.storage.opening import Opened
 

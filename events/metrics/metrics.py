@@ -43,9 +43,9 @@ NAMES_MAX: Final = 64
 class NodeMetrics(Collector):
     """Everything that a node has to say to Prometheus, in a registry of its own or in one that you choose.
 
-    It only listens: inline to ten kinds of rare events, never to those of the log; `turn` is to be called at the end
-    of each turn, on the node's thread (3 us). Everything else happens when somebody scrapes, on that one's thread.
-    All samples carry the labels `node` and `cluster`. Counters begin at 0 with the node's start.
+    It subscribes inline to ten rare kinds of events and never to those of the log. The engine calls `observe_turn` at
+    the end of each turn, on the node's thread (3 us). Everything else happens during a scrape, on the scraper's thread.
+    All samples carry the labels `node` and `cluster`. Counters begin at 0 when the node starts.
     """
 
     def __init__(self, bus: EventBus, sample: Sample, *, node: str, cluster: str, version: str = "") -> None:
@@ -53,7 +53,7 @@ class NodeMetrics(Collector):
         self.bus = bus
         self.sample = sample
         self.node, self.cluster, self.version = node, cluster, version
-        self.standing = False
+        self.campaigning = False
         self.leader: str | None = None
         self.elections = Counter({"won": 0, "lost": 0})
         self.counts = Counter({"leader_changes": 0, "leader_losses": 0, "quorum_losses": 0, "truncated": 0})
@@ -72,26 +72,26 @@ class NodeMetrics(Collector):
         self.registry = CollectorRegistry(auto_describe=False)
         self.registry.register(self)
         self.handlers: dict[type[ConsensusEvent], Callable[[Any], None]] = {
-            BecameCandidate: self.stood,
-            BecameFollower: self.followed,
-            LeaderElected: self.elected,
-            LeaderLost: self.lost_leader,
-            QuorumLost: self.lost_quorum,
-            LogTruncated: self.truncated,
+            BecameCandidate: self.became_candidate,
+            BecameFollower: self.became_follower,
+            LeaderElected: self.leader_elected,
+            LeaderLost: self.leader_lost,
+            QuorumLost: self.quorum_lost,
+            LogTruncated: self.log_truncated,
             NodeFailed: self.peer_failed,
             SnapshotCompleted: self.snapshot_made,
             SnapshotRestored: self.snapshot_made,
             SnapshotFailed: self.snapshot_failed,
         }
-        self.subscriptions = [bus.subscribe(kind, self.told, inline=True) for kind in self.handlers]
+        self.subscriptions = [bus.subscribe(kind, self.count, inline=True) for kind in self.handlers]
 
     # --- what is told ------------------------------------------------------------------------------------------------
 
-    def told(self, event: ConsensusEvent) -> None:
+    def count(self, event: ConsensusEvent) -> None:
         """Count an event; inline, for it takes a microsecond and none of these kinds is frequent."""
         self.handlers[type(event)](event)
 
-    def truncated(self, event: LogTruncated) -> None:
+    def log_truncated(self, event: LogTruncated) -> None:
         """Entries went."""
         self.counts["truncated"] += event.removed
 
@@ -99,32 +99,32 @@ class NodeMetrics(Collector):
         """A peer gives no sign of life."""
         self.peer_failures[event.peer] += 1
 
-    def lost_leader(self, event: LeaderLost) -> None:
+    def leader_lost(self, event: LeaderLost) -> None:
         """This node hears of its leader no more."""
         self.counts["leader_losses"] += 1
 
-    def lost_quorum(self, event: QuorumLost) -> None:
+    def quorum_lost(self, event: QuorumLost) -> None:
         """Too few voters are healthy."""
         self.counts["quorum_losses"] += 1
 
-    def stood(self, event: BecameCandidate) -> None:
+    def became_candidate(self, event: BecameCandidate) -> None:
         """The node asks for votes; if it did so before, that election is over without a winner here."""
-        if self.standing:
+        if self.campaigning:
             self.elections["lost"] += 1
-        self.standing = True
+        self.campaigning = True
 
-    def followed(self, event: BecameFollower) -> None:
+    def became_follower(self, event: BecameFollower) -> None:
         """Who asked for votes and follows has lost."""
-        if self.standing:
+        if self.campaigning:
             self.elections["lost"] += 1
-        self.standing = False
+        self.campaigning = False
 
-    def elected(self, event: LeaderElected) -> None:
+    def leader_elected(self, event: LeaderElected) -> None:
         """Somebody leads; only the winner itself knows how long it took."""
         if event.leader == self.node:
             self.elections["won"] += 1
             self.election_seconds.add(event.duration)
-            self.standing = False
+            self.campaigning = False
         if event.leader != self.leader:
             self.leader = event.leader
             self.counts["leader_changes"] += 1
@@ -139,7 +139,7 @@ class NodeMetrics(Collector):
         self.snapshot_bytes = event.size
         self.snapshot_seconds.add(event.duration)
 
-    def turn(self, report: TurnReport) -> None:
+    def observe_turn(self, report: TurnReport) -> None:
         """A turn is over; for the engine's `observe`."""
         self.turn_seconds.add(report.seconds)
         if report.commit_seconds is not None:
@@ -166,7 +166,7 @@ class NodeMetrics(Collector):
         if status is not None:
             for add in (add_cluster, add_log, add_work, add_peers):
                 add(page, status)
-        self.add_told(page)
+        self.add_events(page)
         self.add_turns(page)
         page.counter(
             "events_dropped",
@@ -191,7 +191,7 @@ class NodeMetrics(Collector):
         except Exception:
             return None
 
-    def add_told(self, page: MetricPage) -> None:
+    def add_events(self, page: MetricPage) -> None:
         """What events told."""
         page.counter("leader_elections", "Elections in which this node stood, by result.", self.elections, "result")
         page.histogram(
@@ -231,7 +231,7 @@ class NodeMetrics(Collector):
             subscription.cancel()
 
 
-class SeedMetrics(Collector):
+class GoOriginalMetrics(Collector):
     """The one name of the seed that `promtool check metrics` objects to: a rate, with an abbreviated unit."""
 
     def __init__(self, metrics: NodeMetrics) -> None:

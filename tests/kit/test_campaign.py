@@ -26,11 +26,11 @@ from forge_consensus.testing.simulator.plan import Plan
 from tests.worlds import campaign_runs
 from tests.worlds.campaign_runs import ODD
 
-WAIT_S_MAX = 60.0
+WAIT_SECONDS_MAX = 60.0
 
 
 def settings(seeds: int, **changes: Any) -> Settings:
-    return replace(Settings(0, seeds, 2, progress_s=0.5, shrink_s_max=0.0), **changes)
+    return replace(Settings(0, seeds, 2, progress_seconds=0.5, shrink_seconds_max=0.0), **changes)
 
 
 def seeds_in(path: Path) -> list[int]:
@@ -68,7 +68,7 @@ def test_a_campaign_that_is_done_runs_nothing_and_one_that_is_extended_only_the_
 
 def test_a_seed_that_hangs_is_named_with_the_place_where_it_hangs(tmp_path: Path) -> None:
     path = tmp_path / "state"
-    assert ran(path, campaign_runs.hanging, seed_s_max=8.0) == 1
+    assert ran(path, campaign_runs.hanging, seed_seconds_max=8.0) == 1
     assert found_in(path) == {(ODD, "hangs"): "the process that ran it hangs after 8 s"}
     assert sorted(seeds_in(path)) == list(range(8))
     assert "in for_ever" in Path(f"{path}.seed-{ODD}.txt").read_text()
@@ -90,7 +90,7 @@ def test_a_seed_that_does_not_replay_is_found(tmp_path: Path) -> None:
 def test_a_violation_is_shrunk_printed_and_saved(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "state"
     changes = {"nodes": 3, "seconds": 6.0, "pace": 1.0}
-    assert ran(path, campaign_runs.with_mutant, 60, shrink_s_max=3.0, violations_max=1, changes=changes) == 1
+    assert ran(path, campaign_runs.with_mutant, 60, shrink_seconds_max=3.0, violations_max=1, changes=changes) == 1
     found = found_in(path)
     assert "I7" in {kind for _, kind in found}
     said = capfd.readouterr().out
@@ -111,8 +111,8 @@ def test_after_so_many_minutes_nothing_new_is_begun(tmp_path: Path) -> None:
 
 
 def test_workers_that_never_are_ready_end_the_campaign(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(campaign_run, "START_S_MAX", 0.3)
-    monkeypatch.setattr(campaign_worker, "DUMP_S_MAX", 0.1)
+    monkeypatch.setattr(campaign_run, "START_SECONDS_MAX", 0.3)
+    monkeypatch.setattr(campaign_worker, "DUMP_SECONDS_MAX", 0.1)
     with pytest.raises(StateFileError, match=r"no worker starts: the last one ended after 0\.3 s"):
         ran(tmp_path / "state", campaign_runs.NeverReady(), minutes=60.0)
 
@@ -136,7 +136,7 @@ from forge_consensus.testing.campaign.run import Campaign, Settings
 from tests.worlds import campaign_runs
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.default_int_handler)  # who starts tests in the background has them ignore it
-    sys.exit(run_campaign(Path(sys.argv[1]), Settings(0, 60, 2, progress_s=0.2), campaign_runs.slow))
+    sys.exit(run_campaign(Path(sys.argv[1]), Settings(0, 60, 2, progress_seconds=0.2), campaign_runs.slow))
 """
 
 
@@ -154,7 +154,7 @@ def start(folder: Path) -> subprocess.Popen[str]:
 
 
 def wait_until(holds: Callable[[], bool]) -> None:
-    until = time.monotonic() + WAIT_S_MAX
+    until = time.monotonic() + WAIT_SECONDS_MAX
     while not holds():
         assert time.monotonic() < until, "it took too long"
         time.sleep(0.02)
@@ -180,7 +180,7 @@ def ended_in_its_midst(folder: Path, how: signal.Signals) -> tuple[subprocess.Po
         workers = children(process.pid)
         process.send_signal(how)
         began = time.monotonic()
-        said, _ = process.communicate(timeout=WAIT_S_MAX)
+        said, _ = process.communicate(timeout=WAIT_SECONDS_MAX)
         took = time.monotonic() - began
         wait_until(lambda: not any(map(runs, workers)))
         return process, took, said
@@ -205,7 +205,7 @@ def test_a_campaign_that_was_killed_goes_on_and_no_seed_is_lost_or_counted_twice
     before = seeds_in(state)
     assert 5 < len(before) < 60
     process = start(tmp_path)
-    said, _ = process.communicate(timeout=WAIT_S_MAX)
+    said, _ = process.communicate(timeout=WAIT_SECONDS_MAX)
     assert process.returncode == 0, said
     assert f"has {len(before)} seeds" in said
     assert sorted(seeds_in(state)) == list(range(60))
@@ -346,5 +346,5 @@ def test_the_speed_is_measured_against_its_bound(monkeypatch: pytest.MonkeyPatch
     result = command_with("--speed")
     assert result.exit_code == 0, result.output
     assert "within the 30 s" in result.output
-    monkeypatch.setattr(command, "SPEED_S_MAX", 0.0)
+    monkeypatch.setattr(command, "SPEED_SECONDS_MAX", 0.0)
     assert command_with("--speed").exit_code == 1

@@ -42,7 +42,7 @@ def test_what_was_written_is_read_again(path: Path) -> None:
     assert state.done == {1, 2}
     assert state.failures == {(2, "OSError_from_X"): 'bad: "quoted"\nand more'}
     assert state.totals[ALL].seeds == 2
-    assert state.totals[ALL].virtual_s == 25.0
+    assert state.totals[ALL].virtual_seconds == 25.0
     assert state.totals[5].turns == 100
     assert state.digests == {1: DIGEST, 2: DIGEST}
 
@@ -138,7 +138,7 @@ def test_an_empty_file_is_begun(tmp_path: Path) -> None:
 
 def test_the_summary_has_a_row_for_every_size_and_every_finding(path: Path) -> None:
     text = StateFile.read(path).summary()
-    assert "seeds 1..2; 4.0 seeds a second of one core" in text
+    assert "seeds 1..2; 4.0 seeds per second of one core" in text
     rows = [row.split() for row in text.splitlines()]
     assert [row[:2] for row in rows if row and row[0] in ("3", "5", "all")] == [["3", "1"], ["5", "1"], ["all", "2"]]
     assert "1 violations:\n  seed 2: OSError from X: bad:" in text

@@ -30,7 +30,7 @@ SPEED = Plan(1, nodes=5, clients=4, seconds=600.0)
 SERVING = ("kill", "crash_leader_in_turn", "pause", "isolate_leader", "mend", "break_link")
 SPEED_SERVING = replace(SPEED, kinds=SERVING, limits=Plan.of(1).limits)
 """Faults that leave most of the service, and snapshots: more happens in a virtual second. Measured too, only told."""
-SPEED_S_MAX = 30.0
+SPEED_SECONDS_MAX = 30.0
 
 
 class UnusableError(click.ClickException):
@@ -206,7 +206,7 @@ def summarize(path: Path) -> int:
 # --- one seed --------------------------------------------------------------------------------------------------------
 
 
-def replay_seed(plan: Plan, run: Run, shrink_s: float, options: str) -> int:
+def replay_seed(plan: Plan, run: Run, shrink_seconds: float, options: str) -> int:
     """Run one seed and tell all of it."""
     trial = run(plan)
     click.echo(f"{call_of(trial.plan)}\n")
@@ -214,18 +214,18 @@ def replay_seed(plan: Plan, run: Run, shrink_s: float, options: str) -> int:
         click.echo(f"What happened:\n{happened_text(trial.ordered)}\n\n{trial_text(trial)}\nno violation")
         return 0
     click.echo(f"{trial.failure.story}\n\n{trial_text(trial)}")
-    if shrink_s:
+    if shrink_seconds:
         click.echo("\nshrinking ...", err=True)
-        click.echo(f"\n{shrink(trial, run, seconds_max=shrink_s, options=options).text()}")
+        click.echo(f"\n{shrink(trial, run, seconds_max=shrink_seconds, options=options).text()}")
     return FOUND
 
 
 def trial_text(trial: Trial) -> str:
     """What a run amounted to."""
     return (
-        f"digest {trial.digest}: {trial.virtual_s:.1f} virtual seconds in {trial.seconds:.2f} s, {trial.turns:,} turns "
-        f"checked, {trial.operations:,} operations judged, {trial.faults} faults, {trial.terms} terms led, "
-        f"{trial.frames:,} frames"
+        f"digest {trial.digest}: {trial.virtual_seconds:.1f} virtual seconds in {trial.seconds:.2f} s, "
+        f"{trial.turns:,} turns checked, {trial.operations:,} operations judged, {trial.faults} faults, "
+        f"{trial.terms} terms led, {trial.frames:,} frames"
     )
 
 
@@ -237,8 +237,12 @@ def measure_speed() -> int:
     if trial.failure is not None:
         click.echo(trial.failure.story)
         return FOUND
-    within = trial.seconds <= SPEED_S_MAX
-    verdict = f"within the {SPEED_S_MAX:g} s that it may take" if within else f"more than {SPEED_S_MAX:g} s: too slow"
+    within = trial.seconds <= SPEED_SECONDS_MAX
+    verdict = (
+        f"within the {SPEED_SECONDS_MAX:g} s that it may take"
+        if within
+        else f"more than {SPEED_SECONDS_MAX:g} s: too slow"
+    )
     click.echo(f"{trial.seconds:.1f} s of one core ({time.monotonic() - began:.1f} s by the clock), {verdict}")
     serving = attempt(SPEED_SERVING)
     click.echo(f"\nwith faults that leave more of the service:\n{call_of(SPEED_SERVING)}\n{trial_text(serving)}")

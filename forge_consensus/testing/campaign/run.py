@@ -15,14 +15,14 @@ from forge_consensus.testing.campaign.worker import Job, Ran, Shrunken, Worker
 from forge_consensus.testing.simulator.plan import Plan
 from forge_consensus.testing.simulator.trial import Trial, attempt
 
-LOOK_S = 0.2
+LOOK_SECONDS = 0.2
 AGAIN_EVERY = 100
 """Every so many seeds one is run twice, if possible in another process: the digests must be equal."""
 JOBS_PER_WORKER = 1000
 """Then it is replaced, whatever it has gathered."""
 STARTS_FAILED_MAX = 3
 """After so many in a row that died or were not ready in time, no more are started."""
-START_S_MAX = 120.0
+START_SECONDS_MAX = 120.0
 """How long a worker may take until it is ready; many that start at once on few cores take long."""
 
 
@@ -37,12 +37,12 @@ class Settings:
     """What is different from the seeds' own plans."""
     minutes: float | None = None
     """How long new seeds are begun, from the first one on: what workers take to start does not count."""
-    seed_s_max: float = 300.0
+    seed_seconds_max: float = 300.0
     """Wall time of one seed; beyond it the worker hangs."""
-    shrink_s_max: float = 60.0
+    shrink_seconds_max: float = 60.0
     violations_max: int = 10
     """After so many nothing new is begun."""
-    progress_s: float = 5.0
+    progress_seconds: float = 5.0
     options: str = ""
     """What the command needs to run one of these seeds again."""
 
@@ -65,7 +65,7 @@ class Campaign:
     """When nothing new is begun any more; known once the first worker is ready."""
     done_before: int = 0
     starts_failed: int = 0
-    last_told: float = 0.0
+    reported_at: float = 0.0
 
     def run(self) -> bool:
         """Run the seeds. Raises `StateFileError` when the code changes meanwhile, `KeyboardInterrupt`."""
@@ -81,8 +81,8 @@ class Campaign:
                     self.leave_unready()
                 self.hand_out(waiting)
                 self.look()
-                self.tell()
-            self.tell(at_once=True)
+                self.report_progress()
+            self.report_progress(at_once=True)
             return self.left == 0
         finally:
             for worker in self.workers:
@@ -133,7 +133,7 @@ class Campaign:
                 del self.again[position]
                 return Job(self.plan(seed), again=True)
         for seed in waiting:
-            return Job(self.plan(seed), shrink_s=self.settings.shrink_s_max, options=self.settings.options)
+            return Job(self.plan(seed), shrink_seconds=self.settings.shrink_seconds_max, options=self.settings.options)
         return None
 
     def plan(self, seed: int) -> Plan:
@@ -151,23 +151,23 @@ class Campaign:
 
     def look(self) -> None:
         """Hear what workers say, for a moment; see who hangs."""
-        ready = wait([worker.pipe for worker in self.workers], LOOK_S)
+        ready = wait([worker.pipe for worker in self.workers], LOOK_SECONDS)
         for worker in list(self.workers):
             if worker.pipe in ready:
                 try:
-                    self.heard(worker, worker.pipe.recv())
+                    self.receive(worker, worker.pipe.recv())
                 except (EOFError, OSError):
                     self.lost(worker, "died")
-            elif worker.busy_s > self.seconds_max(worker):
+            elif worker.busy_seconds > self.seconds_max(worker):
                 self.lost(worker, "hangs")
 
     def seconds_max(self, worker: Worker) -> float:
         """How long a worker may take for what it is at."""
         if not worker.ready:
-            return START_S_MAX
-        return self.settings.seed_s_max + worker.shrinking * self.settings.shrink_s_max
+            return START_SECONDS_MAX
+        return self.settings.seed_seconds_max + worker.shrinking * self.settings.shrink_seconds_max
 
-    def heard(self, worker: Worker, said: Any) -> None:
+    def receive(self, worker: Worker, said: Any) -> None:
         """A worker said something."""
         if isinstance(said, Ran):
             self.ran(worker, said.trial)
@@ -186,7 +186,7 @@ class Campaign:
         """A run ended."""
         job, failure, seed = worker.job, trial.failure, trial.plan.seed
         assert job is not None
-        worker.shrinking = failure is not None and job.shrink_s > 0
+        worker.shrinking = failure is not None and job.shrink_seconds > 0
         worker.since = time.monotonic()
         if not worker.shrinking:
             worker.job = None
@@ -203,11 +203,11 @@ class Campaign:
 
     def lost(self, worker: Worker, how: str) -> None:
         """A worker died or hangs: its seed is a finding, unless it was only shrinking one."""
-        where = worker.where() if how == "hangs" else worker.told()
-        after_s = self.settings.seed_s_max if worker.ready else START_S_MAX
+        where = worker.where() if how == "hangs" else worker.dump_text()
+        after_seconds = self.settings.seed_seconds_max if worker.ready else START_SECONDS_MAX
         job, shrinking = worker.job, worker.shrinking
         self.leave(worker, successor=True)
-        ended = f"after {after_s:g} s" if how == "hangs" else f"with exit code {worker.process.exitcode}"
+        ended = f"after {after_seconds:g} s" if how == "hangs" else f"with exit code {worker.process.exitcode}"
         if job is None:
             self.starts_failed += 1
             if self.starts_failed >= STARTS_FAILED_MAX:
@@ -237,18 +237,18 @@ class Campaign:
         if printed:
             self.say(f"{story}\n(saved as {path})")
 
-    def tell(self, *, at_once: bool = False) -> None:
+    def report_progress(self, *, at_once: bool = False) -> None:
         """Say how far it is, every few seconds."""
         now = time.monotonic()
-        if not at_once and now - self.last_told < self.settings.progress_s:
+        if not at_once and now - self.reported_at < self.settings.progress_seconds:
             return
-        self.last_told = now
+        self.reported_at = now
         total, settings = self.state.totals[ALL], self.settings
         rate = (total.seeds - self.done_before) / max(now - self.began, 1e-9)
         left = self.left
         self.progress(
             f"{settings.seeds - left:,} of {settings.seeds:,} seeds, {rate:.1f}/s, "
-            f"{total.virtual_s / 3600:,.1f} virtual hours, {total.operations:,} operations judged, "
+            f"{total.virtual_seconds / 3600:,.1f} virtual hours, {total.operations:,} operations judged, "
             f"{total.turns:,} turns checked, {len(self.state.failures)} violations, "
             f"{time_text(left / rate) if rate else '?'} left"
         )

@@ -58,7 +58,7 @@ class Shrunk:
 def size_text(trial: Trial) -> str:
     """How large a run is."""
     plan = trial.plan
-    return f"{plan.nodes} nodes, {plan.clients} clients, {trial.faults} faults and {trial.virtual_s:.1f} s"
+    return f"{plan.nodes} nodes, {plan.clients} clients, {trial.faults} faults and {trial.virtual_seconds:.1f} s"
 
 
 @dataclass(slots=True)

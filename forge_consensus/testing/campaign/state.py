@@ -40,12 +40,12 @@ class SeedLine:
     digest: str
     nodes: int
     turns: int
-    virtual_s: float
+    virtual_seconds: float
     operations: int
     faults: int
     frames: int
     terms: int
-    cpu_s: float
+    cpu_seconds: float
 
     @classmethod
     def of(cls, trial: Trial) -> Self:
@@ -55,7 +55,7 @@ class SeedLine:
             trial.digest,
             trial.plan.nodes,
             trial.turns,
-            round(trial.virtual_s, 3),
+            round(trial.virtual_seconds, 3),
             trial.operations,
             trial.faults,
             trial.frames,
@@ -103,12 +103,12 @@ class Totals:
 
     seeds: int = 0
     turns: int = 0
-    virtual_s: float = 0.0
+    virtual_seconds: float = 0.0
     operations: int = 0
     faults: int = 0
     frames: int = 0
     terms: int = 0
-    cpu_s: float = 0.0
+    cpu_seconds: float = 0.0
 
     def add(self, line: SeedLine) -> None:
         """Count a run."""
@@ -266,7 +266,7 @@ class StateFile:
 
     def summary(self) -> str:
         """What was run and found, as a table."""
-        total = self.totals[ALL]
+        total, cpu = self.totals[ALL], self.totals[ALL].cpu_seconds
         rows = [
             ("all" if nodes == ALL else f"{nodes}", *totals_row(sums))
             for nodes, sums in sorted(self.totals.items(), key=lambda item: item[0] or 99)
@@ -284,7 +284,7 @@ class StateFile:
         )
         found = [f"  seed {seed}: {found_text(kind, text)}" for (seed, kind), text in sorted(self.failures.items())]
         verdict = f"{len(found)} violations:\n" + "\n".join(found) if found else "no violation"
-        rate = f"{total.seeds / total.cpu_s:.1f} seeds a second of one core" if total.cpu_s else "nothing ran"
+        rate = f"{total.seeds / cpu:.1f} seeds per second of one core" if cpu else "nothing ran"
         return (
             f"{self.path}: code {self.version}, {self.settings}\nseeds {ranges_text(self.done)}; {rate}\n"
             f"{aligned(head, rows)}\n{verdict}"
@@ -308,13 +308,13 @@ def totals_row(sums: Totals) -> tuple[str, ...]:
     """Sums as cells."""
     return (
         f"{sums.seeds:,}",
-        f"{sums.virtual_s / 3600:,.2f}",
+        f"{sums.virtual_seconds / 3600:,.2f}",
         f"{sums.turns:,}",
         f"{sums.operations:,}",
         f"{sums.faults:,}",
         f"{sums.terms:,}",
         f"{sums.frames:,}",
-        f"{sums.cpu_s / 60:,.1f} min",
+        f"{sums.cpu_seconds / 60:,.1f} min",
     )
 
 

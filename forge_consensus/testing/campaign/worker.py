@@ -25,7 +25,7 @@ from forge_consensus.testing.simulator.plan import Plan
 from forge_consensus.testing.simulator.trial import Trial
 from forge_consensus.testing.world.folder import PREFIX, SHARED_MEMORY
 
-DUMP_S_MAX = 2.0
+DUMP_SECONDS_MAX = 2.0
 """How long a worker that hangs has to write down where it is."""
 DUMP_LINES = 30
 
@@ -39,7 +39,7 @@ class Job:
 
     plan: Plan
     again: bool = False
-    shrink_s: float = 0.0
+    shrink_seconds: float = 0.0
     options: str = ""
 
 
@@ -71,7 +71,7 @@ def work(pipe: Connection, run: Run, dump: str, version: str) -> None:
         while (job := pipe.recv()) is not None:
             trial = run(job.plan)
             pipe.send(Ran(trial))
-            if trial.failure is not None and job.shrink_s:
+            if trial.failure is not None and job.shrink_seconds:
                 pipe.send(Shrunken(job.plan.seed, shrunk(job, trial, run)))
             gc.collect()
     Path(dump).unlink(missing_ok=True)  # the campaign was killed and cannot do it
@@ -79,7 +79,7 @@ def work(pipe: Connection, run: Run, dump: str, version: str) -> None:
 
 def shrunk(job: Job, trial: Trial, run: Run) -> str:
     """The shortened story."""
-    return shrink(trial, run, seconds_max=job.shrink_s, options=job.options).text()
+    return shrink(trial, run, seconds_max=job.shrink_seconds, options=job.options).text()
 
 
 @dataclass(eq=False, slots=True)
@@ -116,7 +116,7 @@ class Worker:
         self.pipe.send(job)
 
     @property
-    def busy_s(self) -> float:
+    def busy_seconds(self) -> float:
         """How long it has been at it; 0 without a job."""
         return time.monotonic() - self.since if self.job is not None or not self.ready else 0.0
 
@@ -124,13 +124,13 @@ class Worker:
         """Where a worker that hangs is: the innermost calls of its stack."""
         with contextlib.suppress(ProcessLookupError, OSError):
             os.kill(self.process.pid, signal.SIGUSR1)
-        until = time.monotonic() + DUMP_S_MAX
+        until = time.monotonic() + DUMP_SECONDS_MAX
         while time.monotonic() < until and not self.dump.stat().st_size:
             time.sleep(0.05)
         time.sleep(0.05)
-        return self.told()
+        return self.dump_text()
 
-    def told(self) -> str:
+    def dump_text(self) -> str:
         """What a worker wrote before its end."""
         if not self.dump.exists():  # it ended by itself
             return ""

@@ -18,8 +18,7 @@ from forge_consensus.errors import StorageError
 from forge_consensus.storage.backends.memory import DISK_FREE_BYTES, MemoryTable
 from forge_consensus.storage.ledger.identity import BOOTS, IDENTITY
 from forge_consensus.storage.ledger.transaction import META, unsealed
-from forge_consensus.testing.faults.processes import NOBODY
-from forge_consensus.testing.faults.strike import Strike
+from forge_consensus.testing.faults.strike import NOBODY, Strike
 from forge_consensus.testing.world.base import COMMITS, CrashAt
 
 STEPS_MAX = 12
@@ -32,7 +31,7 @@ def slow_disk(strike: Strike) -> str:
     base, slowest = strike.anyone(), strike.chance.choice((0.002, 0.02, 0.2, 1.5))
     if base is None:
         return NOBODY
-    base.slow_commits = (0.0001, slowest * strike.faults.pace if slowest > 0.1 else slowest)
+    base.slow_commits = (0.0001, slowest * strike.pace if slowest > 0.1 else slowest)
     return f"{base.name}: up to {base.slow_commits[1]} s a commit"
 
 

@@ -16,9 +16,9 @@ Fault = Callable[[Strike], str]
 
 KINDS: dict[str, Fault] = {fault.__name__: fault for fault in (*PROCESS_FAULTS, *NETWORK_FAULTS, *DISK_FAULTS)}
 """All faults that there are, by the name of their kind."""
-PACES_S = (0.2, 0.5, 1.0, 2.0)
+PACES_SECONDS = (0.2, 0.5, 1.0, 2.0)
 """The mean time between two faults; with one each 0.1 s most clusters were never in order long enough to serve."""
-KIND_PACE_S = 0.4
+KIND_PACE_SECONDS = 0.4
 """The mean time between two faults when their kinds are named."""
 
 
@@ -47,7 +47,7 @@ class Faults:
         self.skip = skip
         self.pace = pace
         self.weights = {KINDS[kind].__name__: 1.0 for kind in kinds} or self.swarm()
-        self.pace_s = KIND_PACE_S if kinds else self.timeline.chance("faults").choice(PACES_S)
+        self.pace_seconds = KIND_PACE_SECONDS if kinds else self.timeline.chance("faults").choice(PACES_SECONDS)
         self.running = False
         self.number = 0
         self.ordered: list[Ordered] = []
@@ -76,8 +76,8 @@ class Faults:
     def next(self) -> None:
         """Plan the next strike."""
         self.number += 1
-        strike = Strike(self, self.number)
-        wait = strike.chance.expovariate(1 / self.pace_s) * self.pace
+        strike = Strike(self.cluster, self.number, self.pace, lambda: self.running)
+        wait = strike.chance.expovariate(1 / self.pace_seconds) * self.pace
         self.timeline.after(wait, lambda: self.strike(strike))
 
     def strike(self, strike: Strike) -> None:

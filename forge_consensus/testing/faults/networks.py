@@ -5,8 +5,7 @@ from __future__ import annotations
 import dataclasses
 from functools import partial
 
-from forge_consensus.testing.faults.processes import NOBODY
-from forge_consensus.testing.faults.strike import Strike
+from forge_consensus.testing.faults.strike import NOBODY, Strike
 from forge_consensus.testing.world.network import Weather
 
 FLAPS_MAX = 20
@@ -125,12 +124,12 @@ def change_weather(strike: Strike) -> str:
         duplicate=sometimes(0.3),
         reorder=sometimes(0.5),
         replay=sometimes(0.2),
-        delay_s_max=delay,
+        delay_seconds_max=delay,
         unreported=chance.choice((0.0, 0.5, 1.0)),
-        report_s_max=chance.choice((0.002, 0.5, 3.0)) * strike.faults.pace,
+        report_seconds_max=chance.choice((0.002, 0.5, 3.0)) * strike.pace,
     )
     named = dataclasses.asdict(weather)
-    return ", ".join(f"{name} {value:.3g}" for name, value in named.items() if value and name != "delay_s_min")
+    return ", ".join(f"{name} {value:.3g}" for name, value in named.items() if value and name != "delay_seconds_min")
 
 
 def break_link(strike: Strike) -> str:

@@ -7,13 +7,12 @@ from functools import partial
 
 from forge_consensus.actors.notices import TakeSnapshot
 from forge_consensus.storage.ledger.ledger import Ledger
-from forge_consensus.testing.faults.strike import Strike
+from forge_consensus.testing.faults.strike import NOBODY, Strike
 from forge_consensus.testing.world.base import CrashAt, SimulatedBase
 
 FAULTY_ACTORS = ("election", "replication", "membership", "snapshot", "health", "gateway")
 ACTOR_FAULTS_MAX = 3
 """More within the window that the options name end a process."""
-NOBODY = "nobody"
 TURNS: dict[str, Callable[[Ledger], bool]] = {
     "voted": lambda ledger: (ledger.term, ledger.vote) != ledger.hard_on_disk[:2],
     "changed the log": lambda ledger: ledger.changed,

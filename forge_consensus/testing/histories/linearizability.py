@@ -118,7 +118,7 @@ class Case:
         one: then the checker is wrong.
         """
         self.search = self.new_search()
-        self.search.supply.blind = True
+        self.search.remaining.lookahead_off = True
         self.search.deadline = time.monotonic() + PREFIX_SECONDS
         with contextlib.suppress(OutOfTimeError):
             if self.search.run():

@@ -43,7 +43,7 @@ class Tally:
         return self.numbers[bisect_left(self.numbers, low) : bisect_right(self.numbers, high)]
 
 
-class Supply:
+class RemainingCalls:
     """Calls are numbered through: first the `closed`, which have answers, then the `opened`, which have none."""
 
     def __init__(
@@ -76,11 +76,11 @@ class Supply:
         self.up = sum(amount for amount in self.added if amount > 0)
         """What those that are not placed add together."""
         self.down = -sum(amount for amount in self.added if amount < 0)
-        self.blind = insight is None or any(
+        self.lookahead_off = insight is None or any(
             amount is None and made is ANY for amount, made in zip(added, self.makes[len(closed) :], strict=True)
         )
         """Whether there are calls that may lead anywhere."""
-        self.wanted = Tally(self.needs)
+        self.needed = Tally(self.needs)
         """How many calls that are not placed need a state."""
         self.makers = Tally(made for made, sure in zip(self.makes, self.sure, strict=True) if sure)
         """How many calls that are not placed make a state of whatever they find."""
@@ -88,7 +88,7 @@ class Supply:
             made for made, sure in zip(self.makes[self.head :], self.sure[self.head :], strict=True) if sure
         )
         """How many of them have no answer."""
-        self.askers = Tally(self.compares)
+        self.comparers = Tally(self.compares)
         """How many calls that are not placed tell a state from others."""
         groups: defaultdict[Hashable, list[int]] = defaultdict(list)
         for number, name in enumerate(self.names[len(closed) :]):
@@ -115,9 +115,9 @@ class Supply:
             self.up += change * added
         else:
             self.down -= change * added
-        self.askers.add(self.compares[number], change)
+        self.comparers.add(self.compares[number], change)
         if number < self.head:
-            self.wanted.add(self.needs[number], change)
+            self.needed.add(self.needs[number], change)
 
     def reach(self, state: Hashable, up: int, down: int) -> tuple[int, int]:
         """The numbers that a state can become if so much is added or taken away; an empty range if none."""
@@ -129,7 +129,7 @@ class Supply:
 
     def within_reach(self, state: Hashable, current: Hashable) -> bool:
         """Whether calls without an answer alone might lead from what there is to a state; rather yes than no."""
-        if type(state) is not int or self.blind:
+        if type(state) is not int or self.lookahead_off:
             return True
         low, high = self.reach(state, self.down, self.up)
         if self.offers.between(low, high) or (type(current) is int and low <= current <= high):
@@ -143,16 +143,16 @@ class Supply:
 
         Whatever follows would have to do without.
         """
-        if self.blind:
+        if self.lookahead_off:
             return False
-        if self.wanted[state] > 0 and self.lacking(state, current):
+        if self.needed[state] > 0 and self.lacking(state, current):
             return True
         low, high = self.reach(state, self.up, self.down)
-        heirs: list[Hashable] = [*self.wanted.between(low, high)]
+        heirs: list[Hashable] = [*self.needed.between(low, high)]
         for group in self.unsure:
             if not self.used >> group[-1] & 1 and self.compares[self.head + group[0]] == state:
                 heirs.append(self.makes[self.head + group[0]])
-        return any(self.wanted[one] > 0 and self.lacking(one, current) for one in heirs)
+        return any(self.needed[one] > 0 and self.lacking(one, current) for one in heirs)
 
     def lacking(self, state: Hashable, current: Hashable) -> bool:
         """Whether nothing could bring about a state that is needed."""
@@ -160,11 +160,11 @@ class Supply:
 
     def producible(self, state: Hashable, current: Hashable) -> bool:
         """Whether the state is there, or some of the calls that are not placed could make it; rather yes than no."""
-        return self.makers[state] > 0 or state == current or self.wild(state, current)
+        return self.makers[state] > 0 or state == current or self.may_be_reached(state, current)
 
-    def wild(self, state: Hashable, current: Hashable) -> bool:
+    def may_be_reached(self, state: Hashable, current: Hashable) -> bool:
         """Whether calls without an answer that depend on what they find could lead to a state; rather yes than no."""
-        if self.blind or self.insight is None:
+        if self.lookahead_off or self.insight is None:
             return True
         seen = {state}
         ways = [state]
@@ -184,12 +184,12 @@ class Supply:
             seen.update(origins)
         return False
 
-    def known_as(self, state: Hashable) -> Hashable:
+    def canonical(self, state: Hashable) -> Hashable:
         """The state, or one name for all that no call left can tell apart.
 
         Two states that are not the initial one, and with which no call left compares, nor with any that they could
         become: the same calls fit them, forever, and lead to equal states or again to two such.
         """
-        if self.blind or state == self.initial or self.askers[state] > 0:
+        if self.lookahead_off or state == self.initial or self.comparers[state] > 0:
             return state
-        return state if self.askers.between(*self.reach(state, self.up, self.down)) else Forgotten.STATE
+        return state if self.comparers.between(*self.reach(state, self.up, self.down)) else Forgotten.STATE

@@ -6,10 +6,10 @@ for Python and changes no answer; the proof of each rule stands in the docstring
 
 - a call without an answer is placed only right before one that it matters to: `Search.moves`
 - what led nowhere leads nowhere with fewer calls left to choose from: `Search.new`
-- states that no call left can tell apart are one: `Supply.known_as`
+- states that no call left can tell apart are one: `RemainingCalls.canonical`
 - a call that changes nothing is placed at once: `Search.settle`
 - of calls that do the same only the most urgent is tried: `Search.candidates`
-- a state that an answer still needs is not left for good: `Supply.stranded`
+- a state that an answer still needs is not left for good: `RemainingCalls.stranded`
 
 The last four ask the model for its `Insight`; a model without is searched without them.
 """
@@ -25,7 +25,7 @@ from math import inf
 
 from forge_consensus.testing.histories.history import Operation
 from forge_consensus.testing.histories.models import ANY, Insight, Model
-from forge_consensus.testing.histories.remaining import Supply
+from forge_consensus.testing.histories.remaining import RemainingCalls
 
 
 class OutOfTimeError(Exception):
@@ -57,7 +57,7 @@ class Search:
         self.opened = opened
         self.insight = insight
         self.deadline = deadline
-        self.supply = Supply(model, closed, opened, insight)
+        self.remaining = RemainingCalls(model, closed, opened, insight)
         self.steps = 0
         self.began = [operation.began for operation in closed]
         self.ended = [inf if operation.ended is None else operation.ended for operation in closed]
@@ -119,14 +119,14 @@ class Search:
         self.after[before], self.before[after] = after, before
         self.trail.append((True, number, self.state))
         self.placed |= 1 << number
-        self.supply.count(number, -1)
+        self.remaining.count(number, -1)
         self.state = state
 
     def use(self, number: int, state: Hashable) -> None:
         """Place a call without an answer."""
         self.trail.append((False, number, self.state))
-        self.supply.used |= 1 << number
-        self.supply.count(self.head + number, -1)
+        self.remaining.used |= 1 << number
+        self.remaining.count(self.head + number, -1)
         self.state = state
 
     def undo(self, mark: int) -> None:
@@ -136,10 +136,10 @@ class Search:
             if closed:
                 self.after[self.before[number]] = self.before[self.after[number]] = number
                 self.placed ^= 1 << number
-                self.supply.count(number, 1)
+                self.remaining.count(number, 1)
             else:
-                self.supply.used ^= 1 << number
-                self.supply.count(self.head + number, 1)
+                self.remaining.used ^= 1 << number
+                self.remaining.count(self.head + number, 1)
 
     def made(self, move: Move) -> bool:
         """Make a move and settle; False if it leaves a state for good that is still needed."""
@@ -150,7 +150,7 @@ class Search:
             self.use(number, self.model.step(self.state, self.opened[number])[1])
         passed.append(self.state)
         self.place(move.closed, self.model.step(self.state, self.closed[move.closed])[1])
-        if any(self.supply.stranded(state, self.state) for state in passed):
+        if any(self.remaining.stranded(state, self.state) for state in passed):
             return False
         self.settle()
         return True
@@ -178,7 +178,7 @@ class Search:
         limit = inf
         number = self.after[self.head]
         while number != self.head and self.began[number] <= limit:
-            if self.supply.reads[number] and self.model.step(self.state, self.closed[number])[0]:
+            if self.remaining.reads[number] and self.model.step(self.state, self.closed[number])[0]:
                 self.place(number, self.state)
             else:
                 limit = min(limit, self.ended[number])
@@ -193,10 +193,10 @@ class Search:
         """
         if self.after[self.head] == self.head:
             return False
-        visits = self.seen[self.placed, self.supply.known_as(self.state)]
-        if any(not used & ~self.supply.used for used in visits):
+        visits = self.seen[self.placed, self.remaining.canonical(self.state)]
+        if any(not used & ~self.remaining.used for used in visits):
             return False
-        visits.append(self.supply.used)
+        visits.append(self.remaining.used)
         return True
 
     def candidates(self) -> list[int]:
@@ -208,7 +208,7 @@ class Search:
         """
         found: dict[Hashable, int] = {}
         for number in sorted(self.first(), key=self.ended.__getitem__):
-            found.setdefault(self.supply.names[number], number)
+            found.setdefault(self.remaining.names[number], number)
         return list(found.values())
 
     # --- calls without an answer --------------------------------------------------------------------------------------
@@ -230,10 +230,10 @@ class Search:
                 yield Move((), number)
         undecided = {}
         for number, (fits, after) in direct.items():
-            if self.supply.needs[number] is not ANY:
+            if self.remaining.needs[number] is not ANY:
                 if not fits:
-                    yield from (Move(opened, number) for opened in self.ways_to(self.supply.needs[number], limit))
-            elif not fits or self.supply.makes[number] is ANY:
+                    yield from (Move(opened, number) for opened in self.ways_to(self.remaining.needs[number], limit))
+            elif not fits or self.remaining.makes[number] is ANY:
                 undecided[number] = after if fits else ANY
         yield from self.ways_from(undecided, limit)
 
@@ -253,10 +253,10 @@ class Search:
         """
         if self.insight is None:
             return
-        reached = defaultdict(list, {goal: [self.supply.used]})
-        ways: list[tuple[tuple[int, ...], int, Hashable]] = [((), self.supply.used, goal)]
+        reached = defaultdict(list, {goal: [self.remaining.used]})
+        ways: list[tuple[tuple[int, ...], int, Hashable]] = [((), self.remaining.used, goal)]
         for path, used, state in ways:  # grows while it is read
-            for group in [*self.supply.by_made.get(state, ()), *self.supply.by_made.get(ANY, ())]:
+            for group in [*self.remaining.by_made.get(state, ()), *self.remaining.by_made.get(ANY, ())]:
                 number = self.usable(group, used, limit)
                 if number is None:
                     continue
@@ -268,7 +268,7 @@ class Search:
                 for one in earlier:
                     if any(not part & ~total for part in reached[one]):
                         continue
-                    if self.supply.within_reach(one, self.state):
+                    if self.remaining.within_reach(one, self.state):
                         reached[one].append(total)
                         ways.append(((number, *path), total, one))
 
@@ -279,10 +279,10 @@ class Search:
         that a part of its calls led to is left out, as in `ways_to`, and none goes on where all of these calls fit
         that lead to one state.
         """
-        reached = defaultdict(list, {self.state: [self.supply.used]})
-        ways: list[tuple[tuple[int, ...], int, Hashable]] = [((), self.supply.used, self.state)] if undecided else []
+        reached = defaultdict(list, {self.state: [self.remaining.used]})
+        ways: list[tuple[tuple[int, ...], int, Hashable]] = [((), self.remaining.used, self.state)] if undecided else []
         for path, used, state in ways:  # grows while it is read
-            for group in self.supply.groups:
+            for group in self.remaining.groups:
                 number = self.usable(group, used, limit)
                 if number is None:
                     continue
@@ -296,7 +296,7 @@ class Search:
                     if fits and after != undecided[call]:
                         yield Move((*path, number), call)
                 if any(
-                    not fits or self.supply.makes[call] is ANY is self.supply.needs[call]
+                    not fits or self.remaining.makes[call] is ANY is self.remaining.needs[call]
                     for call, (fits, _) in found.items()
                 ):
                     ways.append(((*path, number), total, then))

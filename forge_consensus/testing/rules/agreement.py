@@ -44,21 +44,21 @@ class Agreement:
     """
 
     state: Callable[[Any], Any] | None = None
-    told: dict[int, Effect] = field(default_factory=dict)
+    effects_by_index: dict[int, Effect] = field(default_factory=dict)
     """Of each applied index: who applied it first, and what came of it."""
     entries: list[Entry] = field(default_factory=list)
     """What was applied, in the order in which it was first."""
-    heard: Callable[[Entry], None] = lambda entry: None
+    observe: Callable[[Entry], None] = lambda entry: None
     """Who else is told of each command that a machine executes."""
 
     def applied(self, node: str, machine: Machine, entry: Entry, result: str, snapshot: int = 0) -> None:
         """Compare. Raises `ViolationError` that names the entry, both nodes and what each made of it."""
-        self.heard(entry)
+        self.observe(entry)
         effect = Effect(node, result, state_text(machine, self.state), snapshot)
-        first = self.told.get(entry.index)
+        first = self.effects_by_index.get(entry.index)
         if first is None:
             self.entries.append(entry)
-            self.told[entry.index] = effect
+            self.effects_by_index[entry.index] = effect
         elif (first.result, first.state) != (effect.result, effect.state):
             raise ViolationError(
                 f"I5: {named(entry)}, was applied with two results by {type(machine).__name__}: "
@@ -78,7 +78,7 @@ class Agreement:
     @property
     def effects(self) -> list[Effect]:
         """What came of each of the entries."""
-        return [self.told[entry.index] for entry in self.entries]
+        return [self.effects_by_index[entry.index] for entry in self.entries]
 
 
 def compared(first: Effect, effect: Effect) -> str:

@@ -81,13 +81,13 @@ class ElectionRules:
         led = manners.leading and ledger.leading == manners.leading
         demand(not led, "pre-vote", f"{node.name} leads {manners.leading} and says yes to {asker}")
         if ledger.configuration.lease_reads:
-            silent_s = node.engine.clock.now() - max(manners.began, manners.heard or 0.0)
-            least_s = node.engine.options.election_timeout_min
+            silent_seconds = node.engine.clock.now() - max(manners.began, manners.heard or 0.0)
+            least_seconds = node.engine.options.election_timeout_min
             demand(
-                silent_s >= least_s,
+                silent_seconds >= least_seconds,
                 "I13",
-                f"{node.name} says yes to {asker} {silent_s:.3f} s after it heard a leader or began: under leases it "
-                f"must wait {least_s} s",
+                f"{node.name} grants {asker} a vote {silent_seconds:.3f} s after it heard a leader or started: with "
+                f"lease reads it must wait {least_seconds} s",
             )
         other = self.processes.get(asker)
         if isinstance(message, PreVoteReply) and other is not None and to.owner.alive:

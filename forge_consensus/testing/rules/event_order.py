@@ -43,9 +43,9 @@ class EventOrder:
         self.elected: dict[int, str] = {}
         self.count = 0
         for name, node in cluster.nodes.items():
-            node.bus.subscribe(ConsensusEvent, lambda event, name=name: self.hear(name, event), inline=True)  # type: ignore[misc]
+            node.bus.subscribe(ConsensusEvent, lambda event, name=name: self.observe(name, event), inline=True)  # type: ignore[misc]
 
-    def hear(self, name: str, event: ConsensusEvent) -> None:
+    def observe(self, name: str, event: ConsensusEvent) -> None:
         """An event. A bus lets no listener harm a node, so what is wrong is handed to the cluster's `run`."""
         try:
             self.check(name, event)

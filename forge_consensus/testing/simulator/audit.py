@@ -23,7 +23,7 @@ from forge_consensus.testing.world.network import Connection
 
 QUERIES_MAX = 200
 """So many queries travel in one frame."""
-AGAIN_S = 0.5
+AGAIN_SECONDS = 0.5
 
 
 class Audit:
@@ -45,7 +45,7 @@ class Audit:
         self.answers: list[dict[str, str]] = []
         """Of each call what the nodes answered, as texts."""
 
-    def start(self, calls: Iterable[Call], again_s: float = AGAIN_S) -> None:
+    def start(self, calls: Iterable[Call], again_seconds: float = AGAIN_SECONDS) -> None:
         """Ask every node that has a good disk for everything."""
         self.calls = list(calls)
         self.answers = [{} for _ in self.calls]
@@ -55,9 +55,9 @@ class Audit:
                 operation = Operation(f"audit of {node}", call.kind, call.key, call.argument, self.cluster.timeline.now)
                 self.judge.history.begin(operation)
                 self.asked[self.number] = node, call, operation
-        self.ask(again_s)
+        self.ask(again_seconds)
 
-    def ask(self, again_s: float) -> None:
+    def ask(self, again_seconds: float) -> None:
         """Ask for all that has no answer, and again after a while."""
         leader = self.cluster.leader()
         for node in self.nodes:
@@ -69,7 +69,7 @@ class Audit:
                 frame = Frame("gateway", "", "", "", 0, 0, some[0], 0, Read(consistency, queries))
                 self.cluster.network.ask(Connection(self, node), encode(frame))
         if self.asked:
-            self.cluster.timeline.after(again_s, lambda: self.ask(again_s))
+            self.cluster.timeline.after(again_seconds, lambda: self.ask(again_seconds))
 
     @property
     def finished(self) -> bool:

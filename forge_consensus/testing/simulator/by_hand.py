@@ -31,7 +31,7 @@ from forge_consensus.testing.world.base import SimulatedBase
 from forge_consensus.testing.world.cluster import SimulatedCluster
 
 LEADER = "leader"
-TIMEOUT_S = 10.0
+TIMEOUT_SECONDS = 10.0
 
 
 class HandMoves:
@@ -226,7 +226,7 @@ class HandMoves:
         check_selection(kind)
         check_function("handler", handler, "takes an event")
 
-        def heard(event: ConsensusEvent) -> None:
+        def observe(event: ConsensusEvent) -> None:
             try:
                 with self.within(event.kind):
                     handler(event)
@@ -234,7 +234,7 @@ class HandMoves:
                 self.cluster.failure = self.cluster.failure or error
 
         for node in self.cluster.nodes.values():
-            node.bus.subscribe(kind, heard, inline=True)
+            node.bus.subscribe(kind, observe, inline=True)
 
     @contextmanager
     def within(self, event: str) -> Iterator[None]:
@@ -245,7 +245,7 @@ class HandMoves:
         finally:
             self.handling = outer
 
-    def submit(self, command: Command, node: str = LEADER, timeout: float = TIMEOUT_S) -> Any:
+    def submit(self, command: Command, node: str = LEADER, timeout: float = TIMEOUT_SECONDS) -> Any:
         """Have a command committed and applied, as a client does: in a session, by frames; returns its result.
 
         Time passes until it is answered. The leader is waited for, and followed if it changes; another node is asked

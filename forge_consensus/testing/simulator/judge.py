@@ -13,7 +13,7 @@ from forge_consensus.testing.histories.linearizability import REGISTER, check
 from forge_consensus.testing.rules.violations import ViolationError, demand
 from forge_consensus.testing.simulator.workload import KeyValueWorkload, Workload
 
-CHECK_S_MAX = 120.0
+CHECK_SECONDS_MAX = 120.0
 """A history that takes longer to check is too hard, which is an error of the workload's."""
 
 
@@ -78,18 +78,18 @@ class Judge:
             return
         value = self.number_in(operation)
         if value > counter.invoked:
-            raise self.wrong("I14", f"{told(operation)} got {value}, only {counter.invoked} were asked for")
+            raise self.wrong("I14", f"{call_text(operation)} got {value}, only {counter.invoked} were asked for")
         if operation.consistency == "stale":
             return
         if operation.kind == "get":
             if value < floor:
-                raise self.wrong("I13", f"{told(operation)} saw {value}, {floor} was known before")
+                raise self.wrong("I13", f"{call_text(operation)} saw {value}, {floor} was known before")
         else:
             if value <= floor:
-                raise self.wrong("I15", f"{told(operation)} made {value}, {floor} was known before")
+                raise self.wrong("I15", f"{call_text(operation)} made {value}, {floor} was known before")
             other = counter.values.setdefault(value, operation)
             if other is not operation:
-                both = f"{told(operation)} and {other.client}'s of {other.began:.6f}"
+                both = f"{call_text(operation)} and {other.client}'s of {other.began:.6f}"
                 raise self.wrong("I14", f"{both} both made {value}")
             counter.acknowledged += 1
         counter.seen = max(counter.seen, value)
@@ -99,7 +99,7 @@ class Judge:
         value = operation.result
         if value is None or isinstance(value, int):
             return value or 0
-        raise self.wrong("I14", f"{told(operation)} got {value!r}, which is no count")
+        raise self.wrong("I14", f"{call_text(operation)} got {value!r}, which is no count")
 
     def wrong(self, number: str, text: str) -> ViolationError:
         """The violation that says so, and what may be the reason."""
@@ -158,15 +158,16 @@ class Judge:
         if model is None:
             return
         judged = [operation for operation in self.history if operation.consistency != "stale"]
-        verdict = check(judged, model, seconds=CHECK_S_MAX)
+        verdict = check(judged, model, seconds=CHECK_SECONDS_MAX)
         demand(verdict.linearizable is not False, "linearizability", verdict.text + self.advice)
         demand(
             verdict.linearizable is True,
             "linearizability",
-            f"undecided after {CHECK_S_MAX} s, at key {verdict.key!r}: the workload needs more keys, each used less",
+            f"undecided after {CHECK_SECONDS_MAX} s, at key {verdict.key!r}: give the workload more keys, so that "
+            "each is used less often",
         )
 
 
-def told(operation: Operation) -> str:
+def call_text(operation: Operation) -> str:
     """A call as a violation tells of it."""
     return f"{operation.client}'s {operation.kind} of {operation.key!r}, begun at {operation.began:.6f},"

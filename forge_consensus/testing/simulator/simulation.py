@@ -36,7 +36,7 @@ from forge_consensus.testing.simulator.workload import CountingWorkload, KeyValu
 from forge_consensus.testing.story.message_table import MessageTable
 from forge_consensus.testing.world.cluster import SimulatedCluster
 
-QUIET_S_MAX = 20.0
+QUIET_SECONDS_MAX = 20.0
 """A cluster that nobody disturbs elects, converges and serves within so many virtual seconds, at pace 1."""
 COLLECT_EACH = 100_000
 """The garbage collector looks when so many objects more are there than when it looked last."""
@@ -107,7 +107,7 @@ class Simulation(HandMoves):
         self.state = state
         self.agreement = Agreement(state)
         self.invariants = Invariants()
-        self.agreement.heard = self.invariants.applies
+        self.agreement.observe = self.invariants.applies
         self.judge = Judge(self.workload)
         self.judge.entry_of = self.entry_of
         if workload is None and state_machine not in (CountingMachine, KeyValueMachine):
@@ -187,7 +187,7 @@ class Simulation(HandMoves):
 
     def be_quiet(self) -> None:
         """Heal: then the cluster must elect, serve every client, and converge, within a bound."""
-        cluster, patience = self.cluster, QUIET_S_MAX * self.plan.pace
+        cluster, patience = self.cluster, QUIET_SECONDS_MAX * self.plan.pace
         self.faults.heal()
         elected = cluster.run(patience, lambda: cluster.leader() is not None)
         demand(elected, "liveness", f"nobody leads {patience} s after the last fault")

@@ -35,7 +35,7 @@ class Trial:
     plan: Plan
     digest: str
     turns: int
-    virtual_s: float
+    virtual_seconds: float
     operations: int
     faults: int
     frames: int

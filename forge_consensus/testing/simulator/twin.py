@@ -74,7 +74,7 @@ def compare_with_twin(machine: Callable[[], Machine], run: Run, state: Callable[
     Raises `ViolationError` for the first difference, `OperationFailedError` when the process fails or takes longer
     than `SECONDS_MAX`.
     """
-    results, states, answers = told_by_twin(machine, run, place_of(state))
+    results, states, answers = run_twin(machine, run, place_of(state))
     for number, (entry, effect) in enumerate(zip(run.entries, run.effects, strict=True)):
         here, there = (effect.result, effect.state), (results[number], states[number] if states else effect.state)
         if here != there:
@@ -90,7 +90,7 @@ def compare_with_twin(machine: Callable[[], Machine], run: Run, state: Callable[
             )
 
 
-def told_by_twin(
+def run_twin(
     machine: Callable[[], Machine], run: Run, state: tuple[str, str]
 ) -> tuple[list[str], list[str], list[str]]:
     """The results, the states if any, and the answers that the other process tells. Raises `OperationFailedError`."""

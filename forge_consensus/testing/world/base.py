@@ -25,10 +25,10 @@ from forge_consensus.testing.world.files import close_file_of
 from forge_consensus.testing.world.network import Connection, Network
 from forge_consensus.testing.world.timeline import SimulatedClock
 
-IDLE_S_MAX = 3600.0
-WAIT_S_MIN = 1e-6
+IDLE_SECONDS_MAX = 3600.0
+WAIT_SECONDS_MIN = 1e-6
 """So that an alarm that is due a rounding error later is waited for in virtual time."""
-LATE_S = 0.02
+LATE_SECONDS = 0.02
 """Being later than this is time in which the node did not run, as in the ZeroMQ base."""
 
 
@@ -214,7 +214,7 @@ class SimulatedBase:
             return
         if self.paused_at:
             still = self.timeline.now - max(self.paused_at, self.free_at)  # a turn that took long has told of it itself
-            self.clock.lost(max(0.0, still * self.clock.rate - LATE_S))
+            self.clock.lost(max(0.0, still * self.clock.rate - LATE_SECONDS))
             self.paused_at = 0.0
         self.turn()
 
@@ -242,14 +242,14 @@ class SimulatedBase:
         took = clock.ahead
         self.free_at = self.timeline.now + took
         clock.ahead = 0.0
-        if took > LATE_S:
-            clock.lost((took - LATE_S) * clock.rate)
+        if took > LATE_SECONDS:
+            clock.lost((took - LATE_SECONDS) * clock.rate)
         for watcher in self.watchers:
             watcher.turned(self)
         if self.answers_in or self.requests_in or self.reports or self.notices:
             self.wake(0.0)
         else:
-            self.wake(max(WAIT_S_MIN, engine.patience(IDLE_S_MAX) / clock.rate))
+            self.wake(max(WAIT_SECONDS_MIN, engine.patience(IDLE_SECONDS_MAX) / clock.rate))
 
     def end(self, error: BaseException) -> None:
         """The process is no more."""

@@ -36,11 +36,11 @@ class Weather:
     duplicate: float = 0.0
     reorder: float = 0.0
     replay: float = 0.0
-    delay_s_min: float = 0.0002
-    delay_s_max: float = 0.002
+    delay_seconds_min: float = 0.0002
+    delay_seconds_max: float = 0.002
     unreported: float = 0.0
     """How often a broken connection is reported never, instead of promptly or late."""
-    report_s_max: float = 0.01
+    report_seconds_max: float = 0.01
 
 
 @dataclass(eq=False, slots=True)
@@ -97,7 +97,7 @@ class Network:
             del self.links[ends]
         for other in list(self.live.values()):
             if self.chance.random() >= self.weather.unreported:
-                late = self.chance.uniform(0.001, self.weather.report_s_max)
+                late = self.chance.uniform(0.001, self.weather.report_seconds_max)
                 self.timeline.after(late, self.report, other, node.name)
 
     def report(self, party: Party, name: str) -> None:
@@ -185,10 +185,10 @@ class Network:
     def transmit(self, connection: Connection, data: bytes, forth: bool, *, in_order: bool) -> None:
         """Plan a frame's arrival."""
         weather, timeline = self.weather, self.timeline
-        least = weather.delay_s_min
-        at = timeline.now + (least + (weather.delay_s_max - least) * self.chance.random())
+        least = weather.delay_seconds_min
+        at = timeline.now + (least + (weather.delay_seconds_max - least) * self.chance.random())
         if not in_order:
-            at += self.chance.uniform(0.0, 4 * weather.delay_s_max)
+            at += self.chance.uniform(0.0, 4 * weather.delay_seconds_max)
         elif forth:
             at = connection.forth_at = max(at, connection.forth_at)
         else:
