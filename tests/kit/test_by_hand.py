@@ -220,7 +220,7 @@ def test_groups_of_a_partition_are_names_or_lists_and_no_node_is_in_two() -> Non
     ("kind", "handler", "said"),
     [
         ("consensus.leadr.*", print, r"matches 'consensus.leadr.\*'.*LeaderElected.*'consensus.leader.elected'"),
-        (int, print, "is no class of events.*LeaderElected"),
+        (int, print, "is not an event class.*LeaderElected"),
         (LeaderElected, None, "handler=None cannot be called"),
     ],
 )
