@@ -194,7 +194,7 @@ def test_an_interrupt_ends_it_soon_and_it_says_how_to_go_on(tmp_path: Path, how:
     process, took, said = ended_in_its_midst(tmp_path, how)
     assert process.returncode == 130
     assert took < 5.0
-    assert "the same command goes on from here" in said
+    assert "the same command continues from here" in said
     assert "Traceback" not in said
     assert 5 < len(seeds_in(tmp_path / "state")) < 60
 
@@ -237,7 +237,7 @@ CLOCK = ("--machine", "tests.worlds.campaign_runs:ClockMachine")
         (["--machine", "nowhere:Machine"], "'nowhere:Machine' cannot be loaded: No module named 'nowhere'"),
         (["--machine", "tests.worlds.campaign_runs:Nobody"], "has no attribute 'Nobody'"),
         (["--machine", "tests.worlds.campaign_runs"], "write package.module:Class"),
-        (["--machine", "tests.worlds.campaign_runs:ODD"], "is no class and no function"),
+        (["--machine", "tests.worlds.campaign_runs:ODD"], "is neither a class nor a function"),
         (
             ["--machine", "tests.worlds.campaign_runs:NeverReady"],
             "NeverReady is no state machine: it has no apply, query, sn",
@@ -246,7 +246,7 @@ CLOCK = ("--machine", "tests.worlds.campaign_runs:ClockMachine")
         (["--machine", "tests.worlds.campaign_runs:ShyMachine"], "cannot be made, TypeError: "),
         (
             [*CLOCK, "--workload", "tests.worlds.campaign_runs:NeverReady"],
-            "is no workload, it has no command, query, at",
+            "is not a workload, it has no command, query, at",
         ),
         ([*CLOCK, "--workload", "tests.worlds.campaign_runs:small"], "cannot be made, TypeError: small() missing"),
         ([*CLOCK, "--workload", "tests.worlds.campaign_runs:Nobody"], "has no attribute 'Nobody'"),
@@ -281,7 +281,7 @@ def test_only_the_usual_folder_is_made(tmp_path: Path, monkeypatch: pytest.Monke
 
 def test_the_help_says_which_exit_code_an_interrupt_has() -> None:
     told = " ".join(command_with("--help").output.split())
-    assert "1: something was, now or earlier, even if it was stopped (Ctrl-C) since" in told
+    assert "1: something was found, now or earlier, even if the campaign was interrupted (Ctrl-C) since" in told
 
 
 def test_a_seed_is_told_again() -> None:
