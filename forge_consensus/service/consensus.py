@@ -6,7 +6,6 @@ import copy
 import time
 from typing import Any
 
-from forge_consensus.actors.raft.quorum import majority
 from forge_consensus.client.aio import AsyncClient
 from forge_consensus.client.connections import LocalPort
 from forge_consensus.client.pending import Pending
@@ -25,6 +24,7 @@ from forge_consensus.service.reports import (
     stats_of,
 )
 from forge_consensus.service.thread_node import Glance
+from forge_consensus.storage.ledger.quorum import majority
 from forge_consensus.storage.machines.machine import Command
 
 STATUS_S = 1.0
@@ -126,7 +126,7 @@ class ConsensusService(ServiceLifecycle, KeyCalls):
         Only then it is a call that waits, and refused where those are.
         """
         client = self.ready()
-        if client.link.full():
+        if client.driver.full():
             client = self.ready("submit")
         began = time.monotonic()
         try:

@@ -12,6 +12,7 @@ from typing import cast
 import msgpack
 
 from forge_consensus.errors import CorruptionError, InvalidConfigError
+from forge_consensus.storage.ledger.quorum import Quorum
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,14 @@ class Configuration:
     def voters(self) -> frozenset[str]:
         """The ids of those who vote."""
         return frozenset(node for node, _ in self.members)
+
+    @cached_property
+    def quorum(self) -> Quorum:
+        """Decides what a majority is. Every such question goes through it, so that a joint configuration is one change.
+
+        Today there is one set of voters; a joint configuration will give its outgoing voters here as the second.
+        """
+        return Quorum(self.voters)
 
     @cached_property
     def addresses(self) -> dict[str, str]:

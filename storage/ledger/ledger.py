@@ -343,9 +343,12 @@ class Ledger:
         return self.log.truncate(first)
 
     def commit_leading(self, term: int, index: int) -> bool:
-        """Move the commit index as the leader of `term`; entries of earlier terms commit only with one of ours.
+        """Move the commit index to `index` as the leader of `term`; returns whether it moved (paper 5.4.2, I6).
 
-        Returns whether it moved (paper 5.4.2, I6). `index` must be durable on a majority.
+        The caller must take `index` from `configuration.quorum.reached(match indexes)`: match indexes are known to the
+        leadership only, so the ledger trusts it. What the ledger knows itself it checks: the term is led by this node,
+        and the entry is of this term, because entries of earlier terms commit only together with one of ours.
+        Raises `StaleTermError` if this node does not lead `term`.
         """
         self.require_leading(term)
         if index <= self.commit_index or self.log.term_at(index) != term:

@@ -51,12 +51,12 @@ class ElectionRules:
 
     def turned(self, node: SimulatedBase, disk: Disk) -> None:
         """Note the state after a turn; check that the election actor's role agrees with the ledger."""
-        record, room = self.processes[node.name], node.engine.rooms.get("election")
-        actor, leading = room.actor if room is not None else None, node.engine.ledger.leading
+        record, actor = self.processes[node.name], node.engine.cells.actor("election")
+        leading = node.engine.ledger.leading
         if isinstance(actor, ElectionActor):
             if (actor.role is Role.LEADER) != (leading is not None):
                 raise ViolationError(f"roles: {node.name} is {actor.role}, its ledger leads {leading}")
-            heard = actor.heard_at
+            heard = actor.stickiness.heard_at
             if heard is not None and (record.heard is None or heard > record.heard):
                 record.heard = heard
         record.leading, record.tip = leading or 0, tip_of(disk)

@@ -223,7 +223,7 @@ class HandMoves:
         self.check_outside("heal")
         self.faults.heal()
 
-    # --- asking and hearing ------------------------------------------------------------------------------------------
+    # --- events and commands -----------------------------------------------------------------------------------------
 
     def subscribe(self, kind: type[ConsensusEvent] | str, handler: Callable[[ConsensusEvent], object]) -> None:
         """Call a handler with the events of all nodes, each at its moment of virtual time.
@@ -262,19 +262,20 @@ class HandMoves:
             self.handling = outer
 
     def submit(self, command: Command, node: str = LEADER, timeout: float = TIMEOUT_SECONDS) -> Any:
-        """Commit and apply a command as a client does, in a session and by frames; return its result.
+        """Commit and apply a command with the shipped client, in virtual time; return its result.
 
-        Virtual time passes until the answer comes. The call waits for a leader and follows it if it changes; a node
-        that is named is asked alone, and refuses if it does not lead. The history that `run` checks does not contain
-        this command, so use keys that the workload does not use.
+        Time passes until the client knows the outcome. With `node="leader"` the client is given all nodes, finds the
+        leader and follows it if it changes; a node that is named is asked alone, and refuses if it does not lead.
+        The history that `run` checks does not contain it, so use keys that the workload does not use.
 
         Args:
             command: what the machine is to do.
-            node: the node to ask; "leader" for the leader.
-            timeout: in virtual seconds.
+            node: the id of the node to ask, or "leader".
+            timeout: how long the client tries, in virtual seconds.
 
-        Raises the errors of a client: `CommandError` for an error of the machine, `NotLeaderError`,
-        `OutcomeUnknownError`, `NoLeaderError`, `ConsensusTimeoutError`; `UnavailableError` for a node that is down.
+        Raises the client's error: `CommandError` for an error of the machine, `OutcomeUnknownError` if the command was
+        sent and may be carried out, `NotLeaderError`, `NoLeaderError`, `ConnectionFailedError` or
+        `ConsensusTimeoutError` if it certainly was not; `UnavailableError` for a named node that is down.
 
         """
         self.check_outside("submit")
@@ -282,9 +283,8 @@ class HandMoves:
         timeout = seconds_of("timeout", timeout)
         self.start()
         if node == LEADER:
-            return self.hand.submit(command, self.leader, timeout, follows=True)
-        name = self.process_of(node).name
-        return self.hand.submit(command, lambda: name, timeout, follows=False)
+            return self.hand.submit(command, "", timeout)
+        return self.hand.submit(command, self.process_of(node).name, timeout)
 
     def query(self, node: str, query: Any) -> Any:
         """Query a node's machine directly, without leader or read round. Raises `UnavailableError` if it is down."""

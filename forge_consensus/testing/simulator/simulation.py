@@ -83,14 +83,13 @@ class Simulation(HandMoves):
                 None for the built-in machines.
             state: takes a machine and returns what identifies its state, anything with a ``repr``. If given, the states
                 of all nodes are compared after every command, otherwise only the results.
-            workload: what clients do, and the model by which the answers are judged. None for the commands of the
-                built-in machine or, with a machine of your own, for the command "increment" and the query {"get": key}
-                of some keys.
+            workload: what clients do, and the model by which answers are judged. None for commands of the built-in
+                machine or, with your own, for the command "increment" and the query {"get": key} of some keys.
             seconds: how long `run` injects faults, in virtual seconds; None for what the plan says.
             faults: True or False, or a list of kinds of faults; an empty list means none. None for what the plan says.
-            twin: whether `run` ends by applying the same commands in another process, with another hash seed and
-                another clock, and compares results, final answers and, if the process can import `state`, states. None
-                for yes if another process can import the machine that is given.
+            twin: whether `run` ends by applying the same commands in another process, with another hash seed and clock,
+                and compares results, final answers and, if the process can import `state`, states. None for yes if
+                another process can import the machine that is given.
             quiet: whether the log of the nodes is dropped from `start` to `close`, because injected faults fill it.
 
         Raises `InvalidConfigError` for an argument that makes no sense; the text says what to give instead.
