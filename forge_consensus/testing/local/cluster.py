@@ -33,9 +33,9 @@ Names = str | Iterable[str]
 
 
 class LocalCluster(ClusterLifecycle):
-    """Real nodes n1, n2 ... with real sockets and disks, of which nothing is left in the end.
+    """Real nodes n1, n2 ... with real sockets and disks; nothing of them is left at the end.
 
-    Use it in a ``with``::
+    Use it in a ``with`` statement::
 
         with LocalCluster(nodes=3, proxy=True) as cluster:
             client = cluster.client()
@@ -45,28 +45,30 @@ class LocalCluster(ClusterLifecycle):
             cluster.heal()
             cluster.wait_until_settled()
 
-    A name may be ``"leader"`` wherever a node is named. What makes no sense raises `InvalidConfigError`, a name that is
-    no node's `NodeNotFoundError`, and what needs a running cluster `NotStartedError` where it does not run. Every wait
-    has a limit in seconds and raises `ConsensusTimeoutError`, which says what was awaited and what each node said
-    instead.
+    Wherever a node is named, ``"leader"`` stands for the leader. An argument that makes no sense raises
+    `InvalidConfigError`, an unknown node `NodeNotFoundError`, and a call that needs a running cluster `NotStartedError`
+    if it does not run. Every wait has a limit in seconds and raises `ConsensusTimeoutError`, which says what was
+    expected and what each node reported instead.
 
     Args:
-        nodes: how many, 1 to 15.
-        mode: each node a process of its own (``python -m forge_consensus node``), or a service on a thread here.
-        transport: what the nodes and clients speak over.
-        state_machine: a class or ``"module:Class"``; with threads also a function that makes one. None is the
+        nodes: how many nodes, 1 to 15.
+        mode: "process": each node is a process of its own (``python -m forge_consensus node``); "thread": each is a
+            service on a thread of this process.
+        transport: the transport between nodes and clients.
+        state_machine: a class or ``"module:Class"``; with threads also a function that returns a machine. None for the
             built-in key-value machine.
         proxy: whether a `Proxy` stands before each node; `partition`, `isolate` and `heal` need it.
-        seed: what the proxy's chances are drawn from.
-        folder: where the nodes keep their data and logs, left as it is at the end; None for a temporary one.
-        cluster_id: the cluster's id.
-        raft: times and sizes of all nodes' Raft; None for the defaults.
-        storage: bounds of their logs, snapshots and stores; None for the defaults.
-        lease_reads: whether leases are on.
-        extra_args: further arguments of ``forge-consensus node``, for processes.
-        environment: further variables of the processes' environment.
-        before: a command that starts each process, with its arguments.
-        program: a program that is run instead of ``python -m forge_consensus node``, with the same arguments.
+        seed: what the proxy draws its random faults from.
+        folder: where the nodes keep data and logs; it is left as it is at the end. None for a temporary folder.
+        cluster_id: the id of the cluster.
+        raft: times (seconds) and sizes (bytes) of all nodes; None for the defaults.
+        storage: sizes of their logs, snapshots and stores; None for the defaults.
+        lease_reads: whether the configuration of the cluster allows lease reads.
+        extra_args: more arguments for ``forge-consensus node``; processes only.
+        environment: more environment variables; processes only.
+        before: a command, with its arguments, that starts each process; processes only.
+        program: the program that runs instead of ``python -m forge_consensus node``, with the same arguments;
+            processes only.
 
     """
 
@@ -173,14 +175,14 @@ class LocalCluster(ClusterLifecycle):
         if self.mode == "thread" or self.guard is None:
             raise InvalidConfigError("an extra node is a process: use LocalCluster(mode='process')")
         number = len(self.extra_nodes) + 1
-        facts = {**self.facts, "cluster_id": self.facts["cluster_id"] if cluster_id is None else cluster_id}
+        changed = {**self.settings, "cluster_id": self.settings["cluster_id"] if cluster_id is None else cluster_id}
         bind = self.free_addresses(1)[0] if address is None else address
         settings = NodeSettings(
             node_id=node_id,
             bind=bind,
             peers={node_id: bind, **self.addresses} if peers is None else peers,
             storage_path=self.folder / node_id if storage_path is None else storage_path,
-            **facts,
+            **changed,
         )
         node = NodeProcess(settings, MachineChoice(self.state_machine).path(), self.folder, self.guard)
         node.log = self.folder / f"extra-{number}-{node_id}.log"
@@ -272,7 +274,7 @@ class LocalCluster(ClusterLifecycle):
         Raises `ConsensusError` when it does not answer in `timeout` seconds.
         """
         address = self.real_addresses[self.name_of(name)]
-        with Client([address], timeout, cluster_id=self.facts["cluster_id"], follow=False) as client:
+        with Client([address], timeout, cluster_id=self.settings["cluster_id"], follow=False) as client:
             return stale_contents(client, prefix)
 
     def leader(self) -> str | None:
