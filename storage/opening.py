@@ -69,9 +69,10 @@ def open_ledger(
             )
         found(batch, founding)
         tables.commit(batch)
-    initial = get_meta(tables, INITIAL)
-    if initial is None:
+    stored = get_meta(tables, INITIAL)
+    if stored is None:
         raise CorruptionError(f"the store does not hold the configuration that the cluster began with. {REJOIN}")
+    initial = Configuration.decode(stored)
     applier = Applier(tables, machine)
     applier.load()
     ledger = Ledger(tables, identity, applier, limits)
@@ -83,7 +84,7 @@ def open_ledger(
     check_whole(ledger, snapshots)
     if not is_new:
         tables.commit(batch)
-    return Opened(ledger, snapshots, Configuration.decode(initial), is_new)
+    return Opened(ledger, snapshots, initial, is_new)
 
 
 def check_whole(ledger: Ledger, snapshots: Snapshots) -> None:

@@ -38,7 +38,6 @@ from forge_consensus.events.encoding import to_msgpack
 from forge_consensus.events.log_range import joined
 from forge_consensus.events.metrics.turn_report import TurnReport
 from forge_consensus.events.types import ConsensusEvent, LogAppended, LogCommitted, NodeStopped, stamp
-from forge_consensus.storage.ledger.checks import check_turn
 from forge_consensus.storage.opening import Opened
 
 SUPERVISOR = "supervisor"
@@ -131,7 +130,7 @@ class Engine:
             self.outbox.send_early()
         began = self.clock.boottime_ns()  # a simulator's disk is slow by its clock
         wrote = self.ledger.commit()
-        check_turn(self.ledger)
+        self.ledger.check_turn()
         if wrote:
             persisted = Persisted(self.ledger.term, self.ledger.log.durable)
             to = self.actor("replication")

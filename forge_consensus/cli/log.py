@@ -10,7 +10,7 @@ import msgpack
 
 from forge_consensus.cli.main import Commands
 from forge_consensus.cli.options import output_option
-from forge_consensus.errors import CorruptionError
+from forge_consensus.errors import CorruptionError, UnsupportedVersionError
 from forge_consensus.output import bytes_text, json_text
 from forge_consensus.storage.backends.folder import Folder
 from forge_consensus.storage.backends.lmdb import LmdbTables
@@ -106,7 +106,7 @@ def verify_record(verdict: Verdict, index: int, record: bytes, previous: int) ->
     if kind_of(record) == Kind.CONFIGURATION:
         try:
             Configuration.decode(data_of(record))
-        except CorruptionError as error:
+        except (CorruptionError, UnsupportedVersionError) as error:
             verdict.fault(f"entry {index}: {error}")
     return term
 

@@ -16,10 +16,9 @@ from forge_consensus.config.storage import StorageSettings
 from forge_consensus.errors import BusyError, CorruptionError, LogInconsistentError, StaleTermError, StorageFullError
 from forge_consensus.storage.backends.tables import RECORD_OVERHEAD_BYTES, Tables
 from forge_consensus.storage.ledger.applying import Applied, Applier
-from forge_consensus.storage.ledger.checks import check_vote, same_entry
+from forge_consensus.storage.ledger.checks import HardState, check_records, check_turn, check_vote, same_entry
 from forge_consensus.storage.ledger.configuration import CONFIGURATIONS, Configuration, ConfigurationHistory
 from forge_consensus.storage.ledger.identity import Identity
-from forge_consensus.storage.ledger.incoming import check_records
 from forge_consensus.storage.ledger.journal import Journal
 from forge_consensus.storage.ledger.log import Log
 from forge_consensus.storage.ledger.numbers import EventNumbers
@@ -85,7 +84,7 @@ class Ledger:
         self.stood = self.led = 0
         self.checkpoint_wanted, self.checkpoint_clean_at = False, 0.0
         self.commit_before = 0
-        self.hard_on_disk: tuple[int, str, int, int] = (0, "", 0, 0)
+        self.hard_on_disk: HardState = (0, "", 0, 0)
         self.configurations_on_disk: bytes | None = None
 
     # --- the turn ----------------------------------------------------------------------------------------------------
@@ -166,6 +165,12 @@ class Ledger:
             raise ApplyFaultError(self.applier.index, "a turn failed while a snapshot was handed to the machine")
         self.turn = Transaction()
         self.reload()
+
+    def check_turn(self) -> None:
+        """Check what must hold once `commit` returned and before frames leave. Raises `LogInconsistentError`."""
+        hard = (self.term, self.vote, self.commit_index, self.log.last)
+        applier = self.applier
+        check_turn(hard, self.hard_on_disk, self.commit_before, applier.index, applier.on_disk, self.log)
 
     @property
     def changed(self) -> bool:

@@ -10,7 +10,7 @@ from typing import cast
 
 import msgpack
 
-from forge_consensus.errors import SnapshotFailedError, StorageError
+from forge_consensus.errors import SnapshotFailedError, StorageError, UnsupportedVersionError
 from forge_consensus.storage.backends.folder import fsync_directory
 from forge_consensus.storage.ledger.applying import Point, header_of, point_of, put_point
 from forge_consensus.storage.ledger.configuration import Configuration
@@ -178,11 +178,15 @@ class Snapshots:
         """Prepare to replace the state by a received snapshot.
 
         From here on a user's machine rests until the switch is on disk. Raises `CorruptionError` for a bad file,
-        `StorageFullError` when there is no room for it.
+        `SnapshotFailedError` for one whose configuration is of a later version, `StorageFullError` when there is no
+        room for it.
         """
         ledger = self.ledger
         point, sessions = point_of(read_header(info.path))
-        Configuration.decode(point.configuration)
+        try:
+            Configuration.decode(point.configuration)
+        except UnsupportedVersionError as error:
+            raise SnapshotFailedError(f"{info.path.name} cannot be installed: {error}") from error
         if ledger.applier.kept is not None:
             ledger.room(info.size_bytes)
         ledger.applier.replacing = ledger.applier.kept is None
