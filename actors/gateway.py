@@ -9,6 +9,7 @@ from typing import Any
 import msgpack
 
 from forge_consensus.actors.messages import (
+    CONSISTENCIES,
     NEVER_MS,
     GetStatus,
     Locate,
@@ -55,12 +56,10 @@ from forge_consensus.storage.ledger.applying import Applied
 from forge_consensus.storage.ledger.ledger import Proposal
 from forge_consensus.storage.ledger.record import Kind
 from forge_consensus.storage.machines.machine import Outcome, failure, outcome_of, refusal
+from forge_consensus.storage.machines.sessions import TTL_BYTES, TTL_MS_MAX
 
-TTL_BYTES = 8
-TTL_MS_MAX = 24 * 3600 * 1000
 ANSWER_BYTES_MAX = 1 << 20
 """One frame of answers holds about so much."""
-CONSISTENCIES = ("linearizable", "lease", "stale")
 
 
 @dataclass(slots=True)
@@ -203,7 +202,7 @@ class GatewayActor(ConsensusActor):
 
     def propose(self, asker: SenderAddress, session: int, proposals: list[Proposal]) -> None:
         """Hand proposals to the replication actor, if this node leads and the client has room left."""
-        term = self.ledger.leading
+        term = self.ledger.leading_term
         if term is None:
             self.refuse_leader(asker)
             return
@@ -314,7 +313,7 @@ class GatewayActor(ConsensusActor):
         elif message.consistency not in CONSISTENCIES:
             text = f"consistency {message.consistency[:40]!r} is none of {', '.join(CONSISTENCIES)}"
             self.refuse(sender, InvalidConfigError.code, text)
-        elif self.ledger.leading is None:
+        elif self.ledger.leading_term is None:
             self.refuse_leader(sender)
         else:
             self.ticket += 1
@@ -360,7 +359,7 @@ class GatewayActor(ConsensusActor):
 
     def staleness_ms(self) -> int:
         """For how long this node has not heard from a leader."""
-        if self.ledger.leading is not None:
+        if self.ledger.leading_term is not None:
             return 0
         if self.board.leader_heard_at is None:
             return NEVER_MS

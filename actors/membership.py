@@ -88,7 +88,7 @@ class MembershipActor(ConsensusActor):
         """Send Hello."""
         identity, initial = self.ledger.identity, self.context.opened.initial
         hello = Hello(
-            identity.life,
+            identity.boot_token,
             identity.boot,
             self.context.bind_address,
             initial.digest,
@@ -116,7 +116,7 @@ class MembershipActor(ConsensusActor):
             reason = "identity" if detail else ""
         if reason:
             self.context.refuse(f"greeting refused: {reason}", detail)
-        self.send(sender, HelloReply(identity.life, identity.boot, reason, detail, identity.earlier))
+        self.send(sender, HelloReply(identity.boot_token, identity.boot, reason, detail, identity.earlier))
 
     def admit(self, node: str, message: Hello | HelloReply) -> str:
         """Take note of a peer's boot; returns why it is not the member that was known, or ""."""

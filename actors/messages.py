@@ -8,7 +8,11 @@ Terms, indexes, boots and numbers are unsigned; the names are those of the Raft 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, TypeVar, dataclass_transform
+from typing import Any, Final, TypeVar, dataclass_transform
+
+STALE: Final = "stale"
+CONSISTENCIES: Final = ("linearizable", "lease", STALE)
+"""How fresh the answer to a read must be, the strictest first."""
 
 T = TypeVar("T")
 
@@ -209,7 +213,7 @@ class Results:
 
 @message
 class Read:
-    """Queries: (number, encoded query) each; consistency is ``linearizable``, ``lease`` or ``stale``."""
+    """Queries: (number, encoded query) each; `consistency` is one of `CONSISTENCIES`."""
 
     consistency: str
     queries: tuple[tuple[int, bytes], ...]

@@ -83,7 +83,7 @@ class ReplicationActor(ConsensusActor):
     def current(self) -> Leadership | None:
         """The leadership, if it is still that of the ledger's term."""
         leading = self.leading
-        if leading is not None and self.ledger.leading != leading.term:
+        if leading is not None and self.ledger.leading_term != leading.term:
             return None
         return leading
 

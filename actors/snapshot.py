@@ -177,8 +177,8 @@ class SnapshotActor(ConsensusActor):
 
     def receiveMsg_PeerNeedsSnapshot(self, message: PeerNeedsSnapshot, sender: Any) -> None:
         """A follower is behind the log: send it the newest snapshot, or take one first."""
-        if message.node not in self.sendings and self.ledger.leading is not None:
-            sending = SnapshotTransfer(message.node, self.ledger.leading)
+        if message.node not in self.sendings and self.ledger.leading_term is not None:
+            sending = SnapshotTransfer(message.node, self.ledger.leading_term)
             self.sendings[message.node] = sending
             self.begin_sending(sending)
 
@@ -192,7 +192,7 @@ class SnapshotActor(ConsensusActor):
 
     def send_chunk(self, sending: SnapshotTransfer) -> None:
         """Send the chunk that the follower wants, one at a time."""
-        if self.ledger.leading != sending.term:
+        if self.ledger.leading_term != sending.term:
             del self.sendings[sending.node]
             return
         sending.sent_at, sending.asked_ns = self.clock.now(), self.clock.boottime_ns()
@@ -316,7 +316,7 @@ class SnapshotActor(ConsensusActor):
             self.give_up(info, error)
             return
         self.installation = installation
-        if self.ledger.applier.kept is not None:
+        if self.ledger.applier.ledger_machine is not None:
             self.next_turn(InstallStep())
             return
         self.tell("replication", HoldApplying(True))

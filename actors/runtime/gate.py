@@ -109,7 +109,7 @@ class Gate:
         text = f"this is node {self.identity.node_id} of cluster {ours!r}, not of {frame.cluster[:80]!r}"
         self.engine.refuse("another cluster", text)
         if type(frame.message) is Hello:
-            reply = HelloReply(self.identity.life, self.identity.boot, "cluster", text)
+            reply = HelloReply(self.identity.boot_token, self.identity.boot, "cluster", text)
             sender.deliver(self.engine, reply, sender)
         elif not frame.sender:
             refused = Refused(ClusterNotFoundError.code, text, "", "", 0)
@@ -125,7 +125,7 @@ class Gate:
         self.engine.board.refused[STRANGER] += 1
         if sender.connection is not None:
             sender.actor = DESTINATION[HelloReply]  # not whom the frame was for: that one knows no greetings
-            reply = HelloReply(self.identity.life, self.identity.boot, STRANGER, "")
+            reply = HelloReply(self.identity.boot_token, self.identity.boot, STRANGER, "")
             sender.deliver(self.engine, reply, sender)
         return False
 

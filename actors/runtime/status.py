@@ -68,7 +68,7 @@ def facts_of(source: Source) -> dict[str, Any]:
         "first_log_index": ledger.log.base_index + 1,
         "log_entries": ledger.log.last - ledger.log.base_index,
         "snapshots_total": board.snapshots,
-        "last_contact": 0.0 if ledger.leading is not None else contact,
+        "last_contact": 0.0 if ledger.leading_term is not None else contact,
         "elections_total": board.elections,
         "operations_total": board.commands,
         "operations_failed": board.commands_failed,

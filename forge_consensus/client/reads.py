@@ -7,14 +7,11 @@ from collections.abc import Callable, Iterator
 from math import inf
 from typing import Any
 
-from forge_consensus.actors.messages import Read, ReadResults
+from forge_consensus.actors.messages import CONSISTENCIES, STALE, Read, ReadResults
 from forge_consensus.client.endpoints import Directory, Endpoint
 from forge_consensus.client.outcome import result_error
 from forge_consensus.client.pending import PendingRead
 from forge_consensus.client.request_window import RequestWindow
-
-STALE = "stale"
-CONSISTENCIES = ("linearizable", "lease", STALE)
 
 
 class Reads:

@@ -12,12 +12,11 @@ from typing import Any, Self, cast
 
 import msgpack
 
-from forge_consensus.actors.messages import GetStatus, Locate, Located
+from forge_consensus.actors.messages import CONSISTENCIES, GetStatus, Locate, Located
 from forge_consensus.client.connections import LocalPort
 from forge_consensus.client.driver import Deliver, Driver, finish_all
 from forge_consensus.client.endpoints import LOCAL, LOCATE_WAIT_MS, parse_endpoint, parse_endpoints
 from forge_consensus.client.pending import Pending, PendingAsk, PendingRead
-from forge_consensus.client.reads import CONSISTENCIES
 from forge_consensus.config.client import ClientSettings
 from forge_consensus.errors import CommandTooLargeError, InvalidConfigError
 from forge_consensus.storage.machines.machine import COMMAND_BYTES_MAX, Command

@@ -146,7 +146,7 @@ class ThreadNode:
         """Who leads; without waiting."""
         engine = self.engine()
         board, ledger = engine.board, engine.ledger
-        return Glance(ledger.leading is not None, board.leader, str(board.role), ledger.term)
+        return Glance(ledger.leading_term is not None, board.leader, str(board.role), ledger.term)
 
     def facts(self, timeout: float) -> dict[str, Any]:
         """The node's status; without waiting."""

@@ -52,7 +52,7 @@ class ElectionRules:
     def turned(self, node: SimulatedBase, disk: Disk) -> None:
         """Note what holds after the turn; the role that a node believes in is the one that its ledger knows."""
         manners, room = self.processes[node.name], node.engine.rooms.get("election")
-        actor, leading = room.actor if room is not None else None, node.engine.ledger.leading
+        actor, leading = room.actor if room is not None else None, node.engine.ledger.leading_term
         if isinstance(actor, ElectionActor):
             if (actor.role is Role.LEADER) != (leading is not None):
                 raise ViolationError(f"roles: {node.name} is {actor.role}, its ledger leads {leading}")
@@ -78,7 +78,7 @@ class ElectionRules:
         if not message.granted:
             return
         manners, ledger, asker = self.processes[node.name], node.engine.ledger, to.owner.name
-        led = manners.leading and ledger.leading == manners.leading
+        led = manners.leading and ledger.leading_term == manners.leading
         demand(not led, "pre-vote", f"{node.name} leads {manners.leading} and says yes to {asker}")
         if ledger.configuration.lease_reads:
             silent_s = node.engine.clock.now() - max(manners.began, manners.heard or 0.0)

@@ -81,7 +81,7 @@ class ReadRounds:
 
 def leading_of(node: SimulatedBase) -> Leadership | None:
     """The leadership of a node, if it leads."""
-    if node.engine.ledger.leading is None:
+    if node.engine.ledger.leading_term is None:
         return None  # an actor that still believes to lead is not believed
     room = node.engine.rooms.get("replication")
     actor = room.actor if room is not None else None

@@ -79,7 +79,7 @@ def test_a_folder_as_format_2_was_first_written_still_opens(backend: str, tmp_pa
     assert (ledger.log.base_index, ledger.log.last, ledger.identity.boot) == (7, 9, 2)
     assert ledger.configurations.base == Configuration.of(PEERS, lease_reads=True)
     assert ledger.configuration == Configuration.of({**PEERS, "n4": "host4:1"})
-    assert set(sessions.live[3].kept) == {1, 2}
+    assert set(sessions.live[3].outcomes) == {1, 2}
     assert world.snapshots.newest is not None
     assert (world.snapshots.newest.index, world.snapshots.damaged) == (7, ())
     world.lead()
@@ -190,7 +190,7 @@ def test_a_cleanly_stopped_node_and_a_crashed_one_are_the_same(world: World) -> 
     before = world.log_bytes
     for _ in range(3):
         world.crash()
-        assert (world.ledger.term, world.ledger.vote, world.ledger.leading) == (term, "n1", None)
+        assert (world.ledger.term, world.ledger.vote, world.ledger.leading_term) == (term, "n1", None)
         assert world.log_bytes == before
 
 
