@@ -146,5 +146,5 @@ def restore_user_machine(ledger: Ledger, snapshots: Snapshots) -> None:
         snapshots.finish_install(installation)
         ledger.commit()
         return
-    snapshots.incoming = None
+    snapshots.installing = None
     ledger.adopt_state(point, installation.sessions)

@@ -60,8 +60,13 @@ class Snapshots:
         self.ledger = ledger
         self.folder = folder
         self.export = export
-        self.incoming: SnapshotReceiver | Installation | None = None
-        """The snapshot that another node sends: being received, or being installed; it outlives an actor that fails."""
+        self.incoming: SnapshotReceiver | None = None
+        """The file that is being received; it is noted here because it outlives an actor that fails."""
+        self.installing: Installation | None = None
+        """The received snapshot that is being installed, until its switch is on disk.
+
+        The next file may arrive in the turn that switches, so this is not the same fact as `incoming`.
+        """
         self.in_use: Collection[Path] = ()
         """The files that are being sent: they are not removed."""
         find = state_of_machine if ledger.applier.ledger_machine is None else beside_tables
@@ -139,8 +144,7 @@ class Snapshots:
         batch, count = ledger.turn.batch, ledger.limits.sweep_entries
         found = ledger.log.sweep(batch, count)
         current = ledger.applier.generation
-        incoming = self.incoming
-        used = sorted({current, incoming.generation if isinstance(incoming, Installation) else current})
+        used = sorted({current, current if self.installing is None else self.installing.generation})
         for table in GENERATION_TABLES:
             for after, before in zip([-1, *used], [*used, None], strict=True):
                 start = (after + 1).to_bytes(GENERATION_BYTES)
@@ -153,9 +157,9 @@ class Snapshots:
 
     def drop_incoming(self) -> None:
         """Forget a half-received file."""
-        if isinstance(self.incoming, SnapshotReceiver):
+        if self.incoming is not None:
             self.incoming.abort()
-        self.incoming = None
+            self.incoming = None
 
     # --- installing --------------------------------------------------------------------------------------------------
 
@@ -178,8 +182,8 @@ class Snapshots:
         newest_rows = [ledger.tables.last(table) for table in GENERATION_TABLES]
         used = [int.from_bytes(row[0][:GENERATION_BYTES]) for row in newest_rows if row is not None]
         generation = max(ledger.applier.generation, *used, 0) + 1
-        installation = self.incoming = Installation(info, point, sessions, read_chunks(info.path), generation)
-        return installation
+        self.installing = Installation(info, point, sessions, read_chunks(info.path), generation)
+        return self.installing
 
     def install_step(self, installation: Installation) -> bool:
         """Move one chunk into the new generation of tables; returns whether there was another.
@@ -199,7 +203,7 @@ class Snapshots:
 
         What it left in the tables goes with the next sweep.
         """
-        self.incoming = None
+        self.installing = None
         if info is not None and (self.newest is None or self.newest.path != info.path):
             remove_quietly(info.path)
 
@@ -213,11 +217,11 @@ class Snapshots:
         Returns False, with nothing done, if as much was applied meanwhile.
         """
         if not self.ledger.switch_state(installation.point, installation.sessions, installation.generation):
-            self.incoming = None
+            self.installing = None
             return False
 
         def follow() -> None:
-            self.incoming = None
+            self.installing = None
             self.taken(installation.info)
 
         self.ledger.turn.after.append(follow)

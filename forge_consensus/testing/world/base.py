@@ -21,7 +21,6 @@ from forge_consensus.storage.backends.tables import Batch, DeleteRange, PutRun
 from forge_consensus.storage.ledger.applying import APPLIED
 from forge_consensus.storage.ledger.ledger import BASE, Ledger
 from forge_consensus.storage.opening import Opened
-from forge_consensus.storage.snapshots.receiver import SnapshotReceiver
 from forge_consensus.testing.world.files import close_file_of
 from forge_consensus.testing.world.network import Connection, Network
 from forge_consensus.testing.world.timeline import SimulatedClock
@@ -260,7 +259,7 @@ class SimulatedBase:
         self.timeline.note("end", f"{self.name} {type(error).__name__}")
         self.network.leave(self)
         incoming = self.engine.opened.snapshots.incoming
-        if isinstance(incoming, SnapshotReceiver):
+        if incoming is not None:
             incoming.file.close()  # as the end of a process does; the file stays
         for watcher in self.watchers:
             watcher.ended(self, error)

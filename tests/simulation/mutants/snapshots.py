@@ -101,11 +101,11 @@ def the_sweep_takes_what_is_being_installed(patch: Patch) -> None:
     sweep = Snapshots.sweep
 
     def blind(self: Snapshots) -> bool:
-        incoming, self.incoming = self.incoming, None
+        installing, self.installing = self.installing, None
         try:
             return sweep(self)
         finally:
-            self.incoming = incoming
+            self.installing = installing
 
     patch.setattr(Snapshots, "sweep", blind)
 

@@ -109,7 +109,7 @@ def test_a_received_file_that_is_damaged_before_it_is_installed_is_dropped_and_t
     node.turn()
     assert (node.ledger.applied, node.engine.generation) == (1, 0)
     assert "damaged" in node.told(SnapshotFailed)[0].error
-    assert node.engine.opened.snapshots.incoming is None
+    assert node.engine.opened.snapshots.installing is None
     assert not list(node.folder.iterdir())
     node.request("n2", "snapshot", InstallSnapshot(1, index, term, len(data), len(data), b""))  # the leader repeats it
     assert node.last(SnapshotReply) == SnapshotReply(1, index, 0, False)
@@ -134,7 +134,7 @@ def test_what_a_failed_actor_had_installed_in_part_is_swept(monkeypatch: pytest.
     node.engine.turn([], [])
     node.turn()
     assert node.engine.generation == 1
-    assert node.engine.opened.snapshots.incoming is None
+    assert node.engine.opened.snapshots.installing is None
     assert node.tables.count("kv") == 0
 
 

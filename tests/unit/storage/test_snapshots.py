@@ -350,5 +350,5 @@ def test_a_snapshot_for_which_there_is_no_room_is_not_begun(tmp_path: Path) -> N
     info = received(source, world)
     with pytest.raises(StorageFullError), world.turn():
         world.snapshots.begin_install(info)
-    assert world.snapshots.incoming is None
+    assert world.snapshots.installing is None
     assert world.tables.count("kv") == 0
