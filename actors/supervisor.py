@@ -1,8 +1,10 @@
-"""The supervisor: makes the other actors, makes them anew after a fault, and says that the node lives."""
+"""The supervisor actor: creates the other actors, and creates them anew after a fault."""
 
 from __future__ import annotations
 
 from typing import Any
+
+from thespian.actors import ActorSystem
 
 from forge_consensus.actors.election import ElectionActor
 from forge_consensus.actors.gateway import GatewayActor
@@ -11,7 +13,9 @@ from forge_consensus.actors.membership import MembershipActor
 from forge_consensus.actors.notices import LinkUp, Rebuild, Start
 from forge_consensus.actors.replication import ReplicationActor
 from forge_consensus.actors.runtime.actor import ConsensusActor
+from forge_consensus.actors.runtime.engine import SUPERVISOR
 from forge_consensus.actors.snapshot import SnapshotActor
+from forge_consensus.actors.transport.base import SystemBase
 from forge_consensus.events.types import NodeStarted
 
 ACTORS: dict[str, type[ConsensusActor]] = {
@@ -22,26 +26,34 @@ ACTORS: dict[str, type[ConsensusActor]] = {
     "health": HealthActor,
     "gateway": GatewayActor,
 }
-"""The actors of a node, in the order in which they start: health and gateway hear what election says."""
+"""The actors of a node, in the order in which they start: health and gateway hear what election tells them."""
 
 
 class SupervisorActor(ConsensusActor):
-    """Owns the other actors. They are rebuilt all together, as followers, from what the ledger holds."""
+    """Owns the other actors. After a fault all of them are rebuilt together, as a follower's, from the ledger."""
 
     def receiveMsg_Start(self, message: Start, sender: Any) -> None:
-        """The node begins."""
+        """Create the actors, and publish that the node has started."""
         self.make(Start())
         self.publish(NodeStarted())
 
     def receiveMsg_Rebuild(self, message: Rebuild, sender: Any) -> None:
-        """An actor failed: begin again from the ledger. Connections stand, so greetings are repeated at once."""
+        """Create all actors anew, and greet the peers again at once, because their connections still stand."""
         self.make(Start(again=True))
         for node in self.context.linked():
             self.tell("membership", LinkUp(node))
 
     def make(self, start: Start) -> None:
-        """Create the actors and start them."""
+        """Create every actor, then start them; `start` says whether it is for the first time."""
         for name, kind in ACTORS.items():
             self.createActor(kind, globalName=name)
         for name in ACTORS:
             self.tell(name, start)
+
+
+def start_system(base: SystemBase) -> ActorSystem:
+    """Make the Thespian actor system of a node; the node starts its other actors in the base's first turn."""
+    system = ActorSystem(systemBase=base, transientUnique=True)
+    supervisor = system.createActor(SupervisorActor, globalName=SUPERVISOR)
+    base.engine.next_turn(supervisor, Start())
+    return system

@@ -97,7 +97,7 @@ def test_scenario_50_rounds_of_an_earlier_leadership_confirm_no_read_of_a_later_
     high = node.last(AppendEntries).round
     node.request("", "gateway", GET_K)  # it is open when the leadership ends
     node.request("n3", "replication", AppendEntries(2, 2, 1, 2, 0, ()))
-    assert node.last(Refused).code == "CONSENSUS_NO_LEADER"
+    assert node.last(Refused).code == "CONSENSUS_NOT_LEADER"
     stand(node)
     node.answer("n2", "election", VoteReply(3, True))
     acknowledge(node)
@@ -139,32 +139,33 @@ def test_scenario_50_a_restarted_follower_that_lags_answers_no_read_with_old_dat
 def test_scenario_51_reads_that_come_twice_are_each_answered_once_and_forgotten() -> None:
     node = OneNode()
     lead(node)
-    gateway = node.engine.actor("gateway").room.actor  # type: ignore[union-attr]
-    replication = node.engine.actor("replication").room.actor  # type: ignore[union-attr]
+    gateway = node.engine.cells.actor("gateway")
+    replication = node.engine.cells.actor("replication")
     frame = node.frame("", "gateway", GET_K, request=7)
     node.turn((frame, "->client"), (frame, "->client"))
     node.turn((frame, "->other"))
     asked = node.last(AppendEntries).round
-    assert (len(gateway.questions), len(replication.leading.reads)) == (3, 3)
+    assert (len(gateway.waiting.unconfirmed), len(replication.leadership.reads.queue)) == (3, 3)
     answer = AppendReply(node.ledger.term, True, 2, 0, asked)
     for _ in range(3):
         node.answer("n2", "replication", answer)
         node.answer("n3", "replication", answer)
     assert [to for to, _ in node.messages(ReadResults)] == ["->client", "->client", "->other"]
-    assert not (gateway.questions or gateway.answerable or replication.leading.reads or node.engine.unanswered)
+    assert not (gateway.waiting.unconfirmed or gateway.waiting.confirmed)
+    assert not (replication.leadership.reads.queue or node.engine.unanswered)
 
 
 def test_scenario_51_reads_that_nobody_confirms_are_forgotten_with_the_leadership() -> None:
     node = OneNode()
     lead(node)
-    gateway = node.engine.actor("gateway").room.actor  # type: ignore[union-attr]
+    gateway = node.engine.cells.actor("gateway")
     for _ in range(100):
         node.request("", "gateway", GET_K)
-    assert len(gateway.questions) == len(node.engine.unanswered) == 100
+    assert len(gateway.waiting.unconfirmed) == len(node.engine.unanswered) == 100
     node.sent.clear()
     node.request("n2", "replication", AppendEntries(9, 1, 0, 1, 0, ()))
     assert len(node.messages(Refused)) == 100
-    assert not (gateway.questions or gateway.answerable or node.engine.unanswered)
+    assert not (gateway.waiting.unconfirmed or gateway.waiting.confirmed or node.engine.unanswered)
 
 
 # --- 52 ---------------------------------------------------------------------------------------------------------------
@@ -176,7 +177,7 @@ def test_scenario_52_with_leases_nothing_makes_a_node_forget_its_leader_but_time
     node = OneNode(lease_reads=lease_reads)
     node.wait(0.9)  # with leases nobody votes soon after a start
     node.request("n2", "replication", AppendEntries(1, 1, 0, 1, 0, ()))
-    node.turn(notices=[("election", PeerDown("n2"))])
+    node.turn(notices=[PeerDown("n2")])
     node.request("n3", "election", RequestPreVote(2, 1, 9, 9))
     node.request("n3", "election", RequestVote(2, 9, 9))
     assert node.last(PreVoteReply).granted is not lease_reads

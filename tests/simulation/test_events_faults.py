@@ -63,7 +63,7 @@ def recording() -> Iterator[Recording]:
 
 def all_healthy(cluster: SimulatedCluster) -> bool:
     """Whether all nodes run, agree and are well."""
-    return cluster.settled() and all(base.engine.board.health == "healthy" for base in cluster.running())
+    return cluster.settled() and all(base.engine.reported.health == "healthy" for base in cluster.running())
 
 
 def leader_of(cluster: SimulatedCluster) -> SimulatedBase:
@@ -78,10 +78,9 @@ def since(recording: Recording, base: SimulatedBase, place: int) -> list[Consens
     return recording.told[base.name][place:]
 
 
-def session(cluster: SimulatedCluster, target: str) -> SimulatedClient:
+def session(cluster: SimulatedCluster) -> SimulatedClient:
     """A client with a session that rests."""
-    client = SimulatedClient(cluster, f"client of {target}", NoJudge(), Habits(read_share=0.0, patience_s=3600.0))
-    client.target = target
+    client = SimulatedClient(cluster, "client", NoJudge(), Habits(read_share=0.0, patience_s=3600.0))
     client.start()
     assert cluster.run(PATIENCE_S, lambda: client.session != 0)
     client.stop()
@@ -106,7 +105,7 @@ def test_a_follower_whose_actor_fails_tells_that_it_knows_no_leader_and_hears_of
     follower = next(base for base in cluster.running() if base is not leader)
     place = len(recording.told[follower.name])
     follower.fail_actor("gateway", at_end=False)
-    assert cluster.run(PATIENCE_S, lambda: follower.engine.board.leader is None)
+    assert cluster.run(PATIENCE_S, lambda: follower.engine.shared.leader is None)
     cluster.run(1.0)
     told = since(recording, follower, place)
     (lost,) = [event for event in told if isinstance(event, LeaderLost)]
@@ -121,25 +120,25 @@ def test_a_snapshot_whose_actor_fails_meanwhile_is_told_to_have_failed(recording
     leader = leader_of(recording.cluster)
     place = len(recording.told[leader.name])
     leader.tell(leader.engine.actor("snapshot"), TakeSnapshot())
-    assert recording.cluster.run(1.0, lambda: leader.engine.board.saving > 0)
+    assert recording.cluster.run(1.0, lambda: leader.engine.reported.saving > 0)
     leader.fail_actor("snapshot", at_end=False)
     recording.cluster.run(1.0)
     told = since(recording, leader, place)
     snapshots = [event for event in told if isinstance(event, SnapshotStarted | SnapshotFailed)]
     assert [type(event) for event in snapshots] == [SnapshotStarted, SnapshotFailed]
     assert snapshots[0].index == snapshots[1].index
-    assert leader.engine.board.saving == 0
+    assert leader.engine.reported.saving == 0
 
 
 def test_entries_that_a_snapshot_takes_the_place_of_are_told_to_be_gone(recording: Recording) -> None:
     cluster = recording.cluster
     old = leader_of(cluster)
-    unheard = session(cluster, old.name)
+    unheard = session(cluster)
     others = [base.name for base in cluster.running() if base is not old]
     cluster.network.part([old.name], others)
     for _ in range(30):
         unheard.submit_new()
-    unheard.alive = False  # it hears no refusal, so it sends nothing elsewhere
+    unheard.driver_now().kill()  # it hears no refusal, so it sends nothing elsewhere
     assert cluster.run(PATIENCE_S, lambda: (new := cluster.leader()) is not None and new.name in others)
     new = leader_of(cluster)
     cluster.run(1.0)

@@ -209,21 +209,20 @@ class Story:
 
     def all_healthy(self) -> bool:
         """Whether all nodes run, agree, and say that they are well."""
-        healthy = [base for base in self.cluster.running() if base.engine.board.health == "healthy"]
+        healthy = [base for base in self.cluster.running() if base.engine.reported.health == "healthy"]
         return self.cluster.settled() and len(healthy) == NODES
 
-    def client(self, name: str, target: str, patience_s: float = 1.0) -> SimulatedClient:
+    def client(self, name: str, patience_s: float = 1.0) -> SimulatedClient:
         """A client that writes all the time."""
         client = SimulatedClient(
             self.cluster, name, NoJudge(), Habits(read_share=0.0, rest_s_max=0.01, patience_s=patience_s)
         )
-        client.target = target
         client.start()
         return client
 
-    def write(self, count: int, target: str) -> None:
+    def write(self, count: int) -> None:
         """Have a new client write so many times at least."""
-        client = self.client(f"client {self.cluster.timeline.now}", target)
+        client = self.client(f"client {self.cluster.timeline.now}")
         self.until(lambda: client.done >= count)
         client.stop()
         self.until(lambda: client.idle)
@@ -238,8 +237,8 @@ class Story:
         assert leader is not None, "a healthy cluster has a leader"
         self.parts["leader"] = [leader.name]
         self.parts["followers"] = [name for name in self.cluster.names if name != leader.name]
-        self.write(20, leader.name)
-        self.unheard = self.client("unheard", leader.name, patience_s=3600.0)
+        self.write(20)
+        self.unheard = self.client("unheard", patience_s=3600.0)
         self.until(lambda: self.unheard is not None and self.unheard.session != 0)
         self.unheard.stop()
         self.until(lambda: self.all_healthy() and self.unheard is not None and self.unheard.idle)
@@ -251,14 +250,14 @@ class Story:
         self.cluster.network.part([alone], others)
         assert self.unheard is not None, "the client has a session"
         self.unheard.submit_new()
-        self.until(lambda: self.base("cut off").engine.board.health == "unhealthy")
-        self.until(lambda: all(base.engine.board.health != "healthy" for base in self.cluster.running()))
+        self.until(lambda: self.base("cut off").engine.reported.health == "unhealthy")
+        self.until(lambda: all(base.engine.reported.health != "healthy" for base in self.cluster.running()))
         self.until(lambda: (leader := self.cluster.leader()) is not None and leader.name in others)
         winner = self.cluster.leader()
         assert winner is not None, "the others have a leader"
         self.parts["winner"] = [winner.name]
         self.parts["voter"] = [name for name in others if name != winner.name]
-        self.write(10, winner.name)
+        self.write(10)
 
     def comes_back(self) -> None:
         """The network is whole again."""
@@ -270,7 +269,7 @@ class Story:
         self.parts["dead"] = self.parts["voter"]
         self.cluster.crash(self.parts["dead"][0])
         winner = self.base("winner")
-        self.write(60, winner.name)
+        self.write(60)
         snapshots, since = winner.engine.opened.snapshots, len(self.recording.told[winner.name])
         export = snapshots.export
 
@@ -288,7 +287,7 @@ class Story:
         """The follower's next entries are compacted away."""
         self.cluster.restart(self.parts["dead"][0])
         self.until(self.all_healthy)
-        self.write(10, self.parts["winner"][0])
+        self.write(10)
         self.until(self.cluster.settled)
 
     def leader_dies(self) -> None:
@@ -299,13 +298,13 @@ class Story:
         assert heir is not None, "two of three elect"
         self.parts["heir"] = [heir.name]
         self.parts["last follower"] = [base.name for base in self.cluster.running() if base is not heir]
-        boards = [base.engine.board for base in self.cluster.running()]
-        self.until(lambda: all((board.leader, board.health) == (heir.name, "degraded") for board in boards))
+        engines = [base.engine for base in self.cluster.running()]
+        self.until(lambda: all((e.shared.leader, e.reported.health) == (heir.name, "degraded") for e in engines))
 
     def leaves(self) -> None:
         """The last follower is stopped, and one of three is no quorum."""
         stop(self.cluster, self.parts["last follower"][0])
-        self.until(lambda: self.base("heir").engine.board.health == "unhealthy")
+        self.until(lambda: self.base("heir").engine.reported.health == "unhealthy")
         self.until(lambda: self.cluster.leader() is None)
 
     # --- asking ------------------------------------------------------------------------------------------------------

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from forge_consensus.storage.ledger import ledger as ledgers
 from forge_consensus.storage.ledger.ledger import Ledger
 from forge_consensus.storage.machines.machine import Outcome
 from forge_consensus.storage.machines.sessions import STALE, Sessions
-from forge_consensus.storage.snapshots import store as snapshots
 from tests.simulation.mutants.patch import Patch
 from tests.simulation.mutants.registry import mutant
 
@@ -42,7 +42,7 @@ def a_command_that_its_client_is_done_with_is_applied_again(patch: Patch) -> Non
 def sessions_are_lost_in_a_snapshot(patch: Patch) -> None:
     """A node that gets its state from a snapshot knows no session, and applies what was applied (I14)."""
     patch.setattr(Sessions, "import_", lambda self, chunks: None)
-    patch.setattr(snapshots, "import_rows", lambda batch, generation, chunk: None)
+    patch.setattr(ledgers, "import_rows", lambda batch, generation, chunk: None)
 
 
 @mutant()

@@ -86,7 +86,7 @@ def test_a_damaged_record_is_not_taken() -> None:
     follow(node, 1, bytes(damaged))
     assert node.ledger.log.last == 1
     assert not node.messages(AppendReply)
-    assert node.engine.board.refused["CONSENSUS_PROTOCOL"] == 1
+    assert node.engine.refusals.counts["CONSENSUS_PROTOCOL"] == 1
 
 
 def test_an_append_of_a_former_term_has_no_effect_and_is_answered_with_ours() -> None:
@@ -157,9 +157,9 @@ def test_a_leader_counts_itself_only_when_its_entries_are_on_disk() -> None:
     index = node.ledger.log.last + 1
     node.engine.turn([(node.frame("", "gateway", Submit(session, 1, ((1, data),))), "->client")], [])
     assert node.ledger.log.last == index
-    assert node.engine.board.match["n1"] == index - 1
+    assert node.engine.shared.match["n1"] == index - 1
     node.engine.turn([], [])
-    assert node.engine.board.match["n1"] == index
+    assert node.engine.shared.match["n1"] == index
 
 
 def open_session(node: OneNode) -> int:
@@ -278,5 +278,5 @@ def test_what_waits_at_a_leader_that_loses_its_term_is_told() -> None:
     submit(node, 1)
     node.request("", "gateway", Read("linearizable", QUERY))
     node.request("n2", "replication", AppendEntries(9, 1, 0, 1, 0, ()))
-    codes = [message.code for _, message in node.messages(Refused)]
-    assert codes == ["CONSENSUS_OUTCOME_UNKNOWN", "CONSENSUS_NO_LEADER"]
+    refused = [(message.code, message.leader) for _, message in node.messages(Refused)]
+    assert refused == [("CONSENSUS_OUTCOME_UNKNOWN", "n2"), ("CONSENSUS_NOT_LEADER", "n2")]
