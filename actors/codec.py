@@ -1,35 +1,62 @@
-"""The codec: a frame of the wire as bytes, and back with every field checked.
+"""The codec: turns a frame into bytes, and bytes into a frame whose every field was checked.
 
-A frame is one msgpack array: the header (version, destination actor, cluster id, sender with incarnation and boot,
-the boot of the receiver that it is meant for, request number, send time), then the message's tag and its fields.
-Checks are made from the message classes' own annotations, so a class is its schema. Never pickle.
+A frame is one msgpack array: ten header fields, the message's tag, then the message's fields. The header is
+
+    0  version       int   `VERSION`; a frame of another version is refused
+    1  to            str   the actor that the frame is for
+    2  cluster       str   the cluster id; a client may leave it empty
+    3  sender        str   the sender's node id; empty for a client
+    4  incarnation   str   the incarnation of the sender's data folder
+    5  boot          int   the sender's boot number
+    6  to_boot       int   the receiver's boot that the frame is meant for
+    7  request       int   the request number, which an answer echoes
+    8  sent          int   when it was sent, by the sender's clock in nanoseconds; an answer echoes it
+    9  extension     map   header fields of later versions, see below
+
+The checks are made from the annotations of the message classes, so a class is its own schema. Pickle is never used,
+because unpickling runs code that the sender chose.
+
+A later version adds to the protocol in two ways without a new `VERSION`. A message gets a further field, with a
+default, at its end: a node that does not know the field ignores it. The header gets a key in its extension: a map
+from small numbers to unsigned integers or bytes (a structured value is packed into bytes). No key is assigned yet. A
+node ignores every key that it does not know, so a field that must be understood needs a new `VERSION` instead. An empty
+extension takes one byte; one with more than `EXTENSION_KEYS_MAX` keys, or with more than `EXTENSION_BYTES_MAX` bytes
+in its values, is refused with the frame, so that the header of a frame stays small whatever a peer sends.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import MISSING, dataclass, field, fields
 from operator import attrgetter, call
 from typing import Any, get_args, get_origin, get_type_hints
 
 import msgpack
 
-from forge_consensus.actors.messages import WIRE, WireMessage
+from forge_consensus.actors.messages import WIRE_TAGS, WireMessage
 from forge_consensus.errors import ProtocolError
 
 VERSION = 1
 NUMBER_MAX = 1 << 63
 TEXT_MAX = 64 * 1024
+"""Longer texts are refused, in characters."""
+EXTENSION_KEYS_MAX = 16
+EXTENSION_BYTES_MAX = 1024
+"""The sum of the sizes of an extension's values of type bytes."""
+
+Extension = dict[int, int | bytes]
+NO_EXTENSION: Extension = {}
+"""The extension of every frame of this version; never change it."""
 
 Check = Callable[[Any], bool]
 
 
 @dataclass(slots=True)
 class Frame:
-    """One frame, in or out. A client's frame has no sender and boot 0.
+    """One frame, on its way in or out; the module's docstring explains the fields. A client's frame has boot 0.
 
-    `sent` is the sender's own clock in nanoseconds (CLOCK_BOOTTIME): only the sender judges it, from the echo in
-    the answer. `request` is echoed too.
+    `sent` comes from the sender's CLOCK_BOOTTIME. Only the sender judges it, from the echo in the answer, because the
+    clocks of two hosts are never compared.
     """
 
     to: str
@@ -41,11 +68,27 @@ class Frame:
     request: int
     sent: int
     message: WireMessage
+    extension: Extension = field(default_factory=lambda: NO_EXTENSION)
 
 
 def number(value: Any) -> bool:
     """Whether the value is an unsigned 63-bit integer."""
     return type(value) is int and 0 <= value < NUMBER_MAX
+
+
+def is_extension(value: Any) -> bool:
+    """Whether the value is a map from small numbers to numbers or bytes, within the bounds of an extension."""
+    if type(value) is not dict:
+        return False
+    if not value:
+        return True
+    held = value.values()
+    return (
+        len(value) <= EXTENSION_KEYS_MAX
+        and all(map(number, value))
+        and all(number(each) or type(each) is bytes for each in held)
+        and sum(len(each) for each in held if type(each) is bytes) <= EXTENSION_BYTES_MAX
+    )
 
 
 PLAIN: dict[Any, Check] = {
@@ -59,7 +102,7 @@ PLAIN: dict[Any, Check] = {
 
 
 def check_of(annotation: Any) -> Check:
-    """The check that a value must pass to be taken for the annotated type."""
+    """The check that a value must pass to count as the annotated type."""
     origin, args = get_origin(annotation), get_args(annotation)
     if origin is not tuple:
         return PLAIN[origin or annotation]
@@ -93,20 +136,20 @@ def schema_of(tag: int, kind: type[WireMessage]) -> Schema:
 
 
 def values_of(names: tuple[str, ...]) -> Callable[[Any], tuple[Any, ...]]:
-    """What returns the attributes of these names; `attrgetter` makes a tuple only of two or more."""
+    """A function that returns the attributes of these names as a tuple; `attrgetter` makes one only of two or more."""
     if len(names) > 1:
         return attrgetter(*names)
     return lambda message: tuple(getattr(message, name) for name in names)
 
 
-SCHEMAS = {tag: schema_of(tag, kind) for tag, kind in WIRE.items()}
+SCHEMAS = {tag: schema_of(tag, kind) for tag, kind in WIRE_TAGS.items()}
 BY_KIND = {schema.kind: schema for schema in SCHEMAS.values()}
-HEADER_FIELDS = 9
-HEADER_CHECKS = tuple(map(check_of, (int, str, str, str, str, int, int, int, int)))
+HEADER_FIELDS = 10
+HEADER_CHECKS = (*map(check_of, (int, str, str, str, str, int, int, int, int)), is_extension)
 
 
 def encode(frame: Frame) -> bytes:
-    """The bytes of a frame."""
+    """Encode a frame."""
     message = frame.message
     schema = BY_KIND[type(message)]
     data: bytes = msgpack.packb(
@@ -120,6 +163,7 @@ def encode(frame: Frame) -> bytes:
             frame.to_boot,
             frame.request,
             frame.sent,
+            frame.extension,
             schema.tag,
             *schema.values(message),
         )
@@ -128,7 +172,7 @@ def encode(frame: Frame) -> bytes:
 
 
 def unpacked(data: bytes | memoryview) -> tuple[Any, ...]:
-    """The parts of a frame with a good header. Raises `ProtocolError`."""
+    """Unpack a frame and check its header. Raises `ProtocolError`."""
     try:
         parts = msgpack.unpackb(data, use_list=False, strict_map_key=False)
     except Exception as error:  # msgpack raises a family of its own, ValueError, and more for deep nesting
@@ -143,11 +187,11 @@ def unpacked(data: bytes | memoryview) -> tuple[Any, ...]:
 
 
 def decode(data: bytes | memoryview, bytes_max: int) -> Frame:
-    """The frame in `data`.
+    """Decode the frame in `data`, which may have at most `bytes_max` bytes.
 
-    Raises `ProtocolError` for anything that is not exactly a frame of this version: too large, truncated, of
-    another version, of an unknown tag, with a field of the wrong type, with too few fields. Fields beyond those
-    that this version knows are ignored: a newer node may send them.
+    Raises `ProtocolError` for anything that is not a whole frame of this version: too large, truncated, of another
+    version, with an unknown tag, with a field of the wrong type, with too few fields. Fields and extension keys that
+    this version does not know are ignored, because a newer node may send them.
     """
     if len(data) > bytes_max:
         raise ProtocolError(f"frame of {len(data)} bytes is above the limit of {bytes_max}")
@@ -165,5 +209,5 @@ def decode(data: bytes | memoryview, bytes_max: int) -> Frame:
         )
         raise ProtocolError(f"{schema.kind.__name__}.{bad} is malformed")
     make: Callable[..., WireMessage] = schema.kind
-    to, cluster, sender, incarnation, boot, to_boot, request, sent = parts[1:HEADER_FIELDS]
-    return Frame(to, cluster, sender, incarnation, boot, to_boot, request, sent, make(*body))
+    to, cluster, sender, incarnation, boot, to_boot, request, sent, extension = parts[1:HEADER_FIELDS]
+    return Frame(to, cluster, sender, incarnation, boot, to_boot, request, sent, make(*body), extension)

@@ -18,8 +18,9 @@ from forge_consensus.actors.notices import (
     Start,
     TermRaised,
 )
-from forge_consensus.actors.runtime.actor import ConsensusActor, Context, Timer
+from forge_consensus.actors.runtime.actor import ConsensusActor, Context
 from forge_consensus.actors.runtime.shared import Role
+from forge_consensus.actors.runtime.timers import Timer
 from forge_consensus.events.types import (
     BecameCandidate,
     BecameFollower,
@@ -30,8 +31,6 @@ from forge_consensus.events.types import (
     RoleChanged,
 )
 
-WHO_LISTENS = ("replication", "gateway", "health", "snapshot", "membership")
-"""The actors that are told who leads."""
 FAULT = "an actor of this node failed"
 
 
@@ -40,10 +39,6 @@ class ElectionActor(ConsensusActor):
 
     def __init__(self) -> None:
         super().__init__()
-        self.role = Role.FOLLOWER
-        self.leader: str | None = None
-        self.was: tuple[Role, str | None] = (Role.FOLLOWER, None)
-        """What the world knew of this node's role and leader when the actor was made; it may be made anew."""
         self.pre_votes: set[str] = set()
         self.votes: set[str] = set()
         self.asking = False
@@ -61,9 +56,25 @@ class ElectionActor(ConsensusActor):
     def bind(self, context: Context) -> None:
         """Take the context, and let the gate ask about stickiness."""
         super().bind(context)
-        context.sticky = self.sticky
-        self.was = (context.board.role, context.board.leader)
-        context.board.role, context.board.leader = Role.FOLLOWER, None
+        context.shared.sticky = self.sticky
+
+    @property
+    def role(self) -> Role:
+        """This node's role. It is shared, and after a rebuild it is the role that was reported last."""
+        return self.shared.role
+
+    @role.setter
+    def role(self, role: Role) -> None:
+        self.shared.role = role
+
+    @property
+    def leader(self) -> str | None:
+        """The node that leads, None while none is known; shared and reported like the role."""
+        return self.shared.leader
+
+    @leader.setter
+    def leader(self, leader: str | None) -> None:
+        self.shared.leader = leader
 
     # --- beginning and waiting ---------------------------------------------------------------------------------------
 
@@ -73,7 +84,6 @@ class ElectionActor(ConsensusActor):
         if self.ledger.configuration.lease_reads:
             self.no_vote_before = self.clock.now() + self.options.election_timeout_min
         if message.again:
-            self.role, self.leader = self.was
             self.step_down(FAULT)
             self.lose_leader(FAULT)
         else:
@@ -178,7 +188,7 @@ class ElectionActor(ConsensusActor):
         term = self.ledger.stand(self.ledger.term)
         self.votes = {self.node_id}
         self.stood_at = self.clock.now()
-        self.board.elections += 1
+        self.totals.elections += 1
         self.take_role(Role.CANDIDATE, "asks for votes")
         self.publish(BecameCandidate())
         if self.is_majority(self.votes):
@@ -250,7 +260,7 @@ class ElectionActor(ConsensusActor):
         if message.term != self.ledger.term:
             return
         self.heard_at = self.clock.now()
-        self.board.leader_heard_at = self.clock.boottime_ns() / 1e9
+        self.shared.leader_heard_at = self.clock.boottime_ns() / 1e9
         if self.left_behind(message.term):
             return
         self.asking = self.disconnected = False
@@ -275,12 +285,11 @@ class ElectionActor(ConsensusActor):
     def announce_leader(self, votes: int) -> None:
         """Tell everybody who leads. Only the leader itself knows its votes."""
         term = self.ledger.term
-        self.board.leader, self.board.leader_term = self.leader, term
+        self.shared.leader_term = term
         duration = self.clock.now() - self.stood_at
         total = len(self.ledger.configuration.voters)
         self.publish(LeaderElected(leader=self.leader or "", votes=votes, total=total, duration=duration))
-        for actor in WHO_LISTENS:
-            self.tell(actor, LeaderChanged(self.leader, term))
+        self.tell_all(LeaderChanged(self.leader, term))
 
     def lose_leader(self, reason: str) -> None:
         """Nobody is known to lead."""
@@ -289,9 +298,8 @@ class ElectionActor(ConsensusActor):
         if self.leader != self.node_id:
             self.publish(LeaderLost(leader=self.leader, reason=reason))
         self.stood_at = self.clock.now()
-        self.leader = self.board.leader = None
-        for actor in WHO_LISTENS:
-            self.tell(actor, LeaderChanged(None, self.ledger.term))
+        self.leader = None
+        self.tell_all(LeaderChanged(None, self.ledger.term))
 
     def receiveMsg_PeerDown(self, message: PeerDown, sender: Any) -> None:
         """If it was the leader's connection, ask for pre-votes shortly instead of waiting the timeout out."""
@@ -300,7 +308,7 @@ class ElectionActor(ConsensusActor):
         if self.ledger.configuration.lease_reads:
             return
         self.disconnected = True
-        self.broke_at, self.broke_in = self.clock.now(), self.board.leader_term  # the ledger's may be its successor's
+        self.broke_at, self.broke_in = self.clock.now(), self.shared.leader_term  # the ledger's may be its successor's
         self.fast_left = self.options.fast_retries
         self.wait_short()
 
@@ -339,12 +347,11 @@ class ElectionActor(ConsensusActor):
         self.publish(BecameFollower(leader=None))
         if was is Role.LEADER:
             self.publish(LeaderStepDown(leader=self.node_id, reason=reason))
-            for actor in WHO_LISTENS:
-                self.tell(actor, LeadershipEnded(self.ledger.term, reason))
+            self.tell_all(LeadershipEnded(self.ledger.term, reason))
             self.wait_long()
 
     def take_role(self, role: Role, reason: str) -> None:
         """Change the role, and say it."""
         if role is not self.role:
             self.publish(RoleChanged(old=str(self.role), new=str(role), reason=reason))
-        self.role = self.board.role = role
+        self.role = role

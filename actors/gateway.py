@@ -37,9 +37,10 @@ from forge_consensus.actors.notices import (
 )
 from forge_consensus.actors.raft.failed_commands import FailedCommands
 from forge_consensus.actors.raft.journal_pages import page_of
-from forge_consensus.actors.runtime.actor import ConsensusActor, Context, Timer
+from forge_consensus.actors.runtime.actor import ConsensusActor, Context
 from forge_consensus.actors.runtime.address import SenderAddress
-from forge_consensus.actors.runtime.status import status_of
+from forge_consensus.actors.runtime.status import NodeStatus
+from forge_consensus.actors.runtime.timers import Timer
 from forge_consensus.errors import (
     BusyError,
     CommandTooLargeError,
@@ -101,7 +102,7 @@ class GatewayActor(ConsensusActor):
     def bind(self, context: Context) -> None:
         """Take the context."""
         super().bind(context)
-        self.unanswered, self.answered = context.unanswered, context.answered
+        self.unanswered = context.unanswered
 
     def receiveMsg_Start(self, message: Start, sender: Any) -> None:
         """After a fault nobody knows what became of what was asked."""
@@ -112,7 +113,7 @@ class GatewayActor(ConsensusActor):
 
     def located(self) -> Located:
         """What this node knows of the leader."""
-        leader = self.board.leader or ""
+        leader = self.shared.leader or ""
         configuration = self.ledger.configuration
         identity = self.ledger.identity
         return Located(
@@ -121,13 +122,13 @@ class GatewayActor(ConsensusActor):
             leader,
             # Alone, a node may listen elsewhere than when its folder was made; with peers the address is a promise.
             self.context.bind_address if not self.others else configuration.addresses.get(leader, ""),
-            self.board.leader_term if leader else self.ledger.term,
+            self.shared.leader_term if leader else self.ledger.term,
             configuration.members,
         )
 
     def receiveMsg_Locate(self, message: Locate, sender: Any) -> None:
         """Answer when a leader of a higher term is known, or when the asker's patience ends."""
-        known = self.board.leader is not None and self.board.leader_term > message.known_term
+        known = self.shared.leader is not None and self.shared.leader_term > message.known_term
         if known or message.wait_ms == 0:
             self.send(sender, self.located())
             return
@@ -163,13 +164,13 @@ class GatewayActor(ConsensusActor):
 
     def refuse(self, asker: SenderAddress, code: str, text: str) -> None:
         """Refuse a whole request, and help to find the leader."""
-        self.answered.append(asker)
+        self.unanswered.settle(asker)
         known = self.located()
         self.send(asker, Refused(code, text, known.leader, known.address, known.term))
 
     def refuse_leader(self, asker: SenderAddress) -> None:
         """This node does not lead; nothing of the request was done."""
-        leader = self.board.leader
+        leader = self.shared.leader
         if leader is None:
             text = "no leader is known at this moment: an election goes on, or a majority is out of reach"
             self.refuse(asker, NoLeaderError.code, text)
@@ -215,13 +216,13 @@ class GatewayActor(ConsensusActor):
         self.outstanding[asker.connection] = held
         self.ticket += 1
         self.proposals[self.ticket] = (asker, session, len(proposals))
-        self.unanswered[asker] = None
+        self.unanswered.add(asker)
         self.tell("replication", Propose(self.ticket, term, proposals))
 
     def receiveMsg_Proposed(self, message: Proposed, sender: Any) -> None:
         """They are entries now; wait until those are applied."""
         asker, session, _ = self.proposals.pop(message.ticket)
-        self.runs.append(Run(message.first, message.last, asker, session, self.context.turn_began))
+        self.runs.append(Run(message.first, message.last, asker, session, self.context.observation.turn_began))
 
     def receiveMsg_ProposeRefused(self, message: ProposeRefused, sender: Any) -> None:
         """Nothing of it was done."""
@@ -279,19 +280,19 @@ class GatewayActor(ConsensusActor):
         while runs and runs[0].last <= told:
             self.finished(runs.popleft())
         for key, items in packs.items():
-            self.board.commands += len(items)
+            self.totals.commands += len(items)
             self.send_results(askers[key], key[1], items)
         if failed:
-            self.board.commands_failed += len(failed)
+            self.totals.commands_failed += len(failed)
             self.failed_commands.tell(self.ledger.log, failed, self.clock.now())
 
     def finished(self, run: Run) -> None:
         """All entries of a run are applied."""
-        self.answered.append(run.asker)
+        self.unanswered.settle(run.asker)
         count = run.last - run.first + 1
         self.release(run.asker, count)
-        if run.began and run.session and self.context.operations is not None:
-            self.context.operations.append((run.began, count))
+        if run.began and run.session:
+            self.context.observation.answered(run.began, count)
 
     def send_results(self, asker: SenderAddress, session: int, items: list[tuple[int, str, bytes]]) -> None:
         """Send results in as few frames as their size allows."""
@@ -319,7 +320,7 @@ class GatewayActor(ConsensusActor):
         else:
             self.ticket += 1
             self.questions[self.ticket] = question
-            self.unanswered[sender] = None
+            self.unanswered.add(sender)
             lease = message.consistency == "lease"
             self.tell("replication", ReadIndex(self.ticket, lease))
 
@@ -354,24 +355,24 @@ class GatewayActor(ConsensusActor):
                 if applier.replacing and isinstance(error, UnavailableError):  # the node's word, not the machine's
                     outcome = refusal(error.code, type(error).__name__, str(error))
             items.append((number, outcome.code, outcome.payload))
-        self.board.reads += len(items)
-        self.answered.append(question.asker)
+        self.totals.reads += len(items)
+        self.unanswered.settle(question.asker)
         self.send(question.asker, ReadResults(self.ledger.applied, stale_ms, tuple(items)))
 
     def staleness_ms(self) -> int:
         """For how long this node has not heard from a leader."""
         if self.ledger.leading is not None:
             return 0
-        if self.board.leader_heard_at is None:
+        if self.shared.leader_heard_at is None:
             return NEVER_MS
-        return int((self.clock.boottime_ns() / 1e9 - self.board.leader_heard_at) * 1000)
+        return int((self.clock.boottime_ns() / 1e9 - self.shared.leader_heard_at) * 1000)
 
     # --- status ------------------------------------------------------------------------------------------------------
 
     def receiveMsg_GetStatus(self, message: GetStatus, sender: Any) -> None:
         """What the node says of itself."""
-        self.send(sender, Status(status_of(self)))
+        self.send(sender, Status(NodeStatus.whole(self.context, self.snapshots).to_dict()))
 
     def receiveMsg_ReadEvents(self, message: ReadEvents, sender: Any) -> None:
         """Tell events again, from the journal."""
-        self.send(sender, page_of(message, self.ledger, self.board.events_address))
+        self.send(sender, page_of(message, self.ledger, self.context.events_address))

@@ -42,8 +42,8 @@ class HealthActor(ConsensusActor):
     def bind(self, context: Context) -> None:
         """Take the context."""
         super().bind(context)
-        known = context.board.peers  # of the actor that failed, if one did: what was told of them still holds
-        context.board.peers = {node: known.get(node) or PeerView() for node in self.others}
+        known = context.shared.peers  # of the actor that failed, if one did: what was told of them still holds
+        context.shared.peers = {node: known.get(node) or PeerView() for node in self.others}
 
     def receiveMsg_Start(self, message: Start, sender: Any) -> None:
         """Begin to ask."""
@@ -56,7 +56,7 @@ class HealthActor(ConsensusActor):
         self.number += 1
         options = self.options
         for node, missed in self.missed.items():
-            view = self.board.peers[node]
+            view = self.shared.peers[node]
             if view.status is not PeerStatus.INACTIVE:
                 if missed >= options.fail_checks:
                     self.fail(node, f"{missed} checks without an answer")
@@ -73,7 +73,7 @@ class HealthActor(ConsensusActor):
 
     def receiveMsg_CheckPeerReply(self, message: CheckPeerReply, sender: Any) -> None:
         """A peer is alive; only our own clock judges how long it took."""
-        view = self.board.peers.get(sender.node)
+        view = self.shared.peers.get(sender.node)
         if view is None:
             return
         view.round_trip_ms = max(0, self.clock.boottime_ns() - sender.sent) / 1e6
@@ -81,12 +81,12 @@ class HealthActor(ConsensusActor):
 
     def receiveMsg_PeerUp(self, message: PeerUp, sender: Any) -> None:
         """A peer answered our greeting."""
-        if message.node in self.board.peers:
+        if message.node in self.shared.peers:
             self.alive(message.node)
 
     def receiveMsg_PeerDown(self, message: PeerDown, sender: Any) -> None:
         """A connection broke."""
-        if message.node in self.board.peers:
+        if message.node in self.shared.peers:
             self.fail(message.node, "connection lost")
             self.judge()
 
@@ -100,7 +100,7 @@ class HealthActor(ConsensusActor):
 
     def alive(self, node: str) -> None:
         """Note a sign of life."""
-        view = self.board.peers[node]
+        view = self.shared.peers[node]
         self.missed[node] = 0
         view.heard_at = self.clock.now()
         was, view.status = view.status, PeerStatus.ACTIVE
@@ -111,7 +111,7 @@ class HealthActor(ConsensusActor):
 
     def fail(self, node: str, reason: str) -> None:
         """Note that a peer is gone."""
-        view = self.board.peers[node]
+        view = self.shared.peers[node]
         if view.status not in (PeerStatus.FAILED, PeerStatus.INACTIVE):
             view.status = PeerStatus.FAILED
             self.publish(NodeFailed(peer=node, reason=reason))
@@ -120,16 +120,16 @@ class HealthActor(ConsensusActor):
 
     def judge(self) -> None:
         """Tell when the quorum or this node's health changed."""
-        board, quorum = self.board, self.ledger.configuration.quorum
-        gone = [n for n, v in board.peers.items() if v.status in (PeerStatus.FAILED, PeerStatus.INACTIVE)]
+        peers, quorum = self.shared.peers, self.ledger.configuration.quorum
+        gone = [n for n, v in peers.items() if v.status in (PeerStatus.FAILED, PeerStatus.INACTIVE)]
         live = quorum.voters - set(gone)
         has_quorum = quorum.has(live)
-        if has_quorum != board.has_quorum:
-            board.has_quorum = has_quorum
+        if has_quorum != self.reported.has_quorum:
+            self.reported.has_quorum = has_quorum
             kind = QuorumAchieved if has_quorum else QuorumLost
             self.publish(kind(required=quorum.required, healthy=len(live), total=quorum.total))
-        details = [f"{node} is {board.peers[node].status}" for node in sorted(gone)]
-        if board.leader is None:
+        details = [f"{node} is {peers[node].status}" for node in sorted(gone)]
+        if self.shared.leader is None:
             details.append("no leader is known")
         lag = self.ledger.commit_index - self.ledger.applied
         if lag > LAG_ENTRIES:
@@ -139,17 +139,17 @@ class HealthActor(ConsensusActor):
     def state_for(self, quorum: bool, lag: int, trouble: bool) -> HealthState:
         """The state that these signs make."""
         if not quorum:
-            began = self.clock.now() - self.board.started_at < 2 * self.options.election_timeout_max
+            began = self.clock.now() - self.context.started_at < 2 * self.options.election_timeout_max
             return HealthState.RECOVERING if began else HealthState.UNHEALTHY
-        if self.board.leader is None or lag > LAG_ENTRIES:
+        if self.shared.leader is None or lag > LAG_ENTRIES:
             return HealthState.RECOVERING
         return HealthState.DEGRADED if trouble else HealthState.HEALTHY
 
     def change(self, state: HealthState, details: tuple[str, ...]) -> None:
         """Enter a state, and say it."""
-        board = self.board
-        known = (board.health, board.details)
-        board.health, board.details = state, details
+        reported = self.reported
+        known = (reported.health, reported.details)
+        reported.health, reported.details = state, details
         if known == (state, details):
             return
         events: dict[HealthState, ConsensusEvent] = {

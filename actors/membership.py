@@ -10,22 +10,20 @@ from forge_consensus.actors.messages import Hello, HelloReply
 from forge_consensus.actors.notices import (
     HelloDue,
     LeaderChanged,
-    LeadershipEnded,
     LinkUp,
     PeerDown,
     PeerUp,
     Start,
 )
-from forge_consensus.actors.runtime.actor import ConsensusActor, Timer
+from forge_consensus.actors.runtime.actor import ConsensusActor
 from forge_consensus.actors.runtime.gate import STRANGER
+from forge_consensus.actors.runtime.timers import Timer
 from forge_consensus.errors import IdentityError
 from forge_consensus.events.types import ClusterFormed
 from forge_consensus.storage.ledger.transaction import get_meta
 
 FORMED = b"formed"
 """A record that says that ClusterFormed was told."""
-WHO_LISTENS = ("election", "replication", "health")
-"""The actors that are told when a peer can be spoken to."""
 ANSWER_SECONDS = 1.0
 """A greeting that is not answered for so long is repeated: it, or the turn that took it, may have been lost."""
 REGREET_SECONDS = 5.0
@@ -55,9 +53,6 @@ class MembershipActor(ConsensusActor):
             self.formed = True
             self.ledger.turn.put_meta(FORMED, b"")
             self.publish(ClusterFormed(members=tuple(sorted(self.ledger.configuration.voters))))
-
-    def receiveMsg_LeadershipEnded(self, message: LeadershipEnded, sender: Any) -> None:
-        """Members stay members."""
 
     # --- greeting ----------------------------------------------------------------------------------------------------
 
@@ -138,8 +133,7 @@ class MembershipActor(ConsensusActor):
                 return
             self.wait(sender.node, 0.0)
             self.context.introduce(sender.node, message.boot)
-            for actor in WHO_LISTENS:
-                self.tell(actor, PeerUp(sender.node))
+            self.tell_all(PeerUp(sender.node))
 
     def refused(self, node: str, message: HelloReply) -> None:
         """A peer refused us. Raises `IdentityError`, which ends the node, where going on could do harm.

@@ -1,7 +1,7 @@
 """The messages: every word that actors, nodes and clients say to each other, as closed sets on one page.
 
 Requests are imperative, answers are noun + ``Reply``. What travels between nodes and to clients is listed in
-`WIRE`, with the tag under which the codec writes it; new fields go last and have a default, tags are never reused.
+`WIRE_TAGS`, with the tag under which the codec writes it; new fields go last and have a default, tags are never reused.
 Terms, indexes, boots and numbers are unsigned; the names are those of the Raft paper (figure 2 and figure 13).
 """
 
@@ -320,7 +320,7 @@ Answer = (
 )
 WireMessage = Request | Answer
 
-WIRE: dict[int, type[WireMessage]] = {
+WIRE_TAGS: dict[int, type[WireMessage]] = {
     1: Hello,
     2: HelloReply,
     3: RequestPreVote,

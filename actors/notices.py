@@ -309,7 +309,3 @@ class HelloDue:
     """Greet a peer again."""
 
     node: str
-
-
-Notice = Any
-"""Any of the above."""

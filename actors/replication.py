@@ -11,7 +11,6 @@ from forge_consensus.actors.notices import (
     FirstEntries,
     HeartbeatDue,
     HoldApplying,
-    LeaderChanged,
     LeaderContact,
     LeadershipBegan,
     LeadershipEnded,
@@ -50,13 +49,13 @@ class ReplicationActor(ConsensusActor):
     def bind(self, context: Context) -> None:
         """Take the context."""
         super().bind(context)
-        context.board.match = {}
+        context.shared.match = {}
 
     def receiveMsg_Start(self, message: Start, sender: Any) -> None:
         """Apply again what was known to be committed, in slices."""
-        ledger, told = self.ledger, self.board.committed
+        ledger, told = self.ledger, self.reported.committed
         if not message.again:
-            self.board.committed = ledger.commit_index
+            self.reported.committed = ledger.commit_index
         elif ledger.commit_index > told:  # a turn that was taken back had applied it, and told nothing
             self.committed(told)
         self.apply_soon()
@@ -75,10 +74,7 @@ class ReplicationActor(ConsensusActor):
     def receiveMsg_LeadershipEnded(self, message: LeadershipEnded, sender: Any) -> None:
         """Forget what only a leader knows."""
         self.leading = None
-        self.board.match = {}
-
-    def receiveMsg_LeaderChanged(self, message: LeaderChanged, sender: Any) -> None:
-        """Of no interest here: the ledger knows whether this node leads."""
+        self.shared.match = {}
 
     def current(self) -> Leadership | None:
         """The leadership, if it is still that of the ledger's term."""
@@ -99,12 +95,11 @@ class ReplicationActor(ConsensusActor):
 
     def appended(self, first: int, last: int) -> None:
         """Entries are in the leader's log: followers get them once this turn's frames are all read."""
-        if self.context.wants(LogAppended):
-            self.publish(LogAppended(first_index=first, last_index=last, **self.cause_of(first, last)))
+        self.publish(LogAppended(first_index=first, last_index=last, **self.cause_of(first, last)))
         self.send_soon()
 
     def cause_of(self, first: int, last: int) -> dict[str, Any]:
-        """The correlation ids behind these entries, as fields of an event; asked only when somebody listens."""
+        """The correlation ids behind these entries, as fields of an event."""
         ids = ids_between(self.ledger.log, first, last)
         return {"correlation_ids": ids, "correlation_id": ids[0] if len(ids) == 1 else None}
 
@@ -156,10 +151,9 @@ class ReplicationActor(ConsensusActor):
 
     def committed(self, before: int) -> None:
         """The commit index moved."""
-        self.board.committed = self.ledger.commit_index
-        if self.context.wants(LogCommitted):
-            first, last = before + 1, self.ledger.commit_index
-            self.publish(LogCommitted(first_index=first, last_index=last, **self.cause_of(first, last)))
+        self.reported.committed = self.ledger.commit_index
+        first, last = before + 1, self.ledger.commit_index
+        self.publish(LogCommitted(first_index=first, last_index=last, **self.cause_of(first, last)))
         self.apply_soon()
 
     def receiveMsg_ReadIndex(self, message: ReadIndex, sender: Any) -> None:
@@ -192,7 +186,7 @@ class ReplicationActor(ConsensusActor):
     def receiveMsg_AppendEntries(self, message: AppendEntries, sender: Any) -> None:
         """Let the election hear of the leader; if it is a new one, before anything that it sent."""
         self.tell("election", LeaderContact(sender.node, message.term))
-        if (self.board.leader, self.board.leader_term) == (sender.node, message.term):
+        if (self.shared.leader, self.shared.leader_term) == (sender.node, message.term):
             self.take_entries(message, sender)
         else:
             self.send(self.myAddress, FirstEntries(message, sender))
@@ -216,7 +210,7 @@ class ReplicationActor(ConsensusActor):
         if result.truncated_from:
             removed = result.removed
             self.publish(LogTruncated(from_index=result.truncated_from, removed=removed))
-        if result.first_appended and self.context.wants(LogAppended):
+        if result.first_appended:
             first, last = result.first_appended, result.match
             self.publish(LogAppended(first_index=first, last_index=last, **self.cause_of(first, last)))
         before = ledger.commit_index

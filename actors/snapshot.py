@@ -68,7 +68,7 @@ class SnapshotActor(ConsensusActor):
         self.saved_at = self.clock.now()
         self.snapshots.drop_incoming()  # of an actor that failed meanwhile
         self.snapshots.drop_installation()
-        if self.board.saving:  # the report of its end was for the actor that failed
+        if self.reported.saving:  # the report of its end was for the actor that failed
             self.saving_failed("an actor of this node failed meanwhile")
         self.sweep_soon()
         self.after(self.options.check_interval / CHECKS_A_HEALTH_CHECK, CheckSnapshots())
@@ -90,9 +90,9 @@ class SnapshotActor(ConsensusActor):
         if self.saving or self.installation is not None or not self.ledger.applied:
             return
         self.saving = True
-        self.board.saving = self.ledger.applied
+        self.reported.saving = self.ledger.applied
         self.snapshots.prepare()
-        self.publish(SnapshotStarted(index=self.board.saving))
+        self.publish(SnapshotStarted(index=self.reported.saving))
         self.next_turn(CaptureSnapshot())
 
     def receiveMsg_CaptureSnapshot(self, message: CaptureSnapshot, sender: Any) -> None:
@@ -114,10 +114,10 @@ class SnapshotActor(ConsensusActor):
         if info is None:
             self.saving_failed(message.error)
             return
-        self.board.saving = 0
+        self.reported.saving = 0
         self.snapshots.in_use = [each.path for each in self.being_sent().values()]
         self.snapshots.taken(info)
-        self.board.snapshots += 1
+        self.totals.snapshots += 1
         duration = now - message.began
         completed = SnapshotCompleted(
             index=info.index, snapshot_term=info.term, size=info.size_bytes, duration=duration
@@ -131,8 +131,8 @@ class SnapshotActor(ConsensusActor):
 
     def saving_failed(self, error: str) -> None:
         """Tell that the snapshot which was begun does not come."""
-        self.publish(SnapshotFailed(index=self.board.saving, error=error))
-        self.board.saving = 0
+        self.publish(SnapshotFailed(index=self.reported.saving, error=error))
+        self.reported.saving = 0
 
     def receiveMsg_CompactLog(self, message: CompactLog, sender: Any) -> None:
         """Move the start of the log; what lies before it goes slice by slice."""
@@ -148,7 +148,7 @@ class SnapshotActor(ConsensusActor):
 
     def is_active(self, node: str) -> bool:
         """Whether a peer answers."""
-        view = self.board.peers.get(node)
+        view = self.shared.peers.get(node)
         return view is not None and view.status is PeerStatus.ACTIVE
 
     def lacked(self) -> int | None:
@@ -157,7 +157,7 @@ class SnapshotActor(ConsensusActor):
         If the log were cut there, whoever takes a snapshot by a slow link would need the next one as soon as it has
         this one, and so on for ever.
         """
-        known = {node: index for node, index in self.board.match.items() if index and self.is_active(node)}
+        known = {node: index for node, index in self.shared.match.items() if index and self.is_active(node)}
         known |= {node: info.index for node, info in self.being_sent().items()}
         return min(known.values(), default=None)
 
@@ -370,7 +370,7 @@ class SnapshotActor(ConsensusActor):
         info = installation.info
         restored = SnapshotRestored(index=info.index, snapshot_term=info.term, size=info.size_bytes, duration=duration)
         self.publish(restored)
-        self.board.committed = max(self.board.committed, info.index)
+        self.reported.committed = max(self.reported.committed, info.index)
         # Leaves when the switch is on disk.
         self.send(self.asker, SnapshotReply(self.ledger.term, info.index, info.size_bytes, True))
         self.next_turn(SweepLog())

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from thespian.actors import ActorSystem
+
 from forge_consensus.actors.election import ElectionActor
 from forge_consensus.actors.gateway import GatewayActor
 from forge_consensus.actors.health import HealthActor
@@ -11,7 +13,9 @@ from forge_consensus.actors.membership import MembershipActor
 from forge_consensus.actors.notices import LinkUp, Rebuild, Start
 from forge_consensus.actors.replication import ReplicationActor
 from forge_consensus.actors.runtime.actor import ConsensusActor
+from forge_consensus.actors.runtime.engine import SUPERVISOR
 from forge_consensus.actors.snapshot import SnapshotActor
+from forge_consensus.actors.transport.base import SystemBase
 from forge_consensus.events.types import NodeStarted
 
 ACTORS: dict[str, type[ConsensusActor]] = {
@@ -45,3 +49,11 @@ class SupervisorActor(ConsensusActor):
             self.createActor(kind, globalName=name)
         for name in ACTORS:
             self.tell(name, start)
+
+
+def start_system(base: SystemBase) -> ActorSystem:
+    """Make the Thespian actor system of a node; the node starts its other actors in the base's first turn."""
+    system = ActorSystem(systemBase=base, transientUnique=True)
+    supervisor = system.createActor(SupervisorActor, globalName=SUPERVISOR)
+    base.engine.next_turn(supervisor, Start())
+    return system

@@ -42,7 +42,7 @@ class Leadership:
         self.round = 0
         self.round_wanted = False
         self.reads: deque[WaitingRead] = deque()
-        actor.board.match = self.match
+        actor.shared.match = self.match
 
     @property
     def quorum(self) -> Quorum:

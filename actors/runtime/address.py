@@ -1,73 +1,101 @@
-"""The addresses: who may be written to, on this node, on another one, or behind a connection."""
+"""The addresses: whom an actor can write to, on this node, on another one, or behind a connection.
+
+An address knows where its messages go, so an actor sends without knowing whether the other is near or far.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections import deque
+from typing import Any, Protocol
 
 from thespian.actors import ActorAddress
 
-if TYPE_CHECKING:
-    from forge_consensus.actors.runtime.cell import ActorCell
-    from forge_consensus.actors.runtime.engine import Engine
+
+class Receiver(Protocol):
+    """What takes the messages for one actor."""
+
+    def receive(self, message: Any, sender: Address) -> None:
+        """Hand the actor a message."""
+
+
+class Holder(Protocol):
+    """What holds the frames of a turn until they may leave the node."""
+
+    def request(self, to: PeerAddress, message: Any) -> None:
+        """Hold a request to a peer."""
+
+    def answer(self, to: SenderAddress, message: Any) -> None:
+        """Hold an answer to whoever sent a frame."""
 
 
 class Address(ActorAddress):  # type: ignore[misc]
-    """An address that can be a key; Thespian's own cannot be hashed."""
+    """An address that can be a key of a dict; Thespian's own cannot be hashed."""
 
     def __eq__(self, other: object) -> bool:
         return self is other
 
     __hash__ = object.__hash__
 
-    def deliver(self, engine: Engine, message: Any, sender: Address) -> None:
-        """Take a message on its way."""
+    def deliver(self, message: Any, sender: Address) -> None:
+        """Send a message here; `sender` is the address that an answer goes to."""
         raise NotImplementedError
 
 
+Delivery = tuple[Receiver, Any, Address]
+"""A message in the mailbox: who receives it, the message, its sender."""
+
+
 class LocalAddress(Address):
-    """An actor of this node: a message to it joins the mailbox."""
+    """An actor of this node: a message to it joins `queue`, the mailbox.
 
-    def __init__(self, name: str) -> None:
+    The address outlives the actor. `cell` is the receiver behind it, None while there is none.
+    """
+
+    def __init__(self, name: str, queue: deque[Delivery]) -> None:
         super().__init__(name)
-        self.room: ActorCell | None = None
+        self.queue = queue
+        self.cell: Receiver | None = None
 
-    def deliver(self, engine: Engine, message: Any, sender: Address) -> None:
-        """Join the mailbox."""
-        if self.room is not None:
-            engine.mailbox.append((self.room, message, sender))
+    def deliver(self, message: Any, sender: Address) -> None:
+        """Put the message into the mailbox; drop it if there is no such actor."""
+        if self.cell is not None:
+            self.queue.append((self.cell, message, sender))
 
 
 class PeerAddress(Address):
     """An actor of another node: a message to it is a request, held until the turn is committed."""
 
-    def __init__(self, node: str, actor: str) -> None:
+    def __init__(self, node: str, actor: str, holder: Holder) -> None:
         super().__init__(f"{node}/{actor}")
         self.node = node
         self.actor = actor
+        self.holder = holder
 
-    def deliver(self, engine: Engine, message: Any, sender: Address) -> None:
-        """Be held."""
-        engine.outbox.request(self, message)
+    def deliver(self, message: Any, sender: Address) -> None:
+        """Hold the request until the turn is committed."""
+        self.holder.request(self, message)
 
 
 class SenderAddress(Address):
-    """Who sent a frame: an answer to it goes back by the same connection and echoes number and send time.
+    """The sender of a frame: an answer goes back by the same connection and echoes request number and send time.
 
-    `node` is empty for a client. `connection` is None for what was itself an answer.
+    `node` is empty for a client. `connection` is None for the sender of an answer, to whom nothing can be answered.
+    `boot_id` is the (incarnation, boot) that a greeting names, ("", 0) for every other frame.
     """
 
-    __slots__ = ("actor", "boot_id", "connection", "node", "request", "sent")
+    __slots__ = ("actor", "boot_id", "connection", "holder", "node", "request", "sent")
 
-    def __init__(self, node: str, actor: str, connection: Any, request: int, sent: int) -> None:
+    def __init__(self, node: str, actor: str, connection: Any, request: int, sent: int, holder: Holder) -> None:
         super().__init__(None)
         self.node = node
         self.actor = actor
         self.connection = connection
         self.request = request
         self.sent = sent
+        self.holder = holder
         self.boot_id = ("", 0)
 
-    def deliver(self, engine: Engine, message: Any, sender: Address) -> None:
-        """Be held."""
+    def deliver(self, message: Any, sender: Address) -> None:
+        """Hold the answer until the turn is committed."""
         if self.connection is not None:
-            engine.outbox.answer(self, message)
+            self.holder.answer(self, message)

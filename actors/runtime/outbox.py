@@ -1,29 +1,45 @@
-"""The outbox: what a turn wants to say or have done elsewhere, held until what it rests on is on disk."""
+"""The outbox: what a turn sends or has done elsewhere, held until what it rests on is on disk."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from forge_consensus.actors.codec import Frame, encode
 from forge_consensus.actors.messages import AppendEntries, Hello
 from forge_consensus.actors.runtime.address import PeerAddress, SenderAddress
+from forge_consensus.actors.runtime.clock import Clock
+from forge_consensus.actors.runtime.refusals import Refusals
+from forge_consensus.storage.ledger.ledger import Ledger
 
-if TYPE_CHECKING:
-    from forge_consensus.actors.runtime.engine import Engine
+
+class Transport(Protocol):
+    """How frames leave the node, and where jobs run. No method waits for a socket."""
+
+    def send_peer(self, node: str, data: bytes) -> bool:
+        """Send a frame to a peer; False when the peer's queue is full or nobody is there."""
+
+    def send_answer(self, connection: Any, frame: Frame) -> bool:
+        """Send an answer back by a connection; False when the connection is gone or its queue is full."""
+
+    def offload(self, job: Callable[[], Any], done: Callable[[Any, str], None]) -> None:
+        """Run a job elsewhere; call `done(result, error text)` on the node's thread before a later turn."""
 
 
 class Outbox:
     """Requests to peers, answers to whoever asked, and jobs for helpers, in the order in which actors sent them.
 
-    A job waits like a frame, for it leaves traces too: a file that it gives a name must not be of a term that a crash
-    before the commit forgets.
+    A job waits like a frame, because it leaves traces too: a file that it gives a name must not be of a term that a
+    crash before the commit forgets.
 
-    `boots` holds the boot of each peer that was greeted: only to those, and to a greeting, frames may leave.
+    `boots` holds the boot of each peer that was greeted: to every other peer nothing but a greeting is sent.
     """
 
-    def __init__(self, engine: Engine) -> None:
-        self.engine = engine
+    def __init__(self, ledger: Ledger, clock: Clock, transport: Transport, refusals: Refusals) -> None:
+        self.ledger = ledger
+        self.clock = clock
+        self.transport = transport
+        self.refusals = refusals
         self.requests: list[tuple[PeerAddress, Any]] = []
         self.answers: list[tuple[SenderAddress, Any]] = []
         self.jobs: list[tuple[Callable[[], Any], Callable[[Any, str], None], Callable[[], None]]] = []
@@ -39,11 +55,11 @@ class Outbox:
         self.answers.append((to, message))
 
     def job(self, job: Callable[[], Any], report: Callable[[Any, str], None], drop: Callable[[], None]) -> None:
-        """Hold a job for a helper; `drop` is called if it is never begun."""
+        """Hold a job for a helper; `drop` is called if the job is never begun."""
         self.jobs.append((job, report, drop))
 
     def drop(self) -> None:
-        """The turn did not happen: nothing of it is said, and nothing of it is begun."""
+        """Send nothing and begin no job: the turn was taken back."""
         self.requests.clear()
         self.answers.clear()
         jobs, self.jobs = self.jobs, []
@@ -51,16 +67,16 @@ class Outbox:
             drop()
 
     def send_early(self) -> None:
-        """Send at most one run of entries to each follower before the commit (dissertation 10.2.1).
+        """Send at most one batch of entries to each follower before the commit (dissertation 10.2.1).
 
-        The one exception to "on disk first". It may be made only by a leader whose term and vote were durable when
-        the turn began, and it is harmless because a leader counts itself only when its own entries are on disk.
+        This is the one exception to "on disk first". Only a leader may make it whose term and vote were durable when
+        the turn began. It is harmless because a leader counts itself only when its own entries are on disk.
         """
         if not self.requests:
             return
         early: set[str] = set()
         kept = []
-        ledger = self.engine.ledger
+        ledger = self.ledger
         for to, message in self.requests:
             if type(message) is AppendEntries and to.node not in early and ledger.may_send_early(message.term):
                 early.add(to.node)
@@ -78,11 +94,11 @@ class Outbox:
         for to, message in requests:
             self.send_request(to, message)
         for job, report, _ in jobs:
-            self.engine.wire.offload(job, report)
+            self.transport.offload(job, report)
 
     def frame(self, to: str, to_boot: int, request: int, sent: int, message: Any) -> Frame:
-        """A frame of this node."""
-        identity = self.engine.ledger.identity
+        """Make a frame of this node."""
+        identity = self.ledger.identity
         return Frame(
             to,
             identity.cluster_id,
@@ -96,22 +112,19 @@ class Outbox:
         )
 
     def send_request(self, to: PeerAddress, message: Any) -> None:
-        """Send a request to a peer, if it was greeted in its present boot."""
+        """Send a request to a peer, if the peer was greeted in its present boot."""
         boot = self.boots.get(to.node)
         if boot is None and type(message) is not Hello:
             return
         self.number += 1
-        sent = self.engine.clock.boottime_ns()
+        sent = self.clock.boottime_ns()
         frame = self.frame(to.actor, boot or 0, self.number, sent, message)
-        if not self.engine.wire.send_peer(to.node, encode(frame)):
-            self.engine.board.refused["peer takes no frame"] += 1
+        if not self.transport.send_peer(to.node, encode(frame)):
+            self.refusals.count("peer takes no frame")
 
     def send_answer(self, to: SenderAddress, message: Any) -> None:
         """Send an answer back by the connection that the request came by."""
-        boot = self.boots.get(to.node, 0) if to.node else 0
-        if to.node:
-            known = self.engine.ledger.identity.boots.get(to.node)
-            boot = known[1] if known else 0
-        frame = self.frame(to.actor, boot, to.request, to.sent, message)
-        if not self.engine.wire.send_answer(to.connection, frame):
-            self.engine.board.refused["client takes no answer"] += 1
+        known = self.ledger.identity.boots.get(to.node) if to.node else None
+        frame = self.frame(to.actor, known[1] if known else 0, to.request, to.sent, message)
+        if not self.transport.send_answer(to.connection, frame):
+            self.refusals.count("client takes no answer")

@@ -1,15 +1,14 @@
-"""The board: what the node says of itself and its peers, for status and for hints; no decision rests on it."""
+"""The shared state: what one actor writes and other actors, or the gate, read."""
 
 from __future__ import annotations
 
-from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import NamedTuple
 
 
 class Role(StrEnum):
-    """The seed's NodeRole."""
+    """A node's role in its term; the words of the Go original's NodeRole."""
 
     FOLLOWER = "follower"
     CANDIDATE = "candidate"
@@ -17,12 +16,16 @@ class Role(StrEnum):
 
 
 class PeerStatus(StrEnum):
-    """The seed's NodeStatus."""
+    """How a peer looks from here; the words of the Go original's NodeStatus."""
 
     ACTIVE = "active"
+    """It answers."""
     SUSPECTED = "suspected"
+    """It missed some health checks."""
     FAILED = "failed"
+    """It missed more of them, or its connection broke."""
     INACTIVE = "inactive"
+    """It was never heard."""
 
 
 class HealthState(StrEnum):
@@ -40,55 +43,36 @@ class PeerView:
 
     status: PeerStatus = PeerStatus.INACTIVE
     round_trip_ms: float | None = None
+    """Of the last health check that the peer answered."""
     heard_at: float | None = None
+    """When it last gave a sign of life, in seconds of the running clock."""
 
 
-class Told(NamedTuple):
-    """What of the board the world was told by events."""
-
-    role: Role
-    leader: str | None
-    has_quorum: bool
-    health: HealthState
-    details: tuple[str, ...]
-    saving: int
-    committed: int
-    peers: dict[str, PeerStatus]
+def not_sticky() -> bool:
+    """What holds while there is no election actor: any vote request may move the term."""
+    return False
 
 
 @dataclass(slots=True)
-class Board:
-    """Each field is written by one actor, named behind it, and read by whoever wants to know."""
+class SharedState:
+    """Facts that have one home because several actors need them. Each has one writer, named in its docstring.
 
-    role: Role = Role.FOLLOWER  # election
-    leader: str | None = None  # election
-    leader_term: int = 0  # election
-    leader_heard_at: float | None = None  # election; seconds of CLOCK_BOOTTIME: a pause counts
-    elections: int = 0  # election
-    peers: dict[str, PeerView] = field(default_factory=dict)  # health
-    has_quorum: bool = False  # health
-    health: HealthState = HealthState.RECOVERING  # health
-    details: tuple[str, ...] = ()  # health
-    match: dict[str, int] = field(default_factory=dict)  # replication
-    committed: int = 0  # replication, snapshot; what LogCommitted or SnapshotRestored told
-    snapshots: int = 0  # snapshot
-    saving: int = 0  # snapshot; the index that SnapshotStarted told, 0 when none is being taken
-    commands: int = 0  # gateway
-    commands_failed: int = 0  # gateway
-    reads: int = 0  # gateway
-    refused: Counter[str] = field(default_factory=Counter)  # turn loop
-    turns: int = 0  # turn loop
-    started_at: float = 0.0  # turn loop
-    events_address: str = ""  # base
+    The safety of the protocol does not rest on them: the ledger decides what is voted, appended and committed.
+    """
 
-    def told(self) -> Told:
-        """What events tell of, to be kept when they were told."""
-        peers = {node: view.status for node, view in self.peers.items()}
-        health = (self.has_quorum, self.health, self.details)
-        return Told(self.role, self.leader, *health, self.saving, self.committed, peers)
-
-    def take_back(self, told: Told) -> None:
-        """Be again what the world was told: a turn did not happen, and its events were never told."""
-        self.role, self.leader, self.has_quorum, self.health, self.details, self.saving, self.committed, peers = told
-        for node, view in self.peers.items():
-            view.status = peers.get(node, PeerStatus.INACTIVE)
+    role: Role = Role.FOLLOWER
+    """Written by election."""
+    leader: str | None = None
+    """The node that leads, None while no leader is known. Written by election."""
+    leader_term: int = 0
+    """The term of the leader that was known last. Written by election."""
+    leader_heard_at: float | None = None
+    """When a leader was last heard, in seconds of CLOCK_BOOTTIME, which counts suspension. Written by election."""
+    sticky: Callable[[], bool] = not_sticky
+    """Whether a vote request must not move the term, because there is a leader (dissertation 4.2.3). Written by
+    election, read by the gate."""
+    match: dict[str, int] = field(default_factory=dict)
+    """Of each voter, the index up to which its disk agrees with the leader's log; empty on other nodes. Written by
+    replication."""
+    peers: dict[str, PeerView] = field(default_factory=dict)
+    """Written by health."""

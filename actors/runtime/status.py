@@ -1,105 +1,236 @@
-"""The status: a node's own account of itself, in words that the seed, the CLI and JSON share."""
+"""The node status: what a node says of itself, typed; the status command, the service and the metrics all read it."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol
+from dataclasses import dataclass, fields
+from typing import Any, Protocol, Self
 
-if TYPE_CHECKING:
-    from forge_consensus.actors.runtime.actor import ConsensusActor
-    from forge_consensus.actors.runtime.clock import Clock
-    from forge_consensus.actors.runtime.shared import Board
-    from forge_consensus.storage.ledger.ledger import Ledger
+from forge_consensus.actors.runtime.clock import Clock
+from forge_consensus.actors.runtime.refusals import Refusals
+from forge_consensus.actors.runtime.reported import Reported
+from forge_consensus.actors.runtime.shared import SharedState
+from forge_consensus.storage.ledger.ledger import Ledger
+from forge_consensus.storage.snapshots.store import Snapshots
 
 
-def status_of(actor: ConsensusActor) -> dict[str, Any]:
-    """The fields of the seed's ConsensusStats, ClusterInfo and HealthStatus that a node knows; all always present.
+@dataclass(slots=True)
+class Totals:
+    """What a node counts from its start on, for its status only. Each field has one writer, named behind it."""
 
-    Times are seconds, `last_contact` is None where nothing was ever heard; `match_index` is known to a leader only.
-    """
-    ledger, newest = actor.ledger, actor.snapshots.newest
-    space = ledger.tables.space()
-    return {
-        **facts_of(actor),
-        "snapshot_index": newest.index if newest else 0,
-        "log_size_bytes": ledger.tables.size_bytes("log"),
-        "storage_used_bytes": space.used_bytes,
-        "storage_quota_bytes": space.quota_bytes,
-        "disk_free_bytes": space.disk_free_bytes,
-    }
+    turns: int = 0  # the engine
+    elections: int = 0  # election; how often this node was a candidate
+    snapshots: int = 0  # snapshot; how many this node took
+    commands: int = 0  # gateway; how many were answered
+    commands_failed: int = 0  # gateway; of these, how many with an error
+    reads: int = 0  # gateway; how many queries were answered
 
 
 class Source(Protocol):
-    """Whatever knows a node's board, ledger and clock: an actor, or the engine."""
+    """Whatever knows a node: its engine, which is also the context of its actors."""
 
-    @property
-    def board(self) -> Board:
-        """What the node says of itself."""
-
-    @property
-    def ledger(self) -> Ledger:
-        """What it must not forget."""
-
-    @property
-    def clock(self) -> Clock:
-        """What time it is."""
+    ledger: Ledger
+    clock: Clock
+    shared: SharedState
+    reported: Reported
+    refusals: Refusals
+    totals: Totals
+    started_at: float
+    events_address: str
 
 
-def facts_of(source: Source) -> dict[str, Any]:
-    """The part of the status that is in memory; another thread may ask for it, and sees a turn half done at worst."""
-    board, ledger, now = source.board, source.ledger, source.clock.now()
-    heard_at = board.leader_heard_at
-    contact = None if heard_at is None else source.clock.boottime_ns() / 1e9 - heard_at
-    return {
-        "node_id": ledger.identity.node_id,
-        "cluster_id": ledger.identity.cluster_id,
-        "role": str(board.role),
-        "status": "active",
-        "term": ledger.term,
-        "leader_id": board.leader,
-        "leader_address": ledger.configuration.addresses.get(board.leader or ""),
-        "has_quorum": board.has_quorum,
-        "health": str(board.health),
-        "details": list(board.details),
-        "commit_index": ledger.commit_index,
-        "last_applied": ledger.applied,
-        "applied_on_disk": ledger.applier.on_disk,
-        "last_log_index": ledger.log.last,
-        "last_log_term": ledger.log.last_term,
-        "first_log_index": ledger.log.base_index + 1,
-        "log_entries": ledger.log.last - ledger.log.base_index,
-        "snapshots_total": board.snapshots,
-        "last_contact": 0.0 if ledger.leading is not None else contact,
-        "elections_total": board.elections,
-        "operations_total": board.commands,
-        "operations_failed": board.commands_failed,
-        "reads_total": board.reads,
-        "turns_total": board.turns,
-        "flushes_total": ledger.commits,
-        "refused": dict(board.refused),
-        "uptime": now - board.started_at,
-        "boot": ledger.identity.boot,
-        "address": ledger.configuration.addresses.get(ledger.identity.node_id),
-        "events_address": board.events_address,
-        "nodes": nodes_of(source),
-    }
+@dataclass(frozen=True, slots=True)
+class MemberStatus:
+    """One member of the cluster as the node sees it (NodeInfo of the Go original)."""
+
+    id: str
+    address: str
+    """HOST:PORT or ipc://PATH."""
+    role: str
+    """"leader", "candidate" or "follower"; of another member only whether it leads is known."""
+    status: str
+    """"active", "suspected", "failed" or "inactive", see `PeerStatus`."""
+    round_trip_ms: float | None
+    """Of the last health check that was answered; None for the node itself and before the first answer."""
+    last_contact: float | None
+    """Seconds since the member was heard; None for the node itself and for a member that was never heard."""
+    match_index: int | None
+    """The index up to which the member's disk agrees with the leader's log; None on a node that does not lead."""
 
 
-def nodes_of(source: Source) -> list[dict[str, Any]]:
-    """The members as this node sees them (the seed's NodeInfo)."""
-    board, ledger, now = source.board, source.ledger, source.clock.now()
-    rows = []
-    for node, address in ledger.configuration.members:
-        view = board.peers.get(node)
-        me = node == ledger.identity.node_id
-        rows.append(
-            {
-                "id": node,
-                "address": address,
-                "role": str(board.role) if me else ("leader" if node == board.leader else "follower"),
-                "status": "active" if me else str(view.status) if view else "inactive",
-                "round_trip_ms": view.round_trip_ms if view else None,
-                "last_contact": now - view.heard_at if view and view.heard_at is not None else None,
-                "match_index": board.match.get(node),
-            }
+@dataclass(frozen=True, slots=True)
+class StorageStatus:
+    """What the node's storage holds; finding it out may ask the disk."""
+
+    snapshot_index: int
+    """The index of the newest snapshot, 0 without one."""
+    log_size_bytes: int
+    storage_used_bytes: int
+    storage_quota_bytes: int
+    disk_free_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class NodeStatus:
+    """What a node knows of ConsensusStats, ClusterInfo and HealthStatus of the Go original; all fields are present.
+
+    Indexes are log indexes; totals count from the start of the process. `storage` is None where only memory was asked.
+    """
+
+    node_id: str
+    cluster_id: str
+    role: str
+    """"follower", "candidate" or "leader"."""
+    status: str
+    """"active", because the node answers."""
+    term: int
+    leader_id: str | None
+    """None while no leader is known."""
+    leader_address: str | None
+    has_quorum: bool
+    """Whether a majority of the voters, this node among them, is alive."""
+    health: str
+    """"healthy", "degraded", "unhealthy" or "recovering"."""
+    details: list[str]
+    """Why the node is not healthy, for people."""
+    commit_index: int
+    last_applied: int
+    applied_on_disk: int
+    """The index up to which the applied state is durable; replaying begins behind it."""
+    last_log_index: int
+    last_log_term: int
+    first_log_index: int
+    log_entries: int
+    snapshots_total: int
+    last_contact: float | None
+    """Seconds since a leader was heard: 0 on the leader itself, None where none ever was."""
+    elections_total: int
+    operations_total: int
+    operations_failed: int
+    reads_total: int
+    turns_total: int
+    flushes_total: int
+    refused: dict[str, int]
+    """How often something was refused, by reason."""
+    uptime: float
+    """Seconds in which the node ran."""
+    boot: int
+    """How often the node was started on its data folder."""
+    address: str | None
+    """Where the node listens, as the configuration says."""
+    events_address: str
+    """Where the node publishes its events, empty if it does not."""
+    nodes: list[MemberStatus]
+    storage: StorageStatus | None = None
+
+    @classmethod
+    def of(cls, source: Source) -> NodeStatus:
+        """Return the part of the status that is in memory. Another thread may ask; it may see a turn half done."""
+        ledger, shared, reported, totals = source.ledger, source.shared, source.reported, source.totals
+        identity, log, addresses = ledger.identity, ledger.log, ledger.configuration.addresses
+        return cls(
+            node_id=identity.node_id,
+            cluster_id=identity.cluster_id,
+            role=str(shared.role),
+            status="active",
+            term=ledger.term,
+            leader_id=shared.leader,
+            leader_address=addresses.get(shared.leader or ""),
+            has_quorum=reported.has_quorum,
+            health=str(reported.health),
+            details=list(reported.details),
+            commit_index=ledger.commit_index,
+            last_applied=ledger.applied,
+            applied_on_disk=ledger.applier.on_disk,
+            last_log_index=log.last,
+            last_log_term=log.last_term,
+            first_log_index=log.base_index + 1,
+            log_entries=log.last - log.base_index,
+            snapshots_total=totals.snapshots,
+            last_contact=0.0 if ledger.leading is not None else leader_silence(source),
+            elections_total=totals.elections,
+            operations_total=totals.commands,
+            operations_failed=totals.commands_failed,
+            reads_total=totals.reads,
+            turns_total=totals.turns,
+            flushes_total=ledger.commits,
+            refused=dict(source.refusals.counts),
+            uptime=source.clock.now() - source.started_at,
+            boot=identity.boot,
+            address=addresses.get(identity.node_id),
+            events_address=source.events_address,
+            nodes=members_of(source),
         )
-    return rows
+
+    @classmethod
+    def whole(cls, source: Source, snapshots: Snapshots) -> NodeStatus:
+        """Return the whole status; only the node's own thread may ask."""
+        memory = cls.of(source)
+        return cls(**{name: getattr(memory, name) for name in NAMES}, storage=storage_of(source.ledger, snapshots))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the status as it goes over the wire and as JSON: the fields of `storage` stand beside the others."""
+        found = {name: getattr(self, name) for name in NAMES}
+        found["nodes"] = [values_of(member) for member in self.nodes]
+        return found if self.storage is None else {**found, **values_of(self.storage)}
+
+    @classmethod
+    def from_dict(cls, found: dict[str, Any]) -> Self:
+        """Read what `to_dict` returned, perhaps on a node of a later version: fields unknown here are ignored.
+
+        Raises `KeyError` for a missing field.
+        """
+        members = [MemberStatus(**chosen(MemberStatus, row)) for row in found["nodes"]]
+        storage = StorageStatus(**chosen(StorageStatus, found)) if "snapshot_index" in found else None
+        return cls(**{**{name: found[name] for name in NAMES}, "nodes": members, "storage": storage})
+
+
+NAMES = tuple(slot.name for slot in fields(NodeStatus) if slot.name != "storage")
+"""The fields of `NodeStatus` that `to_dict` takes over, in order."""
+
+
+def values_of(status: MemberStatus | StorageStatus) -> dict[str, Any]:
+    """Return the fields of a flat status."""
+    return {slot.name: getattr(status, slot.name) for slot in fields(status)}
+
+
+def chosen(kind: type[MemberStatus | StorageStatus], found: dict[str, Any]) -> dict[str, Any]:
+    """Return what `found` has for the fields of a class. Raises `KeyError` for a missing one."""
+    return {slot.name: found[slot.name] for slot in fields(kind)}
+
+
+def leader_silence(source: Source) -> float | None:
+    """For how many seconds no leader was heard, None where none ever was; a suspended host counts."""
+    heard_at = source.shared.leader_heard_at
+    return None if heard_at is None else source.clock.boottime_ns() / 1e9 - heard_at
+
+
+def members_of(source: Source) -> list[MemberStatus]:
+    """Return the members as the node sees them."""
+    shared, ledger, now = source.shared, source.ledger, source.clock.now()
+    found = []
+    for node, address in ledger.configuration.members:
+        view = shared.peers.get(node)
+        own = node == ledger.identity.node_id
+        member = MemberStatus(
+            id=node,
+            address=address,
+            role=str(shared.role) if own else ("leader" if node == shared.leader else "follower"),
+            status="active" if own else str(view.status) if view else "inactive",
+            round_trip_ms=view.round_trip_ms if view else None,
+            last_contact=now - view.heard_at if view and view.heard_at is not None else None,
+            match_index=shared.match.get(node),
+        )
+        found.append(member)
+    return found
+
+
+def storage_of(ledger: Ledger, snapshots: Snapshots) -> StorageStatus:
+    """Return what the storage holds."""
+    newest, space = snapshots.newest, ledger.tables.space()
+    return StorageStatus(
+        snapshot_index=newest.index if newest else 0,
+        log_size_bytes=ledger.tables.size_bytes("log"),
+        storage_used_bytes=space.used_bytes,
+        storage_quota_bytes=space.quota_bytes,
+        disk_free_bytes=space.disk_free_bytes,
+    )

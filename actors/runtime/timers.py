@@ -1,14 +1,16 @@
-"""The alarm: a message that an actor gets later, unless it is called off."""
+"""The timers: messages that actors get after a while, unless they cancel them."""
 
 from __future__ import annotations
 
+import heapq
 from typing import Any
 
 from forge_consensus.actors.runtime.address import Address
+from forge_consensus.actors.runtime.clock import Clock
 
 
-class Alarm:
-    """A message to be delivered later."""
+class Timer:
+    """One message to be delivered at `at`, in seconds of the running clock; `number` keeps equal times in order."""
 
     __slots__ = ("at", "message", "number", "to")
 
@@ -18,9 +20,46 @@ class Alarm:
         self.to = to
         self.message = message
 
-    def __lt__(self, other: Alarm) -> bool:
+    def __lt__(self, other: Timer) -> bool:
         return (self.at, self.number) < (other.at, other.number)
 
     def cancel(self) -> None:
-        """It shall not ring."""
+        """Never deliver the message."""
         self.to = None
+
+
+class Timers:
+    """All timers of a node, in a heap. A cancelled timer stays in it until its time, because removing it costs more."""
+
+    def __init__(self, clock: Clock) -> None:
+        self.clock = clock
+        self.heap: list[Timer] = []
+        self.number = 0
+
+    def after(self, seconds: float, to: Address, message: Any) -> Timer:
+        """Deliver a message in so many seconds of the running clock, as if its receiver had sent it."""
+        self.number += 1
+        timer = Timer(self.clock.now() + seconds, self.number, to, message)
+        heapq.heappush(self.heap, timer)
+        return timer
+
+    def deliver_due(self) -> None:
+        """Deliver the messages whose time has come."""
+        heap = self.heap
+        while heap and heap[0].at <= self.clock.now():
+            timer = heapq.heappop(heap)
+            if timer.to is not None:
+                timer.to.deliver(timer.message, timer.to)
+
+    def patience(self, seconds_max: float) -> float:
+        """For how many seconds nothing is due, at most `seconds_max`."""
+        heap = self.heap
+        while heap and heap[0].to is None:
+            heapq.heappop(heap)
+        if not heap:
+            return seconds_max
+        return min(seconds_max, max(0.0, heap[0].at - self.clock.now()))
+
+    def clear(self) -> None:
+        """Forget every timer: the actors that set them are gone."""
+        self.heap.clear()

@@ -1,4 +1,4 @@
-"""The place where a node listens, as ZeroMQ wants it: HOST:PORT of the network, or a path of this machine."""
+"""The endpoint where a node listens: HOST:PORT of the network, or ipc://PATH of this machine."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ from forge_consensus.errors import InvalidConfigError, TransportUnavailableError
 
 IPC: Final = "ipc://"
 PATH_BYTES_MAX: Final = 107
-"""Longer paths no socket has (sun_path of unix(7), less its zero byte)."""
+"""The size of sun_path in unix(7), less its zero byte."""
 EVENTS_SUFFIX: Final = ".events"
 BOUND_PATH_BYTES_MAX: Final = PATH_BYTES_MAX - len(EVENTS_SUFFIX)
-"""A node publishes its events beside the path where it listens."""
+"""Shorter, because a node publishes its events beside the path where it listens."""
 PROBE_SECONDS: Final = 1.0
 
 
 def url_of(address: str) -> str:
-    """What ZeroMQ binds and connects to."""
+    """Return the URL that ZeroMQ binds or connects to."""
     return address if address.startswith(IPC) else f"tcp://{address}"
 
 
 def path_of(address: str) -> str | None:
-    """The path of an ``ipc://`` address, None for HOST:PORT."""
+    """Return the path of an ``ipc://`` address, None for HOST:PORT."""
     return address.removeprefix(IPC) if address.startswith(IPC) else None
 
 
-def events_place(bind: str) -> str:
-    """Where a node that listens there publishes its events: a free port of the same host, or the path beside."""
+def events_endpoint(bind: str) -> str:
+    """Return where a node that listens at `bind` publishes its events: a free port of that host, or a path beside."""
     return bind + EVENTS_SUFFIX if bind.startswith(IPC) else f"{bind.rpartition(':')[0]}:0"
 
 
@@ -49,9 +49,9 @@ def check_path(address: str, bytes_max: int = PATH_BYTES_MAX) -> None:
 
 
 def claim_path(path: str) -> None:
-    """See to it that binding a socket there takes nothing from anybody, for ZeroMQ removes whatever it finds.
+    """Check that a socket can be bound at a path without harm, because ZeroMQ removes whatever file is there.
 
-    Raises `TransportUnavailableError` where somebody listens, `InvalidConfigError` where another file is.
+    Raises `TransportUnavailableError` if somebody listens there, `InvalidConfigError` if a file of another kind is.
     """
     try:
         kind = Path(path).lstat().st_mode
@@ -65,6 +65,6 @@ def claim_path(path: str) -> None:
             probe.connect(path)
         except (ConnectionRefusedError, FileNotFoundError):  # what a killed process left behind
             return
-        except OSError:  # full, or not ours to connect to: somebody listens
+        except OSError:  # its queue is full, or this user may not connect: somebody listens
             pass
     raise TransportUnavailableError(f"{IPC}{path} is in use by another program: stop it or listen elsewhere")

@@ -1,7 +1,7 @@
-"""The sockets: one ROUTER to be reached at, one DEALER with a monitor for each peer, one publisher of events.
+"""The sockets: one ROUTER where the node is reached, one DEALER with a monitor for each peer, one publisher of events.
 
-ZeroMQ is not TCP: it queues for the dead, drops in silence and can block. So nothing here ever waits, every refusal
-is an answer, no socket carries an identity, and who speaks is known from the frame alone.
+ZeroMQ queues for peers that are gone, drops without notice, and can block. Therefore no call here waits, every refusal
+is returned to the caller, no socket carries an identity, and the frame alone says who sent it.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any, Final, cast
 
 import zmq
 
-from forge_consensus.actors.transport.endpoint import claim_path, events_place, path_of, url_of
+from forge_consensus.actors.transport.endpoint import claim_path, events_endpoint, path_of, url_of
 from forge_consensus.errors import InvalidConfigError, TransportUnavailableError
 
 NOBLOCK: Final = int(zmq.NOBLOCK)
@@ -26,7 +26,8 @@ EVENTS: Final = int(zmq.EVENTS)
 WATCHED: Final = int(zmq.EVENT_DISCONNECTED | zmq.EVENT_HANDSHAKE_SUCCEEDED)
 HANDSHAKE: Final = int(zmq.EVENT_HANDSHAKE_SUCCEEDED)
 PEER_FRAMES_MAX: Final = 4096
-"""Above the in-flight window, votes, heartbeats and chunks: flow control is ours, EAGAIN means a stuck peer."""
+"""More than the in-flight window, votes, heartbeats and chunks together. The actors control the flow, so EAGAIN means
+that the peer is stuck."""
 CLIENT_FRAMES_MAX: Final = 4096
 EVENT_FRAMES_MAX: Final = 10_000
 RECONNECT_MS: Final = 50
@@ -39,7 +40,8 @@ Socket = zmq.Socket[bytes]
 class Sockets:
     """The sockets of one node; they belong to its thread.
 
-    `peers` maps node ids to addresses. Raises `TransportUnavailableError` when the address is taken.
+    `bind` is HOST:PORT or ipc://PATH, `peers` maps node ids to such addresses, `bytes_max` bounds one message. Raises
+    `TransportUnavailableError` when the address is taken, `InvalidConfigError` for a malformed one.
     """
 
     def __init__(self, bind: str, peers: dict[str, str], bytes_max: int) -> None:
@@ -48,11 +50,11 @@ class Sockets:
         self.monitors: dict[Socket, str] = {}
         self.poller = zmq.Poller()
         self.paths: list[str] = []
-        """The files of sockets that listen at a path; ZeroMQ leaves them behind."""
+        """The files of sockets that listen at a path, to be removed because ZeroMQ leaves them behind."""
         try:
             self.router = self.bound(zmq.ROUTER, bind, bytes_max)
             self.router.setsockopt(zmq.ROUTER_MANDATORY, 1)
-            self.publisher = self.bound(zmq.XPUB, events_place(bind), bytes_max)
+            self.publisher = self.bound(zmq.XPUB, events_endpoint(bind), bytes_max)
             for node, address in peers.items():
                 self.connect(node, address, bytes_max)
         except BaseException:
@@ -65,7 +67,7 @@ class Sockets:
         self.poller.register(self.publisher, zmq.POLLIN)
 
     def bound(self, kind: int, address: str, bytes_max: int) -> Socket:
-        """A socket that listens."""
+        """Make a socket that listens. Raises as the class does."""
         path = path_of(address)
         if path is not None:
             claim_path(path)
@@ -95,7 +97,7 @@ class Sockets:
         return socket
 
     def connect(self, node: str, address: str, bytes_max: int) -> None:
-        """Begin to connect to a peer; ZeroMQ goes on by itself."""
+        """Begin to connect to a peer; ZeroMQ repeats the attempt by itself. Raises `InvalidConfigError`."""
         dealer = self.context.socket(zmq.DEALER)
         for option, value in (
             (zmq.LINGER, 0),
@@ -124,13 +126,13 @@ class Sockets:
     # --- receiving ---------------------------------------------------------------------------------------------------
 
     def links(self, monitor: Socket) -> Iterator[bool]:
-        """What happened to a connection: True for made, False for lost."""
+        """Yield what happened to a peer's connection: True for made, False for lost."""
         while int(cast("int", monitor.getsockopt(EVENTS))) & POLLIN:
             event = monitor.recv_multipart(NOBLOCK)[0]
             yield int.from_bytes(event[:2], "little") == HANDSHAKE
 
     def from_peer(self, dealer: Socket, count_max: int) -> Iterator[bytes]:
-        """Answers of a peer."""
+        """Yield the answers of a peer, at most `count_max`."""
         for _ in range(count_max):
             try:
                 data = dealer.recv(NOBLOCK)
@@ -144,9 +146,9 @@ class Sockets:
                 yield data
 
     def from_anyone(self, count_max: int, bytes_max: int) -> Iterator[tuple[bytes, bytes]]:
-        """(frame, connection) of peers and clients, bounded in count and bytes.
+        """Yield (frame, connection) of peers and clients, bounded in count and bytes.
 
-        A frame is one part behind the connection's id; anything else is passed on empty, to be refused.
+        A frame is one part behind the connection's id; anything else is yielded empty, so that the gate refuses it.
         """
         router = self.router
         for _ in range(count_max):
@@ -167,7 +169,7 @@ class Sockets:
     # --- sending -----------------------------------------------------------------------------------------------------
 
     def send_peer(self, node: str, data: bytes) -> bool:
-        """Send to a peer; False when its queue is full or nobody is there."""
+        """Send a frame to a peer; False when its queue is full or nobody is there."""
         dealer = self.dealers.get(node)
         if dealer is None:
             return False
@@ -178,7 +180,7 @@ class Sockets:
         return True
 
     def answer(self, connection: bytes, data: bytes) -> bool:
-        """Send back by a connection; False when it is gone or its queue is full."""
+        """Send an answer back by a connection; False when it is gone or its queue is full."""
         try:
             self.router.send(connection, SNDMORE)
             self.router.send(data, NOBLOCK)
@@ -187,7 +189,7 @@ class Sockets:
         return True
 
     def take_subscriptions(self) -> None:
-        """Note which topics anybody listens to, so that events for nobody are never encoded."""
+        """Note which topics anybody subscribes to, so that events for nobody are not forwarded."""
         while int(cast("int", self.publisher.getsockopt(EVENTS))) & POLLIN:
             wish = self.publisher.recv(NOBLOCK)
             if wish[:1] == b"\x01":
@@ -196,13 +198,13 @@ class Sockets:
                 self.topics.discard(wish[1:])
 
     def publish(self, topic: bytes, data: bytes) -> None:
-        """Tell subscribers; who is too slow misses it, and finds the gap by the sequence number."""
+        """Send to subscribers. One that is too slow misses the event and finds the gap by the sequence number."""
         self.publisher.send(topic, SNDMORE)
         self.publisher.send(data, NOBLOCK)
 
     def close(self) -> None:
-        """Let go of everything; nothing lingers."""
-        for path in self.paths:  # first: once we listen no more, another node may have the path
+        """Close everything at once; frames that were not sent are dropped."""
+        for path in self.paths:  # first: once this node does not listen, another one may take the path
             with contextlib.suppress(OSError):
                 os.unlink(path)
         for dealer in self.dealers.values():
@@ -213,5 +215,5 @@ class Sockets:
 
 
 def endpoint_of(socket: Any) -> str:
-    """HOST:PORT or ipc://PATH of a bound socket."""
+    """Return HOST:PORT or ipc://PATH of a bound socket."""
     return cast("bytes", socket.getsockopt(zmq.LAST_ENDPOINT)).decode().removeprefix("tcp://")

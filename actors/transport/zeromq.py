@@ -9,17 +9,15 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any
 
 import zmq
-from thespian.actors import ActorSystem
 
 from forge_consensus.actors.codec import Frame, encode
-from forge_consensus.actors.notices import Start
 from forge_consensus.actors.runtime.address import SenderAddress
 from forge_consensus.actors.runtime.clock import SystemClock
-from forge_consensus.actors.runtime.engine import SUPERVISOR, Engine
-from forge_consensus.actors.supervisor import SupervisorActor
+from forge_consensus.actors.runtime.engine import Engine
+from forge_consensus.actors.transport.base import SystemBase
 from forge_consensus.actors.transport.sockets import Sockets
 from forge_consensus.config.raft import RaftSettings
 from forge_consensus.errors import NotStartedError
@@ -35,7 +33,7 @@ LATE_SECONDS = 0.02
 
 
 class LocalConnection:
-    """A client in this process: what would be a frame is handed over as it is. It is a client's `LocalPort`."""
+    """A client in the node's process: messages are handed over as they are. It is a client's `LocalPort`."""
 
     def __init__(self, base: ZeroMqBase) -> None:
         self.base = base
@@ -43,35 +41,36 @@ class LocalConnection:
 
     @property
     def node(self) -> str:
-        """The id of the node behind it."""
+        """The id of the node behind this connection."""
         return self.base.engine.ledger.identity.node_id
 
     def connect(self, on_message: Callable[[Any, int], None]) -> None:
-        """Call this with every answer, on the node's thread."""
+        """Call `on_message(message, request number)` with every answer, on the node's thread."""
         self.deliver = on_message
 
     def send(self, message: Any, request: int) -> None:
-        """Take a request, from any thread. Raises `NotStartedError` when the node has stopped."""
+        """Send the node a request, from any thread. Raises `NotStartedError` when the node has stopped."""
         if self.base.closed:
             raise NotStartedError("the node has stopped: start it again")
-        self.base.leave(self.take, (message, request))
+        self.base.post(self.receive, (message, request))
 
-    def take(self, asked: tuple[Any, int]) -> None:
-        """On the node's thread: let the gateway have it in this turn."""
+    def receive(self, asked: tuple[Any, int]) -> None:
+        """Hand the gateway a request in this turn; runs on the node's thread."""
         engine = self.base.engine
         message, request = asked
-        sender = SenderAddress("", "gateway", self, request, 0)
+        sender = SenderAddress("", "gateway", self, request, 0, engine.outbox)
         engine.next_turn(engine.actor("gateway"), message, sender)
 
     def close(self) -> None:
-        """No more answers are wanted."""
+        """Drop every further answer."""
         self.deliver = lambda message, request: None
 
 
-class ZeroMqBase:
-    """Hand it to ``ActorSystem(systemBase=..., transientUnique=True)``, create the supervisor, then `run`.
+class ZeroMqBase(SystemBase):
+    """One node on one thread: make it, hand it to `start_system`, then `run`.
 
-    The methods under "what Thespian calls" are those that an ActorSystem uses of a base.
+    `bind` is HOST:PORT or ipc://PATH. `rng` is the node's source of chance; without it the node makes one of its own.
+    Raises `TransportUnavailableError` when the address is taken, `InvalidConfigError` for a malformed one.
     """
 
     def __init__(
@@ -96,13 +95,13 @@ class ZeroMqBase:
             bus,
             rng or random.Random(),
             self.sockets.bind_address,
+            self.sockets.events_address,
         )
-        self.engine.board.events_address = self.sockets.events_address
         self.inbox: deque[tuple[Any, Any]] = deque()
         self.wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self.sleeping = False
-        self.gate = threading.RLock()
-        """Re-entrant, for a signal handler may ask the node to stop at any point."""
+        self.lock = threading.RLock()
+        """Guards the descriptor. Re-entrant, because a signal handler may ask the node to stop at any point."""
         self.sockets.poller.register(self.wake_fd, zmq.POLLIN)
         self.bus = bus
         self.closed = False
@@ -113,7 +112,7 @@ class ZeroMqBase:
         """Run turns until the node is asked to stop. Raises what stopped it otherwise."""
         engine = self.engine
         try:
-            engine.turn([], [])  # nobody is listened to before the actors exist
+            engine.turn([], [])  # makes the actors, so that no frame comes before them
             while not engine.stopping:
                 frames, notices = self.wait()
                 began = time.monotonic()
@@ -125,8 +124,8 @@ class ZeroMqBase:
         finally:
             self.close()
 
-    def wait(self) -> tuple[list[tuple[Any, Any]], list[tuple[str, Any]]]:
-        """Wait for frames or the next alarm, and take what has arrived: peers' answers before all requests."""
+    def wait(self) -> tuple[list[tuple[Any, Any]], list[Any]]:
+        """Wait for frames or the next timer; returns (frames, notices), with peers' answers before all requests."""
         patience = self.engine.patience(WAIT_SECONDS_MAX)
         self.sleeping = True
         if self.inbox:
@@ -137,14 +136,14 @@ class ZeroMqBase:
         late = time.monotonic() - began - patience
         if late > LATE_SECONDS:
             self.clock.lost(late)
-        notices: list[tuple[str, Any]] = []
+        notices: list[Any] = []
         frames: list[tuple[Any, Any]] = []
         options, sockets = self.engine.options, self.sockets
         for socket in ready:
             if socket in sockets.monitors:
                 node = sockets.monitors[socket]
                 for made in sockets.links(socket):
-                    notices += self.engine.link(node, made)
+                    notices.append(self.engine.peers.link(node, made))
             elif socket == self.wake_fd:
                 os.eventfd_read(self.wake_fd)
             elif socket is sockets.publisher:
@@ -157,43 +156,43 @@ class ZeroMqBase:
         return frames, notices
 
     def take_inbox(self) -> None:
-        """Take what other threads left: requests of clients in this process, and reports of jobs."""
+        """Take what other threads posted: requests of clients in this process, and reports of jobs."""
         inbox = self.inbox
         while inbox:
             act, argument = inbox.popleft()
             act(argument)
 
-    def leave(self, act: Callable[[Any], None], argument: Any) -> None:
-        """Have something done on the node's thread; for other threads."""
+    def post(self, act: Callable[[Any], None], argument: Any) -> None:
+        """Have `act(argument)` called on the node's thread, before its next turn; for other threads."""
         self.inbox.append((act, argument))
         if self.sleeping:
-            with self.gate:  # the descriptor's number may be another file's once this base let go of it
+            with self.lock:  # the descriptor's number may be another file's once this base let go of it
                 if not self.closed:
                     os.eventfd_write(self.wake_fd, 1)
 
     def stop(self, reason: str) -> None:
         """Ask the node to stop; from any thread, also from a signal handler."""
-        self.leave(self.engine.stop, reason)
+        self.post(self.engine.stop, reason)
 
     def close(self) -> None:
-        """Let go of the sockets, and of a snapshot that was on its way."""
+        """Close the sockets, and drop a snapshot that was being received."""
         if self.closed:
             return
-        with self.gate:
+        with self.lock:
             self.closed = True
             os.close(self.wake_fd)
         self.sockets.close()
         self.engine.outbox.drop()
         self.engine.opened.snapshots.drop_incoming()
 
-    # --- the engine's wire -------------------------------------------------------------------------------------------
+    # --- the transport of the engine ----------------------------------------------------------------------------------
 
     def send_peer(self, node: str, data: bytes) -> bool:
         """Send a frame to a peer."""
         return self.sockets.send_peer(node, data)
 
     def send_answer(self, connection: Any, frame: Frame) -> bool:
-        """Send an answer back, without a codec to a client in this process."""
+        """Send an answer back; a client in this process gets the message itself."""
         if type(connection) is LocalConnection:
             connection.deliver(frame.message, frame.request)
             return True
@@ -207,52 +206,30 @@ class ZeroMqBase:
                 result, error = job(), ""
             except Exception as problem:
                 result, error = None, f"{type(problem).__name__}: {problem}"
-            self.leave(lambda outcome: done(*outcome), (result, error))
+            self.post(lambda outcome: done(*outcome), (result, error))
 
         try:
             threading.Thread(target=work, name="forge-helper", daemon=True).start()
         except RuntimeError as problem:  # no more threads; the turn is committed, so nobody else could take it back
-            self.leave(lambda error: done(None, error), f"{type(problem).__name__}: {problem}")
+            self.post(lambda error: done(None, error), f"{type(problem).__name__}: {problem}")
 
     def serve_subscribers(self) -> None:
-        """Send events for as long as anybody listens over ZeroMQ."""
+        """Note who listens over ZeroMQ; events are forwarded only while somebody does."""
         self.sockets.take_subscriptions()
-        self.engine.tell_afar = self.publish_event if self.sockets.topics else None
+        self.engine.events.forward = self.publish_event if self.sockets.topics else None
 
     def publish_event(self, event: ConsensusEvent, data: bytes) -> None:
-        """Tell who listens over ZeroMQ."""
+        """Send an event to those who listen over ZeroMQ."""
         topic = topic_bytes(event)
         if any(topic.startswith(wanted) for wanted in self.sockets.topics):
             self.sockets.publish(topic, data)
 
     # --- what Thespian calls -----------------------------------------------------------------------------------------
 
-    def newPrimaryActor(self, kind: type, requirements: Any, global_name: str | None, source_hash: Any) -> Any:
-        """Create an actor that nobody made."""
-        return self.engine.create(kind, global_name, cast("Any", None))
-
     def tell(self, address: Any, message: Any) -> None:
         """Send an actor a message from outside; it is delivered in the next turn."""
-        self.leave(lambda target: self.engine.next_turn(target, message), address)
-
-    def external_clone(self) -> ZeroMqBase:
-        """For `ActorSystem.private`: there is nothing to be private about."""
-        return self
-
-    def exit_context(self) -> None:
-        """The end of `ActorSystem.private`."""
+        self.post(lambda target: self.engine.next_turn(target, message), address)
 
     def shutdown(self) -> None:
         """Stop the node."""
         self.stop("the actor system was shut down")
-
-
-def start_system(base: ZeroMqBase) -> ActorSystem:
-    """The Thespian actor system of a node, with its supervisor told to start; `base.run()` then runs it.
-
-    `transientUnique` matters: without it a second system of the same base class is silently the first one.
-    """
-    system = ActorSystem(systemBase=base, transientUnique=True)
-    supervisor = system.createActor(SupervisorActor, globalName=SUPERVISOR)
-    base.engine.next_turn(supervisor, Start())
-    return system

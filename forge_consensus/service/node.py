@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 from loguru import logger
 from thespian.actors import ActorSystem
 
+from forge_consensus.actors.supervisor import start_system
 from forge_consensus.actors.transport.endpoint import BOUND_PATH_BYTES_MAX, IPC, check_path
-from forge_consensus.actors.transport.zeromq import LocalConnection, ZeroMqBase, start_system
+from forge_consensus.actors.transport.zeromq import LocalConnection, ZeroMqBase
 from forge_consensus.client.endpoints import parse_endpoint
 from forge_consensus.config.raft import RaftSettings
 from forge_consensus.config.storage import StorageSettings

@@ -37,7 +37,7 @@ class ServedMetrics:
         except BaseException:
             self.metrics.close()
             raise
-        base.engine.observe(self.metrics.turn)
+        base.engine.observation.observe(self.metrics.turn)
         logger.info("{}: metrics at http://{}/metrics", identity.node_id, self.address)
 
     @property
@@ -54,13 +54,13 @@ class ServedMetrics:
         connection = LocalConnection(self.base)
         connection.connect(lambda message, request: answers.put(message))
         engine = self.base.engine
-        waiting = len(self.base.inbox) + len(engine.later)
+        waiting = len(self.base.inbox) + len(engine.mailbox.later)
         connection.send(GetStatus(), 1)
         fields: Mapping[str, Any] = answers.get(timeout=SAMPLE_SECONDS_MAX).fields
         return {**fields, "mailbox_depth": waiting}
 
     def close(self) -> None:
         """Serve and count no more."""
-        self.base.engine.observe(None)
+        self.base.engine.observation.observe(None)
         self.metrics.close()
         self.server.close()

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, Protocol
 
 from loguru import logger
 
-from forge_consensus.actors.runtime.status import facts_of
+from forge_consensus.actors.runtime.status import NodeStatus
 from forge_consensus.client.connections import LocalPort
 from forge_consensus.errors import ConsensusError, ConsensusTimeoutError, NotStartedError, OperationFailedError
 from forge_consensus.events.bus import EventBus
@@ -145,12 +145,12 @@ class ThreadNode:
     def glance(self, timeout: float) -> Glance:
         """Who leads; without waiting."""
         engine = self.engine()
-        board, ledger = engine.board, engine.ledger
-        return Glance(ledger.leading is not None, board.leader, str(board.role), ledger.term)
+        shared, ledger = engine.shared, engine.ledger
+        return Glance(ledger.leading is not None, shared.leader, str(shared.role), ledger.term)
 
     def facts(self, timeout: float) -> dict[str, Any]:
         """The node's status; without waiting."""
-        return facts_of(self.engine())
+        return NodeStatus.of(self.engine()).to_dict()
 
     def port(self) -> LocalPort:
         """A connection within the process."""

@@ -178,7 +178,7 @@ def test_everything_that_leaves_a_node_is_on_its_disk_before(watches: dict[str, 
 
 def leads(watch: Watch) -> bool:
     """Whether the node leads."""
-    return watch.node.base is not None and watch.node.base.engine.board.role is Role.LEADER
+    return watch.node.base is not None and watch.node.base.engine.shared.role is Role.LEADER
 
 
 def test_a_turn_flushes_at_most_once_and_applying_alone_never(watches: dict[str, Watch]) -> None:

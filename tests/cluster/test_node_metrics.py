@@ -82,7 +82,7 @@ def test_an_observer_that_raises_is_told_no_more_and_harms_nothing(tmp_path: Pat
 
     node.open()
     assert node.base is not None
-    node.base.engine.observe(broken)
+    node.base.engine.observation.observe(broken)
     thread = threading.Thread(target=node.run)
     thread.start()
     try:

@@ -117,7 +117,7 @@ def test_i1_two_leaders_of_a_term() -> None:
 
 def test_i1_a_term_that_is_led_twice_by_one_node() -> None:
     with staged() as stage:
-        election = stage.leader.engine.rooms["election"].actor
+        election = stage.leader.engine.cells.actor("election")
         for role, leading in ((Role.FOLLOWER, None), (Role.LEADER, stage.term)):
             election.role, stage.leader.engine.ledger.leading = role, leading
             if leading is None:

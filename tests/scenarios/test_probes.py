@@ -156,7 +156,7 @@ def test_probe_P7_a_command_that_raises_stops_nothing(tmp_path: Path) -> None:
     acknowledge(node)
     assert [(number, msgpack.unpackb(result)) for number, _, result in outcomes(node)] == [(4, 3)]
     assert node.ledger.applied == node.ledger.commit_index == node.ledger.log.last
-    assert node.engine.generation == 0
+    assert node.engine.cells.generation == 0
 
 
 def test_probe_P8_a_first_command_larger_than_the_new_file_is_kept(tmp_path: Path) -> None:

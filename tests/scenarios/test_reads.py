@@ -139,8 +139,8 @@ def test_scenario_50_a_restarted_follower_that_lags_answers_no_read_with_old_dat
 def test_scenario_51_reads_that_come_twice_are_each_answered_once_and_forgotten() -> None:
     node = OneNode()
     lead(node)
-    gateway = node.engine.actor("gateway").room.actor  # type: ignore[union-attr]
-    replication = node.engine.actor("replication").room.actor  # type: ignore[union-attr]
+    gateway = node.engine.cells.actor("gateway")
+    replication = node.engine.cells.actor("replication")
     frame = node.frame("", "gateway", GET_K, request=7)
     node.turn((frame, "->client"), (frame, "->client"))
     node.turn((frame, "->other"))
@@ -157,7 +157,7 @@ def test_scenario_51_reads_that_come_twice_are_each_answered_once_and_forgotten(
 def test_scenario_51_reads_that_nobody_confirms_are_forgotten_with_the_leadership() -> None:
     node = OneNode()
     lead(node)
-    gateway = node.engine.actor("gateway").room.actor  # type: ignore[union-attr]
+    gateway = node.engine.cells.actor("gateway")
     for _ in range(100):
         node.request("", "gateway", GET_K)
     assert len(gateway.questions) == len(node.engine.unanswered) == 100
@@ -176,7 +176,7 @@ def test_scenario_52_with_leases_nothing_makes_a_node_forget_its_leader_but_time
     node = OneNode(lease_reads=lease_reads)
     node.wait(0.9)  # with leases nobody votes soon after a start
     node.request("n2", "replication", AppendEntries(1, 1, 0, 1, 0, ()))
-    node.turn(notices=[("election", PeerDown("n2"))])
+    node.turn(notices=[PeerDown("n2")])
     node.request("n3", "election", RequestPreVote(2, 1, 9, 9))
     node.request("n3", "election", RequestVote(2, 9, 9))
     assert node.last(PreVoteReply).granted is not lease_reads

@@ -68,7 +68,7 @@ def test_scenario_65_a_follower_on_a_slow_link_becomes_level_while_all_go_on(sna
         weather.delay_s_min, weather.delay_s_max = 0.04, 0.05
         traffic, ledger = Traffic(), leader.engine.ledger
         cluster.watchers.append(traffic)
-        snapshots = leader.engine.board.snapshots
+        snapshots = leader.engine.totals.snapshots
         cluster.restart(behind)
         for seq in range(KEYS + 1, KEYS + 1 + int(LEVEL_S_MAX / 0.1)):
             caller.send(leader.name, Submit(session, seq, ((seq, put(f"k{seq % KEYS}", "y" * 100)),)))
@@ -79,7 +79,7 @@ def test_scenario_65_a_follower_on_a_slow_link_becomes_level_while_all_go_on(sna
             raise AssertionError("it gets snapshot after snapshot and never becomes level")
         took = traffic.chunks[-1][0] - traffic.chunks[0][0]
         assert took > 8 * OPTIONS.election_timeout_max
-        assert leader.engine.board.snapshots > snapshots, "newer snapshots came while this one was sent"
+        assert leader.engine.totals.snapshots > snapshots, "newer snapshots came while this one was sent"
         assert list(invariants.leaders.values()) == [leader.name], "no election"
         for times in traffic.appends.values():
             gaps = [later - earlier for earlier, later in pairwise(times)]

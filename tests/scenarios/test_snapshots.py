@@ -42,9 +42,7 @@ from tests.worlds.scenario_world import (
 
 def progress_of(node: OneNode, peer: str) -> Progress:
     """What a leader knows of a follower."""
-    room = node.engine.actor("replication").room
-    assert room is not None
-    progress: Progress = room.actor.leading.progress[peer]
+    progress: Progress = node.engine.cells.actor("replication").leading.progress[peer]
     return progress
 
 
@@ -272,11 +270,11 @@ def test_scenario_59_what_is_said_of_entries_that_a_snapshot_removed_brings_none
     old = [noop(index, 1) for index in range(2, last + 1)]
     follow(node, 1, *old)
     node.request("n2", "snapshot", chunk_of(source, 2))
-    late = [("replication", Persisted(term, last)) for term in (1, 2)]
+    late = [Persisted(term, last) for term in (1, 2)]
     (job, done) = node.jobs.pop()
     done(job(), "")
     if together:
-        while node.engine.later:
+        while node.engine.mailbox.later:
             node.engine.turn([], list(late))
     else:
         node.turn()
@@ -307,7 +305,7 @@ def test_scenario_59_entries_that_come_in_the_turn_that_switches_are_kept_or_not
         AppendEntries(1, 40, 1, 45, 0, tuple(records[39:])),
     ]
     turns = 0
-    while node.engine.later:
+    while node.engine.mailbox.later:
         turns += 1
         node.sent.clear()
         given = [(node.frame("n2", "replication", message), "->n2") for message in frames]

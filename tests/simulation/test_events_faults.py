@@ -63,7 +63,7 @@ def recording() -> Iterator[Recording]:
 
 def all_healthy(cluster: SimulatedCluster) -> bool:
     """Whether all nodes run, agree and are well."""
-    return cluster.settled() and all(base.engine.board.health == "healthy" for base in cluster.running())
+    return cluster.settled() and all(base.engine.reported.health == "healthy" for base in cluster.running())
 
 
 def leader_of(cluster: SimulatedCluster) -> SimulatedBase:
@@ -106,7 +106,7 @@ def test_a_follower_whose_actor_fails_tells_that_it_knows_no_leader_and_hears_of
     follower = next(base for base in cluster.running() if base is not leader)
     place = len(recording.told[follower.name])
     follower.fail_actor("gateway", at_end=False)
-    assert cluster.run(PATIENCE_S, lambda: follower.engine.board.leader is None)
+    assert cluster.run(PATIENCE_S, lambda: follower.engine.shared.leader is None)
     cluster.run(1.0)
     told = since(recording, follower, place)
     (lost,) = [event for event in told if isinstance(event, LeaderLost)]
@@ -121,14 +121,14 @@ def test_a_snapshot_whose_actor_fails_meanwhile_is_told_to_have_failed(recording
     leader = leader_of(recording.cluster)
     place = len(recording.told[leader.name])
     leader.tell(leader.engine.actor("snapshot"), TakeSnapshot())
-    assert recording.cluster.run(1.0, lambda: leader.engine.board.saving > 0)
+    assert recording.cluster.run(1.0, lambda: leader.engine.reported.saving > 0)
     leader.fail_actor("snapshot", at_end=False)
     recording.cluster.run(1.0)
     told = since(recording, leader, place)
     snapshots = [event for event in told if isinstance(event, SnapshotStarted | SnapshotFailed)]
     assert [type(event) for event in snapshots] == [SnapshotStarted, SnapshotFailed]
     assert snapshots[0].index == snapshots[1].index
-    assert leader.engine.board.saving == 0
+    assert leader.engine.reported.saving == 0
 
 
 def test_entries_that_a_snapshot_takes_the_place_of_are_told_to_be_gone(recording: Recording) -> None:

@@ -58,7 +58,7 @@ class Recording:
         base = self.cluster.nodes[name].base
         try:
             assert base is not None, "a node that runs tells it"
-            if self.committed.get(name) != base.engine.board.turns:
+            if self.committed.get(name) != base.engine.totals.turns:
                 raise BrokenRuleError(f"told before the commit of its turn: {event}")
             self.rules[name].see(event)
         except BaseException as error:
@@ -75,7 +75,7 @@ class Recording:
 
         def noted() -> bool:
             wrote = commit()
-            self.committed[node.name] = node.engine.board.turns
+            self.committed[node.name] = node.engine.totals.turns
             return wrote
 
         node.engine.ledger.commit = noted  # type: ignore[method-assign]

@@ -209,7 +209,7 @@ class Story:
 
     def all_healthy(self) -> bool:
         """Whether all nodes run, agree, and say that they are well."""
-        healthy = [base for base in self.cluster.running() if base.engine.board.health == "healthy"]
+        healthy = [base for base in self.cluster.running() if base.engine.reported.health == "healthy"]
         return self.cluster.settled() and len(healthy) == NODES
 
     def client(self, name: str, target: str, patience_s: float = 1.0) -> SimulatedClient:
@@ -251,8 +251,8 @@ class Story:
         self.cluster.network.part([alone], others)
         assert self.unheard is not None, "the client has a session"
         self.unheard.submit_new()
-        self.until(lambda: self.base("cut off").engine.board.health == "unhealthy")
-        self.until(lambda: all(base.engine.board.health != "healthy" for base in self.cluster.running()))
+        self.until(lambda: self.base("cut off").engine.reported.health == "unhealthy")
+        self.until(lambda: all(base.engine.reported.health != "healthy" for base in self.cluster.running()))
         self.until(lambda: (leader := self.cluster.leader()) is not None and leader.name in others)
         winner = self.cluster.leader()
         assert winner is not None, "the others have a leader"
@@ -299,13 +299,13 @@ class Story:
         assert heir is not None, "two of three elect"
         self.parts["heir"] = [heir.name]
         self.parts["last follower"] = [base.name for base in self.cluster.running() if base is not heir]
-        boards = [base.engine.board for base in self.cluster.running()]
-        self.until(lambda: all((board.leader, board.health) == (heir.name, "degraded") for board in boards))
+        engines = [base.engine for base in self.cluster.running()]
+        self.until(lambda: all((e.shared.leader, e.reported.health) == (heir.name, "degraded") for e in engines))
 
     def leaves(self) -> None:
         """The last follower is stopped, and one of three is no quorum."""
         stop(self.cluster, self.parts["last follower"][0])
-        self.until(lambda: self.base("heir").engine.board.health == "unhealthy")
+        self.until(lambda: self.base("heir").engine.reported.health == "unhealthy")
         self.until(lambda: self.cluster.leader() is None)
 
     # --- asking ------------------------------------------------------------------------------------------------------

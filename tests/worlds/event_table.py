@@ -28,10 +28,10 @@ def publishers() -> dict[str, str]:
         used = {node.id for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Name)}
         for name in used & names:
             found.setdefault(name, []).append(path.stem)
-    # The engine joins the log's events and tells no transition but its own end.
+    # The events of a turn join the log's events; no transition is published there.
     for owners in found.values():
-        if len(owners) > 1 and "engine" in owners:
-            owners.remove("engine")
+        if len(owners) > 1 and "turn_events" in owners:
+            owners.remove("turn_events")
     return {name: ", ".join(owners) for name, owners in found.items()}
 
 

@@ -101,7 +101,7 @@ class OneNode:
             self.sent.append(("disk", self.tables.commits))
 
         self.tables.commit = recorded  # type: ignore[method-assign]
-        self.engine.create(SupervisorActor, SUPERVISOR, None)  # type: ignore[arg-type]
+        self.engine.cells.create(SupervisorActor, SUPERVISOR, None)  # type: ignore[arg-type]
         self.engine.next_turn(self.engine.actor(SUPERVISOR), Start())
         self.turn()
         if greet:
@@ -128,10 +128,10 @@ class OneNode:
 
     # --- what a test does --------------------------------------------------------------------------------------------
 
-    def turn(self, *frames: tuple[Any, Any], notices: list[tuple[str, Any]] | None = None) -> None:
+    def turn(self, *frames: tuple[Any, Any], notices: list[Any] | None = None) -> None:
         """One turn with these frames, and further ones as long as something was put off."""
         self.engine.turn(list(frames), notices or [])
-        while self.engine.later:
+        while self.engine.mailbox.later:
             self.engine.turn([], [])
 
     def boot_of(self, node: str) -> tuple[str, int]:
@@ -158,7 +158,7 @@ class OneNode:
     def greet(self, node: str) -> None:
         """Connect with a peer, both ways."""
         incarnation, boot = self.boot_of(node)
-        self.turn(notices=self.engine.link(node, True))
+        self.turn(notices=[self.engine.peers.link(node, True)])
         self.answer(node, "membership", HelloReply(incarnation, boot, "", ""))
         hello = Hello(incarnation, boot, self.peers[node], self.configuration.digest, self.configuration.text)
         self.request(node, "membership", hello)

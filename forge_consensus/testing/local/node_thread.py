@@ -107,7 +107,7 @@ class NodeThread:
         base = host.node.base
         host.on_end = self.fell
         if base is not None:
-            base.leave(end_hard, self.name)
+            base.post(end_hard, self.name)
         host.thread.join(END_SECONDS_MAX)
         self.service.stop(END_SECONDS_MAX)
 
@@ -137,5 +137,5 @@ class NodeThread:
 
 
 def end_hard(name: str) -> None:
-    """On the node's thread: leave its loop."""
+    """End the loop of the node's thread. Raises `OperationFailedError`, marked as ordered."""
     raise OperationFailedError(f"{name} was killed by its cluster", **{ORDERED: True})

@@ -51,8 +51,8 @@ class ElectionRules:
 
     def turned(self, node: SimulatedBase, disk: Disk) -> None:
         """Note what holds after the turn; the role that a node believes in is the one that its ledger knows."""
-        manners, room = self.processes[node.name], node.engine.rooms.get("election")
-        actor, leading = room.actor if room is not None else None, node.engine.ledger.leading
+        manners, actor = self.processes[node.name], node.engine.cells.actor("election")
+        leading = node.engine.ledger.leading
         if isinstance(actor, ElectionActor):
             if (actor.role is Role.LEADER) != (leading is not None):
                 raise ViolationError(f"roles: {node.name} is {actor.role}, its ledger leads {leading}")

@@ -83,6 +83,5 @@ def leading_of(node: SimulatedBase) -> Leadership | None:
     """The leadership of a node, if it leads."""
     if node.engine.ledger.leading is None:
         return None  # an actor that still believes to lead is not believed
-    room = node.engine.rooms.get("replication")
-    actor = room.actor if room is not None else None
+    actor = node.engine.cells.actor("replication")
     return actor.current() if isinstance(actor, ReplicationActor) else None

@@ -7,12 +7,10 @@ from collections.abc import Callable
 from enum import Enum
 from typing import Any, Protocol, cast
 
-from thespian.actors import ActorSystem
-
 from forge_consensus.actors.codec import Frame, encode
-from forge_consensus.actors.notices import Start
-from forge_consensus.actors.runtime.engine import SUPERVISOR, Engine
-from forge_consensus.actors.supervisor import SupervisorActor
+from forge_consensus.actors.runtime.engine import Engine
+from forge_consensus.actors.supervisor import start_system
+from forge_consensus.actors.transport.base import SystemBase
 from forge_consensus.config.raft import RaftSettings
 from forge_consensus.errors import OperationFailedError, is_fatal
 from forge_consensus.events.bus import EventBus
@@ -115,7 +113,7 @@ class WatchedEngine(Engine):
 
     base: SimulatedBase
 
-    def act(self, frames: list[tuple[Any, Any]], notices: list[tuple[str, Any]]) -> int:
+    def act(self, frames: list[tuple[Any, Any]], notices: list[Any]) -> int:
         """Act as ever; then raise, if that is ordered for a turn that does what this one did."""
         messages = super().act(frames, notices)
         base = self.base
@@ -138,7 +136,7 @@ class OrderedFault:
     """A message that no actor knows."""
 
 
-class SimulatedBase:
+class SimulatedBase(SystemBase):
     """One process of one node. Frames come by `take`, turns are planned on the timeline, `end` is its death."""
 
     def __init__(
@@ -159,7 +157,7 @@ class SimulatedBase:
         self.alive = True
         self.answers_in: deque[tuple[bytes, Any]] = deque()
         self.requests_in: deque[tuple[bytes, Any]] = deque()
-        self.notices: list[tuple[str, Any]] = []
+        self.notices: list[Any] = []
         self.reports: deque[Callable[[], None]] = deque()
         self.chance = self.timeline.chance(f"{boot_name} base")
         self.engine = WatchedEngine(opened, options, clock, self, bus, self.timeline.chance(boot_name), address)
@@ -189,9 +187,7 @@ class SimulatedBase:
 
     def start(self) -> None:
         """Create the supervisor through Thespian and take the first turn, as the ZeroMQ base does."""
-        system = ActorSystem(systemBase=self, transientUnique=True)
-        supervisor = system.createActor(SupervisorActor, globalName=SUPERVISOR)
-        self.engine.next_turn(supervisor, Start())
+        start_system(self)
         self.turn()
 
     # --- turns -------------------------------------------------------------------------------------------------------
@@ -309,7 +305,7 @@ class SimulatedBase:
 
     def linked(self, node: str, stands: bool) -> None:
         """A connection stands or broke."""
-        self.notices += self.engine.link(node, stands)
+        self.notices.append(self.engine.peers.link(node, stands))
         self.wake(0.0)
 
     # --- the engine's wire -------------------------------------------------------------------------------------------
@@ -380,21 +376,10 @@ class SimulatedBase:
 
     # --- what Thespian calls -----------------------------------------------------------------------------------------
 
-    def newPrimaryActor(self, kind: type, requirements: Any, global_name: str | None, source_hash: Any) -> Any:
-        """Create an actor that nobody made."""
-        return self.engine.create(kind, global_name, cast("Any", None))
-
     def tell(self, address: Any, message: Any) -> None:
         """Send an actor a message from outside; it is delivered in the next turn."""
         self.engine.next_turn(address, message)
         self.wake(0.0)
-
-    def external_clone(self) -> SimulatedBase:
-        """For `ActorSystem.private`: there is nothing to be private about."""
-        return self
-
-    def exit_context(self) -> None:
-        """The end of `ActorSystem.private`."""
 
     def shutdown(self) -> None:
         """Nothing waits here."""

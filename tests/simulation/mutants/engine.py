@@ -70,11 +70,11 @@ def actors_that_failed_are_not_rebuilt(patch: Patch) -> None:
     """After a turn was taken back the actors go on with what they remember of it."""
 
     def undo(self: Any, fault: Exception) -> None:
-        self.wire.actor_failed(fault)
+        self.base.actor_failed(fault)
         self.ledger.rollback()
         self.outbox.drop()
-        self.mailbox.clear()
-        self.events.clear()
-        self.board.take_back(self.told)
+        self.mailbox.queue.clear()
+        self.events.drop()
+        self.reported.take_back()
 
     patch.setattr(WatchedEngine, "undo", undo)

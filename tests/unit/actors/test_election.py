@@ -45,9 +45,9 @@ def test_a_duplicated_vote_counts_once() -> None:
     stand(node)
     for _ in range(3):
         node.answer("n2", "election", VoteReply(1, True))
-    assert node.engine.board.role == "candidate"
+    assert node.engine.shared.role == "candidate"
     node.answer("n3", "election", VoteReply(1, True))
-    assert node.engine.board.role == "leader"
+    assert node.engine.shared.role == "leader"
     (elected,) = node.told(LeaderElected)
     assert (elected.leader, elected.votes, elected.total, elected.term) == ("n1", 3, 5, 1)
 
@@ -60,7 +60,7 @@ def test_votes_and_pre_votes_are_never_counted_together() -> None:
     node.wait(2.0)
     again = node.last(RequestPreVote)
     node.answer("n3", "election", PreVoteReply(1, again.round, True))
-    assert node.engine.board.role == "candidate"
+    assert node.engine.shared.role == "candidate"
     assert node.ledger.leading is None
 
 
@@ -76,7 +76,7 @@ def test_pre_votes_that_come_after_the_votes_do_not_end_the_leadership() -> None
     assert node.ledger.leading == 1
     for peer in ("n4", "n5"):
         node.answer(peer, "election", PreVoteReply(1, again.round, True))
-    assert node.engine.board.role == "leader"
+    assert node.engine.shared.role == "leader"
     assert (node.ledger.term, node.ledger.leading) == (1, 1)
 
 
@@ -95,7 +95,7 @@ def test_a_vote_from_a_stranger_does_not_count() -> None:
     stand(node)
     node.ledger.identity.boots["n9"] = ("folder-n9", 1)
     node.answer("n9", "election", VoteReply(1, True))
-    assert node.engine.board.role == "candidate"
+    assert node.engine.shared.role == "candidate"
 
 
 def test_a_vote_is_given_once_a_term_and_survives_a_restart() -> None:
@@ -124,7 +124,7 @@ def lead(node: OneNode, *silent: str) -> None:
         node.answer(peer, "election", VoteReply(term, True))
     for peer in sorted(set(node.peers) - {"n1", *silent}):
         node.answer(peer, "replication", AppendReply(term, True, node.ledger.log.last, 0, 0))
-    assert node.engine.board.role == "leader"
+    assert node.engine.shared.role == "leader"
     assert node.ledger.commit_index == node.ledger.log.last
 
 
@@ -139,7 +139,7 @@ def test_a_vote_request_while_the_leader_is_heard_does_not_move_the_term() -> No
 def test_a_broken_connection_to_the_leader_ends_stickiness_and_starts_a_quick_election() -> None:
     node = OneNode()
     node.request("n2", "replication", AppendEntries(3, 1, 0, 1, 0, ()))
-    node.turn(notices=node.engine.link("n2", False))
+    node.turn(notices=[node.engine.peers.link("n2", False)])
     node.wait(0.1)
     assert node.messages(RequestPreVote)
     assert node.told(LeaderLost)[0].leader == "n2"
@@ -148,7 +148,7 @@ def test_a_broken_connection_to_the_leader_ends_stickiness_and_starts_a_quick_el
 def test_what_a_dead_leader_sent_before_it_died_does_not_call_the_quick_election_off() -> None:
     node = OneNode()
     node.request("n2", "replication", AppendEntries(3, 1, 0, 1, 0, ()))
-    node.turn(notices=node.engine.link("n2", False))
+    node.turn(notices=[node.engine.peers.link("n2", False)])
     node.request("n2", "replication", AppendEntries(3, 2, 0, 1, 0, ()))
     node.request("n3", "election", RequestPreVote(4, 1, 9, 9))
     assert node.last(PreVoteReply).granted
@@ -160,8 +160,8 @@ def test_who_leads_next_is_followed_although_the_connection_to_its_predecessor_b
     node = OneNode()
     node.request("n2", "replication", AppendEntries(3, 1, 0, 1, 0, ()))
     heard = (node.frame("n3", "replication", AppendEntries(4, 1, 0, 1, 0, ())), "->n3")
-    node.turn(heard, notices=node.engine.link("n2", False))
-    assert node.engine.board.leader == "n3"
+    node.turn(heard, notices=[node.engine.peers.link("n2", False)])
+    assert node.engine.shared.leader == "n3"
     node.wait(0.3)
     assert not node.messages(RequestPreVote)
 
@@ -169,10 +169,10 @@ def test_who_leads_next_is_followed_although_the_connection_to_its_predecessor_b
 def test_a_leader_that_lives_is_followed_again_although_its_connection_broke() -> None:
     node = OneNode()
     node.request("n2", "replication", AppendEntries(3, 1, 0, 1, 0, ()))
-    node.turn(notices=node.engine.link("n2", False))
+    node.turn(notices=[node.engine.peers.link("n2", False)])
     node.wait(0.2)
     node.request("n2", "replication", AppendEntries(3, 2, 0, 1, 0, ()))
-    assert node.engine.board.leader == "n2"
+    assert node.engine.shared.leader == "n2"
     node.request("n3", "election", RequestPreVote(4, 1, 9, 9))
     assert not node.last(PreVoteReply).granted
 
@@ -181,7 +181,7 @@ def test_with_leases_a_broken_connection_does_not_end_stickiness() -> None:
     node = OneNode(lease_reads=True)
     node.wait(1.0)
     node.request("n2", "replication", AppendEntries(3, 1, 0, 1, 0, ()))
-    node.turn(notices=node.engine.link("n2", False))
+    node.turn(notices=[node.engine.peers.link("n2", False)])
     node.wait(0.1)
     node.request("n3", "election", RequestVote(9, 9, 9))
     assert node.last(VoteReply) == VoteReply(3, False)
@@ -200,7 +200,7 @@ def test_a_leader_without_a_majority_steps_down_within_an_election_timeout() -> 
     node = OneNode()
     lead(node)
     node.wait(node.options.election_timeout_min + 2 * node.options.heartbeat_interval)
-    assert node.engine.board.role != "leader"
+    assert node.engine.shared.role != "leader"
     assert "majority" in node.told(LeaderStepDown)[0].reason
 
 
@@ -209,7 +209,7 @@ def test_a_higher_term_in_any_reply_ends_leading() -> None:
     lead(node)
     node.answer("n2", "replication", AppendReply(7, False, 0, 0, 0))
     assert node.ledger.term == 7
-    assert node.engine.board.role == "follower"
+    assert node.engine.shared.role == "follower"
 
 
 def test_a_leader_does_not_lead_a_term_twice_after_its_actors_were_rebuilt() -> None:
@@ -232,7 +232,7 @@ def test_a_candidate_of_a_lower_term_is_answered_with_ours() -> None:
 
 def test_a_single_node_leads_at_once_and_only_with_its_vote_on_disk() -> None:
     node = OneNode(1)
-    assert node.engine.board.role == "leader"
+    assert node.engine.shared.role == "leader"
     assert node.ledger.hard_on_disk[:2] == (1, "n1")
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from forge_consensus.actors.transport.endpoint import claim_path, events_place, path_of, url_of
+from forge_consensus.actors.transport.endpoint import claim_path, events_endpoint, path_of, url_of
 from forge_consensus.client.endpoints import parse_endpoint, parse_endpoints
 from forge_consensus.errors import InvalidConfigError, TransportUnavailableError
 from forge_consensus.service.node import bind_address
@@ -17,7 +17,7 @@ def test_an_address_is_what_zeromq_wants() -> None:
     assert url_of("127.0.0.1:7001") == "tcp://127.0.0.1:7001"
     assert url_of("ipc:///run/n1") == "ipc:///run/n1"
     assert (path_of("127.0.0.1:7001"), path_of("ipc:///run/n1")) == (None, "/run/n1")
-    assert (events_place("[::1]:7001"), events_place("ipc:///run/n1")) == ("[::1]:0", "ipc:///run/n1.events")
+    assert (events_endpoint("[::1]:7001"), events_endpoint("ipc:///run/n1")) == ("[::1]:0", "ipc:///run/n1.events")
 
 
 def test_paths_are_endpoints_too() -> None:

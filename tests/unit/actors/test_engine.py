@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import ast
+import inspect
+import textwrap
 from datetime import timedelta
 from typing import Any
 
@@ -9,8 +12,9 @@ import pytest
 from thespian.actors import Actor, ActorExitRequest, ActorSystem, WakeupMessage
 
 from forge_consensus.actors.messages import AppendEntries, AppendReply, InstallSnapshot, OpenSession, Refused
-from forge_consensus.actors.notices import ApplyCommitted
+from forge_consensus.actors.notices import ApplyCommitted, LeaderChanged, LeadershipEnded, LinkUp, PeerDown, PeerUp
 from forge_consensus.actors.replication import ReplicationActor
+from forge_consensus.actors.supervisor import ACTORS
 from forge_consensus.errors import OperationFailedError, StorageError
 from tests.unit.actors.test_election import lead
 from tests.unit.actors.test_replication import noop
@@ -52,7 +56,7 @@ def test_after_a_fault_the_actors_begin_again_as_followers(monkeypatch: pytest.M
     with monkeypatch.context() as patch:
         patch.setitem(ReplicationActor.handlers, ApplyCommitted, fail_once)
         node.answer("n2", "replication", AppendReply(node.ledger.term, True, node.ledger.log.last, 0, 0))
-    assert node.engine.board.role == "follower"
+    assert node.engine.shared.role == "follower"
     assert node.last(Refused).code == "CONSENSUS_OUTCOME_UNKNOWN"
     for peer in ("n2", "n3"):
         node.greet(peer)
@@ -141,6 +145,39 @@ def test_event_numbers_rise_by_one() -> None:
     assert all(event.node_id == "n1" and event.cluster_id == "demo" for event in node.events)
 
 
+# --- who hears a notice ----------------------------------------------------------------------------------------------
+
+
+def names(node: OneNode, kind: type) -> list[str]:
+    """The actors that hear a notice, in the order in which they get it."""
+    return [address.actorAddressString for address in node.engine.hearing(kind)]
+
+
+HEARERS: dict[type, list[str]] = {
+    LinkUp: ["membership"],
+    PeerUp: ["election", "replication", "health"],
+    PeerDown: ["election", "replication", "membership", "health"],
+    LeaderChanged: ["membership", "snapshot", "health", "gateway"],
+    LeadershipEnded: ["replication", "snapshot", "health", "gateway"],
+}
+
+
+def test_a_notice_is_heard_by_the_actors_with_a_handler_in_the_order_of_the_table() -> None:
+    node = OneNode()
+    assert {kind: names(node, kind) for kind in HEARERS} == HEARERS
+    node.engine.undo(RuntimeError("an actor failed"))
+    assert not names(node, PeerDown), "nobody is there until the actors are rebuilt"
+    node.turn()
+    assert {kind: names(node, kind) for kind in HEARERS} == HEARERS, "the order survives a rebuild"
+
+
+def test_no_actor_has_an_empty_handler() -> None:
+    for kind in ACTORS.values():
+        for message, handler in kind.handlers.items():
+            body = ast.parse(textwrap.dedent(inspect.getsource(handler))).body[0].body  # type: ignore[attr-defined]
+            assert len(body) > 1, f"{kind.__name__} does nothing with {message.__name__}"
+
+
 # --- any Thespian actor runs on our base -----------------------------------------------------------------------------
 
 
@@ -170,7 +207,7 @@ class Base:
         self.node = node
 
     def newPrimaryActor(self, kind: type, requirements: Any, name: Any, source: Any) -> Any:  # noqa: N802
-        return self.node.engine.create(kind, name, None)  # type: ignore[arg-type]
+        return self.node.engine.cells.create(kind, name, None)  # type: ignore[arg-type]
 
 
 def test_a_plain_thespian_actor_lives_here() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from forge_consensus.actors.codec import Frame, decode, encode
+from forge_consensus.actors.codec import EXTENSION_BYTES_MAX, Frame, decode, encode
 from forge_consensus.actors.messages import (
     AppendEntries,
     AppendReply,
@@ -28,6 +28,8 @@ from tests.unit.actors.test_replication import follow, noop
 from tests.worlds.one_node import OneNode
 
 BYTES_MAX = 1 << 20
+PEER = ("n2", "folder-n2", 1)
+"""Sender, incarnation and boot of the peer n2, as `OneNode` knows it."""
 
 
 def test_every_message_survives_the_wire() -> None:
@@ -67,13 +69,68 @@ def test_a_newer_message_with_more_fields_is_understood() -> None:
     assert decode(msgpack.packb([*parts, "new"]), BYTES_MAX).message == CheckPeer(7)
 
 
+# --- the extension of the header -------------------------------------------------------------------------------------
+
+
+def check(number: int, extension: Any) -> bytes:
+    """A frame whose header has that extension, well formed or not."""
+    return encode(Frame("health", "demo", "n2", "folder-n2", 1, 1, 1, 2, CheckPeer(number), extension))
+
+
+def test_an_empty_extension_of_the_header_takes_one_byte() -> None:
+    data = check(7, {})
+    place = data.index(b"\x80")
+    assert decode(data, BYTES_MAX).extension == {}
+    with pytest.raises(ProtocolError):
+        decode(data[:place] + data[place + 1 :], BYTES_MAX)
+
+
+@pytest.mark.parametrize("extension", [{1: 5}, {1: b"", 2: b"x" * EXTENSION_BYTES_MAX}, dict.fromkeys(range(16), 0)])
+def test_an_extension_within_its_bounds_survives_the_wire(extension: Any) -> None:
+    frame = Frame("health", "demo", "n2", "f", 1, 1, 1, 2, CheckPeer(7), extension)
+    assert decode(encode(frame), BYTES_MAX) == frame
+
+
+def test_a_node_ignores_an_extension_that_it_does_not_know() -> None:
+    node = OneNode()
+    boot = node.ledger.identity.boot
+    node.turn((encode(Frame("health", "demo", *PEER, boot, 1, 2, CheckPeer(4), {99: b"from a newer node"})), "->n2"))
+    assert node.last(CheckPeerReply) == CheckPeerReply(4)
+    assert not node.engine.refusals.counts
+
+
+@pytest.mark.parametrize(
+    "extension",
+    [
+        {1: b"x" * (EXTENSION_BYTES_MAX + 1)},
+        {1: b"x" * EXTENSION_BYTES_MAX, 2: b"x"},
+        dict.fromkeys(range(17), 0),
+        {"name": 1},
+        {-1: 1},
+        {1: "text"},
+        {1: {2: 3}},
+        {1: None},
+        None,
+        b"",
+        0,
+        [],
+    ],
+)
+def test_an_extension_that_is_too_large_or_malformed_is_refused_with_its_frame(extension: Any) -> None:
+    with pytest.raises(ProtocolError, match="malformed header"):
+        decode(check(7, extension), BYTES_MAX)
+
+
+# --- what is let in --------------------------------------------------------------------------------------------------
+
+
 def test_a_frame_of_another_cluster_is_refused_and_told() -> None:
     node = OneNode()
     node.request("n2", "replication", AppendEntries(1, 1, 0, 1, 0, ()), cluster="other")
     assert not node.messages(AppendReply)
     node.request("", "gateway", GetStatus(), cluster="other")
     assert "cluster 'demo'" in node.last(Refused).text
-    assert node.engine.board.refused["another cluster"] == 2
+    assert node.engine.refusals.counts["another cluster"] == 2
 
 
 def test_a_client_reaches_only_the_gateway() -> None:
@@ -151,7 +208,7 @@ def test_a_node_is_not_ended_by_one_that_is_itself_not_who_it_was() -> None:
     node = OneNode()
     other = "another-folder"
     node.answer("n2", "membership", HelloReply(other, 9, "identity", "wiped"), incarnation=other, boot=9)
-    assert node.engine.board.refused["greeting refused: identity"] == 1
+    assert node.engine.refusals.counts["greeting refused: identity"] == 1
     node.sent.clear()
     node.wait(6.0)
     assert "n2" in [to for to, _ in node.messages(Hello)]

@@ -29,7 +29,7 @@ def live(node: OneNode, seconds: float, *peers: str) -> None:
 def test_everybody_alive_is_healthy() -> None:
     node = OneNode()
     live(node, 1.0, "n2", "n3")
-    assert node.engine.board.health == "healthy"
+    assert node.engine.reported.health == "healthy"
     assert node.told(QuorumAchieved)[-1].healthy == 2
     assert node.told(Healthy)
 
@@ -40,31 +40,31 @@ def test_a_peer_that_falls_silent_is_suspected_and_then_failed() -> None:
     seen = []
     for _ in range(40):
         live(node, 0.1, "n2")
-        seen.append(node.engine.board.peers["n3"].status)
+        seen.append(node.engine.shared.peers["n3"].status)
     assert list(dict.fromkeys(seen)) == [PeerStatus.ACTIVE, PeerStatus.SUSPECTED, PeerStatus.FAILED]
     assert node.told(NodeFailed)[0].peer == "n3"
-    assert node.engine.board.health == "degraded"
+    assert node.engine.reported.health == "degraded"
     assert "n3" in node.told(Degraded)[-1].details[0]
     live(node, 0.2, "n2", "n3")
     assert node.told(NodeRecovered)[0].peer == "n3"
-    assert node.engine.board.health == "healthy"
+    assert node.engine.reported.health == "healthy"
 
 
 def test_a_broken_connection_is_a_failure_at_once_and_the_quorum_goes_with_the_majority() -> None:
     node = OneNode()
     live(node, 1.0, "n2", "n3")
     for peer in ("n2", "n3"):
-        node.turn(notices=node.engine.link(peer, False))
+        node.turn(notices=[node.engine.peers.link(peer, False)])
     assert node.told(QuorumLost)[0].required == 2
     live(node, 3.0)
-    assert node.engine.board.health == "unhealthy"
+    assert node.engine.reported.health == "unhealthy"
     assert node.told(Unhealthy)
 
 
 def test_who_was_never_heard_is_inactive_and_not_failed() -> None:
     node = OneNode(greet=False)
     node.wait(5.0)
-    assert {view.status for view in node.engine.board.peers.values()} == {PeerStatus.INACTIVE}
+    assert {view.status for view in node.engine.shared.peers.values()} == {PeerStatus.INACTIVE}
     assert not node.told(NodeFailed)
 
 

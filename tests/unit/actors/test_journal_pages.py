@@ -49,7 +49,7 @@ def test_a_page_is_bounded_whatever_is_asked() -> None:
     node = OneNode()
     for _ in range(ROWS_MAX + 10):
         node.engine.publish(QuorumAchieved(required=2, healthy=3, total=3))
-    node.engine.tell_events()
+    node.engine.publish_events()
     assert len(page_of(node, 0, limit=1 << 40).rows) == ROWS_MAX
     assert page_of(node, 0, limit=0).rows == ()
 
@@ -67,7 +67,7 @@ def test_a_turn_tells_of_its_entries_once_with_the_whole_range() -> None:
         LogAppended(first_index=12, last_index=12),
     ):
         node.engine.publish(event)
-    node.engine.tell_events()
+    node.engine.publish_events()
     ranges = [
         (type(event).__name__, event.first_index, event.last_index)
         for event in node.events
@@ -85,7 +85,7 @@ def test_events_wait_for_a_transaction_that_happens_anyway() -> None:
     node = OneNode()
     flushes, rows = node.tables.commits, node.tables.count("events")
     node.engine.publish(QuorumAchieved(required=2, healthy=3, total=3))
-    node.engine.tell_events()
+    node.engine.publish_events()
     assert (node.tables.commits, node.tables.count("events")) == (flushes, rows)
     assert page_of(node, 0).rows[-1][1] == to_msgpack(node.events[-1])
 

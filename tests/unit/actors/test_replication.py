@@ -86,7 +86,7 @@ def test_a_damaged_record_is_not_taken() -> None:
     follow(node, 1, bytes(damaged))
     assert node.ledger.log.last == 1
     assert not node.messages(AppendReply)
-    assert node.engine.board.refused["CONSENSUS_PROTOCOL"] == 1
+    assert node.engine.refusals.counts["CONSENSUS_PROTOCOL"] == 1
 
 
 def test_an_append_of_a_former_term_has_no_effect_and_is_answered_with_ours() -> None:
@@ -157,9 +157,9 @@ def test_a_leader_counts_itself_only_when_its_entries_are_on_disk() -> None:
     index = node.ledger.log.last + 1
     node.engine.turn([(node.frame("", "gateway", Submit(session, 1, ((1, data),))), "->client")], [])
     assert node.ledger.log.last == index
-    assert node.engine.board.match["n1"] == index - 1
+    assert node.engine.shared.match["n1"] == index - 1
     node.engine.turn([], [])
-    assert node.engine.board.match["n1"] == index
+    assert node.engine.shared.match["n1"] == index
 
 
 def open_session(node: OneNode) -> int:

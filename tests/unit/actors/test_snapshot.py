@@ -107,7 +107,7 @@ def test_a_received_file_that_is_damaged_before_it_is_installed_is_dropped_and_t
     damage(info.path, int(len(data) * place) if isinstance(place, float) else place)
     done(info, "")
     node.turn()
-    assert (node.ledger.applied, node.engine.generation) == (1, 0)
+    assert (node.ledger.applied, node.engine.cells.generation) == (1, 0)
     assert "damaged" in node.told(SnapshotFailed)[0].error
     assert node.engine.opened.snapshots.installing is None
     assert not list(node.folder.iterdir())
@@ -133,7 +133,7 @@ def test_what_a_failed_actor_had_installed_in_part_is_swept(monkeypatch: pytest.
     node.engine.after(0.0, node.engine.actor("health"), "a message that no actor knows")
     node.engine.turn([], [])
     node.turn()
-    assert node.engine.generation == 1
+    assert node.engine.cells.generation == 1
     assert node.engine.opened.snapshots.installing is None
     assert node.tables.count("kv") == 0
 
@@ -189,7 +189,7 @@ def test_what_a_follower_needs_next_is_kept_from_the_moment_that_it_has_the_snap
             node.request("", "gateway", OpenSession(60_000))
         for _ in range(2):
             node.answer("n2", "replication", AppendReply(term, True, node.ledger.log.last, 0, 0))
-        node.turn(notices=[("snapshot", TakeSnapshot())])
+        node.turn(notices=[TakeSnapshot()])
         node.run_jobs()
 
     for peer in ("n2", "n3"):
@@ -198,7 +198,7 @@ def test_what_a_follower_needs_next_is_kept_from_the_moment_that_it_has_the_snap
     grow(30)
     size = node.last(InstallSnapshot).size
     node.answer("n3", "snapshot", SnapshotReply(term, 40, size, True))
-    assert node.engine.board.match["n3"] == 40
+    assert node.engine.shared.match["n3"] == 40
     grow(10)
     assert node.ledger.log.base_index == 40
     node.sent.clear()
@@ -251,7 +251,7 @@ def test_a_leader_whose_snapshot_file_is_gone_takes_another() -> None:
         node.run_jobs()
         node.answer("n2", "replication", AppendReply(node.ledger.term, True, node.ledger.log.last, 0, 0))
     assert node.last(InstallSnapshot).offset == 0
-    assert node.engine.generation == 0
+    assert node.engine.cells.generation == 0
 
 
 def test_a_disk_that_takes_no_received_snapshot_harms_only_the_transfer() -> None:
@@ -261,7 +261,7 @@ def test_a_disk_that_takes_no_received_snapshot_harms_only_the_transfer() -> Non
     node.folder.rmdir()
     for _ in range(5):
         node.request("n2", "snapshot", InstallSnapshot(1, index, term, 0, len(data), data))
-    assert node.engine.generation == 0
+    assert node.engine.cells.generation == 0
     node.folder.mkdir()
     node.request("n2", "snapshot", InstallSnapshot(1, index, term, 0, len(data), data))
     node.run_jobs()
@@ -306,7 +306,7 @@ def test_a_leader_whose_snapshot_file_is_damaged_takes_another() -> None:
         node.answer("n2", "replication", AppendReply(node.ledger.term, True, node.ledger.log.last, 0, 0))
     verify(snapshot_of(node)[0])
     assert node.last(InstallSnapshot).offset == 0
-    assert node.engine.generation == 0
+    assert node.engine.cells.generation == 0
 
 
 def test_a_damaged_file_is_sent_no_more_when_a_newer_one_was_taken_meanwhile() -> None:
@@ -315,7 +315,7 @@ def test_a_damaged_file_is_sent_no_more_when_a_newer_one_was_taken_meanwhile() -
     node.answer("n3", "replication", AppendReply(node.ledger.term, False, 1, 0, 0))
     assert node.last(InstallSnapshot).index == 40
     node.answer("n2", "replication", AppendReply(node.ledger.term, True, node.ledger.log.last, 0, 0))
-    node.turn(notices=[("snapshot", TakeSnapshot())])
+    node.turn(notices=[TakeSnapshot()])
     node.run_jobs()
     path, index, _ = snapshot_of(node)
     verify(path)
@@ -324,7 +324,7 @@ def test_a_damaged_file_is_sent_no_more_when_a_newer_one_was_taken_meanwhile() -
     refuse_whole(node)
     assert (node.last(InstallSnapshot).index, node.last(InstallSnapshot).offset) == (index, 0)
     assert snapshot_of(node)[1] == index
-    assert node.engine.board.refused["a damaged snapshot"] == 1
+    assert node.engine.refusals.counts["a damaged snapshot"] == 1
 
 
 def test_a_file_that_was_cut_short_is_not_asked_for_its_end_again_and_again() -> None:
@@ -362,7 +362,7 @@ def test_of_a_file_that_has_grown_nobody_is_sent_more_than_was_announced() -> No
     node.answer("n3", "replication", AppendReply(node.ledger.term, False, 1, 0, 0))
     fed(node, follower)
     assert follower.ledger.applied == 40
-    assert not follower.engine.board.refused
+    assert not follower.engine.refusals.counts
     assert [message.offset for _, message in node.messages(InstallSnapshot)].count(0) == 1
 
 
@@ -372,19 +372,19 @@ def test_a_file_that_was_exchanged_for_another_one_that_is_whole_is_sent_no_more
     write_snapshot(path.parent, {**read_header(path), "index": index, "term": term}, [*read_chunks(path), b"more"])
     node.answer("n3", "replication", AppendReply(node.ledger.term, False, 1, 0, 0))
     fed(node, follower)
-    assert node.engine.board.refused["a damaged snapshot"] == 1
+    assert node.engine.refusals.counts["a damaged snapshot"] == 1
     assert snapshot_of(node)[1] > index
     assert follower.ledger.applied == snapshot_of(node)[1]
 
 
 def test_a_sending_begins_again_when_its_file_is_replaced_by_another_of_the_same_index() -> None:
     node = behind()
-    node.turn(notices=[("snapshot", TakeSnapshot())])
+    node.turn(notices=[TakeSnapshot()])
     node.run_jobs()
     path, index, _ = snapshot_of(node)
     node.answer("n3", "replication", AppendReply(node.ledger.term, False, 1, 0, 0))
     node.answer("n3", "snapshot", SnapshotReply(node.ledger.term, index, 64, False))
-    node.turn(notices=[("snapshot", TakeSnapshot())])  # nothing was applied since
+    node.turn(notices=[TakeSnapshot()])  # nothing was applied since
     node.run_jobs()
     assert snapshot_of(node)[0] == path
     assert [message.offset for _, message in node.messages(InstallSnapshot)] == [0, 64, 0]
@@ -403,4 +403,4 @@ def test_a_snapshot_that_is_ready_when_the_leadership_ends_is_sent_to_nobody() -
     node.request("n2", "replication", AppendEntries(node.ledger.term + 1, 40, 1, 40, 0, ()))
     assert node.ledger.leading is None
     assert not node.messages(InstallSnapshot)
-    assert node.engine.generation == 0
+    assert node.engine.cells.generation == 0

@@ -51,13 +51,13 @@ def of_leader(stage: Stage, words: list[str]) -> tuple[Any, Any]:
 @expectation("role")
 def of_role(stage: Stage, words: list[str]) -> tuple[Any, Any]:
     """`role n1 follower`."""
-    return words[1], str(stage.node(words[0]).engine.board.role)
+    return words[1], str(stage.node(words[0]).engine.shared.role)
 
 
 @expectation("follows")
 def of_follows(stage: Stage, words: list[str]) -> tuple[Any, Any]:
     """`follows n2 n1`, `follows n2 none`: whom n2 takes for the leader."""
-    return words[1], stage.node(words[0]).engine.board.leader or NONE
+    return words[1], stage.node(words[0]).engine.shared.leader or NONE
 
 
 @expectation("term")
@@ -76,7 +76,7 @@ def of_vote(stage: Stage, words: list[str]) -> tuple[Any, Any]:
 @expectation("elections")
 def of_elections(stage: Stage, words: list[str]) -> tuple[Any, Any]:
     """`elections n1 2`: how often the present process of n1 stood."""
-    return int(words[1]), stage.node(words[0]).engine.board.elections
+    return int(words[1]), stage.node(words[0]).engine.totals.elections
 
 
 # --- logs ------------------------------------------------------------------------------------------------------------
@@ -182,7 +182,7 @@ def of_down(stage: Stage, words: list[str]) -> tuple[Any, Any]:
 def of_refused(stage: Stage, words: list[str]) -> tuple[Any, Any]:
     """`refused n1 2 stranger`: how often n1's gate refused a frame for that reason, since its process began."""
     reason = " ".join(words[2:])
-    return int(words[1]), stage.node(words[0]).engine.board.refused[reason]
+    return int(words[1]), stage.node(words[0]).engine.refusals.counts[reason]
 
 
 @expectation("answer")

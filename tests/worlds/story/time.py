@@ -63,16 +63,12 @@ def luck(stage: Stage, words: list[str]) -> None:
 
 def election_of(node: StoryNode) -> ElectionActor:
     """The election actor of a node."""
-    room = node.engine.actor("election").room
-    assert room is not None, "the actors exist"
-    return cast("ElectionActor", room.actor)
+    return cast("ElectionActor", node.engine.cells.actor("election"))
 
 
 def leading_of(node: StoryNode) -> Leadership:
     """What a leader knows. Raises `StoryError` for who does not lead."""
-    room = node.engine.actor("replication").room
-    assert room is not None, "the actors exist"
-    leading = cast("ReplicationActor", room.actor).current()
+    leading = cast("ReplicationActor", node.engine.cells.actor("replication")).current()
     if leading is None:
         raise StoryError(f"{node.name} does not lead")
     return leading
@@ -110,7 +106,7 @@ def elect(stage: Stage, words: list[str]) -> None:
     network = stage.cluster.network
     before, told = list(network.held), list(stage.trace.lines)
     for each in (name, *voters):
-        if each != name and stage.node(each).engine.sticky():
+        if each != name and stage.node(each).engine.shared.sticky():
             silence(stage, [each])
         lay_down(stage, stage.node(each))
     network.held = before

@@ -64,8 +64,8 @@ def status(stage: Stage, words: list[str]) -> None:
         if base is None or not base.alive:
             stage.trace.write(f"{name} does not run")
             continue
-        ledger, board = base.engine.ledger, base.engine.board
-        leads = f"{board.role} term {ledger.term} vote {ledger.vote or 'none'} leader {board.leader or 'none'}"
+        ledger, shared = base.engine.ledger, base.engine.shared
+        leads = f"{shared.role} term {ledger.term} vote {ledger.vote or 'none'} leader {shared.leader or 'none'}"
         log_of = f"last {ledger.log.last}/{ledger.log.last_term} commit {ledger.commit_index} applied {ledger.applied}"
         stage.trace.write(f"{name} {leads} {log_of}")
 

@@ -131,7 +131,7 @@ class StoryNode(SimulatedBase):
     @property
     def has_work(self) -> bool:
         """Whether something waits for a turn."""
-        return bool(self.engine.later or self.answers_in or self.requests_in or self.notices)
+        return bool(self.engine.mailbox.later or self.answers_in or self.requests_in or self.notices)
 
     def settle(self) -> None:
         """One turn, and more as long as something was put off, or done elsewhere. Raises `StoryError`."""

@@ -1,0 +1,59 @@
+"""The mailbox: the messages on their way to the actors of this node, in this turn and in the next."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Any, Final
+
+from forge_consensus.actors.runtime.address import Address, Delivery, LocalAddress
+from forge_consensus.actors.runtime.refusals import Refusals
+from forge_consensus.errors import OperationFailedError, StaleTermError
+
+MESSAGES_MAX: Final = 1_000_000
+"""More messages than this in one turn are a loop, not work."""
+
+
+class Mailbox:
+    """Two queues: `queue` is run until it is empty, `later` waits for the next turn. `addresses` maps actors' names."""
+
+    def __init__(self, refusals: Refusals) -> None:
+        self.refusals = refusals
+        self.queue: deque[Delivery] = deque()
+        self.later: deque[tuple[Address, Any, Address]] = deque()
+        self.addresses: dict[str, LocalAddress] = {}
+
+    def claim(self, name: str) -> LocalAddress:
+        """Return the address of that name, made at its first use; an actor that is made anew keeps it."""
+        return self.addresses.setdefault(name, LocalAddress(name, self.queue))
+
+    def next_turn(self, to: Address, message: Any, sender: Address | None = None) -> None:
+        """Put a message off until the next turn; without a `sender` it seems to come from its receiver."""
+        self.later.append((to, message, sender or to))
+
+    def first_in_next_turn(self, to: Address, message: Any) -> None:
+        """Put a message off until the next turn, before all others."""
+        self.later.appendleft((to, message, to))
+
+    def deliver_later(self) -> None:
+        """Deliver what was put off until this turn."""
+        later = self.later
+        while later:
+            to, message, sender = later.popleft()
+            to.deliver(message, sender)
+
+    def run(self) -> int:
+        """Have messages received until there are none; returns how many there were.
+
+        A `StaleTermError` is an ordinary outcome: it was raised before anything was written, and the term has moved
+        on. Raises what else an actor raises, and `OperationFailedError` for more than `MESSAGES_MAX` messages.
+        """
+        queue = self.queue
+        for delivered in range(MESSAGES_MAX):
+            if not queue:
+                return delivered
+            cell, message, sender = queue.popleft()
+            try:
+                cell.receive(message, sender)
+            except StaleTermError:
+                self.refusals.count("stale term")
+        raise OperationFailedError(f"more than {MESSAGES_MAX} messages in one turn")

@@ -1,0 +1,39 @@
+"""The peers: the addresses of their actors, and the connections that stand."""
+
+from __future__ import annotations
+
+from forge_consensus.actors.notices import LinkUp, PeerDown
+from forge_consensus.actors.runtime.address import PeerAddress
+from forge_consensus.actors.runtime.outbox import Outbox
+
+
+class Peers:
+    """The other nodes, as the turn knows them; `links` holds those to which a connection stands."""
+
+    def __init__(self, outbox: Outbox) -> None:
+        self.outbox = outbox
+        self.addresses: dict[tuple[str, str], PeerAddress] = {}
+        self.links: set[str] = set()
+
+    def address(self, node: str, actor: str) -> PeerAddress:
+        """Return the address of an actor of another node."""
+        address = self.addresses.get((node, actor))
+        if address is None:
+            address = self.addresses[node, actor] = PeerAddress(node, actor, self.outbox)
+        return address
+
+    def introduce(self, node: str, boot: int) -> None:
+        """Let frames to a peer leave: it was greeted and is in that boot."""
+        self.outbox.boots[node] = boot
+
+    def link(self, node: str, stands: bool) -> LinkUp | PeerDown:
+        """Note that the connection to a peer stands or broke; returns the notice for the next turn.
+
+        Either way the peer must be greeted (again), because another process may stand behind the address.
+        """
+        self.outbox.boots.pop(node, None)
+        if stands:
+            self.links.add(node)
+            return LinkUp(node)
+        self.links.discard(node)
+        return PeerDown(node)

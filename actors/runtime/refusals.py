@@ -1,0 +1,28 @@
+"""The refusals: what the node did not accept, counted by reason."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Final
+
+from loguru import logger
+
+REPORT_EVERY: Final = 1000
+"""The first refusal for each reason gets a line in the log, and so does every one of so many."""
+
+
+class Refusals:
+    """Counts what was refused since the process began; `counts` maps reasons to numbers."""
+
+    def __init__(self) -> None:
+        self.counts: Counter[str] = Counter()
+
+    def count(self, reason: str) -> None:
+        """Count a refusal that is part of ordinary work, such as an answer of an earlier term."""
+        self.counts[reason] += 1
+
+    def report(self, reason: str, detail: str) -> None:
+        """Count a refusal that somebody should look into, and write some of them to the log."""
+        count = self.counts[reason] = self.counts[reason] + 1
+        if count == 1 or count % REPORT_EVERY == 0:
+            logger.warning("refused ({} times): {}: {}", count, reason, detail)

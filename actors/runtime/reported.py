@@ -1,0 +1,66 @@
+"""What this node has reported of itself by events: it survives a rebuild of the actors and is taken back with a turn.
+
+Actors report transitions ("became leader", "the quorum is lost"). So the fact that was reported last must not be lost
+when the actors are rebuilt, and must be as before when a turn, and with it its events, did not happen.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from forge_consensus.actors.runtime.shared import HealthState, PeerStatus, Role, SharedState
+
+
+class Mark(NamedTuple):
+    """The reported facts at the end of a turn."""
+
+    role: Role
+    leader: str | None
+    has_quorum: bool
+    health: HealthState
+    details: tuple[str, ...]
+    saving: int
+    committed: int
+    peers: dict[str, PeerStatus]
+
+
+class Reported:
+    """The reported facts that no other actor needs, and the last mark of all reported facts, the shared ones included.
+
+    `has_quorum`, `health` and `details` are written by the health actor; `saving` by the snapshot actor: the index that
+    SnapshotStarted named, 0 while no snapshot is being taken; `committed` by the replication and snapshot actors: the
+    highest index that LogCommitted or SnapshotRestored named.
+    """
+
+    def __init__(self, shared: SharedState) -> None:
+        self.shared = shared
+        self.has_quorum = False
+        self.health = HealthState.RECOVERING
+        self.details: tuple[str, ...] = ()
+        self.saving = 0
+        self.committed = 0
+        self.mark()
+
+    def mark(self) -> None:
+        """Note the facts as they are, for `take_back`: the turn's events were published."""
+        shared = self.shared
+        peers = {node: view.status for node, view in shared.peers.items()}
+        self.last_mark = Mark(
+            shared.role,
+            shared.leader,
+            self.has_quorum,
+            self.health,
+            self.details,
+            self.saving,
+            self.committed,
+            peers,
+        )
+
+    def take_back(self) -> None:
+        """Return to the last mark: the turn was taken back and its events were never published."""
+        shared, mark = self.shared, self.last_mark
+        shared.role, shared.leader = mark.role, mark.leader
+        self.has_quorum, self.health, self.details = mark.has_quorum, mark.health, mark.details
+        self.saving, self.committed = mark.saving, mark.committed
+        for node, view in shared.peers.items():
+            view.status = mark.peers.get(node, PeerStatus.INACTIVE)

@@ -1,0 +1,73 @@
+"""The events of a turn: held until the turn is committed, then published, kept in the journal and forwarded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from forge_consensus.actors.runtime.clock import Clock
+from forge_consensus.config.raft import RaftSettings
+from forge_consensus.events.bus import EventBus
+from forge_consensus.events.encoding import to_msgpack
+from forge_consensus.events.log_range import joined
+from forge_consensus.events.types import ConsensusEvent, LogAppended, LogCommitted, stamp
+from forge_consensus.storage.ledger.ledger import Ledger
+
+
+class TurnEvents:
+    """What happened in this turn, in the order in which actors said it."""
+
+    def __init__(self, ledger: Ledger, clock: Clock, bus: EventBus, options: RaftSettings) -> None:
+        self.ledger = ledger
+        self.clock = clock
+        self.bus = bus
+        self.options = options
+        self.held: list[tuple[ConsensusEvent, int]] = []
+        """(event, the term in which it happened)."""
+        self.forward: Callable[[ConsensusEvent, bytes], None] | None = None
+        """Set by a base while somebody in another process listens: called with each event and its encoding."""
+
+    def hold(self, event: ConsensusEvent) -> None:
+        """Hold an event until the turn is committed; it gets the term of this moment.
+
+        Entries appended, or committed, in several steps of a turn become one event with the whole range.
+        """
+        term = self.ledger.term
+        if isinstance(event, LogAppended | LogCommitted):
+            for place, (earlier, of_term) in reversed(list(enumerate(self.held))):
+                if not isinstance(earlier, LogAppended | LogCommitted):
+                    break
+                if type(earlier) is type(event):
+                    if of_term == term and earlier.last_index + 1 == event.first_index:
+                        del self.held[place]
+                        # What is appended comes first, so that nothing is told to be committed before it is there.
+                        to = place if isinstance(event, LogAppended) else len(self.held)
+                        self.held.insert(to, (joined(earlier, event), term))
+                        return
+                    break
+        self.held.append((event, term))
+
+    def publish(self) -> None:
+        """Publish what happened in this turn, which is on disk by now, and keep it in the journal."""
+        events, self.held = self.held, []
+        identity, journal, forward = self.ledger.identity, self.ledger.journal, self.forward
+        self.bus.begin_turn(self.options.heartbeat_interval / 10)
+        wall_ms, now = self.clock.wall_ms(), self.clock.boottime_ns() / 1e9
+        for event, term in events:
+            stamped = stamp(
+                event,
+                node_id=identity.node_id,
+                cluster_id=identity.cluster_id,
+                term=term,
+                sequence=self.ledger.next_sequence(),
+                time=wall_ms / 1000,
+                monotonic=now,
+            )
+            data = to_msgpack(stamped)
+            journal.append(stamped.sequence, wall_ms, data)
+            self.bus.publish(stamped)
+            if forward is not None:
+                forward(stamped, data)
+
+    def drop(self) -> None:
+        """Forget what happened: the turn was taken back."""
+        self.held.clear()

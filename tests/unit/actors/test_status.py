@@ -1,0 +1,80 @@
+"""The node status: typed and frozen inside, the same keys as ever outside."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from forge_consensus.actors.messages import GetStatus, Status
+from forge_consensus.actors.runtime.status import NodeStatus
+from tests.unit.actors.test_election import lead
+from tests.worlds.one_node import OneNode
+
+# fmt: off
+MEMORY = [
+    "node_id", "cluster_id", "role", "status", "term", "leader_id", "leader_address", "has_quorum", "health", "details",
+    "commit_index", "last_applied", "applied_on_disk", "last_log_index", "last_log_term", "first_log_index",
+    "log_entries", "snapshots_total", "last_contact", "elections_total", "operations_total", "operations_failed",
+    "reads_total", "turns_total", "flushes_total", "refused", "uptime", "boot", "address", "events_address", "nodes",
+]
+STORAGE = ["snapshot_index", "log_size_bytes", "storage_used_bytes", "storage_quota_bytes", "disk_free_bytes"]
+MEMBER = ["id", "address", "role", "status", "round_trip_ms", "last_contact", "match_index"]
+# fmt: on
+
+
+def leading() -> OneNode:
+    node = OneNode()
+    lead(node)
+    return node
+
+
+def test_the_keys_on_the_wire_are_these_in_this_order() -> None:
+    node = leading()
+    node.request("", "gateway", GetStatus())
+    fields = node.last(Status).fields
+    assert list(fields) == MEMORY + STORAGE
+    assert [list(row) for row in fields["nodes"]] == [MEMBER] * 3
+    assert list(NodeStatus.of(node.engine).to_dict()) == MEMORY, "what is in memory only"
+
+
+def test_a_status_says_what_the_node_knows() -> None:
+    node = leading()
+    status = NodeStatus.whole(node.engine, node.engine.opened.snapshots)
+    assert (status.node_id, status.role, status.leader_id, status.leader_address) == (
+        "n1",
+        "leader",
+        "n1",
+        "127.0.0.1:1",
+    )
+    assert (status.term, status.elections_total, status.last_contact) == (node.ledger.term, 1, 0.0)
+    assert status.last_log_index == node.ledger.log.last
+    assert [(member.id, member.role) for member in status.nodes] == [
+        ("n1", "leader"),
+        ("n2", "follower"),
+        ("n3", "follower"),
+    ]
+    assert status.storage is not None
+    assert status.storage.snapshot_index == 0
+
+
+def test_a_status_survives_the_wire() -> None:
+    node = leading()
+    for status in (NodeStatus.of(node.engine), NodeStatus.whole(node.engine, node.engine.opened.snapshots)):
+        assert NodeStatus.from_dict(status.to_dict()) == status
+
+
+def test_fields_of_a_later_version_are_ignored_and_missing_ones_are_not() -> None:
+    found = NodeStatus.of(leading().engine).to_dict()
+    later = {**found, "new": 1, "nodes": [{**row, "new": 2} for row in found["nodes"]]}
+    assert NodeStatus.from_dict(later).to_dict() == found
+    with pytest.raises(KeyError, match="term"):
+        NodeStatus.from_dict({name: value for name, value in found.items() if name != "term"})
+
+
+def test_a_status_cannot_be_changed() -> None:
+    node = leading()
+    status = NodeStatus.whole(node.engine, node.engine.opened.snapshots)
+    for part, name in ((status, "term"), (status.storage, "snapshot_index"), (status.nodes[0], "role")):
+        with pytest.raises(dataclasses.FrozenInstanceError):
+            setattr(part, name, 9)
