@@ -30,9 +30,6 @@ API = {
     "forge_consensus.EventFeed": "get aget positions silent close",
     "forge_consensus.Gap": "",
     "forge_consensus.events.log_lines.log_events": "",
-    "forge_consensus.config.raft.RaftSettings": "",
-    "forge_consensus.config.storage.StorageSettings": "",
-    "forge_consensus.config.client.ClientSettings": "",
 }
 """Each public name with the methods that belong to its interface."""
 TESTING = {

@@ -9,14 +9,22 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import MISSING
 from pathlib import Path
 
 from forge_consensus.actors import messages
 from forge_consensus.actors.runtime.gate import DESTINATION
+from forge_consensus.config.client import ClientSettings
+from forge_consensus.config.node import NodeSettings
+from forge_consensus.config.setting import describe
 from forge_consensus.errors import ConsensusError
 from tests.worlds import api_page, event_table, import_graph
 
 ROOT = import_graph.ROOT
+SETTINGS_HEAD = (
+    "| Setting | Type | Default | Takes effect | What | Why the default | In the Go original |",
+    "|---|---|---|---|---|---|---|",
+)
 BLOCK = re.compile(r"(?P<head><!-- generated: (?P<name>[a-z-]+) -->\n)(?P<body>.*?)(?P<end><!-- end -->)", re.DOTALL)
 
 
@@ -58,6 +66,25 @@ def error_table() -> list[str]:
     return lines
 
 
+def setting_tables() -> list[str]:
+    """Every setting of nodes and clients, a table for each section."""
+    lines: list[str] = []
+    section = None
+    for row in (*describe(NodeSettings), *describe(ClientSettings)):
+        head, _, _ = row.name.rpartition(".")
+        if head != section:
+            section = head
+            title = f"`{head}`" if head else "The node itself"
+            lines += ["", f"## {title}", "", *SETTINGS_HEAD]
+        said = row.described
+        default = "must be given" if row.default is MISSING else f"`{row.default!r}`"
+        unit = f" ({said.unit})" if said.unit else ""
+        original = f"`{said.original}`" if said.original else "-"
+        cells = (f"`{row.name}`", f"{row.kind}{unit}", default, said.reload, said.what, said.why, original)
+        lines.append(f"| {' | '.join(cells)} |")
+    return [*lines[1:], ""]
+
+
 def errors_below(kind: type[ConsensusError]) -> list[type[ConsensusError]]:
     """The error classes of `forge_consensus.errors`, sorted by name."""
     found = {kind}
@@ -80,6 +107,7 @@ BLOCKS: Mapping[str, Callable[[], list[str]]] = {
     "messages": message_table,
     "events": event_table.table,
     "errors": error_table,
+    "settings": setting_tables,
     "api": api_page.page,
     "testing-api": api_page.testing_page,
 }
