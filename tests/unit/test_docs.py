@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import ast
+import builtins
 import importlib.util
 import os
 import re
@@ -43,6 +44,9 @@ MAKE = re.compile(r"\bmake ((?:[a-z-]+ ?)+)")
 PYTEST = re.compile(r"\bpytest((?: +[^\s`#;&]+)+)")
 MODULE = re.compile(r"\bpython3? -m ([\w.]+)")
 TOOL = re.compile(r"\bforge-consensus ([^`#\n&|;]*)")
+CLASS = re.compile(r"([A-Z][A-Za-z]*[a-z][A-Za-z]*(?:\.[a-z]\w*)?)(?:\(.*\))?")
+FOREIGN = {"Counter", "Actor", "RssAnon"}
+"""Class names of readers' programs and of libraries."""
 USERS_FILES = {"conftest.py", "counter.py", "data/", "snapshots/", "tables/", "NN_words.txt"}
 """Files and folders of a reader's own program, or of a node's data folder."""
 INVARIANTS = [f"I{number}" for number in range(1, 17)]
@@ -89,6 +93,14 @@ def names_in(path: Path) -> frozenset[str]:
     return frozenset(found)
 
 
+@cache
+def names_in_the_source() -> frozenset[str]:
+    """What all Python files define, by the names in them."""
+    folders = ("actors", "events", "storage", "demo", "forge_consensus", "tests")
+    files = [path for folder in folders for path in (ROOT / folder).rglob("*.py")]
+    return frozenset().union(*(names_in(path) for path in files), FOREIGN, dir(builtins))
+
+
 def what_is_missing(reference: str) -> str:
     """What a reference (`path`, `folder/`, `file.py::Name.method`, with * for any) names and is not there, or ""."""
     path, _, name = reference.partition("::")
@@ -107,6 +119,24 @@ def what_is_missing(reference: str) -> str:
 def test_every_file_and_name_that_a_page_names_exists(page: Path) -> None:
     references = [text for text in CODE.findall(prose(page)) if FILE.fullmatch(text)]
     assert not [missing for text in references if (missing := what_is_missing(text))]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=named)
+def test_every_class_and_method_that_a_page_names_exists(page: Path) -> None:
+    names = {found[1] for text in CODE.findall(without_blocks(page)) if (found := CLASS.fullmatch(text))}
+    assert not {name for name in names - names_in_the_source() if not has_inherited(name)}
+
+
+def has_inherited(name: str) -> bool:
+    """Whether a class has a method that another class of the source gives it."""
+    owner, _, method = name.partition(".")
+    known = names_in_the_source()
+    return bool(method) and owner in known and any(each.endswith(f".{method}") for each in known)
+
+
+def without_blocks(page: Path) -> str:
+    """The text of a page without its fenced and generated blocks: those are the source's own words."""
+    return FENCE.sub("", BLOCK.sub("", page.read_text(encoding="utf-8")))
 
 
 def test_a_reference_to_what_is_not_there_is_noticed() -> None:

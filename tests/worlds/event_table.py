@@ -1,4 +1,4 @@
-"""The README's table of events, made from their docstrings, their fields and the actors' source.
+"""The table of events in docs/events.md, made from their docstrings, their fields and the actors' source.
 
 python -m tests.worlds.event_table
 """
