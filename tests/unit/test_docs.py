@@ -22,7 +22,7 @@ import pytest
 from forge_consensus.cli.main import cli
 from tests.worlds import import_graph
 from tests.worlds.doc_blocks import BLOCK, BLOCKS, ROOT, rebuilt
-from tests.worlds.readme_programs import programs
+from tests.worlds.readme_programs import Program, programs
 
 REGENERATE = "FORGE_REGENERATE"
 DOCS = ROOT / "docs"
@@ -287,7 +287,7 @@ def test_python_blocks_of_the_readme_are_whole_programs() -> None:
 
 
 @pytest.mark.parametrize("program", [each for each in programs() if not each.needs_cluster], ids=lambda each: each.name)
-def test_a_program_of_the_readme_runs_as_printed(program, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+def test_a_program_of_the_readme_runs_as_printed(program: Program, tmp_path: Path) -> None:
     for each in programs():
         (tmp_path / each.name).write_text(each.text, encoding="utf-8")
     env = {**os.environ, "PYTHONPATH": str(ROOT)}

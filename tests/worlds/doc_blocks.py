@@ -12,13 +12,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import MISSING
 from pathlib import Path
 
+from forge_consensus.config.node import NodeSettings
+from forge_consensus.config.setting import describe
+
 from forge_consensus.actors import messages
 from forge_consensus.actors.runtime.gate import DESTINATION
 from forge_consensus.config.client import ClientSettings
-from forge_consensus.config.node import NodeSettings
-from forge_consensus.config.setting import describe
 from forge_consensus.errors import ConsensusError
 from tests.worlds import api_page, event_table, import_graph
+from tests.worlds.api_page import THOUSANDS_FROM
 
 ROOT = import_graph.ROOT
 SETTINGS_HEAD = (
@@ -77,12 +79,17 @@ def setting_tables() -> list[str]:
             title = f"`{head}`" if head else "The node itself"
             lines += ["", f"## {title}", "", *SETTINGS_HEAD]
         said = row.described
-        default = "must be given" if row.default is MISSING else f"`{row.default!r}`"
+        default = "must be given" if row.default is MISSING else f"`{shown(row.default)}`"
         unit = f" ({said.unit})" if said.unit else ""
         original = f"`{said.original}`" if said.original else "-"
         cells = (f"`{row.name}`", f"{row.kind}{unit}", default, said.reload, said.what, said.why, original)
         lines.append(f"| {' | '.join(cells)} |")
     return [*lines[1:], ""]
+
+
+def shown(value: object) -> str:
+    """A default as Python writes it, with thousands set apart."""
+    return f"{value:_}" if type(value) is int and value >= THOUSANDS_FROM else repr(value).replace("'", '"')
 
 
 def errors_below(kind: type[ConsensusError]) -> list[type[ConsensusError]]:
