@@ -1,4 +1,7 @@
-"""The election actor: who leads, and when somebody else should (paper 5.2, dissertation 4.2.3 and 9.6)."""
+"""The election actor: decides which role this node has, and when to ask for an election.
+
+Paper 5.2; dissertation 4.2.3 (stickiness) and 9.6 (pre-vote).
+"""
 
 from __future__ import annotations
 
@@ -30,12 +33,16 @@ from forge_consensus.events.types import (
     LeaderStepDown,
     RoleChanged,
 )
+from forge_consensus.storage.ledger.ledger import Proposal
+from forge_consensus.storage.ledger.record import Kind
 
 FAULT = "an actor of this node failed"
+NOOP = Proposal(Kind.NOOP, session=0, seq=0, done_below=0, data=b"")
+"""The first entry of every leader's term."""
 
 
 class ElectionActor(ConsensusActor):
-    """Owns the role, the election timer and the votes received. Votes given are the ledger's."""
+    """Owns the role, the election timer and the votes received. The votes that this node gave are the ledger's."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -43,7 +50,6 @@ class ElectionActor(ConsensusActor):
         self.votes: set[str] = set()
         self.asking = False
         self.round = self.asked_in = 0
-        self.heard_at: float | None = None
         self.disconnected = False
         self.broke_at = 0.0
         self.broke_in = 0
@@ -51,12 +57,11 @@ class ElectionActor(ConsensusActor):
         self.alarm: Timer | None = None
         self.fast_left = 0
         self.stood_at = 0.0
-        self.no_vote_before = 0.0
 
     def bind(self, context: Context) -> None:
-        """Take the context, and let the gate ask about stickiness."""
+        """Take the context; role and leader in it are still those that were reported last."""
         super().bind(context)
-        context.shared.sticky = self.sticky
+        self.stickiness = context.shared.stickiness
 
     @property
     def role(self) -> Role:
@@ -79,10 +84,10 @@ class ElectionActor(ConsensusActor):
     # --- beginning and waiting ---------------------------------------------------------------------------------------
 
     def receiveMsg_Start(self, message: Start, sender: Any) -> None:
-        """Wait for a leader; alone, wait for nobody."""
+        """Begin as a follower that waits for a leader; the only member of its cluster asks for votes at once."""
         self.stood_at = self.clock.now()
         if self.ledger.configuration.lease_reads:
-            self.no_vote_before = self.clock.now() + self.options.election_timeout_min
+            self.stickiness.no_vote_before = self.clock.now() + self.options.election_timeout_min
         if message.again:
             self.step_down(FAULT)
             self.lose_leader(FAULT)
@@ -91,10 +96,14 @@ class ElectionActor(ConsensusActor):
         if self.others:
             self.wait_long()
         else:
-            self.wait_until(max(self.clock.now(), self.no_vote_before))
+            self.wait_until(max(self.clock.now(), self.stickiness.no_vote_before))
 
     def wait_until(self, deadline: float) -> None:
-        """Move the deadline. An alarm that rings before it only sets the next, so contact costs no new alarm."""
+        """Move the election deadline.
+
+        An alarm that rings before the deadline only sets the next one, so the many contacts that move the deadline
+        further away need no new alarm.
+        """
         self.deadline = deadline
         if self.alarm is not None and self.alarm_at > deadline:
             self.alarm.cancel()
@@ -104,12 +113,12 @@ class ElectionActor(ConsensusActor):
             self.alarm = self.after(max(0.0, deadline - self.clock.now()), ElectionTimeout())
 
     def wait_long(self) -> None:
-        """Give the others an election timeout."""
+        """Wait for a random election timeout, so that nodes do not all stand at once (paper 5.2)."""
         low, high = self.options.election_timeout_min, self.options.election_timeout_max
         self.wait_until(self.clock.now() + self.context.random.uniform(low, high))
 
     def wait_short(self) -> None:
-        """Give those of a lower rank the time to be first."""
+        """Wait for a time that grows with this node's rank, so that the voters of lower rank stand first."""
         ranked = [node for node in sorted(self.ledger.configuration.voters) if node != self.leader]
         rank = ranked.index(self.node_id) if self.node_id in ranked else len(ranked)
         delay = self.options.rank_delay
@@ -117,7 +126,7 @@ class ElectionActor(ConsensusActor):
         self.wait_until(self.clock.now() + rank * delay + jitter)
 
     def receiveMsg_ElectionTimeout(self, message: ElectionTimeout, sender: Any) -> None:
-        """The alarm rang: ask for pre-votes if the deadline has come, else wait for it."""
+        """Ask for pre-votes if the deadline has come; otherwise wait for it."""
         self.alarm = None
         if self.role is Role.LEADER:
             return
@@ -131,7 +140,7 @@ class ElectionActor(ConsensusActor):
     # --- asking ------------------------------------------------------------------------------------------------------
 
     def ask_for_pre_votes(self) -> None:
-        """Ask whether an election would be won, before disturbing anybody with a new term."""
+        """Ask whether an election would be won, because a new term would disturb a leader that others still hear."""
         if self.leader is not None:
             silent = "connection lost" if self.disconnected else "silent for an election timeout"
             self.lose_leader(silent)
@@ -157,7 +166,10 @@ class ElectionActor(ConsensusActor):
             )
 
     def receiveMsg_RequestPreVote(self, message: RequestPreVote, sender: Any) -> None:
-        """Grant what an election would grant, without promising anything; leave one's own for later."""
+        """Say whether this node would grant the vote, without promising it.
+
+        A node that grants it holds its own candidacy back, so that the asker can win.
+        """
         ledger = self.ledger
         granted = (
             message.term > ledger.term
@@ -170,9 +182,10 @@ class ElectionActor(ConsensusActor):
         self.send(sender, PreVoteReply(ledger.term, message.round, granted))
 
     def receiveMsg_PreVoteReply(self, message: PreVoteReply, sender: Any) -> None:
-        """Stand once a majority would have us; only answers of the present round count.
+        """Stand once a majority has granted the pre-votes of the present round.
 
-        And only in the term that they were asked in: the gate may have moved it, with `TermRaised` still on its way.
+        They count only in the term in which they were asked for: the gate may have entered a higher term while
+        `TermRaised` is still in the mailbox.
         """
         present = message.round == self.round and self.asked_in == self.ledger.term
         if not (self.asking and message.granted and present):
@@ -183,7 +196,7 @@ class ElectionActor(ConsensusActor):
                 self.campaign()
 
     def campaign(self) -> None:
-        """Enter a new term with a vote for oneself and ask for the others'."""
+        """Enter the next term with a vote for this node, and ask the others for theirs."""
         self.asking = False
         term = self.ledger.stand(self.ledger.term)
         self.votes = {self.node_id}
@@ -199,7 +212,7 @@ class ElectionActor(ConsensusActor):
             self.tell_peer(node, "election", RequestVote(term, log.last, log.last_term))
 
     def receiveMsg_RequestVote(self, message: RequestVote, sender: Any) -> None:
-        """Vote at most once a term; the answer leaves when the vote is on disk (I10)."""
+        """Vote, at most once in a term; the answer leaves when the vote is on disk (I10)."""
         ledger = self.ledger
         granted = (
             self.role is not Role.LEADER
@@ -212,7 +225,7 @@ class ElectionActor(ConsensusActor):
         self.send(sender, VoteReply(ledger.term, granted))
 
     def receiveMsg_VoteReply(self, message: VoteReply, sender: Any) -> None:
-        """Count a vote of a member of our configuration, for the present term."""
+        """Count the vote of a voter of the configuration in force, given in the present term."""
         if self.role is not Role.CANDIDATE or message.term != self.ledger.term or not message.granted:
             return
         if sender.node in self.ledger.configuration.voters:
@@ -221,49 +234,43 @@ class ElectionActor(ConsensusActor):
                 self.win()
 
     def is_majority(self, votes: set[str]) -> bool:
-        """Whether those who said yes are a majority. Votes and pre-votes are never counted together."""
+        """Whether these nodes are a quorum. Votes and pre-votes are never counted together."""
         return self.ledger.configuration.quorum.has(votes)
 
     def win(self) -> None:
-        """Lead, and stand no more: a candidate may have asked for pre-votes again before its votes came."""
-        self.asking = False
+        """Lead the term.
+
+        Its first entry is a no-op, because only an entry of the own term lets earlier ones commit (paper 5.4.2, 8). It
+        is appended here, so that no client's command that arrived in the same turn comes before it.
+        """
+        self.asking = False  # a candidate may have asked for pre-votes again before its votes came
         term = self.ledger.term
         self.ledger.lead(term)
+        noop, _ = self.ledger.propose(term, self.clock.wall_ms(), [NOOP])
         self.leader = self.node_id
         self.fast_left = 0
         self.take_role(Role.LEADER, f"{len(self.votes)} votes")
         self.publish(BecameLeader())
         self.announce_leader(votes=len(self.votes))
-        self.tell("replication", LeadershipBegan(term))
+        self.tell("replication", LeadershipBegan(term, noop))
 
     # --- following ---------------------------------------------------------------------------------------------------
 
     def sticky(self) -> bool:
-        """Whether there is a leader that this node heard within the minimal election timeout, or is one.
-
-        A broken connection to the leader ends it, unless leases are on: then only time does, and nobody votes
-        soon after a start either.
-        """
-        if self.role is Role.LEADER:
-            return True
-        now = self.clock.now()
-        if now < self.no_vote_before:
-            return True
-        if self.heard_at is None or now - self.heard_at >= self.options.election_timeout_min:
-            return False
-        if self.ledger.configuration.lease_reads:
-            return True
-        return self.leader is not None and not self.disconnected
+        """Whether this node refuses its vote, because it leads or has just heard a leader."""
+        timeout, lease_reads = self.options.election_timeout_min, self.ledger.configuration.lease_reads
+        return self.stickiness.holds(self.clock.now(), timeout=timeout, lease_reads=lease_reads)
 
     def receiveMsg_LeaderContact(self, message: LeaderContact, sender: Any) -> None:
-        """A leader of our term spoke."""
+        """Follow the leader of the present term, and give it another election timeout."""
         if message.term != self.ledger.term:
             return
-        self.heard_at = self.clock.now()
+        self.stickiness.heard_at = self.clock.now()
         self.shared.leader_heard_at = self.clock.boottime_ns() / 1e9
         if self.left_behind(message.term):
             return
         self.asking = self.disconnected = False
+        self.stickiness.follows = True
         self.fast_left = 0
         self.wait_long()
         if self.role is not Role.FOLLOWER:
@@ -274,16 +281,16 @@ class ElectionActor(ConsensusActor):
             self.announce_leader(votes=0)
 
     def left_behind(self, term: int) -> bool:
-        """Whether a leader's word may be from before its connection broke.
+        """Whether a leader's request may have left before the connection to that leader broke.
 
-        Its frames come by another connection than the one whose end is noticed at once, so under load some are taken
-        in after that; they must not call the quick election off. A leader that lives is heard again later.
+        Requests of a leader arrive on another connection than the one whose end is noticed, so under load some are read
+        after that end. They must not call the quick election off. A leader that lives is heard again later.
         """
         fresh = self.clock.now() - self.broke_at < self.options.heartbeat_interval
         return self.disconnected and term == self.broke_in and fresh
 
     def announce_leader(self, votes: int) -> None:
-        """Tell everybody who leads. Only the leader itself knows its votes."""
+        """Tell the other actors and the world who leads. Only the leader itself knows its number of votes."""
         term = self.ledger.term
         self.shared.leader_term = term
         duration = self.clock.now() - self.stood_at
@@ -292,54 +299,58 @@ class ElectionActor(ConsensusActor):
         self.tell_all(LeaderChanged(self.leader, term))
 
     def lose_leader(self, reason: str) -> None:
-        """Nobody is known to lead."""
+        """Forget the leader: from now on none is known."""
         if self.leader is None:
             return
         if self.leader != self.node_id:
             self.publish(LeaderLost(leader=self.leader, reason=reason))
         self.stood_at = self.clock.now()
         self.leader = None
+        self.stickiness.follows = False
         self.tell_all(LeaderChanged(None, self.ledger.term))
 
     def receiveMsg_PeerDown(self, message: PeerDown, sender: Any) -> None:
-        """If it was the leader's connection, ask for pre-votes shortly instead of waiting the timeout out."""
+        """If the connection to the leader broke, ask for pre-votes after a short wait instead of a whole timeout.
+
+        Not under leases, because a leader that is cut off may still answer reads under its lease.
+        """
         if message.node != self.leader or self.role is not Role.FOLLOWER:
             return
         if self.ledger.configuration.lease_reads:
             return
-        self.disconnected = True
+        self.disconnected, self.stickiness.follows = True, False
         self.broke_at, self.broke_in = self.clock.now(), self.shared.leader_term  # the ledger's may be its successor's
         self.fast_left = self.options.fast_retries
         self.wait_short()
 
     def receiveMsg_PeerUp(self, message: PeerUp, sender: Any) -> None:
-        """The leader's connection stands again."""
+        """The connection to the leader stands again: wait for its heartbeats."""
         if message.node == self.leader and self.disconnected:
-            self.disconnected = False
+            self.disconnected, self.stickiness.follows = False, True
             self.wait_long()
 
-    # --- laying the role down ----------------------------------------------------------------------------------------
+    # --- stepping down -----------------------------------------------------------------------------------------------
 
     def receiveMsg_TermRaised(self, message: TermRaised, sender: Any) -> None:
-        """A higher term was seen: whatever this node was in an older one is over."""
+        """Lay down the role of an earlier term; the gate has entered a higher one."""
         self.asking = False
         self.step_down(f"term {message.term} began")
         self.lose_leader(f"term {message.term} began")
 
     def receiveMsg_Resign(self, message: Resign, sender: Any) -> None:
-        """Stop leading without a new term (check-quorum)."""
+        """Stop leading without entering a new term, for example because no quorum answers."""
         if self.ledger.resign(message.term):
             self.step_down(message.reason)
             self.lose_leader(message.reason)
 
     def receiveMsg_CommitWasSlow(self, message: CommitWasSlow, sender: Any) -> None:
-        """A leader that could not write for an election timeout has been silent for as long: it resigns."""
+        """Resign: a leader that waited for its disk so long was silent for an election timeout."""
         if self.role is Role.LEADER:
             reason = f"a commit took {message.seconds:.1f} s"
             self.receiveMsg_Resign(Resign(self.ledger.term, reason), sender)
 
     def step_down(self, reason: str) -> None:
-        """Become a follower and, if this node led, say so."""
+        """Become a follower, and tell everybody if this node led."""
         was = self.role
         if was is Role.FOLLOWER:
             return
@@ -351,7 +362,8 @@ class ElectionActor(ConsensusActor):
             self.wait_long()
 
     def take_role(self, role: Role, reason: str) -> None:
-        """Change the role, and say it."""
+        """Change the role, and publish it if it is another one."""
         if role is not self.role:
             self.publish(RoleChanged(old=str(self.role), new=str(role), reason=reason))
         self.role = role
+        self.stickiness.leads = role is Role.LEADER

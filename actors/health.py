@@ -1,4 +1,7 @@
-"""The health actor: who lives, whether there is a quorum, how this node fares; it decides nothing."""
+"""The health actor: watches which peers live, whether a quorum is reachable, and how this node fares.
+
+It reports only: no decision of the consensus rests on it.
+"""
 
 from __future__ import annotations
 
@@ -28,11 +31,11 @@ from forge_consensus.events.types import (
 )
 
 LAG_ENTRIES = 100_000
-"""So far behind the commit index a node is recovering."""
+"""A node that has so many committed entries still to apply counts as recovering."""
 
 
 class HealthActor(ConsensusActor):
-    """Asks every peer in a steady rhythm, whatever the roles, and judges by the answers."""
+    """Asks every peer at a steady interval, whatever the roles, and judges by the answers."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -40,19 +43,19 @@ class HealthActor(ConsensusActor):
         self.missed: dict[str, int] = {}
 
     def bind(self, context: Context) -> None:
-        """Take the context."""
+        """Take the context. After a rebuild, what was published about the peers still holds."""
         super().bind(context)
-        known = context.shared.peers  # of the actor that failed, if one did: what was told of them still holds
+        known = context.shared.peers
         context.shared.peers = {node: known.get(node) or PeerView() for node in self.others}
 
     def receiveMsg_Start(self, message: Start, sender: Any) -> None:
-        """Begin to ask."""
+        """Begin to ask the peers."""
         self.missed = dict.fromkeys(self.others, 0)
         self.judge()
         self.after(self.options.check_interval, CheckHealth())
 
     def receiveMsg_CheckHealth(self, message: CheckHealth, sender: Any) -> None:
-        """Note who did not answer the last question, and ask the next."""
+        """Judge the peers that did not answer, and ask all of them again."""
         self.number += 1
         options = self.options
         for node, missed in self.missed.items():
@@ -68,11 +71,11 @@ class HealthActor(ConsensusActor):
         self.after(options.check_interval, CheckHealth())
 
     def receiveMsg_CheckPeer(self, message: CheckPeer, sender: Any) -> None:
-        """Be alive."""
+        """Answer a peer that asks whether this node is alive."""
         self.send(sender, CheckPeerReply(message.number))
 
     def receiveMsg_CheckPeerReply(self, message: CheckPeerReply, sender: Any) -> None:
-        """A peer is alive; only our own clock judges how long it took."""
+        """Note that a peer is alive, and the round trip by this node's clock alone, since the reply echoes the time."""
         view = self.shared.peers.get(sender.node)
         if view is None:
             return
@@ -80,26 +83,26 @@ class HealthActor(ConsensusActor):
         self.alive(sender.node)
 
     def receiveMsg_PeerUp(self, message: PeerUp, sender: Any) -> None:
-        """A peer answered our greeting."""
+        """Note that a peer is alive, because it accepted the greeting."""
         if message.node in self.shared.peers:
             self.alive(message.node)
 
     def receiveMsg_PeerDown(self, message: PeerDown, sender: Any) -> None:
-        """A connection broke."""
+        """Note that a peer has failed, because its connection broke."""
         if message.node in self.shared.peers:
             self.fail(message.node, "connection lost")
             self.judge()
 
     def receiveMsg_LeaderChanged(self, message: LeaderChanged, sender: Any) -> None:
-        """A leader, or none, changes how this node fares."""
+        """Judge again, because a node without a leader is not healthy."""
         self.judge()
 
     def receiveMsg_LeadershipEnded(self, message: LeadershipEnded, sender: Any) -> None:
-        """So does this."""
+        """Judge again, because this node may have no leader now."""
         self.judge()
 
     def alive(self, node: str) -> None:
-        """Note a sign of life."""
+        """Note that a peer was heard."""
         view = self.shared.peers[node]
         self.missed[node] = 0
         view.heard_at = self.clock.now()
@@ -110,7 +113,7 @@ class HealthActor(ConsensusActor):
             self.judge()
 
     def fail(self, node: str, reason: str) -> None:
-        """Note that a peer is gone."""
+        """Note that a peer has failed, and publish it once."""
         view = self.shared.peers[node]
         if view.status not in (PeerStatus.FAILED, PeerStatus.INACTIVE):
             view.status = PeerStatus.FAILED
@@ -119,7 +122,7 @@ class HealthActor(ConsensusActor):
     # --- judging -----------------------------------------------------------------------------------------------------
 
     def judge(self) -> None:
-        """Tell when the quorum or this node's health changed."""
+        """Publish what changed about the quorum or this node's health."""
         peers, quorum = self.shared.peers, self.ledger.configuration.quorum
         gone = [n for n, v in peers.items() if v.status in (PeerStatus.FAILED, PeerStatus.INACTIVE)]
         live = quorum.voters - set(gone)
@@ -137,7 +140,7 @@ class HealthActor(ConsensusActor):
         self.change(self.state_for(has_quorum, lag, bool(details)), tuple(details))
 
     def state_for(self, quorum: bool, lag: int, trouble: bool) -> HealthState:
-        """The state that these signs make."""
+        """How this node fares: is a `quorum` reachable, how many entries lag behind, is anything else in `trouble`."""
         if not quorum:
             began = self.clock.now() - self.context.started_at < 2 * self.options.election_timeout_max
             return HealthState.RECOVERING if began else HealthState.UNHEALTHY
@@ -146,7 +149,7 @@ class HealthActor(ConsensusActor):
         return HealthState.DEGRADED if trouble else HealthState.HEALTHY
 
     def change(self, state: HealthState, details: tuple[str, ...]) -> None:
-        """Enter a state, and say it."""
+        """Enter a state, and publish it unless the same was published last."""
         reported = self.reported
         known = (reported.health, reported.details)
         reported.health, reported.details = state, details

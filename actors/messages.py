@@ -1,8 +1,9 @@
-"""The messages: every word that actors, nodes and clients say to each other, as closed sets on one page.
+"""The messages: everything that nodes say to each other and that clients and nodes say, as closed sets on one page.
 
-Requests are imperative, answers are noun + ``Reply``. What travels between nodes and to clients is listed in
-`WIRE_TAGS`, with the tag under which the codec writes it; new fields go last and have a default, tags are never reused.
-Terms, indexes, boots and numbers are unsigned; the names are those of the Raft paper (figure 2 and figure 13).
+Requests are imperative, answers between nodes are noun + ``Reply``. `WIRE_TAGS` lists every message with the tag under
+which the codec writes it. A new field goes last and has a default, and a tag is never used again, because nodes of
+different versions speak with each other. Terms, indexes, boots and numbers are unsigned; the names are those of the
+Raft paper (figures 2 and 13). What the actors of one node tell each other is in `forge_consensus.actors.notices`.
 """
 
 from __future__ import annotations
@@ -15,9 +16,9 @@ T = TypeVar("T")
 
 @dataclass_transform(frozen_default=True)
 def message(kind: type[T]) -> type[T]:
-    """Make a class of messages: a dataclass that type checkers hold to be frozen.
+    """Make a class of messages: a dataclass that is frozen for type checkers.
 
-    At run time it is not, since a frozen object takes three times as long to make, and a turn makes twenty.
+    It is not frozen at run time, because a frozen object takes three times as long to make and a turn makes twenty.
     """
     return dataclass(slots=True, unsafe_hash=True)(kind)
 
@@ -27,21 +28,21 @@ def message(kind: type[T]) -> type[T]:
 
 @message
 class Hello:
-    """The first frame on a connection: who I am, and what I was started with."""
+    """The first request on a connection: who the sender is, and with which members it was started."""
 
     incarnation: str
     boot: int
     address: str
     configuration_hash: str
     configuration: str
-    """The initial configuration as text, for the error that shows both."""
+    """The initial configuration as text, so that a refusal can show both."""
     earlier: str = ""
-    """The draws of the boots before this one, newest first: from which life of the folder this one descends."""
+    """The random draws of the boots before this one, newest first. They prove from which boots this one descends."""
 
 
 @message
 class HelloReply:
-    """The answer in kind; `reason` is empty when the greeting was accepted."""
+    """The answer to a greeting; `reason` is empty if the greeting was accepted, `detail` is a sentence for people."""
 
     incarnation: str
     boot: int
@@ -52,7 +53,7 @@ class HelloReply:
 
 @message
 class RequestPreVote:
-    """Say whether you would vote for me in `term`, which I have not entered yet (dissertation 9.6)."""
+    """Ask whether the receiver would vote in `term`, which the sender has not entered yet (dissertation 9.6)."""
 
     term: int
     round: int
@@ -62,7 +63,7 @@ class RequestPreVote:
 
 @message
 class PreVoteReply:
-    """`term` is the responder's own; only replies of the asker's present round count."""
+    """Whether the responder would vote. `term` is its own; only replies to the asker's present round count."""
 
     term: int
     round: int
@@ -71,7 +72,7 @@ class PreVoteReply:
 
 @message
 class RequestVote:
-    """Vote for me in `term` (paper 5.2, 5.4.1)."""
+    """Ask for a vote in `term` (paper 5.2); the tip of the sender's log lets the receiver compare logs (5.4.1)."""
 
     term: int
     last_index: int
@@ -80,7 +81,7 @@ class RequestVote:
 
 @message
 class VoteReply:
-    """A vote, durable before this left."""
+    """A vote or its refusal. A vote was on the sender's disk before this left."""
 
     term: int
     granted: bool
@@ -88,23 +89,24 @@ class VoteReply:
 
 @message
 class AppendEntries:
-    """Entries that follow (prev_index, prev_term); without any it is the heartbeat (paper 5.3)."""
+    """Entries that follow the entry (prev_index, prev_term) (paper 5.3). Without entries it is the heartbeat."""
 
     term: int
     prev_index: int
     prev_term: int
     commit: int
     round: int
-    """Read round (dissertation 6.4): a reply that echoes it confirms the leader for reads begun before it."""
+    """The read round (dissertation 6.4): replies that echo it confirm the leader for reads taken before it began."""
     records: tuple[bytes, ...]
 
 
 @message
 class AppendReply:
-    """On success `index` is the last entry that this request verified, and it is on the sender's disk.
+    """The answer to `AppendEntries`.
 
-    On refusal (index, entry_term) is the hint: the last entry of the follower, at or before the previous entry
-    asked for, whose term is not above its term; it resolves a divergence in one round trip a term.
+    On success `index` is the last entry that the request verified, and the sender has it on its disk. On refusal
+    (index, entry_term) is a hint: the follower's last entry at or before the request's previous entry whose term is not
+    above that entry's term. It resolves a divergence with one round trip for each term.
     """
 
     term: int
@@ -116,7 +118,7 @@ class AppendReply:
 
 @message
 class InstallSnapshot:
-    """One chunk of the snapshot (index, entry_term), `offset` bytes into its file of `size` bytes (paper 7)."""
+    """One chunk of the snapshot of (index, entry_term), from `offset` on in its file of `size` bytes (paper 7)."""
 
     term: int
     index: int
@@ -128,7 +130,7 @@ class InstallSnapshot:
 
 @message
 class SnapshotReply:
-    """The receiver wants the chunk at `offset` next; `done` says that the snapshot's state is durable there."""
+    """The follower wants the chunk at `offset` next; `done` says that the snapshot's state is durable there."""
 
     term: int
     index: int
@@ -138,14 +140,14 @@ class SnapshotReply:
 
 @message
 class CheckPeer:
-    """Are you alive? Asked by every node of every other, whatever their roles."""
+    """Ask whether the receiver is alive. Every node asks every other, whatever their roles."""
 
     number: int
 
 
 @message
 class CheckPeerReply:
-    """I am."""
+    """The sender is alive; `number` is that of the question."""
 
     number: int
 
@@ -155,7 +157,7 @@ class CheckPeerReply:
 
 @message
 class Locate:
-    """Who leads? Held by the node up to `wait_ms` until it knows a leader in a term above `known_term`."""
+    """Ask who leads. The node answers when it knows a leader of a term above `known_term`, or after `wait_ms`."""
 
     known_term: int
     wait_ms: int
@@ -163,7 +165,7 @@ class Locate:
 
 @message
 class Located:
-    """`leader` is empty while nobody is known; `members` are (node id, address) pairs."""
+    """What the node knows of the leader, empty while none is known; `members` are (node id, address) pairs."""
 
     node: str
     cluster: str
@@ -175,23 +177,23 @@ class Located:
 
 @message
 class OpenSession:
-    """Open a session that expires after `ttl_ms` without a command."""
+    """Open a session, which expires after `ttl_ms` milliseconds without a command."""
 
     ttl_ms: int
 
 
 @message
 class SessionOpened:
-    """The session's id is the index of the log entry that opened it."""
+    """A session is open; its id is the index of the log entry that opened it."""
 
     session: int
 
 
 @message
 class Submit:
-    """Commands of one session, packed: (sequence number, encoded command) each.
+    """Commands of one session, each as (sequence number, encoded command).
 
-    Below `done_below` the client has every result and keeps none waiting.
+    The client has the results of all commands with numbers below `done_below`, so nodes may forget them.
     """
 
     session: int
@@ -201,15 +203,20 @@ class Submit:
 
 @message
 class Results:
-    """Outcomes of commands, packed a turn: (sequence number, error code or "", encoded result) each."""
+    """Outcomes of a session's commands in one turn, each as (sequence number, error code or "", encoded result)."""
 
     session: int
     items: tuple[tuple[int, str, bytes], ...]
 
 
+STALE = "stale"
+CONSISTENCIES = ("linearizable", "lease", STALE)
+"""What a `Read` can ask for, the strictest first."""
+
+
 @message
 class Read:
-    """Queries: (number, encoded query) each; consistency is ``linearizable``, ``lease`` or ``stale``."""
+    """Queries, each as (number, encoded query); `consistency` is one of `CONSISTENCIES`."""
 
     consistency: str
     queries: tuple[tuple[int, bytes], ...]
@@ -217,10 +224,10 @@ class Read:
 
 @message
 class ReadResults:
-    """Answers: (number, error code or "", encoded result) each, as of `applied`, at most `stale_ms` old.
+    """Answers to queries, each as (number, error code or "", encoded result), from the state after entry `applied`.
 
-    `stale_ms` is the time since this node last heard from a leader, 0 on a leader and for confirmed reads;
-    `NEVER_MS` says that it never heard from one in this boot.
+    `stale_ms` is the time in milliseconds since the node last heard from a leader. It is 0 on a leader and for
+    confirmed reads, and `NEVER_MS` if the node has not heard from a leader since its start.
     """
 
     applied: int
@@ -230,22 +237,22 @@ class ReadResults:
 
 @message
 class GetStatus:
-    """Say how you fare."""
+    """Ask for the node's status."""
 
 
 @message
 class Status:
-    """The node's own account; the keys are those of `forge_consensus.actors.runtime.status`."""
+    """The node's status; the keys are those of `forge_consensus.actors.runtime.status`."""
 
     fields: dict[str, Any]
 
 
 @message
 class Refused:
-    """The whole request of that number was refused; `leader`, `address` and `term` help to find the leader.
+    """A request was refused; `leader`, `address` and `term` say who leads, as far as the node knows.
 
-    With the code CONSENSUS_OUTCOME_UNKNOWN some of it may have been carried out or may still be; with any other
-    code nothing was. `numbers` are the commands or queries meant, all of the request's when empty.
+    With the code CONSENSUS_OUTCOME_UNKNOWN a part of the request may have been carried out or may still be; with any
+    other code nothing was. `numbers` names the commands or queries that are refused; empty means all of the request.
     """
 
     code: str
@@ -258,7 +265,7 @@ class Refused:
 
 @message
 class ReadEvents:
-    """Tell again the events with numbers from `since` on, at most `limit`; `kinds` are patterns, none means all."""
+    """Ask for past events from the number `since` on, at most `limit`; `kinds` are name patterns, none means all."""
 
     since: int
     limit: int
@@ -267,10 +274,10 @@ class ReadEvents:
 
 @message
 class EventPage:
-    """Events as (number, encoded event) each, ascending, and gaps as (first, last, reason).
+    """A page of past events, each as (number, encoded event), ascending, and of gaps, each as (first, last, reason).
 
-    Numbers hold within one incarnation of the node. The page covers the numbers up to `next`, excluded; the newest
-    that the node gave out is `end`, the oldest that it may still have `first`.
+    Numbers are comparable within one incarnation of the node only. The page covers the numbers below `next`. `end` is
+    the newest number that the node gave out, `first` the oldest that it may still have.
     """
 
     node: str
@@ -278,7 +285,7 @@ class EventPage:
     incarnation: str
     boot: int
     events_address: str
-    """Where the node's publisher listens in this boot."""
+    """The address where the node publishes events in this boot."""
     first: int
     next: int
     end: int
@@ -287,7 +294,7 @@ class EventPage:
 
 
 NEVER_MS = 1 << 53
-"""Longer than any node has run: it has not heard from a leader at all."""
+"""Longer than any node has run: the node has not heard from a leader at all."""
 
 Request = (
     Hello
@@ -349,4 +356,4 @@ WIRE_TAGS: dict[int, type[WireMessage]] = {
 }
 
 CLIENT_REQUESTS = (Locate, OpenSession, Submit, Read, GetStatus, ReadEvents)
-"""What a client may ask: it reaches only the gateway."""
+"""The requests of clients. They reach only the gateway."""

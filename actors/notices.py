@@ -1,41 +1,38 @@
-"""The notices: what the actors of one node tell each other; they never leave it."""
+"""The notices: what the actors of one node tell each other. They never leave the node."""
 
 from __future__ import annotations
 
-from typing import Any
-
-from forge_consensus.actors.messages import AppendEntries, message
+from forge_consensus.actors.messages import message
 from forge_consensus.storage.ledger.applying import Applied
-from forge_consensus.storage.ledger.ledger import Proposal
 from forge_consensus.storage.snapshots.file import SnapshotInfo
 
-# --- from the turn loop ----------------------------------------------------------------------------------------------
+# --- from the turn loop and the gate ---------------------------------------------------------------------------------
 
 
 @message
 class Start:
-    """Begin: the ledger is open and everybody exists. `again` after the actors were rebuilt."""
+    """Begin: the ledger is open and every actor exists. `again` is set after the actors were rebuilt."""
 
     again: bool = False
 
 
 @message
 class Rebuild:
-    """An actor failed: make all of them anew, from the ledger."""
+    """An actor failed: make all actors anew from the ledger. `reason` names the fault."""
 
     reason: str
 
 
 @message
 class TermRaised:
-    """The term moved: whatever role was held in an earlier one is over."""
+    """The ledger entered a higher term: whatever role this node had in an earlier one is over."""
 
     term: int
 
 
 @message
 class Persisted:
-    """The log up to `index` is on disk; only this moves a leader's own match index."""
+    """The log up to `index` is on disk. Only this moves a leader's own match index."""
 
     term: int
     index: int
@@ -43,21 +40,21 @@ class Persisted:
 
 @message
 class CommitWasSlow:
-    """A commit took so many seconds, longer than the minimal election timeout."""
+    """A commit took so many seconds, which is longer than the minimal election timeout."""
 
     seconds: float
 
 
 @message
 class LinkUp:
-    """The connection to a peer stands; nobody was greeted yet."""
+    """The connection to a peer stands, but no greeting has been exchanged on it yet."""
 
     node: str
 
 
 @message
 class PeerUp:
-    """A peer answered the greeting: it may be spoken to."""
+    """A peer accepted the greeting: requests to it may leave."""
 
     node: str
 
@@ -74,7 +71,7 @@ class PeerDown:
 
 @message
 class LeaderContact:
-    """A leader of the present term was heard."""
+    """A request of the present term's leader arrived. The gate delivers this before the request itself."""
 
     leader: str
     term: int
@@ -82,7 +79,7 @@ class LeaderContact:
 
 @message
 class LeaderChanged:
-    """Who leads is known, or no longer known (None)."""
+    """`leader` leads the term; None means that no leader is known any longer."""
 
     leader: str | None
     term: int
@@ -90,14 +87,15 @@ class LeaderChanged:
 
 @message
 class LeadershipBegan:
-    """This node leads the term."""
+    """This node leads the term, and its no-op is in the log at the index `noop`."""
 
     term: int
+    noop: int
 
 
 @message
 class LeadershipEnded:
-    """This node led the term and no longer does."""
+    """This node led the term and no longer does, for that reason."""
 
     term: int
     reason: str
@@ -105,54 +103,29 @@ class LeadershipEnded:
 
 @message
 class Resign:
-    """Stop leading the term."""
+    """Stop leading the term, for that reason."""
 
     term: int
     reason: str
-
-
-@message
-class FirstEntries:
-    """A leader's entries that wait until the election actor has heard of it; `sender` is who gets the answer."""
-
-    entries: AppendEntries
-    sender: Any
 
 
 # --- proposing, reading, applying ------------------------------------------------------------------------------------
 
 
 @message
-class Propose:
-    """Put these into the log, if this node leads `term`."""
+class Appended:
+    """Clients' commands are in the leader's log as the entries `first` to `last`."""
 
-    ticket: int
-    term: int
-    proposals: list[Proposal]
-
-
-@message
-class Proposed:
-    """They are in the log as entries first..last."""
-
-    ticket: int
-    term: int
     first: int
     last: int
 
 
 @message
-class ProposeRefused:
-    """They are not in the log, and why."""
-
-    ticket: int
-    code: str
-    text: str
-
-
-@message
 class ReadIndex:
-    """Say from which index on reads that were taken before this may be answered (dissertation 6.4)."""
+    """Find out from which index on the read `ticket` may be answered (dissertation 6.4).
+
+    With `lease` the leader may answer at once while its lease holds.
+    """
 
     ticket: int
     lease: bool
@@ -160,15 +133,22 @@ class ReadIndex:
 
 @message
 class ReadReady:
-    """From `index` on."""
+    """The read `ticket` may be answered as soon as `index` is applied."""
 
     ticket: int
     index: int
 
 
 @message
+class ReadRefused:
+    """The read `ticket` cannot be confirmed, because this node does not lead."""
+
+    ticket: int
+
+
+@message
 class AppliedEntries:
-    """These entries were applied, in order."""
+    """These entries were applied, in the order of the log. None are named after a snapshot was installed."""
 
     entries: list[Applied]
 
@@ -178,29 +158,22 @@ class AppliedEntries:
 
 @message
 class PeerNeedsSnapshot:
-    """What the peer needs next is compacted away."""
+    """The entry that the peer needs next is compacted away."""
 
     node: str
 
 
 @message
 class SnapshotSent:
-    """The peer has the state of `index`, durably."""
+    """The peer has durably installed the snapshot up to `index`, or had a newer state already."""
 
     node: str
     index: int
 
 
 @message
-class HoldApplying:
-    """A user's machine is being restored elsewhere: apply nothing until told otherwise."""
-
-    hold: bool
-
-
-@message
 class SnapshotInstalled:
-    """The state is that of a received snapshot."""
+    """This node's state is that of a received snapshot, durably."""
 
     index: int
 
@@ -212,12 +185,12 @@ class TakeSnapshot:
 
 @message
 class CaptureSnapshot:
-    """The checkpoint is on disk: take the state."""
+    """The checkpoint that the snapshot needs is on disk: take the state."""
 
 
 @message
 class SnapshotSaved:
-    """The snapshot's file is durable, or `error` says why not."""
+    """The snapshot's file is durable, or `error` says why not. `began` is the running clock at its beginning."""
 
     info: SnapshotInfo | None
     error: str
@@ -231,12 +204,12 @@ class CompactLog:
 
 @message
 class SweepLog:
-    """Delete one slice of what was cut."""
+    """Delete one slice of what compaction or a broken-off installation left."""
 
 
 @message
 class SnapshotChecked:
-    """A file that a follower did not take was read again; `error` says what is wrong with it."""
+    """A file that a follower refused was read again; `error` says what is wrong with it, if anything."""
 
     info: SnapshotInfo
     error: str
@@ -244,7 +217,7 @@ class SnapshotChecked:
 
 @message
 class SnapshotReceived:
-    """A received file is complete and durable, or `error` says why not."""
+    """A received file is complete, verified and durable, or `error` says why not."""
 
     info: SnapshotInfo | None
     error: str
@@ -252,12 +225,12 @@ class SnapshotReceived:
 
 @message
 class InstallStep:
-    """Move the next piece of a received snapshot into the ledger."""
+    """Move the next chunk of a received snapshot into the ledger."""
 
 
 @message
 class MachineRestored:
-    """A user's machine took the snapshot, or `error` says why not."""
+    """A user's machine took the snapshot over, or `error` says why not."""
 
     error: str
 
@@ -267,39 +240,39 @@ class MachineRestored:
 
 @message
 class ElectionTimeout:
-    """Perhaps the leader is gone."""
+    """The election alarm rang: the leader may be gone."""
 
 
 @message
 class HeartbeatDue:
-    """Time to be heard; `term` is that of the leadership that set it."""
+    """A heartbeat is due; `term` is that of the leadership that set the alarm."""
 
     term: int
 
 
 @message
 class SendEntries:
-    """Send what followers lack."""
+    """Send followers the entries that they lack."""
 
 
 @message
 class ApplyCommitted:
-    """Apply one slice."""
+    """Apply one slice of the committed entries."""
 
 
 @message
 class CheckHealth:
-    """Ask the peers, and judge."""
+    """Ask every peer whether it is alive, and judge this node's health."""
 
 
 @message
 class CheckSnapshots:
-    """Look whether a snapshot is due or a chunk overdue."""
+    """Look whether a snapshot is due, and send chunks again that were not answered."""
 
 
 @message
 class LocateExpired:
-    """The asker's patience is over."""
+    """The time that a client gave its `Locate` is over; `number` names the request."""
 
     number: int
 

@@ -2,99 +2,120 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from forge_consensus.actors.messages import AppendEntries, AppendReply
 from forge_consensus.actors.notices import (
+    Appended,
     AppliedEntries,
     ApplyCommitted,
-    FirstEntries,
     HeartbeatDue,
-    HoldApplying,
-    LeaderContact,
     LeadershipBegan,
     LeadershipEnded,
     PeerDown,
+    PeerNeedsSnapshot,
     PeerUp,
     Persisted,
-    Propose,
-    Proposed,
-    ProposeRefused,
     ReadIndex,
+    ReadReady,
+    ReadRefused,
+    Resign,
     SendEntries,
     SnapshotInstalled,
     SnapshotSent,
     Start,
 )
-from forge_consensus.actors.raft.leadership import Leadership
-from forge_consensus.actors.raft.progress import Phase
+from forge_consensus.actors.raft.leadership import Effect, Leadership, MatchMoved, SendTo
 from forge_consensus.actors.runtime.actor import ConsensusActor, Context
-from forge_consensus.errors import BusyError, ProtocolError, StaleTermError, StorageFullError
+from forge_consensus.errors import ProtocolError, StorageFullError
 from forge_consensus.events.types import LogAppended, LogCommitted, LogTruncated
 from forge_consensus.storage.ledger.correlation import ids_between
-from forge_consensus.storage.ledger.ledger import Mismatch, Proposal
-from forge_consensus.storage.ledger.record import Kind
+from forge_consensus.storage.ledger.ledger import Mismatch
 
 
 class ReplicationActor(ConsensusActor):
-    """Owns what a leader knows of its followers (in `Leadership`); a follower's side has no state but the ledger's."""
+    """Owns the `Leadership` while this node leads, and carries out what it decides.
+
+    As a follower it keeps no state of its own: whatever it needs to know is in the ledger.
+    """
 
     def __init__(self) -> None:
         super().__init__()
-        self.leading: Leadership | None = None
+        self.leadership: Leadership | None = None
         self.apply_due = False
         self.send_due = False
-        self.held = False
 
     def bind(self, context: Context) -> None:
-        """Take the context."""
+        """Take the context. No follower's match is known yet."""
         super().bind(context)
         context.shared.match = {}
 
     def receiveMsg_Start(self, message: Start, sender: Any) -> None:
-        """Apply again what was known to be committed, in slices."""
+        """Apply again, in slices, what was known to be committed before the start."""
         ledger, told = self.ledger, self.reported.committed
         if not message.again:
             self.reported.committed = ledger.commit_index
-        elif ledger.commit_index > told:  # a turn that was taken back had applied it, and told nothing
+        elif ledger.commit_index > told:  # a turn that was rolled back had applied it, and its events were dropped
             self.committed(told)
         self.apply_soon()
 
     # --- leading -----------------------------------------------------------------------------------------------------
 
     def receiveMsg_LeadershipBegan(self, message: LeadershipBegan, sender: Any) -> None:
-        """Begin with a no-op: only an entry of the own term lets earlier ones commit (paper 5.4.2, 8)."""
-        term = message.term
-        noop = Proposal(Kind.NOOP, 0, 0, 0, b"")
-        first, last = self.ledger.propose(term, self.clock.wall_ms(), [noop])
-        self.leading = Leadership(self, term, first)
-        self.appended(first, last)
-        self.after(self.options.heartbeat_interval, HeartbeatDue(term))
+        """Begin to feed the followers with the no-op, which is already in the log.
+
+        Raises `StaleTermError` if the leadership has ended meanwhile.
+        """
+        self.appended(message.noop, message.noop)
+        self.ledger.require_leading(message.term)
+        self.leadership = Leadership(
+            message.term,
+            message.noop,
+            node_id=self.node_id,
+            followers=self.others,
+            ledger=self.ledger,
+            options=self.options,
+            now=self.clock.now(),
+        )
+        self.shared.match = self.leadership.match
+        self.after(self.options.heartbeat_interval, HeartbeatDue(message.term))
 
     def receiveMsg_LeadershipEnded(self, message: LeadershipEnded, sender: Any) -> None:
-        """Forget what only a leader knows."""
-        self.leading = None
+        """Drop everything that only a leader knows."""
+        self.leadership = None
         self.shared.match = {}
 
     def current(self) -> Leadership | None:
-        """The leadership, if it is still that of the ledger's term."""
-        leading = self.leading
-        if leading is not None and self.ledger.leading != leading.term:
+        """The leadership, if the ledger still leads its term; otherwise it has ended and must not be used."""
+        leadership = self.leadership
+        if leadership is not None and self.ledger.leading != leadership.term:
             return None
-        return leading
+        return leadership
 
-    def receiveMsg_Propose(self, message: Propose, sender: Any) -> None:
-        """Put commands into the log, or say why not."""
-        try:
-            first, last = self.ledger.propose(message.term, self.clock.wall_ms(), message.proposals)
-        except (StaleTermError, BusyError, StorageFullError) as error:
-            self.send(sender, ProposeRefused(message.ticket, error.code, str(error)))
-            return
-        self.appended(first, last)
-        self.send(sender, Proposed(message.ticket, message.term, first, last))
+    def carry_out(self, leadership: Leadership, effects: Iterable[Effect]) -> None:
+        """Do what a leadership decided, in that order."""
+        for effect in effects:
+            kind = type(effect)
+            if kind is SendTo:
+                self.tell_peer(effect.node, "replication", effect.message)  # type: ignore[union-attr]
+            elif kind is MatchMoved:
+                self.try_commit(leadership)
+            elif kind is ReadReady:
+                self.tell("gateway", effect)
+            elif kind is SendEntries:
+                self.send_soon()
+            elif kind is PeerNeedsSnapshot:
+                self.tell("snapshot", effect)
+            elif kind is Resign:
+                self.tell("election", effect)
+
+    def receiveMsg_Appended(self, message: Appended, sender: Any) -> None:
+        """The gateway has put clients' commands into the log."""
+        self.appended(message.first, message.last)
 
     def appended(self, first: int, last: int) -> None:
-        """Entries are in the leader's log: followers get them once this turn's frames are all read."""
+        """Tell the world of new entries in the leader's log, and send them once all frames of this turn are read."""
         self.publish(LogAppended(first_index=first, last_index=last, **self.cause_of(first, last)))
         self.send_soon()
 
@@ -104,53 +125,59 @@ class ReplicationActor(ConsensusActor):
         return {"correlation_ids": ids, "correlation_id": ids[0] if len(ids) == 1 else None}
 
     def send_soon(self) -> None:
-        """Send at the end of the mailbox, so that all that came in this turn leaves in one run."""
+        """Send at the end of the mailbox, so that everything that came in this turn leaves in one batch."""
         if not self.send_due:
             self.send_due = True
             self.send(self.myAddress, SendEntries())
 
     def receiveMsg_SendEntries(self, message: SendEntries, sender: Any) -> None:
-        """Send followers what they lack, and the round that waiting reads need."""
+        """Send followers the entries that they lack, and the round that waiting reads need."""
         self.send_due = False
-        leading = self.current()
-        if leading is not None:
-            leading.send_entries()
-            self.try_commit(leading)
+        leadership = self.current()
+        if leadership is not None:
+            self.carry_out(leadership, leadership.send_entries(self.clock.now()))
 
     def receiveMsg_HeartbeatDue(self, message: HeartbeatDue, sender: Any) -> None:
-        """Be heard, look after silent followers, and resign without a quorum."""
-        leading = self.current()
-        if leading is not None and leading.term == message.term:
+        """Send heartbeats, look after silent followers, and resign without a quorum."""
+        leadership = self.current()
+        if leadership is not None and leadership.term == message.term:
             self.after(self.options.heartbeat_interval, message)
-            leading.heartbeat()
+            self.carry_out(leadership, leadership.heartbeat(self.clock.now()))
 
     def receiveMsg_Persisted(self, message: Persisted, sender: Any) -> None:
-        """The log is on disk up to there: the leader's own match, and what may be applied."""
-        leading = self.current()
-        if leading is not None and leading.term == message.term:
-            leading.match[self.node_id] = max(leading.match[self.node_id], message.index)
-            self.try_commit(leading)
+        """The log is on disk up to that index: raise the leader's own match, and apply what has become durable."""
+        leadership = self.current()
+        if leadership is not None and leadership.term == message.term:
+            leadership.persisted(message.index)
+            self.try_commit(leadership)
         self.apply_soon()
 
     def receiveMsg_AppendReply(self, message: AppendReply, sender: Any) -> None:
-        """A follower answered; it counts only if it is for the present leadership."""
-        leading = self.current()
-        if leading is None or message.term != leading.term:
+        """A follower answered. It counts only if it answers the present leadership."""
+        leadership = self.current()
+        if leadership is None or message.term != leadership.term:
             return
-        if leading.answered(sender, message):
-            self.try_commit(leading)
-        leading.answer_reads()
+        effects = leadership.answered(sender.node, message, sender.sent, self.clock.now())
+        if effects:
+            self.carry_out(leadership, effects)
+        if leadership.reads.queue:
+            self.carry_out(leadership, leadership.answer_reads())
 
-    def try_commit(self, leading: Leadership) -> None:
-        """Move the commit index to what a majority has on disk, entries of our own term only (I6)."""
+    def try_commit(self, leadership: Leadership) -> None:
+        """Move the commit index to what a majority has on disk, entries of the leader's own term only (I6).
+
+        It is tried whenever a match index moved: by an answer or by this node's own disk. A match that a snapshot
+        raised is of entries that are committed already.
+        """
         ledger = self.ledger
         before = ledger.commit_index
-        if ledger.commit_leading(leading.term, leading.on_majority()):
+        if ledger.commit_leading(leadership.term, leadership.on_majority()):
             self.committed(before)
-            leading.answer_reads()
+            if leadership.reads.queue:
+                self.carry_out(leadership, leadership.answer_reads())
 
     def committed(self, before: int) -> None:
-        """The commit index moved."""
+        """The commit index moved on from `before`: tell the world, and apply."""
         self.reported.committed = self.ledger.commit_index
         first, last = before + 1, self.ledger.commit_index
         self.publish(LogCommitted(first_index=first, last_index=last, **self.cause_of(first, last)))
@@ -158,45 +185,39 @@ class ReplicationActor(ConsensusActor):
 
     def receiveMsg_ReadIndex(self, message: ReadIndex, sender: Any) -> None:
         """Find out from which index on a read may be answered (dissertation 6.4)."""
-        leading = self.current()
-        if leading is None:
-            code = StaleTermError.code
-            self.send(sender, ProposeRefused(message.ticket, code, "this node does not lead"))
-            return
-        leading.read(message, sender)
+        leadership = self.current()
+        if leadership is None:
+            self.send(sender, ReadRefused(message.ticket))
+        else:
+            self.carry_out(leadership, leadership.read(message, self.clock.boottime_ns()))
 
     def receiveMsg_SnapshotSent(self, message: SnapshotSent, sender: Any) -> None:
-        """A follower has the snapshot: go on with entries behind it."""
-        leading = self.current()
-        if leading is not None and message.node in leading.progress:
-            leading.installed(message.node, message.index)
+        """A follower has the snapshot: go on with the entries behind it."""
+        self.probe_again(message.node, message.index)
 
     def receiveMsg_PeerUp(self, message: PeerUp, sender: Any) -> None:
-        """A follower can be reached (again): find out where it stands."""
-        self.receiveMsg_SnapshotSent(SnapshotSent(message.node, 0), sender)
+        """A follower can be reached (again): find out where its log stands."""
+        self.probe_again(message.node, 0)
+
+    def probe_again(self, node: str, durable: int) -> None:
+        """Feed a follower again; it holds a durable snapshot up to the index `durable`, 0 if none is known."""
+        leadership = self.current()
+        if leadership is not None:
+            self.carry_out(leadership, leadership.probe_again(node, durable))
 
     def receiveMsg_PeerDown(self, message: PeerDown, sender: Any) -> None:
-        """What was under way to it is lost."""
-        leading = self.current()
-        if leading is not None and message.node in leading.progress:
-            leading.progress[message.node].become(Phase.PROBE)
+        """The connection to a peer broke, and frames under way to it are lost."""
+        leadership = self.current()
+        if leadership is not None:
+            leadership.lost_connection(message.node)
 
     # --- following ---------------------------------------------------------------------------------------------------
 
     def receiveMsg_AppendEntries(self, message: AppendEntries, sender: Any) -> None:
-        """Let the election hear of the leader; if it is a new one, before anything that it sent."""
-        self.tell("election", LeaderContact(sender.node, message.term))
-        if (self.shared.leader, self.shared.leader_term) == (sender.node, message.term):
-            self.take_entries(message, sender)
-        else:
-            self.send(self.myAddress, FirstEntries(message, sender))
+        """Take a leader's entries. The reply leaves when they are on disk (I11).
 
-    def receiveMsg_FirstEntries(self, message: FirstEntries, sender: Any) -> None:
-        """The election has heard of the leader that sent these."""
-        self.take_entries(message.entries, message.sender)
-
-    def take_entries(self, message: AppendEntries, sender: Any) -> None:
-        """Take a leader's entries. The answer leaves when they are on disk (I11)."""
+        The election actor has already heard of this leader: the gate puts `LeaderContact` before the request.
+        """
         ledger = self.ledger
         try:
             result = ledger.accept(message.term, message.prev_index, message.prev_term, message.records)
@@ -204,12 +225,13 @@ class ReplicationActor(ConsensusActor):
             self.context.refuse(error.code, str(error))
             return
         if isinstance(result, Mismatch):
-            reply = AppendReply(message.term, False, result.index, result.term, message.round)
-            self.send(sender, reply)
+            refusal = AppendReply(
+                term=message.term, success=False, index=result.index, entry_term=result.term, round=message.round
+            )
+            self.send(sender, refusal)
             return
         if result.truncated_from:
-            removed = result.removed
-            self.publish(LogTruncated(from_index=result.truncated_from, removed=removed))
+            self.publish(LogTruncated(from_index=result.truncated_from, removed=result.removed))
         if result.first_appended:
             first, last = result.first_appended, result.match
             self.publish(LogAppended(first_index=first, last_index=last, **self.cause_of(first, last)))
@@ -227,23 +249,22 @@ class ReplicationActor(ConsensusActor):
             self.send(self.myAddress, ApplyCommitted())
 
     def receiveMsg_ApplyCommitted(self, message: ApplyCommitted, sender: Any) -> None:
-        """Apply one slice; what is left goes into the next turn."""
+        """Apply one slice of committed entries; the next slice is left to the next turn.
+
+        While a snapshot is being handed to a user's machine nothing is applied; `SnapshotInstalled` goes on with it.
+        """
         self.apply_due = False
-        if self.held:
+        ledger = self.ledger
+        if ledger.applier.replacing:
             return
-        done = self.ledger.apply(self.options.apply_entries_max)
+        done = ledger.apply(self.options.apply_entries_max)
         if done:
             self.tell("gateway", AppliedEntries(done))
-        if self.ledger.more_to_apply:
+        if ledger.more_to_apply:
             self.apply_due = True
             self.next_turn(ApplyCommitted())
 
-    def receiveMsg_HoldApplying(self, message: HoldApplying, sender: Any) -> None:
-        """Rest while a snapshot is being handed to the machine, and go on after."""
-        self.held = message.hold
-        self.apply_soon()
-
     def receiveMsg_SnapshotInstalled(self, message: SnapshotInstalled, sender: Any) -> None:
-        """The state jumped: reads that waited for it can be answered."""
+        """The state is that of a snapshot now: reads that waited for its index can be answered."""
         self.tell("gateway", AppliedEntries([]))
         self.apply_soon()

@@ -1,4 +1,4 @@
-"""The snapshot actor: takes snapshots, compacts the log behind them, installs what a leader sends (paper 7)."""
+"""The snapshot actor: takes snapshots, compacts the log behind them, sends and installs them (paper 7)."""
 
 from __future__ import annotations
 
@@ -9,10 +9,8 @@ from forge_consensus.actors.notices import (
     CaptureSnapshot,
     CheckSnapshots,
     CompactLog,
-    HoldApplying,
     InstallStep,
     LeaderChanged,
-    LeaderContact,
     LeadershipEnded,
     MachineRestored,
     PeerNeedsSnapshot,
@@ -24,6 +22,7 @@ from forge_consensus.actors.notices import (
     SweepLog,
     TakeSnapshot,
 )
+from forge_consensus.actors.raft.snapshot_receipt import SnapshotReceipt, Stage
 from forge_consensus.actors.raft.snapshot_transfer import SnapshotTransfer
 from forge_consensus.actors.runtime.actor import ConsensusActor
 from forge_consensus.actors.runtime.shared import PeerStatus
@@ -42,52 +41,50 @@ from forge_consensus.storage.snapshots.receiver import SnapshotReceiver
 from forge_consensus.storage.snapshots.store import Installation
 
 CHECKS_A_HEALTH_CHECK = 2
-"""How often it is looked whether a snapshot is due or a chunk must be sent again, in each `check_interval`."""
+"""In each `check_interval` the actor looks so often whether a snapshot is due or a chunk must be sent again."""
 UNREADABLE = (CorruptionError, SnapshotFailedError)
-"""How a snapshot file fails that is damaged, gone, or not given by the disk."""
+"""The errors of a snapshot file that is damaged, missing or cannot be read."""
 
 
 class SnapshotActor(ConsensusActor):
-    """Owns the running save, the sendings and the running installation."""
+    """Owns the snapshot that is being taken, those that are being sent, and the one that is being received."""
 
     def __init__(self) -> None:
         super().__init__()
         self.saving = False
         self.saved_at = 0.0
         self.sweeping = False
-        self.sendings: dict[str, SnapshotTransfer] = {}
-        self.receiver: SnapshotReceiver | None = None
-        self.receiving_from: tuple[str, int] = ("", 0)
-        self.finishing = False
-        self.installation: Installation | None = None
-        self.install_began = 0.0
-        self.asker: Any = None
+        self.transfers: dict[str, SnapshotTransfer] = {}
+        """The snapshots that are being sent, by the follower's id."""
+        self.receipt: SnapshotReceipt | None = None
+        """The snapshot that is being received or installed."""
 
     def receiveMsg_Start(self, message: Start, sender: Any) -> None:
-        """Begin to look whether a snapshot is due, and go on with a compaction that a crash cut off."""
+        """Begin to look whether a snapshot is due, and clear away what a crash or an actor's fault left half done."""
         self.saved_at = self.clock.now()
-        self.snapshots.drop_incoming()  # of an actor that failed meanwhile
+        self.snapshots.drop_incoming()  # left by an actor that failed
         self.snapshots.drop_installation()
-        if self.reported.saving:  # the report of its end was for the actor that failed
+        if self.reported.saving:  # the report of its end would have gone to the actor that failed
             self.saving_failed("an actor of this node failed meanwhile")
         self.sweep_soon()
         self.after(self.options.check_interval / CHECKS_A_HEALTH_CHECK, CheckSnapshots())
 
     def receiveMsg_CheckSnapshots(self, message: CheckSnapshots, sender: Any) -> None:
-        """Take a snapshot by threshold; repeat chunks that were not answered."""
+        """Take a snapshot if enough entries were applied since the last one; send unanswered chunks again."""
         limits, now = self.ledger.limits, self.clock.now()
         self.after(self.options.check_interval / CHECKS_A_HEALTH_CHECK, CheckSnapshots())
         if self.snapshots.lag >= limits.snapshot_entries and now - self.saved_at >= limits.snapshot_seconds_min:
             self.receiveMsg_TakeSnapshot(TakeSnapshot(), sender)
-        for sending in list(self.sendings.values()):
-            if now - sending.sent_at > self.options.chunk_timeout:
-                self.send_chunk(sending)
+        for transfer in list(self.transfers.values()):
+            if now - transfer.sent_at > self.options.chunk_timeout:
+                self.send_chunk(transfer)
 
     # --- taking ------------------------------------------------------------------------------------------------------
 
     def receiveMsg_TakeSnapshot(self, message: TakeSnapshot, sender: Any) -> None:
-        """Have what was applied written to disk first; the state is taken in the next turn."""
-        if self.saving or self.installation is not None or not self.ledger.applied:
+        """Ask for a checkpoint of what was applied; the next turn captures the state, which is on disk by then."""
+        replacing = self.receipt is not None and self.receipt.replaces_state
+        if self.saving or replacing or not self.ledger.applied:
             return
         self.saving = True
         self.reported.saving = self.ledger.applied
@@ -96,18 +93,18 @@ class SnapshotActor(ConsensusActor):
         self.next_turn(CaptureSnapshot())
 
     def receiveMsg_CaptureSnapshot(self, message: CaptureSnapshot, sender: Any) -> None:
-        """Have the snapshot written elsewhere; nothing here waits for it."""
+        """Have a helper write the snapshot; nothing on this thread waits for it."""
         began = self.clock.now()
         try:
             job = self.snapshots.capture()
-        except Exception as error:  # the user's own code; it harms only this snapshot
+        except Exception as error:  # raised by the user's machine; it harms only this snapshot
             failed = SnapshotSaved(None, f"{type(error).__name__}: {error}", began)
             self.receiveMsg_SnapshotSaved(failed, sender)
             return
         self.offload(job, lambda info, error: SnapshotSaved(info, error, began))
 
     def receiveMsg_SnapshotSaved(self, message: SnapshotSaved, sender: Any) -> None:
-        """The file is durable: the log may be cut behind it."""
+        """The file is durable, so the log may be cut behind it; or the snapshot failed."""
         self.saving = False
         self.saved_at = now = self.clock.now()
         info = message.info
@@ -124,26 +121,26 @@ class SnapshotActor(ConsensusActor):
         )
         self.publish(completed)
         self.next_turn(CompactLog())
-        for sending in list(self.sendings.values()):
-            # A file of the same index has the same name: what follows of it does not fit what was sent of the other.
-            if sending.info is None or sending.info.path == info.path:
-                self.begin_sending(sending)
+        for transfer in list(self.transfers.values()):
+            # A file of the same index has the same name, but may differ: its rest would not fit what was sent before.
+            if transfer.info is None or transfer.info.path == info.path:
+                self.begin_sending(transfer)
 
     def saving_failed(self, error: str) -> None:
-        """Tell that the snapshot which was begun does not come."""
+        """Publish that the snapshot which was begun has failed."""
         self.publish(SnapshotFailed(index=self.reported.saving, error=error))
         self.reported.saving = 0
 
     def receiveMsg_CompactLog(self, message: CompactLog, sender: Any) -> None:
-        """Move the start of the log; what lies before it goes slice by slice."""
+        """Move the start of the log; the entries before it are deleted slice by slice."""
         before, base = self.snapshots.compact(self.lacked())
         if base > before:
             self.publish(LogCompacted(first_index=base + 1, removed=base - before))
             self.sweep_soon()
 
     def being_sent(self) -> dict[str, SnapshotInfo]:
-        """Who is being sent which snapshot, of the followers that live."""
-        sent = {node: sending.info for node, sending in self.sendings.items()}
+        """Which snapshot is being sent to which of the followers that live."""
+        sent = {node: transfer.info for node, transfer in self.transfers.items()}
         return {node: info for node, info in sent.items() if info is not None and self.is_active(node)}
 
     def is_active(self, node: str) -> bool:
@@ -152,23 +149,23 @@ class SnapshotActor(ConsensusActor):
         return view is not None and view.status is PeerStatus.ACTIVE
 
     def lacked(self) -> int | None:
-        """The index behind which a follower that lives still lacks entries; None where that is not known of any.
+        """The lowest index behind which some live follower still lacks entries; None if that is known of none.
 
-        If the log were cut there, whoever takes a snapshot by a slow link would need the next one as soon as it has
-        this one, and so on for ever.
+        The log must not be cut beyond it: otherwise a follower that takes a snapshot over a slow link would need the
+        next one as soon as it has this one, and so on for ever.
         """
         known = {node: index for node, index in self.shared.match.items() if index and self.is_active(node)}
         known |= {node: info.index for node, info in self.being_sent().items()}
         return min(known.values(), default=None)
 
     def sweep_soon(self) -> None:
-        """Delete in the next turns."""
+        """Delete in the next turns, a slice in each."""
         if not self.sweeping:
             self.sweeping = True
             self.next_turn(SweepLog())
 
     def receiveMsg_SweepLog(self, message: SweepLog, sender: Any) -> None:
-        """Delete one slice."""
+        """Delete one slice, and go on in the next turn if there is more."""
         self.sweeping = False
         if self.snapshots.sweep():
             self.sweep_soon()
@@ -176,56 +173,56 @@ class SnapshotActor(ConsensusActor):
     # --- sending -----------------------------------------------------------------------------------------------------
 
     def receiveMsg_PeerNeedsSnapshot(self, message: PeerNeedsSnapshot, sender: Any) -> None:
-        """A follower is behind the log: send it the newest snapshot, or take one first."""
-        if message.node not in self.sendings and self.ledger.leading is not None:
-            sending = SnapshotTransfer(message.node, self.ledger.leading)
-            self.sendings[message.node] = sending
-            self.begin_sending(sending)
+        """Send the newest snapshot to a follower that needs compacted entries; take one first if there is none."""
+        if message.node not in self.transfers and self.ledger.leading is not None:
+            transfer = SnapshotTransfer(message.node, self.ledger.leading)
+            self.transfers[message.node] = transfer
+            self.begin_sending(transfer)
 
-    def begin_sending(self, sending: SnapshotTransfer) -> None:
-        """Send the newest snapshot from its first byte on."""
-        sending.begin(self.snapshots.newest, self.ledger.log.base_index, self.clock.now())
-        if sending.info is None:
+    def begin_sending(self, transfer: SnapshotTransfer) -> None:
+        """Send the newest snapshot from its first byte on, or take one."""
+        transfer.begin(self.snapshots.newest, self.ledger.log.base_index, self.clock.now())
+        if transfer.info is None:
             self.receiveMsg_TakeSnapshot(TakeSnapshot(), None)
         else:
-            self.send_chunk(sending)
+            self.send_chunk(transfer)
 
-    def send_chunk(self, sending: SnapshotTransfer) -> None:
-        """Send the chunk that the follower wants, one at a time."""
-        if self.ledger.leading != sending.term:
-            del self.sendings[sending.node]
+    def send_chunk(self, transfer: SnapshotTransfer) -> None:
+        """Send the chunk that the follower wants next; there is one at a time."""
+        if self.ledger.leading != transfer.term:
+            del self.transfers[transfer.node]
             return
-        sending.sent_at, sending.asked_ns = self.clock.now(), self.clock.boottime_ns()
-        if sending.info is None:
+        transfer.sent_at, transfer.asked_ns = self.clock.now(), self.clock.boottime_ns()
+        if transfer.info is None:
             self.receiveMsg_TakeSnapshot(TakeSnapshot(), None)
             return
         try:
-            chunk = sending.chunk(self.options.chunk_bytes)
+            chunk = transfer.chunk(self.options.chunk_bytes)
         except ConsensusError as error:
             self.context.refuse(error.code, str(error))
-            if sending.info is not self.snapshots.newest:  # pruned meanwhile: begin again with the newest
-                self.begin_sending(sending)
+            if transfer.info is not self.snapshots.newest:  # pruned meanwhile: begin again with the newest
+                self.begin_sending(transfer)
                 return
-            sending.info = self.snapshots.newest = None  # gone or unreadable: after a while a new one is taken
+            transfer.info = self.snapshots.newest = None  # gone or unreadable: after a while a new one is taken
             return
-        self.tell_peer(sending.node, "snapshot", chunk)
+        self.tell_peer(transfer.node, "snapshot", chunk)
 
     def receiveMsg_SnapshotReply(self, message: SnapshotReply, sender: Any) -> None:
-        """The follower has a chunk, or all of it."""
-        sending = self.sendings.get(sender.node)
-        if sending is None or sending.info is None or sending.info.index != message.index:
+        """The follower took a chunk, or has the whole snapshot durably."""
+        transfer = self.transfers.get(sender.node)
+        if transfer is None or transfer.info is None or transfer.info.index != message.index:
             return
         if message.done:
-            del self.sendings[sender.node]
-            self.tell("replication", sending.done())
+            del self.transfers[sender.node]
+            self.tell("replication", transfer.done())
             return
-        if sending.in_vain(message.offset):
-            self.check(sending.info)
-        if sending.wanted(message.offset, sender.sent):
-            self.send_chunk(sending)
+        if transfer.in_vain(message.offset):
+            self.check(transfer.info)
+        if transfer.wanted(message.offset, sender.sent):
+            self.send_chunk(transfer)
 
     def check(self, info: SnapshotInfo) -> None:
-        """Read a file that a follower had and did not take: perhaps it is our disk that damaged it."""
+        """Have a helper read a file again that a follower refused: this node's disk may have damaged it."""
 
         def read_again() -> None:
             if verify(info.path) != info:
@@ -234,12 +231,12 @@ class SnapshotActor(ConsensusActor):
         self.offload(read_again, lambda _, error: SnapshotChecked(info, error))
 
     def receiveMsg_SnapshotChecked(self, message: SnapshotChecked, sender: Any) -> None:
-        """A damaged file is sent no more, whether or not a newer one was taken since; our state is whole.
+        """Send a damaged file no more, and take a new snapshot if it was the newest; this node's state is whole.
 
-        A sending keeps its file while newer ones are taken, so it may well be in vain with one that is not the newest.
+        A transfer keeps its file while newer ones are taken, so the damaged file need not be the newest.
         """
         damaged = message.info
-        stuck = [sending for sending in self.sendings.values() if sending.info is damaged]
+        stuck = [transfer for transfer in self.transfers.values() if transfer.info is damaged]
         newest = self.snapshots.newest is damaged
         if not message.error or not (stuck or newest):
             return
@@ -247,88 +244,99 @@ class SnapshotActor(ConsensusActor):
         if newest:
             self.snapshots.newest = None
             self.receiveMsg_TakeSnapshot(TakeSnapshot(), sender)
-        for sending in stuck:
-            self.begin_sending(sending)
+        for transfer in stuck:
+            self.begin_sending(transfer)
 
     def receiveMsg_LeaderChanged(self, message: LeaderChanged, sender: Any) -> None:
-        """What another leader was sending is worthless: its file may differ in bytes."""
-        if self.receiver is not None and message.leader != self.receiving_from[0]:
-            self.abort_receiving()
+        """Drop what another leader was sending: the new leader's file of the same index may differ in its bytes."""
+        if self.receipt is not None and message.leader != self.receipt.leader:
+            self.drop_receiving()
 
     def receiveMsg_LeadershipEnded(self, message: LeadershipEnded, sender: Any) -> None:
-        """Stop sending."""
-        self.sendings.clear()
+        """Stop sending snapshots."""
+        self.transfers.clear()
 
-    # --- installing --------------------------------------------------------------------------------------------------
+    # --- receiving and installing ------------------------------------------------------------------------------------
 
-    def abort_receiving(self) -> None:
-        """Forget a half-received file."""
-        if self.receiver is not None and not self.finishing:
+    def drop_receiving(self) -> None:
+        """Drop a half-received file; a snapshot that has come further is installed all the same."""
+        if self.receipt is not None and self.receipt.takes_chunks:
             self.snapshots.drop_incoming()
-            self.receiver = None
+            self.receipt = None
 
     def receiveMsg_InstallSnapshot(self, message: InstallSnapshot, sender: Any) -> None:
-        """Take a chunk. An accepted one is a sign of life of the leader like any other."""
-        self.tell("election", LeaderContact(sender.node, message.term))
+        """Take a chunk, and answer with the offset that is wanted next.
+
+        The election actor has already heard of this leader: the gate puts `LeaderContact` before the request.
+        """
         if message.index <= self.ledger.applied:
-            self.send(sender, SnapshotReply(message.term, message.index, message.size, True))
+            self.answer_chunk(message, sender, message.size, done=True)
             return
-        if self.finishing or self.installation is not None:
-            self.send(sender, SnapshotReply(message.term, message.index, message.size, False))
+        receipt = self.receipt
+        if receipt is not None and not receipt.takes_chunks:
+            self.answer_chunk(message, sender, message.size, done=False)
             return
-        if self.receiver is None or (
-            (self.receiver.index, self.receiver.total_bytes) != (message.index, message.size)
-            or self.receiving_from != (sender.node, message.term)
-        ):
-            self.abort_receiving()
-            self.receiving_from = (sender.node, message.term)
+        if receipt is None or not receipt.is_of(message, sender.node):
+            self.drop_receiving()
+            receipt = None
         try:
-            receiver = self.receiver = self.receiver or SnapshotReceiver(
-                self.snapshots.folder, message.index, message.entry_term, message.size
-            )
-            self.snapshots.incoming = receiver
-            offset = receiver.write(message.offset, message.data)
+            receipt = self.receipt = receipt or self.begin_receiving(message, sender.node)
+            offset = receipt.take(message)
         except ConsensusError as error:
             self.context.refuse(error.code, str(error))
-            self.abort_receiving()
+            self.drop_receiving()
             return
-        self.send(sender, SnapshotReply(message.term, message.index, offset, False))
+        self.answer_chunk(message, sender, offset, done=False)
         if offset == message.size:
-            self.finishing = True
-            self.snapshots.incoming = None  # it is the job's from here on
-            self.asker = sender
-            self.offload(receiver.finish, SnapshotReceived, receiver.abort)
+            receipt.verify(sender)
+            self.snapshots.incoming = None  # the job owns the file from here on
+            self.offload(receipt.receiver.finish, SnapshotReceived, receipt.receiver.abort)
+
+    def begin_receiving(self, message: InstallSnapshot, leader: str) -> SnapshotReceipt:
+        """Open a file for a snapshot. Raises `SnapshotFailedError` if the disk refuses it."""
+        receiver = SnapshotReceiver(self.snapshots.folder, message.index, message.entry_term, message.size)
+        self.snapshots.incoming = receiver
+        return SnapshotReceipt(receiver, leader, message.term)
+
+    def answer_chunk(self, message: InstallSnapshot, sender: Any, offset: int, *, done: bool) -> None:
+        """Answer a chunk: `offset` is wanted next; `done` says that the snapshot's state is durable here."""
+        self.send(sender, SnapshotReply(term=message.term, index=message.index, offset=offset, done=done))
 
     def receiveMsg_SnapshotReceived(self, message: SnapshotReceived, sender: Any) -> None:
-        """The file is whole and durable: move it into the ledger, a chunk a turn."""
-        self.finishing = False
-        receiver, self.receiver = self.receiver, None
-        info = message.info
+        """The file is whole and durable: move its state into the ledger, a chunk a turn, or into the user's machine."""
+        receipt, info = self.receipt, message.info
+        assert receipt is not None, "a snapshot is being received"
         if info is None:
-            self.publish(SnapshotFailed(index=receiver.index if receiver is not None else 0, error=message.error))
+            self.receipt = None
+            self.publish(SnapshotFailed(index=receipt.index, error=message.error))
             return
         if info.index <= self.ledger.applied:
+            self.receipt = None
             return
-        self.install_began = self.clock.now()
         try:
             installation = self.snapshots.begin_install(info)
         except (StorageFullError, *UNREADABLE) as error:
             self.give_up(info, error)
             return
-        self.installation = installation
+        receipt.install(installation, self.clock.now())
         if self.ledger.applier.kept is not None:
             self.next_turn(InstallStep())
             return
-        self.tell("replication", HoldApplying(True))
         self.offload(
             lambda: self.snapshots.install_whole(installation),
             lambda _, error: MachineRestored(error),
         )
 
+    def installing(self) -> tuple[SnapshotReceipt, Installation]:
+        """The receipt whose state is being installed."""
+        receipt = self.receipt
+        assert receipt is not None, "a snapshot is being installed"
+        assert receipt.installation is not None, "its installation began"
+        return receipt, receipt.installation
+
     def receiveMsg_InstallStep(self, message: InstallStep, sender: Any) -> None:
-        """One chunk, or the end."""
-        installation = self.installation
-        assert installation is not None, "an installation is under way"
+        """Install one chunk, or end the installation after the last one."""
+        receipt, installation = self.installing()
         try:
             more = self.snapshots.install_step(installation)
         except UNREADABLE as error:
@@ -337,41 +345,48 @@ class SnapshotActor(ConsensusActor):
         if more:
             self.next_turn(InstallStep())
         else:
-            self.finish_install(installation)
+            self.finish_install(receipt, installation)
 
     def give_up(self, info: SnapshotInfo, error: ConsensusError) -> None:
-        """A received file cannot be installed: it is dropped, and the leader, who was not told of it, sends it again.
+        """Drop a received file that cannot be installed. The leader, which got no final answer, sends it again.
 
-        Our own state is whole, so damage there is no reason for the node to stop.
+        This node's own state is whole, so damage in the file is no reason to stop.
         """
-        self.installation = None
+        self.receipt = None
         self.snapshots.drop_installation(info)
         self.publish(SnapshotFailed(index=info.index, error=str(error)))
         self.sweep_soon()
 
     def receiveMsg_MachineRestored(self, message: MachineRestored, sender: Any) -> None:
-        """A user's machine holds the new state, or nobody knows what: then the node stops."""
-        installation = self.installation
-        assert installation is not None, "an installation is under way"
+        """A user's machine holds the new state. Raises `ApplyFaultError`, which ends the node, if its restore failed.
+
+        Nobody knows what such a machine holds then; the next start takes the state from a snapshot.
+        """
+        receipt, installation = self.installing()
         if message.error:
             raise ApplyFaultError(installation.info.index, f"restore() failed: {message.error}")
-        self.finish_install(installation)
-        self.tell("replication", HoldApplying(False))
+        self.finish_install(receipt, installation)
 
-    def finish_install(self, installation: Installation) -> None:
-        """Switch to the new state; the leader hears of it at once."""
-        self.installation = None
+    def finish_install(self, receipt: SnapshotReceipt, installation: Installation) -> None:
+        """Switch to the new state. The final answer to the leader leaves when the switch is on disk."""
         last = self.ledger.log.last
         if not self.snapshots.finish_install(installation):
+            self.receipt = None
             return
+        receipt.stage = Stage.SWITCHING
         if removed := last - self.ledger.log.last:
             self.publish(LogTruncated(from_index=self.ledger.log.last + 1, removed=removed))
-        duration = self.clock.now() - self.install_began
+        duration = self.clock.now() - receipt.install_began
         info = installation.info
         restored = SnapshotRestored(index=info.index, snapshot_term=info.term, size=info.size_bytes, duration=duration)
         self.publish(restored)
         self.reported.committed = max(self.reported.committed, info.index)
-        # Leaves when the switch is on disk.
-        self.send(self.asker, SnapshotReply(self.ledger.term, info.index, info.size_bytes, True))
-        self.next_turn(SweepLog())
+        done = SnapshotReply(term=self.ledger.term, index=info.index, offset=info.size_bytes, done=True)
+        self.send(receipt.asker, done)
+        self.next_turn(SnapshotInstalled(info.index))
         self.context.next_turn(self.context.actor("replication"), SnapshotInstalled(info.index))
+
+    def receiveMsg_SnapshotInstalled(self, message: SnapshotInstalled, sender: Any) -> None:
+        """The switch is on disk: the receipt is over, and what the old state left is deleted."""
+        self.receipt = None
+        self.receiveMsg_SweepLog(SweepLog(), sender)

@@ -1,4 +1,4 @@
-"""The supervisor: makes the other actors, makes them anew after a fault, and says that the node lives."""
+"""The supervisor actor: creates the other actors, and creates them anew after a fault."""
 
 from __future__ import annotations
 
@@ -26,25 +26,25 @@ ACTORS: dict[str, type[ConsensusActor]] = {
     "health": HealthActor,
     "gateway": GatewayActor,
 }
-"""The actors of a node, in the order in which they start: health and gateway hear what election says."""
+"""The actors of a node, in the order in which they start: health and gateway hear what election tells them."""
 
 
 class SupervisorActor(ConsensusActor):
-    """Owns the other actors. They are rebuilt all together, as followers, from what the ledger holds."""
+    """Owns the other actors. After a fault all of them are rebuilt together, as a follower's, from the ledger."""
 
     def receiveMsg_Start(self, message: Start, sender: Any) -> None:
-        """The node begins."""
+        """Create the actors, and publish that the node has started."""
         self.make(Start())
         self.publish(NodeStarted())
 
     def receiveMsg_Rebuild(self, message: Rebuild, sender: Any) -> None:
-        """An actor failed: begin again from the ledger. Connections stand, so greetings are repeated at once."""
+        """Create all actors anew, and greet the peers again at once, because their connections still stand."""
         self.make(Start(again=True))
         for node in self.context.linked():
             self.tell("membership", LinkUp(node))
 
     def make(self, start: Start) -> None:
-        """Create the actors and start them."""
+        """Create every actor, then start them; `start` says whether it is for the first time."""
         for name, kind in ACTORS.items():
             self.createActor(kind, globalName=name)
         for name in ACTORS:

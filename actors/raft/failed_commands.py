@@ -1,4 +1,4 @@
-"""Log lines about commands that the machine refused, for those whose client gave a correlation id."""
+"""Failed commands: log lines about commands that the machine refused and whose client gave a correlation id."""
 
 from __future__ import annotations
 
@@ -14,11 +14,14 @@ from forge_consensus.storage.machines.machine import Outcome
 
 LINES_PER_SECOND_MAX = 20
 LOOKED_AT_MAX = 64
-"""How many failed commands of one turn are looked at."""
+"""The greatest number of failed commands that are looked at in one turn."""
 
 
 class FailedCommands:
-    """Written by the node that answers the client, and bounded, so that a client that fails all day fills no disk."""
+    """Writes the lines, on the node that answers the client.
+
+    Their number is bounded in each second, because a client whose commands fail all day must not fill the disk.
+    """
 
     def __init__(self) -> None:
         self.second = -1
@@ -26,7 +29,10 @@ class FailedCommands:
         self.untold = 0
 
     def tell(self, log: Log, failed: Sequence[tuple[int, Outcome]], now: float) -> None:
-        """One line for each of these (index, outcome) that has a correlation id; `now` in seconds."""
+        """Write a line for each of these (index, outcome) whose command has a correlation id.
+
+        `now` is the running clock in seconds. The lines that the bound leaves out are counted in the next one.
+        """
         if int(now) != self.second:
             self.second, self.lines_left = int(now), LINES_PER_SECOND_MAX
         for index, outcome in failed[:LOOKED_AT_MAX]:

@@ -1,4 +1,4 @@
-"""Retelling: pages of the journal for who was not listening, or listens to some kinds of event only."""
+"""Journal pages: past events for subscribers that were not connected, or want some kinds of event only."""
 
 from __future__ import annotations
 
@@ -11,13 +11,17 @@ from forge_consensus.events.encoding import kind_of
 from forge_consensus.storage.ledger.ledger import Ledger
 
 ROWS_MAX: Final = 1000
-"""Events in one page."""
+"""The greatest number of events in one page."""
 KINDS_MAX: Final = 64
+"""So many patterns of a request are looked at, each up to the length below."""
 KIND_CHARS_MAX: Final = 200
 
 
 def page_of(asked: ReadEvents, ledger: Ledger, events_address: str) -> EventPage:
-    """The page of the journal that was asked for; bounded in events, bytes and rows looked at."""
+    """The page of the journal that was asked for; it is bounded in events, bytes and rows looked at.
+
+    `events_address` is where this node publishes events in this boot.
+    """
     limit = min(asked.limit, ROWS_MAX)
     if asked.kinds:
         page = ledger.journal.read(asked.since, limit, matcher(asked.kinds[:KINDS_MAX]))
@@ -25,21 +29,21 @@ def page_of(asked: ReadEvents, ledger: Ledger, events_address: str) -> EventPage
         page = ledger.journal.read(asked.since, limit)
     identity = ledger.identity
     return EventPage(
-        identity.node_id,
-        identity.cluster_id,
-        identity.incarnation,
-        identity.boot,
-        events_address,
-        page.first,
-        page.next,
-        page.end,
-        tuple(page.rows),
-        tuple(page.gaps),
+        node=identity.node_id,
+        cluster=identity.cluster_id,
+        incarnation=identity.incarnation,
+        boot=identity.boot,
+        events_address=events_address,
+        first=page.first,
+        next=page.next,
+        end=page.end,
+        rows=tuple(page.rows),
+        gaps=tuple(page.gaps),
     )
 
 
 def matcher(kinds: tuple[str, ...]) -> Callable[[bytes], bool]:
-    """Whether an encoded event is of one of these kinds, which may be patterns as in a shell."""
+    """A function that says whether an encoded event is of one of these kinds; they may be patterns as in a shell."""
     patterns = [kind[:KIND_CHARS_MAX] for kind in kinds]
     known: dict[str, bool] = {}
 

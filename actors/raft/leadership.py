@@ -1,207 +1,258 @@
-"""Leadership: what exists only while this node leads one term: followers' progress, read rounds, the lease."""
+"""The leadership: what exists only while this node leads one term, as pure logic without an actor.
+
+A `Leadership` reads the ledger, never writes to it, and sends nothing itself. Its methods return effects, small values
+that say what is to be done; the replication actor carries them out in that order.
+"""
 
 from __future__ import annotations
 
-from collections import deque
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple, Protocol
 
 from forge_consensus.actors.messages import AppendEntries, AppendReply
-from forge_consensus.actors.notices import PeerNeedsSnapshot, ReadIndex, ReadReady, Resign
+from forge_consensus.actors.notices import PeerNeedsSnapshot, ReadIndex, ReadReady, Resign, SendEntries
 from forge_consensus.actors.raft.progress import Phase, Progress
+from forge_consensus.actors.raft.reads import WaitingReads
+from forge_consensus.config.raft import RaftSettings
+from forge_consensus.storage.ledger.configuration import Configuration
+from forge_consensus.storage.ledger.log import Log
 from forge_consensus.storage.ledger.quorum import Quorum
 
-if TYPE_CHECKING:
-    from forge_consensus.actors.replication import ReplicationActor
+
+class LedgerView(Protocol):
+    """What a leadership reads of the ledger."""
+
+    @property
+    def log(self) -> Log:
+        """The node's own log."""
+
+    @property
+    def commit_index(self) -> int:
+        """The index of the last entry that is known to be committed."""
+
+    @property
+    def configuration(self) -> Configuration:
+        """The configuration in force."""
 
 
-@dataclass(slots=True)
-class WaitingRead:
-    """A read that waits for a majority to confirm the leader, in `round` or a later one."""
+class SendTo(NamedTuple):
+    """An effect: send this request to the replication actor of the peer `node`."""
 
-    ticket: int
-    round: int
-    index: int
-    asker: Any
+    node: str
+    message: AppendEntries
+
+
+class MatchMoved(NamedTuple):
+    """An effect: a follower has more entries on disk than before, so the commit index may move."""
+
+
+Effect = SendTo | ReadReady | PeerNeedsSnapshot | Resign | SendEntries | MatchMoved
+"""`SendEntries` asks to send once the turn's mailbox is empty; the others are named by their classes."""
+
+SEND_SOON = SendEntries()
+MATCH_MOVED = MatchMoved()
 
 
 class Leadership:
     """One leadership. It is dropped whole when it ends, so nothing of an earlier term can be counted in a later one.
 
-    `match` holds, for each voter, the index up to which its disk agrees; the leader's own is moved by `Persisted`
-    only. `noop` is the index of the term's first entry: nothing is read before it is committed (I13).
+    `match` holds, for each voter, the index up to which its log is known to be on its disk and to agree with ours; the
+    entry of this node is moved by `persisted` only. `noop` is the index of the term's first entry: no read is
+    answered before it is committed (I13).
+
+    Arguments named `now` are seconds of the node's running clock; `boottime_ns` is CLOCK_BOOTTIME in nanoseconds,
+    which runs on while the process or the machine is suspended.
     """
 
-    def __init__(self, actor: ReplicationActor, term: int, noop: int) -> None:
-        self.actor = actor
+    def __init__(
+        self,
+        term: int,
+        noop: int,
+        *,
+        node_id: str,
+        followers: Iterable[str],
+        ledger: LedgerView,
+        options: RaftSettings,
+        now: float,
+    ) -> None:
         self.term = term
         self.noop = noop
-        now = actor.clock.now()
-        self.progress = {node: Progress(actor.options, noop, now) for node in actor.others}
-        self.match = {actor.node_id: actor.ledger.log.durable, **dict.fromkeys(self.progress, 0)}
-        self.round = 0
-        self.round_wanted = False
-        self.reads: deque[WaitingRead] = deque()
-        actor.shared.match = self.match
+        self.node_id = node_id
+        self.ledger = ledger
+        self.options = options
+        self.progress = {node: Progress(options, noop, now) for node in followers}
+        self.match = {node_id: ledger.log.durable, **dict.fromkeys(self.progress, 0)}
+        self.reads = WaitingReads()
 
     @property
     def quorum(self) -> Quorum:
         """The quorum of the configuration in force: whose answers count, and how many of them decide."""
-        return self.actor.ledger.configuration.quorum
+        return self.ledger.configuration.quorum
 
     # --- sending -----------------------------------------------------------------------------------------------------
 
-    def send_entries(self) -> None:
-        """Send each follower what it lacks, as far as its window allows."""
-        now = self.actor.clock.now()
-        asked = self.round_wanted
-        if asked:
-            self.round_wanted = False
-            self.round += 1
+    def send_entries(self, now: float) -> list[Effect]:
+        """Send each follower the entries that it lacks, as far as its window allows, and begin a round for reads."""
+        effects: list[Effect] = []
+        log = self.ledger.log
+        new_round = self.reads.round_wanted and self.reads.begin_round()
         for node, progress in self.progress.items():
             sent = False
-            while progress.may_send and progress.next <= self.actor.ledger.log.last:
-                if not self.send_run(node, progress, now):
+            while progress.may_send and progress.next <= log.last:
+                if not self.send_batch(effects, node, progress, now):
                     break
                 sent = True
-            if asked and not sent:
-                self.send_empty(node, progress)
-        if asked:
-            self.answer_reads()
+            if new_round and not sent:
+                self.send_empty(effects, node, progress)
+        if new_round and self.quorum.total == 1:  # nobody answers; elsewhere the answers to the round confirm it
+            effects += self.answer_reads()
+        return effects
 
-    def send_run(self, node: str, progress: Progress, now: float) -> bool:
-        """Send one run of entries; returns whether it could be."""
-        log = self.actor.ledger.log
+    def send_batch(self, effects: list[Effect], node: str, progress: Progress, now: float) -> bool:
+        """Send one batch of entries; returns False if the log no longer holds them and a snapshot is needed."""
+        log = self.ledger.log
         previous = progress.next - 1
         prev_term = log.term_at(previous)
         if prev_term is None or previous < log.base_index:
-            self.need_snapshot(node, progress)
+            self.need_snapshot(effects, node, progress)
             return False
-        records = log.read(progress.next, log.last, self.actor.options.run_bytes_max)
-        self.send(node, previous, prev_term, tuple(records))
+        records = log.read(progress.next, log.last, self.options.run_bytes_max)
+        effects.append(SendTo(node, self.append_entries(previous, prev_term, tuple(records))))
         progress.sent(previous + len(records), sum(map(len, records)), now)
         return True
 
-    def send_empty(self, node: str, progress: Progress) -> None:
-        """Send a heartbeat: its previous entry is checked like any other, so it also finds lost frames."""
-        log = self.actor.ledger.log
+    def send_empty(self, effects: list[Effect], node: str, progress: Progress) -> None:
+        """Send a heartbeat. Its previous entry is checked like any other, so a heartbeat also finds lost frames."""
+        log = self.ledger.log
         previous = progress.next - 1
         prev_term = log.term_at(previous)
         if prev_term is None:
             previous, prev_term = log.base_index, log.base_term
-            self.need_snapshot(node, progress)
-        self.send(node, previous, prev_term, ())
+            self.need_snapshot(effects, node, progress)
+        effects.append(SendTo(node, self.append_entries(previous, prev_term, ())))
 
-    def send(self, node: str, previous: int, prev_term: int, records: tuple[bytes, ...]) -> None:
-        """Send one AppendEntries."""
-        commit = self.actor.ledger.commit_index
-        message = AppendEntries(self.term, previous, prev_term, commit, self.round, records)
-        self.actor.tell_peer(node, "replication", message)
+    def append_entries(self, previous: int, prev_term: int, records: tuple[bytes, ...]) -> AppendEntries:
+        """The request with these records behind entry `previous` of term `prev_term`."""
+        return AppendEntries(self.term, previous, prev_term, self.ledger.commit_index, self.reads.round, records)
 
-    def need_snapshot(self, node: str, progress: Progress) -> None:
-        """What the follower needs is compacted away."""
+    def need_snapshot(self, effects: list[Effect], node: str, progress: Progress) -> None:
+        """Ask for a snapshot for the follower, because the log no longer holds what it needs next."""
         if progress.phase is not Phase.SNAPSHOT:
             progress.become(Phase.SNAPSHOT)
-            self.actor.tell("snapshot", PeerNeedsSnapshot(node))
+            effects.append(PeerNeedsSnapshot(node))
 
-    def heartbeat(self) -> None:
-        """Look after the followers, send what is to be sent, and resign when a majority is silent.
+    def heartbeat(self, now: float) -> list[Effect]:
+        """Send every follower something, and resign if a majority has been silent for an election timeout.
 
-        A follower that does not answer gets its entries once and then empty probes only: what a stopped process
-        does not take lies in our memory.
+        A follower that does not answer gets its entries once and then empty probes only, because whatever a stopped
+        process does not take piles up in this node's memory.
         """
-        actor, options = self.actor, self.actor.options
-        now = actor.clock.now()
+        effects: list[Effect] = []
+        options = self.options
         patience = options.append_timeout_heartbeats * options.heartbeat_interval
         for node, progress in self.progress.items():
             if progress.silent_since(now) > patience:
                 progress.become(Phase.PROBE)
-            if not (progress.may_send and progress.next <= actor.ledger.log.last):
-                self.send_empty(node, progress)
-        self.send_entries()
-        heard = [n for n, p in self.progress.items() if now - p.heard < options.election_timeout_min]
-        if not self.quorum.has([actor.node_id, *heard]):
-            reason = f"no answer from a majority within {options.election_timeout_min} s"
-            actor.tell("election", Resign(self.term, reason))
+            if not (progress.may_send and progress.next <= self.ledger.log.last):
+                self.send_empty(effects, node, progress)
+        effects += self.send_entries(now)
+        heard = [
+            node for node, progress in self.progress.items() if now - progress.heard < options.election_timeout_min
+        ]
+        if not self.quorum.has([self.node_id, *heard]):
+            effects.append(Resign(self.term, f"no answer from a majority within {options.election_timeout_min} s"))
+        return effects
 
     # --- answers -----------------------------------------------------------------------------------------------------
 
-    def answered(self, sender: Any, reply: AppendReply) -> bool:
-        """Note a follower's answer; returns whether its match index moved."""
-        progress = self.progress.get(sender.node)
+    def answered(self, node: str, reply: AppendReply, sent_ns: int, now: float) -> Sequence[Effect]:
+        """Note a follower's answer to a request that left at `sent_ns` (CLOCK_BOOTTIME of this node, echoed)."""
+        progress = self.progress.get(node)
         if progress is None:
-            return False
-        progress.heard = self.actor.clock.now()
-        progress.acked_sent = max(progress.acked_sent, sender.sent)
+            return ()
+        progress.heard = now
+        progress.acked_sent = max(progress.acked_sent, sent_ns)
         progress.acked_round = max(progress.acked_round, reply.round)
-        log = self.actor.ledger.log
         if not reply.success:
-            # What it may agree with is compacted away: by its index, or as its terms are older than ours there.
-            older = reply.index < log.base_index or reply.entry_term < log.base_term
-            if older and progress.match < log.base_index:
-                self.need_snapshot(sender.node, progress)
-                return False
-            agreed = log.last_at_most(min(reply.index, log.last), reply.entry_term)
-            if progress.refused(agreed):
-                self.actor.send_soon()
-            return False
+            return self.refused(node, progress, reply)
+        log = self.ledger.log
         moved = progress.acknowledged(min(reply.index, log.last))
-        self.match[sender.node] = progress.match
+        self.match[node] = progress.match
         if progress.next <= log.last:
-            self.actor.send_soon()
-        return moved
+            return (SEND_SOON, MATCH_MOVED) if moved else (SEND_SOON,)
+        return (MATCH_MOVED,) if moved else ()
 
-    def installed(self, node: str, index: int) -> None:
-        """A follower has a snapshot on its disk, or had more already: it is fed with what comes behind.
+    def refused(self, node: str, progress: Progress, reply: AppendReply) -> Sequence[Effect]:
+        """A follower lacks the previous entry: probe it further back, or send it a snapshot.
 
-        It counts as what the follower has from now on, not from its next answer: else the log could be cut meanwhile
-        where it needs it next. With 0 nothing is known of it but that it is there.
+        It needs a snapshot if no entry that both logs may share is left in ours. The newest candidate then lies before
+        the start of our log, by its index, or by its term because that is older than every term that we still hold.
         """
-        progress = self.progress[node]
-        progress.match = self.match[node] = max(progress.match, index)
+        log, effects = self.ledger.log, list[Effect]()
+        older = reply.index < log.base_index or reply.entry_term < log.base_term
+        if older and progress.match < log.base_index:
+            self.need_snapshot(effects, node, progress)
+        elif progress.refused(log.last_at_most(min(reply.index, log.last), reply.entry_term)):
+            effects.append(SEND_SOON)
+        return effects
+
+    def persisted(self, index: int) -> None:
+        """Raise this node's own match: its log is on disk up to `index`."""
+        self.match[self.node_id] = max(self.match[self.node_id], index)
+
+    def probe_again(self, node: str, durable: int) -> list[Effect]:
+        """Feed a follower again, beginning with one probe. It holds a durable snapshot up to the index `durable`.
+
+        Its match is raised now, because compaction could otherwise cut the entries that it needs next. With 0 nothing
+        is known of it but that it can be reached again.
+        """
+        progress = self.progress.get(node)
+        if progress is None:
+            return []
+        progress.match = self.match[node] = max(progress.match, durable)
         progress.become(Phase.PROBE)
-        self.actor.send_soon()
+        return [SEND_SOON]
+
+    def lost_connection(self, node: str) -> None:
+        """Go back to probing the follower, because frames under way to it are lost."""
+        if (progress := self.progress.get(node)) is not None:
+            progress.become(Phase.PROBE)
 
     def on_majority(self) -> int:
-        """The newest index that is on the disks of a majority."""
+        """The newest index that is on the disks of a majority of the voters (paper 5.3)."""
         return self.quorum.reached(self.match)
 
     # --- reads -------------------------------------------------------------------------------------------------------
 
-    def read(self, asked: ReadIndex, asker: Any) -> None:
-        """Let a read wait for a round that begins after it, or answer it at once under a lease.
+    def read(self, asked: ReadIndex, boottime_ns: int) -> Sequence[Effect]:
+        """Take a read in: under a lease it is ready at once, else it waits for a round that begins after it.
 
-        It may be answered from the commit index of now on, and from the no-op on (I13).
+        It may be answered from the commit index of this moment on, and not before the no-op is applied (I13).
+        `boottime_ns` must have been read after the frame with the read was taken.
         """
-        index = max(self.actor.ledger.commit_index, self.noop)
-        if asked.lease and self.actor.ledger.commit_index >= self.noop and self.lease_holds():
-            self.actor.send(asker, ReadReady(asked.ticket, index))
-            return
-        self.reads.append(WaitingRead(asked.ticket, self.round + 1, index, asker))
-        self.round_wanted = True
-        self.actor.send_soon()
+        index = max(self.ledger.commit_index, self.noop)
+        if asked.lease and self.ledger.commit_index >= self.noop and self.lease_holds(boottime_ns):
+            return (ReadReady(asked.ticket, index),)
+        self.reads.add(asked.ticket, index)
+        return (SEND_SOON,)
 
-    def lease_holds(self) -> bool:
-        """Whether no other leader can exist yet, by the send times of what a majority answered.
+    def lease_holds(self, boottime_ns: int) -> bool:
+        """Whether no other leader can exist yet, judged by the send times of the requests that a majority answered.
 
-        Only if leases are part of the configuration, so that every voter keeps its vote back as long
-        (dissertation 6.4.1). The clock is read after the frame with the read was taken.
+        Only if leases are part of the configuration, because then every voter keeps its vote back for as long
+        (dissertation 6.4.1).
         """
-        if not self.actor.ledger.configuration.lease_reads:
+        if not self.ledger.configuration.lease_reads:
             return False
-        now = self.actor.clock.boottime_ns()
         sent = {node: progress.acked_sent for node, progress in self.progress.items()}
-        began = self.quorum.reached({**sent, self.actor.node_id: now})
-        options = self.actor.options
-        length = options.election_timeout_min * (1 - options.clock_drift)
-        return now < began + int(length * 1e9)
+        began = self.quorum.reached({**sent, self.node_id: boottime_ns})
+        length = self.options.election_timeout_min * (1 - self.options.clock_drift)
+        return boottime_ns < began + int(length * 1e9)
 
-    def answer_reads(self) -> None:
-        """Answer the reads whose round a majority confirmed."""
-        if not self.reads or self.actor.ledger.commit_index < self.noop:
-            return
+    def answer_reads(self) -> list[ReadReady]:
+        """Remove the reads whose round a majority has confirmed, and hand them out, once the no-op is committed."""
+        reads = self.reads
+        if not reads.queue or self.ledger.commit_index < self.noop:
+            return []
         rounds = {node: progress.acked_round for node, progress in self.progress.items()}
-        confirmed = self.quorum.reached({**rounds, self.actor.node_id: self.round})
-        while self.reads and self.reads[0].round <= confirmed:
-            read = self.reads.popleft()
-            self.actor.send(read.asker, ReadReady(read.ticket, read.index))
+        return reads.confirm(self.quorum.reached({**rounds, self.node_id: reads.round}))

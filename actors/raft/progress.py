@@ -1,4 +1,4 @@
-"""The progress: what a leader knows of one follower, and how much it may send it."""
+"""The progress: what a leader knows about one follower, and how much it may send to it."""
 
 from __future__ import annotations
 
@@ -10,22 +10,24 @@ from forge_consensus.config.raft import RaftSettings
 
 
 class Phase(Enum):
-    """How a follower is fed."""
+    """How the leader sends entries to a follower."""
 
     PROBE = "probe"
-    """Where its log agrees is not known: one frame at a time."""
+    """It is not known where the logs agree, so one frame is sent at a time."""
     REPLICATE = "replicate"
-    """It is in step: frames follow one another without waiting."""
+    """The follower is in step: frames follow one another without waiting for answers."""
     SNAPSHOT = "snapshot"
-    """What it needs is compacted away: a snapshot is on its way."""
+    """The entries that it needs next are compacted away; a snapshot is on its way."""
 
 
 @dataclass(slots=True)
 class Progress:
     """One follower as its leader sees it. Invariant: match < next.
 
-    Times are the node's running clock in seconds, except `acked_sent`, which is CLOCK_BOOTTIME in nanoseconds of
-    the newest request that the follower answered: a lease counts from there.
+    `next` is the index of the entry to send next, `match` the index up to which the follower's disk is known to agree
+    with the leader's log. `heard` is when it answered last, in seconds of the node's running clock. `acked_sent` is
+    when the newest request that it answered left, in nanoseconds of CLOCK_BOOTTIME; a lease counts from there.
+    `inflight` holds the unanswered frames as (last index, bytes, time sent).
     """
 
     options: RaftSettings
@@ -51,7 +53,7 @@ class Progress:
         )
 
     def sent(self, last: int, size: int, now: float) -> None:
-        """Entries up to `last` left for the follower."""
+        """Entries up to the index `last`, of `size` bytes, left for the follower at `now`."""
         if self.phase is Phase.PROBE:
             self.probe_sent = True
             return
@@ -60,7 +62,7 @@ class Progress:
         self.inflight_bytes += size
 
     def acknowledged(self, index: int) -> bool:
-        """The follower has everything up to `index` on disk; returns whether that is news."""
+        """The follower has everything up to `index` on disk; returns whether its match moved."""
         while self.inflight and self.inflight[0][0] <= index:
             self.inflight_bytes -= self.inflight.popleft()[1]
         news = index > self.match
@@ -82,15 +84,15 @@ class Progress:
         return True
 
     def become(self, phase: Phase) -> None:
-        """Enter a phase; what was under way is no longer counted on."""
+        """Enter a phase. Frames under way are no longer counted on, so sending goes on behind the known match."""
         self.phase = phase
         self.probe_sent = False
         self.inflight.clear()
         self.inflight_bytes = 0
         if self.match or phase is not Phase.PROBE:
             self.next = self.match + 1
-        # Else nothing is known yet, and the guess stays: from entry 1 on, a long log or a snapshot would be sent.
+        # While no match is known, keep the optimistic `next`: falling back to 1 would send the whole log again.
 
     def silent_since(self, now: float) -> float:
-        """For how long the oldest frame under way has not been answered."""
+        """For how many seconds the oldest frame under way has not been answered; 0 if none is under way."""
         return now - self.inflight[0][2] if self.inflight else 0.0

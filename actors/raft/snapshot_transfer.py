@@ -12,7 +12,10 @@ from forge_consensus.storage.snapshots.file import SnapshotInfo, read_at
 
 @dataclass(slots=True)
 class SnapshotTransfer:
-    """Which file, how far, and in which term; `info` is None while a snapshot has to be taken first."""
+    """Which file goes to the follower `node`, how far it has come, and in which term of this leader.
+
+    `info` is None while a snapshot has to be taken first. `offset` is the first byte that the follower lacks.
+    """
 
     node: str
     term: int
@@ -20,7 +23,7 @@ class SnapshotTransfer:
     offset: int = 0
     sent_at: float = 0.0
     asked_ns: int = 0
-    """CLOCK_BOOTTIME when the newest chunk was made: an answer that echoes an earlier time is to an earlier chunk."""
+    """CLOCK_BOOTTIME when the newest chunk left: an answer that echoes an earlier time answers an earlier chunk."""
 
     def begin(self, newest: SnapshotInfo | None, base_index: int, now: float) -> None:
         """Begin with the newest snapshot, if the log still continues it."""
@@ -29,23 +32,23 @@ class SnapshotTransfer:
         self.sent_at = now
 
     def chunk(self, size_max: int) -> InstallSnapshot:
-        """The next chunk. Raises `SnapshotFailedError` when the file is gone, or ends before its end.
+        """The next chunk, of at most `size_max` bytes.
 
-        Never more than was announced: of a file that has grown the follower would refuse the last chunk, and begin
-        anew, for ever. So it has it whole, and if it does not take it, the file is read again here.
+        It never goes beyond the size that was announced: the follower would refuse the last chunk of a file that has
+        grown, and begin anew for ever. Raises `SnapshotFailedError` if the file is gone or shorter than announced.
         """
         info = self.info
         assert info is not None, "there is a snapshot to send"
         data = read_at(info.path, self.offset, max(0, min(size_max, info.size_bytes - self.offset)))
-        if not data and self.offset < info.size_bytes:  # the follower would ask for the same at once, for ever
+        if not data and self.offset < info.size_bytes:  # the follower would ask for the same chunk for ever
             raise SnapshotFailedError(f"{info.path} has {self.offset} bytes instead of {info.size_bytes}")
         return InstallSnapshot(self.term, info.index, info.term, self.offset, info.size_bytes, data)
 
     def wanted(self, offset: int, sent_ns: int) -> bool:
         """The follower wants the chunk at `offset`; returns whether there is one to send now.
 
-        An answer to an earlier chunk counts only if it leads on: else every repeated chunk would begin another chain
-        of chunks and answers, and a slow follower would be sent the file as often as it was slow.
+        `sent_ns` is the send time that the answer echoes. An answer to an earlier chunk counts only if it asks for a
+        later offset: otherwise every repeated chunk would begin another chain of chunks and answers.
         """
         assert self.info is not None, "there is a snapshot to send"
         if offset <= self.offset and sent_ns < self.asked_ns:
@@ -54,10 +57,10 @@ class SnapshotTransfer:
         return offset < self.info.size_bytes
 
     def in_vain(self, offset: int) -> bool:
-        """Whether the follower, which had the whole file, wants it again from `offset` on: it did not take it."""
+        """Whether the follower got the whole file and refused it, because it wants it again from `offset` on."""
         return self.info is not None and offset < self.info.size_bytes <= self.offset
 
     def done(self) -> SnapshotSent:
-        """What the replication actor is told."""
+        """The notice for the replication actor that the follower has the snapshot."""
         assert self.info is not None, "a snapshot was sent"
         return SnapshotSent(self.node, self.info.index)

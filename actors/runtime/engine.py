@@ -25,8 +25,9 @@ from forge_consensus.actors.runtime.outbox import Outbox, Transport
 from forge_consensus.actors.runtime.peers import Peers
 from forge_consensus.actors.runtime.refusals import Refusals
 from forge_consensus.actors.runtime.reported import Reported
-from forge_consensus.actors.runtime.shared import SharedState, not_sticky
+from forge_consensus.actors.runtime.shared import SharedState
 from forge_consensus.actors.runtime.status import Totals
+from forge_consensus.actors.runtime.stickiness import Stickiness
 from forge_consensus.actors.runtime.timers import Timer, Timers
 from forge_consensus.actors.runtime.turn_events import TurnEvents
 from forge_consensus.actors.runtime.unanswered import Unanswered
@@ -74,7 +75,7 @@ class Engine:
         self.timers = Timers(clock)
         self.outbox = Outbox(self.ledger, clock, transport, self.refusals)
         self.peers = Peers(self.outbox)
-        self.gate = Gate(self.ledger, options, self.mailbox, self.outbox, self.refusals, self.shared)
+        self.gate = Gate(self.ledger, options, clock, self.mailbox, self.outbox, self.refusals, self.shared)
         self.cells = Cells(self.mailbox, self.timers, self.bind, self.stop)
         self.events = TurnEvents(self.ledger, clock, bus, options)
         self.unanswered = Unanswered()
@@ -197,7 +198,7 @@ class Engine:
         self.cells.forget(SUPERVISOR)
         self.mailbox.later.clear()
         self.timers.clear()
-        self.shared.sticky = not_sticky
+        self.shared.stickiness = Stickiness()
 
     # --- the context of actors ---------------------------------------------------------------------------------------
 

@@ -22,8 +22,9 @@ from forge_consensus.actors.messages import (
     VoteReply,
     WireMessage,
 )
-from forge_consensus.actors.notices import TermRaised
+from forge_consensus.actors.notices import LeaderContact, TermRaised
 from forge_consensus.actors.runtime.address import SenderAddress
+from forge_consensus.actors.runtime.clock import Clock
 from forge_consensus.actors.runtime.mailbox import Mailbox
 from forge_consensus.actors.runtime.outbox import Outbox
 from forge_consensus.actors.runtime.refusals import Refusals
@@ -52,6 +53,9 @@ DESTINATION: dict[type[WireMessage], str] = {
 ANSWERS = (HelloReply, PreVoteReply, VoteReply, AppendReply, SnapshotReply, CheckPeerReply)
 """They come by the connection that this node asked on; whoever connects to this node may only ask."""
 
+FROM_LEADERS = (AppendEntries, InstallSnapshot)
+"""Only a leader sends these. The election actor hears of it before each, so that it knows the leader first."""
+
 STRANGER: Final = "stranger"
 """The reason in the answer to a node that must greet (again) before this node listens to it."""
 
@@ -66,6 +70,7 @@ class Gate:
         self,
         ledger: Ledger,
         options: RaftSettings,
+        clock: Clock,
         mailbox: Mailbox,
         outbox: Outbox,
         refusals: Refusals,
@@ -73,7 +78,9 @@ class Gate:
     ) -> None:
         self.ledger = ledger
         self.identity = ledger.identity
+        self.clock = clock
         self.bytes_max = options.message_bytes_max
+        self.election_timeout_min = options.election_timeout_min
         self.addresses = mailbox.addresses
         self.outbox = outbox
         self.refusals = refusals
@@ -103,6 +110,8 @@ class Gate:
             sender.boot_id = (frame.incarnation, frame.boot)
             self.deliver(destination, message, sender)
         elif self.is_known(frame, sender) and self.is_of_our_term(message, sender):
+            if isinstance(message, FROM_LEADERS):
+                self.deliver("election", LeaderContact(sender.node, message.term), sender)
             self.deliver(destination, message, sender)
 
     def deliver(self, destination: str, message: Any, sender: SenderAddress) -> None:
@@ -159,11 +168,11 @@ class Gate:
         if term > ours:
             return self.enter_higher(term, message, sender)
         if type(message) is RequestVote:
-            sender.deliver(VoteReply(ours, False), sender)
+            sender.deliver(VoteReply(term=ours, granted=False), sender)
         elif type(message) is AppendEntries:
-            sender.deliver(AppendReply(ours, False, 0, 0, 0), sender)
+            sender.deliver(AppendReply(term=ours, success=False, index=0, entry_term=0, round=0), sender)
         elif type(message) is InstallSnapshot:
-            sender.deliver(SnapshotReply(ours, message.index, 0, False), sender)
+            sender.deliver(SnapshotReply(term=ours, index=message.index, offset=0, done=False), sender)
         elif type(message) is PreVoteReply and message.granted:
             return True
         else:
@@ -174,9 +183,14 @@ class Gate:
         """Enter the higher term before any actor gets the message; returns whether to let the message in."""
         if type(message) is PreVoteReply and message.granted:
             return True
-        if type(message) is RequestVote and self.shared.sticky():
-            sender.deliver(VoteReply(self.ledger.term, False), sender)
+        if type(message) is RequestVote and self.is_sticky():
+            sender.deliver(VoteReply(term=self.ledger.term, granted=False), sender)
             return False
         self.ledger.advance(term)
         self.deliver("election", TermRaised(term), sender)
         return True
+
+    def is_sticky(self) -> bool:
+        """Whether a vote request is refused for the sake of a leader, and so must not move the term."""
+        timeout, lease_reads = self.election_timeout_min, self.ledger.configuration.lease_reads
+        return self.shared.stickiness.holds(self.clock.now(), timeout=timeout, lease_reads=lease_reads)

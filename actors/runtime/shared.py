@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
+
+from forge_consensus.actors.runtime.stickiness import Stickiness
 
 
 class Role(StrEnum):
@@ -48,11 +49,6 @@ class PeerView:
     """When it last gave a sign of life, in seconds of the running clock."""
 
 
-def not_sticky() -> bool:
-    """What holds while there is no election actor: any vote request may move the term."""
-    return False
-
-
 @dataclass(slots=True)
 class SharedState:
     """Facts that have one home because several actors need them. Each has one writer, named in its docstring.
@@ -68,9 +64,9 @@ class SharedState:
     """The term of the leader that was known last. Written by election."""
     leader_heard_at: float | None = None
     """When a leader was last heard, in seconds of CLOCK_BOOTTIME, which counts suspension. Written by election."""
-    sticky: Callable[[], bool] = not_sticky
+    stickiness: Stickiness = field(default_factory=Stickiness)
     """Whether a vote request must not move the term, because there is a leader (dissertation 4.2.3). Written by
-    election, read by the gate."""
+    election, read by the gate too. Rebuilt actors begin with a new one."""
     match: dict[str, int] = field(default_factory=dict)
     """Of each voter, the index up to which its disk agrees with the leader's log; empty on other nodes. Written by
     replication."""

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import itertools
 import os
 from collections.abc import Iterator
 from typing import Any, Final, cast
 
 import zmq
 
+from forge_consensus.actors.transport.dealer import DealerOptions, monitored, open_dealer
 from forge_consensus.actors.transport.endpoint import claim_path, events_endpoint, path_of, url_of
 from forge_consensus.errors import InvalidConfigError, TransportUnavailableError
 
@@ -23,8 +23,6 @@ SNDMORE: Final = int(zmq.SNDMORE | zmq.NOBLOCK)
 RCVMORE: Final = int(zmq.RCVMORE)
 POLLIN: Final = int(zmq.POLLIN)
 EVENTS: Final = int(zmq.EVENTS)
-WATCHED: Final = int(zmq.EVENT_DISCONNECTED | zmq.EVENT_HANDSHAKE_SUCCEEDED)
-HANDSHAKE: Final = int(zmq.EVENT_HANDSHAKE_SUCCEEDED)
 PEER_FRAMES_MAX: Final = 4096
 """More than the in-flight window, votes, heartbeats and chunks together. The actors control the flow, so EAGAIN means
 that the peer is stuck."""
@@ -32,7 +30,6 @@ CLIENT_FRAMES_MAX: Final = 4096
 EVENT_FRAMES_MAX: Final = 10_000
 RECONNECT_MS: Final = 50
 RECONNECT_MS_MAX: Final = 200
-MONITORS = itertools.count(1)
 
 Socket = zmq.Socket[bytes]
 
@@ -98,28 +95,15 @@ class Sockets:
 
     def connect(self, node: str, address: str, bytes_max: int) -> None:
         """Begin to connect to a peer; ZeroMQ repeats the attempt by itself. Raises `InvalidConfigError`."""
-        dealer = self.context.socket(zmq.DEALER)
-        for option, value in (
-            (zmq.LINGER, 0),
-            (zmq.IMMEDIATE, 1),
-            (zmq.IPV6, 1),
-            (zmq.MAXMSGSIZE, bytes_max),
-            (zmq.SNDHWM, PEER_FRAMES_MAX),
-            (zmq.RECONNECT_IVL, RECONNECT_MS),
-            (zmq.RECONNECT_IVL_MAX, RECONNECT_MS_MAX),
-        ):
-            dealer.setsockopt(option, value)
-        self.dealers[node] = dealer
-        # A name of our own: the default one is made from a file descriptor and clashes when that is used again.
-        name = f"inproc://forge-node-{os.getpid()}-{next(MONITORS)}"
-        monitor = dealer.get_monitor_socket(WATCHED, name)
-        self.monitors[monitor] = node
+        options = DealerOptions(bytes_max, PEER_FRAMES_MAX, None, RECONNECT_MS, RECONNECT_MS_MAX)
         try:
-            dealer.connect(url_of(address))
+            dealer, monitor = open_dealer(self.context, address, options, "node")
         except zmq.ZMQError as error:
             raise InvalidConfigError(
                 f"{address!r} of peer {node!r} is no address: it is HOST:PORT or ipc://PATH"
             ) from error
+        self.dealers[node] = dealer
+        self.monitors[monitor] = node
         self.poller.register(dealer, zmq.POLLIN)
         self.poller.register(monitor, zmq.POLLIN)
 
@@ -127,9 +111,7 @@ class Sockets:
 
     def links(self, monitor: Socket) -> Iterator[bool]:
         """Yield what happened to a peer's connection: True for made, False for lost."""
-        while int(cast("int", monitor.getsockopt(EVENTS))) & POLLIN:
-            event = monitor.recv_multipart(NOBLOCK)[0]
-            yield int.from_bytes(event[:2], "little") == HANDSHAKE
+        return monitored(monitor)
 
     def from_peer(self, dealer: Socket, count_max: int) -> Iterator[bytes]:
         """Yield the answers of a peer, at most `count_max`."""

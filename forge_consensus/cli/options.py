@@ -7,11 +7,11 @@ from typing import Any, TypeVar
 
 import click
 
+from forge_consensus.actors.messages import CONSISTENCIES
 from forge_consensus.client.endpoints import parse_endpoints
 from forge_consensus.errors import InvalidConfigError
 
 TIMEOUT_S = 5.0
-CONSISTENCIES = ("linearizable", "lease", "stale")
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 

@@ -9,7 +9,7 @@ import click
 
 from forge_consensus import __version__
 from forge_consensus.cli.options import client_options
-from forge_consensus.client.pending import PendingAsk
+from forge_consensus.client.pending import PendingNodeQuery
 from forge_consensus.client.sync import Client
 from forge_consensus.errors import ConnectionFailedError, ConsensusError
 from forge_consensus.output import bytes_text, json_text, seconds_text, table
@@ -30,7 +30,7 @@ class Inquiry:
     def __init__(self, client: Client, endpoints: list[str], timeout: float) -> None:
         self.client = client
         self.deadline = time.monotonic() + timeout
-        self.asked: dict[str, PendingAsk[Answer]] = {}
+        self.asked: dict[str, PendingNodeQuery[Answer]] = {}
         self.answers: dict[str, Answer] = {}
         """Node id -> its answer."""
         self.errors: dict[str, str] = {}
@@ -42,9 +42,9 @@ class Inquiry:
     def ask(self, endpoint: str) -> None:
         """Ask the node at that address, once."""
         if endpoint not in self.asked:
-            question = self.client.status_question(endpoint, max(0.01, self.deadline - time.monotonic()))
+            question = self.client.status_query(endpoint, max(0.01, self.deadline - time.monotonic()))
             self.asked[endpoint] = question
-            self.client.link.hand_over(question)
+            self.client.driver.hand_over(question)
 
     def run(self) -> None:
         """Wait for all of them; a bounded time for the rest once one has answered."""
@@ -54,7 +54,7 @@ class Inquiry:
             waiting = [endpoint for endpoint in waiting if not self.take(endpoint)]
             waiting += list(self.asked)[count:]  # members that an answer named
             time.sleep(LOOK_S)
-        known = self.client.link.core.directory.endpoints
+        known = self.client.driver.core.directory.endpoints
         for endpoint in waiting:
             if not self.take(endpoint):
                 stands = endpoint in known and known[endpoint].connected

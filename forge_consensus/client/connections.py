@@ -1,9 +1,7 @@
-"""Connections: a client's connections, a DEALER for each address and a port to an embedded node."""
+"""A client's connections: a DEALER for each address, and a port to an embedded node."""
 
 from __future__ import annotations
 
-import itertools
-import os
 import time
 from collections.abc import Callable, Iterator
 from math import ceil
@@ -13,37 +11,36 @@ import zmq
 
 from forge_consensus.actors.codec import Frame, decode, encode
 from forge_consensus.actors.messages import WireMessage
-from forge_consensus.actors.transport.endpoint import url_of
+from forge_consensus.actors.transport.dealer import DealerOptions, close_watched, monitored, open_dealer
 from forge_consensus.errors import ConnectionFailedError, ProtocolError
 
 NOBLOCK: Final = int(zmq.NOBLOCK)
 POLLIN: Final = int(zmq.POLLIN)
-MONITORED: Final = int(zmq.EVENT_DISCONNECTED | zmq.EVENT_HANDSHAKE_SUCCEEDED)
-HANDSHAKE: Final = int(zmq.EVENT_HANDSHAKE_SUCCEEDED)
 FRAME_BYTES_MAX: Final = 64 << 20
 FRAMES_A_LOOK: Final = 64
-"""Frames taken from one connection before the others are looked at."""
-SEND_FRAMES_MAX: Final = 100_000
-RECONNECT_MS: Final = 20
-RECONNECT_MS_MAX: Final = 200
+"""So many frames are taken from one connection before it is the turn of the others."""
+FRAMES_WAITING_MAX: Final = 100_000
+OPTIONS: Final = DealerOptions(
+    frame_bytes_max=FRAME_BYTES_MAX,
+    send_frames_max=FRAMES_WAITING_MAX,
+    receive_frames_max=FRAMES_WAITING_MAX,
+    reconnect_ms=20,
+    reconnect_ms_max=200,
+)
 GATEWAY: Final = "gateway"
-MONITOR_NUMBERS = itertools.count(1)
 
 
 class LocalPort(Protocol):
-    """A node of this process as an endpoint: messages are handed over as they are."""
+    """A node of this process as an endpoint: messages are handed over as objects, without a socket."""
 
     def connect(self, on_message: Callable[[WireMessage, int], None]) -> None:
         """From now on call `on_message(answer, request number)`, from any thread."""
 
     def send(self, message: WireMessage, request: int) -> None:
-        """Take a request, from any thread, and return at once.
-
-        May raise if the node has stopped.
-        """
+        """Take a request, from any thread, and return at once. It can raise anything if the node has stopped."""
 
     def close(self) -> None:
-        """No more answers are wanted."""
+        """Stop sending answers."""
 
 
 class Connection:
@@ -51,37 +48,17 @@ class Connection:
 
     def __init__(self, context: zmq.Context[zmq.Socket[bytes]], address: str) -> None:
         self.address = address
-        self.socket = context.socket(zmq.DEALER)
-        for option, value in (
-            (zmq.IMMEDIATE, 1),
-            (zmq.LINGER, 0),
-            (zmq.RECONNECT_IVL, RECONNECT_MS),
-            (zmq.RECONNECT_IVL_MAX, RECONNECT_MS_MAX),
-            (zmq.SNDHWM, SEND_FRAMES_MAX),
-            (zmq.RCVHWM, SEND_FRAMES_MAX),
-            (zmq.MAXMSGSIZE, FRAME_BYTES_MAX),
-            (zmq.IPV6, 1),
-        ):
-            self.socket.setsockopt(option, value)
-        name = f"inproc://forge-client-{os.getpid()}-{next(MONITOR_NUMBERS)}"
-        self.monitor = self.socket.get_monitor_socket(MONITORED, name)
         try:
-            self.socket.connect(url_of(address))
+            self.socket, self.monitor = open_dealer(context, address, OPTIONS, "client")
         except zmq.ZMQError as error:
-            self.close()
             raise ConnectionFailedError(f"cannot connect to {address}: {error}") from error
 
     def events(self) -> Iterator[bool]:
-        """What happened to the connection: True for made, False for lost."""
-        while True:
-            try:
-                event = self.monitor.recv_multipart(NOBLOCK)[0]
-            except zmq.Again:
-                return
-            yield int.from_bytes(event[:2], "little") == HANDSHAKE
+        """What happened to the connection: True when it was made, False when it was lost."""
+        return monitored(self.monitor)
 
     def receive(self) -> Iterator[bytes]:
-        """The frames that have arrived, at most `FRAMES_A_LOOK`; there is one at least."""
+        """The frames that have arrived, at most `FRAMES_A_LOOK`."""
         socket = self.socket
         for _ in range(FRAMES_A_LOOK):
             try:
@@ -101,7 +78,7 @@ class Connection:
             self.socket.recv(NOBLOCK)
 
     def send(self, data: bytes) -> bool:
-        """Whether the connection took the frame."""
+        """Send a frame; returns whether the connection took it."""
         try:
             self.socket.send(data, NOBLOCK)
         except zmq.Again:
@@ -109,20 +86,18 @@ class Connection:
         return True
 
     def close(self) -> None:
-        """Let go of both sockets; nothing lingers."""
-        self.socket.disable_monitor()
-        self.monitor.close(0)
-        self.socket.close(0)
+        """Close both sockets; nothing lingers."""
+        close_watched(self.socket, self.monitor)
 
 
 def packed(message: WireMessage, request: int, cluster: str) -> bytes:
-    """The frame of a client's request."""
+    """The bytes of a client's request."""
     sent = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
     return encode(Frame(GATEWAY, cluster, "", "", 0, 0, request, sent, message))
 
 
 def unpacked(data: bytes) -> Frame | None:
-    """The frame in those bytes; None for anything else."""
+    """The frame in these bytes; None if they are none."""
     try:
         return decode(data, FRAME_BYTES_MAX)
     except ProtocolError:
@@ -130,67 +105,64 @@ def unpacked(data: bytes) -> Frame | None:
 
 
 Arrived = tuple[str, Any, int]
-"""Endpoint, what came (a message; True, False for a connection made, lost), request number."""
+"""The endpoint; a message, True for a connection made or False for one lost; the request number."""
 
 
 class Connections:
-    """All connections of one client. Used by the driver's thread alone."""
+    """All connections of one client. Only the driver's thread uses them."""
 
     def __init__(self, wake_fd: int) -> None:
         self.wake_fd = wake_fd
         self.poller = zmq.Poller()
         self.poller.register(wake_fd, zmq.POLLIN)
         self.context: zmq.Context[zmq.Socket[bytes]] | None = None
-        self.wires: dict[str, Connection] = {}
+        self.by_address: dict[str, Connection] = {}
         self.by_socket: dict[Any, tuple[Connection, bool]] = {}
         self.ports: dict[str, LocalPort] = {}
         self.failed: dict[str, str] = {}
         """Addresses that cannot even be tried, and why."""
 
     def __contains__(self, name: str) -> bool:
-        """Whether that endpoint has a connection or was tried."""
-        return name in self.wires or name in self.ports or name in self.failed
+        """Whether the endpoint has a connection or was tried."""
+        return name in self.by_address or name in self.ports or name in self.failed
 
     def __len__(self) -> int:
         """How many endpoints have a connection or were tried."""
-        return len(self.wires) + len(self.ports) + len(self.failed)
+        return len(self.by_address) + len(self.ports) + len(self.failed)
 
     def connect(self, address: str) -> None:
-        """Begin to connect; it goes on by itself for ever.
-
-        An address that makes no sense is remembered.
-        """
+        """Begin to connect to an address; ZeroMQ goes on by itself. What is no address is noted in `failed`."""
         if self.context is None:
             self.context = zmq.Context()
         try:
-            wire = Connection(self.context, address)
+            connection = Connection(self.context, address)
         except ConnectionFailedError as error:
             self.failed[address] = str(error)
             return
-        self.wires[address] = wire
-        self.by_socket[wire.socket] = (wire, False)
-        self.by_socket[wire.monitor] = (wire, True)
-        self.poller.register(wire.socket, zmq.POLLIN)
-        self.poller.register(wire.monitor, zmq.POLLIN)
+        self.by_address[address] = connection
+        self.by_socket[connection.socket] = (connection, False)
+        self.by_socket[connection.monitor] = (connection, True)
+        self.poller.register(connection.socket, zmq.POLLIN)
+        self.poller.register(connection.monitor, zmq.POLLIN)
 
     def wait(self, seconds: float) -> list[Arrived]:
-        """What arrives within that time, connections lost and made included."""
+        """Wait up to so many seconds; returns what arrived: messages, and connections made and lost."""
         arrived: list[Arrived] = []
         for socket, _ in self.poller.poll(ceil(seconds * 1000)):
             if type(socket) is int:
                 continue
-            wire, monitor = self.by_socket[socket]
+            connection, monitor = self.by_socket[socket]
             if monitor:
-                arrived += [(wire.address, made, 0) for made in wire.events()]
+                arrived += [(connection.address, made, 0) for made in connection.events()]
                 continue
-            for data in wire.receive():
+            for data in connection.receive():
                 frame = unpacked(data)
                 if frame is not None:
-                    arrived.append((wire.address, frame.message, frame.request))
+                    arrived.append((connection.address, frame.message, frame.request))
         return arrived
 
     def send(self, name: str, message: WireMessage, request: int, cluster: str) -> bool:
-        """Whether the connection to that endpoint took the message."""
+        """Send a request to an endpoint; returns whether its connection took it."""
         port = self.ports.get(name)
         if port is not None:
             try:
@@ -198,14 +170,14 @@ class Connections:
             except Exception:  # whatever a stopped node raises, the message was not taken
                 return False
             return True
-        wire = self.wires.get(name)
-        return wire is not None and wire.send(packed(message, request, cluster))
+        connection = self.by_address.get(name)
+        return connection is not None and connection.send(packed(message, request, cluster))
 
     def close(self) -> None:
-        """Let go of everything; bounded, for nothing lingers."""
+        """Close everything at once; nothing lingers."""
         for port in self.ports.values():
             port.close()
-        for wire in self.wires.values():
-            wire.close()
+        for connection in self.by_address.values():
+            connection.close()
         if self.context is not None:
             self.context.term()

@@ -1,4 +1,4 @@
-"""The link: the one thread of a client, which moves what the core decides to and from the nodes."""
+"""The driver: the one thread of a client, which carries out what the core decides and hands it what arrives."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from forge_consensus.client.wakeup import Wakeup
 from forge_consensus.config.client import ClientSettings
 from forge_consensus.errors import BusyError, ConsensusError, InvalidConfigError, NotStartedError
 
-WAIT_S_MAX = 1.0
-CLOSE_S = 5.0
+WAIT_SECONDS_MAX = 1.0
+CLOSE_SECONDS = 5.0
 CLOSED_TEXT = "the client is closed: make a new one"
 FORKED_TEXT = "this process was forked, and its parent's client has no thread here: make a client in this process"
 
@@ -30,20 +30,20 @@ Deliver = Callable[[list[Pending[Any]]], None]
 
 
 def finish_all(pendings: list[Pending[Any]]) -> None:
-    """Tell everyone who waits for these, on this thread."""
+    """Finish these calls on this thread: wake the threads that wait for them and run their callbacks."""
     for pending in pendings:
         pending.finish()
 
 
-LINKS: WeakSet[Driver] = WeakSet()
+DRIVERS: WeakSet[Driver] = WeakSet()
 
 
 def end_in_child() -> None:
-    """The threads of clients do not live on in a forked process: there the clients are closed, without waiting."""
-    for link in list(LINKS):
-        link.gate = threading.Lock()  # whoever held it is not here
-        link.room = threading.Condition()
-        link.closed_by = NotStartedError(FORKED_TEXT)
+    """Close all clients of a forked process without waiting, because their threads did not come along."""
+    for driver in list(DRIVERS):
+        driver.lock = threading.Lock()  # the thread that held it does not exist here
+        driver.capacity = threading.Condition()
+        driver.closed_by = NotStartedError(FORKED_TEXT)
 
 
 os.register_at_fork(after_in_child=end_in_child)
@@ -52,8 +52,17 @@ os.register_at_fork(after_in_child=end_in_child)
 class Driver:
     """A core, its connections and its thread.
 
-    Other threads touch three things: the two deques, the wake-up, and the condition of those who
-    wait for room.
+    Other threads touch only the two deques, the wake-up, and the condition of the threads that wait for capacity.
+
+    Args:
+        endpoints: the addresses that the client is given.
+        cluster: the id of the cluster, "" for that of the first node that answers.
+        limits: bounds and times; None for the defaults.
+        port: a node of this process, which is then the endpoint `LOCAL`.
+        deliver: takes the calls that ended, on the driver's thread.
+        follow: whether to go to nodes that were not given.
+        prefer: the endpoint that answers stale queries while it is connected.
+
     """
 
     def __init__(
@@ -83,25 +92,25 @@ class Driver:
         self.port = port
         self.deliver = deliver
         self.wakeup = Wakeup()
-        self.wires = Connections(self.wakeup.fd)
+        self.connections = Connections(self.wakeup.fd)
         self.wanted: deque[Pending[Any]] = deque()
         self.arrived: deque[Arrived] = deque()
-        """What the embedded node said."""
+        """Answers of the embedded node, from any thread."""
         self.closing = False
         self.reason = CLOSED_TEXT
         self.closed_by: ConsensusError | None = None
-        self.gate = threading.Lock()
-        """Between handing something over and the end of the thread that would take it."""
-        self.room = threading.Condition()
-        self.waiting_for_room = 0
+        self.lock = threading.Lock()
+        """Held while the wake-up is written to or closed, so that nobody writes to a closed descriptor."""
+        self.capacity = threading.Condition()
+        self.waiting_for_capacity = 0
         self.thread = threading.Thread(target=self.run, name="forge-client", daemon=True)
         self.thread.start()
-        LINKS.add(self)
+        DRIVERS.add(self)
 
     # --- for other threads ---
 
     def hand_over(self, pending: Pending[Any]) -> None:
-        """Let the driver take it. Raises `NotStartedError` after `close`."""
+        """Hand a call over to the driver's thread. Raises `NotStartedError` after `close`."""
         if self.closed_by is not None:
             raise self.closed_by
         self.wanted.append(pending)
@@ -111,13 +120,13 @@ class Driver:
             self.abandon()
 
     def rouse(self) -> None:
-        """End the driver's sleep."""
-        with self.gate:
+        """Wake the driver's thread."""
+        with self.lock:
             if self.closed_by is None:
                 self.wakeup.rouse()
 
     def abandon(self) -> None:
-        """What nobody will take any more ends here."""
+        """End the calls that were handed over while the thread ended: nobody else will."""
         error = self.closed_by
         left: list[Pending[Any]] = []
         while error is not None and self.wanted:
@@ -131,55 +140,55 @@ class Driver:
             self.deliver(left)
 
     def full(self) -> bool:
-        """Whether as much is outstanding as may be."""
+        """Whether as many commands are outstanding as are allowed."""
         commands = self.core.commands
         waiting = len(self.wanted) + len(commands.open) + len(commands.queue)
         return waiting >= self.core.limits.outstanding_max
 
-    def wait_for_room(self, timeout: float) -> None:
-        """Block until less is outstanding; raises `BusyError` after `timeout` seconds."""
-        if threading.current_thread() is self.thread:  # a callback: nobody else makes room
+    def wait_for_capacity(self, timeout: float) -> None:
+        """Block until fewer commands are outstanding; raises `BusyError` after `timeout` seconds."""
+        if threading.current_thread() is self.thread:  # a callback: only this thread could end commands
             raise self.busy(0.0)
         end = time.monotonic() + timeout
-        with self.room:
-            self.waiting_for_room += 1
+        with self.capacity:
+            self.waiting_for_capacity += 1
             try:
                 while self.full() and self.closed_by is None:
                     left = end - time.monotonic()
                     if left <= 0:
                         raise self.busy(timeout)
-                    self.room.wait(min(left, WAIT_S_MAX))
+                    self.capacity.wait(min(left, WAIT_SECONDS_MAX))
             finally:
-                self.waiting_for_room -= 1
+                self.waiting_for_capacity -= 1
 
     def busy(self, timeout: float) -> BusyError:
-        """The error of having too much outstanding."""
+        """The error for too many outstanding commands."""
         return BusyError(
             f"{self.core.limits.outstanding_max} commands are outstanding "
             f"and none was answered within {timeout:g} s: wait for results before submitting more"
         )
 
     def end_soon(self, reason: str) -> None:
-        """Have the thread end, and everything outstanding with that reason; waits for nothing."""
+        """Have the thread end, and every outstanding call with this reason. Waits for nothing."""
         if not self.closing:
             self.reason = reason
         self.closing = True
         self.rouse()
 
     def close(self, reason: str = CLOSED_TEXT) -> None:
-        """End the thread and everything outstanding; within seconds, whatever the nodes do."""
+        """End the thread and every outstanding call, within `CLOSE_SECONDS` whatever the nodes do."""
         self.end_soon(reason)
         if threading.current_thread() is not self.thread:
-            self.thread.join(CLOSE_S)
+            self.thread.join(CLOSE_SECONDS)
 
     # --- the driver's thread ---
 
     def run(self) -> None:
-        """Turn until closed."""
+        """Take turns until closed."""
         error: ConsensusError | None = None
         try:
             if self.port is not None:
-                self.wires.ports[LOCAL] = self.port
+                self.connections.ports[LOCAL] = self.port
                 self.port.connect(self.on_message)
                 self.core.connected(LOCAL)
             while not self.closing:
@@ -190,34 +199,34 @@ class Driver:
         self.end(error or NotStartedError(self.reason))
 
     def end(self, error: ConsensusError) -> None:
-        """Let go of the network and tell everyone who waits."""
-        with self.gate:
+        """Close all connections and end every outstanding call."""
+        with self.lock:
             self.closed_by = error
-        self.wires.close()
+        self.connections.close()
         self.core.close(str(error))
         self.tell()
         self.abandon()
-        with self.room:
-            self.room.notify_all()
-        with self.gate:
+        with self.capacity:
+            self.capacity.notify_all()
+        with self.lock:
             self.wakeup.close()
 
     def on_message(self, message: WireMessage, request: int) -> None:
-        """Take an answer of the embedded node, on whatever thread."""
+        """Take an answer of the embedded node; called on any thread."""
         self.arrived.append((LOCAL, message, request))
         if self.wakeup.sleeping:
             self.rouse()
 
     def turn(self) -> None:
-        """Wait, take what arrived, let time pass, send, tell."""
-        core, wires = self.core, self.wires
-        if len(wires) != len(core.directory.endpoints):
+        """Wait for messages or a timer, hand them to the core, send its frames, and deliver calls that ended."""
+        core, connections = self.core, self.connections
+        if len(connections) != len(core.directory.endpoints):
             self.connect_new()
         wakeup = self.wakeup
         wakeup.doze()
         idle = not (self.wanted or self.arrived or self.closing)
         wait = core.wake_at() - time.monotonic() if idle else 0.0
-        happened = wires.wait(min(max(wait, 0.0), WAIT_S_MAX))
+        happened = connections.wait(min(max(wait, 0.0), WAIT_SECONDS_MAX))
         wakeup.awake()
         core.now = time.monotonic()
         while self.arrived:
@@ -235,32 +244,32 @@ class Driver:
         core.tick(core.now)
         cluster = core.directory.cluster
         for name, message, request in list(core.outgoing()):
-            if not wires.send(name, message, request, cluster):
+            if not connections.send(name, message, request, cluster):
                 core.unsent(name, message, request)
         if core.resolved:
             self.tell()
 
     def take(self) -> list[Pending[Any]]:
-        """What other threads handed over."""
+        """The calls that other threads handed over."""
         wanted = self.wanted
         return [wanted.popleft() for _ in range(len(wanted))]
 
     def connect_new(self) -> None:
         """Connect what the core was given or has learned."""
         for endpoint in list(self.core.directory.endpoints.values()):
-            if endpoint.name in self.wires:
+            if endpoint.name in self.connections:
                 continue
             try:
-                self.wires.connect(parse_endpoint(endpoint.name))
+                self.connections.connect(parse_endpoint(endpoint.name))
             except InvalidConfigError as error:
-                self.wires.failed[endpoint.name] = str(error)
-            endpoint.said = self.wires.failed.get(endpoint.name, endpoint.said)
+                self.connections.failed[endpoint.name] = str(error)
+            endpoint.said = self.connections.failed.get(endpoint.name, endpoint.said)
 
     def tell(self) -> None:
-        """Hand out what is resolved, in one batch, and let those in who wait for room."""
+        """Deliver the calls that ended, in one batch, and wake the threads that wait for capacity."""
         core = self.core
         batch, core.resolved = core.resolved, []
         self.deliver(batch)
-        if self.waiting_for_room and not self.full():
-            with self.room:
-                self.room.notify_all()
+        if self.waiting_for_capacity and not self.full():
+            with self.capacity:
+                self.capacity.notify_all()

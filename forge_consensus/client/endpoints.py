@@ -1,4 +1,4 @@
-"""Endpoints: addresses that a client was given or learned, and the search for the leader there."""
+"""The endpoints of a client: addresses that it was given or learned, and the search for the leader among them."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from forge_consensus.errors import InvalidConfigError
 LOCAL = "local"
 """The name under which an embedded node is an endpoint."""
 ENDPOINTS_MAX = 64
-"""Addresses beyond these are not learned from nodes."""
+"""A client with so many endpoints learns no more from nodes."""
 LOCATE_WAIT_MS = 500
-LOCATE_GRACE_S = 0.5
-"""How long after the node should have answered a question counts as lost."""
-ASK_AGAIN_S = 0.03
-LEADERLESS_S = 1.0
-"""After so long without a leader one of a lower term is believed: the cluster may be a new one."""
+LOCATE_GRACE_SECONDS = 0.5
+"""How long after the node should have answered a search the search counts as lost."""
+ASK_AGAIN_SECONDS = 0.03
+LEADERLESS_SECONDS = 1.0
+"""After so long without a leader, a leader of a lower term is believed, because the cluster may have been made anew."""
 PORT_MAX = 65535
 ADDRESS = re.compile(r"(?P<host>\[[0-9A-Fa-f:.]+(%\w+)?\]|[A-Za-z0-9._-]+):(?P<port>\d{1,5})")
 
@@ -59,43 +59,43 @@ def parse_endpoints(given: str | Sequence[str]) -> list[str]:
 
 @dataclass(slots=True)
 class Endpoint:
-    """What is known of one address."""
+    """What the client knows of one address."""
 
     name: str
     connected: bool = False
     node: str = ""
     """The id of the node that answers there."""
     said: str = "no answer yet"
-    """The last thing heard from it or of it, for the text of errors."""
+    """What was heard last from it or of it, for the texts of errors."""
     heard_at: float = 0.0
     ask_at: float = 0.0
 
 
 class Directory:
-    """The endpoints, who of them leads, and whom to ask about it.
+    """The endpoints, which of them leads, and which of them to ask about it.
 
-    A leader is believed by its term; being wrong costs a refusal and nothing else.
+    A leader is believed by its term. A wrong belief costs a refusal and nothing else.
     """
 
     def __init__(self, names: Sequence[str], cluster: str, random: Callable[[], float]) -> None:
         self.endpoints = {name: Endpoint(name) for name in names}
         self.cluster = cluster
-        """The cluster's id, that of the first node that answered if none was given."""
+        """The cluster's id: the one that was given, or that of the first node that answered."""
         self.random = random
         self.follow = True
-        """Whether to go to nodes that were not given; otherwise only those that were are ever asked."""
+        """Whether to go to nodes that were not given."""
         self.leader: Endpoint | None = None
         self.term = 0
         self.dismissed = ("", 0)
-        """The endpoint and term that refused to be the leader."""
+        """The endpoint that said that it does not lead, and in which term."""
         self.searching_since: float | None = None
 
     def add(self, name: str) -> Endpoint:
-        """The endpoint of that name, made if need be."""
+        """The endpoint with this name; it is added if it is new."""
         return self.endpoints.setdefault(name, Endpoint(name))
 
     def connected(self) -> list[Endpoint]:
-        """Those that are connected, in the order in which they were given."""
+        """The connected endpoints, in the order in which they were given or learned."""
         return [endpoint for endpoint in self.endpoints.values() if endpoint.connected]
 
     def ready(self) -> Endpoint | None:
@@ -103,10 +103,9 @@ class Directory:
         return self.leader if self.leader is not None and self.leader.connected else None
 
     def search(self, now: float, *, wanted: bool) -> Iterator[tuple[Endpoint, Locate]]:
-        """Whom to ask now who leads.
+        """The endpoints to ask now who leads, if that is `wanted`, and what to ask them.
 
-        The present leader is asked whether it still is; the others hold the question until they
-        know a later one.
+        The present leader is asked whether it still leads; the others hold the request until they know a later leader.
         """
         if not wanted:
             self.searching_since = None
@@ -117,21 +116,21 @@ class Directory:
                 endpoint.ask_at = now
         for endpoint in self.endpoints.values():
             if endpoint.connected and endpoint.ask_at <= now:
-                endpoint.ask_at = now + LOCATE_WAIT_MS / 1000 + LOCATE_GRACE_S
+                endpoint.ask_at = now + LOCATE_WAIT_MS / 1000 + LOCATE_GRACE_SECONDS
                 yield endpoint, Locate(self.known_term(endpoint), LOCATE_WAIT_MS)
 
     def known_term(self, endpoint: Endpoint) -> int:
-        """The term that the endpoint need not tell of: who led last may say that it still does."""
+        """The term of which the endpoint need not tell; the last leader may answer that it still leads in that term."""
         if endpoint is self.leader or (endpoint.name, self.term) == self.dismissed:
             return max(self.term - 1, 0)
         return self.term
 
     def ask_again(self, endpoint: Endpoint, now: float) -> None:
-        """Its answer did not help: ask it again soon."""
-        endpoint.ask_at = now + ASK_AGAIN_S * (0.5 + self.random())
+        """Ask the endpoint again soon, because its answer did not help."""
+        endpoint.ask_at = now + ASK_AGAIN_SECONDS * (0.5 + self.random())
 
     def located(self, endpoint: Endpoint, answer: Located, now: float) -> bool:
-        """Take what a node says; returns whether there is a new leader."""
+        """Take what a node says of the leader; returns whether there is a new one."""
         self.ask_again(endpoint, now)
         if self.cluster and answer.cluster != self.cluster:
             endpoint.said = f"belongs to cluster {answer.cluster!r}, not {self.cluster!r}"
@@ -146,13 +145,13 @@ class Directory:
         return self.consider(endpoint, answer.leader, answer.address, answer.term, now)
 
     def consider(self, source: Endpoint, node: str, address: str, term: int, now: float) -> bool:
-        """Believe or not that a node leads in a term; returns whether there is a new leader."""
+        """Decide whether to believe that a node leads in a term; returns whether there is a new leader."""
         target = self.resolve(node, address) if node else None
         if target is None or (target is self.leader and term == self.term):
             return False
         if (target.name, term) == self.dismissed and source is not target:
             return False
-        leaderless = self.searching_since is not None and now - self.searching_since >= LEADERLESS_S
+        leaderless = self.searching_since is not None and now - self.searching_since >= LEADERLESS_SECONDS
         if term < self.term and not leaderless:
             return False
         if term == self.term and self.ready() is not None:
@@ -161,7 +160,7 @@ class Directory:
         return True
 
     def resolve(self, node: str, address: str) -> Endpoint | None:
-        """The endpoint of a node: where it answered, else its address as others know it."""
+        """The endpoint of a node: the one where it answered, otherwise the address under which others know it."""
         for endpoint in self.endpoints.values():
             if endpoint.node == node:
                 return endpoint
@@ -171,13 +170,13 @@ class Directory:
         return self.add(address)
 
     def dismiss(self, endpoint: Endpoint) -> None:
-        """That endpoint says that it does not lead."""
+        """Note that an endpoint says that it does not lead."""
         if endpoint is self.leader:
             self.dismissed = (endpoint.name, self.term)
             self.leader = None
 
     def account(self) -> str:
-        """What is known of every endpoint, for the text of errors."""
+        """What is known of every endpoint, for the texts of errors."""
         parts = [
             f"{endpoint.name}: {'' if endpoint.connected else 'not connected, '}{endpoint.said}"
             for endpoint in self.endpoints.values()

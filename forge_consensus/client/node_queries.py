@@ -1,4 +1,4 @@
-"""NodeQueries to single nodes: who leads, how are you; asked again until answered or late."""
+"""Queries to single nodes: who leads, and what is your status. They are asked again until answered or late."""
 
 from __future__ import annotations
 
@@ -9,112 +9,112 @@ from typing import Any
 from forge_consensus.actors.messages import GetStatus, Locate, Located, Refused, Status
 from forge_consensus.client.endpoints import Directory, Endpoint
 from forge_consensus.client.outcome import refused_error, retried
-from forge_consensus.client.pending import PendingAsk
+from forge_consensus.client.pending import PendingNodeQuery
 
-AGAIN_S = 0.05
-"""After a useless answer."""
-LOST_S = 1.0
-"""Without any answer."""
+AGAIN_SECONDS = 0.05
+"""How long after a useless answer a node is asked again."""
+LOST_SECONDS = 1.0
+"""How long a node is left without an answer before it is asked again."""
 
 
 class NodeQueries:
-    """The questions that are not answered yet."""
+    """The node queries that are not answered."""
 
     def __init__(self, directory: Directory) -> None:
         self.directory = directory
-        self.waiting: list[PendingAsk[Any]] = []
-        self.asked: dict[int, PendingAsk[Any]] = {}
+        self.waiting: list[PendingNodeQuery[Any]] = []
+        self.asked: dict[int, PendingNodeQuery[Any]] = {}
 
     def __bool__(self) -> bool:
-        """Whether there are any."""
+        """Whether any is not answered."""
         return bool(self.waiting or self.asked)
 
-    def add(self, question: PendingAsk[Any]) -> None:
-        """Take a question; its endpoint becomes known if it was not."""
-        if question.endpoint:
-            self.directory.add(question.endpoint)
-        self.waiting.append(question)
+    def add(self, query: PendingNodeQuery[Any]) -> None:
+        """Take a query; its endpoint is added to the directory if it is new."""
+        if query.endpoint:
+            self.directory.add(query.endpoint)
+        self.waiting.append(query)
 
-    def answer(self, request: int, message: Located | Status, now: float) -> PendingAsk[Any] | None:
-        """The question that this answers; one that learned of no leader is asked again."""
-        question = self.asked.pop(request, None)
-        if question is None:
+    def answer(self, request: int, message: Located | Status, now: float) -> PendingNodeQuery[Any] | None:
+        """Take an answer; returns the query that it ends. A query for the leader is asked again while nobody leads."""
+        query = self.asked.pop(request, None)
+        if query is None:
             return None
         if isinstance(message, Located) and not message.leader:
-            self.later(question, now)
+            self.later(query, now)
             return None
-        question.answer = message
-        return question
+        query.answer = message
+        return query
 
-    def refuse(self, request: int, message: Refused, now: float) -> PendingAsk[Any] | None:
-        """The question that fails by this refusal; one that may yet succeed is asked again."""
-        question = self.asked.pop(request, None)
-        if question is None:
+    def refuse(self, request: int, message: Refused, now: float) -> PendingNodeQuery[Any] | None:
+        """Take a refusal; returns the query that it ends. One that can yet succeed is asked again."""
+        query = self.asked.pop(request, None)
+        if query is None:
             return None
-        question.refusal = message.code
+        query.refusal = message.code
         if retried(message.code):
-            self.later(question, now)
+            self.later(query, now)
             return None
-        question.error = refused_error(message, outcome_unknown=False)
-        return question
+        query.error = refused_error(message, outcome_unknown=False)
+        return query
 
-    def later(self, question: PendingAsk[Any], now: float) -> None:
+    def later(self, query: PendingNodeQuery[Any], now: float) -> None:
         """Ask it again in a while."""
-        question.again_at = now + AGAIN_S
-        self.waiting.append(question)
+        query.again_at = now + AGAIN_SECONDS
+        self.waiting.append(query)
 
     def unsent(self, request: int, now: float) -> None:
         """It never left."""
-        question = self.asked.pop(request, None)
-        if question is not None:
-            self.later(question, now)
+        query = self.asked.pop(request, None)
+        if query is not None:
+            self.later(query, now)
 
     def lost(self, name: str) -> None:
         """The endpoint was disconnected: what was asked there is asked again."""
-        for request, question in list(self.asked.items()):
-            if question.asked == name:
+        for request, query in list(self.asked.items()):
+            if query.asked == name:
                 del self.asked[request]
-                self.waiting.append(question)
+                self.waiting.append(query)
 
-    def expired(self, now: float) -> list[PendingAsk[Any]]:
-        """Take out what is late."""
-        late = [question for question in self.all() if question.deadline <= now]
+    def expired(self, now: float) -> list[PendingNodeQuery[Any]]:
+        """Take out the queries whose deadline has passed."""
+        late = [query for query in self.all() if query.deadline <= now]
         if late:
-            self.waiting = [question for question in self.waiting if question.deadline > now]
-            self.asked = {r: question for r, question in self.asked.items() if question.deadline > now}
+            self.waiting = [query for query in self.waiting if query.deadline > now]
+            self.asked = {r: query for r, query in self.asked.items() if query.deadline > now}
         return late
 
-    def all(self) -> list[PendingAsk[Any]]:
-        """Every question."""
+    def all(self) -> list[PendingNodeQuery[Any]]:
+        """All queries."""
         return [*self.waiting, *self.asked.values()]
 
-    def clear(self) -> list[PendingAsk[Any]]:
-        """Take out everything."""
+    def clear(self) -> list[PendingNodeQuery[Any]]:
+        """Take out all queries."""
         taken = self.all()
         self.waiting, self.asked = [], {}
         return taken
 
     def earliest(self) -> float:
         """The next deadline; infinity if there is none."""
-        return min((question.deadline for question in self.all()), default=inf)
+        return min((query.deadline for query in self.all()), default=inf)
 
     def outgoing(
         self, now: float, nearest: Endpoint | None, requests: Iterator[int]
     ) -> Iterator[tuple[str, Locate | GetStatus, int]]:
-        """What to ask now; a question for anyone goes to the nearest endpoint."""
-        for request, question in list(self.asked.items()):
-            if question.again_at <= now:
+        """The frames to send now; a query without an endpoint goes to the nearest one."""
+        for request, query in list(self.asked.items()):
+            if query.again_at <= now:
                 del self.asked[request]
-                self.waiting.append(question)
+                self.waiting.append(query)
         pick: Callable[[str], Endpoint | None] = self.directory.endpoints.get
-        kept: list[PendingAsk[Any]] = []
-        for question in self.waiting:
-            target = pick(question.endpoint) if question.endpoint else nearest
-            if question.again_at > now or target is None or not target.connected:
-                kept.append(question)
+        kept: list[PendingNodeQuery[Any]] = []
+        for query in self.waiting:
+            target = pick(query.endpoint) if query.endpoint else nearest
+            if query.again_at > now or target is None or not target.connected:
+                kept.append(query)
                 continue
             request = next(requests)
-            question.asked, question.again_at = target.name, now + LOST_S
-            self.asked[request] = question
-            yield target.name, question.message, request
+            query.asked, query.again_at = target.name, now + LOST_SECONDS
+            self.asked[request] = query
+            yield target.name, query.message, request
         self.waiting = kept

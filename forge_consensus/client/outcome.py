@@ -1,4 +1,4 @@
-"""How things ended for a caller: answers with a code, refusals and missed deadlines as errors."""
+"""The errors with which calls end: from an answer with a code, a refusal, or a missed deadline."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import msgpack
 
 from forge_consensus.actors.messages import Locate, Refused
 from forge_consensus.client.endpoints import Directory
-from forge_consensus.client.pending import Pending, PendingAsk
+from forge_consensus.client.pending import Pending, PendingNodeQuery
 from forge_consensus.errors import (
     BY_CODE,
     CommandError,
@@ -27,7 +27,7 @@ OUTCOME_UNKNOWN = OutcomeUnknownError.code
 SESSION_TEXT = "the session is no more; whether the command was carried out is unknown"
 NOT_LEADING = frozenset({NotLeaderError.code, NoLeaderError.code})
 RETRIED = frozenset({OUTCOME_UNKNOWN, NotStartedError.code})
-"""Sent again although they are not retryable: the session makes it safe, another node may serve."""
+"""Codes after which a client sends again though they are not retryable: its session makes that safe."""
 
 
 def retried(code: str) -> bool:
@@ -37,7 +37,7 @@ def retried(code: str) -> bool:
 
 
 def result_error(code: str, payload: bytes) -> ConsensusError:
-    """The error in an answer: its payload is msgpack [class name, text], or nothing."""
+    """The error in an answer, whose payload is msgpack [class name, text] or empty."""
     try:
         kind, text = msgpack.unpackb(payload)
     except Exception:  # msgpack raises a family of its own; the code alone says enough
@@ -48,7 +48,7 @@ def result_error(code: str, payload: bytes) -> ConsensusError:
 
 
 def refused_error(message: Refused, *, outcome_unknown: bool) -> ConsensusError:
-    """The error of a refusal that sending again does not cure."""
+    """The error of a refusal that no repetition cures; `outcome_unknown`: an earlier attempt can have had an effect."""
     if outcome_unknown:
         return OutcomeUnknownError(
             f"an earlier attempt may have been carried out; the last was refused: {message.code} {message.text}"
@@ -60,14 +60,14 @@ def refused_error(message: Refused, *, outcome_unknown: bool) -> ConsensusError:
 
 
 def late_error(pending: Pending[Any], directory: Directory, *, outcome_unknown: bool) -> ConsensusError:
-    """The error of a missed deadline: what is known, and what every endpoint said."""
+    """The error of a missed deadline; its text says what is known and what every endpoint said."""
     account = directory.account()
     if outcome_unknown:
         return OutcomeUnknownError(
             "no answer before the deadline: the command was sent "
             f"and may have been or may still be carried out ({account}): read before you repeat it"
         )
-    if isinstance(pending, PendingAsk):
+    if isinstance(pending, PendingNodeQuery):
         asked = directory.endpoints.get(pending.endpoint)
         unreachable = not (asked.connected if asked is not None else directory.connected())
         leaderless = isinstance(pending.message, Locate)

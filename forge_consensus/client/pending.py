@@ -1,4 +1,4 @@
-"""What a caller waits for: one command, query or question, and the place its answer goes."""
+"""What a caller waits for: one command, query or node query, as a future of its outcome."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from forge_consensus.actors.messages import GetStatus, Locate, Located, Status
 from forge_consensus.errors import ConsensusError, ConsensusTimeoutError
 from forge_consensus.storage.ledger.correlation import correlation_of
 
-FOREVER_S = -1
-"""What a lock takes for no timeout."""
-DRIVER_GRACE_S = 1.0
-"""How much later than its deadline a blocked caller gives up on the driver itself."""
+FOREVER_SECONDS = -1
+"""The value that a lock takes for no timeout."""
+DRIVER_GRACE_SECONDS = 1.0
+"""How much later than its deadline a blocked caller stops waiting for the driver."""
 
 T = TypeVar("T")
 
 
 class Pending(Generic[T]):
-    """One thing asked of the cluster, a future of its answer.
+    """The future of one call's outcome.
 
-    Written by the driver's thread alone until `done()`; any thread may wait. There is no lock per
-    command: a waiter or callback joins a list and looks once more, whoever pops it from the list
-    runs it.
+    Only the driver's thread writes to it until it is `done`; any thread can wait for it. There is no lock per call: a
+    waiter puts a callback into a list and then looks once more whether the call is done; whoever takes a callback out
+    of the list runs it.
     """
 
     __slots__ = (
@@ -48,9 +48,9 @@ class Pending(Generic[T]):
         self.deadline = deadline
         """Seconds of the monotonic clock."""
         self.number = 0
-        """0 until it was sent for the first time."""
+        """The sequence number of a command, or the number of a query; 0 until it is sent for the first time."""
         self.sends = 0
-        """Frames holding it that were not proven to be without effect."""
+        """How many frames with it were sent that are not proven to have had no effect."""
         self.sent_at = 0.0
         self.refusal = ""
         """The code of the last refusal."""
@@ -60,7 +60,7 @@ class Pending(Generic[T]):
         self.callbacks: list[Callable[[], object]] = []
 
     def value(self) -> T:
-        """The answer as the caller wants it."""
+        """The result, decoded."""
         return cast("T", msgpack.unpackb(self.answer, strict_map_key=False))
 
     @property
@@ -69,14 +69,14 @@ class Pending(Generic[T]):
         return correlation_of(self.payload) if type(self) is Pending else None
 
     def finish(self) -> None:
-        """Tell everyone who waits; `answer` or `error` is set."""
+        """Note that the outcome is known (`answer` or `error` is set), and run the callbacks."""
         self.finished = True
         callbacks = self.callbacks
         while callbacks:
             self.run_one()
 
     def run_one(self) -> None:
-        """Run one callback, if nobody else took it."""
+        """Run one callback, if no other thread took it."""
         try:
             callback = self.callbacks.pop(0)
         except IndexError:
@@ -100,15 +100,15 @@ class Pending(Generic[T]):
             self.run_one()
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Whether it was done within `timeout` seconds."""
+        """Block up to `timeout` seconds, None for ever; returns whether the outcome is known."""
         if self.finished:
             return True
-        gate = allocate_lock()
-        gate.acquire()
-        self.callbacks.append(gate.release)
+        lock = allocate_lock()
+        lock.acquire()
+        self.callbacks.append(lock.release)
         if self.finished:
             return True
-        return gate.acquire(timeout=FOREVER_S if timeout is None else max(timeout, 0.0))
+        return lock.acquire(timeout=FOREVER_SECONDS if timeout is None else max(timeout, 0.0))
 
     def exception(self, timeout: float | None = None) -> ConsensusError | None:
         """The error it ended with, None for a result.
@@ -117,7 +117,7 @@ class Pending(Generic[T]):
         long as its own deadline allows.
         """
         if timeout is None:
-            timeout = self.deadline - time.monotonic() + DRIVER_GRACE_S
+            timeout = self.deadline - time.monotonic() + DRIVER_GRACE_SECONDS
         if not self.wait(timeout):
             late = ConsensusTimeoutError(
                 "the answer is still outstanding: the wait was shorter than its own deadline; wait for it again"
@@ -135,7 +135,7 @@ class Pending(Generic[T]):
 
 
 class PendingRead(Pending[T]):
-    """A query; `applied` and `stale_ms` say as of when it was answered."""
+    """The future of a query's answer; `applied` and `stale_ms` tell as of when it is true (see `ReadDetail`)."""
 
     __slots__ = ("applied", "consistency", "stale_ms")
 
@@ -146,8 +146,8 @@ class PendingRead(Pending[T]):
         self.stale_ms = 0
 
 
-class PendingAsk(Pending[T]):
-    """A question to one node: its status, or who leads."""
+class PendingNodeQuery(Pending[T]):
+    """The future of a node query's answer: a node's status, or who leads."""
 
     __slots__ = ("again_at", "asked", "endpoint", "message")
 

@@ -1,4 +1,4 @@
-"""Reads: queries by consistency, a lane for each; they change nothing and may be asked again."""
+"""Queries by consistency, with a request window for each; they change nothing, so they can be asked again freely."""
 
 from __future__ import annotations
 
@@ -7,47 +7,43 @@ from collections.abc import Callable, Iterator
 from math import inf
 from typing import Any
 
-from forge_consensus.actors.messages import Read, ReadResults
+from forge_consensus.actors.messages import CONSISTENCIES, STALE, Read, ReadResults
 from forge_consensus.client.endpoints import Directory, Endpoint
 from forge_consensus.client.outcome import result_error
 from forge_consensus.client.pending import PendingRead
 from forge_consensus.client.request_window import RequestWindow
 
-STALE = "stale"
-CONSISTENCIES = ("linearizable", "lease", STALE)
-
 
 class Reads:
-    """The queries that are not answered yet.
+    """The queries that are not answered: stale ones go to the nearest endpoint, all others to the leader."""
 
-    Stale ones go to the nearest endpoint, all others to the leader.
-    """
-
-    def __init__(self, directory: Directory, prefer: str, lane: Callable[[Iterator[int]], RequestWindow[Any]]) -> None:
+    def __init__(
+        self, directory: Directory, prefer: str, window: Callable[[Iterator[int]], RequestWindow[Any]]
+    ) -> None:
         self.directory = directory
         self.prefer = prefer
-        """The endpoint that answers stale reads, if it is connected."""
+        """The endpoint that answers stale queries while it is connected, "" for any."""
         numbers = itertools.count(1)
-        self.lanes: dict[str, RequestWindow[PendingRead[Any]]] = {name: lane(numbers) for name in CONSISTENCIES}
-        self.stale = self.lanes[STALE]
-        self.strict = [lane for name, lane in self.lanes.items() if name != STALE]
+        self.windows: dict[str, RequestWindow[PendingRead[Any]]] = {name: window(numbers) for name in CONSISTENCIES}
+        self.stale = self.windows[STALE]
+        self.strict = [window for name, window in self.windows.items() if name != STALE]
         self.asked = ""
         self.avoid = ""
-        """The endpoint that left a stale read without an answer."""
+        """The endpoint that left a stale query without an answer."""
 
     def __bool__(self) -> bool:
         """Whether any query is unanswered."""
-        return any(self.lanes.values())
+        return any(self.windows.values())
 
     def results(self, message: ReadResults) -> list[PendingRead[Any]]:
-        """The queries that this answers."""
+        """Take answers; returns the queries that they end."""
         answered = []
         for number, code, payload in message.items:
-            for lane in self.lanes.values():
-                pending = lane.drop(number)
+            for window in self.windows.values():
+                pending = window.drop(number)
                 if pending is None:
                     continue
-                lane.answered_sent_at = pending.sent_at
+                window.answered_sent_at = pending.sent_at
                 pending.applied, pending.stale_ms = message.applied, message.stale_ms
                 if code:
                     pending.error = result_error(code, payload)
@@ -58,35 +54,35 @@ class Reads:
         return answered
 
     def start_over(self) -> None:
-        """There is a new leader, or a new connection to it."""
-        for lane in self.strict:
-            lane.resend_all()
+        """Send what the leader owes again, because there is a new leader or a new connection to it."""
+        for window in self.strict:
+            window.resend_all()
 
     def resend_overdue(self, now: float, silence_s: float, plain_s: float, passed_s: float) -> None:
-        """Mark what was lost; an endpoint that leaves stale reads unanswered is avoided."""
-        for lane in self.strict:
-            lane.resend_overdue(now, plain_s, passed_s)
+        """Mark queries that seem lost for sending again, and avoid an endpoint that leaves stale ones unanswered."""
+        for window in self.strict:
+            window.resend_overdue(now, plain_s, passed_s)
         if self.stale.resend_overdue(now, silence_s, passed_s):
             self.avoid = self.asked
 
     def expired(self, now: float) -> list[PendingRead[Any]]:
-        """Take out what is late."""
-        return [pending for lane in self.lanes.values() for pending in lane.expired(now)]
+        """Take out the queries whose deadline has passed."""
+        return [pending for window in self.windows.values() for pending in window.expired(now)]
 
     def clear(self) -> list[PendingRead[Any]]:
-        """Take out everything."""
-        return [pending for lane in self.lanes.values() for pending in lane.clear()]
+        """Take out all queries."""
+        return [pending for window in self.windows.values() for pending in window.clear()]
 
     def earliest(self) -> float:
-        """No deadline is earlier."""
-        return min(lane.earliest for lane in self.lanes.values())
+        """No deadline of an unanswered query is earlier."""
+        return min(window.earliest for window in self.windows.values())
 
     def first_sent_at(self) -> float:
         """Since when the leader owes an answer; infinity if it owes none."""
-        return min((lane.first_sent_at() for lane in self.strict), default=inf)
+        return min((window.first_sent_at() for window in self.strict), default=inf)
 
     def nearest(self) -> Endpoint | None:
-        """Who answers what anyone may: the preferred endpoint, the leader, or any connected."""
+        """The endpoint for what any node can answer: the preferred one, the leader, or any that is connected."""
         connected = [one for one in self.directory.connected() if one.name != self.avoid]
         if not connected:
             connected = self.directory.connected()
@@ -99,14 +95,14 @@ class Reads:
 
     def outgoing(self, now: float, leader: Endpoint | None, requests: Iterator[int]) -> Iterator[tuple[str, Read, int]]:
         """The frames to send now; those for the leader only if there is one that may be asked."""
-        for consistency, lane in self.lanes.items():
-            if not lane.sendable():
+        for consistency, window in self.windows.items():
+            if not window.sendable():
                 continue
-            target = self.nearest() if lane is self.stale else leader
+            target = self.nearest() if window is self.stale else leader
             if target is None:
                 continue
-            if lane is self.stale:
+            if window is self.stale:
                 self.asked = target.name
-            while lane.sendable():
+            while window.sendable():
                 request = next(requests)
-                yield target.name, Read(consistency, lane.pack(target.name, request, now)), request
+                yield target.name, Read(consistency, window.pack(target.name, request, now)), request

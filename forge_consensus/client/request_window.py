@@ -1,4 +1,4 @@
-"""A lane: questions of one kind on their way, packed into frames and kept until answered."""
+"""A request window: calls of one kind that wait or are under way, packed into frames and kept until answered."""
 
 from __future__ import annotations
 
@@ -13,22 +13,29 @@ from forge_consensus.client.pending import Pending
 P = TypeVar("P", bound=Pending[Any])
 
 ITEM_BYTES = 16
-"""More than the number and the lengths of one item take in a frame."""
+"""More bytes than the number and the length fields of one call take in a frame."""
 FLIGHTS_KEPT = 64
 
 
 @dataclass(slots=True)
 class Flight:
-    """One frame that left: who got it, and the numbers in it."""
+    """One frame that was sent: to which endpoint, and the numbers of the calls in it."""
 
     endpoint: str
     numbers: list[int]
 
 
 class RequestWindow(Generic[P]):
-    """Queue, window and flights of one kind of question.
+    """The calls of one kind: those that wait in a queue, those that were sent, and the frames that held them.
 
-    It is told the time and decides nothing about it.
+    It is told the time and plans nothing by itself.
+
+    Args:
+        numbers: yields the number of each call when it is sent for the first time.
+        items_max: so many calls travel in one frame at most.
+        bytes_max: so many bytes of payload travel in one frame, if it holds more than one call.
+        open_max: so many calls are sent and unanswered at most.
+
     """
 
     def __init__(self, numbers: Iterator[int], *, items_max: int, bytes_max: int, open_max: int) -> None:
@@ -39,28 +46,28 @@ class RequestWindow(Generic[P]):
         self.bytes_max = bytes_max
         self.open_max = open_max
         self.queue: deque[P] = deque()
-        """Never sent."""
+        """The calls that were never sent."""
         self.open: dict[int, P] = {}
-        """Sent and not answered, in the order of their numbers."""
+        """The calls that were sent and not answered, by number, in the order of their numbers."""
         self.again: set[int] = set()
-        """Those of them that are to be sent again."""
+        """The numbers of those that are to be sent again."""
         self.flights: dict[int, Flight] = {}
         self.purge_at = FLIGHTS_KEPT
         self.earliest = inf
-        """No deadline of this lane is earlier; possibly one of a question long answered."""
+        """No deadline of an unanswered call is earlier. It may be that of a call that was answered long ago."""
         self.answered_sent_at = 0.0
-        """When the last question that was answered had been sent."""
+        """When the call that was answered last had been sent."""
 
     def __bool__(self) -> bool:
-        """Whether anything is unanswered."""
+        """Whether any call is unanswered."""
         return bool(self.open or self.queue)
 
     def __len__(self) -> int:
-        """How many are unanswered."""
+        """How many calls are unanswered."""
         return len(self.open) + len(self.queue)
 
     def take(self, pendings: Iterable[P]) -> None:
-        """Queue new questions."""
+        """Queue new calls."""
         earliest, append = self.earliest, self.queue.append
         for pending in pendings:
             append(pending)
@@ -69,20 +76,20 @@ class RequestWindow(Generic[P]):
         self.earliest = earliest
 
     def sendable(self) -> bool:
-        """Whether there is something to send and room for it."""
+        """Whether there is a call to send, and the window allows it."""
         return bool(self.again) or (bool(self.queue) and len(self.open) < self.open_max)
 
     def pack(self, endpoint: str, request: int, now: float) -> tuple[tuple[int, bytes], ...]:
-        """Fill one frame: first what must go again, in order, then what is new.
+        """Fill one frame for an endpoint: first with calls to send again, in order, then with new ones.
 
-        Always at least one item if there is one, however large it is.
+        It holds at least one call if there is one, however large that is. Returns (number, payload) pairs.
         """
         items: list[tuple[int, bytes]] = []
-        room = self.bytes_max
+        left = self.bytes_max
         for number in sorted(self.again) if self.again else ():
             pending = self.open[number]
-            room -= len(pending.payload) + ITEM_BYTES
-            if items and (room < 0 or len(items) >= self.items_max):
+            left -= len(pending.payload) + ITEM_BYTES
+            if items and (left < 0 or len(items) >= self.items_max):
                 break
             self.again.discard(number)
             pending.sends += 1
@@ -92,8 +99,8 @@ class RequestWindow(Generic[P]):
         count = min(self.items_max - len(items), self.open_max - len(opened), len(queue))
         for _ in range(0 if self.again else count):
             payload = queue[0].payload
-            room -= len(payload) + ITEM_BYTES
-            if room < 0 and items:
+            left -= len(payload) + ITEM_BYTES
+            if left < 0 and items:
                 break
             pending = queue.popleft()
             number = pending.number = self.last = next(numbers)
@@ -108,7 +115,7 @@ class RequestWindow(Generic[P]):
         return tuple(items)
 
     def purge(self) -> None:
-        """Forget flights of which everything is answered."""
+        """Forget frames of which every call is answered."""
         opened = self.open
         self.flights = {
             request: flight for request, flight in self.flights.items() if not opened.keys().isdisjoint(flight.numbers)
@@ -116,14 +123,14 @@ class RequestWindow(Generic[P]):
         self.purge_at = 2 * len(self.flights) + FLIGHTS_KEPT
 
     def drop(self, number: int) -> P | None:
-        """Take a question out of the window; None if it is not there (a late or second answer)."""
+        """Take a call out of the window; None if it is not there, because its answer is late or comes twice."""
         self.again.discard(number)
         return self.open.pop(number, None)
 
     def refused(self, request: int, numbers: tuple[int, ...], *, certain: bool) -> list[P]:
-        """The questions of a refused frame, or those of them that are named, still unanswered.
+        """The unanswered calls of a refused frame: those with the `numbers` named, or all.
 
-        With `certain` that frame had no effect. A second refusal of one frame finds nothing.
+        With `certain` the frame certainly had no effect. A second refusal of one frame finds nothing.
         """
         flight = self.flights.get(request)
         if flight is None:
@@ -142,20 +149,20 @@ class RequestWindow(Generic[P]):
         return found
 
     def resend_all(self) -> None:
-        """Everything in the window must go again."""
+        """Mark every call in the window for sending again."""
         self.again = set(self.open)
 
     def resend_to(self, endpoint: str) -> None:
-        """What went to an endpoint must go again: its frames, or its answers, may be lost."""
+        """Mark the calls that were sent to an endpoint for sending again, because frames or answers may be lost."""
         for flight in self.flights.values():
             if flight.endpoint == endpoint:
                 self.again.update(number for number in flight.numbers if number in self.open)
 
     def resend_overdue(self, now: float, plain_s: float, passed_s: float) -> bool:
-        """Mark what was lost for sending again; returns whether anything was.
+        """Mark calls that seem lost for sending again; returns whether any does.
 
-        Looks at the oldest: `passed_s` after something sent later was answered, `plain_s`
-        otherwise, twice as long after each attempt.
+        The oldest decides: it seems lost `passed_s` after it was sent if a call that was sent later is answered,
+        otherwise after `plain_s`; twice as long after each attempt, up to 16 times.
         """
         first = next(iter(self.open.values()), None)
         if first is None or first.number in self.again:
@@ -169,12 +176,12 @@ class RequestWindow(Generic[P]):
         return True
 
     def first_sent_at(self) -> float:
-        """When the oldest unanswered one was sent last; infinity if there is none."""
+        """When the oldest unanswered call was sent last; infinity if there is none."""
         first = next(iter(self.open.values()), None)
         return inf if first is None else first.sent_at
 
     def expired(self, now: float) -> list[P]:
-        """Take out everything whose deadline has passed."""
+        """Take out the calls whose deadline has passed."""
         if now < self.earliest:
             return []
         late = [pending for pending in self.open.values() if pending.deadline <= now]
@@ -190,14 +197,14 @@ class RequestWindow(Generic[P]):
         return late
 
     def requeue(self, pendings: list[P]) -> None:
-        """Questions that had no effect go back to the head of the queue as if never sent."""
+        """Put calls that had no effect back at the head of the queue, as if they had never been sent."""
         for pending in reversed(pendings):
             self.drop(pending.number)
             pending.number = 0
             self.queue.appendleft(pending)
 
     def clear(self) -> list[P]:
-        """Take out everything."""
+        """Take out all calls."""
         taken = [*self.open.values(), *self.queue]
         self.open.clear()
         self.queue.clear()

@@ -1,4 +1,4 @@
-"""The client's core: one session, its pipeline, reads, the leader; no I/O and no clock."""
+"""The client's core: one session, its pipeline of commands, queries, and the leader; no I/O and no clock."""
 
 from __future__ import annotations
 
@@ -30,26 +30,38 @@ from forge_consensus.client.outcome import (
     retried,
 )
 from forge_consensus.client.patience import Patience
-from forge_consensus.client.pending import Pending, PendingAsk, PendingRead
+from forge_consensus.client.pending import Pending, PendingNodeQuery, PendingRead
 from forge_consensus.client.reads import Reads
 from forge_consensus.client.request_window import RequestWindow
 from forge_consensus.config.client import ClientSettings
 from forge_consensus.errors import NotLeaderError, NotStartedError, OutcomeUnknownError, SessionExpiredError
 
 SESSION_EXPIRED = SessionExpiredError.code
-TICK_S = 0.02
-"""How often timers are looked at while something is outstanding."""
-IDLE_TICK_S = 0.2
-"""The same while nothing is, and no leader was found yet."""
+TICK_SECONDS = 0.02
+"""How often `tick` is wanted while calls are outstanding."""
+IDLE_TICK_SECONDS = 0.2
+"""How often `tick` is wanted while no call is outstanding and no leader has been found."""
 
 Outgoing = tuple[str, WireMessage, int]
 
 
 class SessionCore:
-    """What a client decides, without doing any of it.
+    """Decides everything that a client does, and does none of it.
 
-    The driver sets `now`, hands in what arrived, calls `tick`, sends what `outgoing` yields, tells
-    the `resolved`, connects the endpoints of the directory, and comes back at `wake_at` or before.
+    A driver sets `now`, hands in what arrived (`connected`, `disconnected`, `receive`) and what callers want
+    (`submit`), calls `tick`, sends the frames that `outgoing` yields, finishes the calls in `resolved`, connects the
+    endpoints of the directory, and comes back at the time of `wake_at` or before. `Driver` does so on a thread,
+    the test kit's `SimulatedDriver` in virtual time.
+
+    Args:
+        endpoints: the names (addresses) of the endpoints that the client is given.
+        now: the present time, in seconds of any clock that does not go back.
+        random: returns a random number from 0 to 1; spreads pauses.
+        limits: bounds and times; None for the defaults.
+        cluster: the id of the cluster, "" for that of the first node that answers.
+        prefer: the endpoint that answers stale queries while it is connected.
+        follow: whether to go to nodes that were not given.
+
     """
 
     def __init__(
@@ -69,21 +81,21 @@ class SessionCore:
         self.directory = Directory(endpoints, cluster, random)
         self.directory.follow = follow
         self.requests = itertools.count(1)
-        self.commands: RequestWindow[Pending[Any]] = self.lane(itertools.count(1))
-        self.reads = Reads(self.directory, prefer, self.lane)
-        self.questions = NodeQueries(self.directory)
+        self.commands: RequestWindow[Pending[Any]] = self.window(itertools.count(1))
+        self.reads = Reads(self.directory, prefer, self.window)
+        self.node_queries = NodeQueries(self.directory)
         self.resolved: list[Pending[Any]] = []
         self.session = 0
         self.session_used_at = now
         self.floor = 1
-        """No command below it is outstanding."""
+        """No command with a lower number is outstanding; nodes may forget the results of all of those."""
         self.opening = 0
-        """The first request that asks for the session that is being opened, 0 if none is."""
+        """The number of the first request for the session that is being opened, 0 if none is."""
         self.opening_at = -inf
         self.patience = Patience(self.limits, random, now)
 
-    def lane(self, numbers: Iterator[int]) -> RequestWindow[Any]:
-        """A lane with this client's bounds."""
+    def window(self, numbers: Iterator[int]) -> RequestWindow[Any]:
+        """A request window with this client's bounds."""
         limits = self.limits
         return RequestWindow(
             numbers,
@@ -92,28 +104,28 @@ class SessionCore:
             open_max=limits.outstanding_max,
         )
 
-    def lanes(self) -> list[RequestWindow[Any]]:
-        """All lanes, that of the commands first."""
-        return [self.commands, *self.reads.lanes.values()]
+    def windows(self) -> list[RequestWindow[Any]]:
+        """All request windows, that of the commands first."""
+        return [self.commands, *self.reads.windows.values()]
 
     # --- what the caller wants ---
 
     def submit(self, wanted: Iterable[Pending[Any]]) -> None:
-        """Take commands, queries and questions, each kind in this order."""
+        """Take commands, queries and node queries, each kind in this order."""
         commands = []
         for pending in wanted:
             if type(pending) is Pending:
                 commands.append(pending)
             elif isinstance(pending, PendingRead):
-                self.reads.lanes[pending.consistency].take((pending,))
-            elif isinstance(pending, PendingAsk):
-                self.questions.add(pending)
+                self.reads.windows[pending.consistency].take((pending,))
+            elif isinstance(pending, PendingNodeQuery):
+                self.node_queries.add(pending)
         self.commands.take(commands)
 
     # --- what the network does ---
 
     def connected(self, name: str) -> None:
-        """An endpoint can be sent to; what was on the way to it before may be lost."""
+        """Note that an endpoint is connected. Frames that were on the way to it before may be lost."""
         endpoint = self.directory.add(name)
         endpoint.connected = True
         endpoint.heard_at = endpoint.ask_at = self.now
@@ -122,30 +134,30 @@ class SessionCore:
             self.start_over()
 
     def disconnected(self, name: str) -> None:
-        """An endpoint cannot be sent to; frames that were on the way to or from it may be lost."""
+        """Note that an endpoint is not connected. Frames on the way to or from it may be lost."""
         endpoint = self.directory.add(name)
         if endpoint.connected:
             endpoint.said = "the connection was lost"
         endpoint.connected = False
         endpoint.node = ""
         self.reads.stale.resend_to(name)
-        self.questions.lost(name)
+        self.node_queries.lost(name)
 
     def unsent(self, name: str, message: WireMessage, request: int) -> None:
-        """The connection did not take a frame: it certainly never left."""
+        """Note that a connection did not take a frame, which therefore certainly never left."""
         endpoint = self.directory.add(name)
         endpoint.said = "its connection takes no more frames"
-        for lane in self.lanes():
-            pendings = lane.refused(request, (), certain=True)
-            lane.again.update(pending.number for pending in pendings)
-        self.questions.unsent(request, self.now)
+        for window in self.windows():
+            pendings = window.refused(request, (), certain=True)
+            window.again.update(pending.number for pending in pendings)
+        self.node_queries.unsent(request, self.now)
         if isinstance(message, OpenSession):
             self.opening_at = -inf
         if self.patience.until <= self.now:
             self.patience.lost(self.now)
 
     def receive(self, name: str, message: WireMessage, request: int) -> None:
-        """Take an answer. What is late, doubled or makes no sense changes nothing."""
+        """Take an answer. One that is late, comes twice or makes no sense changes nothing."""
         endpoint = self.directory.endpoints.get(name)
         if endpoint is None:
             return
@@ -161,10 +173,10 @@ class SessionCore:
         elif isinstance(message, Located):
             self.located(endpoint, message)
         if isinstance(message, Located | Status):
-            self.resolve(self.questions.answer(request, message, self.now))
+            self.resolve(self.node_queries.answer(request, message, self.now))
 
     def located(self, endpoint: Endpoint, message: Located) -> None:
-        """A node says who leads; a later leader is asked at once."""
+        """Take what a node says of the leader; everything outstanding goes to a later leader at once."""
         if not self.directory.follow and message.leader not in {"", message.node}:
             text = f"{message.node} does not lead, {message.leader} does"
             self.give_up_all(Refused(NotLeaderError.code, text, message.leader, message.address, message.term))
@@ -175,12 +187,12 @@ class SessionCore:
                 self.patience.regained(self.now)
 
     def resolve(self, pending: Pending[Any] | None) -> None:
-        """That one is answered, if it is one."""
+        """Note that a call has ended, if there is one."""
         if pending is not None:
             self.resolved.append(pending)
 
     def results(self, message: Results) -> None:
-        """Outcomes of commands. The hot path."""
+        """Take the outcomes of commands. This is the hot path."""
         if message.session != self.session or not message.items:
             return
         drop, done = self.commands.open.pop, self.resolved.append
@@ -207,14 +219,14 @@ class SessionCore:
             self.expire_session()
 
     def read_results(self, message: ReadResults) -> None:
-        """Answers to queries."""
+        """Take the answers to queries."""
         answered = self.reads.results(message)
         self.resolved += answered
         if answered:
             self.patience.regained(self.now)
 
     def session_opened(self, message: SessionOpened, request: int) -> None:
-        """The session is there; an answer to an earlier opening is as good as one to the last."""
+        """Begin to use a session. The answer to an earlier request for it is as good as that to the last."""
         if self.opening and request >= self.opening:
             self.session = message.session
             self.session_used_at = self.opening_at
@@ -222,9 +234,10 @@ class SessionCore:
             self.patience.regained(self.now)
 
     def expire_session(self) -> None:
-        """The session is no more: what was sent ends as unknown, the rest goes to the next."""
+        """Give up the session: commands that were sent end as unknown, the others go to the next session."""
         self.session = 0
         self.opening = 0
+        self.opening_at = -inf  # the last opening was answered: the next one need not wait as if it had been lost
         safe: list[Pending[Any]] = []
         for pending in list(self.commands.open.values()):
             if pending.sends <= 0:
@@ -236,21 +249,21 @@ class SessionCore:
         self.commands.requeue(safe)
 
     def refuse(self, endpoint: Endpoint, message: Refused, request: int) -> None:
-        """A node did not take a request, or part of it."""
+        """Take the refusal of a request or of a part of it."""
         code = message.code
         endpoint.said = f"{code}: {message.text}" if message.text else code
-        self.resolve(self.questions.refuse(request, message, self.now))
+        self.resolve(self.node_queries.refuse(request, message, self.now))
         certain = code != OUTCOME_UNKNOWN
         final = code in NOT_LEADING and not self.directory.follow
         meant: list[Pending[Any]] = []
-        for lane in self.lanes():
-            found = lane.refused(request, message.numbers, certain=certain)
+        for window in self.windows():
+            found = window.refused(request, message.numbers, certain=certain)
             for pending in found:
                 pending.refusal = code
             if (retried(code) and not final) or code == SESSION_EXPIRED:
-                lane.again.update(pending.number for pending in found)
+                window.again.update(pending.number for pending in found)
             else:
-                self.give_up(lane, found, message)
+                self.give_up(window, found, message)
             meant += found
         if final:
             self.give_up_all(message)
@@ -261,26 +274,26 @@ class SessionCore:
                 self.opening_at = -inf
             self.turn_away(endpoint, message)
 
-    def give_up(self, lane: RequestWindow[Any], pendings: list[Any], message: Refused) -> None:
-        """Sending these again would not help."""
+    def give_up(self, window: RequestWindow[Any], pendings: list[Any], message: Refused) -> None:
+        """End these calls with the refusal, because sending them again would not help."""
         for pending in pendings:
-            lane.drop(pending.number)
-            unknown = lane is self.commands and pending.sends > 0
+            window.drop(pending.number)
+            unknown = window is self.commands and pending.sends > 0
             pending.error = refused_error(message, outcome_unknown=unknown)
             self.resolved.append(pending)
 
     def give_up_all(self, message: Refused) -> None:
-        """The only node that may be asked does not lead: nothing else that needs a leader gets further either."""
+        """End every call that needs a leader, because the only nodes that may be asked do not lead."""
         for pending in self.commands.clear():
             pending.error = refused_error(message, outcome_unknown=pending.sends > 0)
             self.resolved.append(pending)
-        for lane in self.reads.strict:
-            for pending in lane.clear():
+        for window in self.reads.strict:
+            for pending in window.clear():
                 pending.error = refused_error(message, outcome_unknown=False)
                 self.resolved.append(pending)
 
     def turn_away(self, endpoint: Endpoint, message: Refused) -> None:
-        """Go to the leader that was named at once, the first time; otherwise wait a little."""
+        """After a refusal go to the leader that it names: at once the first time, after a pause if refusals go on."""
         directory = self.directory
         if message.code in NOT_LEADING:
             directory.dismiss(endpoint)
@@ -292,7 +305,7 @@ class SessionCore:
                 self.patience.until = self.now
 
     def start_over(self) -> None:
-        """There is a new leader, or a new connection to it: everything outstanding goes again."""
+        """Send everything outstanding again, because there is a new leader or a new connection to it."""
         self.commands.resend_all()
         self.reads.start_over()
         self.opening_at = -inf
@@ -300,14 +313,14 @@ class SessionCore:
     # --- what time does ---
 
     def tick(self, now: float) -> None:
-        """Let the timers see what time it is, after everything that arrived was handed in."""
+        """End late calls and mark lost frames. Call it after everything that had arrived was handed in."""
         self.now = now
         limits = self.limits
         self.expire(self.commands.expired(now))
         self.commands.resend_overdue(now, limits.resend_s, limits.resend_passed_s)
         self.expire(self.reads.expired(now))
         self.reads.resend_overdue(now, limits.silence_s, limits.resend_s, limits.resend_passed_s)
-        self.expire(self.questions.expired(now))
+        self.expire(self.node_queries.expired(now))
         while self.floor <= self.commands.last and self.floor not in self.commands.open:
             self.floor += 1
         idle = self.session and not self.commands.open
@@ -315,15 +328,15 @@ class SessionCore:
             self.session = 0
 
     def expire(self, late: Iterable[Pending[Any]]) -> None:
-        """The deadline of these has passed."""
+        """End calls whose deadline has passed."""
         for pending in late:
             unknown = pending.sends > 0 and not isinstance(pending, PendingRead)
             pending.error = late_error(pending, self.directory, outcome_unknown=unknown)
             self.resolved.append(pending)
 
     def close(self, reason: str) -> None:
-        """Everything unanswered ends: what was sent as unknown, the rest as not carried out."""
-        for pending in [*self.commands.clear(), *self.reads.clear(), *self.questions.clear()]:
+        """End every call: commands that were sent as unknown, all others as not carried out."""
+        for pending in [*self.commands.clear(), *self.reads.clear(), *self.node_queries.clear()]:
             if pending.sends > 0 and not isinstance(pending, PendingRead):
                 pending.error = OutcomeUnknownError(f"{reason} (the command was sent before, and may be carried out)")
             else:
@@ -331,7 +344,7 @@ class SessionCore:
             self.resolved.append(pending)
 
     def silent(self) -> bool:
-        """Whether the leader owes an answer and has said nothing for too long."""
+        """Whether the leader owes an answer and has said nothing for `silence_s`."""
         leader = self.directory.leader
         if leader is None or self.patience.until > self.now:
             return False
@@ -341,35 +354,35 @@ class SessionCore:
         return self.now - max(since, leader.heard_at) > self.limits.silence_s
 
     def working(self) -> bool:
-        """Whether anything waits for the cluster."""
-        return bool(self.commands or self.reads or self.questions)
+        """Whether any call is outstanding."""
+        return bool(self.commands or self.reads or self.node_queries)
 
     def wake_at(self) -> float:
-        """When to come back at the latest; infinity if nothing is to be done without a message."""
+        """The time at which the driver must come back at the latest; infinity if only a message can change anything."""
         if not self.working():
-            return inf if self.directory.term else self.now + IDLE_TICK_S
-        deadline = min(self.commands.earliest, self.reads.earliest(), self.questions.earliest())
-        at = min(self.now + TICK_S, deadline)
+            return inf if self.directory.term else self.now + IDLE_TICK_SECONDS
+        deadline = min(self.commands.earliest, self.reads.earliest(), self.node_queries.earliest())
+        at = min(self.now + TICK_SECONDS, deadline)
         return min(at, self.patience.until) if self.patience.until > self.now else at
 
     # --- what is to be sent ---
 
     def outgoing(self) -> Iterator[Outgoing]:
-        """The frames to send now, as (endpoint, message, request number). Call after `tick`."""
+        """The frames to send now, as (endpoint, message, request number). Call it after `tick`."""
         directory = self.directory
         wanted = directory.ready() is None and (self.working() or not directory.term)
         for endpoint, message in directory.search(self.now, wanted=wanted or self.silent()):
             yield endpoint.name, message, next(self.requests)
-        yield from self.questions.outgoing(self.now, self.reads.nearest(), self.requests)
+        yield from self.node_queries.outgoing(self.now, self.reads.nearest(), self.requests)
         leader = directory.ready() if self.patience.until <= self.now else None
         if leader is not None:
             yield from self.outgoing_commands(leader.name)
         yield from self.reads.outgoing(self.now, leader, self.requests)
 
     def outgoing_commands(self, name: str) -> Iterator[Outgoing]:
-        """Commands, or first the session that they need."""
-        lane = self.commands
-        if not lane.sendable():
+        """The frames with commands, or first the request for the session that they need."""
+        window = self.commands
+        if not window.sendable():
             return
         if not self.session:
             if self.now - self.opening_at >= self.limits.resend_s:
@@ -378,7 +391,7 @@ class SessionCore:
                 self.opening_at = self.now
                 yield name, OpenSession(self.limits.session_ttl_ms), request
             return
-        while lane.sendable():
+        while window.sendable():
             request = next(self.requests)
-            items = lane.pack(name, request, self.now)
+            items = window.pack(name, request, self.now)
             yield name, Submit(self.session, self.floor, items), request

@@ -1,4 +1,4 @@
-"""The client: reads and changes the cluster, from any thread, blocking or pipelined."""
+"""The blocking client: reads and changes the state of a cluster from any thread, one call at a time or pipelined."""
 
 from __future__ import annotations
 
@@ -12,53 +12,67 @@ from typing import Any, Self, cast
 
 import msgpack
 
-from forge_consensus.actors.messages import GetStatus, Locate, Located
+from forge_consensus.actors.messages import CONSISTENCIES, GetStatus, Locate, Located
 from forge_consensus.client.connections import LocalPort
 from forge_consensus.client.driver import Deliver, Driver, finish_all
 from forge_consensus.client.endpoints import LOCAL, LOCATE_WAIT_MS, parse_endpoint, parse_endpoints
-from forge_consensus.client.pending import Pending, PendingAsk, PendingRead
-from forge_consensus.client.reads import CONSISTENCIES
+from forge_consensus.client.pending import Pending, PendingNodeQuery, PendingRead
+from forge_consensus.client.surface import PublicSurface
 from forge_consensus.config.client import ClientSettings
 from forge_consensus.errors import CommandTooLargeError, InvalidConfigError
 from forge_consensus.storage.machines.machine import COMMAND_BYTES_MAX, Command
 
-TIMEOUT_S = 5.0
-TIMEOUT_S_MAX = 1e9
-"""No call waits longer, some 30 years: the clocks of Python and ZeroMQ end somewhere beyond."""
+TIMEOUT_SECONDS = 5.0
+"""How long a call tries where neither it nor its client says otherwise."""
+TIMEOUT_SECONDS_MAX = 1e9
+"""The longest time that a call can be given, some 30 years, because the clocks of Python and ZeroMQ end beyond it."""
 SCAN_LIMIT = 1000
 
 
 @dataclass(frozen=True, slots=True)
 class ReadDetail:
-    """An answer as of the log index `applied`, at most `stale_ms` milliseconds old."""
+    """The answer to a query, and as of when it is true."""
 
     value: Any
+    """What the state machine answered."""
     applied: int
+    """The index of the last log entry that the answering node had applied."""
     stale_ms: int
+    """For how many milliseconds that node had not heard from a leader; 0 unless the consistency is ``stale``."""
 
 
 def check_timeout(timeout: object, *, late: bool = False) -> float:
-    """The time a call may take; `late`: it may be over already. Raises `InvalidConfigError` for what is none."""
-    if isinstance(timeout, int | float) and timeout <= TIMEOUT_S_MAX and (late or timeout > 0):
+    """The time in seconds that a call can take.
+
+    With `late` it may be 0 or less, for a time that is over already. Raises `InvalidConfigError` for anything else.
+    """
+    if isinstance(timeout, int | float) and timeout <= TIMEOUT_SECONDS_MAX and (late or timeout > 0):
         return max(timeout, 0.0)
     raise InvalidConfigError(
-        f"timeout is {timeout!r}: expected seconds above 0 and up to {TIMEOUT_S_MAX:g}, such as 5.0"
+        f"timeout is {timeout!r}: expected seconds above 0 and up to {TIMEOUT_SECONDS_MAX:g}, such as 5.0"
     )
 
 
 def correlation_ids() -> Iterator[str]:
-    """Ids that are not given twice, on any client: a random part, and a number (0.2 us each)."""
+    """Ids that no client gives twice, because each is a random part of its client's and a number (0.2 us each)."""
     prefix = secrets.token_hex(8)
     return (f"{prefix}-{number}" for number in itertools.count(1))
 
 
-class Calls:
-    """How the calls of both clients become commands, queries and questions; nothing waits."""
+class Calls(PublicSurface):
+    """What both clients share: they check arguments and make commands, queries and node queries of calls.
+
+    Nothing here waits.
+    """
+
+    internal = frozenset(
+        {"internal", "driver", "correlation_ids", "deadline", "command", "query", "status_query", "locate_query"}
+    )
 
     def __init__(
         self,
         endpoints: Sequence[str] | str = (),
-        timeout: float = TIMEOUT_S,
+        timeout: float = TIMEOUT_SECONDS,
         cluster_id: str = "",
         *,
         limits: ClientSettings | None = None,
@@ -73,13 +87,21 @@ class Calls:
             endpoints = parse_endpoints(endpoints)
         self.timeout = timeout
         self.correlation_ids = correlation_ids() if correlate else None
-        """Where ids for commands without one come from, if every command shall have one."""
-        self.link = Driver(
+        """Yields ids for commands without one; None if such commands stay without."""
+        self.driver = Driver(
             endpoints, cluster=cluster_id, limits=limits, port=port, deliver=deliver, follow=follow, prefer=prefer
         )
 
+    def __repr__(self) -> str:
+        """The endpoints, the leader as far as it is known, and whether the client is open."""
+        directory = self.driver.core.directory
+        leader = directory.leader
+        named = "unknown" if leader is None else f"{leader.node or leader.name} in term {directory.term}"
+        state = "closed" if self.driver.closing or self.driver.closed_by is not None else "open"
+        return f"<{type(self).__name__} endpoints={','.join(list(directory.endpoints))} leader={named} {state}>"
+
     def deadline(self, timeout: float | None) -> float:
-        """When a call that begins now must have ended. Raises `InvalidConfigError` for what is no time."""
+        """The monotonic time at which a call that begins now ends. Raises `InvalidConfigError` for what is no time."""
         if timeout is None:
             timeout = self.timeout
         elif timeout != self.timeout:
@@ -87,9 +109,9 @@ class Calls:
         return time.monotonic() + timeout
 
     def command(self, command: Command, timeout: float | None) -> Pending[Any]:
-        """The command, not yet handed over.
+        """The call that carries out a command, not yet handed over.
 
-        Raises `CommandTooLargeError`, or ValueError for one that is none.
+        Raises `CommandTooLargeError`, and ValueError for what is no command.
         """
         if not isinstance(command, Command):
             raise ValueError(f'{command!r} is no command: make one, such as Command("set", {{"key": "k", "value": 1}})')
@@ -104,7 +126,10 @@ class Calls:
         return Pending(payload, self.deadline(timeout))
 
     def query(self, query: Any, consistency: str, timeout: float | None) -> PendingRead[Any]:
-        """The query, not yet handed over. Raises ValueError for one that is none."""
+        """The call that answers a query, not yet handed over.
+
+        Raises `InvalidConfigError` for an unknown consistency, and ValueError for what cannot be encoded.
+        """
         if consistency not in CONSISTENCIES:
             raise InvalidConfigError(f"consistency is {consistency!r}: expected one of {', '.join(CONSISTENCIES)}")
         try:
@@ -113,23 +138,28 @@ class Calls:
             raise ValueError(f"query {type(query).__name__} cannot be encoded: {error}") from error
         return PendingRead(payload, self.deadline(timeout), consistency)
 
-    def status_question(self, endpoint: str | None, timeout: float | None) -> PendingAsk[dict[str, Any]]:
-        """The question for a node's status, not yet handed over."""
+    def status_query(self, endpoint: str | None, timeout: float | None) -> PendingNodeQuery[dict[str, Any]]:
+        """The call that asks a node for its status, not yet handed over. Raises `InvalidConfigError` for no address."""
         name = "" if endpoint is None else endpoint
         if name not in {"", LOCAL}:
             name = parse_endpoint(name)
-        return PendingAsk(GetStatus(), name, self.deadline(timeout))
+        return PendingNodeQuery(GetStatus(), name, self.deadline(timeout))
 
-    def locate_question(self, timeout: float | None) -> PendingAsk[Located]:
-        """The question who leads, not yet handed over."""
-        return PendingAsk(Locate(0, LOCATE_WAIT_MS), "", self.deadline(timeout))
+    def locate_query(self, timeout: float | None) -> PendingNodeQuery[Located]:
+        """The call that asks who leads, not yet handed over."""
+        return PendingNodeQuery(Locate(0, LOCATE_WAIT_MS), "", self.deadline(timeout))
 
 
 class KeyCalls:
-    """The built-in machine's commands and queries as methods, for whoever can apply and read."""
+    """The commands and queries of the built-in key-value machine as methods, for a class that has `apply` and `read`.
+
+    In all of them `key` is a text, `value` anything that msgpack encodes, `timeout` the seconds that the call tries
+    (None for the client's), and `correlation_id` a text that travels with the command and its events (see `Command`).
+    They raise what `apply` and `read` raise.
+    """
 
     def apply(self, command: Command, timeout: float | None = None) -> Any:
-        """Carry out a command and return what the machine returned."""
+        """Have a command applied and return the machine's result."""
         raise NotImplementedError
 
     def read(self, query: Any, consistency: str = "linearizable", timeout: float | None = None) -> Any:
@@ -137,26 +167,29 @@ class KeyCalls:
         raise NotImplementedError
 
     def put(self, key: str, value: Any, timeout: float | None = None, correlation_id: str | None = None) -> Any:
-        """Set a key to a value. Here and below, `correlation_id` is the command's: see `Command`."""
+        """Set a key to a value."""
         return self.apply(Command("set", {"key": key, "value": value}, correlation_id), timeout)
 
     def get(self, key: str, consistency: str = "linearizable", timeout: float | None = None) -> Any:
-        """The value of a key, None if it has none."""
+        """Return the value of a key, None if it has none."""
         return self.read(key, consistency, timeout)
 
     def delete(self, key: str, timeout: float | None = None, correlation_id: str | None = None) -> bool:
-        """Remove a key; whether it was there."""
+        """Remove a key; return whether it was there."""
         return bool(self.apply(Command("delete", {"key": key}, correlation_id), timeout))
 
     def cas(
         self, key: str, *, expected: Any, value: Any, timeout: float | None = None, correlation_id: str | None = None
     ) -> bool:
-        """Set a key if it holds the expected value (None: if it has none); whether it was set."""
+        """Set a key if it holds the `expected` value (None: if it has none); return whether it was set."""
         payload = {"key": key, "expected": expected, "value": value}
         return bool(self.apply(Command("cas", payload, correlation_id), timeout))
 
     def incr(self, key: str, by: int = 1, timeout: float | None = None, correlation_id: str | None = None) -> int:
-        """Add to a number and return the sum; a missing key counts as 0."""
+        """Add `by` to the number at a key and return the sum; a missing key counts as 0.
+
+        Raises `CommandError` if the key holds no number.
+        """
         return cast("int", self.apply(Command("increment", {"key": key, "by": by}, correlation_id), timeout))
 
     def scan(
@@ -166,80 +199,117 @@ class KeyCalls:
         consistency: str = "linearizable",
         timeout: float | None = None,
     ) -> list[tuple[str, Any]]:
-        """Keys that begin with a prefix and their values, in order, at most `limit`."""
+        """Return at most `limit` pairs (key, value) of the keys that begin with `prefix`, in the order of the keys."""
         pairs = self.read({"scan": prefix, "limit": limit}, consistency, timeout)
         return [(key, value) for key, value in pairs]
 
 
 class Client(Calls, KeyCalls):
-    """A client of a cluster.
+    """A client of a cluster; safe to use from any number of threads. Close it, or use it in a ``with`` statement.
 
-    Finds the leader by itself, follows it, and repeats what is safe to repeat until `timeout`
-    seconds are over; a command is carried out at most once. Safe to use from any number of threads.
-    Close it, or use it in a `with`. With `correlate`, commands without a correlation id get one, which the future of
-    `submit` tells.
+    It finds the leader, follows it, and sends again whatever is safe to send again until the call's timeout is over.
+    A command is carried out at most once. The client runs one thread.
 
-    Every call raises `ConsensusError`: `OutcomeUnknownError` if a command was sent and no answer
-    came, `NoLeaderError`, `ConnectionFailedError`, `BusyError` or `ConsensusTimeoutError` if it was
-    certainly not carried out, `CommandError` if the machine refused it, `NotStartedError` after
-    `close`.
+    Args:
+        endpoints: where nodes answer: addresses ``host:port`` or ``ipc:///path``, as a list or a text with commas
+            between them. One node that can be reached is enough, because the client learns the others.
+        timeout: how many seconds a call tries where it is not told otherwise; above 0.
+        cluster_id: the cluster that the nodes must belong to; "" for the cluster of the first node that answers.
+        limits: the client's bounds and times; None for the defaults of `ClientSettings`.
+        port: a node of this process, which is then an endpoint itself; None for none.
+        deliver: takes the calls that ended, on the client's thread.
+        follow: whether to go to nodes that are not in `endpoints`. If not, only those are asked, and a call that needs
+            the leader raises `NotLeaderError` where none of them leads.
+        prefer: the endpoint that answers ``stale`` reads while it can be reached; "" for any.
+        correlate: whether a command without a correlation id gets one, which the future of `submit` tells.
+
+    Raises `InvalidConfigError` for endpoints or a timeout that are none. Every call raises a `ConsensusError`:
+
+    - `CommandError` if the state machine refused the command or query;
+    - `OutcomeUnknownError` (and its subclass `SessionExpiredError`) if a command was sent and no answer came, so that
+      it may have been or may still be carried out: read before you repeat it;
+    - `NoLeaderError`, `ConnectionFailedError`, `BusyError` or `ConsensusTimeoutError` if it was certainly not
+      carried out: it can be repeated;
+    - `CommandTooLargeError` for a command larger than the cluster takes;
+    - `NotStartedError` after `close`.
+
     """
 
     def submit(self, command: Command, timeout: float | None = None) -> Pending[Any]:
-        """Hand over a command and return at once with the future of its result.
+        """Hand over a command and return the future of its result at once, so that many can be under way.
 
-        Blocks while `limits.outstanding_max` commands are outstanding, and raises `BusyError` if
-        that lasts.
+        Blocks while `limits.outstanding_max` commands are outstanding.
+
+        Args:
+            command: what the state machine is to do.
+            timeout: how many seconds the command tries; None for the client's timeout.
+
+        Raises `BusyError` if no command ends within `timeout`, `CommandTooLargeError`, `NotStartedError` after
+        `close`, and ValueError for what is no command. The future raises the errors of the call itself.
+
         """
         pending = self.command(command, timeout)
-        if self.link.full():
-            self.link.wait_for_room(self.timeout if timeout is None else timeout)
-        self.link.hand_over(pending)
+        if self.driver.full():
+            self.driver.wait_for_capacity(self.timeout if timeout is None else timeout)
+        self.driver.hand_over(pending)
         return pending
 
     def apply(self, command: Command, timeout: float | None = None) -> Any:
-        """Carry out a command and return what the machine returned."""
+        """Have a command applied and return the state machine's result; arguments and errors are those of `submit`."""
         return self.submit(command, timeout).result()
 
     def ask_query(
         self, query: Any, consistency: str = "linearizable", timeout: float | None = None
     ) -> PendingRead[Any]:
-        """Hand over a query and return at once with the future of its answer."""
+        """Hand over a query and return the future of its answer at once; arguments are those of `read`."""
         pending = self.query(query, consistency, timeout)
-        self.link.hand_over(pending)
+        self.driver.hand_over(pending)
         return pending
 
     def read(self, query: Any, consistency: str = "linearizable", timeout: float | None = None) -> Any:
-        """Answer a query: a key, or what else the machine understands.
+        """Return the state machine's answer to a query.
 
-        ``linearizable`` sees everything that was acknowledged before the call; ``lease`` does so
-        without a round trip among the nodes, where leases are on; ``stale`` asks any node.
+        Args:
+            query: a key, or whatever else the state machine understands; anything that msgpack encodes.
+            consistency: ``linearizable`` sees everything that was acknowledged before the call. ``lease`` does so
+                without a round trip among the nodes, where the cluster has leases on. ``stale`` asks any node, which
+                answers from its own state without a leader.
+            timeout: how many seconds the query tries; None for the client's timeout.
+
+        Raises `InvalidConfigError` for an unknown consistency, ValueError for what cannot be encoded.
+
         """
         return self.ask_query(query, consistency, timeout).result()
 
     def read_detail(self, query: Any, consistency: str = "linearizable", timeout: float | None = None) -> ReadDetail:
-        """Answer a query and say as of when."""
+        """Return the answer to a query and as of when it is true; arguments are those of `read`."""
         pending = self.ask_query(query, consistency, timeout)
         return ReadDetail(pending.result(), pending.applied, pending.stale_ms)
 
     def status(self, endpoint: str | None = None, timeout: float | None = None) -> dict[str, Any]:
-        """What a node says of itself: the one at that endpoint, or the leader, or any."""
-        pending = self.status_question(endpoint, timeout)
-        self.link.hand_over(pending)
+        """Return the status that a node reports of itself.
+
+        Args:
+            endpoint: the address of the node to ask; None for the leader, or any node where none is known.
+            timeout: how many seconds to try; None for the client's timeout.
+
+        """
+        pending = self.status_query(endpoint, timeout)
+        self.driver.hand_over(pending)
         return pending.result()
 
     def locate(self, timeout: float | None = None) -> Located:
-        """Who leads, in which term, and who the members are, as one node sees it.
+        """Return who leads, in which term, and who the members are, as one node sees it.
 
-        Waits until somebody leads.
+        Waits until a node leads. Raises `NoLeaderError` if none does within `timeout` seconds (None for the client's).
         """
-        pending = self.locate_question(timeout)
-        self.link.hand_over(pending)
+        pending = self.locate_query(timeout)
+        self.driver.hand_over(pending)
         return pending.result()
 
     def close(self) -> None:
-        """Let go of the network; what is outstanding ends with an error. May be called twice."""
-        self.link.close()
+        """Close all connections and end the thread; every outstanding call ends with an error. May be called twice."""
+        self.driver.close()
 
     def __enter__(self) -> Self:
         return self

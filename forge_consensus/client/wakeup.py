@@ -1,4 +1,4 @@
-"""A wake-up: other threads end the driver's wait, by a system call only while it sleeps."""
+"""The wake-up of a driver: other threads end its wait, with a system call only while it sleeps."""
 
 from __future__ import annotations
 
@@ -6,11 +6,10 @@ import os
 
 
 class Wakeup:
-    """An eventfd and the word whether anybody sleeps on it.
+    """An eventfd, and whether a thread sleeps on it.
 
-    The sleeper calls `doze`, looks once more for work, waits on `fd` and calls `awake`; the others
-    add work and then call `rouse`. So work is never overlooked, and a busy sleeper costs them
-    nothing.
+    The driver's thread calls `doze`, looks once more for work, waits for `fd` and calls `awake`. Other threads add work
+    and then call `rouse`. So no work is overlooked, and while the driver is busy `rouse` costs no system call.
     """
 
     def __init__(self) -> None:
@@ -18,11 +17,11 @@ class Wakeup:
         self.sleeping = False
 
     def doze(self) -> None:
-        """From now on the others must write; look for work once more after this."""
+        """Announce the sleep: from now on `rouse` writes. Look for work once more after this."""
         self.sleeping = True
 
     def awake(self) -> None:
-        """Nobody sleeps; take back what was written."""
+        """End the announcement, and read what `rouse` wrote."""
         self.sleeping = False
         try:
             os.eventfd_read(self.fd)
@@ -30,12 +29,12 @@ class Wakeup:
             return
 
     def rouse(self) -> None:
-        """End the sleep, if there is one."""
+        """Wake the driver's thread if it sleeps."""
         if self.sleeping:
             self.sleeping = False
             os.eventfd_write(self.fd, 1)
 
     def close(self) -> None:
-        """Give the descriptor back; nobody may rouse afterwards."""
+        """Close the descriptor; nobody may call `rouse` afterwards."""
         self.sleeping = False
         os.close(self.fd)

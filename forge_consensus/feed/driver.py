@@ -1,4 +1,4 @@
-"""The feed's link: the one thread of a feed, its connections to nodes, and who among them is asked or heard."""
+"""The feed's driver: the one thread of a feed, its connections to nodes, and which of them it asks and listens to."""
 
 from __future__ import annotations
 
@@ -23,43 +23,43 @@ from forge_consensus.errors import (
     OperationFailedError,
 )
 from forge_consensus.events.encoding import EventDecodeError, from_msgpack
+from forge_consensus.feed.cursor import Delivery, EventCursor, Position, Since, Wanted
 from forge_consensus.feed.event_subscriber import EventSubscriber, reachable
-from forge_consensus.feed.following import Following, Position, Since, Told, Wanted
 
-WAIT_S_MAX = 0.5
-MEMBERS_S = 5.0
-"""How often it is asked who the members are."""
-MEMBERS_S_FIRST = 0.5
-LISTEN_S_MIN = 0.1
-"""Attempts to listen to one node are at least so far apart."""
+WAIT_SECONDS_MAX = 0.5
+MEMBERS_SECONDS = 5.0
+"""How often the nodes are asked who the members are."""
+MEMBERS_SECONDS_FIRST = 0.5
+LISTEN_SECONDS_MIN = 0.1
+"""How long after an attempt to listen to a node the next one begins at the earliest."""
 
 
 class Reader(Protocol):
-    """Whom the link tells; every call is made on the link's thread."""
+    """Receives what the driver reads; every call is made on the driver's thread."""
 
     @property
     def room(self) -> int:
-        """How many more events it takes."""
+        """How many more events it can hold."""
 
-    def tell(self, told: list[Told]) -> None:
-        """Take events."""
+    def tell(self, told: list[Delivery]) -> None:
+        """Take events, in order per node."""
 
     def stand(self, node: str, position: Position, fresh: bool) -> None:
-        """Note where it stands, if nothing waits."""
+        """Note up to where a node was read, unless events wait to be taken; `fresh`: the node has just been met."""
 
     def end(self, error: ConsensusError | None) -> None:
-        """Nothing comes any more."""
+        """The feed has ended, with an error or because it was closed or everything was read."""
 
 
 class Source:
-    """One node: its connection for questions, the ear at its publisher, and the reader's place in its events."""
+    """One node: the connection for requests to it, the subscriber to its publisher, and the cursor in its events."""
 
-    def __init__(self, wire: Connection, following: Following, expected: str) -> None:
-        self.wire = wire
-        self.following = following
+    def __init__(self, connection: Connection, cursor: EventCursor, expected: str) -> None:
+        self.connection = connection
+        self.cursor = cursor
         self.expected = expected
-        """The node's id, if another node told of this one."""
-        self.ear: EventSubscriber | None = None
+        """The node's id if another node named it as a member, "" for an endpoint that was given."""
+        self.subscriber: EventSubscriber | None = None
         self.request = 0
         self.listen_at = 0.0
         self.connected = False
@@ -67,11 +67,24 @@ class Source:
     @property
     def node(self) -> str:
         """The node's id, as far as it is known."""
-        return self.following.node or self.expected
+        return self.cursor.node or self.expected
 
 
 class FeedDriver:
-    """Follows nodes until closed; other threads may call `close` and `rouse` and read `starved` and `silent`."""
+    """Follows nodes until closed; other threads may call `close` and `rouse` and read `starved` and `silent`.
+
+    Args:
+        reader: receives the events.
+        endpoints: where nodes answer, as ``host:port`` or ``ipc://path``.
+        wanted: which kinds of event.
+        since: where to begin on each node.
+        cluster_id: the cluster that the nodes must belong to, "" for any.
+        whole_cluster: whether to follow every member; otherwise only the nodes at `endpoints`.
+        room_min: no node is asked for more while the reader can hold fewer events than this.
+        silent_at: for a feed with an end: the monotonic time from which silent nodes are not waited for; None for a
+            feed without one.
+
+    """
 
     def __init__(
         self,
@@ -91,9 +104,7 @@ class FeedDriver:
         self.since = since
         self.cluster_id = cluster_id
         self.room_min = room_min
-        """With less room nobody is asked for more."""
         self.silent_at = silent_at
-        """With an end: when nodes that have not answered are waited for no more."""
         self.members_at = 0.0 if whole_cluster else inf
         self.members_known = not whole_cluster
         self.sources: dict[str, Source] = {}
@@ -102,8 +113,8 @@ class FeedDriver:
         self.starved = False
         self.closing = False
         self.wakeup = Wakeup()
-        self.gate = threading.Lock()
-        """Between rousing the thread and the end of its descriptor."""
+        self.lock = threading.Lock()
+        """Held while the wake-up's descriptor is written to or closed."""
         self.poller = zmq.Poller()
         self.poller.register(self.wakeup.fd, zmq.POLLIN)
         self.context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
@@ -118,7 +129,7 @@ class FeedDriver:
 
     def rouse(self) -> None:
         """End the thread's sleep."""
-        with self.gate:
+        with self.lock:
             self.wakeup.rouse()
 
     def close(self) -> None:
@@ -143,9 +154,9 @@ class FeedDriver:
             error = OperationFailedError(f"the feed's thread failed: {type(fault).__name__}: {fault}")
         for source in self.sources.values():
             self.stop_listening(source)
-            source.wire.close()
+            source.connection.close()
         self.context.destroy(linger=0)
-        with self.gate:
+        with self.lock:
             self.wakeup.close()
         self.reader.end(error)
 
@@ -154,12 +165,12 @@ class FeedDriver:
         if self.silent_at is None:
             return False
         late = time.monotonic() >= self.silent_at
-        known = [source for source in self.sources.values() if source.following.node]
+        known = [source for source in self.sources.values() if source.cursor.node]
         if late and not known:
             raise ConnectionFailedError(f"no node answered at {', '.join(self.sources)}: is one running there?")
         if not late and not (self.members_known and len(known) == len(self.sources)):
             return False
-        return all(source.following.level or (late and not source.connected) for source in known)
+        return all(source.cursor.level or (late and not source.connected) for source in known)
 
     def turn(self) -> None:
         """Ask, wait, take what arrived."""
@@ -172,9 +183,9 @@ class FeedDriver:
         self.starved = room <= 0
         self.wakeup.doze()
         idle = not (self.closing or (self.starved and self.room_for_page()))
-        asked = [source.following for source in self.sources.values() if source.connected]
-        wake_at = min([following.wake_at(room) for following in asked], default=inf)
-        ready = self.poller.poll(ceil(min(max(wake_at - now, 0.0), WAIT_S_MAX) * 1000) if idle else 0)
+        asked = [source.cursor for source in self.sources.values() if source.connected]
+        wake_at = min([cursor.wake_at(room) for cursor in asked], default=inf)
+        ready = self.poller.poll(ceil(min(max(wake_at - now, 0.0), WAIT_SECONDS_MAX) * 1000) if idle else 0)
         self.wakeup.awake()
         now = time.monotonic()
         for socket, _ in ready:
@@ -182,32 +193,34 @@ class FeedDriver:
                 source, take = self.by_socket[socket]
                 take(source, now)
         for source in list(self.sources.values()):
-            ear = source.ear
-            if ear is not None and (ear.deaf or (not ear.stands and now > ear.give_up_at)):
+            subscriber = source.subscriber
+            if subscriber is not None and (
+                subscriber.lost or (not subscriber.connected and now > subscriber.give_up_at)
+            ):
                 self.stop_listening(source)
-                source.following.ring()
+                source.cursor.note_news()
 
     def room_for_page(self) -> int:
         """How many events a page may have; 0 while it is not worth the asking."""
         room = self.reader.room
         return room if room >= self.room_min else 0
 
-    def tell(self, source: Source, told: list[Told], *, fresh: bool = False) -> None:
+    def tell(self, source: Source, told: list[Delivery], *, fresh: bool = False) -> None:
         """Hand events to the reader."""
         if told:
             self.reader.tell(told)
-        elif source.following.next:
-            self.reader.stand(source.node, source.following.position, fresh)
+        elif source.cursor.next:
+            self.reader.stand(source.node, source.cursor.position, fresh)
 
     # --- whom to follow ----------------------------------------------------------------------------------------------
 
     def follow(self, address: str, expected: str) -> None:
         """Begin to follow the node at that address. Raises `ConnectionFailedError` for one that cannot be."""
-        wire = Connection(self.context, address)
-        source = Source(wire, Following(self.since, self.wanted), expected)
+        connection = Connection(self.context, address)
+        source = Source(connection, EventCursor(self.since, self.wanted), expected)
         self.sources[address] = source
-        self.watch(source, wire.socket, self.take_answers)
-        self.watch(source, wire.monitor, self.note_connection)
+        self.watch(source, connection.socket, self.take_answers)
+        self.watch(source, connection.monitor, self.note_connection)
 
     def watch(self, source: Source, socket: Any, take: Callable[[Source, float], None]) -> None:
         """Have it called when that socket has something."""
@@ -221,18 +234,18 @@ class FeedDriver:
             self.poller.unregister(socket)
 
     def leave(self, address: str) -> None:
-        """Stop following what is at that address."""
+        """Stop following the node at that address."""
         source = self.sources.pop(address)
         self.stop_listening(source)
-        self.forget(source.wire.socket, source.wire.monitor)
-        source.wire.close()
+        self.forget(source.connection.socket, source.connection.monitor)
+        source.connection.close()
 
     def ask_for_members(self, now: float) -> None:
-        """Ask everyone who answers who the members are."""
+        """Ask every connected node who the members are."""
         for source in self.sources.values():
             if source.connected:
                 self.send(source, Locate(0, 0))
-        self.members_at = now + (MEMBERS_S if self.members_known else MEMBERS_S_FIRST)
+        self.members_at = now + (MEMBERS_SECONDS if self.members_known else MEMBERS_SECONDS_FIRST)
 
     def learn(self, located: Located) -> None:
         """Follow the members that are not followed yet."""
@@ -247,7 +260,7 @@ class FeedDriver:
                 self.follow(address, node)
 
     def drop_doubles(self, source: Source) -> None:
-        """One node may be known under two addresses: the one that answered first stays."""
+        """Drop other sources of the same node: it may be known under two addresses."""
         for address, other in list(self.sources.items()):
             if other is not source and other.node == source.node:
                 self.leave(address)
@@ -258,27 +271,27 @@ class FeedDriver:
         """Ask the node for what the reader lacks."""
         if not source.connected:
             return
-        question = source.following.question(now, room)
-        if question is not None:
-            source.request = self.send(source, question)
+        request = source.cursor.request(now, room)
+        if request is not None:
+            source.request = self.send(source, request)
 
     def send(self, source: Source, message: WireMessage) -> int:
         """Send a request; returns its number. One that is not taken is asked again when no answer comes."""
         self.requests += 1
-        source.wire.send(packed(message, self.requests, self.cluster_id))
+        source.connection.send(packed(message, self.requests, self.cluster_id))
         return self.requests
 
     def note_connection(self, source: Source, now: float) -> None:
-        """A connection for questions stands, or broke."""
-        for made in source.wire.events():
+        """Note that the connection for requests was made or lost."""
+        for made in source.connection.events():
             source.connected = made
-            source.following.interrupted()
+            source.cursor.interrupted()
             if made:
                 self.members_at = min(self.members_at, now if not self.members_known else self.members_at)
 
     def take_answers(self, source: Source, now: float) -> None:
         """Take what a node answered. Raises `ClusterNotFoundError` if it is of another cluster than the one named."""
-        for data in source.wire.receive():
+        for data in source.connection.receive():
             frame = unpacked(data)
             if frame is None:
                 continue
@@ -292,8 +305,8 @@ class FeedDriver:
 
     def take_page(self, source: Source, page: EventPage, now: float) -> None:
         """Take a page of a node's journal, and listen to its publisher."""
-        fresh = not source.following.node
-        told = source.following.page(page, self.reader.room)
+        fresh = not source.cursor.node
+        told = source.cursor.page(page, self.reader.room)
         if fresh:
             self.drop_doubles(source)
         self.tell(source, told, fresh=fresh)
@@ -303,54 +316,54 @@ class FeedDriver:
     # --- hearing -----------------------------------------------------------------------------------------------------
 
     def listen(self, source: Source, page: EventPage, now: float) -> None:
-        """See to it that the node is heard where it says that it publishes."""
-        ear, boot = source.ear, (page.incarnation, page.boot)
+        """Subscribe to the publisher that a page of the node's journal names, unless that is done."""
+        subscriber, boot = source.subscriber, (page.incarnation, page.boot)
         try:
-            address = reachable(page.events_address, source.wire.address)
+            address = reachable(page.events_address, source.connection.address)
         except InvalidConfigError:
             return
-        if ear is not None:
-            if ear.address == address and ear.boot in (("", 0), boot):
-                if ear.asked_from and source.request >= ear.asked_from and not ear.trusted:
-                    ear.boot = boot
-                    source.following.settle(now)
+        if subscriber is not None:
+            if subscriber.address == address and subscriber.boot in (("", 0), boot):
+                if subscriber.asked_from and source.request >= subscriber.asked_from and not subscriber.trusted:
+                    subscriber.boot = boot
+                    source.cursor.settle(now)
                 return
             self.stop_listening(source)
         if now < source.listen_at:
             return
-        source.listen_at = now + LISTEN_S_MIN
-        source.ear = ear = EventSubscriber(self.context, address, self.wanted.prefixes, now)
-        self.watch(source, ear.socket, self.hear)
-        self.watch(source, ear.monitor, self.note_ear)
+        source.listen_at = now + LISTEN_SECONDS_MIN
+        source.subscriber = subscriber = EventSubscriber(self.context, address, self.wanted.prefixes, now)
+        self.watch(source, subscriber.socket, self.take_events)
+        self.watch(source, subscriber.monitor, self.note_subscriber)
 
     def stop_listening(self, source: Source) -> None:
-        """Close the ear, if there is one."""
-        ear, source.ear = source.ear, None
-        if ear is not None:
-            self.forget(ear.socket, ear.monitor)
-            ear.close()
+        """Close the subscriber to the node's publisher, if there is one."""
+        subscriber, source.subscriber = source.subscriber, None
+        if subscriber is not None:
+            self.forget(subscriber.socket, subscriber.monitor)
+            subscriber.close()
 
-    def note_ear(self, source: Source, now: float) -> None:
-        """The node is heard from now on, or no more."""
-        if source.ear is not None and source.ear.look():
-            source.ear.asked_from = self.requests + 1
-            source.following.ring()
+    def note_subscriber(self, source: Source, now: float) -> None:
+        """Note that the connection to the node's publisher was made or lost."""
+        if source.subscriber is not None and source.subscriber.look():
+            source.subscriber.asked_from = self.requests + 1
+            source.cursor.note_news()
 
-    def hear(self, source: Source, now: float) -> None:
-        """Take what a node tells."""
-        if source.ear is None:
+    def take_events(self, source: Source, now: float) -> None:
+        """Take what a node's publisher sends."""
+        if source.subscriber is None:
             return
-        told: list[Told] = []
-        following, room = source.following, self.reader.room
-        for body in source.ear.hear():
-            if not source.ear.trusted or room - len(told) <= 0:
-                following.ring()
+        told: list[Delivery] = []
+        cursor, room = source.cursor, self.reader.room
+        for body in source.subscriber.receive():
+            if not source.subscriber.trusted or room - len(told) <= 0:
+                cursor.note_news()
                 continue
             try:
                 event = from_msgpack(body)
             except EventDecodeError:
-                following.ring()
+                cursor.note_news()
                 continue
-            if event.node_id == following.node:
-                told += following.event(event, room - len(told))
+            if event.node_id == cursor.node:
+                told += cursor.event(event, room - len(told))
         self.tell(source, told)

@@ -9,43 +9,70 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from types import TracebackType
-from typing import Literal, NamedTuple, Self
+from typing import Literal, Self
 
 from forge_consensus.client.endpoints import parse_endpoints
+from forge_consensus.client.surface import PublicSurface
 from forge_consensus.errors import ConsensusError, InvalidConfigError
-from forge_consensus.events.stream import StreamEndedError
+from forge_consensus.events.stream import Sleeper, StreamEndedError
 from forge_consensus.events.subscription import inside_inline_handler
 from forge_consensus.events.types import ConsensusEvent
+from forge_consensus.feed.cursor import ANY_INCARNATION, PAGE_ROWS, Delivery, Gap, Position, Since, Wanted
 from forge_consensus.feed.driver import FeedDriver
-from forge_consensus.feed.following import ANY_INCARNATION, PAGE_ROWS, Gap, Position, Since, Told, Wanted
 
 __all__ = ["EventFeed", "Gap", "Position", "Since"]
 
 QUEUE_MAX = 10_000
-CLOSE_S = 5.0
+CLOSE_SECONDS = 5.0
 
 
-class Sleeper(NamedTuple):
-    """A task that sleeps until the next event."""
+class EventFeed(PublicSurface):
+    """The events of a node or of a whole cluster, from another process; each once, and in order per node.
 
-    loop: asyncio.AbstractEventLoop
-    ready: asyncio.Event
+    Iterate over it with ``for`` or ``async for``, or call `get` or `aget`; close it, or use it in a ``with`` or
+    ``async with`` statement. Threads and tasks can share one feed: each event goes to one of them. Numbers that are
+    missing come as a `Gap` in their place, whichever kinds are wanted. The feed runs one thread. A slow reader costs no
+    memory: what does not fit into the queue is read from the node's journal later.
 
+    Args:
+        endpoints: where nodes answer: addresses ``host:port`` or ``ipc:///path``, as a list or a text with commas.
+        kinds: event classes and patterns of kinds, such as ``leader.*`` (short for ``consensus.leader.*``); none for
+            all kinds.
+        since: where to begin. None: with what is published from now on. A number: with the event of that sequence
+            number on each node, 0 for everything that is kept. A mapping of node ids, such as the `positions` of an
+            earlier feed: there, and nodes that it does not name from their first event on.
+        timeout: after how many seconds without an event an iteration ends; None for never.
+        scope: "cluster" follows every member, also those that join later; "node" only the nodes at `endpoints`.
+        follow: whether to go on for ever. If not, the feed ends when everything was read that the nodes had published
+            when they were first asked.
+        cluster_id: the cluster that the nodes must belong to; "" for any.
+        queue_max: how many events can wait for the reader; at least 1.
+        connect_seconds: with ``follow=False``, how long to wait for nodes that do not answer; they are then in
+            `silent`.
 
-class EventFeed:
-    """Iterate over it, with `for` or `async for`; also a context manager of both kinds. Threads may share it.
+    Raises `InvalidConfigError` for an endpoint or a `queue_max` that is none, ValueError for a kind that matches no
+    event.
 
-    `kinds` are event classes and patterns (`leader.*` for `consensus.leader.*`), none means all. `since` says where to
-    begin: None with what is told from now on, a number with that one on each node (0: all that is kept), `positions`
-    of an earlier feed where that one ended. Missing numbers come as a `Gap` in their place, whatever the kinds.
-
-    `scope` "cluster" follows every member, "node" only those at `endpoints`. A loop ends after `timeout` seconds
-    without an event, or never; with `follow=False` when all that had been told at the start was read, and nodes that
-    did not answer within `connect_seconds` are then in `silent`.
-
-    It runs a thread. A reader that is slow costs no memory: what does not fit into `queue_max` is read from the
-    node's journal later. Raises `InvalidConfigError` for an endpoint that is none, ValueError for a kind that is none.
     """
+
+    internal = frozenset(
+        {
+            "internal",
+            "queue",
+            "places",
+            "change",
+            "sleepers",
+            "ended",
+            "error",
+            "driver",
+            "pop",
+            "room",
+            "tell",
+            "stand",
+            "end",
+            "wake",
+        }
+    )
 
     def __init__(
         self,
@@ -64,13 +91,13 @@ class EventFeed:
             raise InvalidConfigError(f"queue_max is {queue_max}: it must be at least 1")
         self.timeout = timeout
         self.queue_max = queue_max
-        self.queue: deque[Told] = deque()
+        self.queue: deque[Delivery] = deque()
         self.places = places_of(since)
         self.change = threading.Condition()
         self.sleepers: list[Sleeper] = []
         self.ended = False
         self.error: ConsensusError | None = None
-        self.link = FeedDriver(
+        self.driver = FeedDriver(
             self,
             parse_endpoints(endpoints),
             Wanted([kinds] if isinstance(kinds, str) else kinds),
@@ -80,15 +107,22 @@ class EventFeed:
             room_min=max(1, min(PAGE_ROWS, queue_max // 2)),
             silent_at=None if follow else time.monotonic() + connect_seconds,
         )
-        self.link.thread.start()
+        self.driver.thread.start()
+
+    def __repr__(self) -> str:
+        """The nodes that are followed, the events that wait, and whether the feed is open."""
+        followed = ",".join(list(self.driver.sources)) or ",".join(self.driver.endpoints)
+        state = "closed" if self.ended or self.driver.closing else "open"
+        return f"<EventFeed nodes={followed} waiting={len(self.queue)} {state}>"
 
     # --- for readers -------------------------------------------------------------------------------------------------
 
     def get(self, timeout: float | None = None) -> ConsensusEvent:
-        """The next event, or `Gap`.
+        """Return the next event, or a `Gap`; wait for it up to `timeout` seconds, None for as long as it takes.
 
-        Raises TimeoutError after `timeout` seconds, StreamEndedError at the end, RuntimeError inside an inline event
-        handler, and whatever ended the feed (`ClusterNotFoundError`).
+        Raises TimeoutError after that time, `StreamEndedError` when the feed has ended, RuntimeError inside an inline
+        event handler, and the error that ended the feed: `ClusterNotFoundError`, or `ConnectionFailedError` if no node
+        answered.
         """
         if inside_inline_handler():
             raise RuntimeError("an inline handler must not wait for events: use a queued one")
@@ -98,7 +132,7 @@ class EventFeed:
             return self.pop()
 
     async def aget(self, timeout: float | None = None) -> ConsensusEvent:
-        """The next event, like `get`; a cancelled task loses none."""
+        """Return the next event, as `get` does; a task that is cancelled loses none."""
         async with asyncio.timeout(timeout):
             while True:
                 with self.change:
@@ -109,58 +143,58 @@ class EventFeed:
                 await sleeper.ready.wait()
 
     def pop(self) -> ConsensusEvent:
-        """Take the oldest, under the lock."""
+        """Take the oldest event; the caller holds the lock."""
         if not self.queue:
             raise self.error or StreamEndedError("the event feed has ended")
         event, node, self.places[node] = self.queue.popleft()
-        if self.link.starved and len(self.queue) <= self.queue_max // 2:
-            self.link.rouse()
+        if self.driver.starved and len(self.queue) <= self.queue_max // 2:
+            self.driver.rouse()
         return event
 
     @property
     def positions(self) -> dict[str, Position]:
-        """Where the reader stands on each node, behind what it has taken; give it to another feed as `since`."""
+        """The position on each node behind the last event that was taken; give it to another feed as `since`."""
         with self.change:
             return dict(self.places)
 
     @property
     def silent(self) -> list[str]:
-        """The addresses of nodes that have not answered, or not lately."""
-        return self.link.silent
+        """The addresses of nodes that are not connected."""
+        return self.driver.silent
 
     def close(self) -> None:
         """End it: the thread, the sockets, and whoever waits. May be called twice."""
-        self.link.close()
-        if threading.current_thread() is not self.link.thread:
-            self.link.thread.join(CLOSE_S)
+        self.driver.close()
+        if threading.current_thread() is not self.driver.thread:
+            self.driver.thread.join(CLOSE_SECONDS)
 
-    # --- for the link's thread ---------------------------------------------------------------------------------------
+    # --- for the driver's thread -------------------------------------------------------------------------------------
 
     @property
     def room(self) -> int:
-        """How many more events the queue takes."""
+        """How many more events the queue can hold."""
         return self.queue_max - len(self.queue)
 
-    def tell(self, told: list[Told]) -> None:
-        """Queue events and wake whoever waits."""
+    def tell(self, told: list[Delivery]) -> None:
+        """Queue events and wake the readers that wait."""
         with self.change:
             self.queue.extend(told)
             self.wake()
 
     def stand(self, node: str, position: Position, fresh: bool) -> None:
-        """The reader stands there, if nothing of the node waits before it, as when the node is `fresh`."""
+        """Note the reader's position on a node, unless events wait before it; none does of a node that is `fresh`."""
         with self.change:
             if fresh or not self.queue:
                 self.places[node] = position
 
     def end(self, error: ConsensusError | None) -> None:
-        """Nothing comes any more."""
+        """Note that the feed has ended, with an error or None."""
         with self.change:
             self.ended, self.error = True, error
             self.wake()
 
     def wake(self) -> None:
-        """Wake whoever waits, under the lock."""
+        """Wake the threads and tasks that wait; the caller holds the lock."""
         self.change.notify_all()
         sleepers, self.sleepers = self.sleepers, []
         for sleeper in sleepers:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import itertools
-import os
 from collections.abc import Iterable
 from typing import Final
 
 import zmq
 
+from forge_consensus.actors.transport.dealer import close_watched, monitored, open_monitor
 from forge_consensus.actors.transport.endpoint import url_of
 from forge_consensus.client.endpoints import parse_endpoint
 from forge_consensus.errors import InvalidConfigError
@@ -16,42 +15,38 @@ from forge_consensus.errors import InvalidConfigError
 NOBLOCK: Final = int(zmq.NOBLOCK)
 POLLIN: Final = int(zmq.POLLIN)
 MONITORED: Final = int(zmq.EVENT_DISCONNECTED | zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_CLOSED)
-HANDSHAKE: Final = int(zmq.EVENT_HANDSHAKE_SUCCEEDED)
 EVENTS_MAX: Final = 10_000
-"""What may wait in the socket; more is dropped and read from the journal."""
+"""So many events can wait in the socket; ZeroMQ drops more, and they are read from the journal."""
 EVENTS_A_LOOK: Final = 256
-CONNECT_S: Final = 1.0
+CONNECT_SECONDS: Final = 1.0
 ANYWHERE: Final = ("0.0.0.0", "[::]", "*")
-MONITOR_NUMBERS = itertools.count(1)
 
 
 class EventSubscriber:
-    """A SUB socket that never connects again: what it hears comes from one life of one process.
+    """A SUB socket that never reconnects, so that everything it receives comes from one process of one node.
 
-    So it can be known which incarnation's numbers it hears: a node that is asked after the connection stood, and
-    names this address as its own, is the one that is heard.
+    Hence the reader can know whose sequence numbers it receives: those of the node that is asked after the connection
+    was made and names this address as its own.
     """
 
     def __init__(
         self, context: zmq.Context[zmq.Socket[bytes]], address: str, prefixes: Iterable[str], now: float
     ) -> None:
-        """Begin to connect. Raises zmq.ZMQError for an address that is none."""
+        """Begin to connect at the monotonic time `now`. Raises `zmq.ZMQError` for what is no address."""
         self.address = address
         self.boot = ("", 0)
-        """Incarnation and boot of whom it hears, once that is known."""
-        self.deaf = False
-        self.stands = False
+        """Incarnation and boot of the node at the other end, once they are known."""
+        self.lost = False
+        self.connected = False
         self.asked_from = 0
-        """The answer to this request, or a later one, says whom the connection is to; 0 while it does not stand."""
-        self.give_up_at = now + CONNECT_S
+        """The answer to this request or a later one tells which node is at the other end; 0 while not connected."""
+        self.give_up_at = now + CONNECT_SECONDS
         self.socket = context.socket(zmq.SUB)
         for option, value in ((zmq.LINGER, 0), (zmq.RECONNECT_IVL, -1), (zmq.RCVHWM, EVENTS_MAX), (zmq.IPV6, 1)):
             self.socket.setsockopt(option, value)
         for prefix in prefixes:
             self.socket.setsockopt(zmq.SUBSCRIBE, prefix.encode())
-        self.monitor = self.socket.get_monitor_socket(
-            MONITORED, f"inproc://forge-ear-{os.getpid()}-{next(MONITOR_NUMBERS)}"
-        )
+        self.monitor = open_monitor(self.socket, MONITORED, "events")
         try:
             self.socket.connect(url_of(address))
         except zmq.ZMQError:
@@ -60,23 +55,24 @@ class EventSubscriber:
 
     @property
     def trusted(self) -> bool:
-        """Whether it is known whose events it hears."""
+        """Whether it is known whose events arrive."""
         return self.boot[0] != ""
+
+    def failed(self, now: float) -> bool:
+        """Whether the connection was lost, or not made in time."""
+        return self.lost or (not self.connected and now > self.give_up_at)
 
     def look(self) -> bool:
         """Note what happened to the connection; returns whether it was just made."""
         made = False
-        while True:
-            try:
-                event = self.monitor.recv_multipart(NOBLOCK)[0]
-            except zmq.Again:
-                return made
-            if int.from_bytes(event[:2], "little") == HANDSHAKE:
-                made = self.stands = True
+        for connected in monitored(self.monitor):
+            if connected:
+                made = self.connected = True
             else:
-                self.deaf = True
+                self.lost = True
+        return made
 
-    def hear(self) -> Iterable[bytes]:
+    def receive(self) -> Iterable[bytes]:
         """The bodies of what has arrived, at most `EVENTS_A_LOOK`."""
         for _ in range(EVENTS_A_LOOK):
             try:
@@ -88,9 +84,7 @@ class EventSubscriber:
 
     def close(self) -> None:
         """Let go of both sockets."""
-        self.socket.disable_monitor()
-        self.monitor.close(0)
-        self.socket.close(0)
+        close_watched(self.socket, self.monitor)
 
 
 def reachable(events_address: str, node_address: str) -> str:

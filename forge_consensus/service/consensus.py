@@ -126,7 +126,7 @@ class ConsensusService(ServiceLifecycle, KeyCalls):
         Only then it is a call that waits, and refused where those are.
         """
         client = self.ready()
-        if client.link.full():
+        if client.driver.full():
             client = self.ready("submit")
         began = time.monotonic()
         try:

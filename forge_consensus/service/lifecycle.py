@@ -12,7 +12,7 @@ from typing import Literal, Self
 
 from loguru import logger
 
-from forge_consensus.client.sync import TIMEOUT_S, Client, check_timeout
+from forge_consensus.client.sync import TIMEOUT_SECONDS, Client, check_timeout
 from forge_consensus.config.client import ClientSettings
 from forge_consensus.config.raft import RaftSettings
 from forge_consensus.config.storage import StorageSettings
@@ -59,7 +59,7 @@ class ServiceLifecycle:
         lease_reads: bool = False,
         options: RaftSettings | None = None,
         limits: StorageSettings | None = None,
-        timeout: float = TIMEOUT_S,
+        timeout: float = TIMEOUT_SECONDS,
         forward: bool = True,
         client_limits: ClientSettings | None = None,
         quota_bytes: int = QUOTA_BYTES,
@@ -142,7 +142,7 @@ class ServiceLifecycle:
             if isinstance(host, ProcessNode):
                 host.ask = lambda seconds: client.status(host.address, seconds)
             if self.failure is not None:  # it has died meanwhile, and knew of no client
-                client.link.end_soon(str(self.failure))
+                client.driver.end_soon(str(self.failure))
         return self
 
     def client_of(self, host: Host) -> Client:
@@ -169,7 +169,7 @@ class ServiceLifecycle:
         with self.lock:
             host, client = self.host, self.client
             if client is not None:
-                client.link.end_soon("the service was stopped")
+                client.driver.end_soon("the service was stopped")
             if host is not None:
                 host.stop(timeout)
             if client is not None:
@@ -187,7 +187,7 @@ class ServiceLifecycle:
         self.failed.set()
         logger.critical("node {} has ended: {}: {}", self.settings.node_id, failure.code, failure)
         if self.client is not None:
-            self.client.link.end_soon(f"the node has ended: {failure}")
+            self.client.driver.end_soon(f"the node has ended: {failure}")
         if self.on_failure is not None:
             try:
                 self.on_failure(failure)
@@ -219,7 +219,7 @@ class ServiceLifecycle:
     def threads(self) -> tuple[threading.Thread | None, ...]:
         """The threads that must never wait for this service."""
         host, client = self.host, self.client
-        return (*(host.threads if host else ()), client.link.thread if client else None)
+        return (*(host.threads if host else ()), client.driver.thread if client else None)
 
     def ready(self, call: str = "") -> Client:
         """The client. Raises as `running`, and `BlockingCallError` where the named call must not wait."""

@@ -26,8 +26,8 @@ from forge_consensus.events.bus import EventBus
 from forge_consensus.events.encoding import from_json_line, from_msgpack
 from forge_consensus.events.stream import StreamEndedError
 from forge_consensus.events.types import ConsensusEvent, LeaderElected, LogCommitted
+from forge_consensus.feed.cursor import EventCursor
 from forge_consensus.feed.event_feed import EventFeed, Gap, Position
-from forge_consensus.feed.following import Following
 from forge_consensus.service.node import Node, NodeSettings
 from forge_consensus.storage.backends.lmdb import LmdbTables
 from forge_consensus.storage.ledger.journal import TIME_BYTES
@@ -104,7 +104,9 @@ def test_a_feed_follows_the_whole_cluster_from_one_endpoint(tmp_path: Path) -> N
             for event in found:
                 numbers[event.node_id].append(event.sequence)
             assert numbers == {name: list(range(1, cluster.numbers(name) + 1)) for name in cluster.peers}
-            assert all(source.ear is not None and source.ear.trusted for source in feed.link.sources.values())
+            assert all(
+                source.subscriber is not None and source.subscriber.trusted for source in feed.driver.sources.values()
+            )
             assert {name: place.next for name, place in feed.positions.items()} == {
                 name: cluster.numbers(name) + 1 for name in cluster.peers
             }
@@ -219,7 +221,7 @@ def test_a_closed_feed_wakes_who_waits_and_leaves_no_thread(one: Threads) -> Non
     threading.Timer(0.1, feed.close).start()
     assert list(feed) == []
     feed.close()
-    assert not feed.link.thread.is_alive()
+    assert not feed.driver.thread.is_alive()
 
 
 def test_wrong_use_is_an_error_that_says_so(one: Threads) -> None:
@@ -371,9 +373,9 @@ def level(reader: Reader) -> bool:
     """Read on until nothing more is there."""
     before = len(reader.found)
     reader.read(0.5)
-    sources = list(reader.feed.link.sources.values())
-    following: Following = sources[0].following
-    return len(reader.found) == before and bool(following.node) and not following.rung
+    sources = list(reader.feed.driver.sources.values())
+    following: EventCursor = sources[0].cursor
+    return len(reader.found) == before and bool(following.node) and not following.news
 
 
 def test_positions_of_a_feed_are_where_another_begins(one: Threads) -> None:

@@ -210,7 +210,7 @@ def test_a_leader_is_asked_without_a_socket(trio: list[ConsensusService]) -> Non
     leader, _ = leader_and_others(trio)
     leader.put("k", 1)
     assert leader.client is not None
-    directory = leader.client.link.core.directory
+    directory = leader.client.driver.core.directory
     assert directory.leader is not None
     assert directory.leader.name == LOCAL
     assert leader.address not in directory.endpoints

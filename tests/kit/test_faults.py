@@ -12,8 +12,6 @@ from typing import cast
 import pytest
 from loguru import logger
 
-from forge_consensus.actors.codec import Frame, encode
-from forge_consensus.actors.messages import OpenSession
 from forge_consensus.config.storage import StorageSettings
 from forge_consensus.storage.backends.folder import STEP_WATCHERS, remove_temporary_files
 from forge_consensus.storage.snapshots.file import SnapshotWriter, list_snapshots, newest_valid, prune, write_snapshot
@@ -24,8 +22,8 @@ from forge_consensus.testing.simulator.plan import Plan
 from forge_consensus.testing.simulator.simulation import Simulation
 from forge_consensus.testing.world.base import SimulatedBase, SimulatedCrashError
 from forge_consensus.testing.world.files import SimulatedFiles
-from forge_consensus.testing.world.network import Connection
 from forge_consensus.testing.world.timeline import SimulatedClock, Timeline
+from tests.worlds import bystander
 
 LIMITS = StorageSettings(snapshot_entries=20, snapshot_seconds_min=0.1, trailing_entries=0, checkpoint_entries=5)
 
@@ -48,11 +46,7 @@ def led(seed: int = 1, *, nodes: int = 3, own_machine: bool = False) -> Simulati
 
 def open_sessions(world: Simulation, count: int) -> None:
     """Give the leader so many entries for its log."""
-    leader = world.name_of("leader")
-    connection = Connection(world.clients[0], leader)
-    for number in range(1, count + 1):
-        frame = Frame("gateway", "", "", "", 0, 0, number, 0, OpenSession(60_000))
-        world.cluster.network.ask(connection, encode(frame))
+    bystander.open_sessions(world, world.name_of("leader"), count)
     world.advance(0.3)
 
 

@@ -13,7 +13,7 @@ from loguru import logger
 
 from forge_consensus.actors.codec import Frame, encode
 from forge_consensus.actors.messages import AppendReply, RequestVote, SnapshotReply, VoteReply
-from forge_consensus.actors.raft.leadership import WaitingRead
+from forge_consensus.actors.raft.reads import WaitingRead
 from forge_consensus.actors.runtime.shared import Role
 from forge_consensus.storage.backends.tables import Batch
 from forge_consensus.storage.ledger.configuration import Configuration
@@ -352,10 +352,10 @@ def test_i13_a_read_that_waits_for_too_little() -> None:
     with staged() as stage:
         leading = leading_of(stage.leader)
         assert leading is not None
-        leading.reads.append(WaitingRead(1, leading.round, stage.last, None))
+        leading.reads.queue.append(WaitingRead(1, leading.reads.round, stage.last))
         with broken("I13", "began before"):
             stage.invariants.turned(stage.leader)
-        leading.reads[0] = WaitingRead(2, leading.round + 1, stage.last - 1, None)
+        leading.reads.queue[0] = WaitingRead(2, leading.reads.round + 1, stage.last - 1)
         with broken("I13", "was committed before"):
             stage.invariants.turned(stage.leader)
 
@@ -364,19 +364,19 @@ def test_i13_a_read_that_nobody_confirmed() -> None:
     with staged() as stage:
         leading = leading_of(stage.leader)
         assert leading is not None
-        leading.reads.append(WaitingRead(1, leading.round + 1, stage.last, None))
+        leading.reads.queue.append(WaitingRead(1, leading.reads.round + 1, stage.last))
         stage.invariants.turned(stage.leader)
-        leading.reads.clear()
+        leading.reads.queue.clear()
         with broken("I13", "was confirmed only by"):
             stage.invariants.turned(stage.leader)
-        stage.answer(stage.follower, AppendReply(stage.term, True, stage.last, 0, leading.round + 1))
+        stage.answer(stage.follower, AppendReply(stage.term, True, stage.last, 0, leading.reads.round + 1))
         stage.invariants.turned(stage.leader)
 
 
 def test_i14_a_command_that_is_executed_at_two_places() -> None:
     with staged() as stage:
         for index in (stage.last + 1, stage.last + 2):
-            stage.entry(stage.leader, index, stage.term, kind=Kind.COMMAND, session=5, seq=1)
+            stage.entry(stage.leader, index, stage.term, kind=Kind.COMMAND, session=999, seq=1)
         command = Command("increment", {"key": "a"})
         for _ in range(2):  # a replay is not a second execution
             stage.invariants.applies(Entry(stage.last + 1, stage.term, 0, command))

@@ -23,6 +23,7 @@ from forge_consensus.actors.messages import (
     Submit,
     WireMessage,
 )
+from forge_consensus.storage.ledger.configuration import Configuration
 from forge_consensus.storage.machines.machine import Command, Entry
 from forge_consensus.testing.histories.history import Operation, Outcome
 from forge_consensus.testing.rules.violations import ViolationError
@@ -32,7 +33,7 @@ from forge_consensus.testing.simulator.judge import Judge
 from forge_consensus.testing.simulator.plan import Plan
 from forge_consensus.testing.simulator.simulation import Simulation
 from forge_consensus.testing.simulator.workload import Call, CountingWorkload, KeyValueWorkload, Workload
-from forge_consensus.testing.world.network import Connection
+from forge_consensus.testing.world.network import Connection, Party
 from forge_consensus.testing.world.timeline import Timeline
 
 NOT_LEADER = "CONSENSUS_NOT_LEADER"
@@ -114,24 +115,46 @@ def test_what_a_cas_expects_is_right_as_often_as_not_when_calls_happen_in_their_
 
 
 class Nodes:
-    """What of a cluster a client sees: names, a clock, and a network that hands its frames to the test."""
+    """What of a cluster a client sees: names, a clock, and a network that hands its frames to the test.
 
-    def __init__(self, names: tuple[str, ...] = ("n1", "n2", "n3")) -> None:
-        self.names = list(names)
-        self.gone: dict[str, str] = {}
+    Every connection stands at once, and every node says that n1 leads in term 1, unless `leader` is another.
+    """
+
+    def __init__(self) -> None:
+        self.names = ["n1", "n2", "n3"]
+        self.configuration = Configuration.of({name: f"{name}:7000" for name in self.names})
         self.timeline = Timeline(7)
         self.network = self
+        self.leader, self.term = "n1", 1
+        self.links: dict[tuple[str, str], Connection] = {}
         self.asked: list[tuple[Connection, Frame]] = []
+
+    def attach(self, caller: Party, name: str) -> None:
+        """A client connects to a node."""
+
+        def connect() -> None:
+            self.links[caller.name, name] = Connection(caller, name)
+            caller.linked(name, True)
+
+        self.timeline.after(0.001, connect)
+
+    def detach(self, caller: Party) -> None:
+        """A client is gone."""
+        self.links = {ends: link for ends, link in self.links.items() if link.owner is not caller}
 
     def ask(self, connection: Connection, data: bytes) -> None:
         """A client's frame."""
         self.asked.append((connection, decode(data, len(data))))
+        if isinstance(self.asked[-1][1].message, Locate) and self.leader:
+            members = self.configuration.members
+            located = Located(connection.target, "c", self.leader, f"{self.leader}:7000", self.term, members)
+            self.timeline.after(0.001, self.answer, len(self.asked) - 1, located)
 
     def answer(self, place: int, message: WireMessage) -> None:
         """Answer the frame at that place."""
         connection, frame = self.asked[place]
-        reply = Frame("", "gateway", "", "", 0, 0, frame.request, 0, message)
-        connection.owner.take(encode(reply), connection)
+        reply = Frame("", "c", connection.target, "", 0, 0, frame.request, 0, message)
+        connection.owner.take(encode(reply), None)
 
     def of(self, kind: type) -> list[int]:
         """Where the frames of a kind are."""
@@ -142,7 +165,7 @@ class Nodes:
         self.timeline.run_until(self.timeline.now + seconds)
 
 
-WRITER = {"read_share": 0.0, "abandon_share": 0.0, "pipeline_max": 1, "burst_max": 1, "rest_s_max": 0.01}
+WRITER = {"read_share": 0.0, "leave_share": 0.0, "pipeline_max": 1, "burst_max": 1, "rest_s_max": 0.01}
 
 
 class Desk:
@@ -157,8 +180,9 @@ class Desk:
     def opened(self) -> Desk:
         """Let it work in session 5 until it has sent a command or a query."""
         self.client.start()
-        self.nodes.run(0.02)
-        self.nodes.answer(0, SessionOpened(5))
+        self.nodes.run(0.03)
+        if opening := self.nodes.of(OpenSession):
+            self.nodes.answer(opening[0], SessionOpened(5))
         self.nodes.run(0.02)
         return self
 
@@ -178,15 +202,19 @@ class Desk:
 
     def refuse(self, place: int, code: str, leader: str = "", term: int = 0) -> None:
         """Refuse the frame with commands at that place."""
-        self.nodes.answer(self.nodes.of(Submit)[place], Refused(code, "", leader, "", term))
+        self.nodes.answer(self.nodes.of(Submit)[place], Refused(code, "", leader, f"{leader}:7000", term))
+
+    def settled(self) -> Outcome:
+        """What the judge makes of the first call when nothing comes any more."""
+        self.judge.settle(copies=False)
+        return self.operation.outcome
 
 
-def test_a_command_without_an_answer_is_sent_again_in_its_session_under_its_number() -> None:
+def test_a_command_without_an_answer_stays_open_until_its_answer_comes_and_no_second_one_counts() -> None:
     desk = Desk().opened()
     desk.nodes.run(10.0)
-    assert len(desk.sent()) > 5
+    assert len(desk.sent()) > 3
     assert len(set(desk.sent())) == 1
-    assert len({desk.nodes.asked[place][0].target for place in desk.nodes.of(Submit)}) == 3
     assert desk.operation.outcome is Outcome.OPEN
     desk.answer()
     assert (desk.operation.outcome, desk.operation.result) == (Outcome.OK, 1)
@@ -210,64 +238,89 @@ def test_when_a_session_has_expired_what_was_pending_stays_unknown_and_is_never_
     desk.nodes.run(1.0)
     assert {(sent.session, number) for sent in desk.sent() for number, _ in sent.commands} == {(5, 1), (9, 2)}
     assert desk.sent()[-1].done_below == 2
+    assert desk.settled() is Outcome.OPEN
 
 
-def test_an_old_answer_opens_no_new_session() -> None:
+def test_a_killed_client_hears_nothing_any_more_and_its_successor_opens_a_session_of_its_own() -> None:
     desk = Desk().opened()
-    desk.client.leave_session()
-    desk.nodes.run(0.02)
+    desk.client.be_killed()
+    desk.answer()
+    assert desk.operation.outcome is Outcome.OPEN
+    assert desk.client.session == 0
     desk.nodes.answer(0, SessionOpened(5))
     assert desk.client.session == 0
-    desk.nodes.answer(desk.nodes.of(OpenSession)[-1], SessionOpened(9))
-    assert desk.client.session == 9
+    desk.nodes.run(1.5)
+    assert len({connection.owner.name for connection, _ in desk.nodes.asked}) > 1
+    assert desk.settled() is Outcome.OPEN
 
 
-@pytest.mark.parametrize("leave_share", [0.0, 1.0])
-def test_an_abandoned_call_stays_unknown_and_its_number_is_done_with(leave_share: float) -> None:
-    desk = Desk(abandon_share=1.0, leave_share=leave_share).opened()
+def test_a_call_whose_user_gives_up_stays_unknown_and_its_number_is_done_with() -> None:
+    desk = Desk(hurry_share=1.0).opened()
+    desk.nodes.run(1.5)
+    assert desk.settled() is Outcome.OPEN
+    assert desk.client.session == 5
+    later = next(sent for sent in desk.sent() if sent.commands[0][0] == 2)
+    assert later.done_below == 2
+
+
+def test_a_user_who_learns_no_outcome_may_begin_anew_with_another_client() -> None:
+    desk = Desk(hurry_share=1.0, leave_share=1.0).opened()
     desk.nodes.run(1.0)
-    assert desk.operation.outcome is Outcome.OPEN
-    assert desk.client.session == (0 if leave_share else 5)
-    if not leave_share:
-        later = next(sent for sent in desk.sent() if sent.commands[0][0] == 2)
-        assert later.done_below == 2
+    assert desk.client.session == 0
+    assert desk.client.lives > 1
+    assert desk.settled() is Outcome.OPEN
+
+
+def test_a_client_that_is_closed_says_of_a_command_that_never_left_that_it_was_not_carried_out() -> None:
+    desk = Desk()
+    desk.nodes.leader = ""
+    desk.client.start()
+    desk.nodes.run(0.05)
+    desk.client.leave()
+    assert desk.settled() is Outcome.REFUSED
 
 
 def test_a_refusal_proves_that_nothing_was_done_only_if_all_sendings_were_refused() -> None:
-    sure = Desk(content_share=1.0).opened()
+    sure = Desk(timeout_s=2.0).opened()
+    sure.nodes.leader = ""
     sure.refuse(0, NOT_LEADER)
-    sure.judge.settle(copies=False)
-    assert sure.operation.outcome is Outcome.REFUSED
+    sure.nodes.run(3.0)
+    assert sure.settled() is Outcome.REFUSED
 
-    twice = Desk(content_share=1.0).opened()
+    twice = Desk(timeout_s=2.0).opened()
     twice.nodes.run(1.0)  # the first sending had no answer
+    twice.nodes.leader = ""
     twice.refuse(-1, NOT_LEADER)
-    twice.judge.settle(copies=False)
-    assert twice.operation.outcome is Outcome.OPEN
-    assert twice.client.open
+    twice.nodes.run(3.0)
+    assert twice.settled() is Outcome.OPEN
 
-    unknown = Desk(content_share=1.0).opened()
+    unknown = Desk(timeout_s=2.0).opened()
+    unknown.nodes.leader = ""
     unknown.refuse(0, UNKNOWN)
-    unknown.judge.settle(copies=False)
-    assert unknown.operation.outcome is Outcome.OPEN
-    assert unknown.client.open
+    unknown.nodes.run(3.0)
+    assert unknown.settled() is Outcome.OPEN
 
 
-def test_a_frame_that_leaves_twice_proves_nothing_until_both_were_refused() -> None:
-    desk = Desk(content_share=1.0, double_share=1.0).opened()
-    assert len(desk.sent()) == 2
-    desk.refuse(1, NOT_LEADER)
-    assert desk.client.open
+def test_a_refusal_of_a_frame_that_has_a_copy_proves_nothing() -> None:
+    desk = Desk(copy_share=1.0, timeout_s=2.0).opened()
+    desk.nodes.run(0.3)
+    desk.nodes.leader = ""
     desk.refuse(0, NOT_LEADER)
-    assert not desk.client.open
-    desk.judge.settle(copies=False)
-    assert desk.operation.outcome is Outcome.REFUSED
+    desk.nodes.run(3.0)
+    assert desk.settled() is Outcome.OPEN
 
 
-def test_the_copy_of_a_frame_is_not_sent_again_for_itself() -> None:
-    desk = Desk(double_share=0.5).opened()
-    desk.nodes.run(20.0)
-    assert 20 < len(desk.sent()) < 200  # were each copy looked after, there would be more and more of them
+def test_copies_and_strays_reach_any_node_and_may_come_when_their_call_has_ended() -> None:
+    desk = Desk(copy_share=1.0, stray_share=0.5, pipeline_max=4, hurry_share=1.0).opened()
+    desk.nodes.run(2.0)
+    desk.client.stop()
+    desk.client.driver_now().close("the copies come when it is gone")
+    before = len(desk.nodes.of(Submit))
+    desk.nodes.run(9.0)
+    frames = [desk.nodes.asked[place] for place in desk.nodes.of(Submit)]
+    assert len(frames) > before
+    assert len(frames) > len({frame.request for _, frame in frames})
+    assert {connection.target for connection, _ in frames} == {"n1", "n2", "n3"}
 
 
 def test_after_a_refusal_the_leader_that_it_names_is_asked() -> None:
@@ -277,23 +330,24 @@ def test_after_a_refusal_the_leader_that_it_names_is_asked() -> None:
     assert desk.nodes.asked[desk.nodes.of(Submit)[1]][0].target == "n2"
 
 
-def test_a_client_that_waits_for_a_leader_asks_the_first_that_is_told_and_forgets_no_command() -> None:
-    desk = Desk(seek_share=1.0, pipeline_max=2, rest_s_max=0.001).opened()
-    assert len(desk.sent()) == 2
+def test_a_client_without_a_leader_asks_the_first_that_is_told_and_forgets_no_command() -> None:
+    desk = Desk(pipeline_max=2, rest_s_max=0.001).opened()
+    desk.nodes.leader = ""
+    count = len(desk.sent())
     desk.refuse(0, NOT_LEADER)
-    desk.refuse(1, NOT_LEADER)
-    asked = desk.nodes.of(Locate)
-    assert sorted(desk.nodes.asked[place][0].target for place in asked[:3]) == ["n1", "n2", "n3"]
-    desk.nodes.answer(asked[1], Located("n2", "", "", "", 3, ()))  # it knows of nobody
-    assert len(desk.sent()) == 2
-    desk.nodes.answer(asked[2], Located("n3", "", "n3", "", 3, ()))
-    assert len(desk.sent()) == 3
-    assert desk.nodes.asked[desk.nodes.of(Submit)[2]][0].target == "n3"
-    assert [number for number, _ in desk.sent()[2].commands] == [1, 2]
+    desk.nodes.run(0.001)
+    asked = desk.nodes.of(Locate)[-3:]
+    assert sorted(desk.nodes.asked[place][0].target for place in asked) == ["n1", "n2", "n3"]
+    desk.nodes.answer(asked[1], Located("n2", "c", "", "", 3, ()))  # it knows of nobody
+    assert len(desk.sent()) == count
+    desk.nodes.answer(asked[2], Located("n3", "c", "n3", "n3:7000", 3, ()))
+    assert len(desk.sent()) == count + 1
+    assert desk.nodes.asked[desk.nodes.of(Submit)[-1]][0].target == "n3"
+    assert [number for number, _ in desk.sent()[-1].commands] == [1, 2]
 
 
-def test_a_query_without_an_answer_is_dropped_and_one_that_a_node_cannot_answer_too() -> None:
-    desk = Desk(read_share=1.0).opened()
+def test_a_query_without_an_answer_stays_open_and_one_that_a_node_cannot_answer_too() -> None:
+    desk = Desk(read_share=1.0, timeout_s=2.0).opened()
     (first,) = desk.nodes.of(Read)
     desk.nodes.answer(first, ReadResults(0, 0, ((1, "CONSENSUS_UNAVAILABLE", msgpack.packb(["", ""])),)))
     desk.nodes.run(0.02)
@@ -305,6 +359,12 @@ def test_a_query_without_an_answer_is_dropped_and_one_that_a_node_cannot_answer_
     assert {call.outcome for call in desk.judge.history} == {Outcome.OPEN}
 
 
+def test_an_answer_that_no_client_should_ever_get_is_a_violation() -> None:
+    desk = Desk().opened()
+    with pytest.raises(ViolationError, match="CONSENSUS_SESSION_STALE"):
+        desk.answer("CONSENSUS_SESSION_STALE", ["", ""])
+
+
 def test_a_client_that_is_stopped_finishes_what_is_open_and_begins_nothing() -> None:
     desk = Desk().opened()
     desk.client.stop()
@@ -314,6 +374,21 @@ def test_a_client_that_is_stopped_finishes_what_is_open_and_begins_nothing() -> 
     assert desk.client.idle
     desk.nodes.run(3.0)
     assert len(desk.judge.history) == 1
+
+
+def test_all_times_of_a_client_follow_the_pace() -> None:
+    slow, fast = Desk(pace=10.0, patience_s=4.0, ttl_ms=30_000), Desk(ttl_ms=3_000)
+    for desk, pace in ((slow, 10.0), (fast, 1.0)):
+        desk.nodes.leader = ""
+        desk.client.start()
+        desk.nodes.run(1.0 * pace)
+        asked = [desk.nodes.asked[place][1].message for place in desk.nodes.of(Locate)]
+        assert {message.wait_ms for message in asked if isinstance(message, Locate)} == {500 * pace}
+        desk.nodes.leader = "n1"
+        desk.nodes.run(2.0 * pace)
+        opening = desk.nodes.asked[desk.nodes.of(OpenSession)[0]][1].message
+        assert opening == OpenSession(int(3_000 * pace))
+    assert len(slow.nodes.asked) == pytest.approx(len(fast.nodes.asked), abs=6)
 
 
 def test_habits_differ_between_clients_and_times_follow_the_pace() -> None:

@@ -97,7 +97,7 @@ def test_scenario_50_rounds_of_an_earlier_leadership_confirm_no_read_of_a_later_
     high = node.last(AppendEntries).round
     node.request("", "gateway", GET_K)  # it is open when the leadership ends
     node.request("n3", "replication", AppendEntries(2, 2, 1, 2, 0, ()))
-    assert node.last(Refused).code == "CONSENSUS_NO_LEADER"
+    assert node.last(Refused).code == "CONSENSUS_NOT_LEADER"
     stand(node)
     node.answer("n2", "election", VoteReply(3, True))
     acknowledge(node)
@@ -145,13 +145,14 @@ def test_scenario_51_reads_that_come_twice_are_each_answered_once_and_forgotten(
     node.turn((frame, "->client"), (frame, "->client"))
     node.turn((frame, "->other"))
     asked = node.last(AppendEntries).round
-    assert (len(gateway.questions), len(replication.leading.reads)) == (3, 3)
+    assert (len(gateway.waiting.unconfirmed), len(replication.leadership.reads.queue)) == (3, 3)
     answer = AppendReply(node.ledger.term, True, 2, 0, asked)
     for _ in range(3):
         node.answer("n2", "replication", answer)
         node.answer("n3", "replication", answer)
     assert [to for to, _ in node.messages(ReadResults)] == ["->client", "->client", "->other"]
-    assert not (gateway.questions or gateway.answerable or replication.leading.reads or node.engine.unanswered)
+    assert not (gateway.waiting.unconfirmed or gateway.waiting.confirmed)
+    assert not (replication.leadership.reads.queue or node.engine.unanswered)
 
 
 def test_scenario_51_reads_that_nobody_confirms_are_forgotten_with_the_leadership() -> None:
@@ -160,11 +161,11 @@ def test_scenario_51_reads_that_nobody_confirms_are_forgotten_with_the_leadershi
     gateway = node.engine.cells.actor("gateway")
     for _ in range(100):
         node.request("", "gateway", GET_K)
-    assert len(gateway.questions) == len(node.engine.unanswered) == 100
+    assert len(gateway.waiting.unconfirmed) == len(node.engine.unanswered) == 100
     node.sent.clear()
     node.request("n2", "replication", AppendEntries(9, 1, 0, 1, 0, ()))
     assert len(node.messages(Refused)) == 100
-    assert not (gateway.questions or gateway.answerable or node.engine.unanswered)
+    assert not (gateway.waiting.unconfirmed or gateway.waiting.confirmed or node.engine.unanswered)
 
 
 # --- 52 ---------------------------------------------------------------------------------------------------------------

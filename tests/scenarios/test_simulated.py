@@ -9,10 +9,9 @@ from typing import Any, cast
 import pytest
 from loguru import logger
 
-from forge_consensus.actors.codec import Frame, decode, encode
+from forge_consensus.actors.codec import Frame, decode
 from forge_consensus.actors.messages import AppendEntries, VoteReply
 from forge_consensus.client.pending import Pending
-from forge_consensus.client.session import SessionCore
 from forge_consensus.config.raft import RaftSettings
 from forge_consensus.errors import OutcomeUnknownError
 from forge_consensus.storage.backends.tables import Batch
@@ -20,6 +19,7 @@ from forge_consensus.storage.machines.machine import Command
 from forge_consensus.testing.rules.invariants import Invariants
 from forge_consensus.testing.rules.violations import demand
 from forge_consensus.testing.simulator.plan import Plan
+from forge_consensus.testing.simulator.session_driver import SimulatedDriver
 from forge_consensus.testing.simulator.simulation import Simulation
 from forge_consensus.testing.world.base import SimulatedBase
 from forge_consensus.testing.world.cluster import SimulatedCluster
@@ -138,56 +138,21 @@ def test_scenario_23_ten_leaders_cut_off_under_load_leave_one_leader_a_term_and_
 
 
 class Caller:
-    """The clients' own core against simulated nodes: a party of the network with a connection to every node."""
-
-    name = "caller"
-    alive = True
-    tick_s = 0.005
+    """A user of the shipped client's core who makes many calls and keeps those that ended."""
 
     def __init__(self, cluster: SimulatedCluster) -> None:
-        self.cluster = cluster
         self.timeline = cluster.timeline
         self.chance = self.timeline.chance("caller")
-        addresses = cluster.configuration.addresses
-        self.core = SessionCore(tuple(addresses.values()), now=0.0, random=self.chance.random)
-        self.connections = {address: Connection(self, node) for node, address in addresses.items()}
-        self.address_of = addresses
         self.calls: list[Pending[Any]] = []
         self.resolved: list[Pending[Any]] = []
-        for address in self.connections:
-            self.core.connected(address)
-        self.tick()
+        self.driver = SimulatedDriver(cluster, "caller", self.resolved.extend)
 
     def call(self, seconds: float) -> None:
         """Increment a key of its own, with so much time for it."""
         command = Command("increment", {"key": f"k{len(self.calls)}"})
         pending: Pending[Any] = Pending(command.encode(), self.timeline.now + seconds)
         self.calls.append(pending)
-        self.core.now = self.timeline.now
-        self.core.submit([pending])
-
-    def tick(self) -> None:
-        """Let the core see the time, send what it has to send, and take what it has resolved."""
-        now = self.core.now = self.timeline.now
-        self.core.tick(now)
-        for address, message, request in list(self.core.outgoing()):
-            frame = Frame("gateway", "", "", "", 0, 0, request, 0, message)
-            self.cluster.network.ask(self.connections[address], encode(frame))
-        resolved, self.core.resolved = self.core.resolved, []
-        for pending in resolved:
-            assert not pending.finished, "resolved twice"
-            pending.finish()
-        self.resolved += resolved
-        self.timeline.after(self.tick_s, self.tick)
-
-    def take(self, data: bytes, connection: Any) -> None:
-        """An answer arrived."""
-        frame = decode(data, FRAME_BYTES_MAX)
-        self.core.now = self.timeline.now
-        self.core.receive(self.address_of[frame.sender], frame.message, frame.request)
-
-    def linked(self, node: str, stands: bool) -> None:
-        """Clients are not told of connections here."""
+        self.driver.submit([pending])
 
 
 def times_applied(cluster: SimulatedCluster, number: int) -> int:

@@ -42,7 +42,7 @@ from tests.worlds.scenario_world import (
 
 def progress_of(node: OneNode, peer: str) -> Progress:
     """What a leader knows of a follower."""
-    progress: Progress = node.engine.cells.actor("replication").leading.progress[peer]
+    progress: Progress = node.engine.cells.actor("replication").leadership.progress[peer]
     return progress
 
 

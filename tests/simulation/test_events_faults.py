@@ -78,10 +78,9 @@ def since(recording: Recording, base: SimulatedBase, place: int) -> list[Consens
     return recording.told[base.name][place:]
 
 
-def session(cluster: SimulatedCluster, target: str) -> SimulatedClient:
+def session(cluster: SimulatedCluster) -> SimulatedClient:
     """A client with a session that rests."""
-    client = SimulatedClient(cluster, f"client of {target}", NoJudge(), Habits(read_share=0.0, patience_s=3600.0))
-    client.target = target
+    client = SimulatedClient(cluster, "client", NoJudge(), Habits(read_share=0.0, patience_s=3600.0))
     client.start()
     assert cluster.run(PATIENCE_S, lambda: client.session != 0)
     client.stop()
@@ -134,12 +133,12 @@ def test_a_snapshot_whose_actor_fails_meanwhile_is_told_to_have_failed(recording
 def test_entries_that_a_snapshot_takes_the_place_of_are_told_to_be_gone(recording: Recording) -> None:
     cluster = recording.cluster
     old = leader_of(cluster)
-    unheard = session(cluster, old.name)
+    unheard = session(cluster)
     others = [base.name for base in cluster.running() if base is not old]
     cluster.network.part([old.name], others)
     for _ in range(30):
         unheard.submit_new()
-    unheard.alive = False  # it hears no refusal, so it sends nothing elsewhere
+    unheard.driver_now().kill()  # it hears no refusal, so it sends nothing elsewhere
     assert cluster.run(PATIENCE_S, lambda: (new := cluster.leader()) is not None and new.name in others)
     new = leader_of(cluster)
     cluster.run(1.0)

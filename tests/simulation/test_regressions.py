@@ -11,18 +11,16 @@ from typing import Any, cast
 import pytest
 from loguru import logger
 
-from forge_consensus.actors.codec import Frame, encode
-from forge_consensus.actors.messages import OpenSession
 from forge_consensus.config.storage import StorageSettings
 from forge_consensus.events.types import ConsensusEvent, SnapshotFailed
 from forge_consensus.testing.simulator.plan import Plan
 from forge_consensus.testing.simulator.simulation import Simulation
 from forge_consensus.testing.world.base import SimulatedBase
-from forge_consensus.testing.world.network import Connection
 from tests.simulation.mutants import election, ledger, replication, snapshots
 from tests.simulation.mutants.catalogue import MUTANTS
 from tests.simulation.mutants.patch import Patch
 from tests.simulation.mutants.registry import Change
+from tests.worlds import bystander
 
 TESTS = Path(__file__).parents[1]
 
@@ -63,10 +61,7 @@ def led_by(world: Simulation) -> SimulatedBase:
 
 def open_sessions(world: Simulation, leader: SimulatedBase, count: int) -> None:
     """Give a leader so many entries for its log."""
-    connection = Connection(world.clients[0], leader.name)
-    for number in range(1, count + 1):
-        frame = Frame("gateway", "", "", "", 0, 0, number, 0, OpenSession(60_000))
-        world.cluster.network.ask(connection, encode(frame))
+    bystander.open_sessions(world, leader.name, count)
     world.advance(0.05)
 
 

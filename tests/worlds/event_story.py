@@ -212,18 +212,17 @@ class Story:
         healthy = [base for base in self.cluster.running() if base.engine.reported.health == "healthy"]
         return self.cluster.settled() and len(healthy) == NODES
 
-    def client(self, name: str, target: str, patience_s: float = 1.0) -> SimulatedClient:
+    def client(self, name: str, patience_s: float = 1.0) -> SimulatedClient:
         """A client that writes all the time."""
         client = SimulatedClient(
             self.cluster, name, NoJudge(), Habits(read_share=0.0, rest_s_max=0.01, patience_s=patience_s)
         )
-        client.target = target
         client.start()
         return client
 
-    def write(self, count: int, target: str) -> None:
+    def write(self, count: int) -> None:
         """Have a new client write so many times at least."""
-        client = self.client(f"client {self.cluster.timeline.now}", target)
+        client = self.client(f"client {self.cluster.timeline.now}")
         self.until(lambda: client.done >= count)
         client.stop()
         self.until(lambda: client.idle)
@@ -238,8 +237,8 @@ class Story:
         assert leader is not None, "a healthy cluster has a leader"
         self.parts["leader"] = [leader.name]
         self.parts["followers"] = [name for name in self.cluster.names if name != leader.name]
-        self.write(20, leader.name)
-        self.unheard = self.client("unheard", leader.name, patience_s=3600.0)
+        self.write(20)
+        self.unheard = self.client("unheard", patience_s=3600.0)
         self.until(lambda: self.unheard is not None and self.unheard.session != 0)
         self.unheard.stop()
         self.until(lambda: self.all_healthy() and self.unheard is not None and self.unheard.idle)
@@ -258,7 +257,7 @@ class Story:
         assert winner is not None, "the others have a leader"
         self.parts["winner"] = [winner.name]
         self.parts["voter"] = [name for name in others if name != winner.name]
-        self.write(10, winner.name)
+        self.write(10)
 
     def comes_back(self) -> None:
         """The network is whole again."""
@@ -270,7 +269,7 @@ class Story:
         self.parts["dead"] = self.parts["voter"]
         self.cluster.crash(self.parts["dead"][0])
         winner = self.base("winner")
-        self.write(60, winner.name)
+        self.write(60)
         snapshots, since = winner.engine.opened.snapshots, len(self.recording.told[winner.name])
         export = snapshots.export
 
@@ -288,7 +287,7 @@ class Story:
         """The follower's next entries are compacted away."""
         self.cluster.restart(self.parts["dead"][0])
         self.until(self.all_healthy)
-        self.write(10, self.parts["winner"][0])
+        self.write(10)
         self.until(self.cluster.settled)
 
     def leader_dies(self) -> None:

@@ -10,6 +10,8 @@ from forge_consensus.testing.faults.strike import Strike
 from forge_consensus.testing.world.network import Weather
 
 FLAPS_MAX = 20
+CLIENT_SHARE = 0.25
+"""Of the connections that break: those of clients."""
 
 
 def text_of(one: list[str], other: list[str], between: str = "|") -> str:
@@ -137,6 +139,11 @@ def break_link(strike: Strike) -> str:
     """A connection breaks though both ends run; its end is told now, or late, or never."""
     one, *rest = strike.shuffled()
     late = strike.chance.choice((0.0, 0.0, strike.seconds(0.0, 3.0)))
+    clients, whose = strike.network.callers.get(one, ()), strike.chance.random()
+    if clients and whose < CLIENT_SHARE:
+        client = clients[int(whose / CLIENT_SHARE * len(clients))]
+        strike.after(late, partial(strike.network.report, client, one))
+        return f"{client.name}>{one} in {late:.3f} s"
     for other in rest:
         if (one, other) in strike.network.links and one in strike.network.live:
             strike.after(late, partial(strike.network.report, strike.network.live[one], other))

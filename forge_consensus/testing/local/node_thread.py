@@ -124,7 +124,7 @@ class NodeThread:
         service.failure = failure
         service.failed.set()
         if service.client is not None:
-            service.client.link.end_soon(f"the node has ended: {failure}")
+            service.client.driver.end_soon(f"the node has ended: {failure}")
         if service.on_failure is not None:
             service.on_failure(failure)
 

@@ -52,8 +52,8 @@ def ask_all(client: Client, addresses: Mapping[str, str], seconds: float) -> Sta
     """Ask these nodes (name -> address) at once, and wait so long for their answers."""
     asked = {}
     for name, address in addresses.items():
-        question = client.status_question(address, seconds)
-        client.link.hand_over(question)
+        question = client.status_query(address, seconds)
+        client.driver.hand_over(question)
         asked[name] = question
     said: dict[str, dict[str, Any]] = {}
     silent: dict[str, str] = {}

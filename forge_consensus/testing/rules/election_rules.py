@@ -56,7 +56,7 @@ class ElectionRules:
         if isinstance(actor, ElectionActor):
             if (actor.role is Role.LEADER) != (leading is not None):
                 raise ViolationError(f"roles: {node.name} is {actor.role}, its ledger leads {leading}")
-            heard = actor.heard_at
+            heard = actor.stickiness.heard_at
             if heard is not None and (manners.heard is None or heard > manners.heard):
                 manners.heard = heard
         manners.leading, manners.tip = leading or 0, tip_of(disk)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from forge_consensus.actors.messages import AppendReply
-from forge_consensus.actors.raft.leadership import Leadership, WaitingRead
+from forge_consensus.actors.raft.leadership import Leadership
+from forge_consensus.actors.raft.reads import WaitingRead
 from forge_consensus.actors.replication import ReplicationActor
 from forge_consensus.testing.rules.violations import demand
 from forge_consensus.testing.world.base import SimulatedBase
@@ -52,8 +53,8 @@ class ReadRounds:
             return
         if seen.term != leading.term:
             seen = self.seen[node.name] = Rounds(leading.term)
-        if leading.reads or seen.reads:
-            waiting = {read.ticket: read for read in leading.reads}
+        if leading.reads.queue or seen.reads:
+            waiting = {read.ticket: read for read in leading.reads.queue}
             for ticket, read in waiting.items():
                 if ticket not in seen.reads:
                     self.check_taken(node, seen, read)
@@ -61,7 +62,7 @@ class ReadRounds:
                 if ticket not in waiting:
                     self.check_confirmed(node, leading, read)
             seen.reads = waiting
-        seen.round, seen.commit = leading.round, node.engine.ledger.commit_index
+        seen.round, seen.commit = leading.reads.round, node.engine.ledger.commit_index
 
     def check_taken(self, node: SimulatedBase, seen: Rounds, read: WaitingRead) -> None:
         """A read that was taken in this turn waits for a later round and for all that was committed before."""

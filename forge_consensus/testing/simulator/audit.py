@@ -9,12 +9,12 @@ import msgpack
 
 from forge_consensus.actors.codec import Frame, decode, encode
 from forge_consensus.actors.messages import Read, ReadResults
+from forge_consensus.client.connections import FRAME_BYTES_MAX
 from forge_consensus.storage.machines.kv import KeyValueMachine
 from forge_consensus.storage.machines.machine import COMMAND_FAILED
 from forge_consensus.testing.histories.history import Operation, Outcome
 from forge_consensus.testing.rules.agreement import ADVICE, WatchedMachine, answer_text
 from forge_consensus.testing.rules.violations import ViolationError, demand
-from forge_consensus.testing.simulator.client import FRAME_BYTES_MAX
 from forge_consensus.testing.simulator.judge import Judge
 from forge_consensus.testing.simulator.workload import Call
 from forge_consensus.testing.world.base import SimulatedBase

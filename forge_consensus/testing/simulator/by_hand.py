@@ -246,19 +246,20 @@ class HandMoves:
             self.handling = outer
 
     def submit(self, command: Command, node: str = LEADER, timeout: float = TIMEOUT_S) -> Any:
-        """Have a command committed and applied, as a client does: in a session, by frames; returns its result.
+        """Have a command committed and applied by the shipped client, in virtual time; returns its result.
 
-        Time passes until it is answered. The leader is waited for, and followed if it changes; another node is asked
-        alone, and refuses if it does not lead. What is written here is no part of the history by which `run` judges:
-        use keys that the workload does not use.
+        Time passes until the client knows the outcome. With `node="leader"` the client is given all nodes, finds the
+        leader and follows it if it changes; a node that is named is asked alone, and refuses if it does not lead.
+        What is written here is no part of the history by which `run` judges: use keys that the workload does not use.
 
         Args:
             command: what the machine is to do.
-            node: whom to ask.
-            timeout: in virtual seconds.
+            node: the id of the node to ask, or "leader".
+            timeout: how long the client tries, in virtual seconds.
 
-        Raises the error that a client would: `CommandError` for what the machine raised, `NotLeaderError`,
-        `OutcomeUnknownError`, `NoLeaderError`, `ConsensusTimeoutError`; `UnavailableError` for a node that is down.
+        Raises the client's error: `CommandError` for what the machine raised, `OutcomeUnknownError` if the command was
+        sent and may be carried out, `NotLeaderError`, `NoLeaderError`, `ConnectionFailedError` or
+        `ConsensusTimeoutError` if it certainly was not; `UnavailableError` for a named node that is down.
 
         """
         self.check_outside("submit")
@@ -266,9 +267,8 @@ class HandMoves:
         timeout = seconds_of("timeout", timeout)
         self.start()
         if node == LEADER:
-            return self.hand.submit(command, self.leader, timeout, follows=True)
-        name = self.process_of(node).name
-        return self.hand.submit(command, lambda: name, timeout, follows=False)
+            return self.hand.submit(command, "", timeout)
+        return self.hand.submit(command, self.process_of(node).name, timeout)
 
     def query(self, node: str, query: Any) -> Any:
         """Ask a node's machine directly, past reads and leaders. Raises `UnavailableError` where it is down."""

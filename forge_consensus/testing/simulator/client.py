@@ -1,44 +1,44 @@
-"""The simulated client: it works in sessions, through real frames, and sends again whatever stays unanswered."""
+"""The simulated client: a user who calls the shipped client's core, and tells the judge of each call and outcome."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Protocol
 
 import msgpack
 
-from forge_consensus.actors.codec import Frame, decode, encode
-from forge_consensus.actors.messages import (
-    Locate,
-    Located,
-    OpenSession,
-    Read,
-    ReadResults,
-    Refused,
-    Request,
-    Results,
-    SessionOpened,
-    Submit,
-)
-from forge_consensus.errors import OutcomeUnknownError, SessionExpiredError, UnavailableError
+from forge_consensus.client.outcome import retried
+from forge_consensus.client.pending import Pending, PendingRead
+from forge_consensus.errors import CommandError, ConsensusError, OutcomeUnknownError
 from forge_consensus.testing.histories.history import Operation, Outcome
 from forge_consensus.testing.simulator.habits import Habits
-from forge_consensus.testing.simulator.pending_calls import CallJudge, Flight, Pending
+from forge_consensus.testing.simulator.session_driver import SimulatedDriver
 from forge_consensus.testing.simulator.workload import Call, KeyValueWorkload, Workload
 from forge_consensus.testing.world.cluster import SimulatedCluster
-from forge_consensus.testing.world.network import Connection
 
-FRAME_BYTES_MAX = 64 << 20
-EXPIRED = SessionExpiredError.code
-UNKNOWN = OutcomeUnknownError.code
-UNAVAILABLE = UnavailableError.code
+
+class CallJudge(Protocol):
+    """Hears of every call and of its outcome. A call of which nothing more is said has an unknown outcome."""
+
+    def invoked(self, operation: Operation) -> None:
+        """A call begins."""
+
+    def answered(self, operation: Operation) -> None:
+        """The call has its answer."""
+
+    def failed(self, operation: Operation, code: str, reason: Any, label: tuple[int, int] = (0, 0)) -> None:
+        """The call was answered with an error; a command is known by its session and number."""
+
+    def refused(self, operation: Operation, moment: float) -> None:
+        """The client says that the command was not carried out and will not be."""
 
 
 class SimulatedClient:
-    """One client with one session at a time. It is a party of the network: `take` gets answers.
+    """One user with one client at a time; the client is the shipped `SessionCore`, run by a `SimulatedDriver`.
 
-    A command that stays unanswered is sent again in its session under its number, which makes that safe. Nothing of
-    one session is ever sent in another: whether it was carried out there nobody can know. A query is asked once.
+    The core alone decides what is sent, sent again, and said of an outcome. The user has habits: it keeps a pipeline
+    of calls, gives some of them little time, rests, closes the client, is killed and begins anew. A command of one
+    client is never repeated by another: whether it was carried out is unknown.
     """
 
     def __init__(
@@ -54,23 +54,13 @@ class SimulatedClient:
         self.judge = judge
         self.habits = habits or Habits()
         self.workload = workload or KeyValueWorkload()
-        self.alive = True
         self.timeline = cluster.timeline
         self.chance = self.timeline.chance(self.name)
-        self.connections: dict[str, Connection] = {}
-        self.target = self.chance.choice(self.cluster.names)
-        self.session = 0
-        self.opening = 0
-        """The first request for the session that is being opened, 0 if none is."""
-        self.number = 0
-        """The last number of a command or query: none is ever used twice."""
-        self.request = 0
-        self.term = 0
-        """That of the newest leader that was heard of."""
-        self.open: dict[int, Pending] = {}
-        self.reading: dict[int, Pending] = {}
-        self.flights: dict[int, Flight] = {}
-        """The requests that may still be answered, or soon be given up."""
+        self.driver: SimulatedDriver | None = None
+        self.lives = 0
+        """How many clients the user has begun."""
+        self.open: dict[Pending[Any], Operation] = {}
+        """The calls that have not ended."""
         self.resting = False
         self.planned = False
         self.done = 0
@@ -79,16 +69,38 @@ class SimulatedClient:
 
     def start(self) -> None:
         """Begin to work."""
+        self.begin_life()
         self.rest()
 
     def stop(self) -> None:
-        """Finish what is open, begin nothing more."""
+        """Let the calls that are outstanding end, and begin nothing more."""
         self.resting = True
 
     @property
     def idle(self) -> bool:
-        """Whether nothing is open."""
-        return not self.open and not self.reading
+        """Whether no call is outstanding."""
+        return not self.open
+
+    @property
+    def session(self) -> int:
+        """The id of the client's session, 0 while it has none."""
+        return 0 if self.driver is None else self.driver.core.session
+
+    def begin_life(self) -> None:
+        """Begin a client."""
+        self.lives += 1
+        habits, addresses = self.habits, list(self.cluster.configuration.addresses.values())
+        given = self.chance.sample(addresses, len(addresses) // 2 + 1) if habits.few_endpoints else addresses
+        self.driver = SimulatedDriver(
+            self.cluster,
+            f"{self.name}.{self.lives}",
+            self.ended,
+            endpoints=given,
+            settings=habits.settings(),
+            pace=habits.pace,
+            prefer=self.chance.choice(("", *addresses)),
+            misdelivery=habits.misdelivery(),
+        )
 
     def rest(self) -> None:
         """Do the next thing after a while."""
@@ -100,266 +112,130 @@ class SimulatedClient:
             )
 
     def act(self) -> None:
-        """Begin the next calls, if there is room for any; else whatever makes room has the client act again."""
+        """Begin the next calls, if there is room for any; otherwise the user acts again when a call ends."""
         self.planned = False
-        if self.begin_something():
-            self.rest()
-
-    def begin_something(self) -> bool:
-        """Begin some calls, or the session for them; returns whether there was room for calls."""
-        if self.resting:
-            return False
-        if not self.session:
-            if not self.opening:
-                self.open_session()
-            return False
-        if len(self.open) + len(self.reading) >= self.habits.pipeline_max:
-            return False
+        if self.resting or self.driver is None:
+            return
+        if self.chance.random() < self.habits.kill_share:
+            self.be_killed()
+        if len(self.open) >= self.habits.pipeline_max:
+            return
         if self.chance.random() < self.habits.read_share:
-            self.ask_to_read()
+            self.read_new()
         else:
             self.submit_new()
-        return True
-
-    def open_session(self) -> None:
-        """Ask for a session, perhaps once more."""
-        request = self.send(OpenSession(self.habits.ttl_ms), self.target)
-        self.opening = self.opening or request
-        self.look_after(request, Flight(()))
+        self.rest()
 
     def submit_new(self) -> None:
-        """Begin some commands at once."""
-        room = self.habits.pipeline_max - len(self.open) - len(self.reading)
-        numbers = []
+        """Hand over some commands together."""
+        room = self.habits.pipeline_max - len(self.open)
+        commands: list[Pending[Any]] = []
         for _ in range(self.chance.randint(1, max(1, min(self.habits.burst_max, room)))):
             call = self.workload.command(self.chance, self.name)
             if call.command is None:
                 raise TypeError(f"a workload's command() returned a call without a command: {call}")
-            self.begin(self.open, call, call.command.encode())
-            numbers.append(self.number)
-        self.submit(numbers)
+            commands.append(Pending(call.command.encode(), self.deadline()))
+            self.begin(commands[-1], call)
+        self.driver_now().submit(commands)
 
-    def begin(self, calls: dict[int, Pending], call: Call, data: bytes, consistency: str = "linearizable") -> None:
-        """Begin a call."""
-        self.number += 1
-        began = self.timeline.now
-        operation = Operation(self.name, call.kind, call.key, call.argument, began, consistency=consistency)
-        calls[self.number] = Pending(operation, data)
-        self.judge.invoked(operation)
-
-    def submit(self, numbers: Iterable[int]) -> None:
-        """Send commands, be it again, to who is thought to lead; sometimes to somebody else as well."""
-        numbers = tuple(numbers)
-        pendings = [self.open[number] for number in numbers]
-        commands = tuple(zip(numbers, (pending.data for pending in pendings), strict=True))
-        message = Submit(self.session, min(self.open), commands)
-        doubled = self.chance.random() < self.habits.double_share
-        for pending in pendings:
-            pending.sends += 1 + doubled
-        self.look_after(self.send(message, self.target), Flight(numbers))
-        if doubled:
-            self.look_after(self.send(message, self.chance.choice(self.cluster.names)), Flight(numbers, double=True))
-
-    def ask_to_read(self) -> None:
-        """Read something."""
-        habits, target = self.habits, self.target
+    def read_new(self) -> None:
+        """Hand over a query."""
+        habits = self.habits
         call = self.workload.query(self.chance, self.name)
         consistency = "linearizable"
         if self.chance.random() < habits.lease_share:
             consistency = "lease"
         elif self.chance.random() < habits.stale_share:
-            consistency, target = "stale", self.chance.choice(self.cluster.names)
+            consistency = "stale"
         data: bytes = msgpack.packb(call.query)
-        self.begin(self.reading, call, data, consistency)
-        self.look_after(self.send(Read(consistency, ((self.number, data),)), target), Flight((self.number,)))
+        query: PendingRead[Any] = PendingRead(data, self.deadline(), consistency)
+        self.begin(query, call, consistency)
+        self.driver_now().submit([query])
 
-    def send(self, message: Request, target: str) -> int:
-        """Send a request; returns its number."""
-        self.request += 1
-        connection = self.connections.get(target)
-        if connection is None:
-            connection = self.connections[target] = Connection(self, target)
-        frame = Frame("gateway", "", "", "", 0, 0, self.request, 0, message)
-        self.cluster.network.ask(connection, encode(frame))
-        return self.request
+    def begin(self, pending: Pending[Any], call: Call, consistency: str = "linearizable") -> None:
+        """Record that a call begins."""
+        began = self.timeline.now
+        operation = Operation(self.name, call.kind, call.key, call.argument, began, consistency=consistency)
+        self.open[pending] = operation
+        self.judge.invoked(operation)
 
-    # --- asking again ------------------------------------------------------------------------------------------------
+    def deadline(self) -> float:
+        """Until when the user waits for a call that begins now, in the client's time."""
+        habits = self.habits
+        hurries = self.chance.random() < habits.hurry_share
+        seconds = habits.patience_s * self.chance.uniform(0.25, 2.0) if hurries else habits.timeout_s
+        return (self.timeline.now + seconds) / habits.pace
 
-    def look_after(self, request: int, flight: Flight) -> None:
-        """Remember what a frame held, and look after a while whether that was answered."""
-        self.flights[request] = flight
-        patience = self.habits.patience_s * self.chance.uniform(0.5, 2.0)
-        if self.chance.random() < 0.02:
-            patience *= 10
-        self.timeline.after(patience, lambda: self.overdue(request))
+    def driver_now(self) -> SimulatedDriver:
+        """The driver of the present client."""
+        if self.driver is None:
+            raise RuntimeError(f"{self.name} was not started")
+        return self.driver
 
-    def overdue(self, request: int) -> None:
-        """What has no answer in time is asked again, perhaps elsewhere, or its outcome stays unknown."""
-        flight = self.flights.pop(request, None)
-        if flight is None or flight.double:
-            return
-        commands = [number for number in flight.numbers if number in self.open]
-        unread = [number for number in flight.numbers if number in self.reading]
-        opens = self.opening and not flight.numbers
-        leaves = self.chance.random() >= self.habits.stay_share or self.target in self.cluster.gone
-        if (commands or unread or opens) and leaves:
-            self.target = self.chance.choice([name for name in self.cluster.names if name not in self.cluster.gone])
-        self.drop_reads(unread)
-        if commands and self.chance.random() < self.habits.abandon_share:
-            self.abandon(commands)
-        elif commands:
-            self.submit(commands)
-        elif opens:
-            self.reopen()
+    # --- beginning anew ----------------------------------------------------------------------------------------------
 
-    def drop_reads(self, numbers: Iterable[int]) -> None:
-        """Queries without an answer change nothing and are not asked again."""
-        for number in numbers:
-            if self.reading.pop(number, None) is not None:
-                self.rest()
-
-    def reopen(self) -> None:
-        """Ask for a session again, unless there is one, or nothing more to be done in it."""
-        if self.resting:
-            self.opening = 0
-        elif self.opening:
-            self.open_session()
-
-    def abandon(self, numbers: Iterable[int]) -> None:
-        """Nobody will ever know what became of these commands, or of all in the session."""
-        if self.chance.random() < self.habits.leave_share:
-            self.leave_session()
-            return
-        for number in numbers:
-            self.open.pop(number, None)
-        self.rest()
-
-    def leave_session(self) -> None:
-        """Go on with another session. Numbers go on too."""
+    def be_killed(self) -> None:
+        """The user's process is killed and begins anew: what was outstanding stays unknown."""
+        self.driver_now().kill()
         self.open.clear()
-        self.session = self.opening = 0
+        self.begin_life()
+
+    def leave(self) -> None:
+        """Close the client in order and begin another."""
+        driver = self.driver_now()
+        self.begin_life()
+        driver.close("its user closed it")
+
+    # --- outcomes ----------------------------------------------------------------------------------------------------
+
+    def ended(self, calls: Sequence[Pending[Any]]) -> None:
+        """Take the outcome of calls from the core."""
+        driver = self.driver_now()
+        unknown = False
+        for pending in calls:
+            operation = self.open.pop(pending)
+            if pending.error is None:
+                self.succeed(operation, pending.value())
+            elif isinstance(pending, PendingRead):
+                self.judge_query_error(operation, pending.error)
+            else:
+                unknown = unknown or isinstance(pending.error, OutcomeUnknownError)
+                self.judge_command_error(operation, pending, pending.error, driver.core.session)
         self.rest()
+        if unknown and driver.alive and self.chance.random() < self.habits.leave_share:
+            self.leave()
 
-    # --- answers -----------------------------------------------------------------------------------------------------
-
-    def linked(self, node: str, stands: bool) -> None:
-        """Clients are not told of connections."""
-
-    def take(self, data: bytes, connection: Any) -> None:
-        """An answer arrived, perhaps an old one."""
-        frame = decode(data, FRAME_BYTES_MAX)
-        message = frame.message
-        if isinstance(message, SessionOpened):
-            self.opened(message, frame.request)
-        elif isinstance(message, Results):
-            for number, code, payload in message.items:
-                if message.session == self.session:
-                    self.result(number, code, payload)
-        elif isinstance(message, ReadResults):
-            for number, code, payload in message.items:
-                self.read_result(number, code, payload)
-        elif isinstance(message, Refused):
-            self.refused(message, frame.request)
-        elif isinstance(message, Located):
-            self.located(message, frame.request)
-
-    def opened(self, message: SessionOpened, request: int) -> None:
-        """The session is there; an answer to an earlier asking for it is as good."""
-        if self.opening and request >= self.opening:
-            self.session, self.opening = message.session, 0
-            self.flights = {number: flight for number, flight in self.flights.items() if flight.numbers}
-            self.rest()
-
-    def result(self, number: int, code: str, payload: bytes) -> None:
-        """The result of a command, unless it is known or nobody waits for it."""
-        if code == EXPIRED and number in self.open:
-            self.leave_session()
-        elif (pending := self.open.pop(number, None)) is not None:
-            self.finish(pending.operation, code, payload, (self.session, number))
-
-    def read_result(self, number: int, code: str, payload: bytes) -> None:
-        """The answer to a query, unless it is known or nobody waits for it."""
-        if code == UNAVAILABLE:
-            self.drop_reads((number,))
-        elif (pending := self.reading.pop(number, None)) is not None:
-            self.finish(pending.operation, code, payload)
-
-    def finish(self, operation: Operation, code: str, payload: bytes, label: tuple[int, int] = (0, 0)) -> None:
-        """A call has its outcome."""
+    def succeed(self, operation: Operation, value: Any) -> None:
+        """A call has its result."""
         self.done += 1
         operation.ended = self.timeline.now
-        value = msgpack.unpackb(payload)
-        if code:
-            self.judge.failed(operation, code, value, label)
+        operation.outcome, operation.result = Outcome.OK, value
+        self.judge.answered(operation)
+
+    def judge_query_error(self, operation: Operation, error: ConsensusError) -> None:
+        """A query ended with an error: it is the machine's, or the query had no answer and changed nothing."""
+        if not is_no_answer(error):
+            self.fail(operation, error)
+
+    def judge_command_error(
+        self, operation: Operation, pending: Pending[Any], error: ConsensusError, session: int
+    ) -> None:
+        """A command ended with an error: it is the machine's, or the client says what it knows of the outcome."""
+        if isinstance(error, OutcomeUnknownError):
+            return
+        if is_no_answer(error):
+            self.judge.refused(operation, self.timeline.now)
         else:
-            operation.outcome, operation.result = Outcome.OK, value
-            self.judge.answered(operation)
-        self.rest()
+            self.fail(operation, error, (session, pending.number))
 
-    def refused(self, message: Refused, request: int) -> None:
-        """Nothing was done, or nobody knows: ask again after a moment, whom the node names or anybody."""
-        flight = self.flights.pop(request, None)
-        if flight is None:
-            return
-        commands = [number for number in message.numbers or flight.numbers if number in self.open]
-        if message.code != UNKNOWN:
-            for number in commands:
-                self.open[number].refusals += 1
-        if flight.double:
-            return
-        named = message.leader if message.term > self.term else ""
-        self.target = message.leader or self.chance.choice(self.cluster.names)
-        self.term = max(self.term, message.term) if named else self.term
-        self.drop_reads(flight.numbers)
-        if commands and self.chance.random() < self.habits.content_share:
-            commands = self.content(commands)
-        if not named and not self.resting and self.chance.random() < self.habits.seek_share:
-            self.seek(tuple(commands))
-            return
-        pause = self.chance.uniform(0.05, 1.0) * min(self.habits.patience_s, 0.1 + self.habits.rest_s_max)
-        if commands:
-            session = self.session
-            self.timeline.after(pause, lambda: self.submit_again(session, commands))
-        elif self.opening and not flight.numbers:
-            self.timeline.after(pause, self.reopen)
+    def fail(self, operation: Operation, error: ConsensusError, label: tuple[int, int] = (0, 0)) -> None:
+        """A call was answered with an error."""
+        self.done += 1
+        operation.ended = self.timeline.now
+        reason = [error.kind, error.text] if isinstance(error, CommandError) else str(error)
+        self.judge.failed(operation, error.code, reason, label)
 
-    def seek(self, numbers: tuple[int, ...]) -> None:
-        """Have all nodes tell who leads as soon as they know of a new leader, and only then go on with the commands."""
-        wait_ms = int(1000 * self.habits.patience_s)
-        for place, node in enumerate(self.cluster.names):
-            flight = Flight(numbers, double=place > 0, seeks=True)
-            self.look_after(self.send(Locate(self.term, wait_ms), node), flight)
 
-    def located(self, message: Located, request: int) -> None:
-        """A node tells who leads: if that is news, be the first to ask."""
-        if request not in self.flights or not message.leader or message.term <= self.term:
-            return  # whoever waits for it looks after a while
-        waiting = [flight.numbers for flight in self.flights.values() if flight.seeks and not flight.double]
-        numbers = [number for some in waiting for number in some if number in self.open]
-        self.flights = {number: flight for number, flight in self.flights.items() if not flight.seeks}
-        self.target, self.term = message.leader, message.term
-        if numbers:
-            self.submit(numbers)
-        if self.opening:
-            self.open_session()
-        elif self.begin_something():
-            self.rest()
-
-    def content(self, numbers: list[int]) -> list[int]:
-        """Ask no more for commands of which every sending was refused; returns the others."""
-        others = []
-        for number in numbers:
-            pending = self.open[number]
-            if pending.sends == pending.refusals:
-                del self.open[number]
-                self.judge.refused(pending.operation, self.timeline.now)
-                self.rest()
-            else:
-                others.append(number)
-        return others
-
-    def submit_again(self, session: int, numbers: list[int]) -> None:
-        """Send those that are still open."""
-        left = [number for number in numbers if number in self.open]
-        if left and session == self.session:
-            self.submit(left)
+def is_no_answer(error: ConsensusError) -> bool:
+    """Whether the client says by this that it got no answer, and that nothing was done."""
+    return retried(error.code)

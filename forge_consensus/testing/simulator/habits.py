@@ -1,43 +1,55 @@
-"""The habits of a simulated client: how it works, waits, asks again and gives up."""
+"""The habits of a simulated client and its user: how much they ask at once, how long they wait, when they end."""
 
 from __future__ import annotations
 
 import random
 from dataclasses import dataclass
 
+from forge_consensus.config.client import ClientSettings
+from forge_consensus.testing.simulator.session_driver import Misdelivery
+
 
 @dataclass(slots=True)
 class Habits:
-    """What a client does, in shares of all cases and in virtual seconds."""
+    """What a client and its user do, in shares of all cases and in virtual seconds."""
 
     pipeline_max: int = 4
-    """So many calls are under way at once."""
+    """So many calls are outstanding at once."""
     burst_max: int = 4
-    """So many commands travel in one frame."""
+    """So many commands are handed over together."""
+    frame_items_max: int = 2000
+    """So many commands travel in one frame: with few, a burst is several frames that can overtake each other."""
     read_share: float = 0.35
+    """Of the calls: those that are queries."""
     lease_share: float = 0.0
-    """Of the reads: those that trust the leader's lease."""
+    """Of the queries: those that trust the leader's lease."""
     stale_share: float = 0.0
-    """Of the reads: those that any node answers as it is."""
+    """Of the queries: those that any node answers from its own state."""
     rest_s_max: float = 0.1
+    """How long the user rests between calls at most."""
     patience_s: float = 0.4
-    """How long it waits for an answer, about; now and then ten times as long."""
-    double_share: float = 0.0
-    """Of the frames with commands: those that leave a second time at once, to any node."""
-    stay_share: float = 0.0
-    """How often it asks the same node again when no answer came, instead of any."""
-    seek_share: float = 0.0
-    """How often it waits, after a refusal that names no new leader, to be told of one; then it is the first to ask."""
-    abandon_share: float = 0.02
-    """How often it leaves the outcome unknown when no answer came."""
+    """How long the client leaves a request unanswered before it sends it again; the first time, to the same leader."""
+    timeout_s: float = 30.0
+    """How long the user waits for an outcome."""
+    hurry_share: float = 0.0
+    """Of the calls: those whose user waits about `patience_s` only."""
     leave_share: float = 1.0
-    """How often it then leaves the whole session."""
-    content_share: float = 0.0
-    """How often it takes a refusal for an answer, where that proves that nothing was done."""
+    """How often a user who did not learn an outcome closes the client and begins anew with another."""
+    kill_share: float = 0.0
+    """How often a user begins something by being killed: a new client begins, the old one says nothing any more."""
+    few_endpoints: bool = False
+    """Whether the client is given the addresses of a bare majority only, and learns the others."""
+    copy_share: float = 0.0
+    """Of the frames with commands: those that travel a second time, at once or much later, to any node."""
+    stray_share: float = 0.0
+    """Of the frames with commands or queries: those that reach another node than the client meant."""
     away_share: float = 0.0
-    """How often it does nothing for a while."""
+    """How often the user does nothing for a while."""
     away_s_max: float = 0.0
     ttl_ms: int = 60_000
+    """How long a session lives without a command, in virtual milliseconds."""
+    pace: float = 1.0
+    """One second of the client's own times is so many virtual seconds."""
 
     @classmethod
     def drawn(cls, chance: random.Random, clients: int, lease_share: float, pace: float) -> Habits:
@@ -47,30 +59,51 @@ class Habits:
         return cls(
             pipeline_max=pipeline_max,
             burst_max=chance.choice((1, 2, pipeline_max)),
+            frame_items_max=chance.choice((1, 3, 2000)),
             read_share=chance.choice((0.2, 0.35, 0.5)),
             lease_share=lease_share,
             stale_share=chance.choice((0.0, 0.2)),
             rest_s_max=0.035 * max(2, clients) * pace,
-            patience_s=chance.choice((0.1, 0.4, 0.4)) * pace,
-            double_share=chance.choice((0.0, 0.05, 0.3)),
-            stay_share=chance.choice((0.0, 0.5, 0.8)),
-            seek_share=chance.choice((0.0, 0.5)),
-            abandon_share=chance.choice((0.0, 0.02, 0.1)),
+            patience_s=chance.choice((0.1, 0.4, 1.0)) * pace,
+            timeout_s=chance.choice((2.0, 10.0, 30.0)) * pace,
+            hurry_share=chance.choice((0.0, 0.02, 0.2)),
             leave_share=chance.choice((0.0, 0.5, 1.0)),
-            content_share=chance.choice((0.0, 0.3)),
+            kill_share=chance.choice((0.0, 0.0, 0.01)),
+            few_endpoints=chance.random() < 0.3,
+            copy_share=chance.choice((0.0, 0.05, 0.3)),
+            stray_share=chance.choice((0.0, 0.0, 0.05)),
             away_share=chance.choice((0.0, 0.02)),
             away_s_max=2 * min(ttl_s, 3.0) * pace,
             ttl_ms=int(1000 * ttl_s * pace),
+            pace=pace,
         )
 
     @classmethod
     def of_reader(cls, lease_share: float, pace: float) -> Habits:
-        """The habits of one who reads often and impatiently, and writes little."""
+        """The habits of a user who reads often and impatiently, and writes little."""
         return cls(
             pipeline_max=3,
             read_share=0.95,
             lease_share=lease_share,
             rest_s_max=0.15 * pace,
             patience_s=0.15 * pace,
-            seek_share=0.7,
+            hurry_share=0.3,
+            leave_share=0.0,
+            stray_share=0.2,
+            pace=pace,
         )
+
+    def settings(self) -> ClientSettings:
+        """The settings of the client, in its own time."""
+        patience = self.patience_s / self.pace
+        return ClientSettings(
+            frame_items_max=self.frame_items_max,
+            session_ttl_ms=max(1, int(self.ttl_ms / self.pace)),
+            silence_s=0.3 * min(1.0, patience) if patience < 10.0 else patience,
+            resend_s=patience,
+            resend_passed_s=0.1 * patience,
+        )
+
+    def misdelivery(self) -> Misdelivery:
+        """What goes wrong between the client and the nodes."""
+        return Misdelivery(self.copy_share, 20 * self.patience_s, self.stray_share)

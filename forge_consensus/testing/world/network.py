@@ -61,6 +61,8 @@ class Network:
     weather: Weather = field(default_factory=Weather)
     live: dict[str, Party] = field(default_factory=dict)
     """The nodes' running processes by name."""
+    callers: dict[str, list[Party]] = field(default_factory=dict)
+    """By node: the clients that keep a connection to it, and hear when it breaks and when it stands again."""
     links: dict[tuple[str, str], Connection] = field(default_factory=dict)
     cut: set[tuple[str, str]] = field(default_factory=set)
     old: deque[tuple[Connection, bytes, bool]] = field(default_factory=deque)
@@ -81,6 +83,8 @@ class Network:
         for other in [party for party in self.live.values() if party is not node]:
             self.reach(node, other.name)
             self.links_again(other, node.name)
+        for caller in self.callers.get(node.name, ()):
+            self.links_again(caller, node.name)
 
     def links_again(self, other: Party, name: str) -> None:
         """The node `name` is back: whoever never heard that it was gone may never hear of its return either."""
@@ -95,10 +99,22 @@ class Network:
             del self.live[node.name]
         for ends in [ends for ends in self.links if ends[0] == node.name]:
             del self.links[ends]
-        for other in list(self.live.values()):
+        for other in [*self.live.values(), *self.callers.get(node.name, ())]:
             if self.chance.random() >= self.weather.unreported:
                 late = self.chance.uniform(0.001, self.weather.report_s_max)
                 self.timeline.after(late, self.report, other, node.name)
+
+    def attach(self, caller: Party, name: str) -> None:
+        """Have a client keep a connection to a node, through all of the node's processes, until `detach`."""
+        self.callers.setdefault(name, []).append(caller)
+        self.reach(caller, name)
+
+    def detach(self, caller: Party) -> None:
+        """A client is gone: its connections end, and nobody tells it of any again."""
+        for name, callers in self.callers.items():
+            if caller in callers:
+                callers.remove(caller)
+                self.links.pop((caller.name, name), None)
 
     def report(self, party: Party, name: str) -> None:
         """A party hears that its connection to a node broke, and tries again."""
@@ -147,9 +163,9 @@ class Network:
         """Let everything through, in good weather, and have what broke unnoticed be noticed."""
         self.cut.clear()
         self.weather = Weather()
-        for sender, receiver in list(self.links):
-            if sender in self.live and self.chance.random() < 0.5:
-                self.report(self.live[sender], receiver)
+        for connection in list(self.links.values()):
+            if connection.owner.alive and self.chance.random() < 0.5:
+                self.report(connection.owner, connection.target)
 
     # --- frames ------------------------------------------------------------------------------------------------------
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from tests.simulation.mutants import election, engine, ledger, machine, reads, replication, sessions, snapshots
+from tests.simulation.mutants import client, election, engine, ledger, machine, reads, replication, sessions, snapshots
 from tests.simulation.mutants.registry import MUTANTS
 
-ROOMS = (election, replication, reads, ledger, machine, sessions, snapshots, engine)
+ROOMS = (election, replication, reads, ledger, machine, sessions, snapshots, engine, client)
 __all__ = ["MUTANTS", "ROOMS"]

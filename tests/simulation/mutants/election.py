@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from forge_consensus.actors.election import ElectionActor
 from forge_consensus.actors.messages import AppendEntries, InstallSnapshot, RequestVote, VoteReply
-from forge_consensus.actors.notices import TermRaised
+from forge_consensus.actors.notices import PeerDown, TermRaised
 from forge_consensus.actors.runtime.gate import Gate
 from forge_consensus.actors.runtime.outbox import Outbox
 from forge_consensus.actors.runtime.shared import Role
+from forge_consensus.actors.runtime.stickiness import Stickiness
 from forge_consensus.config.raft import RaftSettings
 from forge_consensus.storage.ledger.identity import DRAWN, Identity
 from forge_consensus.storage.ledger.ledger import Ledger
@@ -204,7 +206,7 @@ def a_raised_term_does_not_end_the_role(patch: Patch) -> None:
 @mutant(nodes=3, lease_reads=True, kinds=("one_way", "bridge", "mend"))
 def nobody_refuses_a_vote_for_the_sake_of_a_leader(patch: Patch) -> None:
     """A node that hears a leader, or leads, votes for whoever asks (dissertation 4.2.3 and 6.4.1)."""
-    patch.setattr(ElectionActor, "sticky", lambda self: False)
+    patch.setattr(Stickiness, "holds", lambda self, now, *, timeout, lease_reads: False)
 
 
 @mutant()
@@ -264,22 +266,30 @@ def folder_of(life: str) -> str:
 @mutant(nodes=3, lease_reads=True, kinds=("bridge", "kill", "mend"))
 def a_restarted_node_votes_at_once_under_leases(patch: Patch) -> None:
     """A voter forgets at its restart that it confirmed a leader whose lease still runs (dissertation 6.4.1)."""
-    sticky = ElectionActor.sticky
+    holds = Stickiness.holds
 
-    def forget(self: ElectionActor) -> bool:
+    def forget(self: Stickiness, now: float, *, timeout: float, lease_reads: bool) -> bool:
         self.no_vote_before = 0.0
-        return sticky(self)
+        return holds(self, now, timeout=timeout, lease_reads=lease_reads)
 
-    patch.setattr(ElectionActor, "sticky", forget)
+    patch.setattr(Stickiness, "holds", forget)
 
 
 @mutant(nodes=3, lease_reads=True, kinds=("bridge", "break_link", "isolate_leader", "mend"))
 def a_broken_connection_frees_the_vote_under_leases(patch: Patch) -> None:
     """A lost connection is taken for a lost leader, though its lease still runs (dissertation 6.4.1)."""
-    sticky = ElectionActor.sticky
+    holds = Stickiness.holds
 
-    def free(self: ElectionActor) -> bool:
-        lost = self.role is Role.FOLLOWER and (self.leader is None or self.leader not in self.context.linked())
-        return not lost and sticky(self)
+    def free(self: Stickiness, now: float, *, timeout: float, lease_reads: bool) -> bool:
+        return holds(self, now, timeout=timeout, lease_reads=False)
 
-    patch.setattr(ElectionActor, "sticky", free)
+    def make(receive: Callable[..., None]) -> Callable[..., None]:
+        def lost(self: ElectionActor, message: PeerDown, sender: Any) -> None:
+            receive(self, message, sender)
+            if message.node == self.leader:
+                self.disconnected, self.stickiness.follows = True, False
+
+        return lost
+
+    patch.setattr(Stickiness, "holds", free)
+    patch.handler(ElectionActor, PeerDown, make)

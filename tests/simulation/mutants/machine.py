@@ -96,9 +96,8 @@ def a_leader_that_resigns_says_that_nothing_was_done(patch: Patch) -> None:
 
     def make(ended: Callable[..., None]) -> Callable[..., None]:
         def sure(self: GatewayActor, message: LeadershipEnded, sender: Any) -> None:
-            for run in self.runs:
-                self.refuse(run.asker, NotLeaderError.code, "this node no longer leads")
-            self.runs.clear()
+            for asker in self.waiting.drop_batches():
+                self.refuse(asker, NotLeaderError.code, "this node no longer leads")
             ended(self, message, sender)
 
         return sure

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
+from forge_consensus.actors.election import ElectionActor
 from forge_consensus.actors.gateway import GatewayActor
 from forge_consensus.actors.membership import MembershipActor
 from forge_consensus.actors.messages import AppendEntries, AppendReply, HelloReply, InstallSnapshot
-from forge_consensus.actors.notices import HeartbeatDue, LeadershipBegan, LeadershipEnded
-from forge_consensus.actors.raft.leadership import Leadership
+from forge_consensus.actors.notices import LeadershipBegan, LeadershipEnded
+from forge_consensus.actors.raft.leadership import Effect, Leadership
 from forge_consensus.actors.raft.progress import Progress
 from forge_consensus.actors.replication import ReplicationActor
 from forge_consensus.actors.runtime.gate import STRANGER
@@ -52,14 +53,31 @@ def entries_of_any_term_are_counted_for_commit(patch: Patch) -> None:
 @mutant()
 def a_leader_begins_without_a_no_op(patch: Patch) -> None:
     """A new leader waits for a client before it can commit what its predecessor left (paper 8)."""
+    win = ElectionActor.win
 
-    def began(self: ReplicationActor, message: LeadershipBegan, sender: Any) -> None:
-        self.leading = Leadership(self, message.term, 0)
-        for progress in self.leading.progress.values():
-            progress.next = self.ledger.log.last + 1
-        self.after(self.options.heartbeat_interval, HeartbeatDue(message.term))
+    def silent(self: ElectionActor) -> None:
+        ledger: Any = self.ledger
+        ledger.propose = lambda term, wall_ms, proposals: (0, 0)
+        try:
+            win(self)
+        finally:
+            del ledger.propose
 
-    patch.handler(ReplicationActor, LeadershipBegan, lambda _: began)
+    def make(receive: Handler) -> Handler:
+        def began(self: ReplicationActor, message: LeadershipBegan, sender: Any) -> None:
+            actor: Any = self
+            actor.appended = lambda first, last: None
+            try:
+                receive(self, message, sender)
+            finally:
+                del actor.appended
+            for progress in self.leadership.progress.values() if self.leadership is not None else ():
+                progress.next = self.ledger.log.last + 1
+
+        return began
+
+    patch.setattr(ElectionActor, "win", silent)
+    patch.handler(ReplicationActor, LeadershipBegan, make)
 
 
 @mutant()
@@ -212,12 +230,13 @@ def a_lost_greeting_is_not_repeated(patch: Patch) -> None:
 def terms_before_the_start_of_the_log_are_not_compared(patch: Patch) -> None:
     """A follower with older terms where the leader's log begins was probed there for ever: no hint leads lower."""
 
-    def answered(self: Leadership, sender: Any, reply: AppendReply) -> bool:
-        if reply.success or max(reply.index, self.progress[sender.node].match) < self.actor.ledger.log.base_index:
-            return answer(self, sender, reply)
+    def answered(self: Leadership, node: str, reply: AppendReply, sent_ns: int, now: float) -> Sequence[Effect]:
+        log = self.ledger.log
+        if reply.success or max(reply.index, self.progress[node].match) < log.base_index:
+            return answer(self, node, reply, sent_ns, now)
         # The old code knew no comparison: as if the follower's entry were as new as ours.
-        term = max(reply.entry_term, self.actor.ledger.log.base_term)
-        return answer(self, sender, replace(reply, entry_term=term))
+        term = max(reply.entry_term, log.base_term)
+        return answer(self, node, replace(reply, entry_term=term), sent_ns, now)
 
     answer = Leadership.answered
     patch.setattr(Leadership, "answered", answered)

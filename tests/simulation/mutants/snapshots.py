@@ -85,8 +85,9 @@ def a_snapshot_is_acknowledged_when_it_has_arrived(patch: Patch) -> None:
     def make(receive: Callable[..., None]) -> Callable[..., None]:
         def hasty(self: SnapshotActor, message: SnapshotReceived, sender: Any) -> None:
             if message.info is not None:
-                info = message.info
-                self.send(self.asker, SnapshotReply(self.ledger.term, info.index, info.size_bytes, True))
+                info, receipt = message.info, self.receipt
+                assert receipt is not None
+                self.send(receipt.asker, SnapshotReply(self.ledger.term, info.index, info.size_bytes, True))
             receive(self, message, sender)
 
         return hasty

@@ -177,6 +177,16 @@ def test_a_leader_that_lives_is_followed_again_although_its_connection_broke() -
     assert not node.last(PreVoteReply).granted
 
 
+def test_a_pre_vote_that_comes_behind_the_leaders_entries_in_one_turn_is_refused() -> None:
+    node = OneNode()
+    node.turn(
+        (node.frame("n2", "replication", AppendEntries(3, 1, 0, 1, 0, ())), "->n2"),
+        (node.frame("n3", "election", RequestPreVote(4, 1, 9, 9)), "->n3"),
+    )
+    assert node.engine.shared.leader == "n2"
+    assert not node.last(PreVoteReply).granted
+
+
 def test_with_leases_a_broken_connection_does_not_end_stickiness() -> None:
     node = OneNode(lease_reads=True)
     node.wait(1.0)

@@ -19,12 +19,15 @@ from forge_consensus.actors.messages import (
     SessionOpened,
     Status,
     Submit,
+    VoteReply,
 )
 from forge_consensus.actors.notices import SnapshotInstalled
 from forge_consensus.config.raft import RaftSettings
 from forge_consensus.config.storage import StorageSettings
+from forge_consensus.events.types import LogAppended
+from forge_consensus.storage.ledger.record import Kind, parse
 from forge_consensus.storage.machines.machine import Command
-from tests.unit.actors.test_election import lead
+from tests.unit.actors.test_election import lead, stand
 from tests.worlds.one_node import OneNode
 
 INCREMENT = Command("increment", {"key": "n"}).encode()
@@ -116,6 +119,17 @@ def test_proposals_stop_before_the_disk_is_full_and_nothing_is_lost() -> None:
     node.tables.disk_free_bytes = 1 << 40
     node.request("", "gateway", Submit(session, 1, ((1, INCREMENT),)))
     assert node.last(Results).items == ((1, "", b"\x01"),)
+
+
+def test_a_command_that_arrives_in_the_turn_that_wins_comes_behind_the_no_op() -> None:
+    node = OneNode()
+    stand(node)
+    vote = node.frame("n2", "election", VoteReply(node.ledger.term, True))
+    submit = node.frame("", "gateway", Submit(5, 1, ((1, INCREMENT),)))
+    node.turn((vote, None), (submit, "->client"))
+    kinds = [parse(index, node.ledger.log.get(index)).kind for index in (2, 3)]
+    assert kinds == [Kind.NOOP, Kind.COMMAND]
+    assert [(event.first_index, event.last_index) for event in node.told(LogAppended)] == [(2, 3)]
 
 
 def test_who_asks_for_the_leader_is_answered_when_there_is_one() -> None:

@@ -278,5 +278,5 @@ def test_what_waits_at_a_leader_that_loses_its_term_is_told() -> None:
     submit(node, 1)
     node.request("", "gateway", Read("linearizable", QUERY))
     node.request("n2", "replication", AppendEntries(9, 1, 0, 1, 0, ()))
-    codes = [message.code for _, message in node.messages(Refused)]
-    assert codes == ["CONSENSUS_OUTCOME_UNKNOWN", "CONSENSUS_NO_LEADER"]
+    refused = [(message.code, message.leader) for _, message in node.messages(Refused)]
+    assert refused == [("CONSENSUS_OUTCOME_UNKNOWN", "n2"), ("CONSENSUS_NOT_LEADER", "n2")]

@@ -138,6 +138,22 @@ def test_what_a_failed_actor_had_installed_in_part_is_swept(monkeypatch: pytest.
     assert node.tables.count("kv") == 0
 
 
+def test_a_chunk_in_the_turn_that_switches_begins_no_second_receipt() -> None:
+    path, index, term = snapshot_of(filled())
+    data = path.read_bytes()
+    node = OneNode()
+    chunk = InstallSnapshot(1, index, term, 0, len(data), data)
+    node.request("n2", "snapshot", chunk)
+    job, done = node.jobs.pop()
+    done(job(), "")
+    while node.ledger.applied < index:
+        node.engine.turn([(node.frame("n2", "snapshot", chunk), "->n2")], [])
+    assert not node.jobs
+    node.turn()
+    assert node.engine.opened.snapshots.incoming is None
+    assert [name.suffix for name in node.folder.iterdir()] == [path.suffix]
+
+
 def test_a_snapshot_that_is_older_than_the_state_is_ignored() -> None:
     source = filled()
     path, index, term = snapshot_of(source)

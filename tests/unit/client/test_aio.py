@@ -57,6 +57,16 @@ def test_every_call_is_a_coroutine(cluster: FakeCluster) -> None:
     run(cluster, work)
 
 
+def test_completion_offers_the_calls_and_no_internals(cluster: FakeCluster) -> None:
+    async def work(client: AsyncClient) -> None:
+        names = {name for name in dir(client) if not name.startswith("_")}
+        calls = {"submit", "apply", "read", "read_detail", "status", "locate", "close"}
+        assert names == calls | {"put", "get", "delete", "cas", "incr", "scan", "timeout"}
+        assert repr(client).startswith("<AsyncClient endpoints=")
+
+    run(cluster, work)
+
+
 def test_a_thousand_tasks_at_once_each_get_their_own_result(cluster: FakeCluster) -> None:
     async def work(client: AsyncClient) -> None:
         sums = await asyncio.gather(*(client.incr("n") for _ in range(1000)))

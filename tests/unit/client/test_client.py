@@ -341,7 +341,7 @@ def test_an_embedded_node_is_an_endpoint_without_a_socket() -> None:
         client.put("a", 1)
         assert client.get("a") == 1
         assert client.status("local")["node"] == "n1"
-        assert client.link.wires.context is None
+        assert client.driver.connections.context is None
     assert port.closed
 
 
@@ -362,3 +362,20 @@ def test_a_refusal_that_no_repetition_cures_is_raised(client: Client, cluster: F
     )
     with pytest.raises(Exception, match="9 bytes"):
         client.put("b", 1)
+
+
+def test_the_representation_tells_endpoints_leader_and_whether_the_client_is_open(cluster: FakeCluster) -> None:
+    with Client(cluster.addresses[:1], cluster_id="fake") as client:
+        client.put("a", 1)
+        assert repr(client).startswith(f"<Client endpoints={cluster.addresses[0]},")
+        assert repr(client).endswith("leader=n1 in term 1 open>")
+    assert repr(client).endswith(" closed>")
+    nobody = Client(["127.0.0.1:1"])
+    assert repr(nobody) == "<Client endpoints=127.0.0.1:1 leader=unknown open>"
+    nobody.close()
+
+
+def test_completion_offers_the_calls_and_no_internals(client: Client) -> None:
+    names = {name for name in dir(client) if not name.startswith("_")}
+    calls = {"submit", "apply", "ask_query", "read", "read_detail", "status", "locate", "close"}
+    assert names == calls | {"put", "get", "delete", "cas", "incr", "scan", "timeout"}

@@ -1,4 +1,9 @@
-"""The client of a story: it asks nodes by frames like any client, and remembers what it was answered."""
+"""The client of a story: it sends single frames to nodes that the story names, and remembers the answers.
+
+It is driven by hand on purpose and does not use the shipped client's `SessionCore`: a story decides which node gets
+which frame and when, also at nodes that no client would ask, and nothing may be sent, repeated or located that the
+story does not tell. The core itself is tested by `tests/unit/client/test_session.py` and by every simulation.
+"""
 
 from __future__ import annotations
 
@@ -57,7 +62,7 @@ class StoryClient:
                 self.answered(word, message.code)
 
     def linked(self, node: str, stands: bool) -> None:
-        """A client's connections are of no interest."""
+        """Take no notice of a connection."""
 
     def answered(self, word: str, answer: str) -> None:
         """Remember an answer."""

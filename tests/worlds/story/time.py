@@ -106,7 +106,7 @@ def elect(stage: Stage, words: list[str]) -> None:
     network = stage.cluster.network
     before, told = list(network.held), list(stage.trace.lines)
     for each in (name, *voters):
-        if each != name and stage.node(each).engine.shared.sticky():
+        if each != name and stage.node(each).engine.gate.is_sticky():
             silence(stage, [each])
         lay_down(stage, stage.node(each))
     network.held = before

@@ -1,8 +1,9 @@
-"""Following: the place of one reader in one node's events, what it should ask for, and what it may tell on.
+"""The event cursor: one reader's place in one node's events, what it should ask the node for, and what it may deliver.
 
-Nothing here knows sockets, threads or clocks. Numbers are over all kinds of event, so who listens to some kinds cannot
-see from a number that it missed one. Hence one rule for all: an event with exactly the next number is told on as it
-comes; any other is only a reason to ask the node's journal, which answers with the wanted kinds and how far it looked.
+Nothing here knows sockets, threads or clocks. Sequence numbers count all kinds of event, so a reader of some kinds
+cannot see from a number that it missed one. Hence one rule for all readers: an event with exactly the next number is
+delivered as it comes; any other is only a reason to ask the node's journal, which answers with the wanted kinds and how
+far it looked.
 """
 
 from __future__ import annotations
@@ -20,13 +21,13 @@ from forge_consensus.events.types import EVENT_TYPES, ConsensusEvent
 PAGE_ROWS: Final = 1000
 AHEAD_MAX: Final = 2000
 """Events that may wait for a page to close the gap before them."""
-ASK_S_MIN: Final = 0.02
-"""Questions for what a single event announced are at least so far apart."""
-SETTLE_S: Final = 0.05
+ASK_SECONDS_MIN: Final = 0.02
+"""Requests for what a single event announced are at least so far apart."""
+SETTLE_SECONDS: Final = 0.05
 """How soon after listening began it is checked that nothing was told just before."""
-CHECK_S: Final = 1.0
+CHECK_SECONDS: Final = 1.0
 """How often it is checked whether something was told that never arrived: the publisher drops for who is slow."""
-ANSWER_S: Final = 1.0
+ANSWER_SECONDS: Final = 1.0
 PREFIX: Final = "consensus."
 
 
@@ -60,8 +61,8 @@ Since = int | Mapping[str, int | Position] | None
 """Where to begin: at that number on every node, at a place for each, or (None) with what is told from now on."""
 
 
-class Told(NamedTuple):
-    """Something to tell on, and where the reader stands behind it."""
+class Delivery(NamedTuple):
+    """An event or a gap for the reader, and the reader's position behind it."""
 
     event: ConsensusEvent
     node: str
@@ -93,11 +94,12 @@ def literal_start(pattern: str) -> str:
     return pattern[: min((pattern.index(mark) for mark in "*?[" if mark in pattern), default=len(pattern))]
 
 
-class Following:
-    """One node's events as one reader sees them: each once, ascending, and every gap named.
+class EventCursor:
+    """One node's events as one reader sees them: each once, in ascending order, and every gap named.
 
-    Feed it with `page` and `event`, ask it with `question`; `room` is how many more the reader can hold. Given less
-    room than there are events, it forgets what was told live and reads it again from the journal later.
+    `page` takes an answer from the journal, `event` an event from the publisher; both return what to deliver.
+    `request` returns what to ask the node. `room` is how many more events the reader can hold: if there are more, the
+    cursor forgets those that came live and reads them from the journal later.
     """
 
     def __init__(self, since: Since, wanted: Wanted) -> None:
@@ -107,11 +109,11 @@ class Following:
         self.next = 0
         """The next number; 0 until the node has said who it is."""
         self.target = 0
-        """The newest number when the node was first asked."""
+        """The newest number that the node had when it was first asked."""
         self.seen = self.seen_when_asked = 0
-        """The newest number that was told on."""
-        self.rung = True
-        """Something may be there to be asked for."""
+        """The newest number that was delivered."""
+        self.news = True
+        """Whether the journal may hold something that the reader lacks."""
         self.ahead: list[ConsensusEvent] = []
         self.asking = False
         self.ask_at = self.check_at = self.deadline = 0.0
@@ -123,70 +125,70 @@ class Following:
 
     @property
     def level(self) -> bool:
-        """Whether all is read that the node had told when it was first asked."""
+        """Whether everything was read that the node had published when it was first asked."""
         return self.next > self.target
 
     # --- asking ------------------------------------------------------------------------------------------------------
 
-    def question(self, now: float, room: int) -> ReadEvents | None:
+    def request(self, now: float, room: int) -> ReadEvents | None:
         """What to ask the node now, if anything."""
         if self.asking and now < self.deadline:
             return None
         if not self.node:
-            question = ReadEvents(1, 0)
-        elif room > 0 and ((self.rung and now >= self.ask_at) or now >= self.check_at):
-            question = ReadEvents(self.next, min(room, PAGE_ROWS), self.wanted.patterns)
+            request = ReadEvents(1, 0)
+        elif room > 0 and ((self.news and now >= self.ask_at) or now >= self.check_at):
+            request = ReadEvents(self.next, min(room, PAGE_ROWS), self.wanted.patterns)
         else:
             return None
-        self.asking, self.rung, self.seen_when_asked = True, False, self.seen
-        self.deadline = now + ANSWER_S
-        self.ask_at, self.check_at = now + ASK_S_MIN, now + CHECK_S
-        return question
+        self.asking, self.news, self.seen_when_asked = True, False, self.seen
+        self.deadline = now + ANSWER_SECONDS
+        self.ask_at, self.check_at = now + ASK_SECONDS_MIN, now + CHECK_SECONDS
+        return request
 
     def wake_at(self, room: int) -> float:
-        """When `question` may have something new to say."""
+        """When `request` may have something new to say."""
         if self.asking or not self.node:
             return self.deadline
         if room <= 0:
             return float("inf")
-        return self.ask_at if self.rung else self.check_at
+        return self.ask_at if self.news else self.check_at
 
-    def ring(self) -> None:
-        """Something happened that this reader may not have seen."""
-        self.rung = True
+    def note_news(self) -> None:
+        """Note that something happened which this reader may not have seen."""
+        self.news = True
 
     def settle(self, now: float) -> None:
-        """Listening began: what was told until just now may have been missed."""
-        self.check_at = min(self.check_at, now + SETTLE_S)
+        """Check the journal soon: the subscription has just begun, and what came before may have been missed."""
+        self.check_at = min(self.check_at, now + SETTLE_SECONDS)
 
     def interrupted(self) -> None:
         """The connection broke: what was asked is not answered any more."""
-        self.asking, self.rung, self.deadline = False, True, 0.0
+        self.asking, self.news, self.deadline = False, True, 0.0
 
     # --- telling on --------------------------------------------------------------------------------------------------
 
-    def page(self, page: EventPage, room: int) -> list[Told]:
-        """Take an answer; returns what to tell on."""
+    def page(self, page: EventPage, room: int) -> list[Delivery]:
+        """Take an answer from the journal; returns what to deliver."""
         self.asking = False
         if not self.node:
             self.node, self.cluster, self.target = page.node, page.cluster, page.end
             return self.begin(page)
         if page.incarnation != self.incarnation or page.end < self.seen_when_asked:
             return self.replaced(page)
-        told: list[Told] = []
+        told: list[Delivery] = []
         for item in in_order(page):
             if len(told) >= room:
-                self.rung = True
+                self.news = True
                 return told
             told += self.take(item)
         self.next = max(self.next, page.next)
         if page.next <= page.end:
-            self.rung, self.ask_at = True, 0.0
+            self.news, self.ask_at = True, 0.0
         return told + self.drain(room - len(told))
 
-    def begin(self, page: EventPage) -> list[Told]:
+    def begin(self, page: EventPage) -> list[Delivery]:
         """The node said who it is: this is where its events begin for this reader."""
-        self.incarnation, self.rung, self.ask_at = page.incarnation, True, 0.0
+        self.incarnation, self.news, self.ask_at = page.incarnation, True, 0.0
         since = self.since
         if since is None:
             self.next = page.end + 1
@@ -198,17 +200,17 @@ class Following:
         self.incarnation, self.next = place.incarnation or page.incarnation, max(place.next, 1)
         return [] if self.incarnation == page.incarnation else self.replaced(page)
 
-    def replaced(self, page: EventPage) -> list[Told]:
+    def replaced(self, page: EventPage) -> list[Delivery]:
         """The node has another folder than before, or an old state of it."""
         gap = self.gap(self.next, None, "replaced")
         self.next = page.end + 1 if page.incarnation == self.incarnation else 1
         self.incarnation, self.target, self.seen = page.incarnation, page.end, 0
         self.ahead.clear()
-        self.rung, self.ask_at = True, 0.0
-        return [Told(gap, self.node, self.position)]
+        self.news, self.ask_at = True, 0.0
+        return [Delivery(gap, self.node, self.position)]
 
-    def take(self, item: tuple[int, bytes] | tuple[int, int, str]) -> list[Told]:
-        """One row, or one gap, of a page; nothing is told twice."""
+    def take(self, item: tuple[int, bytes] | tuple[int, int, str]) -> list[Delivery]:
+        """Take one row or one gap of a page; nothing is delivered twice."""
         if len(item) == 3:
             first, last, reason = max(item[0], self.next), item[1], item[2]
             if last < first:
@@ -224,29 +226,29 @@ class Following:
                 event = self.gap(last, last, "damaged")
             self.seen = last
         self.next = last + 1
-        return [Told(event, self.node, self.position)]
+        return [Delivery(event, self.node, self.position)]
 
-    def event(self, event: ConsensusEvent, room: int) -> list[Told]:
-        """Take an event as it was told live; returns what to tell on."""
+    def event(self, event: ConsensusEvent, room: int) -> list[Delivery]:
+        """Take an event from the publisher; returns what to deliver."""
         if not self.next or event.sequence < self.next:
             return []
         if room <= 0:
             self.ahead.clear()
-            self.rung = True
+            self.news = True
             return []
         if event.sequence > self.next:
             if len(self.ahead) >= AHEAD_MAX:
                 self.ahead.clear()
             self.ahead.append(event)
-            self.rung = True
+            self.news = True
             return []
         self.seen = self.next
         self.next += 1
-        return [Told(event, self.node, self.position)] if self.wanted.selection.wants(event) else []
+        return [Delivery(event, self.node, self.position)] if self.wanted.selection.wants(event) else []
 
-    def drain(self, room: int) -> list[Told]:
-        """Tell on what waited for the gap before it to close."""
-        told: list[Told] = []
+    def drain(self, room: int) -> list[Delivery]:
+        """Deliver what waited until the page closed the gap before it."""
+        told: list[Delivery] = []
         ahead, self.ahead = self.ahead, []
         for event in ahead:
             told += self.event(event, room - len(told))

@@ -14,7 +14,7 @@ from forge_consensus.actors.messages import EventPage, ReadEvents
 from forge_consensus.actors.raft.journal_pages import page_of
 from forge_consensus.events.encoding import to_msgpack
 from forge_consensus.events.types import BecameLeader, ConsensusEvent, LogAppended, LogCommitted, QuorumLost, stamp
-from forge_consensus.feed.following import Following, Gap, Position, Since, Told, Wanted
+from forge_consensus.feed.cursor import Delivery, EventCursor, Gap, Position, Since, Wanted
 from forge_consensus.storage.backends.memory import MemoryTables
 from tests.unit.storage.test_journal import START_MS, Teller
 
@@ -39,11 +39,11 @@ class World:
         self.live: list[tuple[int, ConsensusEvent]] = []
         self.answers: list[tuple[int, int, EventPage]] = []
         self.asked = 0
-        self.seen: list[Told] = []
+        self.seen: list[Delivery] = []
         self.began: Position | None = None
         self.room = 100
         self.found()
-        self.reader = Following(since, wanted)
+        self.reader = EventCursor(since, wanted)
 
     def found(self) -> None:
         """A folder, new."""
@@ -73,14 +73,14 @@ class World:
 
     def ask(self) -> None:
         self.now += 0.3
-        question = self.reader.question(self.now, self.room)
-        if question is not None:
+        request = self.reader.request(self.now, self.room)
+        if request is not None:
             self.asked += 1
-            page = page_of(question, self.ledger, "127.0.0.1:1")
+            page = page_of(request, self.ledger, "127.0.0.1:1")
             self.answers.append((self.asked, self.life, page))
 
     def answer(self) -> None:
-        """The wire brings answers; only the one to the last question counts."""
+        """The wire brings answers; only the one to the last request counts."""
         for number, life, page in self.answers:
             if number == self.asked:
                 self.take(self.reader.page(page, self.room))
@@ -93,10 +93,10 @@ class World:
             if life == self.trusted:
                 self.take(self.reader.event(event, self.room))
             else:
-                self.reader.ring()
+                self.reader.note_news()
         self.live.clear()
 
-    def take(self, told: list[Told]) -> None:
+    def take(self, told: list[Delivery]) -> None:
         assert len(told) <= max(self.room, 1)
         self.seen += told
 
@@ -197,7 +197,7 @@ def test_a_reader_that_begins_again_where_one_ended_misses_nothing(seed: int) ->
         world.answers.clear()
         if world.seen:  # the reader dies with what it did not take, and another begins
             world.seen = world.seen[: rng.randrange(1, len(world.seen) + 1)]
-            world.reader = Following({"n1": world.seen[-1].position}, world.wanted)
+            world.reader = EventCursor({"n1": world.seen[-1].position}, world.wanted)
             world.trusted = -1
     world.finish()
     world.check()
@@ -244,20 +244,20 @@ def test_a_folder_that_went_back_in_time_is_a_gap() -> None:
 
 
 def test_a_question_without_an_answer_is_put_again() -> None:
-    reader = Following(0, Wanted(()))
-    assert reader.question(10.0, 100) == ReadEvents(1, 0)
-    assert reader.question(10.5, 100) is None
+    reader = EventCursor(0, Wanted(()))
+    assert reader.request(10.0, 100) == ReadEvents(1, 0)
+    assert reader.request(10.5, 100) is None
     assert reader.wake_at(100) == 11.0
-    assert reader.question(11.0, 100) == ReadEvents(1, 0)
+    assert reader.request(11.0, 100) == ReadEvents(1, 0)
 
 
 def test_without_room_nothing_is_asked() -> None:
     world = World(Wanted(()), 0, 100)
     world.ask()
     world.answer()
-    assert world.reader.question(99.0, 0) is None
+    assert world.reader.request(99.0, 0) is None
     assert world.reader.wake_at(0) == float("inf")
-    assert world.reader.question(99.0, 7) == ReadEvents(1, 7)
+    assert world.reader.request(99.0, 7) == ReadEvents(1, 7)
 
 
 def test_kinds_are_classes_and_patterns_with_or_without_the_first_word() -> None:

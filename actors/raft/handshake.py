@@ -1,0 +1,97 @@
+"""The handshake: what two nodes say when they connect, and whom a node accepts as a peer. Pure logic.
+
+Nodes that were started with different lists of members refuse each other and show both lists. A member whose folder was
+wiped or restored from a copy is refused as well, because it has forgotten votes and acknowledgements that it gave.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from forge_consensus.actors.messages import Hello, HelloReply
+from forge_consensus.storage.ledger.configuration import Configuration
+from forge_consensus.storage.ledger.identity import Identity
+
+CONFIGURATION = "configuration"
+"""The reason of a refusal: the two nodes were started with different lists of members."""
+IDENTITY = "identity"
+"""The reason of a refusal: the sender is no member, or not the member that was known under its id."""
+
+Admit = Callable[[Hello | HelloReply], str]
+"""Takes note of the sender's boot; returns why it is not the member that was known, or ""."""
+
+
+class Refusal(NamedTuple):
+    """Why a greeting is not accepted: a reason for the program, a sentence for people."""
+
+    reason: str
+    detail: str
+
+
+ACCEPTED = Refusal("", "")
+
+
+class Handshake:
+    """What a node says about itself, and how it judges what others say.
+
+    `initial` is the list of members that the node was founded with, `address` where it listens.
+    """
+
+    def __init__(self, identity: Identity, initial: Configuration, address: str) -> None:
+        self.identity = identity
+        self.initial = initial
+        self.address = address
+
+    def hello(self) -> Hello:
+        """The greeting, the first request on a new connection."""
+        identity, initial = self.identity, self.initial
+        return Hello(
+            incarnation=identity.life,
+            boot=identity.boot,
+            address=self.address,
+            configuration_hash=initial.digest,
+            configuration=initial.text,
+            earlier=identity.earlier,
+        )
+
+    def reply(self, refusal: Refusal) -> HelloReply:
+        """The answer to a greeting; `ACCEPTED` accepts it."""
+        identity = self.identity
+        return HelloReply(
+            incarnation=identity.life,
+            boot=identity.boot,
+            reason=refusal.reason,
+            detail=refusal.detail,
+            earlier=identity.earlier,
+        )
+
+    def judge(self, node: str, hello: Hello, members: Configuration, admit: Admit) -> Refusal:
+        """Judge the greeting of `node`; `members` is the configuration in force. `admit` is asked last."""
+        identity, initial = self.identity, self.initial
+        if hello.configuration_hash != initial.digest:
+            return Refusal(
+                CONFIGURATION,
+                f"node {identity.node_id} began with the members {initial.text}, "
+                f"node {node} with {hello.configuration}: start all with the same list",
+            )
+        if node == identity.node_id or node not in members.voters:
+            return Refusal(IDENTITY, f"node {node!r} is not another member of {members.text}")
+        detail = admit(hello)
+        return Refusal(IDENTITY, detail) if detail else ACCEPTED
+
+
+def is_fatal(reason: str, stranger: str, *, joined: bool) -> bool:
+    """Whether a node that a peer refused must stop.
+
+    `reason` is the peer's, `stranger` says why the peer itself is not the member that this node knew, if it is not, and
+    `joined` whether this node was ever part of a cluster.
+
+    A node that is not the member that others knew must not run at all, because it may contradict what it promised. If
+    the peer is the stranger, this node goes on: otherwise one node with the folder of an earlier cluster would end all
+    others. A node of another list of members or another cluster stops only if it never was part of a cluster, because
+    where one is in good standing, the newcomer is to stop.
+    """
+    if reason == IDENTITY:
+        return not stranger
+    return not joined

@@ -1,0 +1,84 @@
+"""SnapshotReceipt: one snapshot on its way from a leader into this node's state.
+
+It is the only home of what is under way on the incoming side; the snapshot actor holds at most one.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import Any
+
+from forge_consensus.actors.messages import InstallSnapshot
+from forge_consensus.storage.snapshots.receiver import SnapshotReceiver
+from forge_consensus.storage.snapshots.store import Installation
+
+
+class Stage(Enum):
+    """How far a receipt has come."""
+
+    RECEIVING = "receiving"
+    """Chunks are taken from the leader, one after another."""
+    VERIFYING = "verifying"
+    """Every chunk has arrived; a helper checks the file and makes it durable."""
+    INSTALLING = "installing"
+    """The state is copied into new tables, or handed to a user's machine; the old state is still in force."""
+    SWITCHING = "switching"
+    """The switch to the new state is part of a turn that is not on disk yet."""
+
+
+class SnapshotReceipt:
+    """One snapshot from one leader.
+
+    `leader` and `term` say who sends it: the file of another leader may differ in its bytes, so it is another receipt.
+    """
+
+    def __init__(self, receiver: SnapshotReceiver, leader: str, term: int) -> None:
+        self.receiver = receiver
+        self.leader = leader
+        self.term = term
+        self.stage = Stage.RECEIVING
+        self.asker: Any = None
+        """Whose request is answered when the state is durable here: the sender of the last chunk."""
+        self.installation: Installation | None = None
+        self.install_began = 0.0
+        """The running clock, in seconds, when the installation began."""
+
+    @property
+    def index(self) -> int:
+        """The last index that the snapshot holds."""
+        return self.receiver.index
+
+    @property
+    def takes_chunks(self) -> bool:
+        """Whether chunks are still missing; until then the leader may begin anew with another file."""
+        return self.stage is Stage.RECEIVING
+
+    @property
+    def replaces_state(self) -> bool:
+        """Whether this node's state is being replaced, so that no snapshot of it may be taken."""
+        return self.stage in (Stage.INSTALLING, Stage.SWITCHING)
+
+    def is_of(self, chunk: InstallSnapshot, leader: str) -> bool:
+        """Whether the chunk belongs to the file that is being received, from the same leader in the same term."""
+        receiver = self.receiver
+        return (receiver.index, receiver.total_bytes, self.leader, self.term) == (
+            chunk.index,
+            chunk.size,
+            leader,
+            chunk.term,
+        )
+
+    def take(self, chunk: InstallSnapshot) -> int:
+        """Write a chunk and return the offset wanted next. Raises `SnapshotFailedError` if the disk refuses it."""
+        return self.receiver.write(chunk.offset, chunk.data)
+
+    def verify(self, asker: Any) -> None:
+        """The last chunk has arrived, with a request of `asker`; from here on the file belongs to the helper's job."""
+        self.stage = Stage.VERIFYING
+        self.asker = asker
+
+    def install(self, installation: Installation, now: float) -> None:
+        """The file is whole and durable: its state is moved into the ledger, or into a user's machine."""
+        self.stage = Stage.INSTALLING
+        self.installation = installation
+        self.install_began = now

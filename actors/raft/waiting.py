@@ -1,0 +1,151 @@
+"""Waiting requests: which client waits for which entries and reads, and how much each has under way.
+
+Pure bookkeeping. The gateway puts requests in when it takes them, and gets them back when they can be answered.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict, deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from forge_consensus.actors.runtime.address import SenderAddress
+from forge_consensus.storage.ledger.applying import Applied
+from forge_consensus.storage.machines.machine import Outcome
+
+Result = tuple[int, str, bytes]
+"""(sequence number, error code or "", encoded result) of one command."""
+
+
+@dataclass(slots=True)
+class WaitingBatch:
+    """The entries `first` to `last`, proposed for one frame of a client; `session` is 0 where it opens a session."""
+
+    first: int
+    last: int
+    asker: SenderAddress
+    session: int
+    began: float = 0.0
+    """When the turn that took the frame in began, if somebody observes turns; otherwise 0."""
+
+    @property
+    def count(self) -> int:
+        """The number of its entries."""
+        return self.last - self.first + 1
+
+
+@dataclass(slots=True)
+class PendingRead:
+    """The queries of one frame; once the leader is confirmed they may be answered as soon as `index` is applied."""
+
+    asker: SenderAddress
+    queries: tuple[tuple[int, bytes], ...]
+    index: int = 0
+
+
+@dataclass(slots=True)
+class Applications:
+    """What applied entries mean to the clients that wait for them."""
+
+    finished: list[WaitingBatch] = field(default_factory=list)
+    """Every entry of these batches is applied."""
+    opened: list[tuple[SenderAddress, int]] = field(default_factory=list)
+    """Opened sessions, as (client, session id)."""
+    results: dict[tuple[Any, int], tuple[SenderAddress, list[Result]]] = field(default_factory=dict)
+    """Results by (connection, session), so that a client gets those of a turn in one frame."""
+    failed: list[tuple[int, Outcome]] = field(default_factory=list)
+    """The commands that the machine refused, as (index, outcome)."""
+
+
+class WaitingRequests:
+    """The requests of clients that a leader has taken and not answered yet.
+
+    A command waits in a batch until its entry is applied. A read waits for the leader to be confirmed (`unconfirmed`,
+    by ticket), then for its index to be applied (`confirmed`).
+    """
+
+    def __init__(self) -> None:
+        self.batches: deque[WaitingBatch] = deque()
+        self.outstanding: defaultdict[Any, int] = defaultdict(int)
+        """By connection: how many entries the client waits for."""
+        self.unconfirmed: dict[int, PendingRead] = {}
+        self.confirmed: list[PendingRead] = []
+
+    # --- commands ----------------------------------------------------------------------------------------------------
+
+    def add_batch(self, batch: WaitingBatch) -> None:
+        """Let a client wait for entries that were just proposed; their indexes are above those of all other batches."""
+        self.outstanding[batch.asker.connection] += batch.count
+        self.batches.append(batch)
+
+    def take_applied(self, entries: Sequence[Applied]) -> Applications:
+        """Match applied entries with the batches that wait for them; both are in the order of the log."""
+        batches, found = self.batches, Applications()
+        results = found.results
+        for index, _, _, seq, outcome in entries:
+            while batches and batches[0].last < index:
+                self.finish(found)
+            if not batches:
+                break
+            batch = batches[0]
+            if index < batch.first:
+                continue
+            if not batch.session:
+                found.opened.append((batch.asker, index))
+                continue
+            key = (batch.asker.connection, batch.session)
+            if (pack := results.get(key)) is None:
+                pack = results[key] = (batch.asker, [])
+            pack[1].append((seq, outcome.code, outcome.payload))
+            if outcome.code:
+                found.failed.append((index, outcome))
+        told = entries[-1].index if entries else 0  # the ledger may have applied more, which a later notice names
+        while batches and batches[0].last <= told:
+            self.finish(found)
+        return found
+
+    def finish(self, found: Applications) -> None:
+        """Take out the oldest batch, whose entries are all applied."""
+        batch = self.batches.popleft()
+        found.finished.append(batch)
+        connection = batch.asker.connection
+        left = self.outstanding[connection] - batch.count
+        if left > 0:
+            self.outstanding[connection] = left
+        else:
+            del self.outstanding[connection]
+
+    # --- reads -------------------------------------------------------------------------------------------------------
+
+    def confirm(self, ticket: int, index: int) -> None:
+        """The leader is confirmed: the read waits for `index` to be applied. Does nothing if it was refused before."""
+        read = self.unconfirmed.pop(ticket, None)
+        if read is not None:
+            read.index = index
+            self.confirmed.append(read)
+
+    def take_readable(self, applied: int) -> list[PendingRead]:
+        """Take out the confirmed reads that can be answered from a state that holds the entries up to `applied`."""
+        readable: list[PendingRead] = []
+        waiting: list[PendingRead] = []
+        for read in self.confirmed:
+            (readable if read.index <= applied else waiting).append(read)
+        self.confirmed = waiting
+        return readable
+
+    # --- the end -----------------------------------------------------------------------------------------------------
+
+    def drop_batches(self) -> list[SenderAddress]:
+        """Take out every batch; returns the clients, whose commands may still commit under another leader."""
+        askers = [batch.asker for batch in self.batches]
+        self.batches.clear()
+        self.outstanding.clear()
+        return askers
+
+    def drop_reads(self) -> list[SenderAddress]:
+        """Take out every read; returns the clients, for whom nothing was done."""
+        askers = [read.asker for read in [*self.unconfirmed.values(), *self.confirmed]]
+        self.unconfirmed.clear()
+        self.confirmed.clear()
+        return askers

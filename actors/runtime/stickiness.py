@@ -1,0 +1,36 @@
+"""Stickiness: until when a node refuses its vote to others for the sake of a leader (dissertation 4.2.3 and 6.4.1)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(slots=True)
+class Stickiness:
+    """What the decision rests on. The election actor writes it; that actor and the gate read it.
+
+    It begins without a leader, when a node starts and when its actors are rebuilt. Times are seconds of the node's
+    running clock.
+    """
+
+    leads: bool = False
+    """Whether this node leads."""
+    follows: bool = False
+    """Whether a leader is known and the connection to it is not known to be broken."""
+    heard_at: float | None = None
+    """When a leader was heard last."""
+    no_vote_before: float = 0.0
+    """Under leases: when the lease has surely ended that this node may have confirmed before it was started."""
+
+    def holds(self, now: float, *, timeout: float, lease_reads: bool) -> bool:
+        """Whether a vote must be refused at `now`.
+
+        `timeout` is the minimal election timeout in seconds: for so long after its last request a leader is protected.
+        A broken connection to the leader ends stickiness at once, so that an election can begin. With `lease_reads`
+        only time ends it, because a leader that is cut off may still answer reads under its lease.
+        """
+        if self.leads or now < self.no_vote_before:
+            return True
+        if self.heard_at is None or now - self.heard_at >= timeout:
+            return False
+        return lease_reads or self.follows

@@ -1,0 +1,233 @@
+"""Runs the shipped client's `SessionCore` in a simulation: virtual time, the seed's chance, the simulated network."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from math import inf
+from typing import Any, Final
+
+from forge_consensus.actors.codec import Frame, decode, encode
+from forge_consensus.actors.messages import Locate, OpenSession, Read, Submit, WireMessage
+from forge_consensus.client.connections import FRAME_BYTES_MAX, GATEWAY
+from forge_consensus.client.pending import Pending
+from forge_consensus.client.session import SessionCore
+from forge_consensus.config.client import ClientSettings
+from forge_consensus.testing.rules.violations import demand
+from forge_consensus.testing.world.cluster import SimulatedCluster
+from forge_consensus.testing.world.network import Connection
+
+WAKE_SECONDS_MIN: Final = 0.001
+"""The driver does not come back sooner than after so long, as the real one, which waits in milliseconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Misdelivery:
+    """What goes wrong between a client and the nodes, in shares of the frames with commands (or queries).
+
+    The shipped client does none of this by itself. It is what a proxy, a changed address or a process that was
+    replaced can do to its frames, and what nodes must stand: sessions make it safe.
+    """
+
+    copy_share: float = 0.0
+    """Frames with commands that travel a second time, to any node: at once, or so late that the session may be over."""
+    late_seconds_max: float = 0.0
+    """How late a copy travels at most, in virtual seconds."""
+    stray_share: float = 0.0
+    """Frames with commands or queries that reach any node instead of the one that the client meant."""
+
+
+class SimulatedDriver:
+    """Does for a `SessionCore` what `forge_consensus.client.driver.Driver` does, in virtual time and on no thread.
+
+    It is a party of the network: `take` gets answers, `linked` hears of connections. It lives as long as one client
+    object does; a client that is closed or killed and begins anew has another driver with another name, as it would
+    have other sockets.
+
+    Args:
+        cluster: the nodes, their network and their timeline.
+        name: names the driver in the trace; unique among all that ever lived in the simulation.
+        deliver: takes the calls that ended, each with its `answer` or `error`.
+        endpoints: addresses that the client is given; None for those of all nodes.
+        settings: the client's settings, at pace 1.
+        pace: one second of the client's is so many virtual seconds. All its times are stretched alike, also those
+            that no setting names and the two that travel in its requests.
+        prefer: the endpoint that answers stale reads while it is connected, "" for any.
+        follow: whether the client goes to nodes that it was not given.
+        misdelivery: what goes wrong on the way to the nodes.
+
+    """
+
+    alive = True
+
+    def __init__(
+        self,
+        cluster: SimulatedCluster,
+        name: str,
+        deliver: Callable[[list[Pending[Any]]], None],
+        *,
+        endpoints: Sequence[str] | None = None,
+        settings: ClientSettings | None = None,
+        pace: float = 1.0,
+        prefer: str = "",
+        follow: bool = True,
+        misdelivery: Misdelivery | None = None,
+    ) -> None:
+        self.cluster = cluster
+        self.network = cluster.network
+        self.timeline = cluster.timeline
+        self.name = name
+        self.deliver = deliver
+        self.pace = pace
+        self.misdelivery = misdelivery or Misdelivery()
+        self.chance = self.timeline.chance(f"driver {name}")
+        addresses = cluster.configuration.addresses
+        self.address_of = dict(addresses)
+        self.node_at = {address: node for node, address in addresses.items()}
+        self.attached: set[str] = set()
+        """The endpoints to which a connection is kept."""
+        self.connections: dict[str, Connection] = {}
+        """By node: the connection that frames to it use when they do not use the network's link."""
+        self.wake_planned = inf
+        """The virtual time at which `wake` is planned; infinity if it is not."""
+        self.core = SessionCore(
+            list(addresses.values()) if endpoints is None else endpoints,
+            now=self.now,
+            random=self.chance.random,
+            limits=settings,
+            prefer=prefer,
+            follow=follow,
+        )
+        self.turn()
+
+    @property
+    def now(self) -> float:
+        """The client's time: virtual seconds divided by the pace."""
+        return self.timeline.now / self.pace
+
+    # --- what the client's user does ---------------------------------------------------------------------------------
+
+    def submit(self, wanted: Sequence[Pending[Any]]) -> None:
+        """Hand over commands, queries and node queries, whose deadlines are in the client's time."""
+        self.core.now = self.now
+        self.core.submit(wanted)
+        self.turn()
+
+    def close(self, reason: str) -> None:
+        """End in order: the core ends everything that is outstanding and says of each call what is known."""
+        self.kill()
+        self.core.now = self.now
+        self.core.close(reason)
+        self.hand_out()
+
+    def kill(self) -> None:
+        """End as a killed process does: nobody learns what became of what is outstanding."""
+        self.alive = False
+        self.network.detach(self)
+
+    # --- the network's party -----------------------------------------------------------------------------------------
+
+    def linked(self, node: str, stands: bool) -> None:
+        """The connection to a node stands, or broke."""
+        self.core.now = self.now
+        (self.core.connected if stands else self.core.disconnected)(self.address_of[node])
+        self.turn()
+
+    def take(self, data: bytes, connection: Any) -> None:
+        """An answer arrived, perhaps late or a second time."""
+        if not self.alive:
+            return
+        frame = decode(data, FRAME_BYTES_MAX)
+        self.core.now = self.now
+        self.core.receive(self.address_of[frame.sender], frame.message, frame.request)
+        self.turn()
+
+    # --- what the real driver's thread does --------------------------------------------------------------------------
+
+    def turn(self) -> None:
+        """Let the core see the time, send what it yields, hand out what ended, and come back when it wants."""
+        core = self.core
+        if len(self.attached) != len(core.directory.endpoints):
+            self.attach_new()
+        core.tick(self.now)
+        for endpoint, message, request in list(core.outgoing()):
+            if not self.send(endpoint, message, request):
+                core.unsent(endpoint, message, request)
+        if core.resolved:
+            self.hand_out()
+        self.plan_wake()
+
+    def attach_new(self) -> None:
+        """Connect to what the core was given or has learned."""
+        for endpoint in self.core.directory.endpoints:
+            if endpoint not in self.attached:
+                self.attached.add(endpoint)
+                self.network.attach(self, self.node_at[endpoint])
+
+    def hand_out(self) -> None:
+        """Tell the user which calls ended; none ends twice."""
+        ended, self.core.resolved = self.core.resolved, []
+        for pending in ended:
+            demand(not pending.finished, "client", f"{self.name} resolved a call twice")
+            pending.finish()
+        self.deliver(ended)
+
+    def plan_wake(self) -> None:
+        """Plan the next turn for when the core wants one, unless it comes sooner anyway."""
+        at = self.core.wake_at()
+        if at == inf or not self.alive:
+            return
+        moment = self.timeline.now + max(at - self.now, WAKE_SECONDS_MIN) * self.pace
+        if moment < self.wake_planned:
+            self.wake_planned = moment
+            self.timeline.after(moment - self.timeline.now, self.wake, moment)
+
+    def wake(self, planned: float) -> None:
+        """Take a turn, unless one was planned for an earlier time after this."""
+        if planned == self.wake_planned and self.alive:
+            self.wake_planned = inf
+            self.turn()
+
+    # --- frames ------------------------------------------------------------------------------------------------------
+
+    def send(self, endpoint: str, message: WireMessage, request: int) -> bool:
+        """Send a request; returns whether there is a connection that takes it."""
+        link = self.network.links.get((self.name, self.node_at[endpoint]))
+        if link is None:
+            return False
+        cluster = self.core.directory.cluster
+        frame = Frame(GATEWAY, cluster, "", "", 0, 0, request, int(self.timeline.now * 1e9), self.stretched(message))
+        data = encode(frame)
+        if isinstance(message, Submit) and self.chance.random() < self.misdelivery.copy_share:
+            self.copy(data, request)
+        if isinstance(message, Submit | Read) and self.chance.random() < self.misdelivery.stray_share:
+            link = self.connection_to_any()
+        self.network.ask(link, data)
+        return True
+
+    def stretched(self, message: WireMessage) -> WireMessage:
+        """The request with its times in virtual milliseconds."""
+        if self.pace == 1.0:
+            return message
+        if isinstance(message, OpenSession):
+            return replace(message, ttl_ms=int(message.ttl_ms * self.pace))
+        if isinstance(message, Locate):
+            return replace(message, wait_ms=int(message.wait_ms * self.pace))
+        return message
+
+    def copy(self, data: bytes, request: int) -> None:
+        """Plan a copy of a frame with commands, to any node, at once or late.
+
+        It counts as one more attempt of each command in it, so that the core calls the outcome unknown even if every
+        attempt that it knows of was refused.
+        """
+        window = self.core.commands
+        for number in window.flights[request].numbers:
+            window.open[number].sends += 1
+        late = self.chance.choice((0.0, self.chance.random() * self.misdelivery.late_seconds_max))
+        self.timeline.after(late, self.network.ask, self.connection_to_any(), data)
+
+    def connection_to_any(self) -> Connection:
+        """A connection to some node, whether or not the client would send to it."""
+        node = self.chance.choice(self.cluster.names)
+        return self.connections.setdefault(node, Connection(self, node))

@@ -1,0 +1,62 @@
+"""The handshake: what is said, whom a node accepts, and when a refused node stops."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from forge_consensus.actors.raft.handshake import ACCEPTED, CONFIGURATION, IDENTITY, Handshake, is_fatal
+from forge_consensus.storage.ledger.configuration import Configuration
+from tests.worlds.one_node import OneNode
+
+MEMBERS = Configuration.of({"n1": "127.0.0.1:1", "n2": "127.0.0.1:2", "n3": "127.0.0.1:3"})
+OTHERS = Configuration.of({"n1": "127.0.0.1:1", "n2": "127.0.0.1:2"})
+
+
+def handshake(initial: Configuration = MEMBERS) -> Handshake:
+    return Handshake(OneNode(greet=False).ledger.identity, initial, "127.0.0.1:1")
+
+
+def test_a_greeting_names_the_boot_and_the_list_of_members() -> None:
+    said, identity = handshake().hello(), handshake().identity
+    assert (said.incarnation, said.boot, said.address) == (identity.life, identity.boot, "127.0.0.1:1")
+    assert (said.configuration_hash, said.configuration) == (MEMBERS.digest, MEMBERS.text)
+
+
+def test_another_member_with_the_same_list_is_accepted_if_it_is_admitted() -> None:
+    ours = handshake()
+    assert ours.judge("n2", ours.hello(), MEMBERS, lambda hello: "") == ACCEPTED
+    assert ours.judge("n2", ours.hello(), MEMBERS, lambda hello: "wiped") == (IDENTITY, "wiped")
+    assert (ours.reply(ACCEPTED).reason, ours.reply(ACCEPTED).boot) == ("", ours.identity.boot)
+
+
+def test_another_list_of_members_is_refused_showing_both_and_nobody_is_admitted() -> None:
+    ours = handshake()
+    hello = replace(ours.hello(), configuration_hash=OTHERS.digest, configuration=OTHERS.text)
+
+    def admit(_: object) -> str:
+        raise AssertionError("whoever is refused must not be noted")
+
+    reason, detail = ours.judge("n2", hello, MEMBERS, admit)
+    assert reason == CONFIGURATION
+    assert MEMBERS.text in detail
+    assert OTHERS.text in detail
+    for node in ("n1", "n9"):  # this node itself, and no member
+        assert ours.judge(node, ours.hello(), MEMBERS, admit).reason == IDENTITY
+
+
+@pytest.mark.parametrize(
+    ("reason", "stranger", "joined", "fatal"),
+    [
+        (IDENTITY, "", True, True),
+        (IDENTITY, "the peer was wiped", True, False),
+        (CONFIGURATION, "", False, True),
+        (CONFIGURATION, "", True, False),
+        ("cluster", "", False, True),
+    ],
+)
+def test_a_refused_node_stops_only_where_going_on_could_do_harm(
+    reason: str, stranger: str, joined: bool, fatal: bool
+) -> None:
+    assert is_fatal(reason, stranger, joined=joined) is fatal

@@ -1,0 +1,120 @@
+"""The leadership alone, without actors: what it decides is returned as effects."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from forge_consensus.actors.messages import AppendEntries, AppendReply
+from forge_consensus.actors.notices import PeerNeedsSnapshot, ReadIndex, ReadReady, Resign
+from forge_consensus.actors.raft.leadership import MATCH_MOVED, SEND_SOON, Leadership, SendTo
+from forge_consensus.actors.raft.progress import Phase
+from forge_consensus.config.raft import RaftSettings
+from forge_consensus.storage.backends.memory import MemoryTables
+from forge_consensus.storage.ledger.configuration import Configuration
+from forge_consensus.storage.ledger.log import Log
+from forge_consensus.storage.ledger.record import Kind, encode
+
+TERM = 3
+OPTIONS = RaftSettings()
+
+
+@dataclass
+class View:
+    """What a leadership sees of a ledger."""
+
+    log: Log
+    configuration: Configuration
+    commit_index: int = 0
+
+
+def leader(size: int = 3, *, last: int = 5, base: int = 0, lease_reads: bool = False) -> Leadership:
+    """Node n1 leads term 3 with a log of that term; its no-op is the last entry."""
+    log = Log(MemoryTables(), 1 << 20)
+    log.reload(base, TERM if base else 0, base)
+    log.append([encode(index, TERM, Kind.NOOP, 0) for index in range(base + 1, last + 1)])
+    members = {f"n{number}": f"127.0.0.1:{number}" for number in range(1, size + 1)}
+    view = View(log, Configuration.of(members, lease_reads=lease_reads))
+    followers = sorted(set(members) - {"n1"})
+    return Leadership(TERM, last, node_id="n1", followers=followers, ledger=view, options=OPTIONS, now=0.0)
+
+
+def reply(index: int, *, success: bool = True, entry_term: int = 0, in_round: int = 0) -> AppendReply:
+    return AppendReply(TERM, success, index, entry_term, in_round)
+
+
+def test_each_follower_is_sent_the_entries_that_it_lacks_once() -> None:
+    leads = leader()
+    (to_n2, to_n3) = leads.send_entries(0.0)
+    assert isinstance(to_n2, SendTo)
+    assert isinstance(to_n3, SendTo)
+    assert (to_n2.node, to_n3.node) == ("n2", "n3")
+    assert (to_n2.message.prev_index, len(to_n2.message.records)) == (4, 1)
+    assert leads.send_entries(0.0) == [], "a probe waits for its answer"
+
+
+def test_an_acknowledgement_moves_the_match_and_what_a_majority_has() -> None:
+    leads = leader()
+    assert leads.on_majority() == 0
+    assert list(leads.answered("n2", reply(4), 0, 0.1)) == [SEND_SOON, MATCH_MOVED]
+    assert list(leads.answered("n2", reply(4), 0, 0.1)) == [SEND_SOON], "no news"
+    assert list(leads.answered("n9", reply(5), 0, 0.1)) == [], "no follower of this leadership"
+    leads.persisted(5)
+    assert leads.on_majority() == 4
+
+
+def test_a_refusal_behind_the_start_of_the_log_asks_for_one_snapshot() -> None:
+    leads = leader(last=9, base=6)
+    assert list(leads.answered("n2", reply(1, success=False), 0, 0.1)) == [PeerNeedsSnapshot("n2")]
+    assert list(leads.answered("n2", reply(1, success=False), 0, 0.1)) == []
+    assert list(leads.answered("n3", reply(7, success=False, entry_term=TERM), 0, 0.1)) == [SEND_SOON]
+
+
+def test_a_follower_that_got_a_snapshot_is_probed_behind_it() -> None:
+    leads = leader(last=9)
+    assert leads.probe_again("n2", 6) == [SEND_SOON]
+    assert (leads.match["n2"], leads.progress["n2"].next) == (6, 7)
+    assert leads.probe_again("n2", 0) == [SEND_SOON], "0 says only that it can be reached"
+    assert (leads.match["n2"], leads.progress["n2"].phase) == (6, Phase.PROBE)
+    assert leads.probe_again("n9", 6) == []
+
+
+def test_a_leader_resigns_when_a_majority_is_silent() -> None:
+    leads, timeout = leader(), OPTIONS.election_timeout_min
+    leads.answered("n2", reply(4), 0, timeout / 2)
+    assert not [effect for effect in leads.heartbeat(timeout) if isinstance(effect, Resign)]
+    (resign,) = [effect for effect in leads.heartbeat(2 * timeout) if isinstance(effect, Resign)]
+    assert resign.term == TERM
+
+
+def test_a_read_waits_for_the_answers_to_a_round_that_begins_after_it_and_for_the_no_op() -> None:
+    leads = leader()
+    leads.send_entries(0.0)
+    assert list(leads.read(ReadIndex(7, lease=False), 0)) == [SEND_SOON]
+    sent = [effect.message for effect in leads.send_entries(0.0) if isinstance(effect, SendTo)]
+    assert [message.round for message in sent] == [1, 1]
+    assert all(type(message) is AppendEntries and not message.records for message in sent)
+    leads.answered("n2", reply(4, in_round=0), 0, 0.1)
+    leads.ledger.commit_index = 5  # type: ignore[misc]
+    assert leads.answer_reads() == []
+    leads.answered("n2", reply(4, in_round=1), 0, 0.1)
+    leads.ledger.commit_index = 4  # type: ignore[misc]
+    assert leads.answer_reads() == [], "the no-op is not committed"
+    leads.ledger.commit_index = 5  # type: ignore[misc]
+    assert leads.answer_reads() == [ReadReady(7, 5)]
+
+
+def test_a_cluster_of_one_confirms_its_reads_itself() -> None:
+    leads = leader(1)
+    leads.ledger.commit_index = 5  # type: ignore[misc]
+    leads.read(ReadIndex(7, lease=False), 0)
+    assert leads.send_entries(0.0) == [ReadReady(7, 5)]
+
+
+def test_a_lease_counts_from_the_send_time_that_a_majority_answered() -> None:
+    leads = leader(lease_reads=True)
+    leads.ledger.commit_index = 5  # type: ignore[misc]
+    second = 1_000_000_000
+    leads.answered("n2", reply(4), 10 * second, 0.1)
+    length = OPTIONS.election_timeout_min * (1 - OPTIONS.clock_drift)
+    assert list(leads.read(ReadIndex(7, lease=True), 10 * second + int(length * 1e9) - 1)) == [ReadReady(7, 5)]
+    assert list(leads.read(ReadIndex(8, lease=True), 10 * second + int(length * 1e9))) == [SEND_SOON]

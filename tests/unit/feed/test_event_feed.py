@@ -1,0 +1,36 @@
+"""The event feed as its user sees it, without a node; with nodes it is tested on real clusters."""
+
+from __future__ import annotations
+
+import pytest
+
+from forge_consensus.errors import ConnectionFailedError, InvalidConfigError
+from forge_consensus.feed.event_feed import EventFeed
+
+NOBODY = "127.0.0.1:1"
+
+
+def test_the_representation_tells_whom_the_feed_follows_and_whether_it_is_open() -> None:
+    with EventFeed(NOBODY) as feed:
+        assert repr(feed) == f"<EventFeed nodes={NOBODY} waiting=0 open>"
+    assert repr(feed) == f"<EventFeed nodes={NOBODY} waiting=0 closed>"
+
+
+def test_completion_offers_what_a_reader_needs_and_no_internals() -> None:
+    with EventFeed(NOBODY) as feed:
+        names = {name for name in dir(feed) if not name.startswith("_")}
+    assert names == {"get", "aget", "positions", "silent", "close", "timeout", "queue_max"}
+
+
+def test_a_feed_with_an_end_that_reaches_no_node_says_so() -> None:
+    with EventFeed(NOBODY, follow=False, connect_seconds=0.1) as feed:
+        with pytest.raises(ConnectionFailedError, match=NOBODY):
+            feed.get(5.0)
+        assert feed.silent == [NOBODY]
+
+
+def test_a_queue_that_holds_nothing_and_a_kind_that_no_event_is_of_are_refused() -> None:
+    with pytest.raises(InvalidConfigError, match="queue_max is 0"):
+        EventFeed(NOBODY, queue_max=0)
+    with pytest.raises(ValueError, match="leadr"):
+        EventFeed(NOBODY, ["leadr.*"])

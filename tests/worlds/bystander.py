@@ -1,0 +1,33 @@
+"""A party of the simulated network that sends frames by hand and takes no notice of answers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from forge_consensus.actors.codec import Frame, encode
+from forge_consensus.actors.messages import OpenSession
+from forge_consensus.testing.simulator.simulation import Simulation
+from forge_consensus.testing.world.network import Connection
+
+TTL_MS = 60_000
+
+
+class Bystander:
+    """Asks and does not listen. Frame-level tests use it where a client would follow leaders and send again."""
+
+    name = "bystander"
+    alive = True
+
+    def take(self, data: bytes, connection: Any) -> None:
+        """Drop an answer."""
+
+    def linked(self, node: str, stands: bool) -> None:
+        """Take no notice of a connection."""
+
+
+def open_sessions(world: Simulation, node: str, count: int) -> None:
+    """Send a node so many requests for sessions, each of which a leader writes into its log as one entry."""
+    connection = Connection(Bystander(), node)
+    for number in range(1, count + 1):
+        frame = Frame("gateway", "", "", "", 0, 0, number, 0, OpenSession(TTL_MS))
+        world.cluster.network.ask(connection, encode(frame))
