@@ -50,7 +50,7 @@ def ends_of(kind: type) -> tuple[str, str]:
 def message_table() -> list[str]:
     """Every message that leaves a node, in the order of its tags."""
     lines = ["| Tag | Message | From | To | Meaning | Fields |", "|---|---|---|---|---|---|"]
-    for tag, kind in sorted((getattr(messages, "WIRE_TAGS", None) or messages.WIRE).items()):
+    for tag, kind in sorted(messages.WIRE_TAGS.items()):
         sender, receiver = ends_of(kind)
         fields = ", ".join(f"`{name}`" for name in kind.__dataclass_fields__) or "-"
         lines.append(f"| {tag} | `{kind.__name__}` | {sender} | {receiver} | {first_sentence(kind)} | {fields} |")
