@@ -115,16 +115,19 @@ def what_is_missing(reference: str) -> str:
 # --- what pages name -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("page", PAGES, ids=named)
-def test_every_file_and_name_that_a_page_names_exists(page: Path) -> None:
-    references = [text for text in CODE.findall(prose(page)) if FILE.fullmatch(text)]
-    assert not [missing for text in references if (missing := what_is_missing(text))]
+def test_every_file_and_name_that_a_page_names_exists() -> None:
+    assert not [
+        f"{named(page)}: {missing}"
+        for page in PAGES
+        for text in CODE.findall(prose(page))
+        if FILE.fullmatch(text) and (missing := what_is_missing(text))
+    ]
 
 
-@pytest.mark.parametrize("page", PAGES, ids=named)
-def test_every_class_and_method_that_a_page_names_exists(page: Path) -> None:
-    names = {found[1] for text in CODE.findall(without_blocks(page)) if (found := CLASS.fullmatch(text))}
-    assert not {name for name in names - names_in_the_source() if not has_inherited(name)}
+def test_every_class_and_method_that_a_page_names_exists() -> None:
+    for page in PAGES:
+        names = {found[1] for text in CODE.findall(without_blocks(page)) if (found := CLASS.fullmatch(text))}
+        assert not {name for name in names - names_in_the_source() if not has_inherited(name)}, named(page)
 
 
 def has_inherited(name: str) -> bool:
@@ -147,15 +150,15 @@ def test_a_reference_to_what_is_not_there_is_noticed() -> None:
     assert what_is_missing("no_such_folder/")
 
 
-@pytest.mark.parametrize("page", PAGES, ids=named)
-def test_links_lead_somewhere(page: Path) -> None:
-    for target, anchor in LINK.findall(prose(page)):
-        if target.startswith(("https://", "mailto:")):
-            continue
-        place = (page.parent / target).resolve() if target else page
-        assert place.exists(), f"{target} does not exist"
-        if anchor and place.suffix == ".md":
-            assert anchor in anchors(place), f"{target}#{anchor}: there is no such heading"
+def test_links_lead_somewhere() -> None:
+    for page in PAGES:
+        for target, anchor in LINK.findall(prose(page)):
+            if target.startswith(("https://", "mailto:")):
+                continue
+            place = (page.parent / target).resolve() if target else page
+            assert place.exists(), f"{named(page)}: {target} does not exist"
+            if anchor and place.suffix == ".md":
+                assert anchor in anchors(place), f"{named(page)}: there is no heading for {target}#{anchor}"
 
 
 def anchors(page: Path) -> set[str]:
@@ -169,21 +172,26 @@ def make_targets() -> set[str]:
     return set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
 
 
-@pytest.mark.parametrize("page", PAGES, ids=named)
-def test_commands_that_a_page_names_exist(page: Path) -> None:
-    for text in snippets(page):
+def test_commands_that_a_page_names_exist() -> None:
+    for page in PAGES:
+        for text in snippets(page):
+            check_command(text, f"{named(page)}: {text}")
+
+
+def check_command(text: str, where: str) -> None:
+    """What a line of shell calls must be there: targets of make, files for pytest, modules, commands and options."""
+    if text.lstrip().startswith(("make", f"{REGENERATE}=1 make")):
         for targets in MAKE.findall(text.partition("#")[0]):
-            if text.lstrip().startswith(("make", f"{REGENERATE}=1 make")):
-                assert set(targets.split()) <= make_targets(), text
-        for arguments in PYTEST.findall(text):
-            paths = [word.partition("::")[0] for word in arguments.split() if word.startswith("tests/")]
-            assert all((ROOT / path).exists() for path in paths), text
-        for module in MODULE.findall(text):
-            if module.startswith(("forge_consensus", "tests")):
-                assert importlib.util.find_spec(module) is not None, text
-        if text.startswith("forge-consensus"):
-            for words in TOOL.findall(text):
-                check_tool(words.split(), text)
+            assert set(targets.split()) <= make_targets(), where
+    for arguments in PYTEST.findall(text):
+        paths = [word.partition("::")[0] for word in arguments.split() if word.startswith("tests/")]
+        assert all((ROOT / path).exists() for path in paths), where
+    for module in MODULE.findall(text):
+        if module.startswith(("forge_consensus", "tests")):
+            assert importlib.util.find_spec(module) is not None, where
+    if text.startswith("forge-consensus"):
+        for words in TOOL.findall(text):
+            check_tool(words.split(), where)
 
 
 def check_tool(words: list[str], text: str) -> None:
@@ -202,15 +210,18 @@ def check_tool(words: list[str], text: str) -> None:
 # --- generated blocks ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("page", GENERATED, ids=named)
-def test_generated_blocks_say_what_the_source_says(page: Path) -> None:
-    text, right = page.read_text(encoding="utf-8"), rebuilt(page)
-    if text != right and os.environ.get(REGENERATE):
-        page.write_text(right, encoding="utf-8")
-    elif text != right:
-        blocks = zip(BLOCK.finditer(text), BLOCK.finditer(right), strict=True)
-        wrong = "\n\n".join(new["body"] for old, new in blocks if old["body"] != new["body"])
-        pytest.fail(f"run {REGENERATE}=1 pytest tests/unit/test_docs.py; it must be:\n{wrong}", pytrace=False)
+def test_generated_blocks_say_what_the_source_says() -> None:
+    wrong = []
+    for page in GENERATED:
+        text, right = page.read_text(encoding="utf-8"), rebuilt(page)
+        if text != right and os.environ.get(REGENERATE):
+            page.write_text(right, encoding="utf-8")
+        elif text != right:
+            blocks = zip(BLOCK.finditer(text), BLOCK.finditer(right), strict=True)
+            wrong += [f"{named(page)}:\n{new['body']}" for old, new in blocks if old["body"] != new["body"]]
+    if wrong:
+        it = "\n\n".join(wrong)
+        pytest.fail(f"run {REGENERATE}=1 pytest tests/unit/test_docs.py; it must be:\n\n{it}", pytrace=False)
 
 
 def test_every_block_that_can_be_made_stands_on_one_page() -> None:
