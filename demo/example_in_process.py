@@ -11,7 +11,7 @@ def main() -> None:
     """Start a node, listen in four ways, write until it takes a snapshot."""
     limits = StorageSettings(snapshot_entries=200, snapshot_seconds_min=0.1)
     with tempfile.TemporaryDirectory() as folder:
-        service = ConsensusService(node_id="n1", bind="127.0.0.1:0", storage_path=folder, limits=limits)
+        service = ConsensusService(node_id="n1", bind="127.0.0.1:0", storage_path=folder, storage=limits)
 
         # A handler: on a thread of its own, typed by the class of the event.
         service.bus.subscribe(LeaderElected, lambda event: print(event.leader, "leads term", event.term))

@@ -5,9 +5,14 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING
 
+from forge_consensus.version import __version__
+
 if TYPE_CHECKING:
     from forge_consensus.client.aio import AsyncClient
     from forge_consensus.client.sync import Client
+    from forge_consensus.config.client import ClientSettings
+    from forge_consensus.config.raft import RaftSettings
+    from forge_consensus.config.storage import StorageSettings
     from forge_consensus.errors import (
         AlreadyStartedError,
         AuthenticationFailedError,
@@ -66,8 +71,6 @@ if TYPE_CHECKING:
     from forge_consensus.storage.machines.kv import KeyValueMachine
     from forge_consensus.storage.machines.machine import Command, Entry, StateMachine
 
-__version__ = "0.1.0"
-
 __all__ = [
     "AlreadyStartedError",
     "AsyncClient",
@@ -75,6 +78,7 @@ __all__ = [
     "BlockingCallError",
     "BusyError",
     "Client",
+    "ClientSettings",
     "ClusterNotFoundError",
     "Command",
     "CommandError",
@@ -114,6 +118,7 @@ __all__ = [
     "PeerNotFoundError",
     "PoolExhaustedError",
     "ProtocolError",
+    "RaftSettings",
     "RateLimitExceededError",
     "ReplicationFailedError",
     "SessionExpiredError",
@@ -123,6 +128,7 @@ __all__ = [
     "StateMachine",
     "StorageError",
     "StorageFullError",
+    "StorageSettings",
     "StorageUnavailableError",
     "TransportUnavailableError",
     "UnavailableError",
@@ -136,6 +142,7 @@ HOMES = {
     "AsyncClient": "forge_consensus.client.aio",
     "BlockingCallError": "forge_consensus.service.blocking",
     "Client": "forge_consensus.client.sync",
+    "ClientSettings": "forge_consensus.config.client",
     "Command": "forge_consensus.storage.machines.machine",
     "ConsensusEvent": "forge_consensus.events.types",
     "ConsensusService": "forge_consensus.service.consensus",
@@ -144,13 +151,15 @@ HOMES = {
     "EventFeed": "forge_consensus.feed.event_feed",
     "Gap": "forge_consensus.feed.event_feed",
     "KeyValueMachine": "forge_consensus.storage.machines.kv",
+    "RaftSettings": "forge_consensus.config.raft",
     "StateMachine": "forge_consensus.storage.machines.machine",
+    "StorageSettings": "forge_consensus.config.storage",
 }
-"""Where a public name lives that is not in `forge_consensus.errors`."""
+"""The home of each public name that does not live in `forge_consensus.errors`."""
 
 
 def __getattr__(name: str) -> object:
-    """Import a public name at its first use (PEP 562): a part can be used without the whole."""
+    """Import a public name at its first use (PEP 562), so that a program imports only the parts that it uses."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     home = HOMES.get(name, "forge_consensus.errors")

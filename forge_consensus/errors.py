@@ -1,7 +1,7 @@
-"""The errors: everything that can go wrong, as one hierarchy with the codes that the seed gave it.
+"""The errors: everything that can go wrong, as one hierarchy with the codes of the Go original.
 
-A message says what happened, why, and what to do. `retryable`: nothing was carried out and the same
-request may succeed later. `fatal`: this node, or this configuration, must not go on. Exit codes are
+A message says what happened, why, and what to do. `retryable` means that nothing was carried out and the same
+request may succeed later. `fatal` means that this node, or this configuration, must not go on. Exit codes are
 those of sysexits: 65 bad data, 69 unavailable, 70 internal, 75 timed out or outcome unknown,
 77 not authorised, 78 bad configuration, 1 for the rest.
 """
@@ -14,19 +14,19 @@ Kind = TypeVar("Kind", bound="ConsensusError")
 
 
 class ConsensusError(Exception):
-    """What every error of this package is; `context` holds the facts behind the message.
+    """The base of all errors of this package; `context` holds the facts behind the message.
 
-    Facts that a class declares are its attributes too.
+    Facts that a class declares are attributes as well.
     """
 
     code: str = "CONSENSUS_ERROR"
     retryable: bool = False
     fatal: bool = False
     exit_code: int = 1
-    message: str = "something failed that has no name of its own: see the node's log"
+    message: str = "something failed for which there is no more precise error: see the node's log"
 
     def __init_subclass__(cls, **facts: str | bool | int) -> None:
-        """Take the facts in a class statement's first line; what is left out is inherited."""
+        """Take the facts from the first line of a class statement; what it leaves out is inherited."""
         super().__init_subclass__()
         for name, value in facts.items():
             setattr(cls, name, value)
@@ -45,25 +45,25 @@ class ConsensusError(Exception):
 
     @classmethod
     def from_wire(cls, text: str, context: dict[str, object]) -> Self:
-        """Make the error that a peer told of by its text and its facts."""
+        """Make the error that a peer reported, from its text and its facts."""
         return revived(cls, text, context)
 
 
 def revived(kind: type[Kind], message: str, context: dict[str, object]) -> Kind:
-    """Make an error of that kind without running its own constructor."""
+    """Make an error of that class without calling its own constructor."""
     error = kind.__new__(kind)
     ConsensusError.__init__(error, message, **context)
     return error
 
 
 class UnavailableError(ConsensusError, code="CONSENSUS_UNAVAILABLE", retryable=True, exit_code=69):
-    """Nothing was done and the same request may succeed later: the base of what passes."""
+    """Nothing was done and the same request may succeed later; the base of all errors that pass."""
 
     message = "the cluster cannot do this at the moment: try again soon"
 
 
 class NotLeaderError(UnavailableError, code="CONSENSUS_NOT_LEADER"):
-    """The node asked does not lead; it did nothing and says who does, if it knows."""
+    """The node that was asked does not lead. It did nothing, and says who leads if it knows."""
 
     leader: str | None = None
     """The leader's node id, None when unknown."""
@@ -131,7 +131,7 @@ class TransportUnavailableError(UnavailableError, code="CONSENSUS_TRANSPORT_UNAV
 
 
 class DiscoveryUnavailableError(UnavailableError, code="CONSENSUS_DISCOVERY_UNAVAILABLE"):
-    """The service that lists the peers does not answer."""
+    """The service that knows the peers does not answer."""
 
     message = "discovery does not answer: check its address; known peers stay in use"
 
@@ -150,13 +150,13 @@ class NoQuorumError(UnavailableError, code="CONSENSUS_NO_QUORUM"):
 
 
 class InvalidTermError(ConsensusError, code="CONSENSUS_INVALID_TERM", exit_code=70):
-    """A term that cannot be."""
+    """A term is impossible."""
 
     message = "a term must be a whole number that no one has gone past: see who sent it"
 
 
 class StaleTermError(ConsensusError, code="CONSENSUS_STALE_TERM", exit_code=70):
-    """Something acted for a term that is over; nothing was written."""
+    """Something acted for a term that is over. Nothing was written."""
 
     current: int = 0
     """The term that the node is in."""
@@ -164,7 +164,7 @@ class StaleTermError(ConsensusError, code="CONSENSUS_STALE_TERM", exit_code=70):
     """The term that was acted for."""
 
     def __init__(self, current: int, received: int) -> None:
-        text = f"term {received} is over, this node is in term {current}: ask the leader of today"
+        text = f"term {received} is over, this node is in term {current}: ask the present leader"
         super().__init__(text, current=current, received=received)
 
 
@@ -177,7 +177,7 @@ class LogInconsistentError(ConsensusError, code="CONSENSUS_LOG_INCONSISTENT", fa
 class SnapshotFailedError(UnavailableError, code="CONSENSUS_SNAPSHOT_FAILED", exit_code=70):
     """A snapshot was not made, sent or installed; the log still holds everything."""
 
-    message = "the snapshot failed and the log was kept: check the room on the disk, then try again"
+    message = "the snapshot failed and the log was kept: check the space on the disk, then try again"
 
 
 class CompactionFailedError(UnavailableError, code="CONSENSUS_COMPACTION_FAILED", exit_code=70):
@@ -193,15 +193,15 @@ class ElectionTimeoutError(UnavailableError, code="CONSENSUS_ELECTION_TIMEOUT"):
 
 
 class InvalidPeerError(ConsensusError, code="CONSENSUS_INVALID_PEER", exit_code=65):
-    """A peer's id or address cannot be."""
+    """A peer's id or address is not valid."""
 
     message = "a peer needs an id and an address host:port: correct the entry"
 
 
 class PeerExistsError(ConsensusError, code="CONSENSUS_PEER_EXISTS"):
-    """The peer to add is a member already."""
+    """The peer to be added is a member already."""
 
-    message = "that peer is already a member: nothing is to be done, or choose another id"
+    message = "that peer is already a member: there is nothing to do, or choose another id"
 
 
 class PeerNotFoundError(ConsensusError, code="CONSENSUS_PEER_NOT_FOUND"):
@@ -241,15 +241,15 @@ class OperationFailedError(ConsensusError, code="CONSENSUS_OPERATION_FAILED"):
 
 
 class ReplicationFailedError(ConsensusError, code="CONSENSUS_REPLICATION_FAILED", exit_code=69):
-    """Entries did not reach a peer; a command among them may be carried out yet."""
+    """Entries did not reach a peer; a command among them may still be carried out."""
 
     message = "entries did not reach a peer: the leader sends them again when it is back"
 
 
 class ConsensusTimeoutError(UnavailableError, TimeoutError, code="CONSENSUS_TIMEOUT", exit_code=75):
-    """The time was over before it was begun: it was definitely not carried out."""
+    """The time was over before the request was carried out; it certainly was not and will not be."""
 
-    message = "the time was over and nothing was carried out: try again, or allow more time"
+    message = "the time ran out and nothing was carried out: try again, or allow more time"
 
 
 class ConnectionFailedError(UnavailableError, code="CONSENSUS_CONNECTION_FAILED"):
@@ -259,19 +259,19 @@ class ConnectionFailedError(UnavailableError, code="CONSENSUS_CONNECTION_FAILED"
 
 
 class StaleReadError(UnavailableError, code="CONSENSUS_STALE_READ"):
-    """The data are older than the reader allows."""
+    """The data are older than the reader accepts."""
 
     message = "the data here are older than allowed: read from the leader, or allow more staleness"
 
 
 class RateLimitExceededError(UnavailableError, code="CONSENSUS_RATE_LIMIT_EXCEEDED"):
-    """More was asked than this client may; nothing was done."""
+    """The client sends more requests than it may; nothing was done."""
 
     message = "too many requests: wait a moment, then send fewer"
 
 
 class AuthenticationFailedError(ConsensusError, code="CONSENSUS_AUTHENTICATION_FAILED", exit_code=77):
-    """Who asks is not who may."""
+    """The caller is not who it says, or may not do this."""
 
     message = "the credentials were refused: check the key or the token"
 
@@ -289,25 +289,25 @@ class ConnectionTimeoutError(UnavailableError, code="CONSENSUS_CONNECTION_TIMEOU
 
 
 class OutcomeUnknownError(ConsensusError, code="CONSENSUS_OUTCOME_UNKNOWN", exit_code=75):
-    """The command may or may not have been carried out; repeat it only if twice does no harm."""
+    """The command may or may not have been carried out; repeat it only if doing it twice does no harm."""
 
     message = "the command may have been carried out: read before you repeat it"
 
 
 class SessionExpiredError(OutcomeUnknownError, code="CONSENSUS_SESSION_EXPIRED"):
-    """The client's session is over, and with it the memory of what was carried out."""
+    """The client's session is over, so the cluster no longer knows which of its commands were carried out."""
 
     message = "the session expired, the command may have been carried out: read before you repeat it"
 
 
 class BusyError(UnavailableError, code="CONSENSUS_BUSY"):
-    """The node has too much to do; nothing was done."""
+    """The node has too many requests outstanding; nothing was done."""
 
     message = "the node has too much outstanding: wait a moment, then try again"
 
 
 class StorageError(ConsensusError, code="CONSENSUS_STORAGE_FAILED", fatal=True, exit_code=70):
-    """The store failed: the node stops, for a retried write can lie."""
+    """The store failed. The node stops, because a write that is tried again can report success wrongly."""
 
     message = "the store failed and the node stops: check the disk, then start it again"
 
@@ -315,13 +315,13 @@ class StorageError(ConsensusError, code="CONSENSUS_STORAGE_FAILED", fatal=True, 
 class CorruptionError(StorageError, code="CONSENSUS_CORRUPTION"):
     """Something on the disk is not what was written."""
 
-    message = "the disk does not hold what was written: move the folder away and join the node anew"
+    message = "the disk does not hold what was written: move the folder away and let the node join as a new one"
 
 
 class StorageFullError(UnavailableError, code="CONSENSUS_STORAGE_FULL"):
-    """The store has no room for more; nothing was done and nothing is lost."""
+    """The store has no space for more; nothing was done and nothing is lost."""
 
-    message = "the store is full and nothing is lost: make room on the disk or raise the quota"
+    message = "the store is full and nothing is lost: free space on the disk or raise storage.quota_bytes"
 
 
 class FolderLockedError(ConsensusError, code="CONSENSUS_FOLDER_LOCKED", fatal=True, exit_code=78):
@@ -331,7 +331,7 @@ class FolderLockedError(ConsensusError, code="CONSENSUS_FOLDER_LOCKED", fatal=Tr
 
 
 class IdentityError(ConsensusError, code="CONSENSUS_IDENTITY", fatal=True, exit_code=78):
-    """The node is not who its folder, its settings or its peers say."""
+    """The node's folder, its settings and its peers disagree about who it is."""
 
     message = "the folder is another node's: check the folder, the node id and the peers"
 
@@ -349,35 +349,35 @@ class CommandError(ConsensusError, code="CONSENSUS_COMMAND_FAILED", exit_code=65
 
     @classmethod
     def from_wire(cls, text: str, context: dict[str, object]) -> Self:
-        """Make it of the exception's text; the name of its class is in the context."""
+        """Make the error from the exception's text; the name of its class is in the context."""
         return cls(str(context.get("kind", cls.kind)), text)
 
 
 class CommandTooLargeError(ConsensusError, code="CONSENSUS_COMMAND_TOO_LARGE", exit_code=65):
     """The command has more bytes than the cluster takes."""
 
-    message = "the command is too large: send less in one command, or raise the limit on every node"
+    message = "the command is too large: send less in one command, or raise raft.command_bytes_max on every node"
 
 
 class ProtocolError(ConsensusError, code="CONSENSUS_PROTOCOL", exit_code=65):
-    """A frame that does not decode."""
+    """A frame cannot be decoded."""
 
-    message = "a frame does not decode: check who sends to this port, and that versions agree"
+    message = "a frame cannot be decoded: check who sends to this port, and that the versions agree"
 
 
 BY_CODE: dict[str, type[ConsensusError]] = {
     kind.code: kind for kind in list(globals().values()) if isinstance(kind, type) and issubclass(kind, ConsensusError)
 }
-"""Code to class: what `error_from_code` goes by."""
+"""Code -> class, for `error_from_code`."""
 
 
 def is_retryable(error: BaseException) -> bool:
-    """Whether nothing was done and it may succeed later; False for foreign errors."""
+    """Whether nothing was done and the same request may succeed later; False for errors of other packages."""
     return isinstance(error, ConsensusError) and error.retryable
 
 
 def is_fatal(error: BaseException) -> bool:
-    """Whether the node, or its configuration, must not go on; False for foreign errors."""
+    """Whether the node, or its configuration, must not go on; False for errors of other packages."""
     return isinstance(error, ConsensusError) and error.fatal
 
 

@@ -1,4 +1,4 @@
-"""The output: how values, tables and events are written for people and for programs."""
+"""How values, tables and events are written for people and for programs."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from typing import Any
 from forge_consensus.events.envelope import ConsensusEvent, payload
 
 INT_EXACT_MAX = 1 << 53
-"""Above it a program that reads JSON numbers as doubles would be wrong."""
+"""A program that reads JSON numbers as doubles would read larger integers wrongly."""
 CELL_CHARS_MAX = 80
 
 
 def plain(value: Any) -> Any:
-    """The value as JSON can hold it: bytes as ``{"base64": ...}``, integers that a double cannot hold as texts."""
+    """Return the value as JSON can hold it: bytes as ``{"base64": ...}``, integers beyond a double as texts."""
     if isinstance(value, bytes):
         return {"base64": base64.b64encode(value).decode()}
     if isinstance(value, bool):
@@ -31,12 +31,12 @@ def plain(value: Any) -> Any:
 
 
 def json_text(value: Any) -> str:
-    """One line of JSON; keys keep their order."""
+    """Return one line of JSON; keys keep their order."""
     return json.dumps(plain(value), ensure_ascii=False, separators=(",", ":"), default=str)
 
 
 def cell(value: Any) -> str:
-    """A value as one short line for a table."""
+    """Return a value as one short line for a table."""
     if isinstance(value, bytes):
         value = value.decode(errors="backslashreplace")
     elif not isinstance(value, str):
@@ -46,14 +46,14 @@ def cell(value: Any) -> str:
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """Lines with the columns aligned, the head first."""
+    """Return lines with the columns aligned, the head first."""
     lines = [tuple(head), *map(tuple, rows)]
     widths = [max(len(line[column]) for line in lines) for column in range(len(head))]
     return ["  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip() for line in lines]
 
 
 def bytes_text(count: float | None) -> str:
-    """A number of bytes for people."""
+    """Return a number of bytes for people, in powers of 1000."""
     if count is None:
         return "-"
     units = ["B", "KB", "MB", "GB", "TB"]
@@ -64,7 +64,7 @@ def bytes_text(count: float | None) -> str:
 
 
 def seconds_text(seconds: float | None) -> str:
-    """A duration for people: 12ms, 1.9s, 3m20s, 3h12m, 2d4h."""
+    """Return a duration for people: 12ms, 1.9s, 3m20s, 3h12m, 2d4h."""
     if seconds is None:
         return "-"
     if seconds < 1:
@@ -79,12 +79,12 @@ def seconds_text(seconds: float | None) -> str:
 
 
 def clock_text(time: float) -> str:
-    """The time of day with milliseconds, UTC."""
+    """Return the time of day in UTC, with milliseconds, of a Unix time in seconds."""
     return datetime.fromtimestamp(time, UTC).strftime("%H:%M:%S.%f")[:-3]
 
 
 def field_text(value: Any) -> str:
-    """A field of an event for people."""
+    """Return a field of an event for people."""
     if isinstance(value, float):
         return seconds_text(value)
     if isinstance(value, list | tuple):
@@ -93,7 +93,7 @@ def field_text(value: Any) -> str:
 
 
 def event_text(event: ConsensusEvent) -> str:
-    """An event as one line: node, what happened, term, and its facts."""
+    """Return an event as one line: its node, kind, term and the fields that are not empty."""
     facts = " ".join(
         f"{name}={field_text(value)}" for name, value in payload(event).items() if value not in (None, "", ())
     )

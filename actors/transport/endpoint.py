@@ -7,14 +7,9 @@ import stat
 from pathlib import Path
 from typing import Final
 
+from forge_consensus.config.address import EVENTS_SUFFIX, IPC
 from forge_consensus.errors import InvalidConfigError, TransportUnavailableError
 
-IPC: Final = "ipc://"
-PATH_BYTES_MAX: Final = 107
-"""The size of sun_path in unix(7), less its zero byte."""
-EVENTS_SUFFIX: Final = ".events"
-BOUND_PATH_BYTES_MAX: Final = PATH_BYTES_MAX - len(EVENTS_SUFFIX)
-"""Shorter, because a node publishes its events beside the path where it listens."""
 PROBE_SECONDS: Final = 1.0
 
 
@@ -31,21 +26,6 @@ def path_of(address: str) -> str | None:
 def events_endpoint(bind: str) -> str:
     """Return where a node that listens at `bind` publishes its events: a free port of that host, or a path beside."""
     return bind + EVENTS_SUFFIX if bind.startswith(IPC) else f"{bind.rpartition(':')[0]}:0"
-
-
-def check_path(address: str, bytes_max: int = PATH_BYTES_MAX) -> None:
-    """Raise `InvalidConfigError` for an ``ipc://`` address that no socket can have."""
-    path = address.removeprefix(IPC)
-    if not path.startswith("/") or path.endswith("/") or not path.isprintable() or "," in path:
-        raise InvalidConfigError(
-            f"{address!r} is no address of a node: behind ipc:// stands the whole path of a socket, without commas, "
-            "such as ipc:///run/forge/n1"
-        )
-    size = len(path.encode())
-    if size > bytes_max:
-        raise InvalidConfigError(
-            f"{address!r} has a path of {size} bytes and a socket's may have {bytes_max}: choose a shorter folder"
-        )
 
 
 def claim_path(path: str) -> None:

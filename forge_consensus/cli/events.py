@@ -1,4 +1,4 @@
-"""``forge-consensus events``: what the nodes tell, as it happens and from their journals."""
+"""``forge-consensus events``: the events of the nodes, as they happen and from their journals."""
 
 from __future__ import annotations
 
@@ -12,16 +12,20 @@ from forge_consensus.output import clock_text, event_text
 
 @click.group()
 def events() -> None:
-    """See what the nodes tell."""
+    """Show the events of the nodes."""
 
 
 @events.command()
 @endpoints_option
 @timeout_option
 @output_option
-@click.option("--kind", "kinds", multiple=True, help="Only these, such as 'leader.*'; may be given several times.")
-@click.option("--since", type=click.IntRange(min=0), help="From that number on, on each node; 0 is all that is kept.")
-@click.option("--follow", is_flag=True, help="Go on with what is told from now on; alone, begin there.")
+@click.option("--kind", "kinds", multiple=True, help="Only such events, as 'leader.*'; may be given several times.")
+@click.option(
+    "--since",
+    type=click.IntRange(min=0),
+    help="Begin at this event number; 0 is all that is kept.",
+)
+@click.option("--follow", is_flag=True, help="Go on with new events; without --since, begin with them.")
 @click.option("--node-only", is_flag=True, help="Only the nodes at the endpoints, not the whole cluster.")
 def watch(
     endpoints: list[str],
@@ -34,7 +38,8 @@ def watch(
 ) -> None:
     """Print the events of the cluster, one a line: those in the journals, or as they happen with --follow.
 
-    Each comes once, in order for each node. What a node no longer has is said in its place, as consensus.feed.gap.
+    Each event is printed once, in order for each node. In place of events that a node no longer has stands a
+    consensus.feed.gap.
     """
     start = since if since is not None or follow else 0
     try:

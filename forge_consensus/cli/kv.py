@@ -20,12 +20,12 @@ KINDS = ("text", "bytes", "json")
 
 
 class Key(click.ParamType[str]):
-    """A key; its length is the machine's affair."""
+    """A key; the state machine checks its length."""
 
     name = "key"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        """The key, if it is Unicode."""
+        """Return the key, if it is valid Unicode."""
         try:
             return str(value).encode().decode()
         except UnicodeEncodeError:
@@ -41,7 +41,7 @@ def kv() -> None:
 
 
 def value_of(text: str, kind: str) -> Any:
-    """The value that an argument stands for; ``-`` is all of stdin."""
+    """Return the value that an argument stands for; ``-`` stands for all of stdin."""
     data = sys.stdin.buffer.read() if text == "-" else text.encode(errors="surrogateescape")
     if kind == "bytes":
         return data
@@ -55,7 +55,7 @@ def value_of(text: str, kind: str) -> Any:
         value = json.loads(decoded, parse_constant=refuse_constant)
         msgpack.packb(value)
     except (ValueError, OverflowError, RecursionError) as error:
-        raise click.UsageError(f"the value is no JSON that can be stored: {error}") from None
+        raise click.UsageError(f"the value is not JSON that can be stored: {error}") from None
     if value is None:
         raise click.UsageError("a key never holds null: delete it instead, or expect it --absent")
     return value
@@ -63,11 +63,11 @@ def value_of(text: str, kind: str) -> Any:
 
 def refuse_constant(name: str) -> None:
     """Refuse NaN and the infinities, which JSON does not have."""
-    raise ValueError(f"{name} is no JSON")
+    raise ValueError(f"{name} is not JSON")
 
 
 def described(value: Any) -> dict[str, Any]:
-    """A value and its kind, for JSON; bytes are base64."""
+    """Return a value and its kind for JSON; bytes become base64."""
     if value is None:
         return {"value": None, "kind": None}
     if isinstance(value, bytes):
@@ -83,12 +83,12 @@ def write_value(value: Any, *, end: bytes = b"\n") -> None:
 
 
 def say(output: str, text: str, fields: dict[str, Any]) -> None:
-    """Write a result the way that was asked for."""
+    """Write a result for people or as JSON, as the option -o says."""
     click.echo(json_text(fields) if output == "json" else text)
 
 
 def hint(text: str) -> None:
-    """Tell the person, not the program."""
+    """Write to stderr, where people read it and programs do not."""
     click.echo(text, err=True)
 
 

@@ -26,7 +26,7 @@ from forge_consensus.storage.snapshots.file import verify as verify_snapshot
 
 PAGE_RECORDS = 2_000
 FAULTS_MAX = 100
-"""More are counted, not told."""
+"""Further faults are counted but not listed."""
 EXIT_DAMAGED = 65
 EXIT_MISSING = 66
 

@@ -1,7 +1,7 @@
 """Where a program's log goes: to stderr, for people or as JSON, with the lines of other packages in it.
 
-For programs only, such as the command line. A library leaves the set-up to whoever uses it: nothing here happens by
-being imported.
+For programs only, such as the command line: a library leaves the set-up to the application that uses it. Importing
+this module changes nothing.
 """
 
 from __future__ import annotations
@@ -55,13 +55,13 @@ def configure_logging(level: str = "info", *, json: bool = False, stream: TextIO
         logger.add(JsonLines(target), level=level.upper(), format="{message}", backtrace=False, diagnose=False)
     else:
         logger.add(target, level=level.upper(), format=human_format, backtrace=False, diagnose=False)
-    # Other packages' debug lines are theirs to debug.
+    # Debug lines of other packages are left out, because they would drown those of this one.
     lowest = max(logging.INFO, logger.level(level.upper()).no)
     logging.basicConfig(handlers=[InterceptHandler()], level=lowest, force=True)
 
 
 def human_format(record: Record) -> str:
-    """The format of one line: whose it is stands before the message, unless the message says it already."""
+    """Return the format of one line; the node's id stands before the message, unless the message contains it."""
     extra = record["extra"]
     whose = "{extra[node]}: " if "node" in extra and "event" not in extra else ""
     correlation = " [{extra[correlation_id]}]" if "correlation_id" in extra else ""
@@ -81,7 +81,7 @@ class JsonLines:
 
 
 def json_line(record: Record) -> str:
-    """One record as JSON; all ASCII, and what JSON cannot say as text."""
+    """Return one record as JSON in ASCII; values that JSON cannot hold become texts."""
     moment = record["time"].astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
     extra: dict[str, Any] = dict(record["extra"])
     line = {

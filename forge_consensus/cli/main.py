@@ -1,4 +1,4 @@
-"""The command line: its commands, loaded when they are called, and how their errors end the process."""
+"""The command line: its commands, imported when they are called, and the exit codes of its errors."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from typing import Any, ClassVar, NoReturn
 
 import click
 
-from forge_consensus import __version__
+from forge_consensus.cli.missing import EXIT_NOT_INSTALLED, missing_text
 from forge_consensus.errors import ConsensusError
+from forge_consensus.version import __version__
 
 PROGRAM = "forge-consensus"
 
@@ -27,29 +28,29 @@ Exit codes:
   70   internal: the store failed, an error that has no name
   75   timed out; the outcome may be unknown
   77   not authorised
-  78   wrong configuration: addresses, peers, identity, folder in use
+  78   wrong configuration: addresses, peers, identity, folder in use, an extra that is not installed
   130  interrupted"""
 
 FAMILIAR = {
     "set": "put", "read": "get", "del": "delete", "rm": "delete", "remove": "delete", "increment": "incr",
     "list": "scan", "ls": "scan", "start": "node", "run": "node", "server": "node", "members": "status",
-    "health": "status", "check": "verify",
+    "health": "status", "check": "verify", "config": "settings", "options": "settings",
 }  # fmt: skip
 """What other tools call these commands."""
 
 
 class Commands(click.Group):
-    """A group whose commands are imported when they are called, so that each starts as fast as it can."""
+    """A group whose commands are imported when they are called, so that each starts as fast as possible."""
 
     homes: ClassVar[dict[str, tuple[str, str]]] = {}
     """Command -> (module and attribute, first line of its help)."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """The names, in the order in which they are told."""
+        """Return the names in the order in which the help lists them."""
         return [*self.homes, *super().list_commands(ctx)]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """The command, imported if need be."""
+        """Return the command, imported if need be."""
         if cmd_name not in self.homes:
             return super().get_command(ctx, cmd_name)
         module, _, name = self.homes[cmd_name][0].partition(":")
@@ -60,7 +61,7 @@ class Commands(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """The command meant; an unknown one is answered with what may have been meant."""
+        """Find the command; an unknown one is refused with what may have been meant."""
         name = args[0]
         if self.get_command(ctx, name) is None and not name.startswith("-"):
             known = self.list_commands(ctx)
@@ -83,19 +84,20 @@ class Commands(click.Group):
 
 
 class Root(Commands):
-    """The outermost group: what is raised anywhere below becomes a line and an exit code here."""
+    """The outermost group: it turns every error of a command into a line on stderr and an exit code."""
 
     homes: ClassVar[dict[str, tuple[str, str]]] = {
         "node": ("forge_consensus.cli.node:node", "Run one node in the foreground."),
         "kv": ("forge_consensus.cli.kv:kv", "Read and change keys of the built-in machine."),
         "status": ("forge_consensus.cli.status:status", "Show the whole cluster on one screen."),
-        "events": ("forge_consensus.cli.events:events", "See what the nodes tell."),
+        "events": ("forge_consensus.cli.events:events", "Show the events of the nodes."),
         "log": ("forge_consensus.cli.log:log", "Check a node's log while the node is stopped."),
+        "settings": ("forge_consensus.cli.settings:settings", "List every setting, its default and the reason for it."),
         "demo": ("forge_consensus.demo.command:demo", "Start a cluster, kill its leader, watch it go on."),
     }
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run the command; see `end_with`."""
+        """Run the command; an error ends it as `end_with` says."""
         try:
             return super().invoke(ctx)
         except (click.ClickException, click.exceptions.Exit, click.Abort, BrokenPipeError):
@@ -105,16 +107,19 @@ class Root(Commands):
 
 
 def end_with(error: BaseException) -> int:
-    """Say on stderr what went wrong and return the exit code for it."""
+    """Write to stderr what went wrong, and return the exit code for it."""
     if isinstance(error, KeyboardInterrupt):
         click.echo("interrupted", err=True)
         return 130
+    if text := missing_text(error):
+        click.echo(text, err=True)
+        return EXIT_NOT_INSTALLED
     if isinstance(error, ConsensusError):
         click.echo(f"error[{error.code}]: {error}", err=True)
         return error.exit_code
     click.echo("".join(traceback.format_exception(error)), err=True, nl=False)
     click.echo(
-        f"error[INTERNAL]: {type(error).__name__}: {error}. This is a fault of {PROGRAM}: please report it with "
+        f"error[INTERNAL]: {type(error).__name__}: {error}. This is a bug of {PROGRAM}: please report it with "
         "the lines above",
         err=True,
     )

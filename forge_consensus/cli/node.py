@@ -2,81 +2,119 @@
 
 from __future__ import annotations
 
-import gc
 import os
-import re
 import signal
 import sys
 import threading
+from collections.abc import Callable
 from types import FrameType
-from typing import Any
+from typing import Any, Final, TypeVar
 
 import click
 
 from forge_consensus.cli.log_setup import configure_logging
-from forge_consensus.client.endpoints import parse_endpoint
-from forge_consensus.config.raft import RaftSettings
-from forge_consensus.config.storage import StorageSettings
+from forge_consensus.cli.settings import default_text
+from forge_consensus.config.address import bind_address, takes_free_port
+from forge_consensus.config.node import NodeSettings
+from forge_consensus.config.rows import from_row, parse, row_of_texts
+from forge_consensus.config.setting import Setting, describe
 from forge_consensus.errors import InvalidConfigError
 from forge_consensus.events.bus import EventBus
 from forge_consensus.events.encoding import to_json_line
 from forge_consensus.events.log_lines import log_events
 from forge_consensus.events.types import ConsensusEvent
-from forge_consensus.service.node import Node, NodeSettings, bind_address, takes_free_port
-from forge_consensus.storage.backends.lmdb import MAP_BYTES, QUOTA_BYTES
+from forge_consensus.service.node import Node
+from forge_consensus.service.running import NodeRun
 
-OPTIONS = RaftSettings()
-LIMITS = StorageSettings()
-STOP_SECONDS_MAX = 10.0
+STOP_SECONDS_MAX: Final = 10.0
 """A node that was asked to stop and has not by then is ended; what it acknowledged is on disk anyway."""
-EVENTS_QUEUE_MAX = 10_000
-LOG_LEVELS = ("debug", "info", "warning", "error")
-SIZES = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
+EVENTS_QUEUE_MAX: Final = 10_000
+LOG_LEVELS: Final = ("debug", "info", "warning", "error")
+SETTINGS: Final = {setting.name: setting for setting in describe(NodeSettings)}
+OPTIONS: Final = {
+    "node_id": "id",
+    "cluster_id": "cluster",
+    "bind": "listen",
+    "peers": "peers",
+    "storage_path": "data",
+    "lease_reads": "lease-reads",
+    "metrics": "metrics",
+}
+"""Setting -> the option that alone sets it."""
+SHORTHANDS: Final = (
+    "raft.heartbeat_interval",
+    "raft.election_timeout_min",
+    "raft.election_timeout_max",
+    "storage.snapshot_entries",
+    "storage.quota_bytes",
+    "storage.map_bytes",
+)
+"""Settings that have an option besides --set, because they are the ones most often changed."""
+
+Function = TypeVar("Function", bound=Callable[..., Any])
 
 
-class Seconds(click.ParamType[float]):
-    """A duration: 0.1, 100ms or 1.5s."""
+class SettingText(click.ParamType[str]):
+    """The text of a setting; one that does not stand for a value of its type is a wrong usage."""
 
-    name = "seconds"
+    def __init__(self, setting: Setting) -> None:
+        self.setting = setting
+        self.name = setting.described.unit or setting.kind
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        """The duration in seconds."""
-        match = re.fullmatch(r"(\d+(?:\.\d*)?|\.\d+)(ms|s|)", str(value).strip())
-        if match is None:
-            self.fail(f"{value!r} is no duration: write 0.1, 100ms or 1.5s", param, ctx)
-        return float(match[1]) / (1000 if match[2] == "ms" else 1)
-
-
-class Size(click.ParamType[int]):
-    """A number of bytes: 1048576, 64MiB or 2G (always powers of 1024)."""
-
-    name = "bytes"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        """The number of bytes."""
-        match = re.fullmatch(r"(\d+) *([kmgt]?)(?:i?b)?", str(value).strip().lower())
-        if match is None or int(match[1]) == 0:
-            self.fail(f"{value!r} is no size: write a number of bytes, 64MiB or 2GiB", param, ctx)
-        return int(match[1]) * SIZES[match[2]]
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Return the text, if it stands for a value."""
+        try:
+            parse(self.setting, str(value))
+        except InvalidConfigError as error:
+            self.fail(str(error), param, ctx)
+        return str(value)
 
 
-def parse_peers(text: str) -> dict[str, str]:
-    """Node id -> address of a text like ``n1=host:port,n2=host:port``. Raises `InvalidConfigError`."""
-    peers: dict[str, str] = {}
-    for part in filter(None, (part.strip() for part in text.split(","))):
-        node, equals, address = (piece.strip() for piece in part.partition("="))
-        if not (node and equals and address):
-            raise InvalidConfigError(
-                f"{part!r} in the list of peers is not ID=HOST:PORT: write it like n1=127.0.0.1:7001,n2=127.0.0.1:7002"
-            )
-        if node in peers:
-            raise InvalidConfigError(f"node {node!r} is twice in the list of peers: give each member an id of its own")
-        peers[node] = parse_endpoint(address)
-    return peers
+class Assignment(click.ParamType[tuple[str, str]]):
+    """The name of a setting and the text of its value, with an equals sign between them."""
+
+    name = "NAME=VALUE"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, str]:
+        """Return the name and the text."""
+        if isinstance(value, tuple):
+            return value
+        name, equals, text = str(value).partition("=")
+        if not equals:
+            self.fail(f"{value!r} is no setting: write NAME=VALUE, such as raft.heartbeat_interval=50ms", param, ctx)
+        return name.strip(), text
 
 
-def parse_listen(text: str | None, node_id: str, peers: dict[str, str]) -> str:
-    """The address to listen at; that of the node in the list of peers if none is given.
+def shorthand_options(function: Function) -> Function:
+    """Give a command an option for each of `SHORTHANDS`."""
+    for name in reversed(SHORTHANDS):
+        setting = SETTINGS[name]
+        unit = " s" if setting.described.unit == "s" else ""
+        function = click.option(
+            f"--{name.rpartition('.')[2].replace('_', '-')}",
+            name.replace(".", "_"),
+            type=SettingText(setting),
+            help=f"The same as --set {name}=...  [default: {default_text(setting)}{unit}]",
+        )(function)
+    return function
+
+
+def given_texts(assignments: tuple[tuple[str, str], ...], shorthands: dict[str, str | None]) -> list[tuple[str, str]]:
+    """Return the names and texts of all settings in sections that the command line gives.
+
+    Raises `InvalidConfigError` for a setting that has an option of its own.
+    """
+    for name, _ in assignments:
+        if name in OPTIONS:
+            raise InvalidConfigError(f"{name} is not set by --set: use --{OPTIONS[name]}")
+        if name.startswith("client."):
+            raise InvalidConfigError(f"{name} is a setting of clients and not of a node: give it to the client")
+    short = [(name, text) for name in SHORTHANDS if (text := shorthands[name.replace(".", "_")]) is not None]
+    return [*short, *assignments]
+
+
+def listen_address(text: str | None, node_id: str, peers: dict[str, str]) -> str:
+    """Return the address to listen at; that of the node among the peers if none is given.
 
     Port 0 takes a free port. Raises `InvalidConfigError`.
     """
@@ -86,15 +124,13 @@ def parse_listen(text: str | None, node_id: str, peers: dict[str, str]) -> str:
                 "there is no address to listen at: give --listen HOST:PORT, or name this node in --peers"
             )
         return peers[node_id]
-    if takes_free_port(text):
-        bind_address(text)
-        if len(peers) > 1:
-            raise InvalidConfigError(
-                "port 0 takes whatever port is free, and the other members could not find this node: listen at the "
-                "address that --peers has for it"
-            )
-        return text
-    return parse_endpoint(text)
+    address = bind_address(text)
+    if takes_free_port(text) and len(peers) > 1:
+        raise InvalidConfigError(
+            "port 0 takes whatever port is free, and the other members could not find this node: listen at the "
+            "address that --peers has for it"
+        )
+    return address
 
 
 @click.command(context_settings={"show_default": True})
@@ -114,17 +150,23 @@ def parse_listen(text: str | None, node_id: str, peers: dict[str, str]) -> str:
 @click.option("--data", required=True, type=click.Path(file_okay=False), help="The folder of the node's data.")
 @click.option("--cluster", default="default", help="The cluster's id, the same on all members.")
 @click.option("--lease-reads", is_flag=True, help="Allow lease reads; the same on all members, read at first start.")
-@click.option("--heartbeat-interval", type=Seconds(), default=OPTIONS.heartbeat_interval)
-@click.option("--election-timeout-min", type=Seconds(), default=OPTIONS.election_timeout_min)
-@click.option("--election-timeout-max", type=Seconds(), default=OPTIONS.election_timeout_max)
 @click.option(
-    "--snapshot-entries",
-    type=click.IntRange(min=1),
-    default=LIMITS.snapshot_entries,
-    help="Take a snapshot when so many entries were applied since the last.",
+    "--machine",
+    default="",
+    metavar="MODULE:CLASS",
+    show_default=False,
+    help="The state machine; its module is looked for in this folder too. [default: keys and values]",
 )
-@click.option("--quota-bytes", type=Size(), default=f"{QUOTA_BYTES >> 30}GiB", help="Refuse proposals beyond it.")
-@click.option("--map-bytes", type=Size(), default=f"{MAP_BYTES >> 30}GiB", help="Address space of the store.")
+@click.option(
+    "--set",
+    "assignments",
+    type=Assignment(),
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="Any other setting, such as raft.heartbeat_interval=50ms; may be given several times. All names, defaults "
+    "and reasons: forge-consensus settings.",
+)
+@shorthand_options
 @click.option(
     "--log-level",
     type=click.Choice(LOG_LEVELS, case_sensitive=False),
@@ -148,42 +190,27 @@ def node(
     data: str,
     cluster: str,
     lease_reads: bool,
-    heartbeat_interval: float,
-    election_timeout_min: float,
-    election_timeout_max: float,
-    snapshot_entries: int,
-    quota_bytes: int,
-    map_bytes: int,
+    machine: str,
+    assignments: tuple[tuple[str, str], ...],
     log_level: str,
     log_format: str,
     metrics: str | None,
     events: bool,
+    **shorthands: str | None,
 ) -> None:
     """Run one node in the foreground.
 
     Prints one line when it serves. SIGTERM and SIGINT end it in order, with exit code 0. An address that is in use
     ends it with 69, a folder that is in use or belongs to another node or cluster with 78, a failing store with 70.
     """
-    members = parse_peers(peers)
-    settings = NodeSettings(
-        node_id=node_id,
-        cluster_id=cluster,
-        bind=parse_listen(listen, node_id, members),
-        peers=members,
-        storage_path=data,
-        lease_reads=lease_reads,
-        options=RaftSettings(
-            heartbeat_interval=heartbeat_interval,
-            election_timeout_min=election_timeout_min,
-            election_timeout_max=election_timeout_max,
-        ),
-        limits=StorageSettings(snapshot_entries=snapshot_entries),
-        quota_bytes=quota_bytes,
-        map_bytes=map_bytes,
-        metrics=metrics,
-    )
+    row = row_of_texts(NodeSettings, given_texts(assignments, shorthands))
+    members = parse(SETTINGS["peers"], peers)
+    bind = listen_address(listen, node_id, members)
+    row |= {"node_id": node_id, "cluster_id": cluster, "bind": bind, "peers": members}
+    row |= {"storage_path": data, "lease_reads": lease_reads, "metrics": metrics}
+    settings = from_row(NodeSettings, row)
     configure_logging(log_level, json=log_format == "json")
-    serve(settings, show_events=events)
+    serve(settings, machine, show_events=events)
 
 
 def print_event(event: ConsensusEvent) -> None:
@@ -192,45 +219,37 @@ def print_event(event: ConsensusEvent) -> None:
     sys.stdout.flush()
 
 
-class Ending:
-    """What SIGTERM and SIGINT do: before the node serves they end its opening, later they ask it to stop."""
+def end_on_signals(run: NodeRun) -> None:
+    """Have SIGTERM and SIGINT end the process at once while the node opens, and stop the node in order later."""
 
-    def __init__(self, node: Node) -> None:
-        self.node = node
-        self.serving = False
-
-    def install(self) -> None:
-        """Take the two signals."""
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self.asked)
-
-    def asked(self, number: int, frame: FrameType | None) -> None:
-        """One of them arrived."""
-        if not self.serving:
+    def asked(number: int, frame: FrameType | None) -> None:
+        if not run.serving:
             sys.exit(0)
-        self.node.stop(signal.Signals(number).name)
+        run.stop(signal.Signals(number).name)
         late = threading.Timer(STOP_SECONDS_MAX, os._exit, (0,))
         late.daemon = True
         late.start()
 
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, asked)
 
-def serve(settings: NodeSettings, *, show_events: bool) -> None:
-    """Open the node, say that it serves, and run it until a signal. Raises what else ends it."""
+
+def serve(settings: NodeSettings, machine: str, *, show_events: bool) -> None:
+    """Run the node until a signal, and say when it serves. Raises what else ends it."""
     bus = EventBus()
     log_events(bus)
-    running = Node(settings, bus)
-    ending = Ending(running)
-    ending.install()
-    try:
-        running.open()
-        ending.serving = True
-        click.echo(f"serving {settings.node_id} of cluster {settings.cluster_id} at {running.address}")
+
+    def announce(node: Node) -> None:
+        click.echo(f"serving {settings.node_id} of cluster {settings.cluster_id} at {node.address}")
         sys.stdout.flush()
         if show_events:
             bus.subscribe(ConsensusEvent, print_event, queue_max=EVENTS_QUEUE_MAX)
-        gc.collect()
-        gc.freeze()  # what exists now stays: later collections need not look at it
-        running.run()
+
+    if machine and os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())  # an installed command does not look there by itself
+    try:
+        run = NodeRun(settings, machine, bus, announce)
+        end_on_signals(run)
+        run.run()
     finally:
-        running.close()
         bus.close()

@@ -11,18 +11,18 @@ from forge_consensus.actors.messages import CONSISTENCIES
 from forge_consensus.client.endpoints import parse_endpoints
 from forge_consensus.errors import InvalidConfigError
 
-TIMEOUT_S = 5.0
+TIMEOUT_SECONDS = 5.0
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 class Endpoints(click.ParamType[list[str]]):
-    """Addresses with commas between them."""
+    """Addresses, separated by commas."""
 
     name = "endpoints"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> list[str]:
-        """The addresses; wrong ones, and none at all, are a wrong configuration."""
+        """Return the addresses; wrong ones, and none at all, are a wrong configuration (78)."""
         if not value:
             raise InvalidConfigError(
                 "no endpoints: say where the nodes listen with --endpoints 127.0.0.1:7001,... or "
@@ -32,7 +32,7 @@ class Endpoints(click.ParamType[list[str]]):
 
 
 def endpoints_option(function: Function) -> Function:
-    """``--endpoints``."""
+    """Give a command the option ``--endpoints``."""
     return click.option(
         "--endpoints",
         type=Endpoints(),
@@ -40,24 +40,24 @@ def endpoints_option(function: Function) -> Function:
         metavar="HOST:PORT,...",
         envvar="FORGE_CONSENSUS_ENDPOINTS",
         show_envvar=True,
-        help="Where the nodes listen; one that answers is enough.",
+        help="Where the nodes listen; one node that answers is enough.",
     )(function)
 
 
 def timeout_option(function: Function) -> Function:
-    """``--timeout``."""
+    """Give a command the option ``--timeout``."""
     return click.option(
         "--timeout",
         type=click.FloatRange(min=0, min_open=True),
-        default=TIMEOUT_S,
+        default=TIMEOUT_SECONDS,
         show_default=True,
         envvar="FORGE_CONSENSUS_TIMEOUT",
-        help="Seconds after which it is given up.",
+        help="Seconds after which the command gives up.",
     )(function)
 
 
 def output_option(function: Function) -> Function:
-    """``-o``."""
+    """Give a command the option ``-o``."""
     return click.option(
         "-o",
         "--output",
@@ -65,12 +65,12 @@ def output_option(function: Function) -> Function:
         default="table",
         show_default=True,
         envvar="FORGE_CONSENSUS_OUTPUT",
-        help="For people or for programs.",
+        help="table for people, json for programs.",
     )(function)
 
 
 def consistency_option(function: Function) -> Function:
-    """``--consistency``."""
+    """Give a command the option ``--consistency``."""
     return click.option(
         "--consistency",
         type=click.Choice(CONSISTENCIES),
@@ -81,5 +81,5 @@ def consistency_option(function: Function) -> Function:
 
 
 def client_options(function: Function) -> Function:
-    """What every command that talks to nodes takes."""
+    """Give a command the three options of every command that talks to nodes."""
     return endpoints_option(timeout_option(output_option(function)))

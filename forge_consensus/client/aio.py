@@ -27,7 +27,7 @@ class AsyncClient(Calls):
             between them.
         timeout: how many seconds a call tries where it is not told otherwise; above 0.
         cluster_id: the cluster that the nodes must belong to; "" for the cluster of the first node that answers.
-        limits: the client's bounds and times; None for the defaults of `ClientSettings`.
+        settings: the client's bounds and times; None for the defaults of `ClientSettings`.
         port: a node of this process, which is then an endpoint itself; None for none.
         correlate: whether a command without a correlation id gets one.
 
@@ -53,7 +53,7 @@ class AsyncClient(Calls):
         timeout: float = TIMEOUT_SECONDS,
         cluster_id: str = "",
         *,
-        limits: ClientSettings | None = None,
+        settings: ClientSettings | None = None,
         port: LocalPort | None = None,
         correlate: bool = False,
     ) -> None:
@@ -64,7 +64,7 @@ class AsyncClient(Calls):
         self.futures: dict[Pending[Any], asyncio.Future[Any]] = {}
         self.waiters: deque[asyncio.Future[None]] = deque()
         super().__init__(
-            endpoints, timeout, cluster_id, limits=limits, port=port, deliver=self.deliver, correlate=correlate
+            endpoints, timeout, cluster_id, settings=settings, port=port, deliver=self.deliver, correlate=correlate
         )
 
     # --- between the driver and the loop ---
@@ -128,7 +128,7 @@ class AsyncClient(Calls):
     async def submit(self, command: Command, timeout: float | None = None) -> asyncio.Future[Any]:
         """Hand over a command and return the future of its result, so that many can be under way.
 
-        Waits while `limits.outstanding_max` commands are outstanding; raises `BusyError` if that lasts for `timeout`
+        Waits while `settings.outstanding_max` commands are outstanding; raises `BusyError` if that lasts for `timeout`
         seconds (None for the client's timeout).
         """
         pending = self.command(command, timeout)

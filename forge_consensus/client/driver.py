@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import random
 import threading
@@ -12,12 +11,15 @@ from collections.abc import Callable, Sequence
 from typing import Any
 from weakref import WeakSet
 
+from loguru import logger
+
 from forge_consensus.actors.messages import WireMessage
 from forge_consensus.client.connections import Arrived, Connections, LocalPort
-from forge_consensus.client.endpoints import LOCAL, parse_endpoint
+from forge_consensus.client.endpoints import LOCAL
 from forge_consensus.client.pending import Pending
 from forge_consensus.client.session import SessionCore
 from forge_consensus.client.wakeup import Wakeup
+from forge_consensus.config.address import parse_endpoint
 from forge_consensus.config.client import ClientSettings
 from forge_consensus.errors import BusyError, ConsensusError, InvalidConfigError, NotStartedError
 
@@ -57,7 +59,7 @@ class Driver:
     Args:
         endpoints: the addresses that the client is given.
         cluster: the id of the cluster, "" for that of the first node that answers.
-        limits: bounds and times; None for the defaults.
+        settings: bounds and times; None for the defaults.
         port: a node of this process, which is then the endpoint `LOCAL`.
         deliver: takes the calls that ended, on the driver's thread.
         follow: whether to go to nodes that were not given.
@@ -70,7 +72,7 @@ class Driver:
         endpoints: Sequence[str],
         *,
         cluster: str = "",
-        limits: ClientSettings | None = None,
+        settings: ClientSettings | None = None,
         port: LocalPort | None = None,
         deliver: Deliver = finish_all,
         follow: bool = True,
@@ -81,7 +83,7 @@ class Driver:
             names,
             now=time.monotonic(),
             random=random.random,
-            limits=limits,
+            settings=settings,
             cluster=cluster,
             prefer=LOCAL if port is not None else prefer,
             follow=follow,
@@ -143,7 +145,7 @@ class Driver:
         """Whether as many commands are outstanding as are allowed."""
         commands = self.core.commands
         waiting = len(self.wanted) + len(commands.open) + len(commands.queue)
-        return waiting >= self.core.limits.outstanding_max
+        return waiting >= self.core.settings.outstanding_max
 
     def wait_for_capacity(self, timeout: float) -> None:
         """Block until fewer commands are outstanding; raises `BusyError` after `timeout` seconds."""
@@ -164,7 +166,7 @@ class Driver:
     def busy(self, timeout: float) -> BusyError:
         """The error for too many outstanding commands."""
         return BusyError(
-            f"{self.core.limits.outstanding_max} commands are outstanding "
+            f"{self.core.settings.outstanding_max} commands are outstanding "
             f"and none was answered within {timeout:g} s: wait for results before submitting more"
         )
 
@@ -194,7 +196,7 @@ class Driver:
             while not self.closing:
                 self.turn()
         except Exception as fault:
-            logging.getLogger("forge_consensus.client.sync").exception("the client's thread failed")
+            logger.exception("the client's thread failed")
             error = NotStartedError(f"the client's thread failed: {type(fault).__name__}: {fault}")
         self.end(error or NotStartedError(self.reason))
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from forge_consensus.actors.messages import Locate, Located
-from forge_consensus.actors.transport.endpoint import IPC, check_path
+from forge_consensus.config.address import parse_endpoint
 from forge_consensus.errors import InvalidConfigError
 
 LOCAL = "local"
@@ -20,27 +19,6 @@ LOCATE_GRACE_SECONDS = 0.5
 ASK_AGAIN_SECONDS = 0.03
 LEADERLESS_SECONDS = 1.0
 """After so long without a leader, a leader of a lower term is believed, because the cluster may have been made anew."""
-PORT_MAX = 65535
-ADDRESS = re.compile(r"(?P<host>\[[0-9A-Fa-f:.]+(%\w+)?\]|[A-Za-z0-9._-]+):(?P<port>\d{1,5})")
-
-
-def parse_endpoint(text: object) -> str:
-    """The address `host:port` in that text, with or without ``tcp://`` before it, or ``ipc:///path``.
-
-    Raises `InvalidConfigError` that says what was wrong with it.
-    """
-    if isinstance(text, str):
-        address = text.strip().removeprefix("tcp://")
-        if address.startswith(IPC):
-            check_path(address)
-            return address
-        match = ADDRESS.fullmatch(address)
-        if match and 0 < int(match["port"]) <= PORT_MAX:
-            return address
-    raise InvalidConfigError(
-        f"endpoint {text!r} is not an address of a node: expected host:port with a port of "
-        f"1 to {PORT_MAX}, such as 127.0.0.1:7001, or ipc:///path; give the addresses that the nodes listen on"
-    )
 
 
 def parse_endpoints(given: str | Sequence[str]) -> list[str]:

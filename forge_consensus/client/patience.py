@@ -10,8 +10,8 @@ from forge_consensus.config.client import ClientSettings
 class Patience:
     """How long to send nothing to the leader after refusals: longer after each one, with jitter."""
 
-    def __init__(self, limits: ClientSettings, random: Callable[[], float], now: float) -> None:
-        self.limits = limits
+    def __init__(self, settings: ClientSettings, random: Callable[[], float], now: float) -> None:
+        self.settings = settings
         self.random = random
         self.until = now
         self.refusals = 0
@@ -19,8 +19,8 @@ class Patience:
 
     def lost(self, now: float) -> None:
         """Begin a pause after a refusal."""
-        limits = self.limits
-        delay = min(limits.backoff_s_min * (1 << min(self.refusals, 10)), limits.backoff_s_max)
+        settings = self.settings
+        delay = min(settings.backoff_seconds_min * (1 << min(self.refusals, 10)), settings.backoff_seconds_max)
         self.until = now + delay * (0.5 + 0.5 * self.random())
         self.refusals += 1
 

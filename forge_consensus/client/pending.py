@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from _thread import allocate_lock
 from collections.abc import Callable
 from typing import Any, Generic, TypeVar, cast
 
 import msgpack
+from loguru import logger
 
 from forge_consensus.actors.messages import GetStatus, Locate, Located, Status
 from forge_consensus.errors import ConsensusError, ConsensusTimeoutError
@@ -84,7 +84,7 @@ class Pending(Generic[T]):
         try:
             callback()
         except Exception:
-            logging.getLogger("forge_consensus.client.sync").exception("a callback of a command failed")
+            logger.exception("a callback of a command failed")
 
     def done(self) -> bool:
         """Whether the outcome is known, be it a result or an error."""

@@ -58,11 +58,11 @@ class Reads:
         for window in self.strict:
             window.resend_all()
 
-    def resend_overdue(self, now: float, silence_s: float, plain_s: float, passed_s: float) -> None:
+    def resend_overdue(self, now: float, silence_seconds: float, plain_seconds: float, passed_seconds: float) -> None:
         """Mark queries that seem lost for sending again, and avoid an endpoint that leaves stale ones unanswered."""
         for window in self.strict:
-            window.resend_overdue(now, plain_s, passed_s)
-        if self.stale.resend_overdue(now, silence_s, passed_s):
+            window.resend_overdue(now, plain_seconds, passed_seconds)
+        if self.stale.resend_overdue(now, silence_seconds, passed_seconds):
             self.avoid = self.asked
 
     def expired(self, now: float) -> list[PendingRead[Any]]:

@@ -57,7 +57,7 @@ class SessionCore:
         endpoints: the names (addresses) of the endpoints that the client is given.
         now: the present time, in seconds of any clock that does not go back.
         random: returns a random number from 0 to 1; spreads pauses.
-        limits: bounds and times; None for the defaults.
+        settings: bounds and times; None for the defaults.
         cluster: the id of the cluster, "" for that of the first node that answers.
         prefer: the endpoint that answers stale queries while it is connected.
         follow: whether to go to nodes that were not given.
@@ -70,12 +70,12 @@ class SessionCore:
         *,
         now: float,
         random: Callable[[], float],
-        limits: ClientSettings | None = None,
+        settings: ClientSettings | None = None,
         cluster: str = "",
         prefer: str = "",
         follow: bool = True,
     ) -> None:
-        self.limits = limits or ClientSettings()
+        self.settings = settings or ClientSettings()
         self.now = now
         self.random = random
         self.directory = Directory(endpoints, cluster, random)
@@ -92,16 +92,16 @@ class SessionCore:
         self.opening = 0
         """The number of the first request for the session that is being opened, 0 if none is."""
         self.opening_at = -inf
-        self.patience = Patience(self.limits, random, now)
+        self.patience = Patience(self.settings, random, now)
 
     def window(self, numbers: Iterator[int]) -> RequestWindow[Any]:
         """A request window with this client's bounds."""
-        limits = self.limits
+        settings = self.settings
         return RequestWindow(
             numbers,
-            items_max=limits.frame_items_max,
-            bytes_max=limits.frame_bytes_max,
-            open_max=limits.outstanding_max,
+            items_max=settings.frame_items_max,
+            bytes_max=settings.frame_bytes_max,
+            open_max=settings.outstanding_max,
         )
 
     def windows(self) -> list[RequestWindow[Any]]:
@@ -315,16 +315,18 @@ class SessionCore:
     def tick(self, now: float) -> None:
         """End late calls and mark lost frames. Call it after everything that had arrived was handed in."""
         self.now = now
-        limits = self.limits
+        settings = self.settings
         self.expire(self.commands.expired(now))
-        self.commands.resend_overdue(now, limits.resend_s, limits.resend_passed_s)
+        self.commands.resend_overdue(now, settings.resend_seconds, settings.resend_passed_seconds)
         self.expire(self.reads.expired(now))
-        self.reads.resend_overdue(now, limits.silence_s, limits.resend_s, limits.resend_passed_s)
+        self.reads.resend_overdue(
+            now, settings.silence_seconds, settings.resend_seconds, settings.resend_passed_seconds
+        )
         self.expire(self.node_queries.expired(now))
         while self.floor <= self.commands.last and self.floor not in self.commands.open:
             self.floor += 1
         idle = self.session and not self.commands.open
-        if idle and now - self.session_used_at > limits.session_ttl_ms / 2000:
+        if idle and now - self.session_used_at > settings.session_ttl_ms / 2000:
             self.session = 0
 
     def expire(self, late: Iterable[Pending[Any]]) -> None:
@@ -344,14 +346,14 @@ class SessionCore:
             self.resolved.append(pending)
 
     def silent(self) -> bool:
-        """Whether the leader owes an answer and has said nothing for `silence_s`."""
+        """Whether the leader owes an answer and has said nothing for `silence_seconds`."""
         leader = self.directory.leader
         if leader is None or self.patience.until > self.now:
             return False
         since = min(self.commands.first_sent_at(), self.reads.first_sent_at())
         if self.opening:
             since = min(since, self.opening_at)
-        return self.now - max(since, leader.heard_at) > self.limits.silence_s
+        return self.now - max(since, leader.heard_at) > self.settings.silence_seconds
 
     def working(self) -> bool:
         """Whether any call is outstanding."""
@@ -385,11 +387,11 @@ class SessionCore:
         if not window.sendable():
             return
         if not self.session:
-            if self.now - self.opening_at >= self.limits.resend_s:
+            if self.now - self.opening_at >= self.settings.resend_seconds:
                 request = next(self.requests)
                 self.opening = self.opening or request
                 self.opening_at = self.now
-                yield name, OpenSession(self.limits.session_ttl_ms), request
+                yield name, OpenSession(self.settings.session_ttl_ms), request
             return
         while window.sendable():
             request = next(self.requests)

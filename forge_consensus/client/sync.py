@@ -15,9 +15,10 @@ import msgpack
 from forge_consensus.actors.messages import CONSISTENCIES, GetStatus, Locate, Located
 from forge_consensus.client.connections import LocalPort
 from forge_consensus.client.driver import Deliver, Driver, finish_all
-from forge_consensus.client.endpoints import LOCAL, LOCATE_WAIT_MS, parse_endpoint, parse_endpoints
+from forge_consensus.client.endpoints import LOCAL, LOCATE_WAIT_MS, parse_endpoints
 from forge_consensus.client.pending import Pending, PendingNodeQuery, PendingRead
 from forge_consensus.client.surface import PublicSurface
+from forge_consensus.config.address import parse_endpoint
 from forge_consensus.config.client import ClientSettings
 from forge_consensus.errors import CommandTooLargeError, InvalidConfigError
 from forge_consensus.storage.machines.machine import COMMAND_BYTES_MAX, Command
@@ -75,7 +76,7 @@ class Calls(PublicSurface):
         timeout: float = TIMEOUT_SECONDS,
         cluster_id: str = "",
         *,
-        limits: ClientSettings | None = None,
+        settings: ClientSettings | None = None,
         port: LocalPort | None = None,
         deliver: Deliver = finish_all,
         follow: bool = True,
@@ -89,7 +90,7 @@ class Calls(PublicSurface):
         self.correlation_ids = correlation_ids() if correlate else None
         """Yields ids for commands without one; None if such commands stay without."""
         self.driver = Driver(
-            endpoints, cluster=cluster_id, limits=limits, port=port, deliver=deliver, follow=follow, prefer=prefer
+            endpoints, cluster=cluster_id, settings=settings, port=port, deliver=deliver, follow=follow, prefer=prefer
         )
 
     def __repr__(self) -> str:
@@ -215,7 +216,7 @@ class Client(Calls, KeyCalls):
             between them. One node that can be reached is enough, because the client learns the others.
         timeout: how many seconds a call tries where it is not told otherwise; above 0.
         cluster_id: the cluster that the nodes must belong to; "" for the cluster of the first node that answers.
-        limits: the client's bounds and times; None for the defaults of `ClientSettings`.
+        settings: the client's bounds and times; None for the defaults of `ClientSettings`.
         port: a node of this process, which is then an endpoint itself; None for none.
         deliver: takes the calls that ended, on the client's thread.
         follow: whether to go to nodes that are not in `endpoints`. If not, only those are asked, and a call that needs
@@ -238,7 +239,7 @@ class Client(Calls, KeyCalls):
     def submit(self, command: Command, timeout: float | None = None) -> Pending[Any]:
         """Hand over a command and return the future of its result at once, so that many can be under way.
 
-        Blocks while `limits.outstanding_max` commands are outstanding.
+        Blocks while `settings.outstanding_max` commands are outstanding.
 
         Args:
             command: what the state machine is to do.

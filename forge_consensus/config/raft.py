@@ -1,9 +1,11 @@
-"""The options of a node: its times and sizes, with the defaults and what each must fit to."""
+"""The settings of a node's Raft: its times, its sizes, and how they must fit to each other."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
+from forge_consensus.config.setting import check, setting
 from forge_consensus.errors import InvalidConfigError
 
 KIB = 1 << 10
@@ -12,65 +14,192 @@ MIB = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class RaftSettings:
-    """Times in seconds, sizes in bytes. Names follow the seed's configuration where it has one."""
+    """Times in seconds, sizes in bytes.
 
-    heartbeat_interval: float = 0.1
-    """How often a leader is heard when it has nothing to say."""
-    election_timeout_min: float = 0.8
-    election_timeout_max: float = 1.2
-    """How long a follower waits for a leader that falls silent without a disconnect; drawn anew each time."""
-    rank_delay: float = 0.015
-    """After the leader's connection broke: wait rank times this before asking for pre-votes, so that two
-    followers, who learn of a crash 0.14 ms apart, do not split the vote."""
-    fast_retries: int = 3
-    """How often such a quick election is tried before the election timeout rules again."""
-    check_interval: float = 0.5
-    """How often peers are asked whether they live (the seed's health.check_interval)."""
-    suspect_checks: int = 2
-    fail_checks: int = 4
-    """After so many unanswered checks a peer is suspected, failed."""
-    message_bytes_max: int = 8 * MIB
-    """No frame is larger (the seed's transport.max_message_size)."""
-    command_bytes_max: int = 1 * MIB
-    run_bytes_max: int = 512 * KIB
-    """One AppendEntries carries about so much."""
-    inflight_frames_max: int = 64
-    inflight_bytes_max: int = 8 * MIB
-    """How much may be under way to one follower without an answer."""
-    append_timeout_heartbeats: int = 3
-    """An append that is not answered for so many heartbeat intervals sends the peer back to probing."""
-    chunk_bytes: int = 256 * KIB
-    """One piece of a snapshot."""
-    chunk_timeout: float = 1.0
-    outstanding_max: int = 20_000
-    """What one client may have unanswered here; beyond it the answer is "busy"."""
-    apply_entries_max: int = 4096
-    """How many entries one turn applies."""
-    turn_frames_max: int = 512
-    turn_bytes_max: int = 8 * MIB
-    """How much one turn takes in."""
-    faults_max: int = 3
-    faults_seconds: float = 60.0
-    """More faults of actors than this within that time end the process."""
-    clock_drift: float = 0.1
-    """A lease is shortened by this part of the election timeout."""
+    Raises `InvalidConfigError` for a value beyond its bounds and for values that do not fit together.
+    """
+
+    SECTION: ClassVar = "raft"
+
+    heartbeat_interval: float = setting(
+        0.1,
+        unit="s",
+        minimum=0.001,
+        original="raft.heartbeat_interval",
+        what="How often a leader that has nothing to send tells the others that it leads.",
+        why="About ten heartbeats fit into an election timeout, so several may be lost before a follower stands.",
+    )
+    election_timeout_min: float = setting(
+        0.8,
+        unit="s",
+        minimum=0.001,
+        original="raft.election_timeout_min",
+        what="The shortest time that a follower waits for a silent leader before it stands for election.",
+        why="One computing thread beside an embedded node can hold it up for half a second; a leader that crashed is "
+        "noticed sooner, by its broken connection.",
+    )
+    election_timeout_max: float = setting(
+        1.2,
+        unit="s",
+        minimum=0.001,
+        original="raft.election_timeout_max",
+        what="The longest such time; each wait is drawn anew between the two.",
+        why="A range of half the timeout keeps two followers from standing at the same moment.",
+    )
+    rank_delay: float = setting(
+        0.015,
+        unit="s",
+        minimum=0.0,
+        what="After the leader's connection broke, the k-th follower in the order of ids waits k times this.",
+        why="Followers learn of a crash 0.14 ms apart; without different delays they would split the vote.",
+    )
+    fast_retries: int = setting(
+        3,
+        minimum=0,
+        what="How many such quick elections are tried before the election timeout decides again.",
+        why="One nearly always suffices; more only keep a cluster busy that has no majority.",
+    )
+    check_interval: float = setting(
+        0.5,
+        unit="s",
+        minimum=0.001,
+        original="health.check_interval",
+        what="How often each peer is asked whether it is alive.",
+        why="Health only reports: two checks a second show a failure within two seconds and cost nothing.",
+    )
+    suspect_checks: int = setting(
+        2,
+        minimum=1,
+        what="After how many unanswered checks a peer counts as suspected.",
+        why="One answer may be late on a busy host.",
+    )
+    fail_checks: int = setting(
+        4,
+        minimum=1,
+        original="health.unhealthy_threshold",
+        what="After how many unanswered checks a peer counts as failed.",
+        why="Two seconds without an answer are longer than any pause of a healthy node.",
+    )
+    message_bytes_max: int = setting(
+        8 * MIB,
+        unit="bytes",
+        minimum=KIB,
+        original="transport.max_message_size",
+        what="No frame between nodes or from clients may be larger.",
+        why="It bounds the memory that one sender can occupy, and holds the largest command several times.",
+    )
+    command_bytes_max: int = setting(
+        1 * MIB,
+        unit="bytes",
+        minimum=1,
+        what="The largest command that a client may send; the same on all nodes.",
+        why="Larger values belong into a store for files; each command is kept by every node.",
+    )
+    run_bytes_max: int = setting(
+        512 * KIB,
+        unit="bytes",
+        minimum=1,
+        what="About how many bytes of entries one AppendEntries carries.",
+        why="Larger frames delay the heartbeats behind them and save nothing more.",
+    )
+    inflight_frames_max: int = setting(
+        64,
+        minimum=1,
+        what="How many AppendEntries may be on their way to one follower without an answer.",
+        why="Enough for a round trip of many turns; more would only fill buffers of a slow follower.",
+    )
+    inflight_bytes_max: int = setting(
+        8 * MIB,
+        unit="bytes",
+        minimum=1,
+        what="How many bytes of entries may be on their way to one follower without an answer.",
+        why="It fills a link of 1 Gbit/s with a round trip of 60 ms.",
+    )
+    append_timeout_heartbeats: int = setting(
+        3,
+        minimum=1,
+        what="After how many heartbeat intervals without an answer to an append the peer is probed again.",
+        why="Fewer would probe at every late answer, more would let a lost frame delay its entries.",
+    )
+    chunk_bytes: int = setting(
+        256 * KIB,
+        unit="bytes",
+        minimum=1,
+        what="The size of one piece of a snapshot that is sent.",
+        why="Writing one piece fits into a turn, so a follower that installs a snapshot goes on answering.",
+    )
+    chunk_timeout: float = setting(
+        1.0,
+        unit="s",
+        minimum=0.001,
+        what="After this time an unanswered piece of a snapshot is sent again.",
+        why="Longer than any healthy round trip with a write to disk.",
+    )
+    outstanding_max: int = setting(
+        20_000,
+        minimum=1,
+        what="How many commands of one client may be unanswered here; further ones are answered with busy.",
+        why="It bounds the memory of one client and is several times what the fastest one needs.",
+    )
+    apply_entries_max: int = setting(
+        4096,
+        unit="entries",
+        minimum=1,
+        what="How many entries one turn applies.",
+        why="So many small commands fit into the time budget of a turn.",
+    )
+    turn_frames_max: int = setting(
+        512,
+        minimum=1,
+        what="How many frames of each sender one turn takes in.",
+        why="Large enough for full batches, small enough that heartbeats are not late.",
+    )
+    turn_bytes_max: int = setting(
+        8 * MIB,
+        unit="bytes",
+        minimum=1,
+        what="How many bytes of clients' frames one turn takes in.",
+        why="One transaction of that size fits into the time budget of a turn.",
+    )
+    faults_max: int = setting(
+        3,
+        minimum=0,
+        what="How many faults of actors within `faults_seconds` are repaired; one more ends the process.",
+        why="A fault that returns is no accident; an ended process is seen and restarted from outside.",
+    )
+    faults_seconds: float = setting(
+        60.0,
+        unit="s",
+        minimum=0.0,
+        what="The time within which faults of actors are counted.",
+        why="Repeated faults come within seconds; older ones have nothing to do with a new one.",
+    )
+    clock_drift: float = setting(
+        0.1,
+        minimum=0.0,
+        maximum=0.9,
+        what="By this part of the election timeout a lease is shortened.",
+        why="Clocks of sound machines differ by far less; a lease must end before a new leader can exist.",
+    )
 
     def __post_init__(self) -> None:
-        """Raise `InvalidConfigError` where the values do not fit together (the seed's rules 4 to 6)."""
-        if self.heartbeat_interval <= 0:
-            raise InvalidConfigError(f"heartbeat_interval is {self.heartbeat_interval} s: it must be positive")
+        check(self)
+        self.check_times()
+        if self.command_bytes_max + self.run_bytes_max + 64 * KIB > self.message_bytes_max:
+            raise InvalidConfigError(
+                "raft.message_bytes_max must hold a run of entries and a largest command besides: raise it, or lower "
+                "raft.run_bytes_max or raft.command_bytes_max"
+            )
+
+    def check_times(self) -> None:
+        """Raise `InvalidConfigError` for times that do not fit together."""
         if self.election_timeout_min < 2 * self.heartbeat_interval:
             raise InvalidConfigError(
-                f"election_timeout_min is {self.election_timeout_min} s: it must be at least twice the "
-                f"heartbeat_interval of {self.heartbeat_interval} s, or one late heartbeat ends a leader"
+                f"raft.election_timeout_min is {self.election_timeout_min} s: it must be at least twice the "
+                f"raft.heartbeat_interval of {self.heartbeat_interval} s, or one late heartbeat ends a leader"
             )
         if self.election_timeout_max <= self.election_timeout_min:
             raise InvalidConfigError(
-                f"election_timeout_max is {self.election_timeout_max} s: it must be above "
-                f"election_timeout_min, {self.election_timeout_min} s, or nodes stand at the same moment"
-            )
-        if self.command_bytes_max + self.run_bytes_max + 64 * KIB > self.message_bytes_max:
-            raise InvalidConfigError(
-                "message_bytes_max must hold a run of entries and a largest command besides: raise it, or lower "
-                "run_bytes_max or command_bytes_max"
+                f"raft.election_timeout_max is {self.election_timeout_max} s: it must be above "
+                f"raft.election_timeout_min, {self.election_timeout_min} s, or nodes stand at the same moment"
             )

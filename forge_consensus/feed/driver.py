@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -10,11 +9,13 @@ from math import ceil, inf
 from typing import Any, Protocol
 
 import zmq
+from loguru import logger
 
 from forge_consensus.actors.messages import EventPage, Locate, Located, Refused, WireMessage
 from forge_consensus.client.connections import Connection, packed, unpacked
-from forge_consensus.client.endpoints import ENDPOINTS_MAX, parse_endpoint
+from forge_consensus.client.endpoints import ENDPOINTS_MAX
 from forge_consensus.client.wakeup import Wakeup
+from forge_consensus.config.address import parse_endpoint
 from forge_consensus.errors import (
     ClusterNotFoundError,
     ConnectionFailedError,
@@ -150,7 +151,7 @@ class FeedDriver:
         except ConsensusError as fault:
             error = fault
         except Exception as fault:
-            logging.getLogger("forge_consensus.service.feed").exception("the feed's thread failed")
+            logger.exception("the feed's thread failed")
             error = OperationFailedError(f"the feed's thread failed: {type(fault).__name__}: {fault}")
         for source in self.sources.values():
             self.stop_listening(source)

@@ -9,7 +9,7 @@ import zmq
 
 from forge_consensus.actors.transport.dealer import close_watched, monitored, open_monitor
 from forge_consensus.actors.transport.endpoint import url_of
-from forge_consensus.client.endpoints import parse_endpoint
+from forge_consensus.config.address import parse_endpoint
 from forge_consensus.errors import InvalidConfigError
 
 NOBLOCK: Final = int(zmq.NOBLOCK)

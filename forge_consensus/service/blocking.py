@@ -1,4 +1,4 @@
-"""Blocking: calls that wait are refused where waiting would stop what is waited for."""
+"""Refusing calls that wait on a thread whose work they would wait for, because they would never return."""
 
 from __future__ import annotations
 

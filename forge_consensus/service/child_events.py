@@ -1,4 +1,4 @@
-"""The child's events: those of a node in another process, brought onto a bus of this one."""
+"""The events of a node in a child process, published again on a bus of this process."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from forge_consensus.events.types import EVENT_TYPES, UnknownEvent
 POLL_MS = 500
 FRAMES_MAX = 10_000
 LISTENERS_SECONDS = 0.05
-"""How long the listeners that block may hold the feed up for one event."""
+"""How long blocking listeners may delay this thread for one event."""
 
 
 class ChildEvents:
-    """Subscribes to a node's publisher and publishes again, on a thread of its own, until `finish`."""
+    """Subscribes to a node's publisher and publishes its events again, on a thread of its own, until `finish`."""
 
     def __init__(self, address: str, bus: EventBus) -> None:
         self.bus = bus
@@ -40,13 +40,13 @@ class ChildEvents:
         self.thread.start()
 
     def finish(self, rest: list[bytes]) -> None:
-        """End it behind what has arrived and these last events; the node is gone."""
+        """Publish what has arrived and then these last events, and end; the node is gone."""
         self.rest = rest
         self.finishing = True
         os.eventfd_write(self.wake_fd, 1)
 
     def run(self) -> None:
-        """The thread."""
+        """Publish events until `finish`; the body of the thread."""
         poller = zmq.Poller()
         poller.register(self.socket, zmq.POLLIN)
         poller.register(self.wake_fd, zmq.POLLIN)
@@ -62,7 +62,7 @@ class ChildEvents:
             os.close(self.wake_fd)
 
     def take(self) -> None:
-        """Publish what has arrived."""
+        """Publish the events that have arrived."""
         while True:
             try:
                 topic, body = self.socket.recv_multipart(zmq.NOBLOCK)
@@ -74,7 +74,7 @@ class ChildEvents:
                 self.publish(body)
 
     def publish(self, body: bytes) -> None:
-        """Publish one event, once."""
+        """Publish one event, unless it was published before."""
         try:
             event = from_msgpack(body)
         except EventDecodeError as error:

@@ -1,4 +1,4 @@
-"""The service: a node of the cluster inside an application, and everything that the application does with it."""
+"""The service: a node of a cluster inside an application, and the calls that the application makes on it."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import copy
 import time
 from typing import Any
 
+from forge_consensus.actors.runtime.status import NodeStatus
 from forge_consensus.client.aio import AsyncClient
 from forge_consensus.client.connections import LocalPort
 from forge_consensus.client.pending import Pending
@@ -23,80 +24,114 @@ from forge_consensus.service.reports import (
     health_of_none,
     stats_of,
 )
-from forge_consensus.service.thread_node import Glance
+from forge_consensus.service.thread_node import LeaderReport
 from forge_consensus.storage.ledger.quorum import majority
 from forge_consensus.storage.machines.machine import Command
 
-STATUS_S = 1.0
-"""How long a question about the node may take, where the node is another process."""
-LOOK_S = 0.01
-"""How often who waits for a leader looks."""
+STATUS_SECONDS = 1.0
+"""How long a node in another process may take to report its status."""
+LOOK_SECONDS = 0.01
+"""How often a call that waits for a leader looks."""
 
 
 class ConsensusService(ServiceLifecycle, KeyCalls):
-    """A node and a client of its cluster (the seed's ConsensusService). Safe to use from any number of threads.
+    """A node and a client of its cluster (ConsensusService of the Go original). Safe to use from any number of threads.
 
-    `peers` (node id -> HOST:PORT, this node among them) is read at the first start only; without it the node is a
-    cluster of its own. `bind` is by default this node's address among the peers. `state_machine` is an instance, a
-    class, or ``"module:Class"``; None is the built-in key-value machine. With `mode` ``"process"`` the node is a child
-    process, which the application's own computing cannot slow down (and the machine must be importable there); else
-    it is a thread. `forward`: whether commands and reads go to the leader wherever it is; otherwise a node that does
-    not lead raises `NotLeaderError`. `metrics` is HOST:PORT where the node serves metrics for Prometheus, under
-    /metrics. `timeout` is that of every call which does not say its own, in seconds.
+    Use it in a ``with`` statement, or call `start` and `close`::
 
-    If the node ends by itself, `failure` says why, everyone who waits gets an error, `on_failure` is called with it
-    on some thread, and later calls raise it; the service may be started again.
+        with ConsensusService("n1", storage_path="data/n1") as service:
+            service.wait_for_leader()
+            service.put("key", 1)
 
-    Calls raise what those of `Client` raise, `NotStartedError` before `start` and after `stop`, and
-    `BlockingCallError` where waiting would hold up the node itself.
+    If the node ends by itself, `failure` holds the reason, every waiting call gets an error, `on_failure` is called,
+    and later calls raise the reason; the service may be started again.
+
+    Calls raise what the calls of `Client` raise, `NotStartedError` before `start` and after `stop`, and
+    `BlockingCallError` on a thread that the node waits for.
+
+    Args:
+        node_id: the node's id, unique in its cluster: printable text of at most 128 characters.
+        cluster_id: the cluster's id, the same on all members.
+        bind: where the node listens, HOST:PORT or ``ipc://PATH``; port 0 takes a free port. None for this node's
+            address among the peers, or 127.0.0.1:7000 without peers.
+        peers: node id -> HOST:PORT or ``ipc://PATH`` of all members, this node among them; read at the first start
+            only. None for a cluster of this node alone.
+        storage_path: the folder of the node's data; no other node may use it.
+        state_machine: what commands are applied to: an instance, a class that needs no arguments, or
+            ``"module:Class"``; None for the built-in key-value machine.
+        mode: "thread" runs the node on a thread of this process. "process" runs it as a child process, which the
+            application's own computing cannot slow down; the state machine must be importable there.
+        lease_reads: whether a leader may answer reads by its lease; the same on all members, read at the first start.
+        raft: times and sizes of Raft; None for the defaults of `RaftSettings`.
+        storage: bounds of log, snapshots and disk; None for the defaults of `StorageSettings`.
+        client: bounds and times of the client inside; None for the defaults of `ClientSettings`.
+        timeout: seconds that a call may take which does not say its own.
+        forward: whether commands and reads go to the leader, wherever it is; if not, a node that does not lead raises
+            `NotLeaderError`.
+        on_failure: called with the error when the node has ended by itself, on some thread.
+        metrics: HOST:PORT where the node serves metrics for Prometheus, under /metrics; None for nowhere.
+
+    Raises `InvalidConfigError` for an argument that cannot be. Nothing is opened before `start`.
+
     """
+
+    def __repr__(self) -> str:
+        """What it is, where, and whether it runs."""
+        settings, host = self.settings, self.host
+        if self.failure is not None:
+            state = f"ended: {self.failure.code}"
+        elif host is None:
+            state = "not started"
+        else:
+            state = f"running at {host.address}"
+        return f"<ConsensusService {settings.node_id} of cluster {settings.cluster_id}, {self.mode}, {state}>"
 
     # --- who leads ---------------------------------------------------------------------------------------------------
 
-    def glance(self, seconds: float = STATUS_S) -> Glance:
-        """Who leads, as this node sees it now."""
+    def leader_report(self, seconds: float = STATUS_SECONDS) -> LeaderReport:
+        """Return who leads, as this node sees it now."""
         host = self.running()
         try:
-            return host.glance(seconds)
+            return host.leader_report(seconds)
         except ConsensusError as error:
             raise self.why(error) from error
 
-    def facts(self) -> dict[str, Any]:
-        """The node's status, as far as it is in memory."""
+    def status(self) -> NodeStatus:
+        """Return the node's status, as far as it is in memory."""
         host = self.running()
         try:
-            return host.facts(STATUS_S)
+            return host.status(STATUS_SECONDS)
         except ConsensusError as error:
             raise self.why(error) from error
 
     def is_leader(self) -> bool:
         """Whether this node leads; False also where it does not answer."""
         try:
-            return self.glance().leading
+            return self.leader_report().leading
         except UnavailableError:
             self.running()
             return False
 
     def get_leader(self) -> str | None:
-        """The leader's node id as this node knows it; None if it knows of none, or does not answer."""
+        """Return the leader's node id as this node knows it; None if it knows of none, or does not answer."""
         try:
-            return self.glance().leader
+            return self.leader_report().leader
         except UnavailableError:
             self.running()
             return None
 
     def get_role(self) -> str:
-        """This node's role: follower, candidate or leader."""
-        return self.glance().role
+        """Return this node's role: "follower", "candidate" or "leader"."""
+        return self.leader_report().role
 
     def get_term(self) -> int:
-        """The term that this node is in."""
-        return self.glance().term
+        """Return the term that this node is in."""
+        return self.leader_report().term
 
     def wait_for_leader(self, timeout: float | None = None) -> str:
         """Wait until this node knows who leads, and return the leader's id.
 
-        Raises `NoLeaderError` after `timeout` seconds (by default the service's).
+        Raises `NoLeaderError` after `timeout` seconds; None stands for the service's own timeout.
         """
         refuse_to_wait("wait_for_leader", self.threads())
         seconds = self.timeout if timeout is None else timeout
@@ -104,7 +139,7 @@ class ConsensusService(ServiceLifecycle, KeyCalls):
         while True:
             left = max(0.0, end - time.monotonic())
             try:
-                leader = self.glance(min(STATUS_S, max(left, LOOK_S))).leader
+                leader = self.leader_report(min(STATUS_SECONDS, max(left, LOOK_SECONDS))).leader
             except UnavailableError:
                 self.running()
                 leader = None
@@ -115,15 +150,15 @@ class ConsensusService(ServiceLifecycle, KeyCalls):
                     f"no leader was known within {seconds:g} s: check that a majority of the members runs and can be "
                     "reached"
                 )
-            self.failed.wait(min(left, LOOK_S))
+            self.failed.wait(min(left, LOOK_SECONDS))
 
     # --- commands and queries ----------------------------------------------------------------------------------------
 
     def submit(self, command: Command, timeout: float | None = None) -> Pending[Any]:
         """Hand over a command and return at once with the future of its result.
 
-        Waits while `client_limits.outstanding_max` commands are outstanding, and raises `BusyError` if that lasts.
-        Only then it is a call that waits, and refused where those are.
+        The call waits only while `ClientSettings.outstanding_max` commands are outstanding, and raises `BusyError` if
+        that lasts longer than `timeout` seconds; on a thread that must not wait it raises `BlockingCallError` then.
         """
         client = self.ready()
         if client.driver.full():
@@ -138,7 +173,7 @@ class ConsensusService(ServiceLifecycle, KeyCalls):
         return pending
 
     def apply(self, command: Command, timeout: float | None = None) -> Any:
-        """Carry out a command and return what the machine returned."""
+        """Carry out a command and return what the state machine returned."""
         self.ready("apply")
         try:
             return self.submit(command, timeout).result()
@@ -146,7 +181,7 @@ class ConsensusService(ServiceLifecycle, KeyCalls):
             raise self.why(error) from error
 
     def read_detail(self, query: Any, consistency: str = "linearizable", timeout: float | None = None) -> ReadDetail:
-        """Answer a query and say as of when."""
+        """Answer a query like `read`, and say which entry the answer reflects and how old it may be."""
         client = self.ready("read")
         try:
             return client.read_detail(query, consistency, timeout)
@@ -154,15 +189,15 @@ class ConsensusService(ServiceLifecycle, KeyCalls):
             raise self.why(error) from error
 
     def read(self, query: Any, consistency: str = "linearizable", timeout: float | None = None) -> Any:
-        """Answer a query: a key, or what else the machine understands.
+        """Answer a query: a key, or whatever else the state machine understands.
 
-        ``linearizable`` sees everything that was acknowledged before the call; ``lease`` does so without a round
-        trip among the nodes, where leases are on; ``stale`` asks this node alone.
+        `consistency` "linearizable" sees everything that was acknowledged before the call; "lease" does so without a
+        round trip among the nodes, where leases are on; "stale" asks this node alone.
         """
         return self.read_detail(query, consistency, timeout).value
 
     def why(self, error: ConsensusError) -> ConsensusError:
-        """What ended the node, where that is the reason for an error."""
+        """Return what ended the node if it has ended, else the error itself."""
         return copy.copy(self.failure) if self.failure is not None else error
 
     # --- for others --------------------------------------------------------------------------------------------------
@@ -174,15 +209,15 @@ class ConsensusService(ServiceLifecycle, KeyCalls):
 
     @property
     def events(self) -> EventBus:
-        """The event bus, by another name."""
+        """The event bus; the same as `bus`."""
         return self.bus
 
     def port(self) -> LocalPort | None:
-        """A new connection for a client in this process; None where the node is another process."""
+        """Return a new connection for a client in this process; None where the node is another process."""
         return self.running().port()
 
     def async_client(self, timeout: float | None = None) -> AsyncClient:
-        """A client for the running event loop, by way of this node. It is the caller's to close."""
+        """Return a client for the running event loop that goes through this node; the caller closes it."""
         host = self.running()
         others = [address for node, address in self.settings.peers.items() if node != self.settings.node_id]
         port = host.port()
@@ -190,24 +225,24 @@ class ConsensusService(ServiceLifecycle, KeyCalls):
             others if port is not None else [host.address, *others],
             timeout or self.timeout,
             self.settings.cluster_id,
-            limits=self.client_limits,
+            settings=self.client_settings,
             port=port,
         )
 
-    # --- accounts ----------------------------------------------------------------------------------------------------
+    # --- reports -----------------------------------------------------------------------------------------------------
 
     def get_stats(self) -> ConsensusStats:
-        """The node's and the service's numbers."""
-        return stats_of(self.facts(), self.meter)
+        """Return the numbers of the node, and those of this service's own operations."""
+        return stats_of(self.status(), self.meter)
 
     def get_cluster_info(self) -> ClusterInfo:
-        """The cluster as this node sees it."""
-        return cluster_of(self.facts())
+        """Return the cluster as this node sees it."""
+        return cluster_of(self.status())
 
     def get_health_status(self) -> HealthStatus:
-        """How the node fares; raises nothing, also where it does not run."""
+        """Return how the node fares. It never raises; a node that does not run is unhealthy."""
         try:
-            return health_of(self.facts())
+            return health_of(self.status())
         except ConsensusError as error:
             return health_of_none(str(error), len(self.settings.peers) or 1)
 

@@ -1,4 +1,4 @@
-"""Leadership: run something only while this node leads, built on the events that tell when it does."""
+"""Running something only while this node leads, built on the events that say when it does."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from forge_consensus.events.types import (
     NodeStopped,
 )
 
-LOOK_S = 0.25
-"""How often who holds a lead asks besides: a node that died tells no events."""
+LOOK_SECONDS = 0.25
+"""How often the holder of a lead asks the node as well, because a node that died publishes no event."""
 ENDS = (LeaderStepDown, BecameFollower, BecameCandidate, NodeStopped)
 
 
 class Leads(Protocol):
-    """What is asked of a service (`ConsensusService` has it)."""
+    """What is needed of a service; `ConsensusService` has it."""
 
     bus: EventBus
 
@@ -40,26 +40,26 @@ class Leads(Protocol):
 
 
 class Lead:
-    """One term's leadership of this node; worth as much as the news of its end.
+    """The leadership of this node in one term, as far as this process knows.
 
-    Another node may lead before this one hears of it. So what must not be done by two is done through the cluster, or
-    carries `term`, a number that grows with every leader, and is refused where a higher one was seen.
+    Another node may lead before this one learns of it. What two leaders must not both do therefore goes through the
+    cluster, or carries `term`, which grows with every leader, to a receiver that refuses lower terms than it has seen.
     """
 
     def __init__(self, service: Leads, term: int) -> None:
         self.service = service
         self.term = term
         self.lost = threading.Event()
-        """Set when it has ended."""
+        """Set when the leadership has ended."""
 
     def __bool__(self) -> bool:
-        """Whether it lasts, as far as is known."""
+        """Whether the leadership lasts, as far as is known."""
         return not self.lost.is_set()
 
     def wait(self, seconds: float) -> bool:
-        """Sleep so long, or until the lead is lost; returns whether it lasts."""
+        """Sleep so many seconds, or until the lead is lost; return whether it lasts."""
         end = time.monotonic() + seconds
-        while not self.lost.wait(max(0.0, min(LOOK_S, end - time.monotonic()))):
+        while not self.lost.wait(max(0.0, min(LOOK_SECONDS, end - time.monotonic()))):
             if not leads(self.service):
                 self.lost.set()
             elif time.monotonic() >= end:
@@ -68,7 +68,7 @@ class Lead:
 
 
 def leads(service: Leads) -> bool:
-    """Whether the service's node leads; no if it has ended."""
+    """Whether the service's node leads; False if it has ended."""
     try:
         return service.is_leader()
     except ConsensusError:
@@ -76,7 +76,7 @@ def leads(service: Leads) -> bool:
 
 
 class Leadership:
-    """Follows whether a service's node leads; a context manager."""
+    """Keeps track of whether a service's node leads; a context manager."""
 
     def __init__(self, service: Leads) -> None:
         self.service = service
@@ -86,9 +86,9 @@ class Leadership:
         self.subscriptions = ExitStack()
 
     def __enter__(self) -> Self:
-        """Begin to follow."""
+        """Begin to keep track."""
         bus = self.service.bus
-        # Inline: a lead shall end with the turn that ends it, not when some queue comes to it.
+        # Inline, so that a lead ends with the turn that ends it, and not when a queue of events is read.
         self.subscriptions.enter_context(bus.subscribe(BecameLeader, self.began, inline=True))
         for kind in ENDS:
             self.subscriptions.enter_context(bus.subscribe(kind, self.ended, inline=True))
@@ -102,37 +102,37 @@ class Leadership:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """End it, and the lead with it."""
+        """End the lead, and keep track no more."""
         self.subscriptions.close()
         with self.change:
             self.end()
 
     def began(self, event: BecameLeader) -> None:
-        """The node leads."""
+        """Note that the node leads."""
         with self.change:
             self.news += 1
             self.begin(event.term)
 
     def ended(self, event: ConsensusEvent) -> None:
-        """The node does not lead."""
+        """Note that the node does not lead."""
         with self.change:
             self.news += 1
             self.end()
 
     def begin(self, term: int) -> None:
-        """There is a lead, under the lock."""
+        """Begin a lead; the caller holds the lock."""
         self.end()
         self.lead = Lead(self.service, term)
         self.change.notify_all()
 
     def end(self) -> None:
-        """There is none, under the lock."""
+        """End the lead, if there is one; the caller holds the lock."""
         if self.lead is not None:
             self.lead.lost.set()
             self.lead = None
 
     def wait(self, timeout: float | None = None) -> Lead | None:
-        """The lead, as soon as there is one; None after `timeout` seconds."""
+        """Return the lead as soon as there is one; None after `timeout` seconds."""
         with self.change:
             self.change.wait_for(lambda: self.lead, timeout)
             return self.lead
@@ -140,9 +140,9 @@ class Leadership:
 
 @contextmanager
 def while_leader(service: Leads, timeout: float | None = None) -> Iterator[Lead]:
-    """Wait until the service's node leads, then run the body, which looks at its `Lead`.
+    """Wait until the service's node leads, then run the body with its `Lead`.
 
-    Nothing can stop a body from outside: it is to ask ``while lead.wait(1.0): ...`` between its steps. Raises
+    Nothing can stop the body from outside: between its steps it must ask, ``while lead.wait(1.0): ...``. Raises
     `ConsensusTimeoutError` after `timeout` seconds without leading.
     """
     with Leadership(service) as leadership:
@@ -155,8 +155,8 @@ def while_leader(service: Leads, timeout: float | None = None) -> Iterator[Lead]
 class LeaderTask:
     """Calls `work(lead)` on a thread of its own each time the service's node comes to lead; a context manager.
 
-    The work is to return soon after its lead is lost. One that raises is logged and called again with the next lead;
-    so is one that returns early.
+    The work must return soon after its lead is lost. Work that raises is logged; after that, and after it returned
+    early, it is called again with the next lead.
     """
 
     def __init__(self, service: Leads, work: Callable[[Lead], object]) -> None:
@@ -174,20 +174,20 @@ class LeaderTask:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """End the lead and wait for the work."""
+        """End the lead and wait for the work to return."""
         self.closing = True
         self.leadership.__exit__(kind, error, traceback)
         self.thread.join(5.0)
 
     def run(self) -> None:
-        """The thread."""
+        """Call the work with each lead; the body of the thread."""
         while not self.closing:
-            lead = self.leadership.wait(LOOK_S)
+            lead = self.leadership.wait(LOOK_SECONDS)
             if lead is None:
                 continue
             try:
                 self.work(lead)
             except Exception:
                 logger.exception("the work of a leader of term {} failed", lead.term)
-            while lead.wait(LOOK_S):
+            while lead.wait(LOOK_SECONDS):
                 pass

@@ -1,4 +1,4 @@
-"""The lifecycle of a service: its settings, its node's host, its client, from start to stop or to a failure."""
+"""The lifecycle of a service: its settings, the host of its node and its client, from start to stop or to a failure."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from loguru import logger
 
 from forge_consensus.client.sync import TIMEOUT_SECONDS, Client, check_timeout
 from forge_consensus.config.client import ClientSettings
+from forge_consensus.config.node import BIND, NodeSettings
 from forge_consensus.config.raft import RaftSettings
 from forge_consensus.config.storage import StorageSettings
 from forge_consensus.errors import AlreadyStartedError, ConsensusError, InvalidConfigError, NotStartedError
@@ -21,30 +22,25 @@ from forge_consensus.events.bus import EventBus
 from forge_consensus.events.types import BecameLeader, SnapshotCompleted
 from forge_consensus.service.blocking import refuse_to_wait
 from forge_consensus.service.machines import MachineChoice
-from forge_consensus.service.node import EXAMPLE, NodeSettings
 from forge_consensus.service.process_node import ProcessNode
 from forge_consensus.service.reports import Meter
 from forge_consensus.service.thread_node import Host, ThreadNode
-from forge_consensus.storage.backends.lmdb import MAP_BYTES, QUOTA_BYTES
 
-BIND = "127.0.0.1:7000"
-START_S = 30.0
-STOP_S = 5.0
+START_SECONDS = 30.0
+STOP_SECONDS = 5.0
 
 OnFailure = Callable[[ConsensusError], object]
 
 
-def check_kinds(peers: object, options: object, limits: object) -> None:
-    """Raise `InvalidConfigError` for what is not of the kind that it must be."""
-    if not isinstance(peers, Mapping | None):
-        raise InvalidConfigError(f"peers is {peers!r}: it must map node ids to HOST:PORT, such as {EXAMPLE}")
-    for name, value, kind in (("options", options, RaftSettings), ("limits", limits, StorageSettings)):
+def check_sections(sections: Mapping[str, tuple[object, type]]) -> None:
+    """Raise `InvalidConfigError` for a keyword that was given something else than its settings class."""
+    for name, (value, kind) in sections.items():
         if not isinstance(value, kind | None):
             raise InvalidConfigError(f"{name} is {value!r}: it must be {kind.__module__}.{kind.__qualname__}(...)")
 
 
 class ServiceLifecycle:
-    """What a `ConsensusService` is before one asks anything of it."""
+    """The part of `ConsensusService` that starts and stops its node; the arguments are explained there."""
 
     def __init__(
         self,
@@ -57,32 +53,30 @@ class ServiceLifecycle:
         *,
         mode: Literal["thread", "process"] = "thread",
         lease_reads: bool = False,
-        options: RaftSettings | None = None,
-        limits: StorageSettings | None = None,
+        raft: RaftSettings | None = None,
+        storage: StorageSettings | None = None,
+        client: ClientSettings | None = None,
         timeout: float = TIMEOUT_SECONDS,
         forward: bool = True,
-        client_limits: ClientSettings | None = None,
-        quota_bytes: int = QUOTA_BYTES,
-        map_bytes: int = MAP_BYTES,
         on_failure: OnFailure | None = None,
         metrics: str | None = None,
     ) -> None:
         if mode not in ("thread", "process"):
             raise InvalidConfigError(f"mode is {mode!r}: expected 'thread' or 'process'")
         check_timeout(timeout)
-        check_kinds(peers, options, limits)
+        check_sections(
+            {"raft": (raft, RaftSettings), "storage": (storage, StorageSettings), "client": (client, ClientSettings)}
+        )
         self.settings = NodeSettings(
             node_id=node_id,
             cluster_id=cluster_id,
-            bind=bind or (peers or {}).get(node_id, BIND),
-            peers=dict(peers or {}),
+            bind=bind or (peers.get(node_id, BIND) if isinstance(peers, Mapping) else BIND),
+            peers={} if peers is None else peers,
             storage_path=storage_path,
             lease_reads=lease_reads,
-            options=options or RaftSettings(),
-            limits=limits or StorageSettings(),
-            quota_bytes=quota_bytes,
-            map_bytes=map_bytes,
             metrics=metrics,
+            raft=raft or RaftSettings(),
+            storage=storage or StorageSettings(),
         )
         self.mode = mode
         self.machine = MachineChoice(state_machine)
@@ -90,27 +84,27 @@ class ServiceLifecycle:
             self.machine.path()
         self.timeout = timeout
         self.forward = forward
-        self.client_limits = client_limits
+        self.client_settings = client
         self.on_failure = on_failure
         self.bus = EventBus()
-        """Where the node's events are published; it outlives `stop`, so one may subscribe before `start`."""
+        """Where the node's events are published. It outlives `stop`, and one may subscribe before `start`."""
         self.meter = Meter()
         self.failure: ConsensusError | None = None
-        """What ended the node, if nobody had asked for it."""
+        """What ended the node, if it ended by itself."""
         self.failed = threading.Event()
         self.lock = threading.RLock()
         self.host: Host | None = None
         self.started_in = 0
-        """The id of the process that started it: what is in memory says nothing in one that was forked from it."""
+        """The id of the process that started the node: in a process forked from it, this object says nothing of it."""
         self.leaving: Host | None = None
-        """A node that could not be started, and may still be about to let go of its folder."""
+        """A host whose start failed; its node may still hold the folder for a moment."""
         self.client: Client | None = None
         self.count_events()
 
     # --- from start to stop ------------------------------------------------------------------------------------------
 
-    def start(self, timeout: float = START_S) -> Self:
-        """Open the node and run it; returns when it serves, with or without a leader.
+    def start(self, timeout: float = START_SECONDS) -> Self:
+        """Open the node and run it; return when it serves, with or without a leader.
 
         Raises `AlreadyStartedError`, `FolderLockedError`, `IdentityError`, `TransportUnavailableError`,
         `InvalidConfigError`, `CorruptionError`, `StorageError`, and `ConsensusTimeoutError` if it does not serve
@@ -141,12 +135,12 @@ class ServiceLifecycle:
                 raise
             if isinstance(host, ProcessNode):
                 host.ask = lambda seconds: client.status(host.address, seconds)
-            if self.failure is not None:  # it has died meanwhile, and knew of no client
+            if self.failure is not None:  # the node ended before it knew of the client
                 client.driver.end_soon(str(self.failure))
         return self
 
     def client_of(self, host: Host) -> Client:
-        """The client through which this service speaks: to its own node first, to the others if need be."""
+        """Make the service's client, which goes to its own node first and to the others if need be."""
         node_id = self.settings.node_id
         others = [address for node, address in self.settings.peers.items() if node != node_id and self.forward]
         port = host.port()
@@ -154,16 +148,17 @@ class ServiceLifecycle:
             others if port is not None else [host.address, *others],
             self.timeout,
             self.settings.cluster_id,
-            limits=self.client_limits,
+            settings=self.client_settings,
             port=port,
             follow=self.forward,
             prefer=host.address,
         )
 
-    def stop(self, timeout: float = STOP_S) -> None:
-        """End the node and everything outstanding; does nothing if it was not started.
+    def stop(self, timeout: float = STOP_SECONDS) -> None:
+        """End the node; outstanding commands get errors. Does nothing if the node was not started.
 
-        After `timeout` seconds a process is killed; a thread cannot be, and `ConsensusTimeoutError` is raised.
+        A process that has not ended after `timeout` seconds is killed. A thread cannot be killed: then the call raises
+        `ConsensusTimeoutError`.
         """
         refuse_to_wait("stop", self.threads())
         with self.lock:
@@ -176,13 +171,13 @@ class ServiceLifecycle:
                 client.close()
             self.host = self.client = None
 
-    def close(self, timeout: float = STOP_S) -> None:
-        """Stop, and end the event bus with all who listen to it."""
+    def close(self, timeout: float = STOP_SECONDS) -> None:
+        """Stop the node and close the event bus, which ends all subscriptions."""
         self.stop(timeout)
         self.bus.close()
 
     def end(self, failure: ConsensusError) -> None:
-        """The node has ended by itself: everyone who waits learns it now. Called by the host, on its thread."""
+        """Note that the node has ended by itself, and tell every waiting call; the host calls this on its thread."""
         self.failure = failure
         self.failed.set()
         logger.critical("node {} has ended: {}: {}", self.settings.node_id, failure.code, failure)
@@ -203,7 +198,7 @@ class ServiceLifecycle:
         self.close()
 
     def running(self) -> Host:
-        """The node's host. Raises what ended it, `NotStartedError`."""
+        """Return the node's host. Raises what ended the node, or `NotStartedError`."""
         host = self.host
         if host is not None and self.started_in != os.getpid():
             raise NotStartedError(
@@ -222,13 +217,13 @@ class ServiceLifecycle:
         return (*(host.threads if host else ()), client.driver.thread if client else None)
 
     def ready(self, call: str = "") -> Client:
-        """The client. Raises as `running`, and `BlockingCallError` where the named call must not wait."""
+        """Return the client. Raises what `running` raises, and `BlockingCallError` if `call` must not wait here."""
         if call:
             refuse_to_wait(call, self.threads())
         self.running()
         client = self.client
         if client is None and self.lock.acquire(timeout=self.timeout):
-            # Handlers hear of the node before `start` has returned: they wait for it here.
+            # Event handlers may call before `start` has returned: they wait for it here.
             try:
                 client = self.client
             finally:
@@ -238,7 +233,7 @@ class ServiceLifecycle:
         return client
 
     def count_events(self) -> None:
-        """Count what only events tell."""
+        """Count what is known only from events: elections won and the time of the last snapshot."""
         meter = self.meter
 
         def led(event: BecameLeader) -> None:

@@ -1,4 +1,4 @@
-"""Machines: the state machine that a user gave, as instance, class or import path, made ready for a node."""
+"""The state machine that a user gave, as an instance, a class or an import path, made ready for a node."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from forge_consensus.errors import InvalidConfigError
 from forge_consensus.storage.machines.machine import Machine
 
 NEEDED = ("apply", "query", "snapshot", "restore")
-KEPT_NEEDED = ("apply", "query", "checkpoint", "bind")
-"""What a machine that lives in the ledger has instead."""
+LEDGER_NEEDED = ("apply", "query", "checkpoint", "bind")
+"""The methods of a machine that keeps its state in the ledger."""
 
 
 class MachineChoice:
-    """What runs the commands; None is the built-in key-value machine.
+    """A user's choice of a state machine; None is the built-in key-value machine.
 
-    Raises `InvalidConfigError` for what is no machine.
+    Raises `InvalidConfigError` for anything that is no state machine.
     """
 
     def __init__(self, given: object) -> None:
         self.given = imported(given) if isinstance(given, str) else given
         self.initial: list[bytes] | None = None
-        """The state of a given instance before its first node."""
+        """The state that a given instance had before it first ran."""
         self.used = False
         if self.given is not None:
             self.check()
@@ -36,9 +36,11 @@ class MachineChoice:
         return self.given if isinstance(self.given, type) else type(self.given)
 
     def check(self) -> None:
-        """Raise `InvalidConfigError` for what lacks a method of a machine."""
-        kept = hasattr(self.kind, "checkpoint")
-        missing = [name for name in (KEPT_NEEDED if kept else NEEDED) if not callable(getattr(self.given, name, None))]
+        """Raise `InvalidConfigError` if a method of a state machine is missing."""
+        in_ledger = hasattr(self.kind, "checkpoint")
+        missing = [
+            name for name in (LEDGER_NEEDED if in_ledger else NEEDED) if not callable(getattr(self.given, name, None))
+        ]
         if missing:
             raise InvalidConfigError(
                 f"{self.kind.__qualname__} is no state machine: it has no {', '.join(missing)}. "
@@ -46,10 +48,10 @@ class MachineChoice:
             )
 
     def fresh(self) -> Machine | None:
-        """The machine for a node that starts now, in its first state.
+        """Return the machine for a node that starts now, in its first state; None for the built-in one.
 
-        A node brings it to where it was by snapshot and log; an instance that still held the state of an earlier
-        run would see commands twice, so it is put back to what it was at first. Raises `InvalidConfigError`.
+        The node restores the state from its snapshot and its log. An instance that still held the state of an earlier
+        run would apply commands twice; so it is set back to its first state. Raises `InvalidConfigError`.
         """
         given: Any = self.given
         if given is None:
@@ -62,24 +64,24 @@ class MachineChoice:
                     f"a {given.__qualname__} could not be made, {type(error).__name__}: {error}. Each start makes one "
                     "without arguments: give its arguments defaults, or give an instance"
                 ) from error
-        if hasattr(given, "checkpoint"):  # it is bound to the tables anew
+        if hasattr(given, "checkpoint"):  # the node binds it to its tables anew
             return cast("Machine", given)
         if not self.used:
             self.used = True
             self.initial = first_state(given)
         elif self.initial is None:
             raise InvalidConfigError(
-                f"this {self.kind.__qualname__} ran before and its first state could not be kept, for its snapshot() "
-                "raised: give the class instead of an instance, and each start makes a new one"
+                f"this {self.kind.__qualname__} ran before and its first state could not be saved, because its "
+                "snapshot() raised: give the class instead of an instance, and each start makes a new one"
             )
         else:
             given.restore(iter(self.initial))
         return cast("Machine", given)
 
     def path(self) -> str:
-        """The import path ``module:Class`` by which another process makes the same machine; "" for the built-in one.
+        """Return the import path ``module:Class`` by which another process makes the same machine.
 
-        Raises `InvalidConfigError` where there is none.
+        It is empty for the built-in one. Raises `InvalidConfigError` if there is no such path.
         """
         if self.given is None:
             return ""
@@ -97,21 +99,21 @@ class MachineChoice:
                 f"{name} cannot be made without arguments ({error}), as another process would have to: "
                 "give its arguments defaults, or use mode='thread'"
             ) from error
-        except ValueError:  # a class without a signature: its own process will see
+        except ValueError:  # the class has no signature: the other process will find out
             pass
         return name
 
 
 def first_state(machine: Any) -> list[bytes] | None:
-    """The state of a machine, None if it cannot tell."""
+    """Return the state of a machine, None if its snapshot() raises."""
     try:
         return list(machine.snapshot())
-    except Exception:  # the user's code; it matters at a second start only
+    except Exception:  # it is the user's code, and matters only if there is a second start
         return None
 
 
 def imported(path: str, advice: str = "give it as 'package.module:Class'") -> Callable[[], Machine]:
-    """The class of a path ``module:Class``. Raises `InvalidConfigError`."""
+    """Return the class that a path ``module:Class`` names. Raises `InvalidConfigError`."""
     module, colon, qualname = path.partition(":")
     if not (module and colon and qualname):
         raise InvalidConfigError(f"state machine {path!r} is no import path: {advice}")

@@ -9,11 +9,11 @@ from typing import Any, Final
 from loguru import logger
 from prometheus_client import ProcessCollector
 
-from forge_consensus import __version__
 from forge_consensus.actors.messages import GetStatus
 from forge_consensus.actors.transport.zeromq import LocalConnection, ZeroMqBase
 from forge_consensus.events.metrics.metrics import NodeMetrics, SeedMetrics
 from forge_consensus.events.metrics.server import MetricsServer, serve
+from forge_consensus.version import __version__
 
 SAMPLE_SECONDS_MAX: Final = 1.0
 """A node that does not answer a scrape by then is told to be not responding; Prometheus itself waits 10 s."""

@@ -1,4 +1,4 @@
-"""The node in a process: a host that runs a node as a child process, so that nothing here can hold it up."""
+"""A host that runs a node as a child process, so that the application's own computing cannot slow the node down."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any, cast
 
+from forge_consensus.actors.runtime.status import NodeStatus
+from forge_consensus.config.node import NodeSettings
 from forge_consensus.errors import (
     ConsensusError,
     ConsensusTimeoutError,
@@ -24,20 +26,22 @@ from forge_consensus.events.bus import EventBus
 from forge_consensus.service.child import blueprint_of
 from forge_consensus.service.child_events import ChildEvents
 from forge_consensus.service.machines import MachineChoice
-from forge_consensus.service.node import NodeSettings
-from forge_consensus.service.thread_node import Glance, OnEnd
+from forge_consensus.service.thread_node import LeaderReport, OnEnd
 
-FRESH_S = 0.05
-"""A status that is not older is not asked for again."""
-KILL_S = 5.0
-"""How long a killed process may take to be gone."""
+FRESH_SECONDS = 0.05
+"""A status that is younger is used again, so that many questions in a row cost one message."""
+KILL_SECONDS = 5.0
+"""How long to wait for a killed process to be gone."""
 
 Ask = Callable[[float], dict[str, Any]]
-"""Asks the node for its status, within so many seconds."""
+"""Asks the node for its status and waits for at most so many seconds; see `Client.status`."""
 
 
 class ProcessNode:
-    """One run of a node as a child process. `ask` is set when a client of it exists."""
+    """One run of a node as a child process.
+
+    The service sets `ask` when it has a client of the node; before that the status is not available.
+    """
 
     def __init__(self, settings: NodeSettings, choice: MachineChoice, bus: EventBus, on_end: OnEnd) -> None:
         self.bus = bus
@@ -48,14 +52,14 @@ class ProcessNode:
         self.address = ""
         self.feed: ChildEvents | None = None
         self.settled = threading.Event()
-        """It runs, or it could not be started."""
+        """Set when the node serves, and when it failed to start."""
         self.running = False
         self.stopping = False
         self.error: ConsensusError | None = None
         self.last_events: list[bytes] = []
         self.reader: threading.Thread | None = None
         self.ask: Ask | None = None
-        self.known: dict[str, Any] = {}
+        self.known: NodeStatus | None = None
         self.known_at = 0.0
 
     @property
@@ -64,7 +68,10 @@ class ProcessNode:
         return (self.reader,)
 
     def start(self, timeout: float) -> None:
-        """Start the process; raises the node's own error if it cannot be opened, `ConsensusTimeoutError`."""
+        """Start the process and wait until its node serves.
+
+        Raises the node's own error if it cannot be opened, `ConsensusTimeoutError` after `timeout` seconds.
+        """
         command = [sys.executable, "-m", "forge_consensus.service.child"]
         path = [str(Path(__file__).parent.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path)}
@@ -73,14 +80,14 @@ class ProcessNode:
         )
         self.reader = threading.Thread(target=self.read, name=f"forge-child-{self.node_id}", daemon=True)
         self.reader.start()
-        with suppress(BrokenPipeError):  # it died at once: the reader tells
+        with suppress(BrokenPipeError):  # the process died at once: the reader finds out why
             stdin = cast("IO[bytes]", process.stdin)
             stdin.write(json.dumps(self.blueprint).encode() + b"\n")
             stdin.flush()
         in_time = self.settled.wait(timeout)
         if in_time and self.error is None:
             return
-        self.end(KILL_S if in_time else 0.0)
+        self.end(KILL_SECONDS if in_time else 0.0)
         if self.error is not None and in_time:
             raise self.error
         raise ConsensusTimeoutError(
@@ -89,11 +96,11 @@ class ProcessNode:
         )
 
     def stop(self, timeout: float) -> None:
-        """Ask the process to stop, and kill it if it has not after so many seconds."""
+        """Ask the process to stop; kill it after `timeout` seconds."""
         self.end(timeout)
 
     def end(self, timeout: float) -> None:
-        """Close its input, which ends it, wait, and make sure."""
+        """Close the process's input, which asks it to end, wait, and kill it if need be."""
         self.stopping = True
         process = self.process
         if process is None:
@@ -104,16 +111,16 @@ class ProcessNode:
             process.wait(timeout)
         except subprocess.TimeoutExpired:
             process.kill()
-            process.wait(KILL_S)
+            process.wait(KILL_SECONDS)
         if self.reader is not None:
-            self.reader.join(KILL_S)
+            self.reader.join(KILL_SECONDS)
         if self.feed is not None:
-            self.feed.thread.join(KILL_S)
+            self.feed.thread.join(KILL_SECONDS)
 
     # --- the reader's thread -----------------------------------------------------------------------------------------
 
     def read(self) -> None:
-        """Take what the process says until it is gone."""
+        """Take the lines that the process writes until it is gone."""
         process = cast("subprocess.Popen[bytes]", self.process)
         with cast("IO[bytes]", process.stdout) as lines:
             for line in lines:
@@ -128,7 +135,7 @@ class ProcessNode:
         self.settled.set()
 
     def take(self, row: dict[str, Any]) -> None:
-        """One line."""
+        """Take one line; see `forge_consensus.service.child`."""
         if "open" in row:
             self.address = reachable(row["open"])
             self.feed = ChildEvents(reachable(row["events"]), self.bus)
@@ -142,34 +149,34 @@ class ProcessNode:
 
     # --- what it says of itself --------------------------------------------------------------------------------------
 
-    def facts(self, timeout: float) -> dict[str, Any]:
-        """The node's status, at most `FRESH_S` old. Raises what a client's `status` raises."""
+    def status(self, timeout: float) -> NodeStatus:
+        """Return the node's status, at most `FRESH_SECONDS` old. Raises what `Client.status` raises."""
         if self.ask is None:
             raise NotStartedError
         now = time.monotonic()
-        if now - self.known_at > FRESH_S:
-            self.known = self.ask(timeout)
+        if self.known is None or now - self.known_at > FRESH_SECONDS:
+            self.known = NodeStatus.from_dict(self.ask(timeout))
             self.known_at = now
         return self.known
 
-    def glance(self, timeout: float) -> Glance:
-        """Who leads."""
-        facts = self.facts(timeout)
-        leading = facts["leader_id"] == facts["node_id"] and facts["role"] == "leader"
-        return Glance(leading, facts["leader_id"], facts["role"], facts["term"])
+    def leader_report(self, timeout: float) -> LeaderReport:
+        """Return who leads, from a status that is at most `FRESH_SECONDS` old."""
+        status = self.status(timeout)
+        leading = status.leader_id == status.node_id and status.role == "leader"
+        return LeaderReport(leading, status.leader_id, status.role, status.term)
 
     def port(self) -> None:
-        """It is not in this process."""
+        """Return None, because the node is in another process."""
         return
 
 
 def reachable(address: str) -> str:
-    """Where this machine reaches what listens there; every interface is also the loopback one."""
+    """Return where this machine reaches an address: what listens on every interface, by the loopback interface."""
     host, _, port = address.rpartition(":")
     return f"{({'0.0.0.0': '127.0.0.1', '[::]': '[::1]'}).get(host, host)}:{port}"
 
 
 def gone(pid: int, code: int) -> ConsensusError:
-    """The error of a process that ended without a word."""
+    """Return the error for a process that ended without reporting one."""
     how = f"was ended by signal {-code}" if code < 0 else f"ended with code {code}"
     return OperationFailedError(f"the node's process {pid} {how}, unasked: see what it wrote to stderr; start it again")

@@ -1,24 +1,25 @@
-"""Accounts: what a service says of its node, in the seed's types: statistics, cluster, health."""
+"""The reports of a service on its node, in the types of the Go original: statistics, cluster, health."""
 
 from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from forge_consensus.actors.transport.endpoint import IPC
+from forge_consensus.actors.runtime.status import MemberStatus, NodeStatus
+from forge_consensus.config.address import IPC
 
-WINDOW_S = 10
-"""Operations a second are counted over so many seconds."""
+WINDOW_SECONDS = 10
+"""The rate of operations is counted over so many seconds."""
 
 
 @dataclass(frozen=True, slots=True)
 class NodeInfo:
-    """A member as one node sees it. `last_heartbeat` is Unix seconds, None where nothing was ever heard.
+    """A member as one node sees it (NodeInfo of the Go original).
 
-    A member at an ``ipc://`` address has all of it in `address`, and port 0.
+    `last_heartbeat` is in Unix seconds, None if the member was never heard. For an ``ipc://`` address, `address` holds
+    all of it and `port` is 0.
     """
 
     id: str
@@ -33,7 +34,7 @@ class NodeInfo:
 
 @dataclass(frozen=True, slots=True)
 class ClusterInfo:
-    """The cluster as one node sees it (the seed's ClusterInfo)."""
+    """The cluster as one node sees it (ClusterInfo of the Go original)."""
 
     id: str
     leader: str | None
@@ -48,7 +49,10 @@ class ClusterInfo:
 
 @dataclass(frozen=True, slots=True)
 class ConsensusStats:
-    """The seed's ConsensusStats; operations are those of this service. `uptime` is seconds, times are Unix seconds."""
+    """Statistics of a node (ConsensusStats of the Go original).
+
+    The operations counted are those of this service. `uptime` is in seconds, times are in Unix seconds.
+    """
 
     node_id: str
     cluster_id: str
@@ -79,7 +83,7 @@ class ConsensusStats:
 
 @dataclass(frozen=True, slots=True)
 class HealthCheck:
-    """One thing that was looked at; `error` says what is wrong, if anything is."""
+    """One thing that was checked; `error` says what is wrong, and is empty if nothing is."""
 
     name: str
     healthy: bool
@@ -90,7 +94,10 @@ class HealthCheck:
 
 @dataclass(frozen=True, slots=True)
 class HealthStatus:
-    """How a node fares: `status` is healthy, degraded, unhealthy or recovering; only the first is `healthy`."""
+    """How a node fares (HealthStatus of the Go original).
+
+    `status` is "healthy", "degraded", "unhealthy" or "recovering"; `healthy` is true for the first only.
+    """
 
     healthy: bool
     status: str
@@ -104,19 +111,19 @@ class HealthStatus:
 
 
 class Meter:
-    """What a service's callers asked for and how it ended; from any thread."""
+    """Counts the operations of a service's callers and how they ended; safe on any thread."""
 
     def __init__(self) -> None:
         self.total = self.failed = 0
         self.seconds = 0.0
-        self.window: deque[list[int]] = deque(maxlen=WINDOW_S + 1)
-        """[second, operations in it]."""
+        self.window: deque[list[int]] = deque(maxlen=WINDOW_SECONDS + 1)
+        """Pairs of a second and the number of operations in it."""
         self.led = 0
         """How often this node became leader."""
         self.snapshot_at: float | None = None
 
     def count(self, began: float, failed: bool) -> None:
-        """An operation that began then has ended. Counts may be off by a few under many threads."""
+        """Count an operation that began at that time and ends now. Under many threads counts may be off by a few."""
         now = time.monotonic()
         self.total += 1
         self.failed += failed
@@ -129,30 +136,30 @@ class Meter:
             window.append([second, 1])
 
     def per_second(self) -> float:
-        """Operations a second, over the last whole seconds and this one."""
+        """Return the operations a second, over the last whole seconds and this one."""
         now = time.monotonic()
-        recent = [(second, count) for second, count in list(self.window) if second > now - WINDOW_S]
+        recent = [(second, count) for second, count in list(self.window) if second > now - WINDOW_SECONDS]
         if not recent:
             return 0.0
         return sum(count for _, count in recent) / max(now - recent[0][0], 1.0)
 
 
-def stats_of(facts: Mapping[str, Any], meter: Meter) -> ConsensusStats:
-    """The statistics, of a node's status and what the service counted."""
+def stats_of(status: NodeStatus, meter: Meter) -> ConsensusStats:
+    """Return the statistics, from a node's status and what the service counted."""
     total = meter.total
-    standing = facts["role"] == "candidate"
+    campaigning = status.role == "candidate"
     return ConsensusStats(
-        **{name: facts[name] for name in COPIED},
-        cluster_size=len(facts["nodes"]),
-        healthy_nodes=active(facts),
-        elections_failed=max(0, facts["elections_total"] - meter.led - standing),
+        **{name: getattr(status, name) for name in COPIED},
+        cluster_size=len(status.nodes),
+        healthy_nodes=active(status),
+        elections_failed=max(0, status.elections_total - meter.led - campaigning),
         operations_total=total,
         operations_failed=meter.failed,
         operations_per_sec=meter.per_second(),
         average_latency_ms=1000 * meter.seconds / total if total else 0.0,
         error_rate=meter.failed / total if total else 0.0,
         last_snapshot_time=meter.snapshot_at,
-        start_time=time.time() - facts["uptime"],
+        start_time=time.time() - status.uptime,
     )
 
 
@@ -173,67 +180,67 @@ COPIED = (
     "snapshots_total",
     "uptime",
 )
-"""Statistics that a node's status holds under the same name."""
+"""Statistics that a node's status has under the same name."""
 
 
-def active(facts: Mapping[str, Any]) -> int:
-    """How many members are known to live."""
-    return sum(row["status"] == "active" for row in facts["nodes"])
+def active(status: NodeStatus) -> int:
+    """Return how many members are known to be alive."""
+    return sum(row.status == "active" for row in status.nodes)
 
 
-def node_of(row: Mapping[str, Any], term: int) -> NodeInfo:
-    """One member."""
-    whole = str(row["address"])
+def node_of(row: MemberStatus, term: int) -> NodeInfo:
+    """Return a member in the type of the Go original."""
+    whole = row.address
     host, _, port = (whole, "", "") if whole.startswith(IPC) else whole.rpartition(":")
-    heard = row["last_contact"]
+    heard = row.last_contact
     return NodeInfo(
-        id=row["id"],
+        id=row.id,
         address=host,
         port=int(port or 0),
-        role=row["role"],
-        status=row["status"],
+        role=row.role,
+        status=row.status,
         term=term,
         last_heartbeat=None if heard is None else time.time() - heard,
-        metadata={"round_trip_ms": row["round_trip_ms"], "match_index": row["match_index"]},
+        metadata={"round_trip_ms": row.round_trip_ms, "match_index": row.match_index},
     )
 
 
-def cluster_of(facts: Mapping[str, Any]) -> ClusterInfo:
-    """The cluster."""
+def cluster_of(status: NodeStatus) -> ClusterInfo:
+    """Return the cluster in the type of the Go original."""
     return ClusterInfo(
-        id=facts["cluster_id"],
-        leader=facts["leader_id"],
-        term=facts["term"],
-        nodes=tuple(node_of(row, facts["term"]) for row in facts["nodes"]),
-        total_nodes=len(facts["nodes"]),
-        active_nodes=active(facts),
-        has_quorum=facts["has_quorum"],
-        commit_index=facts["commit_index"],
-        last_applied=facts["last_applied"],
+        id=status.cluster_id,
+        leader=status.leader_id,
+        term=status.term,
+        nodes=tuple(node_of(row, status.term) for row in status.nodes),
+        total_nodes=len(status.nodes),
+        active_nodes=active(status),
+        has_quorum=status.has_quorum,
+        commit_index=status.commit_index,
+        last_applied=status.last_applied,
     )
 
 
 def check(name: str, healthy: bool, good: str, bad: str) -> HealthCheck:
-    """One check, that went this way or that."""
+    """Return a check with the text for its result."""
     return HealthCheck(name, healthy, good if healthy else "", "" if healthy else bad, time.time())
 
 
-def health_of(facts: Mapping[str, Any]) -> HealthStatus:
-    """How the node fares."""
-    leader, total, live = facts["leader_id"], len(facts["nodes"]), active(facts)
+def health_of(status: NodeStatus) -> HealthStatus:
+    """Return how a node fares, with one check for each member."""
+    leader, total, live = status.leader_id, len(status.nodes), active(status)
     details = [
         check("node", True, "the node runs", ""),
-        check("leader", leader is not None, f"{leader} leads term {facts['term']}", "no leader is known"),
-        check("quorum", facts["has_quorum"], f"{live} of {total} members live", f"only {live} of {total} members live"),
+        check("leader", leader is not None, f"{leader} leads term {status.term}", "no leader is known"),
+        check("quorum", status.has_quorum, f"{live} of {total} members live", f"only {live} of {total} members live"),
     ]
-    for row in facts["nodes"]:
-        fine = row["status"] == "active"
-        details.append(check(f"member:{row['id']}", fine, "active", f"{row['status']} at {row['address']}"))
+    for row in status.nodes:
+        fine = row.status == "active"
+        details.append(check(f"member:{row.id}", fine, "active", f"{row.status} at {row.address}"))
     return HealthStatus(
-        healthy=facts["health"] == "healthy",
-        status=facts["health"],
-        leader=facts["leader_id"] == facts["node_id"],
-        has_quorum=facts["has_quorum"],
+        healthy=status.health == "healthy",
+        status=status.health,
+        leader=status.leader_id == status.node_id,
+        has_quorum=status.has_quorum,
         total_nodes=total,
         active_nodes=live,
         details=tuple(details),
@@ -243,6 +250,6 @@ def health_of(facts: Mapping[str, Any]) -> HealthStatus:
 
 
 def health_of_none(reason: str, total: int) -> HealthStatus:
-    """The health of a node that does not run."""
+    """Return the health of a node that does not run."""
     one = check("node", False, "", reason)
     return HealthStatus(False, "unhealthy", False, False, total, 0, (one,), time.time(), {"node": False})

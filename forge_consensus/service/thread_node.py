@@ -1,4 +1,4 @@
-"""The node on a thread: a host that runs a node on a daemon thread of this process."""
+"""A host that runs a node on a daemon thread of this process, and what every host offers to a service."""
 
 from __future__ import annotations
 
@@ -10,17 +10,18 @@ from loguru import logger
 
 from forge_consensus.actors.runtime.status import NodeStatus
 from forge_consensus.client.connections import LocalPort
+from forge_consensus.config.node import NodeSettings
 from forge_consensus.errors import ConsensusError, ConsensusTimeoutError, NotStartedError, OperationFailedError
 from forge_consensus.events.bus import EventBus
 from forge_consensus.service.machines import MachineChoice
-from forge_consensus.service.node import Node, NodeSettings
+from forge_consensus.service.node import Node
 
 OnEnd = Callable[[ConsensusError], None]
-"""Called once, on any thread, with what ended a node that nobody had asked to end."""
+"""Called once, on some thread, with the error that ended a node which nobody had asked to end."""
 
 
-class Glance(NamedTuple):
-    """Who leads, as a node sees it at this moment."""
+class LeaderReport(NamedTuple):
+    """Who leads, as one node sees it at this moment."""
 
     leading: bool
     leader: str | None
@@ -29,7 +30,7 @@ class Glance(NamedTuple):
 
 
 class Host(Protocol):
-    """Where a service's node runs."""
+    """Whatever runs a service's node. Times are in seconds."""
 
     @property
     def address(self) -> str:
@@ -37,33 +38,33 @@ class Host(Protocol):
 
     @property
     def threads(self) -> tuple[threading.Thread | None, ...]:
-        """The threads that must never wait for the node."""
+        """The threads that must never wait for the node, because the node waits for them."""
 
     def start(self, timeout: float) -> None:
-        """Start the node; raises what kept it from starting, `ConsensusTimeoutError` after so many seconds."""
+        """Start the node. Raises what kept it from starting, `ConsensusTimeoutError` after `timeout` seconds."""
 
     def stop(self, timeout: float) -> None:
-        """Stop it; raises `ConsensusTimeoutError` if it could not be ended in so many seconds."""
+        """Stop the node. Raises `ConsensusTimeoutError` if that takes longer than `timeout` seconds."""
 
-    def glance(self, timeout: float) -> Glance:
-        """Who leads."""
+    def leader_report(self, timeout: float) -> LeaderReport:
+        """Return who leads."""
 
-    def facts(self, timeout: float) -> dict[str, Any]:
-        """The node's status, as far as it is in memory."""
+    def status(self, timeout: float) -> NodeStatus:
+        """Return the node's status, as far as it is in memory."""
 
     def port(self) -> LocalPort | None:
-        """A connection within the process, if the node is in it."""
+        """Return a new connection within the process; None where the node is another process."""
 
 
 class ThreadNode:
-    """One run of a node on a thread. What it says of itself is read from memory, without waiting."""
+    """One run of a node on a thread. Its status is read from its memory, without waiting for the node."""
 
     def __init__(self, settings: NodeSettings, choice: MachineChoice, bus: EventBus, on_end: OnEnd) -> None:
         self.node = Node(settings, bus)
         self.choice = choice
         self.on_end = on_end
         self.settled = threading.Event()
-        """It runs, or it could not be opened."""
+        """Set when the node is open, and when it could not be opened."""
         self.error: BaseException | None = None
         self.stopping = False
         self.thread = threading.Thread(target=self.run, name=f"forge-node-{settings.node_id}", daemon=True)
@@ -79,7 +80,7 @@ class ThreadNode:
         return (self.thread,)
 
     def start(self, timeout: float) -> None:
-        """Open and run the node; raises what opening raises, `ConsensusTimeoutError` after so many seconds."""
+        """Open and run the node. Raises what opening raises, `ConsensusTimeoutError` after `timeout` seconds."""
         self.thread.start()
         if not self.settled.wait(timeout):
             self.stopping = True
@@ -92,18 +93,18 @@ class ThreadNode:
             raise self.error
 
     def stop(self, timeout: float) -> None:
-        """Ask it to stop and wait; raises `ConsensusTimeoutError` if it is still busy then."""
+        """Ask the node to stop and wait. Raises `ConsensusTimeoutError` if it is still busy after `timeout` seconds."""
         self.stopping = True
         self.node.stop("asked to")
         self.thread.join(timeout)
         if self.thread.is_alive():
             raise ConsensusTimeoutError(
-                f"the node's thread did not end within {timeout:g} s, for it is busy in the state machine or the "
-                "disk: it ends when that does; stop again later"
+                f"the node's thread did not end within {timeout:g} s, because the state machine or the disk keeps it "
+                "busy: it ends afterwards; call stop() again later"
             )
 
     def run(self) -> None:
-        """The thread."""
+        """Open the node and run it until it ends; the body of the thread."""
         node = self.node
         try:
             machine = self.choice.fresh()
@@ -128,7 +129,7 @@ class ThreadNode:
                 logger.exception("the node could not be closed")
 
     def ended(self, fault: BaseException | None) -> None:
-        """Tell of an end that nobody asked for."""
+        """Report an end that nobody asked for."""
         if fault is not None:
             self.on_end(typed(fault))
         elif not self.stopping:
@@ -137,28 +138,28 @@ class ThreadNode:
             self.on_end(NotStartedError(f"the node stopped by itself: {reason}"))
 
     def engine(self) -> Any:
-        """The node's engine. Raises `NotStartedError` before there is one."""
+        """Return the node's engine. Raises `NotStartedError` before the node is open."""
         if self.node.base is None:
             raise NotStartedError
         return self.node.base.engine
 
-    def glance(self, timeout: float) -> Glance:
-        """Who leads; without waiting."""
+    def leader_report(self, timeout: float) -> LeaderReport:
+        """Return who leads, without waiting."""
         engine = self.engine()
         shared, ledger = engine.shared, engine.ledger
-        return Glance(ledger.leading is not None, shared.leader, str(shared.role), ledger.term)
+        return LeaderReport(ledger.leading is not None, shared.leader, str(shared.role), ledger.term)
 
-    def facts(self, timeout: float) -> dict[str, Any]:
-        """The node's status; without waiting."""
-        return NodeStatus.of(self.engine()).to_dict()
+    def status(self, timeout: float) -> NodeStatus:
+        """Return the node's status, without waiting."""
+        return NodeStatus.of(self.engine())
 
     def port(self) -> LocalPort:
-        """A connection within the process."""
+        """Return a new connection within the process."""
         return self.node.port()
 
 
 def typed(fault: BaseException) -> ConsensusError:
-    """An error of ours for whatever ended a node."""
+    """Return a `ConsensusError` for whatever ended a node."""
     if isinstance(fault, ConsensusError):
         return fault
     notes = "".join(f" ({note})" for note in getattr(fault, "__notes__", ()))

@@ -10,6 +10,7 @@ from typing import Final, Self, TypeAlias, TypeVar
 
 import lmdb
 
+from forge_consensus.config.storage import MAP_BYTES, QUOTA_BYTES
 from forge_consensus.errors import StorageError
 from forge_consensus.storage.backends.folder import fsync_directory
 from forge_consensus.storage.backends.tables import (
@@ -23,14 +24,8 @@ from forge_consensus.storage.backends.tables import (
     TablesView,
 )
 
-MAP_BYTES: Final = 1 << 40
-"""Address space reserved by default; the file stays as small as its data."""
-
 MAP_BYTES_MIN: Final = 64 << 20
 """The smallest map that is tried where address space is short."""
-
-QUOTA_BYTES: Final = 64 << 30
-"""The default bound on live data."""
 
 READERS_MAX: Final = 64
 HOUSEKEEPING_SECONDS: Final = 1.0

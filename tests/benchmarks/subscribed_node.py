@@ -10,9 +10,10 @@ from collections.abc import Callable, Sequence
 
 from loguru import logger
 
+from forge_consensus.config.node import NodeSettings
 from forge_consensus.events.bus import EventBus
 from forge_consensus.events.types import ConsensusEvent
-from forge_consensus.service.node import Node, NodeSettings
+from forge_consensus.service.node import Node
 
 SLEEP_S = 1.0
 

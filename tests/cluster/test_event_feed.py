@@ -20,6 +20,7 @@ import pytest
 import zmq
 
 from forge_consensus.client.sync import Client
+from forge_consensus.config.node import NodeSettings
 from forge_consensus.config.storage import StorageSettings
 from forge_consensus.errors import ClusterNotFoundError, ConnectionFailedError, ConsensusError, InvalidConfigError
 from forge_consensus.events.bus import EventBus
@@ -28,7 +29,7 @@ from forge_consensus.events.stream import StreamEndedError
 from forge_consensus.events.types import ConsensusEvent, LeaderElected, LogCommitted
 from forge_consensus.feed.cursor import EventCursor
 from forge_consensus.feed.event_feed import EventFeed, Gap, Position
-from forge_consensus.service.node import Node, NodeSettings
+from forge_consensus.service.node import Node
 from forge_consensus.storage.backends.lmdb import LmdbTables
 from forge_consensus.storage.ledger.journal import TIME_BYTES
 from tests.worlds.cluster import ROOT, ProcessCluster, free_ports, wait_for
@@ -145,7 +146,7 @@ def test_a_slow_reader_costs_no_memory_and_misses_nothing(one: Threads) -> None:
 
 
 def test_a_reader_slower_than_the_journal_is_long_is_told_so(tmp_path: Path) -> None:
-    node = Threads(tmp_path, 1, limits=StorageSettings(events_kept=40))
+    node = Threads(tmp_path, 1, storage=StorageSettings(events_kept=40))
     try:
         with EventFeed(node.addresses, since=0, queue_max=4) as feed:
             wait_for(lambda: len(feed.queue) == 4, 5, "the queue to fill")

@@ -29,8 +29,9 @@ from forge_consensus.actors.messages import (
 )
 from forge_consensus.actors.runtime.shared import Role
 from forge_consensus.client.sync import Client
+from forge_consensus.config.node import NodeSettings
 from forge_consensus.events.bus import EventBus
-from forge_consensus.service.node import Node, NodeSettings
+from forge_consensus.service.node import Node
 from forge_consensus.storage.backends.tables import Batch
 from forge_consensus.storage.ledger.identity import BOOTS
 from forge_consensus.storage.ledger.ledger import HARD

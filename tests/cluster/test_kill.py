@@ -8,25 +8,23 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
+from forge_consensus.config.storage import StorageSettings
 from tests.worlds.cluster import ProcessCluster
 from tests.worlds.workload import Ledgerbook, Writer
 
 ROUNDS = int(os.environ.get("FORGE_KILL_ROUNDS", "5"))
 SEED = int(os.environ.get("FORGE_KILL_SEED", "0")) or int.from_bytes(os.urandom(4))
 TIMEOUT = 3.0
-SNAPSHOTS_OFTEN: dict[str, Any] = {
-    "limits": {
-        "snapshot_entries": 1500,
-        "snapshot_seconds_min": 0.3,
-        "trailing_entries": 200,
-        "checkpoint_entries": 400,
-        "checkpoint_seconds": 1.0,
-    }
-}
+SNAPSHOTS_OFTEN = StorageSettings(
+    snapshot_entries=1500,
+    snapshot_seconds_min=0.3,
+    trailing_entries=200,
+    checkpoint_entries=400,
+    checkpoint_seconds=1.0,
+)
 
 
 class Siege:
@@ -99,13 +97,13 @@ class Siege:
 
 
 @pytest.mark.timeout(60 + 20 * ROUNDS)
-@pytest.mark.parametrize("settings", [None, SNAPSHOTS_OFTEN], ids=["defaults", "snapshots-often"])
+@pytest.mark.parametrize("storage", [None, SNAPSHOTS_OFTEN], ids=["defaults", "snapshots-often"])
 def test_what_was_acknowledged_survives_kills_at_random_moments(
-    tmp_path: Path, settings: dict[str, Any] | None
+    tmp_path: Path, storage: StorageSettings | None
 ) -> None:
-    rounds = ROUNDS if settings is None else max(3, ROUNDS // 2)
+    rounds = ROUNDS if storage is None else max(3, ROUNDS // 2)
     print(f"FORGE_KILL_SEED={SEED} FORGE_KILL_ROUNDS={ROUNDS}")
-    with ProcessCluster(tmp_path, settings=settings) as cluster:
+    with ProcessCluster(tmp_path, storage=storage) as cluster:
         siege = Siege(cluster, random.Random(SEED))
         for number in range(rounds):
             done = siege.round(siege.kill)

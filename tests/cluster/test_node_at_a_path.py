@@ -9,12 +9,13 @@ from pathlib import Path
 
 import pytest
 
+from forge_consensus.config.node import NodeSettings
 from forge_consensus.errors import InvalidConfigError, TransportUnavailableError
 from forge_consensus.events.bus import EventBus
 from forge_consensus.events.types import BecameLeader
 from forge_consensus.feed.event_feed import EventFeed
 from forge_consensus.service.consensus import ConsensusService
-from forge_consensus.service.node import Node, NodeSettings
+from forge_consensus.service.node import Node
 from tests.worlds.cli_world import Shell
 
 

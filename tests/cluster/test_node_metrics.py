@@ -14,11 +14,12 @@ from loguru import logger
 from prometheus_client import CollectorRegistry
 
 from forge_consensus.client.sync import Client
+from forge_consensus.config.node import NodeSettings
 from forge_consensus.errors import CommandError, InvalidConfigError, TransportUnavailableError
 from forge_consensus.events.bus import EventBus
 from forge_consensus.events.metrics.server import serve
 from forge_consensus.events.types import LeaderElected, LogAppended, LogCommitted
-from forge_consensus.service.node import Node, NodeSettings
+from forge_consensus.service.node import Node
 from forge_consensus.storage.machines.machine import Command
 from tests.worlds.cluster import free_ports
 

@@ -60,7 +60,7 @@ def test_a_users_machine_answers_and_refuses(services: Services) -> None:
 
 @pytest.mark.parametrize("mode", ["thread", "process"])
 def test_snapshots_are_taken_by_threshold_and_restored_at_start(mode: str, services: Services) -> None:
-    service = services.make(state_machine=Notebook, limits=SMALL, mode=mode)
+    service = services.make(state_machine=Notebook, storage=SMALL, mode=mode)
     taken: list[SnapshotCompleted] = []
     compacted: list[LogCompacted] = []
     service.bus.subscribe(SnapshotCompleted, taken.append, inline=True)
@@ -106,7 +106,7 @@ def test_an_instance_without_a_first_state_runs_once(services: Services) -> None
 
 
 def test_a_follower_far_behind_gets_the_snapshot(services: Services) -> None:
-    trio = services.group(3, state_machine=Notebook, limits=SMALL)
+    trio = services.group(3, state_machine=Notebook, storage=SMALL)
     leader, (late, _) = leader_and_others(trio)
     note(leader, 0, 5)
     late.stop()

@@ -29,7 +29,7 @@ from forge_consensus import (
     TransportUnavailableError,
 )
 from forge_consensus.events.types import LeaderElected, NodeStarted, NodeStopped
-from forge_consensus.service.process_node import FRESH_S, ProcessNode, reachable
+from forge_consensus.service.process_node import FRESH_SECONDS, ProcessNode, reachable
 from tests.worlds.service_machines import Notebook, Titled
 from tests.worlds.service_world import ANY, Services, eventually, leader_and_others
 
@@ -180,7 +180,7 @@ def test_a_process_that_does_not_listen_is_killed_at_stop(services: Services) ->
     service = services.lead(mode="process")
     process = child_of(service)
     process.send_signal(signal.SIGSTOP)
-    time.sleep(2 * FRESH_S)
+    time.sleep(2 * FRESH_SECONDS)
     began = time.monotonic()
     assert not service.is_leader()
     service.stop(0.5)

@@ -16,7 +16,7 @@ from forge_consensus.testing import Call, Plan, Simulation, ViolationError, Work
 from forge_consensus.testing.rules.agreement import Agreement, CountingMachine, WatchedMachine, text_of_value
 
 LIMITS = StorageSettings(snapshot_entries=20, snapshot_seconds_min=0.1, trailing_entries=0, checkpoint_entries=5)
-PLAN = Plan(3, nodes=3, clients=2, seconds=4.0, faults=False, limits=LIMITS)
+PLAN = Plan(3, nodes=3, clients=2, seconds=4.0, faults=False, storage=LIMITS)
 
 
 def entry(index: int, key: str = "a") -> Entry:

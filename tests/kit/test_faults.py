@@ -38,7 +38,7 @@ def quiet() -> Iterator[None]:
 
 def led(seed: int = 1, *, nodes: int = 3, own_machine: bool = False) -> Simulation:
     """A cluster of which one leads, without faults, whose snapshots come soon."""
-    world = Simulation(Plan(seed, nodes=nodes, own_machine=own_machine, faults=False, limits=LIMITS))
+    world = Simulation(Plan(seed, nodes=nodes, own_machine=own_machine, faults=False, storage=LIMITS))
     world.start()
     world.wait_for_leader()
     return world
@@ -112,14 +112,14 @@ def test_a_kind_that_does_not_exist_is_refused() -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_each_kind_of_fault_strikes_alone_and_the_cluster_gets_over_it(kind: str) -> None:
-    with Simulation(Plan(5, nodes=3, limits=LIMITS, kinds=(kind, "mend"), seconds=8.0)) as world:
+    with Simulation(Plan(5, nodes=3, storage=LIMITS, kinds=(kind, "mend"), seconds=8.0)) as world:
         world.run()
         struck = [strike for strike in world.faults.ordered if strike.kind == kind and strike.text != NOBODY]
         assert struck
 
 
 def test_the_seed_repeats_runs_with_ruined_disks_too() -> None:
-    plan = Plan(3, nodes=5, limits=LIMITS, kinds=("flip_record", "wipe_folder", "crash_in_file_step", "power_loss"))
+    plan = Plan(3, nodes=5, storage=LIMITS, kinds=("flip_record", "wipe_folder", "crash_in_file_step", "power_loss"))
 
     def digest() -> str:
         with Simulation(replace(plan, seconds=4.0)) as world:

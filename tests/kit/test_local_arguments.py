@@ -31,7 +31,7 @@ Given = Callable[[Any], object]
 @pytest.fixture(scope="module")
 def threads() -> Iterator[LocalCluster]:
     """Three threads behind a proxy, to which nothing happens here."""
-    with LocalCluster(3, mode="thread", transport="ipc", proxy=True, options=QUICK) as made:
+    with LocalCluster(3, mode="thread", transport="ipc", proxy=True, raft=QUICK) as made:
         made.wait_until_settled()
         yield made
 
@@ -39,7 +39,7 @@ def threads() -> Iterator[LocalCluster]:
 @pytest.fixture(scope="module")
 def process() -> Iterator[LocalCluster]:
     """One process without a proxy."""
-    with LocalCluster(1, transport="ipc", options=QUICK) as made:
+    with LocalCluster(1, transport="ipc", raft=QUICK) as made:
         yield made
 
 
@@ -112,8 +112,11 @@ def test_a_cluster_goes_on_after_all_that_was_refused(threads: LocalCluster, cap
 @pytest.mark.parametrize(
     ("given", "text"),
     [
-        ({"options": 3}, r"options is 3: give forge_consensus\.config\.raft\.RaftSettings\(\.\.\.\), or None"),
-        ({"limits": "x"}, r"limits is 'x': give forge_consensus\.config\.storage\.StorageSettings\(\.\.\.\), or None"),
+        ({"raft": 3}, r"raft is 3: give forge_consensus\.config\.raft\.RaftSettings\(\.\.\.\), or None"),
+        (
+            {"storage": "x"},
+            r"storage is 'x': give .*\.config\.storage\.StorageSettings\(\.\.\.\), or None",
+        ),
         ({"nodes": True}, "nodes is True: a local cluster has 1 to 15"),
         ({"seed": "x"}, "seed is 'x': chances are drawn from a whole number"),
         ({"proxy": "yes"}, "proxy is 'yes': it is switched on or off: give True or False"),
@@ -227,7 +230,7 @@ def test_what_says_nothing_of_a_start_is_refused_before_the_node_is_ended(proces
 
 
 def test_a_process_that_does_not_run_is_neither_paused_nor_resumed() -> None:
-    with LocalCluster(1, transport="ipc", options=QUICK) as cluster:
+    with LocalCluster(1, transport="ipc", raft=QUICK) as cluster:
         cluster.pause("n1")
         cluster.resume("n1")
         cluster.kill("n1")
@@ -240,7 +243,7 @@ def test_a_process_that_does_not_run_is_neither_paused_nor_resumed() -> None:
 
 def test_a_thread_that_is_killed_by_order_alarms_nobody(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     told: list[ConsensusError] = []
-    with LocalCluster(1, mode="thread", transport="ipc", options=QUICK, folder=tmp_path) as cluster:
+    with LocalCluster(1, mode="thread", transport="ipc", raft=QUICK, folder=tmp_path) as cluster:
         service = cluster.service("n1")
         service.on_failure = told.append
         cluster.kill("n1")

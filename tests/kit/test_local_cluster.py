@@ -34,7 +34,7 @@ QUICK = RaftSettings(heartbeat_interval=0.05, election_timeout_min=0.3, election
 @pytest.fixture(scope="module")
 def shared_cluster() -> Iterator[LocalCluster]:
     """Three processes behind a proxy."""
-    with LocalCluster(3, proxy=True, options=QUICK) as made:
+    with LocalCluster(3, proxy=True, raft=QUICK) as made:
         yield made
 
 
@@ -144,7 +144,7 @@ def notebook() -> Notebook:
 
 def test_threads_over_ipc_tell_their_events_die_hard_and_run_a_users_machine() -> None:
     led: list[str] = []
-    with LocalCluster(3, mode="thread", transport="ipc", state_machine=notebook, options=QUICK) as threads:
+    with LocalCluster(3, mode="thread", transport="ipc", state_machine=notebook, raft=QUICK) as threads:
         for name in threads.names:
             threads.service(name).bus.subscribe(BecameLeader, lambda event: led.append(event.node_id))
         with pytest.raises(
@@ -170,7 +170,7 @@ def test_processes_over_ipc_run_a_users_machine_with_limits_and_keep_a_given_fol
     limits = StorageSettings(snapshot_entries=20, snapshot_seconds_min=0.0, trailing_entries=5)
     folder = tmp_path / "kept"
     with LocalCluster(
-        1, transport="ipc", state_machine=Notebook, limits=limits, options=QUICK, folder=folder
+        1, transport="ipc", state_machine=Notebook, storage=limits, raft=QUICK, folder=folder
     ) as processes:
         client = processes.client()
         for number in range(50):

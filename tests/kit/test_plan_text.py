@@ -25,8 +25,8 @@ def test_the_text_of_a_plan_makes_the_same_plan() -> None:
 def test_what_is_as_ever_is_not_written() -> None:
     assert call_of(Plan(5)) == "Plan(5)"
     assert (
-        call_of(Plan(5, nodes=4, options=RaftSettings(chunk_bytes=7)))
-        == "Plan(5, nodes=4, options=RaftSettings(chunk_bytes=7))"
+        call_of(Plan(5, nodes=4, raft=RaftSettings(chunk_bytes=7)))
+        == "Plan(5, nodes=4, raft=RaftSettings(chunk_bytes=7))"
     )
 
 

@@ -69,14 +69,14 @@ def test_what_surrounds_the_faults_becomes_usual_unless_it_is_needed() -> None:
 
     def fails(plan: Plan, strikes: set[int]) -> str:
         return (
-            "I1" if plan.nodes >= 3 and plan.limits != StorageSettings() and plan.lease_reads and 5 in strikes else ""
+            "I1" if plan.nodes >= 3 and plan.storage != StorageSettings() and plan.lease_reads and 5 in strikes else ""
         )
 
     best = shrink(plan, pretended(fails)).best.plan
     assert (best.nodes, best.clients, best.pace, best.own_machine) == (3, 0, 1.0, False)
     assert best.lease_reads
-    assert best.limits == plan.limits
-    assert best.options == RaftSettings()
+    assert best.storage == plan.storage
+    assert best.raft == RaftSettings()
 
 
 def test_another_kind_of_failure_is_not_the_one_that_is_shrunk() -> None:

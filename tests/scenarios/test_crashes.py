@@ -87,7 +87,7 @@ def counted(machine: Callable[[], Any], nodes: int, role: str, step: Step | None
     """
     watcher = StepWatcher(step)
     with SimulatedCluster(
-        nodes, 64, limits=SMALL, machine=lambda name: machine(), watchers=[Invariants(), watcher]
+        nodes, 64, storage=SMALL, machine=lambda name: machine(), watchers=[Invariants(), watcher]
     ) as cluster:
         cluster.start()
         assert cluster.run(10.0, cluster.settled)

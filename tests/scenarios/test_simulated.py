@@ -59,7 +59,7 @@ class SlowVoters(Network):
 @pytest.mark.parametrize("seed", [1, 5, 6])  # 5 and 6 find out who counts votes of an earlier term
 def test_scenario_22_votes_that_come_later_than_the_candidate_waits_make_one_leader_a_term(seed: int) -> None:
     at_once = RaftSettings(election_timeout_max=0.82)
-    with Simulation(Plan(seed, nodes=5, clients=1, faults=False, options=at_once)) as world:
+    with Simulation(Plan(seed, nodes=5, clients=1, faults=False, raft=at_once)) as world:
         cluster = world.cluster
         network = cluster.network = SlowVoters(cluster.timeline)
         world.start()

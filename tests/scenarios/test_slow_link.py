@@ -61,7 +61,7 @@ def filled_with_one_down(cluster: SimulatedCluster, caller: Caller) -> tuple[int
 def test_scenario_65_a_follower_on_a_slow_link_becomes_level_while_all_go_on(snapshot_entries: int) -> None:
     """The transfer takes a dozen election timeouts. Meanwhile the log grows and is cut by newer snapshots."""
     limits = StorageSettings(snapshot_entries=snapshot_entries, snapshot_seconds_min=0.1, trailing_entries=0)
-    with led_cluster(3, limits=limits, options=OPTIONS) as (cluster, invariants):
+    with led_cluster(3, storage=limits, raft=OPTIONS) as (cluster, invariants):
         caller, leader = Caller(cluster), leader_of(cluster)
         session, behind = filled_with_one_down(cluster, caller)
         weather = cluster.network.weather
@@ -90,7 +90,7 @@ def test_scenario_65_a_follower_on_a_slow_link_becomes_level_while_all_go_on(sna
 def test_scenario_65_one_chunk_at_a_time_is_in_memory_and_on_its_way() -> None:
     """So neither the sender nor the connection ever holds the snapshot, however large it is."""
     limits = StorageSettings(snapshot_entries=100, snapshot_seconds_min=0.1, trailing_entries=0)
-    with led_cluster(3, limits=limits, options=OPTIONS) as (cluster, _):
+    with led_cluster(3, storage=limits, raft=OPTIONS) as (cluster, _):
         _, behind = filled_with_one_down(cluster, Caller(cluster))
         cluster.network.weather.delay_s_min, cluster.network.weather.delay_s_max = 0.04, 0.05
         traffic = Traffic()
@@ -106,7 +106,7 @@ def test_scenario_65_one_chunk_at_a_time_is_in_memory_and_on_its_way() -> None:
 
 def test_scenario_65_a_follower_that_is_gone_holds_neither_the_log_nor_a_file() -> None:
     limits = StorageSettings(snapshot_entries=30, snapshot_seconds_min=0.1, trailing_entries=0)
-    with led_cluster(3, limits=limits, options=OPTIONS) as (cluster, _):
+    with led_cluster(3, storage=limits, raft=OPTIONS) as (cluster, _):
         caller, leader = Caller(cluster), leader_of(cluster)
         session, behind = filled_with_one_down(cluster, caller)
         cluster.network.weather.delay_s_min, cluster.network.weather.delay_s_max = 0.04, 0.05

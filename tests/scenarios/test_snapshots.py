@@ -107,7 +107,7 @@ def test_scenario_55_an_answer_from_before_the_compacted_log_leads_to_no_entries
 
 def test_scenario_55_in_a_cluster_a_follower_far_behind_becomes_level() -> None:
     limits = StorageSettings(snapshot_entries=20, snapshot_seconds_min=0.1, trailing_entries=2)
-    with led_cluster(3, limits=limits) as (cluster, _):
+    with led_cluster(3, storage=limits) as (cluster, _):
         caller, leader = Caller(cluster), leader_of(cluster)
         session = caller.open_session(leader.name)
         behind = others_than(cluster, leader.name)[0]

@@ -53,7 +53,7 @@ class NoJudge:
 def recording() -> Iterator[Recording]:
     """A cluster of three that is well, and everything that it tells."""
     logger.disable("forge_consensus")
-    with SimulatedCluster(3, 5, limits=LIMITS) as cluster:
+    with SimulatedCluster(3, 5, storage=LIMITS) as cluster:
         made = Recording(cluster)
         cluster.start()
         assert cluster.run(PATIENCE_S, lambda: all_healthy(cluster))

@@ -49,7 +49,7 @@ class Bug:
 
 def undisturbed(seed: int, limits: StorageSettings | None = None) -> Simulation:
     """Three nodes of which one leads, and no faults."""
-    world = Simulation(Plan(seed, nodes=3, faults=False, limits=limits or StorageSettings()))
+    world = Simulation(Plan(seed, nodes=3, faults=False, storage=limits or StorageSettings()))
     world.wait_for_leader()
     return world
 

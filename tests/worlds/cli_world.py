@@ -13,8 +13,9 @@ from typing import Any
 from click.testing import CliRunner, Result
 
 from forge_consensus.cli.main import cli
+from forge_consensus.config.node import NodeSettings
 from forge_consensus.events.bus import EventBus
-from forge_consensus.service.node import Node, NodeSettings
+from forge_consensus.service.node import Node
 from tests.worlds.cluster import free_ports
 
 

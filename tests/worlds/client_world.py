@@ -26,14 +26,14 @@ class World:
     """One core and one group; `fate` says how late a message arrives, once, twice or never."""
 
     seed: int = 1
-    limits: ClientSettings = field(default_factory=ClientSettings)
+    settings: ClientSettings = field(default_factory=ClientSettings)
     given: tuple[str, ...] = ("h:1", "h:2", "h:3")
 
     def __post_init__(self) -> None:
         self.random = random.Random(self.seed)
         self.now = 100.0
         self.group = FakeGroup(dict(NODES))
-        self.core = SessionCore(self.given, now=self.now, random=self.random.random, limits=self.limits)
+        self.core = SessionCore(self.given, now=self.now, random=self.random.random, settings=self.settings)
         self.flying: list[tuple[float, Callable[[], None]]] = []
         self.held: list[tuple[float, str, Locate, int]] = []
         self.down: set[str] = set()

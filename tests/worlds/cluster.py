@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.util
-import json
 import os
 import re
 import signal
@@ -18,6 +16,8 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from forge_consensus.client.sync import Client
+from forge_consensus.config.rows import texts_of
+from forge_consensus.config.storage import StorageSettings
 from forge_consensus.errors import ConsensusError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -59,11 +59,11 @@ def wait_for(find: Callable[[], Found | None], seconds_max: float, what: str, *,
         time.sleep(step)
 
 
-def node_command(settings: dict[str, Any] | None = None) -> list[str]:
-    """What starts a node: the command line, or the test's own process where odd settings are wanted."""
-    if settings is None and importlib.util.find_spec("forge_consensus.__main__"):
-        return [sys.executable, "-m", "forge_consensus", "node"]
-    return [sys.executable, "-m", "tests.worlds.node_process", "--settings", json.dumps(settings or {})]
+def node_command(storage: StorageSettings | None = None) -> list[str]:
+    """What starts a node, with these settings of its storage."""
+    changed = texts_of(storage) if storage is not None else {}
+    settings = [part for name, text in changed.items() for part in ("--set", f"{name}={text}")]
+    return [sys.executable, "-m", "forge_consensus", "node", *settings]
 
 
 class NodeProcess:
@@ -203,12 +203,12 @@ class ProcessCluster:
         nodes: int = 3,
         *,
         extra_args: Sequence[str] = (),
-        settings: dict[str, Any] | None = None,
+        storage: StorageSettings | None = None,
     ) -> None:
         names = [f"n{number}" for number in range(1, nodes + 1)]
         self.addresses = {name: f"127.0.0.1:{port}" for name, port in zip(names, free_ports(nodes), strict=True)}
         self.folder = folder
-        self.command = node_command(settings)
+        self.command = node_command(storage)
         self.extra_args = extra_args
         self.nodes = {name: self.make(name) for name in names}
         self.spares: list[NodeProcess] = []

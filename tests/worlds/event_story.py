@@ -322,7 +322,7 @@ class Story:
 def play(seed: int) -> Story:
     """Play the whole story."""
     logger.disable("forge_consensus")
-    with SimulatedCluster(NODES, seed, limits=LIMITS) as cluster:
+    with SimulatedCluster(NODES, seed, storage=LIMITS) as cluster:
         story = Story(cluster, Recording(cluster))
         acts = (
             story.forms,

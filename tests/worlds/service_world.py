@@ -44,7 +44,7 @@ class Services:
 
     def make(self, node_id: str = "n1", **settings: Any) -> ConsensusService:
         """A service that is not started."""
-        settings = {"bind": ANY, "storage_path": self.folder / node_id, "options": QUICK, **settings}
+        settings = {"bind": ANY, "storage_path": self.folder / node_id, "raft": QUICK, **settings}
         service = ConsensusService(node_id, "test", **settings)
         self.made.append(service)
         return service

@@ -28,7 +28,7 @@ FOUND, UNUSABLE, INTERRUPTED = 1, 2, 130
 """Exit codes: something was found; what was given is of no use; it was stopped."""
 SPEED = Plan(1, nodes=5, clients=4, seconds=600.0)
 SERVING = ("kill", "crash_leader_in_turn", "pause", "isolate_leader", "mend", "break_link")
-SPEED_SERVING = replace(SPEED, kinds=SERVING, limits=Plan.of(1).limits)
+SPEED_SERVING = replace(SPEED, kinds=SERVING, storage=Plan.of(1).storage)
 """Faults that leave most of the service, and snapshots: more happens in a virtual second. Measured too, only told."""
 SPEED_S_MAX = 30.0
 

@@ -152,10 +152,10 @@ class Shrinker:
         self.change(pace=1.0)
         self.change(own_machine=False)
         self.change(lease_reads=False)
-        if not self.change(limits=StorageSettings(), options=RaftSettings()) and not self.change(
-            limits=StorageSettings()
+        if not self.change(storage=StorageSettings(), raft=RaftSettings()) and not self.change(
+            storage=StorageSettings()
         ):
-            self.change(options=RaftSettings())
+            self.change(raft=RaftSettings())
         any(self.change(clients=clients) for clients in range(plan.clients))
         any(self.change(nodes=nodes) for nodes in range(1, plan.nodes))
 

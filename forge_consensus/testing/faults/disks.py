@@ -49,7 +49,7 @@ def failing_disk(strike: Strike) -> str:
 def full_disk(strike: Strike) -> str:
     """A disk has no room for proposals, and later has again."""
     base, seconds = strike.anyone(), strike.seconds(0.1, 3.0)
-    room = strike.chance.choice((0, strike.cluster.limits.reserve_bytes // 2))
+    room = strike.chance.choice((0, strike.cluster.storage.reserve_bytes // 2))
     if base is None:
         return NOBODY
     base.disk.disk_free_bytes = room

@@ -118,7 +118,7 @@ def jump_clock(strike: Strike) -> str:
 
 def drift(strike: Strike) -> str:
     """A clock runs faster or slower than before, as far as leases allow for it."""
-    base, most = strike.anyone(), rate_error_max(strike.cluster.options.clock_drift)
+    base, most = strike.anyone(), rate_error_max(strike.cluster.raft.clock_drift)
     rate = 1.0 + strike.chance.choice((-most, most, strike.chance.uniform(-most, most)))
     if base is None:
         return NOBODY
@@ -137,7 +137,7 @@ def rate_error_max(drift: float) -> float:
 def suspend_leader(strike: Strike) -> str:
     """The leader's host sleeps for about as long as its lease lasts, while its clock runs on and requests pile up."""
     leader = strike.leader()
-    seconds = strike.cluster.options.election_timeout_min * strike.chance.uniform(0.5, 2.0)
+    seconds = strike.cluster.raft.election_timeout_min * strike.chance.uniform(0.5, 2.0)
     if leader is None:
         return NOBODY
     leader.pause(seconds)

@@ -67,15 +67,15 @@ def check_choices(nodes: object, mode: object, transport: object, state_machine:
         )
 
 
-def check_settings(proxy: object, seed: object, folder: object, facts: Mapping[str, object]) -> None:
+def check_settings(proxy: object, seed: object, folder: object, settings: Mapping[str, object]) -> None:
     """Raise `InvalidConfigError` for what of a cluster's settings is not of its kind; the nodes check their values."""
     check_flag("proxy", proxy)
     check_kind("seed", seed, int, "chances are drawn from a whole number: give one, such as 7")
     check_kind("folder", folder, (str, os.PathLike, type(None)), "name a folder, or give None for a temporary one")
-    for name, kind in (("options", RaftSettings), ("limits", StorageSettings)):
+    for name, kind in (("raft", RaftSettings), ("storage", StorageSettings)):
         advice = f"give {kind.__module__}.{kind.__name__}(...), or None for the usual ones"
-        check_kind(name, facts[name], (kind, type(None)), advice)
-    check_flag("lease_reads", facts["lease_reads"])
+        check_kind(name, settings[name], (kind, type(None)), advice)
+    check_flag("lease_reads", settings["lease_reads"])
 
 
 def check_launching(launching: Mapping[str, object], mode: str = "process") -> None:

@@ -56,11 +56,9 @@ class LocalCluster(ClusterLifecycle):
         seed: what the proxy's chances are drawn from.
         folder: where the nodes keep their data and logs, left as it is at the end; None for a temporary one.
         cluster_id: the cluster's id.
-        options: times and sizes of all nodes.
-        limits: sizes of their logs and snapshots.
+        raft: times and sizes of all nodes' Raft; None for the defaults.
+        storage: bounds of their logs, snapshots and stores; None for the defaults.
         lease_reads: whether leases are on.
-        quota_bytes: how large a node's store may become.
-        map_bytes: address space of a node's store.
         extra_args: further arguments of ``forge-consensus node``, for processes.
         environment: further variables of the processes' environment.
         before: a command that starts each process, with its arguments.
@@ -204,7 +202,7 @@ class LocalCluster(ClusterLifecycle):
 
     def client(self, **options: Any) -> Client:
         """A client of all nodes, closed with the cluster; `options` are those of `Client`."""
-        client = Client(self.endpoints, **{"cluster_id": self.facts["cluster_id"], **options})
+        client = Client(self.endpoints, **{"cluster_id": self.cluster_id, **options})
         self.clients.append(client)
         return client
 

@@ -10,12 +10,11 @@ from types import TracebackType
 from typing import Any, Literal, Self
 
 from forge_consensus.client.sync import Client
+from forge_consensus.config.node import NodeSettings
 from forge_consensus.config.raft import RaftSettings
 from forge_consensus.config.storage import StorageSettings
 from forge_consensus.errors import AlreadyStartedError, InvalidConfigError, NodeNotFoundError, NotStartedError
 from forge_consensus.service.machines import MachineChoice
-from forge_consensus.service.node import NodeSettings
-from forge_consensus.storage.backends.lmdb import MAP_BYTES, QUOTA_BYTES
 from forge_consensus.testing.local.arguments import check_choices, check_launching, check_settings
 from forge_consensus.testing.local.guard import Guard
 from forge_consensus.testing.local.node_process import NodeProcess
@@ -38,18 +37,16 @@ class ClusterLifecycle:
         seed: int = 0,
         folder: str | Path | None = None,
         cluster_id: str = "local",
-        options: RaftSettings | None = None,
-        limits: StorageSettings | None = None,
+        raft: RaftSettings | None = None,
+        storage: StorageSettings | None = None,
         lease_reads: bool = False,
-        quota_bytes: int = QUOTA_BYTES,
-        map_bytes: int = MAP_BYTES,
         extra_args: Sequence[str] = (),
         environment: Mapping[str, str] | None = None,
         before: Sequence[str] = (),
     ) -> None:
         """Make the cluster; `start`, or entering the ``with``, starts it. What is to be said: see `LocalCluster`."""
         check_choices(nodes, mode, transport, state_machine)
-        given = {"options": options, "limits": limits, "lease_reads": lease_reads}
+        given = {"raft": raft, "storage": storage, "lease_reads": lease_reads}
         check_settings(proxy, seed, folder, given)
         self.mode = mode
         self.transport = transport
@@ -58,13 +55,12 @@ class ClusterLifecycle:
         self.seed = seed
         self.given_folder = None if folder is None else Path(folder)
         self.state_machine = state_machine
-        self.facts: dict[str, Any] = {
+        self.cluster_id = cluster_id
+        self.settings: dict[str, Any] = {
             "cluster_id": cluster_id,
-            "options": options or RaftSettings(),
-            "limits": limits or StorageSettings(),
+            "raft": raft or RaftSettings(),
+            "storage": storage or StorageSettings(),
             "lease_reads": lease_reads,
-            "quota_bytes": quota_bytes,
-            "map_bytes": map_bytes,
         }
         self.launching: dict[str, Any] = {
             "extra_args": extra_args, "environment": {} if environment is None else environment, "before": before,
@@ -104,7 +100,7 @@ class ClusterLifecycle:
             for node in self.nodes.values():
                 node.launch()
             self.wait_serving(*self.names)
-            self.asker = Client(list(self.real_addresses.values()), cluster_id=self.facts["cluster_id"], follow=False)
+            self.asker = Client(list(self.real_addresses.values()), cluster_id=self.cluster_id, follow=False)
         except BaseException:
             self.stop()
             raise
@@ -169,7 +165,7 @@ class ClusterLifecycle:
             bind=self.real_addresses[name],
             peers=self.addresses,
             storage_path=self.folder / name,
-            **self.facts,
+            **self.settings,
         )
         if self.mode == "thread":
             return NodeThread(settings, self.state_machine, self.folder)

@@ -14,25 +14,21 @@ from pathlib import Path
 from types import FrameType
 from typing import Final
 
-import forge_consensus
-from forge_consensus.config.raft import RaftSettings
-from forge_consensus.config.storage import StorageSettings
+from forge_consensus.config.node import NodeSettings
+from forge_consensus.config.rows import texts_of
 from forge_consensus.errors import (
     ConsensusTimeoutError,
-    InvalidConfigError,
     NotStartedError,
     OperationFailedError,
 )
-from forge_consensus.service.node import NodeSettings
 from forge_consensus.testing.local.guard import Guard
-from forge_consensus.testing.local.own_node import settings_text
 
 START_SECONDS_MAX: Final = 30.0
 END_SECONDS_MAX: Final = 10.0
 LOOK_SECONDS: Final = 0.005
 LOG_TAIL: Final = 3_000
 SERVING: Final = "serving "
-HOME: Final = str(Path(forge_consensus.__file__).parent.parent)
+HOME: Final = str(Path(__file__).parents[3])
 
 
 class NodeProcess:
@@ -55,16 +51,8 @@ class NodeProcess:
 
     def command(self) -> list[str]:
         """The whole command."""
-        settings = self.settings
-        if self.machine or beyond_the_command_line(settings):
-            if self.extra_args:
-                raise InvalidConfigError(
-                    "arguments of the command line do not go together with a state machine or with options and limits "
-                    "that it does not know: give all as options= and limits="
-                )
-            module = [sys.executable, "-m", "forge_consensus.testing.local.own_node"]
-            return [*self.before, *module, settings_text(settings), self.machine]
-        return [*self.before, sys.executable, "-m", "forge_consensus", "node", *arguments(settings), *self.extra_args]
+        node = [sys.executable, "-m", "forge_consensus", "node", *arguments(self.settings, self.machine)]
+        return [*self.before, *node, *self.extra_args]
 
     @property
     def running(self) -> bool:
@@ -178,24 +166,18 @@ def uninterrupted() -> Iterator[None]:
             usual(*held[0])
 
 
-def arguments(settings: NodeSettings) -> list[str]:
-    """NodeSettings as arguments of ``forge-consensus node``, as far as it knows them."""
-    options = settings.options
+def arguments(settings: NodeSettings, machine: str = "") -> list[str]:
+    """Return the arguments by which ``forge-consensus node`` runs a node with these settings and this state machine."""
     peers = ",".join(f"{node}={address}" for node, address in settings.peers.items())
-    flags = ["--lease-reads"] if settings.lease_reads else []
-    return [
-        *("--id", settings.node_id, "--cluster", settings.cluster_id, "--listen", settings.bind, "--peers", peers),
-        *("--data", str(settings.storage_path), *flags),
-        *("--heartbeat-interval", f"{options.heartbeat_interval}"),
-        *("--election-timeout-min", f"{options.election_timeout_min}"),
-        *("--election-timeout-max", f"{options.election_timeout_max}"),
-        *("--snapshot-entries", f"{settings.limits.snapshot_entries}"),
-        *("--quota-bytes", f"{settings.quota_bytes}", "--map-bytes", f"{settings.map_bytes}"),
-    ]
-
-
-def beyond_the_command_line(settings: NodeSettings) -> bool:
-    """Whether there are options or limits that ``forge-consensus node`` has no argument for."""
-    options, limits = settings.options, settings.limits
-    known = RaftSettings(options.heartbeat_interval, options.election_timeout_min, options.election_timeout_max)
-    return options != known or limits != StorageSettings(snapshot_entries=limits.snapshot_entries)
+    found = ["--id", settings.node_id, "--cluster", settings.cluster_id, "--listen", settings.bind, "--peers", peers]
+    found += ["--data", str(settings.storage_path)]
+    if settings.lease_reads:
+        found.append("--lease-reads")
+    if settings.metrics is not None:
+        found += ["--metrics", settings.metrics]
+    if machine:
+        found += ["--machine", machine]
+    for section in (settings.raft, settings.storage):
+        for name, text in texts_of(section).items():
+            found += ["--set", f"{name}={text}"]
+    return found

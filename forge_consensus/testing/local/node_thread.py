@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from loguru import logger
 
+from forge_consensus.config.node import NodeSettings
 from forge_consensus.errors import ConsensusError, OperationFailedError
 from forge_consensus.events.bus import BLOCK_MS_MAX
 from forge_consensus.events.log_lines import FREQUENT, QUEUE_MAX, line_of
@@ -17,7 +18,6 @@ from forge_consensus.events.subscription import QueuedSubscription
 from forge_consensus.events.types import EVENT_TYPES, ConsensusEvent
 from forge_consensus.service.consensus import ConsensusService
 from forge_consensus.service.machines import MachineChoice
-from forge_consensus.service.node import NodeSettings
 from forge_consensus.service.thread_node import ThreadNode
 
 END_SECONDS_MAX: Final = 10.0
@@ -42,10 +42,8 @@ class NodeThread:
             settings.peers,
             settings.storage_path,
             lease_reads=settings.lease_reads,
-            options=settings.options,
-            limits=settings.limits,
-            quota_bytes=settings.quota_bytes,
-            map_bytes=settings.map_bytes,
+            raft=settings.raft,
+            storage=settings.storage,
         )
         self.listen()
         self.sink = logger.add(self.write, filter=self.is_ours, format="{time:HH:mm:ss.SSS} {level} {message}")

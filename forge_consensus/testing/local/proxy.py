@@ -19,7 +19,7 @@ from types import TracebackType
 from typing import Any, Final, Self, TypeVar
 
 from forge_consensus.actors.transport.endpoint import path_of
-from forge_consensus.client.endpoints import parse_endpoint
+from forge_consensus.config.address import parse_endpoint
 from forge_consensus.errors import (
     AlreadyStartedError,
     ConsensusTimeoutError,

@@ -99,9 +99,9 @@ class Habits:
         return ClientSettings(
             frame_items_max=self.frame_items_max,
             session_ttl_ms=max(1, int(self.ttl_ms / self.pace)),
-            silence_s=0.3 * min(1.0, patience) if patience < 10.0 else patience,
-            resend_s=patience,
-            resend_passed_s=0.1 * patience,
+            silence_seconds=0.3 * min(1.0, patience) if patience < 10.0 else patience,
+            resend_seconds=patience,
+            resend_passed_seconds=0.1 * patience,
         )
 
     def misdelivery(self) -> Misdelivery:

@@ -1,4 +1,4 @@
-"""What one seed means: the size of the cluster, its limits and options, its clients and its faults."""
+"""What one seed means: the size of the cluster, its settings, its clients and its faults."""
 
 from __future__ import annotations
 
@@ -27,22 +27,22 @@ class Plan:
     """All times of nodes, network, faults and clients are so much longer: as much happens, over more hours.
 
     At 10 a leader beats once a second and elections take ten, as one sets it between continents; timers that are no
-    options meet times of another order than at 1.
+    settings meet times of another order than at 1.
     """
     faults: bool = True
     kinds: tuple[str, ...] = ()
     """Only these kinds of faults."""
     skip: frozenset[int] = frozenset()
     """The strikes that are left out, by number: so a failure is shrunk."""
-    limits: StorageSettings = field(default_factory=StorageSettings)
-    options: RaftSettings = field(default_factory=RaftSettings)
+    storage: StorageSettings = field(default_factory=StorageSettings)
+    raft: RaftSettings = field(default_factory=RaftSettings)
 
     @classmethod
     def of(cls, seed: int, seconds: float = 12.0) -> Plan:
-        """The plan of a seed: small limits, so that snapshots and compaction happen."""
+        """The plan of a seed: small bounds, so that snapshots and compaction happen."""
         chance = random.Random(f"plan {seed}")
         snapshot_entries = chance.choice((20, 60, 200, 100_000))
-        limits = StorageSettings(
+        storage = StorageSettings(
             tail_bytes_max=chance.choice((2_000, 20_000, 1 << 20)),
             checkpoint_entries=chance.choice((5, 40, 1000)),
             checkpoint_seconds=chance.choice((0.5, 30.0)),
@@ -52,7 +52,7 @@ class Plan:
             sweep_entries=chance.choice((5, 100)),
             verify_entries=50,
         )
-        options = RaftSettings(
+        raft = RaftSettings(
             chunk_bytes=chance.choice((100, 500, 256 * 1024)),
             run_bytes_max=chance.choice((200, 2_000, 512 * 1024)),
             inflight_frames_max=chance.choice((2, 64)),
@@ -68,27 +68,27 @@ class Plan:
             clients=chance.choice((1, 2, 4, 8)),
             seconds=seconds,
             pace=chance.choice(PACES),
-            limits=limits,
-            options=options,
+            storage=storage,
+            raft=raft,
         )
 
     def paced(self) -> tuple[StorageSettings, RaftSettings]:
-        """The limits and options at the plan's pace."""
-        limits, options, pace = self.limits, self.options, self.pace
+        """Return the settings of storage and of Raft at the plan's pace."""
+        storage, raft, pace = self.storage, self.raft, self.pace
         return (
             replace(
-                limits,
-                checkpoint_seconds=limits.checkpoint_seconds * pace,
-                snapshot_seconds_min=limits.snapshot_seconds_min * pace,
-                snapshot_seconds_max=limits.snapshot_seconds_max * pace,
+                storage,
+                checkpoint_seconds=storage.checkpoint_seconds * pace,
+                snapshot_seconds_min=storage.snapshot_seconds_min * pace,
+                snapshot_seconds_max=storage.snapshot_seconds_max * pace,
             ),
             replace(
-                options,
-                heartbeat_interval=options.heartbeat_interval * pace,
-                election_timeout_min=options.election_timeout_min * pace,
-                election_timeout_max=options.election_timeout_max * pace,
-                rank_delay=options.rank_delay * pace,
-                check_interval=options.check_interval * pace,
-                chunk_timeout=options.chunk_timeout * pace,
+                raft,
+                heartbeat_interval=raft.heartbeat_interval * pace,
+                election_timeout_min=raft.election_timeout_min * pace,
+                election_timeout_max=raft.election_timeout_max * pace,
+                rank_delay=raft.rank_delay * pace,
+                check_interval=raft.check_interval * pace,
+                chunk_timeout=raft.chunk_timeout * pace,
             ),
         )

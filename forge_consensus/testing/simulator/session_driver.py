@@ -94,7 +94,7 @@ class SimulatedDriver:
             list(addresses.values()) if endpoints is None else endpoints,
             now=self.now,
             random=self.chance.random,
-            limits=settings,
+            settings=settings,
             prefer=prefer,
             follow=follow,
         )

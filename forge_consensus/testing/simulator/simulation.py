@@ -136,12 +136,12 @@ class Simulation(HandMoves):
     def make_cluster(self) -> SimulatedCluster:
         """The nodes, none of which runs yet."""
         plan = self.plan
-        limits, options = plan.paced()
+        storage, raft = plan.paced()
         return SimulatedCluster(
             plan.nodes,
             plan.seed,
-            options=options,
-            limits=limits,
+            raft=raft,
+            storage=storage,
             machine=self.machine,
             lease_reads=plan.lease_reads,
             watchers=[self.invariants],

@@ -73,15 +73,15 @@ class SimulatedCluster:
         nodes: int = 3,
         seed: int = 1,
         *,
-        options: RaftSettings | None = None,
-        limits: StorageSettings | None = None,
+        raft: RaftSettings | None = None,
+        storage: StorageSettings | None = None,
         machine: Callable[[str], Machine] = lambda node: KeyValueMachine(),
         lease_reads: bool = False,
         watchers: Sequence[Watcher] = (),
     ) -> None:
         self.seed = seed
-        self.options = options or RaftSettings()
-        self.limits = limits or StorageSettings()
+        self.raft = raft or RaftSettings()
+        self.storage = storage or StorageSettings()
         self.machine = machine
         self.watchers = list(watchers)
         self.timeline = Timeline(seed)
@@ -147,7 +147,7 @@ class SimulatedCluster:
             return
         base = SimulatedBase(
             opened,
-            self.options,
+            self.raft,
             node.bus,
             SimulatedClock(self.timeline, node.clock_chance, DRIFT_MAX),
             self.network,
@@ -181,7 +181,7 @@ class SimulatedCluster:
             finally:
                 node.files.deaf = False
 
-        return open_ledger(tables, node.folder, founding, machine, self.limits, export)
+        return open_ledger(tables, node.folder, founding, machine, self.storage, export)
 
     def crash(self, name: str) -> None:
         """End a node's process: between two turns, or after the commit of one and before its frames left."""

@@ -107,8 +107,8 @@ class Siege:
         self.tally.clusters += 1
         self.at = f"cluster {number} ({place}), before its first round"
         with (
-            place.cluster(seed=orders.seed, folder=folder, limits=SNAPSHOTS_OFTEN) as cluster,
-            FeedWatch(cluster.endpoints, cluster.facts["cluster_id"]) as watch,
+            place.cluster(seed=orders.seed, folder=folder, storage=SNAPSHOTS_OFTEN) as cluster,
+            FeedWatch(cluster.endpoints, cluster.cluster_id) as watch,
         ):
             callers = [self.caller(number, index, cluster, place) for index in range(CLIENTS)]
             try:

@@ -70,7 +70,7 @@ def disk_full(cluster: LocalCluster, node: NodeProcess, dice: random.Random) -> 
     whole = {each.name: each.settings for each in nodes}
     for each in nodes:
         each.kill()
-        each.settings = replace(each.settings, quota_bytes=QUOTA_BYTES)
+        each.settings = replace(each.settings, storage=replace(each.settings.storage, quota_bytes=QUOTA_BYTES))
         each.launch()
     try:
         cluster.wait_serving(*whole)

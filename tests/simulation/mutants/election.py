@@ -25,12 +25,12 @@ HASTY: dict[str, Any] = {
     "nodes": 5,
     "clients": 1,
     "pace": 1.0,
-    "options": RaftSettings(heartbeat_interval=0.03, election_timeout_min=0.1, election_timeout_max=0.12),
+    "raft": RaftSettings(heartbeat_interval=0.03, election_timeout_min=0.1, election_timeout_max=0.12),
 }
 """The next election has often begun before all has arrived that was said in the one before."""
 
 
-@mutant(nodes=5, options=DUELS, kinds=("isolate_leader", "mend", "change_weather", "kill"))
+@mutant(nodes=5, raft=DUELS, kinds=("isolate_leader", "mend", "change_weather", "kill"))
 def a_vote_is_given_twice_in_a_term(patch: Patch) -> None:
     """A node that voted for another votes again in the same term (paper 5.2; every store that loses votes)."""
     grant_vote = Ledger.grant_vote
@@ -84,7 +84,7 @@ def one_vote_is_enough(patch: Patch) -> None:
     patch.handler(ElectionActor, VoteReply, lambda _: count)
 
 
-@mutant(nodes=5, options=DUELS, kinds=("isolate_leader", "mend", "change_weather", "kill"))
+@mutant(nodes=5, raft=DUELS, kinds=("isolate_leader", "mend", "change_weather", "kill"))
 def a_repeated_vote_is_counted_twice(patch: Patch) -> None:
     """Answers are counted instead of voters (PySyncObj to this day; its probe P3)."""
 

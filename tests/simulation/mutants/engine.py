@@ -51,7 +51,7 @@ def a_turn_that_is_taken_back_is_told_all_the_same(patch: Patch) -> None:
     clients=8,
     pace=1.0,
     own_machine=False,
-    limits=OFTEN,
+    storage=OFTEN,
     kinds=("fail_actor", "isolate", "kill", "mend"),
 )
 def a_job_reports_to_actors_that_did_not_order_it(patch: Patch) -> None:

@@ -65,7 +65,7 @@ def a_new_leader_reads_before_its_no_op(patch: Patch) -> None:
     patch.setattr(Leadership, "answer_reads", early_answer)
 
 
-@mutant(nodes=1, clients=8, pace=1.0, options=RaftSettings(apply_entries_max=1))
+@mutant(nodes=1, clients=8, pace=1.0, raft=RaftSettings(apply_entries_max=1))
 def a_read_does_not_wait_until_its_index_is_applied(patch: Patch) -> None:
     """A read is answered as soon as the leader is confirmed, from a state that lags (dissertation 6.4)."""
     take_readable = WaitingRequests.take_readable

@@ -62,7 +62,7 @@ def the_log_is_cut_beyond_the_state_on_disk(patch: Patch) -> None:
     patch.setattr(Snapshots, "compact", compact)
 
 
-@mutant(nodes=3, clients=8, limits=OFTEN, kinds=("isolate_leader", "mend", "snapshot"))
+@mutant(nodes=3, clients=8, storage=OFTEN, kinds=("isolate_leader", "mend", "snapshot"))
 def a_diverged_suffix_survives_a_snapshot(patch: Patch) -> None:
     """The log behind an installed snapshot is kept although it does not continue it (paper 7)."""
     finish_install = Snapshots.finish_install
@@ -95,7 +95,7 @@ def a_snapshot_is_acknowledged_when_it_has_arrived(patch: Patch) -> None:
     patch.handler(SnapshotActor, SnapshotReceived, make)
 
 
-@mutant(nodes=3, own_machine=False, limits=OFTEN, kinds=("isolate", "isolate_leader", "mend", "snapshot", "slow_disk"))
+@mutant(nodes=3, own_machine=False, storage=OFTEN, kinds=("isolate", "isolate_leader", "mend", "snapshot", "slow_disk"))
 def the_sweep_takes_what_is_being_installed(patch: Patch) -> None:
     """The half-installed tables look like those that a crash left, and are cleared away."""
     patch.setattr(kv, "CHUNK_BYTES", CHUNK_BYTES)
@@ -111,7 +111,7 @@ def the_sweep_takes_what_is_being_installed(patch: Patch) -> None:
     patch.setattr(Snapshots, "sweep", blind)
 
 
-@mutant(nodes=3, limits=OFTEN, kinds=("flip_file", "isolate", "isolate_leader", "mend"))
+@mutant(nodes=3, storage=OFTEN, kinds=("flip_file", "isolate", "isolate_leader", "mend"))
 def a_damaged_snapshot_is_installed(patch: Patch) -> None:
     """Neither the receiver nor the reader compares checksums."""
     finish = SnapshotReceiver.finish

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from forge_consensus.actors.transport.endpoint import claim_path, events_endpoint, path_of, url_of
-from forge_consensus.client.endpoints import parse_endpoint, parse_endpoints
+from forge_consensus.client.endpoints import parse_endpoints
+from forge_consensus.config.address import bind_address, parse_endpoint
 from forge_consensus.errors import InvalidConfigError, TransportUnavailableError
-from forge_consensus.service.node import bind_address
 
 
 def test_an_address_is_what_zeromq_wants() -> None:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import click
 import pytest
 
-from forge_consensus.cli.node import Seconds, Size, parse_listen, parse_peers
+from forge_consensus.cli.node import listen_address
 from forge_consensus.errors import InvalidConfigError
 from tests.worlds.cli_world import Shell
 
@@ -64,27 +63,72 @@ def test_a_file_where_the_folder_should_be_is_refused(tmp_path: Path) -> None:
     assert "is a file" in found.stderr
 
 
-def test_peers_and_listen_fit_together() -> None:
-    peers = parse_peers(" n1 = 127.0.0.1:7001 , n2=[::1]:7002,")
-    assert peers == {"n1": "127.0.0.1:7001", "n2": "[::1]:7002"}
-    assert parse_listen(None, "n2", peers) == "[::1]:7002"
-    assert parse_listen("0.0.0.0:7001", "n1", peers) == "0.0.0.0:7001"
-    assert parse_listen("127.0.0.1:0", "n1", {}) == "127.0.0.1:0"
+def test_the_address_to_listen_at_fits_to_the_peers() -> None:
+    peers = {"n1": "127.0.0.1:7001", "n2": "[::1]:7002"}
+    assert listen_address(None, "n2", peers) == "[::1]:7002"
+    assert listen_address("0.0.0.0:7001", "n1", peers) == "0.0.0.0:7001"
+    assert listen_address("127.0.0.1:0", "n1", {}) == "127.0.0.1:0"
     with pytest.raises(InvalidConfigError):
-        parse_listen("two words:0", "n1", {})
+        listen_address("two words:0", "n1", {})
 
 
-@pytest.mark.parametrize(("text", "seconds"), [("0.1", 0.1), ("100ms", 0.1), ("1.5s", 1.5), (".5", 0.5), (2, 2.0)])
-def test_durations_are_read(text: object, seconds: float) -> None:
-    assert Seconds().convert(text, None, None) == pytest.approx(seconds)
+@pytest.mark.parametrize(
+    ("arguments", "part"),
+    [
+        (("--set", "raft.hartbeat_interval=1"), "did you mean raft.heartbeat_interval?"),
+        (("--set", "heartbeat_interval=1"), "did you mean raft.heartbeat_interval?"),
+        (("--set", "raft.heartbeat_interval=soon"), "write a number of seconds"),
+        (("--set", "raft.heartbeat_interval=1m"), "election_timeout_min"),
+        (("--set", "raft.fast_retries=1", "--set", "raft.fast_retries=2"), "raft.fast_retries is given twice"),
+        (("--heartbeat-interval", "50ms", "--set", "raft.heartbeat_interval=50ms"), "is given twice"),
+        (("--set", "cluster_id=x"), "use --cluster"),
+        (("--set", "client.silence_seconds=1"), "a setting of clients"),
+        (("--machine", "nothing"), "no import path"),
+        (("--machine", "json:JSONDecoder"), "is no state machine"),
+    ],
+)
+def test_a_wrong_setting_or_machine_is_78_and_says_what_to_do(
+    tmp_path: Path, arguments: tuple[str, ...], part: str
+) -> None:
+    found = SHELL.run("node", "--id", "n1", "--listen", "127.0.0.1:0", "--data", str(tmp_path / "n1"), *arguments)
+    assert found.exit_code == 78
+    assert part in found.stderr
 
 
-@pytest.mark.parametrize(("text", "count"), [("4096", 4096), ("64MiB", 64 << 20), ("2G", 2 << 30), ("1 kb", 1024)])
-def test_sizes_are_read(text: str, count: int) -> None:
-    assert Size().convert(text, None, None) == count
+def test_a_setting_without_a_value_is_wrong_usage(tmp_path: Path) -> None:
+    found = SHELL.run("node", "--id", "n1", "--data", str(tmp_path), "--set", "raft.heartbeat_interval")
+    assert found.exit_code == 2
+    assert "NAME=VALUE" in found.stderr
 
 
-@pytest.mark.parametrize(("kind", "text"), [(Seconds(), "-1"), (Seconds(), "1m"), (Size(), "0"), (Size(), "1.5G")])
-def test_what_is_none_is_refused(kind: click.ParamType[float], text: str) -> None:
-    with pytest.raises(click.BadParameter):
-        kind.convert(text, None, None)
+@pytest.mark.parametrize(
+    ("option", "text"),
+    [("--heartbeat-interval", "-1"), ("--heartbeat-interval", "1x"), ("--quota-bytes", "1.5G")],
+)
+def test_an_option_that_is_no_number_is_wrong_usage(tmp_path: Path, option: str, text: str) -> None:
+    found = SHELL.run("node", "--id", "n1", "--listen", "127.0.0.1:0", "--data", str(tmp_path), option, text)
+    assert found.exit_code == 2
+
+
+def test_an_empty_store_is_refused(tmp_path: Path) -> None:
+    found = SHELL.run("node", "--id", "n1", "--listen", "127.0.0.1:0", "--data", str(tmp_path), "--quota-bytes", "0")
+    assert found.exit_code == 78
+    assert "storage.quota_bytes is 0: it must be a whole number of bytes" in found.stderr
+
+
+def test_the_help_of_a_node_points_to_the_settings() -> None:
+    assert "forge-consensus settings" in " ".join(SHELL.run("node", "--help").stdout.split())
+
+
+def test_the_settings_are_listed_with_defaults_and_reasons() -> None:
+    text = SHELL.run("settings", "raft.").stdout
+    assert "raft.heartbeat_interval" in text
+    assert "Default: " in text
+    assert "storage." not in text.split("Default:")[0]
+    rows = {row["name"]: row for row in SHELL.json("settings")}
+    assert rows["raft.heartbeat_interval"]["default"] == 0.1
+    assert rows["raft.heartbeat_interval"]["unit"] == "s"
+    assert rows["node_id"]["required"]
+    assert {name.partition(".")[0] for name in rows} >= {"raft", "storage", "client", "peers"}
+    assert all(row["what"] and row["why"] and row["reload"] for row in rows.values())
+    assert SHELL.run("settings", "nothing").exit_code == 2

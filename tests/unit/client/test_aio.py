@@ -31,12 +31,12 @@ def cluster() -> Iterator[FakeCluster]:
 def run(
     cluster: FakeCluster,
     work: Callable[[AsyncClient], Awaitable[None]],
-    limits: ClientSettings | None = None,
+    settings: ClientSettings | None = None,
 ) -> None:
     """Run a coroutine with a client."""
 
     async def main() -> None:
-        async with AsyncClient(cluster.addresses, limits=limits) as client:
+        async with AsyncClient(cluster.addresses, settings=settings) as client:
             await work(client)
 
     asyncio.run(main())

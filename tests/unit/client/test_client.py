@@ -207,7 +207,7 @@ def test_a_wait_shorter_than_the_deadline_leaves_the_command_alone(client: Clien
 
 
 def test_submit_blocks_while_too_much_is_outstanding(cluster: FakeCluster) -> None:
-    with Client(cluster.addresses, timeout=5.0, limits=ClientSettings(outstanding_max=5)) as client:
+    with Client(cluster.addresses, timeout=5.0, settings=ClientSettings(outstanding_max=5)) as client:
         client.put("a", 1)
         cluster.mute.add("n1")
         futures = [client.submit(put(f"k{number}")) for number in range(5)]
@@ -220,7 +220,7 @@ def test_submit_blocks_while_too_much_is_outstanding(cluster: FakeCluster) -> No
 
 
 def test_a_callback_that_submits_too_much_is_told_at_once(cluster: FakeCluster) -> None:
-    with Client(cluster.addresses, timeout=5.0, limits=ClientSettings(outstanding_max=2)) as client:
+    with Client(cluster.addresses, timeout=5.0, settings=ClientSettings(outstanding_max=2)) as client:
         client.put("a", 1)
         raised: list[Exception] = []
 

@@ -79,7 +79,7 @@ def test_a_frame_is_bounded_in_commands_and_bytes() -> None:
 
 
 def test_no_more_is_outstanding_than_allowed() -> None:
-    world = World(limits=ClientSettings(outstanding_max=10))
+    world = World(settings=ClientSettings(outstanding_max=10))
     world.connect()
     for number in range(25):
         world.put(f"k{number}")

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from forge_consensus.config.node import NodeSettings
+from forge_consensus.config.storage import StorageSettings
 from forge_consensus.errors import InvalidConfigError
 from forge_consensus.service.consensus import ConsensusService
-from forge_consensus.service.node import NodeSettings
 
 WRONG: list[tuple[dict[str, Any], str]] = [
     ({"node_id": 1}, "node_id is 1"),
@@ -21,10 +23,8 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"bind": "nonsense:more:0"}, "host:port"),
     ({"storage_path": None}, "storage_path is None"),
     ({"storage_path": ""}, "storage_path is ''"),
-    ({"quota_bytes": -1}, "quota_bytes is -1"),
-    ({"map_bytes": 1 << 70}, "map_bytes is"),
-    ({"map_bytes": "1G"}, "map_bytes is '1G'"),
     ({"metrics": 9100}, "metrics is 9100"),
+    ({"lease_reads": 1}, "lease_reads is 1"),
 ]
 
 
@@ -41,8 +41,9 @@ def test_wrong_settings_are_refused(wrong: dict[str, Any], part: str) -> None:
     [
         ({"timeout": "5"}, "timeout is '5'"),
         ({"timeout": float("inf")}, "timeout is inf"),
-        ({"options": {"heartbeat_interval": 1}}, r"config\.raft\.RaftSettings\(\.\.\.\)"),
-        ({"limits": 5}, r"config\.storage\.StorageSettings\(\.\.\.\)"),
+        ({"raft": {"heartbeat_interval": 1}}, r"config\.raft\.RaftSettings\(\.\.\.\)"),
+        ({"client": {}}, r"config\.client\.ClientSettings\(\.\.\.\)"),
+        ({"storage": 5}, r"config\.storage\.StorageSettings\(\.\.\.\)"),
     ],
 )
 def test_a_service_refuses_what_is_its_own(wrong: dict[str, Any], part: str) -> None:
@@ -61,3 +62,23 @@ def test_addresses_are_kept_in_one_spelling() -> None:
     )
     assert settings.peers == {"n1": "127.0.0.1:7001", "n2": "127.0.0.1:7002"}
     assert settings.bind == "127.0.0.1:0"
+
+
+@pytest.mark.parametrize(
+    ("wrong", "part"),
+    [
+        ({"quota_bytes": -1}, "quota_bytes is -1"),
+        ({"map_bytes": 1 << 70}, "map_bytes is"),
+        ({"map_bytes": "1G"}, "'1G'"),
+    ],
+)
+def test_a_wrong_size_of_the_store_is_refused(wrong: dict[str, Any], part: str) -> None:
+    with pytest.raises(InvalidConfigError, match=part):
+        StorageSettings(**wrong)
+
+
+def test_a_service_says_what_it_is(tmp_path: Path) -> None:
+    service = ConsensusService("n1", "c", "127.0.0.1:0", storage_path=tmp_path)
+    assert repr(service) == "<ConsensusService n1 of cluster c, thread, not started>"
+    with service:
+        assert repr(service) == f"<ConsensusService n1 of cluster c, thread, running at {service.address}>"

@@ -107,7 +107,8 @@ def test_a_follower_without_room_takes_nothing(tmp_path: Path) -> None:
 
 def test_a_full_map_ends_everything(tmp_path: Path) -> None:
     tables = LmdbTables(tmp_path / "tables", map_bytes=MIB)
-    limits = replace(StorageSettings(), reserve_bytes=-(1 << 40))  # as if the bound did not exist
+    limits = StorageSettings()
+    object.__setattr__(limits, "reserve_bytes", -(1 << 40))  # as if the bound did not exist
     world = World("lmdb", tmp_path, tables=tables, limits=limits)
     world.lead()
     with pytest.raises(StorageError, match="MDB_MAP_FULL"):

@@ -129,7 +129,7 @@ class Stage:
 
 
 def settings_of(words: list[str]) -> tuple[RaftSettings, StorageSettings]:
-    """RaftSettings and limits with the fields that `name=value` sets. Raises `StoryError`."""
+    """The settings with the fields that `name=value` sets. Raises `StoryError`."""
     kinds: dict[str, type[RaftSettings | StorageSettings]] = {
         field.name: RaftSettings for field in fields(RaftSettings)
     }
@@ -155,11 +155,11 @@ def found(stage: Stage, words: list[str]) -> None:
     """
     if stage.made is not None:
         raise StoryError("there is a cluster already")
-    options, limits = settings_of([word for word in words[1:] if word != LEASES])
+    raft, storage = settings_of([word for word in words[1:] if word != LEASES])
     watchers: list[Watcher] = [stage.trace]
     if stage.invariants is not None:
         watchers.append(stage.invariants)
-    cluster = stage.made = StoryCluster(int(words[0]), options, limits, watchers, leases=LEASES in words)
+    cluster = stage.made = StoryCluster(int(words[0]), raft, storage, watchers, leases=LEASES in words)
     stage.trace.network = cluster.network
     cluster.tells = stage.trace.happens
     for host in cluster.hosts.values():

@@ -46,13 +46,13 @@ def run(stage: Stage, words: list[str]) -> None:
 @command("heartbeat")
 def heartbeat(stage: Stage, words: list[str]) -> None:
     """`heartbeat n1`: a heartbeat interval passes on this node alone."""
-    stage.cluster.advance(stage.cluster.options.heartbeat_interval, stage.names(words))
+    stage.cluster.advance(stage.cluster.raft.heartbeat_interval, stage.names(words))
 
 
 @command("silence")
 def silence(stage: Stage, words: list[str]) -> None:
     """`silence n2 n3`: the minimal election timeout passes on these nodes, so that they stick to no leader any more."""
-    stage.cluster.advance(stage.cluster.options.election_timeout_min + SILENCE_MARGIN_S, stage.names(words))
+    stage.cluster.advance(stage.cluster.raft.election_timeout_min + SILENCE_MARGIN_S, stage.names(words))
 
 
 @command("luck")

@@ -77,7 +77,7 @@ class StoryNode(SimulatedBase):
         host = cluster.hosts[name]
         network, watchers = cluster.network, cluster.watchers
         address = cluster.configuration.addresses[name]
-        super().__init__(opened, cluster.options, host.bus, host.clock, network, watchers, address, name)
+        super().__init__(opened, cluster.raft, host.bus, host.clock, network, watchers, address, name)
         self.host = host
         self.cluster = cluster
         self.engine.random = host.luck
@@ -177,10 +177,10 @@ class StoryCluster:
     """Nodes, their hosts and their network. Use it in a ``with`` statement."""
 
     def __init__(
-        self, size: int, options: RaftSettings, limits: StorageSettings, watchers: list[Watcher], *, leases: bool
+        self, size: int, raft: RaftSettings, storage: StorageSettings, watchers: list[Watcher], *, leases: bool
     ) -> None:
-        self.options = options
-        self.limits = limits
+        self.raft = raft
+        self.storage = storage
         self.watchers = watchers
         self.timeline = Timeline(1)
         self.network = HeldNetwork(self.timeline)
@@ -223,7 +223,7 @@ class StoryCluster:
         machine = KeyValueMachine()
         founding = Founding(name, "story", self.configuration, lambda: f"{self.chance.getrandbits(64):016x}")
         export = partial(export_state, tables, host.folder, KeyValueMachine)
-        opened = open_ledger(tables, host.folder, founding, machine, self.limits, export)
+        opened = open_ledger(tables, host.folder, founding, machine, self.storage, export)
         host.clock.stalled = 0.0
         base = host.base = tables.node = StoryNode(self, opened, name)
         base.on_end = self.ended

@@ -1,0 +1,78 @@
+"""``forge-consensus settings``: every setting of nodes and clients, with its default and the reason for it."""
+
+from __future__ import annotations
+
+import textwrap
+from dataclasses import MISSING
+from typing import Any, Final
+
+import click
+
+from forge_consensus.cli.options import output_option
+from forge_consensus.config.client import ClientSettings
+from forge_consensus.config.node import NodeSettings
+from forge_consensus.config.rows import text_of
+from forge_consensus.config.setting import Setting, describe
+from forge_consensus.output import json_text, table
+
+HEAD: Final = ("NAME", "DEFAULT", "UNIT", "RELOAD")
+WIDTH_CHARS: Final = 110
+SIZES: Final = ((1 << 40, "TiB"), (1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB"))
+
+
+@click.command()
+@click.argument("prefix", default="")
+@output_option
+def settings(prefix: str, output: str) -> None:
+    """List the settings, all of them or those whose name begins with PREFIX, such as raft.
+
+    RELOAD says when a changed value takes effect: founding at the first start of a new cluster only, restart at a
+    node's next start, hot at once. Set them with forge-consensus node --set NAME=VALUE; those of clients, which begin
+    with client., are given to the client.
+    """
+    chosen = [row for row in (*describe(NodeSettings), *describe(ClientSettings)) if row.name.startswith(prefix)]
+    if not chosen:
+        raise click.BadParameter(f"no setting's name begins with {prefix!r}", param_hint="PREFIX")
+    if output == "json":
+        click.echo(json_text([fields_of(row) for row in chosen]))
+        return
+    head, *lines = table(HEAD, [cells_of(row) for row in chosen])
+    click.echo(head)
+    for line, row in zip(lines, chosen, strict=True):
+        click.echo(line)
+        for text in (row.described.what, f"Default: {row.described.why}"):
+            click.echo(textwrap.fill(text, WIDTH_CHARS, initial_indent="    ", subsequent_indent="    "))
+
+
+def cells_of(row: Setting) -> tuple[str, ...]:
+    """Return a setting's line of the table."""
+    return (row.name, default_text(row), row.described.unit or row.kind, row.described.reload)
+
+
+def default_text(row: Setting) -> str:
+    """Return the default for people; sizes in the largest unit that is exact."""
+    if row.default is MISSING:
+        return "(required)"
+    if row.described.unit == "bytes":
+        for size, unit in SIZES:
+            if row.default and row.default % size == 0:
+                return f"{row.default // size}{unit}"
+    return text_of(row.default) or "-"
+
+
+def fields_of(row: Setting) -> dict[str, Any]:
+    """Return everything that is known of a setting, for JSON."""
+    described = row.described
+    return {
+        "name": row.name,
+        "type": row.kind,
+        "default": None if row.default is MISSING else row.default,
+        "required": row.default is MISSING,
+        "unit": described.unit,
+        "minimum": described.minimum,
+        "maximum": described.maximum,
+        "reload": described.reload,
+        "what": described.what,
+        "why": described.why,
+        "original": described.original,
+    }

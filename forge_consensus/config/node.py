@@ -1,0 +1,109 @@
+"""The settings of a node: who it is, where it listens and keeps its data, with its Raft and its storage as sections."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from forge_consensus.config.address import bind_address, parse_endpoint
+from forge_consensus.config.raft import RaftSettings
+from forge_consensus.config.setting import Described, check, described_as, setting
+from forge_consensus.config.storage import StorageSettings
+from forge_consensus.errors import InvalidConfigError
+
+NAME_CHARS_MAX: Final = 128
+BIND: Final = "127.0.0.1:7000"
+METRICS_EXAMPLE: Final = "127.0.0.1:9100"
+
+
+@dataclass(frozen=True, slots=True)
+class NodeSettings:
+    """Everything that makes one node.
+
+    Addresses are brought into one spelling, because all members must be founded with the same bytes. Raises
+    `InvalidConfigError` for a value that cannot be.
+    """
+
+    node_id: str = field(
+        metadata=described_as(
+            Described(
+                reload="founding",
+                original="node_id",
+                what="The node's id, unique in its cluster: printable text of at most 128 characters.",
+                why="There is no default, because two nodes of one id would take each other's place.",
+            )
+        )
+    )
+    cluster_id: str = setting(
+        "default",
+        reload="founding",
+        original="cluster_id",
+        what="The cluster's id, the same on all members.",
+        why="One cluster needs no name; with several, nodes refuse those of another.",
+    )
+    bind: str = setting(
+        BIND,
+        original="bind_addr and bind_port",
+        what="Where the node listens for peers and clients: HOST:PORT, or ipc://PATH; port 0 takes a free one.",
+        why="Only this machine reaches the loopback address, so an unsecured node is not open to others by default.",
+    )
+    peers: Mapping[str, str] = field(
+        default_factory=dict,
+        metadata=described_as(
+            Described(
+                reload="founding",
+                original="peers",
+                what="Node id -> HOST:PORT or ipc://PATH of all members, this node among them.",
+                why="Without peers a new node is a cluster of its own.",
+            )
+        ),
+    )
+    storage_path: str | Path = setting(
+        "data/consensus",
+        original="storage.path",
+        what="The folder of the node's data; no other node may use it.",
+        why="The default of the Go original.",
+    )
+    lease_reads: bool = setting(
+        False,
+        reload="founding",
+        original="advanced.enable_leased_reads",
+        what="Whether a leader may answer reads by its lease, without asking a majority; the same on all members.",
+        why="A lease relies on clocks that keep their pace, and nothing else here does.",
+    )
+    metrics: str | None = setting(
+        None,
+        original="observability.metrics.enabled",
+        what="HOST:PORT where the node serves metrics for Prometheus, under /metrics; port 0 takes a free one.",
+        why="A port that nobody asked for should not be open.",
+    )
+    raft: RaftSettings = field(default_factory=RaftSettings)
+    storage: StorageSettings = field(default_factory=StorageSettings)
+
+    def __post_init__(self) -> None:
+        bind = bind_address(self.bind)
+        check(self)
+        for name, value in (("node_id", self.node_id), ("cluster_id", self.cluster_id)):
+            if not is_name(value):
+                raise InvalidConfigError(
+                    f"{name} is {value!r}: it must be a printable text of 1 to {NAME_CHARS_MAX} characters"
+                )
+        if self.peers and self.node_id not in self.peers:
+            listed = ", ".join(sorted(map(str, self.peers)))
+            raise InvalidConfigError(
+                f"node {self.node_id!r} is not among the peers {listed}: the list names every member, this node too"
+            )
+        for node in self.peers:
+            if not is_name(node):
+                raise InvalidConfigError(
+                    f"{node!r} cannot be a node's id: it must be a printable text of 1 to {NAME_CHARS_MAX} characters"
+                )
+        object.__setattr__(self, "peers", {node: parse_endpoint(address) for node, address in self.peers.items()})
+        object.__setattr__(self, "bind", bind)
+
+
+def is_name(value: object) -> bool:
+    """Whether the value can be the id of a node or of a cluster."""
+    return isinstance(value, str) and 0 < len(value) <= NAME_CHARS_MAX and value.isprintable()

@@ -1,0 +1,288 @@
+"""The cluster report: every member's own status, asked for at once and put side by side.
+
+The status command prints it; whatever else shows a whole cluster can use it. A leader is not needed.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Final
+
+from forge_consensus.client.pending import PendingNodeQuery
+from forge_consensus.client.sync import Client
+from forge_consensus.errors import ConnectionFailedError, ConsensusError
+from forge_consensus.output import seconds_text
+from forge_consensus.version import __version__
+
+GRACE_SECONDS: Final = 1.0
+"""How long the others may take when one has answered."""
+LOOK_SECONDS: Final = 0.01
+BEHIND_ENTRIES: Final = 1000
+"""A member that lacks more committed entries is called behind."""
+BEHIND_SECONDS: Final = 1.0
+"""A member that the leader has not heard for longer is called slow."""
+COPIED: Final = (
+    "term", "leader_id", "commit_index", "last_applied", "last_log_index", "snapshot_index", "storage_used_bytes",
+    "storage_quota_bytes", "disk_free_bytes", "uptime", "boot", "health", "details", "events_address",
+)  # fmt: skip
+"""Fields that a member's report takes over from its status."""
+
+Status = Mapping[str, Any]
+"""A node's status as `Client.status` returns it."""
+
+
+@dataclass(frozen=True, slots=True)
+class MemberReport:
+    """One node: what it says itself, and how far the leader knows it to be.
+
+    Whatever is not known is None: without an answer, everything that only the node itself can say.
+    """
+
+    node_id: str | None
+    """None for an address that was given, does not answer, and is no member's."""
+    role: str | None
+    address: str
+    state: str
+    """One of "ok", "slow", "behind", "no leader", "no member" or "unreachable"."""
+    match_index: int | None
+    """The last entry known to be in its log."""
+    lag: int | None
+    """How many committed entries it lacks, as the leader knows; None for the leader itself."""
+    last_contact: float | None
+    """Seconds since the leader heard it; without a leader, since it heard one."""
+    error: str | None
+    """Why there is no answer."""
+    term: int | None
+    leader_id: str | None
+    commit_index: int | None
+    last_applied: int | None
+    last_log_index: int | None
+    snapshot_index: int | None
+    storage_used_bytes: int | None
+    storage_quota_bytes: int | None
+    disk_free_bytes: int | None
+    uptime: float | None
+    """Seconds."""
+    boot: int | None
+    health: str | None
+    details: list[str] | None
+    events_address: str | None
+
+    def warnings(self) -> list[str]:
+        """Return what a person should know of a node that is not well, at most one sentence."""
+        name = f"{self.node_id or 'a node'} at {self.address}"
+        lag = f"{self.lag:,} entries behind and " if self.lag else ""
+        return {
+            "unreachable": [f"{name} does not answer ({self.error}): see whether it runs and can be reached"],
+            "no member": [f"{name} is not a member of this cluster: see its --cluster and --peers"],
+            "no leader": [f"{name} follows no leader: see whether it reaches the others"],
+            "behind": [f"{name} is {lag}catching up"],
+            "slow": [f"{name} is {lag}was last heard {seconds_text(self.last_contact)} ago"],
+        }.get(self.state, [])
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterReport:
+    """A whole cluster, as its leader and all members that answer see it."""
+
+    cluster_id: str
+    health: str
+    """Either "healthy", or "degraded" if it serves and something is wrong, or "unhealthy" if it does not serve."""
+    leader_id: str | None
+    leader_address: str | None
+    term: int
+    uptime: float
+    """Seconds since the start of the node whose answer counts most: the leader's, if there is one."""
+    members: int
+    required: int
+    """How many members a majority takes."""
+    reachable: int
+    """How many members answered."""
+    can_lose: int
+    """How many of these may fail before there is no majority."""
+    commit_index: int
+    last_log_index: int
+    version: str
+    """The version of this package here, not of the nodes."""
+    nodes: tuple[MemberReport, ...]
+    warnings: tuple[str, ...]
+    """Sentences for people, the most important first."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the report as JSON can hold it; every field is always there."""
+        return {**asdict(self), "nodes": [asdict(node) for node in self.nodes], "warnings": list(self.warnings)}
+
+
+def cluster_report(client: Client, endpoints: Iterable[str], timeout: float) -> ClusterReport:
+    """Ask the nodes at these addresses, and every member that an answer names, and put their answers together.
+
+    Args:
+        client: the client that asks; it need not know the endpoints.
+        endpoints: addresses, HOST:PORT or ipc://PATH.
+        timeout: seconds until missing answers count as missing; one second after the first answer at the latest.
+
+    Raises `ConnectionFailedError` if no node answers.
+
+    """
+    inquiry = Inquiry(client, endpoints, timeout)
+    inquiry.run()
+    if not inquiry.answers:
+        given = inquiry.given
+        reasons = "; ".join(f"{address}: {inquiry.errors.get(address, 'no answer')}" for address in given)
+        raise ConnectionFailedError(f"no node answers ({reasons}): see whether the nodes run and can be reached")
+    return report_of(inquiry)
+
+
+class Inquiry:
+    """The request for a status, sent to every endpoint and to every member that an answer names."""
+
+    def __init__(self, client: Client, endpoints: Iterable[str], timeout: float) -> None:
+        self.client = client
+        self.deadline = time.monotonic() + timeout
+        self.asked: dict[str, PendingNodeQuery[dict[str, Any]]] = {}
+        self.answers: dict[str, Status] = {}
+        """Node id -> its answer."""
+        self.errors: dict[str, str] = {}
+        """Address -> why there is no answer."""
+        self.given = list(endpoints)
+        for endpoint in self.given:
+            self.ask(endpoint)
+
+    def ask(self, endpoint: str) -> None:
+        """Ask the node at that address, once."""
+        if endpoint not in self.asked:
+            query = self.client.status_query(endpoint, max(0.01, self.deadline - time.monotonic()))
+            self.asked[endpoint] = query
+            self.client.driver.hand_over(query)
+
+    def run(self) -> None:
+        """Wait for all answers; for a bounded time once one has come."""
+        waiting = list(self.asked)
+        while waiting and time.monotonic() < self.deadline:
+            count = len(self.asked)
+            waiting = [endpoint for endpoint in waiting if not self.take(endpoint)]
+            waiting += list(self.asked)[count:]  # members that an answer named
+            time.sleep(LOOK_SECONDS)
+        known = self.client.driver.core.directory.endpoints
+        for endpoint in waiting:
+            if not self.take(endpoint):
+                connected = endpoint in known and known[endpoint].connected
+                self.errors[endpoint] = "no answer in time" if connected else "no connection"
+
+    def take(self, endpoint: str) -> bool:
+        """Return whether that node has answered or failed; other members that its answer names are asked too."""
+        query = self.asked[endpoint]
+        if not query.finished:
+            return False
+        if query.error is not None:
+            self.errors[endpoint] = reason_of(query.error)
+            return True
+        answer = query.value()
+        if answer["node_id"] in self.answers:
+            return True
+        if not self.answers:
+            self.deadline = min(self.deadline, time.monotonic() + GRACE_SECONDS)
+        self.answers[answer["node_id"]] = {**answer, "asked_at": endpoint}
+        for member in answer["nodes"]:
+            if member["id"] not in self.answers:
+                self.ask(member["address"])
+        return True
+
+
+def reason_of(error: ConsensusError) -> str:
+    """Return why a node did not answer, in a few words."""
+    return "no connection" if isinstance(error, ConnectionFailedError) else str(error)
+
+
+def authority(answers: Mapping[str, Status]) -> Status:
+    """Return the answer that the others are measured by: the leader's of the latest term, else the latest."""
+
+    def rank(answer: Status) -> tuple[bool, int, int]:
+        return answer["role"] == "leader", answer["term"], answer["commit_index"]
+
+    return max(answers.values(), key=rank)
+
+
+def report_of(inquiry: Inquiry) -> ClusterReport:
+    """Put the answers together."""
+    answers = inquiry.answers
+    first = authority(answers)
+    leads = first["role"] == "leader"
+    nodes = members_of(inquiry, first)
+    total = len(first["nodes"])
+    reachable = sum(member["id"] in answers for member in first["nodes"])
+    required = total // 2 + 1
+    warnings = [text for node in nodes for text in node.warnings()]
+    if not leads:
+        warnings.insert(0, "no node that answers leads: writes and linearizable reads wait for an election")
+    elif not first["has_quorum"]:
+        warnings.insert(0, f"the leader {first['node_id']} does not reach {required} of {total} members")
+    serves = leads and first["has_quorum"]
+    return ClusterReport(
+        cluster_id=first["cluster_id"],
+        health="unhealthy" if not serves else "degraded" if warnings else "healthy",
+        leader_id=first["node_id"] if leads else None,
+        leader_address=first["address"] if leads else None,
+        term=first["term"],
+        uptime=first["uptime"],
+        members=total,
+        required=required,
+        reachable=reachable,
+        can_lose=max(0, reachable - required),
+        commit_index=first["commit_index"],
+        last_log_index=first["last_log_index"],
+        version=__version__,
+        nodes=tuple(nodes),
+        warnings=tuple(warnings),
+    )
+
+
+def members_of(inquiry: Inquiry, first: Status) -> list[MemberReport]:
+    """Report every member, then nodes that answered and are none, then addresses given where nobody answered."""
+    answers = inquiry.answers
+    nodes = [member_of(inquiry, first, member) for member in first["nodes"]]
+    known = {node.node_id for node in nodes}
+    addresses = {node.address for node in nodes} | {answer["asked_at"] for answer in answers.values()}
+    strangers = sorted(answers.keys() - known)
+    nodes += [member_of(inquiry, first, {"id": node, "address": answers[node]["asked_at"]}) for node in strangers]
+    silent = [address for address in inquiry.given if address not in addresses]
+    return nodes + [member_of(inquiry, first, {"id": None, "address": address}) for address in silent]
+
+
+def member_of(inquiry: Inquiry, first: Status, member: Mapping[str, Any]) -> MemberReport:
+    """Report one node: what it says itself, and what the answer that counts most says of it."""
+    answer = inquiry.answers.get(member["id"] or "")
+    leads = first["role"] == "leader"
+    if leads:
+        match = answer["last_log_index"] if answer is first else member.get("match_index")
+        contact = None if answer is first else member.get("last_contact")
+    else:
+        match = answer["last_log_index"] if answer else None
+        contact = answer["last_contact"] if answer else None
+    lag = max(0, first["commit_index"] - match) if leads and match is not None and answer is not first else None
+    error = None if answer else inquiry.errors.get(member["address"], "no answer")
+    return MemberReport(
+        node_id=member["id"],
+        role=answer["role"] if answer else None,
+        address=member["address"],
+        state=state_of(first, member["id"], answer, lag, contact),
+        match_index=match,
+        lag=lag,
+        last_contact=contact,
+        error=error,
+        **{name: answer[name] if answer else None for name in COPIED},
+    )
+
+
+def state_of(first: Status, node: str | None, answer: Status | None, lag: int | None, contact: float | None) -> str:
+    """Return how a node fares, in a word or two."""
+    if answer is None:
+        return "unreachable"
+    if node not in {member["id"] for member in first["nodes"]}:
+        return "no member"
+    if answer["leader_id"] is None:
+        return "no leader"
+    silent = first["role"] == "leader" and (contact or 0) > BEHIND_SECONDS
+    return "behind" if (lag or 0) > BEHIND_ENTRIES else "slow" if silent else "ok"

@@ -1,0 +1,93 @@
+"""What the cluster report makes of the nodes' answers, without nodes."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from forge_consensus.output import json_text
+from forge_consensus.service.cluster_report import ClusterReport, Inquiry, report_of
+
+NAMES = ("n1", "n2", "n3")
+ADDRESSES = {name: f"127.0.0.1:700{name[1]}" for name in NAMES}
+
+
+def answer(node: str, **changed: Any) -> dict[str, Any]:
+    """The status of a node of a cluster that n1 leads."""
+    members = [
+        {"id": name, "address": ADDRESSES[name], "match_index": 100, "last_contact": None if name == "n1" else 0.1}
+        for name in NAMES
+    ]
+    return {
+        "node_id": node, "cluster_id": "c", "role": "leader" if node == "n1" else "follower", "term": 3,
+        "leader_id": "n1", "address": ADDRESSES.get(node), "has_quorum": True, "health": "healthy", "details": [],
+        "commit_index": 100, "last_applied": 100, "last_log_index": 100, "snapshot_index": 0, "last_contact": 0.1,
+        "storage_used_bytes": 1, "storage_quota_bytes": 2, "disk_free_bytes": 3, "uptime": 5.0, "boot": 1,
+        "events_address": "", "nodes": members, "asked_at": ADDRESSES.get(node, "127.0.0.1:9999"), **changed,
+    }  # fmt: skip
+
+
+def report(*answers: dict[str, Any], given: tuple[str, ...] = (), **errors: str) -> ClusterReport:
+    """The report of these answers; `errors` are reasons by node."""
+    inquiry = SimpleNamespace(
+        answers={row["node_id"]: row for row in answers},
+        errors={ADDRESSES[name]: reason for name, reason in errors.items()},
+        given=list(given),
+    )
+    return report_of(cast("Inquiry", inquiry))
+
+
+def test_a_whole_cluster_is_healthy_and_can_lose_one() -> None:
+    found = report(*map(answer, NAMES))
+    assert (found.health, found.leader_id, found.can_lose, found.warnings) == ("healthy", "n1", 1, ())
+    assert [(node.node_id, node.state, node.lag) for node in found.nodes] == [
+        ("n1", "ok", None),
+        ("n2", "ok", 0),
+        ("n3", "ok", 0),
+    ]
+    assert '"nodes":[{"node_id":"n1"' in json_text(found.to_dict())
+
+
+def test_a_silent_member_degrades_the_cluster_and_is_named_with_the_reason() -> None:
+    found = report(answer("n1"), answer("n2"), n3="no connection")
+    assert (found.health, found.reachable, found.can_lose) == ("degraded", 2, 0)
+    assert (found.nodes[2].state, found.nodes[2].term, found.nodes[2].error) == ("unreachable", None, "no connection")
+    assert "n3 at 127.0.0.1:7003 does not answer (no connection)" in found.warnings[0]
+
+
+@pytest.mark.parametrize(
+    ("member", "state", "text"),
+    [
+        ({"match_index": 100, "last_contact": 9.0}, "slow", "last heard 9.0s ago"),
+        ({"match_index": 5_000, "last_contact": 0.1}, "behind", "5,000 entries behind"),
+    ],
+)
+def test_a_member_that_lags_is_told_from_one_that_is_silent(member: dict[str, Any], state: str, text: str) -> None:
+    leader = answer("n1", commit_index=10_000 if state == "behind" else 100)
+    leader["nodes"][1].update(member)
+    found = report(leader, answer("n2"), answer("n3"))
+    assert found.nodes[1].state == state
+    assert any(text in warning for warning in found.warnings)
+
+
+def test_without_a_leader_the_latest_answer_counts_and_the_cluster_is_unhealthy() -> None:
+    old = answer("n2", term=2, leader_id=None)
+    new = answer("n3", term=4, leader_id=None)
+    found = report(old, new)
+    assert (found.health, found.leader_id, found.term) == ("unhealthy", None, 4)
+    assert "no node that answers leads" in found.warnings[0]
+    assert [node.state for node in found.nodes] == ["unreachable", "no leader", "no leader"]
+
+
+def test_a_leader_without_a_quorum_serves_nothing() -> None:
+    found = report(answer("n1", has_quorum=False))
+    assert found.health == "unhealthy"
+    assert "does not reach 2 of 3 members" in found.warnings[0]
+
+
+def test_nodes_that_are_no_members_and_given_addresses_without_an_answer_have_rows_too() -> None:
+    stranger = answer("n9")
+    found = report(*map(answer, NAMES), stranger, given=("127.0.0.1:8888",))
+    assert [(node.node_id, node.state) for node in found.nodes[3:]] == [("n9", "no member"), (None, "unreachable")]
