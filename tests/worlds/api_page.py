@@ -1,0 +1,215 @@
+"""The page of the public names, `docs/api.md`, made from signatures and docstrings."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import inspect
+import re
+import textwrap
+from dataclasses import MISSING, fields, is_dataclass
+from typing import Any
+
+SERVICE_CALLS = (
+    "start stop submit apply read read_detail put get delete cas incr scan is_leader get_leader get_role get_term "
+    "wait_for_leader get_stats get_cluster_info get_health_status health_check async_client"
+)
+CLIENT_CALLS = "submit apply read read_detail put get delete cas incr scan status locate close"
+API = {
+    "forge_consensus.ConsensusService": SERVICE_CALLS,
+    "forge_consensus.service.leadership.LeaderTask": "",
+    "forge_consensus.service.leadership.while_leader": "",
+    "forge_consensus.service.leadership.Lead": "wait",
+    "forge_consensus.Client": CLIENT_CALLS,
+    "forge_consensus.AsyncClient": CLIENT_CALLS,
+    "forge_consensus.Command": "",
+    "forge_consensus.Entry": "",
+    "forge_consensus.StateMachine": "apply query snapshot restore",
+    "forge_consensus.KeyValueMachine": "",
+    "forge_consensus.EventBus": "subscribe on stream astream wait_for",
+    "forge_consensus.EventFeed": "get aget positions silent close",
+    "forge_consensus.Gap": "",
+    "forge_consensus.events.log_lines.log_events": "",
+}
+"""Each public name with the methods that belong to its interface."""
+TESTING = {
+    "forge_consensus.testing.Simulation": (
+        "run start advance leader wait_for_leader submit query crash restart pause partition heal subscribe close"
+    ),
+    "forge_consensus.testing.Plan": "",
+    "forge_consensus.testing.Workload": "command query at_the_end",
+    "forge_consensus.testing.Call": "",
+    "forge_consensus.testing.ViolationError": "",
+    "forge_consensus.testing.LocalCluster": (
+        "start stop client endpoints leader followers wait_for_leader wait_until_settled kill shut_down restart pause "
+        "resume partition isolate disturb heal status log_text service"
+    ),
+    "forge_consensus.testing.Proxy": "",
+    "forge_consensus.testing.PathFaults": "",
+    "forge_consensus.testing.History": "",
+    "forge_consensus.testing.Operation": "",
+    "forge_consensus.testing.check": "",
+    "forge_consensus.testing.Verdict": "",
+}
+LINE_CHARS = 100
+THOUSANDS_FROM = 10_000
+MODULES = re.compile(r"\b(?:[a-z_]+\.)+(?=[A-Z])")
+UNPACKED = re.compile(r"\*?<class \"[\w.]*?(\w+)\">|\*?(?:typing\.)?Unpack\[[\w.]*?(\w+)\]")
+ARGUMENT = re.compile(r"^    (\w+): (.*)$")
+
+
+def found_at(path: str) -> Any:
+    """The object of that name."""
+    module, _, name = path.rpartition(".")
+    return getattr(importlib.import_module(module), name)
+
+
+def signature(name: str, called: Any, *, wide: bool = False) -> str:
+    """A call as Python, without `self`; longer than a line of text it has one line for each parameter if `wide`."""
+    found = inspect.signature(called)
+    parts: list[str] = []
+    keyword_only = False
+    for each in found.parameters.values():
+        if each.name in ("self", "cls"):
+            continue
+        if each.kind is each.KEYWORD_ONLY and not keyword_only:
+            parts.append("*")
+            keyword_only = True
+        parts.append(parameter(each))
+    answer = found.return_annotation
+    returned = "" if answer in (found.empty, None, "None", "Self") else f" -> {written(answer)}"
+    line = f"{name}({', '.join(parts)}){returned}"
+    if not wide or len(line) <= LINE_CHARS:
+        return line
+    return "\n".join([f"{name}(", *(f"    {part}," for part in parts), f"){returned}"])
+
+
+def written(annotation: Any) -> str:
+    """An annotation as it is written in the source, names without their modules, the same under every Python."""
+    text: str = annotation if isinstance(annotation, str) else inspect.formatannotation(annotation)
+    text = UNPACKED.sub(lambda found: found[1] or found[2], text.replace("'", '"').replace("NoneType", "None"))
+    return MODULES.sub("", text)
+
+
+def parameter(each: inspect.Parameter) -> str:
+    """One parameter as it is written in Python."""
+    kind = each.annotation
+    stars = "**" if each.kind is each.VAR_KEYWORD else "*" if each.kind is each.VAR_POSITIONAL else ""
+    text = f"{stars}{each.name}"
+    if kind is not each.empty:
+        text += f": {written(kind)}"
+    if each.default is each.empty:
+        return text
+    default = each.default
+    if isinstance(default, str):
+        shown = f'"{default}"'
+    elif isinstance(default, int) and not isinstance(default, bool):
+        shown = f"{default:_}" if default >= THOUSANDS_FROM else str(default)
+    else:
+        shown = getattr(default, "__name__", repr(default))
+    return f"{text} = {shown}"
+
+
+def prose(thing: Any) -> list[str]:
+    """A docstring as paragraphs; its "Args:" become a list."""
+    text = (inspect.getdoc(thing) or "").replace("``", "`")
+    lines: list[str] = []
+    listing = False
+    for line in text.splitlines():
+        if line.strip() == "Args:":
+            listing = True
+            continue
+        item = ARGUMENT.match(line) if listing else None
+        if item:
+            lines.append(f"- `{item[1]}`: {item[2]}")
+        elif listing and line.startswith("        "):
+            lines.append(f"  {line.strip()}")
+        else:
+            listing = listing and not line.strip()
+            lines.append(line.rstrip())
+    return lines
+
+
+def is_plain(kind: Any) -> bool:
+    """Whether a class is made of its fields alone."""
+    return inspect.isclass(kind) and is_dataclass(kind) and "__init__" in vars(kind)
+
+
+def is_called(thing: Any) -> bool:
+    """Whether programs call it: no protocol, no error, no class that is made of its fields alone."""
+    if not inspect.isclass(thing):
+        return True
+    return not (is_plain(thing) or issubclass(thing, BaseException) or getattr(thing, "_is_protocol", False))
+
+
+def field_lines(kind: Any) -> list[str]:
+    """The fields of a dataclass with their defaults, and what the source says below each."""
+    said = sayings(kind)
+    lines = ["| Field | Type | Default | Meaning |", "|---|---|---|---|"]
+    for field in fields(kind):
+        type_ = written(field.type)
+        default = "-" if field.default is MISSING else f"`{field.default!r}`"
+        if field.default_factory is not MISSING:
+            default = "made anew"
+        meaning = said.get(field.name, "")
+        lines.append(f"| `{field.name}` | `{type_}` | {default} | {meaning} |".replace(" or |", " or \\|"))
+    return [line.replace(" | None`", " or None`") for line in lines]
+
+
+def sayings(kind: Any) -> dict[str, str]:
+    """The string that stands below each field in the source."""
+    tree = ast.parse(textwrap.dedent(inspect.getsource(kind))).body[0]
+    found: dict[str, str] = {}
+    waiting: list[str] = []
+    for node in getattr(tree, "body", []):
+        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+            waiting.append(node.target.id)
+        elif isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
+            text = " ".join(node.value.value.split()).replace("|", "\\|")
+            for name in waiting[-1:]:
+                found[name] = text
+            waiting = []
+    return found
+
+
+def method_line(kind: Any, name: str) -> list[str]:
+    """One method: its call and what it does."""
+    method = inspect.getattr_static(kind, name)
+    if isinstance(method, property):
+        call, doc = name, inspect.getdoc(method)
+    else:
+        plain = getattr(kind, name)
+        prefix = "await " if inspect.iscoroutinefunction(plain) else ""
+        call, doc = f"{prefix}{signature(name, plain)}", inspect.getdoc(plain)
+    said = " ".join((doc or "").replace("``", "`").split())
+    return [f"- `{call}`", f"  {said}" if said else ""]
+
+
+def section(path: str, methods: str) -> list[str]:
+    """One public name."""
+    module, _, name = path.rpartition(".")
+    thing = found_at(path)
+    lines = [f"### {name}", "", "```python", f"from {module} import {name}"]
+    if is_called(thing):
+        lines += ["", signature(name, thing, wide=True)]
+    lines += ["```", "", *prose(thing)]
+    init = vars(thing).get("__init__") if inspect.isclass(thing) else None
+    if init is not None and init.__doc__ and not is_plain(thing):
+        lines += ["", *prose(init)]
+    if is_plain(thing):
+        lines += ["", *field_lines(thing)]
+    if methods:
+        lines += [""]
+        for method in methods.split():
+            lines += [line for line in method_line(thing, method) if line]
+    return [*lines, ""]
+
+
+def page() -> list[str]:
+    """The names of a program that uses a cluster."""
+    return [line for path, methods in API.items() for line in section(path, methods)]
+
+
+def testing_page() -> list[str]:
+    """The names of the test kit."""
+    return [line for path, methods in TESTING.items() for line in section(path, methods)]

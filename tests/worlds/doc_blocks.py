@@ -1,0 +1,130 @@
+"""The generated blocks of the documents: each is made from the source, and a test compares it with the page.
+
+A block stands between ``<!-- generated: NAME -->`` and ``<!-- end -->``. To write all of them anew:
+``FORGE_REGENERATE=1 pytest tests/unit/test_docs.py``.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING
+from pathlib import Path
+
+from forge_consensus.config.node import NodeSettings
+from forge_consensus.config.setting import describe
+
+from forge_consensus.actors import messages
+from forge_consensus.actors.runtime.gate import DESTINATION
+from forge_consensus.config.client import ClientSettings
+from forge_consensus.errors import ConsensusError
+from tests.worlds import api_page, event_table, import_graph
+from tests.worlds.api_page import THOUSANDS_FROM
+
+ROOT = import_graph.ROOT
+SETTINGS_HEAD = (
+    "| Setting | Type | Default | Takes effect | What | Why the default | In the Go original |",
+    "|---|---|---|---|---|---|---|",
+)
+BLOCK = re.compile(r"(?P<head><!-- generated: (?P<name>[a-z-]+) -->\n)(?P<body>.*?)(?P<end><!-- end -->)", re.DOTALL)
+
+
+def first_sentence(kind: type) -> str:
+    """The first paragraph of a class's docstring, on one line of a table."""
+    paragraph = (inspect.getdoc(kind) or "").split("\n\n")[0]
+    return " ".join(paragraph.split()).replace("|", "\\|")
+
+
+def ends_of(kind: type) -> tuple[str, str]:
+    """Who sends a message and who gets it."""
+    requests, name = messages.CLIENT_REQUESTS, kind.__name__
+    if kind in requests:
+        return "client", "gateway"
+    if kind not in DESTINATION:
+        return "gateway", "client"
+    actor = DESTINATION[kind]
+    return actor, f"{actor} of the peer" if not name.endswith("Reply") else f"{actor} that asked"
+
+
+def message_table() -> list[str]:
+    """Every message that leaves a node, in the order of its tags."""
+    lines = ["| Tag | Message | From | To | Meaning | Fields |", "|---|---|---|---|---|---|"]
+    for tag, kind in sorted(messages.WIRE_TAGS.items()):
+        sender, receiver = ends_of(kind)
+        fields = ", ".join(f"`{name}`" for name in kind.__dataclass_fields__) or "-"
+        lines.append(f"| {tag} | `{kind.__name__}` | {sender} | {receiver} | {first_sentence(kind)} | {fields} |")
+    return lines
+
+
+def error_table() -> list[str]:
+    """Every error by its class, in the order of the hierarchy's page."""
+    lines = ["| Error | Code | Retry | Fatal | Exit code | Meaning |", "|---|---|---|---|---|---|"]
+    for kind in errors_below(ConsensusError):
+        retry, fatal = ("yes" if kind.retryable else "no"), ("yes" if kind.fatal else "no")
+        lines.append(
+            f"| `{kind.__name__}` | `{kind.code}` | {retry} | {fatal} | {kind.exit_code} | {first_sentence(kind)} |"
+        )
+    return lines
+
+
+def setting_tables() -> list[str]:
+    """Every setting of nodes and clients, a table for each section."""
+    lines: list[str] = []
+    section = None
+    for row in (*describe(NodeSettings), *describe(ClientSettings)):
+        head, _, _ = row.name.rpartition(".")
+        if head != section:
+            section = head
+            title = f"`{head}`" if head else "The node itself"
+            lines += ["", f"## {title}", "", *SETTINGS_HEAD]
+        said = row.described
+        default = "must be given" if row.default is MISSING else f"`{shown(row.default)}`"
+        unit = f" ({said.unit})" if said.unit else ""
+        original = f"`{said.original}`" if said.original else "-"
+        cells = (f"`{row.name}`", f"{row.kind}{unit}", default, said.reload, said.what, said.why, original)
+        lines.append(f"| {' | '.join(cells)} |")
+    return [*lines[1:], ""]
+
+
+def shown(value: object) -> str:
+    """A default as Python writes it, with thousands set apart."""
+    return f"{value:_}" if type(value) is int and value >= THOUSANDS_FROM else repr(value).replace("'", '"')
+
+
+def errors_below(kind: type[ConsensusError]) -> list[type[ConsensusError]]:
+    """The error classes of `forge_consensus.errors`, sorted by name."""
+    found = {kind}
+    waiting = [kind]
+    while waiting:
+        for below in waiting.pop().__subclasses__():
+            if below.__module__ == kind.__module__ and below not in found:
+                found.add(below)
+                waiting.append(below)
+    return sorted(found, key=lambda each: each.__name__)
+
+
+def fenced(lines: list[str]) -> list[str]:
+    """Lines as a block of text."""
+    return ["```text", *lines, "```"]
+
+
+BLOCKS: Mapping[str, Callable[[], list[str]]] = {
+    "imports": lambda: fenced(import_graph.text()),
+    "messages": message_table,
+    "events": event_table.table,
+    "errors": error_table,
+    "settings": setting_tables,
+    "api": api_page.page,
+    "testing-api": api_page.testing_page,
+}
+"""Each block's name and what makes its lines."""
+
+
+def rebuilt(page: Path) -> str:
+    """The page's text with its blocks as they ought to be. Raises KeyError for a block that nothing makes."""
+
+    def block(found: re.Match[str]) -> str:
+        return f"{found['head']}{chr(10).join(BLOCKS[found['name']]())}\n{found['end']}"
+
+    return BLOCK.sub(block, page.read_text(encoding="utf-8"))
