@@ -45,7 +45,7 @@ def test_a_leader_in_a_minority_steps_down_and_the_rest_elects() -> None:
         simulation.partition([old, other])
         ledger = simulation.cluster.nodes[old].base
         assert ledger is not None
-        assert simulation.advance(10.0, lambda: ledger.engine.ledger.leading is None)
+        assert simulation.advance(10.0, lambda: ledger.engine.ledger.leading_term is None)
         assert simulation.advance(10.0, lambda: simulation.leader() not in (None, old, other))
         simulation.heal()
         assert simulation.advance(10.0, simulation.cluster.settled)

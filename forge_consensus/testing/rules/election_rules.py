@@ -52,7 +52,7 @@ class ElectionRules:
     def turned(self, node: SimulatedBase, disk: Disk) -> None:
         """Note the state after a turn; check that the election actor's role agrees with the ledger."""
         record, actor = self.processes[node.name], node.engine.cells.actor("election")
-        leading = node.engine.ledger.leading
+        leading = node.engine.ledger.leading_term
         if isinstance(actor, ElectionActor):
             if (actor.role is Role.LEADER) != (leading is not None):
                 raise ViolationError(f"roles: {node.name} is {actor.role}, its ledger leads {leading}")
@@ -78,7 +78,7 @@ class ElectionRules:
         if not message.granted:
             return
         record, ledger, asker = self.processes[node.name], node.engine.ledger, to.owner.name
-        led = record.leading and ledger.leading == record.leading
+        led = record.leading and ledger.leading_term == record.leading
         demand(not led, "pre-vote", f"{node.name} leads {record.leading} and says yes to {asker}")
         if ledger.configuration.lease_reads:
             silent_seconds = node.engine.clock.now() - max(record.began, record.heard or 0.0)

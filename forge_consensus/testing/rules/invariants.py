@@ -113,7 +113,7 @@ class Invariants:
     def durable(self, node: SimulatedBase, batch: Batch) -> None:
         """Follow a transaction entry by entry. What a leader has committed was on the disks of a majority before."""
         disk, ledger = self.disks[node.name], node.engine.ledger
-        if ledger.leading is not None and ledger.commit_index != disk.commit:
+        if ledger.leading_term is not None and ledger.commit_index != disk.commit:
             self.follow_commit(node)
         for operation in batch.operations:
             if isinstance(operation, PutRun) and operation.table == "log":
@@ -183,7 +183,7 @@ class Invariants:
     def truncated(self, name: str, disk: Disk, first: int) -> None:
         """I2, I7: no entry of a leader's own log and no committed entry is removed."""
         base = self.bases.get(name)
-        leading = base is not None and disk.leading and base.engine.ledger.leading == disk.leading
+        leading = base is not None and disk.leading and base.engine.ledger.leading_term == disk.leading
         demand(not leading or first > disk.last, "I2", f"the leader {name} rewrites its log from {first}")
         for index in range(first, disk.last + 1):
             was = disk.term_at(index)
@@ -262,12 +262,12 @@ class Invariants:
         """Check what the turn changed of roles, commit index and applied index."""
         self.checks += 1
         ledger, disk, name = node.engine.ledger, self.disks[node.name], node.name
-        if ledger.leading != (disk.leading or None):
+        if ledger.leading_term != (disk.leading or None):
             self.end_reign(node, disk)
-            if ledger.leading is not None:
-                self.check_leader(node, ledger.leading)
+            if ledger.leading_term is not None:
+                self.check_leader(node, ledger.leading_term)
         applier = ledger.applier
-        if applier.kept is None:
+        if applier.ledger_machine is None:
             disk.applied_on_disk = applier.on_disk
         check_turn_end(name, ledger, disk)
         if ledger.commit_index != disk.commit:
@@ -281,7 +281,7 @@ class Invariants:
         if leading is not None:
             self.check_counted(node, leading)
         self.elections.turned(node, disk)
-        disk.applied, disk.leading = applier.index, ledger.leading or 0
+        disk.applied, disk.leading = applier.index, ledger.leading_term or 0
 
     def check_counted(self, node: SimulatedBase, leading: Leadership) -> None:
         """I6: what a leader counts of a follower is on the follower's disk, unless that is in a later term already."""
@@ -341,7 +341,7 @@ class Invariants:
             self.committed_last = max(self.committed_last, commit)
             return
         self.committed_last = commit
-        term, leading = self.committed[commit], node.engine.ledger.leading
+        term, leading = self.committed[commit], node.engine.ledger.leading_term
         if term in (leading, disk.leading):  # it may have resigned or become a follower in the same turn
             proof, reign = commit, term
         else:
@@ -351,7 +351,7 @@ class Invariants:
         demand(majority, "I6", f"{proof} is committed but only on {having}")
         self.committed_in[reign] = commit
         for name, base in self.bases.items():
-            other = base.engine.ledger.leading
+            other = base.engine.ledger.leading_term
             if other is not None and other > reign:
                 demand(self.disks[name].holds(commit, term), "I4", f"{name} leads {other} without {commit}")
 
@@ -361,7 +361,7 @@ class Invariants:
         This is needed only for a leader whose turn was rolled back after it had applied a part of what it had just
         committed: its commit index is then that of what it applied, and the entry that was counted lies behind it.
         """
-        if node.engine.ledger.leading is not None or not disk.leading:
+        if node.engine.ledger.leading_term is not None or not disk.leading:
             return 0
         own = [index for index in range(commit, disk.last + 1) if disk.term_at(index) == disk.leading]
         return max((index for index in own if self.having(node, index, disk.leading)[1]), default=0)

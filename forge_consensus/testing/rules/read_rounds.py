@@ -82,7 +82,7 @@ class ReadRounds:
 
 def leading_of(node: SimulatedBase) -> Leadership | None:
     """Return the leadership of a node, None if it does not lead."""
-    if node.engine.ledger.leading is None:
+    if node.engine.ledger.leading_term is None:
         return None  # the ledger decides, even if the actor still takes itself for the leader
     actor = node.engine.cells.actor("replication")
     return actor.current() if isinstance(actor, ReplicationActor) else None

@@ -147,7 +147,7 @@ class HandMoves:
                 continue
             ledger = base.engine.ledger
             paused = "is paused" if base.resume_at > self.cluster.timeline.now else "runs"
-            role = "leads" if ledger.leading is not None else paused
+            role = "leads" if ledger.leading_term is not None else paused
             yield (
                 f"{name} {role} in term {ledger.term} with entries {ledger.log.base_index + 1} to {ledger.log.last}, "
                 f"{ledger.commit_index} committed, {ledger.applied} applied"

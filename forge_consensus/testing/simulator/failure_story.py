@@ -80,7 +80,7 @@ def stand_text(cluster: SimulatedCluster) -> str:
             rows.append((name, f"{node.boots}", "is down"))
             continue
         ledger, log = base.engine.ledger, base.engine.ledger.log
-        role = "leads" if ledger.leading is not None else "runs"
+        role = "leads" if ledger.leading_term is not None else "runs"
         state = (ledger.term, ledger.vote or "-", f"{log.base_index}..{log.last}", ledger.commit_index, ledger.applied)
         rows.append((name, f"{node.boots}", role, *map(str, state)))
     head = ("node", "boots", "", "term", "vote", "log", "commit", "applied")

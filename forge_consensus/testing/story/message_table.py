@@ -102,7 +102,7 @@ class MessageTable:
     def turned(self, node: SimulatedBase) -> None:
         """Note a change of term, vote or role."""
         ledger = node.engine.ledger
-        now = (ledger.term, ledger.vote, ledger.leading)
+        now = (ledger.term, ledger.vote, ledger.leading_term)
         if self.roles[node.name] != now:
             text = change(node.name, self.roles[node.name], now)
             self.roles[node.name] = now

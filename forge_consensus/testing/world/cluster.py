@@ -280,7 +280,7 @@ class SimulatedCluster:
 
     def leader(self) -> SimulatedBase | None:
         """Return the running node that leads the highest term, None if no node leads."""
-        leading = [base for base in self.running() if base.engine.ledger.leading is not None]
+        leading = [base for base in self.running() if base.engine.ledger.leading_term is not None]
         return max(leading, key=lambda base: base.engine.ledger.term, default=None)
 
     def healthy(self) -> list[SimulatedBase]:
