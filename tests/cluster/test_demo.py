@@ -94,7 +94,7 @@ def test_a_single_acknowledged_write_that_is_missing_fails_the_demo(monkeypatch:
 
 
 @pytest.mark.usefixtures("place")
-def test_a_node_that_does_not_start_fails_the_demo_and_its_words_are_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_node_that_does_not_start_fails_the_demo_and_its_output_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         address = f"127.0.0.1:{taken.getsockname()[1]}"
         monkeypatch.setattr(LocalCluster, "free_addresses", lambda cluster, count: [address])

@@ -110,7 +110,7 @@ def test_a_process_that_is_paused_is_replaced_and_goes_on_later(cluster: LocalCl
     cluster.wait_until_settled()
 
 
-def test_a_wait_that_is_in_vain_says_what_was_awaited_and_what_is_the_case(cluster: LocalCluster) -> None:
+def test_a_failed_wait_names_the_condition_and_the_state_of_each_node(cluster: LocalCluster) -> None:
     for name in ("n1", "n2"):
         cluster.shut_down(name)
     vain = r"waited 0\.6 s for a leader other than n3: n3 is \w+ in term \d.*; n1 does not run"
@@ -119,7 +119,7 @@ def test_a_wait_that_is_in_vain_says_what_was_awaited_and_what_is_the_case(clust
     assert "node.stopped" in cluster.log_text("n1")
 
 
-def test_what_makes_no_sense_is_refused(cluster: LocalCluster) -> None:
+def test_senseless_arguments_are_refused(cluster: LocalCluster) -> None:
     with pytest.raises(NodeNotFoundError, match=r"there is no node 'n9' in this cluster: there are n1, n2, n3"):
         cluster.kill("n9")
     with pytest.raises(InvalidConfigError, match=r"does not part a cluster"):
@@ -144,7 +144,7 @@ def notebook() -> Notebook:
     return Notebook()
 
 
-def test_threads_over_ipc_tell_their_events_die_hard_and_run_a_users_machine() -> None:
+def test_threads_over_ipc_publish_events_can_be_killed_and_run_a_users_machine() -> None:
     led: list[str] = []
     with LocalCluster(3, mode="thread", transport="ipc", state_machine=notebook, raft=QUICK) as threads:
         for name in threads.names:

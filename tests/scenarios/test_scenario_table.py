@@ -13,7 +13,7 @@ def test_every_scenario_and_probe_has_one_row_in_order() -> None:
     assert [row.number for row in rows(TEXT)] == list(NUMBERS)
 
 
-def test_each_row_names_what_exists_or_says_what_it_waits_for() -> None:
+def test_each_row_names_existing_tests_or_its_reason_to_wait() -> None:
     offenders = [(row.number, "neither tested nor waiting") for row in rows(TEXT) if not row.tested and not row.waits]
     offenders += [(row.number, test) for row in rows(TEXT) for test in row.tested if test not in TESTS]
     assert offenders == [], AGAIN
