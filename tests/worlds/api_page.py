@@ -126,7 +126,7 @@ def prose(thing: Any) -> list[str]:
             lines.append(f"  {line.strip()}")
         else:
             listing = listing and not line.strip()
-            lines.append(line.rstrip())
+            lines.append(f"{line.rstrip()[:-1]}" if line.rstrip().endswith("::") else line.rstrip())
     return lines
 
 
@@ -172,17 +172,15 @@ def sayings(kind: Any) -> dict[str, str]:
     return found
 
 
-def method_line(kind: Any, name: str) -> list[str]:
-    """One method: its call and what it does."""
+def method_lines(kind: Any, name: str) -> list[str]:
+    """One method: its call and what it does, its arguments as a list within the list."""
     method = inspect.getattr_static(kind, name)
     if isinstance(method, property):
-        call, doc = name, inspect.getdoc(method)
+        call = name
     else:
-        plain = getattr(kind, name)
-        prefix = "await " if inspect.iscoroutinefunction(plain) else ""
-        call, doc = f"{prefix}{signature(name, plain)}", inspect.getdoc(plain)
-    said = " ".join((doc or "").replace("``", "`").split())
-    return [f"- `{call}`", f"  {said}" if said else ""]
+        method = getattr(kind, name)
+        call = f"{'await ' if inspect.iscoroutinefunction(method) else ''}{signature(name, method)}"
+    return [f"- `{call}`", *(f"  {line}".rstrip() for line in ["", *prose(method)])]
 
 
 def section(path: str, methods: str) -> list[str]:
@@ -201,7 +199,7 @@ def section(path: str, methods: str) -> list[str]:
     if methods:
         lines += [""]
         for method in methods.split():
-            lines += [line for line in method_line(thing, method) if line]
+            lines += method_lines(thing, method)
     return [*lines, ""]
 
 

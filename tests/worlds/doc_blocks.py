@@ -12,12 +12,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import MISSING
 from pathlib import Path
 
-from forge_consensus.config.node import NodeSettings
-from forge_consensus.config.setting import describe
-
 from forge_consensus.actors import messages
 from forge_consensus.actors.runtime.gate import DESTINATION
 from forge_consensus.config.client import ClientSettings
+from forge_consensus.config.node import NodeSettings
+from forge_consensus.config.setting import describe
 from forge_consensus.errors import ConsensusError
 from tests.worlds import api_page, event_table, import_graph
 from tests.worlds.api_page import THOUSANDS_FROM
