@@ -1,11 +1,13 @@
 # Everything that is run in this repository; `make help` lists it.
 PYTHON ?= python3
+WORKERS ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
+DOC_TESTS := $(wildcard tests/unit/test_docs.py) tests/unit/events/test_readme.py tests/unit/test_tidy.py
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test mutants siege campaign demo format clean
+.PHONY: help setup lint types layers unit docs test cover bench mutants campaign siege demo format clean
 
 help: ## show this list
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /make \1\t/' | expand -t 14
@@ -21,15 +23,39 @@ $(STAMP): pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	@touch $@
 
-test: $(STAMP) ## check style, types and layers, then run the tests
+lint: $(STAMP) ## check style and format
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
+
+types: $(STAMP) ## check types with mypy and pyright
 	$(BIN)/mypy
+	$(BIN)/basedpyright
+
+layers: $(STAMP) ## check that each layer imports only those below it
 	$(BIN)/lint-imports
-	$(BIN)/pytest -n 2
+
+unit: $(STAMP) ## run the unit tests and the stories, in less than a minute
+	$(BIN)/pytest -n $(WORKERS) -q tests/unit tests/stories
+
+docs: $(STAMP) ## check what README and docs/ say: links, names, examples, tables
+	$(BIN)/pytest -q $(DOC_TESTS)
+
+test: lint types layers ## check all of that, then run every test
+	$(BIN)/pytest -n $(WORKERS)
+
+cover: $(STAMP) ## measure which lines unit tests, stories and a small campaign run
+	$(BIN)/coverage erase
+	FORGE_SEEDS=20 $(BIN)/coverage run -m pytest -q tests/unit tests/stories tests/simulation/test_simulation.py
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage report
+
+bench: $(STAMP) ## measure throughput, failover and restart; PEERS=program.py measures other systems alike
+	$(BIN)/python -m tests.benchmarks.throughput $(if $(PEERS),--with-peers $(PEERS))
+	$(BIN)/python -m tests.benchmarks.failover --rounds 10
+	$(BIN)/python -m tests.benchmarks.restart --entries 200000
 
 mutants: $(STAMP) ## run the campaign against nodes with faults put in on purpose; each must be found
-	$(BIN)/python -m tests.simulation.mutants --jobs 2
+	$(BIN)/python -m tests.simulation.mutants --jobs $(WORKERS)
 
 campaign: $(STAMP) ## run many seeds: SEEDS=10000 FIRST=0 JOBS=2 MINUTES=30 NODES=5 PACE=40 STATE=file; again to go on
 	$(BIN)/python -m forge_consensus.testing.campaign --seeds $(or $(SEEDS),10000) --first $(or $(FIRST),0) \
@@ -47,5 +73,5 @@ format: $(STAMP) ## format the code and repair what ruff can
 	$(BIN)/ruff format
 
 clean: ## remove .venv and everything built or cached
-	rm -rf $(VENV) build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
+	rm -rf $(VENV) build dist *.egg-info .hypothesis .mypy_cache .pytest_cache htmlcov .coverage* .ruff_cache .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -54,9 +54,8 @@ from forge_consensus.errors import (
 from forge_consensus.storage.ledger.ledger import Proposal
 from forge_consensus.storage.ledger.record import Kind
 from forge_consensus.storage.machines.machine import failure, outcome_of, refusal
-from forge_consensus.storage.machines.sessions import TTL_MS_MAX
+from forge_consensus.storage.machines.sessions import TTL_BYTES, TTL_MS_MAX
 
-TTL_BYTES: Final = 8
 LOCATE_WAIT_MS_MAX: Final = 60_000
 ANSWER_BYTES_MAX: Final = 1 << 20
 """The size of one frame of answers, roughly; only a single larger result exceeds it."""
@@ -180,7 +179,7 @@ class GatewayActor(ConsensusActor):
         it sends the entries to the followers and publishes `LogAppended`.
         """
         ledger, waiting = self.ledger, self.waiting
-        term = ledger.leading
+        term = ledger.leading_term
         if term is None:
             self.refuse_leader(asker)
             return
@@ -242,7 +241,7 @@ class GatewayActor(ConsensusActor):
         elif message.consistency not in CONSISTENCIES:
             text = f"consistency {message.consistency[:40]!r} is none of {', '.join(CONSISTENCIES)}"
             self.refuse(sender, InvalidConfigError.code, text)
-        elif self.ledger.leading is None:
+        elif self.ledger.leading_term is None:
             self.refuse_leader(sender)
         else:
             self.ticket += 1
@@ -284,7 +283,7 @@ class GatewayActor(ConsensusActor):
 
     def staleness_ms(self) -> int:
         """How long ago this node last heard from a leader, in milliseconds; 0 while it leads."""
-        if self.ledger.leading is not None:
+        if self.ledger.leading_term is not None:
             return 0
         if self.shared.leader_heard_at is None:
             return NEVER_MS

@@ -89,7 +89,7 @@ class ReplicationActor(ConsensusActor):
     def current(self) -> Leadership | None:
         """The leadership, if the ledger still leads its term; otherwise it has ended and must not be used."""
         leadership = self.leadership
-        if leadership is not None and self.ledger.leading != leadership.term:
+        if leadership is not None and self.ledger.leading_term != leadership.term:
             return None
         return leadership
 

@@ -174,8 +174,8 @@ class SnapshotActor(ConsensusActor):
 
     def receiveMsg_PeerNeedsSnapshot(self, message: PeerNeedsSnapshot, sender: Any) -> None:
         """Send the newest snapshot to a follower that needs compacted entries; take one first if there is none."""
-        if message.node not in self.transfers and self.ledger.leading is not None:
-            transfer = SnapshotTransfer(message.node, self.ledger.leading)
+        if message.node not in self.transfers and self.ledger.leading_term is not None:
+            transfer = SnapshotTransfer(message.node, self.ledger.leading_term)
             self.transfers[message.node] = transfer
             self.begin_sending(transfer)
 
@@ -189,7 +189,7 @@ class SnapshotActor(ConsensusActor):
 
     def send_chunk(self, transfer: SnapshotTransfer) -> None:
         """Send the chunk that the follower wants next; there is one at a time."""
-        if self.ledger.leading != transfer.term:
+        if self.ledger.leading_term != transfer.term:
             del self.transfers[transfer.node]
             return
         transfer.sent_at, transfer.asked_ns = self.clock.now(), self.clock.boottime_ns()
@@ -319,7 +319,7 @@ class SnapshotActor(ConsensusActor):
             self.give_up(info, error)
             return
         receipt.install(installation, self.clock.now())
-        if self.ledger.applier.kept is not None:
+        if self.ledger.applier.ledger_machine is not None:
             self.next_turn(InstallStep())
             return
         self.offload(

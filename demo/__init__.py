@@ -1,1 +1,1 @@
-"""The demo: a cluster of real processes under load that loses its leader and nothing else."""
+"""The demo: a cluster of real processes under load that loses its leader, but no acknowledged write."""

@@ -17,7 +17,7 @@ NODES_MAX = 9
 
 
 def interrupted(number: int, frame: FrameType | None) -> None:
-    """The first signal ends the demo; it then cleans up and is not to be disturbed."""
+    """End the demo at the first signal; further signals are ignored while it cleans up."""
     for other in ENDING:
         signal.signal(other, signal.SIG_IGN)
     raise KeyboardInterrupt
@@ -30,14 +30,14 @@ def interrupted(number: int, frame: FrameType | None) -> None:
     type=click.FloatRange(2, 3600),
     default=SECONDS,
     show_default=True,
-    help="About how long it takes; a leader is killed every 15 s, at least once.",
+    help="About how long the demo runs; it kills a leader every 15 s, at least once.",
 )
 @click.pass_context
 def demo(ctx: click.Context, nodes: int, seconds: float) -> None:
-    """Start a cluster, kill its leader, watch it go on.
+    """Start a cluster, kill its leader, and watch the cluster continue.
 
-    Real node processes in a temporary folder, written to all the time. In the end every acknowledged write must be on
-    every node: exit code 0 only if it is, 1 if not. Nothing is left behind.
+    The nodes are real processes in a temporary folder and receive writes all the time. At the end every acknowledged
+    write must be on every node: exit code 0 only if it is, else 1. Nothing is left behind.
     """
     before = {number: signal.signal(number, interrupted) for number in ENDING}
     story = Story(nodes, seconds)

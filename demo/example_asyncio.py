@@ -9,7 +9,7 @@ from forge_consensus.feed.event_feed import EventFeed
 
 
 async def roles(service: ConsensusService) -> None:
-    """Events of the node in this process: a stream of the bus."""
+    """Print role changes of the node in this process, from a stream of its bus."""
     async with service.bus.astream(RoleChanged, timeout=5) as events:
         async for event in events:
             print(f"role: {event.old} -> {event.new} ({event.reason})")
@@ -18,7 +18,7 @@ async def roles(service: ConsensusService) -> None:
 
 
 async def commits(address: str, upto: int) -> None:
-    """Events of any node: the remote feed, here of the same one."""
+    """Print commits of any node, from the remote feed; here it is the same node."""
     async with EventFeed(address, kinds=[LogCommitted], since=0, timeout=10) as feed:
         async for event in feed:
             if isinstance(event, LogCommitted):
@@ -28,11 +28,11 @@ async def commits(address: str, upto: int) -> None:
 
 
 async def main() -> None:
-    """Start a node, then write and listen at the same time."""
+    """Start a node, then write and follow events at the same time."""
     with tempfile.TemporaryDirectory() as folder:
         service = ConsensusService(node_id="n1", bind="127.0.0.1:0", storage_path=folder)
         watching = asyncio.create_task(roles(service))
-        await asyncio.sleep(0)  # so that it listens before the node starts
+        await asyncio.sleep(0)  # so that the task subscribes before the node starts
         try:
             await asyncio.to_thread(service.start)
             await asyncio.wait_for(watching, 10)

@@ -1,4 +1,4 @@
-"""Example: follow a node's events from another process, over ZeroMQ, with what was told before included."""
+"""Example: follow a node's events from another process, over ZeroMQ, including those from before."""
 
 import subprocess
 import sys
@@ -10,7 +10,7 @@ from forge_consensus.feed.event_feed import EventFeed, Gap
 
 
 def watch(address: str) -> None:
-    """Print what the node tells, until the tenth entry is committed."""
+    """Print the events of the node, until the tenth entry is committed."""
     with EventFeed(address, kinds=["node.*", "leader.*", "log.committed"], since=0, timeout=10) as feed:
         for event in feed:
             if isinstance(event, Gap):

@@ -1,4 +1,4 @@
-"""Example: a state machine with a mistake that no test on one machine shows, and the simulation that names it."""
+"""Example: a state machine with a mistake that no test on one machine shows, and the simulation that finds it."""
 
 import random
 import time
@@ -12,13 +12,13 @@ from forge_consensus.testing import Call, Simulation, ViolationError, Workload
 
 
 class Locks:
-    """Locks that expire. The mistake: it asks the node's own clock what time it is."""
+    """Locks that expire. The mistake: the machine reads the node's own clock."""
 
     def __init__(self) -> None:
         self.held: dict[str, tuple[str, float]] = {}
 
     def apply(self, entry: Entry) -> Any:
-        """Give the lock to whoever asks, unless somebody else holds it; returns who has it."""
+        """Give the lock to the caller, unless somebody else holds it; return the holder and the time of expiry."""
         name, owner = entry.command.payload["name"], entry.command.payload["owner"]
         now = self.now(entry)
         holder, until = self.held.get(name, (owner, 0.0))
@@ -27,27 +27,27 @@ class Locks:
         return [holder, until]
 
     def now(self, entry: Entry) -> float:
-        """The time, in seconds."""
+        """Return the time in seconds."""
         return time.time()
 
     def query(self, query: Any) -> Any:
-        """Who held a lock last."""
+        """Return the last holder of a lock."""
         return self.held.get(query["name"], (None, 0.0))[0]
 
     def snapshot(self) -> list[bytes]:
-        """Everything."""
+        """Return the whole state as chunks of bytes."""
         return [msgpack.packb(self.held)]
 
     def restore(self, chunks: Iterable[bytes]) -> None:
-        """Everything again."""
+        """Replace the state with that of a snapshot."""
         self.held = {name: tuple(value) for name, value in msgpack.unpackb(b"".join(chunks)).items()}
 
 
 class RightLocks(Locks):
-    """The same without the mistake: an entry carries the time, the same on every node."""
+    """The same without the mistake: an entry carries the time, which is the same on every node."""
 
     def now(self, entry: Entry) -> float:
-        """The leader's time, as the entry has it."""
+        """Return the leader's time, as the entry carries it."""
         return entry.time_ms / 1000
 
 
@@ -55,12 +55,12 @@ class Contention(Workload):
     """What the simulated clients do."""
 
     def command(self, chance: random.Random, client: str) -> Call:
-        """Ask for one of two locks."""
+        """Request one of two locks."""
         name = chance.choice(("left", "right"))
         return Call("acquire", name, client, Command("acquire", {"name": name, "owner": client}))
 
     def query(self, chance: random.Random, client: str) -> Call:
-        """Look who has it."""
+        """Ask for the holder of a lock."""
         return Call("holder", "left", query={"name": "left"})
 
 

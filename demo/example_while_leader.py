@@ -1,4 +1,4 @@
-"""Example: a job that must run on one node only, namely on the one that leads, and moves when the lead does."""
+"""Example: a job that must run on one node only, the leader, and moves when the leader changes."""
 
 import tempfile
 import threading
@@ -11,31 +11,31 @@ from forge_consensus.service.leadership import Lead, LeaderTask, while_leader
 
 
 class Job:
-    """What the leader shall do; here it counts its steps by node."""
+    """The job of the leader; here it counts its steps by node."""
 
     def __init__(self) -> None:
         self.steps: dict[str, int] = {}
         self.stepped = threading.Condition()
 
     def run(self, node: str, lead: Lead) -> None:
-        """Work in steps, and ask between them whether the lead lasts."""
+        """Work in steps, and check between them that the node still leads."""
         print(f"{node} leads term {lead.term} and begins the job")
         while lead.wait(0.05):
             with self.stepped:
-                # What must not be done twice carries lead.term, so that whoever receives it can refuse a lower one.
+                # An effect that must not happen twice carries lead.term, so that its receiver can refuse a lower term.
                 self.steps[node] = self.steps.get(node, 0) + 1
                 self.stepped.notify_all()
         print(f"{node} leads term {lead.term} no more and ends it")
 
     def wait_for_steps(self, *nodes: str) -> None:
-        """Wait until the job made progress on one of these nodes."""
+        """Wait until the job has made progress on one of these nodes."""
         with self.stepped:
             if not self.stepped.wait_for(lambda: any(self.steps.get(node, 0) > 2 for node in nodes), 10):
                 raise SystemExit("the job does not run")
 
 
 def main() -> None:
-    """Start three nodes with the job; stop the one that leads and see the job go on elsewhere."""
+    """Start three nodes with the job; stop the leader and watch the job continue elsewhere."""
     peers = {f"n{number}": f"127.0.0.1:{port}" for number, port in enumerate(free_ports(3), 1)}
     job = Job()
     with tempfile.TemporaryDirectory() as folder, ExitStack() as running:
@@ -51,7 +51,7 @@ def main() -> None:
         job.wait_for_steps(*others)
         print("steps of the job by node:", job.steps)
 
-        # The same as a block: it waits for the lead, and the body asks whether it lasts.
+        # The same as a block: it waits until the node leads, and its body checks that it still does.
         leader = services[others[0]].wait_for_leader(timeout=10)
         with while_leader(services[leader], timeout=10) as lead:
             print(f"{leader} runs a block in term {lead.term}: {bool(lead)}")

@@ -1,4 +1,4 @@
-"""The feed of the demo: the events of every node, as their publishers send them."""
+"""The feed of the demo: it receives the events of every node from their publishers."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from forge_consensus.events.types import EVENT_TYPES, ConsensusEvent, LogAppende
 POLL_MS = 100
 JOIN_SECONDS = 2.0
 NOISE = (LogAppended, LogCommitted)
-"""Told for every run of entries: too many to be watched."""
+"""Published for every batch of entries, which is too often to watch."""
 
 Publisher = tuple[str, str]
-"""Address and boot: a restarted node publishes elsewhere, or at the same place anew."""
+"""Address and boot, because a restarted node publishes at another address, or at the same one again."""
 
 
 class Feed:
-    """One SUB socket for all nodes, read by a thread that hands on what arrives."""
+    """One SUB socket for all nodes, read by a thread that passes each event to `show`."""
 
     def __init__(self, show: Callable[[ConsensusEvent], None]) -> None:
         self.show = show
@@ -32,11 +32,11 @@ class Feed:
         self.thread.start()
 
     def follow(self, address: str) -> None:
-        """Listen to the node whose publisher is there, too."""
+        """Connect to one more publisher."""
         self.wanted.append(address)
 
     def run(self) -> None:
-        """The thread: owns the socket."""
+        """Receive events until the end; runs on a thread, which owns the socket."""
         context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         socket = context.socket(zmq.SUB)
         try:
@@ -54,7 +54,7 @@ class Feed:
             context.destroy(linger=0)
 
     def take(self, parts: list[bytes]) -> None:
-        """Hand one event on."""
+        """Decode one event and show it."""
         try:
             event = from_msgpack(parts[-1])
         except EventDecodeError:

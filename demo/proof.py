@@ -1,4 +1,4 @@
-"""The proof of the demo: what every node holds, compared with what was acknowledged."""
+"""The proof of the demo: the state of every node, compared with the acknowledged writes."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Proof:
 
 
 def state_of(address: str) -> dict[str, Any]:
-    """Everything that the demo wrote, as that node itself has it (stale reads)."""
+    """Return everything that the demo wrote, as this node holds it (stale reads)."""
     state: dict[str, Any] = {}
     with Client([address], READ_SECONDS_MAX, follow=False) as client:
         query: dict[str, Any] = {"scan": PREFIX, "limit": PAGE_ROWS}
@@ -42,7 +42,7 @@ def state_of(address: str) -> dict[str, Any]:
 def compare(
     name: str, state: Mapping[str, Any], acknowledged: Mapping[str, str], uncertain: Mapping[str, str]
 ) -> list[str]:
-    """What is wrong with a node's state: acknowledged writes that it lacks or has otherwise, and what nobody wrote."""
+    """Return what is wrong with a node's state: writes lost or changed, and keys that were never written."""
     faults = []
     missing = [key for key, value in acknowledged.items() if state.get(key) != value]
     foreign = [key for key, value in state.items() if acknowledged.get(key, uncertain.get(key)) != value]
@@ -54,9 +54,9 @@ def compare(
 
 
 def prove(cluster: DemoCluster, acknowledged: Mapping[str, str], uncertain: Mapping[str, str]) -> Proof:
-    """Compare all nodes with what was acknowledged, and with each other, when they have applied what is committed.
+    """Compare all nodes with the acknowledged writes, and with each other, once they have applied what is committed.
 
-    Raises `DemoFailed` when a node does not get there, `ConsensusError` when it cannot be read.
+    Raises `DemoFailed` if a node does not get there, `ConsensusError` if it cannot be read.
     """
     assert cluster.client is not None, "the cluster was started"
     # A linearizable read is answered as of an index at or above every write that was acknowledged before it.

@@ -15,9 +15,9 @@ LEADER_SECONDS_MAX = 15.0
 FAILOVER_SECONDS_MAX = 15.0
 CATCH_UP_SECONDS_MAX = 20.0
 ROUND_SECONDS = 15.0
-"""One leader is killed for each so many seconds."""
+"""One leader is killed per so many seconds."""
 END_SECONDS = 2.5
-"""About what failover, restart, proof and end take."""
+"""About how long failover, restart, proof and end take together."""
 PHASE_SECONDS_MIN = 0.3
 TICK_SECONDS = 0.05
 
@@ -30,12 +30,12 @@ class Numbers:
     failover_ms: list[float] = field(default_factory=list)
     restart_ms: list[float] = field(default_factory=list)
     caught_up: list[tuple[int, float]] = field(default_factory=list)
-    """Entries behind when it was restarted, and milliseconds until it had them."""
+    """For each restart, how many entries the node was behind and how many milliseconds it needed to catch up."""
     writing_seconds: float = 0.0
 
 
 class Story:
-    """One run of the demo. Raises `DemoFailed` when something that was promised does not happen."""
+    """One run of the demo. Raises `DemoFailed` if something that was promised does not happen."""
 
     def __init__(self, nodes: int, seconds: float) -> None:
         self.seconds = seconds
@@ -46,14 +46,14 @@ class Story:
         self.feed: Feed | None = None
         self.view: View | None = None
         self.tails: dict[str, str] = {}
-        """What the nodes logged last, if it failed."""
+        """The last log lines of each node, if the demo failed."""
 
     def run(self) -> Proof:
-        """Tell the whole story; nothing is left behind, however it ends."""
+        """Run the demo; nothing is left behind, however it ends."""
         try:
             with self.cluster:
                 try:
-                    return self.tell()
+                    return self.play()
                 except Exception:
                     self.tails = {name: node.log_tail() for name, node in self.cluster.nodes.items()}
                     raise
@@ -66,8 +66,8 @@ class Story:
             if self.view is not None:
                 self.view.close()
 
-    def tell(self) -> Proof:
-        """The chapters."""
+    def play(self) -> Proof:
+        """Start, write, lose the leader in each round, and prove."""
         self.view = make_view(self.line)
         view, cluster = self.view, self.cluster
         self.feed = Feed(view.event)
@@ -92,7 +92,7 @@ class Story:
         return prove(cluster, self.writer.acknowledged, self.writer.uncertain)
 
     def lose_leader(self, phase_seconds: float) -> None:
-        """Write in peace, kill the leader, write on without it, bring it back, see it catch up, write in peace."""
+        """Write, kill the leader, write without it, restart it, wait until it has caught up, write on."""
         assert self.view is not None, "there is a view"
         assert self.writer is not None, "there is a writer"
         view, cluster, writer = self.view, self.cluster, self.writer
@@ -108,14 +108,14 @@ class Story:
             behind = self.restart(leader)
         else:
             view.step("the others are no majority: nothing is acknowledged until it is back")
-            phase_seconds *= 2  # there is no time to write without it
+            phase_seconds *= 2  # there is no time without the leader in which writes succeed
             behind = self.restart(leader)
             self.see_failover(leader, killed)
         self.see_catch_up(leader, behind)
         self.keep_writing(phase_seconds)
 
     def see_failover(self, killed_node: str, killed: float) -> None:
-        """Wait for the next acknowledged write of those that were begun after the kill."""
+        """Wait for the next acknowledgement of a write that was begun after the kill."""
         assert self.view is not None, "there is a view"
         assert self.writer is not None, "there is a writer"
         acknowledged = self.writer.wait_acknowledged(killed, FAILOVER_SECONDS_MAX)
@@ -129,7 +129,7 @@ class Story:
         self.view.step(f"failover: {leader} leads, the next write was acknowledged {took_ms:.0f} ms after the kill")
 
     def restart(self, name: str) -> int:
-        """Start the node again; returns the index that it must reach to have caught up."""
+        """Restart the node; return the index that it must apply to have caught up."""
         assert self.view is not None, "there is a view"
         statuses = [self.cluster.status(other) for other in self.cluster.nodes if other != name]
         target = max((int(status["commit_index"]) for status in statuses if status), default=0)
@@ -149,7 +149,7 @@ class Story:
         self.view.step(f"{name} was {behind:,} entries behind and caught up in {took_ms:.0f} ms")
 
     def follow(self, name: str) -> None:
-        """Watch the events of a node."""
+        """Show the events of a node."""
         assert self.feed is not None, "there is a feed"
         status = self.cluster.status(name)
         if status is None:
@@ -157,7 +157,7 @@ class Story:
         self.feed.follow(status["events_address"])
 
     def keep_writing(self, seconds: float) -> None:
-        """Let the writer write; a node that ends by itself ends the demo."""
+        """Let the writer write for so many seconds; a node that ends by itself ends the demo."""
         end = time.monotonic() + seconds
         while time.monotonic() < end:
             time.sleep(TICK_SECONDS)
@@ -166,7 +166,7 @@ class Story:
                     raise DemoFailed(f"{node.name} ended by itself: {node.log_tail()}")
 
     def line(self) -> str:
-        """The numbers of now, in one line."""
+        """Return the present numbers in one line."""
         writer = self.writer
         if writer is None:
             return "no writes yet"
@@ -175,7 +175,7 @@ class Story:
         return f"{acknowledged:,} writes acknowledged, {waiting:,} waiting, {uncertain:,} uncertain"
 
     def summary(self, proof: Proof) -> list[str]:
-        """The end, in numbers."""
+        """Return the result in numbers."""
         assert self.writer is not None, "there was a writer"
         numbers, writer = self.numbers, self.writer
         rate = len(writer.acknowledged) / max(numbers.writing_seconds, 0.001)

@@ -22,23 +22,23 @@ COLORS = {
     "leader": "bold green", "node": "cyan", "role": "blue", "cluster": "magenta", "health": "yellow",
     "log": "white", "snapshot": "white",
 }  # fmt: skip
-"""By the second word of an event's kind."""
+"""The color of an event by the second word of its kind."""
 
 Numbers = Callable[[], str]
-"""One line with the numbers of now."""
+"""Returns one line with the present numbers."""
 
 
 class View(Protocol):
-    """Where the demo shows what happens."""
+    """The output of the demo."""
 
     def event(self, event: ConsensusEvent) -> None:
-        """Show an event; from any thread."""
+        """Show an event; may be called on any thread."""
 
     def step(self, text: str) -> None:
         """Show what the demo does."""
 
     def close(self) -> None:
-        """Nothing more is shown."""
+        """Show nothing more."""
 
 
 class PlainView:
@@ -50,7 +50,7 @@ class PlainView:
         self.lock = threading.Lock()
 
     def line(self, text: str) -> None:
-        """Write one line, whole."""
+        """Write one whole line."""
         with self.lock:
             self.stream.write(text + "\n")
             self.stream.flush()
@@ -64,11 +64,11 @@ class PlainView:
         self.line(f"[{time.monotonic() - self.began:5.1f}s] {text}")
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Do nothing, because nothing is held back."""
 
 
 class LiveView:
-    """The steps, the numbers of now and the newest events, redrawn in place."""
+    """The steps, the present numbers and the newest events, redrawn in place."""
 
     def __init__(self, numbers: Numbers, console: Any = None) -> None:
         from rich.console import Console
@@ -87,7 +87,7 @@ class LiveView:
         self.live.start()
 
     def render(self) -> Group:
-        """What is on the screen now."""
+        """Return what the screen shows now."""
         from rich.console import Group
         from rich.table import Table
         from rich.text import Text
@@ -116,12 +116,12 @@ class LiveView:
             self.steps.append(f"[{time.monotonic() - self.began:5.1f}s] {text}")
 
     def close(self) -> None:
-        """Leave the last picture and give the terminal back."""
+        """Leave the last picture and release the terminal."""
         self.live.stop()
 
 
 def make_view(numbers: Numbers) -> View:
-    """The view that fits where stdout goes."""
+    """Return the view that fits the standard output."""
     if sys.stdout.isatty():
         return LiveView(numbers)
     return PlainView(sys.stdout)

@@ -1,4 +1,4 @@
-"""The writer of the demo: puts keys without a pause and remembers what was acknowledged."""
+"""The writer of the demo: it writes keys without a pause and records which writes were acknowledged."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ PREFIX = "demo/"
 
 
 class Writer:
-    """Writes on a thread of its own from `start` to `finish`; every key is written once, with a value of its own."""
+    """Writes on a thread of its own from `start` to `finish`; each key is written once, with its own value."""
 
     def __init__(self, endpoints: Sequence[str], *, writes_a_second: float = WRITES_A_SECOND) -> None:
         self.client = Client(endpoints, timeout=TIMEOUT_SECONDS)
         self.writes_a_second = writes_a_second
         self.submitted = 0
         self.acknowledged: dict[str, str] = {}
-        """What the cluster said it has."""
+        """The writes that the cluster acknowledged."""
         self.uncertain: dict[str, str] = {}
-        """What it may have."""
+        """The writes whose outcome is unknown."""
         self.refused: Counter[str] = Counter()
         self.answered = 0
         self.waits: list[tuple[float, threading.Event, list[float]]] = []
@@ -43,11 +43,11 @@ class Writer:
         self.thread.start()
 
     def run(self) -> None:
-        """The thread: submit what is due, and never have too much outstanding."""
+        """Submit writes at the wanted rate, with a limited number outstanding; runs on the thread."""
         began = time.monotonic()
         while not self.ending.is_set():
             due = int((time.monotonic() - began) * self.writes_a_second)
-            if due - self.submitted > OUTSTANDING_MAX:  # what could not be written then is not made up for
+            if due - self.submitted > OUTSTANDING_MAX:  # writes that were not possible are not made up for
                 began = time.monotonic() - self.submitted / self.writes_a_second
             while self.submitted < due and self.submitted - self.answered < OUTSTANDING_MAX:
                 self.write()
@@ -67,7 +67,7 @@ class Writer:
         pending.add_done_callback(lambda done: self.note(key, value, began, done))
 
     def note(self, key: str, value: str, began: float, done: Pending[Any]) -> None:
-        """Take down how a write ended."""
+        """Record the outcome of a write."""
         now = time.monotonic()
         error = done.error
         if error is None:
@@ -83,14 +83,14 @@ class Writer:
         self.answered += 1
 
     def wait_acknowledged(self, since: float, seconds_max: float) -> float | None:
-        """When the first write that was submitted after `since` was acknowledged (monotonic); None if none was."""
+        """Return when the first write begun after `since` was acknowledged (monotonic); None if none was in time."""
         event, when = threading.Event(), list[float]()
         self.waits.append((since, event, when))
         event.wait(seconds_max)
         return when[0] if when else None
 
     def finish(self) -> None:
-        """Stop writing and wait for what is outstanding, at most as long as a write may take."""
+        """Stop writing and wait for outstanding writes, at most as long as a write may take."""
         self.ending.set()
         if self.thread.is_alive():
             self.thread.join(TIMEOUT_SECONDS)
@@ -99,6 +99,6 @@ class Writer:
             time.sleep(PAUSE_SECONDS)
 
     def close(self) -> None:
-        """Let go of the network."""
+        """Close the client."""
         self.ending.set()
         self.client.close()

@@ -1,4 +1,4 @@
-"""What is told: the event types, the bus that carries them, streams of them, and their encoding."""
+"""What a node publishes: the event types, their encoding, the bus that carries them, and streams of them."""
 
 from forge_consensus.events.backlog import WhenFull
 from forge_consensus.events.bus import EventBus

@@ -1,7 +1,7 @@
-"""Where a node's events are published and everyone may listen, typed, in order, at no risk to it.
+"""The event bus of a node: it delivers events to handlers and streams, typed, in order, at no risk to the node.
 
-It stands on blinker: one signal per event class. What blinker leaves open is added here: handlers
-are kept alive, one that raises stops nobody else, and each has a backlog and thread of its own.
+It uses blinker, with one signal per event class. This module adds what blinker leaves open: the bus keeps handlers
+alive, a handler that raises does not stop the others, and each queued handler has a backlog and a thread of its own.
 """
 
 import threading
@@ -11,9 +11,10 @@ from collections.abc import Callable
 from inspect import iscoroutinefunction
 from typing import Any, Final, TypeVar, Unpack, overload
 
+from blinker import ANY, Signal
+
 from forge_consensus.events.backlog import Backlog, TurnBudget, WhenFull
 from forge_consensus.events.envelope import ConsensusEvent, E, UnknownEvent
-from forge_consensus.events.ordered_signal import OrderedSignal
 from forge_consensus.events.selection import Selection
 from forge_consensus.events.stream import (
     AsyncEventStream,
@@ -37,17 +38,47 @@ BLOCK_MS_MAX: Final = 5.0
 H = TypeVar("H", bound=Callable[[Any], object])
 
 
-class EventBus:
-    """The bus of one node.
+class ArrivalSet(dict[Any, None]):
+    """The part of the set interface that blinker uses, in order of insertion."""
 
-    `publish`, `begin_turn` and `has_listeners` belong to the thread of the node; everything else
-    may be called on any thread and inside handlers. Each listener sees the events that it chose in
-    the order in which they were published; inline listeners see one event in the order in which
-    they subscribed.
+    def add(self, item: object) -> None:
+        """Append the item, unless it is already present."""
+        self.setdefault(item)
+
+    def discard(self, item: object) -> None:
+        """Remove the item, if it is present."""
+        self.pop(item, None)
+
+
+class OrderedSignal(Signal):
+    """A blinker signal that calls its receivers in the order in which they were connected.
+
+    blinker keeps receivers in sets of object ids. The order of such a set differs from run to run, so a simulation
+    with inline handlers would not replay.
+    """
+
+    set_class = ArrivalSet  # type: ignore[assignment]  # blinker's own hook for this
+
+    def publish(self, event: object) -> None:
+        """Call every receiver with the event.
+
+        Unlike `send`, it does not ask each time whether a receiver is a coroutine function, because the bus accepts
+        none.
+        """
+        for receiver in self.receivers_for(ANY):
+            receiver(event)
+
+
+class EventBus:
+    """The event bus of one node.
+
+    `publish`, `begin_turn` and `has_listeners` must be called on the node's thread; everything else may be called on
+    any thread and inside handlers. Each listener sees the events that it selected in the order in which they were
+    published. Inline listeners see one event in the order in which they subscribed.
     """
 
     def __init__(self, *, slow_ms_max: float = 5.0) -> None:
-        """Make a bus that reports inline handlers which take longer than this."""
+        """Make a bus that warns in the log when an inline handler takes longer than `slow_ms_max` milliseconds."""
         self.slow_ms_max = slow_ms_max
         self.budget = TurnBudget()
         self.closed = False
@@ -60,25 +91,25 @@ class EventBus:
         for event_type in (*EVENT_TYPES.values(), UnknownEvent):
             self.signal_of(event_type)
 
-    # ---- the node's side
+    # ---- for the node
 
-    def begin_turn(self, budget_s: float) -> None:
-        """Start a turn in which all listeners together may hold the node up this long.
+    def begin_turn(self, budget_seconds: float) -> None:
+        """Start a turn of the node in which all listeners together may cost `budget_seconds`.
 
-        It bounds the policy `block`; inline handlers are counted in, but nothing can stop one.
+        The budget limits the policy `block`. The time of inline handlers is counted too, but nothing can stop one.
         """
-        self.budget.begin(budget_s)
+        self.budget.begin(budget_seconds)
 
     def has_listeners(self, event_type: type[ConsensusEvent]) -> bool:
-        """Say whether anyone would see an event of exactly this class."""
+        """Return whether any listener could see an event of exactly this class."""
         signal = self.signals.get(event_type)
         return bool((signal or self.signal_of(event_type)).receivers)
 
     def publish(self, event: ConsensusEvent) -> None:
-        """Hand the event to everyone who chose it. Called after the commit; raises nothing.
+        """Deliver the event to every listener that selected it. The node calls this after the commit.
 
-        An event that an inline handler publishes comes behind the one it is handling, so that all
-        see the two in one order.
+        It raises nothing. An event that an inline handler publishes is delivered after the present one, so that all
+        listeners see the two in the same order.
         """
         signal = self.signals.get(type(event)) or self.signal_of(type(event))
         if not signal.receivers:
@@ -89,14 +120,14 @@ class EventBus:
             return
         self.publishing = me
         try:
-            signal.tell(event)
+            signal.publish(event)
             while self.deferred:
                 event = self.deferred.popleft()
-                self.signal_of(type(event)).tell(event)
+                self.signal_of(type(event)).publish(event)
         finally:
             self.publishing = None
 
-    # ---- the listeners' side
+    # ---- for listeners
 
     @overload
     def subscribe(
@@ -120,12 +151,18 @@ class EventBus:
         handler: Callable[[Any], object],
         **options: Unpack[SubscribeOptions],
     ) -> Subscription[Any]:
-        """Call the handler with each event of a class (`ConsensusEvent`: all) or pattern.
+        """Call a handler with every event of a class (`ConsensusEvent`: every event) or of a pattern.
 
-        Raises ValueError for a pattern that matches nothing or an option out of range, TypeError
-        for a coroutine function (use `astream`), StreamEndedError if the bus is closed.
+        Args:
+            kind: an event class, or a pattern of kinds such as `"consensus.leader.*"`.
+            handler: is called with each event; what it returns is ignored, what it raises is counted and logged.
+            options: see `SubscribeOptions`.
+
+        Raises ValueError for a pattern that matches no kind and for an option out of range, TypeError for a coroutine
+        function (use `astream`), and StreamEndedError if the bus is closed.
+
         """
-        return self.listen(kind, handler, options)
+        return self.add_handler(kind, handler, options)
 
     @overload
     def on(
@@ -136,10 +173,10 @@ class EventBus:
     def on(self, kind: str, **options: Unpack[SubscribeOptions]) -> Callable[[H], H]: ...
 
     def on(self, kind: type[ConsensusEvent] | str, **options: Unpack[SubscribeOptions]) -> Callable[[Any], Any]:
-        """Subscribe the function below, for as long as the bus lives."""
+        """Return a decorator that subscribes a function for as long as the bus exists; arguments as for `subscribe`."""
 
         def decorate(handler: Callable[[Any], object]) -> Callable[[Any], object]:
-            self.listen(kind, handler, options)
+            self.add_handler(kind, handler, options)
             return handler
 
         return decorate
@@ -165,10 +202,10 @@ class EventBus:
         timeout: float | None = None,
         queue_max: int = QUEUE_MAX,
     ) -> EventStream[Any]:
-        """Iterate over the events of these kinds (none: all) that are published from now on.
+        """Iterate over the events of these kinds (none given: all) that are published from now on.
 
-        The loop ends after `timeout` seconds without an event. Who falls more than `queue_max`
-        events behind loses the oldest (`dropped` counts them).
+        The loop ends after `timeout` seconds without an event (None: it goes on). A stream that falls more than
+        `queue_max` events behind loses the oldest; its `dropped` counts them.
         """
         listener: StreamListener[Any] = StreamListener(
             Selection.of(*kinds), self.backlog_of(queue_max, "drop_oldest", BLOCK_MS_MAX)
@@ -199,7 +236,7 @@ class EventBus:
         timeout: float | None = None,
         queue_max: int = QUEUE_MAX,
     ) -> AsyncEventStream[Any]:
-        """Iterate as `stream` does, with `async for`, on whatever loop first waits."""
+        """Iterate like `stream`, but with `async for`, on the event loop that waits first."""
         listener: LoopListener[Any] = LoopListener(
             Selection.of(*kinds), self.backlog_of(queue_max, "drop_oldest", BLOCK_MS_MAX)
         )
@@ -228,9 +265,10 @@ class EventBus:
         timeout: float | None = None,
         predicate: Callable[[Any], bool] | None = None,
     ) -> ConsensusEvent:
-        """Return the next event of the kind, published after the call, that the predicate accepts.
+        """Return the next event of the kind, published after the call, that the predicate accepts (None: any).
 
-        Raises TimeoutError after `timeout` seconds and StreamEndedError if the bus is closed.
+        Raises TimeoutError after `timeout` seconds (None: waits without limit) and StreamEndedError if the bus is
+        closed.
         """
         deadline = None if timeout is None else time.monotonic() + timeout
         with self.stream(kind) as events:
@@ -244,9 +282,9 @@ class EventBus:
                     return event
 
     def close(self, timeout: float = 1.0) -> bool:
-        """End all listeners, when they have seen what waits for them or the seconds are over.
+        """End all listeners after the events that wait for them, or after `timeout` seconds.
 
-        Says whether every thread has ended in time. Calling it again does nothing.
+        Returns whether every thread has ended in time. Further calls do nothing.
         """
         deadline = time.monotonic() + timeout
         with self.lock:
@@ -261,20 +299,20 @@ class EventBus:
                 listener.cancel()
         return all(ended)
 
-    # ---- between the two
+    # ---- connecting listeners
 
-    def listen(
+    def add_handler(
         self,
         kind: type[ConsensusEvent] | str,
         handler: Callable[[Any], object],
         options: SubscribeOptions,
     ) -> Subscription[Any]:
-        """Do what `subscribe` and `on` promise."""
+        """Subscribe a handler: what `subscribe` and `on` share."""
         if iscoroutinefunction(handler):
             raise TypeError("a handler is called, not awaited: use `async for` over `astream`")
         selection = Selection.of(kind)
         subscription: Subscription[Any]
-        # Made in either case, so that wrong options are refused in either case.
+        # Made for inline handlers too, so that wrong options are refused in both cases.
         backlog = self.backlog_of(
             options.get("queue_max", QUEUE_MAX),
             options.get("when_full", "drop_oldest"),
@@ -288,11 +326,11 @@ class EventBus:
         return subscription
 
     def backlog_of(self, queue_max: int, when_full: WhenFull, block_ms_max: float) -> Backlog[ConsensusEvent]:
-        """Make a backlog that draws on this bus's budget."""
+        """Make a backlog that shares this bus's turn budget."""
         return Backlog(queue_max, when_full, block_ms_max, self.budget)
 
     def attach(self, listener: Listener[Any]) -> None:
-        """Connect a listener to every signal that it may want."""
+        """Connect a listener to every signal it may select. Raises StreamEndedError if the bus is closed."""
         with self.lock:
             if self.closed:
                 raise StreamEndedError("the event bus is closed")
@@ -302,7 +340,7 @@ class EventBus:
                 connect(signal, event_type, listener)
 
     def detach(self, listener: Listener[Any]) -> None:
-        """Take a listener off every signal."""
+        """Disconnect a listener from every signal."""
         with self.lock:
             self.listeners = tuple(other for other in self.listeners if other is not listener)
             for signal in self.signals.values():
@@ -310,7 +348,7 @@ class EventBus:
                 signal.disconnect(listener.offer_if_wanted)
 
     def signal_of(self, event_type: type[ConsensusEvent]) -> OrderedSignal:
-        """Return the signal of exactly this class; a class of the user's gets one when it comes."""
+        """Return the signal of exactly this class; a user's own event class gets one at its first use."""
         with self.lock:
             signal = self.signals.get(event_type)
             if signal is None:
@@ -322,9 +360,9 @@ class EventBus:
 
 
 def connect(signal: OrderedSignal, event_type: type[ConsensusEvent], listener: Listener[Any]) -> None:
-    """Connect the listener to the signal of a class, if it may want such events.
+    """Connect the listener to the signal of a class, if it may select events of that class.
 
-    Strongly: blinker's default would let a lambda or a bound method vanish without a word.
+    The connection is strong: with blinker's weak default a lambda or a bound method would silently disappear.
     """
     if not listener.selection.may_want(event_type):
         return

@@ -1,9 +1,9 @@
-"""Events as bytes for the wire and the journal, and as lines of JSON for people and their tools.
+"""The encodings of events: msgpack for the wire and the journal, JSON lines for people and their tools.
 
-The body is a msgpack array: version, kind, the envelope, and the payload as a map by field name.
-It grows without harm: a reader skips fields of the payload that it does not know, makes an
-`UnknownEvent` of a kind that it does not know, and ignores what comes behind the payload, where
-new fields of the envelope go. A field that is added later therefore needs a default.
+The body is a msgpack array: version, kind, the fields of the envelope, and the payload as a map by field name. It can
+be extended: a reader skips payload fields that it does not know, makes an `UnknownEvent` of a kind that it does not
+know, and ignores elements after the payload, where new envelope fields go. So a field that is added later needs a
+default.
 """
 
 import json
@@ -27,37 +27,37 @@ from forge_consensus.events.types import EVENT_TYPES
 VERSION: Final = 1
 BODY_BYTES_MAX: Final = 64 * 1024
 LINE_CHARS_MAX: Final = 8 * BODY_BYTES_MAX
-"""A JSON line may be longer than a body, because it escapes."""
+"""A JSON line may be longer than a body, because JSON escapes characters."""
 KIND_CHARS_MAX: Final = 200
 DEPTH_MAX: Final = 8
 CLIP_CHARS: Final = 96
 CLIP_ITEMS: Final = 64
 TIME_MAX: Final = 253_402_300_800.0
-"""The end of the year 9999, where RFC 3339 ends."""
+"""The end of the year 9999, the last that RFC 3339 can write."""
 
 ENVELOPE_VALUES: Final = attrgetter(*ENVELOPE_FIELDS)
-"""Returns what the envelope of an event holds, in order; the correlation id comes last."""
+"""Returns the values of the envelope fields of an event, in order; the correlation id is the last."""
 
 Check = Callable[[Any], Any]
-"""Returns the value as the field's type has it, or raises ValueError."""
+"""Returns the value in the form that the field's type has, or raises ValueError."""
 
 
 class EventDecodeError(ValueError):
-    """Bytes or text that are no event."""
+    """The bytes or the text are not an encoded event."""
 
 
 # ---- msgpack
 
 
 def topic_bytes(event: ConsensusEvent) -> bytes:
-    """Return the topic under which the event is sent, for a subscriber's prefix match."""
+    """Return the topic under which ZeroMQ publishes the event; subscribers match a prefix of it."""
     return event.topic.encode()
 
 
 def to_msgpack(event: ConsensusEvent) -> bytes:
-    """Encode an event; never more than `BODY_BYTES_MAX`, if need be by clipping long texts.
+    """Encode an event in at most `BODY_BYTES_MAX` bytes; long texts are shortened if necessary.
 
-    Raises ValueError if clipping does not help, which no event of ours comes to.
+    Raises ValueError if shortening is not enough, which happens to no event type of this package.
     """
     body = pack(event)
     if len(body) > BODY_BYTES_MAX:
@@ -68,9 +68,9 @@ def to_msgpack(event: ConsensusEvent) -> bytes:
 
 
 def kind_of(body: bytes) -> str:
-    """Return the kind of an encoded event without decoding the rest; empty for what is none.
+    """Return the kind of an encoded event without decoding the rest; an empty text if the body is not an event.
 
-    For whoever looks through many: it takes a tenth of the time of `from_msgpack`.
+    It takes a tenth of the time of `from_msgpack`, so use it to search through many events.
     """
     head = body[:4]
     if len(head) < 4 or not 0x90 <= head[0] <= 0x9F:  # an array of up to 15 parts, as written here
@@ -81,7 +81,7 @@ def kind_of(body: bytes) -> str:
 
 
 def from_msgpack(body: bytes) -> ConsensusEvent:
-    """Decode what `to_msgpack` made, here or in another version.
+    """Decode an event that `to_msgpack` encoded, in this or in another version.
 
     Raises EventDecodeError for everything else.
     """
@@ -100,7 +100,7 @@ def from_msgpack(body: bytes) -> ConsensusEvent:
 
 
 def pack(event: ConsensusEvent, shorten: Check | None = None) -> bytes:
-    """Encode, perhaps with each value of the payload, and the client's correlation id, shortened."""
+    """Encode an event; `shorten`, if given, is applied to each payload value and to the client's correlation id."""
     envelope, data = ENVELOPE_VALUES(event), payload(event)
     if shorten is not None:
         envelope = (*envelope[:-1], shorten(envelope[-1]))
@@ -112,7 +112,7 @@ def pack(event: ConsensusEvent, shorten: Check | None = None) -> bytes:
 
 
 def clip(value: Any) -> Any:
-    """Return a value that is short for certain, as far as texts and sequences make it long."""
+    """Return the value with long texts and sequences shortened."""
     if isinstance(value, str) and len(value) > CLIP_CHARS:
         return value[: CLIP_CHARS - 1] + "…"
     if isinstance(value, list | tuple):
@@ -124,11 +124,10 @@ def clip(value: Any) -> Any:
 
 
 def to_json_line(event: ConsensusEvent) -> str:
-    """Return the event as one line of JSON, without the line's end.
+    """Return the event as one line of JSON, without the line end.
 
-    The time is RFC 3339 in UTC with microseconds; `monotonic` means nothing elsewhere and is left
-    out. All is ASCII, so that no terminal or pipe can refuse it. Raises ValueError for a number
-    that is not finite.
+    The time is RFC 3339 in UTC with microseconds. `monotonic` is left out, because it means nothing on another host.
+    The line is ASCII, so that every terminal and pipe accepts it. Raises ValueError for a number that is not finite.
     """
     line = {
         "type": event.topic,
@@ -144,7 +143,7 @@ def to_json_line(event: ConsensusEvent) -> str:
 
 
 def from_json_line(line: str | bytes) -> ConsensusEvent:
-    """Read what `to_json_line` wrote, here or in another version.
+    """Decode an event that `to_json_line` encoded, in this or in another version.
 
     Raises EventDecodeError for everything else.
     """
@@ -168,7 +167,7 @@ def rfc3339(time: float) -> str:
 
 
 def unix_seconds(text: object) -> float:
-    """Return an RFC 3339 time as Unix seconds; raises EventDecodeError."""
+    """Return an RFC 3339 time as Unix seconds. Raises EventDecodeError."""
     try:
         moment = datetime.fromisoformat(check_text(text))
         if moment.tzinfo is None:
@@ -179,7 +178,7 @@ def unix_seconds(text: object) -> float:
 
 
 def refuse_constant(name: str) -> NoReturn:
-    """Refuse NaN and the infinities, which JSON does not have."""
+    """Raise ValueError for NaN and the infinities, which JSON does not have."""
     raise ValueError(f"{name} is no JSON")
 
 
@@ -187,7 +186,7 @@ def refuse_constant(name: str) -> NoReturn:
 
 
 def build(kind: object, envelope: Mapping[str, object], data: object) -> ConsensusEvent:
-    """Make the event, with every value checked against its field."""
+    """Make an event from decoded values, each checked against its field. Raises EventDecodeError."""
     if not isinstance(kind, str) or not 0 < len(kind) <= KIND_CHARS_MAX or not kind.isprintable():
         raise EventDecodeError("not an event: its kind is no name")
     if not isinstance(data, dict):
@@ -202,7 +201,7 @@ def build(kind: object, envelope: Mapping[str, object], data: object) -> Consens
 
 
 def checked(event_type: type[ConsensusEvent], values: Mapping[str, object]) -> dict[str, Any]:
-    """Return the values of the fields that the type has; raises ValueError for a bad one."""
+    """Return the values of the fields that the type has. Raises ValueError for a wrong or missing one."""
     known: dict[str, Any] = {}
     for name, check, required in SCHEMAS[event_type]:
         if name in values:
@@ -225,19 +224,19 @@ def check_text(value: object) -> str:
 
 
 def check_text_or_none(value: object) -> str | None:
-    """Accept a text or nothing."""
+    """Accept a text or None."""
     return None if value is None else check_text(value)
 
 
 def check_texts(value: object) -> tuple[str, ...]:
-    """Accept a sequence of texts."""
+    """Accept a list of texts; return a tuple."""
     if isinstance(value, list):
         return tuple(check_text(item) for item in value)
     raise ValueError(f"a list, not {type(value).__name__}")
 
 
 def check_int(value: object) -> int:
-    """Accept a whole number that 64 bits hold; terms, indexes and sizes are never negative."""
+    """Accept a whole number of up to 64 bits; terms, indexes and sizes are never negative."""
     if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 64:
         return value
     raise ValueError(f"a whole number from 0, not {type(value).__name__}")
@@ -257,11 +256,11 @@ CHECKS: Final[dict[object, Check]] = {
     int: check_int,
     float: check_float,
 }
-"""The types that a field of an event may have."""
+"""The check of each type that a field of an event may have."""
 
 
 def schema(event_type: type[ConsensusEvent]) -> tuple[tuple[str, Check, bool], ...]:
-    """Return for each field its name, its check, and whether it must be there."""
+    """Return for each field of an event class its name, its check, and whether it is required."""
     hints = get_type_hints(event_type)
     return tuple(
         (f.name, CHECKS[hints[f.name]], f.default is MISSING and f.default_factory is MISSING)
@@ -276,7 +275,7 @@ SCHEMAS[ConsensusEvent] = schema(ConsensusEvent)
 
 
 def check_plain(value: Any, depth: int = DEPTH_MAX) -> Any:
-    """Accept values that JSON can hold, and bytes, nested to a bounded depth."""
+    """Accept values that JSON can represent, and bytes, nested at most `depth` deep."""
     if depth == 0:
         raise ValueError(f"nested deeper than {DEPTH_MAX}")
     if isinstance(value, dict):

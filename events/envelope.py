@@ -1,4 +1,4 @@
-"""What every event carries besides its payload, and how the node writes it on."""
+"""The envelope: the fields that every event carries besides its payload, and how the node fills them in."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
@@ -7,50 +7,50 @@ from typing import Any, ClassVar, TypeVar
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConsensusEvent:
-    """One state transition of one node; the base of all event types.
+    """One state transition of one node; the base class of all event types.
 
-    An actor creates an event with its payload only. The turn that publishes it fills in the rest
-    with `stamp`, after the commit, so that no event can tell of what is not on disk.
+    An actor creates an event with its payload only. The turn that publishes the event fills in the envelope with
+    `stamp`, after the commit, so that no event speaks of anything that is not on disk.
     """
 
     kind: ClassVar[str] = "consensus"
-    """The name of the event type, as the seed spells it: `consensus.leader.elected`."""
+    """The name of the event type, as the Go original spells it: `consensus.leader.elected`."""
 
     node_id: str = ""
-    """The node that went through the transition."""
+    """The node that made the transition."""
     cluster_id: str = ""
-    """The cluster it belongs to."""
+    """The cluster that the node belongs to."""
     term: int = 0
-    """The Raft term in which it happened."""
+    """The Raft term in which the transition happened."""
     sequence: int = 0
-    """The number of the event on its node: rises, is never reused; 0 is "not yet stamped"."""
+    """The number of the event on its node: it rises and is never reused; 0 means "not stamped yet"."""
     time: float = 0.0
-    """Unix seconds, UTC, by the node's wall clock. To be shown, never to be compared."""
+    """Unix seconds (UTC) by the node's wall clock. Show it; do not compare it between nodes."""
     monotonic: float = 0.0
-    """Seconds of the node's monotonic clock; differences hold within one boot of one host."""
+    """Seconds of the node's monotonic clock; differences are valid within one boot of one host."""
     correlation_id: str | None = None
-    """The id that a client gave to the request that caused the event, where there is one."""
+    """The id that a client gave to the request that caused the event; None if there is none."""
 
     @property
     def topic(self) -> str:
-        """The name under which the event travels: its kind, also when this version lacks it."""
+        """The name under which the event is sent: its kind, also where this version does not know the kind."""
         return self.kind
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UnknownEvent(ConsensusEvent):
-    """An event that a newer version of a node sent: its kind as text and its payload as data."""
+    """An event of a kind that only a newer version knows: its kind as text and its payload as data."""
 
     kind: ClassVar[str] = "consensus.unknown"
 
     name: str
     """The kind that the sender gave it."""
     data: Mapping[str, Any] = field(default_factory=dict, hash=False)
-    """The payload, of plain values, lists and mappings with text keys."""
+    """The payload, made of plain values, lists and mappings with text keys."""
 
     @property
     def topic(self) -> str:
-        """The name under which the event travels: the one that its sender gave it."""
+        """The name under which the event is sent: the kind that its sender gave it."""
         return self.name
 
 
@@ -71,10 +71,10 @@ def stamp(
 ) -> E:
     """Return the event with its envelope filled in.
 
-    A term that the actor wrote stays: one turn may lay down a role of term 7 and see term 8, and
-    each event tells of its own. Only an event without a term gets the one given here.
+    A term that the actor set is kept: one turn may end a role of term 7 and enter term 8, and each event carries its
+    own term. Only an event without a term gets the given one.
     """
-    # What `dataclasses.replace` does, without its looking at every field of the class each time.
+    # Faster than `dataclasses.replace`, which inspects every field of the class at each call.
     return type(event)(
         node_id=node_id,
         cluster_id=cluster_id,
@@ -88,14 +88,14 @@ def stamp(
 
 
 def payload(event: ConsensusEvent) -> dict[str, Any]:
-    """Return what the event says besides its envelope, by field name, in order of declaration."""
+    """Return the fields of the event besides its envelope, by name, in order of declaration."""
     if isinstance(event, UnknownEvent):
         return dict(event.data)
     return {name: getattr(event, name) for name in own_fields(type(event))}
 
 
 OWN_FIELDS: dict[type[ConsensusEvent], tuple[str, ...]] = {}
-"""What `own_fields` has returned."""
+"""The cache of `own_fields`."""
 
 
 def own_fields(event_type: type[ConsensusEvent]) -> tuple[str, ...]:

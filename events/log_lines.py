@@ -1,4 +1,4 @@
-"""Events as log lines: one line an event, at a fitting level, with node, term and correlation id bound."""
+"""Events as log lines: one line per event, at a fitting level, with node, term and correlation id bound."""
 
 from __future__ import annotations
 
@@ -35,27 +35,32 @@ LEVELS: Final[dict[type[ConsensusEvent], str]] = {
     NodeFailed: "WARNING",
     QuorumLost: "WARNING",
     Degraded: "WARNING",
-    RoleChanged: "DEBUG",  # the next line says what the node became
+    RoleChanged: "DEBUG",  # the event of the new role follows
     BecameCandidate: "INFO",
     BecameFollower: "INFO",
     BecameLeader: "INFO",
     LogAppended: "TRACE",
     LogCommitted: "TRACE",
 }
-"""At which level an event is logged; those that are not listed at INFO."""
+"""The level at which an event type is logged; a type that is not listed is logged at INFO."""
 
 FREQUENT: Final = (LogAppended, LogCommitted)
-"""These come every turn: only who asks for them gets them, for otherwise nobody would pay for making them."""
+"""These events come every turn. They are logged only on request, because otherwise the node need not create them."""
 QUEUE_MAX: Final = 10_000
 
 
 def log_events(bus: EventBus, *, frequent: bool = False, queue_max: int = QUEUE_MAX) -> Subscription[ConsensusEvent]:
-    """Write every event that is published from now on into loguru's log, until the subscription is cancelled.
+    """Write every event that is published from now on into loguru's log, until the returned subscription is cancelled.
 
-    On a thread of its own: a slow sink holds up no node; what it was too slow for is counted in a line. Where the
-    lines go, and from which level on, is up to your own set-up of loguru. Each carries `node`, `cluster`, `term`,
-    `sequence`, `event` (the type's string), `data` (the payload) and, where there is one, `correlation_id` in its
-    `extra`. With `frequent`, `consensus.log.appended` and `.committed` are logged too, at TRACE.
+    A thread of its own writes the lines, so a slow sink does not delay the node; a warning counts the events that it
+    missed. Your own loguru set-up decides where lines go and from which level on. Each line carries `node`, `cluster`,
+    `term`, `sequence`, `event` (the kind), `data` (the payload) and, if there is one, `correlation_id` in its `extra`.
+
+    Args:
+        bus: the bus whose events are logged.
+        frequent: whether `consensus.log.appended` and `consensus.log.committed` are logged too, at TRACE.
+        queue_max: how many events may wait to be written.
+
     """
     kinds = (kind for kind in (*EVENT_TYPES.values(), UnknownEvent) if frequent or kind not in FREQUENT)
     lines = EventLines()
@@ -66,25 +71,27 @@ def log_events(bus: EventBus, *, frequent: bool = False, queue_max: int = QUEUE_
 
 
 class EventLines:
-    """What writes the lines of one subscription."""
+    """The handler of one subscription: it writes one line per event and one about missed events."""
 
     def __init__(self) -> None:
         self.subscription: QueuedSubscription[ConsensusEvent] | None = None
         self.dropped = 0
 
     def write(self, event: ConsensusEvent) -> None:
-        """Write one event, and before it how many were missed."""
+        """Log one event; before it, log how many events were missed since the last line."""
         dropped = self.subscription.dropped if self.subscription is not None else 0
         if dropped > self.dropped:
             logger.bind(node=event.node_id, cluster=event.cluster_id).warning(
-                "{}: {} events are not in this log, it was too slow for them", event.node_id, dropped - self.dropped
+                "{}: {} events are missing in this log, because it was too slow for them",
+                event.node_id,
+                dropped - self.dropped,
             )
             self.dropped = dropped
         logger.bind(**bound(event)).log(LEVELS.get(type(event), "INFO"), "{}", line_of(event))
 
 
 def bound(event: ConsensusEvent) -> dict[str, Any]:
-    """What the line has in its `extra`."""
+    """Return the `extra` of the line of an event."""
     extra: dict[str, Any] = {
         "node": event.node_id,
         "cluster": event.cluster_id,
@@ -99,9 +106,9 @@ def bound(event: ConsensusEvent) -> dict[str, Any]:
 
 
 def line_of(event: ConsensusEvent) -> str:
-    """The event as a line: `n1 term 7: leader.elected leader=n1 votes=2 total=3 duration=0.012`.
+    """Return the event as a line: `n1 term 7: leader.elected leader=n1 votes=2 total=3 duration=0.012`.
 
-    Node and term are in the text because loguru's own format shows nothing of what is bound.
+    Node and term are in the text, because loguru's default format does not show bound values.
     """
     facts = "".join(
         f" {name}={text_of(value)}" for name, value in payload(event).items() if value not in (None, "", ())
@@ -110,7 +117,7 @@ def line_of(event: ConsensusEvent) -> str:
 
 
 def text_of(value: object) -> str:
-    """One value, without a space in it unless it is quoted."""
+    """Return one value as text; it is quoted if it contains a space, a quote, a comma or `=`."""
     if isinstance(value, float):
         return f"{value:.4g}"
     if isinstance(value, list | tuple):

@@ -1,4 +1,4 @@
-"""Which events a listener wants: classes with all that derive from them, and patterns of kinds."""
+"""A selection: which events a listener gets, by class (with all subclasses) and by pattern of kinds."""
 
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -8,17 +8,17 @@ from forge_consensus.events.types import EVENT_TYPES, ConsensusEvent, UnknownEve
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """A choice of events; of nothing in particular, it is the choice of all."""
+    """A choice of events by class and by pattern; a choice of nothing in particular selects all events."""
 
     classes: tuple[type[ConsensusEvent], ...]
     patterns: tuple[str, ...]
 
     @classmethod
     def of(cls, *kinds: type[ConsensusEvent] | str) -> "Selection":
-        """Choose event classes and patterns such as `consensus.leader.*` (as in a shell).
+        """Select event classes, and patterns such as `consensus.leader.*` (with shell wildcards).
 
-        Raises ValueError for a pattern that no kind matches, and for what is no class of events: a
-        listener with a slip of the pen would otherwise wait for ever.
+        Raises ValueError for a pattern that no kind matches and for a class that is not an event class, because a
+        listener with a typing mistake would otherwise wait for ever.
         """
         patterns = tuple(kind for kind in kinds if isinstance(kind, str))
         for pattern in patterns:
@@ -27,22 +27,24 @@ class Selection:
         classes = tuple(kind for kind in kinds if not isinstance(kind, str))
         for kind in classes:
             if not (isinstance(kind, type) and issubclass(kind, ConsensusEvent)):
-                raise ValueError(f"{kind!r} is no class of events: give one of forge_consensus.events, or a pattern")
+                raise ValueError(
+                    f"{kind!r} is not an event class: give a class of forge_consensus.events, or a pattern"
+                )
         return cls(classes if kinds else (ConsensusEvent,), patterns)
 
     def may_want(self, event_type: type[ConsensusEvent]) -> bool:
-        """Say whether some event of exactly this class can be wanted."""
+        """Return whether an event of exactly this class can be selected."""
         if issubclass(event_type, self.classes):
             return True
-        # The kind of an unknown event is in the event, so a pattern can be asked only then.
+        # The kind of an unknown event is known only from the event itself, so patterns are matched there.
         if event_type is UnknownEvent:
             return bool(self.patterns)
         return any(fnmatchcase(event_type.kind, pattern) for pattern in self.patterns)
 
     def wants(self, event: ConsensusEvent) -> bool:
-        """Say whether this very event is wanted."""
+        """Return whether this event is selected."""
         return isinstance(event, self.classes) or any(fnmatchcase(event.topic, pattern) for pattern in self.patterns)
 
     def __str__(self) -> str:
-        """Name what is chosen, for log lines."""
+        """Return the kinds and patterns, for log lines."""
         return ", ".join([*(event_type.kind for event_type in self.classes), *self.patterns])

@@ -1,4 +1,4 @@
-"""Events as something to iterate over, with `for` and with `async for`."""
+"""Streams: events as something to iterate over, with `for` and with `async for`."""
 
 import asyncio
 import weakref
@@ -15,13 +15,13 @@ from forge_consensus.events.subscription import Listener, inside_inline_handler
 
 
 class StreamEndedError(RuntimeError):
-    """The stream or its bus was closed while an event was waited for."""
+    """The stream or its bus was closed, so no further event can come."""
 
 
 class StreamListener(Listener[E]):
-    """A stream's end at the bus.
+    """The end of a stream that the bus holds.
 
-    The bus holds this and not the stream: a stream that is dropped without being closed goes away.
+    The bus holds this object and not the stream, so a stream that is dropped without being closed can be collected.
     """
 
     def __init__(self, selection: Selection, backlog: Backlog[E]) -> None:
@@ -34,29 +34,29 @@ class StreamListener(Listener[E]):
         return self.backlog.dropped
 
     def offer(self, event: E) -> None:
-        """Queue the event for whoever iterates."""
+        """Queue the event for the iterating thread or task."""
         if not self.cancelled:
             self.backlog.put(event)
 
     def cancel(self) -> None:
-        """End the stream at once."""
+        """End the stream at once; the events that it holds are not seen."""
         super().cancel()
         self.backlog.abandon()
 
     def finish(self) -> None:
-        """End the stream behind what it holds."""
+        """End the stream after the events that it holds."""
         self.backlog.finish()
 
 
 class Sleeper(NamedTuple):
-    """A task that sleeps until the next event."""
+    """A task that sleeps until the next event, and its event loop."""
 
     loop: asyncio.AbstractEventLoop
     ready: asyncio.Event
 
 
 class LoopListener(StreamListener[E]):
-    """A stream's end at the bus that also wakes an event loop, once per run of events."""
+    """The end of a stream that also wakes a task of an event loop, once for several events."""
 
     sleeper: Sleeper | None = None
 
@@ -73,12 +73,12 @@ class LoopListener(StreamListener[E]):
                 sleeper.loop.call_soon_threadsafe(sleeper.ready.set)
 
     def cancel(self) -> None:
-        """End the stream at once."""
+        """End the stream at once and wake its task."""
         super().cancel()
         self.wake()
 
     def finish(self) -> None:
-        """End the stream behind what it holds."""
+        """End the stream after the events that it holds, and wake its task."""
         super().finish()
         self.wake()
 
@@ -88,7 +88,7 @@ E_co = TypeVar("E_co", bound=ConsensusEvent, covariant=True)
 
 
 class Stream(Generic[L]):
-    """What the two kinds of stream share: their end at the bus, and how they are closed."""
+    """What the two kinds of stream share: the listener at the bus, and how the stream is closed."""
 
     def __init__(self, listener: L, timeout: float | None) -> None:
         self.listener = listener
@@ -98,16 +98,16 @@ class Stream(Generic[L]):
 
     @property
     def dropped(self) -> int:
-        """How many events were dropped because nobody took them in time."""
+        """How many events were dropped because they were not taken in time."""
         return self.listener.dropped
 
     def close(self) -> None:
-        """End the stream; who waits on it, on whatever thread, is woken."""
+        """End the stream; a thread or task that waits on it is woken."""
         self.listener.cancel()
 
 
 class EventStream(Stream[StreamListener[Any]], Generic[E_co]):
-    """An iterator over the events published since it was made; also a context manager.
+    """An iterator over the events that are published after it was made; also a context manager that closes it.
 
     The loop ends when the stream or the bus is closed, or after `timeout` seconds without an event.
     """
@@ -115,8 +115,8 @@ class EventStream(Stream[StreamListener[Any]], Generic[E_co]):
     def get(self, timeout: float | None = None) -> E_co:
         """Return the next event.
 
-        Raises TimeoutError after `timeout` seconds, StreamEndedError at the end of the stream, and
-        RuntimeError inside an inline handler, which would wait for its own thread.
+        Raises TimeoutError after `timeout` seconds (None: waits without limit), StreamEndedError at the end of the
+        stream, and RuntimeError inside an inline handler, which would wait for events that its own thread publishes.
         """
         if inside_inline_handler():
             raise RuntimeError("an inline handler must not wait for events: use a queued one")
@@ -129,18 +129,18 @@ class EventStream(Stream[StreamListener[Any]], Generic[E_co]):
         return event
 
     def __iter__(self) -> Self:
-        """Return itself."""
+        """Return the stream itself."""
         return self
 
     def __next__(self) -> E_co:
-        """Return the next event."""
+        """Return the next event; ends the loop at the timeout or at the end of the stream."""
         try:
             return self.get(self.timeout)
         except (TimeoutError, StreamEndedError):
             raise StopIteration from None
 
     def __enter__(self) -> Self:
-        """Return itself."""
+        """Return the stream itself."""
         return self
 
     def __exit__(
@@ -149,21 +149,22 @@ class EventStream(Stream[StreamListener[Any]], Generic[E_co]):
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Close."""
+        """Close the stream."""
         self.close()
 
 
 class AsyncEventStream(Stream[LoopListener[Any]], Generic[E_co]):
-    """An asynchronous iterator over the events published since it was made.
+    """An asynchronous iterator over the events that are published after it was made.
 
-    The loop ends when the stream or the bus is closed, or after `timeout` seconds without an event.
-    A cancelled task loses no event: the next `get` returns it. One task at a time may wait.
+    The loop ends when the stream or the bus is closed, or after `timeout` seconds without an event. A cancelled task
+    loses no event: the next `get` returns it. Only one task at a time may wait.
     """
 
     async def get(self, timeout: float | None = None) -> E_co:
         """Return the next event.
 
-        Raises TimeoutError after `timeout` seconds, StreamEndedError at the end of the stream.
+        Raises TimeoutError after `timeout` seconds (None: waits without limit), StreamEndedError at the end of the
+        stream, and RuntimeError if another task already waits.
         """
         deadline = None if timeout is None else monotonic() + timeout
         listener = self.listener
@@ -178,13 +179,13 @@ class AsyncEventStream(Stream[LoopListener[Any]], Generic[E_co]):
                 return event
 
     async def sleep(self, deadline: float | None) -> None:
-        """Sleep until something was queued, or raise TimeoutError at the deadline."""
+        """Sleep until an event is queued. Raises TimeoutError at the deadline."""
         listener = self.listener
         if listener.sleeper is not None:
             raise RuntimeError("another task already waits on this stream")
         sleeper = listener.sleeper = Sleeper(asyncio.get_running_loop(), asyncio.Event())
         try:
-            # From here on the publisher wakes us; what it queued just before, we see ourselves.
+            # From here on the publisher wakes this task; an event that it queued just before is seen here.
             if not len(listener.backlog):
                 left = None if deadline is None else max(deadline - monotonic(), 0.0)
                 async with asyncio.timeout(left):
@@ -194,20 +195,20 @@ class AsyncEventStream(Stream[LoopListener[Any]], Generic[E_co]):
                 listener.sleeper = None
 
     def __aiter__(self) -> Self:
-        """Return itself."""
+        """Return the stream itself."""
         return self
 
     async def __anext__(self) -> E_co:
-        """Return the next event."""
+        """Return the next event; ends the loop at the timeout or at the end of the stream."""
         try:
             return await self.get(self.timeout)
         except (TimeoutError, StreamEndedError):
             raise StopAsyncIteration from None
 
     async def __aenter__(self) -> Self:
-        """Return itself."""
+        """Return the stream itself."""
         return self
 
     async def __aexit__(self, *failure: Any) -> None:
-        """Close."""
+        """Close the stream."""
         self.close()

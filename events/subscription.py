@@ -1,4 +1,4 @@
-"""One handler's place on the bus: how it is called, what it has cost, how it is cancelled."""
+"""The listeners of a bus: how each handler is called, what it has cost, and how it is cancelled."""
 
 import threading
 import time
@@ -11,32 +11,32 @@ from forge_consensus.events.backlog import Backlog, TurnBudget, WhenFull
 from forge_consensus.events.envelope import ConsensusEvent, E
 from forge_consensus.events.selection import Selection
 
-REPORT_S_MIN = 1.0
-"""Seconds between two log lines about one handler; what lies between is counted."""
+REPORT_SECONDS_MIN = 1.0
+"""The least time between two log lines about one handler; reports in between are only counted."""
 
 
 class SubscribeOptions(TypedDict, total=False):
-    """How a handler wants to be called."""
+    """How a handler is called; every option may be left out."""
 
     inline: bool
-    """On the publisher's thread, inside `publish`; default False: on a thread of its own."""
+    """True: on the publisher's thread, inside `publish`. False (the default): on a thread of its own."""
     queue_max: int
-    """How many events may wait for the handler; default 1,024."""
+    """How many events may wait for the handler; 1,024 if not given."""
     when_full: WhenFull
-    """What to do with one more; default `drop_oldest`."""
+    """What happens to one more event; `drop_oldest` if not given."""
     block_ms_max: float
-    """With `block`: how long one event may hold the publisher up; default 5 ms."""
+    """How many milliseconds one event may make the publisher wait under `block`; 5 if not given."""
 
 
 class Listener(Generic[E]):
-    """Whoever is connected to the bus: a selection of events, and a place to offer them."""
+    """Anything that is connected to the bus: it selects events and is offered them."""
 
     def __init__(self, selection: Selection, name: str) -> None:
         self.selection = selection
         self.name = name
         self.cancelled = False
         self.detach: Callable[[Listener[Any]], None] | None = None
-        """Set by the bus: takes this listener off it."""
+        """Disconnects this listener; the bus sets it."""
 
     @property
     def dropped(self) -> int:
@@ -44,31 +44,31 @@ class Listener(Generic[E]):
         return 0
 
     def offer(self, event: E) -> None:
-        """Take an event; never raises. Publisher's thread."""
+        """Accept an event; must never raise. Runs on the publisher's thread."""
         raise NotImplementedError
 
     def offer_if_wanted(self, event: E) -> None:
-        """Take an event whose class alone does not say whether it is wanted."""
+        """Accept an event if it is selected; used where the class alone does not decide that."""
         if self.selection.wants(event):
             self.offer(event)
 
     def cancel(self) -> None:
-        """End it: no further event is handed on. May be called anywhere, and again."""
+        """Stop at once: no further event is delivered. May be called on any thread and repeatedly."""
         self.cancelled = True
         if self.detach is not None:
             self.detach(self)
 
     def finish(self) -> None:
-        """End it behind what it was offered so far."""
+        """Stop after the events that were offered so far."""
         self.cancel()
 
     def join(self, timeout: float | None) -> bool:
-        """Wait until nothing of it runs any more; say whether that is so."""
+        """Wait at most `timeout` seconds until nothing of the listener runs any more; return whether that is so."""
         return True
 
 
 class Inline(threading.local):
-    """What each thread knows of the inline handlers that it is in the middle of."""
+    """How many inline handlers the present thread is inside of."""
 
     depth = 0
 
@@ -77,7 +77,7 @@ INLINE = Inline()
 
 
 def inside_inline_handler() -> bool:
-    """Say whether the caller runs inside an inline handler, where nothing may wait."""
+    """Return whether the caller runs inside an inline handler, where nothing may wait for events."""
     return INLINE.depth > 0
 
 
@@ -88,16 +88,16 @@ class Subscription(Listener[E]):
         super().__init__(selection, getattr(handler, "__qualname__", repr(handler)))
         self.handler = handler
         self.delivered = 0
-        """Events that the handler has seen through."""
+        """How many events the handler has handled without an error."""
         self.failed = 0
-        """Events at which the handler raised."""
+        """How many events the handler raised an error for."""
         self.slow = 0
-        """Events that an inline handler held the publisher up for too long with."""
+        """How many events an inline handler spent more than the allowed time on."""
         self.unreported = 0
         self.report_due = 0.0
 
     def __enter__(self) -> Self:
-        """Return itself."""
+        """Return the subscription itself."""
         return self
 
     def __exit__(
@@ -106,28 +106,28 @@ class Subscription(Listener[E]):
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Cancel."""
+        """Cancel the subscription."""
         self.cancel()
 
     def call(self, event: E) -> BaseException | None:
-        """Let the handler see the event; return what it raised, which is its own affair."""
+        """Call the handler with the event; return the error that it raised, None if it raised none."""
         try:
             self.handler(event)
         except KeyboardInterrupt:
-            raise  # is meant for the process, not for the handler
-        except BaseException as error:  # also SystemExit: a handler does not end a node
+            raise  # it is meant for the process, not for the handler
+        except BaseException as error:  # also SystemExit, because a handler must not end a node
             self.failed += 1
             return error
         self.delivered += 1
         return None
 
     def report(self, what: str, event: ConsensusEvent, error: BaseException | None) -> None:
-        """Log what the handler did, at most one line in `REPORT_S_MIN`; never raises."""
+        """Log what the handler did, at most one line per `REPORT_SECONDS_MIN`; never raises."""
         now = time.monotonic()
         if now < self.report_due:
             self.unreported += 1
             return
-        self.report_due = now + REPORT_S_MIN
+        self.report_due = now + REPORT_SECONDS_MIN
         unreported, self.unreported = self.unreported, 0
         self.log(
             f"event handler {self.name} {what} at {event.topic} number {event.sequence} "
@@ -136,15 +136,15 @@ class Subscription(Listener[E]):
         )
 
     def log(self, line: str, error: BaseException | None) -> None:
-        """Write one line; a broken sink of the user's is not felt."""
-        from loguru import logger  # late: it costs more to import than all of this package
+        """Write one log line; an error of the user's log sink is ignored."""
+        from loguru import logger  # imported here, because it takes longer to import than all of this package
 
         with suppress(Exception):
             logger.opt(exception=error).warning("{}", line)
 
 
 class InlineSubscription(Subscription[E]):
-    """A handler that runs on the publisher's thread: it costs the node's turn what it takes."""
+    """A handler that runs on the publisher's thread, so its running time is added to the node's turn."""
 
     def __init__(
         self,
@@ -154,12 +154,12 @@ class InlineSubscription(Subscription[E]):
         budget: TurnBudget,
     ) -> None:
         super().__init__(selection, handler)
-        self.slow_s_max = slow_ms_max / 1000
+        self.slow_seconds_max = slow_ms_max / 1000
         self.budget = budget
         self.logging: threading.Thread | None = None
 
     def offer(self, event: E) -> None:
-        """Call the handler now, timed."""
+        """Call the handler now and measure its time."""
         if self.cancelled:
             return
         started = time.perf_counter()
@@ -170,28 +170,28 @@ class InlineSubscription(Subscription[E]):
             INLINE.depth -= 1
         elapsed = time.perf_counter() - started
         self.budget.spend(elapsed)
-        if elapsed > self.slow_s_max:
+        if elapsed > self.slow_seconds_max:
             self.slow += 1
             self.report(f"held the node up for {elapsed * 1000:.1f} ms", event, error)
         elif error is not None:
             self.report("raised", event, error)
 
     def report(self, what: str, event: ConsensusEvent, error: BaseException | None) -> None:
-        """Log what the handler did, unless the line before is still being written."""
+        """Log what the handler did, unless the previous line is still being written."""
         if self.logging is not None and self.logging.is_alive():
             self.unreported += 1
         else:
             super().report(what, event, error)
 
     def log(self, line: str, error: BaseException | None) -> None:
-        """Write one line on another thread: a traceback takes milliseconds, a sink any time."""
+        """Write one log line on another thread, because a traceback takes milliseconds and a sink any time."""
         logging = threading.Thread(target=super().log, args=(line, error), name=f"events:{self.name}:log", daemon=True)
-        with suppress(RuntimeError):  # no thread to be had: the handler's counters tell
+        with suppress(RuntimeError):  # the system refuses a thread; the counters still show it
             logging.start()
             self.logging = logging
 
     def join(self, timeout: float | None) -> bool:
-        """Wait until the last line about the handler is written; say whether that is so."""
+        """Wait until the last line about the handler is written; return whether it is."""
         if self.logging is None or self.logging is threading.current_thread():
             return True
         self.logging.join(timeout)
@@ -199,7 +199,7 @@ class InlineSubscription(Subscription[E]):
 
 
 class QueuedSubscription(Subscription[E]):
-    """A handler with a backlog and a thread of its own, started by the first event."""
+    """A handler with a backlog and a thread of its own, which the first event starts."""
 
     def __init__(self, selection: Selection, handler: Callable[[E], object], backlog: Backlog[E]) -> None:
         super().__init__(selection, handler)
@@ -221,7 +221,7 @@ class QueuedSubscription(Subscription[E]):
             self.start(event)
 
     def start(self, event: E) -> None:
-        """Start the handler's thread; if there can be none, the next event tries again."""
+        """Start the handler's thread; if the system refuses one, the next event tries again."""
         with self.starting:
             if self.thread is not None:
                 return
@@ -235,23 +235,23 @@ class QueuedSubscription(Subscription[E]):
                 self.thread = thread
 
     def run(self) -> None:
-        """Hand the backlog to the handler, event by event, until it ends."""
+        """Call the handler with every event of the backlog, until the backlog ends."""
         while (event := self.backlog.get()) is not None:
             error = self.call(event)
             if error is not None:
                 self.report("raised", event, error)
 
     def cancel(self) -> None:
-        """End it: a call under way finishes, what waits is not seen."""
+        """Stop at once: a running call finishes, waiting events are not seen."""
         super().cancel()
         self.backlog.abandon()
 
     def finish(self) -> None:
-        """End it when the handler has seen what waits for it."""
+        """Stop after the events that wait for the handler."""
         self.backlog.finish()
 
     def join(self, timeout: float | None) -> bool:
-        """Wait until the handler's thread has ended; say whether that is so."""
+        """Wait at most `timeout` seconds until the handler's thread has ended; return whether it has."""
         thread = self.thread
         if thread is None or thread is threading.current_thread():
             return True

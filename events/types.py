@@ -1,10 +1,10 @@
-"""Every event type by name: what it tells, and the seed's string for it.
+"""Every event type: when it is published, and its name in the Go original.
 
-Each is published by the actor that owns the transition, after the commit of its turn. The term is
-in the envelope. Durations are seconds, sizes bytes, indexes those of the log.
+Each event is published by the actor that owns the transition, after the commit of its turn. The term is in the
+envelope. Durations are in seconds, sizes in bytes, indexes are log indexes.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Final
 
 from forge_consensus.events.envelope import (
@@ -20,21 +20,21 @@ from forge_consensus.events.envelope import (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeStarted(ConsensusEvent):
-    """The node has opened its ledger and takes part."""
+    """The node has opened its ledger and takes part in the cluster."""
 
     kind: ClassVar[str] = "consensus.node.started"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeStopped(ConsensusEvent):
-    """The node leaves in order; its last event."""
+    """The node stops in an orderly way; this is its last event."""
 
     kind: ClassVar[str] = "consensus.node.stopped"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeFailed(ConsensusEvent):
-    """A peer that was alive gives no sign of life, or its connection broke."""
+    """A peer that was alive shows no sign of life any more, or the connection to it broke."""
 
     kind: ClassVar[str] = "consensus.node.failed"
 
@@ -44,7 +44,7 @@ class NodeFailed(ConsensusEvent):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeRecovered(ConsensusEvent):
-    """A peer that had failed gives signs of life again."""
+    """A peer that had failed shows signs of life again."""
 
     kind: ClassVar[str] = "consensus.node.recovered"
 
@@ -56,22 +56,23 @@ class NodeRecovered(ConsensusEvent):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LeaderElected(ConsensusEvent):
-    """A term has a leader: told by the winner with its votes, and by each follower when it first hears of it."""
+    """A term has a leader: the winner publishes its votes, each follower when it first hears from the leader."""
 
     kind: ClassVar[str] = "consensus.leader.elected"
 
     leader: str
     votes: int
-    """How many voted for it; only the winner knows, on any other node it is 0."""
+    """How many voters voted for the leader; only the winner knows, on any other node it is 0."""
     total: int
     """The number of voters."""
     duration: float
-    """Seconds: the winner's from the start of its campaign, a follower's since it knew no leader or stood itself."""
+    """Seconds: for the winner since the start of its campaign, for a follower since it lost its leader or became a
+    candidate."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LeaderStepDown(ConsensusEvent):
-    """The node led and leads no more: it resigned, or a higher term began, which is then the event's term."""
+    """The node led and leads no more: it resigned, or a higher term began, which is then the term of the event."""
 
     kind: ClassVar[str] = "consensus.leader.stepdown"
 
@@ -81,7 +82,7 @@ class LeaderStepDown(ConsensusEvent):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LeaderLost(ConsensusEvent):
-    """The node followed a leader and hears of it no more."""
+    """The node followed a leader and does not hear from it any more."""
 
     kind: ClassVar[str] = "consensus.leader.lost"
 
@@ -94,7 +95,7 @@ class LeaderLost(ConsensusEvent):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RoleChanged(ConsensusEvent):
-    """The node's role changed; told right before the event of the new role."""
+    """The node's role changed; published right before the event of the new role."""
 
     kind: ClassVar[str] = "consensus.role.changed"
 
@@ -105,7 +106,7 @@ class RoleChanged(ConsensusEvent):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BecameFollower(ConsensusEvent):
-    """The node follows, from its start on or again; whom, if it knows."""
+    """The node is a follower, from its start on or again; `leader` names its leader, if it knows one."""
 
     kind: ClassVar[str] = "consensus.role.follower"
 
@@ -114,7 +115,7 @@ class BecameFollower(ConsensusEvent):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BecameCandidate(ConsensusEvent):
-    """The node asks for votes, in a new term each time."""
+    """The node requests votes, in a new term each time."""
 
     kind: ClassVar[str] = "consensus.role.candidate"
 
@@ -131,7 +132,7 @@ class BecameLeader(ConsensusEvent):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClusterFormed(ConsensusEvent):
-    """The node knows of a leader for the first time in its life: these members are one cluster."""
+    """The node knows a leader for the first time since its folder was made: these members form a cluster."""
 
     kind: ClassVar[str] = "consensus.cluster.formed"
 
@@ -140,7 +141,7 @@ class ClusterFormed(ConsensusEvent):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QuorumAchieved(ConsensusEvent):
-    """Enough voters are alive to decide, as the node sees them; itself is one of them."""
+    """Enough voters are alive to decide, as this node sees them; it counts itself."""
 
     kind: ClassVar[str] = "consensus.cluster.quorum.achieved"
 
@@ -151,7 +152,7 @@ class QuorumAchieved(ConsensusEvent):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QuorumLost(ConsensusEvent):
-    """Too few voters are alive to decide, as the node sees them."""
+    """Too few voters are alive to decide, as this node sees them."""
 
     kind: ClassVar[str] = "consensus.cluster.quorum.lost"
 
@@ -165,47 +166,47 @@ class QuorumLost(ConsensusEvent):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LogAppended(ConsensusEvent):
-    """Entries were written to the node's log, first and last index included."""
+    """Entries were written to the node's log, from the first to the last index inclusive."""
 
     kind: ClassVar[str] = "consensus.log.appended"
 
     first_index: int
     last_index: int
     correlation_ids: tuple[str, ...] = ()
-    """The ids that clients gave to commands among these entries: the first eight, each once. Looked for in the first
-    MiB of the range, in 64 commands that have one, and only in memory, so entries that the node reads back from its
-    disk tell none. A single one is the event's `correlation_id` too."""
+    """The ids that clients gave to commands among these entries: the first eight, each once. They are searched in
+    memory only, in the first MiB of the range and in at most 64 commands that have one; entries that the node reads
+    back from disk give none. A single id is also the event's `correlation_id`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LogCommitted(ConsensusEvent):
-    """The commit index moved over these entries, first and last index included."""
+    """The commit index moved over these entries, from the first to the last index inclusive."""
 
     kind: ClassVar[str] = "consensus.log.committed"
 
     first_index: int
     last_index: int
     correlation_ids: tuple[str, ...] = ()
-    """The ids that clients gave to commands among these entries: the first eight, each once. Looked for in the first
-    MiB of the range, in 64 commands that have one, and only in memory, so entries that the node reads back from its
-    disk tell none. A single one is the event's `correlation_id` too."""
+    """The ids that clients gave to commands among these entries: the first eight, each once. They are searched in
+    memory only, in the first MiB of the range and in at most 64 commands that have one; entries that the node reads
+    back from disk give none. A single id is also the event's `correlation_id`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LogCompacted(ConsensusEvent):
-    """Entries behind a snapshot were discarded."""
+    """Entries that a snapshot covers were discarded."""
 
     kind: ClassVar[str] = "consensus.log.compacted"
 
     first_index: int
-    """The first index that is still kept."""
+    """The first index that is still in the log."""
     removed: int
-    """The number of entries discarded."""
+    """The number of entries that were discarded."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LogTruncated(ConsensusEvent):
-    """Uncommitted entries gave way to those of a newer leader."""
+    """Uncommitted entries were removed, because a newer leader's log has others in their place."""
 
     kind: ClassVar[str] = "consensus.log.truncated"
 
@@ -219,22 +220,22 @@ class LogTruncated(ConsensusEvent):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SnapshotStarted(ConsensusEvent):
-    """A snapshot of the node's own state is being taken."""
+    """The node begins to take a snapshot of its own state."""
 
     kind: ClassVar[str] = "consensus.snapshot.started"
 
     index: int
-    """What was applied then; the snapshot may be of a little more."""
+    """The applied index at that moment; the snapshot may cover a few entries more."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SnapshotCompleted(ConsensusEvent):
-    """The snapshot that was begun is durable."""
+    """The snapshot that was started is durable."""
 
     kind: ClassVar[str] = "consensus.snapshot.completed"
 
     index: int
-    """The last entry that it covers."""
+    """The last entry that the snapshot covers."""
     snapshot_term: int = 0
     """The term of that entry."""
     size: int
@@ -243,28 +244,28 @@ class SnapshotCompleted(ConsensusEvent):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SnapshotFailed(ConsensusEvent):
-    """A snapshot could not be taken, or one that a leader sent could not be used; what was there before stays."""
+    """A snapshot could not be taken, or one that a leader sent could not be used; the previous state remains."""
 
     kind: ClassVar[str] = "consensus.snapshot.failed"
 
     index: int
-    """That of its SnapshotStarted, or of the snapshot that was sent."""
+    """The index of its SnapshotStarted, or of the snapshot that was sent."""
     error: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SnapshotRestored(ConsensusEvent):
-    """The machine's state was replaced by that of a leader's snapshot; the log goes on behind it."""
+    """A leader's snapshot replaced the state of the machine; the log continues after it."""
 
     kind: ClassVar[str] = "consensus.snapshot.restored"
 
     index: int
-    """The last entry that it covers."""
+    """The last entry that the snapshot covers."""
     snapshot_term: int = 0
     """The term of that entry."""
     size: int
     duration: float
-    """Seconds from the received file to the state in use."""
+    """Seconds from the complete file to the state in use."""
 
 
 # ---- health
@@ -272,14 +273,14 @@ class SnapshotRestored(ConsensusEvent):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Healthy(ConsensusEvent):
-    """All checks of the node pass."""
+    """All health checks of the node pass."""
 
     kind: ClassVar[str] = "consensus.health.healthy"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Degraded(ConsensusEvent):
-    """The node serves, with something amiss; told again when the details change."""
+    """The node serves, but something is wrong; published again when the details change."""
 
     kind: ClassVar[str] = "consensus.health.degraded"
 
@@ -288,7 +289,7 @@ class Degraded(ConsensusEvent):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Unhealthy(ConsensusEvent):
-    """The node cannot serve: it sees no quorum; told again when the details change."""
+    """The node cannot serve, because it sees no quorum; published again when the details change."""
 
     kind: ClassVar[str] = "consensus.health.unhealthy"
 
@@ -297,11 +298,30 @@ class Unhealthy(ConsensusEvent):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recovering(ConsensusEvent):
-    """The node is on its way to serve: it starts, knows no leader, or has much to apply; again with new details."""
+    """The node does not serve yet: it starts, knows no leader, or has much to apply; again when the details change."""
 
     kind: ClassVar[str] = "consensus.health.recovering"
 
     details: tuple[str, ...] = ()
+
+
+LogRange = LogAppended | LogCommitted
+"""An event that covers a range of the log."""
+
+IDS_MAX: Final = 8
+"""How many correlation ids one log event carries at most."""
+
+
+def joined(earlier: LogRange, later: LogRange) -> LogRange:
+    """Return one event for two adjacent ranges: both of one type, `later` begins where `earlier` ends.
+
+    The engine joins the log events of a turn, so that subscribers get one event a turn.
+    """
+    if not (earlier.correlation_ids or later.correlation_ids):
+        return replace(earlier, last_index=later.last_index)
+    ids = tuple(dict.fromkeys((*earlier.correlation_ids, *later.correlation_ids)))[:IDS_MAX]
+    correlation_id = ids[0] if len(ids) == 1 else None
+    return replace(earlier, last_index=later.last_index, correlation_ids=ids, correlation_id=correlation_id)
 
 
 EVENT_TYPES: Final[dict[str, type[ConsensusEvent]]] = {
@@ -321,6 +341,7 @@ EVENT_TYPES: Final[dict[str, type[ConsensusEvent]]] = {
 __all__ = [
     "ENVELOPE_FIELDS",
     "EVENT_TYPES",
+    "IDS_MAX",
     "BecameCandidate",
     "BecameFollower",
     "BecameLeader",
@@ -334,6 +355,7 @@ __all__ = [
     "LogAppended",
     "LogCommitted",
     "LogCompacted",
+    "LogRange",
     "LogTruncated",
     "NodeFailed",
     "NodeRecovered",
@@ -349,6 +371,7 @@ __all__ = [
     "SnapshotStarted",
     "Unhealthy",
     "UnknownEvent",
+    "joined",
     "payload",
     "stamp",
 ]

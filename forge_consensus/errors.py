@@ -336,6 +336,12 @@ class IdentityError(ConsensusError, code="CONSENSUS_IDENTITY", fatal=True, exit_
     message = "the folder is another node's: check the folder, the node id and the peers"
 
 
+class UnsupportedVersionError(ConsensusError, code="CONSENSUS_UNSUPPORTED_VERSION", fatal=True, exit_code=78):
+    """Bytes in a format of a later version than this program reads."""
+
+    message = "a later version wrote this: run a version of the program that reads it"
+
+
 class CommandError(ConsensusError, code="CONSENSUS_COMMAND_FAILED", exit_code=65):
     """The state machine raised an exception for one command, the same on every node."""
 

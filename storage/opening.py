@@ -5,18 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
-
-import msgpack
 
 from forge_consensus.config.storage import StorageSettings
 from forge_consensus.errors import CorruptionError, IdentityError, InvalidConfigError, StorageError
 from forge_consensus.storage.backends.tables import Batch, Tables
 from forge_consensus.storage.ledger.applying import APPLIED, Applier
-from forge_consensus.storage.ledger.configuration import CONFIGURATIONS, Configuration
+from forge_consensus.storage.ledger.configuration import Configuration
 from forge_consensus.storage.ledger.identity import Identity
-from forge_consensus.storage.ledger.ledger import HARD, Ledger
-from forge_consensus.storage.ledger.record import REJOIN, Kind, encode, key_of
+from forge_consensus.storage.ledger.ledger import Ledger, found
+from forge_consensus.storage.ledger.record import REJOIN
 from forge_consensus.storage.ledger.transaction import get_meta, put_meta
 from forge_consensus.storage.machines.machine import ApplyFaultError, Machine
 from forge_consensus.storage.snapshots.file import list_snapshots
@@ -67,23 +64,24 @@ def open_ledger(
             raise IdentityError(
                 f"the folder is new and {snapshots_folder} holds snapshots of an earlier life: move them away first"
             )
-        found(batch, founding)
+        stage_first_start(batch, founding)
         tables.commit(batch)
-    initial = get_meta(tables, INITIAL)
-    if initial is None:
+    stored = get_meta(tables, INITIAL)
+    if stored is None:
         raise CorruptionError(f"the store does not hold the configuration that the cluster began with. {REJOIN}")
+    initial = Configuration.decode(stored)
     applier = Applier(tables, machine)
     applier.load()
     ledger = Ledger(tables, identity, applier, limits)
     ledger.reload()
     ledger.numbers.load()
     snapshots = Snapshots(ledger, snapshots_folder, export)
-    if applier.kept is None:
+    if applier.ledger_machine is None:
         restore_user_machine(ledger, snapshots)
     check_whole(ledger, snapshots)
     if not is_new:
         tables.commit(batch)
-    return Opened(ledger, snapshots, Configuration.decode(initial), is_new)
+    return Opened(ledger, snapshots, initial, is_new)
 
 
 def check_whole(ledger: Ledger, snapshots: Snapshots) -> None:
@@ -103,8 +101,8 @@ def check_whole(ledger: Ledger, snapshots: Snapshots) -> None:
     log.verify(max(log.base_index + 1, min(newest_first, applier.index + 1)))
 
 
-def found(batch: Batch, founding: Founding) -> None:
-    """Stage the first log entry: the initial configuration, the same bytes on every node, committed by birth."""
+def stage_first_start(batch: Batch, founding: Founding) -> None:
+    """Stage what a new folder holds. Raises `InvalidConfigError` unless the node is among the named members."""
     configuration = founding.configuration
     if configuration is None:
         raise InvalidConfigError(
@@ -117,9 +115,7 @@ def found(batch: Batch, founding: Founding) -> None:
         )
     data = configuration.encode()
     put_meta(batch, INITIAL, data)
-    batch.append("log", [(key_of(1), encode(1, 0, Kind.CONFIGURATION, 0, data=data))])
-    put_meta(batch, CONFIGURATIONS, cast("bytes", msgpack.packb([1])))
-    put_meta(batch, HARD, cast("bytes", msgpack.packb((0, "", 1, 1))))
+    found(batch, data)
 
 
 def restore_user_machine(ledger: Ledger, snapshots: Snapshots) -> None:
@@ -151,5 +147,4 @@ def restore_user_machine(ledger: Ledger, snapshots: Snapshots) -> None:
         ledger.commit()
         return
     snapshots.installing = None
-    ledger.applier.restored(point, installation.sessions)
-    ledger.commit_index = max(ledger.commit_index, min(point.index, log.last))
+    ledger.adopt_state(point, installation.sessions)

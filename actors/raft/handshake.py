@@ -47,7 +47,7 @@ class Handshake:
         """The greeting, the first request on a new connection."""
         identity, initial = self.identity, self.initial
         return Hello(
-            incarnation=identity.life,
+            incarnation=identity.boot_token,
             boot=identity.boot,
             address=self.address,
             configuration_hash=initial.digest,
@@ -59,7 +59,7 @@ class Handshake:
         """The answer to a greeting; `ACCEPTED` accepts it."""
         identity = self.identity
         return HelloReply(
-            incarnation=identity.life,
+            incarnation=identity.boot_token,
             boot=identity.boot,
             reason=refusal.reason,
             detail=refusal.detail,

@@ -35,7 +35,6 @@ from forge_consensus.config.raft import RaftSettings
 from forge_consensus.errors import is_fatal
 from forge_consensus.events.bus import EventBus
 from forge_consensus.events.types import ConsensusEvent, NodeStopped
-from forge_consensus.storage.ledger.checks import check_turn
 from forge_consensus.storage.opening import Opened
 
 SUPERVISOR: Final = "supervisor"
@@ -139,7 +138,7 @@ class Engine:
         """
         began = self.clock.boottime_ns()  # a simulator's disk is slow by its clock
         wrote = self.ledger.commit()
-        check_turn(self.ledger)
+        self.ledger.check_turn()
         if wrote:
             persisted = Persisted(self.ledger.term, self.ledger.log.durable)
             self.mailbox.first_in_next_turn(self.actor("replication"), persisted)

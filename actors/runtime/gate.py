@@ -133,7 +133,7 @@ class Gate:
         text = f"this is node {self.identity.node_id} of cluster {ours!r}, not of {frame.cluster[:80]!r}"
         self.refusals.report("another cluster", text)
         if type(frame.message) is Hello:
-            reply = HelloReply(self.identity.life, self.identity.boot, "cluster", text)
+            reply = HelloReply(self.identity.boot_token, self.identity.boot, "cluster", text)
             sender.deliver(reply, sender)
         elif not frame.sender:
             refused = Refused(ClusterNotFoundError.code, text, "", "", 0)
@@ -149,7 +149,7 @@ class Gate:
         self.refusals.count(STRANGER)
         if sender.connection is not None:
             sender.actor = DESTINATION[HelloReply]  # whatever the frame was for: only this actor handles greetings
-            reply = HelloReply(self.identity.life, self.identity.boot, STRANGER, "")
+            reply = HelloReply(self.identity.boot_token, self.identity.boot, STRANGER, "")
             sender.deliver(reply, sender)
         return False
 

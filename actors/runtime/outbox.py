@@ -103,7 +103,7 @@ class Outbox:
             to,
             identity.cluster_id,
             identity.node_id,
-            identity.life,
+            identity.boot_token,
             identity.boot,
             to_boot,
             request,

@@ -146,7 +146,7 @@ class NodeStatus:
             first_log_index=log.base_index + 1,
             log_entries=log.last - log.base_index,
             snapshots_total=totals.snapshots,
-            last_contact=0.0 if ledger.leading is not None else leader_silence(source),
+            last_contact=0.0 if ledger.leading_term is not None else leader_silence(source),
             elections_total=totals.elections,
             operations_total=totals.commands,
             operations_failed=totals.commands_failed,

@@ -8,8 +8,7 @@ from forge_consensus.actors.runtime.clock import Clock
 from forge_consensus.config.raft import RaftSettings
 from forge_consensus.events.bus import EventBus
 from forge_consensus.events.encoding import to_msgpack
-from forge_consensus.events.log_range import joined
-from forge_consensus.events.types import ConsensusEvent, LogAppended, LogCommitted, stamp
+from forge_consensus.events.types import ConsensusEvent, LogAppended, LogCommitted, joined, stamp
 from forge_consensus.storage.ledger.ledger import Ledger
 
 

@@ -1,1 +1,1 @@
-"""The metrics of a node, from its events, its turns and its status."""
+"""The metrics of a node for Prometheus, made from its events, its turns and its status."""

@@ -1,4 +1,4 @@
-"""The metrics of one node for Prometheus: from its events, its turns and, at scrape time, its status."""
+"""The Prometheus metrics of one node: from its events, its turns and, at each scrape, its status."""
 
 from __future__ import annotations
 
@@ -34,26 +34,35 @@ from forge_consensus.events.types import (
 )
 
 Sample = Callable[[], Mapping[str, Any]]
-"""Returns the node's status, soon, or raises; called on the thread of whoever scrapes."""
+"""Returns the node's status promptly, or raises; it is called on the scraper's thread."""
 
 NAMES_MAX: Final = 64
-"""Subscriptions beyond so many names are counted as "other", for a label must not grow without end."""
+"""Subscriptions beyond this number of names are counted as "other", because a label must not grow without bound."""
 
 
 class NodeMetrics(Collector):
-    """Everything that a node has to say to Prometheus, in a registry of its own or in one that you choose.
+    """All metrics of a node, as a collector with a registry of its own; it can be registered in another one too.
 
-    It only listens: inline to ten kinds of rare events, never to those of the log; `turn` is to be called at the end
-    of each turn, on the node's thread (3 us). Everything else happens when somebody scrapes, on that one's thread.
-    All samples carry the labels `node` and `cluster`. Counters begin at 0 with the node's start.
+    It subscribes inline to ten rare kinds of events and never to those of the log. The engine calls `observe_turn` at
+    the end of each turn, on the node's thread (3 us). Everything else happens during a scrape, on the scraper's thread.
+    All samples carry the labels `node` and `cluster`. Counters begin at 0 when the node starts.
     """
 
     def __init__(self, bus: EventBus, sample: Sample, *, node: str, cluster: str, version: str = "") -> None:
-        """Begin to listen. `version` is that of the package, for `build_info`."""
+        """Subscribe to the bus of a node.
+
+        Args:
+            bus: the bus of the node.
+            sample: returns the node's status at a scrape.
+            node: the node's id, a label of every sample.
+            cluster: the cluster's id, a label of every sample.
+            version: the version of the package, shown by `build_info`.
+
+        """
         self.bus = bus
         self.sample = sample
         self.node, self.cluster, self.version = node, cluster, version
-        self.standing = False
+        self.campaigning = False
         self.leader: str | None = None
         self.elections = Counter({"won": 0, "lost": 0})
         self.counts = Counter({"leader_changes": 0, "leader_losses": 0, "quorum_losses": 0, "truncated": 0})
@@ -72,75 +81,75 @@ class NodeMetrics(Collector):
         self.registry = CollectorRegistry(auto_describe=False)
         self.registry.register(self)
         self.handlers: dict[type[ConsensusEvent], Callable[[Any], None]] = {
-            BecameCandidate: self.stood,
-            BecameFollower: self.followed,
-            LeaderElected: self.elected,
-            LeaderLost: self.lost_leader,
-            QuorumLost: self.lost_quorum,
-            LogTruncated: self.truncated,
+            BecameCandidate: self.became_candidate,
+            BecameFollower: self.became_follower,
+            LeaderElected: self.leader_elected,
+            LeaderLost: self.leader_lost,
+            QuorumLost: self.quorum_lost,
+            LogTruncated: self.log_truncated,
             NodeFailed: self.peer_failed,
             SnapshotCompleted: self.snapshot_made,
             SnapshotRestored: self.snapshot_made,
             SnapshotFailed: self.snapshot_failed,
         }
-        self.subscriptions = [bus.subscribe(kind, self.told, inline=True) for kind in self.handlers]
+        self.subscriptions = [bus.subscribe(kind, self.count, inline=True) for kind in self.handlers]
 
-    # --- what is told ------------------------------------------------------------------------------------------------
+    # --- counting events and turns -----------------------------------------------------------------------------------
 
-    def told(self, event: ConsensusEvent) -> None:
-        """Count an event; inline, for it takes a microsecond and none of these kinds is frequent."""
+    def count(self, event: ConsensusEvent) -> None:
+        """Count an event. It is called inline, because it takes a microsecond and none of these kinds is frequent."""
         self.handlers[type(event)](event)
 
-    def truncated(self, event: LogTruncated) -> None:
-        """Entries went."""
+    def log_truncated(self, event: LogTruncated) -> None:
+        """Count the entries that were removed from the log."""
         self.counts["truncated"] += event.removed
 
     def peer_failed(self, event: NodeFailed) -> None:
-        """A peer gives no sign of life."""
+        """Count a peer that shows no sign of life any more."""
         self.peer_failures[event.peer] += 1
 
-    def lost_leader(self, event: LeaderLost) -> None:
-        """This node hears of its leader no more."""
+    def leader_lost(self, event: LeaderLost) -> None:
+        """Count a leader that this node does not hear from any more."""
         self.counts["leader_losses"] += 1
 
-    def lost_quorum(self, event: QuorumLost) -> None:
-        """Too few voters are healthy."""
+    def quorum_lost(self, event: QuorumLost) -> None:
+        """Count a loss of the quorum."""
         self.counts["quorum_losses"] += 1
 
-    def stood(self, event: BecameCandidate) -> None:
-        """The node asks for votes; if it did so before, that election is over without a winner here."""
-        if self.standing:
+    def became_candidate(self, event: BecameCandidate) -> None:
+        """Note a campaign; if the node was a candidate already, its previous election had no winner here."""
+        if self.campaigning:
             self.elections["lost"] += 1
-        self.standing = True
+        self.campaigning = True
 
-    def followed(self, event: BecameFollower) -> None:
-        """Who asked for votes and follows has lost."""
-        if self.standing:
+    def became_follower(self, event: BecameFollower) -> None:
+        """Count a lost election, if the node was a candidate."""
+        if self.campaigning:
             self.elections["lost"] += 1
-        self.standing = False
+        self.campaigning = False
 
-    def elected(self, event: LeaderElected) -> None:
-        """Somebody leads; only the winner itself knows how long it took."""
+    def leader_elected(self, event: LeaderElected) -> None:
+        """Count an election that this node won, with its duration, and a change of the leader."""
         if event.leader == self.node:
             self.elections["won"] += 1
             self.election_seconds.add(event.duration)
-            self.standing = False
+            self.campaigning = False
         if event.leader != self.leader:
             self.leader = event.leader
             self.counts["leader_changes"] += 1
 
     def snapshot_failed(self, event: SnapshotFailed) -> None:
-        """A snapshot could not be written or taken over."""
+        """Count a snapshot that could not be taken or installed."""
         self.snapshots["failed"] += 1
 
     def snapshot_made(self, event: SnapshotCompleted | SnapshotRestored) -> None:
-        """A snapshot was written or taken over."""
+        """Count a snapshot that was taken or installed."""
         self.snapshots["completed" if isinstance(event, SnapshotCompleted) else "restored"] += 1
         self.snapshot_bytes = event.size
         self.snapshot_seconds.add(event.duration)
 
-    def turn(self, report: TurnReport) -> None:
-        """A turn is over; for the engine's `observe`."""
+    def observe_turn(self, report: TurnReport) -> None:
+        """Count what a turn has cost; pass this method to the engine's `observe`."""
         self.turn_seconds.add(report.seconds)
         if report.commit_seconds is not None:
             self.flush_seconds.add(report.commit_seconds)
@@ -152,107 +161,126 @@ class NodeMetrics(Collector):
         for began, commands in report.operations:
             self.operation_seconds.add(ended - began, commands)
 
-    # --- what is scraped ---------------------------------------------------------------------------------------------
+    # --- answering a scrape ------------------------------------------------------------------------------------------
 
     def collect(self) -> Iterator[Metric]:
-        """Every family, for a registry."""
+        """Return all metric families, as a Prometheus registry asks for them."""
         page = MetricPage(self.node, self.cluster)
         status = self.take_sample()
         page.gauge(
             "responding",
-            "1 if the node answered this scrape; without an answer its gauges are missing.",
+            "1 if the node answered this scrape; if it did not, its gauges are missing.",
             status is not None,
         )
         if status is not None:
             for add in (add_cluster, add_log, add_work, add_peers):
                 add(page, status)
-        self.add_told(page)
+        self.add_events(page)
         self.add_turns(page)
         page.counter(
             "events_dropped",
-            "Events that a listener was too slow for, by subscription.",
+            "Events that were dropped because a listener was too slow, by subscription.",
             self.losses.of("dropped"),
             "subscription",
         )
         page.counter(
             "event_handler_failures",
-            "Events at which a handler raised, by subscription.",
+            "Events for which a handler raised an error, by subscription.",
             self.losses.of("failed"),
             "subscription",
         )
         versions = ((self.version, platform.python_version()), 1)
-        page.gauge("build_info", "1; the labels say what runs.", (versions,), "version", "python_version")
+        page.gauge(
+            "build_info", "Always 1; the labels name the versions that run.", (versions,), "version", "python_version"
+        )
         return iter(page.families)
 
     def take_sample(self) -> Mapping[str, Any] | None:
-        """The node's status; None from a node that does not answer, which is a finding and no error."""
+        """Return the node's status; None if the node does not answer, which `responding` reports."""
         try:
             return self.sample()
         except Exception:
             return None
 
-    def add_told(self, page: MetricPage) -> None:
-        """What events told."""
-        page.counter("leader_elections", "Elections in which this node stood, by result.", self.elections, "result")
+    def add_events(self, page: MetricPage) -> None:
+        """Add the metrics that come from events."""
+        page.counter(
+            "leader_elections", "Elections in which this node was a candidate, by result.", self.elections, "result"
+        )
         page.histogram(
-            "leader_election_duration_seconds", "From this node's campaign to its victory.", self.election_seconds
+            "leader_election_duration_seconds",
+            "Time from the start of this node's campaign to its election as leader.",
+            self.election_seconds,
+        )
+        page.counter("leader_changes", "How often this node saw a new leader.", self.counts["leader_changes"])
+        page.counter(
+            "leader_losses", "How often this node stopped hearing from its leader.", self.counts["leader_losses"]
+        )
+        page.counter("quorum_losses", "How often too few voters were healthy to decide.", self.counts["quorum_losses"])
+        page.counter(
+            "peer_failures", "How often the peer stopped showing signs of life.", self.peer_failures.copy(), "peer"
         )
         page.counter(
-            "leader_changes", "Times that this node saw another node lead than before.", self.counts["leader_changes"]
-        )
-        page.counter("leader_losses", "Times that this node lost sight of its leader.", self.counts["leader_losses"])
-        page.counter("quorum_losses", "Times that too few voters were healthy.", self.counts["quorum_losses"])
-        page.counter(
-            "peer_failures", "Times that the peer gave no sign of life any more.", self.peer_failures.copy(), "peer"
+            "log_truncated_entries",
+            "Uncommitted entries that were removed in favour of a newer leader's.",
+            self.counts["truncated"],
         )
         page.counter(
-            "log_truncated_entries", "Uncommitted entries that gave way to a newer leader's.", self.counts["truncated"]
+            "snapshots", "Snapshots taken, failed, or installed from the leader, by result.", self.snapshots, "result"
         )
-        page.counter("snapshots", "Snapshots written, failed, or taken over from the leader.", self.snapshots, "result")
-        page.histogram("snapshot_duration_seconds", "Writing a snapshot, or taking one over.", self.snapshot_seconds)
-        page.gauge("snapshot_size_bytes", "Bytes of the newest snapshot since the start.", self.snapshot_bytes)
+        page.histogram(
+            "snapshot_duration_seconds", "Time to take a snapshot, or to install one.", self.snapshot_seconds
+        )
+        page.gauge("snapshot_size_bytes", "Bytes of the newest snapshot since the node started.", self.snapshot_bytes)
 
     def add_turns(self, page: MetricPage) -> None:
-        """What turns cost."""
+        """Add the metrics that come from turns."""
         page.histogram(
             "operation_duration_seconds",
-            "A command, from the turn that took it in to its answer.",
+            "Time from the arrival of a command to its answer.",
             self.operation_seconds,
         )
-        page.histogram("turn_duration_seconds", "A turn, its flush included.", self.turn_seconds)
-        page.histogram("flush_duration_seconds", "The flush of a turn that wrote.", self.flush_seconds)
-        page.histogram("turn_frames", "Frames that a turn took from the wire.", self.turn_frames)
+        page.histogram("turn_duration_seconds", "Time that a turn took, its flush included.", self.turn_seconds)
+        page.histogram(
+            "flush_duration_seconds", "Time that the flush of a turn took, for turns that wrote.", self.flush_seconds
+        )
+        page.histogram("turn_frames", "Frames that a turn received.", self.turn_frames)
         page.histogram("turn_messages", "Messages that actors handled in a turn.", self.turn_messages)
-        page.histogram("turn_applied_entries", "Entries that a turn applied, of turns that did.", self.turn_applied)
+        page.histogram(
+            "turn_applied_entries", "Entries that a turn applied, for turns that applied any.", self.turn_applied
+        )
 
     def close(self) -> None:
-        """Listen no more; what was counted stays."""
+        """Cancel the subscriptions; the counts stay."""
         for subscription in self.subscriptions:
             subscription.cancel()
 
 
-class SeedMetrics(Collector):
-    """The one name of the seed that `promtool check metrics` objects to: a rate, with an abbreviated unit."""
+class GoOriginalMetrics(Collector):
+    """The one metric name of the Go original that `promtool check metrics` rejects.
+
+    `operations_per_sec` is a rate and abbreviates its unit, so it is served apart from the others, at `/metrics/go`.
+    """
 
     def __init__(self, metrics: NodeMetrics) -> None:
-        """Of the node that these are the metrics of."""
+        """Make a collector, with a registry of its own, that samples the same node as `metrics`."""
         self.metrics = metrics
         self.registry = CollectorRegistry(auto_describe=False)
         self.registry.register(self)
 
     def collect(self) -> Iterator[Metric]:
-        """The family, for a registry."""
+        """Return the family, as a Prometheus registry asks for it."""
         metrics = self.metrics
         page = MetricPage(metrics.node, metrics.cluster)
         status = metrics.take_sample()
         if status is not None:
-            text = "Commands a second since the node started; better: rate() of operations_total."
+            text = "Commands per second since the node started; rate() of operations_total is more useful."
             page.gauge("operations_per_sec", text, per_second(status))
         return iter(page.families)
 
 
 class Losses:
-    """What listeners missed, summed by their names; a listener that is gone keeps what it had missed when last seen."""
+    """The events that listeners missed, summed by name; a listener that is gone keeps its last known number."""
 
     def __init__(self, bus: EventBus) -> None:
         self.bus = bus
@@ -261,8 +289,8 @@ class Losses:
         self.seen: dict[str, WeakKeyDictionary[Listener[Any], int]] = {}
 
     def of(self, what: str) -> dict[str, int]:
-        """How many of `what` ("dropped", "failed") by the name of the subscription, zeros included."""
-        with self.lock:  # two may scrape at once
+        """Return the sums of a counter of listeners ("dropped" or "failed") by subscription name, zeros included."""
+        with self.lock:  # two threads may scrape at once
             totals = self.totals.setdefault(what, Counter())
             seen = self.seen.setdefault(what, WeakKeyDictionary())
             for listener in self.bus.listeners:

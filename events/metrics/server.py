@@ -1,4 +1,4 @@
-"""Serving metrics over HTTP, on a thread of its own, until it is closed."""
+"""The HTTP server for metrics; it runs on a thread of its own until it is closed."""
 
 from __future__ import annotations
 
@@ -19,35 +19,35 @@ from forge_consensus.errors import InvalidConfigError, TransportUnavailableError
 
 PATH: Final = "/metrics"
 REQUEST_SECONDS_MAX: Final = 10.0
-"""Who takes longer to ask or to take the answer is hung up on."""
+"""The connection of a client that takes longer to send its request or to read the answer is closed."""
 STOP_SECONDS_MAX: Final = 2.0
 Application = Callable[[dict[str, Any], Any], Iterable[bytes]]
 
 
 class Handler(WSGIRequestHandler):
-    """One request; it writes no line about itself, and does not wait for ever."""
+    """The handler of one request; it logs nothing and limits the time that it waits."""
 
     timeout = REQUEST_SECONDS_MAX
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002  # the name in the standard library
-        """Say nothing: a scrape every few seconds is no news."""
+        """Log nothing, because a scrape comes every few seconds."""
 
 
 class Server(ThreadingWSGIServer):
-    """A thread for each request, none of which keeps the process alive."""
+    """A WSGI server with one thread per request; none of them keeps the process alive."""
 
     def server_bind(self) -> None:
-        """Bind without asking a name server for our own name, which could take seconds."""
+        """Bind without looking up this host's name, which could take seconds."""
         TCPServer.server_bind(self)
         self.server_name, self.server_port = str(self.server_address[0]), int(self.server_address[1])
         self.setup_environ()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Who hung up in the middle is no error of ours."""
+        """Ignore a client that closes its connection early."""
 
 
 class MetricsServer:
-    """A running server; `close` ends it."""
+    """A running server; `close` ends it, and so does the end of a `with` statement."""
 
     def __init__(self, server: WSGIServer) -> None:
         self.server = server
@@ -58,7 +58,7 @@ class MetricsServer:
 
     @property
     def address(self) -> str:
-        """HOST:PORT where it listens, with the port that was taken if 0 was asked for."""
+        """HOST:PORT where the server listens; the actual port if 0 was requested."""
         host, port = self.server.server_address[:2]
         name = host.decode() if isinstance(host, bytes) else str(host)
         return f"[{name}]:{port}" if ":" in name else f"{name}:{port}"
@@ -80,10 +80,16 @@ class MetricsServer:
 
 
 def serve(registry: Collector, address: str, **more: Collector) -> MetricsServer:
-    """Serve a registry at `http://HOST:PORT/metrics`, and further ones at `/metrics/<name>`.
+    """Serve a registry at `http://HOST:PORT/metrics`, and each further one at `/metrics/<name>`.
 
-    Port 0 takes a free one. Raises `InvalidConfigError` for what is no HOST:PORT of this machine and
-    `TransportUnavailableError` when the port is taken.
+    Args:
+        registry: is served at `/metrics`.
+        address: HOST:PORT; port 0 takes a free one.
+        more: further registries by name.
+
+    Raises `InvalidConfigError` if the address is not HOST:PORT of this machine and `TransportUnavailableError` if the
+    port is in use.
+
     """
     pages: dict[str, Application] = {PATH: make_wsgi_app(registry)}
     pages |= {f"{PATH}/{name}": make_wsgi_app(collector) for name, collector in more.items()}
@@ -92,7 +98,7 @@ def serve(registry: Collector, address: str, **more: Collector) -> MetricsServer
         page = pages.get(environ.get("PATH_INFO", "").rstrip("/"))
         if page is None:
             start_response("404 Not Found", [("Content-Type", "text/plain; charset=utf-8")])
-            return [f"there is {', '.join(pages)}\n".encode()]
+            return [f"not found; this server has {', '.join(pages)}\n".encode()]
         return page(environ, start_response)
 
     host, port, family = split_address(address)
@@ -101,7 +107,7 @@ def serve(registry: Collector, address: str, **more: Collector) -> MetricsServer
         return MetricsServer(make_server(host, port, application, server_class=kind, handler_class=Handler))
     except OSError as error:
         if error.errno == errno.EADDRNOTAVAIL:
-            raise InvalidConfigError(f"metrics: {address} is no address of this machine") from error
+            raise InvalidConfigError(f"metrics: {address} is not an address of this machine") from error
         if error.errno == errno.EADDRINUSE:
             text = f"metrics: {address} is in use by another program: stop it or serve metrics elsewhere"
             raise TransportUnavailableError(text) from error
@@ -109,13 +115,13 @@ def serve(registry: Collector, address: str, **more: Collector) -> MetricsServer
 
 
 def split_address(address: str) -> tuple[str, int, socket.AddressFamily]:
-    """(host, port, family) of HOST:PORT, where an IPv6 host stands in brackets. Raises `InvalidConfigError`."""
+    """Split HOST:PORT into (host, port, family); an IPv6 host is in brackets. Raises `InvalidConfigError`."""
     host, colon, port = address.rpartition(":")
     host = host.removeprefix("[").removesuffix("]")
     try:
         if not (colon and host and port.isascii() and port.isdigit() and int(port) < 1 << 16):
-            raise ValueError("it is HOST:PORT, such as 127.0.0.1:9100")
+            raise ValueError("give HOST:PORT, such as 127.0.0.1:9100")
         family, *_, resolved = socket.getaddrinfo(host, int(port), type=socket.SOCK_STREAM)[0]
     except (ValueError, OSError) as error:
-        raise InvalidConfigError(f"metrics: {address!r} is no address to listen on: {error}") from error
+        raise InvalidConfigError(f"metrics: cannot listen on {address!r}: {error}") from error
     return str(resolved[0]), int(port), family

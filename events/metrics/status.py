@@ -1,4 +1,4 @@
-"""Metrics that are read at scrape time from what the node says of itself, its status."""
+"""The metrics that a scrape reads from the status that the node reports."""
 
 from __future__ import annotations
 
@@ -12,55 +12,57 @@ HEALTH: Final = ("healthy", "degraded", "unhealthy", "recovering")
 
 
 def add_cluster(page: MetricPage, status: Mapping[str, Any]) -> None:
-    """The cluster as this node sees it."""
+    """Add the metrics of the cluster, as this node sees it."""
     nodes = status["nodes"]
-    page.gauge("cluster_size", "Members of the cluster, this node among them.", len(nodes))
+    page.gauge("cluster_size", "Members of the cluster, this node included.", len(nodes))
     healthy = sum(1 for row in nodes if row["status"] == "active")
-    page.gauge("cluster_healthy_nodes", "Members that give signs of life to this node, itself among them.", healthy)
+    page.gauge("cluster_healthy_nodes", "Members that show signs of life to this node, itself included.", healthy)
     page.gauge("has_quorum", "1 while enough voters are healthy to decide.", status["has_quorum"])
-    page.gauge("has_leader", "1 while this node knows who leads.", status["leader_id"] is not None)
+    page.gauge("has_leader", "1 while this node knows the leader.", status["leader_id"] is not None)
     page.gauge("is_leader", "1 while this node leads.", status["role"] == "leader")
     page.gauge("role", "1 for the role that this node has.", one_of(ROLES, status["role"]), "role")
-    page.gauge("health", "1 for the state of health of this node.", one_of(HEALTH, status["health"]), "state")
+    page.gauge("health", "1 for the health state of this node.", one_of(HEALTH, status["health"]), "state")
     page.gauge("term", "The Raft term of this node.", status["term"])
     page.gauge(
         "leader_last_contact_seconds",
-        "Seconds since the leader was heard; 0 if this node leads.",
+        "Seconds since this node last heard from the leader; 0 if it leads.",
         status["last_contact"],
     )
 
 
 def add_log(page: MetricPage, status: Mapping[str, Any]) -> None:
-    """The log and what is on disk."""
-    page.gauge("commit_index", "The last log entry that is known to be committed.", status["commit_index"])
-    page.gauge("last_applied", "The last log entry that the state machine has seen.", status["last_applied"])
+    """Add the metrics of the log and of the store."""
+    page.gauge("commit_index", "The last log entry that this node knows to be committed.", status["commit_index"])
+    page.gauge("last_applied", "The last log entry that was applied to the state machine.", status["last_applied"])
     page.gauge("last_log_index", "The last entry of the log.", status["last_log_index"])
     page.gauge(
-        "snapshot_index", "The log entry as of which the newest snapshot is; 0 without one.", status["snapshot_index"]
+        "snapshot_index",
+        "The last log entry that the newest snapshot covers; 0 without a snapshot.",
+        status["snapshot_index"],
     )
-    page.gauge("log_entries", "Entries in the log that are not compacted away.", status["log_entries"])
-    page.gauge("log_size", "Bytes that the log takes in the store.", status.get("log_size_bytes"))
+    page.gauge("log_entries", "Entries in the log, without those that were compacted.", status["log_entries"])
+    page.gauge("log_size", "Bytes that the log occupies in the store.", status.get("log_size_bytes"))
     page.gauge("storage_used_bytes", "Bytes of live data in the store.", status["storage_used_bytes"])
     page.gauge(
-        "storage_quota_bytes", "What the used bytes must stay below, with the reserve.", status["storage_quota_bytes"]
+        "storage_quota_bytes", "The limit of the used bytes, the reserve included.", status["storage_quota_bytes"]
     )
-    page.gauge("disk_free_bytes", "Bytes that the file system would still give.", status["disk_free_bytes"])
+    page.gauge("disk_free_bytes", "Bytes that are free on the file system.", status["disk_free_bytes"])
 
 
 def add_work(page: MetricPage, status: Mapping[str, Any]) -> None:
-    """What the node has done since it started, and what it has before it."""
+    """Add the metrics of what the node has done since it started, and of what waits."""
     page.counter("operations", "Commands of clients that this node answered.", status["operations_total"])
     page.unknown(
         "operations_failed",
-        "Those that the state machine refused; a counter under the name of the seed.",
+        "Commands that the state machine refused; a counter, named as in the Go original.",
         status["operations_failed"],
     )
     page.counter("reads", "Queries of clients that this node answered.", status["reads_total"])
     page.counter("turns", "Turns of the node.", status["turns_total"])
-    page.counter("flushes", "Turns that wrote to the disk, and waited for it.", status["flushes_total"])
+    page.counter("flushes", "Turns that wrote to the disk and waited for the flush.", status["flushes_total"])
     page.counter(
         "refused",
-        "What the node did not take or could not send, by reason: frames, stale messages, answers.",
+        "Frames, stale messages and answers that the node refused or could not send, by reason.",
         status["refused"],
         "reason",
     )
@@ -69,17 +71,17 @@ def add_work(page: MetricPage, status: Mapping[str, Any]) -> None:
 
 
 def add_peers(page: MetricPage, status: Mapping[str, Any]) -> None:
-    """The other members, one by one."""
+    """Add the metrics of the other members, one sample per peer."""
     peers = {row["id"]: row for row in status["nodes"] if row["id"] != status["node_id"]}
     last = status["last_log_index"]
 
     def each(value: Callable[[Mapping[str, Any]], Scalar]) -> dict[str, Scalar]:
         return {name: value(row) for name, row in peers.items()}
 
-    page.gauge("peer_up", "1 while the peer gives signs of life.", each(lambda row: row["status"] == "active"), "peer")
+    page.gauge("peer_up", "1 while the peer shows signs of life.", each(lambda row: row["status"] == "active"), "peer")
     page.gauge(
         "peer_round_trip_seconds",
-        "The last round trip to the peer.",
+        "The duration of the last round trip to the peer.",
         each(lambda row: seconds(row["round_trip_ms"])),
         "peer",
     )
@@ -91,34 +93,34 @@ def add_peers(page: MetricPage, status: Mapping[str, Any]) -> None:
     )
     page.gauge(
         "peer_match_index",
-        "The last entry that the peer is known to have on disk; told by the leader.",
+        "The last entry that the peer is known to have on disk; only the leader reports it.",
         each(lambda row: row["match_index"]),
         "peer",
     )
     page.gauge(
         "peer_lag_entries",
-        "Entries that the peer is not known to have on disk; told by the leader.",
+        "Entries that the peer is not known to have on disk; only the leader reports it.",
         each(lambda row: lag(last, row["match_index"])),
         "peer",
     )
 
 
 def per_second(status: Mapping[str, Any]) -> float:
-    """Commands a second since the node started, as the seed counts."""
+    """Return commands per second since the node started, as the Go original computes them."""
     return float(status["operations_total"] / max(status["uptime"], 1e-9))
 
 
 def one_of(names: tuple[str, ...], present: str) -> Iterator[tuple[tuple[str], Scalar]]:
-    """1 for the present name and 0 for the others."""
+    """Return 1 for the present name and 0 for the others."""
     for name in names:
         yield (name,), name == present
 
 
 def seconds(milliseconds: float | None) -> float | None:
-    """Prometheus counts in seconds."""
+    """Convert milliseconds to seconds, the unit of Prometheus."""
     return None if milliseconds is None else milliseconds / 1000
 
 
 def lag(last: int, match: int | None) -> int | None:
-    """What is missing; a peer may have answered for more than this reading of the log's end."""
+    """Return how many entries are missing; never negative, since a peer may have answered after `last` was read."""
     return None if match is None else max(0, last - match)

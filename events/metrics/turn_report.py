@@ -1,4 +1,4 @@
-"""What one turn of a node cost, as the engine tells it to whoever observes it."""
+"""The report of one turn of a node: what it did and what it cost, as the engine passes it to its observers."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ from dataclasses import dataclass
 
 @dataclass(slots=True)
 class TurnReport:
-    """One committed turn. Seconds are those of `time.perf_counter`.
+    """One committed turn. Times are those of `time.perf_counter`, in seconds.
 
-    Filled in while the turn runs; the observer gets it at the end and may keep it, but not what `operations` refers
-    to, which the next turn uses again.
+    The engine fills it in while the turn runs and passes it on at the end. An observer may keep it, but not the
+    sequence `operations`, which the next turn reuses.
     """
 
     began: float
     frames: int
-    """Frames that were taken from the wire."""
+    """Frames that the turn received."""
     seconds: float = 0.0
-    """From the first message to the last frame that left, the commit included."""
+    """From the first message to the last frame that was sent, the commit included."""
     commit_seconds: float | None = None
-    """What the flush took; None if nothing had to be durable."""
+    """How long the flush took; None if nothing had to be made durable."""
     messages: int = 0
-    """Messages that actors handled, frames and requests of clients in this process among them."""
+    """Messages that actors handled, including frames and requests of clients in this process."""
     applied: int = 0
-    """Entries that were applied, or jumped over by installing a snapshot."""
+    """Entries that were applied, or that an installed snapshot covered."""
     operations: Sequence[tuple[float, int]] = ()
-    """(when it came in, number of commands) of each frame of commands that was answered."""
+    """(time of arrival, number of commands) of each frame of commands that was answered."""

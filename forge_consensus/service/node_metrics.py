@@ -11,7 +11,7 @@ from prometheus_client import ProcessCollector
 
 from forge_consensus.actors.messages import GetStatus
 from forge_consensus.actors.transport.zeromq import LocalConnection, ZeroMqBase
-from forge_consensus.events.metrics.metrics import NodeMetrics, SeedMetrics
+from forge_consensus.events.metrics.metrics import GoOriginalMetrics, NodeMetrics
 from forge_consensus.events.metrics.server import MetricsServer, serve
 from forge_consensus.version import __version__
 
@@ -33,11 +33,13 @@ class ServedMetrics:
         )
         ProcessCollector(registry=self.metrics.registry)
         try:
-            self.server: MetricsServer = serve(self.metrics.registry, address, seed=SeedMetrics(self.metrics).registry)
+            self.server: MetricsServer = serve(
+                self.metrics.registry, address, go=GoOriginalMetrics(self.metrics).registry
+            )
         except BaseException:
             self.metrics.close()
             raise
-        base.engine.observation.observe(self.metrics.turn)
+        base.engine.observation.observe(self.metrics.observe_turn)
         logger.info("{}: metrics at http://{}/metrics", identity.node_id, self.address)
 
     @property

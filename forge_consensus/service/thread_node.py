@@ -147,7 +147,7 @@ class ThreadNode:
         """Return who leads, without waiting."""
         engine = self.engine()
         shared, ledger = engine.shared, engine.ledger
-        return LeaderReport(ledger.leading is not None, shared.leader, str(shared.role), ledger.term)
+        return LeaderReport(ledger.leading_term is not None, shared.leader, str(shared.role), ledger.term)
 
     def status(self, timeout: float) -> NodeStatus:
         """Return the node's status, without waiting."""

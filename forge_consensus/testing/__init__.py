@@ -1,4 +1,4 @@
-"""The test kit: clusters in one process under one seed, real clusters with faults, and judges of what clients saw."""
+"""The test kit: simulated clusters under one seed, real clusters with faults, and checkers of what clients saw."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ HOMES = {
     "Workload": "simulator.workload",
     "check": "histories.linearizability",
 }
-"""The module of this folder where a public name lives."""
+"""The module of this folder that defines a public name."""
 
 __all__ = [
     "Call",
@@ -51,7 +51,10 @@ __all__ = [
 
 
 def __getattr__(name: str) -> object:
-    """Import a public name at its first use (PEP 562): who simulates needs no sockets, and the other way round."""
+    """Import a public name at its first use (PEP 562).
+
+    So a simulation imports no sockets, and a local cluster imports no simulator.
+    """
     if name not in HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value: object = getattr(importlib.import_module(f"{__name__}.{HOMES[name]}"), name)

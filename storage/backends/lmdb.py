@@ -34,7 +34,7 @@ HOUSEKEEPING_BYTES: Final = 1 << 20
 
 Result = TypeVar("Result")
 # Written as text, because the stubs' generic classes are plain ones at run time.
-Transaction: TypeAlias = "lmdb.Transaction[bytes]"
+LmdbTransaction: TypeAlias = "lmdb.Transaction[bytes]"
 Cursor: TypeAlias = "lmdb.Cursor[bytes]"
 Database: TypeAlias = "lmdb._Database"
 
@@ -44,7 +44,7 @@ class LmdbReading(TablesView):
 
     databases: dict[str, Database]
 
-    def reading(self, read: Callable[[Transaction], Result]) -> Result:
+    def reading(self, read: Callable[[LmdbTransaction], Result]) -> Result:
         """Return `read(transaction)`; LMDB's own errors become StorageError."""
         raise NotImplementedError
 
@@ -144,7 +144,7 @@ class LmdbTables(LmdbReading):
         """Open the tables of a running node from another process. Raises StorageError."""
         return LmdbView(path, map_bytes)
 
-    def reading(self, read: Callable[[Transaction], Result]) -> Result:
+    def reading(self, read: Callable[[LmdbTransaction], Result]) -> Result:
         """Return `read(transaction)` on a read transaction that ends with this call."""
         if self.failure is not None:
             raise self.poisoned()
@@ -179,7 +179,7 @@ class LmdbTables(LmdbReading):
         if self.unasked_bytes >= HOUSEKEEPING_BYTES or self.clock() >= self.next_housekeeping:
             self.do_housekeeping()
 
-    def execute(self, txn: Transaction, operation: PutRun | Delete | DeleteRange) -> None:
+    def execute(self, txn: LmdbTransaction, operation: PutRun | Delete | DeleteRange) -> None:
         """Carry out one operation of a batch."""
         database = self.databases[operation.table]
         if isinstance(operation, PutRun):
@@ -210,7 +210,7 @@ class LmdbTables(LmdbReading):
             raise self.poisoned()
         return Space(used_bytes, self.quota_bytes, self.disk_free_bytes)
 
-    def count_used_bytes(self, txn: Transaction) -> int:
+    def count_used_bytes(self, txn: LmdbTransaction) -> int:
         """Return the bytes of live pages: two meta pages, the main table, ours."""
         stats = [txn.stat(), *(txn.stat(database) for database in self.databases.values())]
         pages = 2 + sum(s["branch_pages"] + s["leaf_pages"] + s["overflow_pages"] for s in stats)
@@ -262,7 +262,7 @@ class LmdbView(LmdbReading):
         except (lmdb.Error, OSError) as error:
             raise StorageError(f"cannot read the tables in {self.path}: {error}") from error
 
-    def reading(self, read: Callable[[Transaction], Result]) -> Result:
+    def reading(self, read: Callable[[LmdbTransaction], Result]) -> Result:
         """Return `read(transaction)` on the view's one transaction."""
         if self.closed:
             raise StorageError(f"the view of {self.path} is closed")
@@ -309,7 +309,7 @@ def open_environment(path: Path, map_bytes: int, *, readonly: bool) -> lmdb.Envi
             map_bytes = max(smallest, map_bytes // 2)
 
 
-def open_databases(environment: lmdb.Environment, txn: Transaction) -> dict[str, Database]:
+def open_databases(environment: lmdb.Environment, txn: LmdbTransaction) -> dict[str, Database]:
     """Return the handle of every table; a transaction that may write makes missing ones.
 
     Handles opened in a read transaction end with it, those of a committed one stay.

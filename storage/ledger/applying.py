@@ -31,12 +31,11 @@ from forge_consensus.storage.machines.machine import (
     apply_one,
     failure,
 )
-from forge_consensus.storage.machines.sessions import Sessions
+from forge_consensus.storage.machines.sessions import TTL_BYTES, Sessions
 
 APPLIED = b"applied"
 COMMAND = int(Kind.COMMAND)
 SESSION = int(Kind.SESSION)
-TTL_BYTES = 8
 READ_BYTES = 4 << 20
 
 
@@ -61,44 +60,51 @@ class Point:
 
 
 class Applier:
-    """Owns the machine, the sessions and the index up to which both were moved.
+    """Owns the machine, the sessions and the applied index: the entry up to which both have moved.
 
-    They are changed in memory only; `checkpoint` stages all three for one transaction, so on disk they agree
-    always. A machine that does not live in the ledger is durable only through its snapshot file, so for it
-    nothing is staged, and `on_disk` is the index of that snapshot.
-
-    `replacing` says that a snapshot is being handed to such a machine, elsewhere: until the switch is on disk nobody
-    may apply to it, ask it or take its state.
+    They change in memory only. `checkpoint` stages all three for one transaction, so on disk they always agree. A
+    machine that is not kept in the ledger is durable through its snapshot file only: for it nothing is staged, and
+    `on_disk` is the index of that snapshot.
     """
 
     def __init__(self, tables: Tables, machine: Machine) -> None:
         self.tables = tables
         self.machine = machine
-        self.kept = cast("LedgerMachine", machine) if hasattr(machine, "checkpoint") else None
+        self.ledger_machine = cast("LedgerMachine", machine) if hasattr(machine, "checkpoint") else None
+        """The machine, if it is kept in the ledger's tables; None for a user's machine that is durable by snapshots."""
         self.batched = hasattr(machine, "apply_run")
         self.sessions = Sessions()
         self.generation = 0
+        """The generation of tables that holds the state of a machine in the ledger."""
         self.index = self.term = self.time_ms = 0
+        """Index and term of the last applied entry, and the greatest time of any."""
         self.on_disk = self.staged = 0
+        """The applied index as a restart finds it, and as the checkpoint under way writes it."""
         self.dirty_bytes = 0
-        """How much memory the state that is not on disk takes, about."""
+        """About how much memory the state takes that is not on disk."""
         self.replacing = False
+        """Whether the state is being replaced by a snapshot: nothing is applied, captured, checkpointed or compacted.
+
+        For a user's machine that lasts from the moment the snapshot is handed to it until the switch is on disk, and
+        queries are refused too. For a machine in the ledger it lasts for the turn that switches.
+        """
 
     def load(self) -> None:
-        """Take up what the last checkpoint left. Raises `CorruptionError`."""
-        if self.kept is None:
+        """Read what the last checkpoint wrote. Raises `CorruptionError`."""
+        self.replacing = False
+        if self.ledger_machine is None:
             return
         stored = get_meta(self.tables, APPLIED)
         if stored is not None:
             self.generation, self.index, self.term, self.time_ms, _ = msgpack.unpackb(stored)
         self.on_disk = self.index
-        self.kept.bind(self.tables, self.generation)
+        self.ledger_machine.bind(self.tables, self.generation)
         self.measure()
         self.sessions = Sessions()
         self.sessions.load(self.tables, self.generation)
 
     def restored(self, point: Point, sessions: list[bytes]) -> None:
-        """A machine of the user's own now holds the state of a snapshot, which is durable."""
+        """Note that a user's machine now holds the state of a durable snapshot, and take that snapshot's sessions."""
         self.index, self.term, self.time_ms = point.index, point.term, point.time_ms
         self.on_disk = point.index
         self.sessions = Sessions()
@@ -106,8 +112,8 @@ class Applier:
         self.replacing = False
 
     def query(self, query: Any) -> Any:
-        """Ask the machine. May raise anything, `UnavailableError` while its state is being replaced."""
-        if self.replacing:
+        """Ask the machine. May raise anything; `UnavailableError` while a user's machine is being handed a snapshot."""
+        if self.replacing and self.ledger_machine is None:
             raise UnavailableError("this node is taking over a snapshot: ask another one, or again soon")
         return self.machine.query(query)
 
@@ -219,25 +225,25 @@ class Applier:
 
     def checkpoint(self, batch: Batch, configuration: bytes) -> None:
         """Stage machine, sessions and applied index together. `configuration` is the one as of that index."""
-        if self.kept is None:
+        if self.ledger_machine is None:
             return
-        self.kept.checkpoint(batch)
+        self.ledger_machine.checkpoint(batch)
         self.sessions.checkpoint(batch, self.generation)
         put_point(batch, self.generation, Point(self.index, self.term, self.time_ms, configuration))
         self.staged = self.index
 
     def checkpointed(self) -> None:
         """The staged checkpoint is on disk."""
-        if self.kept is None:
+        if self.ledger_machine is None:
             return
-        self.kept.checkpointed()
+        self.ledger_machine.checkpointed()
         self.sessions.checkpointed()
         self.on_disk = self.staged
         self.measure()
 
     def measure(self) -> None:
         """Note how much is not on disk: it is looked at in every turn, and changes in few."""
-        self.dirty_bytes = self.kept.dirty[1] if self.kept is not None else 0
+        self.dirty_bytes = self.ledger_machine.dirty[1] if self.ledger_machine is not None else 0
 
 
 def put_point(batch: Batch, generation: int, point: Point) -> None:

@@ -1,4 +1,15 @@
-"""The configuration: who the members are, as it stands in a log entry."""
+"""The configuration: who the members of the cluster are, as a log entry holds it.
+
+The bytes. Version 1 is the msgpack array `[members, lease_reads]`, with `members` an array of `[node id, address]`.
+Every later version is an array that begins with its number: `[version, members, lease_reads, ...]`. A number that this
+program does not know is refused with `UnsupportedVersionError`, because a node that ignored a field could count a
+majority among the wrong nodes.
+
+To add a field (outgoing voters, learners, attributes): give `Configuration` the field with a default that means what
+the earlier version meant; raise `VERSION`; let `encode` write the new version only for a configuration that uses the
+field, so that a plain list of members keeps its bytes, its digest and its readers; let `decode` fill in the default for
+earlier versions; propose such a configuration only when all members are known to read it.
+"""
 
 from __future__ import annotations
 
@@ -7,30 +18,39 @@ from bisect import bisect_right
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import cast
+from typing import Final, cast
 
 import msgpack
 
-from forge_consensus.errors import CorruptionError, InvalidConfigError
+from forge_consensus.errors import CorruptionError, InvalidConfigError, UnsupportedVersionError
 from forge_consensus.storage.ledger.quorum import Quorum
+
+CONFIGURATIONS: Final = b"configurations"
+"""The key under which the ledger stores the indexes of the log's configuration entries."""
+
+VERSION: Final = 1
+"""The newest version of a configuration's bytes that this program reads."""
 
 
 @dataclass(frozen=True)
 class Configuration:
-    """Members as (node id, address) sorted by id, and what all of them must agree on.
+    """The members of the cluster, and what all of them must agree on.
 
-    Its bytes hold nothing local, so the first log entry is the same on every node and its hash is part of the
-    cluster's identity. `lease_reads` is here because a lease is safe only if every voter honours it.
+    Its bytes hold nothing local, so the first log entry is the same on every node, and its hash is part of the
+    cluster's identity.
     """
 
     members: tuple[tuple[str, str], ...]
+    """(node id, address) of each member, sorted by node id."""
     lease_reads: bool = False
+    """Whether leaders may answer reads under a lease. All members share it, because a lease is safe only if every voter
+    keeps its vote back for as long."""
 
     @classmethod
     def of(cls, peers: Mapping[str, str], *, lease_reads: bool = False) -> Configuration:
-        """The configuration of these members (node id -> address).
+        """Make the configuration of these members, given as node id -> address ("host:port").
 
-        Raises `InvalidConfigError` when there is nobody, or two members share an address.
+        Raises `InvalidConfigError` if there is no member, or two members share an address.
         """
         if not peers:
             raise InvalidConfigError("the list of peers is empty: a cluster has at least one member")
@@ -41,7 +61,7 @@ class Configuration:
 
     @cached_property
     def voters(self) -> frozenset[str]:
-        """The ids of those who vote."""
+        """The ids of the members that vote: today all of them."""
         return frozenset(node for node, _ in self.members)
 
     @cached_property
@@ -54,52 +74,59 @@ class Configuration:
 
     @cached_property
     def addresses(self) -> dict[str, str]:
-        """Node id -> address."""
+        """The address of each member, by node id."""
         return dict(self.members)
 
     def encode(self) -> bytes:
-        """The bytes, equal on every node."""
+        """The bytes of this configuration, the same on every node, in the earliest version that can hold it."""
         return cast("bytes", msgpack.packb((self.members, self.lease_reads)))
 
     @classmethod
     def decode(cls, data: bytes) -> Configuration:
-        """The configuration in those bytes. Raises `CorruptionError`."""
+        """The configuration that `encode` gave these bytes for.
+
+        Raises `UnsupportedVersionError` if a later version wrote them, `CorruptionError` if they are damaged.
+        """
         try:
-            members, lease_reads = msgpack.unpackb(data, use_list=False)
+            row = msgpack.unpackb(data, use_list=False)
+            if isinstance(row, tuple) and row and type(row[0]) is int and row[0] > VERSION:
+                raise UnsupportedVersionError(
+                    f"a configuration of the cluster is written in version {row[0]}, and this program reads versions "
+                    f"up to {VERSION}: run a later version of the program on this node"
+                )
+            members, lease_reads = row
             return cls(tuple((str(node), str(address)) for node, address in members), bool(lease_reads))
         except (ValueError, TypeError) as error:
             raise CorruptionError("a configuration entry of the log does not decode") from error
 
     @cached_property
     def digest(self) -> str:
-        """What nodes compare when they greet each other."""
+        """A hash of the bytes. Nodes compare it when they greet each other, to refuse a member of another cluster."""
         return hashlib.sha256(self.encode()).hexdigest()[:16]
 
     @property
     def text(self) -> str:
-        """For people: n1=host:port,n2=..."""
+        """The configuration for people to read: n1=host:port,n2=..."""
         listed = ",".join(f"{node}={address}" for node, address in self.members)
         return listed + (" with lease reads" if self.lease_reads else "")
 
 
-CONFIGURATIONS = b"configurations"
-
-
 class ConfigurationHistory:
-    """The configurations in the log, each in force from its entry on, behind the one of the compacted part.
+    """The configurations in the log, each in force from its entry on.
 
-    Only the indexes are stored, with the log itself and in its transaction; the contents are always read from the
-    entries, so a truncated entry takes its configuration back.
+    Only the indexes of their entries are stored, in the transaction that writes the log; the contents are always read
+    from the entries, so truncating an entry takes its configuration back.
     """
 
     def __init__(self) -> None:
         self.base = Configuration(())
+        """The configuration as of the log's base: the part of the log that is compacted away."""
         self.rows: list[tuple[int, Configuration]] = []
 
     def load(self, base_index: int, base: bytes, indexes: bytes | None, read: Callable[[int], bytes]) -> None:
-        """Take up the base and the entries at the stored indexes; `read` gives an entry's data.
+        """Take the base (its bytes, empty if nothing is compacted) and the entries at the stored indexes.
 
-        Raises `CorruptionError`.
+        `read` returns the data of the entry at an index. Raises `CorruptionError`, `UnsupportedVersionError`.
         """
         self.base = Configuration.decode(base) if base else Configuration(())
         self.rows = [
@@ -111,30 +138,30 @@ class ConfigurationHistory:
             raise CorruptionError("the store knows no configuration, so the node does not run")
 
     def stored(self) -> bytes:
-        """The indexes, to be stored."""
+        """The indexes of the entries, as bytes to be stored."""
         stored: bytes = msgpack.packb([index for index, _ in self.rows])
         return stored
 
     @property
     def current(self) -> Configuration:
-        """The one in force: the last in the log, committed or not (dissertation 4.1)."""
+        """The configuration in force: the last one in the log, committed or not (dissertation 4.1)."""
         return self.rows[-1][1] if self.rows else self.base
 
     def at(self, index: int) -> Configuration:
-        """The one as of an index."""
+        """The configuration that was in force at an index."""
         place = bisect_right(self.rows, index, key=lambda row: row[0])
         return self.rows[place - 1][1] if place else self.base
 
     def add(self, index: int, data: bytes) -> None:
-        """An entry with a configuration was appended."""
+        """Note that an entry with this configuration was appended. Raises what `Configuration.decode` raises."""
         self.rows.append((index, Configuration.decode(data)))
 
     def truncate(self, first: int) -> None:
-        """The entries from `first` on are gone."""
+        """Forget the configurations of the entries from `first` on, because those were truncated."""
         while self.rows and self.rows[-1][0] >= first:
             self.rows.pop()
 
     def compacted(self, index: int, configuration: bytes) -> None:
-        """The entries up to `index` are gone; this was the configuration as of that index."""
+        """Forget the entries up to `index`, because they were compacted; `configuration` was in force at `index`."""
         self.base = Configuration.decode(configuration)
         self.rows = [row for row in self.rows if row[0] > index]

@@ -1,4 +1,4 @@
-"""The identity: whose folder this is, which life of it this is, and the same of every member met so far."""
+"""The identity: which node owns the folder, which boot of it this is, and the boots of the other members."""
 
 from __future__ import annotations
 
@@ -14,27 +14,27 @@ from forge_consensus.storage.ledger.transaction import Transaction, get_meta, pu
 IDENTITY = b"identity"
 BOOTS = b"boots"
 FORMAT = 2
-"""How the ledger's tables are laid out; a folder of another format is refused."""
+"""The layout of the ledger's tables; a folder of another format is refused."""
 
 DRAWN = "."
+"""Stands in a boot token between the incarnation and the draw."""
 DRAW_CHARS = 8
 EARLIER_KEPT = 16_384
-"""So many boots back a folder can say which it descends from; whom its peer met last before that is refused.
-
-A node that fails at once and is started again every minute, while a peer that knew it is away, has eleven days.
-"""
+"""How many past boots a folder can prove that it descends from; a peer that missed
+more of them refuses the node. At one restart a minute that is eleven days."""
 
 
 class Identity:
-    """(node id, cluster id) of the folder and its boot id: (life, boot).
+    """Who this node is, durably, and which boots of the other members it has seen.
 
-    The incarnation is random and made with the folder, the boot a counter raised durably before the first frame of
-    a process. A life is the incarnation with a number drawn at the boot: a copy of the folder that is one boot old
-    counts to the same boot again, and the draw tells the two apart. The folder keeps the draws of its earlier boots,
-    one behind the other, newest first, and names them in its greeting: so a copy gives itself away also if it has
-    been started more often than the folder whose place it took. `boots` keeps the life and highest boot seen of every
-    member, durably: a wiped or restored folder has forgotten votes that it gave, so it must not be taken for the
-    member that gave them.
+    The *incarnation* is a random text made with the folder, the *boot* a counter that is raised durably before the
+    first frame of a process. A folder that is copied while it is one boot old would count to the same boot again, so
+    each boot also makes a random *draw*; incarnation and draw together are the *boot token*. The folder keeps the draws
+    of its earlier boots and names them when it greets a peer, so a restored copy gives itself away even if it has been
+    started more often than the folder whose place it took.
+
+    `boots` holds the boot token and the highest boot of every member that greeted this node, durably. A wiped or
+    restored folder has forgotten votes that it gave, so it must not be taken for the member that gave them.
     """
 
     def __init__(self, tables: Tables, node_id: str, cluster_id: str) -> None:
@@ -42,16 +42,18 @@ class Identity:
         self.node_id = node_id
         self.cluster_id = cluster_id
         self.incarnation = ""
-        self.life = ""
+        self.boot_token = ""
+        """The incarnation and this boot's draw, as one text."""
         self.boot = 0
         self.earlier = ""
+        """The draws of the boots before this one, newest first, `DRAW_CHARS` each."""
         self.boots: dict[str, tuple[str, int]] = {}
 
     def open(self, new_incarnation: Callable[[], str], batch: Batch) -> bool:
-        """Read whose folder it is and stage the next boot, which counts once `batch` is committed.
+        """Read who owns the folder and stage the next boot, which counts once `batch` is committed.
 
-        Returns whether the folder is new. Raises `IdentityError` when it belongs to another node or cluster, or to
-        a program that keeps its tables otherwise; `CorruptionError`.
+        `new_incarnation` returns a new random text each time. Returns whether the folder is new. Raises `IdentityError`
+        if it belongs to another node or cluster or has another format, `CorruptionError` if it is damaged.
         """
         stored = get_meta(self.tables, IDENTITY)
         if stored is None:
@@ -71,7 +73,7 @@ class Identity:
                     f"{self.node_id!r} of cluster {self.cluster_id!r}: name the folder of this node"
                 )
         draw = new_incarnation()[:DRAW_CHARS]
-        self.life = f"{self.incarnation}{DRAWN}{draw}"
+        self.boot_token = f"{self.incarnation}{DRAWN}{draw}"
         draws = (draw + self.earlier)[: EARLIER_KEPT * DRAW_CHARS]
         begun = (FORMAT, self.node_id, self.cluster_id, self.incarnation, self.boot, draws)
         put_meta(batch, IDENTITY, cast("bytes", msgpack.packb(begun)))
@@ -79,21 +81,22 @@ class Identity:
         return stored is None
 
     def reload(self) -> None:
-        """Read the members' boots from disk."""
+        """Read the members' boots from disk again, as after a turn that was rolled back."""
         stored = get_meta(self.tables, BOOTS)
         rows = msgpack.unpackb(stored) if stored else {}
-        self.boots = {node: (life, boot) for node, (life, boot) in rows.items()}
+        self.boots = {node: (token, boot) for node, (token, boot) in rows.items()}
 
-    def admit(self, turn: Transaction, node: str, life: str, boot: int, earlier: str) -> str:
-        """Take note of a member's boot; returns "" or the reason why it cannot be the member that was known.
+    def admit(self, turn: Transaction, node: str, token: str, boot: int, earlier: str) -> str:
+        """Note a member's boot in this turn; returns "", or why this cannot be the member that was known before.
 
-        `earlier` are the draws of the boots before it, newest first, as its folder has them.
+        `token`, `boot` and `earlier` are what the member says of itself: its boot token, its boot, and the draws of the
+        boots before it, newest first.
         """
         known = self.boots.get(node)
-        if known == (life, boot):
+        if known == (token, boot):
             return ""
         if known is not None:
-            (was, _, draw), (folder, _, _) = known[0].partition(DRAWN), life.partition(DRAWN)
+            (was, _, draw), (folder, _, _) = known[0].partition(DRAWN), token.partition(DRAWN)
             if was != folder:
                 return (
                     f"node {node} was known with folder {was} and now has folder {folder}: its folder was "
@@ -103,10 +106,10 @@ class Identity:
             back = boot - known[1]
             if back <= 0 or earlier[(back - 1) * DRAW_CHARS : back * DRAW_CHARS] != draw:
                 return (
-                    f"node {node} was known in boot {known[1]} and now comes in boot {boot}, in a life that does not "
-                    "go back to that one: its folder was restored from an older copy, which has forgotten what it "
+                    f"node {node} was known in boot {known[1]} and now comes in boot {boot}, which does not descend "
+                    "from that one: its folder was restored from an older copy, which has forgotten what it "
                     "acknowledged since. Let the node join under a new id"
                 )
-        self.boots[node] = (life, boot)
+        self.boots[node] = (token, boot)
         turn.put_meta(BOOTS, cast("bytes", msgpack.packb(self.boots)))
         return ""

@@ -1,45 +1,50 @@
-"""The ledger: term, vote, log, configuration and applied index as one unit, changed only through its few calls.
+"""The ledger: term, vote, log, configuration, commit index and applied state as one unit.
 
-Every call that acts for a term takes that term and refuses a stale one, so actors may be separate and late without
-ever disagreeing about safety (paper 5.1 to 5.4). Changes are made in memory and staged; `commit` makes a turn's
-changes durable in one transaction and `rollback` takes all of them back, from memory too.
+All of it changes only through the methods of `Ledger`. A method that acts for a term takes that term and refuses a
+stale one with `StaleTermError`, so actors may be separate and late without ever disagreeing about safety (paper 5.1 to
+5.4). Changes are made in memory and staged; `commit` makes a turn's changes durable in one transaction, and `rollback`
+takes all of them back, from memory too. I1 to I16 are the invariants in docs/invariants.md.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import msgpack
 
 from forge_consensus.config.storage import StorageSettings
 from forge_consensus.errors import BusyError, CorruptionError, LogInconsistentError, StaleTermError, StorageFullError
-from forge_consensus.storage.backends.tables import RECORD_OVERHEAD_BYTES, Tables
-from forge_consensus.storage.ledger.applying import Applied, Applier
-from forge_consensus.storage.ledger.checks import check_vote, same_entry
+from forge_consensus.storage.backends.tables import RECORD_OVERHEAD_BYTES, Batch, Tables
+from forge_consensus.storage.ledger.applying import Applied, Applier, Point, put_point
+from forge_consensus.storage.ledger.checks import HardState, check_records, check_turn, check_vote, same_entry
 from forge_consensus.storage.ledger.configuration import CONFIGURATIONS, Configuration, ConfigurationHistory
 from forge_consensus.storage.ledger.identity import Identity
-from forge_consensus.storage.ledger.incoming import check_records
 from forge_consensus.storage.ledger.journal import Journal
-from forge_consensus.storage.ledger.log import Log
+from forge_consensus.storage.ledger.log import TABLE, Log
 from forge_consensus.storage.ledger.numbers import EventNumbers
-from forge_consensus.storage.ledger.record import CRC_BYTES, HEAD_BYTES, REJOIN, Kind, data_of, encode
-from forge_consensus.storage.ledger.transaction import Transaction, get_meta
+from forge_consensus.storage.ledger.record import CRC_BYTES, HEAD_BYTES, REJOIN, Kind, data_of, encode, key_of
+from forge_consensus.storage.ledger.transaction import Transaction, get_meta, put_meta
 from forge_consensus.storage.ledger.uncommitted import Uncommitted
 from forge_consensus.storage.machines.machine import ApplyFaultError
+from forge_consensus.storage.machines.sessions import import_rows
 
 HARD = b"hard"
+"""The key of (term, vote, commit index, last index): the hard state. The commit index there is a hint."""
 BASE = b"base"
+"""The key of (index, term, configuration) as of the log's base: the part of the log that is compacted away."""
 NO_BASE = b"\x93\x00\x00\xc4\x00"
+"""What `BASE` holds before the first compaction: (0, 0, b"")."""
 ENTRY_BYTES = HEAD_BYTES + CRC_BYTES + 8 + RECORD_OVERHEAD_BYTES
 """What an entry takes on disk beside its data: head, checksum, key."""
 HELD_BACK = (Kind.COMMAND, Kind.SESSION)
-"""What a leader refuses when too much is uncommitted or the store is full. A no-op always passes, else a new leader
-could never commit what its predecessor left (etcd's rule), and so does a configuration, which may be the remedy."""
+"""The kinds of entries that a leader refuses when too much is uncommitted or the store is full. A no-op always passes,
+because a new leader could otherwise never commit what its predecessor left (etcd's rule). So does a configuration,
+because it may be the remedy."""
 
 
 class Proposal(NamedTuple):
-    """What a leader is asked to put into its log."""
+    """What a leader is asked to put into its log; the fields are those of `Record`."""
 
     kind: int
     session: int
@@ -49,23 +54,32 @@ class Proposal(NamedTuple):
 
 
 class Accepted(NamedTuple):
-    """What became of a leader's entries: all up to `match` are in the log; `truncated_from` is 0 if nothing went."""
+    """A leader's entries are in the log."""
 
     match: int
+    """Up to this index the log agrees with the leader's."""
     first_appended: int
+    """The first index that was appended; 0 if the log had all entries already."""
     truncated_from: int
+    """The first index whose old entry was removed; 0 if none was."""
     removed: int
+    """How many old entries were removed."""
 
 
 class Mismatch(NamedTuple):
-    """The previous entry is not here; (index, term) is the newest that may be in both logs."""
+    """The entry before a leader's entries is not in the log; (index, term) is the newest that may be in both logs."""
 
     index: int  # type: ignore[assignment]  # tuple.index is not needed here
     term: int
 
 
 class Ledger:
-    """The node's memory. It belongs to the node's thread; use `forge_consensus.storage.opening.open_ledger`."""
+    """What a node must not forget, and what is derived from it.
+
+    It belongs to the node's thread. `forge_consensus.storage.opening.open_ledger` makes one from a folder. Other
+    modules read its parts (`log`, `applier`, `identity`, `configurations`) freely; they change them only through the
+    methods below, except that `journal`, `numbers` and `identity.admit` are called directly.
+    """
 
     def __init__(self, tables: Tables, identity: Identity, applier: Applier, limits: StorageSettings) -> None:
         self.tables = tables
@@ -74,26 +88,33 @@ class Ledger:
         self.limits = limits
         self.log = Log(tables, limits.tail_bytes_max)
         self.turn = Transaction()
-        self.term, self.vote, self.commit_index = 0, "", 0
-        self.leading: int | None = None
+        self.term, self.vote = 0, ""
+        self.commit_index = 0
+        self.leading_term: int | None = None
+        """The term that this node leads; None if it leads none."""
         self.configurations = ConfigurationHistory()
         self.uncommitted = Uncommitted()
         self.numbers = EventNumbers(tables)
         self.journal = Journal(tables, self.numbers, limits.events_kept, limits.events_seconds)
         self.early_term: int | None = None
+        """The term that this node led when the turn began, so with term and vote on disk."""
         self.appliable = 0
+        """Only entries up to this index are applied in this turn: they were on disk when it began."""
         self.stood = self.led = 0
+        """The terms in which this node last stood and last led, since its process began."""
         self.checkpoint_wanted, self.checkpoint_clean_at = False, 0.0
+        """Whether a checkpoint was asked for or is overdue; and when applied and stored state last were the same."""
         self.commit_before = 0
-        self.hard_on_disk: tuple[int, str, int, int] = (0, "", 0, 0)
+        """The commit index when the turn began."""
+        self.hard_on_disk: HardState = (0, "", 0, 0)
         self.configurations_on_disk: bytes | None = None
 
     # --- the turn ----------------------------------------------------------------------------------------------------
 
     def reload(self) -> None:
-        """Take everything that is derived from disk from there; what was only in memory is gone.
+        """Read everything that is stored from disk again; what was only in memory is gone.
 
-        Raises `CorruptionError`.
+        Raises `CorruptionError`, `UnsupportedVersionError` for a configuration of a later version.
         """
         stored = get_meta(self.tables, HARD)
         if stored is None:
@@ -108,15 +129,15 @@ class Ledger:
             base_index, base_configuration, self.configurations_on_disk, lambda index: data_of(self.log.get(index))
         )
         self.commit_index = min(max(hint, self.commit_before, self.applier.index), self.log.last)
-        self.leading, self.stood = None, 0
+        self.leading_term, self.stood = None, 0
         self.uncommitted.clear()
 
     def begin(self, now: float) -> None:
-        """A turn begins at `now` (seconds, the node's running clock)."""
+        """Begin a turn at `now` (seconds, the node's running clock)."""
         self.turn = Transaction()
         self.commit_before = self.commit_index
         self.appliable = self.log.durable
-        self.early_term = self.leading
+        self.early_term = self.leading_term
         if self.applier.index == self.applier.on_disk:
             self.checkpoint_clean_at = now
         elif now - self.checkpoint_clean_at > self.limits.checkpoint_seconds:
@@ -125,8 +146,8 @@ class Ledger:
     def commit(self) -> bool:
         """Make the turn durable; returns whether log entries were written.
 
-        One transaction and one flush if anything must be on disk or a checkpoint is due, none otherwise: applying
-        alone costs nothing. Raises `StorageError`, after which the node must stop.
+        It makes one transaction and one flush if anything must be on disk or a checkpoint is due, and none otherwise:
+        applying alone costs nothing. Raises `StorageError`, after which the node must stop.
         """
         turn = self.turn
         checkpoint = self.checkpoint_due
@@ -157,28 +178,39 @@ class Ledger:
         return wrote
 
     def rollback(self) -> None:
-        """The turn did not happen: neither on disk nor in memory. What was applied stays, it was committed.
+        """Undo the turn, in memory too. What was applied stays, because only committed entries are applied.
 
-        Raises `ApplyFaultError` when the machine's state was just being replaced, since nobody can take that back:
-        the node must stop, and its next start takes the state from the snapshot.
+        Raises `ApplyFaultError` if a user's machine is being handed a snapshot, because nobody can take that back: the
+        node must stop, and its next start takes the state from the snapshot.
         """
-        if self.applier.replacing:
-            raise ApplyFaultError(self.applier.index, "a turn failed while a snapshot was handed to the machine")
+        applier = self.applier
+        if applier.replacing and applier.ledger_machine is None:
+            raise ApplyFaultError(applier.index, "a turn failed while a snapshot was handed to the machine")
+        applier.replacing = False
         self.turn = Transaction()
         self.reload()
 
+    def check_turn(self) -> None:
+        """Check what must hold once `commit` returned and before frames leave. Raises `LogInconsistentError`."""
+        hard = (self.term, self.vote, self.commit_index, self.log.last)
+        applier = self.applier
+        check_turn(hard, self.hard_on_disk, self.commit_before, applier.index, applier.on_disk, self.log)
+
     @property
     def changed(self) -> bool:
-        """Whether term, vote or log differ from what is on disk; the commit index there is only a hint."""
+        """Whether term, vote or log differ from what is on disk.
+
+        The commit index there is a hint and does not count.
+        """
         log = self.log
         term, vote, _, _ = self.hard_on_disk
         return self.term != term or self.vote != vote or not log.disk_last <= log.durable == log.last
 
     @property
     def checkpoint_due(self) -> bool:
-        """Whether the applied state must move to disk now; never in the turn that replaces it."""
+        """Whether the applied state must move to disk in this turn; never in the turn that replaces it."""
         applier, limits = self.applier, self.limits
-        if applier.kept is None or applier.index == applier.on_disk or self.turn.switching:
+        if applier.ledger_machine is None or applier.index == applier.on_disk or applier.replacing:
             return False
         return (
             self.checkpoint_wanted
@@ -186,31 +218,39 @@ class Ledger:
             or applier.dirty_bytes >= limits.checkpoint_bytes
         )
 
+    def request_checkpoint(self) -> None:
+        """Have this turn's commit write the applied state to disk, if the machine is kept in the ledger."""
+        self.checkpoint_wanted = True
+
     # --- the fence: term and vote ------------------------------------------------------------------------------------
 
     def require(self, term: int) -> None:
-        """Raise `StaleTermError` unless the ledger is in that term."""
+        """Raise `StaleTermError` unless the ledger is in `term`."""
         if term != self.term:
             raise StaleTermError(self.term, term)
 
     def require_leading(self, term: int) -> None:
-        """Raise `StaleTermError` unless this node leads that term."""
-        if self.leading != term:
+        """Raise `StaleTermError` unless this node leads `term`."""
+        if self.leading_term != term:
             raise StaleTermError(self.term, term)
 
     def advance(self, term: int) -> bool:
-        """Enter a higher term, without a vote and without leading; returns whether the term moved."""
+        """Enter `term` if it is higher, without a vote and without leading; returns whether the term moved."""
         if term <= self.term:
             return False
-        self.term, self.vote, self.leading = term, "", None
+        self.term, self.vote, self.leading_term = term, "", None
         return True
 
     def up_to_date(self, last_index: int, last_term: int) -> bool:
-        """Whether a log with that tip is at least as new as this one (paper 5.4.1)."""
+        """Whether a log that ends with this index and term is at least as new as ours (paper 5.4.1)."""
         return (last_term, last_index) >= (self.log.last_term, self.log.last)
 
     def grant_vote(self, term: int, candidate: str, last_index: int, last_term: int) -> bool:
-        """Vote for the candidate unless this node voted for another or has a newer log (I10)."""
+        """Vote for the candidate in `term`; returns whether it got the vote (I10).
+
+        It does not if this node voted for another in this term, or has a newer log than one that ends with `last_index`
+        and `last_term`. Raises `StaleTermError` unless the ledger is in `term`.
+        """
         self.require(term)
         if self.vote not in ("", candidate) or not self.up_to_date(last_index, last_term):
             return False
@@ -218,46 +258,51 @@ class Ledger:
         return True
 
     def stand(self, term: int) -> int:
-        """Enter the term after `term` with a vote for oneself; returns it. Leaders resign first, so that all hear."""
+        """Start a candidacy: enter `term` + 1 with a vote for this node; returns the new term.
+
+        Raises `StaleTermError` unless the ledger is in `term`, and while this node leads: it must resign first, so that
+        every actor learns that its leadership ended.
+        """
         self.require(term)
-        if self.leading is not None:
+        if self.leading_term is not None:
             raise StaleTermError(self.term, term)
-        self.term, self.vote, self.leading = term + 1, self.identity.node_id, None
+        self.term, self.vote, self.leading_term = term + 1, self.identity.node_id, None
         self.stood = self.term
         return self.term
 
     def lead(self, term: int) -> None:
-        """Begin to lead `term`: once a term and boot, and only with the vote for oneself given in this boot (I1).
+        """Begin to lead `term` (I1).
 
-        Raises `StaleTermError` otherwise. Rebuilding the actors does not reset it.
+        Raises `StaleTermError` if this process led the term before, or did not itself vote for this node in it. That
+        outlives a rebuild of the actors, so that no term is led twice.
         """
         self.require(term)
         if self.vote != self.identity.node_id or self.stood != term or self.led >= term:
             raise StaleTermError(self.term, term)
-        self.led = self.leading = term
+        self.led = self.leading_term = term
         self.uncommitted.clear()
 
     def resign(self, term: int) -> bool:
-        """Stop leading `term` without a new one; returns whether this node led it."""
-        if self.leading != term:
+        """Stop leading `term` without entering a new one; returns whether this node led it."""
+        if self.leading_term != term:
             return False
-        self.leading = None
+        self.leading_term = None
         return True
 
     def may_send_early(self, term: int) -> bool:
         """Whether entries of `term` may leave before this turn's commit (dissertation 10.2.1).
 
-        Only if term and vote were durable when the turn began; else a node that voted for itself, led and sent in
-        one turn could crash, forget it, and write another entry at the same index and term.
+        They may only if term and vote were durable when the turn began. A node that voted for itself, led and sent in
+        one turn could otherwise crash, forget it, and write another entry at the same index and term.
         """
-        return self.leading == term == self.early_term
+        return self.leading_term == term == self.early_term
 
     # --- the fence: log ----------------------------------------------------------------------------------------------
 
-    def room(self, extra_bytes: int) -> None:
-        """Raise `StorageFullError` unless the store has room for that much, for what memory holds, and the reserve.
+    def check_space(self, extra_bytes: int) -> None:
+        """Raise `StorageFullError` unless the store has space for this much, for what memory holds, and the reserve.
 
-        The reserve keeps votes, compaction and copy-on-write possible when proposals no longer are.
+        The reserve keeps votes, compaction and copy-on-write possible when proposals are refused.
         """
         space = self.tables.space()
         pending = self.log.fresh_bytes + self.applier.dirty_bytes
@@ -270,9 +315,11 @@ class Ledger:
             )
 
     def propose(self, term: int, wall_ms: int, proposals: Sequence[Proposal]) -> tuple[int, int]:
-        """Append the leader's own entries; returns (first, last) index. A configuration is proposed alone.
+        """Append entries as the leader of `term`; returns their first and last index.
 
-        Raises `StaleTermError`, `BusyError` when too much is uncommitted, `StorageFullError`.
+        All proposals are of one kind; a configuration is proposed alone. `wall_ms` is the leader's wall clock, never
+        less than in an earlier call. Raises `StaleTermError` if this node does not lead `term`, `BusyError` if too much
+        is uncommitted, `StorageFullError`.
         """
         self.require_leading(term)
         log, limits = self.log, self.limits
@@ -284,7 +331,7 @@ class Ledger:
                 or self.uncommitted.size_bytes + size > limits.uncommitted_bytes_max
             ):
                 raise BusyError(f"{log.last - self.commit_index} entries wait for a majority: try again in a moment")
-            self.room(size)
+            self.check_space(size)
         first = log.last + 1
         records = [
             encode(index, term, kind, wall_ms, session, seq, done_below, data)
@@ -297,15 +344,15 @@ class Ledger:
         return first, log.last
 
     def accept(self, term: int, prev_index: int, prev_term: int, records: Sequence[bytes]) -> Accepted | Mismatch:
-        """Take a leader's entries behind (prev_index, prev_term) (paper 5.3, I3).
+        """Take the entries that the leader of `term` sent to follow (prev_index, prev_term) (paper 5.3, I3).
 
-        Truncates only at the first entry whose term differs, and never at or below the commit index. Raises
-        `StaleTermError`, `ProtocolError` for a damaged record, `StorageFullError`, all before anything is changed,
-        and `LogInconsistentError`, which is fatal.
+        The log is truncated only at the first entry whose term differs, and never at or below the commit index. Raises
+        `StaleTermError`, `ProtocolError` for a record that is damaged or cannot be read, `StorageFullError`, all before
+        anything is changed, and `LogInconsistentError`, which is fatal.
         """
         self.require(term)
-        if self.leading is not None:
-            raise LogInconsistentError(f"two leaders in term {term}: this node and who sent entries")
+        if self.leading_term is not None:
+            raise LogInconsistentError(f"two leaders in term {term}: this node and the one that sent entries")
         log = self.log
         match = prev_index + len(records)
         if prev_index < log.base_index:
@@ -323,7 +370,7 @@ class Ledger:
         if not fresh:
             return Accepted(match, 0, 0, 0)
         configurations = check_records(term, log.term_at(first - 1) or 0, first, fresh)
-        self.room(sum(map(len, fresh)))
+        self.check_space(sum(map(len, fresh)))
         removed = self.truncate(first) if first <= log.last else 0
         log.append(fresh)
         for index in configurations:
@@ -331,7 +378,10 @@ class Ledger:
         return Accepted(match, first, first if removed else 0, removed)
 
     def truncate(self, first: int) -> int:
-        """Take the entries from `first` on away, and their configurations with them (I7)."""
+        """Remove the entries from `first` on, with their configurations; returns how many.
+
+        A committed one is fatal (I7).
+        """
         if first <= self.commit_index:
             raise LogInconsistentError(
                 f"a leader of term {self.term} contradicts entry {first}, and {self.commit_index} entries are "
@@ -358,12 +408,81 @@ class Ledger:
         return True
 
     def commit_following(self, term: int, index: int) -> bool:
-        """Move the commit index to what a leader's message both verified and reported; returns whether it moved."""
+        """Move the commit index to what the leader of `term` reported; returns whether it moved.
+
+        `index` must be at most the index up to which the same message proved the logs equal.
+        """
         self.require(term)
         if index <= self.commit_index:
             return False
         self.commit_index = min(index, self.log.last)
         return True
+
+    # --- the state that a snapshot holds -----------------------------------------------------------------------------
+
+    def move_base(self, index: int, term: int, configuration: bytes) -> None:
+        """Stage the new start of the log: everything up to `index` is in a durable snapshot.
+
+        `term` and `configuration` (its bytes) are those as of `index`. Memory follows once the base is on disk.
+        """
+        self.turn.put_meta(BASE, cast("bytes", msgpack.packb((index, term, configuration))))
+
+        def follow() -> None:
+            self.configurations.compacted(index, configuration)
+            self.log.rebase(index, term)
+
+        self.turn.after.append(follow)
+
+    def begin_replacing(self) -> None:
+        """Let a user's machine rest, because it is about to be handed a snapshot; `switch_state` ends that.
+
+        A machine in the ledger goes on meanwhile, because the snapshot goes into another generation of its tables.
+        """
+        self.applier.replacing = self.applier.ledger_machine is None
+
+    def switch_state(self, point: Point, sessions: list[bytes], generation: int) -> bool:
+        """Replace the state by an installed snapshot: machine, applied index, sessions, configuration and log start.
+
+        All of it changes together when this turn commits, and nothing is applied, compacted or checkpointed in it. The
+        log behind the snapshot stays only if it continues it (paper 7, I8). `generation` is that of the tables that
+        hold the state of a machine in the ledger. Returns False, with nothing done, if as much was applied meanwhile.
+        """
+        applier, log, turn = self.applier, self.log, self.turn
+        if point.index <= applier.index:
+            assert not applier.replacing, "nothing is applied to a machine that is being replaced"
+            return False
+        applier.replacing = True
+        if log.last > point.index and log.term_at(point.index) != point.term:
+            self.truncate(point.index + 1)
+        self.move_base(point.index, point.term, point.configuration)
+        if applier.ledger_machine is not None:
+            for chunk in sessions:
+                import_rows(turn.batch, generation, chunk)
+            put_point(turn.batch, generation, point)
+
+        def follow() -> None:
+            if applier.ledger_machine is not None:
+                applier.load()
+            else:
+                applier.restored(point, sessions)
+            self.commit_index = max(self.commit_index, point.index)
+
+        turn.after.append(follow)
+        return True
+
+    def adopt_state(self, point: Point, sessions: list[bytes]) -> None:
+        """Take the state of a snapshot that the log already holds or continues, at the start of the process.
+
+        A user's machine has been handed it; nothing is written, because it is durable as a file.
+        """
+        self.applier.restored(point, sessions)
+        self.commit_index = max(self.commit_index, min(point.index, self.log.last))
+
+    def snapshot_saved(self, index: int) -> None:
+        """Note that a snapshot up to `index` is durable: it is where a user's machine restarts from."""
+        applier = self.applier
+        if applier.ledger_machine is None and not applier.replacing:
+            applier.on_disk = max(applier.on_disk, index)
 
     # --- configuration and applying ----------------------------------------------------------------------------------
 
@@ -373,12 +492,12 @@ class Ledger:
         return self.configurations.current
 
     def apply(self, count_max: int) -> list[Applied]:
-        """Apply what is committed and was durable when the turn began, at most `count_max` entries.
+        """Apply at most `count_max` entries that are committed and were durable when the turn began.
 
-        So applying is never undone: a rolled-back turn has applied nothing that it takes back (I8). Raises
-        `ApplyFaultError` with the entry's index for any fault of ours, `StorageError`; both end the node.
+        So applying is never undone: a turn that is rolled back takes no applied entry back (I8). Raises
+        `ApplyFaultError` with the entry's index for a fault of this program, `StorageError`; both end the node.
         """
-        if not self.more_to_apply or self.applier.replacing or self.turn.switching:
+        if not self.more_to_apply or self.applier.replacing:
             return []
         return self.applier.run(self.log, min(self.commit_index, self.appliable), count_max)
 
@@ -400,3 +519,13 @@ class Ledger:
     def next_sequence(self) -> int:
         """The number of the next event; numbers are never used twice, over restarts too."""
         return self.numbers.next()
+
+
+def found(batch: Batch, configuration: bytes) -> None:
+    """Stage a new ledger whose first entry is this initial configuration.
+
+    The entry has the same bytes on every node, so it is committed from the start.
+    """
+    batch.append(TABLE, [(key_of(1), encode(1, 0, Kind.CONFIGURATION, 0, data=configuration))])
+    put_meta(batch, CONFIGURATIONS, cast("bytes", msgpack.packb([1])))
+    put_meta(batch, HARD, cast("bytes", msgpack.packb((0, "", 1, 1))))

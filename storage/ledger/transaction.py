@@ -1,4 +1,4 @@
-"""The transaction: what one turn wants to have on disk before it speaks, and the ledger's own small records."""
+"""The transaction: what one turn needs on disk before its frames leave, and the ledger's own small records."""
 
 from __future__ import annotations
 
@@ -10,30 +10,30 @@ from forge_consensus.storage.backends.tables import Batch, TablesView
 from forge_consensus.storage.ledger.record import CRC_BYTES, REJOIN, RESIDUE
 
 META = "meta"
+"""The table of the ledger's own records: term and vote, base, identity, marks."""
 
 
 class Transaction:
-    """Table operations of one turn and what follows once they are on disk.
+    """The table operations of one turn, and what changes in memory once they are on disk.
 
-    Any operation costs the turn its flush, so what can wait is not put here: the ledger adds it (the commit index as
-    a hint, the mark of event numbers, applied state) when there is a flush anyway. `switching` says that the turn
-    replaces the whole state by an installed one.
+    Any operation costs the turn a flush, so what can wait is not put here: the ledger adds it (the commit index as a
+    hint, the mark of event numbers, applied state) when there is a flush anyway.
     """
 
-    __slots__ = ("after", "batch", "switching")
+    __slots__ = ("after", "batch")
 
     def __init__(self) -> None:
         self.batch = Batch()
-        self.switching = False
         self.after: list[Callable[[], None]] = []
+        """Called in order after the commit; not called if the turn is rolled back."""
 
     def put_meta(self, key: bytes, value: bytes) -> None:
-        """Write one of the ledger's own records, durable when the turn ends."""
+        """Write one of the ledger's own records with this turn."""
         put_meta(self.batch, key, value)
 
 
 def put_meta(batch: Batch, key: bytes, value: bytes) -> None:
-    """Stage one of the ledger's own records, sealed by a checksum: a damaged vote is worse than a damaged entry."""
+    """Stage one of the ledger's own records, with a checksum because a damaged vote is worse than a damaged entry."""
     batch.put(META, key, value + crc32(value, crc32(key)).to_bytes(CRC_BYTES, "little"))
 
 
@@ -44,7 +44,10 @@ def get_meta(tables: TablesView, key: bytes) -> bytes | None:
 
 
 def unsealed(key: bytes, stored: bytes) -> bytes:
-    """The value of one of the ledger's own records. Raises `CorruptionError` for a damaged one."""
+    """The value in the stored bytes of one of the ledger's own records.
+
+    Raises `CorruptionError` if they are damaged.
+    """
     if crc32(stored, crc32(key)) != RESIDUE:
         raise CorruptionError(f"the ledger's {key.decode()!r} fails its checksum: the node does not run. {REJOIN}")
     return stored[:-CRC_BYTES]

@@ -7,19 +7,19 @@ from collections.abc import Callable, Iterable, Iterator
 from heapq import merge
 from itertools import islice
 from operator import itemgetter
-from typing import Any, Final, cast
+from typing import Any, Final
 
 import msgpack
 
-from forge_consensus.errors import CorruptionError
 from forge_consensus.storage.backends.tables import Batch, Tables, TablesView
+from forge_consensus.storage.machines.chunks import chunks_of, rows_of
 from forge_consensus.storage.machines.kv_commands import OPERATIONS, Writes, check_fields, check_key
 from forge_consensus.storage.machines.machine import Entry
 
 TABLE: Final = "kv"
 CELL_BYTES: Final = 120
 """What a key in the overlay takes in memory beside its own text and value, about."""
-CHUNK_BYTES: Final = 256 << 10
+PAGE_BYTES: Final = 256 << 10
 PAGE_ROWS_MIN: Final = 16
 PAGE_ROWS_MAX: Final = 1000
 SCAN_ROWS: Final = 1000
@@ -235,7 +235,7 @@ class KeyValueMachine:
         Raises `CorruptionError`, with nothing staged, when it is none.
         """
         prefix = prefix_of(generation)
-        for key, value in rows_of(chunk):
+        for key, value in stored_rows(chunk):
             batch.put(TABLE, prefix + key, value)
 
     # --- by itself ---
@@ -256,7 +256,7 @@ class KeyValueMachine:
 
         Raises `CorruptionError` when a chunk is none.
         """
-        rows = [(key.decode(), value) for chunk in chunks for key, value in rows_of(chunk)]
+        rows = [(key.decode(), value) for chunk in chunks for key, value in stored_rows(chunk)]
         fresh = Overlay()
         for key, _ in self.rows("", None):
             fresh.put(key, None)
@@ -283,7 +283,7 @@ def successor(prefix: bytes) -> bytes:
 
 
 def paged(tables: TablesView, start: bytes, stop: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """Yield the rows of a range, fetched in pages of about `CHUNK_BYTES`."""
+    """Yield the rows of a range, fetched in pages of about `PAGE_BYTES`."""
     count = PAGE_ROWS_MIN
     while True:
         page = tables.scan(TABLE, start, stop, count)
@@ -292,34 +292,14 @@ def paged(tables: TablesView, start: bytes, stop: bytes) -> Iterator[tuple[bytes
             return
         start = page[-1][0] + b"\0"
         row_bytes = sum(len(key) + len(value) for key, value in page) // len(page) + 1
-        count = max(1, min(PAGE_ROWS_MAX, CHUNK_BYTES // row_bytes))
+        count = max(1, min(PAGE_ROWS_MAX, PAGE_BYTES // row_bytes))
 
 
-def chunks_of(rows: Iterable[tuple[bytes, bytes]]) -> Iterator[bytes]:
-    """Rows packed in chunks of about `CHUNK_BYTES`."""
-    chunk: list[tuple[bytes, bytes]] = []
-    size = 0
-    for row in rows:
-        chunk.append(row)
-        size += len(row[0]) + len(row[1])
-        if size >= CHUNK_BYTES:
-            yield cast("bytes", msgpack.packb(chunk))
-            chunk, size = [], 0
-    if chunk:
-        yield cast("bytes", msgpack.packb(chunk))
+def check_stored_key(key: bytes) -> None:
+    """Raise ValueError, TypeError or AttributeError unless these are the bytes of a key."""
+    check_key(key.decode())
 
 
-def rows_of(chunk: bytes) -> list[tuple[bytes, bytes]]:
-    """Return the rows in a chunk.
-
-    Raises `CorruptionError` when it is none.
-    """
-    try:
-        rows = [(key, value) for key, value in msgpack.unpackb(chunk)]
-        for key, value in rows:
-            if type(value) is not bytes:
-                raise TypeError("a value that is not packed")
-            check_key(key.decode())
-    except (ValueError, TypeError, AttributeError, msgpack.UnpackException) as error:
-        raise CorruptionError(f"a chunk of keys and values does not decode: {error}") from error
-    return rows
+def stored_rows(chunk: bytes) -> list[tuple[bytes, bytes]]:
+    """The (key, packed value) rows in an exported chunk. Raises `CorruptionError` if it is none."""
+    return rows_of(chunk, "keys and values", check_stored_key)

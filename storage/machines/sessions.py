@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from heapq import heapify, heappop, heappush, heapreplace
-from typing import Final, cast
+from typing import Any, Final, cast
 
 import msgpack
 
 from forge_consensus.errors import CorruptionError
 from forge_consensus.storage.backends.tables import Batch, TablesView
+from forge_consensus.storage.machines.chunks import chunks_of, rows_of
 from forge_consensus.storage.machines.machine import Outcome, refusal
 
 TABLE: Final = "sessions"
 SESSIONS_MAX: Final = 10_000
-KEPT_MAX: Final = 16_384
+OUTCOMES_MAX: Final = 16_384
 TTL_MS_MAX: Final = 24 * 3600 * 1000
-CHUNK_BYTES: Final = 256 << 10
+"""The longest time without a command after which a session still lives; a client that asks for more gets this."""
+TTL_BYTES: Final = 8
+"""The data of the entry that opens a session is its time to live in milliseconds, in this many bytes."""
 
 EXPIRED: Final = refusal(
     "CONSENSUS_SESSION_EXPIRED",
@@ -49,30 +52,29 @@ class Session:
     in it is new, whatever its order: frames of a pipeline can be lost in the middle.
     """
 
-    __slots__ = ("done_below", "kept", "last_ms", "ttl_ms")
+    __slots__ = ("done_below", "last_ms", "outcomes", "ttl_ms")
 
     def __init__(self, last_ms: int, ttl_ms: int, done_below: int = 0) -> None:
         self.last_ms = last_ms
         self.ttl_ms = ttl_ms
         self.done_below = done_below
-        self.kept: dict[int, Outcome] = {}
+        self.outcomes: dict[int, Outcome] = {}
 
     def forget_below(self, mark: int) -> None:
         """Forget what the client has seen, in time of what was kept or the mark moves."""
-        kept = self.kept
-        if mark - self.done_below <= len(kept):
+        outcomes = self.outcomes
+        if mark - self.done_below <= len(outcomes):
             for seq in range(self.done_below, mark):
-                kept.pop(seq, None)
+                outcomes.pop(seq, None)
         else:
-            self.kept = {seq: outcome for seq, outcome in kept.items() if seq >= mark}
+            self.outcomes = {seq: outcome for seq, outcome in outcomes.items() if seq >= mark}
         self.done_below = mark
 
     def encode(self) -> bytes:
         """Return the row: msgpack [last_ms, ttl_ms, done_below, {seq: [code, payload]}]."""
-        kept = self.kept
-        if any(outcome is IN_PROGRESS for outcome in kept.values()):
+        if any(outcome is IN_PROGRESS for outcome in self.outcomes.values()):
             raise RuntimeError("sessions are saved between two commands, not within one")
-        outcomes = {seq: (kept[seq].code, kept[seq].payload) for seq in sorted(kept)}
+        outcomes = {seq: (outcome.code, outcome.payload) for seq, outcome in sorted(self.outcomes.items())}
         row = (self.last_ms, self.ttl_ms, self.done_below, outcomes)
         return cast("bytes", msgpack.packb(row))
 
@@ -83,10 +85,10 @@ class Session:
         Raises `CorruptionError` when there is none.
         """
         try:
-            last_ms, ttl_ms, done_below, kept = msgpack.unpackb(row, strict_map_key=False)
+            last_ms, ttl_ms, done_below, outcomes = msgpack.unpackb(row, strict_map_key=False)
             session = cls(int(last_ms), int(ttl_ms), int(done_below))
-            for seq, (code, payload) in kept.items():
-                session.kept[int(seq)] = Outcome(str(code), bytes(payload))
+            for seq, (code, payload) in outcomes.items():
+                session.outcomes[int(seq)] = Outcome(str(code), bytes(payload))
         except (ValueError, TypeError, AttributeError, msgpack.UnpackException) as error:
             raise CorruptionError(f"a stored client session does not decode: {error}") from error
         return session
@@ -100,9 +102,9 @@ class Sessions:
     never go back. Not thread-safe.
     """
 
-    def __init__(self, sessions_max: int = SESSIONS_MAX, kept_max: int = KEPT_MAX) -> None:
+    def __init__(self, sessions_max: int = SESSIONS_MAX, outcomes_max: int = OUTCOMES_MAX) -> None:
         self.sessions_max = sessions_max
-        self.kept_max = kept_max
+        self.outcomes_max = outcomes_max
         self.live: dict[int, Session] = {}
         self.dirty: set[int] = set()
         self.staged: set[int] = set()
@@ -184,20 +186,20 @@ class Sessions:
             state.forget_below(done_below)
         if seq < state.done_below:
             return STALE
-        kept = state.kept
-        known = kept.get(seq)
+        outcomes = state.outcomes
+        known = outcomes.get(seq)
         if known is not None:
             return known
-        if len(kept) >= self.kept_max:
+        if len(outcomes) >= self.outcomes_max:
             return BUSY
-        kept[seq] = IN_PROGRESS
+        outcomes[seq] = IN_PROGRESS
         return None
 
     def finish(self, session: int, seq: int, outcome: Outcome) -> None:
         """Keep the outcome of a command, unless its client no longer needs it."""
         state = self.live.get(session)
-        if state is not None and seq in state.kept:
-            state.kept[seq] = outcome
+        if state is not None and seq in state.outcomes:
+            state.outcomes[seq] = outcome
 
     # --- to disk and back ---
 
@@ -238,7 +240,7 @@ class Sessions:
 
         Raises `CorruptionError`, with nothing changed, for a chunk that does not decode.
         """
-        rows = [row for chunk in chunks for row in rows_of(chunk)]
+        rows = [row for chunk in chunks for row in stored_rows(chunk)]
         live = {session: Session.decode(row) for session, row in rows}
         self.dirty |= self.live.keys() | live.keys()
         self.live, self.silent, self.sweep_ms = live, [], 0
@@ -265,36 +267,19 @@ def import_rows(batch: Batch, generation: int, chunk: bytes) -> None:
 
     Raises `CorruptionError`, with nothing staged, for a chunk that does not decode.
     """
-    rows = rows_of(chunk)
+    rows = stored_rows(chunk)
     for _, row in rows:
         Session.decode(row)
     for session, row in rows:
         batch.put(TABLE, key_of(generation, session), row)
 
 
-def chunks_of(rows: Iterable[tuple[int, bytes]]) -> Iterator[bytes]:
-    """Yield (session, row) packed in chunks of about `CHUNK_BYTES`."""
-    chunk: list[tuple[int, bytes]] = []
-    size = 0
-    for session, row in rows:
-        chunk.append((session, row))
-        size += len(row)
-        if size >= CHUNK_BYTES:
-            yield cast("bytes", msgpack.packb(chunk))
-            chunk, size = [], 0
-    if chunk:
-        yield cast("bytes", msgpack.packb(chunk))
+def check_id(session: Any) -> None:
+    """Raise TypeError unless this is a session's id."""
+    if type(session) is not int or not 0 <= session < 1 << 64:
+        raise TypeError("an id that is none")
 
 
-def rows_of(chunk: bytes) -> list[tuple[int, bytes]]:
-    """Return (session, row) in a chunk.
-
-    Raises `CorruptionError` when it is none.
-    """
-    try:
-        rows = [(int(session), row) for session, row in msgpack.unpackb(chunk)]
-        if any(type(row) is not bytes or not 0 <= session < 1 << 64 for session, row in rows):
-            raise TypeError("a row that is none")
-    except (ValueError, TypeError, msgpack.UnpackException) as error:
-        raise CorruptionError(f"a chunk of sessions does not decode: {error}") from error
-    return rows
+def stored_rows(chunk: bytes) -> list[tuple[int, bytes]]:
+    """The (session, row) pairs in an exported chunk. Raises `CorruptionError` if it is none."""
+    return rows_of(chunk, "sessions", check_id)

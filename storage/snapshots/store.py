@@ -8,15 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
-import msgpack
-
-from forge_consensus.errors import SnapshotFailedError, StorageError
+from forge_consensus.errors import SnapshotFailedError, StorageError, UnsupportedVersionError
 from forge_consensus.storage.backends.folder import fsync_directory
-from forge_consensus.storage.ledger.applying import Point, header_of, point_of, put_point
+from forge_consensus.storage.ledger.applying import Point, header_of, point_of
 from forge_consensus.storage.ledger.configuration import Configuration
-from forge_consensus.storage.ledger.ledger import BASE, Ledger
+from forge_consensus.storage.ledger.ledger import Ledger
 from forge_consensus.storage.machines.machine import StateMachine
-from forge_consensus.storage.machines.sessions import import_rows
 from forge_consensus.storage.snapshots.file import (
     Choice,
     SnapshotInfo,
@@ -63,12 +60,17 @@ class Snapshots:
         self.ledger = ledger
         self.folder = folder
         self.export = export
-        self.installing: int | None = None
         self.incoming: SnapshotReceiver | None = None
-        """The file that is being received; kept here because it outlives an actor that fails."""
+        """The file that is being received; it is noted here because it outlives an actor that fails."""
+        self.installing: Installation | None = None
+        """The received snapshot that is being installed, until its switch is on disk.
+
+        The next file may arrive in the turn that switches, so this is not the same fact as `incoming`.
+        """
         self.in_use: Collection[Path] = ()
         """The files that are being sent: they are not removed."""
-        choice = state_of_machine(ledger, folder) if ledger.applier.kept is None else beside_tables(ledger, folder)
+        find = state_of_machine if ledger.applier.ledger_machine is None else beside_tables
+        choice = find(ledger, folder)
         self.newest, self.damaged = choice.info, choice.corrupt
         if self.newest is not None:
             make_names_safe(folder)
@@ -77,7 +79,7 @@ class Snapshots:
 
     def prepare(self) -> None:
         """Ask for a checkpoint, so that what is on disk is what was applied."""
-        self.ledger.checkpoint_wanted = True
+        self.ledger.request_checkpoint()
 
     def capture(self) -> Callable[[], SnapshotInfo]:
         """A job that writes the snapshot, to be run off the node's thread.
@@ -86,9 +88,9 @@ class Snapshots:
         raises `SnapshotFailedError` while a snapshot is being installed.
         """
         ledger, applier = self.ledger, self.ledger.applier
-        if applier.kept is not None:
+        if applier.ledger_machine is not None:
             return self.export
-        if applier.replacing or ledger.turn.switching:
+        if applier.replacing:
             raise SnapshotFailedError("no snapshot is taken while another one is installed")
         configuration = ledger.configurations.at(applier.index).encode()
         point = Point(applier.index, applier.term, applier.time_ms, configuration)
@@ -100,9 +102,7 @@ class Snapshots:
         """A snapshot is durable; older files go."""
         if self.newest is None or info.index >= self.newest.index:
             self.newest = info
-        applier = self.ledger.applier
-        if applier.kept is None and not applier.replacing:
-            applier.on_disk = max(applier.on_disk, info.index)
+        self.ledger.snapshot_saved(info.index)
         with suppress(SnapshotFailedError):  # an old file that stays harms nothing, and the next one tries again
             prune(self.folder, spare=[*self.in_use, self.newest.path])  # perhaps beside two that were never switched to
 
@@ -116,7 +116,7 @@ class Snapshots:
         ledger = self.ledger
         log, applier = ledger.log, ledger.applier
         before = log.base_index
-        if self.newest is None or ledger.turn.switching:
+        if self.newest is None or applier.replacing:
             return before, before
         target = min(self.newest.index, applier.on_disk, log.durable - ledger.limits.trailing_entries)
         if needed is not None and self.may_hold(self.newest):
@@ -124,7 +124,7 @@ class Snapshots:
         if target <= before:
             return before, before
         term = log.term_at(target) or 0
-        self.stage_base(target, term, ledger.configurations.at(target).encode())
+        ledger.move_base(target, term, ledger.configurations.at(target).encode())
         return before, target
 
     def may_hold(self, newest: SnapshotInfo) -> bool:
@@ -133,17 +133,6 @@ class Snapshots:
         space = tables.space()
         room = min(space.quota_bytes - space.used_bytes, space.disk_free_bytes)
         return tables.size_bytes("log") <= max(HELD_LOG_BYTES_MIN, 2 * newest.size_bytes) and space.used_bytes < room
-
-    def stage_base(self, index: int, term: int, configuration: bytes) -> None:
-        """Stage the new start of the log; memory follows once it is on disk."""
-        ledger = self.ledger
-        ledger.turn.put_meta(BASE, cast("bytes", msgpack.packb((index, term, configuration))))
-
-        def follow() -> None:
-            ledger.configurations.compacted(index, configuration)
-            ledger.log.rebase(index, term)
-
-        ledger.turn.after.append(follow)
 
     def sweep(self) -> bool:
         """Stage one slice of what is no longer used; returns whether there was any.
@@ -155,7 +144,7 @@ class Snapshots:
         batch, count = ledger.turn.batch, ledger.limits.sweep_entries
         found = ledger.log.sweep(batch, count)
         current = ledger.applier.generation
-        used = sorted({current, current if self.installing is None else self.installing})
+        used = sorted({current, current if self.installing is None else self.installing.generation})
         for table in GENERATION_TABLES:
             for after, before in zip([-1, *used], [*used, None], strict=True):
                 start = (after + 1).to_bytes(GENERATION_BYTES)
@@ -178,25 +167,30 @@ class Snapshots:
         """Prepare to replace the state by a received snapshot.
 
         From here on a user's machine rests until the switch is on disk. Raises `CorruptionError` for a bad file,
-        `StorageFullError` when there is no room for it.
+        `SnapshotFailedError` for one whose configuration is of a later version, `StorageFullError` when there is no
+        room for it.
         """
         ledger = self.ledger
         point, sessions = point_of(read_header(info.path))
-        Configuration.decode(point.configuration)
-        if ledger.applier.kept is not None:
-            ledger.room(info.size_bytes)
-        ledger.applier.replacing = ledger.applier.kept is None
+        try:
+            Configuration.decode(point.configuration)
+        except UnsupportedVersionError as error:
+            raise SnapshotFailedError(f"{info.path.name} cannot be installed: {error}") from error
+        if ledger.applier.ledger_machine is not None:
+            ledger.check_space(info.size_bytes)
+        ledger.begin_replacing()
         newest_rows = [ledger.tables.last(table) for table in GENERATION_TABLES]
         used = [int.from_bytes(row[0][:GENERATION_BYTES]) for row in newest_rows if row is not None]
-        self.installing = max(ledger.applier.generation, *used, 0) + 1
-        return Installation(info, point, sessions, read_chunks(info.path), self.installing)
+        generation = max(ledger.applier.generation, *used, 0) + 1
+        self.installing = Installation(info, point, sessions, read_chunks(info.path), generation)
+        return self.installing
 
     def install_step(self, installation: Installation) -> bool:
         """Move one chunk into the new generation of tables; returns whether there was another.
 
         Raises `CorruptionError` for a damaged chunk and, at the end, for a damaged file.
         """
-        kept = self.ledger.applier.kept
+        kept = self.ledger.applier.ledger_machine
         assert kept is not None, "only a machine in the ledger is installed in steps"
         chunk = next(installation.chunks, None)
         if chunk is None:
@@ -218,36 +212,19 @@ class Snapshots:
         cast("StateMachine", self.ledger.applier.machine).restore(installation.chunks)
 
     def finish_install(self, installation: Installation) -> bool:
-        """Switch to the installed state: generation, applied index, sessions, configuration and log start at once.
+        """Switch to the installed state when this turn commits; see `Ledger.switch_state`.
 
-        Nothing is applied, compacted or checkpointed in the turn that switches. The log behind the snapshot stays
-        only if it continues it (paper 7); I8. Returns False, with nothing done, when applying has overtaken it.
+        Returns False, with nothing done, if as much was applied meanwhile.
         """
-        ledger, point = self.ledger, installation.point
-        applier, log, turn = ledger.applier, ledger.log, ledger.turn
-        if point.index <= applier.index:
-            assert not applier.replacing, "nothing is applied to a machine that is being replaced"
+        if not self.ledger.switch_state(installation.point, installation.sessions, installation.generation):
             self.installing = None
             return False
-        turn.switching = True
-        if log.last > point.index and log.term_at(point.index) != point.term:
-            ledger.truncate(point.index + 1)
-        self.stage_base(point.index, point.term, point.configuration)
-        if applier.kept is not None:
-            for chunk in installation.sessions:
-                import_rows(turn.batch, installation.generation, chunk)
-            put_point(turn.batch, installation.generation, point)
 
         def follow() -> None:
             self.installing = None
-            if applier.kept is not None:
-                applier.load()
-            else:
-                applier.restored(point, installation.sessions)
-            ledger.commit_index = max(ledger.commit_index, point.index)
             self.taken(installation.info)
 
-        turn.after.append(follow)
+        self.ledger.turn.after.append(follow)
         return True
 
     @property

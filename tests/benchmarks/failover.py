@@ -12,15 +12,13 @@ import argparse
 import json
 import random
 import signal
-import tempfile
 import threading
 import time
-from pathlib import Path
 from typing import Any, Self
 
 from forge_consensus.client.sync import Client
 from forge_consensus.config.raft import RaftSettings
-from tests.worlds.cluster import ProcessCluster
+from forge_consensus.testing.local.cluster import LocalCluster
 
 SETTLE_SECONDS = 2.0
 ANSWER_SECONDS_MAX = 15.0
@@ -78,10 +76,10 @@ def percentile(values: list[float], part: float) -> float:
 def measure(rounds: int, *, pause: bool) -> dict[str, Any]:
     """Run the rounds; returns the line to print."""
     took: list[float] = []
-    with tempfile.TemporaryDirectory(prefix="forge-failover-") as folder, ProcessCluster(Path(folder)) as cluster:
+    with LocalCluster() as cluster:
         client = cluster.client(timeout=ANSWER_SECONDS_MAX)
         for _ in range(rounds):
-            leader = cluster.nodes[cluster.leader()]
+            leader = cluster.process("leader")
             with Writing(client) as writing:
                 writing.next_after(time.perf_counter())
                 time.sleep(random.uniform(0.1, 0.3))
@@ -95,7 +93,7 @@ def measure(rounds: int, *, pause: bool) -> dict[str, Any]:
             else:
                 leader.start()
             time.sleep(SETTLE_SECONDS)
-            cluster.wait_level()
+            cluster.wait_until_settled(*cluster.names)
     options = RaftSettings()
     return {
         "system": "forge-consensus",

@@ -10,13 +10,12 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import tempfile
 import time
-from pathlib import Path
 from typing import Any
 
+from forge_consensus.config.storage import StorageSettings
 from forge_consensus.storage.machines.machine import Command
-from tests.worlds.cluster import ProcessCluster
+from forge_consensus.testing.local.cluster import LocalCluster
 
 BURST = 4_000
 KEYS = 10_000
@@ -25,7 +24,7 @@ NEVER = 1_000_000_000
 RESTARTS = 5
 
 
-def build(cluster: ProcessCluster, entries: int) -> float:
+def build(cluster: LocalCluster, entries: int) -> float:
     """Fill the log; returns the seconds that took."""
     client = cluster.client(timeout=60.0)
     value = os.urandom(SIZE)
@@ -42,31 +41,27 @@ def build(cluster: ProcessCluster, entries: int) -> float:
     return time.monotonic() - began
 
 
-def restarted(cluster: ProcessCluster, name: str, *, kill: bool) -> tuple[float, float]:
+def restarted(cluster: LocalCluster, name: str, *, kill: bool) -> tuple[float, float]:
     """Stop a node and start it again: seconds until it says that it serves, and until it has applied everything."""
-    node = cluster.nodes[name]
+    node = cluster.process(name)
     if kill:
         node.kill()
     else:
-        node.terminate()
+        node.stop()
     began = time.monotonic()
     node.start()
     serving = time.monotonic() - began
-    cluster.wait_level(seconds_max=60.0)
+    cluster.wait_until_settled(*cluster.names, timeout=60.0)
     return serving, time.monotonic() - began
 
 
 def measure(entries: int, nodes: int) -> dict[str, Any]:
     """Build the log and restart; returns the line to print."""
-    off = ["--snapshot-entries", str(NEVER)]
-    with (
-        tempfile.TemporaryDirectory(prefix="forge-restart-") as folder,
-        ProcessCluster(Path(folder), nodes, extra_args=off) as cluster,
-    ):
+    with LocalCluster(nodes, storage=StorageSettings(snapshot_entries=NEVER)) as cluster:
         lasted = build(cluster, entries)
-        cluster.wait_level()
-        name = cluster.leader()
-        built = cluster.nodes[name].rss_anon_bytes()
+        cluster.wait_until_settled(*cluster.names)
+        name = cluster.wait_for_leader()
+        built = cluster.process(name).own_memory_bytes()
         log_entries = cluster.status(name)["log_entries"]
         times = [restarted(cluster, name, kill=number % 2 == 0) for number in range(RESTARTS)]
         return {
@@ -78,8 +73,8 @@ def measure(entries: int, nodes: int) -> dict[str, Any]:
             "serving_s": [round(serving, 3) for serving, _ in times],
             "level_s": [round(level, 3) for _, level in times],
             "rss_anon_built_mib": built >> 20,
-            "rss_anon_restarted_mib": cluster.nodes[name].rss_anon_bytes() >> 20,
-            "folder_mib": sum(f.stat().st_blocks for f in (Path(folder) / name).rglob("*") if f.is_file()) >> 11,
+            "rss_anon_restarted_mib": cluster.process(name).own_memory_bytes() >> 20,
+            "folder_mib": sum(f.stat().st_blocks for f in cluster.process(name).data.rglob("*") if f.is_file()) >> 11,
         }
 
 

@@ -45,7 +45,7 @@ HANDLERS: dict[str, Callable[[ConsensusEvent], object]] = {
 }
 
 
-def command(subscribers: Sequence[str]) -> list[str]:
+def program(subscribers: Sequence[str]) -> list[str]:
     """What starts a node with these subscribers; a cluster adds the node's own arguments."""
     return [sys.executable, "-m", "tests.benchmarks.subscribed_node", *[f"--subscriber={one}" for one in subscribers]]
 
@@ -56,7 +56,7 @@ def main() -> None:
     for name in ("id", "listen", "data", "peers", "cluster"):
         parser.add_argument(f"--{name}", required=True)
     parser.add_argument("--subscriber", action="append", choices=[*HANDLERS], default=[])
-    arguments = parser.parse_args()
+    arguments, _ = parser.parse_known_args()  # the settings that a cluster adds are the defaults
     peers = dict(pair.split("=", 1) for pair in arguments.peers.split(","))
     bus = EventBus()
     for name in arguments.subscriber:
@@ -64,7 +64,7 @@ def main() -> None:
     node = Node(NodeSettings(arguments.id, arguments.cluster, arguments.listen, peers, arguments.data), bus)
     node.open()
     signal.signal(signal.SIGTERM, lambda *_: node.stop("SIGTERM"))
-    print(f"node {arguments.id} serving at {node.address}", flush=True)
+    print(f"serving {arguments.id} at {node.address}", flush=True)
     try:
         node.run()
     finally:

@@ -20,11 +20,9 @@ import select
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -32,15 +30,17 @@ import zmq
 
 from forge_consensus.client.sync import Client
 from forge_consensus.storage.machines.machine import Command
+from forge_consensus.testing.local.cluster import LocalCluster
 from tests.benchmarks.failover import ANSWER_SECONDS_MAX, FALLEN_SECONDS, SETTLE_SECONDS, Writing
-from tests.benchmarks.subscribed_node import command
+from tests.benchmarks.subscribed_node import program
 from tests.benchmarks.throughput import WARM_UP, cpu_seconds, put_pipelined
-from tests.worlds.cluster import ROOT, START_SECONDS_MAX, ProcessCluster
+from tests.worlds.source_tree import ROOT
 
 KINDS = ("none", "everything", "remote", "sleeping", "raising")
 WITH_FAILOVER = ("none", "sleeping", "raising")
 REMOTE = 10
 WINDOW = 1000
+HEARD_SECONDS_MAX = 15.0
 VALUE_BYTES = 128
 
 
@@ -71,7 +71,7 @@ def listeners(address: str, client: Client) -> Iterator[None]:
     with subprocess.Popen(arguments, cwd=ROOT, env=environment, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None, "it is a pipe"
         try:
-            end = time.monotonic() + START_SECONDS_MAX
+            end = time.monotonic() + HEARD_SECONDS_MAX
             while not select.select([process.stdout], [], [], 0.1)[0]:
                 if time.monotonic() > end:
                     raise TimeoutError("the remote subscribers hear nothing")
@@ -81,26 +81,26 @@ def listeners(address: str, client: Client) -> Iterator[None]:
             process.kill()
 
 
-def throughput(cluster: ProcessCluster, kind: str, seconds: float) -> tuple[float, float]:
+def throughput(cluster: LocalCluster, kind: str, seconds: float) -> tuple[float, float]:
     """Puts a second, and microseconds of the leader's processor time for each."""
     client = cluster.client(timeout=30.0)
     value = os.urandom(VALUE_BYTES)
-    leader = cluster.leader()
+    leader = cluster.wait_for_leader()
     for future in [client.submit(Command("set", {"key": f"k{n}", "value": value})) for n in range(WARM_UP)]:
         future.result()
     heard = listeners(cluster.status(leader)["events_address"], client) if kind == "remote" else nullcontext()
     with heard:
-        before = cpu_seconds(cluster.nodes[leader].pid)
+        before = cpu_seconds(cluster.process(leader).pid)
         took, lasted = put_pipelined(client, value, WINDOW, seconds)
-        return len(took) / lasted, (cpu_seconds(cluster.nodes[leader].pid) - before) / len(took) * 1e6
+        return len(took) / lasted, (cpu_seconds(cluster.process(leader).pid) - before) / len(took) * 1e6
 
 
-def failovers(cluster: ProcessCluster, kills: int) -> list[float]:
+def failovers(cluster: LocalCluster, kills: int) -> list[float]:
     """Milliseconds from a kill of the leader to the next acknowledged write, so many times."""
     client = cluster.client(timeout=ANSWER_SECONDS_MAX)
     took = []
     for _ in range(kills):
-        leader = cluster.nodes[cluster.leader()]
+        leader = cluster.process("leader")
         with Writing(client) as writing:
             writing.next_after(time.perf_counter())
             time.sleep(random.uniform(0.1, 0.3))
@@ -110,7 +110,7 @@ def failovers(cluster: ProcessCluster, kills: int) -> list[float]:
         leader.kill()
         leader.start()
         time.sleep(SETTLE_SECONDS)
-        cluster.wait_level()
+        cluster.wait_until_settled(*cluster.names)
     return took
 
 
@@ -121,16 +121,12 @@ def measure(rounds: int, seconds: float, kills: int) -> dict[str, Any]:
     }
     for number in range(rounds):
         for kind in KINDS[number % len(KINDS) :] + KINDS[: number % len(KINDS)]:
-            with tempfile.TemporaryDirectory(prefix="forge-subscribers-") as folder:
-                cluster = ProcessCluster(Path(folder))
-                for node in cluster.nodes.values():
-                    node.command = command([kind] if kind not in {"none", "remote"} else [])
-                with cluster:
-                    rate, cost = throughput(cluster, kind, seconds)
-                    found[kind]["ops_per_s"].append(round(rate))
-                    found[kind]["leader_us_per_command"].append(round(cost, 1))
-                    if kind in WITH_FAILOVER:
-                        found[kind]["failover_ms"] += [round(value, 1) for value in failovers(cluster, kills)]
+            with LocalCluster(program=program([kind] if kind not in {"none", "remote"} else [])) as cluster:
+                rate, cost = throughput(cluster, kind, seconds)
+                found[kind]["ops_per_s"].append(round(rate))
+                found[kind]["leader_us_per_command"].append(round(cost, 1))
+                if kind in WITH_FAILOVER:
+                    found[kind]["failover_ms"] += [round(value, 1) for value in failovers(cluster, kills)]
     medians = {kind: {name: median(values) for name, values in rows.items() if values} for kind, rows in found.items()}
     return {
         "work": "subscribers",

@@ -14,7 +14,6 @@ import json
 import os
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from functools import partial
@@ -23,8 +22,8 @@ from typing import Any
 
 from forge_consensus.client.sync import Client
 from forge_consensus.storage.machines.machine import Command
+from forge_consensus.testing.local.cluster import LocalCluster
 from tests.benchmarks.failover import percentile
-from tests.worlds.cluster import ProcessCluster
 
 KEYS = 10_000
 WARM_UP = 2_000
@@ -76,14 +75,14 @@ def cpu_seconds(pid: int) -> float:
 
 def measure(window: int, size: int, seconds: float) -> dict[str, Any]:
     """One run on a fresh cluster; returns the line to print."""
-    with tempfile.TemporaryDirectory(prefix="forge-throughput-") as folder, ProcessCluster(Path(folder)) as cluster:
+    with LocalCluster() as cluster:
         client = cluster.client(timeout=30.0)
         value = os.urandom(size)
         futures = [client.submit(Command("set", {"key": f"k{n}", "value": value})) for n in range(WARM_UP)]
         for future in futures:
             future.result()
-        leader = cluster.leader()
-        before, flushes = cpu_seconds(cluster.nodes[leader].pid), cluster.status(leader)["flushes_total"]
+        leader = cluster.wait_for_leader()
+        before, flushes = cpu_seconds(cluster.process(leader).pid), cluster.status(leader)["flushes_total"]
         if window > 1:
             took, lasted = put_pipelined(client, value, window, seconds)
         else:
@@ -98,9 +97,9 @@ def measure(window: int, size: int, seconds: float) -> dict[str, Any]:
             "p50_ms": round(percentile(took, 0.5), 3),
             "p99_ms": round(percentile(took, 0.99), 3),
             "fsync": True,
-            "leader_us_per_command": round((cpu_seconds(cluster.nodes[leader].pid) - before) / len(took) * 1e6, 1),
+            "leader_us_per_command": round((cpu_seconds(cluster.process(leader).pid) - before) / len(took) * 1e6, 1),
             "commands_per_flush": round(len(took) / max(flushed, 1), 1),
-            "leader_rss_anon_mib": cluster.nodes[leader].rss_anon_bytes() >> 20,
+            "leader_rss_anon_mib": cluster.process(leader).own_memory_bytes() >> 20,
         }
 
 

@@ -6,6 +6,7 @@ import contextlib
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,13 @@ import lmdb
 import pytest
 
 from forge_consensus.client.sync import Client
+from forge_consensus.config.storage import StorageSettings
 from forge_consensus.errors import ConsensusError, StorageFullError
 from forge_consensus.storage.ledger.record import key_of
 from forge_consensus.storage.machines.machine import Command
-from tests.worlds.cluster import NodeProcess, ProcessCluster, free_ports, wait_for
+from forge_consensus.testing.local.cluster import LocalCluster
+from forge_consensus.testing.local.node_process import NodeProcess
+from tests.worlds.waiting import wait_for
 
 MIB = 1 << 20
 MAP_BYTES = 1 << 40
@@ -44,28 +48,30 @@ def flipped(record: bytes) -> bytes:
     return record[:-1] + bytes([record[-1] ^ 4])
 
 
-def alone(cluster: ProcessCluster, name: str, folder: Path, *extra_args: str) -> NodeProcess:
-    """A cluster of one, beside the others and ended with them."""
-    address = f"127.0.0.1:{free_ports(1)[0]}"
-    return cluster.spare(name, address=address, peers={name: address}, data=folder, extra_args=extra_args)
+def move_data(node: NodeProcess, folder: Path) -> None:
+    """Move the data of a node to another folder, killing and starting it."""
+    node.kill()
+    shutil.move(node.data, folder)
+    node.settings = replace(node.settings, storage_path=folder)
+    node.start()
 
 
 @pytest.fixture
-def cluster(tmp_path: Path) -> Iterator[ProcessCluster]:
+def cluster(tmp_path: Path) -> Iterator[LocalCluster]:
     """Three nodes with 60 keys."""
-    with ProcessCluster(tmp_path) as started:
+    with LocalCluster(folder=tmp_path) as started:
         client = started.client()
         for number in range(60):
             client.put(f"k{number}", number)
-        started.wait_level()
+        started.wait_until_settled(*started.names)
         yield started
 
 
-def check_rejoined(cluster: ProcessCluster) -> None:
+def check_rejoined(cluster: LocalCluster) -> None:
     """All nodes are level and hold the 60 keys."""
-    cluster.wait_level()
-    for name in cluster.nodes:
-        state = cluster.state(name)
+    cluster.wait_until_settled(*cluster.names)
+    for name in cluster.names:
+        state = cluster.contents(name)
         assert [state[f"k{number}"] for number in range(60)] == list(range(60))
 
 
@@ -73,10 +79,10 @@ def check_rejoined(cluster: ProcessCluster) -> None:
 
 
 @pytest.mark.parametrize("place", ["last", "middle", "missing"])
-def test_a_node_with_a_damaged_log_does_not_start_and_the_others_go_on(cluster: ProcessCluster, place: str) -> None:
-    node = cluster.nodes[cluster.followers()[0]]
+def test_a_node_with_a_damaged_log_does_not_start_and_the_others_go_on(cluster: LocalCluster, place: str) -> None:
+    node = cluster.process(cluster.followers()[0])
     last = cluster.status(node.name)["last_log_index"]
-    assert node.terminate() == 0
+    assert node.stop() == 0
     index = last if place == "last" else last // 2
     record = change_record(node.data, index, (lambda _: None) if place == "missing" else flipped)
     code, text = node.refused()
@@ -96,19 +102,20 @@ def test_damage_that_is_not_looked_at_when_starting_stops_the_node_that_meets_it
 
     35,000 entries are more than one checkpoint apart from the first ones.
     """
-    with ProcessCluster(tmp_path) as cluster:
+    with LocalCluster(folder=tmp_path) as cluster:
         client = cluster.client()
-        behind = cluster.nodes[cluster.followers()[0]]
+        processes = [cluster.process(name) for name in cluster.names]
+        behind = cluster.process(cluster.followers()[0])
         behind.kill()
         futures = [client.submit(Command("set", {"key": "k", "value": number})) for number in range(35_000)]
         assert all(future.exception() is None for future in futures)
-        for node in cluster.nodes.values():
+        for node in processes:
             if node is not behind:
-                assert node.terminate() == 0
+                assert node.stop() == 0
                 change_record(node.data, 1_000, flipped)
-        for node in cluster.nodes.values():
+        for node in processes:
             node.start()
-        leaders = [node for node in cluster.nodes.values() if node is not behind]
+        leaders = [node for node in processes if node is not behind]
         ended = wait_for(lambda: [node for node in leaders if not node.running], 10.0, "the damage to be met")
         for node in ended:
             assert node.exit_code() == 70
@@ -120,8 +127,8 @@ def test_damage_that_is_not_looked_at_when_starting_stops_the_node_that_meets_it
 # --- wiped and restored -----------------------------------------------------------------------------------------------
 
 
-def test_a_wiped_folder_is_refused_and_the_old_one_welcome(cluster: ProcessCluster) -> None:
-    node = cluster.nodes[cluster.followers()[0]]
+def test_a_wiped_folder_is_refused_and_the_old_one_welcome(cluster: LocalCluster) -> None:
+    node = cluster.process(cluster.followers()[0])
     node.kill()
     kept = node.data.rename(node.data.with_name("kept"))
     code, text = node.refused()
@@ -135,12 +142,12 @@ def test_a_wiped_folder_is_refused_and_the_old_one_welcome(cluster: ProcessClust
     check_rejoined(cluster)
 
 
-def test_a_wiped_folder_is_refused_also_when_the_others_start_after_it(cluster: ProcessCluster) -> None:
-    node = cluster.nodes[cluster.followers()[0]]
-    for each in cluster.nodes.values():
+def test_a_wiped_folder_is_refused_also_when_the_others_start_after_it(cluster: LocalCluster) -> None:
+    node = cluster.process(cluster.followers()[0])
+    for each in map(cluster.process, cluster.names):
         each.kill()
     shutil.rmtree(node.data)
-    for each in cluster.nodes.values():
+    for each in map(cluster.process, cluster.names):
         each.launch()
     assert node.exit_code() == 78
     assert "wiped" in node.output()
@@ -149,14 +156,14 @@ def test_a_wiped_folder_is_refused_also_when_the_others_start_after_it(cluster: 
     client.put("others", "go on")
 
 
-def test_an_older_copy_of_a_folder_is_refused(cluster: ProcessCluster) -> None:
-    node = cluster.nodes[cluster.followers()[0]]
+def test_an_older_copy_of_a_folder_is_refused(cluster: LocalCluster) -> None:
+    node = cluster.process(cluster.followers()[0])
     node.kill()
     shutil.copytree(node.data, node.data.with_name("copy"))
     for number in range(2):
         node.start()
         cluster.client().put("later", number)
-        cluster.wait_level()
+        cluster.wait_until_settled(*cluster.names)
         node.kill()
     shutil.rmtree(node.data)
     node.data.with_name("copy").rename(node.data)
@@ -166,14 +173,14 @@ def test_an_older_copy_of_a_folder_is_refused(cluster: ProcessCluster) -> None:
     cluster.client().put("others", "go on")
 
 
-def test_an_older_copy_of_a_folder_is_refused_also_if_only_its_last_life_is_missing(cluster: ProcessCluster) -> None:
+def test_an_older_copy_of_a_folder_is_refused_also_if_only_its_last_life_is_missing(cluster: LocalCluster) -> None:
     """The copy was taken before the last start, so its next boot has the number of the boot that it does not hold."""
-    node = cluster.nodes[cluster.followers()[0]]
+    node = cluster.process(cluster.followers()[0])
     node.kill()
     shutil.copytree(node.data, node.data.with_name("copy"))
     node.start()
     cluster.client().put("later", 1)
-    cluster.wait_level()
+    cluster.wait_until_settled(*cluster.names)
     node.kill()
     shutil.rmtree(node.data)
     node.data.with_name("copy").rename(node.data)
@@ -205,20 +212,19 @@ def check_full(client: Client, written: dict[str, Any], error: ConsensusError) -
     assert all(client.get(key) == value for key, value in written.items())
 
 
-@pytest.mark.parametrize("limit", ["--quota-bytes=24MiB", "--map-bytes=64MiB"])
+@pytest.mark.parametrize("limits", [{"quota_bytes": 24 * MIB}, {"map_bytes": 64 * MIB}])
 def test_a_full_store_refuses_writes_answers_reads_and_takes_writes_again_with_more_room(
-    tmp_path: Path, limit: str
+    limits: dict[str, int],
 ) -> None:
-    with ProcessCluster(tmp_path, nodes=0) as cluster:
-        small = alone(cluster, "n1", tmp_path / "n1", limit)
-        small.start()
-        with Client([small.address]) as client:
+    with LocalCluster(1, storage=StorageSettings(**limits)) as cluster:
+        node = cluster.process("n1")
+        with cluster.client() as client:
             written, error = fill(client)
             check_full(client, written, error)
-        assert small.terminate() == 0
-        large = cluster.spare("n1", address=small.address, peers=small.peers, data=small.data)
-        large.start()
-        with Client([large.address]) as client:
+        assert node.stop() == 0
+        node.settings = replace(node.settings, storage=StorageSettings())
+        node.start()
+        with cluster.client() as client:
             client.put("after", 1)
             assert all(client.get(key) == value for key, value in written.items())
 
@@ -242,28 +248,25 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def test_a_disk_that_fills_up_refuses_writes_before_it_is_full(tmp_path: Path, small_disk: Path) -> None:
-    with ProcessCluster(tmp_path, nodes=0) as cluster:
-        node = alone(cluster, "n1", small_disk / "n1")
-        node.start()
-        with Client([node.address]) as client:
+    with LocalCluster(1, folder=tmp_path) as cluster:
+        node = cluster.process("n1")
+        move_data(node, small_disk / "n1")
+        with cluster.client() as client:
             written, error = fill(client)
             check_full(client, written, error)
         node.kill()
         node.start()
-        with Client([node.address]) as client:
+        with cluster.client() as client:
             assert all(client.get(key) == value for key, value in written.items())
 
 
 def test_a_follower_on_a_full_disk_neither_stops_the_others_nor_loses_anything(
     tmp_path: Path, small_disk: Path
 ) -> None:
-    with ProcessCluster(tmp_path, nodes=3) as cluster:
-        follower = cluster.nodes[cluster.followers()[0]]
-        follower.kill()
-        shutil.move(follower.data, small_disk / "data")
-        follower.data = small_disk / "data"
-        follower.start()
-        cluster.wait_level()
+    with LocalCluster(3, folder=tmp_path) as cluster:
+        follower = cluster.process(cluster.followers()[0])
+        move_data(follower, small_disk / "data")
+        cluster.wait_until_settled(*cluster.names)
         hog = small_disk / "hog"
         with contextlib.suppress(OSError), hog.open("wb", buffering=0) as file:
             while True:
@@ -279,5 +282,5 @@ def test_a_follower_on_a_full_disk_neither_stops_the_others_nor_loses_anything(
         hog.unlink()
         if not follower.running:
             follower.start()
-        cluster.wait_level()
-        assert cluster.state(follower.name)["k49"] == bytes(20_000)
+        cluster.wait_until_settled(*cluster.names)
+        assert cluster.contents(follower.name)["k49"] == bytes(20_000)

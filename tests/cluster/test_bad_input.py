@@ -23,33 +23,37 @@ from forge_consensus.errors import (
     OutcomeUnknownError,
 )
 from forge_consensus.storage.ledger.configuration import Configuration
-from tests.worlds.cluster import CLUSTER, ROOT, ProcessCluster, free_ports, wait_for
+from forge_consensus.testing.local.cluster import LocalCluster
+from forge_consensus.testing.local.ports import free_ports
 from tests.worlds.raw_peer import RawPeer, garbage, send_noise
+from tests.worlds.source_tree import ROOT
+from tests.worlds.waiting import wait_for
 
 SEED = int.from_bytes(os.urandom(4))
 MIB = 1 << 20
+CLUSTER = "proof"
 
 pytestmark = pytest.mark.timeout(60)
 
 
 @pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ProcessCluster]:
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalCluster]:
     """Three nodes that all tests of this module annoy, and that must not mind."""
-    with ProcessCluster(tmp_path_factory.mktemp("cluster")) as started:
+    with LocalCluster(folder=tmp_path_factory.mktemp("cluster"), cluster_id=CLUSTER) as started:
         started.client().put("kept", "from the beginning")
         yield started
 
 
 @pytest.fixture(autouse=True)
-def unharmed(cluster: ProcessCluster) -> Iterator[None]:
+def unharmed(cluster: LocalCluster) -> Iterator[None]:
     """After every test all nodes still run in one cluster and hold what they held."""
-    boots = {name: node.pid for name, node in cluster.nodes.items()}
+    boots = {name: cluster.process(name).pid for name in cluster.names}
     yield
     with cluster.client() as client:
         client.put("after", "a test")
         assert client.get("kept") == "from the beginning"
-    cluster.wait_level()
-    assert {name: node.pid for name, node in cluster.nodes.items() if node.running} == boots
+    cluster.wait_until_settled(*cluster.names)
+    assert {name: cluster.process(name).pid for name in cluster.running()} == boots
 
 
 def command_line(*arguments: str, seconds_max: float = 15.0) -> tuple[int, str]:
@@ -65,7 +69,7 @@ def command_line(*arguments: str, seconds_max: float = 15.0) -> tuple[int, str]:
     return done.returncode, done.stderr
 
 
-def refused_total(cluster: ProcessCluster, name: str) -> int:
+def refused_total(cluster: LocalCluster, name: str) -> int:
     """How many frames a node refused."""
     return sum(cluster.status(name)["refused"].values())
 
@@ -73,48 +77,51 @@ def refused_total(cluster: ProcessCluster, name: str) -> int:
 # --- starting ---------------------------------------------------------------------------------------------------------
 
 
-def test_a_port_in_use_ends_the_start(cluster: ProcessCluster, tmp_path: Path) -> None:
+def test_a_port_in_use_ends_the_start(cluster: LocalCluster, tmp_path: Path) -> None:
     taken = cluster.addresses["n1"]
-    code, text = cluster.spare("x", address=taken, peers={"x": taken}, data=tmp_path / "x").refused()
+    code, text = cluster.extra_node("x", address=taken, peers={"x": taken}).refused()
     assert code == 69
     assert taken in text
     assert "in use" in text
 
 
-def test_a_folder_of_a_live_node_ends_the_start(cluster: ProcessCluster) -> None:
-    free = f"127.0.0.1:{free_ports(1)[0]}"
-    code, text = cluster.spare("n1", address=free).refused()
+def test_a_folder_of_a_live_node_ends_the_start(cluster: LocalCluster) -> None:
+    code, text = cluster.extra_node("n1").refused()
     assert code == 78
-    assert f"process {cluster.nodes['n1'].pid}" in text
+    assert f"process {cluster.process('n1').pid}" in text
 
 
-def test_a_folder_of_another_node_or_cluster_ends_the_start(cluster: ProcessCluster, tmp_path: Path) -> None:
-    address = f"127.0.0.1:{free_ports(1)[0]}"
-    owner = cluster.spare("owner", address=address, peers={"owner": address}, data=tmp_path / "data")
+def test_a_folder_of_another_node_or_cluster_ends_the_start(cluster: LocalCluster, tmp_path: Path) -> None:
+    address = cluster.free_addresses(1)[0]
+    data = tmp_path / "data"
+    owner = cluster.extra_node("owner", address=address, peers={"owner": address}, storage_path=data)
     owner.start()
-    with Client([address]) as client:
+    with Client([address], cluster_id=CLUSTER) as client:
         client.put("mine", 1)
-    assert owner.terminate() == 0
-    other = cluster.spare("other", address=address, peers={"other": address}, data=tmp_path / "data")
+    assert owner.stop() == 0
+    other = cluster.extra_node("other", address=address, peers={"other": address}, storage_path=data)
     code, text = other.refused()
     assert code == 78
     assert "'owner'" in text
     assert "'other'" in text
-    elsewhere = cluster.spare(
-        "owner", address=address, peers={"owner": address}, data=tmp_path / "data", cluster="elsewhere"
+    elsewhere = cluster.extra_node(
+        "owner", address=address, peers={"owner": address}, storage_path=data, cluster_id="elsewhere"
     )
     code, text = elsewhere.refused()
     assert code == 78
     assert f"'{CLUSTER}'" in text
     assert "'elsewhere'" in text
     owner.start()
-    with Client([address]) as client:
+    with Client([address], cluster_id=CLUSTER) as client:
         assert client.get("mine") == 1
 
 
-def test_a_list_of_peers_without_the_node_ends_the_start(cluster: ProcessCluster, tmp_path: Path) -> None:
-    address = f"127.0.0.1:{free_ports(1)[0]}"
-    code, text = cluster.spare("n4", address=address, data=tmp_path / "n4").refused()
+def test_a_list_of_peers_without_the_node_ends_the_start(cluster: LocalCluster, tmp_path: Path) -> None:
+    peers = ",".join(f"{name}={address}" for name, address in cluster.addresses.items())
+    listen = cluster.free_addresses(1)[0]
+    code, text = command_line(
+        *("node", "--id", "n4", "--listen", listen, "--peers", peers, "--data", str(tmp_path / "n4"))
+    )
     assert code == 78
     assert "'n4'" in text
     assert "n1" in text
@@ -122,21 +129,21 @@ def test_a_list_of_peers_without_the_node_ends_the_start(cluster: ProcessCluster
 
 
 def test_a_node_with_another_list_of_peers_is_refused_and_both_lists_are_shown(
-    cluster: ProcessCluster, tmp_path: Path
+    cluster: LocalCluster, tmp_path: Path
 ) -> None:
-    address = f"127.0.0.1:{free_ports(1)[0]}"
+    address = cluster.free_addresses(1)[0]
     longer = {**cluster.addresses, "n4": address}
-    code, text = cluster.spare("n4", address=address, peers=longer, data=tmp_path / "n4").refused()
+    code, text = cluster.extra_node("n4", address=address, peers=longer, storage_path=tmp_path / "n4").refused()
     assert code == 78
     assert Configuration.of(longer).text in text
     assert Configuration.of(cluster.addresses).text in text
-    assert any(cluster.status(name)["refused"].get("greeting refused: configuration") for name in cluster.nodes)
+    assert any(cluster.status(name)["refused"].get("greeting refused: configuration") for name in cluster.names)
 
 
-def test_a_node_of_another_cluster_is_refused_and_both_are_named(cluster: ProcessCluster, tmp_path: Path) -> None:
-    address = f"127.0.0.1:{free_ports(1)[0]}"
+def test_a_node_of_another_cluster_is_refused_and_both_are_named(cluster: LocalCluster, tmp_path: Path) -> None:
+    address = cluster.free_addresses(1)[0]
     peers = {"m1": address, **{name: cluster.addresses[name] for name in ("n1", "n2")}}
-    lost = cluster.spare("m1", address=address, peers=peers, data=tmp_path / "m1", cluster="elsewhere")
+    lost = cluster.extra_node("m1", address=address, peers=peers, cluster_id="elsewhere")
     code, text = lost.refused()
     assert code == 78
     assert f"'{CLUSTER}'" in text
@@ -146,7 +153,7 @@ def test_a_node_of_another_cluster_is_refused_and_both_are_named(cluster: Proces
 # --- frames -----------------------------------------------------------------------------------------------------------
 
 
-def test_an_unknown_peer_is_refused_and_counted(cluster: ProcessCluster) -> None:
+def test_an_unknown_peer_is_refused_and_counted(cluster: LocalCluster) -> None:
     initial = Configuration.of(cluster.addresses)
     hello = Hello("f" * 16, 1, "127.0.0.1:1", initial.digest, initial.text)
     with RawPeer(cluster.addresses["n1"]) as peer:
@@ -157,7 +164,7 @@ def test_an_unknown_peer_is_refused_and_counted(cluster: ProcessCluster) -> None
     assert cluster.status("n1")["refused"]["greeting refused: identity"] >= 1
 
 
-def test_a_stranger_that_takes_a_members_name_is_refused(cluster: ProcessCluster) -> None:
+def test_a_stranger_that_takes_a_members_name_is_refused(cluster: LocalCluster) -> None:
     initial = Configuration.of(cluster.addresses)
     hello = Hello("f" * 16, 1, "127.0.0.1:1", initial.digest, initial.text)
     with RawPeer(cluster.addresses["n1"]) as peer:
@@ -167,7 +174,7 @@ def test_a_stranger_that_takes_a_members_name_is_refused(cluster: ProcessCluster
     assert "wiped" in answer.detail
 
 
-def test_a_frame_of_another_cluster_is_answered_with_both_names(cluster: ProcessCluster) -> None:
+def test_a_frame_of_another_cluster_is_answered_with_both_names(cluster: LocalCluster) -> None:
     with RawPeer(cluster.addresses["n1"]) as peer:
         answer = peer.ask(GetStatus(), cluster="elsewhere")
         assert isinstance(answer, Refused)
@@ -182,10 +189,10 @@ def test_a_frame_of_another_cluster_is_answered_with_both_names(cluster: Process
     assert cluster.status("n1")["refused"]["another cluster"] >= 2
 
 
-def test_an_oversized_command_is_refused_by_client_node_and_command_line(cluster: ProcessCluster) -> None:
+def test_an_oversized_command_is_refused_by_client_node_and_command_line(cluster: LocalCluster) -> None:
     with cluster.client() as client, pytest.raises(CommandTooLargeError, match="bytes"):
         client.put("large", b"x" * (2 * MIB))
-    with RawPeer(cluster.addresses[cluster.leader()]) as peer:
+    with RawPeer(cluster.addresses[cluster.wait_for_leader()]) as peer:
         answer = peer.ask(Submit(1, 1, ((1, b"x" * (2 * MIB)),)), cluster=CLUSTER)
         assert isinstance(answer, Refused)
         assert answer.code == CommandTooLargeError.code
@@ -207,12 +214,12 @@ def test_an_oversized_command_is_refused_by_client_node_and_command_line(cluster
     assert b"CONSENSUS_COMMAND_TOO_LARGE" in done.stderr
 
 
-def test_ten_thousand_frames_of_garbage_harm_nothing(cluster: ProcessCluster) -> None:
+def test_ten_thousand_frames_of_garbage_harm_nothing(cluster: LocalCluster) -> None:
     print(f"seed {SEED}")
     dice = random.Random(SEED)
-    name = cluster.leader()
-    address, node = cluster.addresses[name], cluster.nodes[name]
-    term, refused, memory = cluster.status(name)["term"], refused_total(cluster, name), node.rss_anon_bytes()
+    name = cluster.wait_for_leader()
+    address, node = cluster.addresses[name], cluster.process(name)
+    term, refused, memory = cluster.status(name)["term"], refused_total(cluster, name), node.own_memory_bytes()
     for _ in range(10):
         with RawPeer(address) as peer, cluster.client() as client:
             for number in range(1000):
@@ -225,7 +232,7 @@ def test_ten_thousand_frames_of_garbage_harm_nothing(cluster: ProcessCluster) ->
     assert status["term"] == term
     assert status["role"] == "leader"
     assert refused_total(cluster, name) - refused > 7000
-    assert node.rss_anon_bytes() - memory < 32 * MIB
+    assert node.own_memory_bytes() - memory < 32 * MIB
     assert len(status["refused"]) < 40
     assert len(node.output()) < 200_000
 
@@ -257,9 +264,9 @@ client.close()
 """
 
 
-def test_a_client_that_stops_reading_disturbs_nobody_and_gets_its_answers_later(cluster: ProcessCluster) -> None:
-    leader = cluster.nodes[cluster.leader()]
-    memory = leader.rss_anon_bytes()
+def test_a_client_that_stops_reading_disturbs_nobody_and_gets_its_answers_later(cluster: LocalCluster) -> None:
+    leader = cluster.process("leader")
+    memory = leader.own_memory_bytes()
     sleeper = subprocess.Popen(
         [sys.executable, "-c", SLEEPER, ",".join(cluster.endpoints)], cwd=ROOT, stdout=subprocess.PIPE
     )
@@ -272,7 +279,7 @@ def test_a_client_that_stops_reading_disturbs_nobody_and_gets_its_answers_later(
                 client.put("others", number)
                 slowest = max(slowest, time.monotonic() - began)
         assert slowest < 3.0
-        assert leader.rss_anon_bytes() - memory < 100 * MIB
+        assert leader.own_memory_bytes() - memory < 100 * MIB
         sleeper.send_signal(signal.SIGCONT)
         told, _ = sleeper.communicate(timeout=30)
         assert told.split() == [b"done", b"2000"]
@@ -281,7 +288,7 @@ def test_a_client_that_stops_reading_disturbs_nobody_and_gets_its_answers_later(
         sleeper.wait(10)
 
 
-def test_unreachable_endpoints_are_named_in_time(cluster: ProcessCluster) -> None:
+def test_unreachable_endpoints_are_named_in_time(cluster: LocalCluster) -> None:
     nowhere = f"127.0.0.1:{free_ports(1)[0]}"
     began = time.monotonic()
     with Client([nowhere]) as client:
@@ -295,13 +302,13 @@ def test_unreachable_endpoints_are_named_in_time(cluster: ProcessCluster) -> Non
     assert nowhere in text
 
 
-def test_a_client_without_a_quorum_ends_at_its_timeout_and_goes_on_after(cluster: ProcessCluster) -> None:
-    leader, followers = cluster.leader(), cluster.followers()
+def test_a_client_without_a_quorum_ends_at_its_timeout_and_goes_on_after(cluster: LocalCluster) -> None:
+    leader, followers = cluster.wait_for_leader(), cluster.followers()
     with cluster.client() as client:
         client.put("quorum", "before")
         try:
             for name in followers:
-                cluster.nodes[name].pause()
+                cluster.pause(name)
             began = time.monotonic()
             with pytest.raises(OutcomeUnknownError):
                 client.put("quorum", "during", timeout=0.5)
@@ -313,6 +320,6 @@ def test_a_client_without_a_quorum_ends_at_its_timeout_and_goes_on_after(cluster
             assert text.startswith("error[")
         finally:
             for name in followers:
-                cluster.nodes[name].resume()
+                cluster.resume(name)
         client.put("quorum", "after")
         assert client.get("quorum") == "after"

@@ -19,7 +19,8 @@ import pytest
 from forge_consensus.client.sync import Client
 from forge_consensus.events.encoding import from_json_line
 from forge_consensus.events.types import LeaderElected, NodeStopped
-from tests.worlds.cluster import ROOT, free_ports
+from forge_consensus.testing.local.ports import free_ports
+from tests.worlds.source_tree import ROOT
 
 SECONDS_MAX = 15.0
 LINE = re.compile(r"serving n1 of cluster demo at (127\.0\.0\.1:\d+)\n")

@@ -5,13 +5,14 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
+from forge_consensus.testing.local.cluster import LocalCluster
 from tests.worlds.cli_world import Shell, dead_address, running_node
-from tests.worlds.cluster import ProcessCluster, wait_for
+from tests.worlds.waiting import wait_for
 
 
 def test_three_nodes_are_found_by_one_endpoint_and_lost_ones_are_shown(tmp_path: Path) -> None:
-    with ProcessCluster(tmp_path) as cluster:
-        leader = cluster.leader()
+    with LocalCluster(folder=tmp_path, cluster_id="proof") as cluster:
+        leader = cluster.wait_for_leader()
         follower = cluster.followers()[0]
         shell = Shell(cluster.addresses[follower])
         wait_for(lambda: shell.json("status")["health"] == "healthy", 5, "a healthy cluster")

@@ -17,7 +17,7 @@ from click.testing import CliRunner, Result
 
 from forge_consensus.demo.command import demo
 from forge_consensus.demo.writer import Writer
-from tests.worlds.cluster import ROOT
+from tests.worlds.source_tree import ROOT
 
 SECONDS_MAX = 60.0
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.worlds.cluster import ROOT
+from tests.worlds.source_tree import ROOT
 
 EXAMPLES = sorted((ROOT / "demo").glob("example_*.py"))
 LINES_MAX = 80

@@ -32,7 +32,10 @@ from forge_consensus.feed.event_feed import EventFeed, Gap, Position
 from forge_consensus.service.node import Node
 from forge_consensus.storage.backends.lmdb import LmdbTables
 from forge_consensus.storage.ledger.journal import TIME_BYTES
-from tests.worlds.cluster import ROOT, ProcessCluster, free_ports, wait_for
+from forge_consensus.testing.local.cluster import LocalCluster
+from forge_consensus.testing.local.ports import free_ports
+from tests.worlds.source_tree import ROOT
+from tests.worlds.waiting import wait_for
 
 ROUNDS = int(os.environ.get("FORGE_FEED_ROUNDS", "4"))
 
@@ -336,8 +339,8 @@ def test_node_and_feed_killed_at_random_moments_and_every_journaled_event_comes_
     seed = random.randrange(1 << 32)
     print("seed", seed)
     rng = random.Random(seed)
-    with ProcessCluster(tmp_path, 1) as cluster:
-        node = cluster.nodes["n1"]
+    with LocalCluster(1, folder=tmp_path) as cluster:
+        node = cluster.process("n1")
         writer, reader = Writer(node.address), Reader(node.address, rng)
         try:
             for _ in range(ROUNDS):
@@ -348,14 +351,14 @@ def test_node_and_feed_killed_at_random_moments_and_every_journaled_event_comes_
                 if victim in ("node", "both"):
                     node.kill()
                 elif victim == "stop":
-                    node.terminate()
+                    node.stop()
                 if rng.random() < 0.3:
                     reader.restart()
                 if not node.running:
                     node.start()
             reader.read(0.5)
             writer.close()
-            node.terminate()
+            node.stop()
             node.start()
             reader.read(1.0)
             wait_for(lambda: level(reader), 10, "the reader to be level")

@@ -38,7 +38,9 @@ from forge_consensus.storage.ledger.ledger import HARD
 from forge_consensus.storage.ledger.record import index_of
 from forge_consensus.storage.ledger.transaction import get_meta
 from forge_consensus.storage.machines.machine import Command
-from tests.worlds.cluster import NodeProcess, ProcessCluster, free_ports, wait_for
+from forge_consensus.testing.local.cluster import LocalCluster
+from forge_consensus.testing.local.ports import free_ports
+from tests.worlds.waiting import wait_for
 
 PUTS = 40
 FRAME_BYTES_MAX = 64 << 20
@@ -252,13 +254,10 @@ def count_up(address: str) -> None:
 
 
 def test_strace_sees_a_flush_before_every_answer_and_one_for_each_command(tmp_path: Path, strace: list[str]) -> None:
-    with ProcessCluster(tmp_path, nodes=0) as cluster:
-        address = f"127.0.0.1:{free_ports(1)[0]}"
-        node: NodeProcess = cluster.spare("n1", address=address, peers={"n1": address}, data=tmp_path / "n1")
-        node.start(before=strace)
-        count_up(address)
+    with LocalCluster(1, folder=tmp_path, before=strace) as cluster:
+        count_up(cluster.addresses["n1"])
         time.sleep(0.3)
-        node.kill()
+        cluster.kill("n1")
         happened = traced(tmp_path, PUTS)
     answers = [place for place, what in enumerate(happened) if what != "flush"]
     assert [happened[place] for place in answers] == [str(number) for number in range(1, PUTS + 1)]
@@ -268,16 +267,14 @@ def test_strace_sees_a_flush_before_every_answer_and_one_for_each_command(tmp_pa
 
 
 def test_strace_sees_one_flush_a_command_at_a_follower_and_none_at_rest(tmp_path: Path, strace: list[str]) -> None:
-    with ProcessCluster(tmp_path) as cluster:
-        leader = cluster.leader()
-        follower = cluster.nodes[cluster.followers()[0]]
-        follower.kill()
-        follower.start(before=strace)
-        cluster.wait_level()
+    with LocalCluster(folder=tmp_path) as cluster:
+        leader = cluster.wait_for_leader()
+        cluster.restart(cluster.followers()[0], before=strace)
+        cluster.wait_until_settled(*cluster.names)
         time.sleep(0.5)
         before = traced(tmp_path, 0).count("flush")
         count_up(cluster.addresses[leader])
-        cluster.wait_level()
+        cluster.wait_until_settled(*cluster.names)
         busy = traced(tmp_path, 0).count("flush")
         time.sleep(0.5)
         # the session and the first number are entries too

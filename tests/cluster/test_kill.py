@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from forge_consensus.config.storage import StorageSettings
-from tests.worlds.cluster import ProcessCluster
+from forge_consensus.testing.local.cluster import LocalCluster
 from tests.worlds.workload import Ledgerbook, Writer
 
 ROUNDS = int(os.environ.get("FORGE_KILL_ROUNDS", "5"))
@@ -30,7 +30,7 @@ SNAPSHOTS_OFTEN = StorageSettings(
 class Siege:
     """Rounds of killing, restarting and comparing."""
 
-    def __init__(self, cluster: ProcessCluster, dice: random.Random) -> None:
+    def __init__(self, cluster: LocalCluster, dice: random.Random) -> None:
         self.cluster = cluster
         self.dice = dice
         self.book = Ledgerbook()
@@ -38,9 +38,9 @@ class Siege:
 
     def victims(self) -> list[str]:
         """Whom to kill: mostly the leader, sometimes a follower, sometimes two, sometimes all."""
-        names, roll = list(self.cluster.nodes), self.dice.random()
+        names, roll = self.cluster.names, self.dice.random()
         if roll < 0.6:
-            return [self.cluster.leader()]
+            return [self.cluster.wait_for_leader()]
         if roll < 0.85:
             return [self.dice.choice(names)]
         return self.dice.sample(names, 2 if roll < 0.95 else 3)
@@ -52,18 +52,17 @@ class Siege:
         time.sleep(self.dice.choice([0.0, 0.05, 0.5]) * self.dice.random())
         for name in victims:
             self.cluster.nodes[name].launch()
-        for name in victims:
-            self.cluster.nodes[name].wait_serving()
+        self.cluster.wait_serving(*victims)
 
     def pause(self, victims: list[str]) -> None:
         """SIGSTOP, and SIGCONT after a moment or after the others elected somebody else."""
         for name in victims:
-            self.cluster.nodes[name].pause()
+            self.cluster.pause(name)
         try:
             time.sleep(self.dice.choice([0.1, 0.5, 2.0]) * self.dice.random())
         finally:
             for name in victims:
-                self.cluster.nodes[name].resume()
+                self.cluster.resume(name)
 
     def round(self, attack: Callable[[list[str]], None]) -> str:
         """One round; returns what was done, for the log."""
@@ -75,7 +74,7 @@ class Siege:
             time.sleep(self.dice.uniform(0.0, 0.6))
             attack(victims)
             began = time.monotonic()
-            self.cluster.leader()
+            self.cluster.wait_for_leader()
             time.sleep(self.dice.uniform(0.0, 0.4))
         finally:
             stop.set()
@@ -83,12 +82,12 @@ class Siege:
             writer.join(TIMEOUT + 5)
         self.writers[1].client.put("alive", "yes", timeout=10.0)
         self.book.acknowledged["alive"] = "yes"
-        level = self.cluster.wait_level()
+        level = self.cluster.wait_until_settled(*self.cluster.names)
         return f"{attack.__name__} {victims}, led after {time.monotonic() - began:.2f} s, level at {level}"
 
     def compare(self) -> None:
         """Every node holds the same, and what was promised."""
-        states = {name: self.cluster.state(name) for name in self.cluster.nodes}
+        states = {name: self.cluster.contents(name) for name in self.cluster.names}
         first, *others = states.values()
         for other in others:
             differing = {key for key in first.keys() | other.keys() if first.get(key) != other.get(key)}
@@ -103,7 +102,7 @@ def test_what_was_acknowledged_survives_kills_at_random_moments(
 ) -> None:
     rounds = ROUNDS if storage is None else max(3, ROUNDS // 2)
     print(f"FORGE_KILL_SEED={SEED} FORGE_KILL_ROUNDS={ROUNDS}")
-    with ProcessCluster(tmp_path, storage=storage) as cluster:
+    with LocalCluster(folder=tmp_path, storage=storage) as cluster:
         siege = Siege(cluster, random.Random(SEED))
         for number in range(rounds):
             done = siege.round(siege.kill)
@@ -112,14 +111,15 @@ def test_what_was_acknowledged_survives_kills_at_random_moments(
                 siege.compare()
         book = siege.book
         print(f"{len(book.acknowledged)} keys and {len(book.sums)} sums acknowledged; failed: {dict(book.errors)}")
-        for name, node in cluster.nodes.items():
-            assert node.terminate() == 0, f"{name}: {node.output()}"
+        for name in cluster.names:
+            node = cluster.process(name)
+            assert node.stop() == 0, f"{name}: {node.output()}"
 
 
 @pytest.mark.timeout(60 + 20 * ROUNDS)
 def test_what_was_acknowledged_survives_nodes_that_stop_for_a_while(tmp_path: Path) -> None:
     print(f"FORGE_KILL_SEED={SEED} FORGE_KILL_ROUNDS={ROUNDS}")
-    with ProcessCluster(tmp_path) as cluster:
+    with LocalCluster(folder=tmp_path) as cluster:
         siege = Siege(cluster, random.Random(SEED))
         for number in range(max(3, ROUNDS // 4)):
             print(f"round {number}: {siege.round(siege.pause)}", flush=True)

@@ -21,7 +21,7 @@ from forge_consensus.events.metrics.server import serve
 from forge_consensus.events.types import LeaderElected, LogAppended, LogCommitted
 from forge_consensus.service.node import Node
 from forge_consensus.storage.machines.machine import Command
-from tests.worlds.cluster import free_ports
+from forge_consensus.testing.local.ports import free_ports
 
 
 @contextmanager

@@ -42,7 +42,8 @@ from tests.cluster.siege.feeds import Numbers
 from tests.cluster.siege.keys import CALLS_MAX, COUNTER, Keys
 from tests.cluster.siege.places import NAMESPACES, place_of
 from tests.cluster.siege.verdicts import UndecidedError, differences, judge_history, judge_machines, judge_sums
-from tests.worlds.cluster import ROOT, wait_for
+from tests.worlds.source_tree import ROOT
+from tests.worlds.waiting import wait_for
 
 SEED = int(os.environ.get("FORGE_SIEGE_SEED", "0")) or int.from_bytes(os.urandom(4))
 BRIEF: dict[str, Any] = {"nodes": 3, "rounds": 1, "round_seconds": (0.5, 1.0)}

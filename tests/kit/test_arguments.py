@@ -40,22 +40,22 @@ class Silent(Workload):
 
 REFUSED: list[tuple[dict[str, Any], str]] = [
     *[({"nodes": nodes}, "a simulation has 1 to 9 nodes") for nodes in (0, 10, "3", 2.5, True)],
-    *[({"seed": seed}, "a seed is a whole number from 0 on") for seed in (-1, "x", None, 1.5, True)],
+    *[({"seed": seed}, "a seed is a whole number from 0, because") for seed in (-1, "x", None, 1.5, True)],
     *[({"seconds": seconds}, "seconds=.*: virtual seconds are") for seconds in (-1, float("nan"), "5", True)],
     ({"faults": "kill"}, r"give a list of kinds, faults=\['kill'\]"),
-    ({"faults": ["rain"]}, "no kind of fault is called 'rain'; there are .*kill"),
-    *[({"faults": faults}, "give True, False, or a list of names") for faults in (3, [1, "kill"], {"kill"})],
+    ({"faults": ["rain"]}, "there is no kind of fault 'rain'; the kinds are .*kill"),
+    *[({"faults": faults}, "give True, False, or a list of kinds") for faults in (3, [1, "kill"], {"kill"})],
     ({"state": 3}, "state=3 cannot be called"),
-    ({"plan": 3}, "3 is no Plan: .* by name, such as nodes=3"),
+    ({"plan": 3}, "3 is not a Plan: .* by name, such as nodes=3"),
     ({"state_machine": CountingMachine()}, "an instance of CountingMachine: give the class itself"),
     ({"state_machine": "machines:Fine"}, "an instance of str: give the class itself"),
     ({"state_machine": Half}, "Half is no state machine: it has no snapshot, restore. A state machine has apply"),
-    ({"state_machine": Needy}, "a Needy could not be made, TypeError: .*'size'.*give its arguments defaults"),
-    ({"state_machine": lambda: None}, "made None and no machine"),
-    ({"state_machine": lambda: CountingMachine}, "made <class .*CountingMachine'> and no machine"),
+    ({"state_machine": Needy}, "Needy\\(\\) failed, TypeError: .*'size'.*its parameters defaults"),
+    ({"state_machine": lambda: None}, "returned None, which is not a machine"),
+    ({"state_machine": lambda: CountingMachine}, "returned <class .*CountingMachine'>, which is not a machine"),
     ({"workload": CountingWorkload}, r"is a class: give an instance, CountingWorkload\(\)"),
     ({"workload": object()}, "it has no command, query, at_the_end, model, may_fail: inherit from"),
-    ({"workload": Silent()}, "Silent does not say its query"),  # type: ignore[abstract]
+    ({"workload": Silent()}, "Silent does not define query"),  # type: ignore[abstract]
 ]
 
 

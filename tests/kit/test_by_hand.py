@@ -45,7 +45,7 @@ def test_a_leader_in_a_minority_steps_down_and_the_rest_elects() -> None:
         simulation.partition([old, other])
         ledger = simulation.cluster.nodes[old].base
         assert ledger is not None
-        assert simulation.advance(10.0, lambda: ledger.engine.ledger.leading is None)
+        assert simulation.advance(10.0, lambda: ledger.engine.ledger.leading_term is None)
         assert simulation.advance(10.0, lambda: simulation.leader() not in (None, old, other))
         simulation.heal()
         assert simulation.advance(10.0, simulation.cluster.settled)
@@ -97,7 +97,7 @@ def test_a_handler_that_moves_the_simulation_is_told_so_and_raft_is_not_accused(
     arguments = {"advance": (1.0,), "submit": (WRITE,), "restart": ("n1",)}.get(move, ())
     with Simulation(nodes=3, seed=4) as simulation:
         simulation.subscribe(LeaderElected, lambda event: getattr(simulation, move)(*arguments))
-        with pytest.raises(OperationFailedError, match=rf"^{move}\(\) was called by a handler, .*leader\.elected"):
+        with pytest.raises(OperationFailedError, match=rf"^{move}\(\) was called by a handler of .*leader\.elected"):
             simulation.advance(10.0)
 
 
@@ -118,7 +118,7 @@ def test_a_simulation_runs_once() -> None:
     with Simulation(nodes=1, seed=4, seconds=0.5, faults=False) as simulation:
         simulation.wait_for_leader()
         simulation.run()
-        with pytest.raises(AlreadyStartedError, match="ran already: make another one"):
+        with pytest.raises(AlreadyStartedError, match="has run already: make another one"):
             simulation.run()
 
 
@@ -221,7 +221,7 @@ def test_groups_of_a_partition_are_names_or_lists_and_no_node_is_in_two() -> Non
     ("kind", "handler", "said"),
     [
         ("consensus.leadr.*", print, r"matches 'consensus.leadr.\*'.*LeaderElected.*'consensus.leader.elected'"),
-        (int, print, "is no class of events.*LeaderElected"),
+        (int, print, "is not an event class.*LeaderElected"),
         (LeaderElected, None, "handler=None cannot be called"),
     ],
 )
@@ -233,7 +233,7 @@ def test_a_subscription_that_hears_nothing_is_refused(kind: Any, handler: Any, s
 def test_what_is_no_command_and_what_ends_no_wait_are_refused() -> None:
     bad: Any = "increment"
     with Simulation(nodes=3, seed=4) as simulation:
-        with pytest.raises(InvalidConfigError, match="is no command"):
+        with pytest.raises(InvalidConfigError, match="is not a command"):
             simulation.submit(bad)
         with pytest.raises(InvalidConfigError, match="until='increment' cannot be called"):
             simulation.advance(1.0, bad)

@@ -26,11 +26,11 @@ from forge_consensus.testing.simulator.plan import Plan
 from tests.worlds import campaign_runs
 from tests.worlds.campaign_runs import ODD
 
-WAIT_S_MAX = 60.0
+WAIT_SECONDS_MAX = 60.0
 
 
 def settings(seeds: int, **changes: Any) -> Settings:
-    return replace(Settings(0, seeds, 2, progress_s=0.5, shrink_s_max=0.0), **changes)
+    return replace(Settings(0, seeds, 2, progress_seconds=0.5, shrink_seconds_max=0.0), **changes)
 
 
 def seeds_in(path: Path) -> list[int]:
@@ -68,7 +68,7 @@ def test_a_campaign_that_is_done_runs_nothing_and_one_that_is_extended_only_the_
 
 def test_a_seed_that_hangs_is_named_with_the_place_where_it_hangs(tmp_path: Path) -> None:
     path = tmp_path / "state"
-    assert ran(path, campaign_runs.hanging, seed_s_max=8.0) == 1
+    assert ran(path, campaign_runs.hanging, seed_seconds_max=8.0) == 1
     assert found_in(path) == {(ODD, "hangs"): "the process that ran it hangs after 8 s"}
     assert sorted(seeds_in(path)) == list(range(8))
     assert "in for_ever" in Path(f"{path}.seed-{ODD}.txt").read_text()
@@ -90,7 +90,7 @@ def test_a_seed_that_does_not_replay_is_found(tmp_path: Path) -> None:
 def test_a_violation_is_shrunk_printed_and_saved(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "state"
     changes = {"nodes": 3, "seconds": 6.0, "pace": 1.0}
-    assert ran(path, campaign_runs.with_mutant, 60, shrink_s_max=3.0, violations_max=1, changes=changes) == 1
+    assert ran(path, campaign_runs.with_mutant, 60, shrink_seconds_max=3.0, violations_max=1, changes=changes) == 1
     found = found_in(path)
     assert "I7" in {kind for _, kind in found}
     said = capfd.readouterr().out
@@ -111,8 +111,8 @@ def test_after_so_many_minutes_nothing_new_is_begun(tmp_path: Path) -> None:
 
 
 def test_workers_that_never_are_ready_end_the_campaign(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(campaign_run, "START_S_MAX", 0.3)
-    monkeypatch.setattr(campaign_worker, "DUMP_S_MAX", 0.1)
+    monkeypatch.setattr(campaign_run, "START_SECONDS_MAX", 0.3)
+    monkeypatch.setattr(campaign_worker, "DUMP_SECONDS_MAX", 0.1)
     with pytest.raises(StateFileError, match=r"no worker starts: the last one ended after 0\.3 s"):
         ran(tmp_path / "state", campaign_runs.NeverReady(), minutes=60.0)
 
@@ -136,7 +136,7 @@ from forge_consensus.testing.campaign.run import Campaign, Settings
 from tests.worlds import campaign_runs
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.default_int_handler)  # who starts tests in the background has them ignore it
-    sys.exit(run_campaign(Path(sys.argv[1]), Settings(0, 60, 2, progress_s=0.2), campaign_runs.slow))
+    sys.exit(run_campaign(Path(sys.argv[1]), Settings(0, 60, 2, progress_seconds=0.2), campaign_runs.slow))
 """
 
 
@@ -154,7 +154,7 @@ def start(folder: Path) -> subprocess.Popen[str]:
 
 
 def wait_until(holds: Callable[[], bool]) -> None:
-    until = time.monotonic() + WAIT_S_MAX
+    until = time.monotonic() + WAIT_SECONDS_MAX
     while not holds():
         assert time.monotonic() < until, "it took too long"
         time.sleep(0.02)
@@ -180,7 +180,7 @@ def ended_in_its_midst(folder: Path, how: signal.Signals) -> tuple[subprocess.Po
         workers = children(process.pid)
         process.send_signal(how)
         began = time.monotonic()
-        said, _ = process.communicate(timeout=WAIT_S_MAX)
+        said, _ = process.communicate(timeout=WAIT_SECONDS_MAX)
         took = time.monotonic() - began
         wait_until(lambda: not any(map(runs, workers)))
         return process, took, said
@@ -194,7 +194,7 @@ def test_an_interrupt_ends_it_soon_and_it_says_how_to_go_on(tmp_path: Path, how:
     process, took, said = ended_in_its_midst(tmp_path, how)
     assert process.returncode == 130
     assert took < 5.0
-    assert "the same command goes on from here" in said
+    assert "the same command continues from here" in said
     assert "Traceback" not in said
     assert 5 < len(seeds_in(tmp_path / "state")) < 60
 
@@ -205,7 +205,7 @@ def test_a_campaign_that_was_killed_goes_on_and_no_seed_is_lost_or_counted_twice
     before = seeds_in(state)
     assert 5 < len(before) < 60
     process = start(tmp_path)
-    said, _ = process.communicate(timeout=WAIT_S_MAX)
+    said, _ = process.communicate(timeout=WAIT_SECONDS_MAX)
     assert process.returncode == 0, said
     assert f"has {len(before)} seeds" in said
     assert sorted(seeds_in(state)) == list(range(60))
@@ -237,7 +237,7 @@ CLOCK = ("--machine", "tests.worlds.campaign_runs:ClockMachine")
         (["--machine", "nowhere:Machine"], "'nowhere:Machine' cannot be loaded: No module named 'nowhere'"),
         (["--machine", "tests.worlds.campaign_runs:Nobody"], "has no attribute 'Nobody'"),
         (["--machine", "tests.worlds.campaign_runs"], "write package.module:Class"),
-        (["--machine", "tests.worlds.campaign_runs:ODD"], "is no class and no function"),
+        (["--machine", "tests.worlds.campaign_runs:ODD"], "is neither a class nor a function"),
         (
             ["--machine", "tests.worlds.campaign_runs:NeverReady"],
             "NeverReady is no state machine: it has no apply, query, sn",
@@ -246,7 +246,7 @@ CLOCK = ("--machine", "tests.worlds.campaign_runs:ClockMachine")
         (["--machine", "tests.worlds.campaign_runs:ShyMachine"], "cannot be made, TypeError: "),
         (
             [*CLOCK, "--workload", "tests.worlds.campaign_runs:NeverReady"],
-            "is no workload, it has no command, query, at",
+            "is not a workload, it has no command, query, at",
         ),
         ([*CLOCK, "--workload", "tests.worlds.campaign_runs:small"], "cannot be made, TypeError: small() missing"),
         ([*CLOCK, "--workload", "tests.worlds.campaign_runs:Nobody"], "has no attribute 'Nobody'"),
@@ -281,7 +281,7 @@ def test_only_the_usual_folder_is_made(tmp_path: Path, monkeypatch: pytest.Monke
 
 def test_the_help_says_which_exit_code_an_interrupt_has() -> None:
     told = " ".join(command_with("--help").output.split())
-    assert "1: something was, now or earlier, even if it was stopped (Ctrl-C) since" in told
+    assert "1: something was found, now or earlier, even if the campaign was interrupted (Ctrl-C) since" in told
 
 
 def test_a_seed_is_told_again() -> None:
@@ -346,5 +346,5 @@ def test_the_speed_is_measured_against_its_bound(monkeypatch: pytest.MonkeyPatch
     result = command_with("--speed")
     assert result.exit_code == 0, result.output
     assert "within the 30 s" in result.output
-    monkeypatch.setattr(command, "SPEED_S_MAX", 0.0)
+    monkeypatch.setattr(command, "SPEED_SECONDS_MAX", 0.0)
     assert command_with("--speed").exit_code == 1

@@ -42,7 +42,7 @@ def test_what_was_written_is_read_again(path: Path) -> None:
     assert state.done == {1, 2}
     assert state.failures == {(2, "OSError_from_X"): 'bad: "quoted"\nand more'}
     assert state.totals[ALL].seeds == 2
-    assert state.totals[ALL].virtual_s == 25.0
+    assert state.totals[ALL].virtual_seconds == 25.0
     assert state.totals[5].turns == 100
     assert state.digests == {1: DIGEST, 2: DIGEST}
 
@@ -65,7 +65,7 @@ def test_a_seed_counts_once(path: Path) -> None:
 
 def test_a_file_of_another_version_is_refused_with_what_to_do(path: Path) -> None:
     with pytest.raises(
-        StateFileError, match=r"another version of the code \(v1, now v2\).*To begin anew, name another"
+        StateFileError, match=r"another version of the code \(v1, now v2\).*To start over, name another"
     ):
         StateFile.opened(path, "v2", "plans as drawn")
     state = StateFile.opened(path, "v1", "plans as drawn")
@@ -74,20 +74,20 @@ def test_a_file_of_another_version_is_refused_with_what_to_do(path: Path) -> Non
 
 
 def test_a_file_of_other_settings_is_refused_with_what_to_do(path: Path) -> None:
-    with pytest.raises(StateFileError, match=r"other settings.*plans as drawn.*now nodes=5.*begin anew"):
+    with pytest.raises(StateFileError, match=r"other settings.*plans as drawn.*now nodes=5.*start over"):
         StateFile.opened(path, "v1", "nodes=5")
 
 
 @pytest.mark.parametrize("text", ["", "\n", "something else\n", "forge-consensus campaign 1\ncode v1\n"])
 def test_what_is_no_state_file_is_refused(path: Path, text: str) -> None:
     path.write_text(text)
-    with pytest.raises(StateFileError, match="is no state file"):
+    with pytest.raises(StateFileError, match="is not a state file"):
         StateFile.read(path)
 
 
 def test_bytes_that_are_no_text_are_refused(path: Path) -> None:
     path.write_bytes(b"\xff\xfe\x00\n" * 5)
-    with pytest.raises(StateFileError, match="it is no text"):
+    with pytest.raises(StateFileError, match="it is not a text file"):
         StateFile.read(path)
 
 
@@ -113,7 +113,7 @@ def test_bytes_that_are_no_text_are_refused(path: Path) -> None:
 def test_a_damaged_line_is_named(path: Path, damaged: str) -> None:
     with path.open("a") as file:
         file.write(f"{damaged}\n")
-    with pytest.raises(StateFileError, match=r"line 8 of .* is no line of a campaign"):
+    with pytest.raises(StateFileError, match=r"line 8 of .* is not a line of a campaign"):
         StateFile.read(path)
 
 
@@ -138,7 +138,7 @@ def test_an_empty_file_is_begun(tmp_path: Path) -> None:
 
 def test_the_summary_has_a_row_for_every_size_and_every_finding(path: Path) -> None:
     text = StateFile.read(path).summary()
-    assert "seeds 1..2; 4.0 seeds a second of one core" in text
+    assert "seeds 1..2; 4.0 seeds per second of one core" in text
     rows = [row.split() for row in text.splitlines()]
     assert [row[:2] for row in rows if row and row[0] in ("3", "5", "all")] == [["3", "1"], ["5", "1"], ["all", "2"]]
     assert "1 violations:\n  seed 2: OSError from X: bad:" in text

@@ -79,7 +79,7 @@ def test_a_trial_counts_what_was_done() -> None:
     trial = attempt(PLAN)
     assert trial.failure is None
     assert trial.digest == attempt(PLAN).digest
-    assert trial.virtual_s > 1.0
+    assert trial.virtual_seconds > 1.0
     assert min(trial.turns, trial.operations, trial.frames, trial.terms) > 0
     assert trial.faults == len(trial.ordered)
 

@@ -16,8 +16,8 @@ from forge_consensus.config.storage import StorageSettings
 from forge_consensus.storage.backends.folder import STEP_WATCHERS, remove_temporary_files
 from forge_consensus.storage.snapshots.file import SnapshotWriter, list_snapshots, newest_valid, prune, write_snapshot
 from forge_consensus.testing.faults.drawn import KINDS, Faults
-from forge_consensus.testing.faults.processes import NOBODY, rate_error_max
-from forge_consensus.testing.faults.strike import Ordered
+from forge_consensus.testing.faults.processes import rate_error_max
+from forge_consensus.testing.faults.strike import NOBODY, Ordered
 from forge_consensus.testing.simulator.plan import Plan
 from forge_consensus.testing.simulator.simulation import Simulation
 from forge_consensus.testing.world.base import SimulatedBase, SimulatedCrashError

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import forge_consensus.testing
-from tests.worlds.cluster import ROOT
+from tests.worlds.source_tree import ROOT
 
 TESTS = """
 import pytest

@@ -71,7 +71,7 @@ class Stage:
         """All vote for a node in the next term, and it leads it."""
         for disk in self.invariants.disks.values():
             disk.term, disk.vote = self.term + 1, node.name
-        node.engine.ledger.leading = self.term + 1
+        node.engine.ledger.leading_term = self.term + 1
 
     def answer(self, node: SimulatedBase, message: AppendReply | VoteReply | SnapshotReply) -> None:
         """Show an answer to the leader that leaves."""
@@ -110,7 +110,7 @@ def test_nothing_is_wrong_on_the_stage() -> None:
 
 def test_i1_two_leaders_of_a_term() -> None:
     with staged() as stage:
-        stage.follower.engine.ledger.leading = stage.term
+        stage.follower.engine.ledger.leading_term = stage.term
         with broken("I1", "lead term"):
             stage.invariants.turned(stage.follower)
 
@@ -119,7 +119,7 @@ def test_i1_a_term_that_is_led_twice_by_one_node() -> None:
     with staged() as stage:
         election = stage.leader.engine.cells.actor("election")
         for role, leading in ((Role.FOLLOWER, None), (Role.LEADER, stage.term)):
-            election.role, stage.leader.engine.ledger.leading = role, leading
+            election.role, stage.leader.engine.ledger.leading_term = role, leading
             if leading is None:
                 stage.invariants.turned(stage.leader)
         with broken("I1"):
@@ -128,7 +128,7 @@ def test_i1_a_term_that_is_led_twice_by_one_node() -> None:
 
 def test_i1_a_leader_that_a_majority_did_not_vote_for() -> None:
     with staged() as stage:
-        stage.follower.engine.ledger.leading = stage.term + 1
+        stage.follower.engine.ledger.leading_term = stage.term + 1
         with broken("I1", "by the votes of"):
             stage.invariants.turned(stage.follower)
 
@@ -174,7 +174,7 @@ def test_i4_a_commit_that_a_later_leader_lacks() -> None:
         third = next(b for b in stage.world.cluster.running() if b not in (stage.leader, stage.follower))
         for node in (stage.leader, stage.follower):
             stage.entry(node, ahead, stage.term)
-        third.engine.ledger.leading = stage.term + 1
+        third.engine.ledger.leading_term = stage.term + 1
         leader.commit_index = ahead
         with broken("I4", f"{third.name} leads {stage.term + 1} without {ahead}"):
             stage.invariants.follow_commit(stage.leader)

@@ -284,7 +284,7 @@ def test_the_last_reads_ask_every_node_for_every_key(settled: Simulation) -> Non
 # --- the order of events ----------------------------------------------------------------------------------------------
 
 
-class Telling:
+class Publisher:
     """A cluster of which nothing runs but one node's voice."""
 
     def __init__(self, cluster: SimulatedCluster) -> None:
@@ -305,7 +305,7 @@ class Telling:
         """The node's process."""
         return self.cluster.nodes[self.name].base
 
-    def tell(self, kind: type[ConsensusEvent], ahead: int = 1, term: int | None = None, **payload: Any) -> None:
+    def publish(self, kind: type[ConsensusEvent], ahead: int = 1, term: int | None = None, **payload: Any) -> None:
         """Tell an event so many numbers on."""
         stream = self.stream
         term = stream.term if term is None else term
@@ -313,58 +313,58 @@ class Telling:
 
 
 @pytest.fixture
-def telling() -> Iterator[Telling]:
+def publisher() -> Iterator[Publisher]:
     """One node of three, and the listener."""
     with SimulatedCluster(3, 1) as cluster:
-        yield Telling(cluster)
+        yield Publisher(cluster)
 
 
 @pytest.mark.parametrize("ahead", [0, -1, 2])
-def test_a_number_that_is_repeated_or_left_out_is_found(ahead: int, telling: Telling) -> None:
-    telling.tell(BecameFollower)
+def test_a_number_that_is_repeated_or_left_out_is_found(ahead: int, publisher: Publisher) -> None:
+    publisher.publish(BecameFollower)
     with pytest.raises(ViolationError, match=r"^events: n1 told \d+, then"):
-        telling.tell(BecameFollower, ahead)
+        publisher.publish(BecameFollower, ahead)
 
 
-def test_a_term_that_goes_back_is_found(telling: Telling) -> None:
-    telling.tell(BecameFollower, term=telling.stream.term + 1)
+def test_a_term_that_goes_back_is_found(publisher: Publisher) -> None:
+    publisher.publish(BecameFollower, term=publisher.stream.term + 1)
     with pytest.raises(ViolationError, match="goes back from term"):
-        telling.tell(BecameFollower, term=telling.stream.term - 1)
+        publisher.publish(BecameFollower, term=publisher.stream.term - 1)
 
 
-def test_two_leaders_of_one_term_are_found(telling: Telling) -> None:
-    term, leader = max(telling.order.elected.items())
-    other = next(name for name in telling.cluster.names if name != leader)
+def test_two_leaders_of_one_term_are_found(publisher: Publisher) -> None:
+    term, leader = max(publisher.order.elected.items())
+    other = next(name for name in publisher.cluster.names if name != leader)
     with pytest.raises(ViolationError, match=rf"^I1: n1 told of {other} in {term}, others of {leader}"):
-        telling.tell(LeaderElected, term=term, leader=other, votes=0, total=3, duration=0.0)
+        publisher.publish(LeaderElected, term=term, leader=other, votes=0, total=3, duration=0.0)
 
 
-def test_a_process_begins_with_its_start_and_with_numbers_beyond_all_that_were_told(telling: Telling) -> None:
+def test_a_process_begins_with_its_start_and_with_numbers_beyond_all_that_were_told(publisher: Publisher) -> None:
     with pytest.raises(ViolationError, match="a process of n1 begins with"):
-        telling.tell(NodeStarted)
-    telling.stream.boot -= 1  # as if the present process were new
+        publisher.publish(NodeStarted)
+    publisher.stream.boot -= 1  # as if the present process were new
     with pytest.raises(ViolationError, match="a process of n1 begins with"):
-        telling.tell(BecameFollower)
+        publisher.publish(BecameFollower)
     with pytest.raises(ViolationError, match="n1 repeats number"):
-        telling.tell(NodeStarted, ahead=-3)
+        publisher.publish(NodeStarted, ahead=-3)
 
 
-def test_what_a_listener_finds_ends_the_run(telling: Telling) -> None:
-    telling.cluster.nodes["n1"].bus.publish(BecameFollower(node_id="n1", sequence=1, term=9))
+def test_what_a_listener_finds_ends_the_run(publisher: Publisher) -> None:
+    publisher.cluster.nodes["n1"].bus.publish(BecameFollower(node_id="n1", sequence=1, term=9))
     with pytest.raises(ViolationError, match=r"^events"):
-        telling.cluster.run(1.0)
+        publisher.cluster.run(1.0)
 
 
-def test_a_journal_that_lost_what_the_present_process_told_is_found(telling: Telling) -> None:
-    telling.order.compare_journals()
-    del telling.base.engine.ledger.journal.waiting[-1:]
-    telling.base.engine.ledger.numbers.sequence += 1
+def test_a_journal_that_lost_what_the_present_process_told_is_found(publisher: Publisher) -> None:
+    publisher.order.compare_journals()
+    del publisher.base.engine.ledger.journal.waiting[-1:]
+    publisher.base.engine.ledger.numbers.sequence += 1
     with pytest.raises(ViolationError, match="its journal ends at"):
-        telling.order.compare_journals()
-    telling.stream.number += 1
-    telling.stream.boots[-1] = telling.stream.boots[-1][0], telling.stream.number
+        publisher.order.compare_journals()
+    publisher.stream.number += 1
+    publisher.stream.boots[-1] = publisher.stream.boots[-1][0], publisher.stream.number
     with pytest.raises(ViolationError, match=r"never ended since, lost"):
-        telling.order.compare_journals()
+        publisher.order.compare_journals()
 
 
 # --- planted faults ---------------------------------------------------------------------------------------------------

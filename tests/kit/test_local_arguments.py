@@ -62,7 +62,7 @@ ASKED_OF_THE_CLUSTER: list[tuple[Given, type[ConsensusError], str]] = [
     (
         lambda cluster: cluster.restart("n1", foo=1),
         InvalidConfigError,
-        "with foo=1: .* extra_args, environment, before",
+        "with foo=1: .* extra_args, environment, before, program",
     ),
     (lambda cluster: cluster.partition(1), InvalidConfigError, r"1 names no nodes: give a name, such as 'n1', or some"),
     (lambda cluster: cluster.partition(), InvalidConfigError, NO_PARTS),

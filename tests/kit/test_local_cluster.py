@@ -25,8 +25,10 @@ from forge_consensus.errors import (
 from forge_consensus.events.types import BecameLeader
 from forge_consensus.storage.machines.machine import Command
 from forge_consensus.testing.local.cluster import LocalCluster
-from tests.worlds.cluster import ROOT, wait_for
+from forge_consensus.testing.local.node_process import uninterrupted
 from tests.worlds.service_machines import Notebook
+from tests.worlds.source_tree import ROOT
+from tests.worlds.waiting import wait_for
 
 QUICK = RaftSettings(heartbeat_interval=0.05, election_timeout_min=0.3, election_timeout_max=0.5)
 
@@ -185,6 +187,75 @@ def test_processes_over_ipc_run_a_users_machine_with_limits_and_keep_a_given_fol
         assert client.read("restored") == 1
     assert (folder / "n1.log").exists()
     assert (folder / "n1").is_dir()
+
+
+def test_an_extra_node_is_refused_and_ended_with_the_cluster(tmp_path: Path) -> None:
+    with LocalCluster(1, raft=QUICK, folder=tmp_path) as cluster:
+        code, text = cluster.extra_node("n9").refused()
+        assert code == 78
+        assert "n9" in text
+        alone = cluster.extra_node("n1", peers={"n1": cluster.addresses["n1"]}, storage_path=tmp_path / "n1")
+        assert alone.refused()[0] == 78  # the folder is in use, and so is the address it may not have
+        address = cluster.free_addresses(1)[0]
+        other = cluster.extra_node("m1", address=address, peers={"m1": address}, cluster_id="another")
+        assert 0 < other.start() < 30
+        with pytest.raises(ConsensusTimeoutError, match=r"m1 did not end within 0\.1 s; it wrote 'serving m1"):
+            other.exit_code(0.1)
+        assert other.own_memory_bytes() > 1 << 20
+        pid = other.pid
+        assert "serving m1" in other.output()
+        assert sorted(path.name for path in tmp_path.glob("extra-*")) == [
+            "extra-1-n9.log", "extra-2-n1.log", "extra-3-m1.log",
+        ]  # fmt: skip
+        assert cluster.names == ["n1"]
+    assert not alive(pid)
+
+
+def test_the_contents_of_a_node_are_read_from_it_page_by_page(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("forge_consensus.testing.local.cluster.PAGE_ROWS", 2)
+    with LocalCluster(1, raft=QUICK) as cluster:
+        client = cluster.client()
+        for number in range(5):
+            client.put(f"k{number}", number)
+        client.put("other", True)
+        numbers = {f"k{number}": number for number in range(5)}
+        assert cluster.contents("n1", "k") == numbers
+        assert cluster.contents("leader") == {**numbers, "other": True}
+
+
+def test_another_program_may_be_run_as_a_node_and_a_stop_returns_its_exit_code(tmp_path: Path) -> None:
+    program = tmp_path / "program.py"
+    program.write_text(
+        "import signal, sys\n"
+        "signal.signal(signal.SIGTERM, lambda *_: sys.exit(7))\n"
+        "print('serving', sys.argv[1:3], flush=True)\n"
+        "signal.pause()\n"
+    )
+    with LocalCluster(1, program=[sys.executable, str(program)]) as cluster:
+        node = cluster.process("n1")
+        assert node.output() == "serving ['--id', 'n1']\n"
+        assert node.stop() == 7
+        assert node.exit_code() == 7
+
+
+def test_an_error_within_a_cluster_carries_the_ends_of_the_logs() -> None:
+    with pytest.raises(ZeroDivisionError) as caught, LocalCluster(1, raft=QUICK):
+        raise ZeroDivisionError
+    (note,) = caught.value.__notes__
+    assert note.startswith("--- the log of n1 ends with\nserving n1")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_within_a_start_arrives_behind_it(number: int) -> None:
+    arrived: list[str] = []
+    usual = signal.signal(number, lambda *_: arrived.append("signal"))
+    try:
+        with uninterrupted():
+            signal.raise_signal(number)
+            arrived.append("block")
+    finally:
+        signal.signal(number, usual)
+    assert arrived == ["block", "signal"]
 
 
 def test_nothing_is_left_when_the_test_fails_or_a_node_cannot_start() -> None:

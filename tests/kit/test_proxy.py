@@ -15,9 +15,10 @@ import zmq
 
 from forge_consensus.errors import InvalidConfigError, NotStartedError, TransportUnavailableError
 from forge_consensus.testing.local.network_paths import CUT, PathFaults
+from forge_consensus.testing.local.ports import free_ports
 from forge_consensus.testing.local.proxy import Proxy
-from tests.worlds.cluster import free_ports, wait_for
 from tests.worlds.proxy_world import QUIET_SECONDS, WAIT_MS, WAIT_SECONDS, world
+from tests.worlds.waiting import wait_for
 
 PLACES = {"path": socket.AF_UNIX, "port": socket.AF_INET}
 

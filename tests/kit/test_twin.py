@@ -187,7 +187,7 @@ def test_a_simulation_finds_by_its_twin_what_shows_in_answers_or_states_only(arg
 
 
 def test_a_twin_that_cannot_be_is_refused() -> None:
-    with pytest.raises(InvalidConfigError, match="twin=True: another process must make the machine as well"):
+    with pytest.raises(InvalidConfigError, match="twin=True: another process must make the machine too"):
         Simulation(state_machine=lambda: CountingMachine(), twin=True)  # noqa: PLW0108 - it has no name
 
 
@@ -224,7 +224,7 @@ def test_a_script_that_simulates_when_it_is_imported_is_told_and_makes_no_twins_
     )
     assert done.returncode == 1
     assert 'put it below `if __name__ == "__main__":`' in done.stderr
-    assert "with twin=False there is none" in done.stderr
+    assert "twin=False runs none" in done.stderr
 
 
 def test_what_another_process_cannot_make_has_no_twin() -> None:

@@ -15,7 +15,7 @@ import pytest
 from forge_consensus.testing.world import folder as simulated_folder
 from forge_consensus.testing.world.cluster import SimulatedCluster
 from forge_consensus.testing.world.folder import PREFIX, is_gone
-from tests.worlds.cluster import ROOT
+from tests.worlds.source_tree import ROOT
 
 UNCLOSED = """
 import os, signal, sys

@@ -107,7 +107,7 @@ def counted(machine: Callable[[], Any], nodes: int, role: str, step: Step | None
         for name in cluster.names:
             assert [value_at(cluster, name, key) for key in KEYS] == [COUNT // 2] * 2
         sessions = [base.engine.ledger.applier.sessions for base in cluster.running()]
-        assert all(set(each.live[client.session].kept) == {COUNT} for each in sessions)
+        assert all(set(each.live[client.session].outcomes) == {COUNT} for each in sessions)
     return watcher
 
 

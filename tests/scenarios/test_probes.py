@@ -67,9 +67,9 @@ def test_probe_P3_a_duplicated_vote_is_counted_once(tmp_path: Path) -> None:
     stand(node)
     for _ in range(4):
         node.answer("n2", "election", VoteReply(1, True))
-    assert node.ledger.leading is None, "two of five are no majority"
+    assert node.ledger.leading_term is None, "two of five are no majority"
     node.answer("n3", "election", VoteReply(1, True))
-    assert node.ledger.leading == 1
+    assert node.ledger.leading_term == 1
 
 
 def test_probe_P3b_a_vote_of_a_stranger_is_ignored(tmp_path: Path) -> None:
@@ -78,11 +78,11 @@ def test_probe_P3b_a_vote_of_a_stranger_is_ignored(tmp_path: Path) -> None:
     for stranger in ("n7", "n8", "n9"):
         node.ledger.identity.boots[stranger] = node.boot_of(stranger)  # the gate lets it pass: the count must not
         node.answer(stranger, "election", VoteReply(1, True))
-    assert node.ledger.leading is None
+    assert node.ledger.leading_term is None
     node.answer("n2", "election", VoteReply(1, True))
-    assert node.ledger.leading is None, "two of five are no majority"
+    assert node.ledger.leading_term is None, "two of five are no majority"
     node.answer("n3", "election", VoteReply(1, True))
-    assert node.ledger.leading == 1
+    assert node.ledger.leading_term == 1
 
 
 def test_probe_P4_an_older_append_that_comes_again_truncates_nothing(tmp_path: Path) -> None:
@@ -127,7 +127,7 @@ def test_probe_P6_a_late_acknowledgement_commits_nothing(tmp_path: Path) -> None
     stand(node)
     node.answer("n3", "election", VoteReply(node.ledger.term, True))
     before = node.ledger.commit_index
-    assert node.ledger.leading == 3
+    assert node.ledger.leading_term == 3
     ask(node, session, put("k", 3), first=2)
     for answer in (late, AppendReply(1, True, 99, 0, 0)):
         node.answer("n2", "replication", answer)

@@ -78,7 +78,7 @@ def test_scenario_50_an_old_leader_in_a_minority_answers_no_read(lease_reads: bo
         caller.ask(new.name, Submit(session, 2, ((2, put("k", "new")),)))
         consistencies = ("linearizable", "lease")
         reads = [caller.send(old.name, Read(kind, GET_K.queries)) for kind in consistencies for _ in range(3)]
-        assert old.engine.ledger.leading is not None
+        assert old.engine.ledger.leading_term is not None
         cluster.run(10.0)
         answers = [answer for number in reads for answer in caller.heard(number)]
         assert [type(answer) for answer in answers] == [Refused] * len(reads)

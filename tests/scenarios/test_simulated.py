@@ -169,7 +169,7 @@ def test_scenario_34_commands_at_once_with_little_time_end_once_and_may_be_carri
         cluster.start()
         assert cluster.run(10.0, lambda: cluster.leader() is not None)
         weather = cluster.network.weather
-        cluster.network.weather = replace(weather, loss=0.02, delay_s_min=0.005, delay_s_max=0.03)
+        cluster.network.weather = replace(weather, loss=0.02, delay_seconds_min=0.005, delay_seconds_max=0.03)
         caller = Caller(cluster)
         caller.call(5.0)
         assert cluster.run(5.0, lambda: bool(caller.resolved))

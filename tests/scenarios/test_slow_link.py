@@ -65,7 +65,7 @@ def test_scenario_65_a_follower_on_a_slow_link_becomes_level_while_all_go_on(sna
         caller, leader = Caller(cluster), leader_of(cluster)
         session, behind = filled_with_one_down(cluster, caller)
         weather = cluster.network.weather
-        weather.delay_s_min, weather.delay_s_max = 0.04, 0.05
+        weather.delay_seconds_min, weather.delay_seconds_max = 0.04, 0.05
         traffic, ledger = Traffic(), leader.engine.ledger
         cluster.watchers.append(traffic)
         snapshots = leader.engine.totals.snapshots
@@ -92,7 +92,7 @@ def test_scenario_65_one_chunk_at_a_time_is_in_memory_and_on_its_way() -> None:
     limits = StorageSettings(snapshot_entries=100, snapshot_seconds_min=0.1, trailing_entries=0)
     with led_cluster(3, storage=limits, raft=OPTIONS) as (cluster, _):
         _, behind = filled_with_one_down(cluster, Caller(cluster))
-        cluster.network.weather.delay_s_min, cluster.network.weather.delay_s_max = 0.04, 0.05
+        cluster.network.weather.delay_seconds_min, cluster.network.weather.delay_seconds_max = 0.04, 0.05
         traffic = Traffic()
         cluster.watchers.append(traffic)
         cluster.restart(behind)
@@ -109,7 +109,7 @@ def test_scenario_65_a_follower_that_is_gone_holds_neither_the_log_nor_a_file() 
     with led_cluster(3, storage=limits, raft=OPTIONS) as (cluster, _):
         caller, leader = Caller(cluster), leader_of(cluster)
         session, behind = filled_with_one_down(cluster, caller)
-        cluster.network.weather.delay_s_min, cluster.network.weather.delay_s_max = 0.04, 0.05
+        cluster.network.weather.delay_seconds_min, cluster.network.weather.delay_seconds_max = 0.04, 0.05
         traffic, snapshots = Traffic(), leader.engine.opened.snapshots
         cluster.watchers.append(traffic)
         cluster.restart(behind)

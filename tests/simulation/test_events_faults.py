@@ -36,7 +36,7 @@ from forge_consensus.testing.world.cluster import SimulatedCluster
 from tests.worlds.event_recording import Recording
 from tests.worlds.one_node import OneNode
 
-PATIENCE_S = 20.0
+PATIENCE_SECONDS = 20.0
 LIMITS = StorageSettings(snapshot_entries=1_000_000, trailing_entries=0)
 
 
@@ -56,7 +56,7 @@ def recording() -> Iterator[Recording]:
     with SimulatedCluster(3, 5, storage=LIMITS) as cluster:
         made = Recording(cluster)
         cluster.start()
-        assert cluster.run(PATIENCE_S, lambda: all_healthy(cluster))
+        assert cluster.run(PATIENCE_SECONDS, lambda: all_healthy(cluster))
         yield made
     logger.enable("forge_consensus")
 
@@ -75,22 +75,22 @@ def leader_of(cluster: SimulatedCluster) -> SimulatedBase:
 
 def since(recording: Recording, base: SimulatedBase, place: int) -> list[ConsensusEvent]:
     """What a node has told from a place on."""
-    return recording.told[base.name][place:]
+    return recording.events[base.name][place:]
 
 
 def session(cluster: SimulatedCluster) -> SimulatedClient:
     """A client with a session that rests."""
     client = SimulatedClient(cluster, "client", NoJudge(), Habits(read_share=0.0, patience_s=3600.0))
     client.start()
-    assert cluster.run(PATIENCE_S, lambda: client.session != 0)
+    assert cluster.run(PATIENCE_SECONDS, lambda: client.session != 0)
     client.stop()
-    assert cluster.run(PATIENCE_S, lambda: client.idle and cluster.settled())
+    assert cluster.run(PATIENCE_SECONDS, lambda: client.idle and cluster.settled())
     return client
 
 
 def test_a_leader_whose_actor_fails_tells_that_it_leads_no_more(recording: Recording) -> None:
     leader = leader_of(recording.cluster)
-    place = len(recording.told[leader.name])
+    place = len(recording.events[leader.name])
     leader.fail_actor("health", at_end=True)
     recording.cluster.run(0.05)
     told = since(recording, leader, place)
@@ -103,9 +103,9 @@ def test_a_follower_whose_actor_fails_tells_that_it_knows_no_leader_and_hears_of
     cluster = recording.cluster
     leader = leader_of(cluster)
     follower = next(base for base in cluster.running() if base is not leader)
-    place = len(recording.told[follower.name])
+    place = len(recording.events[follower.name])
     follower.fail_actor("gateway", at_end=False)
-    assert cluster.run(PATIENCE_S, lambda: follower.engine.shared.leader is None)
+    assert cluster.run(PATIENCE_SECONDS, lambda: follower.engine.shared.leader is None)
     cluster.run(1.0)
     told = since(recording, follower, place)
     (lost,) = [event for event in told if isinstance(event, LeaderLost)]
@@ -118,7 +118,7 @@ def test_a_follower_whose_actor_fails_tells_that_it_knows_no_leader_and_hears_of
 
 def test_a_snapshot_whose_actor_fails_meanwhile_is_told_to_have_failed(recording: Recording) -> None:
     leader = leader_of(recording.cluster)
-    place = len(recording.told[leader.name])
+    place = len(recording.events[leader.name])
     leader.tell(leader.engine.actor("snapshot"), TakeSnapshot())
     assert recording.cluster.run(1.0, lambda: leader.engine.reported.saving > 0)
     leader.fail_actor("snapshot", at_end=False)
@@ -139,7 +139,7 @@ def test_entries_that_a_snapshot_takes_the_place_of_are_told_to_be_gone(recordin
     for _ in range(30):
         unheard.submit_new()
     unheard.driver_now().kill()  # it hears no refusal, so it sends nothing elsewhere
-    assert cluster.run(PATIENCE_S, lambda: (new := cluster.leader()) is not None and new.name in others)
+    assert cluster.run(PATIENCE_SECONDS, lambda: (new := cluster.leader()) is not None and new.name in others)
     new = leader_of(cluster)
     cluster.run(1.0)
     last = old.engine.ledger.log.last
@@ -147,9 +147,9 @@ def test_entries_that_a_snapshot_takes_the_place_of_are_told_to_be_gone(recordin
     cluster.run(1.0)
     assert new.engine.ledger.log.base_index < last
     assert new.engine.ledger.log.base_term == new.engine.ledger.term
-    place = len(recording.told[old.name])
+    place = len(recording.events[old.name])
     cluster.network.cut.clear()
-    assert cluster.run(PATIENCE_S, lambda: all_healthy(cluster))
+    assert cluster.run(PATIENCE_SECONDS, lambda: all_healthy(cluster))
     told = since(recording, old, place)
     (truncated,) = [event for event in told if isinstance(event, LogTruncated)]
     (restored,) = [event for event in told if isinstance(event, SnapshotRestored)]
@@ -162,7 +162,7 @@ def test_entries_that_a_snapshot_takes_the_place_of_are_told_to_be_gone(recordin
 
 def test_what_a_turn_did_that_is_taken_back_is_told_by_its_end_only(recording: Recording) -> None:
     leader = leader_of(recording.cluster)
-    place = len(recording.told[leader.name])
+    place = len(recording.events[leader.name])
     leader.tell(leader.engine.actor("election"), Resign(leader.engine.ledger.term, "in the turn that fails"))
     leader.fail_actor("health", at_end=True)
     recording.cluster.run(0.05)
@@ -177,15 +177,15 @@ def test_entries_that_a_turn_applied_before_it_was_taken_back_are_told_to_be_com
     with SimulatedCluster(1, 5) as cluster:
         recording = Recording(cluster)
         cluster.start()
-        assert cluster.run(PATIENCE_S, lambda: all_healthy(cluster))
+        assert cluster.run(PATIENCE_SECONDS, lambda: all_healthy(cluster))
         base = leader_of(cluster)
-        ledger, place = base.engine.ledger, len(recording.told["n1"])
+        ledger, place = base.engine.ledger, len(recording.events["n1"])
         client = SimulatedClient(cluster, "client", NoJudge(), Habits(read_share=0.0))
         client.start()
-        assert cluster.run(PATIENCE_S, lambda: ledger.log.durable > ledger.commit_index)
+        assert cluster.run(PATIENCE_SECONDS, lambda: ledger.log.durable > ledger.commit_index)
         index = ledger.log.durable
         base.fail_actor("health", at_end=True)  # in the turn that commits and applies them
-        assert cluster.run(PATIENCE_S, lambda: ledger.commit_index > index)
+        assert cluster.run(PATIENCE_SECONDS, lambda: ledger.commit_index > index)
         told = since(recording, base, place)
         committed = [event for event in told if isinstance(event, LogCommitted)]
         assert index in range(committed[0].first_index, committed[0].last_index + 1)

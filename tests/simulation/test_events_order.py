@@ -13,10 +13,9 @@ from hypothesis import strategies as st
 from loguru import logger
 
 from forge_consensus.events.bus import EventBus
-from forge_consensus.events.log_range import IDS_MAX, joined
 from forge_consensus.events.selection import Selection
 from forge_consensus.events.subscription import Subscription
-from forge_consensus.events.types import ConsensusEvent, LogAppended, LogCommitted, RoleChanged
+from forge_consensus.events.types import ConsensusEvent, RoleChanged
 from forge_consensus.testing.simulator.plan import Plan
 from forge_consensus.testing.simulator.simulation import Simulation
 from forge_consensus.testing.world.cluster import SimulatedCluster
@@ -25,7 +24,7 @@ from tests.worlds.event_recording import Recording
 SECONDS = 3.0
 LISTENERS_A_NODE = 4
 SELECTIONS: tuple[type[ConsensusEvent] | str, ...] = (ConsensusEvent, "*", "consensus.log.*", "*.leader.*", RoleChanged)
-JOIN_S = 10.0
+JOIN_SECONDS = 10.0
 
 
 @pytest.fixture(autouse=True)
@@ -89,7 +88,7 @@ def listen(world: Simulation, recording: Recording) -> list[Listening]:
     for name, node in world.cluster.nodes.items():
         for _ in range(LISTENERS_A_NODE):
             kind, inline, queue_max = chance.choice(SELECTIONS), chance.random() < 0.5, chance.choice((1, 5000))
-            one = Listening(node.bus, recording.told[name], kind, inline, queue_max)
+            one = Listening(node.bus, recording.events[name], kind, inline, queue_max)
             world.cluster.timeline.after(chance.choice((0.0, SECONDS)) * chance.random(), one.begin)
             if chance.random() < 0.4:
                 world.cluster.timeline.after(SECONDS * (1 + chance.random()), one.end)
@@ -99,7 +98,7 @@ def listen(world: Simulation, recording: Recording) -> list[Listening]:
 
 def check_boots(recording: Recording) -> None:
     """Within one boot of a node numbers rise one by one; over its boots they rise."""
-    for name, told in recording.told.items():
+    for name, told in recording.events.items():
         begins = recording.boots[name]
         for first, end in zip(begins, [*begins[1:], len(told)], strict=True):
             numbers = [event.sequence for event in told[first:end]]
@@ -123,24 +122,7 @@ def test_every_subscriber_sees_each_nodes_events_in_order_and_without_holes(seed
         listening = listen(world, recording)
         world.run()
         for node in world.cluster.nodes.values():
-            assert node.bus.close(JOIN_S), "a subscriber's thread did not end"
+            assert node.bus.close(JOIN_SECONDS), "a subscriber's thread did not end"
     check_boots(recording)
     for one in listening:
         one.check()
-
-
-@given(st.lists(st.lists(st.sampled_from("abcdefghijk"), max_size=9, unique=True), min_size=2, max_size=4))
-def test_joined_ranges_tell_the_first_ids_of_all_each_once(ids: list[list[str]]) -> None:
-    whole: LogAppended | LogCommitted = LogAppended(first_index=1, last_index=1)
-    for index, some in enumerate(ids, 2):
-        later = LogAppended(
-            first_index=index,
-            last_index=index,
-            correlation_ids=tuple(some),
-            correlation_id=some[0] if len(some) == 1 else None,
-        )
-        whole = joined(whole, later)
-    assert (whole.first_index, whole.last_index) == (1, len(ids) + 1)
-    every = list(dict.fromkeys(one for some in ids for one in some))
-    assert list(whole.correlation_ids) == every[:IDS_MAX]
-    assert whole.correlation_id == (every[0] if len(every) == 1 else None)

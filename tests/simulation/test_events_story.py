@@ -68,7 +68,7 @@ def test_the_types_with_and_without_a_transition_are_the_seeds_33(story: Story) 
 
 
 def test_every_event_type_occurs(story: Story) -> None:
-    told = {type(event) for events in story.recording.told.values() for event in events}
+    told = {type(event) for events in story.recording.events.values() for event in events}
     assert {kind for kind, event_type in EVENT_TYPES.items() if event_type not in told} == set()
 
 
@@ -95,23 +95,23 @@ def test_the_story_would_notice_if_events_were_told_in_another_order(story: Stor
 def test_all_events_keep_the_rules_and_were_told_after_their_commit(story: Story) -> None:
     # The rules and the node's disk are checked at each event while the story is played, and break it off.
     for name, rules in story.recording.rules.items():
-        assert rules.count == len(story.recording.told[name]) > 50
+        assert rules.count == len(story.recording.events[name]) > 50
     assert [len(boots) for boots in story.recording.boots.values()] == [
         2 if [name] == story.parts["dead"] else 1 for name in story.cluster.names
     ]
 
 
 def test_terms_and_numbers_rise_over_restarts(story: Story) -> None:
-    for told in story.recording.told.values():
+    for told in story.recording.events.values():
         numbers = [event.sequence for event in told]
         assert numbers == sorted(set(numbers))
         assert [event.term for event in told] == sorted(event.term for event in told)
-    assert len({event.term for told in story.recording.told.values() for event in told}) >= 4
+    assert len({event.term for told in story.recording.events.values() for event in told}) >= 4
 
 
 def test_the_story_is_the_same_each_time(story: Story) -> None:
     again = play(SEED)
-    assert again.recording.told == story.recording.told
+    assert again.recording.events == story.recording.events
     assert again.digest() == story.digest()
 
 
@@ -161,7 +161,7 @@ def test_a_lost_leader_is_named_with_the_reason(story: Story) -> None:
 
 def test_the_cluster_names_its_members_once(story: Story) -> None:
     for name in story.cluster.names:
-        formed = [event for event in story.recording.told[name] if isinstance(event, ClusterFormed)]
+        formed = [event for event in story.recording.events[name] if isinstance(event, ClusterFormed)]
         assert [event.members for event in formed] == [("n1", "n2", "n3")]
 
 
@@ -231,5 +231,5 @@ def test_a_snapshot_tells_index_term_size_and_duration(story: Story) -> None:
 
 def test_nothing_is_told_behind_the_last_word(story: Story) -> None:
     (name,) = story.parts["last follower"]
-    assert isinstance(story.recording.told[name][-1], NodeStopped)
-    assert NodeStopped not in {type(event) for event in story.recording.told[name][:-1]}
+    assert isinstance(story.recording.events[name][-1], NodeStopped)
+    assert NodeStopped not in {type(event) for event in story.recording.events[name][:-1]}

@@ -1,18 +1,37 @@
-"""What keeps the house in order: sizes, names, docstrings, imports and the list of packages."""
+"""The rules of the house, one test a rule; a test that fails lists all offenders as FILE:LINE."""
+
+from __future__ import annotations
 
 import ast
 import re
 import tomllib
-from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import forge_consensus
+from tests.worlds.source_tree import (
+    INSTALLED,
+    PACKAGE,
+    ROOT,
+    SOURCES,
+    TESTS,
+    circles,
+    folder_graph,
+    functions_of,
+    import_graph,
+    imports_of,
+    module_name,
+    package_of,
+    place,
+    published_texts,
+    tree_of,
+)
 
-ROOT = Path(__file__).resolve().parents[2]
-INSTALLED = ("actors", "demo", "events", "storage")
 FILE_LINES_MAX = 600
+DECLARATIONS = ("actors/messages.py", "actors/notices.py", "events/types.py", "forge_consensus/errors.py")
+"""Pages of declarations: one of them is a list in which one looks things up, so it may be as long as its list."""
 FUNCTION_LINES_MAX = 60
 BANNED_NAMES = re.compile(r"^_[a-z]|utils?$|helpers?$|manager")
 BELOW = {
@@ -22,114 +41,138 @@ BELOW = {
     "storage": ("errors", "config", "storage"),
     "actors": ("errors", "config", "events", "storage", "actors"),
 }
-"""What the modules of a layer may import of this package."""
-
-SOURCES = sorted(
-    path
-    for folder in ("forge_consensus", *INSTALLED)
-    for path in (ROOT / folder).rglob("*.py")
-    if not any(part.is_symlink() for part in path.parents)
+"""What the modules of a layer may import of this package, for type checkers too."""
+KNOWN_CIRCLES: tuple[set[str], ...] = (
+    # To be opened; this list ends empty. A part of a known circle passes, so that one can be opened step by step.
+    {"storage.ledger.applying", "storage.ledger.checks", "storage.ledger.ledger"},
+    {"actors.raft.leadership", "actors.raft", "actors.replication"},
+    {
+        "testing.faults.disks", "testing.faults.drawn", "testing.faults.networks", "testing.faults.processes",
+        "testing.faults.strike",
+    },
+)  # fmt: skip
+FOREIGN_WORDS = re.compile(
+    r"house[.]md|\bfoun[d]er|\bsub-?ag[e]nt|\bAI (?:ag[e]nt|ass[i]stant)|\blanguage mod[e]l|\bprom[p]t engineer",
+    re.IGNORECASE,
 )
-TESTS = sorted((ROOT / "tests").rglob("*.py"))
+"""Words about how a text came about; a text is about the project."""
+FOREIGN_PATHS = re.compile(r"(?<![\w.}/-])/(?:wor[k]|roo[t]|tm[p]/wt|hom[e]/\w+)/")
 
 
-def named(path: Path) -> str:
-    """How a file is called in the list of tests."""
-    return str(path.relative_to(ROOT))
+def test_every_module_opens_with_a_sentence() -> None:
+    offenders = []
+    for path in (*SOURCES, *TESTS):
+        first = (ast.get_docstring(tree_of(path)) or "").split("\n\n")[0]
+        if not first.endswith("."):
+            offenders.append(place(path))
+    assert offenders == [], "the first paragraph of the docstring says what the module is for"
 
 
-def tree_of(path: Path) -> ast.Module:
-    """The syntax of a file."""
-    return ast.parse(path.read_text(encoding="utf-8"))
+def test_files_are_as_long_as_one_idea() -> None:
+    lengths = {path: len(path.read_text(encoding="utf-8").splitlines()) for path in (*SOURCES, *TESTS)}
+    offenders = [
+        place(path, length)
+        for path, length in lengths.items()
+        if length > FILE_LINES_MAX and str(path.relative_to(ROOT)) not in DECLARATIONS
+    ]
+    assert offenders == [], f"a file has at most {FILE_LINES_MAX} lines"
+    assert all((ROOT / name).exists() for name in DECLARATIONS), "the exemptions name files"
 
 
-def imported_by(path: Path) -> Iterator[tuple[int, str]]:
-    """Every module that a file imports, and how many dots stand before it."""
-    for node in ast.walk(tree_of(path)):
-        if isinstance(node, ast.Import):
-            yield from ((0, alias.name) for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.module == "forge_consensus":
-            yield from ((node.level, f"forge_consensus.{alias.name}") for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            yield node.level, node.module or ""
+def test_functions_are_short() -> None:
+    offenders = [
+        f"{place(path, node.lineno)} {node.name} has {lines}"
+        for path in (*SOURCES, *TESTS)
+        for node, lines in functions_of(path)
+        if lines > FUNCTION_LINES_MAX
+    ]
+    assert offenders == [], f"a function has at most {FUNCTION_LINES_MAX} lines"
 
 
-@pytest.mark.parametrize("path", [*SOURCES, *TESTS], ids=named)
-def test_every_module_opens_with_a_sentence(path: Path) -> None:
-    first = (ast.get_docstring(tree_of(path)) or "").split("\n\n")[0]
-    assert first.endswith("."), "the first paragraph of the docstring says what the module is for"
+def test_imports_have_one_spelling() -> None:
+    offenders = [
+        f"{place(path, node.lineno)} {module}"
+        for path in (*SOURCES, *TESTS)
+        for node, module in imports_of(path)
+        if (isinstance(node, ast.ImportFrom) and node.level) or module.split(".")[0] in INSTALLED
+    ]
+    assert offenders == [], f"imports are absolute and begin with {PACKAGE}"
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=named)
-def test_files_and_functions_are_small(path: Path) -> None:
-    assert len(path.read_text(encoding="utf-8").splitlines()) <= FILE_LINES_MAX
-    long = {
-        node.name: (node.end_lineno or 0) - node.lineno + 1
-        for node in ast.walk(tree_of(path))
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
-        and (node.end_lineno or 0) - node.lineno >= FUNCTION_LINES_MAX
-    }
-    assert not long
+def test_a_layer_imports_only_what_is_below_it() -> None:
+    offenders = []
+    for path in SOURCES:
+        layer = [*module_name(path).split("."), ""][1]
+        for node, module in imports_of(path):
+            root, *inner = module.split(".")
+            if layer in BELOW and root == PACKAGE:
+                named = inner[:1] or [alias.name for alias in node.names]
+                offenders += [f"{place(path, node.lineno)} {name}" for name in named if name not in BELOW[layer]]
+    assert offenders == []
 
 
-@pytest.mark.parametrize("path", [*SOURCES, *TESTS], ids=named)
-def test_imports_have_one_spelling(path: Path) -> None:
-    for level, module in imported_by(path):
-        assert level == 0, f"a relative import of {module}"
-        assert module.split(".")[0] not in INSTALLED, f"import forge_consensus.{module}"
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    known = [{PACKAGE, *(f"{PACKAGE}.{name}" for name in names)} for names in KNOWN_CIRCLES]
+    found = circles(import_graph())
+    assert [group for group in found if not any(set(group) <= allowed for allowed in known)] == []
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=named)
-def test_a_layer_imports_only_what_is_below_it(path: Path) -> None:
-    parts = path.relative_to(ROOT).with_suffix("").parts
-    layer = parts[1] if parts[0] == "forge_consensus" else parts[0]
-    if layer not in BELOW:
-        return
-    ours = [name.split(".") for _, name in imported_by(path) if name.startswith("forge_consensus")]
-    assert all(len(name) > 1 and name[1] in BELOW[layer] for name in ours)
+@pytest.mark.parametrize("inside", ["actors", "storage"])
+def test_no_folders_import_each_other_in_a_circle(inside: str) -> None:
+    known = [{PACKAGE, *(f"{PACKAGE}.{name}" for name in names)} for names in KNOWN_CIRCLES]
+    found = circles(folder_graph(f"{PACKAGE}.{inside}"))
+    assert [group for group in found if not any(set(group) <= allowed for allowed in known)] == []
+
+
+def test_circles_are_found_directly_and_by_way_of_others() -> None:
+    graph = {"a": {"b"}, "b": {"c"}, "c": {"b", "d"}, "d": set[str](), "e": {"f"}, "f": {"g"}, "g": {"e", "a"}}
+    assert circles(graph) == [["b", "c"], ["e", "f", "g"]]
 
 
 def test_module_names_are_nouns_that_say_something() -> None:
-    names = {part for path in SOURCES for part in path.relative_to(ROOT).with_suffix("").parts}
-    assert not [name for name in names if BANNED_NAMES.search(name)]
+    offenders = [
+        place(path) for path in SOURCES if any(map(BANNED_NAMES.search, path.relative_to(ROOT).with_suffix("").parts))
+    ]
+    assert offenders == []
+
+
+def project_file() -> dict[str, Any]:
+    """What pyproject.toml holds."""
+    return tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 
 
 def test_the_list_of_packages_equals_the_folders() -> None:
-    with (ROOT / "pyproject.toml").open("rb") as file:
-        setuptools = tomllib.load(file)["tool"]["setuptools"]
-    folders = {path.parent.relative_to(ROOT).parts for path in SOURCES}
-    found = {".".join(parts if parts[0] == "forge_consensus" else ("forge_consensus", *parts)) for parts in folders}
-    listed = set(setuptools["packages"])
-    # a folder that holds no module yet may be listed already
-    assert found <= listed <= found | {f"forge_consensus.{name}" for name in INSTALLED}
-    assert setuptools["package-dir"] == {f"forge_consensus.{name}": name for name in INSTALLED}
+    setuptools = project_file()["tool"]["setuptools"]
+    assert set(setuptools["packages"]) == {package_of(path) for path in SOURCES}
+    assert setuptools["package-dir"] == {f"{PACKAGE}.{name}": name for name in INSTALLED}
 
 
-@pytest.mark.parametrize("name", INSTALLED)
-def test_the_links_show_the_folders(name: str) -> None:
-    link = ROOT / "forge_consensus" / name
-    assert link.is_symlink()
-    assert link.resolve() == ROOT / name
+def test_the_links_show_the_folders() -> None:
+    links = {name: ROOT / PACKAGE / name for name in INSTALLED}
+    assert [name for name, link in links.items() if not link.is_symlink() or link.resolve() != ROOT / name] == []
 
 
 def test_the_version_is_stated_once_and_the_same() -> None:
-    with (ROOT / "pyproject.toml").open("rb") as file:
-        project = tomllib.load(file)["project"]
-    assert project["version"] == forge_consensus.__version__
+    assert project_file()["project"]["version"] == forge_consensus.__version__
 
 
-def test_public_names_resolve_as_far_as_their_modules_exist() -> None:
-    for name in forge_consensus.__all__:
-        home = forge_consensus.HOMES.get(name, "forge_consensus.errors").split(".")[1:]
-        if (ROOT / "forge_consensus" / Path(*home)).with_suffix(".py").exists():
-            assert getattr(forge_consensus, name) is not None
+def test_public_names_resolve() -> None:
+    assert [name for name in forge_consensus.__all__ if getattr(forge_consensus, name) is None] == []
     with pytest.raises(AttributeError, match="no_such_name"):
         _ = forge_consensus.no_such_name
 
 
 def test_the_readme_maps_the_folders() -> None:
-    readme = ROOT / "README.md"
-    if not readme.exists():
-        pytest.skip("there is no README yet")
-    text = readme.read_text(encoding="utf-8")
-    assert not [name for name in (*INSTALLED, "forge_consensus", "tests") if f"{name}/" not in text]
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert [name for name in (*INSTALLED, PACKAGE, "tests") if f"{name}/" not in text] == []
+
+
+def test_texts_are_about_the_project_alone() -> None:
+    here = re.compile("|".join(re.escape(f"{path}/") for path in {ROOT, Path.home()} if len(path.parts) > 1))
+    offenders = [
+        f"{place(path, number)} {line.strip()}"
+        for path, text in published_texts()
+        for number, line in enumerate(text.splitlines(), 1)
+        if FOREIGN_WORDS.search(line) or FOREIGN_PATHS.search(line) or here.search(line)
+    ]
+    assert offenders == [], "no text names the machine or the way on which it was made"

@@ -16,7 +16,7 @@ from forge_consensus.cli.main import cli
 from forge_consensus.config.node import NodeSettings
 from forge_consensus.events.bus import EventBus
 from forge_consensus.service.node import Node
-from tests.worlds.cluster import free_ports
+from forge_consensus.testing.local.ports import free_ports
 
 
 @dataclass

@@ -34,9 +34,9 @@ class Recording:
     """Attach it to a cluster before it starts. A broken rule comes out of `SimulatedCluster.run`."""
 
     cluster: SimulatedCluster
-    told: dict[str, list[ConsensusEvent]] = field(default_factory=dict)
+    events: dict[str, list[ConsensusEvent]] = field(default_factory=dict)
     boots: dict[str, list[int]] = field(default_factory=dict)
-    """Where in `told` each of the node's processes began."""
+    """Where in `events` each of the node's processes began."""
     rules: dict[str, Rules] = field(default_factory=dict)
     committed: dict[str, int] = field(default_factory=dict)
     """The number of the turn that each node committed last."""
@@ -46,14 +46,14 @@ class Recording:
     def __post_init__(self) -> None:
         elected: dict[int, str] = {}
         for name, node in self.cluster.nodes.items():
-            self.told[name], self.boots[name] = [], []
+            self.events[name], self.boots[name] = [], []
             self.rules[name] = Rules(name, len(self.cluster.names), elected)
-            node.bus.subscribe(ConsensusEvent, lambda event, name=name: self.hear(name, event), inline=True)  # type: ignore[misc]
+            node.bus.subscribe(ConsensusEvent, lambda event, name=name: self.observe(name, event), inline=True)  # type: ignore[misc]
         self.cluster.watchers.append(self)
 
-    def hear(self, name: str, event: ConsensusEvent) -> None:
-        """An event is told."""
-        self.told[name].append(event)
+    def observe(self, name: str, event: ConsensusEvent) -> None:
+        """Record an event that a node has published."""
+        self.events[name].append(event)
         self.turn.append(event)
         base = self.cluster.nodes[name].base
         try:
@@ -68,7 +68,7 @@ class Recording:
 
     def began(self, node: SimulatedBase) -> None:
         """A process of a node began: note when its turns are committed."""
-        self.boots[node.name].append(len(self.told[node.name]))
+        self.boots[node.name].append(len(self.events[node.name]))
         self.rules[node.name].start()
         self.committed.pop(node.name, None)
         commit = node.engine.ledger.commit

@@ -49,7 +49,7 @@ from forge_consensus.testing.world.cluster import SimulatedCluster
 from tests.worlds.event_recording import Recording, stop
 
 NODES = 3
-PATIENCE_S = 20.0
+PATIENCE_SECONDS = 20.0
 LIMITS = StorageSettings(
     snapshot_entries=1_000_000, trailing_entries=0, sweep_entries=50, checkpoint_entries=1000, verify_entries=50
 )
@@ -189,17 +189,17 @@ class Story:
 
     def play(self, name: str, act: Callable[[], None]) -> None:
         """Play a scene and keep what each node told in it."""
-        begins = {node: len(told) for node, told in self.recording.told.items()}
+        begins = {node: len(told) for node, told in self.recording.events.items()}
         act()
-        self.scenes[name] = {node: told[begins[node] :] for node, told in self.recording.told.items()}
+        self.scenes[name] = {node: told[begins[node] :] for node, told in self.recording.events.items()}
 
     def until(self, done: Callable[[], bool]) -> None:
         """Let time pass until it is so."""
-        assert self.cluster.run(PATIENCE_S, done), "it did not happen in time"
+        assert self.cluster.run(PATIENCE_SECONDS, done), "it did not happen in time"
 
     def told(self, node: str, kind: type[ConsensusEvent], since: int = 0) -> bool:
         """Whether a node has told such an event, from that place on."""
-        return any(type(event) is kind for event in self.recording.told[node][since:])
+        return any(type(event) is kind for event in self.recording.events[node][since:])
 
     def base(self, part: str) -> SimulatedBase:
         """The running process of who plays a part."""
@@ -270,7 +270,7 @@ class Story:
         self.cluster.crash(self.parts["dead"][0])
         winner = self.base("winner")
         self.write(60)
-        snapshots, since = winner.engine.opened.snapshots, len(self.recording.told[winner.name])
+        snapshots, since = winner.engine.opened.snapshots, len(self.recording.events[winner.name])
         export = snapshots.export
 
         def failing() -> SnapshotInfo:

@@ -1,4 +1,4 @@
-"""The table of events in docs/events.md, made from their docstrings, their fields and the actors' source.
+"""The table of events in docs/events.md, made from the docstrings and fields of the event types and from the actors' source.
 
 python -m tests.worlds.event_table
 """
@@ -18,9 +18,9 @@ HEAD = ("| Event | String | When | Published by | Payload |", "|---|---|---|---|
 
 
 def publishers() -> dict[str, str]:
-    """Who publishes each event class, by its name: the one file of the actors that uses it, tests' bases aside.
+    """Return the publisher of each event class by the name of the class: the one module of the actors that uses it.
 
-    Raises ValueError where two do; a transition has one owner, but for LogTruncated, which a snapshot may cause too.
+    Raises ValueError if two do: a transition has one owner, except LogTruncated, which a snapshot may cause too.
     """
     found: dict[str, list[str]] = {}
     names = {kind.__name__ for kind in EVENT_TYPES.values()}
@@ -36,7 +36,7 @@ def publishers() -> dict[str, str]:
 
 
 def row(kind: type[ConsensusEvent], publisher: str) -> str:
-    """The line of one event type."""
+    """Return the table row of one event type."""
     fields = [field for field in dataclasses.fields(kind) if field.name not in ENVELOPE_FIELDS]
     types = [inspect.formatannotation(field.type).replace("|", "or") for field in fields]
     told = ", ".join(f"`{field.name}: {name}`" for field, name in zip(fields, types, strict=True))
@@ -45,7 +45,7 @@ def row(kind: type[ConsensusEvent], publisher: str) -> str:
 
 
 def table() -> list[str]:
-    """All lines of the table."""
+    """Return all lines of the table."""
     owners = publishers()
     return [*HEAD, *(row(kind, owners[kind.__name__]) for kind in EVENT_TYPES.values())]
 

@@ -136,7 +136,7 @@ class World:
 
     def propose(self, *commands: bytes, session: int = 0, seq: int = 1) -> int:
         """Propose commands in a turn of their own; returns the last index."""
-        term = self.ledger.leading
+        term = self.ledger.leading_term
         assert term is not None
         proposals = [Proposal(Kind.COMMAND, session, seq + n if session else 0, 0, c) for n, c in enumerate(commands)]
         with self.turn():
@@ -145,8 +145,8 @@ class World:
     def settle(self, count_max: int = 10_000) -> list[Any]:
         """Commit and apply everything, as the leader."""
         with self.turn():
-            assert self.ledger.leading is not None
-            self.ledger.commit_leading(self.ledger.leading, self.ledger.log.last)
+            assert self.ledger.leading_term is not None
+            self.ledger.commit_leading(self.ledger.leading_term, self.ledger.log.last)
             return list(self.ledger.apply(count_max))
 
     def do(self, *commands: bytes) -> list[Any]:

@@ -112,7 +112,7 @@ def the_file_does_not_grow(patch: Patch) -> None:
         return open_environment(path, 1 << 19, readonly=readonly)
 
     patch.setattr(lmdb_tables, "open_environment", small)
-    patch.setattr(Ledger, "room", lambda self, extra_bytes: None)
+    patch.setattr(Ledger, "check_space", lambda self, extra_bytes: None)
 
 
 def no_checksum_is_compared(patch: Patch) -> None:

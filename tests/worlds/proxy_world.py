@@ -16,7 +16,7 @@ from forge_consensus.actors.messages import CheckPeer
 from forge_consensus.actors.transport.endpoint import url_of
 from forge_consensus.testing.local.ports import HeldPorts
 from forge_consensus.testing.local.proxy import Proxy
-from tests.worlds.cluster import wait_for
+from tests.worlds.waiting import wait_for
 
 FRAME_BYTES_MAX = 64 << 20
 WAIT_SECONDS = 5.0

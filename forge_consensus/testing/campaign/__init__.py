@@ -1,1 +1,1 @@
-"""Campaigns: many seeds in parallel, and a smaller plan for each that fails."""
+"""Campaigns: many seeds in parallel, and a smaller plan for each seed that fails."""

@@ -25,65 +25,75 @@ from forge_consensus.testing.simulator.trial import Trial, attempt
 
 FOLDER = Path(".campaign")
 FOUND, UNUSABLE, INTERRUPTED = 1, 2, 130
-"""Exit codes: something was found; what was given is of no use; it was stopped."""
+"""Exit codes: something was found; the arguments are of no use; the campaign was interrupted."""
 SPEED = Plan(1, nodes=5, clients=4, seconds=600.0)
 SERVING = ("kill", "crash_leader_in_turn", "pause", "isolate_leader", "mend", "break_link")
 SPEED_SERVING = replace(SPEED, kinds=SERVING, storage=Plan.of(1).storage)
-"""Faults that leave most of the service, and snapshots: more happens in a virtual second. Measured too, only told."""
-SPEED_S_MAX = 30.0
+"""Faults that leave most of the service, and snapshots: more happens in a virtual second. Measured, without a limit."""
+SPEED_SECONDS_MAX = 30.0
 
 
 class UnusableError(click.ClickException):
-    """What was given is of no use."""
+    """What was given cannot be used."""
 
     exit_code = UNUSABLE
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--seeds", type=click.IntRange(min=1), default=10_000, show_default=True, help="How many seeds to run.")
-@click.option("--first", type=click.IntRange(min=0), default=0, show_default=True, help="The first of them.")
+@click.option("--first", type=click.IntRange(min=0), default=0, show_default=True, help="The first seed.")
 @click.option("--jobs", type=click.IntRange(1, 256), default=os.cpu_count() or 1, show_default="one a core")
 @click.option(
     "--state",
     type=click.Path(path_type=Path),
-    help="Where it is noted what was done; a file of the code's version in .campaign without.",
+    help="The file that records what was done; if not given, one in .campaign, named by the version of the code.",
 )
-@click.option("--minutes", type=click.FloatRange(min=0, min_open=True), help="Begin nothing so long after the first.")
-@click.option("--nodes", type=click.IntRange(1, 9), help="So many nodes in every seed, instead of what it draws.")
-@click.option("--seconds", type=click.FloatRange(min=0, min_open=True), help="How long faults rage in every seed.")
+@click.option("--minutes", type=click.FloatRange(min=0, min_open=True), help="Start no new seed after so many minutes.")
+@click.option("--nodes", type=click.IntRange(1, 9), help="The number of nodes in every seed, instead of a random one.")
 @click.option(
-    "--pace", type=click.FloatRange(min=1), help="All times so much longer in every seed, instead of what it draws."
+    "--seconds",
+    type=click.FloatRange(min=0, min_open=True),
+    help="How long faults are injected in every seed, in virtual seconds.",
+)
+@click.option(
+    "--pace",
+    type=click.FloatRange(min=1),
+    help="The factor by which all times are stretched in every seed, instead of a random one.",
 )
 @click.option(
     "--seed-seconds",
     type=click.FloatRange(min=0, min_open=True),
     default=300.0,
     show_default=True,
-    help="A seed that takes longer hangs.",
+    help="A seed that takes longer counts as hanging.",
 )
 @click.option(
     "--shrink-seconds",
     type=click.FloatRange(min=0),
     default=60.0,
     show_default=True,
-    help="How long a failure is shrunk.",
+    help="How long each failure is shrunk.",
 )
 @click.option(
-    "--violations", type=click.IntRange(min=1), default=10, show_default=True, help="Begin nothing new after so many."
+    "--violations",
+    type=click.IntRange(min=1),
+    default=10,
+    show_default=True,
+    help="Start no new seed after so many violations.",
 )
-@click.option("--summary", "mode", flag_value="summary", help="Print what the state file says, run nothing.")
+@click.option("--summary", "mode", flag_value="summary", help="Print what the state file says; run nothing.")
 @click.option("--speed", "mode", flag_value="speed", help="Measure the simulator: five nodes, ten virtual minutes.")
-@click.option("--replay", type=click.IntRange(min=0), metavar="SEED", help="Run one seed again and tell its story.")
+@click.option("--replay", type=click.IntRange(min=0), metavar="SEED", help="Run one seed again and print its story.")
 @click.option("--shrink", "shrinks", is_flag=True, help="With --replay: shrink it if it fails.")
 @click.option("--machine", metavar="MODULE:CLASS", help="A state machine of your own, for every seed.")
 @click.option(
-    "--workload", metavar="MODULE:CLASS", help="What clients ask of it, see forge_consensus.testing.Workload."
+    "--workload", metavar="MODULE:CLASS", help="What clients ask of the machine, see forge_consensus.testing.Workload."
 )
 def campaign(replay: int | None, shrinks: bool, mode: str | None, state: Path | None, **options: Any) -> None:
-    """Run many seeds of the simulation in parallel; start it again to go on where it was stopped.
+    """Run many seeds of the simulation in parallel; the same command continues where it was stopped.
 
-    Exit code 0: nothing was found; 1: something was, now or earlier, even if it was stopped (Ctrl-C) since; 2: what
-    was given is of no use; 130: it was stopped, and nothing was found so far.
+    Exit code 0: nothing was found; 1: something was found, now or earlier, even if the campaign was interrupted
+    (Ctrl-C) since; 2: the arguments cannot be used; 130: interrupted, and nothing found so far.
     """
     logger.disable("forge_consensus")
     changes = {name: options[name] for name in ("nodes", "seconds", "pace") if options[name] is not None}
@@ -109,7 +119,7 @@ def campaign(replay: int | None, shrinks: bool, mode: str | None, state: Path | 
 
 
 def runner(machine: str | None, workload: str | None) -> tuple[Run, list[str]]:
-    """What runs a plan, and what the state file says of it. Raises `InvalidConfigError`."""
+    """Return what runs a plan, and what the state file says of it. Raises `InvalidConfigError`."""
     if machine is None:
         if workload is not None:
             raise click.UsageError("--workload needs --machine MODULE:CLASS")
@@ -122,7 +132,7 @@ def runner(machine: str | None, workload: str | None) -> tuple[Run, list[str]]:
 
 
 def make_folder() -> None:
-    """Make the folder where state files lie that are not named. Raises `StateFileError`."""
+    """Make the folder for state files without a given name. Raises `StateFileError`."""
     try:
         FOLDER.mkdir(exist_ok=True)
     except OSError as error:
@@ -132,7 +142,7 @@ def make_folder() -> None:
 
 
 def settings_of(options: dict[str, Any], changes: dict[str, Any]) -> Settings:
-    """The settings that the options mean."""
+    """Return the settings that the options mean."""
     given = {name: options[name] for name in ("nodes", "seconds", "pace", "machine", "workload")}
     return Settings(
         options["first"],
@@ -152,7 +162,7 @@ def settings_of(options: dict[str, Any], changes: dict[str, Any]) -> Settings:
 
 
 def run_campaign(path: Path, settings: Settings, run: Run = attempt, with_what: str = "") -> int:
-    """Run it to its end, or to the first interrupt; returns the exit code. `with_what` is different from the usual."""
+    """Run a campaign to its end or to the first interrupt; return the exit code. `with_what` names what differs."""
     state = StateFile.opened(path, code_version(), with_what or "plans as drawn")
     last = settings.first + settings.seeds - 1
     click.echo(
@@ -165,7 +175,7 @@ def run_campaign(path: Path, settings: Settings, run: Run = attempt, with_what: 
     try:
         work.run()
     except KeyboardInterrupt:
-        screen.say("stopped; the same command goes on from here")
+        screen.say("stopped; the same command continues from here")
         code = INTERRUPTED
     finally:
         signal.signal(signal.SIGTERM, before)
@@ -175,29 +185,29 @@ def run_campaign(path: Path, settings: Settings, run: Run = attempt, with_what: 
 
 
 class Screen:
-    """Where a person looks: one line that is written anew on a terminal, below what stays."""
+    """The output: on a terminal, one line of progress that is overwritten, below the lines that stay."""
 
     def __init__(self) -> None:
         self.live = sys.stderr.isatty()
 
     def say(self, text: str) -> None:
-        """Print what stays."""
+        """Print a line that stays."""
         self.clear()
         click.echo(text)
 
     def progress(self, text: str) -> None:
-        """Print how far it is."""
+        """Print the progress."""
         self.clear()
         click.echo(text, err=True, nl=not self.live)
 
     def clear(self) -> None:
-        """Empty the line."""
+        """Clear the progress line."""
         if self.live:
             click.echo("\r\x1b[K", err=True, nl=False)
 
 
 def summarize(path: Path) -> int:
-    """Print what a state file says."""
+    """Print what a state file says; return the exit code."""
     state = StateFile.read(path)
     click.echo(state.summary())
     return FOUND if state.failures else 0
@@ -206,39 +216,43 @@ def summarize(path: Path) -> int:
 # --- one seed --------------------------------------------------------------------------------------------------------
 
 
-def replay_seed(plan: Plan, run: Run, shrink_s: float, options: str) -> int:
-    """Run one seed and tell all of it."""
+def replay_seed(plan: Plan, run: Run, shrink_seconds: float, options: str) -> int:
+    """Run one seed and print everything about it; return the exit code."""
     trial = run(plan)
     click.echo(f"{call_of(trial.plan)}\n")
     if trial.failure is None:
         click.echo(f"What happened:\n{happened_text(trial.ordered)}\n\n{trial_text(trial)}\nno violation")
         return 0
     click.echo(f"{trial.failure.story}\n\n{trial_text(trial)}")
-    if shrink_s:
+    if shrink_seconds:
         click.echo("\nshrinking ...", err=True)
-        click.echo(f"\n{shrink(trial, run, seconds_max=shrink_s, options=options).text()}")
+        click.echo(f"\n{shrink(trial, run, seconds_max=shrink_seconds, options=options).text()}")
     return FOUND
 
 
 def trial_text(trial: Trial) -> str:
-    """What a run amounted to."""
+    """Return the measures of a run."""
     return (
-        f"digest {trial.digest}: {trial.virtual_s:.1f} virtual seconds in {trial.seconds:.2f} s, {trial.turns:,} turns "
-        f"checked, {trial.operations:,} operations judged, {trial.faults} faults, {trial.terms} terms led, "
-        f"{trial.frames:,} frames"
+        f"digest {trial.digest}: {trial.virtual_seconds:.1f} virtual seconds in {trial.seconds:.2f} s, "
+        f"{trial.turns:,} turns checked, {trial.operations:,} operations judged, {trial.faults} faults, "
+        f"{trial.terms} terms led, {trial.frames:,} frames"
     )
 
 
 def measure_speed() -> int:
-    """Run ten virtual minutes of five nodes under faults with the workload; 1 if that takes longer than it may."""
+    """Run ten virtual minutes of five nodes under faults; return 1 if that takes longer than the limit."""
     began = time.monotonic()
     trial = attempt(SPEED)
     click.echo(f"{call_of(SPEED)}\n{trial_text(trial)}")
     if trial.failure is not None:
         click.echo(trial.failure.story)
         return FOUND
-    within = trial.seconds <= SPEED_S_MAX
-    verdict = f"within the {SPEED_S_MAX:g} s that it may take" if within else f"more than {SPEED_S_MAX:g} s: too slow"
+    within = trial.seconds <= SPEED_SECONDS_MAX
+    verdict = (
+        f"within the {SPEED_SECONDS_MAX:g} s that it may take"
+        if within
+        else f"more than {SPEED_SECONDS_MAX:g} s: too slow"
+    )
     click.echo(f"{trial.seconds:.1f} s of one core ({time.monotonic() - began:.1f} s by the clock), {verdict}")
     serving = attempt(SPEED_SERVING)
     click.echo(f"\nwith faults that leave more of the service:\n{call_of(SPEED_SERVING)}\n{trial_text(serving)}")

@@ -1,4 +1,4 @@
-"""The machine and the workload of a user in a campaign, given by name, so that every worker can make them."""
+"""A user's machine and workload in a campaign, given by name, so that every worker process can make them."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from forge_consensus.testing.simulator.trial import Trial, attempt
 
 WORKLOAD_NEEDED = ("command", "query", "at_the_end")
 WORKLOAD_FACTS = ("model", "may_fail")
-"""What a workload has; who inherits from it has all but the first two."""
+"""The attributes of a workload; the base class has all names but `command` and `query`."""
 
 
 @dataclass(frozen=True, slots=True)
 class NamedRun:
-    """Runs plans with a machine, and perhaps a workload, that are called ``package.module:Class``."""
+    """Runs plans with a machine, and perhaps a workload, that are named as ``package.module:Class``."""
 
     machine: str
     workload: str = ""
@@ -32,12 +32,12 @@ class NamedRun:
         return attempt(plan, self.build)
 
     def build(self, plan: Plan) -> Simulation:
-        """The simulation of a plan. Raises `InvalidConfigError`."""
+        """Make the simulation of a plan. Raises `InvalidConfigError`."""
         workload = named(self.workload)() if self.workload else None
         return Simulation(plan, state_machine=named(self.machine), workload=workload)
 
     def check(self) -> None:
-        """Make both once, and look at them. Raises `InvalidConfigError`: every seed would fail of the same."""
+        """Make both once and check them. Raises `InvalidConfigError`, because otherwise every seed would fail alike."""
         MachineChoice(made(self.machine))
         if not self.workload:
             return
@@ -46,47 +46,49 @@ class NamedRun:
         missing += [name for name in WORKLOAD_FACTS if not hasattr(workload, name)]
         if missing:
             raise InvalidConfigError(
-                f"{self.workload!r} is no workload, it has no {', '.join(missing)}: inherit from "
-                "forge_consensus.testing.Workload and write command and query"
+                f"{self.workload!r} is not a workload, it has no {', '.join(missing)}: inherit from "
+                "forge_consensus.testing.Workload and define command and query"
             )
 
     def version(self) -> str:
-        """A hash of the files that the two are written in. Raises `InvalidConfigError`."""
+        """Return a hash of the files that define the two. Raises `InvalidConfigError`."""
         digest = blake2b(digest_size=8)
         for name in filter(None, (self.machine, self.workload)):
             module = importlib.import_module(named(name).__module__)
             source = getattr(module, "__file__", None)
             if source is None:
-                raise InvalidConfigError(f"{name!r} is written in no file, which is needed to see it change")
+                raise InvalidConfigError(
+                    f"{name!r} is defined in no file, but a campaign needs the file to notice changes"
+                )
             digest.update(Path(source).read_bytes())
         return digest.hexdigest()
 
 
 def named(name: str) -> Callable[[], Any]:
-    """What ``package.module:Class`` names. Raises `InvalidConfigError` when it names nothing that can be made."""
+    """Return what ``package.module:Class`` names. Raises `InvalidConfigError` if it cannot be called."""
     module_name, _, class_name = name.partition(":")
     if not module_name or not class_name:
-        raise InvalidConfigError(f"{name!r} names no class: write package.module:Class")
+        raise InvalidConfigError(f"{name!r} does not name a class: write package.module:Class")
     try:
         found: Any = importlib.import_module(module_name)
         for part in class_name.split("."):
             found = getattr(found, part)
     except (ImportError, AttributeError) as error:
         raise InvalidConfigError(f"{name!r} cannot be loaded: {error}") from error
-    except Exception as error:  # what the user's module does when it is imported
+    except Exception as error:  # an error of the user's module
         raise InvalidConfigError(f"{name!r} cannot be loaded, {type(error).__name__}: {error}") from error
     if not callable(found):
-        raise InvalidConfigError(f"{name!r} is no class and no function that makes something")
+        raise InvalidConfigError(f"{name!r} is neither a class nor a function")
     return found  # type: ignore[no-any-return]
 
 
 def made(name: str) -> Any:
-    """One of what is named. Raises `InvalidConfigError`."""
+    """Return an instance of what is named. Raises `InvalidConfigError`."""
     make = named(name)
     try:
         return make()
     except Exception as error:  # the user's code
         raise InvalidConfigError(
             f"{name!r} cannot be made, {type(error).__name__}: {error}. It is called without arguments: give its "
-            "arguments defaults"
+            "parameters defaults"
         ) from error

@@ -1,4 +1,4 @@
-"""The campaign: many seeds in parallel, noted as they end, with what hangs or dies found and not waited for."""
+"""The campaign: many seeds in parallel, each result recorded at once; a worker that hangs or dies is a finding."""
 
 from __future__ import annotations
 
@@ -15,41 +15,41 @@ from forge_consensus.testing.campaign.worker import Job, Ran, Shrunken, Worker
 from forge_consensus.testing.simulator.plan import Plan
 from forge_consensus.testing.simulator.trial import Trial, attempt
 
-LOOK_S = 0.2
+LOOK_SECONDS = 0.2
 AGAIN_EVERY = 100
-"""Every so many seeds one is run twice, if possible in another process: the digests must be equal."""
+"""One in so many seeds is run twice, if possible in another process: the digests must be equal."""
 JOBS_PER_WORKER = 1000
-"""Then it is replaced, whatever it has gathered."""
+"""After so many jobs a worker is replaced, whatever it has accumulated."""
 STARTS_FAILED_MAX = 3
-"""After so many in a row that died or were not ready in time, no more are started."""
-START_S_MAX = 120.0
+"""The campaign ends if so many workers in a row die or are not ready in time."""
+START_SECONDS_MAX = 120.0
 """How long a worker may take until it is ready; many that start at once on few cores take long."""
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What is run, and within which bounds."""
+    """What is run, and within which limits."""
 
     first: int
     seeds: int
     jobs: int
     changes: dict[str, Any] = field(default_factory=dict)
-    """What is different from the seeds' own plans."""
+    """What replaces parts of the seeds' own plans."""
     minutes: float | None = None
-    """How long new seeds are begun, from the first one on: what workers take to start does not count."""
-    seed_s_max: float = 300.0
-    """Wall time of one seed; beyond it the worker hangs."""
-    shrink_s_max: float = 60.0
+    """How long new seeds are started, counted from the first one, so that starting the workers does not count."""
+    seed_seconds_max: float = 300.0
+    """Wall time of one seed; a worker that takes longer hangs."""
+    shrink_seconds_max: float = 60.0
     violations_max: int = 10
-    """After so many nothing new is begun."""
-    progress_s: float = 5.0
+    """After so many violations no new seed is started."""
+    progress_seconds: float = 5.0
     options: str = ""
-    """What the command needs to run one of these seeds again."""
+    """The options that the command needs to run one of these seeds again."""
 
 
 @dataclass(slots=True)
 class Campaign:
-    """Runs what is not done yet; `run` returns whether all of it was run."""
+    """Runs the seeds that are not done yet; `run` returns whether all of them were run."""
 
     settings: Settings
     state: StateFile
@@ -58,17 +58,17 @@ class Campaign:
     attempt: Run = attempt
     workers: list[Worker] = field(default_factory=list)
     again: list[tuple[int, Worker]] = field(default_factory=list)
-    """Seeds to run a second time, and who ran them first."""
+    """The seeds to run a second time, and the worker that ran each first."""
     found: int = 0
     began: float = field(default_factory=time.monotonic)
     stop_at: float = float("inf")
-    """When nothing new is begun any more; known once the first worker is ready."""
+    """When no new seed is started any more; known once the first worker is ready."""
     done_before: int = 0
     starts_failed: int = 0
-    last_told: float = 0.0
+    reported_at: float = 0.0
 
     def run(self) -> bool:
-        """Run the seeds. Raises `StateFileError` when the code changes meanwhile, `KeyboardInterrupt`."""
+        """Run the seeds. Raises `StateFileError` if the code changes meanwhile, and `KeyboardInterrupt`."""
         settings = self.settings
         self.done_before = self.state.totals[ALL].seeds
         waiting = self.waiting()
@@ -81,8 +81,8 @@ class Campaign:
                     self.leave_unready()
                 self.hand_out(waiting)
                 self.look()
-                self.tell()
-            self.tell(at_once=True)
+                self.report_progress()
+            self.report_progress(at_once=True)
             return self.left == 0
         finally:
             for worker in self.workers:
@@ -95,7 +95,7 @@ class Campaign:
         return sum(seed not in self.state.done for seed in range(settings.first, settings.first + settings.seeds))
 
     def waiting(self) -> Iterator[int]:
-        """The seeds that are to be run, each once."""
+        """Yield the seeds that are to be run, each once."""
         for seed in range(self.settings.first, self.settings.first + self.settings.seeds):
             if seed not in self.state.done:
                 yield seed
@@ -103,7 +103,7 @@ class Campaign:
     # --- handing out -------------------------------------------------------------------------------------------------
 
     def hand_out(self, waiting: Iterator[int]) -> None:
-        """Give every free worker a seed; end those for whom there is none, and replace those who had many."""
+        """Give every free worker a seed; end workers without work, and replace those that had many jobs."""
         for worker in list(self.workers):
             if worker.job is not None or not worker.ready:
                 continue
@@ -122,53 +122,53 @@ class Campaign:
                 self.lost(worker, "died")
 
     def leave_unready(self) -> None:
-        """End workers that still start, for nothing is there for them any more."""
+        """End workers that are still starting, because there is no work left for them."""
         for worker in [worker for worker in self.workers if not worker.ready]:
             self.leave(worker)
 
     def job_for(self, worker: Worker, waiting: Iterator[int]) -> Job | None:
-        """A seed to see again that somebody else ran, or a new one."""
+        """Return a seed to repeat that another worker ran, or a new one; None if there is none."""
         for position, (seed, first) in enumerate(self.again):
             if first is not worker or len(self.workers) == 1:
                 del self.again[position]
                 return Job(self.plan(seed), again=True)
         for seed in waiting:
-            return Job(self.plan(seed), shrink_s=self.settings.shrink_s_max, options=self.settings.options)
+            return Job(self.plan(seed), shrink_seconds=self.settings.shrink_seconds_max, options=self.settings.options)
         return None
 
     def plan(self, seed: int) -> Plan:
-        """What is run under a seed."""
+        """Return the plan of a seed with the changes."""
         return replace(Plan.of(seed), **self.settings.changes)
 
     def leave(self, worker: Worker, *, successor: bool = False) -> None:
-        """End a worker, perhaps with another in its place."""
+        """End a worker; start another in its place if `successor`."""
         worker.end()
         self.workers.remove(worker)
         if successor:
             self.workers.append(Worker(self.attempt, self.state.version))
 
-    # --- looking -----------------------------------------------------------------------------------------------------
+    # --- receiving ---------------------------------------------------------------------------------------------------
 
     def look(self) -> None:
-        """Hear what workers say, for a moment; see who hangs."""
-        ready = wait([worker.pipe for worker in self.workers], LOOK_S)
+        """Receive what workers send, for a moment; detect workers that hang."""
+        ready = wait([worker.pipe for worker in self.workers], LOOK_SECONDS)
         for worker in list(self.workers):
             if worker.pipe in ready:
                 try:
-                    self.heard(worker, worker.pipe.recv())
+                    self.receive(worker, worker.pipe.recv())
                 except (EOFError, OSError):
                     self.lost(worker, "died")
-            elif worker.busy_s > self.seconds_max(worker):
+            elif worker.busy_seconds > self.seconds_max(worker):
                 self.lost(worker, "hangs")
 
     def seconds_max(self, worker: Worker) -> float:
-        """How long a worker may take for what it is at."""
+        """Return how long a worker may take for its present work."""
         if not worker.ready:
-            return START_S_MAX
-        return self.settings.seed_s_max + worker.shrinking * self.settings.shrink_s_max
+            return START_SECONDS_MAX
+        return self.settings.seed_seconds_max + worker.shrinking * self.settings.shrink_seconds_max
 
-    def heard(self, worker: Worker, said: Any) -> None:
-        """A worker said something."""
+    def receive(self, worker: Worker, said: Any) -> None:
+        """Handle what a worker has sent."""
         if isinstance(said, Ran):
             self.ran(worker, said.trial)
         elif isinstance(said, Shrunken):
@@ -183,10 +183,10 @@ class Campaign:
             self.starts_failed = 0
 
     def ran(self, worker: Worker, trial: Trial) -> None:
-        """A run ended."""
+        """Record a run that ended."""
         job, failure, seed = worker.job, trial.failure, trial.plan.seed
         assert job is not None
-        worker.shrinking = failure is not None and job.shrink_s > 0
+        worker.shrinking = failure is not None and job.shrink_seconds > 0
         worker.since = time.monotonic()
         if not worker.shrinking:
             worker.job = None
@@ -202,12 +202,12 @@ class Campaign:
             self.again.append((seed, worker))
 
     def lost(self, worker: Worker, how: str) -> None:
-        """A worker died or hangs: its seed is a finding, unless it was only shrinking one."""
-        where = worker.where() if how == "hangs" else worker.told()
-        after_s = self.settings.seed_s_max if worker.ready else START_S_MAX
+        """Handle a worker that died or hangs: its seed is a finding, unless the worker was only shrinking it."""
+        where = worker.where() if how == "hangs" else worker.dump_text()
+        after_seconds = self.settings.seed_seconds_max if worker.ready else START_SECONDS_MAX
         job, shrinking = worker.job, worker.shrinking
         self.leave(worker, successor=True)
-        ended = f"after {after_s:g} s" if how == "hangs" else f"with exit code {worker.process.exitcode}"
+        ended = f"after {after_seconds:g} s" if how == "hangs" else f"with exit code {worker.process.exitcode}"
         if job is None:
             self.starts_failed += 1
             if self.starts_failed >= STARTS_FAILED_MAX:
@@ -221,41 +221,41 @@ class Campaign:
             self.violation(seed, how, text, f"seed {seed}: {text}\n{where}")
             self.state.add(SeedLine(seed, NO_DIGEST, plan.nodes, 0, 0.0, 0, 0, 0, 0, 0.0))
 
-    # --- telling -----------------------------------------------------------------------------------------------------
+    # --- reporting ---------------------------------------------------------------------------------------------------
 
     def violation(self, seed: int, kind: str, text: str, story: str) -> None:
-        """Something was found."""
+        """Record a violation."""
         self.found += 1
         self.state.add_failure(seed, kind, text)
         self.say(f"VIOLATION in seed {seed}: {found_text(kind, text)}")
         self.keep_story(seed, story or f"seed {seed}: {kind}: {text}", printed=False)
 
     def keep_story(self, seed: int, story: str, *, printed: bool = True) -> None:
-        """Save a story beside the state file; a shrunk one takes the place of the whole one."""
+        """Save a story beside the state file; a shrunk story replaces the whole one."""
         path = Path(f"{self.state.path}.seed-{seed}.txt")
         path.write_text(story + "\n", encoding="utf-8")
         if printed:
             self.say(f"{story}\n(saved as {path})")
 
-    def tell(self, *, at_once: bool = False) -> None:
-        """Say how far it is, every few seconds."""
+    def report_progress(self, *, at_once: bool = False) -> None:
+        """Report the progress, every few seconds."""
         now = time.monotonic()
-        if not at_once and now - self.last_told < self.settings.progress_s:
+        if not at_once and now - self.reported_at < self.settings.progress_seconds:
             return
-        self.last_told = now
+        self.reported_at = now
         total, settings = self.state.totals[ALL], self.settings
         rate = (total.seeds - self.done_before) / max(now - self.began, 1e-9)
         left = self.left
         self.progress(
             f"{settings.seeds - left:,} of {settings.seeds:,} seeds, {rate:.1f}/s, "
-            f"{total.virtual_s / 3600:,.1f} virtual hours, {total.operations:,} operations judged, "
+            f"{total.virtual_seconds / 3600:,.1f} virtual hours, {total.operations:,} operations judged, "
             f"{total.turns:,} turns checked, {len(self.state.failures)} violations, "
             f"{time_text(left / rate) if rate else '?'} left"
         )
 
 
 def time_text(seconds: float) -> str:
-    """A time to wait, for people."""
+    """Return a duration for people."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

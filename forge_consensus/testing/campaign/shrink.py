@@ -1,4 +1,4 @@
-"""The shrinker: of a plan that fails, a smaller one that fails in the same way, so that its story can be understood."""
+"""The shrinker: it finds a smaller plan that fails in the same way, so that its story can be understood."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from forge_consensus.testing.simulator.trial import Failure, Trial, attempt
 RUNS_MAX = 300
 SECONDS_MAX = 60.0
 BEYOND = 1.02
-"""A run is cut so much behind its failure: what was left out may delay it."""
+"""A run ends at this multiple of the time of its failure, because what was left out may delay the failure."""
 
 Run = Callable[[Plan], Trial]
 
 
 class SpentError(Exception):
-    """No more runs, or no more time."""
+    """The limit of runs or of time is reached."""
 
 
 @dataclass(slots=True)
 class Shrunk:
-    """What came of it: the first failing run, the smallest found, and what that took."""
+    """The result: the first failing run, the smallest found, and what the search took."""
 
     first: Trial
     best: Trial
@@ -36,7 +36,7 @@ class Shrunk:
     seconds: float = 0.0
     ended_early: bool = False
     options: str = ""
-    """What the command that runs the whole again needs besides."""
+    """What the command that runs the whole seed again needs."""
 
     @property
     def failure(self) -> Failure:
@@ -45,7 +45,7 @@ class Shrunk:
         return self.best.failure
 
     def text(self) -> str:
-        """The story of the smallest run, and what it was shrunk from."""
+        """Return the story of the smallest run, and what it was shrunk from."""
         early = ", then there were no more runs or no more time" if self.ended_early else ""
         return (
             f"{self.failure.story}\n\n"
@@ -56,9 +56,9 @@ class Shrunk:
 
 
 def size_text(trial: Trial) -> str:
-    """How large a run is."""
+    """Return the size of a run in words."""
     plan = trial.plan
-    return f"{plan.nodes} nodes, {plan.clients} clients, {trial.faults} faults and {trial.virtual_s:.1f} s"
+    return f"{plan.nodes} nodes, {plan.clients} clients, {trial.faults} faults and {trial.virtual_seconds:.1f} s"
 
 
 @dataclass(slots=True)
@@ -74,17 +74,17 @@ class Shrinker:
     until: float = field(init=False)
 
     def __post_init__(self) -> None:
-        """The time begins now."""
+        """Start the clock."""
         self.until = self.clock() + self.seconds_max
 
     @property
     def failure(self) -> Failure:
-        """The failure of the best."""
+        """The failure of the smallest run so far."""
         assert self.best.failure is not None
         return self.best.failure
 
     def fails(self, plan: Plan) -> bool:
-        """Try a plan; if it fails in the same way it is the best now. Raises `SpentError` when nothing is left."""
+        """Try a plan; if it fails in the same way, it is the best now. Raises `SpentError` at a limit."""
         if plan == self.best.plan:
             return False
         if self.runs >= self.runs_max or self.clock() >= self.until:
@@ -97,13 +97,13 @@ class Shrinker:
         return True
 
     def change(self, **changes: Any) -> bool:
-        """Try the best plan with something else in it."""
+        """Try the best plan with these changes."""
         return self.fails(replace(self.best.plan, **changes))
 
     # --- what is tried -----------------------------------------------------------------------------------------------
 
     def everything(self) -> None:
-        """Make it shorter, then what surrounds the faults simpler, then leave out faults; again, while that helps."""
+        """Shorten the run, simplify what surrounds the faults, leave out faults; repeat while that helps."""
         before: Plan | None = None
         while before != self.best.plan:
             before = self.best.plan
@@ -112,7 +112,7 @@ class Shrinker:
             self.fewer_faults()
 
     def shorter(self) -> None:
-        """End the faults soon after the failure; one that comes after their end may come after fewer of them too."""
+        """End the faults soon after the failure; a failure after their end may also need fewer of them."""
         plan = self.best.plan
         needed = math.ceil(self.failure.at / plan.pace * BEYOND * 1000) / 1000
         if needed < plan.seconds:
@@ -138,7 +138,7 @@ class Shrinker:
                 parts *= 2
 
     def without_one_of(self, kept: Sequence[int], parts: int) -> bool:
-        """Whether one of so many equal parts of the strikes can be left out; the latest first, they are near."""
+        """Return whether one of so many equal parts of the strikes can be left out; the latest part is tried first."""
         return any(self.keep([one for one in kept if one not in part]) for part in split(kept, parts))
 
     def keep(self, kept: Sequence[int]) -> bool:
@@ -147,7 +147,7 @@ class Shrinker:
         return self.change(skip=self.best.plan.skip | frozenset(drawn).difference(kept))
 
     def simpler(self) -> None:
-        """Try what is usual in place of what the seed drew, and less of everything."""
+        """Try the defaults in place of what the seed drew, and fewer clients and nodes."""
         plan = self.best.plan
         self.change(pace=1.0)
         self.change(own_machine=False)
@@ -161,7 +161,7 @@ class Shrinker:
 
 
 def split(items: Sequence[int], parts: int) -> Iterator[frozenset[int]]:
-    """So many parts of about equal size, the last first."""
+    """Yield so many parts of about equal size, the last first."""
     edges = [len(items) * number // parts for number in range(parts + 1)]
     for first, end in reversed(list(itertools.pairwise(edges))):
         yield frozenset(items[first:end])

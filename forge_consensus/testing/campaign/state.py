@@ -1,4 +1,4 @@
-"""The state file of a campaign: which seeds were run, what each amounted to, and what was found, line by line."""
+"""The state file of a campaign: which seeds were run, their results, and what was found, line by line."""
 
 from __future__ import annotations
 
@@ -18,44 +18,44 @@ from forge_consensus.testing.simulator.trial import Trial
 from forge_consensus.testing.story.message_table import aligned
 
 TITLE = "forge-consensus campaign 1"
-SOURCES = ("errors.py", "actors", "events", "storage", "testing")
-"""What of the package a simulation runs."""
+SOURCES = ("errors.py", "config", "actors", "events", "storage", "testing")
+"""The parts of the package that a simulation runs."""
 TEXT_CHARS_MAX = 300
 NO_DIGEST = "-"
 """The digest of a run that did not end."""
 DIGEST = re.compile("[0-9a-f]{32}")
 ALL = 0
-"""Where the totals of runs with any number of nodes stand."""
+"""The key of the totals over runs with any number of nodes."""
 
 
 class StateFileError(Exception):
-    """The state file is of no use here; the text says why and what to do."""
+    """The state file cannot be used; the text says why and what to do."""
 
 
 @dataclass(frozen=True, slots=True)
 class SeedLine:
-    """What the run of a seed amounted to; `digest` is `NO_DIGEST` where the run did not end."""
+    """The result of the run of a seed; `digest` is `NO_DIGEST` if the run did not end."""
 
     seed: int
     digest: str
     nodes: int
     turns: int
-    virtual_s: float
+    virtual_seconds: float
     operations: int
     faults: int
     frames: int
     terms: int
-    cpu_s: float
+    cpu_seconds: float
 
     @classmethod
     def of(cls, trial: Trial) -> Self:
-        """The line of a trial."""
+        """Return the line of a trial."""
         return cls(
             trial.plan.seed,
             trial.digest,
             trial.plan.nodes,
             trial.turns,
-            round(trial.virtual_s, 3),
+            round(trial.virtual_seconds, 3),
             trial.operations,
             trial.faults,
             trial.frames,
@@ -64,26 +64,26 @@ class SeedLine:
         )
 
     def text(self) -> str:
-        """The line."""
+        """Return the line as text."""
         return "seed " + " ".join(map(str, astuple(self))) + "\n"
 
     @classmethod
     def parse(cls, words: list[str]) -> Self:
-        """Read the words after "seed". Raises `ValueError`."""
+        """Parse the words after "seed". Raises `ValueError`."""
         kinds: dict[str, Callable[[str], object]] = {"int": number, "float": amount, "str": digest_of}
         values: list[Any] = [kinds[str(slot.type)](word) for slot, word in zip(fields(cls), words, strict=True)]
         return cls(*values)
 
 
 def number(word: str) -> int:
-    """A whole number as a campaign writes it. Raises `ValueError`."""
-    if not (word.isascii() and word.isdecimal()):  # `int` would take -1, 1_0 and other digits than ours
+    """Parse a whole number as a campaign writes it. Raises `ValueError`."""
+    if not (word.isascii() and word.isdecimal()):  # `int` would accept -1, 1_0 and non-ASCII digits
         raise ValueError(word)
     return int(word)
 
 
 def amount(word: str) -> float:
-    """An amount as a campaign writes it. Raises `ValueError`."""
+    """Parse an amount as a campaign writes it. Raises `ValueError`."""
     value = float(word)
     if not (word.isascii() and "_" not in word and math.isfinite(value) and value >= 0):
         raise ValueError(word)
@@ -91,7 +91,7 @@ def amount(word: str) -> float:
 
 
 def digest_of(word: str) -> str:
-    """A digest as a campaign writes it. Raises `ValueError`."""
+    """Parse a digest as a campaign writes it. Raises `ValueError`."""
     if word != NO_DIGEST and DIGEST.fullmatch(word) is None:
         raise ValueError(word)
     return word
@@ -103,22 +103,22 @@ class Totals:
 
     seeds: int = 0
     turns: int = 0
-    virtual_s: float = 0.0
+    virtual_seconds: float = 0.0
     operations: int = 0
     faults: int = 0
     frames: int = 0
     terms: int = 0
-    cpu_s: float = 0.0
+    cpu_seconds: float = 0.0
 
     def add(self, line: SeedLine) -> None:
-        """Count a run."""
+        """Add a run."""
         self.seeds += 1
         for slot in fields(self)[1:]:
             setattr(self, slot.name, getattr(self, slot.name) + getattr(line, slot.name))
 
 
 def code_version() -> str:
-    """A hash of all the code of this package that a simulation runs."""
+    """Return a hash of all the code of this package that a simulation runs."""
     home = Path(forge_consensus.__file__).parent
     digest = blake2b(digest_size=8)
     for path in sorted(sources(home), key=str):
@@ -127,7 +127,7 @@ def code_version() -> str:
 
 
 def sources(home: Path) -> Iterator[Path]:
-    """The files of that code; folders may be links."""
+    """Yield the files of that code; folders may be links."""
     for name in SOURCES:
         if (home / name).is_file():
             yield home / name
@@ -137,9 +137,9 @@ def sources(home: Path) -> Iterator[Path]:
 
 @dataclass(slots=True)
 class StateFile:
-    """What a campaign did so far. Lines are only ever added; one that a process did not end is dropped.
+    """What a campaign has done so far. Lines are only ever added; a line that was cut off is dropped.
 
-    Use `opened` to go on with a campaign, `read` to look at it.
+    `opened` continues a campaign, `read` only looks at it.
     """
 
     path: Path
@@ -154,8 +154,11 @@ class StateFile:
 
     @classmethod
     def opened(cls, path: Path, version: str, settings: str) -> StateFile:
-        """Go on with what is in the file, or begin it. Raises `StateFileError`; nobody else may have it open."""
-        if not path.parent.exists():  # a slip of the pen would leave folders wherever it leads
+        """Open the file to continue a campaign, or create it.
+
+        Raises `StateFileError`, also if another process has the file open.
+        """
+        if not path.parent.exists():  # a typing mistake must not create folders
             raise StateFileError(
                 f"the state file {path} cannot be written: there is no folder {path.parent}: make it first"
             )
@@ -171,13 +174,13 @@ class StateFile:
             state = cls.read(path)
             if state.version != version:
                 raise StateFileError(
-                    f"{path} is of another version of the code ({state.version}, now {version}): what it says of seeds "
-                    f"does not hold for this one. To begin anew, name another file with --state, or remove this one."
+                    f"{path} is of another version of the code ({state.version}, now {version}), so its results do not "
+                    f"hold for this one. To start over, name another file with --state, or remove this one."
                 )
             if state.settings != settings:
                 raise StateFileError(
                     f"{path} is of a campaign with other settings ({state.settings}; now {settings}). Give the same "
-                    f"options again, or, to begin anew, name another file with --state, or remove this one."
+                    f"options again, or, to start over, name another file with --state, or remove this one."
                 )
             whole = path.read_bytes().rfind(b"\n") + 1
             if whole < path.stat().st_size:
@@ -193,15 +196,15 @@ class StateFile:
 
     @classmethod
     def read(cls, path: Path) -> StateFile:
-        """What is in the file. Raises `StateFileError`."""
+        """Read the file. Raises `StateFileError`."""
         try:
             text = path.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
-            why = error.strerror if isinstance(error, OSError) else "it is no text"
+            why = error.strerror if isinstance(error, OSError) else "it is not a text file"
             raise StateFileError(f"the state file {path} cannot be read: {why}") from error
         lines = text[: text.rfind("\n") + 1].splitlines()
         if len(lines) < 3 or lines[0] != TITLE or not lines[1].startswith("code ") or not lines[2].startswith("with "):
-            raise StateFileError(f"{path} is no state file of a campaign: name another file with --state")
+            raise StateFileError(f"{path} is not a state file of a campaign: name another file with --state")
         state = cls(path, lines[1][5:], lines[2][5:])
         for number, line in enumerate(lines[3:], 4):
             if line.startswith("#"):
@@ -210,13 +213,13 @@ class StateFile:
                 state.take(line)
             except (ValueError, TypeError, KeyError) as error:
                 raise StateFileError(
-                    f"line {number} of {path} is no line of a campaign: {line[:80]!r}. Remove the line (its seed is "
-                    f"run again), or name another file with --state"
+                    f"line {number} of {path} is not a line of a campaign: {line[:80]!r}. Remove the line (its seed "
+                    f"is run again), or name another file with --state"
                 ) from error
         return state
 
     def take(self, line: str) -> None:
-        """Count what a line says."""
+        """Count what a line says. Raises `ValueError`."""
         kind, _, rest = line.partition(" ")
         if kind == "failure":
             seed, name, text = rest.split(" ", 2)
@@ -230,7 +233,7 @@ class StateFile:
             raise ValueError(kind)
 
     def count(self, line: SeedLine) -> None:
-        """Count a run, once."""
+        """Count a run once."""
         if line.seed in self.done:
             return
         self.done.add(line.seed)
@@ -241,12 +244,12 @@ class StateFile:
     # --- adding ------------------------------------------------------------------------------------------------------
 
     def add(self, line: SeedLine) -> None:
-        """Note a run that ended."""
+        """Record a run that ended."""
         self.count(line)
         self.write(line.text())
 
     def add_failure(self, seed: int, kind: str, text: str) -> None:
-        """Note what was found; before the line of its seed, so that none can be counted without it."""
+        """Record a failure. It is written before the line of its seed, so that no seed counts without its failure."""
         kind = kind.replace(" ", "_")
         self.failures[seed, kind] = text
         self.write(f"failure {seed} {kind} {json.dumps(text)}\n")
@@ -258,15 +261,15 @@ class StateFile:
         self.file.flush()
 
     def close(self) -> None:
-        """No more lines."""
+        """Close the file."""
         if self.file is not None:
             self.file.close()
 
-    # --- telling -----------------------------------------------------------------------------------------------------
+    # --- reporting ---------------------------------------------------------------------------------------------------
 
     def summary(self) -> str:
-        """What was run and found, as a table."""
-        total = self.totals[ALL]
+        """Return what was run and found, as a table."""
+        total, cpu = self.totals[ALL], self.totals[ALL].cpu_seconds
         rows = [
             ("all" if nodes == ALL else f"{nodes}", *totals_row(sums))
             for nodes, sums in sorted(self.totals.items(), key=lambda item: item[0] or 99)
@@ -284,7 +287,7 @@ class StateFile:
         )
         found = [f"  seed {seed}: {found_text(kind, text)}" for (seed, kind), text in sorted(self.failures.items())]
         verdict = f"{len(found)} violations:\n" + "\n".join(found) if found else "no violation"
-        rate = f"{total.seeds / total.cpu_s:.1f} seeds a second of one core" if total.cpu_s else "nothing ran"
+        rate = f"{total.seeds / cpu:.1f} seeds per second of one core" if cpu else "nothing ran"
         return (
             f"{self.path}: code {self.version}, {self.settings}\nseeds {ranges_text(self.done)}; {rate}\n"
             f"{aligned(head, rows)}\n{verdict}"
@@ -292,34 +295,34 @@ class StateFile:
 
 
 def header(version: str, settings: str) -> str:
-    """The first lines of a state file."""
+    """Return the first lines of a state file."""
     columns = " ".join(slot.name for slot in fields(SeedLine))
     return f"{TITLE}\ncode {version}\nwith {settings}\n# seed {columns.removeprefix('seed ')}\n"
 
 
 def found_text(kind: str, text: str) -> str:
-    """What was found, in a line; the whole is in the story."""
+    """Return a failure in one line; the story holds the whole."""
     line = " ".join(text.split())
     line = line if line.startswith(f"{kind}:") else f"{kind.replace('_', ' ')}: {line}"
     return line if len(line) <= TEXT_CHARS_MAX else line[: TEXT_CHARS_MAX - 3] + "..."
 
 
 def totals_row(sums: Totals) -> tuple[str, ...]:
-    """Sums as cells."""
+    """Return sums as table cells."""
     return (
         f"{sums.seeds:,}",
-        f"{sums.virtual_s / 3600:,.2f}",
+        f"{sums.virtual_seconds / 3600:,.2f}",
         f"{sums.turns:,}",
         f"{sums.operations:,}",
         f"{sums.faults:,}",
         f"{sums.terms:,}",
         f"{sums.frames:,}",
-        f"{sums.cpu_s / 60:,.1f} min",
+        f"{sums.cpu_seconds / 60:,.1f} min",
     )
 
 
 def ranges_text(seeds: set[int]) -> str:
-    """The seeds as ranges."""
+    """Return the seeds as ranges."""
     said: list[list[int]] = []
     for seed in sorted(seeds):
         if said and said[-1][1] == seed - 1:

@@ -1,4 +1,4 @@
-"""The worker of a campaign: a process of its own that runs seeds, so that one that hangs or dies is only a finding."""
+"""The worker of a campaign: a process that runs seeds, so that a seed that hangs or kills it is only a finding."""
 
 from __future__ import annotations
 
@@ -25,41 +25,42 @@ from forge_consensus.testing.simulator.plan import Plan
 from forge_consensus.testing.simulator.trial import Trial
 from forge_consensus.testing.world.folder import PREFIX, SHARED_MEMORY
 
-DUMP_S_MAX = 2.0
-"""How long a worker that hangs has to write down where it is."""
+DUMP_SECONDS_MAX = 2.0
+"""How long a worker that hangs may take to write down its stack."""
 DUMP_LINES = 30
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A plan to run; whether it is run only to see whether the digest is the same again; how long to shrink.
+    """A plan to run.
 
-    `options` are those that the command needs to run the seed again.
+    `again`: it is run only to compare the digest with the first. `shrink_seconds`: how long a failure is shrunk.
+    `options`: what the command needs to run the seed again.
     """
 
     plan: Plan
     again: bool = False
-    shrink_s: float = 0.0
+    shrink_seconds: float = 0.0
     options: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Ran:
-    """What came of a job."""
+    """The result of a job."""
 
     trial: Trial
 
 
 @dataclass(frozen=True, slots=True)
 class Shrunken:
-    """The shortened story of a failure; it follows what came of the job."""
+    """The story of a shrunk failure; it follows the result of the job."""
 
     seed: int
     text: str
 
 
 def work(pipe: Connection, run: Run, dump: str, version: str) -> None:
-    """Run jobs until there are no more. The first word is the version of the code, if it is not the expected one."""
+    """Run jobs until there are no more. First send the version of the code if it is not the expected one, else ""."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the campaign decides when to stop
     logger.disable("forge_consensus")
     with open(dump, "w", encoding="utf-8") as file, contextlib.suppress(EOFError, BrokenPipeError):
@@ -67,24 +68,24 @@ def work(pipe: Connection, run: Run, dump: str, version: str) -> None:
         faulthandler.register(signal.SIGUSR1, file)
         now = code_version()
         pipe.send(now if now != version else "")
-        gc.freeze()  # what was imported stays: no collection need look at it
+        gc.freeze()  # the collector need not look at what was imported, because it stays
         while (job := pipe.recv()) is not None:
             trial = run(job.plan)
             pipe.send(Ran(trial))
-            if trial.failure is not None and job.shrink_s:
+            if trial.failure is not None and job.shrink_seconds:
                 pipe.send(Shrunken(job.plan.seed, shrunk(job, trial, run)))
             gc.collect()
-    Path(dump).unlink(missing_ok=True)  # the campaign was killed and cannot do it
+    Path(dump).unlink(missing_ok=True)  # in case the campaign was killed and cannot remove it
 
 
 def shrunk(job: Job, trial: Trial, run: Run) -> str:
-    """The shortened story."""
-    return shrink(trial, run, seconds_max=job.shrink_s, options=job.options).text()
+    """Return the story of the shrunk failure."""
+    return shrink(trial, run, seconds_max=job.shrink_seconds, options=job.options).text()
 
 
 @dataclass(eq=False, slots=True)
 class Worker:
-    """The campaign's end of a worker: `give` it a job, look at `pipe`, `end` it."""
+    """The campaign's end of a worker: `give` it a job, receive from `pipe`, `end` it."""
 
     run: Run
     version: str
@@ -110,35 +111,35 @@ class Worker:
         self.since = time.monotonic()
 
     def give(self, job: Job) -> None:
-        """Have it run a job. Raises `OSError` if it is dead."""
+        """Have the process run a job. Raises `OSError` if it is dead."""
         self.job, self.since, self.shrinking = job, time.monotonic(), False
         self.jobs += 1
         self.pipe.send(job)
 
     @property
-    def busy_s(self) -> float:
-        """How long it has been at it; 0 without a job."""
+    def busy_seconds(self) -> float:
+        """How long the worker has been at its present work; 0 without any."""
         return time.monotonic() - self.since if self.job is not None or not self.ready else 0.0
 
     def where(self) -> str:
-        """Where a worker that hangs is: the innermost calls of its stack."""
+        """Return where a worker that hangs is: the innermost calls of its stack."""
         with contextlib.suppress(ProcessLookupError, OSError):
             os.kill(self.process.pid, signal.SIGUSR1)
-        until = time.monotonic() + DUMP_S_MAX
+        until = time.monotonic() + DUMP_SECONDS_MAX
         while time.monotonic() < until and not self.dump.stat().st_size:
             time.sleep(0.05)
         time.sleep(0.05)
-        return self.told()
+        return self.dump_text()
 
-    def told(self) -> str:
-        """What a worker wrote before its end."""
+    def dump_text(self) -> str:
+        """Return what a worker wrote before its end."""
         if not self.dump.exists():  # it ended by itself
             return ""
         lines = self.dump.read_text(encoding="utf-8", errors="replace").splitlines()
         return "\n".join(lines[:DUMP_LINES])
 
     def end(self) -> None:
-        """End the process at once, and remove what a simulation that was cut off leaves behind."""
+        """End the process at once, and remove the folders of a simulation that was cut off."""
         self.process.kill()
         self.process.join()
         self.pipe.close()

@@ -1,1 +1,1 @@
-"""What goes wrong in a simulation: processes, networks and disks, drawn from the seed."""
+"""The faults of a simulation: failures of processes, networks and disks, drawn from the seed."""

@@ -1,8 +1,8 @@
-"""The faults of disks: slow, failing, full, torn, damaged, put back or wiped; never more than a minority for good.
+"""The faults of disks: slow, failing, full, torn, damaged, replaced or wiped; never more than a minority is ruined.
 
-What ruins a disk for good counts against `SimulatedCluster.spare`, so that a majority of good disks remains: only with
-it can the cluster be asked to go on. The node itself must notice the damage, or its peers must refuse it; then it
-stays down, until nodes can be exchanged.
+A disk that is ruined for good counts against `SimulatedCluster.spare`, so that a majority of good disks remains;
+without one no cluster could go on. The node itself must detect the damage, or its peers must refuse the node; then it
+stays down.
 """
 
 from __future__ import annotations
@@ -18,8 +18,7 @@ from forge_consensus.errors import StorageError
 from forge_consensus.storage.backends.memory import DISK_FREE_BYTES, MemoryTable
 from forge_consensus.storage.ledger.identity import BOOTS, IDENTITY
 from forge_consensus.storage.ledger.transaction import META, unsealed
-from forge_consensus.testing.faults.processes import NOBODY
-from forge_consensus.testing.faults.strike import Strike
+from forge_consensus.testing.faults.strike import NOBODY, Strike
 from forge_consensus.testing.world.base import COMMITS, CrashAt
 
 STEPS_MAX = 12
@@ -28,16 +27,16 @@ ERRORS = (errno.EIO, errno.ENOSPC)
 
 
 def slow_disk(strike: Strike) -> str:
-    """A disk becomes slow, or well again."""
+    """Make the commits of a disk slow, or fast again."""
     base, slowest = strike.anyone(), strike.chance.choice((0.002, 0.02, 0.2, 1.5))
     if base is None:
         return NOBODY
-    base.slow_commits = (0.0001, slowest * strike.faults.pace if slowest > 0.1 else slowest)
+    base.slow_commits = (0.0001, slowest * strike.pace if slowest > 0.1 else slowest)
     return f"{base.name}: up to {base.slow_commits[1]} s a commit"
 
 
 def failing_disk(strike: Strike) -> str:
-    """A commit fails, for whatever reason or for lack of room; what it wrote may be there all the same."""
+    """Fail the next commit of a disk with an I/O error or as full; what it wrote may be on the disk all the same."""
     base, number, written = strike.anyone(), strike.chance.choice(ERRORS), strike.chance.random() < 0.5
     if base is None:
         return NOBODY
@@ -47,18 +46,18 @@ def failing_disk(strike: Strike) -> str:
 
 
 def full_disk(strike: Strike) -> str:
-    """A disk has no room for proposals, and later has again."""
+    """Leave a disk no free space for new proposals, for a while."""
     base, seconds = strike.anyone(), strike.seconds(0.1, 3.0)
-    room = strike.chance.choice((0, strike.cluster.storage.reserve_bytes // 2))
+    free_bytes = strike.chance.choice((0, strike.cluster.storage.reserve_bytes // 2))
     if base is None:
         return NOBODY
-    base.disk.disk_free_bytes = room
+    base.disk.disk_free_bytes = free_bytes
     strike.after(seconds, partial(setattr, base.disk, "disk_free_bytes", DISK_FREE_BYTES))
-    return f"{base.name}: {room} bytes free for {seconds:.3f} s"
+    return f"{base.name}: {free_bytes} bytes free for {seconds:.3f} s"
 
 
 def failing_file(strike: Strike) -> str:
-    """A step that a snapshot file takes fails: the snapshot fails, and nothing else."""
+    """Fail one step of writing a snapshot file; only that snapshot may fail."""
     base, steps, number = strike.anyone(), strike.chance.randrange(STEPS_MAX), strike.chance.choice(ERRORS)
     if base is None:
         return NOBODY
@@ -72,7 +71,7 @@ def failing_file(strike: Strike) -> str:
 
 
 def crash_in_file_step(strike: Strike) -> str:
-    """A process ends while a snapshot file is written, flushed or given its name."""
+    """End a process while it writes, flushes or renames a snapshot file."""
     base, steps = strike.anyone(), strike.chance.randrange(STEPS_MAX)
     if base is None:
         return NOBODY
@@ -83,7 +82,7 @@ def crash_in_file_step(strike: Strike) -> str:
 
 
 def crash_in_switch(strike: Strike) -> str:
-    """A process ends at a commit that moves the log's start, takes a checkpoint or deletes a slice."""
+    """End a process at a commit that moves the start of the log, takes a checkpoint or deletes a slice of the log."""
     base, commit = strike.anyone(), strike.chance.choice([name for name in COMMITS if name != "any commit"])
     at = strike.chance.choice((CrashAt.BEFORE_COMMIT, CrashAt.AFTER_COMMIT))
     if base is None:
@@ -95,7 +94,7 @@ def crash_in_switch(strike: Strike) -> str:
 
 
 def crash_while_opening(strike: Strike) -> str:
-    """A process ends, and so does the next one as soon as it has opened its ledger."""
+    """End a process, and end the next one as soon as it has opened its ledger."""
     base = strike.anyone()
     if base is None:
         return NOBODY
@@ -106,16 +105,16 @@ def crash_while_opening(strike: Strike) -> str:
     return base.name
 
 
-# --- ruined for good --------------------------------------------------------------------------------------------------
+# --- disks that are ruined --------------------------------------------------------------------------------------------
 
 
 def may_ruin(strike: Strike, name: str) -> bool:
-    """Whether this node's disk may be ruined: it was already, or a majority of good ones remains."""
+    """Return whether this node's disk may be ruined: it is already, or a majority of good disks would remain."""
     return name not in strike.cluster.gone and (name in strike.cluster.suspect or strike.cluster.spare)
 
 
 def flip_record(strike: Strike) -> str:
-    """A bit of a log entry, or of one of the ledger's own records, changes on the disk."""
+    """Flip a bit of a log entry or of one of the ledger's own records on the disk."""
     name, chance = strike.shuffled()[0], strike.chance
     table, place, at, bit = chance.choice(("log", "log", META)), chance.random(), chance.random(), chance.randrange(8)
     rows = strike.cluster.nodes[name].disk[table]
@@ -127,7 +126,7 @@ def flip_record(strike: Strike) -> str:
 
 
 def flip_file(strike: Strike) -> str:
-    """A bit of a finished snapshot file changes."""
+    """Flip a bit of a finished snapshot file."""
     name, chance = strike.shuffled()[0], strike.chance
     place, at, bit = chance.random(), chance.random(), chance.randrange(8)
     files = strike.cluster.nodes[name].files
@@ -140,7 +139,7 @@ def flip_file(strike: Strike) -> str:
 
 
 def put_copy_back(strike: Strike) -> str:
-    """Somebody copies a node's folder while it is stopped, and puts it back when all others have met the node again."""
+    """Copy the folder of a stopped node, and put the copy back when all other nodes have met a later boot of it."""
     base = strike.anyone()
     if base is None or base.name in strike.cluster.suspect:
         return NOBODY
@@ -162,7 +161,7 @@ def put_copy_back(strike: Strike) -> str:
 
 
 def wipe_folder(strike: Strike) -> str:
-    """A folder is emptied; all others have met the node before."""
+    """Empty the folder of a node that all other nodes have met."""
     name = strike.shuffled()[0]
     if not may_ruin(strike, name) or not known_since(strike, name, 1):
         return NOBODY
@@ -173,17 +172,17 @@ def wipe_folder(strike: Strike) -> str:
 
 
 def boot_in(disk: dict[str, MemoryTable]) -> int:
-    """The boot that a disk counts."""
+    """Return the boot counter that is stored on a disk."""
     stored = disk[META].values.get(IDENTITY)
     return 0 if stored is None else int(msgpack.unpackb(unsealed(IDENTITY, stored))[4])
 
 
 def known_since(strike: Strike, name: str, boot: int) -> bool:
-    """Whether the good disks of all other nodes know this boot of the node, or a later one.
+    """Return whether the good disks of all other nodes record this boot of the node, or a later one.
 
-    Only then is it certain that they refuse what comes back with less. A folder that is put back while somebody with
-    whom it makes a majority has not yet heard of its later life is taken for the member that it was: that somebody
-    has nothing by which to know better. So it is to lose a disk and, at the same time, to be without all who knew.
+    Only then must they refuse a folder with a lower boot. If a folder is put back while some node, with which it forms
+    a majority, has not yet met its later boot, that node takes it for the member that it was, because it cannot know
+    better. That would be a lost disk together with the absence of all nodes that knew, which no cluster has to survive.
     """
     for other in strike.others(name):
         if other in strike.cluster.suspect:

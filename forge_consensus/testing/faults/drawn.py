@@ -1,4 +1,4 @@
-"""The faults of a simulation: what goes wrong, when and where, drawn from the seed."""
+"""The schedule of faults: which fault strikes when and where, drawn from the seed."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from forge_consensus.testing.faults.strike import Ordered, Strike
 from forge_consensus.testing.world.cluster import SimulatedCluster
 
 Fault = Callable[[Strike], str]
-"""Orders one fault; returns what exactly, in words."""
+"""Injects one fault; returns in words which node it hit and how."""
 
 KINDS: dict[str, Fault] = {fault.__name__: fault for fault in (*PROCESS_FAULTS, *NETWORK_FAULTS, *DISK_FAULTS)}
-"""All faults that there are, by the name of their kind."""
-PACES_S = (0.2, 0.5, 1.0, 2.0)
-"""The mean time between two faults; with one each 0.1 s most clusters were never in order long enough to serve."""
-KIND_PACE_S = 0.4
-"""The mean time between two faults when their kinds are named."""
+"""Every kind of fault, by the name of its function."""
+PACES_SECONDS = (0.2, 0.5, 1.0, 2.0)
+"""Mean times between two faults. With 0.1 s most clusters were never healthy long enough to serve anything."""
+KIND_PACE_SECONDS = 0.4
+"""The mean time between two faults when the caller names the kinds."""
 
 
 class Faults:
-    """Orders faults against a cluster until `heal` makes everything well again; `ordered` tells what was ordered.
+    """Strikes a cluster with faults until `heal` repairs everything; `ordered` lists what was injected.
 
-    Each seed uses only some kinds of faults and each of them as often as it likes: runs in which everything happens
-    at once find less than runs that differ (swarm testing). Every strike draws from a source of its own, known by its
-    number, also when the next one comes. So leaving out those in `skip` changes nothing of what the others draw, and a
-    failure can be shrunk to the strikes that it needs.
+    Each seed uses only some kinds of faults, each with a frequency of its own: runs in which everything happens at once
+    find less than runs that differ (swarm testing). Every strike draws from a random source of its own, named by its
+    number; the time of the next strike comes from there too. So leaving out the strikes in `skip` changes nothing of
+    what the others draw, and a failure can be shrunk to the strikes that it needs.
     """
 
     def __init__(
@@ -38,50 +38,57 @@ class Faults:
         skip: frozenset[int] = frozenset(),
         pace: float = 1.0,
     ) -> None:
-        """Take the kinds of faults by name, equally often and quickly; without any, as the seed decides.
+        """Prepare the faults of a run; `start` begins them.
 
-        All times are `pace` times as long. Raises `KeyError` for a kind that is not in `KINDS`.
+        Args:
+            cluster: the cluster to strike.
+            kinds: the names of the kinds to use, all equally often and in quick succession; if empty, the seed chooses.
+            skip: the numbers of the strikes to leave out.
+            pace: the factor by which all times are stretched.
+
+        Raises `KeyError` for a kind that is not in `KINDS`.
+
         """
         self.cluster = cluster
         self.timeline = cluster.timeline
         self.skip = skip
         self.pace = pace
         self.weights = {KINDS[kind].__name__: 1.0 for kind in kinds} or self.swarm()
-        self.pace_s = KIND_PACE_S if kinds else self.timeline.chance("faults").choice(PACES_S)
+        self.pace_seconds = KIND_PACE_SECONDS if kinds else self.timeline.chance("faults").choice(PACES_SECONDS)
         self.running = False
         self.number = 0
         self.ordered: list[Ordered] = []
 
     def swarm(self) -> dict[str, float]:
-        """How often each kind strikes under this seed; a kind more, one day, changes nothing of the others'."""
+        """Draw how often each kind strikes under this seed; a new kind would not change the weights of the others."""
         weights = {kind: self.timeline.chance(f"weight of {kind}").choice((0.0, 0.3, 1.0, 3.0)) for kind in KINDS}
-        # Cuts add up until somebody mends them; a cluster that is always in pieces shows little.
+        # Cuts add up until a `mend`, and a cluster that is always partitioned shows little.
         cuts = sum(weights[fault.__name__] for fault in CUTS)
         weights["mend"] = cuts * self.timeline.chance("mending").choice((0.1, 0.5, 1.0))
         return weights if any(weights.values()) else dict.fromkeys(KINDS, 1.0)
 
     @property
     def counts(self) -> dict[str, int]:
-        """How often each kind struck."""
+        """How often each kind has struck."""
         counts: dict[str, int] = {}
         for ordered in self.ordered:
             counts[ordered.kind] = counts.get(ordered.kind, 0) + 1
         return counts
 
     def start(self) -> None:
-        """Begin to order faults."""
+        """Begin to strike."""
         self.running = True
         self.next()
 
     def next(self) -> None:
         """Plan the next strike."""
         self.number += 1
-        strike = Strike(self, self.number)
-        wait = strike.chance.expovariate(1 / self.pace_s) * self.pace
+        strike = Strike(self.cluster, self.number, self.pace, lambda: self.running)
+        wait = strike.chance.expovariate(1 / self.pace_seconds) * self.pace
         self.timeline.after(wait, lambda: self.strike(strike))
 
     def strike(self, strike: Strike) -> None:
-        """Order one fault, unless it is to be left out."""
+        """Inject one fault, unless it is to be left out, and plan the next."""
         if not self.running:
             return
         kind = strike.chance.choices(list(self.weights), list(self.weights.values()))[0]
@@ -92,7 +99,7 @@ class Faults:
         self.next()
 
     def heal(self) -> None:
-        """No more faults: all nodes run but those whose disk is ruined, all frames arrive, no disk is slow or full."""
+        """Stop the faults and repair everything, except disks that are ruined: all nodes run, all frames arrive."""
         self.running = False
         self.timeline.note("heal", "")
         self.cluster.network.heal()

@@ -1,12 +1,11 @@
-"""The faults of the network: cuts of every shape that stay, come and go, bad weather, and connections that break."""
+"""The faults of the network: partitions of every shape, lost, late and doubled frames, and connections that break."""
 
 from __future__ import annotations
 
 import dataclasses
 from functools import partial
 
-from forge_consensus.testing.faults.processes import NOBODY
-from forge_consensus.testing.faults.strike import Strike
+from forge_consensus.testing.faults.strike import NOBODY, Strike
 from forge_consensus.testing.world.network import Weather
 
 FLAPS_MAX = 20
@@ -15,25 +14,25 @@ CLIENT_SHARE = 0.25
 
 
 def text_of(one: list[str], other: list[str], between: str = "|") -> str:
-    """A cut in words."""
+    """Return a cut in words."""
     return f"{'+'.join(sorted(one))} {between} {'+'.join(sorted(other))}"
 
 
 def mend(strike: Strike) -> str:
-    """All cuts end."""
+    """End all cuts."""
     strike.network.cut.clear()
     return "all cuts"
 
 
 def isolate(strike: Strike) -> str:
-    """One node is cut off."""
+    """Cut one node off from all others."""
     one, *rest = strike.shuffled()
     strike.network.part([one], rest)
     return one
 
 
 def isolate_leader(strike: Strike) -> str:
-    """The leader is cut off, and does not know it."""
+    """Cut the leader off from all others; it does not notice at once."""
     leader = strike.leader()
     if leader is None:
         return NOBODY
@@ -42,7 +41,7 @@ def isolate_leader(strike: Strike) -> str:
 
 
 def stun_leader(strike: Strike) -> str:
-    """The leader is cut off and stopped for about as long as the others need to elect."""
+    """Cut the leader off and stop its process for about as long as the others need to elect a new one."""
     leader, seconds = strike.leader(), strike.seconds(0.5, 2.0)
     if leader is None:
         return NOBODY
@@ -52,7 +51,7 @@ def stun_leader(strike: Strike) -> str:
 
 
 def split(strike: Strike) -> str:
-    """The cluster falls into two parts."""
+    """Split the cluster into two parts."""
     names = strike.shuffled()
     middle = len(names) // 2
     strike.network.part(names[:middle], names[middle:])
@@ -60,7 +59,7 @@ def split(strike: Strike) -> str:
 
 
 def one_way(strike: Strike) -> str:
-    """Frames from one node to another are lost, the other way they are not."""
+    """Lose all frames from one node to some others, but not those in the other direction."""
     names = strike.shuffled()
     if len(names) < 2:
         return NOBODY
@@ -70,21 +69,21 @@ def one_way(strike: Strike) -> str:
 
 
 def send_only(strike: Strike) -> str:
-    """A node hears nobody, and everybody hears it."""
+    """Lose all frames to one node; the frames that it sends arrive."""
     one, *rest = strike.shuffled()
     strike.network.part(rest, [one], both_ways=False)
     return one
 
 
 def receive_only(strike: Strike) -> str:
-    """A node hears everybody, and nobody hears it."""
+    """Lose all frames from one node; it still receives."""
     one, *rest = strike.shuffled()
     strike.network.part([one], rest, both_ways=False)
     return one
 
 
 def bridge(strike: Strike) -> str:
-    """Two parts see each other only through one node."""
+    """Split the cluster into two parts that are connected through one node only."""
     names = strike.shuffled()
     half = len(names) // 2
     one, other = names[1 : half + 1], names[half + 1 :]
@@ -93,7 +92,7 @@ def bridge(strike: Strike) -> str:
 
 
 def flap(strike: Strike) -> str:
-    """A cut comes and goes quickly: of one node or of a half, both ways or one."""
+    """Cut and rejoin a node or a half quickly and repeatedly, in both directions or in one."""
     names = strike.shuffled()
     chance = strike.chance
     middle = chance.choice((1, len(names) // 2))
@@ -109,12 +108,12 @@ def flap(strike: Strike) -> str:
         if left > 1:
             strike.after(period, lambda: turn(left - 1))
 
-    turn(left + left % 2)  # the last turn joins
+    turn(left + left % 2)  # the last change rejoins
     return f"{text_of(one, other, '|' if both_ways else '-x->')} every {period:.3f} s, {left} times"
 
 
 def change_weather(strike: Strike) -> str:
-    """The network changes its habits."""
+    """Draw new loss, delay, duplication and reordering of frames."""
     chance = strike.chance
 
     def sometimes(value: float) -> float:
@@ -127,16 +126,16 @@ def change_weather(strike: Strike) -> str:
         duplicate=sometimes(0.3),
         reorder=sometimes(0.5),
         replay=sometimes(0.2),
-        delay_s_max=delay,
+        delay_seconds_max=delay,
         unreported=chance.choice((0.0, 0.5, 1.0)),
-        report_s_max=chance.choice((0.002, 0.5, 3.0)) * strike.faults.pace,
+        report_seconds_max=chance.choice((0.002, 0.5, 3.0)) * strike.pace,
     )
     named = dataclasses.asdict(weather)
-    return ", ".join(f"{name} {value:.3g}" for name, value in named.items() if value and name != "delay_s_min")
+    return ", ".join(f"{name} {value:.3g}" for name, value in named.items() if value and name != "delay_seconds_min")
 
 
 def break_link(strike: Strike) -> str:
-    """A connection breaks though both ends run; its end is told now, or late, or never."""
+    """Break one connection while both processes run; its owner hears of it at once or late."""
     one, *rest = strike.shuffled()
     late = strike.chance.choice((0.0, 0.0, strike.seconds(0.0, 3.0)))
     clients, whose = strike.network.callers.get(one, ()), strike.chance.random()

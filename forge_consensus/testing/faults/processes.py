@@ -1,4 +1,4 @@
-"""The faults of processes: they are killed, stopped, cut off within a turn, fail in an actor, and their clocks jump."""
+"""The faults of processes: kills, crashes within a turn, pauses, errors in an actor, and clocks that jump or drift."""
 
 from __future__ import annotations
 
@@ -7,24 +7,24 @@ from functools import partial
 
 from forge_consensus.actors.notices import TakeSnapshot
 from forge_consensus.storage.ledger.ledger import Ledger
-from forge_consensus.testing.faults.strike import Strike
+from forge_consensus.testing.faults.strike import NOBODY, Strike
 from forge_consensus.testing.world.base import CrashAt, SimulatedBase
 
 FAULTY_ACTORS = ("election", "replication", "membership", "snapshot", "health", "gateway")
 ACTOR_FAULTS_MAX = 3
-"""More within the window that the options name end a process."""
-NOBODY = "nobody"
+"""More actor errors within the window that the options name would end the process."""
 TURNS: dict[str, Callable[[Ledger], bool]] = {
     "voted": lambda ledger: (ledger.term, ledger.vote) != ledger.hard_on_disk[:2],
     "changed the log": lambda ledger: ledger.changed,
     "wrote something": lambda ledger: bool(ledger.turn.batch) or ledger.changed,
     "committed": lambda ledger: ledger.commit_index > ledger.commit_before,
 }
-"""What a turn did that is to be taken back, told by its ledger. Between two such turns a node takes many idle ones."""
+"""Conditions on what a turn did, read from its ledger, so that `fail_turn` fails a turn worth undoing: most turns are
+idle."""
 
 
 def kill(strike: Strike) -> str:
-    """A process ends between two turns."""
+    """End a process between two turns."""
     base = strike.anyone()
     if base is None:
         return NOBODY
@@ -34,17 +34,17 @@ def kill(strike: Strike) -> str:
 
 
 def crash_in_turn(strike: Strike) -> str:
-    """A process ends within a turn."""
+    """End a random process within a turn."""
     return crash_soon(strike, strike.anyone())
 
 
 def crash_leader_in_turn(strike: Strike) -> str:
-    """The leader ends within a turn."""
+    """End the leader within a turn."""
     return crash_soon(strike, strike.leader())
 
 
 def crash_soon(strike: Strike, base: SimulatedBase | None) -> str:
-    """A process ends at its next commit, or while it sends."""
+    """End a process at its next commit or while it sends."""
     at, sends = strike.chance.choice(list(CrashAt)), strike.chance.randrange(6)
     if base is None:
         return NOBODY
@@ -54,7 +54,7 @@ def crash_soon(strike: Strike, base: SimulatedBase | None) -> str:
 
 
 def power_loss(strike: Strike) -> str:
-    """All processes end at one moment, some of them within a turn, and come back together or one by one."""
+    """End all processes at one moment, some of them within a turn; restart them together or one by one."""
     together = strike.chance.random() < 0.5
     pause = strike.seconds(0.01, 1.0)
     for name in strike.shuffled():
@@ -70,7 +70,7 @@ def power_loss(strike: Strike) -> str:
 
 
 def pause(strike: Strike) -> str:
-    """A process is stopped for a while."""
+    """Stop a process for a while, as SIGSTOP does."""
     base, seconds = strike.anyone(), strike.chance.choice((0.05, 0.5, 1.5, 4.0)) * strike.seconds(0.0, 1.0)
     if base is None:
         return NOBODY
@@ -79,7 +79,7 @@ def pause(strike: Strike) -> str:
 
 
 def fail_actor(strike: Strike) -> str:
-    """An actor raises, so that the turn is taken back."""
+    """Have an actor raise, so that the turn is rolled back."""
     base = strike.anyone()
     actor, at_end = strike.chance.choice(FAULTY_ACTORS), strike.chance.random() < 0.7
     if base is None or base.ordered_faults >= ACTOR_FAULTS_MAX:
@@ -89,7 +89,7 @@ def fail_actor(strike: Strike) -> str:
 
 
 def fail_turn(strike: Strike) -> str:
-    """An actor raises at the end of a turn that did something, so that there is something to be taken back."""
+    """Have an actor raise at the end of a turn that did something, so that there is something to roll back."""
     base, did = strike.anyone(), strike.chance.choice(list(TURNS))
     if base is None or base.ordered_faults >= ACTOR_FAULTS_MAX:
         return NOBODY
@@ -99,7 +99,7 @@ def fail_turn(strike: Strike) -> str:
 
 
 def snapshot(strike: Strike) -> str:
-    """A node takes a snapshot out of turn."""
+    """Have a node take a snapshot at an arbitrary moment."""
     base = strike.anyone()
     if base is None:
         return NOBODY
@@ -108,7 +108,7 @@ def snapshot(strike: Strike) -> str:
 
 
 def jump_clock(strike: Strike) -> str:
-    """A wall clock is set."""
+    """Set a host's wall clock forward or back."""
     base, jump = strike.anyone(), strike.chance.randint(-5000, 5000)
     if base is None:
         return NOBODY
@@ -117,7 +117,7 @@ def jump_clock(strike: Strike) -> str:
 
 
 def drift(strike: Strike) -> str:
-    """A clock runs faster or slower than before, as far as leases allow for it."""
+    """Change the rate of a host's clocks, within what leases allow for."""
     base, most = strike.anyone(), rate_error_max(strike.cluster.raft.clock_drift)
     rate = 1.0 + strike.chance.choice((-most, most, strike.chance.uniform(-most, most)))
     if base is None:
@@ -127,15 +127,16 @@ def drift(strike: Strike) -> str:
 
 
 def rate_error_max(drift: float) -> float:
-    """How wrong two clocks may each be so that a lease, shortened by `drift`, ends before followers vote.
+    """Return how wrong the rates of two clocks may each be if a lease must end before followers vote.
 
-    The leader's clock may be slow and the follower's fast: (1 - drift) / (1 - error) <= 1 / (1 + error).
+    The lease is shortened by `drift`. The leader's clock may be slow and the follower's fast: (1 - drift) / (1 - error)
+    <= 1 / (1 + error).
     """
     return drift / (2.0 - drift)
 
 
 def suspend_leader(strike: Strike) -> str:
-    """The leader's host sleeps for about as long as its lease lasts, while its clock runs on and requests pile up."""
+    """Stop the leader's process for about the length of its lease, while its clock runs on and requests pile up."""
     leader = strike.leader()
     seconds = strike.cluster.raft.election_timeout_min * strike.chance.uniform(0.5, 2.0)
     if leader is None:

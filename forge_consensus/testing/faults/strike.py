@@ -1,75 +1,90 @@
-"""A strike: one fault that was ordered, with a source of chance of its own, so that without it the others stay."""
+"""A strike: one fault that is injected. Strikes draw from separate random sources: leaving one out changes no other."""
 
 from __future__ import annotations
 
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any, Final
 
 from forge_consensus.testing.world.base import SimulatedBase
+from forge_consensus.testing.world.cluster import SimulatedCluster
 
-if TYPE_CHECKING:
-    from forge_consensus.testing.faults.drawn import Faults
+NOBODY: Final = "nobody"
+"""What a fault returns when no node fits it, so that nothing was injected."""
 
 
 @dataclass(frozen=True, slots=True)
 class Ordered:
-    """A fault that was ordered: when in virtual time, which kind, what exactly, and the number of its strike."""
+    """A fault that was injected."""
 
     at: float
+    """Virtual seconds since the start of the run."""
     kind: str
+    """The name of the function that injected it, a key of `drawn.KINDS`."""
     text: str
+    """Which node it hit and with which values; `NOBODY` if no node fitted."""
     number: int = 0
+    """The number of its strike, by which a plan can leave it out."""
 
 
 class Strike:
-    """One strike of the faults of a run, known by its number. Times that it plans are stretched by the plan's pace."""
+    """One strike, identified by its number; a fault is a function of it.
 
-    def __init__(self, faults: Faults, number: int) -> None:
-        self.faults = faults
+    Args:
+        cluster: the cluster that is struck.
+        number: counts strikes from 1; together with the seed it decides every draw of this strike.
+        pace: the factor by which the plan stretches all times; `seconds` applies it.
+        active: returns whether faults are still injected. What a strike has planned for later is dropped once they
+            are not, because then everything was healed.
+
+    """
+
+    def __init__(self, cluster: SimulatedCluster, number: int, pace: float, active: Callable[[], bool]) -> None:
         self.number = number
-        self.cluster = faults.cluster
-        self.network = faults.cluster.network
-        self.timeline = faults.timeline
+        self.pace = pace
+        self.active = active
+        self.cluster = cluster
+        self.network = cluster.network
+        self.timeline = cluster.timeline
         self.chance: random.Random = self.timeline.chance(f"strike {number}")
 
-    # --- whom --------------------------------------------------------------------------------------------------------
+    # --- choosing nodes ----------------------------------------------------------------------------------------------
 
     def shuffled(self) -> list[str]:
-        """The names of the nodes in some order, whether they run or not: so a draw depends on nothing that happened."""
+        """Return the names of all nodes, running or not, in an order that depends on no earlier event."""
         return self.chance.sample(self.cluster.names, len(self.cluster.names))
 
     def anyone(self) -> SimulatedBase | None:
-        """Some running node."""
+        """Return a random running process, None if no node runs."""
         order = self.shuffled()
         running = [base for name in order if (base := self.cluster.nodes[name].running) is not None]
         return running[0] if running else None
 
     def leader(self) -> SimulatedBase | None:
-        """The running node that leads the highest term."""
+        """Return the running process that leads the highest term, None if no node leads."""
         return self.cluster.leader()
 
     def others(self, name: str) -> list[str]:
-        """All nodes but one."""
+        """Return the names of all nodes except this one."""
         return [other for other in self.cluster.names if other != name]
 
-    # --- later -------------------------------------------------------------------------------------------------------
+    # --- acting later ------------------------------------------------------------------------------------------------
 
     def seconds(self, least: float, most: float) -> float:
-        """A time between two, at the plan's pace."""
-        return self.chance.uniform(least, most) * self.faults.pace
+        """Draw a duration in virtual seconds between two bounds, which the pace stretches."""
+        return self.chance.uniform(least, most) * self.pace
 
     def after(self, seconds: float, act: Callable[[], Any]) -> None:
-        """Do something later, unless all was healed meanwhile."""
-        self.timeline.after(seconds, lambda: act() if self.faults.running else None)
+        """Call `act` in so many virtual seconds, unless the faults have ended by then."""
+        self.timeline.after(seconds, lambda: act() if self.active() else None)
 
     def back_later(self, name: str) -> None:
-        """Have a node that ends restarted after a while, or soon once it has ended."""
+        """Restart a node after a random delay; a node that has not ended by then is checked again later."""
         self.after(self.seconds(0.01, 3.0), lambda: self.bring_back(name))
 
     def bring_back(self, name: str) -> None:
-        """Restart the node, or look again later while it still runs towards its ordered end."""
+        """Restart the node now, or check again later while a crash that was ordered for it has not come yet."""
         node = self.cluster.nodes[name]
         base = node.running
         if base is None:

@@ -1,1 +1,1 @@
-"""What clients did and heard, and whether it is linearizable."""
+"""Histories: the calls that clients made, the answers that they got, and whether the two are linearizable."""

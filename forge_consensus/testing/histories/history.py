@@ -1,4 +1,4 @@
-"""What clients did and heard: the calls of a run in the order in which they began, kept to be judged or saved."""
+"""A history: the calls of a run in the order in which they began, kept to be checked or saved."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from typing import Any
 
 
 class Outcome(StrEnum):
-    """What its caller knows of a call."""
+    """What the caller knows of a call."""
 
     OPEN = "open"
-    """No answer, or one that says that nobody knows: a write may happen at any later time, or never."""
+    """There was no answer, or one that says "outcome unknown": a write may take effect at any later time, or never."""
     OK = "ok"
     REFUSED = "refused"
-    """It is proven that it did not happen and never will."""
+    """It is certain that the call did not take effect and never will."""
 
 
 @dataclass(eq=False, slots=True)
 class Operation:
-    """One call of a client; times are seconds by one clock, `ended` is None while the outcome is open.
+    """One call of a client; times are seconds of one clock, `ended` is None while the outcome is open.
 
-    `kind` is "set" (argument: the value), "get", "delete", "increment" (argument: by how much) or "cas" (argument: the
+    `kind` is "set" (argument: the value), "get", "delete", "increment" (argument: the amount) or "cas" (argument: the
     pair of expected and new value). `result` is what the call returned.
     """
 
@@ -36,7 +36,7 @@ class Operation:
     outcome: Outcome = Outcome.OPEN
     result: Any = None
     consistency: str = "linearizable"
-    """Of a read: "linearizable", "lease" or "stale"; what may be stale is not judged with the others."""
+    """For a read: "linearizable", "lease" or "stale"; a stale read is not checked with the others."""
 
 
 @dataclass(slots=True)
@@ -52,18 +52,18 @@ class History:
         return len(self.operations)
 
     def begin(self, operation: Operation) -> Operation:
-        """Note a call at its beginning; returns it."""
+        """Record a call when it begins; return it."""
         self.operations.append(operation)
         return operation
 
     def lines(self) -> Iterator[str]:
-        """The history as JSON lines, one call each; values must be what JSON knows."""
+        """Yield the history as JSON lines, one call each; values must be JSON values."""
         for operation in self.operations:
             yield json.dumps(asdict(operation))
 
     @classmethod
     def of_lines(cls, lines: Iterable[str]) -> History:
-        """Read what `lines` wrote. Raises `ValueError` for what is no history."""
+        """Read what `lines` wrote. Raises `ValueError` for anything else."""
         calls = [Operation(**json.loads(line)) for line in lines if line.strip()]
         for call in calls:
             call.outcome = Outcome(call.outcome)

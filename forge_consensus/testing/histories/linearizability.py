@@ -1,4 +1,4 @@
-"""The linearizability checker: whether some order of the calls, each within its time, explains every answer."""
+"""The linearizability checker: does an order of the calls, each within its time, explain every answer."""
 
 from __future__ import annotations
 
@@ -21,33 +21,39 @@ __all__ = ["REGISTER", "Model", "Verdict", "check"]
 SHOWN_MAX: Final = 12
 """How many calls of a kind a verdict shows."""
 PREFIX_SECONDS: Final = 1.0
-"""How long the longest order is looked for once it is known that there is no whole one."""
+"""How long the checker looks for the longest partial order, once it knows that no complete one exists."""
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What was found; `linearizable` is None if the time was over before there was an answer, which is no consent."""
+    """The result of a check; `linearizable` is None if the time was over before there was one, which proves nothing."""
 
     linearizable: bool | None
     text: str
-    """For people: which key, the longest order that was found, and the calls that do not fit behind it."""
+    """For people: the key, the longest order that was found, and the calls of which none fits next."""
     key: str = ""
-    """The key that is not linearizable, or the first that was not done in time."""
+    """The key that is not linearizable, or the first one that was not finished in time."""
 
 
 def check(history: Iterable[Operation], model: Model = REGISTER, *, seconds: float = 10.0) -> Verdict:
-    """Judge a history; `seconds` is for all of it.
+    """Check whether a history is linearizable.
 
-    Linearizability is local: a history is linearizable if and only if that of each key is (Herlihy and Wing 1990),
-    so each key is judged alone, the shortest histories first. What counts:
+    Linearizability is local: a history is linearizable exactly if the history of each key is (Herlihy and Wing 1990).
+    So each key is checked alone, the shortest histories first. The rules:
 
-    - a call with an answer happened between its beginning and its end; where an end equals a beginning, the two calls
-      count as concurrent
-    - a write without an answer happened at any time after its beginning, or never
-    - not at all: reads without an answer, whatever is proven not to have happened, and reads that may be stale. Lease
+    - an answered call took effect between its beginning and its end; if the end of one equals the beginning of another,
+      the two count as concurrent
+    - an unanswered write took effect at any time after its beginning, or never
+    - not counted: unanswered reads, calls that are certain not to have taken effect, and reads that may be stale. Lease
       reads promise what linearizable ones do
 
-    Raises ValueError for a call with an answer that has no end, or one before its beginning.
+    Args:
+        history: the calls.
+        model: what each call does to a key and answers.
+        seconds: the time limit for all keys together.
+
+    Raises ValueError for an answered call without an end, or with one before its beginning.
+
     """
     keys: defaultdict[str, list[Operation]] = defaultdict(list)
     for operation in history:
@@ -71,7 +77,7 @@ def check(history: Iterable[Operation], model: Model = REGISTER, *, seconds: flo
 
 
 def counts(operation: Operation) -> bool:
-    """Whether a call says anything. Raises ValueError for times that cannot be."""
+    """Return whether a call has to be checked. Raises ValueError for impossible times."""
     if operation.outcome is Outcome.REFUSED or (operation.kind == "get" and operation.consistency == "stale"):
         return False
     if operation.outcome is Outcome.OPEN:
@@ -95,7 +101,7 @@ class Case:
         self.contradiction: Contradiction | None = None
 
     def new_search(self) -> Search:
-        """A search that has not begun."""
+        """Return a search that has not begun."""
         closed, opened = self.closed, self.opened
         if self.insight is not None:
             closed = [self.insight.simplified(operation) for operation in closed]
@@ -103,7 +109,7 @@ class Case:
         return Search(self.model, closed, opened, insight=self.insight)
 
     def linearizable(self, deadline: float = inf) -> bool:
-        """Whether there is an order. Raises `OutOfTimeError` when the deadline came first."""
+        """Return whether there is an order. Raises `OutOfTimeError` if the deadline came first."""
         self.contradiction = contradiction(self.search)
         self.search.deadline = deadline
         if self.contradiction is None and self.search.run():
@@ -112,20 +118,20 @@ class Case:
         return False
 
     def explore(self) -> None:
-        """Find the longest order that leads nowhere, by a search that does not look ahead.
+        """Find the longest order that leads nowhere, by a search without lookahead.
 
-        It may not get far in its time, which only makes the order shorter. Raises AssertionError if it finds a whole
-        one: then the checker is wrong.
+        A limited time only makes the order shorter. Raises AssertionError if it finds a complete order, because then
+        the checker is wrong.
         """
         self.search = self.new_search()
-        self.search.supply.blind = True
+        self.search.remaining.lookahead_off = True
         self.search.deadline = time.monotonic() + PREFIX_SECONDS
         with contextlib.suppress(OutOfTimeError):
             if self.search.run():
                 raise AssertionError(f"the checker contradicts itself on key {self.key!r}")
 
     def refutation(self) -> Iterator[str]:
-        """Why there is no order, as lines."""
+        """Yield the lines that say why there is no order."""
         search = self.search
         placed = sum(closed for closed, _, _ in search.best)
         yield f"key {self.key!r} is not linearizable: {placed} of {len(self.closed)} answered calls fit into an order"
@@ -147,7 +153,7 @@ class Case:
 
 
 def table(calls: Sequence[tuple[str, Operation]]) -> Iterator[str]:
-    """Calls in columns, each with a word before it."""
+    """Yield calls in columns, each with a word before it."""
     rows = [("", "client", "call", "result", "began", "ended")]
     for word, call in calls:
         ended = "-" if call.ended is None else f"{call.ended:.6f}"
@@ -158,7 +164,7 @@ def table(calls: Sequence[tuple[str, Operation]]) -> Iterator[str]:
 
 
 def shown(call: Operation) -> str:
-    """A call as one would write it."""
+    """Return a call as text."""
     if call.argument is None:
         return call.kind
     arguments: tuple[Any, ...] = tuple(call.argument) if call.kind == "cas" else (call.argument,)
@@ -166,5 +172,5 @@ def shown(call: Operation) -> str:
 
 
 def answer(call: Operation) -> str:
-    """What a call returned."""
+    """Return the result of a call as text."""
     return repr(call.result) if call.outcome is Outcome.OK else "no answer"

@@ -1,4 +1,4 @@
-"""What the linearizability checker asks of the thing that a history is of: a sequential model, and what it may tell."""
+"""The sequential model that the linearizability checker needs, and the optional insight that makes it faster."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from forge_consensus.testing.histories.history import Operation
 
 
 class Unknown(Enum):
-    """Markers beside the states of a model."""
+    """A marker that is used beside the states of a model."""
 
     ANY = "any"
     """No single state."""
@@ -20,49 +20,50 @@ ANY = Unknown.ANY
 
 
 class Model(Protocol):
-    """A thing that carries out one call after the other."""
+    """An object that carries out one call after the other."""
 
     def initial(self) -> Hashable:
-        """The state before the first call."""
+        """Return the state before the first call."""
 
     def step(self, state: Hashable, operation: Operation) -> tuple[bool, Hashable]:
-        """Whether the call may have had its result in that state, and the state after it.
+        """Return whether the call may have had its result in that state, and the state after it.
 
-        Of a call whose outcome is open every result is possible. The same state and call give the same answer always.
+        For a call whose outcome is open every result is possible. The same state and call must always give the same
+        answer.
         """
 
 
 class Insight(Protocol):
-    """What is known of the calls of one history beyond the model's steps; it makes the search faster, nothing else."""
+    """What is known of the calls of one history beyond the model's steps. It only makes the search faster."""
 
     def simplified(self, operation: Operation) -> Operation:
-        """The call without differences that no answer of this history shows."""
+        """Return the call without differences that no answer of this history shows."""
 
     def reads(self, operation: Operation) -> bool:
-        """Whether a call with an answer, having had it, changed no state at all."""
+        """Return whether an answered call, given its answer, changed no state."""
 
     def alike(self, operation: Operation) -> Hashable:
-        """A name shared only by calls that `step` treats alike in every state."""
+        """Return a name that two calls share only if `step` treats them alike in every state."""
 
     def needs(self, operation: Operation) -> Hashable:
-        """The only state in which a call with an answer can have had it, or ANY."""
+        """Return the only state in which an answered call can have got its answer, or ANY."""
 
     def compares(self, operation: Operation) -> Hashable:
-        """The only state that the call can tell from others beside the initial one, or ANY if there is none."""
+        """Return the only state besides the initial one that the call can tell from others, or ANY if there is none."""
 
     def makes(self, operation: Operation) -> Hashable:
-        """The only state that the call can leave behind where it changes one, or ANY if there are several."""
+        """Return the only state that the call can leave behind where it changes one, or ANY if there are several."""
 
     def before(self, operation: Operation, state: Hashable) -> Iterable[Hashable] | Unknown:
-        """Of a call without an answer: the states that it turns into this one; ANY if it does so with every state."""
+        """For an unanswered call, return the states that it turns into this one; ANY if it does so with every state."""
 
     def adds(self, operation: Operation) -> int | None:
-        """What a call without an answer adds to a number, and to the initial state as to 0; None if it does not."""
+        """Return what an unanswered call adds to a number (the initial state counts as 0); None if it does not add."""
 
 
 @runtime_checkable
 class Insightful(Model, Protocol):
-    """A model that has insight into a history."""
+    """A model that offers insight into a history."""
 
     def insight(self, operations: list[Operation]) -> Insight:
-        """What it knows of these calls."""
+        """Return what the model knows of these calls."""

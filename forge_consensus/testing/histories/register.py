@@ -1,4 +1,4 @@
-"""One key of the key-value machine as the linearizability checker sees it: what each call does to it and answers."""
+"""The model of one key of the key-value machine: what each call does to the key and answers."""
 
 from __future__ import annotations
 
@@ -15,17 +15,20 @@ from forge_consensus.testing.histories.models import ANY, Unknown
 ABSENT: Final = None
 """The state of a key that does not exist; every other state is a frozen value."""
 STATES_MAX: Final = 10_000
-"""Beyond it, every number is taken as one that some call looks at."""
+"""Beyond this number, every number counts as one that some call compares with."""
 
 
 class Unseen(Enum):
-    """Stands for all values that no answer tells from one another."""
+    """Stands for all values that no answer distinguishes."""
 
     VALUE = "a value that nobody asks for"
 
 
 def frozen(value: Any) -> Hashable:
-    """A value as a state: equal exactly if the machine takes the two as the same, so neither True nor 1.0 is 1."""
+    """Return a value as a state.
+
+    Two states are equal exactly if the machine takes the values as equal, so neither True nor 1.0 equals 1.
+    """
     kind = type(value)
     if kind is int or kind is str or kind is bytes or kind is Unseen:
         return value  # type: ignore[no-any-return]
@@ -43,12 +46,12 @@ NULL: Final = frozen(None)
 
 
 def by(operation: Operation) -> int:
-    """By how much a call increments."""
+    """Return the amount by which a call increments."""
     return 1 if operation.argument is None else int(operation.argument)
 
 
 def looked_at(operation: Operation) -> Hashable:
-    """The value with which a call compares that of the key, or ANY."""
+    """Return the value with which a call compares the key's value, or ANY."""
     if operation.kind == "get" and operation.outcome is Outcome.OK:
         return frozen(operation.result)
     if operation.kind == "cas" and operation.argument[0] is not None:
@@ -59,7 +62,7 @@ def looked_at(operation: Operation) -> Hashable:
 
 
 def ancestors(values: set[Hashable], steps: list[int]) -> set[Hashable]:
-    """The values, and the numbers that become one by some of the steps; stops beyond `STATES_MAX`."""
+    """Return the values, and the numbers that become one by some of the steps; stops beyond `STATES_MAX`."""
     found = set(values)
     for step in steps:
         found |= {value - step for value in found if type(value) is int}
@@ -72,11 +75,11 @@ class Register:
     """One key: "set", "get", "delete", "increment" and "cas" as the built-in machine carries them out."""
 
     def initial(self) -> Hashable:
-        """The key does not exist."""
+        """Return the state of a key that does not exist."""
         return ABSENT
 
     def step(self, state: Hashable, operation: Operation) -> tuple[bool, Hashable]:
-        """Carry out a call. Raises ValueError for a kind that no machine has."""
+        """Carry out a call. Raises ValueError for an unknown kind."""
         known = operation.outcome is Outcome.OK
         result = operation.result
         match operation.kind:
@@ -93,37 +96,37 @@ class Register:
             case "increment":
                 number = 0 if state is ABSENT else state
                 if type(number) is not int or not INT_MIN <= number + by(operation) <= INT_MAX:
-                    return not known, state  # the machine refuses it, and the caller has no result
+                    return not known, state  # the machine refuses it, so the caller has no result
                 total = number + by(operation)
                 return not known or frozen(result) == total, total
-        raise ValueError(f"the model of one key knows no {operation.kind!r}")
+        raise ValueError(f"the model of one key does not know {operation.kind!r}")
 
     def insight(self, operations: list[Operation]) -> RegisterInsight:
-        """What these calls show of the values."""
+        """Return what these calls show of the values."""
         return RegisterInsight(operations)
 
 
 class RegisterInsight:
-    """Which values the calls of one key write and which they look at."""
+    """Which values the calls of one key write and which they compare with."""
 
     def __init__(self, operations: list[Operation]) -> None:
         steps = [by(call) for call in operations if call.kind == "increment" and call.outcome is Outcome.OPEN]
         self.shown = ancestors({value for value in map(looked_at, operations) if value is not ANY}, steps)
-        """The values that a call compares with that of the key, or that open increments may turn into one."""
+        """The values that a call compares with the key, and those that open increments may turn into one."""
         made = {self.makes(call) for call in operations}
         self.null = NULL in made
-        """Whether a key may hold None, so that not every None that was read is a key that does not exist."""
+        """Whether a key may hold None, so that a read None does not prove that the key is absent."""
         up, down = sum(step for step in steps if step > 0), sum(step for step in steps if step < 0)
         numbers = [number for number in made if type(number) is int] + ([0] if up and down else [])
         self.zero = any(number + down <= 0 <= number + up for number in numbers)
-        """Whether a key may hold 0, to which an increment adds as to one that does not exist."""
+        """Whether a key may hold 0, to which an increment adds as to an absent one."""
 
     def simplified(self, operation: Operation) -> Operation:
-        """A value that no answer shows becomes the same one in all calls that write such a value.
+        """Replace a value that no answer shows by one placeholder, the same in all calls.
 
-        Only get, cas and increment look at a value rather than at whether there is one, each at one, see `looked_at`.
-        In an order of the calls, put another value that nobody looks at in the place of one: every comparison ends
-        as before, so every answer stays right; and the other way round.
+        Only get, cas and increment compare the value itself rather than whether there is one, each with one value, see
+        `looked_at`. If, in an order of the calls, another value that no call compares with takes the place of one,
+        every comparison ends as before, so every answer stays right; and the other way round.
         """
         if operation.kind == "set":
             return replace(operation, argument=self.hidden(operation.argument))
@@ -133,17 +136,17 @@ class RegisterInsight:
         return operation
 
     def hidden(self, value: Any) -> Any:
-        """The value, or the one that stands for all that nobody looks at."""
+        """Return the value, or the placeholder for all values that no call compares with."""
         state = frozen(value)
         shown = state in self.shown or (type(state) is int and len(self.shown) > STATES_MAX)
         return value if shown else Unseen.VALUE
 
     def reads(self, operation: Operation) -> bool:
-        """A get, and what found nothing to change."""
+        """A get, and a call that found nothing to change."""
         return operation.kind == "get" or (operation.kind in {"cas", "delete"} and not operation.result)
 
     def alike(self, operation: Operation) -> Hashable:
-        """Kind, argument, and the result where it says something."""
+        """Kind, argument, and the result where it shows something."""
         result = None if operation.kind == "set" else frozen(operation.result)
         return operation.kind, frozen(operation.argument), result
 
@@ -165,7 +168,7 @@ class RegisterInsight:
         return looked_at(operation)
 
     def compares(self, operation: Operation) -> Hashable:
-        """The value that it looks at; a key that does not exist is the initial state, and None may be read of both."""
+        """The value that it compares with. An absent key is the initial state, and None may be read in both cases."""
         if operation.kind == "cas" and operation.argument[0] is None:
             return ABSENT
         return looked_at(operation)
@@ -184,7 +187,7 @@ class RegisterInsight:
         return ANY
 
     def before(self, operation: Operation, state: Hashable) -> Iterable[Hashable] | Unknown:
-        """Of a cas what it expects, of an increment the number that it adds to; no key counts as 0."""
+        """For a cas what it expects, for an increment the number that it adds to; an absent key counts as 0."""
         if operation.kind == "increment":
             if type(state) is not int:
                 return ()
@@ -198,7 +201,7 @@ class RegisterInsight:
         return ANY
 
     def adds(self, operation: Operation) -> int | None:
-        """By how much an increment increments."""
+        """The amount of an increment."""
         return by(operation) if operation.kind == "increment" else None
 
 

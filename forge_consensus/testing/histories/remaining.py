@@ -1,4 +1,4 @@
-"""What the calls that are not placed yet need, make and compare with, counted for the search of the checker."""
+"""The calls that are not placed yet: how many need, make or compare with each state, counted for the search."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from forge_consensus.testing.histories.models import ANY, Insight, Model
 
 
 class Forgotten(Enum):
-    """The state of which nobody will ask any more."""
+    """The placeholder for all states that no remaining call can tell apart."""
 
     STATE = "whatever it is"
 
 
 class Tally:
-    """How many calls there are of each state; knows which numbers are among them."""
+    """The number of calls for each state, with the numbers among the states in sorted order."""
 
     def __init__(self, states: Iterable[Hashable]) -> None:
         self.counts = Counter(states)
         self.numbers = sorted(state for state in self.counts if type(state) is int)
 
     def __getitem__(self, state: Hashable) -> int:
-        """How many there are of one."""
+        """Return the number of calls for a state."""
         return self.counts[state]
 
     def add(self, state: Hashable, change: int) -> None:
-        """Count some in, or out."""
+        """Change the number of calls for a state."""
         before = self.counts[state]
         self.counts[state] = now = before + change
         if type(state) is int and (before > 0) != (now > 0):
@@ -39,12 +39,15 @@ class Tally:
                 del self.numbers[bisect_left(self.numbers, state)]
 
     def between(self, low: int, high: int) -> list[int]:
-        """The numbers in a range, both ends included."""
+        """Return the numbers in a range, both ends included."""
         return self.numbers[bisect_left(self.numbers, low) : bisect_right(self.numbers, high)]
 
 
-class Supply:
-    """Calls are numbered through: first the `closed`, which have answers, then the `opened`, which have none."""
+class RemainingCalls:
+    """What the calls that are not placed yet need, make and compare with.
+
+    Calls are numbered: first the `closed` ones, which have answers, then the `opened` ones, which have none.
+    """
 
     def __init__(
         self, model: Model, closed: Sequence[Operation], opened: Sequence[Operation], insight: Insight | None
@@ -55,7 +58,7 @@ class Supply:
         self.head = len(closed)
         self.initial = model.initial()
         self.used = 0
-        """The placed calls of `opened` as bits."""
+        """The placed calls of `opened`, as bits."""
         calls = [*closed, *opened]
         nothing: list[Hashable] = [ANY] * len(calls)
         self.reads = [insight is not None and insight.reads(call) for call in closed]
@@ -69,36 +72,36 @@ class Supply:
         self.sure = [True] * len(closed) + [
             insight is not None and insight.before(call, insight.makes(call)) is ANY for call in opened
         ]
-        """Whether a call, if it happens, makes its state of whatever it finds."""
+        """Whether a call, if it takes effect, produces its state from whatever state it finds."""
         added = [insight.adds(call) if insight else None for call in opened]
         self.added = [*[0] * len(closed), *(0 if amount is None else amount for amount in added)]
-        """What a call without an answer adds to a number."""
+        """What an unanswered call adds to a number."""
         self.up = sum(amount for amount in self.added if amount > 0)
-        """What those that are not placed add together."""
+        """The sum of the positive amounts that remain."""
         self.down = -sum(amount for amount in self.added if amount < 0)
-        self.blind = insight is None or any(
+        self.lookahead_off = insight is None or any(
             amount is None and made is ANY for amount, made in zip(added, self.makes[len(closed) :], strict=True)
         )
-        """Whether there are calls that may lead anywhere."""
-        self.wanted = Tally(self.needs)
-        """How many calls that are not placed need a state."""
+        """Whether some calls may lead to any state, so that looking ahead proves nothing."""
+        self.needed = Tally(self.needs)
+        """How many remaining calls need a state."""
         self.makers = Tally(made for made, sure in zip(self.makes, self.sure, strict=True) if sure)
-        """How many calls that are not placed make a state of whatever they find."""
+        """How many remaining calls produce a state from whatever they find."""
         self.offers = Tally(
             made for made, sure in zip(self.makes[self.head :], self.sure[self.head :], strict=True) if sure
         )
-        """How many of them have no answer."""
-        self.askers = Tally(self.compares)
-        """How many calls that are not placed tell a state from others."""
+        """How many of these have no answer."""
+        self.comparers = Tally(self.compares)
+        """How many remaining calls compare with a state."""
         groups: defaultdict[Hashable, list[int]] = defaultdict(list)
         for number, name in enumerate(self.names[len(closed) :]):
             groups[name].append(number)
         self.groups = list(groups.values())
-        """Calls without an answer that do the same, the earliest first."""
+        """The unanswered calls in groups that do the same, the earliest first."""
         self.by_made: defaultdict[Hashable, list[list[int]]] = defaultdict(list)
-        """The same, by the state that they make."""
+        """The groups by the state that they produce."""
         self.unsure: list[list[int]] = []
-        """Those of them that make their state of one other only."""
+        """The groups that produce their state from one other state only."""
         for group in self.groups:
             number = len(closed) + group[0]
             self.by_made[self.makes[number]].append(group)
@@ -106,7 +109,7 @@ class Supply:
                 self.unsure.append(group)
 
     def count(self, number: int, change: int) -> None:
-        """Count a call in or out."""
+        """Add a call to the counts, or take it out."""
         if self.sure[number]:
             self.makers.add(self.makes[number], change)
             if number >= self.head:
@@ -115,12 +118,12 @@ class Supply:
             self.up += change * added
         else:
             self.down -= change * added
-        self.askers.add(self.compares[number], change)
+        self.comparers.add(self.compares[number], change)
         if number < self.head:
-            self.wanted.add(self.needs[number], change)
+            self.needed.add(self.needs[number], change)
 
     def reach(self, state: Hashable, up: int, down: int) -> tuple[int, int]:
-        """The numbers that a state can become if so much is added or taken away; an empty range if none."""
+        """Return the range of numbers that a state can become if so much is added or taken away; empty if none."""
         if not up and not down:
             return 1, 0
         if state == self.initial:
@@ -128,8 +131,8 @@ class Supply:
         return (state - down, state + up) if type(state) is int else (1, 0)
 
     def within_reach(self, state: Hashable, current: Hashable) -> bool:
-        """Whether calls without an answer alone might lead from what there is to a state; rather yes than no."""
-        if type(state) is not int or self.blind:
+        """Return whether unanswered calls alone might lead from the current state to another; True in doubt."""
+        if type(state) is not int or self.lookahead_off:
             return True
         low, high = self.reach(state, self.down, self.up)
         if self.offers.between(low, high) or (type(current) is int and low <= current <= high):
@@ -139,32 +142,32 @@ class Supply:
         return low <= 0 <= high and (current == self.initial or self.offers[self.initial] > 0)
 
     def stranded(self, state: Hashable, current: Hashable) -> bool:
-        """Whether that state, or one that it could have become, is needed and cannot be brought about again.
+        """Return whether `state`, or one that it could have become, is still needed and cannot be produced again.
 
-        Whatever follows would have to do without.
+        Then no order can continue from here.
         """
-        if self.blind:
+        if self.lookahead_off:
             return False
-        if self.wanted[state] > 0 and self.lacking(state, current):
+        if self.needed[state] > 0 and self.lacking(state, current):
             return True
         low, high = self.reach(state, self.up, self.down)
-        heirs: list[Hashable] = [*self.wanted.between(low, high)]
+        heirs: list[Hashable] = [*self.needed.between(low, high)]
         for group in self.unsure:
             if not self.used >> group[-1] & 1 and self.compares[self.head + group[0]] == state:
                 heirs.append(self.makes[self.head + group[0]])
-        return any(self.wanted[one] > 0 and self.lacking(one, current) for one in heirs)
+        return any(self.needed[one] > 0 and self.lacking(one, current) for one in heirs)
 
     def lacking(self, state: Hashable, current: Hashable) -> bool:
-        """Whether nothing could bring about a state that is needed."""
+        """Return whether no remaining call could produce a state that is needed."""
         return state is not ANY and not self.producible(state, current)
 
     def producible(self, state: Hashable, current: Hashable) -> bool:
-        """Whether the state is there, or some of the calls that are not placed could make it; rather yes than no."""
-        return self.makers[state] > 0 or state == current or self.wild(state, current)
+        """Return whether the state is the current one or some remaining call could produce it; True in doubt."""
+        return self.makers[state] > 0 or state == current or self.may_be_reached(state, current)
 
-    def wild(self, state: Hashable, current: Hashable) -> bool:
-        """Whether calls without an answer that depend on what they find could lead to a state; rather yes than no."""
-        if self.blind or self.insight is None:
+    def may_be_reached(self, state: Hashable, current: Hashable) -> bool:
+        """Return whether unanswered calls that depend on the state that they find could lead to it; True in doubt."""
+        if self.lookahead_off or self.insight is None:
             return True
         seen = {state}
         ways = [state]
@@ -184,12 +187,12 @@ class Supply:
             seen.update(origins)
         return False
 
-    def known_as(self, state: Hashable) -> Hashable:
-        """The state, or one name for all that no call left can tell apart.
+    def canonical(self, state: Hashable) -> Hashable:
+        """Return the state, or one placeholder for all states that no remaining call can tell apart.
 
-        Two states that are not the initial one, and with which no call left compares, nor with any that they could
-        become: the same calls fit them, forever, and lead to equal states or again to two such.
+        Take two states that are not the initial one, and with which no remaining call compares, nor with any state that
+        they could become. The same calls fit both, and lead to equal states or again to two such states.
         """
-        if self.blind or state == self.initial or self.askers[state] > 0:
+        if self.lookahead_off or state == self.initial or self.comparers[state] > 0:
             return state
-        return state if self.askers.between(*self.reach(state, self.up, self.down)) else Forgotten.STATE
+        return state if self.comparers.between(*self.reach(state, self.up, self.down)) else Forgotten.STATE

@@ -1,17 +1,17 @@
 """The search of the linearizability checker: it places the calls of one key in an order that explains every answer.
 
-The search is Wing and Gong's with Lowe's memory ("Testing for linearizability", 2016), as in porcupine: place a call
-that may come first, remember which (calls placed, state) led nowhere, step back. What is added makes it fast enough
-for Python and changes no answer; the proof of each rule stands in the docstring of the function that holds it:
+It is Wing and Gong's search with Lowe's memory ("Testing for linearizability", 2016), as in porcupine: place a call
+that may come first, remember which (calls placed, state) led nowhere, step back. The additions make it fast enough for
+Python and change no answer; the docstring of the function that holds a rule proves it:
 
-- a call without an answer is placed only right before one that it matters to: `Search.moves`
+- an unanswered call is placed only right before a call that it matters to: `Search.moves`
 - what led nowhere leads nowhere with fewer calls left to choose from: `Search.new`
-- states that no call left can tell apart are one: `Supply.known_as`
+- states that no remaining call can tell apart are one: `RemainingCalls.canonical`
 - a call that changes nothing is placed at once: `Search.settle`
 - of calls that do the same only the most urgent is tried: `Search.candidates`
-- a state that an answer still needs is not left for good: `Supply.stranded`
+- a state that an answer still needs is never left for good: `RemainingCalls.stranded`
 
-The last four ask the model for its `Insight`; a model without is searched without them.
+The last four need the `Insight` of the model; a model without insight is searched without them.
 """
 
 from __future__ import annotations
@@ -25,23 +25,26 @@ from math import inf
 
 from forge_consensus.testing.histories.history import Operation
 from forge_consensus.testing.histories.models import ANY, Insight, Model
-from forge_consensus.testing.histories.remaining import Supply
+from forge_consensus.testing.histories.remaining import RemainingCalls
 
 
 class OutOfTimeError(Exception):
-    """The search was not done in the time it had."""
+    """The search did not finish before its deadline."""
 
 
 @dataclass(frozen=True, slots=True)
 class Move:
-    """Calls without an answer, by number, and the call with an answer that they make possible."""
+    """Unanswered calls, by number, and the answered call that they make possible."""
 
     opened: tuple[int, ...]
     closed: int
 
 
 class Search:
-    """The search over the calls of one key; `closed` have answers, `opened` have none; both by time of beginning."""
+    """The search over the calls of one key.
+
+    `closed` are the calls with answers, `opened` those without, both sorted by their beginning.
+    """
 
     def __init__(
         self,
@@ -57,29 +60,29 @@ class Search:
         self.opened = opened
         self.insight = insight
         self.deadline = deadline
-        self.supply = Supply(model, closed, opened, insight)
+        self.remaining = RemainingCalls(model, closed, opened, insight)
         self.steps = 0
         self.began = [operation.began for operation in closed]
         self.ended = [inf if operation.ended is None else operation.ended for operation in closed]
-        # the calls that are not placed, as a list that one leaves and enters again in constant time
+        # the remaining calls as a linked list, which a call leaves and enters again in constant time
         self.head = len(closed)
         self.after = [*range(1, self.head + 1), 0]
         self.before = [self.head, *range(self.head)]
         self.state = model.initial()
         self.placed = 0
-        """The placed calls of `closed` as bits."""
+        """The placed calls of `closed`, as bits."""
         self.trail: list[tuple[bool, int, Hashable]] = []
         """What was placed, in order: whether it is of `closed`, its number, the state before it."""
         self.seen: defaultdict[tuple[int, Hashable], list[int]] = defaultdict(list)
         self.best: list[tuple[bool, int, Hashable]] = []
         """The longest trail that led nowhere."""
         self.stuck: list[int] = []
-        """The calls of `closed` of which one had to come next then."""
+        """The calls of `closed` of which one had to come next after that trail."""
 
-    # --- the loop -----------------------------------------------------------------------------------------------------
+    # --- the loop ----------------------------------------------------------------------------------------------------
 
     def run(self) -> bool:
-        """Whether there is an order. Raises `OutOfTimeError` when the deadline came first."""
+        """Return whether there is an order. Raises `OutOfTimeError` if the deadline came first."""
         self.settle()
         frames = [(0, self.moves())]
         while self.after[self.head] != self.head:
@@ -100,49 +103,49 @@ class Search:
         return True
 
     def fail(self) -> None:
-        """Remember how far this way led, if none led further."""
+        """Remember the present trail, if none was longer."""
         if len(self.trail) > len(self.best) or not self.stuck:
             self.best = list(self.trail)
             self.stuck = self.first()
 
     def tick(self) -> None:
-        """Look at the clock now and then."""
+        """Check the deadline now and then. Raises `OutOfTimeError`."""
         self.steps += 1
         if self.steps % 256 == 0 and time.monotonic() > self.deadline:
             raise OutOfTimeError
 
-    # --- placing and taking back --------------------------------------------------------------------------------------
+    # --- placing and taking back -------------------------------------------------------------------------------------
 
     def place(self, number: int, state: Hashable) -> None:
-        """Place a call with an answer."""
+        """Place an answered call."""
         before, after = self.before[number], self.after[number]
         self.after[before], self.before[after] = after, before
         self.trail.append((True, number, self.state))
         self.placed |= 1 << number
-        self.supply.count(number, -1)
+        self.remaining.count(number, -1)
         self.state = state
 
     def use(self, number: int, state: Hashable) -> None:
-        """Place a call without an answer."""
+        """Place an unanswered call."""
         self.trail.append((False, number, self.state))
-        self.supply.used |= 1 << number
-        self.supply.count(self.head + number, -1)
+        self.remaining.used |= 1 << number
+        self.remaining.count(self.head + number, -1)
         self.state = state
 
     def undo(self, mark: int) -> None:
-        """Take back what was placed since the trail was that long."""
+        """Take back what was placed since the trail had this length."""
         while len(self.trail) > mark:
             closed, number, self.state = self.trail.pop()
             if closed:
                 self.after[self.before[number]] = self.before[self.after[number]] = number
                 self.placed ^= 1 << number
-                self.supply.count(number, 1)
+                self.remaining.count(number, 1)
             else:
-                self.supply.used ^= 1 << number
-                self.supply.count(self.head + number, 1)
+                self.remaining.used ^= 1 << number
+                self.remaining.count(self.head + number, 1)
 
     def made(self, move: Move) -> bool:
-        """Make a move and settle; False if it leaves a state for good that is still needed."""
+        """Make a move and settle; return False if it leaves a state for good that is still needed."""
         self.tick()
         passed = []
         for number in move.opened:
@@ -150,15 +153,15 @@ class Search:
             self.use(number, self.model.step(self.state, self.opened[number])[1])
         passed.append(self.state)
         self.place(move.closed, self.model.step(self.state, self.closed[move.closed])[1])
-        if any(self.supply.stranded(state, self.state) for state in passed):
+        if any(self.remaining.stranded(state, self.state) for state in passed):
             return False
         self.settle()
         return True
 
-    # --- what may come next -------------------------------------------------------------------------------------------
+    # --- what may come next ------------------------------------------------------------------------------------------
 
     def first(self) -> list[int]:
-        """The calls that may come first of those not placed: they began before any of them ended."""
+        """Return the calls that may come next: they began before any other remaining call ended."""
         found = []
         limit = inf
         number = self.after[self.head]
@@ -169,58 +172,58 @@ class Search:
         return found
 
     def settle(self) -> None:
-        """Place every call that may come next, fits the state and changes none.
+        """Place every call that may come next, fits the state and changes nothing.
 
-        Nothing is lost: take any order that goes on from here. Such a call stands somewhere in it; moved to its front
-        it fits, since the state is the same, the calls that it passed see the states that they saw, and it began
-        before any of them ended.
+        No order is lost: in any order that continues from here, such a call stands somewhere. Moved to the front it
+        fits, because the state is the same; the calls that it passed see the states that they saw; and it began before
+        any of them ended.
         """
         limit = inf
         number = self.after[self.head]
         while number != self.head and self.began[number] <= limit:
-            if self.supply.reads[number] and self.model.step(self.state, self.closed[number])[0]:
+            if self.remaining.reads[number] and self.model.step(self.state, self.closed[number])[0]:
                 self.place(number, self.state)
             else:
                 limit = min(limit, self.ended[number])
             number = self.after[number]
 
     def new(self) -> bool:
-        """Whether it is worth going on from here; the place is then remembered.
+        """Return whether it is worth continuing from here, and remember the place.
 
-        It is not if the same calls with answers were placed before, leading to the same state, with no calls without
-        answers used but some of those used now: that way failed (a place is met twice only after all ways from it
-        failed, since each move places one more call with an answer), though every way from here was open to it.
+        It is not if the same answered calls were placed before, leading to the same state, with no unanswered calls
+        used except some of those used now. That way failed, although every way from here was open to it: a place is met
+        twice only after all ways from it failed, because each move places one more answered call.
         """
         if self.after[self.head] == self.head:
             return False
-        visits = self.seen[self.placed, self.supply.known_as(self.state)]
-        if any(not used & ~self.supply.used for used in visits):
+        visits = self.seen[self.placed, self.remaining.canonical(self.state)]
+        if any(not used & ~self.remaining.used for used in visits):
             return False
-        visits.append(self.supply.used)
+        visits.append(self.remaining.used)
         return True
 
     def candidates(self) -> list[int]:
-        """The calls that may come next, the most urgent first, one of those that are alike.
+        """Return the calls that may come next, the most urgent first, one of those that are alike.
 
-        Of two that are alike the one that has to end earlier may be taken: in an order that takes the other, exchange
-        the two. Both began before any other call that is not placed ended, and the later place came before the end
-        of the one that moves to the front, thus before that of the other.
+        Of two calls that are alike, the one that has to end earlier may be taken. In an order that takes the other,
+        exchange the two: both began before any other remaining call ended, and the later place came before the end of
+        the one that moves to the front, thus before that of the other.
         """
         found: dict[Hashable, int] = {}
         for number in sorted(self.first(), key=self.ended.__getitem__):
-            found.setdefault(self.supply.names[number], number)
+            found.setdefault(self.remaining.names[number], number)
         return list(found.values())
 
-    # --- calls without an answer --------------------------------------------------------------------------------------
+    # --- calls without an answer -------------------------------------------------------------------------------------
 
     def moves(self) -> Iterator[Move]:
-        """What may be done next: first what needs no call without an answer.
+        """Yield what may be done next; first what needs no unanswered call.
 
-        Such calls are tried only right before a call with an answer, and only if that one does not fit without them
-        or leads elsewhere. For take an order with as few of them as possible. A run of them before a call that fits
-        and leads to the same state without them can be left out, for nobody waits for them; so can one at the end,
-        and the part of a run that goes in a circle. And one of several that are alike is enough: the one that began
-        first may stand wherever another stands.
+        Unanswered calls are tried only right before an answered call, and only if that one does not fit without them or
+        leads elsewhere. For take an order with as few of them as possible. A sequence of them before a call that fits
+        and leads to the same state without them can be left out, because no answer depends on them; so can a sequence
+        at the end, and a part that returns to a state. And one of several calls that are alike is enough: the one that
+        began first may stand wherever another stands.
         """
         candidates = self.candidates()
         limit = min((self.ended[number] for number in candidates), default=inf)
@@ -230,15 +233,15 @@ class Search:
                 yield Move((), number)
         undecided = {}
         for number, (fits, after) in direct.items():
-            if self.supply.needs[number] is not ANY:
+            if self.remaining.needs[number] is not ANY:
                 if not fits:
-                    yield from (Move(opened, number) for opened in self.ways_to(self.supply.needs[number], limit))
-            elif not fits or self.supply.makes[number] is ANY:
+                    yield from (Move(opened, number) for opened in self.ways_to(self.remaining.needs[number], limit))
+            elif not fits or self.remaining.makes[number] is ANY:
                 undecided[number] = after if fits else ANY
         yield from self.ways_from(undecided, limit)
 
     def usable(self, group: list[int], used: int, limit: float) -> int | None:
-        """The first call of a group that is not used, if it began in time; a group is used from its front."""
+        """Return the first unused call of a group, if it began in time; a group is used from its front."""
         self.tick()
         place = bisect_left(group, True, key=lambda number: not used >> number & 1)
         if place == len(group) or self.opened[group[place]].began > limit:
@@ -246,17 +249,17 @@ class Search:
         return group[place]
 
     def ways_to(self, goal: Hashable, limit: float) -> Iterator[tuple[int, ...]]:
-        """Runs of calls without an answer that lead from the state to another, found backwards, shortest first.
+        """Yield sequences of unanswered calls that lead from the present state to the goal, shortest first.
 
-        A run that passes a state from which fewer of its calls lead to the goal is left out: what comes after needs
-        the goal alone, and more calls are left for it.
+        They are found backwards from the goal. A sequence that passes a state from which fewer of its calls lead to the
+        goal is left out, because what follows needs only the goal, and more calls are left for it.
         """
         if self.insight is None:
             return
-        reached = defaultdict(list, {goal: [self.supply.used]})
-        ways: list[tuple[tuple[int, ...], int, Hashable]] = [((), self.supply.used, goal)]
+        reached = defaultdict(list, {goal: [self.remaining.used]})
+        ways: list[tuple[tuple[int, ...], int, Hashable]] = [((), self.remaining.used, goal)]
         for path, used, state in ways:  # grows while it is read
-            for group in [*self.supply.by_made.get(state, ()), *self.supply.by_made.get(ANY, ())]:
+            for group in [*self.remaining.by_made.get(state, ()), *self.remaining.by_made.get(ANY, ())]:
                 number = self.usable(group, used, limit)
                 if number is None:
                     continue
@@ -268,21 +271,21 @@ class Search:
                 for one in earlier:
                     if any(not part & ~total for part in reached[one]):
                         continue
-                    if self.supply.within_reach(one, self.state):
+                    if self.remaining.within_reach(one, self.state):
                         reached[one].append(total)
                         ways.append(((number, *path), total, one))
 
     def ways_from(self, undecided: dict[int, Hashable], limit: float) -> Iterator[Move]:
-        """Runs of calls without an answer after which one of these calls fits, found forwards, shortest first.
+        """Yield sequences of unanswered calls after which one of these calls fits, shortest first, found forwards.
 
-        With each call comes the state that it leads to from here, ANY if it does not fit. A run that leads to a state
-        that a part of its calls led to is left out, as in `ways_to`, and none goes on where all of these calls fit
-        that lead to one state.
+        With each call comes the state that it leads to from here, ANY if it does not fit. A sequence that leads to a
+        state that a part of its calls led to is left out, as in `ways_to`, and no sequence continues where all of these
+        calls fit that lead to one state.
         """
-        reached = defaultdict(list, {self.state: [self.supply.used]})
-        ways: list[tuple[tuple[int, ...], int, Hashable]] = [((), self.supply.used, self.state)] if undecided else []
+        reached = defaultdict(list, {self.state: [self.remaining.used]})
+        ways: list[tuple[tuple[int, ...], int, Hashable]] = [((), self.remaining.used, self.state)] if undecided else []
         for path, used, state in ways:  # grows while it is read
-            for group in self.supply.groups:
+            for group in self.remaining.groups:
                 number = self.usable(group, used, limit)
                 if number is None:
                     continue
@@ -296,7 +299,7 @@ class Search:
                     if fits and after != undecided[call]:
                         yield Move((*path, number), call)
                 if any(
-                    not fits or self.supply.makes[call] is ANY is self.supply.needs[call]
+                    not fits or self.remaining.makes[call] is ANY is self.remaining.needs[call]
                     for call, (fits, _) in found.items()
                 ):
                     ways.append(((*path, number), total, then))

@@ -13,7 +13,7 @@ from forge_consensus.config.storage import StorageSettings
 from forge_consensus.errors import InvalidConfigError
 
 NODES_MAX: Final = 15
-LAUNCHING: Final = ("extra_args", "environment", "before")
+LAUNCHING: Final = ("extra_args", "environment", "before", "program")
 """What of a process may be given anew at a restart."""
 
 

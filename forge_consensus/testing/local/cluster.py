@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from forge_consensus.client.sync import Client
+from forge_consensus.config.node import NodeSettings
 from forge_consensus.errors import ConsensusTimeoutError, InvalidConfigError, NotStartedError
 from forge_consensus.service.consensus import ConsensusService
+from forge_consensus.service.machines import MachineChoice
 from forge_consensus.testing.local.arguments import check_flag, check_launching, check_seconds, check_sides
 from forge_consensus.testing.local.lifecycle import ClusterLifecycle, change
 from forge_consensus.testing.local.network_paths import CUT, PathFaults
@@ -23,15 +26,16 @@ WAIT_SECONDS: Final = 15.0
 STATUS_SECONDS: Final = 1.0
 LOOK_SECONDS: Final = 0.02
 LEADER: Final = "leader"
+PAGE_ROWS: Final = 5_000
 
 Found = TypeVar("Found")
 Names = str | Iterable[str]
 
 
 class LocalCluster(ClusterLifecycle):
-    """Real nodes n1, n2 ... with real sockets and disks, of which nothing is left in the end.
+    """Real nodes n1, n2 ... with real sockets and disks; nothing of them is left at the end.
 
-    Use it in a ``with``::
+    Use it in a ``with`` statement::
 
         with LocalCluster(nodes=3, proxy=True) as cluster:
             client = cluster.client()
@@ -41,27 +45,30 @@ class LocalCluster(ClusterLifecycle):
             cluster.heal()
             cluster.wait_until_settled()
 
-    A name may be ``"leader"`` wherever a node is named. What makes no sense raises `InvalidConfigError`, a name that is
-    no node's `NodeNotFoundError`, and what needs a running cluster `NotStartedError` where it does not run. Every wait
-    has a limit in seconds and raises `ConsensusTimeoutError`, which says what was awaited and what each node said
-    instead.
+    Wherever a node is named, ``"leader"`` stands for the leader. An argument that makes no sense raises
+    `InvalidConfigError`, an unknown node `NodeNotFoundError`, and a call that needs a running cluster `NotStartedError`
+    if it does not run. Every wait has a limit in seconds and raises `ConsensusTimeoutError`, which says what was
+    expected and what each node reported instead.
 
     Args:
-        nodes: how many, 1 to 15.
-        mode: each node a process of its own (``python -m forge_consensus node``), or a service on a thread here.
-        transport: what the nodes and clients speak over.
-        state_machine: a class or ``"module:Class"``; with threads also a function that makes one. None is the
+        nodes: how many nodes, 1 to 15.
+        mode: "process": each node is a process of its own (``python -m forge_consensus node``); "thread": each is a
+            service on a thread of this process.
+        transport: the transport between nodes and clients.
+        state_machine: a class or ``"module:Class"``; with threads also a function that returns a machine. None for the
             built-in key-value machine.
         proxy: whether a `Proxy` stands before each node; `partition`, `isolate` and `heal` need it.
-        seed: what the proxy's chances are drawn from.
-        folder: where the nodes keep their data and logs, left as it is at the end; None for a temporary one.
-        cluster_id: the cluster's id.
-        raft: times and sizes of all nodes' Raft; None for the defaults.
-        storage: bounds of their logs, snapshots and stores; None for the defaults.
-        lease_reads: whether leases are on.
-        extra_args: further arguments of ``forge-consensus node``, for processes.
-        environment: further variables of the processes' environment.
-        before: a command that starts each process, with its arguments.
+        seed: what the proxy draws its random faults from.
+        folder: where the nodes keep data and logs; it is left as it is at the end. None for a temporary folder.
+        cluster_id: the id of the cluster.
+        raft: times (seconds) and sizes (bytes) of all nodes; None for the defaults.
+        storage: sizes of their logs, snapshots and stores; None for the defaults.
+        lease_reads: whether the configuration of the cluster allows lease reads.
+        extra_args: more arguments for ``forge-consensus node``; processes only.
+        environment: more environment variables; processes only.
+        before: a command, with its arguments, that starts each process; processes only.
+        program: the program that runs instead of ``python -m forge_consensus node``, with the same arguments;
+            processes only.
 
     """
 
@@ -97,7 +104,7 @@ class LocalCluster(ClusterLifecycle):
     def restart(self, name: str, **launching: Any) -> None:
         """Start a node again, ending it first if it runs, and wait until it serves.
 
-        For a process, `extra_args`, `environment` and `before` may be given anew, and hold from now on.
+        For a process, `extra_args`, `environment`, `before` and `program` may be given anew; they hold from now on.
         """
         name = self.name_of(name)
         node = self.nodes[name]
@@ -139,6 +146,48 @@ class LocalCluster(ClusterLifecycle):
         if not isinstance(node, NodeThread):
             raise InvalidConfigError(f"{name} is another process and no service: use LocalCluster(mode='thread')")
         return node.service
+
+    def extra_node(
+        self,
+        node_id: str,
+        *,
+        address: str | None = None,
+        peers: Mapping[str, str] | None = None,
+        storage_path: str | Path | None = None,
+        cluster_id: str | None = None,
+    ) -> NodeProcess:
+        """A further process beside the cluster, ended with it: to see what becomes of a node that does not belong.
+
+        It is not started; `NodeProcess.start` does that, and `NodeProcess.refused` where the node must not serve. The
+        cluster's own methods do not know it.
+
+        Args:
+            node_id: its id, which may be that of a node of the cluster.
+            address: where it listens; None for a free address.
+            peers: the members that it is told of, address by id; None for those of the cluster and itself.
+            storage_path: its data folder; None for the folder named after `node_id` in the cluster's folder.
+            cluster_id: its cluster; None for this one.
+
+        Raises `NotStartedError`, and `InvalidConfigError` in a cluster of threads.
+
+        """
+        self.demand_started()
+        if self.mode == "thread" or self.guard is None:
+            raise InvalidConfigError("an extra node is a process: use LocalCluster(mode='process')")
+        number = len(self.extra_nodes) + 1
+        changed = {**self.settings, "cluster_id": self.settings["cluster_id"] if cluster_id is None else cluster_id}
+        bind = self.free_addresses(1)[0] if address is None else address
+        settings = NodeSettings(
+            node_id=node_id,
+            bind=bind,
+            peers={node_id: bind, **self.addresses} if peers is None else peers,
+            storage_path=self.folder / node_id if storage_path is None else storage_path,
+            **changed,
+        )
+        node = NodeProcess(settings, MachineChoice(self.state_machine).path(), self.folder, self.guard)
+        node.log = self.folder / f"extra-{number}-{node_id}.log"
+        self.extra_nodes.append(node)
+        return node
 
     def running(self) -> list[str]:
         """The nodes that run and are not paused."""
@@ -219,6 +268,15 @@ class LocalCluster(ClusterLifecycle):
         check_seconds("seconds", seconds)
         return asker.status(self.real_addresses[self.name_of(name)], seconds)
 
+    def contents(self, name: str, prefix: str = "", timeout: float = WAIT_SECONDS) -> dict[str, Any]:
+        """Every key of the key-value machine that begins with `prefix`, with its value, as this node itself holds it.
+
+        Raises `ConsensusError` when it does not answer in `timeout` seconds.
+        """
+        address = self.real_addresses[self.name_of(name)]
+        with Client([address], timeout, cluster_id=self.settings["cluster_id"], follow=False) as client:
+            return stale_contents(client, prefix)
+
     def leader(self) -> str | None:
         """The node that leads now, as it and a majority say; None if there is none."""
         return self.standing().leader(len(self.names))
@@ -277,3 +335,15 @@ class LocalCluster(ClusterLifecycle):
                 account = "; ".join([standing.text, *gone])
                 raise ConsensusTimeoutError(f"waited {timeout:g} s for {what}: {account}")
             time.sleep(LOOK_SECONDS)
+
+
+def stale_contents(client: Client, prefix: str) -> dict[str, Any]:
+    """Read all keys with that prefix, page by page, from the node to which the client talks."""
+    found: dict[str, Any] = {}
+    query: dict[str, Any] = {"scan": prefix, "limit": PAGE_ROWS}
+    while True:
+        page = client.read(query, "stale")
+        found.update((key, value) for key, value in page)
+        if len(page) < PAGE_ROWS:
+            return found
+        query["after"] = page[-1][0]

@@ -17,7 +17,7 @@ from forge_consensus.errors import AlreadyStartedError, InvalidConfigError, Node
 from forge_consensus.service.machines import MachineChoice
 from forge_consensus.testing.local.arguments import check_choices, check_launching, check_settings
 from forge_consensus.testing.local.guard import Guard
-from forge_consensus.testing.local.node_process import NodeProcess
+from forge_consensus.testing.local.node_process import LOG_TAIL, NodeProcess
 from forge_consensus.testing.local.node_thread import NodeThread
 from forge_consensus.testing.local.ports import HeldPorts
 from forge_consensus.testing.local.proxy import Proxy
@@ -43,6 +43,7 @@ class ClusterLifecycle:
         extra_args: Sequence[str] = (),
         environment: Mapping[str, str] | None = None,
         before: Sequence[str] = (),
+        program: Sequence[str] = (),
     ) -> None:
         """Make the cluster; `start`, or entering the ``with``, starts it. What is to be said: see `LocalCluster`."""
         check_choices(nodes, mode, transport, state_machine)
@@ -63,10 +64,14 @@ class ClusterLifecycle:
             "lease_reads": lease_reads,
         }
         self.launching: dict[str, Any] = {
-            "extra_args": extra_args, "environment": {} if environment is None else environment, "before": before,
-        }  # fmt: skip
+            "extra_args": extra_args,
+            "environment": {} if environment is None else environment,
+            "before": before,
+            "program": program,
+        }
         check_launching(self.launching, mode)
         self.nodes: dict[str, NodeProcess | NodeThread] = {}
+        self.extra_nodes: list[NodeProcess] = []
         self.addresses: dict[str, str] = {}
         """Where others and clients reach each node: with a proxy, its front."""
         self.real_addresses: dict[str, str] = {}
@@ -74,7 +79,7 @@ class ClusterLifecycle:
         self.clients: list[Client] = []
         self.asker: Client | None = None
         self.guard: Guard | None = None
-        self.ports: HeldPorts | None = None
+        self.ports: list[HeldPorts] = []
         self.running_proxy: Proxy | None = None
         self.temporary: Path | None = None
 
@@ -137,10 +142,14 @@ class ClusterLifecycle:
         if self.transport == "ipc":
             places = [f"ipc://{self.temporary}/{kind}{name}.sock" for kind in ("", "real-") for name in names]
         else:
-            self.ports = HeldPorts(len(names) * (2 if self.with_proxy else 1))
-            places = self.ports.addresses
+            places = self.free_addresses(len(names) * (2 if self.with_proxy else 1))
         self.addresses = dict(zip(names, places, strict=False))
         self.real_addresses = dict(zip(names, places[len(names) :] if self.with_proxy else places, strict=False))
+
+    def free_addresses(self, count: int) -> list[str]:
+        """Addresses of this machine that nobody else gets until `stop`. Raises `TransportUnavailableError`."""
+        self.ports.append(HeldPorts(count))
+        return self.ports[-1].addresses
 
     @property
     def folder(self) -> Path:
@@ -177,10 +186,9 @@ class ClusterLifecycle:
     def stop(self) -> None:
         """End everything and remove what is temporary, whatever state it is in; may be called twice."""
         ends: list[Callable[[], object]] = [client.close for client in (*self.clients, self.asker) if client]
-        ends += [node.close for node in self.nodes.values()]
+        ends += [node.close for node in (*self.nodes.values(), *self.extra_nodes)]
         ends += [held.stop for held in (self.running_proxy, self.guard) if held]
-        if self.ports is not None:
-            ends.append(self.ports.release)
+        ends += [ports.release for ports in self.ports]
         temporary = self.temporary
         if temporary is not None:
             ends.append(lambda: shutil.rmtree(temporary, ignore_errors=True))
@@ -190,8 +198,8 @@ class ClusterLifecycle:
                 end()
             except BaseException as error:  # the rest has to go too
                 errors.append(error)
-        self.clients, self.asker, self.nodes = [], None, {}
-        self.running_proxy, self.guard, self.ports, self.temporary = None, None, None, None
+        self.clients, self.asker, self.nodes, self.extra_nodes, self.ports = [], None, {}, [], []
+        self.running_proxy, self.guard, self.temporary = None, None, None
         if errors:
             raise errors[0]
 
@@ -201,6 +209,9 @@ class ClusterLifecycle:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if isinstance(error, Exception):
+            for node in (*self.nodes.values(), *self.extra_nodes):
+                error.add_note(f"--- the log of {node.name} ends with\n{node.log_text()[-LOG_TAIL:]}")
         self.stop()
 
 

@@ -11,7 +11,6 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from types import FrameType
 from typing import Final
 
 from forge_consensus.config.node import NodeSettings
@@ -27,6 +26,8 @@ START_SECONDS_MAX: Final = 30.0
 END_SECONDS_MAX: Final = 10.0
 LOOK_SECONDS: Final = 0.005
 LOG_TAIL: Final = 3_000
+ENDING: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""The signals by which people and systems end a program."""
 SERVING: Final = "serving "
 HOME: Final = str(Path(__file__).parents[3])
 
@@ -46,13 +47,25 @@ class NodeProcess:
         self.environment: Mapping[str, str] = {}
         self.before: Sequence[str] = ()
         """A command that starts the node, such as ``faketime`` or ``nice`` with their arguments."""
+        self.program: Sequence[str] = ()
+        """The program that is run instead of ``python -m forge_consensus node``, with the same arguments."""
         self.process: subprocess.Popen[bytes] | None = None
         self.paused = False
 
     def command(self) -> list[str]:
         """The whole command."""
-        node = [sys.executable, "-m", "forge_consensus", "node", *arguments(self.settings, self.machine)]
-        return [*self.before, *node, *self.extra_args]
+        program = self.program or (sys.executable, "-m", "forge_consensus", "node")
+        return [*self.before, *program, *arguments(self.settings, self.machine), *self.extra_args]
+
+    @property
+    def address(self) -> str:
+        """The address at which the node listens."""
+        return self.settings.bind
+
+    @property
+    def data(self) -> Path:
+        """The folder in which the node keeps its data."""
+        return Path(self.settings.storage_path)
 
     @property
     def running(self) -> bool:
@@ -88,6 +101,13 @@ class NodeProcess:
             self.guard.began(self.process.pid)
         self.paused = False
 
+    def start(self) -> float:
+        """Start the process and wait until it serves; returns the seconds that this took. Raises as `wait_serving`."""
+        began = time.monotonic()
+        self.launch()
+        self.wait_serving()
+        return time.monotonic() - began
+
     def wait_serving(self) -> None:
         """Wait for the line that says that it serves."""
         end = time.monotonic() + START_SECONDS_MAX
@@ -101,9 +121,38 @@ class NodeProcess:
                 )
             time.sleep(LOOK_SECONDS)
 
+    def exit_code(self, timeout: float = END_SECONDS_MAX) -> int:
+        """Wait until the process ends by itself; returns its exit code.
+
+        Raises `ConsensusTimeoutError` when it goes on for `timeout` seconds, `NotStartedError` before its first start.
+        """
+        if self.process is None:
+            raise NotStartedError(f"{self.name} was not started")
+        try:
+            return self.process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            raise ConsensusTimeoutError(
+                f"{self.name} did not end within {timeout:g} s; it wrote {self.written()!r}"
+            ) from None
+
+    def refused(self, timeout: float = END_SECONDS_MAX) -> tuple[int, str]:
+        """Start a node that must refuse to serve; returns its exit code and what it wrote.
+
+        Raises `ConsensusTimeoutError`, after a kill, when it goes on for `timeout` seconds.
+        """
+        self.launch()
+        try:
+            return self.exit_code(timeout), self.output()
+        finally:
+            self.kill()
+
+    def output(self) -> str:
+        """What it wrote since its last start."""
+        return self.log.read_bytes()[self.log_offset :].decode(errors="replace")
+
     def written(self) -> str:
-        """The end of what it wrote since its last start."""
-        return self.log.read_bytes()[self.log_offset :][-LOG_TAIL:].decode(errors="replace")
+        """The end of what it wrote since its last start, short enough for a message."""
+        return self.output()[-LOG_TAIL:]
 
     def log_text(self) -> str:
         """Everything that it wrote."""
@@ -124,16 +173,17 @@ class NodeProcess:
         self.signal(signal.SIGCONT)
         self.paused = False
 
-    def stop(self) -> None:
-        """SIGTERM, and SIGKILL if that does not end it in time."""
+    def stop(self) -> int | None:
+        """Send SIGTERM, and SIGKILL if that does not end it in time; returns the exit code, None before its start."""
         if self.process is None:
-            return
+            return None
         if self.running:
             self.signal(signal.SIGTERM)
             self.resume()
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self.process.wait(END_SECONDS_MAX)
         self.kill()
+        return self.process.returncode
 
     def kill(self) -> None:
         """SIGKILL to it and all that it started, and wait for the end."""
@@ -144,6 +194,11 @@ class NodeProcess:
         self.guard.ended(self.process.pid)
         self.paused = False
 
+    def own_memory_bytes(self) -> int:
+        """The memory that the process itself allocated; pages that LMDB maps are not counted. Linux only."""
+        status = Path(f"/proc/{self.pid}/status").read_text(encoding="ascii")
+        return int(status.partition("RssAnon:")[2].split()[0]) * 1024
+
     def close(self) -> None:
         """Let go of everything."""
         self.kill()
@@ -151,19 +206,25 @@ class NodeProcess:
 
 @contextlib.contextmanager
 def uninterrupted() -> Iterator[None]:
-    """Hold Ctrl-C back until the end, or a process that was just started would be known to nobody and live on."""
-    usual = signal.getsignal(signal.SIGINT)
-    if threading.current_thread() is not threading.main_thread() or not callable(usual):
-        yield  # it interrupts the main thread only, and only by a handler
+    """Hold back the signals that end a program until the block ends.
+
+    A process that was just started would otherwise be known to nobody and live on. Only handlers are held back, and
+    only in the main thread, because no other thread is interrupted.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
         return
-    held: list[tuple[int, FrameType | None]] = []
-    signal.signal(signal.SIGINT, lambda number, frame: held.append((number, frame)))
+    usual = {number: handler for number in ENDING if callable(handler := signal.getsignal(number))}
+    held: list[int] = []
+    for number in usual:
+        signal.signal(number, lambda number, _: held.append(number))
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, usual)
+        for number, handler in usual.items():
+            signal.signal(number, handler)
         if held:
-            usual(*held[0])
+            signal.raise_signal(held[0])
 
 
 def arguments(settings: NodeSettings, machine: str = "") -> list[str]:

@@ -61,3 +61,14 @@ class HeldPorts:
         for held in self.sockets:
             held.close()
         self.sockets.clear()
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports that nobody has now; as none is held any longer, another program may take one before it is used.
+
+    Raises `TransportUnavailableError` when so many are not found.
+    """
+    held = HeldPorts(count)
+    ports: list[int] = [each.getsockname()[1] for each in held.sockets]
+    held.release()
+    return ports

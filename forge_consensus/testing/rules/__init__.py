@@ -1,1 +1,1 @@
-"""What must always hold of the nodes, looked at after every step."""
+"""The rules that nodes must always follow, checked after every step of a simulation."""

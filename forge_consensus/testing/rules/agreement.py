@@ -1,4 +1,4 @@
-"""The state machines of a simulation: what one node's machine makes of a command is compared with all others'."""
+"""I5, agreement: what the machine of one node makes of a command is compared with what all others made of it."""
 
 from __future__ import annotations
 
@@ -26,39 +26,42 @@ class Effect:
     node: str
     result: str
     state: str = ""
-    """What `state` told of it afterwards."""
+    """The state afterwards, as the function `state` returns it; empty without one."""
     snapshot: int = 0
-    """The snapshot that the machine's state came from in this process, 0 if from none."""
+    """The index of the snapshot that this process's machine was restored from; 0 if it was not."""
 
     @property
     def text(self) -> str:
-        """The effect, as a violation tells of it."""
+        """The effect, as a violation describes it."""
         return f"{self.result}, state {self.state}" if self.state else self.result
 
 
 @dataclass(slots=True)
 class Agreement:
-    """I5: whatever node applies an entry, it comes to the same result and, if `state` is given, the same state.
+    """I5: whichever node applies an entry, it gets the same result and, if `state` is given, the same state.
 
-    `state` makes of a machine what identifies its state, anything with a `repr`; it is taken after each command.
+    `state` returns what identifies the state of a machine, anything with a `repr`; it is called after each command.
     """
 
     state: Callable[[Any], Any] | None = None
-    told: dict[int, Effect] = field(default_factory=dict)
-    """Of each applied index: who applied it first, and what came of it."""
+    effects_by_index: dict[int, Effect] = field(default_factory=dict)
+    """For each applied index, what came of it on the node that applied it first."""
     entries: list[Entry] = field(default_factory=list)
-    """What was applied, in the order in which it was first."""
-    heard: Callable[[Entry], None] = lambda entry: None
-    """Who else is told of each command that a machine executes."""
+    """The entries that were applied, in the order in which each was applied first."""
+    observe: Callable[[Entry], None] = lambda entry: None
+    """Is called with each entry that a machine applies."""
 
     def applied(self, node: str, machine: Machine, entry: Entry, result: str, snapshot: int = 0) -> None:
-        """Compare. Raises `ViolationError` that names the entry, both nodes and what each made of it."""
-        self.heard(entry)
+        """Compare an effect with the first one of the entry.
+
+        Raises `ViolationError`, which names the entry, both nodes and both effects.
+        """
+        self.observe(entry)
         effect = Effect(node, result, state_text(machine, self.state), snapshot)
-        first = self.told.get(entry.index)
+        first = self.effects_by_index.get(entry.index)
         if first is None:
             self.entries.append(entry)
-            self.told[entry.index] = effect
+            self.effects_by_index[entry.index] = effect
         elif (first.result, first.state) != (effect.result, effect.state):
             raise ViolationError(
                 f"I5: {named(entry)}, was applied with two results by {type(machine).__name__}: "
@@ -66,7 +69,7 @@ class Agreement:
             )
 
     def unchanged(self, node: str, machine: Machine, entry: Entry, result: str, before: str) -> None:
-        """Demand that a command which raised left the state as `before`, which is "" where nobody can tell."""
+        """Demand that a command that raised left the state as `before`, which is "" if the state is unknown."""
         after = state_text(machine, self.state)
         if after != before:
             raise ViolationError(
@@ -77,12 +80,12 @@ class Agreement:
 
     @property
     def effects(self) -> list[Effect]:
-        """What came of each of the entries."""
-        return [self.told[entry.index] for entry in self.entries]
+        """The first effect of each of the entries."""
+        return [self.effects_by_index[entry.index] for entry in self.entries]
 
 
 def compared(first: Effect, effect: Effect) -> str:
-    """Two effects of one entry and where each happened; the same node applies an entry again only after a restart."""
+    """Describe two effects of one entry; a node applies an entry a second time only after a restart."""
     if first.node == effect.node:
         restart = f"after a restart from the snapshot of {effect.snapshot}" if effect.snapshot else "after a restart"
         return f"on {first.node} first {first.text}; on {effect.node} again, {restart}, {effect.text}"
@@ -93,14 +96,14 @@ def compared(first: Effect, effect: Effect) -> str:
 
 
 def named(entry: Entry) -> str:
-    """An entry, as a violation names it."""
+    """Return an entry as a violation names it."""
     return f"entry {entry.index}, {entry.command.type!r} {entry.command.payload}"
 
 
 def state_text(machine: Machine, state: Callable[[Any], Any] | None) -> str:
-    """What identifies the state of a machine, as a text; "" where nobody can tell.
+    """Return what identifies the state of a machine, as text; "" without a `state` function.
 
-    Raises `ViolationError` for what `state` raises, for it is called where an error would pass for the command's.
+    Raises `ViolationError` for an error of `state`, because an error raised here would pass for one of the command.
     """
     if state is None:
         return ""
@@ -114,7 +117,7 @@ def state_text(machine: Machine, state: Callable[[Any], Any] | None) -> str:
 
 
 def text_of_value(value: Any) -> str:
-    """The `repr` of a value, but sets in one order: two equal ones may be told in two, above all in two processes."""
+    """Return the `repr` of a value with sets in sorted order; their own order differs between processes."""
     if isinstance(value, set | frozenset):
         return f"{type(value).__name__}({', '.join(sorted(map(text_of_value, value)))})"
     if type(value) is dict:
@@ -126,17 +129,17 @@ def text_of_value(value: Any) -> str:
 
 
 def text_of(error: BaseException) -> str:
-    """What an error says, without what differs between nodes, as in a command's outcome."""
+    """Return an error as text, without what differs between nodes, as in a command's outcome."""
     return f"raised {type(error).__name__}: {ADDRESS.sub('', str(error))}"
 
 
 def answer_text(code: str, value: Any) -> str:
-    """An answer of a node to a query, as a text."""
+    """Return a node's answer to a query as text."""
     return f"raised {value[0]}: {value[1]}" if code else repr(value)
 
 
 def result_of(machine: Machine, entry: Entry) -> tuple[str, Any, Exception | None]:
-    """Apply an entry: what came of it as a text, the result, and the error if it was one."""
+    """Apply an entry; return the outcome as text, the result, and the error that was raised, if any."""
     try:
         result = machine.apply(entry)
     except Exception as error:
@@ -145,9 +148,9 @@ def result_of(machine: Machine, entry: Entry) -> tuple[str, Any, Exception | Non
 
 
 class WatchedMachine:
-    """A machine that reports each step to an `Agreement`; in all else it is the machine that it stands for.
+    """A wrapper that reports each step of a machine to an `Agreement`; in all else it behaves like the machine.
 
-    `saved` tells of which entry the newest snapshot is that is on the node's disk.
+    `saved` returns the index of the newest snapshot on the node's disk.
     """
 
     def __init__(self, machine: Machine, node: str, agreement: Agreement, saved: Callable[[], int] = lambda: 0) -> None:
@@ -156,11 +159,11 @@ class WatchedMachine:
         self.agreement = agreement
         self.saved = saved
         self.restored = False
-        """Whether it was, and has applied nothing since."""
+        """Whether it was restored and has applied nothing since."""
         self.snapshot_of = 0
 
     def __getattr__(self, name: str) -> Any:
-        """What else the machine has: thereby a user's machine and one in the ledger stay what they are."""
+        """Return any other attribute of the machine, so that each kind of machine stays recognizable."""
         found = getattr(self.machine, name)
         if name == "apply_run":
             return self.applying_run(found)
@@ -171,7 +174,7 @@ class WatchedMachine:
         return found
 
     def apply(self, entry: Entry) -> Any:
-        """Apply and report; an error of the command is a result like any other."""
+        """Apply an entry and report the effect; an error of the command is a result like any other."""
         agreement, machine = self.agreement, self.machine
         before = state_text(machine, agreement.state)
         text, result, error = result_of(machine, entry)
@@ -183,13 +186,13 @@ class WatchedMachine:
         return result
 
     def report(self, entry: Entry, text: str) -> None:
-        """Tell what came of an entry, and what the machine began with."""
-        if self.restored:  # only now is it on disk of which entry that snapshot is
+        """Report what came of an entry, and which snapshot the machine was restored from."""
+        if self.restored:  # only now is the index of that snapshot on the disk
             self.restored, self.snapshot_of = False, self.saved()
         self.agreement.applied(self.node, self.machine, entry, text, self.snapshot_of)
 
     def applying_run(self, run: Callable[[Sequence[Entry]], Sequence[Any]]) -> Callable[[Sequence[Entry]], Any]:
-        """A machine's `apply_run` that reports; the states in the midst of a run are not seen."""
+        """Wrap a machine's `apply_run` to report each entry; the states within a run are not seen."""
 
         def watched(entries: Sequence[Entry]) -> Sequence[Any]:
             results = run(entries)
@@ -200,7 +203,7 @@ class WatchedMachine:
         return watched
 
     def restoring(self, restore: Callable[[Iterable[bytes]], None]) -> Callable[[Iterable[bytes]], None]:
-        """A machine's `restore`, noted."""
+        """Wrap a machine's `restore` to note the call."""
 
         def noted(chunks: Iterable[bytes]) -> None:
             self.restored = True
@@ -210,7 +213,7 @@ class WatchedMachine:
 
 
 class CountingMachine:
-    """A user's machine, as small as one can be: counters, and a hash over all that was applied."""
+    """A small state machine as a user might write it: counters, and a hash over everything that was applied."""
 
     def __init__(self) -> None:
         self.counters: dict[str, int] = {}
@@ -218,7 +221,7 @@ class CountingMachine:
         self.index = 0
 
     def apply(self, entry: Entry) -> Any:
-        """Count a key; returns how often it was counted."""
+        """Count a key; return its count."""
         demand(entry.index > self.index, "I5", f"entry {entry.index} is applied after {self.index}")
         self.index = entry.index
         self.history = hash((self.history, entry.index, entry.term, entry.time_ms))
@@ -227,19 +230,19 @@ class CountingMachine:
         return self.counters[key]
 
     def query(self, query: Any) -> Any:
-        """A counter, None if nothing was counted."""
+        """Return a counter, None if its key was never counted."""
         return self.counters.get(query["get"])
 
     def snapshot(self) -> list[bytes]:
-        """Everything."""
+        """Return the whole state as chunks."""
         row = (self.index, self.history, self.counters)
         return [msgpack.packb(part) for part in row]
 
     def restore(self, chunks: Iterable[bytes]) -> None:
-        """Everything again."""
+        """Restore the state from the chunks of a snapshot."""
         self.index, self.history, self.counters = (msgpack.unpackb(chunk) for chunk in chunks)
 
 
 def counting_state(machine: CountingMachine) -> Any:
-    """What identifies the state of a `CountingMachine`."""
+    """Return what identifies the state of a `CountingMachine`."""
     return machine.history, sorted(machine.counters.items())

@@ -1,4 +1,4 @@
-"""The model of a node's disk: what it holds of term, vote, log and configurations, kept up from transactions alone."""
+"""The model of a node's disk: term, vote, log and configurations, derived from the transactions alone."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from forge_consensus.storage.ledger.record import Kind, data_of, index_of, key_o
 
 @dataclass(slots=True)
 class Disk:
-    """What a node's disk holds, and of its present process what was seen last."""
+    """What a node's disk holds, and what was last seen of its present process."""
 
     term: int = 0
     vote: str = ""
@@ -22,12 +22,12 @@ class Disk:
     last: int = 0
     terms: dict[int, int] = field(default_factory=dict)
     configurations: list[tuple[int, bytes]] = field(default_factory=list)
-    """(index, bytes) of each configuration entry behind the base."""
+    """(index, bytes) of each configuration entry after the base."""
     applied_on_disk: int = 0
     boots: int = 0
     compared: int = 0
-    """Up to where the entries are known to be the committed ones."""
-    # of the present process:
+    """Up to this index the entries are known to be the committed ones."""
+    # seen of the present process:
     commit: int = 0
     applied: int = 0
     leading: int = 0
@@ -35,7 +35,7 @@ class Disk:
 
     @classmethod
     def of(cls, ledger: Ledger) -> Disk:
-        """What a ledger that was just opened holds."""
+        """Return what a ledger that was just opened holds."""
         log = ledger.log
         disk = cls(ledger.term, ledger.vote, log.base_index, log.base_term, last=log.base_index)
         disk.base_configuration = ledger.configurations.base.encode()
@@ -45,13 +45,13 @@ class Disk:
         return disk
 
     def term_at(self, index: int) -> int | None:
-        """The term of an entry, None where it is unknown."""
+        """Return the term of an entry, None if it is unknown."""
         if index == self.base:
             return self.base_term
         return self.terms.get(index) if index > self.base else None
 
     def holds(self, index: int, term: int | None) -> bool:
-        """Whether that entry is there, be it within a snapshot."""
+        """Return whether the disk holds that entry, in the log or in a snapshot."""
         return index < self.base or (term is not None and self.term_at(index) == term)
 
     @property
@@ -60,7 +60,7 @@ class Disk:
         return self.configurations[-1][1] if self.configurations else self.base_configuration
 
     def append(self, index: int, record: bytes) -> None:
-        """An entry is written."""
+        """Note an entry that was written."""
         self.terms[index] = term_of(record)
         self.last = index
         if kind_of(record) == Kind.CONFIGURATION:
@@ -68,7 +68,7 @@ class Disk:
             self.configuration_changed = True
 
     def truncate(self, first: int) -> None:
-        """The entries from `first` on are gone."""
+        """Note that the entries from `first` on were removed."""
         for index in range(first, self.last + 1):
             self.terms.pop(index, None)
         self.last = min(self.last, first - 1)
@@ -78,7 +78,7 @@ class Disk:
             self.configuration_changed = True
 
     def rebase(self, index: int, term: int, configuration: bytes) -> None:
-        """The log begins behind `index` now."""
+        """Note that the log now begins after `index`."""
         for old in range(self.base, index + 1):
             self.terms.pop(old, None)
         self.base, self.base_term, self.base_configuration = index, term, configuration
@@ -89,18 +89,18 @@ class Disk:
 
 
 def rows_of(ledger: Ledger) -> list[KeyValue]:
-    """The rows of the entries that an opened ledger's table holds behind its base."""
+    """Return the table rows of the entries after an opened ledger's base."""
     return ledger.tables.scan(LOG, key_of(ledger.log.base_index + 1), None)
 
 
 def terms_of(ledger: Ledger) -> dict[int, int]:
-    """The terms of those entries."""
+    """Return the terms of those entries by index."""
     return {index_of(key): term_of(record) for key, record in rows_of(ledger)}
 
 
 @dataclass(frozen=True, slots=True)
 class Reign:
-    """The log of a leader as it was when its term ended for it: what anybody acknowledged to it is in there."""
+    """A leader's log as it was when it stopped leading; everything that was acknowledged to it is in there."""
 
     base: int
     terms: dict[int, int]
@@ -108,7 +108,7 @@ class Reign:
 
     @classmethod
     def of(cls, disk: Disk, ledger: Ledger) -> Reign:
-        """What the leader had, what it had sent before it was on its disk included."""
+        """Return the log of the leader, including entries that it had sent before they were on its own disk."""
         log = ledger.log
         terms = disk.terms.copy()
         first = log.tail_base + 1
@@ -117,5 +117,5 @@ class Reign:
 
 
 def majorities_meet(one: frozenset[str], other: frozenset[str]) -> bool:
-    """Whether any majority of the one and any of the other have a node in common."""
+    """Return whether every majority of the one shares a node with every majority of the other."""
     return len(one | other) < len(one) // 2 + 1 + len(other) // 2 + 1

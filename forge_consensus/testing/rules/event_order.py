@@ -1,4 +1,4 @@
-"""The order of events: a listener on every node of a simulation who demands what every subscriber may rely on."""
+"""The order of events: a subscriber on every node that checks what every subscriber may rely on."""
 
 from __future__ import annotations
 
@@ -18,42 +18,43 @@ from forge_consensus.testing.world.cluster import SimulatedCluster
 
 @dataclass(slots=True)
 class Stream:
-    """What one incarnation of a node has told."""
+    """What one incarnation of a node has published."""
 
     boot: int = 0
     number: int = 0
     term: int = 0
     leads: bool = False
-    """Whether it told that it leads, and not yet that this is over."""
+    """Whether it published that it leads, and not yet that this has ended."""
     boots: list[tuple[int, int]] = field(default_factory=list)
-    """Of each process: the first and the last number that it told."""
+    """For each process: the first and the last number that it published."""
 
 
 class EventOrder:
-    """Hears everything that the nodes of a cluster tell, and checks each event against the one before.
+    """Observes every event that the nodes of a cluster publish, and checks it against the previous one.
 
-    The numbers of a node rise: one by one while a process runs, and beyond all earlier ones when the next begins. Terms
-    never go back. Of each term one leader is told, and a leader tells of its end before it stands again.
+    The sequence numbers of a node rise: by one while a process runs, and above all earlier ones when the next process
+    starts. Terms never go back. Each term has one leader in all events, and a leader publishes the end of its
+    leadership before it is a candidate again.
     """
 
     def __init__(self, cluster: SimulatedCluster) -> None:
-        """Listen from now on; make it before the cluster starts."""
+        """Subscribe to every node; make it before the cluster starts."""
         self.cluster = cluster
         self.streams: dict[tuple[str, str], Stream] = {}
         self.elected: dict[int, str] = {}
         self.count = 0
         for name, node in cluster.nodes.items():
-            node.bus.subscribe(ConsensusEvent, lambda event, name=name: self.hear(name, event), inline=True)  # type: ignore[misc]
+            node.bus.subscribe(ConsensusEvent, lambda event, name=name: self.observe(name, event), inline=True)  # type: ignore[misc]
 
-    def hear(self, name: str, event: ConsensusEvent) -> None:
-        """An event. A bus lets no listener harm a node, so what is wrong is handed to the cluster's `run`."""
+    def observe(self, name: str, event: ConsensusEvent) -> None:
+        """Check an event. A bus ignores errors of handlers, so a violation becomes the cluster's failure."""
         try:
             self.check(name, event)
         except ViolationError as error:
             self.cluster.failure = self.cluster.failure or error
 
     def check(self, name: str, event: ConsensusEvent) -> None:
-        """Compare with what came before, unless the disk that remembers it was ruined. Raises `ViolationError`."""
+        """Compare an event with the previous ones, unless the disk was ruined. Raises `ViolationError`."""
         self.count += 1
         if name in self.cluster.suspect:
             return
@@ -85,9 +86,9 @@ class EventOrder:
         stream.number, stream.term = number, event.term
 
     def compare_journals(self) -> None:
-        """What each node would tell again is what it told, and what is missing is declared to be.
+        """Demand that each journal holds what its node published, and names what is missing.
 
-        Only what was told before a crash, or is old, may be missing. Raises `ViolationError`.
+        Only events from before a crash, or old ones, may be missing. Raises `ViolationError`.
         """
         for base in self.cluster.healthy():
             identity, journal = base.engine.ledger.identity, base.engine.ledger.journal

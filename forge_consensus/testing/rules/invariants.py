@@ -1,4 +1,4 @@
-"""The invariants I1 to I14 and I16 as a watcher of a simulation: each step is checked on what it changed."""
+"""The invariants I1 to I14 and I16: an observer of a simulation that checks every step on what it changed."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ VOTE_REPLIES = (VoteReply, PreVoteReply)
 
 
 class Invariants:
-    """Checks what a turn, a transaction or a frame changed. It knows the disks, also of nodes that are down.
+    """Checks what a turn, a transaction or a frame changed. It models every disk, also of nodes that are down.
 
-    Where each number of design.md 7 is checked: I1 and I4 `check_leader`; I2 `note_entry`, `truncated`; I3
-    `note_entry`, by induction; I5 `Agreement` and the comparison at the end of a run; I6, I7 and I4 `check_committed`;
-    I8 `check_turn_end`; I9 and I10 `note_meta`, `began`, `asks`, `answers`; I11 `check_acknowledged`; I12
+    Where each invariant is checked: I1 and I4 `check_leader`; I2 `note_entry`, `truncated`; I3 `note_entry`, by
+    induction; I5 `Agreement` and the comparison at the end of a run; I6, I7 and I4 `check_committed`; I8
+    `check_turn_end`; I9 and I10 `note_meta`, `began`, `asks`, `answers`; I11 `check_acknowledged`; I12
     `note_configuration`, `turned`; I13 `ReadRounds`, and by what clients saw; I14 `applies`, and by what clients saw;
     I15 `began`, and by what clients saw; I16 `leaves`.
     """
@@ -45,7 +45,7 @@ class Invariants:
     def __init__(self) -> None:
         self.disks: dict[str, Disk] = {}
         self.lost: dict[str, list[Disk]] = {}
-        """What disks held that were wiped or put back since: it was durable when it was acknowledged."""
+        """Earlier contents of disks that were wiped or replaced: they were durable when they were acknowledged."""
         self.bases: dict[str, SimulatedBase] = {}
         self.leaders: dict[int, str] = {}
         self.reigns: dict[int, Reign] = {}
@@ -55,17 +55,17 @@ class Invariants:
         self.committed_in: dict[int, int] = {}
         self.executed: dict[tuple[int, int], int] = {}
         self.applied: set[tuple[int, int]] = set()
-        """(index, term) of the entries that some machine has executed."""
+        """(index, term) of the entries that some machine has applied."""
         self.rounds = ReadRounds()
         self.elections = ElectionRules()
         self.counted: dict[tuple[int, str], int] = {}
-        """(term, follower): up to where its leader counts it."""
+        """(term, follower): up to which index the leader of the term counts the follower."""
         self.checks = 0
 
     # --- processes ---------------------------------------------------------------------------------------------------
 
     def began(self, node: SimulatedBase) -> None:
-        """A process begins with what the disk holds; opening it may have written."""
+        """Check what a new process starts with; opening the ledger may have written."""
         name, ledger = node.name, node.engine.ledger
         if node.disk_is_another and name in self.disks:
             self.lost.setdefault(name, []).append(self.disks.pop(name))
@@ -83,7 +83,7 @@ class Invariants:
         self.turned(node)
 
     def check_restart(self, node: SimulatedBase, disk: Disk) -> None:
-        """What the disk held when the last process ended is there: I9, I7, I15."""
+        """Demand that everything that the disk held when the last process ended is there: I9, I7, I15."""
         name, ledger, damaged = node.name, node.engine.ledger, node.disk_is_damaged
         demand(ledger.term >= disk.term, "I9", f"{name} restarts in term {ledger.term}, it was in {disk.term}")
         kept = ledger.term > disk.term or ledger.vote == disk.vote or not disk.vote
@@ -93,7 +93,7 @@ class Invariants:
         at, log = ledger.applied, ledger.log
         demand(at >= disk.applied_on_disk or damaged, "I9", f"{name} restarts at {at}, not {disk.applied_on_disk}")
         disk.applied_on_disk = ledger.applier.on_disk
-        if log.base_index > disk.base:  # the switch to a received snapshot was made while opening
+        if log.base_index > disk.base:  # opening the ledger switched to a received snapshot
             if log.last < disk.last:
                 self.truncated(name, disk, log.base_index + 1)
             disk.rebase(log.base_index, log.base_term, ledger.configurations.base.encode())
@@ -102,7 +102,7 @@ class Invariants:
         demand(same, "I7", f"{name} restarts with entries ({log.base_index}, {log.last}], its disk held others")
 
     def ended(self, node: SimulatedBase, error: BaseException | None) -> None:
-        """Its disk stays."""
+        """Note the end of a process; its disk stays."""
         disk = self.disks[node.name]
         self.end_reign(node, disk)
         disk.commit = disk.applied = disk.leading = 0
@@ -111,9 +111,9 @@ class Invariants:
     # --- transactions ------------------------------------------------------------------------------------------------
 
     def durable(self, node: SimulatedBase, batch: Batch) -> None:
-        """Follow the disk, entry by entry. What a leader has committed was on a majority's disks before."""
+        """Follow a transaction entry by entry. What a leader has committed was on the disks of a majority before."""
         disk, ledger = self.disks[node.name], node.engine.ledger
-        if ledger.leading is not None and ledger.commit_index != disk.commit:
+        if ledger.leading_term is not None and ledger.commit_index != disk.commit:
             self.follow_commit(node)
         for operation in batch.operations:
             if isinstance(operation, PutRun) and operation.table == "log":
@@ -131,7 +131,7 @@ class Invariants:
                 demand(operation.table != "log", "I2", "an entry is deleted alone")
 
     def note_entry(self, name: str, disk: Disk, index: int, record: bytes) -> None:
-        """I3 by induction: an entry is known by (index, term), and always has the same bytes and predecessor."""
+        """I3 by induction: (index, term) identifies an entry, which always has the same bytes and predecessor."""
         before = disk.term_at(index - 1)
         if before is None:
             demand(index == 1, "I3", f"{name} has {index} without {index - 1}")
@@ -149,7 +149,7 @@ class Invariants:
         disk.append(index, record)
 
     def note_configuration(self, name: str, disk: Disk, index: int, record: bytes) -> None:
-        """I12: one change at a time, to what shares a node with every majority before, in a term that can commit."""
+        """I12: one change at a time, all majorities of old and new share a node, and the term has committed before."""
         earlier, term = disk.configurations[-1:], term_of(record)
         for at, _ in earlier:
             demand(at <= self.committed_last, "I12", f"{name} has configurations {at} and {index}, both uncommitted")
@@ -160,7 +160,7 @@ class Invariants:
         demand(ripe, "I12", f"{name} has configuration {index} of term {term}, of which nothing is committed")
 
     def note_meta(self, node: SimulatedBase, disk: Disk, key: bytes, value: bytes) -> None:
-        """Term and vote never go back (I9, I10); the base moves on; a stored commit index counts as reported."""
+        """Term and vote never go back (I9, I10); the base moves forward; a stored commit index counts as reported."""
         name = node.name
         if key == HARD:
             term, vote, commit, _ = msgpack.unpackb(unsealed(key, value))
@@ -181,9 +181,9 @@ class Invariants:
             disk.applied_on_disk = msgpack.unpackb(unsealed(key, value))[1]
 
     def truncated(self, name: str, disk: Disk, first: int) -> None:
-        """I2, I7: neither a leader's nor committed entries go."""
+        """I2, I7: no entry of a leader's own log and no committed entry is removed."""
         base = self.bases.get(name)
-        leading = base is not None and disk.leading and base.engine.ledger.leading == disk.leading
+        leading = base is not None and disk.leading and base.engine.ledger.leading_term == disk.leading
         demand(not leading or first > disk.last, "I2", f"the leader {name} rewrites its log from {first}")
         for index in range(first, disk.last + 1):
             was = disk.term_at(index)
@@ -193,14 +193,14 @@ class Invariants:
     # --- frames ------------------------------------------------------------------------------------------------------
 
     def leaves(self, node: SimulatedBase) -> None:
-        """A frame leaves: after no storage error (I16), and of what it tells to be committed we know before others."""
+        """A frame leaves: not after a storage error (I16), and the commit index that it may carry is checked before."""
         if node.disk_failed:
             raise ViolationError(f"I16: a frame leaves {node.name} after its disk failed")
         if node.engine.ledger.commit_index != self.disks[node.name].commit:
             self.follow_commit(node)
 
     def asks(self, node: SimulatedBase, to: str, data: bytes) -> None:
-        """A candidate's own vote is durable before it asks for others'."""
+        """A candidate's own vote is durable before it requests the votes of others."""
         disk = self.disks[node.name]
         self.leaves(node)
         if b"election" in data[:16]:
@@ -212,7 +212,7 @@ class Invariants:
                 demand(durable, "I10", f"{node.name} asks for votes in {message.term} before its own is durable")
 
     def answers(self, node: SimulatedBase, connection: Connection, frame: Frame) -> None:
-        """A vote and an acknowledgement leave only when the disk says the same (I10, I11)."""
+        """A vote or an acknowledgement leaves only if the disk holds the same (I10, I11)."""
         message, disk = frame.message, self.disks[node.name]
         self.leaves(node)
         if isinstance(message, AppendReply):
@@ -229,7 +229,7 @@ class Invariants:
             demand(there, "I11", f"{node.name} lacks the snapshot {message.index} that it acknowledges")
 
     def check_acknowledged(self, node: SimulatedBase, disk: Disk, message: AppendReply) -> None:
-        """What is acknowledged is on the disk, as the leader of that term has it, or had it when it ended."""
+        """I11: an acknowledged entry is on the disk and equals the leader's entry of that term."""
         index, term = message.index, message.term
         if disk.last < index:
             raise ViolationError(f"I11: {node.name} acknowledges {index} of term {term}, its disk ends at {disk.last}")
@@ -243,7 +243,7 @@ class Invariants:
             raise ViolationError(f"I11: {node.name} acknowledges {index} of term {term}, but has another entry there")
 
     def term_in_reign(self, term: int, leader: str, index: int) -> int | None:
-        """The term of an entry in the log of a leader of that term, None where it is compacted away."""
+        """Return the term of an entry in the log of the leader of that term, None if it was compacted."""
         reign = self.reigns.get(term)
         if reign is None:
             ledger, disk = self.bases[leader].engine.ledger, self.disks[leader]
@@ -259,15 +259,15 @@ class Invariants:
     # --- turns -------------------------------------------------------------------------------------------------------
 
     def turned(self, node: SimulatedBase) -> None:
-        """What the turn changed of roles, commit and applied index."""
+        """Check what the turn changed of roles, commit index and applied index."""
         self.checks += 1
         ledger, disk, name = node.engine.ledger, self.disks[node.name], node.name
-        if ledger.leading != (disk.leading or None):
+        if ledger.leading_term != (disk.leading or None):
             self.end_reign(node, disk)
-            if ledger.leading is not None:
-                self.check_leader(node, ledger.leading)
+            if ledger.leading_term is not None:
+                self.check_leader(node, ledger.leading_term)
         applier = ledger.applier
-        if applier.kept is None:
+        if applier.ledger_machine is None:
             disk.applied_on_disk = applier.on_disk
         check_turn_end(name, ledger, disk)
         if ledger.commit_index != disk.commit:
@@ -281,10 +281,10 @@ class Invariants:
         if leading is not None:
             self.check_counted(node, leading)
         self.elections.turned(node, disk)
-        disk.applied, disk.leading = applier.index, ledger.leading or 0
+        disk.applied, disk.leading = applier.index, ledger.leading_term or 0
 
     def check_counted(self, node: SimulatedBase, leading: Leadership) -> None:
-        """I6: what a leader counts of a follower is on its disk, unless that is in a later term already."""
+        """I6: what a leader counts of a follower is on the follower's disk, unless that is in a later term already."""
         ledger = node.engine.ledger
         for name, index in leading.match.items():
             key = leading.term, name
@@ -296,12 +296,12 @@ class Invariants:
             demand(there, "I6", f"{node.name}, leading {leading.term}, counts {name} for {index}, which it lacks")
 
     def end_reign(self, node: SimulatedBase, disk: Disk) -> None:
-        """A node leads no more: its log of that term is kept to be compared with late acknowledgements."""
+        """Keep the log of a leader that stops leading, to compare late acknowledgements with it."""
         if disk.leading:
             self.reigns.setdefault(disk.leading, Reign.of(disk, node.engine.ledger))
 
     def check_leader(self, node: SimulatedBase, term: int) -> None:
-        """One leader a term (I1), once, and it has everything that was committed before (I4)."""
+        """A term has one leader, once (I1), and the leader has every entry that was committed before (I4)."""
         demand(term not in self.leaders, "I1", f"{self.leaders.get(term)} and {node.name} lead term {term}")
         self.leaders[term] = node.name
         voters = node.engine.ledger.configuration.voters
@@ -314,19 +314,19 @@ class Invariants:
             demand(there, "I4", f"{node.name} leads term {term} without committed entry {before}")
 
     def may_have_voted(self, name: str, term: int, candidate: str) -> bool:
-        """Whether a node's disk holds that vote, or did before somebody exchanged it, or is in a later term by now."""
+        """Return whether a disk holds that vote, held it before it was exchanged, or is in a later term."""
         disks = [disk for disk in (self.disks.get(name), *self.lost.get(name, ())) if disk is not None]
         return any(disk.term > term or (disk.term, disk.vote) == (term, candidate) for disk in disks)
 
     def follow_commit(self, node: SimulatedBase) -> None:
-        """Note how far a node says to have committed by now; it never goes back while it runs (I9)."""
+        """Note the commit index of a node; it never goes back while the node runs (I9)."""
         commit, disk = node.engine.ledger.commit_index, self.disks[node.name]
         demand(commit >= disk.commit, "I9", f"{node.name} goes back from commit {disk.commit} to {commit}")
         self.check_committed(node, disk, commit)
         disk.commit = commit
 
     def check_committed(self, node: SimulatedBase, disk: Disk, commit: int) -> None:
-        """Everybody commits the same (I7), first the leader, entries of its own term on a majority's disks (I6)."""
+        """All nodes commit the same (I7), first a leader, entries of its own term on the disks of a majority (I6)."""
         committed, terms, begins = self.committed, disk.terms, disk.base
         first = max(disk.commit, begins) + (begins <= disk.commit)
         for index in range(max(first, disk.compared + 1), commit + 1):
@@ -341,8 +341,8 @@ class Invariants:
             self.committed_last = max(self.committed_last, commit)
             return
         self.committed_last = commit
-        term, leading = self.committed[commit], node.engine.ledger.leading
-        if term in (leading, disk.leading):  # it may have resigned, or become another's follower, in the same turn
+        term, leading = self.committed[commit], node.engine.ledger.leading_term
+        if term in (leading, disk.leading):  # it may have resigned or become a follower in the same turn
             proof, reign = commit, term
         else:
             proof, reign = self.proof_of_applied(node, disk, commit), disk.leading
@@ -351,29 +351,29 @@ class Invariants:
         demand(majority, "I6", f"{proof} is committed but only on {having}")
         self.committed_in[reign] = commit
         for name, base in self.bases.items():
-            other = base.engine.ledger.leading
+            other = base.engine.ledger.leading_term
             if other is not None and other > reign:
                 demand(self.disks[name].holds(commit, term), "I4", f"{name} leads {other} without {commit}")
 
     def proof_of_applied(self, node: SimulatedBase, disk: Disk, commit: int) -> int:
-        """The entry of a leader's own term that let it commit an earlier one, 0 if there is none.
+        """Return the entry of a leader's own term that let it commit an earlier one, 0 if there is none.
 
-        Seen only of a leader whose turn was taken back after it had applied a part of what it had just committed: its
-        commit index is then that of what it applied, and the entry that was counted lies behind it.
+        This is needed only for a leader whose turn was rolled back after it had applied a part of what it had just
+        committed: its commit index is then that of what it applied, and the entry that was counted lies behind it.
         """
-        if node.engine.ledger.leading is not None or not disk.leading:
+        if node.engine.ledger.leading_term is not None or not disk.leading:
             return 0
         own = [index for index in range(commit, disk.last + 1) if disk.term_at(index) == disk.leading]
         return max((index for index in own if self.having(node, index, disk.leading)[1]), default=0)
 
     def having(self, node: SimulatedBase, index: int, term: int) -> tuple[list[str], bool]:
-        """On whose disks an entry is or was, and whether they are a majority."""
+        """Return the nodes whose disks hold or held an entry, and whether they are a majority."""
         names = [name for name in self.disks if self.ever_held(name, index, term)]
         voters = node.engine.ledger.configuration.voters
         return names, 2 * len(voters.intersection(names)) > len(voters)
 
     def ever_held(self, name: str, index: int, term: int) -> bool:
-        """Whether a node's disk holds an entry, or did before somebody exchanged it."""
+        """Return whether a node's disk holds an entry, or held it before the disk was exchanged."""
         if self.disks[name].holds(index, term):
             return True
         return name in self.lost and any(disk.holds(index, term) for disk in self.lost[name])
@@ -381,9 +381,9 @@ class Invariants:
     # --- machines ----------------------------------------------------------------------------------------------------
 
     def applies(self, entry: Entry) -> None:
-        """I14: a machine executes a client's command; whoever does, now or after a restart, at one index only.
+        """I14: machines execute a client's command at one index only, on every node and after every restart.
 
-        An (index, term) stands for the same bytes everywhere (I3), so what was found of an entry once stays true.
+        An (index, term) identifies the same bytes everywhere (I3), so what was found of an entry once stays true.
         """
         if (entry.index, entry.term) in self.applied:
             return

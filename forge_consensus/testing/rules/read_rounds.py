@@ -1,4 +1,4 @@
-"""The rounds of reads (I13): a read waits for a round that began after it, and for a majority that answers it."""
+"""The rounds of reads (I13): a read waits for a round that began after it, and for a majority that confirms it."""
 
 from __future__ import annotations
 
@@ -24,28 +24,28 @@ class Rounds:
 
 
 class ReadRounds:
-    """Follows the reads that wait in leaders, and the rounds that followers echo.
+    """Follows the reads that wait on leaders, and the rounds that followers echo.
 
-    Not seen are reads that begin and end within one turn: those of a lease, and of a cluster of one node.
+    Reads that begin and end within one turn are not seen: lease reads, and reads of a cluster of one node.
     """
 
     def __init__(self) -> None:
         self.seen: dict[str, Rounds] = {}
         self.echoed: dict[tuple[int, str], int] = {}
-        """(term, follower): the highest round that an answer which left it echoes."""
+        """(term, follower): the highest round that an answer of the follower echoes."""
 
     def began(self, node: SimulatedBase) -> None:
-        """A process has no reads yet."""
+        """Note a new process, on which no read waits yet."""
         self.seen[node.name] = Rounds()
 
     def answers(self, node: SimulatedBase, message: AppendReply) -> None:
-        """A follower's answer leaves."""
+        """Note the round that an answer of a follower echoes."""
         key = message.term, node.name
         if message.round > self.echoed.get(key, 0):
             self.echoed[key] = message.round
 
     def turned(self, node: SimulatedBase, leading: Leadership | None) -> None:
-        """Check the reads that came and those that went in this turn; `leading` is what `leading_of` tells."""
+        """Check the reads that arrived and those that were answered in this turn."""
         seen = self.seen[node.name]
         if leading is None:
             if seen.term:
@@ -65,13 +65,13 @@ class ReadRounds:
         seen.round, seen.commit = leading.reads.round, node.engine.ledger.commit_index
 
     def check_taken(self, node: SimulatedBase, seen: Rounds, read: WaitingRead) -> None:
-        """A read that was taken in this turn waits for a later round and for all that was committed before."""
+        """Demand that a new read waits for a later round and for everything that was committed before it."""
         who = f"{node.name}, leading {seen.term}:"
         demand(read.round > seen.round, "I13", f"{who} a read waits for round {read.round}, {seen.round} began before")
         demand(read.index >= seen.commit, "I13", f"{who} a read at {read.index}, {seen.commit} was committed before")
 
     def check_confirmed(self, node: SimulatedBase, leading: Leadership, read: WaitingRead) -> None:
-        """A read that waits no more was confirmed by a majority, in a term whose no-op is committed."""
+        """Demand that a majority confirmed an answered read, in a term whose no-op is committed."""
         ledger, term = node.engine.ledger, leading.term
         voters = ledger.configuration.voters
         echoes = [name for name in voters if name == node.name or self.echoed.get((term, name), 0) >= read.round]
@@ -81,8 +81,8 @@ class ReadRounds:
 
 
 def leading_of(node: SimulatedBase) -> Leadership | None:
-    """The leadership of a node, if it leads."""
-    if node.engine.ledger.leading is None:
-        return None  # an actor that still believes to lead is not believed
+    """Return the leadership of a node, None if it does not lead."""
+    if node.engine.ledger.leading_term is None:
+        return None  # the ledger decides, even if the actor still takes itself for the leader
     actor = node.engine.cells.actor("replication")
     return actor.current() if isinstance(actor, ReplicationActor) else None

@@ -1,7 +1,7 @@
-"""The rule of a machine's snapshots: `snapshot()` always works, else the log of a real node would grow for ever.
+"""The rule of a machine's snapshots: `snapshot()` always works; else the log of a real node would grow for ever.
 
-A node survives a snapshot that fails, tells of it by an event, and tries again. So what the machine's own code does
-wrong is found here, where it is called; what a disk refuses comes from elsewhere and is no violation.
+A node survives a snapshot that fails: it publishes an event and tries again. So an error of the machine's own code is
+detected here, where the code is called; an error of the disk comes from elsewhere and is no violation.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ WANTED = (
 
 
 def checked_snapshot(node: str, machine: StateMachine) -> Iterator[bytes]:
-    """What the machine's `snapshot()` returns, checked chunk by chunk. Raises `ViolationError`, also when iterated."""
+    """Return what the machine's `snapshot()` returns, checked chunk by chunk. Raises `ViolationError`, also later."""
     who = f"{type(machine).__name__}.snapshot() on {node}"
     try:
         given: Any = machine.snapshot()
@@ -33,7 +33,7 @@ def checked_snapshot(node: str, machine: StateMachine) -> Iterator[bytes]:
 
 
 def checked_chunks(who: str, chunks: Iterable[Any]) -> Iterator[bytes]:
-    """The chunks. Raises `ViolationError` for what is none, and for what the machine's own iterator raises."""
+    """Yield the chunks. Raises `ViolationError` for a wrong chunk and for an error of the machine's iterator."""
     try:
         for chunk in chunks:
             if not isinstance(chunk, bytes | bytearray | memoryview):
@@ -46,10 +46,10 @@ def checked_chunks(who: str, chunks: Iterable[Any]) -> Iterator[bytes]:
 
 
 def failed(who: str, error: Exception) -> ViolationError:
-    """The violation that quotes an error."""
+    """Return the violation that quotes an error."""
     return ViolationError(f"snapshot: {who} failed, {type(error).__name__}: {error}. {WANTED}")
 
 
 def shown(value: object) -> str:
-    """A value and its class, briefly."""
+    """Return a value and its class in a few characters."""
     return f"{type(value).__name__} {value!r}"[:80]

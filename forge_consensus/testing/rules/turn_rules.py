@@ -1,4 +1,4 @@
-"""The rules of a turn's end: where what a node's ledger says must agree with what is on its disk (I3, I8, I9, I10)."""
+"""The rules at the end of a turn: what a node's ledger says must agree with what is on its disk (I3, I8, I9, I10)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from forge_consensus.testing.rules.violations import ViolationError, demand
 
 
 def check_turn_end(name: str, ledger: Ledger, disk: Disk) -> None:
-    """Compare everything; the words are found only for what does not hold. Raises `ViolationError`."""
+    """Compare ledger and disk. Raises `ViolationError`; its text is composed only if a rule is broken."""
     log, applier, base, last, saved = ledger.log, ledger.applier, disk.base, disk.last, disk.applied_on_disk
     if not (
         ledger.term == disk.term
@@ -21,7 +21,7 @@ def check_turn_end(name: str, ledger: Ledger, disk: Disk) -> None:
         and base <= saved <= applier.index <= ledger.commit_index <= last
     ):
         say_what_is_wrong(name, ledger, disk)
-        raise ViolationError(f"I8: {name}'s turn ends with something wrong that has no words")
+        raise ViolationError(f"I8: {name}'s turn ends in a state that breaks a rule without a text")
 
 
 def say_what_is_wrong(name: str, ledger: Ledger, disk: Disk) -> None:

@@ -1,1 +1,1 @@
-"""The simulation: a cluster in one process under one seed, its clients, who judges them, and the story of a failure."""
+"""The simulation: a cluster in one process under one seed, its clients, its checks, and the story of a failure."""

@@ -1,4 +1,4 @@
-"""The audit: when all is over every node is asked for everything, by real frames, and all nodes must hold the same."""
+"""The audit: at the end every node is asked for everything, by real frames, and all nodes must hold the same."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ from forge_consensus.testing.world.cluster import SimulatedCluster
 from forge_consensus.testing.world.network import Connection
 
 QUERIES_MAX = 200
-"""So many queries travel in one frame."""
-AGAIN_S = 0.5
+"""How many queries one frame carries."""
+AGAIN_SECONDS = 0.5
 
 
 class Audit:
-    """A party of the network that reads everything from every node of a cluster which has settled.
+    """A party of the network that reads everything from every node of a settled cluster.
 
-    All nodes have applied all there is, so even what one says of its own state must be the present one: the answers
-    join the history as linearizable reads. Thereby what was acknowledged and is not there any more is found.
+    All nodes have applied every entry, so even a stale read must return the present state: the answers join the history
+    as linearizable reads. So an acknowledged write that is lost is found.
     """
 
     def __init__(self, cluster: SimulatedCluster, judge: Judge) -> None:
@@ -43,10 +43,10 @@ class Audit:
         self.asked: dict[int, tuple[str, Call, Operation]] = {}
         self.calls: list[Call] = []
         self.answers: list[dict[str, str]] = []
-        """Of each call what the nodes answered, as texts."""
+        """For each call the answers of the nodes, as text."""
 
-    def start(self, calls: Iterable[Call], again_s: float = AGAIN_S) -> None:
-        """Ask every node that has a good disk for everything."""
+    def start(self, calls: Iterable[Call], again_seconds: float = AGAIN_SECONDS) -> None:
+        """Ask every node with a good disk for everything; ask again every `again_seconds` until all have answered."""
         self.calls = list(calls)
         self.answers = [{} for _ in self.calls]
         for node in self.nodes:
@@ -55,10 +55,10 @@ class Audit:
                 operation = Operation(f"audit of {node}", call.kind, call.key, call.argument, self.cluster.timeline.now)
                 self.judge.history.begin(operation)
                 self.asked[self.number] = node, call, operation
-        self.ask(again_s)
+        self.ask(again_seconds)
 
-    def ask(self, again_s: float) -> None:
-        """Ask for all that has no answer, and again after a while."""
+    def ask(self, again_seconds: float) -> None:
+        """Ask all queries that have no answer yet, and plan to ask again."""
         leader = self.cluster.leader()
         for node in self.nodes:
             numbers = [number for number, (other, _, _) in self.asked.items() if other == node]
@@ -69,18 +69,18 @@ class Audit:
                 frame = Frame("gateway", "", "", "", 0, 0, some[0], 0, Read(consistency, queries))
                 self.cluster.network.ask(Connection(self, node), encode(frame))
         if self.asked:
-            self.cluster.timeline.after(again_s, lambda: self.ask(again_s))
+            self.cluster.timeline.after(again_seconds, lambda: self.ask(again_seconds))
 
     @property
     def finished(self) -> bool:
-        """Whether every question is answered."""
+        """Whether every query is answered."""
         return not self.asked
 
     def linked(self, node: str, stands: bool) -> None:
-        """It is not told of connections."""
+        """Do nothing: the audit opens its own connections."""
 
     def take(self, data: bytes, connection: Any) -> None:
-        """An answer."""
+        """Accept an answer."""
         message = decode(data, FRAME_BYTES_MAX).message
         for number, code, payload in message.items if isinstance(message, ReadResults) else ():
             if code not in {"", COMMAND_FAILED} or number not in self.asked:
@@ -106,9 +106,10 @@ class Audit:
 
 
 def compare(bases: Iterable[SimulatedBase], state: Callable[[Any], Any] | None = None) -> None:
-    """Demand that all nodes hold the same state and the same sessions, as `state` tells of a machine, where given.
+    """Demand that all nodes hold the same state and the same sessions.
 
-    Raises `ViolationError`. A machine of a user's own of which nobody can tell the state is not compared here.
+    `state` returns what identifies the state of a machine. Without it, a machine of the user's own is not compared.
+    Raises `ViolationError`.
     """
     known: tuple[str, Any] | None = None
     for base in bases:
@@ -120,7 +121,7 @@ def compare(bases: Iterable[SimulatedBase], state: Callable[[Any], Any] | None =
 
 
 def state_of(machine: Any, state: Callable[[Any], Any] | None) -> Any:
-    """What identifies the state of a machine, None if nothing does."""
+    """Return what identifies the state of a machine, None if it is unknown."""
     if state is not None:
         return state(machine)
     bare = machine.machine if isinstance(machine, WatchedMachine) else machine
@@ -128,7 +129,7 @@ def state_of(machine: Any, state: Callable[[Any], Any] | None) -> Any:
 
 
 def difference(one: Any, other: Any) -> str:
-    """What differs, as short as can be."""
+    """Return the difference of two values as a short text."""
     if isinstance(one, list) and isinstance(other, list):
         only = [row for row in one if row not in other], [row for row in other if row not in one]
         return f"{only[0][:5]} and {only[1][:5]}"

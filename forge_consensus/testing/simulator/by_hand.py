@@ -1,4 +1,4 @@
-"""A simulation moved by hand: every step is a call, from outside, while it is open."""
+"""A simulation that is moved by hand: every step is a call."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ from forge_consensus.testing.world.base import SimulatedBase
 from forge_consensus.testing.world.cluster import SimulatedCluster
 
 LEADER = "leader"
-TIMEOUT_S = 10.0
+TIMEOUT_SECONDS = 10.0
 
 
 class HandMoves:
-    """What can be done to a simulation from outside, step by step; `Simulation` is one."""
+    """What can be done to a simulation step by step; the base class of `Simulation`."""
 
     def __init__(self, cluster: SimulatedCluster, faults: Faults, *, quiet: bool, pace: float) -> None:
         self.cluster = cluster
@@ -44,7 +44,7 @@ class HandMoves:
         self.started = False
         self.closed = False
         self.handling = ""
-        """The event that a handler hears at this moment."""
+        """The kind of the event that a handler handles at this moment; empty outside handlers."""
         self.hand = HandClient(cluster, self.advance, pace)
 
     def __enter__(self) -> Self:
@@ -54,39 +54,39 @@ class HandMoves:
         self.close()
 
     def close(self) -> None:
-        """Remove what lies on the real disk, and let nodes be heard again."""
+        """Remove what lies on the real disk and enable the log of the nodes again."""
         self.closed = True
         self.cluster.close()
         if self.started and self.quiet:
             logger.enable("forge_consensus")
 
     def check_open(self) -> None:
-        """Raise `NotStartedError` when the simulation is over."""
+        """Raise `NotStartedError` if the simulation is closed."""
         if self.closed:
             raise NotStartedError(
-                "this simulation is closed, by close() or the end of its `with`: do it before, or make another one"
+                "this simulation is closed, by close() or the end of its `with`: call this earlier, or make another one"
             )
 
     def check_started(self) -> None:
-        """Raise `NotStartedError` while no node ever ran, or when the simulation is over."""
+        """Raise `NotStartedError` if no node was started yet or the simulation is closed."""
         self.check_open()
         if not self.started:
-            raise NotStartedError("no node of this simulation was started yet: call start(), advance() or run() before")
+            raise NotStartedError("no node of this simulation was started yet: call start(), advance() or run() first")
 
     def check_outside(self, what: str) -> None:
-        """Raise `OperationFailedError` within a handler: no node moves while one is in the midst of a step."""
+        """Raise `OperationFailedError` inside an event handler, where no virtual time may pass."""
         self.check_open()
         if self.handling:
             raise OperationFailedError(
-                f"{what}() was called by a handler, while it heard {self.handling} in the midst of a step: a handler "
-                "may look, crash, pause and part nodes; have it note the rest and do that outside, for example behind "
+                f"{what}() was called by a handler of {self.handling}, within a step of a node: a handler may look, "
+                "crash, pause and partition nodes; have it note everything else and do that outside, for example after "
                 "advance(seconds, until=...)"
             )
 
     # --- time --------------------------------------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Start all nodes, once."""
+        """Start all nodes; further calls do nothing."""
         self.check_open()
         if not self.started:
             self.check_outside("start")
@@ -97,38 +97,47 @@ class HandMoves:
             self.cluster.start()
 
     def advance(self, seconds: float, until: Callable[[], bool] | None = None) -> bool:
-        """Let so much virtual time pass, less if `until` says so after a step; returns what it says.
+        """Let virtual time pass.
 
-        Raises what was found wrong meanwhile, `InvalidConfigError` for what is no time.
+        Args:
+            seconds: how many virtual seconds.
+            until: is called after each step; time stops when it returns true.
+
+        Returns what `until` returns, False without one. Raises what was found wrong meanwhile, and `InvalidConfigError`
+        for wrong arguments.
+
         """
         self.check_outside("advance")
         seconds = seconds_of("seconds", seconds)
         if until is not None:
-            check_function("until", until, "says whether it is enough")
+            check_function("until", until, "returns whether to stop")
         self.start()
         return self.cluster.run(seconds, until)
 
     def leader(self) -> str | None:
-        """Who leads the highest term, of those that run."""
+        """Return the running node that leads the highest term, None if no node leads."""
         self.check_open()
         base = self.cluster.leader()
         return None if base is None else base.name
 
     def wait_for_leader(self, seconds: float = 30.0) -> str:
-        """Let time pass until somebody leads; raises `NoLeaderError` after so many virtual seconds."""
+        """Let virtual time pass until a node leads; return its name.
+
+        Raises `NoLeaderError` after so many virtual seconds.
+        """
         self.check_outside("wait_for_leader")
         self.advance(seconds, lambda: self.cluster.leader() is not None)
         leader = self.leader()
         if leader is None:
-            raise NoLeaderError(f"nobody leads after {seconds:g} virtual seconds: {self.standing()}")
+            raise NoLeaderError(f"no node leads after {seconds:g} virtual seconds: {self.standing()}")
         return leader
 
     def standing(self) -> str:
-        """Where each node stands, in words."""
+        """Return the state of each node and the cuts of the network, in words."""
         return "; ".join([*self.standings(), *self.cuts()])
 
     def standings(self) -> Iterator[str]:
-        """Where each node stands."""
+        """Yield the state of each node."""
         for name, node in self.cluster.nodes.items():
             base = node.running
             if base is None:
@@ -138,14 +147,14 @@ class HandMoves:
                 continue
             ledger = base.engine.ledger
             paused = "is paused" if base.resume_at > self.cluster.timeline.now else "runs"
-            role = "leads" if ledger.leading is not None else paused
+            role = "leads" if ledger.leading_term is not None else paused
             yield (
                 f"{name} {role} in term {ledger.term} with entries {ledger.log.base_index + 1} to {ledger.log.last}, "
                 f"{ledger.commit_index} committed, {ledger.applied} applied"
             )
 
     def cuts(self) -> Iterator[str]:
-        """What of the network is cut."""
+        """Yield the cuts of the network, if there are any."""
         cut = self.cluster.network.cut
         if cut:
             yield "nothing passes " + ", ".join(f"from {sender} to {receiver}" for sender, receiver in sorted(cut))
@@ -153,19 +162,19 @@ class HandMoves:
     # --- nodes and network -------------------------------------------------------------------------------------------
 
     def name_of(self, node: str) -> str:
-        """A node's name; "leader" is whoever leads. Raises `NodeNotFoundError`, `NoLeaderError`."""
+        """Return a node's name; "leader" stands for the leader. Raises `NodeNotFoundError`, `NoLeaderError`."""
         self.check_open()
         if node == LEADER:
             leader = self.leader()
             if leader is None:
-                raise NoLeaderError(f"nobody leads at this moment, use wait_for_leader() before: {self.standing()}")
+                raise NoLeaderError(f"no node leads at this moment, use wait_for_leader() first: {self.standing()}")
             return leader
         if not isinstance(node, str) or node not in self.cluster.nodes:
             raise NodeNotFoundError(f"there is no node {node!r}; there are {', '.join(self.cluster.names)}")
         return node
 
     def process_of(self, node: str) -> SimulatedBase:
-        """The process of a node. Raises `UnavailableError` where it is down."""
+        """Return the process of a node. Raises `UnavailableError` if the node is down."""
         self.check_started()
         name = self.name_of(node)
         base = self.cluster.nodes[name].running
@@ -174,7 +183,7 @@ class HandMoves:
         return base
 
     def crash(self, node: str) -> str:
-        """End a node's process at once; what was not flushed is lost. Returns its name."""
+        """End a node's process at once; what was not flushed is lost. Returns the name of the node."""
         self.check_started()
         name = self.name_of(node)
         self.cluster.crash(name)
@@ -186,7 +195,7 @@ class HandMoves:
         self.cluster.restart(self.name_of(node))
 
     def pause(self, node: str, seconds: float) -> str:
-        """Stop a node's process for a while, as SIGSTOP does. Returns its name."""
+        """Stop a node's process for some virtual seconds, as SIGSTOP does. Returns the name of the node."""
         self.check_started()
         name, seconds = self.name_of(node), seconds_of("seconds", seconds)
         base = self.cluster.nodes[name].running
@@ -195,9 +204,10 @@ class HandMoves:
         return name
 
     def partition(self, *groups: str | Sequence[str]) -> None:
-        """Let frames through only within each group, a node or some; all who are in none form one more.
+        """Let frames pass only within each group.
 
-        Raises `InvalidConfigError` for a node that is in two.
+        A group is a node or a list of nodes; all nodes that are in no group form one more. Raises `InvalidConfigError`
+        for a node that is in two groups.
         """
         named = [[self.name_of(node) for node in ([group] if isinstance(group, str) else group)] for group in groups]
         check_groups(named)
@@ -209,55 +219,61 @@ class HandMoves:
                 self.cluster.network.part(side, other)
 
     def heal(self) -> None:
-        """End all faults: every node runs, every frame arrives, every disk is well."""
+        """End all faults: every node runs, every frame arrives, every disk works."""
         self.check_outside("heal")
         self.faults.heal()
 
-    # --- asking and hearing ------------------------------------------------------------------------------------------
+    # --- events and commands -----------------------------------------------------------------------------------------
 
     def subscribe(self, kind: type[ConsensusEvent] | str, handler: Callable[[ConsensusEvent], object]) -> None:
-        """Have a handler hear the events of all nodes, at the moment of each, in virtual time.
+        """Call a handler with the events of all nodes, each at its moment of virtual time.
 
-        What it raises comes out of `run` or `advance`. It is called in the midst of a node's step, so it cannot let
-        time pass. Call this before `start`, to hear everything. Raises `InvalidConfigError` for a kind that no event
-        is of.
+        The handler is called within a step of a node, so it cannot let time pass. What it raises comes out of `run` or
+        `advance`. Subscribe before `start` to see every event.
+
+        Args:
+            kind: an event class, or a pattern such as `"consensus.leader.*"`.
+            handler: is called with each event.
+
+        Raises `InvalidConfigError` for a kind that matches no event.
+
         """
         self.check_open()
         check_selection(kind)
         check_function("handler", handler, "takes an event")
 
-        def heard(event: ConsensusEvent) -> None:
+        def observe(event: ConsensusEvent) -> None:
             try:
                 with self.within(event.kind):
                     handler(event)
-            except BaseException as error:  # a bus lets no handler harm a node; here it is to fail the run
+            except BaseException as error:  # a bus ignores errors of handlers, but here they must fail the run
                 self.cluster.failure = self.cluster.failure or error
 
         for node in self.cluster.nodes.values():
-            node.bus.subscribe(kind, heard, inline=True)
+            node.bus.subscribe(kind, observe, inline=True)
 
     @contextmanager
     def within(self, event: str) -> Iterator[None]:
-        """A handler hears an event, perhaps one of what another handler did."""
+        """Note that a handler runs; handlers nest if one handler causes another event."""
         outer, self.handling = self.handling, event
         try:
             yield
         finally:
             self.handling = outer
 
-    def submit(self, command: Command, node: str = LEADER, timeout: float = TIMEOUT_S) -> Any:
-        """Have a command committed and applied by the shipped client, in virtual time; returns its result.
+    def submit(self, command: Command, node: str = LEADER, timeout: float = TIMEOUT_SECONDS) -> Any:
+        """Commit and apply a command with the shipped client, in virtual time; return its result.
 
         Time passes until the client knows the outcome. With `node="leader"` the client is given all nodes, finds the
         leader and follows it if it changes; a node that is named is asked alone, and refuses if it does not lead.
-        What is written here is no part of the history by which `run` judges: use keys that the workload does not use.
+        The history that `run` checks does not contain it, so use keys that the workload does not use.
 
         Args:
             command: what the machine is to do.
             node: the id of the node to ask, or "leader".
             timeout: how long the client tries, in virtual seconds.
 
-        Raises the client's error: `CommandError` for what the machine raised, `OutcomeUnknownError` if the command was
+        Raises the client's error: `CommandError` for an error of the machine, `OutcomeUnknownError` if the command was
         sent and may be carried out, `NotLeaderError`, `NoLeaderError`, `ConnectionFailedError` or
         `ConsensusTimeoutError` if it certainly was not; `UnavailableError` for a named node that is down.
 
@@ -271,5 +287,5 @@ class HandMoves:
         return self.hand.submit(command, self.process_of(node).name, timeout)
 
     def query(self, node: str, query: Any) -> Any:
-        """Ask a node's machine directly, past reads and leaders. Raises `UnavailableError` where it is down."""
+        """Query a node's machine directly, without leader or read round. Raises `UnavailableError` if it is down."""
         return self.process_of(node).engine.ledger.applier.query(query)

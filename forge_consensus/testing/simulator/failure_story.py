@@ -1,4 +1,4 @@
-"""The story of a failure: what was found, which faults led there, where the nodes stood, and the last messages."""
+"""The story of a failure: what was found, which faults led to it, the state of the nodes, and the last messages."""
 
 from __future__ import annotations
 
@@ -14,16 +14,17 @@ from forge_consensus.testing.story.message_table import Line, MessageTable, alig
 from forge_consensus.testing.world.cluster import SimulatedCluster
 
 HAPPENINGS_MAX = 60
-"""Of more faults and other happenings the last so many are told."""
+"""How many of the last faults and other happenings are shown."""
 CALLS_MAX = 5
-"""So many of the innermost calls are told of an error that no check raised."""
+"""How many of the innermost calls are shown for an error that no check raised."""
 NUMBERED = re.compile(r"([A-Za-z][\w -]{0,30}):")
 
 
 def kind_of(error: BaseException) -> str:
-    """What a failure is called: the number of the invariant, or the class of the error.
+    """Return the kind of a failure: the number of the invariant, or the class of the error.
 
-    An error that a node did not expect is named by its cause: two of them are the same only if that is.
+    An error that a node did not expect is named with its cause, because two such errors are the same only if their
+    causes are.
     """
     numbered = NUMBERED.match(str(error))
     if isinstance(error, ViolationError | AssertionError) and numbered:
@@ -33,7 +34,7 @@ def kind_of(error: BaseException) -> str:
 
 
 def story(plan: Plan, error: BaseException, ordered: Sequence[Ordered], messages: MessageTable, again: str = "") -> str:
-    """All of it, as text; `again` is what runs it once more, without it the plan alone."""
+    """Return the whole story as text; `again` is the code that reproduces the failure (empty: made from the plan)."""
     at, what = messages.timeline.now, f"{type(error).__name__}: {error}"
     parts = [
         f"seed {plan.seed}: {plan.nodes} nodes, {plan.clients} clients and a reader, pace {plan.pace:g}, "
@@ -48,18 +49,18 @@ def story(plan: Plan, error: BaseException, ordered: Sequence[Ordered], messages
         "Where the nodes stand:\n" + stand_text(messages.cluster),
         "The last messages (health checks are left out):\n" + messages.text(),
         "To see it again:\n" + indented(again or reproduction(plan)),
-        what,  # once more: the end is what a terminal shows
+        what,  # repeated, because a terminal shows the end
     ]
     return "\n\n".join(parts)
 
 
 def indented(text: str) -> str:
-    """The lines, two places further in."""
+    """Return the lines indented by two spaces."""
     return "\n".join(f"  {line}" for line in text.splitlines())
 
 
 def happened_text(ordered: Sequence[Ordered], happenings: Sequence[Line] = ()) -> str:
-    """The faults that were ordered and what became of nodes, in order; the last of many."""
+    """Return the injected faults and what happened to nodes, in order; of many, the last ones."""
     told = [(one.at, f"fault {one.number}", f"{one.kind}: {one.text}") for one in ordered]
     told += [(at, node, text) for at, node, _, text in happenings]
     rows = [(f"{at:.6f}", who, text) for at, who, text in sorted(told, key=lambda one: one[0])]
@@ -71,7 +72,7 @@ def happened_text(ordered: Sequence[Ordered], happenings: Sequence[Line] = ()) -
 
 
 def stand_text(cluster: SimulatedCluster) -> str:
-    """Where each node stands."""
+    """Return the state of each node as a table."""
     rows: list[tuple[str, ...]] = []
     for name, node in cluster.nodes.items():
         base = node.running
@@ -79,7 +80,7 @@ def stand_text(cluster: SimulatedCluster) -> str:
             rows.append((name, f"{node.boots}", "is down"))
             continue
         ledger, log = base.engine.ledger, base.engine.ledger.log
-        role = "leads" if ledger.leading is not None else "runs"
+        role = "leads" if ledger.leading_term is not None else "runs"
         state = (ledger.term, ledger.vote or "-", f"{log.base_index}..{log.last}", ledger.commit_index, ledger.applied)
         rows.append((name, f"{node.boots}", role, *map(str, state)))
     head = ("node", "boots", "", "term", "vote", "log", "commit", "applied")

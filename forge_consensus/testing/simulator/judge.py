@@ -1,4 +1,4 @@
-"""The judge of what clients saw: what can be told at once is told at once, the whole history at the end."""
+"""The judge of what clients saw: some errors are found at once, the history is checked at the end."""
 
 from __future__ import annotations
 
@@ -13,31 +13,31 @@ from forge_consensus.testing.histories.linearizability import REGISTER, check
 from forge_consensus.testing.rules.violations import ViolationError, demand
 from forge_consensus.testing.simulator.workload import KeyValueWorkload, Workload
 
-CHECK_S_MAX = 120.0
-"""A history that takes longer to check is too hard, which is an error of the workload's."""
+CHECK_SECONDS_MAX = 120.0
+"""A history that takes longer to check is too hard, which is an error of the workload."""
 
 
 @dataclass(slots=True)
 class Counter:
-    """What clients saw of a key that is only counted, one by one."""
+    """What clients saw of a key that is only incremented, always by 1."""
 
     invoked: int = 0
     acknowledged: int = 0
     refused: int = 0
-    """Of the invoked: what is proven not to have happened."""
+    """How many of the invoked increments are certain not to have taken effect."""
     values: dict[int, Operation] = field(default_factory=dict)
     seen: int = 0
-    """The highest value in any answer so far: whoever begins now must not see less."""
+    """The highest value in any answer so far; a call that begins now must not see less."""
     mixed: bool = False
-    """Something else was done to the key, so none of this says anything."""
+    """Whether another command changed the key, so that these numbers prove nothing."""
 
 
 class Judge:
     """Records all calls and judges them.
 
-    At once, where keys are only counted: increments happen once and in the order of time, reads see all that was
-    acknowledged. At the end, by `conclude`: that the whole history is linearizable, which says more and takes longer.
-    The final reads that `audit.Audit` adds to the history make it also say that nothing acknowledged is lost.
+    At once, for keys that are only counted: each increment takes effect once and in the order of time, and reads see
+    everything that was acknowledged. At the end, by `conclude`: the whole history is linearizable, which proves more
+    and takes longer. With the final reads that `audit.Audit` adds, this also proves that nothing acknowledged is lost.
     """
 
     def __init__(self, workload: Workload | None = None) -> None:
@@ -46,18 +46,18 @@ class Judge:
         self.counts = self.workload.model is REGISTER
         self.counters: defaultdict[str, Counter] = defaultdict(Counter)
         self.floors: dict[Operation, int] = {}
-        """What had been seen of a counter when a call began that has no answer yet."""
+        """For each call without an answer: what had been seen of its counter when it began."""
         self.advice = ""
-        """What is said besides of anything that is wrong with a count, or fails."""
+        """Is appended to violations of counters and to failed calls."""
         self.entry_of: Callable[[tuple[int, int]], str] = lambda label: ""
-        """Names the entry of a session's command, if any machine has applied it."""
+        """Names the entry of a session's command, if some machine has applied it."""
         self.turned_away: list[tuple[Operation, float]] = []
         self.answers = 0
 
     # --- at once -----------------------------------------------------------------------------------------------------
 
     def invoked(self, operation: Operation) -> None:
-        """A call begins."""
+        """Record a call that begins."""
         self.history.begin(operation)
         if not self.counts:
             return
@@ -70,7 +70,7 @@ class Judge:
             self.floors[operation] = counter.seen
 
     def answered(self, operation: Operation) -> None:
-        """It has its answer."""
+        """Record an answer. Raises `ViolationError` if it contradicts what was seen of a counter."""
         self.answers += 1
         floor = self.floors.pop(operation, None)
         counter = self.counters[operation.key] if self.counts else None
@@ -78,37 +78,37 @@ class Judge:
             return
         value = self.number_in(operation)
         if value > counter.invoked:
-            raise self.wrong("I14", f"{told(operation)} got {value}, only {counter.invoked} were asked for")
+            raise self.wrong("I14", f"{call_text(operation)} got {value}, only {counter.invoked} were asked for")
         if operation.consistency == "stale":
             return
         if operation.kind == "get":
             if value < floor:
-                raise self.wrong("I13", f"{told(operation)} saw {value}, {floor} was known before")
+                raise self.wrong("I13", f"{call_text(operation)} saw {value}, {floor} was known before")
         else:
             if value <= floor:
-                raise self.wrong("I15", f"{told(operation)} made {value}, {floor} was known before")
+                raise self.wrong("I15", f"{call_text(operation)} made {value}, {floor} was known before")
             other = counter.values.setdefault(value, operation)
             if other is not operation:
-                both = f"{told(operation)} and {other.client}'s of {other.began:.6f}"
+                both = f"{call_text(operation)} and {other.client}'s of {other.began:.6f}"
                 raise self.wrong("I14", f"{both} both made {value}")
             counter.acknowledged += 1
         counter.seen = max(counter.seen, value)
 
     def number_in(self, operation: Operation) -> int:
-        """What a counter was said to be; nothing is 0. Raises `ViolationError` for what is no number."""
+        """Return the count in an answer; None counts as 0. Raises `ViolationError` for anything but a number."""
         value = operation.result
         if value is None or isinstance(value, int):
             return value or 0
-        raise self.wrong("I14", f"{told(operation)} got {value!r}, which is no count")
+        raise self.wrong("I14", f"{call_text(operation)} got {value!r}, which is no count")
 
     def wrong(self, number: str, text: str) -> ViolationError:
-        """The violation that says so, and what may be the reason."""
+        """Return a violation with the advice."""
         return ViolationError(f"{number}: {text}{self.advice}")
 
     def failed(self, operation: Operation, code: str, reason: Any, label: tuple[int, int] = (0, 0)) -> None:
-        """It was refused by the machine, which may be what the workload expects, or by the session, which never is.
+        """Record a call that the machine refused, which the workload may allow, or the session, which never may happen.
 
-        `label` is the session and the number of a command.
+        `label` is the session and the number of a command. Raises `ViolationError`.
         """
         self.floors.pop(operation, None)
         who = f"{operation.client}'s {operation.kind} of {operation.key!r}"
@@ -125,14 +125,14 @@ class Judge:
         operation.outcome, operation.result = Outcome.REFUSED, reason
 
     def refused(self, operation: Operation, moment: float) -> None:
-        """All its sendings were refused: that proves something only if the network made no copies of them."""
+        """Record a call whose every attempt was refused; this is proof only if the network copied no frames."""
         self.floors.pop(operation, None)
         self.turned_away.append((operation, moment))
 
     # --- at the end --------------------------------------------------------------------------------------------------
 
     def settle(self, *, copies: bool) -> None:
-        """Nothing comes any more. Without copies of frames, what was refused by all who were asked did not happen."""
+        """Call it when no frame is under way: without copies of frames, refused calls did not take effect."""
         for operation, moment in self.turned_away if not copies else ():
             operation.outcome, operation.ended = Outcome.REFUSED, moment
             if self.counts and operation.kind == "increment":
@@ -140,7 +140,7 @@ class Judge:
         self.turned_away.clear()
 
     def final(self, operation: Operation) -> None:
-        """What some node said of a key at the very end; raises `ViolationError` when a counter went wrong."""
+        """Check what a node answered about a key at the very end. Raises `ViolationError` if a counter is wrong."""
         counter = self.counters[operation.key] if self.counts else None
         if counter is None or counter.mixed:
             return
@@ -153,20 +153,21 @@ class Judge:
             raise self.wrong("I14", f"{key!r} ends at {value} on {operation.client}, only {most} were asked for")
 
     def conclude(self) -> None:
-        """Judge the whole history. Raises `ViolationError`, also when the answer took too long to find."""
+        """Check the whole history. Raises `ViolationError`, also if the check takes too long."""
         model = self.workload.model
         if model is None:
             return
         judged = [operation for operation in self.history if operation.consistency != "stale"]
-        verdict = check(judged, model, seconds=CHECK_S_MAX)
+        verdict = check(judged, model, seconds=CHECK_SECONDS_MAX)
         demand(verdict.linearizable is not False, "linearizability", verdict.text + self.advice)
         demand(
             verdict.linearizable is True,
             "linearizability",
-            f"undecided after {CHECK_S_MAX} s, at key {verdict.key!r}: the workload needs more keys, each used less",
+            f"undecided after {CHECK_SECONDS_MAX} s, at key {verdict.key!r}: give the workload more keys, so that "
+            "each is used less often",
         )
 
 
-def told(operation: Operation) -> str:
-    """A call as a violation tells of it."""
+def call_text(operation: Operation) -> str:
+    """Return a call as a violation describes it."""
     return f"{operation.client}'s {operation.kind} of {operation.key!r}, begun at {operation.began:.6f},"

@@ -1,4 +1,4 @@
-"""What one seed means: the size of the cluster, its settings, its clients and its faults."""
+"""The plan that a seed stands for: the size of the cluster, its settings, its clients and its faults."""
 
 from __future__ import annotations
 
@@ -18,28 +18,28 @@ class Plan:
     seed: int
     nodes: int = 3
     own_machine: bool = False
-    """Without a machine of the caller's: a user's machine, instead of the one kept in the ledger."""
+    """If the caller gives no machine: run a `CountingMachine` instead of the machine in the ledger."""
     lease_reads: bool = False
     clients: int = 3
     seconds: float = 12.0
-    """How long faults rage, at pace 1."""
+    """How long faults are injected, in virtual seconds at pace 1."""
     pace: float = 1.0
-    """All times of nodes, network, faults and clients are so much longer: as much happens, over more hours.
+    """The factor by which all times of nodes, network, faults and clients are stretched.
 
-    At 10 a leader beats once a second and elections take ten, as one sets it between continents; timers that are no
-    settings meet times of another order than at 1.
+    At 10 a leader sends a heartbeat once a second and an election takes ten, as between continents. Timers that are no
+    settings then meet times of another order than at pace 1.
     """
     faults: bool = True
     kinds: tuple[str, ...] = ()
-    """Only these kinds of faults."""
+    """The kinds of faults to use; empty for the kinds that the seed draws."""
     skip: frozenset[int] = frozenset()
-    """The strikes that are left out, by number: so a failure is shrunk."""
+    """The numbers of the strikes to leave out; this is how a failure is shrunk."""
     storage: StorageSettings = field(default_factory=StorageSettings)
     raft: RaftSettings = field(default_factory=RaftSettings)
 
     @classmethod
     def of(cls, seed: int, seconds: float = 12.0) -> Plan:
-        """The plan of a seed: small bounds, so that snapshots and compaction happen."""
+        """Return the plan of a seed; its sizes are small, so that snapshots and compaction happen."""
         chance = random.Random(f"plan {seed}")
         snapshot_entries = chance.choice((20, 60, 200, 100_000))
         storage = StorageSettings(
@@ -73,7 +73,7 @@ class Plan:
         )
 
     def paced(self) -> tuple[StorageSettings, RaftSettings]:
-        """Return the settings of storage and of Raft at the plan's pace."""
+        """Return the settings of storage and Raft, stretched by the pace."""
         storage, raft, pace = self.storage, self.raft, self.pace
         return (
             replace(

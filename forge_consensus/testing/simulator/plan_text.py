@@ -1,4 +1,4 @@
-"""The plan as Python text: the one line that runs it again, with nothing in it that is as ever."""
+"""The plan as Python text: one line that runs it again and names only what differs from the defaults."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 from forge_consensus.testing.simulator.plan import Plan
 
 SET_ITEMS_MAX = 12
-"""A larger set of numbers is written by what it lacks."""
+"""A larger set of numbers is written as a range without the numbers that it lacks."""
 IMPORTS = (
     "from forge_consensus.config.raft import RaftSettings",
     "from forge_consensus.config.storage import StorageSettings",
@@ -18,7 +18,10 @@ SIMULATION = "from forge_consensus.testing import Simulation"
 
 
 def call_of(value: Any) -> str:
-    """A value as the Python expression that makes it; of dataclasses only what differs from their defaults."""
+    """Return the Python expression that makes a value.
+
+    For a dataclass it names only the fields that differ from their defaults.
+    """
     if is_dataclass(value):
         said = []
         for slot in fields(value):
@@ -34,12 +37,12 @@ def call_of(value: Any) -> str:
 
 
 def default_of(slot: Field[Any]) -> Any:
-    """What a field is if nothing is given, `MISSING` if something must be."""
+    """Return the default of a field, `MISSING` if it has none."""
     return slot.default if slot.default_factory is MISSING else slot.default_factory()
 
 
 def set_text(items: list[Any]) -> str:
-    """A frozen set in a fixed order; of a large one of numbers, those that it lacks."""
+    """Return a frozen set in a fixed order; a large one of numbers as a range without those that it lacks."""
     if len(items) <= SET_ITEMS_MAX or not all(isinstance(item, int) for item in items):
         return f"frozenset({{{', '.join(map(repr, items))}}})" if items else "frozenset()"
     first, last = items[0], items[-1]
@@ -49,7 +52,7 @@ def set_text(items: list[Any]) -> str:
 
 
 def reproduction(plan: Plan, state_machine: Any = None, workload: Any = None, state: Any = None) -> str:
-    """What to type into Python to run the plan again, with the machine, the workload and `state` that were given."""
+    """Return the Python code that runs the plan again with the given machine, workload and `state`."""
     arguments, imports = [call_of(plan)], [line for line in IMPORTS if f"{line.rpartition(' ')[2]}(" in call_of(plan)]
     for name, given, call in (("state_machine", state_machine, ""), ("workload", workload, "()"), ("state", state, "")):
         if given is not None:

@@ -1,8 +1,8 @@
-"""A wall clock that is wrong, for the twin: days ahead of the real one, and later at every look.
+"""A wrong wall clock for the twin: days ahead of the real one, and later at every reading.
 
-A machine that asks what time it is, instead of taking `entry.time_ms`, comes to something else under it, also one
-that compares two times, and however coarsely. Only Python's own clocks are changed, in this process, and before the
-machine's module is imported: what it imports from `time` and `datetime` is then what stands here.
+Under it, a machine that asks for the time instead of using `entry.time_ms` returns something else, also one that
+compares two times, however coarsely. Only Python's clocks in this process are changed, before the machine's module is
+imported: so what it imports from `time` and `datetime` is the changed version.
 """
 
 from __future__ import annotations
@@ -14,32 +14,32 @@ from itertools import count
 from typing import Any
 
 AHEAD_NS = int((400 * 86_400 + 7 * 3600 + 13 * 60 + 17.25) * 1e9)
-"""So far that year, month, day, weekday and hour are all others."""
+"""Chosen so that year, month, day, weekday and hour all differ."""
 LOOK_NS = 61_700_000_000
-"""So much later it is at each look."""
+"""How much later it is at each reading."""
 WORDS = "a clock that is 400 days ahead and a minute later at each look"
 
 RealDatetime = datetime.datetime
 
 
 class InstanceCheck(type):
-    """Makes what the real class made an instance of the class that stands for it."""
+    """Makes objects of the real class pass as instances of the class that replaces it."""
 
     def __instancecheck__(cls, instance: object) -> bool:
-        """As the real class would say; classes of a user's own that inherit from it are asked as ever."""
+        """Answer as the real class would; a user's subclass is checked as always."""
         return isinstance(instance, RealDatetime) if cls is ShiftedDatetime else type.__instancecheck__(cls, instance)
 
     def __subclasscheck__(cls, subclass: type) -> bool:
-        """The same for classes."""
+        """Answer as the real class would, for classes."""
         return issubclass(subclass, RealDatetime) if cls is ShiftedDatetime else type.__subclasscheck__(cls, subclass)
 
 
 class ShiftedDatetime(RealDatetime, metaclass=InstanceCheck):
-    """`datetime.datetime`, whose present is that of the changed `time.time`; those of `today` are so by themselves."""
+    """`datetime.datetime` with the present of the changed `time.time`."""
 
     @classmethod
     def now(cls, tz: datetime.tzinfo | None = None) -> Any:
-        """The present."""
+        """Return the shifted present."""
         return cls.fromtimestamp(time.time(), tz)
 
     @classmethod

@@ -36,10 +36,10 @@ from forge_consensus.testing.simulator.workload import CountingWorkload, KeyValu
 from forge_consensus.testing.story.message_table import MessageTable
 from forge_consensus.testing.world.cluster import SimulatedCluster
 
-QUIET_S_MAX = 20.0
-"""A cluster that nobody disturbs elects, converges and serves within so many virtual seconds, at pace 1."""
+QUIET_SECONDS_MAX = 20.0
+"""A cluster without faults elects, converges and serves within so many virtual seconds, at pace 1."""
 COLLECT_EACH = 100_000
-"""The garbage collector looks when so many objects more are there than when it looked last."""
+"""How many more objects there are before the garbage collector runs again."""
 DEFAULT_WORKLOAD = (
     '. Without workload= the clients send Command("increment", {"key": key}), and the machine must count and return '
     'how often a key was counted, and answer the query {"get": key} with that count, or None: give a workload of what '
@@ -50,7 +50,7 @@ DEFAULT_WORKLOAD = (
 class Simulation(HandMoves):
     """A whole cluster in one process and in virtual time; `run` it under faults, or move it by hand.
 
-    The nodes are the real ones: the same actors, codec and ledger, over a simulated store, clock and network. A seed
+    The nodes are the real ones: the same actors, codec and ledger, on a simulated store, clock and network. The seed
     decides everything, so a run that failed fails again. Use it in a ``with`` statement::
 
         with Simulation(nodes=5, seed=7, state_machine=MyMachine, workload=MyWorkload()) as simulation:
@@ -73,25 +73,26 @@ class Simulation(HandMoves):
         twin: bool | None = None,
         quiet: bool = True,
     ) -> None:
-        """Set up a run: that of a plan, or of the seed's own plan with what is given here in its place.
+        """Prepare a run: of the given plan, or of the plan of the seed; the other arguments replace parts of it.
 
         Args:
-            plan: what is run; None for `Plan.of(seed)`, at pace 1.
-            nodes: how many nodes, 1 to 9.
-            seed: decides everything that is left to chance.
-            state_machine: makes a node's machine anew for each of its processes: its class, or any function.
-            state: makes of a machine what identifies its state, anything with a ``repr``. Where given, the states of
-                all nodes are compared after every command, otherwise the results only.
-            workload: what clients do, and by which model they are judged; None for what the built-in machine can do,
-                or, with a machine of the caller's, for an "increment" and a {"get": key} of some keys.
-            seconds: how long `run` lets faults rage, in virtual seconds.
-            faults: whether there are any, or a list of the kinds that there are; of none, there are none.
-            twin: whether `run` ends with the same commands applied in another process, with another hash seed and
-                another clock: results, the answers to the queries at the end, and states where it can import `state`
-                are compared. None for yes where a machine is given that another process can import.
-            quiet: from `start` to `close`, what the nodes write to the log is dropped: they fail by order all the time.
+            plan: what is run; None for `Plan.of(seed)` at pace 1.
+            nodes: how many nodes, 1 to 9; None for what the plan says.
+            seed: a whole number from 0 that decides everything that is left to chance.
+            state_machine: makes a new machine for each process of each node: a class, or a function without parameters.
+                None for the built-in machines.
+            state: takes a machine and returns what identifies its state, anything with a ``repr``. If given, the states
+                of all nodes are compared after every command, otherwise only the results.
+            workload: what clients do, and the model by which answers are judged. None for commands of the built-in
+                machine or, with your own, for the command "increment" and the query {"get": key} of some keys.
+            seconds: how long `run` injects faults, in virtual seconds; None for what the plan says.
+            faults: True or False, or a list of kinds of faults; an empty list means none. None for what the plan says.
+            twin: whether `run` ends by applying the same commands in another process, with another hash seed and clock,
+                and compares results, final answers and, if the process can import `state`, states. None for yes if
+                another process can import the machine that is given.
+            quiet: whether the log of the nodes is dropped from `start` to `close`, because injected faults fill it.
 
-        Raises `InvalidConfigError` for what makes no sense.
+        Raises `InvalidConfigError` for an argument that makes no sense; the text says what to give instead.
 
         """
         self.plan = plan = given_plan(plan, seed=seed, nodes=nodes, seconds=seconds, faults=faults)
@@ -107,7 +108,7 @@ class Simulation(HandMoves):
         self.state = state
         self.agreement = Agreement(state)
         self.invariants = Invariants()
-        self.agreement.heard = self.invariants.applies
+        self.agreement.observe = self.invariants.applies
         self.judge = Judge(self.workload)
         self.judge.entry_of = self.entry_of
         if workload is None and state_machine not in (CountingMachine, KeyValueMachine):
@@ -120,21 +121,21 @@ class Simulation(HandMoves):
         self.ran = False
 
     def machine(self, node: str) -> Machine:
-        """A node's machine, watched."""
+        """Make a node's machine, wrapped so that each step is compared."""
         return WatchedMachine(self.state_machine(), node, self.agreement, lambda: self.saved(node))
 
     def saved(self, node: str) -> int:
-        """Of which entry the newest snapshot on a node's disk is."""
+        """Return the index of the newest snapshot on a node's disk."""
         base = self.cluster.nodes[node].running
         return 0 if base is None else base.engine.ledger.applier.on_disk
 
     def entry_of(self, label: tuple[int, int]) -> str:
-        """The entry of a session's command, in words."""
+        """Return the entry of a session's command in words, empty if no machine has applied it."""
         index = self.invariants.executed.get(label, 0)
         return next((named(entry) for entry in self.agreement.entries if entry.index == index), "")
 
     def make_cluster(self) -> SimulatedCluster:
-        """The nodes, none of which runs yet."""
+        """Make the nodes; none of them runs yet."""
         plan = self.plan
         storage, raft = plan.paced()
         return SimulatedCluster(
@@ -148,7 +149,7 @@ class Simulation(HandMoves):
         )
 
     def make_clients(self) -> list[SimulatedClient]:
-        """The clients, each with habits of its own; one more reads often and impatiently."""
+        """Make the clients, each with habits of its own; one more reads often and impatiently."""
         plan, cluster = self.plan, self.cluster
         lease_share = 0.5 if plan.lease_reads else 0.0
         chance = cluster.timeline.chance("habits")
@@ -161,15 +162,17 @@ class Simulation(HandMoves):
     # --- a whole run -------------------------------------------------------------------------------------------------
 
     def run(self) -> str:
-        """Let faults rage while clients work, then heal all: the cluster must serve and converge; everything is judged.
+        """Inject faults while clients work, then heal: the cluster must serve and converge, and everything is judged.
 
-        Returns the digest of all that happened: equal digests, equal runs. Raises `ViolationError` for what does not
-        hold, and whatever else ended a node without an order, with the whole story in a note; `AlreadyStartedError` the
-        second time.
+        Returns the digest of everything that happened: equal digests mean equal runs. Raises `ViolationError` for a
+        broken rule, and any error that ended a node without an order; a note on the error tells the whole story. Raises
+        `AlreadyStartedError` the second time.
         """
         self.check_outside("run")
         if self.ran:
-            raise AlreadyStartedError("this simulation ran already: make another one, with the same seed or the next")
+            raise AlreadyStartedError(
+                "this simulation has run already: make another one, with the same seed or the next"
+            )
         self.ran = True
         try:
             with rare_collections():
@@ -186,11 +189,11 @@ class Simulation(HandMoves):
         return self.cluster.timeline.digest
 
     def be_quiet(self) -> None:
-        """Heal: then the cluster must elect, serve every client, and converge, within a bound."""
-        cluster, patience = self.cluster, QUIET_S_MAX * self.plan.pace
+        """Heal; then the cluster must elect a leader, serve every client, and converge, within a time limit."""
+        cluster, patience = self.cluster, QUIET_SECONDS_MAX * self.plan.pace
         self.faults.heal()
         elected = cluster.run(patience, lambda: cluster.leader() is not None)
-        demand(elected, "liveness", f"nobody leads {patience} s after the last fault")
+        demand(elected, "liveness", f"no node leads {patience} s after the last fault")
         goals = [client.done + 3 for client in self.clients]
         served = cluster.run(
             patience,
@@ -205,7 +208,10 @@ class Simulation(HandMoves):
         self.judge_all(patience)
 
     def judge_all(self, patience: float) -> None:
-        """Nothing comes any more: compare the nodes, read everything once more, and judge all that clients saw."""
+        """Compare the nodes, read everything once more, and judge all that clients saw.
+
+        Call it when no frame is under way any more.
+        """
         cluster = self.cluster
         compare(cluster.healthy(), self.state)
         self.judge.settle(copies=cluster.network.copies > 0)
@@ -225,9 +231,9 @@ class Simulation(HandMoves):
 
 @contextmanager
 def rare_collections() -> Iterator[None]:
-    """Within it the garbage collector seldom looks: a run keeps nearly all that it makes, so it found next to nothing.
+    """Within it the garbage collector rarely runs, because a run keeps nearly everything that it makes.
 
-    It took a tenth of the time.
+    The collector took a tenth of the time and found next to nothing.
     """
     before = gc.get_threshold()
     gc.set_threshold(COLLECT_EACH, *before[1:])
@@ -238,7 +244,7 @@ def rare_collections() -> Iterator[None]:
 
 
 def workload_for(plan: Plan, state_machine: object, workload: object) -> Workload:
-    """The workload: that which is given, or what the machine is taken to understand. Raises `InvalidConfigError`."""
+    """Return the workload that is given, or the default for the machine. Raises `InvalidConfigError`."""
     if workload is not None:
         return given_workload(workload)
     built_in = state_machine is None and not plan.own_machine
@@ -246,17 +252,17 @@ def workload_for(plan: Plan, state_machine: object, workload: object) -> Workloa
 
 
 def twin_wanted(twin: bool | None, state_machine: Any) -> bool:
-    """Whether there is a twin. Raises `InvalidConfigError` where there cannot be one."""
+    """Return whether a twin is run. Raises `InvalidConfigError` if one is wanted but impossible."""
     possible = state_machine is not None and importable(state_machine)
     if twin and not possible:
         raise InvalidConfigError(
-            "twin=True: another process must make the machine as well, so give state_machine= a class or a function at "
-            "the top of a module's file"
+            "twin=True: another process must make the machine too, so give state_machine= a class or a function at "
+            "the top level of a module's file"
         )
     return possible if twin is None else twin
 
 
 def run_seed(seed: int, seconds: float = 12.0, **changes: Any) -> str:
-    """Run the plan of a seed, with what is to be different; returns the digest."""
+    """Run the plan of a seed with these changes; return the digest."""
     with Simulation(replace(Plan.of(seed, seconds), **changes)) as simulation:
         return simulation.run()

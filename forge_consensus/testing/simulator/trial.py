@@ -1,4 +1,4 @@
-"""The trial: one plan run once, with what it amounted to and, if something was found, the failure and its story."""
+"""The trial: one plan run once, with its measures and, if something was found, the failure and its story."""
 
 from __future__ import annotations
 
@@ -17,38 +17,38 @@ Build = Callable[[Plan], Simulation]
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """What was found wrong. Failures of one kind count as the same."""
+    """What was found wrong. Two failures of one kind count as the same."""
 
     kind: str
     text: str
     at: float
-    """Virtual seconds from the start."""
+    """Virtual seconds since the start."""
     strikes: int
-    """How many strikes were drawn until then, those left out included."""
+    """How many strikes were drawn until then, including those that were left out."""
     story: str
 
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """What a run amounted to."""
+    """The result of a run and its measures."""
 
     plan: Plan
     digest: str
     turns: int
-    virtual_s: float
+    virtual_seconds: float
     operations: int
     faults: int
     frames: int
     terms: int
     seconds: float
-    """Of the processor."""
+    """Processor time."""
     failure: Failure | None
     ordered: tuple[Ordered, ...] = ()
-    """The faults."""
+    """The faults that were injected."""
 
 
 def attempt(plan: Plan, build: Build = Simulation) -> Trial:
-    """Run a plan. Whatever ends the run early is its failure; only an interrupt of the whole process is raised."""
+    """Run a plan. Any error that ends the run is its failure; only an interrupt of the whole process is raised."""
     began = time.process_time()
     with build(plan) as simulation:
         cluster, faults = simulation.cluster, simulation.faults

@@ -1,11 +1,12 @@
-"""The twin: one run's commands applied once more in another process, with another hash seed and another clock.
+"""The twin: the commands of a run applied once more in another process, with another hash seed and another clock.
 
-All simulated nodes share one interpreter, so a machine that depends on the order of a set of strings, or on `hash`,
-would agree with itself on every one of them, and differ on real ones; one that looks at the day would agree for a
-day. Compared are the results, the states where another process can import what tells them, and the answers to the
-queries at the end. Run as ``python -m forge_consensus.testing.simulator.twin NAME FILE NAME FILE``, with the names
-``MODULE:QUALNAME`` of the machine and of `state`, or nothing: commands and queries come by standard input, what came
-of them goes to standard output.
+All simulated nodes share one interpreter. A machine that depends on the order of a set of strings, or on `hash`, would
+agree with itself on all of them, but differ on real nodes; one that depends on the date would agree for a day. Compared
+are the results, the answers to the final queries and, if another process can import `state`, the states.
+
+Run as ``python -m forge_consensus.testing.simulator.twin NAME FILE NAME FILE`` with the names ``MODULE:QUALNAME`` of
+the machine and of `state`, or empty texts. Commands and queries come by standard input, the results go to standard
+output.
 """
 
 from __future__ import annotations
@@ -30,39 +31,39 @@ from forge_consensus.testing.simulator.shifted_clock import WORDS, shift_clock
 
 SECONDS_MAX = 60.0
 HASH_SEEDS = ("4057", "8114")
-"""The twin's seed is one that this process does not have."""
+"""The hash seeds of a twin; it uses the one that this process does not have."""
 IN_TWIN = "FORGE_CONSENSUS_TWIN"
-"""The variable that says so, in a twin's environment."""
+"""The environment variable that is set in a twin."""
 THERE = f"in a process with another hash seed and {WORDS}"
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """What the nodes have applied, what came of it, and what they answer now."""
+    """What the nodes have applied, the results, and what they answer at the end."""
 
     entries: Sequence[Entry]
     effects: Sequence[Effect]
-    """One of each entry."""
+    """One for each entry."""
     queries: Sequence[Any] = ()
     answers: Sequence[str] = ()
-    """What `answer_of` made of each query."""
+    """The result of `answer_of` for each query."""
 
     @classmethod
     def of(cls, entries: Sequence[Entry], effects: Sequence[Effect], queries: Iterable[Any], machine: Machine) -> Run:
-        """A run that is over; `machine` has applied it."""
+        """Make a run from a `machine` that has applied it."""
         queries = list(queries)
         return cls(entries, effects, queries, [answer_of(machine, query) for query in queries])
 
 
 def importable(made: Callable[..., Any]) -> bool:
-    """Whether another process can have it as well: it is a class or function of some module's file."""
+    """Return whether another process can import this class or function: it is at the top of a module with a file."""
     module = sys.modules.get(getattr(made, "__module__", None) or "")
     name = getattr(made, "__qualname__", "<")
     return getattr(module, "__file__", None) is not None and name.isascii() and "<" not in name
 
 
 def place_of(made: Callable[..., Any] | None) -> tuple[str, str]:
-    """The name by which another process finds it, and the file of its module; nothing for what it cannot import."""
+    """Return the name by which another process imports it, and the file of its module; empty texts if it cannot."""
     if made is None or not importable(made):
         return "", ""
     return f"{made.__module__}:{made.__qualname__}", str(sys.modules[made.__module__].__file__)
@@ -71,10 +72,10 @@ def place_of(made: Callable[..., Any] | None) -> tuple[str, str]:
 def compare_with_twin(machine: Callable[[], Machine], run: Run, state: Callable[[Any], Any] | None = None) -> None:
     """Apply the entries in another process, ask it the queries, and compare.
 
-    Raises `ViolationError` for the first difference, `OperationFailedError` when the process fails or takes longer
-    than `SECONDS_MAX`.
+    Raises `ViolationError` for the first difference, `OperationFailedError` if the process fails or takes longer than
+    `SECONDS_MAX`.
     """
-    results, states, answers = told_by_twin(machine, run, place_of(state))
+    results, states, answers = run_twin(machine, run, place_of(state))
     for number, (entry, effect) in enumerate(zip(run.entries, run.effects, strict=True)):
         here, there = (effect.result, effect.state), (results[number], states[number] if states else effect.state)
         if here != there:
@@ -90,10 +91,10 @@ def compare_with_twin(machine: Callable[[], Machine], run: Run, state: Callable[
             )
 
 
-def told_by_twin(
+def run_twin(
     machine: Callable[[], Machine], run: Run, state: tuple[str, str]
 ) -> tuple[list[str], list[str], list[str]]:
-    """The results, the states if any, and the answers that the other process tells. Raises `OperationFailedError`."""
+    """Run the other process; return its results, its states if any, and its answers. Raises `OperationFailedError`."""
     hash_seed = HASH_SEEDS[os.environ.get("PYTHONHASHSEED") == HASH_SEEDS[0]]
     environment = {**os.environ, "PYTHONHASHSEED": hash_seed, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     environment[IN_TWIN] = "1"
@@ -111,14 +112,14 @@ def told_by_twin(
         raise OperationFailedError(f"the twin of {machine.__qualname__} took over {SECONDS_MAX} s") from error
     if done.returncode:
         raise OperationFailedError(
-            f"the twin of {machine.__qualname__} failed; with twin=False there is none: {done.stderr.decode()[-2000:]}"
+            f"the twin of {machine.__qualname__} failed (twin=False runs none): {done.stderr.decode()[-2000:]}"
         )
     results, states, answers = msgpack.unpackb(done.stdout)
     return results, states, answers
 
 
 def answer_of(machine: Machine, query: Any) -> str:
-    """What a node would answer to a query, as a text."""
+    """Return the answer of a node to a query, as text."""
     try:
         outcome = outcome_of(machine.query(msgpack.unpackb(msgpack.packb(query))), 0, "")
     except Exception as error:
@@ -127,26 +128,27 @@ def answer_of(machine: Machine, query: Any) -> str:
 
 
 def refuse_in_twin() -> None:
-    """A script that simulates whenever it is imported would make a twin of the twin, and so on, for ever.
+    """Raise `InvalidConfigError` in a twin.
 
-    Raises `InvalidConfigError` in a twin.
+    A script that simulates when it is imported would otherwise start a twin of the twin, and so on for ever.
     """
     if IN_TWIN in os.environ:
         raise InvalidConfigError(
-            "a simulation begins where its machine is imported, so that its twin, another process, would begin it too: "
-            'put it below `if __name__ == "__main__":`'
+            "importing the module of the machine starts a simulation, so its twin, another process, would start one "
+            'too: put it below `if __name__ == "__main__":`'
         )
 
 
 def found(name: str, file: str) -> Any:
-    """A class or function: from its module, or from its file where the module cannot be imported by name."""
+    """Return a class or function: from its module, or from its file if the module cannot be imported by name."""
     module_name, _, path = name.partition(":")
     try:
         if module_name == "__main__":
             raise ImportError("here that is this module")
         module = importlib.import_module(module_name)
     except ImportError:
-        module_name = f"twin_of_{module_name.strip('_')}"  # so that what it runs as a program does not run here
+        # Another name than __main__, so that the main program of the module does not run here.
+        module_name = f"twin_of_{module_name.strip('_')}"
         if module_name in sys.modules:
             return attrgetter(path)(sys.modules[module_name])
         spec = importlib.util.spec_from_file_location(module_name, file)
@@ -158,8 +160,8 @@ def found(name: str, file: str) -> Any:
     return attrgetter(path)(module)
 
 
-def main(arguments: Sequence[str], commands: BinaryIO, told: BinaryIO) -> None:
-    """Apply what comes in, ask what is asked, tell what came of both."""
+def main(arguments: Sequence[str], commands: BinaryIO, output: BinaryIO) -> None:
+    """Apply the commands and ask the queries from the input; write what came of both."""
     shift_clock()
     machine: Machine = found(*arguments[:2])()
     state = found(*arguments[2:]) if arguments[2] else None
@@ -170,11 +172,11 @@ def main(arguments: Sequence[str], commands: BinaryIO, told: BinaryIO) -> None:
         results.append(result_of(machine, Entry(index, term, time_ms, Command.decode(command)))[0])
         if state is not None:
             states.append(state_text(machine, state))
-    told.write(msgpack.packb((results, states, [answer_of(machine, query) for query in queries])))
+    output.write(msgpack.packb((results, states, [answer_of(machine, query) for query in queries])))
 
 
 if __name__ == "__main__":
     output: Any = sys.stdout.buffer
-    sys.stdout = sys.stderr  # what a machine prints is no answer
+    sys.stdout = sys.stderr  # so that what a machine prints does not mix with the results
     main(sys.argv[1:], sys.stdin.buffer, output)
     output.flush()

@@ -11,15 +11,15 @@ from forge_consensus.storage.machines.machine import Command
 from forge_consensus.testing.histories.linearizability import REGISTER, Model
 
 CALLS_A_KEY = 150
-"""A key is used so often and then left for a new one: what a check takes grows faster than the calls of one key."""
+"""How often a key is used before a new one replaces it, because a check takes more than linear time per key."""
 
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One thing that a client does: a command, which goes through the log, or, where there is none, a query.
+    """One call of a client: a command, which goes through the log, or, if there is none, a query.
 
-    `kind`, `key` and `argument` are what the history tells of it and the model knows, see `history.Operation`. Calls
-    of different keys are judged apart, so whatever depends on each other has one key.
+    `kind`, `key` and `argument` are what the history records and the model knows, see `history.Operation`. Calls of
+    different keys are judged apart, so give one key to everything that depends on each other.
     """
 
     kind: str
@@ -30,9 +30,9 @@ class Call:
 
 
 class Workload(Protocol):
-    """What clients do. Inherit from it and write `command` and `query`; the rest has defaults.
+    """What clients do. Inherit from it and define `command` and `query`; the rest has defaults.
 
-    A seed must replay, so draw from the `chance` that is given and from nothing else. Of a bank::
+    A seed must replay, so draw only from the `chance` that is passed. An example with a bank::
 
         class Bank(Workload):
             model = Balance()  # step(10, Operation(kind="balance", ..., result=10)) is (True, 10)
@@ -47,25 +47,25 @@ class Workload(Protocol):
     """
 
     model: Model | None = None
-    """By which histories are judged; without one the answers are recorded only."""
+    """The model by which the history is judged; None to record the answers only."""
     may_fail: bool = True
-    """Whether the machine may refuse a command or a query, by raising. If not, that is a violation."""
+    """Whether the machine may refuse a command or a query by raising. If False, a refusal is a violation."""
 
     def command(self, chance: random.Random, client: str) -> Call:
-        """What the client is to change next."""
+        """Return what the client changes next."""
         raise NotImplementedError
 
     def query(self, chance: random.Random, client: str) -> Call:
-        """What the client is to read next."""
+        """Return what the client reads next."""
         raise NotImplementedError
 
     def at_the_end(self) -> Iterable[Call]:
-        """Queries that see everything that was written. They are asked of every node when all is over."""
+        """Return queries that cover everything that was written; every node is asked them at the end."""
         return ()
 
 
 class Keys:
-    """Some keys at a time, each to be used so often and then replaced by a new one."""
+    """Some keys at a time, each used a number of times and then replaced by a new one."""
 
     def __init__(self, name: str, count: int, calls_a_key: int) -> None:
         self.name = name
@@ -74,12 +74,12 @@ class Keys:
         self.slots = [[self.new(), calls_a_key * (slot + 1) // count] for slot in range(count)]
 
     def new(self) -> Any:
-        """A key that was never used."""
+        """Return a key that was never used."""
         self.made += 1
         return f"{self.name}{self.made}"
 
     def draw(self, chance: random.Random) -> str:
-        """One of the present keys."""
+        """Return one of the present keys."""
         slot = chance.choice(self.slots)
         key: str = slot[0]
         slot[1] -= 1
@@ -88,12 +88,12 @@ class Keys:
         return key
 
     def all(self) -> list[str]:
-        """All keys that ever were."""
+        """Return all keys so far."""
         return [f"{self.name}{number}" for number in range(1, self.made + 1)]
 
 
 class CountingWorkload(Workload):
-    """Counts keys, and reads how often they were counted: for a `CountingMachine`."""
+    """Counts keys and reads the counts: for a `CountingMachine`."""
 
     model = REGISTER
     may_fail = False
@@ -102,24 +102,24 @@ class CountingWorkload(Workload):
         self.keys = Keys("count", keys, calls_a_key)
 
     def command(self, chance: random.Random, client: str) -> Call:
-        """Count."""
+        """Increment a key."""
         key = self.keys.draw(chance)
         return Call("increment", key, 1, Command("increment", {"key": key}))
 
     def query(self, chance: random.Random, client: str) -> Call:
-        """Read."""
+        """Read a key."""
         return get(self.keys.draw(chance))
 
     def at_the_end(self) -> Iterable[Call]:
-        """Read all."""
+        """Read all keys."""
         return [get(key) for key in self.keys.all()]
 
 
 class KeyValueWorkload(Workload):
-    """All commands of the built-in machine: some keys are only counted, with the others anything is done.
+    """All commands of the built-in machine: some keys are only counted, the others get every kind of command.
 
-    Values that are set are never set twice, so that what was read tells who wrote it. What a compare-and-set expects
-    is right about as often as not: it is what the key holds if all calls happened in the order in which they began.
+    No value is set twice, so a value that was read shows which call wrote it. About half of all compare-and-set
+    commands expect the right value: what the key would hold if all calls took effect in the order in which they began.
     """
 
     model = REGISTER
@@ -134,12 +134,12 @@ class KeyValueWorkload(Workload):
         self.guess: dict[str, int | None] = {}
 
     def draw(self, chance: random.Random) -> tuple[str, bool]:
-        """A key, and whether it is only counted."""
+        """Return a key, and whether it is only counted."""
         counter = chance.random() < 0.25
         return (self.counters if counter else self.registers).draw(chance), counter
 
     def command(self, chance: random.Random, client: str) -> Call:
-        """Some command."""
+        """Return a random command."""
         key, counter = self.draw(chance)
         kind = "increment" if counter else chance.choices(self.kinds, self.weights)[0]
         if kind == "increment":
@@ -171,5 +171,5 @@ class KeyValueWorkload(Workload):
 
 
 def get(key: str) -> Call:
-    """The call that reads a key."""
+    """Return the call that reads a key."""
     return Call("get", key, query={"get": key})

@@ -1,1 +1,1 @@
-"""The last messages of a simulation, as people read them: who said what to whom."""
+"""The last messages of a simulation as a table for people: who sent what to whom."""

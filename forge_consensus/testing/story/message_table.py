@@ -1,4 +1,4 @@
-"""The last messages of a simulation as a table that people read: who said what to whom, and what happened to nodes."""
+"""The message table: the last messages of a simulation, and what happened to its nodes, as people read them."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from forge_consensus.testing.world.cluster import SimulatedCluster
 from forge_consensus.testing.world.network import Connection
 
 KEPT = 40
-"""So many lines between nodes are printed."""
+"""How many lines between nodes are printed."""
 KEPT_OF_CLIENTS = 12
 FRAMES_PER_LINE = 10
-"""Of frames more are remembered than printed: health checks are left out and heartbeats taken together."""
+"""More frames are kept than lines are printed, because health checks are left out and heartbeats are merged."""
 LOST = "not yet, or lost"
 FRAME_BYTES_MAX = 1 << 30
 HAPPENINGS_MAX = 200
@@ -31,22 +31,22 @@ NODE_LINES = {
     "down": "hears that its connection broke, to",
     "up": "connects to",
 }
-"""What the timeline notes besides frames and is shown, with what is said of it."""
+"""The kinds of notes of the timeline, besides frames, that are shown, and the text for each."""
 
 Line = tuple[float, str, str, Any]
-"""What happened, as it lies in memory: moment, from, to, and a frame, its bytes, or a text on what a node did.
+"""What happened, as it is kept in memory: moment, from, to, and a frame, its bytes, or a text about a node.
 
-Nothing is decoded before somebody reads it.
+Nothing is decoded until the table is printed.
 """
 Roles = tuple[int, str, int | None]
-"""What of a node is told when it changes: term, vote, the term that it leads."""
+"""What is shown of a node when it changes: term, vote, and the term that it leads."""
 Arrivals = dict[tuple[str, str, bytes], list[float]]
 
 
 class MessageTable:
-    """Looks on and remembers the last of what happened, cheaply; `text` prints it.
+    """Observes a cluster and keeps the last of what happened, at little cost; `text` prints it.
 
-    It belongs to the watchers of a cluster, before those that raise: `MessageTable.of(cluster)` puts it there.
+    It must be among the watchers of a cluster before those that raise: `MessageTable.of(cluster)` puts it there.
     """
 
     def __init__(self, cluster: SimulatedCluster, kept: int = KEPT) -> None:
@@ -60,7 +60,7 @@ class MessageTable:
 
     @classmethod
     def of(cls, cluster: SimulatedCluster, kept: int = KEPT) -> MessageTable:
-        """A table that looks on from now on."""
+        """Return a table that observes the cluster from now on."""
         messages = cls(cluster, kept)
         cluster.watchers.insert(0, messages)
         return messages
@@ -68,7 +68,7 @@ class MessageTable:
     # --- looking on --------------------------------------------------------------------------------------------------
 
     def began(self, node: SimulatedBase) -> None:
-        """A process began."""
+        """Note a new process."""
         ledger = node.engine.ledger
         log = ledger.log
         self.roles[node.name] = (ledger.term, ledger.vote, None)
@@ -76,7 +76,7 @@ class MessageTable:
         self.happened(node, text + f"log {log.base_index}..{log.last}, commit {ledger.commit_index}")
 
     def ended(self, node: SimulatedBase, error: BaseException | None) -> None:
-        """It ended."""
+        """Note the end of a process."""
         why = type(error).__name__ if error is not None else "in order"
         if why == "SimulatedCrashError":
             why = node.crash_at.value if node.crash_at is not None else "between two turns"
@@ -85,37 +85,37 @@ class MessageTable:
         self.happened(node, f"ends: {why}")
 
     def replaced(self, name: str) -> None:
-        """The disk of a node that is down holds something else now."""
+        """Note that the disk of a node that is down was replaced."""
         self.happenings.append((self.timeline.now, name, "", "its disk is replaced: by nothing, or by an older copy"))
 
     def durable(self, node: SimulatedBase, batch: Batch) -> None:
-        """A commit alone is no line: what it was for follows in messages."""
+        """Note nothing: messages follow that show what the commit was for."""
 
     def asks(self, node: SimulatedBase, to: str, data: bytes) -> None:
-        """A request leaves."""
+        """Note a request that leaves."""
         self.frames.append((node.timeline.now + node.clock.ahead, node.name, to, data))
 
     def answers(self, node: SimulatedBase, connection: Connection, frame: Frame) -> None:
-        """An answer leaves."""
+        """Note an answer that leaves."""
         self.frames.append((node.timeline.now + node.clock.ahead, node.name, connection.owner.name, frame))
 
     def turned(self, node: SimulatedBase) -> None:
-        """A turn ended: perhaps with another role, term or vote."""
+        """Note a change of term, vote or role."""
         ledger = node.engine.ledger
-        now = (ledger.term, ledger.vote, ledger.leading)
+        now = (ledger.term, ledger.vote, ledger.leading_term)
         if self.roles[node.name] != now:
             text = change(node.name, self.roles[node.name], now)
             self.roles[node.name] = now
             self.happened(node, text)
 
     def happened(self, node: SimulatedBase, text: str) -> None:
-        """Remember what happened to a node."""
+        """Note what happened to a node."""
         self.happenings.append((node.timeline.now + node.clock.ahead, node.name, "", text))
 
     # --- printing ----------------------------------------------------------------------------------------------------
 
     def text(self) -> str:
-        """The table, oldest line first."""
+        """Return the table, oldest line first."""
         nodes: list[Line] = []
         clients: list[Line] = []
         arrivals: Arrivals = {}
@@ -142,7 +142,7 @@ class MessageTable:
         return aligned(("time", "from", "to", "message", "what it says", "arrived after"), lines)
 
     def row(self, line: Line, arrivals: Arrivals) -> Row:
-        """A line of the table."""
+        """Return one line of the table, with its message decoded."""
         at, sender, receiver, what = line
         if isinstance(what, str):
             return Row(at, sender, receiver, what)
@@ -161,7 +161,7 @@ class MessageTable:
 
 @dataclass(slots=True)
 class Row:
-    """A line of the table as it is printed; of what happened to a node `message` says all."""
+    """A line of the table as it is printed; if it is about a node, `message` holds the whole text."""
 
     at: float
     sender: str
@@ -173,12 +173,12 @@ class Row:
     until: float = 0.0
 
     def repeats(self, other: Row) -> bool:
-        """Whether it says the same, whatever its read round, with as much success."""
+        """Return whether the other row says the same, apart from its read round, and arrived as well or as little."""
         alike = self.says.split(ROUND)[0] == other.says.split(ROUND)[0]
         return alike and (self.fate == LOST) == (other.fate == LOST)
 
     def cells(self) -> tuple[str, ...]:
-        """The columns."""
+        """Return the columns."""
         who = f"{self.at:.6f}", self.sender, self.receiver
         if not self.says and not self.fate:
             return (*who, self.message)
@@ -187,7 +187,7 @@ class Row:
 
 
 def collapsed(rows: Sequence[Row]) -> list[Row]:
-    """The rows without those that repeat what the same node last said to the same one, as heartbeats do."""
+    """Merge rows that repeat what the same node last sent to the same one, as heartbeats do."""
     last: dict[tuple[str, str, str], Row] = {}
     kept = []
     for row in rows:
@@ -203,17 +203,17 @@ def collapsed(rows: Sequence[Row]) -> list[Row]:
 
 
 def moment(line: Line) -> float:
-    """What lines are ordered by."""
+    """Return the sort key of a line."""
     return line[0]
 
 
 def of_health(what: Frame | bytes) -> bool:
-    """Whether a frame is a health check or its answer."""
+    """Return whether a frame is a health check or its answer."""
     return b"\xa6health" in what[:16] if isinstance(what, bytes) else type(what.message) is CheckPeerReply
 
 
 def change(name: str, before: Roles, now: Roles) -> str:
-    """What a change of term, vote or role means."""
+    """Return in words what a change of term, vote or role means."""
     said = []
     (old_term, old_vote, old_leading), (term, vote, leading) = before, now
     if old_leading is not None and leading != old_leading:
@@ -228,7 +228,7 @@ def change(name: str, before: Roles, now: Roles) -> str:
 
 
 def aligned(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Lines with the columns aligned, the head first; the last cell of a short row takes the room that is left."""
+    """Align the columns of rows, head first; the last cell of a short row uses the space that is left."""
     lines = [head, *rows]
     widths = [
         max((len(line[column]) for line in lines if column < len(line) - (len(line) < len(head))), default=0)

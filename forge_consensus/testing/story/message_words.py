@@ -1,4 +1,4 @@
-"""What a message says in a line: the fields that matter, in words."""
+"""The text of a message in one line: the fields that matter, in words."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ from forge_consensus.storage.ledger.record import term_of
 
 SAID_CHARS_MAX = 80
 ROUND = ", round "
-"""What stands before the number of a read round, the last of a line."""
+"""Precedes the number of a read round, which is the last item of a line."""
 
 
 def says(message: Any) -> str:
-    """The fields of a message that matter."""
+    """Return the fields of a message that matter, as text."""
     write = WORDS.get(type(message))
     if write is not None:
         return write(message)
@@ -41,7 +41,7 @@ def says(message: Any) -> str:
 
 
 def append_entries(message: AppendEntries) -> str:
-    """Where the entries belong, and which they are."""
+    """Return where the entries belong and which they are."""
     text = f"term {message.term}, after {message.prev_index} of term {message.prev_term}: "
     if message.records:
         first, last = message.prev_index + 1, message.prev_index + len(message.records)
@@ -52,7 +52,7 @@ def append_entries(message: AppendEntries) -> str:
 
 
 def append_reply(message: AppendReply) -> str:
-    """What is on the disk, or the hint."""
+    """Return up to where the log matches, or the hint for the next attempt."""
     text = f"term {message.term}: "
     if message.success:
         text += f"has all up to {message.index}"
@@ -62,34 +62,34 @@ def append_reply(message: AppendReply) -> str:
 
 
 def of_round(number: int) -> str:
-    """The read round, if there is one."""
+    """Return the read round, if there is one."""
     return f"{ROUND}{number}" if number else ""
 
 
 def vote_request(message: RequestVote | RequestPreVote) -> str:
-    """For which term, and how long the log is."""
+    """Return the term of the election and the end of the log."""
     return f"term {message.term}, log ends at {message.last_index} of term {message.last_term}"
 
 
 def vote_reply(message: VoteReply | PreVoteReply) -> str:
-    """Yes or no."""
+    """Return whether the vote was granted."""
     return f"term {message.term}: " + ("granted" if message.granted else "not granted")
 
 
 def refused(message: Refused) -> str:
-    """Why, and who leads."""
+    """Return the reason, and the leader."""
     leader = f", {message.leader} leads term {message.term}" if message.leader else ""
     return message.code.removeprefix("CONSENSUS_").lower().replace("_", " ") + leader
 
 
 def install_snapshot(message: InstallSnapshot) -> str:
-    """Which bytes of which snapshot."""
+    """Return which bytes of which snapshot these are."""
     at = f"{message.offset}+{len(message.data)} of {message.size} bytes"
     return f"term {message.term}, index {message.index} of term {message.entry_term}, {at}"
 
 
 def numbers(items: Any) -> str:
-    """The numbers of commands, queries or results."""
+    """Return the numbers of commands, queries or results."""
     said = [f"{number}" + (f": {code}" if code else "") for number, code in items]
     return ", ".join(said[:6]) + (" ..." if said[6:] else "")
 

@@ -1,4 +1,4 @@
-"""The simulated base: a Thespian system base that runs one node in virtual time, on disk and network with faults."""
+"""The simulated base: a Thespian system base that runs one node in virtual time, on a disk and network with faults."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from forge_consensus.testing.world.files import close_file_of
 from forge_consensus.testing.world.network import Connection, Network
 from forge_consensus.testing.world.timeline import SimulatedClock
 
-IDLE_S_MAX = 3600.0
-WAIT_S_MIN = 1e-6
-"""So that an alarm that is due a rounding error later is waited for in virtual time."""
-LATE_S = 0.02
-"""Being later than this is time in which the node did not run, as in the ZeroMQ base."""
+IDLE_SECONDS_MAX = 3600.0
+WAIT_SECONDS_MIN = 1e-6
+"""So that a timer that is due a rounding error later is waited for in virtual time."""
+LATE_SECONDS = 0.02
+"""A turn that is later than this counts the time as one in which the node did not run, as in the ZeroMQ base."""
 
 
 class SimulatedCrashError(BaseException):
@@ -43,7 +43,7 @@ class CrashAt(Enum):
 
 
 def wrote_meta(batch: Batch, name: bytes) -> bool:
-    """Whether a batch writes one of the ledger's own records."""
+    """Return whether a batch writes the ledger's own record of this name."""
     runs = [operation for operation in batch.operations if isinstance(operation, PutRun) and operation.table == "meta"]
     return any(key == name for run in runs for key, _ in run.items)
 
@@ -60,25 +60,25 @@ COMMITS: dict[str, Callable[[Batch], bool]] = {
 
 
 class Watcher(Protocol):
-    """Who looks on: it may read everything, changes nothing, and raises what it finds wrong."""
+    """An observer of every node of a cluster: it may read everything, changes nothing, and raises what is wrong."""
 
     def began(self, node: SimulatedBase) -> None:
-        """A process of a node began; its ledger is open."""
+        """A process of a node has started; its ledger is open."""
 
     def ended(self, node: SimulatedBase, error: BaseException | None) -> None:
-        """It ended."""
+        """The process has ended, with this error."""
 
     def durable(self, node: SimulatedBase, batch: Batch) -> None:
         """A batch is on the node's disk."""
 
     def asks(self, node: SimulatedBase, to: str, data: bytes) -> None:
-        """A request leaves."""
+        """A request leaves the node."""
 
     def answers(self, node: SimulatedBase, connection: Connection, frame: Frame) -> None:
-        """An answer leaves."""
+        """An answer leaves the node."""
 
     def turned(self, node: SimulatedBase) -> None:
-        """A turn ended."""
+        """A turn has ended."""
 
 
 class SimulatedTables(MemoryTables):
@@ -87,7 +87,7 @@ class SimulatedTables(MemoryTables):
     node: SimulatedBase | None = None
 
     def commit(self, batch: Batch) -> None:
-        """Commit under the node's present faults."""
+        """Commit under the faults that are ordered for the node."""
         node = self.node
         if node is None:
             super().commit(batch)
@@ -109,12 +109,12 @@ class SimulatedTables(MemoryTables):
 
 
 class WatchedEngine(Engine):
-    """The engine, telling of actors' faults: in a simulation only those that were ordered may be."""
+    """The engine, which reports errors of actors: in a simulation only errors that were ordered may occur."""
 
     base: SimulatedBase
 
     def act(self, frames: list[tuple[Any, Any]], notices: list[Any]) -> int:
-        """Act as ever; then raise, if that is ordered for a turn that does what this one did."""
+        """Act as always; then raise, if an error is ordered for a turn that did what this one did."""
         messages = super().act(frames, notices)
         base = self.base
         if base.turn_fails is not None and base.turn_fails(self.ledger):
@@ -123,21 +123,21 @@ class WatchedEngine(Engine):
         return messages
 
     def undo(self, fault: Exception) -> None:
-        """Tell, then take the turn back as ever."""
+        """Report the error, then roll the turn back as always."""
         self.base.actor_failed(fault)
         super().undo(fault)
 
 
 class OrderedFaultError(Exception):
-    """What an actor is made to raise on purpose."""
+    """The error that an actor raises on purpose."""
 
 
 class OrderedFault:
-    """A message that no actor knows."""
+    """A message that no actor understands, so that the actor that receives it raises."""
 
 
 class SimulatedBase(SystemBase):
-    """One process of one node. Frames come by `take`, turns are planned on the timeline, `end` is its death."""
+    """One process of one node. `take` delivers frames, the timeline calls its turns, `end` ends it."""
 
     def __init__(
         self,
@@ -164,25 +164,25 @@ class SimulatedBase(SystemBase):
         self.engine.base = self
         self.free_at = self.resume_at = self.paused_at = 0.0
         self.wake_at, self.wake_number = float("inf"), 0
-        # What is ordered against it:
+        # Faults that are ordered for this process:
         self.crash_at: CrashAt | None = None
         self.crash_commit = "any commit"
         self.slow_commits: tuple[float, float] = (0.0001, 0.002)
         self.ordered_faults = self.sends_left = 0
         self.turn_fails: Callable[[Ledger], bool] | None = None
-        """Tells of a turn by its ledger whether it is the one that fails at its end."""
+        """Returns, from the ledger, whether this is the turn that is to fail at its end; None for no such order."""
         self.disk = cast("SimulatedTables", opened.ledger.tables)
         self.disk_failed = False
         self.disk_is_another = False
-        """Whether its disk holds something else than what the last process left: nothing, or an older copy."""
+        """Whether its disk holds something else than the last process left: nothing, or an older copy."""
         self.disk_is_damaged = False
-        """Whether somebody changed a bit on its disk, so that it may begin with less, or not at all."""
+        """Whether a bit on its disk was flipped, so that it may start with less, or not at all."""
         self.power_fails = False
-        """Whether its host ends with it; else the seed decides."""
+        """Whether its host loses power when it ends; if False, the seed decides."""
         self.killed = False
-        """Whether it was ended from outside, perhaps in the midst of a turn."""
+        """Whether it was ended from outside, perhaps within a turn."""
         self.orphan = False
-        """Whether its exporter outlives it."""
+        """Whether its exporter of a snapshot outlives it."""
         self.on_end: Callable[[SimulatedBase, BaseException], None] = lambda base, error: None
 
     def start(self) -> None:
@@ -193,7 +193,7 @@ class SimulatedBase(SystemBase):
     # --- turns -------------------------------------------------------------------------------------------------------
 
     def wake(self, seconds: float) -> None:
-        """Take a turn in so many seconds, or earlier if one was planned."""
+        """Take a turn in so many seconds, or at an earlier moment that is already planned."""
         timeline = self.timeline
         at = max(timeline.now + seconds, self.free_at, self.resume_at)
         if at < self.wake_at:
@@ -201,7 +201,7 @@ class SimulatedBase(SystemBase):
             timeline.after(at - timeline.now, self.awake, self.wake_number)
 
     def awake(self, number: int) -> None:
-        """The planned moment came, unless an earlier one replaced it, or the process was stopped meanwhile."""
+        """Take the planned turn, unless an earlier one replaced it or the process is stopped."""
         if not self.alive or number != self.wake_number:
             return
         self.wake_at = float("inf")
@@ -209,13 +209,15 @@ class SimulatedBase(SystemBase):
             self.wake(0.0)
             return
         if self.paused_at:
-            still = self.timeline.now - max(self.paused_at, self.free_at)  # a turn that took long has told of it itself
-            self.clock.lost(max(0.0, still * self.clock.rate - LATE_S))
+            still = self.timeline.now - max(
+                self.paused_at, self.free_at
+            )  # a long turn has counted its own time already
+            self.clock.lost(max(0.0, still * self.clock.rate - LATE_SECONDS))
             self.paused_at = 0.0
         self.turn()
 
     def pause(self, seconds: float) -> None:
-        """Stop the process for a while (SIGSTOP)."""
+        """Stop the process for so many seconds, as SIGSTOP does."""
         self.paused_at = self.paused_at or self.timeline.now
         self.resume_at = max(self.resume_at, self.timeline.now + seconds)
 
@@ -238,17 +240,17 @@ class SimulatedBase(SystemBase):
         took = clock.ahead
         self.free_at = self.timeline.now + took
         clock.ahead = 0.0
-        if took > LATE_S:
-            clock.lost((took - LATE_S) * clock.rate)
+        if took > LATE_SECONDS:
+            clock.lost((took - LATE_SECONDS) * clock.rate)
         for watcher in self.watchers:
             watcher.turned(self)
         if self.answers_in or self.requests_in or self.reports or self.notices:
             self.wake(0.0)
         else:
-            self.wake(max(WAIT_S_MIN, engine.patience(IDLE_S_MAX) / clock.rate))
+            self.wake(max(WAIT_SECONDS_MIN, engine.patience(IDLE_SECONDS_MAX) / clock.rate))
 
     def end(self, error: BaseException) -> None:
-        """The process is no more."""
+        """End the process with this error."""
         if not self.alive:
             return
         self.alive = False
@@ -256,7 +258,7 @@ class SimulatedBase(SystemBase):
         self.network.leave(self)
         incoming = self.engine.opened.snapshots.incoming
         if incoming is not None:
-            incoming.file.close()  # as the end of a process does; the file stays
+            incoming.file.close()  # as the end of a real process would; the file stays
         for watcher in self.watchers:
             watcher.ended(self, error)
         self.on_end(self, error)
@@ -264,15 +266,15 @@ class SimulatedBase(SystemBase):
     # --- faults to order ---------------------------------------------------------------------------------------------
 
     def crash(self, at: CrashAt, after_sends: int = 0, commit: str = "any commit") -> None:
-        """End the process at its next such commit, see `COMMITS`, or after so many frames more."""
+        """Order the process to end at its next commit of a kind, see `COMMITS`, or after it has sent so many frames."""
         self.crash_at, self.crash_commit, self.sends_left = at, commit, after_sends
 
     def end_in_step(self) -> None:
-        """End the process within a step that a file takes. Raises `SimulatedCrashError`."""
+        """End the process within a step of a file. Raises `SimulatedCrashError`."""
         raise SimulatedCrashError
 
     def fail_actor(self, actor: str, *, at_end: bool) -> None:
-        """Have an actor raise, at the beginning of a turn or after all else of it was done."""
+        """Order an actor to raise, at the beginning of a turn or at its end."""
         self.ordered_faults += 1
         address = self.engine.actor(actor)
         if at_end:
@@ -282,43 +284,43 @@ class SimulatedBase(SystemBase):
         self.wake(0.0)
 
     def actor_failed(self, fault: Exception) -> None:
-        """An actor raised. Raises `OperationFailedError` when nobody ordered it, unless it ends the node."""
+        """An actor raised. Raises `OperationFailedError` if no fault ordered that, unless the error ends the node."""
         self.timeline.note("fault", self.name)
         if not is_fatal(fault) and "OrderedFault" not in str(fault):
             raise OperationFailedError(f"{self.name}: {type(fault).__name__}: {fault}") from fault
 
     def commit_time(self) -> float:
-        """How long this commit takes, in seconds."""
+        """Draw how many seconds this commit takes."""
         return self.chance.uniform(*self.slow_commits)
 
     def saw_durable(self, batch: Batch) -> None:
-        """A batch is on disk."""
+        """Tell the watchers that a batch is on the disk."""
         for watcher in self.watchers:
             watcher.durable(self, batch)
 
-    # --- the network's party -----------------------------------------------------------------------------------------
+    # --- as a `Party` of the network ---------------------------------------------------------------------------------
 
     def take(self, data: bytes, connection: Any) -> None:
-        """A frame arrived."""
+        """Accept a frame that arrived."""
         (self.answers_in if connection is None else self.requests_in).append((data, connection))
         self.wake(0.0)
 
     def linked(self, node: str, stands: bool) -> None:
-        """A connection stands or broke."""
+        """Tell the engine that a connection was established or broke."""
         self.notices.append(self.engine.peers.link(node, stands))
         self.wake(0.0)
 
-    # --- the engine's wire -------------------------------------------------------------------------------------------
+    # --- what the engine sends ---------------------------------------------------------------------------------------
 
     def leaves(self) -> None:
-        """A frame is about to leave; perhaps it is not to."""
+        """A frame is about to leave; end the process instead if that is ordered."""
         if self.crash_at is CrashAt.AMID_SENDING:
             if self.sends_left <= 0:
                 raise SimulatedCrashError
             self.sends_left -= 1
 
     def send_peer(self, node: str, data: bytes) -> bool:
-        """Send a frame to a peer, once the time that the turn has taken is over."""
+        """Send a frame to a peer when the time that the turn has taken so far is over."""
         self.leaves()
         for watcher in self.watchers:
             watcher.asks(self, node, data)
@@ -337,9 +339,10 @@ class SimulatedBase(SystemBase):
         return True
 
     def later(self, act: Callable[..., None], *args: Any) -> None:
-        """Do it at the moment that the turn has reached: a frame behind a slow commit leaves late.
+        """Act at the moment that the turn has reached: a frame behind a slow commit leaves late.
 
-        If the process is killed before that moment, it never leaves; if it ends by itself, the frame had left before.
+        If the process is killed before that moment, the frame never leaves; if it ends by itself, the frame has left
+        before.
         """
         if self.clock.ahead:
             self.timeline.after(self.clock.ahead, self.unless_killed, act, *args)
@@ -347,12 +350,12 @@ class SimulatedBase(SystemBase):
             act(*args)
 
     def unless_killed(self, act: Callable[..., None], *args: Any) -> None:
-        """Do it now, if the process was not killed meanwhile."""
+        """Act now, unless the process was killed meanwhile."""
         if not self.killed:
             act(*args)
 
     def offload(self, job: Callable[[], Any], done: Callable[[Any, str], None]) -> None:
-        """Run the job at some moment after the commit that it waited for, and report it at a later one."""
+        """Run the job at a random moment after the commit that it waited for, and report its result later still."""
 
         def work() -> None:
             if not (self.alive or self.orphan):

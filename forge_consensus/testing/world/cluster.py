@@ -1,4 +1,4 @@
-"""The simulated cluster: nodes with disks that outlive their processes, in one virtual time under one seed."""
+"""The simulated cluster: nodes whose disks outlive their processes, in one virtual time under one seed."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class DiskCopy:
 
 @dataclass(slots=True)
 class SimulatedNode:
-    """What of a node outlives its processes: its disk and its snapshots."""
+    """What outlives the processes of a node: its disk, its snapshots and its event bus."""
 
     name: str
     folder: Path
@@ -50,22 +50,31 @@ class SimulatedNode:
     boots: int = 0
     bus: EventBus = field(default_factory=EventBus)
     replaced: bool = False
-    """Whether its disk was exchanged since its last process."""
+    """Whether the disk was exchanged since the last process."""
     crash_opening: bool = False
     """Whether the next process ends as soon as it has opened its ledger."""
 
     @property
     def running(self) -> SimulatedBase | None:
-        """The node's process, if it runs."""
+        """The node's process, None if it is down."""
         return self.base if self.base is not None and self.base.alive else None
 
 
 class SimulatedCluster:
-    """A whole cluster in one process: `start`, `run` for so many virtual seconds, `crash`, `restart`, `close`.
+    """A whole cluster in one process: `start`, `run` for some virtual seconds, `crash`, `restart`, `close`.
 
-    `machine` makes the state machine of the node with that name anew for each of its processes. Whoever looks on is in
-    `watchers`; what a watcher raises, and any error of a node that nobody ordered, comes out of `run`. Use it in a
-    ``with`` statement.
+    Use it in a ``with`` statement. An error that a watcher raises, and any error of a node that no fault ordered, comes
+    out of `run`.
+
+    Args:
+        nodes: how many nodes; they are called n1, n2 and so on.
+        seed: decides everything that is left to chance.
+        options: times and limits of the nodes; None for the defaults.
+        limits: limits of their ledgers; None for the defaults.
+        machine: makes the state machine of the node with that name, anew for each of its processes.
+        lease_reads: whether the cluster's configuration allows lease reads.
+        watchers: observe every step of every node, in this order.
+
     """
 
     def __init__(
@@ -98,9 +107,9 @@ class SimulatedCluster:
             STEP_WATCHERS[folder] = files.took
             self.nodes[name] = SimulatedNode(name, folder, disk, self.timeline.chance(f"{name} clock"), files)
         self.suspect: dict[str, str] = {}
-        """Whose disk was ruined on purpose, and how: a minority at most, see `spare`."""
+        """The nodes whose disk was ruined on purpose, and how: at most a minority, see `spare`."""
         self.gone: dict[str, str] = {}
-        """Who therefore does not run again, and the error that it ended with."""
+        """The nodes that therefore do not run again, and the error with which each ended."""
         self.failure: BaseException | None = None
 
     def __enter__(self) -> SimulatedCluster:
@@ -125,7 +134,7 @@ class SimulatedCluster:
             self.restart(name)
 
     def restart(self, name: str) -> None:
-        """Begin a process on the node's disk as the last one left it; does nothing if one runs."""
+        """Start a process on the node's disk as the last process left it; does nothing if one runs."""
         node = self.nodes[name]
         if node.running is not None or name in self.gone:
             return
@@ -168,14 +177,14 @@ class SimulatedCluster:
             self.network.join(base)
 
     def open(self, node: SimulatedNode, tables: SimulatedTables) -> Opened:
-        """Open the ledger on a node's disk, as its next process does."""
+        """Open the ledger on a node's disk for its next process."""
         machine: Any = self.machine(node.name)
         chance = self.timeline.chance(f"{node.name} incarnation {node.boots}")
         founding = Founding(node.name, "simulation", self.configuration, lambda: f"{chance.getrandbits(64):016x}")
 
         def export() -> SnapshotInfo:
             base = node.running
-            node.files.deaf = base is None or base.disk is not tables  # an exporter that outlives its node
+            node.files.deaf = base is None or base.disk is not tables  # the exporter has outlived its node
             try:
                 return export_state(tables, node.folder, machine)
             finally:
@@ -184,14 +193,14 @@ class SimulatedCluster:
         return open_ledger(tables, node.folder, founding, machine, self.storage, export)
 
     def crash(self, name: str) -> None:
-        """End a node's process: between two turns, or after the commit of one and before its frames left."""
+        """End a node's process: between two turns, or after a turn's commit and before its frames left."""
         base = self.nodes[name].running
         if base is not None:
             base.killed = True
             base.end(SimulatedCrashError())
 
     def ended(self, base: SimulatedBase, error: BaseException) -> None:
-        """A process ended. Only what was ordered may end one."""
+        """A process has ended. An error that no fault ordered becomes the failure of the run."""
         files = self.nodes[base.name].files
         power_fails = base.power_fails or files.chance.random() < 0.5
         base.orphan = not power_fails and files.chance.random() < 0.5
@@ -201,7 +210,7 @@ class SimulatedCluster:
             self.given_up(base.name, error)
             return
         ordered = isinstance(error, SimulatedCrashError) or base.disk_failed
-        # A machine that was being replaced when an actor failed is in no known state: the node stops.
+        # A machine that was being replaced when an actor failed is in an unknown state, so the node stops.
         if not ordered and not ((base.ordered_faults or suspect) and isinstance(error, ApplyFaultError)):
             self.failure = self.failure or error
 
@@ -209,21 +218,21 @@ class SimulatedCluster:
 
     @property
     def spare(self) -> bool:
-        """Whether one more disk may be ruined: a majority of good ones stays."""
+        """Whether one more disk may be ruined, because a majority of good ones would remain."""
         return 2 * (len(self.suspect) + 1) < len(self.names)
 
     def given_up(self, name: str, error: BaseException) -> None:
-        """A node whose disk was ruined has noticed it, or its peers have: it does not run again."""
+        """Note that a node with a ruined disk does not run again: it noticed the damage, or its peers did."""
         self.timeline.note("gone", name)
         self.gone[name] = f"{type(error).__name__}: {error}"
 
     def copy_of(self, name: str) -> DiskCopy:
-        """A copy of the folder of a node that is down."""
+        """Return a copy of the folder of a node that is down."""
         node = self.nodes[name]
         return DiskCopy({table: rows.copy() for table, rows in node.disk.items()}, node.files.contents())
 
     def put_back(self, name: str, copy: DiskCopy, how: str) -> None:
-        """Exchange the folder of a node that is down for a copy, or for an empty one."""
+        """Replace the folder of a node that is down with a copy."""
         node = self.nodes[name]
         self.suspect[name] = how
         node.disk = {table: rows.copy() for table, rows in copy.disk.items()}
@@ -235,7 +244,7 @@ class SimulatedCluster:
         self.put_back(name, DiskCopy(SimulatedTables().tables, {}), "wiped")
 
     def flip_record(self, name: str, table: str, key: bytes, at: int, bit: int) -> None:
-        """Flip a bit of a record on a node's disk, whether it runs or not."""
+        """Flip a bit of a record on a node's disk, whether the node runs or not."""
         self.suspect[name] = f"a flipped bit in {table}"
         values = self.nodes[name].disk[table].values
         record = bytearray(values[key])
@@ -250,7 +259,7 @@ class SimulatedCluster:
     # --- time --------------------------------------------------------------------------------------------------------
 
     def run(self, seconds: float, done: Callable[[], bool] | None = None) -> bool:
-        """Let so much virtual time pass, or less if `done` says so; returns what it says.
+        """Let virtual seconds pass, fewer if `done` is true after a step; return what `done` returns.
 
         Raises what a watcher found, and the error of a node that ended without an order.
         """
@@ -263,23 +272,23 @@ class SimulatedCluster:
             raise self.failure
         return result
 
-    # --- looking -----------------------------------------------------------------------------------------------------
+    # --- observing ---------------------------------------------------------------------------------------------------
 
     def running(self) -> list[SimulatedBase]:
-        """The processes that run, by name of node."""
+        """Return the running processes, in the order of the nodes."""
         return [base for node in self.nodes.values() if (base := node.running) is not None]
 
     def leader(self) -> SimulatedBase | None:
-        """The running node that leads the highest term."""
-        leading = [base for base in self.running() if base.engine.ledger.leading is not None]
+        """Return the running node that leads the highest term, None if no node leads."""
+        leading = [base for base in self.running() if base.engine.ledger.leading_term is not None]
         return max(leading, key=lambda base: base.engine.ledger.term, default=None)
 
     def healthy(self) -> list[SimulatedBase]:
-        """The processes that run on a good disk."""
+        """Return the running processes whose disk is good."""
         return [base for base in self.running() if base.name not in self.suspect]
 
     def settled(self) -> bool:
-        """Whether all nodes with a good disk run, one leads, and all have applied the same and everything."""
+        """Return whether all nodes with a good disk run, one leads, and all have applied the whole same log."""
         bases = self.healthy()
         if len(bases) + len(self.suspect) < len(self.names) or self.leader() is None:
             return False

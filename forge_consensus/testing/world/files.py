@@ -1,4 +1,4 @@
-"""The simulated files: a node's snapshot folder on a disk that may forget, at a crash, whatever was not flushed."""
+"""The simulated files: a node's snapshot folder on a disk that may lose, at a crash, whatever was not flushed."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from typing import Any
 from forge_consensus.storage.snapshots.receiver import SnapshotReceiver
 
 STOPPING_STEPS = ("write", "flush", "rename", "flush folder")
-"""The steps after which a process may be ended, or instead of which the disk may report an error."""
+"""The steps after which a process may end, or which the disk may fail."""
 
 
 @dataclass(eq=False, slots=True)
 class Inode:
-    """A file behind its names, and what of it is surely on the disk."""
+    """A file behind its names, and the bytes of it that are safe on the disk."""
 
     flushed: bytes = b""
 
 
 class SimulatedFiles:
-    """Follows each step that the files of a folder take, and damages after a crash only what a disk may damage.
+    """Follows each step of the files of a folder and, after a crash, damages only what a real disk may damage.
 
-    A file's bytes are safe once the file was flushed, a name once its folder was. When the power fails, anything else
-    may be there or not: a file without its last bytes, with zeros in their place, or empty; a rename or a removal
-    that did not happen. When only the process ends, what it had written stays, as unsafe as it was.
+    The bytes of a file are safe once the file was flushed, its name once its folder was flushed. When the power fails,
+    anything else may be lost: a file may lack its last bytes, have zeros in their place, or be empty; a rename or a
+    removal may not have happened. When only the process ends, what it wrote stays, but is still not safe.
     """
 
     def __init__(self, folder: Path, chance: random.Random) -> None:
@@ -37,9 +37,9 @@ class SimulatedFiles:
         self.frozen: dict[str, bytes] | None = None
         """The folder as it was when the process ended within a step, before its clean-up code ran."""
         self.stop_in: int | None = None
-        """The process ends after so many steps more."""
+        """The process ends after this many further steps; None for no such order."""
         self.error_in: int | None = None
-        """So many steps later one fails."""
+        """The disk fails after this many further steps; None for no such order."""
         self.stop: Callable[[], None] = lambda: None
         self.error: Callable[[], Exception] = lambda: OSError("ordered")
         self.deaf = False
@@ -47,9 +47,9 @@ class SimulatedFiles:
     # --- the steps ---------------------------------------------------------------------------------------------------
 
     def took(self, step: str, name: str, earlier: str) -> None:
-        """Follow one step. Raises what was ordered for it."""
+        """Follow one step. Raises the failure that was ordered for it."""
         if self.frozen is not None:
-            return  # the process has ended; what its clean-up code does here never happened
+            return  # the process has ended, so what its clean-up code does here never happened
         if step == "create":
             self.present[name] = Inode()
         elif step == "flush":
@@ -64,7 +64,7 @@ class SimulatedFiles:
             self.obey()
 
     def obey(self) -> None:
-        """Count down to what was ordered, and do it."""
+        """Count down to an ordered failure, and raise it when it is due."""
         if self.stop_in is not None:
             self.stop_in -= 1
             if self.stop_in < 0:
@@ -78,22 +78,22 @@ class SimulatedFiles:
                 raise self.error()
 
     def inode(self, name: str) -> Inode:
-        """The file of that name, which exists."""
+        """Return the file of that name, which exists."""
         return self.present.setdefault(name, Inode())
 
     def bytes_of(self, name: str) -> bytes:
-        """What the file of that name holds, flushed or not; nothing if there is none."""
+        """Return the content of the file of that name, flushed or not; empty if there is no such file."""
         path = self.folder / name
         return path.read_bytes() if path.is_file() else b""
 
     def contents(self) -> dict[str, bytes]:
-        """A copy of the folder, as whoever reads it finds it."""
+        """Return a copy of the folder as a reader sees it."""
         return {name: self.bytes_of(name) for name in self.present}
 
     # --- the ends ----------------------------------------------------------------------------------------------------
 
     def ended(self, *, power_fails: bool) -> None:
-        """The process is no more; what it had not flushed is in danger if the power failed with it."""
+        """The process has ended. If the power failed with it, what was not flushed may be lost."""
         contents, self.frozen = self.frozen or self.contents(), None
         self.stop_in = self.error_in = None
         if power_fails:
@@ -103,7 +103,7 @@ class SimulatedFiles:
             self.replace(contents)
 
     def survivors(self, contents: dict[str, bytes]) -> dict[str, bytes]:
-        """What is left after the power came back."""
+        """Return the files that are there after a power failure."""
         left: dict[str, bytes] = {}
         for name in dict.fromkeys([*self.present, *self.durable]):
             now, safe = self.present.get(name), self.durable.get(name)
@@ -113,7 +113,7 @@ class SimulatedFiles:
         return left
 
     def torn(self, flushed: bytes, written: bytes) -> bytes:
-        """What a disk may hold of a file: what was flushed, and of the rest anything or nothing."""
+        """Return what a disk may hold of a file: what was flushed, and any part of the rest."""
         if flushed == written:
             return written
         at = self.chance.randint(min(len(flushed), len(written)), len(written))
@@ -121,7 +121,7 @@ class SimulatedFiles:
         return self.chance.choice(ends)
 
     def replace(self, contents: dict[str, bytes]) -> None:
-        """Have the folder hold these files and no others."""
+        """Make the folder hold exactly these files."""
         for path in self.folder.iterdir():
             if path.is_file() and path.name not in contents:
                 path.unlink()
@@ -133,13 +133,13 @@ class SimulatedFiles:
     # --- damage ------------------------------------------------------------------------------------------------------
 
     def put_back(self, contents: dict[str, bytes]) -> None:
-        """The folder holds this copy now, durably."""
+        """Replace the folder with this copy, durably."""
         self.replace(contents)
         self.present = {name: Inode(data) for name, data in contents.items()}
         self.durable = self.present.copy()
 
     def flip(self, name: str, at: int, bit: int) -> None:
-        """Flip a bit of a file, on the disk and for everybody."""
+        """Flip a bit of a file on the disk."""
         data = bytearray(self.bytes_of(name))
         data[at] ^= 1 << bit
         (self.folder / name).write_bytes(bytes(data))
@@ -147,7 +147,7 @@ class SimulatedFiles:
 
 
 def close_file_of(job: Callable[[], Any]) -> None:
-    """Close the file that a job would have worked on, as the end of its process does; the file stays."""
+    """Close the file of a job that will not run, as the end of its process would; the file stays on the disk."""
     receiver = getattr(job, "__self__", None)
     if isinstance(receiver, SnapshotReceiver):
         receiver.file.close()

@@ -1,4 +1,4 @@
-"""The folders of simulated clusters, which leave nothing behind: neither unclosed nor when their process is killed."""
+"""The folders of simulated clusters; none stays behind, not even of a process that was killed."""
 
 from __future__ import annotations
 
@@ -13,35 +13,36 @@ from pathlib import Path
 from typing import Any
 
 SHARED_MEMORY = Path("/dev/shm")
-"""Where snapshots lie, if there is such a place: a flush costs nothing there."""
+"""Where the folders are made, if it exists, because a flush costs nothing there."""
 PREFIX = "forge-simulation-"
 OWNED = re.compile(rf"{PREFIX}([1-9][0-9]{{0,8}})-")
-"""What such a folder is called, with the id of its process."""
+"""The name of such a folder; it contains the id of its process."""
 
 
 def folder_for(owner: object) -> tuple[Path, weakref.finalize[..., Any]]:
-    """A new folder, and what removes it; that happens too when its owner is gone or the process ends by itself.
+    """Make a new folder; return it and a finalizer that removes it.
 
-    Folders of processes that were killed are removed first: a look at some names, no more.
+    The finalizer also runs when `owner` is collected or the process ends by itself. Folders of processes that were
+    killed are removed first, which costs one listing of the parent folder.
     """
     place = SHARED_MEMORY if SHARED_MEMORY.is_dir() else Path(tempfile.gettempdir())
     sweep(place)
     path = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{os.getpid()}-", dir=place))
     lock = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    with contextlib.suppress(OSError):  # a file system without locks; the process id alone must do there
+    with contextlib.suppress(OSError):  # a file system without locks, where the process id alone must do
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     return path, weakref.finalize(owner, remove, path, lock, os.getpid())
 
 
 def remove(path: Path, lock: int, process: int) -> None:
-    """Remove a folder; a process that was forked from its own only lets go of it."""
+    """Remove a folder; a forked child of the process that made it only closes the lock."""
     if os.getpid() == process:
         shutil.rmtree(path, ignore_errors=True)
     os.close(lock)
 
 
 def sweep(place: Path) -> None:
-    """Remove the folders of processes that are gone."""
+    """Remove the folders of processes that have ended."""
     for name in os.listdir(place):
         owned = OWNED.match(name)
         if owned is not None and is_gone(int(owned[1])) and not is_held(place / name):
@@ -49,9 +50,9 @@ def sweep(place: Path) -> None:
 
 
 def is_gone(process: int) -> bool:
-    """Whether no process has that id here."""
+    """Return whether no process has this id here."""
     try:
-        os.kill(process, 0)  # no signal, only the question
+        os.kill(process, 0)  # signal 0 only asks whether the process exists
     except ProcessLookupError:
         return True
     except OSError:
@@ -60,7 +61,7 @@ def is_gone(process: int) -> bool:
 
 
 def is_held(path: Path) -> bool:
-    """Whether a process has the folder: one in another container that shares this place has another id there."""
+    """Return whether a process holds the folder: in another container it may have another id, but it holds the lock."""
     try:
         lock = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     except OSError:  # it is gone, another user's, or no folder

@@ -1,4 +1,4 @@
-"""The simulated network: connections that break in silence or not, and frames that are late, lost, doubled or old."""
+"""The simulated network: connections that break with or without notice; frames that are late, lost, doubled or old."""
 
 from __future__ import annotations
 
@@ -10,42 +10,42 @@ from typing import Any, Protocol
 from forge_consensus.testing.world.timeline import Timeline
 
 REMEMBERED = 200
-"""So many of the newest frames may be delivered once more."""
+"""How many of the newest frames may be delivered once more."""
 ANCIENT_EACH = 10
-"""And each so many'th of those before them, so that frames come again whose term is long over."""
+"""One in this many of the older frames is kept too, so that frames of past terms come again."""
 
 
 class Party(Protocol):
-    """Who holds one end of a connection: the process of a node, or a client."""
+    """The owner of one end of a connection: the process of a node, or a client."""
 
     name: str
     alive: bool
 
     def take(self, data: bytes, connection: Any) -> None:
-        """A frame arrived; `connection` is None for an answer."""
+        """Accept a frame that arrived; `connection` is None if it is an answer."""
 
     def linked(self, node: str, stands: bool) -> None:
-        """The connection to a node stands, or broke."""
+        """Learn that the connection to a node was established (`stands`) or broke."""
 
 
 @dataclass(slots=True)
 class Weather:
-    """How the network fares: probabilities of a frame's fate, and delays in seconds."""
+    """The behaviour of the network: the probability of each fate of a frame, and delays in seconds."""
 
     loss: float = 0.0
     duplicate: float = 0.0
     reorder: float = 0.0
     replay: float = 0.0
-    delay_s_min: float = 0.0002
-    delay_s_max: float = 0.002
+    delay_seconds_min: float = 0.0002
+    delay_seconds_max: float = 0.002
     unreported: float = 0.0
-    """How often a broken connection is reported never, instead of promptly or late."""
-    report_s_max: float = 0.01
+    """The probability that the end of a connection is never reported, instead of promptly or late."""
+    report_seconds_max: float = 0.01
 
 
 @dataclass(eq=False, slots=True)
 class Connection:
-    """From a process to a node. Requests go forth, answers come back, each way in order (unless reordered)."""
+    """A connection from a process to a node: requests go forth, answers come back, in order unless reordered."""
 
     owner: Party
     target: str
@@ -55,7 +55,7 @@ class Connection:
 
 @dataclass(slots=True)
 class Network:
-    """All connections of a simulation. Frames from a to b get through unless (a, b) is in `cut`."""
+    """All connections of a simulation. Frames from a to b arrive unless (a, b) is in `cut`."""
 
     timeline: Timeline
     weather: Weather = field(default_factory=Weather)
@@ -69,7 +69,7 @@ class Network:
     ancient: deque[tuple[Connection, bytes, bool]] = field(default_factory=lambda: deque(maxlen=REMEMBERED))
     frames: int = 0
     copies: int = 0
-    """How many frames were delivered, or are to be, beside the first delivery."""
+    """How many frames were delivered, or will be, in addition to the first delivery."""
     chance: random.Random = field(init=False)
 
     def __post_init__(self) -> None:
@@ -78,7 +78,7 @@ class Network:
     # --- processes and connections -----------------------------------------------------------------------------------
 
     def join(self, node: Party) -> None:
-        """A node's process began: it connects to the others, and they to it."""
+        """Add a node's new process: it connects to the others and they to it."""
         self.live[node.name] = node
         for other in [party for party in self.live.values() if party is not node]:
             self.reach(node, other.name)
@@ -87,21 +87,21 @@ class Network:
             self.links_again(caller, node.name)
 
     def links_again(self, other: Party, name: str) -> None:
-        """The node `name` is back: whoever never heard that it was gone may never hear of its return either."""
+        """Connect another party to the node `name` that is back; it may never notice that its old connection broke."""
         if (other.name, name) not in self.links:
             self.reach(other, name)
         elif self.chance.random() < 0.5:
             self.report(other, name)
 
     def leave(self, node: Party) -> None:
-        """A node's process ended: the others hear of it soon, late or never."""
+        """Remove a node's process; the others hear of it soon, late or never."""
         if self.live.get(node.name) is node:
             del self.live[node.name]
         for ends in [ends for ends in self.links if ends[0] == node.name]:
             del self.links[ends]
         for other in [*self.live.values(), *self.callers.get(node.name, ())]:
             if self.chance.random() >= self.weather.unreported:
-                late = self.chance.uniform(0.001, self.weather.report_s_max)
+                late = self.chance.uniform(0.001, self.weather.report_seconds_max)
                 self.timeline.after(late, self.report, other, node.name)
 
     def attach(self, caller: Party, name: str) -> None:
@@ -117,18 +117,18 @@ class Network:
                 self.links.pop((caller.name, name), None)
 
     def report(self, party: Party, name: str) -> None:
-        """A party hears that its connection to a node broke, and tries again."""
+        """Tell a party that its connection to a node broke; it connects again."""
         if party.alive and self.links.pop((party.name, name), None) is not None:
             self.timeline.note("down", f"{party.name}>{name}")
             party.linked(name, False)
             self.reach(party, name)
 
     def reach(self, party: Party, name: str) -> None:
-        """Connect soon, and try until it works; whoever joins meanwhile begins it anew."""
+        """Connect soon, and retry until it works."""
         self.timeline.after(self.chance.uniform(0.001, 0.1), self.connect, party, name)
 
     def connect(self, party: Party, name: str) -> None:
-        """Connect now, if both run and frames get through in both directions."""
+        """Connect now, if both processes run and frames pass in both directions; else retry."""
         ends = (party.name, name)
         if not party.alive or name not in self.live or ends in self.links:
             return
@@ -142,11 +142,11 @@ class Network:
     # --- cutting -----------------------------------------------------------------------------------------------------
 
     def is_cut(self, sender: str, receiver: str) -> bool:
-        """Whether frames from the one to the other are lost."""
+        """Return whether frames from the one to the other are lost."""
         return (sender, receiver) in self.cut
 
     def part(self, one: list[str], other: list[str], *, both_ways: bool = True) -> None:
-        """Let no frames through from the first group to the second, nor back unless one way is meant."""
+        """Stop all frames from the first group to the second and, if `both_ways`, back."""
         for sender in one:
             for receiver in other:
                 self.cut.add((sender, receiver))
@@ -154,13 +154,13 @@ class Network:
                     self.cut.add((receiver, sender))
 
     def join_again(self, one: list[str], other: list[str]) -> None:
-        """Let everything through between two groups."""
+        """Let all frames pass between two groups again."""
         for sender in one:
             for receiver in other:
                 self.cut -= {(sender, receiver), (receiver, sender)}
 
     def heal(self) -> None:
-        """Let everything through, in good weather, and have what broke unnoticed be noticed."""
+        """End all cuts and bad weather; connections that broke without notice may be reported now."""
         self.cut.clear()
         self.weather = Weather()
         for connection in list(self.links.values()):
@@ -170,15 +170,15 @@ class Network:
     # --- frames ------------------------------------------------------------------------------------------------------
 
     def ask(self, connection: Connection, data: bytes) -> None:
-        """Send a frame to the node that the connection leads to."""
+        """Send a frame to the node at the far end of the connection."""
         self.send(connection, data, forth=True)
 
     def answer(self, connection: Connection, data: bytes) -> None:
-        """Send a frame back by the connection that the request came by."""
+        """Send a frame back on the connection that the request came by."""
         self.send(connection, data, forth=False)
 
     def send(self, connection: Connection, data: bytes, *, forth: bool) -> None:
-        """Let a frame meet its fate, and perhaps an old one come again."""
+        """Send a frame: it may be lost, doubled or reordered, and an old frame may be delivered again."""
         chance, weather = self.chance, self.weather
         self.frames += 1
         if weather.replay and self.old and chance.random() < weather.replay:
@@ -199,12 +199,12 @@ class Network:
             self.transmit(connection, data, forth, in_order=False)
 
     def transmit(self, connection: Connection, data: bytes, forth: bool, *, in_order: bool) -> None:
-        """Plan a frame's arrival."""
+        """Plan the arrival of a frame."""
         weather, timeline = self.weather, self.timeline
-        least = weather.delay_s_min
-        at = timeline.now + (least + (weather.delay_s_max - least) * self.chance.random())
+        least = weather.delay_seconds_min
+        at = timeline.now + (least + (weather.delay_seconds_max - least) * self.chance.random())
         if not in_order:
-            at += self.chance.uniform(0.0, 4 * weather.delay_s_max)
+            at += self.chance.uniform(0.0, 4 * weather.delay_seconds_max)
         elif forth:
             at = connection.forth_at = max(at, connection.forth_at)
         else:
@@ -212,7 +212,7 @@ class Network:
         timeline.after(at - timeline.now, self.arrive, connection, data, forth)
 
     def arrive(self, connection: Connection, data: bytes, forth: bool) -> None:
-        """Hand a frame over: a request to whatever process the node has now, an answer to who asked only."""
+        """Deliver a frame: a request to the node's present process, an answer only to the process that asked."""
         owner, target = connection.owner, connection.target
         sender, receiver = (owner.name, target) if forth else (target, owner.name)
         if (sender, receiver) in self.cut:

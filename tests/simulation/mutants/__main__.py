@@ -13,7 +13,7 @@ from tests.simulation.mutants.hunt import Found, attempt, hunt, muted, write_kno
 
 SEEDS = 400
 CHEAPER_TRIES = 6
-CHEAP_S = 0.3
+CHEAP_SECONDS = 0.3
 """When the table is written, a seed that takes longer to find its mutant is compared with some that follow it."""
 TEXT_CHARS = 100
 
@@ -38,7 +38,7 @@ def search(name: str, first: int, seeds: int, cheaper: bool) -> tuple[str, Found
     if found is None:
         return name, None, 0, took
     best = (found.seconds, found.seed)
-    if cheaper and found.seconds > CHEAP_S:
+    if cheaper and found.seconds > CHEAP_SECONDS:
         with muted():
             for seed in range(found.seed + 1, found.seed + 1 + CHEAPER_TRIES):
                 text, seconds = attempt(mutant, seed)

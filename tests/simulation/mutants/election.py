@@ -55,7 +55,7 @@ def a_candidate_keeps_no_vote_for_itself(patch: Patch) -> None:
 
     def lead(self: Ledger, term: int) -> None:
         self.require(term)
-        self.led = self.leading = term
+        self.led = self.leading_term = term
 
     patch.setattr(Ledger, "stand", forget)
     patch.setattr(Ledger, "lead", lead)
@@ -109,7 +109,7 @@ def who_won_goes_on_asking(patch: Patch) -> None:
         self.asking = asking
 
     def leave(self: Ledger, term: int) -> int:
-        self.leading = None
+        self.leading_term = None
         return stand(self, term)
 
     patch.setattr(ElectionActor, "win", go_on)
@@ -226,10 +226,10 @@ def a_wiped_folder_is_taken_for_the_member(patch: Patch) -> None:
     """A node whose folder was emptied is greeted like the one that gave its votes (dragonboat #354, raft-rs #571)."""
     admit = Identity.admit
 
-    def trust(self: Identity, turn: Any, node: str, life: str, boot: int, earlier: str) -> str:
-        if (known := self.boots.get(node)) is not None and folder_of(known[0]) != folder_of(life):
+    def trust(self: Identity, turn: Any, node: str, token: str, boot: int, earlier: str) -> str:
+        if (known := self.boots.get(node)) is not None and folder_of(known[0]) != folder_of(token):
             del self.boots[node]
-        return admit(self, turn, node, life, boot, earlier)
+        return admit(self, turn, node, token, boot, earlier)
 
     patch.setattr(Identity, "admit", trust)
 
@@ -239,10 +239,10 @@ def a_stale_boot_is_accepted(patch: Patch) -> None:
     """A folder that was put back from an older copy is taken for the one that acknowledged since."""
     admit = Identity.admit
 
-    def trust(self: Identity, turn: Any, node: str, life: str, boot: int, earlier: str) -> str:
-        if (known := self.boots.get(node)) is not None and folder_of(known[0]) == folder_of(life):
+    def trust(self: Identity, turn: Any, node: str, token: str, boot: int, earlier: str) -> str:
+        if (known := self.boots.get(node)) is not None and folder_of(known[0]) == folder_of(token):
             del self.boots[node]
-        return admit(self, turn, node, life, boot, earlier)
+        return admit(self, turn, node, token, boot, earlier)
 
     patch.setattr(Identity, "admit", trust)
 
@@ -251,16 +251,16 @@ def a_boot_is_not_asked_which_it_descends_from(patch: Patch) -> None:
     """Boots are only counted, so a copy that was started more often than its original is taken for it."""
     admit = Identity.admit
 
-    def count(self: Identity, turn: Any, node: str, life: str, boot: int, earlier: str) -> str:
+    def count(self: Identity, turn: Any, node: str, token: str, boot: int, earlier: str) -> str:
         draw = self.boots.get(node, ("", 0))[0].partition(DRAWN)[2]
-        return admit(self, turn, node, life, boot, draw * boot)
+        return admit(self, turn, node, token, boot, draw * boot)
 
     patch.setattr(Identity, "admit", count)
 
 
-def folder_of(life: str) -> str:
-    """The part of a life that stays with the folder."""
-    return life.partition(DRAWN)[0]
+def folder_of(token: str) -> str:
+    """The part of a boot token that stays with the folder."""
+    return token.partition(DRAWN)[0]
 
 
 @mutant(nodes=3, lease_reads=True, kinds=("bridge", "kill", "mend"))

@@ -207,11 +207,12 @@ def a_checkpoint_is_due_in_the_turn_that_switches_to_a_snapshot(patch: Patch) ->
     """It wrote the old generation's applied index over the installed one (found by reading, fixed by another hand)."""
 
     def due(self: Ledger) -> bool:
-        switching, self.turn.switching = self.turn.switching, False
+        applier = self.applier
+        replacing, applier.replacing = applier.replacing, False
         try:
-            return bool(checkpoint_due(self)) or (switching and self.applier.kept is not None)
+            return bool(checkpoint_due(self)) or (replacing and applier.ledger_machine is not None)
         finally:
-            self.turn.switching = switching
+            applier.replacing = replacing
 
     checkpoint_due = vars(Ledger)["checkpoint_due"].fget
     patch.setattr(Ledger, "checkpoint_due", property(due))

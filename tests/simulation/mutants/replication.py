@@ -86,7 +86,7 @@ def a_match_is_truncated_like_a_conflict(patch: Patch) -> None:
     accept = Ledger.accept
 
     def cut(self: Ledger, term: int, prev_index: int, prev_term: int, records: Any) -> Any:
-        follows = self.leading is None and term == self.term and prev_index >= self.log.base_index
+        follows = self.leading_term is None and term == self.term and prev_index >= self.log.base_index
         if follows and records and self.log.term_at(prev_index) == prev_term and self.log.last > prev_index:
             self.configurations.truncate(prev_index + 1)
             self.log.truncate(prev_index + 1)

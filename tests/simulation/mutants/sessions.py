@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from forge_consensus.storage.ledger import ledger as ledgers
 from forge_consensus.storage.ledger.ledger import Ledger
 from forge_consensus.storage.machines.machine import Outcome
 from forge_consensus.storage.machines.sessions import STALE, Sessions
-from forge_consensus.storage.snapshots import store as snapshots
 from tests.simulation.mutants.patch import Patch
 from tests.simulation.mutants.registry import mutant
 
@@ -20,7 +20,7 @@ def a_session_forgets_what_it_did(patch: Patch) -> None:
     def forget(self: Sessions, session: int, seq: int, done_below: int, time_ms: int) -> Any:
         state = self.live.get(session)
         if state is not None:
-            state.kept.pop(seq, None)
+            state.outcomes.pop(seq, None)
         return begin(self, session, seq, done_below, time_ms)
 
     patch.setattr(Sessions, "begin", forget)
@@ -42,7 +42,7 @@ def a_command_that_its_client_is_done_with_is_applied_again(patch: Patch) -> Non
 def sessions_are_lost_in_a_snapshot(patch: Patch) -> None:
     """A node that gets its state from a snapshot knows no session, and applies what was applied (I14)."""
     patch.setattr(Sessions, "import_", lambda self, chunks: None)
-    patch.setattr(snapshots, "import_rows", lambda batch, generation, chunk: None)
+    patch.setattr(ledgers, "import_rows", lambda batch, generation, chunk: None)
 
 
 @mutant()
@@ -51,12 +51,12 @@ def a_snapshot_forgets_the_results_in_its_sessions(patch: Patch) -> None:
     export = Sessions.export
 
     def bare(self: Sessions) -> list[bytes]:
-        kept = {session: state.kept for session, state in self.live.items()}
+        kept = {session: state.outcomes for session, state in self.live.items()}
         for state in self.live.values():
-            state.kept = {}
+            state.outcomes = {}
         chunks = export(self)
         for session, state in self.live.items():
-            state.kept = kept[session]
+            state.outcomes = kept[session]
         return chunks
 
     patch.setattr(Sessions, "export", bare)
@@ -93,8 +93,8 @@ def a_retry_gets_the_result_of_the_newest_command(patch: Patch) -> None:
     def newest(self: Sessions, session: int, seq: int, done_below: int, time_ms: int) -> Outcome | None:
         outcome = begin(self, session, seq, done_below, time_ms)
         state = self.live.get(session)
-        if outcome is not None and state is not None and seq in state.kept:
-            return next(reversed(state.kept.values()))
+        if outcome is not None and state is not None and seq in state.outcomes:
+            return next(reversed(state.outcomes.values()))
         return outcome
 
     patch.setattr(Sessions, "begin", newest)

@@ -12,7 +12,7 @@ from forge_consensus.actors.snapshot import SnapshotActor
 from forge_consensus.config.storage import StorageSettings
 from forge_consensus.storage.ledger import applying
 from forge_consensus.storage.ledger.applying import Point
-from forge_consensus.storage.machines import kv
+from forge_consensus.storage.machines import chunks
 from forge_consensus.storage.snapshots import store as snapshots
 from forge_consensus.storage.snapshots.file import END_MARK, FRAME, SnapshotReader
 from forge_consensus.storage.snapshots.receiver import SnapshotReceiver
@@ -36,7 +36,7 @@ def a_snapshot_claims_an_entry_more_than_it_holds(patch: Patch) -> None:
     def boast(self: Snapshots) -> Any:
         applier, log = self.ledger.applier, self.ledger.log
         held = applier.index, applier.term
-        if applier.kept is None and applier.index < log.durable:
+        if applier.ledger_machine is None and applier.index < log.durable:
             applier.index, applier.term = applier.index + 1, log.term_at(applier.index + 1) or 0
         try:
             return capture(self)
@@ -53,10 +53,10 @@ def the_log_is_cut_beyond_the_state_on_disk(patch: Patch) -> None:
     def compact(self: Snapshots, needed: int | None = None) -> tuple[int, int]:
         ledger = self.ledger
         before, target = ledger.log.base_index, min(ledger.applied, ledger.log.durable)
-        if ledger.turn.switching or target <= before:
+        if ledger.applier.replacing or target <= before:
             return before, before
         term = ledger.log.term_at(target) or 0
-        self.stage_base(target, term, ledger.configurations.at(target).encode())
+        ledger.move_base(target, term, ledger.configurations.at(target).encode())
         return before, target
 
     patch.setattr(Snapshots, "compact", compact)
@@ -98,7 +98,7 @@ def a_snapshot_is_acknowledged_when_it_has_arrived(patch: Patch) -> None:
 @mutant(nodes=3, own_machine=False, storage=OFTEN, kinds=("isolate", "isolate_leader", "mend", "snapshot", "slow_disk"))
 def the_sweep_takes_what_is_being_installed(patch: Patch) -> None:
     """The half-installed tables look like those that a crash left, and are cleared away."""
-    patch.setattr(kv, "CHUNK_BYTES", CHUNK_BYTES)
+    patch.setattr(chunks, "CHUNK_BYTES", CHUNK_BYTES)
     sweep = Snapshots.sweep
 
     def blind(self: Snapshots) -> bool:

@@ -61,7 +61,7 @@ def test_votes_and_pre_votes_are_never_counted_together() -> None:
     again = node.last(RequestPreVote)
     node.answer("n3", "election", PreVoteReply(1, again.round, True))
     assert node.engine.shared.role == "candidate"
-    assert node.ledger.leading is None
+    assert node.ledger.leading_term is None
 
 
 def test_pre_votes_that_come_after_the_votes_do_not_end_the_leadership() -> None:
@@ -73,11 +73,11 @@ def test_pre_votes_that_come_after_the_votes_do_not_end_the_leadership() -> None
     assert again.term == 2
     for peer in ("n2", "n3"):
         node.answer(peer, "election", VoteReply(1, True))
-    assert node.ledger.leading == 1
+    assert node.ledger.leading_term == 1
     for peer in ("n4", "n5"):
         node.answer(peer, "election", PreVoteReply(1, again.round, True))
     assert node.engine.shared.role == "leader"
-    assert (node.ledger.term, node.ledger.leading) == (1, 1)
+    assert (node.ledger.term, node.ledger.leading_term) == (1, 1)
 
 
 def test_pre_votes_of_an_earlier_round_do_not_count() -> None:
@@ -230,7 +230,7 @@ def test_a_leader_does_not_lead_a_term_twice_after_its_actors_were_rebuilt() -> 
     node.turn()
     for peer in ("n2", "n3"):
         node.answer(peer, "election", VoteReply(term, True))
-    assert node.ledger.leading is None
+    assert node.ledger.leading_term is None
 
 
 def test_a_candidate_of_a_lower_term_is_answered_with_ours() -> None:

@@ -20,7 +20,7 @@ def handshake(initial: Configuration = MEMBERS) -> Handshake:
 
 def test_a_greeting_names_the_boot_and_the_list_of_members() -> None:
     said, identity = handshake().hello(), handshake().identity
-    assert (said.incarnation, said.boot, said.address) == (identity.life, identity.boot, "127.0.0.1:1")
+    assert (said.incarnation, said.boot, said.address) == (identity.boot_token, identity.boot, "127.0.0.1:1")
     assert (said.configuration_hash, said.configuration) == (MEMBERS.digest, MEMBERS.text)
 
 

@@ -116,7 +116,7 @@ def test_an_entry_of_an_earlier_term_commits_only_with_one_of_ours() -> None:
     node.wait(3.0)
     stand(node)
     node.answer("n3", "election", VoteReply(node.ledger.term, True))
-    term = node.ledger.leading
+    term = node.ledger.leading_term
     assert term is not None
     node.answer("n3", "replication", AppendReply(term, True, 2, 0, 0))
     assert node.ledger.commit_index == 1

@@ -25,7 +25,7 @@ from forge_consensus.events.types import (
     SnapshotRestored,
     SnapshotStarted,
 )
-from forge_consensus.storage.machines import kv
+from forge_consensus.storage.machines import chunks
 from forge_consensus.storage.machines.kv import KeyValueMachine
 from forge_consensus.storage.machines.machine import Machine
 from forge_consensus.storage.snapshots.file import read_chunks, read_header, verify, write_snapshot
@@ -120,7 +120,7 @@ def test_a_received_file_that_is_damaged_before_it_is_installed_is_dropped_and_t
 
 
 def test_what_a_failed_actor_had_installed_in_part_is_swept(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kv, "CHUNK_BYTES", 100)
+    monkeypatch.setattr(chunks, "CHUNK_BYTES", 100)
     path, index, term = snapshot_of(filled())
     data = path.read_bytes()
     node = OneNode()
@@ -417,6 +417,6 @@ def test_a_snapshot_that_is_ready_when_the_leadership_ends_is_sent_to_nobody() -
     done(job(), "")
     node.sent.clear()
     node.request("n2", "replication", AppendEntries(node.ledger.term + 1, 40, 1, 40, 0, ()))
-    assert node.ledger.leading is None
+    assert node.ledger.leading_term is None
     assert not node.messages(InstallSnapshot)
     assert node.engine.cells.generation == 0

@@ -12,7 +12,7 @@ from forge_consensus import __version__
 from forge_consensus.cli.main import cli, end_with
 from forge_consensus.errors import BY_CODE, ConsensusError
 from tests.worlds.cli_world import Shell
-from tests.worlds.cluster import ROOT
+from tests.worlds.source_tree import ROOT
 
 SHELL = Shell("")
 

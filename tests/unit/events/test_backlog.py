@@ -69,7 +69,7 @@ def test_block_waits_no_longer_than_what_the_turn_has_left() -> None:
     assert time.monotonic() - started < 0.5
     assert queue.dropped == 100
     queue.budget.begin(0.02)
-    assert queue.budget.remaining_s == 0.02
+    assert queue.budget.remaining_seconds == 0.02
 
 
 def test_a_publisher_that_is_held_up_goes_on_when_the_listener_leaves() -> None:

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from forge_consensus.events.bus import EventBus
+from forge_consensus.events.bus import EventBus, OrderedSignal
 from forge_consensus.events.envelope import ConsensusEvent, UnknownEvent
 from forge_consensus.events.stream import EventStream, StreamEndedError
 from forge_consensus.events.subscription import Subscription
@@ -364,3 +364,32 @@ def test_importing_events_pulls_in_no_log_no_socket_and_no_store() -> None:
         "sys.exit(', '.join(heavy & set(sys.modules)) or 0)"
     )
     subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
+
+
+def test_receivers_are_called_in_the_order_in_which_they_came() -> None:
+    signal = OrderedSignal()
+    seen: list[int] = []
+
+    def receiver(number: int) -> object:
+        def receive(_: object) -> None:
+            seen.append(number)
+
+        return signal.connect(receive, weak=False)
+
+    receivers = [receiver(number) for number in range(50)]
+    signal.connect(receivers[0], weak=False)  # type: ignore[type-var]
+    signal.send(None)
+    assert seen == list(range(50))
+
+
+def test_a_receiver_that_left_and_came_back_is_last() -> None:
+    signal = OrderedSignal()
+    seen: list[str] = []
+    first = signal.connect(lambda _: seen.append("first"), weak=False)
+    signal.connect(lambda _: seen.append("second"), weak=False)
+    signal.disconnect(first)
+    signal.disconnect(first)
+    signal.send(None)
+    signal.connect(first, weak=False)
+    signal.send(None)
+    assert seen == ["second", "second", "first"]

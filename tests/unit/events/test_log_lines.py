@@ -116,7 +116,7 @@ def test_a_log_that_is_too_slow_says_how_much_it_missed(rows: Rows) -> None:
         go_on.set()
         logger.remove(number)
     missed = [row["message"] for row in rows if row["level"].name == "WARNING" and "too slow" in row["message"]]
-    assert missed == ["n1: 3 events are not in this log, it was too slow for them"]
+    assert missed == ["n1: 3 events are missing in this log, because it was too slow for them"]
     assert len(rows) == 4
 
 

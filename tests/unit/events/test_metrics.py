@@ -11,7 +11,7 @@ import pytest
 from prometheus_client import generate_latest
 
 from forge_consensus.events.bus import EventBus
-from forge_consensus.events.metrics.metrics import NodeMetrics, SeedMetrics
+from forge_consensus.events.metrics.metrics import GoOriginalMetrics, NodeMetrics
 from forge_consensus.events.metrics.turn_report import TurnReport
 from forge_consensus.events.types import (
     BecameCandidate,
@@ -72,7 +72,7 @@ def test_every_name_of_the_seed_is_there_with_node_and_cluster() -> None:
     text = generate_latest(metrics.registry).decode()
     labels = '{cluster="demo",node="n1"'
     assert [name for name in SEED if f"forge_consensus_{name}{labels}" not in text] == []
-    seed = generate_latest(SeedMetrics(metrics).registry).decode()
+    seed = generate_latest(GoOriginalMetrics(metrics).registry).decode()
     assert "forge_consensus_operations_per_sec" + labels + "} 2.0" in seed
 
 
@@ -167,8 +167,8 @@ def test_snapshots_failures_and_truncations_are_counted() -> None:
 
 def test_turns_are_told_by_duration_flush_batch_and_answered_commands() -> None:
     metrics = metrics_of(EventBus())
-    metrics.turn(TurnReport(10.0, 3, 0.5, 0.125, 7, 100, [(9.75, 40), (10.0, 2)]))
-    metrics.turn(TurnReport(11.0, 0, 0.25))
+    metrics.observe_turn(TurnReport(10.0, 3, 0.5, 0.125, 7, 100, [(9.75, 40), (10.0, 2)]))
+    metrics.observe_turn(TurnReport(11.0, 0, 0.25))
     assert read(metrics, "turn_duration_seconds_sum") == 0.75
     assert read(metrics, "flush_duration_seconds_count") == 1
     assert read(metrics, "turn_frames_bucket", le="0.0") == 1

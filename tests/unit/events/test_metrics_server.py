@@ -31,7 +31,7 @@ def test_the_registry_is_served_at_metrics_and_others_below_it() -> None:
         with pytest.raises(urllib.error.HTTPError, match="404") as caught:
             get(server.address, "/")
         with caught.value as error:
-            assert b"there is /metrics, /metrics/more" in error.read()
+            assert b"this server has /metrics, /metrics/more" in error.read()
 
 
 def test_a_port_in_use_is_a_typed_error_and_is_free_after_close() -> None:

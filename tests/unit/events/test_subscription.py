@@ -137,7 +137,7 @@ def test_a_slow_inline_handler_is_counted_and_reported(lines: list[str]) -> None
     assert slow.join(5.0)
     assert (slow.slow, slow.delivered) == (1, 1)
     assert "held the node up for" in lines[0]
-    assert bus.budget.remaining_s <= 0.99
+    assert bus.budget.remaining_seconds <= 0.99
 
 
 def test_a_cancelled_handler_is_called_no_more(bus: EventBus) -> None:

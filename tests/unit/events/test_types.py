@@ -1,10 +1,13 @@
-"""The event types: all there, each with the seed's name."""
+"""The event types: all are there, each with its name in the Go original; adjacent ranges of the log are joined."""
 
 import dataclasses
 
+from hypothesis import given
+from hypothesis import strategies as st
+
 from forge_consensus.events import types
 from forge_consensus.events.envelope import ENVELOPE_FIELDS, ConsensusEvent, UnknownEvent
-from forge_consensus.events.types import EVENT_TYPES
+from forge_consensus.events.types import EVENT_TYPES, IDS_MAX, LogAppended, LogCommitted, joined
 
 KINDS = [
     "node.started", "node.stopped", "node.failed", "node.recovered",
@@ -22,7 +25,7 @@ NOT_YET = [
 ]  # fmt: skip
 
 
-def test_the_kinds_are_those_of_the_seed() -> None:
+def test_the_kinds_are_those_of_the_go_original() -> None:
     assert list(EVENT_TYPES) == [f"consensus.{kind}" for kind in KINDS]
 
 
@@ -43,3 +46,20 @@ def test_every_event_class_is_small_and_opens_with_the_envelope() -> None:
         assert names[: len(ENVELOPE_FIELDS)] == ENVELOPE_FIELDS
         assert not hasattr(object.__new__(event_type), "__dict__")
         assert event_type.__doc__
+
+
+@given(st.lists(st.lists(st.sampled_from("abcdefghijk"), max_size=9, unique=True), min_size=2, max_size=4))
+def test_joined_ranges_tell_the_first_ids_of_all_each_once(ids: list[list[str]]) -> None:
+    whole: LogAppended | LogCommitted = LogAppended(first_index=1, last_index=1)
+    for index, some in enumerate(ids, 2):
+        later = LogAppended(
+            first_index=index,
+            last_index=index,
+            correlation_ids=tuple(some),
+            correlation_id=some[0] if len(some) == 1 else None,
+        )
+        whole = joined(whole, later)
+    assert (whole.first_index, whole.last_index) == (1, len(ids) + 1)
+    every = list(dict.fromkeys(one for some in ids for one in some))
+    assert list(whole.correlation_ids) == every[:IDS_MAX]
+    assert whole.correlation_id == (every[0] if len(every) == 1 else None)

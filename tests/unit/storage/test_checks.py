@@ -1,18 +1,21 @@
-"""The assertions: each invariant that a running node checks of itself is broken once, and nothing wrong leaves it."""
+"""The checks: each is broken once, and nothing wrong leaves the node nor enters its log."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
 
+import msgpack
 import pytest
 
 from forge_consensus.actors.messages import AppendEntries, AppendReply, RequestVote, VoteReply
 from forge_consensus.errors import LogInconsistentError, ProtocolError, StorageError, is_fatal
 from forge_consensus.storage.backends.tables import Batch
-from forge_consensus.storage.ledger.checks import check_turn, check_vote, same_entry
+from forge_consensus.storage.ledger.checks import check_records, check_vote, same_entry
 from forge_consensus.storage.ledger.ledger import Ledger
+from forge_consensus.storage.ledger.record import Kind
 from tests.unit.actors.test_replication import follow, noop, put
+from tests.worlds.ledger_world import CONFIGURATION, entry
 from tests.worlds.one_node import OneNode
 
 Break = Callable[[Ledger], None]
@@ -81,7 +84,7 @@ def test_a_commit_index_that_goes_back_stops_the_node() -> None:
     node.ledger.begin(0.0)
     node.ledger.commit_before = 3
     with pytest.raises(LogInconsistentError, match=r"I9 .*from 3 to 2 in term 1"):
-        check_turn(node.ledger)
+        node.ledger.check_turn()
 
 
 @pytest.mark.parametrize(
@@ -152,3 +155,35 @@ def test_a_broken_invariant_ends_the_process_with_a_code_that_is_not_0() -> None
     error = LogInconsistentError("any")
     assert is_fatal(error)
     assert error.exit_code == 70
+
+
+# --- what a leader sent ----------------------------------------------------------------------------------------------
+
+
+def test_good_records_pass_and_configurations_are_found() -> None:
+    configuration = entry(6, 3, CONFIGURATION.encode(), Kind.CONFIGURATION)
+    assert check_records(4, 2, 5, [entry(5, 2), configuration, entry(7, 4)]) == [6]
+    assert check_records(4, 2, 5, []) == []
+
+
+@pytest.mark.parametrize(
+    ("what", "records"),
+    [
+        ("a damaged one", [entry(5, 2), entry(6, 2)[:-1] + b"?"]),
+        ("one of another place", [entry(5, 2), entry(7, 2)]),
+        ("an empty one", [b""]),
+        ("one of a term above the leader's", [entry(5, 5)]),
+        ("one of a term below its predecessor's", [entry(5, 1)]),
+        ("terms that fall", [entry(5, 3), entry(6, 2)]),
+        ("a configuration that is none", [entry(5, 2, b"\xc1", Kind.CONFIGURATION)]),
+    ],
+)
+def test_other_records_are_refused(what: str, records: list[bytes]) -> None:
+    with pytest.raises(ProtocolError, match=r"entry [56] of an append"):
+        check_records(4, 2, 5, records)
+
+
+def test_a_configuration_of_a_later_version_is_refused_by_its_version() -> None:
+    later = entry(5, 2, msgpack.packb([9, [["n1", "a:1"]], False]), Kind.CONFIGURATION)
+    with pytest.raises(ProtocolError, match=r"entry 5 of an append: .*version 9.*reads versions up to 1"):
+        check_records(4, 2, 5, [later])

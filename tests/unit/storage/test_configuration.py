@@ -1,14 +1,16 @@
 """Configurations: the same bytes everywhere, and a history that follows the log."""
 
+import json
 from contextlib import suppress
+from pathlib import Path
 
 import msgpack
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from forge_consensus.errors import CorruptionError, InvalidConfigError
-from forge_consensus.storage.ledger.configuration import Configuration, ConfigurationHistory
+from forge_consensus.errors import CorruptionError, InvalidConfigError, UnsupportedVersionError
+from forge_consensus.storage.ledger.configuration import VERSION, Configuration, ConfigurationHistory
 
 ONE = Configuration.of({"n1": "a:1"})
 TWO = Configuration.of({"n1": "a:1", "n2": "b:1"})
@@ -37,8 +39,30 @@ def test_nobody_and_shared_addresses_are_refused() -> None:
 @settings(max_examples=100)
 @given(st.binary(max_size=40))
 def test_any_bytes_are_a_configuration_or_corruption(data: bytes) -> None:
-    with suppress(CorruptionError):
+    with suppress(CorruptionError, UnsupportedVersionError):
         Configuration.decode(data)
+
+
+@pytest.mark.parametrize(("name", "lease_reads"), [("initial", False), ("with leases", True)])
+def test_the_bytes_and_the_digest_of_a_plain_list_of_members_never_change(name: str, lease_reads: bool) -> None:
+    written = json.loads((Path(__file__).parent / "folder_format_2.json").read_text())["configurations"][name]
+    peers = {"n1": "host1:1", "n2": "host2:1", "n3": "host3:1"}
+    configuration = Configuration.of(peers, lease_reads=lease_reads)
+    assert configuration.encode().hex() == written["bytes"]
+    assert configuration.digest == written["digest"]
+    assert Configuration.decode(bytes.fromhex(written["bytes"])) == configuration
+
+
+def test_a_later_version_is_refused_by_its_number_and_what_is_no_version_is_damage() -> None:
+    members = [["n1", "a:1"]]
+    for row in ([2, members, False, []], [300], [VERSION + 1, members]):
+        with pytest.raises(
+            UnsupportedVersionError, match=f"in version {row[0]}, and .* reads versions up to {VERSION}"
+        ):
+            Configuration.decode(msgpack.packb(row))
+    for row in ([1, members, False], [0, members], [-3], [True, members], [2.0, members], [], ["2", members, False]):
+        with pytest.raises(CorruptionError, match="does not decode"):
+            Configuration.decode(msgpack.packb(row))
 
 
 def history(*rows: tuple[int, Configuration]) -> ConfigurationHistory:

@@ -58,16 +58,16 @@ def test_a_folder_of_another_format_is_refused(world: World) -> None:
 def admit(world: World, node: str, folder: str, boot: int, *, letters: str = "abcdefghij") -> str:
     """Admit a folder whose boots drew these letters, the first boot the first."""
     draws = [letter * DRAW_CHARS for letter in letters]
-    life, earlier = f"{folder}.{draws[boot - 1]}", "".join(reversed(draws[: boot - 1]))
+    token, earlier = f"{folder}.{draws[boot - 1]}", "".join(reversed(draws[: boot - 1]))
     with world.turn():
-        return world.ledger.identity.admit(world.ledger.turn, node, life, boot, earlier)
+        return world.ledger.identity.admit(world.ledger.turn, node, token, boot, earlier)
 
 
 def test_a_folder_names_the_draws_of_its_earlier_boots_newest_first(world: World) -> None:
     draws: list[str] = []
     for _ in range(5):
         assert world.ledger.identity.earlier == "".join(reversed(draws))
-        draws.append(world.ledger.identity.life.partition(DRAWN)[2])
+        draws.append(world.ledger.identity.boot_token.partition(DRAWN)[2])
         world.crash()
 
 
@@ -102,7 +102,7 @@ def test_a_wiped_and_a_restored_member_are_refused(world: World) -> None:
 def test_a_copy_that_was_started_more_often_than_its_original_is_refused(world: World) -> None:
     admit(world, "n2", "folder", 3)
     refused = admit(world, "n2", "folder", 5, letters="abxyz")
-    assert "comes in boot 5, in a life that does not go back to that one" in refused
+    assert "comes in boot 5, which does not descend from that one" in refused
     assert "restored from an older copy" in admit(world, "n2", "folder", 3, letters="abx")
     assert admit(world, "n2", "folder", 5) == ""
     assert world.ledger.identity.boots == {"n2": ("folder.eeeeeeee", 5)}
@@ -117,10 +117,10 @@ def test_a_copy_does_not_come_in_by_being_started_again_and_again(world: World) 
 
 def test_a_boot_from_before_all_that_a_folder_remembers_is_refused(world: World) -> None:
     admit(world, "n2", "folder", 3)
-    life, known = "folder.ffffffff", "e" * DRAW_CHARS + "d" * DRAW_CHARS
+    token, known = "folder.ffffffff", "e" * DRAW_CHARS + "d" * DRAW_CHARS
     with world.turn():
-        assert world.ledger.identity.admit(world.ledger.turn, "n2", life, 6, known) != ""
-        assert world.ledger.identity.admit(world.ledger.turn, "n2", life, 6, known + "c" * DRAW_CHARS) == ""
+        assert world.ledger.identity.admit(world.ledger.turn, "n2", token, 6, known) != ""
+        assert world.ledger.identity.admit(world.ledger.turn, "n2", token, 6, known + "c" * DRAW_CHARS) == ""
 
 
 def test_a_turn_that_is_taken_back_has_admitted_nobody(world: World) -> None:

@@ -105,7 +105,7 @@ def test_a_rollback_ends_leading_and_does_not_let_the_term_be_led_again(world: W
     term, ledger = world.lead(), world.ledger
     ledger.begin(0)
     ledger.rollback()
-    assert ledger.leading is None
+    assert ledger.leading_term is None
     with pytest.raises(StaleTermError):
         ledger.lead(term)
 
@@ -116,7 +116,7 @@ def test_standing_and_leading_in_a_turn_that_is_taken_back_does_not_lead_that_te
     term = ledger.stand(ledger.term)
     ledger.lead(term)
     ledger.rollback()
-    assert (ledger.term, ledger.vote, ledger.leading) == (term - 1, "", None)
+    assert (ledger.term, ledger.vote, ledger.leading_term) == (term - 1, "", None)
     assert ledger.stand(ledger.term) == term
     with pytest.raises(StaleTermError):
         ledger.lead(term)
@@ -128,7 +128,7 @@ def test_who_leads_does_not_stand_before_it_has_resigned(world: World) -> None:
     with world.turn():
         with pytest.raises(StaleTermError):
             ledger.stand(term)
-        assert (ledger.term, ledger.leading) == (term, term)
+        assert (ledger.term, ledger.leading_term) == (term, term)
         assert ledger.resign(term)
         assert ledger.stand(term) == term + 1
 

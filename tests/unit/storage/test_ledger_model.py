@@ -88,7 +88,7 @@ class Model:
     def check(self) -> None:
         ledger, now = self.world.ledger, self.now
         assert (ledger.term, ledger.vote, ledger.commit_index) == (now.term, now.vote, self.commit)
-        assert ledger.leading == (now.term if self.leading else None)
+        assert ledger.leading_term == (now.term if self.leading else None)
         assert (ledger.log.last, ledger.log.last_term) == (len(now.log), term_of(now.log[-1]))
         assert ledger.log.read(1, 1000, 1 << 30) == now.log
         configurations = [data_of(record) for record in now.log if kind_of(record) == Kind.CONFIGURATION]

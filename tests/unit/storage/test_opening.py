@@ -1,5 +1,6 @@
 """Opening: a folder becomes a ledger as the crash left it, or says what is wrong and is not changed."""
 
+import json
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -8,7 +9,9 @@ from typing import Any
 import msgpack
 import pytest
 
-from forge_consensus.errors import CorruptionError, IdentityError, InvalidConfigError
+from forge_consensus.errors import CorruptionError, IdentityError, InvalidConfigError, UnsupportedVersionError
+from forge_consensus.storage.backends.lmdb import LmdbTables
+from forge_consensus.storage.backends.memory import MemoryTables
 from forge_consensus.storage.backends.tables import TABLES, Batch
 from forge_consensus.storage.ledger.applying import APPLIED
 from forge_consensus.storage.ledger.configuration import CONFIGURATIONS, Configuration
@@ -21,7 +24,7 @@ from forge_consensus.storage.ledger.transaction import META, put_meta
 from forge_consensus.storage.machines.machine import ApplyFaultError, Command
 from forge_consensus.storage.opening import INITIAL
 from forge_consensus.storage.snapshots.file import read_header, write_snapshot
-from tests.worlds.ledger_world import BACKENDS, CONFIGURATION, LIMITS, TallyMachine, World, entry, increment, put
+from tests.worlds.ledger_world import BACKENDS, CONFIGURATION, LIMITS, PEERS, TallyMachine, World, entry, increment, put
 
 
 @pytest.fixture(params=BACKENDS)
@@ -51,6 +54,47 @@ def damage(world: World, table: str, key: bytes) -> None:
 
 def delete(world: World, table: str, key: bytes) -> None:
     world.write(lambda batch: batch.delete(table, key))
+
+
+# --- what an earlier version of the program wrote ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_folder_as_format_2_was_first_written_still_opens(backend: str, tmp_path: Path) -> None:
+    """`folder_format_2.json` holds the tables and the snapshot as the program wrote them at commit 6e2b6e0."""
+    written = json.loads((Path(__file__).parent / "folder_format_2.json").read_text())
+    tables = MemoryTables() if backend == "memory" else LmdbTables(tmp_path / "tables")
+    batch = Batch()
+    for table, rows in written["tables"].items():
+        for key, value in rows:
+            batch.put(table, bytes.fromhex(key), bytes.fromhex(value))
+    tables.commit(batch)
+    (tmp_path / "snapshots").mkdir()
+    (tmp_path / "snapshots" / written["snapshot"]["name"]).write_bytes(bytes.fromhex(written["snapshot"]["bytes"]))
+    world = World(backend, tmp_path, tables=tables)
+    ledger, sessions = world.ledger, world.ledger.applier.sessions
+    assert not world.opened.is_new
+    assert world.opened.initial == CONFIGURATION
+    assert (ledger.term, ledger.vote, ledger.commit_index, ledger.applied) == (1, "n1", 8, 8)
+    assert (ledger.log.base_index, ledger.log.last, ledger.identity.boot) == (7, 9, 2)
+    assert ledger.configurations.base == Configuration.of(PEERS, lease_reads=True)
+    assert ledger.configuration == Configuration.of({**PEERS, "n4": "host4:1"})
+    assert set(sessions.live[3].outcomes) == {1, 2}
+    assert world.snapshots.newest is not None
+    assert (world.snapshots.newest.index, world.snapshots.damaged) == (7, ())
+    world.lead()
+    world.settle()
+    assert [ledger.applier.query(key) for key in ("a", "b", "c", "d")] == [1, [2], 3, 4]
+    world.close()
+
+
+def test_a_configuration_of_a_later_version_stops_the_start(world: World) -> None:
+    later = msgpack.packb([2, [["n1", "a:1"]], False])
+    world.write(lambda batch: put_meta(batch, INITIAL, later))
+    refuses(world, UnsupportedVersionError, "version 2, and this program reads versions up to 1")
+    world.write(lambda batch: put_meta(batch, INITIAL, CONFIGURATION.encode()))
+    world.write(lambda batch: put_meta(batch, BASE, msgpack.packb((0, 0, later))))
+    refuses(world, UnsupportedVersionError, "version 2, and this program reads versions up to 1")
 
 
 # --- the first start -------------------------------------------------------------------------------------------------
@@ -146,7 +190,7 @@ def test_a_cleanly_stopped_node_and_a_crashed_one_are_the_same(world: World) -> 
     before = world.log_bytes
     for _ in range(3):
         world.crash()
-        assert (world.ledger.term, world.ledger.vote, world.ledger.leading) == (term, "n1", None)
+        assert (world.ledger.term, world.ledger.vote, world.ledger.leading_term) == (term, "n1", None)
         assert world.log_bytes == before
 
 

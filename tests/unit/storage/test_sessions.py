@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from forge_consensus.errors import CorruptionError
 from forge_consensus.storage.backends.memory import MemoryTables
 from forge_consensus.storage.backends.tables import Batch
+from forge_consensus.storage.machines.chunks import CHUNK_BYTES
 from forge_consensus.storage.machines.machine import Outcome
 from forge_consensus.storage.machines.sessions import (
     BUSY,
-    CHUNK_BYTES,
     EXPIRED,
     IN_PROGRESS,
     STALE,
@@ -26,7 +26,7 @@ from forge_consensus.storage.machines.sessions import (
 )
 
 SESSIONS_MAX = 3
-KEPT_MAX = 4
+OUTCOMES_MAX = 4
 
 
 def result(number: int) -> Outcome:
@@ -92,7 +92,7 @@ class Naive:
             if number == seq:
                 found: Outcome = outcome
                 return found
-        if len(row["kept"]) == KEPT_MAX:
+        if len(row["kept"]) == OUTCOMES_MAX:
             return BUSY
         row["kept"].append((seq, result(time_ms)))
         return result(time_ms)
@@ -103,7 +103,8 @@ class Naive:
 
 def state_of(sessions: Sessions) -> dict[int, Any]:
     return {
-        session: (state.last_ms, state.ttl_ms, state.done_below, state.kept) for session, state in sessions.live.items()
+        session: (state.last_ms, state.ttl_ms, state.done_below, state.outcomes)
+        for session, state in sessions.live.items()
     }
 
 
@@ -118,7 +119,7 @@ STEPS = st.one_of(
 @settings(deadline=None, max_examples=300)
 @given(st.lists(STEPS, max_size=50))
 def test_sessions_and_their_naive_twin_agree_after_any_steps(steps: list[tuple[Any, ...]]) -> None:
-    sessions, twin, tables = Sessions(SESSIONS_MAX, KEPT_MAX), Naive(), MemoryTables()
+    sessions, twin, tables = Sessions(SESSIONS_MAX, OUTCOMES_MAX), Naive(), MemoryTables()
     opened, time_ms = [0], 0
     for index, (kind, *rest) in enumerate(steps, start=1):
         if kind == "open":
@@ -135,7 +136,7 @@ def test_sessions_and_their_naive_twin_agree_after_any_steps(steps: list[tuple[A
         elif kind == "failed save":
             sessions.checkpoint(Batch(), 1)
         elif kind == "snapshot":
-            other = Sessions(SESSIONS_MAX, KEPT_MAX)
+            other = Sessions(SESSIONS_MAX, OUTCOMES_MAX)
             other.import_(sessions.export())
             assert other.export() == sessions.export()
             save(sessions, tables)
@@ -144,7 +145,7 @@ def test_sessions_and_their_naive_twin_agree_after_any_steps(steps: list[tuple[A
         else:
             save(sessions, tables)
             if kind == "reload":
-                sessions = loaded(tables, sessions_max=SESSIONS_MAX, kept_max=KEPT_MAX)
+                sessions = loaded(tables, sessions_max=SESSIONS_MAX, outcomes_max=OUTCOMES_MAX)
         assert state_of(sessions) == twin.state()
     save(sessions, tables)
     assert state_of(loaded(tables)) == twin.state()
@@ -153,7 +154,7 @@ def test_sessions_and_their_naive_twin_agree_after_any_steps(steps: list[tuple[A
 @settings(deadline=None, max_examples=200)
 @given(st.lists(COMMANDS, max_size=40), st.integers(1, 10))
 def test_how_commands_are_cut_into_runs_changes_nothing(steps: list[tuple[Any, ...]], run_count: int) -> None:
-    single, batched = Sessions(10, KEPT_MAX), Sessions(10, KEPT_MAX)
+    single, batched = Sessions(10, OUTCOMES_MAX), Sessions(10, OUTCOMES_MAX)
     for sessions in (single, batched):
         for index in (1, 2, 3):
             sessions.open(index, 0, 20)
@@ -221,14 +222,14 @@ def test_a_far_jump_of_the_mark_costs_no_walk() -> None:
     perform(sessions, 5, 100, 0, 1)
     assert perform(sessions, 5, 100, 100, 2) == result(1)
     assert perform(sessions, 5, 2**64 - 1, 2**64 - 1, 2) == result(2)
-    assert list(sessions.live[5].kept) == [2**64 - 1]
+    assert list(sessions.live[5].outcomes) == [2**64 - 1]
     tables = MemoryTables()
     save(sessions, tables)
     assert state_of(loaded(tables)) == state_of(sessions)
 
 
 def test_a_busy_session_takes_the_same_number_once_there_is_room() -> None:
-    sessions = Sessions(kept_max=2)
+    sessions = Sessions(outcomes_max=2)
     sessions.open(5, 0, 1000)
     perform(sessions, 5, 1, 1, 1)
     perform(sessions, 5, 2, 1, 2)

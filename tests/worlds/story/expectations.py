@@ -44,7 +44,7 @@ def expect(stage: Stage, words: list[str]) -> None:
 @expectation("leader")
 def of_leader(stage: Stage, words: list[str]) -> tuple[Any, Any]:
     """`leader n1`, `leader n1 n3`, `leader none`: exactly these running nodes lead, in whatever terms."""
-    leading = [base.name for base in stage.cluster.running() if base.engine.ledger.leading is not None]
+    leading = [base.name for base in stage.cluster.running() if base.engine.ledger.leading_term is not None]
     return [] if words == [NONE] else words, leading
 
 

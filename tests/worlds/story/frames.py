@@ -167,21 +167,21 @@ def inject(stage: Stage, words: list[str]) -> None:
     """`inject n2->n1 VoteReply term=2 granted=yes`: deliver a hand-made frame, through codec, gate and a turn.
 
     Fields: term, round, last=5/2, granted, success, index or hint=5/2, prev=5/2, entries=2:a,2:b, commit. The header
-    is that of the sender's process as the receiver knows it; `boot=`, `to_boot=`, `life=`, `cluster=` change it. With
+    is that of the sender's process as the receiver knows it; `boot=`, `to_boot=`, `token=`, `cluster=` change it. With
     `asked=no` an answer comes by a connection on which nobody asked. The sender need not be a node of the cluster.
     """
     direction, kind, *rest = words
     values = dict(word.split("=", 1) for word in rest)
     sender, _, receiver = direction.partition("->")
     node = stage.node(receiver)
-    life, boot = node.engine.ledger.identity.boots.get(sender, ("stranger", 1))
-    life, boot = values.get("life", life), int(values.get("boot", boot))
+    token, boot = node.engine.ledger.identity.boots.get(sender, ("stranger", 1))
+    token, boot = values.get("token", token), int(values.get("boot", boot))
     members = stage.cluster.configuration
-    message = Hello(life, boot, "", members.digest, members.text) if kind == "Hello" else forged(kind, values)
+    message = Hello(token, boot, "", members.digest, members.text) if kind == "Hello" else forged(kind, values)
     to_boot = int(values.get("to_boot", node.engine.ledger.identity.boot))
     cluster = values.get("cluster", node.engine.ledger.identity.cluster_id)
     sent = node.clock.boottime_ns()
-    frame = Frame(DESTINATION[type(message)], cluster, sender, life, boot, to_boot, 1, sent, message)
+    frame = Frame(DESTINATION[type(message)], cluster, sender, token, boot, to_boot, 1, sent, message)
     running = {base.name: base for base in stage.cluster.running()}
     connection = Connection(running.get(sender) or Stranger(sender), receiver)
     stage.trace.write(f"{sender} -> {receiver} {told(message)} (forged)")

@@ -78,7 +78,7 @@ def leading_of(node: StoryNode) -> Leadership:
 def campaign(stage: Stage, words: list[str]) -> None:
     """`campaign n1`: time passes on this node alone until its election timeout makes it ask for pre-votes."""
     node = stage.node(words[0])
-    if node.engine.ledger.leading is not None:
+    if node.engine.ledger.leading_term is not None:
         raise StoryError(f"{node.name} leads")
     election, round_before = election_of(node), election_of(node).round
     stage.cluster.advance(CAMPAIGN_S_MAX, [node.name], lambda: election.round > round_before)
@@ -89,8 +89,8 @@ def campaign(stage: Stage, words: list[str]) -> None:
 def lay_down(stage: Stage, node: StoryNode) -> None:
     """Let time pass on a leader until it resigns, as nobody answers it."""
     ledger = node.engine.ledger
-    if ledger.leading is not None:
-        stage.cluster.advance(CAMPAIGN_S_MAX, [node.name], lambda: ledger.leading is None)
+    if ledger.leading_term is not None:
+        stage.cluster.advance(CAMPAIGN_S_MAX, [node.name], lambda: ledger.leading_term is None)
 
 
 @command("elect")
@@ -114,7 +114,7 @@ def elect(stage: Stage, words: list[str]) -> None:
     for _ in range(ATTEMPTS_MAX):
         campaign(stage, [name])
         hold_election(stage, name, voters)
-        if stage.node(name).engine.ledger.leading is not None:
+        if stage.node(name).engine.ledger.leading_term is not None:
             return
     raise StoryError(f"{name} was not elected")
 

@@ -20,7 +20,7 @@ from forge_consensus.storage.machines.kv import KeyValueMachine
 from forge_consensus.storage.opening import Founding, Opened, open_ledger
 from forge_consensus.storage.snapshots.export import export_state
 from forge_consensus.testing.world.base import (
-    LATE_S,
+    LATE_SECONDS,
     SimulatedBase,
     SimulatedCrashError,
     SimulatedTables,
@@ -123,8 +123,8 @@ class StoryNode(SimulatedBase):
         finally:
             took, self.clock.ahead = self.clock.ahead, 0.0
             self.host.clock.passed += took
-        if took > LATE_S:
-            self.clock.lost(took - LATE_S)
+        if took > LATE_SECONDS:
+            self.clock.lost(took - LATE_SECONDS)
         for watcher in self.watchers:
             watcher.turned(self)
 

@@ -1,0 +1,165 @@
+"""Verification: reads a stopped node's folder and reports everything that is damaged, changing nothing.
+
+The command `forge-consensus log verify` prints what this module finds; a program can call `verify_folder` itself.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+import msgpack
+
+from forge_consensus.errors import CorruptionError, StorageError, UnsupportedVersionError
+from forge_consensus.storage.backends.folder import Folder
+from forge_consensus.storage.backends.lmdb import LmdbTables
+from forge_consensus.storage.backends.tables import TablesView
+from forge_consensus.storage.ledger.configuration import Configuration
+from forge_consensus.storage.ledger.identity import IDENTITY
+from forge_consensus.storage.ledger.ledger import BASE, HARD, NO_BASE
+from forge_consensus.storage.ledger.log import TABLE
+from forge_consensus.storage.ledger.record import Kind, data_of, index_of, intact, key_of, kind_of, term_of
+from forge_consensus.storage.ledger.transaction import META, get_meta
+from forge_consensus.storage.snapshots.file import list_snapshots
+from forge_consensus.storage.snapshots.file import verify as verify_snapshot
+
+PAGE_RECORDS: Final = 2_000
+FAULTS_MAX: Final = 100
+"""How many faults a report lists; more are only counted."""
+
+
+@dataclass(slots=True)
+class VerifyReport:
+    """What a verification read, and what it found damaged."""
+
+    data: str
+    """The folder that was verified."""
+    node_id: str = ""
+    cluster_id: str = ""
+    first_index: int = 0
+    last_index: int = 0
+    """The log holds the entries first_index..last_index."""
+    entries: int = 0
+    bytes: int = 0
+    """How many entries were read, and how many bytes they have."""
+    term: int = 0
+    commit_index: int = 0
+    """The node's term, and the commit index that it last wrote down."""
+    snapshots: int = 0
+    """How many snapshot files were read."""
+    faults_total: int = 0
+    faults: list[str] = field(default_factory=list)
+    """The first `FAULTS_MAX` faults, as text; empty if everything is whole."""
+
+    @property
+    def whole(self) -> bool:
+        """Whether nothing is damaged."""
+        return not self.faults_total
+
+    def fault(self, text: str) -> None:
+        """Note damage."""
+        self.faults_total += 1
+        if len(self.faults) < FAULTS_MAX:
+            self.faults.append(text)
+
+    def raise_for_faults(self) -> None:
+        """Raise `CorruptionError`, with the first fault and how many there are, unless everything is whole."""
+        if self.faults_total:
+            raise CorruptionError(
+                f"{self.faults_total} faults in {self.data}: what this node acknowledged may be damaged. Move its "
+                f"folder away and bring the node back as a new member of the cluster. The first: {self.faults[0]}"
+            )
+
+
+def verify_folder(data: Path) -> VerifyReport:
+    """Verify every entry of the log and every snapshot in a node's folder, locking it meanwhile.
+
+    Damage is in the report and raises nothing. Raises `FolderLockedError` if a node runs on the folder, `StorageError`
+    if there is no node's folder or its tables cannot be read, `SnapshotFailedError` if a snapshot cannot be read.
+    """
+    if not is_folder(data):
+        raise StorageError(f"{data} is no node's folder: name the one that was given to the node")
+    report = VerifyReport(str(data))
+    with Folder(data) as folder:
+        with LmdbTables(folder.tables_path) as tables:
+            verify_log(tables, report)
+        verify_snapshots(folder.snapshots_path, report)
+    return report
+
+
+def is_folder(data: Path) -> bool:
+    """Whether a node has its tables in this folder."""
+    return (data / "tables").is_dir()
+
+
+def verify_log(tables: TablesView, report: VerifyReport) -> None:
+    """Verify the ledger's own records, and every entry: its checksum, its place, and that terms never fall.
+
+    Raises `StorageError` if the tables cannot be read.
+    """
+    rows = {key: verified_meta(tables, key, report) for key, _ in tables.scan(META)}
+    if report.faults_total:
+        return
+    missing = [key.decode() for key in (IDENTITY, HARD) if key not in rows]
+    if missing:
+        report.fault(f"the store does not hold its records {' and '.join(missing)}")
+        return
+    _, report.node_id, report.cluster_id, *_ = msgpack.unpackb(rows[IDENTITY])
+    base_index, base_term, _ = msgpack.unpackb(rows.get(BASE, NO_BASE))
+    report.term, _, report.commit_index, newest = msgpack.unpackb(rows[HARD])
+    report.first_index, report.last_index = base_index + 1, base_index
+    previous = base_term
+    while page := tables.scan(TABLE, key_of(report.last_index + 1), limit=PAGE_RECORDS):
+        for key, record in page:
+            index = index_of(key)
+            if index != report.last_index + 1:
+                report.fault(f"entries {report.last_index + 1} to {index - 1} are missing")
+            report.last_index = index
+            report.entries += 1
+            report.bytes += len(record)
+            previous = verify_record(index, record, previous, report)
+    if previous > report.term:
+        report.fault(f"the log ends in term {previous} and the node is in term {report.term}")
+    if report.last_index != newest:
+        report.fault(f"the log ends at entry {report.last_index} and should end at {newest}")
+    if report.commit_index > report.last_index:
+        report.fault(f"entry {report.commit_index} was committed and the log ends at {report.last_index}")
+
+
+def verified_meta(tables: TablesView, key: bytes, report: VerifyReport) -> bytes:
+    """One of the ledger's own records; empty, with the fault noted, if it is damaged."""
+    try:
+        return get_meta(tables, key) or b""
+    except CorruptionError as error:
+        report.fault(str(error))
+        return b""
+
+
+def verify_record(index: int, record: bytes, previous: int, report: VerifyReport) -> int:
+    """Verify the record of an entry whose predecessor has the term `previous`.
+
+    Returns its term, or `previous` if the record is damaged.
+    """
+    if not intact(index, record):
+        report.fault(f"entry {index} fails its checksum")
+        return previous
+    term = term_of(record)
+    if term < previous:
+        report.fault(f"entry {index} is of term {term} behind one of term {previous}")
+    if kind_of(record) == Kind.CONFIGURATION:
+        try:
+            Configuration.decode(data_of(record))
+        except (CorruptionError, UnsupportedVersionError) as error:
+            report.fault(f"entry {index}: {error}")
+    return term
+
+
+def verify_snapshots(folder: Path, report: VerifyReport) -> None:
+    """Read every snapshot file in `folder` to its end. Raises `SnapshotFailedError` if the disk does not give one."""
+    for path in list_snapshots(folder):
+        report.snapshots += 1
+        try:
+            verify_snapshot(path)
+        except CorruptionError as error:
+            report.fault(f"snapshot {path.name}: {error}")
