@@ -21,7 +21,6 @@ from forge_consensus.errors import ConsensusError
 from tests.worlds import api_page, event_table, import_graph
 from tests.worlds.api_page import THOUSANDS_FROM
 
-ROOT = import_graph.ROOT
 SETTINGS_HEAD = (
     "| Setting | Type | Default | Takes effect | What | Why the default | In the Go original |",
     "|---|---|---|---|---|---|---|",
