@@ -100,14 +100,18 @@ def parameter(each: inspect.Parameter) -> str:
         text += f": {written(kind)}"
     if each.default is each.empty:
         return text
-    default = each.default
+    return f"{text} = {shown(each.default)}"
+
+
+def shown(default: Any) -> str:
+    """A default as Python writes it, the same in every process; thousands are set apart."""
     if isinstance(default, str):
-        shown = f'"{default}"'
-    elif isinstance(default, int) and not isinstance(default, bool):
-        shown = f"{default:_}" if default >= THOUSANDS_FROM else str(default)
-    else:
-        shown = getattr(default, "__name__", repr(default))
-    return f"{text} = {shown}"
+        return f'"{default}"'
+    if type(default) is int and default >= THOUSANDS_FROM:
+        return f"{default:_}"
+    if type(default).__repr__ is object.__repr__:  # it would name a place in memory
+        return f"{type(default).__name__}()"
+    return str(getattr(default, "__name__", repr(default)))
 
 
 def prose(thing: Any) -> list[str]:
@@ -148,7 +152,7 @@ def field_lines(kind: Any) -> list[str]:
     lines = ["| Field | Type | Default | Meaning |", "|---|---|---|---|"]
     for field in fields(kind):
         type_ = written(field.type)
-        default = "-" if field.default is MISSING else f"`{field.default!r}`"
+        default = "-" if field.default is MISSING else f"`{shown(field.default)}`"
         if field.default_factory is not MISSING:
             default = "made anew"
         meaning = said.get(field.name, "")
