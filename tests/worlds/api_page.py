@@ -109,9 +109,8 @@ def shown(default: Any) -> str:
         return f'"{default}"'
     if type(default) is int and default >= THOUSANDS_FROM:
         return f"{default:_}"
-    if type(default).__repr__ is object.__repr__:  # it would name a place in memory
-        return f"{type(default).__name__}()"
-    return str(getattr(default, "__name__", repr(default)))
+    text = str(getattr(default, "__name__", repr(default)))
+    return f"{type(default).__name__}()" if " object at 0x" in text else text  # else it names a place in memory
 
 
 def prose(thing: Any) -> list[str]:
