@@ -4,7 +4,7 @@ WORKERS ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
-DOC_TESTS := $(wildcard tests/unit/test_docs.py) tests/unit/events/test_readme.py tests/unit/test_tidy.py
+DOC_TESTS := tests/unit/test_docs.py tests/unit/events/test_event_table.py tests/unit/test_tidy.py
 
 .DEFAULT_GOAL := help
 .PHONY: help setup lint types layers unit docs test cover bench mutants campaign siege demo format clean

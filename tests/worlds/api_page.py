@@ -100,14 +100,17 @@ def parameter(each: inspect.Parameter) -> str:
         text += f": {written(kind)}"
     if each.default is each.empty:
         return text
-    default = each.default
+    return f"{text} = {shown(each.default)}"
+
+
+def shown(default: Any) -> str:
+    """A default as Python writes it, the same in every process; thousands are set apart."""
     if isinstance(default, str):
-        shown = f'"{default}"'
-    elif isinstance(default, int) and not isinstance(default, bool):
-        shown = f"{default:_}" if default >= THOUSANDS_FROM else str(default)
-    else:
-        shown = getattr(default, "__name__", repr(default))
-    return f"{text} = {shown}"
+        return f'"{default}"'
+    if type(default) is int and default >= THOUSANDS_FROM:
+        return f"{default:_}"
+    text = str(getattr(default, "__name__", repr(default)))
+    return f"{type(default).__name__}()" if " object at 0x" in text else text  # else it names a place in memory
 
 
 def prose(thing: Any) -> list[str]:
@@ -126,7 +129,7 @@ def prose(thing: Any) -> list[str]:
             lines.append(f"  {line.strip()}")
         else:
             listing = listing and not line.strip()
-            lines.append(line.rstrip())
+            lines.append(f"{line.rstrip()[:-1]}" if line.rstrip().endswith("::") else line.rstrip())
     return lines
 
 
@@ -148,7 +151,7 @@ def field_lines(kind: Any) -> list[str]:
     lines = ["| Field | Type | Default | Meaning |", "|---|---|---|---|"]
     for field in fields(kind):
         type_ = written(field.type)
-        default = "-" if field.default is MISSING else f"`{field.default!r}`"
+        default = "-" if field.default is MISSING else f"`{shown(field.default)}`"
         if field.default_factory is not MISSING:
             default = "made anew"
         meaning = said.get(field.name, "")
@@ -172,17 +175,15 @@ def sayings(kind: Any) -> dict[str, str]:
     return found
 
 
-def method_line(kind: Any, name: str) -> list[str]:
-    """One method: its call and what it does."""
+def method_lines(kind: Any, name: str) -> list[str]:
+    """One method: its call and what it does, its arguments as a list within the list."""
     method = inspect.getattr_static(kind, name)
     if isinstance(method, property):
-        call, doc = name, inspect.getdoc(method)
+        call = name
     else:
-        plain = getattr(kind, name)
-        prefix = "await " if inspect.iscoroutinefunction(plain) else ""
-        call, doc = f"{prefix}{signature(name, plain)}", inspect.getdoc(plain)
-    said = " ".join((doc or "").replace("``", "`").split())
-    return [f"- `{call}`", f"  {said}" if said else ""]
+        method = getattr(kind, name)
+        call = f"{'await ' if inspect.iscoroutinefunction(method) else ''}{signature(name, method)}"
+    return [f"- `{call}`", *(f"  {line}".rstrip() for line in ["", *prose(method)])]
 
 
 def section(path: str, methods: str) -> list[str]:
@@ -201,7 +202,7 @@ def section(path: str, methods: str) -> list[str]:
     if methods:
         lines += [""]
         for method in methods.split():
-            lines += [line for line in method_line(thing, method) if line]
+            lines += method_lines(thing, method)
     return [*lines, ""]
 
 

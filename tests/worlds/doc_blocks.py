@@ -19,9 +19,8 @@ from forge_consensus.config.node import NodeSettings
 from forge_consensus.config.setting import describe
 from forge_consensus.errors import ConsensusError
 from tests.worlds import api_page, event_table, import_graph
-from tests.worlds.api_page import THOUSANDS_FROM
+from tests.worlds.api_page import shown
 
-ROOT = import_graph.ROOT
 SETTINGS_HEAD = (
     "| Setting | Type | Default | Takes effect | What | Why the default | In the Go original |",
     "|---|---|---|---|---|---|---|",
@@ -84,11 +83,6 @@ def setting_tables() -> list[str]:
         cells = (f"`{row.name}`", f"{row.kind}{unit}", default, said.reload, said.what, said.why, original)
         lines.append(f"| {' | '.join(cells)} |")
     return [*lines[1:], ""]
-
-
-def shown(value: object) -> str:
-    """A default as Python writes it, with thousands set apart."""
-    return f"{value:_}" if type(value) is int and value >= THOUSANDS_FROM else repr(value).replace("'", '"')
 
 
 def errors_below(kind: type[ConsensusError]) -> list[type[ConsensusError]]:
