@@ -133,7 +133,7 @@ def test_new_tables_beside_old_snapshots_are_not_taken_for_a_node_however_often_
     info = world.snapshot()
     world.tables = world.new_tables()
     for _ in range(3):
-        refuses(world, IdentityError, "snapshots of an earlier life")
+        refuses(world, IdentityError, "snapshots of an earlier node")
     assert not any(content(world).values())
     info.path.unlink()
     world.crash()

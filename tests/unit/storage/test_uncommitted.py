@@ -15,4 +15,4 @@ def test_a_batch_counts_until_its_last_entry_is_committed() -> None:
     assert waiting.size_bytes == 0
     waiting.proposed(60, 5)
     waiting.clear()
-    assert (waiting.size_bytes, len(waiting.runs)) == (0, 0)
+    assert (waiting.size_bytes, len(waiting.batches)) == (0, 0)
