@@ -2,7 +2,17 @@
 
 from __future__ import annotations
 
-from tests.scenarios.scenario_table import NUMBERS, TABLE, existing, number_of, numbered, rewritten, row_of, rows
+from tests.scenarios.scenario_table import (
+    NUMBERS,
+    TABLE,
+    belongs,
+    existing,
+    number_of,
+    numbered,
+    rewritten,
+    row_of,
+    rows,
+)
 
 TEXT = TABLE.read_text(encoding="utf-8")
 TESTS = existing()
@@ -23,9 +33,7 @@ def test_every_test_and_story_that_bears_a_number_is_in_its_row() -> None:
     table = {row.number: row.tested for row in rows(TEXT)}
     missing = [test for number, tests in numbered(TESTS).items() for test in tests if test not in table.get(number, ())]
     assert not missing, AGAIN
-    strange = [
-        (row.number, test) for row in rows(TEXT) for test in row.tested if number_of(test) not in ("", row.number)
-    ]
+    strange = [(row.number, test) for row in rows(TEXT) for test in row.tested if not belongs(test, row.number)]
     assert not strange
 
 
