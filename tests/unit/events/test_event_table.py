@@ -20,7 +20,7 @@ def test_the_table_names_exactly_the_types_that_exist() -> None:
     assert [row.split("|")[2].strip(" `") for row in rows()] == list(EVENT_TYPES)
 
 
-def test_the_table_says_what_the_source_says() -> None:
+def test_the_table_agrees_with_the_source() -> None:
     assert rows() == table()[len(HEAD) :], "make it anew: FORGE_REGENERATE=1 pytest tests/unit/test_docs.py"
 
 
