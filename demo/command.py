@@ -7,9 +7,10 @@ from types import FrameType
 
 import click
 
-from forge_consensus.demo.cluster import ENDING, DemoFailed
+from forge_consensus.demo.proof import DemoFailed
 from forge_consensus.demo.story import Story
 from forge_consensus.errors import ConsensusError
+from forge_consensus.testing.local.node_process import ENDING
 
 NODES = 3
 SECONDS = 15.0

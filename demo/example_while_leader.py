@@ -6,8 +6,8 @@ from contextlib import ExitStack
 from functools import partial
 
 from forge_consensus import ConsensusService
-from forge_consensus.demo.cluster import free_ports
 from forge_consensus.service.leadership import Lead, LeaderTask, while_leader
+from forge_consensus.testing.local.ports import free_ports
 
 
 class Job:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, field
 
-from forge_consensus.demo.cluster import DemoCluster, DemoFailed
 from forge_consensus.demo.feed import Feed
-from forge_consensus.demo.proof import Proof, prove
+from forge_consensus.demo.proof import DemoFailed, Proof, prove, wait_applied
 from forge_consensus.demo.view import View, make_view
 from forge_consensus.demo.writer import Writer
+from forge_consensus.testing.local.cluster import LocalCluster
+from forge_consensus.testing.local.node_process import LOG_TAIL, uninterrupted
 
 LEADER_SECONDS_MAX = 15.0
 FAILOVER_SECONDS_MAX = 15.0
@@ -41,42 +42,43 @@ class Story:
         self.seconds = seconds
         self.began = time.monotonic()
         self.numbers = Numbers()
-        self.cluster = DemoCluster(nodes)
+        self.cluster = LocalCluster(nodes, cluster_id="demo")
         self.writer: Writer | None = None
         self.feed: Feed | None = None
         self.view: View | None = None
+        self.killed = ""
+        """The node that the demo killed and has not restarted yet."""
         self.tails: dict[str, str] = {}
         """The last log lines of each node, if the demo failed."""
 
     def run(self) -> Proof:
         """Run the demo; nothing is left behind, however it ends."""
         try:
-            with self.cluster:
-                try:
-                    return self.play()
-                except Exception:
-                    self.tails = {name: node.log_tail() for name, node in self.cluster.nodes.items()}
-                    raise
-                finally:
-                    if self.writer is not None:
-                        self.writer.close()
-                    if self.feed is not None:
-                        self.feed.close()
+            return self.play()
+        except Exception:
+            self.tails = {name: node.log_text()[-LOG_TAIL:] for name, node in self.cluster.nodes.items()}
+            raise
         finally:
-            if self.view is not None:
-                self.view.close()
+            with uninterrupted():
+                for part in (self.writer, self.feed):
+                    if part is not None:
+                        part.close()
+                self.cluster.stop()
+                if self.view is not None:
+                    self.view.close()
 
     def play(self) -> Proof:
         """Start, write, lose the leader in each round, and prove."""
         self.view = make_view(self.line)
         view, cluster = self.view, self.cluster
         self.feed = Feed(view.event)
-        view.step(f"starting {len(cluster.nodes)} nodes in {cluster.folder}")
+        view.step(f"starting {len(cluster.names)} nodes")
         began = time.monotonic()
         cluster.start()
-        for name in cluster.nodes:
+        view.step(f"they keep their data in {cluster.folder}")
+        for name in cluster.names:
             self.follow(name)
-        leader = cluster.leader(LEADER_SECONDS_MAX)
+        leader = cluster.wait_for_leader(LEADER_SECONDS_MAX)
         self.numbers.election_ms = (time.monotonic() - began) * 1000
         view.step(f"{leader} leads {self.numbers.election_ms:.0f} ms after the first process was started; writing")
         self.writer = Writer(cluster.endpoints)
@@ -97,12 +99,12 @@ class Story:
         assert self.writer is not None, "there is a writer"
         view, cluster, writer = self.view, self.cluster, self.writer
         self.keep_writing(phase_seconds)
-        leader = cluster.leader(LEADER_SECONDS_MAX)
+        leader = cluster.wait_for_leader(LEADER_SECONDS_MAX)
         view.step(f"SIGKILL to the leader {leader}, {len(writer.acknowledged):,} writes acknowledged so far")
         killed = time.monotonic()
-        cluster.kill(leader)
-        others = len(cluster.nodes) - 1
-        if others > len(cluster.nodes) // 2:
+        self.killed = cluster.kill(leader)
+        others = len(cluster.names) - 1
+        if others > len(cluster.names) // 2:
             self.see_failover(leader, killed)
             self.keep_writing(phase_seconds)
             behind = self.restart(leader)
@@ -125,45 +127,44 @@ class Story:
             )
         took_ms = (acknowledged - killed) * 1000
         self.numbers.failover_ms.append(took_ms)
-        leader = self.cluster.leader(LEADER_SECONDS_MAX)
+        leader = self.cluster.wait_for_leader(LEADER_SECONDS_MAX)
         self.view.step(f"failover: {leader} leads, the next write was acknowledged {took_ms:.0f} ms after the kill")
 
     def restart(self, name: str) -> int:
         """Restart the node; return the index that it must apply to have caught up."""
         assert self.view is not None, "there is a view"
-        statuses = [self.cluster.status(other) for other in self.cluster.nodes if other != name]
-        target = max((int(status["commit_index"]) for status in statuses if status), default=0)
-        took_ms = self.cluster.restart(name) * 1000
+        target = max((int(row["commit_index"]) for row in self.cluster.standing().said.values()), default=0)
+        began = time.monotonic()
+        self.cluster.restart(name)
+        took_ms = (time.monotonic() - began) * 1000
         self.numbers.restart_ms.append(took_ms)
         self.view.step(f"{name} was restarted and serves after {took_ms:.0f} ms")
+        self.killed = ""
         self.follow(name)
         return target
 
     def see_catch_up(self, name: str, target: int) -> None:
         """Wait until the restarted node has applied what was committed when it came back."""
         assert self.view is not None, "there is a view"
-        status = self.cluster.status(name)
-        behind = max(0, target - int(status["last_applied"])) if status else target
-        took_ms = self.cluster.wait_applied(name, target, CATCH_UP_SECONDS_MAX) * 1000
+        behind = max(0, target - int(self.cluster.status(name)["last_applied"]))
+        took_ms = wait_applied(self.cluster, name, target, CATCH_UP_SECONDS_MAX) * 1000
         self.numbers.caught_up.append((behind, took_ms))
         self.view.step(f"{name} was {behind:,} entries behind and caught up in {took_ms:.0f} ms")
 
     def follow(self, name: str) -> None:
         """Show the events of a node."""
         assert self.feed is not None, "there is a feed"
-        status = self.cluster.status(name)
-        if status is None:
-            raise DemoFailed(f"{name} does not answer")
-        self.feed.follow(status["events_address"])
+        self.feed.follow(self.cluster.status(name)["events_address"])
 
     def keep_writing(self, seconds: float) -> None:
         """Let the writer write for so many seconds; a node that ends by itself ends the demo."""
         end = time.monotonic() + seconds
         while time.monotonic() < end:
             time.sleep(TICK_SECONDS)
-            for node in self.cluster.nodes.values():
-                if node.process is not None and (node.process.poll() or 0) >= 0 and not node.running:
-                    raise DemoFailed(f"{node.name} ended by itself: {node.log_tail()}")
+            for name in self.cluster.names:
+                node = self.cluster.process(name)
+                if not node.running and name != self.killed:
+                    raise DemoFailed(f"{name} ended by itself: {node.written()}")
 
     def line(self) -> str:
         """Return the present numbers in one line."""

@@ -1,1 +1,1 @@
-"""What is remembered: the ledger, its backends, snapshot files and the state machines."""
+"""What a node keeps on disk: the ledger, its backends, snapshot files and the state machines."""

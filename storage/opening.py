@@ -1,4 +1,4 @@
-"""Opening: a folder becomes a ledger, new or as a crash left it, or says why it cannot."""
+"""Opening: makes a ledger from a folder that is new or as a crash left it, or raises the reason why that cannot be."""
 
 from __future__ import annotations
 
@@ -20,21 +20,24 @@ from forge_consensus.storage.snapshots.file import list_snapshots
 from forge_consensus.storage.snapshots.store import Export, Snapshots
 
 INITIAL = b"initial"
+"""The key of the configuration that the cluster began with."""
 
 
 @dataclass(frozen=True, slots=True)
 class Founding:
-    """Who this node is, and the members of the cluster if this is its first start."""
+    """Who this node is, and with which members its cluster begins."""
 
     node_id: str
     cluster_id: str
     configuration: Configuration | None
+    """The members of a new cluster; needed at the first start only, and ignored later."""
     new_incarnation: Callable[[], str]
+    """Returns a new random text each time: the incarnation of a new folder, and the draw of each boot."""
 
 
 @dataclass(slots=True)
 class Opened:
-    """A ledger that is ready, the snapshots beside it, and the configuration that the node was born with."""
+    """A ledger that is ready, the snapshots beside it, the cluster's first configuration, and whether it is new."""
 
     ledger: Ledger
     snapshots: Snapshots
@@ -50,19 +53,23 @@ def open_ledger(
     limits: StorageSettings,
     export: Export,
 ) -> Opened:
-    """Open the ledger in these tables; the next boot is durable when this returns (one flush).
+    """Open the ledger in these tables. The next boot is durable when this returns, which takes one flush.
 
-    The list of members is read once, at the first start, and becomes the first log entry. Raises `IdentityError`
-    for another node's folder and for one that lost its tables, `InvalidConfigError` for a first start without a
-    fitting list of members, `CorruptionError` for damage, of all of which nothing is changed, `StorageError`.
+    `founding` names the members of a new cluster; they become the first log entry. `export` writes the snapshot of a
+    machine that is kept in the ledger.
+
+    Raises `IdentityError` for another node's folder and for one that lost its tables, `InvalidConfigError` for a first
+    start without a fitting list of members, `CorruptionError` for damage, `UnsupportedVersionError` for a folder of a
+    later version; then nothing was changed. Raises `StorageError` if the store fails, `ApplyFaultError` if a user's
+    machine does not take its own snapshot.
     """
     batch = Batch()
     identity = Identity(tables, founding.node_id, founding.cluster_id)
     is_new = identity.open(founding.new_incarnation, batch)
     if is_new:
-        if list_snapshots(snapshots_folder):  # before the commit: afterwards the folder is new no more
+        if list_snapshots(snapshots_folder):  # checked before the commit, after which the folder is no longer new
             raise IdentityError(
-                f"the folder is new and {snapshots_folder} holds snapshots of an earlier life: move them away first"
+                f"the folder is new and {snapshots_folder} holds snapshots of an earlier node: move them away first"
             )
         stage_first_start(batch, founding)
         tables.commit(batch)
@@ -85,9 +92,9 @@ def open_ledger(
 
 
 def check_whole(ledger: Ledger, snapshots: Snapshots) -> None:
-    """Raise `CorruptionError` unless state and log fit together and the part that will be needed is whole.
+    """Raise `CorruptionError` unless state and log fit together and the entries that will be needed are whole.
 
-    That is what will be replayed and the newest entries; the others are checked when they are read.
+    Those are the entries to be replayed and the newest ones; the others are checked when they are read.
     """
     applier, log = ledger.applier, ledger.log
     if applier.index < log.base_index:
@@ -119,11 +126,11 @@ def stage_first_start(batch: Batch, founding: Founding) -> None:
 
 
 def restore_user_machine(ledger: Ledger, snapshots: Snapshots) -> None:
-    """Bring a machine that does not live in the ledger to its newest usable snapshot.
+    """Hand a user's machine its newest usable snapshot.
 
-    If the crash came between a received snapshot's file and the switch to it, the switch is made now. Raises
-    `IdentityError` when the folder holds the state of a machine kept in the ledger, `ApplyFaultError` when the
-    machine does not take its own state.
+    If the process ended between receiving a snapshot and switching to it, the switch is made now. Raises
+    `IdentityError` if the folder holds the state of a machine that is kept in the ledger, `ApplyFaultError` if the
+    machine does not take the snapshot.
     """
     if get_meta(ledger.tables, APPLIED) is not None:
         raise IdentityError(

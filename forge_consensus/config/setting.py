@@ -38,6 +38,8 @@ METADATA: Final = "setting"
 """The key of a `Described` in the metadata of its field."""
 DESCRIBED: Final[dict[type[Any], tuple[Setting, ...]]] = {}
 """What `describe` found, because settings are checked each time they are made."""
+HINTS: Final[dict[type[Any], dict[str, Any]]] = {}
+"""What `hints_of` found, for the same reason."""
 INT_MAX: Final = (1 << 63) - 1
 
 
@@ -150,7 +152,7 @@ def describe(kind: type[Any]) -> tuple[Setting, ...]:
 def rows_of(kind: type[Any]) -> list[Setting]:
     """Read the rows of a settings class from its fields."""
     prefix = section_of(kind)
-    hints = get_type_hints(kind)
+    hints = hints_of(kind)
     rows: list[Setting] = []
     for slot in fields(kind):
         hint = hints[slot.name]
@@ -162,6 +164,13 @@ def rows_of(kind: type[Any]) -> list[Setting]:
             default = slot.default_factory()
         rows.append(Setting(f"{prefix}{slot.name}", KINDS[hint], default, slot.metadata[METADATA]))
     return rows
+
+
+def hints_of(kind: type[Any]) -> dict[str, Any]:
+    """Return the types of a settings class's fields."""
+    if kind not in HINTS:
+        HINTS[kind] = get_type_hints(kind)
+    return HINTS[kind]
 
 
 def section_of(kind: type) -> str:
@@ -186,7 +195,7 @@ def check(settings: Any) -> None:
         if row is not None:
             row.check(value)
             continue
-        wanted = get_type_hints(kind)[slot.name]
+        wanted = hints_of(kind)[slot.name]
         if not isinstance(value, wanted):
             raise InvalidConfigError(
                 f"{slot.name} is {value!r}: it must be {wanted.__module__}.{wanted.__qualname__}(...)"

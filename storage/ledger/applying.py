@@ -1,4 +1,4 @@
-"""Applying: committed entries become the machine's state, with sessions and applied index as one unit."""
+"""Applying: committed entries change the machine's state, the sessions and the applied index as one unit."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ READ_BYTES = 4 << 20
 
 
 class Applied(NamedTuple):
-    """What became of one entry."""
+    """One applied entry and its outcome."""
 
     index: int  # type: ignore[assignment]  # tuple.index is not needed here
     term: int
@@ -51,7 +51,7 @@ class Applied(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """A place in history: the state after `index`."""
+    """What a state is the state of: everything up to the entry at `index`."""
 
     index: int
     term: int
@@ -118,10 +118,10 @@ class Applier:
         return self.machine.query(query)
 
     def run(self, log: Log, upto: int, count_max: int) -> list[Applied]:
-        """Apply at most `count_max` entries up to `upto`, in order; returns what became of each.
+        """Apply at most `count_max` entries up to index `upto`, in order; returns the outcome of each.
 
-        Raises `StorageError`, and `ApplyFaultError` for every other fault: the state is then half moved, so nothing
-        can be repaired in place.
+        Raises `StorageError`, `LogInconsistentError`, and `ApplyFaultError` for every other fault: the state is then
+        half changed, so nothing can be repaired in place.
         """
         upto = min(upto, self.index + count_max)
         done: list[Applied] = []
@@ -146,7 +146,7 @@ class Applier:
         return done
 
     def moved(self, record: Record) -> None:
-        """Note the entry that is applied now; its time never goes back."""
+        """Note that this entry is applied now. The time never falls."""
         self.index, self.term = record.index, record.term
         self.time_ms = max(self.time_ms, record.time_ms)
 
@@ -169,7 +169,7 @@ class Applier:
         return Applied(index, term, 0, 0, DONE)
 
     def apply_command(self, index: int, term: int, data: bytes) -> Outcome:
-        """Apply one command; bytes that are none fail like any other bad command and stop nothing."""
+        """Apply one command. Bytes that are no command fail like any other bad command and stop nothing."""
         try:
             command = Command.decode(data)
         except ProtocolError as error:
@@ -179,8 +179,8 @@ class Applier:
     def apply_in_runs(self, records: list[Record], done: list[Applied]) -> None:
         """Apply entries to a machine that takes several at once.
 
-        Batch borders differ between nodes, so a run must not change what happens: it ends before anything that
-        is not a fresh command and before a second copy of one that is in it.
+        The borders of runs differ between nodes, so they must not change the result: a run ends before anything that is
+        not a new command, and before a second copy of a command that is in it.
         """
         run: list[tuple[Record, Command]] = []
         fresh: set[tuple[int, int]] = set()
@@ -210,7 +210,7 @@ class Applier:
         self.finish_run(run, fresh, done)
 
     def finish_run(self, run: list[tuple[Record, Command]], fresh: set[tuple[int, int]], done: list[Applied]) -> None:
-        """Hand the collected run to the machine and note its outcomes."""
+        """Hand the collected run to the machine, note the outcomes, and empty the run."""
         if not run:
             return
         entries = [Entry(r.index, r.term, r.time_ms, command) for r, command in run]
@@ -233,7 +233,7 @@ class Applier:
         self.staged = self.index
 
     def checkpointed(self) -> None:
-        """The staged checkpoint is on disk."""
+        """Note that the staged checkpoint is on disk."""
         if self.ledger_machine is None:
             return
         self.ledger_machine.checkpointed()
@@ -242,21 +242,18 @@ class Applier:
         self.measure()
 
     def measure(self) -> None:
-        """Note how much is not on disk: it is looked at in every turn, and changes in few."""
+        """Note how much is not on disk. Every turn reads it and few change it, so it is not computed each time."""
         self.dirty_bytes = self.ledger_machine.dirty[1] if self.ledger_machine is not None else 0
 
 
 def put_point(batch: Batch, generation: int, point: Point) -> None:
-    """Stage which generation of tables holds the state, and what it is the state of."""
+    """Stage which generation of tables holds the state, and up to which entry."""
     row = (generation, point.index, point.term, point.time_ms, point.configuration)
     put_meta(batch, APPLIED, cast("bytes", msgpack.packb(row)))
 
 
 def stored_point(tables: TablesView) -> tuple[int, Point]:
-    """(generation, point) of the checkpoint on disk.
-
-    Raises `CorruptionError` when there is none.
-    """
+    """The generation and the point of the checkpoint on disk. Raises `CorruptionError` if there is none."""
     stored = get_meta(tables, APPLIED)
     if stored is None:
         raise CorruptionError(f"the store holds no checkpoint. {REJOIN}")
@@ -265,7 +262,7 @@ def stored_point(tables: TablesView) -> tuple[int, Point]:
 
 
 def header_of(point: Point, sessions: list[bytes]) -> dict[str, Any]:
-    """The header of the snapshot of that point: all that is not the machine's own state."""
+    """The header of a snapshot of that point: everything but the machine's own state."""
     return {
         "index": point.index,
         "term": point.term,
@@ -276,10 +273,7 @@ def header_of(point: Point, sessions: list[bytes]) -> dict[str, Any]:
 
 
 def point_of(header: dict[str, Any]) -> tuple[Point, list[bytes]]:
-    """The point and the sessions in a snapshot's header.
-
-    Raises `CorruptionError` when a part is missing.
-    """
+    """The point and the sessions in a snapshot's header. Raises `CorruptionError` if a part is missing."""
     try:
         point = Point(header["index"], header["term"], header["time_ms"], header["configuration"])
         return point, list(header["sessions"])

@@ -1,4 +1,4 @@
-"""Correlation ids: found in commands without taking the commands apart."""
+"""Correlation ids: read from encoded commands without decoding the rest of them."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from forge_consensus.storage.ledger.log import Log
 from forge_consensus.storage.ledger.record import HEAD_BYTES, Kind, kind_of
 
 IDS_MAX: Final = 8
-"""So many ids are told of one range of entries."""
+"""How many ids are reported of one range of entries."""
 COMMANDS_MAX: Final = 64
-"""So many commands with an id are looked at, for many of them may have the same one."""
+"""How many commands with an id are looked at, because many of them may have the same one."""
 RANGE_BYTES_MAX: Final = 1 << 20
-"""So much of a range is looked through."""
+"""How much of a range is searched."""
 WITH_ID: Final = 0x93
 """The first byte of a command [type, payload, id]; one without an id is an array of two (msgpack's fixarray)."""
 
@@ -23,8 +23,7 @@ WITH_ID: Final = 0x93
 def correlation_of(command: bytes) -> str | None:
     """The correlation id in an encoded command, or None; bytes that are no command have none.
 
-    Type and payload are skipped, not built: it costs a microsecond, and nothing but a look at one byte where there
-    is no id.
+    Type and payload are skipped, not built, so it costs a microsecond; without an id it costs a look at one byte.
     """
     if not command or command[0] != WITH_ID:
         return None
@@ -60,9 +59,9 @@ def ids_of(records: Iterable[bytes]) -> tuple[str, ...]:
 
 
 def ids_between(log: Log, first: int, last: int) -> tuple[str, ...]:
-    """The ids of the entries first..last: of the range's first MiB, as far as the log has it in memory.
+    """The ids in the entries first..last: in the first MiB of the range, if the log has it in memory.
 
-    Nothing is read from disk for it, so of entries that a node catches up on from there none are told.
+    Nothing is read from disk for it, so there are none of entries that a node reads from there to catch up.
     """
     if first <= log.tail_base:
         return ()

@@ -1,7 +1,8 @@
-"""The journal: what a node told, as numbered rows of bytes, kept for those who were not there to listen.
+"""The journal: the events that a node published, as numbered rows of bytes, for subscribers that were not connected.
 
-It costs no flush: rows wait in memory for the next transaction that happens anyway. So a crash may lose some that were
-told already, and old ones are discarded; whoever reads learns of both as gaps and never skips a number unknowingly.
+It costs no flush: rows wait in memory for the next transaction that happens anyway. So a crash may lose rows of events
+that were published already, and old rows are discarded. A reader learns of both as gaps and never skips a number
+unknowingly.
 """
 
 from __future__ import annotations
@@ -15,14 +16,14 @@ from forge_consensus.storage.ledger.transaction import get_meta, put_meta
 
 TABLE: Final = "events"
 FLOOR: Final = b"events-floor"
-"""Numbers up to this one were discarded."""
+"""The key of the number up to which rows were discarded."""
 WAITING_MAX: Final = 4_096
-"""Rows that may wait in memory for a transaction; the oldest beyond it are lost."""
+"""How many rows may wait in memory for a transaction; beyond that the oldest are lost."""
 SLICE_MAX: Final = 500
-"""Rows that one transaction discards at most: some 0.2 ms."""
+"""How many rows one transaction discards at most: some 0.2 ms."""
 SLACK_MS_MAX: Final = 60_000
 SCAN_MAX: Final = 2_000
-"""Rows that one `read` looks at: some 1 ms of the node's time."""
+"""How many rows one `read` looks at: some 1 ms of the node's time."""
 CHUNK_ROWS: Final = 256
 READ_BYTES_MAX: Final = 512 << 10
 TIME_BYTES: Final = 8
@@ -31,7 +32,7 @@ Reason = Literal["discarded", "lost"]
 
 
 class Gap(NamedTuple):
-    """Numbers first..last are not there: discarded, or lost in a crash before they were written (most never used)."""
+    """The numbers first..last are missing: discarded, or lost in a crash before they were written or used."""
 
     first: int
     last: int
@@ -59,7 +60,7 @@ class Row(NamedTuple):
 
 
 class Staged(NamedTuple):
-    """What the present transaction changes, to be believed once it is durable."""
+    """What the transaction under way changes; it becomes true once that is durable."""
 
     written: int
     removed: int
@@ -73,10 +74,10 @@ def key_of(sequence: int) -> bytes:
 
 
 class Journal:
-    """The rows of one node's events; it belongs to the node's thread.
+    """The rows of one node's events. It belongs to the node's thread.
 
-    `rows_max` and `seconds_max` bound what is kept on disk, give or take one slice and a minute. A row's age is
-    measured against the newest row, so no clock is read. Raises `CorruptionError`, `StorageError`.
+    `rows_max` and `seconds_max` bound what stays on disk, give or take one slice and a minute. A row's age is measured
+    against the newest row, so no clock is read. Every method may raise `CorruptionError` and `StorageError`.
     """
 
     def __init__(self, tables: Tables, numbers: EventNumbers, rows_max: int, seconds_max: float) -> None:
@@ -96,13 +97,13 @@ class Journal:
     # --- writing -----------------------------------------------------------------------------------------------------
 
     def append(self, sequence: int, wall_ms: int, data: bytes) -> None:
-        """Keep a row; it is on disk after the next transaction. `sequence` is the newest number."""
+        """Add a row, to be on disk after the next transaction. `sequence` is the newest event number."""
         self.waiting.append(Row(sequence, wall_ms, data))
         if len(self.waiting) > WAITING_MAX:
             del self.waiting[: WAITING_MAX // 8]
 
     def stage(self, batch: Batch) -> None:
-        """Add to a transaction what waits for one, and a slice of what is to be discarded."""
+        """Add the waiting rows to a transaction, and the removal of a slice of rows that are too many or too old."""
         waiting = self.waiting
         if waiting:
             rows = [(key_of(row.sequence), row.wall_ms.to_bytes(TIME_BYTES) + row.data) for row in waiting]
@@ -135,14 +136,14 @@ class Journal:
         self.staged = Staged(self.staged.written, removed, int.from_bytes(floor), oldest_ms)
 
     def committed(self) -> None:
-        """What was staged is durable."""
+        """Note that what was staged is durable."""
         written, removed, self.floor, self.oldest_ms = self.staged
         self.count += written - removed
         del self.waiting[:written]
         self.staged = Staged(0, 0, self.floor, self.oldest_ms)
 
     def seal(self) -> None:
-        """Write what waits, and the last number used: after an orderly end there is no gap. One flush.
+        """Write the waiting rows and the last number used, so that an orderly end leaves no gap. It takes one flush.
 
         Raises `StorageError`.
         """
@@ -163,9 +164,10 @@ class Journal:
         wanted: Callable[[bytes], bool] = lambda data: True,
         bytes_max: int = READ_BYTES_MAX,
     ) -> Page:
-        """At most `limit` wanted rows with numbers from `since` on, those not on disk yet included.
+        """At most `limit` rows that are `wanted`, from number `since` on, with those that are not on disk yet.
 
-        It looks at a bounded number of rows: a page may be short, or empty, and yet not be the last.
+        `wanted` is asked with a row's bytes; `bytes_max` bounds the page, give or take a row. Only `SCAN_MAX` rows are
+        looked at, so a page may be short or empty without being the last.
         """
         place = max(since, 1)
         page = Page([], self.floor + 1, place, self.numbers.sequence, [])
@@ -187,7 +189,10 @@ class Journal:
         return page._replace(next=place)
 
     def rows_from(self, first: int) -> Iterator[tuple[int, bytes]]:
-        """(number, data) from `first` on: those on disk, then those that wait. Not to be held over a transaction."""
+        """Yield (number, data) from `first` on: rows on disk, then those that wait.
+
+        Do not keep it over a transaction.
+        """
         start = first
         while found := self.tables.scan(TABLE, key_of(start), limit=CHUNK_ROWS):
             for key, value in found:

@@ -1,4 +1,4 @@
-"""The log: entries by index, the newest cached in memory, changes staged for the turn's one transaction."""
+"""The log: entries by index, with the newest cached in memory and changes staged for the turn's transaction."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from forge_consensus.storage.ledger.record import REJOIN, damaged, index_of, int
 TABLE: Final = "log"
 PAGE_FIRST: Final = 4
 PAGE_MAX: Final = 1024
-"""How many records one look at the table or the tail fetches: few at first, for a record may have a megabyte."""
+"""How many records one look at the table or the tail fetches: few at first, because a record may have a megabyte."""
 VERIFY_BYTES: Final = 4 << 20
 
 
 class Log:
     """The entries (base_index, last] of one node.
 
-    (base_index, base_term) is the point up to which the log was compacted. Everything above `durable` exists in
-    memory only until the turn commits: `stage` hands it to the turn's batch, `committed` notes that it is on disk,
-    `reload` forgets it. Not thread-safe: it belongs to the node's thread.
+    (base_index, base_term) is the point up to which the log was compacted. Entries above `durable` exist in memory only
+    until the turn commits: `stage` adds them to the turn's batch, `committed` notes that they are on disk, `reload`
+    forgets them. It belongs to the node's thread.
 
-    Invariant: base_index <= durable <= last, the tail cache holds (tail_base, last], tail_base <= durable.
+    Always base_index <= durable <= last and tail_base <= durable; the tail cache holds the entries (tail_base, last].
     """
 
     def __init__(self, tables: Tables, tail_bytes_max: int) -> None:
@@ -35,14 +35,14 @@ class Log:
         self.tail: list[bytes] = []
         self.tail_base = self.tail_bytes = 0
         self.fresh_bytes = 0
-        """At most so many bytes wait for the turn's commit."""
+        """How many bytes wait for the turn's commit, at most."""
         self.disk_last = 0
 
     def reload(self, base_index: int, base_term: int, last: int) -> None:
-        """Read the bounds from disk; whatever was only in memory is gone.
+        """Read the bounds from disk; what was only in memory is gone.
 
-        `last` is the newest entry that a commit noted beside the log. Raises `CorruptionError` when the table ends
-        elsewhere: no crash does that, so acknowledged entries are missing.
+        `last` is the last index as the hard state has it. Raises `CorruptionError` if the table ends elsewhere, because
+        no crash does that: acknowledged entries are missing.
         """
         newest = self.tables.last(TABLE)
         self.base_index, self.base_term = base_index, base_term
@@ -69,7 +69,7 @@ class Log:
         return record
 
     def term_at(self, index: int) -> int | None:
-        """The term of an entry, or None for one that is compacted away or not there yet."""
+        """The term of the entry at `index`, or None if it is compacted away or not there yet."""
         if index == self.base_index:
             return self.base_term
         if index > self.last or index < self.base_index:
@@ -102,13 +102,13 @@ class Log:
         return taken
 
     def page(self, first: int, last: int) -> Sequence[bytes]:
-        """Records from `first` on, at most up to `last`: those in memory, or those of the table before them."""
+        """Records from `first` on, at most up to `last`: from the tail, or from the table before the tail begins."""
         if first > self.tail_base:
             return self.tail[first - self.tail_base - 1 : last - self.tail_base]
         return self.scan(first, min(last, self.tail_base))
 
     def scan(self, first: int, last: int) -> list[bytes]:
-        """The records first..last as the table holds them, each checked."""
+        """The records first..last from the table. Raises `CorruptionError` if one is missing or damaged."""
         rows = self.tables.scan(TABLE, key_of(first), key_of(last + 1))
         indexes = range(first, last + 1)
         records = [record for _, record in rows]
@@ -130,7 +130,7 @@ class Log:
     # --- changing ----------------------------------------------------------------------------------------------------
 
     def append(self, records: Sequence[bytes]) -> None:
-        """Put records behind the last one."""
+        """Add records at the end of the log."""
         size = sum(map(len, records))
         self.tail.extend(records)
         self.tail_bytes += size
@@ -138,7 +138,7 @@ class Log:
         self.last += len(records)
 
     def truncate(self, first: int) -> int:
-        """Take away `first` and everything behind it; returns how many went."""
+        """Remove the entries from `first` on; returns how many."""
         removed = self.last - first + 1
         if first > self.tail_base:
             self.tail_bytes -= sum(map(len, self.tail[first - self.tail_base - 1 :]))
@@ -150,7 +150,7 @@ class Log:
         return removed
 
     def stage(self, batch: Batch) -> bool:
-        """Put what is not on disk yet into the batch; returns whether there was anything."""
+        """Add what is not on disk to the batch; returns whether there was anything."""
         if self.disk_last > self.durable:
             batch.delete_range(TABLE, key_of(self.durable + 1), None)
         elif self.last == self.durable:
@@ -161,23 +161,23 @@ class Log:
         return True
 
     def committed(self) -> None:
-        """What was staged is on disk."""
+        """Note that what was staged is on disk."""
         self.durable = self.disk_last = self.last
         self.fresh_bytes = 0
         while self.tail_bytes > self.tail_bytes_max:
-            # Half at a time, so that every record is moved once in a while and not at each commit.
+            # Half at a time, so that the list is moved once in a while and not at each commit.
             self.forget_oldest((len(self.tail) + 1) // 2)
 
     def forget_oldest(self, count: int) -> None:
-        """Drop records from the beginning of the tail; they can be read from the table."""
+        """Drop records from the beginning of the tail; they are on disk and can be read from the table."""
         self.tail_bytes -= sum(map(len, self.tail[:count]))
         del self.tail[:count]
         self.tail_base += count
 
     def rebase(self, index: int, term: int) -> None:
-        """Everything up to `index` is compacted away, or was never here and came as a snapshot.
+        """Note that the log now begins behind `index`: the entries before it are in a snapshot.
 
-        Call it once the new base is on disk. What the table still holds below it is rubbish, which `sweep` clears.
+        Call it once the new base is on disk. `sweep` removes what the table still holds before it.
         """
         self.base_index, self.base_term = index, term
         if index > self.tail_base:
@@ -194,7 +194,7 @@ class Log:
         return True
 
     def verify(self, first: int) -> None:
-        """Check every entry from `first` to the last: there, whole, terms never falling.
+        """Check that every entry from `first` on is there and whole, and that terms never fall.
 
         Raises `CorruptionError`.
         """
@@ -213,7 +213,7 @@ class Log:
 
 
 def fitting(records: Sequence[bytes], room: int) -> list[bytes]:
-    """The first records, as many as have together at most `room` bytes."""
+    """The first records, as many as together have at most `room` bytes."""
     taken = []
     for record in records:
         room -= len(record)

@@ -1,4 +1,4 @@
-"""The numbers of events: never used twice, over crashes too, and without a flush of their own."""
+"""The numbers of events: never used twice, even after a crash, and without a flush of their own."""
 
 from __future__ import annotations
 
@@ -10,27 +10,33 @@ from forge_consensus.storage.ledger.transaction import get_meta, put_meta
 EVENTS_MARK: Final = b"events"
 BLOCK: Final = 100_000
 FEW: Final = 1_000
-"""With fewer numbers left than this the turn's commit raises the mark, even if it has nothing else to write."""
+"""With at most this many numbers left the turn's commit raises the mark, even if it has nothing else to write."""
 
 
 class EventNumbers:
-    """Numbers below an upper mark that is on disk; a start goes on at the mark, so what was unused is a gap."""
+    """Gives out numbers up to a mark that is on disk.
+
+    A start goes on behind the mark, so unused numbers become a gap.
+    """
 
     def __init__(self, tables: Tables) -> None:
         self.tables = tables
         self.sequence = self.mark = 0
 
     def load(self) -> None:
-        """Go on at the mark on disk: nobody knows which numbers below it were told. Raises `CorruptionError`."""
+        """Go on behind the mark on disk, because nobody knows which numbers up to it were used.
+
+        Raises `CorruptionError`.
+        """
         self.sequence = self.mark = int.from_bytes(get_meta(self.tables, EVENTS_MARK) or b"")
 
     @property
     def few(self) -> bool:
-        """Whether the mark must be raised now."""
+        """Whether so few numbers are left that this turn must raise the mark."""
         return self.mark - self.sequence <= FEW
 
     def stage(self, batch: Batch) -> int:
-        """Raise the mark in a transaction that happens anyway; returns the one to be noted once it is on disk."""
+        """Raise the mark in a transaction that happens anyway; returns the mark, to be set once it is on disk."""
         mark = self.mark
         if mark - self.sequence < BLOCK // 2:
             mark = self.sequence + BLOCK
@@ -38,7 +44,7 @@ class EventNumbers:
         return mark
 
     def next(self) -> int:
-        """The next number. Raises `StorageError`: a turn that tells more than `FEW` events may need a flush here."""
+        """The next number. A turn with more than `FEW` events may need a flush here, which may raise `StorageError`."""
         if self.sequence >= self.mark:
             batch = Batch()
             mark = self.stage(batch)

@@ -1,4 +1,4 @@
-"""The record: one log entry as the bytes that are stored, sent and checked, the same everywhere."""
+"""The record: one log entry as bytes. The same bytes are stored, sent to followers and checked."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ PACK = HEAD.pack
 UNPACK = HEAD.unpack_from
 CRC_BYTES: Final = 4
 RESIDUE: Final = 0x2144DF1C
-"""What crc32 gives for any bytes that are followed by their own crc32, whatever it was started with: so a record is
-checked as it lies, without copying a part of it."""
+"""The crc32 of any bytes that are followed by their own crc32, whatever start value was used. With it a record is
+checked without copying a part of it."""
 REJOIN: Final = "Move the node's folder away and bring it back as a new member of the cluster"
 
 
 class Kind(IntEnum):
-    """What an entry is for (the seed's EntryType, with its numbers where it has one)."""
+    """What an entry is for. The numbers are those of the Go original's EntryType, where it has one."""
 
     COMMAND = 0
     CONFIGURATION = 1
@@ -30,9 +30,10 @@ class Kind(IntEnum):
 
 
 class Record(NamedTuple):
-    """One entry, taken apart.
+    """One entry, decoded.
 
-    `time_ms` is the leader's wall clock, made non-decreasing; `session` and `seq` are 0 for what no client sent.
+    `time_ms` is the leader's wall clock, made to never fall. `session` and `seq` are 0 for an entry that no client
+    sent; `done_below` is the number below which the client has seen all results.
     """
 
     index: int  # type: ignore[assignment]  # tuple.index is not needed here
@@ -55,9 +56,9 @@ def encode(
     done_below: int = 0,
     data: bytes = b"",
 ) -> bytes:
-    """The bytes of an entry: head, data, checksum.
+    """The bytes of an entry: head, data, checksum. The parameters are the fields of `Record`.
 
-    The checksum starts from the index (crc32 takes its low 32 bits), so that a record under a wrong key is noticed.
+    The checksum starts from the index (its low 32 bits), so that a record under a wrong key is noticed.
     """
     body = PACK(term, kind, time_ms, session, seq, done_below) + data
     return body + crc32(body, index).to_bytes(CRC_BYTES, "little")
@@ -86,7 +87,8 @@ def intact(index: int, record: bytes) -> bool:
 def damaged(index: int) -> CorruptionError:
     """The error for an entry that fails its checksum.
 
-    LMDB commits whole transactions, so it is damage to something that may have been acknowledged, wherever it lies.
+    It is damage to something that may have been acknowledged, wherever it lies, because LMDB commits whole
+    transactions.
     """
     return CorruptionError(
         f"log entry {index} fails its checksum: what this node acknowledged may be damaged, so it does not run. "

@@ -1,4 +1,4 @@
-"""The uncommitted: how much a leader has proposed that a majority does not have yet, so that it can be bounded."""
+"""The uncommitted: how many bytes a leader has proposed that are not committed, so that they can be bounded."""
 
 from __future__ import annotations
 
@@ -6,25 +6,25 @@ from collections import deque
 
 
 class Uncommitted:
-    """The leader's proposals behind the commit index, a run counting until its last entry is committed."""
+    """The leader's proposals behind the commit index. A batch counts until its last entry is committed."""
 
-    __slots__ = ("runs", "size_bytes")
+    __slots__ = ("batches", "size_bytes")
 
     def __init__(self) -> None:
-        self.runs: deque[tuple[int, int]] = deque()
+        self.batches: deque[tuple[int, int]] = deque()
         self.size_bytes = 0
 
     def proposed(self, last: int, size_bytes: int) -> None:
-        """A run of entries up to `last` was appended."""
-        self.runs.append((last, size_bytes))
+        """Note that a batch of entries, `last` the last of them, was appended."""
+        self.batches.append((last, size_bytes))
         self.size_bytes += size_bytes
 
     def committed(self, index: int) -> None:
-        """The entries up to `index` are committed."""
-        while self.runs and self.runs[0][0] <= index:
-            self.size_bytes -= self.runs.popleft()[1]
+        """Note that the entries up to `index` are committed."""
+        while self.batches and self.batches[0][0] <= index:
+            self.size_bytes -= self.batches.popleft()[1]
 
     def clear(self) -> None:
-        """Nothing is waited for: leading began or ended."""
-        self.runs.clear()
+        """Forget all proposals, because a leadership began or ended."""
+        self.batches.clear()
         self.size_bytes = 0

@@ -1,1 +1,1 @@
-"""What committed commands are applied to: state machines and client sessions."""
+"""The state machines that committed commands are applied to, and the sessions of clients."""

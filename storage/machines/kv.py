@@ -1,4 +1,4 @@
-"""The key-value machine: state in the ledger's tables, under what is not yet on disk."""
+"""The key-value machine: its state is in the ledger's tables, with an overlay in memory of what is not on disk yet."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from forge_consensus.storage.machines.machine import Entry
 
 TABLE: Final = "kv"
 CELL_BYTES: Final = 120
-"""What a key in the overlay takes in memory beside its own text and value, about."""
+"""About how much memory a key in the overlay takes beside its own text and value."""
 PAGE_BYTES: Final = 256 << 10
 PAGE_ROWS_MIN: Final = 16
 PAGE_ROWS_MAX: Final = 1000
 SCAN_ROWS: Final = 1000
 SCAN_ROWS_MAX: Final = 10_000
 SCAN_BYTES_MAX: Final = 4 << 20
-"""A larger answer is refused instead of cut, since a short page reads as the last one."""
+"""A larger answer is refused and not cut, because a short page would be taken for the last one."""
 
 
 class Overlay:
     """Packed values by key, None for a deleted one; knows its size and gives ranges in key order.
 
-    A key never leaves, so `order` is kept sorted by adding only what came since the last look.
+    A key is never removed, so `order` stays sorted by adding only what came since it was last asked for.
     """
 
     __slots__ = ("bytes", "cells", "order")
@@ -74,11 +74,10 @@ class Overlay:
 class KeyValueMachine:
     """Keys (str) to msgpack values; the commands are in `kv_commands`, the queries in `query`.
 
-    Two layers lie over the table: `fresh` takes what is applied; `checkpoint` moves it to `frozen`,
-    which is forgotten only when its transaction is known to be on disk. So nothing is lost when
-    commands are applied in between, nor when that transaction fails: the next checkpoint then holds
-    both. Without tables (never bound) the overlay is all there is, and the machine works by itself
-    as a `StateMachine`. Not thread-safe.
+    Two layers lie over the table. `fresh` takes what is applied; `checkpoint` moves it to `frozen`, which is forgotten
+    only when its transaction is known to be on disk. So nothing is lost if commands are applied in between, nor if that
+    transaction fails: the next checkpoint then writes both. A machine that was never bound to tables has only the
+    overlay, and works by itself as a `StateMachine`. Not thread-safe.
     """
 
     def __init__(self) -> None:
@@ -95,7 +94,7 @@ class KeyValueMachine:
     def apply(self, entry: Entry) -> Any:
         """Apply one command, entirely or not at all.
 
-        Raises ValueError or TypeError, saying what is wrong, for a command that makes no sense.
+        Raises ValueError or TypeError, which say what is wrong, for a command that cannot be carried out.
         """
         command = entry.command
         operation = OPERATIONS.get(command.type)
@@ -194,7 +193,7 @@ class KeyValueMachine:
         return len(fresh.cells) + len(frozen.cells), fresh.bytes + frozen.bytes
 
     def bind(self, tables: Tables, generation: int) -> None:
-        """Take the state that those tables hold under that generation; the overlay is forgotten."""
+        """Take the state that those tables hold under that generation, and forget the overlay."""
         self.tables = tables
         self.generation = generation
         self.prefix = prefix_of(generation)
@@ -232,7 +231,7 @@ class KeyValueMachine:
     def import_chunk(batch: Batch, generation: int, chunk: bytes) -> None:
         """Stage one exported chunk under a generation.
 
-        Raises `CorruptionError`, with nothing staged, when it is none.
+        Raises `CorruptionError`, with nothing staged, if it is no such chunk.
         """
         prefix = prefix_of(generation)
         for key, value in stored_rows(chunk):
@@ -243,7 +242,7 @@ class KeyValueMachine:
     def snapshot(self) -> Iterable[bytes]:
         """Return the whole state in chunks.
 
-        Keys and values are taken at once, packed only when iterated over.
+        Keys and values are copied at once; they are packed only when the result is iterated over.
         """
         cells: Writes = dict(self.table_rows("", None))
         cells.update(self.frozen.cells)

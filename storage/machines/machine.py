@@ -1,4 +1,4 @@
-"""The machine: what committed commands are applied to, and what becomes of each of them."""
+"""The machine: the interfaces of state machines, commands, and how applying one gives an outcome."""
 
 from __future__ import annotations
 
@@ -17,18 +17,17 @@ COMMAND_BYTES_MAX: Final = 16 << 20
 configuration."""
 NAME_CHARS_MAX: Final = 255
 DEPTH_MAX: Final = 64
-"""How deep lists and maps may nest: a deeper one could end a machine in RecursionError, on every
-node."""
+"""How deep lists and maps may nest; a deeper value could end a machine in RecursionError on every node."""
 TEXT_BYTES_MAX: Final = 1024
 RESULT_BYTES_MAX: Final = 4 << 20
-"""A result is kept for its session, in memory and in snapshots, until the client has seen it."""
+"""The largest result. It stays with its session, in memory and in snapshots, until the client has seen it."""
 
 TEXT: Final = frozenset({str})
 PLAIN: Final = frozenset({bool, bytes, float, int, str, type(None)})
 
 COMMAND_FAILED: Final = "CONSENSUS_COMMAND_FAILED"
 FATAL: Final = (MemoryError, OSError, RecursionError)
-"""What differs between nodes by nature, and so must never become a command's result."""
+"""Errors that differ between nodes by nature, so they must never become a command's result."""
 ADDRESS: Final = re.compile(r" at 0x[0-9A-Fa-f]+")
 
 
@@ -56,7 +55,7 @@ def nests_too_deep(values: list[Any]) -> bool:
 
 
 def check_command(name: Any, payload: Any, correlation_id: Any = None) -> None:
-    """Raise `ProtocolError` for a type, a payload or an id that is none."""
+    """Raise `ProtocolError` unless these are a command's type, payload and correlation id."""
     if type(name) is not str or not 0 < len(name) <= NAME_CHARS_MAX:
         raise ProtocolError(f"a command's type is a text of 1 to {NAME_CHARS_MAX} characters")
     if type(payload) is not dict or not TEXT.issuperset(map(type, payload)):
@@ -83,8 +82,7 @@ class Command:
     def encode(self) -> bytes:
         """Return the bytes that are sent and logged: msgpack [type, payload], then any id.
 
-        Raises ValueError for what `decode` would refuse, so that the caller hears of it before it
-        is sent.
+        Raises ValueError for a command that `decode` would refuse, so that the caller learns of it before it is sent.
         """
         parts = [self.type, self.payload]
         if self.correlation_id is not None:
@@ -102,7 +100,7 @@ class Command:
     def decode(cls, data: bytes) -> Command:
         """Return the command in those bytes.
 
-        Raises `ProtocolError` for anything that is not one, whatever the bytes are.
+        Raises `ProtocolError` for any bytes that are no command.
         """
         if len(data) > COMMAND_BYTES_MAX:
             raise ProtocolError(f"a command of {len(data)} bytes; at most {COMMAND_BYTES_MAX}")
@@ -120,8 +118,7 @@ class Command:
 class Entry:
     """A committed command as a machine sees it.
 
-    `time_ms` is the leader's clock, never going back from entry to entry: the only clock that a
-    machine may use.
+    `time_ms` is the leader's clock, which never falls from entry to entry. It is the only clock that a machine may use.
     """
 
     index: int
@@ -131,14 +128,13 @@ class Entry:
 
 
 class Machine(Protocol):
-    """What every machine can do."""
+    """What every state machine must have."""
 
     def apply(self, entry: Entry) -> Any:
         """Change the state by one command and return a result that msgpack can encode.
 
-        Must depend on nothing but the state and the entry. An exception becomes the command's
-        result on every node: when it raises, it must have changed nothing, and the text must be the
-        same everywhere.
+        It must depend on nothing but the state and the entry. An exception becomes the command's result on every node:
+        a call that raises must have changed nothing, and the exception's text must be the same on every node.
         """
 
     def query(self, query: Any) -> Any:
@@ -146,18 +142,17 @@ class Machine(Protocol):
 
 
 class StateMachine(Machine, Protocol):
-    """A machine of the user's own, durable by its snapshots only.
+    """A machine of the user's own. It is durable through its snapshots only.
 
-    May have `apply_run(entries: Sequence[Entry]) -> Sequence[Any]` besides: one outcome per entry,
-    an exception instance standing for a command that failed. How entries are cut into runs differs
-    between nodes.
+    It may also have `apply_run(entries: Sequence[Entry]) -> Sequence[Any]`, which returns one result per entry; an
+    exception instance stands for a command that failed. How entries are cut into runs differs between nodes.
     """
 
     def snapshot(self) -> Iterable[bytes]:
         """Return the state in chunks.
 
-        Called between two applies, on the node's thread: it returns at once something that later
-        applies cannot change, and is iterated over elsewhere.
+        It is called between two applies, on the node's thread. It must return at once something that later applies
+        cannot change; another thread iterates over it.
         """
 
     def restore(self, chunks: Iterable[bytes]) -> None:
@@ -173,7 +168,7 @@ class LedgerMachine(Machine, Protocol):
         """(keys, bytes) that are applied and not yet on disk."""
 
     def bind(self, tables: Tables, generation: int) -> None:
-        """Take the state under that generation; what was not on disk is forgotten."""
+        """Take the state that the tables hold under that generation; forget what is not on disk."""
 
     def checkpoint(self, batch: Batch) -> None:
         """Stage all that is applied and not on disk."""
@@ -186,7 +181,7 @@ class LedgerMachine(Machine, Protocol):
 
     @staticmethod
     def export(tables: TablesView, generation: int) -> Iterator[bytes]:
-        """Yield the state on disk in chunks, from a read view; works in another process."""
+        """Yield the state on disk in chunks, from a read view. It runs in another process."""
 
     @staticmethod
     def import_chunk(batch: Batch, generation: int, chunk: bytes) -> None:
@@ -210,12 +205,12 @@ NO: Final = Outcome("", b"\xc2")
 
 
 def refusal(code: str, kind: str, text: str) -> Outcome:
-    """Make the outcome of a command that was refused or failed: class name and text."""
+    """Make the outcome of a command that was refused or failed: error code, class name and text."""
     return Outcome(code, cast("bytes", msgpack.packb([kind, text])))
 
 
 def failure(error: Exception) -> Outcome:
-    """Make a command's exception its outcome, without what differs between nodes."""
+    """Make the outcome of a command that raised, without the parts of its text that differ between nodes."""
     try:
         text = ADDRESS.sub("", str(error))
     except FATAL:
@@ -247,7 +242,11 @@ def outcome_of_error(error: BaseException, index: int) -> Outcome:
 
 
 def outcome_of(result: Any, index: int, done: str = "the command was applied, but ") -> Outcome:
-    """Make a result the outcome of a command, of which that was done; a failed one if it cannot be kept."""
+    """Encode a command's result as its outcome.
+
+    If it cannot be encoded or is too large, the outcome is a failure whose text starts with `done`. Raises
+    `ApplyFaultError`, with the entry's `index`, for an error that differs between nodes.
+    """
     if result is None:
         return DONE
     if result is True:
@@ -269,11 +268,10 @@ def outcome_of(result: Any, index: int, done: str = "the command was applied, bu
 
 
 def apply_one(machine: Machine, entry: Entry) -> Outcome:
-    """Apply one command.
+    """Apply one command and return its outcome.
 
-    Its exception becomes its outcome and stops nothing, so that one bad command cannot bring a
-    cluster down for good. Raises `ApplyFaultError` with the entry's index for MemoryError, OSError
-    and RecursionError.
+    An exception becomes the outcome and stops nothing, so that one bad command cannot bring a cluster down for good.
+    Raises `ApplyFaultError` with the entry's index for MemoryError, OSError and RecursionError.
     """
     try:
         result = machine.apply(entry)
@@ -285,9 +283,8 @@ def apply_one(machine: Machine, entry: Entry) -> Outcome:
 def apply_all(machine: Machine, entries: Sequence[Entry]) -> list[Outcome]:
     """Apply commands in order, by the machine's `apply_run` if it has one; one outcome for each.
 
-    Raises `ApplyFaultError` as `apply_one` does, and when a run as a whole fails or returns too few
-    or too many outcomes: how entries are cut into runs differs between nodes, so that has no place
-    in the state.
+    Raises `ApplyFaultError` as `apply_one` does, and if a run as a whole fails or returns too few or too many results:
+    runs differ between nodes, so that must not become part of the state.
     """
     run = getattr(machine, "apply_run", None)
     if run is None:

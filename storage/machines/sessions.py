@@ -1,4 +1,4 @@
-"""Client sessions: a command is applied at most once, a retry gets the first result."""
+"""Client sessions: a command is applied at most once, and a retry gets the first result (I14)."""
 
 from __future__ import annotations
 
@@ -41,15 +41,14 @@ IN_PROGRESS: Final = refusal(
     "BusyError",
     "an earlier copy of this command is in the run that is being applied",
 )
-"""Never an answer: who collects commands into runs ends the run when `begin` gives it, and asks
-again."""
+"""Never an answer to a client: `Applier` ends its run of commands when `begin` returns it, and asks again."""
 
 
 class Session:
     """What the machine knows of one client.
 
-    `kept` has the outcome of every applied number at or above `done_below`, so a number that is not
-    in it is new, whatever its order: frames of a pipeline can be lost in the middle.
+    `outcomes` has the outcome of every applied number at or above `done_below`. So a number that is not in it is new,
+    whatever its order: frames of a pipeline can be lost in the middle.
     """
 
     __slots__ = ("done_below", "last_ms", "outcomes", "ttl_ms")
@@ -61,7 +60,10 @@ class Session:
         self.outcomes: dict[int, Outcome] = {}
 
     def forget_below(self, mark: int) -> None:
-        """Forget what the client has seen, in time of what was kept or the mark moves."""
+        """Forget the outcomes that the client has seen.
+
+        The cost is the smaller of the move and the number of outcomes.
+        """
         outcomes = self.outcomes
         if mark - self.done_below <= len(outcomes):
             for seq in range(self.done_below, mark):
@@ -82,7 +84,7 @@ class Session:
     def decode(cls, row: bytes) -> Session:
         """Return the session in a row.
 
-        Raises `CorruptionError` when there is none.
+        Raises `CorruptionError` if the row holds no session.
         """
         try:
             last_ms, ttl_ms, done_below, outcomes = msgpack.unpackb(row, strict_map_key=False)
@@ -97,9 +99,8 @@ class Session:
 class Sessions:
     """All sessions of the cluster, in memory; a checkpoint writes what changed.
 
-    The state depends on nothing but the calls and their order, so it is the same on every node;
-    both bounds are therefore the same everywhere too. Times are the leader's, in milliseconds, and
-    never go back. Not thread-safe.
+    The state depends on nothing but the calls and their order, so it is the same on every node; therefore both bounds
+    must be the same on every node too. Times are the leader's, in milliseconds, and never fall. Not thread-safe.
     """
 
     def __init__(self, sessions_max: int = SESSIONS_MAX, outcomes_max: int = OUTCOMES_MAX) -> None:
@@ -110,13 +111,12 @@ class Sessions:
         self.staged: set[int] = set()
         self.silent: list[tuple[int, int]] = []
         self.sweep_ms = 0
-        """Before this time no session can have expired, so that opening many costs no look at all
-        of them."""
+        """Before this time no session can have expired, so opening many need not look at all of them."""
 
     def open(self, index: int, time_ms: int, ttl_ms: int) -> int:
         """Open a session by the log entry at `index`; returns its id, which is that index.
 
-        Expired ones go; when there are still too many, so does the one that was silent for longest.
+        Expired sessions are removed; if there are still too many, so is the one that was silent for longest.
         """
         ttl_ms = max(1, min(ttl_ms, TTL_MS_MAX))
         if self.sweep_ms < time_ms:
@@ -136,8 +136,8 @@ class Sessions:
     def most_silent(self) -> int:
         """Return the session with the least (last_ms, id); there must be one.
 
-        `silent` is empty or has an entry for every live session that is never above its true one,
-        so the least is found when the top of the heap is true.
+        `silent` is empty, or a heap with an entry for every live session that is never above the true one. So the least
+        is found when the top of the heap is true.
         """
         live, heap = self.live, self.silent
         if not heap:
@@ -166,12 +166,11 @@ class Sessions:
         self.dirty.add(session)
 
     def begin(self, session: int, seq: int, done_below: int, time_ms: int) -> Outcome | None:
-        """Take a command in: None if it is to be applied, else what its client is told.
+        """Begin a command: None if it is to be applied, else the outcome that its client gets.
 
-        That is the first outcome of a number that was applied, `EXPIRED`, `STALE` or `BUSY`; or
-        `IN_PROGRESS` between `begin` and `finish`. A new number counts as kept from here on, so
-        that a run of commands that are begun before the first is finished leaves the same state as
-        one after the other.
+        That is the first outcome of a number that was applied before, `EXPIRED`, `STALE` or `BUSY`; or `IN_PROGRESS`
+        between `begin` and `finish`. A new number takes its place among the outcomes here, so that commands which are
+        begun together leave the same state as commands that are begun one after the other.
         """
         state = self.live.get(session)
         if state is None:
@@ -196,7 +195,7 @@ class Sessions:
         return None
 
     def finish(self, session: int, seq: int, outcome: Outcome) -> None:
-        """Keep the outcome of a command, unless its client no longer needs it."""
+        """Note the outcome of a command, unless its client no longer needs it."""
         state = self.live.get(session)
         if state is not None and seq in state.outcomes:
             state.outcomes[seq] = outcome
@@ -258,7 +257,7 @@ def rows_in(tables: TablesView, generation: int) -> list[tuple[int, bytes]]:
 
 
 def export_rows(tables: TablesView, generation: int) -> list[bytes]:
-    """Give what `Sessions.export` gives, read from the machine's read view of the disk."""
+    """Return what `Sessions.export` returns, read from a view of the tables."""
     return list(chunks_of(rows_in(tables, generation)))
 
 

@@ -1,1 +1,1 @@
-"""The state as a file: written, sent, received, installed."""
+"""Snapshots: the state as one file, written, sent, received and installed."""

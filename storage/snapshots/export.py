@@ -1,6 +1,7 @@
-"""The exporter: writes the snapshot of a ledger machine from a process of its own, on a read-only view.
+"""The exporter: a process of its own that writes the snapshot of a machine in the ledger from a read-only view.
 
-A helper thread tripled the 99th percentile of turns, and growing the map under its reader crashed the process.
+It is a process because a helper thread tripled the 99th percentile of turns, and growing the map under a reader in the
+same process crashed it.
 Run as ``python -m forge_consensus.storage.snapshots.export TABLES SNAPSHOTS MODULE:CLASS SECONDS``; it prints one line
 of JSON.
 """
@@ -29,7 +30,7 @@ from forge_consensus.storage.snapshots.file import SnapshotInfo, write_snapshot
 
 
 def export_state(tables: TablesView, folder: Path, machine: type[LedgerMachine]) -> SnapshotInfo:
-    """Write the snapshot of the checkpoint in these tables, header and state from one and the same view."""
+    """Write the snapshot of the checkpoint in these tables; header and state come from one and the same view."""
     generation, point = stored_point(tables)
     header = header_of(point, export_rows(tables, generation))
     return write_snapshot(folder, header, machine.export(tables, generation))
@@ -38,10 +39,10 @@ def export_state(tables: TablesView, folder: Path, machine: type[LedgerMachine])
 def export_in_process(
     tables: Path, folder: Path, machine: type[LedgerMachine], seconds_max: float
 ) -> Callable[[], SnapshotInfo]:
-    """A job that runs the exporter as a child process and ends it after `seconds_max`.
+    """Return a job that runs the exporter as a child process and ends it after `seconds_max`.
 
-    The job raises `SnapshotFailedError`. Whatever became of the child, it leaves no half-written file, and it ends
-    itself in time when this process dies before it.
+    The job raises `SnapshotFailedError`. Whatever happens to the child, the job leaves no half-written file. A child
+    that outlives this process ends itself.
     """
     module = __spec__.name if __spec__ else __name__
     name = f"{machine.__module__}:{machine.__qualname__}"

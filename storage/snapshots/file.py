@@ -1,4 +1,4 @@
-"""Snapshot files: written beside the node's work, proven by checksums, sent and received in pieces.
+"""Snapshot files: their format, and how one is written, read, checked and removed.
 
 A file is: magic and version; the header's length, crc32 and bytes (a msgpack map that this module
 does not interpret beyond "index" and "term"); chunks, each as length, crc32 and bytes; an end mark,
@@ -30,18 +30,18 @@ FRAME: Final = struct.Struct(">II")
 END: Final = struct.Struct(">IQQ")
 DIGEST_BYTES: Final = sha256().digest_size
 END_MARK: Final = 0xFFFF_FFFF
-"""Stands where a chunk's length would; no chunk is that long."""
+"""Stands where a chunk would have its length; no chunk is that long."""
 
 CHUNK_BYTES_MAX: Final = 256 << 20
 
 FLUSH_BYTES: Final = 8 << 20
-"""How much is written between two flushes: one flush of everything at the end held a node's
-commits up for 166 to 229 ms, a flush each 8 MiB for 90 at most."""
+"""How much is written between two flushes. One flush at the end delayed a node's commits
+by 166 to 229 ms; one each 8 MiB delays them by 90 ms at most."""
 
 WRITERS: Final = itertools.count(1)
 
 Wanted = Callable[[int, int], bool]
-"""Tells by index and term whether a file comes into question."""
+"""Whether a file with this index and term may be used."""
 
 NAME: Final = re.compile(r"snapshot-([0-9a-f]{16})-([0-9a-f]{16})\.fcs")
 
@@ -58,14 +58,14 @@ class SnapshotInfo:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """The newest valid snapshot, if there is one, and the newer files that were passed over."""
+    """The newest valid snapshot, or None, and what is wrong with the newer files."""
 
     info: SnapshotInfo | None
     corrupt: tuple[CorruptionError, ...]
 
 
 class SnapshotReader:
-    """One pass through a file, checking as it goes."""
+    """Reads a file once from its start and checks everything that it reads."""
 
     def __init__(self, path: Path, file: BinaryIO) -> None:
         self.path = path
@@ -151,7 +151,7 @@ class SnapshotReader:
 
 
 class SnapshotWriter:
-    """Writes the parts of a file to a temporary name, flushing on the way."""
+    """Writes the parts of a file under a temporary name, and flushes every `FLUSH_BYTES`."""
 
     def __init__(self, file: BinaryIO, path: Path) -> None:
         self.file = file
@@ -161,7 +161,7 @@ class SnapshotWriter:
         self.size_bytes = 0
 
     def write(self, data: bytes) -> None:
-        """Write `data` and count it into the checksum. Raises OSError."""
+        """Write `data` and add it to the checksum. Raises `OSError`."""
         self.file.write(data)
         self.digest.update(data)
         self.size_bytes += len(data)
@@ -171,7 +171,7 @@ class SnapshotWriter:
             self.flush()
 
     def flush(self) -> None:
-        """Put what was written on the disk. Raises OSError."""
+        """Make everything that was written durable. Raises `OSError`."""
         self.file.flush()
         os.fsync(self.file.fileno())
         self.unflushed_bytes = 0
@@ -201,12 +201,12 @@ class SnapshotWriter:
 def write_snapshot(folder: Path, header: dict[str, Any], chunks: Iterable[bytes]) -> SnapshotInfo:
     """Write a snapshot into `folder`; it is complete and durable when this returns.
 
-    `header` needs the integers "index" and "term". Raises SnapshotFailedError if the disk refuses
-    and what `chunks` raises, but OSError as SnapshotFailedError; nothing stays behind then.
+    `header` needs the integers "index" and "term". Raises `SnapshotFailedError` for any `OSError`, and what `chunks`
+    raises; then no file stays behind.
     """
     index, term = header["index"], header["term"]
     path = folder / name_of(index, term)
-    # Of its own: the save that an actor ordered which failed meanwhile may still be writing the same snapshot.
+    # The number makes it unique, because an earlier save of the same snapshot may still be writing.
     temporary = folder / f"{path.name}.writing-{next(WRITERS)}-{os.getpid()}{TEMPORARY_SUFFIX}"
     try:
         with reporting("cannot write", path):
@@ -258,10 +258,10 @@ def list_snapshots(folder: Path, wanted: Wanted = lambda index, term: True) -> l
 
 
 def newest(folder: Path) -> SnapshotInfo | None:
-    """Return the newest snapshot, its shape checked; its chunks are checked when they are read.
+    """Return the newest snapshot, or None. Its shape is checked; its chunks are checked when they are read.
 
-    Raises CorruptionError if the newest is damaged: the log may no longer reach back to an older
-    one, so falling back is a decision of the caller's, by `newest_valid`.
+    Raises `CorruptionError` if it is damaged. To fall back to an older one is the caller's decision (`newest_valid`),
+    because the log may not reach back that far.
     """
     paths = list_snapshots(folder)
     return check_shape(paths[0]) if paths else None
@@ -272,7 +272,7 @@ def newest_valid(
     wanted: Wanted = lambda index, term: True,
     check: Callable[[Path], SnapshotInfo] = verify,
 ) -> Choice:
-    """Return the newest wanted snapshot that is valid throughout, and why newer ones are not."""
+    """Return the newest wanted snapshot that passes `check`, and why newer ones do not."""
     corrupt: list[CorruptionError] = []
     for path in list_snapshots(folder, wanted):
         try:
@@ -285,7 +285,8 @@ def newest_valid(
 def prune(folder: Path, keep: int = 2, spare: Collection[Path] = ()) -> list[Path]:
     """Remove all but the `keep` newest snapshots and those in `spare`; return what was removed.
 
-    A removal that a crash undoes harms nothing. Raises ValueError, SnapshotFailedError.
+    The folder is not flushed, because a removal that a crash undoes harms nothing. Raises `ValueError` if `keep` is
+    below 1, `SnapshotFailedError` if the disk refuses.
     """
     if keep < 1:
         raise ValueError("the newest snapshot is never removed")

@@ -1,4 +1,4 @@
-"""The receiver: a snapshot that arrives from another node in pieces."""
+"""The receiver: takes the pieces of a snapshot that another node sends."""
 
 from __future__ import annotations
 
@@ -25,20 +25,23 @@ RECEIVERS = itertools.count(1)
 
 
 class SnapshotReceiver:
-    """A snapshot that arrives from another node in pieces, into a temporary file.
+    """Writes the pieces of one snapshot into a temporary file, and checks the whole at the end.
 
-    Abort when the leader changes: two nodes' files of one index may differ in their bytes. The
-    checksum of the whole refuses a mixture.
+    Abort it when the leader changes, because two nodes' files of one index may differ in their bytes. The checksum of
+    the whole refuses a mixture.
     """
 
     def __init__(self, folder: Path, index: int, term: int, total_bytes: int) -> None:
-        """Begin to receive a file of `total_bytes`. Raises SnapshotFailedError."""
+        """Create the temporary file for a snapshot of `total_bytes` that ends with entry `index` of `term`.
+
+        Raises `SnapshotFailedError`.
+        """
         self.index = index
         self.term = term
         self.total_bytes = total_bytes
         self.next_offset = 0
         self.path = folder / name_of(index, term)
-        # Of its own: an earlier receiver of the same snapshot may still be finishing elsewhere.
+        # The number makes it unique, because an earlier receiver of the same snapshot may still be finishing elsewhere.
         self.temporary = folder / f"{self.path.name}.{next(RECEIVERS)}.receiving{TEMPORARY_SUFFIX}"
         self.digest = sha256()
         self.tail = b""  # the last bytes are the digest, which does not cover itself
@@ -47,10 +50,10 @@ class SnapshotReceiver:
         self.writer = SnapshotWriter(self.file, self.temporary)
 
     def write(self, offset: int, data: bytes) -> int:
-        """Take a piece and return the offset wanted next.
+        """Take the piece that begins at `offset`; returns the offset that is wanted next.
 
-        A known piece is a duplicate, one behind a hole is not taken: both only get the answer.
-        Raises SnapshotFailedError, and is aborted, if the disk refuses or the piece is too long.
+        A piece that is there already, and one behind a hole, is not taken; it only gets the answer. If the disk refuses
+        or the file gets too long, the receiver aborts itself and raises `SnapshotFailedError`.
         """
         if self.file.closed:
             raise SnapshotFailedError(f"the transfer of {self.path.name} has ended")
@@ -70,9 +73,9 @@ class SnapshotReceiver:
         return self.next_offset
 
     def finish(self) -> SnapshotInfo:
-        """Check the whole, make it durable and give it its name; one flush of a few MiB.
+        """Check the whole file, make it durable and give it its name. It flushes a few MiB, so it runs off the thread.
 
-        Raises SnapshotFailedError if pieces are missing or wrong; the receiver is then aborted.
+        Raises `SnapshotFailedError` if pieces are missing or wrong; the receiver is then aborted.
         """
         if self.file.closed or self.next_offset != self.total_bytes:
             self.abort()
@@ -93,7 +96,7 @@ class SnapshotReceiver:
         return SnapshotInfo(self.path, self.index, self.term, self.total_bytes)
 
     def abort(self) -> None:
-        """Give up and remove the temporary file; does nothing after `finish`."""
+        """Give up and remove the temporary file; do nothing after `finish`."""
         with suppress(OSError):
             self.file.close()
         remove_quietly(self.temporary)

@@ -1,4 +1,4 @@
-"""Snapshots: the state as one file, taken and installed, and the compaction of the log that it allows."""
+"""The snapshots of a node: taken, used to compact the log, and installed when a leader sent one (paper 7)."""
 
 from __future__ import annotations
 
@@ -28,32 +28,36 @@ from forge_consensus.storage.snapshots.file import (
 from forge_consensus.storage.snapshots.receiver import SnapshotReceiver
 
 Export = Callable[[], SnapshotInfo]
-"""Writes the snapshot of what is on disk; runs outside the node's thread, best in a process of its own."""
+"""Writes the snapshot of what is on disk. It runs outside the node's thread, best in a process of its own."""
 
 GENERATION_TABLES = ("kv", "sessions")
 """The tables whose keys begin with a generation."""
 GENERATION_BYTES = 4
 HELD_LOG_BYTES_MIN = 64 << 20
-"""A log of this size is kept for followers that lack its entries, and one of twice the snapshot's size; of a longer one
-another snapshot is the shorter way."""
+"""A log up to this size, or twice the snapshot's size, is kept for followers that lack its entries. With a longer log
+it is cheaper to send them another snapshot."""
 
 
 @dataclass(slots=True)
 class Installation:
-    """A received snapshot on its way into the ledger: which, how far, and into which generation of tables."""
+    """A received snapshot that is being moved into the ledger."""
 
     info: SnapshotInfo
     point: Point
     sessions: list[bytes]
+    """The sessions in its header, in chunks."""
     chunks: Iterator[bytes]
+    """The chunks of the machine's state that are not installed yet."""
     generation: int
+    """The generation of tables that takes the state of a machine in the ledger."""
 
 
 class Snapshots:
-    """The snapshots of one node.
+    """The snapshot files of one node, and what they allow.
 
-    `export` writes the state of a machine that lives in the ledger; a user's own machine gives its state itself.
-    `newest` is the newest usable file, `damaged` says what is wrong with those that are newer.
+    It belongs to the node's thread. `export` writes the state of a machine that is kept in the ledger; a user's machine
+    gives its state itself. `newest` is the newest usable file; `damaged` says what is wrong with the newer ones that a
+    start found.
     """
 
     def __init__(self, ledger: Ledger, folder: Path, export: Export) -> None:
@@ -68,7 +72,7 @@ class Snapshots:
         The next file may arrive in the turn that switches, so this is not the same fact as `incoming`.
         """
         self.in_use: Collection[Path] = ()
-        """The files that are being sent: they are not removed."""
+        """The files that are being sent, and therefore not removed."""
         find = state_of_machine if ledger.applier.ledger_machine is None else beside_tables
         choice = find(ledger, folder)
         self.newest, self.damaged = choice.info, choice.corrupt
@@ -78,14 +82,14 @@ class Snapshots:
     # --- taking ------------------------------------------------------------------------------------------------------
 
     def prepare(self) -> None:
-        """Ask for a checkpoint, so that what is on disk is what was applied."""
+        """Ask for a checkpoint in this turn, so that the state on disk is the state that was applied."""
         self.ledger.request_checkpoint()
 
     def capture(self) -> Callable[[], SnapshotInfo]:
-        """A job that writes the snapshot, to be run off the node's thread.
+        """Return a job that writes the snapshot, to be run outside the node's thread.
 
-        For a user's machine the state is taken now, between two applies. Its `snapshot()` may raise anything;
-        raises `SnapshotFailedError` while a snapshot is being installed.
+        The state of a user's machine is taken now, between two applies; its `snapshot()` may raise anything. Raises
+        `SnapshotFailedError` while a snapshot is being installed.
         """
         ledger, applier = self.ledger, self.ledger.applier
         if applier.ledger_machine is not None:
@@ -99,19 +103,20 @@ class Snapshots:
         return lambda: write_snapshot(self.folder, header, chunks)
 
     def taken(self, info: SnapshotInfo) -> None:
-        """A snapshot is durable; older files go."""
+        """Note that a snapshot is durable, and remove older files."""
         if self.newest is None or info.index >= self.newest.index:
             self.newest = info
         self.ledger.snapshot_saved(info.index)
-        with suppress(SnapshotFailedError):  # an old file that stays harms nothing, and the next one tries again
-            prune(self.folder, spare=[*self.in_use, self.newest.path])  # perhaps beside two that were never switched to
+        with suppress(SnapshotFailedError):  # an old file that stays harms nothing, and the next snapshot tries again
+            # The newest usable file need not be among the two newest: those may be files that were never installed.
+            prune(self.folder, spare=[*self.in_use, self.newest.path])
 
     def compact(self, needed: int | None = None) -> tuple[int, int]:
         """Move the log's base up to the newest snapshot, less the trailing entries; returns (old base, new base).
 
-        Never beyond the state on disk, whatever newer file a leader sent (I8). Entries above `needed` are lacked by a
-        follower that lives, and stay while there is room for them. The entries themselves go by `sweep`, a slice a
-        turn.
+        The base never moves beyond the state on disk, even if a leader sent a newer file (I8). A follower that lives
+        lacks the entries above `needed`, so they stay while the store has space for them; None if no follower is known
+        to lack any. `sweep` then deletes the entries, a slice a turn.
         """
         ledger = self.ledger
         log, applier = ledger.log, ledger.applier
@@ -128,17 +133,17 @@ class Snapshots:
         return before, target
 
     def may_hold(self, newest: SnapshotInfo) -> bool:
-        """Whether the log may stay longer than the snapshot asks for: neither long nor in a store that fills up."""
+        """Whether entries may be kept for a follower: the log is not long, and the store is less than half full."""
         tables = self.ledger.tables
         space = tables.space()
         room = min(space.quota_bytes - space.used_bytes, space.disk_free_bytes)
         return tables.size_bytes("log") <= max(HELD_LOG_BYTES_MIN, 2 * newest.size_bytes) and space.used_bytes < room
 
     def sweep(self) -> bool:
-        """Stage one slice of what is no longer used; returns whether there was any.
+        """Stage the removal of one slice of what is no longer used; returns whether there was any.
 
-        That is the log before its base, and every generation of tables but the current one and the one that is just
-        being installed: so a half-written one goes too, after a crash, without one long transaction at start.
+        That is the log before its base, and every generation of tables except the current one and the one that is being
+        installed. So a generation that a crash left half-written is removed without one long transaction at start.
         """
         ledger = self.ledger
         batch, count = ledger.turn.batch, ledger.limits.sweep_entries
@@ -156,7 +161,7 @@ class Snapshots:
         return found
 
     def drop_incoming(self) -> None:
-        """Forget a half-received file."""
+        """Give up a file that is being received, and remove it."""
         if self.incoming is not None:
             self.incoming.abort()
             self.incoming = None
@@ -166,9 +171,9 @@ class Snapshots:
     def begin_install(self, info: SnapshotInfo) -> Installation:
         """Prepare to replace the state by a received snapshot.
 
-        From here on a user's machine rests until the switch is on disk. Raises `CorruptionError` for a bad file,
-        `SnapshotFailedError` for one whose configuration is of a later version, `StorageFullError` when there is no
-        room for it.
+        From here on nothing is applied to a user's machine until the switch is on disk. Raises `CorruptionError` for a
+        bad file, `SnapshotFailedError` for one whose configuration is of a later version, `StorageFullError` when there
+        is no room for it.
         """
         ledger = self.ledger
         point, sessions = point_of(read_header(info.path))
@@ -199,16 +204,19 @@ class Snapshots:
         return True
 
     def drop_installation(self, info: SnapshotInfo | None = None) -> None:
-        """Forget an installation before its switch, and its file if that is known: the state is the one that it was.
+        """Give up an installation before its switch, and remove its file if `info` names it; the old state stays.
 
-        What it left in the tables goes with the next sweep.
+        The next sweeps remove what it left in the tables.
         """
         self.installing = None
         if info is not None and (self.newest is None or self.newest.path != info.path):
             remove_quietly(info.path)
 
     def install_whole(self, installation: Installation) -> None:
-        """Hand all chunks to a user's machine, on any thread: applying rests meanwhile. May raise anything."""
+        """Hand all chunks to a user's machine. Any thread may do that, because nothing is applied meanwhile.
+
+        The machine's `restore()` may raise anything.
+        """
         cast("StateMachine", self.ledger.applier.machine).restore(installation.chunks)
 
     def finish_install(self, installation: Installation) -> bool:
@@ -229,24 +237,24 @@ class Snapshots:
 
     @property
     def lag(self) -> int:
-        """How many entries were applied since the newest snapshot."""
+        """How many entries were applied after the newest snapshot."""
         return self.ledger.applier.index - (self.newest.index if self.newest else 0)
 
 
 def state_of_machine(ledger: Ledger, folder: Path) -> Choice:
-    """The newest file of a user's machine: it is the machine's state, so all of it is read.
+    """The newest usable file of a user's machine. It is the machine's state, so all of it is read.
 
-    It may be ahead of the log, if the crash came between a received file and the switch to it; but not of a term that
-    this node never knew. Such a file is no part of this life: nothing is installed from it, and it is sent to nobody.
+    It may be newer than the log, because a crash may come between receiving a file and switching to it. It cannot be of
+    a term that this node never knew: such a file is not of this node, so it is neither installed nor sent.
     """
     return newest_valid(folder, lambda index, term: term <= ledger.term)
 
 
 def beside_tables(ledger: Ledger, folder: Path) -> Choice:
-    """The newest file of a machine in the ledger, whose state is in the tables: its shape is looked at, no more.
+    """The newest usable file of a machine in the ledger. The state is in the tables, so only the file's shape is read.
 
-    A file ahead of that state was received and never switched to, or is of another life of the folder. It is never
-    cut behind (I8) and sent to nobody, for nothing proves that it holds what was committed here.
+    A file that is newer than that state was received and never switched to, or belongs to another node. The log is
+    never compacted behind it (I8) and it is not sent, because nothing proves that it holds what was committed here.
     """
     applier = ledger.applier
     return newest_valid(folder, lambda index, term: index <= applier.index and term <= applier.term, check_shape)
@@ -255,8 +263,8 @@ def beside_tables(ledger: Ledger, folder: Path) -> Choice:
 def make_names_safe(folder: Path) -> None:
     """Flush the folder before anything relies on a file that is found in it. Raises `StorageError`.
 
-    The last process may have ended between giving a snapshot its name and flushing the folder. If the log were cut
-    behind that snapshot and the power failed then, the name would be gone and the log begin behind a hole.
+    The last process may have ended between giving a snapshot its name and flushing the folder. If the log were
+    compacted behind that snapshot and the power failed, the name would be lost, and with it the entries.
     """
     try:
         fsync_directory(folder)

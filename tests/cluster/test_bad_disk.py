@@ -173,7 +173,7 @@ def test_an_older_copy_of_a_folder_is_refused(cluster: LocalCluster) -> None:
     cluster.client().put("others", "go on")
 
 
-def test_an_older_copy_of_a_folder_is_refused_also_if_only_its_last_life_is_missing(cluster: LocalCluster) -> None:
+def test_an_older_copy_of_a_folder_is_refused_even_if_only_its_last_boot_is_missing(cluster: LocalCluster) -> None:
     """The copy was taken before the last start, so its next boot has the number of the boot that it does not hold."""
     node = cluster.process(cluster.followers()[0])
     node.kill()
@@ -213,7 +213,7 @@ def check_full(client: Client, written: dict[str, Any], error: ConsensusError) -
 
 
 @pytest.mark.parametrize("limits", [{"quota_bytes": 24 * MIB}, {"map_bytes": 64 * MIB}])
-def test_a_full_store_refuses_writes_answers_reads_and_takes_writes_again_with_more_room(
+def test_a_full_store_refuses_writes_answers_reads_and_takes_writes_again_with_a_larger_quota(
     limits: dict[str, int],
 ) -> None:
     with LocalCluster(1, storage=StorageSettings(**limits)) as cluster:

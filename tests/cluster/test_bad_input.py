@@ -264,7 +264,7 @@ client.close()
 """
 
 
-def test_a_client_that_stops_reading_disturbs_nobody_and_gets_its_answers_later(cluster: LocalCluster) -> None:
+def test_a_client_that_stops_reading_delays_no_other_and_gets_its_answers_later(cluster: LocalCluster) -> None:
     leader = cluster.process("leader")
     memory = leader.own_memory_bytes()
     sleeper = subprocess.Popen(

@@ -18,7 +18,7 @@ def shell(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shell]:
         yield Shell(node.address)
 
 
-def test_what_is_put_is_got(shell: Shell) -> None:
+def test_get_returns_the_value_of_put(shell: Shell) -> None:
     assert shell.run("kv", "put", "name", "Jürgen").stdout == "ok\n"
     assert shell.run("kv", "get", "name").stdout == "Jürgen\n"
     assert shell.run("kv", "get", "name", "--raw", "--consistency", "stale").stdout == "Jürgen"
@@ -59,7 +59,7 @@ def test_cas_swaps_once(shell: Shell) -> None:
 
 
 @pytest.mark.parametrize("given", [(), ("--expected", "1", "--absent")])
-def test_cas_must_say_what_it_expects(shell: Shell, given: tuple[str, ...]) -> None:
+def test_cas_requires_an_expectation(shell: Shell, given: tuple[str, ...]) -> None:
     assert shell.run("kv", "cas", "c", "--value", "2", *given).exit_code == 2
 
 
@@ -71,7 +71,7 @@ def test_incr_counts_in_both_directions(shell: Shell) -> None:
     assert shell.json("kv", "incr", "n") == {"key": "n", "value": str((1 << 60) + 1)}
 
 
-def test_what_the_machine_refuses_is_65(shell: Shell) -> None:
+def test_a_refusal_of_the_machine_is_65(shell: Shell) -> None:
     shell.run("kv", "put", "text", "abc")
     found = shell.run("kv", "incr", "text")
     assert found.exit_code == 65
@@ -100,7 +100,7 @@ def test_a_value_that_is_too_large_is_65_and_the_next_one_is_taken(shell: Shell)
 
 
 @pytest.mark.parametrize("value", ["{", "null", "NaN", str(1 << 64)])
-def test_what_is_no_json_or_cannot_be_stored_is_wrong_usage(shell: Shell, value: str) -> None:
+def test_malformed_json_or_values_are_wrong_usage(shell: Shell, value: str) -> None:
     assert shell.run("kv", "put", "json", value, "--as", "json").exit_code == 2
 
 
@@ -113,7 +113,7 @@ def test_unreachable_endpoints_are_69_within_the_timeout() -> None:
 
 
 @pytest.mark.parametrize("endpoints", ["", "nonsense", "127.0.0.1:0", "127.0.0.1:99999", "a:1,b"])
-def test_bad_endpoints_are_78_and_say_what_is_expected(endpoints: str) -> None:
+def test_bad_endpoints_are_78_and_name_the_expected_form(endpoints: str) -> None:
     found = Shell("").run("kv", "get", "a", "--endpoints", endpoints)
     assert found.exit_code == 78
     assert "127.0.0.1:7001" in found.stderr

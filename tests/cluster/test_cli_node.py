@@ -98,7 +98,7 @@ def test_a_signal_while_it_starts_leaves_with_0_too(nodes: Nodes, tmp_path: Path
     assert process.returncode == 0
 
 
-def test_what_was_written_is_there_after_kill_9_at_the_same_address(nodes: Nodes, tmp_path: Path) -> None:
+def test_writes_survive_kill_9_at_the_same_address(nodes: Nodes, tmp_path: Path) -> None:
     address = f"127.0.0.1:{free_ports(1)[0]}"
     process, said = nodes.serve(tmp_path, "--peers", f"n1={address}")
     assert said == address

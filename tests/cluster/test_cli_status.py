@@ -55,7 +55,7 @@ def test_an_endpoint_that_does_not_answer_is_a_row_too(tmp_path: Path) -> None:
     assert report["nodes"][1]["address"] == dead
 
 
-def test_when_nobody_answers_it_is_69() -> None:
+def test_status_without_an_answer_is_69() -> None:
     found = Shell(dead_address()).run("status", "--timeout", "0.5")
     assert found.exit_code == 69
     assert "no connection" in found.stderr

@@ -17,6 +17,7 @@ from click.testing import CliRunner, Result
 
 from forge_consensus.demo.command import demo
 from forge_consensus.demo.writer import Writer
+from forge_consensus.testing.local.cluster import LocalCluster
 from tests.worlds.source_tree import ROOT
 
 SECONDS_MAX = 60.0
@@ -93,13 +94,13 @@ def test_a_single_acknowledged_write_that_is_missing_fails_the_demo(monkeypatch:
 
 
 @pytest.mark.usefixtures("place")
-def test_a_node_that_does_not_start_fails_the_demo_and_its_words_are_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_node_that_does_not_start_fails_the_demo_and_its_output_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
-        monkeypatch.setattr("forge_consensus.demo.cluster.free_ports", lambda count: [port])
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        monkeypatch.setattr(LocalCluster, "free_addresses", lambda cluster, count: [address])
         result = run_inside("--nodes", "1", "--seconds", "2")
     assert result.exit_code == 1
-    assert "FAILED: n1 did not start: error[CONSENSUS_TRANSPORT_UNAVAILABLE]" in result.stderr
+    assert "FAILED: n1 ended with 69 instead of serving: error[CONSENSUS_TRANSPORT_UNAVAILABLE]" in result.stderr
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -124,7 +124,7 @@ def test_a_feed_follows_the_whole_cluster_from_one_endpoint(tmp_path: Path) -> N
         cluster.close()
 
 
-def test_some_kinds_come_at_once_and_in_order_with_all_that_lies_between(one: Threads) -> None:
+def test_selected_kinds_come_at_once_and_in_order(one: Threads) -> None:
     one.client.put("k", 0)
     with EventFeed(one.addresses, kinds=[LogCommitted]) as feed:
         wait_for(lambda: feed.positions, 5, "the feed to stand")
@@ -148,7 +148,7 @@ def test_a_slow_reader_costs_no_memory_and_misses_nothing(one: Threads) -> None:
     assert [event.sequence for event in found] == list(range(1, len(found) + 1))
 
 
-def test_a_reader_slower_than_the_journal_is_long_is_told_so(tmp_path: Path) -> None:
+def test_a_reader_slower_than_the_journal_gets_a_gap(tmp_path: Path) -> None:
     node = Threads(tmp_path, 1, storage=StorageSettings(events_kept=40))
     try:
         with EventFeed(node.addresses, since=0, queue_max=4) as feed:
@@ -220,7 +220,7 @@ def test_it_can_be_iterated_over_with_async_for(one: Threads) -> None:
     asyncio.run(both())
 
 
-def test_a_closed_feed_wakes_who_waits_and_leaves_no_thread(one: Threads) -> None:
+def test_a_closed_feed_wakes_waiting_readers_and_leaves_no_thread(one: Threads) -> None:
     feed = EventFeed(one.addresses, kinds=["log.truncated"])
     threading.Timer(0.1, feed.close).start()
     assert list(feed) == []

@@ -97,9 +97,7 @@ class Siege:
 
 @pytest.mark.timeout(60 + 20 * ROUNDS)
 @pytest.mark.parametrize("storage", [None, SNAPSHOTS_OFTEN], ids=["defaults", "snapshots-often"])
-def test_what_was_acknowledged_survives_kills_at_random_moments(
-    tmp_path: Path, storage: StorageSettings | None
-) -> None:
+def test_acknowledged_writes_survive_kills_at_random_moments(tmp_path: Path, storage: StorageSettings | None) -> None:
     rounds = ROUNDS if storage is None else max(3, ROUNDS // 2)
     print(f"FORGE_KILL_SEED={SEED} FORGE_KILL_ROUNDS={ROUNDS}")
     with LocalCluster(folder=tmp_path, storage=storage) as cluster:
@@ -117,7 +115,7 @@ def test_what_was_acknowledged_survives_kills_at_random_moments(
 
 
 @pytest.mark.timeout(60 + 20 * ROUNDS)
-def test_what_was_acknowledged_survives_nodes_that_stop_for_a_while(tmp_path: Path) -> None:
+def test_acknowledged_writes_survive_paused_nodes(tmp_path: Path) -> None:
     print(f"FORGE_KILL_SEED={SEED} FORGE_KILL_ROUNDS={ROUNDS}")
     with LocalCluster(folder=tmp_path) as cluster:
         siege = Siege(cluster, random.Random(SEED))

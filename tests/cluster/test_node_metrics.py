@@ -50,7 +50,7 @@ def alone(tmp_path: Path, metrics: str | None = "127.0.0.1:0") -> Node:
     return Node(NodeSettings("n1", "demo", "127.0.0.1:0", storage_path=tmp_path, metrics=metrics), EventBus())
 
 
-def test_a_node_serves_what_it_does(tmp_path: Path) -> None:
+def test_a_node_serves_its_metrics(tmp_path: Path) -> None:
     node = alone(tmp_path)
     with running(node), Client(port=node.port()) as client:
         for number in range(10):

@@ -93,7 +93,7 @@ def test_a_with_block_is_the_life_of_a_service(tmp_path: Path) -> None:
     assert NodeStopped in {type(event) for event in stream}
 
 
-def test_what_cannot_be_opened_says_why(services: Services, tmp_path: Path) -> None:
+def test_a_service_that_cannot_open_names_the_reason(services: Services, tmp_path: Path) -> None:
     first = services.lead(bind=f"127.0.0.1:{free_ports(1)[0]}")
     with pytest.raises(FolderLockedError):
         services.make().start()
@@ -171,7 +171,7 @@ def test_a_handler_with_a_thread_of_its_own_may_wait(services: Services) -> None
     assert eventually(lambda: service.get("elected")) == "n1"
 
 
-def test_stopping_ends_what_is_outstanding(services: Services) -> None:
+def test_stopping_ends_outstanding_calls(services: Services) -> None:
     alone = services.make(peers={"n1": "127.0.0.1:1", "n2": "127.0.0.1:2"}).start()
     pending = alone.submit(Command("set", {"key": "k", "value": 1}), timeout=60)
     blocked: list[BaseException] = []
@@ -224,7 +224,7 @@ def test_reads_of_all_consistencies(trio: list[ConsensusService]) -> None:
     assert detail.stale_ms < 5000
 
 
-def test_accounts_have_the_names_of_the_seed(trio: list[ConsensusService]) -> None:
+def test_reports_have_the_names_of_the_go_original(trio: list[ConsensusService]) -> None:
     leader, others = leader_and_others(trio)
     eventually(lambda: all(service.get_health_status().healthy for service in trio))
     other = others[0]

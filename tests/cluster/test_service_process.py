@@ -130,7 +130,7 @@ def test_the_errors_of_opening_cross_the_process_border(services: Services, tmp_
     assert service.host is None
 
 
-def test_a_killed_process_is_noticed_by_all_who_wait(services: Services) -> None:
+def test_all_waiting_calls_notice_a_killed_process(services: Services) -> None:
     told: list[ConsensusError] = []
     peers = {"n1": "127.0.0.1:1", "n2": "127.0.0.1:2"}
     service = services.make(mode="process", peers=peers, on_failure=told.append).start()

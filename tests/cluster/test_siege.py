@@ -106,7 +106,7 @@ def test_an_answer_that_cannot_be_ends_a_siege_and_everything_is_kept(
 
 
 @pytest.mark.timeout(120)
-def test_a_siege_that_is_interrupted_says_what_it_did_and_leaves_nothing(tmp_path: Path) -> None:
+def test_an_interrupted_siege_reports_and_leaves_nothing_behind(tmp_path: Path) -> None:
     """The moment is the worst there is: while the last node is being started."""
     process = subprocess.Popen(
         [sys.executable, "-m", "tests.cluster.siege", "--nodes", "3", "--only", "pause", "--minutes", "2"],
@@ -150,7 +150,7 @@ def test_a_siege_that_is_interrupted_says_what_it_did_and_leaves_nothing(tmp_pat
         (TimeoutError(), Outcome.OPEN),
     ],
 )
-def test_only_what_is_proven_is_not_open(error: BaseException | None, outcome: Outcome) -> None:
+def test_only_a_proven_answer_is_not_open(error: BaseException | None, outcome: Outcome) -> None:
     assert callers.outcome_of(error) is outcome
 
 
@@ -214,7 +214,7 @@ def test_a_history_that_is_not_judged_in_time_is_no_success(monkeypatch: pytest.
 
 
 @pytest.mark.parametrize(("total", "right"), [(4, False), (5, True), (7, True), (8, False)])
-def test_a_sum_is_at_least_what_was_acknowledged_and_at_most_what_is_unknown_besides(total: int, right: bool) -> None:
+def test_a_sum_lies_between_acknowledged_and_acknowledged_plus_unknown(total: int, right: bool) -> None:
     key = f"r0-{COUNTER}-3"
     calls = [
         call("increment", 5, 5, at=1, key=key),
@@ -270,7 +270,7 @@ def numbers_of(*told: int | tuple[int, int | None, str]) -> Numbers:
 
 
 @pytest.mark.parametrize("told", [(1, 2, 3), (1, (2, 4, "lost"), 5), ((1, 1, "lost"), 2)])
-def test_numbers_in_a_row_are_right_and_so_is_what_a_crash_took(told: tuple[Any, ...]) -> None:
+def test_numbers_in_a_row_are_right_with_a_gap_for_a_crash(told: tuple[Any, ...]) -> None:
     assert numbers_of(*told).wrong == []
 
 
@@ -306,7 +306,7 @@ def test_numbers_that_are_missing_or_come_again_are_wrong(told: tuple[Any, ...])
         (["--only", "flood"], "there is no fault 'flood': expected one of kill-one, "),
     ],
 )
-def test_bad_arguments_are_refused_with_what_is_expected(
+def test_bad_arguments_are_refused_with_the_expected_form(
     arguments: list[str], text: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as ended:
@@ -315,7 +315,7 @@ def test_bad_arguments_are_refused_with_what_is_expected(
     assert text in capsys.readouterr().err
 
 
-def test_what_is_not_installed_is_refused_with_the_reason(
+def test_a_blow_without_its_program_is_refused_with_the_reason(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setitem(MISSING, "disk-fails", "there is no libfiu")

@@ -83,7 +83,7 @@ def live(machine: Any) -> Iterator[bytes]:
         (lambda machine: ["state"], "a chunk is str 'state' and no bytes"),
     ],
 )
-def test_a_snapshot_that_never_works_is_found_and_it_is_said_what_is_wanted(snapshot: Any, said: str) -> None:
+def test_a_snapshot_that_never_works_is_found_and_the_failure_says_how_to_write_one(snapshot: Any, said: str) -> None:
     machine = type("Saving", (CountingMachine,), {"snapshot": snapshot})
     found = violation_of(machine)
     assert found.startswith("snapshot: Saving.snapshot() on n")
@@ -132,7 +132,7 @@ def test_a_command_that_raises_and_changes_something_is_found_where_the_state_is
         simulation.run()
 
 
-def test_a_failure_that_the_workload_does_not_allow_names_the_entry_the_error_and_what_allows_it() -> None:
+def test_a_failure_outside_the_workload_names_the_entry_the_error_and_the_argument_that_allows_it() -> None:
     found = violation_of(Careful, workload=Strict())
     assert "the machine raised ValueError: no such numbers for entry " in found
     assert ", 'increment' {'key': '" in found
@@ -205,7 +205,7 @@ def test_queries_that_raise_are_answers_unless_nothing_may_fail() -> None:
 
 
 @pytest.mark.parametrize("result", ["a text", None, 7])
-def test_a_machine_that_does_not_count_is_told_what_the_usual_workload_wants(result: Any) -> None:
+def test_a_machine_that_cannot_count_is_refused_with_the_commands_of_the_default_workload(result: Any) -> None:
     def apply(self: Any, entry: Entry) -> Any:
         return result
 
@@ -214,7 +214,7 @@ def test_a_machine_that_does_not_count_is_told_what_the_usual_workload_wants(res
     assert "give a workload" in found
 
 
-def test_a_machine_that_knows_no_increment_is_told_so_as_well() -> None:
+def test_a_machine_without_increment_is_refused_with_the_missing_command() -> None:
     def apply(self: Any, entry: Entry) -> Any:
         raise KeyError(entry.command.type)
 

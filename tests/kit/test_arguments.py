@@ -60,7 +60,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
 
 
 @pytest.mark.parametrize(("arguments", "said"), REFUSED, ids=["-".join(arguments) for arguments, _ in REFUSED])
-def test_what_cannot_be_meant_is_refused(arguments: dict[str, Any], said: str) -> None:
+def test_impossible_arguments_are_refused(arguments: dict[str, Any], said: str) -> None:
     with pytest.raises(InvalidConfigError, match=said):
         Simulation(**arguments)
 
@@ -72,7 +72,7 @@ def test_no_kinds_of_faults_are_no_faults(faults: Any) -> None:
         assert not simulation.faults.ordered
 
 
-def test_what_is_given_replaces_what_the_plan_says() -> None:
+def test_arguments_replace_values_of_the_plan() -> None:
     with Simulation(Plan(3, nodes=5, faults=False), nodes=2, seconds=7, faults=["kill", "mend"]) as simulation:
         plan = simulation.plan
         assert (plan.seed, plan.nodes, plan.seconds, plan.faults, plan.kinds) == (3, 2, 7, True, ("kill", "mend"))

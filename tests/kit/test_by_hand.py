@@ -58,7 +58,7 @@ def test_a_paused_leader_is_replaced() -> None:
         assert simulation.advance(4.0, lambda: simulation.leader() not in (None, old))
 
 
-def test_a_subscriber_hears_of_all_nodes_and_what_it_raises_ends_the_run() -> None:
+def test_a_subscriber_hears_all_nodes_and_its_exception_ends_the_run() -> None:
     heard: list[str] = []
 
     def listen(event: ConsensusEvent) -> None:
@@ -93,7 +93,7 @@ def test_nodes_that_do_not_exist_and_leaders_that_do_not_are_named() -> None:
 
 
 @pytest.mark.parametrize("move", ["advance", "run", "wait_for_leader", "submit", "restart", "heal"])
-def test_a_handler_that_moves_the_simulation_is_told_so_and_raft_is_not_accused(move: str) -> None:
+def test_a_handler_that_moves_the_simulation_gets_an_error_and_raft_is_not_accused(move: str) -> None:
     arguments = {"advance": (1.0,), "submit": (WRITE,), "restart": ("n1",)}.get(move, ())
     with Simulation(nodes=3, seed=4) as simulation:
         simulation.subscribe(LeaderElected, lambda event: getattr(simulation, move)(*arguments))
@@ -150,7 +150,7 @@ def test_a_simulation_that_is_closed_says_so(move: str, arguments: tuple[Any, ..
 # --- writing ----------------------------------------------------------------------------------------------------------
 
 
-def test_what_is_written_by_hand_is_applied_by_all_and_its_result_comes_back() -> None:
+def test_a_command_sent_by_hand_is_applied_by_all_and_returns_its_result() -> None:
     with Simulation(nodes=3, seed=4, faults=False, seconds=1.0) as simulation:
         assert [simulation.submit(WRITE) for _ in range(3)] == [2, 4, 6]
         assert simulation.advance(5.0, simulation.cluster.settled)
@@ -230,7 +230,7 @@ def test_a_subscription_that_hears_nothing_is_refused(kind: Any, handler: Any, s
         simulation.subscribe(kind, handler)
 
 
-def test_what_is_no_command_and_what_ends_no_wait_are_refused() -> None:
+def test_malformed_commands_and_endless_waits_are_refused() -> None:
     bad: Any = "increment"
     with Simulation(nodes=3, seed=4) as simulation:
         with pytest.raises(InvalidConfigError, match="is not a command"):

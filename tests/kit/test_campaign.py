@@ -307,7 +307,7 @@ def test_a_seed_that_fails_is_told_and_shrunk(monkeypatch: pytest.MonkeyPatch) -
     assert "Shrunk from" in command_with("--replay", str(seed), "--shrink").output
 
 
-def test_a_user_s_own_machine_is_run_and_its_bug_is_named_with_what_runs_it_again(tmp_path: Path) -> None:
+def test_a_bug_of_a_users_machine_is_named_with_the_command_that_runs_it_again(tmp_path: Path) -> None:
     name = "tests.worlds.campaign_runs:ClockMachine"
     state = str(tmp_path / "state")
     result = command_with(

@@ -37,7 +37,7 @@ def path(tmp_path: Path) -> Path:
     return path
 
 
-def test_what_was_written_is_read_again(path: Path) -> None:
+def test_a_state_file_is_read_back(path: Path) -> None:
     state = StateFile.read(path)
     assert state.done == {1, 2}
     assert state.failures == {(2, "OSError_from_X"): 'bad: "quoted"\nand more'}
@@ -79,7 +79,7 @@ def test_a_file_of_other_settings_is_refused_with_what_to_do(path: Path) -> None
 
 
 @pytest.mark.parametrize("text", ["", "\n", "something else\n", "forge-consensus campaign 1\ncode v1\n"])
-def test_what_is_no_state_file_is_refused(path: Path, text: str) -> None:
+def test_a_file_that_is_no_state_file_is_refused(path: Path, text: str) -> None:
     path.write_text(text)
     with pytest.raises(StateFileError, match="is not a state file"):
         StateFile.read(path)
@@ -150,7 +150,7 @@ def test_ranges_of_seeds() -> None:
     assert ranges_text(set(range(0, 40, 2))).endswith("and 12 more ranges")
 
 
-def test_what_was_found_is_one_line() -> None:
+def test_a_finding_is_one_line() -> None:
     assert found_text("I4", "I4: n1 leads") == "I4: n1 leads"
     assert found_text("died", "the process\n died") == "died: the process died"
     assert len(found_text("I4", "x" * 1000)) == campaign_state.TEXT_CHARS_MAX

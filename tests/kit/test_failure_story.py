@@ -75,7 +75,7 @@ def test_an_order_to_stop_is_no_failure_of_the_run() -> None:
             attempt(PLAN)
 
 
-def test_a_trial_counts_what_was_done() -> None:
+def test_a_trial_counts_its_actions() -> None:
     trial = attempt(PLAN)
     assert trial.failure is None
     assert trial.digest == attempt(PLAN).digest

@@ -88,7 +88,7 @@ def ordered(seed: int, skip: frozenset[int] = frozenset(), seconds: float = 6.0)
         return world.faults.ordered
 
 
-def test_what_is_ordered_is_told_with_its_moment_kind_and_number() -> None:
+def test_an_ordered_fault_is_told_with_its_moment_kind_and_number() -> None:
     strikes = ordered(2, seconds=15.0)
     assert len(strikes) > 5
     assert [strike.number for strike in strikes] == list(range(1, len(strikes) + 1))
@@ -291,7 +291,7 @@ def test_a_snapshot_that_was_written_survives_every_power_failure(folder: Path) 
 
 
 @pytest.mark.parametrize("steps", range(9))
-def test_whatever_step_the_power_fails_in_there_is_a_whole_snapshot_or_the_one_before(folder: Path, steps: int) -> None:
+def test_a_power_failure_in_any_step_leaves_the_new_snapshot_or_the_one_before(folder: Path, steps: int) -> None:
     found = set()
     for seed in range(20):
         files = disk(folder, seed)
@@ -351,7 +351,7 @@ def test_a_removal_may_be_undone_by_a_power_failure(folder: Path) -> None:
     assert found == {2, 3}
 
 
-def test_what_a_process_wrote_stays_when_only_the_process_ends(folder: Path) -> None:
+def test_writes_survive_the_end_of_a_process_without_a_power_failure(folder: Path) -> None:
     files = disk(folder)
     files.stop_in, files.stop = 3, crash
     with suppress(SimulatedCrashError):

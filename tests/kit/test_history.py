@@ -16,7 +16,7 @@ def test_a_history_keeps_calls_in_the_order_in_which_they_began() -> None:
     assert first.outcome is Outcome.OPEN
 
 
-def test_what_was_saved_as_lines_is_read_as_it_was() -> None:
+def test_a_history_survives_saving_and_loading() -> None:
     history = History()
     call = history.begin(Operation("a", "cas", "k", [None, {"x": [1, 2.5, True]}], began=0.1))
     call.outcome, call.result, call.ended = Outcome.OK, True, 0.30000000000000004
@@ -31,6 +31,6 @@ def test_what_was_saved_as_lines_is_read_as_it_was() -> None:
 
 
 @pytest.mark.parametrize("line", ["{", '{"client": "a", "kind": "set", "key": "k", "outcome": "perhaps"}'])
-def test_what_is_no_history_is_refused(line: str) -> None:
+def test_a_malformed_history_is_refused(line: str) -> None:
     with pytest.raises(ValueError, match=r".+"):
         History.of_lines([line])

@@ -159,7 +159,7 @@ def test_i3_an_entry_with_a_hole_or_a_higher_term_before_it() -> None:
             stage.entry(stage.leader, stage.last + 1, 0)
 
 
-def test_i4_a_leader_that_lacks_what_was_committed() -> None:
+def test_i4_a_leader_that_lacks_committed_entries() -> None:
     with staged() as stage:
         disk = stage.invariants.disks[stage.follower.name]
         disk.terms[stage.last] = 0
@@ -193,7 +193,7 @@ def test_i5_an_entry_that_is_on_no_disk_is_applied() -> None:
         stage.invariants.applies(Entry(stage.last + 9, stage.term, 0, Command("increment", {"key": "a"})))
 
 
-def test_i6_a_commit_of_what_only_one_disk_holds() -> None:
+def test_i6_a_commit_of_entries_on_one_disk_only() -> None:
     with staged() as stage:
         stage.entry(stage.leader, stage.last + 1, stage.term)
         stage.leader.engine.ledger.commit_index = stage.last + 1
@@ -236,7 +236,7 @@ def test_i7_a_restart_with_other_entries() -> None:
 
 
 @pytest.mark.parametrize("what", ["on_disk", "index", "base", "last", "sweep"])
-def test_i8_what_is_out_of_order(what: str) -> None:
+def test_i8_indexes_that_are_out_of_order(what: str) -> None:
     with staged() as stage:
         ledger = stage.follower.engine.ledger
         if what == "base":
@@ -254,7 +254,7 @@ def test_i8_what_is_out_of_order(what: str) -> None:
             stage.invariants.turned(stage.follower)
 
 
-def test_i9_what_goes_back_while_a_process_runs() -> None:
+def test_i9_values_that_go_back_while_a_process_runs() -> None:
     with staged() as stage:
         ledger = stage.follower.engine.ledger
         ledger.commit_index -= 1
@@ -271,7 +271,7 @@ def test_i9_what_goes_back_while_a_process_runs() -> None:
     ("field", "text"),
     [("term", "it was in"), ("vote", "forgot its vote"), ("boots", "repeats boot"), ("applied_on_disk", "restarts at")],
 )
-def test_i9_what_a_restart_forgets(field: str, text: str) -> None:
+def test_i9_values_that_a_restart_forgets(field: str, text: str) -> None:
     with staged() as stage:
         disk = stage.invariants.disks[stage.follower.name]
         disk.boots -= 1
@@ -299,7 +299,7 @@ def test_i10_a_second_vote_and_one_that_is_not_on_disk() -> None:
             stage.invariants.turned(stage.follower)
 
 
-def test_i11_an_acknowledgement_of_what_is_not_there() -> None:
+def test_i11_an_acknowledgement_of_missing_entries() -> None:
     with staged() as stage:
         reply = AppendReply(stage.term, True, stage.last, 0, 0)
         with broken("I11", "its disk ends at"):
@@ -360,7 +360,7 @@ def test_i13_a_read_that_waits_for_too_little() -> None:
             stage.invariants.turned(stage.leader)
 
 
-def test_i13_a_read_that_nobody_confirmed() -> None:
+def test_i13_an_unconfirmed_read() -> None:
     with staged() as stage:
         leading = leading_of(stage.leader)
         assert leading is not None

@@ -73,14 +73,14 @@ def test_two_increments_that_made_the_same_value_are_one_too_many() -> None:
         bench.end(other, 1)
 
 
-def test_a_value_that_nobody_can_have_made_is_found() -> None:
+def test_a_value_that_no_command_made_is_found() -> None:
     bench = Bench()
     bench.do("increment", 1, argument=1)
     with pytest.raises(ViolationError, match=r"^I14.* got 2, only 1"):
         bench.do("get", 2)
 
 
-def test_a_read_that_misses_what_was_acknowledged_before_it_is_found() -> None:
+def test_a_read_that_misses_an_earlier_acknowledged_write_is_found() -> None:
     bench = Bench()
     before = bench.begin("get")
     bench.do("increment", 1, argument=1)
@@ -97,7 +97,7 @@ def test_an_increment_behind_an_acknowledged_one_makes_more() -> None:
         bench.do("increment", 1, argument=1)
 
 
-def test_a_read_that_may_be_stale_may_miss_what_was_acknowledged_but_sees_nothing_of_the_future() -> None:
+def test_a_stale_read_may_miss_acknowledged_writes_but_never_sees_the_future() -> None:
     bench = Bench()
     bench.do("increment", 1, argument=1)
     bench.end(bench.begin("get", consistency="stale"), None)
@@ -138,7 +138,7 @@ def final(key: str, value: Any) -> Operation:
     return Operation("audit", "get", key, None, 90.0, 91.0, Outcome.OK, value)
 
 
-def test_what_was_acknowledged_and_is_not_there_at_the_end_is_found() -> None:
+def test_an_acknowledged_write_that_is_missing_at_the_end_is_found() -> None:
     bench = Bench()
     bench.do("increment", 1, argument=1)
     bench.do("increment", 2, argument=1)
@@ -150,7 +150,7 @@ def test_what_was_acknowledged_and_is_not_there_at_the_end_is_found() -> None:
 
 
 @pytest.mark.parametrize("copies", [False, True])
-def test_what_was_refused_by_all_did_not_happen_unless_the_network_made_copies(copies: bool) -> None:
+def test_a_command_refused_by_all_did_not_happen_unless_the_network_made_copies(copies: bool) -> None:
     bench = Bench()
     bench.do("increment", 1, argument=1)
     refused = bench.begin("increment", argument=1)
@@ -178,7 +178,7 @@ def test_a_lost_write_and_a_deleted_key_that_came_back_are_not_linearizable() ->
         back.judge.conclude()
 
 
-def test_a_cas_that_matched_what_was_not_there_is_not_linearizable() -> None:
+def test_a_cas_that_matched_an_absent_value_is_not_linearizable() -> None:
     bench = Bench()
     bench.do("set", None, argument=1000)
     bench.do("cas", True, argument=(2000, 3000))
@@ -195,7 +195,7 @@ def test_a_call_with_an_unknown_outcome_may_have_happened_or_not() -> None:
     bench.judge.conclude()
 
 
-def test_stale_reads_of_any_kind_are_no_part_of_what_must_be_linearizable() -> None:
+def test_stale_reads_of_any_kind_need_not_be_linearizable() -> None:
     class Other(Register):
         def step(self, state: Any, operation: Operation) -> tuple[bool, Any]:
             assert operation.kind in {"write", "look"}
@@ -339,7 +339,7 @@ def test_two_leaders_of_one_term_are_found(publisher: Publisher) -> None:
         publisher.publish(LeaderElected, term=term, leader=other, votes=0, total=3, duration=0.0)
 
 
-def test_a_process_begins_with_its_start_and_with_numbers_beyond_all_that_were_told(publisher: Publisher) -> None:
+def test_a_process_begins_with_a_start_event_and_with_higher_numbers_than_before(publisher: Publisher) -> None:
     with pytest.raises(ViolationError, match="a process of n1 begins with"):
         publisher.publish(NodeStarted)
     publisher.stream.boot -= 1  # as if the present process were new
@@ -349,13 +349,13 @@ def test_a_process_begins_with_its_start_and_with_numbers_beyond_all_that_were_t
         publisher.publish(NodeStarted, ahead=-3)
 
 
-def test_what_a_listener_finds_ends_the_run(publisher: Publisher) -> None:
+def test_a_finding_of_a_listener_ends_the_run(publisher: Publisher) -> None:
     publisher.cluster.nodes["n1"].bus.publish(BecameFollower(node_id="n1", sequence=1, term=9))
     with pytest.raises(ViolationError, match=r"^events"):
         publisher.cluster.run(1.0)
 
 
-def test_a_journal_that_lost_what_the_present_process_told_is_found(publisher: Publisher) -> None:
+def test_a_journal_that_lost_events_of_the_present_process_is_found(publisher: Publisher) -> None:
     publisher.order.compare_journals()
     del publisher.base.engine.ledger.journal.waiting[-1:]
     publisher.base.engine.ledger.numbers.sequence += 1
@@ -378,7 +378,7 @@ def test_a_journal_that_lost_what_the_present_process_told_is_found(publisher: P
         mutants.a_delete_does_not_tell_whether_there_was_anything,
     ],
 )
-def test_faults_that_all_nodes_have_alike_are_found_by_what_clients_saw(change: Any) -> None:
+def test_faults_common_to_all_nodes_are_found_by_the_answers_to_clients(change: Any) -> None:
     found = hunt(MUTANTS[change.__name__], range(1, 41))
     assert found is not None, "nothing in 40 seeds"
     assert "not linearizable" in found.text, found.text

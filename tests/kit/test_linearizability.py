@@ -152,7 +152,7 @@ def real_history(
 
 @settings(max_examples=60, deadline=None)
 @given(st.integers(0, 10**9), st.floats(0, 4), st.sampled_from([VALUES, [1, 2, 3], ["x", "y"]]))
-def test_what_a_real_machine_answered_is_accepted(seed: int, width: float, values: list[Any]) -> None:
+def test_answers_of_a_real_machine_are_accepted(seed: int, width: float, values: list[Any]) -> None:
     verdict = check(real_history(random.Random(seed), 60, values, width, 0.15))
     assert verdict.linearizable, verdict.text
 
@@ -186,7 +186,7 @@ class Plain:
 
 @settings(max_examples=100, deadline=None)
 @given(st.integers(0, 10**9), st.floats(0, 3))
-def test_what_makes_the_search_faster_changes_no_answer(seed: int, width: float) -> None:
+def test_shortcuts_of_the_search_change_no_answer(seed: int, width: float) -> None:
     dice = random.Random(seed)
     calls = real_history(dice, 14, [1, 2, 3, "x"], width, 0.2)
     answered = [call for call in calls if call.outcome is Outcome.OK and call.kind in {"get", "increment"}]
@@ -265,7 +265,7 @@ def done(kind: str, argument: Any, began: float, ended: float, result: Any = Non
     return Operation(kind=kind, argument=argument, began=began, ended=ended, outcome=Outcome.OK, result=result, **facts)
 
 
-def test_what_may_be_stale_or_never_happened_or_has_no_answer_does_not_count() -> None:
+def test_stale_reads_failed_calls_and_calls_without_an_answer_do_not_count() -> None:
     calls = [
         done("set", 1, 0, 1),
         done("get", None, 2, 3, 77, consistency="stale"),
@@ -294,7 +294,7 @@ def test_keys_are_judged_alone_and_the_wrong_one_is_named() -> None:
     assert "'k2'" not in verdict.text
 
 
-def test_the_verdict_shows_the_longest_order_and_what_does_not_fit() -> None:
+def test_the_verdict_shows_the_longest_order_and_the_call_that_does_not_fit() -> None:
     calls = [done("set", f"v{number}", number, number + 0.5) for number in range(30)]
     verdict = check([*calls, done("delete", None, 40, 41, False, client="late")])
     lines = verdict.text.splitlines()

@@ -90,7 +90,7 @@ ASKED_OF_THE_CLUSTER: list[tuple[Given, type[ConsensusError], str]] = [
 
 
 @pytest.mark.parametrize(("ask", "kind", "text"), ASKED_OF_THE_CLUSTER)
-def test_what_makes_no_sense_is_refused_with_what_to_do(
+def test_senseless_calls_are_refused_with_advice(
     threads: LocalCluster, ask: Given, kind: type[ConsensusError], text: str
 ) -> None:
     before = {pair: path.faults for pair, path in threads.proxy.paths.items()}
@@ -100,7 +100,7 @@ def test_what_makes_no_sense_is_refused_with_what_to_do(
     assert {pair: path.faults for pair, path in threads.proxy.paths.items()} == before
 
 
-def test_a_cluster_goes_on_after_all_that_was_refused(threads: LocalCluster, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_cluster_goes_on_after_refused_calls(threads: LocalCluster, capfd: pytest.CaptureFixture[str]) -> None:
     for wrong in (0.3, "drop", None):
         with pytest.raises(InvalidConfigError):
             threads.disturb(wrong)  # type: ignore[arg-type]
@@ -131,7 +131,7 @@ def test_a_cluster_goes_on_after_all_that_was_refused(threads: LocalCluster, cap
         ),
     ],
 )
-def test_what_no_cluster_can_be_made_of_is_refused(given: dict[str, Any], text: str) -> None:
+def test_impossible_clusters_are_refused(given: dict[str, Any], text: str) -> None:
     with pytest.raises(InvalidConfigError, match=text):
         LocalCluster(**given)
 
@@ -156,7 +156,7 @@ def test_faults_that_cannot_be_are_refused(given: dict[str, Any], text: str) -> 
 
 
 @pytest.mark.parametrize("fronts", [3, ["n1"], {"n1": "127.0.0.1:7001"}, {1: ("a:1", "b:2")}])
-def test_a_proxy_of_what_are_no_fronts_is_refused(fronts: Any) -> None:
+def test_a_proxy_without_valid_fronts_is_refused(fronts: Any) -> None:
     with pytest.raises(InvalidConfigError, match=r"map each node to \(its front's address, its real address\)"):
         Proxy(fronts)
 
@@ -220,7 +220,7 @@ def test_a_command_before_the_node_that_is_none_is_named() -> None:
 # --- processes and threads -------------------------------------------------------------------------------------------
 
 
-def test_what_says_nothing_of_a_start_is_refused_before_the_node_is_ended(process: LocalCluster) -> None:
+def test_a_wrong_launch_option_is_refused_before_the_node_is_ended(process: LocalCluster) -> None:
     pid = process.process("n1").pid
     for launching, text in (({"foo": 1}, "foo=1"), ({"before": "nice"}, "before is 'nice': give a list")):
         with pytest.raises(InvalidConfigError, match=text):

@@ -74,7 +74,7 @@ def test_health_checks_are_left_out_and_heartbeats_taken_together(simulation: Si
     assert len(beats) == 2  # one to each follower
 
 
-def test_what_happens_to_a_node_is_told(simulation: Simulation) -> None:
+def test_the_table_tells_the_faults_of_a_node(simulation: Simulation) -> None:
     leader = simulation.crash("leader" if simulation.wait_for_leader() else "")
     other = simulation.wait_for_leader()
     simulation.restart(leader)
@@ -105,7 +105,7 @@ def test_a_frame_that_is_doubled_says_so(simulation: Simulation) -> None:
     assert all(row.count(" ms") == 2 for row in twice)
 
 
-def test_nothing_is_decoded_before_somebody_reads_it(monkeypatch: pytest.MonkeyPatch, simulation: Simulation) -> None:
+def test_messages_are_decoded_only_when_they_are_read(monkeypatch: pytest.MonkeyPatch, simulation: Simulation) -> None:
     read: list[bytes] = []
 
     def note(data: bytes, limit: int) -> Frame:
@@ -120,7 +120,7 @@ def test_nothing_is_decoded_before_somebody_reads_it(monkeypatch: pytest.MonkeyP
     assert read
 
 
-def test_a_run_with_the_table_is_the_run_without_it() -> None:
+def test_the_message_table_changes_nothing_in_a_run() -> None:
     plan = Plan(5, seconds=2.0)
     with Simulation(plan) as simulation:
         with_table = simulation.run()
@@ -136,7 +136,7 @@ def test_a_frame_that_does_not_decode_is_a_line_like_any_other(simulation: Simul
     assert "8 bytes" in rows(simulation)[-1]
 
 
-def test_messages_say_what_matters() -> None:
+def test_messages_show_their_important_fields() -> None:
     entries = tuple(record.encode(index, 3, Kind.NOOP, 0) for index in (8, 9))
     append = AppendEntries(3, 7, 2, 6, 4, entries)
     assert says(append) == "term 3, after 7 of term 2: entries 8..9 of term 3; commit 6, round 4"

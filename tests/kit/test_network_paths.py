@@ -17,7 +17,7 @@ def test_a_seed_decides_the_fate_of_every_message() -> None:
     assert counts.delayed == 200 - counts.dropped
 
 
-def test_what_is_not_overtaken_is_delayed_within_its_bounds() -> None:
+def test_messages_in_order_are_delayed_within_their_bounds() -> None:
     path = Path(random.Random(1), PathFaults(delay_s_min=0.01, delay_s_max=0.02, reorder=0.5, duplicate=0.5))
     copies = [copy for _ in range(300) for copy in path.fate(1)]
     assert all(0.01 <= copy.seconds <= 0.02 for copy in copies if copy.in_order)

@@ -22,7 +22,7 @@ def test_the_text_of_a_plan_makes_the_same_plan() -> None:
         assert evaluated(call_of(plan)) == plan
 
 
-def test_what_is_as_ever_is_not_written() -> None:
+def test_defaults_are_not_written() -> None:
     assert call_of(Plan(5)) == "Plan(5)"
     assert (
         call_of(Plan(5, nodes=4, raft=RaftSettings(chunk_bytes=7)))
@@ -30,7 +30,7 @@ def test_what_is_as_ever_is_not_written() -> None:
     )
 
 
-def test_a_large_set_of_numbers_is_written_by_what_it_lacks() -> None:
+def test_a_large_set_of_numbers_is_written_by_its_gaps() -> None:
     assert call_of(frozenset({3, 1})) == "frozenset({1, 3})"
     assert call_of(frozenset(range(1, 500)) - {5, 77}) == "frozenset(range(1, 500)) - {5, 77}"
     assert call_of(frozenset()) == "frozenset()"

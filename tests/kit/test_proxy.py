@@ -75,7 +75,7 @@ def test_a_node_that_ends_is_seen_to_disconnect_and_to_come_back() -> None:
         assert made.node.answer(1) == one.numbers(1) == [3]
 
 
-def test_who_ends_is_seen_to_disconnect_by_the_node() -> None:
+def test_a_node_sees_a_client_disconnect_through_the_proxy() -> None:
     with world() as made:
         one = made.caller("n1")
         one.say(1)
@@ -176,7 +176,7 @@ def test_frames_are_dropped_doubled_and_overtaken_by_chance_and_by_the_seed() ->
     assert seen[0] == seen[1]
 
 
-def test_what_is_no_zeromq_reaches_the_node_and_harms_nobody() -> None:
+def test_a_stream_that_is_not_zeromq_reaches_the_node_and_harms_nobody() -> None:
     with world() as made:
         host, port = made.front.split(":")
         with socket.create_connection((host, int(port)), timeout=WAIT_SECONDS) as raw:
@@ -201,7 +201,7 @@ def test_a_node_that_does_not_read_holds_the_writer_up_and_not_the_proxy() -> No
 
 
 @pytest.mark.parametrize("kind", ["path", "port"])
-def test_who_connects_while_the_node_is_gone_and_the_proxy_does_not_know_is_let_go_at_once(kind: str) -> None:
+def test_a_connection_to_a_node_that_has_just_gone_is_closed_at_once(kind: str) -> None:
     """The node's own connection to the proxy stands, its listening socket is closed: for a moment that is so."""
     with tempfile.TemporaryDirectory() as folder, socket.socket(PLACES[kind]) as listening:
         if kind == "path":

@@ -64,7 +64,7 @@ def test_a_failure_without_any_fault_is_left_without_faults() -> None:
     assert shrunk.best.plan.clients == 0
 
 
-def test_what_surrounds_the_faults_becomes_usual_unless_it_is_needed() -> None:
+def test_shrinking_resets_every_setting_that_the_failure_does_not_need() -> None:
     plan = replace(Plan.of(1), nodes=5, clients=4, pace=10.0, own_machine=True, lease_reads=True, faults=True)
 
     def fails(plan: Plan, strikes: set[int]) -> str:
@@ -108,7 +108,7 @@ def test_there_is_an_end_after_so_many_runs_and_so_many_seconds() -> None:
     assert shrink(Plan(1), run, seconds_max=0.0).runs == 0
 
 
-def test_what_does_not_fail_is_not_shrunk() -> None:
+def test_a_plan_without_a_failure_is_not_shrunk() -> None:
     with pytest.raises(ValueError, match="seed 7 does not fail"):
         shrink(Plan(7), pretended(lambda plan, strikes: ""))
 

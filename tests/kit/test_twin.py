@@ -96,7 +96,7 @@ def test_a_machine_that_depends_on_hashes_does_not_and_the_entry_is_named() -> N
         compare_with_twin(Hashing, run_of(Hashing(), entries(5)))
 
 
-def test_a_state_that_depends_on_hashes_is_found_where_another_process_can_import_what_tells_it() -> None:
+def test_a_state_that_depends_on_hashes_is_found_if_another_process_can_import_its_machine() -> None:
     with pytest.raises(
         ViolationError, match=r"entry \d, 'increment' .*: here \d, state '.*; in a process .* \d, state '"
     ):
@@ -178,7 +178,7 @@ class Unasked(Asking):
 
 
 @pytest.mark.parametrize("arguments", [{"workload": Asking()}, {"workload": Unasked(), "state": owner_of}])
-def test_a_simulation_finds_by_its_twin_what_shows_in_answers_or_states_only(arguments: dict[str, Any]) -> None:
+def test_a_simulation_finds_differences_of_answers_or_states_by_its_twin(arguments: dict[str, Any]) -> None:
     with (
         Simulation(nodes=1, seed=2, seconds=1.0, state_machine=Picking, faults=False, **arguments) as simulation,
         pytest.raises(ViolationError, match=r"by Picking.* another hash seed"),
@@ -227,7 +227,7 @@ def test_a_script_that_simulates_when_it_is_imported_is_told_and_makes_no_twins_
     assert "twin=False runs none" in done.stderr
 
 
-def test_what_another_process_cannot_make_has_no_twin() -> None:
+def test_a_machine_that_another_process_cannot_make_has_no_twin() -> None:
     class Local(CountingMachine):
         pass
 

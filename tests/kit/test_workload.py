@@ -64,7 +64,7 @@ def test_a_workload_draws_the_same_from_the_same_chance(kind: type[Workload]) ->
     assert drawn(kind(), 300) != drawn(kind(), 300, seed=2)
 
 
-def test_no_value_is_set_twice_and_each_command_says_what_its_history_says() -> None:
+def test_no_value_is_set_twice_and_each_command_agrees_with_its_history() -> None:
     calls = drawn(KeyValueWorkload(), 2000)
     assert {call.kind for call in calls} == {"set", "cas", "delete", "increment", "get"}
     values = [
@@ -93,7 +93,7 @@ def test_a_key_is_used_a_bounded_number_of_times_and_the_last_reads_see_every_ke
     assert all(call.command is None and call.query == {"get": call.key} for call in workload.at_the_end())
 
 
-def test_what_a_cas_expects_is_right_as_often_as_not_when_calls_happen_in_their_order() -> None:
+def test_the_expectation_of_a_cas_is_right_about_half_the_time_in_order_of_calls() -> None:
     state: dict[str, int] = {}
     matched = []
     for call in drawn(KeyValueWorkload(), 2000):
@@ -229,7 +229,7 @@ def test_a_result_of_another_session_is_none() -> None:
     assert desk.operation.outcome is Outcome.OPEN
 
 
-def test_when_a_session_has_expired_what_was_pending_stays_unknown_and_is_never_sent_in_another() -> None:
+def test_commands_of_an_expired_session_stay_unknown_and_are_never_sent_in_another() -> None:
     desk = Desk().opened()
     desk.answer(EXPIRED, ["", ""])
     assert (desk.operation.outcome, desk.operation.ended) == (Outcome.OPEN, None)
@@ -254,7 +254,7 @@ def test_a_killed_client_hears_nothing_any_more_and_its_successor_opens_a_sessio
     assert desk.settled() is Outcome.OPEN
 
 
-def test_a_call_whose_user_gives_up_stays_unknown_and_its_number_is_done_with() -> None:
+def test_an_abandoned_call_stays_unknown_and_uses_up_its_number() -> None:
     desk = Desk(hurry_share=1.0).opened()
     desk.nodes.run(1.5)
     assert desk.settled() is Outcome.OPEN
@@ -263,7 +263,7 @@ def test_a_call_whose_user_gives_up_stays_unknown_and_its_number_is_done_with() 
     assert later.done_below == 2
 
 
-def test_a_user_who_learns_no_outcome_may_begin_anew_with_another_client() -> None:
+def test_a_user_without_an_outcome_may_start_again_as_another_client() -> None:
     desk = Desk(hurry_share=1.0, leave_share=1.0).opened()
     desk.nodes.run(1.0)
     assert desk.client.session == 0
@@ -365,7 +365,7 @@ def test_an_answer_that_no_client_should_ever_get_is_a_violation() -> None:
         desk.answer("CONSENSUS_SESSION_STALE", ["", ""])
 
 
-def test_a_client_that_is_stopped_finishes_what_is_open_and_begins_nothing() -> None:
+def test_a_stopped_client_finishes_open_calls_and_begins_none() -> None:
     desk = Desk().opened()
     desk.client.stop()
     assert not desk.client.idle
@@ -490,7 +490,7 @@ def test_a_users_machine_is_judged_by_the_users_model() -> None:
         simulation.run()
 
 
-def test_a_workload_whose_command_is_none_is_told_so() -> None:
+def test_a_workload_without_a_valid_command_is_refused() -> None:
     class Wrong(Business):
         def command(self, chance: random.Random, client: str) -> Call:
             return self.query(chance, client)

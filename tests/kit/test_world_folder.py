@@ -58,7 +58,7 @@ def test_a_simulation_that_nobody_closes_leaves_nothing_when_its_process_ends() 
     assert not folder.exists()
 
 
-def test_what_a_terminated_process_leaves_goes_when_the_next_simulation_is_made() -> None:
+def test_the_next_simulation_removes_the_folder_of_a_terminated_process() -> None:
     code, folder = unclosed("terminated")
     assert code == -signal.SIGTERM
     assert folder.name.startswith(PREFIX)
@@ -112,7 +112,7 @@ def test_a_forked_child_leaves_the_folder_to_its_parent(place: Path) -> None:
     assert not list(place.iterdir())
 
 
-def test_who_is_there_is_not_gone(dead: int) -> None:
+def test_a_live_process_does_not_count_as_gone(dead: int) -> None:
     assert is_gone(dead)
     assert not is_gone(os.getpid())
     assert not is_gone(1)

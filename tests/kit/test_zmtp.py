@@ -38,7 +38,7 @@ def test_a_stream_cut_anywhere_gives_the_same_pieces_and_joined_they_are_the_str
         assert not splitter.buffer
 
 
-def test_what_does_not_greet_like_zeromq_passes_as_it_is() -> None:
+def test_a_stream_without_a_zeromq_greeting_passes_unchanged() -> None:
     splitter = Splitter()
     assert splitter.feed(b"GET /") == [(Part.SETUP, b"GET /")]
     assert splitter.feed(b"\xff\xff") == [(Part.SETUP, b"\xff\xff")]

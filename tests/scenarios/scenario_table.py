@@ -93,12 +93,18 @@ def numbered(tests: list[str]) -> dict[str, list[str]]:
     return found
 
 
+def belongs(test: str, row: str) -> bool:
+    """Whether a row may name a test: one without a number, one with its own, and in a probe's row any story."""
+    return number_of(test) in ("", row) or (row in PROBES and test.startswith("stories/"))
+
+
 def rewritten(text: str, tests: list[str]) -> str:
     """The file with the numbered tests as they are now; other tests that rows name stay as long as they exist."""
     by_number = numbered(tests)
 
     def renewed(row: Row) -> Row:
-        others = [test for test in row.tested if not number_of(test) and test in tests]
+        others = [test for test in row.tested if belongs(test, row.number) and test in tests]
+        others = [test for test in others if test not in by_number.get(row.number, [])]
         tested = tuple(by_number.get(row.number, []) + others)
         remark = "" if row.remark == PENDING else row.remark
         return Row(row.number, row.name, tested, remark if tested or remark else PENDING)

@@ -60,9 +60,7 @@ def written(nodes: int, role: str, step: Step | None = None, *, everybody: bool 
 
 @pytest.mark.parametrize("everybody", [False, True])
 @pytest.mark.parametrize(("nodes", "role"), [(1, "leader"), (3, "leader"), (3, "follower"), (5, "leader")])
-def test_scenario_63_what_is_acknowledged_survives_a_crash_at_every_step(
-    nodes: int, role: str, everybody: bool
-) -> None:
+def test_scenario_63_acknowledged_writes_survive_a_crash_at_every_step(nodes: int, role: str, everybody: bool) -> None:
     """`everybody`: all others lose their power with it, so that only disks can remember."""
     steps = list(written(nodes, role).steps())
     kinds = {step.at for step in steps}

@@ -1,13 +1,15 @@
 """The ten safety probes that PySyncObj 0.3.14 fails, and 0.3.17 in seven rows, against our own handlers.
 
-Each drives the real engine, actors and ledger with hand-made frames, or restarts a node on LMDB. Each is shown able to
-fail: the last test puts the fault into our code that the probe looks for.
+The stories and unit tests that prove a property are named in `PROOFS`; probes that none of them covers stand here and
+drive the real engine, actors and ledger with hand-made frames. Each proof is shown able to fail: the last test puts the
+fault of PySyncObj into our code.
 """
 
 # ruff: noqa: N802 - a probe is named as the list names it
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,21 +18,23 @@ import pytest
 
 from forge_consensus.actors.messages import (
     AppendEntries,
-    AppendReply,
     InstallSnapshot,
     Refused,
-    RequestVote,
     Results,
-    VoteReply,
 )
 from forge_consensus.errors import ConsensusError, CorruptionError
 from forge_consensus.storage.ledger.record import Kind, encode
 from forge_consensus.storage.machines.machine import Command
-from tests.unit.actors.test_election import lead, stand
+from tests.scenarios.scenario_table import PROBES, TABLE, rows
+from tests.unit.actors import test_election, test_replication
+from tests.unit.actors.test_election import lead
 from tests.worlds.ledger_world import TallyMachine
 from tests.worlds.one_node import OneNode
 from tests.worlds.probe_faults import FAULTS
 from tests.worlds.scenario_world import acknowledge, ask, copied, file_of, node_on_lmdb, open_session, outcomes, put
+from tests.worlds.source_tree import ROOT
+from tests.worlds.story.script import StoryError
+from tests.worlds.story.telling import tell
 
 TICKS = 20
 
@@ -38,66 +42,6 @@ TICKS = 20
 def noops(first: int, last: int, term: int) -> tuple[bytes, ...]:
     """Entries of a term."""
     return tuple(encode(index, term, Kind.NOOP, 0) for index in range(first, last + 1))
-
-
-def test_probe_P1_a_vote_survives_a_restart(tmp_path: Path) -> None:
-    with node_on_lmdb(tmp_path) as node:
-        node.request("n2", "election", RequestVote(5, 1, 0))
-        assert node.last(VoteReply) == VoteReply(5, True)
-    with node_on_lmdb(tmp_path) as again:
-        again.request("n3", "election", RequestVote(5, 9, 4))
-        assert again.last(VoteReply) == VoteReply(5, False), "two candidates have this node's vote of one term"
-        again.request("n2", "election", RequestVote(5, 1, 0))
-        assert again.last(VoteReply) == VoteReply(5, True)
-
-
-def test_probe_P2_the_term_survives_a_restart(tmp_path: Path) -> None:
-    with node_on_lmdb(tmp_path) as node:
-        node.request("n2", "replication", AppendEntries(7, 1, 0, 1, 0, ()))
-        assert node.last(AppendReply) == AppendReply(7, True, 1, 0, 0)
-    with node_on_lmdb(tmp_path) as again:
-        assert again.ledger.term == 7
-        again.request("n3", "replication", AppendEntries(6, 1, 0, 1, 0, noops(2, 3, 6)))
-        assert again.last(AppendReply) == AppendReply(7, False, 0, 0, 0)
-        assert again.ledger.log.last == 1
-
-
-def test_probe_P3_a_duplicated_vote_is_counted_once(tmp_path: Path) -> None:
-    node = OneNode(5)
-    stand(node)
-    for _ in range(4):
-        node.answer("n2", "election", VoteReply(1, True))
-    assert node.ledger.leading_term is None, "two of five are no majority"
-    node.answer("n3", "election", VoteReply(1, True))
-    assert node.ledger.leading_term == 1
-
-
-def test_probe_P3b_a_vote_of_a_stranger_is_ignored(tmp_path: Path) -> None:
-    node = OneNode(5)
-    stand(node)
-    for stranger in ("n7", "n8", "n9"):
-        node.ledger.identity.boots[stranger] = node.boot_of(stranger)  # the gate lets it pass: the count must not
-        node.answer(stranger, "election", VoteReply(1, True))
-    assert node.ledger.leading_term is None
-    node.answer("n2", "election", VoteReply(1, True))
-    assert node.ledger.leading_term is None, "two of five are no majority"
-    node.answer("n3", "election", VoteReply(1, True))
-    assert node.ledger.leading_term == 1
-
-
-def test_probe_P4_an_older_append_that_comes_again_truncates_nothing(tmp_path: Path) -> None:
-    entries = noops(2, 5, 1)
-    with node_on_lmdb(tmp_path) as node:
-        node.request("n2", "replication", AppendEntries(1, 1, 0, 5, 0, entries))
-        assert node.last(AppendReply) == AppendReply(1, True, 5, 0, 0)
-        assert node.ledger.commit_index == 5
-        for count in (1, 3, 0):  # one entry, three entries, a heartbeat from before them
-            node.request("n2", "replication", AppendEntries(1, 1, 0, 1, 0, entries[:count]))
-            assert node.last(AppendReply) == AppendReply(1, True, 1 + count, 0, 0)
-            assert node.ledger.log.read(2, 5, 1 << 20) == list(entries)
-            assert node.ledger.commit_index == 5
-    with node_on_lmdb(tmp_path) as again:
-        assert again.ledger.log.read(2, 5, 1 << 20) == list(entries)
 
 
 def test_probe_P5_a_chunk_of_a_snapshot_commits_nothing_of_ones_own(tmp_path: Path) -> None:
@@ -114,30 +58,6 @@ def test_probe_P5_a_chunk_of_a_snapshot_commits_nothing_of_ones_own(tmp_path: Pa
     assert node.ledger.applier.machine.query("k") is None
     assert not node.messages(Results)
     assert node.last(Refused).code == "CONSENSUS_OUTCOME_UNKNOWN"
-
-
-def test_probe_P6_a_late_acknowledgement_commits_nothing(tmp_path: Path) -> None:
-    """n2 acknowledged entry 4 of term 1, and lost it to n3's term 2; the answer comes when n1 leads term 3."""
-    node = OneNode()
-    lead(node)
-    session = open_session(node)
-    ask(node, session, put("k", 1))
-    late = AppendReply(1, True, node.ledger.log.last, 0, 0)
-    node.request("n3", "replication", AppendEntries(2, node.ledger.commit_index, 1, 1, 0, noops(4, 4, 2)))
-    stand(node)
-    node.answer("n3", "election", VoteReply(node.ledger.term, True))
-    before = node.ledger.commit_index
-    assert node.ledger.leading_term == 3
-    ask(node, session, put("k", 3), first=2)
-    for answer in (late, AppendReply(1, True, 99, 0, 0)):
-        node.answer("n2", "replication", answer)
-        assert node.ledger.commit_index == before, "only this node has its log"
-    here = AppendReply(3, True, node.ledger.log.last, 0, 0)
-    node.answer("n2", "replication", here, boot=0)
-    node.answer("n2", "replication", here, to_boot=0)
-    assert node.ledger.commit_index == before, "an answer of another boot says nothing of this one's disk"
-    node.answer("n2", "replication", here)
-    assert node.ledger.commit_index == node.ledger.log.last
 
 
 def test_probe_P7_a_command_that_raises_stops_nothing(tmp_path: Path) -> None:
@@ -196,15 +116,55 @@ def refusal_of(path: Path) -> str:
         return str(error)
 
 
-PROBES: dict[str, Callable[[Path], None]] = {
-    name.split("_")[2]: probe for name, probe in sorted(globals().items()) if name.startswith("test_probe_")
+PROOFS: dict[str, tuple[Callable[..., None] | str, ...]] = {
+    "P1": ("10_one_vote_a_term", test_election.test_a_vote_is_given_once_a_term_and_survives_a_restart),
+    "P2": ("07_own_vote_of_a_lost_election", test_election.test_a_vote_is_given_once_a_term_and_survives_a_restart),
+    "P3": ("11_votes_that_do_not_count", test_election.test_a_duplicated_vote_counts_once),
+    "P3b": (test_election.test_a_vote_from_a_stranger_does_not_count,),
+    "P4": ("24_old_and_doubled_entries", test_replication.test_a_redelivered_older_append_truncates_nothing),
+    "P5": (test_probe_P5_a_chunk_of_a_snapshot_commits_nothing_of_ones_own,),
+    "P6": (
+        "27_acknowledgement_of_an_earlier_term",
+        test_replication.test_a_stale_acknowledgement_does_not_commit,
+    ),
+    "P7": (test_probe_P7_a_command_that_raises_stops_nothing,),
+    "P8": (test_probe_P8_a_first_command_larger_than_the_new_file_is_kept,),
+    "P9": (test_probe_P9_a_flipped_byte_on_disk_is_noticed,),
 }
+"""The stories (by name) and tests that prove each probe's property."""
 
 
-@pytest.mark.parametrize("number", PROBES)
-def test_each_probe_fails_where_the_fault_that_it_looks_for_is_put_in(
-    number: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def listed(proof: Callable[..., None] | str) -> str:
+    """The name of a proof in the table of scenarios."""
+    if isinstance(proof, str):
+        return f"stories/{proof}.txt"
+    folder = Path(proof.__code__.co_filename).relative_to(ROOT / "tests")
+    return f"{folder}::{proof.__name__}"
+
+
+def prove(proof: Callable[..., None] | str, folder: Path) -> None:
+    """Run a story or a test. Raises what it raises where the property does not hold."""
+    if isinstance(proof, str):
+        tell((ROOT / "tests" / listed(proof)).read_text(encoding="utf-8"))
+    elif "tmp_path" in inspect.signature(proof).parameters:
+        folder.mkdir()
+        proof(folder)
+    else:
+        proof()
+
+
+def test_the_table_of_scenarios_names_the_proofs_of_each_probe() -> None:
+    table = {row.number: row.tested for row in rows(TABLE.read_text(encoding="utf-8")) if row.number in PROBES}
+    assert table == {number: tuple(map(listed, proofs)) for number, proofs in PROOFS.items()}
+
+
+@pytest.mark.parametrize(
+    ("number", "proof"), [pytest.param(n, p, id=f"{n}-{listed(p)}") for n, proofs in PROOFS.items() for p in proofs]
+)
+def test_each_proof_fails_under_the_fault_that_its_probe_looks_for(
+    number: str, proof: Callable[..., None] | str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    prove(proof, tmp_path / "whole")
     FAULTS[number](monkeypatch)
-    with pytest.raises((AssertionError, ConsensusError)):
-        PROBES[number](tmp_path)
+    with pytest.raises((AssertionError, ConsensusError, StoryError)):
+        prove(proof, tmp_path / "faulty")

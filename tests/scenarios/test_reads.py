@@ -155,7 +155,7 @@ def test_scenario_51_reads_that_come_twice_are_each_answered_once_and_forgotten(
     assert not (replication.leadership.reads.queue or node.engine.unanswered)
 
 
-def test_scenario_51_reads_that_nobody_confirms_are_forgotten_with_the_leadership() -> None:
+def test_scenario_51_unconfirmed_reads_are_forgotten_with_the_leadership() -> None:
     node = OneNode()
     lead(node)
     gateway = node.engine.cells.actor("gateway")

@@ -116,7 +116,7 @@ def test_scenario_58_a_crash_at_any_step_of_a_snapshot_leaves_the_previous_one(
 
 
 @pytest.mark.parametrize("left", [0.0, 0.5, 0.99])
-def test_scenario_58_a_torn_newest_file_is_passed_over(tmp_path: Path, left: float) -> None:
+def test_scenario_58_a_torn_newest_file_is_skipped(tmp_path: Path, left: float) -> None:
     """Not what a crash leaves, but what a disk may: the log still reaches back to the previous snapshot."""
     world = World("memory", tmp_path / "n1", machine=TallyMachine)
     world.lead()
@@ -181,7 +181,7 @@ def test_scenario_60_a_snapshot_carries_the_membership(tmp_path: Path, machine: 
     assert asked_by(again) == {"n2", "n3", "n4", "n5"}
 
 
-def test_scenario_60_a_configuration_behind_the_snapshot_is_taken_back_to_the_one_in_it(tmp_path: Path) -> None:
+def test_scenario_60_a_configuration_behind_the_snapshot_is_rolled_back_to_the_one_in_it(tmp_path: Path) -> None:
     source = grown(tmp_path, KeyValueMachine)
     info = source.snapshots.newest
     assert info is not None

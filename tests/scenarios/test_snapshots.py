@@ -140,7 +140,7 @@ def untouched(node: OneNode) -> tuple[Any, ...]:
     return records, node.ledger.commit_index, node.ledger.applied, log.base_index, files_in(node.folder)
 
 
-def test_scenario_56_a_snapshot_of_what_is_applied_is_ignored() -> None:
+def test_scenario_56_a_snapshot_of_applied_entries_is_ignored() -> None:
     node = filled(60)
     before = untouched(node)
     chunk = chunk_of(filled(), 1)
@@ -213,7 +213,7 @@ def timeout(node: OneNode) -> None:
 
 
 @pytest.mark.parametrize("happens", [new_term, new_leader, vote_request, timeout])
-def test_scenario_57_what_ends_a_leadership_discards_the_half_received_snapshot(
+def test_scenario_57_the_end_of_a_leadership_discards_the_half_received_snapshot(
     happens: Callable[[OneNode], None],
 ) -> None:
     node, source = OneNode(), filled()
@@ -262,9 +262,7 @@ def test_scenario_57_a_vote_request_that_the_leader_makes_moot_ends_nothing() ->
 
 @pytest.mark.parametrize("together", [False, True])
 @pytest.mark.parametrize("last", [30, 60])
-def test_scenario_59_what_is_said_of_entries_that_a_snapshot_removed_brings_none_back(
-    last: int, together: bool
-) -> None:
+def test_scenario_59_messages_about_compacted_entries_bring_none_back(last: int, together: bool) -> None:
     """Entries of a lost term are on disk; their `Persisted` comes late, in or after the turn that switches."""
     node, source = OneNode(), filled(term=2)
     old = [noop(index, 1) for index in range(2, last + 1)]

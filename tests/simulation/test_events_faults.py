@@ -160,7 +160,7 @@ def test_entries_that_a_snapshot_takes_the_place_of_are_told_to_be_gone(recordin
     assert not after or after[0].first_index == restored.index + 1
 
 
-def test_what_a_turn_did_that_is_taken_back_is_told_by_its_end_only(recording: Recording) -> None:
+def test_a_rolled_back_turn_is_told_only_by_its_end(recording: Recording) -> None:
     leader = leader_of(recording.cluster)
     place = len(recording.events[leader.name])
     leader.tell(leader.engine.actor("election"), Resign(leader.engine.ledger.term, "in the turn that fails"))

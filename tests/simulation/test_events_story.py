@@ -60,7 +60,7 @@ def story() -> Iterator[Story]:
 # --- that everything is told, in order -------------------------------------------------------------------------------
 
 
-def test_the_types_with_and_without_a_transition_are_the_seeds_33(story: Story) -> None:
+def test_the_types_with_and_without_a_transition_are_the_33_of_the_go_original(story: Story) -> None:
     missing = {f"consensus.{kind}" for kind in WITHOUT_TRANSITION}
     assert len(missing) == len(WITHOUT_TRANSITION)
     assert not missing & set(EVENT_TYPES), "it exists now: put it into the story and take it off the list"
@@ -115,7 +115,7 @@ def test_the_story_is_the_same_each_time(story: Story) -> None:
     assert again.digest() == story.digest()
 
 
-def test_the_story_does_not_hang_on_one_seed() -> None:
+def test_the_story_does_not_depend_on_one_seed() -> None:
     for seed in range(1, 13):
         assert faults_of(play(seed)) == []
 
@@ -182,7 +182,7 @@ def test_a_failed_peer_is_named_with_the_reason_and_named_when_it_recovers(story
     assert [event.peer for event in back] == story.parts["dead"]
 
 
-def test_health_tells_what_is_amiss(story: Story) -> None:
+def test_health_names_the_fault(story: Story) -> None:
     (one, other) = sorted([*story.parts["winner"], *story.parts["voter"]])
     unhealthy = story.events("the leader is cut off", "cut off", Unhealthy)[-1]
     assert unhealthy.details == (f"{one} is failed", f"{other} is failed", "no leader is known")
@@ -193,7 +193,7 @@ def test_health_tells_what_is_amiss(story: Story) -> None:
     assert payload(story.events("it comes back", "cut off", Healthy)[-1]) == {}
 
 
-def test_the_log_tells_ranges_and_what_was_taken_back_was_never_committed(story: Story) -> None:
+def test_the_log_tells_ranges_and_truncated_entries_were_never_committed(story: Story) -> None:
     unheard = story.events("the leader is cut off", "cut off", LogAppended)
     (truncated,) = story.events("it comes back", "cut off", LogTruncated)
     assert truncated.from_index == unheard[0].first_index
@@ -229,7 +229,7 @@ def test_a_snapshot_tells_index_term_size_and_duration(story: Story) -> None:
     assert 0 < restored.duration < 1
 
 
-def test_nothing_is_told_behind_the_last_word(story: Story) -> None:
+def test_no_event_follows_the_last_one_of_a_node(story: Story) -> None:
     (name,) = story.parts["last follower"]
     assert isinstance(story.recording.events[name][-1], NodeStopped)
     assert NodeStopped not in {type(event) for event in story.recording.events[name][:-1]}

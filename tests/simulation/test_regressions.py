@@ -172,7 +172,7 @@ BUGS = (
         "A turn that truncated, appended and committed applied entries that were not durable yet.",
         "review and simulation",
         mutant=ledger.state_moves_before_its_entries_are_durable,
-        test="unit/storage/test_ledger.py::test_what_replaces_durable_entries_is_not_applied_in_its_own_turn",
+        test="unit/storage/test_ledger.py::test_entries_that_replace_durable_ones_are_not_applied_in_their_own_turn",
     ),
     Bug(
         "The log was cut beyond the state that is on disk.",
@@ -183,9 +183,7 @@ BUGS = (
     Bug(
         "Frames of a dead leader that arrived late called off the quick election.",
         "review and simulation",
-        test=(
-            "unit/actors/test_election.py::test_what_a_dead_leader_sent_before_it_died_does_not_call_the_quick_election_off"
-        ),
+        test=("unit/actors/test_election.py::test_messages_of_a_dead_leader_do_not_cancel_the_quick_election"),
     ),
     Bug(
         "A leader whose snapshot file was damaged sent it for ever; the follower never caught up.",
@@ -255,8 +253,7 @@ BUGS = (
         "Who was answered by a turn that then failed was told nothing: neither the result nor that it is unknown.",
         "review",
         test=(
-            "unit/actors/test_gateway.py::"
-            "test_who_was_answered_by_a_turn_that_then_failed_is_told_that_the_outcome_is_unknown"
+            "unit/actors/test_gateway.py::test_a_client_answered_by_a_failed_turn_learns_that_the_outcome_is_unknown"
         ),
     ),
     Bug(
@@ -268,8 +265,7 @@ BUGS = (
         "A connection that broke in the turn in which its node's successor began to lead started one election more.",
         "review",
         test=(
-            "unit/actors/test_election.py::"
-            "test_who_leads_next_is_followed_although_the_connection_to_its_predecessor_breaks_in_the_same_turn"
+            "unit/actors/test_election.py::test_new_leader_is_followed_even_if_the_old_connection_breaks_in_that_turn"
         ),
     ),
     Bug(
@@ -280,7 +276,7 @@ BUGS = (
     Bug(
         "One node with a folder of an earlier life of the cluster ended the healthy ones by refusing them.",
         "review",
-        test="unit/actors/test_gate.py::test_a_node_is_not_ended_by_one_that_is_itself_not_who_it_was",
+        test="unit/actors/test_gate.py::test_a_node_is_not_ended_by_a_peer_that_lost_its_identity",
     ),
     Bug(
         "A folder that lost its tables was refused once only; then its old snapshot was sent as the state of all.",
@@ -298,7 +294,7 @@ BUGS = (
     Bug(
         "A snapshot file that had grown, or was cut short, was sent for ever and never read again.",
         "review",
-        test="unit/actors/test_snapshot.py::test_of_a_file_that_has_grown_nobody_is_sent_more_than_was_announced",
+        test="unit/actors/test_snapshot.py::test_a_grown_snapshot_file_is_sent_only_up_to_its_announced_size",
     ),
     Bug(
         "Two saves of the same snapshot at once, one of an actor that had failed, wrote into one file.",
@@ -308,7 +304,7 @@ BUGS = (
     Bug(
         "The log was cut between a follower's word that it has a snapshot and its first acknowledgement.",
         "review",
-        test="unit/actors/test_snapshot.py::test_what_a_follower_needs_next_is_kept_from_the_moment_that_it_has_the_snapshot",
+        test="unit/actors/test_snapshot.py::test_entries_behind_a_snapshot_are_kept_from_the_moment_that_a_follower_has_it",
     ),
 )
 """Add what you find: the plan's seed as it was printed, and what keeps the bug away from then on."""
@@ -334,7 +330,7 @@ def functions_in(path: Path) -> set[str]:
 
 
 @pytest.mark.parametrize("bug", BUGS, ids=named)
-def test_something_keeps_every_bug_away(bug: Bug) -> None:
+def test_every_bug_has_a_test(bug: Bug) -> None:
     assert bug.mutant or bug.test or bug.seed is not None
     assert bug.mutant is None or bug.story is not None or bug.mutant.__name__ in MUTANTS
     file, _, name = bug.test.partition("::")

@@ -47,7 +47,7 @@ def test_a_story_happens_as_it_is_written(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", STORIES, ids=lambda path: path.stem)
-def test_a_story_says_its_scenario_what_must_hold_and_whence_it_is(path: Path) -> None:
+def test_a_story_states_its_scenario_its_claim_and_its_source(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
     head = HEAD.match(text)
     assert head is not None, "a story opens with `# Scenario N: ...`, `# Must hold: ...`, `# Source: ...`"
@@ -79,7 +79,7 @@ def used_in_stories() -> set[str]:
     return {word[0] for word in words} | {" ".join(word[:2]) for word in words}
 
 
-def test_each_command_is_listed_for_who_writes_stories_and_used() -> None:
+def test_each_command_is_documented_for_authors_and_used() -> None:
     readme = (FOLDER / "README.md").read_text(encoding="utf-8")
     orders = {**COMMANDS, **{f"expect {word}": found for word, found in EXPECTATIONS.items()}}
     assert not [word for word, order in orders.items() if str(order.__doc__).splitlines()[0] not in readme]
@@ -89,7 +89,7 @@ def test_each_command_is_listed_for_who_writes_stories_and_used() -> None:
 # --- the teller ------------------------------------------------------------------------------------------------------
 
 
-def test_what_happens_replaces_what_is_written_below_the_line() -> None:
+def test_the_observed_events_replace_the_text_below_the_line() -> None:
     assert tell("# why\n\ncluster 3\nbegin n1\nlogs n1\n----\nold\n") == (
         "# why\n\ncluster 3\nbegin n1\nlogs n1\n----\n    1 2 3\nn1  0 1 1 | commit 3, applied 3\n"
     )

@@ -71,12 +71,12 @@ def named(code: str) -> str:
 
 
 @pytest.mark.parametrize("code", SEED_CODES)
-def test_every_error_of_the_seed_is_a_class_named_after_it(code: str) -> None:
+def test_every_error_of_the_go_original_is_a_class_named_after_it(code: str) -> None:
     kind = BY_CODE[f"CONSENSUS_{code}"]
     assert kind.__name__ == named(code)
 
 
-def test_the_two_errors_named_otherwise_keep_the_codes_of_the_seed() -> None:
+def test_the_two_errors_named_otherwise_keep_the_codes_of_the_go_original() -> None:
     assert BY_CODE["CONSENSUS_TIMEOUT"] is ConsensusTimeoutError
     assert BY_CODE["INVALID_CONFIG"] is InvalidConfigError
 
@@ -123,7 +123,7 @@ def test_an_unknown_code_is_carried_by_an_operation_failed_error() -> None:
     assert OperationFailedError.code == "CONSENSUS_OPERATION_FAILED"
 
 
-def test_not_leader_says_who_leads() -> None:
+def test_not_leader_names_the_leader() -> None:
     error = NotLeaderError(leader="n2", address="10.0.0.2:7000", term=7)
     assert (error.leader, error.address, error.term) == ("n2", "10.0.0.2:7000", 7)
     assert str(error) == "this node does not lead term 7: send it to n2 at 10.0.0.2:7000"
@@ -155,7 +155,7 @@ def test_context_is_not_shared_between_errors() -> None:
     assert first.context == {"queued": 3}
 
 
-def test_a_fact_of_the_context_never_replaces_what_every_error_has() -> None:
+def test_a_value_of_the_context_never_replaces_an_attribute_of_every_error() -> None:
     error = error_from_code("CONSENSUS_BUSY", "why", retryable=False, fatal=True)
     assert error.retryable
     assert not error.fatal
@@ -166,14 +166,14 @@ def test_a_timeout_is_also_the_timeout_of_the_language() -> None:
         raise ConsensusTimeoutError
 
 
-def test_what_may_have_been_carried_out_is_never_called_retryable() -> None:
+def test_an_error_with_an_unknown_outcome_is_never_retryable() -> None:
     assert issubclass(SessionExpiredError, OutcomeUnknownError)
     for kind in (OutcomeUnknownError, SessionExpiredError):
         assert not is_retryable(kind())
         assert kind.exit_code == 75
 
 
-def test_what_passes_by_itself_is_retryable() -> None:
+def test_a_temporary_error_is_retryable() -> None:
     for kind in (BusyError, ConsensusTimeoutError, NotLeaderError, StorageFullError):
         assert issubclass(kind, UnavailableError)
         assert is_retryable(kind())

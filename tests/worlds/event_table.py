@@ -1,4 +1,4 @@
-"""The table of events in docs/events.md, made from the docstrings and fields of event types and the actors' source.
+"""The table of events in docs/events.md, made from docstrings and fields of event types and from the actors' source.
 
 python -m tests.worlds.event_table
 """

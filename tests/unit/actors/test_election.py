@@ -145,7 +145,7 @@ def test_a_broken_connection_to_the_leader_ends_stickiness_and_starts_a_quick_el
     assert node.told(LeaderLost)[0].leader == "n2"
 
 
-def test_what_a_dead_leader_sent_before_it_died_does_not_call_the_quick_election_off() -> None:
+def test_messages_of_a_dead_leader_do_not_cancel_the_quick_election() -> None:
     node = OneNode()
     node.request("n2", "replication", AppendEntries(3, 1, 0, 1, 0, ()))
     node.turn(notices=[node.engine.peers.link("n2", False)])
@@ -156,7 +156,7 @@ def test_what_a_dead_leader_sent_before_it_died_does_not_call_the_quick_election
     assert node.messages(RequestPreVote)
 
 
-def test_who_leads_next_is_followed_although_the_connection_to_its_predecessor_breaks_in_the_same_turn() -> None:
+def test_new_leader_is_followed_even_if_the_old_connection_breaks_in_that_turn() -> None:
     node = OneNode()
     node.request("n2", "replication", AppendEntries(3, 1, 0, 1, 0, ()))
     heard = (node.frame("n3", "replication", AppendEntries(4, 1, 0, 1, 0, ())), "->n3")
@@ -197,7 +197,7 @@ def test_with_leases_a_broken_connection_does_not_end_stickiness() -> None:
     assert node.last(VoteReply) == VoteReply(3, False)
 
 
-def test_with_leases_nobody_votes_soon_after_a_start() -> None:
+def test_with_leases_a_node_does_not_vote_soon_after_its_start() -> None:
     node = OneNode(lease_reads=True)
     node.request("n3", "election", RequestVote(9, 9, 9))
     assert node.last(VoteReply).granted is False

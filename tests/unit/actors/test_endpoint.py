@@ -13,7 +13,7 @@ from forge_consensus.config.address import bind_address, parse_endpoint
 from forge_consensus.errors import InvalidConfigError, TransportUnavailableError
 
 
-def test_an_address_is_what_zeromq_wants() -> None:
+def test_an_address_is_a_zeromq_endpoint() -> None:
     assert url_of("127.0.0.1:7001") == "tcp://127.0.0.1:7001"
     assert url_of("ipc:///run/n1") == "ipc:///run/n1"
     assert (path_of("127.0.0.1:7001"), path_of("ipc:///run/n1")) == (None, "/run/n1")
@@ -28,7 +28,7 @@ def test_paths_are_endpoints_too() -> None:
 @pytest.mark.parametrize(
     "address", ["ipc://", "ipc://run/n1", "ipc:///run/", "ipc:///a,b", "ipc:///a\0b", "ipc://@name"]
 )
-def test_what_is_no_path_of_a_socket_is_refused(address: str) -> None:
+def test_an_invalid_socket_path_is_refused(address: str) -> None:
     with pytest.raises(InvalidConfigError, match=r"no address of a node: behind ipc:// stands the whole path"):
         parse_endpoint(address)
 
@@ -45,7 +45,7 @@ def test_a_path_that_no_socket_can_have_is_refused_with_the_limit() -> None:
         bind_address(f"ipc:///{'p' * 100}")  # its events are published beside it
 
 
-def test_a_path_is_taken_from_nobody(tmp_path: Path) -> None:
+def test_a_path_in_use_is_not_taken_over(tmp_path: Path) -> None:
     path = tmp_path / "n1"
     claim_path(str(path))
     with socket.socket(socket.AF_UNIX) as listening:

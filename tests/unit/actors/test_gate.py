@@ -204,7 +204,7 @@ def test_a_node_that_the_others_do_not_recognise_stops() -> None:
         node.answer("n2", "membership", HelloReply("folder-n2", 1, "identity", "wiped"))
 
 
-def test_a_node_is_not_ended_by_one_that_is_itself_not_who_it_was() -> None:
+def test_a_node_is_not_ended_by_a_peer_that_lost_its_identity() -> None:
     node = OneNode()
     other = "another-folder"
     node.answer("n2", "membership", HelloReply(other, 9, "identity", "wiped"), incarnation=other, boot=9)
@@ -226,7 +226,7 @@ def test_a_check_is_answered() -> None:
     assert node.last(CheckPeerReply) == CheckPeerReply(4)
 
 
-def test_an_answer_from_who_was_not_asked_neither_stops_the_node_nor_moves_a_boot() -> None:
+def test_an_answer_from_a_node_that_was_not_asked_neither_stops_the_node_nor_moves_a_boot() -> None:
     node = OneNode()
     node.request("n2", "membership", HelloReply("x", 9, "identity", "go away"))
     node.request("", "membership", HelloReply("x", 9, "identity", "go away"))

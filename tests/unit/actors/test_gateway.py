@@ -92,7 +92,7 @@ def test_a_client_with_too_much_under_way_is_told_to_wait() -> None:
     assert node.last(Refused).code == "CONSENSUS_BUSY"
 
 
-def test_what_waits_for_a_majority_is_bounded_and_passes_again_after_it() -> None:
+def test_uncommitted_entries_are_bounded_and_commands_pass_again_after_a_commit() -> None:
     node = OneNode(limits=StorageSettings(uncommitted_entries_max=3))
     lead(node)
     for seq in range(1, 6):
@@ -132,7 +132,7 @@ def test_a_command_that_arrives_in_the_turn_that_wins_comes_behind_the_no_op() -
     assert [(event.first_index, event.last_index) for event in node.told(LogAppended)] == [(2, 3)]
 
 
-def test_who_asks_for_the_leader_is_answered_when_there_is_one() -> None:
+def test_a_search_for_the_leader_is_answered_once_there_is_one() -> None:
     node = OneNode()
     node.request("", "gateway", Locate(0, 5000))
     assert not node.messages(Located)
@@ -142,7 +142,7 @@ def test_who_asks_for_the_leader_is_answered_when_there_is_one() -> None:
     assert dict(located.members) == node.peers
 
 
-def test_who_asks_in_vain_is_answered_when_its_patience_ends() -> None:
+def test_a_search_without_a_leader_is_answered_at_its_deadline() -> None:
     node = OneNode()
     node.request("", "gateway", Locate(0, 200))
     node.wait(0.3)
@@ -177,7 +177,7 @@ def test_a_stale_read_counts_the_time_in_which_the_node_did_not_run() -> None:
     assert node.last(ReadResults).stale_ms == 5000
 
 
-def test_who_was_answered_by_a_turn_that_then_failed_is_told_that_the_outcome_is_unknown() -> None:
+def test_a_client_answered_by_a_failed_turn_learns_that_the_outcome_is_unknown() -> None:
     node, session = single()
     submit = Submit(session, 1, ((1, INCREMENT),))
     node.engine.turn([(node.frame("", "gateway", submit), "->client")], [])

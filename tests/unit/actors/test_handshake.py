@@ -31,7 +31,7 @@ def test_another_member_with_the_same_list_is_accepted_if_it_is_admitted() -> No
     assert (ours.reply(ACCEPTED).reason, ours.reply(ACCEPTED).boot) == ("", ours.identity.boot)
 
 
-def test_another_list_of_members_is_refused_showing_both_and_nobody_is_admitted() -> None:
+def test_another_list_of_members_is_refused_and_both_lists_are_shown() -> None:
     ours = handshake()
     hello = replace(ours.hello(), configuration_hash=OTHERS.digest, configuration=OTHERS.text)
 

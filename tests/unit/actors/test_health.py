@@ -61,7 +61,7 @@ def test_a_broken_connection_is_a_failure_at_once_and_the_quorum_goes_with_the_m
     assert node.told(Unhealthy)
 
 
-def test_who_was_never_heard_is_inactive_and_not_failed() -> None:
+def test_a_peer_that_was_never_heard_is_inactive_and_not_failed() -> None:
     node = OneNode(greet=False)
     node.wait(5.0)
     assert {view.status for view in node.engine.shared.peers.values()} == {PeerStatus.INACTIVE}

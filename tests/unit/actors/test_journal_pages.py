@@ -26,7 +26,7 @@ def page_of(node: OneNode, since: int, limit: int = 100, kinds: tuple[str, ...] 
     return page
 
 
-def test_a_client_reads_what_was_told() -> None:
+def test_a_client_reads_the_journaled_events() -> None:
     node = OneNode()
     page = page_of(node, 0)
     assert [from_msgpack(data) for _, data in page.rows] == node.events[: len(page.rows)]

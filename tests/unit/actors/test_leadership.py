@@ -52,7 +52,7 @@ def test_each_follower_is_sent_the_entries_that_it_lacks_once() -> None:
     assert leads.send_entries(0.0) == [], "a probe waits for its answer"
 
 
-def test_an_acknowledgement_moves_the_match_and_what_a_majority_has() -> None:
+def test_an_acknowledgement_moves_the_match_index_and_the_index_of_the_majority() -> None:
     leads = leader()
     assert leads.on_majority() == 0
     assert list(leads.answered("n2", reply(4), 0, 0.1)) == [SEND_SOON, MATCH_MOVED]

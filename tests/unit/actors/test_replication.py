@@ -54,7 +54,7 @@ def test_a_redelivered_older_append_truncates_nothing() -> None:
     assert node.last(AppendReply) == AppendReply(1, True, 2, 0, 0)
 
 
-def test_a_follower_commits_only_what_the_message_verified() -> None:
+def test_a_follower_commits_only_entries_that_the_message_verified() -> None:
     node = OneNode()
     follow(node, 1, noop(2, 1), noop(3, 1))
     node.request("n3", "replication", AppendEntries(2, 1, 0, 3, 0, ()))
@@ -176,7 +176,7 @@ def submit(node: OneNode, seq: int, session: int = 5) -> None:
     node.request("", "gateway", Submit(session, 1, ((seq, data),)))
 
 
-def test_entries_leave_before_the_commit_and_at_most_one_run_a_follower() -> None:
+def test_entries_leave_before_the_commit_in_at_most_one_batch_a_follower() -> None:
     node = OneNode()
     lead(node)
     open_session(node)
@@ -213,7 +213,7 @@ def test_a_follower_that_does_not_answer_gets_empty_probes_only() -> None:
     assert sum(len(message.records) for message in silent) <= 4
 
 
-def test_a_refused_append_never_goes_back_behind_what_was_acknowledged() -> None:
+def test_a_refused_append_never_goes_back_below_the_match_index() -> None:
     node = OneNode()
     lead(node)
     open_session(node)
@@ -271,7 +271,7 @@ def test_without_leases_in_the_configuration_a_lease_read_asks_a_majority() -> N
     assert not node.messages(ReadResults)
 
 
-def test_what_waits_at_a_leader_that_loses_its_term_is_told() -> None:
+def test_a_leader_that_loses_its_term_answers_waiting_requests() -> None:
     node = OneNode()
     lead(node)
     open_session(node)

@@ -67,7 +67,7 @@ def test_a_settled_request_is_forgotten_only_when_its_turn_is_committed() -> Non
     assert list(unanswered) == ["b"]
 
 
-def test_what_was_not_marked_is_taken_back() -> None:
+def test_unmarked_changes_are_rolled_back() -> None:
     shared = SharedState(peers={"n2": PeerView(), "n3": PeerView()})
     reported = Reported(shared)
     shared.role, shared.leader, reported.committed = Role.FOLLOWER, "n2", 7

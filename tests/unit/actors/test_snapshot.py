@@ -119,7 +119,7 @@ def test_a_received_file_that_is_damaged_before_it_is_installed_is_dropped_and_t
     assert node.last(SnapshotReply).done
 
 
-def test_what_a_failed_actor_had_installed_in_part_is_swept(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_half_installed_snapshot_of_a_failed_actor_is_swept(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(chunks, "CHUNK_BYTES", 100)
     path, index, term = snapshot_of(filled())
     data = path.read_bytes()
@@ -195,7 +195,7 @@ def test_a_follower_behind_the_log_gets_chunks_and_then_entries() -> None:
     assert (entries.prev_index, len(entries.records)) == (40, node.ledger.log.last - 40)
 
 
-def test_what_a_follower_needs_next_is_kept_from_the_moment_that_it_has_the_snapshot() -> None:
+def test_entries_behind_a_snapshot_are_kept_from_the_moment_that_a_follower_has_it() -> None:
     """Its first acknowledgement comes a round trip later, and the log may be cut meanwhile."""
     node = behind()
     term = node.ledger.term
@@ -371,7 +371,7 @@ def fed(source: OneNode, follower: OneNode) -> None:
         source.answer("n2", "replication", AppendReply(source.ledger.term, True, source.ledger.log.last, 0, 0))
 
 
-def test_of_a_file_that_has_grown_nobody_is_sent_more_than_was_announced() -> None:
+def test_a_grown_snapshot_file_is_sent_only_up_to_its_announced_size() -> None:
     node, follower = behind(), OneNode()
     with snapshot_of(node)[0].open("ab") as file:
         file.write(b"x")
@@ -406,7 +406,7 @@ def test_a_sending_begins_again_when_its_file_is_replaced_by_another_of_the_same
     assert [message.offset for _, message in node.messages(InstallSnapshot)] == [0, 64, 0]
 
 
-def test_a_snapshot_that_is_ready_when_the_leadership_ends_is_sent_to_nobody() -> None:
+def test_a_snapshot_finished_after_the_leadership_is_not_sent() -> None:
     node = behind()
     snapshot_of(node)[0].unlink()
     node.answer("n3", "replication", AppendReply(node.ledger.term, False, 1, 0, 0))

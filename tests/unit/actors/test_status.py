@@ -38,7 +38,7 @@ def test_the_keys_on_the_wire_are_these_in_this_order() -> None:
     assert list(NodeStatus.of(node.engine).to_dict()) == MEMORY, "what is in memory only"
 
 
-def test_a_status_says_what_the_node_knows() -> None:
+def test_a_status_holds_the_knowledge_of_the_node() -> None:
     node = leading()
     status = NodeStatus.whole(node.engine, node.engine.opened.snapshots)
     assert (status.node_id, status.role, status.leader_id, status.leader_address) == (

@@ -54,7 +54,7 @@ def test_a_read_waits_for_its_confirmation_and_then_for_its_index() -> None:
     assert not (waiting.confirmed or waiting.unconfirmed)
 
 
-def test_at_the_end_everybody_who_waits_is_handed_out_once() -> None:
+def test_at_the_end_every_waiting_request_is_handed_out_once() -> None:
     waiting = WaitingRequests()
     waiting.add_batch(WaitingBatch(2, 2, asker("a"), session=7))
     waiting.unconfirmed[1] = PendingRead(asker("b"), ())

@@ -27,7 +27,7 @@ def as_before() -> Iterator[None]:
     root.setLevel(level)
 
 
-def test_text_lines_say_whose_they_are_and_what_caused_them() -> None:
+def test_text_lines_name_their_node_and_their_cause() -> None:
     stream = io.StringIO()
     configure_logging("info", stream=stream)
     logger.info("plain")
@@ -39,7 +39,7 @@ def test_text_lines_say_whose_they_are_and_what_caused_them() -> None:
     assert lines == ["INFO    plain", "WARNING n1: refused 3", "INFO    n1 term 2: x [order-1]"]
 
 
-def test_json_lines_hold_what_is_bound_and_the_traceback() -> None:
+def test_json_lines_hold_bound_values_and_the_traceback() -> None:
     stream = io.StringIO()
     configure_logging("debug", json=True, stream=stream)
     logger.bind(node="n1", term=7, data={"members": ("n1",)}, event="consensus.x").debug("über")
@@ -58,7 +58,7 @@ def test_json_lines_hold_what_is_bound_and_the_traceback() -> None:
     assert secret not in stream.getvalue()
 
 
-def test_what_other_packages_log_arrives_under_their_name() -> None:
+def test_log_lines_of_other_packages_arrive_under_their_name() -> None:
     stream = io.StringIO()
     configure_logging("debug", json=True, stream=stream)
     logging.getLogger("another.package").warning("%s {left}", "as it is")

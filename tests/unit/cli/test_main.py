@@ -46,13 +46,13 @@ def test_every_typed_error_gives_its_own_exit_code(capsys: pytest.CaptureFixture
         assert capsys.readouterr().err == f"error[{code}]: what, why, what to do\n"
 
 
-def test_what_nobody_foresaw_is_70_and_an_interruption_130(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unexpected_error_is_70_and_an_interruption_130(capsys: pytest.CaptureFixture[str]) -> None:
     assert end_with(ZeroDivisionError("odd")) == 70
     assert "error[INTERNAL]: ZeroDivisionError: odd" in capsys.readouterr().err
     assert end_with(KeyboardInterrupt()) == 130
 
 
-def test_a_command_loads_only_what_it_needs() -> None:
+def test_a_command_loads_only_the_modules_that_it_needs() -> None:
     program = (
         "import sys, forge_consensus.cli.kv, forge_consensus.cli.status; "
         "print([n for n in ('lmdb', 'rich', 'forge_consensus.service.node', 'forge_consensus.demo')"

@@ -38,9 +38,7 @@ SHELL = Shell("")
         (("--listen", "127.0.0.1:1", "--election-timeout-max", "100ms"), "election_timeout_max"),
     ],
 )
-def test_a_wrong_configuration_is_78_and_says_what_is_wrong(
-    tmp_path: Path, arguments: tuple[str, ...], part: str
-) -> None:
+def test_a_wrong_configuration_is_78_and_names_its_fault(tmp_path: Path, arguments: tuple[str, ...], part: str) -> None:
     found = SHELL.run("node", "--id", "n1", "--data", str(tmp_path / "n1"), *arguments)
     assert found.exit_code == 78
     assert found.stderr.startswith("error[INVALID_CONFIG]: ")
@@ -87,7 +85,7 @@ def test_the_address_to_listen_at_fits_to_the_peers() -> None:
         (("--machine", "json:JSONDecoder"), "is no state machine"),
     ],
 )
-def test_a_wrong_setting_or_machine_is_78_and_says_what_to_do(
+def test_a_wrong_setting_or_machine_is_78_and_gives_advice(
     tmp_path: Path, arguments: tuple[str, ...], part: str
 ) -> None:
     found = SHELL.run("node", "--id", "n1", "--listen", "127.0.0.1:0", "--data", str(tmp_path / "n1"), *arguments)

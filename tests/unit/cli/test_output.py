@@ -8,7 +8,7 @@ from forge_consensus.events.types import LeaderElected
 from forge_consensus.output import bytes_text, cell, event_text, json_text, seconds_text, table
 
 
-def test_json_keeps_what_json_cannot_hold() -> None:
+def test_json_output_keeps_bytes_and_large_numbers() -> None:
     value = {"b": b"\xff", "big": (1 << 53) + 1, "fits": 1 << 53, "yes": True, "deep": [b"a", (1, None)]}
     assert json_text(value) == (
         '{"b":{"base64":"/w=="},"big":"9007199254740993","fits":9007199254740992,"yes":true,'

@@ -115,7 +115,7 @@ def test_submit_waits_while_too_much_is_outstanding(cluster: FakeCluster) -> Non
     run(cluster, work, ClientSettings(outstanding_max=5))
 
 
-def test_closing_ends_what_is_outstanding(cluster: FakeCluster) -> None:
+def test_closing_ends_outstanding_calls(cluster: FakeCluster) -> None:
     async def work(client: AsyncClient) -> None:
         await client.put("a", 1)
         cluster.mute.add("n1")

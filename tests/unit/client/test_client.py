@@ -71,7 +71,7 @@ def test_the_status_of_one_node_or_of_the_leader_is_told(client: Client, cluster
     assert client.locate().leader == "n1"
 
 
-def test_what_the_machine_refuses_is_raised(client: Client) -> None:
+def test_a_refusal_of_the_machine_is_raised(client: Client) -> None:
     client.put("a", "text")
     with pytest.raises(CommandError, match="not a number") as caught:
         client.incr("a")
@@ -238,7 +238,7 @@ def test_a_callback_that_submits_too_much_is_told_at_once(cluster: FakeCluster) 
         assert len(raised) == 1
 
 
-def test_closing_ends_what_is_outstanding_and_refuses_what_comes_later(
+def test_closing_ends_outstanding_calls_and_refuses_later_ones(
     cluster: FakeCluster,
 ) -> None:
     client = Client(cluster.addresses, timeout=5.0)
@@ -289,7 +289,7 @@ def test_a_bad_endpoint_is_refused_before_anything_starts(wrong: str) -> None:
     assert not set(threading.enumerate()) - before
 
 
-def test_wrong_arguments_are_refused_with_what_is_right(client: Client) -> None:
+def test_wrong_arguments_are_refused_with_the_right_ones(client: Client) -> None:
     with pytest.raises(InvalidConfigError, match="linearizable, lease, stale"):
         client.get("a", consistency="eventual")
     with pytest.raises(InvalidConfigError, match="seconds"):

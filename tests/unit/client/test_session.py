@@ -280,7 +280,7 @@ def test_an_unknown_outcome_that_nobody_resolves_stays_unknown() -> None:
     assert world.group.applied[pending.payload] == 1
 
 
-def test_an_expired_session_fails_what_is_outstanding_and_is_followed_by_a_new_one() -> None:
+def test_an_expired_session_fails_outstanding_commands_and_is_followed_by_a_new_one() -> None:
     world = led()
     world.group.sessions.clear()
     lost = world.put("lost")
@@ -326,7 +326,7 @@ def test_a_command_that_was_never_sent_ends_as_not_carried_out() -> None:
     assert "h:1: not connected" in str(pending.error)
 
 
-def test_without_a_leader_the_error_says_what_every_node_said() -> None:
+def test_without_a_leader_the_error_holds_the_answer_of_every_node() -> None:
     world = World()
     world.connect()
     world.group.elect("")
@@ -419,7 +419,7 @@ def test_an_idle_client_says_nothing() -> None:
 
 
 @pytest.mark.parametrize("given", ["", [], "host", "host:0", "host:70000", ["ok:1", "no port"], [7]])
-def test_a_bad_endpoint_is_refused_with_what_to_do(given: object) -> None:
+def test_a_bad_endpoint_is_refused_with_advice(given: object) -> None:
     with pytest.raises(InvalidConfigError, match=r"127\.0\.0\.1:7001"):
         parse_endpoints(given)  # type: ignore[arg-type]
 

@@ -72,7 +72,7 @@ def test_a_row_goes_through_json_and_back() -> None:
     assert again.storage_path == "/var/data"
 
 
-def test_texts_hold_what_was_changed_and_make_it_again() -> None:
+def test_texts_hold_the_changed_settings_and_restore_them() -> None:
     texts = texts_of(CHANGED.raft)
     assert texts == {"raft.heartbeat_interval": "0.05", "raft.fast_retries": "0", "raft.rank_delay": "0.00001"}
     row = row_of_texts(NodeSettings, [*texts.items(), *texts_of(CHANGED.storage).items()])
@@ -165,7 +165,7 @@ def test_a_wrong_row_is_refused(row: dict[str, Any], part: str) -> None:
         (ClientSettings, {"backoff_seconds_min": 1.0}, "must not be below"),
     ],
 )
-def test_a_wrong_value_is_refused_with_what_is_expected(kind: Any, wrong: dict[str, Any], part: str) -> None:
+def test_a_wrong_value_is_refused_with_the_expected_kind(kind: Any, wrong: dict[str, Any], part: str) -> None:
     with pytest.raises(InvalidConfigError) as caught:
         kind(**wrong)
     assert part in str(caught.value)

@@ -7,7 +7,7 @@ from forge_consensus.demo.proof import compare
 ACKNOWLEDGED = {"demo/1": "a", "demo/2": "b"}
 
 
-def test_what_was_acknowledged_and_what_may_have_happened_pass() -> None:
+def test_acknowledged_and_uncertain_writes_pass() -> None:
     assert compare("n1", ACKNOWLEDGED, ACKNOWLEDGED, {}) == []
     assert compare("n1", {**ACKNOWLEDGED, "demo/3": "c"}, ACKNOWLEDGED, {"demo/3": "c"}) == []
     assert compare("n1", ACKNOWLEDGED, ACKNOWLEDGED, {"demo/3": "c"}) == []
@@ -23,6 +23,6 @@ def test_a_different_value_fails() -> None:
     assert "demo/2" in fault
 
 
-def test_what_nobody_wrote_fails() -> None:
+def test_a_value_that_was_never_written_fails() -> None:
     (fault,) = compare("n1", {**ACKNOWLEDGED, "demo/9": "z"}, ACKNOWLEDGED, {"demo/9": "y"})
     assert fault == "n1: 1 keys were never written: demo/9"

@@ -60,7 +60,7 @@ def test_block_waits_no_longer_than_its_bound() -> None:
     assert (taken(queue), queue.dropped) == ([1, 2, 3], 1)
 
 
-def test_block_waits_no_longer_than_what_the_turn_has_left() -> None:
+def test_block_waits_no_longer_than_the_rest_of_the_turn() -> None:
     queue = backlog("block", block_ms_max=1000)
     put(queue, 1, 2, 3)
     queue.budget.begin(0.02)
@@ -83,7 +83,7 @@ def test_a_publisher_that_is_held_up_goes_on_when_the_listener_leaves() -> None:
     assert time.monotonic() - started < 10
 
 
-def test_a_finished_backlog_ends_behind_what_it_holds_for_all_who_wait() -> None:
+def test_a_finished_backlog_ends_after_its_last_event_for_all_readers() -> None:
     queue = backlog("drop_oldest")
     put(queue, 1, 2)
     queue.finish()
@@ -99,7 +99,7 @@ def test_an_abandoned_backlog_ends_at_once() -> None:
     assert queue.get(0) is None
 
 
-def test_the_end_is_never_dropped_to_make_room() -> None:
+def test_the_end_is_never_dropped_for_a_later_event() -> None:
     queue = backlog("drop_oldest")
     queue.finish()
     put(queue, 1, 2, 3, 4)

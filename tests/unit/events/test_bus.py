@@ -55,7 +55,7 @@ def test_a_handler_sees_its_class_its_base_class_or_its_pattern(bus: EventBus) -
     }
 
 
-def test_the_types_say_what_a_handler_gets(bus: EventBus) -> None:
+def test_the_type_of_a_handler_follows_from_its_events(bus: EventBus) -> None:
     def elected(event: LeaderElected) -> None: ...
 
     assert_type(bus.subscribe(LeaderElected, elected), Subscription[LeaderElected])
@@ -110,7 +110,7 @@ def test_each_listener_sees_the_order_of_publishing(kinds: list[int], inline: li
     assert seen[2] == [event for event in published if event is ELECTED]
 
 
-def test_what_an_inline_handler_publishes_comes_behind_for_everyone(bus: EventBus) -> None:
+def test_events_of_an_inline_handler_come_later_for_everyone(bus: EventBus) -> None:
     seen: list[list[ConsensusEvent]] = [[] for _ in range(8)]
     for place in seen[:4]:
         bus.subscribe(ConsensusEvent, place.append, inline=True)
@@ -168,7 +168,7 @@ def test_a_class_of_the_users_own_can_be_published(bus: EventBus) -> None:
     assert sorted(seen) == ["office.tea.ready", "office.tea.ready", "tea"]
 
 
-def test_all_blocking_listeners_share_what_a_turn_may_cost(bus: EventBus) -> None:
+def test_all_blocking_listeners_share_the_time_of_a_turn(bus: EventBus) -> None:
     release = threading.Event()
     for _ in range(5):
         bus.subscribe(
@@ -247,7 +247,7 @@ def test_wait_for_raises_inside_an_inline_handler_instead_of_hanging(bus: EventB
     assert len(raised) == 1
 
 
-def test_closing_delivers_what_waits_and_ends_all_threads() -> None:
+def test_closing_delivers_waiting_events_and_ends_all_threads() -> None:
     bus = EventBus()
     threads = set(threading.enumerate())
     seen: list[ConsensusEvent] = []
@@ -306,7 +306,7 @@ def test_a_closed_bus_takes_no_listener_and_no_event() -> None:
         bus.wait_for(LeaderElected)
 
 
-def test_closing_wakes_who_waits() -> None:
+def test_closing_wakes_waiting_readers() -> None:
     bus = EventBus()
     closing = threading.Timer(0.05, bus.close)
     closing.start()

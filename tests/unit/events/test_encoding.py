@@ -77,7 +77,7 @@ def test_every_type_has_a_schema(kind: str) -> None:
 
 
 @given(EVENTS)
-def test_msgpack_gives_back_what_it_was_given(event: ConsensusEvent) -> None:
+def test_an_event_survives_msgpack(event: ConsensusEvent) -> None:
     body = to_msgpack(event)
     assert from_msgpack(body) == event
     assert len(body) <= BODY_BYTES_MAX
@@ -121,13 +121,13 @@ def test_the_json_line_is_this() -> None:
     )
 
 
-def test_what_a_newer_version_adds_is_skipped() -> None:
+def test_fields_of_a_newer_version_are_skipped() -> None:
     parts = msgpack.unpackb(to_msgpack(ELECTED))
     parts[-1]["margin"] = {"votes": 1}
     assert from_msgpack(msgpack.packb([*parts, "a new field of the envelope"])) == ELECTED
 
 
-def test_what_an_older_version_did_not_have_takes_its_default() -> None:
+def test_fields_that_an_older_version_lacks_take_their_defaults() -> None:
     parts = [1, "consensus.health.degraded", "n1", "demo", 7, 42, 1.0, 2.0, None, {}]
     event = from_msgpack(msgpack.packb(parts))
     assert payload(event) == {"details": ()}

@@ -44,7 +44,7 @@ def test_an_event_cannot_be_changed() -> None:
         event.term = 3  # type: ignore[misc]
 
 
-def test_the_payload_is_what_the_envelope_does_not_hold() -> None:
+def test_the_payload_holds_the_fields_outside_the_envelope() -> None:
     assert payload(stamped(NodeStarted())) == {}
     event = LeaderElected(leader="n1", votes=2, total=3, duration=0.5)
     assert list(payload(event)) == ["leader", "votes", "total", "duration"]

@@ -67,7 +67,7 @@ def read(metrics: NodeMetrics, name: str, **labels: str) -> float | None:
     return metrics.registry.get_sample_value(f"forge_consensus_{name}", labels)
 
 
-def test_every_name_of_the_seed_is_there_with_node_and_cluster() -> None:
+def test_every_metric_of_the_go_original_is_there_with_node_and_cluster() -> None:
     metrics = metrics_of(EventBus())
     text = generate_latest(metrics.registry).decode()
     labels = '{cluster="demo",node="n1"'
@@ -102,7 +102,7 @@ def test_gauges_are_read_from_the_status_when_somebody_scrapes() -> None:
     assert read(metrics, "is_leader") == 0
 
 
-def test_peers_are_told_one_by_one_and_what_is_not_known_is_left_out() -> None:
+def test_peers_are_reported_one_by_one_without_unknown_values() -> None:
     metrics = metrics_of(EventBus())
     assert read(metrics, "peer_lag_entries", peer="n2") == 10
     assert read(metrics, "peer_round_trip_seconds", peer="n2") == 0.0005
@@ -178,7 +178,7 @@ def test_turns_are_told_by_duration_flush_batch_and_answered_commands() -> None:
     assert read(metrics, "operation_duration_seconds_sum") == 40 * 0.75 + 2 * 0.5
 
 
-def test_nobody_listens_to_the_events_of_the_log_for_metrics() -> None:
+def test_metrics_do_not_subscribe_to_events_of_the_log() -> None:
     bus = EventBus()
     metrics_of(bus)
     assert not bus.has_listeners(LogAppended)
@@ -193,7 +193,7 @@ def test_two_nodes_in_one_process_do_not_see_each_other() -> None:
     assert read(second, "log_truncated_entries_total") == 0
 
 
-def test_what_listeners_missed_is_told_by_their_names_also_when_they_are_gone() -> None:
+def test_missed_events_are_counted_by_listener_even_after_it_is_gone() -> None:
     bus = EventBus()
     metrics = metrics_of(bus)
     stream = bus.stream(LogTruncated, queue_max=1)

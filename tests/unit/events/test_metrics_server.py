@@ -46,12 +46,12 @@ def test_a_port_in_use_is_a_typed_error_and_is_free_after_close() -> None:
 
 
 @pytest.mark.parametrize("address", ["", "9100", "127.0.0.1:", "127.0.0.1:x", "127.0.0.1:70000", "192.0.2.1:9100"])
-def test_what_is_no_address_of_this_machine_is_a_typed_error(address: str) -> None:
+def test_an_unusable_address_is_a_typed_error(address: str) -> None:
     with pytest.raises(InvalidConfigError, match="metrics: "):
         serve(registry(), address)
 
 
-def test_who_connects_and_says_nothing_holds_up_nobody() -> None:
+def test_a_silent_connection_holds_up_nobody() -> None:
     with serve(registry(), "127.0.0.1:0") as server:
         host, _, port = server.address.rpartition(":")
         with socket.create_connection((host, int(port)), timeout=5):

@@ -39,7 +39,7 @@ def test_a_pattern_that_nothing_matches_is_refused() -> None:
 
 
 @pytest.mark.parametrize("wrong", [str, 5])
-def test_what_is_no_class_of_events_is_refused(wrong: Any) -> None:
+def test_a_selection_of_other_classes_is_refused(wrong: Any) -> None:
     with pytest.raises(ValueError, match="not an event class"):
         Selection.of(wrong)
 

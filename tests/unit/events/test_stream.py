@@ -19,7 +19,7 @@ def appended(index: int) -> LogAppended:
     return LogAppended(first_index=index, last_index=index)
 
 
-def test_a_stream_yields_what_was_published_since_it_was_made() -> None:
+def test_a_stream_yields_events_published_since_its_creation() -> None:
     bus = EventBus()
     bus.publish(LOST)
     stream = bus.stream(LeaderElected, LeaderLost)

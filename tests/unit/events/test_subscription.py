@@ -192,7 +192,7 @@ def test_a_thread_is_started_by_the_first_event_only(bus: EventBus) -> None:
     assert not set(threading.enumerate()) - threads
 
 
-def test_no_thread_left_costs_the_handler_time_and_nobody_else_anything(
+def test_a_lack_of_threads_delays_only_the_handler_concerned(
     bus: EventBus, lines: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(_: threading.Thread) -> None:

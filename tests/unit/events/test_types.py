@@ -29,7 +29,7 @@ def test_the_kinds_are_those_of_the_go_original() -> None:
     assert list(EVENT_TYPES) == [f"consensus.{kind}" for kind in KINDS]
 
 
-def test_what_is_missing_is_known_by_name() -> None:
+def test_missing_event_types_are_known_by_name() -> None:
     assert len(KINDS) + len(NOT_YET) == 33
     assert not {f"consensus.{kind}" for kind in NOT_YET} & set(EVENT_TYPES)
 

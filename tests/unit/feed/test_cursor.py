@@ -176,7 +176,7 @@ class World:
 @pytest.mark.parametrize("kinds", [(), ("leader.*", "cluster.quorum.*", BecameLeader)], ids=["all", "some"])
 @settings(max_examples=150, deadline=None)
 @given(seed=st.integers(0, 1 << 32), rows_max=st.sampled_from((8, 40, 10_000)), steps=st.integers(1, 120))
-def test_whatever_happens_each_event_comes_once_in_order_or_in_a_gap(
+def test_each_event_comes_once_in_order_or_in_a_gap_in_every_course(
     kinds: tuple[type[ConsensusEvent] | str, ...], seed: int, rows_max: int, steps: int
 ) -> None:
     world, rng = World(Wanted(kinds), 0, rows_max), random.Random(seed)
@@ -203,7 +203,7 @@ def test_a_reader_that_begins_again_where_one_ended_misses_nothing(seed: int) ->
     world.check()
 
 
-def test_without_since_it_begins_with_what_is_told_from_now_on() -> None:
+def test_without_since_a_feed_begins_with_future_events() -> None:
     world = World(Wanted(()), None, 100)
     world.tell([0, 1, 2])
     world.ask()
@@ -243,7 +243,7 @@ def test_a_folder_that_went_back_in_time_is_a_gap() -> None:
     assert [type(told.event).__name__ for told in world.seen] == ["BecameLeader"] * 4 + ["Gap"]
 
 
-def test_a_question_without_an_answer_is_put_again() -> None:
+def test_a_request_without_an_answer_is_sent_again() -> None:
     reader = EventCursor(0, Wanted(()))
     assert reader.request(10.0, 100) == ReadEvents(1, 0)
     assert reader.request(10.5, 100) is None
@@ -251,7 +251,7 @@ def test_a_question_without_an_answer_is_put_again() -> None:
     assert reader.request(11.0, 100) == ReadEvents(1, 0)
 
 
-def test_without_room_nothing_is_asked() -> None:
+def test_a_full_queue_asks_for_no_events() -> None:
     world = World(Wanted(()), 0, 100)
     world.ask()
     world.answer()
@@ -270,7 +270,7 @@ def test_kinds_are_classes_and_patterns_with_or_without_the_first_word() -> None
         Wanted(("lieder.*",))
 
 
-def test_what_does_not_decode_is_a_gap() -> None:
+def test_an_undecodable_event_is_a_gap() -> None:
     world = World(Wanted(()), 0, 100)
     world.node.journal.append(world.node.numbers.next(), START_MS, b"\xff")
     world.finish()

@@ -10,13 +10,13 @@ from forge_consensus.feed.event_feed import EventFeed
 NOBODY = "127.0.0.1:1"
 
 
-def test_the_representation_tells_whom_the_feed_follows_and_whether_it_is_open() -> None:
+def test_the_representation_shows_the_followed_nodes_and_the_state_of_the_feed() -> None:
     with EventFeed(NOBODY) as feed:
         assert repr(feed) == f"<EventFeed nodes={NOBODY} waiting=0 open>"
     assert repr(feed) == f"<EventFeed nodes={NOBODY} waiting=0 closed>"
 
 
-def test_completion_offers_what_a_reader_needs_and_no_internals() -> None:
+def test_completion_offers_the_public_names_and_no_internals() -> None:
     with EventFeed(NOBODY) as feed:
         names = {name for name in dir(feed) if not name.startswith("_")}
     assert names == {"get", "aget", "positions", "silent", "close", "timeout", "queue_max"}

@@ -85,12 +85,12 @@ def test_a_new_term_of_the_same_node_is_another_lead(service: FakeService) -> No
         assert not lead
 
 
-def test_who_waits_too_long_for_the_lead_gets_an_error(service: FakeService) -> None:
+def test_a_wait_for_leadership_ends_with_an_error_at_its_timeout(service: FakeService) -> None:
     with pytest.raises(ConsensusTimeoutError, match=r"0\.05"), while_leader(service, timeout=0.05):
         raise AssertionError("nobody leads")
 
 
-def test_a_node_that_died_without_a_word_leads_no_more(service: FakeService) -> None:
+def test_a_node_that_died_silently_leads_no_more(service: FakeService) -> None:
     service.lead()
     with while_leader(service) as lead:
         service.dead = True

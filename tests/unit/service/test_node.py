@@ -46,7 +46,7 @@ def test_wrong_settings_are_refused(wrong: dict[str, Any], part: str) -> None:
         ({"storage": 5}, r"config\.storage\.StorageSettings\(\.\.\.\)"),
     ],
 )
-def test_a_service_refuses_what_is_its_own(wrong: dict[str, Any], part: str) -> None:
+def test_a_service_refuses_wrong_arguments_of_its_own(wrong: dict[str, Any], part: str) -> None:
     with pytest.raises(InvalidConfigError, match=part):
         ConsensusService("n1", **wrong)
 
@@ -77,7 +77,7 @@ def test_a_wrong_size_of_the_store_is_refused(wrong: dict[str, Any], part: str) 
         StorageSettings(**wrong)
 
 
-def test_a_service_says_what_it_is(tmp_path: Path) -> None:
+def test_the_representation_of_a_service_names_its_node_and_cluster(tmp_path: Path) -> None:
     service = ConsensusService("n1", "c", "127.0.0.1:0", storage_path=tmp_path)
     assert repr(service) == "<ConsensusService n1 of cluster c, thread, not started>"
     with service:

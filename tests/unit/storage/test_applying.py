@@ -175,7 +175,7 @@ LINE = st.tuples(
 
 @settings(max_examples=150, deadline=None)
 @given(st.lists(LINE, max_size=40), st.lists(st.integers(1, 9), min_size=1, max_size=5))
-def test_how_entries_are_cut_into_runs_changes_nothing(lines: list[Any], cuts: list[int]) -> None:
+def test_the_size_of_batches_changes_no_applied_state(lines: list[Any], cuts: list[int]) -> None:
     log = Log(MemoryTables(), 1 << 20)
     for index, (what, session, seq, mark) in enumerate([("open", 0, 0, 0), *lines], 1):
         kind = {"noop": Kind.NOOP, "open": Kind.SESSION}.get(what, Kind.COMMAND)

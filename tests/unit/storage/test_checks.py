@@ -60,7 +60,7 @@ def test_an_entry_of_a_lower_term_than_the_state_is_not_applied() -> None:
 
 
 @pytest.mark.parametrize("field", ["on_disk", "index"])
-def test_a_state_ahead_of_what_is_committed_stops_the_node(field: str) -> None:
+def test_a_state_ahead_of_the_commit_index_stops_the_node(field: str) -> None:
     node = OneNode()
     follow(node, 1, put(2, 1, "k", "v"), commit=2)
     setattr(node.ledger.applier, field, 3)
@@ -125,7 +125,7 @@ def test_a_vote_that_is_not_on_disk_does_not_leave(monkeypatch: pytest.MonkeyPat
     assert not replying(node)
 
 
-def test_an_acknowledgement_of_what_is_not_on_disk_does_not_leave(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_acknowledgement_of_entries_not_on_disk_does_not_leave(monkeypatch: pytest.MonkeyPatch) -> None:
     node = OneNode()
     follow(node, 1, noop(2, 1))
     node.sent.clear()

@@ -29,7 +29,7 @@ def test_leases_and_addresses_are_part_of_the_hash() -> None:
     assert Configuration.of({"n1": "a:1", "n2": "b:2"}).digest != TWO.digest
 
 
-def test_nobody_and_shared_addresses_are_refused() -> None:
+def test_empty_configurations_and_shared_addresses_are_refused() -> None:
     with pytest.raises(InvalidConfigError, match="empty"):
         Configuration.of({})
     with pytest.raises(InvalidConfigError, match=r"share one address in n1=a:1,n2=a:1"):
@@ -82,7 +82,7 @@ def test_the_last_one_in_the_log_is_in_force_and_a_truncation_takes_it_back() ->
     assert made.current == ONE
 
 
-def test_compaction_keeps_what_was_in_force() -> None:
+def test_compaction_keeps_the_configuration_in_force() -> None:
     made = history((1, ONE), (5, TWO), (9, THREE))
     made.compacted(6, TWO.encode())
     assert made.base == TWO

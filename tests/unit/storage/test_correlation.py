@@ -38,7 +38,7 @@ def test_bytes_that_are_no_command_have_none(data: bytes) -> None:
         assert found is None or isinstance(found, str)
 
 
-def test_of_a_range_the_first_few_are_told_each_once_and_only_those_of_commands() -> None:
+def test_of_a_range_the_first_few_commands_are_told_once_each() -> None:
     records = [record(1, None), record(2, "a"), record(3, "a"), record(4, "b"), record(5, "c", Kind.SESSION)]
     assert ids_of(records) == ("a", "b")
     many = ids_of(record(index, f"id-{index}") for index in range(100))

@@ -65,7 +65,7 @@ def left_behind(world: World) -> list[str]:
     return [path.name for path in world.folder.iterdir() if path.suffix != ".fcs"]
 
 
-def test_a_child_writes_what_was_on_disk_while_the_node_goes_on(world: World) -> None:
+def test_a_child_writes_the_state_on_disk_while_the_node_goes_on(world: World) -> None:
     job = export_in_process(world.path / "tables", world.folder, KeyValueMachine, 30.0)
     index = world.ledger.applier.on_disk
     world.do(put("later", 1))

@@ -44,7 +44,7 @@ def test_a_new_folder_belongs_to_its_owner_alone(tmp_path: Path) -> None:
         assert (folder.path / "LOCK").read_text() == f"{os.getpid()}\n"
 
 
-def test_a_second_process_is_told_who_holds_the_folder(tmp_path: Path) -> None:
+def test_a_second_process_learns_the_holder_of_the_folder(tmp_path: Path) -> None:
     with start_holder(tmp_path) as holder:
         with pytest.raises(FolderLockedError, match=rf"process {holder.pid}\b.*[Ss]top that node"):
             Folder(tmp_path)

@@ -115,7 +115,7 @@ def test_a_copy_does_not_come_in_by_being_started_again_and_again(world: World) 
     assert admit(world, "n2", "folder", 300, letters="ab" + "y" * 298) == ""
 
 
-def test_a_boot_from_before_all_that_a_folder_remembers_is_refused(world: World) -> None:
+def test_a_boot_older_than_the_memory_of_the_folder_is_refused(world: World) -> None:
     admit(world, "n2", "folder", 3)
     token, known = "folder.ffffffff", "e" * DRAW_CHARS + "d" * DRAW_CHARS
     with world.turn():
@@ -123,7 +123,7 @@ def test_a_boot_from_before_all_that_a_folder_remembers_is_refused(world: World)
         assert world.ledger.identity.admit(world.ledger.turn, "n2", token, 6, known + "c" * DRAW_CHARS) == ""
 
 
-def test_a_turn_that_is_taken_back_has_admitted_nobody(world: World) -> None:
+def test_a_rolled_back_turn_has_admitted_no_node(world: World) -> None:
     world.ledger.begin(0)
     world.ledger.identity.admit(world.ledger.turn, "n2", "folder", 3, "")
     world.ledger.rollback()

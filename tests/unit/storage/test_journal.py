@@ -76,7 +76,7 @@ class Teller:
         return [number for number, _ in self.read(since).rows]
 
 
-def test_what_was_told_can_be_read_before_and_after_it_is_on_disk(open_tables: Open) -> None:
+def test_events_can_be_read_before_and_after_they_are_on_disk(open_tables: Open) -> None:
     node = Teller(open_tables)
     node.tell(3)
     node.commit()
@@ -202,7 +202,7 @@ def test_rows_go_by_age_too(open_tables: Open) -> None:
     assert node.read_numbers() == [12, 13]
 
 
-def test_what_waits_in_memory_is_bounded(open_tables: Open) -> None:
+def test_events_in_memory_are_bounded(open_tables: Open) -> None:
     node = Teller(open_tables)
     node.tell(WAITING_MAX + 1)
     page = node.read()

@@ -141,7 +141,7 @@ def test_writes_between_checkpoint_and_commit_are_not_lost() -> None:
     assert machine.dirty[0] == 1
 
 
-def test_what_is_not_on_disk_is_forgotten_when_the_machine_is_bound_anew() -> None:
+def test_changes_not_on_disk_are_forgotten_when_the_machine_is_bound_anew() -> None:
     machine = bound()
     do(machine, "set", key="kept", value=1)
     save(machine)

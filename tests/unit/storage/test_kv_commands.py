@@ -36,7 +36,7 @@ def test_delete_says_whether_there_was_something() -> None:
     assert do(machine, "get", key="k") is None
 
 
-def test_cas_sets_only_what_is_expected() -> None:
+def test_cas_sets_only_an_expected_value() -> None:
     machine = holding(k="a")
     assert do(machine, "cas", key="k", expected="b", value="c") is False
     assert do(machine, "cas", key="k", expected="a", value="c") is True
@@ -79,7 +79,7 @@ def test_increment_begins_at_zero() -> None:
     ("held", "by"),
     [("a", 1), (True, 1), (1.5, 1), (2**64 - 1, 1), (-(2**63), -1), (1, 1.5), (1, True)],
 )
-def test_increment_refuses_what_is_no_number_of_64_bits(held: Any, by: Any) -> None:
+def test_increment_refuses_values_that_are_no_number_of_64_bits(held: Any, by: Any) -> None:
     machine = holding(n=held)
     with pytest.raises((TypeError, ValueError)):
         do(machine, "increment", key="n", by=by)
@@ -136,7 +136,7 @@ def test_a_batch_that_fails_changes_nothing() -> None:
         ("batch", {"ops": [{"type": "get"}]}, "op 0 of the batch: get needs key"),
     ],
 )
-def test_a_bad_command_says_what_is_wrong(kind: str, payload: dict[str, Any], text: str) -> None:
+def test_a_bad_command_names_its_fault(kind: str, payload: dict[str, Any], text: str) -> None:
     machine = KeyValueMachine()
     with pytest.raises((TypeError, ValueError), match=text):
         do(machine, kind, **payload)

@@ -122,7 +122,7 @@ def test_standing_and_leading_in_a_turn_that_is_taken_back_does_not_lead_that_te
         ledger.lead(term)
 
 
-def test_who_leads_does_not_stand_before_it_has_resigned(world: World) -> None:
+def test_a_leader_does_not_stand_before_it_has_resigned(world: World) -> None:
     ledger = world.ledger
     term = world.lead()
     with world.turn():
@@ -171,7 +171,7 @@ def test_a_late_shorter_append_takes_nothing_away(world: World) -> None:
     assert world.ledger.log.last == 9
 
 
-def test_only_the_first_entry_whose_term_differs_and_what_is_behind_it_goes(world: World) -> None:
+def test_entries_are_cut_from_the_first_with_another_term(world: World) -> None:
     world.follow(2)
     with world.turn():
         world.accept(1, 0, *entries(2, 9, 2))
@@ -278,7 +278,7 @@ def test_a_follower_commits_no_more_than_it_has_and_never_goes_back(world: World
     assert world.ledger.commit_index == 5
 
 
-def test_only_what_was_durable_when_the_turn_began_is_applied(world: World) -> None:
+def test_only_entries_durable_when_the_turn_began_are_applied(world: World) -> None:
     world.follow(2)
     with world.turn():
         world.accept(1, 0, *entries(2, 5, 2))
@@ -291,7 +291,7 @@ def test_only_what_was_durable_when_the_turn_began_is_applied(world: World) -> N
         assert not world.ledger.more_to_apply
 
 
-def test_what_replaces_durable_entries_is_not_applied_in_its_own_turn(world: World) -> None:
+def test_entries_that_replace_durable_ones_are_not_applied_in_their_own_turn(world: World) -> None:
     """The same indexes were durable when the turn began, with other entries."""
     world.follow(2)
     with world.turn():

@@ -96,7 +96,7 @@ def test_proposals_of_one_turn_are_counted_together(tmp_path: Path) -> None:
     world.ledger.commit()
 
 
-def test_a_follower_without_room_takes_nothing(tmp_path: Path) -> None:
+def test_a_follower_without_free_space_takes_nothing(tmp_path: Path) -> None:
     tables = MemoryTables(quota_bytes=100_000)
     world = World("memory", tmp_path, tables=tables, limits=replace(LIMITS, reserve_bytes=90_000))
     world.follow(2)

@@ -94,7 +94,7 @@ def test_lmdb_on_a_disk_that_takes_no_more_fails_for_good_and_loses_nothing(
         assert reopened.count("kv") == 0
 
 
-def test_a_full_disk_shows_in_the_room_before_anything_fails(tmp_path: Path) -> None:
+def test_a_full_disk_shows_in_the_free_space_before_anything_fails(tmp_path: Path) -> None:
     with LmdbTables(tmp_path / "tables", quota_bytes=MIB) as tables:
         while tables.space().room_bytes > MIB // 4:
             commit(tables, lambda batch: batch.put("kv", os.urandom(8), b"x" * 10_000))

@@ -60,7 +60,7 @@ def reloaded(tables: Tables, last: int, base: int = 0) -> Log:
     return log
 
 
-def test_what_is_appended_is_durable_after_its_commit_and_forgotten_before(tables: Tables) -> None:
+def test_appended_entries_are_durable_after_the_commit_and_forgotten_before(tables: Tables) -> None:
     log = filled(tables, 5)
     log.append(run(6, 8))
     assert (log.last, log.durable) == (8, 5)
@@ -107,7 +107,7 @@ def test_the_tail_is_bounded_and_reading_crosses_its_border(tables: Tables) -> N
     assert log.read(1, log.last, 1 << 20) == run(1, log.last)
 
 
-def test_one_record_that_is_larger_than_the_tail_is_not_kept_in_memory(tables: Tables) -> None:
+def test_a_record_larger_than_the_tail_is_not_kept_in_memory(tables: Tables) -> None:
     log = Log(tables, 100)
     log.append(run(1, 1, data=b"x" * 1000))
     commit(log)

@@ -141,7 +141,7 @@ def test_nesting_is_allowed_up_to_the_bound() -> None:
         Command("set", {"value": nested(2000)}),
     ],
 )
-def test_what_would_not_decode_is_refused_before_it_is_sent(command: Command) -> None:
+def test_a_command_that_would_not_decode_is_refused_before_it_is_sent(command: Command) -> None:
     with pytest.raises(ValueError, match="cannot be encoded"):
         command.encode()
 
@@ -175,7 +175,7 @@ def test_a_text_that_utf8_cannot_hold_is_escaped() -> None:
     assert msgpack.unpackb(outcome_of_raising(ValueError("\ud800")).payload)[1] == "\\ud800"
 
 
-def test_an_exception_whose_text_fails_is_an_outcome_too() -> None:
+def test_an_exception_without_a_readable_text_is_an_outcome_too() -> None:
     class UnspeakableError(Exception):
         def __str__(self) -> str:
             raise RuntimeError
@@ -203,7 +203,7 @@ def test_memory_that_ends_in_the_text_of_an_exception_stops_the_node() -> None:
         ExceptionGroup("several", [ValueError(), MemoryError()]),
     ],
 )
-def test_what_differs_between_nodes_stops_the_node_and_names_the_entry(error: Exception) -> None:
+def test_an_exception_that_may_differ_between_nodes_stops_the_node_and_names_the_entry(error: Exception) -> None:
     with pytest.raises(ApplyFaultError, match="log entry 7") as caught:
         outcome_of_raising(error)
     assert caught.value.index == 7
@@ -249,7 +249,7 @@ def test_a_failed_command_stops_none_after_it() -> None:
     assert [outcome.code for outcome in outcomes] == ["", COMMAND_FAILED, ""]
 
 
-def test_a_run_gives_the_same_outcomes_as_one_by_one() -> None:
+def test_a_batch_gives_the_same_outcomes_as_single_commands() -> None:
     def act(it: Entry) -> Any:
         if it.index == 2:
             raise ValueError("two")
@@ -280,7 +280,7 @@ def with_memory_error(entries: Sequence[Entry]) -> list[Any]:
         (with_memory_error, 6),
     ],
 )
-def test_a_run_that_fails_as_a_whole_stops_the_node(action: Any, index: int) -> None:
+def test_a_batch_that_fails_as_a_whole_stops_the_node(action: Any, index: int) -> None:
     with pytest.raises(ApplyFaultError) as caught:
         apply_all(Running(action), [entry(i) for i in (5, 6, 7)])
     assert caught.value.index == index

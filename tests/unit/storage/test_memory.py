@@ -41,7 +41,7 @@ def test_memory_fails_the_commit_that_it_was_told_to_fail() -> None:
     commit(restarted, lambda batch: batch.put("kv", b"a", b"3"))
 
 
-def test_memory_can_keep_what_it_reported_as_failed() -> None:
+def test_memory_can_keep_a_batch_that_it_reported_as_failed() -> None:
     tables = MemoryTables()
     tables.fail_next_commit(OSError(5, "Input/output error"), written=True)
     with pytest.raises(StorageError):

@@ -133,7 +133,7 @@ def test_new_tables_beside_old_snapshots_are_not_taken_for_a_node_however_often_
     info = world.snapshot()
     world.tables = world.new_tables()
     for _ in range(3):
-        refuses(world, IdentityError, "snapshots of an earlier life")
+        refuses(world, IdentityError, "snapshots of an earlier node")
     assert not any(content(world).values())
     info.path.unlink()
     world.crash()
@@ -199,7 +199,7 @@ def test_a_cleanly_stopped_node_and_a_crashed_one_are_the_same(world: World) -> 
 
 @pytest.mark.parametrize("index", [62, 50, 30])
 @pytest.mark.parametrize("how", [damage, delete])
-def test_damage_in_what_is_replayed_or_new_is_found_at_the_start(
+def test_damage_in_replayed_or_new_entries_is_found_at_the_start(
     world: World, index: int, how: Callable[[World, str, bytes], None]
 ) -> None:
     """Entries 22 to 62 are to be replayed."""

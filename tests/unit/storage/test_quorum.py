@@ -76,7 +76,7 @@ def test_two_disjoint_groups_never_both_decide(sets: list[frozenset[str]], ids: 
 
 
 @given(VOTERS, VOTERS, IDS)
-def test_what_a_joint_quorum_decides_each_of_its_sets_decides(
+def test_a_joint_quorum_needs_both_of_its_sets(
     incoming: frozenset[str], outgoing: frozenset[str], ids: frozenset[str]
 ) -> None:
     joint = Quorum(incoming, outgoing)

@@ -153,7 +153,7 @@ def test_sessions_and_their_naive_twin_agree_after_any_steps(steps: list[tuple[A
 
 @settings(deadline=None, max_examples=200)
 @given(st.lists(COMMANDS, max_size=40), st.integers(1, 10))
-def test_how_commands_are_cut_into_runs_changes_nothing(steps: list[tuple[Any, ...]], run_count: int) -> None:
+def test_the_size_of_batches_changes_no_session(steps: list[tuple[Any, ...]], run_count: int) -> None:
     single, batched = Sessions(10, OUTCOMES_MAX), Sessions(10, OUTCOMES_MAX)
     for sessions in (single, batched):
         for index in (1, 2, 3):
@@ -228,7 +228,7 @@ def test_a_far_jump_of_the_mark_costs_no_walk() -> None:
     assert state_of(loaded(tables)) == state_of(sessions)
 
 
-def test_a_busy_session_takes_the_same_number_once_there_is_room() -> None:
+def test_a_busy_session_takes_the_same_number_once_it_has_capacity() -> None:
     sessions = Sessions(outcomes_max=2)
     sessions.open(5, 0, 1000)
     perform(sessions, 5, 1, 1, 1)
@@ -247,7 +247,7 @@ def test_a_session_lives_until_its_time_to_live_has_passed_in_silence() -> None:
     assert not sessions.live
 
 
-def test_the_silent_one_makes_room_when_there_are_too_many() -> None:
+def test_the_most_silent_session_is_closed_when_there_are_too_many() -> None:
     sessions = Sessions(sessions_max=2)
     sessions.open(1, 0, 1000)
     sessions.open(2, 0, 1000)
@@ -274,7 +274,7 @@ def test_in_a_crowd_always_the_most_silent_one_goes(steps: list[int]) -> None:
         assert len(sessions.silent) <= 2 * 4 + 1
 
 
-def test_a_snapshot_replaces_what_was_on_disk() -> None:
+def test_a_snapshot_replaces_the_sessions_on_disk() -> None:
     sessions, tables = Sessions(), MemoryTables()
     sessions.open(1, 0, 1000)
     save(sessions, tables)
@@ -292,7 +292,7 @@ def test_a_time_to_live_is_bounded() -> None:
     assert (sessions.live[1].ttl_ms, sessions.live[2].ttl_ms) == (TTL_MS_MAX, 1)
 
 
-def test_what_changes_between_checkpoint_and_commit_is_staged_next_time() -> None:
+def test_changes_between_checkpoint_and_commit_are_staged_next_time() -> None:
     sessions, tables = Sessions(), MemoryTables()
     sessions.open(5, 0, 1000)
     batch = Batch()

@@ -40,7 +40,7 @@ def receive(folder: Path, info: SnapshotInfo, piece: int = 1000) -> SnapshotInfo
     return receiver.finish()
 
 
-def test_what_was_written_is_read_back(tmp_path: Path) -> None:
+def test_a_snapshot_file_is_read_back(tmp_path: Path) -> None:
     info = write(tmp_path)
     assert info.path == tmp_path / "snapshot-0000000000000003-000000000000000c.fcs"
     assert (info.index, info.term) == (12, 3)
@@ -160,7 +160,7 @@ def test_a_damaged_newest_is_reported_and_an_older_one_is_taken_only_on_demand(
     assert len(choice.corrupt) == 2
 
 
-def test_pruning_keeps_the_newest_and_what_is_in_use(tmp_path: Path) -> None:
+def test_pruning_keeps_the_newest_snapshot_and_those_in_use(tmp_path: Path) -> None:
     infos = [write(tmp_path, index) for index in range(1, 6)]
     removed = prune(tmp_path, keep=2, spare=[infos[0].path])
     assert sorted(removed) == [infos[1].path, infos[2].path]
@@ -256,7 +256,9 @@ def test_an_aborted_transfer_leaves_nothing_and_can_begin_again(tmp_path: Path) 
     assert receive(tmp_path / "to", sent).size_bytes == sent.size_bytes
 
 
-def test_a_receiver_without_room_fails_as_a_snapshot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_receiver_without_free_space_fails_with_a_snapshot_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def refuse(descriptor: int) -> None:
         raise OSError(28, "No space left on device")
 

@@ -110,7 +110,7 @@ def test_the_log_is_never_cut_beyond_the_state_on_disk(tmp_path: Path, machine: 
     assert world.ledger.applied == 40
 
 
-def test_entries_that_a_follower_lacks_stay_while_there_is_room(
+def test_entries_that_a_follower_lacks_stay_while_there_is_free_space(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Else whoever takes a snapshot by a slow link would need the next one as soon as it has this one."""
@@ -259,7 +259,7 @@ def test_the_log_behind_the_snapshot_stays_only_if_it_continues_it(
     assert world.tables.count("log") == kept
 
 
-def test_a_snapshot_that_contradicts_what_is_committed_stops_the_node(tmp_path: Path, world: World) -> None:
+def test_a_snapshot_that_contradicts_committed_entries_stops_the_node(tmp_path: Path, world: World) -> None:
     source = leader(tmp_path / "n2")
     info = received(source, world)
     world.follow(2)
@@ -344,7 +344,7 @@ def test_a_rolled_back_switch_did_not_happen(tmp_path: Path, world: World) -> No
         assert [done.index for done in world.ledger.apply(10)] == [1]
 
 
-def test_a_snapshot_for_which_there_is_no_room_is_not_begun(tmp_path: Path) -> None:
+def test_a_snapshot_without_enough_free_space_is_not_begun(tmp_path: Path) -> None:
     source = leader(tmp_path / "n2")
     world = World("memory", tmp_path / "n1", tables=MemoryTables(quota_bytes=LIMITS.reserve_bytes + 100_000))
     info = received(source, world)

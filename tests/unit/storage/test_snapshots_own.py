@@ -143,7 +143,7 @@ def test_a_users_machine_goes_on_from_an_older_file_if_the_log_reaches(tmp_path:
 
 
 @PLACES
-def test_a_users_machine_whose_log_no_longer_reaches_back_does_not_start(tmp_path: Path, place: int) -> None:
+def test_a_users_machine_does_not_start_if_the_log_no_longer_reaches_back(tmp_path: Path, place: int) -> None:
     world = World("memory", tmp_path, machine=TallyMachine)
     world.lead()
     world.do(*[ADD] * 10)

@@ -111,7 +111,7 @@ def test_first_last_and_count_describe_a_table(tables: Tables) -> None:
     assert tables.count("log") == 7
 
 
-def test_the_size_of_a_table_is_part_of_what_is_used(tables: Tables) -> None:
+def test_the_size_of_a_table_counts_as_used_space(tables: Tables) -> None:
     batch = Batch()
     batch.put("log", b"k", b"v" * 100)
     tables.commit(batch)
@@ -131,7 +131,7 @@ def test_delete_range_removes_the_lowest_first_up_to_its_limit(tables: Tables) -
     assert tables.count("log") == 4
 
 
-def test_deleting_what_is_missing_is_no_error(tables: Tables) -> None:
+def test_deleting_a_missing_key_is_no_error(tables: Tables) -> None:
     commit(tables, lambda batch: batch.delete("kv", b"missing"))
     commit(tables, lambda batch: batch.delete_range("kv", b"a", b"z"))
     assert tables.count("kv") == 0
@@ -225,7 +225,7 @@ def test_a_batch_knows_about_how_much_it_writes() -> None:
     assert (bool(batch), batch.size_bytes) == (False, 0)
 
 
-def test_used_space_follows_what_is_written_and_deleted(tables: Tables) -> None:
+def test_used_space_follows_writes_and_deletes(tables: Tables) -> None:
     before = tables.space()
     assert before.disk_free_bytes > 0
     commit(tables, lambda batch: batch.append("log", [(key(n), b"x" * 1000) for n in range(4096)]))
@@ -235,7 +235,7 @@ def test_used_space_follows_what_is_written_and_deleted(tables: Tables) -> None:
     assert tables.space().used_bytes - before.used_bytes < MIB // 2
 
 
-def test_room_is_what_quota_and_disk_both_leave() -> None:
+def test_free_space_is_the_smaller_rest_of_quota_and_disk() -> None:
     assert Space(10, 30, 100).room_bytes == 20
     assert Space(10, 200, 100).room_bytes == 100
     assert Space(40, 30, 100).room_bytes == 0

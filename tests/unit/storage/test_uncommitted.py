@@ -3,7 +3,7 @@
 from forge_consensus.storage.ledger.uncommitted import Uncommitted
 
 
-def test_a_run_counts_until_its_last_entry_is_committed() -> None:
+def test_a_batch_counts_until_its_last_entry_is_committed() -> None:
     waiting = Uncommitted()
     waiting.proposed(10, 100)
     waiting.proposed(12, 7)
@@ -15,4 +15,4 @@ def test_a_run_counts_until_its_last_entry_is_committed() -> None:
     assert waiting.size_bytes == 0
     waiting.proposed(60, 5)
     waiting.clear()
-    assert (waiting.size_bytes, len(waiting.runs)) == (0, 0)
+    assert (waiting.size_bytes, len(waiting.batches)) == (0, 0)
