@@ -110,7 +110,7 @@ def check_of(annotation: Any) -> Check:
         each = check_of(args[0])
         return lambda value: type(value) is tuple and all(map(each, value))
     parts = tuple(map(check_of, args))
-    return lambda value: type(value) is tuple and len(value) == len(parts) and all(map(call, parts, value))
+    return lambda value: type(value) is tuple and len(value) == len(parts) and all(map(call, parts, value))  # pyright: ignore[reportArgumentType]
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,7 +179,7 @@ def unpacked(data: bytes | memoryview) -> tuple[Any, ...]:
         raise ProtocolError(f"frame does not decode: {type(error).__name__}") from error
     if type(parts) is not tuple or len(parts) < HEADER_FIELDS + 1:
         raise ProtocolError("frame is not an array with a header")
-    if not all(map(call, HEADER_CHECKS, parts)):
+    if not all(map(call, HEADER_CHECKS, parts)):  # pyright: ignore[reportArgumentType]
         raise ProtocolError("frame has a malformed header")
     if parts[0] != VERSION:
         raise ProtocolError(f"frame of protocol version {parts[0]}, this node speaks {VERSION}")
@@ -203,7 +203,7 @@ def decode(data: bytes | memoryview, bytes_max: int) -> Frame:
     body = parts[HEADER_FIELDS + 1 : HEADER_FIELDS + 1 + len(schema.names)]
     if len(body) < schema.required:
         raise ProtocolError(f"{schema.kind.__name__} with {len(body)} fields is too short")
-    if not all(map(call, schema.checks, body)):
+    if not all(map(call, schema.checks, body)):  # pyright: ignore[reportArgumentType]
         bad = next(
             name for name, check, part in zip(schema.names, schema.checks, body, strict=False) if not check(part)
         )

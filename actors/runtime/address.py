@@ -93,7 +93,7 @@ class SenderAddress(Address):
         self.request = request
         self.sent = sent
         self.holder = holder
-        self.boot_id = ("", 0)
+        self.boot_id: tuple[str, int] = ("", 0)
 
     def deliver(self, message: Any, sender: Address) -> None:
         """Hold the answer until the turn is committed."""

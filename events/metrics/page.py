@@ -53,7 +53,7 @@ class MetricPage:
         """Add the known values to the family, and the family to the page if it has any."""
         rows: Iterable[tuple[tuple[str, ...], Scalar]]
         if isinstance(values, Mapping):
-            rows = [((label,), value) for label, value in values.items()]
+            rows = [((str(label),), value) for label, value in values.items()]
         elif isinstance(values, Iterable):
             rows = values
         else:

@@ -34,7 +34,7 @@ class EventSubscriber:
     ) -> None:
         """Begin to connect at the monotonic time `now`. Raises `zmq.ZMQError` for what is no address."""
         self.address = address
-        self.boot = ("", 0)
+        self.boot: tuple[str, int] = ("", 0)
         """Incarnation and boot of the node at the other end, once they are known."""
         self.lost = False
         self.connected = False

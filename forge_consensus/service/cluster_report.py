@@ -256,7 +256,7 @@ def member_of(inquiry: Inquiry, first: Status, member: Mapping[str, Any]) -> Mem
     answer = inquiry.answers.get(member["id"] or "")
     leads = first["role"] == "leader"
     if leads:
-        match = answer["last_log_index"] if answer is first else member.get("match_index")
+        match = first["last_log_index"] if answer is first else member.get("match_index")
         contact = None if answer is first else member.get("last_contact")
     else:
         match = answer["last_log_index"] if answer else None

@@ -308,8 +308,8 @@ class Publisher:
     def publish(self, kind: type[ConsensusEvent], ahead: int = 1, term: int | None = None, **payload: Any) -> None:
         """Tell an event so many numbers on."""
         stream = self.stream
-        term = stream.term if term is None else term
-        self.order.check(self.name, kind(node_id="n1", sequence=stream.number + ahead, term=term, **payload))
+        said = stream.term if term is None else term
+        self.order.check(self.name, kind(node_id="n1", sequence=stream.number + ahead, term=said, **payload))
 
 
 @pytest.fixture

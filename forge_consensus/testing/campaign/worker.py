@@ -104,7 +104,7 @@ class Worker:
         handle, name = tempfile.mkstemp(prefix="forge-campaign-")
         os.close(handle)
         self.dump = Path(name)
-        self.pipe, theirs = context.Pipe()
+        self.pipe, theirs = context.Pipe()  # pyright: ignore[reportAttributeAccessIssue] - on Windows it is another
         self.process = context.Process(target=work, args=(theirs, self.run, name, self.version), daemon=True)
         self.process.start()
         theirs.close()

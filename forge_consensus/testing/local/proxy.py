@@ -66,7 +66,7 @@ class Watch(asyncio.Protocol):
     def __init__(self) -> None:
         self.ended = asyncio.Event()
 
-    def connection_lost(self, error: Exception | None) -> None:
+    def connection_lost(self, exc: Exception | None) -> None:
         """The node is gone, or tired of silence."""
         self.ended.set()
 
@@ -198,7 +198,8 @@ class Proxy:
                 task.cancel()
             for relay in list(self.relays):
                 relay.abort()
-            await asyncio.gather(*tasks, stop, return_exceptions=True)
+            ended: list[asyncio.Future[Any]] = [*tasks, stop]
+            await asyncio.gather(*ended, return_exceptions=True)
             await asyncio.sleep(0)  # what was aborted is closed in the loop's next round
 
     def stop(self) -> None:

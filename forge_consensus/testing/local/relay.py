@@ -67,7 +67,7 @@ class Lane(asyncio.Protocol):
         if now:
             self.other.write(b"".join(now))
 
-    def connection_lost(self, error: Exception | None) -> None:
+    def connection_lost(self, exc: Exception | None) -> None:
         """Whoever was here is gone; the other side learns it, unless that very path is cut."""
         self.transport = None
         if self.timer is not None:

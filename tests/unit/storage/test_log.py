@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -139,8 +138,10 @@ def test_large_records_are_not_fetched_by_the_thousand() -> None:
     class Counting(MemoryTables):
         fetched_bytes = 0
 
-        def scan(self, table: str, *range_: Any) -> list[KeyValue]:
-            found = super().scan(table, *range_)
+        def scan(
+            self, table: str, start: bytes = b"", stop: bytes | None = None, limit: int | None = None
+        ) -> list[KeyValue]:
+            found = super().scan(table, start, stop, limit)
             self.fetched_bytes += sum(len(record) for _, record in found)
             return found
 
