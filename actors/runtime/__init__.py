@@ -1,1 +1,1 @@
-"""The turn: what comes in, what happens, what leaves after the commit. It knows no Raft."""
+"""The turn: what comes in, what happens, what leaves after the commit. The gate in it guards the term."""
