@@ -1,1 +1,1 @@
-"""The turn: what comes in, what happens, what leaves after the commit. It knows no Raft."""
+"""The turn: frames come in, actors handle them, and frames leave after the commit. It knows no Raft."""
