@@ -1,1 +1,1 @@
-"""The pure parts of Raft that the actors are made of: progress, quorum, leadership, transfers."""
+"""The parts that the actors are made of: leadership, progress, handshake, transfers, waiting requests."""

@@ -1,1 +1,1 @@
-"""The turn: frames come in, actors handle them, and frames leave after the commit. It knows no Raft."""
+"""The turn: frames come in, actors handle them, and frames leave after the commit. The gate in it guards the term."""

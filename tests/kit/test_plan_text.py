@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from forge_consensus.config.raft import RaftSettings
@@ -41,3 +44,15 @@ def test_the_reproduction_runs_as_it_is_printed() -> None:
     names: dict[str, Any] = {}
     exec(reproduction(plan), names)
     assert names["simulation"].cluster.timeline.digest == attempt(plan).digest
+
+
+def test_a_machine_of_the_main_program_is_imported_by_the_name_of_its_file(tmp_path: Path) -> None:
+    program = tmp_path / "counter.py"
+    program.write_text(
+        "from forge_consensus.testing import Plan\n"
+        "from forge_consensus.testing.simulator.plan_text import reproduction\n"
+        "class Counter:\n    pass\n"
+        "if __name__ == '__main__':\n    print(reproduction(Plan(3), Counter))\n"
+    )
+    done = subprocess.run([sys.executable, program], capture_output=True, text=True, check=True)
+    assert "from counter import Counter" in done.stdout.splitlines()

@@ -42,15 +42,6 @@ BELOW = {
     "actors": ("errors", "config", "events", "storage", "actors"),
 }
 """What the modules of a layer may import of this package, for type checkers too."""
-KNOWN_CIRCLES: tuple[set[str], ...] = (
-    # To be opened; this list ends empty. A part of a known circle passes, so that one can be opened step by step.
-    {"storage.ledger.applying", "storage.ledger.checks", "storage.ledger.ledger"},
-    {"actors.raft.leadership", "actors.raft", "actors.replication"},
-    {
-        "testing.faults.disks", "testing.faults.drawn", "testing.faults.networks", "testing.faults.processes",
-        "testing.faults.strike",
-    },
-)  # fmt: skip
 FOREIGN_WORDS = re.compile(
     r"house[.]md|\bfoun[d]er|\bsub-?ag[e]nt|\bAI (?:ag[e]nt|ass[i]stant)|\blanguage mod[e]l|\bprom[p]t engineer",
     re.IGNORECASE,
@@ -112,16 +103,12 @@ def test_a_layer_imports_only_what_is_below_it() -> None:
 
 
 def test_no_modules_import_each_other_in_a_circle() -> None:
-    known = [{PACKAGE, *(f"{PACKAGE}.{name}" for name in names)} for names in KNOWN_CIRCLES]
-    found = circles(import_graph())
-    assert [group for group in found if not any(set(group) <= allowed for allowed in known)] == []
+    assert circles(import_graph()) == []
 
 
 @pytest.mark.parametrize("inside", ["actors", "storage"])
 def test_no_folders_import_each_other_in_a_circle(inside: str) -> None:
-    known = [{PACKAGE, *(f"{PACKAGE}.{name}" for name in names)} for names in KNOWN_CIRCLES]
-    found = circles(folder_graph(f"{PACKAGE}.{inside}"))
-    assert [group for group in found if not any(set(group) <= allowed for allowed in known)] == []
+    assert circles(folder_graph(f"{PACKAGE}.{inside}")) == []
 
 
 def test_circles_are_found_directly_and_by_way_of_others() -> None:

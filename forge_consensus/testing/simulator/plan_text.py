@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import MISSING, Field, fields, is_dataclass
+from pathlib import Path
 from typing import Any
 
 from forge_consensus.testing.simulator.plan import Plan
@@ -51,6 +53,15 @@ def set_text(items: list[Any]) -> str:
     return f"{text} - {{{', '.join(map(str, lacking))}}}" if lacking else text
 
 
+def module_of(made: Any) -> str:
+    """Return the name under which another program imports what a class or function was defined in.
+
+    The main program is imported by the name of its file, because ``__main__`` is then another module.
+    """
+    file = getattr(sys.modules.get("__main__"), "__file__", None)
+    return Path(file).stem if made.__module__ == "__main__" and file else str(made.__module__)
+
+
 def reproduction(plan: Plan, state_machine: Any = None, workload: Any = None, state: Any = None) -> str:
     """Return the Python code that runs the plan again with the given machine, workload and `state`."""
     arguments, imports = [call_of(plan)], [line for line in IMPORTS if f"{line.rpartition(' ')[2]}(" in call_of(plan)]
@@ -58,6 +69,6 @@ def reproduction(plan: Plan, state_machine: Any = None, workload: Any = None, st
         if given is not None:
             made = given if hasattr(given, "__qualname__") else type(given)
             arguments.append(f"{name}={made.__qualname__}{call}")
-            imports.append(f"from {made.__module__} import {made.__qualname__.partition('.')[0]}")
+            imports.append(f"from {module_of(made)} import {made.__qualname__.partition('.')[0]}")
     line = f"with Simulation({', '.join(arguments)}) as simulation: simulation.run()"
     return "\n".join((*imports, SIMULATION, line))
