@@ -1,1 +1,1 @@
-"""Who does the work: the consensus actors, the messages between them, and what carries these."""
+"""The consensus actors of a node, the messages between them, and the transport of these messages."""

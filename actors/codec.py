@@ -39,10 +39,10 @@ from forge_consensus.errors import ProtocolError
 VERSION = 1
 NUMBER_MAX = 1 << 63
 TEXT_MAX = 64 * 1024
-"""Longer texts are refused, in characters."""
+"""The longest text that is accepted, in characters."""
 EXTENSION_KEYS_MAX = 16
 EXTENSION_BYTES_MAX = 1024
-"""The sum of the sizes of an extension's values of type bytes."""
+"""The limit for the sum of the sizes of an extension's values of type bytes."""
 
 Extension = dict[int, int | bytes]
 NO_EXTENSION: Extension = {}
@@ -115,7 +115,7 @@ def check_of(annotation: Any) -> Check:
 
 @dataclass(frozen=True, slots=True)
 class Schema:
-    """How one message class is written and read."""
+    """How one message class is encoded and checked."""
 
     kind: type[WireMessage]
     tag: int
@@ -123,11 +123,11 @@ class Schema:
     checks: tuple[Check, ...]
     required: int
     values: Callable[[WireMessage], tuple[Any, ...]]
-    """Returns a message's fields, in order."""
+    """Returns the fields of a message, in order."""
 
 
 def schema_of(tag: int, kind: type[WireMessage]) -> Schema:
-    """The schema of a message class, from its annotations."""
+    """The schema of a message class, made from its annotations."""
     hints = get_type_hints(kind)
     slots = fields(kind)
     names = tuple(slot.name for slot in slots)
@@ -149,7 +149,7 @@ HEADER_CHECKS = (*map(check_of, (int, str, str, str, str, int, int, int, int)), 
 
 
 def encode(frame: Frame) -> bytes:
-    """Encode a frame."""
+    """Encode a frame of this version, whose message has a class of `WIRE_TAGS`."""
     message = frame.message
     schema = BY_KIND[type(message)]
     data: bytes = msgpack.packb(

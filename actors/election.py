@@ -38,7 +38,7 @@ from forge_consensus.storage.ledger.record import Kind
 
 FAULT = "an actor of this node failed"
 NOOP = Proposal(Kind.NOOP, session=0, seq=0, done_below=0, data=b"")
-"""The first entry of every leader's term."""
+"""The first entry of each leader's term; it lets the entries of earlier terms commit."""
 
 
 class ElectionActor(ConsensusActor):
@@ -59,7 +59,7 @@ class ElectionActor(ConsensusActor):
         self.stood_at = 0.0
 
     def bind(self, context: Context) -> None:
-        """Take the context; role and leader in it are still those that were reported last."""
+        """Take the context. Its role and leader are those that were reported last, before a rebuild."""
         super().bind(context)
         self.stickiness = context.shared.stickiness
 
@@ -74,7 +74,7 @@ class ElectionActor(ConsensusActor):
 
     @property
     def leader(self) -> str | None:
-        """The node that leads, None while none is known; shared and reported like the role."""
+        """The leading node, None while none is known; shared and reported like the role."""
         return self.shared.leader
 
     @leader.setter
@@ -84,7 +84,7 @@ class ElectionActor(ConsensusActor):
     # --- beginning and waiting ---------------------------------------------------------------------------------------
 
     def receiveMsg_Start(self, message: Start, sender: Any) -> None:
-        """Begin as a follower that waits for a leader; the only member of its cluster asks for votes at once."""
+        """Start as a follower that waits for a leader; the only member of its cluster asks for votes at once."""
         self.stood_at = self.clock.now()
         if self.ledger.configuration.lease_reads:
             self.stickiness.no_vote_before = self.clock.now() + self.options.election_timeout_min
@@ -101,8 +101,8 @@ class ElectionActor(ConsensusActor):
     def wait_until(self, deadline: float) -> None:
         """Move the election deadline.
 
-        An alarm that rings before the deadline only sets the next one, so the many contacts that move the deadline
-        further away need no new alarm.
+        The alarm is replaced only if the deadline comes earlier. An alarm that fires too early sets the next one, so
+        the many contacts that postpone the deadline need no new alarm.
         """
         self.deadline = deadline
         if self.alarm is not None and self.alarm_at > deadline:
@@ -113,12 +113,12 @@ class ElectionActor(ConsensusActor):
             self.alarm = self.after(max(0.0, deadline - self.clock.now()), ElectionTimeout())
 
     def wait_long(self) -> None:
-        """Wait for a random election timeout, so that nodes do not all stand at once (paper 5.2)."""
+        """Wait for a random election timeout, so that nodes do not all become candidates at once (paper 5.2)."""
         low, high = self.options.election_timeout_min, self.options.election_timeout_max
         self.wait_until(self.clock.now() + self.context.random.uniform(low, high))
 
     def wait_short(self) -> None:
-        """Wait for a time that grows with this node's rank, so that the voters of lower rank stand first."""
+        """Wait for a time that grows with this node's rank, so that voters of lower rank become candidates first."""
         ranked = [node for node in sorted(self.ledger.configuration.voters) if node != self.leader]
         rank = ranked.index(self.node_id) if self.node_id in ranked else len(ranked)
         delay = self.options.rank_delay
@@ -126,7 +126,7 @@ class ElectionActor(ConsensusActor):
         self.wait_until(self.clock.now() + rank * delay + jitter)
 
     def receiveMsg_ElectionTimeout(self, message: ElectionTimeout, sender: Any) -> None:
-        """Ask for pre-votes if the deadline has come; otherwise wait for it."""
+        """Ask for pre-votes if the deadline has passed; otherwise wait for the rest."""
         self.alarm = None
         if self.role is Role.LEADER:
             return
@@ -140,7 +140,7 @@ class ElectionActor(ConsensusActor):
     # --- asking ------------------------------------------------------------------------------------------------------
 
     def ask_for_pre_votes(self) -> None:
-        """Ask whether an election would be won, because a new term would disturb a leader that others still hear."""
+        """Ask whether this node would win an election, because a new term would disturb a leader that others follow."""
         if self.leader is not None:
             silent = "connection lost" if self.disconnected else "silent for an election timeout"
             self.lose_leader(silent)
@@ -166,9 +166,9 @@ class ElectionActor(ConsensusActor):
             )
 
     def receiveMsg_RequestPreVote(self, message: RequestPreVote, sender: Any) -> None:
-        """Say whether this node would grant the vote, without promising it.
+        """Reply whether this node would grant the vote, without promising it.
 
-        A node that grants it holds its own candidacy back, so that the asker can win.
+        A node that would grant it postpones its own candidacy, so that the sender can win.
         """
         ledger = self.ledger
         granted = (
@@ -182,9 +182,9 @@ class ElectionActor(ConsensusActor):
         self.send(sender, PreVoteReply(ledger.term, message.round, granted))
 
     def receiveMsg_PreVoteReply(self, message: PreVoteReply, sender: Any) -> None:
-        """Stand once a majority has granted the pre-votes of the present round.
+        """Become a candidate once a majority has granted the pre-votes of the present round.
 
-        They count only in the term in which they were asked for: the gate may have entered a higher term while
+        They count only in the term in which they were requested: the gate may have entered a higher term while
         `TermRaised` is still in the mailbox.
         """
         present = message.round == self.round and self.asked_in == self.ledger.term
@@ -234,16 +234,16 @@ class ElectionActor(ConsensusActor):
                 self.win()
 
     def is_majority(self, votes: set[str]) -> bool:
-        """Whether these nodes are a quorum. Votes and pre-votes are never counted together."""
+        """Whether these nodes are a quorum. Votes and pre-votes are always counted separately."""
         return self.ledger.configuration.quorum.has(votes)
 
     def win(self) -> None:
-        """Lead the term.
+        """Become the leader of the term.
 
-        Its first entry is a no-op, because only an entry of the own term lets earlier ones commit (paper 5.4.2, 8). It
-        is appended here, so that no client's command that arrived in the same turn comes before it.
+        Its first entry is a no-op, because only an entry of the leader's own term lets earlier ones commit (paper
+        5.4.2, 8). It is appended here, so that it precedes every client's command that arrived in the same turn.
         """
-        self.asking = False  # a candidate may have asked for pre-votes again before its votes came
+        self.asking = False  # a candidate may have asked for pre-votes again before its votes arrived
         term = self.ledger.term
         self.ledger.lead(term)
         noop, _ = self.ledger.propose(term, self.clock.wall_ms(), [NOOP])
@@ -257,12 +257,12 @@ class ElectionActor(ConsensusActor):
     # --- following ---------------------------------------------------------------------------------------------------
 
     def sticky(self) -> bool:
-        """Whether this node refuses its vote, because it leads or has just heard a leader."""
+        """Whether this node refuses its vote, because it leads or has recently received a leader's request."""
         timeout, lease_reads = self.options.election_timeout_min, self.ledger.configuration.lease_reads
         return self.stickiness.holds(self.clock.now(), timeout=timeout, lease_reads=lease_reads)
 
     def receiveMsg_LeaderContact(self, message: LeaderContact, sender: Any) -> None:
-        """Follow the leader of the present term, and give it another election timeout."""
+        """Follow the leader of the present term, and restart the election timeout."""
         if message.term != self.ledger.term:
             return
         self.stickiness.heard_at = self.clock.now()
@@ -281,16 +281,16 @@ class ElectionActor(ConsensusActor):
             self.announce_leader(votes=0)
 
     def left_behind(self, term: int) -> bool:
-        """Whether a leader's request may have left before the connection to that leader broke.
+        """Whether a leader's request may have been sent before the connection to that leader broke.
 
-        Requests of a leader arrive on another connection than the one whose end is noticed, so under load some are read
-        after that end. They must not call the quick election off. A leader that lives is heard again later.
+        A leader's requests arrive on another connection than the one whose end this node notices, so under load some
+        are read after that end. They must not cancel the quick election. A leader that lives sends further requests.
         """
         fresh = self.clock.now() - self.broke_at < self.options.heartbeat_interval
         return self.disconnected and term == self.broke_in and fresh
 
     def announce_leader(self, votes: int) -> None:
-        """Tell the other actors and the world who leads. Only the leader itself knows its number of votes."""
+        """Notify the other actors and publish who leads. Only the leader itself knows its number of votes."""
         term = self.ledger.term
         self.shared.leader_term = term
         duration = self.clock.now() - self.stood_at
@@ -299,7 +299,7 @@ class ElectionActor(ConsensusActor):
         self.tell_all(LeaderChanged(self.leader, term))
 
     def lose_leader(self, reason: str) -> None:
-        """Forget the leader: from now on none is known."""
+        """Forget the leader, and publish that it is lost; does nothing if none is known."""
         if self.leader is None:
             return
         if self.leader != self.node_id:
@@ -312,7 +312,7 @@ class ElectionActor(ConsensusActor):
     def receiveMsg_PeerDown(self, message: PeerDown, sender: Any) -> None:
         """If the connection to the leader broke, ask for pre-votes after a short wait instead of a whole timeout.
 
-        Not under leases, because a leader that is cut off may still answer reads under its lease.
+        Not with lease reads, because a leader that is cut off may still answer reads under its lease.
         """
         if message.node != self.leader or self.role is not Role.FOLLOWER:
             return
@@ -324,7 +324,7 @@ class ElectionActor(ConsensusActor):
         self.wait_short()
 
     def receiveMsg_PeerUp(self, message: PeerUp, sender: Any) -> None:
-        """The connection to the leader stands again: wait for its heartbeats."""
+        """The connection to the leader is back: wait for its heartbeats."""
         if message.node == self.leader and self.disconnected:
             self.disconnected, self.stickiness.follows = False, True
             self.wait_long()
@@ -332,7 +332,7 @@ class ElectionActor(ConsensusActor):
     # --- stepping down -----------------------------------------------------------------------------------------------
 
     def receiveMsg_TermRaised(self, message: TermRaised, sender: Any) -> None:
-        """Lay down the role of an earlier term; the gate has entered a higher one."""
+        """Give up the role of an earlier term, because the gate has entered a higher one."""
         self.asking = False
         self.step_down(f"term {message.term} began")
         self.lose_leader(f"term {message.term} began")
@@ -344,13 +344,13 @@ class ElectionActor(ConsensusActor):
             self.lose_leader(message.reason)
 
     def receiveMsg_CommitWasSlow(self, message: CommitWasSlow, sender: Any) -> None:
-        """Resign: a leader that waited for its disk so long was silent for an election timeout."""
+        """Resign, because a leader that waited so long for its disk sent nothing for an election timeout."""
         if self.role is Role.LEADER:
             reason = f"a commit took {message.seconds:.1f} s"
             self.receiveMsg_Resign(Resign(self.ledger.term, reason), sender)
 
     def step_down(self, reason: str) -> None:
-        """Become a follower, and tell everybody if this node led."""
+        """Become a follower; if this node led, publish that and notify the other actors."""
         was = self.role
         if was is Role.FOLLOWER:
             return
@@ -362,7 +362,7 @@ class ElectionActor(ConsensusActor):
             self.wait_long()
 
     def take_role(self, role: Role, reason: str) -> None:
-        """Change the role, and publish it if it is another one."""
+        """Change the role, and publish the change if there is one."""
         if role is not self.role:
             self.publish(RoleChanged(old=str(self.role), new=str(role), reason=reason))
         self.role = role

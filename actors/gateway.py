@@ -1,4 +1,4 @@
-"""The gateway actor: the door for clients. It takes their requests and packs the answers of a turn into few frames."""
+"""The gateway actor: receives the requests of clients, and packs the answers of a turn into few frames."""
 
 from __future__ import annotations
 
@@ -58,12 +58,12 @@ from forge_consensus.storage.machines.sessions import TTL_BYTES, TTL_MS_MAX
 
 LOCATE_WAIT_MS_MAX: Final = 60_000
 ANSWER_BYTES_MAX: Final = 1 << 20
-"""The size of one frame of answers, roughly; only a single larger result exceeds it."""
+"""The approximate limit for one frame of answers, in bytes; only a single larger result exceeds it."""
 RESULT_OVERHEAD_BYTES: Final = 16
 
 
 class GatewayActor(ConsensusActor):
-    """Owns the clients' requests in flight. Losing them is safe, because a session makes it safe to send again."""
+    """Owns the clients' requests in flight. Losing them is safe, because a session makes retries safe."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -73,24 +73,24 @@ class GatewayActor(ConsensusActor):
         self.locators: dict[int, tuple[SenderAddress, int, Timer]] = {}
 
     def bind(self, context: Context) -> None:
-        """Take the context, and in it the clients that wait for an answer of the actors before a rebuild."""
+        """Take the context, and with it the clients that were waiting for an answer before a rebuild."""
         super().bind(context)
         self.unanswered = context.unanswered
 
     def receiveMsg_Start(self, message: Start, sender: Any) -> None:
-        """Tell the clients that waited for actors which failed that nobody knows what became of their requests."""
+        """Answer the clients whose requests the failed actors had taken: the outcome of these requests is unknown."""
         for asker in list(self.unanswered):
             self.refuse(asker, OutcomeUnknownError.code, "an actor failed and was rebuilt: ask again")
 
     # --- who leads ---------------------------------------------------------------------------------------------------
 
     def located(self) -> Located:
-        """What this node knows of the leader."""
+        """The leader as far as this node knows it, and the members."""
         leader = self.shared.leader or ""
         configuration = self.ledger.configuration
         identity = self.ledger.identity
-        # With peers, the address of the configuration is a promise. A single node may listen elsewhere than where it
-        # did when its folder was made.
+        # With peers, the configuration's address is binding. A single node may listen at another address than at the
+        # one that its folder was created with.
         address = self.context.bind_address if not self.others else configuration.addresses.get(leader, "")
         return Located(
             node=identity.node_id,
@@ -102,7 +102,7 @@ class GatewayActor(ConsensusActor):
         )
 
     def receiveMsg_Locate(self, message: Locate, sender: Any) -> None:
-        """Answer when a leader of a higher term than the client knows is known, or when its waiting time is over."""
+        """Answer as soon as a leader of a higher term than the client's is known, or when the client's wait is over."""
         known = self.shared.leader is not None and self.shared.leader_term > message.known_term
         if known or message.wait_ms == 0:
             self.send(sender, self.located())
@@ -112,7 +112,7 @@ class GatewayActor(ConsensusActor):
         self.locators[self.ticket] = (sender, message.known_term, timer)
 
     def receiveMsg_LocateExpired(self, message: LocateExpired, sender: Any) -> None:
-        """Answer with what is known now, even if that is no leader."""
+        """Answer with what is known now, even if no leader is."""
         asker, _, _ = self.locators.pop(message.number)
         self.send(asker, self.located())
 
@@ -127,20 +127,20 @@ class GatewayActor(ConsensusActor):
                 self.send(asker, self.located())
 
     def receiveMsg_LeadershipEnded(self, message: LeadershipEnded, sender: Any) -> None:
-        """Answer every waiting client. What was proposed may still commit under another leader, or may not."""
+        """Answer every waiting client. Its commands may still commit under another leader."""
         for asker in self.waiting.drop_batches():
             self.refuse(asker, OutcomeUnknownError.code, f"this node no longer leads: {message.reason}")
         for asker in self.waiting.drop_reads():
             self.refuse_leader(asker)
 
     def refuse(self, asker: SenderAddress, code: str, text: str) -> None:
-        """Refuse a whole request, and say who leads."""
+        """Refuse a whole request, and include the leader's address."""
         self.unanswered.settle(asker)
         known = self.located()
         self.send(asker, Refused(code, text, known.leader, known.address, known.term))
 
     def refuse_leader(self, asker: SenderAddress) -> None:
-        """Refuse a request because this node does not lead; nothing of it was done."""
+        """Refuse a request because this node does not lead; no part of it was carried out."""
         leader = self.shared.leader
         if leader is None:
             text = "no leader is known at this moment: an election goes on, or a majority is out of reach"
@@ -151,7 +151,7 @@ class GatewayActor(ConsensusActor):
     # --- commands ----------------------------------------------------------------------------------------------------
 
     def receiveMsg_Submit(self, message: Submit, sender: Any) -> None:
-        """Propose a client's commands. Outside a session they are refused, because none would be applied once (I14)."""
+        """Propose a client's commands. Without a session they are refused, as they could be applied twice (I14)."""
         session, mark = message.session, message.done_below
         if not session:
             self.refuse(sender, ProtocolError.code, "commands are sent in a session: open one first, with OpenSession")
@@ -173,10 +173,10 @@ class GatewayActor(ConsensusActor):
         self.propose(sender, 0, [Proposal(Kind.SESSION, 0, 0, 0, ttl)])
 
     def propose(self, asker: SenderAddress, session: int, proposals: list[Proposal]) -> None:
-        """Put proposals into the log if this node leads, and let the client wait until they are applied.
+        """Append proposals if this node leads, and keep the client waiting until they are applied.
 
-        That only a leader of the present term appends is the ledger's to check. The replication actor is told, because
-        it sends the entries to the followers and publishes `LogAppended`.
+        The ledger checks that only a leader of the present term appends. The replication actor is notified, because it
+        sends the entries to the followers and publishes `LogAppended`.
         """
         ledger, waiting = self.ledger, self.waiting
         term = ledger.leading_term
@@ -206,7 +206,7 @@ class GatewayActor(ConsensusActor):
             self.answer_reads()
 
     def answer_batches(self, found: Applications) -> None:
-        """Send each client the outcomes of this turn, and count them."""
+        """Send the outcomes of this turn to the clients, and count them."""
         for asker, index in found.opened:
             self.send(asker, SessionOpened(index))
         for batch in found.finished:
@@ -221,7 +221,7 @@ class GatewayActor(ConsensusActor):
             self.failed_commands.tell(self.ledger.log, found.failed, self.clock.now())
 
     def send_results(self, asker: SenderAddress, session: int, results: list[Result]) -> None:
-        """Send results in as few frames as their size allows."""
+        """Send results in as few frames as `ANSWER_BYTES_MAX` allows."""
         start = size = 0
         for end, (_, _, payload) in enumerate(results, 1):
             size += len(payload) + RESULT_OVERHEAD_BYTES
@@ -250,12 +250,12 @@ class GatewayActor(ConsensusActor):
             self.tell("replication", ReadIndex(self.ticket, lease=message.consistency == "lease"))
 
     def receiveMsg_ReadReady(self, message: ReadReady, sender: Any) -> None:
-        """The leader is confirmed: answer the read once its index is applied."""
+        """Note that the leader is confirmed, and answer the read if its index is applied."""
         self.waiting.confirm(message.ticket, message.index)
         self.answer_reads()
 
     def receiveMsg_ReadRefused(self, message: ReadRefused, sender: Any) -> None:
-        """This node no longer leads. The read may be refused already, with the end of the leadership."""
+        """Refuse the read, because this node no longer leads. The end of the leadership may have refused it already."""
         read = self.waiting.unconfirmed.pop(message.ticket, None)
         if read is not None:
             self.refuse_leader(read.asker)
@@ -266,7 +266,7 @@ class GatewayActor(ConsensusActor):
             self.answer(read, 0)
 
     def answer(self, read: PendingRead, stale_ms: int) -> None:
-        """Ask the machine. An error of one query is the answer to that query alone."""
+        """Answer each query from the machine. An error of one query is the answer to that query alone."""
         items = []
         applier = self.ledger.applier
         for number, data in read.queries:
@@ -282,7 +282,7 @@ class GatewayActor(ConsensusActor):
         self.send(read.asker, ReadResults(self.ledger.applied, stale_ms, tuple(items)))
 
     def staleness_ms(self) -> int:
-        """How long ago this node last heard from a leader, in milliseconds; 0 while it leads."""
+        """How many milliseconds ago this node last received a leader's request; 0 while it leads."""
         if self.ledger.leading_term is not None:
             return 0
         if self.shared.leader_heard_at is None:
@@ -292,7 +292,7 @@ class GatewayActor(ConsensusActor):
     # --- status and events -------------------------------------------------------------------------------------------
 
     def receiveMsg_GetStatus(self, message: GetStatus, sender: Any) -> None:
-        """Report this node's status."""
+        """Send this node's status."""
         self.send(sender, Status(NodeStatus.whole(self.context, self.snapshots).to_dict()))
 
     def receiveMsg_ReadEvents(self, message: ReadEvents, sender: Any) -> None:

@@ -1,6 +1,6 @@
-"""The health actor: watches which peers live, whether a quorum is reachable, and how this node fares.
+"""The health actor: judges which peers live, whether a quorum is reachable, and the state of this node.
 
-It reports only: no decision of the consensus rests on it.
+It only reports: no decision of the consensus depends on it.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ from forge_consensus.events.types import (
 )
 
 LAG_ENTRIES = 100_000
-"""A node that has so many committed entries still to apply counts as recovering."""
+"""A node with more committed entries than this still to apply counts as recovering."""
 
 
 class HealthActor(ConsensusActor):
-    """Asks every peer at a steady interval, whatever the roles, and judges by the answers."""
+    """Checks every peer at a steady interval, in every role, and judges by the replies."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -43,19 +43,19 @@ class HealthActor(ConsensusActor):
         self.missed: dict[str, int] = {}
 
     def bind(self, context: Context) -> None:
-        """Take the context. After a rebuild, what was published about the peers still holds."""
+        """Take the context. The published states of the peers stay valid after a rebuild."""
         super().bind(context)
         known = context.shared.peers
         context.shared.peers = {node: known.get(node) or PeerView() for node in self.others}
 
     def receiveMsg_Start(self, message: Start, sender: Any) -> None:
-        """Begin to ask the peers."""
+        """Start checking the peers."""
         self.missed = dict.fromkeys(self.others, 0)
         self.judge()
         self.after(self.options.check_interval, CheckHealth())
 
     def receiveMsg_CheckHealth(self, message: CheckHealth, sender: Any) -> None:
-        """Judge the peers that did not answer, and ask all of them again."""
+        """Judge the peers that did not answer, and check all of them again."""
         self.number += 1
         options = self.options
         for node, missed in self.missed.items():
@@ -71,11 +71,11 @@ class HealthActor(ConsensusActor):
         self.after(options.check_interval, CheckHealth())
 
     def receiveMsg_CheckPeer(self, message: CheckPeer, sender: Any) -> None:
-        """Answer a peer that asks whether this node is alive."""
+        """Answer a peer that checks whether this node is alive."""
         self.send(sender, CheckPeerReply(message.number))
 
     def receiveMsg_CheckPeerReply(self, message: CheckPeerReply, sender: Any) -> None:
-        """Note that a peer is alive, and the round trip by this node's clock alone, since the reply echoes the time."""
+        """Note that a peer is alive, and its round trip: the reply echoes the send time by this node's clock."""
         view = self.shared.peers.get(sender.node)
         if view is None:
             return
@@ -102,7 +102,7 @@ class HealthActor(ConsensusActor):
         self.judge()
 
     def alive(self, node: str) -> None:
-        """Note that a peer was heard."""
+        """Note that a peer answered; publish its recovery if it had failed."""
         view = self.shared.peers[node]
         self.missed[node] = 0
         view.heard_at = self.clock.now()
@@ -122,7 +122,7 @@ class HealthActor(ConsensusActor):
     # --- judging -----------------------------------------------------------------------------------------------------
 
     def judge(self) -> None:
-        """Publish what changed about the quorum or this node's health."""
+        """Publish what changed in the quorum or in this node's health."""
         peers, quorum = self.shared.peers, self.ledger.configuration.quorum
         gone = [n for n, v in peers.items() if v.status in (PeerStatus.FAILED, PeerStatus.INACTIVE)]
         live = quorum.voters - set(gone)
@@ -140,7 +140,7 @@ class HealthActor(ConsensusActor):
         self.change(self.state_for(has_quorum, lag, bool(details)), tuple(details))
 
     def state_for(self, quorum: bool, lag: int, trouble: bool) -> HealthState:
-        """How this node fares: is a `quorum` reachable, how many entries lag behind, is anything else in `trouble`."""
+        """This node's state: is a `quorum` reachable, how many entries does it `lag`, is there other `trouble`."""
         if not quorum:
             began = self.clock.now() - self.context.started_at < 2 * self.options.election_timeout_max
             return HealthState.RECOVERING if began else HealthState.UNHEALTHY
@@ -149,7 +149,7 @@ class HealthActor(ConsensusActor):
         return HealthState.DEGRADED if trouble else HealthState.HEALTHY
 
     def change(self, state: HealthState, details: tuple[str, ...]) -> None:
-        """Enter a state, and publish it unless the same was published last."""
+        """Enter a state, and publish it unless the same state and details were published last."""
         reported = self.reported
         known = (reported.health, reported.details)
         reported.health, reported.details = state, details

@@ -1,4 +1,4 @@
-"""The membership actor: greets the peers, decides who may speak with this node, and tells of the cluster that forms."""
+"""The membership actor: exchanges greetings with the peers, admits or refuses them, and reports a formed cluster."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ from forge_consensus.events.types import ClusterFormed
 from forge_consensus.storage.ledger.transaction import get_meta
 
 FORMED = b"formed"
-"""The key of a record in the ledger: `ClusterFormed` was published."""
+"""The key of the ledger's record that `ClusterFormed` was published."""
 ANSWER_SECONDS = 1.0
-"""A greeting without an answer is repeated after so long: it, or the turn that took it, may have been lost."""
+"""A greeting without an answer is repeated after this time: the greeting, or the turn that received it, may be lost."""
 REGREET_SECONDS = 5.0
-"""After a refusal the peer is greeted again after so long."""
+"""After a refusal the peer is greeted again after this time."""
 
 
 class MembershipActor(ConsensusActor):
-    """Owns the greetings under way: one on every new connection, repeated until the peer answers.
+    """Owns the greetings in flight: one on every new connection, repeated until the peer answers.
 
-    What is said and accepted is decided by the `Handshake`.
+    The `Handshake` decides what a greeting contains and whether one is accepted.
     """
 
     def __init__(self) -> None:
@@ -45,16 +45,16 @@ class MembershipActor(ConsensusActor):
         """By peer: the timer that repeats the greeting unless an answer comes first."""
 
     def bind(self, context: Context) -> None:
-        """Take the context."""
+        """Take the context, and make the handshake from this node's identity."""
         super().bind(context)
         self.handshake = Handshake(self.ledger.identity, context.opened.initial, context.bind_address)
 
     def receiveMsg_Start(self, message: Start, sender: Any) -> None:
-        """Look whether the cluster has formed before; it does so once in the life of this node's folder."""
+        """Read whether the cluster has formed before, because that is published once in the life of a folder."""
         self.formed = get_meta(self.ledger.tables, FORMED) is not None
 
     def receiveMsg_LeaderChanged(self, message: LeaderChanged, sender: Any) -> None:
-        """Publish that the cluster has formed when its first leader is known."""
+        """Publish that the cluster has formed, when its first leader is known."""
         if message.leader and not self.formed:
             self.formed = True
             self.ledger.turn.put_meta(FORMED, b"")
@@ -68,23 +68,23 @@ class MembershipActor(ConsensusActor):
         self.greet(message.node)
 
     def receiveMsg_PeerDown(self, message: PeerDown, sender: Any) -> None:
-        """Stop greeting the peer until its connection stands again."""
+        """Stop greeting the peer until its connection is back."""
         self.linked.discard(message.node)
         self.cancel(message.node)
 
     def receiveMsg_HelloDue(self, message: HelloDue, sender: Any) -> None:
-        """Greet the peer again, if its connection still stands."""
+        """Greet the peer again, if its connection still exists."""
         self.waiting.pop(message.node, None)
         if message.node in self.linked:
             self.greet(message.node)
 
     def wait(self, node: str, seconds: float) -> None:
-        """Greet the node again in so many seconds."""
+        """Greet the node again after this many seconds."""
         self.cancel(node)
         self.waiting[node] = self.after(seconds, HelloDue(node))
 
     def cancel(self, node: str) -> None:
-        """Do not repeat the greeting."""
+        """Cancel the repetition of the greeting."""
         if (timer := self.waiting.pop(node, None)) is not None:
             timer.cancel()
 
@@ -94,7 +94,7 @@ class MembershipActor(ConsensusActor):
         self.wait(node, ANSWER_SECONDS)
 
     def receiveMsg_Hello(self, message: Hello, sender: Any) -> None:
-        """Judge a greeting. The sender's boot is on disk before the answer leaves."""
+        """Answer a greeting. The sender's boot is on disk before the answer leaves."""
         node = sender.node
         refusal = self.handshake.judge(node, message, self.ledger.configuration, lambda hello: self.admit(node, hello))
         if refusal.reason:
@@ -102,12 +102,12 @@ class MembershipActor(ConsensusActor):
         self.send(sender, self.handshake.reply(refusal))
 
     def admit(self, node: str, message: Hello | HelloReply) -> str:
-        """Take note of a peer's boot; returns why it is not the member that was known, or ""."""
+        """Record a peer's boot; returns why the peer is not the member that was known, or ""."""
         ledger = self.ledger
         return ledger.identity.admit(ledger.turn, node, message.incarnation, message.boot, message.earlier)
 
     def receiveMsg_HelloReply(self, message: HelloReply, sender: Any) -> None:
-        """The peer accepted the greeting, or says why not."""
+        """Introduce the peer that accepted the greeting, or handle its refusal."""
         node = sender.node
         if message.reason == STRANGER:
             if node not in self.waiting:  # otherwise a greeting is under way
@@ -123,7 +123,7 @@ class MembershipActor(ConsensusActor):
             self.tell_all(PeerUp(node))
 
     def refused(self, node: str, message: HelloReply) -> None:
-        """A peer refused this node. Raises `IdentityError`, which ends the node, where going on could do harm."""
+        """Handle a peer's refusal. Raises `IdentityError`, which ends the node, if running on could do harm."""
         text = f"{node} refused this node: {message.detail}"
         stranger = self.admit(node, message) if message.reason == IDENTITY else ""
         if is_fatal(message.reason, stranger, joined=self.ledger.commit_index > 1):

@@ -1,9 +1,9 @@
-"""The messages: everything that nodes say to each other and that clients and nodes say, as closed sets on one page.
+"""The messages: everything that nodes and clients send to each other, as closed sets on one page.
 
 Requests are imperative, answers between nodes are noun + ``Reply``. `WIRE_TAGS` lists every message with the tag under
 which the codec writes it. A new field goes last and has a default, and a tag is never used again, because nodes of
-different versions speak with each other. Terms, indexes, boots and numbers are unsigned; the names are those of the
-Raft paper (figures 2 and 13). What the actors of one node tell each other is in `forge_consensus.actors.notices`.
+different versions exchange messages. Terms, indexes, boots and numbers are unsigned; the names are those of the Raft
+paper (figures 2 and 13). The messages between the actors of one node are in `forge_consensus.actors.notices`.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def message(kind: type[T]) -> type[T]:
 
 @message
 class Hello:
-    """The first request on a connection: who the sender is, and with which members it was started."""
+    """The first request on a connection: the sender's identity, and the members that it was started with."""
 
     incarnation: str
     boot: int
@@ -140,14 +140,14 @@ class SnapshotReply:
 
 @message
 class CheckPeer:
-    """Ask whether the receiver is alive. Every node asks every other, whatever their roles."""
+    """Ask whether the receiver is alive. Every node asks every other, in every role."""
 
     number: int
 
 
 @message
 class CheckPeerReply:
-    """The sender is alive; `number` is that of the question."""
+    """The reply that the sender is alive; `number` is that of the request."""
 
     number: int
 
@@ -157,7 +157,7 @@ class CheckPeerReply:
 
 @message
 class Locate:
-    """Ask who leads. The node answers when it knows a leader of a term above `known_term`, or after `wait_ms`."""
+    """Ask for the leader. The node answers when it knows a leader of a term above `known_term`, or after `wait_ms`."""
 
     known_term: int
     wait_ms: int
@@ -165,7 +165,7 @@ class Locate:
 
 @message
 class Located:
-    """What the node knows of the leader, empty while none is known; `members` are (node id, address) pairs."""
+    """The leader as far as the node knows it, empty while none is known; `members` are (node id, address) pairs."""
 
     node: str
     cluster: str
@@ -211,7 +211,7 @@ class Results:
 
 STALE = "stale"
 CONSISTENCIES = ("linearizable", "lease", STALE)
-"""What a `Read` can ask for, the strictest first."""
+"""The consistency levels of a `Read`, the strictest first."""
 
 
 @message
@@ -226,8 +226,8 @@ class Read:
 class ReadResults:
     """Answers to queries, each as (number, error code or "", encoded result), from the state after entry `applied`.
 
-    `stale_ms` is the time in milliseconds since the node last heard from a leader. It is 0 on a leader and for
-    confirmed reads, and `NEVER_MS` if the node has not heard from a leader since its start.
+    `stale_ms` is the time in milliseconds since the node last received a leader's request. It is 0 on a leader and for
+    confirmed reads, and `NEVER_MS` if the node has received none since its start.
     """
 
     applied: int
@@ -249,7 +249,7 @@ class Status:
 
 @message
 class Refused:
-    """A request was refused; `leader`, `address` and `term` say who leads, as far as the node knows.
+    """A request was refused; `leader`, `address` and `term` name the leader, as far as the node knows.
 
     With the code CONSENSUS_OUTCOME_UNKNOWN a part of the request may have been carried out or may still be; with any
     other code nothing was. `numbers` names the commands or queries that are refused; empty means all of the request.
@@ -277,7 +277,7 @@ class EventPage:
     """A page of past events, each as (number, encoded event), ascending, and of gaps, each as (first, last, reason).
 
     Numbers are comparable within one incarnation of the node only. The page covers the numbers below `next`. `end` is
-    the newest number that the node gave out, `first` the oldest that it may still have.
+    the newest number that the node has assigned, `first` the oldest that it may still have.
     """
 
     node: str
@@ -294,7 +294,7 @@ class EventPage:
 
 
 NEVER_MS = 1 << 53
-"""Longer than any node has run: the node has not heard from a leader at all."""
+"""Longer than any node has run: the node has received no leader's request at all."""
 
 Request = (
     Hello

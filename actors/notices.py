@@ -1,4 +1,4 @@
-"""The notices: what the actors of one node tell each other. They never leave the node."""
+"""The notices: the messages between the actors of one node. They never leave the node."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Rebuild:
 
 @message
 class TermRaised:
-    """The ledger entered a higher term: whatever role this node had in an earlier one is over."""
+    """The ledger entered a higher term, so the role of every earlier term has ended."""
 
     term: int
 
@@ -40,14 +40,14 @@ class Persisted:
 
 @message
 class CommitWasSlow:
-    """A commit took so many seconds, which is longer than the minimal election timeout."""
+    """A commit took `seconds`, which is longer than the minimal election timeout."""
 
     seconds: float
 
 
 @message
 class LinkUp:
-    """The connection to a peer stands, but no greeting has been exchanged on it yet."""
+    """The connection to a peer is established, but no greeting has been exchanged on it yet."""
 
     node: str
 
@@ -95,7 +95,7 @@ class LeadershipBegan:
 
 @message
 class LeadershipEnded:
-    """This node led the term and no longer does, for that reason."""
+    """This node no longer leads the term; `reason` says why."""
 
     term: int
     reason: str
@@ -103,7 +103,7 @@ class LeadershipEnded:
 
 @message
 class Resign:
-    """Stop leading the term, for that reason."""
+    """Stop leading the term; `reason` says why."""
 
     term: int
     reason: str
@@ -122,7 +122,7 @@ class Appended:
 
 @message
 class ReadIndex:
-    """Find out from which index on the read `ticket` may be answered (dissertation 6.4).
+    """Ask for the index from which on the read `ticket` may be answered (dissertation 6.4).
 
     With `lease` the leader may answer at once while its lease holds.
     """
@@ -148,7 +148,7 @@ class ReadRefused:
 
 @message
 class AppliedEntries:
-    """These entries were applied, in the order of the log. None are named after a snapshot was installed."""
+    """These entries were applied, in the order of the log. The list is empty after a snapshot was installed."""
 
     entries: list[Applied]
 
@@ -185,12 +185,12 @@ class TakeSnapshot:
 
 @message
 class CaptureSnapshot:
-    """The checkpoint that the snapshot needs is on disk: take the state."""
+    """Capture the state, because the checkpoint that the snapshot needs is on disk."""
 
 
 @message
 class SnapshotSaved:
-    """The snapshot's file is durable, or `error` says why not. `began` is the running clock at its beginning."""
+    """The snapshot's file is durable, or `error` says why not. `began` is the running clock (seconds) at its start."""
 
     info: SnapshotInfo | None
     error: str
@@ -199,12 +199,12 @@ class SnapshotSaved:
 
 @message
 class CompactLog:
-    """Cut the log behind the newest snapshot."""
+    """Move the start of the log up to the newest snapshot."""
 
 
 @message
 class SweepLog:
-    """Delete one slice of what compaction or a broken-off installation left."""
+    """Delete one slice of what a compaction or an aborted installation left."""
 
 
 @message
@@ -230,7 +230,7 @@ class InstallStep:
 
 @message
 class MachineRestored:
-    """A user's machine took the snapshot over, or `error` says why not."""
+    """A user's machine has restored the snapshot, or `error` says why not."""
 
     error: str
 
@@ -240,7 +240,7 @@ class MachineRestored:
 
 @message
 class ElectionTimeout:
-    """The election alarm rang: the leader may be gone."""
+    """The election alarm fired: the leader may be gone."""
 
 
 @message
@@ -267,18 +267,18 @@ class CheckHealth:
 
 @message
 class CheckSnapshots:
-    """Look whether a snapshot is due, and send chunks again that were not answered."""
+    """Check whether a snapshot is due, and send unanswered chunks again."""
 
 
 @message
 class LocateExpired:
-    """The time that a client gave its `Locate` is over; `number` names the request."""
+    """The waiting time of a client's `Locate` is over; `number` names the request."""
 
     number: int
 
 
 @message
 class HelloDue:
-    """Greet a peer again."""
+    """Greet a peer again, because it did not answer or refused."""
 
     node: str

@@ -1,4 +1,4 @@
-"""The replication actor: the log from leader to followers, the commit rule, read rounds and applying (paper 5.3)."""
+"""The replication actor: sends the log to followers, commits, confirms reads and applies entries (paper 5.3)."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ from forge_consensus.storage.ledger.ledger import Mismatch
 
 
 class ReplicationActor(ConsensusActor):
-    """Owns the `Leadership` while this node leads, and carries out what it decides.
+    """Owns the `Leadership` while this node leads, and carries out its effects.
 
-    As a follower it keeps no state of its own: whatever it needs to know is in the ledger.
+    As a follower it keeps no state of its own, because everything that it needs is in the ledger.
     """
 
     def __init__(self) -> None:
@@ -52,18 +52,18 @@ class ReplicationActor(ConsensusActor):
         context.shared.match = {}
 
     def receiveMsg_Start(self, message: Start, sender: Any) -> None:
-        """Apply again, in slices, what was known to be committed before the start."""
+        """Apply again, in slices, the entries that were known to be committed before the start."""
         ledger, told = self.ledger, self.reported.committed
         if not message.again:
             self.reported.committed = ledger.commit_index
-        elif ledger.commit_index > told:  # a turn that was rolled back had applied it, and its events were dropped
+        elif ledger.commit_index > told:  # a turn that was rolled back had applied them, and its events were dropped
             self.committed(told)
         self.apply_soon()
 
     # --- leading -----------------------------------------------------------------------------------------------------
 
     def receiveMsg_LeadershipBegan(self, message: LeadershipBegan, sender: Any) -> None:
-        """Begin to feed the followers with the no-op, which is already in the log.
+        """Start sending to the followers, beginning with the no-op, which is already in the log.
 
         Raises `StaleTermError` if the leadership has ended meanwhile.
         """
@@ -82,7 +82,7 @@ class ReplicationActor(ConsensusActor):
         self.after(self.options.heartbeat_interval, HeartbeatDue(message.term))
 
     def receiveMsg_LeadershipEnded(self, message: LeadershipEnded, sender: Any) -> None:
-        """Drop everything that only a leader knows."""
+        """Drop the leadership and the matches, because only a leader has them."""
         self.leadership = None
         self.shared.match = {}
 
@@ -94,7 +94,7 @@ class ReplicationActor(ConsensusActor):
         return leadership
 
     def carry_out(self, leadership: Leadership, effects: Iterable[Effect]) -> None:
-        """Do what a leadership decided, in that order."""
+        """Carry out the effects of a leadership, in order."""
         for effect in effects:
             kind = type(effect)
             if kind is SendTo:
@@ -111,11 +111,11 @@ class ReplicationActor(ConsensusActor):
                 self.tell("election", effect)
 
     def receiveMsg_Appended(self, message: Appended, sender: Any) -> None:
-        """The gateway has put clients' commands into the log."""
+        """Publish and send the clients' commands that the gateway has appended."""
         self.appended(message.first, message.last)
 
     def appended(self, first: int, last: int) -> None:
-        """Tell the world of new entries in the leader's log, and send them once all frames of this turn are read."""
+        """Publish new entries of the leader's log, and send them once all frames of this turn are read."""
         self.publish(LogAppended(first_index=first, last_index=last, **self.cause_of(first, last)))
         self.send_soon()
 
@@ -125,7 +125,7 @@ class ReplicationActor(ConsensusActor):
         return {"correlation_ids": ids, "correlation_id": ids[0] if len(ids) == 1 else None}
 
     def send_soon(self) -> None:
-        """Send at the end of the mailbox, so that everything that came in this turn leaves in one batch."""
+        """Send at the end of the mailbox, so that everything that arrived in this turn leaves in one batch."""
         if not self.send_due:
             self.send_due = True
             self.send(self.myAddress, SendEntries())
@@ -138,14 +138,14 @@ class ReplicationActor(ConsensusActor):
             self.carry_out(leadership, leadership.send_entries(self.clock.now()))
 
     def receiveMsg_HeartbeatDue(self, message: HeartbeatDue, sender: Any) -> None:
-        """Send heartbeats, look after silent followers, and resign without a quorum."""
+        """Send heartbeats, probe silent followers, and resign without a quorum."""
         leadership = self.current()
         if leadership is not None and leadership.term == message.term:
             self.after(self.options.heartbeat_interval, message)
             self.carry_out(leadership, leadership.heartbeat(self.clock.now()))
 
     def receiveMsg_Persisted(self, message: Persisted, sender: Any) -> None:
-        """The log is on disk up to that index: raise the leader's own match, and apply what has become durable."""
+        """Raise the leader's own match to the index that is on disk, and apply what has become durable."""
         leadership = self.current()
         if leadership is not None and leadership.term == message.term:
             leadership.persisted(message.index)
@@ -153,7 +153,7 @@ class ReplicationActor(ConsensusActor):
         self.apply_soon()
 
     def receiveMsg_AppendReply(self, message: AppendReply, sender: Any) -> None:
-        """A follower answered. It counts only if it answers the present leadership."""
+        """Note a follower's reply. It counts only if it answers the present leadership."""
         leadership = self.current()
         if leadership is None or message.term != leadership.term:
             return
@@ -166,8 +166,8 @@ class ReplicationActor(ConsensusActor):
     def try_commit(self, leadership: Leadership) -> None:
         """Move the commit index to what a majority has on disk, entries of the leader's own term only (I6).
 
-        It is tried whenever a match index moved: by an answer or by this node's own disk. A match that a snapshot
-        raised is of entries that are committed already.
+        It is called whenever a match index moved: by a reply or by this node's own disk. A snapshot raises a match
+        too, but only to entries that are committed already.
         """
         ledger = self.ledger
         before = ledger.commit_index
@@ -177,14 +177,14 @@ class ReplicationActor(ConsensusActor):
                 self.carry_out(leadership, leadership.answer_reads())
 
     def committed(self, before: int) -> None:
-        """The commit index moved on from `before`: tell the world, and apply."""
+        """Publish that the commit index moved on from `before`, and apply."""
         self.reported.committed = self.ledger.commit_index
         first, last = before + 1, self.ledger.commit_index
         self.publish(LogCommitted(first_index=first, last_index=last, **self.cause_of(first, last)))
         self.apply_soon()
 
     def receiveMsg_ReadIndex(self, message: ReadIndex, sender: Any) -> None:
-        """Find out from which index on a read may be answered (dissertation 6.4)."""
+        """Find the index from which on a read may be answered (dissertation 6.4)."""
         leadership = self.current()
         if leadership is None:
             self.send(sender, ReadRefused(message.ticket))
@@ -192,21 +192,21 @@ class ReplicationActor(ConsensusActor):
             self.carry_out(leadership, leadership.read(message, self.clock.boottime_ns()))
 
     def receiveMsg_SnapshotSent(self, message: SnapshotSent, sender: Any) -> None:
-        """A follower has the snapshot: go on with the entries behind it."""
+        """Continue with the entries after the snapshot that the follower has installed."""
         self.probe_again(message.node, message.index)
 
     def receiveMsg_PeerUp(self, message: PeerUp, sender: Any) -> None:
-        """A follower can be reached (again): find out where its log stands."""
+        """Probe a follower that can be reached (again), to find where its log agrees."""
         self.probe_again(message.node, 0)
 
     def probe_again(self, node: str, durable: int) -> None:
-        """Feed a follower again; it holds a durable snapshot up to the index `durable`, 0 if none is known."""
+        """Send entries to a follower again; it holds a durable snapshot up to `durable`, 0 if none is known."""
         leadership = self.current()
         if leadership is not None:
             self.carry_out(leadership, leadership.probe_again(node, durable))
 
     def receiveMsg_PeerDown(self, message: PeerDown, sender: Any) -> None:
-        """The connection to a peer broke, and frames under way to it are lost."""
+        """Go back to probing the peer, because frames in flight on the broken connection are lost."""
         leadership = self.current()
         if leadership is not None:
             leadership.lost_connection(message.node)
@@ -214,9 +214,9 @@ class ReplicationActor(ConsensusActor):
     # --- following ---------------------------------------------------------------------------------------------------
 
     def receiveMsg_AppendEntries(self, message: AppendEntries, sender: Any) -> None:
-        """Take a leader's entries. The reply leaves when they are on disk (I11).
+        """Append a leader's entries. The reply leaves when they are on disk (I11).
 
-        The election actor has already heard of this leader: the gate puts `LeaderContact` before the request.
+        The election actor has already followed this leader: the gate delivers `LeaderContact` before the request.
         """
         ledger = self.ledger
         try:
@@ -251,7 +251,7 @@ class ReplicationActor(ConsensusActor):
     def receiveMsg_ApplyCommitted(self, message: ApplyCommitted, sender: Any) -> None:
         """Apply one slice of committed entries; the next slice is left to the next turn.
 
-        While a snapshot is being handed to a user's machine nothing is applied; `SnapshotInstalled` goes on with it.
+        Nothing is applied while a snapshot is being restored into a user's machine; `SnapshotInstalled` resumes it.
         """
         self.apply_due = False
         ledger = self.ledger
@@ -265,6 +265,6 @@ class ReplicationActor(ConsensusActor):
             self.next_turn(ApplyCommitted())
 
     def receiveMsg_SnapshotInstalled(self, message: SnapshotInstalled, sender: Any) -> None:
-        """The state is that of a snapshot now: reads that waited for its index can be answered."""
+        """Report the new state to the gateway, because reads that waited for the snapshot's index can be answered."""
         self.tell("gateway", AppliedEntries([]))
         self.apply_soon()

@@ -1,4 +1,4 @@
-"""The snapshot actor: takes snapshots, compacts the log behind them, sends and installs them (paper 7)."""
+"""The snapshot actor: takes, sends, receives and installs snapshots, and compacts the log (paper 7)."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ from forge_consensus.storage.snapshots.receiver import SnapshotReceiver
 from forge_consensus.storage.snapshots.store import Installation
 
 CHECKS_A_HEALTH_CHECK = 2
-"""In each `check_interval` the actor looks so often whether a snapshot is due or a chunk must be sent again."""
+"""How many times in each `check_interval` the actor checks whether a snapshot is due or a chunk must be sent again."""
 UNREADABLE = (CorruptionError, SnapshotFailedError)
 """The errors of a snapshot file that is damaged, missing or cannot be read."""
 
@@ -60,11 +60,11 @@ class SnapshotActor(ConsensusActor):
         """The snapshot that is being received or installed."""
 
     def receiveMsg_Start(self, message: Start, sender: Any) -> None:
-        """Begin to look whether a snapshot is due, and clear away what a crash or an actor's fault left half done."""
+        """Start checking whether a snapshot is due, and remove what a crash or an actor's fault left half done."""
         self.saved_at = self.clock.now()
         self.snapshots.drop_incoming()  # left by an actor that failed
         self.snapshots.drop_installation()
-        if self.reported.saving:  # the report of its end would have gone to the actor that failed
+        if self.reported.saving:  # the report would have gone to the actor that failed
             self.saving_failed("an actor of this node failed meanwhile")
         self.sweep_soon()
         self.after(self.options.check_interval / CHECKS_A_HEALTH_CHECK, CheckSnapshots())
@@ -82,7 +82,7 @@ class SnapshotActor(ConsensusActor):
     # --- taking ------------------------------------------------------------------------------------------------------
 
     def receiveMsg_TakeSnapshot(self, message: TakeSnapshot, sender: Any) -> None:
-        """Ask for a checkpoint of what was applied; the next turn captures the state, which is on disk by then."""
+        """Request a checkpoint of the applied state; the next turn captures that state, which is on disk by then."""
         replacing = self.receipt is not None and self.receipt.replaces_state
         if self.saving or replacing or not self.ledger.applied:
             return
@@ -93,7 +93,7 @@ class SnapshotActor(ConsensusActor):
         self.next_turn(CaptureSnapshot())
 
     def receiveMsg_CaptureSnapshot(self, message: CaptureSnapshot, sender: Any) -> None:
-        """Have a helper write the snapshot; nothing on this thread waits for it."""
+        """Let a helper write the snapshot, so that nothing on this thread waits for the disk."""
         began = self.clock.now()
         try:
             job = self.snapshots.capture()
@@ -104,7 +104,7 @@ class SnapshotActor(ConsensusActor):
         self.offload(job, lambda info, error: SnapshotSaved(info, error, began))
 
     def receiveMsg_SnapshotSaved(self, message: SnapshotSaved, sender: Any) -> None:
-        """The file is durable, so the log may be cut behind it; or the snapshot failed."""
+        """Compact the log, because the snapshot's file is durable; or publish that the snapshot failed."""
         self.saving = False
         self.saved_at = now = self.clock.now()
         info = message.info
@@ -122,12 +122,13 @@ class SnapshotActor(ConsensusActor):
         self.publish(completed)
         self.next_turn(CompactLog())
         for transfer in list(self.transfers.values()):
-            # A file of the same index has the same name, but may differ: its rest would not fit what was sent before.
+            # A file of the same index has the same name but may differ, so its rest would not fit the part that was
+            # sent.
             if transfer.info is None or transfer.info.path == info.path:
                 self.begin_sending(transfer)
 
     def saving_failed(self, error: str) -> None:
-        """Publish that the snapshot which was begun has failed."""
+        """Publish that the snapshot in progress has failed."""
         self.publish(SnapshotFailed(index=self.reported.saving, error=error))
         self.reported.saving = 0
 
@@ -139,33 +140,33 @@ class SnapshotActor(ConsensusActor):
             self.sweep_soon()
 
     def being_sent(self) -> dict[str, SnapshotInfo]:
-        """Which snapshot is being sent to which of the followers that live."""
+        """The snapshots that are being sent to live followers, by the follower's id."""
         sent = {node: transfer.info for node, transfer in self.transfers.items()}
         return {node: info for node, info in sent.items() if info is not None and self.is_active(node)}
 
     def is_active(self, node: str) -> bool:
-        """Whether a peer answers."""
+        """Whether a peer answers health checks."""
         view = self.shared.peers.get(node)
         return view is not None and view.status is PeerStatus.ACTIVE
 
     def lacked(self) -> int | None:
-        """The lowest index behind which some live follower still lacks entries; None if that is known of none.
+        """The lowest index behind which a live follower still lacks entries; None if no such follower is known.
 
-        The log must not be cut beyond it: otherwise a follower that takes a snapshot over a slow link would need the
-        next one as soon as it has this one, and so on for ever.
+        The log must not be cut beyond it: otherwise a follower that receives a snapshot over a slow link would need the
+        next one as soon as it has this one, and so on forever.
         """
         known = {node: index for node, index in self.shared.match.items() if index and self.is_active(node)}
         known |= {node: info.index for node, info in self.being_sent().items()}
         return min(known.values(), default=None)
 
     def sweep_soon(self) -> None:
-        """Delete in the next turns, a slice in each."""
+        """Start deleting in the next turn, one slice a turn."""
         if not self.sweeping:
             self.sweeping = True
             self.next_turn(SweepLog())
 
     def receiveMsg_SweepLog(self, message: SweepLog, sender: Any) -> None:
-        """Delete one slice, and go on in the next turn if there is more."""
+        """Delete one slice, and continue in the next turn if there is more."""
         self.sweeping = False
         if self.snapshots.sweep():
             self.sweep_soon()
@@ -180,7 +181,7 @@ class SnapshotActor(ConsensusActor):
             self.begin_sending(transfer)
 
     def begin_sending(self, transfer: SnapshotTransfer) -> None:
-        """Send the newest snapshot from its first byte on, or take one."""
+        """Send the newest snapshot from its first byte on, or take one if there is none."""
         transfer.begin(self.snapshots.newest, self.ledger.log.base_index, self.clock.now())
         if transfer.info is None:
             self.receiveMsg_TakeSnapshot(TakeSnapshot(), None)
@@ -188,7 +189,7 @@ class SnapshotActor(ConsensusActor):
             self.send_chunk(transfer)
 
     def send_chunk(self, transfer: SnapshotTransfer) -> None:
-        """Send the chunk that the follower wants next; there is one at a time."""
+        """Send the chunk that the follower wants next; only one is in flight at a time."""
         if self.ledger.leading_term != transfer.term:
             del self.transfers[transfer.node]
             return
@@ -203,12 +204,12 @@ class SnapshotActor(ConsensusActor):
             if transfer.info is not self.snapshots.newest:  # pruned meanwhile: begin again with the newest
                 self.begin_sending(transfer)
                 return
-            transfer.info = self.snapshots.newest = None  # gone or unreadable: after a while a new one is taken
+            transfer.info = self.snapshots.newest = None  # gone or unreadable: later a new one is taken
             return
         self.tell_peer(transfer.node, "snapshot", chunk)
 
     def receiveMsg_SnapshotReply(self, message: SnapshotReply, sender: Any) -> None:
-        """The follower took a chunk, or has the whole snapshot durably."""
+        """Send the next chunk, or end the transfer because the follower has the snapshot durably."""
         transfer = self.transfers.get(sender.node)
         if transfer is None or transfer.info is None or transfer.info.index != message.index:
             return
@@ -222,7 +223,7 @@ class SnapshotActor(ConsensusActor):
             self.send_chunk(transfer)
 
     def check(self, info: SnapshotInfo) -> None:
-        """Have a helper read a file again that a follower refused: this node's disk may have damaged it."""
+        """Let a helper verify a file that a follower refused, because this node's disk may have damaged it."""
 
         def read_again() -> None:
             if verify(info.path) != info:
@@ -231,7 +232,7 @@ class SnapshotActor(ConsensusActor):
         self.offload(read_again, lambda _, error: SnapshotChecked(info, error))
 
     def receiveMsg_SnapshotChecked(self, message: SnapshotChecked, sender: Any) -> None:
-        """Send a damaged file no more, and take a new snapshot if it was the newest; this node's state is whole.
+        """Stop sending a damaged file, and take a new snapshot if it was the newest; this node's state is whole.
 
         A transfer keeps its file while newer ones are taken, so the damaged file need not be the newest.
         """
@@ -248,26 +249,26 @@ class SnapshotActor(ConsensusActor):
             self.begin_sending(transfer)
 
     def receiveMsg_LeaderChanged(self, message: LeaderChanged, sender: Any) -> None:
-        """Drop what another leader was sending: the new leader's file of the same index may differ in its bytes."""
+        """Drop the file of another leader, because the new leader's file of the same index may differ in its bytes."""
         if self.receipt is not None and message.leader != self.receipt.leader:
             self.drop_receiving()
 
     def receiveMsg_LeadershipEnded(self, message: LeadershipEnded, sender: Any) -> None:
-        """Stop sending snapshots."""
+        """Stop sending snapshots, because only a leader sends them."""
         self.transfers.clear()
 
     # --- receiving and installing ------------------------------------------------------------------------------------
 
     def drop_receiving(self) -> None:
-        """Drop a half-received file; a snapshot that has come further is installed all the same."""
+        """Drop a half-received file; a snapshot that is complete is installed all the same."""
         if self.receipt is not None and self.receipt.takes_chunks:
             self.snapshots.drop_incoming()
             self.receipt = None
 
     def receiveMsg_InstallSnapshot(self, message: InstallSnapshot, sender: Any) -> None:
-        """Take a chunk, and answer with the offset that is wanted next.
+        """Write a chunk, and answer with the offset that is wanted next.
 
-        The election actor has already heard of this leader: the gate puts `LeaderContact` before the request.
+        The election actor has already followed this leader: the gate delivers `LeaderContact` before the request.
         """
         if message.index <= self.ledger.applied:
             self.answer_chunk(message, sender, message.size, done=True)
@@ -303,7 +304,7 @@ class SnapshotActor(ConsensusActor):
         self.send(sender, SnapshotReply(term=message.term, index=message.index, offset=offset, done=done))
 
     def receiveMsg_SnapshotReceived(self, message: SnapshotReceived, sender: Any) -> None:
-        """The file is whole and durable: move its state into the ledger, a chunk a turn, or into the user's machine."""
+        """Move the state of the durable file into the ledger, one chunk a turn, or into the user's machine."""
         receipt, info = self.receipt, message.info
         assert receipt is not None, "a snapshot is being received"
         if info is None:
@@ -328,7 +329,7 @@ class SnapshotActor(ConsensusActor):
         )
 
     def installing(self) -> tuple[SnapshotReceipt, Installation]:
-        """The receipt whose state is being installed."""
+        """The receipt whose state is being installed, and its installation."""
         receipt = self.receipt
         assert receipt is not None, "a snapshot is being installed"
         assert receipt.installation is not None, "its installation began"
@@ -348,7 +349,7 @@ class SnapshotActor(ConsensusActor):
             self.finish_install(receipt, installation)
 
     def give_up(self, info: SnapshotInfo, error: ConsensusError) -> None:
-        """Drop a received file that cannot be installed. The leader, which got no final answer, sends it again.
+        """Drop a received file that cannot be installed. The leader got no final answer, so it sends the file again.
 
         This node's own state is whole, so damage in the file is no reason to stop.
         """
@@ -358,9 +359,9 @@ class SnapshotActor(ConsensusActor):
         self.sweep_soon()
 
     def receiveMsg_MachineRestored(self, message: MachineRestored, sender: Any) -> None:
-        """A user's machine holds the new state. Raises `ApplyFaultError`, which ends the node, if its restore failed.
+        """Switch to the state that a user's machine restored. Raises `ApplyFaultError`, which ends the node.
 
-        Nobody knows what such a machine holds then; the next start takes the state from a snapshot.
+        The state of a machine whose `restore()` failed is unknown; the next start takes the state from a snapshot.
         """
         receipt, installation = self.installing()
         if message.error:
@@ -387,6 +388,6 @@ class SnapshotActor(ConsensusActor):
         self.context.next_turn(self.context.actor("replication"), SnapshotInstalled(info.index))
 
     def receiveMsg_SnapshotInstalled(self, message: SnapshotInstalled, sender: Any) -> None:
-        """The switch is on disk: the receipt is over, and what the old state left is deleted."""
+        """End the receipt, because the switch is on disk, and delete the rest of the old state."""
         self.receipt = None
         self.receiveMsg_SweepLog(SweepLog(), sender)

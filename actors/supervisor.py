@@ -1,4 +1,4 @@
-"""The supervisor actor: creates the other actors, and creates them anew after a fault."""
+"""The supervisor actor: creates the other actors, and creates them again after a fault."""
 
 from __future__ import annotations
 
@@ -26,11 +26,12 @@ ACTORS: dict[str, type[ConsensusActor]] = {
     "health": HealthActor,
     "gateway": GatewayActor,
 }
-"""The actors of a node, in the order in which they start: health and gateway hear what election tells them."""
+"""The actors of a node, in the order in which they start. Election comes first, because health and gateway receive its
+notices."""
 
 
 class SupervisorActor(ConsensusActor):
-    """Owns the other actors. After a fault all of them are rebuilt together, as a follower's, from the ledger."""
+    """Owns the other actors. After a fault all of them are rebuilt together from the ledger, as those of a follower."""
 
     def receiveMsg_Start(self, message: Start, sender: Any) -> None:
         """Create the actors, and publish that the node has started."""
@@ -38,13 +39,13 @@ class SupervisorActor(ConsensusActor):
         self.publish(NodeStarted())
 
     def receiveMsg_Rebuild(self, message: Rebuild, sender: Any) -> None:
-        """Create all actors anew, and greet the peers again at once, because their connections still stand."""
+        """Create all actors again, and greet the peers at once, because their connections still exist."""
         self.make(Start(again=True))
         for node in self.context.linked():
             self.tell("membership", LinkUp(node))
 
     def make(self, start: Start) -> None:
-        """Create every actor, then start them; `start` says whether it is for the first time."""
+        """Create every actor, then start them with the message `start`."""
         for name, kind in ACTORS.items():
             self.createActor(kind, globalName=name)
         for name in ACTORS:
@@ -52,7 +53,7 @@ class SupervisorActor(ConsensusActor):
 
 
 def start_system(base: SystemBase) -> ActorSystem:
-    """Make the Thespian actor system of a node; the node starts its other actors in the base's first turn."""
+    """Make the Thespian actor system of a node; the base's first turn creates the other actors."""
     system = ActorSystem(systemBase=base, transientUnique=True)
     supervisor = system.createActor(SupervisorActor, globalName=SUPERVISOR)
     base.engine.next_turn(supervisor, Start())

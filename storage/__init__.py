@@ -1,1 +1,1 @@
-"""What a node keeps on disk: the ledger, its backends, snapshot files and the state machines."""
+"""The state of a node on disk: the ledger, its backends, snapshot files and the state machines."""

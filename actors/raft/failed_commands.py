@@ -1,4 +1,4 @@
-"""Failed commands: log lines about commands that the machine refused and whose client gave a correlation id."""
+"""Failed commands: log lines about commands that the machine refused and whose client sent a correlation id."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from forge_consensus.storage.machines.machine import Outcome
 
 LINES_PER_SECOND_MAX = 20
 LOOKED_AT_MAX = 64
-"""The greatest number of failed commands that are looked at in one turn."""
+"""The greatest number of failed commands that are examined in one turn."""
 
 
 class FailedCommands:
     """Writes the lines, on the node that answers the client.
 
-    Their number is bounded in each second, because a client whose commands fail all day must not fill the disk.
+    Their number per second is bounded, because a client whose commands keep failing must not fill the disk.
     """
 
     def __init__(self) -> None:

@@ -1,7 +1,7 @@
-"""The handshake: what two nodes say when they connect, and whom a node accepts as a peer. Pure logic.
+"""The handshake: the greetings of two nodes that connect, and whom a node accepts as a peer. Pure logic.
 
-Nodes that were started with different lists of members refuse each other and show both lists. A member whose folder was
-wiped or restored from a copy is refused as well, because it has forgotten votes and acknowledgements that it gave.
+Nodes that were started with different lists of members refuse each other and report both lists. A member whose folder
+was wiped or restored from a copy is refused as well, because it has lost votes and acknowledgements that it gave.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ IDENTITY = "identity"
 """The reason of a refusal: the sender is no member, or not the member that was known under its id."""
 
 Admit = Callable[[Hello | HelloReply], str]
-"""Takes note of the sender's boot; returns why it is not the member that was known, or ""."""
+"""Records the sender's boot; returns why the sender is not the member that was known, or ""."""
 
 
 class Refusal(NamedTuple):
@@ -33,9 +33,9 @@ ACCEPTED = Refusal("", "")
 
 
 class Handshake:
-    """What a node says about itself, and how it judges what others say.
+    """Makes a node's greetings, and judges those of others.
 
-    `initial` is the list of members that the node was founded with, `address` where it listens.
+    `initial` is the list of members that the node was founded with, `address` its listening address.
     """
 
     def __init__(self, identity: Identity, initial: Configuration, address: str) -> None:
@@ -67,7 +67,7 @@ class Handshake:
         )
 
     def judge(self, node: str, hello: Hello, members: Configuration, admit: Admit) -> Refusal:
-        """Judge the greeting of `node`; `members` is the configuration in force. `admit` is asked last."""
+        """Judge the greeting of `node`; `members` is the configuration in force. `admit` is called last."""
         identity, initial = self.identity, self.initial
         if hello.configuration_hash != initial.digest:
             return Refusal(
@@ -84,13 +84,13 @@ class Handshake:
 def is_fatal(reason: str, stranger: str, *, joined: bool) -> bool:
     """Whether a node that a peer refused must stop.
 
-    `reason` is the peer's, `stranger` says why the peer itself is not the member that this node knew, if it is not, and
-    `joined` whether this node was ever part of a cluster.
+    `reason` is the peer's reason, `stranger` says why the peer itself is not the member that this node knew, or is
+    empty, and `joined` is whether this node was ever part of a cluster.
 
-    A node that is not the member that others knew must not run at all, because it may contradict what it promised. If
-    the peer is the stranger, this node goes on: otherwise one node with the folder of an earlier cluster would end all
+    A node that is not the member that others knew must not run at all, because it may contradict its promises. If the
+    peer is the stranger, this node continues: otherwise one node with the folder of an earlier cluster would end all
     others. A node of another list of members or another cluster stops only if it never was part of a cluster, because
-    where one is in good standing, the newcomer is to stop.
+    the newcomer has to give way to a cluster that works.
     """
     if reason == IDENTITY:
         return not stranger

@@ -1,4 +1,4 @@
-"""Journal pages: past events for subscribers that were not connected, or want some kinds of event only."""
+"""Journal pages: past events for subscribers that were disconnected, or that want only some kinds of event."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from forge_consensus.storage.ledger.ledger import Ledger
 ROWS_MAX: Final = 1000
 """The greatest number of events in one page."""
 KINDS_MAX: Final = 64
-"""So many patterns of a request are looked at, each up to the length below."""
+"""The greatest number of patterns of a request that are used, each up to `KIND_CHARS_MAX` characters."""
 KIND_CHARS_MAX: Final = 200
 
 
 def page_of(asked: ReadEvents, ledger: Ledger, events_address: str) -> EventPage:
-    """The page of the journal that was asked for; it is bounded in events, bytes and rows looked at.
+    """The requested page of the journal; it is bounded in events, bytes and rows read.
 
     `events_address` is where this node publishes events in this boot.
     """

@@ -1,7 +1,7 @@
 """The leadership: what exists only while this node leads one term, as pure logic without an actor.
 
 A `Leadership` reads the ledger, never writes to it, and sends nothing itself. Its methods return effects, small values
-that say what is to be done; the replication actor carries them out in that order.
+that describe actions; the replication actor carries them out in that order.
 """
 
 from __future__ import annotations
@@ -56,12 +56,12 @@ MATCH_MOVED = MatchMoved()
 class Leadership:
     """One leadership. It is dropped whole when it ends, so nothing of an earlier term can be counted in a later one.
 
-    `match` holds, for each voter, the index up to which its log is known to be on its disk and to agree with ours; the
-    entry of this node is moved by `persisted` only. `noop` is the index of the term's first entry: no read is
-    answered before it is committed (I13).
+    `match` holds, for each voter, the index up to which its log is known to be on its disk and to agree with ours; only
+    `persisted` moves this node's own entry. `noop` is the index of the term's first entry: no read is answered before
+    it is committed (I13).
 
-    Arguments named `now` are seconds of the node's running clock; `boottime_ns` is CLOCK_BOOTTIME in nanoseconds,
-    which runs on while the process or the machine is suspended.
+    Arguments named `now` are seconds of the node's running clock; `boottime_ns` is CLOCK_BOOTTIME in nanoseconds, which
+    also counts while the process or the machine is suspended.
     """
 
     def __init__(
@@ -104,7 +104,7 @@ class Leadership:
                 sent = True
             if new_round and not sent:
                 self.send_empty(effects, node, progress)
-        if new_round and self.quorum.total == 1:  # nobody answers; elsewhere the answers to the round confirm it
+        if new_round and self.quorum.total == 1:  # nobody else replies; otherwise the replies confirm it
             effects += self.answer_reads()
         return effects
 
@@ -142,10 +142,10 @@ class Leadership:
             effects.append(PeerNeedsSnapshot(node))
 
     def heartbeat(self, now: float) -> list[Effect]:
-        """Send every follower something, and resign if a majority has been silent for an election timeout.
+        """Send every follower a request, and resign if a majority has been silent for an election timeout.
 
-        A follower that does not answer gets its entries once and then empty probes only, because whatever a stopped
-        process does not take piles up in this node's memory.
+        A follower that does not answer gets its entries once and then only empty probes, because the frames that a
+        stopped process does not read pile up in this node's memory.
         """
         effects: list[Effect] = []
         options = self.options
@@ -166,7 +166,7 @@ class Leadership:
     # --- answers -----------------------------------------------------------------------------------------------------
 
     def answered(self, node: str, reply: AppendReply, sent_ns: int, now: float) -> Sequence[Effect]:
-        """Note a follower's answer to a request that left at `sent_ns` (CLOCK_BOOTTIME of this node, echoed)."""
+        """Note a follower's reply to a request that left at `sent_ns` (CLOCK_BOOTTIME of this node, echoed)."""
         progress = self.progress.get(node)
         if progress is None:
             return ()
@@ -183,10 +183,10 @@ class Leadership:
         return (MATCH_MOVED,) if moved else ()
 
     def refused(self, node: str, progress: Progress, reply: AppendReply) -> Sequence[Effect]:
-        """A follower lacks the previous entry: probe it further back, or send it a snapshot.
+        """Probe further back, or send a snapshot, because the follower lacks the previous entry.
 
-        It needs a snapshot if no entry that both logs may share is left in ours. The newest candidate then lies before
-        the start of our log, by its index, or by its term because that is older than every term that we still hold.
+        It needs a snapshot if our log no longer holds any entry that both logs may share: the newest candidate then
+        lies before the start of our log, or its term is older than every term that our log still holds.
         """
         log, effects = self.ledger.log, list[Effect]()
         older = reply.index < log.base_index or reply.entry_term < log.base_term
@@ -201,10 +201,10 @@ class Leadership:
         self.match[self.node_id] = max(self.match[self.node_id], index)
 
     def probe_again(self, node: str, durable: int) -> list[Effect]:
-        """Feed a follower again, beginning with one probe. It holds a durable snapshot up to the index `durable`.
+        """Send entries to a follower again, beginning with one probe; it holds a durable snapshot up to `durable`.
 
-        Its match is raised now, because compaction could otherwise cut the entries that it needs next. With 0 nothing
-        is known of it but that it can be reached again.
+        Raise its match now: otherwise compaction could cut the entries that it needs next. 0 means only that the
+        follower can be reached again.
         """
         progress = self.progress.get(node)
         if progress is None:
@@ -225,10 +225,10 @@ class Leadership:
     # --- reads -------------------------------------------------------------------------------------------------------
 
     def read(self, asked: ReadIndex, boottime_ns: int) -> Sequence[Effect]:
-        """Take a read in: under a lease it is ready at once, else it waits for a round that begins after it.
+        """Accept a read: under a lease it is ready at once, otherwise it waits for a round that begins after it.
 
-        It may be answered from the commit index of this moment on, and not before the no-op is applied (I13).
-        `boottime_ns` must have been read after the frame with the read was taken.
+        It may be answered from the present commit index on, and not before the no-op is applied (I13). `boottime_ns`
+        must have been read after the frame with the read was received.
         """
         index = max(self.ledger.commit_index, self.noop)
         if asked.lease and self.ledger.commit_index >= self.noop and self.lease_holds(boottime_ns):
@@ -239,7 +239,7 @@ class Leadership:
     def lease_holds(self, boottime_ns: int) -> bool:
         """Whether no other leader can exist yet, judged by the send times of the requests that a majority answered.
 
-        Only if leases are part of the configuration, because then every voter keeps its vote back for as long
+        True only if the configuration allows leases, because only then every voter withholds its vote for as long
         (dissertation 6.4.1).
         """
         if not self.ledger.configuration.lease_reads:
@@ -250,7 +250,7 @@ class Leadership:
         return boottime_ns < began + int(length * 1e9)
 
     def answer_reads(self) -> list[ReadReady]:
-        """Remove the reads whose round a majority has confirmed, and hand them out, once the no-op is committed."""
+        """Remove and return the reads whose round a majority has confirmed, once the no-op is committed."""
         reads = self.reads
         if not reads.queue or self.ledger.commit_index < self.noop:
             return []

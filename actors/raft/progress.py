@@ -1,4 +1,4 @@
-"""The progress: what a leader knows about one follower, and how much it may send to it."""
+"""The progress of one follower: what its leader knows about it, and how much the leader may send."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ class Phase(Enum):
     """How the leader sends entries to a follower."""
 
     PROBE = "probe"
-    """It is not known where the logs agree, so one frame is sent at a time."""
+    """Nobody knows yet where the logs agree, so one frame is sent at a time."""
     REPLICATE = "replicate"
-    """The follower is in step: frames follow one another without waiting for answers."""
+    """The logs agree, so frames are sent without waiting for replies."""
     SNAPSHOT = "snapshot"
-    """The entries that it needs next are compacted away; a snapshot is on its way."""
+    """The entries that the follower needs next are compacted away; a snapshot is being sent."""
 
 
 @dataclass(slots=True)
@@ -25,8 +25,8 @@ class Progress:
     """One follower as its leader sees it. Invariant: match < next.
 
     `next` is the index of the entry to send next, `match` the index up to which the follower's disk is known to agree
-    with the leader's log. `heard` is when it answered last, in seconds of the node's running clock. `acked_sent` is
-    when the newest request that it answered left, in nanoseconds of CLOCK_BOOTTIME; a lease counts from there.
+    with the leader's log. `heard` is when its last reply arrived, in seconds of the node's running clock. `acked_sent`
+    is when the newest request that it answered left, in nanoseconds of CLOCK_BOOTTIME; a lease counts from there.
     `inflight` holds the unanswered frames as (last index, bytes, time sent).
     """
 
@@ -53,7 +53,7 @@ class Progress:
         )
 
     def sent(self, last: int, size: int, now: float) -> None:
-        """Entries up to the index `last`, of `size` bytes, left for the follower at `now`."""
+        """Note that entries up to the index `last`, of `size` bytes, left for the follower at `now`."""
         if self.phase is Phase.PROBE:
             self.probe_sent = True
             return
@@ -62,7 +62,7 @@ class Progress:
         self.inflight_bytes += size
 
     def acknowledged(self, index: int) -> bool:
-        """The follower has everything up to `index` on disk; returns whether its match moved."""
+        """Note that the follower has everything up to `index` on disk; returns whether its match moved."""
         while self.inflight and self.inflight[0][0] <= index:
             self.inflight_bytes -= self.inflight.popleft()[1]
         news = index > self.match
@@ -73,7 +73,7 @@ class Progress:
         return news
 
     def refused(self, agreed: int) -> bool:
-        """The follower lacks the previous entry; both logs may agree up to `agreed`. Returns whether to probe now."""
+        """The follower lacks the previous entry: probe after `agreed`; returns whether to do so now."""
         if self.phase is Phase.SNAPSHOT:
             return False
         following = max(self.match, agreed) + 1
@@ -84,7 +84,7 @@ class Progress:
         return True
 
     def become(self, phase: Phase) -> None:
-        """Enter a phase. Frames under way are no longer counted on, so sending goes on behind the known match."""
+        """Enter a phase. Frames in flight no longer count, so sending continues after the known match."""
         self.phase = phase
         self.probe_sent = False
         self.inflight.clear()
@@ -94,5 +94,5 @@ class Progress:
         # While no match is known, keep the optimistic `next`: falling back to 1 would send the whole log again.
 
     def silent_since(self, now: float) -> float:
-        """For how many seconds the oldest frame under way has not been answered; 0 if none is under way."""
+        """For how many seconds the oldest frame in flight has been unanswered; 0 if none is in flight."""
         return now - self.inflight[0][2] if self.inflight else 0.0

@@ -36,7 +36,7 @@ class WaitingReads:
         self.queue: deque[WaitingRead] = deque()
 
     def add(self, ticket: int, index: int) -> None:
-        """Take a read in. It waits for a round that has not begun yet (I13)."""
+        """Add a read. It waits for a round that has not begun yet (I13)."""
         self.queue.append(WaitingRead(ticket, self.round + 1, index))
         self.round_wanted = True
 

@@ -1,6 +1,6 @@
 """SnapshotReceipt: one snapshot on its way from a leader into this node's state.
 
-It is the only home of what is under way on the incoming side; the snapshot actor holds at most one.
+It holds everything that is in progress on the receiving side; the snapshot actor has at most one.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from forge_consensus.storage.snapshots.store import Installation
 
 
 class Stage(Enum):
-    """How far a receipt has come."""
+    """The stages of a receipt, in order."""
 
     RECEIVING = "receiving"
-    """Chunks are taken from the leader, one after another."""
+    """Chunks arrive from the leader, one after another."""
     VERIFYING = "verifying"
     """Every chunk has arrived; a helper checks the file and makes it durable."""
     INSTALLING = "installing"
@@ -38,7 +38,7 @@ class SnapshotReceipt:
         self.term = term
         self.stage = Stage.RECEIVING
         self.asker: Any = None
-        """Whose request is answered when the state is durable here: the sender of the last chunk."""
+        """The sender of the last chunk; its request is answered when the state is durable here."""
         self.installation: Installation | None = None
         self.install_began = 0.0
         """The running clock, in seconds, when the installation began."""
@@ -50,7 +50,7 @@ class SnapshotReceipt:
 
     @property
     def takes_chunks(self) -> bool:
-        """Whether chunks are still missing; until then the leader may begin anew with another file."""
+        """Whether chunks are still missing; until then the leader may start over with another file."""
         return self.stage is Stage.RECEIVING
 
     @property
@@ -73,12 +73,12 @@ class SnapshotReceipt:
         return self.receiver.write(chunk.offset, chunk.data)
 
     def verify(self, asker: Any) -> None:
-        """The last chunk has arrived, with a request of `asker`; from here on the file belongs to the helper's job."""
+        """Enter the stage of verifying: `asker` sent the last chunk, and the file now belongs to the helper's job."""
         self.stage = Stage.VERIFYING
         self.asker = asker
 
     def install(self, installation: Installation, now: float) -> None:
-        """The file is whole and durable: its state is moved into the ledger, or into a user's machine."""
+        """Enter the stage of installing: the file is whole and durable. `now` is the running clock in seconds."""
         self.stage = Stage.INSTALLING
         self.installation = installation
         self.install_began = now

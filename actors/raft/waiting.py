@@ -1,6 +1,6 @@
-"""Waiting requests: which client waits for which entries and reads, and how much each has under way.
+"""Waiting requests: which client waits for which entries and reads, and how many each has in flight.
 
-Pure bookkeeping. The gateway puts requests in when it takes them, and gets them back when they can be answered.
+Pure bookkeeping. The gateway adds requests when it receives them, and removes them when they can be answered.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ Result = tuple[int, str, bytes]
 
 @dataclass(slots=True)
 class WaitingBatch:
-    """The entries `first` to `last`, proposed for one frame of a client; `session` is 0 where it opens a session."""
+    """The entries `first` to `last`, proposed for one frame of a client; `session` is 0 if they open a session."""
 
     first: int
     last: int
     asker: SenderAddress
     session: int
     began: float = 0.0
-    """When the turn that took the frame in began, if somebody observes turns; otherwise 0."""
+    """When the turn that received the frame began, in seconds of `time.perf_counter`; 0 if nobody observes turns."""
 
     @property
     def count(self) -> int:
-        """The number of its entries."""
+        """The number of entries in the batch."""
         return self.last - self.first + 1
 
 
@@ -46,20 +46,20 @@ class PendingRead:
 
 @dataclass(slots=True)
 class Applications:
-    """What applied entries mean to the clients that wait for them."""
+    """The consequences of applied entries for the clients that wait for them."""
 
     finished: list[WaitingBatch] = field(default_factory=list)
     """Every entry of these batches is applied."""
     opened: list[tuple[SenderAddress, int]] = field(default_factory=list)
     """Opened sessions, as (client, session id)."""
     results: dict[tuple[Any, int], tuple[SenderAddress, list[Result]]] = field(default_factory=dict)
-    """Results by (connection, session), so that a client gets those of a turn in one frame."""
+    """Results by (connection, session), so that a client receives those of one turn in one frame."""
     failed: list[tuple[int, Outcome]] = field(default_factory=list)
     """The commands that the machine refused, as (index, outcome)."""
 
 
 class WaitingRequests:
-    """The requests of clients that a leader has taken and not answered yet.
+    """The requests of clients that a leader has accepted and not answered yet.
 
     A command waits in a batch until its entry is applied. A read waits for the leader to be confirmed (`unconfirmed`,
     by ticket), then for its index to be applied (`confirmed`).
@@ -68,14 +68,14 @@ class WaitingRequests:
     def __init__(self) -> None:
         self.batches: deque[WaitingBatch] = deque()
         self.outstanding: defaultdict[Any, int] = defaultdict(int)
-        """By connection: how many entries the client waits for."""
+        """By connection: the number of entries that the client waits for."""
         self.unconfirmed: dict[int, PendingRead] = {}
         self.confirmed: list[PendingRead] = []
 
     # --- commands ----------------------------------------------------------------------------------------------------
 
     def add_batch(self, batch: WaitingBatch) -> None:
-        """Let a client wait for entries that were just proposed; their indexes are above those of all other batches."""
+        """Add a client that waits for newly proposed entries; their indexes are above those of all other batches."""
         self.outstanding[batch.asker.connection] += batch.count
         self.batches.append(batch)
 
@@ -100,13 +100,13 @@ class WaitingRequests:
             pack[1].append((seq, outcome.code, outcome.payload))
             if outcome.code:
                 found.failed.append((index, outcome))
-        told = entries[-1].index if entries else 0  # the ledger may have applied more, which a later notice names
+        told = entries[-1].index if entries else 0  # the ledger may have applied more, which a later notice reports
         while batches and batches[0].last <= told:
             self.finish(found)
         return found
 
     def finish(self, found: Applications) -> None:
-        """Take out the oldest batch, whose entries are all applied."""
+        """Remove the oldest batch, whose entries are all applied."""
         batch = self.batches.popleft()
         found.finished.append(batch)
         connection = batch.asker.connection
@@ -119,14 +119,14 @@ class WaitingRequests:
     # --- reads -------------------------------------------------------------------------------------------------------
 
     def confirm(self, ticket: int, index: int) -> None:
-        """The leader is confirmed: the read waits for `index` to be applied. Does nothing if it was refused before."""
+        """The leader is confirmed: the read now waits for `index` to be applied. Does nothing for a refused read."""
         read = self.unconfirmed.pop(ticket, None)
         if read is not None:
             read.index = index
             self.confirmed.append(read)
 
     def take_readable(self, applied: int) -> list[PendingRead]:
-        """Take out the confirmed reads that can be answered from a state that holds the entries up to `applied`."""
+        """Remove and return the confirmed reads that a state with the entries up to `applied` can answer."""
         readable: list[PendingRead] = []
         waiting: list[PendingRead] = []
         for read in self.confirmed:
@@ -137,14 +137,14 @@ class WaitingRequests:
     # --- the end -----------------------------------------------------------------------------------------------------
 
     def drop_batches(self) -> list[SenderAddress]:
-        """Take out every batch; returns the clients, whose commands may still commit under another leader."""
+        """Remove every batch; returns the clients, whose commands may still commit under another leader."""
         askers = [batch.asker for batch in self.batches]
         self.batches.clear()
         self.outstanding.clear()
         return askers
 
     def drop_reads(self) -> list[SenderAddress]:
-        """Take out every read; returns the clients, for whom nothing was done."""
+        """Remove every read; returns the clients, whose reads were not carried out."""
         askers = [read.asker for read in [*self.unconfirmed.values(), *self.confirmed]]
         self.unconfirmed.clear()
         self.confirmed.clear()

@@ -1,1 +1,1 @@
-"""The turn: what comes in, what happens, what leaves after the commit. The gate in it guards the term."""
+"""The turn: frames come in, actors handle them, and frames leave after the commit. The gate in it guards the term."""

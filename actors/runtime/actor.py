@@ -1,4 +1,4 @@
-"""The actor: a plain Thespian actor that finds its handlers by message class and reaches the world by its context."""
+"""The actor: a plain Thespian actor that finds its handlers by message class and uses the node by its context."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ PREFIX = "receiveMsg_"
 
 
 class Context(Protocol):
-    """What an actor may touch outside itself. No part of it names a base, a socket or a real clock."""
+    """Everything outside itself that an actor may use. No part of it names a base, a socket or a real clock."""
 
     options: RaftSettings
     opened: Opened
@@ -59,17 +59,17 @@ class Context(Protocol):
         """Return the addresses of the actors that have a handler for a message class, in the supervisor's order."""
 
     def after(self, seconds: float, to: Address, message: Any) -> Timer:
-        """Deliver a message in so many seconds of the running clock."""
+        """Deliver a message after this many seconds of the running clock."""
 
     def next_turn(self, to: Address, message: Any) -> None:
-        """Deliver a message in the next turn, which then does not wait."""
+        """Deliver a message in the next turn, which then starts without waiting."""
 
     def offload(
         self, job: Callable[[], Any], to: Address, done: Callable[[Any, str], Any], drop: Callable[[], None]
     ) -> None:
         """Run a job elsewhere, once the turn is committed; `done(result, error text)` makes the report of its end.
 
-        A report to actors that were rebuilt meanwhile is dropped. A job of a turn that is taken back is not begun:
+        A report to actors that were rebuilt meanwhile is dropped. A job of a turn that is rolled back is not started:
         `drop` is called instead.
         """
 
@@ -77,21 +77,21 @@ class Context(Protocol):
         """Publish an event, once the turn is committed."""
 
     def introduce(self, node: str, boot: int) -> None:
-        """Let frames to a peer leave: it was greeted and is in that boot."""
+        """Allow frames to a peer: it was greeted and is in that boot."""
 
     def refuse(self, reason: str, detail: str) -> None:
-        """Count and report something that was not accepted."""
+        """Count and report a frame or request that was not accepted."""
 
     def linked(self) -> list[str]:
-        """Return the peers to which a connection stands, sorted."""
+        """Return the peers with an established connection, sorted."""
 
 
 class ConsensusActor(Actor):  # type: ignore[misc]
-    """What the actors of a node have in common.
+    """The base class of a node's actors.
 
     A handler is a method ``receiveMsg_<Message>(message, sender)``, Thespian's own spelling. The table of handlers is
-    made once for each class, because looking the name up for each message costs more than twice as much. An actor hears
-    every notice that it has a handler for.
+    made once for each class, because looking the name up for each message costs more than twice as much. An actor
+    receives every notice that it has a handler for.
     """
 
     handlers: ClassVar[dict[type, Handler]] = {}
@@ -144,7 +144,7 @@ class ConsensusActor(Actor):  # type: ignore[misc]
         self.send(self.context.peer(node, actor), message)
 
     def after(self, seconds: float, message: Any) -> Timer:
-        """Send this actor a message in so many seconds of the running clock."""
+        """Send this actor a message after this many seconds of the running clock."""
         return self.context.after(seconds, cast("Address", self.myAddress), message)
 
     def next_turn(self, message: Any) -> None:

@@ -1,6 +1,6 @@
-"""The addresses: whom an actor can write to, on this node, on another one, or behind a connection.
+"""The addresses to which an actor can send: on this node, on another one, or behind a connection.
 
-An address knows where its messages go, so an actor sends without knowing whether the other is near or far.
+An address knows where its messages go, so an actor sends without knowing whether the receiver is local or remote.
 """
 
 from __future__ import annotations
@@ -12,20 +12,20 @@ from thespian.actors import ActorAddress
 
 
 class Receiver(Protocol):
-    """What takes the messages for one actor."""
+    """The receiver of the messages for one actor."""
 
     def receive(self, message: Any, sender: Address) -> None:
         """Hand the actor a message."""
 
 
 class Holder(Protocol):
-    """What holds the frames of a turn until they may leave the node."""
+    """Holds the frames of a turn until they may leave the node."""
 
     def request(self, to: PeerAddress, message: Any) -> None:
         """Hold a request to a peer."""
 
     def answer(self, to: SenderAddress, message: Any) -> None:
-        """Hold an answer to whoever sent a frame."""
+        """Hold an answer to the sender of a frame."""
 
 
 class Address(ActorAddress):  # type: ignore[misc]
@@ -37,12 +37,12 @@ class Address(ActorAddress):  # type: ignore[misc]
     __hash__ = object.__hash__
 
     def deliver(self, message: Any, sender: Address) -> None:
-        """Send a message here; `sender` is the address that an answer goes to."""
+        """Send a message to this address; `sender` is the address for an answer."""
         raise NotImplementedError
 
 
 Delivery = tuple[Receiver, Any, Address]
-"""A message in the mailbox: who receives it, the message, its sender."""
+"""A message in the mailbox: its receiver, the message, its sender."""
 
 
 class LocalAddress(Address):
@@ -77,10 +77,10 @@ class PeerAddress(Address):
 
 
 class SenderAddress(Address):
-    """The sender of a frame: an answer goes back by the same connection and echoes request number and send time.
+    """The sender of a frame: an answer returns on the same connection and echoes request number and send time.
 
-    `node` is empty for a client. `connection` is None for the sender of an answer, to whom nothing can be answered.
-    `boot_id` is the (incarnation, boot) that a greeting names, ("", 0) for every other frame.
+    `node` is empty for a client. `connection` is None for the sender of an answer, which cannot be answered. `boot_id`
+    is the (incarnation, boot) that a greeting names, ("", 0) for every other frame.
     """
 
     __slots__ = ("actor", "boot_id", "connection", "holder", "node", "request", "sent")

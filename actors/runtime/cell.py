@@ -1,4 +1,4 @@
-"""The cell: what Thespian asks of a system base for one actor; and the cells of a node, all together."""
+"""The cell: what Thespian requires of a system base for one actor; and all cells of a node."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class ActorCell:
         self.handle(message, sender)
 
     def leave(self) -> None:
-        """End the actor: what is still on its way to it is dropped."""
+        """End the actor; messages that are still in the mailbox for it are dropped."""
         self.address.cell = None
 
     # --- what Thespian's Actor calls ---------------------------------------------------------------------------------
@@ -58,10 +58,10 @@ class ActorCell:
         self.cells.timers.after(period.total_seconds(), self.address, WakeupMessage(period, payload))
 
     def handleDeadLetters(self, address: Address, enable: bool) -> None:
-        """Ignore the wish: there are no dead letters, because a message without a handler is a fault of the actor."""
+        """Do nothing: there are no dead letters, because a message without a handler is a fault of the actor."""
 
     def notifyOnSystemRegistrationChanges(self, address: Address, enable: bool) -> None:
-        """Ignore the wish: there is one actor system and it does not change."""
+        """Do nothing: there is one actor system and it does not change."""
 
     def actorSystemShutdown(self) -> None:
         """Stop the node, for `Actor.actorSystemShutdown`."""
@@ -71,7 +71,8 @@ class ActorCell:
 class Cells:
     """The actors of one node. `bind` gives a new actor its context; `stop` ends the node for a reason.
 
-    `generation` rises whenever the actors are forgotten, so that a report to an earlier generation can be told apart.
+    `generation` increases whenever the actors are forgotten, so that a report to an earlier generation can be
+    recognized.
     """
 
     def __init__(

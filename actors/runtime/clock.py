@@ -1,4 +1,4 @@
-"""The clocks: one that stands still while the node does not run, one that always runs, one of wall time."""
+"""The clocks: one that counts only while the node runs, one that always counts, one of wall time."""
 
 from __future__ import annotations
 
@@ -7,23 +7,23 @@ from typing import Protocol
 
 
 class Clock(Protocol):
-    """Three clocks for three uses. No reading is ever compared with one of another host."""
+    """Three clocks for three uses. Readings of different hosts are never compared."""
 
     def now(self) -> float:
         """Return the seconds in which the node itself ran: for election, check-quorum and every other deadline.
 
-        A slow flush, a stopped process or a busy host does not move it, so no peer is blamed for a silence that this
-        node caused by not listening.
+        A slow flush, a stopped process or a busy host does not advance it, so no peer is blamed for a silence that this
+        node caused by not reading.
         """
 
     def boottime_ns(self) -> int:
-        """Return nanoseconds that go on through suspend (CLOCK_BOOTTIME): for send times and leases."""
+        """Return nanoseconds that also count during suspend (CLOCK_BOOTTIME): for send times and leases."""
 
     def wall_ms(self) -> int:
         """Return milliseconds since 1970: for people, and for the expiry of sessions."""
 
     def lost(self, seconds: float) -> None:
-        """Note that the node did not run for so many seconds."""
+        """Exclude this many seconds from `now`, because the node did not run."""
 
 
 class SystemClock:
@@ -45,5 +45,5 @@ class SystemClock:
         return time.time_ns() // 1_000_000
 
     def lost(self, seconds: float) -> None:
-        """Note that the node did not run for so many seconds."""
+        """Exclude this many seconds from `now`, because the node did not run."""
         self.stalled += seconds

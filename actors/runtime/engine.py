@@ -1,6 +1,6 @@
 """The engine: the turns of a node. Take a batch, act, commit once, then send.
 
-It knows no socket and no real clock: a base brings a transport and clocks, so the same engine and the same actors run
+It knows no socket and no real clock: a base supplies a transport and clocks, so the same engine and the same actors run
 in production and in a simulation.
 """
 
@@ -41,10 +41,10 @@ SUPERVISOR: Final = "supervisor"
 
 
 class Engine:
-    """One node. All of it belongs to one thread; `stopping` alone may be read from others.
+    """One node. All of it belongs to one thread; only `stopping` may be read from others.
 
-    `bind_address` and `events_address` are where the node listens and publishes, for its greetings and its status.
-    The engine is also the actors' `Context`.
+    `bind_address` and `events_address` are where the node listens and publishes, for its greetings and its status. The
+    engine is also the actors' `Context`.
     """
 
     def __init__(
@@ -81,7 +81,7 @@ class Engine:
         self.observation = TurnObservation(self.ledger)
         self.faults = Faults(options)
         self.stopping = ""
-        """Why the node is to stop, empty while it is not."""
+        """Why the node is to stop; empty while it is not."""
 
     # --- the turn ----------------------------------------------------------------------------------------------------
 
@@ -114,7 +114,7 @@ class Engine:
             observation.finish(report, messages, commit_seconds)
 
     def act(self, frames: list[tuple[Any, Any]], notices: list[Any]) -> int:
-        """Run the mailbox until it is empty: what was put off, what came in, then the timers that are due.
+        """Run the mailbox until it is empty: postponed messages, the frames, then the timers that are due.
 
         Returns how many messages were received.
         """
@@ -133,10 +133,10 @@ class Engine:
     def commit(self) -> float:
         """Commit the ledger; returns how many seconds that took. Raises `StorageError`.
 
-        What the commit means for the actors comes in the next turn: that the log is durable, and that the node was
-        deaf for longer than an election timeout.
+        The actors learn in the next turn that the log is durable, and that the commit took longer than an election
+        timeout.
         """
-        began = self.clock.boottime_ns()  # a simulator's disk is slow by its clock
+        began = self.clock.boottime_ns()  # a simulated disk is slow by the simulated clock
         wrote = self.ledger.commit()
         self.ledger.check_turn()
         if wrote:
@@ -148,7 +148,7 @@ class Engine:
         return seconds
 
     def undo(self, fault: Exception) -> None:
-        """Take the turn back, on disk, in memory and in what was about to leave, and have the actors rebuilt.
+        """Roll the turn back, on disk, in memory and in the outbox, and have the actors rebuilt.
 
         Raises `fault` if it is fatal, and `OperationFailedError` for more faults than the bound allows: both end the
         node.
@@ -167,7 +167,7 @@ class Engine:
         self.next_turn(self.actor(SUPERVISOR), Rebuild(f"{type(fault).__name__}: {fault}"))
 
     def publish_events(self) -> None:
-        """Publish the turn's events; from now on what they say is not taken back."""
+        """Publish the turn's events; from now on they are not rolled back."""
         self.events.publish()
         self.reported.mark()
 
@@ -182,7 +182,7 @@ class Engine:
         return 0.0 if self.mailbox.later else self.timers.patience(seconds_max)
 
     def stop(self, reason: str) -> None:
-        """Have the node stop after this turn; the first reason is kept."""
+        """Stop the node after this turn; the first reason is kept."""
         self.stopping = self.stopping or reason
 
     # --- actors ------------------------------------------------------------------------------------------------------
@@ -193,7 +193,7 @@ class Engine:
             actor.bind(self)
 
     def forget_actors(self) -> None:
-        """End every actor but the supervisor, with all that was on its way to them."""
+        """End every actor but the supervisor, with all messages and timers for them."""
         self.cells.forget(SUPERVISOR)
         self.mailbox.later.clear()
         self.timers.clear()
@@ -214,19 +214,19 @@ class Engine:
         return self.cells.hearing(kind)
 
     def after(self, seconds: float, to: Address, message: Any) -> Timer:
-        """Deliver a message in so many seconds of the running clock."""
+        """Deliver a message after this many seconds of the running clock."""
         return self.timers.after(seconds, to, message)
 
     def next_turn(self, to: Address, message: Any, sender: Address | None = None) -> None:
-        """Deliver a message in the next turn, which then does not wait."""
+        """Deliver a message in the next turn, which then starts without waiting."""
         self.mailbox.next_turn(to, message, sender)
 
     def offload(
         self, job: Callable[[], Any], to: Address, done: Callable[[Any, str], Any], drop: Callable[[], None]
     ) -> None:
-        """Run a job elsewhere, from this turn's commit on; its report is dropped if the actors were rebuilt meanwhile.
+        """Run a job elsewhere, after this turn's commit; its report is dropped if the actors were rebuilt meanwhile.
 
-        If the turn is taken back, the job is not begun, and `drop` is called.
+        If the turn is rolled back, the job is not started, and `drop` is called.
         """
         generation = self.cells.generation
 
@@ -241,13 +241,13 @@ class Engine:
         self.events.hold(event)
 
     def introduce(self, node: str, boot: int) -> None:
-        """Let frames to a peer leave: it was greeted and is in that boot."""
+        """Allow frames to a peer: it was greeted and is in that boot."""
         self.peers.introduce(node, boot)
 
     def linked(self) -> list[str]:
-        """Return the peers to which a connection stands, sorted."""
+        """Return the peers with an established connection, sorted."""
         return sorted(self.peers.links)
 
     def refuse(self, reason: str, detail: str) -> None:
-        """Count and report something that was not accepted."""
+        """Count and report a frame or request that was not accepted."""
         self.refusals.report(reason, detail)

@@ -9,7 +9,7 @@ from forge_consensus.errors import OperationFailedError
 
 
 class Faults:
-    """Remembers when actors failed within the last `faults_seconds`; at most `faults_max` may."""
+    """Records when actors failed within the last `faults_seconds`; at most `faults_max` faults are tolerated."""
 
     def __init__(self, options: RaftSettings) -> None:
         self.options = options
@@ -18,8 +18,8 @@ class Faults:
     def note(self, fault: Exception, now: float) -> None:
         """Note a fault at `now`, in seconds of the running clock.
 
-        Raises `OperationFailedError`, which ends the node, if there were too many: actors that are rebuilt and fail at
-        once would only spin.
+        Raises `OperationFailedError`, which ends the node, if there were too many: actors that fail right after each
+        rebuild would make no progress.
         """
         times, options = self.times, self.options
         times.append(now)

@@ -1,4 +1,4 @@
-"""The gate between transport and mailbox: it checks every frame that comes in, and it alone moves the term."""
+"""The gate between transport and mailbox: checks every incoming frame, and alone moves the term."""
 
 from __future__ import annotations
 
@@ -48,20 +48,21 @@ DESTINATION: dict[type[WireMessage], str] = {
     CheckPeerReply: "health",
     **dict.fromkeys(CLIENT_REQUESTS, "gateway"),
 }
-"""The actor that handles each message: a frame for another actor is refused, so a client reaches only the gateway."""
+"""The actor that handles each message. A frame for another actor is refused, so a client reaches only the gateway."""
 
 ANSWERS = (HelloReply, PreVoteReply, VoteReply, AppendReply, SnapshotReply, CheckPeerReply)
-"""They come by the connection that this node asked on; whoever connects to this node may only ask."""
+"""These arrive on the connection that this node opened; on a connection that others opened, only requests are
+accepted."""
 
 FROM_LEADERS = (AppendEntries, InstallSnapshot)
-"""Only a leader sends these. The election actor hears of it before each, so that it knows the leader first."""
+"""Only a leader sends these. The gate notifies the election actor before each, so that it knows the leader first."""
 
 STRANGER: Final = "stranger"
-"""The reason in the answer to a node that must greet (again) before this node listens to it."""
+"""The reason in the answer to a node that must greet (again) before this node accepts its frames."""
 
 
 class Gate:
-    """Lets in a frame that is whole, of this cluster, from a member in its known boot, and meant for the present boot.
+    """Accepts a frame that is whole, of this cluster, from a member in its known boot, and meant for the present boot.
 
     Staleness is decided by cluster id, boots, term and request number, never by comparing the clocks of two hosts.
     """
@@ -119,7 +120,7 @@ class Gate:
         self.addresses[destination].deliver(message, sender)
 
     def receive_from_client(self, frame: Frame, sender: SenderAddress, connection: Any) -> None:
-        """Let in a request of a client, which need not name the cluster but may not name another one."""
+        """Accept a client's request, which may omit the cluster but must not name another one."""
         if connection is None or frame.sender:
             self.refusals.report(ProtocolError.code, "a client's request from a node")
         elif frame.cluster not in ("", self.identity.cluster_id):
@@ -128,7 +129,7 @@ class Gate:
             self.deliver("gateway", frame.message, sender)
 
     def refuse_cluster(self, frame: Frame, sender: SenderAddress) -> None:
-        """Refuse a frame of another cluster, and say which cluster this is."""
+        """Refuse a frame of another cluster, and send this cluster's name."""
         ours = self.identity.cluster_id
         text = f"this is node {self.identity.node_id} of cluster {ours!r}, not of {frame.cluster[:80]!r}"
         self.refusals.report("another cluster", text)
@@ -156,7 +157,7 @@ class Gate:
     # --- the term ----------------------------------------------------------------------------------------------------
 
     def is_of_our_term(self, message: Any, sender: SenderAddress) -> bool:
-        """Enter a higher term that a frame brings; answer or drop a frame of a lower one. Returns whether to let it in.
+        """Enter a higher term that a frame carries; answer or drop one of a lower term. Returns whether to accept it.
 
         The term does not move for a pre-vote request, a granted pre-vote reply, or a vote request that is refused
         because there is a leader.
@@ -180,7 +181,7 @@ class Gate:
         return False
 
     def enter_higher(self, term: int, message: Any, sender: SenderAddress) -> bool:
-        """Enter the higher term before any actor gets the message; returns whether to let the message in."""
+        """Enter the higher term before any actor gets the message; returns whether to accept the message."""
         if type(message) is PreVoteReply and message.granted:
             return True
         if type(message) is RequestVote and self.is_sticky():
@@ -191,6 +192,6 @@ class Gate:
         return True
 
     def is_sticky(self) -> bool:
-        """Whether a vote request is refused for the sake of a leader, and so must not move the term."""
+        """Whether a vote request is refused because there is a leader, and so must not move the term."""
         timeout, lease_reads = self.election_timeout_min, self.ledger.configuration.lease_reads
         return self.shared.stickiness.holds(self.clock.now(), timeout=timeout, lease_reads=lease_reads)

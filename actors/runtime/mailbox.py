@@ -1,4 +1,4 @@
-"""The mailbox: the messages on their way to the actors of this node, in this turn and in the next."""
+"""The mailbox: the messages for the actors of this node, in this turn and in the next."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from forge_consensus.actors.runtime.refusals import Refusals
 from forge_consensus.errors import OperationFailedError, StaleTermError
 
 MESSAGES_MAX: Final = 1_000_000
-"""More messages than this in one turn are a loop, not work."""
+"""More messages than this in one turn mean a loop."""
 
 
 class Mailbox:
-    """Two queues: `queue` is run until it is empty, `later` waits for the next turn. `addresses` maps actors' names."""
+    """Two queues: `queue` runs until it is empty, `later` waits for the next turn. `addresses` maps actors' names."""
 
     def __init__(self, refusals: Refusals) -> None:
         self.refusals = refusals
@@ -23,29 +23,29 @@ class Mailbox:
         self.addresses: dict[str, LocalAddress] = {}
 
     def claim(self, name: str) -> LocalAddress:
-        """Return the address of that name, made at its first use; an actor that is made anew keeps it."""
+        """Return the address of that name, created at first use; a rebuilt actor keeps its address."""
         return self.addresses.setdefault(name, LocalAddress(name, self.queue))
 
     def next_turn(self, to: Address, message: Any, sender: Address | None = None) -> None:
-        """Put a message off until the next turn; without a `sender` it seems to come from its receiver."""
+        """Postpone a message to the next turn; without a `sender` it seems to come from its receiver."""
         self.later.append((to, message, sender or to))
 
     def first_in_next_turn(self, to: Address, message: Any) -> None:
-        """Put a message off until the next turn, before all others."""
+        """Postpone a message to the next turn, before all others."""
         self.later.appendleft((to, message, to))
 
     def deliver_later(self) -> None:
-        """Deliver what was put off until this turn."""
+        """Deliver the messages that were postponed to this turn."""
         later = self.later
         while later:
             to, message, sender = later.popleft()
             to.deliver(message, sender)
 
     def run(self) -> int:
-        """Have messages received until there are none; returns how many there were.
+        """Deliver messages until there are none; returns how many there were.
 
-        A `StaleTermError` is an ordinary outcome: it was raised before anything was written, and the term has moved
-        on. Raises what else an actor raises, and `OperationFailedError` for more than `MESSAGES_MAX` messages.
+        A `StaleTermError` is an ordinary outcome: it was raised before anything was written, and the term has moved on.
+        Raises every other error of an actor, and `OperationFailedError` for more than `MESSAGES_MAX` messages.
         """
         queue = self.queue
         for delivered in range(MESSAGES_MAX):

@@ -1,4 +1,4 @@
-"""The observation of turns: what each turn cost, told to one observer such as the metrics."""
+"""The observation of turns: what each turn cost, reported to one observer such as the metrics."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from forge_consensus.storage.ledger.ledger import Ledger
 
 
 class TurnObservation:
-    """Makes a `TurnReport` of each turn while somebody observes; without an observer a turn pays for a comparison."""
+    """Makes a `TurnReport` of each turn for an observer; without one, a turn pays for one comparison."""
 
     def __init__(self, ledger: Ledger) -> None:
         self.ledger = ledger
@@ -20,7 +20,7 @@ class TurnObservation:
         self.turn_began = 0.0
         """When this turn began, in seconds of `time.perf_counter`; 0 while nobody observes."""
         self.operations: list[tuple[float, int]] = []
-        """What this turn answered: (`turn_began` of the turn that took it in, number of commands)."""
+        """The commands that this turn answered: (`turn_began` of the turn that received them, their number)."""
         self.commits = self.applied = 0
         """The ledger's numbers when the turn began."""
 
@@ -31,7 +31,7 @@ class TurnObservation:
         self.turn_began = 0.0
 
     def begin(self, frames: int) -> TurnReport:
-        """Begin the report of a turn that takes in so many frames."""
+        """Start the report of a turn that receives this many frames."""
         if self.operations:
             self.operations = []
         self.commits, self.applied = self.ledger.commits, self.ledger.applied
@@ -39,12 +39,12 @@ class TurnObservation:
         return TurnReport(self.turn_began, frames)
 
     def answered(self, began: float, commands: int) -> None:
-        """Note that commands were answered which came in with the turn that began at `began`."""
+        """Note answered commands that arrived with the turn that began at `began`."""
         if self.observer is not None:
             self.operations.append((began, commands))
 
     def finish(self, report: TurnReport, messages: int, commit_seconds: float) -> None:
-        """Complete the report and hand it over; an observer that raises is told nothing more."""
+        """Complete the report and pass it on; an observer that raises receives no further report."""
         report.messages = messages
         report.commit_seconds = commit_seconds if self.ledger.commits > self.commits else None
         report.applied = self.ledger.applied - self.applied

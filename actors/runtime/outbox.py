@@ -1,4 +1,4 @@
-"""The outbox: what a turn sends or has done elsewhere, held until what it rests on is on disk."""
+"""The outbox: the frames and jobs of a turn, held until the state that they depend on is on disk."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ class Transport(Protocol):
     """How frames leave the node, and where jobs run. No method waits for a socket."""
 
     def send_peer(self, node: str, data: bytes) -> bool:
-        """Send a frame to a peer; False when the peer's queue is full or nobody is there."""
+        """Send a frame to a peer; False when the peer's queue is full or there is no connection."""
 
     def send_answer(self, connection: Any, frame: Frame) -> bool:
-        """Send an answer back by a connection; False when the connection is gone or its queue is full."""
+        """Send an answer on a connection; False when the connection is gone or its queue is full."""
 
     def offload(self, job: Callable[[], Any], done: Callable[[Any, str], None]) -> None:
         """Run a job elsewhere; call `done(result, error text)` on the node's thread before a later turn."""
 
 
 class Outbox:
-    """Requests to peers, answers to whoever asked, and jobs for helpers, in the order in which actors sent them.
+    """Requests to peers, answers to senders, and jobs for helpers, in the order in which actors sent them.
 
-    A job waits like a frame, because it leaves traces too: a file that it gives a name must not be of a term that a
-    crash before the commit forgets.
+    A job waits like a frame, because its effects last too: a file that it names must not be of a term that a crash
+    before the commit forgets.
 
-    `boots` holds the boot of each peer that was greeted: to every other peer nothing but a greeting is sent.
+    `boots` holds the boot of each peer that was greeted: every other peer is sent only a greeting.
     """
 
     def __init__(self, ledger: Ledger, clock: Clock, transport: Transport, refusals: Refusals) -> None:
@@ -55,11 +55,11 @@ class Outbox:
         self.answers.append((to, message))
 
     def job(self, job: Callable[[], Any], report: Callable[[Any, str], None], drop: Callable[[], None]) -> None:
-        """Hold a job for a helper; `drop` is called if the job is never begun."""
+        """Hold a job for a helper; `drop` is called if the job is never started."""
         self.jobs.append((job, report, drop))
 
     def drop(self) -> None:
-        """Send nothing and begin no job: the turn was taken back."""
+        """Drop all frames and jobs, because the turn was rolled back."""
         self.requests.clear()
         self.answers.clear()
         jobs, self.jobs = self.jobs, []
@@ -69,8 +69,8 @@ class Outbox:
     def send_early(self) -> None:
         """Send at most one batch of entries to each follower before the commit (dissertation 10.2.1).
 
-        This is the one exception to "on disk first". Only a leader may make it whose term and vote were durable when
-        the turn began. It is harmless because a leader counts itself only when its own entries are on disk.
+        This is the only exception to "on disk first". Only a leader may do it whose term and vote were durable when the
+        turn began. It is safe because a leader counts itself only when its own entries are on disk.
         """
         if not self.requests:
             return
@@ -86,7 +86,7 @@ class Outbox:
         self.requests = kept
 
     def send(self) -> None:
-        """Send everything and have the jobs begun: the turn is on disk."""
+        """Send all frames and start all jobs, because the turn is on disk."""
         answers, requests, jobs = self.answers, self.requests, self.jobs
         self.answers, self.requests, self.jobs = [], [], []
         for sender, message in answers:
@@ -123,7 +123,7 @@ class Outbox:
             self.refusals.count("peer takes no frame")
 
     def send_answer(self, to: SenderAddress, message: Any) -> None:
-        """Send an answer back by the connection that the request came by."""
+        """Send an answer on the connection of its request."""
         known = self.ledger.identity.boots.get(to.node) if to.node else None
         frame = self.frame(to.actor, known[1] if known else 0, to.request, to.sent, message)
         if not self.transport.send_answer(to.connection, frame):

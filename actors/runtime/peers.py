@@ -1,4 +1,4 @@
-"""The peers: the addresses of their actors, and the connections that stand."""
+"""The peers: the addresses of their actors, and the established connections."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from forge_consensus.actors.runtime.outbox import Outbox
 
 
 class Peers:
-    """The other nodes, as the turn knows them; `links` holds those to which a connection stands."""
+    """The other nodes, as the turn knows them; `links` holds those with an established connection."""
 
     def __init__(self, outbox: Outbox) -> None:
         self.outbox = outbox
@@ -23,13 +23,13 @@ class Peers:
         return address
 
     def introduce(self, node: str, boot: int) -> None:
-        """Let frames to a peer leave: it was greeted and is in that boot."""
+        """Allow frames to a peer: it was greeted and is in that boot."""
         self.outbox.boots[node] = boot
 
     def link(self, node: str, stands: bool) -> LinkUp | PeerDown:
-        """Note that the connection to a peer stands or broke; returns the notice for the next turn.
+        """Note that the connection to a peer was established or broke; returns the notice for the next turn.
 
-        Either way the peer must be greeted (again), because another process may stand behind the address.
+        Either way the peer must be greeted (again), because another process may be behind the address.
         """
         self.outbox.boots.pop(node, None)
         if stands:

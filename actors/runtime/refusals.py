@@ -1,4 +1,4 @@
-"""The refusals: what the node did not accept, counted by reason."""
+"""The refusals: frames and requests that the node did not accept, counted by reason."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Final
 from loguru import logger
 
 REPORT_EVERY: Final = 1000
-"""The first refusal for each reason gets a line in the log, and so does every one of so many."""
+"""Each reason's first refusal gets a line in the log, and then one of every this many."""
 
 
 class Refusals:
@@ -22,7 +22,7 @@ class Refusals:
         self.counts[reason] += 1
 
     def report(self, reason: str, detail: str) -> None:
-        """Count a refusal that somebody should look into, and write some of them to the log."""
+        """Count a refusal that somebody should look into, and write the first and some later ones to the log."""
         count = self.counts[reason] = self.counts[reason] + 1
         if count == 1 or count % REPORT_EVERY == 0:
             logger.warning("refused ({} times): {}: {}", count, reason, detail)

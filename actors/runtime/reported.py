@@ -1,7 +1,7 @@
-"""What this node has reported of itself by events: it survives a rebuild of the actors and is taken back with a turn.
+"""What this node has reported of itself by events: it survives a rebuild of the actors and is rolled back with a turn.
 
-Actors report transitions ("became leader", "the quorum is lost"). So the fact that was reported last must not be lost
-when the actors are rebuilt, and must be as before when a turn, and with it its events, did not happen.
+Actors report transitions ("became leader", "the quorum is lost"). So the fact that was reported last must survive a
+rebuild of the actors, and must be restored when a turn, and its events with it, did not happen.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Reported:
         self.mark()
 
     def mark(self) -> None:
-        """Note the facts as they are, for `take_back`: the turn's events were published."""
+        """Note the present facts, for `take_back`, because the turn's events were published."""
         shared = self.shared
         peers = {node: view.status for node, view in shared.peers.items()}
         self.last_mark = Mark(
@@ -57,7 +57,7 @@ class Reported:
         )
 
     def take_back(self) -> None:
-        """Return to the last mark: the turn was taken back and its events were never published."""
+        """Return to the last mark, because the turn was rolled back and its events were never published."""
         shared, mark = self.shared, self.last_mark
         shared.role, shared.leader = mark.role, mark.leader
         self.has_quorum, self.health, self.details = mark.has_quorum, mark.health, mark.details

@@ -1,4 +1,4 @@
-"""The shared state: what one actor writes and other actors, or the gate, read."""
+"""The shared state: facts that one actor writes and that other actors, or the gate, read."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Role(StrEnum):
 
 
 class PeerStatus(StrEnum):
-    """How a peer looks from here; the words of the Go original's NodeStatus."""
+    """A peer's state as this node sees it; the words of the Go original's NodeStatus."""
 
     ACTIVE = "active"
     """It answers."""
@@ -26,11 +26,11 @@ class PeerStatus(StrEnum):
     FAILED = "failed"
     """It missed more of them, or its connection broke."""
     INACTIVE = "inactive"
-    """It was never heard."""
+    """It never answered."""
 
 
 class HealthState(StrEnum):
-    """How the node fares, by its own judgement."""
+    """The node's health, by its own judgement."""
 
     HEALTHY = "healthy"
     DEGRADED = "degraded"
@@ -46,7 +46,7 @@ class PeerView:
     round_trip_ms: float | None = None
     """Of the last health check that the peer answered."""
     heard_at: float | None = None
-    """When it last gave a sign of life, in seconds of the running clock."""
+    """When its last reply or greeting arrived, in seconds of the running clock."""
 
 
 @dataclass(slots=True)
@@ -63,7 +63,8 @@ class SharedState:
     leader_term: int = 0
     """The term of the leader that was known last. Written by election."""
     leader_heard_at: float | None = None
-    """When a leader was last heard, in seconds of CLOCK_BOOTTIME, which counts suspension. Written by election."""
+    """When a leader's request last arrived, in seconds of CLOCK_BOOTTIME, which counts suspension. Written by
+    election."""
     stickiness: Stickiness = field(default_factory=Stickiness)
     """Whether a vote request must not move the term, because there is a leader (dissertation 4.2.3). Written by
     election, read by the gate too. Rebuilt actors begin with a new one."""

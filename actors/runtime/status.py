@@ -1,4 +1,4 @@
-"""The node status: what a node says of itself, typed; the status command, the service and the metrics all read it."""
+"""The node status: what a node reports of itself, typed; the status command, the service and the metrics read it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from forge_consensus.storage.snapshots.store import Snapshots
 
 @dataclass(slots=True)
 class Totals:
-    """What a node counts from its start on, for its status only. Each field has one writer, named behind it."""
+    """The totals since the node's start, for its status only. Each field has one writer, named behind it."""
 
     turns: int = 0  # the engine
     elections: int = 0  # election; how often this node was a candidate
@@ -26,7 +26,7 @@ class Totals:
 
 
 class Source(Protocol):
-    """Whatever knows a node: its engine, which is also the context of its actors."""
+    """The source of a status: a node's engine, which is also the context of its actors."""
 
     ledger: Ledger
     clock: Clock
@@ -52,14 +52,14 @@ class MemberStatus:
     round_trip_ms: float | None
     """Of the last health check that was answered; None for the node itself and before the first answer."""
     last_contact: float | None
-    """Seconds since the member was heard; None for the node itself and for a member that was never heard."""
+    """Seconds since the member last answered; None for the node itself and for a member that never did."""
     match_index: int | None
     """The index up to which the member's disk agrees with the leader's log; None on a node that does not lead."""
 
 
 @dataclass(frozen=True, slots=True)
 class StorageStatus:
-    """What the node's storage holds; finding it out may ask the disk."""
+    """The contents and the room of the node's storage; reading them may access the disk."""
 
     snapshot_index: int
     """The index of the newest snapshot, 0 without one."""
@@ -73,7 +73,7 @@ class StorageStatus:
 class NodeStatus:
     """What a node knows of ConsensusStats, ClusterInfo and HealthStatus of the Go original; all fields are present.
 
-    Indexes are log indexes; totals count from the start of the process. `storage` is None where only memory was asked.
+    Indexes are log indexes; totals count from the start of the process. `storage` is None if only memory was read.
     """
 
     node_id: str
@@ -95,14 +95,14 @@ class NodeStatus:
     commit_index: int
     last_applied: int
     applied_on_disk: int
-    """The index up to which the applied state is durable; replaying begins behind it."""
+    """The index up to which the applied state is durable; a restart replays the entries after it."""
     last_log_index: int
     last_log_term: int
     first_log_index: int
     log_entries: int
     snapshots_total: int
     last_contact: float | None
-    """Seconds since a leader was heard: 0 on the leader itself, None where none ever was."""
+    """Seconds since a leader's request arrived: 0 on the leader itself, None if none ever did."""
     elections_total: int
     operations_total: int
     operations_failed: int
@@ -124,7 +124,7 @@ class NodeStatus:
 
     @classmethod
     def of(cls, source: Source) -> NodeStatus:
-        """Return the part of the status that is in memory. Another thread may ask; it may see a turn half done."""
+        """Return the part of the status that is in memory. Other threads may call this, and see a turn half done."""
         ledger, shared, reported, totals = source.ledger, source.shared, source.reported, source.totals
         identity, log, addresses = ledger.identity, ledger.log, ledger.configuration.addresses
         return cls(
@@ -163,7 +163,7 @@ class NodeStatus:
 
     @classmethod
     def whole(cls, source: Source, snapshots: Snapshots) -> NodeStatus:
-        """Return the whole status; only the node's own thread may ask."""
+        """Return the whole status; only the node's own thread may call this."""
         memory = cls.of(source)
         return cls(**{name: getattr(memory, name) for name in NAMES}, storage=storage_of(source.ledger, snapshots))
 
@@ -194,12 +194,12 @@ def values_of(status: MemberStatus | StorageStatus) -> dict[str, Any]:
 
 
 def chosen(kind: type[MemberStatus | StorageStatus], found: dict[str, Any]) -> dict[str, Any]:
-    """Return what `found` has for the fields of a class. Raises `KeyError` for a missing one."""
+    """Return the values of a class's fields in `found`. Raises `KeyError` for a missing one."""
     return {slot.name: found[slot.name] for slot in fields(kind)}
 
 
 def leader_silence(source: Source) -> float | None:
-    """For how many seconds no leader was heard, None where none ever was; a suspended host counts."""
+    """Seconds, suspension included, since a leader's request arrived; None if none ever did."""
     heard_at = source.shared.leader_heard_at
     return None if heard_at is None else source.clock.boottime_ns() / 1e9 - heard_at
 
@@ -225,7 +225,7 @@ def members_of(source: Source) -> list[MemberStatus]:
 
 
 def storage_of(ledger: Ledger, snapshots: Snapshots) -> StorageStatus:
-    """Return what the storage holds."""
+    """Return the contents and the room of the storage. Raises `StorageError`."""
     newest, space = snapshots.newest, ledger.tables.space()
     return StorageStatus(
         snapshot_index=newest.index if newest else 0,

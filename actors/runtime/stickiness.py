@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(slots=True)
 class Stickiness:
-    """What the decision rests on. The election actor writes it; that actor and the gate read it.
+    """The facts for that decision. The election actor writes them; the election actor and the gate read them.
 
     It begins without a leader, when a node starts and when its actors are rebuilt. Times are seconds of the node's
     running clock.
@@ -18,7 +18,7 @@ class Stickiness:
     follows: bool = False
     """Whether a leader is known and the connection to it is not known to be broken."""
     heard_at: float | None = None
-    """When a leader was heard last."""
+    """When a leader's request last arrived."""
     no_vote_before: float = 0.0
     """Under leases: when the lease has surely ended that this node may have confirmed before it was started."""
 

@@ -1,4 +1,4 @@
-"""The timers: messages that actors get after a while, unless they cancel them."""
+"""The timers: messages that actors receive after some time, unless they cancel them."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Timers:
         self.number = 0
 
     def after(self, seconds: float, to: Address, message: Any) -> Timer:
-        """Deliver a message in so many seconds of the running clock, as if its receiver had sent it."""
+        """Deliver a message after this many seconds of the running clock, as if its receiver had sent it."""
         self.number += 1
         timer = Timer(self.clock.now() + seconds, self.number, to, message)
         heapq.heappush(self.heap, timer)
@@ -61,5 +61,5 @@ class Timers:
         return min(seconds_max, max(0.0, heap[0].at - self.clock.now()))
 
     def clear(self) -> None:
-        """Forget every timer: the actors that set them are gone."""
+        """Drop every timer, because the actors that set them are gone."""
         self.heap.clear()

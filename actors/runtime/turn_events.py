@@ -1,4 +1,4 @@
-"""The events of a turn: held until the turn is committed, then published, kept in the journal and forwarded."""
+"""The events of a turn: held until the turn is committed, then published, added to the journal and forwarded."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from forge_consensus.storage.ledger.ledger import Ledger
 
 
 class TurnEvents:
-    """What happened in this turn, in the order in which actors said it."""
+    """The events of this turn, in the order in which actors published them."""
 
     def __init__(self, ledger: Ledger, clock: Clock, bus: EventBus, options: RaftSettings) -> None:
         self.ledger = ledger
@@ -23,7 +23,7 @@ class TurnEvents:
         self.held: list[tuple[ConsensusEvent, int]] = []
         """(event, the term in which it happened)."""
         self.forward: Callable[[ConsensusEvent, bytes], None] | None = None
-        """Set by a base while somebody in another process listens: called with each event and its encoding."""
+        """Set by a base while a subscriber in another process is connected: called with each event and its encoding."""
 
     def hold(self, event: ConsensusEvent) -> None:
         """Hold an event until the turn is committed; it gets the term of this moment.
@@ -38,7 +38,7 @@ class TurnEvents:
                 if type(earlier) is type(event):
                     if of_term == term and earlier.last_index + 1 == event.first_index:
                         del self.held[place]
-                        # What is appended comes first, so that nothing is told to be committed before it is there.
+                        # An append goes first, so that no entry is reported as committed before it is appended.
                         to = place if isinstance(event, LogAppended) else len(self.held)
                         self.held.insert(to, (joined(earlier, event), term))
                         return
@@ -46,7 +46,7 @@ class TurnEvents:
         self.held.append((event, term))
 
     def publish(self) -> None:
-        """Publish what happened in this turn, which is on disk by now, and keep it in the journal."""
+        """Publish this turn's events, because the turn is on disk, and add them to the journal."""
         events, self.held = self.held, []
         identity, journal, forward = self.ledger.identity, self.ledger.journal, self.forward
         self.bus.begin_turn(self.options.heartbeat_interval / 10)
@@ -68,5 +68,5 @@ class TurnEvents:
                 forward(stamped, data)
 
     def drop(self) -> None:
-        """Forget what happened: the turn was taken back."""
+        """Drop the events, because the turn was rolled back."""
         self.held.clear()

@@ -1,4 +1,4 @@
-"""The unanswered requests: who waits for an answer, so that every client gets one even if the actors fail."""
+"""The unanswered requests: which clients wait for an answer, so that each gets one even if the actors fail."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from typing import Any
 
 
 class Unanswered:
-    """The senders of requests that were taken and not yet answered.
+    """The senders of requests that were accepted and not yet answered.
 
-    It outlives the actors: after a fault the rebuilt gateway answers everybody in it with "outcome unknown".
+    It outlives the actors: after a fault the rebuilt gateway answers all of them with "outcome unknown".
     """
 
     def __init__(self) -> None:
         self.senders: dict[Any, None] = {}
-        """In the order in which their requests came."""
+        """In the order in which their requests arrived."""
         self.settled: list[Any] = []
         """The senders that this turn answers."""
 
@@ -25,7 +25,7 @@ class Unanswered:
         return len(self.senders)
 
     def add(self, sender: Any) -> None:
-        """Note that a request is under way."""
+        """Note that a request is in progress."""
         self.senders[sender] = None
 
     def settle(self, sender: Any) -> None:
@@ -41,5 +41,5 @@ class Unanswered:
             self.senders.pop(self.settled.pop(), None)
 
     def take_back(self) -> None:
-        """Keep the requests that the turn would have answered: it was taken back."""
+        """Keep the requests that the turn would have answered, because the turn was rolled back."""
         self.settled.clear()

@@ -1,4 +1,4 @@
-"""The face that a node shows to Thespian: the methods that an `ActorSystem` calls on its system base."""
+"""The interface between a node and Thespian: the methods that an `ActorSystem` calls on its system base."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from forge_consensus.actors.runtime.engine import Engine
 
 
 class SystemBase:
-    """What every system base of a node has in common: it lets Thespian create actors and send them messages.
+    """The common part of all system bases of a node: it lets Thespian create actors and send them messages.
 
-    A subclass sets `engine`, runs the engine's turns, and is the engine's `Transport`. Hand it to
+    A subclass sets `engine`, runs the engine's turns, and is the engine's `Transport`. Pass it to
     ``ActorSystem(systemBase=base, transientUnique=True)``. Without `transientUnique` Thespian silently returns the
     first system of the process instead of a second one. The names of the methods are Thespian's.
     """
@@ -22,7 +22,7 @@ class SystemBase:
         return self.engine.cells.create(kind, global_name, cast("Any", None))
 
     def tell(self, address: Any, message: Any) -> None:
-        """Send an actor a message from outside; the actor gets it in the next turn."""
+        """Send an actor a message from outside the node; it is delivered in the next turn."""
         raise NotImplementedError
 
     def external_clone(self) -> Self:

@@ -1,6 +1,6 @@
-"""A DEALER with its monitor: one outgoing connection, and the word whether anybody is at its other end.
+"""A DEALER with its monitor: one outgoing connection, and reports whether it is established.
 
-Nodes, clients and event feeds connect with it. ZeroMQ connects and reconnects by itself; the monitor tells when a
+Nodes, clients and event feeds connect with it. ZeroMQ connects and reconnects by itself; the monitor reports when a
 handshake succeeded and when the connection was lost.
 """
 
@@ -19,7 +19,8 @@ from forge_consensus.actors.transport.endpoint import url_of
 NOBLOCK: Final = int(zmq.NOBLOCK)
 HANDSHAKE: Final = int(zmq.EVENT_HANDSHAKE_SUCCEEDED)
 MADE_OR_LOST: Final = int(zmq.EVENT_DISCONNECTED | zmq.EVENT_HANDSHAKE_SUCCEEDED)
-"""What a monitor tells of a DEALER: a handshake, not a mere TCP connection, means that somebody is there."""
+"""The events that a monitor reports of a DEALER. Only a handshake, not a mere TCP connection, proves a live
+receiver."""
 MONITOR_NUMBERS = itertools.count(1)
 
 Socket = zmq.Socket[bytes]
@@ -27,18 +28,18 @@ Socket = zmq.Socket[bytes]
 
 @dataclass(frozen=True, slots=True)
 class DealerOptions:
-    """Bounds of one DEALER."""
+    """Limits and delays of one DEALER."""
 
     frame_bytes_max: int
     """A peer that sends a larger frame is disconnected."""
     send_frames_max: int
-    """So many frames wait to be sent; with more the socket takes none."""
+    """The length of the send queue, in frames; a full socket refuses the next frame."""
     receive_frames_max: int | None
-    """So many frames wait to be read; None for ZeroMQ's default."""
+    """The length of the receive queue, in frames; None for ZeroMQ's default."""
     reconnect_ms: int
-    """How long after a lost connection or a failed attempt the next attempt begins, at first."""
+    """The first delay between a lost connection, or a failed attempt, and the next attempt, in milliseconds."""
     reconnect_ms_max: int
-    """The same after many attempts."""
+    """The limit to which that delay grows with further attempts, in milliseconds."""
 
 
 def open_dealer(
@@ -46,8 +47,8 @@ def open_dealer(
 ) -> tuple[Socket, Socket]:
     """Begin to connect to an address (``HOST:PORT`` or ``ipc://PATH``); returns the DEALER and its monitor.
 
-    `owner` names who connects, in the monitor's address. Raises `zmq.ZMQError`, with both sockets closed, for what is
-    no address.
+    `owner` names the connecting side in the monitor's address. Raises `zmq.ZMQError`, with both sockets closed, if
+    `address` is malformed.
     """
     dealer = context.socket(zmq.DEALER)
     settings = [
@@ -73,15 +74,15 @@ def open_dealer(
 
 
 def open_monitor(socket: Socket, events: int, owner: str) -> Socket:
-    """The monitor that tells these events of a socket.
+    """Open the monitor that reports these events of a socket.
 
-    It has a name of our own, because the default one is made from a file descriptor and clashes when that is reused.
+    It has a name of our own, because the default name is made from a file descriptor and clashes when that is reused.
     """
     return socket.get_monitor_socket(events, f"inproc://forge-{owner}-{os.getpid()}-{next(MONITOR_NUMBERS)}")
 
 
 def monitored(monitor: Socket) -> Iterator[bool]:
-    """The events that a monitor has noted: True for a connection made, False for any other."""
+    """Yield the events that a monitor has recorded: True for an established connection, False for any other."""
     while True:
         try:
             event = monitor.recv_multipart(NOBLOCK)[0]
@@ -91,7 +92,7 @@ def monitored(monitor: Socket) -> Iterator[bool]:
 
 
 def close_watched(socket: Socket, monitor: Socket) -> None:
-    """Close a socket and its monitor; nothing lingers."""
+    """Close a socket and its monitor; unsent frames are dropped."""
     socket.disable_monitor()
     monitor.close(0)
     socket.close(0)

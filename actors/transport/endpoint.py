@@ -1,4 +1,4 @@
-"""The endpoint where a node listens: HOST:PORT of the network, or ipc://PATH of this machine."""
+"""The endpoint at which a node listens: HOST:PORT of the network, or ipc://PATH of this machine."""
 
 from __future__ import annotations
 
@@ -24,14 +24,15 @@ def path_of(address: str) -> str | None:
 
 
 def events_endpoint(bind: str) -> str:
-    """Return where a node that listens at `bind` publishes its events: a free port of that host, or a path beside."""
+    """Return where a node that listens at `bind` publishes events: a free port of that host, or a path beside it."""
     return bind + EVENTS_SUFFIX if bind.startswith(IPC) else f"{bind.rpartition(':')[0]}:0"
 
 
 def claim_path(path: str) -> None:
-    """Check that a socket can be bound at a path without harm, because ZeroMQ removes whatever file is there.
+    """Check that a socket can be bound at a path without harm, because ZeroMQ removes any file that is there.
 
-    Raises `TransportUnavailableError` if somebody listens there, `InvalidConfigError` if a file of another kind is.
+    Raises `TransportUnavailableError` if a process listens there, `InvalidConfigError` if the path is a file of another
+    kind.
     """
     try:
         kind = Path(path).lstat().st_mode

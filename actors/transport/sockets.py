@@ -1,7 +1,7 @@
-"""The sockets: one ROUTER where the node is reached, one DEALER with a monitor for each peer, one publisher of events.
+"""The sockets: one ROUTER where the node listens, one DEALER with a monitor for each peer, one publisher of events.
 
 ZeroMQ queues for peers that are gone, drops without notice, and can block. Therefore no call here waits, every refusal
-is returned to the caller, no socket carries an identity, and the frame alone says who sent it.
+is returned to the caller, no socket carries an identity, and only the frame names its sender.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ RCVMORE: Final = int(zmq.RCVMORE)
 POLLIN: Final = int(zmq.POLLIN)
 EVENTS: Final = int(zmq.EVENTS)
 PEER_FRAMES_MAX: Final = 4096
-"""More than the in-flight window, votes, heartbeats and chunks together. The actors control the flow, so EAGAIN means
-that the peer is stuck."""
+"""The send queue of a peer, in frames: more than the in-flight window, votes, heartbeats and chunks together. The
+actors control the flow, so EAGAIN means that the peer is stuck."""
 CLIENT_FRAMES_MAX: Final = 4096
 EVENT_FRAMES_MAX: Final = 10_000
 RECONNECT_MS: Final = 50
@@ -64,7 +64,7 @@ class Sockets:
         self.poller.register(self.publisher, zmq.POLLIN)
 
     def bound(self, kind: int, address: str, bytes_max: int) -> Socket:
-        """Make a socket that listens. Raises as the class does."""
+        """Open a listening socket. Raises the errors of the class."""
         path = path_of(address)
         if path is not None:
             claim_path(path)
@@ -110,7 +110,7 @@ class Sockets:
     # --- receiving ---------------------------------------------------------------------------------------------------
 
     def links(self, monitor: Socket) -> Iterator[bool]:
-        """Yield what happened to a peer's connection: True for made, False for lost."""
+        """Yield the changes of a peer's connection: True for established, False for lost."""
         return monitored(monitor)
 
     def from_peer(self, dealer: Socket, count_max: int) -> Iterator[bytes]:
@@ -130,7 +130,7 @@ class Sockets:
     def from_anyone(self, count_max: int, bytes_max: int) -> Iterator[tuple[bytes, bytes]]:
         """Yield (frame, connection) of peers and clients, bounded in count and bytes.
 
-        A frame is one part behind the connection's id; anything else is yielded empty, so that the gate refuses it.
+        A frame is one part behind the connection's id; any other message is yielded empty, so that the gate refuses it.
         """
         router = self.router
         for _ in range(count_max):
@@ -151,7 +151,7 @@ class Sockets:
     # --- sending -----------------------------------------------------------------------------------------------------
 
     def send_peer(self, node: str, data: bytes) -> bool:
-        """Send a frame to a peer; False when its queue is full or nobody is there."""
+        """Send a frame to a peer; False when its queue is full or there is no connection."""
         dealer = self.dealers.get(node)
         if dealer is None:
             return False
@@ -162,7 +162,7 @@ class Sockets:
         return True
 
     def answer(self, connection: bytes, data: bytes) -> bool:
-        """Send an answer back by a connection; False when it is gone or its queue is full."""
+        """Send an answer on a connection; False when it is gone or its queue is full."""
         try:
             self.router.send(connection, SNDMORE)
             self.router.send(data, NOBLOCK)
@@ -171,7 +171,7 @@ class Sockets:
         return True
 
     def take_subscriptions(self) -> None:
-        """Note which topics anybody subscribes to, so that events for nobody are not forwarded."""
+        """Record which topics have subscribers, so that no event is sent without one."""
         while int(cast("int", self.publisher.getsockopt(EVENTS))) & POLLIN:
             wish = self.publisher.recv(NOBLOCK)
             if wish[:1] == b"\x01":
@@ -180,12 +180,12 @@ class Sockets:
                 self.topics.discard(wish[1:])
 
     def publish(self, topic: bytes, data: bytes) -> None:
-        """Send to subscribers. One that is too slow misses the event and finds the gap by the sequence number."""
+        """Send to subscribers. A slow subscriber misses the event and detects the gap by the sequence number."""
         self.publisher.send(topic, SNDMORE)
         self.publisher.send(data, NOBLOCK)
 
     def close(self) -> None:
-        """Close everything at once; frames that were not sent are dropped."""
+        """Close all sockets at once; unsent frames are dropped."""
         for path in self.paths:  # first: once this node does not listen, another one may take the path
             with contextlib.suppress(OSError):
                 os.unlink(path)

@@ -27,13 +27,13 @@ from forge_consensus.events.types import ConsensusEvent
 from forge_consensus.storage.opening import Opened
 
 WAIT_SECONDS_MAX = 0.1
-"""The node looks around at least so often, which bounds how much lost time goes unnoticed."""
+"""The longest wait for frames, which bounds the lost time that goes unnoticed."""
 LATE_SECONDS = 0.02
-"""Being later than this is time in which the node did not run."""
+"""A larger delay counts as time in which the node did not run."""
 
 
 class LocalConnection:
-    """A client in the node's process: messages are handed over as they are. It is a client's `LocalPort`."""
+    """A client in the node's process, which exchanges messages without encoding. It is a client's `LocalPort`."""
 
     def __init__(self, base: ZeroMqBase) -> None:
         self.base = base
@@ -67,9 +67,9 @@ class LocalConnection:
 
 
 class ZeroMqBase(SystemBase):
-    """One node on one thread: make it, hand it to `start_system`, then `run`.
+    """One node on one thread: construct it, pass it to `start_system`, then call `run`.
 
-    `bind` is HOST:PORT or ipc://PATH. `rng` is the node's source of chance; without it the node makes one of its own.
+    `bind` is HOST:PORT or ipc://PATH. `rng` is the node's random source; without it the node makes one of its own.
     Raises `TransportUnavailableError` when the address is taken, `InvalidConfigError` for a malformed one.
     """
 
@@ -109,10 +109,10 @@ class ZeroMqBase(SystemBase):
     # --- the loop ----------------------------------------------------------------------------------------------------
 
     def run(self) -> None:
-        """Run turns until the node is asked to stop. Raises what stopped it otherwise."""
+        """Run turns until `stop` is called. Raises every error that ends the node before."""
         engine = self.engine
         try:
-            engine.turn([], [])  # makes the actors, so that no frame comes before them
+            engine.turn([], [])  # creates the actors, so that no frame arrives before them
             while not engine.stopping:
                 frames, notices = self.wait()
                 began = time.monotonic()
@@ -156,22 +156,22 @@ class ZeroMqBase(SystemBase):
         return frames, notices
 
     def take_inbox(self) -> None:
-        """Take what other threads posted: requests of clients in this process, and reports of jobs."""
+        """Run the calls that other threads posted: requests of clients in this process, and reports of jobs."""
         inbox = self.inbox
         while inbox:
             act, argument = inbox.popleft()
             act(argument)
 
     def post(self, act: Callable[[Any], None], argument: Any) -> None:
-        """Have `act(argument)` called on the node's thread, before its next turn; for other threads."""
+        """Call `act(argument)` on the node's thread before its next turn; any thread may post."""
         self.inbox.append((act, argument))
         if self.sleeping:
-            with self.lock:  # the descriptor's number may be another file's once this base let go of it
+            with self.lock:  # once it is closed, its number may be another file's
                 if not self.closed:
                     os.eventfd_write(self.wake_fd, 1)
 
     def stop(self, reason: str) -> None:
-        """Ask the node to stop; from any thread, also from a signal handler."""
+        """Stop the node after its turn; callable from any thread and from a signal handler."""
         self.post(self.engine.stop, reason)
 
     def close(self) -> None:
@@ -188,7 +188,7 @@ class ZeroMqBase(SystemBase):
     # --- the transport of the engine ----------------------------------------------------------------------------------
 
     def send_peer(self, node: str, data: bytes) -> bool:
-        """Send a frame to a peer."""
+        """Send a frame to a peer; False when its queue is full or there is no connection."""
         return self.sockets.send_peer(node, data)
 
     def send_answer(self, connection: Any, frame: Frame) -> bool:
@@ -199,7 +199,7 @@ class ZeroMqBase(SystemBase):
         return self.sockets.answer(connection, encode(frame))
 
     def offload(self, job: Callable[[], Any], done: Callable[[Any, str], None]) -> None:
-        """Run a job on a thread of its own."""
+        """Run a job on a thread of its own, and report its result before a later turn."""
 
         def work() -> None:
             try:
@@ -210,16 +210,16 @@ class ZeroMqBase(SystemBase):
 
         try:
             threading.Thread(target=work, name="forge-helper", daemon=True).start()
-        except RuntimeError as problem:  # no more threads; the turn is committed, so nobody else could take it back
+        except RuntimeError as problem:  # no more threads; the turn is committed, so it cannot be rolled back
             self.post(lambda error: done(None, error), f"{type(problem).__name__}: {problem}")
 
     def serve_subscribers(self) -> None:
-        """Note who listens over ZeroMQ; events are forwarded only while somebody does."""
+        """Read new subscriptions over ZeroMQ; events are forwarded only while there is one."""
         self.sockets.take_subscriptions()
         self.engine.events.forward = self.publish_event if self.sockets.topics else None
 
     def publish_event(self, event: ConsensusEvent, data: bytes) -> None:
-        """Send an event to those who listen over ZeroMQ."""
+        """Send an event to the subscribers of its topic."""
         topic = topic_bytes(event)
         if any(topic.startswith(wanted) for wanted in self.sockets.topics):
             self.sockets.publish(topic, data)
@@ -231,5 +231,5 @@ class ZeroMqBase(SystemBase):
         self.post(lambda target: self.engine.next_turn(target, message), address)
 
     def shutdown(self) -> None:
-        """Stop the node."""
+        """Stop the node, because `ActorSystem.shutdown` was called."""
         self.stop("the actor system was shut down")

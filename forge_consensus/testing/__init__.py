@@ -1,4 +1,4 @@
-"""The test kit: simulated clusters under one seed, real clusters with faults, and checkers of what clients saw."""
+"""The test kit: simulated clusters from random seeds, real clusters with faults, and checkers of histories."""
 
 from __future__ import annotations
 

@@ -37,23 +37,23 @@ if TYPE_CHECKING:
     from forge_consensus.testing.simulator.simulation import Simulation
 
 LOG_TAIL: Final = 6_000
-"""So much of each node's log is in the report of a failed test."""
+"""How many characters of each node's log the report of a failed test contains."""
 
 Explain = Callable[[], Iterator[tuple[str, str]]]
-"""Gives sections of a report: title and text."""
+"""Yields the sections of a report: title and text."""
 EXPLAINED = pytest.StashKey[list[Explain]]()
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Make the markers known."""
+    """Register the markers of the fixtures."""
     config.addinivalue_line("markers", "forge_cluster(**arguments): what LocalCluster the test's forge_cluster is.")
     config.addinivalue_line("markers", "forge_simulation(**arguments): what Simulation its forge_simulation is.")
 
 
 def arguments_of(request: pytest.FixtureRequest, fixture: str, made: type) -> dict[str, Any]:
-    """What a test says of its fixture, a `made`: by markers, the nearest last, and by an indirect parameter.
+    """The arguments of a test's fixture, for a `made`: from markers, the nearest last, and from an indirect parameter.
 
-    Raises `pytest.UsageError` for what a `made` does not take.
+    Raises `pytest.UsageError` for an argument that `made` does not have.
     """
     arguments: dict[str, Any] = {}
     for marker in reversed(list(request.node.iter_markers(fixture))):
@@ -75,13 +75,13 @@ def arguments_of(request: pytest.FixtureRequest, fixture: str, made: type) -> di
 
 
 def on_failure(request: pytest.FixtureRequest, explain: Explain) -> None:
-    """Have these sections in the report, should the test fail."""
+    """Add these sections to the report if the test fails."""
     request.node.stash.setdefault(EXPLAINED, []).append(explain)
 
 
 @pytest.fixture
 def forge_cluster(request: pytest.FixtureRequest) -> Iterator[LocalCluster]:
-    """A `LocalCluster` that serves; nothing of it survives the test."""
+    """A running `LocalCluster`; it is removed after the test."""
     from forge_consensus.testing.local.cluster import LocalCluster
 
     with LocalCluster(**arguments_of(request, "forge_cluster", LocalCluster)) as cluster:
@@ -111,7 +111,7 @@ def forge_simulation(request: pytest.FixtureRequest) -> Iterator[Simulation]:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Add to the report of a failed test what its fixtures know, while they still stand."""
+    """Add the sections of its fixtures to the report of a failed test, while the fixtures still exist."""
     report = yield
     if report.failed and report.when == "call":
         for explain in item.stash.get(EXPLAINED, []):

@@ -1,1 +1,1 @@
-"""The tables that a ledger stands on: LMDB, its twin in memory, and the node's folder."""
+"""The tables that a ledger is stored in: LMDB, an equivalent in memory for tests, and the node's folder."""

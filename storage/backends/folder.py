@@ -1,4 +1,4 @@
-"""A node's folder: where everything lies in it, and the lock that keeps a second node out."""
+"""A node's folder: the paths in it, and the lock that keeps a second node out."""
 
 import errno
 import fcntl
@@ -11,25 +11,25 @@ from forge_consensus.errors import FolderLockedError, StorageError
 
 LOCK_NAME: Final = "LOCK"
 TEMPORARY_SUFFIX: Final = ".tmp"
-"""What a file is called while it is written; at start such files are leftovers of a crash."""
+"""The suffix of a file that is still being written; at start every file with it is a leftover of a crash."""
 
 STEP_WATCHERS: Final[dict[Path, Callable[[str, str, str], None]]] = {}
-"""Who is told of each step that the files of a folder take, as (step, name, earlier name): a simulated disk, which so
-knows what was flushed, and may end the process there. In production it is empty."""
+"""For tests: a function by folder, called with (step, name, earlier name) for each change of a file in it. A simulated
+disk learns so what was flushed, and may raise there to end the process. Empty in production."""
 
 
 class Folder:
     """The folder of one node, locked for as long as this object holds it.
 
-    The lock is `flock` on a file that stays: it ends with the process, however that ends, where
-    the mere existence of a file would refuse every restart after a crash. Children made by fork
-    would share the lock and keep it; start helpers with spawn or exec.
+    The lock is `flock` on a file that is never removed: the kernel releases it when the process ends, whatever ends it.
+    A lock by the mere existence of a file would refuse every restart after a crash. A forked child would share the lock
+    and keep it held, so start helpers with spawn or exec.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        """Create the folder if it is missing (mode 0700), lock it, remove temporary files.
+        """Create the folder if it is missing (mode 0700), lock it, and remove temporary files.
 
-        Raises FolderLockedError if another process holds it, StorageError if it cannot be used.
+        Raises `FolderLockedError` if another process holds it, `StorageError` if it cannot be used.
         """
         self.path = Path(path).absolute()
         self.lock_path = self.path / LOCK_NAME
@@ -45,16 +45,19 @@ class Folder:
 
     @property
     def tables_path(self) -> Path:
-        """Where the tables are; their backend creates it."""
+        """The folder of the tables; their backend creates it."""
         return self.path / "tables"
 
     @property
     def snapshots_path(self) -> Path:
-        """Where the snapshot files are; it exists."""
+        """The folder of the snapshot files; it exists."""
         return self.path / "snapshots"
 
     def take_lock(self) -> int:
-        """Return the locked descriptor, with our process id written into the file."""
+        """Lock the file, write this process' id into it, and return its descriptor.
+
+        Raises `FolderLockedError` if another process holds the lock, `OSError` if the file cannot be opened.
+        """
         while True:
             descriptor = os.open(self.lock_path, os.O_RDWR | os.O_CREAT, 0o600)
             try:
@@ -73,10 +76,10 @@ class Folder:
             os.close(descriptor)
 
     def is_current(self, descriptor: int) -> bool:
-        """Say whether the locked file is still the one that the name leads to.
+        """Return whether the path still names the file that was locked.
 
-        Someone may have deleted it between our open and our lock; two nodes would then hold two
-        different files of one name.
+        Somebody may have deleted the file between our open and our lock: two nodes would then hold locks on two
+        different files of the same name.
         """
         try:
             return os.path.samestat(os.fstat(descriptor), self.lock_path.stat())
@@ -84,7 +87,7 @@ class Folder:
             return False
 
     def locked_error(self, holder: str) -> FolderLockedError:
-        """Return the error that tells who holds the folder and what can be done."""
+        """Return the error that says which process holds the folder and what to do."""
         who = f"process {holder}" if holder else "another process"
         if holder == str(os.getpid()):
             who = f"this process ({holder})"
@@ -95,15 +98,15 @@ class Folder:
         )
 
     def remove_temporary_files(self) -> None:
-        """Remove what a crash left half-written; nothing refers to it."""
+        """Remove the files that a crash left half-written; nothing refers to them."""
         for folder in (self.path, self.snapshots_path):
             remove_temporary_files(folder)
 
     def release(self) -> None:
-        """Let the folder go; the lock's file stays. Calling it again does nothing."""
+        """Unlock the folder; the lock file stays. A second call does nothing."""
         if self.lock_fd is not None:
             descriptor, self.lock_fd = self.lock_fd, None
-            # Closing alone is not enough: a child between fork and exec still has the lock.
+            # Closing is not enough: a child between fork and exec still has the descriptor, and the lock with it.
             fcntl.flock(descriptor, fcntl.LOCK_UN)
             os.close(descriptor)
 
@@ -115,7 +118,7 @@ class Folder:
 
 
 def make_directory(path: Path) -> None:
-    """Create `path` and its missing parents, each durable in the folder above. Raises OSError."""
+    """Create `path` and its missing parents, and make each name durable in its parent. Raises `OSError`."""
     missing = [path, *path.parents]
     missing = missing[: next(n for n, folder in enumerate(missing) if folder.exists())]
     for folder in reversed(missing):
@@ -126,7 +129,7 @@ def make_directory(path: Path) -> None:
 
 
 def fsync_directory(path: Path) -> None:
-    """Make names created, renamed or removed in `path` durable. Raises OSError."""
+    """Make names created, renamed or removed in `path` durable. Raises `OSError`."""
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)
@@ -136,7 +139,7 @@ def fsync_directory(path: Path) -> None:
 
 
 def remove_temporary_files(path: Path) -> None:
-    """Remove what a crash left half-written in `path`. Raises OSError."""
+    """Remove the files that a crash left half-written in `path`. Raises `OSError`."""
     for leftover in path.glob(f"*{TEMPORARY_SUFFIX}"):
         if not leftover.is_dir():
             leftover.unlink(missing_ok=True)
@@ -144,13 +147,13 @@ def remove_temporary_files(path: Path) -> None:
 
 
 def tell_step(folder: Path, step: str, name: str = "", earlier: str = "") -> None:
-    """Tell whoever watches the folder that a file in it was created, written, flushed, renamed or removed."""
+    """Report a created, written, flushed, renamed or removed file to the folder's watcher; see `STEP_WATCHERS`."""
     if STEP_WATCHERS and (watcher := STEP_WATCHERS.get(folder)) is not None:
         watcher(step, name, earlier)
 
 
 def explain(error: OSError) -> str:
-    """Return the error with what its reader can do about it."""
+    """Return the error's text and, for common errors, what the operator can do about it."""
     advice = {
         errno.ENOTDIR: "a file is where a folder should be; choose another path or move it away",
         errno.EEXIST: "a file is where a folder should be; choose another path or move it away",

@@ -25,39 +25,40 @@ from forge_consensus.storage.backends.tables import (
 )
 
 MAP_BYTES_MIN: Final = 64 << 20
-"""The smallest map that is tried where address space is short."""
+"""The smallest map size, in bytes, that is tried where address space is short."""
 
 READERS_MAX: Final = 64
 HOUSEKEEPING_SECONDS: Final = 1.0
 HOUSEKEEPING_BYTES: Final = 1 << 20
-"""The disk is asked for its room after so much was written too: a second is enough to fill a reserve."""
+"""The free space of the disk is also measured after this many bytes were written, because one second of writing can
+fill the reserve."""
 
 Result = TypeVar("Result")
-# Written as text, because the stubs' generic classes are plain ones at run time.
+# Quoted, because at run time these classes are not generic; only the type stubs say so.
 LmdbTransaction: TypeAlias = "lmdb.Transaction[bytes]"
 Cursor: TypeAlias = "lmdb.Cursor[bytes]"
 Database: TypeAlias = "lmdb._Database"
 
 
 class LmdbReading(TablesView):
-    """The reads, on whatever transaction `reading` provides."""
+    """The read methods, on the transaction that `reading` provides."""
 
     databases: dict[str, Database]
 
     def reading(self, read: Callable[[LmdbTransaction], Result]) -> Result:
-        """Return `read(transaction)`; LMDB's own errors become StorageError."""
+        """Return `read(transaction)`. Raises `StorageError` for LMDB's own errors."""
         raise NotImplementedError
 
     def get(self, table: str, key: bytes) -> bytes | None:
         """Return the value of `key`, or None."""
         database = self.databases[table]
-        # LMDB refuses to look for an empty key; nothing can be stored under one.
+        # LMDB raises for an empty key, and none can be stored.
         return self.reading(lambda txn: txn.get(key, db=database) if key else None)
 
     def scan(
         self, table: str, start: bytes = b"", stop: bytes | None = None, limit: int | None = None
     ) -> list[KeyValue]:
-        """Return what lies in [start, stop), ascending, at most `limit` pairs."""
+        """Return the pairs with keys in [start, stop), ascending, at most `limit`; None is no bound."""
         database = self.databases[table]
         return self.reading(lambda txn: scan_forward(txn.cursor(database), start, stop, limit))
 
@@ -77,12 +78,12 @@ class LmdbReading(TablesView):
         return pairs[0] if pairs else None
 
     def count(self, table: str) -> int:
-        """Return the number of keys, which LMDB keeps with the root of the table."""
+        """Return the number of keys; cheap, because LMDB keeps it with the root of the table."""
         database = self.databases[table]
         return self.reading(lambda txn: txn.stat(database)["entries"])
 
     def size_bytes(self, table: str) -> int:
-        """Return the bytes of the pages that the table takes."""
+        """Return the bytes of the pages that the table occupies."""
         database = self.databases[table]
         stat = self.reading(lambda txn: txn.stat(database))
         return (stat["branch_pages"] + stat["leaf_pages"] + stat["overflow_pages"]) * stat["psize"]
@@ -97,8 +98,8 @@ class LmdbReading(TablesView):
 class LmdbTables(LmdbReading):
     """The tables of a running node; one object per folder, used by one thread at a time.
 
-    It must not live across a fork: start helper processes with spawn or exec, and let them use
-    `open_readonly`. LMDB's locks do not work on network file systems.
+    It must not be used after a fork: start helper processes with spawn or exec, and let them call `open_readonly`.
+    LMDB's locks do not work on network file systems.
     """
 
     def __init__(
@@ -109,14 +110,13 @@ class LmdbTables(LmdbReading):
         map_bytes: int = MAP_BYTES,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Open or create the environment in the folder `path`.
+        """Open or create the environment in the folder `path`. Raises `StorageError`.
 
-        The map is opened at a size that no node reaches and never grown, because growing it
-        under an open reader ended in SIGSEGV; where address space is short it is smaller, and
-        `quota_bytes` is then cut to half of it: the other half is for copy-on-write and for the
-        pages that a snapshot's reader keeps from being used again.
+        The map is opened at `map_bytes`, a size that no node reaches, and never grown, because growing it under an open
+        reader ended in SIGSEGV. Where address space is short the map is smaller, and `quota_bytes` is then cut to half
+        of it: the other half is for copy-on-write and for pages that a snapshot's reader keeps from being used again.
 
-        `clock` gives seconds, for what is done once a second. Raises StorageError.
+        `clock` returns seconds; it paces the housekeeping, which runs about once a second.
         """
         self.path = Path(path)
         self.commits = 0
@@ -131,7 +131,7 @@ class LmdbTables(LmdbReading):
             self.environment = open_environment(self.path, map_bytes, readonly=False)
             with self.environment.begin(write=True) as txn:
                 self.databases = open_databases(self.environment, txn)
-            # A new file is only as durable as its names in the folders above it.
+            # A new file is durable only when its name is durable in the folders above it.
             fsync_directory(self.path)
             fsync_directory(self.path.parent)
         except (lmdb.Error, OSError) as error:
@@ -141,15 +141,15 @@ class LmdbTables(LmdbReading):
 
     @staticmethod
     def open_readonly(path: str | os.PathLike[str], map_bytes: int = MAP_BYTES) -> "LmdbView":
-        """Open the tables of a running node from another process. Raises StorageError."""
+        """Open the tables of a running node from another process. Raises `StorageError`."""
         return LmdbView(path, map_bytes)
 
     def reading(self, read: Callable[[LmdbTransaction], Result]) -> Result:
-        """Return `read(transaction)` on a read transaction that ends with this call."""
+        """Return `read(transaction)` on a read transaction that ends with this call. Raises `StorageError`."""
         if self.failure is not None:
             raise self.poisoned()
         try:
-            # Beginning one takes 0.4 us, so there is nothing to gain from keeping one.
+            # Beginning a transaction takes 0.4 us, so keeping one open would gain nothing.
             with self.environment.begin() as txn:
                 return read(txn)
         except lmdb.Error as error:
@@ -157,7 +157,7 @@ class LmdbTables(LmdbReading):
             raise self.failure from error
 
     def commit(self, batch: Batch) -> None:
-        """Make the batch durable in one transaction; see `Tables.commit`."""
+        """Make the batch durable in one transaction; see `Tables.commit`. Raises `StorageError`."""
         if self.failure is not None:
             raise self.poisoned()
         if not batch:
@@ -170,7 +170,7 @@ class LmdbTables(LmdbReading):
             self.failure = StorageError(f"cannot commit to the tables in {self.path}: {error}")
             raise self.failure from error
         except BaseException:
-            # An interrupt leaves unknown whether the transaction reached the disk.
+            # After an interrupt nobody knows whether the transaction reached the disk.
             self.failure = StorageError(f"a commit to {self.path} was interrupted")
             raise
         self.commits += 1
@@ -180,13 +180,13 @@ class LmdbTables(LmdbReading):
             self.do_housekeeping()
 
     def execute(self, txn: LmdbTransaction, operation: PutRun | Delete | DeleteRange) -> None:
-        """Carry out one operation of a batch."""
+        """Execute one operation of a batch. Raises `StorageError` if an append is out of order, `lmdb.Error`."""
         database = self.databases[operation.table]
         if isinstance(operation, PutRun):
             items = operation.items
             _, added = txn.cursor(database).putmulti(items, append=operation.append)
             if added != len(items):
-                # py-lmdb stops at a key out of order and raises nothing (tried with 3.0.0).
+                # py-lmdb stops at a key that is out of order and raises nothing (seen with 3.0.0).
                 raise StorageError(f"append to {operation.table}: a key is out of order")
         elif isinstance(operation, Delete):
             txn.delete(operation.key, db=database)
@@ -196,10 +196,10 @@ class LmdbTables(LmdbReading):
             delete_range(txn.cursor(database), operation)
 
     def space(self) -> Space:
-        """Return the room left.
+        """Return the room left. Raises `StorageError`.
 
-        Used are the pages of all tables, which LMDB counts with each table's root (4 us). The
-        file's length says nothing: it never shrinks, and pages freed in it are used again.
+        Used bytes are the pages of all tables, which LMDB counts with each table's root (4 us). The length of the file
+        is no measure: it never shrinks, and LMDB uses freed pages in it again.
         """
         if self.clock() >= self.next_housekeeping:
             self.do_housekeeping()
@@ -211,15 +211,15 @@ class LmdbTables(LmdbReading):
         return Space(used_bytes, self.quota_bytes, self.disk_free_bytes)
 
     def count_used_bytes(self, txn: LmdbTransaction) -> int:
-        """Return the bytes of live pages: two meta pages, the main table, ours."""
+        """Return the bytes of live pages: two meta pages, the main table, and the tables of `TABLES`."""
         stats = [txn.stat(), *(txn.stat(database) for database in self.databases.values())]
         pages = 2 + sum(s["branch_pages"] + s["leaf_pages"] + s["overflow_pages"] for s in stats)
         return pages * stats[0]["psize"]
 
     def do_housekeeping(self) -> None:
-        """Ask the disk for its room, and drop the reader slots of processes that died.
+        """Measure the free space of the disk, and free the reader slots of processes that died. Raises `StorageError`.
 
-        A helper that was killed while it read would otherwise hold its pages for good.
+        Without this, a helper that was killed while reading would keep its pages from being used again forever.
         """
         if self.failure is not None:
             raise self.poisoned()
@@ -234,11 +234,11 @@ class LmdbTables(LmdbReading):
         self.disk_free_bytes = disk.f_bavail * disk.f_frsize
 
     def poisoned(self) -> StorageError:
-        """Return the error that every call after a failure raises."""
+        """Return the error that every call raises after a failure."""
         return StorageError(f"the tables stopped after an earlier error: {self.failure}")
 
     def close(self) -> None:
-        """Close the environment; every call after it raises StorageError."""
+        """Close the environment; every later call raises `StorageError`."""
         if self.failure is None:
             self.failure = StorageError(f"the tables in {self.path} are closed")
         self.environment.close()
@@ -247,12 +247,12 @@ class LmdbTables(LmdbReading):
 class LmdbView(LmdbReading):
     """One unchanging view of a running node's tables, for a helper process.
 
-    All reads come from one read transaction, so a header and a state read through it belong
-    together. The pages it sees cannot be used again until `close`: keep it short.
+    All reads use one read transaction, so a header and a state that are read through it belong together. LMDB cannot
+    reuse the pages of that view until `close`: close it soon.
     """
 
     def __init__(self, path: str | os.PathLike[str], map_bytes: int = MAP_BYTES) -> None:
-        """Open the environment in the folder `path` of another process. Raises StorageError."""
+        """Open the environment in the folder `path`, which another process may be writing. Raises `StorageError`."""
         self.path = Path(path)
         self.closed = False
         try:
@@ -263,7 +263,7 @@ class LmdbView(LmdbReading):
             raise StorageError(f"cannot read the tables in {self.path}: {error}") from error
 
     def reading(self, read: Callable[[LmdbTransaction], Result]) -> Result:
-        """Return `read(transaction)` on the view's one transaction."""
+        """Return `read(transaction)` on the view's one transaction. Raises `StorageError`."""
         if self.closed:
             raise StorageError(f"the view of {self.path} is closed")
         try:
@@ -272,7 +272,7 @@ class LmdbView(LmdbReading):
             raise StorageError(f"cannot read the tables in {self.path}: {error}") from error
 
     def close(self) -> None:
-        """End the view and let its pages go."""
+        """End the view, so that LMDB can use its pages again. A second call does nothing."""
         if not self.closed:
             self.closed = True
             self.transaction.abort()
@@ -280,14 +280,14 @@ class LmdbView(LmdbReading):
 
 
 def open_environment(path: Path, map_bytes: int, *, readonly: bool) -> lmdb.Environment:
-    """Open with the largest map that the process' address space allows, `map_bytes` at most.
+    """Open the environment with the largest map that the address space allows, at most `map_bytes`.
 
-    Raises lmdb.Error, the last one if even the smallest map is refused.
+    Raises `lmdb.Error`, the last one if even the smallest map is refused.
     """
     smallest = min(map_bytes, MAP_BYTES_MIN)
     limit, _ = resource.getrlimit(resource.RLIMIT_AS)
     if limit != resource.RLIM_INFINITY:
-        # Taking the largest map that fits would leave no address space for anything else.
+        # The largest map that fits would leave no address space for anything else.
         map_bytes = max(smallest, min(map_bytes, limit // 2))
     while True:
         try:
@@ -299,8 +299,7 @@ def open_environment(path: Path, map_bytes: int, *, readonly: bool) -> lmdb.Envi
                 max_dbs=len(TABLES),
                 max_readers=READERS_MAX,
                 mode=0o600,
-                # What comes from the disk and not from the cache is replay and snapshots,
-                # and both read in order.
+                # Only replay and snapshots read from the disk instead of the cache, and both read in order.
                 readahead=True,
             )
         except (lmdb.MemoryError, MemoryError):
@@ -310,16 +309,16 @@ def open_environment(path: Path, map_bytes: int, *, readonly: bool) -> lmdb.Envi
 
 
 def open_databases(environment: lmdb.Environment, txn: LmdbTransaction) -> dict[str, Database]:
-    """Return the handle of every table; a transaction that may write makes missing ones.
+    """Return the handle of every table, creating missing tables if the environment is writable.
 
-    Handles opened in a read transaction end with it, those of a committed one stay.
+    Handles that were opened in a read transaction end with it; those of a committed write transaction stay valid.
     """
     create = not environment.flags()["readonly"]
     return {name: environment.open_db(name.encode(), txn, create=create) for name in TABLES}
 
 
 def scan_forward(cursor: Cursor, start: bytes, stop: bytes | None, limit: int | None) -> list[KeyValue]:
-    """Return the pairs in [start, stop) from the cursor's table, at most `limit`."""
+    """Return the pairs with keys in [start, stop), ascending, at most `limit`; None is no bound."""
     if not (cursor.set_range(start) if start else cursor.first()):
         return []
     pairs = islice(cursor.iternext(), limit)
@@ -334,7 +333,7 @@ def scan_forward(cursor: Cursor, start: bytes, stop: bytes | None, limit: int | 
 
 
 def scan_backward(cursor: Cursor, limit: int, before: bytes | None) -> list[KeyValue]:
-    """Return at most `limit` pairs below `before` from the cursor's table, descending."""
+    """Return at most `limit` pairs with keys below `before`, descending; None is no bound."""
     if before == b"":
         return []
     positioned = before is not None and cursor.set_range(before)
@@ -343,7 +342,7 @@ def scan_backward(cursor: Cursor, limit: int, before: bytes | None) -> list[KeyV
 
 
 def delete_range(cursor: Cursor, operation: DeleteRange) -> None:
-    """Remove the keys in [start, stop), at most `limit`."""
+    """Remove the keys in [start, stop), lowest first, at most `limit`; None is no bound."""
     start, stop = operation.start, operation.stop
     found = cursor.set_range(start) if start else cursor.first()
     left = operation.limit

@@ -1,4 +1,4 @@
-"""The tables in memory: LMDB's twin for tests and simulations, with faults to order."""
+"""The tables in memory: the equivalent of LMDB for tests and simulations, with faults on demand."""
 
 from bisect import bisect_left
 from collections.abc import Callable
@@ -19,7 +19,7 @@ from forge_consensus.storage.backends.tables import (
 )
 
 Undo = list[tuple[bytes, bytes | None]]
-"""Keys with the values that they had before; None where there was none."""
+"""Keys with their values before an operation; None for a key that was absent."""
 
 QUOTA_BYTES: Final = 64 << 30
 DISK_FREE_BYTES: Final = 1 << 40
@@ -38,7 +38,7 @@ class MemoryTable:
         return MemoryTable(self.keys.copy(), self.values.copy(), self.used_bytes)
 
     def put(self, key: bytes, value: bytes) -> None:
-        """Set one key."""
+        """Set one key, and update `used_bytes`."""
         old = self.values.get(key)
         if old is None:
             self.used_bytes += len(key) + len(value) + RECORD_OVERHEAD_BYTES
@@ -51,14 +51,14 @@ class MemoryTable:
         self.values[key] = value
 
     def remove(self, start: int, stop: int) -> None:
-        """Remove the keys at these positions."""
+        """Remove the keys at the positions [start, stop)."""
         for key in self.keys[start:stop]:
             value = self.values.pop(key)
             self.used_bytes -= len(key) + len(value) + RECORD_OVERHEAD_BYTES
         del self.keys[start:stop]
 
     def execute(self, operation: Operation) -> Undo:
-        """Carry out one operation and return what undoes it. Raises StorageError if it cannot."""
+        """Execute one operation and return what undoes it. Raises `StorageError` for an append that is out of order."""
         if isinstance(operation, PutRun):
             if operation.append:
                 return self.append(operation.items)
@@ -76,7 +76,7 @@ class MemoryTable:
         return removed
 
     def append(self, items: list[KeyValue]) -> Undo:
-        """Add ascending keys above all present. Raises StorageError and changes nothing if not."""
+        """Add ascending keys above all present ones. Otherwise raises `StorageError` and changes nothing."""
         keys = [key for key, _ in items]
         last = self.keys[-1] if self.keys else b""  # below every key: the shortest has one byte
         used_bytes = 0
@@ -91,7 +91,7 @@ class MemoryTable:
         return [(key, None) for key in keys]
 
     def restore(self, undo: Undo) -> None:
-        """Give keys back their values from before an operation."""
+        """Undo an operation: set its keys to their earlier values, and remove those that were absent."""
         for key, value in reversed(undo):
             if value is None:
                 begin, end = self.positions(key, key + b"\0", None)
@@ -100,21 +100,21 @@ class MemoryTable:
                 self.put(key, value)
 
     def positions(self, start: bytes, stop: bytes | None, limit: int | None) -> tuple[int, int]:
-        """Return where the first `limit` keys of [start, stop) lie."""
+        """Return the positions [begin, end) of the first `limit` keys in [start, stop); None is no bound."""
         begin = bisect_left(self.keys, start)
         end = len(self.keys) if stop is None else bisect_left(self.keys, stop)
         return begin, end if limit is None else min(end, begin + limit)
 
     def pairs(self, keys: list[bytes]) -> list[KeyValue]:
-        """Return the keys with their values."""
+        """Return the keys with their values, in the given order."""
         return [(key, self.values[key]) for key in keys]
 
 
 class MemoryTables(Tables):
-    """Tables that forget with the process; same semantics and same tests as LmdbTables.
+    """Tables in memory, with the semantics of `LmdbTables`; both pass the same tests.
 
-    For tests: `fail_next_commit`, `before_commit`, `clone_durable`, and the plain attributes
-    `quota_bytes` and `disk_free_bytes`.
+    For tests: `fail_next_commit`, `before_commit`, `clone_durable`, and the plain attributes `quota_bytes` and
+    `disk_free_bytes`.
     """
 
     def __init__(self, *, quota_bytes: int = QUOTA_BYTES, disk_free_bytes: int = DISK_FREE_BYTES) -> None:
@@ -122,25 +122,24 @@ class MemoryTables(Tables):
         self.disk_free_bytes = disk_free_bytes
         self.commits = 0
         self.before_commit: Callable[[Batch], None] | None = None
-        """Called with each batch that is not empty; what it raises fails the commit."""
+        """Called with each batch that is not empty; an exception that it raises fails the commit."""
         self.ordered_failure: Exception | None = None
         self.failure_is_late = False
         self.failure: StorageError | None = None
         self.tables = {name: MemoryTable() for name in TABLES}
 
     def fail_next_commit(self, error: Exception, *, written: bool = False) -> None:
-        """Let the next commit fail with `error`, as StorageError.
+        """Make the next commit fail with `error`, as a `StorageError`.
 
-        With `written` the batch is durable all the same: a disk may have it although its flush
-        reported a failure.
+        With `written` the batch becomes durable anyway: a disk may hold the data although its flush reported a failure.
         """
         self.ordered_failure = error
         self.failure_is_late = written
 
     def clone_durable(self) -> "MemoryTables":
-        """Return tables with what was last committed: what a restart after a crash finds.
+        """Return new tables with the last committed state, as a restart after a crash finds it.
 
-        It works on closed and failed tables, and takes over no ordered fault.
+        It works on closed and failed tables, and copies no fault that was ordered.
         """
         clone = MemoryTables(quota_bytes=self.quota_bytes, disk_free_bytes=self.disk_free_bytes)
         clone.tables = {name: table.copy() for name, table in self.tables.items()}
@@ -153,7 +152,7 @@ class MemoryTables(Tables):
     def scan(
         self, table: str, start: bytes = b"", stop: bytes | None = None, limit: int | None = None
     ) -> list[KeyValue]:
-        """Return what lies in [start, stop), ascending, at most `limit` pairs."""
+        """Return the pairs with keys in [start, stop), ascending, at most `limit`; None is no bound."""
         found = self.readable(table)
         begin, end = found.positions(start, stop, limit)
         return found.pairs(found.keys[begin:end])
@@ -179,18 +178,18 @@ class MemoryTables(Tables):
         return len(self.readable(table).keys)
 
     def size_bytes(self, table: str) -> int:
-        """Return what the table's records take."""
+        """Return the bytes of the table's records; there are no pages in memory."""
         return self.readable(table).used_bytes
 
     def readable(self, table: str) -> MemoryTable:
-        """Return a table, unless the tables have failed or are closed."""
+        """Return a table. Raises `StorageError` if the tables have failed or are closed."""
         found = self.tables[table]
         if self.failure is not None:
             raise self.poisoned()
         return found
 
     def commit(self, batch: Batch) -> None:
-        """Carry out the batch entirely or not at all; see `Tables.commit`."""
+        """Execute the whole batch or nothing of it; see `Tables.commit`. Raises `StorageError`."""
         if self.failure is not None:
             raise self.poisoned()
         if not batch:
@@ -213,7 +212,7 @@ class MemoryTables(Tables):
         self.commits += 1
 
     def execute(self, batch: Batch) -> None:
-        """Carry out the operations in order; if one cannot be, undo those before it."""
+        """Execute the operations in order; if one fails, undo the earlier ones and raise its error."""
         done: list[tuple[MemoryTable, Undo]] = []
         try:
             for operation in batch.operations:
@@ -225,18 +224,18 @@ class MemoryTables(Tables):
             raise
 
     def space(self) -> Space:
-        """Return the room left; used is what the records take, without pages."""
+        """Return the room left; used bytes are those of the records, as memory has no pages. Raises `StorageError`."""
         if self.failure is not None:
             raise self.poisoned()
         used_bytes = sum(table.used_bytes for table in self.tables.values())
         return Space(used_bytes, self.quota_bytes, self.disk_free_bytes)
 
     def poisoned(self) -> StorageError:
-        """Return the error that every call after a failure raises."""
+        """Return the error that every call raises after a failure."""
         return StorageError(f"the tables stopped after an earlier error: {self.failure}")
 
     def close(self) -> None:
-        """Close; every call after it raises StorageError."""
+        """Close the tables; every later call raises `StorageError`."""
         if self.failure is None:
             self.failure = StorageError("the tables in memory are closed")
 

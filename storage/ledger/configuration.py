@@ -1,4 +1,4 @@
-"""The configuration: who the members of the cluster are, as a log entry holds it.
+"""The configuration: the members of the cluster, as a log entry holds them.
 
 The bytes. Version 1 is the msgpack array `[members, lease_reads]`, with `members` an array of `[node id, address]`.
 Every later version is an array that begins with its number: `[version, members, lease_reads, ...]`. A number that this

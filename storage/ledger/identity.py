@@ -50,7 +50,7 @@ class Identity:
         self.boots: dict[str, tuple[str, int]] = {}
 
     def open(self, new_incarnation: Callable[[], str], batch: Batch) -> bool:
-        """Read who owns the folder and stage the next boot, which counts once `batch` is committed.
+        """Read the identity of the folder and stage the next boot, which counts once `batch` is committed.
 
         `new_incarnation` returns a new random text each time. Returns whether the folder is new. Raises `IdentityError`
         if it belongs to another node or cluster or has another format, `CorruptionError` if it is damaged.

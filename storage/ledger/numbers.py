@@ -24,7 +24,7 @@ class EventNumbers:
         self.sequence = self.mark = 0
 
     def load(self) -> None:
-        """Go on behind the mark on disk, because nobody knows which numbers up to it were used.
+        """Continue after the mark on disk, because it is unknown which numbers up to it were used.
 
         Raises `CorruptionError`.
         """

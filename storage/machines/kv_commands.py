@@ -1,4 +1,4 @@
-"""The commands of the key-value machine: what each does, and how it refuses."""
+"""The commands of the key-value machine: their effects, their results, and the errors with which they fail."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from typing import Any, Final, Protocol
 import msgpack
 
 KEY_BYTES_MAX: Final = 400
-"""LMDB's keys have at most 511 bytes, and the generation comes first."""
+"""LMDB's keys have at most 511 bytes, and the machine puts the number of a generation before each key."""
 VALUE_BYTES_MAX: Final = 1 << 20
 INT_MIN: Final = -(1 << 63)
 INT_MAX: Final = (1 << 64) - 1
 
 Writes = dict[str, bytes | None]
-"""Packed values by key, None for a deleted key."""
+"""Packed values by key; None for a deleted key."""
 
 
 class Reader(Protocol):
-    """Where commands read what earlier ones wrote; `pack` is msgpack with a buffer of its own."""
+    """The state that a command reads. `pack` is a msgpack packer that keeps its buffer between calls."""
 
     pack: Callable[[Any], bytes]
 
@@ -29,7 +29,7 @@ class Reader(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """How a command is carried out: its writes are merged only if it succeeds."""
+    """A command's function, and the fields of its payload. Its writes are merged only if it succeeds."""
 
     run: Callable[[Reader, dict[str, Any], Writes], Any]
     fields: frozenset[str]
@@ -37,7 +37,7 @@ class Operation:
 
 
 def check_key(key: Any) -> str:
-    """Return the key; raises TypeError or ValueError when it is none."""
+    """Return the key. Raises `TypeError` if it is no text, `ValueError` if it is empty or too long."""
     if not isinstance(key, str):
         raise TypeError(f"a key is a text, not {type(key).__name__}")
     if not key:
@@ -49,7 +49,7 @@ def check_key(key: Any) -> str:
 
 
 def check_fields(name: str, payload: dict[str, Any]) -> None:
-    """Raise ValueError when a command's payload lacks a field or has one that it does not know."""
+    """Raise `ValueError` if a field of the payload is missing or unknown to the command."""
     operation = OPERATIONS[name]
     if operation.fields <= payload.keys() <= operation.fields | operation.optional:
         return
@@ -62,7 +62,7 @@ def check_fields(name: str, payload: dict[str, Any]) -> None:
 
 
 def packed(reader: Reader, value: Any) -> bytes:
-    """Pack a value as it is stored; raises TypeError or ValueError for what is none."""
+    """Return the value as it is stored. Raises `TypeError` if msgpack cannot encode it, `ValueError` if too large."""
     try:
         data = reader.pack(value)
     except (TypeError, ValueError, OverflowError) as error:
@@ -74,23 +74,23 @@ def packed(reader: Reader, value: Any) -> bytes:
 
 
 def current(reader: Reader, key: str, writes: Writes) -> bytes | None:
-    """Return the packed value that a command sees: its own writes first."""
+    """Return the packed value of a key as the command sees it: after its own writes."""
     return writes[key] if key in writes else reader.read(key)
 
 
 def apply_set(reader: Reader, payload: dict[str, Any], writes: Writes) -> None:
-    """{key, value}: set a key; no result."""
+    """{key, value}: set a key. The result is None."""
     writes[check_key(payload["key"])] = packed(reader, payload["value"])
 
 
 def apply_get(reader: Reader, payload: dict[str, Any], writes: Writes) -> Any:
-    """{key}: the value, or None; as a command it is read in the order of the log."""
+    """{key}: the result is the value, or None. As a command, a get is executed in the order of the log."""
     data = current(reader, check_key(payload["key"]), writes)
     return None if data is None else msgpack.unpackb(data)
 
 
 def apply_delete(reader: Reader, payload: dict[str, Any], writes: Writes) -> bool:
-    """{key}: delete a key; whether it was there."""
+    """{key}: delete a key. The result is whether the key existed."""
     key = check_key(payload["key"])
     if current(reader, key, writes) is None:
         return False
@@ -99,7 +99,7 @@ def apply_delete(reader: Reader, payload: dict[str, Any], writes: Writes) -> boo
 
 
 def same(one: Any, other: Any) -> bool:
-    """Whether two values are equal, unlike `==` in type too: 1 is neither True nor 1.0."""
+    """Whether two values are equal in type and value; unlike with `==`, 1 equals neither True nor 1.0."""
     if type(one) is not type(other):
         return False
     if isinstance(one, dict):
@@ -110,9 +110,9 @@ def same(one: Any, other: Any) -> bool:
 
 
 def apply_cas(reader: Reader, payload: dict[str, Any], writes: Writes) -> bool:
-    """{key, expected, value}: set a key if it holds what is expected; whether it was set.
+    """{key, expected, value}: set a key if its value equals `expected`. The result is whether it was set.
 
-    Expecting None is expecting that the key does not exist, so a key that holds None never matches.
+    `expected` None means that the key must not exist, so a key whose value is None never matches.
     """
     key = check_key(payload["key"])
     value, expected = packed(reader, payload["value"]), payload["expected"]
@@ -128,7 +128,7 @@ def apply_cas(reader: Reader, payload: dict[str, Any], writes: Writes) -> bool:
 
 
 def apply_increment(reader: Reader, payload: dict[str, Any], writes: Writes) -> int:
-    """{key, by=1}: add to a number, 0 where there is none; the sum."""
+    """{key, by=1}: add `by` to a whole number, a missing key counting as 0. The result is the sum."""
     key = check_key(payload["key"])
     by = payload.get("by", 1)
     if type(by) is not int:
@@ -145,10 +145,9 @@ def apply_increment(reader: Reader, payload: dict[str, Any], writes: Writes) -> 
 
 
 def apply_batch(reader: Reader, payload: dict[str, Any], writes: Writes) -> list[Any]:
-    """{ops: [{type, ...}, ...]}: carry out several commands as one; the list of results.
+    """{ops: [{type, ...}, ...]}: execute several commands as one. The result is the list of their results.
 
-    If one of them fails nothing is written. A cas that does not match has not failed: its result is
-    False.
+    If one of them fails, nothing is written. A cas that does not match has not failed: its result is False.
     """
     ops = payload["ops"]
     if not isinstance(ops, list):
@@ -164,7 +163,7 @@ def apply_batch(reader: Reader, payload: dict[str, Any], writes: Writes) -> list
 
 
 def apply_part(reader: Reader, op: Any, writes: Writes) -> Any:
-    """One command within a batch."""
+    """Execute one command of a batch. Raises `TypeError` or `ValueError` if it is no command or fails."""
     if not isinstance(op, dict) or not isinstance(op.get("type"), str):
         raise TypeError("an op is a map with a type")
     name = op["type"]

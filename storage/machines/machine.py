@@ -138,7 +138,7 @@ class Machine(Protocol):
         """
 
     def query(self, query: Any) -> Any:
-        """Answer from the state without changing it; an exception goes to who asked."""
+        """Answer from the state without changing it; an exception is returned to the client."""
 
 
 class StateMachine(Machine, Protocol):

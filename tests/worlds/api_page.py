@@ -1,4 +1,4 @@
-"""The page of the public names, `docs/api.md`, made from signatures and docstrings."""
+"""The page of the public names, `docs/api.md`, generated from signatures and docstrings."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def found_at(path: str) -> Any:
 
 
 def signature(name: str, called: Any, *, wide: bool = False) -> str:
-    """A call as Python, without `self`; longer than a line of text it has one line for each parameter if `wide`."""
+    """A call as Python, without `self`; with `wide`, one longer than a line of text has a line for each parameter."""
     found = inspect.signature(called)
     parts: list[str] = []
     keyword_only = False
@@ -85,14 +85,14 @@ def signature(name: str, called: Any, *, wide: bool = False) -> str:
 
 
 def written(annotation: Any) -> str:
-    """An annotation as it is written in the source, names without their modules, the same under every Python."""
+    """An annotation as it stands in the source, names without their modules, the same under every Python."""
     text: str = annotation if isinstance(annotation, str) else inspect.formatannotation(annotation)
     text = UNPACKED.sub(lambda found: found[1] or found[2], text.replace("'", '"').replace("NoneType", "None"))
     return MODULES.sub("", text)
 
 
 def parameter(each: inspect.Parameter) -> str:
-    """One parameter as it is written in Python."""
+    """One parameter as Python writes it."""
     kind = each.annotation
     stars = "**" if each.kind is each.VAR_KEYWORD else "*" if each.kind is each.VAR_POSITIONAL else ""
     text = f"{stars}{each.name}"
@@ -104,13 +104,13 @@ def parameter(each: inspect.Parameter) -> str:
 
 
 def shown(default: Any) -> str:
-    """A default as Python writes it, the same in every process; thousands are set apart."""
+    """A default as Python writes it, the same in every process; thousands are separated."""
     if isinstance(default, str):
         return f'"{default}"'
     if type(default) is int and default >= THOUSANDS_FROM:
         return f"{default:_}"
     text = str(getattr(default, "__name__", repr(default)))
-    return f"{type(default).__name__}()" if " object at 0x" in text else text  # else it names a place in memory
+    return f"{type(default).__name__}()" if " object at 0x" in text else text  # no address in memory
 
 
 def prose(thing: Any) -> list[str]:
@@ -139,14 +139,14 @@ def is_plain(kind: Any) -> bool:
 
 
 def is_called(thing: Any) -> bool:
-    """Whether programs call it: no protocol, no error, no class that is made of its fields alone."""
+    """Whether programs call it: it is no protocol, no error, and no class that is made of its fields alone."""
     if not inspect.isclass(thing):
         return True
     return not (is_plain(thing) or issubclass(thing, BaseException) or getattr(thing, "_is_protocol", False))
 
 
 def field_lines(kind: Any) -> list[str]:
-    """The fields of a dataclass with their defaults, and what the source says below each."""
+    """The fields of a dataclass with their defaults, and the string below each in the source."""
     said = sayings(kind)
     lines = ["| Field | Type | Default | Meaning |", "|---|---|---|---|"]
     for field in fields(kind):
@@ -176,7 +176,7 @@ def sayings(kind: Any) -> dict[str, str]:
 
 
 def method_lines(kind: Any, name: str) -> list[str]:
-    """One method: its call and what it does, its arguments as a list within the list."""
+    """One method: its call and its docstring, with its arguments as a nested list."""
     method = inspect.getattr_static(kind, name)
     if isinstance(method, property):
         call = name
@@ -187,7 +187,7 @@ def method_lines(kind: Any, name: str) -> list[str]:
 
 
 def section(path: str, methods: str) -> list[str]:
-    """One public name."""
+    """The section of one public name."""
     module, _, name = path.rpartition(".")
     thing = found_at(path)
     lines = [f"### {name}", "", "```python", f"from {module} import {name}"]

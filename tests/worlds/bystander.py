@@ -1,4 +1,4 @@
-"""A party of the simulated network that sends frames by hand and takes no notice of answers."""
+"""A party of the simulated network that sends frames by hand and ignores the answers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ TTL_MS = 60_000
 
 
 class Bystander:
-    """Asks and does not listen. Frame-level tests use it where a client would follow leaders and send again."""
+    """A sender without a receiver. Frame-level tests use it where a client would follow leaders and repeat requests."""
 
     name = "bystander"
     alive = True
@@ -22,11 +22,11 @@ class Bystander:
         """Drop an answer."""
 
     def linked(self, node: str, stands: bool) -> None:
-        """Take no notice of a connection."""
+        """Ignore the state of a connection."""
 
 
 def open_sessions(world: Simulation, node: str, count: int) -> None:
-    """Send a node so many requests for sessions, each of which a leader writes into its log as one entry."""
+    """Send a node this many requests for sessions, each of which a leader appends to its log as one entry."""
     connection = Connection(Bystander(), node)
     for number in range(1, count + 1):
         frame = Frame("gateway", "", "", "", 0, 0, number, 0, OpenSession(TTL_MS))

@@ -1,4 +1,4 @@
-"""What campaigns of the tests run in their workers: small plans, and runs that fail, hang, die or differ on purpose."""
+"""The runs of test campaigns' workers: small plans, and runs that fail, hang, die or differ on purpose."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.simulation.mutants.catalogue import MUTANTS
 from tests.simulation.mutants.patch import Patch
 
 ODD = 3
-"""The seed that is not like the others."""
+"""The seed whose run misbehaves."""
 MUTANT = "a_match_is_truncated_like_a_conflict"
 
 
@@ -27,29 +27,29 @@ def small(plan: Plan) -> Trial:
 
 
 def slow(plan: Plan) -> Trial:
-    """A run that takes a moment, so that a campaign can be ended in its midst."""
+    """A run that takes long enough for a campaign to be interrupted during it."""
     time.sleep(0.1)
     return small(plan)
 
 
 def hanging(plan: Plan) -> Trial:
-    """One seed never ends."""
+    """A run that never ends for one seed."""
     if plan.seed == ODD:
         for_ever()
     return small(plan)
 
 
 def for_ever() -> None:
-    """What the stack of the one that hangs shows."""
+    """The function in the stack of the run that hangs."""
     while True:
         time.sleep(0.01)
 
 
 class NeverReady:
-    """A run that no worker gets to see: the process hangs when it unpacks it."""
+    """A run that no worker receives: the process hangs when it unpacks it."""
 
     def __call__(self, plan: Plan) -> Trial:
-        """Nobody comes here."""
+        """Never called."""
         raise NotImplementedError
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -57,29 +57,29 @@ class NeverReady:
 
 
 def dying(plan: Plan) -> Trial:
-    """The process of one seed ends."""
+    """A run that ends its process for one seed."""
     if plan.seed == ODD:
         os.kill(os.getpid(), signal.SIGKILL)
     return small(plan)
 
 
 def differing(plan: Plan) -> Trial:
-    """No run is like the other."""
+    """A run whose digest differs each time."""
     return replace(small(plan), digest=f"{time.perf_counter_ns():032x}")
 
 
 def with_mutant(plan: Plan) -> Trial:
-    """A run of nodes that forget acknowledged entries when an older message comes late."""
+    """A run of nodes that drop acknowledged entries when an older message arrives late."""
     with Patch() as patch:
         MUTANTS[MUTANT].change(patch)
         return attempt(plan)
 
 
 class ClockMachine(CountingMachine):
-    """A user's machine with a bug: what it does depends on the clock of its host."""
+    """A user's machine with a bug: it depends on the clock of its host."""
 
     def apply(self, entry: Entry) -> Any:
-        """Count, if the moment is good."""
+        """Count, or not, depending on the time."""
         if time.monotonic_ns() % 3 == 0:
             raise ValueError("not now")
         return super().apply(entry)
@@ -94,6 +94,6 @@ class ShyMachine(CountingMachine):
 
 
 class PatientWorkload(CountingWorkload):
-    """Clients that take a refusal for an answer."""
+    """A workload that allows the machine to refuse commands."""
 
     may_fail = True

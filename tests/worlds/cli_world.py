@@ -33,13 +33,13 @@ class Shell:
         )
 
     def json(self, *arguments: str) -> Any:
-        """What a command writes for programs."""
+        """Run a command and return its output, parsed as JSON."""
         return json.loads(self.run(*arguments, "-o", "json").stdout)
 
 
 @contextlib.contextmanager
 def running_node(folder: Path, **settings: Any) -> Iterator[Node]:
-    """A node on a thread of its own, stopped in the end."""
+    """A node on a thread of its own, stopped at the end."""
     address = f"127.0.0.1:{free_ports(1)[0]}"
     node = Node(NodeSettings("n1", "tests", address, {"n1": address}, folder, **settings), EventBus())
     node.open()
@@ -55,5 +55,5 @@ def running_node(folder: Path, **settings: Any) -> Iterator[Node]:
 
 
 def dead_address() -> str:
-    """An address where nobody listens."""
+    """An address at which no process listens."""
     return f"127.0.0.1:{free_ports(1)[0]}"

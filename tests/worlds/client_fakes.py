@@ -34,14 +34,14 @@ Hook = Callable[[str, WireMessage], list[WireMessage] | None]
 
 @dataclass
 class Session:
-    """What the machine keeps of one session."""
+    """The machine's data of one session."""
 
     done_below: int = 1
     results: dict[int, tuple[str, bytes]] = field(default_factory=dict)
 
 
 class FakeGroup:
-    """A group whose machine is shared: what any leader appends is committed at once."""
+    """A group whose machine is shared: entries that any leader appends are committed at once."""
 
     def __init__(self, nodes: dict[str, str]) -> None:
         self.nodes = nodes
@@ -56,19 +56,19 @@ class FakeGroup:
         self.hook: Hook = lambda node, message: None
 
     def elect(self, node: str) -> None:
-        """That node leads from now on; "" for nobody."""
+        """Make that node the leader; "" for none."""
         self.leader = node
         if node:
             self.term += 1
 
     def located(self, node: str) -> Located:
-        """What a node knows of the leader."""
+        """The leader as a node knows it."""
         address = self.nodes.get(self.leader, "")
         members = tuple(self.nodes.items())
         return Located(node, "fake", self.leader, address, self.term, members)
 
     def refusal(self, code: str, text: str = "") -> Refused:
-        """A refusal that tells of the leader."""
+        """A refusal that names the leader."""
         return Refused(code, text, self.leader, self.nodes.get(self.leader, ""), self.term)
 
     def handle(self, node: str, message: WireMessage) -> list[WireMessage] | None:
@@ -97,7 +97,7 @@ class FakeGroup:
         return []
 
     def submit(self, message: Submit) -> Results:
-        """Apply what is new, and answer everything."""
+        """Apply the new commands, and answer all."""
         session = self.sessions.get(message.session)
         items = []
         for number, payload in message.commands:
@@ -174,11 +174,11 @@ class FakeCluster:
 
     @property
     def addresses(self) -> list[str]:
-        """Where the nodes listen."""
+        """The addresses of the nodes."""
         return list(self.group.nodes.values())
 
     def do(self, order: Callable[[], None]) -> None:
-        """Run something on the cluster's thread and wait for it."""
+        """Call a function on the cluster's thread and wait for it."""
         done = threading.Event()
 
         def run_order() -> None:
@@ -189,7 +189,7 @@ class FakeCluster:
         assert done.wait(5)
 
     def kill(self, node: str) -> None:
-        """Close a node's socket: its connections are lost."""
+        """Close a node's socket, so that its connections are lost."""
         self.do(lambda: self.sockets.pop(node).close(0))
 
     def revive(self, node: str) -> None:
@@ -204,7 +204,7 @@ class FakeCluster:
         self.do(bind)
 
     def elect(self, node: str) -> None:
-        """That node leads from now on."""
+        """Make that node the leader."""
         self.do(lambda: self.group.elect(node))
 
     def run(self) -> None:
@@ -238,7 +238,7 @@ class FakeCluster:
             self.reply(node, client, frame, answer)
 
     def release(self) -> None:
-        """Answer what was held long enough."""
+        """Send the answers whose delay is over."""
         held, self.held = self.held, []
         for until, node, client, frame in held:
             asked = frame.message

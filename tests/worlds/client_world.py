@@ -1,4 +1,4 @@
-"""A client's core and a fake group in virtual time: messages can be lost, doubled, delayed."""
+"""A client's core and a fake group in virtual time: messages can be lost, duplicated and delayed."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ NAMES = {address: node for node, address in NODES.items()}
 
 @dataclass
 class World:
-    """One core and one group; `fate` says how late a message arrives, once, twice or never."""
+    """One core and one group; `fate` returns the delays at which a message arrives: one, two or none."""
 
     seed: int = 1
     settings: ClientSettings = field(default_factory=ClientSettings)
@@ -38,32 +38,32 @@ class World:
         self.held: list[tuple[float, str, Locate, int]] = []
         self.down: set[str] = set()
         self.refuses = False
-        """Whether the connections take no more frames."""
+        """Whether the connections accept no further frames."""
         self.mute: set[str] = set()
         self.sent: list[tuple[float, str, WireMessage]] = []
         self.done: list[Pending[Any]] = []
         self.fate: Callable[[WireMessage, bool], list[float]] = lambda message, request: [0.001]
 
     def connect(self, *addresses: str) -> None:
-        """Those connections are made."""
+        """Establish those connections."""
         for address in addresses or self.given:
             self.down.discard(address)
             self.core.now = self.now
             self.core.connected(address)
 
     def disconnect(self, address: str) -> None:
-        """That connection is lost."""
+        """Break that connection."""
         self.down.add(address)
         self.core.now = self.now
         self.core.disconnected(address)
 
     def fly(self, message: WireMessage, action: Callable[[], None], *, request: bool) -> None:
-        """Let something happen as often and as late as fate wills."""
+        """Call `action` at each delay that `fate` returns."""
         for delay in self.fate(message, request):
             self.flying.append((self.now + delay, action))
 
     def arrive(self, address: str, message: WireMessage, request: int) -> None:
-        """A request reaches its node."""
+        """Deliver a request to its node."""
         if address in self.down or address in self.mute:
             return
         node = NAMES[address]
@@ -74,7 +74,7 @@ class World:
             self.answer(address, answer, request)
 
     def answer(self, address: str, answer: WireMessage, request: int) -> None:
-        """An answer leaves for the client."""
+        """Send an answer to the client."""
 
         def receive() -> None:
             if address not in self.down:
@@ -83,7 +83,7 @@ class World:
         self.fly(answer, receive, request=False)
 
     def step(self) -> None:
-        """Let a little time pass."""
+        """Let a short time pass."""
         self.now += STEP_S
         self.core.now = self.now
         due = [item for item in self.flying if item[0] <= self.now]
@@ -112,7 +112,7 @@ class World:
         self.done += resolved
 
     def launch(self, address: str, message: WireMessage, request: int) -> None:
-        """A request leaves the client."""
+        """Send a request of the client."""
         self.fly(message, lambda: self.arrive(address, message, request), request=True)
 
     def run(self, seconds: float) -> None:
@@ -122,7 +122,7 @@ class World:
             self.step()
 
     def settle(self, seconds: float = 20.0) -> float:
-        """Let time pass until nothing is outstanding; how long that took."""
+        """Let time pass until nothing is outstanding; returns how many seconds that took."""
         begin = self.now
         while self.core.working() and self.now < begin + seconds:
             self.step()
@@ -130,19 +130,19 @@ class World:
         return self.now - begin
 
     def put(self, key: str, value: Any = 1, timeout: float = 5.0) -> Pending[Any]:
-        """A command."""
+        """Submit a command that sets a key."""
         command = Command("set", {"key": key, "value": value})
         pending: Pending[Any] = Pending(command.encode(), self.now + timeout)
         self.core.submit([pending])
         return pending
 
     def get(self, key: str, consistency: str = "linearizable", timeout: float = 5.0) -> PendingRead[Any]:
-        """A query."""
+        """Submit a query of a key."""
         payload = msgpack.packb(key)
         pending: PendingRead[Any] = PendingRead(payload, self.now + timeout, consistency)
         self.core.submit([pending])
         return pending
 
     def messages(self, kind: type[Any]) -> list[Any]:
-        """What the client has sent of one kind."""
+        """The messages of one kind that the client has sent."""
         return [message for _, _, message in self.sent if isinstance(message, kind)]

@@ -32,7 +32,7 @@ class Step:
 
 
 class StepWatcher(SilentWatcher):
-    """Counts the commits and frames of a node from `arm` on, and ends its process at one step, if it is given one."""
+    """Counts the commits and frames of a node from `arm` on, and ends its process at one step if it is given one."""
 
     def __init__(self, step: Step | None) -> None:
         self.step = step
@@ -41,7 +41,7 @@ class StepWatcher(SilentWatcher):
         self.ended_at: float | None = None
 
     def arm(self, node: SimulatedBase) -> None:
-        """From here on; orders the crash where it is the very next step."""
+        """Start counting, and order the crash if it is due at the very next step."""
         self.name = node.name
         if self.step is None:
             return
@@ -51,7 +51,7 @@ class StepWatcher(SilentWatcher):
             node.crash(self.step.at)
 
     def durable(self, node: SimulatedBase, batch: Batch) -> None:
-        """One more commit; the next one may be the one."""
+        """Count a commit, and order the crash if it is due at the next one."""
         if node.name != self.name or self.ended_at is not None:
             return
         self.commits += 1
@@ -59,24 +59,24 @@ class StepWatcher(SilentWatcher):
             node.crash(self.step.at)
 
     def rest(self) -> None:
-        """What is to be watched is over."""
+        """Stop counting."""
         self.name = ""
 
     def asks(self, node: SimulatedBase, to: str, data: bytes) -> None:
-        """One more frame."""
+        """Count a frame."""
         self.frames += node.name == self.name
 
     def answers(self, node: SimulatedBase, connection: Connection, frame: Frame) -> None:
-        """One more frame."""
+        """Count a frame."""
         self.frames += node.name == self.name
 
     def ended(self, node: SimulatedBase, error: BaseException | None) -> None:
-        """The process is no more."""
+        """Note that the process has ended."""
         if node.name == self.name and self.ended_at is None:
             self.ended_at = node.timeline.now
 
     def steps(self) -> Iterator[Step]:
-        """All steps of the run that was watched."""
+        """All steps of the observed run."""
         for number in range(self.commits):
             yield Step(CrashAt.BEFORE_COMMIT, number)
             yield Step(CrashAt.AFTER_COMMIT, number)
@@ -85,7 +85,7 @@ class StepWatcher(SilentWatcher):
 
 
 class Persistent(Caller):
-    """A client that asks until it is answered, and never again: what was acknowledged nobody makes up for."""
+    """A client that repeats a request only until it is answered, so that lost acknowledged data stays lost."""
 
     def __init__(self, cluster: SimulatedCluster) -> None:
         super().__init__(cluster)
@@ -94,7 +94,7 @@ class Persistent(Caller):
         self.results: dict[int, bytes] = {}
 
     def until(self, message: Any, done: Callable[[], bool]) -> None:
-        """Send this to whoever leads, again and again."""
+        """Send a message to the leader, again and again, until `done` is true."""
         end = self.cluster.timeline.now + LIMIT_S
         while not done():
             assert self.cluster.timeline.now < end, f"nobody answers {message}"
@@ -115,7 +115,7 @@ class Persistent(Caller):
         self.until(OpenSession(TTL_MS), self.opened)
 
     def do(self, *commands: bytes) -> list[bytes]:
-        """Have these carried out; returns their results."""
+        """Execute these commands; returns their results."""
         first = self.seq + 1
         self.seq += len(commands)
 
@@ -133,7 +133,7 @@ class Persistent(Caller):
 
 
 def bring_back(cluster: SimulatedCluster, watcher: StepWatcher, *, everybody: bool) -> None:
-    """Have the process that ends restarted a while later; `everybody` else loses its power at the same moment."""
+    """Restart the ended process after a while; with `everybody`, all others lose their power at the same moment."""
 
     def ended(node: SimulatedBase) -> None:
         names = cluster.names if everybody else [node.name]

@@ -1,7 +1,7 @@
 """The generated blocks of the documents: each is made from the source, and a test compares it with the page.
 
-A block stands between ``<!-- generated: NAME -->`` and ``<!-- end -->``. To write all of them anew:
-``FORGE_REGENERATE=1 pytest tests/unit/test_docs.py``.
+A block stands between ``<!-- generated: NAME -->`` and ``<!-- end -->``. To write all of them: ``FORGE_REGENERATE=1
+pytest tests/unit/test_docs.py``.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def first_sentence(kind: type) -> str:
 
 
 def ends_of(kind: type) -> tuple[str, str]:
-    """Who sends a message and who gets it."""
+    """The sender and the receiver of a message."""
     requests, name = messages.CLIENT_REQUESTS, kind.__name__
     if kind in requests:
         return "client", "gateway"
@@ -111,11 +111,11 @@ BLOCKS: Mapping[str, Callable[[], list[str]]] = {
     "api": api_page.page,
     "testing-api": api_page.testing_page,
 }
-"""Each block's name and what makes its lines."""
+"""The function that makes the lines of each block, by the block's name."""
 
 
 def rebuilt(page: Path) -> str:
-    """The page's text with its blocks as they ought to be. Raises KeyError for a block that nothing makes."""
+    """The page's text with its blocks regenerated. Raises `KeyError` for an unknown block."""
 
     def block(found: re.Match[str]) -> str:
         return f"{found['head']}{chr(10).join(BLOCKS[found['name']]())}\n{found['end']}"

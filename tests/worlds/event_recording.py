@@ -1,4 +1,4 @@
-"""A recording of everything that the nodes of a simulated cluster tell, each event checked against the node's disk."""
+"""A recording of all events that the nodes of a simulated cluster publish, each checked against the node's disk."""
 
 from __future__ import annotations
 
@@ -31,15 +31,15 @@ from tests.worlds.event_rules import BrokenRuleError, Rules
 
 @dataclass(slots=True)
 class Recording:
-    """Attach it to a cluster before it starts. A broken rule comes out of `SimulatedCluster.run`."""
+    """Attach it to a cluster before the start. `SimulatedCluster.run` raises a broken rule."""
 
     cluster: SimulatedCluster
     events: dict[str, list[ConsensusEvent]] = field(default_factory=dict)
     boots: dict[str, list[int]] = field(default_factory=dict)
-    """Where in `events` each of the node's processes began."""
+    """The position in `events` at which each of the node's processes began."""
     rules: dict[str, Rules] = field(default_factory=dict)
     committed: dict[str, int] = field(default_factory=dict)
-    """The number of the turn that each node committed last."""
+    """The number of the last turn that each node committed."""
     turn: list[ConsensusEvent] = field(default_factory=list)
     broken: BaseException | None = None
 
@@ -67,7 +67,7 @@ class Recording:
     # --- as a watcher of the cluster ---------------------------------------------------------------------------------
 
     def began(self, node: SimulatedBase) -> None:
-        """A process of a node began: note when its turns are committed."""
+        """Note a new process, and count its committed turns."""
         self.boots[node.name].append(len(self.events[node.name]))
         self.rules[node.name].start()
         self.committed.pop(node.name, None)
@@ -81,7 +81,7 @@ class Recording:
         node.engine.ledger.commit = noted  # type: ignore[method-assign]
 
     def ended(self, node: SimulatedBase, error: BaseException | None) -> None:
-        """It ended."""
+        """Drop the events of the turn that the end of the process interrupted."""
         self.turn.clear()
 
     def durable(self, node: SimulatedBase, batch: Batch) -> None:
@@ -94,7 +94,7 @@ class Recording:
         """An answer leaves."""
 
     def turned(self, node: SimulatedBase) -> None:
-        """A turn ended: what it told of must be on disk. Raises the first broken rule."""
+        """Check after a turn that its events are on disk. Raises the first broken rule."""
         events, self.turn = self.turn, []
         if self.broken is not None:
             raise self.broken
@@ -105,7 +105,7 @@ class Recording:
 
 
 def on_disk(node: SimulatedBase, event: ConsensusEvent) -> bool:
-    """Whether a node's disk holds what an event of the turn that just ended tells of."""
+    """Whether a node's disk holds the state that an event of the turn that just ended reports."""
     disk = node.disk
     term, vote, *_ = msgpack.unpackb(get_meta(disk, HARD) or b"\x92\x00\xa0")
     stored = get_meta(disk, BASE)
@@ -129,6 +129,6 @@ def stop(cluster: SimulatedCluster, name: str) -> None:
     """Stop a node in order, as the ZeroMQ base does: the last event, a sealed journal, the end."""
     base = cluster.nodes[name].running
     assert base is not None, f"{name} runs"
-    cluster.run(1.0, lambda: base.free_at <= cluster.timeline.now)  # a turn that is under way is finished first
+    cluster.run(1.0, lambda: base.free_at <= cluster.timeline.now)  # a turn in progress is finished first
     base.engine.finish()
     cluster.crash(name)

@@ -1,4 +1,4 @@
-"""What the events of one node may say and in which order: a grammar that checks them one by one, over all its boots."""
+"""The allowed events of one node and their order: a grammar that checks them one by one, over all its boots."""
 
 from __future__ import annotations
 
@@ -46,19 +46,19 @@ HEALTH = (Healthy, Degraded, Unhealthy, Recovering)
 
 
 class BrokenRuleError(BaseException):
-    """An event that must not be told now. No `Exception`: the bus keeps what a handler raises from everybody."""
+    """An event that must not be published now. No `Exception`, because the bus swallows the exceptions of handlers."""
 
 
 @dataclass(slots=True)
 class Boot:
-    """What one process of a node has told so far."""
+    """The events of one process of a node so far."""
 
     sequence: int = 0
     monotonic: float = 0.0
     role: str = "follower"
     leader: str | None = None
     led: int = 0
-    """The term of the leader that was told of last, be it lost meanwhile."""
+    """The term of the leader that was published last, even if it was lost meanwhile."""
     candidate_in: int = 0
     quorum: bool = False
     failed: set[str] = field(default_factory=set)
@@ -72,7 +72,7 @@ class Boot:
 
 @dataclass(slots=True)
 class Rules:
-    """The rules for one node. `elected` is shared by the nodes of a cluster: who was told to lead each term."""
+    """The rules for one node. `elected` is shared by the nodes of a cluster: the published leader of each term."""
 
     node: str
     size: int
@@ -82,17 +82,17 @@ class Rules:
     term: int = 0
     formed: bool = False
     snapshot: int = 0
-    """The newest that was completed or restored."""
+    """The newest snapshot that was completed or restored."""
     count: int = 0
 
     CHECKS: ClassVar[dict[type[ConsensusEvent], Callable[[Rules, Any], None]]] = {}
 
     def start(self) -> None:
-        """A process of the node begins."""
+        """Start the rules of a new process of the node."""
         self.boot = Boot()
 
     def need(self, holds: bool, event: ConsensusEvent, why: str) -> None:
-        """Raise `BrokenRuleError` unless it holds."""
+        """Raise `BrokenRuleError` unless `holds` is true."""
         if not holds:
             what = f"{type(event).__name__} {event.sequence} of {self.node}, term {event.term}, {payload(event)}"
             raise BrokenRuleError(f"{why}: {what}; behind {self.boot.before}")

@@ -1,4 +1,4 @@
-"""The story of a simulated cluster, scene by scene, and what each of its nodes must tell in which order."""
+"""The story of a simulated cluster, scene by scene, and the events that each of its nodes must publish, in order."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ Chain = tuple[type[ConsensusEvent], ...]
 
 @dataclass(frozen=True, slots=True)
 class Expected:
-    """What one part of the cluster must tell in one scene: each chain in this order, and nothing of `never`."""
+    """The events of one part of the cluster in one scene: each chain in this order, and none of `never`."""
 
     who: str
     chains: tuple[Chain, ...]
@@ -164,11 +164,11 @@ EXPECTED: dict[str, tuple[Expected, ...]] = {
         Expected("heir", ((NodeFailed, QuorumLost, Unhealthy), (RoleChanged, BecameFollower, LeaderStepDown))),
     ),
 }
-"""The order that the story demands, scene by scene. What no chain relates may come in any order."""
+"""The order that the story demands, scene by scene. Events that no chain relates may come in any order."""
 
 
 class NoJudge:
-    """The story's client is not what is tested."""
+    """Accepts every answer, because the story's client is not under test."""
 
     def invoked(self, operation: Operation) -> None: ...
     def answered(self, operation: Operation) -> None: ...
@@ -178,7 +178,7 @@ class NoJudge:
 
 @dataclass(slots=True)
 class Story:
-    """A cluster under a seed, what it told in each scene, and who played which part."""
+    """A cluster with a random seed, its events in each scene, and the node that plays each part."""
 
     cluster: SimulatedCluster
     recording: Recording
@@ -188,27 +188,27 @@ class Story:
     """A client with a session, whose commands will reach only a leader that is cut off."""
 
     def play(self, name: str, act: Callable[[], None]) -> None:
-        """Play a scene and keep what each node told in it."""
+        """Play a scene and keep the events of each node in it."""
         begins = {node: len(told) for node, told in self.recording.events.items()}
         act()
         self.scenes[name] = {node: told[begins[node] :] for node, told in self.recording.events.items()}
 
     def until(self, done: Callable[[], bool]) -> None:
-        """Let time pass until it is so."""
+        """Let time pass until `done` is true."""
         assert self.cluster.run(PATIENCE_SECONDS, done), "it did not happen in time"
 
     def told(self, node: str, kind: type[ConsensusEvent], since: int = 0) -> bool:
-        """Whether a node has told such an event, from that place on."""
+        """Whether a node has published an event of this kind, from that position on."""
         return any(type(event) is kind for event in self.recording.events[node][since:])
 
     def base(self, part: str) -> SimulatedBase:
-        """The running process of who plays a part."""
+        """The running process of the node that plays a part."""
         base = self.cluster.nodes[self.parts[part][0]].running
         assert base is not None, f"{part} runs"
         return base
 
     def all_healthy(self) -> bool:
-        """Whether all nodes run, agree, and say that they are well."""
+        """Whether all nodes run, agree, and report that they are healthy."""
         healthy = [base for base in self.cluster.running() if base.engine.reported.health == "healthy"]
         return self.cluster.settled() and len(healthy) == NODES
 
@@ -221,7 +221,7 @@ class Story:
         return client
 
     def write(self, count: int) -> None:
-        """Have a new client write so many times at least."""
+        """Let a new client write at least this many times."""
         client = self.client(f"client {self.cluster.timeline.now}")
         self.until(lambda: client.done >= count)
         client.stop()
@@ -244,7 +244,7 @@ class Story:
         self.until(lambda: self.all_healthy() and self.unheard is not None and self.unheard.idle)
 
     def cut_off(self) -> None:
-        """The leader takes commands that nobody else hears of, while the others go on."""
+        """The leader accepts commands that no other node receives, while the others continue."""
         (alone,) = self.parts["cut off"] = self.parts["leader"]
         others = self.parts["followers"]
         self.cluster.network.part([alone], others)
@@ -291,7 +291,7 @@ class Story:
         self.until(self.cluster.settled)
 
     def leader_dies(self) -> None:
-        """The leader ends without a word."""
+        """The leader's process is killed."""
         self.cluster.crash(self.parts["winner"][0])
         self.until(lambda: self.cluster.leader() is not None)
         heir = self.cluster.leader()
@@ -310,12 +310,12 @@ class Story:
     # --- asking ------------------------------------------------------------------------------------------------------
 
     def events(self, scene: str, part: str, kind: type[E]) -> list[E]:
-        """What the one who plays a part told of a kind in a scene."""
+        """The events of a kind that the player of a part published in a scene."""
         (node,) = self.parts[part]
         return [event for event in self.scenes[scene][node] if isinstance(event, kind)]
 
     def digest(self) -> str:
-        """The hash of all that happened in the simulation."""
+        """The hash of everything that happened in the simulation."""
         return self.cluster.timeline.digest
 
 
@@ -340,13 +340,13 @@ def play(seed: int) -> Story:
 
 
 def is_in_order(told: list[type[ConsensusEvent]], chain: Chain) -> bool:
-    """Whether these types come one after the other, whatever lies between."""
+    """Whether these types come one after the other, with any others between them."""
     rest = iter(told)
     return all(kind in rest for kind in chain)
 
 
 def faults_of(story: Story, without: type[ConsensusEvent] | None = None) -> list[str]:
-    """What of the expected order was not told, or was told and must not be; as if one type were never told at all."""
+    """The differences from the expected order; `without` is treated as if it were never published at all."""
     faults = []
     for scene, expectations in EXPECTED.items():
         for expected in expectations:

@@ -17,7 +17,7 @@ ETCD_KINDS = {"read": "get", "write": "set", "cas": "cas"}
 
 
 def parsed_call(line: str) -> Operation:
-    """One line of a history that was written by hand. Raises ValueError for what is none."""
+    """Parse one line of a history that was written by hand. Raises `ValueError` for any other text."""
     match = CALL.fullmatch(line)
     if match is None:
         raise ValueError(f"{line!r} is no call")
@@ -29,7 +29,7 @@ def parsed_call(line: str) -> Operation:
 
 
 def by_hand(text: str) -> Iterator[tuple[str, bool, History]]:
-    """Title, answer and calls of each history in a text."""
+    """Title, verdict and calls of each history in a text."""
     text = "".join(line for line in text.splitlines(keepends=True) if not line.startswith("#"))
     for block in re.split(r"\n{2,}", text.strip()):
         title, *lines = block.splitlines()
@@ -51,19 +51,19 @@ class Recorder:
         self.running[client] = self.history.begin(Operation(client, kind, key, argument, self.clock))
 
     def ended(self, client: str, result: Any) -> None:
-        """It has an answer."""
+        """The call has a result."""
         self.clock += 1
         call = self.running.pop(client)
         call.ended, call.outcome, call.result = self.clock, Outcome.OK, result
 
 
 def matches(pattern: re.Pattern[str], path: Path) -> Iterable[re.Match[str]]:
-    """The lines of a file that are of a format."""
+    """The lines of a file that match a format."""
     return filter(None, map(pattern.fullmatch, path.read_text(encoding="utf-8").splitlines()))
 
 
 def etcd_history(path: Path) -> History:
-    """What Jepsen wrote of one register in etcd; a call that timed out has no answer."""
+    """Read Jepsen's log of one register in etcd; a call that timed out has no answer."""
     recorder = Recorder()
     for match in matches(ETCD, path):
         client, phase, kind, text = match.groups()
@@ -81,7 +81,7 @@ def etcd_history(path: Path) -> History:
 
 
 def kv_history(path: Path) -> History:
-    """What a store of texts was told: put, append, and get of the whole text."""
+    """Read the log of a store of texts: put, append, and get of the whole text."""
     recorder = Recorder()
     for match in matches(KV, path):
         client, phase, kind, key, value = match.groups()
@@ -93,14 +93,14 @@ def kv_history(path: Path) -> History:
 
 
 class Text:
-    """The model of that store: a text that is put, appended to and read; not there reads as empty."""
+    """The model of that store: a text that is put, appended to and read; an absent text reads as empty."""
 
     def initial(self) -> Hashable:
-        """Empty."""
+        """Return the empty text."""
         return ""
 
     def step(self, state: Hashable, operation: Operation) -> tuple[bool, Hashable]:
-        """Carry out a call."""
+        """Execute a call."""
         steps: dict[str, Callable[[], tuple[bool, Hashable]]] = {
             "get": lambda: (operation.outcome is not Outcome.OK or operation.result == state, state),
             "put": lambda: (True, operation.argument),

@@ -8,7 +8,7 @@ from __future__ import annotations
 from tests.worlds.source_tree import PACKAGE, SOURCES, Graph, circles, import_graph, module_name
 
 WORDS = ("actors.messages", "actors.notices", "actors.codec")
-"""Modules that are lines of their own: they lie beside the actors, so that they are seen first, and under the rest."""
+"""Modules with lines of their own, because they lie in the folder of the actors but below its other packages."""
 WIDTH = 26
 
 
@@ -35,12 +35,12 @@ def short(module: str) -> str:
 
 
 def line_of(module: str, packages: set[str]) -> str:
-    """The line of the graph that a module belongs to."""
+    """The line of the graph that contains a module."""
     return module if module in WORDS or module in packages else module.rpartition(".")[0] or module
 
 
 def ordered(graph: Graph) -> list[str]:
-    """The lines from top to bottom, so that each imports only lines below it. Raises ValueError for a circle."""
+    """The lines from top to bottom, so that each imports only lines below it. Raises `ValueError` for a circle."""
     if found := circles(graph):
         raise ValueError(f"these packages import each other: {', '.join(found[0])}")
     left = {line: set(found) for line, found in graph.items()}
@@ -53,7 +53,7 @@ def ordered(graph: Graph) -> list[str]:
 
 
 def text() -> list[str]:
-    """The block as it stands in the document."""
+    """The block for the document."""
     graph = edges()
     order = ordered(graph)
     place = {line: number for number, line in enumerate(order)}

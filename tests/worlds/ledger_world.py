@@ -1,4 +1,4 @@
-"""A ledger under test: over LMDB or memory, with turns, crashes and a leader's or a follower's part to play."""
+"""A ledger under test: over LMDB or memory, with turns, crashes and the part of a leader or a follower."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ BACKENDS = ("lmdb", "memory")
 
 
 class TallyMachine:
-    """A machine of a user's own: it counts what it applied, and notes every index once."""
+    """A user's machine that counts the applied entries, and notes every index once."""
 
     def __init__(self) -> None:
         self.indexes: list[int] = []
@@ -57,7 +57,7 @@ class TallyMachine:
 
 
 class World:
-    """One node's ledger and what is around it; `crash` takes what is on disk and starts again."""
+    """One node's ledger and its surroundings; `crash` keeps only the data on disk and starts again."""
 
     def __init__(
         self,
@@ -81,7 +81,7 @@ class World:
         return MemoryTables() if self.backend == "memory" else LmdbTables(self.path / "tables")
 
     def draw(self) -> str:
-        """The incarnation first, then what each boot draws."""
+        """Return the incarnation first, then the draw of each boot."""
         self.drawn += 1
         return f"folder-{self.node}" if self.drawn == 1 else f"{self.drawn:08}"
 
@@ -96,7 +96,7 @@ class World:
         return self.opened
 
     def crash(self) -> Opened:
-        """The process ends now; a new one finds what is on disk."""
+        """End the process; a new one opens the data on disk."""
         self.restart_tables()
         return self.open()
 
@@ -125,7 +125,7 @@ class World:
         self.ledger.commit()
 
     def lead(self) -> int:
-        """Stand, win and begin with a no-op; all of it is durable."""
+        """Become a candidate, win, and append a no-op; all of it is durable."""
         with self.turn():
             self.ledger.resign(self.ledger.term)
             term = self.ledger.stand(self.ledger.term)
@@ -155,12 +155,12 @@ class World:
         return self.settle()
 
     def follow(self, term: int) -> None:
-        """Enter a term that another leads."""
+        """Enter a term that another node leads."""
         with self.turn():
             self.ledger.advance(term)
 
     def accept(self, prev: int, prev_term: int, *records: bytes) -> Accepted | Mismatch:
-        """Take entries from the leader of the present term, within a turn that is under way."""
+        """Accept entries from the leader of the present term, within the present turn."""
         return self.ledger.accept(self.ledger.term, prev, prev_term, records)
 
     def checkpoint(self) -> None:
@@ -225,7 +225,7 @@ def leader(path: Path, machine: Callable[[], Any] = KeyValueMachine, commands: i
 
 
 def received(of: World, by: World) -> SnapshotInfo:
-    """The leader's newest snapshot in the follower's folder, as after the last chunk."""
+    """Copy the leader's newest snapshot into the follower's folder, as after the last chunk."""
     info = of.snapshots.newest
     assert info is not None
     path = by.folder / info.path.name

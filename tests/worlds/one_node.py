@@ -1,4 +1,4 @@
-"""One node under glass: a real engine, actors and ledger over memory, with a test as its peers, clock and clients."""
+"""One node under test: a real engine, actors and ledger over memory; the test plays its peers, clock and clients."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ from forge_consensus.storage.snapshots.export import export_state
 
 BYTES_MAX = 1 << 24
 FOLDERS = Path(tempfile.mkdtemp(prefix="one-node-"))
-"""Where the snapshots of all such nodes of this process lie."""
+"""The parent of the snapshot folders of all these nodes of this process."""
 atexit.register(shutil.rmtree, FOLDERS, ignore_errors=True)
 
 
 class HandClock:
-    """Time moves when the test says so."""
+    """A clock that moves only when the test moves it."""
 
     def __init__(self) -> None:
         self.seconds = 100.0
@@ -129,7 +129,7 @@ class OneNode:
     # --- what a test does --------------------------------------------------------------------------------------------
 
     def turn(self, *frames: tuple[Any, Any], notices: list[Any] | None = None) -> None:
-        """One turn with these frames, and further ones as long as something was put off."""
+        """Take one turn with these frames, and further ones while postponed messages are left."""
         self.engine.turn(list(frames), notices or [])
         while self.engine.mailbox.later:
             self.engine.turn([], [])
@@ -138,7 +138,7 @@ class OneNode:
         return f"folder-{node}", 1
 
     def frame(self, sender: str, to: str, message: Any, **changed: Any) -> bytes:
-        """A frame as that peer would send it; a client's when `sender` is empty."""
+        """A frame as that peer would send it; a client's if `sender` is empty."""
         incarnation, boot = self.boot_of(sender) if sender else ("", 0)
         to_boot = self.ledger.identity.boot if sender else 0
         sent = self.clock.boottime_ns()
@@ -148,15 +148,15 @@ class OneNode:
         return encode(frame)
 
     def request(self, sender: str, to: str, message: Any, **changed: Any) -> None:
-        """A request of a peer arrives: a turn with one frame over the ROUTER."""
+        """Deliver a request of a peer: a turn with one frame over the ROUTER."""
         self.turn((self.frame(sender, to, message, **changed), f"->{sender or 'client'}"))
 
     def answer(self, sender: str, to: str, message: Any, **changed: Any) -> None:
-        """An answer of a peer arrives: a turn with one frame over the DEALER."""
+        """Deliver an answer of a peer: a turn with one frame over the DEALER."""
         self.turn((self.frame(sender, to, message, **changed), None))
 
     def greet(self, node: str) -> None:
-        """Connect with a peer, both ways."""
+        """Connect with a peer, in both directions."""
         incarnation, boot = self.boot_of(node)
         self.turn(notices=[self.engine.peers.link(node, True)])
         self.answer(node, "membership", HelloReply(incarnation, boot, "", ""))
@@ -176,7 +176,7 @@ class OneNode:
             self.turn()
 
     def run_jobs(self) -> None:
-        """Do what was handed elsewhere, and report it."""
+        """Run the jobs that were handed to helpers, and report them."""
         while self.jobs:
             job, done = self.jobs.pop(0)
             try:
@@ -187,13 +187,13 @@ class OneNode:
             self.turn()
 
     def messages(self, kind: type) -> list[tuple[str, Any]]:
-        """What left so far of one kind."""
+        """The sent messages of one kind."""
         return [(to, message) for to, message in self.sent if type(message) is kind]
 
     def last(self, kind: type) -> Any:
-        """The newest message of a kind that left."""
+        """The newest sent message of a kind."""
         return self.messages(kind)[-1][1]
 
     def told(self, kind: type) -> list[Any]:
-        """The events of a kind."""
+        """The published events of a kind."""
         return [event for event in self.events if type(event) is kind]

@@ -1,4 +1,4 @@
-"""The faults that the ten probes look for: what PySyncObj does there, put into our code on purpose."""
+"""The faults that the ten probes look for: the behaviour of PySyncObj there, put into our code on purpose."""
 
 from __future__ import annotations
 

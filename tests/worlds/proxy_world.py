@@ -1,4 +1,4 @@
-"""A proxy between plain ZeroMQ sockets: one that stands for the node n2, and some for those who speak to it."""
+"""A proxy between plain ZeroMQ sockets: one that plays the node n2, and some for its peers and clients."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ FRAME_BYTES_MAX = 64 << 20
 WAIT_SECONDS = 5.0
 WAIT_MS = 5000
 QUIET_SECONDS = 0.15
-"""What has not happened by then is taken not to happen; too short would only make a test see less."""
+"""An event that has not happened by then is assumed not to happen; a shorter time would only make a test detect
+less."""
 MONITORS = itertools.count(1)
 WATCHED = int(zmq.EVENT_DISCONNECTED | zmq.EVENT_HANDSHAKE_SUCCEEDED)
 
@@ -30,17 +31,17 @@ Socket = zmq.Socket[bytes]
 
 
 def frame(sender: str, number: int) -> bytes:
-    """A frame of a node, or of a client if it is nobody's."""
+    """A frame of a node, or of a client if `sender` is empty."""
     return encode(Frame("health", "c", sender, "", 1, 1, number, 0, CheckPeer(number)))
 
 
 def number_of(data: bytes) -> int:
-    """The number in such a frame."""
+    """The number in a frame made by `frame`."""
     return decode(data, FRAME_BYTES_MAX).request
 
 
 class End:
-    """A socket and what its monitor saw."""
+    """A socket and the events of its monitor."""
 
     def __init__(self, context: zmq.Context[Socket], kind: int, frames_max: int) -> None:
         self.socket = context.socket(kind)
@@ -56,7 +57,7 @@ class End:
         self.monitor = self.socket.get_monitor_socket(WATCHED, f"inproc://end-{os.getpid()}-{next(MONITORS)}")
 
     def links(self) -> list[bool]:
-        """What happened since the last call: True for a handshake, False for a disconnect."""
+        """The connection events since the last call: True for a handshake, False for a disconnect."""
         seen = []
         while self.monitor.poll(0):
             event = self.monitor.recv_multipart()[0]
@@ -64,11 +65,11 @@ class End:
         return seen
 
     def wait_link(self, made: bool) -> None:
-        """Wait for that to happen."""
+        """Wait until a connection is made or lost."""
         wait_for(lambda: made in self.links(), WAIT_SECONDS, f"a {'handshake' if made else 'disconnect'}", step=0.002)
 
     def numbers(self, count: int, seconds: float = WAIT_SECONDS) -> list[int]:
-        """The numbers of the next so many frames, or of those that come in time."""
+        """The numbers of the next `count` frames, or of those that arrive in time."""
         found: list[int] = []
         end = time.monotonic() + seconds
         while len(found) < count and self.socket.poll(max(0, int((end - time.monotonic()) * 1000))):
@@ -76,14 +77,14 @@ class End:
         return found
 
     def close(self) -> None:
-        """Be gone."""
+        """Close the socket and its monitor."""
         self.socket.disable_monitor()
         self.monitor.close(0)
         self.socket.close(0)
 
 
 class Caller(End):
-    """Who connects to n2, under a name or as a client."""
+    """The socket of a node or a client that connects to n2."""
 
     def __init__(self, context: zmq.Context[Socket], name: str, address: str, frames_max: int) -> None:
         super().__init__(context, zmq.DEALER, frames_max)
@@ -98,14 +99,14 @@ class Caller(End):
 
 
 class Node(End):
-    """What stands for the node n2."""
+    """The socket that plays the node n2."""
 
     def __init__(self, context: zmq.Context[Socket], address: str, frames_max: int) -> None:
         super().__init__(context, zmq.ROUTER, frames_max)
         self.socket.bind(url_of(address))
 
     def answer(self, count: int) -> list[int]:
-        """Take so many frames and send each back as an answer of n2; returns their numbers."""
+        """Receive this many frames and send each back as an answer of n2; returns their numbers."""
         found: list[int] = []
         for _ in range(count):
             assert self.socket.poll(WAIT_MS), f"{count} frames were to come, and only {found} came"
@@ -128,7 +129,7 @@ class World:
         self.node = self.raised()
 
     def raised(self) -> Node:
-        """The node n2, started (again); it is there when the proxy listens for it."""
+        """Start the node n2 (again); it is ready when the proxy listens for it."""
         wait_for(
             lambda: "n2" not in self.proxy.listening(), WAIT_SECONDS, "the proxy to see that n2 is gone", step=0.002
         )
@@ -138,13 +139,13 @@ class World:
         return self.node
 
     def caller(self, name: str) -> Caller:
-        """Who connects to n2."""
+        """Connect to n2 under a name."""
         caller = Caller(self.context, name, self.front, self.frames_max)
         self.ends.append(caller)
         return caller
 
     def close(self) -> None:
-        """Let go of everything."""
+        """Close all sockets and the proxy."""
         for end in self.ends:
             if not end.socket.closed:
                 end.close()
@@ -153,7 +154,7 @@ class World:
 
 @contextlib.contextmanager
 def world(folder: Path | None = None, *, frames_max: int = 1000, seed: int = 0) -> Iterator[World]:
-    """A proxy before n2, over TCP or, with a folder, over sockets there; so many frames may wait in a socket."""
+    """A proxy before n2, over TCP or, with a folder, over sockets there; a socket queues up to `frames_max` frames."""
     ports = HeldPorts(6)
     places = ports.addresses if folder is None else [f"ipc://{folder}/{number}" for number in range(6)]
     fronts = {name: (places[i], places[i + 3]) for i, name in enumerate(("n1", "n2", "n3"))}

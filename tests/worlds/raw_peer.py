@@ -1,4 +1,4 @@
-"""A raw connection to a node: sends frames as they are, well-formed or not, and takes the answers apart."""
+"""A raw connection to a node: sends frames unchanged, well-formed or not, and decodes the answers."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ SAMPLES: tuple[WireMessage, ...] = (
 
 
 class RawPeer:
-    """One DEALER to a node. Use it in a `with`."""
+    """One DEALER to a node. Use it in a `with` statement."""
 
     def __init__(self, address: str) -> None:
         self.context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
@@ -97,19 +97,19 @@ class RawPeer:
         self.socket.send_multipart(parts)
 
     def receive(self, seconds_max: float = 3.0) -> WireMessage:
-        """The next answer. Raises TimeoutError."""
+        """The next answer. Raises `TimeoutError`."""
         if not self.socket.poll(int(seconds_max * 1000)):
             raise TimeoutError("the node did not answer")
         return decode(self.socket.recv(), FRAME_BYTES_MAX).message
 
     def ask(self, message: WireMessage, **header: Any) -> WireMessage:
-        """Send a frame and take the next answer."""
+        """Send a frame and return the next answer."""
         self.send(message, **header)
         return self.receive()
 
 
 def garbage(dice: random.Random, cluster: str) -> tuple[bytes, ...]:
-    """One message that no node should have sent: random, truncated, mutated, nested, lying about its size."""
+    """One message that no node would send: random, truncated, mutated, nested, or with a false size."""
     message = dice.choice(SAMPLES)
     sender = dice.choice(["", "n1", "n2", "n3", "n9"])
     whole = encode(
@@ -137,7 +137,7 @@ def garbage(dice: random.Random, cluster: str) -> tuple[bytes, ...]:
 
 
 def send_noise(address: str, dice: random.Random, seconds_max: float = 0.2) -> None:
-    """Speak something that is not even ZeroMQ to a node's port."""
+    """Send bytes that are not even ZeroMQ to a node's port."""
     host, port = address.rsplit(":", 1)
     with socket.create_connection((host, int(port)), timeout=2.0) as raw:
         raw.sendall(dice.choice([b"GET / HTTP/1.1\r\n\r\n", dice.randbytes(500), b"\xff" + b"\0" * 8 + b"\x7f\3"]))

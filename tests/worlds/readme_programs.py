@@ -9,7 +9,7 @@ from pathlib import Path
 README = Path(__file__).resolve().parents[2] / "README.md"
 BLOCK = re.compile(r"^```python\n(?P<text>(?:# (?P<name>\w+\.py)\n)?.*?)^```$", re.DOTALL | re.MULTILINE)
 SHOWN_ADDRESS = "127.0.0.1:700"
-"""How the addresses of the README's cluster begin."""
+"""The beginning of the addresses of the README's cluster."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +21,7 @@ class Program:
 
     @property
     def needs_cluster(self) -> bool:
-        """Whether it speaks with the three nodes that the reader has started."""
+        """Whether it connects to the three nodes that the reader has started."""
         return SHOWN_ADDRESS in self.text
 
 

@@ -1,4 +1,4 @@
-"""What the numbered scenarios share: one node over LMDB, a photographed disk, a scripted client, whole runs."""
+"""The common parts of the numbered scenarios: one node over LMDB, a copied disk, a scripted client, whole runs."""
 
 from __future__ import annotations
 
@@ -33,19 +33,19 @@ def node_on_lmdb(path: Path, size: int = 3, **settings: Any) -> Iterator[OneNode
 
 
 def file_of(path: Path) -> Path:
-    """The file in which LMDB keeps everything of `node_on_lmdb`."""
+    """The file of LMDB's data for `node_on_lmdb`."""
     return path / "tables" / "data.mdb"
 
 
 def acknowledge(node: OneNode, *peers: str) -> None:
-    """Have these peers of a leader (n2, if none is named) acknowledge its whole log."""
+    """Let these peers of a leader (default: n2) acknowledge its whole log."""
     for peer in peers or ("n2",):
         reply = AppendReply(node.ledger.term, True, node.ledger.log.last, 0, 0)
         node.answer(peer, "replication", reply)
 
 
 def open_session(node: OneNode) -> int:
-    """A client's session at a leader."""
+    """Open a client's session at a leader."""
     node.request("", "gateway", OpenSession(TTL_MS))
     if len(node.peers) > 1:
         acknowledge(node)
@@ -53,7 +53,7 @@ def open_session(node: OneNode) -> int:
 
 
 def ask(node: OneNode, session: int, *commands: bytes, first: int = 1) -> None:
-    """A client's commands arrive in one frame, numbered from `first` on."""
+    """Deliver a client's commands in one frame, numbered from `first` on."""
     numbered = tuple(enumerate(commands, first))
     node.request("", "gateway", Submit(session, 1, numbered))
 
@@ -64,17 +64,17 @@ def outcomes(node: OneNode) -> list[tuple[int, str, bytes]]:
 
 
 def put(key: str, value: Any) -> bytes:
-    """A command."""
+    """An encoded command that sets a key."""
     return Command("set", {"key": key, "value": value}).encode()
 
 
 def increment(key: str) -> bytes:
-    """A command."""
+    """An encoded command that increments a key."""
     return Command("increment", {"key": key}).encode()
 
 
 def copied(path: Path, to: Path) -> Path:
-    """A copy of a folder, as if its machine had lost its power now."""
+    """Copy a folder, as it would be after a power failure now."""
     if to.exists():
         shutil.rmtree(to)
     shutil.copytree(path, to)
@@ -85,7 +85,7 @@ def copied(path: Path, to: Path) -> Path:
 
 
 class Caller:
-    """A client that does what a test says: it sends single frames and keeps every answer. A party of the network."""
+    """A client that is driven by a test: it sends single frames and keeps every answer. A party of the network."""
 
     def __init__(self, cluster: SimulatedCluster, name: str = "caller") -> None:
         self.cluster = cluster
@@ -99,7 +99,7 @@ class Caller:
         self.answers.append((frame.request, frame.message))
 
     def linked(self, node: str, stands: bool) -> None:
-        """Clients are not told of connections."""
+        """Ignore the state of connections."""
 
     def send(self, node: str, message: Any) -> int:
         """Send a request to a node; returns its number."""
@@ -119,38 +119,38 @@ class Caller:
         return self.heard(number)[0]
 
     def open_session(self, node: str) -> int:
-        """A session at the leader."""
+        """Open a session at the leader."""
         return int(self.ask(node, OpenSession(TTL_MS)).session)
 
 
 class SilentWatcher(Watcher):
-    """A watcher that does nothing; what watches something is made of it."""
+    """A watcher that does nothing; derive watchers from it."""
 
     def began(self, node: SimulatedBase) -> None:
-        """Nothing."""
+        """Do nothing."""
 
     def ended(self, node: SimulatedBase, error: BaseException | None) -> None:
-        """Nothing."""
+        """Do nothing."""
 
     def replaced(self, name: str) -> None:
-        """Nothing."""
+        """Do nothing."""
 
     def durable(self, node: SimulatedBase, batch: Batch) -> None:
-        """Nothing."""
+        """Do nothing."""
 
     def asks(self, node: SimulatedBase, to: str, data: bytes) -> None:
-        """Nothing."""
+        """Do nothing."""
 
     def answers(self, node: SimulatedBase, connection: Connection, frame: Frame) -> None:
-        """Nothing."""
+        """Do nothing."""
 
     def turned(self, node: SimulatedBase) -> None:
-        """Nothing."""
+        """Do nothing."""
 
 
 @contextmanager
 def led_cluster(nodes: int = 3, seed: int = 1, **settings: Any) -> Iterator[tuple[SimulatedCluster, Invariants]]:
-    """A simulated cluster in which one leads and all is applied; every invariant is watched."""
+    """A simulated cluster with a leader, in which everything is applied; every invariant is checked."""
     invariants = Invariants()
     with SimulatedCluster(nodes, seed, watchers=[invariants], **settings) as cluster:
         cluster.start()
@@ -159,7 +159,7 @@ def led_cluster(nodes: int = 3, seed: int = 1, **settings: Any) -> Iterator[tupl
 
 
 def leader_of(cluster: SimulatedCluster) -> SimulatedBase:
-    """Who leads the highest term."""
+    """The process that leads the highest term."""
     leader = cluster.leader()
     assert leader is not None, "nobody leads"
     return leader
@@ -178,12 +178,12 @@ def base_of(cluster: SimulatedCluster, name: str) -> SimulatedBase:
 
 
 def value_at(cluster: SimulatedCluster, name: str, key: str) -> Any:
-    """What a node's machine holds under a key."""
+    """The value of a key in a node's machine."""
     return base_of(cluster, name).engine.ledger.applier.machine.query({"get": key})
 
 
 def submit_all(caller: Caller, node: str, session: int, commands: list[bytes], first: int = 1) -> Results:
-    """Have the leader carry these commands out, in one frame; returns its answer."""
+    """Submit these commands to the leader in one frame; returns its answer."""
     answer = caller.ask(node, Submit(session, first, tuple(enumerate(commands, first))))
     assert isinstance(answer, Results), f"{node} answers {answer}"
     return answer

@@ -12,7 +12,7 @@ from forge_consensus.storage.machines.machine import Entry
 
 
 class Notebook:
-    """Keeps every note in order; `die` stands for what ends a node, `fail` for a command that is refused."""
+    """Keeps every note in order; the note `die` ends the node, `fail` is refused."""
 
     def __init__(self) -> None:
         self.notes: list[Any] = []
@@ -32,7 +32,7 @@ class Notebook:
         return len(self.notes)
 
     def query(self, query: Any) -> Any:
-        """All notes, or how often the machine was restored."""
+        """All notes, or the number of restores of the machine."""
         return self.restored if query == "restored" else list(self.notes)
 
     def snapshot(self) -> Iterable[bytes]:
@@ -40,7 +40,7 @@ class Notebook:
         return iter([msgpack.packb(note) for note in self.notes])
 
     def restore(self, chunks: Iterable[bytes]) -> None:
-        """Take the notes of a snapshot."""
+        """Replace the notes by those of a snapshot."""
         self.notes = [msgpack.unpackb(chunk) for chunk in chunks]
         self.restored += 1
 

@@ -1,4 +1,4 @@
-"""What the tests of the service share: free ports, quick options, services that are stopped whatever happens."""
+"""The common parts of the tests of the service: free ports, fast options, services that are always stopped."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ ANY = "127.0.0.1:0"
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports that nobody listens on now."""
+    """Ports at which no process listens now."""
     with ExitStack() as stack:
         sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
         for one in sockets:
@@ -50,7 +50,7 @@ class Services:
         return service
 
     def lead(self, node_id: str = "n1", **settings: Any) -> ConsensusService:
-        """A service that runs and knows a leader."""
+        """A running service that knows a leader."""
         service = self.make(node_id, **settings).start()
         service.wait_for_leader(10)
         return service
@@ -66,16 +66,16 @@ class Services:
         return services
 
     def close(self) -> None:
-        """Stop everything."""
+        """Stop all services."""
         for service in self.made:
             try:
                 service.close()
-            except ConsensusError:  # a test left it in a state from which it cannot be stopped in time
+            except ConsensusError:  # a test may leave a service in a state in which it cannot be stopped in time
                 service.stop(10)
 
 
 def one_leads(services: list[ConsensusService]) -> bool:
-    """Whether all agree who leads."""
+    """Whether all know the same leader."""
     named = {service.get_leader() for service in services}
     return len(named) == 1 and None not in named
 

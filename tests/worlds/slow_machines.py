@@ -8,7 +8,7 @@ from forge_consensus.storage.machines.kv import KeyValueMachine
 
 
 class SlowMachine(KeyValueMachine):
-    """It never comes to an end."""
+    """A machine whose export never ends."""
 
     @staticmethod
     def export(tables: TablesView, generation: int) -> Iterator[bytes]:
@@ -17,7 +17,7 @@ class SlowMachine(KeyValueMachine):
 
 
 class FailingMachine(KeyValueMachine):
-    """It cannot be exported."""
+    """A machine whose export fails."""
 
     @staticmethod
     def export(tables: TablesView, generation: int) -> Iterator[bytes]:

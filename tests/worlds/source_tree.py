@@ -1,4 +1,4 @@
-"""The source files of the repository, their syntax, and who imports whom."""
+"""The source files of the repository, their syntax trees, and their import graph."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ SOURCES = sorted(
 TESTS = sorted((ROOT / "tests").rglob("*.py"))
 
 Graph = Mapping[str, set[str]]
-"""Who imports whom, by name."""
+"""The importers and their imports, by name."""
 
 
 def place(path: Path, line: int = 1) -> str:
-    """A place in a file, written as editors and compilers write it: FILE:LINE."""
+    """A place in a file, as editors and compilers write it: FILE:LINE."""
     return f"{path.relative_to(ROOT)}:{line}"
 
 
@@ -68,7 +68,7 @@ def package_of(path: Path) -> str:
 
 @functools.cache
 def import_graph() -> dict[str, set[str]]:
-    """Which module of the product imports which, imports for type checkers included."""
+    """The import graph of the product's modules, imports for type checkers included."""
     modules = {module_name(path): path for path in SOURCES}
     graph: dict[str, set[str]] = {name: set() for name in modules}
     for name, path in modules.items():
@@ -83,7 +83,7 @@ def import_graph() -> dict[str, set[str]]:
 
 
 def folder_graph(inside: str) -> dict[str, set[str]]:
-    """Who imports whom inside a package, where each package in it counts as one and each module in it for itself."""
+    """The import graph inside a package, where each package in it is one node and each module in it another."""
     parts = {
         name: ".".join(name.split(".")[: inside.count(".") + 2])
         for name in import_graph()
@@ -97,7 +97,7 @@ def folder_graph(inside: str) -> dict[str, set[str]]:
 
 
 def circles(graph: Graph) -> list[list[str]]:
-    """The groups of two or more that import each other, directly or by way of others (Tarjan's algorithm)."""
+    """The groups of two or more that import each other, directly or indirectly (Tarjan's algorithm)."""
     found: list[list[str]] = []
     order: dict[str, int] = {}
     lowest: dict[str, int] = {}

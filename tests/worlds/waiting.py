@@ -1,4 +1,4 @@
-"""Waiting until something is the case, with a limit."""
+"""Waiting for a condition, with a time limit."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ Found = TypeVar("Found")
 
 
 def wait_for(find: Callable[[], Found | None], seconds_max: float, what: str, *, step: float = 0.02) -> Found:
-    """The first thing that `find` finds. Raises TimeoutError with `what` after `seconds_max` seconds."""
+    """The first true result of `find`. Raises `TimeoutError` with `what` after `seconds_max` seconds."""
     end = time.monotonic() + seconds_max
     while True:
         found = find()

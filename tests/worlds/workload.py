@@ -1,4 +1,4 @@
-"""Writers whose every write is either acknowledged, certainly not done, or unknown, and who remember which."""
+"""Writers that record whether each of their writes was acknowledged, certainly not done, or unknown."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ TOTAL = "total"
 PIPELINE = 40
 """How many commands a pipelined writer has outstanding."""
 REST_SECONDS = 0.02
-"""A pipelined writer rests so long after a burst, or a long siege would have more keys than can be compared."""
+"""The rest of a pipelined writer after a burst, so that a long siege has few enough keys to compare."""
 
 
 class Ledgerbook:
-    """What all writers were told; `lock` guards it."""
+    """The answers to all writers; `lock` guards it."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
@@ -31,7 +31,7 @@ class Ledgerbook:
         self.errors: Counter[str] = Counter()
 
     def note(self, key: str, value: Any, error: BaseException | None) -> None:
-        """A write of a key ended."""
+        """Record the end of a write of a key."""
         with self.lock:
             if error is None:
                 self.acknowledged[key] = value
@@ -40,7 +40,7 @@ class Ledgerbook:
             (self.unknown if isinstance(error, OutcomeUnknownError) else self.refused)[key] = value
 
     def note_sum(self, total: int | None, error: BaseException | None) -> None:
-        """An increment ended."""
+        """Record the end of an increment."""
         with self.lock:
             if total is not None:
                 self.sums.append(total)
@@ -49,7 +49,7 @@ class Ledgerbook:
             self.sums_unknown += isinstance(error, OutcomeUnknownError)
 
     def check(self, state: dict[str, Any]) -> None:
-        """Compare a node's whole state with what was promised. Raises AssertionError."""
+        """Compare a node's whole state with the recorded answers. Raises `AssertionError`."""
         lost = {key for key, value in self.acknowledged.items() if state.get(key) != value}
         assert not lost, f"acknowledged and lost: {sorted(lost)[:20]} ({len(lost)})"
         denied = {key for key in self.refused if key in state}
@@ -65,7 +65,7 @@ class Ledgerbook:
 
 
 class Writer:
-    """One client that writes unique keys and increments a shared sum until told to stop."""
+    """One client that writes unique keys and increments a shared sum until it is stopped."""
 
     def __init__(self, name: str, client: Client, book: Ledgerbook, *, pipelined: bool) -> None:
         self.name = name
@@ -82,7 +82,7 @@ class Writer:
         self.thread.start()
 
     def join(self, seconds_max: float) -> None:
-        """Wait for the thread. Raises what it raised, AssertionError when it hangs."""
+        """Wait for the thread. Raises the error of the thread, `AssertionError` if it hangs."""
         assert self.thread is not None, "the writer was started"
         self.thread.join(seconds_max)
         assert not self.thread.is_alive(), f"writer {self.name} hangs"
@@ -125,7 +125,7 @@ class Writer:
             self.read_back(total)
 
     def read_back(self, total: int) -> None:
-        """A linearizable read sees at least what was acknowledged before it. Raises AssertionError."""
+        """Demand that a linearizable read sees at least the sum acknowledged before it. Raises `AssertionError`."""
         try:
             seen = self.client.get(TOTAL)
         except ConsensusError as error:

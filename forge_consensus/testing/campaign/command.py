@@ -119,7 +119,7 @@ def campaign(replay: int | None, shrinks: bool, mode: str | None, state: Path | 
 
 
 def runner(machine: str | None, workload: str | None) -> tuple[Run, list[str]]:
-    """Return what runs a plan, and what the state file says of it. Raises `InvalidConfigError`."""
+    """Return the function that runs a plan, and its description for the state file. Raises `InvalidConfigError`."""
     if machine is None:
         if workload is not None:
             raise click.UsageError("--workload needs --machine MODULE:CLASS")
@@ -207,7 +207,7 @@ class Screen:
 
 
 def summarize(path: Path) -> int:
-    """Print what a state file says; return the exit code."""
+    """Print the contents of a state file; return the exit code."""
     state = StateFile.read(path)
     click.echo(state.summary())
     return FOUND if state.failures else 0

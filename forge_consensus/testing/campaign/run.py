@@ -17,31 +17,31 @@ from forge_consensus.testing.simulator.trial import Trial, attempt
 
 LOOK_SECONDS = 0.2
 AGAIN_EVERY = 100
-"""One in so many seeds is run twice, if possible in another process: the digests must be equal."""
+"""One seed in this many is run twice, if possible in another process: the digests must be equal."""
 JOBS_PER_WORKER = 1000
-"""After so many jobs a worker is replaced, whatever it has accumulated."""
+"""The number of jobs after which a worker is replaced, so that nothing accumulates in it."""
 STARTS_FAILED_MAX = 3
-"""The campaign ends if so many workers in a row die or are not ready in time."""
+"""The campaign ends if this many workers in a row die or are not ready in time."""
 START_SECONDS_MAX = 120.0
-"""How long a worker may take until it is ready; many that start at once on few cores take long."""
+"""The time until a worker must be ready; many workers that start at once on few cores take long."""
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What is run, and within which limits."""
+    """The seeds of a campaign, and its limits."""
 
     first: int
     seeds: int
     jobs: int
     changes: dict[str, Any] = field(default_factory=dict)
-    """What replaces parts of the seeds' own plans."""
+    """The fields that replace those of the seeds' own plans."""
     minutes: float | None = None
-    """How long new seeds are started, counted from the first one, so that starting the workers does not count."""
+    """How long new seeds are started, in minutes from the first one, so that starting the workers does not count."""
     seed_seconds_max: float = 300.0
-    """Wall time of one seed; a worker that takes longer hangs."""
+    """The limit for the wall time of one seed; a worker that takes longer hangs."""
     shrink_seconds_max: float = 60.0
     violations_max: int = 10
-    """After so many violations no new seed is started."""
+    """The number of violations after which no new seed is started."""
     progress_seconds: float = 5.0
     options: str = ""
     """The options that the command needs to run one of these seeds again."""
@@ -62,7 +62,7 @@ class Campaign:
     found: int = 0
     began: float = field(default_factory=time.monotonic)
     stop_at: float = float("inf")
-    """When no new seed is started any more; known once the first worker is ready."""
+    """The time at which no new seed is started any more; known once the first worker is ready."""
     done_before: int = 0
     starts_failed: int = 0
     reported_at: float = 0.0
@@ -90,12 +90,12 @@ class Campaign:
 
     @property
     def left(self) -> int:
-        """How many seeds are not done."""
+        """The number of seeds that are not done."""
         settings = self.settings
         return sum(seed not in self.state.done for seed in range(settings.first, settings.first + settings.seeds))
 
     def waiting(self) -> Iterator[int]:
-        """Yield the seeds that are to be run, each once."""
+        """Yield the seeds that are still to be run, each once."""
         for seed in range(self.settings.first, self.settings.first + self.settings.seeds):
             if seed not in self.state.done:
                 yield seed
@@ -150,7 +150,7 @@ class Campaign:
     # --- receiving ---------------------------------------------------------------------------------------------------
 
     def look(self) -> None:
-        """Receive what workers send, for a moment; detect workers that hang."""
+        """Receive results of the workers for a moment; detect workers that hang."""
         ready = wait([worker.pipe for worker in self.workers], LOOK_SECONDS)
         for worker in list(self.workers):
             if worker.pipe in ready:
@@ -162,13 +162,13 @@ class Campaign:
                 self.lost(worker, "hangs")
 
     def seconds_max(self, worker: Worker) -> float:
-        """Return how long a worker may take for its present work."""
+        """Return the limit in seconds for a worker's present work."""
         if not worker.ready:
             return START_SECONDS_MAX
         return self.settings.seed_seconds_max + worker.shrinking * self.settings.shrink_seconds_max
 
     def receive(self, worker: Worker, said: Any) -> None:
-        """Handle what a worker has sent."""
+        """Handle a message of a worker."""
         if isinstance(said, Ran):
             self.ran(worker, said.trial)
         elif isinstance(said, Shrunken):

@@ -28,7 +28,7 @@ class SpentError(Exception):
 
 @dataclass(slots=True)
 class Shrunk:
-    """The result: the first failing run, the smallest found, and what the search took."""
+    """The result: the first failing run, the smallest found, and the effort of the search."""
 
     first: Trial
     best: Trial
@@ -36,7 +36,7 @@ class Shrunk:
     seconds: float = 0.0
     ended_early: bool = False
     options: str = ""
-    """What the command that runs the whole seed again needs."""
+    """The options of the command that runs the whole seed again."""
 
     @property
     def failure(self) -> Failure:

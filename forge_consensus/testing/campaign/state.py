@@ -137,9 +137,9 @@ def sources(home: Path) -> Iterator[Path]:
 
 @dataclass(slots=True)
 class StateFile:
-    """What a campaign has done so far. Lines are only ever added; a line that was cut off is dropped.
+    """The results of a campaign so far. Lines are only ever added; a line that was cut off is dropped.
 
-    `opened` continues a campaign, `read` only looks at it.
+    `opened` continues a campaign, `read` only reads it.
     """
 
     path: Path
@@ -148,7 +148,7 @@ class StateFile:
     done: set[int] = field(default_factory=set)
     digests: dict[int, str] = field(default_factory=dict)
     failures: dict[tuple[int, str], str] = field(default_factory=dict)
-    """What was found, by seed and kind."""
+    """The failures, by seed and kind."""
     totals: dict[int, Totals] = field(default_factory=lambda: {ALL: Totals()})
     file: TextIO | None = None
 
@@ -219,7 +219,7 @@ class StateFile:
         return state
 
     def take(self, line: str) -> None:
-        """Count what a line says. Raises `ValueError`."""
+        """Count a line of the file. Raises `ValueError`."""
         kind, _, rest = line.partition(" ")
         if kind == "failure":
             seed, name, text = rest.split(" ", 2)
@@ -268,7 +268,7 @@ class StateFile:
     # --- reporting ---------------------------------------------------------------------------------------------------
 
     def summary(self) -> str:
-        """Return what was run and found, as a table."""
+        """Return the runs and failures as a table."""
         total, cpu = self.totals[ALL], self.totals[ALL].cpu_seconds
         rows = [
             ("all" if nodes == ALL else f"{nodes}", *totals_row(sums))

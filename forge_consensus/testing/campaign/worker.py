@@ -26,7 +26,7 @@ from forge_consensus.testing.simulator.trial import Trial
 from forge_consensus.testing.world.folder import PREFIX, SHARED_MEMORY
 
 DUMP_SECONDS_MAX = 2.0
-"""How long a worker that hangs may take to write down its stack."""
+"""The time that a hanging worker has for writing its stack to the dump."""
 DUMP_LINES = 30
 
 
@@ -132,7 +132,7 @@ class Worker:
         return self.dump_text()
 
     def dump_text(self) -> str:
-        """Return what a worker wrote before its end."""
+        """Return the text that a worker wrote before its end."""
         if not self.dump.exists():  # it ended by itself
             return ""
         lines = self.dump.read_text(encoding="utf-8", errors="replace").splitlines()

@@ -1,1 +1,1 @@
-"""The faults of a simulation: failures of processes, networks and disks, drawn from the seed."""
+"""The faults of a simulation: failures of processes, networks and disks, drawn from the random seed."""

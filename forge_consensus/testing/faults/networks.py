@@ -10,7 +10,7 @@ from forge_consensus.testing.world.network import Weather
 
 FLAPS_MAX = 20
 CLIENT_SHARE = 0.25
-"""Of the connections that break: those of clients."""
+"""The share of clients' connections among those that break."""
 
 
 def text_of(one: list[str], other: list[str], between: str = "|") -> str:
@@ -135,7 +135,7 @@ def change_weather(strike: Strike) -> str:
 
 
 def break_link(strike: Strike) -> str:
-    """Break one connection while both processes run; its owner hears of it at once or late."""
+    """Break one connection while both processes run; its owner is notified at once or late."""
     one, *rest = strike.shuffled()
     late = strike.chance.choice((0.0, 0.0, strike.seconds(0.0, 3.0)))
     clients, whose = strike.network.callers.get(one, ()), strike.chance.random()

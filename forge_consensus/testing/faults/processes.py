@@ -12,7 +12,7 @@ from forge_consensus.testing.world.base import CrashAt, SimulatedBase
 
 FAULTY_ACTORS = ("election", "replication", "membership", "snapshot", "health", "gateway")
 ACTOR_FAULTS_MAX = 3
-"""More actor errors within the window that the options name would end the process."""
+"""The most actor errors per process that are injected: more within `faults_seconds` would end the process."""
 TURNS: dict[str, Callable[[Ledger], bool]] = {
     "voted": lambda ledger: (ledger.term, ledger.vote) != ledger.hard_on_disk[:2],
     "changed the log": lambda ledger: ledger.changed,
@@ -79,7 +79,7 @@ def pause(strike: Strike) -> str:
 
 
 def fail_actor(strike: Strike) -> str:
-    """Have an actor raise, so that the turn is rolled back."""
+    """Let an actor raise, so that the turn is rolled back."""
     base = strike.anyone()
     actor, at_end = strike.chance.choice(FAULTY_ACTORS), strike.chance.random() < 0.7
     if base is None or base.ordered_faults >= ACTOR_FAULTS_MAX:
@@ -89,7 +89,7 @@ def fail_actor(strike: Strike) -> str:
 
 
 def fail_turn(strike: Strike) -> str:
-    """Have an actor raise at the end of a turn that did something, so that there is something to roll back."""
+    """Let an actor raise at the end of a turn that did something, so that there is something to roll back."""
     base, did = strike.anyone(), strike.chance.choice(list(TURNS))
     if base is None or base.ordered_faults >= ACTOR_FAULTS_MAX:
         return NOBODY
@@ -99,7 +99,7 @@ def fail_turn(strike: Strike) -> str:
 
 
 def snapshot(strike: Strike) -> str:
-    """Have a node take a snapshot at an arbitrary moment."""
+    """Let a node take a snapshot at an arbitrary moment."""
     base = strike.anyone()
     if base is None:
         return NOBODY

@@ -11,7 +11,7 @@ from forge_consensus.testing.world.base import SimulatedBase
 from forge_consensus.testing.world.cluster import SimulatedCluster
 
 NOBODY: Final = "nobody"
-"""What a fault returns when no node fits it, so that nothing was injected."""
+"""The text of a fault for which no node was suitable, so that nothing was injected."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,9 +23,9 @@ class Ordered:
     kind: str
     """The name of the function that injected it, a key of `drawn.KINDS`."""
     text: str
-    """Which node it hit and with which values; `NOBODY` if no node fitted."""
+    """The node that it hit, and its values; `NOBODY` if no node was suitable."""
     number: int = 0
-    """The number of its strike, by which a plan can leave it out."""
+    """The number of its strike, with which a plan can leave it out."""
 
 
 class Strike:

@@ -10,7 +10,7 @@ from typing import Any
 
 
 class Outcome(StrEnum):
-    """What the caller knows of a call."""
+    """The caller's knowledge of the outcome of a call."""
 
     OPEN = "open"
     """There was no answer, or one that says "outcome unknown": a write may take effect at any later time, or never."""
@@ -24,7 +24,7 @@ class Operation:
     """One call of a client; times are seconds of one clock, `ended` is None while the outcome is open.
 
     `kind` is "set" (argument: the value), "get", "delete", "increment" (argument: the amount) or "cas" (argument: the
-    pair of expected and new value). `result` is what the call returned.
+    pair of expected and new value). `result` is the returned value.
     """
 
     client: str
@@ -63,7 +63,7 @@ class History:
 
     @classmethod
     def of_lines(cls, lines: Iterable[str]) -> History:
-        """Read what `lines` wrote. Raises `ValueError` for anything else."""
+        """Read the lines that `lines` wrote. Raises `ValueError` for anything else."""
         calls = [Operation(**json.loads(line)) for line in lines if line.strip()]
         for call in calls:
             call.outcome = Outcome(call.outcome)

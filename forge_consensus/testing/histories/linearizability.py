@@ -19,14 +19,14 @@ from forge_consensus.testing.histories.search import OutOfTimeError, Search
 __all__ = ["REGISTER", "Model", "Verdict", "check"]
 
 SHOWN_MAX: Final = 12
-"""How many calls of a kind a verdict shows."""
+"""The number of calls of each kind that a verdict shows."""
 PREFIX_SECONDS: Final = 1.0
-"""How long the checker looks for the longest partial order, once it knows that no complete one exists."""
+"""The time for finding the longest partial order, in seconds, once no complete one is known to exist."""
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """The result of a check; `linearizable` is None if the time was over before there was one, which proves nothing."""
+    """The result of a check; `linearizable` is None if the time limit was reached first, which proves nothing."""
 
     linearizable: bool | None
     text: str
@@ -88,7 +88,7 @@ def counts(operation: Operation) -> bool:
 
 
 class Case:
-    """The calls of one key, and what was found of them."""
+    """The calls of one key, and the result of their check."""
 
     def __init__(self, key: str, operations: list[Operation], model: Model) -> None:
         self.key = key
@@ -131,7 +131,7 @@ class Case:
                 raise AssertionError(f"the checker contradicts itself on key {self.key!r}")
 
     def refutation(self) -> Iterator[str]:
-        """Yield the lines that say why there is no order."""
+        """Yield the lines that explain why there is no order."""
         search = self.search
         placed = sum(closed for closed, _, _ in search.best)
         yield f"key {self.key!r} is not linearizable: {placed} of {len(self.closed)} answered calls fit into an order"

@@ -20,7 +20,7 @@ ANY = Unknown.ANY
 
 
 class Model(Protocol):
-    """An object that carries out one call after the other."""
+    """A sequential specification: it executes one call after the other."""
 
     def initial(self) -> Hashable:
         """Return the state before the first call."""
@@ -29,12 +29,12 @@ class Model(Protocol):
         """Return whether the call may have had its result in that state, and the state after it.
 
         For a call whose outcome is open every result is possible. The same state and call must always give the same
-        answer.
+        result.
         """
 
 
 class Insight(Protocol):
-    """What is known of the calls of one history beyond the model's steps. It only makes the search faster."""
+    """Facts about the calls of one history beyond the model's steps. They only make the search faster."""
 
     def simplified(self, operation: Operation) -> Operation:
         """Return the call without differences that no answer of this history shows."""
@@ -58,7 +58,7 @@ class Insight(Protocol):
         """For an unanswered call, return the states that it turns into this one; ANY if it does so with every state."""
 
     def adds(self, operation: Operation) -> int | None:
-        """Return what an unanswered call adds to a number (the initial state counts as 0); None if it does not add."""
+        """Return the amount that an unanswered call adds to a number (the initial state counts as 0), or None."""
 
 
 @runtime_checkable
@@ -66,4 +66,4 @@ class Insightful(Model, Protocol):
     """A model that offers insight into a history."""
 
     def insight(self, operations: list[Operation]) -> Insight:
-        """Return what the model knows of these calls."""
+        """Return the model's facts about these calls."""

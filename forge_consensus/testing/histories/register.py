@@ -1,4 +1,4 @@
-"""The model of one key of the key-value machine: what each call does to the key and answers."""
+"""The model of one key of the key-value machine: the effect of each call on the key, and its result."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ STATES_MAX: Final = 10_000
 
 
 class Unseen(Enum):
-    """Stands for all values that no answer distinguishes."""
+    """A placeholder for all values that no answer distinguishes."""
 
     VALUE = "a value that nobody asks for"
 
@@ -72,14 +72,14 @@ def ancestors(values: set[Hashable], steps: list[int]) -> set[Hashable]:
 
 
 class Register:
-    """One key: "set", "get", "delete", "increment" and "cas" as the built-in machine carries them out."""
+    """One key: "set", "get", "delete", "increment" and "cas" as the built-in machine executes them."""
 
     def initial(self) -> Hashable:
         """Return the state of a key that does not exist."""
         return ABSENT
 
     def step(self, state: Hashable, operation: Operation) -> tuple[bool, Hashable]:
-        """Carry out a call. Raises ValueError for an unknown kind."""
+        """Execute a call. Raises `ValueError` for an unknown kind."""
         known = operation.outcome is Outcome.OK
         result = operation.result
         match operation.kind:
@@ -102,12 +102,12 @@ class Register:
         raise ValueError(f"the model of one key does not know {operation.kind!r}")
 
     def insight(self, operations: list[Operation]) -> RegisterInsight:
-        """Return what these calls show of the values."""
+        """Return the facts that these calls show about the values."""
         return RegisterInsight(operations)
 
 
 class RegisterInsight:
-    """Which values the calls of one key write and which they compare with."""
+    """The values that the calls of one key write, and those that they compare with."""
 
     def __init__(self, operations: list[Operation]) -> None:
         steps = [by(call) for call in operations if call.kind == "increment" and call.outcome is Outcome.OPEN]
@@ -142,11 +142,11 @@ class RegisterInsight:
         return value if shown else Unseen.VALUE
 
     def reads(self, operation: Operation) -> bool:
-        """A get, and a call that found nothing to change."""
+        """A get, or a call that found nothing to change."""
         return operation.kind == "get" or (operation.kind in {"cas", "delete"} and not operation.result)
 
     def alike(self, operation: Operation) -> Hashable:
-        """Kind, argument, and the result where it shows something."""
+        """Kind, argument, and the result if it shows something."""
         result = None if operation.kind == "set" else frozen(operation.result)
         return operation.kind, frozen(operation.argument), result
 
@@ -168,7 +168,7 @@ class RegisterInsight:
         return looked_at(operation)
 
     def compares(self, operation: Operation) -> Hashable:
-        """The value that it compares with. An absent key is the initial state, and None may be read in both cases."""
+        """The value that the call compares with. An absent key is the initial state; both may be read as None."""
         if operation.kind == "cas" and operation.argument[0] is None:
             return ABSENT
         return looked_at(operation)
@@ -187,7 +187,7 @@ class RegisterInsight:
         return ANY
 
     def before(self, operation: Operation, state: Hashable) -> Iterable[Hashable] | Unknown:
-        """For a cas what it expects, for an increment the number that it adds to; an absent key counts as 0."""
+        """For a cas its expected value, for an increment the number that it adds to; an absent key counts as 0."""
         if operation.kind == "increment":
             if type(state) is not int:
                 return ()

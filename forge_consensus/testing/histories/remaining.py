@@ -75,7 +75,7 @@ class RemainingCalls:
         """Whether a call, if it takes effect, produces its state from whatever state it finds."""
         added = [insight.adds(call) if insight else None for call in opened]
         self.added = [*[0] * len(closed), *(0 if amount is None else amount for amount in added)]
-        """What an unanswered call adds to a number."""
+        """The amount that each unanswered call adds to a number."""
         self.up = sum(amount for amount in self.added if amount > 0)
         """The sum of the positive amounts that remain."""
         self.down = -sum(amount for amount in self.added if amount < 0)
@@ -84,15 +84,15 @@ class RemainingCalls:
         )
         """Whether some calls may lead to any state, so that looking ahead proves nothing."""
         self.needed = Tally(self.needs)
-        """How many remaining calls need a state."""
+        """The number of remaining calls that need a state."""
         self.makers = Tally(made for made, sure in zip(self.makes, self.sure, strict=True) if sure)
-        """How many remaining calls produce a state from whatever they find."""
+        """The number of remaining calls that produce a state from whatever state they find."""
         self.offers = Tally(
             made for made, sure in zip(self.makes[self.head :], self.sure[self.head :], strict=True) if sure
         )
-        """How many of these have no answer."""
+        """The number of these that have no answer."""
         self.comparers = Tally(self.compares)
-        """How many remaining calls compare with a state."""
+        """The number of remaining calls that compare with a state."""
         groups: defaultdict[Hashable, list[int]] = defaultdict(list)
         for number, name in enumerate(self.names[len(closed) :]):
             groups[name].append(number)
@@ -109,7 +109,7 @@ class RemainingCalls:
                 self.unsure.append(group)
 
     def count(self, number: int, change: int) -> None:
-        """Add a call to the counts, or take it out."""
+        """Add a call to the counts, or remove it."""
         if self.sure[number]:
             self.makers.add(self.makes[number], change)
             if number >= self.head:
@@ -123,7 +123,7 @@ class RemainingCalls:
             self.needed.add(self.needs[number], change)
 
     def reach(self, state: Hashable, up: int, down: int) -> tuple[int, int]:
-        """Return the range of numbers that a state can become if so much is added or taken away; empty if none."""
+        """Return the range of numbers that a state can become if at most `up` is added and `down` subtracted."""
         if not up and not down:
             return 1, 0
         if state == self.initial:

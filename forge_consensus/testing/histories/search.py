@@ -72,7 +72,7 @@ class Search:
         self.placed = 0
         """The placed calls of `closed`, as bits."""
         self.trail: list[tuple[bool, int, Hashable]] = []
-        """What was placed, in order: whether it is of `closed`, its number, the state before it."""
+        """The placed calls, in order: whether the call is of `closed`, its number, the state before it."""
         self.seen: defaultdict[tuple[int, Hashable], list[int]] = defaultdict(list)
         self.best: list[tuple[bool, int, Hashable]] = []
         """The longest trail that led nowhere."""
@@ -217,7 +217,7 @@ class Search:
     # --- calls without an answer -------------------------------------------------------------------------------------
 
     def moves(self) -> Iterator[Move]:
-        """Yield what may be done next; first what needs no unanswered call.
+        """Yield the possible moves; first those without unanswered calls.
 
         Unanswered calls are tried only right before an answered call, and only if that one does not fit without them or
         leads elsewhere. For take an order with as few of them as possible. A sequence of them before a call that fits

@@ -1,1 +1,1 @@
-"""Real nodes on this machine, a proxy between them, and what is done to both."""
+"""Clusters of real nodes on this machine, with faults of processes and of the network between them."""

@@ -1,4 +1,4 @@
-"""The arguments of a local cluster, its proxy and its paths: looked at here, before anything is done with them."""
+"""The arguments of a local cluster, its proxy and its paths: all are checked here, before any of them has an effect."""
 
 from __future__ import annotations
 
@@ -14,37 +14,37 @@ from forge_consensus.errors import InvalidConfigError
 
 NODES_MAX: Final = 15
 LAUNCHING: Final = ("extra_args", "environment", "before", "program")
-"""What of a process may be given anew at a restart."""
+"""The arguments about the start of a process, which `LocalCluster.restart` can change."""
 
 
 # --- single values ---------------------------------------------------------------------------------------------------
 
 
 def check_kind(name: str, value: object, kind: type | tuple[type, ...], advice: str) -> None:
-    """Raise `InvalidConfigError` for what is not of that kind; True is no number here."""
+    """Raise `InvalidConfigError` for a value of another type; True counts as no number here."""
     if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
         raise InvalidConfigError(f"{name} is {value!r}: {advice}")
 
 
 def check_flag(name: str, value: object) -> None:
-    """Raise `InvalidConfigError` for what is neither True nor False."""
+    """Raise `InvalidConfigError` unless `value` is True or False."""
     check_kind(name, value, bool, "it is switched on or off: give True or False")
 
 
 def check_chance(name: str, value: object) -> None:
-    """Raise `InvalidConfigError` for what is no chance."""
+    """Raise `InvalidConfigError` unless `value` is a probability from 0 to 1."""
     if not is_number(value) or not 0 <= value <= 1:
         raise InvalidConfigError(f"{name} is {value!r}: it is a chance from 0 to 1, such as 0.1")
 
 
 def check_seconds(name: str, value: object) -> None:
-    """Raise `InvalidConfigError` for what is no time."""
+    """Raise `InvalidConfigError` unless `value` is a finite number of seconds that is not negative."""
     if not is_number(value) or value < 0:
         raise InvalidConfigError(f"{name} is {value!r}: it is a time in seconds, a number that is not negative")
 
 
 def is_number(value: object) -> TypeGuard[float]:
-    """Whether it is a number, of whatever library, that can be compared."""
+    """Whether it is a finite real number, of whatever library."""
     return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
 
 
@@ -52,7 +52,7 @@ def is_number(value: object) -> TypeGuard[float]:
 
 
 def check_choices(nodes: object, mode: object, transport: object, state_machine: object) -> None:
-    """Raise `InvalidConfigError` for what no cluster can be."""
+    """Raise `InvalidConfigError` for a size, mode, transport or state machine that no cluster can have."""
     if not isinstance(nodes, int) or isinstance(nodes, bool) or not 1 <= nodes <= NODES_MAX:
         raise InvalidConfigError(f"nodes is {nodes!r}: a local cluster has 1 to {NODES_MAX}")
     for name, value, choices in (("mode", mode, ("process", "thread")), ("transport", transport, ("tcp", "ipc"))):
@@ -68,7 +68,7 @@ def check_choices(nodes: object, mode: object, transport: object, state_machine:
 
 
 def check_settings(proxy: object, seed: object, folder: object, settings: Mapping[str, object]) -> None:
-    """Raise `InvalidConfigError` for what of a cluster's settings is not of its kind; the nodes check their values."""
+    """Raise `InvalidConfigError` for a setting of the wrong type; the nodes check the values themselves."""
     check_flag("proxy", proxy)
     check_kind("seed", seed, int, "chances are drawn from a whole number: give one, such as 7")
     check_kind("folder", folder, (str, os.PathLike, type(None)), "name a folder, or give None for a temporary one")
@@ -79,7 +79,7 @@ def check_settings(proxy: object, seed: object, folder: object, settings: Mappin
 
 
 def check_launching(launching: Mapping[str, object], mode: str = "process") -> None:
-    """Raise `InvalidConfigError` for what says nothing about how a process is started, or does so of a thread."""
+    """Raise `InvalidConfigError` for malformed start arguments of a process, and for any with threads."""
     if mode == "thread" and any(launching.values()):
         raise InvalidConfigError(
             f"{', '.join(launching)} say how a process is started, and a thread is none: leave them out, or use "
@@ -98,7 +98,7 @@ def check_launching(launching: Mapping[str, object], mode: str = "process") -> N
 
 
 def are_texts(values: Iterable[object]) -> bool:
-    """Whether all of them are text, or paths, which commands may hold as well."""
+    """Whether all of them are text or paths; commands may hold both."""
     return all(isinstance(value, str | os.PathLike) for value in values)
 
 
@@ -106,7 +106,7 @@ def are_texts(values: Iterable[object]) -> bool:
 
 
 def check_sides(groups: Sequence[object], sides: Sequence[Sequence[str]], *, one_way: bool) -> None:
-    """Raise `InvalidConfigError` unless these sides, made of those groups, part a cluster."""
+    """Raise `InvalidConfigError` unless these sides, made of those groups, partition a cluster."""
     check_flag("one_way", one_way)
     named = [name for side in sides for name in side]
     if len(sides) < 2:
@@ -127,7 +127,7 @@ def check_sides(groups: Sequence[object], sides: Sequence[Sequence[str]], *, one
 
 
 def check_fronts(fronts: object) -> None:
-    """Raise `InvalidConfigError` for what does not map nodes to their two addresses."""
+    """Raise `InvalidConfigError` unless `fronts` maps each node to its two addresses."""
     advice = "map each node to (its front's address, its real address), as {'n2': ('127.0.0.1:7002', '127.0.0.1:8002')}"
     if not isinstance(fronts, Mapping) or not all(
         isinstance(name, str) and is_pair(places) for name, places in fronts.items()
@@ -136,7 +136,7 @@ def check_fronts(fronts: object) -> None:
 
 
 def pairs_of(pairs: object) -> list[tuple[str, str]]:
-    """These paths as a list. Raises `InvalidConfigError` for what is none."""
+    """Return these paths as a list. Raises `InvalidConfigError` if they are no pairs of names."""
     advice = "give (source, target) for each path, such as [('n1', 'n2')]"
     if not isinstance(pairs, Iterable) or isinstance(pairs, str | bytes):
         raise InvalidConfigError(f"{pairs!r} names no paths: {advice}")
@@ -148,5 +148,5 @@ def pairs_of(pairs: object) -> list[tuple[str, str]]:
 
 
 def is_pair(value: object) -> bool:
-    """Whether it is two texts."""
+    """Whether it is a pair of texts."""
     return isinstance(value, tuple | list) and len(value) == 2 and all(isinstance(part, str) for part in value)

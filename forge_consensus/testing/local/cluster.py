@@ -1,4 +1,4 @@
-"""A local cluster: real nodes on this machine, as processes or threads, ended, stopped and cut off at will."""
+"""A local cluster: real nodes on this machine, as processes or threads, that a test kills, pauses and partitions."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from forge_consensus.testing.local.proxy import Proxy
 from forge_consensus.testing.local.standing import Standing, ask_all
 
 WAIT_SECONDS: Final = 15.0
-"""How long a wait may take that does not say its own time."""
+"""The default timeout of a wait, in seconds."""
 STATUS_SECONDS: Final = 1.0
 LOOK_SECONDS: Final = 0.02
 LEADER: Final = "leader"
@@ -33,7 +33,7 @@ Names = str | Iterable[str]
 
 
 class LocalCluster(ClusterLifecycle):
-    """Real nodes n1, n2 ... with real sockets and disks; nothing of them is left at the end.
+    """Real nodes n1, n2 ... with real sockets and disks; at the end all of them are removed.
 
     Use it in a ``with`` statement::
 
@@ -45,10 +45,10 @@ class LocalCluster(ClusterLifecycle):
             cluster.heal()
             cluster.wait_until_settled()
 
-    Wherever a node is named, ``"leader"`` stands for the leader. An argument that makes no sense raises
-    `InvalidConfigError`, an unknown node `NodeNotFoundError`, and a call that needs a running cluster `NotStartedError`
-    if it does not run. Every wait has a limit in seconds and raises `ConsensusTimeoutError`, which says what was
-    expected and what each node reported instead.
+    Wherever a node is named, ``"leader"`` stands for the leader. A wrong argument raises `InvalidConfigError`, an
+    unknown node `NodeNotFoundError`, and a call that needs a running cluster `NotStartedError` if it does not run.
+    Every wait has a timeout in seconds and raises `ConsensusTimeoutError`, which says what was expected and what each
+    node reported instead.
 
     Args:
         nodes: how many nodes, 1 to 15.
@@ -58,8 +58,8 @@ class LocalCluster(ClusterLifecycle):
         state_machine: a class or ``"module:Class"``; with threads also a function that returns a machine. None for the
             built-in key-value machine.
         proxy: whether a `Proxy` stands before each node; `partition`, `isolate` and `heal` need it.
-        seed: what the proxy draws its random faults from.
-        folder: where the nodes keep data and logs; it is left as it is at the end. None for a temporary folder.
+        seed: the random seed of the proxy's faults.
+        folder: where the nodes keep data and logs; it is not removed at the end. None for a temporary folder.
         cluster_id: the id of the cluster.
         raft: times (seconds) and sizes (bytes) of all nodes; None for the defaults.
         storage: sizes of their logs, snapshots and stores; None for the defaults.
@@ -75,21 +75,21 @@ class LocalCluster(ClusterLifecycle):
     # --- nodes -------------------------------------------------------------------------------------------------------
 
     def name_of(self, name: str) -> str:
-        """The node of that name, or the one that leads. Raises `NodeNotFoundError`, `NotStartedError`."""
+        """The node of that name, or the leader. Raises `NodeNotFoundError`, `NotStartedError`."""
         self.demand_started()
         return self.wait_for_leader() if name == LEADER else self.known(name)
 
     def names_of(self, names: Names) -> list[str]:
-        """The nodes of that name or of those names. Raises as `name_of`, and `InvalidConfigError`."""
+        """The node of that name or those of those names. Raises as `name_of`, and `InvalidConfigError`."""
         if not isinstance(names, Iterable):
             raise InvalidConfigError(f"{names!r} names no nodes: give a name, such as 'n1', or some, as ['n1', 'n2']")
         return [self.name_of(name) for name in ([names] if isinstance(names, str) else names)]
 
     def kill(self, name: str) -> str:
-        """End a node at once and wait until it is gone; returns its name.
+        """Kill a node and wait until it has ended; returns its name.
 
         A process gets SIGKILL. A thread cannot be killed: it leaves its loop between two turns, without a last
-        checkpoint, an event or a farewell.
+        checkpoint or event.
         """
         name = self.name_of(name)
         self.nodes[name].kill()
@@ -102,7 +102,7 @@ class LocalCluster(ClusterLifecycle):
         return name
 
     def restart(self, name: str, **launching: Any) -> None:
-        """Start a node again, ending it first if it runs, and wait until it serves.
+        """Start a node again, killing it first if it runs, and wait until it serves.
 
         For a process, `extra_args`, `environment`, `before` and `program` may be given anew; they hold from now on.
         """
@@ -117,13 +117,13 @@ class LocalCluster(ClusterLifecycle):
         self.wait_serving(name)
 
     def pause(self, name: str) -> str:
-        """SIGSTOP a process; returns its name. Raises `InvalidConfigError` for threads, `NotStartedError` for none."""
+        """Send SIGSTOP to a process; returns its name. Raises `InvalidConfigError` for threads, `NotStartedError`."""
         name = self.name_of(name)
         self.live_process(name, "be paused").pause()
         return name
 
     def resume(self, name: str) -> None:
-        """SIGCONT a process. Raises `InvalidConfigError` for threads, `NotStartedError` for none."""
+        """Send SIGCONT to a process. Raises `InvalidConfigError` for threads, `NotStartedError`."""
         self.live_process(self.name_of(name), "be resumed").resume()
 
     def live_process(self, name: str, to: str) -> NodeProcess:
@@ -156,15 +156,15 @@ class LocalCluster(ClusterLifecycle):
         storage_path: str | Path | None = None,
         cluster_id: str | None = None,
     ) -> NodeProcess:
-        """A further process beside the cluster, ended with it: to see what becomes of a node that does not belong.
+        """A further process beside the cluster, ended with it: to test a node that does not belong to the cluster.
 
-        It is not started; `NodeProcess.start` does that, and `NodeProcess.refused` where the node must not serve. The
+        It is not started; `NodeProcess.start` does that, and `NodeProcess.refused` if the node must not serve. The
         cluster's own methods do not know it.
 
         Args:
             node_id: its id, which may be that of a node of the cluster.
             address: where it listens; None for a free address.
-            peers: the members that it is told of, address by id; None for those of the cluster and itself.
+            peers: the members that it is started with, address by id; None for those of the cluster and itself.
             storage_path: its data folder; None for the folder named after `node_id` in the cluster's folder.
             cluster_id: its cluster; None for this one.
 
@@ -194,25 +194,25 @@ class LocalCluster(ClusterLifecycle):
         return [name for name, node in self.nodes.items() if node.running and not node.paused]
 
     def log_text(self, name: str) -> str:
-        """Everything that a node has written, over all its runs."""
+        """The log of a node, over all its runs."""
         return self.nodes[self.name_of(name)].log_text()
 
     # --- the network -------------------------------------------------------------------------------------------------
 
     @property
     def proxy(self) -> Proxy:
-        """The proxy, for faults of single paths. Raises `InvalidConfigError` where there is none, `NotStartedError`."""
+        """The proxy, for faults of single paths. Raises `InvalidConfigError` without a proxy, `NotStartedError`."""
         self.demand_started()
         if self.running_proxy is None:
             raise InvalidConfigError("there is nothing between these nodes: use LocalCluster(proxy=True)")
         return self.running_proxy
 
     def partition(self, *groups: Names, one_way: bool = False, disconnect: bool = False) -> None:
-        """Let no message pass between these groups, each a name or some; of one group, between it and all others.
+        """Drop all messages between these groups, each a name or several; of one group, between it and all others.
 
-        A node in no group keeps all its connections. With `one_way` only what the first group says to the second is
-        lost. Connections go on to stand, as with a broken cable; with `disconnect` they break too, and the nodes
-        learn of it at once. Partitions add up until `heal`. Clients reach all nodes.
+        A node in no group keeps all its connections. With `one_way` only the messages from the first group to the
+        second are dropped. Connections stay open, as with a broken cable; with `disconnect` they break too, and the
+        nodes notice that at once. Partitions accumulate until `heal`. Clients reach all nodes.
         """
         proxy = self.proxy
         check_flag("disconnect", disconnect)
@@ -228,13 +228,13 @@ class LocalCluster(ClusterLifecycle):
                 proxy.disconnect(one, other)
 
     def isolate(self, name: str, *, disconnect: bool = False) -> str:
-        """Cut a node off from all others; returns its name."""
+        """Partition a node from all others; returns its name."""
         name = self.name_of(name)
         self.partition(name, disconnect=disconnect)
         return name
 
     def disturb(self, faults: PathFaults) -> None:
-        """Do this to all messages between nodes; it ends what was done to them before."""
+        """Impose these faults on all messages between nodes, instead of all earlier faults."""
         self.proxy.impose_all(itertools.permutations(self.names, 2), faults)
 
     def heal(self) -> None:
@@ -245,7 +245,7 @@ class LocalCluster(ClusterLifecycle):
 
     @property
     def endpoints(self) -> list[str]:
-        """Where clients reach the nodes; with a proxy, through it. Raises `NotStartedError`."""
+        """The addresses of the nodes for clients; with a proxy, its fronts. Raises `NotStartedError`."""
         self.demand_started()
         return list(self.addresses.values())
 
@@ -256,29 +256,29 @@ class LocalCluster(ClusterLifecycle):
         return client
 
     def standing(self, *names: str, seconds: float = STATUS_SECONDS) -> Standing:
-        """What these nodes (all that run, if none is named) say of themselves now, past any partition."""
+        """The present status of these nodes (default: all that run), past any partition; waits at most `seconds`."""
         asker = self.demand_started()
         check_seconds("seconds", seconds)
         wanted = self.names_of(names) or self.running()
         return ask_all(asker, {name: self.real_addresses[name] for name in wanted}, seconds)
 
     def status(self, name: str, seconds: float = STATUS_SECONDS) -> dict[str, Any]:
-        """What a node says of itself. Raises `ConsensusError` when it does not answer."""
+        """The status of a node. Raises `ConsensusError` if it does not answer within `seconds`."""
         asker = self.demand_started()
         check_seconds("seconds", seconds)
         return asker.status(self.real_addresses[self.name_of(name)], seconds)
 
     def contents(self, name: str, prefix: str = "", timeout: float = WAIT_SECONDS) -> dict[str, Any]:
-        """Every key of the key-value machine that begins with `prefix`, with its value, as this node itself holds it.
+        """Every key of the key-value machine that begins with `prefix`, with its value, as this node holds it.
 
-        Raises `ConsensusError` when it does not answer in `timeout` seconds.
+        Raises `ConsensusError` if it does not answer within `timeout` seconds.
         """
         address = self.real_addresses[self.name_of(name)]
         with Client([address], timeout, cluster_id=self.settings["cluster_id"], follow=False) as client:
             return stale_contents(client, prefix)
 
     def leader(self) -> str | None:
-        """The node that leads now, as it and a majority say; None if there is none."""
+        """The present leader, as it and a majority report; None if there is none."""
         return self.standing().leader(len(self.names))
 
     def followers(self) -> list[str]:
@@ -287,10 +287,10 @@ class LocalCluster(ClusterLifecycle):
         return [name for name in self.names if name != leader]
 
     def wait_for_leader(self, timeout: float = WAIT_SECONDS, *, other_than: str | None = None) -> str:
-        """Wait until a node leads, as it and a majority of all members say; returns its name.
+        """Wait until a node leads, as it and a majority of all members report; returns its name.
 
-        `other_than`: a node that may still believe that it leads, for example because it was just cut off; by its
-        name, for who leads is what is awaited.
+        `other_than` names a node that may still believe that it leads, for example because it was just partitioned. It
+        must be a node's name, because ``"leader"`` is the node that this call waits for.
         """
         self.demand_started()
         if other_than == LEADER:
@@ -307,9 +307,9 @@ class LocalCluster(ClusterLifecycle):
         return self.wait_for(look, what, timeout)
 
     def wait_until_settled(self, *names: str, timeout: float = WAIT_SECONDS) -> int:
-        """Wait until these nodes (all that run) follow one leader and applied the same whole log; returns its index.
+        """Wait until these nodes (default: all that run) follow one leader and applied one log; returns its last index.
 
-        Under load that may never be.
+        Under constant load that may never happen.
         """
         return self.wait_for(Standing.level, "the nodes to follow one leader and be level", timeout, names)
 
@@ -320,7 +320,10 @@ class LocalCluster(ClusterLifecycle):
         timeout: float = WAIT_SECONDS,
         names: Names = (),
     ) -> Found:
-        """The first thing that `find` finds in the standing of these nodes (all that run). Raises with `what`."""
+        """Wait until `find` returns something for the standing of these nodes (default: all that run); returns that.
+
+        Raises `ConsensusTimeoutError`, whose text contains `what`, after `timeout` seconds.
+        """
         check_seconds("timeout", timeout)
         wanted = self.names_of(names)
         end = time.monotonic() + timeout
@@ -338,7 +341,7 @@ class LocalCluster(ClusterLifecycle):
 
 
 def stale_contents(client: Client, prefix: str) -> dict[str, Any]:
-    """Read all keys with that prefix, page by page, from the node to which the client talks."""
+    """Read all keys with that prefix, page by page, from the node that the client is connected to."""
     found: dict[str, Any] = {}
     query: dict[str, Any] = {"scan": prefix, "limit": PAGE_ROWS}
     while True:

@@ -1,7 +1,7 @@
 """The guard: a small process that ends the nodes and removes the folders of a test that was killed itself.
 
-Run by its path, without the package. Its input says what there is, a line each: ``+PID`` and ``-PID`` for a process
-that leads a group, ``FOLDER`` for a folder. When the input ends, whoever wrote it is gone.
+It runs by its path, without the package. Each line of its input names something to clean up: ``+PID`` adds and ``-PID``
+removes a process that leads a group, any other line is a folder. When the input ends, the test has ended.
 """
 
 from __future__ import annotations
@@ -19,37 +19,37 @@ END_SECONDS_MAX = 5.0
 
 
 class Guard:
-    """The guard as the test sees it. What `stop` finds still noted is ended and removed too."""
+    """The guard as the test sees it. `stop` ends and removes everything that is still registered."""
 
     def __init__(self) -> None:
         self.process = subprocess.Popen(
             [sys.executable, "-I", "-S", __file__],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
-            start_new_session=True,  # Ctrl-C is for the test
+            start_new_session=True,  # Ctrl-C is for the test only
         )
 
     def tell(self, line: str) -> None:
-        """Write a line; a guard that is gone guards nothing."""
+        """Write a line; does nothing if the guard has ended."""
         stdin = cast("IO[bytes]", self.process.stdin)
         with contextlib.suppress(OSError, ValueError):
             stdin.write(line.encode() + b"\n")
             stdin.flush()
 
     def folder(self, path: Path) -> None:
-        """Remove that folder when all is over."""
+        """Register a folder to be removed at the end."""
         self.tell(str(path))
 
     def began(self, pid: int) -> None:
-        """A process began, with a group of its own."""
+        """Register a new process that leads a group of its own."""
         self.tell(f"+{pid}")
 
     def ended(self, pid: int) -> None:
-        """It is over, and its number may be another's soon."""
+        """Remove a process that has ended, because its id may soon belong to another process."""
         self.tell(f"-{pid}")
 
     def stop(self) -> None:
-        """Have it clean up and end."""
+        """Let the guard clean up and end; kill it if that takes too long."""
         with contextlib.suppress(OSError):
             cast("IO[bytes]", self.process.stdin).close()
         try:
@@ -60,7 +60,7 @@ class Guard:
 
 
 def main() -> None:
-    """Listen until the input ends, then clean up."""
+    """Read the input until it ends, then clean up."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     groups: set[int] = set()

@@ -24,7 +24,7 @@ from forge_consensus.testing.local.proxy import Proxy
 
 
 class ClusterLifecycle:
-    """What a `LocalCluster` is before one does anything to it."""
+    """The part of `LocalCluster` that starts and stops it."""
 
     def __init__(
         self,
@@ -45,7 +45,7 @@ class ClusterLifecycle:
         before: Sequence[str] = (),
         program: Sequence[str] = (),
     ) -> None:
-        """Make the cluster; `start`, or entering the ``with``, starts it. What is to be said: see `LocalCluster`."""
+        """Make the cluster; `start`, or entering the ``with``, starts it. `LocalCluster` explains the arguments."""
         check_choices(nodes, mode, transport, state_machine)
         given = {"raft": raft, "storage": storage, "lease_reads": lease_reads}
         check_settings(proxy, seed, folder, given)
@@ -73,9 +73,9 @@ class ClusterLifecycle:
         self.nodes: dict[str, NodeProcess | NodeThread] = {}
         self.extra_nodes: list[NodeProcess] = []
         self.addresses: dict[str, str] = {}
-        """Where others and clients reach each node: with a proxy, its front."""
+        """The address of each node for other nodes and clients: with a proxy, its front."""
         self.real_addresses: dict[str, str] = {}
-        """Where each node listens."""
+        """The address at which each node listens."""
         self.clients: list[Client] = []
         self.asker: Client | None = None
         self.guard: Guard | None = None
@@ -112,14 +112,14 @@ class ClusterLifecycle:
         return self
 
     def wait_serving(self, *names: str) -> None:
-        """Wait until these nodes serve and can be reached. Raises the reason if one does not."""
+        """Wait until these nodes serve and can be reached. Raises the error of a node that does not."""
         for name in names:
             self.nodes[self.known(name)].wait_serving()
         if self.running_proxy is not None:
             self.running_proxy.wait_listening(*names)
 
     def known(self, name: str) -> str:
-        """That name, which is one of a node's. Raises `NodeNotFoundError`."""
+        """Return that name if it is a node's. Raises `NodeNotFoundError`."""
         if not isinstance(name, str) or name not in self.nodes:
             raise NodeNotFoundError(
                 f"there is no node {name!r} in this cluster: there are {', '.join(self.nodes)}; give one such name, or "
@@ -128,7 +128,7 @@ class ClusterLifecycle:
         return name
 
     def demand_started(self) -> Client:
-        """The client that asks nodes how they are. Raises `NotStartedError` before `start` and after `stop`."""
+        """The client that requests the nodes' status. Raises `NotStartedError` before `start` and after `stop`."""
         if self.asker is None:
             raise NotStartedError(
                 "the cluster was not started, or has ended: use it in a with statement, or call start() first"
@@ -136,7 +136,7 @@ class ClusterLifecycle:
         return self.asker
 
     def place(self) -> None:
-        """Choose where the nodes, and the proxy's fronts, listen."""
+        """Choose the addresses of the nodes and of the proxy's fronts."""
         assert self.temporary is not None, "it is being started"
         names = self.names
         if self.transport == "ipc":
@@ -147,13 +147,13 @@ class ClusterLifecycle:
         self.real_addresses = dict(zip(names, places[len(names) :] if self.with_proxy else places, strict=False))
 
     def free_addresses(self, count: int) -> list[str]:
-        """Addresses of this machine that nobody else gets until `stop`. Raises `TransportUnavailableError`."""
+        """Addresses of this machine that no other program gets until `stop`. Raises `TransportUnavailableError`."""
         self.ports.append(HeldPorts(count))
         return self.ports[-1].addresses
 
     @property
     def folder(self) -> Path:
-        """Where the nodes keep their data (in ``n1`` ...) and their logs (``n1.log`` ...)."""
+        """The folder of the nodes' data (in ``n1`` ...) and logs (``n1.log`` ...). Raises `NotStartedError`."""
         folder = self.given_folder or self.temporary
         if folder is None:
             raise NotStartedError(
@@ -162,7 +162,7 @@ class ClusterLifecycle:
         return folder
 
     def make(self, name: str) -> NodeProcess | NodeThread:
-        """A node that is not started yet."""
+        """Make a node that is not started yet. Raises `InvalidConfigError` if its folder cannot be created."""
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -184,7 +184,7 @@ class ClusterLifecycle:
         return node
 
     def stop(self) -> None:
-        """End everything and remove what is temporary, whatever state it is in; may be called twice."""
+        """End everything and remove what is temporary, in any state; a second call does nothing."""
         ends: list[Callable[[], object]] = [client.close for client in (*self.clients, self.asker) if client]
         ends += [node.close for node in (*self.nodes.values(), *self.extra_nodes)]
         ends += [held.stop for held in (self.running_proxy, self.guard) if held]
@@ -196,7 +196,7 @@ class ClusterLifecycle:
         for end in ends:
             try:
                 end()
-            except BaseException as error:  # the rest has to go too
+            except BaseException as error:  # the rest must be ended too
                 errors.append(error)
         self.clients, self.asker, self.nodes, self.extra_nodes, self.ports = [], None, {}, [], []
         self.running_proxy, self.guard, self.temporary = None, None, None
@@ -216,6 +216,6 @@ class ClusterLifecycle:
 
 
 def change(node: NodeProcess, launching: Mapping[str, Any]) -> None:
-    """Let a process be started in another way from now on."""
+    """Change how a process is started from now on."""
     for name, value in launching.items():
         setattr(node, name, value)

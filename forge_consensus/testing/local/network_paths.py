@@ -1,4 +1,4 @@
-"""The paths of a proxy: what befalls the messages from one node to another, drawn from a seed, and counted."""
+"""The paths of a proxy: the faults of the messages from one node to another, drawn from a random seed, and counted."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from forge_consensus.errors import InvalidConfigError
 from forge_consensus.testing.local.arguments import check_chance, check_flag, check_seconds
 
 REORDER_SECONDS: float = 0.02
-"""A message that is overtaken comes up to so much later."""
+"""A reordered message arrives at most this much later, in seconds."""
 
 
 @dataclass(frozen=True, slots=True)
 class PathFaults:
-    """What is done to the messages from one node to another, requests and answers alike.
+    """The faults of the messages from one node to another, requests and answers alike.
 
-    `drop`, `duplicate` and `reorder` are the chances of each message. With `cut` nothing arrives, and the connection
-    stands as if it were whole: that is what a broken cable looks like.
+    `drop`, `duplicate` and `reorder` are probabilities for each message; delays are seconds. With `cut` no message
+    arrives, and the connection stays open, as with a broken cable.
     """
 
     delay_s_min: float = 0.0
@@ -28,7 +28,7 @@ class PathFaults:
     cut: bool = False
 
     def __post_init__(self) -> None:
-        """Raise `InvalidConfigError` for what is no chance and no time."""
+        """Raise `InvalidConfigError` for a value that is no probability or no time."""
         for name in ("drop", "duplicate", "reorder"):
             check_chance(name, getattr(self, name))
         for name in ("delay_s_min", "delay_s_max"):
@@ -47,22 +47,22 @@ CUT = PathFaults(cut=True)
 
 @dataclass(slots=True)
 class PathCounts:
-    """What happened on a path since the proxy was started."""
+    """The numbers of a path since the proxy was started."""
 
     messages: int = 0
     bytes: int = 0
     dropped: int = 0
-    """By chance or because the path was cut."""
+    """Dropped by chance or because the path was cut."""
     delayed: int = 0
     duplicated: int = 0
     reordered: int = 0
     connections: int = 0
-    """How often the source connected to the target."""
+    """How many times the source connected to the target."""
 
 
 @dataclass(slots=True)
 class Copy:
-    """One delivery of a message: after so many seconds, in its place or in whichever it comes to."""
+    """One delivery of a message: after `seconds`, in the order of sending or out of it."""
 
     seconds: float
     in_order: bool
@@ -70,14 +70,14 @@ class Copy:
 
 @dataclass(slots=True)
 class Path:
-    """From one node to another, with the faults that are on it now."""
+    """The direction from one node to another, with its present faults."""
 
     dice: random.Random
     faults: PathFaults = WHOLE
     counts: PathCounts = field(default_factory=PathCounts)
 
     def fate(self, size: int) -> list[Copy]:
-        """What becomes of the next message, of so many bytes: its deliveries, none if it is lost."""
+        """Draw the deliveries of the next message, which has `size` bytes; empty if it is lost."""
         faults, counts, dice = self.faults, self.counts, self.dice
         counts.messages += 1
         counts.bytes += size

@@ -1,4 +1,4 @@
-"""A node of a local cluster as a process of its own: started, paused, ended and read from."""
+"""A node of a local cluster as a process of its own: started, paused, ended, and its output read."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ END_SECONDS_MAX: Final = 10.0
 LOOK_SECONDS: Final = 0.005
 LOG_TAIL: Final = 3_000
 ENDING: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-"""The signals by which people and systems end a program."""
+"""The signals with which people and systems end a program."""
 SERVING: Final = "serving "
 HOME: Final = str(Path(__file__).parents[3])
 
@@ -53,7 +53,7 @@ class NodeProcess:
         self.paused = False
 
     def command(self) -> list[str]:
-        """The whole command."""
+        """The whole command line that starts the node."""
         program = self.program or (sys.executable, "-m", "forge_consensus", "node")
         return [*self.before, *program, *arguments(self.settings, self.machine), *self.extra_args]
 
@@ -69,7 +69,7 @@ class NodeProcess:
 
     @property
     def running(self) -> bool:
-        """Whether its process exists."""
+        """Whether its process exists; a paused process does."""
         return self.process is not None and self.process.poll() is None
 
     @property
@@ -80,7 +80,7 @@ class NodeProcess:
         return self.process.pid
 
     def launch(self) -> None:
-        """Start the process in a group of its own, and do not wait."""
+        """Start the process in a group of its own, without waiting for it."""
         command = self.command()
         self.log_offset = self.log.stat().st_size if self.log.exists() else 0
         path = [HOME, *(entry or os.getcwd() for entry in sys.path)]
@@ -109,7 +109,10 @@ class NodeProcess:
         return time.monotonic() - began
 
     def wait_serving(self) -> None:
-        """Wait for the line that says that it serves."""
+        """Wait for the line that reports that the node serves.
+
+        Raises `OperationFailedError` if the process ends instead, `ConsensusTimeoutError` if the line does not come.
+        """
         end = time.monotonic() + START_SECONDS_MAX
         while not any(line.startswith(SERVING) for line in self.written().splitlines()):
             if not self.running:
@@ -124,7 +127,8 @@ class NodeProcess:
     def exit_code(self, timeout: float = END_SECONDS_MAX) -> int:
         """Wait until the process ends by itself; returns its exit code.
 
-        Raises `ConsensusTimeoutError` when it goes on for `timeout` seconds, `NotStartedError` before its first start.
+        Raises `ConsensusTimeoutError` if it still runs after `timeout` seconds, `NotStartedError` before its first
+        start.
         """
         if self.process is None:
             raise NotStartedError(f"{self.name} was not started")
@@ -136,9 +140,9 @@ class NodeProcess:
             ) from None
 
     def refused(self, timeout: float = END_SECONDS_MAX) -> tuple[int, str]:
-        """Start a node that must refuse to serve; returns its exit code and what it wrote.
+        """Start a node that must refuse to serve; returns its exit code and its output.
 
-        Raises `ConsensusTimeoutError`, after a kill, when it goes on for `timeout` seconds.
+        Raises `ConsensusTimeoutError`, after a kill, if it still runs after `timeout` seconds.
         """
         self.launch()
         try:
@@ -147,29 +151,29 @@ class NodeProcess:
             self.kill()
 
     def output(self) -> str:
-        """What it wrote since its last start."""
+        """The output since the last start."""
         return self.log.read_bytes()[self.log_offset :].decode(errors="replace")
 
     def written(self) -> str:
-        """The end of what it wrote since its last start, short enough for a message."""
+        """The end of the output since the last start, short enough for a message."""
         return self.output()[-LOG_TAIL:]
 
     def log_text(self) -> str:
-        """Everything that it wrote."""
+        """The output of all runs."""
         return self.log.read_text(errors="replace") if self.log.exists() else ""
 
     def signal(self, number: int) -> None:
-        """Send the process and all that it started a signal."""
+        """Send a signal to the process and to all that it started."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.pid, number)
 
     def pause(self) -> None:
-        """SIGSTOP."""
+        """Send SIGSTOP, which stops the process without its knowledge."""
         self.signal(signal.SIGSTOP)
         self.paused = True
 
     def resume(self) -> None:
-        """SIGCONT."""
+        """Send SIGCONT, so that a paused process continues."""
         self.signal(signal.SIGCONT)
         self.paused = False
 
@@ -186,7 +190,7 @@ class NodeProcess:
         return self.process.returncode
 
     def kill(self) -> None:
-        """SIGKILL to it and all that it started, and wait for the end."""
+        """Send SIGKILL to the process and to all that it started, and wait for its end."""
         if self.process is None:
             return
         self.signal(signal.SIGKILL)
@@ -195,21 +199,21 @@ class NodeProcess:
         self.paused = False
 
     def own_memory_bytes(self) -> int:
-        """The memory that the process itself allocated; pages that LMDB maps are not counted. Linux only."""
+        """The memory that the process itself allocated, in bytes, without the pages that LMDB maps. Linux only."""
         status = Path(f"/proc/{self.pid}/status").read_text(encoding="ascii")
         return int(status.partition("RssAnon:")[2].split()[0]) * 1024
 
     def close(self) -> None:
-        """Let go of everything."""
+        """Kill the process; called at the end of the cluster."""
         self.kill()
 
 
 @contextlib.contextmanager
 def uninterrupted() -> Iterator[None]:
-    """Hold back the signals that end a program until the block ends.
+    """Defer the signals that end a program until the block ends.
 
-    A process that was just started would otherwise be known to nobody and live on. Only handlers are held back, and
-    only in the main thread, because no other thread is interrupted.
+    Otherwise a process that was just started could be registered nowhere and outlive the test. Only Python's handlers
+    are deferred, and only in the main thread, because no other thread is interrupted.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -228,7 +232,7 @@ def uninterrupted() -> Iterator[None]:
 
 
 def arguments(settings: NodeSettings, machine: str = "") -> list[str]:
-    """Return the arguments by which ``forge-consensus node`` runs a node with these settings and this state machine."""
+    """Return the arguments of ``forge-consensus node`` for a node with these settings and this state machine."""
     peers = ",".join(f"{node}={address}" for node, address in settings.peers.items())
     found = ["--id", settings.node_id, "--cluster", settings.cluster_id, "--listen", settings.bind, "--peers", peers]
     found += ["--data", str(settings.storage_path)]

@@ -1,4 +1,4 @@
-"""A node of a local cluster as a thread of this process: a service, and a file with what it tells."""
+"""A node of a local cluster as a thread of this process: a service, and a file with its events and log lines."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class NodeThread:
         self.log = folder / f"{self.name}.log"
         self.lock = threading.Lock()
         self.paused = False
-        """Never: a thread cannot be paused."""
+        """Always False, because a thread cannot be paused."""
         self.service = ConsensusService(
             settings.node_id,
             settings.cluster_id,
@@ -49,37 +49,37 @@ class NodeThread:
         self.sink = logger.add(self.write, filter=self.is_ours, format="{time:HH:mm:ss.SSS} {level} {message}")
 
     def listen(self) -> None:
-        """Write what the bus tells into the log, except what comes with every turn."""
+        """Write the events of the bus into the log, except those that every turn publishes."""
         bus = self.service.bus
         kinds = (kind for kind in EVENT_TYPES.values() if kind not in FREQUENT)
         backlog = bus.backlog_of(QUEUE_MAX, "drop_oldest", BLOCK_MS_MAX)
         bus.attach(QueuedSubscription(Selection.of(*kinds), self.write_event, backlog))
 
     def is_ours(self, record: Any) -> bool:
-        """Whether a line of the log is this node's."""
+        """Whether a line of the log belongs to this node."""
         extra = record["extra"]
         return (extra.get("node"), extra.get("cluster")) == (self.name, self.settings.cluster_id)
 
     def write_event(self, event: ConsensusEvent) -> None:
-        """A line of the log for an event."""
+        """Write the log line of an event."""
         self.write(f"{datetime.now():%H:%M:%S.%f} {line_of(event)}\n")
 
     def write(self, text: str) -> None:
-        """Append to the log."""
+        """Append to the log file; any thread may call this."""
         with self.lock, self.log.open("a") as file:
             file.write(text)
 
     def log_text(self) -> str:
-        """Everything that it told."""
+        """The log of all runs."""
         return self.log.read_text() if self.log.exists() else ""
 
     @property
     def running(self) -> bool:
-        """Whether it runs."""
+        """Whether the service runs and has not failed."""
         return self.service.host is not None and self.service.failure is None
 
     def launch(self) -> None:
-        """Start it, which returns when it serves."""
+        """Start the service; it serves when this returns."""
         made = self.machine
         if callable(made) and not isinstance(made, type):
             made = made()
@@ -87,17 +87,17 @@ class NodeThread:
         self.service.start()
 
     def wait_serving(self) -> None:
-        """It serves."""
+        """Do nothing: a started service serves."""
 
     def stop(self) -> None:
-        """End it in order."""
+        """End the service in order."""
         self.service.stop(END_SECONDS_MAX)
 
     def kill(self) -> None:
-        """The hardest end that a thread has: an error between two turns.
+        """End the thread as hard as possible: by an error between two turns.
 
-        There is no last checkpoint, no event and no farewell, and what was on its way is lost; what was committed
-        stays. Unlike a killed process it is never ended within a turn or a flush.
+        There is no last checkpoint and no event, and frames in flight are lost; committed entries stay. Unlike a killed
+        process, the thread never ends within a turn or a flush.
         """
         host = self.service.host
         if not self.running or not isinstance(host, ThreadNode):
@@ -110,9 +110,9 @@ class NodeThread:
         self.service.stop(END_SECONDS_MAX)
 
     def fell(self, failure: ConsensusError) -> None:
-        """Its thread has ended while it was being killed: the service's `end`, without its line in the log.
+        """Handle the end of the thread during a kill: as the service's `end`, but without its error line in the log.
 
-        That line calls an operator, and here a test has what it ordered.
+        That line alarms an operator, and here the test ordered the end.
         """
         service = self.service
         if not failure.context.get(ORDERED):
@@ -127,7 +127,7 @@ class NodeThread:
             service.on_failure(failure)
 
     def close(self) -> None:
-        """Let go of everything."""
+        """Close the service and stop writing the log."""
         try:
             self.service.close(END_SECONDS_MAX)
         finally:

@@ -1,4 +1,4 @@
-"""Ports of this machine that are ours for as long as they are held, whether or not a node listens there."""
+"""Reserved ports of this machine: no other program gets one while it is held, whether or not a node listens there."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ TRIES_MAX: Final = 1_000
 class HeldPorts:
     """Ports below the range from which the system takes those of outgoing connections.
 
-    Each is bound by a socket that never listens: that keeps others away, and a node that is restarted finds it free
-    (on Linux, where two sockets with SO_REUSEADDR may share a port until one listens).
+    Each is bound by a socket that never listens: other programs cannot bind it, and a restarted node still can (on
+    Linux, where two sockets with SO_REUSEADDR may share a port until one listens).
     """
 
     def __init__(self, count: int) -> None:
@@ -37,9 +37,9 @@ class HeldPorts:
         raise TransportUnavailableError(f"{count} free ports were not found on {HOST}: stop other programs")
 
     def hold(self, port: int) -> None:
-        """Take a port if nobody has it, not even one who does not listen."""
+        """Reserve a port if no other socket is bound to it, listening or not."""
         with socket.socket() as probe, contextlib.suppress(OSError):
-            probe.bind((HOST, port))  # without SO_REUSEADDR, which would share it with another that is held
+            probe.bind((HOST, port))  # without SO_REUSEADDR, which would share it with another reserved port
             port = probe.getsockname()[1]
             probe.close()
             held = socket.socket()
@@ -53,20 +53,20 @@ class HeldPorts:
 
     @property
     def addresses(self) -> list[str]:
-        """HOST:PORT of each."""
+        """The reserved ports as HOST:PORT."""
         return [f"{HOST}:{held.getsockname()[1]}" for held in self.sockets]
 
     def release(self) -> None:
-        """Let go of all."""
+        """Release all ports."""
         for held in self.sockets:
             held.close()
         self.sockets.clear()
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports that nobody has now; as none is held any longer, another program may take one before it is used.
+    """Return ports that are free now. None is reserved, so another program may take one before it is used.
 
-    Raises `TransportUnavailableError` when so many are not found.
+    Raises `TransportUnavailableError` if there are not enough.
     """
     held = HeldPorts(count)
     ports: list[int] = [each.getsockname()[1] for each in held.sockets]

@@ -1,8 +1,8 @@
-"""The proxy: stands in front of each node of a real cluster and does to the messages what networks do.
+"""The proxy: stands before each node of a real cluster and imposes network faults on the messages.
 
 All members know each other by the addresses of the proxy's fronts, so their lists are the same everywhere; the real
-nodes listen elsewhere. A front passes on the bytes of a connection and reads along: the first message says which node
-connected, and thereby which directed path each later one takes.
+nodes listen elsewhere. A front forwards the bytes of a connection and parses them: the first message names the node
+that connected, and so the directed path of all later ones.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from forge_consensus.testing.local.relay import CLIENT, Relay
 __all__ = ["CLIENT", "CUT", "WHOLE", "PathCounts", "PathFaults", "Proxy"]
 
 LOOK_SECONDS: Final = 0.02
-"""How often a front looks whether its node has come back."""
+"""The interval, in seconds, at which a front checks whether its node is back."""
 CALL_SECONDS_MAX: Final = 10.0
 BACKLOG: Final = 128
 
@@ -61,18 +61,18 @@ async def listen(make: Callable[[], asyncio.Protocol], address: str) -> asyncio.
 
 
 class Watch(asyncio.Protocol):
-    """A connection that says nothing and ends when the node does."""
+    """A connection that sends nothing and ends when the node does."""
 
     def __init__(self) -> None:
         self.ended = asyncio.Event()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """The node is gone, or tired of silence."""
+        """Note that the node has ended, or closed the silent connection."""
         self.ended.set()
 
 
 class Front:
-    """Where others reach one node. It listens only while the node does, so that a dead one refuses connections."""
+    """The address of one node for all others. It listens only while the node does: a dead node refuses connections."""
 
     def __init__(self, name: str, address: str, real_address: str, proxy: Proxy) -> None:
         self.name = name
@@ -83,7 +83,7 @@ class Front:
         self.joining: set[asyncio.Task[None]] = set()
 
     async def run(self) -> None:
-        """Follow the node through its lives, until cancelled."""
+        """Follow the node through its restarts, until cancelled."""
         try:
             while True:
                 watch = Watch()
@@ -105,7 +105,7 @@ class Front:
                 task.cancel()
 
     def shut(self) -> None:
-        """Listen no more; connections that stand are ended by their other side."""
+        """Stop listening; open connections are ended by their other side."""
         if self.server is not None:
             self.server.close()
             self.server = None
@@ -113,7 +113,7 @@ class Front:
                 FilePath(path).unlink(missing_ok=True)
 
     def accept(self) -> asyncio.Protocol:
-        """Somebody connects."""
+        """Make a relay for a new connection."""
         relay = Relay(self.name, self.proxy.path, self.proxy.relays.discard)
         self.proxy.relays.add(relay)
         task = asyncio.get_running_loop().create_task(self.join(relay))
@@ -122,7 +122,7 @@ class Front:
         return relay.front
 
     async def join(self, relay: Relay) -> None:
-        """Connect what came in to the real node; if that is gone, so is the connection."""
+        """Connect the relay to the real node; if that fails, end the relay."""
         try:
             await connect(lambda: relay.back, self.real_address)
         except OSError:
@@ -132,8 +132,9 @@ class Front:
 class Proxy:
     """Fronts for nodes, on a thread of its own. `fronts` maps each node to (its front's address, its real address).
 
-    Addresses are HOST:PORT or ipc:///path. Nodes need not run yet, and may come and go. Chances are drawn from `seed`,
-    for each directed path apart; who is no node is named ``client``. All methods may be called from any thread.
+    Addresses are HOST:PORT or ipc:///path. Nodes need not run yet, and may end and start again. Faults are drawn from
+    the random seed `seed`, for each directed path separately; every sender that is no node is named ``client``. All
+    methods may be called from any thread.
     """
 
     def __init__(self, fronts: Mapping[str, tuple[str, str]], *, seed: int = 0) -> None:
@@ -151,7 +152,7 @@ class Proxy:
         self.failure: BaseException | None = None
 
     def path(self, source: str, target: str) -> Path:
-        """The path between two; on the proxy's thread."""
+        """The path from `source` to `target`; only for the proxy's thread."""
         path = self.paths.get((source, target))
         if path is None:
             path = self.paths[source, target] = Path(random.Random(f"{self.seed} {source} {target}"))
@@ -160,7 +161,7 @@ class Proxy:
     # --- the life of it ----------------------------------------------------------------------------------------------
 
     def start(self) -> Self:
-        """Begin to serve. Raises `AlreadyStartedError`."""
+        """Start serving. Raises `AlreadyStartedError`."""
         if self.thread is not None:
             raise AlreadyStartedError("the proxy runs already: call start() once, or use the with statement alone")
         ready = threading.Event()
@@ -171,7 +172,7 @@ class Proxy:
         return self
 
     def serve(self, ready: threading.Event) -> None:
-        """The thread."""
+        """Run the event loop; the body of the proxy's thread."""
         loop = asyncio.new_event_loop()
         self.loop = loop
         loop.call_soon(ready.set)
@@ -186,7 +187,7 @@ class Proxy:
             loop.close()
 
     async def run(self) -> None:
-        """Run all fronts until one fails or all are cancelled."""
+        """Run all fronts until one fails or `stop` is called."""
         tasks = [asyncio.ensure_future(front.run()) for front in self.fronts.values()]
         stop = asyncio.ensure_future(self.stopping.wait())
         try:
@@ -200,10 +201,10 @@ class Proxy:
                 relay.abort()
             ended: list[asyncio.Future[Any]] = [*tasks, stop]
             await asyncio.gather(*ended, return_exceptions=True)
-            await asyncio.sleep(0)  # what was aborted is closed in the loop's next round
+            await asyncio.sleep(0)  # the loop's next round closes the aborted connections
 
     def stop(self) -> None:
-        """End it, with all its connections; may be called twice."""
+        """End the proxy, with all its connections; a second call does nothing."""
         thread, loop = self.thread, self.loop
         if thread is None:
             return
@@ -222,7 +223,7 @@ class Proxy:
         self.stop()
 
     def call(self, act: Callable[[], Result]) -> Result:
-        """Have something done on the proxy's thread, and wait for it."""
+        """Call `act` on the proxy's thread, and return its result."""
 
         async def acting() -> Result:
             return act()
@@ -237,11 +238,11 @@ class Proxy:
     # --- faults ------------------------------------------------------------------------------------------------------
 
     def impose(self, source: str, target: str, faults: PathFaults) -> None:
-        """From now on do this to messages from one node to another; `WHOLE` ends it."""
+        """Impose faults on the messages from one node to another, from now on; `WHOLE` ends them."""
         self.impose_all([(source, target)], faults)
 
     def impose_all(self, pairs: Iterable[tuple[str, str]], faults: PathFaults) -> None:
-        """From now on do this on all these paths, beginning at one moment."""
+        """Impose faults on all these paths at the same moment."""
         advice = "say what is to befall the messages by PathFaults(...), such as PathFaults(drop=0.1)"
         check_kind("faults", faults, PathFaults, advice)
         pairs = pairs_of(pairs)
@@ -263,7 +264,7 @@ class Proxy:
                 raise TransportUnavailableError(f"{name!r} is no node of this proxy: it has {', '.join(self.fronts)}")
 
     def disconnect(self, one: str, other: str) -> None:
-        """Break the connections that stand between two nodes; they may connect again."""
+        """Break the connections between two nodes; they may connect again."""
         self.check_names((one, other))
 
         def act() -> None:
@@ -278,11 +279,11 @@ class Proxy:
         self.impose_all(self.call(lambda: list(self.paths)), WHOLE)
 
     def counts(self) -> dict[tuple[str, str], PathCounts]:
-        """What happened so far on each path that was ever used: (source, target) -> counts."""
+        """The numbers of each path that was ever used: (source, target) -> counts."""
         return self.call(lambda: {pair: replace(path.counts) for pair, path in self.paths.items()})
 
     def listening(self) -> set[str]:
-        """The nodes that are there, as far as the proxy knows."""
+        """The nodes that listen at their real addresses, as far as the proxy knows."""
         return self.call(lambda: {name for name, front in self.fronts.items() if front.server is not None})
 
     def wait_listening(self, *names: str) -> None:

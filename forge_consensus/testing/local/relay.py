@@ -1,4 +1,4 @@
-"""A relay: one connection through the proxy, made of one to whoever connected and one to the real node."""
+"""A relay: one connection through the proxy, made of one from the connecting side and one to the real node."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from forge_consensus.testing.local.network_paths import WHOLE, Path
 from forge_consensus.testing.local.zmtp import Part, Splitter, sender_of
 
 CLIENT: Final = "client"
-"""The name of who is no node."""
+"""The name of every sender that is no node."""
 BUFFER_BYTES_MAX: Final = 1 << 18
-"""What waits for a slow reader before the writer is held up too, as between any two sockets."""
+"""Bytes that may wait for a slow reader before its writer is paused, as between any two sockets."""
 
 FindPath = Callable[[str, str], Path]
 
 
 class Lane(asyncio.Protocol):
-    """One of the two connections of a relay: takes what comes in here and delivers it to the other one."""
+    """One of the two connections of a relay: receives bytes and delivers them to the other one."""
 
     def __init__(self, relay: Relay) -> None:
         self.relay = relay
         self.splitter = Splitter()
         self.transport: asyncio.Transport | None = None
         self.late: list[tuple[float, int, bytes]] = []
-        """What is on its way to the other side: when it arrives, a number, the bytes."""
+        """Pieces on their way to the other side: time of arrival, a number, the bytes."""
         self.early = b""
-        """What was to be sent from here before it stood."""
+        """Bytes to be sent here before the connection is established."""
         self.was_made = False
         self.number = 0
         self.last_due = 0.0
@@ -42,7 +42,7 @@ class Lane(asyncio.Protocol):
     # --- what asyncio calls ------------------------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """It stands."""
+        """Send the bytes that waited for the connection."""
         self.transport = cast("asyncio.Transport", transport)
         self.was_made = True
         self.transport.set_write_buffer_limits(BUFFER_BYTES_MAX)
@@ -51,7 +51,7 @@ class Lane(asyncio.Protocol):
             self.close()
 
     def data_received(self, data: bytes) -> None:
-        """Pass on what came in, as far as its path lets it."""
+        """Forward the received pieces, subject to the faults of their path."""
         now: list[bytes] = []
         for part, piece in self.splitter.feed(data):
             if part is Part.SETUP:
@@ -68,33 +68,33 @@ class Lane(asyncio.Protocol):
             self.other.write(b"".join(now))
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Whoever was here is gone; the other side learns it, unless that very path is cut."""
+        """Close the other side too, unless the path from here to there is cut."""
         self.transport = None
         if self.timer is not None:
             self.timer.cancel()
         self.relay.lost(self)
 
     def pause_writing(self) -> None:
-        """The reader here is slow: whoever writes to it must wait."""
+        """Pause the writer, because the reader here is slow."""
         if (writer := self.other.transport) is not None:
             writer.pause_reading()
 
     def resume_writing(self) -> None:
-        """It reads again."""
+        """Let the writer continue."""
         if (writer := self.other.transport) is not None:
             writer.resume_reading()
 
     # --- delivering --------------------------------------------------------------------------------------------------
 
     def write(self, data: bytes) -> None:
-        """Send, if anybody is still here."""
+        """Send bytes, unless the connection has ended."""
         if self.transport is not None:
             self.transport.write(data)
         elif not self.was_made:
             self.early += data
 
     def send_late(self, path: Path, piece: bytes) -> None:
-        """Let the path decide when a message arrives, and how often."""
+        """Draw the deliveries of a message from its path, and plan them."""
         now = self.relay.loop.time()
         for copy in path.fate(len(piece)):
             due = now + copy.seconds
@@ -105,7 +105,7 @@ class Lane(asyncio.Protocol):
         self.deliver_due()
 
     def deliver_due(self) -> None:
-        """Deliver what should have arrived by now, and come back for the rest."""
+        """Deliver the pieces that are due, and set the timer for the next one."""
         if self.timer is not None:
             self.timer.cancel()
             self.timer = None
@@ -116,16 +116,16 @@ class Lane(asyncio.Protocol):
             self.timer = loop.call_at(late[0][0], self.deliver_due)
 
     def close(self) -> None:
-        """Let go of it."""
+        """Close the connection; waiting bytes are still sent."""
         if self.transport is not None:
             self.transport.close()
 
 
 class Relay:
-    """A connection to `target` through the proxy; who made it is known from its first message.
+    """A connection to `target` through the proxy; its first message names its source.
 
-    A connection that breaks on one side is broken on the other, so that ZeroMQ's monitors tell the truth: a node that
-    dies is seen to be gone. Where the path from the dead to the living is cut, it is seen when that is healed.
+    A connection that breaks on one side is broken on the other, so that ZeroMQ's monitors report the end of a node. If
+    the path from the dead to the living side is cut, this happens when the path heals.
     """
 
     def __init__(self, target: str, find_path: FindPath, on_end: Callable[[Relay], None]) -> None:
@@ -133,17 +133,17 @@ class Relay:
         self.target = target
         self.source = ""
         self.began_cut = False
-        """It was made while its path was cut, which no real network would have let it."""
+        """Whether it was made while its path was cut, which no real network would allow."""
         self.find_path = find_path
         self.on_end = on_end
         self.ended = False
         self.front = Lane(self)
-        """To who connected."""
+        """To the connecting side."""
         self.back = Lane(self)
         """To the real node."""
 
     def path_of(self, lane: Lane, piece: bytes) -> Path:
-        """The path that a message takes which came in on that lane."""
+        """The path of a message that arrived on that lane."""
         if not self.source and lane is self.front:
             self.source = sender_of(piece) or CLIENT
             path = self.find_path(self.source, self.target)
@@ -157,11 +157,11 @@ class Relay:
         return self.find_path(source, self.target) if lane is self.front else self.find_path(self.target, source)
 
     def is_between(self, one: str, other: str) -> bool:
-        """Whether it connects these two."""
+        """Whether it connects these two nodes."""
         return {self.source, self.target} == {one, other}
 
     def lost(self, lane: Lane) -> None:
-        """One side is gone."""
+        """Handle the end of one side: close the other, unless the path to it is cut."""
         if lane.other.transport is None:
             self.ended = True
             self.on_end(self)
@@ -169,7 +169,7 @@ class Relay:
             lane.other.close()
 
     def healed(self) -> None:
-        """Paths may be whole again: who was left alone learns of it, and who connected meanwhile connects anew."""
+        """Break connections that a cut kept: those whose other side has ended, and those made during the cut."""
         if self.began_cut and not self.path_from(self.front).faults.cut:
             self.close()
             return
@@ -179,13 +179,13 @@ class Relay:
                 lane.other.close()
 
     def close(self) -> None:
-        """Break it, on both sides."""
+        """Break the connection on both sides; waiting bytes are still sent."""
         self.front.close()
         self.back.close()
 
     def abort(self) -> None:
-        """Break it without sending what waits."""
-        self.ended = True  # a side that is yet to be made, as right after it was accepted, ends then
+        """Break the connection without sending waiting bytes."""
+        self.ended = True  # a side that is yet to be established ends then, as right after `accept`
         for lane in (self.front, self.back):
             if lane.transport is not None:
                 lane.transport.abort()

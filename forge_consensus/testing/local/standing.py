@@ -1,4 +1,4 @@
-"""The standing of a cluster: what all its nodes say of themselves at one moment, and what follows from that."""
+"""The standing of a cluster: the status of all its nodes at one moment, and conclusions from it."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from forge_consensus.storage.ledger.quorum import majority
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """What each node of those that were asked said; who did not answer has its reason in `silent`."""
+    """The status that each node returned; for each node that did not answer, `silent` has the reason."""
 
     said: dict[str, dict[str, Any]]
     silent: dict[str, str] = field(default_factory=dict)
 
     def leader(self, members: int) -> str | None:
-        """The node that leads in the highest term, as it and a majority of all members say; None if there is none."""
+        """The leader of the highest term, as it and a majority of all members report; None if there is none."""
         term = max((row["term"] for row in self.said.values()), default=0)
         for name, row in self.said.items():
             if row["role"] == "leader" and row["term"] == term:
@@ -28,7 +28,7 @@ class Standing:
         return None
 
     def level(self) -> int | None:
-        """The last index, if all who were asked follow one of them and have applied the same whole log."""
+        """The last index, if all these nodes follow one of them and have applied the same whole log; otherwise None."""
         if self.silent or not self.said:
             return None
         rows = list(self.said.values())
@@ -39,7 +39,7 @@ class Standing:
 
     @property
     def text(self) -> str:
-        """For people: a sentence about each node."""
+        """A sentence about each node, for people."""
         parts = [
             f"{name} is {row['role']} in term {row['term']} with leader {row['leader_id']}, log to "
             f"{row['last_log_index']}, committed {row['commit_index']}, applied {row['last_applied']}"
@@ -49,7 +49,7 @@ class Standing:
 
 
 def ask_all(client: Client, addresses: Mapping[str, str], seconds: float) -> Standing:
-    """Ask these nodes (name -> address) at once, and wait so long for their answers."""
+    """Request the status of these nodes (name -> address) at once, and wait at most `seconds` for their answers."""
     asked = {}
     for name, address in addresses.items():
         question = client.status_query(address, seconds)

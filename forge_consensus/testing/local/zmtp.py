@@ -1,4 +1,4 @@
-"""What passes between two ZeroMQ sockets, taken apart into greeting, commands and messages (ZMTP 3.x, RFC 37)."""
+"""The bytes between two ZeroMQ sockets, split into greeting, commands and messages (ZMTP 3.x, RFC 37)."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ MORE: Final = 1
 LONG: Final = 2
 COMMAND: Final = 4
 SENDER: Final = 3
-"""Where the sender's name stands in the header of our own frames."""
+"""The index of the sender's name in the header of our own frames."""
 
 
 class Part(Enum):
-    """What a piece of the stream is."""
+    """The kind of a piece of the stream."""
 
     SETUP = "setup"
-    """Of the greeting or the handshake, or of a stream that is not ZeroMQ: to be passed on as it is."""
+    """Part of the greeting or the handshake, or of a stream that is not ZeroMQ: forwarded unchanged."""
     MESSAGE = "message"
-    """A whole message, or a command such as PING behind the handshake."""
+    """A whole message, or a command such as PING after the handshake."""
 
 
 class Splitter:
-    """Takes the bytes of one direction of a connection, gives whole pieces; joined, they are the bytes again."""
+    """Splits the bytes of one direction of a connection into whole pieces; joined, they are the same bytes."""
 
     def __init__(self) -> None:
         self.buffer = bytearray()
         self.greeting_left = GREETING_BYTES
         self.strange = False
-        """It is not ZeroMQ that is spoken here."""
+        """Whether the stream is not ZeroMQ."""
 
     def feed(self, data: bytes) -> list[tuple[Part, bytes]]:
         """The pieces that these bytes complete, in order."""
@@ -57,7 +57,7 @@ class Splitter:
 
 
 def frame_bounds(data: bytearray | bytes, start: int) -> tuple[int, int] | None:
-    """Where the body of the frame that begins at `start` begins and ends; None while its header is not whole."""
+    """The start and the end of the body of the frame that begins at `start`; None while its header is incomplete."""
     if len(data) < start + 2:
         return None
     if not data[start] & LONG:
@@ -68,7 +68,7 @@ def frame_bounds(data: bytearray | bytes, start: int) -> tuple[int, int] | None:
 
 
 def message_end(data: bytearray | bytes, start: int) -> int | None:
-    """Where the message that begins at `start` ends, with all its frames; None while it is not whole."""
+    """The end of the message that begins at `start`, with all its frames; None while it is incomplete."""
     while True:
         bounds = frame_bounds(data, start)
         if bounds is None or bounds[1] > len(data):
@@ -79,13 +79,13 @@ def message_end(data: bytearray | bytes, start: int) -> int | None:
 
 
 def is_handshake(piece: bytes) -> bool:
-    """Whether a piece is one of the commands by which two sockets begin to speak."""
+    """Whether a piece is one of the commands with which two sockets open a connection."""
     bounds = frame_bounds(piece, 0)
     return bool(piece[0] & COMMAND) and bounds is not None and piece[bounds[0] + 1 : bounds[1]].startswith(b"READY")
 
 
 def sender_of(message: bytes) -> str:
-    """The node that sent a message; "" for a client, and for what is no frame of ours."""
+    """The node that sent a message; "" for a client, and for a message that is no frame of ours."""
     bounds = frame_bounds(message, 0)
     if bounds is None:
         return ""

@@ -1,4 +1,4 @@
-"""I5, agreement: what the machine of one node makes of a command is compared with what all others made of it."""
+"""I5, agreement: the effect of a command on the machine of one node is compared with its effects on all others."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ADVICE = (
 
 @dataclass(frozen=True, slots=True)
 class Effect:
-    """What the machine of one node made of an entry."""
+    """The effect of an entry on the machine of one node."""
 
     node: str
     result: str
@@ -45,11 +45,11 @@ class Agreement:
 
     state: Callable[[Any], Any] | None = None
     effects_by_index: dict[int, Effect] = field(default_factory=dict)
-    """For each applied index, what came of it on the node that applied it first."""
+    """For each applied index, the effect on the node that applied it first."""
     entries: list[Entry] = field(default_factory=list)
     """The entries that were applied, in the order in which each was applied first."""
     observe: Callable[[Entry], None] = lambda entry: None
-    """Is called with each entry that a machine applies."""
+    """Called with each entry that a machine applies."""
 
     def applied(self, node: str, machine: Machine, entry: Entry, result: str, snapshot: int = 0) -> None:
         """Compare an effect with the first one of the entry.
@@ -186,7 +186,7 @@ class WatchedMachine:
         return result
 
     def report(self, entry: Entry, text: str) -> None:
-        """Report what came of an entry, and which snapshot the machine was restored from."""
+        """Report the effect of an entry, and the snapshot that the machine was restored from."""
         if self.restored:  # only now is the index of that snapshot on the disk
             self.restored, self.snapshot_of = False, self.saved()
         self.agreement.applied(self.node, self.machine, entry, text, self.snapshot_of)
@@ -203,7 +203,7 @@ class WatchedMachine:
         return watched
 
     def restoring(self, restore: Callable[[Iterable[bytes]], None]) -> Callable[[Iterable[bytes]], None]:
-        """Wrap a machine's `restore` to note the call."""
+        """Wrap a machine's `restore` to record the call."""
 
         def noted(chunks: Iterable[bytes]) -> None:
             self.restored = True
@@ -213,7 +213,7 @@ class WatchedMachine:
 
 
 class CountingMachine:
-    """A small state machine as a user might write it: counters, and a hash over everything that was applied."""
+    """A small state machine as a user might write it: counters, and a hash over all applied entries."""
 
     def __init__(self) -> None:
         self.counters: dict[str, int] = {}

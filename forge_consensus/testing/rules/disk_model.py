@@ -12,7 +12,7 @@ from forge_consensus.storage.ledger.record import Kind, data_of, index_of, key_o
 
 @dataclass(slots=True)
 class Disk:
-    """What a node's disk holds, and what was last seen of its present process."""
+    """The data on a node's disk, and the last observations of its present process."""
 
     term: int = 0
     vote: str = ""
@@ -26,8 +26,8 @@ class Disk:
     applied_on_disk: int = 0
     boots: int = 0
     compared: int = 0
-    """Up to this index the entries are known to be the committed ones."""
-    # seen of the present process:
+    """The index up to which the entries are known to be the committed ones."""
+    # observations of the present process:
     commit: int = 0
     applied: int = 0
     leading: int = 0
@@ -35,7 +35,7 @@ class Disk:
 
     @classmethod
     def of(cls, ledger: Ledger) -> Disk:
-        """Return what a ledger that was just opened holds."""
+        """Return the model of a ledger that was just opened."""
         log = ledger.log
         disk = cls(ledger.term, ledger.vote, log.base_index, log.base_term, last=log.base_index)
         disk.base_configuration = ledger.configurations.base.encode()
@@ -56,7 +56,7 @@ class Disk:
 
     @property
     def configuration(self) -> bytes:
-        """The configuration in force: the last one in the log, else that of the base."""
+        """The configuration in force: the last one in the log, otherwise that of the base."""
         return self.configurations[-1][1] if self.configurations else self.base_configuration
 
     def append(self, index: int, record: bytes) -> None:
@@ -100,7 +100,7 @@ def terms_of(ledger: Ledger) -> dict[int, int]:
 
 @dataclass(frozen=True, slots=True)
 class Reign:
-    """A leader's log as it was when it stopped leading; everything that was acknowledged to it is in there."""
+    """A leader's log as it was when it stopped leading; it holds every entry that was acknowledged to this leader."""
 
     base: int
     terms: dict[int, int]

@@ -19,18 +19,18 @@ Tip = tuple[int, int]
 
 @dataclass(slots=True)
 class ElectionRecord:
-    """What was seen of the elections of one process."""
+    """The observations of the elections of one process."""
 
     began: float
     """When it started, by its running clock."""
     heard: float | None = None
-    """When it last heard from a leader, by the same clock."""
+    """When it last received a leader's request, by the same clock."""
     leading: int = 0
     """The term that it led when its last turn ended, 0 for none."""
     tip: Tip = (0, 0)
     """The tip of its log when its last turn ended."""
     asked: dict[int, tuple[int, Tip]] = field(default_factory=dict)
-    """For each round of pre-votes: the term that it is for, and the tip that it shows."""
+    """For each round of pre-votes: its term, and the tip of the log in the request."""
     granted: defaultdict[int, set[str]] = field(default_factory=lambda: defaultdict(set))
     """For each round of pre-votes: the nodes that granted it."""
 

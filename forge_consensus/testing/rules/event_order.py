@@ -1,4 +1,4 @@
-"""The order of events: a subscriber on every node that checks what every subscriber may rely on."""
+"""The order of events: a subscriber on every node that checks the guarantees to every subscriber."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from forge_consensus.testing.world.cluster import SimulatedCluster
 
 @dataclass(slots=True)
 class Stream:
-    """What one incarnation of a node has published."""
+    """The events that one incarnation of a node has published."""
 
     boot: int = 0
     number: int = 0
     term: int = 0
     leads: bool = False
-    """Whether it published that it leads, and not yet that this has ended."""
+    """Whether it published the beginning of its leadership, and not yet its end."""
     boots: list[tuple[int, int]] = field(default_factory=list)
     """For each process: the first and the last number that it published."""
 
@@ -38,7 +38,7 @@ class EventOrder:
     """
 
     def __init__(self, cluster: SimulatedCluster) -> None:
-        """Subscribe to every node; make it before the cluster starts."""
+        """Subscribe to every node; construct this before the cluster starts."""
         self.cluster = cluster
         self.streams: dict[tuple[str, str], Stream] = {}
         self.elected: dict[int, str] = {}
@@ -86,7 +86,7 @@ class EventOrder:
         stream.number, stream.term = number, event.term
 
     def compare_journals(self) -> None:
-        """Demand that each journal holds what its node published, and names what is missing.
+        """Demand that each journal holds the events that its node published, and names those that are missing.
 
         Only events from before a crash, or old ones, may be missing. Raises `ViolationError`.
         """

@@ -1,4 +1,4 @@
-"""The invariants I1 to I14 and I16: an observer of a simulation that checks every step on what it changed."""
+"""The invariants I1 to I14 and I16: an observer of a simulation that checks the changes of every step."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ VOTE_REPLIES = (VoteReply, PreVoteReply)
 
 
 class Invariants:
-    """Checks what a turn, a transaction or a frame changed. It models every disk, also of nodes that are down.
+    """Checks the changes of a turn, a transaction or a frame. It models every disk, also of nodes that are down.
 
     Where each invariant is checked: I1 and I4 `check_leader`; I2 `note_entry`, `truncated`; I3 `note_entry`, by
     induction; I5 `Agreement` and the comparison at the end of a run; I6, I7 and I4 `check_committed`; I8
     `check_turn_end`; I9 and I10 `note_meta`, `began`, `asks`, `answers`; I11 `check_acknowledged`; I12
-    `note_configuration`, `turned`; I13 `ReadRounds`, and by what clients saw; I14 `applies`, and by what clients saw;
-    I15 `began`, and by what clients saw; I16 `leaves`.
+    `note_configuration`, `turned`; I13 `ReadRounds`, and by the answers to clients; I14 `applies`, and by the answers
+    to clients; I15 `began`, and by the answers to clients; I16 `leaves`.
     """
 
     def __init__(self) -> None:
@@ -59,13 +59,13 @@ class Invariants:
         self.rounds = ReadRounds()
         self.elections = ElectionRules()
         self.counted: dict[tuple[int, str], int] = {}
-        """(term, follower): up to which index the leader of the term counts the follower."""
+        """(term, follower): the index up to which the leader of the term counts the follower."""
         self.checks = 0
 
     # --- processes ---------------------------------------------------------------------------------------------------
 
     def began(self, node: SimulatedBase) -> None:
-        """Check what a new process starts with; opening the ledger may have written."""
+        """Check the state with which a new process starts; opening the ledger may have written."""
         name, ledger = node.name, node.engine.ledger
         if node.disk_is_another and name in self.disks:
             self.lost.setdefault(name, []).append(self.disks.pop(name))
@@ -83,7 +83,7 @@ class Invariants:
         self.turned(node)
 
     def check_restart(self, node: SimulatedBase, disk: Disk) -> None:
-        """Demand that everything that the disk held when the last process ended is there: I9, I7, I15."""
+        """Demand that everything is there that the disk held when the last process ended: I9, I7, I15."""
         name, ledger, damaged = node.name, node.engine.ledger, node.disk_is_damaged
         demand(ledger.term >= disk.term, "I9", f"{name} restarts in term {ledger.term}, it was in {disk.term}")
         kept = ledger.term > disk.term or ledger.vote == disk.vote or not disk.vote
@@ -111,7 +111,7 @@ class Invariants:
     # --- transactions ------------------------------------------------------------------------------------------------
 
     def durable(self, node: SimulatedBase, batch: Batch) -> None:
-        """Follow a transaction entry by entry. What a leader has committed was on the disks of a majority before."""
+        """Follow a transaction entry by entry, after a check of the entries that a leader committed."""
         disk, ledger = self.disks[node.name], node.engine.ledger
         if ledger.leading_term is not None and ledger.commit_index != disk.commit:
             self.follow_commit(node)
@@ -193,14 +193,14 @@ class Invariants:
     # --- frames ------------------------------------------------------------------------------------------------------
 
     def leaves(self, node: SimulatedBase) -> None:
-        """A frame leaves: not after a storage error (I16), and the commit index that it may carry is checked before."""
+        """Check that no frame leaves after a storage error (I16), and the commit index that the frame may carry."""
         if node.disk_failed:
             raise ViolationError(f"I16: a frame leaves {node.name} after its disk failed")
         if node.engine.ledger.commit_index != self.disks[node.name].commit:
             self.follow_commit(node)
 
     def asks(self, node: SimulatedBase, to: str, data: bytes) -> None:
-        """A candidate's own vote is durable before it requests the votes of others."""
+        """Check that a candidate's own vote is durable before it requests the votes of others."""
         disk = self.disks[node.name]
         self.leaves(node)
         if b"election" in data[:16]:
@@ -212,7 +212,7 @@ class Invariants:
                 demand(durable, "I10", f"{node.name} asks for votes in {message.term} before its own is durable")
 
     def answers(self, node: SimulatedBase, connection: Connection, frame: Frame) -> None:
-        """A vote or an acknowledgement leaves only if the disk holds the same (I10, I11)."""
+        """Check that a vote or an acknowledgement leaves only if the disk holds the same (I10, I11)."""
         message, disk = frame.message, self.disks[node.name]
         self.leaves(node)
         if isinstance(message, AppendReply):
@@ -259,7 +259,7 @@ class Invariants:
     # --- turns -------------------------------------------------------------------------------------------------------
 
     def turned(self, node: SimulatedBase) -> None:
-        """Check what the turn changed of roles, commit index and applied index."""
+        """Check the changes of roles, commit index and applied index in a turn."""
         self.checks += 1
         ledger, disk, name = node.engine.ledger, self.disks[node.name], node.name
         if ledger.leading_term != (disk.leading or None):
@@ -284,7 +284,7 @@ class Invariants:
         disk.applied, disk.leading = applier.index, ledger.leading_term or 0
 
     def check_counted(self, node: SimulatedBase, leading: Leadership) -> None:
-        """I6: what a leader counts of a follower is on the follower's disk, unless that is in a later term already."""
+        """I6: a leader counts only entries on the follower's disk, unless that disk is in a later term already."""
         ledger = node.engine.ledger
         for name, index in leading.match.items():
             key = leading.term, name
@@ -301,7 +301,7 @@ class Invariants:
             self.reigns.setdefault(disk.leading, Reign.of(disk, node.engine.ledger))
 
     def check_leader(self, node: SimulatedBase, term: int) -> None:
-        """A term has one leader, once (I1), and the leader has every entry that was committed before (I4)."""
+        """Check that a term has one leader, once (I1), with every entry that was committed before (I4)."""
         demand(term not in self.leaders, "I1", f"{self.leaders.get(term)} and {node.name} lead term {term}")
         self.leaders[term] = node.name
         voters = node.engine.ledger.configuration.voters
@@ -314,7 +314,7 @@ class Invariants:
             demand(there, "I4", f"{node.name} leads term {term} without committed entry {before}")
 
     def may_have_voted(self, name: str, term: int, candidate: str) -> bool:
-        """Return whether a disk holds that vote, held it before it was exchanged, or is in a later term."""
+        """Return whether a disk holds that vote, held it before it was replaced, or is in a later term."""
         disks = [disk for disk in (self.disks.get(name), *self.lost.get(name, ())) if disk is not None]
         return any(disk.term > term or (disk.term, disk.vote) == (term, candidate) for disk in disks)
 
@@ -326,7 +326,7 @@ class Invariants:
         disk.commit = commit
 
     def check_committed(self, node: SimulatedBase, disk: Disk, commit: int) -> None:
-        """All nodes commit the same (I7), first a leader, entries of its own term on the disks of a majority (I6)."""
+        """Check that all commit the same (I7), first a leader, its own term's entries on a majority's disks (I6)."""
         committed, terms, begins = self.committed, disk.terms, disk.base
         first = max(disk.commit, begins) + (begins <= disk.commit)
         for index in range(max(first, disk.compared + 1), commit + 1):
@@ -358,8 +358,8 @@ class Invariants:
     def proof_of_applied(self, node: SimulatedBase, disk: Disk, commit: int) -> int:
         """Return the entry of a leader's own term that let it commit an earlier one, 0 if there is none.
 
-        This is needed only for a leader whose turn was rolled back after it had applied a part of what it had just
-        committed: its commit index is then that of what it applied, and the entry that was counted lies behind it.
+        This is needed only for a leader whose turn was rolled back after it had applied a part of the entries that it
+        had just committed: its commit index is then that of the applied part, and the counted entry lies behind it.
         """
         if node.engine.ledger.leading_term is not None or not disk.leading:
             return 0
@@ -373,7 +373,7 @@ class Invariants:
         return names, 2 * len(voters.intersection(names)) > len(voters)
 
     def ever_held(self, name: str, index: int, term: int) -> bool:
-        """Return whether a node's disk holds an entry, or held it before the disk was exchanged."""
+        """Return whether a node's disk holds an entry, or held it before the disk was replaced."""
         if self.disks[name].holds(index, term):
             return True
         return name in self.lost and any(disk.holds(index, term) for disk in self.lost[name])
@@ -383,7 +383,7 @@ class Invariants:
     def applies(self, entry: Entry) -> None:
         """I14: machines execute a client's command at one index only, on every node and after every restart.
 
-        An (index, term) identifies the same bytes everywhere (I3), so what was found of an entry once stays true.
+        An (index, term) identifies the same bytes everywhere (I3), so each entry is examined once.
         """
         if (entry.index, entry.term) in self.applied:
             return

@@ -14,7 +14,7 @@ from forge_consensus.testing.world.base import SimulatedBase
 
 @dataclass(slots=True)
 class Rounds:
-    """What was seen of a leadership after its last turn."""
+    """The observations of a leadership after its last turn."""
 
     term: int = 0
     round: int = 0
@@ -26,7 +26,7 @@ class Rounds:
 class ReadRounds:
     """Follows the reads that wait on leaders, and the rounds that followers echo.
 
-    Reads that begin and end within one turn are not seen: lease reads, and reads of a cluster of one node.
+    Reads that begin and end within one turn are not observed: lease reads, and reads of a cluster of one node.
     """
 
     def __init__(self) -> None:
@@ -83,6 +83,6 @@ class ReadRounds:
 def leading_of(node: SimulatedBase) -> Leadership | None:
     """Return the leadership of a node, None if it does not lead."""
     if node.engine.ledger.leading_term is None:
-        return None  # the ledger decides, even if the actor still takes itself for the leader
+        return None  # the ledger decides, even if the actor still considers itself the leader
     actor = node.engine.cells.actor("replication")
     return actor.current() if isinstance(actor, ReplicationActor) else None

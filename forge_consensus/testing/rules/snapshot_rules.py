@@ -1,4 +1,4 @@
-"""The rule of a machine's snapshots: `snapshot()` always works; else the log of a real node would grow for ever.
+"""The rule of a machine's snapshots: `snapshot()` always works; otherwise the log of a real node would grow forever.
 
 A node survives a snapshot that fails: it publishes an event and tries again. So an error of the machine's own code is
 detected here, where the code is called; an error of the disk comes from elsewhere and is no violation.
@@ -20,7 +20,7 @@ WANTED = (
 
 
 def checked_snapshot(node: str, machine: StateMachine) -> Iterator[bytes]:
-    """Return what the machine's `snapshot()` returns, checked chunk by chunk. Raises `ViolationError`, also later."""
+    """Return the result of the machine's `snapshot()`, checked chunk by chunk. Raises `ViolationError`, also later."""
     who = f"{type(machine).__name__}.snapshot() on {node}"
     try:
         given: Any = machine.snapshot()

@@ -1,4 +1,4 @@
-"""The rules at the end of a turn: what a node's ledger says must agree with what is on its disk (I3, I8, I9, I10)."""
+"""The rules at the end of a turn: a node's ledger must agree with its disk (I3, I8, I9, I10)."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""The simulation: a cluster in one process under one seed, its clients, its checks, and the story of a failure."""
+"""The simulation: a cluster in one process from one random seed, its clients, checks, and stories of failures."""

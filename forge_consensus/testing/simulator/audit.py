@@ -1,4 +1,4 @@
-"""The audit: at the end every node is asked for everything, by real frames, and all nodes must hold the same."""
+"""The audit: at the end every node is queried for everything, by real frames, and all nodes must hold the same."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from forge_consensus.testing.world.cluster import SimulatedCluster
 from forge_consensus.testing.world.network import Connection
 
 QUERIES_MAX = 200
-"""How many queries one frame carries."""
+"""The number of queries in one frame."""
 AGAIN_SECONDS = 0.5
 
 
@@ -46,7 +46,7 @@ class Audit:
         """For each call the answers of the nodes, as text."""
 
     def start(self, calls: Iterable[Call], again_seconds: float = AGAIN_SECONDS) -> None:
-        """Ask every node with a good disk for everything; ask again every `again_seconds` until all have answered."""
+        """Query every node with a good disk for everything; repeat every `again_seconds` until all have answered."""
         self.calls = list(calls)
         self.answers = [{} for _ in self.calls]
         for node in self.nodes:
@@ -58,7 +58,7 @@ class Audit:
         self.ask(again_seconds)
 
     def ask(self, again_seconds: float) -> None:
-        """Ask all queries that have no answer yet, and plan to ask again."""
+        """Send all queries that have no answer yet, and plan to repeat that."""
         leader = self.cluster.leader()
         for node in self.nodes:
             numbers = [number for number, (other, _, _) in self.asked.items() if other == node]
@@ -80,7 +80,7 @@ class Audit:
         """Do nothing: the audit opens its own connections."""
 
     def take(self, data: bytes, connection: Any) -> None:
-        """Accept an answer."""
+        """Match the answers in a frame with the queries."""
         message = decode(data, FRAME_BYTES_MAX).message
         for number, code, payload in message.items if isinstance(message, ReadResults) else ():
             if code not in {"", COMMAND_FAILED} or number not in self.asked:
@@ -95,7 +95,7 @@ class Audit:
                 self.judge.final(operation)
 
     def compare_answers(self) -> None:
-        """Demand that all nodes answered each query alike, whatever the model says. Raises `ViolationError`."""
+        """Demand the same answer of all nodes to each query, whatever the model says. Raises `ViolationError`."""
         for call, answers in zip(self.calls, self.answers, strict=True):
             if len(set(answers.values())) > 1:
                 told = "; ".join(f"{node} {answer}" for node, answer in sorted(answers.items()))

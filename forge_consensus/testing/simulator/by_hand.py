@@ -35,7 +35,7 @@ TIMEOUT_SECONDS = 10.0
 
 
 class HandMoves:
-    """What can be done to a simulation step by step; the base class of `Simulation`."""
+    """The steps that a caller can make in a simulation; the base class of `Simulation`."""
 
     def __init__(self, cluster: SimulatedCluster, faults: Faults, *, quiet: bool, pace: float) -> None:
         self.cluster = cluster
@@ -54,7 +54,7 @@ class HandMoves:
         self.close()
 
     def close(self) -> None:
-        """Remove what lies on the real disk and enable the log of the nodes again."""
+        """Remove the folder from the real disk, and enable the log of the nodes again."""
         self.closed = True
         self.cluster.close()
         if self.started and self.quiet:

@@ -1,4 +1,4 @@
-"""The simulated client: a user who calls the shipped client's core, and tells the judge of each call and outcome."""
+"""The simulated client: a user who calls the shipped client's core, and reports each call and outcome to the judge."""
 
 from __future__ import annotations
 
@@ -18,27 +18,27 @@ from forge_consensus.testing.world.cluster import SimulatedCluster
 
 
 class CallJudge(Protocol):
-    """Hears of every call and of its outcome. A call of which nothing more is said has an unknown outcome."""
+    """Receives every call and its outcome. A call without a report of its end has an unknown outcome."""
 
     def invoked(self, operation: Operation) -> None:
         """A call begins."""
 
     def answered(self, operation: Operation) -> None:
-        """The call has its answer."""
+        """The call has its answer; `operation` holds it."""
 
     def failed(self, operation: Operation, code: str, reason: Any, label: tuple[int, int] = (0, 0)) -> None:
         """The call was answered with an error; a command is known by its session and number."""
 
     def refused(self, operation: Operation, moment: float) -> None:
-        """The client says that the command was not carried out and will not be."""
+        """The client reports that the command was not carried out and will not be."""
 
 
 class SimulatedClient:
     """One user with one client at a time; the client is the shipped `SessionCore`, run by a `SimulatedDriver`.
 
-    The core alone decides what is sent, sent again, and said of an outcome. The user has habits: it keeps a pipeline
-    of calls, gives some of them little time, rests, closes the client, is killed and begins anew. A command of one
-    client is never repeated by another: whether it was carried out is unknown.
+    The core alone decides which frames are sent and repeated, and which outcome is reported. The user has habits: it
+    keeps a pipeline of calls, gives some of them little time, rests, closes the client, is killed and starts again. A
+    command of one client is never repeated by another, so it stays unknown whether it was carried out.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class SimulatedClient:
         self.chance = self.timeline.chance(self.name)
         self.driver: SimulatedDriver | None = None
         self.lives = 0
-        """How many clients the user has begun."""
+        """The number of clients that the user has started."""
         self.open: dict[Pending[Any], Operation] = {}
         """The calls that have not ended."""
         self.resting = False
@@ -68,12 +68,12 @@ class SimulatedClient:
     # --- acting ------------------------------------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Begin to work."""
+        """Start the first client, and plan its first calls."""
         self.begin_life()
         self.rest()
 
     def stop(self) -> None:
-        """Let the calls that are outstanding end, and begin nothing more."""
+        """Let the outstanding calls end, and start no more."""
         self.resting = True
 
     @property
@@ -87,7 +87,7 @@ class SimulatedClient:
         return 0 if self.driver is None else self.driver.core.session
 
     def begin_life(self) -> None:
-        """Begin a client."""
+        """Start a new client."""
         self.lives += 1
         habits, addresses = self.habits, list(self.cluster.configuration.addresses.values())
         given = self.chance.sample(addresses, len(addresses) // 2 + 1) if habits.few_endpoints else addresses
@@ -103,7 +103,7 @@ class SimulatedClient:
         )
 
     def rest(self) -> None:
-        """Do the next thing after a while."""
+        """Plan the next calls after a random time."""
         if not self.planned:
             self.planned = True
             away = self.chance.random() < self.habits.away_share
@@ -112,7 +112,7 @@ class SimulatedClient:
             )
 
     def act(self) -> None:
-        """Begin the next calls, if there is room for any; otherwise the user acts again when a call ends."""
+        """Start the next calls, if the pipeline has room; otherwise the user acts again when a call ends."""
         self.planned = False
         if self.resting or self.driver is None:
             return
@@ -127,7 +127,7 @@ class SimulatedClient:
         self.rest()
 
     def submit_new(self) -> None:
-        """Hand over some commands together."""
+        """Submit some commands together."""
         room = self.habits.pipeline_max - len(self.open)
         commands: list[Pending[Any]] = []
         for _ in range(self.chance.randint(1, max(1, min(self.habits.burst_max, room)))):
@@ -139,7 +139,7 @@ class SimulatedClient:
         self.driver_now().submit(commands)
 
     def read_new(self) -> None:
-        """Hand over a query."""
+        """Submit a query."""
         habits = self.habits
         call = self.workload.query(self.chance, self.name)
         consistency = "linearizable"
@@ -153,14 +153,14 @@ class SimulatedClient:
         self.driver_now().submit([query])
 
     def begin(self, pending: Pending[Any], call: Call, consistency: str = "linearizable") -> None:
-        """Record that a call begins."""
+        """Record the beginning of a call."""
         began = self.timeline.now
         operation = Operation(self.name, call.kind, call.key, call.argument, began, consistency=consistency)
         self.open[pending] = operation
         self.judge.invoked(operation)
 
     def deadline(self) -> float:
-        """Until when the user waits for a call that begins now, in the client's time."""
+        """The end of the user's wait for a call that begins now, in the client's time."""
         habits = self.habits
         hurries = self.chance.random() < habits.hurry_share
         seconds = habits.patience_s * self.chance.uniform(0.25, 2.0) if hurries else habits.timeout_s
@@ -175,13 +175,13 @@ class SimulatedClient:
     # --- beginning anew ----------------------------------------------------------------------------------------------
 
     def be_killed(self) -> None:
-        """The user's process is killed and begins anew: what was outstanding stays unknown."""
+        """Kill the user's process and start another; the outcomes of outstanding calls stay unknown."""
         self.driver_now().kill()
         self.open.clear()
         self.begin_life()
 
     def leave(self) -> None:
-        """Close the client in order and begin another."""
+        """Close the client in order and start another."""
         driver = self.driver_now()
         self.begin_life()
         driver.close("its user closed it")
@@ -189,7 +189,7 @@ class SimulatedClient:
     # --- outcomes ----------------------------------------------------------------------------------------------------
 
     def ended(self, calls: Sequence[Pending[Any]]) -> None:
-        """Take the outcome of calls from the core."""
+        """Handle the outcomes of calls that the core has ended."""
         driver = self.driver_now()
         unknown = False
         for pending in calls:
@@ -206,21 +206,21 @@ class SimulatedClient:
             self.leave()
 
     def succeed(self, operation: Operation, value: Any) -> None:
-        """A call has its result."""
+        """Record the result of a call."""
         self.done += 1
         operation.ended = self.timeline.now
         operation.outcome, operation.result = Outcome.OK, value
         self.judge.answered(operation)
 
     def judge_query_error(self, operation: Operation, error: ConsensusError) -> None:
-        """A query ended with an error: it is the machine's, or the query had no answer and changed nothing."""
+        """Handle an error of a query: it is the machine's, or the query had no answer and changed nothing."""
         if not is_no_answer(error):
             self.fail(operation, error)
 
     def judge_command_error(
         self, operation: Operation, pending: Pending[Any], error: ConsensusError, session: int
     ) -> None:
-        """A command ended with an error: it is the machine's, or the client says what it knows of the outcome."""
+        """Handle an error of a command: it is the machine's, or the client reports what it knows of the outcome."""
         if isinstance(error, OutcomeUnknownError):
             return
         if is_no_answer(error):
@@ -229,7 +229,7 @@ class SimulatedClient:
             self.fail(operation, error, (session, pending.number))
 
     def fail(self, operation: Operation, error: ConsensusError, label: tuple[int, int] = (0, 0)) -> None:
-        """A call was answered with an error."""
+        """Record a call that was answered with an error."""
         self.done += 1
         operation.ended = self.timeline.now
         reason = [error.kind, error.text] if isinstance(error, CommandError) else str(error)
@@ -237,5 +237,5 @@ class SimulatedClient:
 
 
 def is_no_answer(error: ConsensusError) -> bool:
-    """Whether the client says by this that it got no answer, and that nothing was done."""
+    """Whether this error means that the client got no answer and that nothing was done."""
     return retried(error.code)

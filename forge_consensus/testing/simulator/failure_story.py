@@ -1,4 +1,4 @@
-"""The story of a failure: what was found, which faults led to it, the state of the nodes, and the last messages."""
+"""The story of a failure: the error, the faults that led to it, the state of the nodes, and the last messages."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from forge_consensus.testing.story.message_table import Line, MessageTable, alig
 from forge_consensus.testing.world.cluster import SimulatedCluster
 
 HAPPENINGS_MAX = 60
-"""How many of the last faults and other happenings are shown."""
+"""The number of the last faults and other events that are shown."""
 CALLS_MAX = 5
-"""How many of the innermost calls are shown for an error that no check raised."""
+"""The number of the innermost calls that are shown for an error that no check raised."""
 NUMBERED = re.compile(r"([A-Za-z][\w -]{0,30}):")
 
 
@@ -60,7 +60,7 @@ def indented(text: str) -> str:
 
 
 def happened_text(ordered: Sequence[Ordered], happenings: Sequence[Line] = ()) -> str:
-    """Return the injected faults and what happened to nodes, in order; of many, the last ones."""
+    """Return the injected faults and the events of nodes, in order; of many, the last ones."""
     told = [(one.at, f"fault {one.number}", f"{one.kind}: {one.text}") for one in ordered]
     told += [(at, node, text) for at, node, _, text in happenings]
     rows = [(f"{at:.6f}", who, text) for at, who, text in sorted(told, key=lambda one: one[0])]

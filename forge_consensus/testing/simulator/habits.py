@@ -1,4 +1,4 @@
-"""The habits of a simulated client and its user: how much they ask at once, how long they wait, when they end."""
+"""The habits of a simulated client and its user: sizes of pipelines, waiting times, and how a client ends."""
 
 from __future__ import annotations
 
@@ -11,49 +11,49 @@ from forge_consensus.testing.simulator.session_driver import Misdelivery
 
 @dataclass(slots=True)
 class Habits:
-    """What a client and its user do, in shares of all cases and in virtual seconds."""
+    """The behaviour of a client and its user, in shares of all cases and in virtual seconds."""
 
     pipeline_max: int = 4
-    """So many calls are outstanding at once."""
+    """The number of calls that are outstanding at once."""
     burst_max: int = 4
-    """So many commands are handed over together."""
+    """The number of commands that are submitted together."""
     frame_items_max: int = 2000
-    """So many commands travel in one frame: with few, a burst is several frames that can overtake each other."""
+    """The number of commands in one frame: with a small one, a burst is several frames that can overtake each other."""
     read_share: float = 0.35
-    """Of the calls: those that are queries."""
+    """The share of queries among the calls."""
     lease_share: float = 0.0
-    """Of the queries: those that trust the leader's lease."""
+    """The share of queries that rely on the leader's lease."""
     stale_share: float = 0.0
-    """Of the queries: those that any node answers from its own state."""
+    """The share of queries that any node answers from its own state."""
     rest_s_max: float = 0.1
-    """How long the user rests between calls at most."""
+    """The longest rest of the user between calls."""
     patience_s: float = 0.4
-    """How long the client leaves a request unanswered before it sends it again; the first time, to the same leader."""
+    """The time after which the client repeats an unanswered request; the first time, to the same leader."""
     timeout_s: float = 30.0
-    """How long the user waits for an outcome."""
+    """The time that the user waits for an outcome."""
     hurry_share: float = 0.0
-    """Of the calls: those whose user waits about `patience_s` only."""
+    """The share of calls whose user waits only for about `patience_s`."""
     leave_share: float = 1.0
-    """How often a user who did not learn an outcome closes the client and begins anew with another."""
+    """The share of unknown outcomes after which a user closes the client and starts another."""
     kill_share: float = 0.0
-    """How often a user begins something by being killed: a new client begins, the old one says nothing any more."""
+    """The share of actions that are a kill of the user: a new client starts, the old one sends nothing any more."""
     few_endpoints: bool = False
-    """Whether the client is given the addresses of a bare majority only, and learns the others."""
+    """Whether the client is given the addresses of only a bare majority, and learns the others."""
     copy_share: float = 0.0
-    """Of the frames with commands: those that travel a second time, at once or much later, to any node."""
+    """The share of frames with commands that are sent a second time, at once or much later, to any node."""
     stray_share: float = 0.0
-    """Of the frames with commands or queries: those that reach another node than the client meant."""
+    """The share of frames with commands or queries that reach another node than the client meant."""
     away_share: float = 0.0
-    """How often the user does nothing for a while."""
+    """The share of rests that last up to `away_s_max`."""
     away_s_max: float = 0.0
     ttl_ms: int = 60_000
-    """How long a session lives without a command, in virtual milliseconds."""
+    """The lifetime of a session without a command, in virtual milliseconds."""
     pace: float = 1.0
-    """One second of the client's own times is so many virtual seconds."""
+    """The number of virtual seconds in one second of the client's own times."""
 
     @classmethod
     def drawn(cls, chance: random.Random, clients: int, lease_share: float, pace: float) -> Habits:
-        """The habits of one of so many clients, at a plan's pace."""
+        """The habits of one of `clients` clients, at a plan's pace."""
         pipeline_max = chance.choice((1, 2, 4, 4, 12))
         ttl_s = chance.choice((1.0, 3.0, 60.0))
         return cls(
@@ -105,5 +105,5 @@ class Habits:
         )
 
     def misdelivery(self) -> Misdelivery:
-        """What goes wrong between the client and the nodes."""
+        """The faults between the client and the nodes."""
         return Misdelivery(self.copy_share, 20 * self.patience_s, self.stray_share)

@@ -15,14 +15,14 @@ from forge_consensus.testing.simulator.session_driver import SimulatedDriver
 from forge_consensus.testing.world.cluster import SimulatedCluster
 
 Advance = Callable[[float, Callable[[], bool]], bool]
-"""Lets so much virtual time pass at most, until a condition holds; returns whether it does."""
+"""Lets at most this much virtual time pass, until a condition holds; returns whether it does."""
 
 
 class HandClient:
     """Submits a command and lets virtual time pass until the client knows its outcome.
 
-    There is one client that is given all nodes and follows the leader, and one for each node that a caller names,
-    which asks that node alone. Each keeps its session.
+    There is one client that is given all nodes and follows the leader, and one for each node that a caller names, which
+    sends to that node alone. Each keeps its session.
     """
 
     def __init__(self, cluster: SimulatedCluster, advance: Advance, pace: float) -> None:
@@ -30,10 +30,10 @@ class HandClient:
         self.advance = advance
         self.pace = pace
         self.drivers: dict[str, SimulatedDriver] = {}
-        """By the node that is asked, "" for whichever leads."""
+        """By the node that receives the requests, "" for the leader."""
 
     def submit(self, command: Command, node: str, timeout: float) -> Any:
-        """Have a command applied by whichever node leads ("") or by the named one alone; returns its result.
+        """Apply a command through the leader ("") or through the named node alone; returns its result.
 
         `timeout` is in virtual seconds. Raises the error with which the client ends the call.
         """
@@ -47,7 +47,7 @@ class HandClient:
         return pending.value()
 
     def connect(self, node: str) -> SimulatedDriver:
-        """The new client for a node, or for whichever leads."""
+        """Make the client of a node, or of the leader ("")."""
         driver = self.drivers[node] = SimulatedDriver(
             self.cluster,
             f"by hand to {node}" if node else "by hand",

@@ -1,4 +1,4 @@
-"""The judge of what clients saw: some errors are found at once, the history is checked at the end."""
+"""The judge of clients' calls: some errors are found at once, the history is checked at the end."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ CHECK_SECONDS_MAX = 120.0
 
 @dataclass(slots=True)
 class Counter:
-    """What clients saw of a key that is only incremented, always by 1."""
+    """The answers that clients got about a key that is only incremented, always by 1."""
 
     invoked: int = 0
     acknowledged: int = 0
     refused: int = 0
-    """How many of the invoked increments are certain not to have taken effect."""
+    """The number of increments that are certain not to have taken effect."""
     values: dict[int, Operation] = field(default_factory=dict)
     seen: int = 0
     """The highest value in any answer so far; a call that begins now must not see less."""
@@ -46,9 +46,9 @@ class Judge:
         self.counts = self.workload.model is REGISTER
         self.counters: defaultdict[str, Counter] = defaultdict(Counter)
         self.floors: dict[Operation, int] = {}
-        """For each call without an answer: what had been seen of its counter when it began."""
+        """For each call without an answer: the highest value of its counter that was seen when it began."""
         self.advice = ""
-        """Is appended to violations of counters and to failed calls."""
+        """Appended to violations of counters and to failed calls."""
         self.entry_of: Callable[[tuple[int, int]], str] = lambda label: ""
         """Names the entry of a session's command, if some machine has applied it."""
         self.turned_away: list[tuple[Operation, float]] = []
@@ -140,7 +140,7 @@ class Judge:
         self.turned_away.clear()
 
     def final(self, operation: Operation) -> None:
-        """Check what a node answered about a key at the very end. Raises `ViolationError` if a counter is wrong."""
+        """Check a node's answer about a key at the very end. Raises `ViolationError` if a counter is wrong."""
         counter = self.counters[operation.key] if self.counts else None
         if counter is None or counter.mixed:
             return

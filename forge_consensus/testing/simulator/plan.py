@@ -1,4 +1,4 @@
-"""The plan that a seed stands for: the size of the cluster, its settings, its clients and its faults."""
+"""The plan of a random seed: the size of the cluster, its settings, its clients and its faults."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ PACES = (1.0, 1.0, 10.0, 20.0, 40.0)
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What is run. `Plan.of` draws it from a seed."""
+    """The description of a run. `Plan.of` draws it from a random seed."""
 
     seed: int
     nodes: int = 3
@@ -22,7 +22,7 @@ class Plan:
     lease_reads: bool = False
     clients: int = 3
     seconds: float = 12.0
-    """How long faults are injected, in virtual seconds at pace 1."""
+    """The duration of the faults, in virtual seconds at pace 1."""
     pace: float = 1.0
     """The factor by which all times of nodes, network, faults and clients are stretched.
 

@@ -1,4 +1,4 @@
-"""Runs the shipped client's `SessionCore` in a simulation: virtual time, the seed's chance, the simulated network."""
+"""Runs the shipped client's `SessionCore` in a simulation: virtual time, seeded chance, the simulated network."""
 
 from __future__ import annotations
 
@@ -18,43 +18,44 @@ from forge_consensus.testing.world.cluster import SimulatedCluster
 from forge_consensus.testing.world.network import Connection
 
 WAKE_SECONDS_MIN: Final = 0.001
-"""The driver does not come back sooner than after so long, as the real one, which waits in milliseconds."""
+"""The shortest wait of the driver, as that of the real one, which waits in milliseconds."""
 
 
 @dataclass(frozen=True, slots=True)
 class Misdelivery:
-    """What goes wrong between a client and the nodes, in shares of the frames with commands (or queries).
+    """The faults between a client and the nodes, in shares of the frames with commands (or queries).
 
-    The shipped client does none of this by itself. It is what a proxy, a changed address or a process that was
-    replaced can do to its frames, and what nodes must stand: sessions make it safe.
+    The shipped client does none of this by itself. A proxy, a changed address or a process that was replaced can do it
+    to its frames, and nodes must tolerate it: sessions make it safe.
     """
 
     copy_share: float = 0.0
-    """Frames with commands that travel a second time, to any node: at once, or so late that the session may be over."""
+    """The share of frames with commands that are sent a second time, to any node: at once, or after the session's
+    end."""
     late_seconds_max: float = 0.0
-    """How late a copy travels at most, in virtual seconds."""
+    """The longest delay of a copy, in virtual seconds."""
     stray_share: float = 0.0
-    """Frames with commands or queries that reach any node instead of the one that the client meant."""
+    """The share of frames with commands or queries that reach any node instead of the one that the client meant."""
 
 
 class SimulatedDriver:
-    """Does for a `SessionCore` what `forge_consensus.client.driver.Driver` does, in virtual time and on no thread.
+    """Does for a `SessionCore` the work of `forge_consensus.client.driver.Driver`, in virtual time and on no thread.
 
-    It is a party of the network: `take` gets answers, `linked` hears of connections. It lives as long as one client
-    object does; a client that is closed or killed and begins anew has another driver with another name, as it would
+    It is a party of the network: `take` receives answers, `linked` reports of connections. It lives as long as one
+    client object; a client that is closed or killed and starts again has another driver with another name, as it would
     have other sockets.
 
     Args:
         cluster: the nodes, their network and their timeline.
-        name: names the driver in the trace; unique among all that ever lived in the simulation.
-        deliver: takes the calls that ended, each with its `answer` or `error`.
+        name: names the driver in the trace; unique among all drivers of the simulation.
+        deliver: receives the calls that ended, each with its `answer` or `error`.
         endpoints: addresses that the client is given; None for those of all nodes.
         settings: the client's settings, at pace 1.
-        pace: one second of the client's is so many virtual seconds. All its times are stretched alike, also those
-            that no setting names and the two that travel in its requests.
+        pace: the virtual seconds in one second of the client. All its times are stretched alike, also those that no
+            setting names and the two in its requests.
         prefer: the endpoint that answers stale reads while it is connected, "" for any.
-        follow: whether the client goes to nodes that it was not given.
-        misdelivery: what goes wrong on the way to the nodes.
+        follow: whether the client connects to nodes that it was not given.
+        misdelivery: the faults on the way to the nodes.
 
     """
 
@@ -85,7 +86,7 @@ class SimulatedDriver:
         self.address_of = dict(addresses)
         self.node_at = {address: node for node, address in addresses.items()}
         self.attached: set[str] = set()
-        """The endpoints to which a connection is kept."""
+        """The endpoints to which the driver keeps a connection."""
         self.connections: dict[str, Connection] = {}
         """By node: the connection that frames to it use when they do not use the network's link."""
         self.wake_planned = inf
@@ -108,33 +109,33 @@ class SimulatedDriver:
     # --- what the client's user does ---------------------------------------------------------------------------------
 
     def submit(self, wanted: Sequence[Pending[Any]]) -> None:
-        """Hand over commands, queries and node queries, whose deadlines are in the client's time."""
+        """Submit commands, queries and node queries, whose deadlines are in the client's time."""
         self.core.now = self.now
         self.core.submit(wanted)
         self.turn()
 
     def close(self, reason: str) -> None:
-        """End in order: the core ends everything that is outstanding and says of each call what is known."""
+        """End in order: the core ends every outstanding call with the known outcome."""
         self.kill()
         self.core.now = self.now
         self.core.close(reason)
         self.hand_out()
 
     def kill(self) -> None:
-        """End as a killed process does: nobody learns what became of what is outstanding."""
+        """End as a killed process does: the outcomes of outstanding calls stay unknown."""
         self.alive = False
         self.network.detach(self)
 
     # --- the network's party -----------------------------------------------------------------------------------------
 
     def linked(self, node: str, stands: bool) -> None:
-        """The connection to a node stands, or broke."""
+        """Report to the core that the connection to a node was established or broke."""
         self.core.now = self.now
         (self.core.connected if stands else self.core.disconnected)(self.address_of[node])
         self.turn()
 
     def take(self, data: bytes, connection: Any) -> None:
-        """An answer arrived, perhaps late or a second time."""
+        """Pass an answer to the core; it may be late or arrive a second time."""
         if not self.alive:
             return
         frame = decode(data, FRAME_BYTES_MAX)
@@ -145,7 +146,7 @@ class SimulatedDriver:
     # --- what the real driver's thread does --------------------------------------------------------------------------
 
     def turn(self) -> None:
-        """Let the core see the time, send what it yields, hand out what ended, and come back when it wants."""
+        """Report the time to the core, send its requests, deliver the calls that ended, and plan the next turn."""
         core = self.core
         if len(self.attached) != len(core.directory.endpoints):
             self.attach_new()
@@ -158,14 +159,14 @@ class SimulatedDriver:
         self.plan_wake()
 
     def attach_new(self) -> None:
-        """Connect to what the core was given or has learned."""
+        """Connect to the endpoints that the core was given or has learned."""
         for endpoint in self.core.directory.endpoints:
             if endpoint not in self.attached:
                 self.attached.add(endpoint)
                 self.network.attach(self, self.node_at[endpoint])
 
     def hand_out(self) -> None:
-        """Tell the user which calls ended; none ends twice."""
+        """Deliver the calls that ended to the user; demand that none ends twice."""
         ended, self.core.resolved = self.core.resolved, []
         for pending in ended:
             demand(not pending.finished, "client", f"{self.name} resolved a call twice")
@@ -173,7 +174,7 @@ class SimulatedDriver:
         self.deliver(ended)
 
     def plan_wake(self) -> None:
-        """Plan the next turn for when the core wants one, unless it comes sooner anyway."""
+        """Plan the next turn for the core's time, unless an earlier one is planned."""
         at = self.core.wake_at()
         if at == inf or not self.alive:
             return
@@ -183,7 +184,7 @@ class SimulatedDriver:
             self.timeline.after(moment - self.timeline.now, self.wake, moment)
 
     def wake(self, planned: float) -> None:
-        """Take a turn, unless one was planned for an earlier time after this."""
+        """Take a turn, unless an earlier one was planned meanwhile."""
         if planned == self.wake_planned and self.alive:
             self.wake_planned = inf
             self.turn()
@@ -191,7 +192,7 @@ class SimulatedDriver:
     # --- frames ------------------------------------------------------------------------------------------------------
 
     def send(self, endpoint: str, message: WireMessage, request: int) -> bool:
-        """Send a request; returns whether there is a connection that takes it."""
+        """Send a request; returns whether there is a connection that accepts it."""
         link = self.network.links.get((self.name, self.node_at[endpoint]))
         if link is None:
             return False
@@ -228,6 +229,6 @@ class SimulatedDriver:
         self.timeline.after(late, self.network.ask, self.connection_to_any(), data)
 
     def connection_to_any(self) -> Connection:
-        """A connection to some node, whether or not the client would send to it."""
+        """Return a connection to some node, whether or not the client would send to it."""
         node = self.chance.choice(self.cluster.names)
         return self.connections.setdefault(node, Connection(self, node))

@@ -1,8 +1,8 @@
 """A wrong wall clock for the twin: days ahead of the real one, and later at every reading.
 
-Under it, a machine that asks for the time instead of using `entry.time_ms` returns something else, also one that
-compares two times, however coarsely. Only Python's clocks in this process are changed, before the machine's module is
-imported: so what it imports from `time` and `datetime` is the changed version.
+With it, a machine that reads the time instead of using `entry.time_ms` returns another result, also one that compares
+two times, however coarsely. Only Python's clocks in this process are changed, before the machine's module is imported:
+so its imports from `time` and `datetime` are the changed versions.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from itertools import count
 from typing import Any
 
 AHEAD_NS = int((400 * 86_400 + 7 * 3600 + 13 * 60 + 17.25) * 1e9)
-"""Chosen so that year, month, day, weekday and hour all differ."""
+"""An offset at which year, month, day, weekday and hour all differ."""
 LOOK_NS = 61_700_000_000
-"""How much later it is at each reading."""
+"""The advance of the clock at each reading."""
 WORDS = "a clock that is 400 days ahead and a minute later at each look"
 
 RealDatetime = datetime.datetime
@@ -26,7 +26,7 @@ class InstanceCheck(type):
     """Makes objects of the real class pass as instances of the class that replaces it."""
 
     def __instancecheck__(cls, instance: object) -> bool:
-        """Answer as the real class would; a user's subclass is checked as always."""
+        """Answer as the real class would; a user's subclass is checked as usual."""
         return isinstance(instance, RealDatetime) if cls is ShiftedDatetime else type.__instancecheck__(cls, instance)
 
     def __subclasscheck__(cls, subclass: type) -> bool:
@@ -48,13 +48,13 @@ class ShiftedDatetime(RealDatetime, metaclass=InstanceCheck):
         return cls.fromtimestamp(time.time(), datetime.UTC).replace(tzinfo=None)
 
     def __repr__(self) -> str:
-        """What the real class says: results and states are compared by it."""
+        """Return the text of the real class, because results and states are compared by it."""
         text = super().__repr__()
         return f"datetime.{text}" if type(self) is ShiftedDatetime else text
 
 
 def shift_clock() -> None:
-    """Change the clocks of this process, for good."""
+    """Change the clocks of this process for the rest of its life."""
     real_ns, looks = time.time_ns, count(1)
 
     def time_ns() -> int:

@@ -1,4 +1,4 @@
-"""The simulation: a cluster in one process under one seed, with clients, faults and all checks, in virtual time."""
+"""The simulation: a cluster in one process from one random seed, with clients, faults and checks, in virtual time."""
 
 from __future__ import annotations
 
@@ -37,9 +37,9 @@ from forge_consensus.testing.story.message_table import MessageTable
 from forge_consensus.testing.world.cluster import SimulatedCluster
 
 QUIET_SECONDS_MAX = 20.0
-"""A cluster without faults elects, converges and serves within so many virtual seconds, at pace 1."""
+"""The time limit, in virtual seconds at pace 1, for a cluster without faults to elect, converge and serve."""
 COLLECT_EACH = 100_000
-"""How many more objects there are before the garbage collector runs again."""
+"""The number of new objects after which the garbage collector runs again."""
 DEFAULT_WORKLOAD = (
     '. Without workload= the clients send Command("increment", {"key": key}), and the machine must count and return '
     'how often a key was counted, and answer the query {"get": key} with that count, or None: give a workload of what '
@@ -50,8 +50,8 @@ DEFAULT_WORKLOAD = (
 class Simulation(HandMoves):
     """A whole cluster in one process and in virtual time; `run` it under faults, or move it by hand.
 
-    The nodes are the real ones: the same actors, codec and ledger, on a simulated store, clock and network. The seed
-    decides everything, so a run that failed fails again. Use it in a ``with`` statement::
+    The nodes are the real ones: the same actors, codec and ledger, on a simulated store, clock and network. The
+    random seed decides every draw, so a run that failed fails again. Use it in a ``with`` statement::
 
         with Simulation(nodes=5, seed=7, state_machine=MyMachine, workload=MyWorkload()) as simulation:
             simulation.run()
@@ -76,23 +76,23 @@ class Simulation(HandMoves):
         """Prepare a run: of the given plan, or of the plan of the seed; the other arguments replace parts of it.
 
         Args:
-            plan: what is run; None for `Plan.of(seed)` at pace 1.
-            nodes: how many nodes, 1 to 9; None for what the plan says.
-            seed: a whole number from 0 that decides everything that is left to chance.
+            plan: the plan of the run; None for `Plan.of(seed)` at pace 1.
+            nodes: how many nodes, 1 to 9; None for the plan's number.
+            seed: the random seed of every draw, a whole number from 0.
             state_machine: makes a new machine for each process of each node: a class, or a function without parameters.
                 None for the built-in machines.
             state: takes a machine and returns what identifies its state, anything with a ``repr``. If given, the states
                 of all nodes are compared after every command, otherwise only the results.
-            workload: what clients do, and the model by which answers are judged. None for commands of the built-in
+            workload: the calls of clients, and the model by which answers are judged. None for commands of the built-in
                 machine or, with your own, for the command "increment" and the query {"get": key} of some keys.
-            seconds: how long `run` injects faults, in virtual seconds; None for what the plan says.
-            faults: True or False, or a list of kinds of faults; an empty list means none. None for what the plan says.
+            seconds: how long `run` injects faults, in virtual seconds; None for the plan's duration.
+            faults: True or False, or a list of kinds of faults; an empty list means none. None for the plan's faults.
             twin: whether `run` ends by applying the same commands in another process, with another hash seed and clock,
                 and compares results, final answers and, if the process can import `state`, states. None for yes if
                 another process can import the machine that is given.
             quiet: whether the log of the nodes is dropped from `start` to `close`, because injected faults fill it.
 
-        Raises `InvalidConfigError` for an argument that makes no sense; the text says what to give instead.
+        Raises `InvalidConfigError` for a wrong argument; the text says what to give instead.
 
         """
         self.plan = plan = given_plan(plan, seed=seed, nodes=nodes, seconds=seconds, faults=faults)
@@ -162,7 +162,7 @@ class Simulation(HandMoves):
     # --- a whole run -------------------------------------------------------------------------------------------------
 
     def run(self) -> str:
-        """Inject faults while clients work, then heal: the cluster must serve and converge, and everything is judged.
+        """Inject faults while clients work, then heal: the cluster must serve and converge, and pass all checks.
 
         Returns the digest of everything that happened: equal digests mean equal runs. Raises `ViolationError` for a
         broken rule, and any error that ended a node without an order; a note on the error tells the whole story. Raises
@@ -208,9 +208,9 @@ class Simulation(HandMoves):
         self.judge_all(patience)
 
     def judge_all(self, patience: float) -> None:
-        """Compare the nodes, read everything once more, and judge all that clients saw.
+        """Compare the nodes, read everything once more, and judge the whole history.
 
-        Call it when no frame is under way any more.
+        Call it when no frame is in flight any more.
         """
         cluster = self.cluster
         compare(cluster.healthy(), self.state)

@@ -17,14 +17,14 @@ Build = Callable[[Plan], Simulation]
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """What was found wrong. Two failures of one kind count as the same."""
+    """The failure of a run. Two failures of one kind count as the same."""
 
     kind: str
     text: str
     at: float
     """Virtual seconds since the start."""
     strikes: int
-    """How many strikes were drawn until then, including those that were left out."""
+    """The number of strikes that were drawn until then, including those that were left out."""
     story: str
 
 

@@ -39,7 +39,7 @@ THERE = f"in a process with another hash seed and {WORDS}"
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """What the nodes have applied, the results, and what they answer at the end."""
+    """The entries that the nodes have applied, the results, and their answers at the end."""
 
     entries: Sequence[Entry]
     effects: Sequence[Effect]
@@ -130,7 +130,7 @@ def answer_of(machine: Machine, query: Any) -> str:
 def refuse_in_twin() -> None:
     """Raise `InvalidConfigError` in a twin.
 
-    A script that simulates when it is imported would otherwise start a twin of the twin, and so on for ever.
+    A script that simulates when it is imported would otherwise start a twin of the twin, and so on forever.
     """
     if IN_TWIN in os.environ:
         raise InvalidConfigError(
@@ -161,7 +161,7 @@ def found(name: str, file: str) -> Any:
 
 
 def main(arguments: Sequence[str], commands: BinaryIO, output: BinaryIO) -> None:
-    """Apply the commands and ask the queries from the input; write what came of both."""
+    """Apply the commands and answer the queries of the input; write the results of both."""
     shift_clock()
     machine: Machine = found(*arguments[:2])()
     state = found(*arguments[2:]) if arguments[2] else None

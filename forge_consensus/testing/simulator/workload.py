@@ -1,4 +1,4 @@
-"""Workloads: what the clients of a simulation ask of a machine, and the model by which the answers are judged."""
+"""Workloads: the calls of a simulation's clients, and the model by which the answers are judged."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from forge_consensus.storage.machines.machine import Command
 from forge_consensus.testing.histories.linearizability import REGISTER, Model
 
 CALLS_A_KEY = 150
-"""How often a key is used before a new one replaces it, because a check takes more than linear time per key."""
+"""The number of calls of a key before a new one replaces it, because a check takes more than linear time per key."""
 
 
 @dataclass(frozen=True, slots=True)
 class Call:
     """One call of a client: a command, which goes through the log, or, if there is none, a query.
 
-    `kind`, `key` and `argument` are what the history records and the model knows, see `history.Operation`. Calls of
-    different keys are judged apart, so give one key to everything that depends on each other.
+    The history records `kind`, `key` and `argument` for the model, see `history.Operation`. Calls of different keys are
+    judged apart, so give one key to all calls that depend on each other.
     """
 
     kind: str
@@ -30,9 +30,9 @@ class Call:
 
 
 class Workload(Protocol):
-    """What clients do. Inherit from it and define `command` and `query`; the rest has defaults.
+    """The calls of clients. Inherit from it and define `command` and `query`; the rest has defaults.
 
-    A seed must replay, so draw only from the `chance` that is passed. An example with a bank::
+    A run must replay from its random seed, so draw only from the `chance` that is passed. An example with a bank::
 
         class Bank(Workload):
             model = Balance()  # step(10, Operation(kind="balance", ..., result=10)) is (True, 10)
@@ -52,15 +52,15 @@ class Workload(Protocol):
     """Whether the machine may refuse a command or a query by raising. If False, a refusal is a violation."""
 
     def command(self, chance: random.Random, client: str) -> Call:
-        """Return what the client changes next."""
+        """Return the next call of `client` that changes the state, drawn from `chance`."""
         raise NotImplementedError
 
     def query(self, chance: random.Random, client: str) -> Call:
-        """Return what the client reads next."""
+        """Return the next call of `client` that reads, drawn from `chance`."""
         raise NotImplementedError
 
     def at_the_end(self) -> Iterable[Call]:
-        """Return queries that cover everything that was written; every node is asked them at the end."""
+        """Return queries that cover all written data; every node must answer them at the end."""
         return ()
 
 

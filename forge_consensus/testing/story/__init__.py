@@ -1,1 +1,1 @@
-"""The last messages of a simulation as a table for people: who sent what to whom."""
+"""The last messages of a simulation as a table for people: sender, receiver and content."""

@@ -1,4 +1,4 @@
-"""The message table: the last messages of a simulation, and what happened to its nodes, as people read them."""
+"""The message table: the last messages of a simulation, and the events of its nodes, in words."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from forge_consensus.testing.world.cluster import SimulatedCluster
 from forge_consensus.testing.world.network import Connection
 
 KEPT = 40
-"""How many lines between nodes are printed."""
+"""The number of lines between nodes that are printed."""
 KEPT_OF_CLIENTS = 12
 FRAMES_PER_LINE = 10
 """More frames are kept than lines are printed, because health checks are left out and heartbeats are merged."""
@@ -34,17 +34,16 @@ NODE_LINES = {
 """The kinds of notes of the timeline, besides frames, that are shown, and the text for each."""
 
 Line = tuple[float, str, str, Any]
-"""What happened, as it is kept in memory: moment, from, to, and a frame, its bytes, or a text about a node.
+"""One event in memory: moment, from, to, and a frame, its bytes, or a text about a node.
 
-Nothing is decoded until the table is printed.
-"""
+Nothing is decoded until the table is printed."""
 Roles = tuple[int, str, int | None]
-"""What is shown of a node when it changes: term, vote, and the term that it leads."""
+"""The facts about a node that are shown when they change: term, vote, and the term that it leads."""
 Arrivals = dict[tuple[str, str, bytes], list[float]]
 
 
 class MessageTable:
-    """Observes a cluster and keeps the last of what happened, at little cost; `text` prints it.
+    """Observes a cluster and keeps its last events, at little cost; `text` prints them.
 
     It must be among the watchers of a cluster before those that raise: `MessageTable.of(cluster)` puts it there.
     """
@@ -89,7 +88,7 @@ class MessageTable:
         self.happenings.append((self.timeline.now, name, "", "its disk is replaced: by nothing, or by an older copy"))
 
     def durable(self, node: SimulatedBase, batch: Batch) -> None:
-        """Note nothing: messages follow that show what the commit was for."""
+        """Record nothing, because the following messages show the purpose of the commit."""
 
     def asks(self, node: SimulatedBase, to: str, data: bytes) -> None:
         """Note a request that leaves."""
@@ -109,7 +108,7 @@ class MessageTable:
             self.happened(node, text)
 
     def happened(self, node: SimulatedBase, text: str) -> None:
-        """Note what happened to a node."""
+        """Record an event of a node."""
         self.happenings.append((node.timeline.now + node.clock.ahead, node.name, "", text))
 
     # --- printing ----------------------------------------------------------------------------------------------------
@@ -173,7 +172,7 @@ class Row:
     until: float = 0.0
 
     def repeats(self, other: Row) -> bool:
-        """Return whether the other row says the same, apart from its read round, and arrived as well or as little."""
+        """Return whether the other row is equal apart from its read round, and arrived likewise."""
         alike = self.says.split(ROUND)[0] == other.says.split(ROUND)[0]
         return alike and (self.fate == LOST) == (other.fate == LOST)
 
@@ -187,7 +186,7 @@ class Row:
 
 
 def collapsed(rows: Sequence[Row]) -> list[Row]:
-    """Merge rows that repeat what the same node last sent to the same one, as heartbeats do."""
+    """Merge rows that repeat the last message of the same sender to the same receiver, as heartbeats do."""
     last: dict[tuple[str, str, str], Row] = {}
     kept = []
     for row in rows:
@@ -213,7 +212,7 @@ def of_health(what: Frame | bytes) -> bool:
 
 
 def change(name: str, before: Roles, now: Roles) -> str:
-    """Return in words what a change of term, vote or role means."""
+    """Return a change of term, vote or role in words."""
     said = []
     (old_term, old_vote, old_leading), (term, vote, leading) = before, now
     if old_leading is not None and leading != old_leading:

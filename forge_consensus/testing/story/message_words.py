@@ -41,7 +41,7 @@ def says(message: Any) -> str:
 
 
 def append_entries(message: AppendEntries) -> str:
-    """Return where the entries belong and which they are."""
+    """Return the position of the entries, and which they are."""
     text = f"term {message.term}, after {message.prev_index} of term {message.prev_term}: "
     if message.records:
         first, last = message.prev_index + 1, message.prev_index + len(message.records)
@@ -52,7 +52,7 @@ def append_entries(message: AppendEntries) -> str:
 
 
 def append_reply(message: AppendReply) -> str:
-    """Return up to where the log matches, or the hint for the next attempt."""
+    """Return the index up to which the log matches, or the hint for the next attempt."""
     text = f"term {message.term}: "
     if message.success:
         text += f"has all up to {message.index}"
@@ -83,7 +83,7 @@ def refused(message: Refused) -> str:
 
 
 def install_snapshot(message: InstallSnapshot) -> str:
-    """Return which bytes of which snapshot these are."""
+    """Return the range of bytes in a chunk, and its snapshot."""
     at = f"{message.offset}+{len(message.data)} of {message.size} bytes"
     return f"term {message.term}, index {message.index} of term {message.entry_term}, {at}"
 

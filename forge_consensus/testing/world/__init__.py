@@ -1,1 +1,1 @@
-"""The simulated world: nodes, network, disks and time under one seed, in one process."""
+"""The simulated world: nodes, network, disks and time in one process, all drawn from one random seed."""

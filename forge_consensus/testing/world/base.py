@@ -25,17 +25,17 @@ from forge_consensus.testing.world.timeline import SimulatedClock
 
 IDLE_SECONDS_MAX = 3600.0
 WAIT_SECONDS_MIN = 1e-6
-"""So that a timer that is due a rounding error later is waited for in virtual time."""
+"""The shortest wait, so that a timer that is due a rounding error later is waited for in virtual time."""
 LATE_SECONDS = 0.02
-"""A turn that is later than this counts the time as one in which the node did not run, as in the ZeroMQ base."""
+"""A larger delay of a turn counts as time in which the node did not run, as in the ZeroMQ base."""
 
 
 class SimulatedCrashError(BaseException):
-    """The process ends here, between two steps of a turn; no handler of the node's own may catch it."""
+    """Raised to end the process between two steps of a turn; no handler of the node's own may catch it."""
 
 
 class CrashAt(Enum):
-    """Where in a turn a process ends."""
+    """The point of a turn at which a process ends."""
 
     BEFORE_COMMIT = "before the commit"
     AFTER_COMMIT = "after the commit, before anything leaves"
@@ -56,11 +56,11 @@ COMMITS: dict[str, Callable[[Batch], bool]] = {
         isinstance(operation, DeleteRange) and operation.limit is not None for operation in batch.operations
     ),
 }
-"""The commits at which a process may be ordered to end, by what they write."""
+"""The commits at which a process may be ordered to end, by the records that they write."""
 
 
 class Watcher(Protocol):
-    """An observer of every node of a cluster: it may read everything, changes nothing, and raises what is wrong."""
+    """An observer of every node of a cluster: it may read everything, changes nothing, and raises its findings."""
 
     def began(self, node: SimulatedBase) -> None:
         """A process of a node has started; its ledger is open."""
@@ -82,12 +82,12 @@ class Watcher(Protocol):
 
 
 class SimulatedTables(MemoryTables):
-    """A disk: its commits take time, fail, or are cut off by the end of the process."""
+    """A simulated disk: its commits take time, fail, or are interrupted by the end of the process."""
 
     node: SimulatedBase | None = None
 
     def commit(self, batch: Batch) -> None:
-        """Commit under the faults that are ordered for the node."""
+        """Commit under the faults that are ordered for the node. Raises `StorageError`, `SimulatedCrashError`."""
         node = self.node
         if node is None:
             super().commit(batch)
@@ -109,12 +109,12 @@ class SimulatedTables(MemoryTables):
 
 
 class WatchedEngine(Engine):
-    """The engine, which reports errors of actors: in a simulation only errors that were ordered may occur."""
+    """The engine, which reports errors of actors, because in a simulation only errors that were ordered may occur."""
 
     base: SimulatedBase
 
     def act(self, frames: list[tuple[Any, Any]], notices: list[Any]) -> int:
-        """Act as always; then raise, if an error is ordered for a turn that did what this one did."""
+        """Run the mailbox; then raise, if an error is ordered for a turn that did what this one did."""
         messages = super().act(frames, notices)
         base = self.base
         if base.turn_fails is not None and base.turn_fails(self.ledger):
@@ -123,17 +123,17 @@ class WatchedEngine(Engine):
         return messages
 
     def undo(self, fault: Exception) -> None:
-        """Report the error, then roll the turn back as always."""
+        """Report the error, then roll the turn back."""
         self.base.actor_failed(fault)
         super().undo(fault)
 
 
 class OrderedFaultError(Exception):
-    """The error that an actor raises on purpose."""
+    """The error of an actor that a fault ordered."""
 
 
 class OrderedFault:
-    """A message that no actor understands, so that the actor that receives it raises."""
+    """A message that no actor handles, so that the actor that receives it raises."""
 
 
 class SimulatedBase(SystemBase):
@@ -170,19 +170,19 @@ class SimulatedBase(SystemBase):
         self.slow_commits: tuple[float, float] = (0.0001, 0.002)
         self.ordered_faults = self.sends_left = 0
         self.turn_fails: Callable[[Ledger], bool] | None = None
-        """Returns, from the ledger, whether this is the turn that is to fail at its end; None for no such order."""
+        """Returns, from the ledger, whether this is the turn that is to fail at its end; None without an order."""
         self.disk = cast("SimulatedTables", opened.ledger.tables)
         self.disk_failed = False
         self.disk_is_another = False
-        """Whether its disk holds something else than the last process left: nothing, or an older copy."""
+        """Whether its disk does not hold the data of the last process, but nothing or an older copy."""
         self.disk_is_damaged = False
-        """Whether a bit on its disk was flipped, so that it may start with less, or not at all."""
+        """Whether a bit on its disk was flipped, so that it may start with less data, or not at all."""
         self.power_fails = False
-        """Whether its host loses power when it ends; if False, the seed decides."""
+        """Whether its host loses power when the process ends; if False, the random seed decides."""
         self.killed = False
-        """Whether it was ended from outside, perhaps within a turn."""
+        """Whether the process was ended from outside, perhaps within a turn."""
         self.orphan = False
-        """Whether its exporter of a snapshot outlives it."""
+        """Whether the process that exports its snapshot outlives it."""
         self.on_end: Callable[[SimulatedBase, BaseException], None] = lambda base, error: None
 
     def start(self) -> None:
@@ -193,7 +193,7 @@ class SimulatedBase(SystemBase):
     # --- turns -------------------------------------------------------------------------------------------------------
 
     def wake(self, seconds: float) -> None:
-        """Take a turn in so many seconds, or at an earlier moment that is already planned."""
+        """Plan a turn after this many virtual seconds, unless an earlier turn is planned."""
         timeline = self.timeline
         at = max(timeline.now + seconds, self.free_at, self.resume_at)
         if at < self.wake_at:
@@ -217,7 +217,7 @@ class SimulatedBase(SystemBase):
         self.turn()
 
     def pause(self, seconds: float) -> None:
-        """Stop the process for so many seconds, as SIGSTOP does."""
+        """Stop the process for this many virtual seconds, as SIGSTOP does."""
         self.paused_at = self.paused_at or self.timeline.now
         self.resume_at = max(self.resume_at, self.timeline.now + seconds)
 
@@ -250,7 +250,7 @@ class SimulatedBase(SystemBase):
             self.wake(max(WAIT_SECONDS_MIN, engine.patience(IDLE_SECONDS_MAX) / clock.rate))
 
     def end(self, error: BaseException) -> None:
-        """End the process with this error."""
+        """End the process with this error, and report it to the watchers and the cluster."""
         if not self.alive:
             return
         self.alive = False
@@ -266,7 +266,7 @@ class SimulatedBase(SystemBase):
     # --- faults to order ---------------------------------------------------------------------------------------------
 
     def crash(self, at: CrashAt, after_sends: int = 0, commit: str = "any commit") -> None:
-        """Order the process to end at its next commit of a kind, see `COMMITS`, or after it has sent so many frames."""
+        """Order the process to end at its next commit of a kind (see `COMMITS`), or after `after_sends` sent frames."""
         self.crash_at, self.crash_commit, self.sends_left = at, commit, after_sends
 
     def end_in_step(self) -> None:
@@ -284,17 +284,17 @@ class SimulatedBase(SystemBase):
         self.wake(0.0)
 
     def actor_failed(self, fault: Exception) -> None:
-        """An actor raised. Raises `OperationFailedError` if no fault ordered that, unless the error ends the node."""
+        """Handle an actor's error. Raises `OperationFailedError` if no fault ordered it, unless it ends the node."""
         self.timeline.note("fault", self.name)
         if not is_fatal(fault) and "OrderedFault" not in str(fault):
             raise OperationFailedError(f"{self.name}: {type(fault).__name__}: {fault}") from fault
 
     def commit_time(self) -> float:
-        """Draw how many seconds this commit takes."""
+        """Draw the duration of this commit in seconds."""
         return self.chance.uniform(*self.slow_commits)
 
     def saw_durable(self, batch: Batch) -> None:
-        """Tell the watchers that a batch is on the disk."""
+        """Report to the watchers that a batch is on the disk."""
         for watcher in self.watchers:
             watcher.durable(self, batch)
 
@@ -306,21 +306,21 @@ class SimulatedBase(SystemBase):
         self.wake(0.0)
 
     def linked(self, node: str, stands: bool) -> None:
-        """Tell the engine that a connection was established or broke."""
+        """Report to the engine that a connection was established or broke."""
         self.notices.append(self.engine.peers.link(node, stands))
         self.wake(0.0)
 
     # --- what the engine sends ---------------------------------------------------------------------------------------
 
     def leaves(self) -> None:
-        """A frame is about to leave; end the process instead if that is ordered."""
+        """End the process before a frame leaves, if that is ordered. Raises `SimulatedCrashError`."""
         if self.crash_at is CrashAt.AMID_SENDING:
             if self.sends_left <= 0:
                 raise SimulatedCrashError
             self.sends_left -= 1
 
     def send_peer(self, node: str, data: bytes) -> bool:
-        """Send a frame to a peer when the time that the turn has taken so far is over."""
+        """Send a frame to a peer at the moment that the turn has reached; False without a connection."""
         self.leaves()
         for watcher in self.watchers:
             watcher.asks(self, node, data)
@@ -331,7 +331,7 @@ class SimulatedBase(SystemBase):
         return True
 
     def send_answer(self, connection: Any, frame: Frame) -> bool:
-        """Send an answer back."""
+        """Send an answer at the moment that the turn has reached."""
         self.leaves()
         for watcher in self.watchers:
             watcher.answers(self, connection, frame)
@@ -339,7 +339,7 @@ class SimulatedBase(SystemBase):
         return True
 
     def later(self, act: Callable[..., None], *args: Any) -> None:
-        """Act at the moment that the turn has reached: a frame behind a slow commit leaves late.
+        """Call `act` at the moment that the turn has reached: a frame after a slow commit leaves late.
 
         If the process is killed before that moment, the frame never leaves; if it ends by itself, the frame has left
         before.
@@ -350,7 +350,7 @@ class SimulatedBase(SystemBase):
             act(*args)
 
     def unless_killed(self, act: Callable[..., None], *args: Any) -> None:
-        """Act now, unless the process was killed meanwhile."""
+        """Call `act` now, unless the process was killed meanwhile."""
         if not self.killed:
             act(*args)
 
@@ -385,4 +385,4 @@ class SimulatedBase(SystemBase):
         self.wake(0.0)
 
     def shutdown(self) -> None:
-        """Nothing waits here."""
+        """Do nothing, because a simulated node has no thread that waits."""

@@ -1,4 +1,4 @@
-"""The simulated cluster: nodes whose disks outlive their processes, in one virtual time under one seed."""
+"""The simulated cluster: nodes whose disks outlive their processes, in one virtual time, from one random seed."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class DiskCopy:
 
 @dataclass(slots=True)
 class SimulatedNode:
-    """What outlives the processes of a node: its disk, its snapshots and its event bus."""
+    """The parts of a node that outlive its processes: its disk, its snapshots and its event bus."""
 
     name: str
     folder: Path
@@ -63,12 +63,12 @@ class SimulatedNode:
 class SimulatedCluster:
     """A whole cluster in one process: `start`, `run` for some virtual seconds, `crash`, `restart`, `close`.
 
-    Use it in a ``with`` statement. An error that a watcher raises, and any error of a node that no fault ordered, comes
-    out of `run`.
+    Use it in a ``with`` statement. `run` raises every error of a watcher and every error of a node that no fault
+    ordered.
 
     Args:
         nodes: how many nodes; they are called n1, n2 and so on.
-        seed: decides everything that is left to chance.
+        seed: the random seed of every draw.
         options: times and limits of the nodes; None for the defaults.
         limits: limits of their ledgers; None for the defaults.
         machine: makes the state machine of the node with that name, anew for each of its processes.
@@ -119,7 +119,7 @@ class SimulatedCluster:
         self.close()
 
     def close(self) -> None:
-        """Remove what lies on the real disk."""
+        """Remove the cluster's folder from the real disk."""
         for base in self.running():
             base.engine.opened.snapshots.drop_incoming()
         for node in self.nodes.values():
@@ -134,7 +134,7 @@ class SimulatedCluster:
             self.restart(name)
 
     def restart(self, name: str) -> None:
-        """Start a process on the node's disk as the last process left it; does nothing if one runs."""
+        """Start a process on the disk that the node's last process left; does nothing if one runs or it is `gone`."""
         node = self.nodes[name]
         if node.running is not None or name in self.gone:
             return
@@ -193,14 +193,14 @@ class SimulatedCluster:
         return open_ledger(tables, node.folder, founding, machine, self.storage, export)
 
     def crash(self, name: str) -> None:
-        """End a node's process: between two turns, or after a turn's commit and before its frames left."""
+        """End a node's process: between two turns, or after a turn's commit and before its frames leave."""
         base = self.nodes[name].running
         if base is not None:
             base.killed = True
             base.end(SimulatedCrashError())
 
     def ended(self, base: SimulatedBase, error: BaseException) -> None:
-        """A process has ended. An error that no fault ordered becomes the failure of the run."""
+        """Handle the end of a process. An error that no fault ordered becomes the failure of the run."""
         files = self.nodes[base.name].files
         power_fails = base.power_fails or files.chance.random() < 0.5
         base.orphan = not power_fails and files.chance.random() < 0.5
@@ -222,7 +222,7 @@ class SimulatedCluster:
         return 2 * (len(self.suspect) + 1) < len(self.names)
 
     def given_up(self, name: str, error: BaseException) -> None:
-        """Note that a node with a ruined disk does not run again: it noticed the damage, or its peers did."""
+        """Note that a node with a ruined disk does not run again: the node or its peers noticed the damage."""
         self.timeline.note("gone", name)
         self.gone[name] = f"{type(error).__name__}: {error}"
 
@@ -259,9 +259,9 @@ class SimulatedCluster:
     # --- time --------------------------------------------------------------------------------------------------------
 
     def run(self, seconds: float, done: Callable[[], bool] | None = None) -> bool:
-        """Let virtual seconds pass, fewer if `done` is true after a step; return what `done` returns.
+        """Let virtual seconds pass, fewer if `done` is true after a step; return the result of `done`.
 
-        Raises what a watcher found, and the error of a node that ended without an order.
+        Raises the error of a watcher, and the error of a node that ended without an order.
         """
         end = self.timeline.now + seconds
         if done is None:

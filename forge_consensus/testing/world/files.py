@@ -11,12 +11,12 @@ from typing import Any
 from forge_consensus.storage.snapshots.receiver import SnapshotReceiver
 
 STOPPING_STEPS = ("write", "flush", "rename", "flush folder")
-"""The steps after which a process may end, or which the disk may fail."""
+"""The steps after which a process may be ended, or at which the disk may be made to fail."""
 
 
 @dataclass(eq=False, slots=True)
 class Inode:
-    """A file behind its names, and the bytes of it that are safe on the disk."""
+    """A file independent of its names, and the bytes of it that are safe on the disk."""
 
     flushed: bytes = b""
 
@@ -26,7 +26,7 @@ class SimulatedFiles:
 
     The bytes of a file are safe once the file was flushed, its name once its folder was flushed. When the power fails,
     anything else may be lost: a file may lack its last bytes, have zeros in their place, or be empty; a rename or a
-    removal may not have happened. When only the process ends, what it wrote stays, but is still not safe.
+    removal may not have happened. When only the process ends, its writes stay, but are still not safe.
     """
 
     def __init__(self, folder: Path, chance: random.Random) -> None:
@@ -37,9 +37,9 @@ class SimulatedFiles:
         self.frozen: dict[str, bytes] | None = None
         """The folder as it was when the process ended within a step, before its clean-up code ran."""
         self.stop_in: int | None = None
-        """The process ends after this many further steps; None for no such order."""
+        """The number of further steps after which the process ends; None for no such order."""
         self.error_in: int | None = None
-        """The disk fails after this many further steps; None for no such order."""
+        """The number of further steps after which the disk fails; None for no such order."""
         self.stop: Callable[[], None] = lambda: None
         self.error: Callable[[], Exception] = lambda: OSError("ordered")
         self.deaf = False
@@ -49,7 +49,7 @@ class SimulatedFiles:
     def took(self, step: str, name: str, earlier: str) -> None:
         """Follow one step. Raises the failure that was ordered for it."""
         if self.frozen is not None:
-            return  # the process has ended, so what its clean-up code does here never happened
+            return  # the process has ended, so the steps of its clean-up code never happened
         if step == "create":
             self.present[name] = Inode()
         elif step == "flush":
@@ -93,7 +93,7 @@ class SimulatedFiles:
     # --- the ends ----------------------------------------------------------------------------------------------------
 
     def ended(self, *, power_fails: bool) -> None:
-        """The process has ended. If the power failed with it, what was not flushed may be lost."""
+        """Handle the end of the process. If the power failed with it, bytes that were not flushed may be lost."""
         contents, self.frozen = self.frozen or self.contents(), None
         self.stop_in = self.error_in = None
         if power_fails:
@@ -113,7 +113,7 @@ class SimulatedFiles:
         return left
 
     def torn(self, flushed: bytes, written: bytes) -> bytes:
-        """Return what a disk may hold of a file: what was flushed, and any part of the rest."""
+        """Return possible contents of a file on the disk: the flushed bytes, and any part of the rest."""
         if flushed == written:
             return written
         at = self.chance.randint(min(len(flushed), len(written)), len(written))

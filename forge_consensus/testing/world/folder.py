@@ -1,4 +1,4 @@
-"""The folders of simulated clusters; none stays behind, not even of a process that was killed."""
+"""The folders of simulated clusters; none is left behind, not even by a process that was killed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 SHARED_MEMORY = Path("/dev/shm")
-"""Where the folders are made, if it exists, because a flush costs nothing there."""
+"""The parent of the folders, if it exists, because a flush costs nothing there."""
 PREFIX = "forge-simulation-"
 OWNED = re.compile(rf"{PREFIX}([1-9][0-9]{{0,8}})-")
 """The name of such a folder; it contains the id of its process."""
@@ -61,10 +61,10 @@ def is_gone(process: int) -> bool:
 
 
 def is_held(path: Path) -> bool:
-    """Return whether a process holds the folder: in another container it may have another id, but it holds the lock."""
+    """Return whether a process holds the folder: in another container its id may differ, but it holds the lock."""
     try:
         lock = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-    except OSError:  # it is gone, another user's, or no folder
+    except OSError:  # it is gone, belongs to another user, or is no folder
         return True
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -10,9 +10,9 @@ from typing import Any, Protocol
 from forge_consensus.testing.world.timeline import Timeline
 
 REMEMBERED = 200
-"""How many of the newest frames may be delivered once more."""
+"""The number of the newest frames that may be delivered once more."""
 ANCIENT_EACH = 10
-"""One in this many of the older frames is kept too, so that frames of past terms come again."""
+"""One in this many of the older frames is kept too, so that frames of past terms are delivered again."""
 
 
 class Party(Protocol):
@@ -25,7 +25,7 @@ class Party(Protocol):
         """Accept a frame that arrived; `connection` is None if it is an answer."""
 
     def linked(self, node: str, stands: bool) -> None:
-        """Learn that the connection to a node was established (`stands`) or broke."""
+        """Note that the connection to a node was established (`stands`) or broke."""
 
 
 @dataclass(slots=True)
@@ -60,9 +60,9 @@ class Network:
     timeline: Timeline
     weather: Weather = field(default_factory=Weather)
     live: dict[str, Party] = field(default_factory=dict)
-    """The nodes' running processes by name."""
+    """The running processes of the nodes, by name."""
     callers: dict[str, list[Party]] = field(default_factory=dict)
-    """By node: the clients that keep a connection to it, and hear when it breaks and when it stands again."""
+    """By node: the clients with a connection to it, which are notified when it breaks and when it is back."""
     links: dict[tuple[str, str], Connection] = field(default_factory=dict)
     cut: set[tuple[str, str]] = field(default_factory=set)
     old: deque[tuple[Connection, bytes, bool]] = field(default_factory=deque)
@@ -87,14 +87,14 @@ class Network:
             self.links_again(caller, node.name)
 
     def links_again(self, other: Party, name: str) -> None:
-        """Connect another party to the node `name` that is back; it may never notice that its old connection broke."""
+        """Connect another party to the restarted node `name`; it may never notice that its old connection broke."""
         if (other.name, name) not in self.links:
             self.reach(other, name)
         elif self.chance.random() < 0.5:
             self.report(other, name)
 
     def leave(self, node: Party) -> None:
-        """Remove a node's process; the others hear of it soon, late or never."""
+        """Remove a node's process; the others are notified soon, late or never."""
         if self.live.get(node.name) is node:
             del self.live[node.name]
         for ends in [ends for ends in self.links if ends[0] == node.name]:
@@ -105,30 +105,30 @@ class Network:
                 self.timeline.after(late, self.report, other, node.name)
 
     def attach(self, caller: Party, name: str) -> None:
-        """Have a client keep a connection to a node, through all of the node's processes, until `detach`."""
+        """Keep a connection of a client to a node, through all of the node's processes, until `detach`."""
         self.callers.setdefault(name, []).append(caller)
         self.reach(caller, name)
 
     def detach(self, caller: Party) -> None:
-        """A client is gone: its connections end, and nobody tells it of any again."""
+        """Remove a client: its connections end, and it is notified of nothing any more."""
         for name, callers in self.callers.items():
             if caller in callers:
                 callers.remove(caller)
                 self.links.pop((caller.name, name), None)
 
     def report(self, party: Party, name: str) -> None:
-        """Tell a party that its connection to a node broke; it connects again."""
+        """Notify a party that its connection to a node broke; it connects again."""
         if party.alive and self.links.pop((party.name, name), None) is not None:
             self.timeline.note("down", f"{party.name}>{name}")
             party.linked(name, False)
             self.reach(party, name)
 
     def reach(self, party: Party, name: str) -> None:
-        """Connect soon, and retry until it works."""
+        """Connect after a short random time, and retry until it succeeds."""
         self.timeline.after(self.chance.uniform(0.001, 0.1), self.connect, party, name)
 
     def connect(self, party: Party, name: str) -> None:
-        """Connect now, if both processes run and frames pass in both directions; else retry."""
+        """Connect now, if both processes run and frames pass in both directions; otherwise retry."""
         ends = (party.name, name)
         if not party.alive or name not in self.live or ends in self.links:
             return
@@ -142,7 +142,7 @@ class Network:
     # --- cutting -----------------------------------------------------------------------------------------------------
 
     def is_cut(self, sender: str, receiver: str) -> bool:
-        """Return whether frames from the one to the other are lost."""
+        """Return whether frames from `sender` to `receiver` are lost."""
         return (sender, receiver) in self.cut
 
     def part(self, one: list[str], other: list[str], *, both_ways: bool = True) -> None:
@@ -174,7 +174,7 @@ class Network:
         self.send(connection, data, forth=True)
 
     def answer(self, connection: Connection, data: bytes) -> None:
-        """Send a frame back on the connection that the request came by."""
+        """Send a frame back on the connection of the request."""
         self.send(connection, data, forth=False)
 
     def send(self, connection: Connection, data: bytes, *, forth: bool) -> None:

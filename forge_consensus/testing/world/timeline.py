@@ -1,4 +1,4 @@
-"""Virtual time: what happens when, in one order that the seed decides, and the hash that proves a replay."""
+"""Virtual time: planned calls in one order that the random seed decides, and the hash that proves a replay."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from heapq import heappop, heappush
 from typing import Any
 
 WALL_MS = 1_800_000_000_000
-"""Where simulated wall clocks begin, in milliseconds since 1970."""
+"""The first reading of simulated wall clocks, in milliseconds since 1970."""
 NOTED = 2000
-"""How many of the newest notes are kept."""
+"""The number of the newest notes that are kept."""
 
 
 class Timeline:
@@ -30,19 +30,19 @@ class Timeline:
         self.trace = blake2b(digest_size=16)
         self.steps = 0
         self.noted: deque[tuple[float, str, str, bytes]] = deque(maxlen=NOTED)
-        """The newest notes: moment, kind, who, data."""
+        """The newest notes: moment, kind, subject, data."""
 
     def chance(self, name: str) -> random.Random:
         """Return a random source with this name, so that the draws of one user do not shift those of another."""
         return random.Random(f"{self.seed}/{name}")
 
     def after(self, seconds: float, act: Callable[..., object], *args: Any) -> None:
-        """Plan a call in so many virtual seconds, with these arguments."""
+        """Plan a call after this many virtual seconds, with these arguments."""
         self.number += 1
         heappush(self.planned, (self.now + seconds if seconds > 0.0 else self.now, self.number, act, args))
 
     def run_until(self, moment: float, done: Callable[[], bool] = lambda: False) -> bool:
-        """Make all calls up to a moment, or until `done` is true after one of them; return what `done` returns."""
+        """Make all calls up to a moment, or until `done` is true after one of them; return the result of `done`."""
         planned = self.planned
         while planned and planned[0][0] <= moment:
             self.now, _, act, args = heappop(planned)
@@ -54,18 +54,18 @@ class Timeline:
         return done()
 
     def note(self, kind: str, who: str, data: bytes = b"") -> None:
-        """Add what happens now to the trace."""
+        """Add an event of the simulation, at the present moment, to the trace."""
         self.trace.update(f"{self.now!r} {kind} {who} {len(data)}\n".encode() + data)
         self.noted.append((self.now, kind, who, data))
 
     @property
     def digest(self) -> str:
-        """The hash of everything that was noted so far."""
+        """The hash of all notes so far."""
         return self.trace.hexdigest()
 
 
 class SimulatedClock:
-    """The clocks of one host: they run at a rate of their own and agree with those of no other host.
+    """The clocks of one host: they run at a rate of their own and differ from those of every other host.
 
     `ahead` is the time that the present turn has taken so far, in seconds. As in the production base, the base calls
     `lost` after its process was stopped or a flush was slow.
@@ -101,5 +101,5 @@ class SimulatedClock:
         return WALL_MS + self.skew_ms + int((self.timeline.now + self.ahead) * 1000)
 
     def lost(self, seconds: float) -> None:
-        """Count seconds in which the node did not run, so that `now` leaves them out."""
+        """Exclude seconds in which the node did not run from `now`."""
         self.stalled += seconds

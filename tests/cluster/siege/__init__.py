@@ -1,1 +1,1 @@
-"""The siege: real nodes that are killed, stopped, cut off and cheated under load, and what their clients saw."""
+"""The siege: real nodes under load with faults of processes, network, disks and clocks, and checks of all calls."""

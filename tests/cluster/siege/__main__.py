@@ -1,4 +1,4 @@
-"""The command: besieges real clusters for some minutes, and says what was done or what went wrong."""
+"""The command: besieges real clusters for some minutes, and prints a summary or the failure."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def fault(text: str) -> str:
 
 
 def orders(arguments: Sequence[str] | None = None) -> Orders:
-    """What the command was given; ends the process with 2 for what makes no sense."""
+    """The arguments of the command; a wrong argument ends the process with 2."""
     parser = argparse.ArgumentParser("python -m tests.cluster.siege", description=__doc__)
     parser.add_argument("--minutes", type=positive, help=f"how long; {MINUTES:g} unless there are --rounds")
     parser.add_argument("--rounds", type=lambda text: whole(text, 1, 10**6, "number of rounds"), help="how many rounds")
@@ -65,7 +65,7 @@ def orders(arguments: Sequence[str] | None = None) -> Orders:
 
 
 def main() -> int:
-    """Run; returns 0 if all was well, 1 if not, 130 after Ctrl-C."""
+    """Run the siege; returns 0 if all checks passed, 1 if not, 130 after Ctrl-C."""
     siege = Siege(orders())
     print(
         f"siege --seed {siege.orders.seed}",

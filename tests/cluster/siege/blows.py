@@ -1,4 +1,4 @@
-"""The blows: what is done to a cluster under load, each from beginning to end, drawn from the siege's seed."""
+"""The blows: faults of a cluster under load, each from its beginning to its end, drawn from the siege's random seed."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from tests.cluster.siege.namespaces import LINKS, Link, SpacedCluster, no_namesp
 from tests.cluster.siege.preloads import FAULTS, Fault, missing
 
 Blow = Callable[[LocalCluster, random.Random], str | None]
-"""Returns what is worth telling of it beside its name."""
+"""Returns details for the log beside its name, or None."""
 
 LEADER_SECONDS: Final = 10.0
 
 
 def leader_or_any(cluster: LocalCluster, dice: random.Random) -> str:
-    """The leader, or some node when nobody leads in time: then that is the fault that goes on."""
+    """The leader, or some node if no node leads in time, because an earlier fault may last."""
     try:
         return cluster.wait_for_leader(LEADER_SECONDS)
     except ConsensusTimeoutError:
@@ -28,17 +28,17 @@ def leader_or_any(cluster: LocalCluster, dice: random.Random) -> str:
 
 
 def some(cluster: LocalCluster, dice: random.Random) -> str:
-    """The leader or any node, with even chances."""
+    """The leader or any node, with equal probability."""
     return leader_or_any(cluster, dice) if dice.random() < 0.5 else dice.choice(cluster.names)
 
 
 def minority(cluster: LocalCluster, dice: random.Random) -> list[str]:
-    """Fewer than half of the nodes, one at least."""
+    """Fewer than half of the nodes, but at least one."""
     return dice.sample(cluster.names, dice.randint(1, max(1, (len(cluster.names) - 1) // 2)))
 
 
 def kill_and_restart(cluster: LocalCluster, names: list[str], dice: random.Random) -> None:
-    """SIGKILL, and after a while a start."""
+    """Send SIGKILL to nodes, and start them again after a while."""
     for name in names:
         cluster.nodes[name].kill()
     time.sleep(dice.choice([0.0, 0.1, 1.0, 3.0]) * dice.random())
@@ -48,22 +48,22 @@ def kill_and_restart(cluster: LocalCluster, names: list[str], dice: random.Rando
 
 
 def kill_one(cluster: LocalCluster, dice: random.Random) -> None:
-    """Kill -9 of any node."""
+    """Kill any node."""
     kill_and_restart(cluster, [dice.choice(cluster.names)], dice)
 
 
 def kill_leader(cluster: LocalCluster, dice: random.Random) -> None:
-    """Kill -9 of the leader."""
+    """Kill the leader."""
     kill_and_restart(cluster, [leader_or_any(cluster, dice)], dice)
 
 
 def kill_all(cluster: LocalCluster, dice: random.Random) -> None:
-    """Kill -9 of all nodes, as when the power fails."""
+    """Kill all nodes, as when the power fails."""
     kill_and_restart(cluster, cluster.names, dice)
 
 
 def restart(cluster: LocalCluster, dice: random.Random) -> None:
-    """An end in order (SIGTERM) and a start; it must end with 0."""
+    """End a node in order (SIGTERM) and start it; it must end with exit code 0."""
     name = some(cluster, dice)
     cluster.shut_down(name)
     ended = cluster.process(name).process
@@ -74,7 +74,7 @@ def restart(cluster: LocalCluster, dice: random.Random) -> None:
 
 
 def pause(cluster: LocalCluster, dice: random.Random) -> None:
-    """SIGSTOP of one node or a minority, and SIGCONT after others may have taken over."""
+    """Send SIGSTOP to one node or a minority, and SIGCONT after others may have taken over."""
     names = [some(cluster, dice)] if dice.random() < 0.6 else minority(cluster, dice)
     for name in names:
         cluster.pause(name)
@@ -84,19 +84,19 @@ def pause(cluster: LocalCluster, dice: random.Random) -> None:
 
 
 def hold(cluster: LocalCluster, dice: random.Random) -> None:
-    """Let a fault of the network last, and end it."""
+    """Let a fault of the network last a while, and end it."""
     time.sleep(dice.uniform(0.5, 5.0))
     cluster.heal()
 
 
 def part_minority(cluster: LocalCluster, dice: random.Random) -> None:
-    """A minority is cut off, with or without broken connections."""
+    """Partition a minority, with or without broken connections."""
     cluster.partition(minority(cluster, dice), disconnect=dice.random() < 0.3)
     hold(cluster, dice)
 
 
 def part_leader(cluster: LocalCluster, dice: random.Random) -> None:
-    """The leader is cut off, alone or with one follower."""
+    """Partition the leader, alone or with one follower."""
     leader = leader_or_any(cluster, dice)
     others = [name for name in cluster.names if name != leader]
     company = dice.sample(others, 1) if len(others) >= 4 and dice.random() < 0.5 else []
@@ -105,13 +105,13 @@ def part_leader(cluster: LocalCluster, dice: random.Random) -> None:
 
 
 def part_all(cluster: LocalCluster, dice: random.Random) -> None:
-    """No node reaches any other: nowhere is a majority."""
+    """Separate all nodes from each other, so that there is no majority."""
     cluster.partition(*cluster.names)
     hold(cluster, dice)
 
 
 def part_one_way(cluster: LocalCluster, dice: random.Random) -> None:
-    """One node is heard no more but hears, or hears no more but is heard."""
+    """Drop all messages from one node, or all messages to it."""
     name = some(cluster, dice)
     others = [other for other in cluster.names if other != name]
     sides = ([name], others) if dice.random() < 0.5 else (others, [name])
@@ -120,7 +120,7 @@ def part_one_way(cluster: LocalCluster, dice: random.Random) -> None:
 
 
 def part_bridge(cluster: LocalCluster, dice: random.Random) -> None:
-    """Two halves that see each other only by way of one node."""
+    """Split the cluster into two halves that are connected only through one node."""
     names = dice.sample(cluster.names, len(cluster.names))
     half = len(names) // 2
     pairs = [(one, other) for one in names[:half] for other in names[half + 1 :]]
@@ -129,7 +129,7 @@ def part_bridge(cluster: LocalCluster, dice: random.Random) -> None:
 
 
 def disturb(cluster: LocalCluster, dice: random.Random) -> None:
-    """Messages are delayed, lost, doubled and overtaken everywhere."""
+    """Delay, drop, duplicate and reorder messages on all paths."""
     slow = dice.choice([0.0, 0.01, 0.1])
     cluster.disturb(
         PathFaults(0.0, slow, drop=dice.choice([0.0, 0.02, 0.1]), duplicate=dice.choice([0.0, 0.1]), reorder=0.1)
@@ -138,7 +138,7 @@ def disturb(cluster: LocalCluster, dice: random.Random) -> None:
 
 
 def against_a_node(fault: Fault) -> Blow:
-    """The fault of a disk or a clock, at the leader or any node."""
+    """Return the blow that imposes a fault of a disk or a clock on the leader or any node."""
 
     def blow(cluster: LocalCluster, dice: random.Random) -> str:
         return fault(cluster, cluster.process(some(cluster, dice)), dice)
@@ -147,7 +147,7 @@ def against_a_node(fault: Fault) -> Blow:
 
 
 def against_links(link: Link) -> Blow:
-    """The fault of cables or of a switch, at the leader or a minority."""
+    """Return the blow that imposes a fault of cables or of a switch on the leader or a minority."""
 
     def blow(cluster: LocalCluster, dice: random.Random) -> None:
         assert isinstance(cluster, SpacedCluster), "there are cables"
@@ -173,6 +173,6 @@ BLOWS: Final[dict[str, Blow]] = {
     **{name: against_links(link) for name, link in LINKS.items()},
 }
 PROXIED: Final = {name for name in BLOWS if name.startswith("part-")} | {"disturb"}
-"""Those that need a proxy; those that are named in `LINKS` need namespaces, all others neither."""
+"""The blows that need a proxy; those in `LINKS` need namespaces, all others neither."""
 MISSING: Final = {**missing(), **(dict.fromkeys(LINKS, reason) if (reason := no_namespaces()) else {})}
-"""Those that this machine cannot have -> why."""
+"""The blows that this machine cannot strike -> the reason."""

@@ -1,4 +1,4 @@
-"""The clients of a siege: threads that call without pause, and note what each call answered or that nobody knows."""
+"""The clients of a siege: threads that call without pause, and record the answer of each call or that it is unknown."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from tests.cluster.siege.keys import COUNTER, Keys
 
 TIMEOUTS: Final = (0.1, 0.3, 1.0, 2.0)
 LANES: Final = ("", "a", "b", "c")
-"""Calls that one client has under way at once count as those of several."""
+"""The lanes of a client: concurrent calls of one client count as those of several."""
 REST_SECONDS_MAX: Final = 0.02
-"""Between two calls of one client, so that seven of them leave a small machine some time for the nodes."""
+"""The longest pause between two calls of one client, so that seven clients leave a small machine time for the nodes."""
 JOIN_SECONDS_MAX: Final = 30.0
 KINDS: Final = ("get", "get", "get", "set", "set", "set", "cas", "cas", "increment", "delete")
 COUNTER_KINDS: Final = ("increment", "increment", "get")
 
 
 def outcome_of(error: BaseException | None) -> Outcome:
-    """What a caller knows of a call that ended so; whatever is not proven is open.
+    """The outcome of a call that ended with this error; without proof it is open.
 
-    `UnavailableError` and its kinds, `ConsensusTimeoutError` too, promise that nothing was done, and a `CommandError`
-    that the machine refused the command and changed nothing; the judge holds them to it.
+    `UnavailableError` and its subclasses, `ConsensusTimeoutError` too, promise that nothing was done, and a
+    `CommandError` promises that the machine refused the command and changed nothing; the judge checks these promises.
     """
     if error is None:
         return Outcome.OK
@@ -39,7 +39,7 @@ def outcome_of(error: BaseException | None) -> Outcome:
 
 
 def command_of(call: Operation) -> Command:
-    """The command of a write. Raises ValueError for what is none."""
+    """Return the command of a write. Raises `ValueError` for any other call."""
     match call.kind:
         case "set":
             payload: dict[str, Any] = {"value": call.argument}
@@ -55,14 +55,14 @@ def command_of(call: Operation) -> Command:
 
 
 def hand_over(client: Client, call: Operation, timeout: float) -> Callable[[], Any]:
-    """Send a call off; returns what waits for its answer. Both raise its error."""
+    """Start a call; returns the object that waits for its answer. Both raise the call's error."""
     if call.kind == "get":
         return client.ask_query(call.key, call.consistency, timeout).result
     return client.submit(command_of(call), timeout).result
 
 
 def record(client: Client, history: History, calls: Sequence[Operation], timeout: float) -> list[BaseException]:
-    """Make these calls at once, and note each from its beginning to its end; returns the errors."""
+    """Make these calls concurrently, and record each from its beginning to its end; returns the errors."""
     errors: list[BaseException] = []
     waiting: list[tuple[Operation, Callable[[], Any]]] = []
     for call in calls:
@@ -83,32 +83,32 @@ def record(client: Client, history: History, calls: Sequence[Operation], timeout
 
 
 def note(call: Operation, result: Any, error: BaseException | None) -> None:
-    """A call ended now."""
+    """Record that a call ended now."""
     call.result = result
     call.outcome = outcome_of(error)
     call.ended = None if call.outcome is Outcome.OPEN else time.monotonic()
 
 
 def known(call: Operation) -> bool:
-    """Whether it showed what a key holds."""
+    """Whether a call showed the value of its key."""
     return call.kind == "get" and call.outcome is Outcome.OK
 
 
 class Caller:
-    """One client in its session, on a thread of its own, with so many calls under way at once."""
+    """One client in its session, on a thread of its own, with several concurrent calls."""
 
     def __init__(self, name: str, client: Client, dice: random.Random, *, leases: bool, at_once: int) -> None:
         self.name = name
         self.client = client
         self.dice = dice
         self.leases = leases
-        """Whether half of its reads go by the lease."""
+        """Whether half of its reads are lease reads."""
         self.at_once = at_once
         self.lives = 0
         self.seen: dict[str, Any] = {}
-        """The last value that it read of each key, to be expected by a cas."""
+        """The last value that it read of each key, which a cas expects."""
         self.errors: Counter[str] = Counter()
-        """Of the round that goes on or was last."""
+        """The errors of the present or the last round."""
         self.failure: BaseException | None = None
         self.thread: threading.Thread | None = None
 
@@ -120,7 +120,7 @@ class Caller:
         self.thread.start()
 
     def join(self) -> None:
-        """Wait for the end. Raises AssertionError when it hangs, and what it raised."""
+        """Wait for the thread. Raises its error, `AssertionError` if it hangs."""
         thread = self.thread
         assert thread is not None, "it was started"
         thread.join(JOIN_SECONDS_MAX)
@@ -129,21 +129,21 @@ class Caller:
             raise self.failure
 
     def run(self, stop: threading.Event, history: History, keys: Keys) -> None:
-        """The thread."""
+        """Call until `stop` is set; the body of the thread."""
         try:
             while not stop.is_set():
                 calls = [self.call(keys, lane) for lane in LANES[: self.at_once]]
                 for error in record(self.client, history, calls, self.dice.choice(TIMEOUTS)):
                     self.errors[type(error).__name__] += 1
                 if any(call.outcome is Outcome.OPEN for call in calls):
-                    self.lives += 1  # one client makes one call after the other, and that one may still be going on
+                    self.lives += 1  # a client makes one call at a time, and this one may be open
                 self.seen.update({call.key: call.result for call in calls if known(call)})
                 stop.wait(self.dice.uniform(0.0, REST_SECONDS_MAX))
         except BaseException as failure:
             self.failure = failure
 
     def call(self, keys: Keys, lane: str) -> Operation:
-        """The next call, not begun yet."""
+        """Return the next call, not begun yet."""
         key = keys.take(self.dice)
         kind = self.dice.choice(COUNTER_KINDS if COUNTER in key else KINDS)
         argument: Any = None

@@ -29,23 +29,23 @@ SNAPSHOTS_OFTEN: Final = StorageSettings(
     trailing_entries=200,
     checkpoint_entries=400,
     checkpoint_seconds=1.0,
-    events_seconds=30 * 24 * 3600.0,  # no jump of a clock makes an event too old to be kept
+    events_seconds=30 * 24 * 3600.0,  # longer than any jump of a clock, so that no event becomes too old to be kept
 )
 CLIENTS: Final = 7
 KEYS_AT_ONCE: Final = 14
 SETTLE_SECONDS: Final = 60.0
-"""How long a healed cluster may take to be level, on a machine with much else to do."""
+"""The time limit, in seconds, for a healed cluster to settle, on a busy machine."""
 
 
 @dataclass(frozen=True, slots=True)
 class Orders:
-    """What is asked of a siege: it ends after so many seconds or rounds, whichever comes first."""
+    """The limits of a siege: it ends after so many seconds or rounds, whichever comes first."""
 
     seed: int
     seconds: float = float("inf")
     rounds: int | None = None
     nodes: int | None = None
-    """None: three and five in turn."""
+    """None for three and five in turn."""
     only: tuple[str, ...] = ()
     round_seconds: tuple[float, float] = (20.0, 30.0)
     rounds_per_cluster: int = 3
@@ -54,7 +54,7 @@ class Orders:
 
 @dataclass(slots=True)
 class Siege:
-    """One run of the campaign; `run` returns whether all was well."""
+    """One run of the campaign; `run` returns whether all checks passed."""
 
     orders: Orders
     tally: Tally = field(default_factory=Tally)
@@ -71,12 +71,12 @@ class Siege:
 
     @property
     def over(self) -> bool:
-        """Whether enough was done."""
+        """Whether the limit of seconds or rounds is reached."""
         rounds = self.orders.rounds
         return self.passed >= self.orders.seconds or (rounds is not None and self.tally.rounds >= rounds)
 
     def run(self) -> bool:
-        """Besiege clusters until the orders are carried out or something is wrong, which is printed and kept."""
+        """Besiege clusters until a limit is reached or a check fails; a failure is printed and kept."""
         while not self.over:
             folder = Path(tempfile.mkdtemp(prefix="forge-siege-"))
             kept = False
@@ -92,7 +92,7 @@ class Siege:
         return True
 
     def keep(self, folder: Path, text: str) -> None:
-        """Leave behind what one needs to look into a failure, and say where."""
+        """Keep the data that explains a failure, and print where it is."""
         account = f"{self.at}, --seed {self.orders.seed}, after {', '.join(self.struck) or 'nothing'}\n{text}"
         (folder / "failure.txt").write_text(account, encoding="utf-8")
         with (folder / "history.jsonl").open("w", encoding="utf-8") as file:
@@ -100,7 +100,7 @@ class Siege:
         print(f"FAILED in {account}\nhistory, logs and data of the nodes are in {folder}", flush=True)
 
     def besiege(self, folder: Path) -> None:
-        """A few rounds on a cluster of its own."""
+        """Run a few rounds on a cluster of its own."""
         orders, number = self.orders, self.tally.clusters
         dice = random.Random(f"{orders.seed} cluster {number}")
         place = place_of(number, orders.only, orders.nodes)
@@ -119,7 +119,7 @@ class Siege:
                 self.tally.note_events(watch.numbers)
 
     def caller(self, number: int, index: int, cluster: LocalCluster, place: Place) -> Caller:
-        """A client; the first two have several calls under way at once."""
+        """Make a client; the first two make several calls concurrently."""
         dice = random.Random(f"{self.orders.seed} {number} {index}")
         at_once = len(LANES) if index < 2 else 1
         return Caller(f"c{index}", cluster.client(), dice, leases=place.leases, at_once=at_once)
@@ -127,7 +127,7 @@ class Siege:
     def round(
         self, place: Place, cluster: LocalCluster, watch: FeedWatch, callers: list[Caller], dice: random.Random
     ) -> None:
-        """Blows under load, then peace and the verdicts."""
+        """Run blows under load, then heal and give the verdicts."""
         number = self.tally.rounds
         self.at = f"round {number} ({place})"
         self.history = History()
@@ -159,7 +159,7 @@ class Siege:
         )
 
     def strike(self, cluster: LocalCluster, names: list[str], dice: random.Random) -> None:
-        """Blow after blow until the round is over, then heal under load."""
+        """Strike one blow after the other until the round is over, then heal under load."""
         end = time.monotonic() + dice.uniform(*self.orders.round_seconds)
         self.struck = []
         bag: list[str] = []

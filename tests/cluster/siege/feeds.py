@@ -1,4 +1,4 @@
-"""The event feed of a siege: each node's numbers must come once, in order, and without a hole that was not declared."""
+"""The event feed of a siege: each node's numbers must come once, in order, and without an undeclared gap."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from forge_consensus.events.types import BecameLeader, ConsensusEvent
 from forge_consensus.feed.event_feed import EventFeed, Gap
 
 QUIET_SECONDS_MAX: Final = 30.0
-"""How long the feed may take to be where the journals are, after the round."""
+"""The time limit, in seconds, for the feed to reach the end of the journals after the round."""
 
 
 class Numbers:
-    """What was told of each node so far, and what was wrong with it."""
+    """The event numbers of each node so far, and the errors in them."""
 
     def __init__(self) -> None:
         self.next: dict[str, int] = {}
@@ -42,7 +42,7 @@ class Numbers:
 
 
 class FeedWatch:
-    """Follows all nodes of one cluster through its whole life."""
+    """Follows all nodes of one cluster for the cluster's whole life."""
 
     def __init__(self, endpoints: list[str], cluster_id: str) -> None:
         self.endpoints = endpoints
@@ -54,7 +54,7 @@ class FeedWatch:
         self.thread.start()
 
     def run(self) -> None:
-        """The thread."""
+        """Read events until closed; the body of the thread."""
         try:
             while True:
                 self.numbers.take(self.feed.get())
@@ -64,10 +64,10 @@ class FeedWatch:
             self.failure = failure
 
     def check(self, names: list[str], seconds: float = QUIET_SECONDS_MAX) -> None:
-        """Compare with what the journals hold once all is quiet. Raises AssertionError.
+        """Compare with the journals once no event is in flight. Raises `AssertionError`.
 
-        The journals are read by a second feed from its own beginning; the first, which lived through all faults, must
-        come to where that one ends.
+        A second feed reads the journals from its own beginning; the first, which was exposed to all faults, must reach
+        the end of the second.
         """
         again = Numbers()
         with EventFeed(self.endpoints, since=0, cluster_id=self.cluster_id, follow=False) as feed:
@@ -89,11 +89,11 @@ class FeedWatch:
 
     @property
     def leaders(self) -> int:
-        """How often a node became leader."""
+        """The number of times that a node became leader."""
         return self.numbers.kinds[BecameLeader.kind]
 
     def close(self) -> None:
-        """End it."""
+        """Close the feed and end the thread."""
         self.feed.close()
         self.thread.join(5.0)
 

@@ -1,4 +1,4 @@
-"""The keys of a round: a few at a time, each retired after some calls so that its history stays quick to judge."""
+"""The keys of a round: a few at a time, each retired after some calls, because long histories take long to judge."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Final
 CALLS_MIN: Final = 150
 CALLS_MAX: Final = 250
 COUNTER: Final = "counter"
-"""Keys with this in their name are only incremented and read, so that their sums can be checked too."""
+"""Keys with this text in their name are only incremented and read, so that their sums can be checked too."""
 
 
 class Keys:
-    """Hands out keys to all clients of a round; a fourth of them are counters."""
+    """Gives keys to all clients of a round; a fourth of them are counters."""
 
     def __init__(self, prefix: str, at_once: int, dice: random.Random) -> None:
         self.prefix = prefix
@@ -22,19 +22,19 @@ class Keys:
         self.made: list[str] = []
         self.values = 0
         self.left: dict[str, int] = {}
-        """The keys in use, and how many calls each still gets."""
+        """The keys in use, and the number of calls left for each."""
         for _ in range(at_once):
             self.make()
 
     def make(self) -> None:
-        """One key more."""
+        """Add one key."""
         number = len(self.made)
         name = f"{self.prefix}-{COUNTER if number % 4 == 3 else 'key'}-{number}"
         self.made.append(name)
         self.left[name] = self.dice.randint(CALLS_MIN, CALLS_MAX)
 
     def take(self, dice: random.Random) -> str:
-        """A key for one call."""
+        """Return a key for one call."""
         with self.lock:
             key = dice.choice(list(self.left))
             self.left[key] -= 1
@@ -44,7 +44,7 @@ class Keys:
             return key
 
     def value(self) -> int:
-        """A value that nobody sets twice, with room for increments before the next one."""
+        """Return a value that no call sets twice, with room for increments before the next one."""
         with self.lock:
             self.values += 1
             return self.values * 1_000_000

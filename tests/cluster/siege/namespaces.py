@@ -1,4 +1,4 @@
-"""Network namespaces: nodes that each have a network of their own, joined by cables and a switch of the kernel's."""
+"""Network namespaces: nodes with a network of their own each, joined by virtual cables and a switch of the kernel."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ except ConnectionRefusedError:
     sys.exit(0)
 sys.exit(1)
 """
-"""Whether the way to an address is free: nobody listens there, and that is what must be heard."""
+"""Tests whether an address is reachable: no process listens there, and the refusal must arrive."""
 
 
 def command(*words: str) -> None:
-    """Run a command. Raises `OperationFailedError` with what it said."""
+    """Run a command. Raises `OperationFailedError` with its output."""
     try:
         done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=COMMAND_SECONDS_MAX)
     except (OSError, subprocess.TimeoutExpired) as error:
@@ -44,15 +44,16 @@ def command(*words: str) -> None:
 
 
 class Switch:
-    """A switch with a cable to each node, made by entering it and removed by leaving it.
+    """A switch with a cable to each node, created by entering the context and removed by leaving it.
 
-    This process reaches all nodes too. Names and addresses are drawn from its number, so that two may stand at once.
+    This process reaches all nodes too. Names and addresses are derived from its process id, so that two switches may
+    exist at once.
     """
 
     def __init__(self, names: list[str]) -> None:
         self.tag = f"fs{os.getpid()}"
         self.bridge = f"{self.tag}b"
-        self.net = f"198.18.{os.getpid() % 256}"  # a network that is reserved for tests like this one
+        self.net = f"198.18.{os.getpid() % 256}"  # a network that is reserved for benchmarks (RFC 2544)
         self.places = {name: f"{self.net}.{number}" for number, name in enumerate(names, 1)}
 
     def space(self, name: str) -> str:
@@ -64,7 +65,7 @@ class Switch:
         return f"{self.tag}{name}"
 
     def inside(self, name: str, *words: str) -> list[str]:
-        """A command to be run where a node is."""
+        """The command line that runs a command in a node's namespace."""
         return ["ip", "netns", "exec", self.space(name), *words]
 
     def __enter__(self) -> Self:
@@ -91,7 +92,7 @@ class Switch:
         self.remove()
 
     def remove(self) -> None:
-        """Leave nothing behind."""
+        """Remove cables, namespaces and switch, as far as they exist."""
         for name in self.places:
             with contextlib.suppress(OperationFailedError):
                 command("ip", "link", "del", self.cable(name))
@@ -101,15 +102,15 @@ class Switch:
             command("ip", "link", "del", self.bridge)
 
     def plug(self, name: str, state: str) -> None:
-        """Plug a node's cable in ("up") or pull it ("down")."""
+        """Set a node's cable to "up" or "down"."""
         command("ip", "link", "set", self.cable(name), state)
 
     def allow(self, name: str, isolated: str) -> None:
-        """Whether ("off") or not ("on") nodes of which that is said may speak to each other."""
+        """Set whether a node's port is isolated ("on" or "off"); isolated ports cannot reach each other."""
         command("bridge", "link", "set", "dev", self.cable(name), "isolated", isolated)
 
     def whole(self) -> None:
-        """End all that was done."""
+        """End all faults of cables and ports."""
         for name in self.places:
             self.plug(name, "up")
             self.allow(name, "off")
@@ -123,37 +124,37 @@ class SpacedCluster(LocalCluster):
         self.switch = switch
 
     def place(self) -> None:
-        """Each node listens in its own namespace."""
+        """Choose the address of each node in its own namespace."""
         self.addresses = {name: f"{address}:{PORT}" for name, address in self.switch.places.items()}
         self.real_addresses = dict(self.addresses)
 
     def make(self, name: str) -> NodeProcess | NodeThread:
-        """A node that is started where its cable ends."""
+        """Make a node that starts in its namespace."""
         node = super().make(name)
         assert isinstance(node, NodeProcess), "threads share the namespace of their process"
         node.before = self.switch.inside(name)
         return node
 
     def heal(self) -> None:
-        """Mend all cables."""
+        """End all faults of cables and ports."""
         self.switch.whole()
 
 
 def hold(switch: Switch, dice: random.Random) -> None:
-    """Let it last, and end it."""
+    """Let a fault last a while, and end it."""
     time.sleep(dice.uniform(0.5, 5.0))
     switch.whole()
 
 
 def link_down(switch: Switch, names: list[str], dice: random.Random) -> None:
-    """The cables of a minority are pulled; not even clients reach these nodes."""
+    """Set the cables of a minority down; not even clients reach these nodes."""
     for name in names:
         switch.plug(name, "down")
     hold(switch, dice)
 
 
 def link_parted(switch: Switch, names: list[str], dice: random.Random) -> None:
-    """Some nodes, mostly all, do not reach each other; whoever is left, and clients, reach all."""
+    """Separate some nodes, mostly all, from each other; all other nodes, and clients, reach every node."""
     for name in names if dice.random() < 0.5 else switch.places:
         switch.allow(name, "on")
     hold(switch, dice)
@@ -165,7 +166,7 @@ LINKS: Final[dict[str, Link]] = {"link-down": link_down, "link-parted": link_par
 
 @cache
 def no_namespaces() -> str:
-    """Why there can be no namespaces on this machine; empty if there can."""
+    """Why this machine has no namespaces; empty if it has."""
     if os.geteuid() != 0:
         return "network namespaces need root"
     if lacking := [name for name in ("ip", "bridge") if shutil.which(name) is None]:

@@ -1,4 +1,4 @@
-"""The places of a siege: where a cluster stands, of how many nodes, and whether its reads go by leases."""
+"""The places of a siege: the transport of a cluster, its number of nodes, and whether it uses lease reads."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from tests.cluster.siege.namespaces import LINKS, SpacedCluster, Switch
 
 NAMESPACES: Final = "namespaces"
 DRIFTS: Final = "clock-drifts"
-"""Leases allow for clocks that drift, but not by as much as these do."""
+"""Leases tolerate drifting clocks, but not at the rate of this fault."""
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """A cluster that is to be: behind a proxy by a transport, or in network namespaces."""
+    """The description of a cluster: behind a proxy with a transport, or in network namespaces."""
 
     way: str
     """``tcp``, ``ipc`` or ``namespaces``."""
@@ -26,7 +26,7 @@ class Place:
     leases: bool = False
 
     def possible(self, names: Sequence[str]) -> list[str]:
-        """Which of these blows can be struck here."""
+        """The given blows that can be struck here."""
         others = set(PROXIED if self.way == NAMESPACES else LINKS) | set(MISSING) | ({DRIFTS} if self.leases else set())
         return [name for name in names if name not in others]
 
@@ -35,7 +35,7 @@ class Place:
 
     @contextmanager
     def cluster(self, **options: Any) -> Iterator[LocalCluster]:
-        """The cluster, with these options besides."""
+        """Start the cluster, with these additional options."""
         options["lease_reads"] = self.leases
         if self.way == NAMESPACES:
             names = [f"n{number}" for number in range(1, self.nodes + 1)]
@@ -56,13 +56,13 @@ PLACES: Final = (
     Place("tcp", 3, leases=True),
     Place(NAMESPACES, 5, leases=True),
 )
-"""In turn."""
+"""The places, used in turn."""
 
 
 def place_of(number: int, only: Sequence[str], nodes: int | None) -> Place:
-    """Where the cluster of that number stands: at the next place where most of the wanted blows can be struck.
+    """The place of the cluster of that number: the next place where most of the wanted blows can be struck.
 
-    Namespaces are for faults of links; without any, other places serve as well.
+    Namespaces are only needed for faults of links; without these, other places serve as well.
     """
     wanted = only or list(BLOWS)
     links = set(wanted) & LINKS.keys() - MISSING.keys()

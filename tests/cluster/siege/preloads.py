@@ -1,4 +1,4 @@
-"""Bad disks and bad clocks, by libraries that stand between one node's process and its system, where there are any."""
+"""Faulty disks and clocks, by preloaded libraries between one node's process and its system, where installed."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from forge_consensus.testing.local.cluster import LocalCluster
 from forge_consensus.testing.local.node_process import NodeProcess
 
 DISK_CALLS: Final = ("sync/fdatasync", "rw/pwrite", "rw/writev")
-"""What LMDB makes a commit durable with."""
+"""The system calls with which LMDB makes a commit durable."""
 DISK_SECONDS_MAX: Final = 10.0
 EIO: Final = 5
 JUMPS: Final = (-86_400, -3_600, -30, -1, 1, 30, 3_600, 86_400)
 RATES: Final = (0.5, 0.9, 1.1, 2.0)
 QUOTA_BYTES: Final = 16 * MIB
-"""No more than what a store keeps back from proposals, so it is full at once."""
+"""No more than the reserve that a store withholds from proposals, so the store is full at once."""
 
 
 def library(pattern: str) -> Path | None:
-    """The first library of that name where Debian, Fedora and Arch put them."""
+    """The first library of that name in the folders of Debian, Fedora and Arch."""
     folders = ("/usr/lib", "/usr/lib64", "/usr/local/lib")
     return next((path for folder in folders for path in sorted(Path(folder).glob(pattern))), None)
 
@@ -37,20 +37,20 @@ FAKETIME: Final = library("**/faketime/libfaketimeMT.so.1")
 
 
 def launch(node: NodeProcess, environment: Mapping[str, str]) -> None:
-    """Kill a node and start it with these variables, in place of those that it had."""
+    """Kill a node and start it with these variables, in place of its present ones."""
     node.kill()
     node.environment = environment
     node.launch()
 
 
 def back_to_normal(cluster: LocalCluster, node: NodeProcess) -> None:
-    """Start it as it was at first."""
+    """Start the node as it was started at first."""
     node.kill()
     cluster.restart(node.name, environment={})
 
 
 def disk_fails(cluster: LocalCluster, node: NodeProcess, dice: random.Random) -> str:
-    """A call that writes to the disk fails some time; the node must end at once, and say why by its exit code."""
+    """Let a system call on the disk fail after some time; the node must end at once, with the right exit code."""
     call = dice.choice(DISK_CALLS)
     fault = f"enable_random name=posix/io/{call},probability={dice.choice([0.002, 0.01, 0.05])},failinfo={EIO}"
     launch(node, {"LD_PRELOAD": f"{FIU_RUN} {FIU_POSIX}", "FIU_ENABLE": fault})
@@ -65,7 +65,7 @@ def disk_fails(cluster: LocalCluster, node: NodeProcess, dice: random.Random) ->
 
 
 def disk_full(cluster: LocalCluster, node: NodeProcess, dice: random.Random) -> str:
-    """A store, or all of them, have no room for a while: they refuse what they cannot keep, and have it later."""
+    """Let one store or all have no room for a while: they must refuse proposals then, and accept them later."""
     nodes = [cluster.process(name) for name in cluster.names] if dice.random() < 0.3 else [node]
     whole = {each.name: each.settings for each in nodes}
     for each in nodes:
@@ -86,13 +86,13 @@ def disk_full(cluster: LocalCluster, node: NodeProcess, dice: random.Random) -> 
 
 
 def clock(cluster: LocalCluster, node: NodeProcess, dice: random.Random, steps: list[str], **how: str) -> str:
-    """A node's clock says other things than those of the others; `steps` are one after the other."""
+    """Let a node's clock differ from those of the others; `steps` are applied one after the other."""
     with tempfile.TemporaryDirectory(prefix="forge-clock-") as folder:
         file = Path(folder, "clock")
 
         def set_clock(text: str) -> None:
             Path(folder, "next").write_text(f"{text}\n", encoding="ascii")
-            Path(folder, "next").rename(file)  # at once: the node reads it whenever it asks for the time
+            Path(folder, "next").rename(file)  # atomically: the node reads it with every reading of the clock
 
         set_clock("+0")
         environment = {"LD_PRELOAD": str(FAKETIME), "FAKETIME_TIMESTAMP_FILE": str(file), "FAKETIME_NO_CACHE": "1"}
@@ -108,13 +108,13 @@ def clock(cluster: LocalCluster, node: NodeProcess, dice: random.Random, steps: 
 
 
 def clock_jumps(cluster: LocalCluster, node: NodeProcess, dice: random.Random) -> str:
-    """The wall clock of a node is set, forwards and back."""
+    """Set the wall clock of a node forwards and back."""
     steps = [f"{seconds:+}" for seconds in dice.sample(JUMPS, dice.randint(1, 3))]
     return clock(cluster, node, dice, steps, FAKETIME_DONT_FAKE_MONOTONIC="1")
 
 
 def clock_drifts(cluster: LocalCluster, node: NodeProcess, dice: random.Random) -> str:
-    """All clocks of a node run too fast or too slowly."""
+    """Let all clocks of a node run too fast or too slowly."""
     return clock(cluster, node, dice, [f"+0 x{dice.choice(RATES)}"])
 
 
@@ -128,7 +128,7 @@ FAULTS: Final[dict[str, Fault]] = {
 
 
 def missing() -> dict[str, str]:
-    """The faults that this machine cannot have -> why."""
+    """The faults that this machine cannot have -> the reason."""
     found: dict[str, str] = {}
     if FIU_RUN is None or FIU_POSIX is None:
         found["disk-fails"] = "the libraries of libfiu are not installed (Debian: apt-get install fiu-utils libfiu0)"

@@ -1,4 +1,4 @@
-"""The tally of a siege: what was done and seen, added up round by round, and printed in the end."""
+"""The tally of a siege: counts of faults, calls and events, added up round by round, and printed at the end."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.cluster.siege.feeds import Numbers
 
 @dataclass(slots=True)
 class Tally:
-    """Numbers only, so that an hour of it needs no more memory than a minute."""
+    """Holds numbers only, so that an hour needs no more memory than a minute."""
 
     clusters: int = 0
     rounds: int = 0
@@ -32,13 +32,13 @@ class Tally:
             self.calls[call.kind, call.outcome.value] += 1
 
     def note_events(self, numbers: Numbers) -> None:
-        """Count the events of a cluster; its first leader is no failover."""
+        """Count the events of a cluster; the election of its first leader is no failover."""
         self.failovers += max(numbers.kinds[BecameLeader.kind] - 1, 0)
         self.events.update(numbers.kinds)
         self.gaps.update(numbers.gaps)
 
     def lines(self, seconds: float) -> Iterator[str]:
-        """The table."""
+        """Yield the lines of the table."""
         yield f"{self.rounds} rounds on {self.clusters} clusters in {seconds / 60:.1f} minutes"
         yield "faults     " + ", ".join(f"{name} {count}" for name, count in sorted(self.blows.items()))
         yield f"{'calls':10} {'ok':>9} {'refused':>9} {'open':>9}"

@@ -20,18 +20,18 @@ LEVEL_TRIES: Final = 10
 
 
 class UndecidedError(Exception):
-    """The judge did not finish in time: no proof of a fault, and none of correctness."""
+    """The judge did not finish in time, which proves neither a fault nor correctness."""
 
 
 def final_reads(client: Client, history: History, keys: list[str]) -> None:
-    """Read all keys once more, now that all is well; every read must succeed."""
+    """Read all keys once more after healing; every read must succeed."""
     for key in keys:
         errors = record(client, history, [Operation("final", "get", key)], READ_SECONDS)
         assert not errors, f"{key} could not be read when all was well again: {errors[0]!r}"
 
 
 def judge_history(history: History) -> float:
-    """Judge each key; returns how long the slowest took. Raises AssertionError, and `UndecidedError`."""
+    """Judge each key; returns the seconds for the slowest. Raises `AssertionError`, `UndecidedError`."""
     keys: defaultdict[str, list[Operation]] = defaultdict(list)
     for call in history:
         keys[call.key].append(call)
@@ -50,7 +50,7 @@ def judge_history(history: History) -> float:
 
 
 def judge_sums(history: History, state: dict[str, Any]) -> None:
-    """A counter holds what was acknowledged, and at most what is unknown besides. Raises AssertionError."""
+    """Demand that each counter holds the acknowledged sum, plus at most the unknown part. Raises `AssertionError`."""
     sure: defaultdict[str, int] = defaultdict(int)
     possible: defaultdict[str, int] = defaultdict(int)
     for call in history:
@@ -65,7 +65,7 @@ def judge_sums(history: History, state: dict[str, Any]) -> None:
 
 
 def whole_state(client: Client) -> tuple[int, dict[str, Any]]:
-    """All keys and values of the node that this client asks, and the index that they are as of."""
+    """All keys and values of the node that this client is connected to, and their index."""
     applied, state = 0, {}
     after: str | None = None
     while True:
@@ -79,7 +79,7 @@ def whole_state(client: Client) -> tuple[int, dict[str, Any]]:
 
 
 def differences(states: dict[str, dict[str, Any]]) -> str:
-    """In which keys machines differ, and what they hold; empty if they are equal."""
+    """The keys in which machines differ, with their values; empty if the machines are equal."""
     (first, expected), *others = states.items()
     lines = []
     for name, state in others:
@@ -90,7 +90,7 @@ def differences(states: dict[str, dict[str, Any]]) -> str:
 
 
 def judge_machines(cluster: LocalCluster, seconds: float) -> dict[str, Any]:
-    """All nodes hold the same at the same index; returns what. Raises AssertionError."""
+    """Demand that all nodes hold the same at the same index; returns that state. Raises `AssertionError`."""
     for _ in range(LEVEL_TRIES):
         index = cluster.wait_until_settled(*cluster.names, timeout=seconds)
         states, applied = {}, set()

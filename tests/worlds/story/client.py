@@ -1,8 +1,8 @@
-"""The client of a story: it sends single frames to nodes that the story names, and remembers the answers.
+"""The client of a story: it sends single frames to nodes that the story names, and records the answers.
 
-It is driven by hand on purpose and does not use the shipped client's `SessionCore`: a story decides which node gets
-which frame and when, also at nodes that no client would ask, and nothing may be sent, repeated or located that the
-story does not tell. The core itself is tested by `tests/unit/client/test_session.py` and by every simulation.
+It is driven by hand on purpose and does not use the shipped client's `SessionCore`: a story decides which node receives
+which frame and when, also at nodes to which no client would send, and no frame may be sent or repeated that the story
+does not contain. The core itself is tested by `tests/unit/client/test_session.py` and by every simulation.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ GREATEST = 1 << 20
 
 
 class StoryClient:
-    """One client with one session. `answers` holds what each of its words was answered, in order."""
+    """One client with one session. `answers` holds the answers to each of its words, in order."""
 
     name = "client"
     alive = True
@@ -45,11 +45,11 @@ class StoryClient:
         self.seq = self.number = self.query = 0
         self.numbers: dict[str, int] = {}
         self.asked: dict[int, list[str]] = {}
-        """The words of each request by its number."""
+        """The words of each request, by its number."""
         self.answers: dict[str, list[str]] = {}
 
     def take(self, data: bytes, connection: Any) -> None:
-        """An answer arrived."""
+        """Record the results in an answer."""
         frame = decode(data, FRAME_BYTES_MAX)
         message = frame.message
         if isinstance(message, SessionOpened):
@@ -62,16 +62,16 @@ class StoryClient:
                 self.answered(word, message.code)
 
     def linked(self, node: str, stands: bool) -> None:
-        """Take no notice of a connection."""
+        """Do nothing: the client does not depend on connections."""
 
     def answered(self, word: str, answer: str) -> None:
-        """Remember an answer."""
+        """Record an answer, and write it to the trace."""
         self.answers.setdefault(word, []).append(answer)
 
     # --- asking ------------------------------------------------------------------------------------------------------
 
     def send(self, node: StoryNode, message: Any, words: list[str]) -> None:
-        """Send a request to a node, which takes it in a turn of its own."""
+        """Send a request to a node, which handles it in a turn of its own."""
         self.number += 1
         self.asked[self.number] = words
         self.trace.write(f"client -> {node.name} {told(message)}")
@@ -80,11 +80,11 @@ class StoryClient:
         node.settle()
 
     def open_session(self, node: StoryNode) -> None:
-        """Ask for a session."""
+        """Request a session."""
         self.send(node, OpenSession(TTL_MS), ["session"])
 
     def propose(self, node: StoryNode, words: list[str]) -> None:
-        """Submit commands, each under a number of its own, unless it was submitted before."""
+        """Submit commands, each under a number of its own, or under its earlier one if it was submitted before."""
         if not self.session:
             raise StoryError("the client has no session: `begin n1` opens one")
         for word in words:
@@ -96,7 +96,7 @@ class StoryClient:
         self.send(node, Submit(self.session, 1, commands), words)
 
     def read(self, node: StoryNode, key: str, consistency: str) -> None:
-        """Ask for a key."""
+        """Query a key."""
         self.query += 1
         number = GREATEST + self.query
         word = f"read{self.query}"

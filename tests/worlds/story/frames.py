@@ -1,4 +1,4 @@
-"""The commands of a story that decide what becomes of each frame: delivered, lost, late, doubled or forged."""
+"""The commands of a story that decide the fate of each frame: delivered, lost, late, duplicated or forged."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def chosen(stage: Stage, words: list[str], default: str) -> list[Held]:
 
 @command("deliver")
 def deliver(stage: Stage, words: list[str]) -> None:
-    """`deliver n1->n2 [3|#2|all|VoteReply]`: deliver frames, each in a turn of its own; the first, if none is said."""
+    """`deliver n1->n2 [3|#2|all|VoteReply]`: deliver frames, each in a turn of its own; by default the first."""
     stage.deliver(chosen(stage, words, "1"))
 
 
@@ -67,7 +67,7 @@ def together(stage: Stage, words: list[str]) -> None:
 
 @command("drop")
 def drop(stage: Stage, words: list[str]) -> None:
-    """`drop n1->n2 [3|#2|VoteReply]`, `drop all`: lose held frames; all of the direction, if none is said."""
+    """`drop n1->n2 [3|#2|VoteReply]`, `drop all`: drop held frames; by default all of the direction."""
     frames = chosen(stage, [f"{ANYBODY}->{ANYBODY}"] if words == [ALL] else words, ALL)
     for held in frames:
         stage.cluster.network.held.remove(held)
@@ -76,7 +76,7 @@ def drop(stage: Stage, words: list[str]) -> None:
 
 @command("keep")
 def keep(stage: Stage, words: list[str]) -> None:
-    """`keep n1->n2 [#2|VoteReply] as late`: remember a copy of a held frame, to be delivered by `replay late`."""
+    """`keep n1->n2 [#2|VoteReply] as late`: keep a copy of a held frame, to be delivered by `replay late`."""
     *which, as_, name = words
     if as_ != "as" or name in stage.kept:
         raise StoryError("write `keep n1->n2 as late`, with a new name")
@@ -93,7 +93,7 @@ def replay(stage: Stage, words: list[str]) -> None:
 
 @command("pending")
 def pending(stage: Stage, words: list[str]) -> None:
-    """`pending [n1->n2]`: the held frames, in the order in which they were sent."""
+    """`pending [n1->n2]`: print the held frames, in the order in which they were sent."""
     for held in chosen(stage, words or [f"{ANYBODY}->{ANYBODY}"], ALL):
         stage.trace.write(f"{held.sender} -> {held.receiver} {told(held.frame.message)}")
 
@@ -102,7 +102,7 @@ def pending(stage: Stage, words: list[str]) -> None:
 def stabilize(stage: Stage, words: list[str]) -> None:
     """`stabilize [n1 n2 ...]`: deliver frames between these nodes, or all, in the order of sending until none is left.
 
-    No time passes, so followers may not have heard of the last commit yet; `heartbeat n1` tells them.
+    No time passes, so followers may not know the last commit index yet; `heartbeat n1` sends it to them.
     """
     names = stage.names(words)
     for _ in range(FRAMES_MAX):
@@ -117,7 +117,7 @@ def stabilize(stage: Stage, words: list[str]) -> None:
 
 
 class Stranger:
-    """Somebody who is no running node of the cluster and says he is one, or is unknown to it."""
+    """The sender of a forged frame: a process that is unknown to the cluster, or pretends to be one of its nodes."""
 
     alive = True
 
@@ -125,19 +125,19 @@ class Stranger:
         self.name = name
 
     def take(self, data: bytes, connection: Any) -> None:
-        """What he is answered is in the trace already."""
+        """Ignore an answer, because the trace shows it already."""
 
     def linked(self, node: str, stands: bool) -> None:
-        """Of no interest."""
+        """Ignore the state of connections."""
 
 
 def flag(values: dict[str, str], name: str) -> bool:
-    """A field that is yes or no."""
+    """Return a field that is yes or no."""
     return values.get(name, "yes") == "yes"
 
 
 def forged(kind: str, values: dict[str, str]) -> WireMessage:
-    """The message of that name with fields as words. Raises `StoryError`."""
+    """The message of that name with fields from words. Raises `StoryError`."""
     term = int(values.get("term", "0"))
     number = int(values.get("round", "0"))
     last_index, last_term = point_of(values.get("last", "0/0"))
@@ -166,9 +166,10 @@ def forged(kind: str, values: dict[str, str]) -> WireMessage:
 def inject(stage: Stage, words: list[str]) -> None:
     """`inject n2->n1 VoteReply term=2 granted=yes`: deliver a hand-made frame, through codec, gate and a turn.
 
-    Fields: term, round, last=5/2, granted, success, index or hint=5/2, prev=5/2, entries=2:a,2:b, commit. The header
-    is that of the sender's process as the receiver knows it; `boot=`, `to_boot=`, `token=`, `cluster=` change it. With
-    `asked=no` an answer comes by a connection on which nobody asked. The sender need not be a node of the cluster.
+    Fields: term, round, last=5/2, granted, success, index or hint=5/2, prev=5/2, entries=2:a,2:b, commit. The header is
+    that of the sender's process as the receiver knows it; `boot=`, `to_boot=`, `token=`, `cluster=` change it. With
+    `asked=no` an answer arrives on a connection on which no request was sent. The sender need not be a node of the
+    cluster.
     """
     direction, kind, *rest = words
     values = dict(word.split("=", 1) for word in rest)

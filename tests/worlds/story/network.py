@@ -1,4 +1,4 @@
-"""The network of a story: every frame is held until the story says what becomes of it."""
+"""The network of a story: every frame is held until the story decides its fate."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ANYBODY = "*"
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """A frame under way; `forth` is a request, else it is an answer to one."""
+    """A frame in flight; `forth` is True for a request, False for an answer."""
 
     sender: str
     receiver: str
@@ -27,12 +27,12 @@ class Held:
 
     @property
     def frame(self) -> Frame:
-        """What it says."""
+        """The decoded frame."""
         return decode(self.data, FRAME_BYTES_MAX)
 
     @property
     def greets(self) -> bool:
-        """Whether it belongs to two nodes' greeting."""
+        """Whether it is part of the greeting of two nodes."""
         return isinstance(self.frame.message, Hello | HelloReply)
 
 
@@ -43,34 +43,34 @@ class HeldNetwork(Network):
         super().__init__(timeline)
         self.held: list[Held] = []
         self.introduced: Callable[[str, str], None] = lambda one, other: None
-        """Called for two nodes that can reach each other, to have them greet."""
+        """Called for two nodes that can reach each other, so that they greet."""
 
     # --- processes and connections -----------------------------------------------------------------------------------
 
     def join(self, node: Party) -> None:
-        """A process began; who connects with whom, says the story."""
+        """Add a new process; the story decides which connections it gets."""
         self.live[node.name] = node
 
     def leave(self, node: Party) -> None:
-        """A process ended. Nobody hears of it before the story says so."""
+        """Remove a process. Nobody is notified before the story orders that."""
         del self.live[node.name]
         for ends in [ends for ends in self.links if ends[0] == node.name]:
             del self.links[ends]
 
     def disconnect(self, name: str, other: str) -> bool:
-        """A node hears that its connection to another broke; returns whether it had one."""
+        """Notify a node that its connection to another broke; returns whether it had one."""
         if self.links.pop((name, other), None) is None:
             return False
         self.live[name].linked(other, stands=False)
         return True
 
     def reachable(self, name: str, other: str) -> bool:
-        """Whether both run and frames get through both ways."""
+        """Whether both nodes run and frames pass in both directions."""
         cut = self.is_cut(name, other) or self.is_cut(other, name)
         return name in self.live and other in self.live and not cut
 
     def connect_to(self, name: str, other: str) -> None:
-        """A node's connection to another stands."""
+        """Establish a node's connection to another."""
         party = self.live[name]
         self.links[name, other] = Connection(party, other)
         party.linked(other, stands=True)
@@ -78,7 +78,7 @@ class HeldNetwork(Network):
     # --- frames ------------------------------------------------------------------------------------------------------
 
     def send(self, connection: Connection, data: bytes, *, forth: bool) -> None:
-        """Hold a frame, unless it is lost; who is no node of the cluster gets it at once."""
+        """Hold a frame, unless it is lost; a receiver that is no node of the cluster gets the frame at once."""
         owner, target = connection.owner, connection.target
         sender, receiver = (owner.name, target) if forth else (target, owner.name)
         if not forth and self.live.get(owner.name) is not owner and not hasattr(owner, "engine"):
@@ -87,11 +87,11 @@ class HeldNetwork(Network):
             self.held.append(Held(sender, receiver, connection, data, forth))
 
     def between(self, sender: str, receiver: str) -> list[Held]:
-        """The frames held from one to another, oldest first."""
+        """The frames held from `sender` to `receiver`, oldest first."""
         return [held for held in self.held if sender in (ANYBODY, held.sender) and receiver in (ANYBODY, held.receiver)]
 
     def arrives(self, held: Held) -> bool:
-        """Hand a frame over to the receiver's inbox; returns False when it is lost on the way."""
+        """Put a frame into the receiver's inbox; returns False if it is lost on the way."""
         party: Any = self.live.get(held.receiver) if held.forth else held.connection.owner
         if self.is_cut(held.sender, held.receiver) or party is None or not party.alive:
             return False

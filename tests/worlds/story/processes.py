@@ -18,20 +18,20 @@ MOMENTS = {
 
 @command("crash")
 def crash(stage: Stage, words: list[str]) -> None:
-    """`crash n1`: its process ends between two turns. Nobody hears of it (`disconnect` tells); frames stay held."""
+    """`crash n1`: end its process between two turns. No node is notified (`disconnect` does that); frames stay held."""
     stage.node(words[0]).end(SimulatedCrashError())
 
 
 @command("crash-at")
 def crash_at(stage: Stage, words: list[str]) -> None:
-    """`crash-at n1 before-commit|after-commit|amid-sending [frames]`: its process ends there in its next such turn."""
+    """`crash-at n1 before-commit|after-commit|amid-sending [frames]`: end its process at that point."""
     frames = int(words[2]) if len(words) > 2 else 0
     stage.node(words[0]).crash(MOMENTS[words[1]], frames)
 
 
 @command("restart")
 def restart(stage: Stage, words: list[str]) -> None:
-    """`restart n1 [unnoticed]`: begin its process anew; the others notice that their connections broke, unless said."""
+    """`restart n1 [unnoticed]`: start a new process; by default the others notice that their connections broke."""
     name = words[0]
     if any(base.name == name for base in stage.cluster.running()):
         raise StoryError(f"{name} runs")
@@ -57,7 +57,7 @@ def wipe(stage: Stage, words: list[str]) -> None:
 
 @command("back-up")
 def back_up(stage: Stage, words: list[str]) -> None:
-    """`back-up n1 as early`: copy what is on its disk."""
+    """`back-up n1 as early`: copy its disk."""
     disk = stage.cluster.hosts[words[0]].disk
     stage.copies[words[2]] = {table: rows.copy() for table, rows in disk.items()}
 
@@ -70,7 +70,7 @@ def put_back(stage: Stage, words: list[str]) -> None:
 
 @command("may-end")
 def may_end(stage: Stage, words: list[str]) -> None:
-    """`may-end n1 IdentityError`: its process may end with that error; no other end may come without being ordered."""
+    """`may-end n1 IdentityError`: its process may end with that error; every other end must be ordered."""
     stage.cluster.hosts[words[0]].may_end.add(words[1])
 
 
@@ -79,19 +79,19 @@ def may_end(stage: Stage, words: list[str]) -> None:
 
 @command("fail-disk")
 def fail_disk(stage: Stage, words: list[str]) -> None:
-    """`fail-disk n1 [written]`: its next commit fails; `written`: what it wrote is on the disk all the same."""
+    """`fail-disk n1 [written]`: its next commit fails; with `written` the data is on the disk all the same."""
     stage.node(words[0]).disk.fail_next_commit(OSError("ordered"), written=words[1:] == ["written"])
 
 
 @command("slow-disk")
 def slow_disk(stage: Stage, words: list[str]) -> None:
-    """`slow-disk n1 2s`: its next commit takes so long."""
+    """`slow-disk n1 2s`: its next commit takes this long."""
     stage.node(words[0]).slow_s = seconds_of(words[1])
 
 
 @command("snapshot")
 def snapshot(stage: Stage, words: list[str]) -> None:
-    """`snapshot n1`: have it take a snapshot, and cut its log behind it."""
+    """`snapshot n1`: take a snapshot, and compact the log behind it."""
     node = stage.node(words[0])
     node.tell(node.engine.actor("snapshot"), TakeSnapshot())
     node.settle()
@@ -99,7 +99,7 @@ def snapshot(stage: Stage, words: list[str]) -> None:
 
 @command("compact")
 def compact(stage: Stage, words: list[str]) -> None:
-    """`compact n1`: have it cut its log behind the newest snapshot."""
+    """`compact n1`: compact the log behind the newest snapshot."""
     node = stage.node(words[0])
     node.tell(node.engine.actor("snapshot"), CompactLog())
     node.settle()
@@ -110,19 +110,19 @@ def compact(stage: Stage, words: list[str]) -> None:
 
 @command("one-by-one")
 def one_by_one(stage: Stage, words: list[str]) -> None:
-    """`one-by-one n1`: from now on it takes one turn at a time; what that puts off (`Persisted`) waits."""
+    """`one-by-one n1`: from now on it takes one turn at a time; postponed messages (`Persisted`) wait."""
     stage.node(words[0]).one_by_one = True
 
 
 @command("turn")
 def turn(stage: Stage, words: list[str]) -> None:
-    """`turn n1`: one turn without anything new."""
+    """`turn n1`: take one turn without frames."""
     stage.node(words[0]).turn()
 
 
 @command("flow")
 def flow(stage: Stage, words: list[str]) -> None:
-    """`flow n1`: the end of `one-by-one`."""
+    """`flow n1`: end `one-by-one`."""
     node = stage.node(words[0])
     node.one_by_one = False
     node.settle()
@@ -139,7 +139,7 @@ def fail_actor(stage: Stage, words: list[str]) -> None:
 
 @command("partition")
 def partition(stage: Stage, words: list[str]) -> None:
-    """`partition n1 | n2 n3`: frames between the groups are lost from now on, and nobody is told.
+    """`partition n1 | n2 n3`: frames between the groups are lost from now on, without notice.
 
     `partition n1 -> n2` loses only those from the left to the right.
     """
@@ -151,7 +151,7 @@ def partition(stage: Stage, words: list[str]) -> None:
 
 @command("heal")
 def heal(stage: Stage, words: list[str]) -> None:
-    """`heal`: frames get through again; what stood before stands still, and what broke is connected."""
+    """`heal`: frames pass again; unbroken connections continue, and broken ones are connected again."""
     stage.cluster.network.cut.clear()
     stage.trace.greeting = True
     stage.cluster.connect_all()
@@ -160,7 +160,7 @@ def heal(stage: Stage, words: list[str]) -> None:
 
 @command("disconnect")
 def disconnect(stage: Stage, words: list[str]) -> None:
-    """`disconnect n1->n2` (or `*`): n1 hears that its connection to n2 broke, as when the process at its end dies."""
+    """`disconnect n1->n2` (or `*`): n1 notices that its connection to n2 broke, as when the process of n2 dies."""
     sender, receiver = stage.pair(words[0])
     for base in stage.cluster.running():
         for other in stage.cluster.names:

@@ -1,4 +1,4 @@
-"""The script of a story: blocks of commands, each above a line `----` with what happened below it."""
+"""The script of a story: blocks of commands, each above a line `----` with the observed events below it."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from difflib import unified_diff
 RULE = "----"
 LINES_SHOWN = 30
 NOTHING = "ok"
-"""What stands below the line when there is nothing to tell."""
+"""The text below the line if nothing was observed."""
 
 
 class StoryError(AssertionError):
-    """A story that cannot be told, or in which something is not as expected; no regenerating mends that."""
+    """A script that cannot be carried out, or an expectation that is not met; regenerating does not repair that."""
 
 
 @dataclass(slots=True)
 class Block:
-    """Comments and empty lines, commands with their line numbers, and what is expected to happen."""
+    """Comments and empty lines, commands with their line numbers, and the expected text."""
 
     before: list[str] = field(default_factory=list)
     commands: list[tuple[int, str]] = field(default_factory=list)
@@ -26,7 +26,7 @@ class Block:
 
 
 def blocks_of(text: str) -> Iterator[Block]:
-    """The blocks of a script. What is expected ends at an empty line. Raises `StoryError`."""
+    """The blocks of a script. The expected text ends at an empty line. Raises `StoryError`."""
     block, below = Block(), False
     for number, line in enumerate(text.splitlines(), 1):
         if below and line:
@@ -51,7 +51,7 @@ def blocks_of(text: str) -> Iterator[Block]:
 
 
 def retold(text: str, tell: Callable[[str], list[str]]) -> str:
-    """The script with what happens now; `tell` carries out one command. Raises `StoryError` with the line."""
+    """The script with the observed text; `tell` executes one command. Raises `StoryError` with the line."""
     lines: list[str] = []
     for block in blocks_of(text):
         lines += block.before
@@ -70,6 +70,6 @@ def retold(text: str, tell: Callable[[str], list[str]]) -> str:
 
 
 def difference(name: str, expected: str, happened: str) -> str:
-    """How two scripts differ, for people."""
+    """The difference of two scripts, for people."""
     lines = unified_diff(expected.splitlines(), happened.splitlines(), f"{name} as written", f"{name} now", lineterm="")
     return "\n".join(lines)

@@ -22,15 +22,15 @@ from tests.worlds.story.world import StoryCluster, StoryNode
 
 Order = Callable[["Stage", list[str]], None]
 COMMANDS: dict[str, Order] = {}
-"""Every command by its word; `tests/stories/README.md` lists them for who writes stories."""
+"""Every command by its word; `tests/stories/README.md` lists them for authors."""
 CALM = {"check_interval": 3600.0}
-"""Health checks would fill every page of a story and decide nothing."""
+"""No health checks, because they would fill every page of a story and decide nothing."""
 QUIET = "quiet"
 LEASES = "leases"
 
 
 def command(word: str) -> Callable[[Order], Order]:
-    """Enter a function as a command."""
+    """Register a function as a command."""
 
     def enter(order: Order) -> Order:
         COMMANDS[word] = order
@@ -40,7 +40,7 @@ def command(word: str) -> Callable[[Order], Order]:
 
 
 class Stage:
-    """Where one story is told. Use it in a ``with`` statement."""
+    """The run of one story. Use it in a ``with`` statement."""
 
     def __init__(self) -> None:
         self.trace = Trace()
@@ -49,7 +49,7 @@ class Stage:
         self.client = StoryClient(self.trace)
         self.kept: dict[str, Held] = {}
         self.copies: dict[str, dict[str, MemoryTable]] = {}
-        """Of disks, by the name that the story gave them."""
+        """Copies of disks, by the name that the story gave them."""
 
     def __enter__(self) -> Stage:
         return self
@@ -59,7 +59,7 @@ class Stage:
             self.made.close()
 
     def tell(self, line: str) -> list[str]:
-        """Carry out a command; returns what happened. Raises `StoryError`, and what a check found."""
+        """Execute a command; returns the observed events. Raises `StoryError`, and the error of a check."""
         word, *words = line.split()
         quiet = word == QUIET
         if quiet:
@@ -92,7 +92,7 @@ class Stage:
         return self.cluster.node(name)
 
     def names(self, words: list[str]) -> list[str]:
-        """The nodes that are named, or all of them. Raises `StoryError` for a name that is none."""
+        """The nodes that are named, or all of them. Raises `StoryError` for an unknown name."""
         for word in words:
             if word not in self.cluster.names:
                 raise StoryError(f"there is no node {word}")
@@ -148,7 +148,7 @@ def settings_of(words: list[str]) -> tuple[RaftSettings, StorageSettings]:
 
 @command("cluster")
 def found(stage: Stage, words: list[str]) -> None:
-    """`cluster 3 [leases] [name=value ...]`: start so many nodes, n1 to n3, that have greeted each other.
+    """`cluster 3 [leases] [name=value ...]`: start this many nodes, n1, n2 and so on, that have greeted each other.
 
     A name is that of a field of `RaftSettings` or `StorageSettings`; `leases` makes lease reads a part of the
     configuration.
@@ -172,7 +172,7 @@ def found(stage: Stage, words: list[str]) -> None:
 
 @command("unchecked")
 def unchecked(stage: Stage, words: list[str]) -> None:
-    """`unchecked`, before `cluster`: no invariants are checked, because the story forges what no node would say."""
+    """`unchecked`, before `cluster`: check no invariants, because the story forges frames that no node would send."""
     if stage.made is not None:
         raise StoryError("say so before `cluster`")
     stage.invariants = None

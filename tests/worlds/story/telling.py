@@ -1,4 +1,4 @@
-"""Telling a story: a script goes in, and comes out with what happens."""
+"""The execution of a story: reads a script, and returns it with the observed events."""
 
 from __future__ import annotations
 
@@ -15,6 +15,6 @@ from tests.worlds.story.stage import Stage
 
 
 def tell(text: str) -> str:
-    """The script, with what happens now below each line. Raises `StoryError`, and what a check found."""
+    """The script, with the events observed now below each line. Raises `StoryError`, and the error of a check."""
     with Stage() as stage:
         return retold(text, stage.tell)

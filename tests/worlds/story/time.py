@@ -24,7 +24,7 @@ ELECTION = (RequestPreVote, PreVoteReply, RequestVote, VoteReply)
 
 @command("advance")
 def advance(stage: Stage, words: list[str]) -> None:
-    """`advance 100ms [n1 ...]`: the clocks of these nodes, or all, go on; alarms that are due ring. Frames are held."""
+    """`advance 100ms [n1 ...]`: let time pass on these nodes, or all; due alarms fire. Frames are held."""
     stage.cluster.advance(seconds_of(words[0]), stage.names(words[1:]))
 
 
@@ -45,19 +45,19 @@ def run(stage: Stage, words: list[str]) -> None:
 
 @command("heartbeat")
 def heartbeat(stage: Stage, words: list[str]) -> None:
-    """`heartbeat n1`: a heartbeat interval passes on this node alone."""
+    """`heartbeat n1`: let a heartbeat interval pass on this node alone."""
     stage.cluster.advance(stage.cluster.raft.heartbeat_interval, stage.names(words))
 
 
 @command("silence")
 def silence(stage: Stage, words: list[str]) -> None:
-    """`silence n2 n3`: the minimal election timeout passes on these nodes, so that they stick to no leader any more."""
+    """`silence n2 n3`: let the minimal election timeout pass on these nodes, so that they protect no leader."""
     stage.cluster.advance(stage.cluster.raft.election_timeout_min + SILENCE_MARGIN_S, stage.names(words))
 
 
 @command("luck")
 def luck(stage: Stage, words: list[str]) -> None:
-    """`luck n1 0.2`: what it draws lies at this part of the range from now on; all begin with 0.5, in the middle."""
+    """`luck n1 0.2`: its random draws lie at this part of the range from now on; at first 0.5, the middle."""
     stage.cluster.hosts[words[0]].luck.part = float(words[1])
 
 
@@ -67,7 +67,7 @@ def election_of(node: StoryNode) -> ElectionActor:
 
 
 def leading_of(node: StoryNode) -> Leadership:
-    """What a leader knows. Raises `StoryError` for who does not lead."""
+    """The leadership of a node. Raises `StoryError` for a node that does not lead."""
     leading = cast("ReplicationActor", node.engine.cells.actor("replication")).current()
     if leading is None:
         raise StoryError(f"{node.name} does not lead")
@@ -76,7 +76,7 @@ def leading_of(node: StoryNode) -> Leadership:
 
 @command("campaign")
 def campaign(stage: Stage, words: list[str]) -> None:
-    """`campaign n1`: time passes on this node alone until its election timeout makes it ask for pre-votes."""
+    """`campaign n1`: let time pass on this node alone until its election timeout makes it ask for pre-votes."""
     node = stage.node(words[0])
     if node.engine.ledger.leading_term is not None:
         raise StoryError(f"{node.name} leads")
@@ -87,7 +87,7 @@ def campaign(stage: Stage, words: list[str]) -> None:
 
 
 def lay_down(stage: Stage, node: StoryNode) -> None:
-    """Let time pass on a leader until it resigns, as nobody answers it."""
+    """Let time pass on a leader until it resigns, because nobody answers it."""
     ledger = node.engine.ledger
     if ledger.leading_term is not None:
         stage.cluster.advance(CAMPAIGN_S_MAX, [node.name], lambda: ledger.leading_term is None)
@@ -97,8 +97,8 @@ def lay_down(stage: Stage, node: StoryNode) -> None:
 def elect(stage: Stage, words: list[str]) -> None:
     """`elect n1 [by n2 n3]`: hold elections until n1 wins one with the votes of these nodes, or all; at most three.
 
-    Whoever sticks to a leader, or leads, is without contact first, of which nothing is told. Frames of the election
-    reach only those named, and others are left as they are. Not delivered yet are the first entries of the new leader.
+    Nodes that protect a leader, or lead, first lose contact, without output. Frames of the election reach only the
+    named nodes; other frames stay held. The first entries of the new leader are not delivered yet.
     """
     name, *voters = words
     voters = [voter for voter in stage.names(voters[1:]) if voter != name]
@@ -120,7 +120,7 @@ def elect(stage: Stage, words: list[str]) -> None:
 
 
 def hold_election(stage: Stage, name: str, voters: list[str]) -> None:
-    """Deliver the frames of an election between a candidate and some voters, and lose all others of it."""
+    """Deliver the frames of an election between a candidate and some voters, and drop all its other frames."""
     network = stage.cluster.network
 
     def of_election(held: Held) -> bool:
@@ -132,7 +132,7 @@ def hold_election(stage: Stage, name: str, voters: list[str]) -> None:
 
 
 def settle_all(stage: Stage, leader: str) -> None:
-    """Deliver everything, and let the leader tell its commit index, until whoever it reaches knows it."""
+    """Deliver everything, with heartbeats, until every node that the leader reaches knows its commit index."""
     cluster = stage.cluster
     stabilize(stage, [])
     for _ in range(HEARTBEATS_MAX):

@@ -1,4 +1,4 @@
-"""The trace of a story: a watcher that writes down what nodes send, put on disk, become and apply."""
+"""The trace of a story: a watcher that writes down the frames, durable data, roles and applied entries of nodes."""
 
 from __future__ import annotations
 
@@ -46,50 +46,50 @@ TOLD_EVENTS: dict[type[ConsensusEvent], Callable[[Any], str]] = {
     SnapshotFailed: lambda e: f"snapshot {e.index} failed: {e.error}",
     SnapshotRestored: lambda e: f"restores snapshot {e.index}/{e.snapshot_term}",
 }
-"""The events that a story tells, in its words."""
+"""The events that a story prints, with their texts."""
 
 
 class Trace:
-    """Writes lines in the order in which things happen, those of a node's turn indented under what caused it."""
+    """Writes lines in the order of events, those of a node's turn indented below the frame that caused the turn."""
 
     def __init__(self) -> None:
         self.lines: list[str] = []
         self.network: HeldNetwork | None = None
         self.greeting = False
-        """Whether greetings are under way that are no part of the story."""
+        """Whether greetings are in progress that are no part of the story."""
         self.hard: dict[str, tuple[int, str]] = {}
         self.applied: dict[str, int] = {}
         self.words: dict[int, str] = {}
-        """The client's commands and queries by number."""
+        """The client's commands and queries, by number."""
 
     def write(self, line: str) -> None:
-        """A line."""
+        """Write a line."""
         self.lines.append(line)
 
     def taken(self) -> list[str]:
-        """The lines since the last call."""
+        """Return the lines since the last call."""
         lines, self.lines = self.lines, []
         return lines
 
     def happens(self, name: str, text: str) -> None:
-        """Something happens on a node."""
+        """Write an event of a node."""
         self.lines.append(f"  {name} {text}")
 
     # --- the watcher -------------------------------------------------------------------------------------------------
 
     def began(self, node: SimulatedBase) -> None:
-        """A process began."""
+        """Note the term, the vote and the applied index with which a process starts."""
         ledger = node.engine.ledger
         self.hard[node.name] = (ledger.term, ledger.vote)
         self.applied[node.name] = ledger.applied
 
     def ended(self, node: SimulatedBase, error: BaseException | None) -> None:
-        """A process ended."""
+        """Write the end of a process."""
         why = "" if isinstance(error, SimulatedCrashError) else f": {type(error).__name__}"
         self.happens(node.name, f"ends{why}")
 
     def durable(self, node: SimulatedBase, batch: Batch) -> None:
-        """What of term, vote and log is on disk now."""
+        """Write the changes of term, vote and log that are on disk now."""
         parts: list[str] = []
         for operation in batch.operations:
             if isinstance(operation, PutRun) and operation.table == "meta":
@@ -103,7 +103,7 @@ class Trace:
             self.happens(node.name, "disk: " + ", ".join(parts))
 
     def hard_state(self, name: str, written: dict[bytes, bytes]) -> list[str]:
-        """What changed of term and vote."""
+        """Return the changes of term and vote in words."""
         if HARD not in written:
             return []
         term, vote, _, _ = msgpack.unpackb(unsealed(HARD, written[HARD]))
@@ -113,7 +113,7 @@ class Trace:
         return [f"term {term}", f"vote {vote or 'none'}"]
 
     def asks(self, node: SimulatedBase, to: str, data: bytes) -> None:
-        """A request leaves."""
+        """Write a request that leaves."""
         message = decode(data, FRAME_BYTES_MAX).message
         assert self.network is not None
         if (node.name, to) not in self.network.links:
@@ -122,20 +122,20 @@ class Trace:
             self.sends(node.name, to, message, " (lost)" if self.network.is_cut(node.name, to) else "")
 
     def answers(self, node: SimulatedBase, connection: Connection, frame: Frame) -> None:
-        """An answer leaves."""
+        """Write an answer that leaves."""
         assert self.network is not None
         lost = self.network.is_cut(node.name, connection.owner.name)
         self.sends(node.name, connection.owner.name, frame.message, " (lost)" if lost else "")
 
     def sends(self, name: str, to: str, message: Any, fate: str) -> None:
-        """A frame leaves."""
+        """Write a frame that leaves."""
         if isinstance(message, UNSAID) or (self.greeting and isinstance(message, GREETINGS)):
             return
         said = told_outcomes(message, self.words) if isinstance(message, OUTCOMES) else told(message)
         self.happens(name, f"sends {to} {said}{fate}")
 
     def turned(self, node: SimulatedBase) -> None:
-        """A turn ended: perhaps something was applied."""
+        """Write the entries that a turn has applied."""
         applied = node.engine.ledger.applied
         before, self.applied[node.name] = self.applied[node.name], applied
         if applied > before:
@@ -144,7 +144,7 @@ class Trace:
     # --- events ------------------------------------------------------------------------------------------------------
 
     def heard(self, event: ConsensusEvent) -> None:
-        """An event was published."""
+        """Write a published event."""
         tell = TOLD_EVENTS.get(type(event))
         text = tell(event) if tell is not None else ""
         if text:

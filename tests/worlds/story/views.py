@@ -1,4 +1,4 @@
-"""The commands of a story that show how things stand."""
+"""The commands of a story that print the state of nodes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ ALL_KEYS = 10_000
 
 
 def records_of(node: StoryNode) -> list[tuple[int, bytes]]:
-    """A node's log behind its start."""
+    """The entries of a node's log after its start."""
     log = node.engine.ledger.log
     return [(index, log.get(index)) for index in range(log.base_index + 1, log.last + 1)]
 
@@ -72,7 +72,7 @@ def status(stage: Stage, words: list[str]) -> None:
 
 @command("progress")
 def progress(stage: Stage, words: list[str]) -> None:
-    """`progress n1 [n2 ...]`: what the leader n1 knows of its followers, or of these."""
+    """`progress n1 [n2 ...]`: the progress of these followers, or of all, at the leader n1."""
     leading = leading_of(stage.node(words[0]))
     for name, of in leading.progress.items():
         if name in stage.names(words[1:]):
@@ -91,7 +91,7 @@ def state(stage: Stage, words: list[str]) -> None:
 
 @command("answers")
 def answers(stage: Stage, words: list[str]) -> None:
-    """`answers`: what the client was answered, by command."""
+    """`answers`: the answers to the client, by command."""
     for word, said in stage.client.answers.items():
         stage.trace.write(f"{word}: {', '.join(said)}")
     if unanswered := [word for word in stage.client.numbers if word not in stage.client.answers]:

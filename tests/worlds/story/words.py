@@ -1,4 +1,4 @@
-"""The words of a story: how frames, entries and numbers are written in it, and read from it."""
+"""The words of a story: the text of frames, entries and numbers, and its parser."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ ENTRIES_TOLD = 6
 
 
 def seconds_of(word: str) -> float:
-    """The seconds that `100ms` or `2s` are."""
+    """Parse `100ms` or `2s` as seconds."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)(ms|s)", word)
     if match is None:
         raise StoryError(f"{word!r} is no time: write 100ms or 2s")
@@ -49,7 +49,7 @@ def seconds_of(word: str) -> float:
 
 
 def point_of(word: str) -> tuple[int, int]:
-    """The index and the term that `5/2` are."""
+    """Parse `5/2` as index and term."""
     match = re.fullmatch(r"(\d+)/(\d+)", word)
     if match is None:
         raise StoryError(f"{word!r} is no entry: write index/term, as in 5/2")
@@ -60,7 +60,7 @@ def point_of(word: str) -> tuple[int, int]:
 
 
 def command_of(word: str) -> bytes:
-    """A command: `a` sets a to "a", `a=5` to 5, `a:100` to a text of 100 characters, `+a` increments it."""
+    """Parse a command: `a` sets a to "a", `a=5` to 5, `a:100` to a text of 100 characters, `+a` increments it."""
     if word.startswith("+"):
         return Command("increment", {"key": word[1:]}).encode()
     if match := re.fullmatch(r"(\w+)=(\d+)", word):
@@ -73,7 +73,7 @@ def command_of(word: str) -> bytes:
 
 
 def told_command(data: bytes) -> str:
-    """The word of a command."""
+    """Return the word of a command."""
     command = Command.decode(data)
     key = command.payload.get("key")
     if command.type == "increment":
@@ -88,14 +88,14 @@ def told_command(data: bytes) -> str:
 
 
 def told_entry(index: int, record: bytes) -> str:
-    """An entry as `5/2 what`."""
+    """Return an entry as `5/2 word`."""
     kind = kind_of(record)
     what = told_command(data_of(record)) if kind == Kind.COMMAND else KINDS[Kind(kind)]
     return f"{index}/{term_of(record)} {what}"
 
 
 def told_entries(first: int, records: Sequence[bytes]) -> str:
-    """Entries in order; of many, only the indexes of each term."""
+    """Return entries in order; of many, only the indexes of each term."""
     if len(records) <= ENTRIES_TOLD:
         return ", ".join(told_entry(index, record) for index, record in enumerate(records, first))
     runs = groupby(enumerate(map(term_of, records), first), key=lambda row: row[1])
@@ -104,14 +104,14 @@ def told_entries(first: int, records: Sequence[bytes]) -> str:
 
 
 def entry_of(index: int, term: int, what: str) -> bytes:
-    """The record of a hand-made entry; `no-op` or a command."""
+    """Return the record of a hand-made entry; `no-op` or a command."""
     if what == KINDS[Kind.NOOP]:
         return encode(index, term, Kind.NOOP, 0)
     return encode(index, term, Kind.COMMAND, 0, data=command_of(what))
 
 
 def told_range(first: int, last: int) -> str:
-    """Indexes."""
+    """Return a range of indexes as text."""
     return str(first) if first == last else f"{first}..{last}"
 
 
@@ -119,12 +119,12 @@ def told_range(first: int, last: int) -> str:
 
 
 def granted(message: Any) -> str:
-    """The end of a vote's answer."""
+    """Return the end of a vote reply's text."""
     return "granted" if message.granted else "refused"
 
 
 def told_append(message: AppendEntries) -> str:
-    """A leader's entries, or its heartbeat."""
+    """Return a leader's entries, or its heartbeat, as text."""
     parts = [f"term {message.term} prev {message.prev_index}/{message.prev_term}"]
     if message.records:
         parts.append("entries " + told_entries(message.prev_index + 1, message.records))
@@ -135,7 +135,7 @@ def told_append(message: AppendEntries) -> str:
 
 
 def told_append_reply(message: AppendReply) -> str:
-    """A follower's answer."""
+    """Return a follower's reply as text."""
     end = f" round {message.round}" if message.round else ""
     if message.success:
         return f"term {message.term} ok {message.index}{end}"
@@ -143,27 +143,27 @@ def told_append_reply(message: AppendReply) -> str:
 
 
 def told_chunk(message: InstallSnapshot) -> str:
-    """A chunk of a snapshot; sizes are no part of a story."""
+    """Return a chunk of a snapshot as text; without its size, which is no part of a story."""
     where = "first" if message.offset == 0 else "further"
     end = " and last" if message.offset + len(message.data) == message.size else ""
     return f"term {message.term} snapshot {message.index}/{message.entry_term} {where}{end} chunk"
 
 
 def told_outcomes(message: Results | ReadResults, words: dict[int, str]) -> str:
-    """The outcomes of commands or queries, which the client knows by these words."""
+    """Return the outcomes of commands or queries, which the client knows by these words."""
     nothing = NOTHING[type(message)]
     said = [f"{words.get(number, number)} {code or told_value(data, nothing)}" for number, code, data in message.items]
     return f"{type(message).__name__} " + ", ".join(said)
 
 
 def told_value(payload: bytes, nothing: str) -> str:
-    """A result."""
+    """Return a result as text."""
     value = msgpack.unpackb(payload) if payload else None
     return nothing if value is None else str(value)
 
 
 NOTHING: dict[type, str] = {Results: "ok", ReadResults: "nothing"}
-"""What an answer without a value is called."""
+"""The text of an answer without a value."""
 TOLD: dict[type, Any] = {
     Hello: lambda m: f"boot {m.boot}",
     HelloReply: lambda m: f"boot {m.boot}" + (f" {m.reason}" if m.reason else ""),
@@ -183,9 +183,9 @@ TOLD: dict[type, Any] = {
     Read: lambda m: m.consistency,
     Refused: lambda m: m.code + (f", {m.leader} leads" if m.leader else ""),
 }
-"""How each message is told, behind its name."""
+"""The function that writes each message, after its name."""
 
 
 def told(message: Any) -> str:
-    """A message in a line."""
+    """Return a message in a line."""
     return f"{type(message).__name__} {TOLD[type(message)](message)}".rstrip()

@@ -32,12 +32,12 @@ from tests.worlds.story.network import HeldNetwork
 from tests.worlds.story.script import StoryError
 
 STEP_S_MIN = 1e-6
-"""So that a step of time is more than a rounding error."""
+"""The smallest step of time, larger than a rounding error."""
 TURNS_MAX = 1000
 
 
 class StoryClock(SimulatedClock):
-    """A host's clocks; they move when the story says so, and no faster or slower than others."""
+    """A host's clocks; they move only when the story lets time pass, all at the same rate."""
 
     def __init__(self, timeline: Timeline) -> None:
         super().__init__(timeline, random.Random(0), 0.0)
@@ -61,12 +61,12 @@ class StoryClock(SimulatedClock):
 
 
 class Luck(random.Random):
-    """Chance that always draws the same part of a range: the middle, unless the story says otherwise."""
+    """A random source that always draws the same part of a range: the middle, unless the story sets another."""
 
     part = 0.5
 
     def random(self) -> float:
-        """The part."""
+        """Return the part."""
         return self.part
 
 
@@ -83,34 +83,34 @@ class StoryNode(SimulatedBase):
         self.engine.random = host.luck
         self.jobs: list[tuple[Callable[[], Any], Callable[[Any, str], None]]] = []
         self.one_by_one = False
-        """Whether what a turn puts off waits for the next frame, time or order."""
+        """Whether postponed messages of a turn wait for the next frame, time or order."""
         self.jobs_held = False
         self.slow_s = 0.0
 
     def wake(self, seconds: float) -> None:
-        """Nothing: the story says when there is a turn."""
+        """Do nothing, because the story decides when there is a turn."""
 
     def later(self, act: Callable[..., None], *args: Any) -> None:
-        """Frames are held anyway."""
+        """Call `act` at once, because frames are held anyway."""
         act(*args)
 
     def commit_time(self) -> float:
-        """The next commit may have been ordered to be slow."""
+        """Return the duration that was ordered for the next commit, in seconds."""
         seconds, self.slow_s = self.slow_s, 0.0
         return seconds
 
     def actor_failed(self, fault: Exception) -> None:
-        """An actor raised: an end, unless it was ordered to."""
+        """Handle an actor's error: the process ends unless the error was ordered."""
         super().actor_failed(fault)
         if not is_fatal(fault):
             self.cluster.tells(self.name, "an actor fails: the turn is taken back")
 
     def offload(self, job: Callable[[], Any], done: Callable[[Any, str], None]) -> None:
-        """Keep the job for when the story lets it be done."""
+        """Keep the job until the story lets it run."""
         self.jobs.append((job, done))
 
     def turn(self) -> None:
-        """One turn with all that has arrived; time that it takes is lost to the node, as in every base."""
+        """Take one turn with all that has arrived; its duration counts as time in which the node did not run."""
         notices, self.notices = self.notices, []
         frames = [*self.answers_in, *self.requests_in]
         self.answers_in.clear()
@@ -130,11 +130,11 @@ class StoryNode(SimulatedBase):
 
     @property
     def has_work(self) -> bool:
-        """Whether something waits for a turn."""
+        """Whether a frame, notice or postponed message waits for a turn."""
         return bool(self.engine.mailbox.later or self.answers_in or self.requests_in or self.notices)
 
     def settle(self) -> None:
-        """One turn, and more as long as something was put off, or done elsewhere. Raises `StoryError`."""
+        """Take one turn, and more while messages or jobs are left. Raises `StoryError`."""
         self.turn()
         for _ in range(TURNS_MAX):
             if not self.alive or self.one_by_one:
@@ -147,7 +147,7 @@ class StoryNode(SimulatedBase):
         raise StoryError(f"{self.name} does not come to rest")
 
     def do_job(self) -> None:
-        """Do what was handed elsewhere, and report it."""
+        """Run the oldest job, and report its result."""
         job, done = self.jobs.pop(0)
         try:
             result, error = job(), ""
@@ -157,7 +157,7 @@ class StoryNode(SimulatedBase):
 
 
 class Host:
-    """What of a node outlives its processes."""
+    """The parts of a node that outlive its processes."""
 
     def __init__(self, timeline: Timeline, folder: Path) -> None:
         self.folder = folder
@@ -168,9 +168,9 @@ class Host:
         self.bus = EventBus()
         self.base: StoryNode | None = None
         self.replaced = False
-        """Whether its disk is another than its last process left."""
+        """Whether its disk is not the one that its last process left."""
         self.may_end: set[str] = set()
-        """Errors with which its process may end without being ordered to."""
+        """Errors with which its process may end without an order."""
 
 
 class StoryCluster:
@@ -192,10 +192,10 @@ class StoryCluster:
         self.chance = self.timeline.chance("incarnations")
         self.failure: BaseException | None = None
         self.tells: Callable[[str, str], None] = lambda name, text: None
-        """Called with what happens to a node and no watcher hears of."""
+        """Called with events of a node that no watcher receives."""
 
     def close(self) -> None:
-        """Remove what lies on the real disk."""
+        """Remove the folder from the real disk."""
         for base in self.running():
             base.engine.opened.snapshots.drop_incoming()
         shutil.rmtree(self.folder, ignore_errors=True)
@@ -216,7 +216,7 @@ class StoryCluster:
         return base
 
     def begin(self, name: str) -> None:
-        """Begin a process on the node's disk; nobody is connected yet."""
+        """Start a process on the node's disk, without connections."""
         host = self.hosts[name]
         tables = SimulatedTables()
         tables.tables = host.disk = {table: rows.copy() for table, rows in host.disk.items()}
@@ -236,7 +236,7 @@ class StoryCluster:
             base.settle()
 
     def ended(self, base: SimulatedBase, error: BaseException) -> None:
-        """A process ended; unless that was ordered, or said to be possible, the story fails."""
+        """Handle the end of a process; unless it was ordered or allowed, the story fails."""
         ordered = isinstance(error, SimulatedCrashError) or (base.disk_failed and isinstance(error, StorageError))
         if not ordered and type(error).__name__ not in self.hosts[base.name].may_end:
             self.failure = self.failure or error
@@ -265,7 +265,7 @@ class StoryCluster:
     # --- connections -------------------------------------------------------------------------------------------------
 
     def connect(self, name: str, other: str) -> None:
-        """Connect one node to another, if frames get through, and have it greet."""
+        """Connect one node to another, if frames pass, and let it greet."""
         if (name, other) in self.network.links or not self.network.reachable(name, other):
             return
         self.network.connect_to(name, other)
@@ -284,7 +284,7 @@ class StoryCluster:
                 self.node(greeting.receiver).settle()
 
     def connect_all(self) -> None:
-        """Connect whoever can reach each other."""
+        """Connect all nodes that can reach each other."""
         for name in self.names:
             for other in self.names:
                 if name != other:
@@ -293,7 +293,7 @@ class StoryCluster:
     # --- time --------------------------------------------------------------------------------------------------------
 
     def advance(self, seconds: float, names: list[str], act: Callable[[], bool] = lambda: False) -> float:
-        """Let time pass for some nodes, who take a turn when an alarm is due; returns how much passed.
+        """Let time pass for some nodes, which take a turn when an alarm is due; returns how much passed.
 
         `act` is called after those turns and may end it by returning True.
         """
