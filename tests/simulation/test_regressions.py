@@ -209,10 +209,7 @@ BUGS = (
     Bug(
         "A crash between a snapshot's name and the folder's flush: the log could begin behind a file that was gone.",
         "reasoning about files that power failures take",
-        test=(
-            "kit/test_faults.py::"
-            "test_a_snapshot_that_was_not_safe_when_its_node_switched_to_it_is_made_safe_at_the_next_start"
-        ),
+        test=("kit/test_faults.py::test_the_next_start_makes_an_installed_snapshot_durable"),
     ),
     Bug(
         "A follower on a slow link was overtaken by the next snapshot whenever it had one, and never became level.",
