@@ -68,7 +68,7 @@ def test_every_module_opens_with_a_sentence() -> None:
     assert offenders == [], "the first paragraph of the docstring says what the module is for"
 
 
-def test_files_are_as_long_as_one_idea() -> None:
+def test_no_file_is_too_long() -> None:
     lengths = {path: len(path.read_text(encoding="utf-8").splitlines()) for path in (*SOURCES, *TESTS)}
     offenders = [
         place(path, length)
