@@ -214,7 +214,7 @@ BUGS = (
     Bug(
         "A follower on a slow link was overtaken by the next snapshot whenever it had one, and never became level.",
         "scenario 65",
-        test="scenarios/test_slow_link.py::test_scenario_65_a_follower_on_a_slow_link_becomes_level_while_all_go_on",
+        test="scenarios/test_slow_link.py::test_scenario_65_a_follower_on_a_slow_link_catches_up_under_load",
     ),
     Bug(
         "Commands outside a session were applied, without being applied at most once.",
@@ -334,7 +334,7 @@ def test_every_bug_has_a_test(bug: Bug) -> None:
 
 
 @pytest.mark.parametrize("bug", [bug for bug in BUGS if bug.story is not None], ids=named)
-def test_the_story_ends_well_now_and_badly_with_the_bug(bug: Bug) -> None:
+def test_the_story_passes_now_and_fails_with_the_bug(bug: Bug) -> None:
     story, mutant = bug.story, bug.mutant
     assert story is not None
     assert mutant is not None
@@ -345,6 +345,6 @@ def test_the_story_ends_well_now_and_badly_with_the_bug(bug: Bug) -> None:
 
 
 @pytest.mark.parametrize("bug", [bug for bug in BUGS if bug.seed is not None], ids=named)
-def test_the_seed_that_found_it_is_clean(bug: Bug) -> None:
+def test_the_seed_of_a_bug_passes_now(bug: Bug) -> None:
     with Simulation(replace(Plan.of(bug.seed or 0), **bug.changes)) as simulation:
         simulation.run()
