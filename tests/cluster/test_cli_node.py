@@ -1,4 +1,4 @@
-"""``forge-consensus node`` as a process: its one line, its end, and what it refuses."""
+"""``forge-consensus node`` as a process: the line it prints, its exit codes, and the arguments it refuses."""
 
 from __future__ import annotations
 

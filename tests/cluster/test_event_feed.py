@@ -1,4 +1,4 @@
-"""The remote feed against real nodes: every journaled event once and in order, whoever is killed meanwhile."""
+"""The remote feed against real nodes: every journaled event comes once and in order, despite kills of both sides."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What leaves a node is on its disk already, a turn costs at most one flush group, and applying alone costs none."""
+"""A node flushes before it sends; a turn costs at most one flush group, and applying alone costs none."""
 
 from __future__ import annotations
 

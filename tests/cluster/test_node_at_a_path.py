@@ -1,4 +1,4 @@
-"""A node that listens at a path is reached by everyone: clients, the command line, the feed, a service's parent."""
+"""Clients, the command line, the feed and a service's parent reach a node that listens at a path."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The siege itself: a short one passes, and whatever a long one could find makes it fail and is kept."""
+"""The siege itself: a short one passes, and every kind of finding makes it fail and keeps its files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a simulation watches of a user's machine: effects of entries, commands that raise, snapshots, answers."""
+"""A simulation checks a user's machine: effects of entries, raising commands, snapshots, answers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The arguments of a simulation: what cannot be meant is refused before anything runs, in words that say what to do."""
+"""The arguments of a simulation: impossible values are refused with advice before anything runs."""
 
 from __future__ import annotations
 

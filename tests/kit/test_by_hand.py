@@ -1,4 +1,4 @@
-"""A simulation moved by hand: every step is a call, and what a subscriber finds wrong ends the run."""
+"""A simulation moved by hand: every step is a call, and an exception of a subscriber ends the run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tests of the campaign: every seed once, whatever ends it or them; what is found is told; bad input gets an answer."""
+"""Tests of the campaign: every seed runs once despite crashes and interrupts, and every finding is reported."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tests of the state file: what it holds after any end, and which files it refuses."""
+"""Tests of the state file: its content after any end of a campaign, and the files it refuses."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tests of the trial and the story of its failure: what counts as the same failure, and what a reader is told."""
+"""Tests of the trial and the story of its failure: when two failures are the same, and what the text shows."""
 
 from __future__ import annotations
 

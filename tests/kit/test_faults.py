@@ -1,4 +1,4 @@
-"""The faults of a simulation: each kind does what it says, a strike left out changes no other, disks stay legal."""
+"""The faults of a simulation: each kind has its effect, leaving out a strike changes no other, disks stay legal."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The judge of a simulation: what it must find in what clients saw, what it must not, and faults put in on purpose."""
+"""The judge of a simulation: wrong answers that it must find, correct ones that it must accept, and injected faults."""
 
 from __future__ import annotations
 

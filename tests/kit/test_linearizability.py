@@ -1,4 +1,4 @@
-"""The linearizability checker: known answers, agreement with brute force, large histories, and what it says."""
+"""The linearizability checker: known answers, agreement with brute force, large histories, and its verdicts."""
 
 from __future__ import annotations
 

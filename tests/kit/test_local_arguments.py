@@ -1,4 +1,4 @@
-"""What a local cluster cannot make sense of is refused with what to do, and nothing happens to the cluster."""
+"""A local cluster refuses senseless calls with advice, and the refusal does not affect it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A local cluster of real nodes: ended, paused and cut off, it recovers; ended itself, it leaves nothing behind."""
+"""A local cluster of real nodes: it recovers from kills, pauses and partitions, and leaves nothing behind."""
 
 from __future__ import annotations
 

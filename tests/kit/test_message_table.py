@@ -1,4 +1,4 @@
-"""Tests of the message table: what it shows, in which order, and that looking on changes nothing."""
+"""Tests of the message table: its rows, their order, and that recording them does not change the run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A path decides the same for the same seed, and counts what it decided."""
+"""A path decides the same for the same seed, and counts its decisions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The proxy passes on what it is given, does what it is told to, and tells the truth about who is there."""
+"""The proxy forwards frames unchanged, imposes the ordered faults, and passes on connections and disconnections."""
 
 from __future__ import annotations
 

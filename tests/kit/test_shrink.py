@@ -1,4 +1,4 @@
-"""Tests of the shrinker: what is left is small, fails in the same way, and was found within its bounds."""
+"""Tests of the shrinker: the result is small, fails in the same way, and is found within its limits."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The twin: what only a process with another hash seed, or another clock, shows."""
+"""The twin: it finds differences that only a process with another hash seed or another clock shows."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Workloads and simulated clients: what is asked, what is asked again, and what an outcome is taken for."""
+"""Workloads and simulated clients: the calls they draw, their retries, and the outcomes they record."""
 
 from __future__ import annotations
 

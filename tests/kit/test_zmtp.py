@@ -1,4 +1,4 @@
-"""The stream between two ZeroMQ sockets is taken apart wherever it was cut, and nothing of it is lost."""
+"""The stream between two ZeroMQ sockets is parsed without loss, wherever it was cut."""
 
 from __future__ import annotations
 

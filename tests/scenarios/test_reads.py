@@ -1,4 +1,4 @@
-"""Scenarios 49 to 52: no linearizable read is answered by who leads no more, or does not know yet what is committed."""
+"""Scenarios 49 to 52: neither a former leader nor a new one before its first commit answers a linearizable read."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Scenario 65: a snapshot that takes many election timeouts to send disturbs nobody, and comes to an end."""
+"""Scenario 65: a snapshot that takes many election timeouts to send disturbs no election, and is completed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Scenarios 55 to 59: snapshots that are sent, ignored, interrupted or overtaken never cost an entry."""
+"""Scenarios 55 to 59: sending, ignoring, interrupting or overtaking a snapshot never loses an entry."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Events where something fails: a turn that is taken back tells nothing, and what its end changed is told behind it."""
+"""Events under failures: a rolled back turn publishes nothing, and changes by the rollback are published later."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The story: one cluster lives through every transition that exists, and each tells its event, in order, in full."""
+"""The story: one cluster makes every transition that exists, and each publishes its event, in order and complete."""
 
 from __future__ import annotations
 

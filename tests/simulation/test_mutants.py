@@ -1,4 +1,4 @@
-"""The tester tested: each fault put in on purpose is found by the seed that is known to find it, or one soon after."""
+"""Tests of the tests: the known seed of each mutant, or one soon after, finds the mutant."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The bugs that were found, what found each, and what keeps it from coming back: a mutant, a test, or a story."""
+"""The bugs found so far, each with its origin and with the mutant, test or story that prevents its return."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The stories: each script in tests/stories is told again, and what happens must be what it says."""
+"""The stories: each script in tests/stories is run again and must give the recorded text."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The documents keep their word: paths, names, commands, links, tables and generated blocks agree with the source.
+"""The documents agree with the source: paths, names, commands, links, tables and generated blocks.
 
 `FORGE_REGENERATE=1 pytest tests/unit/test_docs.py` writes the generated blocks anew.
 """

@@ -1,4 +1,4 @@
-"""The errors: codes, what each means for who gets it, and the way over the wire and back."""
+"""The errors: codes, their meaning for the caller, and the way over the wire and back."""
 
 import copy
 import pickle

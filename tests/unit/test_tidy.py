@@ -1,4 +1,4 @@
-"""The rules of the house, one test a rule; a test that fails lists all offenders as FILE:LINE."""
+"""The rules of this repository, one test a rule; a failing test lists all offenders as FILE:LINE."""
 
 from __future__ import annotations
 

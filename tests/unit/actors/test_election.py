@@ -1,4 +1,4 @@
-"""Elections, one node under glass: votes, pre-votes, stickiness, quick elections, leases."""
+"""Elections, on one node alone: votes, pre-votes, stickiness, quick elections, leases."""
 
 from __future__ import annotations
 

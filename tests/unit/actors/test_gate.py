@@ -1,4 +1,4 @@
-"""The gate and the codec: what is let in, what is refused, and what the other is told."""
+"""The gate and the codec: frames that are accepted, frames that are refused, and the answers to them."""
 
 from __future__ import annotations
 

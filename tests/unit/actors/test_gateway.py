@@ -1,4 +1,4 @@
-"""The gateway, one node under glass: packing, at most once, limits, locating, reads."""
+"""The gateway, on one node alone: packing, at most once, limits, locating, reads."""
 
 from __future__ import annotations
 

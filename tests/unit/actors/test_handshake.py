@@ -1,4 +1,4 @@
-"""The handshake: what is said, whom a node accepts, and when a refused node stops."""
+"""The handshake: its messages, the peers that a node accepts, and when a refused node stops."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Health, one node under glass: who lives, the quorum, the node's own judgement."""
+"""Health, on one node alone: the states of the peers, the quorum, the health of the node itself."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pages of the journal over the node's door, and what a turn puts into it."""
+"""Pages of the journal as a client reads them, and the events that a turn adds to it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The leadership alone, without actors: what it decides is returned as effects."""
+"""The leadership alone, without actors: it returns its decisions as effects."""
 
 from __future__ import annotations
 

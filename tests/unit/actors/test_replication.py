@@ -1,4 +1,4 @@
-"""Replication, one node under glass: a follower's acceptance, a leader's commit rule and reads."""
+"""Replication, on one node alone: a follower's acceptance, a leader's commit rule and reads."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Snapshots, one node under glass: taken, sent, received, installed."""
+"""Snapshots, on one node alone: taken, sent, received, installed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Stickiness: until when a vote is refused for the sake of a leader."""
+"""Stickiness: how long a node refuses votes because it follows a leader."""
 
 from __future__ import annotations
 

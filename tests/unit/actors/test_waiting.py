@@ -1,4 +1,4 @@
-"""Waiting requests: who gets which outcome, and how much a client has under way."""
+"""Waiting requests: the outcome of each, and how many commands a client has outstanding."""
 
 from __future__ import annotations
 

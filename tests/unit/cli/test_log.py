@@ -1,4 +1,4 @@
-"""``forge-consensus log verify``: whole logs, damaged logs, and folders that are none."""
+"""``forge-consensus log verify``: whole logs, damaged logs, and missing or locked folders."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The description of the settings: complete, read from rows and texts alike, with errors that say what to do."""
+"""The description of the settings: it is complete, is read from rows and texts, and its errors give advice."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The bus: who sees what, in which order, at which cost, until when."""
+"""The bus: which events a listener receives, in which order, at which cost, and until when."""
 
 import subprocess
 import sys

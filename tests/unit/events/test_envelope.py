@@ -1,4 +1,4 @@
-"""The envelope: what an actor leaves out, and what the turn writes on."""
+"""The envelope: the fields that an actor leaves out and the turn fills in."""
 
 import dataclasses
 

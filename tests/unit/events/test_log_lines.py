@@ -1,4 +1,4 @@
-"""Events as log lines: the level, the text, what is bound, and what a slow log misses."""
+"""Events as log lines: the level, the text, the bound values, and the events that a slow log misses."""
 
 from __future__ import annotations
 

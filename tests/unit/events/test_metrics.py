@@ -1,4 +1,4 @@
-"""The metrics of a node: from events, turns and status to what Prometheus reads."""
+"""The metrics of a node: Prometheus reads them from events, turns and the status."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A handler on the bus: what it may do wrong, and how little that matters to anyone else."""
+"""A handler on the bus: its exceptions and delays do not affect the publisher or other handlers."""
 
 import threading
 import time

@@ -1,4 +1,4 @@
-"""What the cluster report makes of the nodes' answers, without nodes."""
+"""The cluster report is made from the answers of the nodes; no node runs here."""
 
 from __future__ import annotations
 

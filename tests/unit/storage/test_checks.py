@@ -1,4 +1,4 @@
-"""The checks: each is broken once, and nothing wrong leaves the node nor enters its log."""
+"""The checks: each test breaks one, and no wrong frame leaves the node and no wrong entry enters its log."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whose folder it is, and which life of it: boots rise durably, wiped and restored members are noticed."""
+"""The identity of a folder: boots increase durably, and wiped and restored members are noticed."""
 
 from collections.abc import Iterator
 from pathlib import Path

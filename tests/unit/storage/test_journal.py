@@ -1,4 +1,4 @@
-"""The journal: what was told can be read again, over both backends, and what is missing has a name."""
+"""The journal: published events can be read again, over both backends, and gaps name the missing ones."""
 
 from __future__ import annotations
 

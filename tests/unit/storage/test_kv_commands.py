@@ -1,4 +1,4 @@
-"""Each key-value command does to the keys what its docstring says, or says what is wrong."""
+"""Each key-value command changes the keys as its docstring says, or fails with a clear error."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The ledger: the fence of terms, what may be cut and committed, turns that happen entirely or not at all."""
+"""The ledger: the fence of terms, the rules of truncation and commit, turns that happen entirely or not at all."""
 
 from collections.abc import Iterator
 from pathlib import Path

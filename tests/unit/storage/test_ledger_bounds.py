@@ -1,4 +1,4 @@
-"""The ledger's bounds: what it refuses before it is too late, and how often it flushes."""
+"""The ledger's bounds: it refuses proposals before its store is full, and flushes at most once a turn."""
 
 from collections.abc import Iterator
 from dataclasses import replace

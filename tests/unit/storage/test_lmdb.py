@@ -1,4 +1,4 @@
-"""The tables on LMDB: what a real file has to survive, and its readers in other processes."""
+"""The tables on LMDB: crashes, full disks and wrong files, and readers in other processes."""
 
 import os
 import random

@@ -1,4 +1,4 @@
-"""Event numbers: never used twice, whatever crashes when."""
+"""Event numbers: no number is used twice, at any crash."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Opening: a folder becomes a ledger as the crash left it, or says what is wrong and is not changed."""
+"""Opening: a folder is opened as the crash left it, or is refused with a clear error and not changed."""
 
 import json
 from collections.abc import Callable, Iterator

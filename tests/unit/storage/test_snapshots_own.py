@@ -1,4 +1,4 @@
-"""Snapshot files that are damaged, and those of a machine of the user's own, whose state they are."""
+"""Damaged snapshot files, and the files of a user's own machine, which hold its only durable state."""
 
 from collections.abc import Iterator
 from pathlib import Path

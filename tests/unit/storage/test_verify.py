@@ -1,4 +1,4 @@
-"""Verification: everything that is damaged in a folder is reported, and nothing else."""
+"""Verification: it reports all damage in a folder, and nothing else."""
 
 from __future__ import annotations
 
