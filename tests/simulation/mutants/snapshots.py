@@ -1,4 +1,4 @@
-"""Mutants of snapshots: what they hold, over what they are installed, and how far the log is cut behind them."""
+"""Mutants of snapshots: their content, the checks before installing them, and the compaction behind them."""
 
 from __future__ import annotations
 
