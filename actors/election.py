@@ -87,7 +87,7 @@ class ElectionActor(ConsensusActor):
         """Start as a follower that waits for a leader; the only member of its cluster asks for votes at once."""
         self.stood_at = self.clock.now()
         if self.ledger.configuration.lease_reads:
-            self.stickiness.no_vote_before = self.clock.now() + self.options.election_timeout_min
+            self.stickiness.no_vote_before = self.clock.now() + self.settings.election_timeout_min
         if message.again:
             self.step_down(FAULT)
             self.lose_leader(FAULT)
@@ -114,14 +114,14 @@ class ElectionActor(ConsensusActor):
 
     def wait_long(self) -> None:
         """Wait for a random election timeout, so that nodes do not all become candidates at once (paper 5.2)."""
-        low, high = self.options.election_timeout_min, self.options.election_timeout_max
+        low, high = self.settings.election_timeout_min, self.settings.election_timeout_max
         self.wait_until(self.clock.now() + self.context.random.uniform(low, high))
 
     def wait_short(self) -> None:
         """Wait for a time that grows with this node's rank, so that voters of lower rank become candidates first."""
         ranked = [node for node in sorted(self.ledger.configuration.voters) if node != self.leader]
         rank = ranked.index(self.node_id) if self.node_id in ranked else len(ranked)
-        delay = self.options.rank_delay
+        delay = self.settings.rank_delay
         jitter = self.context.random.uniform(0, delay / 2)
         self.wait_until(self.clock.now() + rank * delay + jitter)
 
@@ -146,7 +146,7 @@ class ElectionActor(ConsensusActor):
             self.lose_leader(silent)
         if self.fast_left > 0:
             self.fast_left -= 1
-            delay = self.options.rank_delay * (1 + len(self.others) * self.context.random.random())
+            delay = self.settings.rank_delay * (1 + len(self.others) * self.context.random.random())
             self.wait_until(self.clock.now() + delay)
         else:
             self.wait_long()
@@ -177,7 +177,7 @@ class ElectionActor(ConsensusActor):
             and not self.sticky()
         )
         if granted and self.role is not Role.LEADER:
-            quick = self.options.rank_delay * (2 + len(self.others))
+            quick = self.settings.rank_delay * (2 + len(self.others))
             self.wait_until(max(self.deadline, self.clock.now() + quick))
         self.send(sender, PreVoteReply(ledger.term, message.round, granted))
 
@@ -258,7 +258,7 @@ class ElectionActor(ConsensusActor):
 
     def sticky(self) -> bool:
         """Whether this node refuses its vote, because it leads or has recently received a leader's request."""
-        timeout, lease_reads = self.options.election_timeout_min, self.ledger.configuration.lease_reads
+        timeout, lease_reads = self.settings.election_timeout_min, self.ledger.configuration.lease_reads
         return self.stickiness.holds(self.clock.now(), timeout=timeout, lease_reads=lease_reads)
 
     def receiveMsg_LeaderContact(self, message: LeaderContact, sender: Any) -> None:
@@ -286,7 +286,7 @@ class ElectionActor(ConsensusActor):
         A leader's requests arrive on another connection than the one whose end this node notices, so under load some
         are read after that end. They must not cancel the quick election. A leader that lives sends further requests.
         """
-        fresh = self.clock.now() - self.broke_at < self.options.heartbeat_interval
+        fresh = self.clock.now() - self.broke_at < self.settings.heartbeat_interval
         return self.disconnected and term == self.broke_in and fresh
 
     def announce_leader(self, votes: int) -> None:
@@ -320,7 +320,7 @@ class ElectionActor(ConsensusActor):
             return
         self.disconnected, self.stickiness.follows = True, False
         self.broke_at, self.broke_in = self.clock.now(), self.shared.leader_term  # the ledger's may be its successor's
-        self.fast_left = self.options.fast_retries
+        self.fast_left = self.settings.fast_retries
         self.wait_short()
 
     def receiveMsg_PeerUp(self, message: PeerUp, sender: Any) -> None:

@@ -156,7 +156,7 @@ class GatewayActor(ConsensusActor):
         if not session:
             self.refuse(sender, ProtocolError.code, "commands are sent in a session: open one first, with OpenSession")
             return
-        limit = self.options.command_bytes_max
+        limit = self.settings.command_bytes_max
         large = tuple(seq for seq, data in message.commands if len(data) > limit)
         if large:
             text = f"a command is larger than the limit of {limit} bytes: split it, or raise command_bytes_max"
@@ -184,8 +184,8 @@ class GatewayActor(ConsensusActor):
             self.refuse_leader(asker)
             return
         outstanding = waiting.outstanding.get(asker.connection, 0) + len(proposals)
-        if outstanding > self.options.outstanding_max:
-            text = f"{outstanding} commands of this client wait: at most {self.options.outstanding_max} may"
+        if outstanding > self.settings.outstanding_max:
+            text = f"{outstanding} commands of this client wait: at most {self.settings.outstanding_max} may"
             self.refuse(asker, BusyError.code, text)
             return
         try:

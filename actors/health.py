@@ -52,23 +52,23 @@ class HealthActor(ConsensusActor):
         """Start checking the peers."""
         self.missed = dict.fromkeys(self.others, 0)
         self.judge()
-        self.after(self.options.check_interval, CheckHealth())
+        self.after(self.settings.check_interval, CheckHealth())
 
     def receiveMsg_CheckHealth(self, message: CheckHealth, sender: Any) -> None:
         """Judge the peers that did not answer, and check all of them again."""
         self.number += 1
-        options = self.options
+        settings = self.settings
         for node, missed in self.missed.items():
             view = self.shared.peers[node]
             if view.status is not PeerStatus.INACTIVE:
-                if missed >= options.fail_checks:
+                if missed >= settings.fail_checks:
                     self.fail(node, f"{missed} checks without an answer")
-                elif missed >= options.suspect_checks and view.status is PeerStatus.ACTIVE:
+                elif missed >= settings.suspect_checks and view.status is PeerStatus.ACTIVE:
                     view.status = PeerStatus.SUSPECTED
             self.missed[node] = missed + 1
             self.tell_peer(node, "health", CheckPeer(self.number))
         self.judge()
-        self.after(options.check_interval, CheckHealth())
+        self.after(settings.check_interval, CheckHealth())
 
     def receiveMsg_CheckPeer(self, message: CheckPeer, sender: Any) -> None:
         """Answer a peer that checks whether this node is alive."""
@@ -142,7 +142,7 @@ class HealthActor(ConsensusActor):
     def state_for(self, quorum: bool, lag: int, trouble: bool) -> HealthState:
         """This node's state: is a `quorum` reachable, how many entries does it `lag`, is there other `trouble`."""
         if not quorum:
-            began = self.clock.now() - self.context.started_at < 2 * self.options.election_timeout_max
+            began = self.clock.now() - self.context.started_at < 2 * self.settings.election_timeout_max
             return HealthState.RECOVERING if began else HealthState.UNHEALTHY
         if self.shared.leader is None or lag > LAG_ENTRIES:
             return HealthState.RECOVERING

@@ -75,11 +75,11 @@ class ReplicationActor(ConsensusActor):
             node_id=self.node_id,
             followers=self.others,
             ledger=self.ledger,
-            options=self.options,
+            settings=self.settings,
             now=self.clock.now(),
         )
         self.shared.match = self.leadership.match
-        self.after(self.options.heartbeat_interval, HeartbeatDue(message.term))
+        self.after(self.settings.heartbeat_interval, HeartbeatDue(message.term))
 
     def receiveMsg_LeadershipEnded(self, message: LeadershipEnded, sender: Any) -> None:
         """Drop the leadership and the matches, because only a leader has them."""
@@ -141,7 +141,7 @@ class ReplicationActor(ConsensusActor):
         """Send heartbeats, probe silent followers, and resign without a quorum."""
         leadership = self.current()
         if leadership is not None and leadership.term == message.term:
-            self.after(self.options.heartbeat_interval, message)
+            self.after(self.settings.heartbeat_interval, message)
             self.carry_out(leadership, leadership.heartbeat(self.clock.now()))
 
     def receiveMsg_Persisted(self, message: Persisted, sender: Any) -> None:
@@ -257,7 +257,7 @@ class ReplicationActor(ConsensusActor):
         ledger = self.ledger
         if ledger.applier.replacing:
             return
-        done = ledger.apply(self.options.apply_entries_max)
+        done = ledger.apply(self.settings.apply_entries_max)
         if done:
             self.tell("gateway", AppliedEntries(done))
         if ledger.more_to_apply:

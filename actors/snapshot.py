@@ -67,16 +67,16 @@ class SnapshotActor(ConsensusActor):
         if self.reported.saving:  # the report would have gone to the actor that failed
             self.saving_failed("an actor of this node failed meanwhile")
         self.sweep_soon()
-        self.after(self.options.check_interval / CHECKS_A_HEALTH_CHECK, CheckSnapshots())
+        self.after(self.settings.check_interval / CHECKS_A_HEALTH_CHECK, CheckSnapshots())
 
     def receiveMsg_CheckSnapshots(self, message: CheckSnapshots, sender: Any) -> None:
         """Take a snapshot if enough entries were applied since the last one; send unanswered chunks again."""
-        limits, now = self.ledger.limits, self.clock.now()
-        self.after(self.options.check_interval / CHECKS_A_HEALTH_CHECK, CheckSnapshots())
-        if self.snapshots.lag >= limits.snapshot_entries and now - self.saved_at >= limits.snapshot_seconds_min:
+        settings, now = self.ledger.settings, self.clock.now()
+        self.after(self.settings.check_interval / CHECKS_A_HEALTH_CHECK, CheckSnapshots())
+        if self.snapshots.lag >= settings.snapshot_entries and now - self.saved_at >= settings.snapshot_seconds_min:
             self.receiveMsg_TakeSnapshot(TakeSnapshot(), sender)
         for transfer in list(self.transfers.values()):
-            if now - transfer.sent_at > self.options.chunk_timeout:
+            if now - transfer.sent_at > self.settings.chunk_timeout:
                 self.send_chunk(transfer)
 
     # --- taking ------------------------------------------------------------------------------------------------------
@@ -198,7 +198,7 @@ class SnapshotActor(ConsensusActor):
             self.receiveMsg_TakeSnapshot(TakeSnapshot(), None)
             return
         try:
-            chunk = transfer.chunk(self.options.chunk_bytes)
+            chunk = transfer.chunk(self.settings.chunk_bytes)
         except ConsensusError as error:
             self.context.refuse(error.code, str(error))
             if transfer.info is not self.snapshots.newest:  # pruned meanwhile: begin again with the newest

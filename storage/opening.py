@@ -50,7 +50,7 @@ def open_ledger(
     snapshots_folder: Path,
     founding: Founding,
     machine: Machine,
-    limits: StorageSettings,
+    settings: StorageSettings,
     export: Export,
 ) -> Opened:
     """Open the ledger in these tables. The next boot is durable when this returns, which takes one flush.
@@ -79,7 +79,7 @@ def open_ledger(
     initial = Configuration.decode(stored)
     applier = Applier(tables, machine)
     applier.load()
-    ledger = Ledger(tables, identity, applier, limits)
+    ledger = Ledger(tables, identity, applier, settings)
     ledger.reload()
     ledger.numbers.load()
     snapshots = Snapshots(ledger, snapshots_folder, export)
@@ -104,7 +104,7 @@ def check_whole(ledger: Ledger, snapshots: Snapshots) -> None:
         raise CorruptionError(f"the state is of entry {applier.index} of term {applier.term}, not in the log. {REJOIN}")
     if log.last_term > ledger.term:
         raise CorruptionError(f"the log has term {log.last_term}, and the node knows {ledger.term} only. {REJOIN}")
-    newest_first = log.last - ledger.limits.verify_entries + 1
+    newest_first = log.last - ledger.settings.verify_entries + 1
     log.verify(max(log.base_index + 1, min(newest_first, applier.index + 1)))
 
 

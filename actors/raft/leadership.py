@@ -72,15 +72,15 @@ class Leadership:
         node_id: str,
         followers: Iterable[str],
         ledger: LedgerView,
-        options: RaftSettings,
+        settings: RaftSettings,
         now: float,
     ) -> None:
         self.term = term
         self.noop = noop
         self.node_id = node_id
         self.ledger = ledger
-        self.options = options
-        self.progress = {node: Progress(options, noop, now) for node in followers}
+        self.settings = settings
+        self.progress = {node: Progress(settings, noop, now) for node in followers}
         self.match = {node_id: ledger.log.durable, **dict.fromkeys(self.progress, 0)}
         self.reads = WaitingReads()
 
@@ -116,7 +116,7 @@ class Leadership:
         if prev_term is None or previous < log.base_index:
             self.need_snapshot(effects, node, progress)
             return False
-        records = log.read(progress.next, log.last, self.options.run_bytes_max)
+        records = log.read(progress.next, log.last, self.settings.run_bytes_max)
         effects.append(SendTo(node, self.append_entries(previous, prev_term, tuple(records))))
         progress.sent(previous + len(records), sum(map(len, records)), now)
         return True
@@ -148,8 +148,8 @@ class Leadership:
         stopped process does not read pile up in this node's memory.
         """
         effects: list[Effect] = []
-        options = self.options
-        patience = options.append_timeout_heartbeats * options.heartbeat_interval
+        settings = self.settings
+        patience = settings.append_timeout_heartbeats * settings.heartbeat_interval
         for node, progress in self.progress.items():
             if progress.silent_since(now) > patience:
                 progress.become(Phase.PROBE)
@@ -157,10 +157,10 @@ class Leadership:
                 self.send_empty(effects, node, progress)
         effects += self.send_entries(now)
         heard = [
-            node for node, progress in self.progress.items() if now - progress.heard < options.election_timeout_min
+            node for node, progress in self.progress.items() if now - progress.heard < settings.election_timeout_min
         ]
         if not self.quorum.has([self.node_id, *heard]):
-            effects.append(Resign(self.term, f"no answer from a majority within {options.election_timeout_min} s"))
+            effects.append(Resign(self.term, f"no answer from a majority within {settings.election_timeout_min} s"))
         return effects
 
     # --- answers -----------------------------------------------------------------------------------------------------
@@ -246,7 +246,7 @@ class Leadership:
             return False
         sent = {node: progress.acked_sent for node, progress in self.progress.items()}
         began = self.quorum.reached({**sent, self.node_id: boottime_ns})
-        length = self.options.election_timeout_min * (1 - self.options.clock_drift)
+        length = self.settings.election_timeout_min * (1 - self.settings.clock_drift)
         return boottime_ns < began + int(length * 1e9)
 
     def answer_reads(self) -> list[ReadReady]:

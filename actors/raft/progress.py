@@ -30,7 +30,7 @@ class Progress:
     `inflight` holds the unanswered frames as (last index, bytes, time sent).
     """
 
-    options: RaftSettings
+    settings: RaftSettings
     next: int
     heard: float
     phase: Phase = Phase.PROBE
@@ -48,8 +48,8 @@ class Progress:
             return not self.probe_sent
         return (
             self.phase is Phase.REPLICATE
-            and len(self.inflight) < self.options.inflight_frames_max
-            and self.inflight_bytes < self.options.inflight_bytes_max
+            and len(self.inflight) < self.settings.inflight_frames_max
+            and self.inflight_bytes < self.settings.inflight_bytes_max
         )
 
     def sent(self, last: int, size: int, now: float) -> None:

@@ -31,7 +31,7 @@ PREFIX = "receiveMsg_"
 class Context(Protocol):
     """Everything outside itself that an actor may use. No part of it names a base, a socket or a real clock."""
 
-    options: RaftSettings
+    settings: RaftSettings
     opened: Opened
     ledger: Ledger
     clock: Clock
@@ -112,7 +112,7 @@ class ConsensusActor(Actor):  # type: ignore[misc]
     def bind(self, context: Context) -> None:
         """Take the context; the engine calls this after the constructor."""
         self.context = context
-        self.options = context.options
+        self.settings = context.settings
         self.ledger = context.ledger
         self.snapshots: Snapshots = context.opened.snapshots
         self.clock = context.clock

@@ -50,7 +50,7 @@ class Engine:
     def __init__(
         self,
         opened: Opened,
-        options: RaftSettings,
+        settings: RaftSettings,
         clock: Clock,
         transport: Transport,
         bus: EventBus,
@@ -60,7 +60,7 @@ class Engine:
     ) -> None:
         self.opened = opened
         self.ledger = opened.ledger
-        self.options = options
+        self.settings = settings
         self.clock = clock
         self.random = rng
         self.bind_address = bind_address
@@ -74,12 +74,12 @@ class Engine:
         self.timers = Timers(clock)
         self.outbox = Outbox(self.ledger, clock, transport, self.refusals)
         self.peers = Peers(self.outbox)
-        self.gate = Gate(self.ledger, options, clock, self.mailbox, self.outbox, self.refusals, self.shared)
+        self.gate = Gate(self.ledger, settings, clock, self.mailbox, self.outbox, self.refusals, self.shared)
         self.cells = Cells(self.mailbox, self.timers, self.bind, self.stop)
-        self.events = TurnEvents(self.ledger, clock, bus, options)
+        self.events = TurnEvents(self.ledger, clock, bus, settings)
         self.unanswered = Unanswered()
         self.observation = TurnObservation(self.ledger)
-        self.faults = Faults(options)
+        self.faults = Faults(settings)
         self.stopping = ""
         """Why the node is to stop; empty while it is not."""
 
@@ -143,7 +143,7 @@ class Engine:
             persisted = Persisted(self.ledger.term, self.ledger.log.durable)
             self.mailbox.first_in_next_turn(self.actor("replication"), persisted)
         seconds = (self.clock.boottime_ns() - began) / 1e9
-        if seconds > self.options.election_timeout_min:
+        if seconds > self.settings.election_timeout_min:
             self.next_turn(self.actor("election"), CommitWasSlow(seconds))
         return seconds
 

@@ -11,8 +11,8 @@ from forge_consensus.errors import OperationFailedError
 class Faults:
     """Records when actors failed within the last `faults_seconds`; at most `faults_max` faults are tolerated."""
 
-    def __init__(self, options: RaftSettings) -> None:
-        self.options = options
+    def __init__(self, settings: RaftSettings) -> None:
+        self.settings = settings
         self.times: deque[float] = deque()
 
     def note(self, fault: Exception, now: float) -> None:
@@ -21,12 +21,12 @@ class Faults:
         Raises `OperationFailedError`, which ends the node, if there were too many: actors that fail right after each
         rebuild would make no progress.
         """
-        times, options = self.times, self.options
+        times, settings = self.times, self.settings
         times.append(now)
-        while now - times[0] > options.faults_seconds:
+        while now - times[0] > settings.faults_seconds:
             times.popleft()
-        if len(times) > options.faults_max:
+        if len(times) > settings.faults_max:
             raise OperationFailedError(
-                f"{len(times)} faults of actors within {options.faults_seconds:.0f} s: the node stops. "
+                f"{len(times)} faults of actors within {settings.faults_seconds:.0f} s: the node stops. "
                 f"The last was {type(fault).__name__}: {fault}"
             ) from fault

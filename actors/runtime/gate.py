@@ -70,7 +70,7 @@ class Gate:
     def __init__(
         self,
         ledger: Ledger,
-        options: RaftSettings,
+        settings: RaftSettings,
         clock: Clock,
         mailbox: Mailbox,
         outbox: Outbox,
@@ -80,8 +80,8 @@ class Gate:
         self.ledger = ledger
         self.identity = ledger.identity
         self.clock = clock
-        self.bytes_max = options.message_bytes_max
-        self.election_timeout_min = options.election_timeout_min
+        self.bytes_max = settings.message_bytes_max
+        self.election_timeout_min = settings.election_timeout_min
         self.addresses = mailbox.addresses
         self.outbox = outbox
         self.refusals = refusals

@@ -15,11 +15,11 @@ from forge_consensus.storage.ledger.ledger import Ledger
 class TurnEvents:
     """The events of this turn, in the order in which actors published them."""
 
-    def __init__(self, ledger: Ledger, clock: Clock, bus: EventBus, options: RaftSettings) -> None:
+    def __init__(self, ledger: Ledger, clock: Clock, bus: EventBus, settings: RaftSettings) -> None:
         self.ledger = ledger
         self.clock = clock
         self.bus = bus
-        self.options = options
+        self.settings = settings
         self.held: list[tuple[ConsensusEvent, int]] = []
         """(event, the term in which it happened)."""
         self.forward: Callable[[ConsensusEvent, bytes], None] | None = None
@@ -49,7 +49,7 @@ class TurnEvents:
         """Publish this turn's events, because the turn is on disk, and add them to the journal."""
         events, self.held = self.held, []
         identity, journal, forward = self.ledger.identity, self.ledger.journal, self.forward
-        self.bus.begin_turn(self.options.heartbeat_interval / 10)
+        self.bus.begin_turn(self.settings.heartbeat_interval / 10)
         wall_ms, now = self.clock.wall_ms(), self.clock.boottime_ns() / 1e9
         for event, term in events:
             stamped = stamp(

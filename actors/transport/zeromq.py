@@ -76,7 +76,7 @@ class ZeroMqBase(SystemBase):
     def __init__(
         self,
         opened: Opened,
-        options: RaftSettings,
+        settings: RaftSettings,
         bus: EventBus,
         bind: str,
         *,
@@ -85,11 +85,11 @@ class ZeroMqBase(SystemBase):
         identity = opened.ledger.identity
         addresses = dict(opened.ledger.configuration.members)
         addresses.pop(identity.node_id, None)
-        self.sockets = Sockets(bind, addresses, options.message_bytes_max)
+        self.sockets = Sockets(bind, addresses, settings.message_bytes_max)
         self.clock = SystemClock()
         self.engine = Engine(
             opened,
-            options,
+            settings,
             self.clock,
             self,
             bus,
@@ -138,7 +138,7 @@ class ZeroMqBase(SystemBase):
             self.clock.lost(late)
         notices: list[Any] = []
         frames: list[tuple[Any, Any]] = []
-        options, sockets = self.engine.options, self.sockets
+        settings, sockets = self.engine.settings, self.sockets
         for socket in ready:
             if socket in sockets.monitors:
                 node = sockets.monitors[socket]
@@ -149,9 +149,9 @@ class ZeroMqBase(SystemBase):
             elif socket is sockets.publisher:
                 self.serve_subscribers()
             elif socket is not sockets.router:
-                frames += [(data, None) for data in sockets.from_peer(socket, options.turn_frames_max)]
+                frames += [(data, None) for data in sockets.from_peer(socket, settings.turn_frames_max)]
         if sockets.router in ready:
-            frames += sockets.from_anyone(options.turn_frames_max, options.turn_bytes_max)
+            frames += sockets.from_anyone(settings.turn_frames_max, settings.turn_bytes_max)
         self.take_inbox()
         return frames, notices
 

@@ -98,8 +98,8 @@ class EventCursor:
     """One node's events as one reader sees them: each once, in ascending order, and every gap named.
 
     `page` takes an answer from the journal, `event` an event from the publisher; both return what to deliver.
-    `request` returns what to ask the node. `room` is how many more events the reader can hold: if there are more, the
-    cursor forgets those that came live and reads them from the journal later.
+    `request` returns what to ask the node. `capacity` is how many more events the reader can hold: if there are
+    more, the cursor forgets those that came live and reads them from the journal later.
     """
 
     def __init__(self, since: Since, wanted: Wanted) -> None:
@@ -130,14 +130,14 @@ class EventCursor:
 
     # --- asking ------------------------------------------------------------------------------------------------------
 
-    def request(self, now: float, room: int) -> ReadEvents | None:
+    def request(self, now: float, capacity: int) -> ReadEvents | None:
         """What to ask the node now, if anything."""
         if self.asking and now < self.deadline:
             return None
         if not self.node:
             request = ReadEvents(1, 0)
-        elif room > 0 and ((self.news and now >= self.ask_at) or now >= self.check_at):
-            request = ReadEvents(self.next, min(room, PAGE_ROWS), self.wanted.patterns)
+        elif capacity > 0 and ((self.news and now >= self.ask_at) or now >= self.check_at):
+            request = ReadEvents(self.next, min(capacity, PAGE_ROWS), self.wanted.patterns)
         else:
             return None
         self.asking, self.news, self.seen_when_asked = True, False, self.seen
@@ -145,11 +145,11 @@ class EventCursor:
         self.ask_at, self.check_at = now + ASK_SECONDS_MIN, now + CHECK_SECONDS
         return request
 
-    def wake_at(self, room: int) -> float:
+    def wake_at(self, capacity: int) -> float:
         """When `request` may have something new to say."""
         if self.asking or not self.node:
             return self.deadline
-        if room <= 0:
+        if capacity <= 0:
             return float("inf")
         return self.ask_at if self.news else self.check_at
 
@@ -167,7 +167,7 @@ class EventCursor:
 
     # --- telling on --------------------------------------------------------------------------------------------------
 
-    def page(self, page: EventPage, room: int) -> list[Delivery]:
+    def page(self, page: EventPage, capacity: int) -> list[Delivery]:
         """Take an answer from the journal; returns what to deliver."""
         self.asking = False
         if not self.node:
@@ -177,14 +177,14 @@ class EventCursor:
             return self.replaced(page)
         told: list[Delivery] = []
         for item in in_order(page):
-            if len(told) >= room:
+            if len(told) >= capacity:
                 self.news = True
                 return told
             told += self.take(item)
         self.next = max(self.next, page.next)
         if page.next <= page.end:
             self.news, self.ask_at = True, 0.0
-        return told + self.drain(room - len(told))
+        return told + self.drain(capacity - len(told))
 
     def begin(self, page: EventPage) -> list[Delivery]:
         """The node said who it is: this is where its events begin for this reader."""
@@ -228,11 +228,11 @@ class EventCursor:
         self.next = last + 1
         return [Delivery(event, self.node, self.position)]
 
-    def event(self, event: ConsensusEvent, room: int) -> list[Delivery]:
+    def event(self, event: ConsensusEvent, capacity: int) -> list[Delivery]:
         """Take an event from the publisher; returns what to deliver."""
         if not self.next or event.sequence < self.next:
             return []
-        if room <= 0:
+        if capacity <= 0:
             self.ahead.clear()
             self.news = True
             return []
@@ -246,12 +246,12 @@ class EventCursor:
         self.next += 1
         return [Delivery(event, self.node, self.position)] if self.wanted.selection.wants(event) else []
 
-    def drain(self, room: int) -> list[Delivery]:
+    def drain(self, capacity: int) -> list[Delivery]:
         """Deliver what waited until the page closed the gap before it."""
         told: list[Delivery] = []
         ahead, self.ahead = self.ahead, []
         for event in ahead:
-            told += self.event(event, room - len(told))
+            told += self.event(event, capacity - len(told))
         return told
 
     def gap(self, first: int, last: int | None, reason: str) -> Gap:

@@ -39,7 +39,7 @@ class Reader(Protocol):
     """Receives what the driver reads; every call is made on the driver's thread."""
 
     @property
-    def room(self) -> int:
+    def capacity(self) -> int:
         """How many more events it can hold."""
 
     def tell(self, told: list[Delivery]) -> None:
@@ -81,7 +81,7 @@ class FeedDriver:
         since: where to begin on each node.
         cluster_id: the cluster that the nodes must belong to, "" for any.
         whole_cluster: whether to follow every member; otherwise only the nodes at `endpoints`.
-        room_min: no node is asked for more while the reader can hold fewer events than this.
+        capacity_min: no node is asked for more while the reader can hold fewer events than this.
         silent_at: for a feed with an end: the monotonic time from which silent nodes are not waited for; None for a
             feed without one.
 
@@ -96,7 +96,7 @@ class FeedDriver:
         *,
         cluster_id: str,
         whole_cluster: bool,
-        room_min: int,
+        capacity_min: int,
         silent_at: float | None,
     ) -> None:
         self.reader = reader
@@ -104,7 +104,7 @@ class FeedDriver:
         self.wanted = wanted
         self.since = since
         self.cluster_id = cluster_id
-        self.room_min = room_min
+        self.capacity_min = capacity_min
         self.silent_at = silent_at
         self.members_at = 0.0 if whole_cluster else inf
         self.members_known = not whole_cluster
@@ -176,16 +176,16 @@ class FeedDriver:
     def turn(self) -> None:
         """Ask, wait, take what arrived."""
         now = time.monotonic()
-        room = self.room_for_page()
+        capacity = self.capacity_for_page()
         for source in self.sources.values():
-            self.ask(source, now, room)
+            self.ask(source, now, capacity)
         if now >= self.members_at:
             self.ask_for_members(now)
-        self.starved = room <= 0
+        self.starved = capacity <= 0
         self.wakeup.doze()
-        idle = not (self.closing or (self.starved and self.room_for_page()))
+        idle = not (self.closing or (self.starved and self.capacity_for_page()))
         asked = [source.cursor for source in self.sources.values() if source.connected]
-        wake_at = min([cursor.wake_at(room) for cursor in asked], default=inf)
+        wake_at = min([cursor.wake_at(capacity) for cursor in asked], default=inf)
         ready = self.poller.poll(ceil(min(max(wake_at - now, 0.0), WAIT_SECONDS_MAX) * 1000) if idle else 0)
         self.wakeup.awake()
         now = time.monotonic()
@@ -201,10 +201,10 @@ class FeedDriver:
                 self.stop_listening(source)
                 source.cursor.note_news()
 
-    def room_for_page(self) -> int:
+    def capacity_for_page(self) -> int:
         """How many events a page may have; 0 while it is not worth the asking."""
-        room = self.reader.room
-        return room if room >= self.room_min else 0
+        capacity = self.reader.capacity
+        return capacity if capacity >= self.capacity_min else 0
 
     def tell(self, source: Source, told: list[Delivery], *, fresh: bool = False) -> None:
         """Hand events to the reader."""
@@ -268,11 +268,11 @@ class FeedDriver:
 
     # --- asking ------------------------------------------------------------------------------------------------------
 
-    def ask(self, source: Source, now: float, room: int) -> None:
+    def ask(self, source: Source, now: float, capacity: int) -> None:
         """Ask the node for what the reader lacks."""
         if not source.connected:
             return
-        request = source.cursor.request(now, room)
+        request = source.cursor.request(now, capacity)
         if request is not None:
             source.request = self.send(source, request)
 
@@ -307,7 +307,7 @@ class FeedDriver:
     def take_page(self, source: Source, page: EventPage, now: float) -> None:
         """Take a page of a node's journal, and listen to its publisher."""
         fresh = not source.cursor.node
-        told = source.cursor.page(page, self.reader.room)
+        told = source.cursor.page(page, self.reader.capacity)
         if fresh:
             self.drop_doubles(source)
         self.tell(source, told, fresh=fresh)
@@ -355,9 +355,9 @@ class FeedDriver:
         if source.subscriber is None:
             return
         told: list[Delivery] = []
-        cursor, room = source.cursor, self.reader.room
+        cursor, capacity = source.cursor, self.reader.capacity
         for body in source.subscriber.receive():
-            if not source.subscriber.trusted or room - len(told) <= 0:
+            if not source.subscriber.trusted or capacity - len(told) <= 0:
                 cursor.note_news()
                 continue
             try:
@@ -366,5 +366,5 @@ class FeedDriver:
                 cursor.note_news()
                 continue
             if event.node_id == cursor.node:
-                told += cursor.event(event, room - len(told))
+                told += cursor.event(event, capacity - len(told))
         self.tell(source, told)

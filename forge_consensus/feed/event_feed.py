@@ -66,7 +66,7 @@ class EventFeed(PublicSurface):
             "error",
             "driver",
             "pop",
-            "room",
+            "capacity",
             "tell",
             "stand",
             "end",
@@ -104,7 +104,7 @@ class EventFeed(PublicSurface):
             since,
             cluster_id=cluster_id,
             whole_cluster=scope == "cluster",
-            room_min=max(1, min(PAGE_ROWS, queue_max // 2)),
+            capacity_min=max(1, min(PAGE_ROWS, queue_max // 2)),
             silent_at=None if follow else time.monotonic() + connect_seconds,
         )
         self.driver.thread.start()
@@ -171,7 +171,7 @@ class EventFeed(PublicSurface):
     # --- for the driver's thread -------------------------------------------------------------------------------------
 
     @property
-    def room(self) -> int:
+    def capacity(self) -> int:
         """How many more events the queue can hold."""
         return self.queue_max - len(self.queue)
 

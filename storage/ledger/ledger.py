@@ -81,12 +81,12 @@ class Ledger:
     methods below, except that `journal`, `numbers` and `identity.admit` are called directly.
     """
 
-    def __init__(self, tables: Tables, identity: Identity, applier: Applier, limits: StorageSettings) -> None:
+    def __init__(self, tables: Tables, identity: Identity, applier: Applier, settings: StorageSettings) -> None:
         self.tables = tables
         self.identity = identity
         self.applier = applier
-        self.limits = limits
-        self.log = Log(tables, limits.tail_bytes_max)
+        self.settings = settings
+        self.log = Log(tables, settings.tail_bytes_max)
         self.turn = Transaction()
         self.term, self.vote = 0, ""
         self.commit_index = 0
@@ -95,7 +95,7 @@ class Ledger:
         self.configurations = ConfigurationHistory()
         self.uncommitted = Uncommitted()
         self.numbers = EventNumbers(tables)
-        self.journal = Journal(tables, self.numbers, limits.events_kept, limits.events_seconds)
+        self.journal = Journal(tables, self.numbers, settings.events_kept, settings.events_seconds)
         self.early_term: int | None = None
         """The term that this node led when the turn began, so with term and vote on disk."""
         self.appliable = 0
@@ -140,7 +140,7 @@ class Ledger:
         self.early_term = self.leading_term
         if self.applier.index == self.applier.on_disk:
             self.checkpoint_clean_at = now
-        elif now - self.checkpoint_clean_at > self.limits.checkpoint_seconds:
+        elif now - self.checkpoint_clean_at > self.settings.checkpoint_seconds:
             self.checkpoint_wanted = True
 
     def commit(self) -> bool:
@@ -209,13 +209,13 @@ class Ledger:
     @property
     def checkpoint_due(self) -> bool:
         """Whether the applied state must move to disk in this turn; never in the turn that replaces it."""
-        applier, limits = self.applier, self.limits
+        applier, settings = self.applier, self.settings
         if applier.ledger_machine is None or applier.index == applier.on_disk or applier.replacing:
             return False
         return (
             self.checkpoint_wanted
-            or applier.index - applier.on_disk >= limits.checkpoint_entries
-            or applier.dirty_bytes >= limits.checkpoint_bytes
+            or applier.index - applier.on_disk >= settings.checkpoint_entries
+            or applier.dirty_bytes >= settings.checkpoint_bytes
         )
 
     def request_checkpoint(self) -> None:
@@ -306,11 +306,11 @@ class Ledger:
         """
         space = self.tables.space()
         pending = self.log.fresh_bytes + self.applier.dirty_bytes
-        need = 2 * extra_bytes + pending + self.limits.reserve_bytes
+        need = 2 * extra_bytes + pending + self.settings.reserve_bytes
         if space.used_bytes + need > space.quota_bytes or space.disk_free_bytes < need:
             raise StorageFullError(
                 f"the store uses {space.used_bytes} of {space.quota_bytes} bytes with "
-                f"{space.disk_free_bytes} free on the disk, and keeps {self.limits.reserve_bytes} in reserve: "
+                f"{space.disk_free_bytes} free on the disk, and keeps {self.settings.reserve_bytes} in reserve: "
                 "make room on the disk or raise the quota; nothing was lost"
             )
 
@@ -322,13 +322,13 @@ class Ledger:
         is uncommitted, `StorageFullError`.
         """
         self.require_leading(term)
-        log, limits = self.log, self.limits
+        log, settings = self.log, self.settings
         kind = proposals[0].kind
         size = sum([len(proposal.data) for proposal in proposals]) + ENTRY_BYTES * len(proposals)
         if kind in HELD_BACK:
             if (
-                log.last - self.commit_index + len(proposals) > limits.uncommitted_entries_max
-                or self.uncommitted.size_bytes + size > limits.uncommitted_bytes_max
+                log.last - self.commit_index + len(proposals) > settings.uncommitted_entries_max
+                or self.uncommitted.size_bytes + size > settings.uncommitted_bytes_max
             ):
                 raise BusyError(f"{log.last - self.commit_index} entries wait for a majority: try again in a moment")
             self.check_space(size)

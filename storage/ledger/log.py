@@ -87,18 +87,18 @@ class Log:
         What is fetched and not given is little, however long the log and however large its records.
         """
         taken: list[bytes] = []
-        count, room = PAGE_FIRST, bytes_max
+        count, bytes_left = PAGE_FIRST, bytes_max
         last = min(last, self.last)
         while first <= last:
             page = self.page(first, min(last, first + count - 1))
             size = sum(map(len, page))
-            if size > room:
-                taken += fitting(page, room) or ([] if taken else page[:1])
+            if size > bytes_left:
+                taken += fitting(page, bytes_left) or ([] if taken else page[:1])
                 break
             taken += page
-            room -= size
+            bytes_left -= size
             first += len(page)
-            count = min(4 * count, PAGE_MAX, room * len(page) // size + 1)
+            count = min(4 * count, PAGE_MAX, bytes_left * len(page) // size + 1)
         return taken
 
     def page(self, first: int, last: int) -> Sequence[bytes]:
@@ -212,12 +212,12 @@ class Log:
             previous = terms[-1]
 
 
-def fitting(records: Sequence[bytes], room: int) -> list[bytes]:
-    """The first records, as many as together have at most `room` bytes."""
+def fitting(records: Sequence[bytes], bytes_left: int) -> list[bytes]:
+    """The first records, as many as together have at most `bytes_left` bytes."""
     taken = []
     for record in records:
-        room -= len(record)
-        if room < 0:
+        bytes_left -= len(record)
+        if bytes_left < 0:
             break
         taken.append(record)
     return taken

@@ -123,7 +123,7 @@ class Snapshots:
         before = log.base_index
         if self.newest is None or applier.replacing:
             return before, before
-        target = min(self.newest.index, applier.on_disk, log.durable - ledger.limits.trailing_entries)
+        target = min(self.newest.index, applier.on_disk, log.durable - ledger.settings.trailing_entries)
         if needed is not None and self.may_hold(self.newest):
             target = min(target, needed)
         if target <= before:
@@ -136,8 +136,9 @@ class Snapshots:
         """Whether entries may be kept for a follower: the log is not long, and the store is less than half full."""
         tables = self.ledger.tables
         space = tables.space()
-        room = min(space.quota_bytes - space.used_bytes, space.disk_free_bytes)
-        return tables.size_bytes("log") <= max(HELD_LOG_BYTES_MIN, 2 * newest.size_bytes) and space.used_bytes < room
+        left_bytes = min(space.quota_bytes - space.used_bytes, space.disk_free_bytes)
+        held_bytes_max = max(HELD_LOG_BYTES_MIN, 2 * newest.size_bytes)
+        return tables.size_bytes("log") <= held_bytes_max and space.used_bytes < left_bytes
 
     def sweep(self) -> bool:
         """Stage the removal of one slice of what is no longer used; returns whether there was any.
@@ -146,7 +147,7 @@ class Snapshots:
         installed. So a generation that a crash left half-written is removed without one long transaction at start.
         """
         ledger = self.ledger
-        batch, count = ledger.turn.batch, ledger.limits.sweep_entries
+        batch, count = ledger.turn.batch, ledger.settings.sweep_entries
         found = ledger.log.sweep(batch, count)
         current = ledger.applier.generation
         used = sorted({current, current if self.installing is None else self.installing.generation})

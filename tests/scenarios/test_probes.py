@@ -69,7 +69,7 @@ def test_probe_P7_a_raising_command_does_not_stop_the_node(tmp_path: Path) -> No
     assert [code for _, code, _ in outcomes(node)] == ["", "CONSENSUS_COMMAND_FAILED", ""]
     for _ in range(TICKS):
         node.sent.clear()
-        node.wait(node.options.heartbeat_interval)
+        node.wait(node.settings.heartbeat_interval)
         assert {to for to, _ in node.messages(AppendEntries)} == {"n2", "n3"}, "a leader goes on to be heard"
         acknowledge(node, "n2", "n3")
     ask(node, session, Command("add").encode(), first=4)

@@ -182,6 +182,6 @@ def test_scenario_52_with_leases_a_node_forgets_its_leader_only_after_a_timeout(
     node.request("n3", "election", RequestVote(2, 9, 9))
     assert node.last(PreVoteReply).granted is not lease_reads
     assert node.last(VoteReply) == (VoteReply(1, False) if lease_reads else VoteReply(2, True))
-    node.wait(node.options.election_timeout_min + 0.01)
+    node.wait(node.settings.election_timeout_min + 0.01)
     node.request("n3", "election", RequestVote(3, 9, 9))
     assert node.last(VoteReply) == VoteReply(3, True), "time does"

@@ -201,14 +201,14 @@ def new_leader(node: OneNode) -> None:
 
 def vote_request(node: OneNode) -> None:
     """A candidate stands when the leader has been silent for long enough."""
-    node.clock.seconds += node.options.election_timeout_min + 0.01
+    node.clock.seconds += node.settings.election_timeout_min + 0.01
     node.request("n3", "election", RequestVote(2, 99, 1))
     assert node.last(VoteReply) == VoteReply(2, True)
 
 
 def timeout(node: OneNode) -> None:
     """The leader falls silent."""
-    node.wait(node.options.election_timeout_max)
+    node.wait(node.settings.election_timeout_max)
     assert node.messages(RequestPreVote)
 
 

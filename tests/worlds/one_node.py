@@ -92,8 +92,8 @@ class OneNode:
             lambda: export_state(self.tables, self.folder, type(made)),
         )
         self.ledger = opened.ledger
-        self.options = options or RaftSettings()
-        self.engine = Engine(opened, self.options, self.clock, self, self.bus, random.Random(7), self.peers["n1"])
+        self.settings = options or RaftSettings()
+        self.engine = Engine(opened, self.settings, self.clock, self, self.bus, random.Random(7), self.peers["n1"])
         commit = self.tables.commit
 
         def recorded(batch: Any) -> None:

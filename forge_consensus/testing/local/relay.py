@@ -18,7 +18,7 @@ BUFFER_BYTES_MAX: Final = 1 << 18
 FindPath = Callable[[str, str], Path]
 
 
-class Lane(asyncio.Protocol):
+class RelaySide(asyncio.Protocol):
     """One of the two connections of a relay: receives bytes and delivers them to the other one."""
 
     def __init__(self, relay: Relay) -> None:
@@ -35,7 +35,7 @@ class Lane(asyncio.Protocol):
         self.timer: asyncio.TimerHandle | None = None
 
     @property
-    def other(self) -> Lane:
+    def other(self) -> RelaySide:
         """The other connection of the relay."""
         return self.relay.back if self is self.relay.front else self.relay.front
 
@@ -137,46 +137,46 @@ class Relay:
         self.find_path = find_path
         self.on_end = on_end
         self.ended = False
-        self.front = Lane(self)
+        self.front = RelaySide(self)
         """To the connecting side."""
-        self.back = Lane(self)
+        self.back = RelaySide(self)
         """To the real node."""
 
-    def path_of(self, lane: Lane, piece: bytes) -> Path:
-        """The path of a message that arrived on that lane."""
-        if not self.source and lane is self.front:
+    def path_of(self, side: RelaySide, piece: bytes) -> Path:
+        """The path of a message that arrived on that side."""
+        if not self.source and side is self.front:
             self.source = sender_of(piece) or CLIENT
             path = self.find_path(self.source, self.target)
             path.counts.connections += 1
             self.began_cut = path.faults.cut
-        return self.path_from(lane)
+        return self.path_from(side)
 
-    def path_from(self, lane: Lane) -> Path:
-        """The path that begins at that lane."""
+    def path_from(self, side: RelaySide) -> Path:
+        """The path that begins at that side."""
         source = self.source or CLIENT
-        return self.find_path(source, self.target) if lane is self.front else self.find_path(self.target, source)
+        return self.find_path(source, self.target) if side is self.front else self.find_path(self.target, source)
 
     def is_between(self, one: str, other: str) -> bool:
         """Whether it connects these two nodes."""
         return {self.source, self.target} == {one, other}
 
-    def lost(self, lane: Lane) -> None:
+    def lost(self, side: RelaySide) -> None:
         """Handle the end of one side: close the other, unless the path to it is cut."""
-        if lane.other.transport is None:
+        if side.other.transport is None:
             self.ended = True
             self.on_end(self)
-        elif not self.path_from(lane).faults.cut:
-            lane.other.close()
+        elif not self.path_from(side).faults.cut:
+            side.other.close()
 
     def healed(self) -> None:
         """Break connections that a cut kept: those whose other side has ended, and those made during the cut."""
         if self.began_cut and not self.path_from(self.front).faults.cut:
             self.close()
             return
-        for lane in (self.front, self.back):
-            gone = lane.was_made and lane.transport is None
-            if gone and not self.path_from(lane).faults.cut:
-                lane.other.close()
+        for side in (self.front, self.back):
+            gone = side.was_made and side.transport is None
+            if gone and not self.path_from(side).faults.cut:
+                side.other.close()
 
     def close(self) -> None:
         """Break the connection on both sides; waiting bytes are still sent."""
@@ -186,6 +186,6 @@ class Relay:
     def abort(self) -> None:
         """Break the connection without sending waiting bytes."""
         self.ended = True  # a side that is yet to be established ends then, as right after `accept`
-        for lane in (self.front, self.back):
-            if lane.transport is not None:
-                lane.transport.abort()
+        for side in (self.front, self.back):
+            if side.transport is not None:
+                side.transport.abort()

@@ -229,7 +229,7 @@ class SimulatedBase(SystemBase):
         notices, self.notices = self.notices, []
         frames: list[tuple[bytes, Any]] = []
         for inbox in filter(None, (self.answers_in, self.requests_in)):
-            frames += [inbox.popleft() for _ in range(min(len(inbox), engine.options.turn_frames_max))]
+            frames += [inbox.popleft() for _ in range(min(len(inbox), engine.settings.turn_frames_max))]
         clock.ahead = 0.0
         try:
             engine.turn(frames, notices)

@@ -125,6 +125,6 @@ def a_lease_counts_from_its_leader_alone(patch: Patch) -> None:
         if not self.ledger.configuration.lease_reads:
             return False
         newest = max(progress.acked_sent for progress in self.progress.values())
-        return boottime_ns < newest + int(2e9 * self.options.election_timeout_max)
+        return boottime_ns < newest + int(2e9 * self.settings.election_timeout_max)
 
     patch.setattr(Leadership, "lease_holds", holds)

@@ -209,7 +209,7 @@ def test_with_leases_a_node_does_not_vote_soon_after_its_start() -> None:
 def test_a_leader_without_a_majority_steps_down_within_an_election_timeout() -> None:
     node = OneNode()
     lead(node)
-    node.wait(node.options.election_timeout_min + 2 * node.options.heartbeat_interval)
+    node.wait(node.settings.election_timeout_min + 2 * node.settings.heartbeat_interval)
     assert node.engine.shared.role != "leader"
     assert "majority" in node.told(LeaderStepDown)[0].reason
 

@@ -15,7 +15,7 @@ from forge_consensus.storage.ledger.log import Log
 from forge_consensus.storage.ledger.record import Kind, encode
 
 TERM = 3
-OPTIONS = RaftSettings()
+SETTINGS = RaftSettings()
 
 
 @dataclass
@@ -35,7 +35,7 @@ def leader(size: int = 3, *, last: int = 5, base: int = 0, lease_reads: bool = F
     members = {f"n{number}": f"127.0.0.1:{number}" for number in range(1, size + 1)}
     view = View(log, Configuration.of(members, lease_reads=lease_reads))
     followers = sorted(set(members) - {"n1"})
-    return Leadership(TERM, last, node_id="n1", followers=followers, ledger=view, options=OPTIONS, now=0.0)
+    return Leadership(TERM, last, node_id="n1", followers=followers, ledger=view, settings=SETTINGS, now=0.0)
 
 
 def reply(index: int, *, success: bool = True, entry_term: int = 0, in_round: int = 0) -> AppendReply:
@@ -79,7 +79,7 @@ def test_a_follower_that_got_a_snapshot_is_probed_behind_it() -> None:
 
 
 def test_a_leader_resigns_when_a_majority_is_silent() -> None:
-    leads, timeout = leader(), OPTIONS.election_timeout_min
+    leads, timeout = leader(), SETTINGS.election_timeout_min
     leads.answered("n2", reply(4), 0, timeout / 2)
     assert not [effect for effect in leads.heartbeat(timeout) if isinstance(effect, Resign)]
     (resign,) = [effect for effect in leads.heartbeat(2 * timeout) if isinstance(effect, Resign)]
@@ -115,6 +115,6 @@ def test_a_lease_counts_from_the_send_time_that_a_majority_answered() -> None:
     leads.ledger.commit_index = 5  # type: ignore[misc]
     second = 1_000_000_000
     leads.answered("n2", reply(4), 10 * second, 0.1)
-    length = OPTIONS.election_timeout_min * (1 - OPTIONS.clock_drift)
+    length = SETTINGS.election_timeout_min * (1 - SETTINGS.clock_drift)
     assert list(leads.read(ReadIndex(7, lease=True), 10 * second + int(length * 1e9) - 1)) == [ReadReady(7, 5)]
     assert list(leads.read(ReadIndex(8, lease=True), 10 * second + int(length * 1e9))) == [SEND_SOON]

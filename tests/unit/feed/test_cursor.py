@@ -41,7 +41,7 @@ class World:
         self.asked = 0
         self.seen: list[Delivery] = []
         self.began: Position | None = None
-        self.room = 100
+        self.capacity = 100
         self.found()
         self.reader = EventCursor(since, wanted)
 
@@ -73,7 +73,7 @@ class World:
 
     def ask(self) -> None:
         self.now += 0.3
-        request = self.reader.request(self.now, self.room)
+        request = self.reader.request(self.now, self.capacity)
         if request is not None:
             self.asked += 1
             page = page_of(request, self.ledger, "127.0.0.1:1")
@@ -83,7 +83,7 @@ class World:
         """The wire brings answers; only the one to the last request counts."""
         for number, life, page in self.answers:
             if number == self.asked:
-                self.take(self.reader.page(page, self.room))
+                self.take(self.reader.page(page, self.capacity))
                 self.trusted = life
                 self.began = self.began or self.reader.position
         self.answers.clear()
@@ -91,13 +91,13 @@ class World:
     def hear(self) -> None:
         for life, event in self.live:
             if life == self.trusted:
-                self.take(self.reader.event(event, self.room))
+                self.take(self.reader.event(event, self.capacity))
             else:
                 self.reader.note_news()
         self.live.clear()
 
     def take(self, told: list[Delivery]) -> None:
-        assert len(told) <= max(self.room, 1)
+        assert len(told) <= max(self.capacity, 1)
         self.seen += told
 
     def act(self, rng: random.Random) -> None:
@@ -124,7 +124,7 @@ class World:
         elif step == 11:
             self.answers.clear()  # an answer is lost
         elif step == 12:
-            self.room = rng.choice((0, 1, 3, 100))
+            self.capacity = rng.choice((0, 1, 3, 100))
         elif step == 13 and rng.random() < 0.1:
             self.found()
         elif step == 14:
@@ -134,7 +134,7 @@ class World:
 
     def finish(self) -> None:
         """No more faults: the reader gets level."""
-        self.room = 100
+        self.capacity = 100
         for _ in range(2000):
             self.ask()
             self.answer()
