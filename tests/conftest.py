@@ -1,4 +1,4 @@
-"""What every test starts from: the log lines of the package are on, whatever the test before it switched off."""
+"""The common start of all tests: the log lines of the package are on, even if an earlier test switched them off."""
 
 from __future__ import annotations
 

@@ -97,7 +97,7 @@ def test_a_node_with_a_damaged_log_does_not_start_and_the_others_go_on(cluster: 
         check_rejoined(cluster)
 
 
-def test_damage_that_is_not_looked_at_when_starting_stops_the_node_that_meets_it(tmp_path: Path) -> None:
+def test_damage_in_an_old_entry_stops_the_node_when_it_reads_the_entry(tmp_path: Path) -> None:
     """Checked at start is what is replayed and the newest 10,000; a leader meets an older one when a follower needs it.
 
     35,000 entries are more than one checkpoint apart from the first ones.
@@ -127,7 +127,7 @@ def test_damage_that_is_not_looked_at_when_starting_stops_the_node_that_meets_it
 # --- wiped and restored -----------------------------------------------------------------------------------------------
 
 
-def test_a_wiped_folder_is_refused_and_the_old_one_welcome(cluster: LocalCluster) -> None:
+def test_a_wiped_folder_is_refused_and_the_old_one_is_accepted(cluster: LocalCluster) -> None:
     node = cluster.process(cluster.followers()[0])
     node.kill()
     kept = node.data.rename(node.data.with_name("kept"))

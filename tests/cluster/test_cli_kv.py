@@ -119,7 +119,7 @@ def test_bad_endpoints_are_78_and_name_the_expected_form(endpoints: str) -> None
     assert "127.0.0.1:7001" in found.stderr
 
 
-def test_no_endpoints_at_all_say_how_to_give_them() -> None:
+def test_the_error_for_missing_endpoints_says_how_to_give_them() -> None:
     found = Shell("").run("kv", "get", "a")
     assert found.exit_code == 78
     assert "FORGE_CONSENSUS_ENDPOINTS" in found.stderr

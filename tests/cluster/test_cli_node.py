@@ -1,4 +1,4 @@
-"""``forge-consensus node`` as a process: its one line, its end, and what it refuses."""
+"""``forge-consensus node`` as a process: the line it prints, its exit codes, and the arguments it refuses."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def nodes() -> Iterator[Nodes]:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_node_says_one_line_serves_and_leaves_with_0(nodes: Nodes, tmp_path: Path, number: int) -> None:
+def test_a_node_prints_one_line_serves_and_exits_with_0(nodes: Nodes, tmp_path: Path, number: int) -> None:
     process, address = nodes.serve(tmp_path, "--listen", "127.0.0.1:0")
     with Client([address]) as client:
         client.put("a", "1")

@@ -1,4 +1,4 @@
-"""``forge-consensus status``: what it shows of a cluster, whole or in pieces."""
+"""``forge-consensus status``: the rows it shows for a healthy and for a degraded cluster."""
 
 from __future__ import annotations
 

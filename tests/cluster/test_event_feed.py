@@ -1,4 +1,4 @@
-"""The remote feed against real nodes: every journaled event once and in order, whoever is killed meanwhile."""
+"""The remote feed against real nodes: every journaled event comes once and in order, despite kills of both sides."""
 
 from __future__ import annotations
 
@@ -166,7 +166,7 @@ def test_a_reader_slower_than_the_journal_gets_a_gap(tmp_path: Path) -> None:
         node.close()
 
 
-def test_a_node_that_comes_back_with_another_folder_is_a_gap_and_begins_anew(tmp_path: Path) -> None:
+def test_a_new_folder_of_a_node_is_a_gap_and_begins_the_numbers_anew(tmp_path: Path) -> None:
     node = Threads(tmp_path, 1)
     try:
         with EventFeed(node.addresses, since=0) as feed:
@@ -197,7 +197,7 @@ def test_an_orderly_restart_is_no_gap_and_the_new_publisher_is_found(one: Thread
     assert [event.kind for event in found].count("consensus.node.stopped") == 2
 
 
-def test_it_can_be_iterated_over_with_async_for(one: Threads) -> None:
+def test_a_feed_can_be_iterated_over_with_async_for(one: Threads) -> None:
     async def first_of(kind: type[ConsensusEvent]) -> ConsensusEvent:
         async with EventFeed(one.addresses, kinds=[kind], since=0, timeout=5) as feed:
             async for event in feed:
@@ -228,7 +228,7 @@ def test_a_closed_feed_wakes_waiting_readers_and_leaves_no_thread(one: Threads) 
     assert not feed.driver.thread.is_alive()
 
 
-def test_wrong_use_is_an_error_that_says_so(one: Threads) -> None:
+def test_wrong_use_of_a_feed_is_a_clear_error(one: Threads) -> None:
     with pytest.raises(InvalidConfigError):
         EventFeed("nowhere")
     with pytest.raises(ValueError, match="lieder"):
@@ -335,7 +335,7 @@ def check_all(found: list[ConsensusEvent], journaled: dict[int, ConsensusEvent])
     assert {number: events.get(number) for number in journaled} == journaled
 
 
-def test_node_and_feed_killed_at_random_moments_and_every_journaled_event_comes_once(tmp_path: Path) -> None:
+def test_every_journaled_event_comes_once_despite_kills_of_node_and_feed(tmp_path: Path) -> None:
     seed = random.randrange(1 << 32)
     print("seed", seed)
     rng = random.Random(seed)
@@ -382,7 +382,7 @@ def level(reader: Reader) -> bool:
     return len(reader.found) == before and bool(following.node) and not following.news
 
 
-def test_positions_of_a_feed_are_where_another_begins(one: Threads) -> None:
+def test_a_feed_begins_at_the_positions_of_another(one: Threads) -> None:
     with EventFeed(one.addresses, since=0) as feed:
         taken = [feed.get(5.0).sequence for _ in range(4)]
         places = feed.positions

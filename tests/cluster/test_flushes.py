@@ -1,4 +1,4 @@
-"""What leaves a node is on its disk already, a turn costs at most one flush group, and applying alone costs none."""
+"""A node flushes before it sends; a turn costs at most one flush group, and applying alone costs none."""
 
 from __future__ import annotations
 
@@ -163,7 +163,7 @@ def endpoints_of(watches: dict[str, Watch]) -> list[str]:
     return [watch.node.settings.bind for watch in watches.values()]
 
 
-def test_everything_that_leaves_a_node_is_on_its_disk_before(watches: dict[str, Watch]) -> None:
+def test_everything_is_on_disk_before_it_leaves_a_node(watches: dict[str, Watch]) -> None:
     with Client(endpoints_of(watches), 10.0) as client:
         for number in range(PUTS):
             client.put(f"k{number}", number)

@@ -1,4 +1,4 @@
-"""Node processes killed at random moments under load: nothing acknowledged is lost, nothing differs, nobody sticks."""
+"""Node processes killed at random moments under load: no acknowledged write is lost, no node differs, none hangs."""
 
 from __future__ import annotations
 

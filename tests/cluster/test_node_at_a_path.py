@@ -1,4 +1,4 @@
-"""A node that listens at a path is reached by everyone: clients, the command line, the feed, a service's parent."""
+"""Clients, the command line, the feed and a service's parent reach a node that listens at a path."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def place() -> Iterator[Path]:
         yield Path(folder)
 
 
-def test_clients_the_command_line_and_the_feed_reach_it(place: Path) -> None:
+def test_client_command_line_and_feed_reach_a_node_at_a_path(place: Path) -> None:
     address = f"ipc://{place}/n1"
     with ConsensusService("n1", bind=address, peers={"n1": address}, storage_path=place / "data") as service:
         service.put("key", 1)
@@ -42,7 +42,7 @@ def test_clients_the_command_line_and_the_feed_reach_it(place: Path) -> None:
     assert [entry.name for entry in place.iterdir()] == ["data"], "its sockets are gone"
 
 
-def test_a_service_in_another_process_tells_its_events(place: Path) -> None:
+def test_a_service_in_another_process_publishes_its_events(place: Path) -> None:
     address = f"ipc://{place}/n1"
     led: list[str] = []
     service = ConsensusService("n1", bind=address, storage_path=place / "data", mode="process")
@@ -66,7 +66,7 @@ def test_two_nodes_cannot_share_a_path_and_a_killed_one_leaves_it_free(place: Pa
     node.close()
 
 
-def test_a_path_that_cannot_be_is_refused_before_anything_is_opened(place: Path) -> None:
+def test_an_impossible_path_is_refused_before_anything_is_opened(place: Path) -> None:
     with pytest.raises(InvalidConfigError, match=r"a socket's may have 100: choose a shorter folder"):
         NodeSettings("n1", bind=f"ipc://{place}/".ljust(112, "n"), storage_path=place / "data")
     node = Node(NodeSettings("n1", bind=f"ipc://{place}/no/n1", storage_path=place / "data"), EventBus())

@@ -73,7 +73,7 @@ def test_a_node_serves_its_metrics(tmp_path: Path) -> None:
     assert found["process_open_fds"] > 0
 
 
-def test_an_observer_that_raises_is_told_no_more_and_harms_nothing(tmp_path: Path) -> None:
+def test_a_raising_observer_is_removed_and_does_no_harm(tmp_path: Path) -> None:
     node = alone(tmp_path, None)
     told = []
 
@@ -97,7 +97,7 @@ def test_an_observer_that_raises_is_told_no_more_and_harms_nothing(tmp_path: Pat
     assert len(told) == 1
 
 
-def test_metrics_that_cannot_be_served_keep_the_node_from_opening_and_leave_nothing_locked(tmp_path: Path) -> None:
+def test_a_node_without_its_metrics_port_does_not_open_and_leaves_nothing_locked(tmp_path: Path) -> None:
     taken = serve(CollectorRegistry(), "127.0.0.1:0")
     with taken, pytest.raises(TransportUnavailableError, match="metrics: "):
         alone(tmp_path, taken.address).open()

@@ -85,7 +85,7 @@ def test_a_service_starts_once_and_again_on_the_same_folder(services: Services) 
     assert service.get_term() == 2
 
 
-def test_a_with_block_is_the_life_of_a_service(tmp_path: Path) -> None:
+def test_a_service_runs_within_its_with_block(tmp_path: Path) -> None:
     with ConsensusService("n1", bind=ANY, storage_path=tmp_path / "n1") as service:
         service.put("k", 1)
         stream = service.bus.stream()
@@ -110,7 +110,7 @@ def test_a_service_that_cannot_open_names_the_reason(services: Services, tmp_pat
     assert first.wait_for_leader(5) == "n1"
 
 
-def test_a_listener_from_before_the_start_hears_everything(services: Services) -> None:
+def test_a_listener_subscribed_before_the_start_receives_every_event(services: Services) -> None:
     service = services.make()
     heard: list[ConsensusEvent] = []
     service.bus.subscribe(ConsensusEvent, heard.append, inline=True)
@@ -124,7 +124,7 @@ def test_a_listener_from_before_the_start_hears_everything(services: Services) -
     assert [event.sequence for event in heard] == sorted({event.sequence for event in heard})
 
 
-def test_waiting_calls_are_refused_where_they_would_wait_for_themselves(services: Services) -> None:
+def test_a_blocking_call_is_refused_where_it_would_deadlock(services: Services) -> None:
     service = services.make()
     refused: list[str] = []
     seen: dict[str, Any] = {}
@@ -164,7 +164,7 @@ def test_waiting_calls_are_refused_where_they_would_wait_for_themselves(services
     assert isinstance(outcome[0], BlockingCallError)
 
 
-def test_a_handler_with_a_thread_of_its_own_may_wait(services: Services) -> None:
+def test_a_handler_with_its_own_thread_may_make_blocking_calls(services: Services) -> None:
     service = services.make()
     service.bus.subscribe(LeaderElected, lambda event: service.put("elected", event.leader))
     service.start()
@@ -197,7 +197,7 @@ def test_stopping_ends_outstanding_calls(services: Services) -> None:
 # --- three services in one process -----------------------------------------------------------------------------------
 
 
-def test_commands_go_to_the_leader_wherever_they_are_given(trio: list[ConsensusService]) -> None:
+def test_every_node_forwards_commands_to_the_leader(trio: list[ConsensusService]) -> None:
     leader, others = leader_and_others(trio)
     for number, service in enumerate(trio):
         service.put(f"from {service.settings.node_id}", number)
@@ -206,7 +206,7 @@ def test_commands_go_to_the_leader_wherever_they_are_given(trio: list[ConsensusS
     assert [service.is_leader() for service in others] == [False, False]
 
 
-def test_a_leader_is_asked_without_a_socket(trio: list[ConsensusService]) -> None:
+def test_a_service_asks_its_own_leader_without_a_socket(trio: list[ConsensusService]) -> None:
     leader, _ = leader_and_others(trio)
     leader.put("k", 1)
     assert leader.client is not None
@@ -318,7 +318,7 @@ service.stop()
 """
 
 
-def test_a_forked_process_is_told_that_the_node_is_not_in_it(tmp_path: Path) -> None:
+def test_a_call_in_a_forked_process_says_that_the_node_is_not_in_it(tmp_path: Path) -> None:
     command = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", FORKING, str(tmp_path / "n1")]
     done = subprocess.run(command, cwd=ROOT, timeout=15, capture_output=True, check=False)
     assert (done.returncode, done.stderr) == (0, b"")
@@ -335,7 +335,7 @@ service.put("k", 1)
 
 
 @pytest.mark.parametrize("mode", ["thread", "process"])
-def test_a_program_that_forgets_to_stop_ends_all_the_same(mode: str, tmp_path: Path, services: Services) -> None:
+def test_a_program_ends_without_stopping_its_service(mode: str, tmp_path: Path, services: Services) -> None:
     folder = tmp_path / "n1"
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM, mode, str(folder)], cwd=ROOT, timeout=15, capture_output=True, check=False

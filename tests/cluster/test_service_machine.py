@@ -129,7 +129,7 @@ def test_a_follower_far_behind_gets_the_snapshot(services: Services) -> None:
     assert late.read("restored", "stale") == 1
 
 
-def test_a_fault_of_the_machine_ends_the_node_and_everyone_hears_of_it(services: Services) -> None:
+def test_a_fault_of_the_machine_ends_the_node_and_is_reported(services: Services) -> None:
     told: list[ConsensusError] = []
     service = services.lead(state_machine=Notebook, on_failure=told.append)
     began = time.monotonic()
@@ -200,7 +200,7 @@ class Needy(Notebook):
         super().__init__()
 
 
-def test_a_class_that_cannot_be_made_is_a_wrong_configuration(services: Services) -> None:
+def test_a_failing_constructor_is_an_invalid_configuration(services: Services) -> None:
     with pytest.raises(InvalidConfigError, match=r"Needy could not be made.*instance"):
         services.make(state_machine=Needy).start()
 

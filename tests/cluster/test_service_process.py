@@ -176,7 +176,7 @@ def test_a_fatal_error_in_the_process_keeps_its_text(services: Services) -> None
         service.get_term()
 
 
-def test_a_process_that_does_not_listen_is_killed_at_stop(services: Services) -> None:
+def test_stop_kills_an_unresponsive_process(services: Services) -> None:
     service = services.lead(mode="process")
     process = child_of(service)
     process.send_signal(signal.SIGSTOP)

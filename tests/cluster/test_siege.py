@@ -1,4 +1,4 @@
-"""The siege itself: a short one passes, and whatever a long one could find makes it fail and is kept."""
+"""The siege itself: a short one passes, and every kind of finding makes it fail and keeps its files."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def test_a_cluster_withstands_a_short_siege(capsys: pytest.CaptureFixture[str]) 
 
 
 @pytest.mark.timeout(180)
-def test_an_answer_that_cannot_be_ends_a_siege_and_everything_is_kept(
+def test_an_impossible_answer_ends_a_siege_and_all_files_are_kept(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     """A read is answered with a value that nobody wrote."""
@@ -150,11 +150,11 @@ def test_an_interrupted_siege_reports_and_leaves_nothing_behind(tmp_path: Path) 
         (TimeoutError(), Outcome.OPEN),
     ],
 )
-def test_only_a_proven_answer_is_not_open(error: BaseException | None, outcome: Outcome) -> None:
+def test_a_call_is_open_unless_its_outcome_is_proven(error: BaseException | None, outcome: Outcome) -> None:
     assert callers.outcome_of(error) is outcome
 
 
-def test_calls_are_in_the_history_from_their_beginning_and_end_unless_they_are_open(
+def test_the_history_holds_calls_from_their_beginning_including_open_ones(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Three calls are under way at once; one is answered, one refused at once, and of one nobody knows."""
@@ -200,14 +200,14 @@ def call(kind: str, argument: Any, result: Any, *, at: float, key: str = "k") ->
     return Operation("c", kind, key, argument, at, at + 0.5, Outcome.OK, result)
 
 
-def test_a_write_that_is_lost_is_reported() -> None:
+def test_a_lost_write_is_reported() -> None:
     kept = [call("set", 1, 1, at=1), call("get", None, 1, at=2)]
     assert judge_history(History(kept)) < 5.0
     with pytest.raises(AssertionError, match="'k'"):
         judge_history(History([*kept, call("set", 2, 2, at=3), call("get", None, 1, at=4)]))
 
 
-def test_a_history_that_is_not_judged_in_time_is_no_success(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_undecided_history_is_not_a_success(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(verdicts, "check", lambda *_, **__: Verdict(None, "not done", "k"))
     with pytest.raises(UndecidedError, match="not done"):
         judge_history(History([call("set", 1, 1, at=1)]))
@@ -228,7 +228,7 @@ def test_a_sum_lies_between_acknowledged_and_acknowledged_plus_unknown(total: in
             judge_sums(History(calls), {key: total})
 
 
-def test_machines_that_differ_are_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_differing_machines_are_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     honest = verdicts.whole_state
     with LocalCluster(3, mode="thread") as cluster:
         with cluster.client() as client:
@@ -248,7 +248,7 @@ def test_machines_that_differ_are_reported(monkeypatch: pytest.MonkeyPatch) -> N
             judge_machines(cluster, 30.0)
 
 
-def test_a_key_that_one_node_lacks_is_a_difference_even_if_the_others_hold_nothing_in_it() -> None:
+def test_a_missing_key_is_a_difference_even_if_its_value_is_none_elsewhere() -> None:
     assert differences({"n1": {"a": 1}, "n2": {"a": 1}}) == ""
     assert "b" in differences({"n1": {"a": 1}, "n2": {"a": 1, "b": None}})
     assert "differ in 9 keys" in differences({"n1": {}, "n2": {str(number): 0 for number in range(9)}})
@@ -270,7 +270,7 @@ def numbers_of(*told: int | tuple[int, int | None, str]) -> Numbers:
 
 
 @pytest.mark.parametrize("told", [(1, 2, 3), (1, (2, 4, "lost"), 5), ((1, 1, "lost"), 2)])
-def test_numbers_in_a_row_are_right_with_a_gap_for_a_crash(told: tuple[Any, ...]) -> None:
+def test_consecutive_event_numbers_pass_with_a_gap_for_a_crash(told: tuple[Any, ...]) -> None:
     assert numbers_of(*told).wrong == []
 
 
@@ -288,7 +288,7 @@ def test_numbers_in_a_row_are_right_with_a_gap_for_a_crash(told: tuple[Any, ...]
         (1, (1, None, "replaced")),
     ],
 )
-def test_numbers_that_are_missing_or_come_again_are_wrong(told: tuple[Any, ...]) -> None:
+def test_missing_or_repeated_event_numbers_are_wrong(told: tuple[Any, ...]) -> None:
     assert numbers_of(*told).wrong
 
 
@@ -315,7 +315,7 @@ def test_bad_arguments_are_refused_with_the_expected_form(
     assert text in capsys.readouterr().err
 
 
-def test_a_blow_without_its_program_is_refused_with_the_reason(
+def test_a_fault_without_its_program_is_refused_with_the_reason(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setitem(MISSING, "disk-fails", "there is no libfiu")
@@ -331,7 +331,7 @@ def test_arguments_become_orders() -> None:
     assert orders([]).seconds == 300.0
 
 
-def test_every_fault_has_its_place_and_no_place_has_faults_that_it_cannot_have(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_fault_is_allowed_only_in_fitting_places(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in list(MISSING):
         monkeypatch.delitem(MISSING, name)
     seen: set[str] = set()
@@ -346,7 +346,7 @@ def test_every_fault_has_its_place_and_no_place_has_faults_that_it_cannot_have(m
     assert place_of(0, (), 7).nodes == 7
 
 
-def test_without_faults_of_links_no_cluster_is_in_namespaces(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_clusters_use_namespaces_only_for_faults_of_links(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("link-down", "link-parted"):
         monkeypatch.setitem(MISSING, name, "not here")
     assert all(place_of(number, (), None).way != NAMESPACES for number in range(10))

@@ -1,4 +1,4 @@
-"""Bad subscribers at real nodes: one that sleeps a second an event and one that always raises harm nobody."""
+"""Bad subscribers at real nodes: one sleeps a second an event, one always raises, and the cluster serves on."""
 
 from __future__ import annotations
 

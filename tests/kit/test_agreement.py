@@ -1,4 +1,4 @@
-"""What a simulation watches of a user's machine: effects of entries, commands that raise, snapshots, answers."""
+"""A simulation checks a user's machine: effects of entries, raising commands, snapshots, answers."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def live(machine: Any) -> Iterator[bytes]:
         (lambda machine: ["state"], "a chunk is str 'state' and no bytes"),
     ],
 )
-def test_a_snapshot_that_never_works_is_found_and_the_failure_says_how_to_write_one(snapshot: Any, said: str) -> None:
+def test_a_broken_snapshot_is_found_and_the_failure_explains_how_to_write_one(snapshot: Any, said: str) -> None:
     machine = type("Saving", (CountingMachine,), {"snapshot": snapshot})
     found = violation_of(machine)
     assert found.startswith("snapshot: Saving.snapshot() on n")
@@ -91,7 +91,7 @@ def test_a_snapshot_that_never_works_is_found_and_the_failure_says_how_to_write_
     assert "must return an iterable of bytes chunks" in found
 
 
-def test_a_snapshot_that_a_disk_refuses_is_none_of_the_machine_s_faults() -> None:
+def test_a_snapshot_refused_by_the_disk_is_not_blamed_on_the_machine() -> None:
     failed: list[Any] = []
     plan = replace(PLAN, own_machine=True, faults=True, kinds=("failing_file",), seconds=6.0)
     with Simulation(plan) as simulation:
@@ -122,7 +122,7 @@ class Careful(CountingMachine):
         return super().apply(entry)
 
 
-def test_a_command_that_raises_and_changes_something_is_found_where_the_state_is_told() -> None:
+def test_a_command_must_not_change_the_state_and_raise() -> None:
     found = violation_of(Hasty, state=counted)
     assert found.startswith("I5: entry ")
     assert "raised ValueError: no such numbers in Hasty on n" in found
@@ -139,7 +139,7 @@ def test_a_failure_outside_the_workload_names_the_entry_the_error_and_the_argume
     assert "may_fail = True in its class does" in found
 
 
-def test_a_state_that_cannot_be_told_is_no_result_of_the_command() -> None:
+def test_a_failing_state_function_is_not_blamed_on_the_command() -> None:
     found = violation_of(CountingMachine, state=lambda machine: machine.nonsense)
     assert found.startswith("state: the function that was given as state= raised AttributeError")
 
@@ -195,7 +195,7 @@ class Refusing(CountingMachine):
         raise LookupError("nothing is told")
 
 
-def test_queries_that_raise_are_answers_unless_nothing_may_fail() -> None:
+def test_a_query_may_raise_unless_the_workload_is_strict() -> None:
     with Simulation(PLAN, state_machine=Refusing, workload=Loose(), twin=False) as simulation:
         simulation.run()
     assert "the machine raised LookupError: nothing is told" in violation_of(Refusing, workload=Strict())
@@ -205,7 +205,7 @@ def test_queries_that_raise_are_answers_unless_nothing_may_fail() -> None:
 
 
 @pytest.mark.parametrize("result", ["a text", None, 7])
-def test_a_machine_that_cannot_count_is_refused_with_the_commands_of_the_default_workload(result: Any) -> None:
+def test_the_default_workload_refuses_a_machine_without_counting_and_lists_its_commands(result: Any) -> None:
     def apply(self: Any, entry: Entry) -> Any:
         return result
 
@@ -226,7 +226,7 @@ def test_a_machine_without_increment_is_refused_with_the_missing_command() -> No
 # --- words ------------------------------------------------------------------------------------------------------------
 
 
-def test_a_node_that_disagrees_with_itself_is_named_once_and_its_restart_told() -> None:
+def test_a_node_in_disagreement_with_itself_is_named_once_together_with_its_restart() -> None:
     agreement = Agreement()
     first, again = (
         WatchedMachine(CountingMachine(), "n1", agreement),
@@ -245,7 +245,7 @@ def test_a_node_that_disagrees_with_itself_is_named_once_and_its_restart_told() 
         ("n2", r"on n1 1; on n2, its state from the snapshot of 40, 2"),
     ],
 )
-def test_a_state_from_a_snapshot_is_told_with_the_snapshot(node: str, words: str) -> None:
+def test_a_failure_shows_a_restored_state_together_with_its_snapshot(node: str, words: str) -> None:
     agreement, saved = Agreement(), CountingMachine()
     WatchedMachine(CountingMachine(), "n1", agreement).apply(entry(57))
     saved.apply(entry(39))
@@ -255,14 +255,14 @@ def test_a_state_from_a_snapshot_is_told_with_the_snapshot(node: str, words: str
         watched.apply(entry(57))
 
 
-def test_the_advice_tells_of_snapshots_that_see_later_commands() -> None:
+def test_the_advice_mentions_snapshots_that_see_later_commands() -> None:
     agreement = Agreement()
     agreement.applied("n1", CountingMachine(), entry(7), "1")
     with pytest.raises(ViolationError, match=r"snapshot\(\) must give a copy that does not see what is applied later"):
         agreement.applied("n2", CountingMachine(), entry(7), "2")
 
 
-def test_values_are_told_as_ever_but_sets_in_one_order() -> None:
+def test_sets_are_printed_in_one_order_and_other_values_as_usual() -> None:
     values: list[Any] = [[], (), (1,), {}, {"a": [1, (2, 3)]}, "text", None, 1.5, {"x": {"y": ()}}]
     for value in values:
         assert text_of_value(value) == repr(value)

@@ -1,4 +1,4 @@
-"""The arguments of a simulation: what cannot be meant is refused before anything runs, in words that say what to do."""
+"""The arguments of a simulation: impossible values are refused with advice before anything runs."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_impossible_arguments_are_refused(arguments: dict[str, Any], said: str) 
 
 
 @pytest.mark.parametrize("faults", [[], (), False])
-def test_no_kinds_of_faults_are_no_faults(faults: Any) -> None:
+def test_an_empty_choice_of_faults_orders_none(faults: Any) -> None:
     with Simulation(nodes=1, seed=2, seconds=2.0, faults=faults) as simulation:
         simulation.run()
         assert not simulation.faults.ordered

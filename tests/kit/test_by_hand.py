@@ -1,4 +1,4 @@
-"""A simulation moved by hand: every step is a call, and what a subscriber finds wrong ends the run."""
+"""A simulation moved by hand: every step is a call, and an exception of a subscriber ends the run."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from forge_consensus.testing import Simulation
 WRITE = Command("increment", {"key": "mine", "by": 2})
 
 
-def test_a_leader_that_crashes_is_replaced_and_comes_back_as_a_follower() -> None:
+def test_a_crashed_leader_is_replaced_and_returns_as_a_follower() -> None:
     with Simulation(nodes=3, seed=4) as simulation:
         first = simulation.wait_for_leader()
         assert simulation.crash("leader") == first
@@ -58,7 +58,7 @@ def test_a_paused_leader_is_replaced() -> None:
         assert simulation.advance(4.0, lambda: simulation.leader() not in (None, old))
 
 
-def test_a_subscriber_hears_all_nodes_and_its_exception_ends_the_run() -> None:
+def test_a_subscriber_receives_events_of_all_nodes_and_its_exception_ends_the_run() -> None:
     heard: list[str] = []
 
     def listen(event: ConsensusEvent) -> None:
@@ -75,7 +75,7 @@ def test_a_subscriber_hears_all_nodes_and_its_exception_ends_the_run() -> None:
             simulation.advance(10.0)
 
 
-def test_nodes_that_do_not_exist_and_leaders_that_do_not_are_named() -> None:
+def test_errors_name_the_known_nodes_and_explain_a_missing_leader() -> None:
     with Simulation(nodes=3, seed=4) as simulation:
         simulation.start()
         with pytest.raises(NodeNotFoundError, match="n1, n2, n3"):
@@ -93,7 +93,7 @@ def test_nodes_that_do_not_exist_and_leaders_that_do_not_are_named() -> None:
 
 
 @pytest.mark.parametrize("move", ["advance", "run", "wait_for_leader", "submit", "restart", "heal"])
-def test_a_handler_that_moves_the_simulation_gets_an_error_and_raft_is_not_accused(move: str) -> None:
+def test_a_handler_must_not_advance_the_simulation(move: str) -> None:
     arguments = {"advance": (1.0,), "submit": (WRITE,), "restart": ("n1",)}.get(move, ())
     with Simulation(nodes=3, seed=4) as simulation:
         simulation.subscribe(LeaderElected, lambda event: getattr(simulation, move)(*arguments))
@@ -101,7 +101,7 @@ def test_a_handler_that_moves_the_simulation_gets_an_error_and_raft_is_not_accus
             simulation.advance(10.0)
 
 
-def test_a_handler_may_crash_the_leader_of_which_it_hears() -> None:
+def test_a_handler_of_an_election_event_may_crash_the_new_leader() -> None:
     with Simulation(nodes=3, seed=4) as simulation:
         crashed: list[str] = []
 
@@ -225,7 +225,7 @@ def test_groups_of_a_partition_are_names_or_lists_and_no_node_is_in_two() -> Non
         (LeaderElected, None, "handler=None cannot be called"),
     ],
 )
-def test_a_subscription_that_hears_nothing_is_refused(kind: Any, handler: Any, said: str) -> None:
+def test_a_subscription_to_no_events_is_refused(kind: Any, handler: Any, said: str) -> None:
     with Simulation(nodes=3, seed=4) as simulation, pytest.raises(InvalidConfigError, match=said):
         simulation.subscribe(kind, handler)
 

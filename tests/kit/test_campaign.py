@@ -1,4 +1,4 @@
-"""Tests of the campaign: every seed once, whatever ends it or them; what is found is told; bad input gets an answer."""
+"""Tests of the campaign: every seed runs once despite crashes and interrupts, and every finding is reported."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_every_seed_is_run_once(tmp_path: Path, capfd: pytest.CaptureFixture[str
     assert "violations, 0 s left" in said.err
 
 
-def test_a_campaign_that_is_done_runs_nothing_and_one_that_is_extended_only_the_rest(tmp_path: Path) -> None:
+def test_a_finished_campaign_runs_nothing_and_an_extended_one_runs_only_the_rest(tmp_path: Path) -> None:
     path = tmp_path / "state"
     assert ran(path, campaign_runs.small, 4) == 0
     before = path.read_text()
@@ -103,21 +103,21 @@ def test_a_violation_is_shrunk_printed_and_saved(tmp_path: Path, capfd: pytest.C
     assert len(seeds_in(path)) < 60  # nothing new was begun after the first
 
 
-def test_after_so_many_minutes_nothing_new_is_begun(tmp_path: Path) -> None:
+def test_a_campaign_begins_no_seed_after_its_time_limit(tmp_path: Path) -> None:
     path = tmp_path / "state"
     # less than what a worker takes to start: the time begins with the first seed
     assert ran(path, campaign_runs.slow, 100_000, minutes=0.005) == 0
     assert 0 < len(seeds_in(path)) < 10_000
 
 
-def test_workers_that_never_are_ready_end_the_campaign(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_campaign_ends_if_its_workers_never_become_ready(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(campaign_run, "START_SECONDS_MAX", 0.3)
     monkeypatch.setattr(campaign_worker, "DUMP_SECONDS_MAX", 0.1)
     with pytest.raises(StateFileError, match=r"no worker starts: the last one ended after 0\.3 s"):
         ran(tmp_path / "state", campaign_runs.NeverReady(), minutes=60.0)
 
 
-def test_code_that_changes_while_it_runs_ends_the_campaign(tmp_path: Path) -> None:
+def test_a_change_of_the_code_ends_a_running_campaign(tmp_path: Path) -> None:
     state = StateFile.opened(tmp_path / "state", "the code as it was", "plans as drawn")
     with pytest.raises(StateFileError, match="the code changed while the campaign ran"):
         Campaign(settings(4), state, print, print, campaign_runs.small).run()
@@ -190,7 +190,7 @@ def ended_in_its_midst(folder: Path, how: signal.Signals) -> tuple[subprocess.Po
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupt_ends_it_soon_and_it_says_how_to_go_on(tmp_path: Path, how: signal.Signals) -> None:
+def test_an_interrupted_campaign_ends_soon_and_says_how_to_resume(tmp_path: Path, how: signal.Signals) -> None:
     process, took, said = ended_in_its_midst(tmp_path, how)
     assert process.returncode == 130
     assert took < 5.0
@@ -199,7 +199,7 @@ def test_an_interrupt_ends_it_soon_and_it_says_how_to_go_on(tmp_path: Path, how:
     assert 5 < len(seeds_in(tmp_path / "state")) < 60
 
 
-def test_a_campaign_that_was_killed_goes_on_and_no_seed_is_lost_or_counted_twice(tmp_path: Path) -> None:
+def test_a_killed_campaign_resumes_without_losing_a_seed_or_counting_one_twice(tmp_path: Path) -> None:
     state = tmp_path / "state"
     ended_in_its_midst(tmp_path, signal.SIGKILL)
     before = seeds_in(state)
@@ -263,7 +263,7 @@ def test_bad_input_gets_a_clear_answer(arguments: list[str], answer: str) -> Non
     assert "Traceback" not in result.output
 
 
-def test_only_the_usual_folder_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_campaign_makes_its_default_folder_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(command, "attempt", campaign_runs.small)
     assert command_with("--seeds", "1", "--jobs", "1").exit_code == 0
@@ -284,7 +284,7 @@ def test_the_help_says_which_exit_code_an_interrupt_has() -> None:
     assert "1: something was found, now or earlier, even if the campaign was interrupted (Ctrl-C) since" in told
 
 
-def test_a_seed_is_told_again() -> None:
+def test_a_replay_prints_the_same_run_again() -> None:
     result = command_with("--replay", "4", "--seconds", "1")
     assert result.exit_code == 0, result.output
     assert result.output.startswith("Plan(4")
@@ -294,7 +294,7 @@ def test_a_seed_is_told_again() -> None:
     assert digest in command_with("--replay", "4", "--seconds", "1").output
 
 
-def test_a_seed_that_fails_is_told_and_shrunk(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_replay_of_a_failing_seed_is_printed_and_shrunk(monkeypatch: pytest.MonkeyPatch) -> None:
     plans = (Plan(seed, clients=2, seconds=6.0) for seed in range(100))
     seed = next(plan.seed for plan in plans if campaign_runs.with_mutant(plan).failure is not None)
     monkeypatch.setattr(Plan, "of", lambda seed: Plan(seed, clients=2, seconds=6.0))
@@ -332,7 +332,7 @@ def test_the_summary_of_a_state_file_is_printed_without_running_anything(tmp_pat
     assert [row.split()[1] for row in result.output.splitlines() if row.startswith("all")] == ["8"]
 
 
-def test_a_campaign_that_runs_has_its_state_file_for_itself(tmp_path: Path) -> None:
+def test_a_running_campaign_locks_its_state_file(tmp_path: Path) -> None:
     path = tmp_path / "state"
     state = StateFile.opened(path, "v", "s")
     with pytest.raises(StateFileError, match="another campaign is running"):

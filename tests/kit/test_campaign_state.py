@@ -1,4 +1,4 @@
-"""Tests of the state file: what it holds after any end, and which files it refuses."""
+"""Tests of the state file: its content after any end of a campaign, and the files it refuses."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_a_state_file_is_read_back(path: Path) -> None:
     assert state.digests == {1: DIGEST, 2: DIGEST}
 
 
-def test_a_line_that_was_cut_off_is_dropped_and_its_seed_runs_again(path: Path) -> None:
+def test_a_truncated_line_is_dropped_and_its_seed_runs_again(path: Path) -> None:
     with path.open("a") as file:
         file.write(line(3).text()[:-4])
     assert StateFile.read(path).done == {1, 2}
@@ -79,13 +79,13 @@ def test_a_file_of_other_settings_is_refused_with_what_to_do(path: Path) -> None
 
 
 @pytest.mark.parametrize("text", ["", "\n", "something else\n", "forge-consensus campaign 1\ncode v1\n"])
-def test_a_file_that_is_no_state_file_is_refused(path: Path, text: str) -> None:
+def test_a_file_of_another_kind_is_refused(path: Path, text: str) -> None:
     path.write_text(text)
     with pytest.raises(StateFileError, match="is not a state file"):
         StateFile.read(path)
 
 
-def test_bytes_that_are_no_text_are_refused(path: Path) -> None:
+def test_bytes_that_are_not_utf8_are_refused(path: Path) -> None:
     path.write_bytes(b"\xff\xfe\x00\n" * 5)
     with pytest.raises(StateFileError, match="it is not a text file"):
         StateFile.read(path)
@@ -123,7 +123,7 @@ def test_a_run_that_did_not_end_has_no_digest(path: Path) -> None:
     assert StateFile.read(path).digests[9] == NO_DIGEST
 
 
-def test_no_folder_is_made_for_a_file(tmp_path: Path) -> None:
+def test_a_state_file_in_a_missing_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(StateFileError, match=f"there is no folder {tmp_path}/slip: make it first"):
         StateFile.opened(tmp_path / "slip" / "state", "v1", "as drawn")
     assert not list(tmp_path.iterdir())

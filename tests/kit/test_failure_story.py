@@ -1,4 +1,4 @@
-"""Tests of the trial and the story of its failure: what counts as the same failure, and what a reader is told."""
+"""Tests of the trial and the story of its failure: when two failures are the same, and what the text shows."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def break_appends(patch: Patch, error: BaseException) -> None:
     patch.handler(ReplicationActor, AppendEntries, lambda _: raises)
 
 
-def test_an_error_that_no_check_raised_is_told_with_its_place() -> None:
+def test_the_story_shows_where_an_unexpected_error_was_raised() -> None:
     with Patch() as patch:
         break_appends(patch, TypeError("a slip"))
         failure = attempt(PLAN).failure
@@ -84,7 +84,7 @@ def test_a_trial_counts_its_actions() -> None:
     assert trial.faults == len(trial.ordered)
 
 
-def test_of_many_happenings_the_last_are_told() -> None:
+def test_the_story_lists_only_the_last_of_many_happenings() -> None:
     ordered = [Ordered(number / 10, "kill", f"n{number}", number) for number in range(HAPPENINGS_MAX + 7)]
     text = happened_text(ordered, [(0.05, "n1", "", "starts")])
     assert "(8 more before)" in text
@@ -92,7 +92,7 @@ def test_of_many_happenings_the_last_are_told() -> None:
     assert happened_text([]) == "  nothing"
 
 
-def test_the_story_runs_a_user_s_machine_again() -> None:
+def test_the_story_prints_a_program_that_repeats_the_run() -> None:
     with Simulation(PLAN, state_machine=ClockMachine) as simulation, pytest.raises(ViolationError) as raised:
         simulation.run()
     told = raised.value.__notes__[-1]

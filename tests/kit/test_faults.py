@@ -1,4 +1,4 @@
-"""The faults of a simulation: each kind does what it says, a strike left out changes no other, disks stay legal."""
+"""The faults of a simulation: each kind has its effect, leaving out a strike changes no other, disks stay legal."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def ordered(seed: int, skip: frozenset[int] = frozenset(), seconds: float = 6.0)
         return world.faults.ordered
 
 
-def test_an_ordered_fault_is_told_with_its_moment_kind_and_number() -> None:
+def test_an_ordered_fault_is_listed_with_its_moment_kind_and_number() -> None:
     strikes = ordered(2, seconds=15.0)
     assert len(strikes) > 5
     assert [strike.number for strike in strikes] == list(range(1, len(strikes) + 1))
@@ -96,7 +96,7 @@ def test_an_ordered_fault_is_told_with_its_moment_kind_and_number() -> None:
     assert all(strike.kind in KINDS and strike.text for strike in strikes)
 
 
-def test_leaving_a_strike_out_moves_and_changes_no_other() -> None:
+def test_leaving_out_a_strike_neither_moves_nor_changes_another() -> None:
     strikes = ordered(2)
     for skip in ({1}, {2, 3}, set(range(1, len(strikes)))):
         left = ordered(2, frozenset(skip))
@@ -105,13 +105,13 @@ def test_leaving_a_strike_out_moves_and_changes_no_other() -> None:
     assert ordered(2, frozenset(range(1, 1000))) == []
 
 
-def test_a_kind_that_does_not_exist_is_refused() -> None:
+def test_an_unknown_kind_of_fault_is_refused() -> None:
     with led() as world, pytest.raises(KeyError):
         Faults(world.cluster, ("earthquake",))
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_each_kind_of_fault_strikes_alone_and_the_cluster_gets_over_it(kind: str) -> None:
+def test_each_kind_of_fault_strikes_alone_and_the_cluster_recovers(kind: str) -> None:
     with Simulation(Plan(5, nodes=3, storage=LIMITS, kinds=(kind, "mend"), seconds=8.0)) as world:
         world.run()
         struck = [strike for strike in world.faults.ordered if strike.kind == kind and strike.text != NOBODY]
@@ -128,7 +128,7 @@ def test_the_seed_repeats_runs_with_ruined_disks_too() -> None:
     assert digest() == digest()
 
 
-def test_rates_are_as_wrong_as_a_lease_allows() -> None:
+def test_clock_rates_are_wrong_by_no_more_than_a_lease_allows() -> None:
     for drift in (0.01, 0.1, 0.3):
         error = rate_error_max(drift)
         assert (1 - drift) / (1 - error) == pytest.approx(1 / (1 + error))
@@ -169,7 +169,7 @@ def ruined(world: Simulation, name: str, error: str) -> None:
     assert world.advance(20.0, world.cluster.settled)
 
 
-def test_a_wiped_folder_does_not_come_back_as_the_member_that_it_was() -> None:
+def test_a_node_with_a_wiped_folder_does_not_rejoin_as_the_former_member() -> None:
     with led() as world:
         name = follower(world).name
         world.crash(name)
@@ -178,7 +178,7 @@ def test_a_wiped_folder_does_not_come_back_as_the_member_that_it_was() -> None:
         ruined(world, name, "IdentityError")
 
 
-def test_an_older_copy_of_a_folder_does_not_come_back_as_the_member_that_it_was() -> None:
+def test_a_node_with_an_older_copy_of_its_folder_does_not_rejoin_as_the_former_member() -> None:
     with led() as world:
         name = follower(world).name
         world.crash(name)
@@ -203,7 +203,7 @@ def test_a_flipped_bit_is_noticed_at_the_next_start(table: str) -> None:
         ruined(world, name, "CorruptionError")
 
 
-def test_a_stop_within_a_slow_turn_is_not_counted_beside_it() -> None:
+def test_a_pause_within_a_slow_turn_adds_no_time() -> None:
     with led() as world:
         node = follower(world)
         node.slow_commits = (2.0, 2.0)
@@ -280,7 +280,7 @@ def write(folder: Path, index: int) -> Path:
     return write_snapshot(folder, {"index": index, "term": 1}, [b"x" * 500]).path
 
 
-def test_a_snapshot_that_was_written_survives_every_power_failure(folder: Path) -> None:
+def test_a_written_snapshot_survives_every_power_failure(folder: Path) -> None:
     for seed in range(20):
         files = disk(folder, seed)
         files.put_back({})
@@ -314,12 +314,16 @@ def crash() -> None:
     raise SimulatedCrashError
 
 
-def test_without_its_flush_a_snapshot_is_torn_some_day(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_some_power_failure_tears_a_snapshot_that_was_not_flushed(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(SnapshotWriter, "flush", lambda self: self.file.flush())
     assert torn_after_power_failures(folder)
 
 
-def test_without_the_folders_flush_a_snapshot_is_gone_some_day(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_some_power_failure_removes_a_snapshot_if_its_folder_was_not_flushed(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("forge_consensus.storage.snapshots.file.fsync_directory", lambda path: None)
     assert torn_after_power_failures(folder)
 
@@ -360,7 +364,7 @@ def test_writes_survive_the_end_of_a_process_without_a_power_failure(folder: Pat
     assert [path.suffix for path in folder.iterdir()] == [".tmp"]  # what its clean-up code did never happened
 
 
-def test_a_snapshot_that_was_not_safe_when_its_node_switched_to_it_is_made_safe_at_the_next_start() -> None:
+def test_the_next_start_makes_an_installed_snapshot_durable() -> None:
     with led(own_machine=True) as world:
         cluster = world.cluster
         late = follower(world)

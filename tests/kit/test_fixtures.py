@@ -1,4 +1,4 @@
-"""The fixtures make what a test's markers say, clean up, and add to a failure what explains it."""
+"""The fixtures follow a test's markers, clean up, and add logs or the seed to a failure."""
 
 from __future__ import annotations
 

@@ -100,7 +100,7 @@ def broken(number: str, text: str = "") -> pytest.RaisesExc[ViolationError]:
     return pytest.raises(ViolationError, match=rf"^{number}: .*{text}")
 
 
-def test_nothing_is_wrong_on_the_stage() -> None:
+def test_the_staged_cluster_keeps_every_invariant() -> None:
     with staged() as stage:
         for base in stage.world.cluster.running():
             stage.invariants.turned(base)
@@ -115,7 +115,7 @@ def test_i1_two_leaders_of_a_term() -> None:
             stage.invariants.turned(stage.follower)
 
 
-def test_i1_a_term_that_is_led_twice_by_one_node() -> None:
+def test_i1_a_node_leads_one_term_twice() -> None:
     with staged() as stage:
         election = stage.leader.engine.cells.actor("election")
         for role, leading in ((Role.FOLLOWER, None), (Role.LEADER, stage.term)):
@@ -126,14 +126,14 @@ def test_i1_a_term_that_is_led_twice_by_one_node() -> None:
             stage.invariants.turned(stage.leader)
 
 
-def test_i1_a_leader_that_a_majority_did_not_vote_for() -> None:
+def test_i1_a_leader_lacks_the_votes_of_a_majority() -> None:
     with staged() as stage:
         stage.follower.engine.ledger.leading_term = stage.term + 1
         with broken("I1", "by the votes of"):
             stage.invariants.turned(stage.follower)
 
 
-def test_i2_a_leader_that_rewrites_its_log() -> None:
+def test_i2_a_leader_rewrites_its_log() -> None:
     with staged() as stage:
         stage.invariants.committed.pop(stage.last)
         with broken("I2", "rewrites its log"):
@@ -159,7 +159,7 @@ def test_i3_an_entry_with_a_hole_or_a_higher_term_before_it() -> None:
             stage.entry(stage.leader, stage.last + 1, 0)
 
 
-def test_i4_a_leader_that_lacks_committed_entries() -> None:
+def test_i4_a_leader_lacks_committed_entries() -> None:
     with staged() as stage:
         disk = stage.invariants.disks[stage.follower.name]
         disk.terms[stage.last] = 0
@@ -168,7 +168,7 @@ def test_i4_a_leader_that_lacks_committed_entries() -> None:
             stage.invariants.turned(stage.follower)
 
 
-def test_i4_a_commit_that_a_later_leader_lacks() -> None:
+def test_i4_a_later_leader_lacks_a_committed_entry() -> None:
     with staged() as stage:
         ahead, leader = stage.last + 1, stage.leader.engine.ledger
         third = next(b for b in stage.world.cluster.running() if b not in (stage.leader, stage.follower))
@@ -188,7 +188,7 @@ def test_i5_two_results_of_one_entry() -> None:
         agreement.applied("n2", machine, entry, "2")
 
 
-def test_i5_an_entry_that_is_on_no_disk_is_applied() -> None:
+def test_i5_a_node_applies_an_entry_that_no_disk_holds() -> None:
     with staged() as stage, broken("I5", "on no disk"):
         stage.invariants.applies(Entry(stage.last + 9, stage.term, 0, Command("increment", {"key": "a"})))
 
@@ -201,7 +201,7 @@ def test_i6_a_commit_of_entries_on_one_disk_only() -> None:
             stage.invariants.leaves(stage.leader)
 
 
-def test_i6_a_commit_that_is_not_the_leaders_of_that_term() -> None:
+def test_i6_a_follower_commits_before_the_leader_of_that_term() -> None:
     with staged() as stage:
         for base in stage.world.cluster.running():
             stage.entry(base, stage.last + 1, stage.term)
@@ -210,7 +210,7 @@ def test_i6_a_commit_that_is_not_the_leaders_of_that_term() -> None:
             stage.invariants.follow_commit(stage.follower)
 
 
-def test_i7_a_committed_entry_that_goes_or_changes() -> None:
+def test_i7_a_committed_entry_disappears_or_changes() -> None:
     with staged() as stage:
         with broken("I7", "truncates committed entry"):
             stage.durable(stage.follower, lambda batch: batch.delete_range("log", key_of(stage.last), None))
@@ -236,7 +236,7 @@ def test_i7_a_restart_with_other_entries() -> None:
 
 
 @pytest.mark.parametrize("what", ["on_disk", "index", "base", "last", "sweep"])
-def test_i8_indexes_that_are_out_of_order(what: str) -> None:
+def test_i8_indexes_are_out_of_order(what: str) -> None:
     with staged() as stage:
         ledger = stage.follower.engine.ledger
         if what == "base":
@@ -254,7 +254,7 @@ def test_i8_indexes_that_are_out_of_order(what: str) -> None:
             stage.invariants.turned(stage.follower)
 
 
-def test_i9_values_that_go_back_while_a_process_runs() -> None:
+def test_i9_a_value_goes_back_while_its_process_runs() -> None:
     with staged() as stage:
         ledger = stage.follower.engine.ledger
         ledger.commit_index -= 1
@@ -271,7 +271,7 @@ def test_i9_values_that_go_back_while_a_process_runs() -> None:
     ("field", "text"),
     [("term", "it was in"), ("vote", "forgot its vote"), ("boots", "repeats boot"), ("applied_on_disk", "restarts at")],
 )
-def test_i9_values_that_a_restart_forgets(field: str, text: str) -> None:
+def test_i9_a_restart_forgets_a_value(field: str, text: str) -> None:
     with staged() as stage:
         disk = stage.invariants.disks[stage.follower.name]
         disk.boots -= 1
@@ -281,7 +281,7 @@ def test_i9_values_that_a_restart_forgets(field: str, text: str) -> None:
             stage.invariants.began(stage.follower)
 
 
-def test_i10_a_second_vote_and_one_that_is_not_on_disk() -> None:
+def test_i10_a_node_votes_twice_or_before_its_vote_is_on_disk() -> None:
     with staged() as stage:
         vote = stage.invariants.disks[stage.follower.name].vote
         with broken("I10", f"voted for {vote}, now for n9"):
@@ -313,7 +313,7 @@ def test_i11_an_acknowledgement_of_missing_entries() -> None:
             stage.answer(stage.follower, reply)
 
 
-def test_i11_an_acknowledgement_to_a_leader_that_ended() -> None:
+def test_i11_a_follower_acknowledges_entries_to_a_former_leader() -> None:
     with staged() as stage:
         stage.world.crash(stage.leader.name)
         reply = AppendReply(stage.term, True, stage.last, 0, 0)
@@ -323,7 +323,7 @@ def test_i11_an_acknowledgement_to_a_leader_that_ended() -> None:
             stage.answer(stage.follower, replace(reply, index=stage.last + 1))
 
 
-def test_i12_configurations_that_may_not_follow_each_other() -> None:
+def test_i12_a_configuration_does_not_fit_the_previous_one() -> None:
     with staged() as stage:
         voters = stage.leader.engine.ledger.configuration.addresses
         more = Configuration.of({**voters, "n4": "n4:1"}).encode()
@@ -339,7 +339,7 @@ def test_i12_configurations_that_may_not_follow_each_other() -> None:
             stage.entry(stage.follower, stage.last + 2, stage.term, kind=kind, data=more)
 
 
-def test_i12_a_configuration_in_force_that_is_not_the_last_in_the_log() -> None:
+def test_i12_the_configuration_in_force_is_not_the_last_in_the_log() -> None:
     with staged() as stage:
         disk = stage.invariants.disks[stage.follower.name]
         disk.configurations.append((stage.last, b"another"))
@@ -348,7 +348,7 @@ def test_i12_a_configuration_in_force_that_is_not_the_last_in_the_log() -> None:
             stage.invariants.turned(stage.follower)
 
 
-def test_i13_a_read_that_waits_for_too_little() -> None:
+def test_i13_a_read_waits_for_too_early_a_round_or_too_low_an_index() -> None:
     with staged() as stage:
         leading = leading_of(stage.leader)
         assert leading is not None
@@ -373,7 +373,7 @@ def test_i13_an_unconfirmed_read() -> None:
         stage.invariants.turned(stage.leader)
 
 
-def test_i14_a_command_that_is_executed_at_two_places() -> None:
+def test_i14_a_command_is_executed_at_two_indexes() -> None:
     with staged() as stage:
         for index in (stage.last + 1, stage.last + 2):
             stage.entry(stage.leader, index, stage.term, kind=Kind.COMMAND, session=999, seq=1)
@@ -384,7 +384,7 @@ def test_i14_a_command_that_is_executed_at_two_places() -> None:
             stage.invariants.applies(Entry(stage.last + 2, stage.term, 0, command))
 
 
-def test_i15_a_restart_that_lost_entries() -> None:
+def test_i15_a_restart_loses_entries() -> None:
     with staged() as stage:
         disk = stage.invariants.disks[stage.follower.name]
         disk.last += 1
@@ -393,7 +393,7 @@ def test_i15_a_restart_that_lost_entries() -> None:
             stage.invariants.began(stage.follower)
 
 
-def test_i16_a_frame_that_leaves_after_a_storage_error() -> None:
+def test_i16_a_frame_leaves_after_a_storage_error() -> None:
     with staged() as stage:
         stage.follower.disk_failed = True
         with broken("I16", "after its disk failed"):

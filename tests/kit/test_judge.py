@@ -1,4 +1,4 @@
-"""The judge of a simulation: what it must find in what clients saw, what it must not, and faults put in on purpose."""
+"""The judge of a simulation: wrong answers that it must find, correct ones that it must accept, and injected faults."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class Bench:
 # --- at once ----------------------------------------------------------------------------------------------------------
 
 
-def test_two_increments_that_made_the_same_value_are_one_too_many() -> None:
+def test_two_increments_must_not_make_the_same_value() -> None:
     bench = Bench()
     one, other = bench.begin("increment", argument=1), bench.begin("increment", argument=1)
     bench.end(one, 1)
@@ -73,14 +73,14 @@ def test_two_increments_that_made_the_same_value_are_one_too_many() -> None:
         bench.end(other, 1)
 
 
-def test_a_value_that_no_command_made_is_found() -> None:
+def test_a_read_of_a_value_that_no_command_made_is_found() -> None:
     bench = Bench()
     bench.do("increment", 1, argument=1)
     with pytest.raises(ViolationError, match=r"^I14.* got 2, only 1"):
         bench.do("get", 2)
 
 
-def test_a_read_that_misses_an_earlier_acknowledged_write_is_found() -> None:
+def test_a_read_must_not_miss_an_earlier_acknowledged_write() -> None:
     bench = Bench()
     before = bench.begin("get")
     bench.do("increment", 1, argument=1)
@@ -89,7 +89,7 @@ def test_a_read_that_misses_an_earlier_acknowledged_write_is_found() -> None:
         bench.do("get", None)
 
 
-def test_an_increment_behind_an_acknowledged_one_makes_more() -> None:
+def test_an_increment_after_an_acknowledged_one_must_make_a_higher_value() -> None:
     bench = Bench()
     bench.begin("increment", argument=1)
     bench.do("increment", 2, argument=1)
@@ -105,7 +105,7 @@ def test_a_stale_read_may_miss_acknowledged_writes_but_never_sees_the_future() -
         bench.end(bench.begin("get", consistency="stale"), 2)
 
 
-def test_a_key_to_which_anything_else_was_done_is_not_judged_as_a_counter() -> None:
+def test_a_key_with_other_commands_is_not_judged_as_a_counter() -> None:
     bench = Bench()
     bench.do("increment", 1, argument=1)
     under_way = bench.begin("increment", argument=1)
@@ -117,7 +117,7 @@ def test_a_key_to_which_anything_else_was_done_is_not_judged_as_a_counter() -> N
     bench.judge.conclude()
 
 
-def test_an_error_that_nothing_explains_is_found_and_one_that_may_be_is_an_outcome() -> None:
+def test_an_unexplained_error_is_a_violation_and_an_expected_one_is_an_outcome() -> None:
     class Lenient(CountingWorkload):
         may_fail = True
 
@@ -138,7 +138,7 @@ def final(key: str, value: Any) -> Operation:
     return Operation("audit", "get", key, None, 90.0, 91.0, Outcome.OK, value)
 
 
-def test_an_acknowledged_write_that_is_missing_at_the_end_is_found() -> None:
+def test_the_loss_of_an_acknowledged_write_is_found_at_the_end() -> None:
     bench = Bench()
     bench.do("increment", 1, argument=1)
     bench.do("increment", 2, argument=1)
@@ -218,7 +218,7 @@ def test_stale_reads_of_any_kind_need_not_be_linearizable() -> None:
                 bench.judge.conclude()
 
 
-def test_an_undecided_history_is_no_consent(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_undecided_history_does_not_pass(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(judging, "check", lambda *_, **__: Verdict(None, "late", "a"))
     with pytest.raises(ViolationError, match="undecided"):
         Bench().judge.conclude()
@@ -320,7 +320,7 @@ def publisher() -> Iterator[Publisher]:
 
 
 @pytest.mark.parametrize("ahead", [0, -1, 2])
-def test_a_number_that_is_repeated_or_left_out_is_found(ahead: int, publisher: Publisher) -> None:
+def test_a_repeated_or_missing_event_number_is_found(ahead: int, publisher: Publisher) -> None:
     publisher.publish(BecameFollower)
     with pytest.raises(ViolationError, match=r"^events: n1 told \d+, then"):
         publisher.publish(BecameFollower, ahead)

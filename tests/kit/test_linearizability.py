@@ -1,4 +1,4 @@
-"""The linearizability checker: known answers, agreement with brute force, large histories, and what it says."""
+"""The linearizability checker: known answers, agreement with brute force, large histories, and its verdicts."""
 
 from __future__ import annotations
 
@@ -304,7 +304,7 @@ def test_the_verdict_shows_the_longest_order_and_the_call_that_does_not_fit() ->
     assert not [line for line in lines if "'v3'" in line]
 
 
-def test_a_search_that_is_not_done_in_time_is_no_consent() -> None:
+def test_an_unfinished_search_proves_nothing() -> None:
     calls = large_history(["set", "get", "cas"], 50, count=1500)
     verdict = check(calls, seconds=0.0)
     assert verdict.linearizable is None
@@ -319,12 +319,12 @@ def test_a_violation_is_found_even_if_another_key_takes_too_long() -> None:
 
 
 @pytest.mark.parametrize("ended", [None, 1.0])
-def test_times_that_cannot_be_are_refused(ended: float | None) -> None:
+def test_impossible_times_are_refused(ended: float | None) -> None:
     with pytest.raises(ValueError, match="ends"):
         check([Operation("c", "set", "k", 1, 2.0, ended, outcome=Outcome.OK)])
 
 
-def test_a_kind_that_no_machine_knows_is_refused() -> None:
+def test_an_unknown_kind_of_call_is_refused() -> None:
     with pytest.raises(ValueError, match="swap"):
         check([done("swap", 1, 0, 1)])
 

@@ -1,4 +1,4 @@
-"""What a local cluster cannot make sense of is refused with what to do, and nothing happens to the cluster."""
+"""A local cluster refuses senseless calls with advice, and the refusal does not affect it."""
 
 from __future__ import annotations
 
@@ -150,7 +150,7 @@ def test_impossible_clusters_are_refused(given: dict[str, Any], text: str) -> No
         ({"cut": 1}, "cut is 1: .* give True or False"),
     ],
 )
-def test_faults_that_cannot_be_are_refused(given: dict[str, Any], text: str) -> None:
+def test_impossible_faults_are_refused(given: dict[str, Any], text: str) -> None:
     with pytest.raises(InvalidConfigError, match=text):
         PathFaults(**given)
 
@@ -205,14 +205,14 @@ def test_a_started_cluster_may_be_entered_and_leaves_nothing() -> None:
         cluster.client()
 
 
-def test_a_folder_that_cannot_be_made_is_named() -> None:
+def test_the_error_names_a_folder_that_cannot_be_made() -> None:
     with pytest.raises(
         InvalidConfigError, match=r"the folder /dev/null/data cannot be made .*: name one where this user"
     ):
         LocalCluster(1, folder="/dev/null/data").start()
 
 
-def test_a_command_before_the_node_that_is_none_is_named() -> None:
+def test_the_error_names_a_missing_program_given_as_before() -> None:
     with pytest.raises(OperationFailedError, match=r"n1 could not be started by '/no/such' .*: see what before= says"):
         LocalCluster(1, before=["/no/such"]).start()
 
@@ -229,7 +229,7 @@ def test_a_wrong_launch_option_is_refused_before_the_node_is_ended(process: Loca
     assert process.running() == ["n1"]
 
 
-def test_a_process_that_does_not_run_is_neither_paused_nor_resumed() -> None:
+def test_an_ended_process_is_neither_paused_nor_resumed() -> None:
     with LocalCluster(1, transport="ipc", raft=QUICK) as cluster:
         cluster.pause("n1")
         cluster.resume("n1")
@@ -241,7 +241,7 @@ def test_a_process_that_does_not_run_is_neither_paused_nor_resumed() -> None:
         assert cluster.wait_for_leader() == "n1"
 
 
-def test_a_thread_that_is_killed_by_order_alarms_nobody(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_an_ordered_kill_of_a_thread_raises_no_alarm(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     told: list[ConsensusError] = []
     with LocalCluster(1, mode="thread", transport="ipc", raft=QUICK, folder=tmp_path) as cluster:
         service = cluster.service("n1")

@@ -1,4 +1,4 @@
-"""A local cluster of real nodes: ended, paused and cut off, it recovers; ended itself, it leaves nothing behind."""
+"""A local cluster of real nodes: it recovers from kills, pauses and partitions, and leaves nothing behind."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def alive(pid: int) -> bool:
     return Path(f"/proc/{pid}/stat").exists() and Path(f"/proc/{pid}/stat").read_text().split(") ")[1][0] != "Z"
 
 
-def test_a_node_that_is_killed_is_replaced_and_catches_up_after_its_restart(cluster: LocalCluster) -> None:
+def test_a_killed_node_is_replaced_and_catches_up_after_its_restart(cluster: LocalCluster) -> None:
     client = cluster.client()
     client.put("killed", 1)
     old = cluster.wait_for_leader()
@@ -69,7 +69,7 @@ def test_a_node_that_is_killed_is_replaced_and_catches_up_after_its_restart(clus
     assert client.get("killed", consistency="linearizable") == 2
 
 
-def test_a_leader_that_is_cut_off_is_replaced_and_joins_again_when_healed(cluster: LocalCluster) -> None:
+def test_a_partitioned_leader_is_replaced_and_rejoins_after_the_partition(cluster: LocalCluster) -> None:
     client = cluster.client()
     old = cluster.isolate("leader")
     new = cluster.wait_for_leader(other_than=old)
@@ -89,7 +89,7 @@ def test_a_leader_whose_connections_break_is_replaced_at_once(cluster: LocalClus
     cluster.wait_until_settled()
 
 
-def test_a_leader_that_hears_and_is_not_heard_is_replaced(cluster: LocalCluster) -> None:
+def test_a_leader_is_replaced_if_only_its_own_frames_are_lost(cluster: LocalCluster) -> None:
     old = cluster.wait_for_leader()
     before = cluster.proxy.counts()
     cluster.partition("leader", one_way=True)
@@ -102,7 +102,7 @@ def test_a_leader_that_hears_and_is_not_heard_is_replaced(cluster: LocalCluster)
     cluster.wait_until_settled()
 
 
-def test_a_process_that_is_paused_is_replaced_and_goes_on_later(cluster: LocalCluster) -> None:
+def test_a_paused_process_is_replaced_and_goes_on_later(cluster: LocalCluster) -> None:
     old = cluster.pause("leader")
     assert old not in cluster.running()
     cluster.wait_for_leader(other_than=old)
@@ -246,7 +246,7 @@ def test_an_error_within_a_cluster_carries_the_ends_of_the_logs() -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_a_signal_within_a_start_arrives_behind_it(number: int) -> None:
+def test_a_signal_during_a_start_is_delivered_after_it(number: int) -> None:
     arrived: list[str] = []
     usual = signal.signal(number, lambda *_: arrived.append("signal"))
     try:

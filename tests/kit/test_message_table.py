@@ -1,4 +1,4 @@
-"""Tests of the message table: what it shows, in which order, and that looking on changes nothing."""
+"""Tests of the message table: its rows, their order, and that recording them does not change the run."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_health_checks_are_left_out_and_heartbeats_taken_together(simulation: Si
     assert len(beats) == 2  # one to each follower
 
 
-def test_the_table_tells_the_faults_of_a_node(simulation: Simulation) -> None:
+def test_the_table_shows_the_faults_of_a_node(simulation: Simulation) -> None:
     leader = simulation.crash("leader" if simulation.wait_for_leader() else "")
     other = simulation.wait_for_leader()
     simulation.restart(leader)
@@ -86,7 +86,7 @@ def test_the_table_tells_the_faults_of_a_node(simulation: Simulation) -> None:
     assert f"{leader} enters term 2" in told
 
 
-def test_a_frame_that_does_not_arrive_is_marked(simulation: Simulation) -> None:
+def test_a_lost_frame_is_marked(simulation: Simulation) -> None:
     leader = simulation.wait_for_leader()
     simulation.advance(0.5)
     simulation.partition([leader])
@@ -96,7 +96,7 @@ def test_a_frame_that_does_not_arrive_is_marked(simulation: Simulation) -> None:
     assert all(row.split()[1] == leader or row.split()[2] == leader for row in lost)
 
 
-def test_a_frame_that_is_doubled_says_so(simulation: Simulation) -> None:
+def test_a_duplicated_frame_shows_both_delays(simulation: Simulation) -> None:
     simulation.cluster.network.weather.duplicate = 1.0
     simulation.wait_for_leader()
     simulation.advance(0.1)
@@ -130,7 +130,7 @@ def test_the_message_table_changes_nothing_in_a_run() -> None:
         assert simulation.run() == with_table
 
 
-def test_a_frame_that_does_not_decode_is_a_line_like_any_other(simulation: Simulation) -> None:
+def test_an_undecodable_frame_is_a_line_like_any_other(simulation: Simulation) -> None:
     simulation.wait_for_leader()
     simulation.messages.frames.append((99.0, "n1", "n2", b"\xc1garbage"))
     assert "8 bytes" in rows(simulation)[-1]

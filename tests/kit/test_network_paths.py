@@ -1,4 +1,4 @@
-"""A path decides the same for the same seed, and counts what it decided."""
+"""A path decides the same for the same seed, and counts its decisions."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def test_messages_in_order_are_delayed_within_their_bounds() -> None:
     assert sum(not copy.in_order for copy in copies) == path.counts.reordered + path.counts.duplicated
 
 
-def test_nothing_passes_a_cut() -> None:
+def test_a_cut_lets_no_message_pass() -> None:
     path = Path(random.Random(1), CUT)
     assert [path.fate(1) for _ in range(20)] == [[]] * 20
     assert path.counts.dropped == 20

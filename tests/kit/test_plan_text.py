@@ -1,4 +1,4 @@
-"""Tests of the plan as text: what is printed for people to type is the plan itself."""
+"""Tests of the plan as text: the printed text evaluates to the same plan."""
 
 from __future__ import annotations
 

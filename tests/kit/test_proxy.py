@@ -1,4 +1,4 @@
-"""The proxy passes on what it is given, does what it is told to, and tells the truth about who is there."""
+"""The proxy forwards frames unchanged, imposes the ordered faults, and passes on connections and disconnections."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_frames_pass_in_order_and_are_counted_on_the_path_that_they_took() -> No
         assert not any(count.dropped or count.delayed for count in counts.values())
 
 
-def test_the_same_over_sockets_in_a_folder() -> None:
+def test_a_proxy_works_over_ipc_sockets() -> None:
     with tempfile.TemporaryDirectory() as folder, world(Path(folder)) as made:
         one = made.caller("n1")
         one.say(1)
@@ -85,7 +85,7 @@ def test_a_node_sees_a_client_disconnect_through_the_proxy() -> None:
         made.node.wait_link(made=False)
 
 
-def test_a_cut_one_way_loses_that_way_only_and_no_connection() -> None:
+def test_a_one_way_cut_loses_frames_one_way_and_keeps_the_connection() -> None:
     with world() as made:
         one, three = made.caller("n1"), made.caller("n3")
         one.say(0)
@@ -108,7 +108,7 @@ def test_a_cut_one_way_loses_that_way_only_and_no_connection() -> None:
         assert (counts["n1", "n2"].dropped, counts["n2", "n1"].dropped, counts["n3", "n2"].dropped) == (1, 1, 0)
 
 
-def test_a_node_that_ends_behind_a_cut_is_missed_only_when_that_is_healed() -> None:
+def test_a_cut_hides_the_end_of_a_node_until_it_is_healed() -> None:
     with world() as made:
         one, three = made.caller("n1"), made.caller("n3")
         for caller in (one, three):
@@ -123,7 +123,7 @@ def test_a_node_that_ends_behind_a_cut_is_missed_only_when_that_is_healed() -> N
         one.wait_link(made=False)
 
 
-def test_a_connection_that_is_broken_comes_back_and_one_made_behind_a_cut_is_made_anew() -> None:
+def test_a_broken_connection_returns_and_one_made_during_a_cut_is_replaced() -> None:
     with world() as made:
         one = made.caller("n1")
         one.say(0)
@@ -187,7 +187,7 @@ def test_a_stream_that_is_not_zeromq_reaches_the_node_and_harms_nobody() -> None
         assert made.node.socket.recv_multipart()[1:] == [b"\xff" * 40]
 
 
-def test_a_node_that_does_not_read_holds_the_writer_up_and_not_the_proxy() -> None:
+def test_a_node_that_stops_reading_blocks_its_writer_and_not_the_proxy() -> None:
     with world(frames_max=4) as made:
         one = made.caller("n1")
         one.socket.setsockopt(zmq.SNDTIMEO, 500)
@@ -201,7 +201,7 @@ def test_a_node_that_does_not_read_holds_the_writer_up_and_not_the_proxy() -> No
 
 
 @pytest.mark.parametrize("kind", ["path", "port"])
-def test_a_connection_to_a_node_that_has_just_gone_is_closed_at_once(kind: str) -> None:
+def test_a_connection_to_an_ended_node_is_closed_at_once(kind: str) -> None:
     """The node's own connection to the proxy stands, its listening socket is closed: for a moment that is so."""
     with tempfile.TemporaryDirectory() as folder, socket.socket(PLACES[kind]) as listening:
         if kind == "path":
@@ -240,7 +240,7 @@ def test_stopping_leaves_no_thread_and_no_socket() -> None:
         proxy.heal()
 
 
-def test_a_front_that_cannot_listen_says_so(tmp_path: Path) -> None:
+def test_a_front_in_use_is_an_error(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as node, socket.create_server(("127.0.0.1", 0)) as other:
         real, taken = (f"127.0.0.1:{listening.getsockname()[1]}" for listening in (node, other))
         with Proxy({"n1": (taken, real)}) as proxy:

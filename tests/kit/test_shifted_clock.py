@@ -1,4 +1,4 @@
-"""The twin's clock: everything that tells the present tells another one, and all else is as ever."""
+"""The twin's clock: every function that reads the time is shifted, and everything else is unchanged."""
 
 from __future__ import annotations
 

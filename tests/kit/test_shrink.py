@@ -1,4 +1,4 @@
-"""Tests of the shrinker: what is left is small, fails in the same way, and was found within its bounds."""
+"""Tests of the shrinker: the result is small, fails in the same way, and is found within its limits."""
 
 from __future__ import annotations
 
@@ -50,14 +50,14 @@ def pretended(fails: Callable[[Plan, set[int]], str], at: float = 9.5) -> Callab
     return run
 
 
-def test_only_the_strikes_that_are_needed_are_left() -> None:
+def test_shrinking_keeps_only_the_necessary_strikes() -> None:
     shrunk = shrink(Plan(1), pretended(lambda plan, strikes: "I4" if {13, 77} <= strikes else ""))
     assert [one.number for one in shrunk.best.ordered] == [13, 77]
     assert shrunk.runs <= 60
     assert not shrunk.ended_early
 
 
-def test_a_failure_without_any_fault_is_left_without_faults() -> None:
+def test_shrinking_removes_every_fault_from_a_failure_that_needs_none() -> None:
     shrunk = shrink(Plan(1), pretended(lambda plan, strikes: "I4"))
     assert not shrunk.best.plan.faults
     assert shrunk.best.plan.nodes == 1
@@ -79,7 +79,7 @@ def test_shrinking_resets_every_setting_that_the_failure_does_not_need() -> None
     assert best.raft == RaftSettings()
 
 
-def test_another_kind_of_failure_is_not_the_one_that_is_shrunk() -> None:
+def test_shrinking_does_not_accept_another_kind_of_failure() -> None:
     def fails(plan: Plan, strikes: set[int]) -> str:
         return "I4" if {3, 60} <= strikes else "liveness" if 3 in strikes else ""
 
@@ -98,7 +98,7 @@ def test_a_failure_after_the_faults_is_looked_for_in_shorter_runs() -> None:
     assert shrunk.best.plan.seconds == 1.5
 
 
-def test_there_is_an_end_after_so_many_runs_and_so_many_seconds() -> None:
+def test_shrinking_ends_at_its_limit_of_runs_or_seconds() -> None:
     run = pretended(lambda plan, strikes: "I4" if {13, 77} <= strikes else "")
     shrunk = shrink(Plan(1), run, runs_max=7)
     assert shrunk.ended_early

@@ -1,4 +1,4 @@
-"""The twin: what only a process with another hash seed, or another clock, shows."""
+"""The twin: it finds differences that only a process with another hash seed or another clock shows."""
 
 from __future__ import annotations
 
@@ -87,11 +87,11 @@ def run_of(
     return Run.of(applied, effects, queries, machine)
 
 
-def test_a_machine_that_depends_on_its_state_and_the_entry_agrees_with_its_twin() -> None:
+def test_a_deterministic_machine_agrees_with_its_twin() -> None:
     compare_with_twin(CountingMachine, run_of(CountingMachine(), entries(20), queries=[{"get": "k"}, {}]))
 
 
-def test_a_machine_that_depends_on_hashes_does_not_and_the_entry_is_named() -> None:
+def test_a_machine_that_depends_on_hashes_disagrees_with_its_twin_at_a_named_entry() -> None:
     with pytest.raises(ViolationError, match=r"entry 1, 'increment' .* another hash seed and a clock"):
         compare_with_twin(Hashing, run_of(Hashing(), entries(5)))
 
@@ -113,7 +113,7 @@ def test_answers_that_depend_on_hashes_are_found() -> None:
         compare_with_twin(Picking, run_of(Picking(), entries(20), queries=["who"]))
 
 
-def test_two_equal_sets_are_one_state_in_whatever_order_they_are_told() -> None:
+def test_equal_sets_are_equal_states_in_any_order() -> None:
     compare_with_twin(Keeping, run_of(Keeping(), entries(30), seen_by), seen_by)
 
 
@@ -148,12 +148,12 @@ class Dated(Day):
 
 
 @pytest.mark.parametrize("machine", [Day, Expiring])
-def test_a_machine_that_looks_at_the_clock_is_found_however_coarsely_it_looks(machine: type[Day]) -> None:
+def test_a_machine_that_reads_the_clock_is_found_even_if_it_reads_only_the_date(machine: type[Day]) -> None:
     with pytest.raises(ViolationError, match=r"entry [12], .* a clock that is 400 days ahead"):
         compare_with_twin(machine, run_of(machine(), entries(2)))
 
 
-def test_a_machine_that_takes_the_entry_s_time_is_not() -> None:
+def test_a_machine_may_use_the_time_of_the_entry() -> None:
     compare_with_twin(Dated, run_of(Dated(), entries(3)))
 
 
@@ -186,19 +186,19 @@ def test_a_simulation_finds_differences_of_answers_or_states_by_its_twin(argumen
         simulation.run()
 
 
-def test_a_twin_that_cannot_be_is_refused() -> None:
+def test_an_impossible_twin_is_refused() -> None:
     with pytest.raises(InvalidConfigError, match="twin=True: another process must make the machine too"):
         Simulation(state_machine=lambda: CountingMachine(), twin=True)  # noqa: PLW0108 - it has no name
 
 
-def test_a_result_that_is_an_error_is_compared_as_well() -> None:
+def test_errors_are_compared_like_other_results() -> None:
     run = run_of(CountingMachine(), [Entry(1, 1, 1, Command("increment", {}))], queries=[{}])
     assert [effect.result for effect in run.effects] == ["raised KeyError: 'key'"]
     assert list(run.answers) == ["raised KeyError: 'get'"]
     compare_with_twin(CountingMachine, run)
 
 
-def test_a_twin_that_cannot_be_made_says_how_to_do_without() -> None:
+def test_a_failing_twin_says_how_to_do_without() -> None:
     with pytest.raises(OperationFailedError, match="twin=False"):
         compare_with_twin(Broken, Run([], []))
 
@@ -215,7 +215,7 @@ with Simulation(nodes=1, seed=2, seconds=0.5, state_machine=Mine, faults=False) 
 """
 
 
-def test_a_script_that_simulates_when_it_is_imported_is_told_and_makes_no_twins_of_twins(tmp_path: Path) -> None:
+def test_a_script_without_a_main_guard_gets_advice_and_makes_no_twins_of_twins(tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(UNGUARDED)
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}

@@ -1,4 +1,4 @@
-"""Workloads and simulated clients: what is asked, what is asked again, and what an outcome is taken for."""
+"""Workloads and simulated clients: the calls they draw, their retries, and the outcomes they record."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def drawn(workload: Workload, count: int, seed: int = 1) -> list[Call]:
 
 
 @pytest.mark.parametrize("kind", [KeyValueWorkload, CountingWorkload])
-def test_a_workload_draws_the_same_from_the_same_chance(kind: type[Workload]) -> None:
+def test_a_workload_draws_the_same_calls_from_the_same_seed(kind: type[Workload]) -> None:
     assert drawn(kind(), 300) == drawn(kind(), 300)
     assert drawn(kind(), 300) != drawn(kind(), 300, seed=2)
 
@@ -93,7 +93,7 @@ def test_a_key_is_used_a_bounded_number_of_times_and_the_last_reads_see_every_ke
     assert all(call.command is None and call.query == {"get": call.key} for call in workload.at_the_end())
 
 
-def test_the_expectation_of_a_cas_is_right_about_half_the_time_in_order_of_calls() -> None:
+def test_about_half_of_the_cas_calls_expect_the_present_value() -> None:
     state: dict[str, int] = {}
     matched = []
     for call in drawn(KeyValueWorkload(), 2000):
@@ -210,7 +210,7 @@ class Desk:
         return self.operation.outcome
 
 
-def test_a_command_without_an_answer_stays_open_until_its_answer_comes_and_no_second_one_counts() -> None:
+def test_a_command_stays_open_until_its_first_answer() -> None:
     desk = Desk().opened()
     desk.nodes.run(10.0)
     assert len(desk.sent()) > 3
@@ -223,7 +223,7 @@ def test_a_command_without_an_answer_stays_open_until_its_answer_comes_and_no_se
     assert desk.operation.result == 1
 
 
-def test_a_result_of_another_session_is_none() -> None:
+def test_a_result_of_another_session_is_ignored() -> None:
     desk = Desk().opened()
     desk.answer(session=4)
     assert desk.operation.outcome is Outcome.OPEN
@@ -241,7 +241,7 @@ def test_commands_of_an_expired_session_stay_unknown_and_are_never_sent_in_anoth
     assert desk.settled() is Outcome.OPEN
 
 
-def test_a_killed_client_hears_nothing_any_more_and_its_successor_opens_a_session_of_its_own() -> None:
+def test_a_killed_client_receives_nothing_and_its_successor_opens_a_new_session() -> None:
     desk = Desk().opened()
     desk.client.be_killed()
     desk.answer()
@@ -271,7 +271,7 @@ def test_a_user_without_an_outcome_may_start_again_as_another_client() -> None:
     assert desk.settled() is Outcome.OPEN
 
 
-def test_a_client_that_is_closed_says_of_a_command_that_never_left_that_it_was_not_carried_out() -> None:
+def test_a_closed_client_reports_an_unsent_command_as_not_carried_out() -> None:
     desk = Desk()
     desk.nodes.leader = ""
     desk.client.start()
@@ -280,7 +280,7 @@ def test_a_client_that_is_closed_says_of_a_command_that_never_left_that_it_was_n
     assert desk.settled() is Outcome.REFUSED
 
 
-def test_a_refusal_proves_that_nothing_was_done_only_if_all_sendings_were_refused() -> None:
+def test_refusals_prove_that_nothing_was_done_only_if_every_sending_was_refused() -> None:
     sure = Desk(timeout_s=2.0).opened()
     sure.nodes.leader = ""
     sure.refuse(0, NOT_LEADER)
@@ -301,7 +301,7 @@ def test_a_refusal_proves_that_nothing_was_done_only_if_all_sendings_were_refuse
     assert unknown.settled() is Outcome.OPEN
 
 
-def test_a_refusal_of_a_frame_that_has_a_copy_proves_nothing() -> None:
+def test_a_refusal_of_a_duplicated_frame_proves_nothing() -> None:
     desk = Desk(copy_share=1.0, timeout_s=2.0).opened()
     desk.nodes.run(0.3)
     desk.nodes.leader = ""
@@ -310,7 +310,7 @@ def test_a_refusal_of_a_frame_that_has_a_copy_proves_nothing() -> None:
     assert desk.settled() is Outcome.OPEN
 
 
-def test_copies_and_strays_reach_any_node_and_may_come_when_their_call_has_ended() -> None:
+def test_duplicated_and_stray_frames_reach_any_node_even_after_the_end_of_their_call() -> None:
     desk = Desk(copy_share=1.0, stray_share=0.5, pipeline_max=4, hurry_share=1.0).opened()
     desk.nodes.run(2.0)
     desk.client.stop()
@@ -323,14 +323,14 @@ def test_copies_and_strays_reach_any_node_and_may_come_when_their_call_has_ended
     assert {connection.target for connection, _ in frames} == {"n1", "n2", "n3"}
 
 
-def test_after_a_refusal_the_leader_that_it_names_is_asked() -> None:
+def test_a_client_asks_the_leader_named_in_a_refusal() -> None:
     desk = Desk().opened()
     desk.refuse(0, NOT_LEADER, "n2", 3)
     desk.nodes.run(0.2)
     assert desk.nodes.asked[desk.nodes.of(Submit)[1]][0].target == "n2"
 
 
-def test_a_client_without_a_leader_asks_the_first_that_is_told_and_forgets_no_command() -> None:
+def test_a_client_without_a_leader_keeps_its_commands_and_asks_the_first_leader_named() -> None:
     desk = Desk(pipeline_max=2, rest_s_max=0.001).opened()
     desk.nodes.leader = ""
     count = len(desk.sent())
@@ -346,7 +346,7 @@ def test_a_client_without_a_leader_asks_the_first_that_is_told_and_forgets_no_co
     assert [number for number, _ in desk.sent()[-1].commands] == [1, 2]
 
 
-def test_a_query_without_an_answer_stays_open_and_one_that_a_node_cannot_answer_too() -> None:
+def test_unanswered_and_unanswerable_queries_stay_open() -> None:
     desk = Desk(read_share=1.0, timeout_s=2.0).opened()
     (first,) = desk.nodes.of(Read)
     desk.nodes.answer(first, ReadResults(0, 0, ((1, "CONSENSUS_UNAVAILABLE", msgpack.packb(["", ""])),)))
@@ -359,7 +359,7 @@ def test_a_query_without_an_answer_stays_open_and_one_that_a_node_cannot_answer_
     assert {call.outcome for call in desk.judge.history} == {Outcome.OPEN}
 
 
-def test_an_answer_that_no_client_should_ever_get_is_a_violation() -> None:
+def test_an_impossible_answer_is_a_violation() -> None:
     desk = Desk().opened()
     with pytest.raises(ViolationError, match="CONSENSUS_SESSION_STALE"):
         desk.answer("CONSENSUS_SESSION_STALE", ["", ""])

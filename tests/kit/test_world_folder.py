@@ -52,7 +52,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_a_simulation_that_nobody_closes_leaves_nothing_when_its_process_ends() -> None:
+def test_an_unclosed_simulation_leaves_no_folder_when_its_process_ends() -> None:
     code, folder = unclosed()
     assert code == 0
     assert not folder.exists()
@@ -66,7 +66,7 @@ def test_the_next_simulation_removes_the_folder_of_a_terminated_process() -> Non
     assert not folder.exists()
 
 
-def test_a_cluster_that_is_forgotten_takes_its_folder_along(place: Path) -> None:
+def test_a_garbage_collected_cluster_removes_its_folder(place: Path) -> None:
     cluster = SimulatedCluster(1)
     assert list(place.iterdir()) == [cluster.folder]
     del cluster
@@ -83,7 +83,7 @@ def test_a_cluster_may_be_closed_twice_and_lets_go_of_everything(place: Path) ->
     assert len(os.listdir("/proc/self/fd")) == len(before)
 
 
-def test_only_folders_of_the_dead_are_swept(place: Path, dead: int) -> None:
+def test_only_folders_of_ended_processes_are_removed(place: Path, dead: int) -> None:
     kept = [place / name for name in (f"{PREFIX}{os.getpid()}-a", f"{PREFIX}1-a", f"{PREFIX}x-a", f"other-{dead}-a")]
     held, link, left = (place / f"{PREFIX}{dead}-{name}" for name in ("held", "link", "left"))
     for folder in (*kept, held, left):

@@ -1,4 +1,4 @@
-"""The stream between two ZeroMQ sockets is taken apart wherever it was cut, and nothing of it is lost."""
+"""The stream between two ZeroMQ sockets is parsed without loss, wherever it was cut."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_a_stream_without_a_zeromq_greeting_passes_unchanged() -> None:
     assert splitter.feed(b"\xff\xff") == [(Part.SETUP, b"\xff\xff")]
 
 
-def test_the_sender_stands_in_the_header_and_a_client_has_none() -> None:
+def test_the_header_names_the_sender_unless_it_is_a_client() -> None:
     assert sender_of(message(frame("n3", 7))) == "n3"
     assert sender_of(message(frame("n3", 7), b"more")) == "n3"
     assert sender_of(message(frame("", 7))) == ""

@@ -110,7 +110,7 @@ def test_scenario_61_a_bad_record_anywhere_refuses_the_start_with_a_clear_error(
 
 
 @pytest.mark.parametrize("written", [False, True])
-def test_scenario_62_when_the_leaders_disk_fails_leadership_moves(written: bool) -> None:
+def test_scenario_62_another_node_leads_after_the_leaders_disk_failed(written: bool) -> None:
     """The commit that fails may be on disk all the same, as far as anybody can know."""
     with led_cluster(3) as (cluster, _):
         old = leader_of(cluster)
@@ -128,7 +128,7 @@ def test_scenario_62_when_the_leaders_disk_fails_leadership_moves(written: bool)
 
 
 @pytest.mark.parametrize("written", [False, True])
-def test_scenario_62_a_follower_whose_disk_fails_acknowledges_nothing_more(written: bool) -> None:
+def test_scenario_62_a_follower_acknowledges_nothing_after_its_disk_failed(written: bool) -> None:
     node = OneNode()
     node.tables.fail_next_commit(OSError(5, "Input/output error"), written=written)
     for index in (2, 3):
@@ -140,7 +140,7 @@ def test_scenario_62_a_follower_whose_disk_fails_acknowledges_nothing_more(writt
     assert again.ledger.log.last == (2 if written else 1)
 
 
-def test_scenario_62_with_a_majority_of_the_disks_down_nothing_commits() -> None:
+def test_scenario_62_no_entry_commits_while_a_majority_of_the_disks_is_down() -> None:
     with led_cluster(3) as (cluster, _):
         leader = leader_of(cluster)
         caller = Caller(cluster)
@@ -164,7 +164,7 @@ def test_scenario_62_with_a_majority_of_the_disks_down_nothing_commits() -> None
         assert {value_at(cluster, name, "n") for name in cluster.names} <= {None, 1}
 
 
-def test_scenario_62_a_leader_whose_disk_hangs_is_replaced_and_acknowledges_nothing_of_it() -> None:
+def test_scenario_62_a_leader_with_a_hanging_disk_is_replaced_and_acknowledges_nothing() -> None:
     with led_cluster(3) as (cluster, _):
         old = leader_of(cluster)
         caller = Caller(cluster)

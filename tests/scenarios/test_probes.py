@@ -44,7 +44,7 @@ def noops(first: int, last: int, term: int) -> tuple[bytes, ...]:
     return tuple(encode(index, term, Kind.NOOP, 0) for index in range(first, last + 1))
 
 
-def test_probe_P5_a_chunk_of_a_snapshot_commits_nothing_of_ones_own(tmp_path: Path) -> None:
+def test_probe_P5_a_snapshot_chunk_commits_no_entries_of_the_follower(tmp_path: Path) -> None:
     """The follower is a former leader; a client waits for what only this node has, and must not hear of success."""
     node = OneNode()
     lead(node)
@@ -60,7 +60,7 @@ def test_probe_P5_a_chunk_of_a_snapshot_commits_nothing_of_ones_own(tmp_path: Pa
     assert node.last(Refused).code == "CONSENSUS_OUTCOME_UNKNOWN"
 
 
-def test_probe_P7_a_command_that_raises_stops_nothing(tmp_path: Path) -> None:
+def test_probe_P7_a_raising_command_does_not_stop_the_node(tmp_path: Path) -> None:
     node = OneNode(machine=TallyMachine)
     lead(node)
     session = open_session(node)
@@ -122,12 +122,12 @@ PROOFS: dict[str, tuple[Callable[..., None] | str, ...]] = {
     "P3": ("11_votes_that_do_not_count", test_election.test_a_duplicated_vote_counts_once),
     "P3b": (test_election.test_a_vote_from_a_stranger_does_not_count,),
     "P4": ("24_old_and_doubled_entries", test_replication.test_a_redelivered_older_append_truncates_nothing),
-    "P5": (test_probe_P5_a_chunk_of_a_snapshot_commits_nothing_of_ones_own,),
+    "P5": (test_probe_P5_a_snapshot_chunk_commits_no_entries_of_the_follower,),
     "P6": (
         "27_acknowledgement_of_an_earlier_term",
         test_replication.test_a_stale_acknowledgement_does_not_commit,
     ),
-    "P7": (test_probe_P7_a_command_that_raises_stops_nothing,),
+    "P7": (test_probe_P7_a_raising_command_does_not_stop_the_node,),
     "P8": (test_probe_P8_a_first_command_larger_than_the_new_file_is_kept,),
     "P9": (test_probe_P9_a_flipped_byte_on_disk_is_noticed,),
 }
@@ -161,7 +161,7 @@ def test_the_table_of_scenarios_names_the_proofs_of_each_probe() -> None:
 @pytest.mark.parametrize(
     ("number", "proof"), [pytest.param(n, p, id=f"{n}-{listed(p)}") for n, proofs in PROOFS.items() for p in proofs]
 )
-def test_each_proof_fails_under_the_fault_that_its_probe_looks_for(
+def test_each_proof_fails_under_the_fault_of_its_probe(
     number: str, proof: Callable[..., None] | str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     prove(proof, tmp_path / "whole")

@@ -1,4 +1,4 @@
-"""Scenarios 49 to 52: no linearizable read is answered by who leads no more, or does not know yet what is committed."""
+"""Scenarios 49 to 52: neither a former leader nor a new one before its first commit answers a linearizable read."""
 
 from __future__ import annotations
 
@@ -136,7 +136,7 @@ def test_scenario_50_a_restarted_follower_that_lags_answers_no_read_with_old_dat
 # --- 51 ---------------------------------------------------------------------------------------------------------------
 
 
-def test_scenario_51_reads_that_come_twice_are_each_answered_once_and_forgotten() -> None:
+def test_scenario_51_repeated_reads_are_each_answered_once_and_forgotten() -> None:
     node = OneNode()
     lead(node)
     gateway = node.engine.cells.actor("gateway")
@@ -172,7 +172,7 @@ def test_scenario_51_unconfirmed_reads_are_forgotten_with_the_leadership() -> No
 
 
 @pytest.mark.parametrize("lease_reads", [False, True])
-def test_scenario_52_with_leases_nothing_makes_a_node_forget_its_leader_but_time(lease_reads: bool) -> None:
+def test_scenario_52_with_leases_a_node_forgets_its_leader_only_after_a_timeout(lease_reads: bool) -> None:
     """Ours forgets a leader when the connection to it breaks; with leases it must not: the lease may still hold."""
     node = OneNode(lease_reads=lease_reads)
     node.wait(0.9)  # with leases nobody votes soon after a start

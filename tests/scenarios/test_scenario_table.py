@@ -29,7 +29,7 @@ def test_each_row_names_existing_tests_or_its_reason_to_wait() -> None:
     assert offenders == [], AGAIN
 
 
-def test_every_test_and_story_that_bears_a_number_is_in_its_row() -> None:
+def test_every_numbered_test_and_story_is_in_its_row() -> None:
     table = {row.number: row.tested for row in rows(TEXT)}
     missing = [test for number, tests in numbered(TESTS).items() for test in tests if test not in table.get(number, ())]
     assert not missing, AGAIN
@@ -41,7 +41,7 @@ def test_the_table_is_as_its_program_writes_it() -> None:
     assert rewritten(TEXT, TESTS) == TEXT, AGAIN
 
 
-def test_a_row_is_read_and_written_and_takes_up_the_tests_that_bear_its_number() -> None:
+def test_a_row_is_read_and_rewritten_with_the_tests_of_its_number() -> None:
     line = "| 7 | *A name*, in short | `test_a.py::test_other`<br>`test_gone.py::test_gone`<br>waits for rain |"
     row = row_of(line)
     assert row is not None

@@ -57,7 +57,7 @@ class SlowVoters(Network):
 
 
 @pytest.mark.parametrize("seed", [1, 5, 6])  # 5 and 6 find out who counts votes of an earlier term
-def test_scenario_22_votes_that_come_later_than_the_candidate_waits_make_one_leader_a_term(seed: int) -> None:
+def test_scenario_22_late_votes_elect_at_most_one_leader_a_term(seed: int) -> None:
     at_once = RaftSettings(election_timeout_max=0.82)
     with Simulation(Plan(seed, nodes=5, clients=1, faults=False, raft=at_once)) as world:
         cluster = world.cluster
@@ -163,7 +163,7 @@ def times_applied(cluster: SimulatedCluster, number: int) -> int:
 
 
 @pytest.mark.parametrize("seed", range(1, 6))
-def test_scenario_34_commands_at_once_with_little_time_end_once_and_may_be_carried_out_later(seed: int) -> None:
+def test_scenario_34_concurrent_commands_with_short_timeouts_end_once_and_may_be_applied_later(seed: int) -> None:
     invariants = Invariants()
     with SimulatedCluster(3, seed, watchers=[invariants]) as cluster:
         cluster.start()

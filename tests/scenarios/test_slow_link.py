@@ -1,4 +1,4 @@
-"""Scenario 65: a snapshot that takes many election timeouts to send disturbs nobody, and comes to an end."""
+"""Scenario 65: a snapshot that takes many election timeouts to send disturbs no election, and is completed."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def filled_with_one_down(cluster: SimulatedCluster, caller: Caller) -> tuple[int
 
 
 @pytest.mark.parametrize("snapshot_entries", [30, 100])
-def test_scenario_65_a_follower_on_a_slow_link_becomes_level_while_all_go_on(snapshot_entries: int) -> None:
+def test_scenario_65_a_follower_on_a_slow_link_catches_up_under_load(snapshot_entries: int) -> None:
     """The transfer takes a dozen election timeouts. Meanwhile the log grows and is cut by newer snapshots."""
     limits = StorageSettings(snapshot_entries=snapshot_entries, snapshot_seconds_min=0.1, trailing_entries=0)
     with led_cluster(3, storage=limits, raft=OPTIONS) as (cluster, invariants):
@@ -87,7 +87,7 @@ def test_scenario_65_a_follower_on_a_slow_link_becomes_level_while_all_go_on(sna
         assert cluster.run(10.0, cluster.settled)
 
 
-def test_scenario_65_one_chunk_at_a_time_is_in_memory_and_on_its_way() -> None:
+def test_scenario_65_a_leader_loads_and_sends_one_chunk_at_a_time() -> None:
     """So neither the sender nor the connection ever holds the snapshot, however large it is."""
     limits = StorageSettings(snapshot_entries=100, snapshot_seconds_min=0.1, trailing_entries=0)
     with led_cluster(3, storage=limits, raft=OPTIONS) as (cluster, _):
@@ -104,7 +104,7 @@ def test_scenario_65_one_chunk_at_a_time_is_in_memory_and_on_its_way() -> None:
         assert min(later - earlier for (earlier, _), (later, _) in pairwise(traffic.chunks)) >= 0.08
 
 
-def test_scenario_65_a_follower_that_is_gone_holds_neither_the_log_nor_a_file() -> None:
+def test_scenario_65_an_absent_follower_retains_neither_the_log_nor_a_snapshot_file() -> None:
     limits = StorageSettings(snapshot_entries=30, snapshot_seconds_min=0.1, trailing_entries=0)
     with led_cluster(3, storage=limits, raft=OPTIONS) as (cluster, _):
         caller, leader = Caller(cluster), leader_of(cluster)

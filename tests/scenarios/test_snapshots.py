@@ -1,4 +1,4 @@
-"""Scenarios 55 to 59: snapshots that are sent, ignored, interrupted or overtaken never cost an entry."""
+"""Scenarios 55 to 59: sending, ignoring, interrupting or overtaking a snapshot never loses an entry."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def test_scenario_55_a_follower_behind_the_compacted_log_gets_the_snapshot_and_t
     assert progress_of(node, "n3").match == node.ledger.log.last
 
 
-def test_scenario_55_an_append_that_is_taken_ends_the_snapshot_whose_answer_was_lost() -> None:
+def test_scenario_55_an_accepted_append_ends_a_snapshot_transfer_with_a_lost_answer() -> None:
     node, _ = leader_with_one_behind()
     acknowledge(node, "n3")
     assert progress_of(node, "n3").phase is Phase.REPLICATE
@@ -161,7 +161,7 @@ def test_scenario_56_a_snapshot_of_an_earlier_term_is_ignored() -> None:
     assert untouched(node) == before
 
 
-def test_scenario_56_a_snapshot_that_is_overtaken_while_it_comes_is_ignored() -> None:
+def test_scenario_56_an_overtaken_snapshot_is_ignored() -> None:
     node, source = OneNode(), filled()
     node.request("n2", "snapshot", chunk_of(source, 1))  # all of it; its file is being made durable elsewhere
     assert node.jobs
@@ -173,7 +173,7 @@ def test_scenario_56_a_snapshot_that_is_overtaken_while_it_comes_is_ignored() ->
     assert node.ledger.applier.machine.query("k7") == "entries"
 
 
-def test_scenario_56_a_snapshot_that_the_log_goes_on_from_truncates_nothing() -> None:
+def test_scenario_56_a_snapshot_within_a_matching_log_truncates_nothing() -> None:
     node = OneNode()
     records = [entry(index, 1, f"k{index}", f"v{index}") for index in range(2, 61)]
     follow(node, 1, *records)  # none of it is known to be committed
@@ -246,7 +246,7 @@ def test_scenario_57_two_leaders_snapshots_of_one_index_are_not_mixed() -> None:
     assert node.ledger.applied == 40
 
 
-def test_scenario_57_a_vote_request_that_the_leader_makes_moot_ends_nothing() -> None:
+def test_scenario_57_a_refused_vote_request_does_not_end_a_snapshot_transfer() -> None:
     node, source = OneNode(), filled()
     whole = chunk_of(source, 1)
     node.request("n2", "snapshot", chunk_of(source, 1, 100))
@@ -262,7 +262,7 @@ def test_scenario_57_a_vote_request_that_the_leader_makes_moot_ends_nothing() ->
 
 @pytest.mark.parametrize("together", [False, True])
 @pytest.mark.parametrize("last", [30, 60])
-def test_scenario_59_messages_about_compacted_entries_bring_none_back(last: int, together: bool) -> None:
+def test_scenario_59_messages_about_compacted_entries_restore_none_of_them(last: int, together: bool) -> None:
     """Entries of a lost term are on disk; their `Persisted` comes late, in or after the turn that switches."""
     node, source = OneNode(), filled(term=2)
     old = [noop(index, 1) for index in range(2, last + 1)]
@@ -291,7 +291,7 @@ def test_scenario_59_messages_about_compacted_entries_bring_none_back(last: int,
     assert (again.ledger.log.last, again.ledger.log.last_term) == (41, 2)
 
 
-def test_scenario_59_entries_that_come_in_the_turn_that_switches_are_kept_or_not_acknowledged() -> None:
+def test_scenario_59_entries_in_the_turn_of_the_switch_are_kept_or_not_acknowledged() -> None:
     node, source = OneNode(), filled()
     node.request("n2", "snapshot", chunk_of(source, 1))
     (job, done) = node.jobs.pop()

@@ -1,4 +1,4 @@
-"""Events where something fails: a turn that is taken back tells nothing, and what its end changed is told behind it."""
+"""Events under failures: a rolled back turn publishes nothing, and changes by the rollback are published later."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def session(cluster: SimulatedCluster) -> SimulatedClient:
     return client
 
 
-def test_a_leader_whose_actor_fails_tells_that_it_leads_no_more(recording: Recording) -> None:
+def test_a_leader_publishes_its_step_down_when_its_actor_fails(recording: Recording) -> None:
     leader = leader_of(recording.cluster)
     place = len(recording.events[leader.name])
     leader.fail_actor("health", at_end=True)
@@ -99,7 +99,7 @@ def test_a_leader_whose_actor_fails_tells_that_it_leads_no_more(recording: Recor
     assert (told[0].old, told[0].new, told[0].reason) == ("leader", "follower", "an actor of this node failed")
 
 
-def test_a_follower_whose_actor_fails_tells_that_it_knows_no_leader_and_hears_of_it_again(recording: Recording) -> None:
+def test_a_follower_publishes_the_loss_and_return_of_its_leader_when_its_actor_fails(recording: Recording) -> None:
     cluster = recording.cluster
     leader = leader_of(cluster)
     follower = next(base for base in cluster.running() if base is not leader)
@@ -116,7 +116,7 @@ def test_a_follower_whose_actor_fails_tells_that_it_knows_no_leader_and_hears_of
     assert not {NodeFailed, NodeRecovered, QuorumLost, RoleChanged} & {type(event) for event in told}
 
 
-def test_a_snapshot_whose_actor_fails_meanwhile_is_told_to_have_failed(recording: Recording) -> None:
+def test_an_actor_failure_during_a_snapshot_publishes_the_snapshots_failure(recording: Recording) -> None:
     leader = leader_of(recording.cluster)
     place = len(recording.events[leader.name])
     leader.tell(leader.engine.actor("snapshot"), TakeSnapshot())
@@ -130,7 +130,7 @@ def test_a_snapshot_whose_actor_fails_meanwhile_is_told_to_have_failed(recording
     assert leader.engine.reported.saving == 0
 
 
-def test_entries_that_a_snapshot_takes_the_place_of_are_told_to_be_gone(recording: Recording) -> None:
+def test_an_installed_snapshot_publishes_the_truncation_of_the_entries_it_replaces(recording: Recording) -> None:
     cluster = recording.cluster
     old = leader_of(cluster)
     unheard = session(cluster)
@@ -160,7 +160,7 @@ def test_entries_that_a_snapshot_takes_the_place_of_are_told_to_be_gone(recordin
     assert not after or after[0].first_index == restored.index + 1
 
 
-def test_a_rolled_back_turn_is_told_only_by_its_end(recording: Recording) -> None:
+def test_a_rolled_back_turn_publishes_only_its_end(recording: Recording) -> None:
     leader = leader_of(recording.cluster)
     place = len(recording.events[leader.name])
     leader.tell(leader.engine.actor("election"), Resign(leader.engine.ledger.term, "in the turn that fails"))
@@ -172,7 +172,7 @@ def test_a_rolled_back_turn_is_told_only_by_its_end(recording: Recording) -> Non
     assert told[2].reason == "an actor of this node failed"
 
 
-def test_entries_that_a_turn_applied_before_it_was_taken_back_are_told_to_be_committed() -> None:
+def test_entries_applied_in_a_rolled_back_turn_are_published_as_committed_later() -> None:
     logger.disable("forge_consensus")
     with SimulatedCluster(1, 5) as cluster:
         recording = Recording(cluster)
@@ -193,7 +193,7 @@ def test_entries_that_a_turn_applied_before_it_was_taken_back_are_told_to_be_com
     logger.enable("forge_consensus")
 
 
-def test_of_one_turn_nothing_is_told_to_be_committed_before_it_is_told_to_be_there() -> None:
+def test_a_turn_publishes_appended_entries_before_their_commit() -> None:
     node = OneNode()
     node.events.clear()
     for event in (

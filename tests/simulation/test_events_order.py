@@ -1,4 +1,4 @@
-"""What a subscriber sees, whatever happens to the cluster: each node's events in order, each once, none left out."""
+"""A subscriber receives each node's events in order, each once and without a gap, under all faults."""
 
 from __future__ import annotations
 

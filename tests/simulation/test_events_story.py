@@ -1,4 +1,4 @@
-"""The story: one cluster lives through every transition that exists, and each tells its event, in order, in full."""
+"""The story: one cluster makes every transition that exists, and each publishes its event, in order and complete."""
 
 from __future__ import annotations
 
@@ -77,11 +77,11 @@ def test_the_events_of_each_scene_come_in_order(story: Story) -> None:
 
 
 @pytest.mark.parametrize("kind", EVENT_TYPES.values(), ids=lambda kind: kind.__name__)
-def test_the_story_would_notice_if_a_type_were_not_told(story: Story, kind: type[ConsensusEvent]) -> None:
+def test_the_story_notices_a_missing_event_type(story: Story, kind: type[ConsensusEvent]) -> None:
     assert faults_of(story, without=kind)
 
 
-def test_the_story_would_notice_if_events_were_told_in_another_order(story: Story) -> None:
+def test_the_story_notices_events_in_another_order(story: Story) -> None:
     for scene, expectations in EXPECTED.items():
         for expected in expectations:
             for chain in expected.chains:
@@ -92,7 +92,7 @@ def test_the_story_would_notice_if_events_were_told_in_another_order(story: Stor
                     assert first is second or not is_in_order(late, chain), f"{first} behind {second}"
 
 
-def test_all_events_keep_the_rules_and_were_told_after_their_commit(story: Story) -> None:
+def test_all_events_keep_the_rules_and_are_published_after_their_commit(story: Story) -> None:
     # The rules and the node's disk are checked at each event while the story is played, and break it off.
     for name, rules in story.recording.rules.items():
         assert rules.count == len(story.recording.events[name]) > 50
@@ -123,7 +123,7 @@ def test_the_story_does_not_depend_on_one_seed() -> None:
 # --- what they say ---------------------------------------------------------------------------------------------------
 
 
-def test_an_election_tells_votes_total_and_duration_at_the_winner(story: Story) -> None:
+def test_the_winner_of_an_election_publishes_votes_total_and_duration(story: Story) -> None:
     for scene, part in (
         ("the cluster forms", "leader"),
         ("the leader is cut off", "winner"),
@@ -165,14 +165,14 @@ def test_the_cluster_names_its_members_once(story: Story) -> None:
         assert [event.members for event in formed] == [("n1", "n2", "n3")]
 
 
-def test_a_quorum_tells_required_healthy_and_total(story: Story) -> None:
+def test_a_quorum_event_holds_required_healthy_and_total(story: Story) -> None:
     (lost,) = story.events("the leader is cut off", "cut off", QuorumLost)
     assert (lost.required, lost.healthy, lost.total) == (2, 1, 3)
     (achieved,) = story.events("it comes back", "cut off", QuorumAchieved)
     assert (achieved.required, achieved.healthy, achieved.total) == (2, 2, 3)
 
 
-def test_a_failed_peer_is_named_with_the_reason_and_named_when_it_recovers(story: Story) -> None:
+def test_events_name_a_failed_peer_with_the_reason_and_a_recovered_one(story: Story) -> None:
     failed = story.events("the leader is cut off", "cut off", NodeFailed)
     assert {event.peer for event in failed} == {*story.parts["winner"], *story.parts["voter"]}
     assert {event.reason for event in failed} == {"4 checks without an answer"}
@@ -193,7 +193,7 @@ def test_health_names_the_fault(story: Story) -> None:
     assert payload(story.events("it comes back", "cut off", Healthy)[-1]) == {}
 
 
-def test_the_log_tells_ranges_and_truncated_entries_were_never_committed(story: Story) -> None:
+def test_log_events_hold_ranges_and_truncated_entries_were_never_committed(story: Story) -> None:
     unheard = story.events("the leader is cut off", "cut off", LogAppended)
     (truncated,) = story.events("it comes back", "cut off", LogTruncated)
     assert truncated.from_index == unheard[0].first_index
@@ -206,7 +206,7 @@ def test_the_log_tells_ranges_and_truncated_entries_were_never_committed(story: 
     assert all(later.first_index == earlier.last_index + 1 for earlier, later in pairwise(committed))
 
 
-def test_a_snapshot_tells_index_term_size_and_duration(story: Story) -> None:
+def test_a_snapshot_event_holds_index_term_size_and_duration(story: Story) -> None:
     scene = "a follower dies, and its leader's log moves on without it"
     failing, well = story.events(scene, "winner", SnapshotStarted)
     (failed,) = story.events(scene, "winner", SnapshotFailed)

@@ -1,4 +1,4 @@
-"""The tester tested: each fault put in on purpose is found by the seed that is known to find it, or one soon after."""
+"""Tests of the tests: the known seed of each mutant, or one soon after, finds the mutant."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ SEEDS_MAX = 40
 
 @pytest.mark.timeout(0)
 @pytest.mark.parametrize("name", MUTANTS)
-def test_a_fault_put_in_on_purpose_is_found(name: str) -> None:
+def test_the_simulator_finds_each_mutant(name: str) -> None:
     first = known_seeds().get(name, 1)
     # That these seeds pass without a mutant is what the tests of the simulation and the command look at.
     found = hunt(MUTANTS[name], range(first, first + SEEDS_MAX), control=False)
@@ -75,7 +75,7 @@ def test_a_patch_takes_no_name_that_is_not_there() -> None:
             patch.setitem(ReplicationActor.handlers, Ledger, None)
 
 
-def test_a_mutant_that_is_itself_broken_is_no_finding(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_error_in_the_mutant_itself_is_not_a_finding(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tests.simulation.mutants.hunt.HERE", Path(__file__).parent)  # where this slip is made
 
     def broken(patch: Patch) -> None:
@@ -88,14 +88,14 @@ def test_a_mutant_that_is_itself_broken_is_no_finding(monkeypatch: pytest.Monkey
         attempt(Mutant("broken", broken), 2)  # of three nodes
 
 
-def test_invariants_and_the_nodes_own_checks_are_findings() -> None:
+def test_violations_and_failed_checks_of_the_node_are_findings() -> None:
     wrapped = OperationFailedError("an actor raised")
     wrapped.__cause__ = CorruptionError("damage")
     assert verdict(ViolationError("I1: two leaders")) == "I1: two leaders"
     assert verdict(wrapped).endswith("CorruptionError: damage")
 
 
-def test_a_change_that_does_no_harm_survives(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_harmless_change_survives(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(MUTANTS, "harmless", Mutant("harmless", lambda patch: None))
     assert search("harmless", 1, 2, cheaper=False)[1] is None
 

@@ -1,4 +1,4 @@
-"""The bugs that were found, what found each, and what keeps it from coming back: a mutant, a test, or a story."""
+"""The bugs found so far, each with its origin and with the mutant, test or story that prevents its return."""
 
 from __future__ import annotations
 
@@ -166,7 +166,7 @@ BUGS = (
         "A checkpoint in the turn that switched to a snapshot wrote the old applied index over the installed one.",
         "reading",
         mutant=ledger.a_checkpoint_is_due_in_the_turn_that_switches_to_a_snapshot,
-        test="unit/storage/test_snapshots.py::test_the_turn_that_switches_applies_compacts_and_checkpoints_nothing",
+        test="unit/storage/test_snapshots.py::test_the_turn_of_the_switch_applies_compacts_and_checkpoints_nothing",
     ),
     Bug(
         "A turn that truncated, appended and committed applied entries that were not durable yet.",
@@ -202,22 +202,19 @@ BUGS = (
     Bug(
         "The same, with two followers that wait for the file and a machine of the user's.",
         "seed 20056 of the campaign with five nodes",
-        test="unit/actors/test_snapshot.py::test_a_damaged_file_is_sent_no_more_when_a_newer_one_was_taken_meanwhile",
+        test="unit/actors/test_snapshot.py::test_a_damaged_file_is_not_sent_again_if_a_newer_snapshot_exists",
         seed=20056,
         changes={"nodes": 5},
     ),
     Bug(
         "A crash between a snapshot's name and the folder's flush: the log could begin behind a file that was gone.",
         "reasoning about files that power failures take",
-        test=(
-            "kit/test_faults.py::"
-            "test_a_snapshot_that_was_not_safe_when_its_node_switched_to_it_is_made_safe_at_the_next_start"
-        ),
+        test=("kit/test_faults.py::test_the_next_start_makes_an_installed_snapshot_durable"),
     ),
     Bug(
         "A follower on a slow link was overtaken by the next snapshot whenever it had one, and never became level.",
         "scenario 65",
-        test="scenarios/test_slow_link.py::test_scenario_65_a_follower_on_a_slow_link_becomes_level_while_all_go_on",
+        test="scenarios/test_slow_link.py::test_scenario_65_a_follower_on_a_slow_link_catches_up_under_load",
     ),
     Bug(
         "Commands outside a session were applied, without being applied at most once.",
@@ -237,7 +234,7 @@ BUGS = (
         "clients were given what other clients' entries had done, and two had one session.",
         "seed 774 of five nodes",
         mutant=election.who_won_goes_on_asking,
-        test="unit/actors/test_election.py::test_pre_votes_that_come_after_the_votes_do_not_end_the_leadership",
+        test="unit/actors/test_election.py::test_late_pre_votes_do_not_end_the_leadership",
         seed=774,
         changes={"nodes": 5},
     ),
@@ -259,7 +256,7 @@ BUGS = (
     Bug(
         "A leader that ended an installation, begun as a follower, forgot who waited for what it applied in that turn.",
         "review",
-        test="unit/actors/test_gateway.py::test_a_snapshot_that_is_installed_while_commands_wait_takes_no_answer_away",
+        test="unit/actors/test_gateway.py::test_waiting_commands_are_answered_although_a_snapshot_is_installed",
     ),
     Bug(
         "A connection that broke in the turn in which its node's successor began to lead started one election more.",
@@ -271,7 +268,7 @@ BUGS = (
     Bug(
         "A copy that its peers refused was started again and again, until it counted beyond what they could compare.",
         "review",
-        test="unit/storage/test_identity.py::test_a_copy_does_not_come_in_by_being_started_again_and_again",
+        test="unit/storage/test_identity.py::test_repeated_starts_do_not_admit_a_copy",
     ),
     Bug(
         "One node with a folder of an earlier life of the cluster ended the healthy ones by refusing them.",
@@ -282,14 +279,13 @@ BUGS = (
         "A folder that lost its tables was refused once only; then its old snapshot was sent as the state of all.",
         "review",
         test=(
-            "unit/storage/test_opening.py::"
-            "test_new_tables_beside_old_snapshots_are_not_taken_for_a_node_however_often_it_is_started"
+            "unit/storage/test_opening.py::test_a_folder_with_old_snapshots_and_new_tables_is_refused_at_every_start"
         ),
     ),
     Bug(
         "A helper's job began before its turn's commit: a crash between them left a file of a term that nobody knew.",
         "review",
-        test="unit/actors/test_engine.py::test_a_node_that_ends_at_the_commit_has_begun_no_job",
+        test="unit/actors/test_engine.py::test_no_job_begins_if_the_node_ends_at_the_commit",
     ),
     Bug(
         "A snapshot file that had grown, or was cut short, was sent for ever and never read again.",
@@ -304,7 +300,7 @@ BUGS = (
     Bug(
         "The log was cut between a follower's word that it has a snapshot and its first acknowledgement.",
         "review",
-        test="unit/actors/test_snapshot.py::test_entries_behind_a_snapshot_are_kept_from_the_moment_that_a_follower_has_it",
+        test="unit/actors/test_snapshot.py::test_a_leader_keeps_the_entries_behind_a_snapshot_once_a_follower_has_it",
     ),
 )
 """Add what you find: the plan's seed as it was printed, and what keeps the bug away from then on."""
@@ -338,7 +334,7 @@ def test_every_bug_has_a_test(bug: Bug) -> None:
 
 
 @pytest.mark.parametrize("bug", [bug for bug in BUGS if bug.story is not None], ids=named)
-def test_the_story_ends_well_now_and_badly_with_the_bug(bug: Bug) -> None:
+def test_the_story_passes_now_and_fails_with_the_bug(bug: Bug) -> None:
     story, mutant = bug.story, bug.mutant
     assert story is not None
     assert mutant is not None
@@ -349,6 +345,6 @@ def test_the_story_ends_well_now_and_badly_with_the_bug(bug: Bug) -> None:
 
 
 @pytest.mark.parametrize("bug", [bug for bug in BUGS if bug.seed is not None], ids=named)
-def test_the_seed_that_found_it_is_clean(bug: Bug) -> None:
+def test_the_seed_of_a_bug_passes_now(bug: Bug) -> None:
     with Simulation(replace(Plan.of(bug.seed or 0), **bug.changes)) as simulation:
         simulation.run()

@@ -1,4 +1,4 @@
-"""The stories: each script in tests/stories is told again, and what happens must be what it says."""
+"""The stories: each script in tests/stories is run again and must give the recorded text."""
 
 from __future__ import annotations
 
@@ -110,12 +110,12 @@ def test_the_observed_events_replace_the_text_below_the_line() -> None:
         ("expect leader none\n----\n", "a story begins with `cluster`"),
     ],
 )
-def test_a_story_that_cannot_be_told_or_breaks_its_word_fails_whatever_is_written(script: str, problem: str) -> None:
+def test_an_invalid_or_broken_story_fails_regardless_of_its_recorded_events(script: str, problem: str) -> None:
     with pytest.raises(StoryError, match=problem):
         tell(script)
 
 
-def test_an_end_of_a_node_that_nobody_ordered_fails_the_story() -> None:
+def test_an_unexpected_end_of_a_node_fails_the_story() -> None:
     script = "cluster 3\nbegin n1\ncrash n2\nwipe n2\n{}restart n2\nexpect down n2\n----\n"
     with pytest.raises(StoryError, match="IdentityError"):
         tell(script.format(""))

@@ -1,4 +1,4 @@
-"""The documents keep their word: paths, names, commands, links, tables and generated blocks agree with the source.
+"""The documents agree with the source: paths, names, commands, links, tables and generated blocks.
 
 `FORGE_REGENERATE=1 pytest tests/unit/test_docs.py` writes the generated blocks anew.
 """
@@ -141,7 +141,7 @@ def without_blocks(page: Path) -> str:
     return FENCE.sub("", BLOCK.sub("", page.read_text(encoding="utf-8")))
 
 
-def test_a_reference_to_what_is_not_there_is_noticed() -> None:
+def test_a_reference_to_a_missing_thing_is_noticed() -> None:
     assert not what_is_missing("storage/ledger/ledger.py::Ledger.grant_vote")
     assert not what_is_missing("tests/stories/10_*.txt")
     assert what_is_missing("storage/ledger/ledger.py::Ledger.no_such_method")
@@ -223,7 +223,7 @@ def test_generated_blocks_say_what_the_source_says() -> None:
         pytest.fail(f"run {REGENERATE}=1 pytest tests/unit/test_docs.py; it must be:\n\n{it}", pytrace=False)
 
 
-def test_every_block_that_can_be_made_stands_on_one_page() -> None:
+def test_every_generated_block_stands_on_one_page() -> None:
     used = [found["name"] for page in GENERATED for found in BLOCK.finditer(page.read_text(encoding="utf-8"))]
     assert sorted(used) == sorted(BLOCKS)
 

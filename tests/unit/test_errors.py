@@ -1,4 +1,4 @@
-"""The errors: codes, what each means for who gets it, and the way over the wire and back."""
+"""The errors: codes, their meaning for the caller, and the way over the wire and back."""
 
 import copy
 import pickle
@@ -133,7 +133,7 @@ def test_not_leader_names_the_leader() -> None:
     assert (told.leader, told.address, told.term) == ("n2", "10.0.0.2:7000", 7)
 
 
-def test_numbers_behind_a_message_are_attributes_and_context() -> None:
+def test_numbers_of_an_error_message_are_attributes_and_context() -> None:
     quorum = NoQuorumError(2, 1)
     assert (quorum.required, quorum.available) == (2, 1)
     assert quorum.context == {"required": 2, "available": 1}
@@ -161,7 +161,7 @@ def test_a_value_of_the_context_never_replaces_an_attribute_of_every_error() -> 
     assert not error.fatal
 
 
-def test_a_timeout_is_also_the_timeout_of_the_language() -> None:
+def test_a_timeout_is_also_a_python_timeout_error() -> None:
     with pytest.raises(TimeoutError, match="nothing was carried out"):
         raise ConsensusTimeoutError
 

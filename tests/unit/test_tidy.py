@@ -1,4 +1,4 @@
-"""The rules of the house, one test a rule; a test that fails lists all offenders as FILE:LINE."""
+"""The rules of this repository, one test a rule; a failing test lists all offenders as FILE:LINE."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_every_module_opens_with_a_sentence() -> None:
     assert offenders == [], "the first paragraph of the docstring says what the module is for"
 
 
-def test_files_are_as_long_as_one_idea() -> None:
+def test_no_file_is_too_long() -> None:
     lengths = {path: len(path.read_text(encoding="utf-8").splitlines()) for path in (*SOURCES, *TESTS)}
     offenders = [
         place(path, length)

@@ -1,4 +1,4 @@
-"""What importing costs: an application that embeds a node or a client imports nothing that it does not use."""
+"""The cost of imports: an application that embeds a node or a client imports only modules that it uses."""
 
 from __future__ import annotations
 

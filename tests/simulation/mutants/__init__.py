@@ -1,1 +1,1 @@
-"""Faults put into protocol and ledger on purpose: a campaign that does not find every one of them proves nothing."""
+"""Faults put into protocol and ledger on purpose: a campaign must find every one of them."""

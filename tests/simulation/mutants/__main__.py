@@ -1,4 +1,4 @@
-"""The command: runs the campaign against every mutant and says what found it, or that nothing did."""
+"""The command: runs the campaign against every mutant and prints the violation that found it, or that none did."""
 
 from __future__ import annotations
 

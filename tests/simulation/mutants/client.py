@@ -1,4 +1,4 @@
-"""Mutants of the shipped client's core: what it repeats, what it says of an outcome, and what it believes."""
+"""Mutants of the shipped client's core: its retries, the outcomes it reports, and the answers it accepts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Mutants of the election: who may vote, for whom, when, and what is counted."""
+"""Mutants of the election: granting votes, when to grant them, and counting them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Mutants of the turn and the disk: what leaves when, what a rollback leaves behind, what a crash takes."""
+"""Mutants of the turn and the disk: frames sent too early, incomplete rollbacks, writes lost in a crash."""
 
 from __future__ import annotations
 

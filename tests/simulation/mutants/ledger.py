@@ -1,4 +1,4 @@
-"""Mutants of the ledger: what is on disk, when, in how many pieces, and what a rollback takes back."""
+"""Mutants of the ledger: late, partial and missing writes, and incomplete rollbacks."""
 
 from __future__ import annotations
 

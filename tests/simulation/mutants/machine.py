@@ -1,4 +1,4 @@
-"""Mutants that every node has alike, so that no comparison of nodes shows them, only what clients saw."""
+"""Mutants common to all nodes: comparing nodes does not show them, only the answers to clients do."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Mutants of reads: what confirms a leader, from which index on it may answer, and how long a lease holds."""
+"""Mutants of reads: confirming the leader, waiting for the read index, and the length of a lease."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The registry: every mutant by its name, with the sentence that says what is wrong and the plan that it needs."""
+"""The registry: every mutant by its name, with a sentence about its fault and the plan that it needs."""
 
 from __future__ import annotations
 

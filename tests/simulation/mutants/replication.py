@@ -1,4 +1,4 @@
-"""Mutants of replication: what a follower takes and confirms, what a leader counts, and what commits."""
+"""Mutants of replication: accepting and acknowledging entries, counting acknowledgements, and committing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Mutants of snapshots: what they hold, over what they are installed, and how far the log is cut behind them."""
+"""Mutants of snapshots: their content, the checks before installing them, and the compaction behind them."""
 
 from __future__ import annotations
 
@@ -129,7 +129,7 @@ def a_damaged_snapshot_is_installed(patch: Patch) -> None:
     patch.setattr(SnapshotReader, "read_checked", lambda self, size, crc, what: self.read(size, what))
 
 
-@mutant()
+@mutant(nodes=3, clients=4, pace=1.0, storage=SMALL, kinds=("jump_clock", "isolate_leader", "split", "mend"))
 def a_snapshot_loses_the_time(patch: Patch) -> None:
     """The time up to which entries were applied is no part of a snapshot, so later ones see another (I5)."""
     point_of = applying.point_of

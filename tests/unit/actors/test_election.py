@@ -1,4 +1,4 @@
-"""Elections, one node under glass: votes, pre-votes, stickiness, quick elections, leases."""
+"""Elections, on one node alone: votes, pre-votes, stickiness, quick elections, leases."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_a_pre_vote_moves_neither_term_nor_vote() -> None:
     assert (node.ledger.term, node.ledger.vote) == (0, "")
 
 
-def test_a_vote_for_oneself_is_on_disk_before_anybody_is_asked() -> None:
+def test_a_candidate_asks_for_votes_after_its_own_vote_is_on_disk() -> None:
     node = OneNode()
     stand(node)
     kinds = [to if to == "disk" else type(message).__name__ for to, message in node.sent]
@@ -64,7 +64,7 @@ def test_votes_and_pre_votes_are_never_counted_together() -> None:
     assert node.ledger.leading_term is None
 
 
-def test_pre_votes_that_come_after_the_votes_do_not_end_the_leadership() -> None:
+def test_late_pre_votes_do_not_end_the_leadership() -> None:
     """A candidate that asked again for pre-votes, and then won its old term by votes, goes on leading."""
     node = OneNode(5)
     stand(node)
@@ -110,7 +110,7 @@ def test_a_vote_is_given_once_a_term_and_survives_a_restart() -> None:
     assert again.last(VoteReply) == VoteReply(5, True)
 
 
-def test_a_vote_needs_a_log_as_new_as_ours() -> None:
+def test_a_vote_requires_a_log_as_up_to_date_as_the_voters() -> None:
     node = OneNode()
     node.request("n2", "election", RequestVote(2, 0, 0))
     assert node.last(VoteReply) == VoteReply(2, False)
@@ -128,7 +128,7 @@ def lead(node: OneNode, *silent: str) -> None:
     assert node.ledger.commit_index == node.ledger.log.last
 
 
-def test_a_vote_request_while_the_leader_is_heard_does_not_move_the_term() -> None:
+def test_a_vote_request_does_not_move_the_term_while_a_leader_is_alive() -> None:
     node = OneNode()
     node.request("n2", "replication", AppendEntries(3, 1, 0, 1, 0, ()))
     node.request("n3", "election", RequestVote(9, 9, 9))
@@ -166,7 +166,7 @@ def test_new_leader_is_followed_even_if_the_old_connection_breaks_in_that_turn()
     assert not node.messages(RequestPreVote)
 
 
-def test_a_leader_that_lives_is_followed_again_although_its_connection_broke() -> None:
+def test_a_follower_follows_its_leader_again_after_a_broken_connection() -> None:
     node = OneNode()
     node.request("n2", "replication", AppendEntries(3, 1, 0, 1, 0, ()))
     node.turn(notices=[node.engine.peers.link("n2", False)])
@@ -177,7 +177,7 @@ def test_a_leader_that_lives_is_followed_again_although_its_connection_broke() -
     assert not node.last(PreVoteReply).granted
 
 
-def test_a_pre_vote_that_comes_behind_the_leaders_entries_in_one_turn_is_refused() -> None:
+def test_a_pre_vote_is_refused_in_the_turn_that_receives_the_leaders_entries() -> None:
     node = OneNode()
     node.turn(
         (node.frame("n2", "replication", AppendEntries(3, 1, 0, 1, 0, ())), "->n2"),
@@ -214,7 +214,7 @@ def test_a_leader_without_a_majority_steps_down_within_an_election_timeout() -> 
     assert "majority" in node.told(LeaderStepDown)[0].reason
 
 
-def test_a_higher_term_in_any_reply_ends_leading() -> None:
+def test_a_leader_steps_down_on_a_higher_term_in_any_reply() -> None:
     node = OneNode()
     lead(node)
     node.answer("n2", "replication", AppendReply(7, False, 0, 0, 0))
@@ -233,7 +233,7 @@ def test_a_leader_does_not_lead_a_term_twice_after_its_actors_were_rebuilt() -> 
     assert node.ledger.leading_term is None
 
 
-def test_a_candidate_of_a_lower_term_is_answered_with_ours() -> None:
+def test_a_candidate_of_a_lower_term_is_answered_with_the_current_term() -> None:
     node = OneNode()
     node.request("n2", "election", RequestVote(5, 1, 0))
     node.request("n3", "election", RequestVote(4, 1, 0))
@@ -246,7 +246,7 @@ def test_a_single_node_leads_at_once_and_only_with_its_vote_on_disk() -> None:
     assert node.ledger.hard_on_disk[:2] == (1, "n1")
 
 
-def test_a_granted_pre_vote_beside_a_vote_request_of_a_new_term_starts_no_rival_election() -> None:
+def test_a_granted_pre_vote_starts_no_election_in_a_turn_that_moves_the_term() -> None:
     node = OneNode()
     node.wait(2.0)
     granted = PreVoteReply(0, node.last(RequestPreVote).round, True)

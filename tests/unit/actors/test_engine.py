@@ -37,7 +37,7 @@ def break_replication(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(ReplicationActor.handlers, AppendEntries, fail)
 
 
-def test_a_turn_with_a_fault_happens_not_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_turn_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     node = OneNode()
     node.request("n2", "replication", AppendEntries(3, 1, 0, 1, 0, (noop(2, 3),)))
     node.sent.clear()
@@ -100,7 +100,7 @@ def send_whole(node: OneNode, term: int) -> tuple[bytes, str]:
     return node.frame("n2", "snapshot", chunk), "->n2"
 
 
-def test_a_job_is_begun_when_its_turn_is_on_disk() -> None:
+def test_a_job_begins_after_the_commit_of_its_turn() -> None:
     """Else a file of term 5 has its name before term 5 is on disk, and whoever is killed there never starts again."""
     node = OneNode()
     frame = send_whole(node, 5)
@@ -113,7 +113,7 @@ def test_a_job_is_begun_when_its_turn_is_on_disk() -> None:
     assert node.ledger.applied == 40
 
 
-def test_a_node_that_ends_at_the_commit_has_begun_no_job() -> None:
+def test_no_job_begins_if_the_node_ends_at_the_commit() -> None:
     node = OneNode()
     node.tables.fail_next_commit(StorageError("the disk is broken"))
     with pytest.raises(StorageError):
@@ -123,7 +123,7 @@ def test_a_node_that_ends_at_the_commit_has_begun_no_job() -> None:
     assert not list(node.folder.iterdir())
 
 
-def test_a_job_of_a_turn_that_is_taken_back_is_not_begun_and_lets_go_of_its_file() -> None:
+def test_a_rolled_back_turn_begins_no_job_and_releases_its_file() -> None:
     node = OneNode()
     node.engine.after(0.0, node.engine.actor("health"), "a message that no actor knows")
     node.engine.turn([send_whole(node, 5)], [])
@@ -162,7 +162,7 @@ HEARERS: dict[type, list[str]] = {
 }
 
 
-def test_a_notice_is_heard_by_the_actors_with_a_handler_in_the_order_of_the_table() -> None:
+def test_a_notice_reaches_the_actors_with_a_handler_in_the_order_of_the_table() -> None:
     node = OneNode()
     assert {kind: names(node, kind) for kind in HEARERS} == HEARERS
     node.engine.undo(RuntimeError("an actor failed"))
@@ -210,7 +210,7 @@ class Base:
         return self.node.engine.cells.create(kind, name, None)  # type: ignore[arg-type]
 
 
-def test_a_plain_thespian_actor_lives_here() -> None:
+def test_the_engine_runs_plain_thespian_actors() -> None:
     node = OneNode(1)
     Parent.heard.clear()
     system = ActorSystem(systemBase=Base(node), transientUnique=True)

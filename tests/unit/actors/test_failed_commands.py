@@ -32,14 +32,14 @@ def log_of(*ids: str | None) -> Log:
     return log
 
 
-def test_a_failed_command_is_told_with_its_id_and_one_without_an_id_is_not(rows: list[dict[str, Any]]) -> None:
+def test_a_failed_command_is_logged_if_it_has_a_correlation_id(rows: list[dict[str, Any]]) -> None:
     outcome = failure(ValueError("no {such} thing"))
     FailedCommands().tell(log_of("order-1", None), [(1, outcome), (2, outcome)], 1.0)
     assert [row["message"] for row in rows] == ["command order-1 in log entry 1 failed: ValueError: no {such} thing"]
     assert rows[0]["extra"]["correlation_id"] == "order-1"
 
 
-def test_a_client_that_fails_all_day_gets_a_few_lines_a_second(rows: list[dict[str, Any]]) -> None:
+def test_log_lines_about_failed_commands_are_limited_per_second(rows: list[dict[str, Any]]) -> None:
     lines, outcome = FailedCommands(), failure(ValueError("no"))
     log = log_of("x")
     for _ in range(LINES_PER_SECOND_MAX + 5):

@@ -1,4 +1,4 @@
-"""The gate and the codec: what is let in, what is refused, and what the other is told."""
+"""The gate and the codec: frames that are accepted, frames that are refused, and the answers to them."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ def test_a_node_ignores_an_extension_that_it_does_not_know() -> None:
         [],
     ],
 )
-def test_an_extension_that_is_too_large_or_malformed_is_refused_with_its_frame(extension: Any) -> None:
+def test_a_frame_with_an_oversized_or_malformed_extension_is_refused(extension: Any) -> None:
     with pytest.raises(ProtocolError, match="malformed header"):
         decode(check(7, extension), BYTES_MAX)
 
@@ -198,7 +198,7 @@ def test_differing_lists_of_members_refuse_each_other_showing_both() -> None:
     assert node.configuration.text in detail
 
 
-def test_a_node_that_the_others_do_not_recognise_stops() -> None:
+def test_a_node_stops_when_its_peers_do_not_recognise_it() -> None:
     node = OneNode()
     with pytest.raises(IdentityError, match="refused this node"):
         node.answer("n2", "membership", HelloReply("folder-n2", 1, "identity", "wiped"))
@@ -214,7 +214,7 @@ def test_a_node_is_not_ended_by_a_peer_that_lost_its_identity() -> None:
     assert "n2" in [to for to, _ in node.messages(Hello)]
 
 
-def test_a_node_in_good_standing_lets_the_newcomer_stop() -> None:
+def test_an_admitted_node_does_not_stop_when_a_newcomer_refuses_its_list() -> None:
     node = OneNode()
     follow(node, 1, noop(2, 1), commit=2)
     node.answer("n3", "membership", HelloReply("folder-n3", 1, "configuration", "another list"))
@@ -226,7 +226,7 @@ def test_a_check_is_answered() -> None:
     assert node.last(CheckPeerReply) == CheckPeerReply(4)
 
 
-def test_an_answer_from_a_node_that_was_not_asked_neither_stops_the_node_nor_moves_a_boot() -> None:
+def test_an_unrequested_answer_neither_stops_the_node_nor_moves_a_boot() -> None:
     node = OneNode()
     node.request("n2", "membership", HelloReply("x", 9, "identity", "go away"))
     node.request("", "membership", HelloReply("x", 9, "identity", "go away"))

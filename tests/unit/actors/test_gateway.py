@@ -1,4 +1,4 @@
-"""The gateway, one node under glass: packing, at most once, limits, locating, reads."""
+"""The gateway, on one node alone: packing, at most once, limits, locating, reads."""
 
 from __future__ import annotations
 
@@ -47,21 +47,21 @@ def test_outcomes_of_one_frame_come_back_in_one_frame() -> None:
     assert [(seq, msgpack.unpackb(payload)) for seq, _, payload in answer.items] == [(n, n) for n in range(1, 101)]
 
 
-def test_a_command_that_comes_twice_is_applied_once_and_answered_twice() -> None:
+def test_a_repeated_command_is_applied_once_and_answered_twice() -> None:
     node, session = single()
     for _ in range(2):
         node.request("", "gateway", Submit(session, 1, ((1, INCREMENT),)))
     assert [message.items for _, message in node.messages(Results)] == [((1, "", b"\x01"),)] * 2
 
 
-def test_numbers_of_a_pipeline_may_be_lost_in_the_middle() -> None:
+def test_commands_of_a_pipeline_may_arrive_out_of_order() -> None:
     node, session = single()
     for seq in (1, 3, 2):
         node.request("", "gateway", Submit(session, 1, ((seq, INCREMENT),)))
     assert msgpack.unpackb(node.last(Results).items[0][2]) == 3
 
 
-def test_bytes_that_are_no_command_fail_alone() -> None:
+def test_an_undecodable_command_fails_alone() -> None:
     node, session = single()
     node.request("", "gateway", Submit(session, 1, ((1, b"\xc1garbage"), (2, INCREMENT))))
     (_, code, _), (_, fine, _) = node.last(Results).items
@@ -76,7 +76,7 @@ def test_commands_outside_a_session_are_refused() -> None:
     assert node.ledger.log.last == last
 
 
-def test_a_command_that_is_too_large_is_refused_and_the_others_are_not() -> None:
+def test_an_oversized_command_is_refused_and_the_others_of_its_frame_are_not() -> None:
     node, session = single(command_bytes_max=100)
     node.request("", "gateway", Submit(session, 1, ((1, b"x" * 200), (2, INCREMENT))))
     refused = node.last(Refused)
@@ -84,7 +84,7 @@ def test_a_command_that_is_too_large_is_refused_and_the_others_are_not() -> None
     assert [seq for seq, _, _ in node.last(Results).items] == [2]
 
 
-def test_a_client_with_too_much_under_way_is_told_to_wait() -> None:
+def test_a_client_with_too_many_outstanding_commands_is_refused_as_busy() -> None:
     node = OneNode(options=RaftSettings(outstanding_max=3))
     lead(node)
     node.request("", "gateway", Submit(5, 1, ((1, INCREMENT), (2, INCREMENT))))
@@ -121,7 +121,7 @@ def test_proposals_stop_before_the_disk_is_full_and_nothing_is_lost() -> None:
     assert node.last(Results).items == ((1, "", b"\x01"),)
 
 
-def test_a_command_that_arrives_in_the_turn_that_wins_comes_behind_the_no_op() -> None:
+def test_a_command_received_in_the_turn_of_the_election_follows_the_no_op() -> None:
     node = OneNode()
     stand(node)
     vote = node.frame("n2", "election", VoteReply(node.ledger.term, True))
@@ -193,7 +193,7 @@ def test_a_client_answered_by_a_failed_turn_learns_that_the_outcome_is_unknown()
     assert node.last(Results).items == ((1, "", b"\x01"),)
 
 
-def test_a_snapshot_that_is_installed_while_commands_wait_takes_no_answer_away() -> None:
+def test_waiting_commands_are_answered_although_a_snapshot_is_installed() -> None:
     """A leader may have begun to install it before it led; the turn that ends it tells of no entries."""
     node, session = single()
     node.engine.turn([(node.frame("", "gateway", Submit(session, 1, ((1, INCREMENT),))), "->client")], [])
@@ -203,7 +203,7 @@ def test_a_snapshot_that_is_installed_while_commands_wait_takes_no_answer_away()
     assert not node.engine.unanswered
 
 
-def test_a_query_that_fails_answers_only_itself() -> None:
+def test_a_failed_query_does_not_affect_the_others() -> None:
     node, _ = single()
     queries = ((1, msgpack.packb({"nonsense": 1})), (2, msgpack.packb("n")), (3, b"\xc1"))
     node.request("", "gateway", Read("linearizable", queries))
@@ -211,7 +211,7 @@ def test_a_query_that_fails_answers_only_itself() -> None:
     assert codes == ["CONSENSUS_COMMAND_FAILED", "", "CONSENSUS_COMMAND_FAILED"]
 
 
-def test_a_consistency_that_does_not_exist_is_refused() -> None:
+def test_an_unknown_consistency_is_refused() -> None:
     node, _ = single()
     node.request("", "gateway", Read("sometimes", ((1, b"\xc0"),)))
     assert node.last(Refused).code == "INVALID_CONFIG"

@@ -1,4 +1,4 @@
-"""The handshake: what is said, whom a node accepts, and when a refused node stops."""
+"""The handshake: its messages, the peers that a node accepts, and when a refused node stops."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_another_list_of_members_is_refused_and_both_lists_are_shown() -> None:
         ("cluster", "", False, True),
     ],
 )
-def test_a_refused_node_stops_only_where_going_on_could_do_harm(
+def test_a_refused_node_stops_only_if_running_on_could_do_harm(
     reason: str, stranger: str, joined: bool, fatal: bool
 ) -> None:
     assert is_fatal(reason, stranger, joined=joined) is fatal

@@ -1,4 +1,4 @@
-"""Health, one node under glass: who lives, the quorum, the node's own judgement."""
+"""Health, on one node alone: the states of the peers, the quorum, the health of the node itself."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def live(node: OneNode, seconds: float, *peers: str) -> None:
             node.answer(peer, "health", CheckPeerReply(1))
 
 
-def test_everybody_alive_is_healthy() -> None:
+def test_peers_that_answer_are_healthy() -> None:
     node = OneNode()
     live(node, 1.0, "n2", "n3")
     assert node.engine.reported.health == "healthy"
@@ -34,7 +34,7 @@ def test_everybody_alive_is_healthy() -> None:
     assert node.told(Healthy)
 
 
-def test_a_peer_that_falls_silent_is_suspected_and_then_failed() -> None:
+def test_a_silent_peer_is_suspected_and_then_failed() -> None:
     node = OneNode()
     live(node, 1.0, "n2", "n3")
     seen = []
@@ -50,7 +50,7 @@ def test_a_peer_that_falls_silent_is_suspected_and_then_failed() -> None:
     assert node.engine.reported.health == "healthy"
 
 
-def test_a_broken_connection_is_a_failure_at_once_and_the_quorum_goes_with_the_majority() -> None:
+def test_a_broken_connection_is_a_failure_at_once_and_the_quorum_is_lost_with_the_majority() -> None:
     node = OneNode()
     live(node, 1.0, "n2", "n3")
     for peer in ("n2", "n3"):
@@ -61,7 +61,7 @@ def test_a_broken_connection_is_a_failure_at_once_and_the_quorum_goes_with_the_m
     assert node.told(Unhealthy)
 
 
-def test_a_peer_that_was_never_heard_is_inactive_and_not_failed() -> None:
+def test_an_unheard_peer_is_inactive_and_not_failed() -> None:
     node = OneNode(greet=False)
     node.wait(5.0)
     assert {view.status for view in node.engine.shared.peers.values()} == {PeerStatus.INACTIVE}

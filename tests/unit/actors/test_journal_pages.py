@@ -1,4 +1,4 @@
-"""Pages of the journal over the node's door, and what a turn puts into it."""
+"""Pages of the journal as a client reads them, and the events that a turn adds to it."""
 
 from __future__ import annotations
 
@@ -38,14 +38,14 @@ def test_a_client_reads_the_journaled_events() -> None:
     assert (page.first, page.next, page.gaps) == (1, page.end + 1, ())
 
 
-def test_only_the_wanted_kinds_come() -> None:
+def test_a_page_holds_only_the_wanted_kinds() -> None:
     node = OneNode()
     page = page_of(node, 0, kinds=("consensus.node.*", "consensus.role.follower"))
     assert {kind_of(data) for _, data in page.rows} == {"consensus.node.started", "consensus.role.follower"}
     assert page.next == page.end + 1
 
 
-def test_a_page_is_bounded_whatever_is_asked() -> None:
+def test_a_page_is_bounded_for_any_request() -> None:
     node = OneNode()
     for _ in range(ROWS_MAX + 10):
         node.engine.publish(QuorumAchieved(required=2, healthy=3, total=3))
@@ -54,7 +54,7 @@ def test_a_page_is_bounded_whatever_is_asked() -> None:
     assert page_of(node, 0, limit=0).rows == ()
 
 
-def test_a_turn_tells_of_its_entries_once_with_the_whole_range() -> None:
+def test_a_turn_joins_its_ranges_of_entries_into_one_event() -> None:
     node = OneNode()
     node.events.clear()
     for event in (
@@ -81,7 +81,7 @@ def test_a_turn_tells_of_its_entries_once_with_the_whole_range() -> None:
     ]
 
 
-def test_events_wait_for_a_transaction_that_happens_anyway() -> None:
+def test_an_event_alone_causes_no_commit() -> None:
     node = OneNode()
     flushes, rows = node.tables.commits, node.tables.count("events")
     node.engine.publish(QuorumAchieved(required=2, healthy=3, total=3))

@@ -1,4 +1,4 @@
-"""The leadership alone, without actors: what it decides is returned as effects."""
+"""The leadership alone, without actors: it returns its decisions as effects."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def reply(index: int, *, success: bool = True, entry_term: int = 0, in_round: in
     return AppendReply(TERM, success, index, entry_term, in_round)
 
 
-def test_each_follower_is_sent_the_entries_that_it_lacks_once() -> None:
+def test_a_leader_sends_each_follower_its_missing_entries_once() -> None:
     leads = leader()
     (to_n2, to_n3) = leads.send_entries(0.0)
     assert isinstance(to_n2, SendTo)

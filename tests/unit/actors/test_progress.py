@@ -58,7 +58,7 @@ def test_a_refusal_probes_from_where_both_logs_may_agree() -> None:
     assert not one.refused(7)
 
 
-def test_while_a_snapshot_is_on_its_way_nothing_is_sent() -> None:
+def test_a_leader_sends_no_entries_while_a_snapshot_is_on_its_way() -> None:
     one = progress()
     one.become(Phase.SNAPSHOT)
     assert not one.may_send

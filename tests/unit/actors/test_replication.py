@@ -1,4 +1,4 @@
-"""Replication, one node under glass: a follower's acceptance, a leader's commit rule and reads."""
+"""Replication, on one node alone: a follower's acceptance, a leader's commit rule and reads."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_a_mismatch_is_answered_with_a_hint_of_one_term() -> None:
     assert node.last(AppendReply) == AppendReply(4, False, 40, 1, 0)
 
 
-def test_a_damaged_record_is_not_taken() -> None:
+def test_a_follower_does_not_append_a_damaged_record() -> None:
     node = OneNode()
     damaged = bytearray(put(2, 1, "k", "v"))
     damaged[-1] ^= 1
@@ -89,7 +89,7 @@ def test_a_damaged_record_is_not_taken() -> None:
     assert node.engine.refusals.counts["CONSENSUS_PROTOCOL"] == 1
 
 
-def test_an_append_of_a_former_term_has_no_effect_and_is_answered_with_ours() -> None:
+def test_an_append_of_a_former_term_has_no_effect_and_is_answered_with_the_current_term() -> None:
     node = OneNode()
     follow(node, 5, noop(2, 5))
     node.request("n3", "replication", AppendEntries(4, 1, 0, 1, 0, (noop(2, 4),)))
@@ -109,7 +109,7 @@ def test_applying_waits_until_the_entry_is_on_disk_and_costs_no_flush() -> None:
 # --- leading ---------------------------------------------------------------------------------------------------------
 
 
-def test_an_entry_of_an_earlier_term_commits_only_with_one_of_ours() -> None:
+def test_an_entry_of_an_earlier_term_commits_only_with_one_of_the_current_term() -> None:
     """Figure 8 of the paper: a majority alone is not enough."""
     node = OneNode()
     follow(node, 1, put(2, 1, "k", "v"))
@@ -176,7 +176,7 @@ def submit(node: OneNode, seq: int, session: int = 5) -> None:
     node.request("", "gateway", Submit(session, 1, ((seq, data),)))
 
 
-def test_entries_leave_before_the_commit_in_at_most_one_batch_a_follower() -> None:
+def test_a_leader_sends_each_follower_at_most_one_batch_before_the_commit() -> None:
     node = OneNode()
     lead(node)
     open_session(node)
@@ -195,7 +195,7 @@ def test_the_turn_that_wins_an_election_sends_nothing_early() -> None:
     assert kinds.index("disk") < kinds.index("AppendEntries")
 
 
-def test_a_follower_that_does_not_answer_gets_empty_probes_only() -> None:
+def test_a_silent_follower_gets_empty_probes_only() -> None:
     """What a stopped process does not take lies in our memory."""
     node = OneNode()
     lead(node)

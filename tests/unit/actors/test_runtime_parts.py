@@ -83,7 +83,7 @@ def test_unmarked_changes_are_rolled_back() -> None:
     assert shared.leader_term == 3, "no event tells it, so it is not taken back"
 
 
-def test_only_so_many_faults_within_so_many_seconds_are_survived() -> None:
+def test_too_many_faults_within_a_time_are_fatal() -> None:
     options = RaftSettings(faults_max=2, faults_seconds=10.0)
     faults = Faults(options)
     for now in (0.0, 1.0, 10.5, 11.5):

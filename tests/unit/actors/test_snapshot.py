@@ -1,4 +1,4 @@
-"""Snapshots, one node under glass: taken, sent, received, installed."""
+"""Snapshots, on one node alone: taken, sent, received, installed."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def test_a_received_snapshot_replaces_the_state_and_is_acknowledged_when_durable
 @pytest.mark.parametrize(
     ("machine", "place"), [(KeyValueMachine, 20), (KeyValueMachine, 0.5), (KeyValueMachine, -1), (TallyMachine, 20)]
 )
-def test_a_received_file_that_is_damaged_before_it_is_installed_is_dropped_and_taken_again(
+def test_a_received_file_damaged_before_its_installation_is_dropped_and_requested_again(
     machine: Callable[[], Machine], place: float
 ) -> None:
     """As long as nothing of it was handed to a user's machine: what that holds then, nobody knows."""
@@ -138,7 +138,7 @@ def test_a_half_installed_snapshot_of_a_failed_actor_is_swept(monkeypatch: pytes
     assert node.tables.count("kv") == 0
 
 
-def test_a_chunk_in_the_turn_that_switches_begins_no_second_receipt() -> None:
+def test_a_chunk_in_the_turn_of_the_switch_begins_no_second_receipt() -> None:
     path, index, term = snapshot_of(filled())
     data = path.read_bytes()
     node = OneNode()
@@ -195,7 +195,7 @@ def test_a_follower_behind_the_log_gets_chunks_and_then_entries() -> None:
     assert (entries.prev_index, len(entries.records)) == (40, node.ledger.log.last - 40)
 
 
-def test_entries_behind_a_snapshot_are_kept_from_the_moment_that_a_follower_has_it() -> None:
+def test_a_leader_keeps_the_entries_behind_a_snapshot_once_a_follower_has_it() -> None:
     """Its first acknowledgement comes a round trip later, and the log may be cut meanwhile."""
     node = behind()
     term = node.ledger.term
@@ -270,7 +270,7 @@ def test_a_leader_whose_snapshot_file_is_gone_takes_another() -> None:
     assert node.engine.cells.generation == 0
 
 
-def test_a_disk_that_takes_no_received_snapshot_harms_only_the_transfer() -> None:
+def test_a_disk_error_while_receiving_a_snapshot_fails_only_the_transfer() -> None:
     path, index, term = snapshot_of(filled())
     data = path.read_bytes()
     node = OneNode()
@@ -325,7 +325,7 @@ def test_a_leader_whose_snapshot_file_is_damaged_takes_another() -> None:
     assert node.engine.cells.generation == 0
 
 
-def test_a_damaged_file_is_sent_no_more_when_a_newer_one_was_taken_meanwhile() -> None:
+def test_a_damaged_file_is_not_sent_again_if_a_newer_snapshot_exists() -> None:
     node = behind()
     damage(snapshot_of(node)[0])
     node.answer("n3", "replication", AppendReply(node.ledger.term, False, 1, 0, 0))
@@ -343,7 +343,7 @@ def test_a_damaged_file_is_sent_no_more_when_a_newer_one_was_taken_meanwhile() -
     assert node.engine.refusals.counts["a damaged snapshot"] == 1
 
 
-def test_a_file_that_was_cut_short_is_not_asked_for_its_end_again_and_again() -> None:
+def test_a_leader_reads_a_truncated_snapshot_file_only_once() -> None:
     node = behind()
     path = snapshot_of(node)[0]
     path.write_bytes(path.read_bytes()[:70])
@@ -382,7 +382,7 @@ def test_a_grown_snapshot_file_is_sent_only_up_to_its_announced_size() -> None:
     assert [message.offset for _, message in node.messages(InstallSnapshot)].count(0) == 1
 
 
-def test_a_file_that_was_exchanged_for_another_one_that_is_whole_is_sent_no_more() -> None:
+def test_a_leader_stops_sending_a_replaced_snapshot_file() -> None:
     node, follower = behind(), OneNode()
     path, index, term = snapshot_of(node)
     write_snapshot(path.parent, {**read_header(path), "index": index, "term": term}, [*read_chunks(path), b"more"])

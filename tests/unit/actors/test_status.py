@@ -29,7 +29,7 @@ def leading() -> OneNode:
     return node
 
 
-def test_the_keys_on_the_wire_are_these_in_this_order() -> None:
+def test_the_keys_on_the_wire_and_their_order_never_change() -> None:
     node = leading()
     node.request("", "gateway", GetStatus())
     fields = node.last(Status).fields
@@ -64,7 +64,7 @@ def test_a_status_survives_the_wire() -> None:
         assert NodeStatus.from_dict(status.to_dict()) == status
 
 
-def test_fields_of_a_later_version_are_ignored_and_missing_ones_are_not() -> None:
+def test_unknown_fields_are_ignored_and_missing_ones_are_an_error() -> None:
     found = NodeStatus.of(leading().engine).to_dict()
     later = {**found, "new": 1, "nodes": [{**row, "new": 2} for row in found["nodes"]]}
     assert NodeStatus.from_dict(later).to_dict() == found

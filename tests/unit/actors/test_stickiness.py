@@ -1,11 +1,11 @@
-"""Stickiness: until when a vote is refused for the sake of a leader."""
+"""Stickiness: how long a node refuses votes because it follows a leader."""
 
 from __future__ import annotations
 
 from forge_consensus.actors.runtime.stickiness import Stickiness
 
 
-def test_a_node_that_leads_or_has_just_been_started_under_leases_is_sticky() -> None:
+def test_a_leader_is_sticky_and_so_is_a_new_node_with_leases() -> None:
     assert Stickiness(leads=True).holds(9.0, timeout=1.0, lease_reads=False)
     started = Stickiness(no_vote_before=10.0)
     assert started.holds(9.9, timeout=1.0, lease_reads=True)
@@ -19,7 +19,7 @@ def test_a_leader_protects_a_follower_from_votes_for_one_election_timeout() -> N
     assert not Stickiness().holds(0.0, timeout=1.0, lease_reads=True), "nobody was heard"
 
 
-def test_a_broken_connection_ends_it_and_under_leases_only_time_does() -> None:
+def test_a_broken_connection_ends_stickiness_but_with_leases_only_time_ends_it() -> None:
     cut_off = Stickiness(follows=False, heard_at=5.0)
     assert not cut_off.holds(5.5, timeout=1.0, lease_reads=False)
     assert cut_off.holds(5.5, timeout=1.0, lease_reads=True)

@@ -1,4 +1,4 @@
-"""Waiting requests: who gets which outcome, and how much a client has under way."""
+"""Waiting requests: the outcome of each, and how many commands a client has outstanding."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_the_results_of_two_frames_of_a_session_come_together_and_free_the_clien
     assert (dict(waiting.outstanding), len(waiting.batches)) == ({}, 0)
 
 
-def test_a_batch_that_is_applied_in_part_stays_and_an_opened_session_is_named_by_its_index() -> None:
+def test_a_partly_applied_batch_stays_and_an_opened_session_is_named_by_its_index() -> None:
     waiting = WaitingRequests()
     waiting.add_batch(WaitingBatch(2, 2, asker("a"), session=0))
     waiting.add_batch(WaitingBatch(3, 4, asker("b"), session=7))

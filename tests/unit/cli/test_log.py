@@ -1,4 +1,4 @@
-"""``forge-consensus log verify``: whole logs, damaged logs, and folders that are none."""
+"""``forge-consensus log verify``: whole logs, damaged logs, and missing or locked folders."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_a_whole_log_is_counted(tmp_path: Path) -> None:
     assert row["faults"] == []
 
 
-def test_damage_anywhere_is_found_and_told_with_65(tmp_path: Path) -> None:
+def test_damage_anywhere_is_found_and_ends_with_65(tmp_path: Path) -> None:
     fill(tmp_path, 20)
     tables = LmdbTables(tmp_path / "tables")
     batch = Batch()
@@ -71,7 +71,7 @@ def test_a_lost_tail_and_a_damaged_vote_are_found(tmp_path: Path) -> None:
     assert "'hard' fails its checksum" in SHELL.run("log", "verify", "--data", str(tmp_path)).stderr
 
 
-def test_a_folder_in_use_is_78_and_one_that_is_missing_66(tmp_path: Path) -> None:
+def test_a_folder_in_use_is_78_and_a_missing_one_66(tmp_path: Path) -> None:
     with running_node(tmp_path):
         assert SHELL.run("log", "verify", "--data", str(tmp_path)).exit_code == 78
     missing = tmp_path / "missing"

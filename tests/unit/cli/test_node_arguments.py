@@ -1,4 +1,4 @@
-"""What ``forge-consensus node`` refuses before it touches anything."""
+"""The arguments that ``forge-consensus node`` refuses before it opens anything."""
 
 from __future__ import annotations
 

@@ -94,7 +94,7 @@ def test_each_command_is_applied_at_most_once_and_ends_by_its_deadline(seed: int
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_when_the_storm_is_over_everything_succeeds_quickly(seed: int) -> None:
+def test_every_command_succeeds_quickly_after_the_faults(seed: int) -> None:
     dice = random.Random(seed)
     world = World(seed)
     world.connect()

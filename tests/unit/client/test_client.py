@@ -65,7 +65,7 @@ def test_a_stale_read_says_how_stale_it_is(client: Client, cluster: FakeCluster)
     assert (detail.value, detail.stale_ms, detail.applied) == (1, 7, cluster.group.index)
 
 
-def test_the_status_of_one_node_or_of_the_leader_is_told(client: Client, cluster: FakeCluster) -> None:
+def test_a_client_reads_the_status_of_one_node_or_of_the_leader(client: Client, cluster: FakeCluster) -> None:
     assert client.status(cluster.addresses[1])["node"] == "n2"
     assert client.status()["leader"] == "n1"
     assert client.locate().leader == "n1"
@@ -122,7 +122,7 @@ def test_a_killed_leader_is_replaced_without_an_error(client: Client, cluster: F
     assert max(cluster.group.applied.values()) == 1
 
 
-def test_a_leader_that_hangs_is_left_when_there_is_another(client: Client, cluster: FakeCluster) -> None:
+def test_a_client_leaves_a_hanging_leader_for_its_successor(client: Client, cluster: FakeCluster) -> None:
     client.put("a", 1)
     cluster.mute.add("n1")
     future = client.submit(put("b"))
@@ -144,12 +144,12 @@ def test_a_restarted_node_is_used_again(client: Client, cluster: FakeCluster) ->
     assert cluster.group.applied[put("b").encode()] == 1
 
 
-def test_doubled_answers_are_taken_once(client: Client, cluster: FakeCluster) -> None:
+def test_a_duplicated_answer_counts_once(client: Client, cluster: FakeCluster) -> None:
     cluster.doubled = True
     assert [client.incr("n") for _ in range(20)] == list(range(1, 21))
 
 
-def test_a_frame_dropped_in_the_middle_of_a_pipeline_is_made_up_for(client: Client, cluster: FakeCluster) -> None:
+def test_a_dropped_frame_in_the_middle_of_a_pipeline_is_sent_again(client: Client, cluster: FakeCluster) -> None:
     client.put("a", 1)
     count = 0
 
@@ -219,7 +219,7 @@ def test_submit_blocks_while_too_much_is_outstanding(cluster: FakeCluster) -> No
             future.result()
 
 
-def test_a_callback_that_submits_too_much_is_told_at_once(cluster: FakeCluster) -> None:
+def test_submit_in_a_callback_raises_busy_instead_of_blocking(cluster: FakeCluster) -> None:
     with Client(cluster.addresses, timeout=5.0, settings=ClientSettings(outstanding_max=2)) as client:
         client.put("a", 1)
         raised: list[Exception] = []
@@ -303,12 +303,12 @@ def test_wrong_arguments_are_refused_with_the_right_ones(client: Client) -> None
 
 
 @pytest.mark.parametrize("timeout", [float("inf"), float("nan"), 1e300, "5"])
-def test_a_time_that_no_clock_can_hold_is_refused(client: Client, timeout: float) -> None:
+def test_an_impossible_timeout_is_refused(client: Client, timeout: float) -> None:
     with pytest.raises(InvalidConfigError, match="timeout is"):
         client.put("a", 1, timeout=timeout)
 
 
-def test_a_time_that_is_over_carries_nothing_out(client: Client) -> None:
+def test_a_call_with_an_expired_timeout_changes_nothing(client: Client) -> None:
     client.put("a", 1)
     with pytest.raises(ConsensusTimeoutError, match="nothing was changed"):
         client.put("a", 2, timeout=-1)
@@ -355,7 +355,7 @@ def test_an_embedded_follower_leads_the_client_to_the_leader(cluster: FakeCluste
         assert cluster.group.reads[-1][0] == "n1"
 
 
-def test_a_refusal_that_no_repetition_cures_is_raised(client: Client, cluster: FakeCluster) -> None:
+def test_a_permanent_refusal_is_raised(client: Client, cluster: FakeCluster) -> None:
     client.put("a", 1)
     cluster.group.hook = lambda node, message: (
         [Refused("CONSENSUS_COMMAND_TOO_LARGE", "9 bytes", "", "", 1)] if isinstance(message, Submit) else None
@@ -364,7 +364,7 @@ def test_a_refusal_that_no_repetition_cures_is_raised(client: Client, cluster: F
         client.put("b", 1)
 
 
-def test_the_representation_tells_endpoints_leader_and_whether_the_client_is_open(cluster: FakeCluster) -> None:
+def test_the_representation_shows_endpoints_leader_and_whether_the_client_is_open(cluster: FakeCluster) -> None:
     with Client(cluster.addresses[:1], cluster_id="fake") as client:
         client.put("a", 1)
         assert repr(client).startswith(f"<Client endpoints={cluster.addresses[0]},")

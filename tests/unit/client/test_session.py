@@ -149,7 +149,7 @@ def test_a_new_leader_gets_everything_outstanding_in_order() -> None:
     assert again.done_below == 2
 
 
-def test_a_silent_leader_is_doubted_and_its_successor_found() -> None:
+def test_a_client_finds_the_successor_of_a_silent_leader() -> None:
     world = led()
     world.mute.add("h:1")
     pending = world.put("k")
@@ -161,7 +161,7 @@ def test_a_silent_leader_is_doubted_and_its_successor_found() -> None:
     assert pending.error is None
 
 
-def test_a_leader_that_only_lost_its_connection_is_used_again_at_once() -> None:
+def test_a_client_uses_its_leader_again_at_once_after_a_broken_connection() -> None:
     world = led()
     world.mute.add("h:1")
     pending = world.put("k")
@@ -174,7 +174,7 @@ def test_a_leader_that_only_lost_its_connection_is_used_again_at_once() -> None:
     assert pending.error is None
 
 
-def test_a_refusal_that_names_the_leader_is_followed_at_once() -> None:
+def test_a_client_follows_the_leader_named_in_a_refusal_at_once() -> None:
     world = led()
     world.group.elect("n2")
     pending = world.put("k")
@@ -183,7 +183,7 @@ def test_a_refusal_that_names_the_leader_is_followed_at_once() -> None:
     assert world.messages(Locate) == []
 
 
-def test_two_nodes_that_name_each_other_are_not_asked_in_a_frenzy() -> None:
+def test_a_client_pauses_when_two_nodes_name_each_other_as_leader() -> None:
     world = led()
 
     def hook(node: str, message: WireMessage) -> list[WireMessage] | None:
@@ -212,7 +212,7 @@ def test_a_busy_leader_is_asked_again_with_growing_pauses() -> None:
     assert not world.group.applied[pending.payload]
 
 
-def test_busy_for_a_while_is_not_noticed_by_the_caller() -> None:
+def test_the_caller_does_not_notice_a_temporary_refusal() -> None:
     world = led()
     refusals = [1, 2, 3]
 
@@ -263,7 +263,7 @@ def test_an_unknown_outcome_is_resolved_by_sending_again() -> None:
     assert world.group.applied[pending.payload] == 1
 
 
-def test_an_unknown_outcome_that_nobody_resolves_stays_unknown() -> None:
+def test_an_unresolved_outcome_stays_unknown() -> None:
     world = led()
 
     def hook(node: str, message: WireMessage) -> list[WireMessage] | None:
@@ -292,7 +292,7 @@ def test_an_expired_session_fails_outstanding_commands_and_is_followed_by_a_new_
     assert "lost" not in world.group.data
 
 
-def test_a_session_refused_before_anything_was_appended_is_replaced_unnoticed() -> None:
+def test_the_caller_does_not_notice_the_replacement_of_an_unused_session() -> None:
     world = led()
     session = world.core.session
 
@@ -308,7 +308,7 @@ def test_a_session_refused_before_anything_was_appended_is_replaced_unnoticed() 
     assert world.group.applied[pending.payload] == 1
 
 
-def test_a_session_that_was_idle_for_long_is_not_trusted() -> None:
+def test_a_client_does_not_trust_a_session_after_a_long_idle_time() -> None:
     world = led()
     world.now += 31
     world.group.sessions[1] = Session()
@@ -318,7 +318,7 @@ def test_a_session_that_was_idle_for_long_is_not_trusted() -> None:
     assert len(world.messages(OpenSession)) == 1
 
 
-def test_a_command_that_was_never_sent_ends_as_not_carried_out() -> None:
+def test_an_unsent_command_ends_as_not_carried_out() -> None:
     world = World()
     pending = world.put("k", timeout=0.5)
     assert world.settle() == pytest.approx(0.5, abs=0.02)
@@ -349,7 +349,7 @@ def test_a_command_that_was_sent_and_not_answered_ends_with_an_unknown_outcome()
     assert world.messages(Submit)[-1].done_below == later.number
 
 
-def test_a_frame_that_the_connection_did_not_take_leaves_no_doubt() -> None:
+def test_a_command_in_an_unsent_frame_has_a_known_outcome() -> None:
     world = led()
     world.refuses = True
     pending = world.put("k", timeout=1.0)
@@ -392,7 +392,7 @@ def test_a_stale_read_needs_no_leader_and_leaves_a_silent_node() -> None:
     assert pending.applied == world.group.index
 
 
-def test_a_node_of_another_cluster_is_not_believed() -> None:
+def test_a_client_ignores_a_node_of_another_cluster() -> None:
     world = led()
     stranger = Located("x", "other", "x", "h:9", 99, ())
     world.core.receive("h:2", stranger, 999)

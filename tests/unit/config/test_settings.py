@@ -1,4 +1,4 @@
-"""The description of the settings: complete, read from rows and texts alike, with errors that say what to do."""
+"""The description of the settings: it is complete, is read from rows and texts, and its errors give advice."""
 
 from __future__ import annotations
 
@@ -127,7 +127,7 @@ def test_texts_are_read(name: str, text: str, value: object) -> None:
         ("lease_reads", "maybe"),
     ],
 )
-def test_a_text_that_is_no_value_is_refused_with_an_example_of_one(name: str, text: str) -> None:
+def test_an_invalid_text_is_refused_with_an_example_of_a_value(name: str, text: str) -> None:
     with pytest.raises(InvalidConfigError, match=f"{name} is {text!r}: write "):
         parse(row_named(name), text)
 

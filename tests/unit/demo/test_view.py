@@ -1,4 +1,4 @@
-"""What the demo shows, on a terminal and elsewhere."""
+"""The output of the demo, on a terminal and elsewhere."""
 
 from __future__ import annotations
 

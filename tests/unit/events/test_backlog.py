@@ -72,7 +72,7 @@ def test_block_waits_no_longer_than_the_rest_of_the_turn() -> None:
     assert queue.budget.remaining_seconds == 0.02
 
 
-def test_a_publisher_that_is_held_up_goes_on_when_the_listener_leaves() -> None:
+def test_a_blocked_publisher_goes_on_when_its_listener_leaves() -> None:
     queue = backlog("block", block_ms_max=60_000)
     put(queue, 1, 2, 3)
     leaving = threading.Timer(0.05, queue.abandon)

@@ -1,4 +1,4 @@
-"""The bus: who sees what, in which order, at which cost, until when."""
+"""The bus: which events a listener receives, in which order, at which cost, and until when."""
 
 import subprocess
 import sys
@@ -110,7 +110,7 @@ def test_each_listener_sees_the_order_of_publishing(kinds: list[int], inline: li
     assert seen[2] == [event for event in published if event is ELECTED]
 
 
-def test_events_of_an_inline_handler_come_later_for_everyone(bus: EventBus) -> None:
+def test_events_published_by_an_inline_handler_come_later_for_all_listeners(bus: EventBus) -> None:
     seen: list[list[ConsensusEvent]] = [[] for _ in range(8)]
     for place in seen[:4]:
         bus.subscribe(ConsensusEvent, place.append, inline=True)
@@ -136,7 +136,7 @@ def test_wrong_options_are_refused_at_once(bus: EventBus) -> None:
     assert not bus.has_listeners(LeaderElected)
 
 
-def test_whether_anyone_listens_is_known(bus: EventBus) -> None:
+def test_the_bus_knows_whether_an_event_has_listeners(bus: EventBus) -> None:
     assert not bus.has_listeners(LogAppended)
     with bus.subscribe("consensus.log.*", print):
         assert bus.has_listeners(LogAppended)
@@ -147,7 +147,7 @@ def test_whether_anyone_listens_is_known(bus: EventBus) -> None:
         assert bus.has_listeners(LogAppended)
 
 
-def test_unknown_events_go_by_the_name_that_they_came_with(bus: EventBus) -> None:
+def test_unknown_events_are_delivered_by_their_name(bus: EventBus) -> None:
     seen: list[str] = []
     bus.subscribe("consensus.leader.*", lambda event: seen.append(event.topic), inline=True)
     bus.publish(UnknownEvent(name="consensus.leader.praised"))
@@ -186,7 +186,7 @@ def test_all_blocking_listeners_share_the_time_of_a_turn(bus: EventBus) -> None:
     release.set()
 
 
-def test_a_blocking_listener_in_step_loses_nothing(bus: EventBus) -> None:
+def test_a_blocking_listener_loses_no_event(bus: EventBus) -> None:
     seen: list[int] = []
     listener = bus.subscribe(
         LogAppended, lambda event: seen.append(event.first_index),
@@ -219,7 +219,7 @@ def test_wait_for_gives_up_in_time(bus: EventBus) -> None:
     assert not bus.has_listeners(LeaderElected)
 
 
-def test_wait_for_counts_time_over_events_that_do_not_fit(bus: EventBus) -> None:
+def test_wait_for_does_not_restart_its_timeout_at_other_events(bus: EventBus) -> None:
     done = threading.Event()
 
     def publish() -> None:
@@ -265,7 +265,7 @@ def test_closing_delivers_waiting_events_and_ends_all_threads() -> None:
     assert not set(threading.enumerate()) - threads
 
 
-def test_closing_waits_no_longer_than_it_is_told() -> None:
+def test_closing_waits_no_longer_than_its_timeout() -> None:
     bus = EventBus()
     release = threading.Event()
     stuck = [bus.subscribe(NodeStarted, lambda _: release.wait(20)) for _ in range(3)]

@@ -1,4 +1,4 @@
-"""Distributions: values fall into the bucket that Prometheus expects, and buckets count what is below them too."""
+"""Distributions: values fall into the bucket that Prometheus expects, and buckets are cumulative."""
 
 from forge_consensus.events.metrics.distribution import Distribution
 

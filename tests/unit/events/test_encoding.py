@@ -104,7 +104,7 @@ def test_an_event_of_an_unknown_kind_passes_through(data: dict[str, Any]) -> Non
     assert topic_bytes(event) == b"consensus.tea.ready"
 
 
-def test_the_body_is_this() -> None:
+def test_the_encoded_body_never_changes() -> None:
     # Journals and nodes of other versions hold it: what comes new goes into the map or behind it.
     assert msgpack.unpackb(to_msgpack(ELECTED)) == [
         1, "consensus.leader.elected", "n1", "demo", 7, 42, 1767323045.5, 12.5, "req-1",
@@ -113,7 +113,7 @@ def test_the_body_is_this() -> None:
     assert topic_bytes(ELECTED) == b"consensus.leader.elected"
 
 
-def test_the_json_line_is_this() -> None:
+def test_the_json_line_never_changes() -> None:
     assert to_json_line(ELECTED) == (
         '{"type":"consensus.leader.elected","node_id":"n1","cluster_id":"demo","term":7,'
         '"sequence":42,"time":"2026-01-02T03:04:05.500000Z","correlation_id":"req-1",'
@@ -142,7 +142,7 @@ def test_a_payload_cannot_pass_for_the_envelope() -> None:
     assert (read.node_id, read.monotonic) == ("n1", 0.0)
 
 
-def test_a_text_that_is_no_unicode_does_not_stop_an_event() -> None:
+def test_an_event_with_invalid_unicode_is_encoded() -> None:
     event = SnapshotFailed(index=1, error="no such file: \udcff")
     read = from_msgpack(to_msgpack(event))
     assert isinstance(read, SnapshotFailed)
@@ -189,7 +189,7 @@ def nested(depth: int) -> Any:
     return [nested(depth - 1)] if depth else 1
 
 
-def test_the_body_of_these_tests_is_an_event() -> None:
+def test_the_body_used_by_these_tests_decodes() -> None:
     read = from_msgpack(body())
     assert isinstance(read, QuorumLost)
     assert read.healthy == 1
@@ -246,7 +246,7 @@ def test_a_bad_part_is_refused(changed: dict[str, Any]) -> None:
         b"\x00" * (BODY_BYTES_MAX + 1),
     ],
 )
-def test_bytes_that_are_no_event_are_refused(bad: bytes) -> None:
+def test_bytes_of_anything_but_an_event_are_refused(bad: bytes) -> None:
     with pytest.raises(EventDecodeError):
         from_msgpack(bad)
 
@@ -259,7 +259,7 @@ def test_garbage_is_refused(garbage: bytes) -> None:
 
 
 @given(EVENTS, st.data())
-def test_a_body_with_a_wrong_byte_is_an_event_or_refused(event: ConsensusEvent, data: st.DataObject) -> None:
+def test_a_body_with_a_changed_byte_decodes_or_is_refused(event: ConsensusEvent, data: st.DataObject) -> None:
     damaged = bytearray(to_msgpack(event))
     damaged[data.draw(st.integers(0, len(damaged) - 1))] = data.draw(st.integers(0, 255))
     try:
@@ -288,7 +288,7 @@ def test_a_body_with_a_wrong_byte_is_an_event_or_refused(event: ConsensusEvent, 
         to_json_line(ELECTED).replace('"term":7', '"term":' + "7" * 5000),
     ],
 )
-def test_a_line_that_is_no_event_is_refused(bad: str) -> None:
+def test_a_line_of_anything_but_an_event_is_refused(bad: str) -> None:
     with pytest.raises(EventDecodeError):
         from_json_line(bad)
 

@@ -1,4 +1,4 @@
-"""The envelope: what an actor leaves out, and what the turn writes on."""
+"""The envelope: the fields that an actor leaves out and the turn fills in."""
 
 import dataclasses
 
@@ -12,7 +12,7 @@ def stamped(event: E) -> E:
     return stamp(event, node_id="n1", cluster_id="demo", term=7, sequence=42, time=1.5, monotonic=2.5)
 
 
-def test_an_actor_gives_the_payload_only() -> None:
+def test_an_actor_fills_in_only_the_payload() -> None:
     event = LeaderElected(leader="n1", votes=2, total=3, duration=0.01)
     assert (event.node_id, event.sequence, event.term, event.correlation_id) == ("", 0, 0, None)
 
@@ -51,6 +51,6 @@ def test_the_payload_holds_the_fields_outside_the_envelope() -> None:
     assert payload(UnknownEvent(name="consensus.x", data={"a": 1})) == {"a": 1}
 
 
-def test_an_unknown_event_travels_under_the_name_that_it_came_with() -> None:
+def test_an_unknown_event_keeps_its_name() -> None:
     assert UnknownEvent(name="consensus.x").topic == "consensus.x"
     assert NodeStarted().topic == "consensus.node.started"

@@ -1,4 +1,4 @@
-"""Events as log lines: the level, the text, what is bound, and what a slow log misses."""
+"""Events as log lines: the level, the text, the bound values, and the events that a slow log misses."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_an_event_is_one_line_with_node_term_and_correlation_id_bound(rows: Rows
         (LogAppended(first_index=1, last_index=2), "TRACE"),
     ],
 )
-def test_the_level_fits(rows: Rows, event: ConsensusEvent, level: str) -> None:
+def test_each_event_has_its_log_level(rows: Rows, event: ConsensusEvent, level: str) -> None:
     bus = EventBus()
     log_events(bus, frequent=True)
     bus.publish(event)
@@ -78,13 +78,13 @@ def test_the_level_fits(rows: Rows, event: ConsensusEvent, level: str) -> None:
     assert [row["level"].name for row in rows] == [level]
 
 
-def test_every_level_is_one_that_loguru_knows_for_a_kind_that_exists() -> None:
+def test_the_table_of_levels_names_existing_kinds_and_levels() -> None:
     assert set(LEVELS) <= set(EVENT_TYPES.values())
     for level in LEVELS.values():
         logger.level(level)
 
 
-def test_the_events_of_the_log_are_not_even_made_unless_they_are_asked_for() -> None:
+def test_events_of_the_log_are_made_only_on_request() -> None:
     bus = EventBus()
     with log_events(bus):
         assert not bus.has_listeners(LogAppended)
@@ -95,7 +95,7 @@ def test_the_events_of_the_log_are_not_even_made_unless_they_are_asked_for() -> 
     assert bus.listeners == ()
 
 
-def test_a_log_that_is_too_slow_says_how_much_it_missed(rows: Rows) -> None:
+def test_a_slow_log_says_how_many_events_it_missed(rows: Rows) -> None:
     bus = EventBus()
     began, go_on = threading.Event(), threading.Event()
 
@@ -128,7 +128,7 @@ def test_braces_and_line_ends_in_a_payload_stay_in_one_line(rows: Rows) -> None:
     assert rows[0]["message"] == "n1 term 1: leader.lost leader={0} reason='two\\nlines <red>{x}'"
 
 
-def test_numbers_lists_and_nothing_are_short() -> None:
+def test_numbers_lists_and_missing_values_are_short() -> None:
     event = LogCommitted(node_id="n1", term=2, first_index=1, last_index=3, correlation_ids=("a", "b c"))
     assert line_of(event) == "n1 term 2: log.committed first_index=1 last_index=3 correlation_ids=a,'b c'"
     elected = LeaderElected(node_id="n1", term=2, leader="n1", votes=0, total=3, duration=0.0123456)

@@ -1,4 +1,4 @@
-"""The metrics of a node: from events, turns and status to what Prometheus reads."""
+"""The metrics of a node: Prometheus reads them from events, turns and the status."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def test_promtool_finds_nothing() -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
 
 
-def test_gauges_are_read_from_the_status_when_somebody_scrapes() -> None:
+def test_gauges_are_read_from_the_status_at_each_scrape() -> None:
     present = status()
     metrics = metrics_of(EventBus(), lambda: present)
     assert read(metrics, "cluster_size") == 3
@@ -111,7 +111,7 @@ def test_peers_are_reported_one_by_one_without_unknown_values() -> None:
     assert read(metrics, "peer_up", peer="n1") is None
 
 
-def test_a_node_that_does_not_answer_is_told_to_be_so_and_its_counters_stay() -> None:
+def test_metrics_mark_a_silent_node_and_keep_its_counters() -> None:
     def silent() -> Mapping[str, Any]:
         raise TimeoutError
 
@@ -165,7 +165,7 @@ def test_snapshots_failures_and_truncations_are_counted() -> None:
     assert read(metrics, "log_truncated_entries_total") == 4
 
 
-def test_turns_are_told_by_duration_flush_batch_and_answered_commands() -> None:
+def test_metrics_describe_turns_by_duration_flush_batch_and_answered_commands() -> None:
     metrics = metrics_of(EventBus())
     metrics.observe_turn(TurnReport(10.0, 3, 0.5, 0.125, 7, 100, [(9.75, 40), (10.0, 2)]))
     metrics.observe_turn(TurnReport(11.0, 0, 0.25))
@@ -224,7 +224,7 @@ def test_closed_metrics_count_no_more() -> None:
     assert bus.listeners == ()
 
 
-def test_the_version_is_told() -> None:
+def test_metrics_show_the_version() -> None:
     text = generate_latest(metrics_of(EventBus()).registry).decode()
     assert 'forge_consensus_build_info{cluster="demo",node="n1",python_version="3.' in text
     assert 'version="1.2.3"} 1.0' in text

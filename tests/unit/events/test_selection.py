@@ -33,7 +33,7 @@ def test_a_pattern_chooses_as_in_a_shell() -> None:
     }
 
 
-def test_a_pattern_that_nothing_matches_is_refused() -> None:
+def test_a_pattern_without_a_match_is_refused() -> None:
     with pytest.raises(ValueError, match=r"consensus\.leder"):
         Selection.of("consensus.leder.*")
 
@@ -44,7 +44,7 @@ def test_a_selection_of_other_classes_is_refused(wrong: Any) -> None:
         Selection.of(wrong)
 
 
-def test_an_unknown_event_is_chosen_by_the_name_that_it_came_with() -> None:
+def test_an_unknown_event_is_selected_by_its_name() -> None:
     event = UnknownEvent(name="consensus.leader.praised")
     assert Selection.of("consensus.leader.*").wants(event)
     assert Selection.of().wants(event)

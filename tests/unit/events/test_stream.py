@@ -78,7 +78,7 @@ def test_a_stream_that_falls_behind_loses_the_oldest_and_says_so() -> None:
     assert stream.dropped == 7
 
 
-def test_a_stream_that_is_dropped_leaves_the_bus() -> None:
+def test_a_garbage_collected_stream_leaves_the_bus() -> None:
     bus = EventBus()
     stream = bus.stream(LeaderElected)
     bus.publish(ELECTED)

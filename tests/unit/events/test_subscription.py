@@ -1,4 +1,4 @@
-"""A handler on the bus: what it may do wrong, and how little that matters to anyone else."""
+"""A handler on the bus: its exceptions and delays do not affect the publisher or other handlers."""
 
 import threading
 import time
@@ -71,7 +71,7 @@ def test_a_handler_that_exits_does_not_end_the_node(bus: EventBus, lines: list[s
     assert subscription.failed == 1
 
 
-def test_an_interrupt_is_for_the_process(bus: EventBus) -> None:
+def test_an_interrupt_in_a_handler_reaches_the_process(bus: EventBus) -> None:
     def interrupted(_: NodeStarted) -> None:
         raise KeyboardInterrupt
 
@@ -82,7 +82,7 @@ def test_an_interrupt_is_for_the_process(bus: EventBus) -> None:
 
 
 @pytest.mark.parametrize("inline", [True, False])
-def test_a_log_that_fails_too_is_not_felt(bus: EventBus, inline: bool) -> None:
+def test_a_failing_log_does_not_disturb_the_publisher(bus: EventBus, inline: bool) -> None:
     def broken(_: object) -> None:
         raise OSError("disk full")
 
@@ -181,7 +181,7 @@ def test_an_inline_handler_can_cancel_and_subscribe_others(bus: EventBus) -> Non
     assert seen == ["new"]
 
 
-def test_a_thread_is_started_by_the_first_event_only(bus: EventBus) -> None:
+def test_the_first_event_starts_the_thread(bus: EventBus) -> None:
     threads = set(threading.enumerate())  # some of earlier tests may end meanwhile
     subscription = bus.subscribe(NodeStarted, lambda _: None)
     assert not set(threading.enumerate()) - threads

@@ -49,7 +49,7 @@ def test_every_event_class_is_small_and_opens_with_the_envelope() -> None:
 
 
 @given(st.lists(st.lists(st.sampled_from("abcdefghijk"), max_size=9, unique=True), min_size=2, max_size=4))
-def test_joined_ranges_tell_the_first_ids_of_all_each_once(ids: list[list[str]]) -> None:
+def test_a_joined_range_holds_the_first_distinct_ids(ids: list[list[str]]) -> None:
     whole: LogAppended | LogCommitted = LogAppended(first_index=1, last_index=1)
     for index, some in enumerate(ids, 2):
         later = LogAppended(

@@ -176,7 +176,7 @@ class World:
 @pytest.mark.parametrize("kinds", [(), ("leader.*", "cluster.quorum.*", BecameLeader)], ids=["all", "some"])
 @settings(max_examples=150, deadline=None)
 @given(seed=st.integers(0, 1 << 32), rows_max=st.sampled_from((8, 40, 10_000)), steps=st.integers(1, 120))
-def test_each_event_comes_once_in_order_or_in_a_gap_in_every_course(
+def test_each_event_comes_once_in_order_or_is_in_a_gap(
     kinds: tuple[type[ConsensusEvent] | str, ...], seed: int, rows_max: int, steps: int
 ) -> None:
     world, rng = World(Wanted(kinds), 0, rows_max), random.Random(seed)
@@ -213,7 +213,7 @@ def test_without_since_a_feed_begins_with_future_events() -> None:
     assert [told.event.sequence for told in world.seen] == [4]
 
 
-def test_the_next_number_is_told_at_once_and_another_one_after_the_journal() -> None:
+def test_an_event_in_order_comes_at_once_and_any_other_after_reading_the_journal() -> None:
     world = World(Wanted(()), 0, 100)
     world.finish()
     world.tell([0])
@@ -228,7 +228,7 @@ def test_the_next_number_is_told_at_once_and_another_one_after_the_journal() -> 
     assert [told.event.sequence for told in world.seen] == [1, 2, 3]
 
 
-def test_a_folder_that_went_back_in_time_is_a_gap() -> None:
+def test_a_restored_older_folder_is_a_gap() -> None:
     world = World(Wanted(()), 0, 100)
     world.tell([0])
     world.node.commit()

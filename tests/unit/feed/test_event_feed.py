@@ -22,14 +22,14 @@ def test_completion_offers_the_public_names_and_no_internals() -> None:
     assert names == {"get", "aget", "positions", "silent", "close", "timeout", "queue_max"}
 
 
-def test_a_feed_with_an_end_that_reaches_no_node_says_so() -> None:
+def test_a_finite_feed_raises_if_it_reaches_no_node() -> None:
     with EventFeed(NOBODY, follow=False, connect_seconds=0.1) as feed:
         with pytest.raises(ConnectionFailedError, match=NOBODY):
             feed.get(5.0)
         assert feed.silent == [NOBODY]
 
 
-def test_a_queue_that_holds_nothing_and_a_kind_that_no_event_is_of_are_refused() -> None:
+def test_an_empty_queue_and_an_unknown_kind_are_refused() -> None:
     with pytest.raises(InvalidConfigError, match="queue_max is 0"):
         EventFeed(NOBODY, queue_max=0)
     with pytest.raises(ValueError, match="leadr"):

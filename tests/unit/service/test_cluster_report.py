@@ -1,4 +1,4 @@
-"""What the cluster report makes of the nodes' answers, without nodes."""
+"""The cluster report is made from the answers of the nodes; no node runs here."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_a_silent_member_degrades_the_cluster_and_is_named_with_the_reason() -> 
         ({"match_index": 5_000, "last_contact": 0.1}, "behind", "5,000 entries behind"),
     ],
 )
-def test_a_member_that_lags_is_told_from_one_that_is_silent(member: dict[str, Any], state: str, text: str) -> None:
+def test_a_lagging_member_is_distinguished_from_a_silent_one(member: dict[str, Any], state: str, text: str) -> None:
     leader = answer("n1", commit_index=10_000 if state == "behind" else 100)
     leader["nodes"][1].update(member)
     found = report(leader, answer("n2"), answer("n3"))
@@ -87,7 +87,7 @@ def test_a_leader_without_a_quorum_serves_nothing() -> None:
     assert "does not reach 2 of 3 members" in found.warnings[0]
 
 
-def test_nodes_that_are_no_members_and_given_addresses_without_an_answer_have_rows_too() -> None:
+def test_nonmembers_and_silent_addresses_have_rows_too() -> None:
     stranger = answer("n9")
     found = report(*map(answer, NAMES), stranger, given=("127.0.0.1:8888",))
     assert [(node.node_id, node.state) for node in found.nodes[3:]] == [("n9", "no member"), (None, "unreachable")]

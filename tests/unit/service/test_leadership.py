@@ -68,7 +68,7 @@ def test_a_lead_begins_and_ends_with_the_events(service: FakeService) -> None:
     assert service.bus.listeners == ()
 
 
-def test_a_node_that_leads_already_is_seen(service: FakeService) -> None:
+def test_a_lead_begins_at_once_if_the_node_already_leads(service: FakeService) -> None:
     service.lead()
     with while_leader(service, timeout=LONG_S) as lead:
         assert lead.term == 1
@@ -90,7 +90,7 @@ def test_a_wait_for_leadership_ends_with_an_error_at_its_timeout(service: FakeSe
         raise AssertionError("nobody leads")
 
 
-def test_a_node_that_died_silently_leads_no_more(service: FakeService) -> None:
+def test_the_lead_ends_when_the_node_dies_silently(service: FakeService) -> None:
     service.lead()
     with while_leader(service) as lead:
         service.dead = True

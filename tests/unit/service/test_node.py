@@ -1,4 +1,4 @@
-"""What a node's settings refuse, each with a text that says what is wrong and what is right."""
+"""A service refuses wrong settings, and each error names the fault and a right value."""
 
 from __future__ import annotations
 

@@ -132,7 +132,7 @@ def test_time_never_goes_back(world: World) -> None:
 
 
 @pytest.mark.parametrize("kind", ["apply", "sessions"])
-def test_a_fault_of_ours_in_applying_names_the_entry_and_is_fatal(tmp_path: Path, kind: str) -> None:
+def test_a_fault_of_the_package_in_applying_names_the_entry_and_is_fatal(tmp_path: Path, kind: str) -> None:
     world = World("memory", tmp_path, machine=TallyMachine)
     world.lead()
     world.propose(Command("add").encode(), Command("disk").encode(), Command("add").encode())
@@ -192,7 +192,7 @@ def test_the_size_of_batches_changes_no_applied_state(lines: list[Any], cuts: li
     assert list(many.machine.snapshot()) == list(one.machine.snapshot())  # type: ignore[attr-defined]
 
 
-def test_a_users_machine_is_not_asked_while_it_is_handed_a_snapshot(tmp_path: Path) -> None:
+def test_a_users_machine_is_not_queried_while_it_restores_a_snapshot(tmp_path: Path) -> None:
     world = World("memory", tmp_path, machine=TallyMachine)
     assert world.ledger.applier.query("k") == 0
     world.ledger.begin_replacing()

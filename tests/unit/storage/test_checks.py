@@ -1,4 +1,4 @@
-"""The checks: each is broken once, and nothing wrong leaves the node nor enters its log."""
+"""The checks: each test breaks one, and no wrong frame leaves the node and no wrong entry enters its log."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def test_a_log_cut_behind_the_state_on_disk_stops_the_node() -> None:
         node.turn()
 
 
-def test_a_commit_index_that_goes_back_stops_the_node() -> None:
+def test_a_decreasing_commit_index_stops_the_node() -> None:
     node = OneNode()
     follow(node, 1, put(2, 1, "k", "v"), put(3, 1, "k", "v"), commit=2)
     node.ledger.begin(0.0)
@@ -135,7 +135,7 @@ def test_an_acknowledgement_of_entries_not_on_disk_does_not_leave(monkeypatch: p
     assert not replying(node)
 
 
-def test_after_a_storage_error_nothing_leaves_and_no_later_turn_does_anything() -> None:
+def test_a_storage_error_stops_all_frames_and_all_later_turns() -> None:
     node = OneNode()
     node.sent.clear()
 
@@ -160,7 +160,7 @@ def test_a_broken_invariant_ends_the_process_with_a_code_that_is_not_0() -> None
 # --- what a leader sent ----------------------------------------------------------------------------------------------
 
 
-def test_good_records_pass_and_configurations_are_found() -> None:
+def test_checking_accepts_good_records_and_finds_configurations() -> None:
     configuration = entry(6, 3, CONFIGURATION.encode(), Kind.CONFIGURATION)
     assert check_records(4, 2, 5, [entry(5, 2), configuration, entry(7, 4)]) == [6]
     assert check_records(4, 2, 5, []) == []
@@ -178,7 +178,7 @@ def test_good_records_pass_and_configurations_are_found() -> None:
         ("a configuration that is none", [entry(5, 2, b"\xc1", Kind.CONFIGURATION)]),
     ],
 )
-def test_other_records_are_refused(what: str, records: list[bytes]) -> None:
+def test_checking_refuses_bad_records(what: str, records: list[bytes]) -> None:
     with pytest.raises(ProtocolError, match=r"entry [56] of an append"):
         check_records(4, 2, 5, records)
 

@@ -53,7 +53,7 @@ def test_the_bytes_and_the_digest_of_a_plain_list_of_members_never_change(name: 
     assert Configuration.decode(bytes.fromhex(written["bytes"])) == configuration
 
 
-def test_a_later_version_is_refused_by_its_number_and_what_is_no_version_is_damage() -> None:
+def test_a_later_version_is_refused_by_number_and_any_other_value_is_damage() -> None:
     members = [["n1", "a:1"]]
     for row in ([2, members, False, []], [300], [VERSION + 1, members]):
         with pytest.raises(
@@ -72,7 +72,7 @@ def history(*rows: tuple[int, Configuration]) -> ConfigurationHistory:
     return made
 
 
-def test_the_last_one_in_the_log_is_in_force_and_a_truncation_takes_it_back() -> None:
+def test_the_last_configuration_in_the_log_is_in_force_until_it_is_truncated() -> None:
     made = history((1, ONE), (5, TWO), (9, THREE))
     assert made.current == THREE
     assert [made.at(index) for index in (1, 4, 5, 8, 9, 100)] == [ONE, ONE, TWO, TWO, THREE, THREE]

@@ -32,13 +32,13 @@ def test_the_id_is_found_behind_any_payload(correlation_id: str | None, payload:
 
 
 @given(st.binary(max_size=40))
-def test_bytes_that_are_no_command_have_none(data: bytes) -> None:
+def test_bytes_that_are_not_a_command_have_no_correlation_id(data: bytes) -> None:
     for nearly in (data, b"\x93" + data):
         found = correlation_of(nearly)
         assert found is None or isinstance(found, str)
 
 
-def test_of_a_range_the_first_few_commands_are_told_once_each() -> None:
+def test_a_range_names_the_first_distinct_ids_of_its_commands() -> None:
     records = [record(1, None), record(2, "a"), record(3, "a"), record(4, "b"), record(5, "c", Kind.SESSION)]
     assert ids_of(records) == ("a", "b")
     many = ids_of(record(index, f"id-{index}") for index in range(100))
@@ -46,7 +46,7 @@ def test_of_a_range_the_first_few_commands_are_told_once_each() -> None:
     assert ids_of([*(record(index, "same") for index in range(COMMANDS_MAX)), record(99, "late")]) == ("same",)
 
 
-def test_only_memory_is_looked_at_and_only_the_beginning_of_a_long_range() -> None:
+def test_ids_are_read_only_from_memory_and_from_the_beginning_of_a_long_range() -> None:
     log = Log(MemoryTables(), tail_bytes_max=1 << 30)
     log.append([record(1, "early", size=RANGE_BYTES_MAX), record(2, "late")])
     assert ids_between(log, 1, 2) == ("early",)

@@ -54,7 +54,7 @@ def writer_of(file: Path) -> int:
 
 
 @pytest.mark.parametrize("name", ["x.fcs.writing-1-0.tmp", "x.fcs.writing-1-1.tmp", "x.fcs.writing-1.tmp", "x-{}.tmp"])
-def test_only_a_child_of_ours_is_taken_for_the_writer(name: str) -> None:
+def test_only_a_child_of_this_process_is_accepted_as_the_writer(name: str) -> None:
     with pytest.raises(AssertionError):
         writer_of(Path(name.format(os.getpid())))
     with pytest.raises(AssertionError, match="is no child of ours"):
@@ -86,7 +86,7 @@ def test_a_child_writes_the_state_on_disk_while_the_node_goes_on(world: World) -
     assert follower.state == {f"k{n}": n for n in range(100)}
 
 
-def test_a_child_that_takes_too_long_is_ended_and_leaves_nothing(world: World) -> None:
+def test_a_slow_child_is_ended_and_leaves_no_file(world: World) -> None:
     job = export_in_process(world.path / "tables", world.folder, SlowMachine, 1.0)
     began = time.monotonic()
     with pytest.raises(SnapshotFailedError, match="did not finish in 1 s"):

@@ -1,4 +1,4 @@
-"""Whose folder it is, and which life of it: boots rise durably, wiped and restored members are noticed."""
+"""The identity of a folder: boots increase durably, and wiped and restored members are noticed."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -108,7 +108,7 @@ def test_a_copy_that_was_started_more_often_than_its_original_is_refused(world: 
     assert world.ledger.identity.boots == {"n2": ("folder.eeeeeeee", 5)}
 
 
-def test_a_copy_does_not_come_in_by_being_started_again_and_again(world: World) -> None:
+def test_repeated_starts_do_not_admit_a_copy(world: World) -> None:
     admit(world, "n2", "folder", 2, letters="ab")
     for boot in range(3, 300):
         assert admit(world, "n2", "folder", boot, letters="a" + "x" * boot) != ""

@@ -1,4 +1,4 @@
-"""The journal: what was told can be read again, over both backends, and what is missing has a name."""
+"""The journal: published events can be read again, over both backends, and gaps name the missing ones."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def test_pages_follow_each_other(open_tables: Open) -> None:
     assert [number for number, _ in found] == list(range(1, 11))
 
 
-def test_a_page_of_wanted_rows_says_how_far_it_looked(open_tables: Open) -> None:
+def test_a_page_of_selected_rows_says_how_far_it_was_searched(open_tables: Open) -> None:
     node = Teller(open_tables, rows_max=10 * SCAN_MAX)
     for _ in range(3):
         node.tell(1000)
@@ -114,7 +114,7 @@ def test_a_page_of_wanted_rows_says_how_far_it_looked(open_tables: Open) -> None
     assert ([number for number, _ in page.rows], page.next) == ([2500], 3001)
 
 
-def test_nothing_told_costs_a_transaction_nothing(open_tables: Open) -> None:
+def test_a_turn_without_events_stages_no_journal_rows(open_tables: Open) -> None:
     node = Teller(open_tables)
     batch = Batch()
     node.journal.stage(batch)
@@ -134,7 +134,7 @@ def test_a_crash_leaves_a_gap_up_to_the_mark_and_numbers_go_on_behind_it(open_ta
     assert node.read(since=5).gaps == [Gap(5, BLOCK, "lost")]
 
 
-def test_a_crash_before_anything_was_told_again_is_a_gap_too(open_tables: Open) -> None:
+def test_a_crash_before_the_first_event_leaves_a_gap_too(open_tables: Open) -> None:
     node = Teller(open_tables)
     node.start()
     assert node.read(since=1) == Page([], 1, BLOCK + 1, BLOCK, [Gap(1, BLOCK, "lost")])
@@ -152,7 +152,7 @@ def test_an_orderly_end_leaves_no_gap(open_tables: Open) -> None:
     assert node.read().gaps == []
 
 
-def test_old_rows_go_by_number_in_slices_and_are_named(open_tables: Open) -> None:
+def test_rows_above_the_limit_are_discarded_in_slices_and_leave_a_gap(open_tables: Open) -> None:
     node = Teller(open_tables, rows_max=80)
     for _ in range(300):
         node.tell(1)
@@ -182,7 +182,7 @@ def test_a_burst_is_discarded_in_bounded_slices(open_tables: Open) -> None:
     assert counts[-1] <= 100 + node.journal.slice_rows
 
 
-def test_rows_go_by_age_too(open_tables: Open) -> None:
+def test_old_rows_are_discarded_by_their_age(open_tables: Open) -> None:
     node = Teller(open_tables, seconds_max=600)
     node.tell(5)
     node.commit()

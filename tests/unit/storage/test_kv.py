@@ -141,7 +141,7 @@ def test_writes_between_checkpoint_and_commit_are_not_lost() -> None:
     assert machine.dirty[0] == 1
 
 
-def test_changes_not_on_disk_are_forgotten_when_the_machine_is_bound_anew() -> None:
+def test_binding_a_machine_again_discards_changes_not_on_disk() -> None:
     machine = bound()
     do(machine, "set", key="kept", value=1)
     save(machine)
@@ -190,7 +190,7 @@ def test_an_export_becomes_the_same_state_in_another_generation() -> None:
 
 
 @pytest.mark.parametrize("chunk", [b"", b"\xc1", b"\x01", b"\x91\x01", b"\x91\x92\x01\x02", b"\x91\x92\xc4\x01a\x01"])
-def test_a_chunk_that_is_none_is_corruption_and_changes_nothing(chunk: bytes) -> None:
+def test_an_invalid_chunk_is_corruption_and_changes_nothing(chunk: bytes) -> None:
     batch = Batch()
     with pytest.raises(CorruptionError):
         KeyValueMachine.import_chunk(batch, 1, chunk)
@@ -220,7 +220,7 @@ def test_a_scan_pages_through_many_keys() -> None:
     assert found == [0, *range(2, 3000)]
 
 
-def test_a_page_that_is_too_large_is_refused_with_a_size_that_is_not() -> None:
+def test_the_refusal_of_an_oversized_page_names_an_allowed_limit() -> None:
     machine = bound()
     for number in range(6):
         do(machine, "set", key=f"k{number}", value=b"x" * (SCAN_BYTES_MAX // 5))

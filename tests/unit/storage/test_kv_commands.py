@@ -1,4 +1,4 @@
-"""Each key-value command does to the keys what its docstring says, or says what is wrong."""
+"""Each key-value command changes the keys as its docstring says, or fails with a clear error."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_increment_begins_at_zero() -> None:
     ("held", "by"),
     [("a", 1), (True, 1), (1.5, 1), (2**64 - 1, 1), (-(2**63), -1), (1, 1.5), (1, True)],
 )
-def test_increment_refuses_values_that_are_no_number_of_64_bits(held: Any, by: Any) -> None:
+def test_increment_refuses_values_that_are_not_64_bit_integers(held: Any, by: Any) -> None:
     machine = holding(n=held)
     with pytest.raises((TypeError, ValueError)):
         do(machine, "increment", key="n", by=by)

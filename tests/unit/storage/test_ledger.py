@@ -1,4 +1,4 @@
-"""The ledger: the fence of terms, what may be cut and committed, turns that happen entirely or not at all."""
+"""The ledger: the fence of terms, the rules of truncation and commit, turns that happen entirely or not at all."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -51,7 +51,9 @@ def test_one_vote_a_term_and_it_is_durable(world: World) -> None:
 @pytest.mark.parametrize(
     ("last_index", "last_term", "granted"), [(4, 2, True), (3, 2, False), (9, 1, False), (1, 3, True), (5, 2, True)]
 )
-def test_a_vote_needs_a_log_as_new_as_ours(world: World, last_index: int, last_term: int, granted: bool) -> None:
+def test_a_vote_requires_a_log_as_up_to_date_as_the_voters(
+    world: World, last_index: int, last_term: int, granted: bool
+) -> None:
     world.follow(2)
     with world.turn():
         world.accept(1, 0, *entries(2, 4, 2))
@@ -101,7 +103,7 @@ def test_a_term_is_led_once(world: World) -> None:
     assert world.lead() == term + 1
 
 
-def test_a_rollback_ends_leading_and_does_not_let_the_term_be_led_again(world: World) -> None:
+def test_a_rollback_ends_the_leadership_and_its_term_is_not_led_again(world: World) -> None:
     term, ledger = world.lead(), world.ledger
     ledger.begin(0)
     ledger.rollback()
@@ -110,7 +112,7 @@ def test_a_rollback_ends_leading_and_does_not_let_the_term_be_led_again(world: W
         ledger.lead(term)
 
 
-def test_standing_and_leading_in_a_turn_that_is_taken_back_does_not_lead_that_term_later(world: World) -> None:
+def test_a_term_won_in_a_rolled_back_turn_is_not_led_later(world: World) -> None:
     ledger = world.ledger
     ledger.begin(0)
     term = ledger.stand(ledger.term)
@@ -151,7 +153,7 @@ def test_entries_leave_early_only_when_leading_was_durable_before_the_turn(world
 # --- accepting -------------------------------------------------------------------------------------------------------
 
 
-def test_entries_are_taken_behind_a_previous_one_that_fits(world: World) -> None:
+def test_entries_are_appended_only_behind_a_matching_previous_entry(world: World) -> None:
     world.follow(2)
     with world.turn():
         assert world.accept(1, 0, *entries(2, 4, 2)) == Accepted(4, 2, 0, 0)

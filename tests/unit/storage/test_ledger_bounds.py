@@ -1,4 +1,4 @@
-"""The ledger's bounds: what it refuses before it is too late, and how often it flushes."""
+"""The ledger's bounds: it refuses proposals before its store is full, and flushes at most once a turn."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -36,7 +36,7 @@ def world(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[World]:
 # --- bounds ----------------------------------------------------------------------------------------------------------
 
 
-def test_too_much_uncommitted_is_busy_and_a_noop_always_passes(tmp_path: Path) -> None:
+def test_proposals_above_the_uncommitted_limit_are_busy_and_a_no_op_always_passes(tmp_path: Path) -> None:
     world = World("memory", tmp_path, limits=replace(LIMITS, uncommitted_entries_max=10))
     world.lead()
     world.propose(*[put("k", 1)] * 9)
@@ -47,7 +47,7 @@ def test_too_much_uncommitted_is_busy_and_a_noop_always_passes(tmp_path: Path) -
     world.propose(*[put("k", 1)] * 10)
 
 
-def test_bytes_under_way_are_counted_to_the_end_under_lasting_load(tmp_path: Path) -> None:
+def test_uncommitted_bytes_are_counted_exactly_under_lasting_load(tmp_path: Path) -> None:
     world = World("memory", tmp_path, limits=replace(LIMITS, uncommitted_bytes_max=4_000, tail_bytes_max=500))
     term = world.lead()
     for _ in range(2_000):  # something is always under way, so the count never has a moment to start anew
@@ -156,7 +156,7 @@ def test_commit_says_whether_entries_were_written(world: World) -> None:
     assert ledger.commit() is False
 
 
-def test_state_moves_to_disk_after_so_many_entries_bytes_or_seconds(tmp_path: Path) -> None:
+def test_a_checkpoint_is_due_after_a_number_of_entries_bytes_or_seconds(tmp_path: Path) -> None:
     limits = replace(LIMITS, checkpoint_entries=20, checkpoint_bytes=10_000, checkpoint_seconds=30.0)
     world = World("memory", tmp_path, limits=limits)
     world.lead()
@@ -193,7 +193,7 @@ def test_a_failed_commit_is_never_repeated(tmp_path: Path) -> None:
         world.ledger.rollback()
 
 
-def test_a_commit_notices_nothing_of_the_disk_but_reading_does(world: World) -> None:
+def test_reading_notices_a_missing_entry_that_a_commit_does_not(world: World) -> None:
     world.lead()
     world.do(*[put("k", n) for n in range(50)])
     world.ledger.log.forget_oldest(len(world.ledger.log.tail))

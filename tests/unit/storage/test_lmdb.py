@@ -1,4 +1,4 @@
-"""The tables on LMDB: what a real file has to survive, and its readers in other processes."""
+"""The tables on LMDB: crashes, full disks and wrong files, and readers in other processes."""
 
 import os
 import random
@@ -74,7 +74,7 @@ def test_lmdb_with_a_full_map_fails_for_good_and_loses_nothing(tmp_path: Path) -
         commit(reopened, lambda batch: batch.put("kv", b"more", b"x" * 50_000))
 
 
-def test_lmdb_on_a_disk_that_takes_no_more_fails_for_good_and_loses_nothing(
+def test_lmdb_on_a_full_disk_fails_for_good_and_loses_nothing(
     tmp_path: Path,
 ) -> None:
     tables = LmdbTables(tmp_path / "tables")

@@ -167,7 +167,7 @@ def test_the_hint_is_the_last_entry_whose_term_is_not_above(steps: list[int], in
 # --- compaction ------------------------------------------------------------------------------------------------------
 
 
-def test_a_new_base_hides_what_lies_before_it_and_sweeping_clears_it_in_slices(tables: Tables) -> None:
+def test_a_new_base_hides_the_entries_before_it_and_sweeping_deletes_them_in_slices(tables: Tables) -> None:
     log = filled(tables, 50, tail_bytes_max=20 * SIZE)
     log.rebase(42, 1)
     assert (log.term_at(41), log.term_at(42), log.term_at(43)) == (None, 1, 1)
@@ -205,7 +205,7 @@ def test_a_base_beyond_the_last_entry_begins_the_log_anew(tables: Tables) -> Non
 
 
 @pytest.mark.parametrize("index", [1, 50, 2000])
-def test_a_damaged_record_is_named_wherever_it_is_met(tables: Tables, index: int) -> None:
+def test_every_read_of_a_damaged_record_names_it(tables: Tables, index: int) -> None:
     filled(tables, 2000)
     record = encode(index, 1, 0, 0)
     change(tables, key_of(index), record[:-1] + b"?")

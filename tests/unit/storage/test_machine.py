@@ -87,7 +87,7 @@ def test_a_command_survives_the_trip_through_bytes(
 
 @settings(deadline=None)
 @given(st.binary(max_size=60) | VALUES.map(msgpack.packb))
-def test_bytes_that_are_no_command_are_a_protocol_error(data: bytes) -> None:
+def test_any_bytes_are_a_command_or_a_protocol_error(data: bytes) -> None:
     try:
         command = Command.decode(data)
     except ProtocolError:
@@ -141,7 +141,7 @@ def test_nesting_is_allowed_up_to_the_bound() -> None:
         Command("set", {"value": nested(2000)}),
     ],
 )
-def test_a_command_that_would_not_decode_is_refused_before_it_is_sent(command: Command) -> None:
+def test_an_undecodable_command_is_refused_before_it_is_sent(command: Command) -> None:
     with pytest.raises(ValueError, match="cannot be encoded"):
         command.encode()
 
@@ -184,7 +184,7 @@ def test_an_exception_without_a_readable_text_is_an_outcome_too() -> None:
     assert (name, text) == ("UnspeakableError", "(its text could not be made)")
 
 
-def test_memory_that_ends_in_the_text_of_an_exception_stops_the_node() -> None:
+def test_a_memory_error_in_the_text_of_an_exception_stops_the_node() -> None:
     class HungryError(Exception):
         def __str__(self) -> str:
             raise MemoryError
@@ -211,14 +211,14 @@ def test_an_exception_that_may_differ_between_nodes_stops_the_node_and_names_the
     assert caught.value.__cause__ is error
 
 
-def test_a_storage_error_stays_one_and_names_the_entry() -> None:
+def test_a_storage_error_passes_unchanged_and_names_the_entry() -> None:
     with pytest.raises(StorageError) as caught:
         outcome_of_raising(StorageError("cannot read"))
     assert "log entry 7" in caught.value.__notes__[0]
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), SystemExit(3)])
-def test_an_interrupt_goes_through_and_names_the_entry(error: BaseException) -> None:
+def test_an_interrupt_passes_unchanged_and_names_the_entry(error: BaseException) -> None:
     with pytest.raises(type(error)) as caught:
         outcome_of_raising(error)
     assert "log entry 7" in caught.value.__notes__[0]
@@ -286,7 +286,7 @@ def test_a_batch_that_fails_as_a_whole_stops_the_node(action: Any, index: int) -
     assert caught.value.index == index
 
 
-def test_an_interrupt_goes_through_a_run() -> None:
+def test_an_interrupt_of_a_batch_names_its_range() -> None:
     def interrupted(_: Sequence[Entry]) -> list[Any]:
         raise KeyboardInterrupt
 

@@ -29,7 +29,7 @@ def assert_poisoned(tables: Tables) -> None:
             call()
 
 
-def test_memory_fails_the_commit_that_it_was_told_to_fail() -> None:
+def test_memory_fails_a_commit_on_request() -> None:
     tables = MemoryTables()
     commit(tables, lambda batch: batch.put("kv", b"a", b"1"))
     tables.fail_next_commit(OSError(5, "Input/output error"))

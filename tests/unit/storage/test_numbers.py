@@ -1,4 +1,4 @@
-"""Event numbers: never used twice, whatever crashes when."""
+"""Event numbers: no number is used twice, at any crash."""
 
 from pathlib import Path
 
@@ -24,7 +24,7 @@ def test_a_number_is_never_used_twice_over_crashes(backend: str, tmp_path: Path)
     world.close()
 
 
-def test_turns_that_only_tell_cost_hardly_a_flush(tmp_path: Path) -> None:
+def test_numbering_events_costs_hardly_a_flush(tmp_path: Path) -> None:
     world = World("memory", tmp_path)
     commits = world.tables.commits
     for _ in range(2_000):
@@ -35,7 +35,7 @@ def test_turns_that_only_tell_cost_hardly_a_flush(tmp_path: Path) -> None:
     assert world.tables.commits - commits <= 200_000 // (BLOCK - FEW) + 1
 
 
-def test_a_turn_that_tells_more_than_there_are_numbers_flushes_instead_of_using_one_twice(tmp_path: Path) -> None:
+def test_a_turn_with_more_events_than_reserved_numbers_flushes(tmp_path: Path) -> None:
     world = World("memory", tmp_path)
     numbers = [world.ledger.next_sequence() for _ in range(2 * BLOCK)]
     assert numbers == sorted(set(numbers))

@@ -1,4 +1,4 @@
-"""Opening: a folder becomes a ledger as the crash left it, or says what is wrong and is not changed."""
+"""Opening: a folder is opened as the crash left it, or is refused with a clear error and not changed."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -126,7 +126,7 @@ def test_a_later_start_ignores_the_list_of_members(world: World) -> None:
     assert world.ledger.configuration == world.opened.initial == CONFIGURATION
 
 
-def test_new_tables_beside_old_snapshots_are_not_taken_for_a_node_however_often_it_is_started(tmp_path: Path) -> None:
+def test_a_folder_with_old_snapshots_and_new_tables_is_refused_at_every_start(tmp_path: Path) -> None:
     world = World("memory", tmp_path)
     world.lead()
     world.do(increment("n"))
@@ -140,7 +140,7 @@ def test_new_tables_beside_old_snapshots_are_not_taken_for_a_node_however_often_
     assert world.opened.is_new
 
 
-def test_a_file_ahead_of_the_state_in_the_tables_is_no_snapshot_of_this_node(world: World) -> None:
+def test_a_snapshot_file_ahead_of_the_tables_is_ignored(world: World) -> None:
     """It was received and never switched to, or somebody put it there: it is neither cut behind nor sent."""
     world.lead()
     world.do(*[increment("n")] * 10)
@@ -292,7 +292,7 @@ def test_the_folder_of_a_ledger_machine_is_not_given_to_another_machine(world: W
     refuses(world, IdentityError, "start it with the machine that it had")
 
 
-def test_a_machine_that_does_not_take_its_own_state_back_stops_the_start(tmp_path: Path) -> None:
+def test_a_machine_stops_the_start_if_it_cannot_load_its_own_state(tmp_path: Path) -> None:
     world = World("memory", tmp_path, machine=TallyMachine)
     world.lead()
     world.do(increment("n"))
@@ -307,7 +307,7 @@ def test_a_machine_that_does_not_take_its_own_state_back_stops_the_start(tmp_pat
         world.crash()
 
 
-def test_a_users_machine_takes_no_state_of_a_term_that_the_node_never_knew(tmp_path: Path) -> None:
+def test_a_users_machine_does_not_load_a_state_of_an_unknown_term(tmp_path: Path) -> None:
     """Nobody could have sent it: it was there before, or the turn that it came in did not happen."""
     world = World("memory", tmp_path, machine=TallyMachine)
     world.lead()

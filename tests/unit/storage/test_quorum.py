@@ -1,4 +1,4 @@
-"""Majorities, plain and joint, against what a majority is by definition."""
+"""Majorities, plain and joint, compared with the definition of a majority."""
 
 from __future__ import annotations
 

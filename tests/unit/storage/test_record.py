@@ -1,4 +1,4 @@
-"""Records: what is encoded comes back, and whatever is changed in it is noticed."""
+"""Records: an encoded entry is read back, and every change of its bytes is noticed."""
 
 import pytest
 from hypothesis import given, settings

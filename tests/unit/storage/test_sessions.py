@@ -199,7 +199,7 @@ def test_a_retry_gets_the_first_outcome_also_after_a_restart() -> None:
     assert again.begin(5, 2, 0, 30) == failed
 
 
-def test_a_number_that_was_lost_in_the_middle_is_new() -> None:
+def test_a_skipped_number_is_new_when_it_arrives() -> None:
     sessions = Sessions()
     sessions.open(5, 0, 1000)
     for seq in (1, 4, 3):
@@ -247,7 +247,7 @@ def test_a_session_lives_until_its_time_to_live_has_passed_in_silence() -> None:
     assert not sessions.live
 
 
-def test_the_most_silent_session_is_closed_when_there_are_too_many() -> None:
+def test_the_longest_silent_session_is_closed_when_there_are_too_many() -> None:
     sessions = Sessions(sessions_max=2)
     sessions.open(1, 0, 1000)
     sessions.open(2, 0, 1000)
@@ -258,7 +258,7 @@ def test_the_most_silent_session_is_closed_when_there_are_too_many() -> None:
 
 @settings(deadline=None, max_examples=100)
 @given(st.lists(st.integers(0, 6), max_size=60))
-def test_in_a_crowd_always_the_most_silent_one_goes(steps: list[int]) -> None:
+def test_too_many_sessions_close_the_longest_silent_one_each_time(steps: list[int]) -> None:
     sessions, last = Sessions(sessions_max=4), dict[int, int]()
     for index, step in enumerate(steps, start=1):
         time_ms = index // 2
@@ -335,7 +335,7 @@ def test_an_export_of_memory_and_of_disk_are_the_same_bytes() -> None:
     "chunk",
     [b"", b"\xc1", b"\x01", b"\x91\x01", msgpack.packb([[1, 2]]), msgpack.packb([[1, b"\x90"]])],
 )
-def test_a_chunk_that_is_none_is_corruption_and_changes_nothing(chunk: bytes) -> None:
+def test_an_invalid_chunk_is_corruption_and_changes_nothing(chunk: bytes) -> None:
     sessions = Sessions()
     sessions.open(1, 0, 10)
     with pytest.raises(CorruptionError):
@@ -347,7 +347,7 @@ def test_a_chunk_that_is_none_is_corruption_and_changes_nothing(chunk: bytes) ->
     assert not batch
 
 
-def test_a_row_that_does_not_decode_is_corruption() -> None:
+def test_an_undecodable_row_is_corruption() -> None:
     tables, batch = MemoryTables(), Batch()
     batch.put("sessions", bytes(12), b"\xc0")
     tables.commit(batch)

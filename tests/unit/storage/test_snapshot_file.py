@@ -60,7 +60,7 @@ def test_a_snapshot_without_chunks_is_a_snapshot(tmp_path: Path) -> None:
     assert newest(tmp_path) == info
 
 
-def test_a_state_that_raises_leaves_nothing_behind(tmp_path: Path) -> None:
+def test_an_exception_while_saving_leaves_no_file_behind(tmp_path: Path) -> None:
     def chunks() -> Iterator[bytes]:
         yield b"first"
         raise RuntimeError("a bug of the user's machine")
@@ -70,7 +70,7 @@ def test_a_state_that_raises_leaves_nothing_behind(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_disk_that_refuses_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_disk_error_while_saving_leaves_no_file_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(descriptor: int) -> None:
         raise OSError(28, "No space left on device")
 

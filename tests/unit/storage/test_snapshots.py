@@ -110,7 +110,7 @@ def test_the_log_is_never_cut_beyond_the_state_on_disk(tmp_path: Path, machine: 
     assert world.ledger.applied == 40
 
 
-def test_entries_that_a_follower_lacks_stay_while_there_is_free_space(
+def test_entries_missing_at_a_follower_are_kept_while_there_is_free_space(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Else whoever takes a snapshot by a slow link would need the next one as soon as it has this one."""
@@ -161,7 +161,7 @@ def test_a_users_machine_is_captured_between_two_applies(tmp_path: Path) -> None
     assert world.ledger.applier.machine.query("") == world.ledger.commit_index - 2
 
 
-def test_old_files_go_and_the_newest_two_stay(tmp_path: Path) -> None:
+def test_the_newest_two_snapshot_files_are_kept(tmp_path: Path) -> None:
     world = World("memory", tmp_path)
     world.lead()
     infos = []
@@ -270,7 +270,7 @@ def test_a_snapshot_that_contradicts_committed_entries_stops_the_node(tmp_path: 
         install(world, info)
 
 
-def test_the_turn_that_switches_applies_compacts_and_checkpoints_nothing(tmp_path: Path) -> None:
+def test_the_turn_of_the_switch_applies_compacts_and_checkpoints_nothing(tmp_path: Path) -> None:
     """Each of them would write an older generation, applied index or base over the new one."""
     source = leader(tmp_path / "n2")
     world = World("memory", tmp_path / "n1")
@@ -305,7 +305,7 @@ def test_the_turn_that_switches_applies_compacts_and_checkpoints_nothing(tmp_pat
         assert [done.index for done in world.ledger.apply(3)] == [203, 204, 205]
 
 
-def test_an_installation_that_was_overtaken_changes_nothing_and_its_rows_go(tmp_path: Path) -> None:
+def test_an_overtaken_installation_changes_nothing_and_its_rows_are_swept(tmp_path: Path) -> None:
     source = leader(tmp_path / "n2")
     world = World("memory", tmp_path / "n1")
     world.follow(1)

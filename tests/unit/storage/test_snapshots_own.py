@@ -1,4 +1,4 @@
-"""Snapshot files that are damaged, and those of a machine of the user's own, whose state they are."""
+"""Damaged snapshot files, and the files of a user's own machine, which hold its only durable state."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -62,9 +62,7 @@ def test_a_users_machine_rests_from_the_first_chunk_to_the_durable_switch(tmp_pa
 
 
 @pytest.mark.parametrize("last", [1, 150, 260])
-def test_a_crash_between_file_and_switch_is_made_good_at_the_next_start(
-    tmp_path: Path, source: World, last: int
-) -> None:
+def test_the_next_start_repairs_a_crash_between_file_and_switch(tmp_path: Path, source: World, last: int) -> None:
     world = World("memory", tmp_path / "n1", machine=TallyMachine)
     world.follow(2)
     with world.turn():

@@ -1,4 +1,4 @@
-"""What waits for a majority is counted by runs, and ends at nothing."""
+"""Uncommitted bytes are counted by batches, and the count returns to zero."""
 
 from forge_consensus.storage.ledger.uncommitted import Uncommitted
 

@@ -1,4 +1,4 @@
-"""Verification: everything that is damaged in a folder is reported, and nothing else."""
+"""Verification: it reports all damage in a folder, and nothing else."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_entries_of_a_later_term_than_the_nodes_are_a_fault(folder: Path) -> Non
     assert verify_folder(folder).faults == ["the log ends in term 9 and the node is in term 1"]
 
 
-def test_a_damaged_vote_ends_the_look_at_the_log(folder: Path) -> None:
+def test_a_damaged_vote_is_one_fault_and_ends_the_verification(folder: Path) -> None:
     put(folder, META, b"hard", b"nonsense")
     report = verify_folder(folder)
     assert report.faults_total == 1
@@ -90,7 +90,7 @@ def test_a_damaged_snapshot_is_a_fault(folder: Path) -> None:
     assert [fault.split(":")[0] for fault in verify_folder(folder).faults] == [f"snapshot {path.name}"]
 
 
-def test_a_folder_in_use_and_one_that_is_none_are_errors(folder: Path) -> None:
+def test_verifying_a_locked_or_a_missing_folder_is_an_error(folder: Path) -> None:
     with Folder(folder), pytest.raises(FolderLockedError):
         verify_folder(folder)
     with pytest.raises(StorageError, match="is no node's folder"):
@@ -98,7 +98,7 @@ def test_a_folder_in_use_and_one_that_is_none_are_errors(folder: Path) -> None:
     assert not (folder / "missing").exists()
 
 
-def test_more_faults_than_are_listed_are_counted() -> None:
+def test_unlisted_faults_are_counted() -> None:
     report = VerifyReport("folder")
     for number in range(FAULTS_MAX + 5):
         report.fault(str(number))
