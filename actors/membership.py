@@ -110,7 +110,7 @@ class MembershipActor(ConsensusActor):
         """Introduce the peer that accepted the greeting, or handle its refusal."""
         node = sender.node
         if message.reason == STRANGER:
-            if node not in self.waiting:  # otherwise a greeting is under way
+            if node not in self.waiting:  # otherwise a greeting is in progress
                 self.greet(node)
         elif message.reason:
             self.refused(node, message)

@@ -18,7 +18,7 @@ class Start:
 
 @message
 class Rebuild:
-    """An actor failed: make all actors anew from the ledger. `reason` names the fault."""
+    """An actor failed: create all actors again from the ledger. `reason` names the fault."""
 
     reason: str
 

@@ -145,7 +145,7 @@ class ReplicationActor(ConsensusActor):
             self.carry_out(leadership, leadership.heartbeat(self.clock.now()))
 
     def receiveMsg_Persisted(self, message: Persisted, sender: Any) -> None:
-        """Raise the leader's own match to the index that is on disk, and apply what has become durable."""
+        """Raise the leader's own match to the index that is on disk, and apply the committed entries."""
         leadership = self.current()
         if leadership is not None and leadership.term == message.term:
             leadership.persisted(message.index)

@@ -60,7 +60,7 @@ class SnapshotActor(ConsensusActor):
         """The snapshot that is being received or installed."""
 
     def receiveMsg_Start(self, message: Start, sender: Any) -> None:
-        """Start checking whether a snapshot is due, and remove what a crash or an actor's fault left half done."""
+        """Start checking whether a snapshot is due, and remove the unfinished data of a crash or an actor's fault."""
         self.saved_at = self.clock.now()
         self.snapshots.drop_incoming()  # left by an actor that failed
         self.snapshots.drop_installation()

@@ -109,7 +109,7 @@ def check_whole(ledger: Ledger, snapshots: Snapshots) -> None:
 
 
 def stage_first_start(batch: Batch, founding: Founding) -> None:
-    """Stage what a new folder holds. Raises `InvalidConfigError` unless the node is among the named members."""
+    """Stage a new folder's records. Raises `InvalidConfigError` unless the node is among the named members."""
     configuration = founding.configuration
     if configuration is None:
         raise InvalidConfigError(

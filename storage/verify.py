@@ -1,6 +1,6 @@
 """Verification: reads a stopped node's folder and reports everything that is damaged, changing nothing.
 
-The command `forge-consensus log verify` prints what this module finds; a program can call `verify_folder` itself.
+The command `forge-consensus log verify` prints the report of this module; a program can call `verify_folder` itself.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ FAULTS_MAX: Final = 100
 
 @dataclass(slots=True)
 class VerifyReport:
-    """What a verification read, and what it found damaged."""
+    """The result of a verification: the data that it read, and the damage."""
 
     data: str
     """The folder that was verified."""

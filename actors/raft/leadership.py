@@ -20,7 +20,7 @@ from forge_consensus.storage.ledger.quorum import Quorum
 
 
 class LedgerView(Protocol):
-    """What a leadership reads of the ledger."""
+    """The part of the ledger that a leadership reads."""
 
     @property
     def log(self) -> Log:
@@ -136,7 +136,7 @@ class Leadership:
         return AppendEntries(self.term, previous, prev_term, self.ledger.commit_index, self.reads.round, records)
 
     def need_snapshot(self, effects: list[Effect], node: str, progress: Progress) -> None:
-        """Ask for a snapshot for the follower, because the log no longer holds what it needs next."""
+        """Ask for a snapshot for the follower, because the log no longer holds the entries that it needs next."""
         if progress.phase is not Phase.SNAPSHOT:
             progress.become(Phase.SNAPSHOT)
             effects.append(PeerNeedsSnapshot(node))
@@ -214,7 +214,7 @@ class Leadership:
         return [SEND_SOON]
 
     def lost_connection(self, node: str) -> None:
-        """Go back to probing the follower, because frames under way to it are lost."""
+        """Go back to probing the follower, because frames in flight to it are lost."""
         if (progress := self.progress.get(node)) is not None:
             progress.become(Phase.PROBE)
 

@@ -154,7 +154,7 @@ class ConsensusActor(Actor):  # type: ignore[misc]
     def offload(
         self, job: Callable[[], Any], done: Callable[[Any, str], Any], drop: Callable[[], None] = lambda: None
     ) -> None:
-        """Run a job elsewhere; this actor gets what `done(result, error)` makes. `drop` frees what the job holds."""
+        """Run a job elsewhere; this actor receives `done(result, error)`; `drop` frees the job's resources."""
         self.context.offload(job, cast("Address", self.myAddress), done, drop)
 
     def publish(self, event: ConsensusEvent) -> None:

@@ -12,7 +12,7 @@ REPORT_EVERY: Final = 1000
 
 
 class Refusals:
-    """Counts what was refused since the process began; `counts` maps reasons to numbers."""
+    """Counts the refusals since the process began; `counts` maps reasons to numbers."""
 
     def __init__(self) -> None:
         self.counts: Counter[str] = Counter()

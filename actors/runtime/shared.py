@@ -53,7 +53,7 @@ class PeerView:
 class SharedState:
     """Facts that have one home because several actors need them. Each has one writer, named in its docstring.
 
-    The safety of the protocol does not rest on them: the ledger decides what is voted, appended and committed.
+    The safety of the protocol does not depend on them: the ledger decides about votes, appends and commits.
     """
 
     role: Role = Role.FOLLOWER

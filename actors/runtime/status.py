@@ -71,7 +71,7 @@ class StorageStatus:
 
 @dataclass(frozen=True, slots=True)
 class NodeStatus:
-    """What a node knows of ConsensusStats, ClusterInfo and HealthStatus of the Go original; all fields are present.
+    """ConsensusStats, ClusterInfo and HealthStatus of the Go original for one node; all fields are present.
 
     Indexes are log indexes; totals count from the start of the process. `storage` is None if only memory was read.
     """
@@ -116,7 +116,7 @@ class NodeStatus:
     boot: int
     """How often the node was started on its data folder."""
     address: str | None
-    """Where the node listens, as the configuration says."""
+    """The node's address in the configuration."""
     events_address: str
     """Where the node publishes its events, empty if it does not."""
     nodes: list[MemberStatus]
@@ -175,7 +175,7 @@ class NodeStatus:
 
     @classmethod
     def from_dict(cls, found: dict[str, Any]) -> Self:
-        """Read what `to_dict` returned, perhaps on a node of a later version: fields unknown here are ignored.
+        """Read the result of `to_dict`, perhaps from a node of a later version: fields unknown here are ignored.
 
         Raises `KeyError` for a missing field.
         """

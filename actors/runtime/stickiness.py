@@ -25,7 +25,7 @@ class Stickiness:
     def holds(self, now: float, *, timeout: float, lease_reads: bool) -> bool:
         """Whether a vote must be refused at `now`.
 
-        `timeout` is the minimal election timeout in seconds: for so long after its last request a leader is protected.
+        `timeout` is the minimal election timeout in seconds: it protects a leader after its last request.
         A broken connection to the leader ends stickiness at once, so that an election can begin. With `lease_reads`
         only time ends it, because a leader that is cut off may still answer reads under its lease.
         """

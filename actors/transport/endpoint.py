@@ -36,7 +36,7 @@ def claim_path(path: str) -> None:
     """
     try:
         kind = Path(path).lstat().st_mode
-    except OSError:  # nothing is there, or binding will say what is wrong
+    except OSError:  # nothing is there, or binding will raise the reason
         return
     if not stat.S_ISSOCK(kind):
         raise InvalidConfigError(f"{path} is a file and no socket: listen at a path where nothing is")
@@ -44,7 +44,7 @@ def claim_path(path: str) -> None:
         probe.settimeout(PROBE_SECONDS)
         try:
             probe.connect(path)
-        except (ConnectionRefusedError, FileNotFoundError):  # what a killed process left behind
+        except (ConnectionRefusedError, FileNotFoundError):  # left behind by a killed process
             return
         except OSError:  # its queue is full, or this user may not connect: somebody listens
             pass

@@ -15,7 +15,7 @@ TEMPORARY_SUFFIX: Final = ".tmp"
 
 STEP_WATCHERS: Final[dict[Path, Callable[[str, str, str], None]]] = {}
 """For tests: a function by folder, called with (step, name, earlier name) for each change of a file in it. A simulated
-disk learns so what was flushed, and may raise there to end the process. Empty in production."""
+disk uses it to know which data was flushed, and may raise in it to end the process. Empty in production."""
 
 
 class Folder:

@@ -51,7 +51,7 @@ class Applied(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """What a state is the state of: everything up to the entry at `index`."""
+    """The point in the log that a state represents: the entries up to `index` are applied."""
 
     index: int
     term: int
@@ -79,7 +79,7 @@ class Applier:
         self.index = self.term = self.time_ms = 0
         """Index and term of the last applied entry, and the greatest time of any."""
         self.on_disk = self.staged = 0
-        """The applied index as a restart finds it, and as the checkpoint under way writes it."""
+        """The applied index as a restart finds it, and as the checkpoint in progress writes it."""
         self.dirty_bytes = 0
         """About how much memory the state takes that is not on disk."""
         self.replacing = False
@@ -90,7 +90,7 @@ class Applier:
         """
 
     def load(self) -> None:
-        """Read what the last checkpoint wrote. Raises `CorruptionError`."""
+        """Read the last checkpoint. Raises `CorruptionError`."""
         self.replacing = False
         if self.ledger_machine is None:
             return

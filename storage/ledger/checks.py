@@ -1,4 +1,4 @@
-"""The checks: what a running node verifies of itself, so that it stops before anything wrong can leave it.
+"""The checks: a running node verifies its own state, so that it stops before anything wrong can leave it.
 
 The invariants I1 to I16 are listed in docs/invariants.md. The simulation checks all of them after every step
 (`forge_consensus.testing.rules.invariants`). Those below are cheap enough for production: one comparison a turn, or one
@@ -14,14 +14,14 @@ I7    what is committed stays                                    `Ledger.truncat
 I8    base <= applied on disk <= applied <= committed <= last    `check_turn`; `check_whole` at the start
 I9    term and commit index never go back                        `check_vote`, `check_turn`
 I10   one vote a term, on disk before it is sent                 `Ledger.grant_vote`, `check_vote`, `check_turn`
-I11   an acknowledgement speaks for the disk                     `check_turn`: nothing leaves before it is on disk;
-                                                                 `Log.reload`: the log ends where the last commit said
+I11   an acknowledged entry is on disk                           `check_turn`: nothing leaves before it is on disk;
+                                                                 `Log.reload`: the log ends where the last commit ended
 I16   nothing leaves after a storage error                       the error ends the turn before its frames leave, and
                                                                  `Tables` refuse every call after it
 ====  =========================================================  ======================================================
 
 A failed check of the node's own state raises `LogInconsistentError`, which is fatal: the process ends with a code that
-is not 0. A failed check of what another node sent raises `ProtocolError`: the frame is refused and the node goes on.
+is not 0. A failed check of another node's data raises `ProtocolError`: the frame is refused and the node continues.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def what_is_wrong(
 
 
 def check_vote(before: HardState, after: HardState) -> None:
-    """Check that what is about to be written goes back neither in term nor in vote (I9, I10).
+    """Check that the state to be written goes back neither in term nor in vote (I9, I10).
 
     Raises `LogInconsistentError`.
     """
@@ -86,7 +86,7 @@ def check_vote(before: HardState, after: HardState) -> None:
 
 
 def broken(number: str, what: str) -> str:
-    """The message of a broken invariant: its number, as "I8", and what was found."""
+    """The message of a broken invariant: its number, as "I8", and the finding."""
     return f"invariant {number} does not hold: {what}. The node stops; keep its folder and report this"
 
 

@@ -34,7 +34,7 @@ VERSION: Final = 1
 
 @dataclass(frozen=True)
 class Configuration:
-    """The members of the cluster, and what all of them must agree on.
+    """The members of the cluster, and the settings that all of them must agree on.
 
     Its bytes hold nothing local, so the first log entry is the same on every node, and its hash is part of the
     cluster's identity.
@@ -66,7 +66,7 @@ class Configuration:
 
     @cached_property
     def quorum(self) -> Quorum:
-        """Decides what a majority is. Every such question goes through it, so that a joint configuration is one change.
+        """Decides which nodes are a majority. All code uses it, so a joint configuration is one change.
 
         Today there is one set of voters; a joint configuration will give its outgoing voters here as the second.
         """
@@ -153,7 +153,7 @@ class ConfigurationHistory:
         return self.rows[place - 1][1] if place else self.base
 
     def add(self, index: int, data: bytes) -> None:
-        """Note that an entry with this configuration was appended. Raises what `Configuration.decode` raises."""
+        """Note that an entry with this configuration was appended. Raises the errors of `Configuration.decode`."""
         self.rows.append((index, Configuration.decode(data)))
 
     def truncate(self, first: int) -> None:

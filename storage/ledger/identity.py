@@ -89,7 +89,7 @@ class Identity:
     def admit(self, turn: Transaction, node: str, token: str, boot: int, earlier: str) -> str:
         """Note a member's boot in this turn; returns "", or why this cannot be the member that was known before.
 
-        `token`, `boot` and `earlier` are what the member says of itself: its boot token, its boot, and the draws of the
+        `token`, `boot` and `earlier` are the member's own statements: its boot token, its boot, and the draws of the
         boots before it, newest first.
         """
         known = self.boots.get(node)

@@ -40,7 +40,7 @@ class Gap(NamedTuple):
 
 
 class Page(NamedTuple):
-    """Rows from `since` on, ascending, and what is missing among them; the next page begins at `next`."""
+    """Rows from `since` on, ascending, and the gaps among them; the next page begins at `next`."""
 
     rows: list[tuple[int, bytes]]
     first: int
@@ -60,7 +60,7 @@ class Row(NamedTuple):
 
 
 class Staged(NamedTuple):
-    """What the transaction under way changes; it becomes true once that is durable."""
+    """The changes of the transaction in progress; they take effect once it is durable."""
 
     written: int
     removed: int
@@ -76,7 +76,7 @@ def key_of(sequence: int) -> bytes:
 class Journal:
     """The rows of one node's events. It belongs to the node's thread.
 
-    `rows_max` and `seconds_max` bound what stays on disk, give or take one slice and a minute. A row's age is measured
+    `rows_max` and `seconds_max` bound the rows on disk, within one slice and a minute. A row's age is measured
     against the newest row, so no clock is read. Every method may raise `CorruptionError` and `StorageError`.
     """
 
@@ -136,7 +136,7 @@ class Journal:
         self.staged = Staged(self.staged.written, removed, int.from_bytes(floor), oldest_ms)
 
     def committed(self) -> None:
-        """Note that what was staged is durable."""
+        """Note that the staged rows are durable."""
         written, removed, self.floor, self.oldest_ms = self.staged
         self.count += written - removed
         del self.waiting[:written]
@@ -166,7 +166,7 @@ class Journal:
     ) -> Page:
         """At most `limit` rows that are `wanted`, from number `since` on, with those that are not on disk yet.
 
-        `wanted` is asked with a row's bytes; `bytes_max` bounds the page, give or take a row. Only `SCAN_MAX` rows are
+        `wanted` is called with a row's bytes; `bytes_max` bounds the page, within one row. Only `SCAN_MAX` rows are
         looked at, so a page may be short or empty without being the last.
         """
         place = max(since, 1)

@@ -34,9 +34,9 @@ HARD = b"hard"
 BASE = b"base"
 """The key of (index, term, configuration) as of the log's base: the part of the log that is compacted away."""
 NO_BASE = b"\x93\x00\x00\xc4\x00"
-"""What `BASE` holds before the first compaction: (0, 0, b"")."""
+"""The value of `BASE` before the first compaction: (0, 0, b"")."""
 ENTRY_BYTES = HEAD_BYTES + CRC_BYTES + 8 + RECORD_OVERHEAD_BYTES
-"""What an entry takes on disk beside its data: head, checksum, key."""
+"""The bytes of an entry on disk beside its data: head, checksum, key."""
 HELD_BACK = (Kind.COMMAND, Kind.SESSION)
 """The kinds of entries that a leader refuses when too much is uncommitted or the store is full. A no-op always passes,
 because a new leader could otherwise never commit what its predecessor left (etcd's rule). So does a configuration,
@@ -44,7 +44,7 @@ because it may be the remedy."""
 
 
 class Proposal(NamedTuple):
-    """What a leader is asked to put into its log; the fields are those of `Record`."""
+    """A proposal for a leader's log; the fields are those of `Record`."""
 
     kind: int
     session: int
@@ -74,7 +74,7 @@ class Mismatch(NamedTuple):
 
 
 class Ledger:
-    """What a node must not forget, and what is derived from it.
+    """The state that a node must not forget, and the facts derived from it.
 
     It belongs to the node's thread. `forge_consensus.storage.opening.open_ledger` makes one from a folder. Other
     modules read its parts (`log`, `applier`, `identity`, `configurations`) freely; they change them only through the
@@ -103,7 +103,7 @@ class Ledger:
         self.stood = self.led = 0
         """The terms in which this node last stood and last led, since its process began."""
         self.checkpoint_wanted, self.checkpoint_clean_at = False, 0.0
-        """Whether a checkpoint was asked for or is overdue; and when applied and stored state last were the same."""
+        """Whether a checkpoint was requested or is overdue; and when applied and stored state last were the same."""
         self.commit_before = 0
         """The commit index when the turn began."""
         self.hard_on_disk: HardState = (0, "", 0, 0)
@@ -112,7 +112,7 @@ class Ledger:
     # --- the turn ----------------------------------------------------------------------------------------------------
 
     def reload(self) -> None:
-        """Read everything that is stored from disk again; what was only in memory is gone.
+        """Read all stored state from disk again; state that was only in memory is gone.
 
         Raises `CorruptionError`, `UnsupportedVersionError` for a configuration of a later version.
         """
@@ -178,7 +178,7 @@ class Ledger:
         return wrote
 
     def rollback(self) -> None:
-        """Undo the turn, in memory too. What was applied stays, because only committed entries are applied.
+        """Undo the turn, in memory too. Applied entries stay applied, because only committed entries are applied.
 
         Raises `ApplyFaultError` if a user's machine is being handed a snapshot, because nobody can take that back: the
         node must stop, and its next start takes the state from the snapshot.
@@ -191,14 +191,14 @@ class Ledger:
         self.reload()
 
     def check_turn(self) -> None:
-        """Check what must hold once `commit` returned and before frames leave. Raises `LogInconsistentError`."""
+        """Check the invariants after `commit` and before frames leave. Raises `LogInconsistentError`."""
         hard = (self.term, self.vote, self.commit_index, self.log.last)
         applier = self.applier
         check_turn(hard, self.hard_on_disk, self.commit_before, applier.index, applier.on_disk, self.log)
 
     @property
     def changed(self) -> bool:
-        """Whether term, vote or log differ from what is on disk.
+        """Whether term, vote or log differ from the disk.
 
         The commit index there is a hint and does not count.
         """
@@ -300,7 +300,7 @@ class Ledger:
     # --- the fence: log ----------------------------------------------------------------------------------------------
 
     def check_space(self, extra_bytes: int) -> None:
-        """Raise `StorageFullError` unless the store has space for this much, for what memory holds, and the reserve.
+        """Raise `StorageFullError` unless the store has space for this much, for unsaved state, and for the reserve.
 
         The reserve keeps votes, compaction and copy-on-write possible when proposals are refused.
         """
@@ -388,7 +388,7 @@ class Ledger:
                 "committed: this node does not forget them and stops"
             )
         self.configurations.truncate(first)
-        # What is appended instead may get the same indexes, and is not on disk before this turn's commit.
+        # New entries may get the same indexes, and are not on disk before this turn's commit.
         self.appliable = min(self.appliable, first - 1)
         return self.log.truncate(first)
 
@@ -408,7 +408,7 @@ class Ledger:
         return True
 
     def commit_following(self, term: int, index: int) -> bool:
-        """Move the commit index to what the leader of `term` reported; returns whether it moved.
+        """Move the commit index to the one that the leader of `term` reported; returns whether it moved.
 
         `index` must be at most the index up to which the same message proved the logs equal.
         """
@@ -436,7 +436,7 @@ class Ledger:
     def begin_replacing(self) -> None:
         """Let a user's machine rest, because it is about to be handed a snapshot; `switch_state` ends that.
 
-        A machine in the ledger goes on meanwhile, because the snapshot goes into another generation of its tables.
+        A machine in the ledger applies entries meanwhile, because the snapshot is copied into another generation.
         """
         self.applier.replacing = self.applier.ledger_machine is None
 

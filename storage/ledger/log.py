@@ -39,7 +39,7 @@ class Log:
         self.disk_last = 0
 
     def reload(self, base_index: int, base_term: int, last: int) -> None:
-        """Read the bounds from disk; what was only in memory is gone.
+        """Read the bounds from disk; entries that were only in memory are gone.
 
         `last` is the last index as the hard state has it. Raises `CorruptionError` if the table ends elsewhere, because
         no crash does that: acknowledged entries are missing.
@@ -57,7 +57,7 @@ class Log:
     def get(self, index: int) -> bytes:
         """The record at an index within (base_index, last].
 
-        Raises `CorruptionError` when the table does not hold what it must.
+        Raises `CorruptionError` if the table lacks an entry within these bounds.
         """
         if index > self.tail_base:
             return self.tail[index - self.tail_base - 1]
@@ -150,7 +150,7 @@ class Log:
         return removed
 
     def stage(self, batch: Batch) -> bool:
-        """Add what is not on disk to the batch; returns whether there was anything."""
+        """Add the entries that are not on disk to the batch; returns whether there were any."""
         if self.disk_last > self.durable:
             batch.delete_range(TABLE, key_of(self.durable + 1), None)
         elif self.last == self.durable:
@@ -161,7 +161,7 @@ class Log:
         return True
 
     def committed(self) -> None:
-        """Note that what was staged is on disk."""
+        """Note that the staged entries are on disk."""
         self.durable = self.disk_last = self.last
         self.fresh_bytes = 0
         while self.tail_bytes > self.tail_bytes_max:
@@ -177,7 +177,7 @@ class Log:
     def rebase(self, index: int, term: int) -> None:
         """Note that the log now begins behind `index`: the entries before it are in a snapshot.
 
-        Call it once the new base is on disk. `sweep` removes what the table still holds before it.
+        Call it once the new base is on disk. `sweep` removes the entries that the table still holds before it.
         """
         self.base_index, self.base_term = index, term
         if index > self.tail_base:

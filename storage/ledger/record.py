@@ -21,7 +21,7 @@ REJOIN: Final = "Move the node's folder away and bring it back as a new member o
 
 
 class Kind(IntEnum):
-    """What an entry is for. The numbers are those of the Go original's EntryType, where it has one."""
+    """The kinds of entries. The numbers are those of the Go original's EntryType, where it has one."""
 
     COMMAND = 0
     CONFIGURATION = 1

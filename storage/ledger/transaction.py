@@ -1,4 +1,4 @@
-"""The transaction: what one turn needs on disk before its frames leave, and the ledger's own small records."""
+"""The transaction: the data of one turn that must be on disk before its frames leave, and the ledger's own records."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ META = "meta"
 
 
 class Transaction:
-    """The table operations of one turn, and what changes in memory once they are on disk.
+    """The table operations of one turn, and the changes in memory once they are on disk.
 
-    Any operation costs the turn a flush, so what can wait is not put here: the ledger adds it (the commit index as a
+    Any operation costs the turn a flush, so data that can wait is kept out: the ledger adds it (the commit index as a
     hint, the mark of event numbers, applied state) when there is a flush anyway.
     """
 

@@ -34,7 +34,7 @@ def rows_of(chunk: bytes, what: str, check_key: Callable[[Any], object]) -> list
     """The rows in a chunk.
 
     `check_key` raises ValueError, TypeError or AttributeError for a key that cannot be one. `what` names the rows in
-    the `CorruptionError` that is raised if the bytes are no such chunk.
+    the `CorruptionError` that is raised if the bytes are malformed.
     """
     try:
         rows = [(key, value) for key, value in msgpack.unpackb(chunk)]

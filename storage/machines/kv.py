@@ -1,4 +1,4 @@
-"""The key-value machine: its state is in the ledger's tables, with an overlay in memory of what is not on disk yet."""
+"""The key-value machine: its state is in the ledger's tables, with unsaved changes in an overlay in memory."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ class KeyValueMachine:
     def apply(self, entry: Entry) -> Any:
         """Apply one command, entirely or not at all.
 
-        Raises ValueError or TypeError, which say what is wrong, for a command that cannot be carried out.
+        Raises `ValueError` or `TypeError` with the reason for a command that cannot be carried out.
         """
         command = entry.command
         operation = OPERATIONS.get(command.type)
@@ -217,7 +217,7 @@ class KeyValueMachine:
                 batch.put(TABLE, self.prefix + key.encode(), value)
 
     def checkpointed(self) -> None:
-        """Note that what the last checkpoint staged is on disk."""
+        """Note that the last checkpoint is on disk."""
         self.frozen = Overlay()
 
     @staticmethod
@@ -231,7 +231,7 @@ class KeyValueMachine:
     def import_chunk(batch: Batch, generation: int, chunk: bytes) -> None:
         """Stage one exported chunk under a generation.
 
-        Raises `CorruptionError`, with nothing staged, if it is no such chunk.
+        Raises `CorruptionError`, with nothing staged, if the chunk is malformed.
         """
         prefix = prefix_of(generation)
         for key, value in stored_rows(chunk):
@@ -272,7 +272,7 @@ def check_text(name: str, value: Any) -> str:
 
 
 def prefix_of(generation: int) -> bytes:
-    """Return what the keys of a generation begin with in the table."""
+    """Return the prefix of a generation's keys in the table."""
     return generation.to_bytes(4)
 
 

@@ -68,11 +68,11 @@ def check_command(name: Any, payload: Any, correlation_id: Any = None) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """What a client asks the machine to do; `payload` holds msgpack values under str keys.
+    """A client's command to the machine; `payload` holds msgpack values under str keys.
 
     A correlation id of the client's choice travels with the command to every node. It is on the events
     `consensus.log.appended` and `.committed` of its entry (see there for the bounds) and on the log line that the
-    answering node writes when the machine refuses the command. It means nothing to the machine unless it asks.
+    answering node writes when the machine refuses the command. The machine may ignore it.
     """
 
     type: str
@@ -128,7 +128,7 @@ class Entry:
 
 
 class Machine(Protocol):
-    """What every state machine must have."""
+    """The methods of every state machine."""
 
     def apply(self, entry: Entry) -> Any:
         """Change the state by one command and return a result that msgpack can encode.
@@ -168,13 +168,13 @@ class LedgerMachine(Machine, Protocol):
         """(keys, bytes) that are applied and not yet on disk."""
 
     def bind(self, tables: Tables, generation: int) -> None:
-        """Take the state that the tables hold under that generation; forget what is not on disk."""
+        """Take the state that the tables hold under that generation; forget changes that are not on disk."""
 
     def checkpoint(self, batch: Batch) -> None:
         """Stage all that is applied and not on disk."""
 
     def checkpointed(self) -> None:
-        """Note that what the last `checkpoint` staged is on disk.
+        """Note that the data of the last `checkpoint` is on disk.
 
         Without this call, the next one stages it again.
         """
@@ -190,7 +190,7 @@ class LedgerMachine(Machine, Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of a command: the same bytes on every node.
+    """The outcome of a command: the same bytes on every node.
 
     With code "" the payload is the msgpack of the result, otherwise that of [class name, text].
     """

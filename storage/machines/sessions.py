@@ -45,7 +45,7 @@ IN_PROGRESS: Final = refusal(
 
 
 class Session:
-    """What the machine knows of one client.
+    """The machine's record of one client.
 
     `outcomes` has the outcome of every applied number at or above `done_below`. So a number that is not in it is new,
     whatever its order: frames of a pipeline can be lost in the middle.
@@ -97,7 +97,7 @@ class Session:
 
 
 class Sessions:
-    """All sessions of the cluster, in memory; a checkpoint writes what changed.
+    """All sessions of the cluster, in memory; a checkpoint writes the changed ones.
 
     The state depends on nothing but the calls and their order, so it is the same on every node; therefore both bounds
     must be the same on every node too. Times are the leader's, in milliseconds, and never fall. Not thread-safe.
@@ -154,7 +154,7 @@ class Sessions:
                 return session
 
     def sweep(self, time_ms: int) -> None:
-        """Remove what has expired, and note when the next one can."""
+        """Remove the expired sessions, and note when the next one can expire."""
         expired = [session for session, state in self.live.items() if state.last_ms + state.ttl_ms < time_ms]
         for session in expired:
             self.remove(session)
@@ -203,7 +203,7 @@ class Sessions:
     # --- to disk and back ---
 
     def checkpoint(self, batch: Batch, generation: int) -> None:
-        """Stage what changed since the last checkpoint that is known to be on disk."""
+        """Stage the changes since the last checkpoint that is known to be on disk."""
         self.staged |= self.dirty
         self.dirty = set()
         for session in sorted(self.staged):
@@ -214,7 +214,7 @@ class Sessions:
                 batch.put(TABLE, key_of(generation, session), state.encode())
 
     def checkpointed(self) -> None:
-        """Note that what the last checkpoint staged is on disk.
+        """Note that the last checkpoint is on disk.
 
         Without this call, the next one stages it again.
         """
@@ -257,7 +257,7 @@ def rows_in(tables: TablesView, generation: int) -> list[tuple[int, bytes]]:
 
 
 def export_rows(tables: TablesView, generation: int) -> list[bytes]:
-    """Return what `Sessions.export` returns, read from a view of the tables."""
+    """Return the result of `Sessions.export`, read from a view of the tables."""
     return list(chunks_of(rows_in(tables, generation)))
 
 

@@ -76,7 +76,7 @@ def export_in_process(
 
 
 def remove_half_written(folder: Path, process: int) -> None:
-    """Remove what an exporter that was killed could not remove itself."""
+    """Remove the temporary files that a killed exporter left."""
     for path in folder.glob(f"*.writing-*-{process}{TEMPORARY_SUFFIX}"):
         with suppress(OSError):
             path.unlink(missing_ok=True)

@@ -58,7 +58,7 @@ class SnapshotInfo:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """The newest valid snapshot, or None, and what is wrong with the newer files."""
+    """The newest valid snapshot, or None, and the faults of the newer files."""
 
     info: SnapshotInfo | None
     corrupt: tuple[CorruptionError, ...]
@@ -74,7 +74,7 @@ class SnapshotReader:
         self.digest = sha256()
 
     def corrupt(self, what: str) -> CorruptionError:
-        """Return the error that names the file, what is wrong, and what can be done."""
+        """Return the error that names the file, the fault, and the remedy."""
         return CorruptionError(
             f"snapshot {self.path} is damaged: {what}. Move it away; the node goes on from an "
             f"older one if its log reaches back that far, else it must join again as a new member."
@@ -114,7 +114,7 @@ class SnapshotReader:
         return dict(header)
 
     def chunks(self) -> Iterator[bytes]:
-        """Read what follows the header. Raises CorruptionError, for the file as a whole last."""
+        """Yield the chunks after the header. Raises `CorruptionError`, at the end for the file as a whole."""
         count = total_bytes = 0
         while True:
             length, crc = FRAME.unpack(self.read(FRAME.size, f"chunk {count}"))
@@ -183,7 +183,7 @@ class SnapshotWriter:
         self.write(data)
 
     def write_all(self, header: bytes, chunks: Iterable[bytes]) -> None:
-        """Write a whole file and flush it. Raises OSError, ValueError, and what `chunks` raises."""
+        """Write a whole file and flush it. Raises `OSError`, `ValueError`, and the errors of `chunks`."""
         self.write(PREAMBLE.pack(MAGIC, VERSION))
         self.write_framed(header)
         count = total_bytes = 0
@@ -251,7 +251,7 @@ def check_shape(path: Path) -> SnapshotInfo:
 
 
 def list_snapshots(folder: Path, wanted: Wanted = lambda index, term: True) -> list[Path]:
-    """Return the snapshot files whose names say what is wanted, newest (highest index, then term) first; unchecked."""
+    """Return the snapshot files with wanted names, newest (highest index, then term) first; unchecked."""
     named = [(path, NAME.fullmatch(path.name)) for path in folder.glob("snapshot-*.fcs")]
     found = [(int(match[2], 16), int(match[1], 16), path) for path, match in named if match]
     return [path for index, term, path in sorted(found, reverse=True) if wanted(index, term)]
@@ -283,7 +283,7 @@ def newest_valid(
 
 
 def prune(folder: Path, keep: int = 2, spare: Collection[Path] = ()) -> list[Path]:
-    """Remove all but the `keep` newest snapshots and those in `spare`; return what was removed.
+    """Remove all but the `keep` newest snapshots and those in `spare`; return the removed paths.
 
     The folder is not flushed, because a removal that a crash undoes harms nothing. Raises `ValueError` if `keep` is
     below 1, `SnapshotFailedError` if the disk refuses.

@@ -28,7 +28,7 @@ from forge_consensus.storage.snapshots.file import (
 from forge_consensus.storage.snapshots.receiver import SnapshotReceiver
 
 Export = Callable[[], SnapshotInfo]
-"""Writes the snapshot of what is on disk. It runs outside the node's thread, best in a process of its own."""
+"""Writes the snapshot of the state on disk. It runs outside the node's thread, best in a process of its own."""
 
 GENERATION_TABLES = ("kv", "sessions")
 """The tables whose keys begin with a generation."""
@@ -53,7 +53,7 @@ class Installation:
 
 
 class Snapshots:
-    """The snapshot files of one node, and what they allow.
+    """The snapshot files of one node, and their use: compaction, sending, installing.
 
     It belongs to the node's thread. `export` writes the state of a machine that is kept in the ledger; a user's machine
     gives its state itself. `newest` is the newest usable file; `damaged` says what is wrong with the newer ones that a
@@ -141,7 +141,7 @@ class Snapshots:
         return tables.size_bytes("log") <= held_bytes_max and space.used_bytes < left_bytes
 
     def sweep(self) -> bool:
-        """Stage the removal of one slice of what is no longer used; returns whether there was any.
+        """Stage the removal of one slice of unused data; returns whether there was any.
 
         That is the log before its base, and every generation of tables except the current one and the one that is being
         installed. So a generation that a crash left half-written is removed without one long transaction at start.
@@ -207,7 +207,7 @@ class Snapshots:
     def drop_installation(self, info: SnapshotInfo | None = None) -> None:
         """Give up an installation before its switch, and remove its file if `info` names it; the old state stays.
 
-        The next sweeps remove what it left in the tables.
+        The next sweeps remove its data from the tables.
         """
         self.installing = None
         if info is not None and (self.newest is None or self.newest.path != info.path):

@@ -34,7 +34,7 @@ SPEED_SECONDS_MAX = 30.0
 
 
 class UnusableError(click.ClickException):
-    """What was given cannot be used."""
+    """An argument or a file cannot be used."""
 
     exit_code = UNUSABLE
 

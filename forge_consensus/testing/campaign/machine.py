@@ -65,7 +65,7 @@ class NamedRun:
 
 
 def named(name: str) -> Callable[[], Any]:
-    """Return what ``package.module:Class`` names. Raises `InvalidConfigError` if it cannot be called."""
+    """Return the object with the name ``package.module:Class``. Raises `InvalidConfigError` if it cannot be called."""
     module_name, _, class_name = name.partition(":")
     if not module_name or not class_name:
         raise InvalidConfigError(f"{name!r} does not name a class: write package.module:Class")
@@ -83,7 +83,7 @@ def named(name: str) -> Callable[[], Any]:
 
 
 def made(name: str) -> Any:
-    """Return an instance of what is named. Raises `InvalidConfigError`."""
+    """Return an instance of the named class. Raises `InvalidConfigError`."""
     make = named(name)
     try:
         return make()

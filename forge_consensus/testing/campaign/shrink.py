@@ -17,7 +17,7 @@ from forge_consensus.testing.simulator.trial import Failure, Trial, attempt
 RUNS_MAX = 300
 SECONDS_MAX = 60.0
 BEYOND = 1.02
-"""A run ends at this multiple of the time of its failure, because what was left out may delay the failure."""
+"""A run ends at this multiple of the time of its failure, because omitted faults may delay the failure."""
 
 Run = Callable[[Plan], Trial]
 
@@ -45,7 +45,7 @@ class Shrunk:
         return self.best.failure
 
     def text(self) -> str:
-        """Return the story of the smallest run, and what it was shrunk from."""
+        """Return the story of the smallest run, and the sizes of the first run and this one."""
         early = ", then there were no more runs or no more time" if self.ended_early else ""
         return (
             f"{self.failure.story}\n\n"
@@ -103,7 +103,7 @@ class Shrinker:
     # --- what is tried -----------------------------------------------------------------------------------------------
 
     def everything(self) -> None:
-        """Shorten the run, simplify what surrounds the faults, leave out faults; repeat while that helps."""
+        """Shorten the run, simplify its settings, leave out faults; repeat while that helps."""
         before: Plan | None = None
         while before != self.best.plan:
             before = self.best.plan
@@ -138,7 +138,7 @@ class Shrinker:
                 parts *= 2
 
     def without_one_of(self, kept: Sequence[int], parts: int) -> bool:
-        """Return whether one of so many equal parts of the strikes can be left out; the latest part is tried first."""
+        """Return whether one of `parts` equal parts of the strikes can be left out; the latest part is tried first."""
         return any(self.keep([one for one in kept if one not in part]) for part in split(kept, parts))
 
     def keep(self, kept: Sequence[int]) -> bool:
@@ -147,7 +147,7 @@ class Shrinker:
         return self.change(skip=self.best.plan.skip | frozenset(drawn).difference(kept))
 
     def simpler(self) -> None:
-        """Try the defaults in place of what the seed drew, and fewer clients and nodes."""
+        """Try the defaults in place of the drawn settings, and fewer clients and nodes."""
         plan = self.best.plan
         self.change(pace=1.0)
         self.change(own_machine=False)
@@ -161,7 +161,7 @@ class Shrinker:
 
 
 def split(items: Sequence[int], parts: int) -> Iterator[frozenset[int]]:
-    """Yield so many parts of about equal size, the last first."""
+    """Yield `parts` parts of about equal size, the last first."""
     edges = [len(items) * number // parts for number in range(parts + 1)]
     for first, end in reversed(list(itertools.pairwise(edges))):
         yield frozenset(items[first:end])
@@ -175,7 +175,7 @@ def shrink(
     seconds_max: float = SECONDS_MAX,
     options: str = "",
 ) -> Shrunk:
-    """Shrink a failing run, or the failing run of a plan, within so many runs and seconds.
+    """Shrink a failing run, or the failing run of a plan, within the given numbers of runs and seconds.
 
     Raises `ValueError` if it does not fail.
     """

@@ -1,4 +1,4 @@
-"""The state file of a campaign: which seeds were run, their results, and what was found, line by line."""
+"""The state file of a campaign: the seeds that were run, their results, and the failures, line by line."""
 
 from __future__ import annotations
 

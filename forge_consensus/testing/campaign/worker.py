@@ -35,7 +35,7 @@ class Job:
     """A plan to run.
 
     `again`: it is run only to compare the digest with the first. `shrink_seconds`: how long a failure is shrunk.
-    `options`: what the command needs to run the seed again.
+    `options`: the options with which the command runs the seed again.
     """
 
     plan: Plan
@@ -68,7 +68,7 @@ def work(pipe: Connection, run: Run, dump: str, version: str) -> None:
         faulthandler.register(signal.SIGUSR1, file)
         now = code_version()
         pipe.send(now if now != version else "")
-        gc.freeze()  # the collector need not look at what was imported, because it stays
+        gc.freeze()  # the collector need not examine the imported modules, because they stay
         while (job := pipe.recv()) is not None:
             trial = run(job.plan)
             pipe.send(Ran(trial))

@@ -1,7 +1,7 @@
 """The faults of disks: slow, failing, full, torn, damaged, replaced or wiped; never more than a minority is ruined.
 
 A disk that is ruined for good counts against `SimulatedCluster.spare`, so that a majority of good disks remains;
-without one no cluster could go on. The node itself must detect the damage, or its peers must refuse the node; then it
+without one no cluster could continue. The node must detect the damage, or its peers must refuse the node; then it
 stays down.
 """
 
@@ -36,7 +36,7 @@ def slow_disk(strike: Strike) -> str:
 
 
 def failing_disk(strike: Strike) -> str:
-    """Fail the next commit of a disk with an I/O error or as full; what it wrote may be on the disk all the same."""
+    """Fail the next commit of a disk with an I/O error or as full; its data may be on the disk anyway."""
     base, number, written = strike.anyone(), strike.chance.choice(ERRORS), strike.chance.random() < 0.5
     if base is None:
         return NOBODY

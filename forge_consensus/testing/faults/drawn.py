@@ -23,7 +23,7 @@ KIND_PACE_SECONDS = 0.4
 
 
 class Faults:
-    """Strikes a cluster with faults until `heal` repairs everything; `ordered` lists what was injected.
+    """Strikes a cluster with faults until `heal` repairs everything; `ordered` lists the injected faults.
 
     Each seed uses only some kinds of faults, each with a frequency of its own: runs in which everything happens at once
     find less than runs that differ (swarm testing). Every strike draws from a random source of its own, named by its

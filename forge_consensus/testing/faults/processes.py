@@ -117,7 +117,7 @@ def jump_clock(strike: Strike) -> str:
 
 
 def drift(strike: Strike) -> str:
-    """Change the rate of a host's clocks, within what leases allow for."""
+    """Change the rate of a host's clocks, within the drift that leases tolerate."""
     base, most = strike.anyone(), rate_error_max(strike.cluster.raft.clock_drift)
     rate = 1.0 + strike.chance.choice((-most, most, strike.chance.uniform(-most, most)))
     if base is None:

@@ -76,7 +76,7 @@ class Strike:
         return self.chance.uniform(least, most) * self.pace
 
     def after(self, seconds: float, act: Callable[[], Any]) -> None:
-        """Call `act` in so many virtual seconds, unless the faults have ended by then."""
+        """Call `act` after this many virtual seconds, unless the faults have ended by then."""
         self.timeline.after(seconds, lambda: act() if self.active() else None)
 
     def back_later(self, name: str) -> None:

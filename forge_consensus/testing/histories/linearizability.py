@@ -45,11 +45,11 @@ def check(history: Iterable[Operation], model: Model = REGISTER, *, seconds: flo
       the two count as concurrent
     - an unanswered write took effect at any time after its beginning, or never
     - not counted: unanswered reads, calls that are certain not to have taken effect, and reads that may be stale. Lease
-      reads promise what linearizable ones do
+      reads promise the same as linearizable ones
 
     Args:
         history: the calls.
-        model: what each call does to a key and answers.
+        model: the effect of each call on a key, and its result.
         seconds: the time limit for all keys together.
 
     Raises ValueError for an answered call without an end, or with one before its beginning.

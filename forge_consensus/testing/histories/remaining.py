@@ -44,7 +44,7 @@ class Tally:
 
 
 class RemainingCalls:
-    """What the calls that are not placed yet need, make and compare with.
+    """The states that the calls not placed yet need, make and compare with.
 
     Calls are numbered: first the `closed` ones, which have answers, then the `opened` ones, which have none.
     """

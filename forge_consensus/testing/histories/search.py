@@ -133,7 +133,7 @@ class Search:
         self.state = state
 
     def undo(self, mark: int) -> None:
-        """Take back what was placed since the trail had this length."""
+        """Remove the calls that were placed since the trail had this length."""
         while len(self.trail) > mark:
             closed, number, self.state = self.trail.pop()
             if closed:

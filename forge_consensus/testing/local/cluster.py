@@ -104,7 +104,7 @@ class LocalCluster(ClusterLifecycle):
     def restart(self, name: str, **launching: Any) -> None:
         """Start a node again, killing it first if it runs, and wait until it serves.
 
-        For a process, `extra_args`, `environment`, `before` and `program` may be given anew; they hold from now on.
+        For a process, `extra_args`, `environment`, `before` and `program` may be changed; they hold from now on.
         """
         name = self.name_of(name)
         node = self.nodes[name]

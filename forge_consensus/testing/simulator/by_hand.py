@@ -103,7 +103,7 @@ class HandMoves:
             seconds: how many virtual seconds.
             until: is called after each step; time stops when it returns true.
 
-        Returns what `until` returns, False without one. Raises what was found wrong meanwhile, and `InvalidConfigError`
+        Returns what `until` returns, False without one. Raises the errors found meanwhile, and `InvalidConfigError`
         for wrong arguments.
 
         """
@@ -123,7 +123,7 @@ class HandMoves:
     def wait_for_leader(self, seconds: float = 30.0) -> str:
         """Let virtual time pass until a node leads; return its name.
 
-        Raises `NoLeaderError` after so many virtual seconds.
+        Raises `NoLeaderError` after `seconds` virtual seconds.
         """
         self.check_outside("wait_for_leader")
         self.advance(seconds, lambda: self.cluster.leader() is not None)
@@ -183,7 +183,7 @@ class HandMoves:
         return base
 
     def crash(self, node: str) -> str:
-        """End a node's process at once; what was not flushed is lost. Returns the name of the node."""
+        """End a node's process at once; unflushed data is lost. Returns the name of the node."""
         self.check_started()
         name = self.name_of(node)
         self.cluster.crash(name)
@@ -269,7 +269,7 @@ class HandMoves:
         The history that `run` checks does not contain it, so use keys that the workload does not use.
 
         Args:
-            command: what the machine is to do.
+            command: the command for the machine.
             node: the id of the node to ask, or "leader".
             timeout: how long the client tries, in virtual seconds.
 

@@ -71,7 +71,7 @@ class SimulatedCluster:
         seed: the random seed of every draw.
         options: times and limits of the nodes; None for the defaults.
         limits: limits of their ledgers; None for the defaults.
-        machine: makes the state machine of the node with that name, anew for each of its processes.
+        machine: makes the state machine of the node with that name, once for each of its processes.
         lease_reads: whether the cluster's configuration allows lease reads.
         watchers: observe every step of every node, in this order.
 
