@@ -36,7 +36,7 @@ import msgpack
 from forge_consensus.actors.messages import WIRE_TAGS, WireMessage
 from forge_consensus.errors import ProtocolError
 
-VERSION = 1
+VERSION = 2
 NUMBER_MAX = 1 << 63
 TEXT_MAX = 64 * 1024
 """The longest text that is accepted, in characters."""
@@ -177,12 +177,14 @@ def unpacked(data: bytes | memoryview) -> tuple[Any, ...]:
         parts = msgpack.unpackb(data, use_list=False, strict_map_key=False)
     except Exception as error:  # msgpack raises a family of its own, ValueError, and more for deep nesting
         raise ProtocolError(f"frame does not decode: {type(error).__name__}") from error
-    if type(parts) is not tuple or len(parts) < HEADER_FIELDS + 1:
+    if type(parts) is not tuple or not parts:
+        raise ProtocolError("frame is not an array with a header")
+    if parts[0] != VERSION and type(parts[0]) is int:  # first, because another version has another header
+        raise ProtocolError(f"frame of protocol version {parts[0]}, this node speaks {VERSION}")
+    if len(parts) < HEADER_FIELDS + 1:
         raise ProtocolError("frame is not an array with a header")
     if not all(map(call, HEADER_CHECKS, parts)):  # pyright: ignore[reportArgumentType]
         raise ProtocolError("frame has a malformed header")
-    if parts[0] != VERSION:
-        raise ProtocolError(f"frame of protocol version {parts[0]}, this node speaks {VERSION}")
     return parts
 
 

@@ -89,8 +89,11 @@ def verify_folder(data: Path) -> VerifyReport:
 
 
 def is_folder(data: Path) -> bool:
-    """Whether a node has its tables in this folder."""
-    return (data / "tables").is_dir()
+    """Whether a node has its tables in this folder; without them, opening would make a new store there."""
+    try:
+        return (data / "tables" / "data.mdb").stat().st_size > 0
+    except OSError:
+        return False
 
 
 def verify_log(tables: TablesView, report: VerifyReport) -> None:

@@ -95,8 +95,9 @@ class WaitingRequests:
                 found.opened.append((batch.asker, index))
                 continue
             key = (batch.asker.connection, batch.session)
-            if (pack := results.get(key)) is None:
-                pack = results[key] = (batch.asker, [])
+            pack = results.get(key)
+            if pack is None or pack[0] is not batch.asker:  # the frame echoes the number of its newest request
+                pack = results[key] = (batch.asker, [] if pack is None else pack[1])
             pack[1].append((seq, outcome.code, outcome.payload))
             if outcome.code:
                 found.failed.append((index, outcome))

@@ -22,10 +22,10 @@ Exit codes:
   0    ok
   1    key not found, cas did not match, cluster unhealthy, a check failed
   2    wrong usage
-  65   bad data: a command too large or refused by the machine, a damaged log
+  65   bad data: a command too large or refused by the machine, damage that `log verify` found
   66   a folder or file is missing
   69   unavailable: no leader, no quorum, nobody answers, address in use
-  70   internal: the store failed, an error that has no name
+  70   internal: the store failed or is damaged, an error that has no name
   75   timed out; the outcome may be unknown
   77   not authorised
   78   wrong configuration: addresses, peers, identity, folder in use, an extra that is not installed

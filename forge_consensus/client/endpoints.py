@@ -26,6 +26,8 @@ def parse_endpoints(given: str | Sequence[str]) -> list[str]:
 
     Raises `InvalidConfigError` if there is none or one of them is malformed.
     """
+    if not isinstance(given, str | Sequence):  # callers without a type checker
+        raise InvalidConfigError(f"endpoints is {given!r:.200}: give a list of HOST:PORT, or a text with commas")
     texts = given.split(",") if isinstance(given, str) else list(given)
     texts = [text for text in texts if not isinstance(text, str) or text.strip()]
     if not texts:

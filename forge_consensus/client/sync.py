@@ -84,6 +84,8 @@ class Calls(PublicSurface):
         correlate: bool = False,
     ) -> None:
         check_timeout(timeout)
+        if settings is not None and not isinstance(settings, ClientSettings):  # callers without a type checker
+            raise InvalidConfigError(f"settings is {settings!r:.99}: give forge_consensus.ClientSettings(...), or None")
         if port is None or endpoints:
             endpoints = parse_endpoints(endpoints)
         self.timeout = timeout

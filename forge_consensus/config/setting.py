@@ -112,7 +112,9 @@ class Setting:
     def accepts_number(self, value: object) -> bool:
         """Whether the value is a finite number of the right type within the bounds."""
         kinds = int if self.kind == "int" else (int, float)
-        if isinstance(value, bool) or not isinstance(value, kinds) or not math.isfinite(value):
+        if isinstance(value, bool) or not isinstance(value, kinds):
+            return False
+        if abs(value) > INT_MAX or not math.isfinite(value):  # in this order: a larger whole number is no float
             return False
         low, high = self.described.minimum, self.described.maximum
         return (low is None or value >= low) and (high is None or value <= high)

@@ -59,7 +59,7 @@ class MachineChoice:
         if isinstance(given, type):
             try:
                 return cast("Machine", given())
-            except Exception as error:
+            except (Exception, SystemExit) as error:  # a constructor that exits must not look like an orderly end
                 raise InvalidConfigError(
                     f"a {given.__qualname__} could not be made, {type(error).__name__}: {error}. Each start makes one "
                     "without arguments: give its arguments defaults, or give an instance"
@@ -123,6 +123,10 @@ def imported(path: str, advice: str = "give it as 'package.module:Class'") -> Ca
             found = getattr(found, name)
     except (ImportError, AttributeError) as error:
         raise InvalidConfigError(f"state machine {path!r} cannot be imported ({error}): {advice}") from error
+    except Exception as error:  # the module is the user's code, and may raise anything
+        raise InvalidConfigError(
+            f"state machine {path!r} cannot be imported, because its module raised {type(error).__name__}: {error}"
+        ) from error
     if not isinstance(found, type):
         raise InvalidConfigError(f"state machine {path!r} is a {type(found).__name__} and not a class: {advice}")
     return found

@@ -6,6 +6,7 @@ import os
 import random
 from typing import Any
 
+import msgpack
 import pytest
 
 from forge_consensus.actors.codec import EXTENSION_BYTES_MAX, Frame, decode, encode
@@ -63,8 +64,6 @@ def test_deep_nesting_and_size_are_limited() -> None:
 
 
 def test_a_newer_message_with_more_fields_is_understood() -> None:
-    import msgpack
-
     parts = list(msgpack.unpackb(encode(Frame("health", "demo", "n2", "f", 1, 1, 1, 2, CheckPeer(7)))))
     assert decode(msgpack.packb([*parts, "new"]), BYTES_MAX).message == CheckPeer(7)
 
@@ -232,3 +231,8 @@ def test_an_unrequested_answer_neither_stops_the_node_nor_moves_a_boot() -> None
     node.request("", "membership", HelloReply("x", 9, "identity", "go away"))
     node.request("n2", "membership", HelloReply("folder-n2", 900, "", ""), boot=900)
     assert node.ledger.identity.boots["n2"] == ("folder-n2", 1)
+
+
+def test_a_frame_of_another_version_is_refused_with_both_versions_whatever_its_header_is() -> None:
+    with pytest.raises(ProtocolError, match="protocol version 1, this node speaks 2"):
+        decode(msgpack.packb((1, "health", "demo", "n2", "f", 1, 1, 1, 2, 71, 7)), BYTES_MAX)

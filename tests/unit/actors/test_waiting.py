@@ -33,6 +33,16 @@ def test_the_results_of_two_frames_of_a_session_come_together_and_free_the_clien
     assert (dict(waiting.outstanding), len(waiting.batches)) == ({}, 0)
 
 
+def test_results_of_several_frames_leave_as_the_answer_to_the_newest() -> None:
+    waiting, one, two = WaitingRequests(), asker("a"), asker("a")
+    waiting.add_batch(WaitingBatch(5, 5, one, session=9))
+    waiting.add_batch(WaitingBatch(6, 6, two, session=9))
+    found = waiting.take_applied([Applied(index, 1, 9, index, DONE) for index in (5, 6)])
+    to, results = found.results["a", 9]
+    assert to is two
+    assert [seq for seq, _, _ in results] == [5, 6]
+
+
 def test_a_partly_applied_batch_stays_and_an_opened_session_is_named_by_its_index() -> None:
     waiting = WaitingRequests()
     waiting.add_batch(WaitingBatch(2, 2, asker("a"), session=0))

@@ -78,3 +78,15 @@ def test_a_folder_in_use_is_78_and_a_missing_one_66(tmp_path: Path) -> None:
     found = SHELL.run("log", "verify", "--data", str(missing))
     assert found.exit_code == 66
     assert not missing.exists()
+
+
+def test_a_folder_without_a_store_is_66_and_stays_as_it_is(tmp_path: Path) -> None:
+    tables = tmp_path / "tables"
+    tables.mkdir()
+    for content in (None, b""):
+        if content is not None:
+            (tables / "data.mdb").write_bytes(content)
+        assert SHELL.run("log", "verify", "--data", str(tmp_path)).exit_code == 66
+        assert [path.name for path in tmp_path.rglob("*")] == (
+            ["tables"] if content is None else ["tables", "data.mdb"]
+        )

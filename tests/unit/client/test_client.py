@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 import zmq
@@ -13,6 +14,7 @@ from forge_consensus.actors.messages import Refused, Submit, WireMessage
 from forge_consensus.client.pending import Pending
 from forge_consensus.client.sync import Client
 from forge_consensus.config.client import ClientSettings
+from forge_consensus.config.raft import RaftSettings
 from forge_consensus.errors import (
     BusyError,
     CommandError,
@@ -379,3 +381,15 @@ def test_completion_offers_the_calls_and_no_internals(client: Client) -> None:
     names = {name for name in dir(client) if not name.startswith("_")}
     calls = {"submit", "apply", "ask_query", "read", "read_detail", "status", "locate", "close"}
     assert names == calls | {"put", "get", "delete", "cas", "incr", "scan", "timeout"}
+
+
+@pytest.mark.parametrize("wrong", [RaftSettings(), "fast", {}, 0, ClientSettings])
+def test_settings_of_another_kind_are_refused(wrong: Any) -> None:
+    with pytest.raises(InvalidConfigError, match=r"give forge_consensus\.ClientSettings"):
+        Client(["127.0.0.1:1"], settings=wrong)
+
+
+def test_endpoints_of_another_kind_are_refused() -> None:
+    nothing: Any = None
+    with pytest.raises(InvalidConfigError, match="endpoints is None"):
+        Client(nothing)

@@ -160,6 +160,8 @@ def test_a_wrong_row_is_refused(row: dict[str, Any], part: str) -> None:
         (RaftSettings, {"heartbeat_interval": 0.5}, "at least twice"),
         (RaftSettings, {"election_timeout_max": 0.5}, "must be above"),
         (RaftSettings, {"message_bytes_max": 1024}, "a largest command besides"),
+        (RaftSettings, {"message_bytes_max": 1 << 63}, "raft.message_bytes_max is 9223372036854775808"),
+        (RaftSettings, {"chunk_bytes": 10**400}, "must be a whole number of bytes"),
         (StorageSettings, {"checkpoint_entries": 0}, "storage.checkpoint_entries is 0"),
         (ClientSettings, {"outstanding_max": 0}, "client.outstanding_max is 0"),
         (ClientSettings, {"backoff_seconds_min": 1.0}, "must not be below"),

@@ -11,6 +11,8 @@ from forge_consensus.config.node import NodeSettings
 from forge_consensus.config.storage import StorageSettings
 from forge_consensus.errors import InvalidConfigError
 from forge_consensus.service.consensus import ConsensusService
+from forge_consensus.service.machines import MachineChoice
+from forge_consensus.storage.machines.kv import KeyValueMachine
 
 WRONG: list[tuple[dict[str, Any], str]] = [
     ({"node_id": 1}, "node_id is 1"),
@@ -82,3 +84,22 @@ def test_the_representation_of_a_service_names_its_node_and_cluster(tmp_path: Pa
     assert repr(service) == "<ConsensusService n1 of cluster c, thread, not started>"
     with service:
         assert repr(service) == f"<ConsensusService n1 of cluster c, thread, running at {service.address}>"
+
+
+@pytest.mark.parametrize(("text", "raised"), [("class X(:", "SyntaxError"), ("1 / 0", "ZeroDivisionError")])
+def test_a_machine_whose_module_raises_is_refused_by_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, raised: str
+) -> None:
+    (tmp_path / "broken_machine.py").write_text(text)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(InvalidConfigError, match=f"its module raised {raised}"):
+        MachineChoice("broken_machine:X")
+
+
+def test_a_machine_that_exits_when_it_is_made_is_refused() -> None:
+    class Exits(KeyValueMachine):
+        def __init__(self) -> None:
+            raise SystemExit(0)
+
+    with pytest.raises(InvalidConfigError, match="SystemExit"):
+        MachineChoice(Exits).fresh()
