@@ -317,8 +317,8 @@ class Ledger:
     def propose(self, term: int, wall_ms: int, proposals: Sequence[Proposal]) -> tuple[int, int]:
         """Append entries as the leader of `term`; returns their first and last index.
 
-        All proposals are of one kind; a configuration is proposed alone. `wall_ms` is the leader's wall clock; it may go
-        back, because applying takes the maximum. Raises `StaleTermError` if this node does not lead `term`, `BusyError`
+        All proposals are of one kind; a configuration is proposed alone. `wall_ms` is the leader's wall clock, which
+        may go back, because applying takes the maximum. Raises `StaleTermError` if this node does not lead `term`, `BusyError`
         if too much is uncommitted, `StorageFullError`.
         """
         self.require_leading(term)
