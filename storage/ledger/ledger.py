@@ -318,8 +318,8 @@ class Ledger:
         """Append entries as the leader of `term`; returns their first and last index.
 
         All proposals are of one kind; a configuration is proposed alone. `wall_ms` is the leader's wall clock, which
-        may go back, because applying takes the maximum. Raises `StaleTermError` if this node does not lead `term`, `BusyError`
-        if too much is uncommitted, `StorageFullError`.
+        may go back, because applying takes the maximum. Raises `StaleTermError` if this node does not lead `term`,
+        `BusyError` if too much is uncommitted, `StorageFullError`.
         """
         self.require_leading(term)
         log, settings = self.log, self.settings
