@@ -29,8 +29,8 @@ class Transport(Protocol):
 class Outbox:
     """Requests to peers, answers to senders, and jobs for helpers, in the order in which actors sent them.
 
-    A job waits like a frame, because its effects last too: a file that it names must not be of a term that a crash
-    before the commit forgets.
+    A job waits like a frame, because its effects last too: it may write a file, and after a crash before the commit the
+    node would not remember the term in the file's name.
 
     `boots` holds the boot of each peer that was greeted: every other peer is sent only a greeting.
     """

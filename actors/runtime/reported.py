@@ -1,7 +1,7 @@
 """What this node has reported of itself by events: it survives a rebuild of the actors and is rolled back with a turn.
 
 Actors report transitions ("became leader", "the quorum is lost"). So the fact that was reported last must survive a
-rebuild of the actors, and must be restored when a turn, and its events with it, did not happen.
+rebuild of the actors, and must be rolled back with a turn, because the turn's events are never published.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class Mark(NamedTuple):
 
 
 class Reported:
-    """The reported facts that no other actor needs, and the last mark of all reported facts, the shared ones included.
+    """Reported facts that are not in `SharedState`, and a copy of all reported facts as of the last published turn.
 
     `has_quorum`, `health` and `details` are written by the health actor; `saving` by the snapshot actor: the index that
     SnapshotStarted named, 0 while no snapshot is being taken; `committed` by the replication and snapshot actors: the

@@ -20,7 +20,7 @@ class Stickiness:
     heard_at: float | None = None
     """When a leader's request last arrived."""
     no_vote_before: float = 0.0
-    """Under leases: when the lease has surely ended that this node may have confirmed before it was started."""
+    """Under leases: no vote before this time, because before its restart this node may have confirmed a lease."""
 
     def holds(self, now: float, *, timeout: float, lease_reads: bool) -> bool:
         """Whether a vote must be refused at `now`.

@@ -24,20 +24,20 @@ AHEAD_MAX: Final = 2000
 ASK_SECONDS_MIN: Final = 0.02
 """Requests for what a single event announced are at least so far apart."""
 SETTLE_SECONDS: Final = 0.05
-"""How soon after listening began it is checked that nothing was told just before."""
+"""How long after a subscription began the cursor checks that no event was published just before."""
 CHECK_SECONDS: Final = 1.0
-"""How often it is checked whether something was told that never arrived: the publisher drops for who is slow."""
+"""How often the cursor checks for events that never arrived, because the publisher drops frames to slow subscribers."""
 ANSWER_SECONDS: Final = 1.0
 PREFIX: Final = "consensus."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Gap(ConsensusEvent):
-    """Events first..last of a node will not come; told in their place, and by the feed, not by the node.
+    """Events first..last of a node will not come. The feed, not the node, delivers this in their place.
 
-    The reason is ``discarded`` (older than the journal keeps), ``lost`` (told or not, a crash came before they were
-    in the journal; most such numbers were never used), ``damaged`` (does not decode), or ``replaced``: the node came
-    back with another folder, whose numbers begin anew; then `last` is None, for nobody knows.
+    The reason is ``discarded`` (older than the journal keeps), ``lost`` (a crash came before they were in the
+    journal; most of these numbers were never given to an event), ``damaged`` (does not decode), or ``replaced``: the
+    node came back with another folder, whose numbers begin anew; then `last` is None, because nobody knows it.
     """
 
     kind: ClassVar[str] = "consensus.feed.gap"

@@ -65,7 +65,7 @@ class ConsensusService(ServiceLifecycle, KeyCalls):
         raft: times and sizes of Raft; None for the defaults of `RaftSettings`.
         storage: bounds of log, snapshots and disk; None for the defaults of `StorageSettings`.
         client: bounds and times of the client inside; None for the defaults of `ClientSettings`.
-        timeout: seconds that a call may take which does not say its own.
+        timeout: seconds that a call may take if it is given no `timeout`.
         forward: whether commands and reads go to the leader, wherever it is; if not, a node that does not lead raises
             `NotLeaderError`.
         on_failure: called with the error when the node has ended by itself, on some thread.

@@ -67,7 +67,7 @@ class Accepted(NamedTuple):
 
 
 class Mismatch(NamedTuple):
-    """The entry before a leader's entries is not in the log; (index, term) is the newest that may be in both logs."""
+    """The entry before a leader's entries is not in the log. The logs cannot agree after the entry (index, term)."""
 
     index: int  # type: ignore[assignment]  # tuple.index is not needed here
     term: int
@@ -445,7 +445,7 @@ class Ledger:
 
         All of it changes together when this turn commits, and nothing is applied, compacted or checkpointed in it. The
         log behind the snapshot stays only if it continues it (paper 7, I8). `generation` is that of the tables that
-        hold the state of a machine in the ledger. Returns False, with nothing done, if as much was applied meanwhile.
+        hold the state of a machine in the ledger. Returns False, with nothing done, if as much is applied already.
         """
         applier, log, turn = self.applier, self.log, self.turn
         if point.index <= applier.index:

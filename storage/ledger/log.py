@@ -84,7 +84,7 @@ class Log:
     def read(self, first: int, last: int, bytes_max: int) -> list[bytes]:
         """Records from `first` on, up to `last`, until `bytes_max` are full; at least one if there is one.
 
-        What is fetched and not given is little, however long the log and however large its records.
+        It fetches little more than it returns, however long the log and however large its records.
         """
         taken: list[bytes] = []
         count, bytes_left = PAGE_FIRST, bytes_max

@@ -16,7 +16,7 @@ FEW: Final = 1_000
 class EventNumbers:
     """Gives out numbers up to a mark that is on disk.
 
-    A start continues after the mark, so unused numbers become a gap.
+    After a restart numbering continues after the mark, so unused numbers become a gap.
     """
 
     def __init__(self, tables: Tables) -> None:

@@ -136,8 +136,8 @@ class Sessions:
     def most_silent(self) -> int:
         """Return the session with the least (last_ms, id); there must be one.
 
-        `silent` is empty, or a heap with an entry for every live session that is never above the true one. So the least
-        is found when the top of the heap is true.
+        `silent` is empty, or a heap with one entry for each live session. The time in an entry may be too early, never
+        too late, so the top of the heap is the longest silent session if its time is the session's own.
         """
         live, heap = self.live, self.silent
         if not heap:
@@ -276,7 +276,7 @@ def import_rows(batch: Batch, generation: int, chunk: bytes) -> None:
 def check_id(session: Any) -> None:
     """Raise TypeError unless this is a session's id."""
     if type(session) is not int or not 0 <= session < 1 << 64:
-        raise TypeError("an id that is none")
+        raise TypeError("a session id is a whole number from 0 to 2**64 - 1")
 
 
 def stored_rows(chunk: bytes) -> list[tuple[int, bytes]]:

@@ -114,9 +114,9 @@ class Snapshots:
     def compact(self, needed: int | None = None) -> tuple[int, int]:
         """Move the log's base up to the newest snapshot, less the trailing entries; returns (old base, new base).
 
-        The base never moves beyond the state on disk, even if a leader sent a newer file (I8). A follower that lives
-        lacks the entries above `needed`, so they stay while the store has space for them; None if no follower is known
-        to lack any. `sweep` then deletes the entries, a slice a turn.
+        The base never moves beyond the state on disk, even if a leader sent a newer file (I8). Entries after `needed`
+        are kept for a live follower while the store has space for them; None if no follower is known to need any.
+        `sweep` then deletes the other entries, a slice a turn.
         """
         ledger = self.ledger
         log, applier = ledger.log, ledger.applier
@@ -223,7 +223,7 @@ class Snapshots:
     def finish_install(self, installation: Installation) -> bool:
         """Switch to the installed state when this turn commits; see `Ledger.switch_state`.
 
-        Returns False, with nothing done, if as much was applied meanwhile.
+        Returns False, with nothing done, if this node has applied as much in the meantime.
         """
         if not self.ledger.switch_state(installation.point, installation.sessions, installation.generation):
             self.installing = None
