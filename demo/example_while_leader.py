@@ -6,7 +6,7 @@ from contextlib import ExitStack
 from functools import partial
 
 from forge_consensus import ConsensusService
-from forge_consensus.service.leadership import Lead, LeaderTask, while_leader
+from forge_consensus.service.leader_task import Lead, LeaderTask, while_leader
 from forge_consensus.testing.local.ports import free_ports
 
 

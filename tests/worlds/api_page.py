@@ -17,9 +17,9 @@ SERVICE_CALLS = (
 CLIENT_CALLS = "submit apply read read_detail put get delete cas incr scan status locate close"
 API = {
     "forge_consensus.ConsensusService": SERVICE_CALLS,
-    "forge_consensus.service.leadership.LeaderTask": "",
-    "forge_consensus.service.leadership.while_leader": "",
-    "forge_consensus.service.leadership.Lead": "wait",
+    "forge_consensus.service.leader_task.LeaderTask": "",
+    "forge_consensus.service.leader_task.while_leader": "",
+    "forge_consensus.service.leader_task.Lead": "wait",
     "forge_consensus.Client": CLIENT_CALLS,
     "forge_consensus.AsyncClient": CLIENT_CALLS,
     "forge_consensus.Command": "",

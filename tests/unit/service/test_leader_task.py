@@ -11,7 +11,7 @@ import pytest
 from forge_consensus.errors import ConsensusTimeoutError, NotStartedError
 from forge_consensus.events.bus import EventBus
 from forge_consensus.events.types import BecameFollower, BecameLeader, LeaderStepDown, NodeStopped
-from forge_consensus.service.leadership import Lead, Leadership, LeaderTask, while_leader
+from forge_consensus.service.leader_task import Lead, Leadership, LeaderTask, while_leader
 
 LONG_S = 5.0
 
