@@ -9,7 +9,7 @@ from typing import Any
 
 from forge_consensus.demo.writer import PREFIX
 from forge_consensus.testing.local.cluster import LocalCluster
-from forge_consensus.testing.local.standing import Standing
+from forge_consensus.testing.local.cluster_status import ClusterStatus
 
 APPLIED_SECONDS_MAX = 15.0
 NAMED_MAX = 3
@@ -33,8 +33,8 @@ def wait_applied(cluster: LocalCluster, name: str, index: int, seconds_max: floa
     """Wait until a node has applied that entry; return the seconds that took. Raises `ConsensusTimeoutError`."""
     began = time.monotonic()
 
-    def applied(standing: Standing) -> bool | None:
-        return (name in standing.said and standing.said[name]["last_applied"] >= index) or None
+    def applied(status: ClusterStatus) -> bool | None:
+        return (name in status.said and status.said[name]["last_applied"] >= index) or None
 
     cluster.wait_for(applied, f"{name} to apply {index:,} entries", seconds_max, name)
     return time.monotonic() - began

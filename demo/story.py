@@ -133,7 +133,7 @@ class Story:
     def restart(self, name: str) -> int:
         """Restart the node; return the index that it must apply to have caught up."""
         assert self.view is not None, "there is a view"
-        target = max((int(row["commit_index"]) for row in self.cluster.standing().said.values()), default=0)
+        target = max((int(row["commit_index"]) for row in self.cluster.cluster_status().said.values()), default=0)
         began = time.monotonic()
         self.cluster.restart(name)
         took_ms = (time.monotonic() - began) * 1000

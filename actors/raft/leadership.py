@@ -116,7 +116,7 @@ class Leadership:
         if prev_term is None or previous < log.base_index:
             self.need_snapshot(effects, node, progress)
             return False
-        records = log.read(progress.next, log.last, self.settings.run_bytes_max)
+        records = log.read(progress.next, log.last, self.settings.append_bytes_max)
         effects.append(SendTo(node, self.append_entries(previous, prev_term, tuple(records))))
         progress.sent(previous + len(records), sum(map(len, records)), now)
         return True

@@ -95,7 +95,7 @@ class RaftSettings:
         what="The largest command that a client may send; the same on all nodes.",
         why="Larger values belong into a store for files; each command is kept by every node.",
     )
-    run_bytes_max: int = setting(
+    append_bytes_max: int = setting(
         512 * KIB,
         unit="bytes",
         minimum=1,
@@ -185,10 +185,10 @@ class RaftSettings:
     def __post_init__(self) -> None:
         check(self)
         self.check_times()
-        if self.command_bytes_max + self.run_bytes_max + 64 * KIB > self.message_bytes_max:
+        if self.command_bytes_max + self.append_bytes_max + 64 * KIB > self.message_bytes_max:
             raise InvalidConfigError(
                 "raft.message_bytes_max must hold a run of entries and a largest command besides: raise it, or lower "
-                "raft.run_bytes_max or raft.command_bytes_max"
+                "raft.append_bytes_max or raft.command_bytes_max"
             )
 
     def check_times(self) -> None:

@@ -196,12 +196,12 @@ class Snapshots:
 
         Raises `CorruptionError` for a damaged chunk and, at the end, for a damaged file.
         """
-        kept = self.ledger.applier.ledger_machine
-        assert kept is not None, "only a machine in the ledger is installed in steps"
+        machine = self.ledger.applier.ledger_machine
+        assert machine is not None, "only a machine in the ledger is installed in steps"
         chunk = next(installation.chunks, None)
         if chunk is None:
             return False
-        kept.import_chunk(self.ledger.turn.batch, installation.generation, chunk)
+        machine.import_chunk(self.ledger.turn.batch, installation.generation, chunk)
         return True
 
     def drop_installation(self, info: SnapshotInfo | None = None) -> None:

@@ -47,7 +47,7 @@ NO_NODE = r"there is no node .* in this cluster: there are n1, n2, n3; give one 
 NO_TIME = r"timeout is .*: it is a time in seconds, a number that is not negative"
 NO_PARTS = r"partition\(.*\) does not part a cluster, for .*: give one group or several"
 ASKED_OF_THE_CLUSTER: list[tuple[Given, type[ConsensusError], str]] = [
-    (lambda cluster: cluster.standing("n9"), NodeNotFoundError, NO_NODE),
+    (lambda cluster: cluster.cluster_status("n9"), NodeNotFoundError, NO_NODE),
     (lambda cluster: cluster.wait_until_settled("n9"), NodeNotFoundError, NO_NODE),
     (lambda cluster: cluster.wait_serving("n9"), NodeNotFoundError, NO_NODE),
     (lambda cluster: cluster.kill(["n1"]), NodeNotFoundError, NO_NODE),
@@ -57,7 +57,7 @@ ASKED_OF_THE_CLUSTER: list[tuple[Given, type[ConsensusError], str]] = [
     (lambda cluster: cluster.wait_for_leader(timeout="1"), InvalidConfigError, NO_TIME),
     (lambda cluster: cluster.wait_for_leader(-1), InvalidConfigError, NO_TIME),
     (lambda cluster: cluster.wait_until_settled(timeout=float("nan")), InvalidConfigError, NO_TIME),
-    (lambda cluster: cluster.standing(seconds=None), InvalidConfigError, "seconds is None: it is a time"),
+    (lambda cluster: cluster.cluster_status(seconds=None), InvalidConfigError, "seconds is None: it is a time"),
     (lambda cluster: cluster.status("n1", "1"), InvalidConfigError, "seconds is '1': it is a time"),
     (
         lambda cluster: cluster.restart("n1", foo=1),
@@ -173,7 +173,7 @@ def test_a_proxy_without_valid_fronts_is_refused(fronts: Any) -> None:
         lambda cluster: cluster.partition("n1"),
         lambda cluster: cluster.kill("n1"),
         lambda cluster: cluster.log_text("n1"),
-        lambda cluster: cluster.standing(),
+        lambda cluster: cluster.cluster_status(),
         lambda cluster: cluster.status("n1"),
         lambda cluster: cluster.wait_for_leader(),
         lambda cluster: cluster.folder,

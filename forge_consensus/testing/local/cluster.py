@@ -14,12 +14,12 @@ from forge_consensus.errors import ConsensusTimeoutError, InvalidConfigError, No
 from forge_consensus.service.consensus import ConsensusService
 from forge_consensus.service.machines import MachineChoice
 from forge_consensus.testing.local.arguments import check_flag, check_launching, check_seconds, check_sides
+from forge_consensus.testing.local.cluster_status import ClusterStatus, ask_all
 from forge_consensus.testing.local.lifecycle import ClusterLifecycle, change
 from forge_consensus.testing.local.network_paths import CUT, PathFaults
 from forge_consensus.testing.local.node_process import NodeProcess
 from forge_consensus.testing.local.node_thread import NodeThread
 from forge_consensus.testing.local.proxy import Proxy
-from forge_consensus.testing.local.standing import Standing, ask_all
 
 WAIT_SECONDS: Final = 15.0
 """The default timeout of a wait, in seconds."""
@@ -255,7 +255,7 @@ class LocalCluster(ClusterLifecycle):
         self.clients.append(client)
         return client
 
-    def standing(self, *names: str, seconds: float = STATUS_SECONDS) -> Standing:
+    def cluster_status(self, *names: str, seconds: float = STATUS_SECONDS) -> ClusterStatus:
         """The present status of these nodes (default: all that run), past any partition; waits at most `seconds`."""
         asker = self.demand_started()
         check_seconds("seconds", seconds)
@@ -279,7 +279,7 @@ class LocalCluster(ClusterLifecycle):
 
     def leader(self) -> str | None:
         """The present leader, as it and a majority report; None if there is none."""
-        return self.standing().leader(len(self.names))
+        return self.cluster_status().leader(len(self.names))
 
     def followers(self) -> list[str]:
         """All nodes but the leader."""
@@ -299,8 +299,8 @@ class LocalCluster(ClusterLifecycle):
             )
         old = self.known(other_than) if other_than else None
 
-        def look(standing: Standing) -> str | None:
-            leader = standing.leader(len(self.names))
+        def look(status: ClusterStatus) -> str | None:
+            leader = status.leader(len(self.names))
             return None if leader == old else leader
 
         what = "a leader" + (f" other than {old}" if old else "")
@@ -311,16 +311,16 @@ class LocalCluster(ClusterLifecycle):
 
         Under constant load that may never happen.
         """
-        return self.wait_for(Standing.level, "the nodes to follow one leader and be level", timeout, names)
+        return self.wait_for(ClusterStatus.level, "the nodes to follow one leader and be level", timeout, names)
 
     def wait_for(
         self,
-        find: Callable[[Standing], Found | None],
+        find: Callable[[ClusterStatus], Found | None],
         what: str,
         timeout: float = WAIT_SECONDS,
         names: Names = (),
     ) -> Found:
-        """Wait until `find` returns something for the standing of these nodes (default: all that run); returns that.
+        """Wait until `find` returns something for the status of these nodes (default: all that run); returns that.
 
         Raises `ConsensusTimeoutError`, whose text contains `what`, after `timeout` seconds.
         """
@@ -329,13 +329,13 @@ class LocalCluster(ClusterLifecycle):
         end = time.monotonic() + timeout
         while True:
             left = max(end - time.monotonic(), LOOK_SECONDS)
-            standing = self.standing(*wanted, seconds=min(STATUS_SECONDS, left))
-            found = find(standing)
+            status = self.cluster_status(*wanted, seconds=min(STATUS_SECONDS, left))
+            found = find(status)
             if found is not None:
                 return found
             if time.monotonic() > end:
                 gone = [f"{name} does not run" for name in self.names if name not in self.running()]
-                account = "; ".join([standing.text, *gone])
+                account = "; ".join([status.text, *gone])
                 raise ConsensusTimeoutError(f"waited {timeout:g} s for {what}: {account}")
             time.sleep(LOOK_SECONDS)
 

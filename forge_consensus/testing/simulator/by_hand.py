@@ -129,10 +129,10 @@ class HandMoves:
         self.advance(seconds, lambda: self.cluster.leader() is not None)
         leader = self.leader()
         if leader is None:
-            raise NoLeaderError(f"no node leads after {seconds:g} virtual seconds: {self.standing()}")
+            raise NoLeaderError(f"no node leads after {seconds:g} virtual seconds: {self.status_text()}")
         return leader
 
-    def standing(self) -> str:
+    def status_text(self) -> str:
         """Return the state of each node and the cuts of the network, in words."""
         return "; ".join([*self.standings(), *self.cuts()])
 
@@ -167,7 +167,7 @@ class HandMoves:
         if node == LEADER:
             leader = self.leader()
             if leader is None:
-                raise NoLeaderError(f"no node leads at this moment, use wait_for_leader() first: {self.standing()}")
+                raise NoLeaderError(f"no node leads at this moment, use wait_for_leader() first: {self.status_text()}")
             return leader
         if not isinstance(node, str) or node not in self.cluster.nodes:
             raise NodeNotFoundError(f"there is no node {node!r}; there are {', '.join(self.cluster.names)}")

@@ -54,7 +54,7 @@ class Plan:
         )
         raft = RaftSettings(
             chunk_bytes=chance.choice((100, 500, 256 * 1024)),
-            run_bytes_max=chance.choice((200, 2_000, 512 * 1024)),
+            append_bytes_max=chance.choice((200, 2_000, 512 * 1024)),
             inflight_frames_max=chance.choice((2, 64)),
             apply_entries_max=chance.choice((1, 3, 4096)),
             chunk_timeout=0.3,

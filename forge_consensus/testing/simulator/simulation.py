@@ -204,7 +204,7 @@ class Simulation(HandMoves):
             client.stop()
         finished = cluster.run(patience, lambda: all(client.idle for client in self.clients) and cluster.settled())
         busy = "".join(f"{client.name} waits for answers, " for client in self.clients if not client.idle)
-        demand(finished, "liveness", f"no convergence: {busy}{self.standing()}")
+        demand(finished, "liveness", f"no convergence: {busy}{self.status_text()}")
         self.judge_all(patience)
 
     def judge_all(self, patience: float) -> None:

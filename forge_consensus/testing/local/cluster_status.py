@@ -1,4 +1,4 @@
-"""The standing of a cluster: the status of all its nodes at one moment, and conclusions from it."""
+"""The status of a cluster: the status of all its nodes at one moment, and conclusions from it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from forge_consensus.storage.ledger.quorum import majority
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class ClusterStatus:
     """The status that each node returned; for each node that did not answer, `silent` has the reason."""
 
     said: dict[str, dict[str, Any]]
@@ -48,7 +48,7 @@ class Standing:
         return "; ".join([*parts, *(f"{name}: {reason}" for name, reason in self.silent.items())]) or "nobody was asked"
 
 
-def ask_all(client: Client, addresses: Mapping[str, str], seconds: float) -> Standing:
+def ask_all(client: Client, addresses: Mapping[str, str], seconds: float) -> ClusterStatus:
     """Request the status of these nodes (name -> address) at once, and wait at most `seconds` for their answers."""
     asked = {}
     for name, address in addresses.items():
@@ -62,4 +62,4 @@ def ask_all(client: Client, addresses: Mapping[str, str], seconds: float) -> Sta
             said[name] = question.result()
         except ConsensusError as error:
             silent[name] = f"does not answer ({error})"
-    return Standing(said, silent)
+    return ClusterStatus(said, silent)
