@@ -54,11 +54,11 @@ class VerifyReport:
 
     @property
     def whole(self) -> bool:
-        """Whether nothing is damaged."""
+        """Whether no damage was found in the log or in a snapshot."""
         return not self.faults_total
 
     def fault(self, text: str) -> None:
-        """Note damage."""
+        """Count a piece of damage, and keep its text unless there are too many."""
         self.faults_total += 1
         if len(self.faults) < FAULTS_MAX:
             self.faults.append(text)

@@ -47,7 +47,7 @@ class Quorum:
 
     @property
     def total(self) -> int:
-        """How many nodes vote."""
+        """The number of voters, each counted once although a joint configuration may name it twice."""
         return len(self.voters)
 
     @property

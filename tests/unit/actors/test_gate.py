@@ -9,7 +9,7 @@ from typing import Any
 import msgpack
 import pytest
 
-from forge_consensus.actors.codec import EXTENSION_BYTES_MAX, Frame, decode, encode
+from forge_consensus.actors.codec import EXTENSION_BYTES_MAX, VERSION, Frame, decode, encode
 from forge_consensus.actors.messages import (
     AppendEntries,
     AppendReply,
@@ -27,6 +27,7 @@ from forge_consensus.actors.messages import (
 from forge_consensus.errors import IdentityError, ProtocolError
 from tests.unit.actors.test_replication import follow, noop
 from tests.worlds.one_node import OneNode
+from tests.worlds.source_tree import ROOT
 
 BYTES_MAX = 1 << 20
 PEER = ("n2", "folder-n2", 1)
@@ -236,3 +237,8 @@ def test_an_unrequested_answer_neither_stops_the_node_nor_moves_a_boot() -> None
 def test_a_frame_of_another_version_is_refused_with_both_versions_whatever_its_header_is() -> None:
     with pytest.raises(ProtocolError, match="protocol version 1, this node speaks 2"):
         decode(msgpack.packb((1, "health", "demo", "n2", "f", 1, 1, 1, 2, 71, 7)), BYTES_MAX)
+
+
+def test_the_protocol_page_names_the_version_that_frames_carry() -> None:
+    page = (ROOT / "docs" / "protocol.md").read_text(encoding="utf-8")
+    assert f"version of the protocol, now {VERSION};" in page
