@@ -50,6 +50,11 @@ def test_every_call_is_a_coroutine(cluster: FakeCluster) -> None:
         assert await client.incr("n", by=3) == 3
         assert await client.scan("") == [("a", 2), ("n", 3)]
         assert await client.delete("a") is True
+        assert await client.batch([Command("set", {"key": "p1", "value": 1}), Command("get", {"key": "n"})]) == [
+            None,
+            3,
+        ]
+        assert await client.delete_prefix("p") == 1
         assert (await client.read_detail("n", consistency="stale")).stale_ms == 7
         assert (await client.status(cluster.addresses[2]))["node"] == "n3"
         assert (await client.locate()).leader == "n1"

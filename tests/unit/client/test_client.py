@@ -57,6 +57,13 @@ def test_every_call_reaches_the_machine_and_comes_back(client: Client) -> None:
     assert client.scan("", limit=5) == [("a", b"2"), ("n", 5)]
     assert client.delete("a") is True
     assert client.delete("a") is False
+    assert client.batch([put("p1"), put("p2"), Command("get", {"key": "n"})]) == [None, None, 5]
+    assert client.delete_prefix("p") == 2
+    with pytest.raises(ValueError, match="is no command"):
+        client.batch(["p1"])  # type: ignore[list-item]
+    with pytest.raises(CommandError, match="op 1 of the batch"):
+        client.batch([put("never"), put("", 1)])
+    assert client.get("never") is None
     assert client.apply(put("z", [1, {"x": None}])) is None
     assert client.read("z") == [1, {"x": None}]
 
