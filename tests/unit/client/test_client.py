@@ -57,7 +57,7 @@ def test_every_call_reaches_the_machine_and_comes_back(client: Client) -> None:
     assert client.scan("", limit=5) == [("a", b"2"), ("n", 5)]
     assert client.delete("a") is True
     assert client.delete("a") is False
-    assert client.batch([put("p1"), put("p2"), Command("get", {"key": "n"})]) == [None, None, 5]
+    assert client.batch([put("p1"), put("p2"), Command("increment", {"key": "n", "by": 1})]) == [None, None, 6]
     assert client.delete_prefix("p") == 2
     with pytest.raises(ValueError, match="is no command"):
         client.batch(["p1"])  # type: ignore[list-item]
