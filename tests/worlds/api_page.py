@@ -11,8 +11,8 @@ from dataclasses import MISSING, fields, is_dataclass
 from typing import Any
 
 SERVICE_CALLS = (
-    "start stop submit apply read read_detail put get delete delete_prefix cas incr batch scan is_leader "
-    "get_leader get_role get_term wait_for_leader get_stats get_cluster_info get_health_status health_check async_client"
+    "start stop submit apply read read_detail put get delete delete_prefix cas incr batch scan is_leader get_leader "
+    "get_role get_term wait_for_leader get_stats get_cluster_info get_health_status health_check async_client"
 )
 CLIENT_CALLS = "submit apply read read_detail put get delete delete_prefix cas incr batch scan status locate close"
 API = {
