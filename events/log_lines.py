@@ -12,6 +12,7 @@ from forge_consensus.events.selection import Selection
 from forge_consensus.events.subscription import QueuedSubscription, Subscription
 from forge_consensus.events.types import (
     EVENT_TYPES,
+    ApplySlow,
     BecameCandidate,
     BecameFollower,
     BecameLeader,
@@ -34,6 +35,7 @@ LEVELS: Final[dict[type[ConsensusEvent], str]] = {
     LeaderStepDown: "WARNING",
     NodeFailed: "WARNING",
     QuorumLost: "WARNING",
+    ApplySlow: "WARNING",
     Degraded: "WARNING",
     RoleChanged: "DEBUG",  # the event of the new role follows
     BecameCandidate: "INFO",
