@@ -35,14 +35,32 @@ def json_text(value: Any) -> str:
     return json.dumps(plain(value), ensure_ascii=False, separators=(",", ":"), default=str)
 
 
-def cell(value: Any) -> str:
-    """Return a value as one short line for a table."""
+def printable(value: Any, keep: str = "") -> str:
+    """Return a value as text that is safe on a terminal: control characters but those in `keep` are escaped.
+
+    Without that, a value could move the cursor, change colors or rename the window of whoever looks at it.
+    """
     if isinstance(value, bytes):
         value = value.decode(errors="backslashreplace")
     elif not isinstance(value, str):
         value = json_text(value)
-    text = "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in value)
+    return "".join(
+        char if char.isprintable() or char in keep else char.encode("unicode_escape").decode() for char in value
+    )
+
+
+def cell(value: Any) -> str:
+    """Return a value as one short line for a table."""
+    text = printable(value)
     return text if len(text) <= CELL_CHARS_MAX else text[: CELL_CHARS_MAX - 1] + "…"
+
+
+def kind_text(value: Any) -> str:
+    """Return what kind of value this is, in a word for people; None for a missing one is "nothing"."""
+    for kind, word in ((bool, "boolean"), (int, "number"), (float, "number"), (str, "text"), (bytes, "bytes")):
+        if isinstance(value, kind):
+            return word
+    return "nothing" if value is None else "list" if isinstance(value, list | tuple) else "map"
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
