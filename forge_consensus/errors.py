@@ -58,7 +58,7 @@ def revived(kind: type[Kind], message: str, context: dict[str, object]) -> Kind:
 
 
 def fresh(error: ConsensusError) -> ConsensusError:
-    """Make a copy to raise of an error that is kept, because each time that one object is raised its traceback grows."""
+    """Copy an error that is kept, to raise the copy: the traceback of one object grows each time it is raised."""
     copied = copy.copy(error)
     copied.__cause__ = error.__cause__
     return copied

@@ -12,12 +12,11 @@ from typing import Any, Self, cast
 from forge_consensus.actors.messages import Located
 from forge_consensus.client.connections import LocalPort
 from forge_consensus.client.pending import Pending, PendingRead
-from forge_consensus.client.sync import SCAN_LIMIT, TIMEOUT_SECONDS, Calls, ReadDetail, check_timeout, batch_command
+from forge_consensus.client.sync import SCAN_LIMIT, TIMEOUT_SECONDS, Calls, ReadDetail, batch_command, check_timeout
 from forge_consensus.config.client import ClientSettings
-from forge_consensus.storage.machines.kv_commands import DELETED_MAX
 from forge_consensus.errors import WrongEventLoopError
+from forge_consensus.storage.machines.kv_commands import DELETED_MAX
 from forge_consensus.storage.machines.machine import Command
-
 
 ADMITTED_MAX = 256
 """So many commands are handed over, and answers handed out, before the loop serves others again."""

@@ -19,7 +19,14 @@ from forge_consensus.client.pending import Pending
 from forge_consensus.client.session import SessionCore
 from forge_consensus.config.address import parse_endpoint
 from forge_consensus.config.client import ClientSettings
-from forge_consensus.errors import BusyError, ConsensusError, InvalidConfigError, NotStartedError, TransportUnavailableError, fresh
+from forge_consensus.errors import (
+    BusyError,
+    ConsensusError,
+    InvalidConfigError,
+    NotStartedError,
+    TransportUnavailableError,
+    fresh,
+)
 from forge_consensus.process.descriptors import require_descriptors
 from forge_consensus.process.fork import close_descriptor, close_sockets, keep, tell_of_forks
 from forge_consensus.process.threads import ForgeThread

@@ -66,7 +66,7 @@ class GreenLock:
     """A taken lock for a greenlet; any thread can release it, and the other greenlets go on meanwhile."""
 
     def __init__(self) -> None:
-        from gevent import get_hub
+        from gevent import get_hub  # the process has it, as `threads_replaced` says
         from gevent.event import Event
 
         self.released = Event()
