@@ -128,5 +128,5 @@ def test_a_service_is_stopped_while_a_call_of_it_is_interrupted(call: str, servi
         }
         return calls[call], service.stop
 
-    step = {"submit": 29, "wait_for_leader": 17, "stop": 37, "task": 331, "start": 211}[call]
+    step = {"submit": 13, "wait_for_leader": 11, "stop": 19, "task": 331, "start": 97}[call]
     assert interrupt_everywhere(prepare, step=step, seconds_max=SOON, allowed=(ConsensusError,)) > 3
