@@ -36,7 +36,7 @@ import msgpack
 from forge_consensus.actors.messages import WIRE_TAGS, WireMessage
 from forge_consensus.errors import ProtocolError
 
-VERSION = 2
+VERSION = 3
 NUMBER_MAX = 1 << 63
 TEXT_MAX = 64 * 1024
 """The longest text that is accepted, in characters."""

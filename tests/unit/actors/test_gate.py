@@ -235,7 +235,7 @@ def test_an_unrequested_answer_neither_stops_the_node_nor_moves_a_boot() -> None
 
 
 def test_a_frame_of_another_version_is_refused_with_both_versions_whatever_its_header_is() -> None:
-    with pytest.raises(ProtocolError, match="protocol version 1, this node speaks 2"):
+    with pytest.raises(ProtocolError, match="protocol version 1, this node speaks 3"):
         decode(msgpack.packb((1, "health", "demo", "n2", "f", 1, 1, 1, 2, 71, 7)), BYTES_MAX)
 
 
