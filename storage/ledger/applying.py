@@ -14,10 +14,11 @@ from forge_consensus.errors import (
     StorageError,
     UnavailableError,
 )
+from forge_consensus.storage.backends.sealed import REJOIN
 from forge_consensus.storage.backends.tables import Batch, Tables, TablesView
 from forge_consensus.storage.ledger.checks import broken
 from forge_consensus.storage.ledger.log import Log
-from forge_consensus.storage.ledger.record import REJOIN, Kind, Record, parse
+from forge_consensus.storage.ledger.record import Kind, Record, parse
 from forge_consensus.storage.ledger.transaction import get_meta, put_meta
 from forge_consensus.storage.machines.machine import (
     DONE,

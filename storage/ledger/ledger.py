@@ -15,6 +15,7 @@ import msgpack
 
 from forge_consensus.config.storage import StorageSettings
 from forge_consensus.errors import BusyError, CorruptionError, LogInconsistentError, StaleTermError, StorageFullError
+from forge_consensus.storage.backends.sealed import CRC_BYTES, REJOIN
 from forge_consensus.storage.backends.tables import RECORD_OVERHEAD_BYTES, Batch, Tables
 from forge_consensus.storage.ledger.applying import Applied, Applier, Point, put_point
 from forge_consensus.storage.ledger.checks import HardState, check_records, check_turn, check_vote, same_entry
@@ -23,7 +24,7 @@ from forge_consensus.storage.ledger.identity import Identity
 from forge_consensus.storage.ledger.journal import Journal
 from forge_consensus.storage.ledger.log import TABLE, Log
 from forge_consensus.storage.ledger.numbers import EventNumbers
-from forge_consensus.storage.ledger.record import CRC_BYTES, HEAD_BYTES, REJOIN, Kind, data_of, encode, key_of
+from forge_consensus.storage.ledger.record import HEAD_BYTES, Kind, data_of, encode, key_of
 from forge_consensus.storage.ledger.transaction import Transaction, get_meta, put_meta
 from forge_consensus.storage.ledger.uncommitted import Uncommitted
 from forge_consensus.storage.machines.machine import ApplyFaultError
