@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import resource
 import time
 import tracemalloc
 from typing import Any
@@ -43,7 +42,8 @@ def tuple_keyed(count: int) -> bytes:
     for combination in itertools.islice(itertools.product((-1, -2), repeat=14), count):
         packer.pack(combination)
         packer.pack(None)
-    return packer.bytes()
+    data: bytes = packer.bytes()
+    return data
 
 
 HOSTILE = {
@@ -63,16 +63,15 @@ HOSTILE = {
 @pytest.mark.parametrize("name", HOSTILE)
 def test_a_hostile_frame_is_refused_before_it_costs(name: str) -> None:
     data = HOSTILE[name]
-    began, tracing = time.process_time(), tracemalloc.start()
+    began = time.process_time()
+    tracemalloc.start()
     try:
         with pytest.raises(ProtocolError):
             decode(data, BYTES_MAX)
-        assert tracing is None
         assert tracemalloc.get_traced_memory()[1] < 4 * len(data) + (4 << 20)
     finally:
         tracemalloc.stop()
     assert time.process_time() - began < CPU_SECONDS
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss > 0
 
 
 def test_a_frame_just_below_the_counted_size_makes_no_more_than_its_bytes_allow() -> None:

@@ -24,7 +24,8 @@ def test_other_keys_are_refused(key: Any) -> None:
 
 
 def test_what_may_hold_no_map_is_refused_with_the_first() -> None:
-    for value in ({}, [{}], [1, {"a": 1}]):
+    values: list[Any] = [{}, [{}], [1, {"a": 1}]]
+    for value in values:
         with pytest.raises(ValueError, match="a map where none may be"):
             msgpack.unpackb(msgpack.packb(value), object_pairs_hook=no_maps)
 
