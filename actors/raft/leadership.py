@@ -176,7 +176,7 @@ class Leadership:
         progress = self.progress.get(node)
         if progress is None:
             return ()
-        progress.answered(sent_ns, reply.round, after)
+        progress.answered(sent_ns, min(reply.round, self.reads.round), after)
         if not reply.success:
             return self.refused(node, progress, reply)
         log = self.ledger.log
