@@ -206,4 +206,4 @@ class Gate:
         """Whether a vote request is refused because there is a leader, and so must not move the term."""
         configuration = self.ledger.configuration
         timeout, lease_reads = configuration.vote_kept(self.election_timeout_min), configuration.lease_reads
-        return self.shared.stickiness.holds(self.clock.now(), timeout=timeout, lease_reads=lease_reads)
+        return self.shared.stickiness.holds(self.clock.running(), timeout=timeout, lease_reads=lease_reads)
