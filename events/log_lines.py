@@ -13,6 +13,7 @@ from forge_consensus.events.subscription import QueuedSubscription, Subscription
 from forge_consensus.events.text import facts_text
 from forge_consensus.events.types import (
     EVENT_TYPES,
+    ApplySlow,
     BecameCandidate,
     BecameFollower,
     BecameLeader,
@@ -35,6 +36,7 @@ LEVELS: Final[dict[type[ConsensusEvent], str]] = {
     LeaderStepDown: "WARNING",
     NodeFailed: "WARNING",
     QuorumLost: "WARNING",
+    ApplySlow: "WARNING",
     Degraded: "WARNING",
     RoleChanged: "DEBUG",  # the event of the new role follows
     BecameCandidate: "INFO",
