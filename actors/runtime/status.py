@@ -115,7 +115,7 @@ class NodeStatus:
     refused: dict[str, int]
     """How often something was refused, by reason."""
     uptime: float
-    """Seconds in which the node ran."""
+    """Seconds since the node started."""
     boot: int
     """How often the node was started on its data folder."""
     address: str | None

@@ -135,7 +135,7 @@ class Ledger:
         self.uncommitted.clear()
 
     def begin(self, now: float) -> None:
-        """Begin a turn at `now` (seconds, the node's running clock)."""
+        """Begin a turn at `now` (seconds of real time)."""
         self.turn = Transaction()
         self.commit_before = self.commit_index
         self.appliable = self.log.durable
