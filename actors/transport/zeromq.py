@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import random
 import threading
-import time
 from collections import deque
 from collections.abc import Callable
 from typing import Any
@@ -118,9 +117,9 @@ class ZeroMqBase(SystemBase):
             engine.turn([], [])  # creates the actors, so that no frame arrives before them
             while not engine.stopping:
                 frames, notices = self.wait()
-                began = time.monotonic()
+                began = self.clock.reading()
                 engine.turn(frames, notices)
-                took = time.monotonic() - began
+                took = self.clock.reading() - began
                 if took > LATE_SECONDS:
                     self.clock.lost(took - LATE_SECONDS)
             engine.finish()
@@ -134,10 +133,10 @@ class ZeroMqBase(SystemBase):
         wakeup.doze()
         if self.inbox:
             patience = 0.0
-        began = time.monotonic()
+        began = self.clock.reading()
         ready = dict(self.sockets.poller.poll(math.ceil(patience * 1000)))
         wakeup.sleeping = False
-        late = time.monotonic() - began - patience
+        late = self.clock.reading() - began - patience
         if late > LATE_SECONDS:
             self.clock.lost(late)
         notices: list[Any] = []

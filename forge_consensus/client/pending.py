@@ -6,13 +6,13 @@ import time
 from collections.abc import Callable
 from typing import Any, Generic, TypeVar, cast
 
-import msgpack
 from loguru import logger
 
 from forge_consensus.actors.messages import GetStatus, Locate, Located, Status
 from forge_consensus.errors import ConsensusError, ConsensusTimeoutError, NotStartedError, OutcomeUnknownError, fresh
 from forge_consensus.process.green import FOREVER_SECONDS, taken_lock
 from forge_consensus.storage.ledger.correlation import correlation_of
+from forge_consensus.storage.unpacking import unpack
 
 DRIVER_GRACE_SECONDS = 1.0
 """How much later than its deadline a blocked caller stops waiting for the driver."""
@@ -59,7 +59,7 @@ class Pending(Generic[T]):
 
     def value(self) -> T:
         """The result, decoded."""
-        return cast("T", msgpack.unpackb(self.answer, strict_map_key=False))
+        return cast("T", unpack(self.answer))
 
     @property
     def correlation_id(self) -> str | None:

@@ -39,8 +39,8 @@ BELOW = {
     "process": ("errors", "process"),
     "config": ("errors", "config"),
     "events": ("errors", "process", "events"),
-    "storage": ("errors", "process", "config", "storage"),
-    "actors": ("errors", "process", "config", "events", "storage", "actors"),
+    "storage": ("errors", "version", "process", "config", "storage"),
+    "actors": ("errors", "version", "process", "config", "events", "storage", "actors"),
 }
 """What the modules of a layer may import of this package, for type checkers too."""
 FOREIGN_WORDS = re.compile(
