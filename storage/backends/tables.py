@@ -77,12 +77,20 @@ class Batch:
         else:
             self.operations.append(PutRun(table, [(key, value)], append=False))
 
+    def put_all(self, table: str, items: list[KeyValue]) -> None:
+        """Set many keys, in order; the batch takes the list over. Raises `KeyError` and `ValueError` like `put`."""
+        self.add_run(table, items, append=False)
+
     def append(self, table: str, items: Sequence[KeyValue]) -> None:
         """Write `items`, whose keys ascend and lie above every key that the table holds at that moment.
 
         The order is checked at the commit, which raises `StorageError` if it is wrong. Raises `KeyError` and
         `ValueError` like `put`.
         """
+        self.add_run(table, list(items), append=True)
+
+    def add_run(self, table: str, items: list[KeyValue], *, append: bool) -> None:
+        """Add a run of writes, and count its bytes."""
         check_table(table)
         if not items:
             return
@@ -92,7 +100,7 @@ class Batch:
                 check_key(key)
             size_bytes += len(key) + len(value)
         self.size_bytes += size_bytes + RECORD_OVERHEAD_BYTES * len(items)
-        self.operations.append(PutRun(table, list(items), append=True))
+        self.operations.append(PutRun(table, items, append=append))
 
     def delete(self, table: str, key: bytes) -> None:
         """Remove `key`; a missing key is no error. Raises `KeyError` and `ValueError` like `put`."""

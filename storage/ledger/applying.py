@@ -99,8 +99,8 @@ class Applier:
         """Index and term of the last applied entry, and the greatest time of any."""
         self.on_disk = self.staged = 0
         """The applied index as a restart finds it, and as the checkpoint in progress writes it."""
-        self.dirty_bytes = 0
-        """About how much memory the state takes that is not on disk."""
+        self.dirty_keys = self.dirty_bytes = 0
+        """How many keys changed that are not on disk, and about how much memory they take."""
         self.slow: SlowStep | None = None
         """The step of the last `run` that took too long, if one did; it was the last one."""
         self.run_entries = RUN_ENTRIES_FIRST
@@ -301,7 +301,8 @@ class Applier:
 
     def measure(self) -> None:
         """Note how much is not on disk. Every turn reads it and few change it, so it is not computed each time."""
-        self.dirty_bytes = self.ledger_machine.dirty[1] if self.ledger_machine is not None else 0
+        if self.ledger_machine is not None:
+            self.dirty_keys, self.dirty_bytes = self.ledger_machine.dirty
 
 
 def command_of(record: Record) -> str:

@@ -217,6 +217,7 @@ class Ledger:
         return (
             self.checkpoint_wanted
             or applier.index - applier.on_disk >= settings.checkpoint_entries
+            or applier.dirty_keys >= settings.checkpoint_entries
             or applier.dirty_bytes >= settings.checkpoint_bytes
         )
 

@@ -208,13 +208,12 @@ class KeyValueMachine:
         else:
             self.frozen = self.fresh
         self.fresh = Overlay()
-        cells = self.frozen.cells
-        for key in self.frozen.sorted_keys():
-            value = cells[key]
+        cells, prefix = self.frozen.cells, self.prefix
+        rows = [(prefix + key.encode(), cells[key]) for key in self.frozen.sorted_keys()]
+        batch.put_all(TABLE, [(key, value) for key, value in rows if value is not None])
+        for row, value in rows:
             if value is None:
-                batch.delete(TABLE, self.prefix + key.encode())
-            else:
-                batch.put(TABLE, self.prefix + key.encode(), value)
+                batch.delete(TABLE, row)
 
     def checkpointed(self) -> None:
         """Note that the last checkpoint is on disk."""
