@@ -172,7 +172,7 @@ class Leadership:
             return ()
         progress.heard = now
         progress.acked_sent = max(progress.acked_sent, sent_ns)
-        progress.acked_round = max(progress.acked_round, reply.round)
+        progress.acked_round = max(progress.acked_round, min(reply.round, self.reads.round))
         if not reply.success:
             return self.refused(node, progress, reply)
         log = self.ledger.log
