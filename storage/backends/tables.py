@@ -173,6 +173,13 @@ class TablesView(Protocol):
         """Return the number of keys."""
         ...
 
+    def count_range(self, table: str, start: bytes, stop: bytes | None, limit: int) -> tuple[int, bytes]:
+        """Return how many of the first `limit` keys from `start` on lie below `stop`, and the last of them.
+
+        With fewer than `limit` there are no more, and the key is meaningless. Values are not read.
+        """
+        ...
+
     def size_bytes(self, table: str) -> int:
         """Return the table's share of `Space.used_bytes`."""
         ...
@@ -190,7 +197,7 @@ class Tables(TablesView, Protocol):
     """Tables that one owner reads and commits to.
 
     A read returns copies of what was committed. No read transaction stays open between two calls, because one forgotten
-    transaction let a file of 0.4 MB grow to 43 MB.
+    transaction let a file of 0.4 MB grow to 43 MB; the one exception is a `view`.
     """
 
     commits: int
@@ -201,6 +208,13 @@ class Tables(TablesView, Protocol):
 
         Raises `StorageError` on any failure. From then on every call except `close` raises it too, because a flush that
         is repeated after a failure can report success without writing (invariant I16).
+        """
+        ...
+
+    def view(self) -> TablesView:
+        """Return what is committed now, unchanged by later commits, for the owner's thread; close it soon.
+
+        Raises `StorageError`.
         """
         ...
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from typing import Any, NamedTuple, cast
 
@@ -34,6 +35,7 @@ from forge_consensus.storage.machines.machine import (
     failure,
 )
 from forge_consensus.storage.machines.sessions import TTL_BYTES, Sessions
+from forge_consensus.storage.machines.steps import finished
 
 APPLIED = b"applied"
 COMMAND = int(Kind.COMMAND)
@@ -92,6 +94,11 @@ class Applier:
         self.ledger_machine = cast("LedgerMachine", machine) if hasattr(machine, "checkpoint") else None
         """The machine, if it is kept in the ledger's tables; None for a user's machine that is durable by snapshots."""
         self.batched = hasattr(machine, "apply_run")
+        self.asked: Callable[[Any], Any] = getattr(machine, "query_steps", machine.query)
+        self.elsewhere = self.ledger_machine is None and bool(getattr(machine, "query_elsewhere", True))
+        """Whether queries are answered on a helper thread, because nobody knows how long a user's query takes."""
+        self.lent = False
+        """Whether a helper thread uses the machine: nothing is applied, captured or restored meanwhile."""
         self.sessions = Sessions()
         self.generation = 0
         """The generation of tables that holds the state of a machine in the ledger."""
@@ -136,9 +143,16 @@ class Applier:
 
     def query(self, query: Any) -> Any:
         """Ask the machine. May raise anything; `UnavailableError` while a user's machine is being handed a snapshot."""
+        return finished(answer) if isinstance(answer := self.ask(query), Generator) else answer
+
+    def ask(self, query: Any) -> Any:
+        """Ask the machine as `query` does; a machine that has `query_steps` may return a generator of steps.
+
+        The generator returns the answer in the end, from the state of its first step.
+        """
         if self.replacing and self.ledger_machine is None:
             raise UnavailableError("this node is taking over a snapshot: ask another one, or again soon")
-        return self.machine.query(query)
+        return self.asked(query)
 
     def run(self, log: Log, upto: int, count_max: int, time_slice: TimeSlice | None = None) -> list[Applied]:
         """Apply at most `count_max` entries up to index `upto`, in order; returns the outcome of each.
