@@ -149,7 +149,7 @@ class ReplicationActor(ConsensusActor):
         leadership = self.current()
         if leadership is not None and leadership.term == message.term:
             self.after(self.settings.heartbeat_interval, message)
-            self.carry_out(leadership, leadership.heartbeat(self.clock.now()))
+            self.carry_out(leadership, leadership.heartbeat(self.clock.now(), self.clock.acted()))
 
     def receiveMsg_Persisted(self, message: Persisted, sender: Any) -> None:
         """Raise the leader's own match to the index that is on disk, and apply the committed entries."""
@@ -164,7 +164,7 @@ class ReplicationActor(ConsensusActor):
         leadership = self.current()
         if leadership is None or message.term != leadership.term:
             return
-        effects = leadership.answered(sender.node, message, sender.sent, self.clock.now())
+        effects = leadership.answered(sender.node, message, sender.sent, self.clock.before())
         if effects:
             self.carry_out(leadership, effects)
         if leadership.reads.queue:
