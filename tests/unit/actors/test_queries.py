@@ -117,7 +117,7 @@ def test_heartbeats_leave_between_the_slices_of_many_queries() -> None:
     node = single(size=3)
     lead(node)
     ask(node, *[["a", 0.02]] * 20)
-    round_ = node.engine.cells.actor("replication").leadership.reads.round  # type: ignore[attr-defined]
+    round_ = node.engine.cells.actor("replication").leadership.reads.round
     node.sent.clear()
     node.answer("n2", "replication", AppendReply(node.ledger.term, True, node.ledger.log.last, 0, round_))
     kinds = [type(message).__name__ for to, message in node.sent if to != "disk"]
@@ -186,7 +186,7 @@ def test_the_end_of_a_leadership_refuses_every_read_once_and_ends_the_steps() ->
     node.request("n2", "replication", AppendEntries(node.ledger.term + 1, 0, 0, 0, 0, ()))
     assert [message.code for _, message in node.messages(Refused)] == ["CONSENSUS_NOT_LEADER"]
     assert node.engine.ledger.applier.machine.ended == 1  # type: ignore[attr-defined]
-    assert not node.engine.cells.actor("gateway").waiting.reads  # type: ignore[attr-defined]
+    assert not node.engine.cells.actor("gateway").waiting.reads
 
 
 # --- admission -------------------------------------------------------------------------------------------------------
@@ -206,7 +206,7 @@ def test_queries_that_would_wait_too_long_are_refused_as_busy_and_one_is_always_
     node = single(size=3)
     lead(node)
     gateway = node.engine.cells.actor("gateway")
-    gateway.query_pace.each = 0.2  # type: ignore[attr-defined]
+    gateway.query_pace.each = 0.2
     ask(node, "a", "b", "c", "d")
     assert not node.messages(Refused)
     ask(node, "e", first=5)
@@ -219,7 +219,7 @@ def test_a_query_that_is_asked_again_while_it_waits_is_answered_once() -> None:
     lead(node)
     for _ in range(3):
         ask(node, ["a", 0.0], ["b", 0.0])
-    round_ = node.engine.cells.actor("replication").leadership.reads.round  # type: ignore[attr-defined]
+    round_ = node.engine.cells.actor("replication").leadership.reads.round
     node.answer("n2", "replication", AppendReply(node.ledger.term, True, node.ledger.log.last, 0, round_))
     assert answers(node) == [(1, "", "a"), (2, "", "b")]
     ask(node, ["a", 0.0])  # its answer was lost
@@ -232,7 +232,7 @@ def test_what_nobody_waits_for_is_dropped_before_the_machine_is_asked() -> None:
     ask(node, ["late", 0.0], wait_ms=100)
     node.clock.seconds += 0.2
     ask(node, ["early", 0.0], first=2, wait_ms=1000)
-    round_ = node.engine.cells.actor("replication").leadership.reads.round  # type: ignore[attr-defined]
+    round_ = node.engine.cells.actor("replication").leadership.reads.round
     node.answer("n2", "replication", AppendReply(node.ledger.term, True, node.ledger.log.last, 0, round_ + 1))
     assert answers(node) == [(2, "", "early")]
     assert not len(node.engine.unanswered)
