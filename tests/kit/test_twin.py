@@ -215,13 +215,33 @@ with Simulation(nodes=1, seed=2, seconds=0.5, state_machine=Mine, faults=False) 
 """
 
 
-def test_a_script_without_a_main_guard_gets_advice_and_makes_no_twins_of_twins(tmp_path: Path) -> None:
-    script = tmp_path / "script.py"
-    script.write_text(UNGUARDED)
+HIDDEN = f"exec(compile({UNGUARDED!r}, 'nowhere', 'exec'))"
+
+
+def run_script(text: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    """Run a script from a file."""
+    script = folder / "script.py"
+    script.write_text(text)
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    done = subprocess.run(
+    return subprocess.run(
         [sys.executable, script], env=environment, capture_output=True, text=True, timeout=60, check=False
     )
+
+
+def test_a_script_without_a_main_guard_is_refused_at_once_with_its_line(tmp_path: Path) -> None:
+    done = run_script(UNGUARDED, tmp_path)
+    assert done.returncode == 1
+    last = done.stderr.splitlines()[-1]
+    assert "InvalidConfigError: line 8 of " in last
+    assert 'put that line below `if __name__ == "__main__":`' in last
+    guarded = UNGUARDED.replace("with Sim", 'if __name__ == "__main__":\n  with Sim').replace(
+        "    simul", "      simul"
+    )
+    assert run_script(guarded, tmp_path).returncode == 0
+
+
+def test_a_script_whose_guard_cannot_be_looked_for_makes_no_twins_of_twins(tmp_path: Path) -> None:
+    done = run_script(HIDDEN, tmp_path)
     assert done.returncode == 1
     assert 'put it below `if __name__ == "__main__":`' in done.stderr
     assert "twin=False runs none" in done.stderr
