@@ -261,7 +261,7 @@ def twin_wanted(twin: bool | None, state_machine: Any) -> bool:
             "the top level of a module's file"
         )
     wanted = possible if twin is None else twin
-    if wanted:
+    if wanted and state_machine is not None:
         check_main_guard(state_machine)
     return wanted
 
