@@ -264,11 +264,11 @@ class LmdbTables(LmdbReading):
         """Return the error that every call raises after a failure."""
         return StorageError(f"the tables stopped after an earlier error: {self.failure}")
 
-    def view(self) -> "LmdbView":
+    def thread_view(self) -> "LmdbView":
         """Return a view for another thread of this process, which ends with `close`. Raises `StorageError`."""
         if self.failure is not None:
             raise self.poisoned()
-        view = LmdbView(self.path, environment=self.environment)
+        view = LmdbView(self.path, own=self)
         self.views.add(view)
         return view
 
@@ -324,21 +324,21 @@ class LmdbView(LmdbReading):
         path: str | os.PathLike[str],
         map_bytes: int = MAP_BYTES,
         *,
-        environment: lmdb.Environment | None = None,
+        own: LmdbTables | None = None,
     ) -> None:
         """Open the environment in the folder `path`, which another process may be writing. Raises `StorageError`.
 
-        A process must open a folder once only, so a view within the node's process is given the node's `environment`.
+        A process must open a folder once only, so a view within the node's process is given the node's own tables.
         """
         self.path = Path(path)
         self.closed = False
-        self.owner = environment is None
+        self.owner = own is None
         self.using = threading.Lock()
         """Held while the transaction is read or ended."""
         try:
-            self.environment = environment or open_environment(self.path, map_bytes, readonly=True)
+            self.environment = open_environment(self.path, map_bytes, readonly=True) if own is None else own.environment
             self.transaction = self.environment.begin()
-            self.databases = open_databases(self.environment, self.transaction)
+            self.databases = open_databases(self.environment, self.transaction) if own is None else own.databases
         except (lmdb.Error, OSError) as error:
             raise StorageError(f"cannot read the tables in {self.path}: {error}") from error
 

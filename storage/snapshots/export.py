@@ -54,7 +54,7 @@ def exporter(tables: LmdbTables, folder: Path, machine: type[LedgerMachine], sec
 def export_here(tables: LmdbTables, folder: Path, machine: type[LedgerMachine]) -> SnapshotInfo:
     """Write a snapshot on this thread, from a view of the node's own tables. Raises `SnapshotFailedError`."""
     try:
-        with tables.view() as view:
+        with tables.thread_view() as view:
             return export_state(view, folder, machine)
     except StorageError as error:  # the node stops meanwhile
         raise SnapshotFailedError(f"the snapshot was not finished: {error}") from error
