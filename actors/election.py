@@ -37,6 +37,8 @@ from forge_consensus.storage.ledger.ledger import Proposal
 from forge_consensus.storage.ledger.record import Kind
 
 FAULT = "an actor of this node failed"
+STAND_BACK_MAX = 3
+"""How many times in a row a node that is full lets an election timeout pass without standing."""
 NOOP = Proposal(Kind.NOOP, session=0, seq=0, done_below=0, data=b"")
 """The first entry of each leader's term; it lets the entries of earlier terms commit."""
 
@@ -57,6 +59,7 @@ class ElectionActor(ConsensusActor):
         self.alarm: Timer | None = None
         self.fast_left = 0
         self.stood_at = 0.0
+        self.stood_back = 0
 
     def bind(self, context: Context) -> None:
         """Take the context. Its role and leader are those that were reported last, before a rebuild."""
@@ -133,17 +136,35 @@ class ElectionActor(ConsensusActor):
         if self.clock.now() < self.deadline:
             self.wait_until(self.deadline)
         elif self.node_id in self.ledger.configuration.voters:
-            self.ask_for_pre_votes()
+            if not self.held_back():
+                self.ask_for_pre_votes()
         else:
             self.wait_long()
+
+    def held_back(self) -> bool:
+        """Whether to let others stand first, because this node is full and could append nothing as a leader.
+
+        Not for ever: if nobody leads for some election timeouts, nobody else can, and a leader that appends nothing
+        still answers reads.
+        """
+        if not self.others or self.stood_back >= STAND_BACK_MAX or not self.ledger.look_for_room():
+            self.stood_back = 0
+            return False
+        self.stood_back += 1
+        self.lose_leader(self.silence)
+        self.wait_long()
+        return True
+
+    @property
+    def silence(self) -> str:
+        """Why the leader is lost, when this node's patience ends."""
+        return "connection lost" if self.disconnected else "silent for an election timeout"
 
     # --- asking ------------------------------------------------------------------------------------------------------
 
     def ask_for_pre_votes(self) -> None:
         """Ask whether this node would win an election, because a new term would disturb a leader that others follow."""
-        if self.leader is not None:
-            silent = "connection lost" if self.disconnected else "silent for an election timeout"
-            self.lose_leader(silent)
+        self.lose_leader(self.silence)
         if self.fast_left > 0:
             self.fast_left -= 1
             delay = self.settings.rank_delay * (1 + len(self.others) * self.context.random.random())
@@ -271,7 +292,7 @@ class ElectionActor(ConsensusActor):
             return
         self.asking = self.disconnected = False
         self.stickiness.follows = True
-        self.fast_left = 0
+        self.fast_left = self.stood_back = 0
         self.wait_long()
         if self.role is not Role.FOLLOWER:
             self.take_role(Role.FOLLOWER, f"{message.leader} leads")

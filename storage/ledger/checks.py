@@ -126,7 +126,7 @@ def check_records(term: int, previous: int, first: int, records: Sequence[bytes]
         try:
             Configuration.decode(data_of(records[index - first]))
         except UnsupportedVersionError as error:
-            raise ProtocolError(f"entry {index} of an append: {error}") from error
+            raise ProtocolError(f"entry {index} of an append: {error}", refusal="unsupported") from error
         except CorruptionError as error:
             raise ProtocolError(f"entry {index} of an append holds no configuration that decodes") from error
     return found

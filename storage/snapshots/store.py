@@ -161,6 +161,12 @@ class Snapshots:
                     break
         return found
 
+    def check_receivable(self, size_bytes: int) -> None:
+        """Raise `StorageFullError` unless there is room for a file of this size, and for its state in the tables."""
+        room = self.ledger.room
+        tables = 0 if self.ledger.applier.ledger_machine is None else size_bytes
+        room.check_file(size_bytes, beside_bytes=tables)
+
     def drop_incoming(self) -> None:
         """Give up a file that is being received, and remove it."""
         if self.incoming is not None:
@@ -181,9 +187,11 @@ class Snapshots:
         try:
             Configuration.decode(point.configuration)
         except UnsupportedVersionError as error:
-            raise SnapshotFailedError(f"{info.path.name} cannot be installed: {error}") from error
+            raise SnapshotFailedError(
+                f"{info.path.name} cannot be installed: {error}", refusal="unsupported"
+            ) from error
         if ledger.applier.ledger_machine is not None:
-            ledger.check_space(info.size_bytes)
+            ledger.room.check(info.size_bytes)
         ledger.begin_replacing()
         newest_rows = [ledger.tables.last(table) for table in GENERATION_TABLES]
         used = [int.from_bytes(row[0][:GENERATION_BYTES]) for row in newest_rows if row is not None]

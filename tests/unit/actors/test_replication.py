@@ -85,7 +85,7 @@ def test_a_follower_does_not_append_a_damaged_record() -> None:
     damaged[-1] ^= 1
     follow(node, 1, bytes(damaged))
     assert node.ledger.log.last == 1
-    assert not node.messages(AppendReply)
+    assert node.last(AppendReply) == AppendReply(1, False, 0, 0, 0, refusal="damaged")
     assert node.engine.refusals.counts["CONSENSUS_PROTOCOL"] == 1
 
 

@@ -17,9 +17,10 @@ MEMORY = [
     "commit_index", "last_applied", "applied_on_disk", "last_log_index", "last_log_term", "first_log_index",
     "log_entries", "snapshots_total", "last_contact", "elections_total", "operations_total", "operations_failed",
     "reads_total", "turns_total", "flushes_total", "refused", "uptime", "boot", "address", "events_address", "nodes",
+    "commit_seconds", "full",
 ]
 STORAGE = ["snapshot_index", "log_size_bytes", "storage_used_bytes", "storage_quota_bytes", "disk_free_bytes"]
-MEMBER = ["id", "address", "role", "status", "round_trip_ms", "last_contact", "match_index"]
+MEMBER = ["id", "address", "role", "status", "round_trip_ms", "last_contact", "match_index", "refusal", "refused_appends"]
 # fmt: on
 
 
