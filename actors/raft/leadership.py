@@ -211,7 +211,7 @@ class Leadership:
             return ()
         progress.heard = now
         progress.acked_sent = max(progress.acked_sent, sent_ns)
-        progress.acked_round = max(progress.acked_round, reply.round)
+        progress.acked_round = max(progress.acked_round, min(reply.round, self.reads.round))
         self.note_refusal(node, progress, reply, now)
         if not reply.success:
             return () if reply.refusal else self.refused(node, progress, reply)

@@ -8,7 +8,8 @@ import click
 
 from forge_consensus.cli.options import client_options
 from forge_consensus.client.sync import Client
-from forge_consensus.output import bytes_text, json_text, seconds_text, table
+from forge_consensus.events.text import seconds_text
+from forge_consensus.output import bytes_text, json_text, table
 from forge_consensus.service.cluster_report import ClusterReport, MemberReport, cluster_report
 
 HEAD: Final = ("NODE", "ROLE", "ADDRESS", "STATE", "MATCH", "LAG", "LAST CONTACT", "SNAPSHOT", "DISK")

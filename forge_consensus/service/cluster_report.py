@@ -13,7 +13,7 @@ from typing import Any, Final
 from forge_consensus.client.pending import PendingNodeQuery
 from forge_consensus.client.sync import Client
 from forge_consensus.errors import ConnectionFailedError, ConsensusError
-from forge_consensus.output import seconds_text
+from forge_consensus.events.text import seconds_text
 from forge_consensus.version import __version__
 
 GRACE_SECONDS: Final = 1.0
