@@ -259,7 +259,7 @@ class ReplicationActor(ConsensusActor):
         before = ledger.commit_index
         if ledger.commit_following(message.term, min(message.commit, result.match)):
             self.committed(before)
-        full = FULL if ledger.room.full and ledger.look_for_room() else ""
+        full = FULL if (ledger.room.full or not message.records) and ledger.look_for_room() else ""
         self.send(sender, AppendReply(message.term, True, result.match, 0, message.round, full))
 
     # --- applying ----------------------------------------------------------------------------------------------------

@@ -104,7 +104,7 @@ def test_a_file_needs_room_on_the_disk_and_its_state_in_the_store() -> None:
     store = Store(RESERVE + 10 * MIB)
     store.room.check_file(10 * MIB)
     store.room.check_file(3 * MIB, beside_bytes=3 * MIB)
-    with pytest.raises(StorageFullError, match="28.0 MiB are needed"):
+    with pytest.raises(StorageFullError, match=r"28.0 MiB are needed"):
         store.room.check_file(4 * MIB, beside_bytes=4 * MIB)
     store.tables.quota_bytes = RESERVE + 6 * MIB
     store.room.check_file(10 * MIB)
