@@ -41,9 +41,10 @@ from forge_consensus.storage.snapshots.store import Installation
 
 CHECKS_A_HEALTH_CHECK = 2
 """How many times in each `check_interval` the actor checks whether a snapshot is due or a chunk must be sent again."""
-HELD_TIMEOUTS = 50
-"""For how many election timeouts after its last answer a follower counts as alive: the log is not cut under it. That is
-a minute by default, and `Snapshots.may_hold` bounds the room that it may take."""
+HELD_TIMEOUTS, HELD_TIMEOUTS_APART = 50, 2
+"""For how many election timeouts after its last answer a follower counts as alive, so that the log is not cut under it:
+with a connection, and without one. That is a minute by default; `Snapshots.may_hold` bounds the room that it may take.
+"""
 UNREADABLE = (CorruptionError, SnapshotFailedError)
 """The errors of a snapshot file that is damaged, missing or cannot be read."""
 
@@ -79,6 +80,8 @@ class SnapshotActor(ConsensusActor):
         self.after(self.settings.check_interval / CHECKS_A_HEALTH_CHECK, CheckSnapshots())
         if self.snapshots.lag >= settings.snapshot_entries and now - self.saved_at >= settings.snapshot_seconds_min:
             self.receiveMsg_TakeSnapshot(TakeSnapshot(), sender)
+        if self.snapshots.compactable > self.ledger.log.base_index:  # entries were held for a follower
+            self.receiveMsg_CompactLog(CompactLog(), sender)
         if 0 < self.refused_index <= self.ledger.applied:
             self.refused_index, self.shared.snapshot_trouble = 0, ""
         for transfer in list(self.transfers.values()):
@@ -164,7 +167,8 @@ class SnapshotActor(ConsensusActor):
         view = self.shared.peers.get(node)
         if view is None or view.heard_at is None:
             return False
-        return self.clock.now() - view.heard_at < HELD_TIMEOUTS * self.settings.election_timeout_max
+        timeouts = HELD_TIMEOUTS if node in self.context.linked() else HELD_TIMEOUTS_APART
+        return self.clock.now() - view.heard_at < timeouts * self.settings.election_timeout_max
 
     def lacked(self) -> int | None:
         """The lowest index behind which a live follower still lacks entries; None if no such follower is known.

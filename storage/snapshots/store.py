@@ -123,7 +123,7 @@ class Snapshots:
         before = log.base_index
         if self.newest is None or applier.replacing:
             return before, before
-        target = min(self.newest.index, applier.on_disk, log.durable - ledger.settings.trailing_entries)
+        target = self.compactable
         if needed is not None and self.may_hold(self.newest):
             target = min(target, needed)
         if target <= before:
@@ -131,6 +131,14 @@ class Snapshots:
         term = log.term_at(target) or 0
         ledger.move_base(target, term, ledger.configurations.at(target).encode())
         return before, target
+
+    @property
+    def compactable(self) -> int:
+        """The index up to which the log may be cut if no follower needs its entries; 0 without a snapshot."""
+        ledger = self.ledger
+        if self.newest is None:
+            return 0
+        return min(self.newest.index, ledger.applier.on_disk, ledger.log.durable - ledger.settings.trailing_entries)
 
     def may_hold(self, newest: SnapshotInfo) -> bool:
         """Whether entries may be kept for a follower: the log is not long, and the store is less than half full."""
