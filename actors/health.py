@@ -151,7 +151,7 @@ class HealthActor(ConsensusActor):
         if self.shared.snapshot_trouble:
             found.append(self.shared.snapshot_trouble)
         slow = self.settings.election_timeout_min / 2
-        if self.context.commit_times.slowest(self.clock.boottime_ns() / 1e9) > slow:
+        if self.context.commit_times.slowest(self.clock.now()) > slow:
             found.append(f"the disk is slow: commits take longer than {slow:g} s")
         return found
 

@@ -158,7 +158,8 @@ class ReplicationActor(ConsensusActor):
         if leadership is not None and leadership.term == message.term:
             self.after(self.settings.heartbeat_interval, message)
             now, full = self.clock.now(), self.ledger.look_for_room()
-            self.carry_out(leadership, [*leadership.heartbeat(now), *leadership.cannot_append(now, full)])
+            effects = [*leadership.heartbeat(now, self.clock.acted()), *leadership.cannot_append(now, full)]
+            self.carry_out(leadership, effects)
             self.shared.blocked = leadership.blocked if leadership.refusals else ""
 
     def receiveMsg_Persisted(self, message: Persisted, sender: Any) -> None:
@@ -176,7 +177,7 @@ class ReplicationActor(ConsensusActor):
             return
         if message.refusal == DAMAGED:
             self.ledger.log.forget_tail()
-        effects = leadership.answered(sender.node, message, sender.sent, self.clock.now())
+        effects = leadership.answered(sender.node, message, sender.sent, self.clock.before())
         if effects:
             self.carry_out(leadership, effects)
         if leadership.reads.queue:
@@ -242,7 +243,7 @@ class ReplicationActor(ConsensusActor):
             result = ledger.accept(message.term, message.prev_index, message.prev_term, message.records)
         except (ProtocolError, StorageFullError) as error:
             self.context.refuse(error.code, str(error))
-            why = FULL if isinstance(error, StorageFullError) else str(error.context.get("refusal", DAMAGED))
+            why = FULL if isinstance(error, StorageFullError) else DAMAGED
             self.send(sender, AppendReply(message.term, False, 0, 0, message.round, refusal=why))
             return
         if isinstance(result, Mismatch):

@@ -8,7 +8,7 @@ WINDOW_SECONDS: Final = 10.0
 
 
 class CommitTimes:
-    """Keeps the slowest commit of the present window and of the one before. Times are seconds of CLOCK_BOOTTIME."""
+    """Keeps the slowest commit of the present window and of the one before. Times are seconds of real time."""
 
     def __init__(self) -> None:
         self.began = 0.0

@@ -13,6 +13,7 @@ from forge_consensus.actors.runtime.reported import Reported
 from forge_consensus.actors.runtime.shared import SharedState
 from forge_consensus.storage.ledger.ledger import Ledger
 from forge_consensus.storage.snapshots.store import Snapshots
+from forge_consensus.version import __version__
 
 
 @dataclass(slots=True)
@@ -59,6 +60,8 @@ class MemberStatus:
     """Seconds since the member last answered; None for the node itself and for a member that never did."""
     match_index: int | None
     """The index up to which the member's disk agrees with the leader's log; None on a node that does not lead."""
+    program: str | None
+    """The version of its program, None for a member that this node has not met since its start."""
     refusal: str
     """Why the member takes no entries from this leader: "full", "unsupported", "damaged", or empty if it does."""
     refused_appends: int
@@ -122,7 +125,7 @@ class NodeStatus:
     refused: dict[str, int]
     """How often something was refused, by reason."""
     uptime: float
-    """Seconds in which the node ran."""
+    """Seconds since the node started."""
     boot: int
     """How often the node was started on its data folder."""
     address: str | None
@@ -174,7 +177,7 @@ class NodeStatus:
             address=addresses.get(identity.node_id),
             events_address=source.events_address,
             nodes=members_of(source),
-            commit_seconds=source.commit_times.slowest(source.clock.boottime_ns() / 1e9),
+            commit_seconds=source.commit_times.slowest(source.clock.now()),
             full=ledger.room.full or shared.blocked,
         )
 
@@ -226,7 +229,7 @@ def members_of(source: Source) -> list[MemberStatus]:
     shared, ledger, now = source.shared, source.ledger, source.clock.now()
     found = []
     for node, address in ledger.configuration.members:
-        view = shared.peers.get(node)
+        view, greeted = shared.peers.get(node), shared.greeted.get(node)
         own = node == ledger.identity.node_id
         member = MemberStatus(
             id=node,
@@ -236,6 +239,7 @@ def members_of(source: Source) -> list[MemberStatus]:
             round_trip_ms=view.round_trip_ms if view else None,
             last_contact=now - view.heard_at if view and view.heard_at is not None else None,
             match_index=shared.match.get(node),
+            program=__version__ if own else greeted.program if greeted else None,
             refusal=ledger.room.full and FULL if own else shared.refusals.get(node, ""),
             refused_appends=shared.refused_appends.get(node, 0),
         )

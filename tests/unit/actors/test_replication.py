@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import msgpack
 import pytest
 
 from forge_consensus.actors.messages import (
@@ -361,12 +360,6 @@ def test_a_follower_says_why_it_takes_no_entries_and_takes_a_no_op_all_the_same(
     node.tables.disk_free_bytes *= 2
     node.request("n2", "replication", AppendEntries(1, 2, 1, 2, 0, ()))
     assert node.last(AppendReply) == AppendReply(1, True, 2, 0, 0)
-
-
-def test_a_configuration_of_a_later_version_is_refused_as_unsupported() -> None:
-    node = OneNode()
-    follow(node, 1, encode(2, 1, Kind.CONFIGURATION, 0, data=msgpack.packb([99, []])))
-    assert node.last(AppendReply).refusal == "unsupported"
 
 
 def test_a_leader_reads_entries_from_disk_again_if_a_follower_found_one_damaged() -> None:

@@ -22,7 +22,8 @@ MEMORY = [
 ]
 STORAGE = ["snapshot_index", "log_size_bytes", "storage_used_bytes", "storage_quota_bytes", "disk_free_bytes"]
 MEMBER = [
-    "id", "address", "role", "status", "round_trip_ms", "last_contact", "match_index", "refusal", "refused_appends",
+    "id", "address", "role", "status", "round_trip_ms", "last_contact", "match_index", "program",
+    "refusal", "refused_appends",
 ]
 # fmt: on
 
