@@ -223,6 +223,8 @@ def test_a_full_leader_stays_if_nobody_else_could_append() -> None:
     leads = full_leader(1)
     assert leads.cannot_append(9.0, "full") == [], "it is alone"
     leads = full_leader()
+    for now in (1.1, 1.2):
+        leads.heartbeat(now, now)
     assert leads.cannot_append(9.0, "full") == [], "the others are silent"
     leads = full_leader()
     for progress in leads.progress.values():
