@@ -45,6 +45,8 @@ HELD_TIMEOUTS, HELD_TIMEOUTS_APART = 50, 2
 """For how many election timeouts after its last answer a follower counts as alive, so that the log is not cut under it:
 with a connection, and without one. That is a minute by default; `Snapshots.may_hold` bounds the room that it may take.
 """
+LENT_SECONDS = 0.01
+"""How soon a step is tried again that needs the machine while a helper thread uses it."""
 UNREADABLE = (CorruptionError, SnapshotFailedError)
 """The errors of a snapshot file that is damaged, missing or cannot be read."""
 
@@ -106,6 +108,9 @@ class SnapshotActor(ConsensusActor):
 
     def receiveMsg_CaptureSnapshot(self, message: CaptureSnapshot, sender: Any) -> None:
         """Let a helper write the snapshot, so that nothing on this thread waits for the disk."""
+        if self.ledger.applier.lent:  # a helper thread is answering queries
+            self.after(LENT_SECONDS, message)
+            return
         began = self.clock.now()
         try:
             job = self.snapshots.capture()
@@ -364,6 +369,9 @@ class SnapshotActor(ConsensusActor):
             return
         if info.index <= self.ledger.applied:
             self.receipt = None
+            return
+        if self.ledger.applier.lent:  # a helper thread is answering queries
+            self.after(LENT_SECONDS, message)
             return
         try:
             installation = self.snapshots.begin_install(info)
