@@ -188,7 +188,7 @@ class GatewayActor(ConsensusActor):
             self.refuse(asker, BusyError.code, text)
             return
         try:
-            first, last = ledger.propose(term, self.clock.wall_ms(), proposals)
+            first, last = ledger.propose(term, proposals)
         except (BusyError, StorageFullError) as error:
             self.refuse(asker, error.code, str(error))
             return

@@ -245,6 +245,8 @@ class ReplicationActor(ConsensusActor):
         before = ledger.commit_index
         if ledger.commit_following(message.term, min(message.commit, result.match)):
             self.committed(before)
+        if message.elapsed_ms:
+            ledger.log_time.heard(message.elapsed_ms, ledger.now)
         self.send(sender, AppendReply(message.term, True, result.match, 0, message.round))
 
     # --- applying ----------------------------------------------------------------------------------------------------

@@ -26,6 +26,8 @@ from forge_consensus.events.types import (
     QuorumLost,
     RoleChanged,
     SnapshotFailed,
+    TimeSkewed,
+    TimeStepped,
     Unhealthy,
 )
 
@@ -37,6 +39,8 @@ LEVELS: Final[dict[type[ConsensusEvent], str]] = {
     NodeFailed: "WARNING",
     QuorumLost: "WARNING",
     ApplySlow: "WARNING",
+    TimeSkewed: "WARNING",
+    TimeStepped: "WARNING",
     Degraded: "WARNING",
     RoleChanged: "DEBUG",  # the event of the new role follows
     BecameCandidate: "INFO",
