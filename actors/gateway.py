@@ -33,6 +33,7 @@ from forge_consensus.actors.notices import (
     ReadRefused,
     Start,
 )
+from forge_consensus.actors.raft.admission import Admission
 from forge_consensus.actors.raft.failed_commands import FailedCommands
 from forge_consensus.actors.raft.journal_pages import page_of
 from forge_consensus.actors.raft.waiting import Applications, PendingRead, Result, WaitingBatch, WaitingRequests
@@ -53,7 +54,7 @@ from forge_consensus.errors import (
 )
 from forge_consensus.storage.ledger.ledger import Proposal
 from forge_consensus.storage.ledger.record import Kind
-from forge_consensus.storage.machines.machine import failure, outcome_of, refusal
+from forge_consensus.storage.machines.machine import failed_query, outcome_of, refusal
 from forge_consensus.storage.machines.sessions import TTL_BYTES, TTL_MS_MAX
 
 LOCATE_WAIT_MS_MAX: Final = 60_000
@@ -76,6 +77,7 @@ class GatewayActor(ConsensusActor):
         """Take the context, and with it the clients that were waiting for an answer before a rebuild."""
         super().bind(context)
         self.unanswered = context.unanswered
+        self.admission = Admission(self.ledger.applier.machine)
 
     def receiveMsg_Start(self, message: Start, sender: Any) -> None:
         """Answer the clients whose requests the failed actors had taken: the outcome of these requests is unknown."""
@@ -161,8 +163,14 @@ class GatewayActor(ConsensusActor):
         if large:
             text = f"a command is larger than the limit of {limit} bytes: split it, or raise command_bytes_max"
             self.send(sender, Refused(CommandTooLargeError.code, text, leader="", address="", term=0, numbers=large))
+        refused = self.admission.refused(message.commands) if self.ledger.leading_term is not None else {}
+        if refused:
+            self.totals.commands_failed += len(refused)
+            self.send_results(sender, session, list(refused.values()))
         proposals = [
-            Proposal(Kind.COMMAND, session, seq, mark, data) for seq, data in message.commands if len(data) <= limit
+            Proposal(Kind.COMMAND, session, seq, mark, data)
+            for seq, data in message.commands
+            if len(data) <= limit and seq not in refused
         ]
         if proposals:
             self.propose(sender, session, proposals)
@@ -272,8 +280,8 @@ class GatewayActor(ConsensusActor):
         for number, data in read.queries:
             try:
                 outcome = outcome_of(applier.query(msgpack.unpackb(data)), self.ledger.applied, "")
-            except Exception as error:  # a query changes nothing, so whatever it raises harms only itself
-                outcome = failure(error)
+            except BaseException as error:
+                outcome = failed_query(error)
                 if applier.replacing and isinstance(error, UnavailableError):  # raised by the node, not the machine
                     outcome = refusal(error.code, type(error).__name__, str(error))
             items.append((number, outcome.code, outcome.payload))
