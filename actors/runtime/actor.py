@@ -21,6 +21,7 @@ from forge_consensus.actors.runtime.unanswered import Unanswered
 from forge_consensus.config.raft import RaftSettings
 from forge_consensus.events.types import ConsensusEvent
 from forge_consensus.storage.ledger.ledger import Ledger
+from forge_consensus.storage.ledger.levels import LEVEL
 from forge_consensus.storage.opening import Opened
 from forge_consensus.storage.snapshots.store import Snapshots
 
@@ -45,7 +46,7 @@ class Context(Protocol):
     """Kept by the gateway. It outlives the actors, so that every client is answered."""
     observation: TurnObservation
     started_at: float
-    """When the node started, in seconds of the running clock."""
+    """When the node started, in seconds of real time."""
     bind_address: str
     events_address: str
 
@@ -59,7 +60,7 @@ class Context(Protocol):
         """Return the addresses of the actors that have a handler for a message class, in the supervisor's order."""
 
     def after(self, seconds: float, to: Address, message: Any) -> Timer:
-        """Deliver a message after this many seconds of the running clock."""
+        """Deliver a message this many seconds after this turn began."""
 
     def next_turn(self, to: Address, message: Any) -> None:
         """Deliver a message in the next turn, which then starts without waiting."""
@@ -144,7 +145,7 @@ class ConsensusActor(Actor):  # type: ignore[misc]
         self.send(self.context.peer(node, actor), message)
 
     def after(self, seconds: float, message: Any) -> Timer:
-        """Send this actor a message after this many seconds of the running clock."""
+        """Send this actor a message this many seconds after this turn began."""
         return self.context.after(seconds, cast("Address", self.myAddress), message)
 
     def next_turn(self, message: Any) -> None:
@@ -160,6 +161,15 @@ class ConsensusActor(Actor):  # type: ignore[misc]
     def publish(self, event: ConsensusEvent) -> None:
         """Publish an event, once the turn is committed."""
         self.context.publish(event)
+
+    def may_use(self, level: int) -> bool:
+        """Whether every member of the configuration in force is known to have this feature level.
+
+        A leader asks before it proposes what that level brought. A member that was not met since this process began
+        counts as one that lacks it.
+        """
+        greeted = self.shared.greeted
+        return level <= LEVEL and all(node in greeted and greeted[node].level >= level for node in self.others)
 
     @property
     def others(self) -> list[str]:

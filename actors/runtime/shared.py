@@ -46,7 +46,17 @@ class PeerView:
     round_trip_ms: float | None = None
     """Of the last health check that the peer answered."""
     heard_at: float | None = None
-    """When its last reply or greeting arrived, in seconds of the running clock."""
+    """When its last reply or greeting arrived, in seconds of real time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Greeted:
+    """What another member said of itself in its last greeting that this node accepted."""
+
+    program: str
+    """The version of its program."""
+    level: int
+    """The feature level of its program, see `forge_consensus.storage.ledger.levels`."""
 
 
 @dataclass(slots=True)
@@ -67,9 +77,11 @@ class SharedState:
     election."""
     stickiness: Stickiness = field(default_factory=Stickiness)
     """Whether a vote request must not move the term, because there is a leader (dissertation 4.2.3). Written by
-    election, read by the gate too. Rebuilt actors begin with a new one."""
+    election, read by the gate too; it outlives a rebuild of the actors."""
     match: dict[str, int] = field(default_factory=dict)
     """Of each voter, the index up to which its disk agrees with the leader's log; empty on other nodes. Written by
     replication."""
     peers: dict[str, PeerView] = field(default_factory=dict)
     """Written by health."""
+    greeted: dict[str, Greeted] = field(default_factory=dict)
+    """The members whose greeting was accepted since this process began. Written by membership."""

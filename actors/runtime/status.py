@@ -11,6 +11,7 @@ from forge_consensus.actors.runtime.reported import Reported
 from forge_consensus.actors.runtime.shared import SharedState
 from forge_consensus.storage.ledger.ledger import Ledger
 from forge_consensus.storage.snapshots.store import Snapshots
+from forge_consensus.version import __version__
 
 
 @dataclass(slots=True)
@@ -23,6 +24,7 @@ class Totals:
     commands: int = 0  # gateway; how many were answered
     commands_failed: int = 0  # gateway; of these, how many with an error
     reads: int = 0  # gateway; how many queries were answered
+    slow_applies: int = 0  # replication; how many commands took the machine longer than a heartbeat interval
 
 
 class Source(Protocol):
@@ -55,6 +57,8 @@ class MemberStatus:
     """Seconds since the member last answered; None for the node itself and for a member that never did."""
     match_index: int | None
     """The index up to which the member's disk agrees with the leader's log; None on a node that does not lead."""
+    program: str | None
+    """The version of its program, None for a member that this node has not met since its start."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,12 +111,14 @@ class NodeStatus:
     operations_total: int
     operations_failed: int
     reads_total: int
+    slow_applies_total: int
+    """How many commands took the machine longer than a heartbeat interval; `consensus.apply.slow` names them."""
     turns_total: int
     flushes_total: int
     refused: dict[str, int]
     """How often something was refused, by reason."""
     uptime: float
-    """Seconds in which the node ran."""
+    """Seconds since the node started."""
     boot: int
     """How often the node was started on its data folder."""
     address: str | None
@@ -151,6 +157,7 @@ class NodeStatus:
             operations_total=totals.commands,
             operations_failed=totals.commands_failed,
             reads_total=totals.reads,
+            slow_applies_total=totals.slow_applies,
             turns_total=totals.turns,
             flushes_total=ledger.commits,
             refused=dict(source.refusals.counts),
@@ -209,7 +216,7 @@ def members_of(source: Source) -> list[MemberStatus]:
     shared, ledger, now = source.shared, source.ledger, source.clock.now()
     found = []
     for node, address in ledger.configuration.members:
-        view = shared.peers.get(node)
+        view, greeted = shared.peers.get(node), shared.greeted.get(node)
         own = node == ledger.identity.node_id
         member = MemberStatus(
             id=node,
@@ -219,6 +226,7 @@ def members_of(source: Source) -> list[MemberStatus]:
             round_trip_ms=view.round_trip_ms if view else None,
             last_contact=now - view.heard_at if view and view.heard_at is not None else None,
             match_index=shared.match.get(node),
+            program=__version__ if own else greeted.program if greeted else None,
         )
         found.append(member)
     return found

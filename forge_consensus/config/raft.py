@@ -34,7 +34,8 @@ class RaftSettings:
         unit="s",
         minimum=0.001,
         original="raft.election_timeout_min",
-        what="The shortest time that a follower waits for a silent leader before it stands for election.",
+        what="The shortest time that a follower waits for a silent leader before it stands for election. In a cluster "
+        "that is founded with lease reads it becomes the length of the leases; later values must not be shorter.",
         why="One computing thread beside an embedded node can hold it up for half a second; a leader that crashed is "
         "noticed sooner, by its broken connection.",
     )
@@ -146,7 +147,15 @@ class RaftSettings:
         unit="entries",
         minimum=1,
         what="How many entries one turn applies.",
-        why="So many small commands fit into the time budget of a turn.",
+        why="So many small commands fit into the time budget of a turn; `turn_seconds_max` ends a slice of large ones.",
+    )
+    turn_seconds_max: float = setting(
+        0.025,
+        unit="s",
+        minimum=0.0001,
+        what="How long one turn applies entries, and how long it answers queries; the rest waits for the next turn. It "
+        "is never longer than a quarter of the heartbeat interval.",
+        why="So heartbeats leave in time, however much work waits.",
     )
     turn_frames_max: int = setting(
         512,
@@ -178,9 +187,15 @@ class RaftSettings:
         0.1,
         minimum=0.0,
         maximum=0.9,
-        what="By this part of the election timeout a lease is shortened.",
+        what="By this part a leader's lease is shorter than the time that followers keep their votes back for; read "
+        "when a cluster is founded with lease reads.",
         why="Clocks of sound machines differ by far less; a lease must end before a new leader can exist.",
     )
+
+    @property
+    def slice_seconds(self) -> float:
+        """How long one turn works at something that can be continued in the next one."""
+        return min(self.turn_seconds_max, self.heartbeat_interval / 4)
 
     def __post_init__(self) -> None:
         check(self)

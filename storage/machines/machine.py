@@ -147,6 +147,9 @@ class Machine(Protocol):
         tells of this node alone ends the node instead: MemoryError, an OSError with an `errno`, KeyboardInterrupt by
         Ctrl-C. A call that nests deeper than `FRAMES_MAX` fails with RecursionError; it may be made twice until that is
         known, so it must not catch that error.
+
+        It runs on the node's thread, which does nothing else meanwhile: the cluster elects another leader if one call
+        takes longer than an election timeout, and then the same command holds up the next one.
         """
 
     def query(self, query: Any) -> Any:

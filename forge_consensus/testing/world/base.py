@@ -290,6 +290,10 @@ class SimulatedBase(SystemBase):
         if not is_fatal(fault) and "OrderedFault" not in str(fault):
             raise OperationFailedError(f"{self.name}: {type(fault).__name__}: {fault}") from fault
 
+    def spend(self, seconds: float) -> None:
+        """Let the turn that is running take so much longer, as a machine does whose command or query costs time."""
+        self.clock.ahead += seconds
+
     def commit_time(self) -> float:
         """Draw the duration of this commit in seconds."""
         return self.chance.uniform(*self.slow_commits)

@@ -9,6 +9,8 @@ from hashlib import blake2b
 from heapq import heappop, heappush
 from typing import Any
 
+from forge_consensus.actors.runtime.clock import Clock
+
 WALL_MS = 1_800_000_000_000
 """The first reading of simulated wall clocks, in milliseconds since 1970."""
 NOTED = 2000
@@ -64,7 +66,7 @@ class Timeline:
         return self.trace.hexdigest()
 
 
-class SimulatedClock:
+class SimulatedClock(Clock):
     """The clocks of one host: they run at a rate of their own and differ from those of every other host.
 
     `ahead` is the time that the present turn has taken so far, in seconds. As in the production base, the base calls
@@ -72,25 +74,21 @@ class SimulatedClock:
     """
 
     def __init__(self, timeline: Timeline, chance: random.Random, drift_max: float) -> None:
+        super().__init__()
         self.timeline = timeline
         self.ahead = 0.0
-        self.stalled = 0.0
         self.origin = chance.uniform(1.0, 1e6)
         self.rate = 1.0 + chance.uniform(-drift_max, drift_max)
         self.skew_ms = chance.randint(-2000, 2000)
 
-    def running(self) -> float:
+    def reading(self) -> float:
         """Return seconds since the host started."""
         return self.origin + (self.timeline.now + self.ahead) * self.rate
 
     def drift(self, rate: float) -> None:
-        """Change the rate of the clock from now on; its reading neither jumps nor goes back."""
+        """Change the rate of the clock from this moment on; its reading neither jumps nor goes back."""
         self.origin += (self.timeline.now + self.ahead) * (self.rate - rate)
         self.rate = rate
-
-    def now(self) -> float:
-        """Return seconds in which the node ran."""  # repeats `running`, because it is called all the time
-        return self.origin + (self.timeline.now + self.ahead) * self.rate - self.stalled
 
     def boottime_ns(self) -> int:
         """Return nanoseconds since the host started."""
@@ -99,7 +97,3 @@ class SimulatedClock:
     def wall_ms(self) -> int:
         """Return milliseconds since 1970, with the error of this host's wall clock."""
         return WALL_MS + self.skew_ms + int((self.timeline.now + self.ahead) * 1000)
-
-    def lost(self, seconds: float) -> None:
-        """Exclude seconds in which the node did not run from `now`."""
-        self.stalled += seconds

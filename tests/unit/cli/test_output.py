@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
+from forge_consensus.events.text import seconds_text
 from forge_consensus.events.types import LeaderElected
-from forge_consensus.output import bytes_text, cell, event_text, json_text, kind_text, printable, seconds_text, table
+from forge_consensus.output import bytes_text, cell, event_text, json_text, kind_text, printable, table
 
 
 def test_json_output_keeps_bytes_and_large_numbers() -> None:
@@ -40,7 +41,16 @@ def test_columns_are_aligned() -> None:
 
 @pytest.mark.parametrize(
     ("seconds", "text"),
-    [(None, "-"), (0.0124, "12ms"), (1.94, "1.9s"), (200, "3m20s"), (11_520, "3h12m"), (187_200, "2d4h")],
+    [
+        (None, "-"),
+        (0.0, "0ms"),
+        (0.0027, "2.7ms"),
+        (0.0124, "12ms"),
+        (1.94, "1.9s"),
+        (200, "3m20s"),
+        (11_520, "3h12m"),
+        (187_200, "2d4h"),
+    ],
 )
 def test_durations_are_short(seconds: float | None, text: str) -> None:
     assert seconds_text(seconds) == text
