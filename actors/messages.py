@@ -215,17 +215,24 @@ class Results:
     items: tuple[tuple[int, str, bytes], ...]
 
 
+LEASE = "lease"
 STALE = "stale"
-CONSISTENCIES = ("linearizable", "lease", STALE)
+CONSISTENCIES = ("linearizable", LEASE, STALE)
 """The consistency levels of a `Read`, the strictest first."""
 
 
 @message
 class Read:
-    """Queries, each as (number, encoded query); `consistency` is one of `CONSISTENCIES`."""
+    """Queries, each as (number, encoded query); `consistency` is one of `CONSISTENCIES`.
+
+    Answers to them may come in several frames. A number that is asked again on the same connection while it waits is
+    answered once.
+    """
 
     consistency: str
     queries: tuple[tuple[int, bytes], ...]
+    wait_ms: int = 0
+    """For how long the client waits; what is not answered by then is dropped. 0 means that it did not say."""
 
 
 @message

@@ -27,6 +27,7 @@ from forge_consensus.actors.notices import (
     Start,
 )
 from forge_consensus.actors.raft.leadership import Effect, Leadership, MatchMoved, SendTo
+from forge_consensus.actors.raft.slow_work import SlowWork
 from forge_consensus.actors.runtime.actor import ConsensusActor, Context
 from forge_consensus.errors import ProtocolError, StorageFullError
 from forge_consensus.events.types import ApplySlow, LogAppended, LogCommitted, LogTruncated
@@ -35,8 +36,8 @@ from forge_consensus.storage.ledger.correlation import ids_between
 from forge_consensus.storage.ledger.ledger import Mismatch
 from forge_consensus.storage.ledger.time_slice import TimeSlice
 
-SLOW_SECONDS: Final = 1.0
-"""Slow commands are told at most this often; the next one counts the others."""
+LENT_SECONDS: Final = 0.01
+"""How soon applying is tried again while a helper thread uses the machine; its end is told, unless an actor failed."""
 
 
 class ReplicationActor(ConsensusActor):
@@ -50,8 +51,7 @@ class ReplicationActor(ConsensusActor):
         self.leadership: Leadership | None = None
         self.apply_due = False
         self.send_due = False
-        self.slow_told_at = -SLOW_SECONDS
-        self.slow_untold = 0
+        self.slow_work = SlowWork()
 
     def bind(self, context: Context) -> None:
         """Take the context. No follower's match is known yet."""
@@ -264,6 +264,10 @@ class ReplicationActor(ConsensusActor):
         ledger = self.ledger
         if ledger.applier.replacing:
             return
+        if ledger.applier.lent:
+            self.apply_due = True
+            self.after(LENT_SECONDS, ApplyCommitted())
+            return
         settings = self.settings
         time_slice = TimeSlice(self.clock.boottime_ns, settings.slice_seconds, settings.heartbeat_interval)
         done = ledger.apply(settings.apply_entries_max, time_slice)
@@ -279,13 +283,9 @@ class ReplicationActor(ConsensusActor):
         """Count a command that took the machine too long, and publish it, at most once a second."""
         self.totals.slow_applies += step.entries
         index, count, command, seconds = step
-        self.slow_untold += count
-        now = self.clock.now()
-        if now >= self.slow_told_at + SLOW_SECONDS:
-            self.slow_told_at = now
-            untold = self.slow_untold - count
+        untold = self.slow_work.tell(self.clock.now(), count)
+        if untold is not None:
             self.publish(ApplySlow(index=index, command=command, duration=seconds, count=count, untold=untold))
-            self.slow_untold = 0
 
     def receiveMsg_SnapshotInstalled(self, message: SnapshotInstalled, sender: Any) -> None:
         """Report the new state to the gateway, because reads that waited for the snapshot's index can be answered."""

@@ -42,6 +42,8 @@ from forge_consensus.storage.snapshots.store import Installation
 
 CHECKS_A_HEALTH_CHECK = 2
 """How many times in each `check_interval` the actor checks whether a snapshot is due or a chunk must be sent again."""
+LENT_SECONDS = 0.01
+"""How soon a step is tried again that needs the machine while a helper thread uses it."""
 UNREADABLE = (CorruptionError, SnapshotFailedError)
 """The errors of a snapshot file that is damaged, missing or cannot be read."""
 
@@ -94,6 +96,9 @@ class SnapshotActor(ConsensusActor):
 
     def receiveMsg_CaptureSnapshot(self, message: CaptureSnapshot, sender: Any) -> None:
         """Let a helper write the snapshot, so that nothing on this thread waits for the disk."""
+        if self.ledger.applier.lent:  # a helper thread is answering queries
+            self.after(LENT_SECONDS, message)
+            return
         began = self.clock.now()
         try:
             job = self.snapshots.capture()
@@ -313,6 +318,9 @@ class SnapshotActor(ConsensusActor):
             return
         if info.index <= self.ledger.applied:
             self.receipt = None
+            return
+        if self.ledger.applier.lent:  # a helper thread is answering queries
+            self.after(LENT_SECONDS, message)
             return
         try:
             installation = self.snapshots.begin_install(info)

@@ -24,6 +24,7 @@ class Totals:
     commands: int = 0  # gateway; how many were answered
     commands_failed: int = 0  # gateway; of these, how many with an error
     reads: int = 0  # gateway; how many queries were answered
+    slow_queries: int = 0  # gateway; how many calls of the machine for a query took longer than a heartbeat interval
     slow_applies: int = 0  # replication; how many commands took the machine longer than a heartbeat interval
 
 
@@ -113,6 +114,8 @@ class NodeStatus:
     reads_total: int
     slow_applies_total: int
     """How many commands took the machine longer than a heartbeat interval; `consensus.apply.slow` names them."""
+    slow_queries_total: int
+    """How often a call of the machine for a query took longer than that; `consensus.query.slow` names them."""
     turns_total: int
     flushes_total: int
     refused: dict[str, int]
@@ -158,6 +161,7 @@ class NodeStatus:
             operations_failed=totals.commands_failed,
             reads_total=totals.reads,
             slow_applies_total=totals.slow_applies,
+            slow_queries_total=totals.slow_queries,
             turns_total=totals.turns,
             flushes_total=ledger.commits,
             refused=dict(source.refusals.counts),

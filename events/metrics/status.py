@@ -63,6 +63,11 @@ def add_work(page: MetricPage, status: Mapping[str, Any]) -> None:
         "Commands whose application took longer than a heartbeat interval.",
         status.get("slow_applies_total", 0),
     )
+    page.counter(
+        "slow_queries",
+        "Calls of the state machine for a query that took longer than a heartbeat interval.",
+        status.get("slow_queries_total", 0),
+    )
     page.counter("turns", "Turns of the node.", status["turns_total"])
     page.counter("flushes", "Turns that wrote to the disk and waited for the flush.", status["flushes_total"])
     page.counter(

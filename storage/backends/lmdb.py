@@ -3,6 +3,7 @@
 import os
 import resource
 import time
+from bisect import bisect_left
 from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
@@ -81,6 +82,13 @@ class LmdbReading(TablesView):
         """Return the number of keys; cheap, because LMDB keeps it with the root of the table."""
         database = self.databases[table]
         return self.reading(lambda txn: txn.stat(database)["entries"])
+
+    def count_range(self, table: str, start: bytes, stop: bytes | None, limit: int) -> tuple[int, bytes]:
+        """Return how many of the first `limit` keys from `start` on lie below `stop`, and the last of them."""
+        database = self.databases[table]
+        keys = self.reading(lambda txn: keys_forward(txn.cursor(database), start, limit))
+        count = len(keys) if stop is None or not keys or keys[-1] < stop else bisect_left(keys, stop)
+        return count, keys[count - 1] if count else b""
 
     def size_bytes(self, table: str) -> int:
         """Return the bytes of the pages that the table occupies."""
@@ -195,6 +203,12 @@ class LmdbTables(LmdbReading):
         else:
             delete_range(txn.cursor(database), operation)
 
+    def view(self) -> TablesView:
+        """Return what is committed now, unchanged by later commits; see `Tables.view`. Raises `StorageError`."""
+        if self.failure is not None:
+            raise self.poisoned()
+        return OwnView(self)
+
     def space(self) -> Space:
         """Return the room left. Raises `StorageError`.
 
@@ -242,6 +256,32 @@ class LmdbTables(LmdbReading):
         if self.failure is None:
             self.failure = StorageError(f"the tables in {self.path} are closed")
         self.environment.close()
+
+
+class OwnView(LmdbReading):
+    """One unchanging view of a node's own tables, on the node's thread, while commits go on beside it."""
+
+    def __init__(self, tables: LmdbTables) -> None:
+        self.tables = tables
+        self.databases = tables.databases
+        self.transaction: LmdbTransaction | None = tables.environment.begin()
+
+    def reading(self, read: Callable[[LmdbTransaction], Result]) -> Result:
+        """Return `read(transaction)` on the view's one transaction. Raises `StorageError`."""
+        if self.transaction is None:
+            raise StorageError(f"the view of {self.tables.path} is closed")
+        if self.tables.failure is not None:
+            raise self.tables.poisoned()
+        try:
+            return read(self.transaction)
+        except lmdb.Error as error:
+            raise StorageError(f"cannot read the tables in {self.tables.path}: {error}") from error
+
+    def close(self) -> None:
+        """End the view, so that LMDB can use its pages again. A second call does nothing."""
+        transaction, self.transaction = self.transaction, None
+        if transaction is not None:
+            transaction.abort()
 
 
 class LmdbView(LmdbReading):
@@ -330,6 +370,13 @@ def scan_forward(cursor: Cursor, start: bytes, stop: bytes | None, limit: int | 
             break
         found.append(pair)
     return found
+
+
+def keys_forward(cursor: Cursor, start: bytes, limit: int) -> list[bytes]:
+    """Return the first `limit` keys from `start` on."""
+    if not (cursor.set_range(start) if start else cursor.first()):
+        return []
+    return list(islice(cursor.iternext(values=False), limit))
 
 
 def scan_backward(cursor: Cursor, limit: int, before: bytes | None) -> list[KeyValue]:

@@ -217,6 +217,7 @@ class Ledger:
         return (
             self.checkpoint_wanted
             or applier.index - applier.on_disk >= settings.checkpoint_entries
+            or applier.dirty_keys >= settings.checkpoint_entries
             or applier.dirty_bytes >= settings.checkpoint_bytes
         )
 
@@ -502,7 +503,7 @@ class Ledger:
         So applying is never undone: a turn that is rolled back takes no applied entry back (I8). Raises
         `ApplyFaultError` with the entry's index for a fault of this program, `StorageError`; both end the node.
         """
-        if not self.more_to_apply or self.applier.replacing:
+        if not self.more_to_apply or self.applier.replacing or self.applier.lent:
             return []
         return self.applier.run(self.log, min(self.commit_index, self.appliable), count_max, time_slice)
 
