@@ -102,6 +102,8 @@ DEEDS: list[Callable[[], Any]] = [
 class Odd:
     """A user's machine: counts what it has done, and then does something odd."""
 
+    query_elsewhere = False
+
     def __init__(self) -> None:
         self.done: list[int] = []
 

@@ -7,7 +7,7 @@ import errno
 import io
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -273,6 +273,15 @@ class OwnInterruptError(RunInterruptError):
     """A signal of a test kit."""
 
 
+@pytest.fixture
+def _ctrl_c() -> Iterator[None]:
+    """Python's own handler of Ctrl-C; in a shell's background job none is installed."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("_ctrl_c")
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), OwnInterruptError()])
 def test_an_interrupt_passes_unchanged_and_names_the_entry(error: BaseException) -> None:
     with pytest.raises(type(error)) as caught:
@@ -465,6 +474,7 @@ def test_a_batch_that_fails_as_a_whole_stops_the_node(action: Any, index: int) -
     assert caught.value.index == index
 
 
+@pytest.mark.usefixtures("_ctrl_c")
 def test_an_interrupt_of_a_batch_names_its_range() -> None:
     def interrupted(_: Sequence[Entry]) -> list[Any]:
         raise KeyboardInterrupt
