@@ -207,8 +207,14 @@ class GatewayActor(ConsensusActor):
             self.refuse(asker, BusyError.code, text)
             return
         try:
+            if self.shared.blocked:
+                raise StorageFullError(self.shared.blocked)
             first, last = ledger.propose(term, self.clock.wall_ms(), proposals)
-        except (BusyError, StorageFullError) as error:
+        except BusyError as error:
+            self.refuse(asker, error.code, str(error))
+            return
+        except StorageFullError as error:
+            self.context.refuse(error.code, str(error))
             self.refuse(asker, error.code, str(error))
             return
         waiting.add_batch(WaitingBatch(first, last, asker, session, self.context.observation.turn_began))
