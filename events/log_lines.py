@@ -29,6 +29,8 @@ from forge_consensus.events.types import (
     QuorumLost,
     RoleChanged,
     SnapshotFailed,
+    TimeSkewed,
+    TimeStepped,
     Unhealthy,
 )
 from forge_consensus.process.log import Line, Target, to_standard_logger
@@ -42,6 +44,8 @@ LEVELS: Final[dict[type[ConsensusEvent], str]] = {
     QuorumLost: "WARNING",
     ApplySlow: "WARNING",
     QuerySlow: "WARNING",
+    TimeSkewed: "WARNING",
+    TimeStepped: "WARNING",
     Degraded: "WARNING",
     RoleChanged: "DEBUG",  # the event of the new role follows
     BecameCandidate: "INFO",
