@@ -155,6 +155,8 @@ class SimulatedBase(SystemBase):
         self.network, self.timeline = network, network.timeline
         self.watchers = watchers
         self.alive = True
+        self.in_turn = False
+        """Whether a turn is being taken, so that what the machine does takes virtual time of it."""
         self.answers_in: deque[tuple[bytes, Any]] = deque()
         self.requests_in: deque[tuple[bytes, Any]] = deque()
         self.notices: list[Any] = []
@@ -231,12 +233,15 @@ class SimulatedBase(SystemBase):
         for inbox in filter(None, (self.answers_in, self.requests_in)):
             frames += [inbox.popleft() for _ in range(min(len(inbox), engine.settings.turn_frames_max))]
         clock.ahead = 0.0
+        self.in_turn = True
         try:
             engine.turn(frames, notices)
             clock.ahead += 0.00005 + 0.00001 * len(frames)
         except BaseException as error:
             self.end(error)
             return
+        finally:
+            self.in_turn = False
         took = clock.ahead
         self.free_at = self.timeline.now + took
         clock.ahead = 0.0
@@ -288,6 +293,11 @@ class SimulatedBase(SystemBase):
         self.timeline.note("fault", self.name)
         if not is_fatal(fault) and "OrderedFault" not in str(fault):
             raise OperationFailedError(f"{self.name}: {type(fault).__name__}: {fault}") from fault
+
+    def spend(self, seconds: float) -> None:
+        """Let the machine take this many virtual seconds of the present turn; outside of a turn it takes none."""
+        if self.in_turn:
+            self.clock.ahead += seconds
 
     def commit_time(self) -> float:
         """Draw the duration of this commit in seconds."""
