@@ -1,6 +1,7 @@
 """The codec: turns a frame into bytes, and bytes into a frame whose every field was checked.
 
-A frame is one msgpack array: ten header fields, the message's tag, then the message's fields. The header is
+A frame is one msgpack array: ten header fields, the message's tag, the message's fields, and the checksum. The header
+is
 
     0  version       int   `VERSION`; a frame of another version is refused
     1  to            str   the actor that the frame is for
@@ -11,14 +12,20 @@ A frame is one msgpack array: ten header fields, the message's tag, then the mes
     6  to_boot       int   the receiver's boot that the frame is meant for
     7  request       int   the request number, which an answer echoes
     8  sent          int   when it was sent, by the sender's clock in nanoseconds; an answer echoes it
-    9  extension     map   header fields of later versions, see below
+    9  extension     array header fields of later versions, see below
+
+The checksum is the crc32 of all bytes before it, always in four bytes behind 0xce: TCP's sum of 16 bits misses one
+damaged packet in 65,536, and one flipped bit of a commit index would be a lie to a follower. It stands in the array, so
+that a node of another version still finds the version and says so.
 
 The checks are made from the annotations of the message classes, so a class is its own schema. Pickle is never used,
-because unpickling runs code that the sender chose.
+because unpickling runs code that the sender chose. A frame holds no map, so nothing in it is hashed: the extension is
+an array of (key, value) pairs, and a field of type dict travels as the bytes of its own msgpack. A frame of more than
+`COUNTED_BYTES` bytes is refused before it is unpacked if its arrays have more than `ELEMENTS_MAX` elements.
 
 A later version adds to the protocol in two ways without a new `VERSION`. A message gets a further field, with a
-default, at its end: a node that does not know the field ignores it. The header gets a key in its extension: a map
-from small numbers to unsigned integers or bytes (a structured value is packed into bytes). No key is assigned yet. A
+default, at its end: a node that does not know the field ignores it. The header gets a key in its extension: pairs of
+small numbers with unsigned integers or bytes (a structured value is packed into bytes). No key is assigned yet. A
 node ignores every key that it does not know, so a field that must be understood needs a new `VERSION` instead. An empty
 extension takes one byte; one with more than `EXTENSION_KEYS_MAX` keys, or with more than `EXTENSION_BYTES_MAX` bytes
 in its values, is refused with the frame, so that the header of a frame stays small whatever a peer sends.
@@ -29,26 +36,39 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import MISSING, dataclass, field, fields
 from operator import attrgetter, call
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any, Final, get_args, get_origin, get_type_hints
+from zlib import crc32
 
 import msgpack
 
 from forge_consensus.actors.messages import WIRE_TAGS, WireMessage
 from forge_consensus.errors import ProtocolError
+from forge_consensus.storage.unpacking import check_count, no_maps, unpack
 
-VERSION = 2
+VERSION: Final = 3
 NUMBER_MAX = 1 << 63
 TEXT_MAX = 64 * 1024
 """The longest text that is accepted, in characters."""
 EXTENSION_KEYS_MAX = 16
 EXTENSION_BYTES_MAX = 1024
 """The limit for the sum of the sizes of an extension's values of type bytes."""
+COUNTED_BYTES: Final = 1 << 20
+"""The elements of larger frames are counted before they are made; smaller frames cannot hold enough of them to harm."""
+ELEMENTS_MAX: Final = 1 << 18
+"""Several times what the fullest frame of a node or a client has."""
+CHECKSUM_BYTES: Final = 4
+CHECKSUM_PLACE: Final = 0xFFFFFFFF
+"""What stands in the place of the checksum until it is known; it is packed as a number of four bytes."""
 
 Extension = dict[int, int | bytes]
 NO_EXTENSION: Extension = {}
 """The extension of every frame of this version; never change it."""
 
 Check = Callable[[Any], bool]
+
+
+class DamagedFrameError(ProtocolError):
+    """The checksum of a frame does not fit its bytes."""
 
 
 @dataclass(slots=True)
@@ -77,17 +97,14 @@ def number(value: Any) -> bool:
 
 
 def is_extension(value: Any) -> bool:
-    """Whether the value is a map from small numbers to numbers or bytes, within the bounds of an extension."""
-    if type(value) is not dict:
+    """Whether the value holds pairs of small numbers with numbers or bytes, within the bounds of an extension."""
+    if type(value) is not tuple:
         return False
-    if not value:
-        return True
-    held = value.values()
     return (
         len(value) <= EXTENSION_KEYS_MAX
-        and all(map(number, value))
-        and all(number(each) or type(each) is bytes for each in held)
-        and sum(len(each) for each in held if type(each) is bytes) <= EXTENSION_BYTES_MAX
+        and all(type(pair) is tuple and len(pair) == 2 for pair in value)
+        and all(number(key) and (number(held) or type(held) is bytes) for key, held in value)
+        and sum(len(held) for _, held in value if type(held) is bytes) <= EXTENSION_BYTES_MAX
     )
 
 
@@ -96,8 +113,6 @@ PLAIN: dict[Any, Check] = {
     bytes: lambda value: type(value) is bytes,
     bool: lambda value: type(value) is bool,
     str: lambda value: type(value) is str and len(value) <= TEXT_MAX,
-    dict: lambda value: type(value) is dict,
-    Any: lambda value: True,
 }
 
 
@@ -124,6 +139,8 @@ class Schema:
     required: int
     values: Callable[[WireMessage], tuple[Any, ...]]
     """Returns the fields of a message, in order."""
+    packed: bool
+    """Whether the message's fields are maps, which travel packed into bytes."""
 
 
 def schema_of(tag: int, kind: type[WireMessage]) -> Schema:
@@ -132,7 +149,15 @@ def schema_of(tag: int, kind: type[WireMessage]) -> Schema:
     slots = fields(kind)
     names = tuple(slot.name for slot in slots)
     required = sum(1 for slot in slots if slot.default is MISSING)
-    return Schema(kind, tag, names, tuple(check_of(hints[name]) for name in names), required, values_of(names))
+    packed = any(get_origin(hints[name]) is dict for name in names)
+    checks = tuple(check_of(bytes if packed else hints[name]) for name in names)
+    values = values_of(names)
+    return Schema(kind, tag, names, checks, required, packing(values) if packed else values, packed)
+
+
+def packing(values: Callable[[Any], tuple[Any, ...]]) -> Callable[[Any], tuple[Any, ...]]:
+    """The same function, with each value packed into bytes."""
+    return lambda message: tuple(map(msgpack.packb, values(message)))
 
 
 def values_of(names: tuple[str, ...]) -> Callable[[Any], tuple[Any, ...]]:
@@ -145,6 +170,12 @@ def values_of(names: tuple[str, ...]) -> Callable[[Any], tuple[Any, ...]]:
 SCHEMAS = {tag: schema_of(tag, kind) for tag, kind in WIRE_TAGS.items()}
 BY_KIND = {schema.kind: schema for schema in SCHEMAS.values()}
 HEADER_FIELDS = 10
+SHORT_ARRAY: Final = 0x90
+LONG_ARRAY: Final = 0xDC
+ARRAY_BYTES: Final = 3
+"""The size of the header of a long array."""
+NO_VERSION: Final = 0x80
+"""No byte from here on is a small number in msgpack."""
 HEADER_CHECKS = (*map(check_of, (int, str, str, str, str, int, int, int, int)), is_extension)
 
 
@@ -163,25 +194,50 @@ def encode(frame: Frame) -> bytes:
             frame.to_boot,
             frame.request,
             frame.sent,
-            frame.extension,
+            tuple(frame.extension.items()) if frame.extension else (),
             schema.tag,
             *schema.values(message),
+            CHECKSUM_PLACE,
         )
     )
-    return data
+    return sealed(data)
+
+
+def sealed(data: bytes) -> bytes:
+    """Write the checksum into the last bytes of a frame."""
+    body = memoryview(data)[:-CHECKSUM_BYTES]
+    return b"".join((body, crc32(body).to_bytes(CHECKSUM_BYTES)))
+
+
+def seal_error(data: bytes | memoryview) -> ProtocolError:
+    """Return the error for a frame whose checksum does not fit: one of another version may have none."""
+    version = NO_VERSION
+    if len(data) > ARRAY_BYTES and data[0] & 0xF0 == SHORT_ARRAY:
+        version = data[1]
+    elif len(data) > ARRAY_BYTES and data[0] == LONG_ARRAY:
+        version = data[ARRAY_BYTES]
+    if version >= NO_VERSION:
+        return ProtocolError("frame is not an array with a header")
+    if version != VERSION:
+        return ProtocolError(f"frame of protocol version {version}, this node speaks {VERSION}")
+    return DamagedFrameError(f"a frame of {len(data)} bytes does not fit its checksum: it was damaged on its way")
 
 
 def unpacked(data: bytes | memoryview) -> tuple[Any, ...]:
-    """Unpack a frame and check its header. Raises `ProtocolError`."""
+    """Check a frame's checksum, unpack it and check its header. Raises `ProtocolError`."""
+    if crc32(memoryview(data)[:-CHECKSUM_BYTES]) != int.from_bytes(data[-CHECKSUM_BYTES:]):
+        raise seal_error(data)
     try:
-        parts = msgpack.unpackb(data, use_list=False, strict_map_key=False)
+        if len(data) > COUNTED_BYTES:
+            check_count(data, ELEMENTS_MAX)
+        parts = msgpack.unpackb(data, use_list=False, object_pairs_hook=no_maps)
     except Exception as error:  # msgpack raises a family of its own, ValueError, and more for deep nesting
-        raise ProtocolError(f"frame does not decode: {type(error).__name__}") from error
+        raise ProtocolError(f"frame does not decode: {type(error).__name__}: {error}") from error
     if type(parts) is not tuple or not parts:
         raise ProtocolError("frame is not an array with a header")
-    if parts[0] != VERSION and type(parts[0]) is int:  # first, because another version has another header
+    if parts[0] != VERSION and type(parts[0]) is int:
         raise ProtocolError(f"frame of protocol version {parts[0]}, this node speaks {VERSION}")
-    if len(parts) < HEADER_FIELDS + 1:
+    if len(parts) < HEADER_FIELDS + 2:
         raise ProtocolError("frame is not an array with a header")
     if not all(map(call, HEADER_CHECKS, parts)):  # pyright: ignore[reportArgumentType]
         raise ProtocolError("frame has a malformed header")
@@ -191,9 +247,9 @@ def unpacked(data: bytes | memoryview) -> tuple[Any, ...]:
 def decode(data: bytes | memoryview, bytes_max: int) -> Frame:
     """Decode the frame in `data`, which may have at most `bytes_max` bytes.
 
-    Raises `ProtocolError` for anything that is not a whole frame of this version: too large, truncated, of another
-    version, with an unknown tag, with a field of the wrong type, with too few fields. Fields and extension keys that
-    this version does not know are ignored, because a newer node may send them.
+    Raises `ProtocolError` for anything that is not a whole frame of this version: too large, truncated, damaged, of
+    another version, with an unknown tag, with a field of the wrong type, with too few fields. Fields and extension keys
+    that this version does not know are ignored, because a newer node may send them.
     """
     if len(data) > bytes_max:
         raise ProtocolError(f"frame of {len(data)} bytes is above the limit of {bytes_max}")
@@ -202,7 +258,7 @@ def decode(data: bytes | memoryview, bytes_max: int) -> Frame:
     schema = SCHEMAS.get(tag) if type(tag) is int else None
     if schema is None:
         raise ProtocolError("frame with an unknown message tag")
-    body = parts[HEADER_FIELDS + 1 : HEADER_FIELDS + 1 + len(schema.names)]
+    body = parts[HEADER_FIELDS + 1 : min(HEADER_FIELDS + 1 + len(schema.names), len(parts) - 1)]
     if len(body) < schema.required:
         raise ProtocolError(f"{schema.kind.__name__} with {len(body)} fields is too short")
     if not all(map(call, schema.checks, body)):  # pyright: ignore[reportArgumentType]
@@ -211,5 +267,19 @@ def decode(data: bytes | memoryview, bytes_max: int) -> Frame:
         )
         raise ProtocolError(f"{schema.kind.__name__}.{bad} is malformed")
     make: Callable[..., WireMessage] = schema.kind
+    if schema.packed:
+        body = unpacked_maps(schema, body)
     to, cluster, sender, incarnation, boot, to_boot, request, sent, extension = parts[1:HEADER_FIELDS]
-    return Frame(to, cluster, sender, incarnation, boot, to_boot, request, sent, make(*body), extension)
+    held = dict(extension) if extension else NO_EXTENSION
+    return Frame(to, cluster, sender, incarnation, boot, to_boot, request, sent, make(*body), held)
+
+
+def unpacked_maps(schema: Schema, body: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The maps that are packed in a message's fields. Raises `ProtocolError`."""
+    try:
+        maps = tuple(map(unpack, body))
+    except Exception as error:
+        raise ProtocolError(f"{schema.kind.__name__} does not decode: {type(error).__name__}") from error
+    if not all(type(each) is dict for each in maps):
+        raise ProtocolError(f"{schema.kind.__name__} is malformed")
+    return maps

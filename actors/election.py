@@ -36,6 +36,8 @@ from forge_consensus.events.types import (
 from forge_consensus.storage.ledger.ledger import Proposal
 from forge_consensus.storage.ledger.record import Kind
 
+LEFT_TO_OTHERS_MAX = 5
+"""How many election timeouts in a row a node that is no good leader now leaves the candidacy to the others."""
 FAULT = "an actor of this node failed"
 NOOP = Proposal(Kind.NOOP, session=0, seq=0, done_below=0, data=b"")
 """The first entry of each leader's term; it lets the entries of earlier terms commit."""
@@ -56,6 +58,7 @@ class ElectionActor(ConsensusActor):
         self.deadline = self.alarm_at = 0.0
         self.alarm: Timer | None = None
         self.fast_left = 0
+        self.left_to_others = 0
         self.stood_at = 0.0
 
     def bind(self, context: Context) -> None:
@@ -87,16 +90,18 @@ class ElectionActor(ConsensusActor):
         """Start as a follower that waits for a leader; the only member of its cluster asks for votes at once."""
         self.stood_at = self.clock.now()
         if self.ledger.configuration.lease_reads:
-            self.stickiness.no_vote_before = self.clock.now() + self.settings.election_timeout_min
+            self.stickiness.no_vote_before = self.clock.running() + self.settings.election_timeout_min
         if message.again:
+            follows = self.stickiness.follows
             self.step_down(FAULT)
             self.lose_leader(FAULT)
+            self.stickiness.follows = follows  # the fault was this node's own, so the leader may live
         else:
             self.publish(BecameFollower(leader=None))
         if self.others:
             self.wait_long()
         else:
-            self.wait_until(max(self.clock.now(), self.stickiness.no_vote_before))
+            self.wait_until(max(self.clock.running(), self.stickiness.no_vote_before))
 
     def wait_until(self, deadline: float) -> None:
         """Move the election deadline.
@@ -110,12 +115,12 @@ class ElectionActor(ConsensusActor):
             self.alarm = None
         if self.alarm is None:
             self.alarm_at = deadline
-            self.alarm = self.after(max(0.0, deadline - self.clock.now()), ElectionTimeout())
+            self.alarm = self.after(max(0.0, deadline - self.clock.running()), ElectionTimeout())
 
     def wait_long(self) -> None:
         """Wait for a random election timeout, so that nodes do not all become candidates at once (paper 5.2)."""
         low, high = self.settings.election_timeout_min, self.settings.election_timeout_max
-        self.wait_until(self.clock.now() + self.context.random.uniform(low, high))
+        self.wait_until(self.clock.running() + self.context.random.uniform(low, high))
 
     def wait_short(self) -> None:
         """Wait for a time that grows with this node's rank, so that voters of lower rank become candidates first."""
@@ -123,31 +128,50 @@ class ElectionActor(ConsensusActor):
         rank = ranked.index(self.node_id) if self.node_id in ranked else len(ranked)
         delay = self.settings.rank_delay
         jitter = self.context.random.uniform(0, delay / 2)
-        self.wait_until(self.clock.now() + rank * delay + jitter)
+        self.wait_until(self.clock.running() + rank * delay + jitter)
 
     def receiveMsg_ElectionTimeout(self, message: ElectionTimeout, sender: Any) -> None:
-        """Ask for pre-votes if the deadline has passed; otherwise wait for the rest."""
+        """Ask for pre-votes if the deadline has passed; otherwise wait for the rest.
+
+        The alarm goes by real time, the deadline by the time in which this node ran.
+        """
         self.alarm = None
         if self.role is Role.LEADER:
             return
-        if self.clock.now() < self.deadline:
+        if self.clock.running() < self.deadline:
             self.wait_until(self.deadline)
-        elif self.node_id in self.ledger.configuration.voters:
-            self.ask_for_pre_votes()
-        else:
+        elif self.node_id not in self.ledger.configuration.voters:
             self.wait_long()
+        elif self.leaves_to_others():
+            self.lose_silent_leader()
+            self.wait_long()
+        else:
+            self.ask_for_pre_votes()
 
     # --- asking ------------------------------------------------------------------------------------------------------
 
+    def leaves_to_others(self) -> bool:
+        """Whether not to stand this time, because a user's machine is being handed a snapshot.
+
+        As the leader this node could apply and answer nothing until `restore()` returns, so it only votes. If nobody
+        else leads after several election timeouts, it stands all the same.
+        """
+        if not self.ledger.applier.replacing or self.left_to_others >= LEFT_TO_OTHERS_MAX:
+            return False
+        self.left_to_others += 1
+        return True
+
+    def lose_silent_leader(self) -> None:
+        """Forget the leader that was not heard for so long; does nothing if none is known."""
+        self.lose_leader("connection lost" if self.disconnected else "silent for an election timeout")
+
     def ask_for_pre_votes(self) -> None:
         """Ask whether this node would win an election, because a new term would disturb a leader that others follow."""
-        if self.leader is not None:
-            silent = "connection lost" if self.disconnected else "silent for an election timeout"
-            self.lose_leader(silent)
+        self.lose_silent_leader()
         if self.fast_left > 0:
             self.fast_left -= 1
             delay = self.settings.rank_delay * (1 + len(self.others) * self.context.random.random())
-            self.wait_until(self.clock.now() + delay)
+            self.wait_until(self.clock.running() + delay)
         else:
             self.wait_long()
         self.asking = True
@@ -178,7 +202,7 @@ class ElectionActor(ConsensusActor):
         )
         if granted and self.role is not Role.LEADER:
             quick = self.settings.rank_delay * (2 + len(self.others))
-            self.wait_until(max(self.deadline, self.clock.now() + quick))
+            self.wait_until(max(self.deadline, self.clock.running() + quick))
         self.send(sender, PreVoteReply(ledger.term, message.round, granted))
 
     def receiveMsg_PreVoteReply(self, message: PreVoteReply, sender: Any) -> None:
@@ -259,19 +283,19 @@ class ElectionActor(ConsensusActor):
     def sticky(self) -> bool:
         """Whether this node refuses its vote, because it leads or has recently received a leader's request."""
         timeout, lease_reads = self.settings.election_timeout_min, self.ledger.configuration.lease_reads
-        return self.stickiness.holds(self.clock.now(), timeout=timeout, lease_reads=lease_reads)
+        return self.stickiness.holds(self.clock.running(), timeout=timeout, lease_reads=lease_reads)
 
     def receiveMsg_LeaderContact(self, message: LeaderContact, sender: Any) -> None:
         """Follow the leader of the present term, and restart the election timeout."""
         if message.term != self.ledger.term:
             return
-        self.stickiness.heard_at = self.clock.now()
+        self.stickiness.heard_at = self.clock.running()
         self.shared.leader_heard_at = self.clock.boottime_ns() / 1e9
         if self.left_behind(message.term):
             return
         self.asking = self.disconnected = False
         self.stickiness.follows = True
-        self.fast_left = 0
+        self.fast_left = self.left_to_others = 0
         self.wait_long()
         if self.role is not Role.FOLLOWER:
             self.take_role(Role.FOLLOWER, f"{message.leader} leads")
@@ -286,7 +310,7 @@ class ElectionActor(ConsensusActor):
         A leader's requests arrive on another connection than the one whose end this node notices, so under load some
         are read after that end. They must not cancel the quick election. A leader that lives sends further requests.
         """
-        fresh = self.clock.now() - self.broke_at < self.settings.heartbeat_interval
+        fresh = self.clock.running() - self.broke_at < self.settings.heartbeat_interval
         return self.disconnected and term == self.broke_in and fresh
 
     def announce_leader(self, votes: int) -> None:
@@ -319,7 +343,8 @@ class ElectionActor(ConsensusActor):
         if self.ledger.configuration.lease_reads:
             return
         self.disconnected, self.stickiness.follows = True, False
-        self.broke_at, self.broke_in = self.clock.now(), self.shared.leader_term  # the ledger's may be its successor's
+        self.broke_at = self.clock.running()
+        self.broke_in = self.shared.leader_term  # the ledger's may be its successor's
         self.fast_left = self.settings.fast_retries
         self.wait_short()
 

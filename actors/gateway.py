@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-import msgpack
-
 from forge_consensus.actors.messages import (
     CONSISTENCIES,
     NEVER_MS,
@@ -55,6 +53,7 @@ from forge_consensus.storage.ledger.ledger import Proposal
 from forge_consensus.storage.ledger.record import Kind
 from forge_consensus.storage.machines.machine import failure, outcome_of, refusal
 from forge_consensus.storage.machines.sessions import TTL_BYTES, TTL_MS_MAX
+from forge_consensus.storage.unpacking import unpack
 
 LOCATE_WAIT_MS_MAX: Final = 60_000
 ANSWER_BYTES_MAX: Final = 1 << 20
@@ -271,7 +270,7 @@ class GatewayActor(ConsensusActor):
         applier = self.ledger.applier
         for number, data in read.queries:
             try:
-                outcome = outcome_of(applier.query(msgpack.unpackb(data)), self.ledger.applied, "")
+                outcome = outcome_of(applier.query(unpack(data)), self.ledger.applied, "")
             except Exception as error:  # a query changes nothing, so whatever it raises harms only itself
                 outcome = failure(error)
                 if applier.replacing and isinstance(error, UnavailableError):  # raised by the node, not the machine

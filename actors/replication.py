@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Final
 
 from forge_consensus.actors.messages import AppendEntries, AppendReply
 from forge_consensus.actors.notices import (
@@ -29,9 +29,14 @@ from forge_consensus.actors.notices import (
 from forge_consensus.actors.raft.leadership import Effect, Leadership, MatchMoved, SendTo
 from forge_consensus.actors.runtime.actor import ConsensusActor, Context
 from forge_consensus.errors import ProtocolError, StorageFullError
-from forge_consensus.events.types import LogAppended, LogCommitted, LogTruncated
+from forge_consensus.events.types import ApplySlow, LogAppended, LogCommitted, LogTruncated
+from forge_consensus.storage.ledger.applying import SlowStep
 from forge_consensus.storage.ledger.correlation import ids_between
 from forge_consensus.storage.ledger.ledger import Mismatch
+from forge_consensus.storage.ledger.time_slice import TimeSlice
+
+SLOW_SECONDS: Final = 1.0
+"""Slow commands are told at most this often; the next one counts the others."""
 
 
 class ReplicationActor(ConsensusActor):
@@ -45,6 +50,8 @@ class ReplicationActor(ConsensusActor):
         self.leadership: Leadership | None = None
         self.apply_due = False
         self.send_due = False
+        self.slow_told_at = -SLOW_SECONDS
+        self.slow_untold = 0
 
     def bind(self, context: Context) -> None:
         """Take the context. No follower's match is known yet."""
@@ -142,7 +149,7 @@ class ReplicationActor(ConsensusActor):
         leadership = self.current()
         if leadership is not None and leadership.term == message.term:
             self.after(self.settings.heartbeat_interval, message)
-            self.carry_out(leadership, leadership.heartbeat(self.clock.now()))
+            self.carry_out(leadership, leadership.heartbeat(self.clock.now(), self.clock.acted()))
 
     def receiveMsg_Persisted(self, message: Persisted, sender: Any) -> None:
         """Raise the leader's own match to the index that is on disk, and apply the committed entries."""
@@ -157,7 +164,7 @@ class ReplicationActor(ConsensusActor):
         leadership = self.current()
         if leadership is None or message.term != leadership.term:
             return
-        effects = leadership.answered(sender.node, message, sender.sent, self.clock.now())
+        effects = leadership.answered(sender.node, message, sender.sent, self.clock.before())
         if effects:
             self.carry_out(leadership, effects)
         if leadership.reads.queue:
@@ -257,12 +264,28 @@ class ReplicationActor(ConsensusActor):
         ledger = self.ledger
         if ledger.applier.replacing:
             return
-        done = ledger.apply(self.settings.apply_entries_max)
+        settings = self.settings
+        time_slice = TimeSlice(self.clock.boottime_ns, settings.slice_seconds, settings.heartbeat_interval)
+        done = ledger.apply(settings.apply_entries_max, time_slice)
+        if ledger.applier.slow is not None:
+            self.applied_slowly(ledger.applier.slow)
         if done:
             self.tell("gateway", AppliedEntries(done))
         if ledger.more_to_apply:
             self.apply_due = True
             self.next_turn(ApplyCommitted())
+
+    def applied_slowly(self, step: SlowStep) -> None:
+        """Count a command that took the machine too long, and publish it, at most once a second."""
+        self.totals.slow_applies += step.entries
+        index, count, command, seconds = step
+        self.slow_untold += count
+        now = self.clock.now()
+        if now >= self.slow_told_at + SLOW_SECONDS:
+            self.slow_told_at = now
+            untold = self.slow_untold - count
+            self.publish(ApplySlow(index=index, command=command, duration=seconds, count=count, untold=untold))
+            self.slow_untold = 0
 
     def receiveMsg_SnapshotInstalled(self, message: SnapshotInstalled, sender: Any) -> None:
         """Report the new state to the gateway, because reads that waited for the snapshot's index can be answered."""

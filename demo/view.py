@@ -9,20 +9,35 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
-from forge_consensus.events.types import ConsensusEvent, payload
-from forge_consensus.output import clock_text, event_text, field_text
+from forge_consensus.events.log_lines import LEVELS
+from forge_consensus.events.text import facts_text
+from forge_consensus.events.types import (
+    BecameLeader,
+    ClusterFormed,
+    ConsensusEvent,
+    Healthy,
+    LeaderElected,
+    NodeRecovered,
+    QuorumAchieved,
+    SnapshotCompleted,
+)
+from forge_consensus.output import clock_text, event_text
 
 if TYPE_CHECKING:
     from rich.console import Group
 
-EVENT_ROWS = 14
+EVENT_ROWS = 30
 STEP_ROWS = 8
+FRAME_ROWS = 6
+"""The lines of the screen that hold neither a step nor an event: numbers, title, head and the lines of the table."""
 REFRESH_HERTZ = 10
-COLORS = {
-    "leader": "bold green", "node": "cyan", "role": "blue", "cluster": "magenta", "health": "yellow",
-    "log": "white", "snapshot": "white",
-}  # fmt: skip
-"""The color of an event by the second word of its kind."""
+STYLES = {"ERROR": "bold red", "WARNING": "yellow", "DEBUG": "dim", "TRACE": "dim"}
+"""The style of an event by the level at which it is logged."""
+GOOD: tuple[type[ConsensusEvent], ...] = (
+    LeaderElected, BecameLeader, ClusterFormed, QuorumAchieved, Healthy, NodeRecovered, SnapshotCompleted,
+)  # fmt: skip
+"""Events that say that something is well, or well again."""
+GOOD_STYLE = "green"
 
 Numbers = Callable[[], str]
 """Returns one line with the present numbers."""
@@ -79,8 +94,9 @@ class LiveView:
         self.lock = threading.Lock()
         self.events: deque[ConsensusEvent] = deque(maxlen=EVENT_ROWS)
         self.steps: deque[str] = deque(maxlen=STEP_ROWS)
+        self.console = console or Console()
         self.live = Live(
-            console=console or Console(),
+            console=self.console,
             get_renderable=self.render,
             refresh_per_second=REFRESH_HERTZ,
         )
@@ -94,16 +110,17 @@ class LiveView:
 
         with self.lock:
             events, steps = list(self.events), list(self.steps)
-        table = Table("TIME (UTC)", "NODE", "TERM", "EVENT", "FACTS", expand=True, title="events", title_justify="left")
-        for event in events:
-            kind = event.topic.removeprefix("consensus.")
-            facts = " ".join(
-                f"{name}={field_text(value)}" for name, value in payload(event).items() if value not in (None, "", ())
-            )
-            style = COLORS.get(kind.split(".")[0], "")
-            when, term = clock_text(event.time), str(event.term)
-            table.add_row(when, event.node_id, term, Text(kind, style), Text(facts, overflow="ellipsis"))
-        return Group(*(Text(step) for step in steps), Text(self.numbers(), "bold"), table)
+        rows = self.console.height - FRAME_ROWS - len(steps)
+        table = Table(expand=True, title="events", title_justify="left")
+        for head, width in (("TIME (UTC)", 12), ("NODE", 4), ("TERM", 4), ("EVENT", 18)):
+            table.add_column(head, min_width=width, no_wrap=True)
+        table.add_column("FACTS", ratio=1, no_wrap=True, overflow="ellipsis")
+        for event in events[-max(1, rows) :]:
+            kind = Text(event.topic.removeprefix("consensus."), style_of(event))
+            table.add_row(clock_text(event.time), event.node_id, str(event.term), kind, Text(facts_text(event)))
+        lines = [Text(step, no_wrap=True, overflow="ellipsis") for step in (*steps, self.numbers())]
+        lines[-1].stylize("bold")
+        return Group(*lines, table)
 
     def event(self, event: ConsensusEvent) -> None:
         """Show an event."""
@@ -118,6 +135,11 @@ class LiveView:
     def close(self) -> None:
         """Leave the last picture and release the terminal."""
         self.live.stop()
+
+
+def style_of(event: ConsensusEvent) -> str:
+    """Return the style of an event, by what it means."""
+    return GOOD_STYLE if isinstance(event, GOOD) else STYLES.get(LEVELS.get(type(event), "INFO"), "")
 
 
 def make_view(numbers: Numbers) -> View:

@@ -10,8 +10,10 @@ from forge_consensus.events.bus import BLOCK_MS_MAX, EventBus
 from forge_consensus.events.envelope import ConsensusEvent, UnknownEvent, payload
 from forge_consensus.events.selection import Selection
 from forge_consensus.events.subscription import QueuedSubscription, Subscription
+from forge_consensus.events.text import facts_text
 from forge_consensus.events.types import (
     EVENT_TYPES,
+    ApplySlow,
     BecameCandidate,
     BecameFollower,
     BecameLeader,
@@ -34,6 +36,7 @@ LEVELS: Final[dict[type[ConsensusEvent], str]] = {
     LeaderStepDown: "WARNING",
     NodeFailed: "WARNING",
     QuorumLost: "WARNING",
+    ApplySlow: "WARNING",
     Degraded: "WARNING",
     RoleChanged: "DEBUG",  # the event of the new role follows
     BecameCandidate: "INFO",
@@ -106,22 +109,9 @@ def bound(event: ConsensusEvent) -> dict[str, Any]:
 
 
 def line_of(event: ConsensusEvent) -> str:
-    """Return the event as a line: `n1 term 7: leader.elected leader=n1 votes=2 total=3 duration=0.012`.
+    """Return the event as a line: `n1 term 7: leader.elected leader=n1 votes=2 total=3 duration=12ms`.
 
     Node and term are in the text, because loguru's default format does not show bound values.
     """
-    facts = "".join(
-        f" {name}={text_of(value)}" for name, value in payload(event).items() if value not in (None, "", ())
-    )
-    return f"{event.node_id} term {event.term}: {event.topic.removeprefix('consensus.')}{facts}"
-
-
-def text_of(value: object) -> str:
-    """Return one value as text; it is quoted if it contains a space, a quote, a comma or `=`."""
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    if isinstance(value, list | tuple):
-        return ",".join(map(text_of, value))
-    text = str(value)
-    plain = text.isprintable() and not set(text) & set(" \"'=,")
-    return text if plain else repr(text)
+    kind = event.topic.removeprefix("consensus.")
+    return f"{event.node_id} term {event.term}: {kind} {facts_text(event)}".rstrip()

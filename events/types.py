@@ -215,6 +215,30 @@ class LogTruncated(ConsensusEvent):
     removed: int
 
 
+# ---- the state machine
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ApplySlow(ConsensusEvent):
+    """Applying one command took the machine longer than a heartbeat interval; at most one such event a second.
+
+    While a command is applied the node does nothing else, so the cluster takes a leader for dead that is held up for an
+    election timeout.
+    """
+
+    kind: ClassVar[str] = "consensus.apply.slow"
+
+    index: int
+    """The entry of the command."""
+    command: str
+    """The command's type."""
+    duration: float
+    count: int = 1
+    """How many commands the machine took in this one call; `index` and `command` are those of the last."""
+    untold: int = 0
+    """How many more were slow since the last such event."""
+
+
 # ---- snapshots
 
 
@@ -332,6 +356,7 @@ EVENT_TYPES: Final[dict[str, type[ConsensusEvent]]] = {
         RoleChanged, BecameFollower, BecameCandidate, BecameLeader,
         ClusterFormed, QuorumAchieved, QuorumLost,
         LogAppended, LogCommitted, LogCompacted, LogTruncated,
+        ApplySlow,
         SnapshotStarted, SnapshotCompleted, SnapshotFailed, SnapshotRestored,
         Healthy, Degraded, Unhealthy, Recovering,
     )
@@ -342,6 +367,7 @@ __all__ = [
     "ENVELOPE_FIELDS",
     "EVENT_TYPES",
     "IDS_MAX",
+    "ApplySlow",
     "BecameCandidate",
     "BecameFollower",
     "BecameLeader",

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from forge_consensus.events.envelope import ConsensusEvent, payload
+from forge_consensus.events.envelope import ConsensusEvent
+from forge_consensus.events.text import facts_text
 
 INT_EXACT_MAX = 1 << 53
 """A program that reads JSON numbers as doubles would read larger integers wrongly."""
@@ -35,14 +36,32 @@ def json_text(value: Any) -> str:
     return json.dumps(plain(value), ensure_ascii=False, separators=(",", ":"), default=str)
 
 
-def cell(value: Any) -> str:
-    """Return a value as one short line for a table."""
+def printable(value: Any, keep: str = "") -> str:
+    """Return a value as text that is safe on a terminal: control characters but those in `keep` are escaped.
+
+    Without that, a value could move the cursor, change colors or rename the window of whoever looks at it.
+    """
     if isinstance(value, bytes):
         value = value.decode(errors="backslashreplace")
     elif not isinstance(value, str):
         value = json_text(value)
-    text = "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in value)
+    return "".join(
+        char if char.isprintable() or char in keep else char.encode("unicode_escape").decode() for char in value
+    )
+
+
+def cell(value: Any) -> str:
+    """Return a value as one short line for a table."""
+    text = printable(value)
     return text if len(text) <= CELL_CHARS_MAX else text[: CELL_CHARS_MAX - 1] + "…"
+
+
+def kind_text(value: Any) -> str:
+    """Return what kind of value this is, in a word for people; None for a missing one is "nothing"."""
+    for kind, word in ((bool, "boolean"), (int, "number"), (float, "number"), (str, "text"), (bytes, "bytes")):
+        if isinstance(value, kind):
+            return word
+    return "nothing" if value is None else "list" if isinstance(value, list | tuple) else "map"
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
@@ -63,19 +82,9 @@ def bytes_text(count: float | None) -> str:
     return f"{count:.0f} {units[0]}" if units[0] == "B" or count >= 10 else f"{count:.1f} {units[0]}"
 
 
-def seconds_text(seconds: float | None) -> str:
-    """Return a duration for people: 12ms, 1.9s, 3m20s, 3h12m, 2d4h."""
-    if seconds is None:
-        return "-"
-    if seconds < 1:
-        return f"{seconds * 1000:.0f}ms"
-    if seconds < 60:
-        return f"{seconds:.1f}s"
-    whole = int(seconds)
-    for size, unit, below, small in ((86_400, "d", 3600, "h"), (3600, "h", 60, "m"), (60, "m", 1, "s")):
-        if whole >= size:
-            return f"{whole // size}{unit}{whole % size // below}{small}"
-    return f"{whole}s"
+def moment_text(time: float) -> str:
+    """Return date and time of day in UTC, with milliseconds, of a Unix time in seconds."""
+    return datetime.fromtimestamp(time, UTC).strftime("%Y-%m-%d %H:%M:%S.%f")[:-3]
 
 
 def clock_text(time: float) -> str:
@@ -83,18 +92,6 @@ def clock_text(time: float) -> str:
     return datetime.fromtimestamp(time, UTC).strftime("%H:%M:%S.%f")[:-3]
 
 
-def field_text(value: Any) -> str:
-    """Return a field of an event for people."""
-    if isinstance(value, float):
-        return seconds_text(value)
-    if isinstance(value, list | tuple):
-        return ",".join(map(str, value))
-    return str(value)
-
-
 def event_text(event: ConsensusEvent) -> str:
     """Return an event as one line: its node, kind, term and the fields that are not empty."""
-    facts = " ".join(
-        f"{name}={field_text(value)}" for name, value in payload(event).items() if value not in (None, "", ())
-    )
-    return f"{event.node_id} {event.topic.removeprefix('consensus.')} term={event.term} {facts}".rstrip()
+    return f"{event.node_id} {event.topic.removeprefix('consensus.')} term={event.term} {facts_text(event)}".rstrip()

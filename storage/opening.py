@@ -8,12 +8,12 @@ from pathlib import Path
 
 from forge_consensus.config.storage import StorageSettings
 from forge_consensus.errors import CorruptionError, IdentityError, InvalidConfigError, StorageError
+from forge_consensus.storage.backends.sealed import REJOIN
 from forge_consensus.storage.backends.tables import Batch, Tables
 from forge_consensus.storage.ledger.applying import APPLIED, Applier
 from forge_consensus.storage.ledger.configuration import Configuration
 from forge_consensus.storage.ledger.identity import Identity
 from forge_consensus.storage.ledger.ledger import Ledger, found
-from forge_consensus.storage.ledger.record import REJOIN
 from forge_consensus.storage.ledger.transaction import get_meta, put_meta
 from forge_consensus.storage.machines.machine import ApplyFaultError, Machine
 from forge_consensus.storage.snapshots.file import list_snapshots

@@ -60,8 +60,8 @@ class Leadership:
     `persisted` moves this node's own entry. `noop` is the index of the term's first entry: no read is answered before
     it is committed (I13).
 
-    Arguments named `now` are seconds of the node's running clock; `boottime_ns` is CLOCK_BOOTTIME in nanoseconds, which
-    also counts while the process or the machine is suspended.
+    Arguments named `now` are seconds of real time, as of the turn's begin; `boottime_ns` is CLOCK_BOOTTIME at this
+    moment, in nanoseconds.
     """
 
     def __init__(
@@ -141,8 +141,12 @@ class Leadership:
             progress.become(Phase.SNAPSHOT)
             effects.append(PeerNeedsSnapshot(node))
 
-    def heartbeat(self, now: float) -> list[Effect]:
+    def heartbeat(self, now: float, acted: float) -> list[Effect]:
         """Send every follower a request, and resign if a majority has been silent for an election timeout.
+
+        This goes by real time. Nobody is blamed for a turn of this node that was slow, because the turn that judges has
+        read all answers before, see also `Progress.is_silent`; `acted` is the second at which the last turn's frames
+        had left.
 
         A follower that does not answer gets its entries once and then only empty probes, because the frames that a
         stopped process does not read pile up in this node's memory.
@@ -153,26 +157,26 @@ class Leadership:
         for node, progress in self.progress.items():
             if progress.silent_since(now) > patience:
                 progress.become(Phase.PROBE)
+            progress.ask(acted)
             if not (progress.may_send and progress.next <= self.ledger.log.last):
                 self.send_empty(effects, node, progress)
         effects += self.send_entries(now)
-        heard = [
-            node for node, progress in self.progress.items() if now - progress.heard < settings.election_timeout_min
-        ]
+        heard = [node for node, progress in self.progress.items() if not progress.is_silent(now)]
         if not self.quorum.has([self.node_id, *heard]):
             effects.append(Resign(self.term, f"no answer from a majority within {settings.election_timeout_min} s"))
         return effects
 
     # --- answers -----------------------------------------------------------------------------------------------------
 
-    def answered(self, node: str, reply: AppendReply, sent_ns: int, now: float) -> Sequence[Effect]:
-        """Note a follower's reply to a request that left at `sent_ns` (CLOCK_BOOTTIME of this node, echoed)."""
+    def answered(self, node: str, reply: AppendReply, sent_ns: int, after: float) -> Sequence[Effect]:
+        """Note a follower's reply to a request that left at `sent_ns` (CLOCK_BOOTTIME of this node, echoed).
+
+        `after` is a second of real time after which the reply arrived.
+        """
         progress = self.progress.get(node)
         if progress is None:
             return ()
-        progress.heard = now
-        progress.acked_sent = max(progress.acked_sent, sent_ns)
-        progress.acked_round = max(progress.acked_round, reply.round)
+        progress.answered(sent_ns, min(reply.round, self.reads.round), after)
         if not reply.success:
             return self.refused(node, progress, reply)
         log = self.ledger.log

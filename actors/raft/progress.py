@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass, field
 from enum import Enum
+from math import inf
 
 from forge_consensus.config.raft import RaftSettings
 
@@ -25,14 +26,16 @@ class Progress:
     """One follower as its leader sees it. Invariant: match < next.
 
     `next` is the index of the entry to send next, `match` the index up to which the follower's disk is known to agree
-    with the leader's log. `heard` is when its last reply arrived, in seconds of the node's running clock. `acked_sent`
-    is when the newest request that it answered left, in nanoseconds of CLOCK_BOOTTIME; a lease counts from there.
+    with the leader's log. `heard` is the second of real time after which its last reply arrived; `asked` is when the
+    first heartbeat after that reply left, None if there was none, infinite until that turn is over. `acked_sent` is
+    when the newest request that it answered left, in nanoseconds of CLOCK_BOOTTIME; a lease counts from there.
     `inflight` holds the unanswered frames as (last index, bytes, time sent).
     """
 
     settings: RaftSettings
     next: int
     heard: float
+    asked: float | None = None
     phase: Phase = Phase.PROBE
     match: int = 0
     inflight: deque[tuple[int, int, float]] = field(default_factory=deque)
@@ -92,6 +95,33 @@ class Progress:
         if self.match or phase is not Phase.PROBE:
             self.next = self.match + 1
         # While no match is known, keep the optimistic `next`: falling back to 1 would send the whole log again.
+
+    def answered(self, sent_ns: int, round_: int, after: float) -> None:
+        """Note that the follower answered a request of this round, which left at `sent_ns`.
+
+        The answer arrived `after` that second, and after the request had left. Which of its seconds it was does not
+        show, if the last turn was long; so the earliest is taken, because the follower may be cut off since.
+        """
+        self.heard, self.asked = max(after, sent_ns / 1e9), None
+        self.acked_sent = max(self.acked_sent, sent_ns)
+        self.acked_round = max(self.acked_round, round_)
+
+    def ask(self, acted: float) -> None:
+        """Note that a heartbeat is sent in this turn; what the last turn sent had left at `acted`."""
+        if self.asked is None:
+            self.asked = inf
+        elif self.asked == inf:
+            self.asked = acted
+
+    def is_silent(self, now: float) -> bool:
+        """Whether the follower can be blamed for not answering within an election timeout.
+
+        Only if it was asked and had a heartbeat interval to answer: otherwise the silence is this node's own, because
+        its turns are slow.
+        """
+        settings = self.settings
+        asked = self.asked is not None and now - self.asked >= settings.heartbeat_interval
+        return asked and now - self.heard >= settings.election_timeout_min
 
     def silent_since(self, now: float) -> float:
         """For how many seconds the oldest frame in flight has been unanswered; 0 if none is in flight."""

@@ -45,7 +45,7 @@ class Context(Protocol):
     """Kept by the gateway. It outlives the actors, so that every client is answered."""
     observation: TurnObservation
     started_at: float
-    """When the node started, in seconds of the running clock."""
+    """When the node started, in seconds of real time."""
     bind_address: str
     events_address: str
 
@@ -59,7 +59,7 @@ class Context(Protocol):
         """Return the addresses of the actors that have a handler for a message class, in the supervisor's order."""
 
     def after(self, seconds: float, to: Address, message: Any) -> Timer:
-        """Deliver a message after this many seconds of the running clock."""
+        """Deliver a message this many seconds after this turn began."""
 
     def next_turn(self, to: Address, message: Any) -> None:
         """Deliver a message in the next turn, which then starts without waiting."""
@@ -144,7 +144,7 @@ class ConsensusActor(Actor):  # type: ignore[misc]
         self.send(self.context.peer(node, actor), message)
 
     def after(self, seconds: float, message: Any) -> Timer:
-        """Send this actor a message after this many seconds of the running clock."""
+        """Send this actor a message this many seconds after this turn began."""
         return self.context.after(seconds, cast("Address", self.myAddress), message)
 
     def next_turn(self, message: Any) -> None:

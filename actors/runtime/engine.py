@@ -27,7 +27,6 @@ from forge_consensus.actors.runtime.refusals import Refusals
 from forge_consensus.actors.runtime.reported import Reported
 from forge_consensus.actors.runtime.shared import SharedState
 from forge_consensus.actors.runtime.status import Totals
-from forge_consensus.actors.runtime.stickiness import Stickiness
 from forge_consensus.actors.runtime.timers import Timer, Timers
 from forge_consensus.actors.runtime.turn_events import TurnEvents
 from forge_consensus.actors.runtime.unanswered import Unanswered
@@ -65,6 +64,7 @@ class Engine:
         self.random = rng
         self.bind_address = bind_address
         self.events_address = events_address
+        clock.begin_turn()
         self.started_at = clock.now()
         self.shared = SharedState()
         self.reported = Reported(self.shared)
@@ -94,16 +94,18 @@ class Engine:
         self.totals.turns += 1
         observation = self.observation
         report = None if observation.observer is None else observation.begin(len(frames))
+        self.clock.begin_turn()
         self.ledger.begin(self.clock.now())
         try:
             messages = self.act(frames, notices)
         except Exception as fault:
             self.undo(fault)
             return
+        acted = self.clock.end_acting()
         outbox = self.outbox
         if outbox.requests:
             outbox.send_early()
-        commit_seconds = self.commit()
+        commit_seconds = self.commit(acted)
         if outbox.requests or outbox.answers or outbox.jobs:
             outbox.send()
         if self.unanswered.settled:
@@ -130,19 +132,18 @@ class Engine:
         self.timers.deliver_due()
         return messages + mailbox.run() if mailbox.queue else messages
 
-    def commit(self) -> float:
-        """Commit the ledger; returns how many seconds that took. Raises `StorageError`.
+    def commit(self, began: float) -> float:
+        """Commit the ledger; returns how many seconds have passed since `began`. Raises `StorageError`.
 
         The actors learn in the next turn that the log is durable, and that the commit took longer than an election
         timeout.
         """
-        began = self.clock.boottime_ns()  # a simulated disk is slow by the simulated clock
         wrote = self.ledger.commit()
         self.ledger.check_turn()
         if wrote:
             persisted = Persisted(self.ledger.term, self.ledger.log.durable)
             self.mailbox.first_in_next_turn(self.actor("replication"), persisted)
-        seconds = (self.clock.boottime_ns() - began) / 1e9
+        seconds = self.clock.reading() - began  # a simulated disk is slow by the simulated clock
         if seconds > self.settings.election_timeout_min:
             self.next_turn(self.actor("election"), CommitWasSlow(seconds))
         return seconds
@@ -197,7 +198,7 @@ class Engine:
         self.cells.forget(SUPERVISOR)
         self.mailbox.later.clear()
         self.timers.clear()
-        self.shared.stickiness = Stickiness()
+        self.shared.stickiness.leads = False
 
     # --- the context of actors ---------------------------------------------------------------------------------------
 
@@ -214,7 +215,7 @@ class Engine:
         return self.cells.hearing(kind)
 
     def after(self, seconds: float, to: Address, message: Any) -> Timer:
-        """Deliver a message after this many seconds of the running clock."""
+        """Deliver a message this many seconds after this turn began."""
         return self.timers.after(seconds, to, message)
 
     def next_turn(self, to: Address, message: Any, sender: Address | None = None) -> None:

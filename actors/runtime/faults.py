@@ -16,7 +16,7 @@ class Faults:
         self.times: deque[float] = deque()
 
     def note(self, fault: Exception, now: float) -> None:
-        """Note a fault at `now`, in seconds of the running clock.
+        """Note a fault at `now`, in seconds of real time.
 
         Raises `OperationFailedError`, which ends the node, if there were too many: actors that fail right after each
         rebuild would make no progress.

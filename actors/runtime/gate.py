@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from forge_consensus.actors.codec import Frame, decode
+from forge_consensus.actors.codec import DamagedFrameError, Frame, decode
 from forge_consensus.actors.messages import (
     CLIENT_REQUESTS,
     AppendEntries,
@@ -59,6 +59,11 @@ FROM_LEADERS = (AppendEntries, InstallSnapshot)
 
 STRANGER: Final = "stranger"
 """The reason in the answer to a node that must greet (again) before this node accepts its frames."""
+DAMAGED: Final = "damaged frame"
+"""The reason for a frame that does not fit its checksum: a cable, a memory or a network card spoils bytes."""
+TERM_JUMP_MAX: Final = 1 << 32
+"""A frame whose term is further ahead of ours is refused: at one election a second no honest node gets there within a
+century, and a term near the end of the numbers would leave no later one to elect a leader in."""
 
 
 class Gate:
@@ -92,7 +97,8 @@ class Gate:
         try:
             frame = decode(data, self.bytes_max)
         except ProtocolError as error:
-            self.refusals.report(error.code, str(error))
+            reason = DAMAGED if type(error) is DamagedFrameError else error.code
+            self.refusals.report(reason, str(error))
             return
         message = frame.message
         kind = type(message)
@@ -182,6 +188,11 @@ class Gate:
 
     def enter_higher(self, term: int, message: Any, sender: SenderAddress) -> bool:
         """Enter the higher term before any actor gets the message; returns whether to accept the message."""
+        if term > self.ledger.term + TERM_JUMP_MAX:
+            self.refusals.report(
+                ProtocolError.code, f"term {term} is no term that elections reach from {self.ledger.term}"
+            )
+            return False
         if type(message) is PreVoteReply and message.granted:
             return True
         if type(message) is RequestVote and self.is_sticky():
@@ -194,4 +205,4 @@ class Gate:
     def is_sticky(self) -> bool:
         """Whether a vote request is refused because there is a leader, and so must not move the term."""
         timeout, lease_reads = self.election_timeout_min, self.ledger.configuration.lease_reads
-        return self.shared.stickiness.holds(self.clock.now(), timeout=timeout, lease_reads=lease_reads)
+        return self.shared.stickiness.holds(self.clock.running(), timeout=timeout, lease_reads=lease_reads)

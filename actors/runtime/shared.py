@@ -46,7 +46,7 @@ class PeerView:
     round_trip_ms: float | None = None
     """Of the last health check that the peer answered."""
     heard_at: float | None = None
-    """When its last reply or greeting arrived, in seconds of the running clock."""
+    """When its last reply or greeting arrived, in seconds of real time."""
 
 
 @dataclass(slots=True)
@@ -67,7 +67,7 @@ class SharedState:
     election."""
     stickiness: Stickiness = field(default_factory=Stickiness)
     """Whether a vote request must not move the term, because there is a leader (dissertation 4.2.3). Written by
-    election, read by the gate too. Rebuilt actors begin with a new one."""
+    election, read by the gate too; it outlives a rebuild of the actors."""
     match: dict[str, int] = field(default_factory=dict)
     """Of each voter, the index up to which its disk agrees with the leader's log; empty on other nodes. Written by
     replication."""

@@ -23,6 +23,7 @@ class Totals:
     commands: int = 0  # gateway; how many were answered
     commands_failed: int = 0  # gateway; of these, how many with an error
     reads: int = 0  # gateway; how many queries were answered
+    slow_applies: int = 0  # replication; how many commands took the machine longer than a heartbeat interval
 
 
 class Source(Protocol):
@@ -107,12 +108,14 @@ class NodeStatus:
     operations_total: int
     operations_failed: int
     reads_total: int
+    slow_applies_total: int
+    """How many commands took the machine longer than a heartbeat interval; `consensus.apply.slow` names them."""
     turns_total: int
     flushes_total: int
     refused: dict[str, int]
     """How often something was refused, by reason."""
     uptime: float
-    """Seconds in which the node ran."""
+    """Seconds since the node started."""
     boot: int
     """How often the node was started on its data folder."""
     address: str | None
@@ -151,6 +154,7 @@ class NodeStatus:
             operations_total=totals.commands,
             operations_failed=totals.commands_failed,
             reads_total=totals.reads,
+            slow_applies_total=totals.slow_applies,
             turns_total=totals.turns,
             flushes_total=ledger.commits,
             refused=dict(source.refusals.counts),

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 class Stickiness:
     """The facts for that decision. The election actor writes them; the election actor and the gate read them.
 
-    It begins without a leader, when a node starts and when its actors are rebuilt. Times are seconds of the node's
-    running clock.
+    It begins without a leader when a node starts. It outlives a rebuild of the actors, because the leader that was
+    followed lives on: only `leads` ends with the actors. Times are seconds of the node's running clock.
     """
 
     leads: bool = False

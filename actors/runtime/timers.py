@@ -10,7 +10,7 @@ from forge_consensus.actors.runtime.clock import Clock
 
 
 class Timer:
-    """One message to be delivered at `at`, in seconds of the running clock; `number` keeps equal times in order."""
+    """One message to be delivered at `at`, in seconds of real time; `number` keeps equal times in order."""
 
     __slots__ = ("at", "message", "number", "to")
 
@@ -29,7 +29,10 @@ class Timer:
 
 
 class Timers:
-    """All timers of a node, in a heap. A cancelled timer stays in it until its time, because removing it costs more."""
+    """All timers of a node, in a heap. A cancelled timer stays in it until its time, because removing it costs more.
+
+    They go by real time: a leader whose turns are slow must still send its heartbeats when they are due.
+    """
 
     def __init__(self, clock: Clock) -> None:
         self.clock = clock
@@ -37,16 +40,16 @@ class Timers:
         self.number = 0
 
     def after(self, seconds: float, to: Address, message: Any) -> Timer:
-        """Deliver a message after this many seconds of the running clock, as if its receiver had sent it."""
+        """Deliver a message this many seconds after this turn began, as if its receiver had sent it."""
         self.number += 1
         timer = Timer(self.clock.now() + seconds, self.number, to, message)
         heapq.heappush(self.heap, timer)
         return timer
 
     def deliver_due(self) -> None:
-        """Deliver the messages whose time has come."""
-        heap = self.heap
-        while heap and heap[0].at <= self.clock.now():
+        """Deliver the messages whose time had come when this turn began."""
+        heap, now = self.heap, self.clock.now()
+        while heap and heap[0].at <= now:
             timer = heapq.heappop(heap)
             if timer.to is not None:
                 timer.to.deliver(timer.message, timer.to)
@@ -58,7 +61,7 @@ class Timers:
             heapq.heappop(heap)
         if not heap:
             return seconds_max
-        return min(seconds_max, max(0.0, heap[0].at - self.clock.now()))
+        return min(seconds_max, max(0.0, heap[0].at - self.clock.reading()))
 
     def clear(self) -> None:
         """Drop every timer, because the actors that set them are gone."""

@@ -6,7 +6,6 @@ import math
 import os
 import random
 import threading
-import time
 from collections import deque
 from collections.abc import Callable
 from typing import Any
@@ -115,9 +114,9 @@ class ZeroMqBase(SystemBase):
             engine.turn([], [])  # creates the actors, so that no frame arrives before them
             while not engine.stopping:
                 frames, notices = self.wait()
-                began = time.monotonic()
+                began = self.clock.reading()
                 engine.turn(frames, notices)
-                took = time.monotonic() - began
+                took = self.clock.reading() - began
                 if took > LATE_SECONDS:
                     self.clock.lost(took - LATE_SECONDS)
             engine.finish()
@@ -130,10 +129,10 @@ class ZeroMqBase(SystemBase):
         self.sleeping = True
         if self.inbox:
             patience = 0.0
-        began = time.monotonic()
+        began = self.clock.reading()
         ready = dict(self.sockets.poller.poll(math.ceil(patience * 1000)))
         self.sleeping = False
-        late = time.monotonic() - began - patience
+        late = self.clock.reading() - began - patience
         if late > LATE_SECONDS:
             self.clock.lost(late)
         notices: list[Any] = []

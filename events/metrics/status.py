@@ -58,6 +58,11 @@ def add_work(page: MetricPage, status: Mapping[str, Any]) -> None:
         status["operations_failed"],
     )
     page.counter("reads", "Queries of clients that this node answered.", status["reads_total"])
+    page.counter(
+        "slow_applies",
+        "Commands whose application took longer than a heartbeat interval.",
+        status.get("slow_applies_total", 0),
+    )
     page.counter("turns", "Turns of the node.", status["turns_total"])
     page.counter("flushes", "Turns that wrote to the disk and waited for the flush.", status["flushes_total"])
     page.counter(

@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import click
 
+from forge_consensus.cli.by_time import HOLD_SECONDS, by_time
 from forge_consensus.cli.options import endpoints_option, output_option, timeout_option
 from forge_consensus.events.encoding import to_json_line
+from forge_consensus.events.types import EVENT_TYPES
 from forge_consensus.feed.event_feed import EventFeed
-from forge_consensus.output import clock_text, event_text
+from forge_consensus.output import event_text, moment_text
+
+FAMILIES = {kind.split(".")[1] for kind in EVENT_TYPES}
+RARE = tuple(f"{family}.*" for family in sorted(FAMILIES - {"log"}))
+"""Patterns of all kinds but those of the log, as `EventFeed` takes them."""
 
 
 @click.group()
@@ -20,6 +26,7 @@ def events() -> None:
 @timeout_option
 @output_option
 @click.option("--kind", "kinds", multiple=True, help="Only such events, as 'leader.*'; may be given several times.")
+@click.option("--all", "everything", is_flag=True, help="Also the events of the log, which come with every write.")
 @click.option(
     "--since",
     type=click.IntRange(min=0),
@@ -32,20 +39,24 @@ def watch(
     timeout: float,
     output: str,
     kinds: tuple[str, ...],
+    everything: bool,
     since: int | None,
     follow: bool,
     node_only: bool,
 ) -> None:
     """Print the events of the cluster, one a line: those in the journals, or as they happen with --follow.
 
-    Each event is printed once, in order for each node. In place of events that a node no longer has stands a
-    consensus.feed.gap.
+    Each event is printed once, in order for each node; the nodes are merged by the time of their clocks, which is
+    shown in UTC. In place of events that a node no longer has stands a consensus.feed.gap. Without --kind and --all,
+    the events log.* are left out, because they come with every write.
     """
+    if kinds and everything:
+        raise click.UsageError("--all shows every kind: leave out --kind or --all")
     start = since if since is not None or follow else 0
     try:
         feed = EventFeed(
             endpoints,
-            kinds,
+            kinds or (() if everything else RARE),
             start,
             scope="node" if node_only else "cluster",
             follow=follow,
@@ -54,10 +65,10 @@ def watch(
     except ValueError as error:
         raise click.BadParameter(str(error), param_hint="--kind") from error
     with feed:
-        for event in feed:
+        for event in by_time(feed.get, HOLD_SECONDS if follow else None):
             if output == "json":
                 click.echo(to_json_line(event))
             else:
-                click.echo(f"{clock_text(event.time)}  {event.sequence:>8}  {event_text(event)}")
+                click.echo(f"{moment_text(event.time)}  {event.sequence:>8}  {event_text(event)}")
         for address in feed.silent:
             click.echo(f"{address} did not answer within {timeout:g} s: its events are missing", err=True)

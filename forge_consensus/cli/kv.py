@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import sys
-from typing import Any
+from typing import Any, TextIO
 
 import click
 import msgpack
@@ -13,7 +13,9 @@ import msgpack
 from forge_consensus.cli.main import Commands
 from forge_consensus.cli.options import client_options, consistency_option
 from forge_consensus.client.sync import SCAN_LIMIT, Client
-from forge_consensus.output import cell, json_text, table
+from forge_consensus.errors import CommandError
+from forge_consensus.output import cell, json_text, kind_text, printable, table
+from forge_consensus.storage.machines.machine import Command
 
 BY = click.IntRange(-(1 << 63), (1 << 63) - 1)
 KINDS = ("text", "bytes", "json")
@@ -75,16 +77,27 @@ def described(value: Any) -> dict[str, Any]:
     return {"value": value, "kind": "text" if isinstance(value, str) else "json"}
 
 
-def write_value(value: Any, *, end: bytes = b"\n") -> None:
-    """Write a value to stdout: text and bytes as they are, anything else as JSON."""
+def write_value(value: Any, *, raw: bool) -> None:
+    """Write a value to stdout: text and bytes as they are, anything else as JSON.
+
+    On a terminal, control characters are escaped unless the value is wanted raw.
+    """
+    if not raw and sys.stdout.isatty():
+        click.echo(printable(value, keep="\n\t"))
+        return
     if not isinstance(value, bytes):
         value = (value if isinstance(value, str) else json_text(value)).encode()
-    click.echo(value + end, nl=False)
+    click.echo(value if raw else value + b"\n", nl=False)
 
 
 def say(output: str, text: str, fields: dict[str, Any]) -> None:
     """Write a result for people or as JSON, as the option -o says."""
     click.echo(json_text(fields) if output == "json" else text)
+
+
+def held(value: Any) -> str:
+    """Return what a key holds for people: the kind of the value and the value."""
+    return "nothing" if value is None else f"the {kind_text(value)} {cell(value)}"
 
 
 def hint(text: str) -> None:
@@ -112,7 +125,7 @@ def put(key: str, value: str, kind: str, endpoints: list[str], timeout: float, o
 
 @kv.command()
 @click.argument("key", type=Key())
-@click.option("--raw", is_flag=True, help="Write the value alone, without a line's end.")
+@click.option("--raw", is_flag=True, help="Write the value as it is: nothing escaped, no line's end.")
 @consistency_option
 @client_options
 @click.pass_context
@@ -132,7 +145,7 @@ def get(
         row = {"key": key, "found": found.value is not None, **described(found.value)}
         click.echo(json_text({**row, "applied_index": found.applied, "stale_ms": found.stale_ms}))
     elif found.value is not None:
-        write_value(found.value, end=b"" if raw else b"\n")
+        write_value(found.value, raw=raw)
     if found.value is None:
         hint(f"{key!r} has no value")
         ctx.exit(1)
@@ -140,16 +153,19 @@ def get(
 
 @kv.command()
 @click.argument("key", type=Key())
+@click.option("--prefix", is_flag=True, help="Remove every key that begins with KEY; say '' for all keys.")
 @client_options
 @click.pass_context
-def delete(ctx: click.Context, key: str, endpoints: list[str], timeout: float, output: str) -> None:
+def delete(ctx: click.Context, key: str, prefix: bool, endpoints: list[str], timeout: float, output: str) -> None:
     """Remove KEY; exit code 1 if it was not there."""
     with Client(endpoints, timeout) as client:
-        deleted = client.delete(key)
-    if output == "json" or deleted:
-        say(output, "deleted", {"key": key, "deleted": deleted})
-    if not deleted:
-        hint(f"{key!r} was not there")
+        count = client.delete_prefix(key) if prefix else int(client.delete(key))
+    if output == "json":
+        say(output, "", {"prefix": key, "deleted": count} if prefix else {"key": key, "deleted": bool(count)})
+    elif count:
+        click.echo(f"deleted {count:,} keys" if prefix else "deleted")
+    if not count:
+        hint(f"no key begins with {key!r}" if prefix else f"{key!r} was not there")
         ctx.exit(1)
 
 
@@ -184,10 +200,14 @@ def cas(
     content = value_of(value, kind)
     with Client(endpoints, timeout) as client:
         swapped = client.cas(key, expected=wanted, value=content)
-    if output == "json" or swapped:
-        say(output, "swapped", {"key": key, "swapped": swapped})
+        found = None if swapped else client.get(key)
+    if output == "json":
+        row = {"key": key, "swapped": swapped}
+        click.echo(json_text(row if swapped else {**row, **described(found)}))
+    elif swapped:
+        click.echo("swapped")
     if not swapped:
-        hint(f"{key!r} does not hold what was expected: nothing was changed")
+        hint(f"nothing was changed, because {key!r} holds {held(found)}, not {held(wanted)}")
         ctx.exit(1)
 
 
@@ -225,8 +245,49 @@ def scan(
         rows = [{"key": key, **described(value)} for key, value in pairs]
         click.echo(json_text({"prefix": prefix, "count": len(rows), "pairs": rows}))
     elif pairs:
-        click.echo("\n".join(table(("KEY", "VALUE"), [(cell(key), cell(value)) for key, value in pairs])))
+        cells = [(cell(key), kind_text(value), cell(value)) for key, value in pairs]
+        click.echo("\n".join(table(("KEY", "KIND", "VALUE"), cells)))
     if len(pairs) == limit:
         hint(f"there may be more than {limit}: give a larger --limit or a longer prefix")
     elif not pairs:
         hint(f"no key begins with {prefix!r}")
+
+
+@kv.command()
+@click.argument("file", type=click.File("r", encoding="utf-8"), default="-")
+@client_options
+def batch(file: TextIO, endpoints: list[str], timeout: float, output: str) -> None:
+    """Carry out several commands as one, all or none, and write the result of each.
+
+    FILE (- for stdin) has one command a line, each as JSON:
+
+    \b
+    {"type": "set", "key": "a", "value": 1}
+    {"type": "increment", "key": "n", "by": 2}
+    {"type": "cas", "key": "a", "expected": 1, "value": 2}
+    {"type": "delete", "key": "b"}
+    {"type": "get", "key": "a"}
+
+    A cas that does not match gives false and stops nothing; a command that fails stops all.
+    """  # noqa: D301 - click wants the backspace itself
+    commands = [command_of(line, number) for number, line in enumerate(file, 1) if line.strip()]
+    if not commands:
+        raise click.UsageError(f"{file.name} holds no command: write one a line, as the help shows")
+    with Client(endpoints, timeout) as client:
+        results = client.batch(commands)
+    if output == "json":
+        click.echo(json_text({"results": results}))
+    else:
+        for result in results:
+            click.echo(json_text(result))
+
+
+def command_of(line: str, number: int) -> Command:
+    """Return the command on a line of a batch; `number` is the line's, for the error."""
+    try:
+        fields = json.loads(line, parse_constant=refuse_constant)
+        if not isinstance(fields, dict) or not isinstance(fields.get("type"), str):
+            raise ValueError('a command is an object with a "type"')
+        return Command(fields.pop("type"), fields)
+    except (ValueError, RecursionError, CommandError) as error:
+        raise click.UsageError(f"line {number} is no command: {error}") from None

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from types import TracebackType
 from typing import Any, Self, cast
 
 from forge_consensus.actors.messages import Located
 from forge_consensus.client.connections import LocalPort
 from forge_consensus.client.pending import Pending, PendingRead
-from forge_consensus.client.sync import SCAN_LIMIT, TIMEOUT_SECONDS, Calls, ReadDetail
+from forge_consensus.client.sync import SCAN_LIMIT, TIMEOUT_SECONDS, Calls, ReadDetail, batch_command
 from forge_consensus.config.client import ClientSettings
+from forge_consensus.storage.machines.kv_commands import DELETED_MAX
 from forge_consensus.storage.machines.machine import Command
 
 
@@ -174,6 +175,29 @@ class AsyncClient(Calls):
     async def incr(self, key: str, by: int = 1, timeout: float | None = None, correlation_id: str | None = None) -> int:
         """Add `by` to the number at a key and return the sum; a missing key counts as 0."""
         return cast("int", await self.apply(Command("increment", {"key": key, "by": by}, correlation_id), timeout))
+
+    async def delete_prefix(self, prefix: str, timeout: float | None = None, correlation_id: str | None = None) -> int:
+        """Remove all keys that begin with `prefix` ("" for all keys) and return how many there were.
+
+        At most 10,000 keys go at once; more take several commands, between which others may write. `timeout` is that of
+        each command.
+        """
+        total = 0
+        while True:
+            gone = cast("int", await self.apply(Command("delete_prefix", {"prefix": prefix}, correlation_id), timeout))
+            total += gone
+            if gone < DELETED_MAX:
+                return total
+
+    async def batch(
+        self, commands: Iterable[Command], timeout: float | None = None, correlation_id: str | None = None
+    ) -> list[Any]:
+        """Carry out several commands of the machine as one, all or none, and return the list of their results.
+
+        Nothing is changed if one of them fails (`CommandError`). A cas that does not match has not failed: its result
+        is False, and the others are carried out.
+        """
+        return cast("list[Any]", await self.apply(batch_command(commands, correlation_id), timeout))
 
     async def scan(
         self,

@@ -7,12 +7,12 @@ from _thread import allocate_lock
 from collections.abc import Callable
 from typing import Any, Generic, TypeVar, cast
 
-import msgpack
 from loguru import logger
 
 from forge_consensus.actors.messages import GetStatus, Locate, Located, Status
 from forge_consensus.errors import ConsensusError, ConsensusTimeoutError
 from forge_consensus.storage.ledger.correlation import correlation_of
+from forge_consensus.storage.unpacking import unpack
 
 FOREVER_SECONDS = -1
 """The value that a lock takes for no timeout."""
@@ -61,7 +61,7 @@ class Pending(Generic[T]):
 
     def value(self) -> T:
         """The result, decoded."""
-        return cast("T", msgpack.unpackb(self.answer, strict_map_key=False))
+        return cast("T", unpack(self.answer))
 
     @property
     def correlation_id(self) -> str | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import secrets
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self, cast
@@ -21,6 +21,7 @@ from forge_consensus.client.surface import PublicSurface
 from forge_consensus.config.address import parse_endpoint
 from forge_consensus.config.client import ClientSettings
 from forge_consensus.errors import CommandTooLargeError, InvalidConfigError
+from forge_consensus.storage.machines.kv_commands import DELETED_MAX
 from forge_consensus.storage.machines.machine import COMMAND_BYTES_MAX, Command
 
 TIMEOUT_SECONDS = 5.0
@@ -153,6 +154,19 @@ class Calls(PublicSurface):
         return PendingNodeQuery(Locate(0, LOCATE_WAIT_MS), "", self.deadline(timeout))
 
 
+def batch_command(commands: Iterable[Command], correlation_id: str | None) -> Command:
+    """The one command that carries out these commands of the key-value machine, all or none.
+
+    Raises ValueError for what is no command.
+    """
+    ops = []
+    for command in commands:
+        if not isinstance(command, Command):
+            raise ValueError(f'{command!r} is no command: make one, such as Command("set", {{"key": "k", "value": 1}})')
+        ops.append({**command.payload, "type": command.type})
+    return Command("batch", {"ops": ops}, correlation_id)
+
+
 class KeyCalls:
     """The commands and queries of the built-in key-value machine as methods, for a class that has `apply` and `read`.
 
@@ -194,6 +208,29 @@ class KeyCalls:
         Raises `CommandError` if the key holds no number.
         """
         return cast("int", self.apply(Command("increment", {"key": key, "by": by}, correlation_id), timeout))
+
+    def delete_prefix(self, prefix: str, timeout: float | None = None, correlation_id: str | None = None) -> int:
+        """Remove all keys that begin with `prefix` ("" for all keys) and return how many there were.
+
+        At most 10,000 keys go at once; more take several commands, between which others may write. `timeout` is that of
+        each command.
+        """
+        total = 0
+        while True:
+            gone = cast("int", self.apply(Command("delete_prefix", {"prefix": prefix}, correlation_id), timeout))
+            total += gone
+            if gone < DELETED_MAX:
+                return total
+
+    def batch(
+        self, commands: Iterable[Command], timeout: float | None = None, correlation_id: str | None = None
+    ) -> list[Any]:
+        """Carry out several commands of the machine as one, all or none, and return the list of their results.
+
+        Nothing is changed if one of them fails (`CommandError`). A cas that does not match has not failed: its result
+        is False, and the others are carried out.
+        """
+        return cast("list[Any]", self.apply(batch_command(commands, correlation_id), timeout))
 
     def scan(
         self,

@@ -146,7 +146,15 @@ class RaftSettings:
         unit="entries",
         minimum=1,
         what="How many entries one turn applies.",
-        why="So many small commands fit into the time budget of a turn.",
+        why="So many small commands fit into the time budget of a turn; `turn_seconds_max` ends a slice of large ones.",
+    )
+    turn_seconds_max: float = setting(
+        0.025,
+        unit="s",
+        minimum=0.0001,
+        what="How long one turn applies entries, and how long it answers queries; the rest waits for the next turn. It "
+        "is never longer than a quarter of the heartbeat interval.",
+        why="So heartbeats leave in time, however much work waits.",
     )
     turn_frames_max: int = setting(
         512,
@@ -181,6 +189,11 @@ class RaftSettings:
         what="By this part of the election timeout a lease is shortened.",
         why="Clocks of sound machines differ by far less; a lease must end before a new leader can exist.",
     )
+
+    @property
+    def slice_seconds(self) -> float:
+        """How long one turn works at something that can be continued in the next one."""
+        return min(self.turn_seconds_max, self.heartbeat_interval / 4)
 
     def __post_init__(self) -> None:
         check(self)

@@ -13,7 +13,7 @@ from typing import Any, Final
 from forge_consensus.client.pending import PendingNodeQuery
 from forge_consensus.client.sync import Client
 from forge_consensus.errors import ConnectionFailedError, ConsensusError
-from forge_consensus.output import seconds_text
+from forge_consensus.events.text import seconds_text
 from forge_consensus.version import __version__
 
 GRACE_SECONDS: Final = 1.0
@@ -21,11 +21,13 @@ GRACE_SECONDS: Final = 1.0
 LOOK_SECONDS: Final = 0.01
 BEHIND_ENTRIES: Final = 1000
 """A member that lacks more committed entries is called behind."""
+NO_LEADER: Final = "no leader is known"
+"""What a node says of itself where its row says "no leader"."""
 BEHIND_SECONDS: Final = 1.0
 """A member that the leader has not heard for longer is called slow."""
 COPIED: Final = (
     "term", "leader_id", "commit_index", "last_applied", "last_log_index", "snapshot_index", "storage_used_bytes",
-    "storage_quota_bytes", "disk_free_bytes", "uptime", "boot", "health", "details", "events_address",
+    "storage_quota_bytes", "disk_free_bytes", "uptime", "boot", "health", "details", "refused", "events_address",
 )  # fmt: skip
 """Fields that a member's report takes over from its status."""
 
@@ -45,9 +47,9 @@ class MemberReport:
     role: str | None
     address: str
     state: str
-    """One of "ok", "slow", "behind", "no leader", "no member" or "unreachable"."""
+    """One of "ok", "slow", "behind", "cut off", "no leader", "no member" or "no answer"."""
     match_index: int | None
-    """The last entry known to be in its log."""
+    """The last entry known to be in its log; None where the leader has not learned it in its term."""
     lag: int | None
     """How many committed entries it lacks, as the leader knows; None for the leader itself."""
     last_contact: float | None
@@ -68,14 +70,19 @@ class MemberReport:
     boot: int | None
     health: str | None
     details: list[str] | None
+    """What the node itself says is wrong, for people."""
+    refused: dict[str, int] | None
+    """How often the node refused something since its start, by reason."""
     events_address: str | None
 
     def warnings(self) -> list[str]:
-        """Return what a person should know of a node that is not well, at most one sentence."""
+        """Return what a person should know of a node that is not well: how it fares, then what it says itself."""
         name = f"{self.node_id or 'a node'} at {self.address}"
         lag = f"{self.lag:,} entries behind and " if self.lag else ""
-        return {
-            "unreachable": [f"{name} does not answer ({self.error}): see whether it runs and can be reached"],
+        own = [f"{self.node_id}: {detail}" for detail in self.details or ()]
+        return own + {
+            "cut off": [f"{name} answers here, but the leader does not hear it: see what is between them"],
+            "no answer": [f"{name} does not answer ({self.error}): see whether it runs and can be reached"],
             "no member": [f"{name} is not a member of this cluster: see its --cluster and --peers"],
             "no leader": [f"{name} follows no leader: see whether it reaches the others"],
             "behind": [f"{name} is {lag}catching up"],
@@ -100,8 +107,10 @@ class ClusterReport:
     """How many members a majority takes."""
     reachable: int
     """How many members answered."""
+    connected: int
+    """How many members, itself included, the leader hears; without a leader, how many answered."""
     can_lose: int
-    """How many of these may fail before there is no majority."""
+    """How many of the connected members may fail before there is no majority."""
     commit_index: int
     last_log_index: int
     version: str
@@ -213,6 +222,7 @@ def report_of(inquiry: Inquiry) -> ClusterReport:
     nodes = members_of(inquiry, first)
     total = len(first["nodes"])
     reachable = sum(member["id"] in answers for member in first["nodes"])
+    connected = sum(hears(first, member) for member in first["nodes"]) if leads else reachable
     required = total // 2 + 1
     warnings = [text for node in nodes for text in node.warnings()]
     if not leads:
@@ -230,13 +240,19 @@ def report_of(inquiry: Inquiry) -> ClusterReport:
         members=total,
         required=required,
         reachable=reachable,
-        can_lose=max(0, reachable - required),
+        connected=connected,
+        can_lose=max(0, connected - required),
         commit_index=first["commit_index"],
         last_log_index=first["last_log_index"],
         version=__version__,
         nodes=tuple(nodes),
         warnings=tuple(warnings),
     )
+
+
+def hears(leader: Status, member: Mapping[str, Any]) -> bool:
+    """Whether a leader hears a member, as far as its own answer says; it always hears itself."""
+    return bool(member["id"] == leader["node_id"] or member["status"] == "active")
 
 
 def members_of(inquiry: Inquiry, first: Status) -> list[MemberReport]:
@@ -256,7 +272,7 @@ def member_of(inquiry: Inquiry, first: Status, member: Mapping[str, Any]) -> Mem
     answer = inquiry.answers.get(member["id"] or "")
     leads = first["role"] == "leader"
     if leads:
-        match = first["last_log_index"] if answer is first else member.get("match_index")
+        match = first["last_log_index"] if answer is first else member.get("match_index") or None
         contact = None if answer is first else member.get("last_contact")
     else:
         match = answer["last_log_index"] if answer else None
@@ -267,22 +283,34 @@ def member_of(inquiry: Inquiry, first: Status, member: Mapping[str, Any]) -> Mem
         node_id=member["id"],
         role=answer["role"] if answer else None,
         address=member["address"],
-        state=state_of(first, member["id"], answer, lag, contact),
+        state=state_of(first, member, answer, lag, contact),
         match_index=match,
         lag=lag,
         last_contact=contact,
         error=error,
-        **{name: answer[name] if answer else None for name in COPIED},
+        **{name: answer[name] if answer else None for name in COPIED if name != "details"},
+        details=own_details(first, answer) if answer else None,
     )
 
 
-def state_of(first: Status, node: str | None, answer: Status | None, lag: int | None, contact: float | None) -> str:
+def own_details(first: Status, answer: Status) -> list[str]:
+    """Return what a node says is wrong with itself; what it says of other members is left to their own rows."""
+    others = tuple(f"{member['id']} is " for member in first["nodes"])
+    return [detail for detail in answer["details"] if not detail.startswith(others) and detail != NO_LEADER]
+
+
+def state_of(
+    first: Status, member: Mapping[str, Any], answer: Status | None, lag: int | None, contact: float | None
+) -> str:
     """Return how a node fares, in a word or two."""
     if answer is None:
-        return "unreachable"
-    if node not in {member["id"] for member in first["nodes"]}:
+        return "no answer"
+    if member["id"] not in {each["id"] for each in first["nodes"]}:
         return "no member"
+    leads = first["role"] == "leader"
+    if leads and not hears(first, member):
+        return "cut off"
     if answer["leader_id"] is None:
         return "no leader"
-    silent = first["role"] == "leader" and (contact or 0) > BEHIND_SECONDS
+    silent = leads and (contact or 0) > BEHIND_SECONDS
     return "behind" if (lag or 0) > BEHIND_ENTRIES else "slow" if silent else "ok"

@@ -14,10 +14,12 @@ from forge_consensus.errors import (
     StorageError,
     UnavailableError,
 )
+from forge_consensus.storage.backends.sealed import REJOIN
 from forge_consensus.storage.backends.tables import Batch, Tables, TablesView
 from forge_consensus.storage.ledger.checks import broken
 from forge_consensus.storage.ledger.log import Log
-from forge_consensus.storage.ledger.record import REJOIN, Kind, Record, parse
+from forge_consensus.storage.ledger.record import Kind, Record, parse
+from forge_consensus.storage.ledger.time_slice import TimeSlice, endless
 from forge_consensus.storage.ledger.transaction import get_meta, put_meta
 from forge_consensus.storage.machines.machine import (
     DONE,
@@ -36,7 +38,12 @@ from forge_consensus.storage.machines.sessions import TTL_BYTES, Sessions
 APPLIED = b"applied"
 COMMAND = int(Kind.COMMAND)
 SESSION = int(Kind.SESSION)
-READ_BYTES = 4 << 20
+READ_BYTES = 1 << 20
+READ_ENTRIES = 256
+"""Entries are read and parsed in pieces of this size, because a slice may end after the first of them."""
+RUN_ENTRIES_FIRST = 16
+RUN_ENTRIES_MAX = 4096
+MEASURED_SECONDS_MIN = 1e-6
 
 
 class Applied(NamedTuple):
@@ -47,6 +54,18 @@ class Applied(NamedTuple):
     session: int
     seq: int
     outcome: Outcome
+
+
+class SlowStep(NamedTuple):
+    """Entries whose application took so long that it is worth telling."""
+
+    index: int  # type: ignore[assignment]  # tuple.index is not needed here
+    """The last one of them."""
+    entries: int
+    """How many they are: 1, or a run that the machine took at once."""
+    command: str
+    """The type of the last command, empty if the entry holds none."""
+    seconds: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +101,10 @@ class Applier:
         """The applied index as a restart finds it, and as the checkpoint in progress writes it."""
         self.dirty_bytes = 0
         """About how much memory the state takes that is not on disk."""
+        self.slow: SlowStep | None = None
+        """The step of the last `run` that took too long, if one did; it was the last one."""
+        self.run_entries = RUN_ENTRIES_FIRST
+        """How many entries a machine that takes several at once is handed, so that a run fits into a slice."""
         self.replacing = False
         """Whether the state is being replaced by a snapshot: nothing is applied, captured, checkpointed or compacted.
 
@@ -117,33 +140,50 @@ class Applier:
             raise UnavailableError("this node is taking over a snapshot: ask another one, or again soon")
         return self.machine.query(query)
 
-    def run(self, log: Log, upto: int, count_max: int) -> list[Applied]:
+    def run(self, log: Log, upto: int, count_max: int, time_slice: TimeSlice | None = None) -> list[Applied]:
         """Apply at most `count_max` entries up to index `upto`, in order; returns the outcome of each.
 
-        Raises `StorageError`, `LogInconsistentError`, and `ApplyFaultError` for every other fault: the state is then
-        half changed, so nothing can be repaired in place.
+        It stops earlier when the time slice is over, after at least one entry. Raises `StorageError`,
+        `LogInconsistentError`, and `ApplyFaultError` for every other fault: the state is then half changed, so nothing
+        can be repaired in place.
         """
+        time_slice = time_slice or endless()
         upto = min(upto, self.index + count_max)
         done: list[Applied] = []
+        self.slow = None
         try:
             while self.index < upto:
                 first = self.index + 1
-                records = log.read(first, upto, READ_BYTES)
+                records = log.read(first, min(upto, first + READ_ENTRIES - 1), READ_BYTES)
                 entries = [parse(index, record) for index, record in enumerate(records, first)]
                 if entries[0].term < self.term:
                     raise LogInconsistentError(
                         broken("I5", f"entry {first} of term {entries[0].term} follows one of {self.term}")
                     )
-                if self.batched:
-                    self.apply_in_runs(entries, done)
-                else:
-                    done += [self.apply_record(entry) for entry in entries]
+                work = self.apply_in_runs if self.batched else self.apply_each
+                if work(entries, done, time_slice):
+                    break
         except (ApplyFaultError, LogInconsistentError, StorageError):
             raise
         except Exception as error:
             raise ApplyFaultError(self.index, f"{type(error).__name__}: {error}") from error
         self.measure()
         return done
+
+    def apply_each(self, entries: list[Record], done: list[Applied], time_slice: TimeSlice) -> bool:
+        """Apply entries one by one until the time slice is over; returns whether it is."""
+        apply, append, over = self.apply_record, done.append, time_slice.over
+        for entry in entries:
+            append(apply(entry))
+            if over():
+                self.note_slow(time_slice, entry, 1)
+                return True
+        return False
+
+    def note_slow(self, time_slice: TimeSlice, last: Record, count: int) -> None:
+        """Note the step that ended with the entry `last`, if it took too long."""
+        if time_slice.step_was_slow:
+            self.slow = SlowStep(last.index, count, command_of(last), time_slice.step_seconds)
 
     def moved(self, record: Record) -> None:
         """Note that this entry is applied now. The time never falls."""
@@ -176,18 +216,19 @@ class Applier:
             return failure(error)
         return apply_one(self.machine, Entry(index, term, self.time_ms, command))
 
-    def apply_in_runs(self, records: list[Record], done: list[Applied]) -> None:
-        """Apply entries to a machine that takes several at once.
+    def apply_in_runs(self, records: list[Record], done: list[Applied], time_slice: TimeSlice) -> bool:
+        """Apply entries to a machine that takes several at once, until the time slice is over; returns whether it is.
 
         The borders of runs differ between nodes, so they must not change the result: a run ends before anything that is
-        not a new command, and before a second copy of a command that is in it.
+        not a new command, before a second copy of a command that is in it, and when it is as long as fits into a slice.
         """
         run: list[tuple[Record, Command]] = []
         fresh: set[tuple[int, int]] = set()
         for record in records:
             key = (record.session, record.seq)
-            if record.kind != COMMAND or (key[0] and key in fresh):
-                self.finish_run(run, fresh, done)
+            full = len(run) >= self.run_entries or record.kind != COMMAND or (key[0] and key in fresh)
+            if full and self.finish_run(run, fresh, done, time_slice):
+                return True
             self.moved(record)
             if record.kind != COMMAND:
                 done.append(self.apply_record(record))
@@ -201,25 +242,42 @@ class Applier:
                     known = failure(error)
                     if key[0]:
                         self.sessions.finish(*key, known)
-            if known is not None:
-                self.finish_run(run, fresh, done)
-                done.append(Applied(record.index, record.term, *key, known))
-            elif command is not None:
+            if command is not None:
                 run.append((record._replace(time_ms=self.time_ms), command))
                 fresh.add(key)
-        self.finish_run(run, fresh, done)
+            elif known is not None:
+                over = self.finish_run(run, fresh, done, time_slice)
+                done.append(Applied(record.index, record.term, *key, known))
+                if over:
+                    return True
+        return self.finish_run(run, fresh, done, time_slice)
 
-    def finish_run(self, run: list[tuple[Record, Command]], fresh: set[tuple[int, int]], done: list[Applied]) -> None:
-        """Hand the collected run to the machine, note the outcomes, and empty the run."""
+    def finish_run(
+        self,
+        run: list[tuple[Record, Command]],
+        fresh: set[tuple[int, int]],
+        done: list[Applied],
+        time_slice: TimeSlice,
+    ) -> bool:
+        """Hand the collected run to the machine, note the outcomes, and empty the run.
+
+        Returns whether the time slice is over. The next run is as long as would have fitted into a slice.
+        """
         if not run:
-            return
+            return time_slice.over()
         entries = [Entry(r.index, r.term, r.time_ms, command) for r, command in run]
         for (record, _), outcome in zip(run, apply_all(self.machine, entries), strict=True):
             if record.session:
                 self.sessions.finish(record.session, record.seq, outcome)
             done.append(Applied(record.index, record.term, record.session, record.seq, outcome))
+        over = time_slice.over()
+        fits = int(len(run) * time_slice.seconds / max(time_slice.step_seconds, MEASURED_SECONDS_MIN))
+        if fits < self.run_entries or len(run) == self.run_entries:
+            self.run_entries = max(1, min(fits, 2 * self.run_entries, RUN_ENTRIES_MAX))
+        self.note_slow(time_slice, run[-1][0], len(run))
         run.clear()
         fresh.clear()
+        return over
 
     # --- to disk -----------------------------------------------------------------------------------------------------
 
@@ -244,6 +302,14 @@ class Applier:
     def measure(self) -> None:
         """Note how much is not on disk. Every turn reads it and few change it, so it is not computed each time."""
         self.dirty_bytes = self.ledger_machine.dirty[1] if self.ledger_machine is not None else 0
+
+
+def command_of(record: Record) -> str:
+    """The type of the command in an entry, empty if it holds none; for people."""
+    try:
+        return Command.decode(record.data).type if record.kind == COMMAND else ""
+    except ProtocolError:
+        return ""
 
 
 def put_point(batch: Batch, generation: int, point: Point) -> None:

@@ -15,6 +15,7 @@ import msgpack
 
 from forge_consensus.config.storage import StorageSettings
 from forge_consensus.errors import BusyError, CorruptionError, LogInconsistentError, StaleTermError, StorageFullError
+from forge_consensus.storage.backends.sealed import CRC_BYTES, REJOIN
 from forge_consensus.storage.backends.tables import RECORD_OVERHEAD_BYTES, Batch, Tables
 from forge_consensus.storage.ledger.applying import Applied, Applier, Point, put_point
 from forge_consensus.storage.ledger.checks import HardState, check_records, check_turn, check_vote, same_entry
@@ -23,7 +24,8 @@ from forge_consensus.storage.ledger.identity import Identity
 from forge_consensus.storage.ledger.journal import Journal
 from forge_consensus.storage.ledger.log import TABLE, Log
 from forge_consensus.storage.ledger.numbers import EventNumbers
-from forge_consensus.storage.ledger.record import CRC_BYTES, HEAD_BYTES, REJOIN, Kind, data_of, encode, key_of
+from forge_consensus.storage.ledger.record import HEAD_BYTES, Kind, data_of, encode, key_of
+from forge_consensus.storage.ledger.time_slice import TimeSlice
 from forge_consensus.storage.ledger.transaction import Transaction, get_meta, put_meta
 from forge_consensus.storage.ledger.uncommitted import Uncommitted
 from forge_consensus.storage.machines.machine import ApplyFaultError
@@ -133,7 +135,7 @@ class Ledger:
         self.uncommitted.clear()
 
     def begin(self, now: float) -> None:
-        """Begin a turn at `now` (seconds, the node's running clock)."""
+        """Begin a turn at `now` (seconds of real time)."""
         self.turn = Transaction()
         self.commit_before = self.commit_index
         self.appliable = self.log.durable
@@ -491,15 +493,17 @@ class Ledger:
         """The configuration in force: the last one in the log, committed or not."""
         return self.configurations.current
 
-    def apply(self, count_max: int) -> list[Applied]:
+    def apply(self, count_max: int, time_slice: TimeSlice | None = None) -> list[Applied]:
         """Apply at most `count_max` entries that are committed and were durable when the turn began.
+
+        It stops earlier when the time slice is over, after at least one entry; None is a slice without an end.
 
         So applying is never undone: a turn that is rolled back takes no applied entry back (I8). Raises
         `ApplyFaultError` with the entry's index for a fault of this program, `StorageError`; both end the node.
         """
         if not self.more_to_apply or self.applier.replacing:
             return []
-        return self.applier.run(self.log, min(self.commit_index, self.appliable), count_max)
+        return self.applier.run(self.log, min(self.commit_index, self.appliable), count_max, time_slice)
 
     @property
     def applied(self) -> int:

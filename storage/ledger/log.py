@@ -7,8 +7,9 @@ from itertools import pairwise
 from typing import Final
 
 from forge_consensus.errors import CorruptionError
+from forge_consensus.storage.backends.sealed import REJOIN
 from forge_consensus.storage.backends.tables import Batch, KeyValue, Tables
-from forge_consensus.storage.ledger.record import REJOIN, damaged, index_of, intact, key_of, term_of
+from forge_consensus.storage.ledger.record import damaged, index_of, intact, key_of, term_of
 
 TABLE: Final = "log"
 PAGE_FIRST: Final = 4

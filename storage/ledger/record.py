@@ -8,16 +8,12 @@ from typing import Final, NamedTuple
 from zlib import crc32
 
 from forge_consensus.errors import CorruptionError
+from forge_consensus.storage.backends.sealed import CRC_BYTES, REJOIN, RESIDUE
 
 HEAD: Final = Struct(">QBQQQQ")
 HEAD_BYTES: Final = HEAD.size
 PACK = HEAD.pack
 UNPACK = HEAD.unpack_from
-CRC_BYTES: Final = 4
-RESIDUE: Final = 0x2144DF1C
-"""The crc32 of any bytes that are followed by their own crc32, whatever start value was used. With it a record is
-checked without copying a part of it."""
-REJOIN: Final = "Move the node's folder away and bring it back as a new member of the cluster"
 
 
 class Kind(IntEnum):

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from zlib import crc32
 
-from forge_consensus.errors import CorruptionError
+from forge_consensus.storage.backends.sealed import seal, unseal
 from forge_consensus.storage.backends.tables import Batch, TablesView
-from forge_consensus.storage.ledger.record import CRC_BYTES, REJOIN, RESIDUE
 
 META = "meta"
 """The table of the ledger's own records: term and vote, base, identity, marks."""
@@ -34,7 +32,7 @@ class Transaction:
 
 def put_meta(batch: Batch, key: bytes, value: bytes) -> None:
     """Stage one of the ledger's own records, with a checksum because a damaged vote is worse than a damaged entry."""
-    batch.put(META, key, value + crc32(value, crc32(key)).to_bytes(CRC_BYTES, "little"))
+    batch.put(META, key, seal(key, value))
 
 
 def get_meta(tables: TablesView, key: bytes) -> bytes | None:
@@ -48,6 +46,4 @@ def unsealed(key: bytes, stored: bytes) -> bytes:
 
     Raises `CorruptionError` if they are damaged.
     """
-    if crc32(stored, crc32(key)) != RESIDUE:
-        raise CorruptionError(f"the ledger's {key.decode()!r} fails its checksum: the node does not run. {REJOIN}")
-    return stored[:-CRC_BYTES]
+    return unseal(key, stored, f"the ledger's {key.decode()!r}")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, Final, Protocol
 
 import msgpack
@@ -11,6 +12,8 @@ import msgpack
 KEY_BYTES_MAX: Final = 400
 """LMDB's keys have at most 511 bytes, and the machine puts the number of a generation before each key."""
 VALUE_BYTES_MAX: Final = 1 << 20
+DELETED_MAX: Final = 10_000
+"""How many keys one `delete_prefix` deletes at most, so that one command never takes longer than a turn may."""
 INT_MIN: Final = -(1 << 63)
 INT_MAX: Final = (1 << 64) - 1
 
@@ -25,6 +28,9 @@ class Reader(Protocol):
 
     def read(self, key: str) -> bytes | None:
         """Return the packed value of a key, or None."""
+
+    def rows(self, prefix: str, after: str | None) -> Iterator[tuple[str, bytes]]:
+        """Yield the keys with that prefix, beyond `after`, and their packed values, in order."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +104,22 @@ def apply_delete(reader: Reader, payload: dict[str, Any], writes: Writes) -> boo
     return True
 
 
+def apply_delete_prefix(reader: Reader, payload: dict[str, Any], writes: Writes) -> int:
+    """{prefix, limit=10,000}: delete the first keys with that prefix, at most `limit`. The result is their number.
+
+    A number below `limit` says that no key with that prefix is left. It is no part of a batch, because it would have to
+    see the batch's own writes in order.
+    """
+    prefix, limit = payload["prefix"], payload.get("limit", DELETED_MAX)
+    if not isinstance(prefix, str):
+        raise TypeError(f"a prefix is a text, not {type(prefix).__name__}")
+    if type(limit) is not int or not 0 < limit <= DELETED_MAX:
+        raise ValueError(f"limit is a whole number from 1 to {DELETED_MAX}")
+    for key, _ in islice(reader.rows(prefix, None), limit):
+        writes[key] = None
+    return len(writes)
+
+
 def same(one: Any, other: Any) -> bool:
     """Whether two values are equal in type and value; unlike with `==`, 1 equals neither True nor 1.0."""
     if type(one) is not type(other):
@@ -167,8 +189,10 @@ def apply_part(reader: Reader, op: Any, writes: Writes) -> Any:
     if not isinstance(op, dict) or not isinstance(op.get("type"), str):
         raise TypeError("an op is a map with a type")
     name = op["type"]
-    if name == "batch" or name not in OPERATIONS:
+    if name not in OPERATIONS:
         raise ValueError(f"unknown command {name!r}")
+    if name in ALONE:
+        raise ValueError(f"{name} cannot be a part of a batch")
     fields = {key: value for key, value in op.items() if key != "type"}
     check_fields(name, fields)
     return OPERATIONS[name].run(reader, fields, writes)
@@ -178,7 +202,11 @@ OPERATIONS: Final = {
     "set": Operation(apply_set, frozenset({"key", "value"})),
     "get": Operation(apply_get, frozenset({"key"})),
     "delete": Operation(apply_delete, frozenset({"key"})),
+    "delete_prefix": Operation(apply_delete_prefix, frozenset({"prefix"}), frozenset({"limit"})),
     "cas": Operation(apply_cas, frozenset({"key", "expected", "value"})),
     "increment": Operation(apply_increment, frozenset({"key"}), frozenset({"by"})),
     "batch": Operation(apply_batch, frozenset({"ops"})),
 }
+
+ALONE: Final = frozenset({"batch", "delete_prefix"})
+"""The commands that cannot be a part of a batch."""

@@ -135,6 +135,9 @@ class Machine(Protocol):
 
         It must depend on nothing but the state and the entry. An exception becomes the command's result on every node:
         a call that raises must have changed nothing, and the exception's text must be the same on every node.
+
+        It runs on the node's thread, which does nothing else meanwhile: the cluster elects another leader if one call
+        takes longer than an election timeout, and then the same command holds up the next one.
         """
 
     def query(self, query: Any) -> Any:

@@ -54,8 +54,65 @@ def test_cas_swaps_once(shell: Shell) -> None:
     assert shell.run("kv", "cas", "c", "--expected", "1", "--value", "2").stdout == "swapped\n"
     again = shell.run("kv", "cas", "c", "--expected", "1", "--value", "3")
     assert (again.exit_code, again.stdout) == (1, "")
-    assert shell.json("kv", "cas", "c", "--expected", "1", "--value", "3") == {"key": "c", "swapped": False}
+    assert "because 'c' holds the text 2, not the text 1" in again.stderr
+    row = shell.json("kv", "cas", "c", "--expected", "1", "--value", "3")
+    assert row == {"key": "c", "swapped": False, "value": "2", "kind": "text"}
     assert shell.run("kv", "get", "c").stdout == "2\n"
+
+
+def test_cas_that_fails_tells_the_kinds_apart(shell: Shell) -> None:
+    shell.run("kv", "put", "number", "5", "--as", "json")
+    assert (
+        "holds the number 5, not the text 5"
+        in shell.run("kv", "cas", "number", "--expected", "5", "--value", "6").stderr
+    )
+    assert "holds the number 5, not nothing" in shell.run("kv", "cas", "number", "--absent", "--value", "6").stderr
+    assert "holds nothing, not the text 1" in shell.run("kv", "cas", "none", "--expected", "1", "--value", "6").stderr
+
+
+def test_a_batch_is_carried_out_as_a_whole_or_not_at_all(shell: Shell) -> None:
+    lines = [
+        '{"type": "set", "key": "batch:a", "value": 1}',
+        "",
+        '{"type": "cas", "key": "batch:a", "expected": 2, "value": 3}',
+        '{"type": "get", "key": "batch:a"}',
+    ]
+    assert shell.run("kv", "batch", stdin="\n".join(lines).encode()).stdout == "null\nfalse\n1\n"
+    failing = [*lines, '{"type": "increment", "key": "text"}']
+    shell.run("kv", "put", "text", "abc")
+    shell.run("kv", "delete", "batch:a")
+    assert shell.run("kv", "batch", "-", stdin="\n".join(failing).encode()).exit_code == 65
+    assert shell.run("kv", "get", "batch:a").exit_code == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("", "holds no command"),
+        ("{}", "line 1 is no command"),
+        ('{"type": "get", "key": "a"}\nnonsense', "line 2 is no command"),
+        ('{"type": "set", "key": "a", "value": NaN}', "NaN is not JSON"),
+        ("[" * 100_000, "line 1 is no command"),
+    ],
+)
+def test_a_batch_that_is_none_is_refused_with_its_line(shell: Shell, text: str, reason: str) -> None:
+    refused = shell.run("kv", "batch", stdin=text.encode())
+    assert refused.exit_code == 2
+    assert reason in refused.stderr
+
+
+def test_a_whole_prefix_is_deleted(shell: Shell) -> None:
+    for name in ("p:1", "p:2", "q"):
+        shell.run("kv", "put", name, "x")
+    assert shell.run("kv", "delete", "p:", "--prefix").stdout == "deleted 2 keys\n"
+    assert shell.json("kv", "delete", "p:", "--prefix") == {"prefix": "p:", "deleted": 0}
+    assert shell.run("kv", "get", "q").stdout == "x\n"
+
+
+def test_scan_tells_kinds_apart(shell: Shell) -> None:
+    shell.run("kv", "put", "kind:a", "7")
+    shell.run("kv", "put", "kind:b", "7", "--as", "json")
+    assert shell.run("kv", "scan", "kind:").stdout.splitlines()[1:] == ["kind:a  text    7", "kind:b  number  7"]
 
 
 @pytest.mark.parametrize("given", [(), ("--expected", "1", "--absent")])
@@ -83,7 +140,10 @@ def test_a_refusal_of_the_machine_is_65(shell: Shell) -> None:
 def test_scan_lists_in_order_and_says_that_there_may_be_more(shell: Shell) -> None:
     for key, value in (("s/b", "2"), ("s/a", "line\nbreak"), ("s/c", "3")):
         shell.run("kv", "put", key, value)
-    assert shell.run("kv", "scan", "s/").stdout == "KEY  VALUE\ns/a  line\\nbreak\ns/b  2\ns/c  3\n"
+    assert (
+        shell.run("kv", "scan", "s/").stdout
+        == "KEY  KIND  VALUE\ns/a  text  line\\nbreak\ns/b  text  2\ns/c  text  3\n"
+    )
     few = shell.run("kv", "scan", "s/", "--limit", "2")
     assert "may be more than 2" in few.stderr
     assert "s/c" not in few.stdout

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -18,19 +21,21 @@ def test_three_nodes_are_found_by_one_endpoint_and_lost_ones_are_shown(tmp_path:
         wait_for(lambda: shell.json("status")["health"] == "healthy", 5, "a healthy cluster")
         found = shell.run("status")
         assert found.exit_code == 0
-        head, columns, *rows = found.stdout.splitlines()
-        assert head.startswith("Cluster proof  HEALTHY   leader " + leader)
-        assert "quorum 3/3, can lose 1 node" in head
+        head, leads, columns, *rows = found.stdout.splitlines()
+        assert head == "Cluster proof  HEALTHY   quorum 3/3, can lose 1 node"
+        assert leads.startswith(f"leader {leader} (term ")
+        assert max(map(len, found.stdout.splitlines())) <= 80
         assert columns.split("  ")[0] == "NODE"
         assert [row.split()[0].rstrip("*") for row in rows] == ["n1", "n2", "n3"]
         assert leader + "*" in found.stdout
 
         cluster.nodes[leader].kill()
         wait_for(lambda: shell.json("status")["leader_id"] not in (None, leader), 5, "a new leader")
+        wait_for(lambda: shell.json("status")["connected"] == 2, 5, "the leader misses the killed node")
         report = shell.json("status")
         lost = next(row for row in report["nodes"] if row["node_id"] == leader)
         assert (report["health"], report["reachable"], report["can_lose"]) == ("degraded", 2, 0)
-        assert (lost["state"], lost["role"], lost["term"]) == ("unreachable", None, None)
+        assert (lost["state"], lost["role"], lost["term"]) == ("no answer", None, None)
         assert {frozenset(row) for row in report["nodes"]} == {frozenset(lost)}
         assert "does not answer" in shell.run("status").stderr
 
@@ -42,16 +47,17 @@ def test_three_nodes_are_found_by_one_endpoint_and_lost_ones_are_shown(tmp_path:
         found = alone.run("status")
         assert time.monotonic() - began < 3
         assert found.exit_code == 1
-        assert "UNHEALTHY   no leader" in found.stdout
+        assert "UNHEALTHY" in found.stdout
+        assert "no leader (term " in found.stdout
         assert "NO QUORUM" in found.stdout
-        assert found.stdout.count("unreachable") == 2
+        assert found.stdout.count("no answer") == 2
 
 
 def test_an_endpoint_that_does_not_answer_is_a_row_too(tmp_path: Path) -> None:
     with running_node(tmp_path) as node:
         dead = dead_address()
         report = Shell(f"{dead},{node.address}").json("status", "--timeout", "1")
-    assert [(row["node_id"], row["state"]) for row in report["nodes"]] == [("n1", "ok"), (None, "unreachable")]
+    assert [(row["node_id"], row["state"]) for row in report["nodes"]] == [("n1", "ok"), (None, "no answer")]
     assert report["nodes"][1]["address"] == dead
 
 
@@ -59,3 +65,26 @@ def test_status_without_an_answer_is_69() -> None:
     found = Shell(dead_address()).run("status", "--timeout", "0.5")
     assert found.exit_code == 69
     assert "no connection" in found.stderr
+
+
+def test_status_is_shown_again_and_again_until_it_is_interrupted(tmp_path: Path) -> None:
+    with running_node(tmp_path) as node:
+        command = [
+            sys.executable,
+            "-m",
+            "forge_consensus",
+            "status",
+            "--endpoints",
+            node.address,
+            "--watch",
+            "--interval",
+            "0.1",
+        ]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as watch:
+            assert watch.stdout is not None
+            heads = 0
+            while heads < 3:
+                heads += watch.stdout.readline().startswith("Cluster ")
+            watch.send_signal(signal.SIGINT)
+            _, said = watch.communicate(timeout=10)
+    assert (watch.returncode, said) == (130, "interrupted\n")

@@ -11,10 +11,10 @@ from dataclasses import MISSING, fields, is_dataclass
 from typing import Any
 
 SERVICE_CALLS = (
-    "start stop submit apply read read_detail put get delete cas incr scan is_leader get_leader get_role get_term "
-    "wait_for_leader get_stats get_cluster_info get_health_status health_check async_client"
+    "start stop submit apply read read_detail put get delete delete_prefix cas incr batch scan is_leader get_leader "
+    "get_role get_term wait_for_leader get_stats get_cluster_info get_health_status health_check async_client"
 )
-CLIENT_CALLS = "submit apply read read_detail put get delete cas incr scan status locate close"
+CLIENT_CALLS = "submit apply read read_detail put get delete delete_prefix cas incr batch scan status locate close"
 API = {
     "forge_consensus.ConsensusService": SERVICE_CALLS,
     "forge_consensus.service.leader_task.LeaderTask": "",

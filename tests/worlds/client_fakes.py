@@ -130,6 +130,11 @@ class FakeGroup:
             value = self.data.get(key) == payload["expected"]
             if value:
                 self.data[key] = payload["value"]
+        elif command.type == "delete_prefix":
+            gone = [each for each in self.data if each.startswith(payload["prefix"])]
+            value = len([self.data.pop(each) for each in gone])
+        elif command.type == "batch":  # not all or none: that is the real machine's affair
+            value = [msgpack.unpackb(self.apply(Command(op.pop("type"), op))[1]) for op in payload["ops"]]
         elif command.type == "increment":
             if not isinstance(self.data.get(key, 0), int):
                 return "CONSENSUS_COMMAND_FAILED", msgpack.packb(["TypeError", "not a number"])

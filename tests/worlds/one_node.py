@@ -13,6 +13,7 @@ from typing import Any
 from forge_consensus.actors.codec import Frame, decode, encode
 from forge_consensus.actors.messages import Hello, HelloReply
 from forge_consensus.actors.notices import Start
+from forge_consensus.actors.runtime.clock import Clock
 from forge_consensus.actors.runtime.engine import SUPERVISOR, Engine
 from forge_consensus.actors.supervisor import SupervisorActor
 from forge_consensus.config.raft import RaftSettings
@@ -32,24 +33,22 @@ FOLDERS = Path(tempfile.mkdtemp(prefix="one-node-"))
 atexit.register(shutil.rmtree, FOLDERS, ignore_errors=True)
 
 
-class HandClock:
+class HandClock(Clock):
     """A clock that moves only when the test moves it."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.seconds = 100.0
-        self.stalled = 0.0
+        self.begin_turn()
 
-    def now(self) -> float:
-        return self.seconds - self.stalled
+    def reading(self) -> float:
+        return self.seconds
 
     def boottime_ns(self) -> int:
         return int(self.seconds * 1e9)
 
     def wall_ms(self) -> int:
         return 1_700_000_000_000 + int(self.seconds * 1000)
-
-    def lost(self, seconds: float) -> None:
-        raise AssertionError("nobody loses time here")
 
 
 class OneNode:

@@ -92,7 +92,7 @@ def an_acknowledgement_counts_whatever_its_term(patch: Patch) -> None:
     def trust(self: ReplicationActor, message: AppendReply, sender: Any) -> None:
         leading = self.current()
         if leading is not None:
-            self.carry_out(leading, leading.answered(sender.node, message, sender.sent, self.clock.now()))
+            self.carry_out(leading, leading.answered(sender.node, message, sender.sent, self.clock.before()))
 
     patch.setattr(Gate, "is_of_our_term", lenient)
     patch.setitem(ReplicationActor.handlers, AppendReply, trust)

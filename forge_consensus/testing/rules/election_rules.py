@@ -47,7 +47,7 @@ class ElectionRules:
 
     def began(self, node: SimulatedBase) -> None:
         """Note a new process, which knows no leader yet."""
-        self.processes[node.name] = ElectionRecord(node.engine.clock.now())
+        self.processes[node.name] = ElectionRecord(node.engine.clock.running())
 
     def turned(self, node: SimulatedBase, disk: Disk) -> None:
         """Note the state after a turn; check that the election actor's role agrees with the ledger."""
@@ -81,7 +81,7 @@ class ElectionRules:
         led = record.leading and ledger.leading_term == record.leading
         demand(not led, "pre-vote", f"{node.name} leads {record.leading} and says yes to {asker}")
         if ledger.configuration.lease_reads:
-            silent_seconds = node.engine.clock.now() - max(record.began, record.heard or 0.0)
+            silent_seconds = node.engine.clock.running() - max(record.began, record.heard or 0.0)
             least_seconds = node.engine.settings.election_timeout_min
             demand(
                 silent_seconds >= least_seconds,

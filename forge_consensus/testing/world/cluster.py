@@ -32,7 +32,7 @@ from forge_consensus.testing.world.timeline import SimulatedClock, Timeline
 DRIFT_MAX = 0.01
 SILENCE_SECONDS = inf
 """The silence after which the sockets of nodes and clients break a connection; infinity if they never do."""
-FRAMES_ARE_CHECKED = False
+FRAMES_ARE_CHECKED = True
 """Whether nodes refuse frames that were damaged on their way."""
 
 

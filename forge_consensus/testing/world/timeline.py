@@ -9,6 +9,8 @@ from hashlib import blake2b
 from heapq import heappop, heappush
 from typing import Any
 
+from forge_consensus.actors.runtime.clock import Clock
+
 WALL_MS = 1_800_000_000_000
 """The first reading of simulated wall clocks, in milliseconds since 1970."""
 NOTED = 2000
@@ -64,7 +66,7 @@ class Timeline:
         return self.trace.hexdigest()
 
 
-class SimulatedClock:
+class SimulatedClock(Clock):
     """The clocks of one host: they run at a rate of their own and differ from those of every other host.
 
     `ahead` is the time that the present turn has taken so far, in seconds. As in the production base, the base calls
@@ -72,27 +74,23 @@ class SimulatedClock:
     """
 
     def __init__(self, timeline: Timeline, chance: random.Random, drift_max: float) -> None:
+        super().__init__()
         self.timeline = timeline
         self.ahead = 0.0
-        self.stalled = 0.0
         self.origin = chance.uniform(1.0, 1e6)
         self.rate = 1.0 + chance.uniform(-drift_max, drift_max)
         self.skew_ms = chance.randint(-2000, 2000)
         self.creep = 0.0
         """The milliseconds by which the wall clock gets wronger in each millisecond."""
 
-    def running(self) -> float:
+    def reading(self) -> float:
         """Return seconds since the host started."""
         return self.origin + (self.timeline.now + self.ahead) * self.rate
 
     def drift(self, rate: float) -> None:
-        """Change the rate of the clock from now on; its reading neither jumps nor goes back."""
+        """Change the rate of the clock from this moment on; its reading neither jumps nor goes back."""
         self.origin += (self.timeline.now + self.ahead) * (self.rate - rate)
         self.rate = rate
-
-    def now(self) -> float:
-        """Return seconds in which the node ran."""  # repeats `running`, because it is called all the time
-        return self.origin + (self.timeline.now + self.ahead) * self.rate - self.stalled
 
     def boottime_ns(self) -> int:
         """Return nanoseconds since the host started."""
@@ -106,7 +104,3 @@ class SimulatedClock:
         """Let the wall clock run wrong by this rate from now on; its reading does not jump."""
         self.skew_ms += int((self.timeline.now + self.ahead) * 1000 * (self.creep - rate))
         self.creep = rate
-
-    def lost(self, seconds: float) -> None:
-        """Exclude seconds in which the node did not run from `now`."""
-        self.stalled += seconds

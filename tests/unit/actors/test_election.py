@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import pytest
+
+from forge_consensus.actors.election import LEFT_TO_OTHERS_MAX
 from forge_consensus.actors.messages import (
     AppendEntries,
     AppendReply,
@@ -134,6 +137,41 @@ def test_a_vote_request_does_not_move_the_term_while_a_leader_is_alive() -> None
     node.request("n3", "election", RequestVote(9, 9, 9))
     assert node.last(VoteReply) == VoteReply(3, False)
     assert node.ledger.term == 3
+
+
+@pytest.mark.parametrize("lease_reads", [False, True])
+def test_a_fault_of_an_actor_does_not_forget_the_leader_that_lives(lease_reads: bool) -> None:
+    """In the turn after the fault the gate judges before the rebuilt actors have heard of anybody."""
+    node = OneNode(lease_reads=lease_reads)
+    node.wait(1.0)
+    node.request("n2", "replication", AppendEntries(3, 1, 0, 1, 0, ()))
+    node.engine.next_turn(node.engine.actor("health"), "no message of an actor's")
+    node.engine.turn([], [])
+    node.engine.turn([(node.frame("n3", "election", RequestVote(9, 9, 9)), "->n3")], [])
+    assert node.last(VoteReply) == VoteReply(3, False)
+    node.request("n3", "election", RequestVote(9, 9, 9))
+    assert node.ledger.term == 3, "nor does the election actor when it has been rebuilt"
+    node.wait(1.01 * node.settings.election_timeout_min)
+    node.request("n3", "election", RequestVote(9, 9, 9))
+    assert node.last(VoteReply) == VoteReply(9, True)
+
+
+def test_a_node_whose_machine_is_being_restored_votes_but_leaves_the_candidacy_to_others() -> None:
+    node = OneNode()
+    node.request("n2", "replication", AppendEntries(3, 1, 0, 1, 0, ()))
+    node.ledger.applier.replacing = True
+    node.wait(3 * node.settings.election_timeout_max)
+    assert not node.messages(RequestPreVote)
+    assert node.told(LeaderLost), "it says all the same that it hears no leader"
+    node.request("n3", "election", RequestPreVote(4, 1, 9, 9))
+    assert node.last(PreVoteReply).granted
+    node.request("n3", "election", RequestVote(4, 9, 9))
+    assert node.last(VoteReply) == VoteReply(4, True)
+    node.request("n3", "replication", AppendEntries(4, 1, 0, 1, 0, ()))
+    node.wait(LEFT_TO_OTHERS_MAX * node.settings.election_timeout_min)
+    assert not node.messages(RequestPreVote), "a leader in between begins the count anew"
+    node.wait(LEFT_TO_OTHERS_MAX * node.settings.election_timeout_max)
+    assert node.messages(RequestPreVote), "alone for that long, it stands"
 
 
 def test_a_broken_connection_to_the_leader_ends_stickiness_and_starts_a_quick_election() -> None:

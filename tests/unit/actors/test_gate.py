@@ -9,7 +9,15 @@ from typing import Any
 import msgpack
 import pytest
 
-from forge_consensus.actors.codec import EXTENSION_BYTES_MAX, VERSION, Frame, decode, encode
+from forge_consensus.actors.codec import (
+    CHECKSUM_PLACE,
+    EXTENSION_BYTES_MAX,
+    VERSION,
+    Frame,
+    decode,
+    encode,
+    sealed,
+)
 from forge_consensus.actors.messages import (
     AppendEntries,
     AppendReply,
@@ -24,6 +32,7 @@ from forge_consensus.actors.messages import (
     Submit,
     VoteReply,
 )
+from forge_consensus.actors.runtime.gate import DAMAGED, TERM_JUMP_MAX
 from forge_consensus.errors import IdentityError, ProtocolError
 from tests.unit.actors.test_replication import follow, noop
 from tests.worlds.one_node import OneNode
@@ -66,7 +75,8 @@ def test_deep_nesting_and_size_are_limited() -> None:
 
 def test_a_newer_message_with_more_fields_is_understood() -> None:
     parts = list(msgpack.unpackb(encode(Frame("health", "demo", "n2", "f", 1, 1, 1, 2, CheckPeer(7)))))
-    assert decode(msgpack.packb([*parts, "new"]), BYTES_MAX).message == CheckPeer(7)
+    data = sealed(msgpack.packb([*parts[:-1], "new", CHECKSUM_PLACE]))
+    assert decode(data, BYTES_MAX).message == CheckPeer(7)
 
 
 # --- the extension of the header -------------------------------------------------------------------------------------
@@ -79,10 +89,10 @@ def check(number: int, extension: Any) -> bytes:
 
 def test_an_empty_extension_of_the_header_takes_one_byte() -> None:
     data = check(7, {})
-    place = data.index(b"\x80")
+    place = data.index(b"\x90")
     assert decode(data, BYTES_MAX).extension == {}
-    with pytest.raises(ProtocolError):
-        decode(data[:place] + data[place + 1 :], BYTES_MAX)
+    with pytest.raises(ProtocolError, match="does not decode"):
+        decode(sealed(data[:place] + data[place + 1 :]), BYTES_MAX)
 
 
 @pytest.mark.parametrize("extension", [{1: 5}, {1: b"", 2: b"x" * EXTENSION_BYTES_MAX}, dict.fromkeys(range(16), 0)])
@@ -102,23 +112,26 @@ def test_a_node_ignores_an_extension_that_it_does_not_know() -> None:
 @pytest.mark.parametrize(
     "extension",
     [
-        {1: b"x" * (EXTENSION_BYTES_MAX + 1)},
-        {1: b"x" * EXTENSION_BYTES_MAX, 2: b"x"},
-        dict.fromkeys(range(17), 0),
-        {"name": 1},
-        {-1: 1},
-        {1: "text"},
-        {1: {2: 3}},
-        {1: None},
+        ((1, b"x" * (EXTENSION_BYTES_MAX + 1)),),
+        ((1, b"x" * EXTENSION_BYTES_MAX), (2, b"x")),
+        tuple((key, 0) for key in range(17)),
+        (("name", 1),),
+        ((-1, 1),),
+        ((1, "text"),),
+        ((1, (2, 3)),),
+        ((1, None),),
+        ((1,),),
+        (1, 2),
         None,
         b"",
         0,
-        [],
     ],
 )
 def test_a_frame_with_an_oversized_or_malformed_extension_is_refused(extension: Any) -> None:
+    parts = list(msgpack.unpackb(check(7, {})))
+    parts[9] = extension
     with pytest.raises(ProtocolError, match="malformed header"):
-        decode(check(7, extension), BYTES_MAX)
+        decode(sealed(msgpack.packb((*parts[:-1], CHECKSUM_PLACE))), BYTES_MAX)
 
 
 # --- what is let in --------------------------------------------------------------------------------------------------
@@ -235,8 +248,30 @@ def test_an_unrequested_answer_neither_stops_the_node_nor_moves_a_boot() -> None
 
 
 def test_a_frame_of_another_version_is_refused_with_both_versions_whatever_its_header_is() -> None:
-    with pytest.raises(ProtocolError, match="protocol version 1, this node speaks 2"):
+    with pytest.raises(ProtocolError, match="protocol version 1, this node speaks 3"):
         decode(msgpack.packb((1, "health", "demo", "n2", "f", 1, 1, 1, 2, 71, 7)), BYTES_MAX)
+
+
+def test_a_damaged_frame_is_dropped_and_counted_and_the_next_one_is_answered() -> None:
+    node = OneNode()
+    whole = encode(Frame("health", "demo", *PEER, node.ledger.identity.boot, 1, 2, CheckPeer(4)))
+    for place in range(len(whole)):
+        node.turn((whole[:place] + bytes([whole[place] ^ 4]) + whole[place + 1 :], "->n2"))
+    assert not node.messages(CheckPeerReply)
+    assert node.engine.refusals.counts[DAMAGED] >= len(whole) - 4
+    node.turn((whole, "->n2"))
+    assert node.last(CheckPeerReply) == CheckPeerReply(4)
+
+
+@pytest.mark.parametrize("message", [RequestVote((1 << 63) - 1, 9, 9), AppendEntries((1 << 63) - 1, 1, 0, 1, 0, ())])
+def test_a_term_that_no_election_reaches_does_not_move_ours(message: Any) -> None:
+    node = OneNode()
+    before = node.ledger.term
+    node.request("n2", "election" if type(message) is RequestVote else "replication", message)
+    assert node.ledger.term == before
+    assert node.engine.refusals.counts[ProtocolError.code] == 1
+    node.request("n2", "election", RequestVote(before + TERM_JUMP_MAX, 9, 9))
+    assert node.ledger.term == before + TERM_JUMP_MAX
 
 
 def test_the_protocol_page_names_the_version_that_frames_carry() -> None:

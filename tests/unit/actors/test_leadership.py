@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from forge_consensus.actors.messages import AppendEntries, AppendReply
 from forge_consensus.actors.notices import PeerNeedsSnapshot, ReadIndex, ReadReady, Resign
-from forge_consensus.actors.raft.leadership import MATCH_MOVED, SEND_SOON, Leadership, SendTo
+from forge_consensus.actors.raft.leadership import MATCH_MOVED, SEND_SOON, Effect, Leadership, SendTo
 from forge_consensus.actors.raft.progress import Phase
 from forge_consensus.config.raft import RaftSettings
 from forge_consensus.storage.backends.memory import MemoryTables
@@ -81,9 +81,32 @@ def test_a_follower_that_got_a_snapshot_is_probed_behind_it() -> None:
 def test_a_leader_resigns_when_a_majority_is_silent() -> None:
     leads, timeout = leader(), SETTINGS.election_timeout_min
     leads.answered("n2", reply(4), 0, timeout / 2)
-    assert not [effect for effect in leads.heartbeat(timeout) if isinstance(effect, Resign)]
-    (resign,) = [effect for effect in leads.heartbeat(2 * timeout) if isinstance(effect, Resign)]
+    assert not resigns(leads.heartbeat(timeout, timeout))
+    (resign,) = resigns(leads.heartbeat(2 * timeout, timeout))
     assert resign.term == TERM
+
+
+def resigns(effects: list[Effect]) -> list[Resign]:
+    """The resignations among these effects."""
+    return [effect for effect in effects if isinstance(effect, Resign)]
+
+
+def test_a_leader_blames_nobody_for_its_own_slow_turn_before_its_question_could_be_answered() -> None:
+    leads, timeout, beat = leader(), SETTINGS.election_timeout_min, SETTINGS.heartbeat_interval
+    assert not resigns(leads.heartbeat(5 * timeout, 0.0)), "nobody was asked since"
+    left = 6 * timeout
+    assert not resigns(leads.heartbeat(left, left)), "the question left only now"
+    assert not resigns(leads.heartbeat(left + 0.9 * beat, left)), "an answer may be under way"
+    assert resigns(leads.heartbeat(left + 1.1 * beat, left))
+
+
+def test_a_follower_that_answers_what_a_slow_turn_sent_is_heard() -> None:
+    leads, timeout = leader(), SETTINGS.election_timeout_min
+    leads.heartbeat(0.0, 0.0)
+    for slow in range(1, 9):
+        sent = slow * 0.9 * timeout
+        leads.answered("n2", reply(4), int((sent - 0.9 * timeout) * 1e9), sent - 0.9 * timeout)
+        assert not resigns(leads.heartbeat(sent, sent))
 
 
 def test_a_read_waits_for_the_answers_to_a_round_that_begins_after_it_and_for_the_no_op() -> None:

@@ -75,3 +75,24 @@ def test_silence_is_measured_from_the_oldest_frame_under_way() -> None:
     assert one.silent_since(5.0) == 3.0
     one.acknowledged(11)
     assert one.silent_since(5.0) == 0.0
+
+
+def test_a_follower_is_silent_only_if_it_was_asked_and_had_time_to_answer() -> None:
+    one = progress()
+    timeout, beat = one.settings.election_timeout_min, one.settings.heartbeat_interval
+    assert not one.is_silent(10 * timeout), "a slow turn of the leader is no silence of the follower"
+    one.ask(0.0)
+    assert not one.is_silent(11 * timeout), "the question has not left"
+    one.ask(10 * timeout)
+    assert not one.is_silent(10 * timeout + 0.9 * beat)
+    assert one.is_silent(10 * timeout + 1.1 * beat)
+
+
+def test_an_answer_is_dated_to_the_earliest_moment_at_which_it_can_have_arrived() -> None:
+    one = progress()
+    one.ask(1.0)
+    one.answered(int(1.5e9), 0, 1.0)
+    assert one.heard == 1.5, "not before its request had left"
+    assert one.asked is None
+    one.answered(int(1.5e9), 0, 2.0)
+    assert one.heard == 2.0, "not before the frames of the last turn"

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import pytest
+
 from forge_consensus.actors.messages import (
     AppendEntries,
     AppendReply,
+    GetStatus,
     OpenSession,
     Read,
     ReadResults,
     Refused,
+    Results,
     SessionOpened,
+    Status,
     Submit,
     VoteReply,
 )
-from forge_consensus.events.types import LogTruncated
+from forge_consensus.events.types import ApplySlow, LogTruncated
 from forge_consensus.storage.ledger.record import Kind, encode, term_of
-from forge_consensus.storage.machines.machine import Command
+from forge_consensus.storage.machines.machine import Command, Entry
 from tests.unit.actors.test_election import lead, stand
 from tests.worlds.one_node import OneNode
 
@@ -280,3 +287,58 @@ def test_a_leader_that_loses_its_term_answers_waiting_requests() -> None:
     node.request("n2", "replication", AppendEntries(9, 1, 0, 1, 0, ()))
     refused = [(message.code, message.leader) for _, message in node.messages(Refused)]
     assert refused == [("CONSENSUS_OUTCOME_UNKNOWN", "n2"), ("CONSENSUS_NOT_LEADER", "n2")]
+
+
+# --- the time of a turn ----------------------------------------------------------------------------------------------
+
+
+class Sleeper:
+    """A machine whose command {s} takes that many seconds of the node's clock."""
+
+    node: OneNode
+    total = 0
+
+    def apply(self, entry: Entry) -> Any:
+        self.node.clock.seconds += entry.command.payload["s"]
+        self.total += 1
+        return self.total
+
+    def query(self, query: Any) -> Any:
+        return self.total
+
+    def snapshot(self) -> list[bytes]:
+        return [b"%d" % self.total]
+
+    def restore(self, chunks: Any) -> None:
+        self.total = int(b"".join(chunks))
+
+
+def sleeper() -> tuple[OneNode, int]:
+    node = OneNode(1, machine=Sleeper)
+    node.ledger.applier.machine.node = node  # type: ignore[attr-defined]
+    node.request("", "gateway", OpenSession(60_000))
+    return node, node.last(SessionOpened).session
+
+
+def test_a_turn_applies_for_a_quarter_of_a_heartbeat_and_the_next_turns_do_the_rest() -> None:
+    node, session = sleeper()
+    commands = tuple((seq, Command("nap", {"s": 0.01}).encode()) for seq in range(1, 101))
+    before = node.engine.totals.turns
+    node.request("", "gateway", Submit(session, 1, commands))
+    answers = [message for _, message in node.messages(Results)]
+    assert [len(answer.items) for answer in answers] == [3] * 33 + [1]
+    assert node.engine.totals.turns - before >= 34
+    assert not [event for event in node.events if isinstance(event, ApplySlow)]
+
+
+def test_a_command_that_takes_longer_than_a_heartbeat_is_told_by_name_once_a_second() -> None:
+    node, session = sleeper()
+    times = [0.09, 0.3, 0.3, 0.3, 0.3, 0.3]
+    commands = tuple((seq, Command(f"nap{seq}", {"s": s}).encode()) for seq, s in enumerate(times, 1))
+    node.request("", "gateway", Submit(session, 1, commands))
+    told = [event for event in node.events if isinstance(event, ApplySlow)]
+    assert [(event.command, event.count, event.untold) for event in told] == [("nap2", 1, 0), ("nap6", 1, 3)]
+    assert told[0].index == node.ledger.log.last - 4
+    assert told[0].duration == pytest.approx(0.3)
+    node.request("", "gateway", GetStatus())
+    assert node.last(Status).fields["slow_applies_total"] == 5

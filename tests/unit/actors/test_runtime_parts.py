@@ -39,6 +39,10 @@ def test_timers_deliver_in_the_order_of_their_times_and_then_of_their_setting() 
     timers.deliver_due()
     assert not queue
     clock.seconds += 2.0
+    assert timers.patience(9.0) == 0.0
+    timers.deliver_due()
+    assert not queue, "a turn delivers what was due when it began"
+    clock.begin_turn()
     timers.deliver_due()
     assert [message for _, message, _ in queue] == ["first", "second", "last"]
     assert timers.patience(9.0) == 9.0

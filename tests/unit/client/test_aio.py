@@ -50,6 +50,9 @@ def test_every_call_is_a_coroutine(cluster: FakeCluster) -> None:
         assert await client.incr("n", by=3) == 3
         assert await client.scan("") == [("a", 2), ("n", 3)]
         assert await client.delete("a") is True
+        ops = [Command("set", {"key": "p1", "value": 1}), Command("increment", {"key": "n", "by": 1})]
+        assert await client.batch(ops) == [None, 4]
+        assert await client.delete_prefix("p") == 1
         assert (await client.read_detail("n", consistency="stale")).stale_ms == 7
         assert (await client.status(cluster.addresses[2]))["node"] == "n3"
         assert (await client.locate()).leader == "n1"
@@ -61,7 +64,7 @@ def test_completion_offers_the_calls_and_no_internals(cluster: FakeCluster) -> N
     async def work(client: AsyncClient) -> None:
         names = {name for name in dir(client) if not name.startswith("_")}
         calls = {"submit", "apply", "read", "read_detail", "status", "locate", "close"}
-        assert names == calls | {"put", "get", "delete", "cas", "incr", "scan", "timeout"}
+        assert names == calls | {"put", "get", "delete", "cas", "incr", "scan", "batch", "delete_prefix", "timeout"}
         assert repr(client).startswith("<AsyncClient endpoints=")
 
     run(cluster, work)

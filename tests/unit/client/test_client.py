@@ -57,6 +57,10 @@ def test_every_call_reaches_the_machine_and_comes_back(client: Client) -> None:
     assert client.scan("", limit=5) == [("a", b"2"), ("n", 5)]
     assert client.delete("a") is True
     assert client.delete("a") is False
+    assert client.batch([put("p1"), put("p2"), Command("increment", {"key": "n", "by": 1})]) == [None, None, 6]
+    assert client.delete_prefix("p") == 2
+    with pytest.raises(ValueError, match="is no command"):
+        client.batch(["p1"])  # type: ignore[list-item]
     assert client.apply(put("z", [1, {"x": None}])) is None
     assert client.read("z") == [1, {"x": None}]
 
@@ -380,7 +384,7 @@ def test_the_representation_shows_endpoints_leader_and_whether_the_client_is_ope
 def test_completion_offers_the_calls_and_no_internals(client: Client) -> None:
     names = {name for name in dir(client) if not name.startswith("_")}
     calls = {"submit", "apply", "ask_query", "read", "read_detail", "status", "locate", "close"}
-    assert names == calls | {"put", "get", "delete", "cas", "incr", "scan", "timeout"}
+    assert names == calls | {"put", "get", "delete", "cas", "incr", "scan", "batch", "delete_prefix", "timeout"}
 
 
 @pytest.mark.parametrize("wrong", [RaftSettings(), "fast", {}, 0, ClientSettings])

@@ -132,4 +132,4 @@ def test_numbers_lists_and_missing_values_are_short() -> None:
     event = LogCommitted(node_id="n1", term=2, first_index=1, last_index=3, correlation_ids=("a", "b c"))
     assert line_of(event) == "n1 term 2: log.committed first_index=1 last_index=3 correlation_ids=a,'b c'"
     elected = LeaderElected(node_id="n1", term=2, leader="n1", votes=0, total=3, duration=0.0123456)
-    assert line_of(elected) == "n1 term 2: leader.elected leader=n1 votes=0 total=3 duration=0.01235"
+    assert line_of(elected) == "n1 term 2: leader.elected leader=n1 votes=0 total=3 duration=12ms"

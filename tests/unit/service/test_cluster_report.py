@@ -17,12 +17,19 @@ ADDRESSES = {name: f"127.0.0.1:700{name[1]}" for name in NAMES}
 def answer(node: str, **changed: Any) -> dict[str, Any]:
     """The status of a node of a cluster that n1 leads."""
     members = [
-        {"id": name, "address": ADDRESSES[name], "match_index": 100, "last_contact": None if name == "n1" else 0.1}
+        {
+            "id": name,
+            "address": ADDRESSES[name],
+            "match_index": 100,
+            "status": "active",
+            "last_contact": None if name == "n1" else 0.1,
+        }
         for name in NAMES
     ]
     return {
         "node_id": node, "cluster_id": "c", "role": "leader" if node == "n1" else "follower", "term": 3,
         "leader_id": "n1", "address": ADDRESSES.get(node), "has_quorum": True, "health": "healthy", "details": [],
+        "refused": {},
         "commit_index": 100, "last_applied": 100, "last_log_index": 100, "snapshot_index": 0, "last_contact": 0.1,
         "storage_used_bytes": 1, "storage_quota_bytes": 2, "disk_free_bytes": 3, "uptime": 5.0, "boot": 1,
         "events_address": "", "nodes": members, "asked_at": ADDRESSES.get(node, "127.0.0.1:9999"), **changed,
@@ -51,9 +58,11 @@ def test_a_whole_cluster_is_healthy_and_can_lose_one() -> None:
 
 
 def test_a_silent_member_degrades_the_cluster_and_is_named_with_the_reason() -> None:
-    found = report(answer("n1"), answer("n2"), n3="no connection")
+    leader = answer("n1")
+    leader["nodes"][2].update(status="inactive")
+    found = report(leader, answer("n2"), n3="no connection")
     assert (found.health, found.reachable, found.can_lose) == ("degraded", 2, 0)
-    assert (found.nodes[2].state, found.nodes[2].term, found.nodes[2].error) == ("unreachable", None, "no connection")
+    assert (found.nodes[2].state, found.nodes[2].term, found.nodes[2].error) == ("no answer", None, "no connection")
     assert "n3 at 127.0.0.1:7003 does not answer (no connection)" in found.warnings[0]
 
 
@@ -72,13 +81,32 @@ def test_a_lagging_member_is_distinguished_from_a_silent_one(member: dict[str, A
     assert any(text in warning for warning in found.warnings)
 
 
+def test_members_are_counted_as_the_leader_hears_them_and_not_as_they_answer_here() -> None:
+    leader = answer("n1", details=["n3 is failed", "n2 is suspected"])
+    leader["nodes"][2].update(status="failed", match_index=0, last_contact=4.0)
+    found = report(leader, answer("n2"), answer("n3", leader_id=None))
+    assert (found.reachable, found.connected, found.can_lose, found.health) == (3, 2, 0, "degraded")
+    lost = found.nodes[2]
+    assert (lost.state, lost.match_index, lost.lag) == ("cut off", None, None)
+    assert found.warnings == (
+        "n3 at 127.0.0.1:7003 answers here, but the leader does not hear it: see what is between them",
+    )
+
+
+def test_what_a_node_says_of_itself_is_told_and_degrades_the_cluster() -> None:
+    full = "its disk is full"
+    found = report(answer("n1"), answer("n2", details=[full, "n3 is failed"], refused={"full": 3}), answer("n3"))
+    assert (found.health, found.warnings) == ("degraded", ("n2: its disk is full",))
+    assert (found.nodes[1].details, found.nodes[1].refused) == ([full], {"full": 3})
+
+
 def test_without_a_leader_the_latest_answer_counts_and_the_cluster_is_unhealthy() -> None:
     old = answer("n2", term=2, leader_id=None)
     new = answer("n3", term=4, leader_id=None)
     found = report(old, new)
     assert (found.health, found.leader_id, found.term) == ("unhealthy", None, 4)
     assert "no node that answers leads" in found.warnings[0]
-    assert [node.state for node in found.nodes] == ["unreachable", "no leader", "no leader"]
+    assert [node.state for node in found.nodes] == ["no answer", "no leader", "no leader"]
 
 
 def test_a_leader_without_a_quorum_serves_nothing() -> None:
@@ -90,4 +118,4 @@ def test_a_leader_without_a_quorum_serves_nothing() -> None:
 def test_nonmembers_and_silent_addresses_have_rows_too() -> None:
     stranger = answer("n9")
     found = report(*map(answer, NAMES), stranger, given=("127.0.0.1:8888",))
-    assert [(node.node_id, node.state) for node in found.nodes[3:]] == [("n9", "no member"), (None, "unreachable")]
+    assert [(node.node_id, node.state) for node in found.nodes[3:]] == [("n9", "no member"), (None, "no answer")]

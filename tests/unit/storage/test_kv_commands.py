@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from forge_consensus.storage.machines.kv import KeyValueMachine
-from forge_consensus.storage.machines.kv_commands import KEY_BYTES_MAX, VALUE_BYTES_MAX
+from forge_consensus.storage.machines.kv_commands import DELETED_MAX, KEY_BYTES_MAX, VALUE_BYTES_MAX
 from forge_consensus.storage.machines.machine import Command, Entry
 
 
@@ -132,7 +132,7 @@ def test_a_batch_that_fails_changes_nothing() -> None:
         ("set", {"key": "a", "value": b"x" * VALUE_BYTES_MAX}, "a value has at most"),
         ("batch", {"ops": {}}, "ops is a list, not dict"),
         ("batch", {"ops": [5]}, "op 0 of the batch: an op is a map"),
-        ("batch", {"ops": [{"type": "batch", "ops": []}]}, "op 0 of the batch: unknown command"),
+        ("batch", {"ops": [{"type": "batch", "ops": []}]}, "op 0 of the batch: batch cannot be a part of a batch"),
         ("batch", {"ops": [{"type": "get"}]}, "op 0 of the batch: get needs key"),
     ],
 )
@@ -148,3 +148,37 @@ def test_a_bad_command_names_its_fault(kind: str, payload: dict[str, Any], text:
 def test_a_key_may_be_as_long_as_the_bound() -> None:
     key = "é" * (KEY_BYTES_MAX // 2)
     assert holding(**{key: 1}).query(key) == 1
+
+
+def test_a_prefix_is_deleted_in_key_order_up_to_a_limit() -> None:
+    machine = holding(a1=1, a2=2, a3=3, b=4)
+    do(machine, "delete", key="a1")
+    assert do(machine, "delete_prefix", prefix="a", limit=1) == 1
+    assert machine.query({"scan": ""}) == [["a3", 3], ["b", 4]]
+    assert do(machine, "delete_prefix", prefix="a") == 1
+    assert do(machine, "delete_prefix", prefix="a") == 0
+    assert do(machine, "delete_prefix", prefix="") == 1
+    assert machine.query({"count": ""}) == 0
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        {},
+        {"prefix": 1},
+        {"prefix": "a", "limit": 0},
+        {"prefix": "a", "limit": True},
+        {"prefix": "", "limit": DELETED_MAX + 1},
+    ],
+)
+def test_a_wrong_deletion_of_a_prefix_changes_nothing(payload: dict[str, Any]) -> None:
+    machine = holding(a=1)
+    with pytest.raises((TypeError, ValueError)):
+        do(machine, "delete_prefix", **payload)
+    assert machine.query("a") == 1
+
+
+@pytest.mark.parametrize("name", ["batch", "delete_prefix"])
+def test_some_commands_are_no_part_of_a_batch(name: str) -> None:
+    with pytest.raises(ValueError, match="cannot be a part of a batch"):
+        do(holding(), "batch", ops=[{"type": name, "ops": [], "prefix": ""}])

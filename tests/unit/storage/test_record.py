@@ -5,8 +5,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from forge_consensus.errors import CorruptionError
+from forge_consensus.storage.backends.sealed import CRC_BYTES
 from forge_consensus.storage.ledger.record import (
-    CRC_BYTES,
     HEAD_BYTES,
     Kind,
     data_of,

@@ -43,21 +43,17 @@ class StoryClock(SimulatedClock):
         super().__init__(timeline, random.Random(0), 0.0)
         self.passed = 100.0
 
-    def running(self) -> float:
+    def reading(self) -> float:
         """Seconds since the host started."""
         return self.passed + self.ahead
 
-    def now(self) -> float:
-        """Seconds in which the node ran."""
-        return self.running() - self.stalled
-
     def boottime_ns(self) -> int:
         """Nanoseconds since the host started."""
-        return int(self.running() * 1e9)
+        return int(self.reading() * 1e9)
 
     def wall_ms(self) -> int:
         """Milliseconds since 1970."""
-        return 1_800_000_000_000 + int(self.running() * 1000)
+        return 1_800_000_000_000 + int(self.reading() * 1000)
 
 
 class Luck(random.Random):

@@ -1,0 +1,33 @@
+"""Sealed rows: a value and its checksum under one key, so that a bit that flips on the disk is noticed when it is read.
+
+LMDB checks nothing that it reads back. A row that is not sealed would be an answer, whatever the disk made of it, and
+would travel to other nodes within a snapshot.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+from zlib import crc32
+
+from forge_consensus.errors import CorruptionError
+
+CRC_BYTES: Final = 4
+RESIDUE: Final = 0x2144DF1C
+"""The crc32 of any bytes that are followed by their own crc32, whatever start value was used. With it a row is checked
+without copying a part of it."""
+REJOIN: Final = "Move the node's folder away and bring it back as a new member of the cluster"
+
+
+def seal(key: bytes, value: bytes) -> bytes:
+    """Return the row of a value: the value, then the crc32 of key and value (4 bytes, little-endian).
+
+    The checksum covers the key, so that a row under a wrong key is noticed too.
+    """
+    return value + crc32(value, crc32(key)).to_bytes(CRC_BYTES, "little")
+
+
+def unseal(key: bytes, row: bytes, what: str) -> bytes:
+    """Return the value in a row. Raises `CorruptionError`, which names the row by `what`, if it is damaged."""
+    if crc32(row, crc32(key)) != RESIDUE or len(row) < CRC_BYTES:
+        raise CorruptionError(f"{what} fails its checksum: the node does not run. {REJOIN}")
+    return row[:-CRC_BYTES]
