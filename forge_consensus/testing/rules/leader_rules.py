@@ -59,7 +59,6 @@ class LeaderRules:
             f"{node.name} still leads {term}, {now - reign.met:.3f} s after a majority last answered it; its longest "
             f"pause since then was {reign.longest_met:.3f} s",
         )
-        self.check_room(node, reign, disks, bases, most)
 
     def patience(self, node: SimulatedBase) -> float:
         """After how many virtual seconds this leader must have resigned."""

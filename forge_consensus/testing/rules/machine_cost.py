@@ -12,9 +12,9 @@ from forge_consensus.testing.rules.violations import demand
 
 RESULT_BYTES_MAX = 5 << 20
 """No command of the built-in machine may collect a larger result before somebody bounds it."""
-SLOW_EACH = 1000
+SLOW_EACH = 200
 """One command in so many takes the longest time."""
-SHARES = ((1, 1.0), (10, 0.1), (100, 0.01))
+SHARES = ((1, 1.0), (3, 0.1), (20, 0.01))
 """Of so many in `SLOW_EACH`, the share of the longest time; all others take a thousandth."""
 
 

@@ -26,7 +26,7 @@ SHARES = {
     "unequal": 0.15,
     "wild": 0.25,
     "machine": 0.1,
-    "hostile": 0.12,
+    "hostile": 0.0,
     "backoff": 0.15,
     "core": 0.12,
 }
@@ -60,7 +60,7 @@ class Conditions:
         has = {name: chance.random() < share for name, share in SHARES.items()}
         groups = frozenset(chance.sample(UNEQUAL, chance.randint(1, len(UNEQUAL))))
         kinds = frozenset(chance.sample(sorted(WILD), chance.randint(1, 2)))
-        seconds = chance.choice((0.0003, 0.002, 0.05, 0.5, 2.0))
+        seconds = chance.choice((0.0003, 0.002, 0.05, 0.5, 1.5))
         share = chance.choice((0.01, 0.1))
         return cls(
             unequal=groups if has["unequal"] else frozenset(),

@@ -123,7 +123,6 @@ class Simulation(HandMoves):
         self.agreement.observe = self.invariants.applies
         self.judge = Judge(self.workload)
         self.judge.entry_of = self.entry_of
-        self.judge.committed_at = self.invariants.committed_by
         if workload is None and state_machine not in (CountingMachine, MoodyMachine, KeyValueMachine):
             self.judge.advice = DEFAULT_WORKLOAD
         cluster = self.make_cluster()
@@ -255,7 +254,6 @@ class Simulation(HandMoves):
             lambda: all(client.done >= goal for client, goal in zip(self.clients, goals, strict=True)),
         )
         demand(served, "liveness", f"a client is not served: {[client.done for client in self.clients]} of {goals}")
-        self.let_time_pass()
         for client in self.clients:
             client.stop()
         finished = cluster.run(patience, lambda: all(client.idle for client in self.clients) and cluster.settled())
