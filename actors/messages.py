@@ -38,17 +38,23 @@ class Hello:
     """The initial configuration as text, so that a refusal can show both."""
     earlier: str = ""
     """The random draws of the boots before this one, newest first. They prove from which boots this one descends."""
+    program: tuple[str, int] = ("", 0)
+    """The version of the sender's program, and its feature level (`forge_consensus.storage.ledger.levels`)."""
 
 
 @message
 class HelloReply:
-    """The answer to a greeting; `reason` is empty if the greeting was accepted, `detail` is a sentence for people."""
+    """The answer to a greeting; `reason` is empty if the greeting was accepted, `detail` is a sentence for people.
+
+    The other fields say of the sender what those of `Hello` say.
+    """
 
     incarnation: str
     boot: int
     reason: str
     detail: str
     earlier: str = ""
+    program: tuple[str, int] = ("", 0)
 
 
 @message

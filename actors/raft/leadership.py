@@ -244,14 +244,14 @@ class Leadership:
         """Whether no other leader can exist yet, judged by the send times of the requests that a majority answered.
 
         True only if the configuration allows leases, because only then every voter withholds its vote for as long
-        (dissertation 6.4.1).
+        (dissertation 6.4.1). Their length is the configuration's too, because settings may differ between members.
         """
-        if not self.ledger.configuration.lease_reads:
+        configuration = self.ledger.configuration
+        if not configuration.lease_reads:
             return False
         sent = {node: progress.acked_sent for node, progress in self.progress.items()}
         began = self.quorum.reached({**sent, self.node_id: boottime_ns})
-        length = self.settings.election_timeout_min * (1 - self.settings.clock_drift)
-        return boottime_ns < began + int(length * 1e9)
+        return boottime_ns < began + configuration.lease_ns
 
     def answer_reads(self) -> list[ReadReady]:
         """Remove and return the reads whose round a majority has confirmed, once the no-op is committed."""

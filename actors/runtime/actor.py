@@ -21,6 +21,7 @@ from forge_consensus.actors.runtime.unanswered import Unanswered
 from forge_consensus.config.raft import RaftSettings
 from forge_consensus.events.types import ConsensusEvent
 from forge_consensus.storage.ledger.ledger import Ledger
+from forge_consensus.storage.ledger.levels import LEVEL
 from forge_consensus.storage.opening import Opened
 from forge_consensus.storage.snapshots.store import Snapshots
 
@@ -160,6 +161,15 @@ class ConsensusActor(Actor):  # type: ignore[misc]
     def publish(self, event: ConsensusEvent) -> None:
         """Publish an event, once the turn is committed."""
         self.context.publish(event)
+
+    def may_use(self, level: int) -> bool:
+        """Whether every member of the configuration in force is known to have this feature level.
+
+        A leader asks before it proposes what that level brought. A member that was not met since this process began
+        counts as one that lacks it.
+        """
+        greeted = self.shared.greeted
+        return level <= LEVEL and all(node in greeted and greeted[node].level >= level for node in self.others)
 
     @property
     def others(self) -> list[str]:

@@ -34,6 +34,7 @@ from forge_consensus.config.raft import RaftSettings
 from forge_consensus.errors import is_fatal
 from forge_consensus.events.bus import EventBus
 from forge_consensus.events.types import ConsensusEvent, NodeStopped
+from forge_consensus.storage.ledger.configuration import check_lease
 from forge_consensus.storage.opening import Opened
 
 SUPERVISOR: Final = "supervisor"
@@ -43,7 +44,8 @@ class Engine:
     """One node. All of it belongs to one thread; only `stopping` may be read from others.
 
     `bind_address` and `events_address` are where the node listens and publishes, for its greetings and its status. The
-    engine is also the actors' `Context`.
+    engine is also the actors' `Context`. Raises `InvalidConfigError` for settings with which the cluster's leases would
+    not be safe.
     """
 
     def __init__(
@@ -57,6 +59,7 @@ class Engine:
         bind_address: str,
         events_address: str = "",
     ) -> None:
+        check_lease(opened.ledger.configuration, settings.election_timeout_min)
         self.opened = opened
         self.ledger = opened.ledger
         self.settings = settings

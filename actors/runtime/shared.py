@@ -49,6 +49,16 @@ class PeerView:
     """When its last reply or greeting arrived, in seconds of real time."""
 
 
+@dataclass(frozen=True, slots=True)
+class Greeted:
+    """What another member said of itself in its last greeting that this node accepted."""
+
+    program: str
+    """The version of its program."""
+    level: int
+    """The feature level of its program, see `forge_consensus.storage.ledger.levels`."""
+
+
 @dataclass(slots=True)
 class SharedState:
     """Facts that have one home because several actors need them. Each has one writer, named in its docstring.
@@ -73,3 +83,5 @@ class SharedState:
     replication."""
     peers: dict[str, PeerView] = field(default_factory=dict)
     """Written by health."""
+    greeted: dict[str, Greeted] = field(default_factory=dict)
+    """The members whose greeting was accepted since this process began. Written by membership."""

@@ -11,6 +11,7 @@ from forge_consensus.actors.runtime.reported import Reported
 from forge_consensus.actors.runtime.shared import SharedState
 from forge_consensus.storage.ledger.ledger import Ledger
 from forge_consensus.storage.snapshots.store import Snapshots
+from forge_consensus.version import __version__
 
 
 @dataclass(slots=True)
@@ -56,6 +57,8 @@ class MemberStatus:
     """Seconds since the member last answered; None for the node itself and for a member that never did."""
     match_index: int | None
     """The index up to which the member's disk agrees with the leader's log; None on a node that does not lead."""
+    program: str | None
+    """The version of its program, None for a member that this node has not met since its start."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,7 +216,7 @@ def members_of(source: Source) -> list[MemberStatus]:
     shared, ledger, now = source.shared, source.ledger, source.clock.now()
     found = []
     for node, address in ledger.configuration.members:
-        view = shared.peers.get(node)
+        view, greeted = shared.peers.get(node), shared.greeted.get(node)
         own = node == ledger.identity.node_id
         member = MemberStatus(
             id=node,
@@ -223,6 +226,7 @@ def members_of(source: Source) -> list[MemberStatus]:
             round_trip_ms=view.round_trip_ms if view else None,
             last_contact=now - view.heard_at if view and view.heard_at is not None else None,
             match_index=shared.match.get(node),
+            program=__version__ if own else greeted.program if greeted else None,
         )
         found.append(member)
     return found

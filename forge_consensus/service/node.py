@@ -18,7 +18,7 @@ from forge_consensus.errors import InvalidConfigError
 from forge_consensus.events.bus import EventBus
 from forge_consensus.storage.backends.folder import Folder
 from forge_consensus.storage.backends.lmdb import LmdbTables
-from forge_consensus.storage.ledger.configuration import Configuration
+from forge_consensus.storage.ledger.configuration import Configuration, check_lease, drift_ppm_of, lease_ms_of
 from forge_consensus.storage.machines.kv import KeyValueMachine
 from forge_consensus.storage.machines.machine import Machine
 from forge_consensus.storage.opening import Founding, Opened, open_ledger
@@ -66,6 +66,7 @@ class Node:
                 map_bytes=settings.storage.map_bytes,
             )
             opened = self.open_ledger(bind)
+            check_lease(opened.ledger.configuration, settings.raft.election_timeout_min)
             self.tell_findings(opened)
             self.base = ZeroMqBase(opened, settings.raft, self.bus, bind)
             self.system = start_system(self.base)
@@ -97,7 +98,12 @@ class Node:
         assert folder is not None, "the folder was opened"
         assert tables is not None, "the tables were opened"
         peers = settings.peers or {settings.node_id: bind}
-        configuration = Configuration.of(peers, lease_reads=settings.lease_reads)
+        configuration = Configuration.of(
+            peers,
+            lease_reads=settings.lease_reads,
+            lease_ms=lease_ms_of(settings.raft.election_timeout_min),
+            drift_ppm=drift_ppm_of(settings.raft.clock_drift),
+        )
         founding = Founding(settings.node_id, settings.cluster_id, configuration, lambda: secrets.token_hex(8))
         machine: Any = self.machine
         export = export_in_process(

@@ -13,10 +13,12 @@ from forge_consensus.errors import (
     ProtocolError,
     StorageError,
     UnavailableError,
+    UnsupportedVersionError,
 )
 from forge_consensus.storage.backends.sealed import REJOIN
 from forge_consensus.storage.backends.tables import Batch, Tables, TablesView
 from forge_consensus.storage.ledger.checks import broken
+from forge_consensus.storage.ledger.levels import LEVEL_OF_KIND, unknown_kind
 from forge_consensus.storage.ledger.log import Log
 from forge_consensus.storage.ledger.record import Kind, Record, parse
 from forge_consensus.storage.ledger.time_slice import TimeSlice, endless
@@ -144,8 +146,8 @@ class Applier:
         """Apply at most `count_max` entries up to index `upto`, in order; returns the outcome of each.
 
         It stops earlier when the time slice is over, after at least one entry. Raises `StorageError`,
-        `LogInconsistentError`, and `ApplyFaultError` for every other fault: the state is then half changed, so nothing
-        can be repaired in place.
+        `LogInconsistentError`, `UnsupportedVersionError` for a kind that this program does not know, and
+        `ApplyFaultError` for every other fault: the state is then half changed, so nothing can be repaired in place.
         """
         time_slice = time_slice or endless()
         upto = min(upto, self.index + count_max)
@@ -163,7 +165,7 @@ class Applier:
                 work = self.apply_in_runs if self.batched else self.apply_each
                 if work(entries, done, time_slice):
                     break
-        except (ApplyFaultError, LogInconsistentError, StorageError):
+        except (ApplyFaultError, LogInconsistentError, StorageError, UnsupportedVersionError):
             raise
         except Exception as error:
             raise ApplyFaultError(self.index, f"{type(error).__name__}: {error}") from error
@@ -206,6 +208,8 @@ class Applier:
             return Applied(index, term, session, seq, outcome)
         if kind == SESSION:
             self.sessions.open(index, self.time_ms, int.from_bytes(data[:TTL_BYTES]))
+        elif kind not in LEVEL_OF_KIND:  # written by a newer version that ran on this folder
+            raise unknown_kind(index, kind)
         return Applied(index, term, 0, 0, DONE)
 
     def apply_command(self, index: int, term: int, data: bytes) -> Outcome:

@@ -349,8 +349,9 @@ class Ledger:
         """Take the entries that the leader of `term` sent to follow (prev_index, prev_term) (paper 5.3, I3).
 
         The log is truncated only at the first entry whose term differs, and never at or below the commit index. Raises
-        `StaleTermError`, `ProtocolError` for a record that is damaged or cannot be read, `StorageFullError`, all before
-        anything is changed, and `LogInconsistentError`, which is fatal.
+        `StaleTermError`, `ProtocolError` for a record that is damaged, `StorageFullError`, `UnsupportedVersionError`
+        for one that this program does not know, all before anything is changed, and `LogInconsistentError`. The last
+        two are fatal.
         """
         self.require(term)
         if self.leading_term is not None:

@@ -38,8 +38,8 @@ BELOW = {
     "errors": (),
     "config": ("errors", "config"),
     "events": ("errors", "events"),
-    "storage": ("errors", "config", "storage"),
-    "actors": ("errors", "config", "events", "storage", "actors"),
+    "storage": ("errors", "version", "config", "storage"),
+    "actors": ("errors", "version", "config", "events", "storage", "actors"),
 }
 """What the modules of a layer may import of this package, for type checkers too."""
 FOREIGN_WORDS = re.compile(
