@@ -86,7 +86,7 @@ class Simulation(HandMoves):
         """Prepare a run: of the given plan, or of the plan of the seed; the other arguments replace parts of it.
 
         Args:
-            plan: the plan of the run; None for `Plan.of(seed)` at pace 1.
+            plan: the plan of the run; None for `Plan.of(seed)` at pace 1 and under usual conditions.
             nodes: how many nodes, 1 to 9; None for the plan's number.
             seed: the random seed of every draw, a whole number from 0.
             state_machine: makes a new machine for each process of each node: a class, or a function without parameters.
@@ -109,13 +109,11 @@ class Simulation(HandMoves):
         if state is not None:
             check_function("state", state, "tells the state of a machine")
         self.workload = workload_for(plan, state_machine, workload)
-        own = state_machine is None and workload is None
+        asked = self.workload if state_machine or workload else with_hostile(plan, self.workload)
         self.again = reproduction(plan, state_machine, workload, state)
         self.twin = twin_wanted(twin, state_machine)
         if state_machine is None:
-            moody = plan.conditions.hostile > 0.0
-            usual: Any = MoodyMachine if moody else CountingMachine
-            state_machine = usual if plan.own_machine else KeyValueMachine
+            state_machine = usual_machine(plan)
             state = state or (counting_state if plan.own_machine else None)
         self.state_machine = machine_maker(state_machine)
         self.state = state
@@ -131,7 +129,7 @@ class Simulation(HandMoves):
         super().__init__(cluster, strikes, quiet=quiet, pace=plan.pace)
         self.messages = MessageTable.of(cluster)
         self.events = EventOrder(cluster)
-        self.clients = self.make_clients(self.hostile() if own else self.workload)
+        self.clients = self.make_clients(asked)
         self.progress: Progress | None = None
         self.ran = False
 
@@ -151,15 +149,6 @@ class Simulation(HandMoves):
                 base.spend(seconds)
 
         return spend
-
-    def hostile(self) -> Workload:
-        """Return the workload of the run, with the hostile and the very large commands of its conditions."""
-        plan = self.plan
-        share, largest = plan.conditions.hostile, plan.conditions.largest and not plan.own_machine
-        if not share and not largest:
-            return self.workload
-        bytes_max = min(plan.raft.command_bytes_max, LARGEST_BYTES_MAX) if largest else 0
-        return HostileWorkload(self.workload, share, bytes_max, own_machine=plan.own_machine)
 
     def saved(self, node: str) -> int:
         """Return the index of the newest snapshot on a node's disk."""
@@ -313,6 +302,22 @@ def workload_for(plan: Plan, state_machine: object, workload: object) -> Workloa
         return given_workload(workload)
     built_in = state_machine is None and not plan.own_machine
     return KeyValueWorkload() if built_in else CountingWorkload()
+
+
+def usual_machine(plan: Plan) -> Callable[[], Machine]:
+    """Return the class of the machine that runs if the caller gives none."""
+    if not plan.own_machine:
+        return KeyValueMachine
+    return MoodyMachine if plan.conditions.hostile else CountingMachine
+
+
+def with_hostile(plan: Plan, workload: Workload) -> Workload:
+    """Return the workload, with the hostile and the very large commands of the plan's conditions."""
+    share, largest = plan.conditions.hostile, plan.conditions.largest and not plan.own_machine
+    if not share and not largest:
+        return workload
+    bytes_max = min(plan.raft.command_bytes_max, LARGEST_BYTES_MAX) if largest else 0
+    return HostileWorkload(workload, share, bytes_max, own_machine=plan.own_machine)
 
 
 def twin_wanted(twin: bool | None, state_machine: Any) -> bool:
