@@ -157,6 +157,15 @@ class RaftSettings:
         "is never longer than a quarter of the heartbeat interval.",
         why="So heartbeats leave in time, however much work waits.",
     )
+    backlog_seconds_max: float = setting(
+        0.5,
+        unit="s",
+        minimum=0.001,
+        what="Commands or queries that would wait longer than this for the state machine, as it goes at present, are "
+        "answered with busy.",
+        why="What waits longer finds its client gone, and keeps everybody behind it waiting; a command of the built-in "
+        "machine waits for some milliseconds.",
+    )
     turn_frames_max: int = setting(
         512,
         minimum=1,

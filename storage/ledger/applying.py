@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from typing import Any, NamedTuple, cast
 
@@ -36,6 +37,7 @@ from forge_consensus.storage.machines.machine import (
     failure,
 )
 from forge_consensus.storage.machines.sessions import TTL_BYTES, Sessions
+from forge_consensus.storage.machines.steps import finished
 
 APPLIED = b"applied"
 COMMAND = int(Kind.COMMAND)
@@ -94,6 +96,11 @@ class Applier:
         self.ledger_machine = cast("LedgerMachine", machine) if hasattr(machine, "checkpoint") else None
         """The machine, if it is kept in the ledger's tables; None for a user's machine that is durable by snapshots."""
         self.batched = hasattr(machine, "apply_run")
+        self.asked: Callable[[Any], Any] = getattr(machine, "query_steps", machine.query)
+        self.elsewhere = self.ledger_machine is None and bool(getattr(machine, "query_elsewhere", True))
+        """Whether queries are answered on a helper thread, because nobody knows how long a user's query takes."""
+        self.lent = False
+        """Whether a helper thread uses the machine: nothing is applied, captured or restored meanwhile."""
         self.sessions = Sessions()
         self.generation = 0
         """The generation of tables that holds the state of a machine in the ledger."""
@@ -101,8 +108,8 @@ class Applier:
         """Index and term of the last applied entry, and the greatest time of any."""
         self.on_disk = self.staged = 0
         """The applied index as a restart finds it, and as the checkpoint in progress writes it."""
-        self.dirty_bytes = 0
-        """About how much memory the state takes that is not on disk."""
+        self.dirty_keys = self.dirty_bytes = 0
+        """How many keys changed that are not on disk, and about how much memory they take."""
         self.slow: SlowStep | None = None
         """The step of the last `run` that took too long, if one did; it was the last one."""
         self.run_entries = RUN_ENTRIES_FIRST
@@ -138,9 +145,16 @@ class Applier:
 
     def query(self, query: Any) -> Any:
         """Ask the machine. May raise anything; `UnavailableError` while a user's machine is being handed a snapshot."""
+        return finished(answer) if isinstance(answer := self.ask(query), Generator) else answer
+
+    def ask(self, query: Any) -> Any:
+        """Ask the machine as `query` does; a machine that has `query_steps` may return a generator of steps.
+
+        The generator returns the answer in the end, from the state of its first step.
+        """
         if self.replacing and self.ledger_machine is None:
             raise UnavailableError("this node is taking over a snapshot: ask another one, or again soon")
-        return self.machine.query(query)
+        return self.asked(query)
 
     def run(self, log: Log, upto: int, count_max: int, time_slice: TimeSlice | None = None) -> list[Applied]:
         """Apply at most `count_max` entries up to index `upto`, in order; returns the outcome of each.
@@ -305,7 +319,8 @@ class Applier:
 
     def measure(self) -> None:
         """Note how much is not on disk. Every turn reads it and few change it, so it is not computed each time."""
-        self.dirty_bytes = self.ledger_machine.dirty[1] if self.ledger_machine is not None else 0
+        if self.ledger_machine is not None:
+            self.dirty_keys, self.dirty_bytes = self.ledger_machine.dirty
 
 
 def command_of(record: Record) -> str:
