@@ -116,8 +116,7 @@ class Simulation(HandMoves):
             state_machine = usual_machine(plan)
             state = state or (counting_state if plan.own_machine else None)
         self.state_machine = machine_maker(state_machine)
-        self.state = state
-        self.agreement = Agreement(state)
+        self.state, self.agreement = state, Agreement(state)
         self.invariants = Invariants()
         self.agreement.observe = self.invariants.applies
         self.judge = Judge(self.workload)
@@ -125,13 +124,14 @@ class Simulation(HandMoves):
         if workload is None and state_machine not in (CountingMachine, MoodyMachine, KeyValueMachine):
             self.judge.advice = DEFAULT_WORKLOAD
         cluster = self.make_cluster()
-        strikes = Faults(cluster, plan.kinds, plan.skip, plan.pace, plan.conditions.wild)
-        super().__init__(cluster, strikes, quiet=quiet, pace=plan.pace)
+        super().__init__(cluster, self.make_faults(cluster), quiet=quiet, pace=plan.pace)
         self.messages = MessageTable.of(cluster)
         self.events = EventOrder(cluster)
         self.clients = self.make_clients(asked)
-        self.progress: Progress | None = None
         self.ran = False
+
+    progress: Progress | None = None
+    """Watches the client of the core, while faults strike."""
 
     def machine(self, node: str) -> Machine:
         """Make a node's machine, wrapped so that each step is compared."""
@@ -177,6 +177,11 @@ class Simulation(HandMoves):
             core=core_of(names, plan.seed) if plan.conditions.core else frozenset(),
             backoff=plan.conditions.backoff,
         )
+
+    def make_faults(self, cluster: SimulatedCluster) -> Faults:
+        """Make the schedule of faults; none strikes yet."""
+        plan = self.plan
+        return Faults(cluster, plan.kinds, plan.skip, plan.pace, plan.conditions.wild)
 
     def make_clients(self, workload: Workload) -> list[SimulatedClient]:
         """Make the clients, each with habits of its own; one more reads often and impatiently, one watches the core."""
