@@ -79,7 +79,7 @@ def human_format(record: Record) -> str:
 class Stream(Protocol):
     """Where lines are written."""
 
-    def write(self, text: str) -> object:
+    def write(self, text: str, /) -> object:
         """Write a text."""
 
     def flush(self) -> object:
