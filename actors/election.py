@@ -153,12 +153,18 @@ class ElectionActor(ConsensusActor):
     # --- asking ------------------------------------------------------------------------------------------------------
 
     def leaves_to_others(self) -> bool:
-        """Whether not to stand this time, because a user's machine is being handed a snapshot.
+        """Whether not to stand this time, because another node would be the better leader.
 
-        As the leader this node could apply and answer nothing until `restore()` returns, so it only votes. If nobody
-        else leads after several election timeouts, it stands all the same.
+        While a user's machine is being handed a snapshot, this node as the leader could apply and answer nothing until
+        `restore()` returns. If it has much to apply, nobody would be answered until that is done; one more election
+        timeout gives a node that is not behind the time to stand. If nobody else leads, it stands all the same.
         """
-        if not self.ledger.applier.replacing or self.left_to_others >= LEFT_TO_OTHERS_MAX:
+        applier, ledger = self.ledger.applier, self.ledger
+        times = LEFT_TO_OTHERS_MAX if applier.replacing else 0
+        backlog = applier.pace.seconds(ledger.commit_index - ledger.applied)
+        if self.others and backlog > self.settings.election_timeout_max:
+            times = max(times, 1)
+        if self.left_to_others >= times:
             return False
         self.left_to_others += 1
         return True

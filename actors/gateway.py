@@ -36,6 +36,7 @@ from forge_consensus.actors.notices import (
     ReadRefused,
     Start,
 )
+from forge_consensus.actors.raft.admission import Admission
 from forge_consensus.actors.raft.answering import ANSWER_BYTES_MAX, RESULT_OVERHEAD_BYTES, Answering, Worked
 from forge_consensus.actors.raft.failed_commands import FailedCommands
 from forge_consensus.actors.raft.journal_pages import page_of
@@ -58,7 +59,6 @@ from forge_consensus.errors import (
 )
 from forge_consensus.events.types import QuerySlow
 from forge_consensus.storage.ledger.ledger import Proposal
-from forge_consensus.storage.ledger.pace import Pace
 from forge_consensus.storage.ledger.record import Kind
 from forge_consensus.storage.machines.sessions import TTL_BYTES, TTL_MS_MAX
 
@@ -77,7 +77,6 @@ class GatewayActor(ConsensusActor):
         self.waiting = WaitingRequests()
         self.failed_commands = FailedCommands()
         self.answer_due = False
-        self.query_pace = Pace()
         self.slow_work = SlowWork()
         self.locators: dict[int, tuple[SenderAddress, int, Timer]] = {}
 
@@ -86,6 +85,7 @@ class GatewayActor(ConsensusActor):
         super().bind(context)
         self.unanswered = context.unanswered
         self.answering = Answering(self.ledger.applier)
+        self.admission = Admission(self.ledger, self.waiting, self.settings)
 
     def receiveMsg_Start(self, message: Start, sender: Any) -> None:
         """Answer the clients whose requests the failed actors had taken: the outcome of these requests is unknown."""
@@ -158,6 +158,15 @@ class GatewayActor(ConsensusActor):
         else:
             self.refuse(asker, NotLeaderError.code, f"{self.node_id} does not lead, {leader} does")
 
+    def refuse_as_busy(self, asker: SenderAddress, text: str, count: int, numbers: tuple[int, ...] = ()) -> None:
+        """Refuse `count` commands or queries, because too much waits already; no `numbers` mean all of the request."""
+        self.totals.busy += count
+        if not numbers:
+            self.refuse(asker, BusyError.code, text)
+            return
+        known = self.located()
+        self.send(asker, Refused(BusyError.code, text, known.leader, known.address, known.term, numbers))
+
     # --- commands ----------------------------------------------------------------------------------------------------
 
     def receiveMsg_Submit(self, message: Submit, sender: Any) -> None:
@@ -193,14 +202,19 @@ class GatewayActor(ConsensusActor):
         if term is None:
             self.refuse_leader(asker)
             return
-        outstanding = waiting.outstanding.get(asker.connection, 0) + len(proposals)
-        if outstanding > self.settings.outstanding_max:
-            text = f"{outstanding} commands of this client wait: at most {self.settings.outstanding_max} may"
-            self.refuse(asker, BusyError.code, text)
-            return
+        room, busy = self.admission.commands(asker, len(proposals))
+        if busy:
+            numbers = tuple(proposal.seq for proposal in proposals[room:]) if session else ()
+            self.refuse_as_busy(asker, busy, len(proposals) - room, numbers)
+            proposals = proposals[:room]
+            if not proposals:
+                return
         try:
             first, last = ledger.propose(term, self.clock.wall_ms(), proposals)
-        except (BusyError, StorageFullError) as error:
+        except BusyError as error:
+            self.refuse_as_busy(asker, str(error), len(proposals))
+            return
+        except StorageFullError as error:
             self.refuse(asker, error.code, str(error))
             return
         waiting.add_batch(WaitingBatch(first, last, asker, session, self.context.observation.turn_began))
@@ -258,8 +272,8 @@ class GatewayActor(ConsensusActor):
             if not message.queries:
                 self.send(sender, ReadResults(self.ledger.applied, self.staleness_ms() if stale else 0, ()))
             return
-        if busy := self.too_many_queries(sender, len(queries)):
-            self.refuse(sender, BusyError.code, busy)
+        if busy := self.admission.queries(sender, len(queries)):
+            self.refuse_as_busy(sender, busy, len(queries))
             return
         wait_ns = min(message.wait_ms or READ_WAIT_MS_MAX, READ_WAIT_MS_MAX) * 1_000_000
         read = PendingRead(sender, queries, stale, self.clock.boottime_ns() + wait_ns)
@@ -271,21 +285,6 @@ class GatewayActor(ConsensusActor):
             self.ticket += 1
             self.waiting.unconfirmed[self.ticket] = read
             self.tell("replication", ReadIndex(self.ticket, lease=message.consistency == LEASE))
-
-    def too_many_queries(self, asker: SenderAddress, count: int) -> str:
-        """Why so many more queries of a client cannot be taken now; empty if they can.
-
-        Queries that would be answered too late to be of use only keep those behind them waiting, so they are refused at
-        once. One frame is always taken if nothing waits.
-        """
-        waiting, settings = self.waiting, self.settings
-        own = waiting.waiting_queries(asker.connection) + count
-        if own > settings.outstanding_max:
-            return f"{own} queries of this client wait: at most {settings.outstanding_max} may"
-        seconds = self.query_pace.seconds(waiting.queries + count)
-        if waiting.queries and seconds > settings.backlog_seconds_max:
-            return f"{waiting.queries} queries wait, about {seconds:.1f} s of work: try again in a moment"
-        return ""
 
     def receiveMsg_ReadReady(self, message: ReadReady, sender: Any) -> None:
         """Note that the leader is confirmed, and answer the read if its index is applied."""
@@ -366,7 +365,7 @@ class GatewayActor(ConsensusActor):
     def send_answers(self, worked: Worked) -> None:
         """Send the answers of a slice, and count them."""
         waiting, totals = self.waiting, self.totals
-        self.query_pace.note(worked.asked, worked.seconds)
+        self.admission.query_pace.note(worked.asked, worked.seconds)
         for answers in worked.answers:
             read, items = answers.read, answers.items
             totals.reads += len(items)
