@@ -156,11 +156,13 @@ class ElectionActor(ConsensusActor):
         """Whether not to stand this time, because another node would be the better leader.
 
         While a user's machine is being handed a snapshot, this node as the leader could apply and answer nothing until
-        `restore()` returns. If it has much to apply, nobody would be answered until that is done; one more election
-        timeout gives a node that is not behind the time to stand. If nobody else leads, it stands all the same.
+        `restore()` returns; with a full store it could append nothing. So it only votes. If it has much to apply,
+        nobody would be answered until that is done, and one more election timeout gives the others the time to stand.
+        If nobody else leads, it stands all the same: a leader that appends nothing still answers reads.
         """
         applier, ledger = self.ledger.applier, self.ledger
-        times = LEFT_TO_OTHERS_MAX if applier.replacing else 0
+        full = self.others and ledger.look_for_room()
+        times = LEFT_TO_OTHERS_MAX if applier.replacing or full else 0
         backlog = applier.pace.seconds(ledger.commit_index - ledger.applied)
         if self.others and backlog > self.settings.election_timeout_max:
             times = max(times, 1)

@@ -38,6 +38,7 @@ from forge_consensus.actors.notices import (
 )
 from forge_consensus.actors.raft.admission import Admission
 from forge_consensus.actors.raft.answering import ANSWER_BYTES_MAX, RESULT_OVERHEAD_BYTES, Answering, Worked
+from forge_consensus.actors.raft.capacity import Capacity
 from forge_consensus.actors.raft.failed_commands import FailedCommands
 from forge_consensus.actors.raft.journal_pages import page_of
 from forge_consensus.actors.raft.slow_work import SlowWork
@@ -84,8 +85,9 @@ class GatewayActor(ConsensusActor):
         """Take the context, and with it the clients that were waiting for an answer before a rebuild."""
         super().bind(context)
         self.unanswered = context.unanswered
+        self.admission = Admission(self.ledger.applier.machine)
         self.answering = Answering(self.ledger.applier)
-        self.admission = Admission(self.ledger, self.waiting, self.settings)
+        self.capacity = Capacity(self.ledger, self.waiting, self.settings)
 
     def receiveMsg_Start(self, message: Start, sender: Any) -> None:
         """Answer the clients whose requests the failed actors had taken: the outcome of these requests is unknown."""
@@ -180,8 +182,14 @@ class GatewayActor(ConsensusActor):
         if large:
             text = f"a command is larger than the limit of {limit} bytes: split it, or raise command_bytes_max"
             self.send(sender, Refused(CommandTooLargeError.code, text, leader="", address="", term=0, numbers=large))
+        refused = self.admission.refused(message.commands) if self.ledger.leading_term is not None else {}
+        if refused:
+            self.totals.commands_failed += len(refused)
+            self.send_results(sender, session, list(refused.values()))
         proposals = [
-            Proposal(Kind.COMMAND, session, seq, mark, data) for seq, data in message.commands if len(data) <= limit
+            Proposal(Kind.COMMAND, session, seq, mark, data)
+            for seq, data in message.commands
+            if len(data) <= limit and seq not in refused
         ]
         if proposals:
             self.propose(sender, session, proposals)
@@ -202,7 +210,7 @@ class GatewayActor(ConsensusActor):
         if term is None:
             self.refuse_leader(asker)
             return
-        room, busy = self.admission.commands(asker, len(proposals))
+        room, busy = self.capacity.commands(asker, len(proposals))
         if busy:
             numbers = tuple(proposal.seq for proposal in proposals[room:]) if session else ()
             self.refuse_as_busy(asker, busy, len(proposals) - room, numbers)
@@ -210,11 +218,14 @@ class GatewayActor(ConsensusActor):
             if not proposals:
                 return
         try:
+            if self.shared.blocked:
+                raise StorageFullError(self.shared.blocked)
             first, last = ledger.propose(term, self.clock.wall_ms(), proposals)
         except BusyError as error:
             self.refuse_as_busy(asker, str(error), len(proposals))
             return
         except StorageFullError as error:
+            self.context.refuse(error.code, str(error))
             self.refuse(asker, error.code, str(error))
             return
         waiting.add_batch(WaitingBatch(first, last, asker, session, self.context.observation.turn_began))
@@ -272,7 +283,7 @@ class GatewayActor(ConsensusActor):
             if not message.queries:
                 self.send(sender, ReadResults(self.ledger.applied, self.staleness_ms() if stale else 0, ()))
             return
-        if busy := self.admission.queries(sender, len(queries)):
+        if busy := self.capacity.queries(sender, len(queries)):
             self.refuse_as_busy(sender, busy, len(queries))
             return
         wait_ns = min(message.wait_ms or READ_WAIT_MS_MAX, READ_WAIT_MS_MAX) * 1_000_000
@@ -336,6 +347,8 @@ class GatewayActor(ConsensusActor):
         def work_elsewhere() -> Worked:
             try:
                 return work(clock_ns, seconds, slow_seconds, applied, stale_ms)
+            except BaseException as error:  # what is no `Exception` would end the helper without a report
+                raise OperationFailedError(f"{type(error).__name__}: {error}") from error
             finally:
                 give_back()
 
@@ -365,7 +378,7 @@ class GatewayActor(ConsensusActor):
     def send_answers(self, worked: Worked) -> None:
         """Send the answers of a slice, and count them."""
         waiting, totals = self.waiting, self.totals
-        self.admission.query_pace.note(worked.asked, worked.seconds)
+        self.capacity.query_pace.note(worked.asked, worked.seconds)
         for answers in worked.answers:
             read, items = answers.read, answers.items
             totals.reads += len(items)

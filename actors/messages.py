@@ -23,6 +23,19 @@ def message(kind: type[T]) -> type[T]:
     return dataclass(slots=True, unsafe_hash=True)(kind)
 
 
+FULL = "full"
+UNSUPPORTED = "unsupported"
+DAMAGED = "damaged"
+FAILED = "failed"
+REFUSALS = {
+    FULL: "it has no room",
+    UNSUPPORTED: "what it is sent is of a later version than it reads",
+    DAMAGED: "what it is sent arrives damaged",
+    FAILED: "its disk refuses what it is sent",
+}
+"""Why a node refuses what its leader sends: the word on the wire, and what it means; later versions may have others."""
+
+
 # --- between nodes ---------------------------------------------------------------------------------------------------
 
 
@@ -120,6 +133,9 @@ class AppendReply:
     index: int
     entry_term: int
     round: int
+    refusal: str = ""
+    """Why the sender took none of the entries, or would take none: one of `REFUSALS`, or empty. A node that is full
+    says so in its replies to heartbeats too, so that its leader knows when it has room again."""
 
 
 @message
@@ -142,6 +158,8 @@ class SnapshotReply:
     index: int
     offset: int
     done: bool
+    refusal: str = ""
+    """Why the sender does not take this snapshot, one of `REFUSALS`, or empty. The leader tries again later."""
 
 
 @message

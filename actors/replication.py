@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, Final
 
-from forge_consensus.actors.messages import AppendEntries, AppendReply
+from forge_consensus.actors.messages import DAMAGED, FULL, AppendEntries, AppendReply
 from forge_consensus.actors.notices import (
     Appended,
     AppliedEntries,
@@ -57,7 +57,7 @@ class ReplicationActor(ConsensusActor):
     def bind(self, context: Context) -> None:
         """Take the context. No follower's match is known yet."""
         super().bind(context)
-        context.shared.match = {}
+        self.note_leadership()
 
     def receiveMsg_Start(self, message: Start, sender: Any) -> None:
         """Apply again, in slices, the entries that were known to be committed before the start."""
@@ -86,13 +86,21 @@ class ReplicationActor(ConsensusActor):
             settings=self.settings,
             now=self.clock.now(),
         )
-        self.shared.match = self.leadership.match
+        self.note_leadership()
         self.after(self.settings.heartbeat_interval, HeartbeatDue(message.term))
 
     def receiveMsg_LeadershipEnded(self, message: LeadershipEnded, sender: Any) -> None:
         """Drop the leadership and the matches, because only a leader has them."""
         self.leadership = None
-        self.shared.match = {}
+        self.note_leadership()
+
+    def note_leadership(self) -> None:
+        """Share what only a leader knows of its followers, for the status and for health."""
+        leadership, shared = self.leadership, self.shared
+        shared.match = {} if leadership is None else leadership.match
+        shared.refusals = {} if leadership is None else leadership.refusals
+        shared.refused_appends = {} if leadership is None else leadership.refused_appends
+        shared.blocked = ""
 
     def current(self) -> Leadership | None:
         """The leadership, if the ledger still leads its term; otherwise it has ended and must not be used."""
@@ -150,7 +158,10 @@ class ReplicationActor(ConsensusActor):
         leadership = self.current()
         if leadership is not None and leadership.term == message.term:
             self.after(self.settings.heartbeat_interval, message)
-            self.carry_out(leadership, leadership.heartbeat(self.clock.now(), self.clock.acted()))
+            now, full = self.clock.now(), self.ledger.look_for_room()
+            effects = [*leadership.heartbeat(now, self.clock.acted()), *leadership.cannot_append(now, full)]
+            self.carry_out(leadership, effects)
+            self.shared.blocked = leadership.blocked if leadership.refusals else ""
 
     def receiveMsg_Persisted(self, message: Persisted, sender: Any) -> None:
         """Raise the leader's own match to the index that is on disk, and apply the committed entries."""
@@ -165,6 +176,8 @@ class ReplicationActor(ConsensusActor):
         leadership = self.current()
         if leadership is None or message.term != leadership.term:
             return
+        if message.refusal == DAMAGED:
+            self.ledger.log.forget_tail()
         effects = leadership.answered(sender.node, message, sender.sent, self.clock.before())
         if effects:
             self.carry_out(leadership, effects)
@@ -231,6 +244,8 @@ class ReplicationActor(ConsensusActor):
             result = ledger.accept(message.term, message.prev_index, message.prev_term, message.records)
         except (ProtocolError, StorageFullError) as error:
             self.context.refuse(error.code, str(error))
+            why = FULL if isinstance(error, StorageFullError) else DAMAGED
+            self.send(sender, AppendReply(message.term, False, 0, 0, message.round, refusal=why))
             return
         if isinstance(result, Mismatch):
             refusal = AppendReply(
@@ -246,7 +261,8 @@ class ReplicationActor(ConsensusActor):
         before = ledger.commit_index
         if ledger.commit_following(message.term, min(message.commit, result.match)):
             self.committed(before)
-        self.send(sender, AppendReply(message.term, True, result.match, 0, message.round))
+        full = FULL if (ledger.room.full or not message.records) and ledger.look_for_room() else ""
+        self.send(sender, AppendReply(message.term, True, result.match, 0, message.round, full))
 
     # --- applying ----------------------------------------------------------------------------------------------------
 

@@ -1,53 +1,41 @@
-"""The admission: which commands and queries a leader takes, so that what it has taken is answered in time.
-
-What waits for longer than its client does is work for nobody, and holds up everything behind it. So a leader takes as
-much as the state machine, at its present pace, does within `raft.backlog_seconds_max`, and answers the rest with busy.
-Something is always taken if nothing waits, however long it may take.
-"""
+"""Admission: a leader's look at commands before they enter the log, for machines that have `admit`."""
 
 from __future__ import annotations
 
-from forge_consensus.actors.raft.waiting import WaitingRequests
-from forge_consensus.actors.runtime.address import SenderAddress
-from forge_consensus.config.raft import RaftSettings
-from forge_consensus.storage.ledger.ledger import Ledger
-from forge_consensus.storage.ledger.pace import Pace
+from collections.abc import Callable, Sequence
+
+from forge_consensus.actors.raft.waiting import Result
+from forge_consensus.errors import ProtocolError
+from forge_consensus.storage.machines.machine import UNREADABLE, Command, Machine, Outcome, failed_query
 
 
 class Admission:
-    """Says how much may be taken, and why not more."""
+    """Asks the machine whether a command may enter the log.
 
-    def __init__(self, ledger: Ledger, waiting: WaitingRequests, settings: RaftSettings) -> None:
-        self.ledger = ledger
-        self.waiting = waiting
-        self.settings = settings
-        self.query_pace = Pace()
+    A machine refuses here what could only fail, or costs more than it should, so that it takes no place in the log.
+    The decision rests on the command alone and is no promise: the state machine decides again when it is applied.
+    """
 
-    def commands(self, asker: SenderAddress, count: int) -> tuple[int, str]:
-        """How many of so many commands of a client may be proposed now, and why not all."""
-        settings, ledger = self.settings, self.ledger
-        own = self.waiting.outstanding.get(asker.connection, 0) + count
-        if own > settings.outstanding_max:
-            return 0, f"{own} commands of this client wait: at most {settings.outstanding_max} may"
-        backlog = ledger.log.last - ledger.applied
-        pace = ledger.applier.pace
-        room = settings.backlog_entries_max - backlog
-        if pace.each:
-            room = min(room, int(settings.backlog_seconds_max / pace.each) - backlog)
-        if not backlog:
-            room = max(room, 1)
-        if room >= count:
-            return count, ""
-        text = f"{backlog} entries wait for the state machine, about {pace.seconds(backlog):.2f} s of work"
-        return max(0, room), f"{text}: try again in a moment"
+    def __init__(self, machine: Machine) -> None:
+        self.admit: Callable[[Command], None] | None = getattr(machine, "admit", None)
+        self.bytes_min: int = getattr(machine, "admit_bytes_min", 0)
+        """Commands with fewer bytes are admitted without a look, which saves decoding them twice."""
 
-    def queries(self, asker: SenderAddress, count: int) -> str:
-        """Why so many queries of a client may not be taken now; empty if they may."""
-        waiting, settings = self.waiting, self.settings
-        own = waiting.waiting_queries(asker.connection) + count
-        if own > settings.outstanding_max:
-            return f"{own} queries of this client wait: at most {settings.outstanding_max} may"
-        seconds = self.query_pace.seconds(waiting.queries + count)
-        if waiting.queries and seconds > settings.backlog_seconds_max:
-            return f"{waiting.queries} queries wait, about {seconds:.2f} s of work: try again in a moment"
-        return ""
+    def refused(self, commands: Sequence[tuple[int, bytes]]) -> dict[int, Result]:
+        """The results of the commands that are refused, by their numbers; `commands` are (number, bytes)."""
+        bytes_min = self.bytes_min
+        if self.admit is None:
+            return {}
+        looked = [(seq, self.look(self.admit, data)) for seq, data in commands if len(data) >= bytes_min]
+        return {seq: (seq, outcome.code, outcome.payload) for seq, outcome in looked if outcome is not None}
+
+    @staticmethod
+    def look(admit: Callable[[Command], None], data: bytes) -> Outcome | None:
+        """The outcome of a command that is refused, None for one that is admitted."""
+        try:
+            admit(Command.decode(data))
+        except ProtocolError:
+            return UNREADABLE
+        except BaseException as error:
+            return failed_query(error)
+        return None

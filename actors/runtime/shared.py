@@ -81,6 +81,15 @@ class SharedState:
     match: dict[str, int] = field(default_factory=dict)
     """Of each voter, the index up to which its disk agrees with the leader's log; empty on other nodes. Written by
     replication."""
+    refusals: dict[str, str] = field(default_factory=dict)
+    """The followers that take no entries from this leader, and why (`REFUSALS`). Written by replication."""
+    refused_appends: dict[str, int] = field(default_factory=dict)
+    """How many appends each follower has refused in this leadership. Written by replication."""
+    blocked: str = ""
+    """Why this leader takes no proposals although it could append them; empty if it does. Written by replication."""
+    snapshot_trouble: str = ""
+    """Why this node's last snapshot failed, or why it does not take its leader's; empty if all is well. Written by
+    snapshot."""
     peers: dict[str, PeerView] = field(default_factory=dict)
     """Written by health."""
     greeted: dict[str, Greeted] = field(default_factory=dict)

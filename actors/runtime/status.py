@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import Any, Protocol, Self
 
+from forge_consensus.actors.messages import FULL
 from forge_consensus.actors.runtime.clock import Clock
+from forge_consensus.actors.runtime.commit_times import CommitTimes
 from forge_consensus.actors.runtime.refusals import Refusals
 from forge_consensus.actors.runtime.reported import Reported
 from forge_consensus.actors.runtime.shared import SharedState
@@ -38,6 +40,7 @@ class Source(Protocol):
     reported: Reported
     refusals: Refusals
     totals: Totals
+    commit_times: CommitTimes
     started_at: float
     events_address: str
 
@@ -61,6 +64,10 @@ class MemberStatus:
     """The index up to which the member's disk agrees with the leader's log; None on a node that does not lead."""
     program: str | None
     """The version of its program, None for a member that this node has not met since its start."""
+    refusal: str
+    """Why the member takes no entries from this leader: "full", "unsupported", "damaged", or empty if it does."""
+    refused_appends: int
+    """How many appends of this leader the member has refused; 0 on a node that does not lead."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +143,10 @@ class NodeStatus:
     events_address: str
     """Where the node publishes its events, empty if it does not."""
     nodes: list[MemberStatus]
+    commit_seconds: float
+    """How long the slowest commit of the last ten seconds took."""
+    full: str
+    """Why the node takes no entries, for people; empty if it does."""
     storage: StorageStatus | None = None
 
     @classmethod
@@ -180,6 +191,8 @@ class NodeStatus:
             address=addresses.get(identity.node_id),
             events_address=source.events_address,
             nodes=members_of(source),
+            commit_seconds=source.commit_times.slowest(source.clock.now()),
+            full=ledger.room.full or shared.blocked,
         )
 
     @classmethod
@@ -241,6 +254,8 @@ def members_of(source: Source) -> list[MemberStatus]:
             last_contact=now - view.heard_at if view and view.heard_at is not None else None,
             match_index=shared.match.get(node),
             program=__version__ if own else greeted.program if greeted else None,
+            refusal=ledger.room.full and FULL if own else shared.refusals.get(node, ""),
+            refused_appends=shared.refused_appends.get(node, 0),
         )
         found.append(member)
     return found

@@ -46,6 +46,8 @@ def add_log(page: MetricPage, status: Mapping[str, Any]) -> None:
     page.gauge(
         "storage_quota_bytes", "The limit of the used bytes, the reserve included.", status["storage_quota_bytes"]
     )
+    page.gauge("storage_full", "1 while this node takes no entries because room is short.", bool(status["full"]))
+    page.gauge("commit_seconds", "The slowest commit of the last ten seconds.", status["commit_seconds"])
     page.gauge("disk_free_bytes", "Bytes that are free on the file system.", status["disk_free_bytes"])
 
 
@@ -118,6 +120,14 @@ def add_peers(page: MetricPage, status: Mapping[str, Any]) -> None:
         "peer_lag_entries",
         "Entries that the peer is not known to have on disk; only the leader reports it.",
         each(lambda row: lag(last, row["match_index"])),
+        "peer",
+    )
+
+    refusing = each(lambda row: bool(row["refusal"]))
+    page.gauge(
+        "peer_refuses",
+        "1 while the peer takes no entries from this node; only the leader reports it.",
+        refusing,
         "peer",
     )
 

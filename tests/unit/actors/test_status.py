@@ -19,9 +19,13 @@ MEMORY = [
     "reads_total", "busy_total", "backlog_entries", "backlog_seconds", "slow_applies_total", "slow_queries_total",
     "turns_total", "flushes_total", "refused", "uptime",
     "boot", "address", "events_address", "nodes",
+    "commit_seconds", "full",
 ]
 STORAGE = ["snapshot_index", "log_size_bytes", "storage_used_bytes", "storage_quota_bytes", "disk_free_bytes"]
-MEMBER = ["id", "address", "role", "status", "round_trip_ms", "last_contact", "match_index", "program"]
+MEMBER = [
+    "id", "address", "role", "status", "round_trip_ms", "last_contact", "match_index", "program",
+    "refusal", "refused_appends",
+]
 # fmt: on
 
 
