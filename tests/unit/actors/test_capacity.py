@@ -22,6 +22,7 @@ from forge_consensus.config.raft import RaftSettings
 from forge_consensus.storage.machines.machine import Command
 from tests.unit.actors.test_election import lead
 from tests.unit.actors.test_replication import noop
+from tests.worlds.ledger_world import TallyMachine
 from tests.worlds.one_node import OneNode
 
 INCREMENT = Command("increment", {"key": "n"}).encode()
@@ -79,13 +80,12 @@ def test_room_comes_back_as_entries_are_applied() -> None:
 
 
 def test_the_pace_is_measured_while_entries_are_applied() -> None:
-    class Costly:
+    class Costly(TallyMachine):
         node: OneNode
 
-        def apply(self, entry: Any) -> None:
+        def apply(self, entry: Any) -> Any:
             self.node.clock.seconds += 0.01
-
-        query = snapshot = restore = apply
+            return super().apply(entry)
 
     node = OneNode(1, machine=Costly)
     node.ledger.applier.machine.node = node  # type: ignore[attr-defined]
