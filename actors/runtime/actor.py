@@ -12,6 +12,7 @@ from forge_consensus.actors import messages, notices
 from forge_consensus.actors.runtime.address import Address, LocalAddress, PeerAddress
 from forge_consensus.actors.runtime.clock import Clock
 from forge_consensus.actors.runtime.observation import TurnObservation
+from forge_consensus.actors.runtime.peers import Peers
 from forge_consensus.actors.runtime.refusals import Refusals
 from forge_consensus.actors.runtime.reported import Reported
 from forge_consensus.actors.runtime.shared import SharedState
@@ -44,6 +45,7 @@ class Context(Protocol):
     unanswered: Unanswered
     """Kept by the gateway. It outlives the actors, so that every client is answered."""
     observation: TurnObservation
+    peers: Peers
     started_at: float
     """When the node started, in seconds of real time."""
     bind_address: str

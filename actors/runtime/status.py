@@ -6,6 +6,7 @@ from dataclasses import dataclass, fields
 from typing import Any, Protocol, Self
 
 from forge_consensus.actors.runtime.clock import Clock
+from forge_consensus.actors.runtime.peers import Peers
 from forge_consensus.actors.runtime.refusals import Refusals
 from forge_consensus.actors.runtime.reported import Reported
 from forge_consensus.actors.runtime.shared import SharedState
@@ -35,6 +36,7 @@ class Source(Protocol):
     reported: Reported
     refusals: Refusals
     totals: Totals
+    peers: Peers
     started_at: float
     events_address: str
 
@@ -56,6 +58,8 @@ class MemberStatus:
     """Seconds since the member last answered; None for the node itself and for a member that never did."""
     match_index: int | None
     """The index up to which the member's disk agrees with the leader's log; None on a node that does not lead."""
+    problem: str = ""
+    """Why the node has no connection to the member, such as a name that does not resolve; "" while it has one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,6 +227,7 @@ def members_of(source: Source) -> list[MemberStatus]:
             round_trip_ms=view.round_trip_ms if view else None,
             last_contact=now - view.heard_at if view and view.heard_at is not None else None,
             match_index=shared.match.get(node),
+            problem=source.peers.problems.get(node, ""),
         )
         found.append(member)
     return found

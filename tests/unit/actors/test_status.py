@@ -20,7 +20,7 @@ MEMORY = [
     "events_address", "nodes",
 ]
 STORAGE = ["snapshot_index", "log_size_bytes", "storage_used_bytes", "storage_quota_bytes", "disk_free_bytes"]
-MEMBER = ["id", "address", "role", "status", "round_trip_ms", "last_contact", "match_index"]
+MEMBER = ["id", "address", "role", "status", "round_trip_ms", "last_contact", "match_index", "problem"]
 # fmt: on
 
 
