@@ -89,8 +89,9 @@ class ElectionActor(ConsensusActor):
     def receiveMsg_Start(self, message: Start, sender: Any) -> None:
         """Start as a follower that waits for a leader; the only member of its cluster asks for votes at once."""
         self.stood_at = self.clock.now()
-        if self.ledger.configuration.lease_reads:
-            self.stickiness.no_vote_before = self.clock.running() + self.settings.election_timeout_min
+        configuration = self.ledger.configuration
+        if configuration.lease_reads:
+            self.stickiness.no_vote_before = self.clock.running() + configuration.vote_kept(0.0)
         if message.again:
             follows = self.stickiness.follows
             self.step_down(FAULT)
@@ -138,10 +139,11 @@ class ElectionActor(ConsensusActor):
         self.alarm = None
         if self.role is Role.LEADER:
             return
+        configuration = self.ledger.configuration
         if self.clock.running() < self.deadline:
             self.wait_until(self.deadline)
-        elif self.node_id not in self.ledger.configuration.voters:
-            self.wait_long()
+        elif self.node_id not in configuration.voters or (configuration.lease_reads and self.sticky()):
+            self.wait_long()  # under a lease a candidate's vote for itself is held back like any other
         elif self.leaves_to_others():
             self.lose_silent_leader()
             self.wait_long()
@@ -151,12 +153,14 @@ class ElectionActor(ConsensusActor):
     # --- asking ------------------------------------------------------------------------------------------------------
 
     def leaves_to_others(self) -> bool:
-        """Whether not to stand this time, because a user's machine is being handed a snapshot.
+        """Whether not to stand this time, because a user's machine is being handed a snapshot, or the store is full.
 
-        As the leader this node could apply and answer nothing until `restore()` returns, so it only votes. If nobody
-        else leads after several election timeouts, it stands all the same.
+        As the leader this node could apply and answer nothing until `restore()` returns, or append nothing, so it only
+        votes. If nobody else leads after several election timeouts, it stands all the same: a leader that appends
+        nothing still answers reads.
         """
-        if not self.ledger.applier.replacing or self.left_to_others >= LEFT_TO_OTHERS_MAX:
+        full = self.others and self.ledger.look_for_room()
+        if not (self.ledger.applier.replacing or full) or self.left_to_others >= LEFT_TO_OTHERS_MAX:
             return False
         self.left_to_others += 1
         return True
@@ -282,7 +286,8 @@ class ElectionActor(ConsensusActor):
 
     def sticky(self) -> bool:
         """Whether this node refuses its vote, because it leads or has recently received a leader's request."""
-        timeout, lease_reads = self.settings.election_timeout_min, self.ledger.configuration.lease_reads
+        configuration, own = self.ledger.configuration, self.settings.election_timeout_min
+        timeout, lease_reads = configuration.vote_kept(own), configuration.lease_reads
         return self.stickiness.holds(self.clock.running(), timeout=timeout, lease_reads=lease_reads)
 
     def receiveMsg_LeaderContact(self, message: LeaderContact, sender: Any) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from forge_consensus.actors.messages import CheckPeer, CheckPeerReply
+from forge_consensus.actors.messages import REFUSALS, CheckPeer, CheckPeerReply
 from forge_consensus.actors.notices import (
     CheckHealth,
     LeaderChanged,
@@ -137,7 +137,23 @@ class HealthActor(ConsensusActor):
         lag = self.ledger.commit_index - self.ledger.applied
         if lag > LAG_ENTRIES:
             details.append(f"{lag} committed entries wait to be applied")
+        details += self.troubles()
         self.change(self.state_for(has_quorum, lag, bool(details)), tuple(details))
+
+    def troubles(self) -> list[str]:
+        """What keeps this node, or a follower of it, from taking entries. The texts do not change while it lasts."""
+        found = []
+        full, since = self.ledger.look_for_room(), self.ledger.room.full_since
+        if full and self.clock.now() - since >= self.settings.election_timeout_min / 2:
+            found.append(f"no entries are taken: {full}")
+        for node, refusal in sorted(self.shared.refusals.items()):
+            found.append(f"{node} takes no entries: {REFUSALS.get(refusal, refusal)}")
+        if self.shared.snapshot_trouble:
+            found.append(self.shared.snapshot_trouble)
+        slow = self.settings.election_timeout_min / 2
+        if self.context.commit_times.slowest(self.clock.now()) > slow:
+            found.append(f"the disk is slow: commits take longer than {slow:g} s")
+        return found
 
     def state_for(self, quorum: bool, lag: int, trouble: bool) -> HealthState:
         """This node's state: is a `quorum` reachable, how many entries does it `lag`, is there other `trouble`."""

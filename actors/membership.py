@@ -18,6 +18,7 @@ from forge_consensus.actors.notices import (
 from forge_consensus.actors.raft.handshake import IDENTITY, Handshake, is_fatal
 from forge_consensus.actors.runtime.actor import ConsensusActor, Context
 from forge_consensus.actors.runtime.gate import STRANGER
+from forge_consensus.actors.runtime.shared import Greeted
 from forge_consensus.actors.runtime.timers import Timer
 from forge_consensus.errors import IdentityError
 from forge_consensus.events.types import ClusterFormed
@@ -99,7 +100,14 @@ class MembershipActor(ConsensusActor):
         refusal = self.handshake.judge(node, message, self.ledger.configuration, lambda hello: self.admit(node, hello))
         if refusal.reason:
             self.context.refuse(f"greeting refused: {refusal.reason}", refusal.detail)
+        else:
+            self.note(node, message)
         self.send(sender, self.handshake.reply(refusal))
+
+    def note(self, node: str, message: Hello | HelloReply) -> None:
+        """Note what a member said of itself, for the status and for decisions that need all members."""
+        program, level = message.program
+        self.shared.greeted[node] = Greeted(program, level)
 
     def admit(self, node: str, message: Hello | HelloReply) -> str:
         """Record a peer's boot; returns why the peer is not the member that was known, or ""."""
@@ -119,6 +127,7 @@ class MembershipActor(ConsensusActor):
             self.wait(node, REGREET_SECONDS)
         else:
             self.cancel(node)
+            self.note(node, message)
             self.context.introduce(node, message.boot)
             self.tell_all(PeerUp(node))
 

@@ -23,6 +23,19 @@ def message(kind: type[T]) -> type[T]:
     return dataclass(slots=True, unsafe_hash=True)(kind)
 
 
+FULL = "full"
+UNSUPPORTED = "unsupported"
+DAMAGED = "damaged"
+FAILED = "failed"
+REFUSALS = {
+    FULL: "it has no room",
+    UNSUPPORTED: "what it is sent is of a later version than it reads",
+    DAMAGED: "what it is sent arrives damaged",
+    FAILED: "its disk refuses what it is sent",
+}
+"""Why a node refuses what its leader sends: the word on the wire, and what it means; later versions may have others."""
+
+
 # --- between nodes ---------------------------------------------------------------------------------------------------
 
 
@@ -38,17 +51,23 @@ class Hello:
     """The initial configuration as text, so that a refusal can show both."""
     earlier: str = ""
     """The random draws of the boots before this one, newest first. They prove from which boots this one descends."""
+    program: tuple[str, int] = ("", 0)
+    """The version of the sender's program, and its feature level (`forge_consensus.storage.ledger.levels`)."""
 
 
 @message
 class HelloReply:
-    """The answer to a greeting; `reason` is empty if the greeting was accepted, `detail` is a sentence for people."""
+    """The answer to a greeting; `reason` is empty if the greeting was accepted, `detail` is a sentence for people.
+
+    The other fields say of the sender what those of `Hello` say.
+    """
 
     incarnation: str
     boot: int
     reason: str
     detail: str
     earlier: str = ""
+    program: tuple[str, int] = ("", 0)
 
 
 @message
@@ -114,6 +133,9 @@ class AppendReply:
     index: int
     entry_term: int
     round: int
+    refusal: str = ""
+    """Why the sender took none of the entries, or would take none: one of `REFUSALS`, or empty. A node that is full
+    says so in its replies to heartbeats too, so that its leader knows when it has room again."""
 
 
 @message
@@ -136,6 +158,8 @@ class SnapshotReply:
     index: int
     offset: int
     done: bool
+    refusal: str = ""
+    """Why the sender does not take this snapshot, one of `REFUSALS`, or empty. The leader tries again later."""
 
 
 @message
@@ -209,17 +233,24 @@ class Results:
     items: tuple[tuple[int, str, bytes], ...]
 
 
+LEASE = "lease"
 STALE = "stale"
-CONSISTENCIES = ("linearizable", "lease", STALE)
+CONSISTENCIES = ("linearizable", LEASE, STALE)
 """The consistency levels of a `Read`, the strictest first."""
 
 
 @message
 class Read:
-    """Queries, each as (number, encoded query); `consistency` is one of `CONSISTENCIES`."""
+    """Queries, each as (number, encoded query); `consistency` is one of `CONSISTENCIES`.
+
+    Answers to them may come in several frames. A number that is asked again on the same connection while it waits is
+    answered once.
+    """
 
     consistency: str
     queries: tuple[tuple[int, bytes], ...]
+    wait_ms: int = 0
+    """For how long the client waits; what is not answered by then is dropped. 0 means that it did not say."""
 
 
 @message

@@ -23,6 +23,7 @@ from forge_consensus.events.types import (
     LogAppended,
     LogCommitted,
     NodeFailed,
+    QuerySlow,
     QuorumLost,
     RoleChanged,
     SnapshotFailed,
@@ -37,6 +38,7 @@ LEVELS: Final[dict[type[ConsensusEvent], str]] = {
     NodeFailed: "WARNING",
     QuorumLost: "WARNING",
     ApplySlow: "WARNING",
+    QuerySlow: "WARNING",
     Degraded: "WARNING",
     RoleChanged: "DEBUG",  # the event of the new role follows
     BecameCandidate: "INFO",

@@ -239,6 +239,22 @@ class ApplySlow(ConsensusEvent):
     """How many more were slow since the last such event."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QuerySlow(ConsensusEvent):
+    """One call of the machine for a query took longer than a heartbeat interval; at most one such event a second.
+
+    A user's machine is asked on a helper thread, so the node goes on; but nothing is applied meanwhile.
+    """
+
+    kind: ClassVar[str] = "consensus.query.slow"
+
+    query: str
+    """The query as a short text."""
+    duration: float
+    untold: int = 0
+    """How many more were slow since the last such event."""
+
+
 # ---- snapshots
 
 
@@ -356,7 +372,7 @@ EVENT_TYPES: Final[dict[str, type[ConsensusEvent]]] = {
         RoleChanged, BecameFollower, BecameCandidate, BecameLeader,
         ClusterFormed, QuorumAchieved, QuorumLost,
         LogAppended, LogCommitted, LogCompacted, LogTruncated,
-        ApplySlow,
+        ApplySlow, QuerySlow,
         SnapshotStarted, SnapshotCompleted, SnapshotFailed, SnapshotRestored,
         Healthy, Degraded, Unhealthy, Recovering,
     )
@@ -387,6 +403,7 @@ __all__ = [
     "NodeRecovered",
     "NodeStarted",
     "NodeStopped",
+    "QuerySlow",
     "QuorumAchieved",
     "QuorumLost",
     "Recovering",

@@ -18,6 +18,7 @@ from forge_consensus.storage.backends.tables import TablesView
 from forge_consensus.storage.ledger.configuration import Configuration
 from forge_consensus.storage.ledger.identity import IDENTITY
 from forge_consensus.storage.ledger.ledger import BASE, HARD, NO_BASE
+from forge_consensus.storage.ledger.levels import LEVEL_OF_KIND, unknown_kind
 from forge_consensus.storage.ledger.log import TABLE
 from forge_consensus.storage.ledger.record import Kind, data_of, index_of, intact, key_of, kind_of, term_of
 from forge_consensus.storage.ledger.transaction import META, get_meta
@@ -150,7 +151,10 @@ def verify_record(index: int, record: bytes, previous: int, report: VerifyReport
     term = term_of(record)
     if term < previous:
         report.fault(f"entry {index} is of term {term} behind one of term {previous}")
-    if kind_of(record) == Kind.CONFIGURATION:
+    kind = kind_of(record)
+    if kind not in LEVEL_OF_KIND:
+        report.fault(str(unknown_kind(index, kind)))
+    elif kind == Kind.CONFIGURATION:
         try:
             Configuration.decode(data_of(record))
         except (CorruptionError, UnsupportedVersionError) as error:

@@ -7,16 +7,20 @@ was wiped or restored from a copy is refused as well, because it has lost votes 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from forge_consensus.actors.messages import Hello, HelloReply
 from forge_consensus.storage.ledger.configuration import Configuration
 from forge_consensus.storage.ledger.identity import Identity
+from forge_consensus.storage.ledger.levels import LEVEL
+from forge_consensus.version import __version__
 
 CONFIGURATION = "configuration"
 """The reason of a refusal: the two nodes were started with different lists of members."""
 IDENTITY = "identity"
 """The reason of a refusal: the sender is no member, or not the member that was known under its id."""
+PROGRAM: Final = (__version__, LEVEL)
+"""What a greeting says of the program of this node."""
 
 Admit = Callable[[Hello | HelloReply], str]
 """Records the sender's boot; returns why the sender is not the member that was known, or ""."""
@@ -53,6 +57,7 @@ class Handshake:
             configuration_hash=initial.digest,
             configuration=initial.text,
             earlier=identity.earlier,
+            program=PROGRAM,
         )
 
     def reply(self, refusal: Refusal) -> HelloReply:
@@ -64,6 +69,7 @@ class Handshake:
             reason=refusal.reason,
             detail=refusal.detail,
             earlier=identity.earlier,
+            program=PROGRAM,
         )
 
     def judge(self, node: str, hello: Hello, members: Configuration, admit: Admit) -> Refusal:

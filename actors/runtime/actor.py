@@ -11,6 +11,7 @@ from thespian.actors import Actor, ActorAddress
 from forge_consensus.actors import messages, notices
 from forge_consensus.actors.runtime.address import Address, LocalAddress, PeerAddress
 from forge_consensus.actors.runtime.clock import Clock
+from forge_consensus.actors.runtime.commit_times import CommitTimes
 from forge_consensus.actors.runtime.observation import TurnObservation
 from forge_consensus.actors.runtime.peers import Peers
 from forge_consensus.actors.runtime.refusals import Refusals
@@ -22,6 +23,7 @@ from forge_consensus.actors.runtime.unanswered import Unanswered
 from forge_consensus.config.raft import RaftSettings
 from forge_consensus.events.types import ConsensusEvent
 from forge_consensus.storage.ledger.ledger import Ledger
+from forge_consensus.storage.ledger.levels import LEVEL
 from forge_consensus.storage.opening import Opened
 from forge_consensus.storage.snapshots.store import Snapshots
 
@@ -46,6 +48,7 @@ class Context(Protocol):
     """Kept by the gateway. It outlives the actors, so that every client is answered."""
     observation: TurnObservation
     peers: Peers
+    commit_times: CommitTimes
     started_at: float
     """When the node started, in seconds of real time."""
     bind_address: str
@@ -162,6 +165,15 @@ class ConsensusActor(Actor):  # type: ignore[misc]
     def publish(self, event: ConsensusEvent) -> None:
         """Publish an event, once the turn is committed."""
         self.context.publish(event)
+
+    def may_use(self, level: int) -> bool:
+        """Whether every member of the configuration in force is known to have this feature level.
+
+        A leader asks before it proposes what that level brought. A member that was not met since this process began
+        counts as one that lacks it.
+        """
+        greeted = self.shared.greeted
+        return level <= LEVEL and all(node in greeted and greeted[node].level >= level for node in self.others)
 
     @property
     def others(self) -> list[str]:

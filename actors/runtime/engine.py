@@ -17,6 +17,7 @@ from forge_consensus.actors.runtime.actor import ConsensusActor
 from forge_consensus.actors.runtime.address import Address, LocalAddress, PeerAddress
 from forge_consensus.actors.runtime.cell import Cells
 from forge_consensus.actors.runtime.clock import Clock
+from forge_consensus.actors.runtime.commit_times import CommitTimes
 from forge_consensus.actors.runtime.faults import Faults
 from forge_consensus.actors.runtime.gate import Gate
 from forge_consensus.actors.runtime.mailbox import Mailbox
@@ -34,6 +35,7 @@ from forge_consensus.config.raft import RaftSettings
 from forge_consensus.errors import is_fatal
 from forge_consensus.events.bus import EventBus
 from forge_consensus.events.types import ConsensusEvent, NodeStopped
+from forge_consensus.storage.ledger.configuration import check_lease
 from forge_consensus.storage.opening import Opened
 
 SUPERVISOR: Final = "supervisor"
@@ -43,7 +45,8 @@ class Engine:
     """One node. All of it belongs to one thread; only `stopping` may be read from others.
 
     `bind_address` and `events_address` are where the node listens and publishes, for its greetings and its status. The
-    engine is also the actors' `Context`.
+    engine is also the actors' `Context`. Raises `InvalidConfigError` for settings with which the cluster's leases would
+    not be safe.
     """
 
     def __init__(
@@ -57,6 +60,7 @@ class Engine:
         bind_address: str,
         events_address: str = "",
     ) -> None:
+        check_lease(opened.ledger.configuration, settings.election_timeout_min)
         self.opened = opened
         self.ledger = opened.ledger
         self.settings = settings
@@ -80,6 +84,7 @@ class Engine:
         self.unanswered = Unanswered()
         self.observation = TurnObservation(self.ledger)
         self.faults = Faults(settings)
+        self.commit_times = CommitTimes()
         self.stopping = ""
         """Why the node is to stop; empty while it is not."""
 
@@ -138,12 +143,15 @@ class Engine:
         The actors learn in the next turn that the log is durable, and that the commit took longer than an election
         timeout.
         """
+        commits = self.ledger.commits
         wrote = self.ledger.commit()
         self.ledger.check_turn()
         if wrote:
             persisted = Persisted(self.ledger.term, self.ledger.log.durable)
             self.mailbox.first_in_next_turn(self.actor("replication"), persisted)
         seconds = self.clock.reading() - began  # a simulated disk is slow by the simulated clock
+        if self.ledger.commits != commits:
+            self.commit_times.note(seconds, began + seconds)
         if seconds > self.settings.election_timeout_min:
             self.next_turn(self.actor("election"), CommitWasSlow(seconds))
         return seconds

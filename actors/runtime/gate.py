@@ -204,5 +204,6 @@ class Gate:
 
     def is_sticky(self) -> bool:
         """Whether a vote request is refused because there is a leader, and so must not move the term."""
-        timeout, lease_reads = self.election_timeout_min, self.ledger.configuration.lease_reads
+        configuration = self.ledger.configuration
+        timeout, lease_reads = configuration.vote_kept(self.election_timeout_min), configuration.lease_reads
         return self.shared.stickiness.holds(self.clock.running(), timeout=timeout, lease_reads=lease_reads)

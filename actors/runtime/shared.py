@@ -49,6 +49,16 @@ class PeerView:
     """When its last reply or greeting arrived, in seconds of real time."""
 
 
+@dataclass(frozen=True, slots=True)
+class Greeted:
+    """What another member said of itself in its last greeting that this node accepted."""
+
+    program: str
+    """The version of its program."""
+    level: int
+    """The feature level of its program, see `forge_consensus.storage.ledger.levels`."""
+
+
 @dataclass(slots=True)
 class SharedState:
     """Facts that have one home because several actors need them. Each has one writer, named in its docstring.
@@ -71,5 +81,16 @@ class SharedState:
     match: dict[str, int] = field(default_factory=dict)
     """Of each voter, the index up to which its disk agrees with the leader's log; empty on other nodes. Written by
     replication."""
+    refusals: dict[str, str] = field(default_factory=dict)
+    """The followers that take no entries from this leader, and why (`REFUSALS`). Written by replication."""
+    refused_appends: dict[str, int] = field(default_factory=dict)
+    """How many appends each follower has refused in this leadership. Written by replication."""
+    blocked: str = ""
+    """Why this leader takes no proposals although it could append them; empty if it does. Written by replication."""
+    snapshot_trouble: str = ""
+    """Why this node's last snapshot failed, or why it does not take its leader's; empty if all is well. Written by
+    snapshot."""
     peers: dict[str, PeerView] = field(default_factory=dict)
     """Written by health."""
+    greeted: dict[str, Greeted] = field(default_factory=dict)
+    """The members whose greeting was accepted since this process began. Written by membership."""

@@ -5,13 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import Any, Protocol, Self
 
+from forge_consensus.actors.messages import FULL
 from forge_consensus.actors.runtime.clock import Clock
+from forge_consensus.actors.runtime.commit_times import CommitTimes
 from forge_consensus.actors.runtime.peers import Peers
 from forge_consensus.actors.runtime.refusals import Refusals
 from forge_consensus.actors.runtime.reported import Reported
 from forge_consensus.actors.runtime.shared import SharedState
 from forge_consensus.storage.ledger.ledger import Ledger
 from forge_consensus.storage.snapshots.store import Snapshots
+from forge_consensus.version import __version__
 
 
 @dataclass(slots=True)
@@ -24,6 +27,7 @@ class Totals:
     commands: int = 0  # gateway; how many were answered
     commands_failed: int = 0  # gateway; of these, how many with an error
     reads: int = 0  # gateway; how many queries were answered
+    slow_queries: int = 0  # gateway; how many calls of the machine for a query took longer than a heartbeat interval
     slow_applies: int = 0  # replication; how many commands took the machine longer than a heartbeat interval
 
 
@@ -36,6 +40,7 @@ class Source(Protocol):
     reported: Reported
     refusals: Refusals
     totals: Totals
+    commit_times: CommitTimes
     peers: Peers
     started_at: float
     events_address: str
@@ -58,6 +63,12 @@ class MemberStatus:
     """Seconds since the member last answered; None for the node itself and for a member that never did."""
     match_index: int | None
     """The index up to which the member's disk agrees with the leader's log; None on a node that does not lead."""
+    program: str | None
+    """The version of its program, None for a member that this node has not met since its start."""
+    refusal: str
+    """Why the member takes no entries from this leader: "full", "unsupported", "damaged", or empty if it does."""
+    refused_appends: int
+    """How many appends of this leader the member has refused; 0 on a node that does not lead."""
     problem: str = ""
     """Why the node has no connection to the member, such as a name that does not resolve; "" while it has one."""
 
@@ -114,6 +125,8 @@ class NodeStatus:
     reads_total: int
     slow_applies_total: int
     """How many commands took the machine longer than a heartbeat interval; `consensus.apply.slow` names them."""
+    slow_queries_total: int
+    """How often a call of the machine for a query took longer than that; `consensus.query.slow` names them."""
     turns_total: int
     flushes_total: int
     refused: dict[str, int]
@@ -127,6 +140,10 @@ class NodeStatus:
     events_address: str
     """Where the node publishes its events, empty if it does not."""
     nodes: list[MemberStatus]
+    commit_seconds: float
+    """How long the slowest commit of the last ten seconds took."""
+    full: str
+    """Why the node takes no entries, for people; empty if it does."""
     storage: StorageStatus | None = None
 
     @classmethod
@@ -159,6 +176,7 @@ class NodeStatus:
             operations_failed=totals.commands_failed,
             reads_total=totals.reads,
             slow_applies_total=totals.slow_applies,
+            slow_queries_total=totals.slow_queries,
             turns_total=totals.turns,
             flushes_total=ledger.commits,
             refused=dict(source.refusals.counts),
@@ -167,6 +185,8 @@ class NodeStatus:
             address=addresses.get(identity.node_id),
             events_address=source.events_address,
             nodes=members_of(source),
+            commit_seconds=source.commit_times.slowest(source.clock.now()),
+            full=ledger.room.full or shared.blocked,
         )
 
     @classmethod
@@ -217,7 +237,7 @@ def members_of(source: Source) -> list[MemberStatus]:
     shared, ledger, now = source.shared, source.ledger, source.clock.now()
     found = []
     for node, address in ledger.configuration.members:
-        view = shared.peers.get(node)
+        view, greeted = shared.peers.get(node), shared.greeted.get(node)
         own = node == ledger.identity.node_id
         member = MemberStatus(
             id=node,
@@ -227,6 +247,9 @@ def members_of(source: Source) -> list[MemberStatus]:
             round_trip_ms=view.round_trip_ms if view else None,
             last_contact=now - view.heard_at if view and view.heard_at is not None else None,
             match_index=shared.match.get(node),
+            program=__version__ if own else greeted.program if greeted else None,
+            refusal=ledger.room.full and FULL if own else shared.refusals.get(node, ""),
+            refused_appends=shared.refused_appends.get(node, 0),
             problem=source.peers.problems.get(node, ""),
         )
         found.append(member)

@@ -135,7 +135,7 @@ class Link:
     def plan(self, problem: str, seconds: float) -> None:
         """Look the name up again, and begin anew after this many seconds unless ZeroMQ does so by itself."""
         now = time.monotonic()
-        self.problem = problem
+        self.problem = self.name.problem or problem
         self.name.look_up(now)
         self.next_at = min(self.next_at, now + seconds)
         self.wake_at = min(self.wake_at, self.next_at, self.name.wake_at(now))

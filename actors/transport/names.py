@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ipaddress
 import socket
-import threading
 import time
 from collections.abc import Callable
 from itertools import chain, zip_longest
@@ -17,6 +16,9 @@ from typing import Any, Final
 
 from forge_consensus.actors.transport.endpoint import url_of
 from forge_consensus.config.address import IPC
+from forge_consensus.errors import TransportUnavailableError
+from forge_consensus.process.green import original_getaddrinfo
+from forge_consensus.process.threads import ForgeThread
 
 LOOK_AGAIN_SECONDS: Final = 1.0
 """The shortest time between two questions for one name."""
@@ -71,8 +73,8 @@ class Question:
             self.urls = urls
 
         try:
-            threading.Thread(target=work, name="forge-names", daemon=True).start()
-        except RuntimeError as error:  # no more threads: ask again later
+            ForgeThread(target=work, name="forge-names").start()
+        except TransportUnavailableError as error:  # no more threads: ask again later
             self.urls, self.error = [], str(error)
 
 
@@ -83,7 +85,7 @@ class Name:
     """
 
     def __init__(self, address: str, ask: Ask | None = None) -> None:
-        self.ask: Ask = ask or socket.getaddrinfo
+        self.ask: Ask = ask or original_getaddrinfo()
         self.host, _, self.port = address.rpartition(":")
         self.fixed = address.startswith(IPC) or is_number(self.host)
         self.urls: list[str] = [url_of(address)] if self.fixed else []

@@ -34,7 +34,8 @@ class RaftSettings:
         unit="s",
         minimum=0.001,
         original="raft.election_timeout_min",
-        what="The shortest time that a follower waits for a silent leader before it stands for election.",
+        what="The shortest time that a follower waits for a silent leader before it stands for election. In a cluster "
+        "that is founded with lease reads it becomes the length of the leases; later values must not be shorter.",
         why="One computing thread beside an embedded node can hold it up for half a second; a leader that crashed is "
         "noticed sooner, by its broken connection.",
     )
@@ -164,6 +165,15 @@ class RaftSettings:
         "is never longer than a quarter of the heartbeat interval.",
         why="So heartbeats leave in time, however much work waits.",
     )
+    backlog_seconds_max: float = setting(
+        0.5,
+        unit="s",
+        minimum=0.001,
+        what="Commands or queries that would wait longer than this for the state machine, as it goes at present, are "
+        "answered with busy.",
+        why="What waits longer finds its client gone, and keeps everybody behind it waiting; a command of the built-in "
+        "machine waits for some milliseconds.",
+    )
     turn_frames_max: int = setting(
         512,
         minimum=1,
@@ -194,7 +204,8 @@ class RaftSettings:
         0.1,
         minimum=0.0,
         maximum=0.9,
-        what="By this part of the election timeout a lease is shortened.",
+        what="By this part a leader's lease is shorter than the time that followers keep their votes back for; read "
+        "when a cluster is founded with lease reads.",
         why="Clocks of sound machines differ by far less; a lease must end before a new leader can exist.",
     )
 

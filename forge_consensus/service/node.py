@@ -18,11 +18,11 @@ from forge_consensus.errors import InvalidConfigError
 from forge_consensus.events.bus import EventBus
 from forge_consensus.storage.backends.folder import Folder
 from forge_consensus.storage.backends.lmdb import LmdbTables
-from forge_consensus.storage.ledger.configuration import Configuration
+from forge_consensus.storage.ledger.configuration import Configuration, check_lease, drift_ppm_of, lease_ms_of
 from forge_consensus.storage.machines.kv import KeyValueMachine
 from forge_consensus.storage.machines.machine import Machine
 from forge_consensus.storage.opening import Founding, Opened, open_ledger
-from forge_consensus.storage.snapshots.export import export_in_process
+from forge_consensus.storage.snapshots.export import exporter
 
 if TYPE_CHECKING:
     from forge_consensus.service.node_metrics import ServedMetrics
@@ -66,6 +66,7 @@ class Node:
                 map_bytes=settings.storage.map_bytes,
             )
             opened = self.open_ledger(bind)
+            check_lease(opened.ledger.configuration, settings.raft.election_timeout_min)
             self.tell_findings(opened)
             self.base = ZeroMqBase(opened, settings.raft, self.bus, bind)
             self.system = start_system(self.base)
@@ -97,15 +98,15 @@ class Node:
         assert folder is not None, "the folder was opened"
         assert tables is not None, "the tables were opened"
         peers = settings.peers or {settings.node_id: bind}
-        configuration = Configuration.of(peers, lease_reads=settings.lease_reads)
+        configuration = Configuration.of(
+            peers,
+            lease_reads=settings.lease_reads,
+            lease_ms=lease_ms_of(settings.raft.election_timeout_min),
+            drift_ppm=drift_ppm_of(settings.raft.clock_drift),
+        )
         founding = Founding(settings.node_id, settings.cluster_id, configuration, lambda: secrets.token_hex(8))
         machine: Any = self.machine
-        export = export_in_process(
-            folder.tables_path,
-            folder.snapshots_path,
-            type(machine),
-            settings.storage.snapshot_seconds_max,
-        )
+        export = exporter(tables, folder.snapshots_path, type(machine), settings.storage.snapshot_seconds_max)
         return open_ledger(tables, folder.snapshots_path, founding, machine, settings.storage, export)
 
     @property

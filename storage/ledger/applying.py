@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from typing import Any, NamedTuple, cast
 
@@ -13,10 +14,12 @@ from forge_consensus.errors import (
     ProtocolError,
     StorageError,
     UnavailableError,
+    UnsupportedVersionError,
 )
 from forge_consensus.storage.backends.sealed import REJOIN
 from forge_consensus.storage.backends.tables import Batch, Tables, TablesView
 from forge_consensus.storage.ledger.checks import broken
+from forge_consensus.storage.ledger.levels import LEVEL_OF_KIND, unknown_kind
 from forge_consensus.storage.ledger.log import Log
 from forge_consensus.storage.ledger.record import Kind, Record, parse
 from forge_consensus.storage.ledger.time_slice import TimeSlice, endless
@@ -34,6 +37,7 @@ from forge_consensus.storage.machines.machine import (
     failure,
 )
 from forge_consensus.storage.machines.sessions import TTL_BYTES, Sessions
+from forge_consensus.storage.machines.steps import finished
 
 APPLIED = b"applied"
 COMMAND = int(Kind.COMMAND)
@@ -92,6 +96,11 @@ class Applier:
         self.ledger_machine = cast("LedgerMachine", machine) if hasattr(machine, "checkpoint") else None
         """The machine, if it is kept in the ledger's tables; None for a user's machine that is durable by snapshots."""
         self.batched = hasattr(machine, "apply_run")
+        self.asked: Callable[[Any], Any] = getattr(machine, "query_steps", machine.query)
+        self.elsewhere = self.ledger_machine is None and bool(getattr(machine, "query_elsewhere", True))
+        """Whether queries are answered on a helper thread, because nobody knows how long a user's query takes."""
+        self.lent = False
+        """Whether a helper thread uses the machine: nothing is applied, captured or restored meanwhile."""
         self.sessions = Sessions()
         self.generation = 0
         """The generation of tables that holds the state of a machine in the ledger."""
@@ -99,8 +108,8 @@ class Applier:
         """Index and term of the last applied entry, and the greatest time of any."""
         self.on_disk = self.staged = 0
         """The applied index as a restart finds it, and as the checkpoint in progress writes it."""
-        self.dirty_bytes = 0
-        """About how much memory the state takes that is not on disk."""
+        self.dirty_keys = self.dirty_bytes = 0
+        """How many keys changed that are not on disk, and about how much memory they take."""
         self.slow: SlowStep | None = None
         """The step of the last `run` that took too long, if one did; it was the last one."""
         self.run_entries = RUN_ENTRIES_FIRST
@@ -136,16 +145,23 @@ class Applier:
 
     def query(self, query: Any) -> Any:
         """Ask the machine. May raise anything; `UnavailableError` while a user's machine is being handed a snapshot."""
+        return finished(answer) if isinstance(answer := self.ask(query), Generator) else answer
+
+    def ask(self, query: Any) -> Any:
+        """Ask the machine as `query` does; a machine that has `query_steps` may return a generator of steps.
+
+        The generator returns the answer in the end, from the state of its first step.
+        """
         if self.replacing and self.ledger_machine is None:
             raise UnavailableError("this node is taking over a snapshot: ask another one, or again soon")
-        return self.machine.query(query)
+        return self.asked(query)
 
     def run(self, log: Log, upto: int, count_max: int, time_slice: TimeSlice | None = None) -> list[Applied]:
         """Apply at most `count_max` entries up to index `upto`, in order; returns the outcome of each.
 
         It stops earlier when the time slice is over, after at least one entry. Raises `StorageError`,
-        `LogInconsistentError`, and `ApplyFaultError` for every other fault: the state is then half changed, so nothing
-        can be repaired in place.
+        `LogInconsistentError`, `UnsupportedVersionError` for a kind that this program does not know, and
+        `ApplyFaultError` for every other fault: the state is then half changed, so nothing can be repaired in place.
         """
         time_slice = time_slice or endless()
         upto = min(upto, self.index + count_max)
@@ -163,7 +179,7 @@ class Applier:
                 work = self.apply_in_runs if self.batched else self.apply_each
                 if work(entries, done, time_slice):
                     break
-        except (ApplyFaultError, LogInconsistentError, StorageError):
+        except (ApplyFaultError, LogInconsistentError, StorageError, UnsupportedVersionError):
             raise
         except Exception as error:
             raise ApplyFaultError(self.index, f"{type(error).__name__}: {error}") from error
@@ -206,6 +222,8 @@ class Applier:
             return Applied(index, term, session, seq, outcome)
         if kind == SESSION:
             self.sessions.open(index, self.time_ms, int.from_bytes(data[:TTL_BYTES]))
+        elif kind not in LEVEL_OF_KIND:  # written by a newer version that ran on this folder
+            raise unknown_kind(index, kind)
         return Applied(index, term, 0, 0, DONE)
 
     def apply_command(self, index: int, term: int, data: bytes) -> Outcome:
@@ -301,7 +319,8 @@ class Applier:
 
     def measure(self) -> None:
         """Note how much is not on disk. Every turn reads it and few change it, so it is not computed each time."""
-        self.dirty_bytes = self.ledger_machine.dirty[1] if self.ledger_machine is not None else 0
+        if self.ledger_machine is not None:
+            self.dirty_keys, self.dirty_bytes = self.ledger_machine.dirty
 
 
 def command_of(record: Record) -> str:

@@ -29,8 +29,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from forge_consensus.errors import CorruptionError, LogInconsistentError, ProtocolError, UnsupportedVersionError
+from forge_consensus.errors import CorruptionError, LogInconsistentError, ProtocolError
 from forge_consensus.storage.ledger.configuration import Configuration
+from forge_consensus.storage.ledger.levels import LEVEL_OF_KIND, unknown_kind
 from forge_consensus.storage.ledger.log import Log
 from forge_consensus.storage.ledger.record import Kind, data_of, intact, kind_of, term_of
 
@@ -112,7 +113,8 @@ def check_records(term: int, previous: int, first: int, records: Sequence[bytes]
 
     `previous` is the term of the entry before them. Returns the indexes of those that hold a configuration. Raises
     `ProtocolError` unless each record is whole, belongs to its index and has a term from `previous` to `term` that
-    never falls, and each configuration can be read by this program.
+    never falls, and each configuration decodes. Raises `UnsupportedVersionError`, which is fatal, for a kind of entry
+    or a version of a configuration that this program does not know: it could not follow this leader any further.
     """
     found = []
     for index, record in enumerate(records, first):
@@ -120,13 +122,14 @@ def check_records(term: int, previous: int, first: int, records: Sequence[bytes]
         if not (previous <= record_term <= term and intact(index, record)):
             raise ProtocolError(f"entry {index} of an append is damaged or out of order")
         previous = record_term
-        if kind_of(record) == CONFIGURATION:
+        kind = kind_of(record)
+        if kind == CONFIGURATION:
             found.append(index)
+        elif kind not in LEVEL_OF_KIND:
+            raise unknown_kind(index, kind)
     for index in found:
         try:
             Configuration.decode(data_of(records[index - first]))
-        except UnsupportedVersionError as error:
-            raise ProtocolError(f"entry {index} of an append: {error}") from error
         except CorruptionError as error:
             raise ProtocolError(f"entry {index} of an append holds no configuration that decodes") from error
     return found

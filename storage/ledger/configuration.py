@@ -1,19 +1,21 @@
-"""The configuration: the members of the cluster, as a log entry holds them.
+"""The configuration: the members of the cluster and what all of them must agree on, as a log entry holds it.
 
 The bytes. Version 1 is the msgpack array `[members, lease_reads]`, with `members` an array of `[node id, address]`.
-Every later version is an array that begins with its number: `[version, members, lease_reads, ...]`. A number that this
-program does not know is refused with `UnsupportedVersionError`, because a node that ignored a field could count a
-majority among the wrong nodes.
+Every later version is an array that begins with its number. Version 2 is `[2, members, lease_reads, lease_ms,
+drift_ppm, machine]`. A number that this program does not know is refused with `UnsupportedVersionError`, because a node
+that ignored a field could count a majority among the wrong nodes.
 
 To add a field (outgoing voters, learners, attributes): give `Configuration` the field with a default that means what
 the earlier version meant; raise `VERSION`; let `encode` write the new version only for a configuration that uses the
 field, so that a plain list of members keeps its bytes, its digest and its readers; let `decode` fill in the default for
-earlier versions; propose such a configuration only when all members are known to read it.
+earlier versions; propose such a configuration only when all members are known to read it
+(`forge_consensus.storage.ledger.levels`).
 """
 
 from __future__ import annotations
 
 import hashlib
+import math
 from bisect import bisect_right
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -28,8 +30,11 @@ from forge_consensus.storage.ledger.quorum import Quorum
 CONFIGURATIONS: Final = b"configurations"
 """The key under which the ledger stores the indexes of the log's configuration entries."""
 
-VERSION: Final = 1
+VERSION: Final = 2
 """The newest version of a configuration's bytes that this program reads."""
+LEASE_MS: Final = 800
+DRIFT_PPM: Final = 100_000
+"""The lease of a configuration of version 1, which names none: the defaults of the settings that leases went by."""
 
 
 @dataclass(frozen=True)
@@ -45,11 +50,29 @@ class Configuration:
     lease_reads: bool = False
     """Whether leaders may answer reads under a lease. All members share it, because a lease is safe only if every voter
     keeps its vote back for as long."""
+    lease_ms: int = LEASE_MS
+    """With leases: for how many milliseconds after a leader's request a member keeps its vote back from others. Leader
+    and followers go by this value and never by a setting of their own, which may differ."""
+    drift_ppm: int = DRIFT_PPM
+    """With leases: by how many millionths of `lease_ms` a leader's own lease is shorter, because clocks do not run
+    equally fast."""
+    machine: str = ""
+    """The name of the state machine that all members run. It is empty for the built-in one, and for a cluster that is
+    older than the names."""
 
     @classmethod
-    def of(cls, peers: Mapping[str, str], *, lease_reads: bool = False) -> Configuration:
+    def of(
+        cls,
+        peers: Mapping[str, str],
+        *,
+        lease_reads: bool = False,
+        lease_ms: int = LEASE_MS,
+        drift_ppm: int = DRIFT_PPM,
+        machine: str = "",
+    ) -> Configuration:
         """Make the configuration of these members, given as node id -> address ("host:port").
 
+        `lease_ms` and `drift_ppm` count with `lease_reads` only: without leases all lists of members have equal bytes.
         Raises `InvalidConfigError` if there is no member, or two members share an address.
         """
         if not peers:
@@ -57,7 +80,9 @@ class Configuration:
         members = tuple(sorted(peers.items()))
         if len({address for _, address in members}) != len(members):
             raise InvalidConfigError(f"two peers share one address in {cls(members).text}: give each its own")
-        return cls(members, lease_reads)
+        if not lease_reads:
+            lease_ms, drift_ppm = LEASE_MS, DRIFT_PPM
+        return cls(members, lease_reads, lease_ms, drift_ppm, machine)
 
     @cached_property
     def voters(self) -> frozenset[str]:
@@ -77,9 +102,25 @@ class Configuration:
         """The address of each member, by node id."""
         return dict(self.members)
 
+    def vote_kept(self, election_timeout_min: float) -> float:
+        """For how many seconds after a leader's request a member keeps its vote back from others.
+
+        With leases it is a value of the configuration, equal on all members, because their leader relies on it. Without
+        leases nobody does, and each goes by its own minimal election timeout.
+        """
+        return self.lease_ms / 1000 if self.lease_reads else election_timeout_min
+
+    @property
+    def lease_ns(self) -> int:
+        """How long a leader's lease lasts from the moment when the request left that a majority answered."""
+        return self.lease_ms * (1_000_000 - self.drift_ppm)
+
     def encode(self) -> bytes:
         """The bytes of this configuration, the same on every node, in the earliest version that can hold it."""
-        return cast("bytes", msgpack.packb((self.members, self.lease_reads)))
+        if (self.lease_ms, self.drift_ppm, self.machine) == (LEASE_MS, DRIFT_PPM, ""):
+            return cast("bytes", msgpack.packb((self.members, self.lease_reads)))
+        row = (VERSION, self.members, self.lease_reads, self.lease_ms, self.drift_ppm, self.machine)
+        return cast("bytes", msgpack.packb(row))
 
     @classmethod
     def decode(cls, data: bytes) -> Configuration:
@@ -94,8 +135,15 @@ class Configuration:
                     f"a configuration of the cluster is written in version {row[0]}, and this program reads versions "
                     f"up to {VERSION}: run a later version of the program on this node"
                 )
-            members, lease_reads = row
-            return cls(tuple((str(node), str(address)) for node, address in members), bool(lease_reads))
+            if isinstance(row, tuple) and row and row[0] == VERSION and type(row[0]) is int:
+                _, members, lease_reads, lease_ms, drift_ppm, machine = row
+            else:
+                members, lease_reads = row
+                lease_ms, drift_ppm, machine = LEASE_MS, DRIFT_PPM, ""
+            if not (type(lease_ms) is int and lease_ms > 0 and type(drift_ppm) is int and 0 <= drift_ppm < 1_000_000):
+                raise ValueError("a lease that cannot be")
+            named = tuple((str(node), str(address)) for node, address in members)
+            return cls(named, bool(lease_reads), lease_ms, drift_ppm, str(machine))
         except (ValueError, TypeError) as error:
             raise CorruptionError("a configuration entry of the log does not decode") from error
 
@@ -108,7 +156,30 @@ class Configuration:
     def text(self) -> str:
         """The configuration for people to read: n1=host:port,n2=..."""
         listed = ",".join(f"{node}={address}" for node, address in self.members)
-        return listed + (" with lease reads" if self.lease_reads else "")
+        if self.lease_reads:
+            listed += f" with lease reads of {self.lease_ms} ms less {self.drift_ppm / 10_000:g} %"
+        return listed + (f" and the state machine {self.machine!r}" if self.machine else "")
+
+
+def lease_ms_of(election_timeout_min: float) -> int:
+    """The lease in milliseconds that nodes with this minimal election timeout (seconds) can keep."""
+    return math.floor(round(election_timeout_min * 1000, 6))
+
+
+def drift_ppm_of(clock_drift: float) -> int:
+    """A part of a lease in millionths, rounded up."""
+    return math.ceil(round(clock_drift * 1_000_000, 6))
+
+
+def check_lease(configuration: Configuration, election_timeout_min: float) -> None:
+    """Raise `InvalidConfigError` for a node that could stand, and vote for itself, while a lease may still last."""
+    if configuration.lease_reads and lease_ms_of(election_timeout_min) < configuration.lease_ms:
+        lease = configuration.lease_ms / 1000
+        raise InvalidConfigError(
+            f"raft.election_timeout_min is {election_timeout_min} s, and the leases of this cluster last {lease} s "
+            "since its founding: this node would stand for election while a leader may still answer reads by its "
+            f"lease. Set raft.election_timeout_min to at least {lease} s on this node"
+        )
 
 
 class ConfigurationHistory:

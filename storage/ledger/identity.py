@@ -13,8 +13,10 @@ from forge_consensus.storage.ledger.transaction import Transaction, get_meta, pu
 
 IDENTITY = b"identity"
 BOOTS = b"boots"
-FORMAT = 2
-"""The layout of the ledger's tables; a folder of another format is refused."""
+FORMAT = 3
+"""The layout of the ledger's tables that this program writes."""
+FORMATS = (2, FORMAT)
+"""The layouts that it reads. A folder of an earlier one is taken over at its first start; any other is refused."""
 
 DRAWN = "."
 """Stands in a boot token between the incarnation and the draw."""
@@ -60,10 +62,10 @@ class Identity:
             self.incarnation, self.boot = new_incarnation(), 1
         else:
             row = msgpack.unpackb(stored)
-            if row[0] != FORMAT:
+            if row[0] not in FORMATS:
                 raise IdentityError(
-                    f"the folder has format {row[0]} and this program reads {FORMAT}: start it with the program that "
-                    "wrote it"
+                    f"the folder has format {row[0]} and this program reads {FORMATS[0]} to {FORMAT}: start it with "
+                    "the program that wrote it"
                 )
             _, node_id, cluster_id, self.incarnation, boot, self.earlier = row
             self.boot = boot + 1

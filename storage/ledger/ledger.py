@@ -24,7 +24,8 @@ from forge_consensus.storage.ledger.identity import Identity
 from forge_consensus.storage.ledger.journal import Journal
 from forge_consensus.storage.ledger.log import TABLE, Log
 from forge_consensus.storage.ledger.numbers import EventNumbers
-from forge_consensus.storage.ledger.record import HEAD_BYTES, Kind, data_of, encode, key_of
+from forge_consensus.storage.ledger.record import HEAD_BYTES, Kind, data_of, encode, key_of, kind_of
+from forge_consensus.storage.ledger.room import Room
 from forge_consensus.storage.ledger.time_slice import TimeSlice
 from forge_consensus.storage.ledger.transaction import Transaction, get_meta, put_meta
 from forge_consensus.storage.ledger.uncommitted import Uncommitted
@@ -40,9 +41,10 @@ NO_BASE = b"\x93\x00\x00\xc4\x00"
 ENTRY_BYTES = HEAD_BYTES + CRC_BYTES + 8 + RECORD_OVERHEAD_BYTES
 """The bytes of an entry on disk beside its data: head, checksum, key."""
 HELD_BACK = (Kind.COMMAND, Kind.SESSION)
-"""The kinds of entries that a leader refuses when too much is uncommitted or the store is full. A no-op always passes,
-because a new leader could otherwise never commit what its predecessor left (etcd's rule). So does a configuration,
-because it may be the remedy."""
+"""The kinds of entries that a leader refuses when too much is uncommitted, and every node when its store is full.
+
+A no-op always passes, because a new leader could otherwise never commit what its predecessor left (etcd's rule), and
+without that it answers no read. So does a configuration, because it may be the remedy."""
 
 
 class Proposal(NamedTuple):
@@ -96,6 +98,7 @@ class Ledger:
         """The term that this node leads; None if it leads none."""
         self.configurations = ConfigurationHistory()
         self.uncommitted = Uncommitted()
+        self.room = Room(tables, settings.reserve_bytes, lambda: self.log.fresh_bytes + self.applier.dirty_bytes)
         self.numbers = EventNumbers(tables)
         self.journal = Journal(tables, self.numbers, settings.events_kept, settings.events_seconds)
         self.early_term: int | None = None
@@ -137,6 +140,7 @@ class Ledger:
     def begin(self, now: float) -> None:
         """Begin a turn at `now` (seconds of real time)."""
         self.turn = Transaction()
+        self.room.now = now
         self.commit_before = self.commit_index
         self.appliable = self.log.durable
         self.early_term = self.leading_term
@@ -217,6 +221,7 @@ class Ledger:
         return (
             self.checkpoint_wanted
             or applier.index - applier.on_disk >= settings.checkpoint_entries
+            or applier.dirty_keys >= settings.checkpoint_entries
             or applier.dirty_bytes >= settings.checkpoint_bytes
         )
 
@@ -301,20 +306,25 @@ class Ledger:
 
     # --- the fence: log ----------------------------------------------------------------------------------------------
 
-    def check_space(self, extra_bytes: int) -> None:
-        """Raise `StorageFullError` unless the store has space for this much, for unsaved state, and for the reserve.
+    def check_space(self, size_bytes: int) -> None:
+        """Raise `StorageFullError` unless there is room for entries of this size, see `Room`."""
+        try:
+            self.room.check_entries(size_bytes)
+        except StorageFullError:
+            self.save_what_waits()
+            raise
 
-        The reserve keeps votes, compaction and copy-on-write possible when proposals are refused.
-        """
-        space = self.tables.space()
-        pending = self.log.fresh_bytes + self.applier.dirty_bytes
-        need = 2 * extra_bytes + pending + self.settings.reserve_bytes
-        if space.used_bytes + need > space.quota_bytes or space.disk_free_bytes < need:
-            raise StorageFullError(
-                f"the store uses {space.used_bytes} of {space.quota_bytes} bytes with "
-                f"{space.disk_free_bytes} free on the disk, and keeps {self.settings.reserve_bytes} in reserve: "
-                "make room on the disk or raise the quota; nothing was lost"
-            )
+    def look_for_room(self) -> str:
+        """Find out whether this node is full, so that it takes no entries; returns why, or ""."""
+        full = self.room.look()
+        if full:
+            self.save_what_waits()
+        return full
+
+    def save_what_waits(self) -> None:
+        """Have the applied state move to disk, because room is short and what waits in memory takes it twice."""
+        if self.applier.dirty_bytes:
+            self.checkpoint_wanted = True
 
     def propose(self, term: int, wall_ms: int, proposals: Sequence[Proposal]) -> tuple[int, int]:
         """Append entries as the leader of `term`; returns their first and last index.
@@ -349,8 +359,9 @@ class Ledger:
         """Take the entries that the leader of `term` sent to follow (prev_index, prev_term) (paper 5.3, I3).
 
         The log is truncated only at the first entry whose term differs, and never at or below the commit index. Raises
-        `StaleTermError`, `ProtocolError` for a record that is damaged or cannot be read, `StorageFullError`, all before
-        anything is changed, and `LogInconsistentError`, which is fatal.
+        `StaleTermError`, `ProtocolError` for a record that is damaged, `StorageFullError`, `UnsupportedVersionError`
+        for one that this program does not know, all before anything is changed, and `LogInconsistentError`. The last
+        two are fatal.
         """
         self.require(term)
         if self.leading_term is not None:
@@ -372,7 +383,8 @@ class Ledger:
         if not fresh:
             return Accepted(match, 0, 0, 0)
         configurations = check_records(term, log.term_at(first - 1) or 0, first, fresh)
-        self.check_space(sum(map(len, fresh)))
+        if any(kind_of(record) in HELD_BACK for record in fresh):
+            self.check_space(sum(map(len, fresh)))
         removed = self.truncate(first) if first <= log.last else 0
         log.append(fresh)
         for index in configurations:
@@ -501,7 +513,7 @@ class Ledger:
         So applying is never undone: a turn that is rolled back takes no applied entry back (I8). Raises
         `ApplyFaultError` with the entry's index for a fault of this program, `StorageError`; both end the node.
         """
-        if not self.more_to_apply or self.applier.replacing:
+        if not self.more_to_apply or self.applier.replacing or self.applier.lent:
             return []
         return self.applier.run(self.log, min(self.commit_index, self.appliable), count_max, time_slice)
 

@@ -141,7 +141,10 @@ class Machine(Protocol):
         """
 
     def query(self, query: Any) -> Any:
-        """Answer from the state without changing it; an exception is returned to the client."""
+        """Answer from the state without changing it; an exception is returned to the client.
+
+        See `StateMachine` for where it runs, and how a query that takes long can be answered in steps.
+        """
 
 
 class StateMachine(Machine, Protocol):
@@ -149,6 +152,15 @@ class StateMachine(Machine, Protocol):
 
     It may also have `apply_run(entries: Sequence[Entry]) -> Sequence[Any]`, which returns one result per entry; an
     exception instance stands for a command that failed. How entries are cut into runs differs between nodes.
+
+    Queries run on a helper thread, so that one that takes a second does not silence a leader. The methods are never
+    called at the same time: nothing is applied while a query runs. A machine that only the node's own thread may touch
+    sets `query_elsewhere = False`; then the node does nothing else during a query.
+
+    It may also have `query_steps(query)`, which is called instead of `query` and may return a generator: each `next` is
+    one step, and what the generator returns is the answer. Commands are applied between the steps, so everything that
+    the answer rests on must be taken in the first step. For example, a list of references to values that are replaced
+    and never changed can be taken in an instant and summed up in steps.
     """
 
     def snapshot(self) -> Iterable[bytes]:

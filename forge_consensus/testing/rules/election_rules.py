@@ -82,7 +82,7 @@ class ElectionRules:
         demand(not led, "pre-vote", f"{node.name} leads {record.leading} and says yes to {asker}")
         if ledger.configuration.lease_reads:
             silent_seconds = node.engine.clock.running() - max(record.began, record.heard or 0.0)
-            least_seconds = node.engine.settings.election_timeout_min
+            least_seconds = ledger.configuration.vote_kept(node.engine.settings.election_timeout_min)
             demand(
                 silent_seconds >= least_seconds,
                 "I13",

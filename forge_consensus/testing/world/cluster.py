@@ -14,7 +14,7 @@ from forge_consensus.errors import CorruptionError, IdentityError
 from forge_consensus.events.bus import EventBus
 from forge_consensus.storage.backends.folder import STEP_WATCHERS, remove_temporary_files
 from forge_consensus.storage.backends.memory import MemoryTable
-from forge_consensus.storage.ledger.configuration import Configuration
+from forge_consensus.storage.ledger.configuration import Configuration, drift_ppm_of, lease_ms_of
 from forge_consensus.storage.machines.kv import KeyValueMachine
 from forge_consensus.storage.machines.machine import ApplyFaultError, Machine
 from forge_consensus.storage.opening import Founding, Opened, open_ledger
@@ -96,7 +96,12 @@ class SimulatedCluster:
         self.timeline = Timeline(seed)
         self.network = Network(self.timeline)
         self.names = [f"n{number}" for number in range(1, nodes + 1)]
-        self.configuration = Configuration.of({name: f"{name}:7000" for name in self.names}, lease_reads=lease_reads)
+        self.configuration = Configuration.of(
+            {name: f"{name}:7000" for name in self.names},
+            lease_reads=lease_reads,
+            lease_ms=lease_ms_of(self.raft.election_timeout_min),
+            drift_ppm=drift_ppm_of(self.raft.clock_drift),
+        )
         self.folder, self.remove_folder = folder_for(self)
         self.nodes: dict[str, SimulatedNode] = {}
         for name in self.names:

@@ -9,7 +9,13 @@ import msgpack
 import pytest
 
 from forge_consensus.actors.messages import AppendEntries, AppendReply, RequestVote, VoteReply
-from forge_consensus.errors import LogInconsistentError, ProtocolError, StorageError, is_fatal
+from forge_consensus.errors import (
+    LogInconsistentError,
+    ProtocolError,
+    StorageError,
+    UnsupportedVersionError,
+    is_fatal,
+)
 from forge_consensus.storage.backends.tables import Batch
 from forge_consensus.storage.ledger.checks import check_records, check_vote, same_entry
 from forge_consensus.storage.ledger.ledger import Ledger
@@ -185,5 +191,5 @@ def test_checking_refuses_bad_records(what: str, records: list[bytes]) -> None:
 
 def test_a_configuration_of_a_later_version_is_refused_by_its_version() -> None:
     later = entry(5, 2, msgpack.packb([9, [["n1", "a:1"]], False]), Kind.CONFIGURATION)
-    with pytest.raises(ProtocolError, match=r"entry 5 of an append: .*version 9.*reads versions up to 1"):
+    with pytest.raises(UnsupportedVersionError, match=r"version 9.*reads versions up to 2"):
         check_records(4, 2, 5, [later])

@@ -55,14 +55,21 @@ def test_the_bytes_and_the_digest_of_a_plain_list_of_members_never_change(name: 
 
 def test_a_later_version_is_refused_by_number_and_any_other_value_is_damage() -> None:
     members = [["n1", "a:1"]]
-    for row in ([2, members, False, []], [300], [VERSION + 1, members]):
+    for row in ([3, members, False, []], [300], [VERSION + 1, members]):
         with pytest.raises(
             UnsupportedVersionError, match=f"in version {row[0]}, and .* reads versions up to {VERSION}"
         ):
             Configuration.decode(msgpack.packb(row))
-    for row in ([1, members, False], [0, members], [-3], [True, members], [2.0, members], [], ["2", members, False]):
+    broken: list[object] = [
+        [2, members],
+        [2, members, True, 0, 0, ""],
+        [2, members, True, 800, 1_000_000, ""],
+        [2, 3, True, 1, 0, ""],
+    ]
+    broken += [[1, members, False], [0, members], [-3], [True, members], [2.0, members], [], ["2", members]]
+    for wrong in broken:
         with pytest.raises(CorruptionError, match="does not decode"):
-            Configuration.decode(msgpack.packb(row))
+            Configuration.decode(msgpack.packb(wrong))
 
 
 def history(*rows: tuple[int, Configuration]) -> ConfigurationHistory:

@@ -51,7 +51,7 @@ def test_a_folder_of_another_format_is_refused(world: World) -> None:
         put_meta(batch, IDENTITY, msgpack.packb((FORMAT + 1, "whatever")))
 
     world.write(write)
-    with pytest.raises(IdentityError, match=f"format {FORMAT + 1} and this program reads {FORMAT}"):
+    with pytest.raises(IdentityError, match=f"format {FORMAT + 1} and this program reads 2 to {FORMAT}"):
         world.crash()
 
 

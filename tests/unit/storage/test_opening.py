@@ -89,12 +89,12 @@ def test_a_folder_as_format_2_was_first_written_still_opens(backend: str, tmp_pa
 
 
 def test_a_configuration_of_a_later_version_stops_the_start(world: World) -> None:
-    later = msgpack.packb([2, [["n1", "a:1"]], False])
+    later = msgpack.packb([3, [["n1", "a:1"]], False])
     world.write(lambda batch: put_meta(batch, INITIAL, later))
-    refuses(world, UnsupportedVersionError, "version 2, and this program reads versions up to 1")
+    refuses(world, UnsupportedVersionError, "version 3, and this program reads versions up to 2")
     world.write(lambda batch: put_meta(batch, INITIAL, CONFIGURATION.encode()))
     world.write(lambda batch: put_meta(batch, BASE, msgpack.packb((0, 0, later))))
-    refuses(world, UnsupportedVersionError, "version 2, and this program reads versions up to 1")
+    refuses(world, UnsupportedVersionError, "version 3, and this program reads versions up to 2")
 
 
 # --- the first start -------------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from forge_consensus.config.storage import StorageSettings
 from forge_consensus.errors import StorageError, is_fatal
 from forge_consensus.events.bus import EventBus
 from forge_consensus.storage.backends.memory import MemoryTable
-from forge_consensus.storage.ledger.configuration import Configuration
+from forge_consensus.storage.ledger.configuration import Configuration, drift_ppm_of, lease_ms_of
 from forge_consensus.storage.machines.kv import KeyValueMachine
 from forge_consensus.storage.opening import Founding, Opened, open_ledger
 from forge_consensus.storage.snapshots.export import export_state
@@ -181,7 +181,12 @@ class StoryCluster:
         self.timeline = Timeline(1)
         self.network = HeldNetwork(self.timeline)
         self.names = [f"n{number}" for number in range(1, size + 1)]
-        self.configuration = Configuration.of({name: f"{name}:7000" for name in self.names}, lease_reads=leases)
+        self.configuration = Configuration.of(
+            {name: f"{name}:7000" for name in self.names},
+            lease_reads=leases,
+            lease_ms=lease_ms_of(self.raft.election_timeout_min),
+            drift_ppm=drift_ppm_of(self.raft.clock_drift),
+        )
         shared = SHARED_MEMORY if SHARED_MEMORY.is_dir() else None
         self.folder = Path(tempfile.mkdtemp(prefix="forge-story-", dir=shared))
         self.hosts = {name: Host(self.timeline, self.folder / name) for name in self.names}
