@@ -36,6 +36,7 @@ from forge_consensus.actors.notices import (
     ReadRefused,
     Start,
 )
+from forge_consensus.actors.raft.admission import Admission
 from forge_consensus.actors.raft.answering import ANSWER_BYTES_MAX, RESULT_OVERHEAD_BYTES, Answering, Worked
 from forge_consensus.actors.raft.failed_commands import FailedCommands
 from forge_consensus.actors.raft.journal_pages import page_of
@@ -85,6 +86,7 @@ class GatewayActor(ConsensusActor):
         """Take the context, and with it the clients that were waiting for an answer before a rebuild."""
         super().bind(context)
         self.unanswered = context.unanswered
+        self.admission = Admission(self.ledger.applier.machine)
         self.answering = Answering(self.ledger.applier)
 
     def receiveMsg_Start(self, message: Start, sender: Any) -> None:
@@ -171,8 +173,14 @@ class GatewayActor(ConsensusActor):
         if large:
             text = f"a command is larger than the limit of {limit} bytes: split it, or raise command_bytes_max"
             self.send(sender, Refused(CommandTooLargeError.code, text, leader="", address="", term=0, numbers=large))
+        refused = self.admission.refused(message.commands) if self.ledger.leading_term is not None else {}
+        if refused:
+            self.totals.commands_failed += len(refused)
+            self.send_results(sender, session, list(refused.values()))
         proposals = [
-            Proposal(Kind.COMMAND, session, seq, mark, data) for seq, data in message.commands if len(data) <= limit
+            Proposal(Kind.COMMAND, session, seq, mark, data)
+            for seq, data in message.commands
+            if len(data) <= limit and seq not in refused
         ]
         if proposals:
             self.propose(sender, session, proposals)

@@ -26,6 +26,7 @@ from forge_consensus.storage.ledger.time_slice import TimeSlice, endless
 from forge_consensus.storage.ledger.transaction import get_meta, put_meta
 from forge_consensus.storage.machines.machine import (
     DONE,
+    UNREADABLE,
     ApplyFaultError,
     Command,
     Entry,
@@ -34,7 +35,6 @@ from forge_consensus.storage.machines.machine import (
     Outcome,
     apply_all,
     apply_one,
-    failure,
 )
 from forge_consensus.storage.machines.sessions import TTL_BYTES, Sessions
 from forge_consensus.storage.machines.steps import finished
@@ -230,8 +230,8 @@ class Applier:
         """Apply one command. Bytes that are no command fail like any other bad command and stop nothing."""
         try:
             command = Command.decode(data)
-        except ProtocolError as error:
-            return failure(error)
+        except ProtocolError:
+            return UNREADABLE
         return apply_one(self.machine, Entry(index, term, self.time_ms, command))
 
     def apply_in_runs(self, records: list[Record], done: list[Applied], time_slice: TimeSlice) -> bool:
@@ -256,8 +256,8 @@ class Applier:
             if known is None:
                 try:
                     command = Command.decode(record.data)
-                except ProtocolError as error:
-                    known = failure(error)
+                except ProtocolError:
+                    known = UNREADABLE
                     if key[0]:
                         self.sessions.finish(*key, known)
             if command is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -39,7 +40,7 @@ class TallyMachine:
         if entry.command.type == "fail":
             raise ValueError("asked to")
         if entry.command.type == "disk":
-            raise OSError("no disk")
+            raise OSError(errno.EIO, "no disk")
         self.indexes.append(entry.index)
         self.total += entry.command.payload.get("n", 1)
         return self.total

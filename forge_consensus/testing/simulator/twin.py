@@ -24,7 +24,7 @@ from typing import Any, BinaryIO
 import msgpack
 
 from forge_consensus.errors import InvalidConfigError, OperationFailedError
-from forge_consensus.storage.machines.machine import Command, Entry, Machine, failure, outcome_of
+from forge_consensus.storage.machines.machine import Command, Entry, Machine, failed_query, outcome_of
 from forge_consensus.testing.rules.agreement import ADVICE, Effect, answer_text, named, result_of, state_text
 from forge_consensus.testing.rules.violations import ViolationError
 from forge_consensus.testing.simulator.shifted_clock import WORDS, shift_clock
@@ -122,8 +122,8 @@ def answer_of(machine: Machine, query: Any) -> str:
     """Return the answer of a node to a query, as text."""
     try:
         outcome = outcome_of(machine.query(msgpack.unpackb(msgpack.packb(query))), 0, "")
-    except Exception as error:
-        outcome = failure(error)
+    except BaseException as error:
+        outcome = failed_query(error)
     return answer_text(outcome.code, msgpack.unpackb(outcome.payload))
 
 
