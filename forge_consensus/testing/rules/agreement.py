@@ -22,9 +22,9 @@ from forge_consensus.testing.rules.snapshot_rules import checked_snapshot
 from forge_consensus.testing.rules.violations import ViolationError, demand
 
 ADVICE = (
-    "A machine must depend on nothing but its state and the entry: no clock but entry.time_ms, no random, no id(), no "
-    "order of a set, nothing read from outside; restore() must bring back all that later commands depend on; and "
-    "snapshot() must give a copy that does not see what is applied later."
+    "A machine must depend on nothing but its state and the entry: no clock but entry.elapsed_ms and entry.time_ms, no "
+    "random, no id(), no order of a set, nothing read from outside; restore() must bring back all that later commands "
+    "depend on; and snapshot() must give a copy that does not see what is applied later."
 )
 
 
@@ -243,7 +243,7 @@ class CountingMachine:
         """Count a key; return its count."""
         demand(entry.index > self.index, "I5", f"entry {entry.index} is applied after {self.index}")
         self.index = entry.index
-        self.history = hash((self.history, entry.index, entry.term, entry.time_ms))
+        self.history = hash((self.history, entry.index, entry.term, entry.time_ms, entry.elapsed_ms))
         key = entry.command.payload["key"]
         self.counters[key] = self.counters.get(key, 0) + 1
         return self.counters[key]
