@@ -27,6 +27,7 @@ class Totals:
     commands: int = 0  # gateway; how many were answered
     commands_failed: int = 0  # gateway; of these, how many with an error
     reads: int = 0  # gateway; how many queries were answered
+    busy: int = 0  # gateway; how many commands and queries it refused, because too much waited
     slow_queries: int = 0  # gateway; how many calls of the machine for a query took longer than a heartbeat interval
     slow_applies: int = 0  # replication; how many commands took the machine longer than a heartbeat interval
 
@@ -126,6 +127,12 @@ class NodeStatus:
     operations_total: int
     operations_failed: int
     reads_total: int
+    busy_total: int
+    """How many commands and queries were answered with busy, because too much waited."""
+    backlog_entries: int
+    """How many entries of the log the state machine has not seen yet."""
+    backlog_seconds: float
+    """How long these are expected to take at the machine's present pace."""
     slow_applies_total: int
     """How many commands took the machine longer than a heartbeat interval; `consensus.apply.slow` names them."""
     slow_queries_total: int
@@ -178,6 +185,9 @@ class NodeStatus:
             operations_total=totals.commands,
             operations_failed=totals.commands_failed,
             reads_total=totals.reads,
+            busy_total=totals.busy,
+            backlog_entries=log.last - ledger.applied,
+            backlog_seconds=round(ledger.applier.pace.seconds(log.last - ledger.applied), 6),
             slow_applies_total=totals.slow_applies,
             slow_queries_total=totals.slow_queries,
             turns_total=totals.turns,

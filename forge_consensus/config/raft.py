@@ -165,6 +165,13 @@ class RaftSettings:
         "is never longer than a quarter of the heartbeat interval.",
         why="So heartbeats leave in time, however much work waits.",
     )
+    backlog_entries_max: int = setting(
+        50_000,
+        unit="entries",
+        minimum=1,
+        what="How many entries of the log may wait for the state machine; further commands are answered with busy.",
+        why="It bounds what a leader must apply before it can answer anything new.",
+    )
     backlog_seconds_max: float = setting(
         0.5,
         unit="s",
