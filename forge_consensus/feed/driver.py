@@ -177,7 +177,9 @@ class FeedDriver:
         """In a child process: end, because the thread and the connections belong to the parent."""
         if self.closing and not self.thread.is_alive():
             return
-        close_sockets(dialled=self.sources)
+        dialled = {place for source in self.sources.values() for place in source.connection.link.places()}
+        heard = {source.subscriber.address for source in self.sources.values() if source.subscriber is not None}
+        close_sockets(dialled=dialled | heard)
         close_descriptor(self.wakeup.fd)
         self.wakeup.fd = -1
         keep(self.context, self.sources, self.wakeup, self.poller, self.thread)
