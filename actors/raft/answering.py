@@ -17,7 +17,7 @@ from forge_consensus.actors.raft.waiting import PendingRead, Result
 from forge_consensus.errors import UnavailableError
 from forge_consensus.storage.ledger.applying import Applier
 from forge_consensus.storage.ledger.time_slice import NS, TimeSlice
-from forge_consensus.storage.machines.machine import Outcome, failure, outcome_of, refusal
+from forge_consensus.storage.machines.machine import Outcome, failed_query, outcome_of, refusal
 from forge_consensus.storage.unpacking import unpack
 
 ANSWER_BYTES_MAX: Final = 1 << 20
@@ -192,7 +192,7 @@ class Answering:
         except StopIteration as end:
             try:
                 return outcome_of(end.value, query.applied, "")
-            except Exception as error:
+            except BaseException as error:
                 return self.failed(error)
         except BaseException as error:
             return self.failed(error)
@@ -200,11 +200,9 @@ class Answering:
 
     def failed(self, error: BaseException) -> Outcome:
         """The answer to a query that ended in an exception."""
-        if isinstance(error, KeyboardInterrupt):
-            raise error
         if self.applier.replacing and isinstance(error, UnavailableError):  # raised by the node, not by the machine
             return refusal(error.code, type(error).__name__, str(error))
-        return failure(cast("Exception", error))
+        return failed_query(error)
 
     def note_slow(self, found: Worked, time_slice: TimeSlice, data: bytes) -> None:
         """Note the last call of the machine, if it took too long."""

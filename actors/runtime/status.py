@@ -8,9 +8,10 @@ from typing import Any, Protocol, Self
 from forge_consensus.actors.messages import FULL
 from forge_consensus.actors.runtime.clock import Clock
 from forge_consensus.actors.runtime.commit_times import CommitTimes
+from forge_consensus.actors.runtime.peers import Peers
 from forge_consensus.actors.runtime.refusals import Refusals
 from forge_consensus.actors.runtime.reported import Reported
-from forge_consensus.actors.runtime.shared import SharedState
+from forge_consensus.actors.runtime.shared import PeerView, SharedState
 from forge_consensus.storage.ledger.ledger import Ledger
 from forge_consensus.storage.snapshots.store import Snapshots
 from forge_consensus.version import __version__
@@ -26,6 +27,7 @@ class Totals:
     commands: int = 0  # gateway; how many were answered
     commands_failed: int = 0  # gateway; of these, how many with an error
     reads: int = 0  # gateway; how many queries were answered
+    busy: int = 0  # gateway; how many commands and queries it refused, because too much waited
     slow_queries: int = 0  # gateway; how many calls of the machine for a query took longer than a heartbeat interval
     slow_applies: int = 0  # replication; how many commands took the machine longer than a heartbeat interval
 
@@ -40,6 +42,7 @@ class Source(Protocol):
     refusals: Refusals
     totals: Totals
     commit_times: CommitTimes
+    peers: Peers
     started_at: float
     events_address: str
 
@@ -59,6 +62,9 @@ class MemberStatus:
     """Of the last health check that was answered; None for the node itself and before the first answer."""
     last_contact: float | None
     """Seconds since the member last answered; None for the node itself and for a member that never did."""
+    clock_ahead_ms: float | None
+    """How far the member's wall clock is ahead of this node's, negative if it is behind, give or take half the round
+    trip; None for the node itself and before the first answer."""
     match_index: int | None
     """The index up to which the member's disk agrees with the leader's log; None on a node that does not lead."""
     program: str | None
@@ -67,6 +73,8 @@ class MemberStatus:
     """Why the member takes no entries from this leader: "full", "unsupported", "damaged", or empty if it does."""
     refused_appends: int
     """How many appends of this leader the member has refused; 0 on a node that does not lead."""
+    problem: str = ""
+    """Why the node has no connection to the member, such as a name that does not resolve; "" while it has one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +127,12 @@ class NodeStatus:
     operations_total: int
     operations_failed: int
     reads_total: int
+    busy_total: int
+    """How many commands and queries were answered with busy, because too much waited."""
+    backlog_entries: int
+    """How many entries of the log the state machine has not seen yet."""
+    backlog_seconds: float
+    """How long these are expected to take at the machine's present pace."""
     slow_applies_total: int
     """How many commands took the machine longer than a heartbeat interval; `consensus.apply.slow` names them."""
     slow_queries_total: int
@@ -171,6 +185,9 @@ class NodeStatus:
             operations_total=totals.commands,
             operations_failed=totals.commands_failed,
             reads_total=totals.reads,
+            busy_total=totals.busy,
+            backlog_entries=log.last - ledger.applied,
+            backlog_seconds=round(ledger.applier.pace.seconds(log.last - ledger.applied), 6),
             slow_applies_total=totals.slow_applies,
             slow_queries_total=totals.slow_queries,
             turns_total=totals.turns,
@@ -228,6 +245,15 @@ def leader_silence(source: Source) -> float | None:
     return None if heard_at is None else source.clock.boottime_ns() / 1e9 - heard_at
 
 
+def clock_ahead_ms(source: Source, view: PeerView) -> float | None:
+    """How far a peer's wall clock is ahead of this node's; None if it was never read."""
+    sample, clock = view.wall_clock, source.clock
+    if sample is None:
+        return None
+    low, high = sample.read_at(clock.reading())
+    return (low + high) / 2 - clock.wall_ms()
+
+
 def members_of(source: Source) -> list[MemberStatus]:
     """Return the members as the node sees them."""
     shared, ledger, now = source.shared, source.ledger, source.clock.now()
@@ -242,10 +268,12 @@ def members_of(source: Source) -> list[MemberStatus]:
             status="active" if own else str(view.status) if view else "inactive",
             round_trip_ms=view.round_trip_ms if view else None,
             last_contact=now - view.heard_at if view and view.heard_at is not None else None,
+            clock_ahead_ms=clock_ahead_ms(source, view) if view else None,
             match_index=shared.match.get(node),
             program=__version__ if own else greeted.program if greeted else None,
             refusal=ledger.room.full and FULL if own else shared.refusals.get(node, ""),
             refused_appends=shared.refused_appends.get(node, 0),
+            problem=source.peers.problems.get(node, ""),
         )
         found.append(member)
     return found

@@ -61,6 +61,13 @@ def add_work(page: MetricPage, status: Mapping[str, Any]) -> None:
     )
     page.counter("reads", "Queries of clients that this node answered.", status["reads_total"])
     page.counter(
+        "busy",
+        "Commands and queries that were answered with busy, because too much waited.",
+        status.get("busy_total", 0),
+    )
+    page.gauge("backlog_entries", "Log entries that the state machine has not seen yet.", status.get("backlog_entries"))
+    page.gauge("backlog_seconds", "How long these are expected to take.", status.get("backlog_seconds"))
+    page.counter(
         "slow_applies",
         "Commands whose application took longer than a heartbeat interval.",
         status.get("slow_applies_total", 0),
@@ -95,6 +102,12 @@ def add_peers(page: MetricPage, status: Mapping[str, Any]) -> None:
         "peer_round_trip_seconds",
         "The duration of the last round trip to the peer.",
         each(lambda row: seconds(row["round_trip_ms"])),
+        "peer",
+    )
+    page.gauge(
+        "peer_clock_ahead_seconds",
+        "How far the wall clock of the peer is ahead of this node's; negative if it is behind.",
+        each(lambda row: seconds(row.get("clock_ahead_ms"))),
         "peer",
     )
     page.gauge(

@@ -15,7 +15,6 @@ from forge_consensus.client.pending import Pending, PendingRead
 from forge_consensus.client.sync import SCAN_LIMIT, TIMEOUT_SECONDS, Calls, ReadDetail, batch_command, check_timeout
 from forge_consensus.config.client import ClientSettings
 from forge_consensus.errors import WrongEventLoopError
-from forge_consensus.storage.machines.kv_commands import DELETED_MAX
 from forge_consensus.storage.machines.machine import Command
 
 ADMITTED_MAX = 256
@@ -254,14 +253,14 @@ class AsyncClient(Calls):
     async def delete_prefix(self, prefix: str, timeout: float | None = None, correlation_id: str | None = None) -> int:
         """Remove all keys that begin with `prefix` ("" for all keys) and return how many there were.
 
-        At most 10,000 keys go at once; more take several commands, between which others may write. `timeout` is that of
-        each command.
+        At most 10,000 keys or 64 MiB of values go at once; it takes commands until none is left, between which others
+        may write. `timeout` is that of each command.
         """
         total = 0
         while True:
             gone = cast("int", await self.apply(Command("delete_prefix", {"prefix": prefix}, correlation_id), timeout))
             total += gone
-            if gone < DELETED_MAX:
+            if not gone:
                 return total
 
     async def batch(

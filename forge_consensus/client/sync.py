@@ -23,7 +23,6 @@ from forge_consensus.config.address import parse_endpoint
 from forge_consensus.config.client import ClientSettings
 from forge_consensus.errors import CommandTooLargeError, InvalidConfigError
 from forge_consensus.process.fork import tell_of_forks
-from forge_consensus.storage.machines.kv_commands import DELETED_MAX
 from forge_consensus.storage.machines.machine import COMMAND_BYTES_MAX, Command
 
 TIMEOUT_SECONDS = 5.0
@@ -235,14 +234,14 @@ class KeyCalls:
     def delete_prefix(self, prefix: str, timeout: float | None = None, correlation_id: str | None = None) -> int:
         """Remove all keys that begin with `prefix` ("" for all keys) and return how many there were.
 
-        At most 10,000 keys go at once; more take several commands, between which others may write. `timeout` is that of
-        each command.
+        At most 10,000 keys or 64 MiB of values go at once; it takes commands until none is left, between which others
+        may write. `timeout` is that of each command.
         """
         total = 0
         while True:
             gone = cast("int", self.apply(Command("delete_prefix", {"prefix": prefix}, correlation_id), timeout))
             total += gone
-            if gone < DELETED_MAX:
+            if not gone:
                 return total
 
     def batch(

@@ -13,8 +13,16 @@ import msgpack
 
 from forge_consensus.storage.backends.tables import Batch, Tables, TablesView
 from forge_consensus.storage.machines.chunks import chunks_of, rows_of
-from forge_consensus.storage.machines.kv_commands import OPERATIONS, Writes, check_fields, check_key
-from forge_consensus.storage.machines.machine import Entry
+from forge_consensus.storage.machines.kv_commands import (
+    BATCH_OPS_MAX,
+    OP_BYTES_MIN,
+    OPERATIONS,
+    Writes,
+    check_batch,
+    check_fields,
+    check_key,
+)
+from forge_consensus.storage.machines.machine import Command, Entry
 from forge_consensus.storage.machines.steps import finished
 
 TABLE: Final = "kv"
@@ -93,6 +101,16 @@ class KeyValueMachine:
         self.pack: Callable[[Any], bytes] = msgpack.Packer().pack
 
     # --- commands and queries ---
+
+    admit_bytes_min = BATCH_OPS_MAX * OP_BYTES_MIN
+    """Only a longer command is decoded and handed to `admit`, because no shorter one holds too large a batch."""
+
+    @staticmethod
+    def admit(command: Command) -> None:
+        """Refuse a command that could only fail, before it enters the log. Raises `ValueError` or `TypeError`."""
+        if command.type == "batch":
+            check_fields(command.type, command.payload)
+            check_batch(command.payload["ops"])
 
     def apply(self, entry: Entry) -> Any:
         """Apply one command, entirely or not at all.

@@ -8,14 +8,24 @@ from typing import Any, cast
 
 import msgpack
 
-from forge_consensus.storage.machines.machine import ADDRESS, Entry, Machine, StateMachine
+from forge_consensus.storage.machines.bounds import larger_than
+from forge_consensus.storage.machines.machine import (
+    ADDRESS,
+    RESULT_BYTES_MAX,
+    Entry,
+    Machine,
+    StateMachine,
+    failed_query,
+    interrupts,
+)
+from forge_consensus.testing.rules.machine_cost import CostOfMachine, check_size
 from forge_consensus.testing.rules.snapshot_rules import checked_snapshot
 from forge_consensus.testing.rules.violations import ViolationError, demand
 
 ADVICE = (
-    "A machine must depend on nothing but its state and the entry: no clock but entry.time_ms, no random, no id(), no "
-    "order of a set, nothing read from outside; restore() must bring back all that later commands depend on; and "
-    "snapshot() must give a copy that does not see what is applied later."
+    "A machine must depend on nothing but its state and the entry: no clock but entry.elapsed_ms and entry.time_ms, no "
+    "random, no id(), no order of a set, nothing read from outside; restore() must bring back all that later commands "
+    "depend on; and snapshot() must give a copy that does not see what is applied later."
 )
 
 
@@ -130,7 +140,8 @@ def text_of_value(value: Any) -> str:
 
 def text_of(error: BaseException) -> str:
     """Return an error as text, without what differs between nodes, as in a command's outcome."""
-    return f"raised {type(error).__name__}: {ADDRESS.sub('', str(error))}"
+    kind, text = msgpack.unpackb(failed_query(error).payload)
+    return f"raised {kind}: {text}"
 
 
 def answer_text(code: str, value: Any) -> str:
@@ -138,22 +149,39 @@ def answer_text(code: str, value: Any) -> str:
     return f"raised {value[0]}: {value[1]}" if code else repr(value)
 
 
-def result_of(machine: Machine, entry: Entry) -> tuple[str, Any, Exception | None]:
+def result_of(machine: Machine, entry: Entry) -> tuple[str, Any, BaseException | None]:
     """Apply an entry; return the outcome as text, the result, and the error that was raised, if any."""
     try:
         result = machine.apply(entry)
-    except Exception as error:
+    except BaseException as error:
+        if interrupts(error):
+            raise
         return text_of(error), None, error
-    return repr(result), result, None
+    return result_text(result), result, None
+
+
+def result_text(result: Any) -> str:
+    """Return a result as text, without addresses; one that is too large for a client is not made into text."""
+    if larger_than(result, RESULT_BYTES_MAX):
+        return f"a {type(result).__name__} that is too large"
+    return ADDRESS.sub("", repr(result))
 
 
 class WatchedMachine:
     """A wrapper that reports each step of a machine to an `Agreement`; in all else it behaves like the machine.
 
-    `saved` returns the index of the newest snapshot on the node's disk.
+    `saved` returns the index of the newest snapshot on the node's disk; `cost` lets commands and queries take time.
     """
 
-    def __init__(self, machine: Machine, node: str, agreement: Agreement, saved: Callable[[], int] = lambda: 0) -> None:
+    def __init__(
+        self,
+        machine: Machine,
+        node: str,
+        agreement: Agreement,
+        saved: Callable[[], int] = lambda: 0,
+        cost: CostOfMachine | None = None,
+    ) -> None:
+        self.cost = cost
         self.machine = machine
         self.node = node
         self.agreement = agreement
@@ -167,6 +195,8 @@ class WatchedMachine:
         found = getattr(self.machine, name)
         if name == "apply_run":
             return self.applying_run(found)
+        if name == "query" and self.cost is not None:
+            return self.cost.of_query(found)
         if name == "snapshot":
             return lambda: checked_snapshot(self.node, cast("StateMachine", self.machine))
         if name == "restore":
@@ -176,10 +206,13 @@ class WatchedMachine:
     def apply(self, entry: Entry) -> Any:
         """Apply an entry and report the effect; an error of the command is a result like any other."""
         agreement, machine = self.agreement, self.machine
+        if self.cost is not None:
+            self.cost.of_command(entry)
         before = state_text(machine, agreement.state)
         text, result, error = result_of(machine, entry)
         if error is not None:
             agreement.unchanged(self.node, machine, entry, text, before)
+        check_size(entry, result)
         self.report(entry, text)
         if error is not None:
             raise error
@@ -195,9 +228,13 @@ class WatchedMachine:
         """Wrap a machine's `apply_run` to report each entry; the states within a run are not seen."""
 
         def watched(entries: Sequence[Entry]) -> Sequence[Any]:
+            if self.cost is not None:
+                for entry in entries:
+                    self.cost.of_command(entry)
             results = run(entries)
             for entry, result in zip(entries, results, strict=False):
-                self.report(entry, text_of(result) if isinstance(result, BaseException) else repr(result))
+                check_size(entry, result)
+                self.report(entry, text_of(result) if isinstance(result, BaseException) else result_text(result))
             return results
 
         return watched
@@ -224,7 +261,7 @@ class CountingMachine:
         """Count a key; return its count."""
         demand(entry.index > self.index, "I5", f"entry {entry.index} is applied after {self.index}")
         self.index = entry.index
-        self.history = hash((self.history, entry.index, entry.term, entry.time_ms))
+        self.history = hash((self.history, entry.index, entry.term, entry.time_ms, entry.elapsed_ms))
         key = entry.command.payload["key"]
         self.counters[key] = self.counters.get(key, 0) + 1
         return self.counters[key]
