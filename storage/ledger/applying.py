@@ -36,7 +36,7 @@ from forge_consensus.storage.machines.machine import (
     apply_all,
     apply_one,
 )
-from forge_consensus.storage.machines.sessions import TTL_BYTES, Sessions
+from forge_consensus.storage.machines.sessions import IN_PROGRESS, TTL_BYTES, Sessions
 from forge_consensus.storage.machines.steps import finished
 
 APPLIED = b"applied"
@@ -238,7 +238,8 @@ class Applier:
         """Apply entries to a machine that takes several at once, until the time slice is over; returns whether it is.
 
         The borders of runs differ between nodes, so they must not change the result: a run ends before anything that is
-        not a new command, before a second copy of a command that is in it, and when it is as long as fits into a slice.
+        not a new command, before a second copy of a command that is in it, before a command whose session its results
+        may make busy, and when it is as long as fits into a slice.
         """
         run: list[tuple[Record, Command]] = []
         fresh: set[tuple[int, int]] = set()
@@ -251,24 +252,33 @@ class Applier:
             if record.kind != COMMAND:
                 done.append(self.apply_record(record))
                 continue
-            known = self.sessions.begin(*key, record.done_below, self.time_ms) if key[0] else None
-            command = None
-            if known is None:
-                try:
-                    command = Command.decode(record.data)
-                except ProtocolError:
-                    known = UNREADABLE
-                    if key[0]:
-                        self.sessions.finish(*key, known)
-            if command is not None:
-                run.append((record._replace(time_ms=self.time_ms), command))
+            begun = self.begin_in_run(record)
+            over = begun is IN_PROGRESS and self.finish_run(run, fresh, done, time_slice)
+            if begun is IN_PROGRESS:
+                begun = self.begin_in_run(record)
+            if isinstance(begun, Command):
+                run.append((record._replace(time_ms=self.time_ms), begun))
                 fresh.add(key)
-            elif known is not None:
+            else:
                 over = self.finish_run(run, fresh, done, time_slice)
-                done.append(Applied(record.index, record.term, *key, known))
-                if over:
-                    return True
+                done.append(Applied(record.index, record.term, *key, begun))
+            if over:
+                self.finish_run(run, fresh, done, time_slice)
+                return True
         return self.finish_run(run, fresh, done, time_slice)
+
+    def begin_in_run(self, record: Record) -> Command | Outcome:
+        """Begin the command of an entry: the command if the machine is to apply it, else its outcome."""
+        session, seq = record.session, record.seq
+        known = self.sessions.begin(session, seq, record.done_below, self.time_ms) if session else None
+        if known is not None:
+            return known
+        try:
+            return Command.decode(record.data)
+        except ProtocolError:
+            if session:
+                self.sessions.finish(session, seq, UNREADABLE)
+            return UNREADABLE
 
     def finish_run(
         self,
