@@ -273,8 +273,8 @@ class ElectionActor(ConsensusActor):
         """
         self.asking = False  # a candidate may have asked for pre-votes again before its votes arrived
         term = self.ledger.term
-        self.ledger.lead(term)
-        noop, _ = self.ledger.propose(term, self.clock.wall_ms(), [NOOP])
+        self.ledger.lead(term, self.clock.wall_ms())
+        noop, _ = self.ledger.propose(term, [NOOP])
         self.leader = self.node_id
         self.fast_left = 0
         self.take_role(Role.LEADER, f"{len(self.votes)} votes")

@@ -209,7 +209,7 @@ class GatewayActor(ConsensusActor):
         try:
             if self.shared.blocked:
                 raise StorageFullError(self.shared.blocked)
-            first, last = ledger.propose(term, self.clock.wall_ms(), proposals)
+            first, last = ledger.propose(term, proposals)
         except BusyError as error:
             self.refuse(asker, error.code, str(error))
             return

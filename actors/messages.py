@@ -117,6 +117,8 @@ class AppendEntries:
     round: int
     """The read round (dissertation 6.4): replies that echo it confirm the leader for reads taken before it began."""
     records: tuple[bytes, ...]
+    elapsed_ms: int = 0
+    """For how long the cluster has been running, as the leader measures it; 0 tells nothing."""
 
 
 @message
@@ -171,9 +173,11 @@ class CheckPeer:
 
 @message
 class CheckPeerReply:
-    """The reply that the sender is alive; `number` is that of the request."""
+    """The reply that the sender is alive; `number` is that of the request, `wall_ms` the sender's wall clock."""
 
     number: int
+    wall_ms: int = 0
+    """Milliseconds since 1970; 0 tells nothing."""
 
 
 # --- between clients and nodes ---------------------------------------------------------------------------------------

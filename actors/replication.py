@@ -260,6 +260,8 @@ class ReplicationActor(ConsensusActor):
         before = ledger.commit_index
         if ledger.commit_following(message.term, min(message.commit, result.match)):
             self.committed(before)
+        if message.elapsed_ms:
+            ledger.log_time.heard(message.elapsed_ms, ledger.now)
         full = FULL if (ledger.room.full or not message.records) and ledger.look_for_room() else ""
         self.send(sender, AppendReply(message.term, True, result.match, 0, message.round, full))
 

@@ -27,6 +27,8 @@ from forge_consensus.events.types import (
     QuorumLost,
     RoleChanged,
     SnapshotFailed,
+    TimeSkewed,
+    TimeStepped,
     Unhealthy,
 )
 
@@ -39,6 +41,8 @@ LEVELS: Final[dict[type[ConsensusEvent], str]] = {
     QuorumLost: "WARNING",
     ApplySlow: "WARNING",
     QuerySlow: "WARNING",
+    TimeSkewed: "WARNING",
+    TimeStepped: "WARNING",
     Degraded: "WARNING",
     RoleChanged: "DEBUG",  # the event of the new role follows
     BecameCandidate: "INFO",

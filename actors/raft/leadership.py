@@ -34,6 +34,10 @@ class LedgerView(Protocol):
     def configuration(self) -> Configuration:
         """The configuration in force."""
 
+    @property
+    def elapsed_ms(self) -> int:
+        """For how long the cluster has been running, in milliseconds."""
+
 
 class SendTo(NamedTuple):
     """An effect: send this request to the replication actor of the peer `node`."""
@@ -139,7 +143,10 @@ class Leadership:
 
     def append_entries(self, previous: int, prev_term: int, records: tuple[bytes, ...]) -> AppendEntries:
         """The request with these records behind entry `previous` of term `prev_term`."""
-        return AppendEntries(self.term, previous, prev_term, self.ledger.commit_index, self.reads.round, records)
+        ledger = self.ledger
+        return AppendEntries(
+            self.term, previous, prev_term, ledger.commit_index, self.reads.round, records, ledger.elapsed_ms
+        )
 
     def need_snapshot(self, effects: list[Effect], node: str, progress: Progress) -> None:
         """Ask for a snapshot for the follower, because the log no longer holds the entries that it needs next."""

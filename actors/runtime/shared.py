@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from forge_consensus.actors.runtime.stickiness import Stickiness
+from forge_consensus.storage.ledger.log_time import ClockSample
 
 
 class Role(StrEnum):
@@ -45,6 +46,8 @@ class PeerView:
     status: PeerStatus = PeerStatus.INACTIVE
     round_trip_ms: float | None = None
     """Of the last health check that the peer answered."""
+    wall_clock: ClockSample | None = None
+    """What its wall clock read at the last health check that it answered."""
     heard_at: float | None = None
     """When its last reply or greeting arrived, in seconds of real time."""
 

@@ -10,7 +10,7 @@ from forge_consensus.actors.runtime.clock import Clock
 from forge_consensus.actors.runtime.commit_times import CommitTimes
 from forge_consensus.actors.runtime.refusals import Refusals
 from forge_consensus.actors.runtime.reported import Reported
-from forge_consensus.actors.runtime.shared import SharedState
+from forge_consensus.actors.runtime.shared import PeerView, SharedState
 from forge_consensus.storage.ledger.ledger import Ledger
 from forge_consensus.storage.snapshots.store import Snapshots
 from forge_consensus.version import __version__
@@ -59,6 +59,9 @@ class MemberStatus:
     """Of the last health check that was answered; None for the node itself and before the first answer."""
     last_contact: float | None
     """Seconds since the member last answered; None for the node itself and for a member that never did."""
+    clock_ahead_ms: float | None
+    """How far the member's wall clock is ahead of this node's, negative if it is behind, give or take half the round
+    trip; None for the node itself and before the first answer."""
     match_index: int | None
     """The index up to which the member's disk agrees with the leader's log; None on a node that does not lead."""
     program: str | None
@@ -228,6 +231,15 @@ def leader_silence(source: Source) -> float | None:
     return None if heard_at is None else source.clock.boottime_ns() / 1e9 - heard_at
 
 
+def clock_ahead_ms(source: Source, view: PeerView) -> float | None:
+    """How far a peer's wall clock is ahead of this node's; None if it was never read."""
+    sample, clock = view.wall_clock, source.clock
+    if sample is None:
+        return None
+    low, high = sample.read_at(clock.reading())
+    return (low + high) / 2 - clock.wall_ms()
+
+
 def members_of(source: Source) -> list[MemberStatus]:
     """Return the members as the node sees them."""
     shared, ledger, now = source.shared, source.ledger, source.clock.now()
@@ -242,6 +254,7 @@ def members_of(source: Source) -> list[MemberStatus]:
             status="active" if own else str(view.status) if view else "inactive",
             round_trip_ms=view.round_trip_ms if view else None,
             last_contact=now - view.heard_at if view and view.heard_at is not None else None,
+            clock_ahead_ms=clock_ahead_ms(source, view) if view else None,
             match_index=shared.match.get(node),
             program=__version__ if own else greeted.program if greeted else None,
             refusal=ledger.room.full and FULL if own else shared.refusals.get(node, ""),

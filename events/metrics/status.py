@@ -98,6 +98,12 @@ def add_peers(page: MetricPage, status: Mapping[str, Any]) -> None:
         "peer",
     )
     page.gauge(
+        "peer_clock_ahead_seconds",
+        "How far the wall clock of the peer is ahead of this node's; negative if it is behind.",
+        each(lambda row: seconds(row.get("clock_ahead_ms"))),
+        "peer",
+    )
+    page.gauge(
         "peer_last_contact_seconds",
         "Seconds since the last sign of life of the peer.",
         each(lambda row: row["last_contact"]),

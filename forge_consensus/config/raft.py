@@ -192,6 +192,13 @@ class RaftSettings:
         what="The time within which faults of actors are counted.",
         why="Repeated faults come within seconds; older ones have nothing to do with a new one.",
     )
+    clock_skew_max: float = setting(
+        1.0,
+        unit="s",
+        minimum=0.0,
+        what="A member whose wall clock differs from most others by more than this is told as `consensus.time.skewed`.",
+        why="Hosts that run NTP differ by some milliseconds.",
+    )
     clock_drift: float = setting(
         0.1,
         minimum=0.0,

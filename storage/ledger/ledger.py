@@ -23,8 +23,9 @@ from forge_consensus.storage.ledger.configuration import CONFIGURATIONS, Configu
 from forge_consensus.storage.ledger.identity import Identity
 from forge_consensus.storage.ledger.journal import Journal
 from forge_consensus.storage.ledger.log import TABLE, Log
+from forge_consensus.storage.ledger.log_time import LogTime, last_times
 from forge_consensus.storage.ledger.numbers import EventNumbers
-from forge_consensus.storage.ledger.record import HEAD_BYTES, Kind, data_of, encode, key_of, kind_of
+from forge_consensus.storage.ledger.record import HEAD_BYTES, Kind, data_of, encode, encode_untimed, key_of, kind_of
 from forge_consensus.storage.ledger.room import Room
 from forge_consensus.storage.ledger.time_slice import TimeSlice
 from forge_consensus.storage.ledger.transaction import Transaction, get_meta, put_meta
@@ -98,6 +99,9 @@ class Ledger:
         """The term that this node leads; None if it leads none."""
         self.configurations = ConfigurationHistory()
         self.uncommitted = Uncommitted()
+        self.log_time = LogTime()
+        self.now = 0.0
+        """When this turn began, in seconds of real time."""
         self.room = Room(tables, settings.reserve_bytes, lambda: self.log.fresh_bytes + self.applier.dirty_bytes)
         self.numbers = EventNumbers(tables)
         self.journal = Journal(tables, self.numbers, settings.events_kept, settings.events_seconds)
@@ -140,6 +144,7 @@ class Ledger:
     def begin(self, now: float) -> None:
         """Begin a turn at `now` (seconds of real time)."""
         self.turn = Transaction()
+        self.now = now
         self.room.now = now
         self.commit_before = self.commit_index
         self.appliable = self.log.durable
@@ -277,8 +282,8 @@ class Ledger:
         self.stood = self.term
         return self.term
 
-    def lead(self, term: int) -> None:
-        """Begin to lead `term` (I1).
+    def lead(self, term: int, wall_ms: int) -> None:
+        """Begin to lead `term` (I1). The time of the log goes on; only a log without any begins at `wall_ms`.
 
         Raises `StaleTermError` if this process led the term before, or did not itself vote for this node in it. That
         outlives a rebuild of the actors, so that no term is led twice.
@@ -288,6 +293,8 @@ class Ledger:
             raise StaleTermError(self.term, term)
         self.led = self.leading_term = term
         self.uncommitted.clear()
+        elapsed_ms, last_wall_ms = last_times(self.log, self.applier)
+        self.log_time.begin(self.now, elapsed_ms, last_wall_ms or wall_ms)
 
     def resign(self, term: int) -> bool:
         """Stop leading `term` without entering a new one; returns whether this node led it."""
@@ -326,12 +333,11 @@ class Ledger:
         if self.applier.dirty_bytes:
             self.checkpoint_wanted = True
 
-    def propose(self, term: int, wall_ms: int, proposals: Sequence[Proposal]) -> tuple[int, int]:
+    def propose(self, term: int, proposals: Sequence[Proposal]) -> tuple[int, int]:
         """Append entries as the leader of `term`; returns their first and last index.
 
-        All proposals are of one kind; a configuration is proposed alone. `wall_ms` is the leader's wall clock, which
-        may go back, because applying takes the maximum. Raises `StaleTermError` if this node does not lead `term`,
-        `BusyError` if too much is uncommitted, `StorageFullError`.
+        All proposals are of one kind; a configuration is proposed alone. They carry the times of this turn. Raises
+        `StaleTermError` if this node does not lead `term`, `BusyError` if too much is uncommitted, `StorageFullError`.
         """
         self.require_leading(term)
         log, settings = self.log, self.settings
@@ -345,8 +351,9 @@ class Ledger:
                 raise BusyError(f"{log.last - self.commit_index} entries wait for a majority: try again in a moment")
             self.check_space(size)
         first = log.last + 1
+        wall_ms, elapsed_ms = self.log_time.wall_ms(self.now), self.log_time.elapsed_ms(self.now)
         records = [
-            encode(index, term, kind, wall_ms, session, seq, done_below, data)
+            encode(index, term, kind, wall_ms, session, seq, done_below, data, elapsed_ms)
             for index, (kind, session, seq, done_below, data) in enumerate(proposals, first)
         ]
         log.append(records)
@@ -498,6 +505,11 @@ class Ledger:
         if applier.ledger_machine is None and not applier.replacing:
             applier.on_disk = max(applier.on_disk, index)
 
+    @property
+    def elapsed_ms(self) -> int:
+        """For how many milliseconds the cluster has been running, as far as this node knows, when this turn began."""
+        return self.log_time.elapsed_ms(self.now)
+
     # --- configuration and applying ----------------------------------------------------------------------------------
 
     @property
@@ -542,6 +554,6 @@ def found(batch: Batch, configuration: bytes) -> None:
 
     The entry has the same bytes on every node, so it is committed from the start.
     """
-    batch.append(TABLE, [(key_of(1), encode(1, 0, Kind.CONFIGURATION, 0, data=configuration))])
+    batch.append(TABLE, [(key_of(1), encode_untimed(1, 0, Kind.CONFIGURATION, 0, configuration))])
     put_meta(batch, CONFIGURATIONS, cast("bytes", msgpack.packb([1])))
     put_meta(batch, HARD, cast("bytes", msgpack.packb((0, "", 1, 1))))

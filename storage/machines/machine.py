@@ -127,13 +127,18 @@ class Command:
 class Entry:
     """A committed command as a machine sees it.
 
-    `time_ms` is the leader's clock, which never falls from entry to entry. It is the only clock that a machine may use.
+    `elapsed_ms` and `time_ms` are the only clocks that a machine may use. Let whatever expires go by `elapsed_ms`: for
+    how many milliseconds the cluster has been running, as its leaders measured it. It never falls, does not jump when
+    another node leads, and does not count time in which the whole cluster was down. `time_ms` is the wall time, in
+    milliseconds since 1970, for what people read: it follows the median of the members' clocks, may jump forward with
+    them, and falls if it is found to be more than five minutes ahead.
     """
 
     index: int
     term: int
     time_ms: int
     command: Command
+    elapsed_ms: int = 0
 
 
 class Machine(Protocol):

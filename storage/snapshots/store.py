@@ -97,8 +97,7 @@ class Snapshots:
         if applier.replacing:
             raise SnapshotFailedError("no snapshot is taken while another one is installed")
         configuration = ledger.configurations.at(applier.index).encode()
-        point = Point(applier.index, applier.term, applier.time_ms, configuration)
-        header = header_of(point, applier.sessions.export())
+        header = header_of(applier.point(configuration), applier.sessions.export())
         chunks = cast("StateMachine", applier.machine).snapshot()
         return lambda: write_snapshot(self.folder, header, chunks)
 

@@ -98,7 +98,7 @@ def run_twin(
     hash_seed = HASH_SEEDS[os.environ.get("PYTHONHASHSEED") == HASH_SEEDS[0]]
     environment = {**os.environ, "PYTHONHASHSEED": hash_seed, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     environment[IN_TWIN] = "1"
-    rows = [(entry.index, entry.term, entry.time_ms, entry.command.encode()) for entry in run.entries]
+    rows = [(e.index, e.term, e.time_ms, e.command.encode(), e.elapsed_ms) for e in run.entries]
     try:
         done = subprocess.run(
             [sys.executable, "-m", "forge_consensus.testing.simulator.twin", *place_of(machine), *state],
@@ -168,8 +168,9 @@ def main(arguments: Sequence[str], commands: BinaryIO, output: BinaryIO) -> None
     rows, queries = msgpack.unpackb(commands.read())
     results: list[str] = []
     states: list[str] = []
-    for index, term, time_ms, command in rows:
-        results.append(result_of(machine, Entry(index, term, time_ms, Command.decode(command)))[0])
+    for index, term, time_ms, command, elapsed_ms in rows:
+        entry = Entry(index, term, time_ms, Command.decode(command), elapsed_ms)
+        results.append(result_of(machine, entry)[0])
         if state is not None:
             states.append(state_text(machine, state))
     output.write(msgpack.packb((results, states, [answer_of(machine, query) for query in queries])))

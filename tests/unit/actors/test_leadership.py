@@ -28,6 +28,7 @@ class View:
     log: Log
     configuration: Configuration
     commit_index: int = 0
+    elapsed_ms: int = 5000
 
 
 def leader(size: int = 3, *, last: int = 5, base: int = 0, lease_reads: bool = False) -> Leadership:

@@ -15,7 +15,7 @@ KINDS = [
     "role.changed", "role.follower", "role.candidate", "role.leader",
     "cluster.formed", "cluster.quorum.achieved", "cluster.quorum.lost",
     "log.appended", "log.committed", "log.compacted", "log.truncated",
-    "apply.slow", "query.slow",
+    "apply.slow", "query.slow", "time.skewed", "time.stepped",
     "snapshot.started", "snapshot.completed", "snapshot.failed", "snapshot.restored",
     "health.healthy", "health.degraded", "health.unhealthy", "health.recovering",
 ]  # fmt: skip
@@ -26,7 +26,7 @@ NOT_YET = [
 ]  # fmt: skip
 
 
-NEW = ["apply.slow", "query.slow"]
+NEW = ["apply.slow", "query.slow", "time.skewed", "time.stepped"]
 """The kinds that the Go original does not have."""
 
 

@@ -92,7 +92,7 @@ def test_proposals_of_one_turn_are_counted_together(tmp_path: Path) -> None:
     term = world.lead()
     with pytest.raises(StorageFullError), world.turn():
         for _ in range(100):
-            world.ledger.propose(term, 0, [Proposal(Kind.COMMAND, 0, 0, 0, b"x" * 100_000)])
+            world.ledger.propose(term, [Proposal(Kind.COMMAND, 0, 0, 0, b"x" * 100_000)])
     assert world.ledger.log.fresh_bytes < 1 * MIB
     world.ledger.commit()
 
@@ -150,8 +150,8 @@ def test_commit_says_whether_entries_were_written(world: World) -> None:
     term = ledger.stand(ledger.term)
     assert ledger.commit() is False
     ledger.begin(0)
-    ledger.lead(term)
-    ledger.propose(term, 0, NOOP)
+    ledger.lead(term, 1000)
+    ledger.propose(term, NOOP)
     assert ledger.commit() is True
     ledger.begin(0)
     assert ledger.commit() is False
