@@ -157,6 +157,14 @@ class AppliedEntries:
 
 
 @message
+class PeerWentBack:
+    """The peer lacks entries that it had acknowledged to this leader; `detail` says which, for people."""
+
+    node: str
+    detail: str
+
+
+@message
 class PeerNeedsSnapshot:
     """The entry that the peer needs next is compacted away."""
 

@@ -13,6 +13,7 @@ from forge_consensus.events.subscription import QueuedSubscription, Subscription
 from forge_consensus.events.text import facts_text
 from forge_consensus.events.types import (
     EVENT_TYPES,
+    AddressDiffers,
     ApplySlow,
     BecameCandidate,
     BecameFollower,
@@ -23,8 +24,10 @@ from forge_consensus.events.types import (
     LogAppended,
     LogCommitted,
     NodeFailed,
+    NodeRefused,
     QuorumLost,
     RoleChanged,
+    SettingsDiffer,
     SnapshotFailed,
     Unhealthy,
 )
@@ -37,6 +40,9 @@ LEVELS: Final[dict[type[ConsensusEvent], str]] = {
     NodeFailed: "WARNING",
     QuorumLost: "WARNING",
     ApplySlow: "WARNING",
+    NodeRefused: "WARNING",
+    SettingsDiffer: "WARNING",
+    AddressDiffers: "WARNING",
     Degraded: "WARNING",
     RoleChanged: "DEBUG",  # the event of the new role follows
     BecameCandidate: "INFO",

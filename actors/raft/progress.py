@@ -43,6 +43,9 @@ class Progress:
     probe_sent: bool = False
     acked_sent: int = 0
     acked_round: int = 0
+    doubted: int = 0
+    doubted_ns: int = 0
+    """The `match` that an answer last contradicted, and when, in nanoseconds of CLOCK_BOOTTIME; 0 if none did."""
 
     @property
     def may_send(self) -> bool:

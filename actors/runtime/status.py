@@ -59,6 +59,10 @@ class MemberStatus:
     """The index up to which the member's disk agrees with the leader's log; None on a node that does not lead."""
     program: str | None
     """The version of its program, None for a member that this node has not met since its start."""
+    refused: str | None
+    """Why this node refused the member's last greeting, for people; None if it did not."""
+    differs: list[str]
+    """What differs between the member and this node, or is wrong with its address, as sentences."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,6 +231,8 @@ def members_of(source: Source) -> list[MemberStatus]:
             last_contact=now - view.heard_at if view and view.heard_at is not None else None,
             match_index=shared.match.get(node),
             program=__version__ if own else greeted.program if greeted else None,
+            refused=shared.refused[node][1] if node in shared.refused else None,
+            differs=list(greeted.differs) if greeted else [],
         )
         found.append(member)
     return found

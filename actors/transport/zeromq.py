@@ -80,6 +80,7 @@ class ZeroMqBase(SystemBase):
         bind: str,
         *,
         rng: random.Random | None = None,
+        advertised: str | None = None,
     ) -> None:
         identity = opened.ledger.identity
         addresses = dict(opened.ledger.configuration.members)
@@ -95,6 +96,7 @@ class ZeroMqBase(SystemBase):
             rng or random.Random(),
             self.sockets.bind_address,
             self.sockets.events_address,
+            advertised,
         )
         self.inbox: deque[tuple[Any, Any]] = deque()
         self.wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)

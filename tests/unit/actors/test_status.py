@@ -20,7 +20,8 @@ MEMORY = [
     "events_address", "nodes",
 ]
 STORAGE = ["snapshot_index", "log_size_bytes", "storage_used_bytes", "storage_quota_bytes", "disk_free_bytes"]
-MEMBER = ["id", "address", "role", "status", "round_trip_ms", "last_contact", "match_index", "program"]
+MEMBER = ["id", "address", "role", "status", "round_trip_ms", "last_contact", "match_index", "program", "refused",
+    "differs"]
 # fmt: on
 
 
