@@ -153,12 +153,14 @@ class ElectionActor(ConsensusActor):
     # --- asking ------------------------------------------------------------------------------------------------------
 
     def leaves_to_others(self) -> bool:
-        """Whether not to stand this time, because a user's machine is being handed a snapshot.
+        """Whether not to stand this time, because a user's machine is being handed a snapshot, or the store is full.
 
-        As the leader this node could apply and answer nothing until `restore()` returns, so it only votes. If nobody
-        else leads after several election timeouts, it stands all the same.
+        As the leader this node could apply and answer nothing until `restore()` returns, or append nothing, so it only
+        votes. If nobody else leads after several election timeouts, it stands all the same: a leader that appends
+        nothing still answers reads.
         """
-        if not self.ledger.applier.replacing or self.left_to_others >= LEFT_TO_OTHERS_MAX:
+        full = self.others and self.ledger.look_for_room()
+        if not (self.ledger.applier.replacing or full) or self.left_to_others >= LEFT_TO_OTHERS_MAX:
             return False
         self.left_to_others += 1
         return True
@@ -272,8 +274,8 @@ class ElectionActor(ConsensusActor):
         """
         self.asking = False  # a candidate may have asked for pre-votes again before its votes arrived
         term = self.ledger.term
-        self.ledger.lead(term)
-        noop, _ = self.ledger.propose(term, self.clock.wall_ms(), [NOOP])
+        self.ledger.lead(term, self.clock.wall_ms())
+        noop, _ = self.ledger.propose(term, [NOOP])
         self.leader = self.node_id
         self.fast_left = 0
         self.take_role(Role.LEADER, f"{len(self.votes)} votes")

@@ -6,7 +6,9 @@ from typing import Any, Final
 
 from forge_consensus.actors.messages import (
     CONSISTENCIES,
+    LEASE,
     NEVER_MS,
+    STALE,
     GetStatus,
     Locate,
     Located,
@@ -21,18 +23,24 @@ from forge_consensus.actors.messages import (
     Submit,
 )
 from forge_consensus.actors.notices import (
+    AnswerQueries,
     Appended,
     AppliedEntries,
+    ApplyCommitted,
     LeaderChanged,
     LeadershipEnded,
     LocateExpired,
+    QueriesAnswered,
     ReadIndex,
     ReadReady,
     ReadRefused,
     Start,
 )
+from forge_consensus.actors.raft.admission import Admission
+from forge_consensus.actors.raft.answering import ANSWER_BYTES_MAX, RESULT_OVERHEAD_BYTES, Answering, Worked
 from forge_consensus.actors.raft.failed_commands import FailedCommands
 from forge_consensus.actors.raft.journal_pages import page_of
+from forge_consensus.actors.raft.slow_work import SlowWork
 from forge_consensus.actors.raft.waiting import Applications, PendingRead, Result, WaitingBatch, WaitingRequests
 from forge_consensus.actors.runtime.actor import ConsensusActor, Context
 from forge_consensus.actors.runtime.address import SenderAddress
@@ -44,21 +52,21 @@ from forge_consensus.errors import (
     InvalidConfigError,
     NoLeaderError,
     NotLeaderError,
+    OperationFailedError,
     OutcomeUnknownError,
     ProtocolError,
     StorageFullError,
-    UnavailableError,
 )
+from forge_consensus.events.types import QuerySlow
 from forge_consensus.storage.ledger.ledger import Proposal
+from forge_consensus.storage.ledger.pace import Pace
 from forge_consensus.storage.ledger.record import Kind
-from forge_consensus.storage.machines.machine import failure, outcome_of, refusal
 from forge_consensus.storage.machines.sessions import TTL_BYTES, TTL_MS_MAX
-from forge_consensus.storage.unpacking import unpack
 
 LOCATE_WAIT_MS_MAX: Final = 60_000
-ANSWER_BYTES_MAX: Final = 1 << 20
-"""The approximate limit for one frame of answers, in bytes; only a single larger result exceeds it."""
-RESULT_OVERHEAD_BYTES: Final = 16
+READ_WAIT_MS_MAX: Final = 600_000
+LENT_SECONDS: Final = 0.01
+"""How soon queries are tried again if a helper thread uses the machine on behalf of actors that failed."""
 
 
 class GatewayActor(ConsensusActor):
@@ -69,12 +77,17 @@ class GatewayActor(ConsensusActor):
         self.ticket = 0
         self.waiting = WaitingRequests()
         self.failed_commands = FailedCommands()
+        self.answer_due = False
+        self.query_pace = Pace()
+        self.slow_work = SlowWork()
         self.locators: dict[int, tuple[SenderAddress, int, Timer]] = {}
 
     def bind(self, context: Context) -> None:
         """Take the context, and with it the clients that were waiting for an answer before a rebuild."""
         super().bind(context)
         self.unanswered = context.unanswered
+        self.admission = Admission(self.ledger.applier.machine)
+        self.answering = Answering(self.ledger.applier)
 
     def receiveMsg_Start(self, message: Start, sender: Any) -> None:
         """Answer the clients whose requests the failed actors had taken: the outcome of these requests is unknown."""
@@ -160,8 +173,14 @@ class GatewayActor(ConsensusActor):
         if large:
             text = f"a command is larger than the limit of {limit} bytes: split it, or raise command_bytes_max"
             self.send(sender, Refused(CommandTooLargeError.code, text, leader="", address="", term=0, numbers=large))
+        refused = self.admission.refused(message.commands) if self.ledger.leading_term is not None else {}
+        if refused:
+            self.totals.commands_failed += len(refused)
+            self.send_results(sender, session, list(refused.values()))
         proposals = [
-            Proposal(Kind.COMMAND, session, seq, mark, data) for seq, data in message.commands if len(data) <= limit
+            Proposal(Kind.COMMAND, session, seq, mark, data)
+            for seq, data in message.commands
+            if len(data) <= limit and seq not in refused
         ]
         if proposals:
             self.propose(sender, session, proposals)
@@ -188,8 +207,14 @@ class GatewayActor(ConsensusActor):
             self.refuse(asker, BusyError.code, text)
             return
         try:
-            first, last = ledger.propose(term, self.clock.wall_ms(), proposals)
-        except (BusyError, StorageFullError) as error:
+            if self.shared.blocked:
+                raise StorageFullError(self.shared.blocked)
+            first, last = ledger.propose(term, proposals)
+        except BusyError as error:
+            self.refuse(asker, error.code, str(error))
+            return
+        except StorageFullError as error:
+            self.context.refuse(error.code, str(error))
             self.refuse(asker, error.code, str(error))
             return
         waiting.add_batch(WaitingBatch(first, last, asker, session, self.context.observation.turn_began))
@@ -233,20 +258,48 @@ class GatewayActor(ConsensusActor):
     # --- reads -------------------------------------------------------------------------------------------------------
 
     def receiveMsg_Read(self, message: Read, sender: Any) -> None:
-        """Answer a stale read at once; any other waits until the leader is confirmed or holds a lease."""
-        read = PendingRead(sender, message.queries)
-        if message.consistency == "stale":
-            self.answer(read, self.staleness_ms())
-        elif message.consistency not in CONSISTENCIES:
+        """Take the queries of a client; all but stale ones wait until the leader is confirmed or holds a lease."""
+        stale = message.consistency == STALE
+        if message.consistency not in CONSISTENCIES:
             text = f"consistency {message.consistency[:40]!r} is none of {', '.join(CONSISTENCIES)}"
             self.refuse(sender, InvalidConfigError.code, text)
-        elif self.ledger.leading_term is None:
+            return
+        if not stale and self.ledger.leading_term is None:
             self.refuse_leader(sender)
+            return
+        queries = self.waiting.fresh_queries(sender.connection, message.queries)
+        if not queries:
+            if not message.queries:
+                self.send(sender, ReadResults(self.ledger.applied, self.staleness_ms() if stale else 0, ()))
+            return
+        if busy := self.too_many_queries(sender, len(queries)):
+            self.refuse(sender, BusyError.code, busy)
+            return
+        wait_ns = min(message.wait_ms or READ_WAIT_MS_MAX, READ_WAIT_MS_MAX) * 1_000_000
+        read = PendingRead(sender, queries, stale, self.clock.boottime_ns() + wait_ns)
+        self.waiting.add_read(read)
+        self.unanswered.add(sender)
+        if stale:
+            self.may_be_answered(read)
         else:
             self.ticket += 1
             self.waiting.unconfirmed[self.ticket] = read
-            self.unanswered.add(sender)
-            self.tell("replication", ReadIndex(self.ticket, lease=message.consistency == "lease"))
+            self.tell("replication", ReadIndex(self.ticket, lease=message.consistency == LEASE))
+
+    def too_many_queries(self, asker: SenderAddress, count: int) -> str:
+        """Why so many more queries of a client cannot be taken now; empty if they can.
+
+        Queries that would be answered too late to be of use only keep those behind them waiting, so they are refused at
+        once. One frame is always taken if nothing waits.
+        """
+        waiting, settings = self.waiting, self.settings
+        own = waiting.waiting_queries(asker.connection) + count
+        if own > settings.outstanding_max:
+            return f"{own} queries of this client wait: at most {settings.outstanding_max} may"
+        seconds = self.query_pace.seconds(waiting.queries + count)
+        if waiting.queries and seconds > settings.backlog_seconds_max:
+            return f"{waiting.queries} queries wait, about {seconds:.1f} s of work: try again in a moment"
+        return ""
 
     def receiveMsg_ReadReady(self, message: ReadReady, sender: Any) -> None:
         """Note that the leader is confirmed, and answer the read if its index is applied."""
@@ -257,28 +310,93 @@ class GatewayActor(ConsensusActor):
         """Refuse the read, because this node no longer leads. The end of the leadership may have refused it already."""
         read = self.waiting.unconfirmed.pop(message.ticket, None)
         if read is not None:
+            self.waiting.drop_read(read)
             self.refuse_leader(read.asker)
 
     def answer_reads(self) -> None:
         """Answer the confirmed reads whose index is applied."""
         for read in self.waiting.take_readable(self.ledger.applied):
-            self.answer(read, 0)
+            self.may_be_answered(read)
 
-    def answer(self, read: PendingRead, stale_ms: int) -> None:
-        """Answer each query from the machine. An error of one query is the answer to that query alone."""
-        items = []
-        applier = self.ledger.applier
-        for number, data in read.queries:
+    def may_be_answered(self, read: PendingRead) -> None:
+        """Answer a read with the next slice of queries, which is worked on once the mailbox is otherwise empty."""
+        self.answering.add(read)
+        if not self.answer_due:
+            self.answer_due = True
+            self.send(self.myAddress, AnswerQueries())
+
+    def receiveMsg_AnswerQueries(self, message: AnswerQueries, sender: Any) -> None:
+        """Answer one slice of queries; the next slice is left to the next turn.
+
+        A user's machine is lent to a helper thread, because nobody knows how long its queries take, and heartbeats must
+        leave meanwhile. Nothing else uses the machine until it is given back.
+        """
+        applier, settings, clock_ns = self.ledger.applier, self.settings, self.clock.boottime_ns
+        self.answer_due = bool(self.answering)
+        if not self.answer_due:
+            return
+        if applier.lent:  # by an actor that failed
+            self.after(LENT_SECONDS, AnswerQueries())
+            return
+        applied, stale_ms = self.ledger.applied, self.staleness_ms()
+        work, seconds, slow_seconds = self.answering.work, settings.slice_seconds, settings.heartbeat_interval
+        if not applier.elsewhere or applier.replacing:
+            self.send_answers(work(clock_ns, seconds, slow_seconds, applied, stale_ms))
+            self.answer_more(0.0)
+            return
+
+        def give_back() -> None:
+            applier.lent = False
+
+        def work_elsewhere() -> Worked:
             try:
-                outcome = outcome_of(applier.query(unpack(data)), self.ledger.applied, "")
-            except Exception as error:  # a query changes nothing, so whatever it raises harms only itself
-                outcome = failure(error)
-                if applier.replacing and isinstance(error, UnavailableError):  # raised by the node, not the machine
-                    outcome = refusal(error.code, type(error).__name__, str(error))
-            items.append((number, outcome.code, outcome.payload))
-        self.totals.reads += len(items)
-        self.unanswered.settle(read.asker)
-        self.send(read.asker, ReadResults(self.ledger.applied, stale_ms, tuple(items)))
+                return work(clock_ns, seconds, slow_seconds, applied, stale_ms)
+            finally:
+                give_back()
+
+        applier.lent = True
+        self.offload(work_elsewhere, QueriesAnswered, give_back)
+
+    def receiveMsg_QueriesAnswered(self, message: QueriesAnswered, sender: Any) -> None:
+        """Send the answers, and apply what has waited, for as long as the queries took, before the next slice of them.
+
+        Raises `OperationFailedError` if answering itself failed.
+        """
+        worked: Worked | None = message.worked
+        if worked is None:
+            raise OperationFailedError(f"queries could not be answered: {message.error}")
+        self.send_answers(worked)
+        self.tell("replication", ApplyCommitted())
+        self.answer_more(min(worked.seconds, 1.0) if self.ledger.more_to_apply else 0.0)
+
+    def answer_more(self, seconds: float) -> None:
+        """Continue to answer queries after so many seconds, if there are more."""
+        self.answer_due = bool(self.answering)
+        if self.answer_due and seconds:
+            self.after(seconds, AnswerQueries())
+        elif self.answer_due:
+            self.next_turn(AnswerQueries())
+
+    def send_answers(self, worked: Worked) -> None:
+        """Send the answers of a slice, and count them."""
+        waiting, totals = self.waiting, self.totals
+        self.query_pace.note(worked.asked, worked.seconds)
+        for answers in worked.answers:
+            read, items = answers.read, answers.items
+            totals.reads += len(items)
+            if waiting.answered(read, [number for number, _, _ in items]):
+                self.unanswered.settle(read.asker)
+            stale_ms = answers.stale_ms if read.stale else 0
+            self.send(read.asker, ReadResults(answers.applied, stale_ms, tuple(items)))
+        for read in worked.late:
+            waiting.drop_read(read)
+            self.unanswered.settle(read.asker)
+        if worked.slow:
+            totals.slow_queries += worked.slow
+            untold = self.slow_work.tell(self.clock.now(), worked.slow)
+            if untold is not None:
+                more = untold + worked.slow - 1
+                self.publish(QuerySlow(query=worked.slowest, duration=worked.slowest_seconds, untold=more))
 
     def staleness_ms(self) -> int:
         """How many milliseconds ago this node last received a leader's request; 0 while it leads."""

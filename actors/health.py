@@ -5,9 +5,10 @@ It only reports: no decision of the consensus depends on it.
 
 from __future__ import annotations
 
+from math import ceil
 from typing import Any
 
-from forge_consensus.actors.messages import CheckPeer, CheckPeerReply
+from forge_consensus.actors.messages import REFUSALS, CheckPeer, CheckPeerReply
 from forge_consensus.actors.notices import (
     CheckHealth,
     LeaderChanged,
@@ -16,6 +17,7 @@ from forge_consensus.actors.notices import (
     PeerUp,
     Start,
 )
+from forge_consensus.actors.raft.clock_watch import ClockWatch
 from forge_consensus.actors.runtime.actor import ConsensusActor, Context
 from forge_consensus.actors.runtime.shared import HealthState, PeerStatus, PeerView
 from forge_consensus.events.types import (
@@ -27,8 +29,11 @@ from forge_consensus.events.types import (
     QuorumAchieved,
     QuorumLost,
     Recovering,
+    TimeSkewed,
+    TimeStepped,
     Unhealthy,
 )
+from forge_consensus.storage.ledger.log_time import ClockSample
 
 LAG_ENTRIES = 100_000
 """A node with more committed entries than this still to apply counts as recovering."""
@@ -41,6 +46,7 @@ class HealthActor(ConsensusActor):
         super().__init__()
         self.number = 0
         self.missed: dict[str, int] = {}
+        self.clock_watch = ClockWatch()
 
     def bind(self, context: Context) -> None:
         """Take the context. The published states of the peers stay valid after a rebuild."""
@@ -68,18 +74,26 @@ class HealthActor(ConsensusActor):
             self.missed[node] = missed + 1
             self.tell_peer(node, "health", CheckPeer(self.number))
         self.judge()
+        self.compare_clocks()
         self.after(settings.check_interval, CheckHealth())
 
     def receiveMsg_CheckPeer(self, message: CheckPeer, sender: Any) -> None:
         """Answer a peer that checks whether this node is alive."""
-        self.send(sender, CheckPeerReply(message.number))
+        self.send(sender, CheckPeerReply(message.number, self.clock.wall_ms()))
 
     def receiveMsg_CheckPeerReply(self, message: CheckPeerReply, sender: Any) -> None:
-        """Note that a peer is alive, and its round trip: the reply echoes the send time by this node's clock."""
+        """Note that a peer is alive, its round trip, and its wall clock, which was read within that time.
+
+        The reply echoes the send time by this node's clock.
+        """
         view = self.shared.peers.get(sender.node)
         if view is None:
             return
-        view.round_trip_ms = max(0, self.clock.boottime_ns() - sender.sent) / 1e6
+        received = self.clock.boottime_ns()
+        view.round_trip_ms = max(0, received - sender.sent) / 1e6
+        if message.wall_ms:
+            latest_ms = message.wall_ms + ceil(view.round_trip_ms)
+            view.wall_clock = ClockSample(message.wall_ms, latest_ms, received / 1e9)
         self.alive(sender.node)
 
     def receiveMsg_PeerUp(self, message: PeerUp, sender: Any) -> None:
@@ -94,8 +108,9 @@ class HealthActor(ConsensusActor):
             self.judge()
 
     def receiveMsg_LeaderChanged(self, message: LeaderChanged, sender: Any) -> None:
-        """Judge again, because a node without a leader is not healthy."""
+        """Judge again, because a node without a leader is not healthy; a new leader compares the clocks at once."""
         self.judge()
+        self.compare_clocks()
 
     def receiveMsg_LeadershipEnded(self, message: LeadershipEnded, sender: Any) -> None:
         """Judge again, because this node may have no leader now."""
@@ -119,6 +134,22 @@ class HealthActor(ConsensusActor):
             view.status = PeerStatus.FAILED
             self.publish(NodeFailed(peer=node, reason=reason))
 
+    def compare_clocks(self) -> None:
+        """If this node leads, let the log's wall time follow the members' clocks, and tell whose clock is wrong."""
+        ledger = self.ledger
+        if ledger.leading_term is None:
+            self.clock_watch.skewed.clear()
+            return
+        now, wall_ms = self.clock.reading(), self.clock.wall_ms()
+        samples = {node: view.wall_clock for node, view in self.shared.peers.items() if view.wall_clock is not None}
+        samples[self.node_id] = ClockSample(wall_ms, wall_ms, now)
+        quorum, skew_max_ms = ledger.configuration.quorum, self.settings.clock_skew_max * 1000
+        stepped_ms, skews = self.clock_watch.look(ledger.log_time, quorum, samples, ledger.now, skew_max_ms)
+        if stepped_ms:
+            self.publish(TimeStepped(seconds=stepped_ms / 1000))
+        for node, ahead_ms in skews:
+            self.publish(TimeSkewed(member=node, ahead=ahead_ms / 1000))
+
     # --- judging -----------------------------------------------------------------------------------------------------
 
     def judge(self) -> None:
@@ -137,7 +168,23 @@ class HealthActor(ConsensusActor):
         lag = self.ledger.commit_index - self.ledger.applied
         if lag > LAG_ENTRIES:
             details.append(f"{lag} committed entries wait to be applied")
+        details += self.troubles()
         self.change(self.state_for(has_quorum, lag, bool(details)), tuple(details))
+
+    def troubles(self) -> list[str]:
+        """What keeps this node, or a follower of it, from taking entries. The texts do not change while it lasts."""
+        found = []
+        full, since = self.ledger.look_for_room(), self.ledger.room.full_since
+        if full and self.clock.now() - since >= self.settings.election_timeout_min / 2:
+            found.append(f"no entries are taken: {full}")
+        for node, refusal in sorted(self.shared.refusals.items()):
+            found.append(f"{node} takes no entries: {REFUSALS.get(refusal, refusal)}")
+        if self.shared.snapshot_trouble:
+            found.append(self.shared.snapshot_trouble)
+        slow = self.settings.election_timeout_min / 2
+        if self.context.commit_times.slowest(self.clock.now()) > slow:
+            found.append(f"the disk is slow: commits take longer than {slow:g} s")
+        return found
 
     def state_for(self, quorum: bool, lag: int, trouble: bool) -> HealthState:
         """This node's state: is a `quorum` reachable, how many entries does it `lag`, is there other `trouble`."""

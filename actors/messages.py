@@ -23,6 +23,19 @@ def message(kind: type[T]) -> type[T]:
     return dataclass(slots=True, unsafe_hash=True)(kind)
 
 
+FULL = "full"
+UNSUPPORTED = "unsupported"
+DAMAGED = "damaged"
+FAILED = "failed"
+REFUSALS = {
+    FULL: "it has no room",
+    UNSUPPORTED: "what it is sent is of a later version than it reads",
+    DAMAGED: "what it is sent arrives damaged",
+    FAILED: "its disk refuses what it is sent",
+}
+"""Why a node refuses what its leader sends: the word on the wire, and what it means; later versions may have others."""
+
+
 # --- between nodes ---------------------------------------------------------------------------------------------------
 
 
@@ -121,6 +134,8 @@ class AppendEntries:
     round: int
     """The read round (dissertation 6.4): replies that echo it confirm the leader for reads taken before it began."""
     records: tuple[bytes, ...]
+    elapsed_ms: int = 0
+    """For how long the cluster has been running, as the leader measures it; 0 tells nothing."""
 
 
 @message
@@ -137,6 +152,9 @@ class AppendReply:
     index: int
     entry_term: int
     round: int
+    refusal: str = ""
+    """Why the sender took none of the entries, or would take none: one of `REFUSALS`, or empty. A node that is full
+    says so in its replies to heartbeats too, so that its leader knows when it has room again."""
 
 
 @message
@@ -159,6 +177,8 @@ class SnapshotReply:
     index: int
     offset: int
     done: bool
+    refusal: str = ""
+    """Why the sender does not take this snapshot, one of `REFUSALS`, or empty. The leader tries again later."""
 
 
 @message
@@ -170,9 +190,11 @@ class CheckPeer:
 
 @message
 class CheckPeerReply:
-    """The reply that the sender is alive; `number` is that of the request."""
+    """The reply that the sender is alive; `number` is that of the request, `wall_ms` the sender's wall clock."""
 
     number: int
+    wall_ms: int = 0
+    """Milliseconds since 1970; 0 tells nothing."""
 
 
 # --- between clients and nodes ---------------------------------------------------------------------------------------
@@ -232,17 +254,24 @@ class Results:
     items: tuple[tuple[int, str, bytes], ...]
 
 
+LEASE = "lease"
 STALE = "stale"
-CONSISTENCIES = ("linearizable", "lease", STALE)
+CONSISTENCIES = ("linearizable", LEASE, STALE)
 """The consistency levels of a `Read`, the strictest first."""
 
 
 @message
 class Read:
-    """Queries, each as (number, encoded query); `consistency` is one of `CONSISTENCIES`."""
+    """Queries, each as (number, encoded query); `consistency` is one of `CONSISTENCIES`.
+
+    Answers to them may come in several frames. A number that is asked again on the same connection while it waits is
+    answered once.
+    """
 
     consistency: str
     queries: tuple[tuple[int, bytes], ...]
+    wait_ms: int = 0
+    """For how long the client waits; what is not answered by then is dropped. 0 means that it did not say."""
 
 
 @message

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from forge_consensus.actors.messages import message
 from forge_consensus.storage.ledger.applying import Applied
 from forge_consensus.storage.snapshots.file import SnapshotInfo
@@ -153,6 +155,17 @@ class AppliedEntries:
     entries: list[Applied]
 
 
+@message
+class QueriesAnswered:
+    """A helper thread has answered a slice of queries and gives the machine back.
+
+    `worked` is what `forge_consensus.actors.raft.answering.Answering.work` returned; None if it failed with `error`.
+    """
+
+    worked: Any
+    error: str
+
+
 # --- snapshots -------------------------------------------------------------------------------------------------------
 
 
@@ -266,6 +279,11 @@ class SendEntries:
 @message
 class ApplyCommitted:
     """Apply one slice of the committed entries."""
+
+
+@message
+class AnswerQueries:
+    """Answer one slice of the queries that may be answered."""
 
 
 @message

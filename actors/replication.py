@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, Final
 
-from forge_consensus.actors.messages import AppendEntries, AppendReply
+from forge_consensus.actors.messages import DAMAGED, FULL, AppendEntries, AppendReply
 from forge_consensus.actors.notices import (
     Appended,
     AppliedEntries,
@@ -28,6 +28,7 @@ from forge_consensus.actors.notices import (
     Start,
 )
 from forge_consensus.actors.raft.leadership import Contradicts, Effect, Leadership, MatchMoved, SendTo
+from forge_consensus.actors.raft.slow_work import SlowWork
 from forge_consensus.actors.runtime.actor import ConsensusActor, Context
 from forge_consensus.errors import ProtocolError, StorageFullError
 from forge_consensus.events.types import ApplySlow, LogAppended, LogCommitted, LogTruncated
@@ -36,8 +37,8 @@ from forge_consensus.storage.ledger.correlation import ids_between
 from forge_consensus.storage.ledger.ledger import Mismatch
 from forge_consensus.storage.ledger.time_slice import TimeSlice
 
-SLOW_SECONDS: Final = 1.0
-"""Slow commands are told at most this often; the next one counts the others."""
+LENT_SECONDS: Final = 0.01
+"""How soon applying is tried again while a helper thread uses the machine; its end is told, unless an actor failed."""
 
 
 class ReplicationActor(ConsensusActor):
@@ -51,14 +52,13 @@ class ReplicationActor(ConsensusActor):
         self.leadership: Leadership | None = None
         self.apply_due = False
         self.send_due = False
-        self.slow_told_at = -SLOW_SECONDS
-        self.slow_untold = 0
+        self.slow_work = SlowWork()
 
     def bind(self, context: Context) -> None:
         """Take the context. No follower's match is known yet."""
         super().bind(context)
         self.note_matches(self.ledger.led)
-        context.shared.match = {}
+        self.note_leadership()
 
     def receiveMsg_Start(self, message: Start, sender: Any) -> None:
         """Apply again, in slices, the entries that were known to be committed before the start."""
@@ -87,7 +87,7 @@ class ReplicationActor(ConsensusActor):
             settings=self.settings,
             now=self.clock.now(),
         )
-        self.shared.match = self.leadership.match
+        self.note_leadership()
         self.after(self.settings.heartbeat_interval, HeartbeatDue(message.term))
 
     def receiveMsg_LeadershipEnded(self, message: LeadershipEnded, sender: Any) -> None:
@@ -95,7 +95,15 @@ class ReplicationActor(ConsensusActor):
         if self.leadership is not None:
             self.note_matches(self.leadership.term)
         self.leadership = None
-        self.shared.match = {}
+        self.note_leadership()
+
+    def note_leadership(self) -> None:
+        """Share what only a leader knows of its followers, for the status and for health."""
+        leadership, shared = self.leadership, self.shared
+        shared.match = {} if leadership is None else leadership.match
+        shared.refusals = {} if leadership is None else leadership.refusals
+        shared.refused_appends = {} if leadership is None else leadership.refused_appends
+        shared.blocked = ""
 
     def current(self) -> Leadership | None:
         """The leadership, if the ledger still leads its term; otherwise it has ended and must not be used."""
@@ -172,7 +180,10 @@ class ReplicationActor(ConsensusActor):
         leadership = self.current()
         if leadership is not None and leadership.term == message.term:
             self.after(self.settings.heartbeat_interval, message)
-            self.carry_out(leadership, leadership.heartbeat(self.clock.now(), self.clock.acted()))
+            now, full = self.clock.now(), self.ledger.look_for_room()
+            effects = [*leadership.heartbeat(now, self.clock.acted()), *leadership.cannot_append(now, full)]
+            self.carry_out(leadership, effects)
+            self.shared.blocked = leadership.blocked if leadership.refusals else ""
 
     def receiveMsg_Persisted(self, message: Persisted, sender: Any) -> None:
         """Raise the leader's own match to the index that is on disk, and apply the committed entries."""
@@ -187,6 +198,8 @@ class ReplicationActor(ConsensusActor):
         leadership = self.current()
         if leadership is None or message.term != leadership.term:
             return
+        if message.refusal == DAMAGED:
+            self.ledger.log.forget_tail()
         effects = leadership.answered(sender.node, message, sender.sent, self.clock.before())
         if effects:
             self.carry_out(leadership, effects)
@@ -253,6 +266,8 @@ class ReplicationActor(ConsensusActor):
             result = ledger.accept(message.term, message.prev_index, message.prev_term, message.records)
         except (ProtocolError, StorageFullError) as error:
             self.context.refuse(error.code, str(error))
+            why = FULL if isinstance(error, StorageFullError) else DAMAGED
+            self.send(sender, AppendReply(message.term, False, 0, 0, message.round, refusal=why))
             return
         if isinstance(result, Mismatch):
             refusal = AppendReply(
@@ -268,7 +283,10 @@ class ReplicationActor(ConsensusActor):
         before = ledger.commit_index
         if ledger.commit_following(message.term, min(message.commit, result.match)):
             self.committed(before)
-        self.send(sender, AppendReply(message.term, True, result.match, 0, message.round))
+        if message.elapsed_ms:
+            ledger.log_time.heard(message.elapsed_ms, ledger.now)
+        full = FULL if (ledger.room.full or not message.records) and ledger.look_for_room() else ""
+        self.send(sender, AppendReply(message.term, True, result.match, 0, message.round, full))
 
     # --- applying ----------------------------------------------------------------------------------------------------
 
@@ -287,6 +305,10 @@ class ReplicationActor(ConsensusActor):
         ledger = self.ledger
         if ledger.applier.replacing:
             return
+        if ledger.applier.lent:
+            self.apply_due = True
+            self.after(LENT_SECONDS, ApplyCommitted())
+            return
         settings = self.settings
         time_slice = TimeSlice(self.clock.boottime_ns, settings.slice_seconds, settings.heartbeat_interval)
         done = ledger.apply(settings.apply_entries_max, time_slice)
@@ -302,13 +324,9 @@ class ReplicationActor(ConsensusActor):
         """Count a command that took the machine too long, and publish it, at most once a second."""
         self.totals.slow_applies += step.entries
         index, count, command, seconds = step
-        self.slow_untold += count
-        now = self.clock.now()
-        if now >= self.slow_told_at + SLOW_SECONDS:
-            self.slow_told_at = now
-            untold = self.slow_untold - count
+        untold = self.slow_work.tell(self.clock.now(), count)
+        if untold is not None:
             self.publish(ApplySlow(index=index, command=command, duration=seconds, count=count, untold=untold))
-            self.slow_untold = 0
 
     def receiveMsg_SnapshotInstalled(self, message: SnapshotInstalled, sender: Any) -> None:
         """Report the new state to the gateway, because reads that waited for the snapshot's index can be answered."""

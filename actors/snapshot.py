@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from forge_consensus.actors.messages import InstallSnapshot, SnapshotReply
+from forge_consensus.actors.messages import DAMAGED, FAILED, FULL, InstallSnapshot, SnapshotReply
 from forge_consensus.actors.notices import (
     CaptureSnapshot,
     CheckSnapshots,
@@ -25,7 +25,6 @@ from forge_consensus.actors.notices import (
 from forge_consensus.actors.raft.snapshot_receipt import SnapshotReceipt, Stage
 from forge_consensus.actors.raft.snapshot_transfer import SnapshotTransfer
 from forge_consensus.actors.runtime.actor import ConsensusActor
-from forge_consensus.actors.runtime.shared import PeerStatus
 from forge_consensus.errors import ConsensusError, CorruptionError, SnapshotFailedError, StorageFullError
 from forge_consensus.events.types import (
     LogCompacted,
@@ -42,6 +41,12 @@ from forge_consensus.storage.snapshots.store import Installation
 
 CHECKS_A_HEALTH_CHECK = 2
 """How many times in each `check_interval` the actor checks whether a snapshot is due or a chunk must be sent again."""
+HELD_TIMEOUTS, HELD_TIMEOUTS_APART = 50, 2
+"""For how many election timeouts after its last answer a follower counts as alive, so that the log is not cut under it:
+with a connection, and without one. That is a minute by default; `Snapshots.may_hold` bounds the room that it may take.
+"""
+LENT_SECONDS = 0.01
+"""How soon a step is tried again that needs the machine while a helper thread uses it."""
 UNREADABLE = (CorruptionError, SnapshotFailedError)
 """The errors of a snapshot file that is damaged, missing or cannot be read."""
 
@@ -58,6 +63,8 @@ class SnapshotActor(ConsensusActor):
         """The snapshots that are being sent, by the follower's id."""
         self.receipt: SnapshotReceipt | None = None
         """The snapshot that is being received or installed."""
+        self.refused_index = 0
+        """The index of the snapshot that this node last refused."""
 
     def receiveMsg_Start(self, message: Start, sender: Any) -> None:
         """Start checking whether a snapshot is due, and remove the unfinished data of a crash or an actor's fault."""
@@ -75,9 +82,16 @@ class SnapshotActor(ConsensusActor):
         self.after(self.settings.check_interval / CHECKS_A_HEALTH_CHECK, CheckSnapshots())
         if self.snapshots.lag >= settings.snapshot_entries and now - self.saved_at >= settings.snapshot_seconds_min:
             self.receiveMsg_TakeSnapshot(TakeSnapshot(), sender)
+        if self.snapshots.compactable > self.ledger.log.base_index:  # entries were held for a follower
+            self.receiveMsg_CompactLog(CompactLog(), sender)
+        if 0 < self.refused_index <= self.ledger.applied:
+            self.refused_index, self.shared.snapshot_trouble = 0, ""
         for transfer in list(self.transfers.values()):
-            if now - transfer.sent_at > self.settings.chunk_timeout:
-                self.send_chunk(transfer)
+            if transfer.resume_at is not None:
+                if now >= transfer.resume_at:
+                    self.begin_sending(transfer)
+            elif now - transfer.sent_at > self.settings.chunk_timeout:
+                self.send_chunk(transfer, again=True)
 
     # --- taking ------------------------------------------------------------------------------------------------------
 
@@ -94,6 +108,9 @@ class SnapshotActor(ConsensusActor):
 
     def receiveMsg_CaptureSnapshot(self, message: CaptureSnapshot, sender: Any) -> None:
         """Let a helper write the snapshot, so that nothing on this thread waits for the disk."""
+        if self.ledger.applier.lent:  # a helper thread is answering queries
+            self.after(LENT_SECONDS, message)
+            return
         began = self.clock.now()
         try:
             job = self.snapshots.capture()
@@ -112,6 +129,7 @@ class SnapshotActor(ConsensusActor):
             self.saving_failed(message.error)
             return
         self.reported.saving = 0
+        self.shared.snapshot_trouble = ""
         self.snapshots.in_use = [each.path for each in self.being_sent().values()]
         self.snapshots.taken(info)
         self.totals.snapshots += 1
@@ -129,6 +147,7 @@ class SnapshotActor(ConsensusActor):
 
     def saving_failed(self, error: str) -> None:
         """Publish that the snapshot in progress has failed."""
+        self.shared.snapshot_trouble = self.shared.snapshot_trouble or f"the last snapshot failed: {error}"
         self.publish(SnapshotFailed(index=self.reported.saving, error=error))
         self.reported.saving = 0
 
@@ -142,12 +161,19 @@ class SnapshotActor(ConsensusActor):
     def being_sent(self) -> dict[str, SnapshotInfo]:
         """The snapshots that are being sent to live followers, by the follower's id."""
         sent = {node: transfer.info for node, transfer in self.transfers.items()}
-        return {node: info for node, info in sent.items() if info is not None and self.is_active(node)}
+        return {node: info for node, info in sent.items() if info is not None and self.lives(node)}
 
-    def is_active(self, node: str) -> bool:
-        """Whether a peer answers health checks."""
+    def lives(self, node: str) -> bool:
+        """Whether a peer answered a health check not long ago.
+
+        A follower that is busy, for example because it restores a snapshot, or restarts, is silent for a while. If the
+        log were cut under it at once, it would need another snapshot each time.
+        """
         view = self.shared.peers.get(node)
-        return view is not None and view.status is PeerStatus.ACTIVE
+        if view is None or view.heard_at is None:
+            return False
+        timeouts = HELD_TIMEOUTS if node in self.context.linked() else HELD_TIMEOUTS_APART
+        return self.clock.now() - view.heard_at < timeouts * self.settings.election_timeout_max
 
     def lacked(self) -> int | None:
         """The lowest index behind which a live follower still lacks entries; None if no such follower is known.
@@ -155,7 +181,7 @@ class SnapshotActor(ConsensusActor):
         The log must not be cut beyond it: otherwise a follower that receives a snapshot over a slow link would need the
         next one as soon as it has this one, and so on forever.
         """
-        known = {node: index for node, index in self.shared.match.items() if index and self.is_active(node)}
+        known = {node: index for node, index in self.shared.match.items() if index and self.lives(node)}
         known |= {node: info.index for node, info in self.being_sent().items()}
         return min(known.values(), default=None)
 
@@ -188,8 +214,11 @@ class SnapshotActor(ConsensusActor):
         else:
             self.send_chunk(transfer)
 
-    def send_chunk(self, transfer: SnapshotTransfer) -> None:
-        """Send the chunk that the follower wants next; only one is in flight at a time."""
+    def send_chunk(self, transfer: SnapshotTransfer, *, again: bool = False) -> None:
+        """Send the chunk that the follower wants next; only one is in flight at a time.
+
+        If the last one was not answered, `again` only asks what is wanted.
+        """
         if self.ledger.leading_term != transfer.term:
             del self.transfers[transfer.node]
             return
@@ -198,7 +227,7 @@ class SnapshotActor(ConsensusActor):
             self.receiveMsg_TakeSnapshot(TakeSnapshot(), None)
             return
         try:
-            chunk = transfer.chunk(self.settings.chunk_bytes)
+            chunk = transfer.question() if again else transfer.chunk(self.settings.chunk_bytes)
         except ConsensusError as error:
             self.context.refuse(error.code, str(error))
             if transfer.info is not self.snapshots.newest:  # pruned meanwhile: begin again with the newest
@@ -216,6 +245,14 @@ class SnapshotActor(ConsensusActor):
         if message.done:
             del self.transfers[sender.node]
             self.tell("replication", transfer.done())
+            return
+        if message.refusal:
+            if transfer.resume_at is None:
+                transfer.refused(message.refusal, self.clock.now(), self.settings.chunk_timeout)
+                if message.refusal == DAMAGED:
+                    self.check(transfer.info)
+            return
+        if transfer.resume_at is not None:
             return
         if transfer.in_vain(message.offset):
             self.check(transfer.info)
@@ -286,6 +323,8 @@ class SnapshotActor(ConsensusActor):
         except ConsensusError as error:
             self.context.refuse(error.code, str(error))
             self.drop_receiving()
+            self.snapshots.drop_incoming()
+            self.refuse(message.index, sender, error)
             return
         self.answer_chunk(message, sender, offset, done=False)
         if offset == message.size:
@@ -294,7 +333,11 @@ class SnapshotActor(ConsensusActor):
             self.offload(receipt.receiver.finish, SnapshotReceived, receipt.receiver.abort)
 
     def begin_receiving(self, message: InstallSnapshot, leader: str) -> SnapshotReceipt:
-        """Open a file for a snapshot. Raises `SnapshotFailedError` if the disk refuses it."""
+        """Open a file for a snapshot.
+
+        Raises `SnapshotFailedError` if the disk refuses it, `StorageFullError` if there is no room for file and state.
+        """
+        self.snapshots.check_receivable(message.size)
         receiver = SnapshotReceiver(self.snapshots.folder, message.index, message.entry_term, message.size)
         self.snapshots.incoming = receiver
         return SnapshotReceipt(receiver, leader, message.term)
@@ -303,6 +346,18 @@ class SnapshotActor(ConsensusActor):
         """Answer a chunk: `offset` is wanted next; `done` says that the snapshot's state is durable here."""
         self.send(sender, SnapshotReply(term=message.term, index=message.index, offset=offset, done=done))
 
+    def refuse(self, index: int, asker: Any, error: ConsensusError) -> None:
+        """Tell the leader why the snapshot up to `index` is not taken, so that it waits before it tries again."""
+        if isinstance(error, StorageFullError):
+            refusal = FULL
+        elif isinstance(error, CorruptionError):
+            refusal = DAMAGED
+        else:
+            refusal = str(error.context.get("refusal", FAILED))
+        self.refused_index = index
+        self.shared.snapshot_trouble = self.shared.snapshot_trouble or f"the leader's snapshot is not taken: {error}"
+        self.send(asker, SnapshotReply(term=self.ledger.term, index=index, offset=0, done=False, refusal=refusal))
+
     def receiveMsg_SnapshotReceived(self, message: SnapshotReceived, sender: Any) -> None:
         """Move the state of the durable file into the ledger, one chunk a turn, or into the user's machine."""
         receipt, info = self.receipt, message.info
@@ -310,9 +365,13 @@ class SnapshotActor(ConsensusActor):
         if info is None:
             self.receipt = None
             self.publish(SnapshotFailed(index=receipt.index, error=message.error))
+            self.refuse(receipt.index, receipt.asker, CorruptionError(message.error))
             return
         if info.index <= self.ledger.applied:
             self.receipt = None
+            return
+        if self.ledger.applier.lent:  # a helper thread is answering queries
+            self.after(LENT_SECONDS, message)
             return
         try:
             installation = self.snapshots.begin_install(info)
@@ -349,11 +408,13 @@ class SnapshotActor(ConsensusActor):
             self.finish_install(receipt, installation)
 
     def give_up(self, info: SnapshotInfo, error: ConsensusError) -> None:
-        """Drop a received file that cannot be installed. The leader got no final answer, so it sends the file again.
+        """Drop a received file that cannot be installed. The leader is told why, and sends it again after a while.
 
         This node's own state is whole, so damage in the file is no reason to stop.
         """
-        self.receipt = None
+        receipt, self.receipt = self.receipt, None
+        if receipt is not None:
+            self.refuse(info.index, receipt.asker, error)
         self.snapshots.drop_installation(info)
         self.publish(SnapshotFailed(index=info.index, error=str(error)))
         self.sweep_soon()

@@ -10,6 +10,7 @@ import click
 from forge_consensus.demo.proof import DemoFailed
 from forge_consensus.demo.story import Story
 from forge_consensus.errors import ConsensusError
+from forge_consensus.finite_range import FiniteRange
 from forge_consensus.testing.local.node_process import ENDING
 
 NODES = 3
@@ -28,7 +29,7 @@ def interrupted(number: int, frame: FrameType | None) -> None:
 @click.option("--nodes", type=click.IntRange(1, NODES_MAX), default=NODES, show_default=True, help="How many nodes.")
 @click.option(
     "--seconds",
-    type=click.FloatRange(2, 3600),
+    type=FiniteRange(2, 3600),
     default=SECONDS,
     show_default=True,
     help="About how long the demo runs; it kills a leader every 15 s, at least once.",

@@ -44,11 +44,11 @@ class Locks:
 
 
 class RightLocks(Locks):
-    """The same without the mistake: an entry carries the time, which is the same on every node."""
+    """The same without the mistake: an entry carries the elapsed time, which is the same on every node."""
 
     def now(self, entry: Entry) -> float:
-        """Return the leader's time, as the entry carries it."""
-        return entry.time_ms / 1000
+        """Return for how long the cluster has been running, which no wall clock can set."""
+        return entry.elapsed_ms / 1000
 
 
 class Contention(Workload):

@@ -1,8 +1,8 @@
 """The bounded queue of one listener: the events that it has not seen yet, and what happens when the queue is full."""
 
 import math
-import threading
 import time
+from contextlib import suppress
 from queue import Empty, SimpleQueue
 from typing import Generic, Literal, get_args
 
@@ -65,7 +65,9 @@ class Backlog(Generic[E]):
         self.finished = False
         self.abandoned = False
         self.events: SimpleQueue[E | None] = SimpleQueue()
-        self.space = threading.Event() if when_full == "block" else None
+        self.space: SimpleQueue[None] = SimpleQueue()
+        """Holds something when the listener took an event while the publisher waited for space."""
+        self.wanted = False
 
     def __len__(self) -> int:
         """Return the number of events that wait."""
@@ -89,8 +91,8 @@ class Backlog(Generic[E]):
         if event is None or self.abandoned:
             self.events.put(None)  # so that another thread that waits here learns of the end too
             return None
-        if self.space is not None:
-            self.space.set()
+        if self.wanted:
+            self.space.put(None)
         return event
 
     def finish(self) -> None:
@@ -102,8 +104,7 @@ class Backlog(Generic[E]):
         """End the backlog at once; the events that it holds are not seen."""
         self.abandoned = True
         self.events.put(None)
-        if self.space is not None:
-            self.space.set()
+        self.space.put(None)
 
     def make_space(self) -> bool:
         """Make space for one more event as the policy says; return whether there is any."""
@@ -125,15 +126,18 @@ class Backlog(Generic[E]):
 
     def wait_for_space(self) -> bool:
         """Wait until the listener takes an event, at most `block_ms_max` and what is left of the turn's budget."""
-        assert self.space is not None
         started = time.monotonic()
         deadline = started + min(self.block_seconds_max, self.budget.remaining_seconds)
-        while not self.abandoned:
-            self.space.clear()
-            if self.events.qsize() < self.queue_max:
-                break
-            left = deadline - time.monotonic()
-            if left <= 0 or not self.space.wait(left):
-                break
+        self.wanted = True
+        with suppress(Empty):
+            while not self.space.empty():
+                self.space.get_nowait()
+        with suppress(Empty):
+            while not self.abandoned and self.events.qsize() >= self.queue_max:
+                left = deadline - time.monotonic()
+                if left <= 0:
+                    break
+                self.space.get(timeout=left)
+        self.wanted = False
         self.budget.spend(time.monotonic() - started)
         return not self.abandoned and self.events.qsize() < self.queue_max

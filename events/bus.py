@@ -8,6 +8,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from inspect import iscoroutinefunction
 from typing import Any, Final, TypeVar, Unpack, overload
 
@@ -31,6 +32,7 @@ from forge_consensus.events.subscription import (
     Subscription,
 )
 from forge_consensus.events.types import EVENT_TYPES
+from forge_consensus.process.fork import tell_of_forks
 
 QUEUE_MAX: Final = 1024
 BLOCK_MS_MAX: Final = 5.0
@@ -86,10 +88,13 @@ class EventBus:
         self.signals: dict[type[ConsensusEvent], OrderedSignal] = {}
         # Re-entrant because the garbage collector may cancel a dropped stream at any point.
         self.lock = threading.RLock()
+        self.leaving: deque[Listener[Any]] = deque()
+        """Listeners that were cancelled, and are to be disconnected by whoever has the lock next."""
         self.publishing: int | None = None
         self.deferred: deque[ConsensusEvent] = deque()
         for event_type in (*EVENT_TYPES.values(), UnknownEvent):
             self.signal_of(event_type)
+        tell_of_forks(self)
 
     # ---- for the node
 
@@ -287,9 +292,8 @@ class EventBus:
         Returns whether every thread has ended in time. Further calls do nothing.
         """
         deadline = time.monotonic() + timeout
-        with self.lock:
-            self.closed = True
-            listeners = self.listeners
+        self.closed = True
+        listeners = self.listeners
         for listener in listeners:
             self.detach(listener)
             listener.finish()
@@ -336,16 +340,41 @@ class EventBus:
                 raise StreamEndedError("the event bus is closed")
             listener.detach = self.detach
             self.listeners = (*self.listeners, listener)
-            for event_type, signal in self.signals.items():
+            for event_type, signal in list(self.signals.items()):
                 connect(signal, event_type, listener)
+        self.disconnect_leaving()
+        if self.closed:  # meanwhile
+            listener.cancel()
+            raise StreamEndedError("the event bus is closed")
 
     def detach(self, listener: Listener[Any]) -> None:
-        """Disconnect a listener from every signal."""
-        with self.lock:
-            self.listeners = tuple(other for other in self.listeners if other is not listener)
-            for signal in self.signals.values():
-                signal.disconnect(listener.offer)
-                signal.disconnect(listener.offer_if_wanted)
+        """Disconnect a listener from every signal.
+
+        It never waits: a signal handler may have interrupted the thread that has the lock. Then that thread disconnects
+        the listener when it goes on; a cancelled listener accepts no event meanwhile.
+        """
+        self.leaving.append(listener)
+        self.disconnect_leaving()
+
+    def disconnect_leaving(self) -> None:
+        """Disconnect the listeners that are leaving, unless another thread has the lock and does it."""
+        while self.leaving and self.lock.acquire(blocking=False):
+            try:
+                with suppress(IndexError):
+                    self.disconnect(self.leaving.popleft())
+            finally:
+                self.lock.release()
+
+    def disconnect(self, listener: Listener[Any]) -> None:
+        """Disconnect a listener from every signal; the caller has the lock."""
+        self.listeners = tuple(other for other in self.listeners if other is not listener)
+        for signal in list(self.signals.values()):
+            signal.disconnect(listener.offer)
+            signal.disconnect(listener.offer_if_wanted)
+
+    def forked(self) -> None:
+        """In a child process: a thread that had the lock does not exist there."""
+        self.lock, self.publishing = threading.RLock(), None
 
     def signal_of(self, event_type: type[ConsensusEvent]) -> OrderedSignal:
         """Return the signal of exactly this class; a user's own event class gets one at its first use."""

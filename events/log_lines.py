@@ -25,10 +25,13 @@ from forge_consensus.events.types import (
     LogCommitted,
     NodeFailed,
     NodeRefused,
+    QuerySlow,
     QuorumLost,
     RoleChanged,
     SettingsDiffer,
     SnapshotFailed,
+    TimeSkewed,
+    TimeStepped,
     Unhealthy,
 )
 
@@ -43,6 +46,9 @@ LEVELS: Final[dict[type[ConsensusEvent], str]] = {
     NodeRefused: "WARNING",
     SettingsDiffer: "WARNING",
     AddressDiffers: "WARNING",
+    QuerySlow: "WARNING",
+    TimeSkewed: "WARNING",
+    TimeStepped: "WARNING",
     Degraded: "WARNING",
     RoleChanged: "DEBUG",  # the event of the new role follows
     BecameCandidate: "INFO",

@@ -1,9 +1,17 @@
 """A selection: which events a listener gets, by class (with all subclasses) and by pattern of kinds."""
 
+import difflib
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 from forge_consensus.events.types import EVENT_TYPES, ConsensusEvent, UnknownEvent
+
+
+def meant(pattern: str) -> str:
+    """What somebody may have meant by a pattern that matches nothing."""
+    groups = {f"{kind.rpartition('.')[0]}.*" for kind in EVENT_TYPES}
+    near = difflib.get_close_matches(pattern, [*EVENT_TYPES, *groups], 2)
+    return f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(sorted(groups))}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +31,7 @@ class Selection:
         patterns = tuple(kind for kind in kinds if isinstance(kind, str))
         for pattern in patterns:
             if not any(fnmatchcase(known, pattern) for known in EVENT_TYPES):
-                raise ValueError(f"no kind of event matches {pattern!r}")
+                raise ValueError(f"no kind of event matches {pattern!r}: {meant(pattern)}")
         classes = tuple(kind for kind in kinds if not isinstance(kind, str))
         for kind in classes:
             if not (isinstance(kind, type) and issubclass(kind, ConsensusEvent)):

@@ -10,6 +10,7 @@ from typing import Any, Generic, Self, TypedDict
 from forge_consensus.events.backlog import Backlog, TurnBudget, WhenFull
 from forge_consensus.events.envelope import ConsensusEvent, E
 from forge_consensus.events.selection import Selection
+from forge_consensus.process.fork import tell_of_forks
 
 REPORT_SECONDS_MIN = 1.0
 """The least time between two log lines about one handler; reports in between are only counted."""
@@ -206,6 +207,7 @@ class QueuedSubscription(Subscription[E]):
         self.backlog = backlog
         self.thread: threading.Thread | None = None
         self.starting = threading.Lock()
+        tell_of_forks(self)
 
     @property
     def dropped(self) -> int:
@@ -222,7 +224,9 @@ class QueuedSubscription(Subscription[E]):
 
     def start(self, event: E) -> None:
         """Start the handler's thread; if the system refuses one, the next event tries again."""
-        with self.starting:
+        if not self.starting.acquire(blocking=False):
+            return  # it is being started
+        try:
             if self.thread is not None:
                 return
             thread = threading.Thread(target=self.run, name=f"events:{self.name}", daemon=True)
@@ -233,6 +237,12 @@ class QueuedSubscription(Subscription[E]):
                 self.report("has no thread", event, error)
             else:
                 self.thread = thread
+        finally:
+            self.starting.release()
+
+    def forked(self) -> None:
+        """In a child process: the thread is not there; an event that is published there starts another."""
+        self.thread, self.starting = None, threading.Lock()
 
     def run(self) -> None:
         """Call the handler with every event of the backlog, until the backlog ends."""

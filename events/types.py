@@ -275,6 +275,54 @@ class ApplySlow(ConsensusEvent):
     """How many more were slow since the last such event."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QuerySlow(ConsensusEvent):
+    """One call of the machine for a query took longer than a heartbeat interval; at most one such event a second.
+
+    A user's machine is asked on a helper thread, so the node goes on; but nothing is applied meanwhile.
+    """
+
+    kind: ClassVar[str] = "consensus.query.slow"
+
+    query: str
+    """The query as a short text."""
+    duration: float
+    untold: int = 0
+    """How many more were slow since the last such event."""
+
+
+# ---- time
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TimeSkewed(ConsensusEvent):
+    """The leader finds that a member's wall clock differs from most others by more than `raft.clock_skew_max`.
+
+    It is told when it begins, and again after it was over. The wall time of the log follows the median, so one wrong
+    clock does not move it.
+    """
+
+    kind: ClassVar[str] = "consensus.time.skewed"
+
+    member: str
+    """The node with that clock, perhaps the leader itself."""
+    ahead: float
+    """Seconds by which its clock is ahead, negative if it is behind."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TimeStepped(ConsensusEvent):
+    """The leader set the wall time of the log back, because it was more than five minutes ahead of most clocks.
+
+    `entry.time_ms` falls at this point of the log; `entry.elapsed_ms` does not.
+    """
+
+    kind: ClassVar[str] = "consensus.time.stepped"
+
+    seconds: float
+    """By how much it was set back."""
+
+
 # ---- snapshots
 
 
@@ -392,7 +440,7 @@ EVENT_TYPES: Final[dict[str, type[ConsensusEvent]]] = {
         RoleChanged, BecameFollower, BecameCandidate, BecameLeader,
         ClusterFormed, QuorumAchieved, QuorumLost,
         LogAppended, LogCommitted, LogCompacted, LogTruncated,
-        ApplySlow,
+        ApplySlow, QuerySlow, TimeSkewed, TimeStepped,
         SnapshotStarted, SnapshotCompleted, SnapshotFailed, SnapshotRestored,
         Healthy, Degraded, Unhealthy, Recovering,
     )
@@ -425,6 +473,7 @@ __all__ = [
     "NodeRefused",
     "NodeStarted",
     "NodeStopped",
+    "QuerySlow",
     "QuorumAchieved",
     "QuorumLost",
     "Recovering",
@@ -434,6 +483,8 @@ __all__ = [
     "SnapshotFailed",
     "SnapshotRestored",
     "SnapshotStarted",
+    "TimeSkewed",
+    "TimeStepped",
     "Unhealthy",
     "UnknownEvent",
     "joined",

@@ -8,6 +8,7 @@ those of sysexits: 65 bad data, 69 unavailable, 70 internal, 75 timed out or out
 
 from __future__ import annotations
 
+import copy
 from typing import Any, Self, TypeVar
 
 Kind = TypeVar("Kind", bound="ConsensusError")
@@ -54,6 +55,13 @@ def revived(kind: type[Kind], message: str, context: dict[str, object]) -> Kind:
     error = kind.__new__(kind)
     ConsensusError.__init__(error, message, **context)
     return error
+
+
+def fresh(error: ConsensusError) -> ConsensusError:
+    """Copy an error that is kept, to raise the copy: the traceback of one object grows each time it is raised."""
+    copied = copy.copy(error)
+    copied.__cause__ = error.__cause__
+    return copied
 
 
 class UnavailableError(ConsensusError, code="CONSENSUS_UNAVAILABLE", retryable=True, exit_code=69):
@@ -369,6 +377,15 @@ class ProtocolError(ConsensusError, code="CONSENSUS_PROTOCOL", exit_code=65):
     """A frame cannot be decoded."""
 
     message = "a frame cannot be decoded: check who sends to this port, and that the versions agree"
+
+
+class WrongEventLoopError(ConsensusError, RuntimeError, code="CONSENSUS_WRONG_EVENT_LOOP", exit_code=70):
+    """An `AsyncClient` was used on another event loop than that of its first call; nothing was sent."""
+
+    message = (
+        "this client belongs to another event loop, that of its first call: make one in each loop, such as in the "
+        "function that asyncio.run is given"
+    )
 
 
 BY_CODE: dict[str, type[ConsensusError]] = {

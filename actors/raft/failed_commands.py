@@ -9,7 +9,7 @@ from loguru import logger
 
 from forge_consensus.storage.ledger.correlation import correlation_of
 from forge_consensus.storage.ledger.log import Log
-from forge_consensus.storage.ledger.record import HEAD_BYTES
+from forge_consensus.storage.ledger.record import data_of
 from forge_consensus.storage.machines.machine import Outcome
 
 LINES_PER_SECOND_MAX = 20
@@ -31,14 +31,14 @@ class FailedCommands:
     def tell(self, log: Log, failed: Sequence[tuple[int, Outcome]], now: float) -> None:
         """Write a line for each of these (index, outcome) whose command has a correlation id.
 
-        `now` is the running clock in seconds. The lines that the bound leaves out are counted in the next one.
+        `now` is in seconds of real time. The lines that the bound leaves out are counted in the next one.
         """
         if int(now) != self.second:
             self.second, self.lines_left = int(now), LINES_PER_SECOND_MAX
         for index, outcome in failed[:LOOKED_AT_MAX]:
             if index <= log.tail_base:
                 continue
-            correlation_id = correlation_of(log.get(index)[HEAD_BYTES:])
+            correlation_id = correlation_of(data_of(log.get(index)))
             if correlation_id is None:
                 continue
             if not self.lines_left:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple, Protocol
 
-from forge_consensus.actors.messages import AppendEntries, AppendReply
+from forge_consensus.actors.messages import FULL, AppendEntries, AppendReply
 from forge_consensus.actors.notices import PeerNeedsSnapshot, ReadIndex, ReadReady, Resign, SendEntries
 from forge_consensus.actors.raft.progress import Phase, Progress
 from forge_consensus.actors.raft.reads import WaitingReads
@@ -33,6 +33,10 @@ class LedgerView(Protocol):
     @property
     def configuration(self) -> Configuration:
         """The configuration in force."""
+
+    @property
+    def elapsed_ms(self) -> int:
+        """For how long the cluster has been running, in milliseconds."""
 
 
 class SendTo(NamedTuple):
@@ -96,6 +100,12 @@ class Leadership:
         self.settings = settings
         self.progress = {node: Progress(settings, noop, now) for node in followers}
         self.match = {node_id: ledger.log.durable, **dict.fromkeys(self.progress, 0)}
+        self.refusals: dict[str, str] = {}
+        """The followers that take no entries, and why."""
+        self.refused_appends = dict.fromkeys(self.progress, 0)
+        """How many appends each follower refused."""
+        self.full_since: float | None = None
+        """Since when this node has had no room for entries, by the running clock."""
         self.reads = WaitingReads()
 
     @property
@@ -147,7 +157,10 @@ class Leadership:
 
     def append_entries(self, previous: int, prev_term: int, records: tuple[bytes, ...]) -> AppendEntries:
         """The request with these records behind entry `previous` of term `prev_term`."""
-        return AppendEntries(self.term, previous, prev_term, self.ledger.commit_index, self.reads.round, records)
+        ledger = self.ledger
+        return AppendEntries(
+            self.term, previous, prev_term, ledger.commit_index, self.reads.round, records, ledger.elapsed_ms
+        )
 
     def need_snapshot(self, effects: list[Effect], node: str, progress: Progress) -> None:
         """Ask for a snapshot for the follower, because the log no longer holds the entries that it needs next."""
@@ -169,16 +182,50 @@ class Leadership:
         settings = self.settings
         patience = settings.append_timeout_heartbeats * settings.heartbeat_interval
         for node, progress in self.progress.items():
+            progress.resume(now)
             if progress.silent_since(now) > patience:
                 progress.become(Phase.PROBE)
             progress.ask(acted)
             if not (progress.may_send and progress.next <= self.ledger.log.last):
                 self.send_empty(effects, node, progress)
         effects += self.send_entries(now)
-        heard = [node for node, progress in self.progress.items() if not progress.is_silent(now)]
-        if not self.quorum.has([self.node_id, *heard]):
+        if not self.quorum.has([self.node_id, *self.heard(now)]):
             effects.append(Resign(self.term, f"no answer from a majority within {settings.election_timeout_min} s"))
         return effects
+
+    def heard(self, now: float) -> list[str]:
+        """The followers that answered within an election timeout."""
+        return [node for node, progress in self.progress.items() if not progress.is_silent(now)]
+
+    def cannot_append(self, now: float, reason: str) -> list[Effect]:
+        """Resign if this node has been full for half an election timeout and a majority without it takes entries.
+
+        `reason` says why this node is full, and is empty if it is not. The majority must include a follower that holds
+        all that is committed, because it has to win the election. Without such a majority another leader could commit
+        nothing either, and this one still answers reads.
+        """
+        if not reason:
+            self.full_since = None
+            return []
+        if self.full_since is None:
+            self.full_since = now
+        able = [node for node in self.heard(now) if not self.progress[node].refusal]
+        in_step = any(self.progress[node].match >= self.ledger.commit_index for node in able)
+        if now - self.full_since < self.settings.election_timeout_min / 2 or not in_step or not self.quorum.has(able):
+            return []
+        return [Resign(self.term, reason)]
+
+    @property
+    def blocked(self) -> str:
+        """Why no entry can be committed although a majority answers, for people; empty unless that is so.
+
+        Entries would wait without an end for a majority that takes none.
+        """
+        full = [node for node, refusal in self.refusals.items() if refusal == FULL]
+        others = [node for node in self.progress if node not in full]
+        if not full or self.quorum.has([self.node_id, *others]):
+            return ""
+        return f"{' and '.join(sorted(full))} have no room and no majority is left: make room on their disks"
 
     # --- answers -----------------------------------------------------------------------------------------------------
 
@@ -191,14 +238,30 @@ class Leadership:
         if progress is None:
             return ()
         progress.answered(sent_ns, min(reply.round, self.reads.round), after)
+        self.note_refusal(node, progress, reply, after)
         if not reply.success:
-            return self.refused(node, progress, reply, sent_ns)
+            return () if reply.refusal else self.refused(node, progress, reply, sent_ns)
         log = self.ledger.log
         moved = progress.acknowledged(min(reply.index, log.last))
         self.match[node] = progress.match
         if progress.next <= log.last:
             return (SEND_SOON, MATCH_MOVED) if moved else (SEND_SOON,)
         return (MATCH_MOVED,) if moved else ()
+
+    def note_refusal(self, node: str, progress: Progress, reply: AppendReply, now: float) -> None:
+        """Note whether the follower takes entries. One that refused some gets no more until it has room or time passed.
+
+        A full follower says so to heartbeats too. As long as it takes entries all the same, because they are small,
+        they are sent.
+        """
+        if reply.refusal:
+            self.refusals[node] = progress.refusal = reply.refusal
+            if not reply.success:
+                self.refused_appends[node] += 1
+                progress.took_nothing(now)
+        elif progress.refusal and reply.success and (progress.refusal == FULL or reply.index > progress.match):
+            progress.takes_entries()
+            self.refusals.pop(node, None)
 
     def refused(self, node: str, progress: Progress, reply: AppendReply, sent_ns: int) -> Sequence[Effect]:
         """Probe further back, or send a snapshot, because the follower lacks the previous entry.

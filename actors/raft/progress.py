@@ -21,6 +21,10 @@ class Phase(Enum):
     """The entries that the follower needs next are compacted away; a snapshot is being sent."""
 
 
+PAUSE_HEARTBEATS_MAX = 32
+"""The longest pause before entries that a follower refused are sent again, in heartbeat intervals."""
+
+
 @dataclass(slots=True)
 class Progress:
     """One follower as its leader sees it. Invariant: match < next.
@@ -46,10 +50,17 @@ class Progress:
     doubted: int = 0
     doubted_ns: int = 0
     """The `match` that an answer last contradicted, and when, in nanoseconds of CLOCK_BOOTTIME; 0 if none did."""
+    refusal: str = ""
+    """Why the follower takes no entries, see `REFUSALS`; empty if it does."""
+    resume_at: float | None = None
+    """When to try entries again that the follower refused; None if it refuses none."""
+    pause: float = 0.0
 
     @property
     def may_send(self) -> bool:
         """Whether a frame with entries may go to the follower now."""
+        if self.resume_at is not None:
+            return False
         if self.phase is Phase.PROBE:
             return not self.probe_sent
         return (
@@ -88,6 +99,23 @@ class Progress:
         self.become(Phase.PROBE)
         self.next = following
         return True
+
+    def took_nothing(self, now: float) -> None:
+        """Send no entries for a while, because the follower refused some: each time for twice as long."""
+        interval = self.settings.heartbeat_interval
+        self.pause = min(max(2 * self.pause, 2 * interval), PAUSE_HEARTBEATS_MAX * interval)
+        self.resume_at = now + self.pause
+        if self.phase is not Phase.SNAPSHOT:
+            self.become(Phase.PROBE)
+
+    def resume(self, now: float) -> None:
+        """End the pause after a refusal if it is over."""
+        if self.resume_at is not None and now >= self.resume_at:
+            self.resume_at = None
+
+    def takes_entries(self) -> None:
+        """Note that the follower takes entries (again)."""
+        self.refusal, self.resume_at, self.pause = "", None, 0.0
 
     def become(self, phase: Phase) -> None:
         """Enter a phase. Frames in flight no longer count, so sending continues after the known match."""

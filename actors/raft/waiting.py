@@ -35,13 +35,22 @@ class WaitingBatch:
         return self.last - self.first + 1
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class PendingRead:
     """The queries of one frame; once the leader is confirmed they may be answered as soon as `index` is applied."""
 
     asker: SenderAddress
     queries: tuple[tuple[int, bytes], ...]
+    stale: bool = False
+    until_ns: int = 1 << 63
+    """By CLOCK_BOOTTIME: its client does not wait longer."""
     index: int = 0
+    next: int = 0
+    """The position of the first query that was not put to the machine yet."""
+    left: int = 0
+    """How many queries are not answered yet."""
+    dropped: bool = False
+    """Whether nobody waits for it any more, so that the rest of it is not answered."""
 
 
 @dataclass(slots=True)
@@ -71,6 +80,12 @@ class WaitingRequests:
         """By connection: the number of entries that the client waits for."""
         self.unconfirmed: dict[int, PendingRead] = {}
         self.confirmed: list[PendingRead] = []
+        self.reads: dict[PendingRead, None] = {}
+        """Every read that is not answered, the stale ones too, in the order in which they came."""
+        self.asked: dict[Any, set[int]] = {}
+        """By connection: the numbers of the queries that are not answered."""
+        self.queries = 0
+        """How many queries are not answered."""
 
     # --- commands ----------------------------------------------------------------------------------------------------
 
@@ -119,6 +134,47 @@ class WaitingRequests:
 
     # --- reads -------------------------------------------------------------------------------------------------------
 
+    def fresh_queries(self, connection: Any, queries: tuple[tuple[int, bytes], ...]) -> tuple[tuple[int, bytes], ...]:
+        """Return the queries that do not wait already; a client asks again when it has waited for long."""
+        asked = self.asked.get(connection)
+        return tuple(query for query in queries if query[0] not in asked) if asked else queries
+
+    def waiting_queries(self, connection: Any) -> int:
+        """How many queries of a client are not answered."""
+        return len(self.asked.get(connection, ()))
+
+    def add_read(self, read: PendingRead) -> None:
+        """Add a client that waits for answers to queries."""
+        read.left = len(read.queries)
+        self.reads[read] = None
+        self.queries += read.left
+        self.asked.setdefault(read.asker.connection, set()).update([number for number, _ in read.queries])
+
+    def answered(self, read: PendingRead, numbers: list[int]) -> bool:
+        """Note answered queries of a read; returns whether none of it is left."""
+        if read not in self.reads:
+            return False
+        asked = self.asked[read.asker.connection]
+        asked.difference_update(numbers)
+        self.queries -= len(numbers)
+        read.left -= len(numbers)
+        if not read.left:
+            self.drop_read(read)
+        return not read.left
+
+    def drop_read(self, read: PendingRead) -> None:
+        """Forget a read: it is answered, refused, or its client does not wait any more."""
+        if read not in self.reads:
+            return
+        del self.reads[read]
+        read.dropped = read.left > 0
+        self.queries -= read.left
+        connection = read.asker.connection
+        asked = self.asked[connection]
+        asked.difference_update([number for number, _ in read.queries])
+        if not asked:
+            del self.asked[connection]
+
     def confirm(self, ticket: int, index: int) -> None:
         """The leader is confirmed: the read now waits for `index` to be applied. Does nothing for a refused read."""
         read = self.unconfirmed.pop(ticket, None)
@@ -145,8 +201,10 @@ class WaitingRequests:
         return askers
 
     def drop_reads(self) -> list[SenderAddress]:
-        """Remove every read; returns the clients, whose reads were not carried out."""
-        askers = [read.asker for read in [*self.unconfirmed.values(), *self.confirmed]]
+        """Remove every read that a leader must answer; returns the clients, whose reads were not carried out."""
+        reads = [read for read in self.reads if not read.stale]
+        for read in reads:
+            self.drop_read(read)
         self.unconfirmed.clear()
         self.confirmed.clear()
-        return askers
+        return [read.asker for read in reads]

@@ -11,6 +11,7 @@ from thespian.actors import Actor, ActorAddress
 from forge_consensus.actors import messages, notices
 from forge_consensus.actors.runtime.address import Address, LocalAddress, PeerAddress
 from forge_consensus.actors.runtime.clock import Clock
+from forge_consensus.actors.runtime.commit_times import CommitTimes
 from forge_consensus.actors.runtime.observation import TurnObservation
 from forge_consensus.actors.runtime.refusals import Refusals
 from forge_consensus.actors.runtime.reported import Reported
@@ -45,6 +46,7 @@ class Context(Protocol):
     unanswered: Unanswered
     """Kept by the gateway. It outlives the actors, so that every client is answered."""
     observation: TurnObservation
+    commit_times: CommitTimes
     started_at: float
     """When the node started, in seconds of real time."""
     bind_address: str

@@ -17,6 +17,7 @@ from forge_consensus.actors.runtime.actor import ConsensusActor
 from forge_consensus.actors.runtime.address import Address, LocalAddress, PeerAddress
 from forge_consensus.actors.runtime.cell import Cells
 from forge_consensus.actors.runtime.clock import Clock
+from forge_consensus.actors.runtime.commit_times import CommitTimes
 from forge_consensus.actors.runtime.faults import Faults
 from forge_consensus.actors.runtime.gate import Gate
 from forge_consensus.actors.runtime.mailbox import Mailbox
@@ -86,6 +87,7 @@ class Engine:
         self.unanswered = Unanswered()
         self.observation = TurnObservation(self.ledger)
         self.faults = Faults(settings)
+        self.commit_times = CommitTimes()
         self.stopping = ""
         """Why the node is to stop; empty while it is not."""
 
@@ -144,12 +146,15 @@ class Engine:
         The actors learn in the next turn that the log is durable, and that the commit took longer than an election
         timeout.
         """
+        commits = self.ledger.commits
         wrote = self.ledger.commit()
         self.ledger.check_turn()
         if wrote:
             persisted = Persisted(self.ledger.term, self.ledger.log.durable)
             self.mailbox.first_in_next_turn(self.actor("replication"), persisted)
         seconds = self.clock.reading() - began  # a simulated disk is slow by the simulated clock
+        if self.ledger.commits != commits:
+            self.commit_times.note(seconds, began + seconds)
         if seconds > self.settings.election_timeout_min:
             self.next_turn(self.actor("election"), CommitWasSlow(seconds))
         return seconds

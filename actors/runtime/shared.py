@@ -7,6 +7,7 @@ from enum import StrEnum
 
 from forge_consensus.actors.runtime.stickiness import Stickiness
 from forge_consensus.actors.runtime.tips import Tips
+from forge_consensus.storage.ledger.log_time import ClockSample
 
 
 class Role(StrEnum):
@@ -46,6 +47,8 @@ class PeerView:
     status: PeerStatus = PeerStatus.INACTIVE
     round_trip_ms: float | None = None
     """Of the last health check that the peer answered."""
+    wall_clock: ClockSample | None = None
+    """What its wall clock read at the last health check that it answered."""
     heard_at: float | None = None
     """When its last reply or greeting arrived, in seconds of real time."""
 
@@ -86,6 +89,15 @@ class SharedState:
     match: dict[str, int] = field(default_factory=dict)
     """Of each voter, the index up to which its disk agrees with the leader's log; empty on other nodes. Written by
     replication."""
+    refusals: dict[str, str] = field(default_factory=dict)
+    """The followers that take no entries from this leader, and why (`REFUSALS`). Written by replication."""
+    refused_appends: dict[str, int] = field(default_factory=dict)
+    """How many appends each follower has refused in this leadership. Written by replication."""
+    blocked: str = ""
+    """Why this leader takes no proposals although it could append them; empty if it does. Written by replication."""
+    snapshot_trouble: str = ""
+    """Why this node's last snapshot failed, or why it does not take its leader's; empty if all is well. Written by
+    snapshot."""
     peers: dict[str, PeerView] = field(default_factory=dict)
     """Written by health."""
     tips: Tips = field(default_factory=Tips)

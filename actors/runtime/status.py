@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import Any, Protocol, Self
 
+from forge_consensus.actors.messages import FULL
 from forge_consensus.actors.runtime.clock import Clock
+from forge_consensus.actors.runtime.commit_times import CommitTimes
 from forge_consensus.actors.runtime.refusals import Refusals
 from forge_consensus.actors.runtime.reported import Reported
-from forge_consensus.actors.runtime.shared import SharedState
+from forge_consensus.actors.runtime.shared import PeerView, SharedState
 from forge_consensus.storage.ledger.ledger import Ledger
 from forge_consensus.storage.snapshots.store import Snapshots
 from forge_consensus.version import __version__
@@ -24,6 +26,7 @@ class Totals:
     commands: int = 0  # gateway; how many were answered
     commands_failed: int = 0  # gateway; of these, how many with an error
     reads: int = 0  # gateway; how many queries were answered
+    slow_queries: int = 0  # gateway; how many calls of the machine for a query took longer than a heartbeat interval
     slow_applies: int = 0  # replication; how many commands took the machine longer than a heartbeat interval
 
 
@@ -36,6 +39,7 @@ class Source(Protocol):
     reported: Reported
     refusals: Refusals
     totals: Totals
+    commit_times: CommitTimes
     started_at: float
     events_address: str
 
@@ -55,11 +59,18 @@ class MemberStatus:
     """Of the last health check that was answered; None for the node itself and before the first answer."""
     last_contact: float | None
     """Seconds since the member last answered; None for the node itself and for a member that never did."""
+    clock_ahead_ms: float | None
+    """How far the member's wall clock is ahead of this node's, negative if it is behind, give or take half the round
+    trip; None for the node itself and before the first answer."""
     match_index: int | None
     """The index up to which the member's disk agrees with the leader's log; None on a node that does not lead."""
     program: str | None
     """The version of its program, None for a member that this node has not met since its start."""
-    refused: str | None
+    refusal: str
+    """Why the member takes no entries from this leader: "full", "unsupported", "damaged", or empty if it does."""
+    refused_appends: int
+    """How many appends of this leader the member has refused; 0 on a node that does not lead."""
+    greeting_refused: str | None
     """Why this node refused the member's last greeting, for people; None if it did not."""
     differs: list[str]
     """What differs between the member and this node, or is wrong with its address, as sentences."""
@@ -117,6 +128,8 @@ class NodeStatus:
     reads_total: int
     slow_applies_total: int
     """How many commands took the machine longer than a heartbeat interval; `consensus.apply.slow` names them."""
+    slow_queries_total: int
+    """How often a call of the machine for a query took longer than that; `consensus.query.slow` names them."""
     turns_total: int
     flushes_total: int
     refused: dict[str, int]
@@ -130,6 +143,10 @@ class NodeStatus:
     events_address: str
     """Where the node publishes its events, empty if it does not."""
     nodes: list[MemberStatus]
+    commit_seconds: float
+    """How long the slowest commit of the last ten seconds took."""
+    full: str
+    """Why the node takes no entries, for people; empty if it does."""
     storage: StorageStatus | None = None
 
     @classmethod
@@ -162,6 +179,7 @@ class NodeStatus:
             operations_failed=totals.commands_failed,
             reads_total=totals.reads,
             slow_applies_total=totals.slow_applies,
+            slow_queries_total=totals.slow_queries,
             turns_total=totals.turns,
             flushes_total=ledger.commits,
             refused=dict(source.refusals.counts),
@@ -170,6 +188,8 @@ class NodeStatus:
             address=addresses.get(identity.node_id),
             events_address=source.events_address,
             nodes=members_of(source),
+            commit_seconds=source.commit_times.slowest(source.clock.now()),
+            full=ledger.room.full or shared.blocked,
         )
 
     @classmethod
@@ -215,6 +235,15 @@ def leader_silence(source: Source) -> float | None:
     return None if heard_at is None else source.clock.boottime_ns() / 1e9 - heard_at
 
 
+def clock_ahead_ms(source: Source, view: PeerView) -> float | None:
+    """How far a peer's wall clock is ahead of this node's; None if it was never read."""
+    sample, clock = view.wall_clock, source.clock
+    if sample is None:
+        return None
+    low, high = sample.read_at(clock.reading())
+    return (low + high) / 2 - clock.wall_ms()
+
+
 def members_of(source: Source) -> list[MemberStatus]:
     """Return the members as the node sees them."""
     shared, ledger, now = source.shared, source.ledger, source.clock.now()
@@ -229,9 +258,12 @@ def members_of(source: Source) -> list[MemberStatus]:
             status="active" if own else str(view.status) if view else "inactive",
             round_trip_ms=view.round_trip_ms if view else None,
             last_contact=now - view.heard_at if view and view.heard_at is not None else None,
+            clock_ahead_ms=clock_ahead_ms(source, view) if view else None,
             match_index=shared.match.get(node),
             program=__version__ if own else greeted.program if greeted else None,
-            refused=shared.refused[node][1] if node in shared.refused else None,
+            refusal=ledger.room.full and FULL if own else shared.refusals.get(node, ""),
+            refused_appends=shared.refused_appends.get(node, 0),
+            greeting_refused=shared.refused[node][1] if node in shared.refused else None,
             differs=list(greeted.differs) if greeted else [],
         )
         found.append(member)

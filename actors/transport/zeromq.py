@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import random
 import threading
 from collections import deque
@@ -23,6 +22,8 @@ from forge_consensus.errors import NotStartedError
 from forge_consensus.events.bus import EventBus
 from forge_consensus.events.encoding import topic_bytes
 from forge_consensus.events.types import ConsensusEvent
+from forge_consensus.process.fork import close_descriptor, close_sockets, keep, tell_of_forks
+from forge_consensus.process.wakeup import NOBODY, Wakeup
 from forge_consensus.storage.opening import Opened
 
 WAIT_SECONDS_MAX = 0.1
@@ -87,25 +88,27 @@ class ZeroMqBase(SystemBase):
         addresses.pop(identity.node_id, None)
         self.sockets = Sockets(bind, addresses, settings.message_bytes_max)
         self.clock = SystemClock()
-        self.engine = Engine(
-            opened,
-            settings,
-            self.clock,
-            self,
-            bus,
-            rng or random.Random(),
-            self.sockets.bind_address,
-            self.sockets.events_address,
-            advertised,
-        )
+        try:
+            self.engine = Engine(
+                opened,
+                settings,
+                self.clock,
+                self,
+                bus,
+                rng or random.Random(),
+                self.sockets.bind_address,
+                self.sockets.events_address,
+                advertised,
+            )
+            self.wakeup = Wakeup()
+        except BaseException:
+            self.sockets.close()
+            raise
         self.inbox: deque[tuple[Any, Any]] = deque()
-        self.wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        self.sleeping = False
-        self.lock = threading.RLock()
-        """Guards the descriptor. Re-entrant, because a signal handler may ask the node to stop at any point."""
-        self.sockets.poller.register(self.wake_fd, zmq.POLLIN)
+        self.sockets.poller.register(self.wakeup.fd, zmq.POLLIN)
         self.bus = bus
         self.closed = False
+        tell_of_forks(self)
 
     # --- the loop ----------------------------------------------------------------------------------------------------
 
@@ -128,12 +131,13 @@ class ZeroMqBase(SystemBase):
     def wait(self) -> tuple[list[tuple[Any, Any]], list[Any]]:
         """Wait for frames or the next timer; returns (frames, notices), with peers' answers before all requests."""
         patience = self.engine.patience(WAIT_SECONDS_MAX)
-        self.sleeping = True
+        wakeup = self.wakeup
+        wakeup.doze()
         if self.inbox:
             patience = 0.0
         began = self.clock.reading()
         ready = dict(self.sockets.poller.poll(math.ceil(patience * 1000)))
-        self.sleeping = False
+        wakeup.sleeping = False
         late = self.clock.reading() - began - patience
         if late > LATE_SECONDS:
             self.clock.lost(late)
@@ -145,8 +149,8 @@ class ZeroMqBase(SystemBase):
                 node = sockets.monitors[socket]
                 for made in sockets.links(socket):
                     notices.append(self.engine.peers.link(node, made))
-            elif socket == self.wake_fd:
-                os.eventfd_read(self.wake_fd)
+            elif socket == wakeup.fd:
+                wakeup.awake()
             elif socket is sockets.publisher:
                 self.serve_subscribers()
             elif socket is not sockets.router:
@@ -166,10 +170,9 @@ class ZeroMqBase(SystemBase):
     def post(self, act: Callable[[Any], None], argument: Any) -> None:
         """Call `act(argument)` on the node's thread before its next turn; any thread may post."""
         self.inbox.append((act, argument))
-        if self.sleeping:
-            with self.lock:  # once it is closed, its number may be another file's
-                if not self.closed:
-                    os.eventfd_write(self.wake_fd, 1)
+        wakeup = self.wakeup
+        if wakeup.sleeping:
+            wakeup.rouse()
 
     def stop(self, reason: str) -> None:
         """Stop the node after its turn; callable from any thread and from a signal handler."""
@@ -179,12 +182,21 @@ class ZeroMqBase(SystemBase):
         """Close the sockets, and drop a snapshot that was being received."""
         if self.closed:
             return
-        with self.lock:
-            self.closed = True
-            os.close(self.wake_fd)
+        self.closed = True
+        self.wakeup = NOBODY  # the descriptor goes with the last thread that is inside `rouse`
         self.sockets.close()
         self.engine.outbox.drop()
         self.engine.opened.snapshots.drop_incoming()
+
+    def forked(self) -> None:
+        """Let go of everything in a child process: the node runs in its parent."""
+        sockets = self.sockets
+        peers = [address for _, address in self.engine.ledger.configuration.members]
+        close_sockets(bound=[sockets.bind_address, sockets.events_address], dialled=peers)
+        close_descriptor(self.wakeup.fd)
+        self.wakeup.fd = -1
+        keep(self.engine, sockets, self.wakeup)
+        self.closed, self.wakeup = True, NOBODY
 
     # --- the transport of the engine ----------------------------------------------------------------------------------
 

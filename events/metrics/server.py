@@ -16,6 +16,7 @@ from prometheus_client.exposition import ThreadingWSGIServer
 from prometheus_client.registry import Collector
 
 from forge_consensus.errors import InvalidConfigError, TransportUnavailableError
+from forge_consensus.process.fork import tell_of_forks
 
 PATH: Final = "/metrics"
 REQUEST_SECONDS_MAX: Final = 10.0
@@ -51,6 +52,7 @@ class MetricsServer:
 
     def __init__(self, server: WSGIServer) -> None:
         self.server = server
+        tell_of_forks(self)
         self.thread = threading.Thread(
             target=server.serve_forever, kwargs={"poll_interval": 0.1}, name="forge-metrics", daemon=True
         )
@@ -69,6 +71,10 @@ class MetricsServer:
             self.server.shutdown()
             self.thread.join(STOP_SECONDS_MAX)
         self.server.server_close()
+
+    def forked(self) -> None:
+        """In a child process: do not listen."""
+        self.server.socket.close()
 
     def __enter__(self) -> Self:
         return self

@@ -46,6 +46,8 @@ def add_log(page: MetricPage, status: Mapping[str, Any]) -> None:
     page.gauge(
         "storage_quota_bytes", "The limit of the used bytes, the reserve included.", status["storage_quota_bytes"]
     )
+    page.gauge("storage_full", "1 while this node takes no entries because room is short.", bool(status["full"]))
+    page.gauge("commit_seconds", "The slowest commit of the last ten seconds.", status["commit_seconds"])
     page.gauge("disk_free_bytes", "Bytes that are free on the file system.", status["disk_free_bytes"])
 
 
@@ -62,6 +64,11 @@ def add_work(page: MetricPage, status: Mapping[str, Any]) -> None:
         "slow_applies",
         "Commands whose application took longer than a heartbeat interval.",
         status.get("slow_applies_total", 0),
+    )
+    page.counter(
+        "slow_queries",
+        "Calls of the state machine for a query that took longer than a heartbeat interval.",
+        status.get("slow_queries_total", 0),
     )
     page.counter("turns", "Turns of the node.", status["turns_total"])
     page.counter("flushes", "Turns that wrote to the disk and waited for the flush.", status["flushes_total"])
@@ -91,6 +98,12 @@ def add_peers(page: MetricPage, status: Mapping[str, Any]) -> None:
         "peer",
     )
     page.gauge(
+        "peer_clock_ahead_seconds",
+        "How far the wall clock of the peer is ahead of this node's; negative if it is behind.",
+        each(lambda row: seconds(row.get("clock_ahead_ms"))),
+        "peer",
+    )
+    page.gauge(
         "peer_last_contact_seconds",
         "Seconds since the last sign of life of the peer.",
         each(lambda row: row["last_contact"]),
@@ -106,6 +119,14 @@ def add_peers(page: MetricPage, status: Mapping[str, Any]) -> None:
         "peer_lag_entries",
         "Entries that the peer is not known to have on disk; only the leader reports it.",
         each(lambda row: lag(last, row["match_index"])),
+        "peer",
+    )
+
+    refusing = each(lambda row: bool(row["refusal"]))
+    page.gauge(
+        "peer_refuses",
+        "1 while the peer takes no entries from this node; only the leader reports it.",
+        refusing,
         "peer",
     )
 

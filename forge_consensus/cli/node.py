@@ -85,6 +85,13 @@ class Assignment(click.ParamType[tuple[str, str]]):
         return name.strip(), text
 
 
+def once(ctx: click.Context, param: click.Parameter, value: tuple[str, ...]) -> str | None:
+    """Return the value of an option that may be given once, None without one."""
+    if len(value) > 1:
+        raise click.BadParameter(f"it is given {len(value)} times: give it once", ctx, param)
+    return value[0] if value else None
+
+
 def shorthand_options(function: Function) -> Function:
     """Give a command an option for each of `SHORTHANDS`."""
     for name in reversed(SHORTHANDS):
@@ -94,6 +101,9 @@ def shorthand_options(function: Function) -> Function:
             f"--{name.rpartition('.')[2].replace('_', '-')}",
             name.replace(".", "_"),
             type=SettingText(setting),
+            multiple=True,
+            callback=once,
+            show_default=False,
             help=f"The same as --set {name}=...  [default: {default_text(setting)}{unit}]",
         )(function)
     return function

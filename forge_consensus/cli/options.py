@@ -10,6 +10,7 @@ import click
 from forge_consensus.actors.messages import CONSISTENCIES
 from forge_consensus.client.endpoints import parse_endpoints
 from forge_consensus.errors import InvalidConfigError
+from forge_consensus.finite_range import FiniteRange
 
 TIMEOUT_SECONDS = 5.0
 
@@ -48,7 +49,7 @@ def timeout_option(function: Function) -> Function:
     """Give a command the option ``--timeout``."""
     return click.option(
         "--timeout",
-        type=click.FloatRange(min=0, min_open=True),
+        type=FiniteRange(min=0, min_open=True),
         default=TIMEOUT_SECONDS,
         show_default=True,
         envvar="FORGE_CONSENSUS_TIMEOUT",

@@ -11,7 +11,7 @@ import click
 from forge_consensus.cli.options import output_option
 from forge_consensus.config.client import ClientSettings
 from forge_consensus.config.node import NodeSettings
-from forge_consensus.config.rows import text_of
+from forge_consensus.config.rows import text_of, unknown
 from forge_consensus.config.setting import Setting, describe
 from forge_consensus.output import json_text, table
 
@@ -21,18 +21,19 @@ SIZES: Final = ((1 << 40, "TiB"), (1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, 
 
 
 @click.command()
-@click.argument("prefix", default="")
+@click.argument("text", default="")
 @output_option
-def settings(prefix: str, output: str) -> None:
-    """List the settings, all of them or those whose name begins with PREFIX, such as raft.
+def settings(text: str, output: str) -> None:
+    """List the settings, all of them or those whose name contains TEXT, such as raft or heartbeat.
 
     RELOAD says when a changed value takes effect: founding at the first start of a new cluster only, restart at a
     node's next start, hot at once. Set them with forge-consensus node --set NAME=VALUE; those of clients, which begin
     with client., are given to the client.
     """
-    chosen = [row for row in (*describe(NodeSettings), *describe(ClientSettings)) if row.name.startswith(prefix)]
+    rows = (*describe(NodeSettings), *describe(ClientSettings))
+    chosen = [row for row in rows if text in row.name]
     if not chosen:
-        raise click.BadParameter(f"no setting's name begins with {prefix!r}", param_hint="PREFIX")
+        raise unknown(text, (row.name for row in rows))
     if output == "json":
         click.echo(json_text([fields_of(row) for row in chosen]))
         return
@@ -40,8 +41,8 @@ def settings(prefix: str, output: str) -> None:
     click.echo(head)
     for line, row in zip(lines, chosen, strict=True):
         click.echo(line)
-        for text in (row.described.what, f"Default: {row.described.why}"):
-            click.echo(textwrap.fill(text, WIDTH_CHARS, initial_indent="    ", subsequent_indent="    "))
+        for sentence in (row.described.what, f"Default: {row.described.why}"):
+            click.echo(textwrap.fill(sentence, WIDTH_CHARS, initial_indent="    ", subsequent_indent="    "))
 
 
 def cells_of(row: Setting) -> tuple[str, ...]:

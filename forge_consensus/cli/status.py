@@ -14,6 +14,7 @@ from forge_consensus.cli.options import client_options
 from forge_consensus.client.sync import Client
 from forge_consensus.errors import ConnectionFailedError
 from forge_consensus.events.text import seconds_text
+from forge_consensus.finite_range import FiniteRange
 from forge_consensus.output import bytes_text, json_text, moment_text, table
 from forge_consensus.service.cluster_report import ClusterReport, MemberReport, cluster_report
 
@@ -123,7 +124,7 @@ def wrapped(text: str, width: int) -> str:
 @click.option("--watch", is_flag=True, help="Show it again and again, until Ctrl-C.")
 @click.option(
     "--interval",
-    type=click.FloatRange(min=0.1),
+    type=FiniteRange(min=0.1),
     default=INTERVAL_SECONDS,
     show_default=True,
     help="How many seconds --watch waits in between.",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import Iterable, Sequence
 from types import TracebackType
@@ -11,17 +12,135 @@ from typing import Any, Self, cast
 from forge_consensus.actors.messages import Located
 from forge_consensus.client.connections import LocalPort
 from forge_consensus.client.pending import Pending, PendingRead
-from forge_consensus.client.sync import SCAN_LIMIT, TIMEOUT_SECONDS, Calls, ReadDetail, batch_command
+from forge_consensus.client.sync import SCAN_LIMIT, TIMEOUT_SECONDS, Calls, ReadDetail, batch_command, check_timeout
 from forge_consensus.config.client import ClientSettings
-from forge_consensus.storage.machines.kv_commands import DELETED_MAX
+from forge_consensus.errors import WrongEventLoopError
 from forge_consensus.storage.machines.machine import Command
+
+ADMITTED_MAX = 256
+"""So many commands are handed over, and answers handed out, before the loop serves others again."""
+
+
+class LoopDelivery:
+    """Between a driver and one event loop: it admits commands, and hands out the answers.
+
+    Both go in portions of `ADMITTED_MAX`, one portion each time round the loop, so that ten thousands of calls at once
+    leave the loop to others in between. It does not know the client, so that one that is dropped can end.
+    """
+
+    def __init__(self) -> None:
+        self.forget()
+
+    def forget(self) -> None:
+        """Belong to no loop; what was under way is not handed out."""
+        self.loop: asyncio.AbstractEventLoop | None = None
+        self.batches: deque[list[Pending[Any]]] = deque()
+        self.scheduled = False
+        """Whether `hand_out` is scheduled on the loop and has not begun."""
+        self.futures: dict[Pending[Any], asyncio.Future[Any]] = {}
+        self.waiters: deque[asyncio.Future[None]] = deque()
+        self.admitted = 0
+        """How many commands were handed over since the last time round the loop."""
+
+    def bound(self) -> asyncio.AbstractEventLoop:
+        """The loop; the first call decides. Raises `WrongEventLoopError` on another one, and RuntimeError on none."""
+        running = asyncio.get_running_loop()
+        if self.loop is None:
+            self.loop = running
+        elif self.loop is not running:
+            raise WrongEventLoopError
+        return running
+
+    def deliver(self, batch: list[Pending[Any]]) -> None:
+        """Have the loop hand out a batch of calls that ended; called on the driver's thread, wakes the loop once."""
+        self.batches.append(batch)
+        if not self.scheduled and self.loop is not None:
+            self.scheduled = True
+            try:
+                self.loop.call_soon_threadsafe(self.hand_out)
+            except RuntimeError:  # the loop is closed: nobody waits any more
+                self.batches.clear()
+
+    def hand_out(self) -> None:
+        """Set the futures of calls that were delivered, and go on the next time round if there are many."""
+        self.scheduled = False  # before looking: what comes later tells the loop again
+        left = ADMITTED_MAX
+        while self.batches and left > 0:
+            batch = self.batches.popleft()
+            if len(batch) > left:
+                self.batches.appendleft(batch[left:])
+                batch = batch[:left]
+            left -= len(batch)
+            self.settle(batch)
+        if self.batches and not self.scheduled and self.loop is not None:
+            self.scheduled = True
+            self.loop.call_soon(self.hand_out)
+        if self.waiters and not self.admitted:
+            self.renew()
+
+    def settle(self, batch: list[Pending[Any]]) -> None:
+        """Set the futures of these calls."""
+        take = self.futures.pop
+        for pending in batch:
+            pending.finished = True
+            future = take(pending, None)
+            if future is None or future.done():
+                continue
+            if pending.error is not None:
+                future.set_exception(pending.error)
+                continue
+            try:
+                future.set_result(pending.value())
+            except Exception as error:
+                future.set_exception(error)
+
+    def renew(self) -> None:
+        """Admit the next portion of those who wait; called once each time round the loop while commands come."""
+        self.admitted = 0
+        while self.waiters and self.admitted < ADMITTED_MAX and not (self.full() and self.open()):
+            waiter = self.waiters.popleft()
+            if not waiter.done():
+                waiter.set_result(None)
+                self.admitted += 1
+        if self.admitted and self.loop is not None:
+            self.loop.call_soon(self.renew)
+
+    def full(self) -> bool:
+        """Whether as many commands are outstanding as are allowed; the client sets it."""
+        return False
+
+    def open(self) -> bool:
+        """Whether the driver takes commands; the client sets it."""
+        return True
+
+    def crowded(self) -> bool:
+        """Whether a command must wait; one that need not is counted as admitted."""
+        if self.waiters or self.admitted >= ADMITTED_MAX or self.full():
+            return True
+        self.admitted += 1
+        if self.admitted == 1:
+            self.bound().call_soon(self.renew)
+        return False
+
+    async def wait(self, timeout: float) -> bool:
+        """Wait until a command is admitted, at most `timeout` seconds; return whether it is."""
+        waiter: asyncio.Future[None] = self.bound().create_future()
+        self.waiters.append(waiter)
+        if not self.admitted:
+            self.renew()
+        await asyncio.wait((waiter,), timeout=timeout)
+        if waiter.done():
+            return True
+        waiter.cancel()
+        return False
 
 
 class AsyncClient(Calls):
-    """A client of a cluster for one event loop, the one that runs when it is made.
+    """A client of a cluster for one event loop, that of its first call; it can be made before any loop runs.
 
     Its methods are those of `Client` as coroutines, with the same arguments, and raise the same errors. A call that is
-    cancelled stops waiting; its command may still be carried out. Close it, or use it in an ``async with`` statement.
+    cancelled stops waiting; its command may still be carried out. A call on another loop raises `WrongEventLoopError`
+    and nothing is sent. Close it, or use it in an ``async with`` statement.
 
     Args:
         endpoints: where nodes answer: addresses ``host:port`` or ``ipc:///path``, as a list or a text with commas
@@ -32,21 +151,11 @@ class AsyncClient(Calls):
         port: a node of this process, which is then an endpoint itself; None for none.
         correlate: whether a command without a correlation id gets one.
 
-    Raises `InvalidConfigError` for endpoints or a timeout that are none, RuntimeError where no event loop runs.
+    Raises `InvalidConfigError` for endpoints or a timeout that are none.
 
     """
 
-    internal = Calls.internal | {
-        "loop",
-        "batches",
-        "scheduled",
-        "futures",
-        "waiters",
-        "deliver",
-        "hand_out",
-        "start",
-        "wait_for_capacity",
-    }
+    internal = Calls.internal | {"delivery", "start"}
 
     def __init__(
         self,
@@ -58,71 +167,32 @@ class AsyncClient(Calls):
         port: LocalPort | None = None,
         correlate: bool = False,
     ) -> None:
-        self.loop = asyncio.get_running_loop()
-        self.batches: deque[list[Pending[Any]]] = deque()
-        self.scheduled = False
-        """Whether `hand_out` is scheduled on the loop and has not begun."""
-        self.futures: dict[Pending[Any], asyncio.Future[Any]] = {}
-        self.waiters: deque[asyncio.Future[None]] = deque()
+        self.delivery = LoopDelivery()
         super().__init__(
-            endpoints, timeout, cluster_id, settings=settings, port=port, deliver=self.deliver, correlate=correlate
+            endpoints,
+            timeout,
+            cluster_id,
+            settings=settings,
+            port=port,
+            deliver=self.delivery.deliver,
+            correlate=correlate,
         )
-
-    # --- between the driver and the loop ---
-
-    def deliver(self, batch: list[Pending[Any]]) -> None:
-        """Have the loop hand out a batch of calls that ended; called on the driver's thread, wakes the loop once."""
-        self.batches.append(batch)
-        if not self.scheduled:
-            self.scheduled = True
-            try:
-                self.loop.call_soon_threadsafe(self.hand_out)
-            except RuntimeError:  # the loop is closed: nobody waits any more
-                self.batches.clear()
-
-    def hand_out(self) -> None:
-        """Set the futures of all calls that were delivered, and let those go on who wait for capacity."""
-        self.scheduled = False  # before looking: what comes later tells the loop again
-        take = self.futures.pop
-        while self.batches:
-            for pending in self.batches.popleft():
-                pending.finished = True
-                future = take(pending, None)
-                if future is None or future.done():
-                    continue
-                if pending.error is not None:
-                    future.set_exception(pending.error)
-                    continue
-                try:
-                    future.set_result(pending.value())
-                except Exception as error:
-                    future.set_exception(error)
-        while self.waiters and not self.driver.full():
-            waiter = self.waiters.popleft()
-            if not waiter.done():
-                waiter.set_result(None)
+        driver = self.driver
+        driver.on_fork = self.delivery.forget
+        self.delivery.full = driver.full  # type: ignore[method-assign]
+        self.delivery.open = lambda: driver.closed_by is None  # type: ignore[method-assign]
 
     def start(self, pending: Pending[Any]) -> asyncio.Future[Any]:
-        """Hand a call over and return the future of its answer."""
-        future: asyncio.Future[Any] = self.loop.create_future()
-        self.futures[pending] = future
+        """Hand a call over and return the future of its answer. Raises `WrongEventLoopError` on another loop."""
+        delivery = self.delivery
+        future: asyncio.Future[Any] = delivery.bound().create_future()
+        delivery.futures[pending] = future
         try:
             self.driver.hand_over(pending)
         except BaseException:
-            del self.futures[pending]
+            delivery.futures.pop(pending, None)
             raise
         return future
-
-    async def wait_for_capacity(self, timeout: float) -> None:
-        """Wait until fewer commands are outstanding; raises `BusyError` after `timeout` seconds."""
-        end = self.loop.time() + timeout
-        while self.driver.full() and self.driver.closed_by is None:
-            waiter: asyncio.Future[None] = self.loop.create_future()
-            self.waiters.append(waiter)
-            await asyncio.wait((waiter,), timeout=max(end - self.loop.time(), 0.0))
-            if not waiter.done():
-                waiter.cancel()
-                raise self.driver.busy(timeout)
 
     # --- the calls ---
 
@@ -132,10 +202,14 @@ class AsyncClient(Calls):
         Waits while `settings.outstanding_max` commands are outstanding; raises `BusyError` if that lasts for `timeout`
         seconds (None for the client's timeout).
         """
-        pending = self.command(command, timeout)
-        if self.driver.full():
-            await self.wait_for_capacity(self.timeout if timeout is None else timeout)
-        return self.start(pending)
+        self.delivery.bound()
+        if self.delivery.crowded():
+            seconds = self.timeout if timeout is None else check_timeout(timeout, late=True)
+            began = time.monotonic()
+            if not await self.delivery.wait(seconds):
+                raise self.driver.busy(seconds)
+            timeout = seconds - (time.monotonic() - began)
+        return self.start(self.command(command, timeout))
 
     async def apply(self, command: Command, timeout: float | None = None) -> Any:
         """Have a command applied and return the state machine's result."""
@@ -179,14 +253,14 @@ class AsyncClient(Calls):
     async def delete_prefix(self, prefix: str, timeout: float | None = None, correlation_id: str | None = None) -> int:
         """Remove all keys that begin with `prefix` ("" for all keys) and return how many there were.
 
-        At most 10,000 keys go at once; more take several commands, between which others may write. `timeout` is that of
-        each command.
+        At most 10,000 keys or 64 MiB of values go at once; it takes commands until none is left, between which others
+        may write. `timeout` is that of each command.
         """
         total = 0
         while True:
             gone = cast("int", await self.apply(Command("delete_prefix", {"prefix": prefix}, correlation_id), timeout))
             total += gone
-            if gone < DELETED_MAX:
+            if not gone:
                 return total
 
     async def batch(
@@ -222,8 +296,10 @@ class AsyncClient(Calls):
 
     async def close(self) -> None:
         """Close all connections and end the thread; every outstanding call ends with an error. May be called twice."""
-        await self.loop.run_in_executor(None, self.driver.close)
-        self.hand_out()
+        await asyncio.get_running_loop().run_in_executor(None, self.driver.close)
+        if self.delivery.loop is asyncio.get_running_loop():
+            self.delivery.renew()
+            self.delivery.hand_out()
 
     async def __aenter__(self) -> Self:
         return self

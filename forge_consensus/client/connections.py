@@ -145,6 +145,10 @@ class Connections:
         self.poller.register(connection.socket, zmq.POLLIN)
         self.poller.register(connection.monitor, zmq.POLLIN)
 
+    def dialled(self) -> set[str]:
+        """The addresses to which there are connections."""
+        return set(self.by_address)
+
     def wait(self, seconds: float) -> list[Arrived]:
         """Wait up to so many seconds; returns what arrived: messages, and connections made and lost."""
         arrived: list[Arrived] = []

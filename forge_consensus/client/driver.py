@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import random
-import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
+from functools import partial
 from typing import Any
-from weakref import WeakSet
 
 from loguru import logger
 
@@ -18,15 +17,33 @@ from forge_consensus.client.connections import Arrived, Connections, LocalPort
 from forge_consensus.client.endpoints import LOCAL
 from forge_consensus.client.pending import Pending
 from forge_consensus.client.session import SessionCore
-from forge_consensus.client.wakeup import Wakeup
 from forge_consensus.config.address import parse_endpoint
 from forge_consensus.config.client import ClientSettings
-from forge_consensus.errors import BusyError, ConsensusError, InvalidConfigError, NotStartedError
+from forge_consensus.errors import (
+    BusyError,
+    ConsensusError,
+    InvalidConfigError,
+    NotStartedError,
+    TransportUnavailableError,
+    fresh,
+)
+from forge_consensus.process.descriptors import require_descriptors
+from forge_consensus.process.fork import close_descriptor, close_sockets, keep, tell_of_forks
+from forge_consensus.process.threads import ForgeThread
+from forge_consensus.process.waiters import Waiters
+from forge_consensus.process.wakeup import NOBODY, Wakeup
 
 WAIT_SECONDS_MAX = 1.0
 CLOSE_SECONDS = 5.0
 CLOSED_TEXT = "the client is closed: make a new one"
-FORKED_TEXT = "this process was forked, and its parent's client has no thread here: make a client in this process"
+FORKED_TEXT = (
+    "this process was forked, and the node of its parent does not run here: make a Client with the node's address"
+)
+FORKED_CALL_TEXT = "the parent of this process made this call and goes on with it: its outcome is told there"
+DESCRIPTORS = 8
+"""More than the wake-up and the threads of ZeroMQ take."""
+DESCRIPTORS_EACH = 4
+"""What one connection takes."""
 
 Deliver = Callable[[list[Pending[Any]]], None]
 
@@ -37,24 +54,15 @@ def finish_all(pendings: list[Pending[Any]]) -> None:
         pending.finish()
 
 
-DRIVERS: WeakSet[Driver] = WeakSet()
-
-
-def end_in_child() -> None:
-    """Close all clients of a forked process without waiting, because their threads did not come along."""
-    for driver in list(DRIVERS):
-        driver.lock = threading.Lock()  # the thread that held it does not exist here
-        driver.capacity = threading.Condition()
-        driver.closed_by = NotStartedError(FORKED_TEXT)
-
-
-os.register_at_fork(after_in_child=end_in_child)
-
-
 class Driver:
-    """A core, its connections and its thread.
+    """A core, its connections and its thread, which begins with the first call or with `begin`.
 
-    Other threads touch only the two deques, the wake-up, and the condition of the threads that wait for capacity.
+    Other threads touch only the two deques, the wake-up, and the waiters for capacity. None of that is a lock, so a
+    signal handler that interrupts any call can make any other, `close` too.
+
+    In a forked child the driver is as good as new: the thread, the connections and the calls belong to the parent. The
+    calls end in the child with an error, and the first call there begins a thread with a session of its own. A driver
+    of an embedded node ends in the child, because that node is not there.
 
     Args:
         endpoints: the addresses that the client is given.
@@ -79,59 +87,86 @@ class Driver:
         prefer: str = "",
     ) -> None:
         names = [*([LOCAL] if port is not None else []), *endpoints]
-        self.core = SessionCore(
+        self.make_core = partial(
+            SessionCore,
             names,
-            now=time.monotonic(),
             random=random.random,
             settings=settings,
             cluster=cluster,
             prefer=LOCAL if port is not None else prefer,
             follow=follow,
         )
-        if port is not None:
-            # Known before it answers: else a peer's "it leads at that address" would lead to a socket to ourselves.
-            self.core.directory.endpoints[LOCAL].node = getattr(port, "node", "")
         self.port = port
         self.deliver = deliver
-        self.wakeup = Wakeup()
-        self.connections = Connections(self.wakeup.fd)
+        self.on_fork: Callable[[], object] = lambda: None
+        """Called in a forked child, after the driver let go of what belongs to the parent."""
+        self.closing = False
+        self.orphaned = False
+        """Whether nobody holds the client any more: the thread ends when no call is outstanding."""
+        self.reason = CLOSED_TEXT
+        self.closed_by: ConsensusError | None = None
+        self.set_up()
+        tell_of_forks(self)
+
+    def set_up(self) -> None:
+        """Make everything anew that a thread of this driver works with."""
+        self.core = self.make_core(now=time.monotonic())
+        if self.port is not None:
+            # Known before it answers: else a peer's "it leads at that address" would lead to a socket to ourselves.
+            self.core.directory.endpoints[LOCAL].node = getattr(self.port, "node", "")
+        self.wakeup: Wakeup = NOBODY
+        self.connections: Connections | None = None
         self.wanted: deque[Pending[Any]] = deque()
         self.arrived: deque[Arrived] = deque()
         """Answers of the embedded node, from any thread."""
-        self.closing = False
-        self.reason = CLOSED_TEXT
-        self.closed_by: ConsensusError | None = None
-        self.lock = threading.Lock()
-        """Held while the wake-up is written to or closed, so that nobody writes to a closed descriptor."""
-        self.capacity = threading.Condition()
-        self.waiting_for_capacity = 0
-        self.thread = threading.Thread(target=self.run, name="forge-client", daemon=True)
-        self.thread.start()
-        DRIVERS.add(self)
+        self.capacity = Waiters()
+        self.thread: ForgeThread | None = None
+        self.unbegun = [True]
+        """Who takes the one element out begins the thread, or ends a driver without one."""
 
     # --- for other threads ---
 
+    def begin(self) -> None:
+        """Begin the thread, unless it has begun. Raises `TransportUnavailableError` without descriptors or threads."""
+        try:
+            self.unbegun.pop()
+        except IndexError:
+            return
+        try:
+            endpoints = len(self.core.directory.endpoints)
+            require_descriptors(DESCRIPTORS + DESCRIPTORS_EACH * endpoints, "a client")
+            self.wakeup = Wakeup()
+            self.connections = Connections(self.wakeup.fd)
+            self.thread = ForgeThread(target=self.run, name="forge-client")
+            self.thread.start()
+        except BaseException as error:
+            self.thread, self.wakeup = None, NOBODY
+            if isinstance(error, ConsensusError):
+                self.abandon(error)
+            self.unbegun.append(True)
+            raise
+
     def hand_over(self, pending: Pending[Any]) -> None:
-        """Hand a call over to the driver's thread. Raises `NotStartedError` after `close`."""
+        """Hand a call over to the driver's thread. Raises `NotStartedError` after `close`, and as `begin` does."""
         if self.closed_by is not None:
-            raise self.closed_by
+            raise fresh(self.closed_by)
+        if self.unbegun:
+            self.begin()
         self.wanted.append(pending)
-        if self.wakeup.sleeping:
-            self.rouse()
+        wakeup = self.wakeup
+        if wakeup.sleeping:
+            wakeup.rouse()
         if self.closed_by is not None:
-            self.abandon()
+            self.abandon(self.closed_by)
 
     def rouse(self) -> None:
         """Wake the driver's thread."""
-        with self.lock:
-            if self.closed_by is None:
-                self.wakeup.rouse()
+        self.wakeup.rouse()
 
-    def abandon(self) -> None:
-        """End the calls that were handed over while the thread ended: nobody else will."""
-        error = self.closed_by
+    def abandon(self, error: ConsensusError) -> None:
+        """End the calls that were handed over while there was no thread: nobody else will."""
         left: list[Pending[Any]] = []
-        while error is not None and self.wanted:
+        while self.wanted:
             try:
                 pending = self.wanted.popleft()
             except IndexError:
@@ -149,19 +184,14 @@ class Driver:
 
     def wait_for_capacity(self, timeout: float) -> None:
         """Block until fewer commands are outstanding; raises `BusyError` after `timeout` seconds."""
-        if threading.current_thread() is self.thread:  # a callback: only this thread could end commands
+        if self.is_current():  # a callback: only this thread could end commands
             raise self.busy(0.0)
-        end = time.monotonic() + timeout
-        with self.capacity:
-            self.waiting_for_capacity += 1
-            try:
-                while self.full() and self.closed_by is None:
-                    left = end - time.monotonic()
-                    if left <= 0:
-                        raise self.busy(timeout)
-                    self.capacity.wait(min(left, WAIT_SECONDS_MAX))
-            finally:
-                self.waiting_for_capacity -= 1
+        if not self.capacity.wait_for(lambda: not self.full() or self.closed_by is not None, timeout):
+            raise self.busy(timeout)
+
+    def is_current(self) -> bool:
+        """Whether the caller runs on the driver's thread."""
+        return self.thread is not None and self.thread.is_current()
 
     def busy(self, timeout: float) -> BusyError:
         """The error for too many outstanding commands."""
@@ -175,58 +205,92 @@ class Driver:
         if not self.closing:
             self.reason = reason
         self.closing = True
+        self.end_unbegun()
+        self.rouse()
+
+    def end_unbegun(self) -> None:
+        """End a driver whose thread never began."""
+        with suppress(IndexError):
+            self.unbegun.pop()
+            self.closed_by = NotStartedError(self.reason)
+            self.abandon(self.closed_by)
+
+    def let_go(self) -> None:
+        """Have the thread end when no call is outstanding, because nobody can make another one."""
+        self.orphaned = True
+        self.end_unbegun()
         self.rouse()
 
     def close(self, reason: str = CLOSED_TEXT) -> None:
         """End the thread and every outstanding call, within `CLOSE_SECONDS` whatever the nodes do."""
         self.end_soon(reason)
-        if threading.current_thread() is not self.thread:
+        if self.thread is not None and not self.is_current():
             self.thread.join(CLOSE_SECONDS)
+
+    def forked(self) -> None:
+        """Let go of what belongs to the parent of this process."""
+        core, connections, wanted = self.core, self.connections, list(self.wanted)
+        if connections is not None:
+            close_sockets(dialled=connections.dialled())
+            close_descriptor(self.wakeup.fd)
+            self.wakeup.fd = -1
+        keep(connections, core, self.wakeup)
+        running = self.thread is not None and self.closed_by is None
+        self.set_up()
+        if running and (self.port is not None or self.closing):
+            self.closed_by = NotStartedError(FORKED_TEXT)
+        for pending in [*wanted, *core.outstanding()]:
+            pending.disown(FORKED_CALL_TEXT)
+        self.on_fork()
 
     # --- the driver's thread ---
 
     def run(self) -> None:
         """Take turns until closed."""
         error: ConsensusError | None = None
+        connections = self.connections
+        assert connections is not None, "the driver has begun"
         try:
             if self.port is not None:
-                self.connections.ports[LOCAL] = self.port
+                connections.ports[LOCAL] = self.port
                 self.port.connect(self.on_message)
                 self.core.connected(LOCAL)
-            while not self.closing:
-                self.turn()
+            while not self.ending():
+                self.turn(connections)
         except Exception as fault:
             logger.exception("the client's thread failed")
             error = NotStartedError(f"the client's thread failed: {type(fault).__name__}: {fault}")
-        self.end(error or NotStartedError(self.reason))
+        self.end(connections, error or NotStartedError(self.reason))
 
-    def end(self, error: ConsensusError) -> None:
+    def end(self, connections: Connections, error: ConsensusError) -> None:
         """Close all connections and end every outstanding call."""
-        with self.lock:
-            self.closed_by = error
-        self.connections.close()
+        self.closed_by = error
+        connections.close()
         self.core.close(str(error))
         self.tell()
-        self.abandon()
-        with self.capacity:
-            self.capacity.notify_all()
-        with self.lock:
-            self.wakeup.close()
+        self.abandon(error)
+        self.capacity.wake()
+        self.wakeup = NOBODY  # the descriptor goes with the last thread that is inside `rouse`
+
+    def ending(self) -> bool:
+        """Whether the thread is to end: it was closed, or nobody holds the client and no call is outstanding."""
+        return self.closing or (self.orphaned and not self.wanted and not self.core.working())
 
     def on_message(self, message: WireMessage, request: int) -> None:
         """Take an answer of the embedded node; called on any thread."""
         self.arrived.append((LOCAL, message, request))
-        if self.wakeup.sleeping:
-            self.rouse()
+        wakeup = self.wakeup
+        if wakeup.sleeping:
+            wakeup.rouse()
 
-    def turn(self) -> None:
+    def turn(self, connections: Connections) -> None:
         """Wait for messages or a timer, hand them to the core, send its frames, and deliver calls that ended."""
-        core, connections = self.core, self.connections
+        core = self.core
         if len(connections) != len(core.directory.endpoints):
-            self.connect_new()
+            self.connect_new(connections)
         wakeup = self.wakeup
         wakeup.doze()
-        idle = not (self.wanted or self.arrived or self.closing)
+        idle = not (self.wanted or self.arrived or self.ending())
         wait = core.wake_at() - time.monotonic() if idle else 0.0
         happened = connections.wait(min(max(wait, 0.0), WAIT_SECONDS_MAX))
         wakeup.awake()
@@ -256,22 +320,22 @@ class Driver:
         wanted = self.wanted
         return [wanted.popleft() for _ in range(len(wanted))]
 
-    def connect_new(self) -> None:
+    def connect_new(self, connections: Connections) -> None:
         """Connect what the core was given or has learned."""
         for endpoint in list(self.core.directory.endpoints.values()):
-            if endpoint.name in self.connections:
+            if endpoint.name in connections:
                 continue
             try:
-                self.connections.connect(parse_endpoint(endpoint.name))
-            except InvalidConfigError as error:
-                self.connections.failed[endpoint.name] = str(error)
-            endpoint.said = self.connections.failed.get(endpoint.name, endpoint.said)
+                require_descriptors(DESCRIPTORS_EACH, f"a connection to {endpoint.name}")
+                connections.connect(parse_endpoint(endpoint.name))
+            except (InvalidConfigError, TransportUnavailableError) as error:
+                connections.failed[endpoint.name] = str(error)
+            endpoint.said = connections.failed.get(endpoint.name, endpoint.said)
 
     def tell(self) -> None:
         """Deliver the calls that ended, in one batch, and wake the threads that wait for capacity."""
         core = self.core
         batch, core.resolved = core.resolved, []
         self.deliver(batch)
-        if self.waiting_for_capacity and not self.full():
-            with self.capacity:
-                self.capacity.notify_all()
+        if self.capacity.locks and not self.full():
+            self.capacity.wake()

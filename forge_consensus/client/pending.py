@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import time
-from _thread import allocate_lock
 from collections.abc import Callable
 from typing import Any, Generic, TypeVar, cast
 
 from loguru import logger
 
 from forge_consensus.actors.messages import GetStatus, Locate, Located, Status
-from forge_consensus.errors import ConsensusError, ConsensusTimeoutError
+from forge_consensus.errors import ConsensusError, ConsensusTimeoutError, NotStartedError, OutcomeUnknownError, fresh
+from forge_consensus.process.green import FOREVER_SECONDS, taken_lock
 from forge_consensus.storage.ledger.correlation import correlation_of
 from forge_consensus.storage.unpacking import unpack
 
-FOREVER_SECONDS = -1
-"""The value that a lock takes for no timeout."""
 DRIVER_GRACE_SECONDS = 1.0
 """How much later than its deadline a blocked caller stops waiting for the driver."""
 
@@ -86,6 +84,12 @@ class Pending(Generic[T]):
         except Exception:
             logger.exception("a callback of a command failed")
 
+    def disown(self, reason: str) -> None:
+        """End the call in a forked child of the process that made it; callbacks belong to that process."""
+        self.error = (OutcomeUnknownError if type(self) is Pending else NotStartedError)(reason)
+        self.callbacks = []
+        self.finished = True
+
     def done(self) -> bool:
         """Whether the outcome is known, be it a result or an error."""
         return self.finished
@@ -103,8 +107,7 @@ class Pending(Generic[T]):
         """Block up to `timeout` seconds, None for ever; returns whether the outcome is known."""
         if self.finished:
             return True
-        lock = allocate_lock()
-        lock.acquire()
+        lock = taken_lock()
         self.callbacks.append(lock.release)
         if self.finished:
             return True
@@ -130,7 +133,7 @@ class Pending(Generic[T]):
         """The machine's value; raises the error it ended with, or as `exception` does."""
         error = self.exception(timeout)
         if error is not None:
-            raise error
+            raise fresh(error)
         return self.value()
 
 

@@ -13,6 +13,8 @@ from forge_consensus.client.outcome import result_error
 from forge_consensus.client.pending import PendingRead
 from forge_consensus.client.request_window import RequestWindow
 
+WAIT_MS_MAX = 1 << 31
+
 
 class Reads:
     """The queries that are not answered: stale ones go to the nearest endpoint, all others to the leader."""
@@ -105,4 +107,7 @@ class Reads:
                 self.asked = target.name
             while window.sendable():
                 request = next(requests)
-                yield target.name, Read(consistency, window.pack(target.name, request, now)), request
+                queries = window.pack(target.name, request, now)
+                latest = max(window.open[number].deadline for number, _ in queries)
+                wait_ms = int(min(max(latest - now, 0.001) * 1000, WAIT_MS_MAX))
+                yield target.name, Read(consistency, queries, wait_ms), request

@@ -336,9 +336,13 @@ class SessionCore:
             pending.error = late_error(pending, self.directory, outcome_unknown=unknown)
             self.resolved.append(pending)
 
+    def outstanding(self) -> list[Pending[Any]]:
+        """Take out all calls that are not answered."""
+        return [*self.commands.clear(), *self.reads.clear(), *self.node_queries.clear()]
+
     def close(self, reason: str) -> None:
         """End every call: commands that were sent as unknown, all others as not carried out."""
-        for pending in [*self.commands.clear(), *self.reads.clear(), *self.node_queries.clear()]:
+        for pending in self.outstanding():
             if pending.sends > 0 and not isinstance(pending, PendingRead):
                 pending.error = OutcomeUnknownError(f"{reason} (the command was sent before, and may be carried out)")
             else:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import itertools
 import secrets
 import time
+import weakref
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Self, cast
+from typing import Any, NoReturn, Self, cast
 
 import msgpack
 
@@ -21,7 +22,7 @@ from forge_consensus.client.surface import PublicSurface
 from forge_consensus.config.address import parse_endpoint
 from forge_consensus.config.client import ClientSettings
 from forge_consensus.errors import CommandTooLargeError, InvalidConfigError
-from forge_consensus.storage.machines.kv_commands import DELETED_MAX
+from forge_consensus.process.fork import tell_of_forks
 from forge_consensus.storage.machines.machine import COMMAND_BYTES_MAX, Command
 
 TIMEOUT_SECONDS = 5.0
@@ -57,8 +58,20 @@ def check_timeout(timeout: object, *, late: bool = False) -> float:
 
 def correlation_ids() -> Iterator[str]:
     """Ids that no client gives twice, because each is a random part of its client's and a number (0.2 us each)."""
-    prefix = secrets.token_hex(8)
-    return (f"{prefix}-{number}" for number in itertools.count(1))
+    prefix = CorrelationPrefix()
+    return (f"{prefix.text}-{number}" for number in itertools.count(1))
+
+
+class CorrelationPrefix:
+    """The random part of the ids of one client in one process; a forked child has another one."""
+
+    def __init__(self) -> None:
+        self.text = secrets.token_hex(8)
+        tell_of_forks(self)
+
+    def forked(self) -> None:
+        """Take a part of this process' own."""
+        self.text = secrets.token_hex(8)
 
 
 class Calls(PublicSurface):
@@ -95,6 +108,8 @@ class Calls(PublicSurface):
         self.driver = Driver(
             endpoints, cluster=cluster_id, settings=settings, port=port, deliver=deliver, follow=follow, prefer=prefer
         )
+        # The driver does not know this object, so that one that is dropped without `close` takes its thread with it.
+        weakref.finalize(self, self.driver.let_go).atexit = False
 
     def __repr__(self) -> str:
         """The endpoints, the leader as far as it is known, and whether the client is open."""
@@ -103,6 +118,13 @@ class Calls(PublicSurface):
         named = "unknown" if leader is None else f"{leader.node or leader.name} in term {directory.term}"
         state = "closed" if self.driver.closing or self.driver.closed_by is not None else "open"
         return f"<{type(self).__name__} endpoints={','.join(list(directory.endpoints))} leader={named} {state}>"
+
+    def __reduce__(self) -> NoReturn:
+        """Refuse to be copied or sent to another process."""
+        raise TypeError(
+            f"a client cannot be pickled or copied, because it is a thread and connections: make another "
+            f"{type(self).__name__} with the same endpoints where it is needed"
+        )
 
     def deadline(self, timeout: float | None) -> float:
         """The monotonic time at which a call that begins now ends. Raises `InvalidConfigError` for what is no time."""
@@ -212,14 +234,14 @@ class KeyCalls:
     def delete_prefix(self, prefix: str, timeout: float | None = None, correlation_id: str | None = None) -> int:
         """Remove all keys that begin with `prefix` ("" for all keys) and return how many there were.
 
-        At most 10,000 keys go at once; more take several commands, between which others may write. `timeout` is that of
-        each command.
+        At most 10,000 keys or 64 MiB of values go at once; it takes commands until none is left, between which others
+        may write. `timeout` is that of each command.
         """
         total = 0
         while True:
             gone = cast("int", self.apply(Command("delete_prefix", {"prefix": prefix}, correlation_id), timeout))
             total += gone
-            if gone < DELETED_MAX:
+            if not gone:
                 return total
 
     def batch(
@@ -250,6 +272,10 @@ class Client(Calls, KeyCalls):
     It finds the leader, follows it, and sends again whatever is safe to send again until the call's timeout is over.
     A command is carried out at most once. The client runs one thread.
 
+    A client that is dropped without `close` ends when its calls have. In a forked process it is a new client with a
+    session of its own: its first call there makes new connections, and calls that the parent made end there with an
+    error, because the parent goes on with them. Under gevent only the greenlet that called waits.
+
     Args:
         endpoints: where nodes answer: addresses ``host:port`` or ``ipc:///path``, as a list or a text with commas
             between them. One node that can be reached is enough, because the client learns the others.
@@ -271,9 +297,36 @@ class Client(Calls, KeyCalls):
     - `NoLeaderError`, `ConnectionFailedError`, `BusyError` or `ConsensusTimeoutError` if it was certainly not
       carried out: it can be repeated;
     - `CommandTooLargeError` for a command larger than the cluster takes;
-    - `NotStartedError` after `close`.
+    - `NotStartedError` after `close`;
+    - `TransportUnavailableError` if the process may open no more files or threads.
 
     """
+
+    def __init__(
+        self,
+        endpoints: Sequence[str] | str = (),
+        timeout: float = TIMEOUT_SECONDS,
+        cluster_id: str = "",
+        *,
+        settings: ClientSettings | None = None,
+        port: LocalPort | None = None,
+        deliver: Deliver = finish_all,
+        follow: bool = True,
+        prefer: str = "",
+        correlate: bool = False,
+    ) -> None:
+        super().__init__(
+            endpoints,
+            timeout,
+            cluster_id,
+            settings=settings,
+            port=port,
+            deliver=deliver,
+            follow=follow,
+            prefer=prefer,
+            correlate=correlate,
+        )
+        self.driver.begin()
 
     def submit(self, command: Command, timeout: float | None = None) -> Pending[Any]:
         """Hand over a command and return the future of its result at once, so that many can be under way.

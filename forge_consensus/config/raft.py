@@ -157,6 +157,15 @@ class RaftSettings:
         "is never longer than a quarter of the heartbeat interval.",
         why="So heartbeats leave in time, however much work waits.",
     )
+    backlog_seconds_max: float = setting(
+        0.5,
+        unit="s",
+        minimum=0.001,
+        what="Commands or queries that would wait longer than this for the state machine, as it goes at present, are "
+        "answered with busy.",
+        why="What waits longer finds its client gone, and keeps everybody behind it waiting; a command of the built-in "
+        "machine waits for some milliseconds.",
+    )
     turn_frames_max: int = setting(
         512,
         minimum=1,
@@ -182,6 +191,13 @@ class RaftSettings:
         minimum=0.0,
         what="The time within which faults of actors are counted.",
         why="Repeated faults come within seconds; older ones have nothing to do with a new one.",
+    )
+    clock_skew_max: float = setting(
+        1.0,
+        unit="s",
+        minimum=0.0,
+        what="A member whose wall clock differs from most others by more than this is told as `consensus.time.skewed`.",
+        why="Hosts that run NTP differ by some milliseconds.",
     )
     clock_drift: float = setting(
         0.1,

@@ -194,6 +194,6 @@ def unknown(name: str, known: Iterable[str]) -> InvalidConfigError:
     names = sorted(known)
     last = {whole.rpartition(".")[2]: whole for whole in names}
     meant = difflib.get_close_matches(name, names, 1)
-    meant = meant or [last[close] for close in difflib.get_close_matches(name.rpartition(".")[2], last, 1)]
+    meant = meant or [last[close] for close in difflib.get_close_matches(name.rpartition(".")[2], last, 1, 0.5)]
     hint = f"did you mean {meant[0]}?" if meant else "see them all with: forge-consensus settings"
     return InvalidConfigError(f"there is no setting {name!r}: {hint}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Sequence
 from math import ceil, inf
@@ -14,25 +13,47 @@ from loguru import logger
 from forge_consensus.actors.messages import EventPage, Locate, Located, Refused, WireMessage
 from forge_consensus.client.connections import Connection, packed, unpacked
 from forge_consensus.client.endpoints import ENDPOINTS_MAX
-from forge_consensus.client.wakeup import Wakeup
 from forge_consensus.config.address import parse_endpoint
 from forge_consensus.errors import (
     ClusterNotFoundError,
     ConnectionFailedError,
     ConsensusError,
     InvalidConfigError,
+    NotStartedError,
     OperationFailedError,
 )
 from forge_consensus.events.encoding import EventDecodeError, from_msgpack
 from forge_consensus.feed.cursor import Delivery, EventCursor, Position, Since, Wanted
 from forge_consensus.feed.event_subscriber import EventSubscriber, reachable
+from forge_consensus.process.descriptors import require_descriptors
+from forge_consensus.process.fork import close_descriptor, close_sockets, keep, tell_of_forks
+from forge_consensus.process.threads import ForgeThread
+from forge_consensus.process.wakeup import NOBODY, Wakeup
 
+CONNECT_SECONDS = 5.0
+"""How long to wait for nodes that do not answer, where nothing else is said."""
+FORKED_TEXT = "this process was forked, and its parent's event feed has no thread here: make a feed in this process"
+DESCRIPTORS = 10
+DESCRIPTORS_EACH = 8
+"""What the connection for requests to one node and the subscription to its events take."""
+OnSilence = Callable[[ConnectionFailedError], object]
 WAIT_SECONDS_MAX = 0.5
 MEMBERS_SECONDS = 5.0
 """How often the nodes are asked who the members are."""
 MEMBERS_SECONDS_FIRST = 0.5
 LISTEN_SECONDS_MIN = 0.1
 """How long after an attempt to listen to a node the next one begins at the earliest."""
+
+
+def log_silence(error: ConnectionFailedError) -> None:
+    """Write into the log that no node answers."""
+    logger.warning("{}", error)
+
+
+def check_connect_seconds(seconds: object) -> None:
+    """Raise `InvalidConfigError` for what is no time to wait for nodes."""
+    if not isinstance(seconds, int | float) or not 0 < seconds < inf:
+        raise InvalidConfigError(f"connect_seconds is {seconds!r}: expected seconds above 0, such as 5.0")
 
 
 class Reader(Protocol):
@@ -82,8 +103,9 @@ class FeedDriver:
         cluster_id: the cluster that the nodes must belong to, "" for any.
         whole_cluster: whether to follow every member; otherwise only the nodes at `endpoints`.
         capacity_min: no node is asked for more while the reader can hold fewer events than this.
-        silent_at: for a feed with an end: the monotonic time from which silent nodes are not waited for; None for a
-            feed without one.
+        follow: whether to go on for ever; otherwise the feed ends when it is level with all nodes that answer.
+        connect_seconds: how long to wait for nodes that do not answer.
+        on_silence: called when none has answered for so long; None for a line in the log.
 
     """
 
@@ -97,15 +119,22 @@ class FeedDriver:
         cluster_id: str,
         whole_cluster: bool,
         capacity_min: int,
-        silent_at: float | None,
+        follow: bool = True,
+        connect_seconds: float = CONNECT_SECONDS,
+        on_silence: OnSilence | None = None,
     ) -> None:
+        check_connect_seconds(connect_seconds)
         self.reader = reader
         self.endpoints = list(endpoints)
         self.wanted = wanted
         self.since = since
         self.cluster_id = cluster_id
         self.capacity_min = capacity_min
-        self.silent_at = silent_at
+        self.follows = follow
+        self.connect_seconds = connect_seconds
+        self.on_silence = on_silence or log_silence
+        self.silent_at = time.monotonic() + connect_seconds
+        """From then on nodes that do not answer are not waited for, or it is told that none does."""
         self.members_at = 0.0 if whole_cluster else inf
         self.members_known = not whole_cluster
         self.sources: dict[str, Source] = {}
@@ -113,13 +142,10 @@ class FeedDriver:
         self.requests = 0
         self.starved = False
         self.closing = False
-        self.wakeup = Wakeup()
-        self.lock = threading.Lock()
-        """Held while the wake-up's descriptor is written to or closed."""
+        self.wakeup: Wakeup = NOBODY
         self.poller = zmq.Poller()
-        self.poller.register(self.wakeup.fd, zmq.POLLIN)
-        self.context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-        self.thread = threading.Thread(target=self.run, name="forge-event-feed", daemon=True)
+        self.context: zmq.Context[zmq.Socket[bytes]] | None = None
+        self.thread = ForgeThread(target=self.run, name="forge-event-feed")
 
     # --- for other threads -------------------------------------------------------------------------------------------
 
@@ -128,10 +154,34 @@ class FeedDriver:
         """The addresses of nodes that do not answer."""
         return [address for address, source in list(self.sources.items()) if not source.connected]
 
+    def begin(self) -> None:
+        """Begin the thread. Raises `TransportUnavailableError` without descriptors or threads."""
+        require_descriptors(DESCRIPTORS + DESCRIPTORS_EACH * len(self.endpoints), "an event feed")
+        self.wakeup = Wakeup()
+        self.poller.register(self.wakeup.fd, zmq.POLLIN)
+        self.thread.start()
+        tell_of_forks(self)
+
     def rouse(self) -> None:
         """End the thread's sleep."""
-        with self.lock:
+        self.wakeup.rouse()
+
+    def rouse_if_starved(self) -> None:
+        """End the thread's sleep, if it waits for the reader to take events."""
+        if self.starved:
             self.wakeup.rouse()
+
+    def forked(self) -> None:
+        """In a child process: end, because the thread and the connections belong to the parent."""
+        if self.closing and not self.thread.is_alive():
+            return
+        close_sockets(dialled=self.sources)
+        close_descriptor(self.wakeup.fd)
+        self.wakeup.fd = -1
+        keep(self.context, self.sources, self.wakeup, self.poller, self.thread)
+        self.closing, self.wakeup = True, NOBODY
+        self.thread = ForgeThread(target=self.run)  # it never begins, so nobody waits for it
+        self.reader.end(NotStartedError(FORKED_TEXT))
 
     def close(self) -> None:
         """Let the thread end."""
@@ -143,6 +193,7 @@ class FeedDriver:
     def run(self) -> None:
         """Turn until closed, or until all is read that was asked for."""
         error: ConsensusError | None = None
+        self.context = context = zmq.Context()
         try:
             for address in self.endpoints:
                 self.follow(address, "")
@@ -156,22 +207,40 @@ class FeedDriver:
         for source in self.sources.values():
             self.stop_listening(source)
             source.connection.close()
-        self.context.destroy(linger=0)
-        with self.lock:
-            self.wakeup.close()
+        context.destroy(linger=0)
+        self.wakeup = NOBODY
         self.reader.end(error)
 
     def finished(self) -> bool:
         """Whether there was an end to reach and it is reached. Raises `ConnectionFailedError` if nobody answered."""
-        if self.silent_at is None:
-            return False
         late = time.monotonic() >= self.silent_at
+        if self.follows:
+            self.note_silence(late)
+            return False
         known = [source for source in self.sources.values() if source.cursor.node]
         if late and not known:
-            raise ConnectionFailedError(f"no node answered at {', '.join(self.sources)}: is one running there?")
+            raise self.silence()
         if not late and not (self.members_known and len(known) == len(self.sources)):
             return False
         return all(source.cursor.level or (late and not source.connected) for source in known)
+
+    def note_silence(self, late: bool) -> None:
+        """Tell once that no node answers, if that is so for `connect_seconds`; again if that comes again."""
+        if any(source.connected and source.cursor.node for source in self.sources.values()):
+            self.silent_at = time.monotonic() + self.connect_seconds
+        elif late:
+            self.silent_at = inf
+            try:
+                self.on_silence(self.silence())
+            except Exception:
+                logger.exception("on_silence of an event feed failed")
+
+    def silence(self) -> ConnectionFailedError:
+        """The error that says that no node answers."""
+        return ConnectionFailedError(
+            f"no node answered at {', '.join(self.sources)} within {self.connect_seconds:g} s: check that one runs "
+            "there and the addresses"
+        )
 
     def turn(self) -> None:
         """Ask, wait, take what arrived."""
@@ -217,6 +286,7 @@ class FeedDriver:
 
     def follow(self, address: str, expected: str) -> None:
         """Begin to follow the node at that address. Raises `ConnectionFailedError` for one that cannot be."""
+        assert self.context is not None, "the thread runs"
         connection = Connection(self.context, address)
         source = Source(connection, EventCursor(self.since, self.wanted), expected)
         self.sources[address] = source
@@ -311,7 +381,7 @@ class FeedDriver:
         if fresh:
             self.drop_doubles(source)
         self.tell(source, told, fresh=fresh)
-        if self.silent_at is None:
+        if self.follows:
             self.listen(source, page, now)
 
     # --- hearing -----------------------------------------------------------------------------------------------------
@@ -333,6 +403,7 @@ class FeedDriver:
         if now < source.listen_at:
             return
         source.listen_at = now + LISTEN_SECONDS_MIN
+        assert self.context is not None, "the thread runs"
         source.subscriber = subscriber = EventSubscriber(self.context, address, self.wanted.prefixes, now)
         self.watch(source, subscriber.socket, self.take_events)
         self.watch(source, subscriber.monitor, self.note_subscriber)

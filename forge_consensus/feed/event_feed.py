@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-import threading
-import time
-from collections import deque
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+import weakref
+from collections.abc import Sequence
 from types import TracebackType
-from typing import Literal, Self
+from typing import Literal, NoReturn, Self
 
 from forge_consensus.client.endpoints import parse_endpoints
 from forge_consensus.client.surface import PublicSurface
-from forge_consensus.errors import ConsensusError, InvalidConfigError
-from forge_consensus.events.stream import Sleeper, StreamEndedError
+from forge_consensus.errors import InvalidConfigError
+from forge_consensus.events.stream import StreamEndedError
 from forge_consensus.events.subscription import inside_inline_handler
 from forge_consensus.events.types import ConsensusEvent
-from forge_consensus.feed.cursor import ANY_INCARNATION, PAGE_ROWS, Delivery, Gap, Position, Since, Wanted
-from forge_consensus.feed.driver import FeedDriver
+from forge_consensus.feed.cursor import PAGE_ROWS, Gap, Position, Since, Wanted
+from forge_consensus.feed.driver import CONNECT_SECONDS, FeedDriver, OnSilence
+from forge_consensus.feed.inbox import Inbox
 
 __all__ = ["EventFeed", "Gap", "Position", "Since"]
 
@@ -32,7 +30,8 @@ class EventFeed(PublicSurface):
     Iterate over it with ``for`` or ``async for``, or call `get` or `aget`; close it, or use it in a ``with`` or
     ``async with`` statement. Threads and tasks can share one feed: each event goes to one of them. Numbers that are
     missing come as a `Gap` in their place, whichever kinds are wanted. The feed runs one thread. A slow reader costs no
-    memory: what does not fit into the queue is read from the node's journal later.
+    memory: what does not fit into the queue is read from the node's journal later. A feed that is dropped without
+    `close` ends. In a forked process it has ended too, with `NotStartedError`: make another one there.
 
     Args:
         endpoints: where nodes answer: addresses ``host:port`` or ``ipc:///path``, as a list or a text with commas.
@@ -47,32 +46,18 @@ class EventFeed(PublicSurface):
             when they were first asked.
         cluster_id: the cluster that the nodes must belong to; "" for any.
         queue_max: how many events can wait for the reader; at least 1.
-        connect_seconds: with ``follow=False``, how long to wait for nodes that do not answer; they are then in
-            `silent`.
+        connect_seconds: how long to wait for nodes that do not answer; they are then in `silent`. If none answers by
+            then, a feed with ``follow=False`` ends with `ConnectionFailedError`; any other calls `on_silence` and goes
+            on trying.
+        on_silence: called with a `ConnectionFailedError` that names the addresses, on the feed's thread, when no node
+            answered for `connect_seconds`, and again if that comes again; None writes its text into the log.
 
-    Raises `InvalidConfigError` for an endpoint or a `queue_max` that is none, ValueError for a kind that matches no
-    event.
+    Raises `InvalidConfigError` for an endpoint, a kind or a `queue_max` that is none, `TransportUnavailableError` if
+    the process may open no more files or threads.
 
     """
 
-    internal = frozenset(
-        {
-            "internal",
-            "queue",
-            "places",
-            "change",
-            "sleepers",
-            "ended",
-            "error",
-            "driver",
-            "pop",
-            "capacity",
-            "tell",
-            "stand",
-            "end",
-            "wake",
-        }
-    )
+    internal = frozenset({"internal", "inbox", "driver"})
 
     def __init__(
         self,
@@ -85,35 +70,42 @@ class EventFeed(PublicSurface):
         follow: bool = True,
         cluster_id: str = "",
         queue_max: int = QUEUE_MAX,
-        connect_seconds: float = 5.0,
+        connect_seconds: float = CONNECT_SECONDS,
+        on_silence: OnSilence | None = None,
     ) -> None:
         if queue_max < 1:
             raise InvalidConfigError(f"queue_max is {queue_max}: it must be at least 1")
-        self.timeout = timeout
-        self.queue_max = queue_max
-        self.queue: deque[Delivery] = deque()
-        self.places = places_of(since)
-        self.change = threading.Condition()
-        self.sleepers: list[Sleeper] = []
-        self.ended = False
-        self.error: ConsensusError | None = None
+        self.timeout, self.queue_max = timeout, queue_max
+        self.inbox = Inbox(since, queue_max)
         self.driver = FeedDriver(
-            self,
+            self.inbox,
             parse_endpoints(endpoints),
-            Wanted([kinds] if isinstance(kinds, str) else kinds),
+            wanted_of(kinds),
             since,
             cluster_id=cluster_id,
             whole_cluster=scope == "cluster",
             capacity_min=max(1, min(PAGE_ROWS, queue_max // 2)),
-            silent_at=None if follow else time.monotonic() + connect_seconds,
+            follow=follow,
+            connect_seconds=connect_seconds,
+            on_silence=on_silence,
         )
-        self.driver.thread.start()
+        self.inbox.starved = self.driver.rouse_if_starved
+        # The driver does not know this object, so that a feed that is dropped without `close` takes its thread with it.
+        weakref.finalize(self, self.driver.close).atexit = False
+        self.driver.begin()
 
     def __repr__(self) -> str:
         """The nodes that are followed, the events that wait, and whether the feed is open."""
         followed = ",".join(list(self.driver.sources)) or ",".join(self.driver.endpoints)
-        state = "closed" if self.ended or self.driver.closing else "open"
-        return f"<EventFeed nodes={followed} waiting={len(self.queue)} {state}>"
+        state = "closed" if self.inbox.ended or self.driver.closing else "open"
+        return f"<EventFeed nodes={followed} waiting={len(self.inbox.queue)} {state}>"
+
+    def __reduce__(self) -> NoReturn:
+        """Refuse to be copied or sent to another process."""
+        raise TypeError(
+            "an EventFeed cannot be pickled or copied, because it is a thread and connections: make another one with "
+            "since=feed.positions where it is needed"
+        )
 
     # --- for readers -------------------------------------------------------------------------------------------------
 
@@ -121,41 +113,21 @@ class EventFeed(PublicSurface):
         """Return the next event, or a `Gap`; wait for it up to `timeout` seconds, None for as long as it takes.
 
         Raises TimeoutError after that time, `StreamEndedError` when the feed has ended, RuntimeError inside an inline
-        event handler, and the error that ended the feed: `ClusterNotFoundError`, or `ConnectionFailedError` if no node
-        answered.
+        event handler, and the error that ended the feed: `ClusterNotFoundError`, `ConnectionFailedError` if no node
+        answered, or `NotStartedError` in a process that was forked after the feed was made.
         """
         if inside_inline_handler():
             raise RuntimeError("an inline handler must not wait for events: use a queued one")
-        with self.change:
-            if not self.change.wait_for(lambda: self.queue or self.ended, timeout):
-                raise TimeoutError(f"no event within {timeout} s")
-            return self.pop()
+        return self.inbox.get(timeout)
 
     async def aget(self, timeout: float | None = None) -> ConsensusEvent:
         """Return the next event, as `get` does; a task that is cancelled loses none."""
-        async with asyncio.timeout(timeout):
-            while True:
-                with self.change:
-                    if self.queue or self.ended:
-                        return self.pop()
-                    sleeper = Sleeper(asyncio.get_running_loop(), asyncio.Event())
-                    self.sleepers.append(sleeper)
-                await sleeper.ready.wait()
-
-    def pop(self) -> ConsensusEvent:
-        """Take the oldest event; the caller holds the lock."""
-        if not self.queue:
-            raise self.error or StreamEndedError("the event feed has ended")
-        event, node, self.places[node] = self.queue.popleft()
-        if self.driver.starved and len(self.queue) <= self.queue_max // 2:
-            self.driver.rouse()
-        return event
+        return await self.inbox.aget(timeout)
 
     @property
     def positions(self) -> dict[str, Position]:
         """The position on each node behind the last event that was taken; give it to another feed as `since`."""
-        with self.change:
-            return dict(self.places)
+        return self.inbox.positions()
 
     @property
     def silent(self) -> list[str]:
@@ -165,41 +137,8 @@ class EventFeed(PublicSurface):
     def close(self) -> None:
         """End it: the thread, the sockets, and whoever waits. May be called twice."""
         self.driver.close()
-        if threading.current_thread() is not self.driver.thread:
+        if not self.driver.thread.is_current():
             self.driver.thread.join(CLOSE_SECONDS)
-
-    # --- for the driver's thread -------------------------------------------------------------------------------------
-
-    @property
-    def capacity(self) -> int:
-        """How many more events the queue can hold."""
-        return self.queue_max - len(self.queue)
-
-    def tell(self, told: list[Delivery]) -> None:
-        """Queue events and wake the readers that wait."""
-        with self.change:
-            self.queue.extend(told)
-            self.wake()
-
-    def stand(self, node: str, position: Position, fresh: bool) -> None:
-        """Note the reader's position on a node, unless events wait before it; none does of a node that is `fresh`."""
-        with self.change:
-            if fresh or not self.queue:
-                self.places[node] = position
-
-    def end(self, error: ConsensusError | None) -> None:
-        """Note that the feed has ended, with an error or None."""
-        with self.change:
-            self.ended, self.error = True, error
-            self.wake()
-
-    def wake(self) -> None:
-        """Wake the threads and tasks that wait; the caller holds the lock."""
-        self.change.notify_all()
-        sleepers, self.sleepers = self.sleepers, []
-        for sleeper in sleepers:
-            with suppress(RuntimeError):  # its loop was closed, and its tasks with it
-                sleeper.loop.call_soon_threadsafe(sleeper.ready.set)
 
     # --- iterating ---------------------------------------------------------------------------------------------------
 
@@ -244,10 +183,9 @@ class EventFeed(PublicSurface):
         await asyncio.to_thread(self.close)
 
 
-def places_of(since: Since) -> dict[str, Position]:
-    """Where a reader stands that has not heard of any node yet."""
-    if not isinstance(since, Mapping):
-        return {}
-    return {
-        node: Position(ANY_INCARNATION, place) if isinstance(place, int) else place for node, place in since.items()
-    }
+def wanted_of(kinds: Sequence[type[ConsensusEvent] | str]) -> Wanted:
+    """The kinds that a reader wants. Raises `InvalidConfigError` for a pattern that matches none."""
+    try:
+        return Wanted([kinds] if isinstance(kinds, str | type) else kinds)
+    except (ValueError, TypeError) as error:
+        raise InvalidConfigError(f"kinds is {kinds!r:.200}: {error}") from error

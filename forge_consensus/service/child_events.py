@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import threading
-
 import zmq
 from loguru import logger
 
@@ -12,6 +9,9 @@ from forge_consensus.actors.transport.endpoint import url_of
 from forge_consensus.events.bus import EventBus
 from forge_consensus.events.encoding import EventDecodeError, from_msgpack
 from forge_consensus.events.types import EVENT_TYPES, UnknownEvent
+from forge_consensus.process.fork import close_sockets, keep, tell_of_forks
+from forge_consensus.process.threads import ForgeThread
+from forge_consensus.process.wakeup import Wakeup
 
 POLL_MS = 500
 FRAMES_MAX = 10_000
@@ -28,7 +28,8 @@ class ChildEvents:
         """The number of the last event."""
         self.rest: list[bytes] = []
         self.finishing = False
-        self.wake_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self.address = address
+        self.wakeup = Wakeup()
         self.context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self.socket = self.context.socket(zmq.SUB)
         self.socket.setsockopt(zmq.LINGER, 0)
@@ -36,30 +37,41 @@ class ChildEvents:
         self.socket.setsockopt(zmq.RCVHWM, FRAMES_MAX)
         self.socket.setsockopt(zmq.SUBSCRIBE, b"")
         self.socket.connect(url_of(address))
-        self.thread = threading.Thread(target=self.run, name="forge-feed", daemon=True)
-        self.thread.start()
+        self.thread = ForgeThread(target=self.run, name="forge-feed")
+        try:
+            self.thread.start()
+        except BaseException:
+            self.context.destroy(linger=0)
+            raise
+        tell_of_forks(self)
 
     def finish(self, rest: list[bytes]) -> None:
         """Publish what has arrived and then these last events, and end; the node is gone."""
         self.rest = rest
         self.finishing = True
-        os.eventfd_write(self.wake_fd, 1)
+        self.wakeup.rouse()
+
+    def forked(self) -> None:
+        """Let go of the connection in a child process."""
+        close_sockets(dialled=[self.address])
+        keep(self.context, self.socket)
 
     def run(self) -> None:
         """Publish events until `finish`; the body of the thread."""
         poller = zmq.Poller()
         poller.register(self.socket, zmq.POLLIN)
-        poller.register(self.wake_fd, zmq.POLLIN)
+        poller.register(self.wakeup.fd, zmq.POLLIN)
         try:
             while not self.finishing:
-                poller.poll(POLL_MS)
+                self.wakeup.doze()
+                poller.poll(0 if self.finishing else POLL_MS)
+                self.wakeup.awake()
                 self.take()
             self.take()
             for body in self.rest:
                 self.publish(body)
         finally:
             self.context.destroy(linger=0)
-            os.close(self.wake_fd)
 
     def take(self) -> None:
         """Publish the events that have arrived."""

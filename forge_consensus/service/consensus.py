@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import time
 from typing import Any
 
@@ -11,7 +10,14 @@ from forge_consensus.client.aio import AsyncClient
 from forge_consensus.client.connections import LocalPort
 from forge_consensus.client.pending import Pending
 from forge_consensus.client.sync import KeyCalls, ReadDetail
-from forge_consensus.errors import ConsensusError, NoLeaderError, NoQuorumError, NotStartedError, UnavailableError
+from forge_consensus.errors import (
+    ConsensusError,
+    NoLeaderError,
+    NoQuorumError,
+    NotStartedError,
+    UnavailableError,
+    fresh,
+)
 from forge_consensus.events.bus import EventBus
 from forge_consensus.service.blocking import refuse_to_wait
 from forge_consensus.service.lifecycle import ServiceLifecycle
@@ -198,7 +204,7 @@ class ConsensusService(ServiceLifecycle, KeyCalls):
 
     def why(self, error: ConsensusError) -> ConsensusError:
         """Return what ended the node if it has ended, else the error itself."""
-        return copy.copy(self.failure) if self.failure is not None else error
+        return fresh(self.failure) if self.failure is not None else error
 
     # --- for others --------------------------------------------------------------------------------------------------
 

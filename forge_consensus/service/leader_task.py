@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -11,7 +10,7 @@ from typing import Protocol, Self
 
 from loguru import logger
 
-from forge_consensus.errors import ConsensusError, ConsensusTimeoutError
+from forge_consensus.errors import ConsensusError, ConsensusTimeoutError, InvalidConfigError
 from forge_consensus.events.bus import EventBus
 from forge_consensus.events.types import (
     BecameCandidate,
@@ -21,6 +20,8 @@ from forge_consensus.events.types import (
     LeaderStepDown,
     NodeStopped,
 )
+from forge_consensus.process.threads import ForgeThread
+from forge_consensus.process.waiters import Latch, Waiters
 
 LOOK_SECONDS = 0.25
 """How often the holder of a lead asks the node as well, because a node that died publishes no event."""
@@ -49,7 +50,7 @@ class Lead:
     def __init__(self, service: Leads, term: int) -> None:
         self.service = service
         self.term = term
-        self.lost = threading.Event()
+        self.lost = Latch()
         """Set when the leadership has ended."""
 
     def __bool__(self) -> bool:
@@ -76,13 +77,20 @@ def leads(service: Leads) -> bool:
 
 
 class Leadership:
-    """Keeps track of whether a service's node leads; a context manager."""
+    """Keeps track of whether a service's node leads; a context manager.
+
+    Events come on the node's thread, which must not wait: a signal handler may have interrupted whoever waits here, and
+    may be stopping the node. So there is no lock. The node's thread alone writes `lead` and `news`, and `first`, what
+    was asked at the beginning, counts only while there are no news.
+    """
 
     def __init__(self, service: Leads) -> None:
         self.service = service
-        self.change = threading.Condition()
+        self.waiters = Waiters()
         self.lead: Lead | None = None
+        self.first: Lead | None = None
         self.news = 0
+        self.over = False
         self.subscriptions = ExitStack()
 
     def __enter__(self) -> Self:
@@ -92,50 +100,63 @@ class Leadership:
         self.subscriptions.enter_context(bus.subscribe(BecameLeader, self.began, inline=True))
         for kind in ENDS:
             self.subscriptions.enter_context(bus.subscribe(kind, self.ended, inline=True))
-        news = self.news
         term = self.service.get_term() if leads(self.service) else 0
-        with self.change:
-            if term and news == self.news:
-                self.begin(term)
+        if term:
+            self.first = Lead(self.service, term)
+            self.waiters.wake()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         """End the lead, and keep track no more."""
+        self.over = True
         self.subscriptions.close()
-        with self.change:
-            self.end()
+        self.end()
+        self.waiters.wake()
 
     def began(self, event: BecameLeader) -> None:
         """Note that the node leads."""
-        with self.change:
-            self.news += 1
-            self.begin(event.term)
+        self.news += 1
+        self.end()
+        self.lead = Lead(self.service, event.term)
+        if self.over:
+            self.lead.lost.set()
+        self.waiters.wake()
 
     def ended(self, event: ConsensusEvent) -> None:
         """Note that the node does not lead."""
-        with self.change:
-            self.news += 1
-            self.end()
-
-    def begin(self, term: int) -> None:
-        """Begin a lead; the caller holds the lock."""
+        self.news += 1
         self.end()
-        self.lead = Lead(self.service, term)
-        self.change.notify_all()
+        self.lead = None
 
     def end(self) -> None:
-        """End the lead, if there is one; the caller holds the lock."""
-        if self.lead is not None:
-            self.lead.lost.set()
-            self.lead = None
+        """Tell those who hold the lead that it is lost."""
+        for lead in (self.lead, self.first):
+            if lead is not None:
+                lead.lost.set()
+
+    def current(self) -> Lead | None:
+        """The lead, if there is one."""
+        if self.over:
+            return None
+        first = self.first  # before the news: what comes later ends it
+        return self.lead if self.news else first
 
     def wait(self, timeout: float | None = None) -> Lead | None:
         """Return the lead as soon as there is one; None after `timeout` seconds."""
-        with self.change:
-            self.change.wait_for(lambda: self.lead, timeout)
-            return self.lead
+        return self.waiters.wait_for(self.current, timeout)
+
+
+def check_patience(timeout: object) -> None:
+    """Raise `InvalidConfigError` for what is no time to wait for the lead."""
+    if callable(timeout):
+        raise InvalidConfigError(
+            "while_leader(service) takes no function to call: write `with while_leader(service) as lead:` around the "
+            "work, or have it called by LeaderTask(service, work), on a thread of its own"
+        )
+    if timeout is not None and not isinstance(timeout, int | float):
+        raise InvalidConfigError(f"timeout is {timeout!r}: expected seconds, or None to wait without limit")
 
 
 @contextmanager
@@ -143,8 +164,10 @@ def while_leader(service: Leads, timeout: float | None = None) -> Iterator[Lead]
     """Wait until the service's node leads, then run the body with its `Lead`.
 
     Nothing can stop the body from outside: between its steps it must ask, ``while lead.wait(1.0): ...``. Raises
-    `ConsensusTimeoutError` after `timeout` seconds without leading.
+    `ConsensusTimeoutError` after `timeout` seconds without leading, `InvalidConfigError` for a timeout that is none,
+    such as a function: `LeaderTask` calls one.
     """
+    check_patience(timeout)
     with Leadership(service) as leadership:
         lead = leadership.wait(timeout)
         if lead is None:
@@ -159,11 +182,17 @@ class LeaderTask:
     early, it is called again with the next lead.
     """
 
+    def __repr__(self) -> str:
+        """What is called, for which service, and whether it leads now."""
+        lead = self.leadership.current()
+        state = "closed" if self.closing else "not leading" if lead is None else f"leading in term {lead.term}"
+        return f"<LeaderTask {getattr(self.work, '__qualname__', self.work)!r} of {self.leadership.service!r} {state}>"
+
     def __init__(self, service: Leads, work: Callable[[Lead], object]) -> None:
         self.leadership = Leadership(service)
         self.work = work
         self.closing = False
-        self.thread = threading.Thread(target=self.run, name="forge-leader-task", daemon=True)
+        self.thread = ForgeThread(target=self.run, name="forge-leader-task")
 
     def __enter__(self) -> Self:
         """Begin."""

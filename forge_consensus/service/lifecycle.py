@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import copy
+import asyncio
 import os
 import threading
+import warnings
+import weakref
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Literal, Self
+from typing import Any, Literal, NoReturn, Self
 
 from loguru import logger
 
@@ -17,9 +19,13 @@ from forge_consensus.config.client import ClientSettings
 from forge_consensus.config.node import BIND, NodeSettings
 from forge_consensus.config.raft import RaftSettings
 from forge_consensus.config.storage import StorageSettings
-from forge_consensus.errors import AlreadyStartedError, ConsensusError, InvalidConfigError, NotStartedError
+from forge_consensus.errors import AlreadyStartedError, ConsensusError, InvalidConfigError, NotStartedError, fresh
 from forge_consensus.events.bus import EventBus
 from forge_consensus.events.types import BecameLeader, SnapshotCompleted
+from forge_consensus.process.fork import keep, tell_of_forks
+from forge_consensus.process.green import refuse_replaced_threads
+from forge_consensus.process.threads import ForgeThread
+from forge_consensus.process.waiters import Latch
 from forge_consensus.service.blocking import refuse_to_wait
 from forge_consensus.service.machines import MachineChoice
 from forge_consensus.service.process_node import ProcessNode
@@ -37,6 +43,31 @@ def check_sections(sections: Mapping[str, tuple[object, type]]) -> None:
     for name, (value, kind) in sections.items():
         if not isinstance(value, kind | None):
             raise InvalidConfigError(f"{name} is {value!r}: it must be {kind.__module__}.{kind.__qualname__}(...)")
+
+
+class Held:
+    """What a service that is dropped without `close` must let go of; it does not know the service."""
+
+    host: Host | None = None
+
+    def drop(self, node_id: str) -> None:
+        """Ask the node to stop, and wait for nothing, because the garbage collector runs on any thread."""
+        host, self.host = self.host, None
+        if host is not None:
+            warnings.warn(
+                f"the ConsensusService of node {node_id} was dropped while its node ran, so the node stops: keep it, "
+                "and close it or use it in a with statement",
+                ResourceWarning,
+                stacklevel=2,
+            )
+            host.leave("its service was dropped")
+
+
+def tell(end: weakref.WeakMethod[Any], failure: ConsensusError) -> None:
+    """Tell a service how its node ended, if the service still exists."""
+    method = end()
+    if method is not None:
+        method(failure)
 
 
 class ServiceLifecycle:
@@ -82,35 +113,41 @@ class ServiceLifecycle:
         self.machine = MachineChoice(state_machine)
         if mode == "process":
             self.machine.path()
-        self.timeout = timeout
-        self.forward = forward
-        self.client_settings = client
-        self.on_failure = on_failure
+        self.timeout, self.forward = timeout, forward
+        self.client_settings, self.on_failure = client, on_failure
         self.bus = EventBus()
         """Where the node's events are published. It outlives `stop`, and one may subscribe before `start`."""
         self.meter = Meter()
         self.failure: ConsensusError | None = None
         """What ended the node, if it ended by itself."""
-        self.failed = threading.Event()
+        self.failed = Latch()
         self.lock = threading.RLock()
         self.host: Host | None = None
-        self.started_in = 0
-        """The id of the process that started the node: in a process forked from it, this object says nothing of it."""
+        self.parent = 0
+        """The process that this one was forked from while the node ran there; 0 for none."""
         self.leaving: Host | None = None
         """A host whose start failed; its node may still hold the folder for a moment."""
         self.client: Client | None = None
+        self.held = Held()
         self.count_events()
+        tell_of_forks(self)
+        # No thread knows this object, so that one that is dropped without `close` takes its node with it.
+        weakref.finalize(self, self.held.drop, node_id).atexit = False
 
     # --- from start to stop ------------------------------------------------------------------------------------------
 
     def start(self, timeout: float = START_SECONDS) -> Self:
         """Open the node and run it; return when it serves, with or without a leader.
 
-        Raises `AlreadyStartedError`, `FolderLockedError`, `IdentityError`, `TransportUnavailableError`,
+        A start that fails leaves nothing open. Raises `AlreadyStartedError`, `FolderLockedError`, `IdentityError`,
+        `TransportUnavailableError`,
         `InvalidConfigError`, `CorruptionError`, `StorageError`, and `ConsensusTimeoutError` if it does not serve
         within `timeout` seconds.
         """
         refuse_to_wait("start", self.threads())
+        refuse_replaced_threads(
+            "a node", "run it with the command forge-consensus node, and use a Client here, which works"
+        )
         with self.lock:
             if self.host is not None:
                 if self.failure is None:
@@ -125,14 +162,20 @@ class ServiceLifecycle:
             self.failure = None
             self.failed.clear()
             kind = ThreadNode if self.mode == "thread" else ProcessNode
-            self.started_in = os.getpid()
-            self.host = host = kind(self.settings, self.machine, self.bus, self.end)
+            self.parent = 0
+            end = weakref.WeakMethod(self.end)
+            self.host = host = self.held.host = kind(self.settings, self.machine, self.bus, lambda why: tell(end, why))
             try:
                 host.start(timeout)
                 self.client = client = self.client_of(host)
             except BaseException:
-                self.host, self.leaving = None, host
+                self.host, self.leaving, self.held.host = None, host, None
+                host.leave("its start failed")
                 raise
+            if self.host is not host:  # a signal handler stopped it meanwhile
+                self.client = None
+                client.close()
+                raise NotStartedError("the service was stopped while it started")
             if isinstance(host, ProcessNode):
                 host.ask = lambda seconds: client.status(host.address, seconds)
             if self.failure is not None:  # the node ended before it knew of the client
@@ -169,7 +212,7 @@ class ServiceLifecycle:
                 host.stop(timeout)
             if client is not None:
                 client.close()
-            self.host = self.client = None
+            self.host = self.client = self.held.host = None
 
     def close(self, timeout: float = STOP_SECONDS) -> None:
         """Stop the node and close the event bus, which ends all subscriptions."""
@@ -189,6 +232,21 @@ class ServiceLifecycle:
             except Exception:
                 logger.exception("on_failure raised")
 
+    def forked(self) -> None:
+        """In a child process: know nothing of the parent's node, which does not run here."""
+        if self.host is not None or self.leaving is not None:
+            keep(self.host, self.leaving, self.client)
+            self.host = self.leaving = self.client = self.held.host = None
+            self.parent = os.getppid()
+        self.lock = threading.RLock()  # a thread that held it does not exist here
+
+    def __reduce__(self) -> NoReturn:
+        """Refuse to be copied or sent to another process."""
+        raise TypeError(
+            "a ConsensusService cannot be pickled or copied, because it is a running node: make a Client with its "
+            "address in the other process"
+        )
+
     def __enter__(self) -> Self:
         return self.start()
 
@@ -197,21 +255,29 @@ class ServiceLifecycle:
     ) -> None:
         self.close()
 
+    async def __aenter__(self) -> Self:
+        return await asyncio.to_thread(self.start)
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await asyncio.to_thread(self.close)
+
     def running(self) -> Host:
         """Return the node's host. Raises what ended the node, or `NotStartedError`."""
         host = self.host
-        if host is not None and self.started_in != os.getpid():
+        if host is None and self.parent:
             raise NotStartedError(
-                f"the node runs in process {self.started_in}, which this one was forked from: ask there, or make a "
+                f"the node runs in process {self.parent}, which this one was forked from: ask there, or make a "
                 "Client here"
             )
         if self.failure is not None:
-            raise copy.copy(self.failure) from self.failure
+            raise fresh(self.failure) from self.failure
         if host is None:
             raise NotStartedError
         return host
 
-    def threads(self) -> tuple[threading.Thread | None, ...]:
+    def threads(self) -> tuple[ForgeThread | None, ...]:
         """The threads that must never wait for this service."""
         host, client = self.host, self.client
         return (*(host.threads if host else ()), client.driver.thread if client else None)
@@ -234,10 +300,10 @@ class ServiceLifecycle:
 
     def count_events(self) -> None:
         """Count what is known only from events: elections won and the time of the last snapshot."""
-        meter = self.meter
+        meter, node_id = self.meter, self.settings.node_id
 
         def led(event: BecameLeader) -> None:
-            meter.led += event.node_id == self.settings.node_id
+            meter.led += event.node_id == node_id
 
         def saved(event: SnapshotCompleted) -> None:
             meter.snapshot_at = event.time

@@ -23,7 +23,7 @@ from forge_consensus.storage.machines.kv import KeyValueMachine
 from forge_consensus.storage.machines.machine import Machine
 from forge_consensus.storage.machines.naming import BUILT_IN, name_of
 from forge_consensus.storage.opening import Founding, Opened, open_ledger
-from forge_consensus.storage.snapshots.export import export_in_process
+from forge_consensus.storage.snapshots.export import exporter
 
 if TYPE_CHECKING:
     from forge_consensus.service.node_metrics import ServedMetrics
@@ -108,12 +108,7 @@ class Node:
         )
         founding = Founding(settings.node_id, settings.cluster_id, configuration, lambda: secrets.token_hex(8))
         machine: Any = self.machine
-        export = export_in_process(
-            folder.tables_path,
-            folder.snapshots_path,
-            type(machine),
-            settings.storage.snapshot_seconds_max,
-        )
+        export = exporter(tables, folder.snapshots_path, type(machine), settings.storage.snapshot_seconds_max)
         return open_ledger(tables, folder.snapshots_path, founding, machine, settings.storage, export)
 
     @property

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from pathlib import Path
 from typing import IO, Any, cast
 
 from forge_consensus.actors.runtime.status import NodeStatus
@@ -23,6 +22,11 @@ from forge_consensus.errors import (
     error_from_code,
 )
 from forge_consensus.events.bus import EventBus
+from forge_consensus.process.descriptors import require_descriptors
+from forge_consensus.process.fork import close_descriptor, keep, tell_of_forks
+from forge_consensus.process.interpreter import python
+from forge_consensus.process.threads import ForgeThread
+from forge_consensus.process.waiters import Latch
 from forge_consensus.service.child import blueprint_of
 from forge_consensus.service.child_events import ChildEvents
 from forge_consensus.service.machines import MachineChoice
@@ -30,6 +34,8 @@ from forge_consensus.service.thread_node import LeaderReport, OnEnd
 
 FRESH_SECONDS = 0.05
 """A status that is younger is used again, so that many questions in a row cost one message."""
+DESCRIPTORS = 20
+"""What the pipes to the process and the subscription to its events take."""
 KILL_SECONDS = 5.0
 """How long to wait for a killed process to be gone."""
 
@@ -49,21 +55,25 @@ class ProcessNode:
         self.blueprint = blueprint_of(settings, choice.path())
         self.node_id = settings.node_id
         self.process: subprocess.Popen[bytes] | None = None
+        self.gone = Latch()
+        """Set when the process is gone. Only the reader's thread waits for the process itself, because that takes a
+        lock, which a signal handler must not wait for."""
         self.address = ""
         self.feed: ChildEvents | None = None
-        self.settled = threading.Event()
+        self.settled = Latch()
         """Set when the node serves, and when it failed to start."""
         self.running = False
         self.stopping = False
         self.error: ConsensusError | None = None
         self.last_events: list[bytes] = []
-        self.reader: threading.Thread | None = None
+        self.reader: ForgeThread | None = None
         self.ask: Ask | None = None
         self.known: NodeStatus | None = None
         self.known_at = 0.0
+        tell_of_forks(self)
 
     @property
-    def threads(self) -> tuple[threading.Thread | None, ...]:
+    def threads(self) -> tuple[ForgeThread | None, ...]:
         """The threads that must never wait for the node."""
         return (self.reader,)
 
@@ -72,18 +82,34 @@ class ProcessNode:
 
         Raises the node's own error if it cannot be opened, `ConsensusTimeoutError` after `timeout` seconds.
         """
-        command = [sys.executable, "-m", "forge_consensus.service.child"]
-        path = [str(Path(__file__).parent.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
+        command = [python(), "-m", "forge_consensus.service.child"]
+        path = [entry or os.getcwd() for entry in sys.path]  # for an interpreter that has other folders of its own
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path)}
-        self.process = process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment
-        )
-        self.reader = threading.Thread(target=self.read, name=f"forge-child-{self.node_id}", daemon=True)
-        self.reader.start()
+        require_descriptors(DESCRIPTORS, "a node in a process of its own")
+        try:
+            # Without buffers, because they have locks, which a signal handler that stops the node must not wait for.
+            process = subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, bufsize=0
+            )
+        except OSError as error:
+            raise OperationFailedError(
+                f"the node's process could not be started with {command[0]}: {error}: check that file, or use "
+                "mode='thread'"
+            ) from error
+        self.process = process
+        self.reader = ForgeThread(target=self.read, name=f"forge-child-{self.node_id}")
+        try:
+            self.reader.start()
+        except BaseException:
+            self.reader = None
+            process.kill()
+            process.communicate()
+            raise
         with suppress(BrokenPipeError):  # the process died at once: the reader finds out why
             stdin = cast("IO[bytes]", process.stdin)
-            stdin.write(json.dumps(self.blueprint).encode() + b"\n")
-            stdin.flush()
+            left = json.dumps(self.blueprint).encode() + b"\n"
+            while left:
+                left = left[stdin.write(left) :]
         in_time = self.settled.wait(timeout)
         if in_time and self.error is None:
             return
@@ -99,6 +125,13 @@ class ProcessNode:
         """Ask the process to stop; kill it after `timeout` seconds."""
         self.end(timeout)
 
+    def leave(self, reason: str) -> None:
+        """Ask the process to stop, and wait for nothing."""
+        self.stopping = True
+        if self.process is not None and self.process.stdin is not None:
+            with suppress(BrokenPipeError):
+                self.process.stdin.close()
+
     def end(self, timeout: float) -> None:
         """Close the process's input, which asks it to end, wait, and kill it if need be."""
         self.stopping = True
@@ -107,25 +140,34 @@ class ProcessNode:
             return
         with suppress(BrokenPipeError):
             cast("IO[bytes]", process.stdin).close()
-        try:
-            process.wait(timeout)
-        except subprocess.TimeoutExpired:
+        if not self.gone.wait(timeout):
             process.kill()
-            process.wait(KILL_SECONDS)
+            self.gone.wait(KILL_SECONDS)
         if self.reader is not None:
             self.reader.join(KILL_SECONDS)
         if self.feed is not None:
             self.feed.thread.join(KILL_SECONDS)
+
+    def forked(self) -> None:
+        """Close the pipes in a child process: the node ends when the last copy of its input is closed."""
+        if self.process is not None:
+            for pipe in (self.process.stdin, self.process.stdout):
+                if pipe is not None and not pipe.closed:
+                    close_descriptor(pipe.fileno())
+            keep(self.process, self.reader)
+            self.process = self.reader = None
+        self.stopping = True
 
     # --- the reader's thread -----------------------------------------------------------------------------------------
 
     def read(self) -> None:
         """Take the lines that the process writes until it is gone."""
         process = cast("subprocess.Popen[bytes]", self.process)
-        with cast("IO[bytes]", process.stdout) as lines:
+        with io.BufferedReader(cast("io.RawIOBase", process.stdout)) as lines:
             for line in lines:
                 self.take(json.loads(line))
         code = process.wait()
+        self.gone.set()
         if self.feed is not None:
             self.feed.finish(self.last_events)
         if self.error is None and not (self.stopping and self.running):

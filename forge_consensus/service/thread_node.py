@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
@@ -11,8 +10,10 @@ from loguru import logger
 from forge_consensus.actors.runtime.status import NodeStatus
 from forge_consensus.client.connections import LocalPort
 from forge_consensus.config.node import NodeSettings
-from forge_consensus.errors import ConsensusError, ConsensusTimeoutError, NotStartedError, OperationFailedError
+from forge_consensus.errors import ConsensusError, ConsensusTimeoutError, NotStartedError, OperationFailedError, fresh
 from forge_consensus.events.bus import EventBus
+from forge_consensus.process.threads import ForgeThread
+from forge_consensus.process.waiters import Latch
 from forge_consensus.service.machines import MachineChoice
 from forge_consensus.service.node import Node
 
@@ -37,7 +38,7 @@ class Host(Protocol):
         """Where clients reach the node."""
 
     @property
-    def threads(self) -> tuple[threading.Thread | None, ...]:
+    def threads(self) -> tuple[ForgeThread | None, ...]:
         """The threads that must never wait for the node, because the node waits for them."""
 
     def start(self, timeout: float) -> None:
@@ -45,6 +46,9 @@ class Host(Protocol):
 
     def stop(self, timeout: float) -> None:
         """Stop the node. Raises `ConsensusTimeoutError` if that takes longer than `timeout` seconds."""
+
+    def leave(self, reason: str) -> None:
+        """Ask the node to stop, and wait for nothing."""
 
     def leader_report(self, timeout: float) -> LeaderReport:
         """Return who leads."""
@@ -63,11 +67,11 @@ class ThreadNode:
         self.node = Node(settings, bus)
         self.choice = choice
         self.on_end = on_end
-        self.settled = threading.Event()
+        self.settled = Latch()
         """Set when the node is open, and when it could not be opened."""
         self.error: BaseException | None = None
         self.stopping = False
-        self.thread = threading.Thread(target=self.run, name=f"forge-node-{settings.node_id}", daemon=True)
+        self.thread = ForgeThread(target=self.run, name=f"forge-node-{settings.node_id}")
 
     @property
     def address(self) -> str:
@@ -75,7 +79,7 @@ class ThreadNode:
         return self.node.address
 
     @property
-    def threads(self) -> tuple[threading.Thread | None, ...]:
+    def threads(self) -> tuple[ForgeThread | None, ...]:
         """The threads that must never wait for the node."""
         return (self.thread,)
 
@@ -90,7 +94,7 @@ class ThreadNode:
                 "and gives up as soon as it can: allow more time"
             )
         if self.error is not None:
-            raise self.error
+            raise fresh(self.error) if isinstance(self.error, ConsensusError) else self.error
 
     def stop(self, timeout: float) -> None:
         """Ask the node to stop and wait. Raises `ConsensusTimeoutError` if it is still busy after `timeout` seconds."""
@@ -102,6 +106,11 @@ class ThreadNode:
                 f"the node's thread did not end within {timeout:g} s, because the state machine or the disk keeps it "
                 "busy: it ends afterwards; call stop() again later"
             )
+
+    def leave(self, reason: str) -> None:
+        """Ask the node to stop, and wait for nothing."""
+        self.stopping = True
+        self.node.stop(reason)
 
     def run(self) -> None:
         """Open the node and run it until it ends; the body of the thread."""

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Final, Self
 
 from forge_consensus.errors import FolderLockedError, StorageError
+from forge_consensus.process.fork import close_descriptor, tell_of_forks
 
 LOCK_NAME: Final = "LOCK"
 TEMPORARY_SUFFIX: Final = ".tmp"
@@ -22,8 +23,8 @@ class Folder:
     """The folder of one node, locked for as long as this object holds it.
 
     The lock is `flock` on a file that is never removed: the kernel releases it when the process ends, whatever ends it.
-    A lock by the mere existence of a file would refuse every restart after a crash. A forked child would share the lock
-    and keep it held, so start helpers with spawn or exec.
+    A lock by the mere existence of a file would refuse every restart after a crash. A forked child
+    shares the lock until it closes its copy of the descriptor, which `forked` does.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -37,11 +38,15 @@ class Folder:
         try:
             make_directory(self.path)
             self.lock_fd = self.take_lock()
+            tell_of_forks(self)
             make_directory(self.snapshots_path)
             self.remove_temporary_files()
         except OSError as error:
             self.release()
             raise StorageError(f"cannot use {self.path}: {explain(error)}") from error
+        except BaseException:
+            self.release()
+            raise
 
     @property
     def tables_path(self) -> Path:
@@ -109,6 +114,12 @@ class Folder:
             # Closing is not enough: a child between fork and exec still has the descriptor, and the lock with it.
             fcntl.flock(descriptor, fcntl.LOCK_UN)
             os.close(descriptor)
+
+    def forked(self) -> None:
+        """In a child process: close the copy of the lock's descriptor; the lock itself stays with the parent."""
+        if self.lock_fd is not None:
+            descriptor, self.lock_fd = self.lock_fd, None
+            close_descriptor(descriptor)
 
     def __enter__(self) -> Self:
         return self

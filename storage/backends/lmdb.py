@@ -2,16 +2,20 @@
 
 import os
 import resource
+import threading
 import time
+from bisect import bisect_left
 from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
 from typing import Final, Self, TypeAlias, TypeVar
+from weakref import WeakSet
 
 import lmdb
 
 from forge_consensus.config.storage import MAP_BYTES, QUOTA_BYTES
 from forge_consensus.errors import StorageError
+from forge_consensus.process.fork import keep, tell_of_forks
 from forge_consensus.storage.backends.folder import fsync_directory
 from forge_consensus.storage.backends.tables import (
     TABLES,
@@ -82,6 +86,13 @@ class LmdbReading(TablesView):
         database = self.databases[table]
         return self.reading(lambda txn: txn.stat(database)["entries"])
 
+    def count_range(self, table: str, start: bytes, stop: bytes | None, limit: int) -> tuple[int, bytes]:
+        """Return how many of the first `limit` keys from `start` on lie below `stop`, and the last of them."""
+        database = self.databases[table]
+        keys = self.reading(lambda txn: keys_forward(txn.cursor(database), start, limit))
+        count = len(keys) if stop is None or not keys or keys[-1] < stop else bisect_left(keys, stop)
+        return count, keys[count - 1] if count else b""
+
     def size_bytes(self, table: str) -> int:
         """Return the bytes of the pages that the table occupies."""
         database = self.databases[table]
@@ -98,7 +109,8 @@ class LmdbReading(TablesView):
 class LmdbTables(LmdbReading):
     """The tables of a running node; one object per folder, used by one thread at a time.
 
-    It must not be used after a fork: start helper processes with spawn or exec, and let them call `open_readonly`.
+    It is not used after a fork: there every call raises `StorageError`. Start helper processes with spawn or exec, and
+    let them call `open_readonly`.
     LMDB's locks do not work on network file systems.
     """
 
@@ -126,16 +138,25 @@ class LmdbTables(LmdbReading):
         self.disk_free_bytes = 0
         self.next_housekeeping = 0.0
         self.unasked_bytes = 0
+        self.views: WeakSet[LmdbView] = WeakSet()
         try:
             self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
             self.environment = open_environment(self.path, map_bytes, readonly=False)
+        except (lmdb.Error, OSError) as error:
+            raise StorageError(f"cannot open the tables in {self.path}: {error}") from error
+        try:
             with self.environment.begin(write=True) as txn:
                 self.databases = open_databases(self.environment, txn)
             # A new file is durable only when its name is durable in the folders above it.
             fsync_directory(self.path)
             fsync_directory(self.path.parent)
         except (lmdb.Error, OSError) as error:
+            self.environment.close()
             raise StorageError(f"cannot open the tables in {self.path}: {error}") from error
+        except BaseException:
+            self.environment.close()
+            raise
+        tell_of_forks(self)
         self.map_bytes = self.environment.info()["map_size"]
         self.quota_bytes = min(quota_bytes, self.map_bytes // 2)
 
@@ -195,6 +216,12 @@ class LmdbTables(LmdbReading):
         else:
             delete_range(txn.cursor(database), operation)
 
+    def view(self) -> TablesView:
+        """Return what is committed now, unchanged by later commits; see `Tables.view`. Raises `StorageError`."""
+        if self.failure is not None:
+            raise self.poisoned()
+        return OwnView(self)
+
     def space(self) -> Space:
         """Return the room left. Raises `StorageError`.
 
@@ -237,46 +264,103 @@ class LmdbTables(LmdbReading):
         """Return the error that every call raises after a failure."""
         return StorageError(f"the tables stopped after an earlier error: {self.failure}")
 
+    def thread_view(self) -> "LmdbView":
+        """Return a view for another thread of this process, which ends with `close`. Raises `StorageError`."""
+        if self.failure is not None:
+            raise self.poisoned()
+        view = LmdbView(self.path, own=self)
+        self.views.add(view)
+        return view
+
     def close(self) -> None:
         """Close the environment; every later call raises `StorageError`."""
         if self.failure is None:
             self.failure = StorageError(f"the tables in {self.path} are closed")
+        for view in list(self.views):
+            view.close()
         self.environment.close()
+
+    def forked(self) -> None:
+        """In a child process: touch the environment no more, not even to close it."""
+        self.failure = StorageError(f"the tables in {self.path} belong to the process that this one was forked from")
+        keep(self.environment, list(self.views))
+
+
+class OwnView(LmdbReading):
+    """One unchanging view of a node's own tables, on the node's thread, while commits go on beside it."""
+
+    def __init__(self, tables: LmdbTables) -> None:
+        self.tables = tables
+        self.databases = tables.databases
+        self.transaction: LmdbTransaction | None = tables.environment.begin()
+
+    def reading(self, read: Callable[[LmdbTransaction], Result]) -> Result:
+        """Return `read(transaction)` on the view's one transaction. Raises `StorageError`."""
+        if self.transaction is None:
+            raise StorageError(f"the view of {self.tables.path} is closed")
+        if self.tables.failure is not None:
+            raise self.tables.poisoned()
+        try:
+            return read(self.transaction)
+        except lmdb.Error as error:
+            raise StorageError(f"cannot read the tables in {self.tables.path}: {error}") from error
+
+    def close(self) -> None:
+        """End the view, so that LMDB can use its pages again. A second call does nothing."""
+        transaction, self.transaction = self.transaction, None
+        if transaction is not None:
+            transaction.abort()
 
 
 class LmdbView(LmdbReading):
-    """One unchanging view of a running node's tables, for a helper process.
+    """One unchanging view of a running node's tables, for a helper process or another thread.
 
     All reads use one read transaction, so a header and a state that are read through it belong together. LMDB cannot
-    reuse the pages of that view until `close`: close it soon.
+    reuse the pages of that view until `close`: close it soon. Any thread may close it; a read under way ends first.
     """
 
-    def __init__(self, path: str | os.PathLike[str], map_bytes: int = MAP_BYTES) -> None:
-        """Open the environment in the folder `path`, which another process may be writing. Raises `StorageError`."""
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        map_bytes: int = MAP_BYTES,
+        *,
+        own: LmdbTables | None = None,
+    ) -> None:
+        """Open the environment in the folder `path`, which another process may be writing. Raises `StorageError`.
+
+        A process must open a folder once only, so a view within the node's process is given the node's own tables.
+        """
         self.path = Path(path)
         self.closed = False
+        self.owner = own is None
+        self.using = threading.Lock()
+        """Held while the transaction is read or ended."""
         try:
-            self.environment = open_environment(self.path, map_bytes, readonly=True)
+            self.environment = open_environment(self.path, map_bytes, readonly=True) if own is None else own.environment
             self.transaction = self.environment.begin()
-            self.databases = open_databases(self.environment, self.transaction)
+            self.databases = open_databases(self.environment, self.transaction) if own is None else own.databases
         except (lmdb.Error, OSError) as error:
             raise StorageError(f"cannot read the tables in {self.path}: {error}") from error
 
     def reading(self, read: Callable[[LmdbTransaction], Result]) -> Result:
         """Return `read(transaction)` on the view's one transaction. Raises `StorageError`."""
-        if self.closed:
-            raise StorageError(f"the view of {self.path} is closed")
-        try:
-            return read(self.transaction)
-        except lmdb.Error as error:
-            raise StorageError(f"cannot read the tables in {self.path}: {error}") from error
+        with self.using:
+            if self.closed:
+                raise StorageError(f"the view of {self.path} is closed")
+            try:
+                return read(self.transaction)
+            except lmdb.Error as error:
+                raise StorageError(f"cannot read the tables in {self.path}: {error}") from error
 
     def close(self) -> None:
         """End the view, so that LMDB can use its pages again. A second call does nothing."""
-        if not self.closed:
+        with self.using:
+            if self.closed:
+                return
             self.closed = True
             self.transaction.abort()
-            self.environment.close()
+            if self.owner:
+                self.environment.close()
 
 
 def open_environment(path: Path, map_bytes: int, *, readonly: bool) -> lmdb.Environment:
@@ -330,6 +414,13 @@ def scan_forward(cursor: Cursor, start: bytes, stop: bytes | None, limit: int | 
             break
         found.append(pair)
     return found
+
+
+def keys_forward(cursor: Cursor, start: bytes, limit: int) -> list[bytes]:
+    """Return the first `limit` keys from `start` on."""
+    if not (cursor.set_range(start) if start else cursor.first()):
+        return []
+    return list(islice(cursor.iternext(values=False), limit))
 
 
 def scan_backward(cursor: Cursor, limit: int, before: bytes | None) -> list[KeyValue]:

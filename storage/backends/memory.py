@@ -177,6 +177,18 @@ class MemoryTables(Tables):
         """Return the number of keys."""
         return len(self.readable(table).keys)
 
+    def count_range(self, table: str, start: bytes, stop: bytes | None, limit: int) -> tuple[int, bytes]:
+        """Return how many of the first `limit` keys from `start` on lie below `stop`, and the last of them."""
+        found = self.readable(table)
+        begin, end = found.positions(start, stop, limit)
+        return end - begin, found.keys[end - 1] if end > begin else b""
+
+    def view(self) -> "MemoryTables":
+        """Return what is committed now, unchanged by later commits. Raises `StorageError`."""
+        if self.failure is not None:
+            raise self.poisoned()
+        return self.clone_durable()
+
     def size_bytes(self, table: str) -> int:
         """Return the bytes of the table's records; there are no pages in memory."""
         return self.readable(table).used_bytes

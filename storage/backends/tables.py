@@ -77,12 +77,20 @@ class Batch:
         else:
             self.operations.append(PutRun(table, [(key, value)], append=False))
 
+    def put_all(self, table: str, items: list[KeyValue]) -> None:
+        """Set many keys, in order; the batch takes the list over. Raises `KeyError` and `ValueError` like `put`."""
+        self.add_run(table, items, append=False)
+
     def append(self, table: str, items: Sequence[KeyValue]) -> None:
         """Write `items`, whose keys ascend and lie above every key that the table holds at that moment.
 
         The order is checked at the commit, which raises `StorageError` if it is wrong. Raises `KeyError` and
         `ValueError` like `put`.
         """
+        self.add_run(table, list(items), append=True)
+
+    def add_run(self, table: str, items: list[KeyValue], *, append: bool) -> None:
+        """Add a run of writes, and count its bytes."""
         check_table(table)
         if not items:
             return
@@ -92,7 +100,7 @@ class Batch:
                 check_key(key)
             size_bytes += len(key) + len(value)
         self.size_bytes += size_bytes + RECORD_OVERHEAD_BYTES * len(items)
-        self.operations.append(PutRun(table, list(items), append=True))
+        self.operations.append(PutRun(table, items, append=append))
 
     def delete(self, table: str, key: bytes) -> None:
         """Remove `key`; a missing key is no error. Raises `KeyError` and `ValueError` like `put`."""
@@ -165,6 +173,13 @@ class TablesView(Protocol):
         """Return the number of keys."""
         ...
 
+    def count_range(self, table: str, start: bytes, stop: bytes | None, limit: int) -> tuple[int, bytes]:
+        """Return how many of the first `limit` keys from `start` on lie below `stop`, and the last of them.
+
+        With fewer than `limit` there are no more, and the key is meaningless. Values are not read.
+        """
+        ...
+
     def size_bytes(self, table: str) -> int:
         """Return the table's share of `Space.used_bytes`."""
         ...
@@ -182,7 +197,7 @@ class Tables(TablesView, Protocol):
     """Tables that one owner reads and commits to.
 
     A read returns copies of what was committed. No read transaction stays open between two calls, because one forgotten
-    transaction let a file of 0.4 MB grow to 43 MB.
+    transaction let a file of 0.4 MB grow to 43 MB; the one exception is a `view`.
     """
 
     commits: int
@@ -193,6 +208,13 @@ class Tables(TablesView, Protocol):
 
         Raises `StorageError` on any failure. From then on every call except `close` raises it too, because a flush that
         is repeated after a failure can report success without writing (invariant I16).
+        """
+        ...
+
+    def view(self) -> TablesView:
+        """Return what is committed now, unchanged by later commits, for the owner's thread; close it soon.
+
+        Raises `StorageError`.
         """
         ...
 

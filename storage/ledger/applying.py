@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from typing import Any, NamedTuple, cast
 
@@ -20,11 +21,12 @@ from forge_consensus.storage.backends.tables import Batch, Tables, TablesView
 from forge_consensus.storage.ledger.checks import broken
 from forge_consensus.storage.ledger.levels import LEVEL_OF_KIND, unknown_kind
 from forge_consensus.storage.ledger.log import Log
-from forge_consensus.storage.ledger.record import Kind, Record, parse
+from forge_consensus.storage.ledger.record import UNTIMED, Kind, Record, parse
 from forge_consensus.storage.ledger.time_slice import TimeSlice, endless
 from forge_consensus.storage.ledger.transaction import get_meta, put_meta
 from forge_consensus.storage.machines.machine import (
     DONE,
+    UNREADABLE,
     ApplyFaultError,
     Command,
     Entry,
@@ -33,9 +35,9 @@ from forge_consensus.storage.machines.machine import (
     Outcome,
     apply_all,
     apply_one,
-    failure,
 )
 from forge_consensus.storage.machines.sessions import TTL_BYTES, Sessions
+from forge_consensus.storage.machines.steps import finished
 
 APPLIED = b"applied"
 COMMAND = int(Kind.COMMAND)
@@ -78,6 +80,7 @@ class Point:
     term: int
     time_ms: int
     configuration: bytes
+    elapsed_ms: int
 
 
 class Applier:
@@ -94,15 +97,20 @@ class Applier:
         self.ledger_machine = cast("LedgerMachine", machine) if hasattr(machine, "checkpoint") else None
         """The machine, if it is kept in the ledger's tables; None for a user's machine that is durable by snapshots."""
         self.batched = hasattr(machine, "apply_run")
+        self.asked: Callable[[Any], Any] = getattr(machine, "query_steps", machine.query)
+        self.elsewhere = self.ledger_machine is None and bool(getattr(machine, "query_elsewhere", True))
+        """Whether queries are answered on a helper thread, because nobody knows how long a user's query takes."""
+        self.lent = False
+        """Whether a helper thread uses the machine: nothing is applied, captured or restored meanwhile."""
         self.sessions = Sessions()
         self.generation = 0
         """The generation of tables that holds the state of a machine in the ledger."""
-        self.index = self.term = self.time_ms = 0
-        """Index and term of the last applied entry, and the greatest time of any."""
+        self.index = self.term = self.time_ms = self.elapsed_ms = 0
+        """Index, term, wall time and elapsed time of the last applied entry."""
         self.on_disk = self.staged = 0
         """The applied index as a restart finds it, and as the checkpoint in progress writes it."""
-        self.dirty_bytes = 0
-        """About how much memory the state takes that is not on disk."""
+        self.dirty_keys = self.dirty_bytes = 0
+        """How many keys changed that are not on disk, and about how much memory they take."""
         self.slow: SlowStep | None = None
         """The step of the last `run` that took too long, if one did; it was the last one."""
         self.run_entries = RUN_ENTRIES_FIRST
@@ -121,7 +129,8 @@ class Applier:
             return
         stored = get_meta(self.tables, APPLIED)
         if stored is not None:
-            self.generation, self.index, self.term, self.time_ms, _ = msgpack.unpackb(stored)
+            self.generation, point = decode_point(stored)
+            self.take(point)
         self.on_disk = self.index
         self.ledger_machine.bind(self.tables, self.generation)
         self.measure()
@@ -130,17 +139,29 @@ class Applier:
 
     def restored(self, point: Point, sessions: list[bytes]) -> None:
         """Note that a user's machine now holds the state of a durable snapshot, and take that snapshot's sessions."""
-        self.index, self.term, self.time_ms = point.index, point.term, point.time_ms
+        self.take(point)
         self.on_disk = point.index
         self.sessions = Sessions()
         self.sessions.import_(sessions)
         self.replacing = False
 
+    def take(self, point: Point) -> None:
+        """Take index, term and times of a state."""
+        self.index, self.term = point.index, point.term
+        self.time_ms, self.elapsed_ms = point.time_ms, point.elapsed_ms
+
     def query(self, query: Any) -> Any:
         """Ask the machine. May raise anything; `UnavailableError` while a user's machine is being handed a snapshot."""
+        return finished(answer) if isinstance(answer := self.ask(query), Generator) else answer
+
+    def ask(self, query: Any) -> Any:
+        """Ask the machine as `query` does; a machine that has `query_steps` may return a generator of steps.
+
+        The generator returns the answer in the end, from the state of its first step.
+        """
         if self.replacing and self.ledger_machine is None:
             raise UnavailableError("this node is taking over a snapshot: ask another one, or again soon")
-        return self.machine.query(query)
+        return self.asked(query)
 
     def run(self, log: Log, upto: int, count_max: int, time_slice: TimeSlice | None = None) -> list[Applied]:
         """Apply at most `count_max` entries up to index `upto`, in order; returns the outcome of each.
@@ -187,27 +208,36 @@ class Applier:
         if time_slice.step_was_slow:
             self.slow = SlowStep(last.index, count, command_of(last), time_slice.step_seconds)
 
-    def moved(self, record: Record) -> None:
-        """Note that this entry is applied now. The time never falls."""
+    def moved(self, record: Record) -> int:
+        """Note that this entry is applied now; returns the index that counts as the last use of its session.
+
+        An entry of format 2 carries one time, which never falls here and stands for both. Its index does not count,
+        because a state that was saved before does not tell it.
+        """
         self.index, self.term = record.index, record.term
-        self.time_ms = max(self.time_ms, record.time_ms)
+        elapsed_ms = record.elapsed_ms
+        if elapsed_ms != UNTIMED:
+            self.time_ms = record.time_ms
+            if elapsed_ms > self.elapsed_ms:  # noqa: PLR1730 - twice as fast as max()
+                self.elapsed_ms = elapsed_ms
+            return record.index
+        self.time_ms = self.elapsed_ms = max(self.time_ms, self.elapsed_ms, record.time_ms)
+        return 0
 
     def apply_record(self, record: Record) -> Applied:
         """Apply one entry."""
-        index, term, kind, time_ms, session, seq, done_below, data = record
-        self.index, self.term = index, term
-        if time_ms > self.time_ms:  # noqa: PLR1730 - twice as fast as max()
-            self.time_ms = time_ms
+        index, term, kind, _, session, seq, done_below, data, _ = record
+        used = self.moved(record)
         if kind == COMMAND:
             if not session:
                 return Applied(index, term, 0, seq, self.apply_command(index, term, data))
-            outcome = self.sessions.begin(session, seq, done_below, self.time_ms)
+            outcome = self.sessions.begin(session, seq, done_below, self.elapsed_ms, used)
             if outcome is None:
                 outcome = self.apply_command(index, term, data)
                 self.sessions.finish(session, seq, outcome)
             return Applied(index, term, session, seq, outcome)
         if kind == SESSION:
-            self.sessions.open(index, self.time_ms, int.from_bytes(data[:TTL_BYTES]))
+            self.sessions.open(index, self.elapsed_ms, int.from_bytes(data[:TTL_BYTES]), used)
         elif kind not in LEVEL_OF_KIND:  # written by a newer version that ran on this folder
             raise unknown_kind(index, kind)
         return Applied(index, term, 0, 0, DONE)
@@ -216,9 +246,9 @@ class Applier:
         """Apply one command. Bytes that are no command fail like any other bad command and stop nothing."""
         try:
             command = Command.decode(data)
-        except ProtocolError as error:
-            return failure(error)
-        return apply_one(self.machine, Entry(index, term, self.time_ms, command))
+        except ProtocolError:
+            return UNREADABLE
+        return apply_one(self.machine, Entry(index, term, self.time_ms, command, self.elapsed_ms))
 
     def apply_in_runs(self, records: list[Record], done: list[Applied], time_slice: TimeSlice) -> bool:
         """Apply entries to a machine that takes several at once, until the time slice is over; returns whether it is.
@@ -226,28 +256,28 @@ class Applier:
         The borders of runs differ between nodes, so they must not change the result: a run ends before anything that is
         not a new command, before a second copy of a command that is in it, and when it is as long as fits into a slice.
         """
-        run: list[tuple[Record, Command]] = []
+        run: list[tuple[Record, Entry]] = []
         fresh: set[tuple[int, int]] = set()
         for record in records:
             key = (record.session, record.seq)
             full = len(run) >= self.run_entries or record.kind != COMMAND or (key[0] and key in fresh)
             if full and self.finish_run(run, fresh, done, time_slice):
                 return True
-            self.moved(record)
             if record.kind != COMMAND:
                 done.append(self.apply_record(record))
                 continue
-            known = self.sessions.begin(*key, record.done_below, self.time_ms) if key[0] else None
+            used = self.moved(record)
+            known = self.sessions.begin(*key, record.done_below, self.elapsed_ms, used) if key[0] else None
             command = None
             if known is None:
                 try:
                     command = Command.decode(record.data)
-                except ProtocolError as error:
-                    known = failure(error)
+                except ProtocolError:
+                    known = UNREADABLE
                     if key[0]:
                         self.sessions.finish(*key, known)
             if command is not None:
-                run.append((record._replace(time_ms=self.time_ms), command))
+                run.append((record, Entry(record.index, record.term, self.time_ms, command, self.elapsed_ms)))
                 fresh.add(key)
             elif known is not None:
                 over = self.finish_run(run, fresh, done, time_slice)
@@ -258,7 +288,7 @@ class Applier:
 
     def finish_run(
         self,
-        run: list[tuple[Record, Command]],
+        run: list[tuple[Record, Entry]],
         fresh: set[tuple[int, int]],
         done: list[Applied],
         time_slice: TimeSlice,
@@ -269,7 +299,7 @@ class Applier:
         """
         if not run:
             return time_slice.over()
-        entries = [Entry(r.index, r.term, r.time_ms, command) for r, command in run]
+        entries = [entry for _, entry in run]
         for (record, _), outcome in zip(run, apply_all(self.machine, entries), strict=True):
             if record.session:
                 self.sessions.finish(record.session, record.seq, outcome)
@@ -291,8 +321,12 @@ class Applier:
             return
         self.ledger_machine.checkpoint(batch)
         self.sessions.checkpoint(batch, self.generation)
-        put_point(batch, self.generation, Point(self.index, self.term, self.time_ms, configuration))
+        put_point(batch, self.generation, self.point(configuration))
         self.staged = self.index
+
+    def point(self, configuration: bytes) -> Point:
+        """Return the point that the applied state represents; `configuration` is the one as of its index."""
+        return Point(self.index, self.term, self.time_ms, configuration, self.elapsed_ms)
 
     def checkpointed(self) -> None:
         """Note that the staged checkpoint is on disk."""
@@ -305,7 +339,8 @@ class Applier:
 
     def measure(self) -> None:
         """Note how much is not on disk. Every turn reads it and few change it, so it is not computed each time."""
-        self.dirty_bytes = self.ledger_machine.dirty[1] if self.ledger_machine is not None else 0
+        if self.ledger_machine is not None:
+            self.dirty_keys, self.dirty_bytes = self.ledger_machine.dirty
 
 
 def command_of(record: Record) -> str:
@@ -318,8 +353,14 @@ def command_of(record: Record) -> str:
 
 def put_point(batch: Batch, generation: int, point: Point) -> None:
     """Stage which generation of tables holds the state, and up to which entry."""
-    row = (generation, point.index, point.term, point.time_ms, point.configuration)
+    row = (generation, point.index, point.term, point.time_ms, point.configuration, point.elapsed_ms)
     put_meta(batch, APPLIED, cast("bytes", msgpack.packb(row)))
+
+
+def decode_point(stored: bytes) -> tuple[int, Point]:
+    """Return the generation and the point in a row that `put_point` wrote; in format 2 one time stood for both."""
+    generation, index, term, time_ms, configuration, *rest = msgpack.unpackb(stored)
+    return generation, Point(index, term, time_ms, configuration, rest[0] if rest else time_ms)
 
 
 def stored_point(tables: TablesView) -> tuple[int, Point]:
@@ -327,8 +368,7 @@ def stored_point(tables: TablesView) -> tuple[int, Point]:
     stored = get_meta(tables, APPLIED)
     if stored is None:
         raise CorruptionError(f"the store holds no checkpoint. {REJOIN}")
-    generation, index, term, time_ms, configuration = msgpack.unpackb(stored)
-    return generation, Point(index, term, time_ms, configuration)
+    return decode_point(stored)
 
 
 def header_of(point: Point, sessions: list[bytes]) -> dict[str, Any]:
@@ -337,6 +377,7 @@ def header_of(point: Point, sessions: list[bytes]) -> dict[str, Any]:
         "index": point.index,
         "term": point.term,
         "time_ms": point.time_ms,
+        "elapsed_ms": point.elapsed_ms,
         "configuration": point.configuration,
         "sessions": sessions,
     }
@@ -345,7 +386,9 @@ def header_of(point: Point, sessions: list[bytes]) -> dict[str, Any]:
 def point_of(header: dict[str, Any]) -> tuple[Point, list[bytes]]:
     """The point and the sessions in a snapshot's header. Raises `CorruptionError` if a part is missing."""
     try:
-        point = Point(header["index"], header["term"], header["time_ms"], header["configuration"])
+        time_ms = header["time_ms"]
+        elapsed_ms = header.get("elapsed_ms", time_ms)  # before entries carried it, one time stood for both
+        point = Point(header["index"], header["term"], time_ms, header["configuration"], elapsed_ms)
         return point, list(header["sessions"])
     except (KeyError, TypeError) as error:
         raise CorruptionError(f"the snapshot's header lacks {error}") from error

@@ -8,7 +8,7 @@ from typing import Final
 import msgpack
 
 from forge_consensus.storage.ledger.log import Log
-from forge_consensus.storage.ledger.record import HEAD_BYTES, Kind, kind_of
+from forge_consensus.storage.ledger.record import HEAD_BYTES, TIMED, UNTIMED_HEAD_BYTES, Kind, kind_of
 
 IDS_MAX: Final = 8
 """How many ids are reported of one range of entries."""
@@ -48,8 +48,9 @@ def ids_of(records: Iterable[bytes]) -> tuple[str, ...]:
     looked_at = 0
     for record in records:
         # The first byte behind the head is looked at before anything else: most commands have no id.
-        if len(record) > HEAD_BYTES and record[HEAD_BYTES] == WITH_ID and kind_of(record) == Kind.COMMAND:
-            correlation_id = correlation_of(record[HEAD_BYTES:])
+        start = HEAD_BYTES if record[8] & TIMED else UNTIMED_HEAD_BYTES
+        if len(record) > start and record[start] == WITH_ID and kind_of(record) == Kind.COMMAND:
+            correlation_id = correlation_of(record[start:])
             if correlation_id is not None:
                 found[correlation_id] = None
             looked_at += 1

@@ -23,8 +23,10 @@ from forge_consensus.storage.ledger.configuration import CONFIGURATIONS, Configu
 from forge_consensus.storage.ledger.identity import Identity
 from forge_consensus.storage.ledger.journal import Journal
 from forge_consensus.storage.ledger.log import TABLE, Log
+from forge_consensus.storage.ledger.log_time import LogTime, last_times
 from forge_consensus.storage.ledger.numbers import EventNumbers
-from forge_consensus.storage.ledger.record import HEAD_BYTES, Kind, data_of, encode, key_of
+from forge_consensus.storage.ledger.record import HEAD_BYTES, Kind, data_of, encode, encode_untimed, key_of, kind_of
+from forge_consensus.storage.ledger.room import Room
 from forge_consensus.storage.ledger.time_slice import TimeSlice
 from forge_consensus.storage.ledger.transaction import Transaction, get_meta, put_meta
 from forge_consensus.storage.ledger.uncommitted import Uncommitted
@@ -40,9 +42,10 @@ NO_BASE = b"\x93\x00\x00\xc4\x00"
 ENTRY_BYTES = HEAD_BYTES + CRC_BYTES + 8 + RECORD_OVERHEAD_BYTES
 """The bytes of an entry on disk beside its data: head, checksum, key."""
 HELD_BACK = (Kind.COMMAND, Kind.SESSION)
-"""The kinds of entries that a leader refuses when too much is uncommitted or the store is full. A no-op always passes,
-because a new leader could otherwise never commit what its predecessor left (etcd's rule). So does a configuration,
-because it may be the remedy."""
+"""The kinds of entries that a leader refuses when too much is uncommitted, and every node when its store is full.
+
+A no-op always passes, because a new leader could otherwise never commit what its predecessor left (etcd's rule), and
+without that it answers no read. So does a configuration, because it may be the remedy."""
 
 
 class Proposal(NamedTuple):
@@ -96,6 +99,10 @@ class Ledger:
         """The term that this node leads; None if it leads none."""
         self.configurations = ConfigurationHistory()
         self.uncommitted = Uncommitted()
+        self.log_time = LogTime()
+        self.now = 0.0
+        """When this turn began, in seconds of real time."""
+        self.room = Room(tables, settings.reserve_bytes, lambda: self.log.fresh_bytes + self.applier.dirty_bytes)
         self.numbers = EventNumbers(tables)
         self.journal = Journal(tables, self.numbers, settings.events_kept, settings.events_seconds)
         self.early_term: int | None = None
@@ -137,6 +144,8 @@ class Ledger:
     def begin(self, now: float) -> None:
         """Begin a turn at `now` (seconds of real time)."""
         self.turn = Transaction()
+        self.now = now
+        self.room.now = now
         self.commit_before = self.commit_index
         self.appliable = self.log.durable
         self.early_term = self.leading_term
@@ -217,6 +226,7 @@ class Ledger:
         return (
             self.checkpoint_wanted
             or applier.index - applier.on_disk >= settings.checkpoint_entries
+            or applier.dirty_keys >= settings.checkpoint_entries
             or applier.dirty_bytes >= settings.checkpoint_bytes
         )
 
@@ -272,8 +282,8 @@ class Ledger:
         self.stood = self.term
         return self.term
 
-    def lead(self, term: int) -> None:
-        """Begin to lead `term` (I1).
+    def lead(self, term: int, wall_ms: int) -> None:
+        """Begin to lead `term` (I1). The time of the log goes on; only a log without any begins at `wall_ms`.
 
         Raises `StaleTermError` if this process led the term before, or did not itself vote for this node in it. That
         outlives a rebuild of the actors, so that no term is led twice.
@@ -283,6 +293,8 @@ class Ledger:
             raise StaleTermError(self.term, term)
         self.led = self.leading_term = term
         self.uncommitted.clear()
+        elapsed_ms, last_wall_ms = last_times(self.log, self.applier)
+        self.log_time.begin(self.now, elapsed_ms, last_wall_ms or wall_ms)
 
     def resign(self, term: int) -> bool:
         """Stop leading `term` without entering a new one; returns whether this node led it."""
@@ -301,27 +313,31 @@ class Ledger:
 
     # --- the fence: log ----------------------------------------------------------------------------------------------
 
-    def check_space(self, extra_bytes: int) -> None:
-        """Raise `StorageFullError` unless the store has space for this much, for unsaved state, and for the reserve.
+    def check_space(self, size_bytes: int) -> None:
+        """Raise `StorageFullError` unless there is room for entries of this size, see `Room`."""
+        try:
+            self.room.check_entries(size_bytes)
+        except StorageFullError:
+            self.save_what_waits()
+            raise
 
-        The reserve keeps votes, compaction and copy-on-write possible when proposals are refused.
-        """
-        space = self.tables.space()
-        pending = self.log.fresh_bytes + self.applier.dirty_bytes
-        need = 2 * extra_bytes + pending + self.settings.reserve_bytes
-        if space.used_bytes + need > space.quota_bytes or space.disk_free_bytes < need:
-            raise StorageFullError(
-                f"the store uses {space.used_bytes} of {space.quota_bytes} bytes with "
-                f"{space.disk_free_bytes} free on the disk, and keeps {self.settings.reserve_bytes} in reserve: "
-                "make room on the disk or raise the quota; nothing was lost"
-            )
+    def look_for_room(self) -> str:
+        """Find out whether this node is full, so that it takes no entries; returns why, or ""."""
+        full = self.room.look()
+        if full:
+            self.save_what_waits()
+        return full
 
-    def propose(self, term: int, wall_ms: int, proposals: Sequence[Proposal]) -> tuple[int, int]:
+    def save_what_waits(self) -> None:
+        """Have the applied state move to disk, because room is short and what waits in memory takes it twice."""
+        if self.applier.dirty_bytes:
+            self.checkpoint_wanted = True
+
+    def propose(self, term: int, proposals: Sequence[Proposal]) -> tuple[int, int]:
         """Append entries as the leader of `term`; returns their first and last index.
 
-        All proposals are of one kind; a configuration is proposed alone. `wall_ms` is the leader's wall clock, which
-        may go back, because applying takes the maximum. Raises `StaleTermError` if this node does not lead `term`,
-        `BusyError` if too much is uncommitted, `StorageFullError`.
+        All proposals are of one kind; a configuration is proposed alone. They carry the times of this turn. Raises
+        `StaleTermError` if this node does not lead `term`, `BusyError` if too much is uncommitted, `StorageFullError`.
         """
         self.require_leading(term)
         log, settings = self.log, self.settings
@@ -335,8 +351,9 @@ class Ledger:
                 raise BusyError(f"{log.last - self.commit_index} entries wait for a majority: try again in a moment")
             self.check_space(size)
         first = log.last + 1
+        wall_ms, elapsed_ms = self.log_time.wall_ms(self.now), self.log_time.elapsed_ms(self.now)
         records = [
-            encode(index, term, kind, wall_ms, session, seq, done_below, data)
+            encode(index, term, kind, wall_ms, session, seq, done_below, data, elapsed_ms)
             for index, (kind, session, seq, done_below, data) in enumerate(proposals, first)
         ]
         log.append(records)
@@ -373,7 +390,8 @@ class Ledger:
         if not fresh:
             return Accepted(match, 0, 0, 0)
         configurations = check_records(term, log.term_at(first - 1) or 0, first, fresh)
-        self.check_space(sum(map(len, fresh)))
+        if any(kind_of(record) in HELD_BACK for record in fresh):
+            self.check_space(sum(map(len, fresh)))
         removed = self.truncate(first) if first <= log.last else 0
         log.append(fresh)
         for index in configurations:
@@ -487,6 +505,11 @@ class Ledger:
         if applier.ledger_machine is None and not applier.replacing:
             applier.on_disk = max(applier.on_disk, index)
 
+    @property
+    def elapsed_ms(self) -> int:
+        """For how many milliseconds the cluster has been running, as far as this node knows, when this turn began."""
+        return self.log_time.elapsed_ms(self.now)
+
     # --- configuration and applying ----------------------------------------------------------------------------------
 
     @property
@@ -502,7 +525,7 @@ class Ledger:
         So applying is never undone: a turn that is rolled back takes no applied entry back (I8). Raises
         `ApplyFaultError` with the entry's index for a fault of this program, `StorageError`; both end the node.
         """
-        if not self.more_to_apply or self.applier.replacing:
+        if not self.more_to_apply or self.applier.replacing or self.applier.lent:
             return []
         return self.applier.run(self.log, min(self.commit_index, self.appliable), count_max, time_slice)
 
@@ -531,6 +554,6 @@ def found(batch: Batch, configuration: bytes) -> None:
 
     The entry has the same bytes on every node, so it is committed from the start.
     """
-    batch.append(TABLE, [(key_of(1), encode(1, 0, Kind.CONFIGURATION, 0, data=configuration))])
+    batch.append(TABLE, [(key_of(1), encode_untimed(1, 0, Kind.CONFIGURATION, 0, configuration))])
     put_meta(batch, CONFIGURATIONS, cast("bytes", msgpack.packb([1])))
     put_meta(batch, HARD, cast("bytes", msgpack.packb((0, "", 1, 1))))

@@ -175,6 +175,13 @@ class Log:
         del self.tail[:count]
         self.tail_base += count
 
+    def forget_tail(self) -> None:
+        """Drop all records in memory that are on disk, because a follower found one damaged: memory may be to blame.
+
+        They are read from the table from now on, where each is checked.
+        """
+        self.forget_oldest(self.durable - self.tail_base)
+
     def rebase(self, index: int, term: int) -> None:
         """Note that the log now begins behind `index`: the entries before it are in a snapshot.
 

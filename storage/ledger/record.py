@@ -10,10 +10,16 @@ from zlib import crc32
 from forge_consensus.errors import CorruptionError
 from forge_consensus.storage.backends.sealed import CRC_BYTES, REJOIN, RESIDUE
 
-HEAD: Final = Struct(">QBQQQQ")
+HEAD: Final = Struct(">QBQQQQQ")
 HEAD_BYTES: Final = HEAD.size
 PACK = HEAD.pack
 UNPACK = HEAD.unpack_from
+TIMED: Final = 0x80
+"""Set in the byte of the kind: the head carries the elapsed time. Folders of format 2 hold entries without it."""
+UNTIMED_HEAD: Final = Struct(">QBQQQQ")
+UNTIMED_HEAD_BYTES: Final = UNTIMED_HEAD.size
+UNTIMED: Final = -1
+"""The elapsed time of an entry that carries none."""
 
 
 class Kind(IntEnum):
@@ -28,8 +34,9 @@ class Kind(IntEnum):
 class Record(NamedTuple):
     """One entry, decoded.
 
-    `time_ms` is the leader's wall clock, made to never fall. `session` and `seq` are 0 for an entry that no client
-    sent; `done_below` is the number below which the client has seen all results.
+    `time_ms` is the wall time, `elapsed_ms` the cluster's running time, as the leader knew them; see `LogTime`.
+    `session` and `seq` are 0 for an entry that no client sent; `done_below` is the number below which the client has
+    seen all results.
     """
 
     index: int  # type: ignore[assignment]  # tuple.index is not needed here
@@ -40,6 +47,8 @@ class Record(NamedTuple):
     seq: int
     done_below: int
     data: bytes
+    elapsed_ms: int
+    """`UNTIMED` in an entry that was written before entries carried it."""
 
 
 def encode(
@@ -51,12 +60,22 @@ def encode(
     seq: int = 0,
     done_below: int = 0,
     data: bytes = b"",
+    elapsed_ms: int = 0,
 ) -> bytes:
     """The bytes of an entry: head, data, checksum. The parameters are the fields of `Record`.
 
     The checksum starts from the index (its low 32 bits), so that a record under a wrong key is noticed.
     """
-    body = PACK(term, kind, time_ms, session, seq, done_below) + data
+    body = PACK(term, kind | TIMED, time_ms, session, seq, done_below, elapsed_ms) + data
+    return body + crc32(body, index).to_bytes(CRC_BYTES, "little")
+
+
+def encode_untimed(index: int, term: int, kind: int, time_ms: int, data: bytes) -> bytes:
+    """The bytes of an entry as they were before entries carried the elapsed time.
+
+    The first entry of every cluster is written so, because it must have the same bytes whichever version wrote it.
+    """
+    body = UNTIMED_HEAD.pack(term, kind, time_ms, 0, 0, 0) + data
     return body + crc32(body, index).to_bytes(CRC_BYTES, "little")
 
 
@@ -67,17 +86,26 @@ def term_of(record: bytes) -> int:
 
 def kind_of(record: bytes) -> int:
     """The kind of an encoded entry."""
-    return record[8]
+    return record[8] & ~TIMED
+
+
+def head_bytes(record: bytes) -> int:
+    """How long the head of an encoded entry is, so where its data begins."""
+    return HEAD_BYTES if record[8] & TIMED else UNTIMED_HEAD_BYTES
 
 
 def data_of(record: bytes) -> bytes:
     """The data of an encoded entry."""
-    return record[HEAD_BYTES:-CRC_BYTES]
+    return record[head_bytes(record) : -CRC_BYTES]
 
 
 def intact(index: int, record: bytes) -> bool:
     """Whether the record is whole and belongs to that index."""
-    return crc32(record, index) == RESIDUE and len(record) >= HEAD_BYTES + CRC_BYTES
+    return (
+        crc32(record, index) == RESIDUE
+        and len(record) >= UNTIMED_HEAD_BYTES + CRC_BYTES
+        and len(record) >= head_bytes(record) + CRC_BYTES
+    )
 
 
 def damaged(index: int) -> CorruptionError:
@@ -94,8 +122,13 @@ def damaged(index: int) -> CorruptionError:
 
 def parse(index: int, record: bytes) -> Record:
     """The entry in an encoded record that is known to be intact."""
-    term, kind, time_ms, session, seq, done_below = UNPACK(record)
-    return Record(index, term, kind, time_ms, session, seq, done_below, record[HEAD_BYTES:-CRC_BYTES])
+    if record[8] & TIMED:
+        term, kind, time_ms, session, seq, done_below, elapsed_ms = UNPACK(record)
+        data = record[HEAD_BYTES:-CRC_BYTES]
+        return Record(index, term, kind & ~TIMED, time_ms, session, seq, done_below, data, elapsed_ms)
+    term, kind, time_ms, session, seq, done_below = UNTIMED_HEAD.unpack_from(record)
+    data = record[UNTIMED_HEAD_BYTES:-CRC_BYTES]
+    return Record(index, term, kind, time_ms, session, seq, done_below, data, UNTIMED)
 
 
 def decode(index: int, record: bytes) -> Record:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from heapq import merge
 from itertools import islice
 from operator import itemgetter
@@ -13,8 +13,17 @@ import msgpack
 
 from forge_consensus.storage.backends.tables import Batch, Tables, TablesView
 from forge_consensus.storage.machines.chunks import chunks_of, rows_of
-from forge_consensus.storage.machines.kv_commands import OPERATIONS, Writes, check_fields, check_key
-from forge_consensus.storage.machines.machine import Entry
+from forge_consensus.storage.machines.kv_commands import (
+    BATCH_OPS_MAX,
+    OP_BYTES_MIN,
+    OPERATIONS,
+    Writes,
+    check_batch,
+    check_fields,
+    check_key,
+)
+from forge_consensus.storage.machines.machine import Command, Entry
+from forge_consensus.storage.machines.steps import finished
 
 TABLE: Final = "kv"
 CELL_BYTES: Final = 120
@@ -22,6 +31,8 @@ CELL_BYTES: Final = 120
 PAGE_BYTES: Final = 256 << 10
 PAGE_ROWS_MIN: Final = 16
 PAGE_ROWS_MAX: Final = 1000
+COUNT_ROWS: Final = 2000
+"""How many keys one step of counting passes or looks up: less than a millisecond."""
 SCAN_ROWS: Final = 1000
 SCAN_ROWS_MAX: Final = 10_000
 SCAN_BYTES_MAX: Final = 4 << 20
@@ -91,6 +102,16 @@ class KeyValueMachine:
 
     # --- commands and queries ---
 
+    admit_bytes_min = BATCH_OPS_MAX * OP_BYTES_MIN
+    """Only a longer command is decoded and handed to `admit`, because no shorter one holds too large a batch."""
+
+    @staticmethod
+    def admit(command: Command) -> None:
+        """Refuse a command that could only fail, before it enters the log. Raises `ValueError` or `TypeError`."""
+        if command.type == "batch":
+            check_fields(command.type, command.payload)
+            check_batch(command.payload["ops"])
+
     def apply(self, entry: Entry) -> Any:
         """Apply one command, entirely or not at all.
 
@@ -125,7 +146,8 @@ class KeyValueMachine:
         - a key, or {"get": key}: the value, or None
         - {"scan": prefix, "limit": 1000, "after": key}: [[key, value], ...] in key order. The next
           page is `after` the last key; a page with fewer than `limit` keys is the last one
-        - {"count": prefix}: how many keys have it; reads all of them, at about a microsecond each
+        - {"count": prefix}: how many keys have it. Counting all keys costs as much as looking up the keys that changed
+          since the last checkpoint; with a prefix every key that has it is passed, in steps (see `query_steps`)
 
         Raises ValueError or TypeError for any other, and for a page of more than `SCAN_BYTES_MAX`.
         """
@@ -136,12 +158,48 @@ class KeyValueMachine:
                 value = self.read(check_key(query["get"]))
                 return None if value is None else msgpack.unpackb(value)
             if query.keys() == {"count"}:
-                return sum(1 for _ in self.rows(check_text("count", query["count"]), None))
+                return finished(self.counting(check_text("count", query["count"])))
             if "scan" in query and query.keys() <= {"scan", "limit", "after"}:
                 return self.scan(query["scan"], query.get("limit", SCAN_ROWS), query.get("after"))
         raise ValueError(
             'a query is a key, {"get": key}, {"count": prefix} or {"scan": prefix, "limit": n, "after": key}'
         )
+
+    def query_steps(self, query: Any) -> Any:
+        """As `query`, but for a query that may take long it returns a generator, which returns the answer in the end.
+
+        Its first step fixes the state that it answers from; commands may be applied between its steps.
+        """
+        if isinstance(query, dict) and query.keys() == {"count"}:
+            return self.counting(check_text("count", query["count"]))
+        return self.query(query)
+
+    def counting(self, prefix: str) -> Generator[None, None, int]:
+        """Count the keys with that prefix in the state of the first step."""
+        changed: dict[str, bool] = {}
+        for overlay in (self.frozen, self.fresh):
+            changed.update((key, value is not None) for key, value in overlay.cells.items() if key.startswith(prefix))
+        total = sum(changed.values())
+        if self.tables is None:
+            return total
+        with self.tables.view() as view:
+            base = self.prefix
+            start = base + prefix.encode()
+            stop = successor(start)
+            if not prefix and alone(view, base):
+                total += view.count(TABLE)
+            else:
+                count = COUNT_ROWS
+                while count == COUNT_ROWS:
+                    count, last = view.count_range(TABLE, start, stop, COUNT_ROWS)
+                    total += count
+                    start = last + b"\0"
+                    yield
+            for number, key in enumerate(changed, 1):
+                total -= view.get(TABLE, base + key.encode()) is not None
+                if number % COUNT_ROWS == 0:
+                    yield
+        return total
 
     def scan(self, prefix: Any, limit: Any, after: Any) -> list[list[Any]]:
         """One page of keys and values, see `query`."""
@@ -208,13 +266,12 @@ class KeyValueMachine:
         else:
             self.frozen = self.fresh
         self.fresh = Overlay()
-        cells = self.frozen.cells
-        for key in self.frozen.sorted_keys():
-            value = cells[key]
+        cells, prefix = self.frozen.cells, self.prefix
+        rows = [(prefix + key.encode(), cells[key]) for key in self.frozen.sorted_keys()]
+        batch.put_all(TABLE, [(key, value) for key, value in rows if value is not None])
+        for row, value in rows:
             if value is None:
-                batch.delete(TABLE, self.prefix + key.encode())
-            else:
-                batch.put(TABLE, self.prefix + key.encode(), value)
+                batch.delete(TABLE, row)
 
     def checkpointed(self) -> None:
         """Note that the last checkpoint is on disk."""
@@ -262,6 +319,11 @@ class KeyValueMachine:
         for key, value in rows:
             fresh.put(key, value)
         self.fresh = fresh
+
+
+def alone(view: TablesView, prefix: bytes) -> bool:
+    """Whether the table holds no other generation's keys, as it does while a snapshot is installed or removed."""
+    return not view.scan(TABLE, b"", prefix, 1) and not view.scan(TABLE, successor(prefix), None, 1)
 
 
 def check_text(name: str, value: Any) -> str:

@@ -9,13 +9,27 @@ from typing import Any, Final, Protocol
 
 import msgpack
 
+from forge_consensus.storage.machines.machine import RESULT_BYTES_MAX
+
 KEY_BYTES_MAX: Final = 400
 """LMDB's keys have at most 511 bytes, and the machine puts the number of a generation before each key."""
 VALUE_BYTES_MAX: Final = 1 << 20
+BATCH_OPS_MAX: Final = 10_000
+"""The most commands in a batch; they are carried out in one piece, at a few microseconds each."""
+READ_BYTES_MAX: Final = 64 << 20
+"""The most bytes of stored values that one command reads: a few bytes of a batch or a prefix can name large values.
+Like the bound of results this one decides the outcome, so it is no setting."""
+OP_BYTES_MIN: Final = 16
+"""No command that can be carried out has fewer bytes in a batch."""
 DELETED_MAX: Final = 10_000
 """How many keys one `delete_prefix` deletes at most, so that one command never takes longer than a turn may."""
 INT_MIN: Final = -(1 << 63)
 INT_MAX: Final = (1 << 64) - 1
+
+SMALL: Final = frozenset({bool, int, type(None)})
+SMALL_BYTES: Final = 9
+"""The most bytes that a result of these types takes."""
+LIST_HEAD_BYTES: Final = 5
 
 Writes = dict[str, bytes | None]
 """Packed values by key; None for a deleted key."""
@@ -107,16 +121,21 @@ def apply_delete(reader: Reader, payload: dict[str, Any], writes: Writes) -> boo
 def apply_delete_prefix(reader: Reader, payload: dict[str, Any], writes: Writes) -> int:
     """{prefix, limit=10,000}: delete the first keys with that prefix, at most `limit`. The result is their number.
 
-    A number below `limit` says that no key with that prefix is left. It is no part of a batch, because it would have to
-    see the batch's own writes in order.
+    They are fewer than `limit` too if their values have more than `READ_BYTES_MAX` bytes, because those are read; only
+    0 says that no key with that prefix is left. It is no part of a batch, because it would have to see the batch's own
+    writes in order.
     """
     prefix, limit = payload["prefix"], payload.get("limit", DELETED_MAX)
     if not isinstance(prefix, str):
         raise TypeError(f"a prefix is a text, not {type(prefix).__name__}")
     if type(limit) is not int or not 0 < limit <= DELETED_MAX:
         raise ValueError(f"limit is a whole number from 1 to {DELETED_MAX}")
-    for key, _ in islice(reader.rows(prefix, None), limit):
+    left = READ_BYTES_MAX
+    for key, value in islice(reader.rows(prefix, None), limit):
         writes[key] = None
+        left -= len(value)
+        if left < 0:
+            break
     return len(writes)
 
 
@@ -143,7 +162,8 @@ def apply_cas(reader: Reader, payload: dict[str, Any], writes: Writes) -> bool:
         matches = data is None and expected is None
     else:
         wanted = packed(reader, expected)
-        matches = data == wanted or same(msgpack.unpackb(data), msgpack.unpackb(wanted))
+        # Equal values have encodings of one length, so a small command never has a large value decoded.
+        matches = data == wanted or (len(data) == len(wanted) and same(msgpack.unpackb(data), msgpack.unpackb(wanted)))
     if matches:
         writes[key] = value
     return matches
@@ -166,18 +186,50 @@ def apply_increment(reader: Reader, payload: dict[str, Any], writes: Writes) -> 
     return total
 
 
+class BoundedReader:
+    """The state as the commands of one batch read it: at most `READ_BYTES_MAX` bytes of values."""
+
+    def __init__(self, reader: Reader) -> None:
+        self.reader = reader
+        self.pack = reader.pack
+        self.rows = reader.rows
+        self.left = READ_BYTES_MAX
+
+    def read(self, key: str) -> bytes | None:
+        """Return the packed value of a key, or None. Raises `ValueError` for too many bytes in all."""
+        value = self.reader.read(key)
+        if value is not None:
+            self.left -= len(value)
+            if self.left < 0:
+                raise ValueError(f"the batch reads more than {READ_BYTES_MAX} bytes of values: split it")
+        return value
+
+
+def check_batch(ops: Any) -> list[Any]:
+    """Return the commands of a batch. Raises `TypeError` if they are no list, `ValueError` if there are too many."""
+    if not isinstance(ops, list):
+        raise TypeError(f"ops is a list, not {type(ops).__name__}")
+    if len(ops) > BATCH_OPS_MAX:
+        raise ValueError(f"a batch has at most {BATCH_OPS_MAX} commands, this one {len(ops)}: split it")
+    return ops
+
+
 def apply_batch(reader: Reader, payload: dict[str, Any], writes: Writes) -> list[Any]:
     """{ops: [{type, ...}, ...]}: execute several commands as one. The result is the list of their results.
 
-    If one of them fails, nothing is written. A cas that does not match has not failed: its result is False.
+    If one of them fails, nothing is written. A cas that does not match has not failed: its result is False. A batch
+    fails too if its results have more than `RESULT_BYTES_MAX` bytes, or if it reads more than `READ_BYTES_MAX`.
     """
-    ops = payload["ops"]
-    if not isinstance(ops, list):
-        raise TypeError(f"ops is a list, not {type(ops).__name__}")
-    results = []
-    for number, op in enumerate(ops):
+    results: list[Any] = []
+    size = LIST_HEAD_BYTES
+    bounded = BoundedReader(reader)
+    for number, op in enumerate(check_batch(payload["ops"])):
         try:
-            results.append(apply_part(reader, op, writes))
+            result = apply_part(bounded, op, writes)
+            size += SMALL_BYTES if type(result) in SMALL else len(reader.pack(result))
+            if size > RESULT_BYTES_MAX:
+                raise ValueError(f"the results have more than {RESULT_BYTES_MAX} bytes: split the batch")
+            results.append(result)
         except (TypeError, ValueError) as error:
             kind = TypeError if isinstance(error, TypeError) else ValueError
             raise kind(f"op {number} of the batch: {error}") from error

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import signal
+import threading
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol, cast, runtime_checkable
@@ -11,6 +13,7 @@ import msgpack
 
 from forge_consensus.errors import ConsensusError, ProtocolError, StorageError
 from forge_consensus.storage.backends.tables import Batch, Tables, TablesView
+from forge_consensus.storage.machines.bounds import FRAMES_MAX, larger_than, with_known_frames
 
 COMMAND_BYTES_MAX: Final = 16 << 20
 """No command is decoded beyond this; what a node takes from clients is bounded lower, by its
@@ -26,8 +29,10 @@ TEXT: Final = frozenset({str})
 PLAIN: Final = frozenset({bool, bytes, float, int, str, type(None)})
 
 COMMAND_FAILED: Final = "CONSENSUS_COMMAND_FAILED"
-FATAL: Final = (MemoryError, OSError, RecursionError)
-"""Errors that differ between nodes by nature, so they must never become a command's result."""
+NO_TEXT: Final = "(its text could not be made)"
+KIND_CHARS_MAX: Final = 255
+SEEN_CHARS: Final = 64 << 10
+"""Of a longer text of an error only the beginning is looked at."""
 ADDRESS: Final = re.compile(r" at 0x[0-9A-Fa-f]+")
 
 
@@ -37,6 +42,10 @@ class ApplyFaultError(ConsensusError, code="CONSENSUS_APPLY_FAULT", fatal=True, 
     def __init__(self, index: int, text: str) -> None:
         super().__init__(f"log entry {index} could not be applied: {text}", index=index)
         self.index = index
+
+
+class RunInterruptError(BaseException):
+    """The base of what must get through a machine's `apply` to whoever runs the node: the test kit's own signals."""
 
 
 def nests_too_deep(values: list[Any]) -> bool:
@@ -106,8 +115,8 @@ class Command:
             raise ProtocolError(f"a command of {len(data)} bytes; at most {COMMAND_BYTES_MAX}")
         try:
             parts = msgpack.unpackb(data)
-        except (ValueError, TypeError, OverflowError, msgpack.UnpackException) as error:
-            raise ProtocolError(f"a command that is not msgpack: {error}") from error
+        except Exception as error:  # its text is msgpack's own, which differs between its variants
+            raise ProtocolError("a command is msgpack, and these bytes are not") from error
         if type(parts) is not list or not 2 <= len(parts) <= 3:
             raise ProtocolError("a command is an array [type, payload] or [type, payload, id]")
         check_command(*parts)
@@ -118,13 +127,18 @@ class Command:
 class Entry:
     """A committed command as a machine sees it.
 
-    `time_ms` is the leader's clock, which never falls from entry to entry. It is the only clock that a machine may use.
+    `elapsed_ms` and `time_ms` are the only clocks that a machine may use. Let whatever expires go by `elapsed_ms`: for
+    how many milliseconds the cluster has been running, as its leaders measured it. It never falls, does not jump when
+    another node leads, and does not count time in which the whole cluster was down. `time_ms` is the wall time, in
+    milliseconds since 1970, for what people read: it follows the median of the members' clocks, may jump forward with
+    them, and falls if it is found to be more than five minutes ahead.
     """
 
     index: int
     term: int
     time_ms: int
     command: Command
+    elapsed_ms: int = 0
 
 
 class Machine(Protocol):
@@ -139,21 +153,41 @@ class Machine(Protocol):
         """Change the state by one command and return a result that msgpack can encode.
 
         It must depend on nothing but the state and the entry. An exception becomes the command's result on every node:
-        a call that raises must have changed nothing, and the exception's text must be the same on every node.
+        a call that raises must have changed nothing, and the exception's text must be the same on every node. What
+        tells of this node alone ends the node instead: MemoryError, an OSError with an `errno`, KeyboardInterrupt by
+        Ctrl-C. A call that nests deeper than `FRAMES_MAX` fails with RecursionError; it may be made twice until that is
+        known, so it must not catch that error.
 
         It runs on the node's thread, which does nothing else meanwhile: the cluster elects another leader if one call
         takes longer than an election timeout, and then the same command holds up the next one.
         """
 
     def query(self, query: Any) -> Any:
-        """Answer from the state without changing it; an exception is returned to the client."""
+        """Answer from the state without changing it; an exception is returned to the client.
+
+        See `StateMachine` for where it runs, and how a query that takes long can be answered in steps.
+        """
 
 
 class StateMachine(Machine, Protocol):
     """A machine of the user's own. It is durable through its snapshots only.
 
     It may also have `apply_run(entries: Sequence[Entry]) -> Sequence[Any]`, which returns one result per entry; an
-    exception instance stands for a command that failed. How entries are cut into runs differs between nodes.
+    exception instance stands for a command that failed. How entries are cut into runs differs between nodes, so a run
+    that raises ends the node, and so does a RecursionError among its results.
+
+    It may also have `admit(command: Command) -> None`: the leader calls it for each command before the command enters
+    the log, and an exception refuses the command. It must look at nothing but the command, because the state may change
+    before the command is applied; `apply` must bound again what a command may cost, because it decides for every node.
+
+    Queries run on a helper thread, so that one that takes a second does not silence a leader. The methods are never
+    called at the same time: nothing is applied while a query runs. A machine that only the node's own thread may touch
+    sets `query_elsewhere = False`; then the node does nothing else during a query.
+
+    It may also have `query_steps(query)`, which is called instead of `query` and may return a generator: each `next` is
+    one step, and what the generator returns is the answer. Commands are applied between the steps, so everything that
+    the answer rests on must be taken in the first step. For example, a list of references to values that are replaced
+    and never changed can be taken in an instant and summed up in steps.
     """
 
     def snapshot(self) -> Iterable[bytes]:
@@ -217,34 +251,95 @@ def refusal(code: str, kind: str, text: str) -> Outcome:
     return Outcome(code, cast("bytes", msgpack.packb([kind, text])))
 
 
-def failure(error: Exception) -> Outcome:
-    """Make the outcome of a command that raised, without the parts of its text that differ between nodes."""
+UNREADABLE: Final = refusal(
+    COMMAND_FAILED,
+    "ProtocolError",
+    "the bytes are no command: a command is msgpack of [type, payload] or [type, payload, id], its payload a map with "
+    f"texts as keys that nests at most {DEPTH_MAX} deep",
+)
+"""The outcome of bytes that are no command. It is one text for all reasons, because variants of msgpack differ in which
+reason they find."""
+TOO_DEEP: Final = refusal(
+    COMMAND_FAILED, "RecursionError", f"the command nests calls deeper than {FRAMES_MAX} frames in the state machine"
+)
+
+
+def differs_between_nodes(error: BaseException) -> bool:
+    """Whether an exception tells of this node alone, so that it must never become the outcome of a command.
+
+    An OSError that the system raised has an `errno`; one without was raised by the machine itself.
+    """
+    if isinstance(error, BaseExceptionGroup):
+        return any(map(differs_between_nodes, error.exceptions))
+    return isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno is not None)
+
+
+def of_the_store(error: BaseException, machine: object) -> bool:
+    """Whether the node's own store failed under a machine that lives in it; a user's own machine has no part in it."""
+    return isinstance(error, StorageError) and hasattr(machine, "checkpoint")
+
+
+def interrupts(error: BaseException) -> bool:
+    """Whether an exception is meant for whoever runs the node: the test kit's own, or Ctrl-C on the main thread.
+
+    On any other thread, and where Ctrl-C has another handler, only the machine can have raised KeyboardInterrupt.
+    """
+    if not isinstance(error, KeyboardInterrupt):
+        return isinstance(error, RunInterruptError)
+    on_main_thread = threading.current_thread() is threading.main_thread()
+    return on_main_thread and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def becomes_outcome(error: BaseException) -> bool:
+    """Whether an exception that applying a command raised is the outcome of that command, the same on every node."""
+    return not (differs_between_nodes(error) or interrupts(error))
+
+
+def text_of(error: BaseException) -> str:
+    """The text of an exception without the addresses in it, which differ between nodes."""
+    return ADDRESS.sub("", str(error)[:SEEN_CHARS])
+
+
+def cut(text: str, size_max: int) -> str:
+    """The text as UTF-8 can hold it, in at most `size_max` bytes."""
+    return text.encode(errors="backslashreplace")[:size_max].decode(errors="ignore")
+
+
+def failure(error: BaseException) -> Outcome:
+    """Make the outcome of a command that raised, without the parts of its text that differ between nodes.
+
+    Raises what `differs_between_nodes` or `interrupts` if the making of its text raises that.
+    """
     try:
-        text = ADDRESS.sub("", str(error))
-    except FATAL:
-        raise
-    except Exception:
-        text = "(its text could not be made)"
-    cut = text.encode(errors="backslashreplace")[:TEXT_BYTES_MAX].decode(errors="ignore")
-    return refusal(COMMAND_FAILED, type(error).__name__, cut)
+        try:
+            text = cut(text_of(error), TEXT_BYTES_MAX)
+        except RecursionError:
+            text = cut(with_known_frames(lambda: text_of(error)), TEXT_BYTES_MAX)
+    except BaseException as fault:
+        if not becomes_outcome(fault):
+            raise
+        text = NO_TEXT
+    return refusal(COMMAND_FAILED, cut(type(error).__name__, KIND_CHARS_MAX), text)
 
 
-def outcome_of_error(error: BaseException, index: int) -> Outcome:
+def outcome_of_error(error: BaseException, index: int, machine: object = None) -> Outcome:
     """Return the outcome of a command whose application ended in an exception.
 
-    Raises `ApplyFaultError` for an exception that differs between nodes. A storage error, and what
-    is no `Exception` (KeyboardInterrupt, SystemExit), is raised as it is with the entry's index in
-    a note.
+    Raises `ApplyFaultError` for an exception that differs between nodes. An error of the store under a `machine` that
+    lives in it, and what is meant for whoever runs the node, is raised as it is with the entry's index in a note.
     """
-    grouped = isinstance(error, BaseExceptionGroup) and error.subgroup((*FATAL, StorageError))
-    if isinstance(error, FATAL) or grouped:
-        raise ApplyFaultError(index, f"{type(error).__name__}: {error}") from error
-    if isinstance(error, StorageError) or not isinstance(error, Exception):
+    if of_the_store(error, machine) or interrupts(error):
         error.add_note(f"while applying log entry {index}")
         raise error
+    if differs_between_nodes(error):
+        raise ApplyFaultError(index, f"{type(error).__name__}: {error}") from error
+    if isinstance(error, RecursionError):
+        return TOO_DEEP
     try:
         return failure(error)
-    except FATAL as fault:
+    except BaseException as fault:
+        if interrupts(fault):
+            raise
         text = f"{type(fault).__name__} in the text of a {type(error).__name__}"
         raise ApplyFaultError(index, text) from fault
 
@@ -262,29 +357,61 @@ def outcome_of(result: Any, index: int, done: str = "the command was applied, bu
     if result is False:
         return NO
     try:
-        payload: bytes = msgpack.packb(result)
+        payload = packed_result(result)
     except (TypeError, ValueError, OverflowError):
         # msgpack's own text shows the object, perhaps with its address
-        text = f"cannot encode its result ({type(result).__name__})"
+        text = f"cannot encode its result ({cut(type(result).__name__, KIND_CHARS_MAX)})"
         return refusal(COMMAND_FAILED, "TypeError", f"{done}msgpack {text}")
-    except Exception as error:
+    except BaseException as error:
         return outcome_of_error(error, index)
-    if len(payload) > RESULT_BYTES_MAX:
-        text = f"its result has {len(payload)} bytes, at most {RESULT_BYTES_MAX}"
-        return refusal(COMMAND_FAILED, "ValueError", f"{done}{text}")
+    if payload is None:
+        return refusal(COMMAND_FAILED, "ValueError", f"{done}its result has more than {RESULT_BYTES_MAX} bytes")
     return Outcome("", payload)
+
+
+def packed_result(result: Any) -> bytes | None:
+    """The encoded result, None if it is too large. Raises what msgpack and the result's own methods raise.
+
+    A result that is certainly too large is not encoded at all, because that could take all memory.
+    """
+    if larger_than(result, RESULT_BYTES_MAX):
+        return None
+    try:
+        payload: bytes = msgpack.packb(result)
+    except RecursionError:
+        payload = with_known_frames(lambda: cast("bytes", msgpack.packb(result)))
+    return payload if len(payload) <= RESULT_BYTES_MAX else None
+
+
+def failed_query(error: BaseException) -> Outcome:
+    """Return the answer to a query that raised. A query changes nothing, so whatever it raises harms only itself.
+
+    Raises only what is meant for whoever runs the node.
+    """
+    try:
+        if interrupts(error):
+            raise error
+        return failure(error)
+    except BaseException as fault:
+        if interrupts(fault):
+            raise
+        return refusal(COMMAND_FAILED, cut(type(error).__name__, KIND_CHARS_MAX), NO_TEXT)
 
 
 def apply_one(machine: Machine, entry: Entry) -> Outcome:
     """Apply one command and return its outcome.
 
     An exception becomes the outcome and stops nothing, so that one bad command cannot bring a cluster down for good.
-    Raises `ApplyFaultError` with the entry's index for MemoryError, OSError and RecursionError.
+    Raises `ApplyFaultError` with the entry's index for an exception that differs between nodes. How deep this node's
+    stack is differs too, so a RecursionError counts only if the call fails within a known number of frames as well.
     """
     try:
-        result = machine.apply(entry)
+        try:
+            result = machine.apply(entry)
+        except RecursionError:
+            result = with_known_frames(lambda: machine.apply(entry))
     except BaseException as error:
-        return outcome_of_error(error, entry.index)
+        return outcome_of_error(error, entry.index, machine)
     return outcome_of(result, entry.index)
 
 
@@ -304,7 +431,7 @@ def apply_all(machine: Machine, entries: Sequence[Entry]) -> list[Outcome]:
         results = run(entries)
         count = len(results)
     except BaseException as error:
-        if isinstance(error, StorageError) or not isinstance(error, Exception):
+        if of_the_store(error, machine) or interrupts(error):
             error.add_note(f"while applying log entries {first} to {last}")
             raise
         text = f"apply_run({first}..{last}) raised {type(error).__name__}: {error}"
@@ -312,7 +439,13 @@ def apply_all(machine: Machine, entries: Sequence[Entry]) -> list[Outcome]:
     if count != len(entries):
         text = f"apply_run({first}..{last}) returned {count} outcomes for {len(entries)} entries"
         raise ApplyFaultError(first, text)
-    return [
-        outcome_of_error(result, entry.index) if isinstance(result, BaseException) else outcome_of(result, entry.index)
-        for entry, result in zip(entries, results, strict=True)
-    ]
+    return [outcome_in_run(machine, result, entry.index) for entry, result in zip(entries, results, strict=True)]
+
+
+def outcome_in_run(machine: Machine, result: Any, index: int) -> Outcome:
+    """Return the outcome of one command of a run. Raises `ApplyFaultError` as `apply_all` does."""
+    if not isinstance(result, BaseException):
+        return outcome_of(result, index)
+    if isinstance(result, RecursionError):
+        raise ApplyFaultError(index, "apply_run returned a RecursionError, and how deep a stack is differs") from result
+    return outcome_of_error(result, index, machine)

@@ -51,13 +51,22 @@ class Session:
     whatever its order: frames of a pipeline can be lost in the middle.
     """
 
-    __slots__ = ("done_below", "last_ms", "outcomes", "ttl_ms")
+    __slots__ = ("done_below", "last_index", "last_ms", "outcomes", "ttl_ms")
 
-    def __init__(self, last_ms: int, ttl_ms: int, done_below: int = 0) -> None:
+    def __init__(self, last_ms: int, ttl_ms: int, done_below: int = 0, last_index: int = 0) -> None:
         self.last_ms = last_ms
+        self.last_index = last_index
         self.ttl_ms = ttl_ms
         self.done_below = done_below
         self.outcomes: dict[int, Outcome] = {}
+
+    @property
+    def last_use(self) -> tuple[int, int]:
+        """When the session was used last; the index decides, because time may stand still and the log does not.
+
+        The index is 0 if that was by an entry of format 2: then the time decides.
+        """
+        return self.last_index, self.last_ms
 
     def forget_below(self, mark: int) -> None:
         """Forget the outcomes that the client has seen.
@@ -73,11 +82,11 @@ class Session:
         self.done_below = mark
 
     def encode(self) -> bytes:
-        """Return the row: msgpack [last_ms, ttl_ms, done_below, {seq: [code, payload]}]."""
+        """Return the row: msgpack [last_ms, ttl_ms, done_below, {seq: [code, payload]}, last_index]."""
         if any(outcome is IN_PROGRESS for outcome in self.outcomes.values()):
             raise RuntimeError("sessions are saved between two commands, not within one")
         outcomes = {seq: (outcome.code, outcome.payload) for seq, outcome in sorted(self.outcomes.items())}
-        row = (self.last_ms, self.ttl_ms, self.done_below, outcomes)
+        row = (self.last_ms, self.ttl_ms, self.done_below, outcomes, self.last_index)
         return cast("bytes", msgpack.packb(row))
 
     @classmethod
@@ -87,8 +96,8 @@ class Session:
         Raises `CorruptionError` if the row holds no session.
         """
         try:
-            last_ms, ttl_ms, done_below, outcomes = msgpack.unpackb(row, strict_map_key=False)
-            session = cls(int(last_ms), int(ttl_ms), int(done_below))
+            last_ms, ttl_ms, done_below, outcomes, *rest = msgpack.unpackb(row, strict_map_key=False)
+            session = cls(int(last_ms), int(ttl_ms), int(done_below), int(rest[0]) if rest else 0)
             for seq, (code, payload) in outcomes.items():
                 session.outcomes[int(seq)] = Outcome(str(code), bytes(payload))
         except (ValueError, TypeError, AttributeError, msgpack.UnpackException) as error:
@@ -100,7 +109,8 @@ class Sessions:
     """All sessions of the cluster, in memory; a checkpoint writes the changed ones.
 
     The state depends on nothing but the calls and their order, so it is the same on every node; therefore both bounds
-    must be the same on every node too. Times are the leader's, in milliseconds, and never fall. Not thread-safe.
+    must be the same on every node too. Times are elapsed times of entries, in milliseconds, and never fall. `used` is
+    the index of the entry, 0 for one of format 2. Not thread-safe.
     """
 
     def __init__(self, sessions_max: int = SESSIONS_MAX, outcomes_max: int = OUTCOMES_MAX) -> None:
@@ -109,63 +119,63 @@ class Sessions:
         self.live: dict[int, Session] = {}
         self.dirty: set[int] = set()
         self.staged: set[int] = set()
-        self.silent: list[tuple[int, int]] = []
+        self.silent: list[tuple[tuple[int, int], int]] = []
         self.sweep_ms = 0
         """Before this time no session can have expired, so opening many need not look at all of them."""
 
-    def open(self, index: int, time_ms: int, ttl_ms: int) -> int:
+    def open(self, index: int, elapsed_ms: int, ttl_ms: int, used: int = 0) -> int:
         """Open a session by the log entry at `index`; returns its id, which is that index.
 
-        Expired sessions are removed; if there are still too many, so is the one that was silent for longest.
+        Expired sessions are removed; if there are still too many, so is the one whose last use is the oldest.
         """
         ttl_ms = max(1, min(ttl_ms, TTL_MS_MAX))
-        if self.sweep_ms < time_ms:
-            self.sweep(time_ms)
+        if self.sweep_ms < elapsed_ms:
+            self.sweep(elapsed_ms)
         live = self.live
         while len(live) >= self.sessions_max:
             self.remove(self.most_silent())
-        live[index] = Session(time_ms, ttl_ms)
+        state = live[index] = Session(elapsed_ms, ttl_ms, last_index=used)
         if len(self.silent) > 2 * self.sessions_max:
             self.silent.clear()
         if self.silent:
-            heappush(self.silent, (time_ms, index))
+            heappush(self.silent, (state.last_use, index))
         self.dirty.add(index)
-        self.sweep_ms = min(self.sweep_ms, time_ms + ttl_ms) if len(live) > 1 else time_ms + ttl_ms
+        self.sweep_ms = min(self.sweep_ms, elapsed_ms + ttl_ms) if len(live) > 1 else elapsed_ms + ttl_ms
         return index
 
     def most_silent(self) -> int:
-        """Return the session with the least (last_ms, id); there must be one.
+        """Return the session with the least last use, then the least id; there must be one.
 
-        `silent` is empty, or a heap with one entry for each live session. The time in an entry may be too early, never
-        too late, so the top of the heap is the longest silent session if its time is the session's own.
+        `silent` is empty, or a heap with one entry for each live session. The use in an entry may be too early, never
+        too late, so the top of the heap is the longest silent session if its use is the session's own.
         """
         live, heap = self.live, self.silent
         if not heap:
-            heap.extend((state.last_ms, session) for session, state in live.items())
+            heap.extend((state.last_use, session) for session, state in live.items())
             heapify(heap)
         while True:
-            last_ms, session = heap[0]
+            last_use, session = heap[0]
             state = live.get(session)
             if state is None:
                 heappop(heap)
-            elif state.last_ms != last_ms:
-                heapreplace(heap, (state.last_ms, session))
+            elif state.last_use != last_use:
+                heapreplace(heap, (state.last_use, session))
             else:
                 return session
 
-    def sweep(self, time_ms: int) -> None:
+    def sweep(self, elapsed_ms: int) -> None:
         """Remove the expired sessions, and note when the next one can expire."""
-        expired = [session for session, state in self.live.items() if state.last_ms + state.ttl_ms < time_ms]
+        expired = [session for session, state in self.live.items() if state.last_ms + state.ttl_ms < elapsed_ms]
         for session in expired:
             self.remove(session)
-        self.sweep_ms = min((state.last_ms + state.ttl_ms for state in self.live.values()), default=time_ms)
+        self.sweep_ms = min((state.last_ms + state.ttl_ms for state in self.live.values()), default=elapsed_ms)
 
     def remove(self, session: int) -> None:
         """Forget a session."""
         del self.live[session]
         self.dirty.add(session)
 
-    def begin(self, session: int, seq: int, done_below: int, time_ms: int) -> Outcome | None:
+    def begin(self, session: int, seq: int, done_below: int, elapsed_ms: int, used: int = 0) -> Outcome | None:
         """Begin a command: None if it is to be applied, else the outcome that its client gets.
 
         That is the first outcome of a number that was applied before, `EXPIRED`, `STALE` or `BUSY`; or `IN_PROGRESS`
@@ -176,11 +186,12 @@ class Sessions:
         if state is None:
             return EXPIRED
         self.dirty.add(session)
-        if state.last_ms + state.ttl_ms < time_ms:
+        if state.last_ms + state.ttl_ms < elapsed_ms:
             self.remove(session)
             return EXPIRED
-        if time_ms > state.last_ms:  # noqa: PLR1730 - twice as fast as max()
-            state.last_ms = time_ms
+        if elapsed_ms > state.last_ms:  # noqa: PLR1730 - twice as fast as max()
+            state.last_ms = elapsed_ms
+        state.last_index = used
         if done_below > state.done_below:
             state.forget_below(done_below)
         if seq < state.done_below:

@@ -15,11 +15,13 @@ import subprocess
 import sys
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import cast
 
-from forge_consensus.errors import SnapshotFailedError
+from forge_consensus.errors import SnapshotFailedError, StorageError
+from forge_consensus.process.interpreter import find_python
 from forge_consensus.storage.backends.folder import TEMPORARY_SUFFIX
 from forge_consensus.storage.backends.lmdb import LmdbTables
 from forge_consensus.storage.backends.tables import TablesView
@@ -27,6 +29,8 @@ from forge_consensus.storage.ledger.applying import header_of, stored_point
 from forge_consensus.storage.machines.machine import LedgerMachine
 from forge_consensus.storage.machines.sessions import export_rows
 from forge_consensus.storage.snapshots.file import SnapshotInfo, write_snapshot
+
+Exporter = Callable[[], SnapshotInfo]
 
 
 def export_state(tables: TablesView, folder: Path, machine: type[LedgerMachine]) -> SnapshotInfo:
@@ -36,9 +40,29 @@ def export_state(tables: TablesView, folder: Path, machine: type[LedgerMachine])
     return write_snapshot(folder, header, machine.export(tables, generation))
 
 
+def exporter(tables: LmdbTables, folder: Path, machine: type[LedgerMachine], seconds_max: float) -> Exporter:
+    """Return the job that writes a snapshot: in a process of its own, or on the calling thread without an interpreter.
+
+    A thread costs the node time, but without `sys.executable` there is no other way (see `find_python`).
+    """
+    python = find_python()
+    if python is not None:
+        return export_in_process(tables.path, folder, machine, seconds_max, python)
+    return partial(export_here, tables, folder, machine)
+
+
+def export_here(tables: LmdbTables, folder: Path, machine: type[LedgerMachine]) -> SnapshotInfo:
+    """Write a snapshot on this thread, from a view of the node's own tables. Raises `SnapshotFailedError`."""
+    try:
+        with tables.thread_view() as view:
+            return export_state(view, folder, machine)
+    except StorageError as error:  # the node stops meanwhile
+        raise SnapshotFailedError(f"the snapshot was not finished: {error}") from error
+
+
 def export_in_process(
-    tables: Path, folder: Path, machine: type[LedgerMachine], seconds_max: float
-) -> Callable[[], SnapshotInfo]:
+    tables: Path, folder: Path, machine: type[LedgerMachine], seconds_max: float, python: str = sys.executable
+) -> Exporter:
     """Return a job that runs the exporter as a child process and ends it after `seconds_max`.
 
     The job raises `SnapshotFailedError`. Whatever happens to the child, the job leaves no half-written file. A child
@@ -46,7 +70,7 @@ def export_in_process(
     """
     module = __spec__.name if __spec__ else __name__
     name = f"{machine.__module__}:{machine.__qualname__}"
-    command = [sys.executable, "-m", module, str(tables), str(folder), name, str(seconds_max)]
+    command = [python, "-m", module, str(tables), str(folder), name, str(seconds_max)]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
 
     def job() -> SnapshotInfo:

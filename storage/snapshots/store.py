@@ -97,8 +97,7 @@ class Snapshots:
         if applier.replacing:
             raise SnapshotFailedError("no snapshot is taken while another one is installed")
         configuration = ledger.configurations.at(applier.index).encode()
-        point = Point(applier.index, applier.term, applier.time_ms, configuration)
-        header = header_of(point, applier.sessions.export())
+        header = header_of(applier.point(configuration), applier.sessions.export())
         chunks = cast("StateMachine", applier.machine).snapshot()
         return lambda: write_snapshot(self.folder, header, chunks)
 
@@ -123,7 +122,7 @@ class Snapshots:
         before = log.base_index
         if self.newest is None or applier.replacing:
             return before, before
-        target = min(self.newest.index, applier.on_disk, log.durable - ledger.settings.trailing_entries)
+        target = self.compactable
         if needed is not None and self.may_hold(self.newest):
             target = min(target, needed)
         if target <= before:
@@ -131,6 +130,14 @@ class Snapshots:
         term = log.term_at(target) or 0
         ledger.move_base(target, term, ledger.configurations.at(target).encode())
         return before, target
+
+    @property
+    def compactable(self) -> int:
+        """The index up to which the log may be cut if no follower needs its entries; 0 without a snapshot."""
+        ledger = self.ledger
+        if self.newest is None:
+            return 0
+        return min(self.newest.index, ledger.applier.on_disk, ledger.log.durable - ledger.settings.trailing_entries)
 
     def may_hold(self, newest: SnapshotInfo) -> bool:
         """Whether entries may be kept for a follower: the log is not long, and the store is less than half full."""
@@ -161,6 +168,12 @@ class Snapshots:
                     break
         return found
 
+    def check_receivable(self, size_bytes: int) -> None:
+        """Raise `StorageFullError` unless there is room for a file of this size, and for its state in the tables."""
+        room = self.ledger.room
+        tables = 0 if self.ledger.applier.ledger_machine is None else size_bytes
+        room.check_file(size_bytes, beside_bytes=tables)
+
     def drop_incoming(self) -> None:
         """Give up a file that is being received, and remove it."""
         if self.incoming is not None:
@@ -181,9 +194,11 @@ class Snapshots:
         try:
             Configuration.decode(point.configuration)
         except UnsupportedVersionError as error:
-            raise SnapshotFailedError(f"{info.path.name} cannot be installed: {error}") from error
+            raise SnapshotFailedError(
+                f"{info.path.name} cannot be installed: {error}", refusal="unsupported"
+            ) from error
         if ledger.applier.ledger_machine is not None:
-            ledger.check_space(info.size_bytes)
+            ledger.room.check(info.size_bytes)
         ledger.begin_replacing()
         newest_rows = [ledger.tables.last(table) for table in GENERATION_TABLES]
         used = [int.from_bytes(row[0][:GENERATION_BYTES]) for row in newest_rows if row is not None]

@@ -140,11 +140,11 @@ def test_a_slow_reader_costs_no_memory_and_misses_nothing(one: Threads) -> None:
     with EventFeed(one.addresses, since=0, queue_max=20) as feed:
         for number in range(150):
             one.client.put("k", number)
-            assert len(feed.queue) <= 20
+            assert len(feed.inbox.queue) <= 20
         found: list[ConsensusEvent] = []
         while len(found) < one.numbers("n1"):
             found.append(feed.get(2.0))
-            assert len(feed.queue) <= 20
+            assert len(feed.inbox.queue) <= 20
     assert [event.sequence for event in found] == list(range(1, len(found) + 1))
 
 
@@ -152,7 +152,7 @@ def test_a_reader_slower_than_the_journal_gets_a_gap(tmp_path: Path) -> None:
     node = Threads(tmp_path, 1, storage=StorageSettings(events_kept=40))
     try:
         with EventFeed(node.addresses, since=0, queue_max=4) as feed:
-            wait_for(lambda: len(feed.queue) == 4, 5, "the queue to fill")
+            wait_for(lambda: len(feed.inbox.queue) == 4, 5, "the queue to fill")
             for number in range(100):
                 node.client.put("k", number)
             found = read_until_quiet(feed)
@@ -231,7 +231,7 @@ def test_a_closed_feed_wakes_waiting_readers_and_leaves_no_thread(one: Threads) 
 def test_wrong_use_of_a_feed_is_a_clear_error(one: Threads) -> None:
     with pytest.raises(InvalidConfigError):
         EventFeed("nowhere")
-    with pytest.raises(ValueError, match="lieder"):
+    with pytest.raises(InvalidConfigError, match="lieder"):
         EventFeed(one.addresses, kinds=["lieder.*"])
     with EventFeed(one.addresses, cluster_id="another", since=0) as feed, pytest.raises(ClusterNotFoundError):
         feed.get(5.0)

@@ -18,7 +18,7 @@ from forge_consensus.errors import InvalidConfigError, OperationFailedError
 from forge_consensus.storage.machines.machine import Command, Entry, Machine
 from forge_consensus.testing import Call, Simulation, ViolationError, Workload
 from forge_consensus.testing.rules.agreement import CountingMachine, Effect, result_of, state_text
-from forge_consensus.testing.simulator.twin import Run, compare_with_twin, importable
+from forge_consensus.testing.simulator.twin import IN_TWIN, Run, compare_with_twin, importable
 
 
 class Hashing(CountingMachine):
@@ -215,16 +215,32 @@ with Simulation(nodes=1, seed=2, seconds=0.5, state_machine=Mine, faults=False) 
 """
 
 
-def test_a_script_without_a_main_guard_gets_advice_and_makes_no_twins_of_twins(tmp_path: Path) -> None:
-    script = tmp_path / "script.py"
-    script.write_text(UNGUARDED)
+def run_script(text: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    """Run a script from a file."""
+    script = folder / "script.py"
+    script.write_text(text)
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    done = subprocess.run(
+    return subprocess.run(
         [sys.executable, script], env=environment, capture_output=True, text=True, timeout=60, check=False
     )
+
+
+def test_a_script_without_a_main_guard_is_refused_at_once_with_its_line(tmp_path: Path) -> None:
+    done = run_script(UNGUARDED, tmp_path)
     assert done.returncode == 1
-    assert 'put it below `if __name__ == "__main__":`' in done.stderr
-    assert "twin=False runs none" in done.stderr
+    assert "InvalidConfigError: line 8 of " in done.stderr
+    assert 'put that line below `if __name__ == "__main__":`' in done.stderr
+    assert len(done.stderr.splitlines()) < 20
+    guarded = UNGUARDED.replace("with Sim", 'if __name__ == "__main__":\n  with Sim').replace(
+        "    simul", "      simul"
+    )
+    assert run_script(guarded, tmp_path).returncode == 0
+
+
+def test_nothing_simulates_in_a_twin(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(IN_TWIN, "1")
+    with Simulation(nodes=1, seed=2) as simulation, pytest.raises(InvalidConfigError, match="put it below `if"):
+        simulation.start()
 
 
 def test_a_machine_that_another_process_cannot_make_has_no_twin() -> None:

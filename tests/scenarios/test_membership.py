@@ -41,7 +41,7 @@ def test_scenario_38_a_former_leader_rolls_its_own_change_back(backend: str, tmp
     world = World(backend, tmp_path)
     term = world.lead()
     with world.turn():
-        _, last = world.ledger.propose(term, 1000, [Proposal(Kind.CONFIGURATION, 0, 0, 0, TWO.encode())])
+        _, last = world.ledger.propose(term, [Proposal(Kind.CONFIGURATION, 0, 0, 0, TWO.encode())])
     assert world.ledger.configuration == TWO
     world.follow(term + 1)
     with world.turn():

@@ -42,7 +42,7 @@ class Traffic(SilentWatcher):
         message = decode(data, FRAME_BYTES_MAX).message
         if isinstance(message, AppendEntries):
             self.appends[to].append(node.timeline.now)
-        elif isinstance(message, InstallSnapshot):
+        elif isinstance(message, InstallSnapshot) and message.data:  # without bytes it only asks what is wanted
             self.chunks.append((node.timeline.now, message))
 
 

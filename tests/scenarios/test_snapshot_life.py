@@ -143,7 +143,7 @@ def grown(path: Path, machine: Callable[[], Any]) -> World:
     command = ADD if machine is TallyMachine else increment("n")
     world.do(*[command] * 10)
     with world.turn():
-        world.ledger.propose(term, 1000, [Proposal(Kind.CONFIGURATION, 0, 0, 0, FIVE.encode())])
+        world.ledger.propose(term, [Proposal(Kind.CONFIGURATION, 0, 0, 0, FIVE.encode())])
     world.settle()
     world.do(*[command] * 10)
     world.snapshot()

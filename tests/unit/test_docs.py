@@ -54,7 +54,7 @@ INVARIANTS = [f"I{number}" for number in range(1, 17)]
 PARTS_OF_AN_INVARIANT = ("**Statement.**", "**Why.**", "**Enforced.**", "**Tested.**")
 PARTS_OF_A_DECISION = ("## Context", "## Decision", "## Consequences")
 WORD_CELLS = 4
-README_LINES_MAX = 190
+README_LINES_MAX = 210
 
 
 def named(page: Path) -> str:

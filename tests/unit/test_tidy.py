@@ -36,10 +36,11 @@ FUNCTION_LINES_MAX = 60
 BANNED_NAMES = re.compile(r"^_[a-z]|utils?$|helpers?$|manager")
 BELOW = {
     "errors": (),
+    "process": ("errors", "process"),
     "config": ("errors", "config"),
-    "events": ("errors", "events"),
-    "storage": ("errors", "version", "config", "storage"),
-    "actors": ("errors", "version", "config", "events", "storage", "actors"),
+    "events": ("errors", "process", "events"),
+    "storage": ("errors", "version", "process", "config", "storage"),
+    "actors": ("errors", "version", "process", "config", "events", "storage", "actors"),
 }
 """What the modules of a layer may import of this package, for type checkers too."""
 FOREIGN_WORDS = re.compile(

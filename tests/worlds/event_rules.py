@@ -36,6 +36,7 @@ from forge_consensus.events.types import (
     Unhealthy,
     payload,
 )
+from forge_consensus.storage.machines.machine import RunInterruptError
 
 BECAME: dict[str, type[ConsensusEvent]] = {
     "follower": BecameFollower,
@@ -45,7 +46,7 @@ BECAME: dict[str, type[ConsensusEvent]] = {
 HEALTH = (Healthy, Degraded, Unhealthy, Recovering)
 
 
-class BrokenRuleError(BaseException):
+class BrokenRuleError(RunInterruptError):
     """An event that must not be published now. No `Exception`, because the bus swallows the exceptions of handlers."""
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -39,7 +40,7 @@ class TallyMachine:
         if entry.command.type == "fail":
             raise ValueError("asked to")
         if entry.command.type == "disk":
-            raise OSError("no disk")
+            raise OSError(errno.EIO, "no disk")
         self.indexes.append(entry.index)
         self.total += entry.command.payload.get("n", 1)
         return self.total
@@ -130,8 +131,8 @@ class World:
             self.ledger.resign(self.ledger.term)
             term = self.ledger.stand(self.ledger.term)
         with self.turn():
-            self.ledger.lead(term)
-            self.ledger.propose(term, 1000, [Proposal(Kind.NOOP, 0, 0, 0, b"")])
+            self.ledger.lead(term, 1000)
+            self.ledger.propose(term, [Proposal(Kind.NOOP, 0, 0, 0, b"")])
         return term
 
     def propose(self, *commands: bytes, session: int = 0, seq: int = 1) -> int:
@@ -140,7 +141,7 @@ class World:
         assert term is not None
         proposals = [Proposal(Kind.COMMAND, session, seq + n if session else 0, 0, c) for n, c in enumerate(commands)]
         with self.turn():
-            return self.ledger.propose(term, 1000, proposals)[1]
+            return self.ledger.propose(term, proposals)[1]
 
     def settle(self, count_max: int = 10_000) -> list[Any]:
         """Commit and apply everything, as the leader."""

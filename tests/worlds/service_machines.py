@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import time
 from collections.abc import Iterable
 from typing import Any
@@ -22,7 +23,7 @@ class Notebook:
         """Write a note, and return how many there are."""
         command = entry.command
         if command.type == "die":
-            raise OSError("the disk of this machine is gone")
+            raise OSError(errno.EIO, "the disk of this machine is gone")
         if command.type == "fail":
             raise ValueError("no such page")
         if command.type == "sleep":

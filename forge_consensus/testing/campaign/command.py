@@ -14,6 +14,7 @@ import click
 from loguru import logger
 
 from forge_consensus.errors import InvalidConfigError
+from forge_consensus.finite_range import FiniteRange
 from forge_consensus.testing.campaign.machine import NamedRun
 from forge_consensus.testing.campaign.run import Campaign, Settings
 from forge_consensus.testing.campaign.shrink import Run, shrink
@@ -48,28 +49,28 @@ class UnusableError(click.ClickException):
     type=click.Path(path_type=Path),
     help="The file that records what was done; if not given, one in .campaign, named by the version of the code.",
 )
-@click.option("--minutes", type=click.FloatRange(min=0, min_open=True), help="Start no new seed after so many minutes.")
+@click.option("--minutes", type=FiniteRange(min=0, min_open=True), help="Start no new seed after so many minutes.")
 @click.option("--nodes", type=click.IntRange(1, 9), help="The number of nodes in every seed, instead of a random one.")
 @click.option(
     "--seconds",
-    type=click.FloatRange(min=0, min_open=True),
+    type=FiniteRange(min=0, min_open=True),
     help="How long faults are injected in every seed, in virtual seconds.",
 )
 @click.option(
     "--pace",
-    type=click.FloatRange(min=1),
+    type=FiniteRange(min=1),
     help="The factor by which all times are stretched in every seed, instead of a random one.",
 )
 @click.option(
     "--seed-seconds",
-    type=click.FloatRange(min=0, min_open=True),
+    type=FiniteRange(min=0, min_open=True),
     default=300.0,
     show_default=True,
     help="A seed that takes longer counts as hanging.",
 )
 @click.option(
     "--shrink-seconds",
-    type=click.FloatRange(min=0),
+    type=FiniteRange(min=0),
     default=60.0,
     show_default=True,
     help="How long each failure is shrunk.",

@@ -8,14 +8,23 @@ from typing import Any, cast
 
 import msgpack
 
-from forge_consensus.storage.machines.machine import ADDRESS, Entry, Machine, StateMachine
+from forge_consensus.storage.machines.bounds import larger_than
+from forge_consensus.storage.machines.machine import (
+    ADDRESS,
+    RESULT_BYTES_MAX,
+    Entry,
+    Machine,
+    StateMachine,
+    failed_query,
+    interrupts,
+)
 from forge_consensus.testing.rules.snapshot_rules import checked_snapshot
 from forge_consensus.testing.rules.violations import ViolationError, demand
 
 ADVICE = (
-    "A machine must depend on nothing but its state and the entry: no clock but entry.time_ms, no random, no id(), no "
-    "order of a set, nothing read from outside; restore() must bring back all that later commands depend on; and "
-    "snapshot() must give a copy that does not see what is applied later."
+    "A machine must depend on nothing but its state and the entry: no clock but entry.elapsed_ms and entry.time_ms, no "
+    "random, no id(), no order of a set, nothing read from outside; restore() must bring back all that later commands "
+    "depend on; and snapshot() must give a copy that does not see what is applied later."
 )
 
 
@@ -130,7 +139,8 @@ def text_of_value(value: Any) -> str:
 
 def text_of(error: BaseException) -> str:
     """Return an error as text, without what differs between nodes, as in a command's outcome."""
-    return f"raised {type(error).__name__}: {ADDRESS.sub('', str(error))}"
+    kind, text = msgpack.unpackb(failed_query(error).payload)
+    return f"raised {kind}: {text}"
 
 
 def answer_text(code: str, value: Any) -> str:
@@ -138,13 +148,22 @@ def answer_text(code: str, value: Any) -> str:
     return f"raised {value[0]}: {value[1]}" if code else repr(value)
 
 
-def result_of(machine: Machine, entry: Entry) -> tuple[str, Any, Exception | None]:
+def result_of(machine: Machine, entry: Entry) -> tuple[str, Any, BaseException | None]:
     """Apply an entry; return the outcome as text, the result, and the error that was raised, if any."""
     try:
         result = machine.apply(entry)
-    except Exception as error:
+    except BaseException as error:
+        if interrupts(error):
+            raise
         return text_of(error), None, error
-    return repr(result), result, None
+    return result_text(result), result, None
+
+
+def result_text(result: Any) -> str:
+    """Return a result as text, without addresses; one that is too large for a client is not made into text."""
+    if larger_than(result, RESULT_BYTES_MAX):
+        return f"a {type(result).__name__} that is too large"
+    return ADDRESS.sub("", repr(result))
 
 
 class WatchedMachine:
@@ -197,7 +216,7 @@ class WatchedMachine:
         def watched(entries: Sequence[Entry]) -> Sequence[Any]:
             results = run(entries)
             for entry, result in zip(entries, results, strict=False):
-                self.report(entry, text_of(result) if isinstance(result, BaseException) else repr(result))
+                self.report(entry, text_of(result) if isinstance(result, BaseException) else result_text(result))
             return results
 
         return watched
@@ -224,7 +243,7 @@ class CountingMachine:
         """Count a key; return its count."""
         demand(entry.index > self.index, "I5", f"entry {entry.index} is applied after {self.index}")
         self.index = entry.index
-        self.history = hash((self.history, entry.index, entry.term, entry.time_ms))
+        self.history = hash((self.history, entry.index, entry.term, entry.time_ms, entry.elapsed_ms))
         key = entry.command.payload["key"]
         self.counters[key] = self.counters.get(key, 0) + 1
         return self.counters[key]

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from forge_consensus.storage.machines.machine import RunInterruptError
 
-class ViolationError(BaseException):
+
+class ViolationError(RunInterruptError):
     """A rule that must always hold does not.
 
-    It is no `Exception`, because an `Exception` that a machine raises would only become the result of a command.
+    It is no `Exception`, because what else a machine raises would only become the result of a command.
     """
 
 

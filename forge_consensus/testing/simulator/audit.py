@@ -114,7 +114,12 @@ def compare(bases: Iterable[SimulatedBase], state: Callable[[Any], Any] | None =
     known: tuple[str, Any] | None = None
     for base in bases:
         applier = base.engine.ledger.applier
-        told = (applier.index, applier.time_ms, applier.sessions.export(), state_of(applier.machine, state))
+        told = (
+            applier.index,
+            (applier.time_ms, applier.elapsed_ms),
+            applier.sessions.export(),
+            state_of(applier.machine, state),
+        )
         name, first = known = known or (base.name, told)
         for what, one, other in zip(("applied index", "time", "sessions", "state"), first, told, strict=True):
             demand(one == other, "I5", f"the {what} of {name} and {base.name} differ: {difference(one, other)}")

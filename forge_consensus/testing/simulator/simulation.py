@@ -29,6 +29,7 @@ from forge_consensus.testing.simulator.client import SimulatedClient
 from forge_consensus.testing.simulator.failure_story import story
 from forge_consensus.testing.simulator.habits import Habits
 from forge_consensus.testing.simulator.judge import Judge
+from forge_consensus.testing.simulator.main_guard import check_main_guard
 from forge_consensus.testing.simulator.plan import Plan
 from forge_consensus.testing.simulator.plan_text import reproduction
 from forge_consensus.testing.simulator.twin import Run, compare_with_twin, importable
@@ -259,7 +260,10 @@ def twin_wanted(twin: bool | None, state_machine: Any) -> bool:
             "twin=True: another process must make the machine too, so give state_machine= a class or a function at "
             "the top level of a module's file"
         )
-    return possible if twin is None else twin
+    wanted = possible if twin is None else twin
+    if wanted and state_machine is not None:
+        check_main_guard(state_machine)
+    return wanted
 
 
 def run_seed(seed: int, seconds: float = 12.0, **changes: Any) -> str:

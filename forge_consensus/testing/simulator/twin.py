@@ -24,7 +24,7 @@ from typing import Any, BinaryIO
 import msgpack
 
 from forge_consensus.errors import InvalidConfigError, OperationFailedError
-from forge_consensus.storage.machines.machine import Command, Entry, Machine, failure, outcome_of
+from forge_consensus.storage.machines.machine import Command, Entry, Machine, failed_query, outcome_of
 from forge_consensus.testing.rules.agreement import ADVICE, Effect, answer_text, named, result_of, state_text
 from forge_consensus.testing.rules.violations import ViolationError
 from forge_consensus.testing.simulator.shifted_clock import WORDS, shift_clock
@@ -98,7 +98,7 @@ def run_twin(
     hash_seed = HASH_SEEDS[os.environ.get("PYTHONHASHSEED") == HASH_SEEDS[0]]
     environment = {**os.environ, "PYTHONHASHSEED": hash_seed, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     environment[IN_TWIN] = "1"
-    rows = [(entry.index, entry.term, entry.time_ms, entry.command.encode()) for entry in run.entries]
+    rows = [(e.index, e.term, e.time_ms, e.command.encode(), e.elapsed_ms) for e in run.entries]
     try:
         done = subprocess.run(
             [sys.executable, "-m", "forge_consensus.testing.simulator.twin", *place_of(machine), *state],
@@ -122,8 +122,8 @@ def answer_of(machine: Machine, query: Any) -> str:
     """Return the answer of a node to a query, as text."""
     try:
         outcome = outcome_of(machine.query(msgpack.unpackb(msgpack.packb(query))), 0, "")
-    except Exception as error:
-        outcome = failure(error)
+    except BaseException as error:
+        outcome = failed_query(error)
     return answer_text(outcome.code, msgpack.unpackb(outcome.payload))
 
 
@@ -168,8 +168,9 @@ def main(arguments: Sequence[str], commands: BinaryIO, output: BinaryIO) -> None
     rows, queries = msgpack.unpackb(commands.read())
     results: list[str] = []
     states: list[str] = []
-    for index, term, time_ms, command in rows:
-        results.append(result_of(machine, Entry(index, term, time_ms, Command.decode(command)))[0])
+    for index, term, time_ms, command, elapsed_ms in rows:
+        entry = Entry(index, term, time_ms, Command.decode(command), elapsed_ms)
+        results.append(result_of(machine, entry)[0])
         if state is not None:
             states.append(state_text(machine, state))
     output.write(msgpack.packb((results, states, [answer_of(machine, query) for query in queries])))

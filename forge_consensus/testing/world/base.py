@@ -18,6 +18,7 @@ from forge_consensus.storage.backends.memory import MemoryTables
 from forge_consensus.storage.backends.tables import Batch, DeleteRange, PutRun
 from forge_consensus.storage.ledger.applying import APPLIED
 from forge_consensus.storage.ledger.ledger import BASE, Ledger
+from forge_consensus.storage.machines.machine import RunInterruptError
 from forge_consensus.storage.opening import Opened
 from forge_consensus.testing.world.files import close_file_of
 from forge_consensus.testing.world.network import Connection, Network
@@ -30,7 +31,7 @@ LATE_SECONDS = 0.02
 """A larger delay of a turn counts as time in which the node did not run, as in the ZeroMQ base."""
 
 
-class SimulatedCrashError(BaseException):
+class SimulatedCrashError(RunInterruptError):
     """Raised to end the process between two steps of a turn; no handler of the node's own may catch it."""
 
 

@@ -110,8 +110,8 @@ def a_command_of_an_expired_session_is_applied(patch: Patch) -> None:
     """The session with its results is gone, and what it sends again is taken for new."""
     begin = Sessions.begin
 
-    def welcome(self: Sessions, session: int, seq: int, done_below: int, time_ms: int) -> Outcome | None:
-        outcome = begin(self, session, seq, done_below, time_ms)
+    def welcome(self: Sessions, session: int, seq: int, done_below: int, time_ms: int, used: int = 0) -> Outcome | None:
+        outcome = begin(self, session, seq, done_below, time_ms, used)
         return None if outcome is EXPIRED else outcome
 
     patch.setattr(Sessions, "begin", welcome)

@@ -17,11 +17,11 @@ def a_session_forgets_what_it_did(patch: Patch) -> None:
     """A command that is sent again is applied again."""
     begin = Sessions.begin
 
-    def forget(self: Sessions, session: int, seq: int, done_below: int, time_ms: int) -> Any:
+    def forget(self: Sessions, session: int, seq: int, done_below: int, time_ms: int, used: int = 0) -> Any:
         state = self.live.get(session)
         if state is not None:
             state.outcomes.pop(seq, None)
-        return begin(self, session, seq, done_below, time_ms)
+        return begin(self, session, seq, done_below, time_ms, used)
 
     patch.setattr(Sessions, "begin", forget)
 
@@ -31,8 +31,8 @@ def a_command_that_its_client_is_done_with_is_applied_again(patch: Patch) -> Non
     """What lies below the client's mark was forgotten with its result, and counts as new."""
     begin = Sessions.begin
 
-    def again(self: Sessions, session: int, seq: int, done_below: int, time_ms: int) -> Outcome | None:
-        outcome = begin(self, session, seq, done_below, time_ms)
+    def again(self: Sessions, session: int, seq: int, done_below: int, time_ms: int, used: int = 0) -> Outcome | None:
+        outcome = begin(self, session, seq, done_below, time_ms, used)
         return None if outcome is STALE else outcome
 
     patch.setattr(Sessions, "begin", again)
@@ -74,11 +74,13 @@ def sessions_expire_by_each_nodes_own_clock(patch: Patch) -> None:
     def own(self: Sessions, time_ms: int) -> int:
         return int(vars(self).get("own_ms", time_ms))
 
-    def begin_own(self: Sessions, session: int, seq: int, done_below: int, time_ms: int) -> Outcome | None:
-        return begin(self, session, seq, done_below, own(self, time_ms))
+    def begin_own(
+        self: Sessions, session: int, seq: int, done_below: int, time_ms: int, used: int = 0
+    ) -> Outcome | None:
+        return begin(self, session, seq, done_below, own(self, time_ms), used)
 
-    def open_own(self: Sessions, index: int, time_ms: int, ttl_ms: int) -> int:
-        return open_session(self, index, own(self, time_ms), ttl_ms)
+    def open_own(self: Sessions, index: int, time_ms: int, ttl_ms: int, used: int = 0) -> int:
+        return open_session(self, index, own(self, time_ms), ttl_ms, used)
 
     patch.setattr(Ledger, "begin", note)
     patch.setattr(Sessions, "begin", begin_own)
@@ -90,8 +92,8 @@ def a_retry_gets_the_result_of_the_newest_command(patch: Patch) -> None:
     """A session keeps one result only, and gives it for whatever is sent again."""
     begin = Sessions.begin
 
-    def newest(self: Sessions, session: int, seq: int, done_below: int, time_ms: int) -> Outcome | None:
-        outcome = begin(self, session, seq, done_below, time_ms)
+    def newest(self: Sessions, session: int, seq: int, done_below: int, time_ms: int, used: int = 0) -> Outcome | None:
+        outcome = begin(self, session, seq, done_below, time_ms, used)
         state = self.live.get(session)
         if outcome is not None and state is not None and seq in state.outcomes:
             return next(reversed(state.outcomes.values()))

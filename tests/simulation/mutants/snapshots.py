@@ -13,6 +13,8 @@ from forge_consensus.config.storage import StorageSettings
 from forge_consensus.storage.ledger import applying
 from forge_consensus.storage.ledger.applying import Point
 from forge_consensus.storage.machines import chunks
+from forge_consensus.storage.machines.chunks import chunks_of
+from forge_consensus.storage.machines.sessions import Session, stored_rows
 from forge_consensus.storage.snapshots import store as snapshots
 from forge_consensus.storage.snapshots.file import END_MARK, FRAME, SnapshotReader
 from forge_consensus.storage.snapshots.receiver import SnapshotReceiver
@@ -131,12 +133,15 @@ def a_damaged_snapshot_is_installed(patch: Patch) -> None:
 
 @mutant(nodes=3, clients=4, pace=1.0, storage=SMALL, kinds=("jump_clock", "isolate_leader", "split", "mend"))
 def a_snapshot_loses_the_time(patch: Patch) -> None:
-    """The time up to which entries were applied is no part of a snapshot, so later ones see another (I5)."""
+    """When its sessions were used last is no part of a snapshot, so they expire at another moment (I5)."""
     point_of = applying.point_of
 
     def timeless(header: dict[str, Any]) -> tuple[Point, list[bytes]]:
         point, sessions = point_of(header)
-        return Point(point.index, point.term, 0, point.configuration), sessions
+        found = [(session, Session.decode(row)) for chunk in sessions for session, row in stored_rows(chunk)]
+        for _, state in found:
+            state.last_ms = 0
+        return point, list(chunks_of((session, state.encode()) for session, state in found))
 
     patch.setattr(snapshots, "point_of", timeless)
 

@@ -14,6 +14,7 @@ from forge_consensus.actors.messages import (
     VoteReply,
 )
 from forge_consensus.events.types import LeaderElected, LeaderLost, LeaderStepDown
+from forge_consensus.storage.backends.memory import MemoryTables
 from tests.worlds.one_node import OneNode
 
 
@@ -294,3 +295,17 @@ def test_a_granted_pre_vote_starts_no_election_in_a_turn_that_moves_the_term() -
     )
     assert (node.ledger.term, node.ledger.vote) == (1, "n3")
     assert node.last(VoteReply) == VoteReply(1, True)
+
+
+def test_a_full_node_lets_some_election_timeouts_pass_before_it_stands() -> None:
+    node = OneNode()
+    node.tables.disk_free_bytes = 0
+    node.wait(4.5)
+    assert not node.messages(RequestPreVote)
+    node.wait(3.0)
+    assert node.messages(RequestPreVote), "perhaps nobody else can lead"
+
+
+def test_the_only_member_stands_although_it_is_full() -> None:
+    tables = MemoryTables(disk_free_bytes=0)
+    assert OneNode(1, tables=tables).ledger.leading_term is not None

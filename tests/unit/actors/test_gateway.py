@@ -26,6 +26,8 @@ from forge_consensus.config.raft import RaftSettings
 from forge_consensus.config.storage import StorageSettings
 from forge_consensus.events.types import LogAppended
 from forge_consensus.storage.ledger.record import Kind, parse
+from forge_consensus.storage.machines.kv import KeyValueMachine
+from forge_consensus.storage.machines.kv_commands import BATCH_OPS_MAX
 from forge_consensus.storage.machines.machine import Command
 from tests.unit.actors.test_election import lead, stand
 from tests.worlds.one_node import OneNode
@@ -223,3 +225,45 @@ def test_status_has_every_field_always() -> None:
     for one in (node, follower):
         one.request("", "gateway", GetStatus())
     assert node.last(Status).fields.keys() == follower.last(Status).fields.keys()
+
+
+def test_a_batch_that_is_too_large_gets_its_error_without_a_place_in_the_log() -> None:
+    node, session = single(command_bytes_max=4 << 20)
+    large = Command("batch", {"ops": [{"type": "get", "key": "k"}] * (BATCH_OPS_MAX + 1)}).encode()
+    last, failed = node.ledger.log.last, node.engine.totals.commands_failed
+    node.request("", "gateway", Submit(session, 1, ((1, large), (2, INCREMENT))))
+    first, second = [message.items for _, message in node.messages(Results)]
+    assert first[0][:2] == (1, "CONSENSUS_COMMAND_FAILED")
+    assert f"at most {BATCH_OPS_MAX} commands" in msgpack.unpackb(first[0][2])[1]
+    assert second == ((2, "", b"\x01"),)
+    assert node.ledger.log.last == last + 1
+    assert node.engine.totals.commands_failed == failed + 1
+
+
+class Choosy(KeyValueMachine):
+    """Admits increments only, and raises what a machine may raise."""
+
+    admit_bytes_min = 0
+
+    @staticmethod
+    def admit(command: Command) -> None:
+        if command.type == "quit":
+            raise SystemExit(3)
+        if command.type != "increment":
+            raise PermissionError(f"{command.type} is not for you")
+
+
+def test_a_machine_refuses_commands_before_they_enter_the_log() -> None:
+    node = OneNode(1, machine=Choosy)
+    node.request("", "gateway", OpenSession(60_000))
+    session, last = node.last(SessionOpened).session, node.ledger.log.last
+    sent = (Command("set", {"key": "a", "value": 1}).encode(), b"\xc1", Command("quit").encode(), INCREMENT)
+    node.request("", "gateway", Submit(session, 1, tuple(enumerate(sent, 1))))
+    refused, done = [message.items for _, message in node.messages(Results)]
+    assert [msgpack.unpackb(payload)[0] for _, _, payload in refused] == [
+        "PermissionError",
+        "ProtocolError",
+        "SystemExit",
+    ]
+    assert done == ((4, "", b"\x01"),)
+    assert node.ledger.log.last == last + 1

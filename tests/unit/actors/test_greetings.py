@@ -172,7 +172,7 @@ def test_a_member_whose_next_process_lacks_what_it_acknowledged_is_refused_and_r
     assert node.last(HelloReply).reason == IDENTITY
     assert "is an older copy of its own: it had acknowledged the log up to entry 2" in node.last(HelloReply).detail
     assert [(event.peer, event.reason) for event in node.told(NodeRefused)] == [("n2", IDENTITY)]
-    assert "older copy" in member(node).refused
+    assert "older copy" in member(node).greeting_refused
     said = next_boot(node, Tip(1, 0, 1))
     node.request("n2", "membership", said, incarnation=said.incarnation, boot=2)
     assert len(node.told(NodeRefused)) == 1, "once for each process"
@@ -182,7 +182,7 @@ def test_a_member_whose_next_process_lacks_what_it_acknowledged_is_refused_and_r
 def test_a_member_that_kept_what_it_acknowledged_is_accepted(tip: Tip) -> None:
     node = greeted_again(tip)
     assert node.last(HelloReply).reason == ""
-    assert member(node).refused is None
+    assert member(node).greeting_refused is None
 
 
 def test_a_greeting_that_was_under_way_while_its_process_went_on_proves_nothing() -> None:
@@ -224,7 +224,7 @@ def test_a_member_that_lacks_what_it_acknowledged_is_expelled_when_a_later_reque
     assert node.ledger.term == 1
     node.request("n2", "membership", hello(node))
     assert node.last(HelloReply).reason == IDENTITY
-    assert member(node).refused is not None
+    assert member(node).greeting_refused is not None
 
 
 def test_late_answers_of_before_a_later_acknowledgement_prove_nothing() -> None:
@@ -288,7 +288,7 @@ def test_settings_that_cannot_work_together_are_refused() -> None:
     slow = RaftSettings(heartbeat_interval=0.6, election_timeout_min=2.0, election_timeout_max=3.0)
     node.request("n2", "membership", hello(node, settings=told_settings(slow, StorageSettings())))
     assert node.last(HelloReply).reason == SETTINGS
-    assert "raft.heartbeat_interval of n2 is 0.6 s" in (member(node).refused or "")
+    assert "raft.heartbeat_interval of n2 is 0.6 s" in (member(node).greeting_refused or "")
 
 
 def test_a_member_at_another_address_than_the_members_look_at_is_told() -> None:

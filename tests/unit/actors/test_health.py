@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
+
 from forge_consensus.actors.messages import AppendEntries, CheckPeer, CheckPeerReply
 from forge_consensus.actors.runtime.shared import PeerStatus
+from forge_consensus.actors.runtime.status import NodeStatus
+from forge_consensus.errors import StorageFullError
 from forge_consensus.events.types import (
     Degraded,
     Healthy,
@@ -72,3 +76,37 @@ def test_peers_are_asked_in_a_steady_rhythm() -> None:
     node = OneNode()
     node.wait(2.05)
     assert len([to for to, _ in node.messages(CheckPeer) if to == "n2"]) == 4
+
+
+def test_a_node_without_room_is_degraded_and_says_so_once() -> None:
+    node = OneNode()
+    live(node, 1.0, "n2", "n3")
+    node.tables.disk_free_bytes = 0
+    live(node, 3.0, "n2", "n3")
+    (event,) = node.told(Degraded)
+    assert event.details[0].startswith("no entries are taken: the disk is full: 0 bytes are free")
+    node.tables.disk_free_bytes = 1 << 40
+    live(node, 1.0, "n2", "n3")
+    assert node.engine.reported.health == "healthy"
+
+
+def test_room_that_is_short_for_a_moment_is_no_trouble() -> None:
+    node = OneNode()
+    live(node, 1.0, "n2", "n3")
+    with pytest.raises(StorageFullError):
+        node.ledger.check_space(1 << 50)
+    node.ledger.room.wanted_bytes = 0
+    live(node, 1.0, "n2", "n3")
+    assert not node.told(Degraded)
+
+
+def test_a_slow_disk_is_told_and_forgotten() -> None:
+    node = OneNode()
+    live(node, 1.0, "n2", "n3")
+    node.engine.commit_times.note(0.6, node.clock.now())
+    assert NodeStatus.of(node.engine).commit_seconds == 0.6
+    live(node, 9.0, "n2", "n3")
+    assert [event.details for event in node.told(Degraded)] == [("the disk is slow: commits take longer than 0.4 s",)]
+    live(node, 12.0, "n2", "n3")
+    assert node.engine.reported.health == "healthy"
+    assert NodeStatus.of(node.engine).commit_seconds == 0.0

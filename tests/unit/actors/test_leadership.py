@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
-from forge_consensus.actors.messages import AppendEntries, AppendReply
+import pytest
+
+from forge_consensus.actors.messages import DAMAGED, FULL, AppendEntries, AppendReply
 from forge_consensus.actors.notices import PeerNeedsSnapshot, ReadIndex, ReadReady, Resign
 from forge_consensus.actors.raft.leadership import MATCH_MOVED, SEND_SOON, Effect, Leadership, SendTo
 from forge_consensus.actors.raft.progress import Phase
@@ -25,6 +28,7 @@ class View:
     log: Log
     configuration: Configuration
     commit_index: int = 0
+    elapsed_ms: int = 5000
 
 
 def leader(size: int = 3, *, last: int = 5, base: int = 0, lease_reads: bool = False) -> Leadership:
@@ -141,3 +145,101 @@ def test_a_lease_counts_from_the_send_time_that_a_majority_answered() -> None:
     length = SETTINGS.election_timeout_min * (1 - SETTINGS.clock_drift)
     assert list(leads.read(ReadIndex(7, lease=True), 10 * second + int(length * 1e9) - 1)) == [ReadReady(7, 5)]
     assert list(leads.read(ReadIndex(8, lease=True), 10 * second + int(length * 1e9))) == [SEND_SOON]
+
+
+# --- followers that take nothing, and a leader that can append nothing ------------------------------------------------
+
+
+def refusal(why: str, index: int = 0, *, success: bool = False) -> AppendReply:
+    return AppendReply(TERM, success, index, 0, 0, refusal=why)
+
+
+def entries_to(leads: Leadership, node: str, now: float) -> list[int]:
+    """How many entries each append to that follower carries, of those that a heartbeat sends."""
+    sent = [effect for effect in leads.heartbeat(now, now) if isinstance(effect, SendTo) and effect.node == node]
+    return [len(effect.message.records) for effect in sent]
+
+
+def test_entries_that_a_follower_refused_are_sent_again_ever_more_seldom() -> None:
+    leads = leader()
+    leads.send_entries(0.0)
+    list(leads.answered("n2", reply(4), 0, 0.0))
+    tries, now = [], 0.0
+    while now < 20.0:
+        list(leads.answered("n2", refusal(DAMAGED), 0, now))
+        list(leads.answered("n3", reply(5), 0, now))
+        for _ in range(1000):
+            now += SETTINGS.heartbeat_interval
+            if entries_to(leads, "n2", now) != [0]:
+                tries.append(now)
+                break
+            list(leads.answered("n2", reply(4), 0, now))
+            list(leads.answered("n3", reply(5), 0, now))
+    gaps = [later - before for before, later in pairwise(tries)]
+    assert gaps[:4] == pytest.approx([0.4, 0.8, 1.6, 3.2], abs=0.11)
+    assert max(gaps) < 3.4
+    assert leads.refusals == {"n2": DAMAGED}, "that heartbeats are accepted proves nothing"
+    assert leads.refused_appends["n2"] == len(tries)
+    list(leads.answered("n2", reply(5), 0, now))
+    assert leads.refusals == {}
+    assert leads.progress["n2"].pause == 0.0
+
+
+def test_a_full_follower_gets_entries_as_soon_as_it_says_that_it_has_room() -> None:
+    leads = leader()
+    leads.send_entries(0.0)
+    list(leads.answered("n2", refusal(FULL), 0, 0.0))
+    for number in range(5):
+        list(leads.answered("n2", refusal(FULL, 4, success=True), 0, 0.01 * number))
+        assert SEND_SOON not in leads.send_entries(0.01)
+    assert leads.refused_appends["n2"] == 1, "a heartbeat that is accepted is no refused append"
+    assert SEND_SOON in list(leads.answered("n2", reply(4), 0, 0.1))
+    assert [effect.node for effect in leads.send_entries(0.1) if isinstance(effect, SendTo)] == ["n2"]
+
+
+def full_leader(size: int = 3) -> Leadership:
+    leads = leader(size)
+    for node in leads.progress:
+        list(leads.answered(node, reply(5), 0, 1.0))
+    assert leads.cannot_append(1.0, "full") == []
+    return leads
+
+
+def test_a_full_leader_resigns_if_a_majority_of_the_others_takes_entries() -> None:
+    leads = full_leader()
+    assert leads.cannot_append(1.0 + SETTINGS.election_timeout_min / 2 - 0.01, "full") == [], "it may be momentary"
+    assert leads.cannot_append(1.0 + SETTINGS.election_timeout_min / 2 + 0.01, "full") == [Resign(TERM, "full")]
+
+
+def test_a_leader_that_has_room_again_begins_to_count_anew() -> None:
+    leads = full_leader()
+    assert leads.cannot_append(1.3, "") == []
+    assert leads.cannot_append(1.5, "full") == []
+
+
+def test_a_full_leader_stays_if_nobody_else_could_append() -> None:
+    leads = full_leader()
+    list(leads.answered("n2", refusal(FULL, 5, success=True), 0, 1.3))
+    assert leads.cannot_append(1.6, "full") == [], "n3 alone is no majority"
+    leads = full_leader(1)
+    assert leads.cannot_append(9.0, "full") == [], "it is alone"
+    leads = full_leader()
+    for now in (1.1, 1.2):
+        leads.heartbeat(now, now)
+    assert leads.cannot_append(9.0, "full") == [], "the others are silent"
+    leads = full_leader()
+    for progress in leads.progress.values():
+        progress.match = 3
+    leads.ledger.commit_index = 5  # type: ignore[misc]
+    assert leads.cannot_append(1.5, "full") == [], "nobody holds all that is committed"
+
+
+def test_entries_are_blocked_if_no_majority_has_room() -> None:
+    leads = leader()
+    assert leads.blocked == ""
+    list(leads.answered("n2", refusal(FULL), 0, 0.0))
+    assert leads.blocked == ""
+    list(leads.answered("n3", refusal(FULL), 0, 0.0))
+    assert leads.blocked == "n2 and n3 have no room and no majority is left: make room on their disks"
+    list(leads.answered("n3", reply(4), 0, 0.1))
+    assert leads.blocked == ""

@@ -20,8 +20,9 @@ from forge_consensus.actors.messages import (
     Submit,
     VoteReply,
 )
+from forge_consensus.errors import CorruptionError
 from forge_consensus.events.types import ApplySlow, LogTruncated
-from forge_consensus.storage.ledger.record import Kind, encode, term_of
+from forge_consensus.storage.ledger.record import Kind, encode, key_of, term_of
 from forge_consensus.storage.machines.machine import Command, Entry
 from tests.unit.actors.test_election import lead, stand
 from tests.worlds.one_node import OneNode
@@ -92,7 +93,7 @@ def test_a_follower_does_not_append_a_damaged_record() -> None:
     damaged[-1] ^= 1
     follow(node, 1, bytes(damaged))
     assert node.ledger.log.last == 1
-    assert not node.messages(AppendReply)
+    assert node.last(AppendReply) == AppendReply(1, False, 0, 0, 0, refusal="damaged")
     assert node.engine.refusals.counts["CONSENSUS_PROTOCOL"] == 1
 
 
@@ -342,3 +343,52 @@ def test_a_command_that_takes_longer_than_a_heartbeat_is_told_by_name_once_a_sec
     assert told[0].duration == pytest.approx(0.3)
     node.request("", "gateway", GetStatus())
     assert node.last(Status).fields["slow_applies_total"] == 5
+
+
+# --- refusals ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_follower_says_why_it_takes_no_entries_and_takes_a_no_op_all_the_same() -> None:
+    node = OneNode()
+    node.tables.disk_free_bytes = node.ledger.settings.reserve_bytes
+    follow(node, 1, put(2, 1, "k", "v"))
+    assert node.last(AppendReply) == AppendReply(1, False, 0, 0, 0, refusal="full")
+    follow(node, 1, noop(2, 1))
+    assert node.last(AppendReply) == AppendReply(1, True, 2, 0, 0, refusal="full")
+    node.request("n2", "replication", AppendEntries(1, 2, 1, 2, 0, ()))
+    assert node.last(AppendReply).refusal == "full"
+    node.tables.disk_free_bytes *= 2
+    node.request("n2", "replication", AppendEntries(1, 2, 1, 2, 0, ()))
+    assert node.last(AppendReply) == AppendReply(1, True, 2, 0, 0)
+
+
+def test_a_leader_reads_entries_from_disk_again_if_a_follower_found_one_damaged() -> None:
+    """A bit may have flipped in this node's memory; without that it would send the damaged record for ever."""
+    node = OneNode()
+    lead(node)
+    open_session(node)
+    submit(node, 1)
+    log = node.ledger.log
+    whole = log.get(log.last)
+    log.tail[-1] = bytes([*whole[:-1], whole[-1] ^ 1])
+    node.answer("n3", "replication", AppendReply(node.ledger.term, False, 0, 0, 0, refusal="damaged"))
+    assert log.get(log.last) == whole
+    node.sent.clear()
+    for _ in range(3):
+        node.wait(node.settings.heartbeat_interval)
+        node.answer("n2", "replication", AppendReply(node.ledger.term, True, log.last, 0, 0))
+    sent = [m.records for to, m in node.messages(AppendEntries) if to == "n3" and m.records]
+    assert sent[0][-1] == whole
+
+
+def test_a_record_that_is_damaged_on_disk_too_ends_the_leader() -> None:
+    node = OneNode()
+    lead(node)
+    log = node.ledger.log
+    key = key_of(log.last)
+    whole = node.tables.tables["log"].values[key]
+    node.tables.tables["log"].values[key] = log.tail[-1] = bytes([*whole[:-1], whole[-1] ^ 1])
+    with pytest.raises(CorruptionError, match="fails its checksum"):
+        for _ in range(4):
+            node.answer("n3", "replication", AppendReply(node.ledger.term, False, 0, 0, 0, refusal="damaged"))
+            node.wait(0.3)

@@ -67,8 +67,30 @@ def test_a_read_waits_for_its_confirmation_and_then_for_its_index() -> None:
 def test_at_the_end_every_waiting_request_is_handed_out_once() -> None:
     waiting = WaitingRequests()
     waiting.add_batch(WaitingBatch(2, 2, asker("a"), session=7))
-    waiting.unconfirmed[1] = PendingRead(asker("b"), ())
-    waiting.confirmed = [PendingRead(asker("c"), (), 5)]
+    waiting.unconfirmed[1] = PendingRead(asker("b"), ((1, b""),))
+    waiting.confirmed = [PendingRead(asker("c"), ((1, b""),), index=5)]
+    stale = PendingRead(asker("d"), ((1, b""),), stale=True)
+    for read in (waiting.unconfirmed[1], *waiting.confirmed, stale):
+        waiting.add_read(read)
     assert [who.connection for who in waiting.drop_batches()] == ["a"]
     assert [who.connection for who in waiting.drop_reads()] == ["b", "c"]
     assert not (waiting.drop_batches() or waiting.drop_reads() or waiting.outstanding)
+    assert [*waiting.reads] == [stale]
+
+
+def test_queries_are_counted_by_client_until_they_are_answered_or_dropped() -> None:
+    waiting = WaitingRequests()
+    first = PendingRead(asker("a"), ((1, b""), (2, b""), (3, b"")))
+    waiting.add_read(first)
+    assert waiting.fresh_queries("a", ((2, b""), (4, b""))) == ((4, b""),)
+    assert waiting.fresh_queries("b", ((2, b""),)) == ((2, b""),)
+    second = PendingRead(asker("a"), ((4, b""),))
+    waiting.add_read(second)
+    assert (waiting.queries, waiting.waiting_queries("a"), waiting.waiting_queries("b")) == (4, 4, 0)
+    assert not waiting.answered(first, [1, 3])
+    assert waiting.fresh_queries("a", ((1, b""), (2, b""))) == ((1, b""),)
+    assert waiting.answered(first, [2])
+    waiting.drop_read(second)
+    waiting.drop_read(second)
+    assert (second.dropped, first.dropped) == (True, False)
+    assert (waiting.queries, waiting.asked, waiting.reads) == (0, {}, {})

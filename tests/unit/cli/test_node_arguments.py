@@ -129,4 +129,20 @@ def test_the_settings_are_listed_with_defaults_and_reasons() -> None:
     assert rows["node_id"]["required"]
     assert {name.partition(".")[0] for name in rows} >= {"raft", "storage", "client", "peers"}
     assert all(row["what"] and row["why"] and row["reload"] for row in rows.values())
-    assert SHELL.run("settings", "nothing").exit_code == 2
+    assert "raft.heartbeat_interval" in SHELL.run("settings", "heartbeat").stdout
+    wrong = SHELL.run("settings", "heartbeet")
+    assert (wrong.exit_code, "did you mean raft.heartbeat_interval?" in wrong.stderr) == (78, True)
+
+
+def test_an_option_that_is_given_twice_is_refused() -> None:
+    arguments = ["--id", "n1", "--data", "never-made", "--heartbeat-interval", "1", "--heartbeat-interval", "2"]
+    found = SHELL.run("node", *arguments)
+    assert (found.exit_code, "given 2 times: give it once" in found.stderr) == (2, True)
+
+
+@pytest.mark.parametrize("text", ["nan", "inf", "-inf"])
+@pytest.mark.parametrize("command", [("demo", "--seconds"), ("status", "--timeout"), ("status", "--interval")])
+def test_a_number_of_seconds_is_finite(command: tuple[str, str], text: str) -> None:
+    found = SHELL.run(*command, text)
+    assert found.exit_code == 2
+    assert command[1] in found.stderr

@@ -347,7 +347,7 @@ def test_an_embedded_node_is_an_endpoint_without_a_socket() -> None:
         client.put("a", 1)
         assert client.get("a") == 1
         assert client.status("local")["node"] == "n1"
-        assert client.driver.connections.context is None
+        assert client.driver.connections is not None and client.driver.connections.context is None
     assert port.closed
 
 

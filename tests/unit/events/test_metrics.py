@@ -39,7 +39,14 @@ SEED = (
 def status(**changed: Any) -> dict[str, Any]:
     """What a leader of three says of itself."""
     nodes = [
-        {"id": name, "status": state, "round_trip_ms": trip, "last_contact": contact, "match_index": match}
+        {
+            "id": name,
+            "status": state,
+            "round_trip_ms": trip,
+            "last_contact": contact,
+            "match_index": match,
+            "refusal": "",
+        }
         for name, state, trip, contact, match in (
             ("n1", "active", None, None, 90),
             ("n2", "active", 0.5, 0.1, 80),
@@ -52,7 +59,7 @@ def status(**changed: Any) -> dict[str, Any]:
         "log_entries": 80, "log_size_bytes": 4096, "storage_used_bytes": 8192, "storage_quota_bytes": 1 << 30,
         "disk_free_bytes": 1 << 33, "operations_total": 500, "operations_failed": 3, "reads_total": 4,
         "turns_total": 60, "flushes_total": 50, "refused": {"stranger": 2}, "uptime": 250.0, "mailbox_depth": 1,
-        "nodes": nodes,
+        "nodes": nodes, "commit_seconds": 0.25, "full": "",
     }  # fmt: skip
     return {**facts, **changed}
 

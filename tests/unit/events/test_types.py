@@ -16,7 +16,7 @@ KINDS = [
     "role.changed", "role.follower", "role.candidate", "role.leader",
     "cluster.formed", "cluster.quorum.achieved", "cluster.quorum.lost",
     "log.appended", "log.committed", "log.compacted", "log.truncated",
-    "apply.slow",
+    "apply.slow", "query.slow", "time.skewed", "time.stepped",
     "snapshot.started", "snapshot.completed", "snapshot.failed", "snapshot.restored",
     "health.healthy", "health.degraded", "health.unhealthy", "health.recovering",
 ]  # fmt: skip
@@ -27,7 +27,9 @@ NOT_YET = [
 ]  # fmt: skip
 
 
-NEW = ["node.refused", "settings.differ", "address.differs", "apply.slow"]
+NEW = [
+    "node.refused", "settings.differ", "address.differs", "apply.slow", "query.slow", "time.skewed", "time.stepped",
+]  # fmt: skip
 """The kinds that the Go original does not have."""
 
 

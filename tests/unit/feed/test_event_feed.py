@@ -32,5 +32,5 @@ def test_a_finite_feed_raises_if_it_reaches_no_node() -> None:
 def test_an_empty_queue_and_an_unknown_kind_are_refused() -> None:
     with pytest.raises(InvalidConfigError, match="queue_max is 0"):
         EventFeed(NOBODY, queue_max=0)
-    with pytest.raises(ValueError, match="leadr"):
+    with pytest.raises(InvalidConfigError, match=r"leadr.*did you mean consensus.leader"):
         EventFeed(NOBODY, ["leadr.*"])

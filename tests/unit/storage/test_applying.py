@@ -16,7 +16,7 @@ from forge_consensus.storage.backends.tables import Batch
 from forge_consensus.storage.ledger.applying import Applier, Point, header_of, point_of, stored_point
 from forge_consensus.storage.ledger.ledger import Proposal
 from forge_consensus.storage.ledger.log import Log
-from forge_consensus.storage.ledger.record import Kind, encode
+from forge_consensus.storage.ledger.record import Kind, encode, encode_untimed
 from forge_consensus.storage.machines.kv import KeyValueMachine
 from forge_consensus.storage.machines.machine import ApplyFaultError, Command, Entry
 from tests.worlds.ledger_world import BACKENDS, LIMITS, TallyMachine, World, increment, put
@@ -31,7 +31,7 @@ def world(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[World]:
 
 def open_session(world: World, term: int) -> int:
     with world.turn():
-        return world.ledger.propose(term, 1000, [Proposal(Kind.SESSION, 0, 0, 0, (60_000).to_bytes(8))])[0]
+        return world.ledger.propose(term, [Proposal(Kind.SESSION, 0, 0, 0, (60_000).to_bytes(8))])[0]
 
 
 def test_each_entry_gets_one_outcome_in_order(world: World) -> None:
@@ -117,18 +117,41 @@ def test_applying_goes_on_between_a_failed_and_a_good_checkpoint(tmp_path: Path)
     assert world.state == {"a": 1, "b": 2}
 
 
-def test_time_never_goes_back(world: World) -> None:
-    seen: list[int] = []
+def times_seen(records: list[bytes], *, batched: bool) -> list[tuple[int, int]]:
+    """The (wall time, elapsed time) of each entry as a machine sees them."""
+    seen: list[tuple[int, int]] = []
 
     class Clocked(TallyMachine):
         def apply(self, entry: Entry) -> Any:
-            seen.append(entry.time_ms)
+            seen.append((entry.time_ms, entry.elapsed_ms))
 
-    applier, log = Applier(world.tables, Clocked()), Log(MemoryTables(), 10_000)
+    class ClockedInRuns(Clocked):
+        def apply_run(self, entries: Sequence[Entry]) -> list[Any]:
+            return [self.apply(entry) for entry in entries]
+
+    log = Log(MemoryTables(), 10_000)
+    log.append(records)
+    Applier(MemoryTables(), ClockedInRuns() if batched else Clocked()).run(log, len(records), 100)
+    return seen
+
+
+@pytest.mark.parametrize("batched", [False, True])
+def test_the_elapsed_time_never_goes_back_and_the_wall_time_is_the_leaders(batched: bool) -> None:
+    times = [(1000, 10), (5000, 20), (3000, 20), (5001, 15), (1, 30)]
+    records = [
+        encode(n, 1, Kind.COMMAND, wall, data=put("k", 1), elapsed_ms=elapsed)
+        for n, (wall, elapsed) in enumerate(times, 1)
+    ]
+    assert times_seen(records, batched=batched) == [(1000, 10), (5000, 20), (3000, 20), (5001, 20), (1, 30)]
+
+
+@pytest.mark.parametrize("batched", [False, True])
+def test_the_one_time_of_entries_of_format_2_stands_for_both_and_never_goes_back(batched: bool) -> None:
     times = [1000, 5000, 3000, 5001, 1]
-    log.append([encode(n, 1, Kind.COMMAND, time, data=put("k", 1)) for n, time in enumerate(times, 1)])
-    applier.run(log, 5, 100)
-    assert seen == [1000, 5000, 5000, 5001, 5001]
+    records = [encode_untimed(n, 1, Kind.COMMAND, time, put("k", 1)) for n, time in enumerate(times, 1)]
+    records.append(encode(6, 1, Kind.COMMAND, 4000, data=put("k", 1), elapsed_ms=5002))
+    old = [1000, 5000, 5000, 5001, 5001]
+    assert times_seen(records, batched=batched) == [*zip(old, old, strict=True), (4000, 5002)]
 
 
 @pytest.mark.parametrize("kind", ["apply", "sessions"])
@@ -209,9 +232,9 @@ def test_a_machine_in_the_ledger_answers_from_the_old_state_until_the_new_one_is
 
 
 def test_a_header_without_a_part_is_damaged() -> None:
-    header = header_of(Point(5, 2, 1000, b"c"), [b"s"])
-    assert point_of(header) == (Point(5, 2, 1000, b"c"), [b"s"])
-    for name in header:
+    header = header_of(Point(5, 2, 1000, b"c", 700), [b"s"])
+    assert point_of(header) == (Point(5, 2, 1000, b"c", 700), [b"s"])
+    for name in header.keys() - {"elapsed_ms"}:
         with pytest.raises(CorruptionError, match=f"lacks '{name}'"):
             point_of({key: value for key, value in header.items() if key != name})
 

@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from typing import Any
 
+import msgpack
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from forge_consensus.storage.machines.kv import KeyValueMachine
-from forge_consensus.storage.machines.kv_commands import DELETED_MAX, KEY_BYTES_MAX, VALUE_BYTES_MAX
-from forge_consensus.storage.machines.machine import Command, Entry
+from forge_consensus.storage.machines.kv_commands import (
+    BATCH_OPS_MAX,
+    DELETED_MAX,
+    KEY_BYTES_MAX,
+    READ_BYTES_MAX,
+    VALUE_BYTES_MAX,
+    same,
+)
+from forge_consensus.storage.machines.machine import RESULT_BYTES_MAX, Command, Entry
 
 
 def do(machine: KeyValueMachine, kind: str, **payload: Any) -> Any:
@@ -182,3 +193,83 @@ def test_a_wrong_deletion_of_a_prefix_changes_nothing(payload: dict[str, Any]) -
 def test_some_commands_are_no_part_of_a_batch(name: str) -> None:
     with pytest.raises(ValueError, match="cannot be a part of a batch"):
         do(holding(), "batch", ops=[{"type": name, "ops": [], "prefix": ""}])
+
+
+LARGE = bytes(VALUE_BYTES_MAX - 100)
+
+
+@pytest.mark.parametrize("size", [1 << 20, 200_000, 3000])
+def test_the_results_of_a_batch_are_counted_before_they_take_memory(size: int) -> None:
+    machine = holding(large=bytes(size - 100))
+    many = (RESULT_BYTES_MAX - 14) // len(msgpack.packb(bytes(size - 100))) + 1
+    ops = [{"type": "increment", "key": "n"}, *[{"type": "get", "key": "large"}] * 2 * many]
+    tracemalloc.start()
+    try:
+        with pytest.raises(ValueError, match=rf"^op {many} of the batch: the results have more than"):
+            do(machine, "batch", ops=ops)
+        assert tracemalloc.get_traced_memory()[1] < 3 * RESULT_BYTES_MAX
+    finally:
+        tracemalloc.stop()
+    assert machine.query("n") is None
+    results = do(machine, "batch", ops=ops[: many - 1])
+    assert len(msgpack.packb(results)) <= RESULT_BYTES_MAX
+
+
+def test_a_batch_has_at_most_so_many_commands() -> None:
+    machine = KeyValueMachine()
+    ops = [{"type": "increment", "key": "n"}] * BATCH_OPS_MAX
+    assert do(machine, "batch", ops=ops)[-1] == BATCH_OPS_MAX
+    large = Command("batch", {"ops": [*ops, ops[0]]})
+    for refuse in (machine.admit, lambda command: machine.apply(Entry(1, 1, 0, command))):
+        with pytest.raises(ValueError, match=f"at most {BATCH_OPS_MAX} commands, this one {BATCH_OPS_MAX + 1}"):
+            refuse(large)
+    assert machine.query("n") == BATCH_OPS_MAX
+    assert len(large.encode()) > machine.admit_bytes_min
+    machine.admit(Command("batch", {"ops": ops}))
+    machine.admit(Command("no such", {}))
+
+
+@pytest.mark.parametrize("op", [{"type": "cas", "expected": 1, "value": 2}, {"type": "delete"}])
+def test_a_batch_reads_only_so_many_bytes_of_values(op: dict[str, Any]) -> None:
+    machine = holding(**{f"k{n}": LARGE for n in range(READ_BYTES_MAX // len(LARGE) + 1)})
+    with pytest.raises(ValueError, match=r"reads more than \d+ bytes of values"):
+        do(machine, "batch", ops=[{**op, "key": f"k{n}"} for n in range(READ_BYTES_MAX // len(LARGE) + 1)])
+    assert machine.query({"count": ""}) == READ_BYTES_MAX // len(LARGE) + 1
+
+
+def test_a_small_cas_does_not_decode_a_large_value(monkeypatch: pytest.MonkeyPatch) -> None:
+    machine = holding(k=[{}] * 100_000)
+    monkeypatch.setattr("msgpack.unpackb", lambda data: pytest.fail("decoded"))
+    assert do(machine, "cas", key="k", expected=[{}], value=1) is False
+
+
+def test_a_prefix_with_large_values_is_deleted_in_steps() -> None:
+    count = 2 * (READ_BYTES_MAX // len(LARGE))
+    machine = holding(**{f"k{n:03}": LARGE for n in range(count)})
+    steps = []
+    while gone := do(machine, "delete_prefix", prefix="k"):
+        steps.append(gone)
+    assert len(steps) == 2
+    assert sum(steps) == count
+
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats() | st.text() | st.binary(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=2), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+@given(VALUES)
+def test_equal_values_have_encodings_of_one_length(value: Any) -> None:
+    def shuffled(one: Any) -> Any:
+        if isinstance(one, dict):
+            return {key: shuffled(one[key]) for key in reversed(one)}
+        return [shuffled(inner) for inner in one] if isinstance(one, list) else one
+
+    other = shuffled(value)
+    assert len(msgpack.packb(other)) == len(msgpack.packb(value))
+    machine = holding(k=value)
+    held = msgpack.unpackb(msgpack.packb(value))
+    if value is not None and same(held, msgpack.unpackb(msgpack.packb(other))):
+        assert do(machine, "cas", key="k", expected=other, value=0) is True

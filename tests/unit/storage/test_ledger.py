@@ -81,23 +81,23 @@ def test_leading_needs_a_vote_for_oneself_given_in_this_boot(world: World) -> No
     ledger.begin(0)
     ledger.advance(3)
     with pytest.raises(StaleTermError):
-        ledger.lead(3)
+        ledger.lead(3, 1000)
     assert ledger.grant_vote(3, "n2", 9, 9)
     with pytest.raises(StaleTermError):
-        ledger.lead(3)
+        ledger.lead(3, 1000)
     assert ledger.stand(3) == 4
     ledger.commit()
     world.crash()
     assert (world.ledger.term, world.ledger.vote) == (4, "n1")
     with pytest.raises(StaleTermError):
-        world.ledger.lead(4)
+        world.ledger.lead(4, 1000)
 
 
 def test_a_term_is_led_once(world: World) -> None:
     term, ledger = world.lead(), world.ledger
     assert ledger.resign(term)
     assert not ledger.resign(term)
-    for act in (lambda: ledger.lead(term), lambda: ledger.propose(term, 0, COMMAND)):
+    for act in (lambda: ledger.lead(term, 1000), lambda: ledger.propose(term, COMMAND)):
         with pytest.raises(StaleTermError):
             act()
     assert world.lead() == term + 1
@@ -109,19 +109,19 @@ def test_a_rollback_ends_the_leadership_and_its_term_is_not_led_again(world: Wor
     ledger.rollback()
     assert ledger.leading_term is None
     with pytest.raises(StaleTermError):
-        ledger.lead(term)
+        ledger.lead(term, 1000)
 
 
 def test_a_term_won_in_a_rolled_back_turn_is_not_led_later(world: World) -> None:
     ledger = world.ledger
     ledger.begin(0)
     term = ledger.stand(ledger.term)
-    ledger.lead(term)
+    ledger.lead(term, 1000)
     ledger.rollback()
     assert (ledger.term, ledger.vote, ledger.leading_term) == (term - 1, "", None)
     assert ledger.stand(ledger.term) == term
     with pytest.raises(StaleTermError):
-        ledger.lead(term)
+        ledger.lead(term, 1000)
 
 
 def test_a_leader_does_not_stand_before_it_has_resigned(world: World) -> None:
@@ -139,8 +139,8 @@ def test_entries_leave_early_only_when_leading_was_durable_before_the_turn(world
     ledger = world.ledger
     ledger.begin(0)
     term = ledger.stand(ledger.term)
-    ledger.lead(term)
-    ledger.propose(term, 0, NOOP)
+    ledger.lead(term, 1000)
+    ledger.propose(term, NOOP)
     assert not ledger.may_send_early(term)
     ledger.commit()
     with world.turn():
@@ -246,7 +246,7 @@ def test_a_configuration_is_in_force_from_its_append_to_its_truncation(world: Wo
     assert world.ledger.configuration == CONFIGURATION
     term = world.lead()
     with world.turn():
-        world.ledger.propose(term, 0, [Proposal(Kind.CONFIGURATION, 0, 0, 0, other.encode())])
+        world.ledger.propose(term, [Proposal(Kind.CONFIGURATION, 0, 0, 0, other.encode())])
         assert world.ledger.configuration == other
     world.ledger.begin(0)
     world.ledger.rollback()

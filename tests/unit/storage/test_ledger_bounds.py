@@ -18,6 +18,7 @@ from forge_consensus.storage.backends.memory import MemoryTables
 from forge_consensus.storage.ledger.ledger import Proposal
 from forge_consensus.storage.ledger.log import TABLE
 from forge_consensus.storage.ledger.record import Kind, key_of
+from forge_consensus.storage.machines.machine import Command
 from tests.worlds.ledger_world import BACKENDS, LIMITS, World, entry, put
 
 MIB = 1 << 20
@@ -80,7 +81,7 @@ def test_a_full_store_refuses_proposals_and_still_votes_and_compacts(tmp_path: P
                 break
     world.do(put("k", b"x" * 1000))
     tables.disk_free_bytes = 40_000
-    with pytest.raises(StorageFullError, match="40000 free on the disk"):
+    with pytest.raises(StorageFullError, match=r"the disk is full: 39.1 KiB are free.*make room on the disk"):
         world.propose(put("k", 1))
     assert world.lead() == 3
 
@@ -91,7 +92,7 @@ def test_proposals_of_one_turn_are_counted_together(tmp_path: Path) -> None:
     term = world.lead()
     with pytest.raises(StorageFullError), world.turn():
         for _ in range(100):
-            world.ledger.propose(term, 0, [Proposal(Kind.COMMAND, 0, 0, 0, b"x" * 100_000)])
+            world.ledger.propose(term, [Proposal(Kind.COMMAND, 0, 0, 0, b"x" * 100_000)])
     assert world.ledger.log.fresh_bytes < 1 * MIB
     world.ledger.commit()
 
@@ -149,8 +150,8 @@ def test_commit_says_whether_entries_were_written(world: World) -> None:
     term = ledger.stand(ledger.term)
     assert ledger.commit() is False
     ledger.begin(0)
-    ledger.lead(term)
-    ledger.propose(term, 0, NOOP)
+    ledger.lead(term, 1000)
+    ledger.propose(term, NOOP)
     assert ledger.commit() is True
     ledger.begin(0)
     assert ledger.commit() is False
@@ -178,6 +179,17 @@ def test_a_checkpoint_is_due_after_a_number_of_entries_bytes_or_seconds(tmp_path
     with world.turn():
         pass
     assert world.tables.commits == commits
+
+
+def test_a_checkpoint_is_due_after_a_number_of_changed_keys_however_few_entries_changed_them(tmp_path: Path) -> None:
+    world = World("memory", tmp_path, limits=replace(LIMITS, checkpoint_entries=1000, checkpoint_bytes=1 << 30))
+    world.lead()
+    applier = world.ledger.applier
+    for batch in range(12):
+        ops = [{"type": "set", "key": f"{batch}/{n}", "value": n} for n in range(100)]
+        world.do(Command("batch", {"ops": ops}).encode())
+        assert applier.dirty_keys < 1000
+    assert applier.on_disk == applier.index - 2  # the tenth batch reached the bound
 
 
 def test_a_failed_commit_is_never_repeated(tmp_path: Path) -> None:

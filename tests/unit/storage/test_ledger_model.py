@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from forge_consensus.errors import StaleTermError
 from forge_consensus.storage.ledger.configuration import Configuration
 from forge_consensus.storage.ledger.ledger import Mismatch, Proposal
-from forge_consensus.storage.ledger.record import Kind, data_of, encode, kind_of, term_of
+from forge_consensus.storage.ledger.record import Kind, data_of, encode, encode_untimed, kind_of, parse, term_of
 from tests.worlds.ledger_world import CONFIGURATION, LIMITS, World, put
 
 OPERATIONS = ("advance", "stand", "lead", "vote", "resign", "propose", "accept", "commit", "apply", "admit")
@@ -40,13 +40,13 @@ class Model:
 
     def __init__(self, world: World) -> None:
         self.world = world
-        self.now = State(log=[encode(1, 0, Kind.CONFIGURATION, 0, data=CONFIGURATION.encode())])
+        self.now = State(log=[encode_untimed(1, 0, Kind.CONFIGURATION, 0, CONFIGURATION.encode())])
         self.durable = self.now.copy()
         self.commit = self.commit_before = 1
         self.hint = 1
         self.leading = False
         self.stood = self.led = 0
-        self.applied = 0
+        self.applied = self.wall_ms = 0
 
     def begin(self) -> None:
         self.world.ledger.begin(0.0)
@@ -125,9 +125,10 @@ class Model:
         term = self.now.term
         allowed = self.stood == term > self.led and self.now.vote == "n1"
         with self.refused_unless(allowed):
-            self.world.ledger.lead(term)
+            self.world.ledger.lead(term, 1000)
         if allowed:
             self.led, self.leading = term, True
+            self.wall_ms = parse(1, self.now.log[-1]).time_ms or 1000  # the time goes on, and here no time passes
             self.do_propose(1, 0)
 
     def do_vote(self, a: int, b: int) -> None:
@@ -150,9 +151,9 @@ class Model:
         count, first = max(a, 1), len(self.now.log) + 1
         with self.refused_unless(self.leading):
             proposals = [Proposal(kind, 0, 0, 0, data)] * count
-            assert self.world.ledger.propose(self.now.term, 5, proposals) == (first, first + count - 1)
+            assert self.world.ledger.propose(self.now.term, proposals) == (first, first + count - 1)
         if self.leading:
-            self.now.log += [encode(first + n, self.now.term, kind, 5, data=data) for n in range(count)]
+            self.now.log += [encode(first + n, self.now.term, kind, self.wall_ms, data=data) for n in range(count)]
 
     def do_accept(self, a: int, b: int) -> None:
         if self.leading:

@@ -19,7 +19,7 @@ from forge_consensus.storage.ledger.identity import BOOTS, IDENTITY
 from forge_consensus.storage.ledger.ledger import BASE, HARD
 from forge_consensus.storage.ledger.log import TABLE
 from forge_consensus.storage.ledger.numbers import EVENTS_MARK
-from forge_consensus.storage.ledger.record import Kind, encode, key_of
+from forge_consensus.storage.ledger.record import UNTIMED, Kind, encode_untimed, key_of, parse
 from forge_consensus.storage.ledger.transaction import META, put_meta
 from forge_consensus.storage.machines.machine import ApplyFaultError, Command
 from forge_consensus.storage.machines.naming import name_of
@@ -84,9 +84,21 @@ def test_a_folder_as_format_2_was_first_written_still_opens(backend: str, tmp_pa
     assert set(sessions.live[3].outcomes) == {1, 2}
     assert world.snapshots.newest is not None
     assert (world.snapshots.newest.index, world.snapshots.damaged) == (7, ())
+    assert (ledger.applier.time_ms, ledger.applier.elapsed_ms) == (1000, 1000), "one time stood for both"
+    assert sessions.live[3].last_use == (0, 1000)
+    world.now += 3.0
     world.lead()
+    assert [parse(n, ledger.log.get(n)).elapsed_ms for n in (8, 9, 10)] == [UNTIMED, UNTIMED, 1000], "no jump"
+    world.now += 2.0
+    world.propose(put("e", 5), session=3, seq=7)
     world.settle()
-    assert [ledger.applier.query(key) for key in ("a", "b", "c", "d")] == [1, [2], 3, 4]
+    assert ledger.applier.elapsed_ms == 3000
+    assert sessions.live[3].last_use == (11, 3000)
+    assert [ledger.applier.query(key) for key in ("a", "b", "c", "d", "e")] == [1, [2], 3, 4, 5]
+    world.checkpoint()
+    world.crash()
+    assert (world.ledger.applier.time_ms, world.ledger.applier.elapsed_ms) == (3000, 3000)
+    assert world.ledger.applier.sessions.live[3].last_use == (11, 3000)
     world.close()
 
 
@@ -104,7 +116,7 @@ def test_a_configuration_of_a_later_version_stops_the_start(world: World) -> Non
 
 def test_the_first_entry_is_the_same_bytes_on_every_node(tmp_path: Path) -> None:
     one, other = World("memory", tmp_path, node="n1"), World("lmdb", tmp_path, node="n2")
-    assert one.log_bytes == other.log_bytes == [encode(1, 0, Kind.CONFIGURATION, 0, data=CONFIGURATION.encode())]
+    assert one.log_bytes == other.log_bytes == [encode_untimed(1, 0, Kind.CONFIGURATION, 0, CONFIGURATION.encode())]
     assert one.ledger.commit_index == 1
     assert one.opened.is_new
     assert one.ledger.identity.incarnation != other.ledger.identity.incarnation

@@ -20,6 +20,7 @@ from forge_consensus.storage.machines.sessions import (
     IN_PROGRESS,
     STALE,
     TTL_MS_MAX,
+    Session,
     Sessions,
     export_rows,
     import_rows,
@@ -245,6 +246,30 @@ def test_a_session_lives_until_its_time_to_live_has_passed_in_silence() -> None:
     assert perform(sessions, 5, 2, 1, 200) == result(200)
     assert perform(sessions, 5, 3, 1, 301) == EXPIRED
     assert not sessions.live
+
+
+def test_a_busy_session_is_never_evicted_before_silent_ones_although_no_time_passes() -> None:
+    sessions = Sessions(sessions_max=100)
+    busy = sessions.open(1, 5_000, 60_000, 1)
+    for index in range(2, 101):
+        sessions.open(index, 5_000, 60_000, index)
+    for index in range(101, 1000):
+        assert sessions.begin(busy, index, index, 5_000, index) is None
+    for index in range(1000, 1099):
+        sessions.open(index, 5_000, 60_000, index)
+    assert set(sessions.live) == {busy, *range(1000, 1099)}
+
+
+def test_sessions_of_format_2_are_evicted_by_their_time_and_before_those_that_were_used_since() -> None:
+    rows = {1: 900, 2: 700, 3: 800}
+    sessions = Sessions(sessions_max=3)
+    for session, last_ms in rows.items():
+        sessions.live[session] = Session.decode(msgpack.packb([last_ms, 60_000, 0, {}]))
+    assert sessions.begin(2, 1, 0, 900, 50) is None
+    sessions.open(60, 900, 60_000, 60)
+    assert set(sessions.live) == {1, 2, 60}
+    sessions.open(61, 900, 60_000, 61)
+    assert set(sessions.live) == {2, 60, 61}
 
 
 def test_the_longest_silent_session_is_closed_when_there_are_too_many() -> None:

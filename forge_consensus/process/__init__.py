@@ -1,0 +1,1 @@
+"""What the process around the package demands: signal handlers, forks, few descriptors, and a log that stands still."""
