@@ -93,18 +93,8 @@ class OneNode:
         )
         self.ledger = opened.ledger
         self.settings = options or RaftSettings()
-        own = self.peers["n1"]
-        rng = random.Random(7)
-        self.engine = Engine(
-            opened,
-            self.settings,
-            self.clock,
-            self,
-            self.bus,
-            rng,
-            own,
-            advertised=own if advertised is None else advertised,
-        )
+        own, rng = self.peers["n1"], random.Random(7)
+        self.engine = Engine(opened, self.settings, self.clock, self, self.bus, rng, own, "", advertised)
         commit = self.tables.commit
 
         def recorded(batch: Any) -> None:
