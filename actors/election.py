@@ -153,14 +153,20 @@ class ElectionActor(ConsensusActor):
     # --- asking ------------------------------------------------------------------------------------------------------
 
     def leaves_to_others(self) -> bool:
-        """Whether not to stand this time, because a user's machine is being handed a snapshot, or the store is full.
+        """Whether not to stand this time, because another node would be the better leader.
 
-        As the leader this node could apply and answer nothing until `restore()` returns, or append nothing, so it only
-        votes. If nobody else leads after several election timeouts, it stands all the same: a leader that appends
-        nothing still answers reads.
+        While a user's machine is being handed a snapshot, this node as the leader could apply and answer nothing until
+        `restore()` returns; with a full store it could append nothing. So it only votes. If it has much to apply,
+        nobody would be answered until that is done, and one more election timeout gives the others the time to stand.
+        If nobody else leads, it stands all the same: a leader that appends nothing still answers reads.
         """
-        full = self.others and self.ledger.look_for_room()
-        if not (self.ledger.applier.replacing or full) or self.left_to_others >= LEFT_TO_OTHERS_MAX:
+        applier, ledger = self.ledger.applier, self.ledger
+        full = self.others and ledger.look_for_room()
+        times = LEFT_TO_OTHERS_MAX if applier.replacing or full else 0
+        backlog = applier.pace.seconds(ledger.commit_index - ledger.applied)
+        if self.others and backlog > self.settings.election_timeout_max:
+            times = max(times, 1)
+        if self.left_to_others >= times:
             return False
         self.left_to_others += 1
         return True

@@ -38,6 +38,7 @@ from forge_consensus.actors.notices import (
 )
 from forge_consensus.actors.raft.admission import Admission
 from forge_consensus.actors.raft.answering import ANSWER_BYTES_MAX, RESULT_OVERHEAD_BYTES, Answering, Worked
+from forge_consensus.actors.raft.capacity import Capacity
 from forge_consensus.actors.raft.failed_commands import FailedCommands
 from forge_consensus.actors.raft.journal_pages import page_of
 from forge_consensus.actors.raft.slow_work import SlowWork
@@ -59,7 +60,6 @@ from forge_consensus.errors import (
 )
 from forge_consensus.events.types import QuerySlow
 from forge_consensus.storage.ledger.ledger import Proposal
-from forge_consensus.storage.ledger.pace import Pace
 from forge_consensus.storage.ledger.record import Kind
 from forge_consensus.storage.machines.sessions import TTL_BYTES, TTL_MS_MAX
 
@@ -78,7 +78,6 @@ class GatewayActor(ConsensusActor):
         self.waiting = WaitingRequests()
         self.failed_commands = FailedCommands()
         self.answer_due = False
-        self.query_pace = Pace()
         self.slow_work = SlowWork()
         self.locators: dict[int, tuple[SenderAddress, int, Timer]] = {}
 
@@ -88,6 +87,7 @@ class GatewayActor(ConsensusActor):
         self.unanswered = context.unanswered
         self.admission = Admission(self.ledger.applier.machine)
         self.answering = Answering(self.ledger.applier)
+        self.capacity = Capacity(self.ledger, self.waiting, self.settings)
 
     def receiveMsg_Start(self, message: Start, sender: Any) -> None:
         """Answer the clients whose requests the failed actors had taken: the outcome of these requests is unknown."""
@@ -160,6 +160,15 @@ class GatewayActor(ConsensusActor):
         else:
             self.refuse(asker, NotLeaderError.code, f"{self.node_id} does not lead, {leader} does")
 
+    def refuse_as_busy(self, asker: SenderAddress, text: str, count: int, numbers: tuple[int, ...] = ()) -> None:
+        """Refuse `count` commands or queries, because too much waits already; no `numbers` mean all of the request."""
+        self.totals.busy += count
+        if not numbers:
+            self.refuse(asker, BusyError.code, text)
+            return
+        known = self.located()
+        self.send(asker, Refused(BusyError.code, text, known.leader, known.address, known.term, numbers))
+
     # --- commands ----------------------------------------------------------------------------------------------------
 
     def receiveMsg_Submit(self, message: Submit, sender: Any) -> None:
@@ -201,17 +210,19 @@ class GatewayActor(ConsensusActor):
         if term is None:
             self.refuse_leader(asker)
             return
-        outstanding = waiting.outstanding.get(asker.connection, 0) + len(proposals)
-        if outstanding > self.settings.outstanding_max:
-            text = f"{outstanding} commands of this client wait: at most {self.settings.outstanding_max} may"
-            self.refuse(asker, BusyError.code, text)
-            return
+        room, busy = self.capacity.commands(asker, len(proposals))
+        if busy:
+            numbers = tuple(proposal.seq for proposal in proposals[room:]) if session else ()
+            self.refuse_as_busy(asker, busy, len(proposals) - room, numbers)
+            proposals = proposals[:room]
+            if not proposals:
+                return
         try:
             if self.shared.blocked:
                 raise StorageFullError(self.shared.blocked)
             first, last = ledger.propose(term, proposals)
         except BusyError as error:
-            self.refuse(asker, error.code, str(error))
+            self.refuse_as_busy(asker, str(error), len(proposals))
             return
         except StorageFullError as error:
             self.context.refuse(error.code, str(error))
@@ -272,8 +283,8 @@ class GatewayActor(ConsensusActor):
             if not message.queries:
                 self.send(sender, ReadResults(self.ledger.applied, self.staleness_ms() if stale else 0, ()))
             return
-        if busy := self.too_many_queries(sender, len(queries)):
-            self.refuse(sender, BusyError.code, busy)
+        if busy := self.capacity.queries(sender, len(queries)):
+            self.refuse_as_busy(sender, busy, len(queries))
             return
         wait_ns = min(message.wait_ms or READ_WAIT_MS_MAX, READ_WAIT_MS_MAX) * 1_000_000
         read = PendingRead(sender, queries, stale, self.clock.boottime_ns() + wait_ns)
@@ -285,21 +296,6 @@ class GatewayActor(ConsensusActor):
             self.ticket += 1
             self.waiting.unconfirmed[self.ticket] = read
             self.tell("replication", ReadIndex(self.ticket, lease=message.consistency == LEASE))
-
-    def too_many_queries(self, asker: SenderAddress, count: int) -> str:
-        """Why so many more queries of a client cannot be taken now; empty if they can.
-
-        Queries that would be answered too late to be of use only keep those behind them waiting, so they are refused at
-        once. One frame is always taken if nothing waits.
-        """
-        waiting, settings = self.waiting, self.settings
-        own = waiting.waiting_queries(asker.connection) + count
-        if own > settings.outstanding_max:
-            return f"{own} queries of this client wait: at most {settings.outstanding_max} may"
-        seconds = self.query_pace.seconds(waiting.queries + count)
-        if waiting.queries and seconds > settings.backlog_seconds_max:
-            return f"{waiting.queries} queries wait, about {seconds:.1f} s of work: try again in a moment"
-        return ""
 
     def receiveMsg_ReadReady(self, message: ReadReady, sender: Any) -> None:
         """Note that the leader is confirmed, and answer the read if its index is applied."""
@@ -351,6 +347,8 @@ class GatewayActor(ConsensusActor):
         def work_elsewhere() -> Worked:
             try:
                 return work(clock_ns, seconds, slow_seconds, applied, stale_ms)
+            except BaseException as error:  # what is no `Exception` would end the helper without a report
+                raise OperationFailedError(f"{type(error).__name__}: {error}") from error
             finally:
                 give_back()
 
@@ -380,7 +378,7 @@ class GatewayActor(ConsensusActor):
     def send_answers(self, worked: Worked) -> None:
         """Send the answers of a slice, and count them."""
         waiting, totals = self.waiting, self.totals
-        self.query_pace.note(worked.asked, worked.seconds)
+        self.capacity.query_pace.note(worked.asked, worked.seconds)
         for answers in worked.answers:
             read, items = answers.read, answers.items
             totals.reads += len(items)

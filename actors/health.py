@@ -46,6 +46,9 @@ class HealthActor(ConsensusActor):
         super().__init__()
         self.number = 0
         self.missed: dict[str, int] = {}
+        self.busy = 0
+        self.overloads: list[str] = []
+        """What the last check found too slow for what is asked of it; without numbers, as each text is an event."""
         self.clock_watch = ClockWatch()
 
     def bind(self, context: Context) -> None:
@@ -56,12 +59,14 @@ class HealthActor(ConsensusActor):
 
     def receiveMsg_Start(self, message: Start, sender: Any) -> None:
         """Start checking the peers."""
+        self.busy = self.totals.busy
         self.missed = dict.fromkeys(self.others, 0)
         self.judge()
         self.after(self.settings.check_interval, CheckHealth())
 
     def receiveMsg_CheckHealth(self, message: CheckHealth, sender: Any) -> None:
         """Judge the peers that did not answer, and check all of them again."""
+        self.overloads = self.find_overloads()
         self.number += 1
         settings = self.settings
         for node, missed in self.missed.items():
@@ -168,7 +173,7 @@ class HealthActor(ConsensusActor):
         lag = self.ledger.commit_index - self.ledger.applied
         if lag > LAG_ENTRIES:
             details.append(f"{lag} committed entries wait to be applied")
-        details += self.troubles()
+        details += [*self.troubles(), *self.overloads]
         self.change(self.state_for(has_quorum, lag, bool(details)), tuple(details))
 
     def troubles(self) -> list[str]:
@@ -184,6 +189,16 @@ class HealthActor(ConsensusActor):
         slow = self.settings.election_timeout_min / 2
         if self.context.commit_times.slowest(self.clock.now()) > slow:
             found.append(f"the disk is slow: commits take longer than {slow:g} s")
+        return found
+
+    def find_overloads(self) -> list[str]:
+        """What does not keep up: clients were answered with busy, or much work waits for the state machine."""
+        ledger, found = self.ledger, list[str]()
+        busy, self.busy = self.totals.busy - self.busy, self.totals.busy
+        if busy > 0:
+            found.append("clients are answered with busy, because more is asked than can be done")
+        if ledger.applier.pace.seconds(ledger.commit_index - ledger.applied) > 2 * self.settings.backlog_seconds_max:
+            found.append("the state machine is far behind the log")
         return found
 
     def state_for(self, quorum: bool, lag: int, trouble: bool) -> HealthState:

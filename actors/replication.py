@@ -52,6 +52,7 @@ class ReplicationActor(ConsensusActor):
         self.leadership: Leadership | None = None
         self.apply_due = False
         self.send_due = False
+        self.resting = False
         self.slow_work = SlowWork()
 
     def bind(self, context: Context) -> None:
@@ -297,13 +298,17 @@ class ReplicationActor(ConsensusActor):
             self.send(self.myAddress, ApplyCommitted())
 
     def receiveMsg_ApplyCommitted(self, message: ApplyCommitted, sender: Any) -> None:
-        """Apply one slice of committed entries; the next slice is left to the next turn.
+        """Apply one slice of committed entries; the next slice is left to a later turn.
 
         Nothing is applied while a snapshot is being restored into a user's machine; `SnapshotInstalled` resumes it.
         """
         self.apply_due = False
         ledger = self.ledger
         if ledger.applier.replacing:
+            return
+        if self.resting:  # what has arrived during a whole slice is answered before the next one
+            self.resting, self.apply_due = False, True
+            self.next_turn(ApplyCommitted())
             return
         if ledger.applier.lent:
             self.apply_due = True
@@ -318,6 +323,7 @@ class ReplicationActor(ConsensusActor):
             self.tell("gateway", AppliedEntries(done))
         if ledger.more_to_apply:
             self.apply_due = True
+            self.resting = time_slice.is_over
             self.next_turn(ApplyCommitted())
 
     def applied_slowly(self, step: SlowStep) -> None:

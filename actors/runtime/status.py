@@ -8,6 +8,7 @@ from typing import Any, Protocol, Self
 from forge_consensus.actors.messages import FULL
 from forge_consensus.actors.runtime.clock import Clock
 from forge_consensus.actors.runtime.commit_times import CommitTimes
+from forge_consensus.actors.runtime.peers import Peers
 from forge_consensus.actors.runtime.refusals import Refusals
 from forge_consensus.actors.runtime.reported import Reported
 from forge_consensus.actors.runtime.shared import PeerView, SharedState
@@ -26,6 +27,7 @@ class Totals:
     commands: int = 0  # gateway; how many were answered
     commands_failed: int = 0  # gateway; of these, how many with an error
     reads: int = 0  # gateway; how many queries were answered
+    busy: int = 0  # gateway; how many commands and queries it refused, because too much waited
     slow_queries: int = 0  # gateway; how many calls of the machine for a query took longer than a heartbeat interval
     slow_applies: int = 0  # replication; how many commands took the machine longer than a heartbeat interval
 
@@ -40,6 +42,7 @@ class Source(Protocol):
     refusals: Refusals
     totals: Totals
     commit_times: CommitTimes
+    peers: Peers
     started_at: float
     events_address: str
 
@@ -74,6 +77,8 @@ class MemberStatus:
     """Why this node refused the member's last greeting, for people; None if it did not."""
     differs: list[str]
     """What differs between the member and this node, or is wrong with its address, as sentences."""
+    problem: str = ""
+    """Why the node has no connection to the member, such as a name that does not resolve; "" while it has one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +131,12 @@ class NodeStatus:
     operations_total: int
     operations_failed: int
     reads_total: int
+    busy_total: int
+    """How many commands and queries were answered with busy, because too much waited."""
+    backlog_entries: int
+    """How many entries of the log the state machine has not seen yet."""
+    backlog_seconds: float
+    """How long these are expected to take at the machine's present pace."""
     slow_applies_total: int
     """How many commands took the machine longer than a heartbeat interval; `consensus.apply.slow` names them."""
     slow_queries_total: int
@@ -178,6 +189,9 @@ class NodeStatus:
             operations_total=totals.commands,
             operations_failed=totals.commands_failed,
             reads_total=totals.reads,
+            busy_total=totals.busy,
+            backlog_entries=log.last - ledger.applied,
+            backlog_seconds=round(ledger.applier.pace.seconds(log.last - ledger.applied), 6),
             slow_applies_total=totals.slow_applies,
             slow_queries_total=totals.slow_queries,
             turns_total=totals.turns,
@@ -265,6 +279,7 @@ def members_of(source: Source) -> list[MemberStatus]:
             refused_appends=shared.refused_appends.get(node, 0),
             greeting_refused=shared.refused[node][1] if node in shared.refused else None,
             differs=list(greeted.differs) if greeted else [],
+            problem=source.peers.problems.get(node, ""),
         )
         found.append(member)
     return found

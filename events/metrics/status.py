@@ -61,6 +61,13 @@ def add_work(page: MetricPage, status: Mapping[str, Any]) -> None:
     )
     page.counter("reads", "Queries of clients that this node answered.", status["reads_total"])
     page.counter(
+        "busy",
+        "Commands and queries that were answered with busy, because too much waited.",
+        status.get("busy_total", 0),
+    )
+    page.gauge("backlog_entries", "Log entries that the state machine has not seen yet.", status.get("backlog_entries"))
+    page.gauge("backlog_seconds", "How long these are expected to take.", status.get("backlog_seconds"))
+    page.counter(
         "slow_applies",
         "Commands whose application took longer than a heartbeat interval.",
         status.get("slow_applies_total", 0),

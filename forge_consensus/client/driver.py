@@ -136,7 +136,7 @@ class Driver:
             endpoints = len(self.core.directory.endpoints)
             require_descriptors(DESCRIPTORS + DESCRIPTORS_EACH * endpoints, "a client")
             self.wakeup = Wakeup()
-            self.connections = Connections(self.wakeup.fd)
+            self.connections = Connections(self.wakeup.fd, self.core.settings.link_timeout)
             self.thread = ForgeThread(target=self.run, name="forge-client")
             self.thread.start()
         except BaseException as error:
@@ -298,10 +298,8 @@ class Driver:
         while self.arrived:
             happened.append(self.arrived.popleft())
         for name, what, request in happened:
-            if what is True:
-                core.connected(name)
-            elif what is False:
-                core.disconnected(name)
+            if type(what) is bool or type(what) is str:
+                self.note_connection(name, what)
             else:
                 core.receive(name, what, request)
         taken = self.take()
@@ -314,6 +312,15 @@ class Driver:
                 core.unsent(name, message, request)
         if core.resolved:
             self.tell()
+
+    def note_connection(self, name: str, what: bool | str) -> None:
+        """Tell the core that a connection was made or lost, or why there is none."""
+        if what is True:
+            self.core.connected(name)
+        elif what is False:
+            self.core.disconnected(name)
+        else:
+            self.core.directory.add(name).said = str(what)
 
     def take(self) -> list[Pending[Any]]:
         """The calls that other threads handed over."""

@@ -37,7 +37,7 @@ class Reads:
         """Whether any query is unanswered."""
         return any(self.windows.values())
 
-    def results(self, message: ReadResults) -> list[PendingRead[Any]]:
+    def results(self, message: ReadResults, now: float) -> list[PendingRead[Any]]:
         """Take answers; returns the queries that they end."""
         answered = []
         for number, code, payload in message.items:
@@ -46,6 +46,8 @@ class Reads:
                 if pending is None:
                     continue
                 window.answered_sent_at = pending.sent_at
+                if window.allowed < window.open_max:
+                    window.grow(1, max(0.0, now - pending.sent_at))
                 pending.applied, pending.stale_ms = message.applied, message.stale_ms
                 if code:
                     pending.error = result_error(code, payload)

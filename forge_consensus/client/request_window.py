@@ -15,6 +15,11 @@ P = TypeVar("P", bound=Pending[Any])
 ITEM_BYTES = 16
 """More bytes than the number and the length fields of one call take in a frame."""
 FLIGHTS_KEPT = 64
+HOPE = 1.5
+"""A call that waits is given up if less than so many times the usual time for an answer is left."""
+GROWTH = 4
+"""After an answer "busy" a window grows by one call for so many answers: so it finds the leader's pace, and few calls
+are refused."""
 
 
 @dataclass(slots=True)
@@ -45,6 +50,10 @@ class RequestWindow(Generic[P]):
         self.items_max = items_max
         self.bytes_max = bytes_max
         self.open_max = open_max
+        self.allowed = open_max
+        """So many calls may be under way now: fewer than `open_max` after an answer "busy", more with each answer."""
+        self.answer_seconds = 0.0
+        """About how long an answer takes, measured while fewer than `open_max` are allowed."""
         self.queue: deque[P] = deque()
         """The calls that were never sent."""
         self.open: dict[int, P] = {}
@@ -77,7 +86,38 @@ class RequestWindow(Generic[P]):
 
     def sendable(self) -> bool:
         """Whether there is a call to send, and the window allows it."""
-        return bool(self.again) or (bool(self.queue) and len(self.open) < self.open_max)
+        return bool(self.again or self.queue) and self.room > 0
+
+    @property
+    def room(self) -> int:
+        """How many calls may be sent now."""
+        return self.allowed - len(self.open) + len(self.again)
+
+    def busy(self, pendings: Iterable[P]) -> None:
+        """Send these calls again later, because the leader had no room for them; it had room for the others."""
+        pendings = list(pendings)
+        self.requeue([pending for pending in pendings if pending.sends <= 0])
+        self.again.update(pending.number for pending in pendings if pending.sends > 0)
+        self.allowed = max(1, len(self.open) - len(self.again))
+
+    def grow(self, answered: int, seconds: float) -> None:
+        """After an answer "busy": allow a few more calls under way, because so many were answered after `seconds`."""
+        self.allowed = min(self.open_max, self.allowed + max(1, answered // GROWTH))
+        self.answer_seconds += (seconds - self.answer_seconds) / GROWTH
+
+    def hopeless(self, now: float) -> list[P]:
+        """Take out waiting calls that would not be answered before their deadline, while the leader is busy.
+
+        Sent in the order in which they came, all of them would be answered just too late, and the leader would work for
+        nobody.
+        """
+        if self.allowed >= self.open_max:
+            return []
+        taken = []
+        soon = now + HOPE * self.answer_seconds
+        while self.queue and self.queue[0].deadline < soon:
+            taken.append(self.queue.popleft())
+        return taken
 
     def pack(self, endpoint: str, request: int, now: float) -> tuple[tuple[int, bytes], ...]:
         """Fill one frame for an endpoint: first with calls to send again, in order, then with new ones.
@@ -86,17 +126,18 @@ class RequestWindow(Generic[P]):
         """
         items: list[tuple[int, bytes]] = []
         left = self.bytes_max
+        room = min(self.items_max, self.room)
         for number in sorted(self.again) if self.again else ():
             pending = self.open[number]
             left -= len(pending.payload) + ITEM_BYTES
-            if items and (left < 0 or len(items) >= self.items_max):
+            if len(items) >= room or (items and left < 0):
                 break
             self.again.discard(number)
             pending.sends += 1
             pending.sent_at = now
             items.append((number, pending.payload))
         queue, opened, numbers = self.queue, self.open, self.numbers
-        count = min(self.items_max - len(items), self.open_max - len(opened), len(queue))
+        count = min(room - len(items), len(queue))
         for _ in range(0 if self.again else count):
             payload = queue[0].payload
             left -= len(payload) + ITEM_BYTES

@@ -34,8 +34,9 @@ from forge_consensus.client.pending import Pending, PendingNodeQuery, PendingRea
 from forge_consensus.client.reads import Reads
 from forge_consensus.client.request_window import RequestWindow
 from forge_consensus.config.client import ClientSettings
-from forge_consensus.errors import NotLeaderError, NotStartedError, OutcomeUnknownError, SessionExpiredError
+from forge_consensus.errors import BusyError, NotLeaderError, NotStartedError, OutcomeUnknownError, SessionExpiredError
 
+BUSY = BusyError.code
 SESSION_EXPIRED = SessionExpiredError.code
 TICK_SECONDS = 0.02
 """How often `tick` is wanted while calls are outstanding."""
@@ -214,13 +215,15 @@ class SessionCore:
             done(pending)
         if answered is not None:
             self.commands.answered_sent_at = self.session_used_at = answered.sent_at
+            if self.commands.allowed < self.commands.open_max:
+                self.commands.grow(len(message.items), self.now - answered.sent_at)
             self.patience.regained(self.now)
         if expired:
             self.expire_session()
 
     def read_results(self, message: ReadResults) -> None:
         """Take the answers to queries."""
-        answered = self.reads.results(message)
+        answered = self.reads.results(message, self.now)
         self.resolved += answered
         if answered:
             self.patience.regained(self.now)
@@ -260,7 +263,9 @@ class SessionCore:
             found = window.refused(request, message.numbers, certain=certain)
             for pending in found:
                 pending.refusal = code
-            if (retried(code) and not final) or code == SESSION_EXPIRED:
+            if code == BUSY:
+                window.busy(found)
+            elif (retried(code) and not final) or code == SESSION_EXPIRED:
                 window.again.update(pending.number for pending in found)
             else:
                 self.give_up(window, found, message)
@@ -323,11 +328,22 @@ class SessionCore:
             now, settings.silence_seconds, settings.resend_seconds, settings.resend_passed_seconds
         )
         self.expire(self.node_queries.expired(now))
+        for window in self.windows():
+            self.give_hopeless_up(window)
         while self.floor <= self.commands.last and self.floor not in self.commands.open:
             self.floor += 1
         idle = self.session and not self.commands.open
         if idle and now - self.session_used_at > settings.session_ttl_ms / 2000:
             self.session = 0
+
+    def give_hopeless_up(self, window: RequestWindow[Any]) -> None:
+        """End waiting calls for which a busy leader would have no time before their deadline."""
+        for pending in window.hopeless(self.now):
+            pending.error = BusyError(
+                f"the leader is busy, an answer takes about {window.answer_seconds:.2f} s: this was not sent, because "
+                "its deadline would have passed; ask less often, or allow more time"
+            )
+            self.resolved.append(pending)
 
     def expire(self, late: Iterable[Pending[Any]]) -> None:
         """End calls whose deadline has passed."""

@@ -81,6 +81,14 @@ class RaftSettings:
         what="After how many unanswered checks a peer counts as failed.",
         why="Two seconds without an answer are longer than any pause of a healthy node.",
     )
+    link_timeout: float = setting(
+        2.0,
+        unit="s",
+        minimum=0.1,
+        what="A connection on which the other host acknowledges nothing for so long is given up and made again.",
+        why="After an outage of the network a healthy cluster serves within a second; TCP alone waits about as long as "
+        "the outage lasted. A busy process, a stopped one and a slow link go on acknowledging.",
+    )
     message_bytes_max: int = setting(
         8 * MIB,
         unit="bytes",
@@ -156,6 +164,13 @@ class RaftSettings:
         what="How long one turn applies entries, and how long it answers queries; the rest waits for the next turn. It "
         "is never longer than a quarter of the heartbeat interval.",
         why="So heartbeats leave in time, however much work waits.",
+    )
+    backlog_entries_max: int = setting(
+        50_000,
+        unit="entries",
+        minimum=1,
+        what="How many entries of the log may wait for the state machine; further commands are answered with busy.",
+        why="It bounds what a leader must apply before it can answer anything new.",
     )
     backlog_seconds_max: float = setting(
         0.5,

@@ -11,7 +11,7 @@ import zmq
 from loguru import logger
 
 from forge_consensus.actors.messages import EventPage, Locate, Located, Refused, WireMessage
-from forge_consensus.client.connections import Connection, packed, unpacked
+from forge_consensus.client.connections import Connection, packed, tend_links, unpacked
 from forge_consensus.client.endpoints import ENDPOINTS_MAX
 from forge_consensus.config.address import parse_endpoint
 from forge_consensus.errors import (
@@ -255,7 +255,8 @@ class FeedDriver:
         idle = not (self.closing or (self.starved and self.capacity_for_page()))
         asked = [source.cursor for source in self.sources.values() if source.connected]
         wake_at = min([cursor.wake_at(capacity) for cursor in asked], default=inf)
-        ready = self.poller.poll(ceil(min(max(wake_at - now, 0.0), WAIT_SECONDS_MAX) * 1000) if idle else 0)
+        wait = min(max(wake_at - now, 0.0), WAIT_SECONDS_MAX, tend_links(self.connections()))
+        ready = self.poller.poll(ceil(wait * 1000) if idle else 0)
         self.wakeup.awake()
         now = time.monotonic()
         for socket, _ in ready:
@@ -269,6 +270,10 @@ class FeedDriver:
             ):
                 self.stop_listening(source)
                 source.cursor.note_news()
+
+    def connections(self) -> list[Connection]:
+        """The connections for requests."""
+        return [source.connection for source in self.sources.values()]
 
     def capacity_for_page(self) -> int:
         """How many events a page may have; 0 while it is not worth the asking."""
@@ -390,7 +395,7 @@ class FeedDriver:
         """Subscribe to the publisher that a page of the node's journal names, unless that is done."""
         subscriber, boot = source.subscriber, (page.incarnation, page.boot)
         try:
-            address = reachable(page.events_address, source.connection.address)
+            address = reachable(page.events_address, source.connection.reached)
         except InvalidConfigError:
             return
         if subscriber is not None:

@@ -21,8 +21,9 @@ from forge_consensus.storage.backends.tables import Batch, Tables, TablesView
 from forge_consensus.storage.ledger.checks import broken
 from forge_consensus.storage.ledger.levels import LEVEL_OF_KIND, unknown_kind
 from forge_consensus.storage.ledger.log import Log
+from forge_consensus.storage.ledger.pace import Pace
 from forge_consensus.storage.ledger.record import UNTIMED, Kind, Record, parse
-from forge_consensus.storage.ledger.time_slice import TimeSlice, endless
+from forge_consensus.storage.ledger.time_slice import NS, TimeSlice, endless
 from forge_consensus.storage.ledger.transaction import get_meta, put_meta
 from forge_consensus.storage.machines.machine import (
     DONE,
@@ -111,6 +112,8 @@ class Applier:
         """The applied index as a restart finds it, and as the checkpoint in progress writes it."""
         self.dirty_keys = self.dirty_bytes = 0
         """How many keys changed that are not on disk, and about how much memory they take."""
+        self.pace = Pace()
+        """How long one entry takes the machine at present."""
         self.slow: SlowStep | None = None
         """The step of the last `run` that took too long, if one did; it was the last one."""
         self.run_entries = RUN_ENTRIES_FIRST
@@ -171,6 +174,7 @@ class Applier:
         `ApplyFaultError` for every other fault: the state is then half changed, so nothing can be repaired in place.
         """
         time_slice = time_slice or endless()
+        began_ns = time_slice.now_ns
         upto = min(upto, self.index + count_max)
         done: list[Applied] = []
         self.slow = None
@@ -191,6 +195,7 @@ class Applier:
         except Exception as error:
             raise ApplyFaultError(self.index, f"{type(error).__name__}: {error}") from error
         self.measure()
+        self.pace.note(len(done), (time_slice.now_ns - began_ns) / NS)
         return done
 
     def apply_each(self, entries: list[Record], done: list[Applied], time_slice: TimeSlice) -> bool:

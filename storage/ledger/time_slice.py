@@ -37,6 +37,11 @@ class TimeSlice:
         return self.now_ns >= self.until_ns
 
     @property
+    def is_over(self) -> bool:
+        """Whether its time was used up when the last step ended."""
+        return self.now_ns >= self.until_ns
+
+    @property
     def step_seconds(self) -> float:
         """How long the last step took."""
         return (self.now_ns - self.before_ns) / NS

@@ -6,11 +6,12 @@ import itertools
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from forge_consensus.config.raft import RaftSettings
 from forge_consensus.config.storage import StorageSettings
+from forge_consensus.testing.simulator.conditions import Conditions
 from forge_consensus.testing.simulator.plan import Plan
 from forge_consensus.testing.simulator.trial import Failure, Trial, attempt
 
@@ -156,8 +157,23 @@ class Shrinker:
             storage=StorageSettings()
         ):
             self.change(raft=RaftSettings())
+        self.usual()
         any(self.change(clients=clients) for clients in range(plan.clients))
         any(self.change(nodes=nodes) for nodes in range(1, plan.nodes))
+
+    def usual(self) -> None:
+        """Try the usual conditions in place of the unusual ones: all at once, then one by one."""
+        usual = Conditions()
+        if self.change(conditions=usual):
+            return
+        for slot in fields(usual):
+            held = self.best.plan.conditions
+            if getattr(held, slot.name) != getattr(usual, slot.name):
+                self.change(conditions=replace(held, **{slot.name: getattr(usual, slot.name)}))
+        for name in ("unequal", "wild"):
+            for one in sorted(getattr(self.best.plan.conditions, name)):
+                held = self.best.plan.conditions
+                self.change(conditions=replace(held, **{name: getattr(held, name) - {one}}))
 
 
 def split(items: Sequence[int], parts: int) -> Iterator[frozenset[int]]:

@@ -20,6 +20,7 @@ from forge_consensus.storage.ledger.identity import BOOTS, IDENTITY
 from forge_consensus.storage.ledger.transaction import META, unsealed
 from forge_consensus.testing.faults.strike import NOBODY, Strike
 from forge_consensus.testing.world.base import COMMITS, CrashAt
+from forge_consensus.testing.world.cluster import SimulatedNode
 
 STEPS_MAX = 12
 PUT_BACK_TRIES = 5
@@ -54,6 +55,44 @@ def full_disk(strike: Strike) -> str:
     base.disk.disk_free_bytes = free_bytes
     strike.after(seconds, partial(setattr, base.disk, "disk_free_bytes", DISK_FREE_BYTES))
     return f"{base.name}: {free_bytes} bytes free for {seconds:.3f} s"
+
+
+def full_disk_for_long(strike: Strike) -> str:
+    """Leave a disk no free space, also for snapshots and for its next process: for long, or until the faults end."""
+    leads, order = strike.chance.random() < 0.6, strike.victims()
+    seconds = strike.chance.choice((strike.seconds(4.0, 10.0), 0.0))
+    leader = strike.leader()
+    names = [leader.name] if leads and leader is not None else order
+    full = [node for node in strike.cluster.nodes.values() if node.full]
+    if not names or 2 * (len(full) + 1) >= len(strike.cluster.names):
+        return NOBODY  # a majority has room, and can serve
+    node = strike.cluster.nodes[names[0]]
+    fill(node, full=True)
+    if seconds:
+        strike.after(seconds, partial(fill, node, full=False))
+    return f"{node.name}: " + (f"for {seconds:.3f} s" if seconds else "until the faults end")
+
+
+def fill(node: SimulatedNode, *, full: bool) -> None:
+    """Fill a node's disk, or make room on it, for its running process and for the next ones."""
+    node.full = full
+    if node.running is not None:
+        node.running.disk.disk_free_bytes = 0 if full else DISK_FREE_BYTES
+
+
+def slow_disk_for_long(strike: Strike) -> str:
+    """Make every commit of a disk slow until the faults end, also for its next processes."""
+    leads, order = strike.chance.random() < 0.5, strike.victims()
+    slowest = strike.chance.choice((0.1, 0.4, 0.8)) * strike.pace
+    leader = strike.leader()
+    names = [leader.name] if leads and leader is not None else order
+    if not names:
+        return NOBODY
+    node = strike.cluster.nodes[names[0]]
+    node.slow_commits = (slowest / 2, slowest)
+    if node.running is not None:
+        node.running.slow_commits = node.slow_commits
+    return f"{node.name}: up to {slowest:.3f} s a commit"
 
 
 def failing_file(strike: Strike) -> str:
@@ -110,6 +149,8 @@ def crash_while_opening(strike: Strike) -> str:
 
 def may_ruin(strike: Strike, name: str) -> bool:
     """Return whether this node's disk may be ruined: it is already, or a majority of good disks would remain."""
+    if name in strike.cluster.core:
+        return False
     return name not in strike.cluster.gone and (name in strike.cluster.suspect or strike.cluster.spare)
 
 
@@ -198,6 +239,8 @@ DISK_FAULTS = (
     slow_disk,
     failing_disk,
     full_disk,
+    full_disk_for_long,
+    slow_disk_for_long,
     failing_file,
     crash_in_file_step,
     crash_in_switch,

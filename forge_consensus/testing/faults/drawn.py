@@ -16,6 +16,17 @@ Fault = Callable[[Strike], str]
 
 KINDS: dict[str, Fault] = {fault.__name__: fault for fault in (*PROCESS_FAULTS, *NETWORK_FAULTS, *DISK_FAULTS)}
 """Every kind of fault, by the name of its function."""
+WILD = frozenset(
+    {
+        "jump_clock_by_years",
+        "creep_clock",
+        "full_disk_for_long",
+        "slow_disk_for_long",
+        "cut_for_long",
+        "crash_loop",
+    }
+)
+"""The kinds that strike only in runs that ask for them, because each changes a whole run or costs much time."""
 PACES_SECONDS = (0.2, 0.5, 1.0, 2.0)
 """Mean times between two faults. With 0.1 s most clusters were never healthy long enough to serve anything."""
 KIND_PACE_SECONDS = 0.4
@@ -37,6 +48,7 @@ class Faults:
         kinds: Sequence[str] = (),
         skip: frozenset[int] = frozenset(),
         pace: float = 1.0,
+        wild: frozenset[str] = frozenset(),
     ) -> None:
         """Prepare the faults of a run; `start` begins them.
 
@@ -45,6 +57,7 @@ class Faults:
             kinds: the names of the kinds to use, all equally often and in quick succession; if empty, the seed chooses.
             skip: the numbers of the strikes to leave out.
             pace: the factor by which all times are stretched.
+            wild: the kinds of `WILD` that the seed may choose too.
 
         Raises `KeyError` for a kind that is not in `KINDS`.
 
@@ -53,19 +66,21 @@ class Faults:
         self.timeline = cluster.timeline
         self.skip = skip
         self.pace = pace
-        self.weights = {KINDS[kind].__name__: 1.0 for kind in kinds} or self.swarm()
+        self.weights = {KINDS[kind].__name__: 1.0 for kind in kinds} or self.swarm(wild)
         self.pace_seconds = KIND_PACE_SECONDS if kinds else self.timeline.chance("faults").choice(PACES_SECONDS)
         self.running = False
         self.number = 0
         self.ordered: list[Ordered] = []
 
-    def swarm(self) -> dict[str, float]:
+    def swarm(self, wild: frozenset[str]) -> dict[str, float]:
         """Draw how often each kind strikes under this seed; a new kind would not change the weights of the others."""
-        weights = {kind: self.timeline.chance(f"weight of {kind}").choice((0.0, 0.3, 1.0, 3.0)) for kind in KINDS}
+        usual = [kind for kind in KINDS if kind not in WILD]
+        weights = {kind: self.timeline.chance(f"weight of {kind}").choice((0.0, 0.3, 1.0, 3.0)) for kind in usual}
+        weights |= {kind: self.timeline.chance(f"weight of {kind}").choice((0.5, 2.0)) for kind in sorted(wild)}
         # Cuts add up until a `mend`, and a cluster that is always partitioned shows little.
         cuts = sum(weights[fault.__name__] for fault in CUTS)
         weights["mend"] = cuts * self.timeline.chance("mending").choice((0.1, 0.5, 1.0))
-        return weights if any(weights.values()) else dict.fromkeys(KINDS, 1.0)
+        return weights if any(weights.values()) else dict.fromkeys(usual, 1.0)
 
     @property
     def counts(self) -> dict[str, int]:
@@ -106,6 +121,7 @@ class Faults:
         for name, node in self.cluster.nodes.items():
             node.crash_opening = False
             node.files.stop_in = node.files.error_in = None
+            node.full, node.slow_commits = False, None
             base = node.running
             if base is None:
                 self.cluster.restart(name)

@@ -9,6 +9,8 @@ from forge_consensus.testing.faults.strike import NOBODY, Strike
 from forge_consensus.testing.world.network import Weather
 
 FLAPS_MAX = 20
+HOLD_SECONDS = 0.5
+"""How often a lasting cut is renewed, because other faults mend and rejoin."""
 CLIENT_SHARE = 0.25
 """The share of clients' connections among those that break."""
 
@@ -130,13 +132,34 @@ def change_weather(strike: Strike) -> str:
         unreported=chance.choice((0.0, 0.5, 1.0)),
         report_seconds_max=chance.choice((0.002, 0.5, 3.0)) * strike.pace,
     )
+    if strike.network.corrupts:
+        weather.corrupt = sometimes(0.1)
     named = dataclasses.asdict(weather)
     return ", ".join(f"{name} {value:.3g}" for name, value in named.items() if value and name != "delay_seconds_min")
+
+
+def cut_for_long(strike: Strike) -> str:
+    """Cut a node off in both directions or in one, until the faults end or for many seconds, whatever mends."""
+    one, *rest = strike.shuffled()
+    both_ways, sends = strike.chance.random() < 0.5, strike.chance.random() < 0.5
+    seconds = strike.seconds(5.0, 20.0)
+    pairs = (([one], rest), (rest, [one]))[sends]
+
+    def hold(left: float) -> None:
+        strike.network.part(*pairs, both_ways=both_ways)
+        if left > 0.0:
+            strike.after(HOLD_SECONDS, partial(hold, left - HOLD_SECONDS))
+        else:
+            strike.network.join_again([one], rest)
+
+    hold(seconds)
+    return f"{text_of(*pairs, '|' if both_ways else '-x->')} for {seconds:.3f} s"
 
 
 def break_link(strike: Strike) -> str:
     """Break one connection while both processes run; its owner is notified at once or late."""
     one, *rest = strike.shuffled()
+    rest = [other for other in rest if not strike.network.calm(one, other)]
     late = strike.chance.choice((0.0, 0.0, strike.seconds(0.0, 3.0)))
     clients, whose = strike.network.callers.get(one, ()), strike.chance.random()
     if clients and whose < CLIENT_SHARE:
@@ -151,4 +174,4 @@ def break_link(strike: Strike) -> str:
 
 
 CUTS = (isolate, isolate_leader, stun_leader, split, one_way, send_only, receive_only, bridge)
-NETWORK_FAULTS = (mend, *CUTS, flap, change_weather, break_link)
+NETWORK_FAULTS = (mend, *CUTS, flap, cut_for_long, change_weather, break_link)

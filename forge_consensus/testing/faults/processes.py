@@ -13,6 +13,11 @@ from forge_consensus.testing.world.base import CrashAt, SimulatedBase
 FAULTY_ACTORS = ("election", "replication", "membership", "snapshot", "health", "gateway")
 ACTOR_FAULTS_MAX = 3
 """The most actor errors per process that are injected: more within `faults_seconds` would end the process."""
+HOUR_MS = 3600 * 1000
+YEAR_MS = 365 * 24 * HOUR_MS
+BOOTS_OF_DAYS = 9_000
+"""As many starts as a node makes in some days of a crash loop, each of which only counts its boot."""
+DAYS_SHARE = 0.03
 TURNS: dict[str, Callable[[Ledger], bool]] = {
     "voted": lambda ledger: (ledger.term, ledger.vote) != ledger.hard_on_disk[:2],
     "changed the log": lambda ledger: ledger.changed,
@@ -57,7 +62,7 @@ def power_loss(strike: Strike) -> str:
     """End all processes at one moment, some of them within a turn; restart them together or one by one."""
     together = strike.chance.random() < 0.5
     pause = strike.seconds(0.01, 1.0)
-    for name in strike.shuffled():
+    for name in strike.victims():
         base = strike.cluster.nodes[name].running
         if base is not None:
             base.power_fails = True
@@ -116,6 +121,58 @@ def jump_clock(strike: Strike) -> str:
     return f"{base.name} by {jump} ms"
 
 
+def jump_clock_by_years(strike: Strike) -> str:
+    """Set a host's wall clock wrong by hours or years; for good, or until somebody puts it right."""
+    base, chance = strike.anyone(), strike.chance
+    jump = chance.choice((-1, 1)) * chance.choice((90_000, HOUR_MS, int(chance.uniform(1, 20) * YEAR_MS)))
+    back, seconds = chance.random() < 0.7, strike.seconds(0.0, 3.0)
+    if base is None:
+        return NOBODY
+    set_clock(strike, base.name, jump)
+    if back:
+        strike.after(seconds, partial(set_clock, strike, base.name, -jump))
+    return f"{base.name} by {jump} ms" + (f" for {seconds:.3f} s" if back else "")
+
+
+def set_clock(strike: Strike, name: str, jump_ms: int) -> None:
+    """Move a host's wall clock, for its running process and for the next ones."""
+    node = strike.cluster.nodes[name]
+    node.skew_ms += jump_ms
+    if node.running is not None:
+        node.running.clock.skew_ms += jump_ms
+
+
+def creep_clock(strike: Strike) -> str:
+    """Let a host's wall clock run wrong by up to a tenth, from now on."""
+    base, rate = strike.anyone(), strike.chance.uniform(-0.1, 0.1)
+    if base is None:
+        return NOBODY
+    strike.cluster.nodes[base.name].creep = rate
+    base.clock.creeps(rate)
+    return f"{base.name} by {1000 * rate:.1f} ms a second"
+
+
+def crash_loop(strike: Strike) -> str:
+    """Kill a node again and again, each time soon after its start, as a supervisor and a lasting error do."""
+    base, chance = strike.anyone(), strike.chance
+    times, life = chance.choice((3, 10, 30)), chance.choice((0.0, 0.01, 0.3)) * strike.pace
+    boots = BOOTS_OF_DAYS if chance.random() < DAYS_SHARE else 0
+    if base is None:
+        return NOBODY
+    name, cluster = base.name, strike.cluster
+
+    def fall(left: int) -> None:
+        cluster.crash(name)
+        if boots and left == times:
+            cluster.count_boots(name, boots)
+        cluster.restart(name)
+        if left:
+            strike.after(chance.uniform(0.0, life), partial(fall, left - 1))
+
+    fall(times)
+    return f"{name} {times} times, up to {life:.3f} s apart" + (f", after {boots} boots" if boots else "")
+
+
 def drift(strike: Strike) -> str:
     """Change the rate of a host's clocks, within the drift that leases tolerate."""
     base, most = strike.anyone(), rate_error_max(strike.cluster.raft.clock_drift)
@@ -156,5 +213,8 @@ PROCESS_FAULTS = (
     fail_turn,
     snapshot,
     jump_clock,
+    jump_clock_by_years,
+    creep_clock,
+    crash_loop,
     drift,
 )

@@ -52,18 +52,28 @@ class Strike:
     # --- choosing nodes ----------------------------------------------------------------------------------------------
 
     def shuffled(self) -> list[str]:
-        """Return the names of all nodes, running or not, in an order that depends on no earlier event."""
-        return self.chance.sample(self.cluster.names, len(self.cluster.names))
+        """Return the names of all nodes, running or not, in an order that depends on no earlier event.
+
+        The nodes of the core come last, because a fault takes its victims from the front.
+        """
+        names = self.chance.sample(self.cluster.names, len(self.cluster.names))
+        core = self.cluster.core
+        return sorted(names, key=core.__contains__) if core else names
+
+    def victims(self) -> list[str]:
+        """Return the names of the nodes that a fault may strike, running or not, in such an order."""
+        return [name for name in self.shuffled() if name not in self.cluster.core]
 
     def anyone(self) -> SimulatedBase | None:
         """Return a random running process, None if no node runs."""
-        order = self.shuffled()
+        order = self.victims()
         running = [base for name in order if (base := self.cluster.nodes[name].running) is not None]
         return running[0] if running else None
 
     def leader(self) -> SimulatedBase | None:
-        """Return the running process that leads the highest term, None if no node leads."""
-        return self.cluster.leader()
+        """Return the running process that leads the highest term; None if no node leads, or one of the core."""
+        leader = self.cluster.leader()
+        return None if leader is None or leader.name in self.cluster.core else leader
 
     def others(self, name: str) -> list[str]:
         """Return the names of all nodes except this one."""

@@ -18,6 +18,7 @@ from forge_consensus.storage.machines.machine import (
     failed_query,
     interrupts,
 )
+from forge_consensus.testing.rules.machine_cost import CostOfMachine, check_size
 from forge_consensus.testing.rules.snapshot_rules import checked_snapshot
 from forge_consensus.testing.rules.violations import ViolationError, demand
 
@@ -169,10 +170,18 @@ def result_text(result: Any) -> str:
 class WatchedMachine:
     """A wrapper that reports each step of a machine to an `Agreement`; in all else it behaves like the machine.
 
-    `saved` returns the index of the newest snapshot on the node's disk.
+    `saved` returns the index of the newest snapshot on the node's disk; `cost` lets commands and queries take time.
     """
 
-    def __init__(self, machine: Machine, node: str, agreement: Agreement, saved: Callable[[], int] = lambda: 0) -> None:
+    def __init__(
+        self,
+        machine: Machine,
+        node: str,
+        agreement: Agreement,
+        saved: Callable[[], int] = lambda: 0,
+        cost: CostOfMachine | None = None,
+    ) -> None:
+        self.cost = cost
         self.machine = machine
         self.node = node
         self.agreement = agreement
@@ -186,6 +195,8 @@ class WatchedMachine:
         found = getattr(self.machine, name)
         if name == "apply_run":
             return self.applying_run(found)
+        if name == "query" and self.cost is not None:
+            return self.cost.of_query(found)
         if name == "snapshot":
             return lambda: checked_snapshot(self.node, cast("StateMachine", self.machine))
         if name == "restore":
@@ -195,10 +206,13 @@ class WatchedMachine:
     def apply(self, entry: Entry) -> Any:
         """Apply an entry and report the effect; an error of the command is a result like any other."""
         agreement, machine = self.agreement, self.machine
+        if self.cost is not None:
+            self.cost.of_command(entry)
         before = state_text(machine, agreement.state)
         text, result, error = result_of(machine, entry)
         if error is not None:
             agreement.unchanged(self.node, machine, entry, text, before)
+        check_size(entry, result)
         self.report(entry, text)
         if error is not None:
             raise error
@@ -214,8 +228,12 @@ class WatchedMachine:
         """Wrap a machine's `apply_run` to report each entry; the states within a run are not seen."""
 
         def watched(entries: Sequence[Entry]) -> Sequence[Any]:
+            if self.cost is not None:
+                for entry in entries:
+                    self.cost.of_command(entry)
             results = run(entries)
             for entry, result in zip(entries, results, strict=False):
+                check_size(entry, result)
                 self.report(entry, text_of(result) if isinstance(result, BaseException) else result_text(result))
             return results
 

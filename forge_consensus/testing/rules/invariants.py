@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
+
 import msgpack
 
 from forge_consensus.actors.codec import Frame, decode
@@ -23,12 +25,16 @@ from forge_consensus.storage.ledger.transaction import unsealed
 from forge_consensus.storage.machines.machine import Entry
 from forge_consensus.testing.rules.disk_model import Disk, Reign, majorities_meet, terms_of
 from forge_consensus.testing.rules.election_rules import ElectionRules
+from forge_consensus.testing.rules.leader_rules import LeaderRules
 from forge_consensus.testing.rules.read_rounds import ReadRounds, leading_of
+from forge_consensus.testing.rules.session_rules import SessionRules
 from forge_consensus.testing.rules.turn_rules import check_turn_end
 from forge_consensus.testing.rules.violations import ViolationError, demand
 from forge_consensus.testing.world.base import SimulatedBase
 from forge_consensus.testing.world.network import Connection
 
+COMMITS_COMPARED = 8
+"""How many of the last commits are compared: the moments within slow turns of two leaders may lie out of order."""
 VOTE_REPLIES = (VoteReply, PreVoteReply)
 
 
@@ -52,12 +58,19 @@ class Invariants:
         self.entries: dict[tuple[int, int], tuple[bytes, int]] = {}
         self.committed: dict[int, int] = {}
         self.committed_last = 0
+        self.committed_moments: list[float] = []
+        self.committed_indexes: list[int] = []
+        """At each of these moments the cluster's commit index became the index at the same place."""
         self.committed_in: dict[int, int] = {}
         self.executed: dict[tuple[int, int], int] = {}
         self.applied: set[tuple[int, int]] = set()
         """(index, term) of the entries that some machine has applied."""
         self.rounds = ReadRounds()
         self.elections = ElectionRules()
+        self.sessions = SessionRules()
+        self.leading = LeaderRules()
+        self.now = 0.0
+        """When the turn of the last transaction began."""
         self.counted: dict[tuple[int, str], int] = {}
         """(term, follower): the index up to which the leader of the term counts the follower."""
         self.checks = 0
@@ -113,6 +126,7 @@ class Invariants:
     def durable(self, node: SimulatedBase, batch: Batch) -> None:
         """Follow a transaction entry by entry, after a check of the entries that a leader committed."""
         disk, ledger = self.disks[node.name], node.engine.ledger
+        self.now = node.timeline.now
         if ledger.leading_term is not None and ledger.commit_index != disk.commit:
             self.follow_commit(node)
         for operation in batch.operations:
@@ -141,8 +155,14 @@ class Invariants:
         term = term_of(record)
         if term < before:
             raise ViolationError(f"I3: {name} has entry {index} of term {term} behind one of {before}")
-        entry = record, before
-        if self.entries.setdefault((index, term), entry) != entry:
+        key, entry = (index, term), (record, before)
+        known = self.entries.get(key)
+        if known is None:
+            self.entries[key] = entry
+            self.sessions.written[key] = self.now
+            if kind_of(record) == Kind.SESSION:
+                self.sessions.opens(key, data_of(record))
+        elif known != entry:
             raise ViolationError(f"I3: {name} has another entry {index} of term {term}")
         if kind_of(record) == Kind.CONFIGURATION and index > 1:
             self.note_configuration(name, disk, index, record)
@@ -282,6 +302,7 @@ class Invariants:
             self.check_counted(node, leading)
         self.elections.turned(node, disk)
         disk.applied, disk.leading = applier.index, ledger.leading_term or 0
+        self.leading.turned(node, self.disks, self.bases)
 
     def check_counted(self, node: SimulatedBase, leading: Leadership) -> None:
         """I6: a leader counts only entries on the follower's disk, unless that disk is in a later term already."""
@@ -341,6 +362,8 @@ class Invariants:
             self.committed_last = max(self.committed_last, commit)
             return
         self.committed_last = commit
+        self.committed_moments.append(node.timeline.now + node.clock.ahead)
+        self.committed_indexes.append(commit)
         term, leading = self.committed[commit], node.engine.ledger.leading_term
         if term in (leading, disk.leading):  # it may have resigned or become a follower in the same turn
             proof, reign = commit, term
@@ -354,6 +377,11 @@ class Invariants:
             other = base.engine.ledger.leading_term
             if other is not None and other > reign:
                 demand(self.disks[name].holds(commit, term), "I4", f"{name} leads {other} without {commit}")
+
+    def committed_by(self, moment: float) -> int:
+        """Return the highest commit index that any node had reached by a moment."""
+        place = bisect_right(self.committed_moments, moment)
+        return max(self.committed_indexes[max(0, place - COMMITS_COMPARED) : place], default=0)
 
     def proof_of_applied(self, node: SimulatedBase, disk: Disk, commit: int) -> int:
         """Return the entry of a leader's own term that let it commit an earlier one, 0 if there is none.
@@ -393,6 +421,7 @@ class Invariants:
         record = parse(entry.index, known[0])
         if record.session:
             key = record.session, record.seq
+            self.sessions.applies(record)
             first = self.executed.setdefault(key, entry.index)
             if first != entry.index:
                 raise ViolationError(f"I14: command {key} is applied at {first} and at {entry.index}")

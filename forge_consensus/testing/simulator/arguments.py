@@ -13,6 +13,7 @@ from forge_consensus.events.types import ConsensusEvent
 from forge_consensus.service.machines import MachineChoice
 from forge_consensus.storage.machines.machine import Command, Machine
 from forge_consensus.testing.faults.drawn import KINDS
+from forge_consensus.testing.simulator.conditions import Conditions
 from forge_consensus.testing.simulator.plan import Plan
 from forge_consensus.testing.simulator.workload import Workload
 
@@ -35,7 +36,9 @@ def given_plan(plan: object, *, seed: object, nodes: object, seconds: object, fa
     elif faults is not None:
         kinds = fault_kinds(faults)
         changes |= {"faults": bool(kinds), "kinds": kinds}
-    made = replace(plan if plan is not None else replace(Plan.of(whole_seed(seed)), pace=1.0), **changes)
+    made = replace(
+        plan if plan is not None else replace(Plan.of(whole_seed(seed)), pace=1.0, conditions=Conditions()), **changes
+    )
     check_plan(made)
     return made
 

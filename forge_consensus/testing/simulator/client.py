@@ -12,9 +12,12 @@ from forge_consensus.client.pending import Pending, PendingRead
 from forge_consensus.errors import CommandError, ConsensusError, OutcomeUnknownError
 from forge_consensus.testing.histories.history import Operation, Outcome
 from forge_consensus.testing.simulator.habits import Habits
+from forge_consensus.testing.simulator.hostile import HOSTILE, LARGEST
 from forge_consensus.testing.simulator.session_driver import SimulatedDriver
 from forge_consensus.testing.simulator.workload import Call, KeyValueWorkload, Workload
 from forge_consensus.testing.world.cluster import SimulatedCluster
+
+UNJUDGED = frozenset({HOSTILE, LARGEST})
 
 
 class CallJudge(Protocol):
@@ -28,6 +31,9 @@ class CallJudge(Protocol):
 
     def failed(self, operation: Operation, code: str, reason: Any, label: tuple[int, int] = (0, 0)) -> None:
         """The call was answered with an error; a command is known by its session and number."""
+
+    def told_age(self, operation: Operation, applied: int, stale_ms: int) -> None:
+        """A stale read was answered as of entry `applied`, and said to be at most `stale_ms` old."""
 
     def refused(self, operation: Operation, moment: float) -> None:
         """The client reports that the command was not carried out and will not be."""
@@ -132,9 +138,10 @@ class SimulatedClient:
         commands: list[Pending[Any]] = []
         for _ in range(self.chance.randint(1, max(1, min(self.habits.burst_max, room)))):
             call = self.workload.command(self.chance, self.name)
-            if call.command is None:
+            if call.command is None and call.kind not in UNJUDGED:
                 raise TypeError(f"a workload's command() returned a call without a command: {call}")
-            commands.append(Pending(call.command.encode(), self.deadline()))
+            data = call.data if call.command is None else call.command.encode()
+            commands.append(Pending(data, self.deadline()))
             self.begin(commands[-1], call)
         self.driver_now().submit(commands)
 
@@ -157,7 +164,8 @@ class SimulatedClient:
         began = self.timeline.now
         operation = Operation(self.name, call.kind, call.key, call.argument, began, consistency=consistency)
         self.open[pending] = operation
-        self.judge.invoked(operation)
+        if call.kind not in UNJUDGED:
+            self.judge.invoked(operation)
 
     def deadline(self) -> float:
         """The end of the user's wait for a call that begins now, in the client's time."""
@@ -194,7 +202,12 @@ class SimulatedClient:
         unknown = False
         for pending in calls:
             operation = self.open.pop(pending)
-            if pending.error is None:
+            if operation.kind in UNJUDGED:
+                self.done += 1  # whatever its outcome is
+                unknown = unknown or isinstance(pending.error, OutcomeUnknownError)
+            elif pending.error is None:
+                if isinstance(pending, PendingRead) and pending.consistency == "stale":
+                    self.judge.told_age(operation, pending.applied, pending.stale_ms)
                 self.succeed(operation, pending.value())
             elif isinstance(pending, PendingRead):
                 self.judge_query_error(operation, pending.error)

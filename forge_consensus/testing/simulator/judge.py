@@ -7,12 +7,17 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from forge_consensus.actors.messages import NEVER_MS
 from forge_consensus.storage.machines.machine import COMMAND_FAILED
 from forge_consensus.testing.histories.history import History, Operation, Outcome
 from forge_consensus.testing.histories.linearizability import REGISTER, check
 from forge_consensus.testing.rules.violations import ViolationError, demand
 from forge_consensus.testing.simulator.workload import KeyValueWorkload, Workload
 
+CLOCK_ERROR_MAX = 0.1
+"""The rates of two hosts' clocks differ by less than this share."""
+AGE_SLACK_SECONDS = 0.002
+"""An age is told in whole milliseconds."""
 CHECK_SECONDS_MAX = 120.0
 """A history that takes longer to check is too hard, which is an error of the workload."""
 
@@ -51,6 +56,8 @@ class Judge:
         """Appended to violations of counters and to failed calls."""
         self.entry_of: Callable[[tuple[int, int]], str] = lambda label: ""
         """Names the entry of a session's command, if some machine has applied it."""
+        self.committed_at: Callable[[float], int] = lambda moment: 0
+        """Returns the commit index of the cluster at a moment, which every node's stale reads are measured by."""
         self.turned_away: list[tuple[Operation, float]] = []
         self.answers = 0
 
@@ -93,6 +100,19 @@ class Judge:
                 raise self.wrong("I14", f"{both} both made {value}")
             counter.acknowledged += 1
         counter.seen = max(counter.seen, value)
+
+    def told_age(self, operation: Operation, applied: int, stale_ms: int) -> None:
+        """Check that a stale read covers what was committed `stale_ms` before it began. Raises `ViolationError`."""
+        if stale_ms >= NEVER_MS:
+            return
+        moment = operation.began - stale_ms / 1000 * (1 + CLOCK_ERROR_MAX) - AGE_SLACK_SECONDS
+        known = self.committed_at(moment)
+        demand(
+            applied >= known,
+            "stale",
+            f"{call_text(operation)} was answered as of entry {applied}, at most {stale_ms} ms old, but entry {known} "
+            f"was committed by {moment:.6f}",
+        )
 
     def number_in(self, operation: Operation) -> int:
         """Return the count in an answer; None counts as 0. Raises `ViolationError` for anything but a number."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 
 from forge_consensus.config.raft import RaftSettings
 from forge_consensus.config.storage import StorageSettings
+from forge_consensus.testing.simulator.conditions import Conditions, drawn_limits, drawn_size
 
 PACES = (1.0, 1.0, 10.0, 20.0, 40.0)
 
@@ -36,6 +37,7 @@ class Plan:
     """The numbers of the strikes to leave out; this is how a failure is shrunk."""
     storage: StorageSettings = field(default_factory=StorageSettings)
     raft: RaftSettings = field(default_factory=RaftSettings)
+    conditions: Conditions = field(default_factory=Conditions)
 
     @classmethod
     def of(cls, seed: int, seconds: float = 12.0) -> Plan:
@@ -60,9 +62,11 @@ class Plan:
             chunk_timeout=0.3,
             election_timeout_max=chance.choice((0.82, 1.2)),
         )
+        unusual = random.Random(f"conditions {seed}")  # of its own, so that it moves no other draw
+        storage, raft = drawn_limits(unusual, storage, raft)
         return cls(
             seed,
-            nodes=chance.choice((1, 2, 3, 3, 3, 5)),
+            nodes=drawn_size(unusual, chance.choice((1, 2, 3, 3, 3, 5))),
             own_machine=chance.random() < 0.5,
             lease_reads=chance.random() < 0.4,
             clients=chance.choice((1, 2, 4, 8)),
@@ -70,6 +74,7 @@ class Plan:
             pace=chance.choice(PACES),
             storage=storage,
             raft=raft,
+            conditions=Conditions.drawn(unusual),
         )
 
     def paced(self) -> tuple[StorageSettings, RaftSettings]:

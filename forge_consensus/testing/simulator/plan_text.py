@@ -15,6 +15,7 @@ IMPORTS = (
     "from forge_consensus.config.raft import RaftSettings",
     "from forge_consensus.config.storage import StorageSettings",
     "from forge_consensus.testing import Plan",
+    "from forge_consensus.testing.simulator.conditions import Conditions",
 )
 SIMULATION = "from forge_consensus.testing import Simulation"
 

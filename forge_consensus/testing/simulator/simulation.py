@@ -21,17 +21,22 @@ from forge_consensus.testing.rules.agreement import (
 )
 from forge_consensus.testing.rules.event_order import EventOrder
 from forge_consensus.testing.rules.invariants import Invariants
+from forge_consensus.testing.rules.machine_cost import CostOfMachine
+from forge_consensus.testing.rules.time_rules import Reading, check_passed
 from forge_consensus.testing.rules.violations import demand
 from forge_consensus.testing.simulator.arguments import check_function, given_plan, given_workload, machine_maker
 from forge_consensus.testing.simulator.audit import Audit, compare
 from forge_consensus.testing.simulator.by_hand import HandMoves
 from forge_consensus.testing.simulator.client import SimulatedClient
+from forge_consensus.testing.simulator.conditions import core_of, own_settings
 from forge_consensus.testing.simulator.failure_story import story
 from forge_consensus.testing.simulator.habits import Habits
+from forge_consensus.testing.simulator.hostile import HostileWorkload, MoodyMachine
 from forge_consensus.testing.simulator.judge import Judge
 from forge_consensus.testing.simulator.main_guard import check_main_guard
 from forge_consensus.testing.simulator.plan import Plan
 from forge_consensus.testing.simulator.plan_text import reproduction
+from forge_consensus.testing.simulator.progress import CORE_SECONDS_MAX, Progress
 from forge_consensus.testing.simulator.twin import Run, compare_with_twin, importable
 from forge_consensus.testing.simulator.workload import CountingWorkload, KeyValueWorkload, Workload
 from forge_consensus.testing.story.message_table import MessageTable
@@ -39,6 +44,10 @@ from forge_consensus.testing.world.cluster import SimulatedCluster
 
 QUIET_SECONDS_MAX = 20.0
 """The time limit, in virtual seconds at pace 1, for a cluster without faults to elect, converge and serve."""
+TIME_SECONDS = 1.5
+"""How long the time of the state is watched, in virtual seconds at pace 1."""
+LARGEST_BYTES_MAX = 200_000
+"""The largest command that a simulated client sends, if settings allow more."""
 COLLECT_EACH = 100_000
 """The number of new objects after which the garbage collector runs again."""
 DEFAULT_WORKLOAD = (
@@ -77,7 +86,7 @@ class Simulation(HandMoves):
         """Prepare a run: of the given plan, or of the plan of the seed; the other arguments replace parts of it.
 
         Args:
-            plan: the plan of the run; None for `Plan.of(seed)` at pace 1.
+            plan: the plan of the run; None for `Plan.of(seed)` at pace 1 and under usual conditions.
             nodes: how many nodes, 1 to 9; None for the plan's number.
             seed: the random seed of every draw, a whole number from 0.
             state_machine: makes a new machine for each process of each node: a class, or a function without parameters.
@@ -100,30 +109,46 @@ class Simulation(HandMoves):
         if state is not None:
             check_function("state", state, "tells the state of a machine")
         self.workload = workload_for(plan, state_machine, workload)
+        asked = self.workload if state_machine or workload else with_hostile(plan, self.workload)
         self.again = reproduction(plan, state_machine, workload, state)
         self.twin = twin_wanted(twin, state_machine)
         if state_machine is None:
-            state_machine = CountingMachine if plan.own_machine else KeyValueMachine
+            state_machine = usual_machine(plan)
             state = state or (counting_state if plan.own_machine else None)
         self.state_machine = machine_maker(state_machine)
-        self.state = state
-        self.agreement = Agreement(state)
+        self.state, self.agreement = state, Agreement(state)
         self.invariants = Invariants()
         self.agreement.observe = self.invariants.applies
         self.judge = Judge(self.workload)
         self.judge.entry_of = self.entry_of
-        if workload is None and state_machine not in (CountingMachine, KeyValueMachine):
+        if workload is None and state_machine not in (CountingMachine, MoodyMachine, KeyValueMachine):
             self.judge.advice = DEFAULT_WORKLOAD
         cluster = self.make_cluster()
-        super().__init__(cluster, Faults(cluster, plan.kinds, plan.skip, plan.pace), quiet=quiet, pace=plan.pace)
+        super().__init__(cluster, self.make_faults(cluster), quiet=quiet, pace=plan.pace)
         self.messages = MessageTable.of(cluster)
         self.events = EventOrder(cluster)
-        self.clients = self.make_clients()
+        self.clients = self.make_clients(asked)
         self.ran = False
+
+    progress: Progress | None = None
+    """Watches the client of the core, while faults strike."""
 
     def machine(self, node: str) -> Machine:
         """Make a node's machine, wrapped so that each step is compared."""
-        return WatchedMachine(self.state_machine(), node, self.agreement, lambda: self.saved(node))
+        made = self.state_machine()
+        slowest = self.plan.conditions.machine_seconds
+        cost = CostOfMachine(self.cluster_node(node), slowest) if slowest else None
+        return WatchedMachine(made, node, self.agreement, lambda: self.saved(node), cost)
+
+    def cluster_node(self, name: str) -> Callable[[float], None]:
+        """Return the function that lets a node's running process spend virtual seconds."""
+
+        def spend(seconds: float) -> None:
+            base = self.cluster.nodes[name].running
+            if base is not None:
+                base.spend(seconds)
+
+        return spend
 
     def saved(self, node: str) -> int:
         """Return the index of the newest snapshot on a node's disk."""
@@ -139,6 +164,7 @@ class Simulation(HandMoves):
         """Make the nodes; none of them runs yet."""
         plan = self.plan
         storage, raft = plan.paced()
+        unequal, names = plan.conditions.unequal, [f"n{number}" for number in range(1, plan.nodes + 1)]
         return SimulatedCluster(
             plan.nodes,
             plan.seed,
@@ -147,10 +173,18 @@ class Simulation(HandMoves):
             machine=self.machine,
             lease_reads=plan.lease_reads,
             watchers=[self.invariants],
+            own={name: own_settings(plan.seed, name, unequal, raft, storage) for name in names} if unequal else None,
+            core=core_of(names, plan.seed) if plan.conditions.core else frozenset(),
+            backoff=plan.conditions.backoff,
         )
 
-    def make_clients(self) -> list[SimulatedClient]:
-        """Make the clients, each with habits of its own; one more reads often and impatiently."""
+    def make_faults(self, cluster: SimulatedCluster) -> Faults:
+        """Make the schedule of faults; none strikes yet."""
+        plan = self.plan
+        return Faults(cluster, plan.kinds, plan.skip, plan.pace, plan.conditions.wild)
+
+    def make_clients(self, workload: Workload) -> list[SimulatedClient]:
+        """Make the clients, each with habits of its own; one more reads often and impatiently, one watches the core."""
         plan, cluster = self.plan, self.cluster
         lease_share = 0.5 if plan.lease_reads else 0.0
         chance = cluster.timeline.chance("habits")
@@ -158,7 +192,11 @@ class Simulation(HandMoves):
             f"c{number}": Habits.drawn(chance, plan.clients, lease_share, plan.pace) for number in range(plan.clients)
         }
         habits["reader"] = Habits.of_reader(lease_share, plan.pace)
-        return [SimulatedClient(cluster, name, self.judge, own, self.workload) for name, own in habits.items()]
+        clients = [SimulatedClient(cluster, name, self.judge, own, workload) for name, own in habits.items()]
+        if plan.conditions.core:
+            own = Progress.habits(plan.pace)
+            clients.append(SimulatedClient(cluster, Progress.name(), self.judge, own, self.workload))
+        return clients
 
     # --- a whole run -------------------------------------------------------------------------------------------------
 
@@ -182,6 +220,9 @@ class Simulation(HandMoves):
                     client.start()
                 if self.plan.faults:
                     self.faults.start()
+                if self.plan.conditions.core:
+                    self.progress = Progress(self.clients[-1], self.core_seconds_max())
+                    self.progress.look()
                 self.advance(self.plan.seconds * self.plan.pace)
                 self.be_quiet()
         except BaseException as error:
@@ -189,9 +230,16 @@ class Simulation(HandMoves):
             raise
         return self.cluster.timeline.digest
 
+    def core_seconds_max(self) -> float:
+        """Return how long a client of the core waits at most: longer where election timeouts or the machine are."""
+        longest = max(base.engine.settings.election_timeout_max for base in self.cluster.running())
+        return max(CORE_SECONDS_MAX * self.plan.pace, 10 * longest) + 20 * self.plan.conditions.machine_seconds
+
     def be_quiet(self) -> None:
         """Heal; then the cluster must elect a leader, serve every client, and converge, within a time limit."""
         cluster, patience = self.cluster, QUIET_SECONDS_MAX * self.plan.pace
+        if self.progress is not None:
+            self.progress.running = False
         self.faults.heal()
         elected = cluster.run(patience, lambda: cluster.leader() is not None)
         demand(elected, "liveness", f"no node leads {patience} s after the last fault")
@@ -207,6 +255,15 @@ class Simulation(HandMoves):
         busy = "".join(f"{client.name} waits for answers, " for client in self.clients if not client.idle)
         demand(finished, "liveness", f"no convergence: {busy}{self.status_text()}")
         self.judge_all(patience)
+
+    def let_time_pass(self) -> None:
+        """Demand that the state's time passes while clients work; it is measured while one node leads."""
+        leader = self.cluster.leader()
+        before = None if leader is None else Reading.of(leader)
+        self.cluster.run(TIME_SECONDS * self.plan.pace)
+        leader = self.cluster.leader()
+        if before is not None and leader is not None and not self.plan.conditions.machine_seconds:
+            check_passed(before, Reading.of(leader), self.plan.pace)
 
     def judge_all(self, patience: float) -> None:
         """Compare the nodes, read everything once more, and judge the whole history.
@@ -250,6 +307,22 @@ def workload_for(plan: Plan, state_machine: object, workload: object) -> Workloa
         return given_workload(workload)
     built_in = state_machine is None and not plan.own_machine
     return KeyValueWorkload() if built_in else CountingWorkload()
+
+
+def usual_machine(plan: Plan) -> Callable[[], Machine]:
+    """Return the class of the machine that runs if the caller gives none."""
+    if not plan.own_machine:
+        return KeyValueMachine
+    return MoodyMachine if plan.conditions.hostile else CountingMachine
+
+
+def with_hostile(plan: Plan, workload: Workload) -> Workload:
+    """Return the workload, with the hostile and the very large commands of the plan's conditions."""
+    share, largest = plan.conditions.hostile, plan.conditions.largest and not plan.own_machine
+    if not share and not largest:
+        return workload
+    bytes_max = min(plan.raft.command_bytes_max, LARGEST_BYTES_MAX) if largest else 0
+    return HostileWorkload(workload, share, bytes_max, own_machine=plan.own_machine)
 
 
 def twin_wanted(twin: bool | None, state_machine: Any) -> bool:

@@ -27,6 +27,8 @@ class Call:
     argument: Any = None
     command: Command | None = None
     query: Any = None
+    data: bytes = b""
+    """The bytes that are sent for a command instead of an encoded one; they may be none."""
 
 
 class Workload(Protocol):

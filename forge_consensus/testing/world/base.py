@@ -156,6 +156,8 @@ class SimulatedBase(SystemBase):
         self.network, self.timeline = network, network.timeline
         self.watchers = watchers
         self.alive = True
+        self.in_turn = False
+        """Whether a turn is being taken, so that what the machine does takes virtual time of it."""
         self.answers_in: deque[tuple[bytes, Any]] = deque()
         self.requests_in: deque[tuple[bytes, Any]] = deque()
         self.notices: list[Any] = []
@@ -232,12 +234,15 @@ class SimulatedBase(SystemBase):
         for inbox in filter(None, (self.answers_in, self.requests_in)):
             frames += [inbox.popleft() for _ in range(min(len(inbox), engine.settings.turn_frames_max))]
         clock.ahead = 0.0
+        self.in_turn = True
         try:
             engine.turn(frames, notices)
             clock.ahead += 0.00005 + 0.00001 * len(frames)
         except BaseException as error:
             self.end(error)
             return
+        finally:
+            self.in_turn = False
         took = clock.ahead
         self.free_at = self.timeline.now + took
         clock.ahead = 0.0
@@ -291,8 +296,9 @@ class SimulatedBase(SystemBase):
             raise OperationFailedError(f"{self.name}: {type(fault).__name__}: {fault}") from fault
 
     def spend(self, seconds: float) -> None:
-        """Let the turn that is running take so much longer, as a machine does whose command or query costs time."""
-        self.clock.ahead += seconds
+        """Let the machine take this many virtual seconds of the present turn; outside of a turn it takes none."""
+        if self.in_turn:
+            self.clock.ahead += seconds
 
     def commit_time(self) -> float:
         """Draw the duration of this commit in seconds."""

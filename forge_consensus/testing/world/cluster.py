@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,9 @@ from forge_consensus.errors import CorruptionError, IdentityError
 from forge_consensus.events.bus import EventBus
 from forge_consensus.storage.backends.folder import STEP_WATCHERS, remove_temporary_files
 from forge_consensus.storage.backends.memory import MemoryTable
+from forge_consensus.storage.backends.tables import Batch
 from forge_consensus.storage.ledger.configuration import Configuration, drift_ppm_of, lease_ms_of
+from forge_consensus.storage.ledger.identity import Identity
 from forge_consensus.storage.machines.kv import KeyValueMachine
 from forge_consensus.storage.machines.machine import ApplyFaultError, Machine
 from forge_consensus.storage.opening import Founding, Opened, open_ledger
@@ -27,6 +30,10 @@ from forge_consensus.testing.world.network import Network
 from forge_consensus.testing.world.timeline import SimulatedClock, Timeline
 
 DRIFT_MAX = 0.01
+SILENCE_SECONDS = inf
+"""The silence after which the sockets of nodes and clients break a connection; infinity if they never do."""
+FRAMES_ARE_CHECKED = True
+"""Whether nodes refuse frames that were damaged on their way."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +56,14 @@ class SimulatedNode:
     base: SimulatedBase | None = None
     boots: int = 0
     bus: EventBus = field(default_factory=EventBus)
+    skew_ms: int = 0
+    """The error of the host's wall clock beyond the small one that each process draws, in milliseconds."""
+    creep: float = 0.0
+    """The rate at which the host's wall clock gets wronger."""
+    full: bool = False
+    """Whether the disk has no free space, also for the next process."""
+    slow_commits: tuple[float, float] | None = None
+    """The shortest and the longest time of a commit, also of the next process; None for a usual disk."""
     replaced: bool = False
     """Whether the disk was exchanged since the last process."""
     crash_opening: bool = False
@@ -74,6 +89,9 @@ class SimulatedCluster:
         machine: makes the state machine of the node with that name, once for each of its processes.
         lease_reads: whether the cluster's configuration allows lease reads.
         watchers: observe every step of every node, in this order.
+        own: settings that a node has for itself instead of `raft` and `storage`, by its name.
+        core: the nodes that no fault touches.
+        backoff: whether cuts stall connections, as TCP does, instead of losing frames.
 
     """
 
@@ -87,6 +105,9 @@ class SimulatedCluster:
         machine: Callable[[str], Machine] = lambda node: KeyValueMachine(),
         lease_reads: bool = False,
         watchers: Sequence[Watcher] = (),
+        own: Mapping[str, tuple[RaftSettings, StorageSettings]] | None = None,
+        core: frozenset[str] = frozenset(),
+        backoff: bool = False,
     ) -> None:
         self.seed = seed
         self.raft = raft or RaftSettings()
@@ -94,7 +115,10 @@ class SimulatedCluster:
         self.machine = machine
         self.watchers = list(watchers)
         self.timeline = Timeline(seed)
-        self.network = Network(self.timeline)
+        self.own = own or {}
+        self.core = core
+        self.network = Network(self.timeline, core=core, backoff=backoff, silence_seconds=SILENCE_SECONDS)
+        self.network.corrupts = FRAMES_ARE_CHECKED
         self.names = [f"n{number}" for number in range(1, nodes + 1)]
         self.configuration = Configuration.of(
             {name: f"{name}:7000" for name in self.names},
@@ -161,9 +185,9 @@ class SimulatedCluster:
             return
         base = SimulatedBase(
             opened,
-            self.raft,
+            self.settings_of(name)[0],
             node.bus,
-            SimulatedClock(self.timeline, node.clock_chance, DRIFT_MAX),
+            self.clock_of(node),
             self.network,
             self.watchers,
             self.configuration.addresses[name],
@@ -172,6 +196,10 @@ class SimulatedCluster:
         node.base = base
         tables.node = base
         node.files.stop = base.end_in_step
+        node.files.full = lambda: base.alive and not tables.disk_free_bytes
+        if node.full:
+            tables.disk_free_bytes = 0
+        base.slow_commits = node.slow_commits or base.slow_commits
         base.on_end = self.ended
         base.disk_is_another, node.replaced = node.replaced, False
         base.disk_is_damaged = name in self.suspect
@@ -195,7 +223,19 @@ class SimulatedCluster:
             finally:
                 node.files.deaf = False
 
-        return open_ledger(tables, node.folder, founding, machine, self.storage, export)
+        return open_ledger(tables, node.folder, founding, machine, self.settings_of(node.name)[1], export)
+
+    def settings_of(self, name: str) -> tuple[RaftSettings, StorageSettings]:
+        """Return the settings of a node."""
+        return self.own.get(name, (self.raft, self.storage))
+
+    def clock_of(self, node: SimulatedNode) -> SimulatedClock:
+        """Return the clocks of a node's next process: they have the errors of its host."""
+        clock = SimulatedClock(self.timeline, node.clock_chance, DRIFT_MAX)
+        clock.skew_ms += node.skew_ms
+        if node.creep:
+            clock.creeps(node.creep)
+        return clock
 
     def crash(self, name: str) -> None:
         """End a node's process: between two turns, or after a turn's commit and before its frames leave."""
@@ -218,6 +258,18 @@ class SimulatedCluster:
         # A machine that was being replaced when an actor failed is in an unknown state, so the node stops.
         if not ordered and not ((base.ordered_faults or suspect) and isinstance(error, ApplyFaultError)):
             self.failure = self.failure or error
+
+    def count_boots(self, name: str, times: int) -> None:
+        """Let a node that is down start so many times, and end each time before it has opened its ledger."""
+        node = self.nodes[name]
+        node.boots += 1
+        chance = self.timeline.chance(f"{name} boots {node.boots}")
+        tables = SimulatedTables()
+        tables.tables = node.disk
+        for _ in range(times):
+            identity, batch = Identity(tables, name, "simulation"), Batch()
+            identity.open(lambda: f"{chance.getrandbits(64):016x}", batch)
+            tables.commit(batch)
 
     # --- ruined disks ------------------------------------------------------------------------------------------------
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -43,6 +45,8 @@ class SimulatedFiles:
         self.stop: Callable[[], None] = lambda: None
         self.error: Callable[[], Exception] = lambda: OSError("ordered")
         self.deaf = False
+        self.full: Callable[[], bool] = lambda: False
+        """Returns whether the disk has no space for another byte."""
 
     # --- the steps ---------------------------------------------------------------------------------------------------
 
@@ -62,6 +66,8 @@ class SimulatedFiles:
             self.durable = self.present.copy()
         if step in STOPPING_STEPS and not self.deaf:
             self.obey()
+            if step == "write" and self.full():
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def obey(self) -> None:
         """Count down to an ordered failure, and raise it when it is due."""

@@ -80,6 +80,8 @@ class SimulatedClock(Clock):
         self.origin = chance.uniform(1.0, 1e6)
         self.rate = 1.0 + chance.uniform(-drift_max, drift_max)
         self.skew_ms = chance.randint(-2000, 2000)
+        self.creep = 0.0
+        """The milliseconds by which the wall clock gets wronger in each millisecond."""
 
     def reading(self) -> float:
         """Return seconds since the host started."""
@@ -96,4 +98,9 @@ class SimulatedClock(Clock):
 
     def wall_ms(self) -> int:
         """Return milliseconds since 1970, with the error of this host's wall clock."""
-        return WALL_MS + self.skew_ms + int((self.timeline.now + self.ahead) * 1000)
+        return WALL_MS + self.skew_ms + int((self.timeline.now + self.ahead) * 1000 * (1.0 + self.creep))
+
+    def creeps(self, rate: float) -> None:
+        """Let the wall clock run wrong by this rate from now on; its reading does not jump."""
+        self.skew_ms += int((self.timeline.now + self.ahead) * 1000 * (self.creep - rate))
+        self.creep = rate

@@ -206,7 +206,7 @@ def test_queries_that_would_wait_too_long_are_refused_as_busy_and_one_is_always_
     node = single(size=3)
     lead(node)
     gateway = node.engine.cells.actor("gateway")
-    gateway.query_pace.each = 0.2
+    gateway.capacity.query_pace.each = 0.2
     ask(node, "a", "b", "c", "d")
     assert not node.messages(Refused)
     ask(node, "e", first=5)

@@ -16,14 +16,15 @@ MEMORY = [
     "node_id", "cluster_id", "role", "status", "term", "leader_id", "leader_address", "has_quorum", "health", "details",
     "commit_index", "last_applied", "applied_on_disk", "last_log_index", "last_log_term", "first_log_index",
     "log_entries", "snapshots_total", "last_contact", "elections_total", "operations_total", "operations_failed",
-    "reads_total", "slow_applies_total", "slow_queries_total", "turns_total", "flushes_total", "refused", "uptime",
+    "reads_total", "busy_total", "backlog_entries", "backlog_seconds", "slow_applies_total", "slow_queries_total",
+    "turns_total", "flushes_total", "refused", "uptime",
     "boot", "address", "events_address", "nodes",
     "commit_seconds", "full",
 ]
 STORAGE = ["snapshot_index", "log_size_bytes", "storage_used_bytes", "storage_quota_bytes", "disk_free_bytes"]
 MEMBER = [
     "id", "address", "role", "status", "round_trip_ms", "last_contact", "clock_ahead_ms", "match_index", "program",
-    "refusal", "refused_appends", "greeting_refused", "differs",
+    "refusal", "refused_appends", "greeting_refused", "differs", "problem",
 ]
 # fmt: on
 

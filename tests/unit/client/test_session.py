@@ -427,3 +427,49 @@ def test_a_bad_endpoint_is_refused_with_advice(given: object) -> None:
 def test_endpoints_come_as_a_list_or_with_commas() -> None:
     assert parse_endpoints("tcp://a:1, b:2,a:1") == ["a:1", "b:2"]
     assert parse_endpoints(["[::1]:7001"]) == ["[::1]:7001"]
+
+
+# --- a leader that is busy --------------------------------------------------------------------------------------------
+
+
+def refuse(world: World, request: int, *numbers: int) -> None:
+    """The leader has no room for these commands of a frame."""
+    leader = world.core.directory.leader
+    assert leader is not None
+    message = Refused("CONSENSUS_BUSY", "much waits", "n1", leader.name, world.core.directory.term, numbers)
+    world.core.receive(leader.name, message, request)
+
+
+def test_a_busy_leader_is_sent_no_more_than_it_had_room_for_and_a_little_more_with_each_answer() -> None:
+    world = led()
+    world.group.handle = lambda node, message: []  # type: ignore[method-assign]
+    window = world.core.commands
+    calls = [world.put(f"k{number}") for number in range(100)]
+    world.run(0.02)
+    (request,) = [request for request in window.flights if len(window.flights[request].numbers) == 100]
+    numbers = window.flights[request].numbers[:]
+    refuse(world, request, *numbers[40:])
+    assert (window.allowed, len(window.open), len(window.queue)) == (40, 40, 60)
+    world.sent.clear()
+    world.run(0.6)
+    assert not world.messages(Submit)
+    name = world.core.directory.leader.name  # type: ignore[union-attr]
+    world.core.receive(name, Results(world.core.session, tuple((n, "", b"\xc0") for n in numbers[:8])), request)
+    assert window.allowed == 42
+    world.run(0.1)
+    assert sum(len(message.commands) for message in world.messages(Submit)) == 10
+    assert [call.number for call in calls[:40]] == numbers[:40]
+
+
+def test_what_a_busy_leader_would_answer_too_late_is_not_sent() -> None:
+    world = led()
+    window = world.core.commands
+    window.allowed, window.answer_seconds = 1, 0.4
+    world.group.handle = lambda node, message: []  # type: ignore[method-assign]
+    first = world.put("a", timeout=0.5)  # there is no time for it
+    second = world.put("b", timeout=30.0)
+    world.run(0.05)
+    assert isinstance(first.error, BusyError)
+    assert "0.40 s" in str(first.error)
+    assert second.error is None
+    assert len(window.open) == 1

@@ -1,0 +1,53 @@
+"""The capacity: which commands and queries a leader takes, so that what it has taken is answered in time.
+
+What waits for longer than its client does is work for nobody, and holds up everything behind it. So a leader takes as
+much as the state machine, at its present pace, does within `raft.backlog_seconds_max`, and answers the rest with busy.
+Something is always taken if nothing waits, however long it may take.
+"""
+
+from __future__ import annotations
+
+from forge_consensus.actors.raft.waiting import WaitingRequests
+from forge_consensus.actors.runtime.address import SenderAddress
+from forge_consensus.config.raft import RaftSettings
+from forge_consensus.storage.ledger.ledger import Ledger
+from forge_consensus.storage.ledger.pace import Pace
+
+
+class Capacity:
+    """Says how much may be taken, and why not more."""
+
+    def __init__(self, ledger: Ledger, waiting: WaitingRequests, settings: RaftSettings) -> None:
+        self.ledger = ledger
+        self.waiting = waiting
+        self.settings = settings
+        self.query_pace = Pace()
+
+    def commands(self, asker: SenderAddress, count: int) -> tuple[int, str]:
+        """How many of so many commands of a client may be proposed now, and why not all."""
+        settings, ledger = self.settings, self.ledger
+        own = self.waiting.outstanding.get(asker.connection, 0) + count
+        if own > settings.outstanding_max:
+            return 0, f"{own} commands of this client wait: at most {settings.outstanding_max} may"
+        backlog = ledger.log.last - ledger.applied
+        pace = ledger.applier.pace
+        room = settings.backlog_entries_max - backlog
+        if pace.each:
+            room = min(room, int(settings.backlog_seconds_max / pace.each) - backlog)
+        if not backlog:
+            room = max(room, 1)
+        if room >= count:
+            return count, ""
+        text = f"{backlog} entries wait for the state machine, about {pace.seconds(backlog):.2f} s of work"
+        return max(0, room), f"{text}: try again in a moment"
+
+    def queries(self, asker: SenderAddress, count: int) -> str:
+        """Why so many queries of a client may not be taken now; empty if they may."""
+        waiting, settings = self.waiting, self.settings
+        own = waiting.waiting_queries(asker.connection) + count
+        if own > settings.outstanding_max:
+            return f"{own} queries of this client wait: at most {settings.outstanding_max} may"
+        seconds = self.query_pace.seconds(waiting.queries + count)
+        if waiting.queries and seconds > settings.backlog_seconds_max:
+            return f"{waiting.queries} queries wait, about {seconds:.2f} s of work: try again in a moment"
+        return ""

@@ -1,0 +1,110 @@
+"""The rules of a leader that cannot work: one that is cut off, or that has no room, soon leads no more."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from forge_consensus.testing.rules.disk_model import Disk
+from forge_consensus.testing.rules.violations import demand
+from forge_consensus.testing.world.base import SimulatedBase
+
+TIMEOUTS = 2.0
+"""After so many of its longest election timeouts a leader that cannot work must have resigned."""
+CLOCK_ERROR_MAX = 0.1
+SLACK_SECONDS = 0.5
+"""What its own checks may be late by, at pace 1."""
+
+
+@dataclass(slots=True)
+class Reign:
+    """What was seen of a leader's turns since it began to lead."""
+
+    term: int
+    began: float
+    met: float
+    """When a majority had last answered it, by the simulation's own record of arrivals."""
+    full_since: float | None = None
+    """Since when its disk has had no room while another node could take over."""
+    turned: float = 0.0
+    longest_met: float = 0.0
+    longest_full: float = 0.0
+    """The longest time between two turns, since it last met a majority and since it is full: meanwhile it slept."""
+
+
+class LeaderRules:
+    """Follows each leader through its turns."""
+
+    def __init__(self) -> None:
+        self.reigns: dict[str, Reign] = {}
+
+    def turned(self, node: SimulatedBase, disks: dict[str, Disk], bases: dict[str, SimulatedBase]) -> None:
+        """Check a node at the end of a turn in which it led, or forget its leadership."""
+        term = node.engine.ledger.leading_term
+        if term is None:
+            self.reigns.pop(node.name, None)
+            return
+        now = node.timeline.now
+        reign = self.reigns.get(node.name)
+        if reign is None or reign.term != term:
+            reign = self.reigns[node.name] = Reign(term, now, now, turned=now)
+        asleep, reign.turned = now - reign.turned, now
+        reign.longest_met, reign.longest_full = max(reign.longest_met, asleep), max(reign.longest_full, asleep)
+        met = self.last_met(node, reign)
+        if met > reign.met:
+            reign.met, reign.longest_met = met, 0.0
+        most = self.patience(node)
+        demand(
+            now - reign.met <= most + 2 * reign.longest_met,
+            "alone",
+            f"{node.name} still leads {term}, {now - reign.met:.3f} s after a majority last answered it; its longest "
+            f"pause since then was {reign.longest_met:.3f} s",
+        )
+
+    def patience(self, node: SimulatedBase) -> float:
+        """After how many virtual seconds this leader must have resigned."""
+        settings = node.engine.settings
+        return TIMEOUTS * settings.election_timeout_max * (1 + CLOCK_ERROR_MAX) + SLACK_SECONDS
+
+    def last_met(self, node: SimulatedBase, reign: Reign) -> float:
+        """Return when an answer of the last member that completes a majority arrived."""
+        answered = node.network.answered
+        voters = node.engine.ledger.configuration.voters
+        if len(voters) == 1:
+            return node.timeline.now
+        heard = sorted(answered.get((node.name, other), reign.began) for other in voters if other != node.name)
+        return heard[len(heard) - len(voters) // 2]
+
+    def check_room(
+        self,
+        node: SimulatedBase,
+        reign: Reign,
+        disks: dict[str, Disk],
+        bases: dict[str, SimulatedBase],
+        most: float,
+    ) -> None:
+        """Demand that a leader without room resigns while a member in step has room."""
+        now = node.timeline.now
+        if node.disk.disk_free_bytes or not self.somebody_could(node, disks, bases):
+            reign.full_since = None
+            return
+        if reign.full_since is None:
+            reign.full_since, reign.longest_full = now, 0.0
+        demand(
+            now - reign.full_since <= most + 2 * reign.longest_full,
+            "room",
+            f"{node.name} still leads {reign.term}, {now - reign.full_since:.3f} s after its disk became full, and "
+            "another member in step has room",
+        )
+
+    def somebody_could(self, node: SimulatedBase, disks: dict[str, Disk], bases: dict[str, SimulatedBase]) -> bool:
+        """Return whether another node has room and the whole log, and meets the leader."""
+        network, last = node.network, disks[node.name].last
+        return any(
+            disks[name].last >= last
+            and base.disk.disk_free_bytes
+            and base.disk_is_damaged is False
+            and not network.is_cut(name, node.name)
+            and not network.is_cut(node.name, name)
+            for name, base in bases.items()
+            if name != node.name
+        )

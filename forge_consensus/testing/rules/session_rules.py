@@ -1,0 +1,46 @@
+"""The rule of sessions: none ends before its client has been idle for as long as the session lives."""
+
+from __future__ import annotations
+
+from forge_consensus.actors.messages import Results
+from forge_consensus.storage.ledger.record import Record
+from forge_consensus.storage.machines.sessions import EXPIRED, TTL_BYTES
+from forge_consensus.testing.rules.violations import demand
+
+CLOCK_ERROR_MAX = 0.1
+"""The rates of two hosts' clocks differ by less than this share."""
+
+
+class SessionRules:
+    """Follows the commands of each session, from the disk of the leader that proposed them to the machines."""
+
+    def __init__(self) -> None:
+        self.written: dict[tuple[int, int], float] = {}
+        """By (index, term): when the turn began in which the entry was first on a disk; it was proposed later."""
+        self.lives: dict[tuple[int, int], float] = {}
+        """By (index, term) of the entry that opens a session: how long the session lives without a command."""
+        self.touched: dict[int, float] = {}
+        """By session: when the last command that a machine has executed was written."""
+
+    def opens(self, key: tuple[int, int], data: bytes) -> None:
+        """Note an entry that opens a session."""
+        self.lives[key] = int.from_bytes(data[:TTL_BYTES]) / 1000
+
+    def applies(self, record: Record) -> None:
+        """Note that a machine executes a session's command."""
+        at = self.written[record.index, record.term]
+        self.touched[record.session] = max(at, self.touched.get(record.session, 0.0))
+
+    def answers(self, message: Results, committed: dict[int, int], now: float) -> None:
+        """Demand that no answer calls a session expired too early."""
+        refused = [number for number, code, _ in message.items if code == EXPIRED.code]
+        key = message.session, committed.get(message.session, 0)
+        if not refused or key not in self.lives:
+            return
+        idle, life = now - max(self.written[key], self.touched.get(message.session, 0.0)), self.lives[key]
+        demand(
+            idle * (1 + CLOCK_ERROR_MAX) >= life,
+            "session",
+            f"session {message.session} is called expired {idle:.3f} s after its last command, and lives {life:.3f} s "
+            f"without one; command {refused[0]} was refused",
+        )

@@ -1,0 +1,50 @@
+"""The rule of time: while a majority is well, the time of the replicated state passes as it does for everybody."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from forge_consensus.testing.rules.violations import demand
+from forge_consensus.testing.world.base import SimulatedBase
+
+RATE_MIN, RATE_MAX = 0.8, 1.2
+"""Between these rates the state's time must pass, measured by virtual time."""
+SLACK_SECONDS = 0.3
+"""Entries are stamped when they are proposed and seen when they are applied, at pace 1."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """The time of the replicated state, as a leader has it."""
+
+    leader: str
+    term: int
+    index: int
+    moment: float
+    elapsed_ms: int
+
+    @classmethod
+    def of(cls, leader: SimulatedBase) -> Reading:
+        """Read the leader's state."""
+        ledger = leader.engine.ledger
+        return cls(leader.name, ledger.term, ledger.applied, leader.timeline.now, elapsed_of(leader))
+
+
+def elapsed_of(node: SimulatedBase) -> int:
+    """Return the time by which sessions expire on a node, in milliseconds."""
+    applier = node.engine.ledger.applier
+    return int(getattr(applier, "elapsed_ms", applier.time_ms))
+
+
+def check_passed(before: Reading, after: Reading, pace: float) -> None:
+    """Demand that the state's time has passed between two readings of one leader. Raises `ViolationError`."""
+    if (before.leader, before.term) != (after.leader, after.term) or after.index <= before.index:
+        return
+    virtual, passed = after.moment - before.moment, (after.elapsed_ms - before.elapsed_ms) / 1000
+    slack = SLACK_SECONDS * pace
+    demand(
+        RATE_MIN * virtual - slack <= passed <= RATE_MAX * virtual + slack,
+        "time",
+        f"{virtual:.3f} s have passed while {after.leader} led {after.term} and everybody was well, and the state's "
+        f"time moved by {passed:.3f} s",
+    )

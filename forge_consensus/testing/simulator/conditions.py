@@ -1,0 +1,144 @@
+"""The conditions of a run beyond its faults: settings that differ, slow machines, hostile commands, silent connections.
+
+Each of them is rare in a campaign, because most of them cost time, and because a run in which everything is unusual
+finds less than many runs that each have one thing of their own.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from forge_consensus.config.raft import RaftSettings
+from forge_consensus.config.storage import StorageSettings
+from forge_consensus.testing.faults.drawn import WILD
+
+COMMANDS_MAX = 12
+"""The most commands in one frame of a simulated client; a limit below it would refuse such a frame for ever."""
+UNEQUAL = ("times", "sizes", "snapshots")
+"""The groups of settings that may differ between the nodes of one cluster."""
+SHARES = {
+    "clusters": 0.2,
+    "limits": 0.12,
+    "largest": 0.1,
+    "unequal": 0.15,
+    "wild": 0.25,
+    "machine": 0.1,
+    "hostile": 0.0,
+    "backoff": 0.15,
+    "core": 0.12,
+}
+"""The share of seeds with each condition: clusters of another size; limits that bind; commands of the largest legal
+size; settings that differ between nodes; faults of `WILD`; machines that take time; commands that no honest client
+sends; connections that heal only by back-off; a majority that no fault touches."""
+
+
+@dataclass(frozen=True, slots=True)
+class Conditions:
+    """The unusual conditions of a run; the defaults are those of an ordinary one."""
+
+    unequal: frozenset[str] = frozenset()
+    """The groups of `UNEQUAL` whose settings each node draws for itself."""
+    wild: frozenset[str] = frozenset()
+    """The kinds of faults of `WILD` that may strike in this run."""
+    machine_seconds: float = 0.0
+    """The longest time that a command or a query takes on the machine; most take far less, by their hash."""
+    hostile: float = 0.0
+    """The share of commands that no honest client sends: huge, nested, undecodable, or making the machine raise."""
+    largest: bool = False
+    """Whether clients also send commands of the largest legal size."""
+    backoff: bool = False
+    """Whether a cut stalls connections, as TCP does: they break only if somebody notices, and heal by back-off."""
+    core: bool = False
+    """Whether a majority is never disturbed. It must serve while the faults go on, see `Progress`."""
+
+    @classmethod
+    def drawn(cls, chance: random.Random) -> Conditions:
+        """The conditions of a seed, each with its share of `SHARES`."""
+        has = {name: chance.random() < share for name, share in SHARES.items()}
+        groups = frozenset(chance.sample(UNEQUAL, chance.randint(1, len(UNEQUAL))))
+        kinds = frozenset(chance.sample(sorted(WILD), chance.randint(1, 2)))
+        seconds = chance.choice((0.0003, 0.002, 0.05, 0.5, 1.5))
+        share = chance.choice((0.01, 0.1))
+        return cls(
+            unequal=groups if has["unequal"] else frozenset(),
+            wild=kinds if has["wild"] else frozenset(),
+            machine_seconds=seconds if has["machine"] else 0.0,
+            hostile=share if has["hostile"] else 0.0,
+            largest=has["largest"],
+            backoff=has["backoff"],
+            core=has["core"],
+        )
+
+
+def drawn_size(chance: random.Random, nodes: int) -> int:
+    """The number of nodes: now and then an even or a large one instead of the usual."""
+    other = chance.choice((2, 4, 4, 6, 7))
+    return other if chance.random() < SHARES["clusters"] else nodes
+
+
+def drawn_limits(
+    chance: random.Random, storage: StorageSettings, raft: RaftSettings
+) -> tuple[StorageSettings, RaftSettings]:
+    """The settings with limits that bind, now and then; each is far below its default."""
+    entries, size = chance.choice((COMMANDS_MAX, 50)), chance.choice((10_000, 50_000))
+    outstanding, flying = chance.choice((COMMANDS_MAX, 20, 60)), chance.choice((500, 5_000))
+    frames, turn_bytes = chance.choice((1, 3, 512)), chance.choice((500, 5_000))
+    largest = chance.choice((2_000, 8_000))
+    if chance.random() >= SHARES["limits"]:
+        return storage, raft
+    append = min(raft.append_bytes_max, 4_000)
+    return (
+        replace(storage, uncommitted_entries_max=entries, uncommitted_bytes_max=size),
+        replace(
+            raft,
+            outstanding_max=outstanding,
+            inflight_bytes_max=flying,
+            turn_frames_max=frames,
+            turn_bytes_max=turn_bytes,
+            command_bytes_max=largest,
+            append_bytes_max=append,
+            chunk_bytes=min(raft.chunk_bytes, 8_000),
+            message_bytes_max=largest + append + 64 * 1024,
+        ),
+    )
+
+
+def own_settings(
+    seed: int, name: str, unequal: frozenset[str], raft: RaftSettings, storage: StorageSettings
+) -> tuple[RaftSettings, StorageSettings]:
+    """The settings of one node: those of the plan, with values of its own in the groups that differ.
+
+    Whatever is drawn works: no election timeout is below the plan's, and no heartbeat takes longer than half of it.
+    """
+    chance = random.Random(f"{seed}/settings of {name}")
+    least, beat = raft.election_timeout_min, raft.heartbeat_interval
+    longer, wider = chance.choice((1.0, 1.0, 1.5, 3.0, 6.0)), chance.choice((1.03, 1.2, 1.5))
+    times: dict[str, Any] = {
+        "election_timeout_min": least * longer,
+        "election_timeout_max": least * longer * wider,
+        "heartbeat_interval": min(beat * chance.choice((0.3, 1.0, 1.0, 2.0)), least / 3),
+        "rank_delay": raft.rank_delay * chance.choice((0.0, 1.0, 3.0)),
+        "check_interval": raft.check_interval * chance.choice((0.5, 1.0, 2.0)),
+    }
+    sizes: dict[str, Any] = {
+        "chunk_bytes": chance.choice((100, 5_000, raft.chunk_bytes)),
+        "append_bytes_max": chance.choice((200, raft.append_bytes_max)),
+        "inflight_frames_max": chance.choice((1, 3, raft.inflight_frames_max)),
+        "apply_entries_max": chance.choice((1, 10, raft.apply_entries_max)),
+    }
+    snapshots: dict[str, Any] = {
+        "snapshot_entries": chance.choice((20, 200, storage.snapshot_entries)),
+        "trailing_entries": chance.choice((0, 10, storage.trailing_entries)),
+        "checkpoint_entries": chance.choice((5, 100, storage.checkpoint_entries)),
+        "tail_bytes_max": chance.choice((2_000, storage.tail_bytes_max)),
+    }
+    raft = replace(raft, **(times if "times" in unequal else {}), **(sizes if "sizes" in unequal else {}))
+    return raft, replace(storage, **snapshots) if "snapshots" in unequal else storage
+
+
+def core_of(names: Sequence[str], seed: int) -> frozenset[str]:
+    """The majority that no fault touches: one node more than half, or all but one of three."""
+    return frozenset(random.Random(f"{seed}/core").sample(list(names), len(names) // 2 + 1))

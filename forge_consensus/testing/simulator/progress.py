@@ -1,0 +1,50 @@
+"""The rule of progress: a majority that no fault touches serves, whatever happens to the others, and for how long."""
+
+from __future__ import annotations
+
+from forge_consensus.testing.rules.violations import demand
+from forge_consensus.testing.simulator.client import SimulatedClient
+from forge_consensus.testing.simulator.habits import Habits
+from forge_consensus.testing.world.network import CORE_CLIENT
+
+CORE_SECONDS_MAX = 12.0
+"""A client of the core waits no longer for a result, at pace 1: some elections of disturbed nodes, and slow disks."""
+CHECK_SECONDS = 1.0
+
+
+class Progress:
+    """Watches a client that only writes, and that has a calm network to an undisturbed majority.
+
+    `limit` is the longest time in virtual seconds without a result.
+    """
+
+    def __init__(self, client: SimulatedClient, limit: float) -> None:
+        self.client = client
+        self.limit = limit
+        self.done = -1
+        self.since = 0.0
+        self.running = True
+
+    @staticmethod
+    def habits(pace: float) -> Habits:
+        """The habits of the client: one command at a time, and no end of patience."""
+        return Habits(read_share=0.0, pipeline_max=1, burst_max=1, rest_s_max=0.2 * pace, leave_share=0.0, pace=pace)
+
+    @staticmethod
+    def name() -> str:
+        """The name of the user, whose first and only client the network knows."""
+        return CORE_CLIENT.partition(".")[0]
+
+    def look(self) -> None:
+        """Demand progress since the last look, and plan the next. Raises `ViolationError`."""
+        if not self.running:
+            return
+        now = self.client.timeline.now
+        if self.client.done != self.done:
+            self.done, self.since = self.client.done, now
+        demand(
+            now - self.since <= self.limit,
+            "core",
+            f"a majority is undisturbed, and its client has had no result for {now - self.since:.1f} s",
+        )
+        self.client.timeline.after(CHECK_SECONDS * self.client.habits.pace, self.look)
