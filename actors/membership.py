@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from loguru import logger
-
 from forge_consensus.actors.messages import Hello, HelloReply
 from forge_consensus.actors.notices import (
     HelloDue,
@@ -34,9 +32,12 @@ from forge_consensus.actors.runtime.tips import Tip
 from forge_consensus.config.agreement import told_settings
 from forge_consensus.errors import IdentityError
 from forge_consensus.events.types import AddressDiffers, ClusterFormed, NodeRefused, SettingsDiffer
+from forge_consensus.process.log import LogLines
 from forge_consensus.storage.ledger.identity import NEW_ID
 from forge_consensus.storage.ledger.transaction import get_meta
 from forge_consensus.storage.machines.naming import name_of
+
+LINES = LogLines(__name__)
 
 FORMED = b"formed"
 """The key of the ledger's record that `ClusterFormed` was published."""
@@ -223,7 +224,7 @@ class MembershipActor(ConsensusActor):
             raise IdentityError(text)
         if stranger:
             self.refuse(node, message, Refusal(IDENTITY, stranger))
-        logger.error("{}", text)
+        LINES.error("{}", text)
         self.wait(node, REGREET_SECONDS)
 
     def receiveMsg_PeerWentBack(self, message: PeerWentBack, sender: Any) -> None:
