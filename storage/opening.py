@@ -18,6 +18,7 @@ from forge_consensus.storage.ledger.transaction import get_meta, put_meta
 from forge_consensus.storage.machines.machine import ApplyFaultError, Machine
 from forge_consensus.storage.snapshots.file import list_snapshots
 from forge_consensus.storage.snapshots.store import Export, Snapshots
+from forge_consensus.storage.takeover import take_over
 
 VERIFY_BYTES_MAX = 128 << 20
 """About how many bytes of the newest entries are verified at a start, however large they are."""
@@ -75,6 +76,7 @@ def open_ledger(
             )
         stage_first_start(batch, founding)
         tables.commit(batch)
+    take_over(tables)
     stored = get_meta(tables, INITIAL)
     if stored is None:
         raise CorruptionError(f"the store does not hold the configuration that the cluster began with. {REJOIN}")

@@ -9,6 +9,7 @@ from typing import Any, Final, cast
 import msgpack
 
 from forge_consensus.errors import CorruptionError
+from forge_consensus.storage.backends.sealed import seal, unseal
 from forge_consensus.storage.backends.tables import Batch, TablesView
 from forge_consensus.storage.machines.chunks import chunks_of, rows_of
 from forge_consensus.storage.machines.machine import Outcome, refusal
@@ -222,7 +223,7 @@ class Sessions:
             if state is None:
                 batch.delete(TABLE, key_of(generation, session))
             else:
-                batch.put(TABLE, key_of(generation, session), state.encode())
+                put_row(batch, generation, session, state.encode())
 
     def checkpointed(self) -> None:
         """Note that the last checkpoint is on disk.
@@ -262,9 +263,15 @@ def key_of(generation: int, session: int) -> bytes:
 
 
 def rows_in(tables: TablesView, generation: int) -> list[tuple[int, bytes]]:
-    """Return (session, row) of a generation, in order."""
+    """Return (session, row) of a generation, in order. Raises `CorruptionError` for a damaged one."""
     found = tables.scan(TABLE, generation.to_bytes(4), (generation + 1).to_bytes(4))
-    return [(int.from_bytes(key[4:]), row) for key, row in found]
+    return [(int.from_bytes(key[4:]), unseal(key, row, "a stored client session")) for key, row in found]
+
+
+def put_row(batch: Batch, generation: int, session: int, row: bytes) -> None:
+    """Stage a session's row, sealed."""
+    key = key_of(generation, session)
+    batch.put(TABLE, key, seal(key, row))
 
 
 def export_rows(tables: TablesView, generation: int) -> list[bytes]:
@@ -281,7 +288,7 @@ def import_rows(batch: Batch, generation: int, chunk: bytes) -> None:
     for _, row in rows:
         Session.decode(row)
     for session, row in rows:
-        batch.put(TABLE, key_of(generation, session), row)
+        put_row(batch, generation, session, row)
 
 
 def check_id(session: Any) -> None:
