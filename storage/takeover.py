@@ -1,6 +1,7 @@
-"""Taking over a folder of format 2: its rows of state, sessions and events get the checksums that format 3 has.
+"""Taking over a folder of format 2: its rows of state and events get the checksums that format 3 has.
 
-It happens at the first start with this version, before anything reads the rows, in slices of one transaction each. The
+Sessions are another matter: their rows are read as they are, and written anew at the next checkpoint. The takeover
+happens at the first start with this version, before anything reads the rows, in slices of one transaction each. The
 folder has format 3 from the first slice on, so that an earlier version refuses it, and a record says how far it is:
 a start that was interrupted goes on from there.
 """
@@ -18,7 +19,7 @@ from forge_consensus.storage.ledger.transaction import META, get_meta, put_meta
 
 PLACE: Final = b"taking-over"
 """The key of (table, key): the rows before it are taken over. It is gone when all are."""
-SEALED_TABLES: Final = ("kv", "sessions", "events")
+SEALED_TABLES: Final = ("kv", "events")
 SLICE_ROWS: Final = 2_000
 SLICE_BYTES: Final = 4 << 20
 UNSEALED_FORMAT: Final = 2

@@ -24,8 +24,11 @@ from forge_consensus.storage.ledger.levels import LEVEL_OF_KIND, unknown_kind
 from forge_consensus.storage.ledger.log import TABLE
 from forge_consensus.storage.ledger.record import Kind, data_of, index_of, intact, key_of, kind_of, term_of
 from forge_consensus.storage.ledger.transaction import META, get_meta
+from forge_consensus.storage.machines.session_rows import TABLE as SESSIONS
+from forge_consensus.storage.machines.session_rows import read_row, read_row_of_format_2
 from forge_consensus.storage.snapshots.file import list_snapshots
 from forge_consensus.storage.snapshots.file import verify as verify_snapshot
+from forge_consensus.storage.snapshots.store import GENERATION_BYTES
 from forge_consensus.storage.takeover import PLACE, SEALED_TABLES
 
 PAGE_RECORDS: Final = 2_000
@@ -157,6 +160,22 @@ def verify_rows(tables: TablesView, report: VerifyReport) -> None:
             for key, row in page:
                 if not is_sealed(key, row):
                     report.fault(f"the row {key!r} of {table} fails its checksum")
+    verify_sessions(tables, report)
+
+
+def verify_sessions(tables: TablesView, report: VerifyReport) -> None:
+    """Verify the rows of client sessions of every generation, in the layout of today or of format 2."""
+    start = b""
+    while page := tables.scan(SESSIONS, start, limit=PAGE_RECORDS):
+        start = page[-1][0] + b"\0"
+        report.rows += len(page)
+        for key, row in page:
+            stored = key[GENERATION_BYTES:]
+            try:
+                if read_row_of_format_2(stored, row) is None:
+                    read_row(stored, row)
+            except CorruptionError as error:
+                report.fault(f"the row {key!r} of {SESSIONS}: {error}")
 
 
 def verified_meta(tables: TablesView, key: bytes, report: VerifyReport) -> bytes:
