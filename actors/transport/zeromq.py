@@ -87,7 +87,9 @@ class ZeroMqBase(SystemBase):
         identity = opened.ledger.identity
         addresses = dict(opened.ledger.configuration.members)
         addresses.pop(identity.node_id, None)
-        self.sockets = Sockets(bind, addresses, settings.message_bytes_max, settings.link_timeout)
+        self.sockets = Sockets(
+            bind, addresses, settings.message_bytes_max, settings.link_timeout, settings.connections_max
+        )
         self.clock = SystemClock()
         try:
             self.engine = Engine(
@@ -149,6 +151,8 @@ class ZeroMqBase(SystemBase):
                 wakeup.awake()
             elif socket is sockets.publisher:
                 self.serve_subscribers()
+            elif socket is sockets.door.monitor:
+                sockets.look_at_door(time.monotonic())
             elif socket is not sockets.router:
                 frames += [(data, None) for data in sockets.from_peer(socket, settings.turn_frames_max)]
         if sockets.router in ready:
@@ -214,7 +218,7 @@ class ZeroMqBase(SystemBase):
     def forked(self) -> None:
         """Let go of everything in a child process: the node runs in its parent."""
         sockets = self.sockets
-        peers = [address for _, address in self.engine.ledger.configuration.members]
+        peers = [link.url.removeprefix("tcp://") for link in sockets.links.values()]
         close_sockets(bound=[sockets.bind_address, sockets.events_address], dialled=peers)
         close_descriptor(self.wakeup.fd)
         self.wakeup.fd = -1

@@ -12,6 +12,7 @@ from typing import Any, Final, TypeVar
 
 import click
 
+from forge_consensus.actors.transport.door import raise_descriptor_limit
 from forge_consensus.cli.log_setup import configure_logging
 from forge_consensus.cli.settings import default_text
 from forge_consensus.config.address import bind_address, takes_free_port
@@ -246,6 +247,7 @@ def end_on_signals(run: NodeRun) -> None:
 
 def serve(settings: NodeSettings, machine: str, *, show_events: bool) -> None:
     """Run the node until a signal, and say when it serves. Raises what else ends it."""
+    raise_descriptor_limit()
     bus = EventBus()
     log_events(bus)
 

@@ -175,7 +175,7 @@ class FeedDriver:
         """In a child process: end, because the thread and the connections belong to the parent."""
         if self.closing and not self.thread.is_alive():
             return
-        close_sockets(dialled=self.sources)
+        close_sockets(dialled=[connection.reached for connection in self.connections()])
         close_descriptor(self.wakeup.fd)
         self.wakeup.fd = -1
         keep(self.context, self.sources, self.wakeup, self.poller, self.thread)
