@@ -26,14 +26,6 @@ RESERVE: Final = 64
 PROBATION_SECONDS: Final = 2.0
 
 
-def raise_descriptor_limit() -> None:
-    """Let this process have as many descriptors as it may; for a process of the node's own."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != hard:
-        with suppress(ValueError, OSError):  # some systems refuse what they call the hard limit
-            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-
-
 def connections_allowed(wanted: int) -> int:
     """The limit of connections: what is wanted, or what the descriptors of this process allow."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)

@@ -12,7 +12,6 @@ from typing import Any, Final, TypeVar
 
 import click
 
-from forge_consensus.actors.transport.door import raise_descriptor_limit
 from forge_consensus.cli.log_setup import configure_logging
 from forge_consensus.cli.settings import default_text
 from forge_consensus.config.address import bind_address, takes_free_port
@@ -222,7 +221,6 @@ def node(
     row |= {"storage_path": data, "lease_reads": lease_reads, "metrics": metrics}
     settings = from_row(NodeSettings, row)
     configure_logging(log_level, json=log_format == "json")
-    raise_descriptor_limit()
     serve(settings, machine, show_events=events)
 
 

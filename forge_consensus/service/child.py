@@ -20,7 +20,6 @@ from typing import IO, Any
 
 import zmq
 
-from forge_consensus.actors.transport.door import raise_descriptor_limit
 from forge_consensus.config.node import NodeSettings
 from forge_consensus.config.rows import from_row, to_row
 from forge_consensus.errors import ConsensusError
@@ -137,7 +136,6 @@ def plain(error: ConsensusError) -> dict[str, Any]:
 
 def main() -> int:
     """Take the pipes to the parent away from whatever else in this process prints or reads, and run the node."""
-    raise_descriptor_limit()
     source = os.fdopen(os.dup(0), "rb", buffering=0)
     sink = os.fdopen(os.dup(1), "wb", buffering=0)
     nothing = os.open(os.devnull, os.O_RDONLY)

@@ -12,7 +12,7 @@ import pytest
 import zmq
 
 from forge_consensus.actors.transport import door as door_module
-from forge_consensus.actors.transport.door import RESERVE, Door, connections_allowed, raise_descriptor_limit
+from forge_consensus.actors.transport.door import RESERVE, Door, connections_allowed
 from forge_consensus.actors.transport.sockets import Sockets
 
 Socket = zmq.Socket[bytes]
@@ -119,14 +119,6 @@ def test_the_limit_is_what_the_descriptors_allow(monkeypatch: pytest.MonkeyPatch
     for soft, allowed in ((1024, 704), (100, RESERVE), (1 << 20, 4096), (resource.RLIM_INFINITY, 4096)):
         monkeypatch.setattr(resource, "getrlimit", lambda kind, soft=soft: (soft, soft))
         assert connections_allowed(4096) == allowed
-
-
-def test_a_process_of_its_own_asks_for_all_descriptors(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[tuple[int, int]] = []
-    monkeypatch.setattr(resource, "getrlimit", lambda kind: (1024, 9999))
-    monkeypatch.setattr(resource, "setrlimit", lambda kind, limits: asked.append(limits))
-    raise_descriptor_limit()
-    assert asked == [(9999, 9999)]
 
 
 def test_a_door_is_closed_with_its_router(context: zmq.Context[Socket]) -> None:
