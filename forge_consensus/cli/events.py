@@ -48,7 +48,8 @@ def watch(
 
     Each event is printed once, in order for each node; the nodes are merged by the time of their clocks, which is
     shown in UTC. In place of events that a node no longer has stands a consensus.feed.gap. Without --kind and --all,
-    the events log.* are left out, because they come with every write.
+    the events log.* are left out, because they come with every write. Where nobody answers within --timeout, that is
+    said on stderr; with --follow the command goes on trying.
     """
     if kinds and everything:
         raise click.UsageError("--all shows every kind: leave out --kind or --all")
@@ -61,6 +62,7 @@ def watch(
             scope="node" if node_only else "cluster",
             follow=follow,
             connect_seconds=timeout,
+            on_silence=lambda error: click.echo(f"{error}; still trying", err=True),
         )
     except ValueError as error:
         raise click.BadParameter(str(error), param_hint="--kind") from error
