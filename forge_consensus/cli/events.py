@@ -6,6 +6,7 @@ import click
 
 from forge_consensus.cli.by_time import HOLD_SECONDS, by_time
 from forge_consensus.cli.options import endpoints_option, output_option, timeout_option
+from forge_consensus.errors import InvalidConfigError
 from forge_consensus.events.encoding import to_json_line
 from forge_consensus.events.types import EVENT_TYPES
 from forge_consensus.feed.event_feed import EventFeed
@@ -48,21 +49,23 @@ def watch(
 
     Each event is printed once, in order for each node; the nodes are merged by the time of their clocks, which is
     shown in UTC. In place of events that a node no longer has stands a consensus.feed.gap. Without --kind and --all,
-    the events log.* are left out, because they come with every write. Where nobody answers within --timeout, that is
-    said on stderr; with --follow the command goes on trying.
+    the events log.* are left out, because they come with every write.
     """
     if kinds and everything:
         raise click.UsageError("--all shows every kind: leave out --kind or --all")
     start = since if since is not None or follow else 0
-    feed = EventFeed(
-        endpoints,
-        kinds or (() if everything else RARE),
-        start,
-        scope="node" if node_only else "cluster",
-        follow=follow,
-        connect_seconds=timeout,
-        on_silence=lambda error: click.echo(f"{error}; still trying", err=True),
-    )
+    try:
+        feed = EventFeed(
+            endpoints,
+            kinds or (() if everything else RARE),
+            start,
+            scope="node" if node_only else "cluster",
+            follow=follow,
+            connect_seconds=timeout,
+            on_silence=lambda error: click.echo(f"{error}; still trying", err=True),
+        )
+    except InvalidConfigError as error:
+        raise click.BadParameter(str(error), param_hint="--kind") from error
     with feed:
         for event in by_time(feed.get, HOLD_SECONDS if follow else None):
             if output == "json":
