@@ -200,12 +200,17 @@ class Applier:
 
     def apply_each(self, entries: list[Record], done: list[Applied], time_slice: TimeSlice) -> bool:
         """Apply entries one by one until the time slice is over; returns whether it is."""
-        apply, append, over = self.apply_record, done.append, time_slice.over
+        apply, append = self.apply_record, done.append
+        clock_ns, until_ns, before_ns = time_slice.clock_ns, time_slice.until_ns, time_slice.now_ns
         for entry in entries:
             append(apply(entry))
-            if over():
+            now_ns = clock_ns()
+            if now_ns >= until_ns:  # `time_slice.over()` would do, and costs twice as much for each entry
+                time_slice.before_ns, time_slice.now_ns = before_ns, now_ns
                 self.note_slow(time_slice, entry, 1)
                 return True
+            before_ns = now_ns
+        time_slice.now_ns = before_ns
         return False
 
     def note_slow(self, time_slice: TimeSlice, last: Record, count: int) -> None:
