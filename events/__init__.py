@@ -18,6 +18,7 @@ from forge_consensus.events.subscription import (
 )
 from forge_consensus.events.types import (
     EVENT_TYPES,
+    ApplySlow,
     BecameCandidate,
     BecameFollower,
     BecameLeader,
@@ -36,6 +37,7 @@ from forge_consensus.events.types import (
     NodeRecovered,
     NodeStarted,
     NodeStopped,
+    QuerySlow,
     QuorumAchieved,
     QuorumLost,
     Recovering,
@@ -44,6 +46,8 @@ from forge_consensus.events.types import (
     SnapshotFailed,
     SnapshotRestored,
     SnapshotStarted,
+    TimeSkewed,
+    TimeStepped,
     Unhealthy,
     UnknownEvent,
     payload,
@@ -52,6 +56,7 @@ from forge_consensus.events.types import (
 
 __all__ = [
     "EVENT_TYPES",
+    "ApplySlow",
     "AsyncEventStream",
     "BecameCandidate",
     "BecameFollower",
@@ -74,6 +79,7 @@ __all__ = [
     "NodeRecovered",
     "NodeStarted",
     "NodeStopped",
+    "QuerySlow",
     "QuorumAchieved",
     "QuorumLost",
     "Recovering",
@@ -85,6 +91,8 @@ __all__ = [
     "StreamEndedError",
     "SubscribeOptions",
     "Subscription",
+    "TimeSkewed",
+    "TimeStepped",
     "Unhealthy",
     "UnknownEvent",
     "WhenFull",
