@@ -18,6 +18,7 @@ from forge_consensus.events.subscription import (
 )
 from forge_consensus.events.types import (
     EVENT_TYPES,
+    AddressDiffers,
     ApplySlow,
     BecameCandidate,
     BecameFollower,
@@ -35,6 +36,7 @@ from forge_consensus.events.types import (
     LogTruncated,
     NodeFailed,
     NodeRecovered,
+    NodeRefused,
     NodeStarted,
     NodeStopped,
     QuerySlow,
@@ -42,6 +44,7 @@ from forge_consensus.events.types import (
     QuorumLost,
     Recovering,
     RoleChanged,
+    SettingsDiffer,
     SnapshotCompleted,
     SnapshotFailed,
     SnapshotRestored,
@@ -56,6 +59,7 @@ from forge_consensus.events.types import (
 
 __all__ = [
     "EVENT_TYPES",
+    "AddressDiffers",
     "ApplySlow",
     "AsyncEventStream",
     "BecameCandidate",
@@ -77,6 +81,7 @@ __all__ = [
     "LogTruncated",
     "NodeFailed",
     "NodeRecovered",
+    "NodeRefused",
     "NodeStarted",
     "NodeStopped",
     "QuerySlow",
@@ -84,6 +89,7 @@ __all__ = [
     "QuorumLost",
     "Recovering",
     "RoleChanged",
+    "SettingsDiffer",
     "SnapshotCompleted",
     "SnapshotFailed",
     "SnapshotRestored",
