@@ -22,6 +22,7 @@ from forge_consensus.storage.machines.machine import ApplyFaultError, Machine
 from forge_consensus.storage.machines.naming import MachineName, name_of
 from forge_consensus.storage.snapshots.file import list_snapshots
 from forge_consensus.storage.snapshots.store import Export, Snapshots
+from forge_consensus.storage.takeover import take_over
 
 MACHINE = b"machine"
 """The key of (name, version) of the state machine that ran on this folder last."""
@@ -82,6 +83,7 @@ def open_ledger(
         stage_first_start(batch, founding)
         stage_machine(tables, batch, machine)
         tables.commit(batch)
+    take_over(tables)
     stored = get_meta(tables, INITIAL)
     if stored is None:
         raise CorruptionError(f"the store does not hold the configuration that the cluster began with. {REJOIN}")
