@@ -1,4 +1,4 @@
-"""Counting keys in steps: the state of the first step counts, whatever is applied, checkpointed or removed meanwhile."""
+"""Counting keys in steps: the state of the first step counts, whatever is applied or checkpointed meanwhile."""
 
 from __future__ import annotations
 
