@@ -22,6 +22,7 @@ from forge_consensus.storage.machines.machine import ApplyFaultError, Machine
 from forge_consensus.storage.machines.naming import MachineName, name_of
 from forge_consensus.storage.snapshots.file import list_snapshots
 from forge_consensus.storage.snapshots.store import Export, Snapshots
+from forge_consensus.storage.takeover import take_over
 
 MACHINE = b"machine"
 """The key of (name, version) of the state machine that ran on this folder last."""
@@ -87,6 +88,7 @@ def open_ledger(
         stage_first_start(batch, founding)
         stage_machine(tables, batch, machine)
         tables.commit(batch)
+    take_over(tables)
     stage_machine(tables, batch, machine)
     initial = stored_initial(tables)
     amended = None
