@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from loguru import logger
-
 from forge_consensus.actors.messages import Hello, HelloReply
 from forge_consensus.actors.notices import (
     HelloDue,
@@ -22,7 +20,10 @@ from forge_consensus.actors.runtime.shared import Greeted
 from forge_consensus.actors.runtime.timers import Timer
 from forge_consensus.errors import IdentityError
 from forge_consensus.events.types import ClusterFormed
+from forge_consensus.process.log import LogLines
 from forge_consensus.storage.ledger.transaction import get_meta
+
+LINES = LogLines(__name__)
 
 FORMED = b"formed"
 """The key of the ledger's record that `ClusterFormed` was published."""
@@ -139,5 +140,5 @@ class MembershipActor(ConsensusActor):
             raise IdentityError(text)
         if stranger:
             self.context.refuse(f"greeting refused: {IDENTITY}", stranger)
-        logger.error("{}", text)
+        LINES.error("{}", text)
         self.wait(node, REGREET_SECONDS)

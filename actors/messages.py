@@ -119,6 +119,10 @@ class AppendEntries:
     records: tuple[bytes, ...]
     elapsed_ms: int = 0
     """For how long the cluster has been running, as the leader measures it; 0 tells nothing."""
+    covered: int = 0
+    """Whatever was committed before `confirmed_ns` has at most this index; see `Freshness`."""
+    confirmed_ns: int = 0
+    """The newest send time that a majority has answered, by the leader's clock; 0 tells nothing."""
 
 
 @message
@@ -261,8 +265,9 @@ class Read:
 class ReadResults:
     """Answers to queries, each as (number, error code or "", encoded result), from the state after entry `applied`.
 
-    `stale_ms` is the time in milliseconds since the node last received a leader's request. It is 0 on a leader and for
-    confirmed reads, and `NEVER_MS` if the node has received none since its start.
+    Everything that was committed `stale_ms` milliseconds before the answer, or earlier, is in that state; what the
+    quickest request of the leader takes from it to this node comes on top. It is 0 for confirmed reads, and `NEVER_MS`
+    while nothing is known, as after a start.
     """
 
     applied: int
@@ -329,7 +334,7 @@ class EventPage:
 
 
 NEVER_MS = 1 << 53
-"""Longer than any node has run: the node has received no leader's request at all."""
+"""Longer than any node has run: how stale the state is, is not known."""
 
 Request = (
     Hello

@@ -214,6 +214,9 @@ class SnapshotSaved:
 class CompactLog:
     """Move the start of the log up to the newest snapshot."""
 
+    without_file: bool = False
+    """Up to the state in the tables instead, because there is no room for a snapshot file."""
+
 
 @message
 class SweepLog:

@@ -34,7 +34,7 @@ from forge_consensus.events.types import ApplySlow, LogAppended, LogCommitted, L
 from forge_consensus.storage.ledger.applying import SlowStep
 from forge_consensus.storage.ledger.correlation import ids_between
 from forge_consensus.storage.ledger.ledger import Mismatch
-from forge_consensus.storage.ledger.time_slice import TimeSlice
+from forge_consensus.storage.ledger.time_slice import NS, TimeSlice
 
 LENT_SECONDS: Final = 0.01
 """How soon applying is tried again while a helper thread uses the machine; its end is told, unless an actor failed."""
@@ -161,6 +161,8 @@ class ReplicationActor(ConsensusActor):
             now, full = self.clock.now(), self.ledger.look_for_room()
             effects = [*leadership.heartbeat(now, self.clock.acted()), *leadership.cannot_append(now, full)]
             self.carry_out(leadership, effects)
+            if leadership.confirmed_ns:
+                self.shared.freshness.note(leadership.covered, leadership.confirmed_ns / NS)
             self.shared.blocked = leadership.blocked if leadership.refusals else ""
 
     def receiveMsg_Persisted(self, message: Persisted, sender: Any) -> None:
@@ -240,6 +242,9 @@ class ReplicationActor(ConsensusActor):
         The election actor has already followed this leader: the gate delivers `LeaderContact` before the request.
         """
         ledger = self.ledger
+        if message.confirmed_ns:
+            confirmed, sent = message.confirmed_ns / NS, sender.sent / NS
+            self.shared.freshness.heard(message.term, message.covered, confirmed, sent, ledger.now)
         try:
             result = ledger.accept(message.term, message.prev_index, message.prev_term, message.records)
         except (ProtocolError, StorageFullError) as error:

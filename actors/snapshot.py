@@ -47,6 +47,8 @@ with a connection, and without one. That is a minute by default; `Snapshots.may_
 """
 LENT_SECONDS = 0.01
 """How soon a step is tried again that needs the machine while a helper thread uses it."""
+HURRY = 20
+"""How many times sooner the next snapshot is taken when room is short."""
 UNREADABLE = (CorruptionError, SnapshotFailedError)
 """The errors of a snapshot file that is damaged, missing or cannot be read."""
 
@@ -58,6 +60,7 @@ class SnapshotActor(ConsensusActor):
         super().__init__()
         self.saving = False
         self.saved_at = 0.0
+        self.failed_at: float | None = None
         self.sweeping = False
         self.transfers: dict[str, SnapshotTransfer] = {}
         """The snapshots that are being sent, by the follower's id."""
@@ -78,10 +81,11 @@ class SnapshotActor(ConsensusActor):
 
     def receiveMsg_CheckSnapshots(self, message: CheckSnapshots, sender: Any) -> None:
         """Take a snapshot if enough entries were applied since the last one; send unanswered chunks again."""
-        settings, now = self.ledger.settings, self.clock.now()
+        now = self.clock.now()
         self.after(self.settings.check_interval / CHECKS_A_HEALTH_CHECK, CheckSnapshots())
-        if self.snapshots.lag >= settings.snapshot_entries and now - self.saved_at >= settings.snapshot_seconds_min:
-            self.receiveMsg_TakeSnapshot(TakeSnapshot(), sender)
+        if self.snapshots.is_due:
+            self.take_due(sender)
+        self.snapshots.drop_useless()
         if self.snapshots.compactable > self.ledger.log.base_index:  # entries were held for a follower
             self.receiveMsg_CompactLog(CompactLog(), sender)
         if 0 < self.refused_index <= self.ledger.applied:
@@ -92,6 +96,24 @@ class SnapshotActor(ConsensusActor):
                     self.begin_sending(transfer)
             elif now - transfer.sent_at > self.settings.chunk_timeout:
                 self.send_chunk(transfer, again=True)
+
+    def take_due(self, sender: Any) -> None:
+        """Take a snapshot that is due, or only cut the log if there is no room for a file and the machine needs none.
+
+        When room is short that happens sooner, except after a failure of a machine that needs the file.
+        """
+        ledger, snapshots, now = self.ledger, self.snapshots, self.clock.now()
+        short = snapshots.compaction.room_is_short()
+        failed, needs_file = self.failed_at == self.saved_at, ledger.applier.ledger_machine is None
+        pause = ledger.settings.snapshot_seconds_min
+        if self.saving or now - self.saved_at < (pause / HURRY if short and not (failed and needs_file) else pause):
+            return
+        if needs_file or (snapshots.make_room_for_file() and not (failed and short)):
+            self.receiveMsg_TakeSnapshot(TakeSnapshot(), sender)
+        else:
+            self.saved_at = now
+            snapshots.prepare()
+            self.next_turn(CompactLog(without_file=True))
 
     # --- taking ------------------------------------------------------------------------------------------------------
 
@@ -147,13 +169,17 @@ class SnapshotActor(ConsensusActor):
 
     def saving_failed(self, error: str) -> None:
         """Publish that the snapshot in progress has failed."""
+        self.failed_at = self.clock.now()
         self.shared.snapshot_trouble = self.shared.snapshot_trouble or f"the last snapshot failed: {error}"
         self.publish(SnapshotFailed(index=self.reported.saving, error=error))
         self.reported.saving = 0
 
     def receiveMsg_CompactLog(self, message: CompactLog, sender: Any) -> None:
         """Move the start of the log; the entries before it are deleted slice by slice."""
-        before, base = self.snapshots.compact(self.lacked())
+        if message.without_file:
+            before, base = self.snapshots.compact_without_file()
+        else:
+            before, base = self.snapshots.compact(self.lacked())
         if base > before:
             self.publish(LogCompacted(first_index=base + 1, removed=base - before))
             self.sweep_soon()
@@ -210,9 +236,14 @@ class SnapshotActor(ConsensusActor):
         """Send the newest snapshot from its first byte on, or take one if there is none."""
         transfer.begin(self.snapshots.newest, self.ledger.log.base_index, self.clock.now())
         if transfer.info is None:
-            self.receiveMsg_TakeSnapshot(TakeSnapshot(), None)
+            self.take_for_follower()
         else:
             self.send_chunk(transfer)
+
+    def take_for_follower(self) -> None:
+        """Take a snapshot that a follower waits for, unless the last one has just failed."""
+        if self.failed_at is None or self.clock.now() - self.failed_at >= self.ledger.settings.snapshot_seconds_min:
+            self.receiveMsg_TakeSnapshot(TakeSnapshot(), None)
 
     def send_chunk(self, transfer: SnapshotTransfer, *, again: bool = False) -> None:
         """Send the chunk that the follower wants next; only one is in flight at a time.
@@ -224,7 +255,7 @@ class SnapshotActor(ConsensusActor):
             return
         transfer.sent_at, transfer.asked_ns = self.clock.now(), self.clock.boottime_ns()
         if transfer.info is None:
-            self.receiveMsg_TakeSnapshot(TakeSnapshot(), None)
+            self.take_for_follower()
             return
         try:
             chunk = transfer.question() if again else transfer.chunk(self.settings.chunk_bytes)

@@ -320,7 +320,7 @@ class StorageError(ConsensusError, code="CONSENSUS_STORAGE_FAILED", fatal=True, 
     message = "the store failed and the node stops: check the disk, then start it again"
 
 
-class CorruptionError(StorageError, code="CONSENSUS_CORRUPTION"):
+class CorruptionError(StorageError, code="CONSENSUS_CORRUPTION", exit_code=65):
     """Something on the disk is not what was written."""
 
     message = "the disk does not hold what was written: move the folder away and let the node join as a new one"

@@ -19,6 +19,8 @@ from forge_consensus.storage.machines.machine import ApplyFaultError, Machine
 from forge_consensus.storage.snapshots.file import list_snapshots
 from forge_consensus.storage.snapshots.store import Export, Snapshots
 
+VERIFY_BYTES_MAX = 128 << 20
+"""About how many bytes of the newest entries are verified at a start, however large they are."""
 INITIAL = b"initial"
 """The key of the configuration that the cluster began with."""
 
@@ -104,7 +106,8 @@ def check_whole(ledger: Ledger, snapshots: Snapshots) -> None:
         raise CorruptionError(f"the state is of entry {applier.index} of term {applier.term}, not in the log. {REJOIN}")
     if log.last_term > ledger.term:
         raise CorruptionError(f"the log has term {log.last_term}, and the node knows {ledger.term} only. {REJOIN}")
-    newest_first = log.last - ledger.settings.verify_entries + 1
+    verified = min(ledger.settings.verify_entries, VERIFY_BYTES_MAX // max(1, snapshots.compaction.entry_bytes()))
+    newest_first = log.last - verified + 1
     log.verify(max(log.base_index + 1, min(newest_first, applier.index + 1)))
 
 

@@ -14,6 +14,7 @@ import msgpack
 from forge_consensus.errors import CorruptionError, StorageError, UnsupportedVersionError
 from forge_consensus.storage.backends.folder import Folder
 from forge_consensus.storage.backends.lmdb import LmdbTables
+from forge_consensus.storage.backends.lmdb_file import NAME
 from forge_consensus.storage.backends.tables import TablesView
 from forge_consensus.storage.ledger.configuration import Configuration
 from forge_consensus.storage.ledger.identity import IDENTITY
@@ -82,9 +83,15 @@ def verify_folder(data: Path) -> VerifyReport:
     if not is_folder(data):
         raise StorageError(f"{data} is no node's folder: name the one that was given to the node")
     report = VerifyReport(str(data))
+    if (data / "tables" / NAME).stat().st_size == 0:
+        report.fault("the file of the tables is empty: everything that this node acknowledged is lost")
+        return report
     with Folder(data) as folder:
-        with LmdbTables(folder.tables_path) as tables:
-            verify_log(tables, report)
+        try:
+            with LmdbTables(folder.tables_path) as tables:
+                verify_log(tables, report)
+        except CorruptionError as error:
+            report.fault(str(error))
         verify_snapshots(folder.snapshots_path, report)
     return report
 
@@ -92,7 +99,7 @@ def verify_folder(data: Path) -> VerifyReport:
 def is_folder(data: Path) -> bool:
     """Whether a node has its tables in this folder; without them, opening would make a new store there."""
     try:
-        return (data / "tables" / "data.mdb").stat().st_size > 0
+        return (data / "tables" / NAME).is_file()
     except OSError:
         return False
 

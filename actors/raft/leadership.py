@@ -93,6 +93,8 @@ class Leadership:
         self.full_since: float | None = None
         """Since when this node has had no room for entries, by the running clock."""
         self.reads = WaitingReads()
+        self.covered = self.confirmed_ns = 0
+        """The mark of the last heartbeat, see `Freshness`."""
 
     @property
     def quorum(self) -> Quorum:
@@ -145,7 +147,15 @@ class Leadership:
         """The request with these records behind entry `previous` of term `prev_term`."""
         ledger = self.ledger
         return AppendEntries(
-            self.term, previous, prev_term, ledger.commit_index, self.reads.round, records, ledger.elapsed_ms
+            self.term,
+            previous,
+            prev_term,
+            ledger.commit_index,
+            self.reads.round,
+            records,
+            ledger.elapsed_ms,
+            self.covered,
+            self.confirmed_ns,
         )
 
     def need_snapshot(self, effects: list[Effect], node: str, progress: Progress) -> None:
@@ -166,6 +176,7 @@ class Leadership:
         """
         effects: list[Effect] = []
         settings = self.settings
+        self.mark(int(now * 1e9))
         patience = settings.append_timeout_heartbeats * settings.heartbeat_interval
         for node, progress in self.progress.items():
             progress.resume(now)
@@ -178,6 +189,17 @@ class Leadership:
         if not self.quorum.has([self.node_id, *self.heard(now)]):
             effects.append(Resign(self.term, f"no answer from a majority within {settings.election_timeout_min} s"))
         return effects
+
+    def mark(self, now_ns: int) -> None:
+        """Note up to which index and as of when this leader knows what is committed anywhere.
+
+        Before a majority answered a request of this term, nobody can have been elected after it was sent. Of its
+        predecessors' entries it knows only once its no-op is committed.
+        """
+        commit_index = self.ledger.commit_index
+        if commit_index >= self.noop:
+            sent = {node: progress.acked_sent for node, progress in self.progress.items()}
+            self.covered, self.confirmed_ns = commit_index, self.quorum.reached({**sent, self.node_id: now_ns})
 
     def heard(self, now: float) -> list[str]:
         """The followers that answered within an election timeout."""

@@ -13,6 +13,7 @@ from forge_consensus.actors.runtime.address import Address, LocalAddress, PeerAd
 from forge_consensus.actors.runtime.clock import Clock
 from forge_consensus.actors.runtime.commit_times import CommitTimes
 from forge_consensus.actors.runtime.observation import TurnObservation
+from forge_consensus.actors.runtime.peers import Peers
 from forge_consensus.actors.runtime.refusals import Refusals
 from forge_consensus.actors.runtime.reported import Reported
 from forge_consensus.actors.runtime.shared import SharedState
@@ -46,6 +47,7 @@ class Context(Protocol):
     unanswered: Unanswered
     """Kept by the gateway. It outlives the actors, so that every client is answered."""
     observation: TurnObservation
+    peers: Peers
     commit_times: CommitTimes
     started_at: float
     """When the node started, in seconds of real time."""

@@ -10,8 +10,6 @@ import random
 from collections.abc import Callable
 from typing import Any, Final
 
-from loguru import logger
-
 from forge_consensus.actors.notices import CommitWasSlow, Persisted, Rebuild
 from forge_consensus.actors.runtime.actor import ConsensusActor
 from forge_consensus.actors.runtime.address import Address, LocalAddress, PeerAddress
@@ -35,8 +33,11 @@ from forge_consensus.config.raft import RaftSettings
 from forge_consensus.errors import is_fatal
 from forge_consensus.events.bus import EventBus
 from forge_consensus.events.types import ConsensusEvent, NodeStopped
+from forge_consensus.process.log import LogLines
 from forge_consensus.storage.ledger.configuration import check_lease
 from forge_consensus.storage.opening import Opened
+
+LINES = LogLines(__name__)
 
 SUPERVISOR: Final = "supervisor"
 
@@ -170,7 +171,7 @@ class Engine:
         self.reported.take_back()
         if is_fatal(fault):
             raise fault
-        logger.opt(exception=fault).error("an actor failed; the turn is taken back")
+        LINES.error("an actor failed; the turn is taken back", error=fault)
         self.faults.note(fault, self.clock.now())
         self.forget_actors()
         self.next_turn(self.actor(SUPERVISOR), Rebuild(f"{type(fault).__name__}: {fault}"))

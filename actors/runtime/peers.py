@@ -14,6 +14,8 @@ class Peers:
         self.outbox = outbox
         self.addresses: dict[tuple[str, str], PeerAddress] = {}
         self.links: set[str] = set()
+        self.problems: dict[str, str] = {}
+        """By peer: why there is no connection to it, for people; "" or nothing while there is none to tell of."""
 
     def address(self, node: str, actor: str) -> PeerAddress:
         """Return the address of an actor of another node."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from forge_consensus.actors.runtime.freshness import Freshness
 from forge_consensus.actors.runtime.stickiness import Stickiness
 from forge_consensus.storage.ledger.log_time import ClockSample
 
@@ -81,6 +82,8 @@ class SharedState:
     stickiness: Stickiness = field(default_factory=Stickiness)
     """Whether a vote request must not move the term, because there is a leader (dissertation 4.2.3). Written by
     election, read by the gate too; it outlives a rebuild of the actors."""
+    freshness: Freshness = field(default_factory=Freshness)
+    """As of when the applied state is up to date. Written by replication; it outlives a rebuild of the actors."""
     match: dict[str, int] = field(default_factory=dict)
     """Of each voter, the index up to which its disk agrees with the leader's log; empty on other nodes. Written by
     replication."""

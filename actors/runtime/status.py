@@ -8,6 +8,7 @@ from typing import Any, Protocol, Self
 from forge_consensus.actors.messages import FULL
 from forge_consensus.actors.runtime.clock import Clock
 from forge_consensus.actors.runtime.commit_times import CommitTimes
+from forge_consensus.actors.runtime.peers import Peers
 from forge_consensus.actors.runtime.refusals import Refusals
 from forge_consensus.actors.runtime.reported import Reported
 from forge_consensus.actors.runtime.shared import PeerView, SharedState
@@ -41,6 +42,7 @@ class Source(Protocol):
     refusals: Refusals
     totals: Totals
     commit_times: CommitTimes
+    peers: Peers
     started_at: float
     events_address: str
 
@@ -71,6 +73,8 @@ class MemberStatus:
     """Why the member takes no entries from this leader: "full", "unsupported", "damaged", or empty if it does."""
     refused_appends: int
     """How many appends of this leader the member has refused; 0 on a node that does not lead."""
+    problem: str = ""
+    """Why the node has no connection to the member, such as a name that does not resolve; "" while it has one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -269,6 +273,7 @@ def members_of(source: Source) -> list[MemberStatus]:
             program=__version__ if own else greeted.program if greeted else None,
             refusal=ledger.room.full and FULL if own else shared.refusals.get(node, ""),
             refused_appends=shared.refused_appends.get(node, 0),
+            problem=source.peers.problems.get(node, ""),
         )
         found.append(member)
     return found

@@ -1,4 +1,4 @@
-"""The sockets: one ROUTER where the node listens, one DEALER with a monitor for each peer, one publisher of events.
+"""The sockets: one ROUTER where the node listens, one link to each peer, one publisher of events.
 
 ZeroMQ queues for peers that are gone, drops without notice, and can block. Therefore no call here waits, every refusal
 is returned to the caller, no socket carries an identity, and only the frame names its sender.
@@ -10,12 +10,14 @@ import contextlib
 import errno
 import os
 from collections.abc import Iterator
+from math import inf
 from typing import Any, Final, cast
 
 import zmq
 
-from forge_consensus.actors.transport.dealer import DealerOptions, monitored, open_dealer
 from forge_consensus.actors.transport.endpoint import claim_path, events_endpoint, path_of, url_of
+from forge_consensus.actors.transport.link import DealerOptions, Link
+from forge_consensus.actors.transport.liveness import watch_those_who_connect
 from forge_consensus.errors import InvalidConfigError, TransportUnavailableError
 
 NOBLOCK: Final = int(zmq.NOBLOCK)
@@ -28,6 +30,9 @@ PEER_FRAMES_MAX: Final = 4096
 actors control the flow, so EAGAIN means that the peer is stuck."""
 CLIENT_FRAMES_MAX: Final = 4096
 EVENT_FRAMES_MAX: Final = 10_000
+FRAMES_UNREAD_MAX: Final = 16
+"""So many frames of one connection wait here to be read; further ones wait at their sender. So a connection holds at
+most this many times `message_bytes_max` of this node's memory."""
 RECONNECT_MS: Final = 50
 RECONNECT_MS_MAX: Final = 200
 
@@ -37,14 +42,19 @@ Socket = zmq.Socket[bytes]
 class Sockets:
     """The sockets of one node; they belong to its thread.
 
-    `bind` is HOST:PORT or ipc://PATH, `peers` maps node ids to such addresses, `bytes_max` bounds one message. Raises
-    `TransportUnavailableError` when the address is taken, `InvalidConfigError` for a malformed one.
+    `bind` is HOST:PORT or ipc://PATH, `peers` maps node ids to such addresses, `bytes_max` bounds one message,
+    `link_timeout` is in seconds (see `liveness`). Raises `TransportUnavailableError` when the address is taken,
+    `InvalidConfigError` for a malformed one.
     """
 
-    def __init__(self, bind: str, peers: dict[str, str], bytes_max: int) -> None:
+    def __init__(self, bind: str, peers: dict[str, str], bytes_max: int, link_timeout: float) -> None:
         self.context: zmq.Context[Socket] = zmq.Context()
+        self.link_timeout = link_timeout
         self.dealers: dict[str, Socket] = {}
+        self.links: dict[str, Link] = {}
         self.monitors: dict[Socket, str] = {}
+        self.wake_at = inf
+        """When to call `tick` (monotonic)."""
         self.poller = zmq.Poller()
         self.paths: list[str] = []
         """The files of sockets that listen at a path, to be removed because ZeroMQ leaves them behind."""
@@ -72,7 +82,9 @@ class Sockets:
         socket.setsockopt(zmq.LINGER, 0)
         socket.setsockopt(zmq.IPV6, int(address.startswith("[")))
         socket.setsockopt(zmq.MAXMSGSIZE, bytes_max)
+        socket.setsockopt(zmq.RCVHWM, FRAMES_UNREAD_MAX)
         socket.setsockopt(zmq.SNDHWM, EVENT_FRAMES_MAX if kind == zmq.XPUB else CLIENT_FRAMES_MAX)
+        watch_those_who_connect(socket, self.link_timeout)
         try:
             socket.bind(url_of(address))
         except zmq.ZMQError as error:
@@ -95,23 +107,34 @@ class Sockets:
 
     def connect(self, node: str, address: str, bytes_max: int) -> None:
         """Begin to connect to a peer; ZeroMQ repeats the attempt by itself. Raises `InvalidConfigError`."""
-        options = DealerOptions(bytes_max, PEER_FRAMES_MAX, None, RECONNECT_MS, RECONNECT_MS_MAX)
+        options = DealerOptions(bytes_max, PEER_FRAMES_MAX, None, RECONNECT_MS, RECONNECT_MS_MAX, self.link_timeout)
         try:
-            dealer, monitor = open_dealer(self.context, address, options, "node")
+            link = Link(self.context, address, options, "node")
         except zmq.ZMQError as error:
             raise InvalidConfigError(
                 f"{address!r} of peer {node!r} is no address: it is HOST:PORT or ipc://PATH"
             ) from error
-        self.dealers[node] = dealer
-        self.monitors[monitor] = node
-        self.poller.register(dealer, zmq.POLLIN)
-        self.poller.register(monitor, zmq.POLLIN)
+        self.links[node] = link
+        self.dealers[node] = link.socket
+        self.monitors[link.monitor] = node
+        self.poller.register(link.socket, zmq.POLLIN)
+        self.poller.register(link.monitor, zmq.POLLIN)
+        self.wake_at = min(self.wake_at, link.wake_at)
 
     # --- receiving ---------------------------------------------------------------------------------------------------
 
-    def links(self, monitor: Socket) -> Iterator[bool]:
+    def changes(self, node: str) -> Iterator[bool]:
         """Yield the changes of a peer's connection: True for established, False for lost."""
-        return monitored(monitor)
+        link = self.links[node]
+        yield from link.changes()
+        self.wake_at = min(self.wake_at, link.wake_at)
+
+    def tick(self, now: float) -> None:
+        """Let the links do what is due at the monotonic time `now`."""
+        for link in self.links.values():
+            if link.wake_at <= now:
+                link.tick(now)
+        self.wake_at = min([link.wake_at for link in self.links.values()], default=inf)
 
     def from_peer(self, dealer: Socket, count_max: int) -> Iterator[bytes]:
         """Yield the answers of a peer, at most `count_max`."""

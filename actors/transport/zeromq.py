@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import random
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from typing import Any
@@ -23,9 +24,11 @@ from forge_consensus.events.bus import EventBus
 from forge_consensus.events.encoding import topic_bytes
 from forge_consensus.events.types import ConsensusEvent
 from forge_consensus.process.fork import close_descriptor, close_sockets, keep, tell_of_forks
+from forge_consensus.process.log import LogLines
 from forge_consensus.process.wakeup import NOBODY, Wakeup
 from forge_consensus.storage.opening import Opened
 
+LINES = LogLines(__name__)
 WAIT_SECONDS_MAX = 0.1
 """The longest wait for frames, which bounds the lost time that goes unnoticed."""
 LATE_SECONDS = 0.02
@@ -85,7 +88,7 @@ class ZeroMqBase(SystemBase):
         identity = opened.ledger.identity
         addresses = dict(opened.ledger.configuration.members)
         addresses.pop(identity.node_id, None)
-        self.sockets = Sockets(bind, addresses, settings.message_bytes_max)
+        self.sockets = Sockets(bind, addresses, settings.message_bytes_max, settings.link_timeout)
         self.clock = SystemClock()
         try:
             self.engine = Engine(
@@ -128,11 +131,9 @@ class ZeroMqBase(SystemBase):
 
     def wait(self) -> tuple[list[tuple[Any, Any]], list[Any]]:
         """Wait for frames or the next timer; returns (frames, notices), with peers' answers before all requests."""
-        patience = self.engine.patience(WAIT_SECONDS_MAX)
         wakeup = self.wakeup
         wakeup.doze()
-        if self.inbox:
-            patience = 0.0
+        patience = self.patience()
         began = self.clock.reading()
         ready = dict(self.sockets.poller.poll(math.ceil(patience * 1000)))
         wakeup.sleeping = False
@@ -144,9 +145,7 @@ class ZeroMqBase(SystemBase):
         settings, sockets = self.engine.settings, self.sockets
         for socket in ready:
             if socket in sockets.monitors:
-                node = sockets.monitors[socket]
-                for made in sockets.links(socket):
-                    notices.append(self.engine.peers.link(node, made))
+                notices += self.changes_of(sockets.monitors[socket])
             elif socket == wakeup.fd:
                 wakeup.awake()
             elif socket is sockets.publisher:
@@ -157,6 +156,33 @@ class ZeroMqBase(SystemBase):
             frames += sockets.from_anyone(settings.turn_frames_max, settings.turn_bytes_max)
         self.take_inbox()
         return frames, notices
+
+    def patience(self) -> float:
+        """For how many seconds to wait for frames; lets the links to peers do what is due before."""
+        now = time.monotonic()
+        if self.sockets.wake_at <= now:
+            self.sockets.tick(now)
+            for node in self.sockets.links:
+                self.note_problem(node)
+        if self.inbox:
+            return 0.0
+        return min(self.engine.patience(WAIT_SECONDS_MAX), max(self.sockets.wake_at - now, 0.0))
+
+    def changes_of(self, node: str) -> list[Any]:
+        """Return the notices of what happened to the connection to a peer."""
+        notices = [self.engine.peers.link(node, made) for made in self.sockets.changes(node)]
+        self.note_problem(node)
+        return notices
+
+    def note_problem(self, node: str) -> None:
+        """Note why there is no connection to a peer, and log it if a name does not resolve."""
+        link, problems = self.sockets.links[node], self.engine.peers.problems
+        before = problems.get(node, "")
+        if link.problem == before:
+            return
+        problems[node] = link.problem
+        if link.problem and link.problem == link.name.problem:
+            LINES.warning("peer {}: {}: no other peer is affected, and it is asked again", node, link.problem)
 
     def take_inbox(self) -> None:
         """Run the calls that other threads posted: requests of clients in this process, and reports of jobs."""
@@ -189,8 +215,8 @@ class ZeroMqBase(SystemBase):
     def forked(self) -> None:
         """Let go of everything in a child process: the node runs in its parent."""
         sockets = self.sockets
-        peers = [address for _, address in self.engine.ledger.configuration.members]
-        close_sockets(bound=[sockets.bind_address, sockets.events_address], dialled=peers)
+        dialled = {place for link in sockets.links.values() for place in link.places()}
+        close_sockets(bound=[sockets.bind_address, sockets.events_address], dialled=dialled)
         close_descriptor(self.wakeup.fd)
         self.wakeup.fd = -1
         keep(self.engine, sockets, self.wakeup)

@@ -1,17 +1,18 @@
-"""A client's connections: a DEALER for each address, and a port to an embedded node."""
+"""A client's connections: a link to each address, and a port to an embedded node."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from math import ceil
+from collections.abc import Callable, Iterable, Iterator
+from math import ceil, inf
 from typing import Any, Final, Protocol
 
 import zmq
 
 from forge_consensus.actors.codec import Frame, decode, encode
 from forge_consensus.actors.messages import WireMessage
-from forge_consensus.actors.transport.dealer import DealerOptions, close_watched, monitored, open_dealer
+from forge_consensus.actors.transport.link import DealerOptions, Link
+from forge_consensus.actors.transport.liveness import LINK_TIMEOUT_SECONDS
 from forge_consensus.errors import ConnectionFailedError, ProtocolError
 
 NOBLOCK: Final = int(zmq.NOBLOCK)
@@ -20,14 +21,14 @@ FRAME_BYTES_MAX: Final = 64 << 20
 FRAMES_A_LOOK: Final = 64
 """So many frames are taken from one connection before it is the turn of the others."""
 FRAMES_WAITING_MAX: Final = 100_000
-OPTIONS: Final = DealerOptions(
-    frame_bytes_max=FRAME_BYTES_MAX,
-    send_frames_max=FRAMES_WAITING_MAX,
-    receive_frames_max=FRAMES_WAITING_MAX,
-    reconnect_ms=20,
-    reconnect_ms_max=200,
-)
+RECONNECT_MS: Final = 20
+RECONNECT_MS_MAX: Final = 200
 GATEWAY: Final = "gateway"
+
+
+Arrived = tuple[str, Any, int]
+"""The endpoint; a message, True for a connection made, False for one lost, or a text that says why there is none; the
+request number."""
 
 
 class LocalPort(Protocol):
@@ -44,18 +45,43 @@ class LocalPort(Protocol):
 
 
 class Connection:
-    """One DEALER to one address, and the monitor that says whether anybody is there."""
+    """One link to one address.
 
-    def __init__(self, context: zmq.Context[zmq.Socket[bytes]], address: str) -> None:
+    `link_timeout` is in seconds, see `forge_consensus.actors.transport.liveness`. Raises `ConnectionFailedError` for
+    what is no address.
+    """
+
+    def __init__(
+        self, context: zmq.Context[zmq.Socket[bytes]], address: str, link_timeout: float = LINK_TIMEOUT_SECONDS
+    ) -> None:
         self.address = address
+        options = DealerOptions(
+            FRAME_BYTES_MAX, FRAMES_WAITING_MAX, FRAMES_WAITING_MAX, RECONNECT_MS, RECONNECT_MS_MAX, link_timeout
+        )
         try:
-            self.socket, self.monitor = open_dealer(context, address, OPTIONS, "client")
+            self.link = Link(context, address, options, "client")
         except zmq.ZMQError as error:
             raise ConnectionFailedError(f"cannot connect to {address}: {error}") from error
+        self.socket, self.monitor = self.link.socket, self.link.monitor
+        self.told = ""
+        """The problem that was told last."""
+
+    @property
+    def reached(self) -> str:
+        """The address in numbers that the link goes to, or a path; "" before its name is resolved."""
+        return self.link.url.removeprefix("tcp://")
+
+    def news(self) -> str:
+        """Why there is no connection, once for each reason; "" if there is nothing new."""
+        problem = self.link.problem
+        if problem == self.told:
+            return ""
+        self.told = problem
+        return problem
 
     def events(self) -> Iterator[bool]:
         """What happened to the connection: True when it was made, False when it was lost."""
-        return monitored(self.monitor)
+        return self.link.changes()
 
     def receive(self) -> Iterator[bytes]:
         """The frames that have arrived, at most `FRAMES_A_LOOK`."""
@@ -87,7 +113,24 @@ class Connection:
 
     def close(self) -> None:
         """Close both sockets; nothing lingers."""
-        close_watched(self.socket, self.monitor)
+        self.link.close()
+
+
+def tend_links(connections: Iterable[Connection], told: list[Arrived] | None = None) -> float:
+    """Let links do what is due; returns for how many seconds none of them needs to be tended again.
+
+    Why one has no connection is added to `told`.
+    """
+    now = time.monotonic()
+    wake_at = inf
+    for connection in connections:
+        link = connection.link
+        if link.wake_at <= now:
+            link.tick(now)
+            if told is not None and (text := connection.news()):
+                told.append((connection.address, text, 0))
+        wake_at = min(wake_at, link.wake_at)
+    return max(wake_at - now, 0.0)
 
 
 def packed(message: WireMessage, request: int, cluster: str) -> bytes:
@@ -104,15 +147,12 @@ def unpacked(data: bytes) -> Frame | None:
         return None
 
 
-Arrived = tuple[str, Any, int]
-"""The endpoint; a message, True for a connection made or False for one lost; the request number."""
-
-
 class Connections:
     """All connections of one client. Only the driver's thread uses them."""
 
-    def __init__(self, wake_fd: int) -> None:
+    def __init__(self, wake_fd: int, link_timeout: float = LINK_TIMEOUT_SECONDS) -> None:
         self.wake_fd = wake_fd
+        self.link_timeout = link_timeout
         self.poller = zmq.Poller()
         self.poller.register(wake_fd, zmq.POLLIN)
         self.context: zmq.Context[zmq.Socket[bytes]] | None = None
@@ -135,7 +175,7 @@ class Connections:
         if self.context is None:
             self.context = zmq.Context()
         try:
-            connection = Connection(self.context, address)
+            connection = Connection(self.context, address, self.link_timeout)
         except ConnectionFailedError as error:
             self.failed[address] = str(error)
             return
@@ -146,18 +186,21 @@ class Connections:
         self.poller.register(connection.monitor, zmq.POLLIN)
 
     def dialled(self) -> set[str]:
-        """The addresses to which there are connections."""
-        return set(self.by_address)
+        """The addresses in numbers to which there may be connections."""
+        return {place for connection in self.by_address.values() for place in connection.link.places()}
 
     def wait(self, seconds: float) -> list[Arrived]:
         """Wait up to so many seconds; returns what arrived: messages, and connections made and lost."""
         arrived: list[Arrived] = []
+        if self.by_address:
+            seconds = min(seconds, tend_links(self.by_address.values(), arrived))
         for socket, _ in self.poller.poll(ceil(seconds * 1000)):
             if type(socket) is int:
                 continue
             connection, monitor = self.by_socket[socket]
             if monitor:
                 arrived += [(connection.address, made, 0) for made in connection.events()]
+                arrived += [(connection.address, text, 0) for text in (connection.news(),) if text]
                 continue
             for data in connection.receive():
                 frame = unpacked(data)

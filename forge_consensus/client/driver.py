@@ -10,8 +10,6 @@ from contextlib import suppress
 from functools import partial
 from typing import Any
 
-from loguru import logger
-
 from forge_consensus.actors.messages import WireMessage
 from forge_consensus.client.connections import Arrived, Connections, LocalPort
 from forge_consensus.client.endpoints import LOCAL
@@ -29,9 +27,12 @@ from forge_consensus.errors import (
 )
 from forge_consensus.process.descriptors import require_descriptors
 from forge_consensus.process.fork import close_descriptor, close_sockets, keep, tell_of_forks
+from forge_consensus.process.log import LogLines
 from forge_consensus.process.threads import ForgeThread
 from forge_consensus.process.waiters import Waiters
 from forge_consensus.process.wakeup import NOBODY, Wakeup
+
+LINES = LogLines(__name__)
 
 WAIT_SECONDS_MAX = 1.0
 CLOSE_SECONDS = 5.0
@@ -136,7 +137,7 @@ class Driver:
             endpoints = len(self.core.directory.endpoints)
             require_descriptors(DESCRIPTORS + DESCRIPTORS_EACH * endpoints, "a client")
             self.wakeup = Wakeup()
-            self.connections = Connections(self.wakeup.fd)
+            self.connections = Connections(self.wakeup.fd, self.core.settings.link_timeout)
             self.thread = ForgeThread(target=self.run, name="forge-client")
             self.thread.start()
         except BaseException as error:
@@ -258,7 +259,7 @@ class Driver:
             while not self.ending():
                 self.turn(connections)
         except Exception as fault:
-            logger.exception("the client's thread failed")
+            LINES.error("the client's thread failed", error=fault)
             error = NotStartedError(f"the client's thread failed: {type(fault).__name__}: {fault}")
         self.end(connections, error or NotStartedError(self.reason))
 
@@ -298,10 +299,8 @@ class Driver:
         while self.arrived:
             happened.append(self.arrived.popleft())
         for name, what, request in happened:
-            if what is True:
-                core.connected(name)
-            elif what is False:
-                core.disconnected(name)
+            if type(what) is bool or type(what) is str:
+                self.note_connection(name, what)
             else:
                 core.receive(name, what, request)
         taken = self.take()
@@ -314,6 +313,15 @@ class Driver:
                 core.unsent(name, message, request)
         if core.resolved:
             self.tell()
+
+    def note_connection(self, name: str, what: bool | str) -> None:
+        """Tell the core that a connection was made or lost, or why there is none."""
+        if what is True:
+            self.core.connected(name)
+        elif what is False:
+            self.core.disconnected(name)
+        else:
+            self.core.directory.add(name).said = str(what)
 
     def take(self) -> list[Pending[Any]]:
         """The calls that other threads handed over."""

@@ -80,6 +80,14 @@ class ClientSettings:
         why="An answer that was overtaken is nearly always lost.",
     )
 
+    link_timeout: float = setting(
+        2.0,
+        unit="s",
+        minimum=0.1,
+        what="A connection on which the node's host acknowledges nothing for so long is given up and made again.",
+        why="A call whose connection a firewall has forgotten then still succeeds within its time-out of 5 s.",
+    )
+
     def __post_init__(self) -> None:
         check(self)
         if self.backoff_seconds_max < self.backoff_seconds_min:

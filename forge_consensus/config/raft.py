@@ -81,6 +81,14 @@ class RaftSettings:
         what="After how many unanswered checks a peer counts as failed.",
         why="Two seconds without an answer are longer than any pause of a healthy node.",
     )
+    link_timeout: float = setting(
+        2.0,
+        unit="s",
+        minimum=0.1,
+        what="A connection on which the other host acknowledges nothing for so long is given up and made again.",
+        why="After an outage of the network a healthy cluster serves within a second; TCP alone waits about as long as "
+        "the outage lasted. A busy process, a stopped one and a slow link go on acknowledging.",
+    )
     message_bytes_max: int = setting(
         8 * MIB,
         unit="bytes",

@@ -87,6 +87,13 @@ class StorageSettings:
         what="A snapshot is taken when so many entries were applied since the last one.",
         why="Each snapshot writes the whole state; more often would cost more than the log that it saves.",
     )
+    snapshot_log_bytes: int = setting(
+        128 * MIB,
+        unit="bytes",
+        minimum=1,
+        what="A snapshot is also taken when the log has grown by so many bytes, and by the size of the state.",
+        why="Large entries fill a disk long before their number is large. When room is short it is taken earlier.",
+    )
     snapshot_seconds_min: float = setting(
         10.0,
         unit="s",
@@ -108,6 +115,13 @@ class StorageSettings:
         original="raft.trailing_logs",
         what="How many entries stay in the log behind a snapshot.",
         why="A follower that was away for a moment gets these entries instead of the whole snapshot.",
+    )
+    trailing_bytes_max: int = setting(
+        64 * MIB,
+        unit="bytes",
+        minimum=0,
+        what="About how many bytes these entries may have; fewer when room is short.",
+        why="Sending a snapshot is cheaper than sending more, and ten thousand entries of a megabyte fill a disk.",
     )
     sweep_entries: int = setting(
         1_000,

@@ -7,8 +7,9 @@ from typing import Final
 
 import zmq
 
-from forge_consensus.actors.transport.dealer import close_watched, monitored, open_monitor
 from forge_consensus.actors.transport.endpoint import url_of
+from forge_consensus.actors.transport.link import HANDSHAKE, close_watched, happened, open_monitor
+from forge_consensus.actors.transport.liveness import LINK_TIMEOUT_SECONDS, watch_other_end
 from forge_consensus.config.address import parse_endpoint
 from forge_consensus.errors import InvalidConfigError
 
@@ -44,6 +45,7 @@ class EventSubscriber:
         self.socket = context.socket(zmq.SUB)
         for option, value in ((zmq.LINGER, 0), (zmq.RECONNECT_IVL, -1), (zmq.RCVHWM, EVENTS_MAX), (zmq.IPV6, 1)):
             self.socket.setsockopt(option, value)
+        watch_other_end(self.socket, LINK_TIMEOUT_SECONDS)
         for prefix in prefixes:
             self.socket.setsockopt(zmq.SUBSCRIBE, prefix.encode())
         self.monitor = open_monitor(self.socket, MONITORED, "events")
@@ -65,8 +67,8 @@ class EventSubscriber:
     def look(self) -> bool:
         """Note what happened to the connection; returns whether it was just made."""
         made = False
-        for connected in monitored(self.monitor):
-            if connected:
+        for event, _ in happened(self.monitor):
+            if event == HANDSHAKE:
                 made = self.connected = True
             else:
                 self.lost = True
@@ -88,7 +90,7 @@ class EventSubscriber:
 
 
 def reachable(events_address: str, node_address: str) -> str:
-    """The publisher's address, on the host under which the node was reached where it listens on every one.
+    """The publisher's address, on the host at which the node was reached where it listens on every one.
 
     Raises `InvalidConfigError` for what is no address.
     """

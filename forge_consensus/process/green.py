@@ -7,6 +7,7 @@ process. So they are started by the original function, and a greenlet that waits
 from __future__ import annotations
 
 import _thread
+import socket
 import sys
 from _thread import allocate_lock
 from collections.abc import Callable
@@ -51,6 +52,16 @@ def original_start() -> Callable[..., int]:
     if monkey is None:
         refuse_replaced_threads("a client or feed", "use gevent, asyncio or plain threads")
     return cast("Callable[..., int]", monkey.get_original("_thread", "start_new_thread"))
+
+
+def original_getaddrinfo() -> Callable[..., Any]:
+    """The function that resolves names on the thread that calls it."""
+    monkey: Any = sys.modules.get("gevent.monkey") if threads_replaced() else None
+    return (
+        socket.getaddrinfo
+        if monkey is None
+        else cast("Callable[..., Any]", monkey.get_original("socket", "getaddrinfo"))
+    )
 
 
 def taken_lock() -> Lock:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import secrets
 import socket
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from loguru import logger
 from thespian.actors import ActorSystem
 
 from forge_consensus.actors.supervisor import start_system
@@ -16,6 +16,8 @@ from forge_consensus.config.address import takes_free_port
 from forge_consensus.config.node import NodeSettings
 from forge_consensus.errors import InvalidConfigError
 from forge_consensus.events.bus import EventBus
+from forge_consensus.process.interpreter import find_python
+from forge_consensus.process.log import LogLines, log_context
 from forge_consensus.storage.backends.folder import Folder
 from forge_consensus.storage.backends.lmdb import LmdbTables
 from forge_consensus.storage.ledger.configuration import Configuration, check_lease, drift_ppm_of, lease_ms_of
@@ -26,6 +28,8 @@ from forge_consensus.storage.snapshots.export import exporter
 
 if TYPE_CHECKING:
     from forge_consensus.service.node_metrics import ServedMetrics
+
+LINES = LogLines(__name__)
 
 
 class Node:
@@ -82,12 +86,18 @@ class Node:
 
     def tell_findings(self, opened: Opened) -> None:
         """Log what opening found that does no harm but that an operator should know."""
+        if find_python() is None:
+            LINES.warning(
+                "sys.executable is {!r}, which is no Python interpreter, and none was found beside it: snapshots are "
+                "written on a thread of this process, which costs the node time",
+                sys.executable,
+            )
         for damage in opened.snapshots.damaged:
-            logger.warning("passed over a damaged snapshot: {}", damage)
+            LINES.warning("passed over a damaged snapshot: {}", damage)
         peers = dict(self.settings.peers)
         members = opened.ledger.configuration
         if peers and not opened.is_new and peers != members.addresses:
-            logger.warning(
+            LINES.warning(
                 "the peers given are not those of this folder, {}: the list is read at the first start only",
                 members.text,
             )
@@ -124,7 +134,7 @@ class Node:
         """Run until `stop`. Raises what ended the node otherwise; after a storage error nothing leaves it (I16)."""
         assert self.base is not None, "the node is open"
         settings = self.settings
-        with logger.contextualize(node=settings.node_id, cluster=settings.cluster_id):  # on all lines of this thread
+        with log_context(node=settings.node_id, cluster=settings.cluster_id):  # on all lines of this thread
             self.base.run()
 
     def stop(self, reason: str = "asked to") -> None:

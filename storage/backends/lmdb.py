@@ -1,6 +1,7 @@
 """The tables on LMDB: one environment, one durable transaction per commit."""
 
 import os
+import re
 import resource
 import threading
 import time
@@ -14,9 +15,11 @@ from weakref import WeakSet
 import lmdb
 
 from forge_consensus.config.storage import MAP_BYTES, QUOTA_BYTES
-from forge_consensus.errors import StorageError
+from forge_consensus.errors import CorruptionError, StorageError
 from forge_consensus.process.fork import keep, tell_of_forks
 from forge_consensus.storage.backends.folder import fsync_directory
+from forge_consensus.storage.backends.lmdb_file import check_file
+from forge_consensus.storage.backends.sealed import REJOIN
 from forge_consensus.storage.backends.tables import (
     TABLES,
     Batch,
@@ -32,6 +35,10 @@ MAP_BYTES_MIN: Final = 64 << 20
 """The smallest map size, in bytes, that is tried where address space is short."""
 
 READERS_MAX: Final = 64
+READING: Final = re.compile(r"^ *\d+ +\S+ +\d+$", re.MULTILINE)
+"""A line of LMDB's table of readers, of one that has a transaction open."""
+DAMAGE: Final = (lmdb.CorruptedError, lmdb.InvalidError, lmdb.PageNotFoundError, lmdb.VersionMismatchError)
+"""What LMDB raises for a file that does not hold what was written."""
 HOUSEKEEPING_SECONDS: Final = 1.0
 HOUSEKEEPING_BYTES: Final = 1 << 20
 """The free space of the disk is also measured after this many bytes were written, because one second of writing can
@@ -138,12 +145,18 @@ class LmdbTables(LmdbReading):
         self.disk_free_bytes = 0
         self.next_housekeeping = 0.0
         self.unasked_bytes = 0
+        self.reusable_bytes = 0
+        self.written_bytes = self.counted_bytes = 0
+        """The bytes that were written, and those of them that `reusable_bytes` takes into account."""
+        self.is_read = False
+        """Whether a helper reads the tables, as far as is known."""
         self.views: WeakSet[LmdbView] = WeakSet()
         try:
             self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            check_file(self.path)
             self.environment = open_environment(self.path, map_bytes, readonly=False)
-        except (lmdb.Error, OSError) as error:
-            raise StorageError(f"cannot open the tables in {self.path}: {error}") from error
+        except (lmdb.Error, OSError, ValueError) as error:
+            raise failed("cannot open", self.path, error) from error
         try:
             with self.environment.begin(write=True) as txn:
                 self.databases = open_databases(self.environment, txn)
@@ -152,12 +165,13 @@ class LmdbTables(LmdbReading):
             fsync_directory(self.path.parent)
         except (lmdb.Error, OSError) as error:
             self.environment.close()
-            raise StorageError(f"cannot open the tables in {self.path}: {error}") from error
+            raise failed("cannot open", self.path, error) from error
         except BaseException:
             self.environment.close()
             raise
         tell_of_forks(self)
         self.map_bytes = self.environment.info()["map_size"]
+        self.page_bytes = self.environment.stat()["psize"]
         self.quota_bytes = min(quota_bytes, self.map_bytes // 2)
 
     @staticmethod
@@ -174,7 +188,7 @@ class LmdbTables(LmdbReading):
             with self.environment.begin() as txn:
                 return read(txn)
         except lmdb.Error as error:
-            self.failure = StorageError(f"cannot read the tables in {self.path}: {error}")
+            self.failure = failed("cannot read", self.path, error)
             raise self.failure from error
 
     def commit(self, batch: Batch) -> None:
@@ -188,7 +202,7 @@ class LmdbTables(LmdbReading):
                 for operation in batch.operations:
                     self.execute(txn, operation)
         except Exception as error:
-            self.failure = StorageError(f"cannot commit to the tables in {self.path}: {error}")
+            self.failure = failed("cannot commit to", self.path, error)
             raise self.failure from error
         except BaseException:
             # After an interrupt nobody knows whether the transaction reached the disk.
@@ -197,6 +211,7 @@ class LmdbTables(LmdbReading):
         self.commits += 1
         self.used_bytes = None
         self.unasked_bytes += batch.size_bytes
+        self.written_bytes += batch.size_bytes
         if self.unasked_bytes >= HOUSEKEEPING_BYTES or self.clock() >= self.next_housekeeping:
             self.do_housekeeping()
 
@@ -233,9 +248,24 @@ class LmdbTables(LmdbReading):
         used_bytes = self.used_bytes
         if used_bytes is None:
             used_bytes = self.used_bytes = self.reading(self.count_used_bytes)
+            self.count_reusable_bytes(used_bytes)
         elif self.failure is not None:
             raise self.poisoned()
-        return Space(used_bytes, self.quota_bytes, self.disk_free_bytes)
+        return Space(used_bytes, self.quota_bytes, self.disk_free_bytes, self.reusable_bytes)
+
+    def count_reusable_bytes(self, used_bytes: int) -> None:
+        """Note how much of the file holds nothing: freed pages, which LMDB writes again before the file grows.
+
+        Without it a disk that the file once filled would stay full for ever, because the file never shrinks. A part of
+        them does not count, because large values need pages in a row. While a helper reads, pages that are freed stay
+        in use, so what was reusable before only shrinks.
+        """
+        held_bytes = (self.environment.info()["last_pgno"] + 1) * self.page_bytes
+        reusable_bytes = max(0, held_bytes - used_bytes) * 3 // 4
+        if self.is_read:
+            left_bytes = self.reusable_bytes - 2 * (self.written_bytes - self.counted_bytes)
+            reusable_bytes = max(0, min(reusable_bytes, left_bytes))
+        self.reusable_bytes, self.counted_bytes = reusable_bytes, self.written_bytes
 
     def count_used_bytes(self, txn: LmdbTransaction) -> int:
         """Return the bytes of live pages: two meta pages, the main table, and the tables of `TABLES`."""
@@ -254,6 +284,7 @@ class LmdbTables(LmdbReading):
         self.unasked_bytes = 0
         try:
             self.environment.reader_check()
+            self.is_read = READING.search(self.environment.readers()) is not None
             disk = os.statvfs(self.path)
         except (lmdb.Error, OSError) as error:
             self.failure = StorageError(f"cannot ask {self.path} for its room: {error}")
@@ -303,7 +334,7 @@ class OwnView(LmdbReading):
         try:
             return read(self.transaction)
         except lmdb.Error as error:
-            raise StorageError(f"cannot read the tables in {self.tables.path}: {error}") from error
+            raise failed("cannot read", self.tables.path, error) from error
 
     def close(self) -> None:
         """End the view, so that LMDB can use its pages again. A second call does nothing."""
@@ -340,7 +371,7 @@ class LmdbView(LmdbReading):
             self.transaction = self.environment.begin()
             self.databases = open_databases(self.environment, self.transaction) if own is None else own.databases
         except (lmdb.Error, OSError) as error:
-            raise StorageError(f"cannot read the tables in {self.path}: {error}") from error
+            raise failed("cannot read", self.path, error) from error
 
     def reading(self, read: Callable[[LmdbTransaction], Result]) -> Result:
         """Return `read(transaction)` on the view's one transaction. Raises `StorageError`."""
@@ -350,7 +381,7 @@ class LmdbView(LmdbReading):
             try:
                 return read(self.transaction)
             except lmdb.Error as error:
-                raise StorageError(f"cannot read the tables in {self.path}: {error}") from error
+                raise failed("cannot read", self.path, error) from error
 
     def close(self) -> None:
         """End the view, so that LMDB can use its pages again. A second call does nothing."""
@@ -361,6 +392,13 @@ class LmdbView(LmdbReading):
             self.transaction.abort()
             if self.owner:
                 self.environment.close()
+
+
+def failed(what: str, path: Path, error: Exception) -> StorageError:
+    """Return the error for what LMDB or the system raised at the tables in `path`."""
+    if isinstance(error, DAMAGE):
+        return CorruptionError(f"{what} the tables in {path}: they are damaged ({error}): {REJOIN}")
+    return StorageError(f"{what} the tables in {path}: {error}")
 
 
 def open_environment(path: Path, map_bytes: int, *, readonly: bool) -> lmdb.Environment:

@@ -134,11 +134,13 @@ class Space:
     """The limit of `used_bytes`: our own bound, far below the size of the map."""
     disk_free_bytes: int
     """The bytes that the file system would still give to this process (statvfs, at most a second old)."""
+    reusable_bytes: int = 0
+    """About how many bytes of the tables' own file hold nothing and can be written without more of the disk."""
 
     @property
     def room_bytes(self) -> int:
         """The bytes that can still be written: the smaller of quota left and disk left, never negative."""
-        return max(0, min(self.quota_bytes - self.used_bytes, self.disk_free_bytes))
+        return max(0, min(self.quota_bytes - self.used_bytes, self.disk_free_bytes + self.reusable_bytes))
 
 
 class TablesView(Protocol):

@@ -37,7 +37,7 @@ from forge_consensus.storage.machines.machine import (
     apply_all,
     apply_one,
 )
-from forge_consensus.storage.machines.sessions import TTL_BYTES, Sessions
+from forge_consensus.storage.machines.sessions import IN_PROGRESS, TTL_BYTES, Sessions
 from forge_consensus.storage.machines.steps import finished
 
 APPLIED = b"applied"
@@ -259,7 +259,8 @@ class Applier:
         """Apply entries to a machine that takes several at once, until the time slice is over; returns whether it is.
 
         The borders of runs differ between nodes, so they must not change the result: a run ends before anything that is
-        not a new command, before a second copy of a command that is in it, and when it is as long as fits into a slice.
+        not a new command, before a second copy of a command that is in it, before a command whose session its results
+        may make busy, and when it is as long as fits into a slice.
         """
         run: list[tuple[Record, Entry]] = []
         fresh: set[tuple[int, int]] = set()
@@ -272,24 +273,33 @@ class Applier:
                 done.append(self.apply_record(record))
                 continue
             used = self.moved(record)
-            known = self.sessions.begin(*key, record.done_below, self.elapsed_ms, used) if key[0] else None
-            command = None
-            if known is None:
-                try:
-                    command = Command.decode(record.data)
-                except ProtocolError:
-                    known = UNREADABLE
-                    if key[0]:
-                        self.sessions.finish(*key, known)
-            if command is not None:
-                run.append((record, Entry(record.index, record.term, self.time_ms, command, self.elapsed_ms)))
+            begun = self.begin_in_run(record, used)
+            over = begun is IN_PROGRESS and self.finish_run(run, fresh, done, time_slice)
+            if begun is IN_PROGRESS:
+                begun = self.begin_in_run(record, used)
+            if isinstance(begun, Command):
+                run.append((record, Entry(record.index, record.term, self.time_ms, begun, self.elapsed_ms)))
                 fresh.add(key)
-            elif known is not None:
+            else:
                 over = self.finish_run(run, fresh, done, time_slice)
-                done.append(Applied(record.index, record.term, *key, known))
-                if over:
-                    return True
+                done.append(Applied(record.index, record.term, *key, begun))
+            if over:
+                self.finish_run(run, fresh, done, time_slice)
+                return True
         return self.finish_run(run, fresh, done, time_slice)
+
+    def begin_in_run(self, record: Record, used: int) -> Command | Outcome:
+        """Begin the command of an entry: the command if the machine is to apply it, else its outcome."""
+        session, seq = record.session, record.seq
+        known = self.sessions.begin(session, seq, record.done_below, self.elapsed_ms, used) if session else None
+        if known is not None:
+            return known
+        try:
+            return Command.decode(record.data)
+        except ProtocolError:
+            if session:
+                self.sessions.finish(session, seq, UNREADABLE)
+            return UNREADABLE
 
     def finish_run(
         self,

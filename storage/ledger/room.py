@@ -9,7 +9,7 @@ from forge_consensus.errors import StorageFullError
 from forge_consensus.storage.backends.tables import Space, Tables
 
 MARGIN: Final = 16
-"""A node with less than this part of its reserve, beyond the reserve, counts as full before it refuses anything."""
+"""The margin is this part of the reserve."""
 WANTED_SECONDS: Final = 60.0
 """For how long a node counts as full because of a refused entry of this size, unless more are refused."""
 UNITS: Final = ((1 << 40, "TiB"), (1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB"))
@@ -27,6 +27,8 @@ class Room:
         self.tables = tables
         self.reserve_bytes = reserve_bytes
         self.pending = pending
+        self.margin_bytes = reserve_bytes // MARGIN
+        """A node with less than this beyond the reserve counts as full before it refuses anything."""
         self.full = ""
         """Why this node takes no entries, for people; empty if it does."""
         self.full_since = 0.0
@@ -39,7 +41,17 @@ class Room:
 
     def left(self, space: Space) -> int:
         """The bytes that are left for entries, below zero if the reserve is in use."""
-        return min(space.quota_bytes - space.used_bytes, space.disk_free_bytes) - self.pending() - self.reserve_bytes
+        free_bytes = space.disk_free_bytes + self.reusable(space)
+        return min(space.quota_bytes - space.used_bytes, free_bytes) - self.pending() - self.reserve_bytes
+
+    def reusable(self, space: Space) -> int:
+        """The bytes of the tables' file that are free, as far as to rely on them.
+
+        Large values need pages in a row, so the file may have to grow although much of it is free. When the disk has
+        little for that, only a third counts.
+        """
+        scarce = 2 * space.disk_free_bytes < self.reserve_bytes
+        return space.reusable_bytes // 3 if scarce else space.reusable_bytes
 
     def check(self, extra_bytes: int) -> None:
         """Raise `StorageFullError` unless there is room for this much, for unsaved state, and for the reserve.
@@ -72,8 +84,8 @@ class Room:
         if self.full and self.now - self.wanted_at > WANTED_SECONDS:
             self.wanted_bytes = 0
         space = self.tables.space()
-        margin = self.reserve_bytes // MARGIN
-        if self.left(space) < max(2 * self.wanted_bytes, 2 * margin if self.full else margin):
+        margin_bytes = 2 * self.margin_bytes if self.full else self.margin_bytes
+        if self.left(space) < max(2 * self.wanted_bytes, margin_bytes):
             self.become_full(self.text(space))
         else:
             self.full, self.wanted_bytes = "", 0
@@ -86,8 +98,9 @@ class Room:
 
     def text(self, space: Space) -> str:
         """Say what is free, what is kept in reserve, and what to do."""
-        if space.disk_free_bytes <= space.quota_bytes - space.used_bytes:
-            what = f"the disk is full: {size_text(space.disk_free_bytes)} are free"
+        free_bytes = space.disk_free_bytes + self.reusable(space)
+        if free_bytes <= space.quota_bytes - space.used_bytes:
+            what = f"the disk is full: {size_text(free_bytes)} are free"
             remedy = "make room on the disk"
         else:
             used, quota = size_text(space.used_bytes), size_text(space.quota_bytes)

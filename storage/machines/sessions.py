@@ -2,20 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from heapq import heapify, heappop, heappush, heapreplace
-from typing import Any, Final, cast
-
-import msgpack
+from typing import Final
 
 from forge_consensus.errors import CorruptionError
 from forge_consensus.storage.backends.tables import Batch, TablesView
-from forge_consensus.storage.machines.chunks import chunks_of, rows_of
-from forge_consensus.storage.machines.machine import Outcome, refusal
+from forge_consensus.storage.machines.chunks import chunks_of
+from forge_consensus.storage.machines.machine import RESULT_BYTES_MAX, Outcome, refusal
+from forge_consensus.storage.machines.session_rows import (
+    TABLE,
+    WHAT,
+    Head,
+    Row,
+    delete_rows,
+    head_row,
+    outcome_key,
+    outcome_row,
+    prefix_of,
+    read_row,
+    read_row_of_format_2,
+    rows_in,
+    rows_in_chunk,
+)
 
-TABLE: Final = "sessions"
 SESSIONS_MAX: Final = 10_000
 OUTCOMES_MAX: Final = 16_384
+OUTCOME_BYTES_MAX: Final = 64 << 20
+"""A session with more bytes of results that its client has not confirmed gets no further ones. Like the other bounds it
+decides outcomes, so it is the same on every node and no setting."""
 TTL_MS_MAX: Final = 24 * 3600 * 1000
 """The longest time without a command after which a session still lives; a client that asks for more gets this."""
 TTL_BYTES: Final = 8
@@ -34,7 +49,8 @@ STALE: Final = refusal(
 BUSY: Final = refusal(
     "CONSENSUS_BUSY",
     "BusyError",
-    "the session has too many commands outstanding: this one was not applied",
+    "the session keeps too many results, or too large ones, that its client has not confirmed: this command was not "
+    "applied",
 )
 IN_PROGRESS: Final = refusal(
     "CONSENSUS_IN_PROGRESS",
@@ -51,7 +67,18 @@ class Session:
     whatever its order: frames of a pipeline can be lost in the middle.
     """
 
-    __slots__ = ("done_below", "last_index", "last_ms", "outcomes", "ttl_ms")
+    __slots__ = (
+        "done_below",
+        "kept_bytes",
+        "last_index",
+        "last_ms",
+        "outcomes",
+        "pending",
+        "staged",
+        "stored",
+        "swept_below",
+        "ttl_ms",
+    )
 
     def __init__(self, last_ms: int, ttl_ms: int, done_below: int = 0, last_index: int = 0) -> None:
         self.last_ms = last_ms
@@ -59,6 +86,16 @@ class Session:
         self.ttl_ms = ttl_ms
         self.done_below = done_below
         self.outcomes: dict[int, Outcome] = {}
+        self.kept_bytes = 0
+        """The sizes of all kept outcomes."""
+        self.pending = 0
+        """How many commands are between `begin` and `finish`; their outcomes are `IN_PROGRESS`."""
+        self.stored: set[int] | None = set()
+        """The numbers whose outcomes are on disk; None if it is not known what is there."""
+        self.staged: tuple[set[int], int] = set(), 0
+        """`stored` and `swept_below` as the checkpoint in progress makes them."""
+        self.swept_below = 0
+        """Below this number no outcome is on disk."""
 
     @property
     def last_use(self) -> tuple[int, int]:
@@ -75,47 +112,74 @@ class Session:
         """
         outcomes = self.outcomes
         if mark - self.done_below <= len(outcomes):
-            for seq in range(self.done_below, mark):
-                outcomes.pop(seq, None)
+            gone = [outcomes.pop(seq, None) for seq in range(self.done_below, mark)]
         else:
+            gone = [outcome for seq, outcome in outcomes.items() if seq < mark]
             self.outcomes = {seq: outcome for seq, outcome in outcomes.items() if seq >= mark}
+        for outcome in gone:
+            if outcome is IN_PROGRESS:
+                self.pending -= 1
+            elif outcome is not None:
+                self.kept_bytes -= len(outcome.payload)
         self.done_below = mark
 
-    def encode(self) -> bytes:
-        """Return the row: msgpack [last_ms, ttl_ms, done_below, {seq: [code, payload]}, last_index]."""
-        if any(outcome is IN_PROGRESS for outcome in self.outcomes.values()):
-            raise RuntimeError("sessions are saved between two commands, not within one")
-        outcomes = {seq: (outcome.code, outcome.payload) for seq, outcome in sorted(self.outcomes.items())}
-        row = (self.last_ms, self.ttl_ms, self.done_below, outcomes, self.last_index)
-        return cast("bytes", msgpack.packb(row))
+    def keep(self, seq: int, outcome: Outcome) -> None:
+        """Keep the outcome of a command."""
+        self.outcomes[seq] = outcome
+        self.kept_bytes += len(outcome.payload)
+
+    @property
+    def head(self) -> Head:
+        """The numbers of the session as its row has them."""
+        return [self.last_ms, self.ttl_ms, self.done_below, self.last_index]
 
     @classmethod
-    def decode(cls, row: bytes) -> Session:
-        """Return the session in a row.
+    def of(cls, head: Head) -> Session:
+        """Return a session with these numbers and no outcomes. Raises `CorruptionError` if they are too few."""
+        if len(head) < 3:
+            raise CorruptionError(f"{WHAT} does not decode: {len(head)} numbers")
+        return cls(*head[:4])
 
-        Raises `CorruptionError` if the row holds no session.
-        """
-        try:
-            last_ms, ttl_ms, done_below, outcomes, *rest = msgpack.unpackb(row, strict_map_key=False)
-            session = cls(int(last_ms), int(ttl_ms), int(done_below), int(rest[0]) if rest else 0)
-            for seq, (code, payload) in outcomes.items():
-                session.outcomes[int(seq)] = Outcome(str(code), bytes(payload))
-        except (ValueError, TypeError, AttributeError, msgpack.UnpackException) as error:
-            raise CorruptionError(f"a stored client session does not decode: {error}") from error
-        return session
+    def rows(self, session: int) -> Iterator[Row]:
+        """Yield all rows of the session."""
+        yield head_row(session, self.head)
+        for seq in sorted(self.outcomes):
+            yield outcome_row(session, seq, self.outcomes[seq])
+
+    def checkpoint(self, batch: Batch, generation: int, session: int) -> None:
+        """Stage what is not on disk."""
+        if self.pending:
+            raise RuntimeError("sessions are saved between two commands, not within one")
+        if self.stored is None:
+            delete_rows(batch, generation, session)
+        prefix, stored, swept = prefix_of(generation), self.stored or set(), self.swept_below
+        if self.done_below > swept:
+            below = prefix + outcome_key(session, self.done_below)
+            batch.delete_range(TABLE, prefix + outcome_key(session, swept), below)
+        rows = [head_row(session, self.head)]
+        rows += [outcome_row(session, seq, self.outcomes[seq]) for seq in sorted(self.outcomes.keys() - stored)]
+        for key, row in rows:
+            batch.put(TABLE, prefix + key, row)
+        self.staged = set(self.outcomes), self.done_below
 
 
 class Sessions:
     """All sessions of the cluster, in memory; a checkpoint writes the changed ones.
 
-    The state depends on nothing but the calls and their order, so it is the same on every node; therefore both bounds
+    The state depends on nothing but the calls and their order, so it is the same on every node; therefore all bounds
     must be the same on every node too. Times are elapsed times of entries, in milliseconds, and never fall. `used` is
     the index of the entry, 0 for one of format 2. Not thread-safe.
     """
 
-    def __init__(self, sessions_max: int = SESSIONS_MAX, outcomes_max: int = OUTCOMES_MAX) -> None:
+    def __init__(
+        self,
+        sessions_max: int = SESSIONS_MAX,
+        outcomes_max: int = OUTCOMES_MAX,
+        outcome_bytes_max: int = OUTCOME_BYTES_MAX,
+    ) -> None:
         self.sessions_max = sessions_max
         self.outcomes_max = outcomes_max
+        self.outcome_bytes_max = outcome_bytes_max
         self.live: dict[int, Session] = {}
         self.dirty: set[int] = set()
         self.staged: set[int] = set()
@@ -178,9 +242,10 @@ class Sessions:
     def begin(self, session: int, seq: int, done_below: int, elapsed_ms: int, used: int = 0) -> Outcome | None:
         """Begin a command: None if it is to be applied, else the outcome that its client gets.
 
-        That is the first outcome of a number that was applied before, `EXPIRED`, `STALE` or `BUSY`; or `IN_PROGRESS`
-        between `begin` and `finish`. A new number takes its place among the outcomes here, so that commands which are
-        begun together leave the same state as commands that are begun one after the other.
+        That is the first outcome of a number that was applied before, `EXPIRED`, `STALE` or `BUSY`. `IN_PROGRESS` says
+        that the commands which were begun must be finished first: an earlier copy is among them, or their results
+        decide whether the session is busy. A new number takes its place among the outcomes here, so that commands which
+        are begun together leave the same state as commands that are begun one after the other.
         """
         state = self.live.get(session)
         if state is None:
@@ -200,16 +265,21 @@ class Sessions:
         known = outcomes.get(seq)
         if known is not None:
             return known
-        if len(outcomes) >= self.outcomes_max:
+        if len(outcomes) >= self.outcomes_max or state.kept_bytes >= self.outcome_bytes_max:
             return BUSY
+        if state.pending and state.kept_bytes + state.pending * RESULT_BYTES_MAX >= self.outcome_bytes_max:
+            return IN_PROGRESS
+        state.pending += 1
         outcomes[seq] = IN_PROGRESS
         return None
 
     def finish(self, session: int, seq: int, outcome: Outcome) -> None:
         """Note the outcome of a command, unless its client no longer needs it."""
         state = self.live.get(session)
-        if state is not None and seq in state.outcomes:
+        if state is not None and state.outcomes.get(seq) is IN_PROGRESS:
+            state.pending -= 1
             state.outcomes[seq] = outcome
+            state.kept_bytes += len(outcome.payload)
 
     # --- to disk and back ---
 
@@ -220,56 +290,87 @@ class Sessions:
         for session in sorted(self.staged):
             state = self.live.get(session)
             if state is None:
-                batch.delete(TABLE, key_of(generation, session))
+                delete_rows(batch, generation, session)
             else:
-                batch.put(TABLE, key_of(generation, session), state.encode())
+                state.checkpoint(batch, generation, session)
 
     def checkpointed(self) -> None:
         """Note that the last checkpoint is on disk.
 
         Without this call, the next one stages it again.
         """
+        for session in self.staged:
+            state = self.live.get(session)
+            if state is not None:
+                state.stored, state.swept_below = state.staged
         self.staged = set()
 
     def load(self, tables: TablesView, generation: int) -> None:
         """Take the sessions that the tables hold under a generation; all others are forgotten.
 
-        Raises `CorruptionError` for a row that does not decode.
+        Raises `CorruptionError` for a row that is damaged.
         """
-        rows = rows_in(tables, generation)
-        self.live = {session: Session.decode(row) for session, row in rows}
+        self.live, old = sessions_of(rows_in(tables, generation))
+        for state in self.live.values():
+            state.stored, state.swept_below = set(state.outcomes), state.done_below
         self.dirty, self.staged, self.silent, self.sweep_ms = set(), set(), [], 0
+        for session in old:
+            self.live[session].stored = None
+            self.dirty.add(session)
 
     def export(self) -> list[bytes]:
         """Return all sessions in chunks, for snapshots of a machine outside the ledger."""
-        live = sorted(self.live.items())
-        return list(chunks_of((session, state.encode()) for session, state in live))
+        return list(chunks_of(row for session, state in sorted(self.live.items()) for row in state.rows(session)))
 
     def import_(self, chunks: Iterable[bytes]) -> None:
         """Take the sessions of a snapshot and forget all others, also at the next checkpoint.
 
         Raises `CorruptionError`, with nothing changed, for a chunk that does not decode.
         """
-        rows = [row for chunk in chunks for row in stored_rows(chunk)]
-        live = {session: Session.decode(row) for session, row in rows}
-        self.dirty |= self.live.keys() | live.keys()
+        live, _ = sessions_of(row for chunk in chunks for row in rows_in_chunk(chunk))
+        self.dirty |= self.live.keys() | live.keys() | self.staged
+        self.staged = set()
+        for state in live.values():
+            state.stored = None
         self.live, self.silent, self.sweep_ms = live, [], 0
 
 
-def key_of(generation: int, session: int) -> bytes:
-    """Return the key of a session's row."""
-    return generation.to_bytes(4) + session.to_bytes(8)
+def sessions_of(rows: Iterable[Row]) -> tuple[dict[int, Session], list[int]]:
+    """Return the sessions in rows, and which of them are stored as format 2 did.
 
-
-def rows_in(tables: TablesView, generation: int) -> list[tuple[int, bytes]]:
-    """Return (session, row) of a generation, in order."""
-    found = tables.scan(TABLE, generation.to_bytes(4), (generation + 1).to_bytes(4))
-    return [(int.from_bytes(key[4:]), row) for key, row in found]
+    Each session stands before its outcomes. Raises `CorruptionError` for a row that is damaged.
+    """
+    live: dict[int, Session] = {}
+    old: list[int] = []
+    for key, row in rows:
+        found = read_row_of_format_2(key, row)
+        if found is not None:
+            state = live[int.from_bytes(key)] = Session.of(found[0])
+            for seq, outcome in found[1].items():
+                state.keep(seq, outcome)
+            old.append(int.from_bytes(key))
+            continue
+        session, number, value = read_row(key, row)
+        if number is None:
+            live[session] = Session.of(value)
+        elif session not in live:
+            raise CorruptionError(f"{WHAT} is missing, and outcomes of its commands are there")
+        elif number >= live[session].done_below:
+            live[session].keep(number, value)
+    return live, old
 
 
 def export_rows(tables: TablesView, generation: int) -> list[bytes]:
-    """Return the result of `Sessions.export`, read from a view of the tables."""
-    return list(chunks_of(rows_in(tables, generation)))
+    """Return the result of `Sessions.export`, read from a view of the tables. Raises `CorruptionError`."""
+    return list(chunks_of(whole_rows(rows_in(tables, generation))))
+
+
+def whole_rows(rows: Iterable[Row]) -> Iterator[Row]:
+    """Yield rows, each one checked, so that damage does not travel to other nodes. Raises `CorruptionError`."""
+    for key, row in rows:
+        if read_row_of_format_2(key, row) is None:
+            read_row(key, row)
+        yield key, row
 
 
 def import_rows(batch: Batch, generation: int, chunk: bytes) -> None:
@@ -277,19 +378,6 @@ def import_rows(batch: Batch, generation: int, chunk: bytes) -> None:
 
     Raises `CorruptionError`, with nothing staged, for a chunk that does not decode.
     """
-    rows = stored_rows(chunk)
-    for _, row in rows:
-        Session.decode(row)
-    for session, row in rows:
-        batch.put(TABLE, key_of(generation, session), row)
-
-
-def check_id(session: Any) -> None:
-    """Raise TypeError unless this is a session's id."""
-    if type(session) is not int or not 0 <= session < 1 << 64:
-        raise TypeError("a session id is a whole number from 0 to 2**64 - 1")
-
-
-def stored_rows(chunk: bytes) -> list[tuple[int, bytes]]:
-    """The (session, row) pairs in an exported chunk. Raises `CorruptionError` if it is none."""
-    return rows_of(chunk, "sessions", check_id)
+    prefix = prefix_of(generation)
+    for key, row in list(whole_rows(rows_in_chunk(chunk))):
+        batch.put(TABLE, prefix + key, row)

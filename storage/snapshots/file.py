@@ -6,6 +6,7 @@ the number of chunks, the sum of their lengths, and the sha256 of everything bef
 big-endian. A file gets its name only when it is complete and durable.
 """
 
+import errno
 import itertools
 import os
 import re
@@ -37,6 +38,10 @@ CHUNK_BYTES_MAX: Final = 256 << 20
 FLUSH_BYTES: Final = 8 << 20
 """How much is written between two flushes. One flush at the end delayed a node's commits
 by 166 to 229 ms; one each 8 MiB delays them by 90 ms at most."""
+
+KEPT_FREE_BYTES: Final = FLUSH_BYTES
+"""A snapshot file does not take the last bytes of a disk, because a commit of the tables that finds none ends the node.
+"""
 
 WRITERS: Final = itertools.count(1)
 
@@ -174,6 +179,9 @@ class SnapshotWriter:
         """Make everything that was written durable. Raises `OSError`."""
         self.file.flush()
         os.fsync(self.file.fileno())
+        disk = os.fstatvfs(self.file.fileno())
+        if disk.f_bavail * disk.f_frsize < KEPT_FREE_BYTES:
+            raise OSError(errno.ENOSPC, f"{os.strerror(errno.ENOSPC)}: the last {KEPT_FREE_BYTES} bytes are kept free")
         self.unflushed_bytes = 0
         tell_step(self.path.parent, "flush", self.path.name)
 

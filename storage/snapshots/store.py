@@ -14,6 +14,7 @@ from forge_consensus.storage.ledger.applying import Point, header_of, point_of
 from forge_consensus.storage.ledger.configuration import Configuration
 from forge_consensus.storage.ledger.ledger import Ledger
 from forge_consensus.storage.machines.machine import StateMachine
+from forge_consensus.storage.snapshots.compaction import Compaction
 from forge_consensus.storage.snapshots.file import (
     Choice,
     SnapshotInfo,
@@ -64,6 +65,7 @@ class Snapshots:
         self.ledger = ledger
         self.folder = folder
         self.export = export
+        self.compaction = Compaction(ledger)
         self.incoming: SnapshotReceiver | None = None
         """The file that is being received; it is noted here because it outlives an actor that fails."""
         self.installing: Installation | None = None
@@ -89,9 +91,10 @@ class Snapshots:
         """Return a job that writes the snapshot, to be run outside the node's thread.
 
         The state of a user's machine is taken now, between two applies; its `snapshot()` may raise anything. Raises
-        `SnapshotFailedError` while a snapshot is being installed.
+        `SnapshotFailedError` while a snapshot is being installed, `StorageFullError` without room for the file.
         """
         ledger, applier = self.ledger, self.ledger.applier
+        self.compaction.check_file(self.newest)
         if applier.ledger_machine is not None:
             return self.export
         if applier.replacing:
@@ -117,15 +120,27 @@ class Snapshots:
         are kept for a live follower while the store has space for them; None if no follower is known to need any.
         `sweep` then deletes the other entries, a slice a turn.
         """
-        ledger = self.ledger
-        log, applier = ledger.log, ledger.applier
-        before = log.base_index
-        if self.newest is None or applier.replacing:
-            return before, before
         target = self.compactable
         if needed is not None and self.may_hold(self.newest):
             target = min(target, needed)
-        if target <= before:
+        return self.cut(target)
+
+    def compact_without_file(self) -> tuple[int, int]:
+        """Move the log's base up to the state on disk, because there is no room for a snapshot file.
+
+        Only for a machine that is kept in the ledger: its tables hold the state up to there, whatever happens to files
+        (I8). A follower that needs the entries gets a snapshot when there is room for one.
+        """
+        if self.ledger.applier.ledger_machine is None:
+            return self.cut(0)
+        return self.cut(self.compaction.behind_state())
+
+    def cut(self, target: int) -> tuple[int, int]:
+        """Move the log's base up to `target`, if it lies behind it; returns (old base, new base)."""
+        ledger = self.ledger
+        log = ledger.log
+        before = log.base_index
+        if target <= before or ledger.applier.replacing:
             return before, before
         term = log.term_at(target) or 0
         ledger.move_base(target, term, ledger.configurations.at(target).encode())
@@ -134,18 +149,32 @@ class Snapshots:
     @property
     def compactable(self) -> int:
         """The index up to which the log may be cut if no follower needs its entries; 0 without a snapshot."""
-        ledger = self.ledger
-        if self.newest is None:
-            return 0
-        return min(self.newest.index, ledger.applier.on_disk, ledger.log.durable - ledger.settings.trailing_entries)
+        return self.compaction.target(self.newest)
 
-    def may_hold(self, newest: SnapshotInfo) -> bool:
+    def make_room_for_file(self) -> bool:
+        """Remove the older files if there is no room for another; returns whether there is, as far as is known now."""
+        if self.compaction.fits(self.newest):
+            return True
+        with suppress(SnapshotFailedError):
+            newest = [] if self.newest is None else [self.newest.path]
+            prune(self.folder, keep=1, spare=[*self.in_use, *newest])
+        return False
+
+    def drop_useless(self) -> None:
+        """Remove the newest file if the log no longer continues it and the state is in the tables: it is useless."""
+        newest = self.newest
+        if newest is None or self.ledger.applier.ledger_machine is None or newest.path in self.in_use:
+            return
+        if newest.index < self.ledger.log.base_index:
+            self.newest = None
+            remove_quietly(newest.path)
+
+    def may_hold(self, newest: SnapshotInfo | None) -> bool:
         """Whether entries may be kept for a follower: the log is not long, and the store is less than half full."""
         tables = self.ledger.tables
         space = tables.space()
-        left_bytes = min(space.quota_bytes - space.used_bytes, space.disk_free_bytes)
-        held_bytes_max = max(HELD_LOG_BYTES_MIN, 2 * newest.size_bytes)
-        return tables.size_bytes("log") <= held_bytes_max and space.used_bytes < left_bytes
+        held_bytes_max = max(HELD_LOG_BYTES_MIN, 2 * newest.size_bytes if newest else 0)
+        return tables.size_bytes("log") <= held_bytes_max and space.used_bytes < space.room_bytes
 
     def sweep(self) -> bool:
         """Stage the removal of one slice of unused data; returns whether there was any.
@@ -250,6 +279,11 @@ class Snapshots:
 
         self.ledger.turn.after.append(follow)
         return True
+
+    @property
+    def is_due(self) -> bool:
+        """Whether it is time for a snapshot."""
+        return self.compaction.is_due(self.newest)
 
     @property
     def lag(self) -> int:

@@ -52,7 +52,7 @@ class LeaderRules:
         reign.longest_met, reign.longest_full = max(reign.longest_met, asleep), max(reign.longest_full, asleep)
         met = self.last_met(node, reign)
         if met > reign.met:
-            reign.met, reign.longest_met = met, 0.0
+            reign.met, reign.longest_met = met, asleep  # it may have slept since that answer
         most = self.patience(node)
         demand(
             now - reign.met <= most + 2 * reign.longest_met,

@@ -14,7 +14,8 @@ from forge_consensus.storage.ledger import applying
 from forge_consensus.storage.ledger.applying import Point
 from forge_consensus.storage.machines import chunks
 from forge_consensus.storage.machines.chunks import chunks_of
-from forge_consensus.storage.machines.sessions import Session, stored_rows
+from forge_consensus.storage.machines.session_rows import rows_in_chunk
+from forge_consensus.storage.machines.sessions import sessions_of
 from forge_consensus.storage.snapshots import store as snapshots
 from forge_consensus.storage.snapshots.file import END_MARK, FRAME, SnapshotReader
 from forge_consensus.storage.snapshots.receiver import SnapshotReceiver
@@ -138,10 +139,10 @@ def a_snapshot_loses_the_time(patch: Patch) -> None:
 
     def timeless(header: dict[str, Any]) -> tuple[Point, list[bytes]]:
         point, sessions = point_of(header)
-        found = [(session, Session.decode(row)) for chunk in sessions for session, row in stored_rows(chunk)]
-        for _, state in found:
+        found, _ = sessions_of(row for chunk in sessions for row in rows_in_chunk(chunk))
+        for state in found.values():
             state.last_ms = 0
-        return point, list(chunks_of((session, state.encode()) for session, state in found))
+        return point, list(chunks_of(row for session, state in found.items() for row in state.rows(session)))
 
     patch.setattr(snapshots, "point_of", timeless)
 

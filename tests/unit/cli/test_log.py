@@ -80,13 +80,13 @@ def test_a_folder_in_use_is_78_and_a_missing_one_66(tmp_path: Path) -> None:
     assert not missing.exists()
 
 
-def test_a_folder_without_a_store_is_66_and_stays_as_it_is(tmp_path: Path) -> None:
+def test_a_folder_without_a_store_is_66_an_empty_store_65_and_both_stay_as_they_are(tmp_path: Path) -> None:
     tables = tmp_path / "tables"
     tables.mkdir()
-    for content in (None, b""):
+    for content, code in ((None, 66), (b"", 65)):
         if content is not None:
             (tables / "data.mdb").write_bytes(content)
-        assert SHELL.run("log", "verify", "--data", str(tmp_path)).exit_code == 66
+        assert SHELL.run("log", "verify", "--data", str(tmp_path)).exit_code == code
         assert [path.name for path in tmp_path.rglob("*")] == (
             ["tables"] if content is None else ["tables", "data.mdb"]
         )

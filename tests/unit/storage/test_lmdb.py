@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from forge_consensus.errors import StorageError
+from forge_consensus.errors import CorruptionError, StorageError
 from forge_consensus.storage.backends.lmdb import LmdbTables
 from forge_consensus.storage.backends.tables import Batch, KeyValue, Tables
 
@@ -130,7 +130,7 @@ def test_lmdb_in_place_of_a_file_is_a_storage_error(tmp_path: Path) -> None:
 def test_lmdb_refuses_a_file_that_is_not_its_own(tmp_path: Path) -> None:
     (tmp_path / "tables").mkdir()
     (tmp_path / "tables" / "data.mdb").write_bytes(b"this is no database" * 1000)
-    with pytest.raises(StorageError, match="cannot open"):
+    with pytest.raises(CorruptionError, match="does not begin like a store"):
         LmdbTables(tmp_path / "tables")
 
 

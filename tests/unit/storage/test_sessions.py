@@ -11,13 +11,15 @@ from hypothesis import strategies as st
 
 from forge_consensus.errors import CorruptionError
 from forge_consensus.storage.backends.memory import MemoryTables
-from forge_consensus.storage.backends.tables import Batch
+from forge_consensus.storage.backends.tables import Batch, PutRun
+from forge_consensus.storage.machines import sessions as sessions_module
 from forge_consensus.storage.machines.chunks import CHUNK_BYTES
-from forge_consensus.storage.machines.machine import Outcome
+from forge_consensus.storage.machines.machine import RESULT_BYTES_MAX, Outcome
 from forge_consensus.storage.machines.sessions import (
     BUSY,
     EXPIRED,
     IN_PROGRESS,
+    OUTCOME_BYTES_MAX,
     STALE,
     TTL_MS_MAX,
     Session,
@@ -179,6 +181,78 @@ def test_the_size_of_batches_changes_no_session(steps: list[tuple[Any, ...]], ru
     assert single.export() == batched.export()
 
 
+def sized(seq: int, time_ms: int) -> Outcome:
+    """An outcome whose size depends on the command."""
+    return Outcome("", bytes(seq * 13 % 101) + bytes([time_ms % 256]))
+
+
+def naive_bytes_rule(steps: list[tuple[Any, ...]], bytes_max: int) -> list[Outcome]:
+    """The outcomes of one session's commands, with no care for speed."""
+    kept: dict[int, Outcome] = {}
+    mark = 0
+    told = []
+    for number, (_, _, seq, done_below, _) in enumerate(steps):
+        mark = max(mark, done_below)
+        kept = {known: outcome for known, outcome in kept.items() if known >= mark}
+        if seq < mark:
+            told.append(STALE)
+        elif seq in kept:
+            told.append(kept[seq])
+        elif sum(len(outcome.payload) for outcome in kept.values()) >= bytes_max:
+            told.append(BUSY)
+        else:
+            kept[seq] = sized(seq, number)
+            told.append(kept[seq])
+    return told
+
+
+@settings(deadline=None, max_examples=300)
+@given(st.lists(COMMANDS, max_size=40), st.integers(1, 10), st.sampled_from([1, 60, 150, 1000]))
+def test_a_session_that_keeps_too_many_bytes_is_busy_whatever_the_size_of_batches(
+    steps: list[tuple[Any, ...]], run_count: int, bytes_max: int
+) -> None:
+    expected = naive_bytes_rule(steps, bytes_max)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sessions_module, "RESULT_BYTES_MAX", 110)
+        sessions = Sessions(outcome_bytes_max=bytes_max)
+        sessions.open(1, 0, 1000)
+        run: dict[int, Outcome] = {}
+
+        def finish_run() -> None:
+            for seq, outcome in run.items():
+                sessions.finish(1, seq, outcome)
+            run.clear()
+
+        told = []
+        for number, (_, _, seq, done_below, _) in enumerate(steps):
+            known = sessions.begin(1, seq, done_below, 0)
+            if known is IN_PROGRESS or len(run) == run_count:
+                finish_run()
+                known = sessions.begin(1, seq, done_below, 0) if known is IN_PROGRESS else known
+            if known is None:
+                known = run[seq] = sized(seq, number)
+            told.append(known)
+        finish_run()
+    assert told == expected
+    state = sessions.live[1]
+    assert state.kept_bytes == sum(len(outcome.payload) for outcome in state.outcomes.values())
+    assert state.pending == 0
+
+
+def test_what_a_session_keeps_is_bounded_in_bytes_and_freed_by_its_client() -> None:
+    sessions, large = Sessions(), Outcome("", bytes(RESULT_BYTES_MAX))
+    sessions.open(1, 0, 60_000)
+    told = []
+    for seq in range(1, 100):
+        known = sessions.begin(1, seq, 1, 1)
+        told.append(known)
+        if known is None:
+            sessions.finish(1, seq, large)
+    accepted = OUTCOME_BYTES_MAX // RESULT_BYTES_MAX
+    assert told == [None] * accepted + [BUSY] * (99 - accepted)
+    assert sessions.begin(1, 100, 2, 1) is None
+
+
 def finish(sessions: Sessions, run: list[tuple[int, int, int, int]]) -> None:
     """Finish what was begun in one run."""
     for session, seq, _, time_ms in run:
@@ -264,7 +338,7 @@ def test_sessions_of_format_2_are_evicted_by_their_time_and_before_those_that_we
     rows = {1: 900, 2: 700, 3: 800}
     sessions = Sessions(sessions_max=3)
     for session, last_ms in rows.items():
-        sessions.live[session] = Session.decode(msgpack.packb([last_ms, 60_000, 0, {}]))
+        sessions.live[session] = Session.of([last_ms, 60_000, 0])
     assert sessions.begin(2, 1, 0, 900, 50) is None
     sessions.open(60, 900, 60_000, 60)
     assert set(sessions.live) == {1, 2, 60}
@@ -370,6 +444,79 @@ def test_an_invalid_chunk_is_corruption_and_changes_nothing(chunk: bytes) -> Non
     with pytest.raises(CorruptionError):
         import_rows(batch, 1, chunk)
     assert not batch
+
+
+def rows(tables: MemoryTables) -> dict[bytes, bytes]:
+    return dict(tables.scan("sessions"))
+
+
+def test_a_checkpoint_writes_the_new_outcomes_only() -> None:
+    sessions, tables = Sessions(), MemoryTables()
+    sessions.open(5, 0, 1000)
+    for seq in range(1, 5):
+        perform(sessions, 5, seq, 1, 10)
+    save(sessions, tables)
+    perform(sessions, 5, 7, 3, 11)
+    batch = Batch()
+    sessions.checkpoint(batch, 1)
+    written = [row for operation in batch.operations if isinstance(operation, PutRun) for row in operation.items]
+    assert len(written) == 2  # the session and the outcome of command 7
+    tables.commit(batch)
+    sessions.checkpointed()
+    assert len(rows(tables)) == 1 + 3
+    assert state_of(loaded(tables)) == state_of(sessions)
+    sessions.remove(5)
+    save(sessions, tables)
+    assert not rows(tables)
+
+
+def test_a_flipped_bit_in_any_row_is_corruption_when_it_is_read_and_when_it_is_exported() -> None:
+    sessions, tables = Sessions(), MemoryTables()
+    sessions.open(5, 0, 1000)
+    perform(sessions, 5, 1, 1, 10)
+    save(sessions, tables)
+    for key, row in rows(tables).items():
+        for at in range(8 * len(row)):
+            damaged = bytearray(row)
+            damaged[at // 8] ^= 1 << at % 8
+            batch = Batch()
+            batch.put("sessions", key, bytes(damaged))
+            tables.commit(batch)
+            with pytest.raises(CorruptionError):
+                loaded(tables)
+            with pytest.raises(CorruptionError):
+                export_rows(tables, 1)
+        batch = Batch()
+        batch.put("sessions", key, row)
+        tables.commit(batch)
+    assert state_of(loaded(tables)) == state_of(sessions)
+
+
+OLD_ROW = msgpack.packb((70, 1000, 2, {3: ("", b"\x03"), 4: ("CONSENSUS_COMMAND_FAILED", b"x")}))
+"""The row of a session as format 2 wrote it."""
+
+
+@pytest.mark.parametrize("by", ["tables", "snapshot", "import"])
+def test_sessions_of_format_2_are_taken_over_and_written_anew(by: str) -> None:
+    tables, batch = MemoryTables(), Batch()
+    if by == "import":
+        import_rows(batch, 1, msgpack.packb([(5, OLD_ROW)]))
+    else:
+        batch.put("sessions", (1).to_bytes(4) + (5).to_bytes(8), OLD_ROW)
+    tables.commit(batch)
+    if by == "snapshot":
+        sessions = Sessions()
+        sessions.import_(export_rows(tables, 1))
+    else:
+        sessions = loaded(tables)
+    state = sessions.live[5]
+    assert (state.last_ms, state.ttl_ms, state.done_below) == (70, 1000, 2)
+    assert state.outcomes == {3: Outcome("", b"\x03"), 4: Outcome("CONSENSUS_COMMAND_FAILED", b"x")}
+    assert state.kept_bytes == 2
+    save(sessions, tables)
+    assert OLD_ROW not in rows(tables).values()
+    assert len(rows(tables)) == 3
+    assert state_of(loaded(tables)) == state_of(sessions)
 
 
 def test_an_undecodable_row_is_corruption() -> None:

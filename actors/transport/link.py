@@ -1,0 +1,242 @@
+"""A link: one outgoing connection, made again until it stands, to whichever address of its name answers.
+
+Nodes, clients and event feeds connect with it. ZeroMQ repeats an attempt at one address by itself; the link moves on to
+the next address of a name, looks the name up again after a loss, and starts anew where ZeroMQ has given up: it does so
+for good after bytes that are no ZeroMQ, from a socket of another kind, or in too large a frame.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import re
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from math import inf
+from typing import Final
+
+import zmq
+
+from forge_consensus.actors.transport.liveness import HANDSHAKE_TIMES, LINK_TIMEOUT_SECONDS, watch_other_end
+from forge_consensus.actors.transport.names import Ask, Name
+
+NOBLOCK: Final = int(zmq.NOBLOCK)
+HANDSHAKE: Final = int(zmq.EVENT_HANDSHAKE_SUCCEEDED)
+"""Only a handshake, not a mere TCP connection, proves a live receiver."""
+DISCONNECTED: Final = int(zmq.EVENT_DISCONNECTED)
+CLOSED: Final = int(zmq.EVENT_CLOSED)
+RETRIED: Final = int(zmq.EVENT_CONNECT_RETRIED)
+LINK_EVENTS: Final = HANDSHAKE | DISCONNECTED | CLOSED | RETRIED
+GAVE_UP_SECONDS: Final = 0.5
+"""ZeroMQ announces its next attempt at once; without that for so long, it has given up."""
+MAPPED: Final = "[::ffff:"
+"""How ZeroMQ writes an address of version 4 after the first attempt."""
+SCOPE: Final = re.compile(r"%[^]]*\]")
+MONITOR_NUMBERS = itertools.count(1)
+
+Socket = zmq.Socket[bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class DealerOptions:
+    """Limits and delays of one DEALER."""
+
+    frame_bytes_max: int
+    """A peer that sends a larger frame is disconnected."""
+    send_frames_max: int
+    """The length of the send queue, in frames; a full socket refuses the next frame."""
+    receive_frames_max: int | None
+    """The length of the receive queue, in frames; None for ZeroMQ's default."""
+    reconnect_ms: int
+    """The first delay between a lost connection, or a failed attempt, and the next attempt, in milliseconds."""
+    reconnect_ms_max: int
+    """The limit to which that delay grows with further attempts, in milliseconds."""
+    link_timeout: float = LINK_TIMEOUT_SECONDS
+    """Seconds after which an other end that acknowledges nothing is given up, see `liveness`."""
+
+
+class Link:
+    """A DEALER to one address (``HOST:PORT`` or ``ipc://PATH``), with its monitor.
+
+    The owner polls `socket` for frames and `monitor` for what `changes` reports, and calls `tick` at `wake_at`. `owner`
+    names the connecting side in the monitor's address. Raises `zmq.ZMQError`, with both sockets closed, if `address` is
+    malformed.
+    """
+
+    def __init__(
+        self,
+        context: zmq.Context[Socket],
+        address: str,
+        options: DealerOptions,
+        owner: str,
+        ask: Ask | None = None,
+    ) -> None:
+        self.address = address
+        self.name = Name(address, ask)
+        self.url = ""
+        """The URL that ZeroMQ tries or is connected to, "" before the name is resolved."""
+        self.stands = False
+        self.problem = ""
+        """Why there is no connection, for people; "" while there is one and before the first attempt failed."""
+        self.moved = False
+        """Whether there was another URL before the present one, of which events may still come."""
+        self.attempt_seconds = options.link_timeout * (HANDSHAKE_TIMES + 1) + options.reconnect_ms_max / 1000
+        """Longer than any attempt takes that ZeroMQ reports the end of."""
+        self.next_at = time.monotonic() + self.attempt_seconds
+        """When to begin with the next address, or anew; infinity while the connection stands."""
+        self.pause = self.pause_min = options.reconnect_ms / 1000
+        self.pause_max = options.reconnect_ms_max / 1000
+        self.socket = dealer_of(context, options)
+        self.monitor = open_monitor(self.socket, LINK_EVENTS, owner)
+        now = time.monotonic()
+        try:
+            if self.name.urls:
+                self.go_to(self.name.urls[0])
+        except zmq.ZMQError:
+            self.close()
+            raise
+        self.name.look_up(now)
+        self.wake_at = min(self.next_at, self.name.wake_at(now))
+
+    # --- what happened -----------------------------------------------------------------------------------------------
+
+    def changes(self) -> Iterator[bool]:
+        """Yield what happened to the connection: True when it was made, False when it was lost."""
+        for event, url in happened(self.monitor):
+            if self.moved and url != plain_url(self.url):
+                continue  # the rest of an attempt that was left
+            if event == HANDSHAKE:
+                self.stands, self.problem, self.next_at, self.pause = True, "", inf, self.pause_min
+                yield True
+            elif event == RETRIED:
+                if len(self.name.urls) <= 1:
+                    self.next_at = time.monotonic() + self.attempt_seconds
+            elif self.stands:
+                self.stands = False
+                self.plan(f"the connection to {self.address} was lost", GAVE_UP_SECONDS)
+                yield False
+            else:
+                self.failed(event)
+
+    def failed(self, event: int) -> None:
+        """Plan what follows a failed attempt: the next address at once, and after the last one a pause."""
+        urls = self.name.urls
+        silent = event == CLOSED
+        problem = "nobody answers at {}" if silent else "what listens at {} does not answer as a node does"
+        seconds = self.attempt_seconds if silent else GAVE_UP_SECONDS
+        if len(urls) > 1:
+            seconds = 0.0
+            if self.url == urls[-1]:
+                seconds, self.pause = self.pause, min(self.pause * 2, self.pause_max)
+        self.plan(problem.format(self.address), seconds)
+
+    def plan(self, problem: str, seconds: float) -> None:
+        """Look the name up again, and begin anew after this many seconds unless ZeroMQ does so by itself."""
+        now = time.monotonic()
+        self.problem = self.name.problem or problem
+        self.name.look_up(now)
+        self.next_at = min(self.next_at, now + seconds)
+        self.wake_at = min(self.wake_at, self.next_at, self.name.wake_at(now))
+
+    # --- what to do --------------------------------------------------------------------------------------------------
+
+    def tick(self, now: float) -> None:
+        """Do what is due: take the answer of the name server, go on to the next address, begin anew."""
+        if self.name.settle(now) and self.url not in self.name.urls:
+            self.move(self.name.urls[0])
+        elif self.next_at <= now and self.name.urls:
+            if not self.problem:
+                self.problem = f"what listens at {self.address} does not answer as a node does"
+            self.move(self.following())
+        elif not self.stands and not self.url:
+            self.name.look_up(now)
+            self.next_at = inf
+        if self.name.problem and not self.stands:
+            self.problem = self.name.problem
+        self.wake_at = min(self.next_at, self.name.wake_at(now))
+        if not (self.stands or self.url):
+            self.wake_at = min(self.wake_at, now + self.pause_max)
+
+    def following(self) -> str:
+        """The URL after the present one, which may be the same."""
+        urls = self.name.urls
+        return urls[(urls.index(self.url) + 1) % len(urls)] if self.url in urls else urls[0]
+
+    def move(self, url: str) -> None:
+        """Leave the present URL and go to another one, or to the same anew."""
+        self.next_at = time.monotonic() + self.attempt_seconds
+        self.moved = self.moved or url != self.url
+        if self.url:
+            with contextlib.suppress(zmq.ZMQError):  # it is gone already where ZeroMQ has given up
+                self.socket.disconnect(self.url)
+        try:
+            self.go_to(url)
+        except zmq.ZMQError as error:
+            self.problem = f"cannot connect to {url}: {error}"
+
+    def go_to(self, url: str) -> None:
+        """Begin to connect to a URL. Raises `zmq.ZMQError` for a malformed one."""
+        self.url = url
+        if url:
+            self.socket.connect(url)
+
+    def places(self) -> set[str]:
+        """The addresses in numbers to which it may be connected, HOST:PORT or ``ipc://PATH``."""
+        return {url.removeprefix("tcp://") for url in (self.url, *self.name.urls) if url}
+
+    def close(self) -> None:
+        """Close both sockets; unsent frames are dropped."""
+        close_watched(self.socket, self.monitor)
+
+
+def dealer_of(context: zmq.Context[Socket], options: DealerOptions) -> Socket:
+    """Make a DEALER with these options."""
+    dealer = context.socket(zmq.DEALER)
+    settings = [
+        (zmq.LINGER, 0),
+        (zmq.IMMEDIATE, 1),
+        (zmq.IPV6, 1),
+        (zmq.MAXMSGSIZE, options.frame_bytes_max),
+        (zmq.SNDHWM, options.send_frames_max),
+        (zmq.RECONNECT_IVL, options.reconnect_ms),
+        (zmq.RECONNECT_IVL_MAX, options.reconnect_ms_max),
+    ]
+    if options.receive_frames_max is not None:
+        settings.append((zmq.RCVHWM, options.receive_frames_max))
+    for option, value in settings:
+        dealer.setsockopt(option, value)
+    watch_other_end(dealer, options.link_timeout)
+    return dealer
+
+
+def open_monitor(socket: Socket, events: int, owner: str) -> Socket:
+    """Open the monitor that reports these events of a socket.
+
+    It has a name of our own, because the default name is made from a file descriptor and clashes when that is reused.
+    """
+    return socket.get_monitor_socket(events, f"inproc://forge-{owner}-{os.getpid()}-{next(MONITOR_NUMBERS)}")
+
+
+def happened(monitor: Socket) -> Iterator[tuple[int, str]]:
+    """Yield the events that a monitor has recorded, each with the URL that it is about."""
+    while True:
+        try:
+            event, url, *_ = monitor.recv_multipart(NOBLOCK)
+        except zmq.Again:
+            return
+        yield int.from_bytes(event[:2], "little"), plain_url(url.decode(errors="replace"))
+
+
+def plain_url(url: str) -> str:
+    """The URL in one spelling: version 4 as such, and without the interface of a local address of version 6."""
+    head, mapped, tail = SCOPE.sub("]", url).partition(MAPPED)
+    return f"{head}{tail.replace(']', '', 1)}" if mapped else head
+
+
+def close_watched(socket: Socket, monitor: Socket) -> None:
+    """Close a socket and its monitor; unsent frames are dropped."""
+    socket.disable_monitor()
+    monitor.close(0)
+    socket.close(0)
