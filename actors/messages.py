@@ -50,24 +50,41 @@ class Hello:
     configuration: str
     """The initial configuration as text, so that a refusal can show both."""
     earlier: str = ""
-    """The random draws of the boots before this one, newest first. They prove from which boots this one descends."""
+    """The random draws of the newest boots before this one, newest first. They prove from which boots this one
+    descends."""
     program: tuple[str, int] = ("", 0)
     """The version of the sender's program, and its feature level (`forge_consensus.storage.ledger.levels`)."""
+    machine: tuple[str, int] = ("", 0)
+    """The name of the sender's state machine, and its version."""
+    tip: tuple[int, int, int] = (0, 0, 0)
+    """Its term, and term and index of the last entry of its log, as they are on its disk
+    (`forge_consensus.actors.runtime.tips`)."""
+    known: int = 0
+    """The boot of the receiver that the sender met last, 0 if it met none. The answer proves that it descends from
+    it."""
+    proof: tuple[int, str] = (0, "")
+    """An earlier boot of the sender that the receiver asked for, and its draw."""
+    settings: tuple[tuple[str, str], ...] = ()
+    """The sender's settings that are not its own affair: names and the texts of their values
+    (`forge_consensus.config.agreement`)."""
 
 
 @message
 class HelloReply:
     """The answer to a greeting; `reason` is empty if the greeting was accepted, `detail` is a sentence for people.
 
-    The other fields say of the sender what those of `Hello` say.
+    The other fields say of the sender what those of `Hello` say. `proof` is of the boot that the greeting named as
+    `known`. With the reason "ancestor", `known` is the boot whose draw the next greeting has to prove.
     """
 
     incarnation: str
     boot: int
     reason: str
     detail: str
-    earlier: str = ""
     program: tuple[str, int] = ("", 0)
+    tip: tuple[int, int, int] = (0, 0, 0)
+    known: int = 0
+    proof: tuple[int, str] = (0, "")
 
 
 @message

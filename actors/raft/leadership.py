@@ -50,7 +50,21 @@ class MatchMoved(NamedTuple):
     """An effect: a follower has more entries on disk than before, so the commit index may move."""
 
 
-Effect = SendTo | ReadReady | PeerNeedsSnapshot | Resign | SendEntries | MatchMoved
+class Contradicts(NamedTuple):
+    """An effect: a follower says that it lacks entries which it had acknowledged to this leadership before.
+
+    The answer may be an old one that arrives late. It is proof if `proven`: its request had left after another such
+    answer arrived, so after the acknowledgement of what both contradict.
+    """
+
+    node: str
+    match: int
+    held: int
+    """The last entry that it names."""
+    proven: bool
+
+
+Effect = SendTo | ReadReady | PeerNeedsSnapshot | Resign | SendEntries | MatchMoved | Contradicts
 """`SendEntries` asks to send once the turn's mailbox is empty; the others are named by their classes."""
 
 SEND_SOON = SendEntries()
@@ -248,7 +262,7 @@ class Leadership:
         progress.answered(sent_ns, min(reply.round, self.reads.round), after)
         self.note_refusal(node, progress, reply, after)
         if not reply.success:
-            return () if reply.refusal else self.refused(node, progress, reply)
+            return () if reply.refusal else self.refused(node, progress, reply, sent_ns)
         log = self.ledger.log
         moved = progress.acknowledged(min(reply.index, log.last))
         self.match[node] = progress.match
@@ -271,13 +285,16 @@ class Leadership:
             progress.takes_entries()
             self.refusals.pop(node, None)
 
-    def refused(self, node: str, progress: Progress, reply: AppendReply) -> Sequence[Effect]:
+    def refused(self, node: str, progress: Progress, reply: AppendReply, sent_ns: int) -> Sequence[Effect]:
         """Probe further back, or send a snapshot, because the follower lacks the previous entry.
 
         It needs a snapshot if our log no longer holds any entry that both logs may share: the newest candidate then
         lies before the start of our log, or its term is older than every term that our log still holds.
         """
         log, effects = self.ledger.log, list[Effect]()
+        if reply.index < progress.match:  # whoever has the log up to `match` names no entry before it
+            proven = reply.index < progress.doubted and progress.doubted_ns < sent_ns
+            effects.append(Contradicts(node, progress.match, reply.index, proven))
         older = reply.index < log.base_index or reply.entry_term < log.base_term
         if older and progress.match < log.base_index:
             self.need_snapshot(effects, node, progress)

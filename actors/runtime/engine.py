@@ -45,9 +45,10 @@ SUPERVISOR: Final = "supervisor"
 class Engine:
     """One node. All of it belongs to one thread; only `stopping` may be read from others.
 
-    `bind_address` and `events_address` are where the node listens and publishes, for its greetings and its status. The
-    engine is also the actors' `Context`. Raises `InvalidConfigError` for settings with which the cluster's leases would
-    not be safe.
+    `bind_address` and `events_address` are where the node listens and publishes, for its status. `advertised` is where
+    it says that it is reached, empty if it does not know; None stands for the address where it listens. The engine is
+    also the actors' `Context`. Raises `InvalidConfigError` for settings with which the cluster's leases would not be
+    safe.
     """
 
     def __init__(
@@ -60,6 +61,7 @@ class Engine:
         rng: random.Random,
         bind_address: str,
         events_address: str = "",
+        advertised: str | None = None,
     ) -> None:
         check_lease(opened.ledger.configuration, settings.election_timeout_min)
         self.opened = opened
@@ -68,6 +70,7 @@ class Engine:
         self.clock = clock
         self.random = rng
         self.bind_address = bind_address
+        self.advertised = bind_address if advertised is None else advertised
         self.events_address = events_address
         clock.begin_turn()
         self.started_at = clock.now()

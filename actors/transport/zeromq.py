@@ -84,6 +84,7 @@ class ZeroMqBase(SystemBase):
         bind: str,
         *,
         rng: random.Random | None = None,
+        advertised: str | None = None,
     ) -> None:
         identity = opened.ledger.identity
         addresses = dict(opened.ledger.configuration.members)
@@ -100,6 +101,7 @@ class ZeroMqBase(SystemBase):
                 rng or random.Random(),
                 self.sockets.bind_address,
                 self.sockets.events_address,
+                advertised,
             )
             self.wakeup = Wakeup()
         except BaseException:
