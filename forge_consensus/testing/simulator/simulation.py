@@ -126,8 +126,7 @@ class Simulation(HandMoves):
             self.judge.advice = DEFAULT_WORKLOAD
         cluster = self.make_cluster()
         super().__init__(cluster, self.make_faults(cluster), quiet=quiet, pace=plan.pace)
-        self.messages = MessageTable.of(cluster)
-        self.events = EventOrder(cluster)
+        self.messages, self.events = MessageTable.of(cluster), EventOrder(cluster)
         self.clients = self.make_clients(asked)
         self.ran = False
 
