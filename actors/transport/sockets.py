@@ -64,11 +64,11 @@ class Sockets:
             self.publisher = self.bound(zmq.XPUB, events_endpoint(bind), bytes_max)
             for node, address in peers.items():
                 self.connect(node, address, bytes_max)
+            self.bind_address = endpoint_of(self.router)
+            self.events_address = endpoint_of(self.publisher)
         except BaseException:
             self.close()
             raise
-        self.bind_address = endpoint_of(self.router)
-        self.events_address = endpoint_of(self.publisher)
         self.topics: set[bytes] = set()
         self.poller.register(self.router, zmq.POLLIN)
         self.poller.register(self.publisher, zmq.POLLIN)
