@@ -35,8 +35,7 @@ SHARES = {
 }
 """The share of seeds with each condition: clusters of another size; limits that bind; commands of the largest legal
 size; settings that differ between nodes; faults of `WILD`; machines that take time; commands that no honest client
-sends; connections that heal only by back-off; a majority that no fault touches; no fault at all, and a flood of commands
-for a slow machine."""
+sends; connections that heal only by back-off; a majority that no fault touches; no fault at all, and a flood."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -228,7 +228,7 @@ def test_the_age_of_a_slice_goes_on_while_a_helper_works_at_it() -> None:
     gateway = node.engine.cells.actor("gateway")
     assert isinstance(gateway, GatewayActor)
     gateway.slice_began = node.clock.seconds
-    read = PendingRead(gateway.myAddress, (), True, 0)  # type: ignore[arg-type]  # whoever asked
+    read = PendingRead(gateway.myAddress, (), True, 0)
     node.clock.seconds += 0.5
     assert gateway.stale_ms_of(Answers(read, [], node.ledger.applied - 1, 6)) == pytest.approx(506, abs=1)
 
