@@ -415,7 +415,8 @@ class GatewayActor(ConsensusActor):
         It goes by what the state covers, not by when a leader was heard: a follower may hear its leader and take or
         apply nothing, and a leader that is cut off knows no more than its followers.
         """
-        if self.ledger.leading_term is not None and not self.others:
+        alone = self.ledger.leading_term is not None and not self.others
+        if alone and self.ledger.applied == self.ledger.commit_index:
             return 0
         as_of = self.shared.freshness.as_of(self.ledger.applied)
         if as_of is None:
