@@ -119,9 +119,7 @@ class Simulation(HandMoves):
         self.state, self.agreement = state, Agreement(state)
         self.invariants = Invariants()
         self.agreement.observe = self.invariants.applies
-        self.judge = Judge(self.workload)
-        self.judge.entry_of = self.entry_of
-        self.judge.committed_at = self.invariants.committed_by
+        self.judge = self.make_judge()
         if workload is None and state_machine not in (CountingMachine, MoodyMachine, KeyValueMachine):
             self.judge.advice = DEFAULT_WORKLOAD
         cluster = self.make_cluster()
@@ -182,6 +180,13 @@ class Simulation(HandMoves):
         """Make the schedule of faults; none strikes yet."""
         plan = self.plan
         return Faults(cluster, plan.kinds, plan.skip, plan.pace, plan.conditions.wild)
+
+    def make_judge(self) -> Judge:
+        """Make the judge of what clients see."""
+        judge = Judge(self.workload)
+        judge.entry_of, judge.committed_at = self.entry_of, self.invariants.committed_by
+        judge.delay_seconds = lambda: self.cluster.network.delay_seconds
+        return judge
 
     def make_clients(self, workload: Workload) -> list[SimulatedClient]:
         """Make the clients, each with habits of its own; one more reads often and impatiently, one watches the core."""
