@@ -97,7 +97,7 @@ def drawn_limits(
     largest = chance.choice((2_000, 8_000))
     if chance.random() >= SHARES["limits"]:
         return storage, raft
-    append = min(raft.append_bytes_max, 4_000)
+    append, chunk = min(raft.append_bytes_max, 4_000), min(raft.chunk_bytes, 8_000)
     return (
         replace(storage, uncommitted_entries_max=entries, uncommitted_bytes_max=size),
         replace(
@@ -108,8 +108,8 @@ def drawn_limits(
             turn_bytes_max=turn_bytes,
             command_bytes_max=largest,
             append_bytes_max=append,
-            chunk_bytes=min(raft.chunk_bytes, 8_000),
-            message_bytes_max=largest + append + 64 * 1024,
+            chunk_bytes=chunk,
+            message_bytes_max=max(largest + append, chunk, 5_000) + 64 * 1024,
         ),
     )
 

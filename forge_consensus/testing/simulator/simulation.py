@@ -241,7 +241,7 @@ class Simulation(HandMoves):
 
     def core_seconds_max(self) -> float:
         """Return how long a client of the core waits at most: longer where election timeouts or the machine are."""
-        longest = max(base.engine.settings.election_timeout_max for base in self.cluster.running())
+        longest = max(self.cluster.settings_of(name)[0].election_timeout_max for name in self.cluster.names)
         return max(CORE_SECONDS_MAX * self.plan.pace, 10 * longest) + 20 * self.plan.conditions.machine_seconds
 
     def check_steady(self) -> None:
