@@ -53,6 +53,8 @@ class Hello:
     """The random draws of the boots before this one, newest first. They prove from which boots this one descends."""
     program: tuple[str, int] = ("", 0)
     """The version of the sender's program, and its feature level (`forge_consensus.storage.ledger.levels`)."""
+    skipped: str = ""
+    """The log entries that the sender skips, each as index:term:checksum, with commas."""
 
 
 @message

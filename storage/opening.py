@@ -14,6 +14,7 @@ from forge_consensus.storage.ledger.applying import APPLIED, Applier
 from forge_consensus.storage.ledger.configuration import Configuration
 from forge_consensus.storage.ledger.identity import Identity
 from forge_consensus.storage.ledger.ledger import Ledger, found
+from forge_consensus.storage.ledger.skips import ENDED_AT, Careful, stored_suspect
 from forge_consensus.storage.ledger.transaction import get_meta, put_meta
 from forge_consensus.storage.machines.machine import ApplyFaultError, Machine
 from forge_consensus.storage.snapshots.file import list_snapshots
@@ -89,6 +90,9 @@ def open_ledger(
         restore_user_machine(ledger, snapshots)
     check_whole(ledger, snapshots)
     if not is_new:
+        again = ledger.log.last if applier.index < ledger.log.last else 0
+        ledger.careful = Careful(again, stored_suspect(tables), stored_suspect(tables, ENDED_AT))
+        ledger.careful.open(batch, applier.index, ledger.commit_index)
         tables.commit(batch)
     return Opened(ledger, snapshots, initial, is_new)
 

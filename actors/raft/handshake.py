@@ -22,6 +22,9 @@ IDENTITY = "identity"
 PROGRAM: Final = (__version__, LEVEL)
 """What a greeting says of the program of this node."""
 
+SKIPS = "skips"
+"""The reason of a refusal: the two nodes do not skip the same log entries, so their states differ."""
+
 Admit = Callable[[Hello | HelloReply], str]
 """Records the sender's boot; returns why the sender is not the member that was known, or ""."""
 
@@ -58,6 +61,7 @@ class Handshake:
             configuration=initial.text,
             earlier=identity.earlier,
             program=PROGRAM,
+            skipped=identity.skipped,
         )
 
     def reply(self, refusal: Refusal) -> HelloReply:
@@ -80,6 +84,12 @@ class Handshake:
                 CONFIGURATION,
                 f"node {identity.node_id} began with the members {initial.text}, "
                 f"node {node} with {hello.configuration}: start all with the same list",
+            )
+        if hello.skipped != identity.skipped:
+            return Refusal(
+                SKIPS,
+                f"node {identity.node_id} skips the log entries {identity.skipped or 'none'} (index:term:checksum), "
+                f"node {node} {hello.skipped or 'none'}: run forge-consensus log skip on the folders of all members",
             )
         if node == identity.node_id or node not in members.voters:
             return Refusal(IDENTITY, f"node {node!r} is not another member of {members.text}")
