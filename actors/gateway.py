@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import ceil
 from typing import Any, Final
 
 from forge_consensus.actors.messages import (
@@ -37,7 +38,7 @@ from forge_consensus.actors.notices import (
     Start,
 )
 from forge_consensus.actors.raft.admission import Admission
-from forge_consensus.actors.raft.answering import ANSWER_BYTES_MAX, RESULT_OVERHEAD_BYTES, Answering, Worked
+from forge_consensus.actors.raft.answering import ANSWER_BYTES_MAX, RESULT_OVERHEAD_BYTES, Answering, Answers, Worked
 from forge_consensus.actors.raft.capacity import Capacity
 from forge_consensus.actors.raft.failed_commands import FailedCommands
 from forge_consensus.actors.raft.journal_pages import page_of
@@ -384,7 +385,7 @@ class GatewayActor(ConsensusActor):
             totals.reads += len(items)
             if waiting.answered(read, [number for number, _, _ in items]):
                 self.unanswered.settle(read.asker)
-            stale_ms = answers.stale_ms if read.stale else 0
+            stale_ms = self.stale_ms_of(answers) if read.stale else 0
             self.send(read.asker, ReadResults(answers.applied, stale_ms, tuple(items)))
         for read in worked.late:
             waiting.drop_read(read)
@@ -396,13 +397,24 @@ class GatewayActor(ConsensusActor):
                 more = untold + worked.slow - 1
                 self.publish(QuerySlow(query=worked.slowest, duration=worked.slowest_seconds, untold=more))
 
+    def stale_ms_of(self, answers: Answers) -> int:
+        """How old the state of these answers is now, at most: asking the machine may have taken a while."""
+        if answers.applied != self.ledger.applied:
+            return answers.stale_ms
+        return max(answers.stale_ms, self.staleness_ms())
+
     def staleness_ms(self) -> int:
-        """How many milliseconds ago this node last received a leader's request; 0 while it leads."""
-        if self.ledger.leading_term is not None:
+        """How old the applied state is at most: what was committed earlier than so many milliseconds ago is in it.
+
+        It goes by what the state covers, not by when a leader was heard: a follower may hear its leader and take or
+        apply nothing, and a leader that is cut off knows no more than its followers.
+        """
+        if self.ledger.leading_term is not None and not self.others:
             return 0
-        if self.shared.leader_heard_at is None:
+        as_of = self.shared.freshness.as_of(self.ledger.applied)
+        if as_of is None:
             return NEVER_MS
-        return int((self.clock.boottime_ns() / 1e9 - self.shared.leader_heard_at) * 1000)
+        return max(0, ceil((self.clock.reading() - as_of) * 1000))
 
     # --- status and events -------------------------------------------------------------------------------------------
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
-
-from loguru import logger
 
 from forge_consensus.actors.messages import Hello, HelloReply
 from forge_consensus.actors.notices import (
@@ -13,21 +12,38 @@ from forge_consensus.actors.notices import (
     LinkUp,
     PeerDown,
     PeerUp,
+    PeerWentBack,
     Start,
 )
-from forge_consensus.actors.raft.handshake import IDENTITY, Handshake, is_fatal
+from forge_consensus.actors.raft.handshake import (
+    ACCEPTED,
+    ANCESTOR,
+    IDENTITY,
+    PROGRAM,
+    Handshake,
+    Refusal,
+    is_fatal,
+)
 from forge_consensus.actors.runtime.actor import ConsensusActor, Context
 from forge_consensus.actors.runtime.gate import STRANGER
 from forge_consensus.actors.runtime.shared import Greeted
 from forge_consensus.actors.runtime.timers import Timer
+from forge_consensus.actors.runtime.tips import Tip
+from forge_consensus.config.agreement import told_settings
 from forge_consensus.errors import IdentityError
-from forge_consensus.events.types import ClusterFormed
+from forge_consensus.events.types import AddressDiffers, ClusterFormed, NodeRefused, SettingsDiffer
+from forge_consensus.process.log import LogLines
+from forge_consensus.storage.ledger.identity import NEW_ID
 from forge_consensus.storage.ledger.transaction import get_meta
+from forge_consensus.storage.machines.naming import name_of
+
+LINES = LogLines(__name__)
 
 FORMED = b"formed"
 """The key of the ledger's record that `ClusterFormed` was published."""
 ANSWER_SECONDS = 1.0
 """A greeting without an answer is repeated after this time: the greeting, or the turn that received it, may be lost."""
+MISPLACED = "it was started with the address {} and the members look for it at {}"
 REGREET_SECONDS = 5.0
 """After a refusal the peer is greeted again after this time."""
 
@@ -48,11 +64,16 @@ class MembershipActor(ConsensusActor):
     def bind(self, context: Context) -> None:
         """Take the context, and make the handshake from this node's identity."""
         super().bind(context)
-        self.handshake = Handshake(self.ledger.identity, context.opened.initial, context.bind_address)
+        opened = context.opened
+        machine = name_of(self.ledger.applier.machine)
+        settings = told_settings(self.settings, self.ledger.settings)
+        self.handshake = Handshake(self.ledger.identity, opened.initial, machine, context.advertised, settings)
 
     def receiveMsg_Start(self, message: Start, sender: Any) -> None:
         """Read whether the cluster has formed before, because that is published once in the life of a folder."""
         self.formed = get_meta(self.ledger.tables, FORMED) is not None
+        if not message.again:
+            self.look_at_oneself()
 
     def receiveMsg_LeaderChanged(self, message: LeaderChanged, sender: Any) -> None:
         """Publish that the cluster has formed, when its first leader is known."""
@@ -89,30 +110,84 @@ class MembershipActor(ConsensusActor):
         if (timer := self.waiting.pop(node, None)) is not None:
             timer.cancel()
 
+    @property
+    def tip(self) -> Tip:
+        """The tip of this node's disk as it is when this turn is committed and its frames leave."""
+        log = self.ledger.log
+        return Tip(self.ledger.term, log.last_term, log.last)
+
     def greet(self, node: str) -> None:
         """Send a greeting, and repeat it if no answer comes."""
-        self.tell_peer(node, "membership", self.handshake.hello())
+        self.tell_peer(node, "membership", self.handshake.hello(node, self.tip))
         self.wait(node, ANSWER_SECONDS)
 
     def receiveMsg_Hello(self, message: Hello, sender: Any) -> None:
         """Answer a greeting. The sender's boot is on disk before the answer leaves."""
         node = sender.node
         refusal = self.handshake.judge(node, message, self.ledger.configuration, lambda hello: self.admit(node, hello))
-        if refusal.reason:
-            self.context.refuse(f"greeting refused: {refusal.reason}", refusal.detail)
-        else:
+        if refusal == ACCEPTED:
             self.note(node, message)
-        self.send(sender, self.handshake.reply(refusal))
+            self.compare(node, message)
+        elif refusal.reason != ANCESTOR:
+            self.refuse(node, message, refusal)
+        self.send(sender, self.handshake.reply(refusal, node, message, self.tip))
 
     def note(self, node: str, message: Hello | HelloReply) -> None:
         """Note what a member said of itself, for the status and for decisions that need all members."""
         program, level = message.program
-        self.shared.greeted[node] = Greeted(program, level)
+        seen = self.shared.greeted.get(node)
+        same = seen is not None and seen.token == message.incarnation
+        self.shared.greeted[node] = Greeted(message.incarnation, program, level, seen.differs if seen and same else ())
+        self.shared.refused.pop(node, None)
+        self.shared.tips.note_tip(node, Tip(*message.tip), self.ledger.log, self.ledger.commit_index)
+
+    def compare(self, node: str, message: Hello) -> None:
+        """Publish, once for each process of a peer, what differs between it and this node."""
+        seen = self.shared.greeted[node]
+        settings = self.handshake.differences(message)
+        expected = self.ledger.configuration.addresses[node]
+        misplaced = message.address not in ("", expected)
+        differs = (*settings, *([MISPLACED.format(message.address, expected)] if misplaced else ()))
+        if differs == seen.differs:
+            return
+        self.shared.greeted[node] = replace(seen, differs=differs)
+        if settings:
+            self.publish(SettingsDiffer(peer=node, differences=settings))
+        if misplaced:
+            self.publish(AddressDiffers(peer=node, expected=expected, listens=message.address))
+
+    def look_at_oneself(self) -> None:
+        """Publish that this node was started with another address than the one at which the others look for it."""
+        listens, expected = self.context.advertised, self.ledger.configuration.addresses.get(self.node_id, "")
+        misplaced = bool(self.others) and bool(expected) and listens not in ("", expected)
+        differs = (MISPLACED.format(listens, expected),) if misplaced else ()
+        self.shared.greeted[self.node_id] = Greeted(self.ledger.identity.boot_token, *PROGRAM, differs)
+        if misplaced:
+            self.publish(AddressDiffers(peer=self.node_id, expected=expected, listens=listens))
+
+    def refuse(self, node: str, message: Hello | HelloReply, refusal: Refusal) -> None:
+        """Count the refusal of a greeting, and publish it once for each process of the peer and each reason."""
+        self.context.refuse(f"greeting refused: {refusal.reason}", refusal.detail)
+        told = (message.incarnation, refusal.detail)
+        if node in self.ledger.configuration.voters and self.shared.refused.get(node) != told:
+            self.shared.refused[node] = told
+            self.publish(NodeRefused(peer=node, reason=refusal.reason, detail=refusal.detail))
 
     def admit(self, node: str, message: Hello | HelloReply) -> str:
-        """Record a peer's boot; returns why the peer is not the member that was known, or ""."""
-        ledger = self.ledger
-        return ledger.identity.admit(ledger.turn, node, message.incarnation, message.boot, message.earlier)
+        """Record a peer's boot; returns why the peer is not the member that was known, or "".
+
+        The first greeting of a boot is compared with what the member's earlier boots had on their disk.
+        """
+        ledger, tips = self.ledger, self.shared.tips
+        identity = ledger.identity
+        if identity.is_later_boot(node, message.incarnation):
+            if ledger.leading_term is not None:
+                tips.note_match(node, ledger.leading_term, self.shared.match.get(node, 0), ledger.commit_index)
+            back = tips.went_back(node, Tip(*message.tip))
+            if back:
+                return f"the folder of node {node} is an older copy of its own: {back}. {NEW_ID}"
+        shown = self.handshake.shown_draw(node, message) or ""
+        return identity.admit(ledger.turn, node, message.incarnation, message.boot, shown)
 
     def receiveMsg_HelloReply(self, message: HelloReply, sender: Any) -> None:
         """Introduce the peer that accepted the greeting, or handle its refusal."""
@@ -120,16 +195,26 @@ class MembershipActor(ConsensusActor):
         if message.reason == STRANGER:
             if node not in self.waiting:  # otherwise a greeting is in progress
                 self.greet(node)
+        elif message.reason == ANCESTOR:
+            self.prove(node, message.known)
         elif message.reason:
             self.refused(node, message)
         elif stranger := self.admit(node, message):
-            self.context.refuse(f"greeting refused: {IDENTITY}", stranger)
+            self.refuse(node, message, Refusal(IDENTITY, stranger))
             self.wait(node, REGREET_SECONDS)
         else:
             self.cancel(node)
             self.note(node, message)
             self.context.introduce(node, message.boot)
             self.tell_all(PeerUp(node))
+
+    def prove(self, node: str, boot: int) -> None:
+        """Greet again with the draw of an older boot that the peer met last; at once, if it asks for the first time."""
+        if self.handshake.asked.get(node) == boot:
+            self.wait(node, REGREET_SECONDS)
+        else:
+            self.handshake.asked[node] = boot
+            self.greet(node)
 
     def refused(self, node: str, message: HelloReply) -> None:
         """Handle a peer's refusal. Raises `IdentityError`, which ends the node, if running on could do harm."""
@@ -138,6 +223,16 @@ class MembershipActor(ConsensusActor):
         if is_fatal(message.reason, stranger, joined=self.ledger.commit_index > 1):
             raise IdentityError(text)
         if stranger:
-            self.context.refuse(f"greeting refused: {IDENTITY}", stranger)
-        logger.error("{}", text)
+            self.refuse(node, message, Refusal(IDENTITY, stranger))
+        LINES.error("{}", text)
         self.wait(node, REGREET_SECONDS)
+
+    def receiveMsg_PeerWentBack(self, message: PeerWentBack, sender: Any) -> None:
+        """Accept nothing more from a member that lost what it had acknowledged; its next greeting is refused."""
+        node, identity = message.node, self.ledger.identity
+        token = identity.boots.get(node, ("", 0))[0]
+        why = f"the folder of node {node} is an older copy of its own: {message.detail}. {NEW_ID}"
+        identity.expel(node, why)
+        self.shared.refused[node] = (token, why)
+        self.context.refuse(f"greeting refused: {IDENTITY}", why)
+        self.publish(NodeRefused(peer=node, reason=IDENTITY, detail=why))

@@ -50,9 +50,23 @@ class Hello:
     configuration: str
     """The initial configuration as text, so that a refusal can show both."""
     earlier: str = ""
-    """The random draws of the boots before this one, newest first. They prove from which boots this one descends."""
+    """The random draws of the newest boots before this one, newest first. They prove from which boots this one
+    descends."""
     program: tuple[str, int] = ("", 0)
     """The version of the sender's program, and its feature level (`forge_consensus.storage.ledger.levels`)."""
+    machine: tuple[str, int] = ("", 0)
+    """The name of the sender's state machine, and its version."""
+    tip: tuple[int, int, int] = (0, 0, 0)
+    """Its term, and term and index of the last entry of its log, as they are on its disk
+    (`forge_consensus.actors.runtime.tips`)."""
+    known: int = 0
+    """The boot of the receiver that the sender met last, 0 if it met none. The answer proves that it descends from
+    it."""
+    proof: tuple[int, str] = (0, "")
+    """An earlier boot of the sender that the receiver asked for, and its draw."""
+    settings: tuple[tuple[str, str], ...] = ()
+    """The sender's settings that are not its own affair: names and the texts of their values
+    (`forge_consensus.config.agreement`)."""
     skipped: str = ""
     """The log entries that the sender skips, each as index:term:checksum, with commas."""
 
@@ -61,15 +75,18 @@ class Hello:
 class HelloReply:
     """The answer to a greeting; `reason` is empty if the greeting was accepted, `detail` is a sentence for people.
 
-    The other fields say of the sender what those of `Hello` say.
+    The other fields say of the sender what those of `Hello` say. `proof` is of the boot that the greeting named as
+    `known`. With the reason "ancestor", `known` is the boot whose draw the next greeting has to prove.
     """
 
     incarnation: str
     boot: int
     reason: str
     detail: str
-    earlier: str = ""
     program: tuple[str, int] = ("", 0)
+    tip: tuple[int, int, int] = (0, 0, 0)
+    known: int = 0
+    proof: tuple[int, str] = (0, "")
 
 
 @message
@@ -121,6 +138,10 @@ class AppendEntries:
     records: tuple[bytes, ...]
     elapsed_ms: int = 0
     """For how long the cluster has been running, as the leader measures it; 0 tells nothing."""
+    covered: int = 0
+    """Whatever was committed before `confirmed_ns` has at most this index; see `Freshness`."""
+    confirmed_ns: int = 0
+    """The newest send time that a majority has answered, by the leader's clock; 0 tells nothing."""
 
 
 @message
@@ -263,8 +284,9 @@ class Read:
 class ReadResults:
     """Answers to queries, each as (number, error code or "", encoded result), from the state after entry `applied`.
 
-    `stale_ms` is the time in milliseconds since the node last received a leader's request. It is 0 on a leader and for
-    confirmed reads, and `NEVER_MS` if the node has received none since its start.
+    Everything that was committed `stale_ms` milliseconds before the answer, or earlier, is in that state; what the
+    quickest request of the leader takes from it to this node comes on top. It is 0 for confirmed reads, and `NEVER_MS`
+    while nothing is known, as after a start.
     """
 
     applied: int
@@ -331,7 +353,7 @@ class EventPage:
 
 
 NEVER_MS = 1 << 53
-"""Longer than any node has run: the node has received no leader's request at all."""
+"""Longer than any node has run: how stale the state is, is not known."""
 
 Request = (
     Hello

@@ -170,6 +170,14 @@ class QueriesAnswered:
 
 
 @message
+class PeerWentBack:
+    """The peer lacks entries that it had acknowledged to this leader; `detail` says which, for people."""
+
+    node: str
+    detail: str
+
+
+@message
 class PeerNeedsSnapshot:
     """The entry that the peer needs next is compacted away."""
 

@@ -16,6 +16,7 @@ from forge_consensus.actors.notices import (
     PeerDown,
     PeerNeedsSnapshot,
     PeerUp,
+    PeerWentBack,
     Persisted,
     ReadIndex,
     ReadReady,
@@ -26,7 +27,7 @@ from forge_consensus.actors.notices import (
     SnapshotSent,
     Start,
 )
-from forge_consensus.actors.raft.leadership import Effect, Leadership, MatchMoved, SendTo
+from forge_consensus.actors.raft.leadership import Contradicts, Effect, Leadership, MatchMoved, SendTo
 from forge_consensus.actors.raft.slow_work import SlowWork
 from forge_consensus.actors.runtime.actor import ConsensusActor, Context
 from forge_consensus.errors import ProtocolError, StorageFullError
@@ -34,7 +35,7 @@ from forge_consensus.events.types import ApplySlow, LogAppended, LogCommitted, L
 from forge_consensus.storage.ledger.applying import SlowStep
 from forge_consensus.storage.ledger.correlation import ids_between
 from forge_consensus.storage.ledger.ledger import Mismatch
-from forge_consensus.storage.ledger.time_slice import TimeSlice
+from forge_consensus.storage.ledger.time_slice import NS, TimeSlice
 
 LENT_SECONDS: Final = 0.01
 """How soon applying is tried again while a helper thread uses the machine; its end is told, unless an actor failed."""
@@ -57,6 +58,7 @@ class ReplicationActor(ConsensusActor):
     def bind(self, context: Context) -> None:
         """Take the context. No follower's match is known yet."""
         super().bind(context)
+        self.note_matches(self.ledger.led)
         self.note_leadership()
 
     def receiveMsg_Start(self, message: Start, sender: Any) -> None:
@@ -91,6 +93,8 @@ class ReplicationActor(ConsensusActor):
 
     def receiveMsg_LeadershipEnded(self, message: LeadershipEnded, sender: Any) -> None:
         """Drop the leadership and the matches, because only a leader has them."""
+        if self.leadership is not None:
+            self.note_matches(self.leadership.term)
         self.leadership = None
         self.note_leadership()
 
@@ -125,6 +129,25 @@ class ReplicationActor(ConsensusActor):
                 self.tell("snapshot", effect)
             elif kind is Resign:
                 self.tell("election", effect)
+            elif kind is Contradicts:
+                self.contradicted(leadership, effect)  # type: ignore[arg-type]
+
+    def contradicted(self, leadership: Leadership, effect: Contradicts) -> None:
+        """Doubt a follower that lacks what it had acknowledged, and report it when that is proven."""
+        node, match, held, proven = effect
+        progress = leadership.progress[node]
+        if proven:
+            detail = f"it had acknowledged the log up to entry {match}, and now it has none behind entry {held}"
+            self.tell("membership", PeerWentBack(node, detail))
+            progress.doubted = 0
+        elif match > progress.doubted:
+            progress.doubted, progress.doubted_ns = match, self.clock.boottime_ns()
+
+    def note_matches(self, term: int) -> None:
+        """Keep what the followers acknowledged in `term`, because a later boot of each must still have it."""
+        for node in self.shared.match.keys() & set(self.others):
+            match = self.shared.match[node]
+            self.shared.tips.note_match(node, term, match, self.ledger.commit_index)
 
     def receiveMsg_Appended(self, message: Appended, sender: Any) -> None:
         """Publish and send the clients' commands that the gateway has appended."""
@@ -161,6 +184,8 @@ class ReplicationActor(ConsensusActor):
             now, full = self.clock.now(), self.ledger.look_for_room()
             effects = [*leadership.heartbeat(now, self.clock.acted()), *leadership.cannot_append(now, full)]
             self.carry_out(leadership, effects)
+            if leadership.confirmed_ns:
+                self.shared.freshness.note(leadership.covered, leadership.confirmed_ns / NS)
             self.shared.blocked = leadership.blocked if leadership.refusals else ""
 
     def receiveMsg_Persisted(self, message: Persisted, sender: Any) -> None:
@@ -240,6 +265,9 @@ class ReplicationActor(ConsensusActor):
         The election actor has already followed this leader: the gate delivers `LeaderContact` before the request.
         """
         ledger = self.ledger
+        if message.confirmed_ns:
+            confirmed, sent = message.confirmed_ns / NS, sender.sent / NS
+            self.shared.freshness.heard(message.term, message.covered, confirmed, sent, ledger.now)
         try:
             result = ledger.accept(message.term, message.prev_index, message.prev_term, message.records)
         except (ProtocolError, StorageFullError) as error:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import time
 from typing import Any, Final
 
 from loguru import logger
@@ -13,6 +15,7 @@ from forge_consensus.events.subscription import QueuedSubscription, Subscription
 from forge_consensus.events.text import facts_text
 from forge_consensus.events.types import (
     EVENT_TYPES,
+    AddressDiffers,
     ApplySlow,
     BecameCandidate,
     BecameFollower,
@@ -23,14 +26,17 @@ from forge_consensus.events.types import (
     LogAppended,
     LogCommitted,
     NodeFailed,
+    NodeRefused,
     QuerySlow,
     QuorumLost,
     RoleChanged,
+    SettingsDiffer,
     SnapshotFailed,
     TimeSkewed,
     TimeStepped,
     Unhealthy,
 )
+from forge_consensus.process.log import Line, Target, to_standard_logger
 
 LEVELS: Final[dict[type[ConsensusEvent], str]] = {
     Unhealthy: "ERROR",
@@ -40,6 +46,9 @@ LEVELS: Final[dict[type[ConsensusEvent], str]] = {
     NodeFailed: "WARNING",
     QuorumLost: "WARNING",
     ApplySlow: "WARNING",
+    NodeRefused: "WARNING",
+    SettingsDiffer: "WARNING",
+    AddressDiffers: "WARNING",
     QuerySlow: "WARNING",
     TimeSkewed: "WARNING",
     TimeStepped: "WARNING",
@@ -58,8 +67,14 @@ FREQUENT: Final = (LogAppended, LogCommitted)
 QUEUE_MAX: Final = 10_000
 
 
-def log_events(bus: EventBus, *, frequent: bool = False, queue_max: int = QUEUE_MAX) -> Subscription[ConsensusEvent]:
-    """Write every event that is published from now on into loguru's log, until the returned subscription is cancelled.
+def log_events(
+    bus: EventBus,
+    *,
+    frequent: bool = False,
+    queue_max: int = QUEUE_MAX,
+    to: logging.Logger | None = None,
+) -> Subscription[ConsensusEvent]:
+    """Write every event that is published from now on into the log, until the returned subscription is cancelled.
 
     A thread of its own writes the lines, so a slow sink does not delay the node; a warning counts the events that it
     missed. Your own loguru set-up decides where lines go and from which level on. Each line carries `node`, `cluster`,
@@ -69,10 +84,14 @@ def log_events(bus: EventBus, *, frequent: bool = False, queue_max: int = QUEUE_
         bus: the bus whose events are logged.
         frequent: whether `consensus.log.appended` and `consensus.log.committed` are logged too, at TRACE.
         queue_max: how many events may wait to be written.
+        to: a logger of the standard library, such as ``logging.getLogger("consensus")``, whose records then have what
+            is bound as `record.forge_consensus`; None for loguru.
 
     """
+    if to is None:
+        logger.enable(__name__)  # who calls this asks for these lines, and for no others of the package
     kinds = (kind for kind in (*EVENT_TYPES.values(), UnknownEvent) if frequent or kind not in FREQUENT)
-    lines = EventLines()
+    lines = EventLines(to_loguru if to is None else to_standard_logger(to))
     backlog = bus.backlog_of(queue_max, "drop_oldest", BLOCK_MS_MAX)
     lines.subscription = QueuedSubscription(Selection.of(*kinds), lines.write, backlog)
     bus.attach(lines.subscription)
@@ -82,7 +101,8 @@ def log_events(bus: EventBus, *, frequent: bool = False, queue_max: int = QUEUE_
 class EventLines:
     """The handler of one subscription: it writes one line per event and one about missed events."""
 
-    def __init__(self) -> None:
+    def __init__(self, target: Target) -> None:
+        self.target = target
         self.subscription: QueuedSubscription[ConsensusEvent] | None = None
         self.dropped = 0
 
@@ -90,13 +110,21 @@ class EventLines:
         """Log one event; before it, log how many events were missed since the last line."""
         dropped = self.subscription.dropped if self.subscription is not None else 0
         if dropped > self.dropped:
-            logger.bind(node=event.node_id, cluster=event.cluster_id).warning(
-                "{}: {} events are missing in this log, because it was too slow for them",
-                event.node_id,
-                dropped - self.dropped,
-            )
+            missing = dropped - self.dropped
+            text = f"{event.node_id}: {missing} events are missing in this log, because it was too slow for them"
+            self.target(line_at("WARNING", text, {"node": event.node_id, "cluster": event.cluster_id}))
             self.dropped = dropped
-        logger.bind(**bound(event)).log(LEVELS.get(type(event), "INFO"), "{}", line_of(event))
+        self.target(line_at(LEVELS.get(type(event), "INFO"), line_of(event), bound(event)))
+
+
+def line_at(level: str, text: str, extra: dict[str, Any]) -> Line:
+    """Return a line of this module."""
+    return Line(level, text, __name__, "write", 0, time.time(), extra)
+
+
+def to_loguru(line: Line) -> None:
+    """Write a line into loguru's log, from this module, which `log_events` enables there."""
+    logger.bind(**line.extra).log(line.level, "{}", line.text)
 
 
 def bound(event: ConsensusEvent) -> dict[str, Any]:

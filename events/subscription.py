@@ -3,7 +3,6 @@
 import threading
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from types import TracebackType
 from typing import Any, Generic, Self, TypedDict
 
@@ -137,11 +136,11 @@ class Subscription(Listener[E]):
         )
 
     def log(self, line: str, error: BaseException | None) -> None:
-        """Write one log line; an error of the user's log sink is ignored."""
-        from loguru import logger  # imported here, because it takes longer to import than all of this package
+        """Write one log line, which waits for nothing."""
+        # imported here, because loguru takes longer to import than all of this package
+        from forge_consensus.process.log import LogLines
 
-        with suppress(Exception):
-            logger.opt(exception=error).warning("{}", line)
+        LogLines(__name__).warning("{}", line, error=error)
 
 
 class InlineSubscription(Subscription[E]):
@@ -157,7 +156,6 @@ class InlineSubscription(Subscription[E]):
         super().__init__(selection, handler)
         self.slow_seconds_max = slow_ms_max / 1000
         self.budget = budget
-        self.logging: threading.Thread | None = None
 
     def offer(self, event: E) -> None:
         """Call the handler now and measure its time."""
@@ -176,27 +174,6 @@ class InlineSubscription(Subscription[E]):
             self.report(f"held the node up for {elapsed * 1000:.1f} ms", event, error)
         elif error is not None:
             self.report("raised", event, error)
-
-    def report(self, what: str, event: ConsensusEvent, error: BaseException | None) -> None:
-        """Log what the handler did, unless the previous line is still being written."""
-        if self.logging is not None and self.logging.is_alive():
-            self.unreported += 1
-        else:
-            super().report(what, event, error)
-
-    def log(self, line: str, error: BaseException | None) -> None:
-        """Write one log line on another thread, because a traceback takes milliseconds and a sink any time."""
-        logging = threading.Thread(target=super().log, args=(line, error), name=f"events:{self.name}:log", daemon=True)
-        with suppress(RuntimeError):  # the system refuses a thread; the counters still show it
-            logging.start()
-            self.logging = logging
-
-    def join(self, timeout: float | None) -> bool:
-        """Wait until the last line about the handler is written; return whether it is."""
-        if self.logging is None or self.logging is threading.current_thread():
-            return True
-        self.logging.join(timeout)
-        return not self.logging.is_alive()
 
 
 class QueuedSubscription(Subscription[E]):

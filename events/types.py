@@ -51,6 +51,42 @@ class NodeRecovered(ConsensusEvent):
     peer: str
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeRefused(ConsensusEvent):
+    """The greeting of a member was refused: it cannot take part. Published once for each process and reason."""
+
+    kind: ClassVar[str] = "consensus.node.refused"
+
+    peer: str
+    reason: str
+    """What does not fit: "configuration", "identity", "machine" or "settings"."""
+    detail: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SettingsDiffer(ConsensusEvent):
+    """A member runs with other settings, or another version of the state machine; published once for each process."""
+
+    kind: ClassVar[str] = "consensus.settings.differ"
+
+    peer: str
+    differences: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AddressDiffers(ConsensusEvent):
+    """A member says that it is reached at another address than the one at which the members look for it."""
+
+    kind: ClassVar[str] = "consensus.address.differs"
+
+    peer: str
+    """The member; it is the node itself on the node concerned."""
+    expected: str
+    """Its address in the configuration."""
+    listens: str
+    """The address that it was started with."""
+
+
 # ---- leaders
 
 
@@ -399,7 +435,7 @@ def joined(earlier: LogRange, later: LogRange) -> LogRange:
 EVENT_TYPES: Final[dict[str, type[ConsensusEvent]]] = {
     event_type.kind: event_type
     for event_type in (
-        NodeStarted, NodeStopped, NodeFailed, NodeRecovered,
+        NodeStarted, NodeStopped, NodeFailed, NodeRecovered, NodeRefused, SettingsDiffer, AddressDiffers,
         LeaderElected, LeaderStepDown, LeaderLost,
         RoleChanged, BecameFollower, BecameCandidate, BecameLeader,
         ClusterFormed, QuorumAchieved, QuorumLost,
@@ -415,6 +451,7 @@ __all__ = [
     "ENVELOPE_FIELDS",
     "EVENT_TYPES",
     "IDS_MAX",
+    "AddressDiffers",
     "ApplySlow",
     "BecameCandidate",
     "BecameFollower",
@@ -433,6 +470,7 @@ __all__ = [
     "LogTruncated",
     "NodeFailed",
     "NodeRecovered",
+    "NodeRefused",
     "NodeStarted",
     "NodeStopped",
     "QuerySlow",
@@ -440,6 +478,7 @@ __all__ = [
     "QuorumLost",
     "Recovering",
     "RoleChanged",
+    "SettingsDiffer",
     "SnapshotCompleted",
     "SnapshotFailed",
     "SnapshotRestored",

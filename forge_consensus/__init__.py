@@ -67,6 +67,7 @@ if TYPE_CHECKING:
     from forge_consensus.events.bus import EventBus
     from forge_consensus.events.types import ConsensusEvent
     from forge_consensus.feed.event_feed import EventFeed, Gap
+    from forge_consensus.process.log import disable_logging, enable_logging
     from forge_consensus.service.blocking import BlockingCallError
     from forge_consensus.service.consensus import ConsensusService
     from forge_consensus.storage.machines.kv import KeyValueMachine
@@ -135,6 +136,8 @@ __all__ = [
     "UnavailableError",
     "WrongEventLoopError",
     "__version__",
+    "disable_logging",
+    "enable_logging",
     "error_from_code",
     "is_fatal",
     "is_retryable",
@@ -156,6 +159,8 @@ HOMES = {
     "RaftSettings": "forge_consensus.config.raft",
     "StateMachine": "forge_consensus.storage.machines.machine",
     "StorageSettings": "forge_consensus.config.storage",
+    "disable_logging": "forge_consensus.process.log",
+    "enable_logging": "forge_consensus.process.log",
 }
 """The home of each public name that does not live in `forge_consensus.errors`."""
 

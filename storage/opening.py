@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
+
+import msgpack
 
 from forge_consensus.config.storage import StorageSettings
 from forge_consensus.errors import CorruptionError, IdentityError, InvalidConfigError, StorageError
@@ -17,9 +20,13 @@ from forge_consensus.storage.ledger.ledger import Ledger, found
 from forge_consensus.storage.ledger.skips import ENDED_AT, Careful, stored_suspect
 from forge_consensus.storage.ledger.transaction import get_meta, put_meta
 from forge_consensus.storage.machines.machine import ApplyFaultError, Machine
+from forge_consensus.storage.machines.naming import MachineName, name_of
 from forge_consensus.storage.snapshots.file import list_snapshots
 from forge_consensus.storage.snapshots.store import Export, Snapshots
+from forge_consensus.storage.takeover import take_over
 
+MACHINE = b"machine"
+"""The key of (name, version) of the state machine that ran on this folder last."""
 VERIFY_BYTES_MAX = 128 << 20
 """About how many bytes of the newest entries are verified at a start, however large they are."""
 INITIAL = b"initial"
@@ -61,10 +68,10 @@ def open_ledger(
     `founding` names the members of a new cluster; they become the first log entry. `export` writes the snapshot of a
     machine that is kept in the ledger.
 
-    Raises `IdentityError` for another node's folder and for one that lost its tables, `InvalidConfigError` for a first
-    start without a fitting list of members, `CorruptionError` for damage, `UnsupportedVersionError` for a folder of a
-    later version; then nothing was changed. Raises `StorageError` if the store fails, `ApplyFaultError` if a user's
-    machine does not take its own snapshot.
+    Raises `IdentityError` for another node's folder, for one that lost its tables and for one on which another machine
+    ran, `InvalidConfigError` for a first start without a fitting list of members, `CorruptionError` for damage,
+    `UnsupportedVersionError` for a folder of a later version; then nothing was changed. Raises `StorageError` if the
+    store fails, `ApplyFaultError` if a user's machine does not take its own snapshot.
     """
     batch = Batch()
     identity = Identity(tables, founding.node_id, founding.cluster_id)
@@ -75,16 +82,20 @@ def open_ledger(
                 f"the folder is new and {snapshots_folder} holds snapshots of an earlier node: move them away first"
             )
         stage_first_start(batch, founding)
+        stage_machine(tables, batch, machine)
         tables.commit(batch)
+    take_over(tables)
     stored = get_meta(tables, INITIAL)
     if stored is None:
         raise CorruptionError(f"the store does not hold the configuration that the cluster began with. {REJOIN}")
     initial = Configuration.decode(stored)
+    stage_machine(tables, batch, machine)
     applier = Applier(tables, machine)
     applier.load()
     ledger = Ledger(tables, identity, applier, settings)
     ledger.reload()
     ledger.numbers.load()
+    check_founded_machine(ledger.configuration, name_of(machine))
     snapshots = Snapshots(ledger, snapshots_folder, export)
     if applier.ledger_machine is None:
         restore_user_machine(ledger, snapshots)
@@ -95,6 +106,42 @@ def open_ledger(
         ledger.careful.open(batch, applier.index, ledger.commit_index)
         tables.commit(batch)
     return Opened(ledger, snapshots, initial, is_new)
+
+
+def stage_machine(tables: Tables, batch: Batch, machine: Machine) -> None:
+    """Stage the machine's name and version; a folder that is older than the names takes them.
+
+    Raises `IdentityError` if another machine, or a later version of it, ran on the folder.
+    """
+    given = name_of(machine)
+    stored = get_meta(tables, MACHINE)
+    held = MachineName(*msgpack.unpackb(stored)) if stored else given
+    if held.name != given.name:
+        raise IdentityError(
+            f"the folder holds the state of the machine {held.text} and the node was given {given.text}: start it with "
+            f"the machine that it had. If it is the same one under another name, give its class the attribute "
+            f"machine_name = {held.name!r}"
+        )
+    if held.version > given.version:
+        raise IdentityError(
+            f"version {held.version} of the machine {held.name!r} ran on this folder and the node was given version "
+            f"{given.version}, which may not know the commands in its log: start it with version {held.version} or a "
+            "later one"
+        )
+    if stored is None or held != given:
+        put_meta(batch, MACHINE, cast("bytes", msgpack.packb(given)))
+
+
+def check_founded_machine(configuration: Configuration, given: MachineName) -> None:
+    """Raise `IdentityError` unless the machine is the one that the cluster was founded with.
+
+    A configuration without a name allows any: it is older than the names, or the cluster runs the built-in machine.
+    """
+    if configuration.machine and configuration.machine != given.name:
+        raise IdentityError(
+            f"the cluster was founded with the state machine {configuration.machine!r} and the node was given "
+            f"{given.text}: start it with the machine of the cluster"
+        )
 
 
 def check_whole(ledger: Ledger, snapshots: Snapshots) -> None:

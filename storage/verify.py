@@ -15,16 +15,21 @@ from forge_consensus.errors import CorruptionError, StorageError, UnsupportedVer
 from forge_consensus.storage.backends.folder import Folder
 from forge_consensus.storage.backends.lmdb import LmdbTables
 from forge_consensus.storage.backends.lmdb_file import NAME
+from forge_consensus.storage.backends.sealed import is_sealed
 from forge_consensus.storage.backends.tables import TablesView
 from forge_consensus.storage.ledger.configuration import Configuration
-from forge_consensus.storage.ledger.identity import IDENTITY
+from forge_consensus.storage.ledger.identity import FORMAT, IDENTITY
 from forge_consensus.storage.ledger.ledger import BASE, HARD, NO_BASE
 from forge_consensus.storage.ledger.levels import LEVEL_OF_KIND, unknown_kind
 from forge_consensus.storage.ledger.log import TABLE
 from forge_consensus.storage.ledger.record import Kind, data_of, index_of, intact, key_of, kind_of, term_of
 from forge_consensus.storage.ledger.transaction import META, get_meta
+from forge_consensus.storage.machines.session_rows import TABLE as SESSIONS
+from forge_consensus.storage.machines.session_rows import read_row, read_row_of_format_2
 from forge_consensus.storage.snapshots.file import list_snapshots
 from forge_consensus.storage.snapshots.file import verify as verify_snapshot
+from forge_consensus.storage.snapshots.store import GENERATION_BYTES
+from forge_consensus.storage.takeover import PLACE, SEALED_TABLES
 
 PAGE_RECORDS: Final = 2_000
 FAULTS_MAX: Final = 100
@@ -48,6 +53,10 @@ class VerifyReport:
     term: int = 0
     commit_index: int = 0
     """The node's term, and the commit index that it last wrote down."""
+    format: int = 0
+    """The format of the folder."""
+    rows: int = 0
+    """How many rows of state, sessions and events were read."""
     snapshots: int = 0
     """How many snapshot files were read."""
     faults_total: int = 0
@@ -90,6 +99,7 @@ def verify_folder(data: Path) -> VerifyReport:
         try:
             with LmdbTables(folder.tables_path) as tables:
                 verify_log(tables, report)
+                verify_rows(tables, report)
         except CorruptionError as error:
             report.fault(str(error))
         verify_snapshots(folder.snapshots_path, report)
@@ -116,7 +126,7 @@ def verify_log(tables: TablesView, report: VerifyReport) -> None:
     if missing:
         report.fault(f"the store does not hold its records {' and '.join(missing)}")
         return
-    _, report.node_id, report.cluster_id, *_ = msgpack.unpackb(rows[IDENTITY])
+    report.format, report.node_id, report.cluster_id, *_ = msgpack.unpackb(rows[IDENTITY])
     base_index, base_term, _ = msgpack.unpackb(rows.get(BASE, NO_BASE))
     report.term, _, report.commit_index, newest = msgpack.unpackb(rows[HARD])
     report.first_index, report.last_index = base_index + 1, base_index
@@ -136,6 +146,36 @@ def verify_log(tables: TablesView, report: VerifyReport) -> None:
         report.fault(f"the log ends at entry {report.last_index} and should end at {newest}")
     if report.commit_index > report.last_index:
         report.fault(f"entry {report.commit_index} was committed and the log ends at {report.last_index}")
+
+
+def verify_rows(tables: TablesView, report: VerifyReport) -> None:
+    """Verify the checksum of every row of state, sessions and events; a folder of format 2 has none yet."""
+    if report.format < FORMAT or tables.get(META, PLACE) is not None:
+        return
+    for table in SEALED_TABLES:
+        start = b""
+        while page := tables.scan(table, start, limit=PAGE_RECORDS):
+            start = page[-1][0] + b"\0"
+            report.rows += len(page)
+            for key, row in page:
+                if not is_sealed(key, row):
+                    report.fault(f"the row {key!r} of {table} fails its checksum")
+    verify_sessions(tables, report)
+
+
+def verify_sessions(tables: TablesView, report: VerifyReport) -> None:
+    """Verify the rows of client sessions of every generation, in the layout of today or of format 2."""
+    start = b""
+    while page := tables.scan(SESSIONS, start, limit=PAGE_RECORDS):
+        start = page[-1][0] + b"\0"
+        report.rows += len(page)
+        for key, row in page:
+            stored = key[GENERATION_BYTES:]
+            try:
+                if read_row_of_format_2(stored, row) is None:
+                    read_row(stored, row)
+            except CorruptionError as error:
+                report.fault(f"the row {key!r} of {SESSIONS}: {error}")
 
 
 def verified_meta(tables: TablesView, key: bytes, report: VerifyReport) -> bytes:

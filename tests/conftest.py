@@ -8,6 +8,8 @@ from collections.abc import Iterator
 import pytest
 from loguru import logger
 
+from forge_consensus.process.log import OUTLET
+
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # A shell that starts the tests in the background has them, and every process that they start, ignore interrupts.
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -15,6 +17,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 @pytest.fixture(autouse=True)
 def log_lines_on() -> Iterator[None]:
-    """Switch the package's log lines on again after a test, because commands that run in it may leave them off."""
-    yield
+    """Have the package's log lines written, and at once; a library is silent, and its lines come later."""
     logger.enable("forge_consensus")
+    OUTLET.direct = True
+    yield

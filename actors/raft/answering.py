@@ -17,7 +17,7 @@ from forge_consensus.actors.raft.waiting import PendingRead, Result
 from forge_consensus.errors import UnavailableError
 from forge_consensus.storage.ledger.applying import Applier
 from forge_consensus.storage.ledger.time_slice import NS, TimeSlice
-from forge_consensus.storage.machines.machine import Outcome, failed_query, outcome_of, refusal
+from forge_consensus.storage.machines.machine import Outcome, failed_query, of_the_store, outcome_of, refusal
 from forge_consensus.storage.unpacking import unpack
 
 ANSWER_BYTES_MAX: Final = 1 << 20
@@ -199,7 +199,9 @@ class Answering:
         return None
 
     def failed(self, error: BaseException) -> Outcome:
-        """The answer to a query that ended in an exception."""
+        """The answer to a query that ended in an exception. Raises `StorageError` if the node's own store failed."""
+        if of_the_store(error, self.applier.machine):
+            raise error
         if self.applier.replacing and isinstance(error, UnavailableError):  # raised by the node, not by the machine
             return refusal(error.code, type(error).__name__, str(error))
         return failed_query(error)

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import msgpack
-from loguru import logger
 
+from forge_consensus.process.log import LogLines
 from forge_consensus.storage.ledger.correlation import correlation_of
 from forge_consensus.storage.ledger.log import Log
 from forge_consensus.storage.ledger.record import data_of
 from forge_consensus.storage.machines.machine import Outcome
+
+LINES = LogLines(__name__)
 
 LINES_PER_SECOND_MAX = 20
 LOOKED_AT_MAX = 64
@@ -48,6 +50,14 @@ class FailedCommands:
             untold, self.untold = self.untold, 0
             kind, text = msgpack.unpackb(outcome.payload)
             more = f" (and {untold} more commands failed)" if untold else ""
-            logger.bind(correlation_id=correlation_id, index=index, code=outcome.code).info(
-                "command {} in log entry {} failed: {}: {}{}", correlation_id, index, kind, text, more
+            LINES.info(
+                "command {} in log entry {} failed: {}: {}{}",
+                correlation_id,
+                index,
+                kind,
+                text,
+                more,
+                correlation_id=correlation_id,
+                index=index,
+                code=outcome.code,
             )

@@ -1,7 +1,8 @@
 """The handshake: the greetings of two nodes that connect, and whom a node accepts as a peer. Pure logic.
 
-Nodes that were started with different lists of members refuse each other and report both lists. A member whose folder
-was wiped or restored from a copy is refused as well, because it has lost votes and acknowledgements that it gave.
+Nodes that were started with different lists of members, or with different state machines, refuse each other and report
+both. A member whose folder was wiped or restored from a copy is refused as well, because it has lost votes and
+acknowledgements that it gave.
 """
 
 from __future__ import annotations
@@ -10,15 +11,24 @@ from collections.abc import Callable
 from typing import Final, NamedTuple
 
 from forge_consensus.actors.messages import Hello, HelloReply
+from forge_consensus.actors.runtime.tips import Tip
+from forge_consensus.config.agreement import Told, conflict, differences
 from forge_consensus.storage.ledger.configuration import Configuration
-from forge_consensus.storage.ledger.identity import Identity
+from forge_consensus.storage.ledger.identity import DRAW_CHARS, DRAWS_TOLD, Identity
 from forge_consensus.storage.ledger.levels import LEVEL
+from forge_consensus.storage.machines.naming import MachineName
 from forge_consensus.version import __version__
 
 CONFIGURATION = "configuration"
 """The reason of a refusal: the two nodes were started with different lists of members."""
 IDENTITY = "identity"
 """The reason of a refusal: the sender is no member, or not the member that was known under its id."""
+MACHINE = "machine"
+"""The reason of a refusal: the two nodes run different state machines."""
+SETTINGS = "settings"
+"""The reason of a refusal: the two nodes cannot work together with their settings."""
+ANCESTOR = "ancestor"
+"""The reason in the answer to a node that has to greet again with the draw of an older boot of its own."""
 PROGRAM: Final = (__version__, LEVEL)
 """What a greeting says of the program of this node."""
 
@@ -42,16 +52,23 @@ ACCEPTED = Refusal("", "")
 class Handshake:
     """Makes a node's greetings, and judges those of others.
 
-    `initial` is the list of members that the node was founded with, `address` its listening address.
+    `initial` is the configuration that the node was founded with, `machine` the state machine that it runs, `address`
+    where it says that it is reached (empty if it does not know), `settings` what it tells of its settings.
     """
 
-    def __init__(self, identity: Identity, initial: Configuration, address: str) -> None:
+    def __init__(
+        self, identity: Identity, initial: Configuration, machine: MachineName, address: str, settings: Told = ()
+    ) -> None:
         self.identity = identity
         self.initial = initial
+        self.machine = machine
         self.address = address
+        self.settings = settings
+        self.asked: dict[str, int] = {}
+        """By peer: the boot of this node whose draw the peer asked for."""
 
-    def hello(self) -> Hello:
-        """The greeting, the first request on a new connection."""
+    def hello(self, node: str, tip: Tip) -> Hello:
+        """The greeting of a peer, the first request on a new connection."""
         identity, initial = self.identity, self.initial
         return Hello(
             incarnation=identity.boot_token,
@@ -61,10 +78,15 @@ class Handshake:
             configuration=initial.text,
             earlier=identity.earlier,
             program=PROGRAM,
+            machine=self.machine,
+            tip=tip,
+            known=self.known_boot(node),
+            proof=self.proof_of(self.asked.get(node, 0)),
+            settings=self.settings,
             skipped=identity.skipped,
         )
 
-    def reply(self, refusal: Refusal) -> HelloReply:
+    def reply(self, refusal: Refusal, node: str, hello: Hello, tip: Tip) -> HelloReply:
         """The answer to a greeting; `ACCEPTED` accepts it."""
         identity = self.identity
         return HelloReply(
@@ -72,9 +94,37 @@ class Handshake:
             boot=identity.boot,
             reason=refusal.reason,
             detail=refusal.detail,
-            earlier=identity.earlier,
             program=PROGRAM,
+            tip=tip,
+            known=self.known_boot(node) if refusal.reason == ANCESTOR else 0,
+            proof=self.proof_of(hello.known),
         )
+
+    def known_boot(self, node: str) -> int:
+        """The boot of a peer that this node met last, 0 if it met none."""
+        return self.identity.boots.get(node, ("", 0))[1]
+
+    def proof_of(self, boot: int) -> tuple[int, str]:
+        """An earlier boot of this node and its draw."""
+        return boot, self.identity.draw_of(boot)
+
+    def shown_draw(self, node: str, message: Hello | HelloReply) -> str | None:
+        """The draw that a peer names for its boot that this node met last; None if it has to be asked for it."""
+        known = self.known_boot(node)
+        back = message.boot - known
+        if message.proof[0] == known:
+            return message.proof[1]
+        if isinstance(message, Hello) and back <= DRAWS_TOLD:
+            return message.earlier[(back - 1) * DRAW_CHARS : back * DRAW_CHARS] if back > 0 else ""
+        return None
+
+    def differences(self, hello: Hello) -> tuple[str, ...]:
+        """What differs between this node and a peer and yet lets them work together, as sentences."""
+        theirs = MachineName(*hello.machine)
+        found = differences(self.settings, hello.settings)
+        if theirs.name and theirs.version != self.machine.version:
+            found += (f"the state machine has version {self.machine.version} here and {theirs.version} there",)
+        return found
 
     def judge(self, node: str, hello: Hello, members: Configuration, admit: Admit) -> Refusal:
         """Judge the greeting of `node`; `members` is the configuration in force. `admit` is called last."""
@@ -93,6 +143,18 @@ class Handshake:
             )
         if node == identity.node_id or node not in members.voters:
             return Refusal(IDENTITY, f"node {node!r} is not another member of {members.text}")
+        theirs = MachineName(*hello.machine)
+        if theirs.name not in ("", self.machine.name):
+            return Refusal(
+                MACHINE,
+                f"node {identity.node_id} runs the state machine {self.machine.text}, node {node} {theirs.text}: the "
+                "members of a cluster all run the same one. If it is the same one under two names, give its class the "
+                "attribute machine_name",
+            )
+        if why := conflict(identity.node_id, self.settings, node, hello.settings):
+            return Refusal(SETTINGS, why)
+        if hello.boot > self.known_boot(node) > 0 and self.shown_draw(node, hello) is None:
+            return Refusal(ANCESTOR, f"node {identity.node_id} met boot {self.known_boot(node)} of node {node} last")
         detail = admit(hello)
         return Refusal(IDENTITY, detail) if detail else ACCEPTED
 

@@ -50,7 +50,21 @@ class MatchMoved(NamedTuple):
     """An effect: a follower has more entries on disk than before, so the commit index may move."""
 
 
-Effect = SendTo | ReadReady | PeerNeedsSnapshot | Resign | SendEntries | MatchMoved
+class Contradicts(NamedTuple):
+    """An effect: a follower says that it lacks entries which it had acknowledged to this leadership before.
+
+    The answer may be an old one that arrives late. It is proof if `proven`: its request had left after another such
+    answer arrived, so after the acknowledgement of what both contradict.
+    """
+
+    node: str
+    match: int
+    held: int
+    """The last entry that it names."""
+    proven: bool
+
+
+Effect = SendTo | ReadReady | PeerNeedsSnapshot | Resign | SendEntries | MatchMoved | Contradicts
 """`SendEntries` asks to send once the turn's mailbox is empty; the others are named by their classes."""
 
 SEND_SOON = SendEntries()
@@ -93,6 +107,8 @@ class Leadership:
         self.full_since: float | None = None
         """Since when this node has had no room for entries, by the running clock."""
         self.reads = WaitingReads()
+        self.covered = self.confirmed_ns = 0
+        """The mark of the last heartbeat, see `Freshness`."""
 
     @property
     def quorum(self) -> Quorum:
@@ -145,7 +161,15 @@ class Leadership:
         """The request with these records behind entry `previous` of term `prev_term`."""
         ledger = self.ledger
         return AppendEntries(
-            self.term, previous, prev_term, ledger.commit_index, self.reads.round, records, ledger.elapsed_ms
+            self.term,
+            previous,
+            prev_term,
+            ledger.commit_index,
+            self.reads.round,
+            records,
+            ledger.elapsed_ms,
+            self.covered,
+            self.confirmed_ns,
         )
 
     def need_snapshot(self, effects: list[Effect], node: str, progress: Progress) -> None:
@@ -166,6 +190,7 @@ class Leadership:
         """
         effects: list[Effect] = []
         settings = self.settings
+        self.mark(int(now * 1e9))
         patience = settings.append_timeout_heartbeats * settings.heartbeat_interval
         for node, progress in self.progress.items():
             progress.resume(now)
@@ -178,6 +203,17 @@ class Leadership:
         if not self.quorum.has([self.node_id, *self.heard(now)]):
             effects.append(Resign(self.term, f"no answer from a majority within {settings.election_timeout_min} s"))
         return effects
+
+    def mark(self, now_ns: int) -> None:
+        """Note up to which index and as of when this leader knows what is committed anywhere.
+
+        Before a majority answered a request of this term, nobody can have been elected after it was sent. Of its
+        predecessors' entries it knows only once its no-op is committed.
+        """
+        commit_index = self.ledger.commit_index
+        if commit_index >= self.noop:
+            sent = {node: progress.acked_sent for node, progress in self.progress.items()}
+            self.covered, self.confirmed_ns = commit_index, self.quorum.reached({**sent, self.node_id: now_ns})
 
     def heard(self, now: float) -> list[str]:
         """The followers that answered within an election timeout."""
@@ -226,7 +262,7 @@ class Leadership:
         progress.answered(sent_ns, min(reply.round, self.reads.round), after)
         self.note_refusal(node, progress, reply, after)
         if not reply.success:
-            return () if reply.refusal else self.refused(node, progress, reply)
+            return () if reply.refusal else self.refused(node, progress, reply, sent_ns)
         log = self.ledger.log
         moved = progress.acknowledged(min(reply.index, log.last))
         self.match[node] = progress.match
@@ -249,13 +285,16 @@ class Leadership:
             progress.takes_entries()
             self.refusals.pop(node, None)
 
-    def refused(self, node: str, progress: Progress, reply: AppendReply) -> Sequence[Effect]:
+    def refused(self, node: str, progress: Progress, reply: AppendReply, sent_ns: int) -> Sequence[Effect]:
         """Probe further back, or send a snapshot, because the follower lacks the previous entry.
 
         It needs a snapshot if our log no longer holds any entry that both logs may share: the newest candidate then
         lies before the start of our log, or its term is older than every term that our log still holds.
         """
         log, effects = self.ledger.log, list[Effect]()
+        if reply.index < progress.match:  # whoever has the log up to `match` names no entry before it
+            proven = reply.index < progress.doubted and progress.doubted_ns < sent_ns
+            effects.append(Contradicts(node, progress.match, reply.index, proven))
         older = reply.index < log.base_index or reply.entry_term < log.base_term
         if older and progress.match < log.base_index:
             self.need_snapshot(effects, node, progress)

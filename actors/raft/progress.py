@@ -47,6 +47,9 @@ class Progress:
     probe_sent: bool = False
     acked_sent: int = 0
     acked_round: int = 0
+    doubted: int = 0
+    doubted_ns: int = 0
+    """The `match` that an answer last contradicted, and when, in nanoseconds of CLOCK_BOOTTIME; 0 if none did."""
     refusal: str = ""
     """Why the follower takes no entries, see `REFUSALS`; empty if it does."""
     resume_at: float | None = None

@@ -52,6 +52,8 @@ class Context(Protocol):
     started_at: float
     """When the node started, in seconds of real time."""
     bind_address: str
+    advertised: str
+    """Where the node says that it is reached, empty if it does not know."""
     events_address: str
 
     def actor(self, name: str) -> LocalAddress:

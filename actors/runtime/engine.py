@@ -10,8 +10,6 @@ import random
 from collections.abc import Callable
 from typing import Any, Final
 
-from loguru import logger
-
 from forge_consensus.actors.notices import CommitWasSlow, Persisted, Rebuild
 from forge_consensus.actors.runtime.actor import ConsensusActor
 from forge_consensus.actors.runtime.address import Address, LocalAddress, PeerAddress
@@ -35,8 +33,11 @@ from forge_consensus.config.raft import RaftSettings
 from forge_consensus.errors import is_fatal
 from forge_consensus.events.bus import EventBus
 from forge_consensus.events.types import ConsensusEvent, NodeStopped
+from forge_consensus.process.log import LogLines
 from forge_consensus.storage.ledger.configuration import check_lease
 from forge_consensus.storage.opening import Opened
+
+LINES = LogLines(__name__)
 
 SUPERVISOR: Final = "supervisor"
 
@@ -44,9 +45,10 @@ SUPERVISOR: Final = "supervisor"
 class Engine:
     """One node. All of it belongs to one thread; only `stopping` may be read from others.
 
-    `bind_address` and `events_address` are where the node listens and publishes, for its greetings and its status. The
-    engine is also the actors' `Context`. Raises `InvalidConfigError` for settings with which the cluster's leases would
-    not be safe.
+    `bind_address` and `events_address` are where the node listens and publishes, for its status. `advertised` is where
+    it says that it is reached, empty if it does not know; None stands for the address where it listens. The engine is
+    also the actors' `Context`. Raises `InvalidConfigError` for settings with which the cluster's leases would not be
+    safe.
     """
 
     def __init__(
@@ -59,6 +61,7 @@ class Engine:
         rng: random.Random,
         bind_address: str,
         events_address: str = "",
+        advertised: str | None = None,
     ) -> None:
         check_lease(opened.ledger.configuration, settings.election_timeout_min)
         self.opened = opened
@@ -67,6 +70,7 @@ class Engine:
         self.clock = clock
         self.random = rng
         self.bind_address = bind_address
+        self.advertised = bind_address if advertised is None else advertised
         self.events_address = events_address
         clock.begin_turn()
         self.started_at = clock.now()
@@ -171,7 +175,7 @@ class Engine:
         self.reported.take_back()
         if is_fatal(fault):
             raise fault
-        logger.opt(exception=fault).error("an actor failed; the turn is taken back")
+        LINES.error("an actor failed; the turn is taken back", error=fault)
         self.faults.note(fault, self.clock.now())
         self.forget_actors()
         self.next_turn(self.actor(SUPERVISOR), Rebuild(f"{type(fault).__name__}: {fault}"))

@@ -5,10 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from loguru import logger
-
 from forge_consensus.events.metrics.turn_report import TurnReport
+from forge_consensus.process.log import LogLines
 from forge_consensus.storage.ledger.ledger import Ledger
+
+LINES = LogLines(__name__)
 
 
 class TurnObservation:
@@ -56,4 +57,4 @@ class TurnObservation:
                 observer(report)
         except Exception as fault:
             self.observe(None)
-            logger.opt(exception=fault).error("the observer of turns failed; it is told no more")
+            LINES.error("the observer of turns failed; it is told no more", error=fault)

@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from typing import Final
 
-from loguru import logger
+from forge_consensus.process.log import LogLines
+
+LINES = LogLines(__name__)
+
 
 REPORT_EVERY: Final = 1000
 """Each reason's first refusal gets a line in the log, and then one of every this many."""
@@ -25,4 +28,4 @@ class Refusals:
         """Count a refusal that somebody should look into, and write the first and some later ones to the log."""
         count = self.counts[reason] = self.counts[reason] + 1
         if count == 1 or count % REPORT_EVERY == 0:
-            logger.warning("refused ({} times): {}: {}", count, reason, detail)
+            LINES.warning("refused ({} times): {}: {}", count, reason, detail)

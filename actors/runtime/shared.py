@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from forge_consensus.actors.runtime.freshness import Freshness
 from forge_consensus.actors.runtime.stickiness import Stickiness
+from forge_consensus.actors.runtime.tips import Tips
 from forge_consensus.storage.ledger.log_time import ClockSample
 
 
@@ -56,10 +58,14 @@ class PeerView:
 class Greeted:
     """What another member said of itself in its last greeting that this node accepted."""
 
+    token: str
+    """The boot token of the greeting."""
     program: str
     """The version of its program."""
     level: int
     """The feature level of its program, see `forge_consensus.storage.ledger.levels`."""
+    differs: tuple[str, ...] = ()
+    """What differs between it and this node and should be looked into, as sentences."""
 
 
 @dataclass(slots=True)
@@ -81,6 +87,8 @@ class SharedState:
     stickiness: Stickiness = field(default_factory=Stickiness)
     """Whether a vote request must not move the term, because there is a leader (dissertation 4.2.3). Written by
     election, read by the gate too; it outlives a rebuild of the actors."""
+    freshness: Freshness = field(default_factory=Freshness)
+    """As of when the applied state is up to date. Written by replication; it outlives a rebuild of the actors."""
     match: dict[str, int] = field(default_factory=dict)
     """Of each voter, the index up to which its disk agrees with the leader's log; empty on other nodes. Written by
     replication."""
@@ -95,5 +103,11 @@ class SharedState:
     snapshot."""
     peers: dict[str, PeerView] = field(default_factory=dict)
     """Written by health."""
+    tips: Tips = field(default_factory=Tips)
+    """What each member is known to have on its disk. Written by membership, replication and election, which only add
+    facts that stay true when a turn is rolled back."""
+    refused: dict[str, tuple[str, str]] = field(default_factory=dict)
+    """The members whose last greeting was refused: the boot token of the greeting, and why, for people. Written by
+    membership."""
     greeted: dict[str, Greeted] = field(default_factory=dict)
-    """The members whose greeting was accepted since this process began. Written by membership."""
+    """The members whose greeting was accepted since this process began, and this node. Written by membership."""

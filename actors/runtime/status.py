@@ -73,6 +73,10 @@ class MemberStatus:
     """Why the member takes no entries from this leader: "full", "unsupported", "damaged", or empty if it does."""
     refused_appends: int
     """How many appends of this leader the member has refused; 0 on a node that does not lead."""
+    greeting_refused: str | None
+    """Why this node refused the member's last greeting, for people; None if it did not."""
+    differs: list[str]
+    """What differs between the member and this node, or is wrong with its address, as sentences."""
     problem: str = ""
     """Why the node has no connection to the member, such as a name that does not resolve; "" while it has one."""
 
@@ -273,6 +277,8 @@ def members_of(source: Source) -> list[MemberStatus]:
             program=__version__ if own else greeted.program if greeted else None,
             refusal=ledger.room.full and FULL if own else shared.refusals.get(node, ""),
             refused_appends=shared.refused_appends.get(node, 0),
+            greeting_refused=shared.refused[node][1] if node in shared.refused else None,
+            differs=list(greeted.differs) if greeted else [],
             problem=source.peers.problems.get(node, ""),
         )
         found.append(member)

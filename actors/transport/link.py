@@ -182,6 +182,10 @@ class Link:
         if url:
             self.socket.connect(url)
 
+    def places(self) -> set[str]:
+        """The addresses in numbers to which it may be connected, HOST:PORT or ``ipc://PATH``."""
+        return {url.removeprefix("tcp://") for url in (self.url, *self.name.urls) if url}
+
     def close(self) -> None:
         """Close both sockets; unsent frames are dropped."""
         close_watched(self.socket, self.monitor)

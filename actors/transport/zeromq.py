@@ -11,7 +11,6 @@ from collections.abc import Callable
 from typing import Any
 
 import zmq
-from loguru import logger
 
 from forge_consensus.actors.codec import Frame, encode
 from forge_consensus.actors.runtime.address import SenderAddress
@@ -25,9 +24,11 @@ from forge_consensus.events.bus import EventBus
 from forge_consensus.events.encoding import topic_bytes
 from forge_consensus.events.types import ConsensusEvent
 from forge_consensus.process.fork import close_descriptor, close_sockets, keep, tell_of_forks
+from forge_consensus.process.log import LogLines
 from forge_consensus.process.wakeup import NOBODY, Wakeup
 from forge_consensus.storage.opening import Opened
 
+LINES = LogLines(__name__)
 WAIT_SECONDS_MAX = 0.1
 """The longest wait for frames, which bounds the lost time that goes unnoticed."""
 LATE_SECONDS = 0.02
@@ -83,6 +84,7 @@ class ZeroMqBase(SystemBase):
         bind: str,
         *,
         rng: random.Random | None = None,
+        advertised: str | None = None,
     ) -> None:
         identity = opened.ledger.identity
         addresses = dict(opened.ledger.configuration.members)
@@ -99,6 +101,7 @@ class ZeroMqBase(SystemBase):
                 rng or random.Random(),
                 self.sockets.bind_address,
                 self.sockets.events_address,
+                advertised,
             )
             self.wakeup = Wakeup()
         except BaseException:
@@ -181,7 +184,7 @@ class ZeroMqBase(SystemBase):
             return
         problems[node] = link.problem
         if link.problem and link.problem == link.name.problem:
-            logger.warning("peer {}: {}: no other peer is affected, and it is asked again", node, link.problem)
+            LINES.warning("peer {}: {}: no other peer is affected, and it is asked again", node, link.problem)
 
     def take_inbox(self) -> None:
         """Run the calls that other threads posted: requests of clients in this process, and reports of jobs."""
@@ -214,8 +217,8 @@ class ZeroMqBase(SystemBase):
     def forked(self) -> None:
         """Let go of everything in a child process: the node runs in its parent."""
         sockets = self.sockets
-        peers = [address for _, address in self.engine.ledger.configuration.members]
-        close_sockets(bound=[sockets.bind_address, sockets.events_address], dialled=peers)
+        dialled = {place for link in sockets.links.values() for place in link.places()}
+        close_sockets(bound=[sockets.bind_address, sockets.events_address], dialled=dialled)
         close_descriptor(self.wakeup.fd)
         self.wakeup.fd = -1
         keep(self.engine, sockets, self.wakeup)

@@ -6,20 +6,26 @@ this module changes nothing.
 
 from __future__ import annotations
 
-import json
 import logging
-import sys
+import os
 import traceback
 from datetime import UTC
+from json import dumps
 from types import FrameType
-from typing import TYPE_CHECKING, Any, Final, TextIO
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from loguru import logger
+
+from forge_consensus.process.bounded_writer import BoundedWriter
+from forge_consensus.process.log import DROPPED, enable_logging
 
 if TYPE_CHECKING:
     from loguru import Message, Record
 
 HUMAN: Final = "{time:YYYY-MM-DD HH:mm:ss.SSS} {level: <7} "
+STDERR: Final = 2
+OURS: Final = ("time", "level", "message", "exception", "traceback")
+"""What nothing that is bound to a line can replace."""
 LEVELS: Final = ("trace", "debug", "info", "warning", "error", "critical")
 
 
@@ -40,17 +46,19 @@ class InterceptHandler(logging.Handler):
         bound.opt(depth=depth, exception=record.exc_info).log(level, "{}", record.getMessage())
 
 
-def configure_logging(level: str = "info", *, json: bool = False, stream: TextIO | None = None) -> None:
+def configure_logging(level: str = "info", *, json: bool = False, stream: Stream | None = None) -> None:
     """Make `stream` (default: stderr) the only place where this process logs, from `level` on.
 
     With `json` each line is an object: `time` (RFC 3339, UTC), `level`, `logger`, `message`, and whatever is bound
     (`node`, `cluster`, `term`, `correlation_id`, `event`, `sequence`, `data`), and `exception` where there is one.
-    Variables' values never get into tracebacks. Raises ValueError for an unknown level.
+    Variables' values never get into tracebacks. Lines for stderr wait in a bounded queue, and are dropped and counted
+    when nobody reads them. Raises ValueError for an unknown level.
     """
     if level.lower() not in LEVELS:
         raise ValueError(f"log level {level!r} is none of {', '.join(LEVELS)}")
-    target = sys.stderr if stream is None else stream
+    target: Any = QueuedStderr(json=json) if stream is None else stream
     logger.remove()
+    enable_logging()
     if json:
         logger.add(JsonLines(target), level=level.upper(), format="{message}", backtrace=False, diagnose=False)
     else:
@@ -68,10 +76,46 @@ def human_format(record: Record) -> str:
     return f"{HUMAN}{whose}{{message}}{correlation}\n{{exception}}"
 
 
+class Stream(Protocol):
+    """Where lines are written."""
+
+    def write(self, text: str, /) -> object:
+        """Write a text."""
+
+    def flush(self) -> object:
+        """Let it be seen."""
+
+
+class QueuedStderr:
+    """Stderr behind a bounded queue: who writes never waits for the one who reads.
+
+    The thread writes to the descriptor itself. Were it inside `sys.stderr` when the process ends, the interpreter would
+    wait for it, or abort.
+    """
+
+    def __init__(self, *, json: bool) -> None:
+        self.json = json
+        self.writer: BoundedWriter[str] = BoundedWriter(self.write_now, "forge-stderr")
+        self.write = self.writer.put
+
+    def write_now(self, text: str, dropped: int) -> None:
+        """Write a text, and before it how many were dropped; on the thread."""
+        if dropped:
+            told = DROPPED.format(dropped)
+            notice = {"level": "WARNING", "logger": __name__, "message": told}
+            text = f"{dumps(notice) if self.json else told}\n{text}"
+        left = text.encode(errors="backslashreplace")
+        while left:
+            left = left[os.write(STDERR, left) :]
+
+    def flush(self) -> None:
+        """Nothing: the thread writes as fast as it can."""
+
+
 class JsonLines:
     """A sink that writes each record as a line of JSON."""
 
-    def __init__(self, stream: TextIO) -> None:
+    def __init__(self, stream: Stream) -> None:
         self.stream = stream
 
     def __call__(self, message: Message) -> None:
@@ -88,10 +132,12 @@ def json_line(record: Record) -> str:
         "time": moment,
         "level": record["level"].name,
         "logger": extra.pop("logger", record["name"]),
-        "message": record["message"],
-        **{name: value for name, value in extra.items() if name not in ("time", "level", "message", "exception")},
+        "message": record["message"].removesuffix(f"\n{extra.get('traceback')}"),
+        **{name: value for name, value in extra.items() if name not in OURS},
     }
     error = record["exception"]
-    if error is not None:
+    if "traceback" in extra:
+        line["exception"] = extra["traceback"]
+    elif error is not None:
         line["exception"] = "".join(traceback.format_exception(error.type, error.value, error.traceback))
-    return json.dumps(line, separators=(",", ":"), default=str)
+    return dumps(line, separators=(",", ":"), default=str)

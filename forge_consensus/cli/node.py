@@ -23,6 +23,7 @@ from forge_consensus.events.bus import EventBus
 from forge_consensus.events.encoding import to_json_line
 from forge_consensus.events.log_lines import log_events
 from forge_consensus.events.types import ConsensusEvent
+from forge_consensus.process.descriptors import raise_descriptor_limit
 from forge_consensus.service.node import Node
 from forge_consensus.service.running import NodeRun
 
@@ -220,13 +221,15 @@ def node(
     row |= {"storage_path": data, "lease_reads": lease_reads, "metrics": metrics}
     settings = from_row(NodeSettings, row)
     configure_logging(log_level, json=log_format == "json")
+    raise_descriptor_limit()
     serve(settings, machine, show_events=events)
 
 
 def print_event(event: ConsensusEvent) -> None:
-    """Write an event to stdout at once."""
-    sys.stdout.write(to_json_line(event) + "\n")
-    sys.stdout.flush()
+    """Write an event to stdout at once; past `sys.stdout`, which the end of the process must not wait for."""
+    left = f"{to_json_line(event)}\n".encode()
+    while left:
+        left = left[os.write(sys.stdout.fileno(), left) :]
 
 
 def end_on_signals(run: NodeRun) -> None:

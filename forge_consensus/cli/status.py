@@ -42,6 +42,7 @@ COLUMNS: Final = (
     Column("HEARD", 3),
     Column("SNAPSHOT", 5),
     Column("DISK", 4),
+    Column("VERSION", 6),
 )
 
 
@@ -62,6 +63,7 @@ def cells_of(node: MemberReport, leader: str | None) -> tuple[str, ...]:
         seconds_text(node.last_contact),
         number(node.snapshot_index),
         bytes_text(node.storage_used_bytes),
+        node.version or "-",
     )
 
 

@@ -186,8 +186,8 @@ class Connections:
         self.poller.register(connection.monitor, zmq.POLLIN)
 
     def dialled(self) -> set[str]:
-        """The addresses to which there are connections."""
-        return set(self.by_address)
+        """The addresses in numbers to which there may be connections."""
+        return {place for connection in self.by_address.values() for place in connection.link.places()}
 
     def wait(self, seconds: float) -> list[Arrived]:
         """Wait up to so many seconds; returns what arrived: messages, and connections made and lost."""

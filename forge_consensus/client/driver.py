@@ -10,8 +10,6 @@ from contextlib import suppress
 from functools import partial
 from typing import Any
 
-from loguru import logger
-
 from forge_consensus.actors.messages import WireMessage
 from forge_consensus.client.connections import Arrived, Connections, LocalPort
 from forge_consensus.client.endpoints import LOCAL
@@ -29,9 +27,12 @@ from forge_consensus.errors import (
 )
 from forge_consensus.process.descriptors import require_descriptors
 from forge_consensus.process.fork import close_descriptor, close_sockets, keep, tell_of_forks
+from forge_consensus.process.log import LogLines
 from forge_consensus.process.threads import ForgeThread
 from forge_consensus.process.waiters import Waiters
 from forge_consensus.process.wakeup import NOBODY, Wakeup
+
+LINES = LogLines(__name__)
 
 WAIT_SECONDS_MAX = 1.0
 CLOSE_SECONDS = 5.0
@@ -258,7 +259,7 @@ class Driver:
             while not self.ending():
                 self.turn(connections)
         except Exception as fault:
-            logger.exception("the client's thread failed")
+            LINES.error("the client's thread failed", error=fault)
             error = NotStartedError(f"the client's thread failed: {type(fault).__name__}: {fault}")
         self.end(connections, error or NotStartedError(self.reason))
 

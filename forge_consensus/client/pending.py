@@ -6,13 +6,14 @@ import time
 from collections.abc import Callable
 from typing import Any, Generic, TypeVar, cast
 
-from loguru import logger
-
 from forge_consensus.actors.messages import GetStatus, Locate, Located, Status
 from forge_consensus.errors import ConsensusError, ConsensusTimeoutError, NotStartedError, OutcomeUnknownError, fresh
 from forge_consensus.process.green import FOREVER_SECONDS, taken_lock
+from forge_consensus.process.log import LogLines
 from forge_consensus.storage.ledger.correlation import correlation_of
 from forge_consensus.storage.unpacking import unpack
+
+LINES = LogLines(__name__)
 
 DRIVER_GRACE_SECONDS = 1.0
 """How much later than its deadline a blocked caller stops waiting for the driver."""
@@ -81,8 +82,8 @@ class Pending(Generic[T]):
             return
         try:
             callback()
-        except Exception:
-            logger.exception("a callback of a command failed")
+        except Exception as error:
+            LINES.error("a callback of a command failed", error=error)
 
     def disown(self, reason: str) -> None:
         """End the call in a forked child of the process that made it; callbacks belong to that process."""

@@ -41,7 +41,11 @@ class ReadDetail:
     applied: int
     """The index of the last log entry that the answering node had applied."""
     stale_ms: int
-    """For how many milliseconds that node had not heard from a leader; 0 unless the consistency is ``stale``."""
+    """What was committed so many milliseconds before the node made the answer, or earlier, is in it.
+
+    0 unless the consistency is ``stale``; 2**53 while the node knows nothing, as after its start. What the quickest
+    request of the leader takes to that node comes on top, and so does the answer's way to the client.
+    """
 
 
 def check_timeout(timeout: object, *, late: bool = False) -> float:

@@ -12,6 +12,7 @@ PORT_MAX: Final = 65535
 ADDRESS: Final = re.compile(r"(?P<host>\[[0-9A-Fa-f:.]+(%\w+)?\]|[A-Za-z0-9._-]+):(?P<port>\d{1,5})")
 PATH_BYTES_MAX: Final = 107
 """The longest path that a socket may have (`sun_path` in unix(7), without its zero byte)."""
+WILDCARDS: Final = ("0.0.0.0", "::", "0:0:0:0:0:0:0:0", "*")
 EVENTS_SUFFIX: Final = ".events"
 """A node that listens at a path publishes its events at that path with this behind it."""
 BOUND_PATH_BYTES_MAX: Final = PATH_BYTES_MAX - len(EVENTS_SUFFIX)
@@ -62,6 +63,12 @@ def bind_address(bind: object) -> str:
     if address.startswith(IPC):
         check_path(address, BOUND_PATH_BYTES_MAX)
     return address
+
+
+def is_wildcard(address: str) -> bool:
+    """Whether the address stands for all addresses of a host: one can listen there, and nobody can connect to it."""
+    host = address.rpartition(":")[0].strip("[]")
+    return not address.startswith(IPC) and host in WILDCARDS
 
 
 def takes_free_port(bind: object) -> bool:

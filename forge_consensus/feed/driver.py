@@ -8,7 +8,6 @@ from math import ceil, inf
 from typing import Any, Protocol
 
 import zmq
-from loguru import logger
 
 from forge_consensus.actors.messages import EventPage, Locate, Located, Refused, WireMessage
 from forge_consensus.client.connections import Connection, packed, tend_links, unpacked
@@ -27,8 +26,11 @@ from forge_consensus.feed.cursor import Delivery, EventCursor, Position, Since, 
 from forge_consensus.feed.event_subscriber import EventSubscriber, reachable
 from forge_consensus.process.descriptors import require_descriptors
 from forge_consensus.process.fork import close_descriptor, close_sockets, keep, tell_of_forks
+from forge_consensus.process.log import LogLines
 from forge_consensus.process.threads import ForgeThread
 from forge_consensus.process.wakeup import NOBODY, Wakeup
+
+LINES = LogLines(__name__)
 
 CONNECT_SECONDS = 5.0
 """How long to wait for nodes that do not answer, where nothing else is said."""
@@ -47,7 +49,7 @@ LISTEN_SECONDS_MIN = 0.1
 
 def log_silence(error: ConnectionFailedError) -> None:
     """Write into the log that no node answers."""
-    logger.warning("{}", error)
+    LINES.warning("{}", error)
 
 
 def check_connect_seconds(seconds: object) -> None:
@@ -175,7 +177,9 @@ class FeedDriver:
         """In a child process: end, because the thread and the connections belong to the parent."""
         if self.closing and not self.thread.is_alive():
             return
-        close_sockets(dialled=self.sources)
+        dialled = {place for source in self.sources.values() for place in source.connection.link.places()}
+        heard = {source.subscriber.address for source in self.sources.values() if source.subscriber is not None}
+        close_sockets(dialled=dialled | heard)
         close_descriptor(self.wakeup.fd)
         self.wakeup.fd = -1
         keep(self.context, self.sources, self.wakeup, self.poller, self.thread)
@@ -202,7 +206,7 @@ class FeedDriver:
         except ConsensusError as fault:
             error = fault
         except Exception as fault:
-            logger.exception("the feed's thread failed")
+            LINES.error("the feed's thread failed", error=fault)
             error = OperationFailedError(f"the feed's thread failed: {type(fault).__name__}: {fault}")
         for source in self.sources.values():
             self.stop_listening(source)
@@ -232,8 +236,8 @@ class FeedDriver:
             self.silent_at = inf
             try:
                 self.on_silence(self.silence())
-            except Exception:
-                logger.exception("on_silence of an event feed failed")
+            except Exception as error:
+                LINES.error("on_silence of an event feed failed", error=error)
 
     def silence(self) -> ConnectionFailedError:
         """The error that says that no node answers."""

@@ -2,7 +2,8 @@
 
 Run as ``python -m forge_consensus.service.child``. The first line of its input is JSON (see `blueprint_of`). It stops
 when its input ends, and when its parent is another process than before, because the service is gone then. Its output
-is lines of JSON: "open" with the node's addresses, "running", "error", and "event" with its last events.
+is lines of JSON: "open" with the node's addresses, "running", "error", "event" with its last events, and "log" with the
+lines of its log, which are written where those of the parent are.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Mapping
 from typing import IO, Any
 
 import zmq
@@ -24,6 +26,9 @@ from forge_consensus.errors import ConsensusError
 from forge_consensus.events.bus import EventBus
 from forge_consensus.events.encoding import to_msgpack
 from forge_consensus.events.types import NodeStopped
+from forge_consensus.process.bounded_writer import FLUSH_SECONDS
+from forge_consensus.process.descriptors import raise_descriptor_limit
+from forge_consensus.process.log import OUTLET, Line
 from forge_consensus.service.node import Node
 from forge_consensus.service.running import NodeRun
 from forge_consensus.service.thread_node import typed
@@ -52,15 +57,25 @@ class Child:
     def __init__(self, source: IO[bytes], sink: IO[bytes]) -> None:
         self.source = source
         self.sink = sink
+        self.saying = threading.Lock()
         self.node_run: NodeRun | None = None
         self.stopping = False
 
     def say(self, **row: Any) -> None:
         """Write a line to the parent; if the parent is gone, stop."""
+        left = json.dumps(row).encode() + b"\n"
         try:
-            self.sink.write(json.dumps(row).encode() + b"\n")
+            with self.saying:
+                while left:
+                    left = left[self.sink.write(left) :]
         except OSError:
             self.stop()
+
+    def log(self, line: Line) -> None:
+        """Send the parent a line of the log."""
+        self.say(
+            log=[line.level, line.text, line.module, line.function, line.number, line.time], extra=texts(line.extra)
+        )
 
     def stop(self) -> None:
         """Ask the node to stop; from any thread, also from a signal handler."""
@@ -91,6 +106,7 @@ class Child:
             self.node_run.run()
         except Exception as fault:
             error = typed(fault)
+            OUTLET.writer.flush(FLUSH_SECONDS)
             self.say(error=error.code, text=str(error), context=plain(error))
             return error.exit_code
         return 0
@@ -103,6 +119,14 @@ class Child:
         if base.sockets.publisher.poll(LISTENER_MS, zmq.POLLIN):
             base.serve_subscribers()
         self.say(running=True)
+
+
+def texts(extra: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what is bound to a line, as far as JSON can hold it, the rest as texts."""
+    return {
+        name: value if isinstance(value, bool | int | float | str | None) else str(value)
+        for name, value in extra.items()
+    }
 
 
 def plain(error: ConsensusError) -> dict[str, Any]:
@@ -124,6 +148,8 @@ def main() -> int:
     blueprint = json.loads(line)
     sys.path[:] = blueprint["path"]
     child = Child(source, sink)
+    OUTLET.target = child.log
+    raise_descriptor_limit()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent too, which decides what it means
     signal.signal(signal.SIGTERM, lambda *_: child.stop())
     return child.run(blueprint)

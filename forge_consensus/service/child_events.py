@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import zmq
-from loguru import logger
 
 from forge_consensus.actors.transport.endpoint import url_of
 from forge_consensus.events.bus import EventBus
 from forge_consensus.events.encoding import EventDecodeError, from_msgpack
 from forge_consensus.events.types import EVENT_TYPES, UnknownEvent
 from forge_consensus.process.fork import close_sockets, keep, tell_of_forks
+from forge_consensus.process.log import LogLines
 from forge_consensus.process.threads import ForgeThread
 from forge_consensus.process.wakeup import Wakeup
+
+LINES = LogLines(__name__)
 
 POLL_MS = 500
 FRAMES_MAX = 10_000
@@ -90,7 +92,7 @@ class ChildEvents:
         try:
             event = from_msgpack(body)
         except EventDecodeError as error:
-            logger.warning("the node sent an event that does not decode: {}", error)
+            LINES.warning("the node sent an event that does not decode: {}", error)
             return
         if event.sequence > self.last:
             self.last = event.sequence

@@ -6,10 +6,11 @@ The status command prints it; whatever else shows a whole cluster can use it. A 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
+from forge_consensus.actors.messages import FULL
 from forge_consensus.client.pending import PendingNodeQuery
 from forge_consensus.client.sync import Client
 from forge_consensus.errors import ConnectionFailedError, ConsensusError
@@ -21,6 +22,8 @@ GRACE_SECONDS: Final = 1.0
 LOOK_SECONDS: Final = 0.01
 BEHIND_ENTRIES: Final = 1000
 """A member that lacks more committed entries is called behind."""
+CLOCK_AHEAD_MS: Final = 1000.0
+"""A wall clock that is further from the leader's is told of."""
 NO_LEADER: Final = "no leader is known"
 """What a node says of itself where its row says "no leader"."""
 BEHIND_SECONDS: Final = 1.0
@@ -47,13 +50,17 @@ class MemberReport:
     role: str | None
     address: str
     state: str
-    """One of "ok", "slow", "behind", "cut off", "no leader", "no member" or "no answer"."""
+    """One of "ok", "slow", "behind", "full", "refusing", "cut off", "no leader", "no member" or "no answer"."""
     match_index: int | None
     """The last entry known to be in its log; None where the leader has not learned it in its term."""
     lag: int | None
     """How many committed entries it lacks, as the leader knows; None for the leader itself."""
     last_contact: float | None
     """Seconds since the leader heard it; without a leader, since it heard one."""
+    clock_ahead_ms: float | None
+    """How far its wall clock is ahead of the leader's, give or take half a round trip; None without a leader."""
+    version: str | None
+    """The version of its program, as it says itself or the leader knows."""
     error: str | None
     """Why there is no answer."""
     term: int | None
@@ -79,6 +86,7 @@ class MemberReport:
         """Return what a person should know of a node that is not well: how it fares, then what it says itself."""
         name = f"{self.node_id or 'a node'} at {self.address}"
         lag = f"{self.lag:,} entries behind and " if self.lag else ""
+        behind = f"is {lag}" if lag else ""
         own = [f"{self.node_id}: {detail}" for detail in self.details or ()]
         return own + {
             "cut off": [f"{name} answers here, but the leader does not hear it: see what is between them"],
@@ -86,6 +94,8 @@ class MemberReport:
             "no member": [f"{name} is not a member of this cluster: see its --cluster and --peers"],
             "no leader": [f"{name} follows no leader: see whether it reaches the others"],
             "behind": [f"{name} is {lag}catching up"],
+            "full": [f"{name} {behind}takes no entries, because it has no room: make room there"],
+            "refusing": [f"{name} {behind}takes no entries: see its log"],
             "slow": [f"{name} is {lag}was last heard {seconds_text(self.last_contact)} ago"],
         }.get(self.state, [])
 
@@ -224,7 +234,7 @@ def report_of(inquiry: Inquiry) -> ClusterReport:
     reachable = sum(member["id"] in answers for member in first["nodes"])
     connected = sum(hears(first, member) for member in first["nodes"]) if leads else reachable
     required = total // 2 + 1
-    warnings = [text for node in nodes for text in node.warnings()]
+    warnings = [text for node in nodes for text in node.warnings()] + comparisons(answers, nodes)
     if not leads:
         warnings.insert(0, "no node that answers leads: writes and linearizable reads wait for an election")
     elif not first["has_quorum"]:
@@ -248,6 +258,26 @@ def report_of(inquiry: Inquiry) -> ClusterReport:
         nodes=tuple(nodes),
         warnings=tuple(warnings),
     )
+
+
+def comparisons(answers: Mapping[str, Status], nodes: Sequence[MemberReport]) -> list[str]:
+    """Return what is wrong between nodes: connections that cannot be made, clocks and versions that differ."""
+    found = [
+        f"{name} has no connection to {member['id']}: {member['problem']}"
+        for name, answer in sorted(answers.items())
+        for member in answer["nodes"]
+        if member.get("problem")
+    ]
+    for node in nodes:
+        if node.clock_ahead_ms is not None and abs(node.clock_ahead_ms) > CLOCK_AHEAD_MS:
+            way = "ahead of" if node.clock_ahead_ms > 0 else "behind"
+            apart = seconds_text(abs(node.clock_ahead_ms) / 1000)
+            found.append(f"the wall clock of {node.node_id} is {apart} {way} the leader's: set it right")
+    versions = {node.version for node in nodes if node.version}
+    if len(versions) > 1:
+        listed = ", ".join(f"{node.node_id} {node.version}" for node in nodes if node.version)
+        found.append(f"the nodes run different versions of the program: {listed}")
+    return found
 
 
 def hears(leader: Status, member: Mapping[str, Any]) -> bool:
@@ -287,10 +317,19 @@ def member_of(inquiry: Inquiry, first: Status, member: Mapping[str, Any]) -> Mem
         match_index=match,
         lag=lag,
         last_contact=contact,
+        clock_ahead_ms=member.get("clock_ahead_ms") if leads else None,
+        version=version_of(answer, member),
         error=error,
         **{name: answer[name] if answer else None for name in COPIED if name != "details"},
         details=own_details(first, answer) if answer else None,
     )
+
+
+def version_of(answer: Status | None, member: Mapping[str, Any]) -> str | None:
+    """Return the version of a node's program: from its own row in its own answer, else as the leader knows it."""
+    own = [each for each in answer["nodes"] if each["id"] == answer["node_id"]] if answer else []
+    version: str | None = next((each.get("program") for each in [*own, member] if each.get("program")), None)
+    return version
 
 
 def own_details(first: Status, answer: Status) -> list[str]:
@@ -312,5 +351,7 @@ def state_of(
         return "cut off"
     if answer["leader_id"] is None:
         return "no leader"
+    if refusal := member.get("refusal"):
+        return FULL if refusal == FULL else "refusing"
     silent = leads and (contact or 0) > BEHIND_SECONDS
     return "behind" if (lag or 0) > BEHIND_ENTRIES else "slow" if silent else "ok"

@@ -8,8 +8,6 @@ from contextlib import ExitStack, contextmanager
 from types import TracebackType
 from typing import Protocol, Self
 
-from loguru import logger
-
 from forge_consensus.errors import ConsensusError, ConsensusTimeoutError, InvalidConfigError
 from forge_consensus.events.bus import EventBus
 from forge_consensus.events.types import (
@@ -20,8 +18,11 @@ from forge_consensus.events.types import (
     LeaderStepDown,
     NodeStopped,
 )
+from forge_consensus.process.log import LogLines
 from forge_consensus.process.threads import ForgeThread
 from forge_consensus.process.waiters import Latch, Waiters
+
+LINES = LogLines(__name__)
 
 LOOK_SECONDS = 0.25
 """How often the holder of a lead asks the node as well, because a node that died publishes no event."""
@@ -216,7 +217,7 @@ class LeaderTask:
                 continue
             try:
                 self.work(lead)
-            except Exception:
-                logger.exception("the work of a leader of term {} failed", lead.term)
+            except Exception as error:
+                LINES.error("the work of a leader of term {} failed", lead.term, error=error)
             while lead.wait(LOOK_SECONDS):
                 pass

@@ -12,8 +12,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, NoReturn, Self
 
-from loguru import logger
-
 from forge_consensus.client.sync import TIMEOUT_SECONDS, Client, check_timeout
 from forge_consensus.config.client import ClientSettings
 from forge_consensus.config.node import BIND, NodeSettings
@@ -24,6 +22,7 @@ from forge_consensus.events.bus import EventBus
 from forge_consensus.events.types import BecameLeader, SnapshotCompleted
 from forge_consensus.process.fork import keep, tell_of_forks
 from forge_consensus.process.green import refuse_replaced_threads
+from forge_consensus.process.log import LogLines
 from forge_consensus.process.threads import ForgeThread
 from forge_consensus.process.waiters import Latch
 from forge_consensus.service.blocking import refuse_to_wait
@@ -31,6 +30,8 @@ from forge_consensus.service.machines import MachineChoice
 from forge_consensus.service.process_node import ProcessNode
 from forge_consensus.service.reports import Meter
 from forge_consensus.service.thread_node import Host, ThreadNode
+
+LINES = LogLines(__name__)
 
 START_SECONDS = 30.0
 STOP_SECONDS = 5.0
@@ -223,14 +224,14 @@ class ServiceLifecycle:
         """Note that the node has ended by itself, and tell every waiting call; the host calls this on its thread."""
         self.failure = failure
         self.failed.set()
-        logger.critical("node {} has ended: {}: {}", self.settings.node_id, failure.code, failure)
+        LINES.critical("node {} has ended: {}: {}", self.settings.node_id, failure.code, failure)
         if self.client is not None:
             self.client.driver.end_soon(f"the node has ended: {failure}")
         if self.on_failure is not None:
             try:
                 self.on_failure(failure)
-            except Exception:
-                logger.exception("on_failure raised")
+            except Exception as error:
+                LINES.error("on_failure raised", error=error)
 
     def forked(self) -> None:
         """In a child process: know nothing of the parent's node, which does not run here."""

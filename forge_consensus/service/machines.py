@@ -10,6 +10,7 @@ from typing import Any, cast
 
 from forge_consensus.errors import InvalidConfigError
 from forge_consensus.storage.machines.machine import Machine
+from forge_consensus.storage.machines.naming import name_of
 
 NEEDED = ("apply", "query", "snapshot", "restore")
 LEDGER_NEEDED = ("apply", "query", "checkpoint", "bind")
@@ -36,7 +37,7 @@ class MachineChoice:
         return self.given if isinstance(self.given, type) else type(self.given)
 
     def check(self) -> None:
-        """Raise `InvalidConfigError` if a method of a state machine is missing."""
+        """Raise `InvalidConfigError` if a method of a state machine is missing, or its name or version cannot be."""
         in_ledger = hasattr(self.kind, "checkpoint")
         missing = [
             name for name in (LEDGER_NEEDED if in_ledger else NEEDED) if not callable(getattr(self.given, name, None))
@@ -46,6 +47,7 @@ class MachineChoice:
                 f"{self.kind.__qualname__} is no state machine: it has no {', '.join(missing)}. "
                 f"A state machine has {', '.join(NEEDED)} (see forge_consensus.StateMachine)"
             )
+        name_of(self.given)
 
     def fresh(self) -> Machine | None:
         """Return the machine for a node that starts now, in its first state; None for the built-in one.

@@ -4,28 +4,33 @@ from __future__ import annotations
 
 import secrets
 import socket
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from loguru import logger
 from thespian.actors import ActorSystem
 
 from forge_consensus.actors.supervisor import start_system
 from forge_consensus.actors.transport.zeromq import LocalConnection, ZeroMqBase
-from forge_consensus.config.address import takes_free_port
+from forge_consensus.config.address import is_wildcard, takes_free_port
 from forge_consensus.config.node import NodeSettings
 from forge_consensus.errors import InvalidConfigError
 from forge_consensus.events.bus import EventBus
+from forge_consensus.process.interpreter import find_python
+from forge_consensus.process.log import LogLines, log_context
 from forge_consensus.storage.backends.folder import Folder
 from forge_consensus.storage.backends.lmdb import LmdbTables
 from forge_consensus.storage.ledger.configuration import Configuration, check_lease, drift_ppm_of, lease_ms_of
 from forge_consensus.storage.machines.kv import KeyValueMachine
 from forge_consensus.storage.machines.machine import Machine
+from forge_consensus.storage.machines.naming import BUILT_IN, name_of
 from forge_consensus.storage.opening import Founding, Opened, open_ledger
 from forge_consensus.storage.snapshots.export import exporter
 
 if TYPE_CHECKING:
     from forge_consensus.service.node_metrics import ServedMetrics
+
+LINES = LogLines(__name__)
 
 
 class Node:
@@ -68,7 +73,7 @@ class Node:
             opened = self.open_ledger(bind)
             check_lease(opened.ledger.configuration, settings.raft.election_timeout_min)
             self.tell_findings(opened)
-            self.base = ZeroMqBase(opened, settings.raft, self.bus, bind)
+            self.base = ZeroMqBase(opened, settings.raft, self.bus, bind, advertised=advertised(settings, bind))
             self.system = start_system(self.base)
             if settings.metrics is not None:
                 from forge_consensus.service.node_metrics import (
@@ -82,12 +87,18 @@ class Node:
 
     def tell_findings(self, opened: Opened) -> None:
         """Log what opening found that does no harm but that an operator should know."""
+        if find_python() is None:
+            LINES.warning(
+                "sys.executable is {!r}, which is no Python interpreter, and none was found beside it: snapshots are "
+                "written on a thread of this process, which costs the node time",
+                sys.executable,
+            )
         for damage in opened.snapshots.damaged:
-            logger.warning("passed over a damaged snapshot: {}", damage)
+            LINES.warning("passed over a damaged snapshot: {}", damage)
         peers = dict(self.settings.peers)
         members = opened.ledger.configuration
         if peers and not opened.is_new and peers != members.addresses:
-            logger.warning(
+            LINES.warning(
                 "the peers given are not those of this folder, {}: the list is read at the first start only",
                 members.text,
             )
@@ -103,6 +114,7 @@ class Node:
             lease_reads=settings.lease_reads,
             lease_ms=lease_ms_of(settings.raft.election_timeout_min),
             drift_ppm=drift_ppm_of(settings.raft.clock_drift),
+            machine=founding_name(self.machine),
         )
         founding = Founding(settings.node_id, settings.cluster_id, configuration, lambda: secrets.token_hex(8))
         machine: Any = self.machine
@@ -124,7 +136,7 @@ class Node:
         """Run until `stop`. Raises what ended the node otherwise; after a storage error nothing leaves it (I16)."""
         assert self.base is not None, "the node is open"
         settings = self.settings
-        with logger.contextualize(node=settings.node_id, cluster=settings.cluster_id):  # on all lines of this thread
+        with log_context(node=settings.node_id, cluster=settings.cluster_id):  # on all lines of this thread
             self.base.run()
 
     def stop(self, reason: str = "asked to") -> None:
@@ -142,6 +154,21 @@ class Node:
             self.tables.close()
         if self.folder is not None:
             self.folder.release()
+
+
+def advertised(settings: NodeSettings, bind: str) -> str:
+    """Return where the node is reached, as far as its settings say: among the peers, else where it listens.
+
+    It is empty for a node that listens on all addresses of its host and was given no peers.
+    """
+    own = settings.peers.get(settings.node_id)
+    return own if own is not None else "" if is_wildcard(bind) else bind
+
+
+def founding_name(machine: Machine) -> str:
+    """Return what a new cluster's configuration says of the machine: nothing of the built-in one."""
+    name = name_of(machine).name
+    return "" if name == BUILT_IN else name
 
 
 def free_address(bind: str) -> str:

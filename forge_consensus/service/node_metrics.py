@@ -6,14 +6,16 @@ from collections.abc import Mapping
 from queue import SimpleQueue
 from typing import Any, Final
 
-from loguru import logger
 from prometheus_client import ProcessCollector
 
 from forge_consensus.actors.messages import GetStatus
 from forge_consensus.actors.transport.zeromq import LocalConnection, ZeroMqBase
 from forge_consensus.events.metrics.metrics import GoOriginalMetrics, NodeMetrics
 from forge_consensus.events.metrics.server import MetricsServer, serve
+from forge_consensus.process.log import LogLines
 from forge_consensus.version import __version__
+
+LINES = LogLines(__name__)
 
 SAMPLE_SECONDS_MAX: Final = 1.0
 """A node that does not answer a scrape by then is told to be not responding; Prometheus itself waits 10 s."""
@@ -40,7 +42,7 @@ class ServedMetrics:
             self.metrics.close()
             raise
         base.engine.observation.observe(self.metrics.observe_turn)
-        logger.info("{}: metrics at http://{}/metrics", identity.node_id, self.address)
+        LINES.info("{}: metrics at http://{}/metrics", identity.node_id, self.address)
 
     @property
     def address(self) -> str:

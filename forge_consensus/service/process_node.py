@@ -25,6 +25,7 @@ from forge_consensus.events.bus import EventBus
 from forge_consensus.process.descriptors import require_descriptors
 from forge_consensus.process.fork import close_descriptor, keep, tell_of_forks
 from forge_consensus.process.interpreter import python
+from forge_consensus.process.log import OUTLET, Line
 from forge_consensus.process.threads import ForgeThread
 from forge_consensus.process.waiters import Latch
 from forge_consensus.service.child import blueprint_of
@@ -188,6 +189,9 @@ class ProcessNode:
             self.error = error_from_code(row["error"], row["text"], **row["context"])
         elif "event" in row:
             self.last_events.append(bytes.fromhex(row["event"]))
+        elif "log" in row:
+            level, text, module, function, number, moment = row["log"]
+            OUTLET.put(Line(level, text, module, function, number, moment, row["extra"]))
 
     # --- what it says of itself --------------------------------------------------------------------------------------
 

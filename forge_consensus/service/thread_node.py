@@ -5,17 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
-from loguru import logger
-
 from forge_consensus.actors.runtime.status import NodeStatus
 from forge_consensus.client.connections import LocalPort
 from forge_consensus.config.node import NodeSettings
 from forge_consensus.errors import ConsensusError, ConsensusTimeoutError, NotStartedError, OperationFailedError, fresh
 from forge_consensus.events.bus import EventBus
+from forge_consensus.process.log import LogLines
 from forge_consensus.process.threads import ForgeThread
 from forge_consensus.process.waiters import Latch
 from forge_consensus.service.machines import MachineChoice
 from forge_consensus.service.node import Node
+
+LINES = LogLines(__name__)
 
 OnEnd = Callable[[ConsensusError], None]
 """Called once, on some thread, with the error that ended a node which nobody had asked to end."""
@@ -134,8 +135,8 @@ class ThreadNode:
         finally:
             try:
                 node.close()
-            except Exception:
-                logger.exception("the node could not be closed")
+            except Exception as error:
+                LINES.error("the node could not be closed", error=error)
 
     def ended(self, fault: BaseException | None) -> None:
         """Report an end that nobody asked for."""

@@ -26,6 +26,11 @@ def seal(key: bytes, value: bytes) -> bytes:
     return value + crc32(value, crc32(key)).to_bytes(CRC_BYTES, "little")
 
 
+def is_sealed(key: bytes, row: bytes) -> bool:
+    """Whether a row is whole and belongs to that key."""
+    return crc32(row, crc32(key)) == RESIDUE and len(row) >= CRC_BYTES
+
+
 def unseal(key: bytes, row: bytes, what: str) -> bytes:
     """Return the value in a row. Raises `CorruptionError`, which names the row by `what`, if it is damaged."""
     if crc32(row, crc32(key)) != RESIDUE or len(row) < CRC_BYTES:

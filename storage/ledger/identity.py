@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import cast
+from typing import Final, cast
 
 import msgpack
 
 from forge_consensus.errors import IdentityError
 from forge_consensus.storage.backends.tables import Batch, Tables
 from forge_consensus.storage.ledger.skips import stored_skips, told
-from forge_consensus.storage.ledger.transaction import Transaction, get_meta, put_meta
+from forge_consensus.storage.ledger.transaction import META, Transaction, get_meta, put_meta
 
 IDENTITY = b"identity"
 BOOTS = b"boots"
@@ -22,9 +22,16 @@ FORMATS = (2, FORMAT)
 DRAWN = "."
 """Stands in a boot token between the incarnation and the draw."""
 DRAW_CHARS = 8
-EARLIER_KEPT = 16_384
-"""How many past boots a folder can prove that it descends from; a peer that missed
-more of them refuses the node. At one restart a minute that is eleven days."""
+DRAWS_TOLD: Final = 64
+"""How many of its newest draws a node names in each greeting. A peer that met an older boot last asks for its draw."""
+DRAWS_KEPT: Final = 1 << 20
+"""How many past boots a folder can prove that it descends from; a peer that met none of so many refuses the node. At
+one start a second that is twelve days."""
+NEW_ID: Final = (
+    "Bring the newest folder of this node back. If it is lost, leave the node switched off: the others go on while "
+    "they are a majority of the members, and this version of the program cannot exchange a member yet"
+)
+"""What to do about a member whose folder is not the one that the others know."""
 
 
 class Identity:
@@ -33,8 +40,8 @@ class Identity:
     The *incarnation* is a random text made with the folder, the *boot* a counter that is raised durably before the
     first frame of a process. A folder that is copied while it is one boot old would count to the same boot again, so
     each boot also makes a random *draw*; incarnation and draw together are the *boot token*. The folder keeps the draws
-    of its earlier boots and names them when it greets a peer, so a restored copy gives itself away even if it has been
-    started more often than the folder whose place it took.
+    of its earlier boots, one row each, and names the one that a peer asks for, so a restored copy gives itself away
+    even if it has been started more often than the folder whose place it took.
 
     `boots` holds the boot token and the highest boot of every member that greeted this node, durably. A wiped or
     restored folder has forgotten votes that it gave, so it must not be taken for the member that gave them.
@@ -49,10 +56,12 @@ class Identity:
         """The incarnation and this boot's draw, as one text."""
         self.boot = 0
         self.earlier = ""
-        """The draws of the boots before this one, newest first, `DRAW_CHARS` each."""
+        """The draws of the `DRAWS_TOLD` boots before this one, newest first, `DRAW_CHARS` each."""
         self.boots: dict[str, tuple[str, int]] = {}
         self.skipped = ""
         """The log entries that this node skips, as text: members of one cluster skip the same ones."""
+        self.expelled: dict[str, tuple[tuple[str, int], str]] = {}
+        """By member: a boot of it that turned out to have lost what it had acknowledged, and the reason for people."""
 
     def open(self, new_incarnation: Callable[[], str], batch: Batch) -> bool:
         """Read the identity of the folder and stage the next boot, which counts once `batch` is committed.
@@ -70,20 +79,38 @@ class Identity:
                     f"the folder has format {row[0]} and this program reads {FORMATS[0]} to {FORMAT}: start it with "
                     "the program that wrote it"
                 )
-            _, node_id, cluster_id, self.incarnation, boot, self.earlier = row
+            _, node_id, cluster_id, self.incarnation, boot = row[:5]
             self.boot = boot + 1
             if (node_id, cluster_id) != (self.node_id, self.cluster_id):
                 raise IdentityError(
                     f"the folder belongs to node {node_id!r} of cluster {cluster_id!r}, not to node "
                     f"{self.node_id!r} of cluster {self.cluster_id!r}: name the folder of this node"
                 )
+            self.earlier = self.take_over_draws(row[5], batch) if row[0] == 2 else self.newest_draws()
         draw = new_incarnation()[:DRAW_CHARS]
         self.boot_token = f"{self.incarnation}{DRAWN}{draw}"
-        draws = (draw + self.earlier)[: EARLIER_KEPT * DRAW_CHARS]
-        begun = (FORMAT, self.node_id, self.cluster_id, self.incarnation, self.boot, draws)
+        put_meta(batch, draw_key(self.boot), draw.encode())
+        if self.boot > DRAWS_KEPT:
+            batch.delete(META, draw_key(self.boot - DRAWS_KEPT))
+        begun = (FORMAT, self.node_id, self.cluster_id, self.incarnation, self.boot)
         put_meta(batch, IDENTITY, cast("bytes", msgpack.packb(begun)))
         self.reload()
         return stored is None
+
+    def take_over_draws(self, draws: str, batch: Batch) -> str:
+        """Stage the draws that a folder of format 2 held in one text, newest first; returns the newest of them."""
+        for back, start in enumerate(range(0, len(draws), DRAW_CHARS), 1):
+            put_meta(batch, draw_key(self.boot - back), draws[start : start + DRAW_CHARS].encode())
+        return draws[: DRAWS_TOLD * DRAW_CHARS]
+
+    def newest_draws(self) -> str:
+        """The draws of the last boots before this one, newest first."""
+        found = (self.draw_of(boot) for boot in range(self.boot - 1, max(0, self.boot - 1 - DRAWS_TOLD), -1))
+        return "".join(found)
+
+    def draw_of(self, boot: int) -> str:
+        """The draw of an earlier boot of this folder, empty if the folder holds none. Raises `CorruptionError`."""
+        return (get_meta(self.tables, draw_key(boot)) or b"").decode() if 0 < boot < self.boot else ""
 
     def reload(self) -> None:
         """Read the members' boots from disk again, as after a turn that was rolled back."""
@@ -91,31 +118,58 @@ class Identity:
         stored = get_meta(self.tables, BOOTS)
         rows = msgpack.unpackb(stored) if stored else {}
         self.boots = {node: (token, boot) for node, (token, boot) in rows.items()}
+        for node, (expelled, _) in self.expelled.items():
+            if self.boots.get(node) == expelled:
+                del self.boots[node]
 
-    def admit(self, turn: Transaction, node: str, token: str, boot: int, earlier: str) -> str:
+    def is_later_boot(self, node: str, token: str) -> bool:
+        """Whether the token is of another boot of a member's folder than the one that was met last."""
+        known = self.boots.get(node)
+        return known is not None and known[0] != token and known[0].partition(DRAWN)[0] == token.partition(DRAWN)[0]
+
+    def admit(self, turn: Transaction, node: str, token: str, boot: int, shown: str) -> str:
         """Note a member's boot in this turn; returns "", or why this cannot be the member that was known before.
 
-        `token`, `boot` and `earlier` are the member's own statements: its boot token, its boot, and the draws of the
-        boots before it, newest first.
+        `token` and `boot` are the member's own statements: its boot token and its boot. `shown` is the draw that it
+        names for the boot that this node met last.
         """
         known = self.boots.get(node)
         if known == (token, boot):
             return ""
+        if node in self.expelled:
+            (was_token, was_boot), why = self.expelled[node]
+            if (was_token, was_boot) == (token, boot):
+                return why
+            known = known or (was_token, was_boot)
         if known is not None:
             (was, _, draw), (folder, _, _) = known[0].partition(DRAWN), token.partition(DRAWN)
             if was != folder:
                 return (
                     f"node {node} was known with folder {was} and now has folder {folder}: its folder was "
-                    "wiped or exchanged, and with it the votes that it gave. Bring the old folder back, or let the "
-                    "node join under a new id"
+                    f"wiped or exchanged, and with it the votes that it gave. {NEW_ID}"
                 )
-            back = boot - known[1]
-            if back <= 0 or earlier[(back - 1) * DRAW_CHARS : back * DRAW_CHARS] != draw:
+            if boot <= known[1] or shown != draw:
                 return (
                     f"node {node} was known in boot {known[1]} and now comes in boot {boot}, which does not descend "
                     "from that one: its folder was restored from an older copy, which has forgotten what it "
-                    "acknowledged since. Let the node join under a new id"
+                    f"acknowledged since. {NEW_ID}"
                 )
         self.boots[node] = (token, boot)
-        turn.put_meta(BOOTS, cast("bytes", msgpack.packb(self.boots)))
+        self.expelled.pop(node, None)
+        rows = {name: expelled for name, (expelled, _) in self.expelled.items()} | self.boots
+        turn.put_meta(BOOTS, cast("bytes", msgpack.packb(rows)))
         return ""
+
+    def expel(self, node: str, why: str) -> None:
+        """Accept no further frame of a member's present boot, because it lost what it had acknowledged.
+
+        Its next greeting is refused with the reason, which ends that process.
+        """
+        known = self.boots.pop(node, None)
+        if known is not None:
+            self.expelled[node] = (known, why)
+
+
+def draw_key(boot: int) -> bytes:
+    """The key of the row that holds the draw of a boot of this folder."""
+    return b"draw-%012d" % boot

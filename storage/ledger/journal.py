@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Final, Literal, NamedTuple
 
+from forge_consensus.storage.backends.sealed import CRC_BYTES, is_sealed, seal
 from forge_consensus.storage.backends.tables import Batch, Tables
 from forge_consensus.storage.ledger.numbers import EVENTS_MARK, EventNumbers
 from forge_consensus.storage.ledger.transaction import get_meta, put_meta
@@ -73,6 +74,11 @@ def key_of(sequence: int) -> bytes:
     return sequence.to_bytes(8)
 
 
+def sealed(row: Row) -> bytes:
+    """The bytes of a row in the table."""
+    return seal(key_of(row.sequence), row.wall_ms.to_bytes(TIME_BYTES) + row.data)
+
+
 class Journal:
     """The rows of one node's events. It belongs to the node's thread.
 
@@ -106,7 +112,7 @@ class Journal:
         """Add the waiting rows to a transaction, and the removal of a slice of rows that are too many or too old."""
         waiting = self.waiting
         if waiting:
-            rows = [(key_of(row.sequence), row.wall_ms.to_bytes(TIME_BYTES) + row.data) for row in waiting]
+            rows = [(key_of(row.sequence), sealed(row)) for row in waiting]
             batch.append(TABLE, rows)
         oldest_ms = self.oldest_ms or (waiting[0].wall_ms if waiting else 0)
         self.staged = Staged(len(waiting), 0, self.floor, oldest_ms)
@@ -196,7 +202,8 @@ class Journal:
         start = first
         while found := self.tables.scan(TABLE, key_of(start), limit=CHUNK_ROWS):
             for key, value in found:
-                yield int.from_bytes(key), value[TIME_BYTES:]
+                if is_sealed(key, value):  # a damaged one is missing: a reader learns of it as a gap
+                    yield int.from_bytes(key), value[TIME_BYTES:-CRC_BYTES]
             start = int.from_bytes(found[-1][0]) + 1
             if len(found) < CHUNK_ROWS:
                 break

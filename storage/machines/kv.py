@@ -11,6 +11,7 @@ from typing import Any, Final
 
 import msgpack
 
+from forge_consensus.storage.backends.sealed import seal, unseal
 from forge_consensus.storage.backends.tables import Batch, Tables, TablesView
 from forge_consensus.storage.machines.chunks import chunks_of, rows_of
 from forge_consensus.storage.machines.kv_commands import (
@@ -26,6 +27,7 @@ from forge_consensus.storage.machines.machine import Command, Entry
 from forge_consensus.storage.machines.steps import finished
 
 TABLE: Final = "kv"
+ROW: Final = "a stored key or its value"
 CELL_BYTES: Final = 120
 """About how much memory a key in the overlay takes beside its own text and value."""
 PAGE_BYTES: Final = 256 << 10
@@ -138,7 +140,9 @@ class KeyValueMachine:
             return self.frozen.cells[key]
         if self.tables is None:
             return None
-        return self.tables.get(TABLE, self.prefix + key.encode())
+        place = self.prefix + key.encode()
+        row = self.tables.get(TABLE, place)
+        return None if row is None else unseal(place, row, ROW)
 
     def query(self, query: Any) -> Any:
         """Answer a query.
@@ -268,7 +272,7 @@ class KeyValueMachine:
         self.fresh = Overlay()
         cells, prefix = self.frozen.cells, self.prefix
         rows = [(prefix + key.encode(), cells[key]) for key in self.frozen.sorted_keys()]
-        batch.put_all(TABLE, [(key, value) for key, value in rows if value is not None])
+        batch.put_all(TABLE, [(key, seal(key, value)) for key, value in rows if value is not None])
         for row, value in rows:
             if value is None:
                 batch.delete(TABLE, row)
@@ -292,7 +296,8 @@ class KeyValueMachine:
         """
         prefix = prefix_of(generation)
         for key, value in stored_rows(chunk):
-            batch.put(TABLE, prefix + key, value)
+            place = prefix + key
+            batch.put(TABLE, place, seal(place, value))
 
     # --- by itself ---
 
@@ -344,11 +349,12 @@ def successor(prefix: bytes) -> bytes:
 
 
 def paged(tables: TablesView, start: bytes, stop: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """Yield the rows of a range, fetched in pages of about `PAGE_BYTES`."""
+    """Yield keys and values of a range, fetched in pages of about `PAGE_BYTES`. Raises `CorruptionError`."""
     count = PAGE_ROWS_MIN
     while True:
         page = tables.scan(TABLE, start, stop, count)
-        yield from page
+        for key, row in page:
+            yield key, unseal(key, row, ROW)
         if len(page) < count:
             return
         start = page[-1][0] + b"\0"

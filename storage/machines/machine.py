@@ -145,7 +145,12 @@ class Entry:
 
 
 class Machine(Protocol):
-    """The methods of every state machine."""
+    """The methods of every state machine.
+
+    It may give itself a name by an attribute `machine_name` (a text, by default the import path of its class), and a
+    version by `machine_version` (a whole number, by default 0). All members of a cluster run the machine of one name,
+    and a folder is opened only with the machine that it had, at the same version or a higher one.
+    """
 
     def apply(self, entry: Entry) -> Any:
         """Change the state by one command and return a result that msgpack can encode.

@@ -86,7 +86,7 @@ def test_a_node_with_a_damaged_log_does_not_start_and_the_others_go_on(cluster: 
     index = last if place == "last" else last // 2
     record = change_record(node.data, index, (lambda _: None) if place == "missing" else flipped)
     code, text = node.refused()
-    assert code == 70
+    assert code == 65
     assert "error[CONSENSUS_CORRUPTION]" in text
     assert str(index) in text
     assert "new member" in text
@@ -118,7 +118,7 @@ def test_damage_in_an_old_entry_stops_the_node_when_it_reads_the_entry(tmp_path:
         leaders = [node for node in processes if node is not behind]
         ended = wait_for(lambda: [node for node in leaders if not node.running], 10.0, "the damage to be met")
         for node in ended:
-            assert node.exit_code() == 70
+            assert node.exit_code() == 65
             assert "log entry 1000 fails its checksum" in node.output()
         with contextlib.suppress(ConsensusError):
             assert cluster.status(behind.name)["last_applied"] < 1_000
@@ -277,7 +277,7 @@ def test_a_follower_on_a_full_disk_neither_stops_the_others_nor_loses_anything(
         if follower.running:  # it refused the entries before its store failed
             assert cluster.status(follower.name)["refused"].get("CONSENSUS_STORAGE_FULL")
         else:
-            assert follower.exit_code() == 70
+            assert follower.exit_code() == 65
             assert "error[CONSENSUS_STORAGE_FAILED]" in follower.output()
         hog.unlink()
         if not follower.running:

@@ -17,7 +17,6 @@ START = """
 import os, signal, sys, time
 from forge_consensus import *
 from forge_consensus.config.raft import RaftSettings
-from loguru import logger; logger.disable("forge_consensus")
 folder, port, metrics = sys.argv[1:]
 def make(**more):
     raft = RaftSettings(heartbeat_interval=0.05, election_timeout_min=0.3, election_timeout_max=0.6)
@@ -52,7 +51,7 @@ def run(program: str, folder: Path) -> None:
 
 @pytest.mark.parametrize("mode", ["thread", "process"])
 def test_a_node_stops_and_starts_again_beside_a_worker_that_was_forked_from_it(mode: str, tmp_path: Path) -> None:
-    more = "{'metrics': '127.0.0.1:' + metrics}" if mode == "thread" else "{}"
+    more = "{'metrics': '127.0.0.1:' + metrics}"
     run(
         f"""
 service = make(mode={mode!r}, **{more}).start()

@@ -191,6 +191,20 @@ def test_a_node_with_an_older_copy_of_its_folder_does_not_rejoin_as_the_former_m
         ruined(world, name, "IdentityError")
 
 
+@pytest.mark.parametrize("own_machine", [False, True])
+def test_a_copy_of_a_running_folder_does_not_rejoin_when_it_is_put_back(own_machine: bool) -> None:
+    """No later boot than the copied one was ever met: only the tip of the disk gives the copy away."""
+    with led(own_machine=own_machine) as world:
+        name = follower(world).name
+        copy = world.cluster.copy_of(name)
+        open_sessions(world, 10)
+        world.advance(2.0)
+        world.crash(name)
+        world.cluster.put_back(name, copy, "a copy of a running folder")
+        world.restart(name)
+        ruined(world, name, "IdentityError")
+
+
 @pytest.mark.parametrize("table", ["log", "meta"])
 def test_a_flipped_bit_is_noticed_at_the_next_start(table: str) -> None:
     with led() as world:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from forge_consensus.actors import messages
 from forge_consensus.actors.runtime.gate import DESTINATION
+from forge_consensus.config.agreement import among_members
 from forge_consensus.config.client import ClientSettings
 from forge_consensus.config.node import NodeSettings
 from forge_consensus.config.setting import describe
@@ -22,8 +23,8 @@ from tests.worlds import api_page, event_table, import_graph
 from tests.worlds.api_page import shown
 
 SETTINGS_HEAD = (
-    "| Setting | Type | Default | Takes effect | What | Why the default | In the Go original |",
-    "|---|---|---|---|---|---|---|",
+    "| Setting | Type | Default | Takes effect | Among members | What | Why the default | In the Go original |",
+    "|---|---|---|---|---|---|---|---|",
 )
 BLOCK = re.compile(r"(?P<head><!-- generated: (?P<name>[a-z-]+) -->\n)(?P<body>.*?)(?P<end><!-- end -->)", re.DOTALL)
 
@@ -80,7 +81,16 @@ def setting_tables() -> list[str]:
         default = "must be given" if row.default is MISSING else f"`{shown(row.default)}`"
         unit = f" ({said.unit})" if said.unit else ""
         original = f"`{said.original}`" if said.original else "-"
-        cells = (f"`{row.name}`", f"{row.kind}{unit}", default, said.reload, said.what, said.why, original)
+        cells = (
+            f"`{row.name}`",
+            f"{row.kind}{unit}",
+            default,
+            said.reload,
+            among_members(row.name),
+            said.what,
+            said.why,
+            original,
+        )
         lines.append(f"| {' | '.join(cells)} |")
     return [*lines[1:], ""]
 

@@ -68,6 +68,7 @@ class OneNode:
         machine: Callable[[], Machine] = KeyValueMachine,
         greet: bool = True,
         folder: Path | None = None,
+        advertised: str | None = None,
     ) -> None:
         self.peers = {f"n{i + 1}": f"127.0.0.1:{i + 1}" for i in range(size)}
         self.configuration = Configuration.of(self.peers, lease_reads=lease_reads)
@@ -92,7 +93,8 @@ class OneNode:
         )
         self.ledger = opened.ledger
         self.settings = options or RaftSettings()
-        self.engine = Engine(opened, self.settings, self.clock, self, self.bus, random.Random(7), self.peers["n1"])
+        own, rng = self.peers["n1"], random.Random(7)
+        self.engine = Engine(opened, self.settings, self.clock, self, self.bus, rng, own, "", advertised)
         commit = self.tables.commit
 
         def recorded(batch: Any) -> None:

@@ -12,6 +12,7 @@ from forge_consensus.actors.messages import (
     PreVoteReply,
     RequestPreVote,
     RequestVote,
+    Results,
     SnapshotReply,
     VoteReply,
 )
@@ -239,6 +240,8 @@ class Invariants:
             self.rounds.answers(node, message)
             if message.success:
                 self.check_acknowledged(node, disk, message)
+        elif isinstance(message, Results):
+            self.sessions.answers(message, self.committed, node.timeline.now + node.clock.ahead)
         elif isinstance(message, VOTE_REPLIES):
             self.elections.answers(node, connection, message, disk)
             if isinstance(message, VoteReply) and message.granted:

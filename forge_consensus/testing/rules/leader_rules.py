@@ -27,6 +27,7 @@ class Reign:
     """Since when its disk has had no room while another node could take over."""
     turned: float = 0.0
     longest_met: float = 0.0
+    longest_ended: float = 0.0
     longest_full: float = 0.0
     """The longest time between two turns, since it last met a majority and since it is full: meanwhile it slept."""
 
@@ -48,10 +49,14 @@ class LeaderRules:
         if reign is None or reign.term != term:
             reign = self.reigns[node.name] = Reign(term, now, now, turned=now)
         asleep, reign.turned = now - reign.turned, now
-        reign.longest_met, reign.longest_full = max(reign.longest_met, asleep), max(reign.longest_full, asleep)
+        reign.longest_full = max(reign.longest_full, asleep)
+        if asleep >= reign.longest_met:
+            reign.longest_met, reign.longest_ended = asleep, now
         met = self.last_met(node, reign)
         if met > reign.met:
-            reign.met, reign.longest_met = met, 0.0
+            reign.met = met
+            if met >= reign.longest_ended:  # otherwise it has slept since that answer
+                reign.longest_met = 0.0
         most = self.patience(node)
         demand(
             now - reign.met <= most + 2 * reign.longest_met,

@@ -26,7 +26,7 @@ SHARES = {
     "unequal": 0.15,
     "wild": 0.25,
     "machine": 0.1,
-    "hostile": 0.0,
+    "hostile": 0.12,
     "backoff": 0.15,
     "core": 0.12,
 }

@@ -249,6 +249,7 @@ class Simulation(HandMoves):
             lambda: all(client.done >= goal for client, goal in zip(self.clients, goals, strict=True)),
         )
         demand(served, "liveness", f"a client is not served: {[client.done for client in self.clients]} of {goals}")
+        self.let_time_pass()
         for client in self.clients:
             client.stop()
         finished = cluster.run(patience, lambda: all(client.idle for client in self.clients) and cluster.settled())

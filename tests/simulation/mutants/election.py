@@ -253,7 +253,7 @@ def a_boot_is_not_asked_which_it_descends_from(patch: Patch) -> None:
 
     def count(self: Identity, turn: Any, node: str, token: str, boot: int, earlier: str) -> str:
         draw = self.boots.get(node, ("", 0))[0].partition(DRAWN)[2]
-        return admit(self, turn, node, token, boot, draw * boot)
+        return admit(self, turn, node, token, boot, draw)
 
     patch.setattr(Identity, "admit", count)
 

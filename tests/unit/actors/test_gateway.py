@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgpack
+import pytest
 
 from forge_consensus.actors.messages import (
     NEVER_MS,
@@ -159,24 +162,68 @@ def test_a_follower_names_the_leader() -> None:
     assert (refused.code, refused.leader, refused.address) == ("CONSENSUS_NOT_LEADER", "n2", "127.0.0.1:2")
 
 
-def test_a_stale_read_says_how_stale() -> None:
-    node = OneNode()
-    query = ((1, msgpack.packb("n")),)
-    node.request("", "gateway", Read("stale", query))
-    assert node.last(ReadResults).stale_ms == NEVER_MS
-    node.request("n2", "replication", AppendEntries(3, 1, 0, 1, 0, ()))
-    node.clock.seconds += 0.25
-    node.request("", "gateway", Read("stale", query))
-    assert node.last(ReadResults).stale_ms == 250
+def heartbeat(node: OneNode, confirmed: float, *, commit: int = 1, covered: int = 1, **sent: Any) -> None:
+    """A heartbeat of the leader n2, which a majority has answered until that second."""
+    message = AppendEntries(3, 1, 0, commit, 0, (), covered=covered, confirmed_ns=int(confirmed * 1e9))
+    node.request("n2", "replication", message, **sent)
 
 
-def test_a_stale_read_counts_the_time_in_which_the_node_did_not_run() -> None:
-    node = OneNode()
-    node.request("n2", "replication", AppendEntries(3, 1, 0, 1, 0, ()))
-    node.clock.seconds += 5.0
-    node.clock.stalled += 5.1  # a turn's clock has run on until its end, and goes back then
+def stale_ms(node: OneNode) -> int:
     node.request("", "gateway", Read("stale", ((1, msgpack.packb("n")),)))
-    assert node.last(ReadResults).stale_ms == 5000
+    return int(node.last(ReadResults).stale_ms)
+
+
+def test_a_stale_read_says_how_old_the_state_is_at_most() -> None:
+    node = OneNode()
+    assert stale_ms(node) == NEVER_MS
+    heartbeat(node, node.clock.seconds - 0.1)
+    node.clock.seconds += 0.25
+    assert stale_ms(node) == 350
+
+
+def test_hearing_a_leader_does_not_make_a_state_fresh_that_lacks_what_is_committed() -> None:
+    node = OneNode()
+    heartbeat(node, node.clock.seconds)
+    for _ in range(10):
+        node.clock.seconds += 1.0
+        heartbeat(node, node.clock.seconds, commit=9, covered=9)
+    assert stale_ms(node) == 10_000
+
+
+def test_a_leader_that_nobody_answers_makes_its_followers_no_fresher() -> None:
+    node, cut_at = OneNode(), 100.0
+    for _ in range(10):
+        node.clock.seconds += 0.1
+        heartbeat(node, cut_at)
+    assert stale_ms(node) == 1000
+
+
+def test_a_request_that_was_long_on_its_way_does_not_look_fresh() -> None:
+    node = OneNode()
+    heartbeat(node, node.clock.seconds)
+    sent = node.clock.seconds + 1.0
+    node.clock.seconds += 6.0
+    heartbeat(node, sent, sent=int(sent * 1e9))
+    assert stale_ms(node) == 5000
+
+
+def test_a_leader_says_how_long_no_majority_answered_it() -> None:
+    node = OneNode()
+    lead(node)
+    index = node.ledger.log.last
+    for peer in ("n2", "n3"):
+        node.answer(peer, "replication", AppendReply(node.ledger.term, True, index, 0, 0))
+    node.wait(node.settings.heartbeat_interval)
+    answered_ms = stale_ms(node)
+    node.clock.seconds += 0.4
+    node.engine.turn([], [])
+    assert stale_ms(node) == pytest.approx(answered_ms + 400, abs=1)
+
+
+def test_a_cluster_of_one_is_never_stale() -> None:
+    node, _ = single()
+    node.clock.seconds += 5.0
+    assert stale_ms(node) == 0
 
 
 def test_a_client_answered_by_a_failed_turn_learns_that_the_outcome_is_unknown() -> None:

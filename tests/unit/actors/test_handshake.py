@@ -7,33 +7,37 @@ from dataclasses import replace
 import pytest
 
 from forge_consensus.actors.raft.handshake import ACCEPTED, CONFIGURATION, IDENTITY, Handshake, is_fatal
+from forge_consensus.actors.runtime.tips import Tip
 from forge_consensus.storage.ledger.configuration import Configuration
+from forge_consensus.storage.machines.naming import MachineName
 from tests.worlds.one_node import OneNode
 
 MEMBERS = Configuration.of({"n1": "127.0.0.1:1", "n2": "127.0.0.1:2", "n3": "127.0.0.1:3"})
+TIP = Tip(3, 2, 9)
 OTHERS = Configuration.of({"n1": "127.0.0.1:1", "n2": "127.0.0.1:2"})
 
 
 def handshake(initial: Configuration = MEMBERS) -> Handshake:
-    return Handshake(OneNode(greet=False).ledger.identity, initial, "127.0.0.1:1")
+    return Handshake(OneNode(greet=False).ledger.identity, initial, MachineName("kv"), "127.0.0.1:1")
 
 
 def test_a_greeting_names_the_boot_and_the_list_of_members() -> None:
-    said, identity = handshake().hello(), handshake().identity
+    said, identity = handshake().hello("n2", TIP), handshake().identity
     assert (said.incarnation, said.boot, said.address) == (identity.boot_token, identity.boot, "127.0.0.1:1")
     assert (said.configuration_hash, said.configuration) == (MEMBERS.digest, MEMBERS.text)
 
 
 def test_another_member_with_the_same_list_is_accepted_if_it_is_admitted() -> None:
     ours = handshake()
-    assert ours.judge("n2", ours.hello(), MEMBERS, lambda hello: "") == ACCEPTED
-    assert ours.judge("n2", ours.hello(), MEMBERS, lambda hello: "wiped") == (IDENTITY, "wiped")
-    assert (ours.reply(ACCEPTED).reason, ours.reply(ACCEPTED).boot) == ("", ours.identity.boot)
+    assert ours.judge("n2", ours.hello("n2", TIP), MEMBERS, lambda hello: "") == ACCEPTED
+    assert ours.judge("n2", ours.hello("n2", TIP), MEMBERS, lambda hello: "wiped") == (IDENTITY, "wiped")
+    reply = ours.reply(ACCEPTED, "n2", ours.hello("n2", TIP), TIP)
+    assert (reply.reason, reply.boot, reply.tip) == ("", ours.identity.boot, TIP)
 
 
 def test_another_list_of_members_is_refused_and_both_lists_are_shown() -> None:
     ours = handshake()
-    hello = replace(ours.hello(), configuration_hash=OTHERS.digest, configuration=OTHERS.text)
+    hello = replace(ours.hello("n2", TIP), configuration_hash=OTHERS.digest, configuration=OTHERS.text)
 
     def admit(_: object) -> str:
         raise AssertionError("whoever is refused must not be noted")
@@ -43,7 +47,7 @@ def test_another_list_of_members_is_refused_and_both_lists_are_shown() -> None:
     assert MEMBERS.text in detail
     assert OTHERS.text in detail
     for node in ("n1", "n9"):  # this node itself, and no member
-        assert ours.judge(node, ours.hello(), MEMBERS, admit).reason == IDENTITY
+        assert ours.judge(node, ours.hello("n2", TIP), MEMBERS, admit).reason == IDENTITY
 
 
 @pytest.mark.parametrize(

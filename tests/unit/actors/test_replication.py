@@ -20,6 +20,9 @@ from forge_consensus.actors.messages import (
     Submit,
     VoteReply,
 )
+from forge_consensus.actors.notices import ReadIndex
+from forge_consensus.actors.replication import ReplicationActor
+from forge_consensus.actors.runtime.address import SenderAddress
 from forge_consensus.errors import CorruptionError
 from forge_consensus.events.types import ApplySlow, LogTruncated
 from forge_consensus.storage.ledger.record import Kind, encode, key_of, term_of
@@ -270,6 +273,60 @@ def test_a_lease_read_is_answered_at_once_only_while_the_lease_holds() -> None:
     node.clock.seconds += 0.75
     node.request("", "gateway", Read("lease", QUERY))
     assert not node.messages(ReadResults)
+
+
+@pytest.mark.parametrize("embedded", [False, True])
+def test_a_lease_is_judged_by_a_clock_that_is_read_after_the_request_was_taken(embedded: bool) -> None:
+    """Time passes between the begin of the turn, when other clocks stand still, and the request of a client."""
+    node = OneNode(lease_reads=True)
+    node.wait(1.0)
+    lead(node)
+    engine, replication = node.engine, node.engine.cells.actor("replication")
+    assert isinstance(replication, ReplicationActor)
+    ask = replication.receiveMsg_ReadIndex
+
+    def late(message: ReadIndex, sender: Any) -> None:
+        node.clock.seconds += 0.75  # the turn is slow before it comes to this request
+        ask(message, sender)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(ReplicationActor.handlers, ReadIndex, lambda actor, message, sender: late(message, sender))
+        if embedded:
+            sender = SenderAddress("", "gateway", "->client", 1, 0, engine.outbox)
+            engine.next_turn(engine.actor("gateway"), Read("lease", QUERY), sender)
+            engine.turn([], [])
+        else:
+            node.request("", "gateway", Read("lease", QUERY))
+    assert not node.messages(ReadResults)
+
+
+@pytest.mark.parametrize("embedded", [False, True])
+def test_a_request_that_waited_for_its_turn_is_not_answered_under_a_lease_that_has_ended(embedded: bool) -> None:
+    """Requests of this process come before the answers of peers in a turn, all others after them."""
+    node = OneNode(lease_reads=True)
+    node.wait(1.0)
+    lead(node)
+    engine = node.engine
+    frames: list[tuple[bytes, Any]] = [
+        (node.frame("n2", "replication", AppendReply(node.ledger.term, True, 2, 0, 0)), None)
+    ]
+    if embedded:
+        sender = SenderAddress("", "gateway", "->client", 1, 0, engine.outbox)
+        engine.next_turn(engine.actor("gateway"), Read("lease", QUERY), sender)
+    else:
+        frames.append((node.frame("", "gateway", Read("lease", QUERY)), "->client"))
+    node.clock.seconds += 0.75
+    engine.turn(frames, [])
+    assert not node.messages(ReadResults)
+
+
+def test_a_leader_reads_the_answers_of_a_turn_before_it_judges_its_followers() -> None:
+    node = OneNode()
+    lead(node)
+    node.wait(0.2)
+    node.clock.seconds += 5.0
+    node.answer("n2", "replication", AppendReply(node.ledger.term, True, 2, 0, 0))
+    assert node.engine.shared.role == "leader"
 
 
 def test_without_leases_in_the_configuration_a_lease_read_asks_a_majority() -> None:

@@ -23,7 +23,7 @@ def test_the_screen_fits_its_terminal(width: int) -> None:
     assert max(map(len, lines)) <= width
     shown = [column.head for column in COLUMNS if column.head in lines[2].split()]
     assert {"NODE", "ADDRESS", "STATE", "LAG"} <= set(shown)
-    assert (shown == [column.head for column in COLUMNS]) == (width >= 80)
+    assert (shown == [column.head for column in COLUMNS]) == (width >= 120)
 
 
 def test_an_address_that_is_wider_than_the_terminal_is_shown_whole() -> None:

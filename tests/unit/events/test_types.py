@@ -10,7 +10,8 @@ from forge_consensus.events.envelope import ENVELOPE_FIELDS, ConsensusEvent, Unk
 from forge_consensus.events.types import EVENT_TYPES, IDS_MAX, LogAppended, LogCommitted, joined
 
 KINDS = [
-    "node.started", "node.stopped", "node.failed", "node.recovered",
+    "node.started", "node.stopped", "node.failed", "node.recovered", "node.refused",
+    "settings.differ", "address.differs",
     "leader.elected", "leader.stepdown", "leader.lost",
     "role.changed", "role.follower", "role.candidate", "role.leader",
     "cluster.formed", "cluster.quorum.achieved", "cluster.quorum.lost",
@@ -26,7 +27,9 @@ NOT_YET = [
 ]  # fmt: skip
 
 
-NEW = ["apply.slow", "query.slow", "time.skewed", "time.stepped"]
+NEW = [
+    "node.refused", "settings.differ", "address.differs", "apply.slow", "query.slow", "time.skewed", "time.stepped",
+]  # fmt: skip
 """The kinds that the Go original does not have."""
 
 

@@ -100,6 +100,32 @@ def test_what_a_node_says_of_itself_is_told_and_degrades_the_cluster() -> None:
     assert (found.nodes[1].details, found.nodes[1].refused) == ([full], {"full": 3})
 
 
+def test_a_member_without_room_is_not_called_slow() -> None:
+    leader = answer("n1")
+    leader["nodes"][1].update(refusal="full", match_index=40)
+    leader["nodes"][2].update(refusal="damaged")
+    found = report(leader, answer("n2"), answer("n3"))
+    assert [node.state for node in found.nodes] == ["ok", "full", "refusing"]
+    assert (
+        found.warnings[0]
+        == "n2 at 127.0.0.1:7002 is 60 entries behind and takes no entries, because it has no room: make room there"
+    )
+
+
+def test_clocks_versions_and_connections_are_compared() -> None:
+    leader = answer("n1")
+    leader["nodes"][0].update(program="0.1.0")
+    leader["nodes"][1].update(program="0.2.0", clock_ahead_ms=-90_000.0)
+    leader["nodes"][2].update(status="failed", problem="the name n3.example does not resolve: no such host")
+    found = report(leader, answer("n2"), n3="no connection")
+    assert [node.version for node in found.nodes] == ["0.1.0", "0.2.0", None]
+    assert found.warnings[1:] == (
+        "n1 has no connection to n3: the name n3.example does not resolve: no such host",
+        "the wall clock of n2 is 1m30s behind the leader's: set it right",
+        "the nodes run different versions of the program: n1 0.1.0, n2 0.2.0",
+    )
+
+
 def test_without_a_leader_the_latest_answer_counts_and_the_cluster_is_unhealthy() -> None:
     old = answer("n2", term=2, leader_id=None)
     new = answer("n3", term=4, leader_id=None)

@@ -9,7 +9,7 @@ import pytest
 from forge_consensus.errors import IdentityError
 from forge_consensus.storage.backends.tables import Batch
 from forge_consensus.storage.ledger import identity
-from forge_consensus.storage.ledger.identity import DRAW_CHARS, DRAWN, FORMAT, IDENTITY
+from forge_consensus.storage.ledger.identity import DRAW_CHARS, DRAWN, DRAWS_TOLD, FORMAT, IDENTITY
 from forge_consensus.storage.ledger.transaction import put_meta
 from tests.worlds.ledger_world import BACKENDS, CONFIGURATION, World
 
@@ -58,9 +58,10 @@ def test_a_folder_of_another_format_is_refused(world: World) -> None:
 def admit(world: World, node: str, folder: str, boot: int, *, letters: str = "abcdefghij") -> str:
     """Admit a folder whose boots drew these letters, the first boot the first."""
     draws = [letter * DRAW_CHARS for letter in letters]
-    token, earlier = f"{folder}.{draws[boot - 1]}", "".join(reversed(draws[: boot - 1]))
+    known = world.ledger.identity.boots.get(node, ("", 0))[1]
     with world.turn():
-        return world.ledger.identity.admit(world.ledger.turn, node, token, boot, earlier)
+        shown = draws[known - 1] if 0 < known < boot else ""
+        return world.ledger.identity.admit(world.ledger.turn, node, f"{folder}.{draws[boot - 1]}", boot, shown)
 
 
 def test_a_folder_names_the_draws_of_its_earlier_boots_newest_first(world: World) -> None:
@@ -71,11 +72,22 @@ def test_a_folder_names_the_draws_of_its_earlier_boots_newest_first(world: World
         world.crash()
 
 
-def test_no_more_draws_are_kept_than_are_named_in_a_greeting(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(identity, "EARLIER_KEPT", 2)
-    for _ in range(4):
+def test_a_greeting_names_the_newest_draws_and_every_other_is_found_by_its_boot(world: World) -> None:
+    draws: list[str] = []
+    for _ in range(DRAWS_TOLD + 5):
+        draws.append(world.ledger.identity.boot_token.partition(DRAWN)[2])
         world.crash()
-    assert len(world.ledger.identity.earlier) == 2 * DRAW_CHARS
+    identity = world.ledger.identity
+    assert identity.earlier == "".join(reversed(draws[-DRAWS_TOLD:]))
+    assert [identity.draw_of(boot) for boot in range(1, identity.boot)] == draws
+    assert [identity.draw_of(boot) for boot in (0, identity.boot, identity.boot + 1)] == ["", "", ""]
+
+
+def test_the_oldest_draws_are_forgotten_one_by_one(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(identity, "DRAWS_KEPT", 3)
+    for _ in range(6):
+        world.crash()
+    assert [bool(world.ledger.identity.draw_of(boot)) for boot in range(1, 7)] == [False] * 4 + [True] * 2
 
 
 def test_a_member_is_known_durably_by_its_highest_boot(world: World) -> None:
@@ -113,14 +125,6 @@ def test_repeated_starts_do_not_admit_a_copy(world: World) -> None:
     for boot in range(3, 300):
         assert admit(world, "n2", "folder", boot, letters="a" + "x" * boot) != ""
     assert admit(world, "n2", "folder", 300, letters="ab" + "y" * 298) == ""
-
-
-def test_a_boot_older_than_the_memory_of_the_folder_is_refused(world: World) -> None:
-    admit(world, "n2", "folder", 3)
-    token, known = "folder.ffffffff", "e" * DRAW_CHARS + "d" * DRAW_CHARS
-    with world.turn():
-        assert world.ledger.identity.admit(world.ledger.turn, "n2", token, 6, known) != ""
-        assert world.ledger.identity.admit(world.ledger.turn, "n2", token, 6, known + "c" * DRAW_CHARS) == ""
 
 
 def test_a_rolled_back_turn_has_admitted_no_node(world: World) -> None:

@@ -22,6 +22,7 @@ from forge_consensus.storage.ledger.numbers import EVENTS_MARK
 from forge_consensus.storage.ledger.record import UNTIMED, Kind, encode_untimed, key_of, parse
 from forge_consensus.storage.ledger.transaction import META, put_meta
 from forge_consensus.storage.machines.machine import ApplyFaultError, Command
+from forge_consensus.storage.machines.naming import name_of
 from forge_consensus.storage.opening import INITIAL
 from forge_consensus.storage.snapshots.file import read_header, write_snapshot
 from tests.worlds.ledger_world import BACKENDS, CONFIGURATION, LIMITS, PEERS, TallyMachine, World, entry, increment, put
@@ -77,6 +78,7 @@ def test_a_folder_as_format_2_was_first_written_still_opens(backend: str, tmp_pa
     assert world.opened.initial == CONFIGURATION
     assert (ledger.term, ledger.vote, ledger.commit_index, ledger.applied) == (1, "n1", 8, 8)
     assert (ledger.log.base_index, ledger.log.last, ledger.identity.boot) == (7, 9, 2)
+    assert (ledger.identity.earlier, ledger.identity.draw_of(1)) == ("00000002", "00000002")
     assert ledger.configurations.base == Configuration.of(PEERS, lease_reads=True)
     assert ledger.configuration == Configuration.of({**PEERS, "n4": "host4:1"})
     assert set(sessions.live[3].outcomes) == {1, 2}
@@ -311,6 +313,8 @@ def test_a_machine_stops_the_start_if_it_cannot_load_its_own_state(tmp_path: Pat
     world.snapshot()
 
     class Forgetful(TallyMachine):
+        machine_name = name_of(TallyMachine).name
+
         def restore(self, chunks: Any) -> None:
             raise RuntimeError("what is this")
 

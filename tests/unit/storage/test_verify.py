@@ -103,3 +103,14 @@ def test_unlisted_faults_are_counted() -> None:
     for number in range(FAULTS_MAX + 5):
         report.fault(str(number))
     assert (len(report.faults), report.faults_total) == (FAULTS_MAX, FAULTS_MAX + 5)
+
+
+@pytest.mark.parametrize("table", ["kv", "sessions", "events"])
+def test_a_damaged_row_of_state_sessions_or_events_is_a_fault(folder: Path, table: str) -> None:
+    put(folder, table, b"\0\0\0\0key", b"not sealed")
+    report = verify_folder(folder)
+    assert [
+        fault for fault in report.faults if f"of {table}" in fault and "fails its checksum" in fault
+    ] == report.faults
+    assert report.faults_total == 1
+    assert report.rows > 1

@@ -1,0 +1,64 @@
+"""The freshness: as of when the applied state is up to date, so that a stale read can say how stale it is at most."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Final
+
+MARKS_MAX: Final = 64
+APART_SECONDS: Final = 0.01
+"""Marks that are closer together say little more than one of them."""
+WINDOW_SECONDS: Final = 30.0
+
+
+class Freshness:
+    """Marks (index, second): whatever was committed before that second has at most that index.
+
+    Seconds are of this node's real time. A leader makes a mark when a majority has answered a request: nobody else can
+    have committed anything before that request was sent. Its followers learn the mark from its requests. A state
+    is up to date as of the newest mark whose index is applied. It outlives the actors, because marks stay true.
+    """
+
+    def __init__(self) -> None:
+        self.marks: deque[tuple[int, float]] = deque()
+        """Those whose index is not applied yet; both parts rise."""
+        self.covered: float | None = None
+        self.term = 0
+        self.quickest = self.quickest_before = self.window_began = 0.0
+
+    def note(self, index: int, at: float) -> None:
+        """Note a mark. One that says nothing new is ignored; any may be left out, because that only looks staler."""
+        marks = self.marks
+        if at <= (marks[-1][1] if marks else self.covered or 0.0):
+            return
+        while marks and marks[-1][0] >= index:
+            marks.pop()
+        if marks and at - marks[-1][1] < APART_SECONDS:
+            return
+        if len(marks) >= MARKS_MAX:
+            self.marks = marks = deque(list(marks)[::2])
+        marks.append((index, at))
+
+    def heard(self, term: int, index: int, confirmed: float, sent: float, now: float) -> None:
+        """Note the mark (index, confirmed) of the leader of `term`, from a request that it sent at `sent`.
+
+        Both are seconds of the leader's clock. They are translated by the quickest request of the last minute, so that
+        one that was long on its way, or lay unread while this node was busy, does not look fresh. What remains unknown
+        is the time that the quickest one was on its way.
+        """
+        took = now - sent
+        if term != self.term:
+            self.term, self.window_began = term, now
+            self.quickest = self.quickest_before = took
+        elif now - self.window_began > WINDOW_SECONDS:
+            self.window_began, self.quickest_before, self.quickest = now, self.quickest, took
+        elif took < self.quickest:
+            self.quickest = took
+        self.note(index, confirmed + min(self.quickest, self.quickest_before))
+
+    def as_of(self, applied: int) -> float | None:
+        """Return the second as of which the state after entry `applied` is up to date; None if nothing is known."""
+        marks = self.marks
+        while marks and marks[0][0] <= applied:
+            self.covered = marks.popleft()[1]
+        return self.covered
