@@ -46,6 +46,8 @@ class KilledError(RunInterruptError):
 class Fragile(TallyMachine):
     """A user's machine: it is killed by one command, and finds the disk broken with another."""
 
+    machine_name = "fragile"
+
     def apply(self, entry: Entry) -> Any:
         if entry.command.type == "kill":
             raise KilledError
@@ -121,7 +123,7 @@ def test_a_node_that_is_killed_again_and_again_finds_the_entry(tmp_path: Path, b
         known = suspect_of(world.tables)
         assert known is not None
         assert (known.first, known.proven) == (index, True)
-    world.machine = TallyMachine  # the cause is repaired
+    world.machine = Healthy  # the cause is repaired
     world.crash()
     assert not live_until_the_end(world)
     assert suspect_of(world.tables) is None
@@ -235,7 +237,7 @@ def test_a_skip_is_refused_unless_it_is_the_entry_that_ended_the_nodes_of_all_me
 
 def test_a_node_that_has_applied_the_entry_never_skips_it(tmp_path: Path) -> None:
     folders, index = nodes(tmp_path, ("n1", "n2"))
-    world = World("lmdb", tmp_path / "n3", machine=TallyMachine, node="n3")
+    world = World("lmdb", tmp_path / "n3", machine=Fragile, node="n3")
     world.lead()
     world.do(*commands(*["add"] * 3))
     world.propose(*commands("disk"))
@@ -249,7 +251,9 @@ def test_a_node_that_has_applied_the_entry_never_skips_it(tmp_path: Path) -> Non
 
 
 class Healthy(TallyMachine):
-    """The machine of a node whose disk is whole."""
+    """The same machine on a node whose disk is whole."""
+
+    machine_name = "fragile"
 
     def apply(self, entry: Entry) -> Any:
         return 0
