@@ -65,6 +65,8 @@ from forge_consensus.storage.ledger.record import Kind
 from forge_consensus.storage.machines.sessions import TTL_BYTES, TTL_MS_MAX
 
 LOCATE_WAIT_MS_MAX: Final = 60_000
+LOCATORS_MAX: Final = 10_000
+"""While so many clients wait for a leader, further ones are answered at once with what is known."""
 READ_WAIT_MS_MAX: Final = 600_000
 LENT_SECONDS: Final = 0.01
 """How soon queries are tried again if a helper thread uses the machine on behalf of actors that failed."""
@@ -117,7 +119,7 @@ class GatewayActor(ConsensusActor):
     def receiveMsg_Locate(self, message: Locate, sender: Any) -> None:
         """Answer as soon as a leader of a higher term than the client's is known, or when the client's wait is over."""
         known = self.shared.leader is not None and self.shared.leader_term > message.known_term
-        if known or message.wait_ms == 0:
+        if known or message.wait_ms == 0 or len(self.locators) >= LOCATORS_MAX:
             self.send(sender, self.located())
             return
         self.ticket += 1

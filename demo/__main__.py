@@ -1,6 +1,18 @@
-"""``python -m demo``: the same as ``forge-consensus demo``."""
+"""``python -m forge_consensus.demo``: the same as ``forge-consensus demo``."""
 
-from forge_consensus.demo.command import demo
+from __future__ import annotations
+
+import sys
+
+from forge_consensus.missing import EXIT_NOT_INSTALLED, missing_text
 
 if __name__ == "__main__":
-    demo(prog_name="demo")
+    try:
+        from forge_consensus.demo.command import demo
+    except ModuleNotFoundError as error:
+        text = missing_text(error)
+        if text is None:
+            raise
+        print(text, file=sys.stderr)
+        sys.exit(EXIT_NOT_INSTALLED)
+    demo(prog_name="python -m forge_consensus.demo")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from typing import NoReturn
 
-from forge_consensus.cli.missing import EXIT_NOT_INSTALLED, missing_text
+from forge_consensus.missing import EXIT_NOT_INSTALLED, missing_text
 
 
 def main() -> NoReturn:

@@ -219,14 +219,25 @@ def open_monitor(socket: Socket, events: int, owner: str) -> Socket:
     return socket.get_monitor_socket(events, f"inproc://forge-{owner}-{os.getpid()}-{next(MONITOR_NUMBERS)}")
 
 
-def happened(monitor: Socket) -> Iterator[tuple[int, str]]:
-    """Yield the events that a monitor has recorded, each with the URL that it is about."""
+def recorded(monitor: Socket) -> Iterator[list[bytes]]:
+    """Yield what a monitor has recorded: the event and its value in six bytes, and the URL."""
     while True:
         try:
-            event, url, *_ = monitor.recv_multipart(NOBLOCK)
+            yield monitor.recv_multipart(NOBLOCK)
         except zmq.Again:
             return
+
+
+def happened(monitor: Socket) -> Iterator[tuple[int, str]]:
+    """Yield the events that a monitor has recorded, each with the URL that it is about."""
+    for event, url in recorded(monitor):
         yield int.from_bytes(event[:2], "little"), plain_url(url.decode(errors="replace"))
+
+
+def happened_at(monitor: Socket) -> Iterator[tuple[int, int]]:
+    """Yield the events that a monitor has recorded, each with the descriptor that it is about."""
+    for event, _ in recorded(monitor):
+        yield int.from_bytes(event[:2], "little"), int.from_bytes(event[2:6], "little")
 
 
 def plain_url(url: str) -> str:

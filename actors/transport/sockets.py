@@ -15,6 +15,7 @@ from typing import Any, Final, cast
 
 import zmq
 
+from forge_consensus.actors.transport.door import Door, connections_allowed
 from forge_consensus.actors.transport.endpoint import claim_path, events_endpoint, path_of, url_of
 from forge_consensus.actors.transport.link import DealerOptions, Link
 from forge_consensus.actors.transport.liveness import watch_those_who_connect
@@ -30,9 +31,13 @@ PEER_FRAMES_MAX: Final = 4096
 actors control the flow, so EAGAIN means that the peer is stuck."""
 CLIENT_FRAMES_MAX: Final = 4096
 EVENT_FRAMES_MAX: Final = 10_000
+TOPIC_BYTES_MAX: Final = 1024
+TOPICS_MAX: Final = 1000
+"""With more different topics every event is sent, because comparing it with all of them would cost more."""
 FRAMES_UNREAD_MAX: Final = 16
 """So many frames of one connection wait here to be read; further ones wait at their sender. So a connection holds at
 most this many times `message_bytes_max` of this node's memory."""
+GREETING_HEAD_BYTES: Final = 16
 RECONNECT_MS: Final = 50
 RECONNECT_MS_MAX: Final = 200
 
@@ -43,11 +48,13 @@ class Sockets:
     """The sockets of one node; they belong to its thread.
 
     `bind` is HOST:PORT or ipc://PATH, `peers` maps node ids to such addresses, `bytes_max` bounds one message,
-    `link_timeout` is in seconds (see `liveness`). Raises `TransportUnavailableError` when the address is taken,
-    `InvalidConfigError` for a malformed one.
+    `link_timeout` is in seconds (see `liveness`), `connections_max` bounds what is accepted. Raises
+    `TransportUnavailableError` when the address is taken, `InvalidConfigError` for a malformed one.
     """
 
-    def __init__(self, bind: str, peers: dict[str, str], bytes_max: int, link_timeout: float) -> None:
+    def __init__(
+        self, bind: str, peers: dict[str, str], bytes_max: int, link_timeout: float, connections_max: int
+    ) -> None:
         self.context: zmq.Context[Socket] = zmq.Context()
         self.link_timeout = link_timeout
         self.dealers: dict[str, Socket] = {}
@@ -61,17 +68,19 @@ class Sockets:
         try:
             self.router = self.bound(zmq.ROUTER, bind, bytes_max)
             self.router.setsockopt(zmq.ROUTER_MANDATORY, 1)
-            self.publisher = self.bound(zmq.XPUB, events_endpoint(bind), bytes_max)
+            self.door = Door(self.router, connections_allowed(connections_max))
+            self.publisher = self.bound(zmq.XPUB, events_endpoint(bind), TOPIC_BYTES_MAX)
             for node, address in peers.items():
                 self.connect(node, address, bytes_max)
+            self.bind_address = endpoint_of(self.router)
+            self.events_address = endpoint_of(self.publisher)
         except BaseException:
             self.close()
             raise
-        self.bind_address = endpoint_of(self.router)
-        self.events_address = endpoint_of(self.publisher)
         self.topics: set[bytes] = set()
         self.poller.register(self.router, zmq.POLLIN)
         self.poller.register(self.publisher, zmq.POLLIN)
+        self.poller.register(self.door.monitor, zmq.POLLIN)
 
     def bound(self, kind: int, address: str, bytes_max: int) -> Socket:
         """Open a listening socket. Raises the errors of the class."""
@@ -130,11 +139,17 @@ class Sockets:
         self.wake_at = min(self.wake_at, link.wake_at)
 
     def tick(self, now: float) -> None:
-        """Let the links do what is due at the monotonic time `now`."""
+        """Let the links and the door do what is due at the monotonic time `now`."""
         for link in self.links.values():
             if link.wake_at <= now:
                 link.tick(now)
-        self.wake_at = min([link.wake_at for link in self.links.values()], default=inf)
+        self.door.tick(now)
+        self.wake_at = min([self.door.wake_at, *(link.wake_at for link in self.links.values())])
+
+    def look_at_door(self, now: float) -> None:
+        """Note who connected and who went."""
+        self.door.look(now)
+        self.wake_at = min(self.wake_at, self.door.wake_at)
 
     def from_peer(self, dealer: Socket, count_max: int) -> Iterator[bytes]:
         """Yield the answers of a peer, at most `count_max`."""
@@ -163,6 +178,8 @@ class Sockets:
                 return
             part = router.recv(NOBLOCK, copy=False)
             data, more = part.bytes, part.more
+            if self.door.crowded and is_greeting(data):
+                self.door.greeted(int(part.get(zmq.SRCFD)))
             while more:
                 extra = router.recv(NOBLOCK, copy=False)
                 data, more = b"", extra.more
@@ -198,7 +215,7 @@ class Sockets:
         while int(cast("int", self.publisher.getsockopt(EVENTS))) & POLLIN:
             wish = self.publisher.recv(NOBLOCK)
             if wish[:1] == b"\x01":
-                self.topics.add(wish[1:])
+                self.topics.add(wish[1:] if len(self.topics) < TOPICS_MAX else b"")
             elif wish[:1] == b"\x00":
                 self.topics.discard(wish[1:])
 
@@ -214,9 +231,17 @@ class Sockets:
                 os.unlink(path)
         for dealer in self.dealers.values():
             dealer.disable_monitor()
+        with contextlib.suppress(AttributeError):  # it was not opened yet
+            self.router.disable_monitor()
+            self.door.monitor.close(0)
         for monitor in self.monitors:
             monitor.close(0)
         self.context.destroy(linger=0)
+
+
+def is_greeting(data: bytes) -> bool:
+    """Whether a frame is for the actor that handles greetings; a peer's first frame on a connection is."""
+    return b"membership" in data[:GREETING_HEAD_BYTES]
 
 
 def endpoint_of(socket: Any) -> str:

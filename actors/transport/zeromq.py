@@ -89,7 +89,9 @@ class ZeroMqBase(SystemBase):
         identity = opened.ledger.identity
         addresses = dict(opened.ledger.configuration.members)
         addresses.pop(identity.node_id, None)
-        self.sockets = Sockets(bind, addresses, settings.message_bytes_max, settings.link_timeout)
+        self.sockets = Sockets(
+            bind, addresses, settings.message_bytes_max, settings.link_timeout, settings.connections_max
+        )
         self.clock = SystemClock()
         try:
             self.engine = Engine(
@@ -152,6 +154,8 @@ class ZeroMqBase(SystemBase):
                 wakeup.awake()
             elif socket is sockets.publisher:
                 self.serve_subscribers()
+            elif socket is sockets.door.monitor:
+                sockets.look_at_door(time.monotonic())
             elif socket is not sockets.router:
                 frames += [(data, None) for data in sockets.from_peer(socket, settings.turn_frames_max)]
         if sockets.router in ready:

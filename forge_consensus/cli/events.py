@@ -6,6 +6,7 @@ import click
 
 from forge_consensus.cli.by_time import HOLD_SECONDS, by_time
 from forge_consensus.cli.options import endpoints_option, output_option, timeout_option
+from forge_consensus.errors import InvalidConfigError
 from forge_consensus.events.encoding import to_json_line
 from forge_consensus.events.types import EVENT_TYPES
 from forge_consensus.feed.event_feed import EventFeed
@@ -61,8 +62,9 @@ def watch(
             scope="node" if node_only else "cluster",
             follow=follow,
             connect_seconds=timeout,
+            on_silence=lambda error: click.echo(f"{error}; still trying", err=True),
         )
-    except ValueError as error:
+    except InvalidConfigError as error:
         raise click.BadParameter(str(error), param_hint="--kind") from error
     with feed:
         for event in by_time(feed.get, HOLD_SECONDS if follow else None):

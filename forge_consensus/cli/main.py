@@ -11,8 +11,8 @@ from typing import Any, ClassVar, NoReturn
 
 import click
 
-from forge_consensus.cli.missing import EXIT_NOT_INSTALLED, missing_text
 from forge_consensus.errors import ConsensusError
+from forge_consensus.missing import EXIT_NOT_INSTALLED, missing_text
 from forge_consensus.version import __version__
 
 PROGRAM = "forge-consensus"

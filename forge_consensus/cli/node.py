@@ -221,7 +221,6 @@ def node(
     row |= {"storage_path": data, "lease_reads": lease_reads, "metrics": metrics}
     settings = from_row(NodeSettings, row)
     configure_logging(log_level, json=log_format == "json")
-    raise_descriptor_limit()
     serve(settings, machine, show_events=events)
 
 
@@ -249,6 +248,7 @@ def end_on_signals(run: NodeRun) -> None:
 
 def serve(settings: NodeSettings, machine: str, *, show_events: bool) -> None:
     """Run the node until a signal, and say when it serves. Raises what else ends it."""
+    raise_descriptor_limit()
     bus = EventBus()
     log_events(bus)
 

@@ -210,11 +210,15 @@ class KeyCalls:
         raise NotImplementedError
 
     def put(self, key: str, value: Any, timeout: float | None = None, correlation_id: str | None = None) -> Any:
-        """Set a key to a value."""
+        """Set a key to a value.
+
+        None is a value like any other: `scan` lists the key and `delete` finds it. But `get` returns None for it as for
+        a key without value, and `cas` with ``expected=None`` succeeds only where there is none.
+        """
         return self.apply(Command("set", {"key": key, "value": value}, correlation_id), timeout)
 
     def get(self, key: str, consistency: str = "linearizable", timeout: float | None = None) -> Any:
-        """Return the value of a key, None if it has none."""
+        """Return the value of a key; None if it has none, and if its value is None (see `put`)."""
         return self.read(key, consistency, timeout)
 
     def delete(self, key: str, timeout: float | None = None, correlation_id: str | None = None) -> bool:

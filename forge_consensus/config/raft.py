@@ -89,6 +89,12 @@ class RaftSettings:
         why="After an outage of the network a healthy cluster serves within a second; TCP alone waits about as long as "
         "the outage lasted. A busy process, a stopped one and a slow link go on acknowledging.",
     )
+    connections_max: int = setting(
+        4096,
+        minimum=64,
+        what="How many connections of clients the node accepts; fewer where the process may open fewer files.",
+        why="Peers must always find a file descriptor, and each connection may hold 16 frames of memory.",
+    )
     message_bytes_max: int = setting(
         8 * MIB,
         unit="bytes",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Sequence
 from math import ceil, inf
@@ -48,8 +49,8 @@ LISTEN_SECONDS_MIN = 0.1
 
 
 def log_silence(error: ConnectionFailedError) -> None:
-    """Write into the log that no node answers."""
-    LINES.warning("{}", error)
+    """Warn by the standard library, which shows it where nobody set up a log: else the feed would wait in silence."""
+    logging.getLogger(__name__).warning("%s", error)
 
 
 def check_connect_seconds(seconds: object) -> None:

@@ -50,7 +50,7 @@ class EventFeed(PublicSurface):
             then, a feed with ``follow=False`` ends with `ConnectionFailedError`; any other calls `on_silence` and goes
             on trying.
         on_silence: called with a `ConnectionFailedError` that names the addresses, on the feed's thread, when no node
-            answered for `connect_seconds`, and again if that comes again; None writes its text into the log.
+            answered for `connect_seconds`, and again if that comes again; None warns by the standard `logging`.
 
     Raises `InvalidConfigError` for an endpoint, a kind or a `queue_max` that is none, `TransportUnavailableError` if
     the process may open no more files or threads.

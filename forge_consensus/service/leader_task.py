@@ -8,6 +8,7 @@ from contextlib import ExitStack, contextmanager
 from types import TracebackType
 from typing import Protocol, Self
 
+from forge_consensus.client.surface import PublicSurface
 from forge_consensus.errors import ConsensusError, ConsensusTimeoutError, InvalidConfigError
 from forge_consensus.events.bus import EventBus
 from forge_consensus.events.types import (
@@ -176,12 +177,14 @@ def while_leader(service: Leads, timeout: float | None = None) -> Iterator[Lead]
         yield lead
 
 
-class LeaderTask:
+class LeaderTask(PublicSurface):
     """Calls `work(lead)` on a thread of its own each time the service's node comes to lead; a context manager.
 
     The work must return soon after its lead is lost. Work that raises is logged; after that, and after it returned
     early, it is called again with the next lead.
     """
+
+    internal = frozenset({"internal", "leadership", "work", "closing", "thread", "run"})
 
     def __repr__(self) -> str:
         """What is called, for which service, and whether it leads now."""

@@ -12,6 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, NoReturn, Self
 
+from forge_consensus.client.surface import PublicSurface
 from forge_consensus.client.sync import TIMEOUT_SECONDS, Client, check_timeout
 from forge_consensus.config.client import ClientSettings
 from forge_consensus.config.node import BIND, NodeSettings
@@ -71,8 +72,16 @@ def tell(end: weakref.WeakMethod[Any], failure: ConsensusError) -> None:
         method(failure)
 
 
-class ServiceLifecycle:
+class ServiceLifecycle(PublicSurface):
     """The part of `ConsensusService` that starts and stops its node; the arguments are explained there."""
+
+    internal = frozenset(
+        {
+            "internal", "client", "client_of", "client_settings", "count_events", "end", "failed", "forked", "held",
+            "host", "leader_report", "leaving", "lock", "machine", "meter", "parent", "ready", "running", "threads",
+            "why",
+        }
+    )  # fmt: skip
 
     def __init__(
         self,

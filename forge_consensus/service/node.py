@@ -16,6 +16,7 @@ from forge_consensus.config.address import is_wildcard, takes_free_port
 from forge_consensus.config.node import NodeSettings
 from forge_consensus.errors import InvalidConfigError
 from forge_consensus.events.bus import EventBus
+from forge_consensus.process.descriptors import require_descriptors
 from forge_consensus.process.interpreter import find_python
 from forge_consensus.process.log import LogLines, log_context
 from forge_consensus.storage.backends.folder import Folder
@@ -31,6 +32,10 @@ if TYPE_CHECKING:
     from forge_consensus.service.node_metrics import ServedMetrics
 
 LINES = LogLines(__name__)
+DESCRIPTORS = 24
+"""What a node without peers takes, and one client of it."""
+DESCRIPTORS_EACH = 6
+"""What one peer takes: the connections to it and from it."""
 
 
 class Node:
@@ -64,6 +69,7 @@ class Node:
             bind = settings.bind
             if takes_free_port(bind):
                 bind = free_address(bind)
+            require_descriptors(DESCRIPTORS + DESCRIPTORS_EACH * len(settings.peers), "a node")
             self.folder = Folder(Path(settings.storage_path))
             self.tables = LmdbTables(
                 self.folder.tables_path,

@@ -272,6 +272,28 @@ def test_the_command_line_prints_events_as_lines(one: Threads) -> None:
     assert "node.started" not in table.stdout
 
 
+def test_the_command_line_says_when_nobody_is_there() -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "forge_consensus",
+        "events",
+        "watch",
+        "--endpoints",
+        "127.0.0.1:1",
+        "--timeout",
+        "0.3",
+    ]
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=20, check=False)
+    assert (done.returncode, done.stdout) == (69, "")
+    assert "no node answered at 127.0.0.1:1 within 0.3 s" in done.stderr
+    with subprocess.Popen([*command, "--follow"], env=env, stderr=subprocess.PIPE, text=True) as following:
+        assert following.stderr is not None
+        assert following.stderr.readline().rstrip().endswith("; still trying")
+        following.terminate()
+
+
 class Writer:
     """Writes all the time, whatever happens to the node."""
 

@@ -325,6 +325,25 @@ def test_a_call_in_a_forked_process_says_that_the_node_is_not_in_it(tmp_path: Pa
     assert (done.returncode, done.stderr) == (0, b"")
 
 
+def test_a_service_is_used_in_an_event_loop(services: Services) -> None:
+    async def main() -> None:
+        async with services.make() as service, service.async_client() as client:
+            await client.put("a", 1)
+            assert await client.get("a") == 1
+        with pytest.raises(NotStartedError):
+            service.get("a")
+
+    asyncio.run(main())
+
+
+def test_completion_of_a_service_offers_no_internals(services: Services) -> None:
+    service = services.make()
+    names = {name for name in dir(service) if not name.startswith("_")}
+    assert {"start", "stop", "put", "status", "bus", "address"} <= names
+    assert not names & service.internal
+    assert repr(service) == "<ConsensusService n1 of cluster test, thread, not started>"
+
+
 # --- the end of the process ------------------------------------------------------------------------------------------
 
 PROGRAM = """

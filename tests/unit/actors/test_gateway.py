@@ -7,6 +7,7 @@ from typing import Any
 import msgpack
 import pytest
 
+from forge_consensus.actors import gateway
 from forge_consensus.actors.messages import (
     NEVER_MS,
     AppendEntries,
@@ -135,6 +136,14 @@ def test_a_command_received_in_the_turn_of_the_election_follows_the_no_op() -> N
     kinds = [parse(index, node.ledger.log.get(index)).kind for index in (2, 3)]
     assert kinds == [Kind.NOOP, Kind.COMMAND]
     assert [(event.first_index, event.last_index) for event in node.told(LogAppended)] == [(2, 3)]
+
+
+def test_only_so_many_clients_wait_for_a_leader(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gateway, "LOCATORS_MAX", 3)
+    node = OneNode()
+    for _ in range(5):
+        node.request("", "gateway", Locate(0, 5000))
+    assert len(node.messages(Located)) == 2, "those beyond the bound are answered at once"
 
 
 def test_a_search_for_the_leader_is_answered_once_there_is_one() -> None:

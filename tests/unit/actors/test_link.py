@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import socket
 import threading
 import time
@@ -12,7 +13,8 @@ from typing import Any
 import pytest
 import zmq
 
-from forge_consensus.actors.transport.link import DealerOptions, Link, plain_url
+from forge_consensus.actors.transport.link import DealerOptions, Link, dealer_of, plain_url
+from forge_consensus.actors.transport.liveness import PINGS, SILENCE_TIMES
 from forge_consensus.actors.transport.names import Name, is_number, urls_of
 
 Socket = zmq.Socket[bytes]
@@ -277,3 +279,84 @@ def test_the_url_of_an_event_is_the_one_that_was_given() -> None:
 def test_what_is_no_address_is_an_error_at_once(context: zmq.Context[Socket]) -> None:
     with pytest.raises(zmq.ZMQError):
         Link(context, "[::1]:port", OPTIONS, "test", answering("nowhere else"))
+
+
+# --- silence ---------------------------------------------------------------------------------------------------------
+
+
+class Forwarder:
+    """Stands before a node, forwards bytes both ways, and can go silent on a connection without closing it."""
+
+    def __init__(self, port: int) -> None:
+        self.target = port
+        self.silent: set[socket.socket] = set()
+        self.made: list[socket.socket] = []
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self.listener.getsockname()[1]
+        threading.Thread(target=self.serve, daemon=True).start()
+
+    def serve(self) -> None:
+        """Accept until closed."""
+        with suppress(OSError):
+            while True:
+                here, _ = self.listener.accept()
+                there = socket.create_connection(("127.0.0.1", self.target))
+                self.made += [here, there]
+                for one, other in ((here, there), (there, here)):
+                    threading.Thread(target=self.forward, args=(one, other), daemon=True).start()
+
+    def forward(self, one: socket.socket, other: socket.socket) -> None:
+        """Forward one direction, unless it is silent; closing is never forwarded."""
+        with suppress(OSError):
+            while data := one.recv(1 << 16):
+                if one not in self.silent:
+                    other.sendall(data)
+
+    def hush(self) -> None:
+        """Go silent on the connections that there are; new ones are forwarded."""
+        self.silent.update(self.made)
+
+    def close(self) -> None:
+        """Close all of it."""
+        for one in (self.listener, *self.made):
+            with suppress(OSError):
+                one.shutdown(socket.SHUT_RDWR)
+            one.close()
+
+
+def test_what_stands_between_and_goes_silent_is_left(context: zmq.Context[Socket]) -> None:
+    router, port = node_at(context)
+    forwarder = Forwarder(port)
+    link = Link(context, f"127.0.0.1:{forwarder.port}", OPTIONS, "test")
+    run(link, lambda: link.stands)
+    forwarder.hush()
+    began = time.monotonic()
+    run(link, lambda: not link.stands)
+    run(link, lambda: link.stands)
+    assert time.monotonic() - began < OPTIONS.link_timeout * (SILENCE_TIMES + 3)
+    link.socket.send(b"through")
+    assert router.poll(5000)
+    assert router.recv_multipart()[1] == b"through"
+    link.close()
+    forwarder.close()
+
+
+def test_a_thread_that_holds_the_interpreter_is_no_silence(context: zmq.Context[Socket]) -> None:
+    _, port = node_at(context)
+    link = Link(context, f"127.0.0.1:{port}", OPTIONS, "test")
+    run(link, lambda: link.stands)
+    seconds = OPTIONS.link_timeout * SILENCE_TIMES + 0.5
+    ctypes.PyDLL(None).usleep(int(seconds * 1e6))  # does not let go of the interpreter
+    assert run(link, lambda: True) == []
+    assert list(link.changes()) == []
+    assert link.stands
+    link.close()
+
+
+def test_a_host_that_vanished_is_noticed_while_nothing_is_sent(context: zmq.Context[Socket]) -> None:
+    socket_made = dealer_of(context, OPTIONS)
+    ms = int(OPTIONS.link_timeout * 1000)
+    assert socket_made.getsockopt(zmq.HEARTBEAT_IVL) == ms // PINGS
+    assert socket_made.getsockopt(zmq.TCP_MAXRT) == ms
+    assert socket_made.getsockopt(zmq.CONNECT_TIMEOUT) == ms // 2
+    socket_made.close(0)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Iterator
 
 import pytest
 
 from forge_consensus.actors.messages import Submit
-from forge_consensus.client.aio import AsyncClient
+from forge_consensus.client.aio import ADMITTED_MAX, AsyncClient
 from forge_consensus.config.client import ClientSettings
 from forge_consensus.errors import (
     BusyError,
@@ -16,6 +17,7 @@ from forge_consensus.errors import (
     ConnectionFailedError,
     NotStartedError,
     OutcomeUnknownError,
+    WrongEventLoopError,
 )
 from forge_consensus.storage.machines.machine import Command
 from tests.worlds.client_fakes import FakeCluster
@@ -140,3 +142,66 @@ def test_unreachable_endpoints_end_in_an_error() -> None:
                 await client.put("a", 1)
 
     asyncio.run(main())
+
+
+def test_a_client_is_made_before_any_loop_runs_and_belongs_to_that_of_its_first_call(cluster: FakeCluster) -> None:
+    client = AsyncClient(cluster.addresses, timeout=5)
+
+    async def use() -> None:
+        await client.incr("n")
+
+    asyncio.run(use())
+    before = len(cluster.group.submits), len(cluster.group.reads)
+    for call in (
+        lambda: client.incr("n"),
+        lambda: client.get("n"),
+        lambda: client.submit(Command("set", {"key": "k", "value": 1})),
+        client.status,
+        client.locate,
+    ):
+
+        async def elsewhere(call: Callable[[], Awaitable[object]] = call) -> None:
+            with pytest.raises(WrongEventLoopError, match="another event loop"):
+                await call()
+
+        asyncio.run(elsewhere())
+    assert (len(cluster.group.submits), len(cluster.group.reads)) == before
+    asyncio.run(client.close())
+    with pytest.raises(RuntimeError, match="no running event loop"):
+        client.put("a", 1).send(None)
+
+
+@pytest.mark.parametrize("outstanding_max", [100, 10_000])
+def test_ten_thousand_calls_at_once_leave_the_loop_to_others(cluster: FakeCluster, outstanding_max: int) -> None:
+    async def work(client: AsyncClient) -> None:
+        await client.put("k", 0)
+        pauses = [0.0]
+
+        async def tick() -> None:
+            last = time.monotonic()
+            while True:
+                await asyncio.sleep(0)
+                now = time.monotonic()
+                pauses.append(now - last)
+                last = now
+
+        calls = [asyncio.ensure_future(client.put(str(number), number, 30)) for number in range(10_000)]
+        ticking = asyncio.ensure_future(tick())
+        await asyncio.gather(*calls)
+        ticking.cancel()
+        assert len(pauses) > 10_000 / ADMITTED_MAX  # the loop went round at least once a portion
+        assert client.delivery.futures == {} and not client.delivery.waiters
+
+    run(cluster, work, ClientSettings(outstanding_max=outstanding_max))
+
+
+def test_calls_that_wait_to_be_admitted_end_when_the_client_is_closed(cluster: FakeCluster) -> None:
+    async def work(client: AsyncClient) -> None:
+        cluster.mute |= set(cluster.sockets)
+        calls = [asyncio.ensure_future(client.put(str(number), number, 10)) for number in range(ADMITTED_MAX * 3)]
+        await asyncio.sleep(0.1)
+        await client.close()
+        done = await asyncio.wait_for(asyncio.gather(*calls, return_exceptions=True), 5)
+        assert all(isinstance(one, NotStartedError | OutcomeUnknownError) for one in done)
+
+    run(cluster, work, ClientSettings(outstanding_max=10))

@@ -34,3 +34,23 @@ def test_an_empty_queue_and_an_unknown_kind_are_refused() -> None:
         EventFeed(NOBODY, queue_max=0)
     with pytest.raises(InvalidConfigError, match=r"leadr.*did you mean consensus.leader"):
         EventFeed(NOBODY, ["leadr.*"])
+
+
+def test_a_feed_that_reaches_no_node_says_so_once_and_goes_on() -> None:
+    told: list[ConnectionFailedError] = []
+    with EventFeed(NOBODY, connect_seconds=0.1, on_silence=told.append) as feed, pytest.raises(TimeoutError):
+        feed.get(0.6)
+    (error,) = told
+    assert NOBODY in str(error) and "within 0.1 s" in str(error)
+
+
+def test_a_feed_warns_by_the_log_of_the_standard_library(caplog: pytest.LogCaptureFixture) -> None:
+    with EventFeed(NOBODY, connect_seconds=0.05) as feed, pytest.raises(TimeoutError):
+        feed.get(0.5)
+    assert [(record.levelname, NOBODY in record.getMessage()) for record in caplog.records] == [("WARNING", True)]
+
+
+@pytest.mark.parametrize("seconds", [0, -1, "5", None, float("inf")])
+def test_no_time_to_wait_for_nodes_is_refused(seconds: float) -> None:
+    with pytest.raises(InvalidConfigError, match="connect_seconds is"):
+        EventFeed(NOBODY, connect_seconds=seconds)

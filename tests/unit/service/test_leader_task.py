@@ -5,10 +5,11 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
+from typing import Any, cast
 
 import pytest
 
-from forge_consensus.errors import ConsensusTimeoutError, NotStartedError
+from forge_consensus.errors import ConsensusTimeoutError, InvalidConfigError, NotStartedError
 from forge_consensus.events.bus import EventBus
 from forge_consensus.events.types import BecameFollower, BecameLeader, LeaderStepDown, NodeStopped
 from forge_consensus.service.leader_task import Lead, Leadership, LeaderTask, while_leader
@@ -126,3 +127,20 @@ def test_a_task_runs_once_for_each_lead_and_survives_its_own_errors(service: Fak
         service.lead()
         wait_for([1, 2, 3])
     assert not task.thread.is_alive()
+
+
+def test_a_function_where_a_time_belongs_is_answered_with_the_right_use(service: FakeService) -> None:
+    wrong: Any = print
+    with pytest.raises(InvalidConfigError, match=r"LeaderTask\(service, work\)"), while_leader(service, wrong):
+        pass
+    with pytest.raises(InvalidConfigError, match="timeout is 'soon'"), while_leader(service, cast("Any", "soon")):
+        pass
+
+
+def test_a_task_shows_its_work_and_whether_it_leads(service: FakeService) -> None:
+    def sweep(lead: Lead) -> None:
+        lead.wait(5)
+
+    task = LeaderTask(service, sweep)
+    assert "sweep" in repr(task) and "not leading" in repr(task)
+    assert [name for name in dir(task) if not name.startswith("_")] == []

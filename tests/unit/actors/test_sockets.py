@@ -1,0 +1,77 @@
+"""The sockets of a node: what a connection may make it hold."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+import pytest
+import zmq
+
+from forge_consensus.actors.transport.sockets import FRAMES_UNREAD_MAX, TOPIC_BYTES_MAX, TOPICS_MAX, Sockets
+
+Socket = zmq.Socket[bytes]
+SECONDS_MAX = 10.0
+
+
+@pytest.fixture
+def sockets() -> Iterator[Sockets]:
+    made = Sockets("127.0.0.1:0", {}, 8 << 20, 2.0, 4096)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def context() -> Iterator[zmq.Context[Socket]]:
+    made: zmq.Context[Socket] = zmq.Context()
+    yield made
+    made.destroy(linger=0)
+
+
+def test_a_connection_holds_only_so_many_unread_frames(sockets: Sockets, context: zmq.Context[Socket]) -> None:
+    dealer = context.socket(zmq.DEALER)
+    dealer.setsockopt(zmq.SNDHWM, 1)
+    dealer.connect(f"tcp://{sockets.bind_address}")
+    sent, quiet = 0, 0
+    while quiet < 10:  # half a second in which nothing is taken
+        if dealer.poll(50, zmq.POLLOUT):
+            dealer.send(bytes(4 << 20))
+            sent, quiet = sent + 1, 0
+        else:
+            quiet += 1
+        assert sent < 3 * FRAMES_UNREAD_MAX
+    assert sent >= FRAMES_UNREAD_MAX
+    taken = 0
+    end = time.monotonic() + SECONDS_MAX
+    while taken < sent and time.monotonic() < end:
+        sockets.router.poll(100)
+        taken += len(list(sockets.from_anyone(100, 1 << 30)))
+    assert taken == sent, "none was lost"
+    dealer.close(0)
+
+
+def test_subscriptions_cost_a_node_no_more_than_their_bounds(sockets: Sockets, context: zmq.Context[Socket]) -> None:
+    reader = context.socket(zmq.SUB)
+    reader.setsockopt(zmq.SNDHWM, 0)
+    reader.connect(f"tcp://{sockets.events_address}")
+    for number in range(TOPICS_MAX + 500):
+        reader.setsockopt(zmq.SUBSCRIBE, b"topic-%d" % number)
+    end = time.monotonic() + SECONDS_MAX
+    while b"" not in sockets.topics:
+        assert time.monotonic() < end
+        sockets.publisher.poll(100)
+        sockets.take_subscriptions()
+    assert len(sockets.topics) <= TOPICS_MAX + 1
+    sockets.publish(b"topic-7", b"event")
+    assert reader.poll(5000)
+    assert reader.recv_multipart() == [b"topic-7", b"event"]
+    reader.close(0)
+    large = context.socket(zmq.SUB)
+    large.setsockopt(zmq.RECONNECT_IVL, -1)
+    monitor = large.get_monitor_socket(zmq.EVENT_DISCONNECTED)
+    large.connect(f"tcp://{sockets.events_address}")
+    large.setsockopt(zmq.SUBSCRIBE, b"x" * 2 * TOPIC_BYTES_MAX)
+    assert monitor.poll(5000), "it is disconnected"
+    large.disable_monitor()
+    monitor.close(0)
+    large.close(0)
