@@ -18,6 +18,7 @@ from forge_consensus.actors.notices import (
 from forge_consensus.actors.raft.handshake import (
     ACCEPTED,
     ANCESTOR,
+    CONFIGURATION,
     IDENTITY,
     PROGRAM,
     Handshake,
@@ -221,6 +222,8 @@ class MembershipActor(ConsensusActor):
         text = f"{node} refused this node: {message.detail}"
         stranger = self.admit(node, message) if message.reason == IDENTITY else ""
         if is_fatal(message.reason, stranger, joined=self.ledger.commit_index > 1):
+            if message.reason == CONFIGURATION and self.ledger.term == 0:
+                text += ". Nothing but its list is in this node's folder: start it with the right one, and it is taken"
             raise IdentityError(text)
         if stranger:
             self.refuse(node, message, Refusal(IDENTITY, stranger))

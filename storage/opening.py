@@ -16,7 +16,7 @@ from forge_consensus.storage.backends.tables import Batch, Tables
 from forge_consensus.storage.ledger.applying import APPLIED, Applier
 from forge_consensus.storage.ledger.configuration import Configuration
 from forge_consensus.storage.ledger.identity import Identity
-from forge_consensus.storage.ledger.ledger import Ledger, found
+from forge_consensus.storage.ledger.ledger import BASE, HARD, Ledger, found
 from forge_consensus.storage.ledger.transaction import get_meta, put_meta
 from forge_consensus.storage.machines.machine import ApplyFaultError, Machine
 from forge_consensus.storage.machines.naming import MachineName, name_of
@@ -42,6 +42,9 @@ class Founding:
     """The members of a new cluster; needed at the first start only, and ignored later."""
     new_incarnation: Callable[[], str]
     """Returns a new random text each time: the incarnation of a new folder, and the draw of each boot."""
+    amends: bool = False
+    """Whether `configuration` was named on purpose, so that it takes the place of another one that the folder was
+    founded with, if nothing but that is in the folder."""
 
 
 @dataclass(slots=True)
@@ -52,6 +55,8 @@ class Opened:
     snapshots: Snapshots
     initial: Configuration
     is_new: bool
+    amended: Configuration | None = None
+    """The configuration that the folder was founded with before, if another one took its place at this start."""
 
 
 def open_ledger(
@@ -84,11 +89,13 @@ def open_ledger(
         stage_machine(tables, batch, machine)
         tables.commit(batch)
     take_over(tables)
-    stored = get_meta(tables, INITIAL)
-    if stored is None:
-        raise CorruptionError(f"the store does not hold the configuration that the cluster began with. {REJOIN}")
-    initial = Configuration.decode(stored)
     stage_machine(tables, batch, machine)
+    initial = stored_initial(tables)
+    amended = None
+    if founding.amends and founding.configuration not in (None, initial) and is_untouched(tables):
+        stage_first_start(batch, founding)
+        tables.commit(batch)
+        batch, amended, initial = Batch(), initial, stored_initial(tables)
     applier = Applier(tables, machine)
     applier.load()
     ledger = Ledger(tables, identity, applier, settings)
@@ -99,9 +106,29 @@ def open_ledger(
     if applier.ledger_machine is None:
         restore_user_machine(ledger, snapshots)
     check_whole(ledger, snapshots)
-    if not is_new:
+    if batch and not is_new:
         tables.commit(batch)
-    return Opened(ledger, snapshots, initial, is_new)
+    return Opened(ledger, snapshots, initial, is_new, amended)
+
+
+def stored_initial(tables: Tables) -> Configuration:
+    """The configuration that the folder was founded with.
+
+    Raises `CorruptionError`, `UnsupportedVersionError`.
+    """
+    stored = get_meta(tables, INITIAL)
+    if stored is None:
+        raise CorruptionError(f"the store does not hold the configuration that the cluster began with. {REJOIN}")
+    return Configuration.decode(stored)
+
+
+def is_untouched(tables: Tables) -> bool:
+    """Whether nothing but a founding list of members is in the folder, so that the list can still be another one.
+
+    The node is in term 0, so it never voted, followed a leader or acknowledged an entry: nobody rests on its log.
+    """
+    stored = get_meta(tables, HARD)
+    return stored is not None and msgpack.unpackb(stored) == [0, "", 1, 1] and get_meta(tables, BASE) is None
 
 
 def stage_machine(tables: Tables, batch: Batch, machine: Machine) -> None:

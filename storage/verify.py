@@ -15,7 +15,7 @@ from forge_consensus.errors import CorruptionError, StorageError, UnsupportedVer
 from forge_consensus.storage.backends.folder import Folder
 from forge_consensus.storage.backends.lmdb import LmdbTables
 from forge_consensus.storage.backends.lmdb_file import NAME
-from forge_consensus.storage.backends.sealed import is_sealed
+from forge_consensus.storage.backends.sealed import REJOIN, is_sealed
 from forge_consensus.storage.backends.tables import TablesView
 from forge_consensus.storage.ledger.configuration import Configuration
 from forge_consensus.storage.ledger.identity import FORMAT, IDENTITY
@@ -78,8 +78,8 @@ class VerifyReport:
         """Raise `CorruptionError`, with the first fault and how many there are, unless everything is whole."""
         if self.faults_total:
             raise CorruptionError(
-                f"{self.faults_total} faults in {self.data}: what this node acknowledged may be damaged. Move its "
-                f"folder away and bring the node back as a new member of the cluster. The first: {self.faults[0]}"
+                f"{self.faults_total} faults in {self.data}: what this node acknowledged may be damaged. "
+                f"{REJOIN}. The first: {self.faults[0]}"
             )
 
 

@@ -11,6 +11,7 @@ from forge_consensus.cli.main import Commands
 from forge_consensus.cli.options import output_option
 from forge_consensus.errors import CorruptionError
 from forge_consensus.output import bytes_text, json_text
+from forge_consensus.storage.backends.sealed import REJOIN
 from forge_consensus.storage.verify import is_folder, verify_folder
 
 EXIT_DAMAGED = 65
@@ -49,7 +50,7 @@ def verify(ctx: click.Context, data: Path, output: str) -> None:
             click.echo(f"! {text}", err=True)
         click.echo(
             f"error[{CorruptionError.code}]: {report.faults_total} faults in {data}: what this node acknowledged may "
-            "be damaged. Move its folder away and bring the node back as a new member of the cluster",
+            f"be damaged. {REJOIN}",
             err=True,
         )
         ctx.exit(EXIT_DAMAGED)

@@ -15,7 +15,7 @@ import click
 from forge_consensus.cli.log_setup import configure_logging
 from forge_consensus.cli.settings import default_text
 from forge_consensus.config.address import bind_address, takes_free_port
-from forge_consensus.config.node import NodeSettings
+from forge_consensus.config.node import NodeSettings, no_peer
 from forge_consensus.config.rows import from_row, parse, row_of_texts
 from forge_consensus.config.setting import Setting, describe
 from forge_consensus.errors import InvalidConfigError
@@ -130,7 +130,9 @@ def listen_address(text: str | None, node_id: str, peers: dict[str, str]) -> str
     Port 0 takes a free port. Raises `InvalidConfigError`.
     """
     if text is None:
-        if node_id not in peers:
+        if peers and node_id not in peers:
+            raise no_peer(node_id, peers)
+        if not peers:
             raise InvalidConfigError(
                 "there is no address to listen at: give --listen HOST:PORT, or name this node in --peers"
             )

@@ -36,11 +36,22 @@ SECTIONS: Final = (RaftSettings.SECTION, StorageSettings.SECTION)
 FITTING: Final = {
     "raft.heartbeat_interval": "at most half of every member's raft.election_timeout_min",
     "raft.message_bytes_max": "at least 64 KiB above every member's raft.command_bytes_max + raft.append_bytes_max, "
-    "and above its raft.chunk_bytes",
+    "and 1 KiB above its raft.chunk_bytes",
 }
 """Settings with which members may not be able to work together, and the condition."""
+CONCERNED: Final = (
+    "raft.heartbeat_interval",
+    "raft.election_timeout_min",
+    "raft.message_bytes_max",
+    "raft.command_bytes_max",
+    "raft.append_bytes_max",
+    "raft.chunk_bytes",
+)
+"""The settings that those conditions compare."""
 FRAME_BYTES: Final = 64 << 10
-"""What a frame takes besides the entries, the command or the chunk that it carries, at most."""
+"""What a frame takes besides the entries and the command that it carries, at most, as `RaftSettings` has it."""
+HEADER_BYTES: Final = 1 << 10
+"""What a frame takes besides a chunk of a snapshot."""
 TEXT_MAX: Final = 40
 
 
@@ -75,12 +86,15 @@ def differences(ours: Told, theirs: Iterable[tuple[str, str]]) -> tuple[str, ...
 def conflict(node: str, ours: Told, peer: str, theirs: Iterable[tuple[str, str]]) -> str:
     """Return why two members cannot work together with these settings, and what to do; empty if they can."""
     told = {node: dict(ours), peer: dict(theirs)}
+    if all(told[node].get(name) == told[peer].get(name) for name in CONCERNED):
+        return ""  # whether settings fit to themselves is each node's own check
     for one, other in ((node, peer), (peer, node)):
         mine, its = told[one], told[other]
         try:
             heartbeat, timeout = float(mine["raft.heartbeat_interval"]), float(its["raft.election_timeout_min"])
             largest, chunk = float(mine["raft.message_bytes_max"]), float(its["raft.chunk_bytes"])
-            needed = max(float(its["raft.command_bytes_max"]) + float(its["raft.append_bytes_max"]), chunk)
+            entries = float(its["raft.command_bytes_max"]) + float(its["raft.append_bytes_max"])
+            needed = max(entries + FRAME_BYTES, chunk + HEADER_BYTES)
         except (KeyError, ValueError):
             continue  # another version has other settings
         if 2 * heartbeat > timeout:
@@ -89,10 +103,10 @@ def conflict(node: str, ours: Told, peer: str, theirs: Iterable[tuple[str, str]]
                 f"{timeout:g} s: with {one} as the leader, {other} would stand again and again. Give both nodes values "
                 "of which the first is at most half of the second"
             )
-        if needed + FRAME_BYTES > largest:
+        if needed > largest:
             return (
-                f"raft.message_bytes_max of {one} is {largest:.0f} and {other} may send {needed + FRAME_BYTES:.0f} "
-                "bytes in one frame: raise it, or lower raft.command_bytes_max, raft.append_bytes_max or "
+                f"raft.message_bytes_max of {one} is {largest:.0f} and {other} may send {needed:.0f} bytes in one "
+                "frame: raise it, or lower raft.command_bytes_max, raft.append_bytes_max or "
                 f"raft.chunk_bytes of {other}"
             )
     return ""

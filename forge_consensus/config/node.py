@@ -7,13 +7,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from forge_consensus.config.address import bind_address, parse_endpoint
+from forge_consensus.config.address import bind_address, is_wildcard, parse_endpoint
 from forge_consensus.config.raft import RaftSettings
 from forge_consensus.config.setting import Described, check, described_as, setting
 from forge_consensus.config.storage import StorageSettings
 from forge_consensus.errors import InvalidConfigError
 
 NAME_CHARS_MAX: Final = 128
+FORBIDDEN: Final = "/,=\"'"
+NODE_ID: Final = (
+    f"it must be a printable text of 1 to {NAME_CHARS_MAX} characters, without spaces, quotation marks, commas, "
+    "slashes and equals signs, such as n1"
+)
 BIND: Final = "127.0.0.1:7000"
 METRICS_EXAMPLE: Final = "127.0.0.1:9100"
 
@@ -31,7 +36,8 @@ class NodeSettings:
             Described(
                 reload="founding",
                 original="node_id",
-                what="The node's id, unique in its cluster: printable text of at most 128 characters.",
+                what="The node's id, unique in its cluster: printable text of at most 128 characters without spaces, "
+                "quotation marks, commas, slashes and equals signs.",
                 why="There is no default, because two nodes of one id would take each other's place.",
             )
         )
@@ -85,23 +91,55 @@ class NodeSettings:
     def __post_init__(self) -> None:
         bind = bind_address(self.bind)
         check(self)
-        for name, value in (("node_id", self.node_id), ("cluster_id", self.cluster_id)):
-            if not is_name(value):
-                raise InvalidConfigError(
-                    f"{name} is {value!r}: it must be a printable text of 1 to {NAME_CHARS_MAX} characters"
-                )
-        if self.peers and self.node_id not in self.peers:
-            listed = ", ".join(sorted(map(str, self.peers)))
+        if not is_name(self.cluster_id):
             raise InvalidConfigError(
-                f"node {self.node_id!r} is not among the peers {listed}: the list names every member, this node too"
+                f"cluster_id is {self.cluster_id!r}: it must be a printable text of 1 to {NAME_CHARS_MAX} characters"
             )
-        for node in self.peers:
-            if not is_name(node):
-                raise InvalidConfigError(
-                    f"{node!r} cannot be a node's id: it must be a printable text of 1 to {NAME_CHARS_MAX} characters"
-                )
-        object.__setattr__(self, "peers", {node: parse_endpoint(address) for node, address in self.peers.items()})
+        if not is_node_id(self.node_id):
+            raise InvalidConfigError(f"node_id is {self.node_id!r}: {NODE_ID}")
+        if self.peers and self.node_id not in self.peers:
+            raise no_peer(self.node_id, self.peers)
+        object.__setattr__(self, "peers", checked_peers(self.peers))
         object.__setattr__(self, "bind", bind)
+
+
+def checked_peers(peers: Mapping[str, str]) -> dict[str, str]:
+    """Return the members with their addresses in one spelling.
+
+    Raises `InvalidConfigError` for an id or an address that cannot be, and for two members of one address.
+    """
+    addresses: dict[str, str] = {}
+    for node, text in peers.items():
+        if not is_node_id(node):
+            raise InvalidConfigError(f"{node!r} cannot be a node's id: {NODE_ID}")
+        address = parse_endpoint(text)
+        if is_wildcard(address):
+            raise InvalidConfigError(
+                f"the address of {node} among the peers is {address}: it stands for all addresses of a host, and "
+                f"nobody can connect to it. Give the one at which the others reach {node}; to listen at all of them, "
+                f"bind to {address} besides"
+            )
+        other = next((name for name, taken in addresses.items() if taken == address), None)
+        if other is not None:
+            raise InvalidConfigError(
+                f"{other} and {node} share the address {address} among the peers: give each its own"
+            )
+        addresses[node] = address
+    return addresses
+
+
+def no_peer(node_id: str, peers: Mapping[str, str]) -> InvalidConfigError:
+    """Return the error for a node that its own list of members does not name."""
+    listed = ", ".join(sorted(map(str, peers)))
+    return InvalidConfigError(
+        f"node {node_id!r} is not among the peers {listed}: the list names every member, this node too. Add it, or "
+        "correct the node's id"
+    )
+
+
+def is_node_id(value: object) -> bool:
+    """Whether the value can be a node's id, so that lists, addresses of actors and commands can hold it."""
+    return is_name(value) and not any(letter in FORBIDDEN or letter.isspace() for letter in str(value))
 
 
 def is_name(value: object) -> bool:

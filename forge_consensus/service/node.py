@@ -105,7 +105,16 @@ class Node:
         members = opened.ledger.configuration
         if peers and not opened.is_new and peers != members.addresses:
             LINES.warning(
-                "the peers given are not those of this folder, {}: the list is read at the first start only",
+                "the peers given are not those of this folder, {}: the list is read at the first start only, and this "
+                "node took part in a cluster since. If it was started with a wrong list and nothing in its folder is "
+                "needed, move the folder away and start it again with the right one",
+                members.text,
+            )
+        if opened.amended is not None:
+            LINES.warning(
+                "this folder was founded with the members {}, and nothing but that list was in it: it now has the list "
+                "given, {}",
+                opened.amended.text,
                 members.text,
             )
 
@@ -122,7 +131,13 @@ class Node:
             drift_ppm=drift_ppm_of(settings.raft.clock_drift),
             machine=founding_name(self.machine),
         )
-        founding = Founding(settings.node_id, settings.cluster_id, configuration, lambda: secrets.token_hex(8))
+        founding = Founding(
+            settings.node_id,
+            settings.cluster_id,
+            configuration,
+            lambda: secrets.token_hex(8),
+            amends=bool(settings.peers),
+        )
         machine: Any = self.machine
         export = exporter(tables, folder.snapshots_path, type(machine), settings.storage.snapshot_seconds_max)
         return open_ledger(tables, folder.snapshots_path, founding, machine, settings.storage, export)

@@ -15,7 +15,10 @@ CRC_BYTES: Final = 4
 RESIDUE: Final = 0x2144DF1C
 """The crc32 of any bytes that are followed by their own crc32, whatever start value was used. With it a row is checked
 without copying a part of it."""
-REJOIN: Final = "Move the node's folder away and bring it back as a new member of the cluster"
+REJOIN: Final = (
+    "Leave this node switched off and keep its folder: the others go on while they are a majority of the members, and "
+    "this version of the program cannot exchange a member yet"
+)
 
 
 def seal(key: bytes, value: bytes) -> bytes:

@@ -113,7 +113,9 @@ class Applier:
         self.dirty_keys = self.dirty_bytes = 0
         """How many keys changed that are not on disk, and about how much memory they take."""
         self.pace = Pace()
-        """How long one entry takes the machine at present."""
+        """How long one entry takes at present, with all that the node does between two slices of a backlog."""
+        self.left_off_ns = 0
+        """When the last slice ended, by its clock; 0 if it left nothing to apply."""
         self.slow: SlowStep | None = None
         """The step of the last `run` that took too long, if one did; it was the last one."""
         self.run_entries = RUN_ENTRIES_FIRST
@@ -174,8 +176,8 @@ class Applier:
         `ApplyFaultError` for every other fault: the state is then half changed, so nothing can be repaired in place.
         """
         time_slice = time_slice or endless()
-        began_ns = time_slice.now_ns
-        upto = min(upto, self.index + count_max)
+        began_ns = self.left_off_ns or time_slice.now_ns
+        wanted, upto = upto, min(upto, self.index + count_max)
         done: list[Applied] = []
         self.slow = None
         try:
@@ -196,16 +198,22 @@ class Applier:
             raise ApplyFaultError(self.index, f"{type(error).__name__}: {error}") from error
         self.measure()
         self.pace.note(len(done), (time_slice.now_ns - began_ns) / NS)
+        self.left_off_ns = time_slice.now_ns if self.index < wanted else 0
         return done
 
     def apply_each(self, entries: list[Record], done: list[Applied], time_slice: TimeSlice) -> bool:
         """Apply entries one by one until the time slice is over; returns whether it is."""
-        apply, append, over = self.apply_record, done.append, time_slice.over
+        apply, append = self.apply_record, done.append
+        clock_ns, until_ns, before_ns = time_slice.clock_ns, time_slice.until_ns, time_slice.now_ns
         for entry in entries:
             append(apply(entry))
-            if over():
+            now_ns = clock_ns()
+            if now_ns >= until_ns:  # `time_slice.over()` would do, and costs twice as much for each entry
+                time_slice.before_ns, time_slice.now_ns = before_ns, now_ns
                 self.note_slow(time_slice, entry, 1)
                 return True
+            before_ns = now_ns
+        time_slice.now_ns = before_ns
         return False
 
     def note_slow(self, time_slice: TimeSlice, last: Record, count: int) -> None:

@@ -83,7 +83,7 @@ class Identity:
                     f"the folder belongs to node {node_id!r} of cluster {cluster_id!r}, not to node "
                     f"{self.node_id!r} of cluster {self.cluster_id!r}: name the folder of this node"
                 )
-            self.earlier = self.take_over_draws(row[5], batch) if row[0] == 2 else self.newest_draws()
+            self.earlier = self.take_over_draws(row[5], batch) if len(row) > 5 else self.newest_draws()
         draw = new_incarnation()[:DRAW_CHARS]
         self.boot_token = f"{self.incarnation}{DRAWN}{draw}"
         put_meta(batch, draw_key(self.boot), draw.encode())
@@ -95,7 +95,10 @@ class Identity:
         return stored is None
 
     def take_over_draws(self, draws: str, batch: Batch) -> str:
-        """Stage the draws that a folder of format 2 held in one text, newest first; returns the newest of them."""
+        """Stage the draws that format 2 held in one text, newest first; returns the newest of them.
+
+        The text stays in the row of the identity until the next boot is on disk, whatever ends a start before that.
+        """
         for back, start in enumerate(range(0, len(draws), DRAW_CHARS), 1):
             put_meta(batch, draw_key(self.boot - back), draws[start : start + DRAW_CHARS].encode())
         return draws[: DRAWS_TOLD * DRAW_CHARS]

@@ -554,6 +554,6 @@ def found(batch: Batch, configuration: bytes) -> None:
 
     The entry has the same bytes on every node, so it is committed from the start.
     """
-    batch.append(TABLE, [(key_of(1), encode_untimed(1, 0, Kind.CONFIGURATION, 0, configuration))])
+    batch.put(TABLE, key_of(1), encode_untimed(1, 0, Kind.CONFIGURATION, 0, configuration))
     put_meta(batch, CONFIGURATIONS, cast("bytes", msgpack.packb([1])))
     put_meta(batch, HARD, cast("bytes", msgpack.packb((0, "", 1, 1))))

@@ -23,6 +23,7 @@ import msgpack
 
 from forge_consensus.errors import CorruptionError, SnapshotFailedError
 from forge_consensus.storage.backends.folder import TEMPORARY_SUFFIX, fsync_directory, tell_step
+from forge_consensus.storage.backends.sealed import REJOIN
 
 MAGIC: Final = b"FCSNAP\r\n"
 VERSION: Final = 1
@@ -82,7 +83,7 @@ class SnapshotReader:
         """Return the error that names the file, the fault, and the remedy."""
         return CorruptionError(
             f"snapshot {self.path} is damaged: {what}. Move it away; the node goes on from an "
-            f"older one if its log reaches back that far, else it must join again as a new member."
+            f"older one if its log reaches back that far. If not: {REJOIN[0].lower()}{REJOIN[1:]}."
         )
 
     def read(self, size: int, what: str) -> bytes:

@@ -98,7 +98,7 @@ def test_scenario_61_a_bad_record_anywhere_refuses_the_start_with_a_clear_error(
     bad = whole.replace(record, record[:-6] + bytes([record[-6] ^ 1]) + record[-5:])
     assert bad != whole
     file_of(tmp_path).write_bytes(bad)
-    with pytest.raises(CorruptionError, match=f"log entry {index} fails its checksum.*bring it back as a new member"):
+    with pytest.raises(CorruptionError, match=f"log entry {index} fails its checksum.*majority of the members"):
         node_on_lmdb(tmp_path, 1).__enter__()
     assert file_of(tmp_path).read_bytes() == bad, "what is damaged is left as it is found"
     file_of(tmp_path).write_bytes(whole)

@@ -190,3 +190,34 @@ def test_slices_by_time_replay_exactly_from_their_seed() -> None:
             cluster.run(5.0)
             digests.append((cluster.timeline.digest, cluster.timeline.steps, answered(caller)))
     assert digests[0] == digests[1]
+
+
+@pytest.mark.parametrize("seed", range(1, 4))
+def test_after_a_failover_under_a_flood_of_queries_the_next_leader_stays(seed: int) -> None:
+    """All clients come to the new leader at once with what the old one owed them, and ask again and again."""
+    with slow_cluster(SlowKeyValue, seed) as (cluster, costs, led):
+        readers = [Caller(cluster, f"reader{number}") for number in range(20)]
+        writer = Caller(cluster, "writer")
+        session = writer.open_session(leader_of(cluster).name)
+        costs.query = 0.0002
+        flood = Read("linearizable", tuple((number, QUERY) for number in range(1, 4097)), 1000)
+
+        def ask(caller: Caller) -> None:
+            leader = cluster.leader()
+            if leader is not None:
+                caller.send(leader.name, flood)
+            cluster.timeline.after(0.2, ask, caller)
+
+        for caller in readers:
+            ask(caller)
+        cluster.run(1.0)
+        cluster.crash(leader_of(cluster).name)
+        cluster.run(2.0)
+        assert len(led) == 2
+        name, began = leader_of(cluster).name, cluster.timeline.now
+        put = Command("set", {"key": "k", "value": 1}).encode()
+        writer.ask(name, Submit(session, 1, ((1, put),)))
+        assert cluster.timeline.now - began < 0.3
+        cluster.run(10.0)
+        assert len(led) == 2
+        assert sum(answered(reader)["ok"] for reader in readers) > 30_000

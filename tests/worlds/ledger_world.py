@@ -86,8 +86,10 @@ class World:
         self.drawn += 1
         return f"folder-{self.node}" if self.drawn == 1 else f"{self.drawn:08}"
 
-    def open(self, configuration: Configuration | None = CONFIGURATION, cluster: str = "c") -> Opened:
-        founding = Founding(self.node, cluster, configuration, self.draw)
+    def open(
+        self, configuration: Configuration | None = CONFIGURATION, cluster: str = "c", *, amends: bool = False
+    ) -> Opened:
+        founding = Founding(self.node, cluster, configuration, self.draw, amends)
         made: Any = self.machine()
         tables, folder = self.tables, self.folder
         self.opened = open_ledger(

@@ -9,7 +9,15 @@ import pytest
 
 from forge_consensus.actors.codec import TEXT_MAX, Frame, decode, encode
 from forge_consensus.actors.messages import AppendEntries, AppendReply, Hello, HelloReply, VoteReply
-from forge_consensus.actors.raft.handshake import ANCESTOR, IDENTITY, MACHINE, PROGRAM, SETTINGS, Handshake
+from forge_consensus.actors.raft.handshake import (
+    ANCESTOR,
+    CONFIGURATION,
+    IDENTITY,
+    MACHINE,
+    PROGRAM,
+    SETTINGS,
+    Handshake,
+)
 from forge_consensus.actors.runtime.gate import STRANGER
 from forge_consensus.actors.runtime.status import NodeStatus
 from forge_consensus.actors.runtime.tips import Tip
@@ -309,6 +317,12 @@ def test_a_node_tells_itself_that_it_is_looked_for_elsewhere() -> None:
         assert len(node.told(AddressDiffers)) == count
         assert len(member(node, "n1").differs) == count
     assert not OneNode(1, advertised="127.0.0.1:9").told(AddressDiffers), "nobody looks for it"
+
+
+def test_a_node_that_was_refused_for_its_list_says_that_the_right_one_will_be_taken() -> None:
+    incarnation, boot = OneNode().boot_of("n2")
+    with pytest.raises(IdentityError, match="start it with the right one, and it is taken"):
+        OneNode().answer("n2", "membership", HelloReply(incarnation, boot, CONFIGURATION, "no"))
 
 
 def test_a_refused_node_of_another_machine_or_settings_ends_only_before_it_was_part_of_the_cluster() -> None:

@@ -56,6 +56,14 @@ def test_members_that_could_not_work_together_say_why_whoever_of_them_asks(other
         assert re.search(match, said)
 
 
+def test_equal_settings_never_part_members() -> None:
+    tight = told_settings(
+        RaftSettings(message_bytes_max=71_536, command_bytes_max=2_000, append_bytes_max=4_000, chunk_bytes=71_000),
+        StorageSettings(),
+    )
+    assert conflict("n1", tight, "n2", tight) == ""
+
+
 def test_settings_that_may_differ_do_not_part_members() -> None:
     other = RaftSettings(heartbeat_interval=0.4, election_timeout_min=0.9, election_timeout_max=5.0, fast_retries=0)
     assert conflict("n1", USUAL, "n2", told_settings(other, StorageSettings())) == ""

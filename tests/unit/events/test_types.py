@@ -5,6 +5,7 @@ import dataclasses
 from hypothesis import given
 from hypothesis import strategies as st
 
+from forge_consensus import events
 from forge_consensus.events import types
 from forge_consensus.events.envelope import ENVELOPE_FIELDS, ConsensusEvent, UnknownEvent
 from forge_consensus.events.types import EVENT_TYPES, IDS_MAX, LogAppended, LogCommitted, joined
@@ -46,6 +47,7 @@ def test_every_event_class_is_registered_and_exported() -> None:
     written = {value for value in vars(types).values() if isinstance(value, type) and issubclass(value, ConsensusEvent)}
     assert written - {ConsensusEvent, UnknownEvent} == set(EVENT_TYPES.values())
     assert {event_type.__name__ for event_type in written} <= set(types.__all__)
+    assert {event_type.__name__ for event_type in written} <= set(events.__all__)
 
 
 def test_every_event_class_is_small_and_opens_with_the_envelope() -> None:

@@ -15,6 +15,11 @@ from forge_consensus.service.machines import MachineChoice
 from forge_consensus.storage.machines.kv import KeyValueMachine
 
 WRONG: list[tuple[dict[str, Any], str]] = [
+    ({"node_id": "a b/c"}, "node_id is 'a b/c': .* without spaces"),
+    ({"node_id": "a=b"}, "equals signs"),
+    ({"node_id": "a,b"}, "commas"),
+    ({"peers": {"n1": "127.0.0.1:1", "n2": "127.0.0.1:1"}}, "n1 and n2 share the address 127.0.0.1:1"),
+    ({"peers": {"n1": "0.0.0.0:1"}}, "nobody can connect to it"),
     ({"node_id": 1}, "node_id is 1"),
     ({"cluster_id": b"x"}, "cluster_id is b'x'"),
     ({"peers": ["127.0.0.1:7001"]}, "peers is"),

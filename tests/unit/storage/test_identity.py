@@ -83,6 +83,20 @@ def test_a_greeting_names_the_newest_draws_and_every_other_is_found_by_its_boot(
     assert [identity.draw_of(boot) for boot in (0, identity.boot, identity.boot + 1)] == ["", "", ""]
 
 
+def test_the_draws_of_format_2_are_taken_over_also_if_a_start_ended_within_the_taking_over(world: World) -> None:
+    draws = "".join(f"{number:08}" for number in range(8193, 0, -1))
+    for version in (2, FORMAT):  # the second as a start leaves it that ended before its boot was on disk
+
+        def write(batch: Batch, version: int = version) -> None:
+            put_meta(batch, IDENTITY, msgpack.packb((version, "n1", "c", "folder-n1", 8193, draws)))
+
+        world.write(write)
+        world.crash()
+        identity = world.ledger.identity
+        assert (identity.boot, identity.earlier) == (8194, draws[: DRAWS_TOLD * DRAW_CHARS])
+        assert [identity.draw_of(boot) for boot in (1, 4000, 8193)] == ["00000001", "00004000", "00008193"]
+
+
 def test_the_oldest_draws_are_forgotten_one_by_one(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(identity, "DRAWS_KEPT", 3)
     for _ in range(6):

@@ -134,6 +134,48 @@ def test_a_first_start_without_a_fitting_list_of_members_makes_no_folder(world: 
     assert not any(content(world).values())
 
 
+RIGHT = Configuration.of({"n1": "host1:1", "n2": "elsewhere:2", "n3": "host3:1"})
+
+
+def test_a_wrong_first_list_is_corrected_while_nothing_else_is_in_the_folder(world: World) -> None:
+    incarnation = world.ledger.identity.incarnation
+    world.restart_tables()
+    opened = world.open(configuration=RIGHT, amends=True)
+    assert (opened.initial, opened.amended, opened.ledger.configuration) == (RIGHT, CONFIGURATION, RIGHT)
+    assert RIGHT.encode() in world.log_bytes[0]
+    assert len(world.log_bytes) == 1
+    assert (opened.ledger.identity.incarnation, opened.ledger.identity.boot) == (incarnation, 2)
+    world.restart_tables()
+    again = world.open(configuration=RIGHT, amends=True)
+    assert (again.initial, again.amended) == (RIGHT, None)
+    world.lead()
+    world.settle()
+
+
+@pytest.mark.parametrize("what", ["a term", "a vote", "an entry"])
+def test_a_list_is_not_exchanged_once_others_may_rest_on_the_folder(world: World, what: str) -> None:
+    with world.turn():
+        world.ledger.advance(1)
+        if what == "a vote":
+            world.ledger.grant_vote(1, "n2", 1, 0)
+        if what == "an entry":
+            world.accept(1, 0, entry(2, 1))
+    world.restart_tables()
+    opened = world.open(configuration=RIGHT, amends=True)
+    assert (opened.initial, opened.amended) == (CONFIGURATION, None)
+
+
+def test_a_list_that_does_not_name_the_node_takes_the_place_of_none(world: World) -> None:
+    def start() -> None:
+        world.open(configuration=Configuration.of({"n9": "z:9"}), amends=True)
+
+    world.restart_tables()
+    before = content(world)
+    with pytest.raises(InvalidConfigError, match="node 'n1' is not among the peers n9=z:9"):
+        start()
+    assert content(world) == before
+
+
 def test_a_later_start_ignores_the_list_of_members(world: World) -> None:
     world.restart_tables()
     world.open(configuration=Configuration.of({"n9": "z:9"}))
@@ -223,7 +265,7 @@ def test_damage_in_replayed_or_new_entries_is_found_at_the_start(
     world.do(*[increment("n")] * 41)
     how(world, TABLE, key_of(index))
     text = "must end with entry 62 and ends with 61" if (how, index) == (delete, 62) else f"log entry {index} "
-    refuses(world, CorruptionError, f"{text}.*new member")
+    refuses(world, CorruptionError, f"{text}.*majority of the members")
 
 
 @pytest.mark.parametrize("how", [damage, delete])

@@ -68,7 +68,7 @@ def test_every_flipped_bit_and_every_cut_is_noticed() -> None:
 def test_a_record_under_another_index_is_noticed() -> None:
     record = encode(7, 3, Kind.NOOP, 1000)
     assert [index for index in range(1000) if intact(index, record)] == [7]
-    with pytest.raises(CorruptionError, match=r"log entry 8 fails its checksum.*new member"):
+    with pytest.raises(CorruptionError, match=r"log entry 8 fails its checksum.*majority of the members"):
         decode(8, record)
 
 

@@ -136,7 +136,7 @@ def test_a_users_machine_goes_on_from_an_older_file_if_the_log_reaches(tmp_path:
         world.ledger.apply(100)
     assert world.ledger.applier.query("") == 20
     damage(older.path, place)
-    with pytest.raises(CorruptionError, match=r"begins behind entry 12, .* is of 0.*new member.* is damaged"):
+    with pytest.raises(CorruptionError, match=r"begins behind entry 12, .* is of 0.*majority.* is damaged"):
         world.crash()
 
 
