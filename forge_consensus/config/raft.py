@@ -242,7 +242,7 @@ class RaftSettings:
                 "raft.message_bytes_max must hold a run of entries and a largest command besides: raise it, or lower "
                 "raft.append_bytes_max or raft.command_bytes_max"
             )
-        if self.chunk_bytes + 64 * KIB > self.message_bytes_max:
+        if self.chunk_bytes >= self.message_bytes_max:
             raise InvalidConfigError(
                 f"raft.chunk_bytes is {self.chunk_bytes}: with its header a piece of a snapshot must fit into "
                 f"raft.message_bytes_max, {self.message_bytes_max}: lower the one, or raise the other"
