@@ -8,6 +8,7 @@ from typing import Final
 
 from forge_consensus.actors.messages import EventPage, ReadEvents
 from forge_consensus.events.encoding import kind_of
+from forge_consensus.events.types import LogAppended, LogCommitted
 from forge_consensus.storage.ledger.ledger import Ledger
 
 ROWS_MAX: Final = 1000
@@ -15,6 +16,8 @@ ROWS_MAX: Final = 1000
 KINDS_MAX: Final = 64
 """The greatest number of patterns of a request that are used, each up to `KIND_CHARS_MAX` characters."""
 KIND_CHARS_MAX: Final = 200
+FREQUENT: Final = (LogAppended.kind, LogCommitted.kind)
+"""The kinds of events that each write makes."""
 
 
 def page_of(asked: ReadEvents, ledger: Ledger, events_address: str) -> EventPage:
@@ -24,7 +27,9 @@ def page_of(asked: ReadEvents, ledger: Ledger, events_address: str) -> EventPage
     """
     limit = min(asked.limit, ROWS_MAX)
     if asked.kinds:
-        page = ledger.journal.read(asked.since, limit, matcher(asked.kinds[:KINDS_MAX]))
+        patterns = asked.kinds[:KINDS_MAX]
+        frequent = any(fnmatchcase(kind, pattern[:KIND_CHARS_MAX]) for kind in FREQUENT for pattern in patterns)
+        page = ledger.journal.read(asked.since, limit, matcher(patterns), frequent=frequent)
     else:
         page = ledger.journal.read(asked.since, limit)
     identity = ledger.identity

@@ -62,7 +62,8 @@ class TurnEvents:
                 monotonic=now,
             )
             data = to_msgpack(stamped)
-            journal.append(stamped.sequence, wall_ms, data)
+            frequent = isinstance(stamped, LogAppended | LogCommitted)
+            journal.append(stamped.sequence, wall_ms, data, frequent=frequent)
             self.bus.publish(stamped)
             if forward is not None:
                 forward(stamped, data)

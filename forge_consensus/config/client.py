@@ -40,7 +40,7 @@ class ClientSettings:
     session_ttl_ms: int = setting(
         60_000,
         unit="ms",
-        minimum=1,
+        minimum=100,
         what="How long the cluster remembers a session from which nothing comes.",
         why="Longer than any election or restart, so that a command sent again is still recognised.",
     )

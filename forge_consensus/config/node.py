@@ -14,6 +14,8 @@ from forge_consensus.config.storage import StorageSettings
 from forge_consensus.errors import InvalidConfigError
 
 NAME_CHARS_MAX: Final = 128
+ENTRY_OVERHEAD_BYTES: Final = 1024
+"""More than an entry of the log takes beside its command."""
 FORBIDDEN: Final = "/,=\"'"
 NODE_ID: Final = (
     f"it must be a printable text of 1 to {NAME_CHARS_MAX} characters, without spaces, quotation marks, commas, "
@@ -100,7 +102,21 @@ class NodeSettings:
         if self.peers and self.node_id not in self.peers:
             raise no_peer(self.node_id, self.peers)
         object.__setattr__(self, "peers", checked_peers(self.peers))
+        self.check_room()
         object.__setattr__(self, "bind", bind)
+
+    def check_room(self) -> None:
+        """Raise `InvalidConfigError` for a folder that cannot be, and for sizes of two sections that do not fit."""
+        if "\0" in str(self.storage_path):
+            raise InvalidConfigError(
+                f"storage_path is {str(self.storage_path)!r}: a path holds no NUL character, name another folder"
+            )
+        command, waiting = self.raft.command_bytes_max, self.storage.uncommitted_bytes_max
+        if waiting < command + ENTRY_OVERHEAD_BYTES:
+            raise InvalidConfigError(
+                f"storage.uncommitted_bytes_max is {waiting} and raft.command_bytes_max is {command}: the largest "
+                "command would be answered with busy for ever, so raise the first or lower the second"
+            )
 
 
 def checked_peers(peers: Mapping[str, str]) -> dict[str, str]:

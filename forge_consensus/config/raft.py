@@ -242,10 +242,15 @@ class RaftSettings:
                 "raft.message_bytes_max must hold a run of entries and a largest command besides: raise it, or lower "
                 "raft.append_bytes_max or raft.command_bytes_max"
             )
-        if self.chunk_bytes >= self.message_bytes_max:
+        if self.chunk_bytes + KIB // 2 > self.message_bytes_max:
             raise InvalidConfigError(
-                f"raft.chunk_bytes is {self.chunk_bytes}: with its header a piece of a snapshot must fit into "
-                f"raft.message_bytes_max, {self.message_bytes_max}: lower the one, or raise the other"
+                f"raft.chunk_bytes is {self.chunk_bytes} and no frame may have more than raft.message_bytes_max, "
+                f"{self.message_bytes_max} bytes: a snapshot could not be sent, so raise that or lower raft.chunk_bytes"
+            )
+        if self.suspect_checks > self.fail_checks:
+            raise InvalidConfigError(
+                f"raft.suspect_checks is {self.suspect_checks} and raft.fail_checks is {self.fail_checks}: a peer "
+                "would fail before it is suspected, so raise raft.fail_checks"
             )
 
     def check_times(self) -> None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Final
 
 from forge_consensus.config.setting import INT_MAX, check, setting
+from forge_consensus.errors import InvalidConfigError
 
 MIB = 1 << 20
 QUOTA_BYTES: Final = 64 << 30
@@ -133,7 +134,7 @@ class StorageSettings:
     events_kept: int = setting(
         50_000,
         minimum=0,
-        what="How many events the journal keeps.",
+        what="How many events the journal keeps; those of appended and committed entries have a fifth of them.",
         why="Some 200 bytes each: 10 MB hold days of a quiet cluster.",
     )
     events_seconds: float = setting(
@@ -162,3 +163,13 @@ class StorageSettings:
 
     def __post_init__(self) -> None:
         check(self)
+        room_bytes = min(self.quota_bytes, self.map_bytes // 2)
+        if room_bytes < self.reserve_bytes + self.reserve_bytes // 4:
+            name, value = ("quota_bytes", self.quota_bytes)
+            if self.map_bytes // 2 < self.quota_bytes:
+                name, value = "map_bytes", self.map_bytes
+            half = ", of which half can be filled" if name == "map_bytes" else ""
+            raise InvalidConfigError(
+                f"storage.{name} is {value} bytes{half}, and storage.reserve_bytes keeps {self.reserve_bytes} of them: "
+                f"every write would be refused, so raise storage.{name} or lower storage.reserve_bytes"
+            )

@@ -3,6 +3,9 @@
 It costs no flush: rows wait in memory for the next transaction that happens anyway. So a crash may lose rows of events
 that were published already, and old rows are discarded. A reader learns of both as gaps and never skips a number
 unknowingly.
+
+Each write to a cluster makes events of the log. They have a share of the rows, beyond which they are discarded first:
+otherwise a minute of load would push out what one looks for afterwards, such as the elections of the night.
 """
 
 from __future__ import annotations
@@ -18,6 +21,12 @@ from forge_consensus.storage.ledger.transaction import get_meta, put_meta
 TABLE: Final = "events"
 FLOOR: Final = b"events-floor"
 """The key of the number up to which rows were discarded."""
+THINNED: Final = b"events-thinned"
+"""The key of the number up to which frequent rows were discarded."""
+FREQUENT_SHARE: Final = 5
+"""Frequent rows have this part of all rows."""
+FREQUENT_BIT: Final = 1 << 63
+"""Set in the time of a frequent row."""
 WAITING_MAX: Final = 4_096
 """How many rows may wait in memory for a transaction; beyond that the oldest are lost."""
 SLICE_MAX: Final = 500
@@ -58,6 +67,7 @@ class Row(NamedTuple):
     sequence: int
     wall_ms: int
     data: bytes
+    frequent: bool
 
 
 class Staged(NamedTuple):
@@ -67,6 +77,8 @@ class Staged(NamedTuple):
     removed: int
     floor: int
     oldest_ms: int
+    frequent: int
+    thinned: int
 
 
 def key_of(sequence: int) -> bytes:
@@ -76,7 +88,18 @@ def key_of(sequence: int) -> bytes:
 
 def sealed(row: Row) -> bytes:
     """The bytes of a row in the table."""
-    return seal(key_of(row.sequence), row.wall_ms.to_bytes(TIME_BYTES) + row.data)
+    stamp = row.wall_ms | (FREQUENT_BIT if row.frequent else 0)
+    return seal(key_of(row.sequence), stamp.to_bytes(TIME_BYTES) + row.data)
+
+
+def time_of(value: bytes) -> int:
+    """The wall time of a stored row, in milliseconds."""
+    return int.from_bytes(value[:TIME_BYTES]) & (FREQUENT_BIT - 1)
+
+
+def is_frequent(value: bytes) -> bool:
+    """Whether a stored row is of a frequent event."""
+    return value[0] >= FREQUENT_BIT >> 56
 
 
 class Journal:
@@ -96,15 +119,26 @@ class Journal:
         self.floor = int.from_bytes(get_meta(tables, FLOOR) or b"")
         self.count = tables.count(TABLE)
         oldest = tables.first(TABLE)
-        self.oldest_ms = int.from_bytes(oldest[1][:TIME_BYTES]) if oldest else 0
+        self.oldest_ms = time_of(oldest[1]) if oldest else 0
         self.waiting: list[Row] = []
-        self.staged = Staged(0, 0, self.floor, self.oldest_ms)
+        self.frequent_max = rows_max // FREQUENT_SHARE
+        self.thinned = int.from_bytes(get_meta(tables, THINNED) or b"")
+        self.frequent = self.count_frequent()
+        self.staged = Staged(0, 0, self.floor, self.oldest_ms, self.frequent, self.thinned)
+
+    def count_frequent(self) -> int:
+        """How many frequent rows are on disk; those up to `thinned` are gone, so few rows are read."""
+        found, start = 0, self.thinned + 1
+        while rows := self.tables.scan(TABLE, key_of(start), limit=CHUNK_ROWS):
+            found += sum(is_frequent(value) for _, value in rows)
+            start = int.from_bytes(rows[-1][0]) + 1
+        return found
 
     # --- writing -----------------------------------------------------------------------------------------------------
 
-    def append(self, sequence: int, wall_ms: int, data: bytes) -> None:
+    def append(self, sequence: int, wall_ms: int, data: bytes, *, frequent: bool = False) -> None:
         """Add a row, to be on disk after the next transaction. `sequence` is the newest event number."""
-        self.waiting.append(Row(sequence, wall_ms, data))
+        self.waiting.append(Row(sequence, wall_ms, data, frequent))
         if len(self.waiting) > WAITING_MAX:
             del self.waiting[: WAITING_MAX // 8]
 
@@ -115,38 +149,65 @@ class Journal:
             rows = [(key_of(row.sequence), sealed(row)) for row in waiting]
             batch.append(TABLE, rows)
         oldest_ms = self.oldest_ms or (waiting[0].wall_ms if waiting else 0)
-        self.staged = Staged(len(waiting), 0, self.floor, oldest_ms)
+        frequent = self.frequent + sum(row.frequent for row in waiting)
+        self.staged = Staged(len(waiting), 0, self.floor, oldest_ms, frequent, self.thinned)
         if waiting and self.discard_is_due(waiting[-1].wall_ms):
             self.discard(batch, waiting[-1].wall_ms)
+        elif self.frequent - self.frequent_max >= self.slice_rows:
+            self.thin(batch)
 
     def discard_is_due(self, now_ms: int) -> bool:
         """Whether a whole slice is too much, or the oldest row is too old."""
         too_old = self.count > 0 and now_ms - self.oldest_ms > self.age_ms_max + self.slack_ms
         return too_old or self.count - self.rows_max >= self.slice_rows
 
+    def thin(self, batch: Batch) -> None:
+        """Stage the removal of at most one slice of the oldest frequent rows, and note how far it goes."""
+        rows = self.tables.scan(TABLE, key_of(self.thinned + 1), limit=SLICE_MAX + self.slice_rows)
+        removed = 0
+        start: bytes | None = None
+        thinned = self.thinned
+        for key, value in rows:
+            if removed >= self.slice_rows:
+                break
+            thinned = int.from_bytes(key)
+            if is_frequent(value):
+                removed += 1
+                start = start or key
+            elif start is not None:
+                batch.delete_range(TABLE, start, key)
+                start = None
+        if start is not None:
+            batch.delete_range(TABLE, start, key_of(thinned + 1))
+        put_meta(batch, THINNED, key_of(thinned))
+        staged = self.staged
+        self.staged = staged._replace(removed=removed, frequent=staged.frequent - removed, thinned=thinned)
+
     def discard(self, batch: Batch, now_ms: int) -> None:
         """Stage the removal of at most one slice of the oldest rows, and note how far it goes."""
         oldest = self.tables.scan(TABLE, limit=self.slice_rows + 1)
         too_many = min(self.count - self.rows_max, self.slice_rows)
-        removed = 0
+        removed, frequent = 0, self.staged.frequent
         for key, value in oldest[: self.slice_rows]:
-            if removed >= too_many and now_ms - int.from_bytes(value[:TIME_BYTES]) <= self.age_ms_max:
+            if removed >= too_many and now_ms - time_of(value) <= self.age_ms_max:
                 break
             floor, removed = key, removed + 1
+            frequent -= is_frequent(value)
         if not removed:
             return
         batch.delete_range(TABLE, b"", key_of(int.from_bytes(floor) + 1))
         put_meta(batch, FLOOR, floor)
         left = oldest[removed:]
-        oldest_ms = int.from_bytes(left[0][1][:TIME_BYTES]) if left else self.waiting[0].wall_ms
-        self.staged = Staged(self.staged.written, removed, int.from_bytes(floor), oldest_ms)
+        oldest_ms = time_of(left[0][1]) if left else self.waiting[0].wall_ms
+        floor_number = int.from_bytes(floor)
+        self.staged = self.staged._replace(removed=removed, floor=floor_number, oldest_ms=oldest_ms, frequent=frequent)
 
     def committed(self) -> None:
         """Note that the staged rows are durable."""
-        written, removed, self.floor, self.oldest_ms = self.staged
+        written, removed, self.floor, self.oldest_ms, self.frequent, self.thinned = self.staged
         self.count += written - removed
         del self.waiting[:written]
-        self.staged = Staged(0, 0, self.floor, self.oldest_ms)
+        self.staged = Staged(0, 0, self.floor, self.oldest_ms, self.frequent, self.thinned)
 
     def seal(self) -> None:
         """Write the waiting rows and the last number used, so that an orderly end leaves no gap. It takes one flush.
@@ -169,11 +230,14 @@ class Journal:
         limit: int,
         wanted: Callable[[bytes], bool] = lambda data: True,
         bytes_max: int = READ_BYTES_MAX,
+        *,
+        frequent: bool = True,
     ) -> Page:
         """At most `limit` rows that are `wanted`, from number `since` on, with those that are not on disk yet.
 
         `wanted` is called with a row's bytes; `bytes_max` bounds the page, within one row. Only `SCAN_MAX` rows are
-        looked at, so a page may be short or empty without being the last.
+        looked at, so a page may be short or empty without being the last. Without `frequent` no gaps are told of
+        frequent rows that were discarded, because the reader does not want such rows.
         """
         place = max(since, 1)
         page = Page([], self.floor + 1, place, self.numbers.sequence, [])
@@ -184,7 +248,7 @@ class Journal:
             if looked >= SCAN_MAX or len(page.rows) >= limit or bytes_max <= 0:
                 return page._replace(next=place)
             if sequence > place:
-                page.gaps.append(Gap(place, sequence - 1, "lost"))
+                page.gaps.extend(self.gaps_between(place, sequence - 1, frequent=frequent))
             place = sequence + 1
             if wanted(data):
                 page.rows.append((sequence, data))
@@ -193,6 +257,15 @@ class Journal:
             page.gaps.append(Gap(place, self.numbers.sequence, "lost"))
             place = self.numbers.sequence + 1
         return page._replace(next=place)
+
+    def gaps_between(self, first: int, last: int, *, frequent: bool) -> Iterator[Gap]:
+        """Yield the gaps in place of missing rows: up to `thinned` they were discarded, behind it lost."""
+        if first <= self.thinned:
+            if frequent:
+                yield Gap(first, min(last, self.thinned), "discarded")
+            first = self.thinned + 1
+        if first <= last:
+            yield Gap(first, last, "lost")
 
     def rows_from(self, first: int) -> Iterator[tuple[int, bytes]]:
         """Yield (number, data) from `first` on: rows on disk, then those that wait.

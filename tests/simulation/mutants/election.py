@@ -53,7 +53,7 @@ def a_candidate_keeps_no_vote_for_itself(patch: Patch) -> None:
         self.vote = ""
         return entered
 
-    def lead(self: Ledger, term: int) -> None:
+    def lead(self: Ledger, term: int, wall_ms: int) -> None:
         self.require(term)
         self.led = self.leading_term = term
 

@@ -44,7 +44,7 @@ def a_cas_that_is_sent_again_compares_nothing(patch: Patch) -> None:
         if payload is None:
             return done
         command = Command("set", {"key": payload["key"], "value": payload["value"]})
-        self.machine.apply(Entry(record.index, record.term, self.time_ms, command))
+        self.machine.apply(Entry(record.index, record.term, self.time_ms, command, self.elapsed_ms))
         return done._replace(outcome=YES)
 
     patch.setattr(Applier, "apply_record", careless)

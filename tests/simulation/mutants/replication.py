@@ -57,7 +57,7 @@ def a_leader_begins_without_a_no_op(patch: Patch) -> None:
 
     def silent(self: ElectionActor) -> None:
         ledger: Any = self.ledger
-        ledger.propose = lambda term, wall_ms, proposals: (0, 0)
+        ledger.propose = lambda term, proposals: (0, 0)
         try:
             win(self)
         finally:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import FrozenInstanceError, fields
 from pathlib import Path
 from typing import Any
@@ -171,3 +172,39 @@ def test_a_wrong_value_is_refused_with_the_expected_kind(kind: Any, wrong: dict[
     with pytest.raises(InvalidConfigError) as caught:
         kind(**wrong)
     assert part in str(caught.value)
+
+
+# --- values that do not fit together ----------------------------------------------------------------------------------
+
+MIB = 1 << 20
+
+
+@pytest.mark.parametrize(
+    ("make", "names"),
+    [
+        (lambda: StorageSettings(quota_bytes=16 * MIB), "storage.quota_bytes is .* storage.reserve_bytes keeps"),
+        (lambda: StorageSettings(reserve_bytes=100 << 30), "storage.quota_bytes is .* storage.reserve_bytes keeps"),
+        (lambda: StorageSettings(map_bytes=32 * MIB), "storage.map_bytes is .* storage.reserve_bytes keeps"),
+        (lambda: RaftSettings(chunk_bytes=8 * MIB), "raft.chunk_bytes is .* raft.message_bytes_max"),
+        (lambda: RaftSettings(suspect_checks=5), "raft.suspect_checks is 5 and raft.fail_checks is 4"),
+        (
+            lambda: NodeSettings("n1", storage=StorageSettings(uncommitted_bytes_max=MIB)),
+            "storage.uncommitted_bytes_max is .* raft.command_bytes_max",
+        ),
+        (lambda: ClientSettings(session_ttl_ms=1), "client.session_ttl_ms is 1"),
+        (lambda: NodeSettings("n1", storage_path="a\0b"), "storage_path is .* holds no NUL"),
+    ],
+)
+def test_values_that_would_refuse_every_write_are_refused_and_both_are_named(
+    make: Callable[[], object], names: str
+) -> None:
+    with pytest.raises(InvalidConfigError, match=names):
+        make()
+
+
+def test_small_stores_whose_values_fit_are_accepted() -> None:
+    StorageSettings(quota_bytes=20 * MIB)
+    StorageSettings(map_bytes=64 * MIB)
+    StorageSettings(reserve_bytes=0, quota_bytes=1)
+    RaftSettings(suspect_checks=4, chunk_bytes=7 * MIB)
+    NodeSettings("n1", storage=StorageSettings(uncommitted_bytes_max=2 * MIB))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -217,3 +218,67 @@ def test_pages_are_bounded_in_bytes(open_tables: Open) -> None:
     page = node.journal.read(1, 10, bytes_max=20)
     assert len(page.rows) == 3
     assert page.next == 4
+
+
+# --- rare and frequent events -----------------------------------------------------------------------------------------
+
+
+def mixed(open_tables: Open, writes: int, rare_each: int = 50) -> Teller:
+    """A journal of 400 rows under a load of frequent events, with a rare one now and then."""
+    teller = Teller(open_tables, rows_max=400)
+    for number in range(writes):
+        frequent = number % rare_each != 0
+        data = b"log" if frequent else b"leader %d" % number
+        teller.journal.append(teller.numbers.next(), teller.now_ms, data, frequent=frequent)
+        if number % 7 == 0:
+            teller.commit()
+    teller.commit()
+    return teller
+
+
+def all_rows(teller: Teller, **how: Any) -> tuple[list[tuple[int, bytes]], list[Gap]]:
+    rows, gaps, since = list[tuple[int, bytes]](), list[Gap](), 1
+    while since <= teller.numbers.sequence:
+        page = teller.journal.read(since, 1_000, **how)
+        rows += page.rows
+        gaps += page.gaps
+        since = page.next
+    return rows, gaps
+
+
+def test_rare_events_survive_a_load_of_frequent_ones(open_tables: Open) -> None:
+    teller = mixed(open_tables, 10_000)
+    rows, gaps = all_rows(teller)
+    rare = [data for _, data in rows if data != b"log"]
+    assert rare == [b"leader %d" % number for number in range(0, 10_000, 50)]
+    frequent = len(rows) - len(rare)
+    assert 80 <= frequent <= 80 + 2 * teller.journal.slice_rows
+    assert rows[-1][1] == b"log", "the newest ones are there"
+    assert {gap.reason for gap in gaps} == {"discarded"}
+    named = sum(gap.last - gap.first + 1 for gap in gaps)
+    assert len(rows) + named == teller.numbers.sequence, "no number is skipped unknowingly"
+
+
+def test_a_reader_of_rare_events_is_told_of_no_gaps_of_frequent_ones(open_tables: Open) -> None:
+    teller = mixed(open_tables, 5_000)
+    rows, gaps = all_rows(teller, wanted=lambda data: data != b"log", frequent=False)
+    assert len(rows) == 100
+    assert gaps == []
+
+
+def test_rare_events_too_are_discarded_when_they_are_too_many(open_tables: Open) -> None:
+    teller = mixed(open_tables, 5_000, rare_each=2)
+    assert teller.journal.count <= 400 + 2 * teller.journal.slice_rows
+    rows, gaps = all_rows(teller)
+    assert gaps[0] == Gap(1, teller.journal.floor, "discarded")
+    assert len(rows) == teller.journal.count
+
+
+def test_frequent_rows_are_counted_again_after_a_restart(open_tables: Open) -> None:
+    teller = mixed(open_tables, 3_000)
+    counted, thinned, before = teller.journal.frequent, teller.journal.thinned, all_rows(teller)[0]
+    teller.start()
+    assert (teller.journal.frequent, teller.journal.thinned) == (counted, thinned)
+    rows, gaps = all_rows(teller)
+    assert rows == before
+    assert gaps[-1].reason == "lost", "numbers that nobody used"
