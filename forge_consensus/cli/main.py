@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import os
 import sys
+import threading
 import traceback
 from collections.abc import Sequence
 from typing import Any, ClassVar, NoReturn
@@ -16,6 +18,8 @@ from forge_consensus.missing import EXIT_NOT_INSTALLED, missing_text
 from forge_consensus.version import __version__
 
 PROGRAM = "forge-consensus"
+UNREAD_SECONDS_MAX = 3.0
+"""How long the last word of a command waits for somebody who reads stderr; then the command ends all the same."""
 
 EXIT_CODES = """\b
 Exit codes:
@@ -107,23 +111,31 @@ class Root(Commands):
 
 
 def end_with(error: BaseException) -> int:
-    """Write to stderr what went wrong, and return the exit code for it."""
-    if isinstance(error, KeyboardInterrupt):
-        click.echo("interrupted", err=True)
-        return 130
-    if text := missing_text(error):
+    """Write to stderr what went wrong, and return the exit code for it; end the process if nobody reads stderr."""
+    text, code = told_of(error)
+    late = threading.Timer(UNREAD_SECONDS_MAX, os._exit, (code,))
+    late.daemon = True
+    late.start()
+    try:
         click.echo(text, err=True)
-        return EXIT_NOT_INSTALLED
+    finally:
+        late.cancel()
+    return code
+
+
+def told_of(error: BaseException) -> tuple[str, int]:
+    """Return what to say of an error, and its exit code."""
+    if isinstance(error, KeyboardInterrupt):
+        return "interrupted", 130
+    if text := missing_text(error):
+        return text, EXIT_NOT_INSTALLED
     if isinstance(error, ConsensusError):
-        click.echo(f"error[{error.code}]: {error}", err=True)
-        return error.exit_code
-    click.echo("".join(traceback.format_exception(error)), err=True, nl=False)
-    click.echo(
-        f"error[INTERNAL]: {type(error).__name__}: {error}. This is a bug of {PROGRAM}: please report it with "
-        "the lines above",
-        err=True,
-    )
-    return 70
+        return f"error[{error.code}]: {error}", error.exit_code
+    lines = "".join(traceback.format_exception(error))
+    return (
+        f"{lines}error[INTERNAL]: {type(error).__name__}: {error}. This is a bug of {PROGRAM}: please report it with "
+        "the lines above"
+    ), 70
 
 
 @click.group(cls=Root, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})

@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Iterable, Sequence
+from math import inf
 from types import TracebackType
 from typing import Any, Self, cast
 
@@ -17,7 +18,7 @@ from forge_consensus.config.client import ClientSettings
 from forge_consensus.errors import WrongEventLoopError
 from forge_consensus.storage.machines.machine import Command
 
-ADMITTED_MAX = 256
+ADMITTED_MAX = 500
 """So many commands are handed over, and answers handed out, before the loop serves others again."""
 
 
@@ -38,9 +39,12 @@ class LoopDelivery:
         self.scheduled = False
         """Whether `hand_out` is scheduled on the loop and has not begun."""
         self.futures: dict[Pending[Any], asyncio.Future[Any]] = {}
-        self.waiters: deque[asyncio.Future[None]] = deque()
+        self.waiters: deque[tuple[float, asyncio.Future[bool]]] = deque()
+        """Commands that wait to be admitted, each with the loop's time at which it gives up."""
+        self.alarm_at = inf
+        """The earliest of those times."""
         self.admitted = 0
-        """How many commands were handed over since the last time round the loop."""
+        """How many commands were handed over since the last portion; no time round the loop takes more than one."""
 
     def bound(self) -> asyncio.AbstractEventLoop:
         """The loop; the first call decides. Raises `WrongEventLoopError` on another one, and RuntimeError on none."""
@@ -75,7 +79,7 @@ class LoopDelivery:
         if self.batches and not self.scheduled and self.loop is not None:
             self.scheduled = True
             self.loop.call_soon(self.hand_out)
-        if self.waiters and not self.admitted:
+        if self.waiters:
             self.renew()
 
     def settle(self, batch: list[Pending[Any]]) -> None:
@@ -95,14 +99,14 @@ class LoopDelivery:
                 future.set_exception(error)
 
     def renew(self) -> None:
-        """Admit the next portion of those who wait; called once each time round the loop while commands come."""
+        """Admit the next portion of those who wait: the next time round the loop after a portion was admitted."""
         self.admitted = 0
         while self.waiters and self.admitted < ADMITTED_MAX and not (self.full() and self.open()):
-            waiter = self.waiters.popleft()
+            _, waiter = self.waiters.popleft()
             if not waiter.done():
-                waiter.set_result(None)
+                waiter.set_result(True)
                 self.admitted += 1
-        if self.admitted and self.loop is not None:
+        if self.admitted >= ADMITTED_MAX and self.loop is not None:
             self.loop.call_soon(self.renew)
 
     def full(self) -> bool:
@@ -118,21 +122,31 @@ class LoopDelivery:
         if self.waiters or self.admitted >= ADMITTED_MAX or self.full():
             return True
         self.admitted += 1
-        if self.admitted == 1:
-            self.bound().call_soon(self.renew)
+        if self.admitted == ADMITTED_MAX and self.loop is not None:
+            self.loop.call_soon(self.renew)
         return False
 
     async def wait(self, timeout: float) -> bool:
         """Wait until a command is admitted, at most `timeout` seconds; return whether it is."""
-        waiter: asyncio.Future[None] = self.bound().create_future()
-        self.waiters.append(waiter)
-        if not self.admitted:
-            self.renew()
-        await asyncio.wait((waiter,), timeout=timeout)
-        if waiter.done():
-            return True
-        waiter.cancel()
-        return False
+        loop = self.bound()
+        waiter: asyncio.Future[bool] = loop.create_future()
+        end = loop.time() + timeout
+        self.waiters.append((end, waiter))
+        if end < self.alarm_at:
+            self.alarm_at = end
+            loop.call_at(end, self.refuse_late)
+        return await waiter
+
+    def refuse_late(self) -> None:
+        """End the waits whose time is over; one alarm for all, because one for each would cost more than the wait."""
+        loop = self.bound()
+        now = loop.time()
+        for end, waiter in self.waiters:
+            if end <= now and not waiter.done():
+                waiter.set_result(False)
+        self.alarm_at = min((end for end, waiter in self.waiters if not waiter.done()), default=inf)
+        if self.alarm_at < inf:
+            loop.call_at(self.alarm_at, self.refuse_late)
 
 
 class AsyncClient(Calls):

@@ -8,6 +8,7 @@ import threading
 import warnings
 import weakref
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, NoReturn, Self
@@ -18,7 +19,14 @@ from forge_consensus.config.client import ClientSettings
 from forge_consensus.config.node import BIND, NodeSettings
 from forge_consensus.config.raft import RaftSettings
 from forge_consensus.config.storage import StorageSettings
-from forge_consensus.errors import AlreadyStartedError, ConsensusError, InvalidConfigError, NotStartedError, fresh
+from forge_consensus.errors import (
+    AlreadyStartedError,
+    ConsensusError,
+    ConsensusTimeoutError,
+    InvalidConfigError,
+    NotStartedError,
+    fresh,
+)
 from forge_consensus.events.bus import EventBus
 from forge_consensus.events.types import BecameLeader, SnapshotCompleted
 from forge_consensus.process.fork import keep, tell_of_forks
@@ -36,6 +44,8 @@ LINES = LogLines(__name__)
 
 START_SECONDS = 30.0
 STOP_SECONDS = 5.0
+LEAVE_SECONDS = 1.0
+"""How long a start that failed waits for its node to let go of folder and port."""
 
 OnFailure = Callable[[ConsensusError], object]
 
@@ -180,7 +190,8 @@ class ServiceLifecycle(PublicSurface):
                 self.client = client = self.client_of(host)
             except BaseException:
                 self.host, self.leaving, self.held.host = None, host, None
-                host.leave("its start failed")
+                with suppress(ConsensusTimeoutError):  # it took too long to start, and ends when it can
+                    host.stop(LEAVE_SECONDS)
                 raise
             if self.host is not host:  # a signal handler stopped it meanwhile
                 self.client = None

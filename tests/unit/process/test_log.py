@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -171,3 +172,21 @@ print("done", flush=True)
         os.close(reading)
         os.close(writing)
     assert OUTLET.direct
+
+
+def test_a_command_that_fails_ends_when_nobody_reads_its_stderr(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    arguments = ["node", "--id", "n1", "--listen", "127.0.0.1:0", "--data", str(tmp_path / "file" / "n1")]
+    reading, writing = os.pipe()
+    try:
+        os.set_blocking(writing, False)
+        with suppress(BlockingIOError):
+            while True:
+                os.write(writing, b"x")
+        os.set_blocking(writing, True)
+        command = [sys.executable, "-m", "forge_consensus", *arguments]
+        process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=writing)
+        assert process.wait(20) == 70
+    finally:
+        os.close(reading)
+        os.close(writing)
