@@ -47,14 +47,14 @@ from forge_consensus.storage.unpacking import check_count, no_maps, unpack
 
 VERSION: Final = 3
 NUMBER_MAX = 1 << 63
-TEXT_MAX = 64 * 1024
-"""The longest text that is accepted, in characters."""
+TEXT_MAX = 256 * 1024
+"""The longest text that is accepted, in characters; no field has a larger bound of its own."""
 EXTENSION_KEYS_MAX = 16
 EXTENSION_BYTES_MAX = 1024
 """The limit for the sum of the sizes of an extension's values of type bytes."""
 COUNTED_BYTES: Final = 1 << 20
 """The elements of larger frames are counted before they are made; smaller frames cannot hold enough of them to harm."""
-ELEMENTS_MAX: Final = 1 << 18
+ELEMENTS_MAX: Final = 1 << 19
 """Several times what the fullest frame of a node or a client has."""
 CHECKSUM_BYTES: Final = 4
 CHECKSUM_PLACE: Final = 0xFFFFFFFF

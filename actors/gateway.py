@@ -78,6 +78,8 @@ class GatewayActor(ConsensusActor):
     def __init__(self) -> None:
         super().__init__()
         self.ticket = 0
+        self.slice_began = 0.0
+        """When the last slice of queries was ordered, in seconds of real time."""
         self.waiting = WaitingRequests()
         self.failed_commands = FailedCommands()
         self.answer_due = False
@@ -338,6 +340,7 @@ class GatewayActor(ConsensusActor):
             self.after(LENT_SECONDS, AnswerQueries())
             return
         applied, stale_ms = self.ledger.applied, self.staleness_ms()
+        self.slice_began = self.clock.reading()
         work, seconds, slow_seconds = self.answering.work, settings.slice_seconds, settings.heartbeat_interval
         if not applier.elsewhere or applier.replacing:
             self.send_answers(work(clock_ns, seconds, slow_seconds, applied, stale_ms))
@@ -400,9 +403,12 @@ class GatewayActor(ConsensusActor):
                 self.publish(QuerySlow(query=worked.slowest, duration=worked.slowest_seconds, untold=more))
 
     def stale_ms_of(self, answers: Answers) -> int:
-        """How old the state of these answers is now, at most: asking the machine may have taken a while."""
+        """How old the state of these answers is now, at most: asking the machine may have taken a while.
+
+        A helper may begin long after its slice was ordered, with reads that came meanwhile.
+        """
         if answers.applied != self.ledger.applied:
-            return answers.stale_ms
+            return answers.stale_ms + ceil((self.clock.reading() - self.slice_began) * 1000)
         return max(answers.stale_ms, self.staleness_ms())
 
     def staleness_ms(self) -> int:
@@ -411,7 +417,8 @@ class GatewayActor(ConsensusActor):
         It goes by what the state covers, not by when a leader was heard: a follower may hear its leader and take or
         apply nothing, and a leader that is cut off knows no more than its followers.
         """
-        if self.ledger.leading_term is not None and not self.others:
+        alone = self.ledger.leading_term is not None and not self.others
+        if alone and self.ledger.applied == self.ledger.commit_index:
             return 0
         as_of = self.shared.freshness.as_of(self.ledger.applied)
         if as_of is None:

@@ -67,6 +67,8 @@ class Hello:
     settings: tuple[tuple[str, str], ...] = ()
     """The sender's settings that are not its own affair: names and the texts of their values
     (`forge_consensus.config.agreement`)."""
+    skipped: str = ""
+    """The log entries that the sender skips, each as index:term:checksum, with commas."""
 
 
 @message

@@ -373,6 +373,12 @@ class CommandTooLargeError(ConsensusError, code="CONSENSUS_COMMAND_TOO_LARGE", e
     message = "the command is too large: send less in one command, or raise raft.command_bytes_max on every node"
 
 
+class SkipRefusedError(ConsensusError, code="CONSENSUS_SKIP_REFUSED"):
+    """A log entry cannot be skipped safely. Nothing was written."""
+
+    message = "the entry cannot be skipped: name the folders of all members, and the entry that ends their nodes"
+
+
 class ProtocolError(ConsensusError, code="CONSENSUS_PROTOCOL", exit_code=65):
     """A frame cannot be decoded."""
 

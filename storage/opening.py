@@ -17,6 +17,7 @@ from forge_consensus.storage.ledger.applying import APPLIED, Applier
 from forge_consensus.storage.ledger.configuration import Configuration
 from forge_consensus.storage.ledger.identity import Identity
 from forge_consensus.storage.ledger.ledger import BASE, HARD, Ledger, found
+from forge_consensus.storage.ledger.skips import ENDED_AT, Careful, stored_suspect
 from forge_consensus.storage.ledger.transaction import get_meta, put_meta
 from forge_consensus.storage.machines.machine import ApplyFaultError, Machine
 from forge_consensus.storage.machines.naming import MachineName, name_of
@@ -106,6 +107,10 @@ def open_ledger(
     if applier.ledger_machine is None:
         restore_user_machine(ledger, snapshots)
     check_whole(ledger, snapshots)
+    if not is_new:
+        again = ledger.log.last if applier.index < ledger.log.last else 0
+        ledger.careful = Careful(again, stored_suspect(tables), stored_suspect(tables, ENDED_AT))
+        ledger.careful.open(batch, applier.index, ledger.commit_index)
     if batch and not is_new:
         tables.commit(batch)
     return Opened(ledger, snapshots, initial, is_new, amended)

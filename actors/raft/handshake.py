@@ -32,6 +32,9 @@ ANCESTOR = "ancestor"
 PROGRAM: Final = (__version__, LEVEL)
 """What a greeting says of the program of this node."""
 
+SKIPS = "skips"
+"""The reason of a refusal: the two nodes do not skip the same log entries, so their states differ."""
+
 Admit = Callable[[Hello | HelloReply], str]
 """Records the sender's boot; returns why the sender is not the member that was known, or ""."""
 
@@ -80,6 +83,7 @@ class Handshake:
             known=self.known_boot(node),
             proof=self.proof_of(self.asked.get(node, 0)),
             settings=self.settings,
+            skipped=identity.skipped,
         )
 
     def reply(self, refusal: Refusal, node: str, hello: Hello, tip: Tip) -> HelloReply:
@@ -130,6 +134,12 @@ class Handshake:
                 CONFIGURATION,
                 f"node {identity.node_id} began with the members {initial.text}, "
                 f"node {node} with {hello.configuration}: start all with the same list",
+            )
+        if hello.skipped != identity.skipped:
+            return Refusal(
+                SKIPS,
+                f"node {identity.node_id} skips the log entries {identity.skipped or 'none'} (index:term:checksum), "
+                f"node {node} {hello.skipped or 'none'}: run forge-consensus log skip on the folders of all members",
             )
         if node == identity.node_id or node not in members.voters:
             return Refusal(IDENTITY, f"node {node!r} is not another member of {members.text}")

@@ -167,6 +167,7 @@ class Engine:
         node.
         """
         self.ledger.rollback()
+        self.ledger.note_fault(fault)
         self.outbox.drop()
         self.unanswered.take_back()
         self.mailbox.queue.clear()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -12,6 +13,7 @@ from forge_consensus.cli.options import output_option
 from forge_consensus.errors import CorruptionError
 from forge_consensus.output import bytes_text, json_text
 from forge_consensus.storage.backends.sealed import REJOIN
+from forge_consensus.storage.skipping import skip_entry
 from forge_consensus.storage.verify import is_folder, verify_folder
 
 EXIT_DAMAGED = 65
@@ -20,7 +22,7 @@ EXIT_MISSING = 66
 
 @click.group(cls=Commands)
 def log() -> None:
-    """Check a node's log while the node is stopped."""
+    """Check a node's log, or skip an entry that ends all nodes, while the nodes are stopped."""
 
 
 @log.command()
@@ -54,3 +56,75 @@ def verify(ctx: click.Context, data: Path, output: str) -> None:
             err=True,
         )
         ctx.exit(EXIT_DAMAGED)
+
+
+class Folders(click.ParamType[list[Path]]):
+    """Folders of nodes, separated by commas."""
+
+    name = "folders"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> list[Path]:
+        """Return the folders."""
+        return value if isinstance(value, list) else [Path(part) for part in value.split(",") if part]
+
+
+class EntryProof(click.ParamType[tuple[int, int]]):
+    """Term and checksum of an entry."""
+
+    name = "entry"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int]:
+        """Return term and checksum; anything else is wrong usage."""
+        if isinstance(value, tuple):
+            return value
+        try:
+            term, checksum = value.split(":")
+            return int(term), int(checksum, 16)
+        except ValueError:
+            self.fail(f"{value!r} is not TERM:CHECKSUM, for example 3:9a0b1c2d", param, ctx)
+
+
+@log.command()
+@click.argument("index", type=click.IntRange(min=1))
+@click.option(
+    "--on-all", "folders", required=True, type=Folders(), metavar="FOLDER,...", help="The folders of all members."
+)
+@click.option(
+    "--elsewhere",
+    default="",
+    metavar="ID,...",
+    help="Members whose folders are on other machines, where the same command is run, or are lost.",
+)
+@click.option(
+    "--entry",
+    type=EntryProof(),
+    metavar="TERM:CHECKSUM",
+    help="The entry as this command printed it elsewhere; for the folder of a node that the entry did not end.",
+)
+@click.option("--dry-run", is_flag=True, help="Check everything, say what would be done, and write nothing.")
+@output_option
+def skip(
+    index: int, folders: list[Path], elsewhere: str, entry: tuple[int, int] | None, dry_run: bool, output: str
+) -> None:
+    """Have one entry, which ends every node that applies it, taken as a failed command on all nodes.
+
+    All nodes are stopped. It is refused unless the entry is what ended a node, and unless the folders of all members
+    are named. Its client gets an error, or keeps the one that it had.
+    """
+    members = [each for each in elsewhere.split(",") if each]
+    report = skip_entry(index, folders, members, entry, dry_run=dry_run)
+    if output == "json":
+        click.echo(json_text(asdict(report)))
+        return
+    click.echo(
+        f"entry {index} of term {report.term} with checksum {report.checksum}: {report.why or 'killed the node'}"
+    )
+    recorded, already = ", ".join(report.recorded) or "none", ", ".join(report.already)
+    click.echo(f"{'would be skipped' if dry_run else 'is skipped now'} on: {recorded}")
+    if already:
+        click.echo(f"was skipped already on: {already}")
+    if report.elsewhere:
+        click.echo(
+            f"not here: {', '.join(report.elsewhere)}. Before they are started, run there: forge-consensus log skip "
+            f"{index} --on-all FOLDER --elsewhere ... --entry {report.term}:{report.checksum}"
+        )

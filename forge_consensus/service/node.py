@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from forge_consensus.service.node_metrics import ServedMetrics
 
 LINES = LogLines(__name__)
-DESCRIPTORS = 24
+DESCRIPTORS = 28
 """What a node without peers takes, and one client of it."""
 DESCRIPTORS_EACH = 6
 """What one peer takes: the connections to it and from it."""

@@ -23,6 +23,7 @@ from forge_consensus.storage.ledger.levels import LEVEL_OF_KIND, unknown_kind
 from forge_consensus.storage.ledger.log import Log
 from forge_consensus.storage.ledger.pace import Pace
 from forge_consensus.storage.ledger.record import UNTIMED, Kind, Record, parse
+from forge_consensus.storage.ledger.skips import SKIPPED, Skips, check_skipped, stored_skips, upto
 from forge_consensus.storage.ledger.time_slice import NS, TimeSlice, endless
 from forge_consensus.storage.ledger.transaction import get_meta, put_meta
 from forge_consensus.storage.machines.machine import (
@@ -104,6 +105,8 @@ class Applier:
         self.lent = False
         """Whether a helper thread uses the machine: nothing is applied, captured or restored meanwhile."""
         self.sessions = Sessions()
+        self.skips: Skips = {}
+        """The entries that are taken as failed commands."""
         self.generation = 0
         """The generation of tables that holds the state of a machine in the ledger."""
         self.index = self.term = self.time_ms = self.elapsed_ms = 0
@@ -130,6 +133,7 @@ class Applier:
     def load(self) -> None:
         """Read the last checkpoint. Raises `CorruptionError`."""
         self.replacing = False
+        self.skips = stored_skips(self.tables)
         if self.ledger_machine is None:
             return
         stored = get_meta(self.tables, APPLIED)
@@ -185,6 +189,8 @@ class Applier:
                 first = self.index + 1
                 records = log.read(first, min(upto, first + READ_ENTRIES - 1), READ_BYTES)
                 entries = [parse(index, record) for index, record in enumerate(records, first)]
+                if self.skips:
+                    check_skipped(self.skips, first, records)
                 if entries[0].term < self.term:
                     raise LogInconsistentError(
                         broken("I5", f"entry {first} of term {entries[0].term} follows one of {self.term}")
@@ -257,6 +263,8 @@ class Applier:
 
     def apply_command(self, index: int, term: int, data: bytes) -> Outcome:
         """Apply one command. Bytes that are no command fail like any other bad command and stop nothing."""
+        if self.skips and index in self.skips:
+            return SKIPPED
         try:
             command = Command.decode(data)
         except ProtocolError:
@@ -302,12 +310,15 @@ class Applier:
         known = self.sessions.begin(session, seq, record.done_below, self.elapsed_ms, used) if session else None
         if known is not None:
             return known
+        outcome = SKIPPED if record.index in self.skips else UNREADABLE
         try:
-            return Command.decode(record.data)
+            if outcome is UNREADABLE:
+                return Command.decode(record.data)
         except ProtocolError:
-            if session:
-                self.sessions.finish(session, seq, UNREADABLE)
-            return UNREADABLE
+            pass
+        if session:
+            self.sessions.finish(session, seq, outcome)
+        return outcome
 
     def finish_run(
         self,
@@ -394,9 +405,14 @@ def stored_point(tables: TablesView) -> tuple[int, Point]:
     return decode_point(stored)
 
 
-def header_of(point: Point, sessions: list[bytes]) -> dict[str, Any]:
-    """The header of a snapshot of that point: everything but the machine's own state."""
+def header_of(point: Point, sessions: list[bytes], skips: Skips) -> dict[str, Any]:
+    """The header of a snapshot of that point: everything but the machine's own state.
+
+    `skips` are the entries that the node skips; the header has those that the state has in it.
+    """
+    skipped = {"skips": upto(skips, point.index)} if upto(skips, point.index) else {}
     return {
+        **skipped,
         "index": point.index,
         "term": point.term,
         "time_ms": point.time_ms,

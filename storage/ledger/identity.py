@@ -9,6 +9,7 @@ import msgpack
 
 from forge_consensus.errors import IdentityError
 from forge_consensus.storage.backends.tables import Batch, Tables
+from forge_consensus.storage.ledger.skips import stored_skips, told
 from forge_consensus.storage.ledger.transaction import META, Transaction, get_meta, put_meta
 
 IDENTITY = b"identity"
@@ -57,6 +58,8 @@ class Identity:
         self.earlier = ""
         """The draws of the `DRAWS_TOLD` boots before this one, newest first, `DRAW_CHARS` each."""
         self.boots: dict[str, tuple[str, int]] = {}
+        self.skipped = ""
+        """The log entries that this node skips, as text: members of one cluster skip the same ones."""
         self.expelled: dict[str, tuple[tuple[str, int], str]] = {}
         """By member: a boot of it that turned out to have lost what it had acknowledged, and the reason for people."""
 
@@ -114,6 +117,7 @@ class Identity:
 
     def reload(self) -> None:
         """Read the members' boots from disk again, as after a turn that was rolled back."""
+        self.skipped = told(stored_skips(self.tables))
         stored = get_meta(self.tables, BOOTS)
         rows = msgpack.unpackb(stored) if stored else {}
         self.boots = {node: (token, boot) for node, (token, boot) in rows.items()}

@@ -9,6 +9,7 @@ takes all of them back, from memory too. I1 to I16 are the invariants in docs/in
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import NamedTuple, cast
 
 import msgpack
@@ -27,6 +28,7 @@ from forge_consensus.storage.ledger.log_time import LogTime, last_times
 from forge_consensus.storage.ledger.numbers import EventNumbers
 from forge_consensus.storage.ledger.record import HEAD_BYTES, Kind, data_of, encode, encode_untimed, key_of, kind_of
 from forge_consensus.storage.ledger.room import Room
+from forge_consensus.storage.ledger.skips import ADVICE, Careful, skip_of
 from forge_consensus.storage.ledger.time_slice import TimeSlice
 from forge_consensus.storage.ledger.transaction import Transaction, get_meta, put_meta
 from forge_consensus.storage.ledger.uncommitted import Uncommitted
@@ -113,6 +115,8 @@ class Ledger:
         """The terms in which this node last stood and last led, since its process began."""
         self.checkpoint_wanted, self.checkpoint_clean_at = False, 0.0
         """Whether a checkpoint was requested or is overdue; and when applied and stored state last were the same."""
+        self.careful = Careful()
+        """Marks what is applied again after a start."""
         self.commit_before = 0
         """The commit index when the turn began."""
         self.hard_on_disk: HardState = (0, "", 0, 0)
@@ -520,14 +524,44 @@ class Ledger:
     def apply(self, count_max: int, time_slice: TimeSlice | None = None) -> list[Applied]:
         """Apply at most `count_max` entries that are committed and were durable when the turn began.
 
-        It stops earlier when the time slice is over, after at least one entry; None is a slice without an end.
+        It stops earlier when the time slice is over, after at least one entry; None is a slice without an end. After a
+        start it may apply nothing in a turn, because what is applied again is marked durably first.
 
         So applying is never undone: a turn that is rolled back takes no applied entry back (I8). Raises
         `ApplyFaultError` with the entry's index for a fault of this program, `StorageError`; both end the node.
         """
-        if not self.more_to_apply or self.applier.replacing or self.applier.lent:
+        applier, careful = self.applier, self.careful
+        if not self.more_to_apply or applier.replacing or applier.lent:
             return []
-        return self.applier.run(self.log, min(self.commit_index, self.appliable), count_max, time_slice)
+        wanted = min(self.commit_index, self.appliable)
+        upto = careful.allowed(applier.index, wanted)
+        try:
+            done = applier.run(self.log, upto, count_max, time_slice) if upto > applier.index else []
+        except ApplyFaultError as fault:
+            raise self.explained(fault) from fault.__cause__ or fault
+        if careful.until:
+            careful.stage(self.turn, applier.index, wanted)
+        return done
+
+    def explained(self, fault: ApplyFaultError) -> ApplyFaultError:
+        """The error with what an operator needs to know of the entry."""
+        skip = skip_of(fault.index, self.log.get(fault.index))
+        told = ApplyFaultError(
+            fault.index,
+            f"{fault.text} (the entry is of term {skip.term}, its checksum {skip.checksum:08x}). "
+            f"{ADVICE.format(index=fault.index)}",
+        )
+        told.applying = True
+        return told
+
+    def note_fault(self, fault: BaseException) -> None:
+        """Note durably which entry the node was applying when it failed, if it did and the store still takes it."""
+        if not isinstance(fault, ApplyFaultError) or not fault.applying:
+            return
+        with suppress(Exception):  # the node ends anyhow, and a later start finds the entry without it
+            batch = Batch()
+            self.careful.note(batch, fault.index, fault.text)
+            self.tables.commit(batch)
 
     @property
     def applied(self) -> int:

@@ -221,14 +221,16 @@ def apply_batch(reader: Reader, payload: dict[str, Any], writes: Writes) -> list
     fails too if its results have more than `RESULT_BYTES_MAX` bytes, or if it reads more than `READ_BYTES_MAX`.
     """
     results: list[Any] = []
-    size = LIST_HEAD_BYTES
+    ops = check_batch(payload["ops"])
+    size = LIST_HEAD_BYTES + SMALL_BYTES * len(ops)
     bounded = BoundedReader(reader)
-    for number, op in enumerate(check_batch(payload["ops"])):
+    for number, op in enumerate(ops):
         try:
             result = apply_part(bounded, op, writes)
-            size += SMALL_BYTES if type(result) in SMALL else len(reader.pack(result))
-            if size > RESULT_BYTES_MAX:
-                raise ValueError(f"the results have more than {RESULT_BYTES_MAX} bytes: split the batch")
+            if type(result) not in SMALL:
+                size += len(reader.pack(result))
+                if size > RESULT_BYTES_MAX:
+                    raise ValueError(f"the results have more than {RESULT_BYTES_MAX} bytes: split the batch")
             results.append(result)
         except (TypeError, ValueError) as error:
             kind = TypeError if isinstance(error, TypeError) else ValueError

@@ -42,6 +42,9 @@ class ApplyFaultError(ConsensusError, code="CONSENSUS_APPLY_FAULT", fatal=True, 
     def __init__(self, index: int, text: str) -> None:
         super().__init__(f"log entry {index} could not be applied: {text}", index=index)
         self.index = index
+        self.text = text
+        self.applying = False
+        """Whether it is that entry which the node was applying, and not a snapshot up to it."""
 
 
 class RunInterruptError(BaseException):

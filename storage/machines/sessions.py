@@ -112,16 +112,21 @@ class Session:
         """
         outcomes = self.outcomes
         if mark - self.done_below <= len(outcomes):
-            gone = [outcomes.pop(seq, None) for seq in range(self.done_below, mark)]
+            for seq in range(self.done_below, mark):
+                outcome = outcomes.pop(seq, None)
+                if outcome is not None:
+                    self.forgotten(outcome)
         else:
-            gone = [outcome for seq, outcome in outcomes.items() if seq < mark]
-            self.outcomes = {seq: outcome for seq, outcome in outcomes.items() if seq >= mark}
-        for outcome in gone:
-            if outcome is IN_PROGRESS:
-                self.pending -= 1
-            elif outcome is not None:
-                self.kept_bytes -= len(outcome.payload)
+            for seq in [seq for seq in outcomes if seq < mark]:
+                self.forgotten(outcomes.pop(seq))
         self.done_below = mark
+
+    def forgotten(self, outcome: Outcome) -> None:
+        """Count an outcome that is kept no longer."""
+        if outcome is IN_PROGRESS:
+            self.pending -= 1
+        else:
+            self.kept_bytes -= len(outcome.payload)
 
     def keep(self, seq: int, outcome: Outcome) -> None:
         """Keep the outcome of a command."""

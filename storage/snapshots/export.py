@@ -26,6 +26,7 @@ from forge_consensus.storage.backends.folder import TEMPORARY_SUFFIX
 from forge_consensus.storage.backends.lmdb import LmdbTables
 from forge_consensus.storage.backends.tables import TablesView
 from forge_consensus.storage.ledger.applying import header_of, stored_point
+from forge_consensus.storage.ledger.skips import stored_skips
 from forge_consensus.storage.machines.machine import LedgerMachine
 from forge_consensus.storage.machines.sessions import export_rows
 from forge_consensus.storage.snapshots.file import SnapshotInfo, write_snapshot
@@ -36,7 +37,7 @@ Exporter = Callable[[], SnapshotInfo]
 def export_state(tables: TablesView, folder: Path, machine: type[LedgerMachine]) -> SnapshotInfo:
     """Write the snapshot of the checkpoint in these tables; header and state come from one and the same view."""
     generation, point = stored_point(tables)
-    header = header_of(point, export_rows(tables, generation))
+    header = header_of(point, export_rows(tables, generation), stored_skips(tables))
     return write_snapshot(folder, header, machine.export(tables, generation))
 
 

@@ -13,6 +13,7 @@ from forge_consensus.storage.backends.folder import fsync_directory
 from forge_consensus.storage.ledger.applying import Point, header_of, point_of
 from forge_consensus.storage.ledger.configuration import Configuration
 from forge_consensus.storage.ledger.ledger import Ledger
+from forge_consensus.storage.ledger.skips import check_snapshot
 from forge_consensus.storage.machines.machine import StateMachine
 from forge_consensus.storage.snapshots.compaction import Compaction
 from forge_consensus.storage.snapshots.file import (
@@ -100,7 +101,7 @@ class Snapshots:
         if applier.replacing:
             raise SnapshotFailedError("no snapshot is taken while another one is installed")
         configuration = ledger.configurations.at(applier.index).encode()
-        header = header_of(applier.point(configuration), applier.sessions.export())
+        header = header_of(applier.point(configuration), applier.sessions.export(), applier.skips)
         chunks = cast("StateMachine", applier.machine).snapshot()
         return lambda: write_snapshot(self.folder, header, chunks)
 
@@ -215,11 +216,13 @@ class Snapshots:
         """Prepare to replace the state by a received snapshot.
 
         From here on nothing is applied to a user's machine until the switch is on disk. Raises `CorruptionError` for a
-        bad file, `SnapshotFailedError` for one whose configuration is of a later version, `StorageFullError` when there
-        is no room for it.
+        bad file, `SnapshotFailedError` for one whose configuration is of a later version and for one whose state
+        skipped other entries, `StorageFullError` when there is no room for it.
         """
         ledger = self.ledger
-        point, sessions = point_of(read_header(info.path))
+        header = read_header(info.path)
+        point, sessions = point_of(header)
+        check_snapshot(header.get("skips", ()), ledger.applier.skips, point.index, info.path.name)
         try:
             Configuration.decode(point.configuration)
         except UnsupportedVersionError as error:

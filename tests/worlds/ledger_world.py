@@ -145,12 +145,17 @@ class World:
         with self.turn():
             return self.ledger.propose(term, proposals)[1]
 
-    def settle(self, count_max: int = 10_000) -> list[Any]:
-        """Commit and apply everything, as the leader."""
+    def settle(self, count_max: int | None = None) -> list[Any]:
+        """Commit and apply everything, as the leader; or one slice, if it is bounded."""
         with self.turn():
             assert self.ledger.leading_term is not None
             self.ledger.commit_leading(self.ledger.leading_term, self.ledger.log.last)
-            return list(self.ledger.apply(count_max))
+            done = list(self.ledger.apply(count_max or 10_000))
+        # After a start, what is applied again is marked first, which takes a turn.
+        while self.ledger.more_to_apply and not self.ledger.applier.replacing and (count_max is None or not done):
+            with self.turn():
+                done += self.ledger.apply(count_max or 10_000)
+        return done
 
     def do(self, *commands: bytes) -> list[Any]:
         """Propose, commit and apply."""

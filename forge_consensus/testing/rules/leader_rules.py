@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from forge_consensus.storage.backends.memory import DISK_FREE_BYTES
 from forge_consensus.testing.rules.disk_model import Disk
 from forge_consensus.testing.rules.violations import demand
 from forge_consensus.testing.world.base import SimulatedBase
@@ -24,7 +25,7 @@ class Reign:
     met: float
     """When a majority had last answered it, by the simulation's own record of arrivals."""
     full_since: float | None = None
-    """Since when its disk has had no room while another node could take over."""
+    """Since when its disk has had no room while others could take over."""
     turned: float = 0.0
     longest_met: float = 0.0
     longest_ended: float = 0.0
@@ -64,6 +65,7 @@ class LeaderRules:
             f"{node.name} still leads {term}, {now - reign.met:.3f} s after a majority last answered it; its longest "
             f"pause since then was {reign.longest_met:.3f} s",
         )
+        self.check_room(node, reign, disks, bases, most)
 
     def patience(self, node: SimulatedBase) -> float:
         """After how many virtual seconds this leader must have resigned."""
@@ -87,9 +89,9 @@ class LeaderRules:
         bases: dict[str, SimulatedBase],
         most: float,
     ) -> None:
-        """Demand that a leader without room resigns while a member in step has room."""
+        """Demand that a leader without room resigns while a majority of others has room."""
         now = node.timeline.now
-        if node.disk.disk_free_bytes or not self.somebody_could(node, disks, bases):
+        if node.disk.disk_free_bytes or not self.others_could(node, disks, bases):
             reign.full_since = None
             return
         if reign.full_since is None:
@@ -98,18 +100,20 @@ class LeaderRules:
             now - reign.full_since <= most + 2 * reign.longest_full,
             "room",
             f"{node.name} still leads {reign.term}, {now - reign.full_since:.3f} s after its disk became full, and "
-            "another member in step has room",
+            "a majority of others has room",
         )
 
-    def somebody_could(self, node: SimulatedBase, disks: dict[str, Disk], bases: dict[str, SimulatedBase]) -> bool:
-        """Return whether another node has room and the whole log, and meets the leader."""
-        network, last = node.network, disks[node.name].last
-        return any(
-            disks[name].last >= last
-            and base.disk.disk_free_bytes
-            and base.disk_is_damaged is False
-            and not network.is_cut(name, node.name)
-            and not network.is_cut(node.name, name)
+    def others_could(self, node: SimulatedBase, disks: dict[str, Disk], bases: dict[str, SimulatedBase]) -> bool:
+        """Return whether a majority without the leader has room and answers it, and one of them has all commits."""
+        ledger, now = node.engine.ledger, node.timeline.now
+        recent = now - node.engine.settings.election_timeout_min
+        able = [
+            name
             for name, base in bases.items()
             if name != node.name
-        )
+            and base.disk.disk_free_bytes == DISK_FREE_BYTES
+            and not base.disk_is_damaged
+            and node.network.answered.get((node.name, name), 0.0) >= recent
+        ]
+        in_step = any(disks[name].last >= ledger.commit_index for name in able)
+        return in_step and 2 * len(able) > len(ledger.configuration.voters)

@@ -10,12 +10,15 @@ from forge_consensus.testing.world.base import SimulatedBase
 RATE_MIN, RATE_MAX = 0.8, 1.2
 """Between these rates the state's time must pass, measured by virtual time."""
 SLACK_SECONDS = 0.3
-"""Entries are stamped when they are proposed and seen when they are applied, at pace 1."""
+"""Entries are stamped within the turn that writes them, and that turn takes time, at pace 1."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """The time of the replicated state, as a leader has it."""
+    """The time of the replicated state, as a leader has it, and the moment to which it belongs.
+
+    Time moves with entries, so that is the moment when the last applied entry was written.
+    """
 
     leader: str
     term: int
@@ -24,16 +27,11 @@ class Reading:
     elapsed_ms: int
 
     @classmethod
-    def of(cls, leader: SimulatedBase) -> Reading:
-        """Read the leader's state."""
-        ledger = leader.engine.ledger
-        return cls(leader.name, ledger.term, ledger.applied, leader.timeline.now, elapsed_of(leader))
-
-
-def elapsed_of(node: SimulatedBase) -> int:
-    """Return the time by which sessions expire on a node, in milliseconds."""
-    applier = node.engine.ledger.applier
-    return int(getattr(applier, "elapsed_ms", applier.time_ms))
+    def of(cls, leader: SimulatedBase, written: dict[tuple[int, int], float]) -> Reading:
+        """Read the leader's state; `written` has the moment of each (index, term)."""
+        ledger, applier = leader.engine.ledger, leader.engine.ledger.applier
+        moment = written[applier.index, applier.term]
+        return cls(leader.name, ledger.term, applier.index, moment, applier.elapsed_ms)
 
 
 def check_passed(before: Reading, after: Reading, pace: float) -> None:

@@ -17,6 +17,8 @@ from forge_consensus.testing.faults.drawn import WILD
 
 COMMANDS_MAX = 12
 """The most commands in one frame of a simulated client; a limit below it would refuse such a frame for ever."""
+CALM_SECONDS = 0.3
+"""The longest time of a command in a calm run: far less than an election timeout."""
 UNEQUAL = ("times", "sizes", "snapshots")
 """The groups of settings that may differ between the nodes of one cluster."""
 SHARES = {
@@ -29,10 +31,11 @@ SHARES = {
     "hostile": 0.12,
     "backoff": 0.15,
     "core": 0.12,
+    "calm": 0.02,
 }
 """The share of seeds with each condition: clusters of another size; limits that bind; commands of the largest legal
 size; settings that differ between nodes; faults of `WILD`; machines that take time; commands that no honest client
-sends; connections that heal only by back-off; a majority that no fault touches."""
+sends; connections that heal only by back-off; a majority that no fault touches; no fault at all, and a flood."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +57,9 @@ class Conditions:
     core: bool = False
     """Whether a majority is never disturbed. It must serve while the faults go on, see `Progress`."""
 
+    calm: bool = False
+    """Whether no fault strikes while a client floods the machine, which takes a while: the first leader stays."""
+
     @classmethod
     def drawn(cls, chance: random.Random) -> Conditions:
         """The conditions of a seed, each with its share of `SHARES`."""
@@ -62,6 +68,8 @@ class Conditions:
         kinds = frozenset(chance.sample(sorted(WILD), chance.randint(1, 2)))
         seconds = chance.choice((0.0003, 0.002, 0.05, 0.5, 1.5))
         share = chance.choice((0.01, 0.1))
+        if has["calm"]:
+            return cls(machine_seconds=CALM_SECONDS, calm=True)
         return cls(
             unequal=groups if has["unequal"] else frozenset(),
             wild=kinds if has["wild"] else frozenset(),
@@ -89,7 +97,7 @@ def drawn_limits(
     largest = chance.choice((2_000, 8_000))
     if chance.random() >= SHARES["limits"]:
         return storage, raft
-    append = min(raft.append_bytes_max, 4_000)
+    append, chunk = min(raft.append_bytes_max, 4_000), min(raft.chunk_bytes, 8_000)
     return (
         replace(storage, uncommitted_entries_max=entries, uncommitted_bytes_max=size),
         replace(
@@ -100,8 +108,8 @@ def drawn_limits(
             turn_bytes_max=turn_bytes,
             command_bytes_max=largest,
             append_bytes_max=append,
-            chunk_bytes=min(raft.chunk_bytes, 8_000),
-            message_bytes_max=largest + append + 64 * 1024,
+            chunk_bytes=chunk,
+            message_bytes_max=max(largest + append, chunk, 5_000) + 64 * 1024,
         ),
     )
 

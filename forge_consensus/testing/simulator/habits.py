@@ -93,6 +93,19 @@ class Habits:
             pace=pace,
         )
 
+    @classmethod
+    def of_flood(cls, pace: float) -> Habits:
+        """The habits of a user who keeps a thousand commands outstanding."""
+        return cls(
+            pipeline_max=1000,
+            burst_max=1000,
+            read_share=0.0,
+            rest_s_max=0.2 * pace,
+            patience_s=10.0 * pace,
+            leave_share=0.0,
+            pace=pace,
+        )
+
     def settings(self) -> ClientSettings:
         """The settings of the client, in its own time."""
         patience = self.patience_s / self.pace

@@ -10,7 +10,7 @@ import msgpack
 
 from forge_consensus.storage.machines.machine import DEPTH_MAX, Command, Entry
 from forge_consensus.testing.rules.agreement import CountingMachine
-from forge_consensus.testing.simulator.workload import Call, Workload
+from forge_consensus.testing.simulator.workload import Call, CountingWorkload, Workload
 
 HOSTILE: Final = "hostile"
 """The kind of a call whose outcome is not judged: whatever it does, it must harm nobody else."""
@@ -134,6 +134,14 @@ class HostileWorkload(Workload):
             ("set", {"key": 5, "value": 1}),
             ("cas", {}),
         ]
+
+
+class FloodWorkload(CountingWorkload):
+    """Counts one key, again and again; the outcomes are not judged, because a thousand at once cannot be."""
+
+    def command(self, chance: random.Random, client: str) -> Call:
+        """Count the key."""
+        return Call(HOSTILE, HOSTILE, data=packed(("increment", {"key": "flood"})))
 
 
 def nested(depth: int) -> list[Any]:

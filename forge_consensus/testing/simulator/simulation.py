@@ -31,7 +31,7 @@ from forge_consensus.testing.simulator.client import SimulatedClient
 from forge_consensus.testing.simulator.conditions import core_of, own_settings
 from forge_consensus.testing.simulator.failure_story import story
 from forge_consensus.testing.simulator.habits import Habits
-from forge_consensus.testing.simulator.hostile import HostileWorkload, MoodyMachine
+from forge_consensus.testing.simulator.hostile import FloodWorkload, HostileWorkload, MoodyMachine
 from forge_consensus.testing.simulator.judge import Judge
 from forge_consensus.testing.simulator.main_guard import check_main_guard
 from forge_consensus.testing.simulator.plan import Plan
@@ -119,14 +119,12 @@ class Simulation(HandMoves):
         self.state, self.agreement = state, Agreement(state)
         self.invariants = Invariants()
         self.agreement.observe = self.invariants.applies
-        self.judge = Judge(self.workload)
-        self.judge.entry_of = self.entry_of
+        self.judge = self.make_judge()
         if workload is None and state_machine not in (CountingMachine, MoodyMachine, KeyValueMachine):
             self.judge.advice = DEFAULT_WORKLOAD
         cluster = self.make_cluster()
         super().__init__(cluster, self.make_faults(cluster), quiet=quiet, pace=plan.pace)
-        self.messages = MessageTable.of(cluster)
-        self.events = EventOrder(cluster)
+        self.messages, self.events = MessageTable.of(cluster), EventOrder(cluster)
         self.clients = self.make_clients(asked)
         self.ran = False
 
@@ -183,6 +181,13 @@ class Simulation(HandMoves):
         plan = self.plan
         return Faults(cluster, plan.kinds, plan.skip, plan.pace, plan.conditions.wild)
 
+    def make_judge(self) -> Judge:
+        """Make the judge of what clients see."""
+        judge = Judge(self.workload)
+        judge.entry_of, judge.committed_at = self.entry_of, self.invariants.committed_by
+        judge.delay_seconds = lambda: self.cluster.network.delay_seconds
+        return judge
+
     def make_clients(self, workload: Workload) -> list[SimulatedClient]:
         """Make the clients, each with habits of its own; one more reads often and impatiently, one watches the core."""
         plan, cluster = self.plan, self.cluster
@@ -193,6 +198,9 @@ class Simulation(HandMoves):
         }
         habits["reader"] = Habits.of_reader(lease_share, plan.pace)
         clients = [SimulatedClient(cluster, name, self.judge, own, workload) for name, own in habits.items()]
+        if plan.conditions.calm:
+            flood = Habits.of_flood(plan.pace)
+            clients.append(SimulatedClient(cluster, "flood", self.judge, flood, FloodWorkload()))
         if plan.conditions.core:
             own = Progress.habits(plan.pace)
             clients.append(SimulatedClient(cluster, Progress.name(), self.judge, own, self.workload))
@@ -218,12 +226,13 @@ class Simulation(HandMoves):
                 self.start()
                 for client in self.clients:
                     client.start()
-                if self.plan.faults:
+                if self.plan.faults and not self.plan.conditions.calm:
                     self.faults.start()
                 if self.plan.conditions.core:
                     self.progress = Progress(self.clients[-1], self.core_seconds_max())
                     self.progress.look()
                 self.advance(self.plan.seconds * self.plan.pace)
+                self.check_steady()
                 self.be_quiet()
         except BaseException as error:
             error.add_note(story(self.plan, error, self.faults.ordered, self.messages, self.again))
@@ -232,8 +241,18 @@ class Simulation(HandMoves):
 
     def core_seconds_max(self) -> float:
         """Return how long a client of the core waits at most: longer where election timeouts or the machine are."""
-        longest = max(base.engine.settings.election_timeout_max for base in self.cluster.running())
+        longest = max(self.cluster.settings_of(name)[0].election_timeout_max for name in self.cluster.names)
         return max(CORE_SECONDS_MAX * self.plan.pace, 10 * longest) + 20 * self.plan.conditions.machine_seconds
+
+    def check_steady(self) -> None:
+        """Demand that the first leader of a calm run still leads, however much its machine has to do."""
+        terms = sorted(self.invariants.leaders)
+        demand(
+            not self.plan.conditions.calm or len(terms) <= 1,
+            "steady",
+            f"no fault struck, and commands take up to {self.plan.conditions.machine_seconds} s: still the terms "
+            f"{terms} had a leader",
+        )
 
     def be_quiet(self) -> None:
         """Heal; then the cluster must elect a leader, serve every client, and converge, within a time limit."""
@@ -259,12 +278,13 @@ class Simulation(HandMoves):
 
     def let_time_pass(self) -> None:
         """Demand that the state's time passes while clients work; it is measured while one node leads."""
+        written = self.invariants.sessions.written
         leader = self.cluster.leader()
-        before = None if leader is None else Reading.of(leader)
+        before = None if leader is None else Reading.of(leader, written)
         self.cluster.run(TIME_SECONDS * self.plan.pace)
         leader = self.cluster.leader()
         if before is not None and leader is not None and not self.plan.conditions.machine_seconds:
-            check_passed(before, Reading.of(leader), self.plan.pace)
+            check_passed(before, Reading.of(leader, written), self.plan.pace)
 
     def judge_all(self, patience: float) -> None:
         """Compare the nodes, read everything once more, and judge the whole history.

@@ -5,10 +5,10 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from math import inf
 from pathlib import Path
 from typing import Any
 
+from forge_consensus.actors.transport.liveness import LINK_TIMEOUT_SECONDS
 from forge_consensus.config.raft import RaftSettings
 from forge_consensus.config.storage import StorageSettings
 from forge_consensus.errors import CorruptionError, IdentityError
@@ -30,8 +30,8 @@ from forge_consensus.testing.world.network import Network
 from forge_consensus.testing.world.timeline import SimulatedClock, Timeline
 
 DRIFT_MAX = 0.01
-SILENCE_SECONDS = inf
-"""The silence after which the sockets of nodes and clients break a connection; infinity if they never do."""
+SILENCE_SECONDS = LINK_TIMEOUT_SECONDS
+"""The silence after which the sockets of nodes and clients break a connection."""
 FRAMES_ARE_CHECKED = True
 """Whether nodes refuse frames that were damaged on their way."""
 

@@ -103,6 +103,8 @@ class Network:
     """The silence after which the transport of a node or client breaks a stalled connection and makes a new one."""
     corrupts: bool = False
     """Whether nodes refuse frames that were damaged on their way, so that weather may damage some."""
+    delay_seconds: float = 0.002
+    """The longest delay of any weather so far."""
     answered: dict[tuple[str, str], float] = field(default_factory=dict)
     """(asker, node): when an answer of the node last arrived at the asker."""
     chance: random.Random = field(init=False)

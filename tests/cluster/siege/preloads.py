@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+import shutil
+import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Mapping
@@ -19,7 +21,9 @@ DISK_CALLS: Final = ("sync/fdatasync", "rw/pwrite", "rw/writev")
 """The system calls with which LMDB makes a commit durable."""
 DISK_SECONDS_MAX: Final = 10.0
 EIO: Final = 5
-JUMPS: Final = (-86_400, -3_600, -30, -1, 1, 30, 3_600, 86_400)
+YEARS: Final = 10 * 365 * 86_400
+JUMPS: Final = (-YEARS, -86_400, -3_600, -30, -1, 1, 30, 3_600, 86_400, YEARS)
+"""By how many seconds a clock is set wrong."""
 RATES: Final = (0.5, 0.9, 1.1, 2.0)
 QUOTA_BYTES: Final = 16 * MIB
 """No more than the reserve that a store withholds from proposals, so the store is full at once."""
@@ -33,6 +37,21 @@ def library(pattern: str) -> Path | None:
 
 FIU_RUN: Final = library("**/fiu/fiu_run_preload.so")
 FIU_POSIX: Final = library("**/fiu/fiu_posix_preload.so")
+COMPILER: Final = shutil.which("cc")
+SLOW_SOURCE: Final = """
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <stdlib.h>
+#include <unistd.h>
+static int slow(const char *name, int fd) {
+    int (*real)(int) = (int (*)(int))dlsym(RTLD_NEXT, name);
+    usleep((useconds_t)(atof(getenv("SLOW_MS")) * 1000 * drand48()));
+    return real(fd);
+}
+int fdatasync(int fd) { return slow("fdatasync", fd); }
+int fsync(int fd) { return slow("fsync", fd); }
+"""
+"""A library that makes each flush take up to SLOW_MS milliseconds longer."""
 FAKETIME: Final = library("**/faketime/libfaketimeMT.so.1")
 
 
@@ -62,6 +81,21 @@ def disk_fails(cluster: LocalCluster, node: NodeProcess, dice: random.Random) ->
     assert code in {None, StorageError.exit_code}, f"{node.name} ended with {code} when {call} failed: {written}"
     back_to_normal(cluster, node)
     return f"{call.split('/')[1]} {'did not fail' if code is None else 'failed'}"
+
+
+def disk_slow(cluster: LocalCluster, node: NodeProcess, dice: random.Random) -> str:
+    """Let every flush of one node take up to some tenths of a second longer, for a while."""
+    slowest_ms = dice.choice([20, 150, 600])
+    with tempfile.TemporaryDirectory(prefix="forge-slow-") as folder:
+        made = Path(folder, "slow.so")
+        command = [str(COMPILER), "-shared", "-fPIC", "-x", "c", "-", "-o", str(made), "-ldl"]
+        subprocess.run(command, input=SLOW_SOURCE, text=True, check=True, timeout=60)
+        launch(node, {"LD_PRELOAD": str(made), "SLOW_MS": str(slowest_ms)})
+        cluster.wait_serving(node.name)
+        time.sleep(dice.uniform(1.0, 5.0))
+        assert node.running, f"{node.name} ended when its disk was slow: {node.written()}"
+        back_to_normal(cluster, node)
+    return f"up to {slowest_ms} ms a flush"
 
 
 def disk_full(cluster: LocalCluster, node: NodeProcess, dice: random.Random) -> str:
@@ -122,6 +156,7 @@ Fault = Callable[[LocalCluster, NodeProcess, random.Random], str]
 FAULTS: Final[dict[str, Fault]] = {
     "disk-fails": disk_fails,
     "disk-full": disk_full,
+    "disk-slow": disk_slow,
     "clock-jumps": clock_jumps,
     "clock-drifts": clock_drifts,
 }
@@ -132,6 +167,8 @@ def missing() -> dict[str, str]:
     found: dict[str, str] = {}
     if FIU_RUN is None or FIU_POSIX is None:
         found["disk-fails"] = "the libraries of libfiu are not installed (Debian: apt-get install fiu-utils libfiu0)"
+    if COMPILER is None:
+        found["disk-slow"] = "there is no C compiler (Debian: apt-get install gcc libc6-dev)"
     if FAKETIME is None:
         for name in ("clock-jumps", "clock-drifts"):
             found[name] = "libfaketime is not installed (Debian: apt-get install libfaketime)"

@@ -2,8 +2,19 @@
 
 from __future__ import annotations
 
-from tests.simulation.mutants import client, election, engine, ledger, machine, reads, replication, sessions, snapshots
+from tests.simulation.mutants import (
+    client,
+    election,
+    engine,
+    ledger,
+    machine,
+    reads,
+    replication,
+    sessions,
+    snapshots,
+    world,
+)
 from tests.simulation.mutants.registry import MUTANTS
 
-ROOMS = (election, replication, reads, ledger, machine, sessions, snapshots, engine, client)
+ROOMS = (election, replication, reads, ledger, machine, sessions, snapshots, engine, client, world)
 __all__ = ["MUTANTS", "ROOMS"]

@@ -8,6 +8,7 @@ import msgpack
 import pytest
 
 from forge_consensus.actors import gateway
+from forge_consensus.actors.gateway import GatewayActor
 from forge_consensus.actors.messages import (
     NEVER_MS,
     AppendEntries,
@@ -26,6 +27,8 @@ from forge_consensus.actors.messages import (
     VoteReply,
 )
 from forge_consensus.actors.notices import SnapshotInstalled
+from forge_consensus.actors.raft.answering import Answers
+from forge_consensus.actors.raft.waiting import PendingRead
 from forge_consensus.config.raft import RaftSettings
 from forge_consensus.config.storage import StorageSettings
 from forge_consensus.events.types import LogAppended
@@ -227,6 +230,16 @@ def test_a_leader_says_how_long_no_majority_answered_it() -> None:
     node.clock.seconds += 0.4
     node.engine.turn([], [])
     assert stale_ms(node) == pytest.approx(answered_ms + 400, abs=1)
+
+
+def test_the_age_of_a_slice_goes_on_while_a_helper_works_at_it() -> None:
+    node = OneNode()
+    actor = node.engine.cells.actor("gateway")
+    assert isinstance(actor, GatewayActor)
+    actor.slice_began = node.clock.seconds
+    read = PendingRead(actor.myAddress, (), True, 0)
+    node.clock.seconds += 0.5
+    assert actor.stale_ms_of(Answers(read, [], node.ledger.applied - 1, 6)) == pytest.approx(506, abs=1)
 
 
 def test_a_cluster_of_one_is_never_stale() -> None:

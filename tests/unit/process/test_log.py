@@ -88,7 +88,10 @@ def test_a_traceback_is_short_and_holds_no_values(sink: list[str]) -> None:
     assert "do not tell 0" not in sink[0]
 
 
-def test_lines_go_to_a_logger_of_the_standard_library(records: Records, sink: list[str]) -> None:
+def test_lines_go_to_a_logger_of_the_standard_library(
+    records: Records, sink: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logging.getLogger(), "handlers", [])  # those of other tests, one of which leads to loguru
     enable_logging(logging.getLogger("application.consensus"))
     LINES.warning("refused {}", "x", reason="y")
     LINES.line("TRACE", "too much", (), None, {})

@@ -232,7 +232,7 @@ def test_a_machine_in_the_ledger_answers_from_the_old_state_until_the_new_one_is
 
 
 def test_a_header_without_a_part_is_damaged() -> None:
-    header = header_of(Point(5, 2, 1000, b"c", 700), [b"s"])
+    header = header_of(Point(5, 2, 1000, b"c", 700), [b"s"], {})
     assert point_of(header) == (Point(5, 2, 1000, b"c", 700), [b"s"])
     for name in header.keys() - {"elapsed_ms"}:
         with pytest.raises(CorruptionError, match=f"lacks '{name}'"):

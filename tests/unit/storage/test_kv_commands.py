@@ -201,7 +201,9 @@ LARGE = bytes(VALUE_BYTES_MAX - 100)
 @pytest.mark.parametrize("size", [1 << 20, 200_000, 3000])
 def test_the_results_of_a_batch_are_counted_before_they_take_memory(size: int) -> None:
     machine = holding(large=bytes(size - 100))
-    many = (RESULT_BYTES_MAX - 14) // len(msgpack.packb(bytes(size - 100))) + 1
+    many = 1
+    while 5 + 9 * (2 * many + 1) + many * len(msgpack.packb(bytes(size - 100))) <= RESULT_BYTES_MAX:
+        many += 1
     ops = [{"type": "increment", "key": "n"}, *[{"type": "get", "key": "large"}] * 2 * many]
     tracemalloc.start()
     try:

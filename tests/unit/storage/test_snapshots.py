@@ -301,8 +301,11 @@ def test_the_turn_of_the_switch_applies_compacts_and_checkpoints_nothing(tmp_pat
         assert (world.ledger.applied, world.ledger.log.base_index) == (info.index, info.index)
         assert world.state == source.state
         world.crash()
-    with world.turn():
-        assert [done.index for done in world.ledger.apply(3)] == [203, 204, 205]
+    done: list[Any] = []
+    while len(done) < 3:  # what is applied again is marked first, which takes a turn
+        with world.turn():
+            done += world.ledger.apply(3 - len(done))
+    assert [each.index for each in done] == [203, 204, 205]
 
 
 def test_an_overtaken_installation_changes_nothing_and_its_rows_are_swept(tmp_path: Path) -> None:
