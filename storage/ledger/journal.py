@@ -31,8 +31,8 @@ FREQUENT_SHARE: Final = 5
 FREQUENT_BIT: Final = 1 << 63
 """Set in the time of a frequent row."""
 WALL_MS_MIN: Final = 10**12
-"""A stored time from here on is a wall time, in milliseconds since 1970, as format 2 wrote it. It does not tell the age, so
-the age of such a row begins when the node first runs with a later format."""
+"""A stored time from here on is a wall time, in milliseconds since 1970, as format 2 wrote it. It does not tell an age,
+which begins when the node first runs with a later format."""
 WAITING_MAX: Final = 4_096
 """How many rows may wait in memory for a transaction; beyond that the oldest are lost."""
 SLICE_MAX: Final = 500
