@@ -261,13 +261,16 @@ def report_of(inquiry: Inquiry) -> ClusterReport:
 
 
 def comparisons(answers: Mapping[str, Status], nodes: Sequence[MemberReport]) -> list[str]:
-    """Return what is wrong between nodes: connections that cannot be made, clocks and versions that differ."""
-    found = [
-        f"{name} has no connection to {member['id']}: {member['problem']}"
-        for name, answer in sorted(answers.items())
-        for member in answer["nodes"]
-        if member.get("problem")
-    ]
+    """Return what is wrong between nodes: connections, greetings, settings, addresses, clocks and versions."""
+    found = []
+    for name, answer in sorted(answers.items()):
+        for member in answer["nodes"]:
+            other = member["id"]
+            if problem := member.get("problem"):
+                found.append(f"{name} has no connection to {other}: {problem}")
+            if refused := member.get("greeting_refused"):
+                found.append(f"{name} refuses {other}: {refused}")
+            found += [f"{name} and {other}: {text}" if other != name else f"{name}: {text}" for text in differs(member)]
     for node in nodes:
         if node.clock_ahead_ms is not None and abs(node.clock_ahead_ms) > CLOCK_AHEAD_MS:
             way = "ahead of" if node.clock_ahead_ms > 0 else "behind"
@@ -278,6 +281,11 @@ def comparisons(answers: Mapping[str, Status], nodes: Sequence[MemberReport]) ->
         listed = ", ".join(f"{node.node_id} {node.version}" for node in nodes if node.version)
         found.append(f"the nodes run different versions of the program: {listed}")
     return found
+
+
+def differs(member: Mapping[str, Any]) -> list[str]:
+    """Return what differs between a member and the node whose answer has this row."""
+    return list(member.get("differs") or ())
 
 
 def hears(leader: Status, member: Mapping[str, Any]) -> bool:

@@ -126,6 +126,18 @@ def test_clocks_versions_and_connections_are_compared() -> None:
     )
 
 
+def test_what_greetings_found_is_told() -> None:
+    leader, other = answer("n1"), answer("n2")
+    leader["nodes"][1].update(differs=["its raft.heartbeat_interval is 0.2 and here 0.1"])
+    other["nodes"][1].update(differs=["it listens at 127.0.0.1:9 and members look for it at 127.0.0.1:7002"])
+    other["nodes"][2].update(greeting_refused="its folder is an older copy")
+    assert report(leader, other, answer("n3")).warnings == (
+        "n1 and n2: its raft.heartbeat_interval is 0.2 and here 0.1",
+        "n2: it listens at 127.0.0.1:9 and members look for it at 127.0.0.1:7002",
+        "n2 refuses n3: its folder is an older copy",
+    )
+
+
 def test_without_a_leader_the_latest_answer_counts_and_the_cluster_is_unhealthy() -> None:
     old = answer("n2", term=2, leader_id=None)
     new = answer("n3", term=4, leader_id=None)
