@@ -217,18 +217,19 @@ class GatewayActor(ConsensusActor):
             return
         room, busy = self.capacity.commands(asker, len(proposals))
         if busy:
-            numbers = tuple(proposal.seq for proposal in proposals[room:]) if session else ()
-            self.refuse_as_busy(asker, busy, len(proposals) - room, numbers)
-            proposals = proposals[:room]
+            proposals = self.first_of(asker, session, proposals, room, busy)
             if not proposals:
                 return
         try:
             if self.shared.blocked:
                 raise StorageFullError(self.shared.blocked)
-            first, last = ledger.propose(term, proposals)
-        except BusyError as error:
-            self.refuse_as_busy(asker, str(error), len(proposals))
-            return
+            try:
+                first, last = ledger.propose(term, proposals)
+            except BusyError as error:
+                proposals = self.first_of(asker, session, proposals, ledger.room_for(proposals), str(error))
+                if not proposals:
+                    return
+                first, last = ledger.propose(term, proposals)
         except StorageFullError as error:
             self.context.refuse(error.code, str(error))
             self.refuse(asker, error.code, str(error))
@@ -236,6 +237,14 @@ class GatewayActor(ConsensusActor):
         waiting.add_batch(WaitingBatch(first, last, asker, session, self.context.observation.turn_began))
         self.unanswered.add(asker)
         self.tell("replication", Appended(first, last))
+
+    def first_of(
+        self, asker: SenderAddress, session: int, proposals: list[Proposal], room: int, busy: str
+    ) -> list[Proposal]:
+        """Refuse all but the first `room` proposals of a client as busy; returns those."""
+        numbers = tuple(proposal.seq for proposal in proposals[room:]) if session else ()
+        self.refuse_as_busy(asker, busy, len(proposals) - room, numbers)
+        return proposals[:room]
 
     def receiveMsg_AppliedEntries(self, message: AppliedEntries, sender: Any) -> None:
         """Answer the clients that wait for these entries, and the reads that wait for this state."""

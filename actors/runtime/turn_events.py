@@ -63,7 +63,7 @@ class TurnEvents:
             )
             data = to_msgpack(stamped)
             frequent = isinstance(stamped, LogAppended | LogCommitted)
-            journal.append(stamped.sequence, wall_ms, data, frequent=frequent)
+            journal.append(stamped.sequence, now, data, frequent=frequent)
             self.bus.publish(stamped)
             if forward is not None:
                 forward(stamped, data)

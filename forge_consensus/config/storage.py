@@ -141,7 +141,7 @@ class StorageSettings:
         24 * 3600.0,
         unit="s",
         minimum=0.0,
-        what="How long the journal keeps an event.",
+        what="For how long of its own running time a node keeps an event in its journal.",
         why="A day is what somebody looks back who was called in the night.",
     )
     quota_bytes: int = setting(

@@ -6,6 +6,9 @@ unknowingly.
 
 Each write to a cluster makes events of the log. They have a share of the rows, beyond which they are discarded first:
 otherwise a minute of load would push out what one looks for afterwards, such as the elections of the night.
+
+A row's age is the time for which this node has been running since the event. Wall clocks count for nothing, because one
+clock that is years ahead for a moment would make every older event too old.
 """
 
 from __future__ import annotations
@@ -27,6 +30,9 @@ FREQUENT_SHARE: Final = 5
 """Frequent rows have this part of all rows."""
 FREQUENT_BIT: Final = 1 << 63
 """Set in the time of a frequent row."""
+WALL_MS_MIN: Final = 10**12
+"""A stored time from here on is a wall time, in milliseconds since 1970, as format 2 wrote it. It does not tell an age,
+which begins when the node first runs with a later format."""
 WAITING_MAX: Final = 4_096
 """How many rows may wait in memory for a transaction; beyond that the oldest are lost."""
 SLICE_MAX: Final = 500
@@ -65,7 +71,8 @@ class Row(NamedTuple):
     """One event that waits to be written."""
 
     sequence: int
-    wall_ms: int
+    time_ms: int
+    """For how long the node had been running, in all its boots since the journal has rows."""
     data: bytes
     frequent: bool
 
@@ -88,13 +95,14 @@ def key_of(sequence: int) -> bytes:
 
 def sealed(row: Row) -> bytes:
     """The bytes of a row in the table."""
-    stamp = row.wall_ms | (FREQUENT_BIT if row.frequent else 0)
+    stamp = row.time_ms | (FREQUENT_BIT if row.frequent else 0)
     return seal(key_of(row.sequence), stamp.to_bytes(TIME_BYTES) + row.data)
 
 
 def time_of(value: bytes) -> int:
-    """The wall time of a stored row, in milliseconds."""
-    return int.from_bytes(value[:TIME_BYTES]) & (FREQUENT_BIT - 1)
+    """For how long the node had been running when a stored row was written, in milliseconds; 0 in a row of format 2."""
+    time_ms = int.from_bytes(value[:TIME_BYTES]) & (FREQUENT_BIT - 1)
+    return time_ms if time_ms < WALL_MS_MIN else 0
 
 
 def is_frequent(value: bytes) -> bool:
@@ -106,7 +114,7 @@ class Journal:
     """The rows of one node's events. It belongs to the node's thread.
 
     `rows_max` and `seconds_max` bound the rows on disk, within one slice and a minute. A row's age is measured
-    against the newest row, so no clock is read. Every method may raise `CorruptionError` and `StorageError`.
+    against the newest row. Every method may raise `CorruptionError` and `StorageError`.
     """
 
     def __init__(self, tables: Tables, numbers: EventNumbers, rows_max: int, seconds_max: float) -> None:
@@ -120,11 +128,23 @@ class Journal:
         self.count = tables.count(TABLE)
         oldest = tables.first(TABLE)
         self.oldest_ms = time_of(oldest[1]) if oldest else 0
+        self.time_ms = self.time_of_newest()
+        """For how long the node had been running when it last published an event."""
+        self.told_at: float | None = None
+        """The second of real time at which that was; None before the first event of this boot."""
         self.waiting: list[Row] = []
         self.frequent_max = rows_max // FREQUENT_SHARE
         self.thinned = int.from_bytes(get_meta(tables, THINNED) or b"")
         self.frequent = self.count_frequent()
         self.staged = Staged(0, 0, self.floor, self.oldest_ms, self.frequent, self.thinned)
+
+    def time_of_newest(self) -> int:
+        """Return the time of the newest row, from which the time goes on; that of the oldest if the newest is damaged.
+
+        So damage makes no event older than it is.
+        """
+        newest = self.tables.last(TABLE)
+        return time_of(newest[1]) if newest is not None and is_sealed(*newest) else self.oldest_ms
 
     def count_frequent(self) -> int:
         """How many frequent rows are on disk; those up to `thinned` are gone, so few rows are read."""
@@ -136,9 +156,18 @@ class Journal:
 
     # --- writing -----------------------------------------------------------------------------------------------------
 
-    def append(self, sequence: int, wall_ms: int, data: bytes, *, frequent: bool = False) -> None:
-        """Add a row, to be on disk after the next transaction. `sequence` is the newest event number."""
-        self.waiting.append(Row(sequence, wall_ms, data, frequent))
+    def append(self, sequence: int, now: float, data: bytes, *, frequent: bool = False) -> None:
+        """Add a row, to be on disk after the next transaction.
+
+        `sequence` is the newest event number, `now` the present second of the node's real time, which never goes back.
+        """
+        if self.told_at is None:
+            self.told_at = now
+        passed_ms = int((now - self.told_at) * 1000)
+        if passed_ms > 0:  # what is less than a millisecond counts with the next event
+            self.time_ms += passed_ms
+            self.told_at += passed_ms / 1000
+        self.waiting.append(Row(sequence, self.time_ms, data, frequent))
         if len(self.waiting) > WAITING_MAX:
             del self.waiting[: WAITING_MAX // 8]
 
@@ -148,11 +177,11 @@ class Journal:
         if waiting:
             rows = [(key_of(row.sequence), sealed(row)) for row in waiting]
             batch.append(TABLE, rows)
-        oldest_ms = self.oldest_ms or (waiting[0].wall_ms if waiting else 0)
+        oldest_ms = waiting[0].time_ms if waiting and not self.count else self.oldest_ms
         frequent = self.frequent + sum(row.frequent for row in waiting)
         self.staged = Staged(len(waiting), 0, self.floor, oldest_ms, frequent, self.thinned)
-        if waiting and self.discard_is_due(waiting[-1].wall_ms):
-            self.discard(batch, waiting[-1].wall_ms)
+        if waiting and self.discard_is_due(waiting[-1].time_ms):
+            self.discard(batch, waiting[-1].time_ms)
         elif self.frequent - self.frequent_max >= self.slice_rows:
             self.thin(batch)
 
@@ -198,7 +227,7 @@ class Journal:
         batch.delete_range(TABLE, b"", key_of(int.from_bytes(floor) + 1))
         put_meta(batch, FLOOR, floor)
         left = oldest[removed:]
-        oldest_ms = time_of(left[0][1]) if left else self.waiting[0].wall_ms
+        oldest_ms = time_of(left[0][1]) if left else self.waiting[0].time_ms
         floor_number = int.from_bytes(floor)
         self.staged = self.staged._replace(removed=removed, floor=floor_number, oldest_ms=oldest_ms, frequent=frequent)
 

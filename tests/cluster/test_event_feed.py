@@ -31,6 +31,7 @@ from forge_consensus.feed.cursor import EventCursor
 from forge_consensus.feed.event_feed import EventFeed, Gap, Position
 from forge_consensus.service.node import Node
 from forge_consensus.storage.backends.lmdb import LmdbTables
+from forge_consensus.storage.backends.sealed import unseal
 from forge_consensus.storage.ledger.journal import TIME_BYTES
 from forge_consensus.testing.local.cluster import LocalCluster
 from forge_consensus.testing.local.ports import free_ports
@@ -390,7 +391,7 @@ def test_every_journaled_event_comes_once_despite_kills_of_node_and_feed(tmp_pat
             reader.feed.close()
     with LmdbTables(next(tmp_path.glob("n1/**/data.mdb")).parent) as tables:
         rows = tables.scan("events")
-    journaled = {int.from_bytes(key): from_msgpack(value[TIME_BYTES:]) for key, value in rows}
+    journaled = {int.from_bytes(key): from_msgpack(unseal(key, row, "")[TIME_BYTES:]) for key, row in rows}
     assert len(journaled) > 50
     check_all(reader.found, journaled)
 

@@ -220,8 +220,7 @@ def test_reads_of_all_consistencies(trio: list[ConsensusService]) -> None:
     _, (other, _) = leader_and_others(trio)
     other.put("read", "me")
     assert other.get("read", "linearizable") == other.get("read", "lease") == "me"
-    detail = eventually(lambda: d if (d := other.read_detail("read", "stale")).value == "me" else None)
-    assert detail.stale_ms < 5000
+    assert eventually(lambda: (d := other.read_detail("read", "stale")).value == "me" and d.stale_ms < 5000)
 
 
 def test_reports_have_the_names_of_the_go_original(trio: list[ConsensusService]) -> None:

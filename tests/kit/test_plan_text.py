@@ -10,13 +10,14 @@ from typing import Any
 
 from forge_consensus.config.raft import RaftSettings
 from forge_consensus.config.storage import StorageSettings
+from forge_consensus.testing.simulator.conditions import Conditions
 from forge_consensus.testing.simulator.plan import Plan
 from forge_consensus.testing.simulator.plan_text import call_of, reproduction
 from forge_consensus.testing.simulator.trial import attempt
 
 
 def evaluated(text: str) -> Any:
-    return eval(text, {"Plan": Plan, "StorageSettings": StorageSettings, "RaftSettings": RaftSettings})
+    return eval(text, {made.__name__: made for made in (Plan, StorageSettings, RaftSettings, Conditions)})
 
 
 def test_the_text_of_a_plan_makes_the_same_plan() -> None:

@@ -39,6 +39,7 @@ class HandClock(Clock):
     def __init__(self) -> None:
         super().__init__()
         self.seconds = 100.0
+        self.error_ms = 0
         self.begin_turn()
 
     def reading(self) -> float:
@@ -48,7 +49,7 @@ class HandClock(Clock):
         return int(self.seconds * 1e9)
 
     def wall_ms(self) -> int:
-        return 1_700_000_000_000 + int(self.seconds * 1000)
+        return 1_700_000_000_000 + int(self.seconds * 1000) + self.error_ms
 
 
 class OneNode:

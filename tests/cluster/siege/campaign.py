@@ -29,7 +29,6 @@ SNAPSHOTS_OFTEN: Final = StorageSettings(
     trailing_entries=200,
     checkpoint_entries=400,
     checkpoint_seconds=1.0,
-    events_seconds=30 * 24 * 3600.0,  # longer than any jump of a clock, so that no event becomes too old to be kept
 )
 CLIENTS: Final = 7
 KEYS_AT_ONCE: Final = 14

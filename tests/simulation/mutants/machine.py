@@ -9,6 +9,7 @@ from forge_consensus.actors.gateway import GatewayActor
 from forge_consensus.actors.messages import Read
 from forge_consensus.actors.notices import LeadershipEnded
 from forge_consensus.errors import NotLeaderError
+from forge_consensus.storage.backends.sealed import seal
 from forge_consensus.storage.backends.tables import Batch
 from forge_consensus.storage.ledger.applying import COMMAND, Applied, Applier
 from forge_consensus.storage.ledger.record import Record
@@ -72,7 +73,8 @@ def a_deleted_key_comes_back_with_the_checkpoint(patch: Patch) -> None:
         checkpoint(self, whole)
         for key, value in self.frozen.cells.items():
             if value is not None:
-                batch.put(TABLE, self.prefix + key.encode(), value)
+                place = self.prefix + key.encode()
+                batch.put(TABLE, place, seal(place, value))
 
     patch.setattr(KeyValueMachine, "checkpoint", forget)
 

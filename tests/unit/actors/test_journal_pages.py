@@ -6,6 +6,7 @@ import msgpack
 
 from forge_consensus.actors.messages import EventPage, ReadEvents
 from forge_consensus.actors.raft.journal_pages import ROWS_MAX, matcher
+from forge_consensus.config.storage import StorageSettings
 from forge_consensus.events.encoding import from_msgpack, kind_of, to_msgpack
 from forge_consensus.events.types import (
     BecameLeader,
@@ -36,6 +37,24 @@ def test_a_client_reads_the_journaled_events() -> None:
         identity.node_id, identity.cluster_id, identity.incarnation, identity.boot,
     )  # fmt: skip
     assert (page.first, page.next, page.gaps) == (1, page.end + 1, ())
+
+
+def test_a_clock_that_was_years_ahead_discards_no_event() -> None:
+    """Neither while it is wrong, nor when it is right again, nor after a restart."""
+    node = OneNode(limits=StorageSettings(events_seconds=600.0))
+    count = len(node.events)
+    for years in (10, 0, -20, 10):
+        node.clock.error_ms = years * 365 * 24 * 3600 * 1000
+        node.engine.publish(QuorumAchieved(required=2, healthy=3, total=3))
+        node.turn()
+        node.ledger.journal.seal()
+        node.turn()
+    page = page_of(node, 0)
+    assert [from_msgpack(data) for _, data in page.rows][:count] == node.events[:count]
+    assert page.gaps == ()
+    again = OneNode(tables=node.tables.clone_durable(), limits=StorageSettings(events_seconds=600.0))
+    again.ledger.journal.seal()
+    assert page_of(again, 0).rows[: len(page.rows)] == page.rows
 
 
 def test_a_page_holds_only_the_wanted_kinds() -> None:

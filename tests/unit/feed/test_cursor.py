@@ -67,7 +67,7 @@ class World:
                 time=START_MS / 1000, monotonic=self.now,
             )  # fmt: skip
             self.told[self.incarnation, event.sequence] = event
-            self.node.journal.append(event.sequence, START_MS, to_msgpack(event))
+            self.node.journal.append(event.sequence, self.now, to_msgpack(event))
             if any(event.topic.startswith(prefix) for prefix in self.wanted.prefixes):
                 self.live.append((self.life, event))
 
@@ -272,7 +272,7 @@ def test_kinds_are_classes_and_patterns_with_or_without_the_first_word() -> None
 
 def test_an_undecodable_event_is_a_gap() -> None:
     world = World(Wanted(()), 0, 100)
-    world.node.journal.append(world.node.numbers.next(), START_MS, b"\xff")
+    world.node.journal.append(world.node.numbers.next(), world.now, b"\xff")
     world.finish()
     gap = world.seen[0].event
     assert isinstance(gap, Gap)

@@ -11,11 +11,13 @@ import pytest
 
 from forge_consensus.storage.backends.lmdb import LmdbTables
 from forge_consensus.storage.backends.memory import MemoryTables
+from forge_consensus.storage.backends.sealed import seal
 from forge_consensus.storage.backends.tables import Batch, Tables
 from forge_consensus.storage.ledger.journal import SCAN_MAX, WAITING_MAX, Gap, Journal, Page
 from forge_consensus.storage.ledger.numbers import BLOCK, EventNumbers
 
 START_MS = 1_700_000_000_000
+YEAR_MS = 365 * 24 * 3600 * 1000
 Open = Callable[[], Tables]
 
 
@@ -47,7 +49,7 @@ class Teller:
     def __init__(self, open_tables: Open, rows_max: int = 1000, seconds_max: float = 3600.0) -> None:
         self.open_tables = open_tables
         self.rows_max, self.seconds_max = rows_max, seconds_max
-        self.now_ms = START_MS
+        self.now = 1000.0
         self.start()
 
     def start(self) -> None:
@@ -60,7 +62,7 @@ class Teller:
     def tell(self, count: int = 1) -> None:
         for _ in range(count):
             number = self.numbers.next()
-            self.journal.append(number, self.now_ms, b"event %d" % number)
+            self.journal.append(number, self.now, b"event %d" % number)
 
     def commit(self) -> None:
         batch = Batch()
@@ -187,20 +189,81 @@ def test_old_rows_are_discarded_by_their_age(open_tables: Open) -> None:
     node = Teller(open_tables, seconds_max=600)
     node.tell(5)
     node.commit()
-    node.now_ms += 400_000
+    node.now += 400
     node.tell(5)
     node.commit()
-    node.now_ms += 300_000
+    node.now += 300
     node.tell(1)
     node.commit()  # finds the old ones
     assert node.read_numbers() == [6, 7, 8, 9, 10, 11]
     assert node.read().gaps == [Gap(1, 5, "discarded")]
-    node.now_ms += 10_000_000
+    node.now += 10_000
     node.tell(1)
     node.commit()
     assert node.read_numbers() == [12]
     node.tell(1)
     assert node.read_numbers() == [12, 13]
+
+
+def test_the_age_of_an_event_goes_on_over_restarts(open_tables: Open) -> None:
+    """The clock of real time begins anew with the machine, and the time for which the node did not run is unknown."""
+    node = Teller(open_tables, seconds_max=600)
+    for now in (5_000.0, 3.0, 90_000.0):
+        node.now = now
+        node.start()
+        node.tell()
+        node.commit()
+        node.now += 290
+        node.tell()
+        node.commit()
+    assert node.journal.time_ms == 3 * 290_000
+    assert node.read_numbers() == [BLOCK + 2, 2 * BLOCK + 1, 2 * BLOCK + 2, 3 * BLOCK + 1, 3 * BLOCK + 2]
+
+
+def test_a_clock_that_goes_back_makes_no_event_older(open_tables: Open) -> None:
+    node = Teller(open_tables, seconds_max=600)
+    for now in (1_000.0, 10.0, 1_000.0, 10.0, 1_000.0):
+        node.now = now
+        node.tell()
+        node.commit()
+    assert node.journal.time_ms == 0
+    assert node.read_numbers() == [1, 2, 3, 4, 5]
+
+
+def test_rows_with_a_wall_time_count_from_the_first_start_with_this_format(open_tables: Open) -> None:
+    """Format 2 wrote wall times, the last one perhaps ten years ahead."""
+    node = Teller(open_tables, seconds_max=600)
+    batch = Batch()
+    for number, wall_ms in ((1, START_MS), (2, START_MS + 1), (3, START_MS + 10 * YEAR_MS)):
+        key = number.to_bytes(8)
+        batch.append("events", [(key, seal(key, wall_ms.to_bytes(8) + b"event %d" % number))])
+    node.tables.commit(batch)
+    node.start()
+    first = node.numbers.sequence + 1
+    node.tell()
+    node.commit()
+    node.now += 590
+    node.tell()
+    node.commit()
+    assert node.read_numbers() == [1, 2, 3, first, first + 1]
+    node.now += 100
+    node.tell()
+    node.commit()
+    assert node.read_numbers() == [first + 1, first + 2]
+
+
+def test_damage_of_the_newest_row_discards_nothing(open_tables: Open) -> None:
+    node = Teller(open_tables, seconds_max=600)
+    node.tell(3)
+    node.commit()
+    newest, row = node.tables.scan("events")[-1]
+    batch = Batch()
+    batch.put("events", newest, (10**11).to_bytes(8) + row[8:])
+    node.tables.commit(batch)
+    node.start()
+    node.tell()
+    node.commit()
+    assert node.read_numbers()[:2] == [1, 2]
 
 
 def test_events_in_memory_are_bounded(open_tables: Open) -> None:
@@ -229,7 +292,7 @@ def mixed(open_tables: Open, writes: int, rare_each: int = 50) -> Teller:
     for number in range(writes):
         frequent = number % rare_each != 0
         data = b"log" if frequent else b"leader %d" % number
-        teller.journal.append(teller.numbers.next(), teller.now_ms, data, frequent=frequent)
+        teller.journal.append(teller.numbers.next(), teller.now, data, frequent=frequent)
         if number % 7 == 0:
             teller.commit()
     teller.commit()

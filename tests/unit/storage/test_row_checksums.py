@@ -91,7 +91,7 @@ def test_a_damaged_event_is_a_gap() -> None:
     numbers = EventNumbers(tables)
     journal = Journal(tables, numbers, 100, 3600.0)
     for number in (1, 2, 3):
-        journal.append(numbers.next(), 1_000 + number, b"event %d" % number)
+        journal.append(numbers.next(), float(number), b"event %d" % number)
     journal.seal()
     flip(tables, "events", (2).to_bytes(8), 10)
     page = journal.read(1, 10)
