@@ -325,7 +325,7 @@ def test_the_only_member_leads_on_however_slow_its_disk_is(size: int) -> None:
         node.clock.seconds += 1.5 * node.settings.election_timeout_min
         commit(batch)  # type: ignore[arg-type]
 
-    node.tables.commit = slow  # type: ignore[method-assign, assignment]
+    node.tables.commit = slow  # type: ignore[method-assign]
     node.request("", "gateway", OpenSession(60_000))
     assert bool(node.told(LeaderStepDown)) == (size > 1)
     assert (node.ledger.leading_term is None) == (size > 1)
