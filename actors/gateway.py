@@ -69,7 +69,7 @@ LOCATORS_MAX: Final = 10_000
 """While so many clients wait for a leader, further ones are answered at once with what is known."""
 READ_WAIT_MS_MAX: Final = 600_000
 LENT_SECONDS: Final = 0.01
-"""How soon queries are tried again if a helper thread uses the machine on behalf of actors that failed."""
+"""How soon queries are tried again if another thread uses the machine: for actors that failed, or to restore it."""
 
 
 class GatewayActor(ConsensusActor):
@@ -217,18 +217,19 @@ class GatewayActor(ConsensusActor):
             return
         room, busy = self.capacity.commands(asker, len(proposals))
         if busy:
-            numbers = tuple(proposal.seq for proposal in proposals[room:]) if session else ()
-            self.refuse_as_busy(asker, busy, len(proposals) - room, numbers)
-            proposals = proposals[:room]
+            proposals = self.first_of(asker, session, proposals, room, busy)
             if not proposals:
                 return
         try:
             if self.shared.blocked:
                 raise StorageFullError(self.shared.blocked)
-            first, last = ledger.propose(term, proposals)
-        except BusyError as error:
-            self.refuse_as_busy(asker, str(error), len(proposals))
-            return
+            try:
+                first, last = ledger.propose(term, proposals)
+            except BusyError as error:
+                proposals = self.first_of(asker, session, proposals, ledger.room_for(proposals), str(error))
+                if not proposals:
+                    return
+                first, last = ledger.propose(term, proposals)
         except StorageFullError as error:
             self.context.refuse(error.code, str(error))
             self.refuse(asker, error.code, str(error))
@@ -236,6 +237,14 @@ class GatewayActor(ConsensusActor):
         waiting.add_batch(WaitingBatch(first, last, asker, session, self.context.observation.turn_began))
         self.unanswered.add(asker)
         self.tell("replication", Appended(first, last))
+
+    def first_of(
+        self, asker: SenderAddress, session: int, proposals: list[Proposal], room: int, busy: str
+    ) -> list[Proposal]:
+        """Refuse all but the first `room` proposals of a client as busy; returns those."""
+        numbers = tuple(proposal.seq for proposal in proposals[room:]) if session else ()
+        self.refuse_as_busy(asker, busy, len(proposals) - room, numbers)
+        return proposals[:room]
 
     def receiveMsg_AppliedEntries(self, message: AppliedEntries, sender: Any) -> None:
         """Answer the clients that wait for these entries, and the reads that wait for this state."""
@@ -344,7 +353,7 @@ class GatewayActor(ConsensusActor):
         work, seconds, slow_seconds = self.answering.work, settings.slice_seconds, settings.heartbeat_interval
         if not applier.elsewhere or applier.replacing:
             self.send_answers(work(clock_ns, seconds, slow_seconds, applied, stale_ms))
-            self.answer_more(0.0)
+            self.answer_more(LENT_SECONDS if applier.is_handed_a_snapshot else 0.0)
             return
 
         def give_back() -> None:

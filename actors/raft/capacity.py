@@ -26,9 +26,9 @@ class Capacity:
     def commands(self, asker: SenderAddress, count: int) -> tuple[int, str]:
         """How many of so many commands of a client may be proposed now, and why not all."""
         settings, ledger = self.settings, self.ledger
-        own = self.waiting.outstanding.get(asker.connection, 0) + count
-        if own > settings.outstanding_max:
-            return 0, f"{own} commands of this client wait: at most {settings.outstanding_max} may"
+        own = settings.outstanding_max - self.waiting.outstanding.get(asker.connection, 0)
+        if own < count:
+            return max(0, own), f"more than {settings.outstanding_max} commands of this client would wait"
         backlog = ledger.log.last - ledger.applied
         pace = ledger.applier.pace
         room = settings.backlog_entries_max - backlog
@@ -44,8 +44,8 @@ class Capacity:
     def queries(self, asker: SenderAddress, count: int) -> str:
         """Why so many queries of a client may not be taken now; empty if they may."""
         waiting, settings = self.waiting, self.settings
-        own = waiting.waiting_queries(asker.connection) + count
-        if own > settings.outstanding_max:
+        own = waiting.waiting_queries(asker.connection)
+        if own and own + count > settings.outstanding_max:
             return f"{own} queries of this client wait: at most {settings.outstanding_max} may"
         seconds = self.query_pace.seconds(waiting.queries + count)
         if waiting.queries and seconds > settings.backlog_seconds_max:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgpack
 import pytest
 
 from forge_consensus.actors.messages import (
@@ -11,6 +12,7 @@ from forge_consensus.actors.messages import (
     AppendReply,
     GetStatus,
     OpenSession,
+    Read,
     Refused,
     RequestPreVote,
     Results,
@@ -19,6 +21,7 @@ from forge_consensus.actors.messages import (
     Submit,
 )
 from forge_consensus.config.raft import RaftSettings
+from forge_consensus.config.storage import StorageSettings
 from forge_consensus.storage.machines.machine import Command
 from tests.unit.actors.test_election import lead
 from tests.unit.actors.test_replication import noop
@@ -67,6 +70,39 @@ def test_a_backlog_is_bounded_in_entries_whatever_they_cost() -> None:
     assert node.last(Refused).numbers == (8, 9, 10)
     node.request("", "gateway", OpenSession(60_000))
     assert (node.last(Refused).code, node.last(Refused).numbers) == ("CONSENSUS_BUSY", ())
+
+
+@pytest.mark.parametrize(
+    ("options", "limits"),
+    [
+        ({"outstanding_max": 3}, {}),
+        ({}, {"uncommitted_entries_max": 3}),
+        ({"command_bytes_max": 600}, {"uncommitted_bytes_max": 800}),
+    ],
+)
+def test_a_frame_larger_than_a_bound_is_taken_in_parts_and_not_refused_for_ever(
+    options: dict[str, Any], limits: dict[str, Any]
+) -> None:
+    node = OneNode(options=RaftSettings(**options), limits=StorageSettings(**limits))
+    lead(node)
+    node.answer("n2", "replication", AppendReply(node.ledger.term, True, node.ledger.log.last, 0, 0))
+    opened = node.ledger.log.last
+    submit(node, 1, 10)
+    taken = node.ledger.log.last - opened
+    assert 0 < taken < 10
+    assert node.last(Refused).numbers == tuple(range(taken + 1, 11))
+    submit(node, taken + 1, 10 - taken)
+    assert node.ledger.log.last == opened + taken, "the bound holds"
+    node.answer("n2", "replication", AppendReply(node.ledger.term, True, node.ledger.log.last, 0, 0))
+    submit(node, taken + 1, 10 - taken)
+    assert node.ledger.log.last > opened + taken, "and lets go on what has room again"
+
+
+def test_queries_of_one_frame_are_taken_where_nothing_waits() -> None:
+    node = leader(0.0, outstanding_max=3)
+    queries = tuple((number, msgpack.packb("n")) for number in range(10))
+    node.request("", "gateway", Read("stale", queries))
+    assert not node.messages(Refused)
 
 
 def test_room_comes_back_as_entries_are_applied() -> None:
