@@ -131,8 +131,7 @@ class SnapshotActor(ConsensusActor):
 
     def receiveMsg_CaptureSnapshot(self, message: CaptureSnapshot, sender: Any) -> None:
         """Let a helper write the snapshot, so that nothing on this thread waits for the disk."""
-        if self.ledger.applier.lent:  # a helper thread is answering queries
-            self.after(LENT_SECONDS, message)
+        if self.waits_for_machine(message):
             return
         began = self.clock.now()
         try:
@@ -142,6 +141,14 @@ class SnapshotActor(ConsensusActor):
             self.receiveMsg_SnapshotSaved(failed, sender)
             return
         self.offload(job, lambda info, error: SnapshotSaved(info, error, began))
+
+    def waits_for_machine(self, message: CaptureSnapshot | SnapshotReceived) -> bool:
+        """Whether a helper thread is using the machine to answer queries; then the message comes again soon."""
+        applier = self.ledger.applier
+        applier.wanted_back = applier.lent
+        if applier.lent:
+            self.after(LENT_SECONDS, message)
+        return applier.lent
 
     def receiveMsg_SnapshotSaved(self, message: SnapshotSaved, sender: Any) -> None:
         """Compact the log, because the snapshot's file is durable; or publish that the snapshot failed."""
@@ -409,8 +416,7 @@ class SnapshotActor(ConsensusActor):
         if info.index <= self.ledger.applied:
             self.receipt = None
             return
-        if self.ledger.applier.lent:  # a helper thread is answering queries
-            self.after(LENT_SECONDS, message)
+        if self.waits_for_machine(message):
             return
         try:
             installation = self.snapshots.begin_install(info)

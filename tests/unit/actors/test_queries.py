@@ -346,3 +346,25 @@ def test_queries_in_steps_rest_while_a_users_machine_is_handed_a_snapshot() -> N
         node.turn()
         node.run_jobs()
     assert answers(node) == [(1, "", 0)]
+
+
+def test_a_snapshot_gets_the_machine_between_queries_that_never_end() -> None:
+    node = single(Own)
+    node.request("", "gateway", OpenSession(60_000))
+    ask(node, *[0.0] * 8)
+    node.turn(notices=[TakeSnapshot()])
+    for _ in range(4):
+        assert len(node.jobs) == 1
+        for _ in range(10):  # a slice of queries that takes a tenth of a second
+            node.clock.seconds += 0.01
+            node.turn()
+        ask(node, *[0.0] * 2, first=100 + int(1000 * node.clock.seconds), consistency="stale")
+        job, done = node.jobs.pop()
+        done(job(), "")
+        node.turn()
+        node.clock.seconds += 0.01
+        node.turn()
+        node.run_jobs()
+        if node.engine.opened.snapshots.newest is not None:
+            break
+    assert node.engine.opened.snapshots.newest is not None
