@@ -381,8 +381,11 @@ class ElectionActor(ConsensusActor):
             self.lose_leader(message.reason)
 
     def receiveMsg_CommitWasSlow(self, message: CommitWasSlow, sender: Any) -> None:
-        """Resign, because a leader that waited so long for its disk sent nothing for an election timeout."""
-        if self.role is Role.LEADER:
+        """Resign, because a leader that waited so long for its disk sent nothing for an election timeout.
+
+        The only member goes on: nobody else could have been elected, and its next leadership would be as slow.
+        """
+        if self.role is Role.LEADER and self.others:
             reason = f"a commit took {message.seconds:.1f} s"
             self.receiveMsg_Resign(Resign(self.ledger.term, reason), sender)
 

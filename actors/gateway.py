@@ -69,7 +69,7 @@ LOCATORS_MAX: Final = 10_000
 """While so many clients wait for a leader, further ones are answered at once with what is known."""
 READ_WAIT_MS_MAX: Final = 600_000
 LENT_SECONDS: Final = 0.01
-"""How soon queries are tried again if a helper thread uses the machine on behalf of actors that failed."""
+"""How soon queries are tried again if another thread uses the machine: for actors that failed, or to restore it."""
 
 
 class GatewayActor(ConsensusActor):
@@ -353,7 +353,7 @@ class GatewayActor(ConsensusActor):
         work, seconds, slow_seconds = self.answering.work, settings.slice_seconds, settings.heartbeat_interval
         if not applier.elsewhere or applier.replacing:
             self.send_answers(work(clock_ns, seconds, slow_seconds, applied, stale_ms))
-            self.answer_more(0.0)
+            self.answer_more(LENT_SECONDS if applier.is_handed_a_snapshot else 0.0)
             return
 
         def give_back() -> None:

@@ -14,6 +14,7 @@ from forge_consensus.actors.notices import (
     LeadershipEnded,
     MachineRestored,
     PeerNeedsSnapshot,
+    PeerUp,
     SnapshotChecked,
     SnapshotInstalled,
     SnapshotReceived,
@@ -326,6 +327,13 @@ class SnapshotActor(ConsensusActor):
         """Drop the file of another leader, because the new leader's file of the same index may differ in its bytes."""
         if self.receipt is not None and message.leader != self.receipt.leader:
             self.drop_receiving()
+
+    def receiveMsg_PeerUp(self, message: PeerUp, sender: Any) -> None:
+        """Try a refused snapshot again at once: the follower was started again, perhaps with more room."""
+        transfer = self.transfers.get(message.node)
+        if transfer is not None and transfer.resume_at is not None:
+            transfer.pause = 0.0
+            self.begin_sending(transfer)
 
     def receiveMsg_LeadershipEnded(self, message: LeadershipEnded, sender: Any) -> None:
         """Stop sending snapshots, because only a leader sends them."""

@@ -165,7 +165,12 @@ class Answering:
     # --- in steps ----------------------------------------------------------------------------------------------------
 
     def take_steps(self, found: Worked, time_slice: TimeSlice, applied: int, stale_ms: int) -> None:
-        """Take steps of the queries that need several, each in turn, until the slice is over."""
+        """Take steps of the queries that need several, each in turn, until the slice is over.
+
+        They rest while a user's machine is handed a snapshot, because another thread uses the machine then.
+        """
+        if self.applier.is_handed_a_snapshot:
+            return
         while self.long:
             query = self.long.popleft()
             if self.over_for(query.read, time_slice.now_ns, found):

@@ -44,17 +44,27 @@ class Freshness:
 
         Both are seconds of the leader's clock. They are translated by the quickest request of the last minute, so that
         one that was long on its way, or lay unread while this node was busy, does not look fresh. What remains unknown
-        is the time that the quickest one was on its way.
+        is the time that the quickest one was on its way. If the first requests of a leader were long on their way, the
+        next ones show it, and the marks of the first are corrected.
         """
-        took = now - sent
+        took, allowed = now - sent, min(self.quickest, self.quickest_before)
         if term != self.term:
             self.term, self.window_began = term, now
-            self.quickest = self.quickest_before = took
+            self.quickest = self.quickest_before = allowed = took
         elif now - self.window_began > WINDOW_SECONDS:
             self.window_began, self.quickest_before, self.quickest = now, self.quickest, took
         elif took < self.quickest:
             self.quickest = took
-        self.note(index, confirmed + min(self.quickest, self.quickest_before))
+        quickest = min(self.quickest, self.quickest_before)
+        if quickest < allowed:
+            self.set_back(allowed - quickest)
+        self.note(index, confirmed + quickest)
+
+    def set_back(self, seconds: float) -> None:
+        """Correct what is known by so much; marks of earlier terms only look staler by that."""
+        self.marks = deque((index, at - seconds) for index, at in self.marks)
+        if self.covered is not None:
+            self.covered -= seconds
 
     def as_of(self, applied: int) -> float | None:
         """Return the second as of which the state after entry `applied` is up to date; None if nothing is known."""

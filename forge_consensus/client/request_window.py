@@ -94,10 +94,12 @@ class RequestWindow(Generic[P]):
         return self.allowed - len(self.open) + len(self.again)
 
     def busy(self, pendings: Iterable[P]) -> None:
-        """Send these calls again later, because the leader had no room for them; it had room for the others."""
-        pendings = list(pendings)
-        self.requeue([pending for pending in pendings if pending.sends <= 0])
-        self.again.update(pending.number for pending in pendings if pending.sends > 0)
+        """Send these calls again later, because the leader had no room for them; it had room for the others.
+
+        They keep their numbers, by which the session knows them: the refusal may be that of a second copy of a frame of
+        which the first was taken.
+        """
+        self.again.update(pending.number for pending in pendings)
         self.allowed = max(1, len(self.open) - len(self.again))
 
     def grow(self, answered: int, seconds: float) -> None:

@@ -163,12 +163,17 @@ class Applier:
         """Ask the machine. May raise anything; `UnavailableError` while a user's machine is being handed a snapshot."""
         return finished(answer) if isinstance(answer := self.ask(query), Generator) else answer
 
+    @property
+    def is_handed_a_snapshot(self) -> bool:
+        """Whether a user's machine is being handed a snapshot on a helper thread, so that nobody else may use it."""
+        return self.replacing and self.ledger_machine is None
+
     def ask(self, query: Any) -> Any:
         """Ask the machine as `query` does; a machine that has `query_steps` may return a generator of steps.
 
         The generator returns the answer in the end, from the state of its first step.
         """
-        if self.replacing and self.ledger_machine is None:
+        if self.is_handed_a_snapshot:
             raise UnavailableError("this node is taking over a snapshot: ask another one, or again soon")
         return self.asked(query)
 

@@ -8,9 +8,11 @@ from forge_consensus.actors.election import LEFT_TO_OTHERS_MAX
 from forge_consensus.actors.messages import (
     AppendEntries,
     AppendReply,
+    OpenSession,
     PreVoteReply,
     RequestPreVote,
     RequestVote,
+    SessionOpened,
     VoteReply,
 )
 from forge_consensus.events.types import LeaderElected, LeaderLost, LeaderStepDown
@@ -309,3 +311,22 @@ def test_a_full_node_lets_some_election_timeouts_pass_before_it_stands() -> None
 def test_the_only_member_stands_although_it_is_full() -> None:
     tables = MemoryTables(disk_free_bytes=0)
     assert OneNode(1, tables=tables).ledger.leading_term is not None
+
+
+@pytest.mark.parametrize("size", [1, 3])
+def test_the_only_member_leads_on_however_slow_its_disk_is(size: int) -> None:
+    """Nobody else can have been elected meanwhile, and it would resign after every commit."""
+    node = OneNode(size)
+    if size > 1:
+        lead(node)
+    commit = node.tables.commit
+
+    def slow(batch: object) -> None:
+        node.clock.seconds += 1.5 * node.settings.election_timeout_min
+        commit(batch)  # type: ignore[arg-type]
+
+    node.tables.commit = slow  # type: ignore[method-assign]
+    node.request("", "gateway", OpenSession(60_000))
+    assert bool(node.told(LeaderStepDown)) == (size > 1)
+    assert (node.ledger.leading_term is None) == (size > 1)
+    assert bool(node.messages(SessionOpened)) == (size == 1)

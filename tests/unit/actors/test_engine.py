@@ -155,7 +155,7 @@ def names(node: OneNode, kind: type) -> list[str]:
 
 HEARERS: dict[type, list[str]] = {
     LinkUp: ["membership"],
-    PeerUp: ["election", "replication", "health"],
+    PeerUp: ["election", "replication", "snapshot", "health"],
     PeerDown: ["election", "replication", "membership", "health"],
     LeaderChanged: ["membership", "snapshot", "health", "gateway"],
     LeadershipEnded: ["replication", "snapshot", "health", "gateway"],

@@ -75,3 +75,25 @@ def test_another_leader_has_another_clock() -> None:
     fresh.heard(1, 3, confirmed=1000.0, sent=1000.0, now=50.0)
     fresh.heard(2, 3, confirmed=7.0, sent=7.0, now=51.0)
     assert fresh.as_of(3) == 51.0
+
+
+@pytest.mark.parametrize("term", [2, 1])
+def test_first_requests_of_a_leader_that_were_long_on_their_way_are_corrected_by_the_next(term: int) -> None:
+    """They waited while this node was stopped, and say of a state that is ten seconds old that it is of now."""
+    fresh = Freshness()
+    if term == 2:
+        fresh.heard(1, 2, confirmed=700.0, sent=700.0, now=40.0)
+    for half in range(21):
+        sent = 1000.0 + half / 2
+        fresh.heard(term, 3 + half, confirmed=sent, sent=sent, now=60.0)
+    assert fresh.as_of(3) == pytest.approx(50.0)
+    assert fresh.as_of(13) == pytest.approx(55.0)
+    assert fresh.as_of(23) == pytest.approx(60.0)
+
+
+def test_what_is_applied_already_is_corrected_too() -> None:
+    fresh = Freshness()
+    fresh.heard(1, 3, confirmed=1000.0, sent=1000.0, now=60.0)
+    assert fresh.as_of(3) == 60.0
+    fresh.heard(1, 9, confirmed=1010.0, sent=1010.0, now=60.0)
+    assert fresh.as_of(3) == 50.0

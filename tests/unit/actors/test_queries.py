@@ -303,3 +303,46 @@ def test_a_turn_that_is_taken_back_lends_nothing() -> None:
     fail_actor(node, (node.frame("", "gateway", Read("stale", packed)), "c"))
     assert not node.jobs
     assert not node.ledger.applier.lent
+
+
+class Stepping(Own):
+    """A user's machine whose queries have steps; `at_work` says whether another thread uses it."""
+
+    at_work = False
+
+    def query_steps(self, query: Any) -> Iterator[None]:
+        try:
+            for _ in range(query):
+                assert not self.at_work
+                self.node.clock.seconds += 0.1
+                yield
+            return self.total  # type: ignore[return-value]
+        finally:
+            assert not self.at_work
+
+
+def test_queries_in_steps_rest_while_a_users_machine_is_handed_a_snapshot() -> None:
+    node = single(Stepping)
+    machine: Any = node.ledger.applier.machine
+    ask(node, 3, consistency="stale")
+    job, done = node.jobs.pop()
+    done(job(), "")
+    node.turn()
+    if node.jobs:
+        job, done = node.jobs.pop()
+        done(job(), "")
+        node.engine.turn([], [])  # the report of a slice after which the query is not done
+    node.ledger.begin_replacing()
+    machine.at_work = True
+    for _ in range(3):
+        node.clock.seconds += 0.02
+        node.turn()
+    assert not node.jobs
+    assert not answers(node)
+    assert 0.0 < node.engine.patience(1.0) < 0.02, "and the node does not spin"
+    machine.at_work = node.ledger.applier.replacing = False
+    for _ in range(5):
+        node.clock.seconds += 0.02
+        node.turn()
+        node.run_jobs()
+    assert answers(node) == [(1, "", 0)]

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from forge_consensus.actors.messages import (
+    FULL,
     AppendEntries,
     AppendReply,
     CheckPeerReply,
@@ -420,3 +421,16 @@ def test_a_snapshot_finished_after_the_leadership_is_not_sent() -> None:
     assert node.ledger.leading_term is None
     assert not node.messages(InstallSnapshot)
     assert node.engine.cells.generation == 0
+
+
+def test_a_follower_that_refused_the_snapshot_is_sent_it_at_once_when_it_is_back() -> None:
+    """It was started again with more room; the pause may have grown to a minute by then."""
+    node = behind()
+    term = node.ledger.term
+    node.answer("n3", "replication", AppendReply(term, False, 1, 0, 0))
+    node.answer("n3", "snapshot", SnapshotReply(term, 40, 0, False, FULL))
+    node.sent.clear()
+    node.greet("n3")
+    assert [message.offset for _, message in node.messages(InstallSnapshot)] == [0]
+    node.greet("n3")
+    assert len(node.messages(InstallSnapshot)) == 1, "one that is under way goes on"

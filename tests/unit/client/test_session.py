@@ -449,7 +449,7 @@ def test_a_busy_leader_is_sent_no_more_than_it_had_room_for_and_a_little_more_wi
     (request,) = [request for request in window.flights if len(window.flights[request].numbers) == 100]
     numbers = window.flights[request].numbers[:]
     refuse(world, request, *numbers[40:])
-    assert (window.allowed, len(window.open), len(window.queue)) == (40, 40, 60)
+    assert (window.allowed, len(window.open), len(window.again)) == (40, 100, 60)
     world.sent.clear()
     world.run(0.6)
     assert not world.messages(Submit)
@@ -458,7 +458,7 @@ def test_a_busy_leader_is_sent_no_more_than_it_had_room_for_and_a_little_more_wi
     assert window.allowed == 42
     world.run(0.1)
     assert sum(len(message.commands) for message in world.messages(Submit)) == 10
-    assert [call.number for call in calls[:40]] == numbers[:40]
+    assert [call.number for call in calls] == numbers, "a copy of the refused frame may have been taken"
 
 
 def test_what_a_busy_leader_would_answer_too_late_is_not_sent() -> None:
