@@ -249,7 +249,7 @@ class SnapshotReceived:
 
 @message
 class InstallStep:
-    """Move the next chunk of a received snapshot into the ledger."""
+    """Take the next slice of a received snapshot's sessions, or move its next chunk into the ledger."""
 
 
 @message

@@ -35,6 +35,7 @@ from forge_consensus.events.types import (
     SnapshotRestored,
     SnapshotStarted,
 )
+from forge_consensus.storage.ledger.time_slice import TimeSlice
 from forge_consensus.storage.machines.machine import ApplyFaultError
 from forge_consensus.storage.snapshots.file import SnapshotInfo, verify
 from forge_consensus.storage.snapshots.receiver import SnapshotReceiver
@@ -404,7 +405,10 @@ class SnapshotActor(ConsensusActor):
         self.send(asker, SnapshotReply(term=self.ledger.term, index=index, offset=0, done=False, refusal=refusal))
 
     def receiveMsg_SnapshotReceived(self, message: SnapshotReceived, sender: Any) -> None:
-        """Move the state of the durable file into the ledger, one chunk a turn, or into the user's machine."""
+        """Move the state of the durable file into the ledger in steps, or into the user's machine.
+
+        The steps are one a turn, so that neither many sessions nor a large state hold up what arrives meanwhile.
+        """
         receipt, info = self.receipt, message.info
         assert receipt is not None, "a snapshot is being received"
         if info is None:
@@ -415,22 +419,13 @@ class SnapshotActor(ConsensusActor):
         if info.index <= self.ledger.applied:
             self.receipt = None
             return
-        if self.ledger.applier.lent:  # a helper thread is answering queries
-            self.after(LENT_SECONDS, message)
-            return
         try:
             installation = self.snapshots.begin_install(info)
         except (StorageFullError, *UNREADABLE) as error:
             self.give_up(info, error)
             return
         receipt.install(installation, self.clock.now())
-        if self.ledger.applier.ledger_machine is not None:
-            self.next_turn(InstallStep())
-            return
-        self.offload(
-            lambda: self.snapshots.install_whole(installation),
-            lambda _, error: MachineRestored(error),
-        )
+        self.next_turn(InstallStep())
 
     def installing(self) -> tuple[SnapshotReceipt, Installation]:
         """The receipt whose state is being installed, and its installation."""
@@ -440,17 +435,33 @@ class SnapshotActor(ConsensusActor):
         return receipt, receipt.installation
 
     def receiveMsg_InstallStep(self, message: InstallStep, sender: Any) -> None:
-        """Install one chunk, or end the installation after the last one."""
+        """Install a slice of the sessions or one chunk; after the last one switch, or hand the rest to the machine."""
         receipt, installation = self.installing()
+        settings = self.settings
+        time_slice = TimeSlice(self.clock.boottime_ns, settings.slice_seconds, settings.heartbeat_interval)
         try:
-            more = self.snapshots.install_step(installation)
+            more = self.snapshots.install_step(installation, time_slice)
         except UNREADABLE as error:
             self.give_up(installation.info, error)
             return
         if more:
             self.next_turn(InstallStep())
-        else:
+        elif self.ledger.applier.ledger_machine is not None:
             self.finish_install(receipt, installation)
+        elif self.ledger.applier.lent:  # a helper thread is answering queries
+            self.after(LENT_SECONDS, message)
+        else:
+            self.hand_over(installation)
+
+    def hand_over(self, installation: Installation) -> None:
+        """Let a helper restore a user's machine, unless this node has applied as much in the meantime."""
+        if not self.snapshots.hand_over(installation):
+            self.receipt = None
+            return
+        self.offload(
+            lambda: self.snapshots.install_whole(installation),
+            lambda _, error: MachineRestored(error),
+        )
 
     def give_up(self, info: SnapshotInfo, error: ConsensusError) -> None:
         """Drop a received file that cannot be installed. The leader is told why, and sends it again after a while.

@@ -223,6 +223,9 @@ def restore_user_machine(ledger: Ledger, snapshots: Snapshots) -> None:
     if info is None:
         return
     installation = snapshots.begin_install(info)
+    while snapshots.install_step(installation):
+        pass
+    snapshots.hand_over(installation)
     try:
         snapshots.install_whole(installation)
     except (ApplyFaultError, StorageError):
@@ -236,4 +239,4 @@ def restore_user_machine(ledger: Ledger, snapshots: Snapshots) -> None:
         ledger.commit()
         return
     snapshots.installing = None
-    ledger.adopt_state(point, installation.sessions)
+    ledger.adopt_state(point, installation.sessions.sessions())

@@ -7,11 +7,17 @@ Something is always taken if nothing waits, however long it may take.
 
 from __future__ import annotations
 
+from typing import Final
+
 from forge_consensus.actors.raft.waiting import WaitingRequests
 from forge_consensus.actors.runtime.address import SenderAddress
 from forge_consensus.config.raft import RaftSettings
 from forge_consensus.storage.ledger.ledger import Ledger
 from forge_consensus.storage.ledger.pace import Pace
+
+FOR_OTHERS: Final = 8
+"""This part of the room is for clients of which nothing waits: one that always has more to send would take all of it,
+and the others would be busy for ever."""
 
 
 class Capacity:
@@ -26,16 +32,20 @@ class Capacity:
     def commands(self, asker: SenderAddress, count: int) -> tuple[int, str]:
         """How many of so many commands of a client may be proposed now, and why not all."""
         settings, ledger = self.settings, self.ledger
-        own = settings.outstanding_max - self.waiting.outstanding.get(asker.connection, 0)
-        if own < count:
-            return max(0, own), f"more than {settings.outstanding_max} commands of this client would wait"
+        waits = self.waiting.outstanding.get(asker.connection, 0)
         backlog = ledger.log.last - ledger.applied
         pace = ledger.applier.pace
-        room = settings.backlog_entries_max - backlog
+        most = settings.backlog_entries_max
         if pace.each:
-            room = min(room, int(settings.backlog_seconds_max / pace.each) - backlog)
+            most = min(most, int(settings.backlog_seconds_max / pace.each))
+        if waits:
+            most -= most // FOR_OTHERS
+        room = most - backlog
         if not backlog:
             room = max(room, 1)
+        own = max(0, settings.outstanding_max - waits)
+        if own < count and own <= room:
+            return own, f"more than {settings.outstanding_max} commands of this client would wait"
         if room >= count:
             return count, ""
         text = f"{backlog} entries wait for the state machine, about {pace.seconds(backlog):.2f} s of work"

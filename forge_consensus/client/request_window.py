@@ -111,9 +111,10 @@ class RequestWindow(Generic[P]):
         """Take out waiting calls that would not be answered before their deadline, while the leader is busy.
 
         Sent in the order in which they came, all of them would be answered just too late, and the leader would work for
-        nobody.
+        nobody. While none is under way nothing is given up: without an answer nobody would learn that the leader is
+        quicker again, and every call would be given up for ever.
         """
-        if self.allowed >= self.open_max:
+        if self.allowed >= self.open_max or not self.open:
             return []
         taken = []
         soon = now + HOPE * self.answer_seconds

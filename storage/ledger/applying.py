@@ -146,13 +146,19 @@ class Applier:
         self.sessions = Sessions()
         self.sessions.load(self.tables, self.generation)
 
-    def restored(self, point: Point, sessions: list[bytes]) -> None:
-        """Note that a user's machine now holds the state of a durable snapshot, and take that snapshot's sessions."""
+    def restored(self, point: Point, sessions: Sessions, generation: int = 0) -> None:
+        """Switch to the durable state of a snapshot, with its sessions.
+
+        A user's machine holds that state by now; a machine in the ledger finds it in the tables of this generation.
+        """
         self.take(point)
         self.on_disk = point.index
-        self.sessions = Sessions()
-        self.sessions.import_(sessions)
+        self.sessions = sessions
         self.replacing = False
+        if self.ledger_machine is not None:
+            self.generation = generation
+            self.ledger_machine.bind(self.tables, generation)
+            self.measure()
 
     def take(self, point: Point) -> None:
         """Take index, term and times of a state."""

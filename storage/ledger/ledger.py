@@ -33,7 +33,7 @@ from forge_consensus.storage.ledger.time_slice import TimeSlice
 from forge_consensus.storage.ledger.transaction import Transaction, get_meta, put_meta
 from forge_consensus.storage.ledger.uncommitted import Uncommitted
 from forge_consensus.storage.machines.machine import ApplyFaultError
-from forge_consensus.storage.machines.sessions import import_rows
+from forge_consensus.storage.machines.sessions import Sessions
 
 HARD = b"hard"
 """The key of (term, vote, commit index, last index): the hard state. The commit index there is a hint."""
@@ -476,7 +476,7 @@ class Ledger:
         """
         self.applier.replacing = self.applier.ledger_machine is None
 
-    def switch_state(self, point: Point, sessions: list[bytes], generation: int) -> bool:
+    def switch_state(self, point: Point, sessions: Sessions, generation: int) -> bool:
         """Replace the state by an installed snapshot: machine, applied index, sessions, configuration and log start.
 
         All of it changes together when this turn commits, and nothing is applied, compacted or checkpointed in it. The
@@ -492,21 +492,16 @@ class Ledger:
             self.truncate(point.index + 1)
         self.move_base(point.index, point.term, point.configuration)
         if applier.ledger_machine is not None:
-            for chunk in sessions:
-                import_rows(turn.batch, generation, chunk)
             put_point(turn.batch, generation, point)
 
         def follow() -> None:
-            if applier.ledger_machine is not None:
-                applier.load()
-            else:
-                applier.restored(point, sessions)
+            applier.restored(point, sessions, generation)
             self.commit_index = max(self.commit_index, point.index)
 
         turn.after.append(follow)
         return True
 
-    def adopt_state(self, point: Point, sessions: list[bytes]) -> None:
+    def adopt_state(self, point: Point, sessions: Sessions) -> None:
         """Take the state of a snapshot that the log already holds or continues, at the start of the process.
 
         A user's machine has been handed it; nothing is written, because it is durable as a file.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from heapq import heapify, heappop, heappush, heapreplace
+from operator import itemgetter
 from typing import Final
 
 from forge_consensus.errors import CorruptionError
@@ -23,7 +24,6 @@ from forge_consensus.storage.machines.session_rows import (
     read_row,
     read_row_of_format_2,
     rows_in,
-    rows_in_chunk,
 )
 
 SESSIONS_MAX: Final = 10_000
@@ -60,6 +60,10 @@ IN_PROGRESS: Final = refusal(
 """Never an answer to a client: `Applier` ends its run of commands when `begin` returns it, and asks again."""
 
 
+Captured = tuple[int, Head, dict[int, Outcome]]
+"""A session as it was when it was captured: its id, its numbers and the outcomes that it kept."""
+
+
 class Session:
     """The machine's record of one client.
 
@@ -74,6 +78,7 @@ class Session:
         "last_ms",
         "outcomes",
         "pending",
+        "shared",
         "staged",
         "stored",
         "swept_below",
@@ -90,6 +95,8 @@ class Session:
         """The sizes of all kept outcomes."""
         self.pending = 0
         """How many commands are between `begin` and `finish`; their outcomes are `IN_PROGRESS`."""
+        self.shared = False
+        """Whether a capture uses `outcomes` too: then they are copied before they change."""
         self.stored: set[int] | None = set()
         """The numbers whose outcomes are on disk; None if it is not known what is there."""
         self.staged: tuple[set[int], int] = set(), 0
@@ -110,7 +117,7 @@ class Session:
 
         The cost is the smaller of the move and the number of outcomes.
         """
-        outcomes = self.outcomes
+        outcomes = self.own_outcomes() if self.shared else self.outcomes
         if mark - self.done_below <= len(outcomes):
             for seq in range(self.done_below, mark):
                 outcome = outcomes.pop(seq, None)
@@ -128,6 +135,11 @@ class Session:
         else:
             self.kept_bytes -= len(outcome.payload)
 
+    def own_outcomes(self) -> dict[int, Outcome]:
+        """Copy the outcomes, because a capture reads those that were there; returns the copy, which may change."""
+        self.outcomes, self.shared = dict(self.outcomes), False
+        return self.outcomes
+
     def keep(self, seq: int, outcome: Outcome) -> None:
         """Keep the outcome of a command."""
         self.outcomes[seq] = outcome
@@ -144,12 +156,6 @@ class Session:
         if len(head) < 3:
             raise CorruptionError(f"{WHAT} does not decode: {len(head)} numbers")
         return cls(*head[:4])
-
-    def rows(self, session: int) -> Iterator[Row]:
-        """Yield all rows of the session."""
-        yield head_row(session, self.head)
-        for seq in sorted(self.outcomes):
-            yield outcome_row(session, seq, self.outcomes[seq])
 
     def checkpoint(self, batch: Batch, generation: int, session: int) -> None:
         """Stage what is not on disk."""
@@ -274,6 +280,8 @@ class Sessions:
             return BUSY
         if state.pending and state.kept_bytes + state.pending * RESULT_BYTES_MAX >= self.outcome_bytes_max:
             return IN_PROGRESS
+        if state.shared:
+            outcomes = state.own_outcomes()
         state.pending += 1
         outcomes[seq] = IN_PROGRESS
         return None
@@ -315,54 +323,75 @@ class Sessions:
 
         Raises `CorruptionError` for a row that is damaged.
         """
-        self.live, old = sessions_of(rows_in(tables, generation))
+        gathered = Gathered(stored=True)
+        for key, row in rows_in(tables, generation):
+            gathered.take(key, row)
+        self.put(gathered)
+
+    def put(self, gathered: Gathered) -> None:
+        """Put these sessions in the place of all others. They are on disk, but those of format 2 are written anew."""
+        self.live, self.dirty, self.staged = gathered.live, set(gathered.old), set()
+        self.silent, self.sweep_ms = [], 0
+
+    def capture(self) -> list[Captured]:
+        """Return all sessions as they are now, in no order, for `packed`.
+
+        The outcomes are not copied here, but when a session's next command changes them: so this takes a few
+        milliseconds, however many outcomes are kept. `packed` may therefore run on any thread.
+        """
         for state in self.live.values():
-            state.stored, state.swept_below = set(state.outcomes), state.done_below
-        self.dirty, self.staged, self.silent, self.sweep_ms = set(), set(), [], 0
-        for session in old:
-            self.live[session].stored = None
-            self.dirty.add(session)
+            state.shared = True
+        return [(session, state.head, state.outcomes) for session, state in self.live.items()]
 
     def export(self) -> list[bytes]:
-        """Return all sessions in chunks, for snapshots of a machine outside the ledger."""
-        return list(chunks_of(row for session, state in sorted(self.live.items()) for row in state.rows(session)))
-
-    def import_(self, chunks: Iterable[bytes]) -> None:
-        """Take the sessions of a snapshot and forget all others, also at the next checkpoint.
-
-        Raises `CorruptionError`, with nothing changed, for a chunk that does not decode.
-        """
-        live, _ = sessions_of(row for chunk in chunks for row in rows_in_chunk(chunk))
-        self.dirty |= self.live.keys() | live.keys() | self.staged
-        self.staged = set()
-        for state in live.values():
-            state.stored = None
-        self.live, self.silent, self.sweep_ms = live, [], 0
+        """Return all sessions in chunks, in the form in which they are part of a snapshot."""
+        return packed(self.capture())
 
 
-def sessions_of(rows: Iterable[Row]) -> tuple[dict[int, Session], list[int]]:
-    """Return the sessions in rows, and which of them are stored as format 2 did.
+def rows_of_session(session: int, head: Head, outcomes: dict[int, Outcome]) -> Iterator[Row]:
+    """Yield the rows of a session."""
+    yield head_row(session, head)
+    for seq in sorted(outcomes):
+        yield outcome_row(session, seq, outcomes[seq])
 
-    Each session stands before its outcomes. Raises `CorruptionError` for a row that is damaged.
-    """
-    live: dict[int, Session] = {}
-    old: list[int] = []
-    for key, row in rows:
+
+def packed(captured: Iterable[Captured]) -> list[bytes]:
+    """Return captured sessions in chunks, for the snapshot of a machine outside the ledger."""
+    return list(chunks_of(row for each in sorted(captured, key=itemgetter(0)) for row in rows_of_session(*each)))
+
+
+class Gathered:
+    """Sessions that are made of their rows, one after another; each session stands before its outcomes."""
+
+    def __init__(self, *, stored: bool) -> None:
+        self.live: dict[int, Session] = {}
+        self.old: list[int] = []
+        """The sessions whose rows are of format 2."""
+        self.stored = stored
+        """Whether the rows are on disk, so that no checkpoint need write them."""
+
+    def take(self, key: bytes, row: bytes) -> None:
+        """Take one row. Raises `CorruptionError` if it is damaged."""
         found = read_row_of_format_2(key, row)
         if found is not None:
-            state = live[int.from_bytes(key)] = Session.of(found[0])
+            state = self.live[int.from_bytes(key)] = Session.of(found[0])
             for seq, outcome in found[1].items():
                 state.keep(seq, outcome)
-            old.append(int.from_bytes(key))
-            continue
+            state.stored = None
+            self.old.append(int.from_bytes(key))
+            return
         session, number, value = read_row(key, row)
         if number is None:
-            live[session] = Session.of(value)
-        elif session not in live:
+            state = self.live[session] = Session.of(value)
+            state.swept_below = state.done_below
+            return
+        known = self.live.get(session)
+        if known is None:
             raise CorruptionError(f"{WHAT} is missing, and outcomes of its commands are there")
-        elif number >= live[session].done_below:
-            live[session].keep(number, value)
-    return live, old
+        if number >= known.done_below:
+            known.keep(number, value)
+            if self.stored and known.stored is not None:
+                known.stored.add(number)
 
 
 def export_rows(tables: TablesView, generation: int) -> list[bytes]:
@@ -376,13 +405,3 @@ def whole_rows(rows: Iterable[Row]) -> Iterator[Row]:
         if read_row_of_format_2(key, row) is None:
             read_row(key, row)
         yield key, row
-
-
-def import_rows(batch: Batch, generation: int, chunk: bytes) -> None:
-    """Stage one exported chunk under a generation.
-
-    Raises `CorruptionError`, with nothing staged, for a chunk that does not decode.
-    """
-    prefix = prefix_of(generation)
-    for key, row in list(whole_rows(rows_in_chunk(chunk))):
-        batch.put(TABLE, prefix + key, row)

@@ -14,7 +14,10 @@ from forge_consensus.storage.ledger.applying import Point, header_of, point_of
 from forge_consensus.storage.ledger.configuration import Configuration
 from forge_consensus.storage.ledger.ledger import Ledger
 from forge_consensus.storage.ledger.skips import check_snapshot
+from forge_consensus.storage.ledger.time_slice import TimeSlice, endless
 from forge_consensus.storage.machines.machine import StateMachine
+from forge_consensus.storage.machines.session_import import SessionImport
+from forge_consensus.storage.machines.sessions import packed
 from forge_consensus.storage.snapshots.compaction import Compaction
 from forge_consensus.storage.snapshots.file import (
     Choice,
@@ -46,8 +49,8 @@ class Installation:
 
     info: SnapshotInfo
     point: Point
-    sessions: list[bytes]
-    """The sessions in its header, in chunks."""
+    sessions: SessionImport
+    """The sessions in its header."""
     chunks: Iterator[bytes]
     """The chunks of the machine's state that are not installed yet."""
     generation: int
@@ -91,7 +94,8 @@ class Snapshots:
     def capture(self) -> Callable[[], SnapshotInfo]:
         """Return a job that writes the snapshot, to be run outside the node's thread.
 
-        The state of a user's machine is taken now, between two applies; its `snapshot()` may raise anything. Raises
+        The state of a user's machine is taken now, between two applies; its `snapshot()` may raise anything. Its
+        sessions are captured now and packed by the job, because there may be hundreds of thousands of outcomes. Raises
         `SnapshotFailedError` while a snapshot is being installed, `StorageFullError` without room for the file.
         """
         ledger, applier = self.ledger, self.ledger.applier
@@ -101,9 +105,10 @@ class Snapshots:
         if applier.replacing:
             raise SnapshotFailedError("no snapshot is taken while another one is installed")
         configuration = ledger.configurations.at(applier.index).encode()
-        header = header_of(applier.point(configuration), applier.sessions.export(), applier.skips)
+        header = header_of(applier.point(configuration), [], applier.skips)
+        sessions = applier.sessions.capture()
         chunks = cast("StateMachine", applier.machine).snapshot()
-        return lambda: write_snapshot(self.folder, header, chunks)
+        return lambda: write_snapshot(self.folder, {**header, "sessions": packed(sessions)}, chunks)
 
     def taken(self, info: SnapshotInfo) -> None:
         """Note that a snapshot is durable, and remove older files."""
@@ -215,9 +220,9 @@ class Snapshots:
     def begin_install(self, info: SnapshotInfo) -> Installation:
         """Prepare to replace the state by a received snapshot.
 
-        From here on nothing is applied to a user's machine until the switch is on disk. Raises `CorruptionError` for a
-        bad file, `SnapshotFailedError` for one whose configuration is of a later version and for one whose state
-        skipped other entries, `StorageFullError` when there is no room for it.
+        The old state stays in force, and entries are applied to it. Raises `CorruptionError` for a bad file,
+        `SnapshotFailedError` for one whose configuration is of a later version and for one whose state skipped other
+        entries, `StorageFullError` when there is no room for it.
         """
         ledger = self.ledger
         header = read_header(info.path)
@@ -231,20 +236,24 @@ class Snapshots:
             ) from error
         if ledger.applier.ledger_machine is not None:
             ledger.room.check(info.size_bytes)
-        ledger.begin_replacing()
         newest_rows = [ledger.tables.last(table) for table in GENERATION_TABLES]
         used = [int.from_bytes(row[0][:GENERATION_BYTES]) for row in newest_rows if row is not None]
         generation = max(ledger.applier.generation, *used, 0) + 1
-        self.installing = Installation(info, point, sessions, read_chunks(info.path), generation)
+        imported = SessionImport(sessions, None if ledger.applier.ledger_machine is None else generation)
+        self.installing = Installation(info, point, imported, read_chunks(info.path), generation)
         return self.installing
 
-    def install_step(self, installation: Installation) -> bool:
-        """Move one chunk into the new generation of tables; returns whether there was another.
+    def install_step(self, installation: Installation, time_slice: TimeSlice | None = None) -> bool:
+        """Import the sessions, a slice in each step, and then one chunk after another into the new tables.
 
-        Raises `CorruptionError` for a damaged chunk and, at the end, for a damaged file.
+        Returns whether more may be left; for a user's machine that is whether sessions are left, because all chunks are
+        handed to it at once. Raises `CorruptionError` for a damaged chunk and, at the end, for a damaged file.
         """
-        machine = self.ledger.applier.ledger_machine
-        assert machine is not None, "only a machine in the ledger is installed in steps"
+        sessions, machine = installation.sessions, self.ledger.applier.ledger_machine
+        if not sessions.done and sessions.step(self.ledger.turn.batch, (time_slice or endless()).over):
+            return True
+        if machine is None:
+            return False
         chunk = next(installation.chunks, None)
         if chunk is None:
             return False
@@ -260,6 +269,17 @@ class Snapshots:
         if info is not None and (self.newest is None or self.newest.path != info.path):
             remove_quietly(info.path)
 
+    def hand_over(self, installation: Installation) -> bool:
+        """Let a user's machine rest, because it is to be handed the snapshot: nothing is applied until the switch.
+
+        Returns False, with the installation dropped, if this node has applied as much in the meantime.
+        """
+        if installation.point.index <= self.ledger.applier.index:
+            self.installing = None
+            return False
+        self.ledger.begin_replacing()
+        return True
+
     def install_whole(self, installation: Installation) -> None:
         """Hand all chunks to a user's machine. Any thread may do that, because nothing is applied meanwhile.
 
@@ -272,7 +292,7 @@ class Snapshots:
 
         Returns False, with nothing done, if this node has applied as much in the meantime.
         """
-        if not self.ledger.switch_state(installation.point, installation.sessions, installation.generation):
+        if not self.ledger.switch_state(installation.point, installation.sessions.sessions(), installation.generation):
             self.installing = None
             return False
 

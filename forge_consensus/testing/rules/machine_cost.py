@@ -64,7 +64,16 @@ def check_size(entry: Entry, result: Any) -> None:
 
 
 def size_of(value: Any) -> int:
-    """Return about how many bytes a value takes, counted only as far as lists of values go."""
-    if isinstance(value, bytes | str):
-        return len(value)
-    return sum(map(size_of, value)) if isinstance(value, list) else 0
+    """Return about how many bytes a value takes, as far as lists of texts and bytes go.
+
+    A list that is in the value several times takes its memory once.
+    """
+    size, waiting, seen = 0, [value], set[int]()
+    while waiting:
+        part = waiting.pop()
+        if isinstance(part, bytes | str):
+            size += len(part)
+        elif isinstance(part, list) and id(part) not in seen:
+            seen.add(id(part))
+            waiting += part
+    return size

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from forge_consensus.storage.ledger import ledger as ledgers
 from forge_consensus.storage.ledger.ledger import Ledger
 from forge_consensus.storage.machines.machine import Outcome
+from forge_consensus.storage.machines.session_import import SessionImport
 from forge_consensus.storage.machines.sessions import STALE, Sessions
 from tests.simulation.mutants.patch import Patch
 from tests.simulation.mutants.registry import mutant
@@ -41,25 +41,14 @@ def a_command_that_its_client_is_done_with_is_applied_again(patch: Patch) -> Non
 @mutant()
 def sessions_are_lost_in_a_snapshot(patch: Patch) -> None:
     """A node that gets its state from a snapshot knows no session, and applies what was applied (I14)."""
-    patch.setattr(Sessions, "import_", lambda self, chunks: None)
-    patch.setattr(ledgers, "import_rows", lambda batch, generation, chunk: None)
+    patch.setattr(SessionImport, "take", lambda self, batch, key, row: None)
 
 
 @mutant()
 def a_snapshot_forgets_the_results_in_its_sessions(patch: Patch) -> None:
     """The cached results are no part of a snapshot, so a retry is applied twice after it is installed (I14)."""
-    export = Sessions.export
-
-    def bare(self: Sessions) -> list[bytes]:
-        kept = {session: state.outcomes for session, state in self.live.items()}
-        for state in self.live.values():
-            state.outcomes = {}
-        chunks = export(self)
-        for session, state in self.live.items():
-            state.outcomes = kept[session]
-        return chunks
-
-    patch.setattr(Sessions, "export", bare)
+    capture = Sessions.capture
+    patch.setattr(Sessions, "capture", lambda self: [(session, head, {}) for session, head, _ in capture(self)])
 
 
 @mutant()

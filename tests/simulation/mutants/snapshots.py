@@ -13,9 +13,8 @@ from forge_consensus.config.storage import StorageSettings
 from forge_consensus.storage.ledger import applying
 from forge_consensus.storage.ledger.applying import Point
 from forge_consensus.storage.machines import chunks
-from forge_consensus.storage.machines.chunks import chunks_of
 from forge_consensus.storage.machines.session_rows import rows_in_chunk
-from forge_consensus.storage.machines.sessions import sessions_of
+from forge_consensus.storage.machines.sessions import Gathered, packed
 from forge_consensus.storage.snapshots import store as snapshots
 from forge_consensus.storage.snapshots.file import END_MARK, FRAME, SnapshotReader
 from forge_consensus.storage.snapshots.receiver import SnapshotReceiver
@@ -139,10 +138,13 @@ def a_snapshot_loses_the_time(patch: Patch) -> None:
 
     def timeless(header: dict[str, Any]) -> tuple[Point, list[bytes]]:
         point, sessions = point_of(header)
-        found, _ = sessions_of(row for chunk in sessions for row in rows_in_chunk(chunk))
-        for state in found.values():
+        found = Gathered(stored=False)
+        for chunk in sessions:
+            for row in rows_in_chunk(chunk):
+                found.take(*row)
+        for state in found.live.values():
             state.last_ms = 0
-        return point, list(chunks_of(row for session, state in found.items() for row in state.rows(session)))
+        return point, packed((session, state.head, state.outcomes) for session, state in found.live.items())
 
     patch.setattr(snapshots, "point_of", timeless)
 

@@ -98,6 +98,25 @@ def test_a_frame_larger_than_a_bound_is_taken_in_parts_and_not_refused_for_ever(
     assert node.ledger.log.last > opened + taken, "and lets go on what has room again"
 
 
+def test_a_client_that_always_has_more_to_send_leaves_room_for_the_others() -> None:
+    node = leader(0.001)
+    for first in range(1, 1001, 100):
+        submit(node, first, 100)
+    waits = node.ledger.log.last - node.ledger.applied
+    assert 400 < waits < 450
+    node.turn((node.frame("", "gateway", Submit(6, 1, ((1, INCREMENT),))), "->another"))
+    assert node.ledger.log.last - node.ledger.applied == waits + 1
+    node.turn((node.frame("", "gateway", Submit(7, 1, tuple((n, INCREMENT) for n in range(1, 201)))), "->a third"))
+    assert node.ledger.log.last - node.ledger.applied == 500, "the bound holds"
+
+
+def test_the_end_of_a_clients_own_bound_is_no_way_around_the_backlogs() -> None:
+    node = leader(0.001, outstanding_max=450, backlog_entries_max=430)
+    submit(node, 1, 300)
+    submit(node, 301, 200)
+    assert node.ledger.log.last - node.ledger.applied <= 430
+
+
 def test_queries_of_one_frame_are_taken_where_nothing_waits() -> None:
     node = leader(0.0, outstanding_max=3)
     queries = tuple((number, msgpack.packb("n")) for number in range(10))

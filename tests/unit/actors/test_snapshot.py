@@ -26,9 +26,10 @@ from forge_consensus.events.types import (
     SnapshotRestored,
     SnapshotStarted,
 )
-from forge_consensus.storage.machines import chunks
+from forge_consensus.storage.machines import chunks, session_import
 from forge_consensus.storage.machines.kv import KeyValueMachine
-from forge_consensus.storage.machines.machine import Machine
+from forge_consensus.storage.machines.machine import DONE, Machine
+from forge_consensus.storage.machines.sessions import TTL_MS_MAX, Sessions
 from forge_consensus.storage.snapshots.file import read_chunks, read_header, verify, write_snapshot
 from tests.unit.actors.test_election import lead
 from tests.unit.actors.test_replication import follow, put
@@ -89,6 +90,63 @@ def test_a_received_snapshot_replaces_the_state_and_is_acknowledged_when_durable
     assert again.ledger.log.base_index == index
     node.request("n2", "replication", AppendEntries(1, index, term, index, 0, (put(index + 1, 1, "z", "z"),)))
     assert node.last(AppendReply) == AppendReply(1, True, index + 1, 0, 0)
+
+
+def with_sessions(machine: Callable[[], Machine], folder: Path) -> tuple[InstallSnapshot, Sessions]:
+    """The only chunk of a snapshot that has 10 sessions with 50 outcomes each, and the sessions."""
+    path, index, term = snapshot_of(filled(machine=machine))
+    sessions = Sessions()
+    for session in range(1, 11):
+        sessions.open(session, 0, TTL_MS_MAX)
+        for seq in range(50):
+            assert sessions.begin(session, seq, 0, 0) is None
+            sessions.finish(session, seq, DONE)
+    info = write_snapshot(folder, read_header(path) | {"sessions": sessions.export()}, read_chunks(path))
+    data = info.path.read_bytes()
+    return InstallSnapshot(1, index, term, 0, len(data), data), sessions
+
+
+@pytest.mark.parametrize("machine", [KeyValueMachine, TallyMachine])
+def test_many_sessions_are_imported_over_turns_in_which_entries_are_applied(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, machine: Callable[[], Machine]
+) -> None:
+    monkeypatch.setattr(session_import, "SLICE_ROWS", 10)
+    chunk, sessions = with_sessions(machine, tmp_path)
+    node = OneNode(machine=machine)
+    node.request("n2", "snapshot", chunk)
+    job, done = node.jobs.pop()
+    done(job(), "")
+    for turn in range(50):
+        entries = AppendEntries(1, 1, 0, 2, 0, (put(2, 1, "k", "v"),))
+        node.engine.turn([(node.frame("n2", "replication", entries), "->n2")] if turn == 20 else [], [])
+        assert not node.ledger.applier.sessions.live
+    assert node.ledger.applied == 2
+    node.turn()
+    node.run_jobs()
+    assert node.ledger.applied == chunk.index
+    assert node.ledger.applier.sessions.export() == sessions.export()
+    assert node.last(SnapshotReply).done
+    again = OneNode(tables=node.tables.clone_durable(), machine=machine, folder=node.folder)
+    assert again.ledger.applier.sessions.export() == sessions.export()
+
+
+def test_a_machine_that_answers_queries_is_handed_the_snapshot_when_it_is_back(tmp_path: Path) -> None:
+    chunk, _ = with_sessions(TallyMachine, tmp_path)
+    node = OneNode(machine=TallyMachine)
+    node.request("n2", "snapshot", chunk)
+    job, done = node.jobs.pop()
+    node.ledger.applier.lent = True
+    done(job(), "")
+    for _ in range(5):
+        node.wait(0.02)
+    assert not node.jobs
+    assert not node.ledger.applier.replacing
+    node.ledger.applier.lent = False
+    node.wait(0.02)
+    assert node.ledger.applier.replacing
+    node.run_jobs()
+    assert node.ledger.applied == chunk.index
+    assert not node.ledger.applier.replacing
 
 
 @pytest.mark.parametrize(

@@ -466,6 +466,8 @@ def test_what_a_busy_leader_would_answer_too_late_is_not_sent() -> None:
     window = world.core.commands
     window.allowed, window.answer_seconds = 1, 0.4
     world.group.handle = lambda node, message: []  # type: ignore[method-assign]
+    world.put("under way", timeout=30.0)
+    world.run(0.05)
     first = world.put("a", timeout=0.5)  # there is no time for it
     second = world.put("b", timeout=30.0)
     world.run(0.05)
@@ -473,3 +475,22 @@ def test_what_a_busy_leader_would_answer_too_late_is_not_sent() -> None:
     assert "0.40 s" in str(first.error)
     assert second.error is None
     assert len(window.open) == 1
+
+
+def test_a_leader_that_was_busy_is_asked_again_however_slow_its_last_answers_were() -> None:
+    """Otherwise nothing would be sent, so no answer could show that it is quick again."""
+    world = led()
+    window = world.core.commands
+    window.allowed, window.answer_seconds = 1, 60.0  # it was silent for a minute, and had been busy before
+    calls = [world.put(f"k{number}", timeout=5.0) for number in range(3)]
+    world.run(1.0)
+    assert calls[0].error is None
+    assert calls[0].done()
+    for number in range(20):
+        world.put(f"again{number}", timeout=5.0)
+        world.run(0.5)
+    last = world.put("last", timeout=5.0)
+    world.run(0.5)
+    assert last.done()
+    assert last.error is None
+    assert window.answer_seconds < 1.0

@@ -15,6 +15,7 @@ from forge_consensus.storage.backends.tables import Batch, PutRun
 from forge_consensus.storage.machines import sessions as sessions_module
 from forge_consensus.storage.machines.chunks import CHUNK_BYTES
 from forge_consensus.storage.machines.machine import RESULT_BYTES_MAX, Outcome
+from forge_consensus.storage.machines.session_import import SessionImport
 from forge_consensus.storage.machines.sessions import (
     BUSY,
     EXPIRED,
@@ -22,10 +23,11 @@ from forge_consensus.storage.machines.sessions import (
     OUTCOME_BYTES_MAX,
     STALE,
     TTL_MS_MAX,
+    Captured,
     Session,
     Sessions,
     export_rows,
-    import_rows,
+    packed,
 )
 
 SESSIONS_MAX = 3
@@ -48,6 +50,16 @@ def loaded(tables: MemoryTables, generation: int = 1, **bounds: int) -> Sessions
     sessions = Sessions(**bounds)
     sessions.load(tables, generation)
     return sessions
+
+
+def imported(chunks: list[bytes], tables: MemoryTables, generation: int = 1) -> Sessions:
+    """Take the sessions of a snapshot into the tables, a slice in each transaction."""
+    importing, more = SessionImport(chunks, generation), True
+    while more:
+        batch = Batch()
+        more = importing.step(batch, lambda: True)
+        tables.commit(batch)
+    return importing.sessions()
 
 
 def perform(sessions: Sessions, session: int, seq: int, done_below: int, time_ms: int) -> Outcome:
@@ -115,7 +127,8 @@ COMMANDS = st.tuples(st.just("command"), st.integers(0, 5), st.integers(0, 9), s
 STEPS = st.one_of(
     COMMANDS,
     st.tuples(st.just("open"), st.integers(1, 20), st.integers(0, 8)),
-    st.tuples(st.sampled_from(["save", "reload", "failed save", "snapshot"])),
+    st.tuples(st.sampled_from(["save", "reload", "failed save"])),
+    st.tuples(st.just("snapshot"), st.booleans()),
 )
 
 
@@ -123,7 +136,8 @@ STEPS = st.one_of(
 @given(st.lists(STEPS, max_size=50))
 def test_sessions_and_their_naive_twin_agree_after_any_steps(steps: list[tuple[Any, ...]]) -> None:
     sessions, twin, tables = Sessions(SESSIONS_MAX, OUTCOMES_MAX), Naive(), MemoryTables()
-    opened, time_ms = [0], 0
+    opened, time_ms, generation = [0], 0, 1
+    captures: list[tuple[list[Captured], list[bytes]]] = []
     for index, (kind, *rest) in enumerate(steps, start=1):
         if kind == "open":
             time_ms += rest[1]
@@ -137,21 +151,23 @@ def test_sessions_and_their_naive_twin_agree_after_any_steps(steps: list[tuple[A
             told = perform(sessions, session, seq, done_below, time_ms)
             assert told == twin.perform(session, seq, done_below, time_ms)
         elif kind == "failed save":
-            sessions.checkpoint(Batch(), 1)
+            sessions.checkpoint(Batch(), generation)
         elif kind == "snapshot":
-            other = Sessions(SESSIONS_MAX, OUTCOMES_MAX)
-            other.import_(sessions.export())
-            assert other.export() == sessions.export()
-            save(sessions, tables)
-            save(other, tables)
-            sessions = other
+            before = sessions.export()
+            captures.append((sessions.capture(), before))
+            if rest[0]:
+                generation += 1
+                sessions = imported(before, tables, generation)
+                sessions.sessions_max, sessions.outcomes_max = SESSIONS_MAX, OUTCOMES_MAX
+                assert sessions.export() == before
         else:
-            save(sessions, tables)
+            save(sessions, tables, generation)
             if kind == "reload":
-                sessions = loaded(tables, sessions_max=SESSIONS_MAX, outcomes_max=OUTCOMES_MAX)
+                sessions = loaded(tables, generation, sessions_max=SESSIONS_MAX, outcomes_max=OUTCOMES_MAX)
         assert state_of(sessions) == twin.state()
-    save(sessions, tables)
-    assert state_of(loaded(tables)) == twin.state()
+    save(sessions, tables, generation)
+    assert state_of(loaded(tables, generation)) == twin.state()
+    assert [packed(captured) for captured, _ in captures] == [before for _, before in captures]
 
 
 @settings(deadline=None, max_examples=200)
@@ -373,15 +389,29 @@ def test_too_many_sessions_close_the_longest_silent_one_each_time(steps: list[in
         assert len(sessions.silent) <= 2 * 4 + 1
 
 
-def test_a_snapshot_replaces_the_sessions_on_disk() -> None:
-    sessions, tables = Sessions(), MemoryTables()
-    sessions.open(1, 0, 1000)
-    save(sessions, tables)
-    other = Sessions()
-    other.open(2, 0, 1000)
-    sessions.import_(other.export())
-    save(sessions, tables)
-    assert sorted(loaded(tables).live) == [2]
+def many(sessions_count: int, outcomes: int) -> Sessions:
+    """So many sessions, each with so many outcomes."""
+    sessions = Sessions()
+    for session in range(1, sessions_count + 1):
+        sessions.open(session, 0, TTL_MS_MAX, session)
+        for seq in range(outcomes):
+            perform(sessions, session, seq, 0, seq)
+    return sessions
+
+
+def test_a_capture_copies_no_outcome_and_keeps_what_was_there() -> None:
+    sessions = many(3, 200)
+    sessions.live[3].forget_below(100)
+    before = sessions.export()
+    captured = sessions.capture()
+    assert all(outcomes is sessions.live[session].outcomes for session, _, outcomes in captured)
+    perform(sessions, 1, 500, 0, 500)  # a new outcome
+    perform(sessions, 2, 500, 150, 500)  # the first ones forgotten
+    perform(sessions, 3, 5000, 4000, 500)  # all forgotten, in the other way
+    sessions.remove(3)
+    assert packed(captured) == before
+    assert not any(sessions.live[session].shared for session in (1, 2))
+    assert len(sessions.live[1].outcomes) == 201
 
 
 def test_a_time_to_live_is_bounded() -> None:
@@ -421,9 +451,8 @@ def test_an_export_of_memory_and_of_disk_are_the_same_bytes() -> None:
     chunks = export_rows(tables, 1)
     assert len(chunks) > 1
     assert chunks == sessions.export()
+    imported(chunks, tables, 2)
     batch = Batch()
-    for chunk in chunks:
-        import_rows(batch, 2, chunk)
     batch.delete_range("sessions", (1).to_bytes(4), (2).to_bytes(4))
     tables.commit(batch)
     assert export_rows(tables, 1) == []
@@ -435,15 +464,11 @@ def test_an_export_of_memory_and_of_disk_are_the_same_bytes() -> None:
     [b"", b"\xc1", b"\x01", b"\x91\x01", msgpack.packb([[1, 2]]), msgpack.packb([[1, b"\x90"]])],
 )
 def test_an_invalid_chunk_is_corruption_and_changes_nothing(chunk: bytes) -> None:
-    sessions = Sessions()
-    sessions.open(1, 0, 10)
+    importing, batch = SessionImport([chunk], 1), Batch()
     with pytest.raises(CorruptionError):
-        sessions.import_([chunk])
-    assert list(sessions.live) == [1]
-    batch = Batch()
-    with pytest.raises(CorruptionError):
-        import_rows(batch, 1, chunk)
+        importing.step(batch, lambda: False)
     assert not batch
+    assert not importing.done
 
 
 def rows(tables: MemoryTables) -> dict[bytes, bytes]:
@@ -500,15 +525,11 @@ OLD_ROW = msgpack.packb((70, 1000, 2, {3: ("", b"\x03"), 4: ("CONSENSUS_COMMAND_
 def test_sessions_of_format_2_are_taken_over_and_written_anew(by: str) -> None:
     tables, batch = MemoryTables(), Batch()
     if by == "import":
-        import_rows(batch, 1, msgpack.packb([(5, OLD_ROW)]))
+        imported([msgpack.packb([(5, OLD_ROW)])], tables)
     else:
         batch.put("sessions", (1).to_bytes(4) + (5).to_bytes(8), OLD_ROW)
     tables.commit(batch)
-    if by == "snapshot":
-        sessions = Sessions()
-        sessions.import_(export_rows(tables, 1))
-    else:
-        sessions = loaded(tables)
+    sessions = imported(export_rows(tables, 1), tables) if by == "snapshot" else loaded(tables)
     state = sessions.live[5]
     assert (state.last_ms, state.ttl_ms, state.done_below) == (70, 1000, 2)
     assert state.outcomes == {3: Outcome("", b"\x03"), 4: Outcome("CONSENSUS_COMMAND_FAILED", b"x")}

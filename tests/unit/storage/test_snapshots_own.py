@@ -35,6 +35,8 @@ def source(tmp_path: Path) -> World:
 def begun(world: World, info: SnapshotInfo) -> Installation:
     with world.turn():
         installation = world.snapshots.begin_install(info)
+        assert not world.snapshots.install_step(installation)
+        assert world.snapshots.hand_over(installation)
     world.snapshots.install_whole(installation)
     return installation
 
