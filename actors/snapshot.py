@@ -92,6 +92,7 @@ class SnapshotActor(ConsensusActor):
             self.receiveMsg_CompactLog(CompactLog(), sender)
         if 0 < self.refused_index <= self.ledger.applied:
             self.refused_index, self.shared.snapshot_trouble = 0, ""
+        self.shared.snapshot_refusals = self.refused_by()
         for transfer in list(self.transfers.values()):
             if transfer.resume_at is not None:
                 if now >= transfer.resume_at:
@@ -240,6 +241,11 @@ class SnapshotActor(ConsensusActor):
             transfer = SnapshotTransfer(message.node, self.ledger.leading_term)
             self.transfers[message.node] = transfer
             self.begin_sending(transfer)
+
+    def refused_by(self) -> dict[str, str]:
+        """The followers that did not take this leader's last snapshot, and why."""
+        term, transfers = self.ledger.leading_term, self.transfers.items()
+        return {node: transfer.refusal for node, transfer in transfers if transfer.refusal and transfer.term == term}
 
     def begin_sending(self, transfer: SnapshotTransfer) -> None:
         """Send the newest snapshot from its first byte on, or take one if there is none."""
