@@ -373,6 +373,8 @@ class GatewayActor(ConsensusActor):
     def receiveMsg_QueriesAnswered(self, message: QueriesAnswered, sender: Any) -> None:
         """Send the answers, and apply what has waited, for as long as the queries took, before the next slice of them.
 
+        A snapshot that waits for the machine looks for it every `LENT_SECONDS`, and gets its turn too.
+
         Raises `OperationFailedError` if answering itself failed.
         """
         worked: Worked | None = message.worked
@@ -380,7 +382,8 @@ class GatewayActor(ConsensusActor):
             raise OperationFailedError(f"queries could not be answered: {message.error}")
         self.send_answers(worked)
         self.tell("replication", ApplyCommitted())
-        self.answer_more(min(worked.seconds, 1.0) if self.ledger.more_to_apply else 0.0)
+        rest = min(worked.seconds, 1.0) if self.ledger.more_to_apply else 0.0
+        self.answer_more(max(rest, 2 * LENT_SECONDS) if self.ledger.applier.wanted_back else rest)
 
     def answer_more(self, seconds: float) -> None:
         """Continue to answer queries after so many seconds, if there are more."""

@@ -184,6 +184,8 @@ class HealthActor(ConsensusActor):
             found.append(f"no entries are taken: {full}")
         for node, refusal in sorted(self.shared.refusals.items()):
             found.append(f"{node} takes no entries: {REFUSALS.get(refusal, refusal)}")
+        for node, refusal in sorted(self.shared.snapshot_refusals.items()):
+            found.append(f"{node} did not take the last snapshot: {REFUSALS.get(refusal, refusal)}")
         if self.shared.snapshot_trouble:
             found.append(self.shared.snapshot_trouble)
         slow = self.settings.election_timeout_min / 2

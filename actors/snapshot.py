@@ -92,6 +92,7 @@ class SnapshotActor(ConsensusActor):
             self.receiveMsg_CompactLog(CompactLog(), sender)
         if 0 < self.refused_index <= self.ledger.applied:
             self.refused_index, self.shared.snapshot_trouble = 0, ""
+        self.shared.snapshot_refusals = self.refused_by()
         for transfer in list(self.transfers.values()):
             if transfer.resume_at is not None:
                 if now >= transfer.resume_at:
@@ -132,8 +133,7 @@ class SnapshotActor(ConsensusActor):
 
     def receiveMsg_CaptureSnapshot(self, message: CaptureSnapshot, sender: Any) -> None:
         """Let a helper write the snapshot, so that nothing on this thread waits for the disk."""
-        if self.ledger.applier.lent:  # a helper thread is answering queries
-            self.after(LENT_SECONDS, message)
+        if self.waits_for_machine(message):
             return
         began = self.clock.now()
         try:
@@ -143,6 +143,14 @@ class SnapshotActor(ConsensusActor):
             self.receiveMsg_SnapshotSaved(failed, sender)
             return
         self.offload(job, lambda info, error: SnapshotSaved(info, error, began))
+
+    def waits_for_machine(self, message: CaptureSnapshot | InstallStep) -> bool:
+        """Whether a helper thread is using the machine to answer queries; then the message comes again soon."""
+        applier = self.ledger.applier
+        applier.wanted_back = applier.lent
+        if applier.lent:
+            self.after(LENT_SECONDS, message)
+        return applier.lent
 
     def receiveMsg_SnapshotSaved(self, message: SnapshotSaved, sender: Any) -> None:
         """Compact the log, because the snapshot's file is durable; or publish that the snapshot failed."""
@@ -233,6 +241,11 @@ class SnapshotActor(ConsensusActor):
             transfer = SnapshotTransfer(message.node, self.ledger.leading_term)
             self.transfers[message.node] = transfer
             self.begin_sending(transfer)
+
+    def refused_by(self) -> dict[str, str]:
+        """The followers that did not take this leader's last snapshot, and why."""
+        term, transfers = self.ledger.leading_term, self.transfers.items()
+        return {node: transfer.refusal for node, transfer in transfers if transfer.refusal and transfer.term == term}
 
     def begin_sending(self, transfer: SnapshotTransfer) -> None:
         """Send the newest snapshot from its first byte on, or take one if there is none."""
@@ -442,9 +455,7 @@ class SnapshotActor(ConsensusActor):
             self.next_turn(InstallStep())
         elif self.ledger.applier.ledger_machine is not None:
             self.finish_install(receipt, installation)
-        elif self.ledger.applier.lent:  # a helper thread is answering queries
-            self.after(LENT_SECONDS, message)
-        else:
+        elif not self.waits_for_machine(message):
             self.hand_over(installation)
 
     def hand_over(self, installation: Installation) -> None:

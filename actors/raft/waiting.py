@@ -135,7 +135,13 @@ class WaitingRequests:
     # --- reads -------------------------------------------------------------------------------------------------------
 
     def fresh_queries(self, connection: Any, queries: tuple[tuple[int, bytes], ...]) -> tuple[tuple[int, bytes], ...]:
-        """Return the queries that do not wait already; a client asks again when it has waited for long."""
+        """Return the queries that do not wait already, each number once; a client asks again when it waited for long.
+
+        Each number of a connection then waits once, whatever a client sends, so what is answered can be taken off.
+        """
+        numbered = dict(queries)
+        if len(numbered) < len(queries):
+            queries = tuple(numbered.items())
         asked = self.asked.get(connection)
         return tuple(query for query in queries if query[0] not in asked) if asked else queries
 

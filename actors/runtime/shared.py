@@ -96,6 +96,8 @@ class SharedState:
     """The followers that take no entries from this leader, and why (`REFUSALS`). Written by replication."""
     refused_appends: dict[str, int] = field(default_factory=dict)
     """How many appends each follower has refused in this leadership. Written by replication."""
+    snapshot_refusals: dict[str, str] = field(default_factory=dict)
+    """The followers that did not take this leader's last snapshot, and why (`REFUSALS`). Written by snapshot."""
     blocked: str = ""
     """Why this leader takes no proposals although it could append them; empty if it does. Written by replication."""
     snapshot_trouble: str = ""

@@ -70,7 +70,8 @@ class MemberStatus:
     program: str | None
     """The version of its program, None for a member that this node has not met since its start."""
     refusal: str
-    """Why the member takes no entries from this leader: "full", "unsupported", "damaged", or empty if it does."""
+    """Why the member takes no entries from this leader, or did not take its last snapshot: "full", "unsupported",
+    "damaged", "failed", or empty if it does."""
     refused_appends: int
     """How many appends of this leader the member has refused; 0 on a node that does not lead."""
     greeting_refused: str | None
@@ -275,7 +276,9 @@ def members_of(source: Source) -> list[MemberStatus]:
             clock_ahead_ms=clock_ahead_ms(source, view) if view else None,
             match_index=shared.match.get(node),
             program=__version__ if own else greeted.program if greeted else None,
-            refusal=ledger.room.full and FULL if own else shared.refusals.get(node, ""),
+            refusal=(ledger.room.full and FULL)
+            if own
+            else shared.refusals.get(node) or shared.snapshot_refusals.get(node, ""),
             refused_appends=shared.refused_appends.get(node, 0),
             greeting_refused=shared.refused[node][1] if node in shared.refused else None,
             differs=list(greeted.differs) if greeted else [],

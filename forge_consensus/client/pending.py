@@ -4,10 +4,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Any, Generic, TypeVar, cast
+from typing import Any, Final, Generic, TypeVar, cast
 
 from forge_consensus.actors.messages import GetStatus, Locate, Located, Status
-from forge_consensus.errors import ConsensusError, ConsensusTimeoutError, NotStartedError, OutcomeUnknownError, fresh
+from forge_consensus.errors import (
+    CommandError,
+    ConsensusError,
+    ConsensusTimeoutError,
+    NotStartedError,
+    OutcomeUnknownError,
+    fresh,
+)
 from forge_consensus.process.green import FOREVER_SECONDS, taken_lock
 from forge_consensus.process.log import LogLines
 from forge_consensus.storage.ledger.correlation import correlation_of
@@ -17,6 +24,8 @@ LINES = LogLines(__name__)
 
 DRIVER_GRACE_SECONDS = 1.0
 """How much later than its deadline a blocked caller stops waiting for the driver."""
+
+READABLE: Final = "let the state machine return maps whose keys are texts, bytes, numbers, booleans or None"
 
 T = TypeVar("T")
 
@@ -59,8 +68,15 @@ class Pending(Generic[T]):
         self.callbacks: list[Callable[[], object]] = []
 
     def value(self) -> T:
-        """The result, decoded."""
-        return cast("T", unpack(self.answer))
+        """The result, decoded.
+
+        Raises `CommandError` for one that the machine's node could encode and nobody can decode.
+        """
+        try:
+            return cast("T", unpack(self.answer))
+        except Exception as error:  # msgpack raises a family of its own, ValueError, and more for deep nesting
+            text = f"what was asked is done, but its result cannot be decoded ({error}): {READABLE}"
+            raise CommandError(type(error).__name__, text) from error
 
     @property
     def correlation_id(self) -> str | None:

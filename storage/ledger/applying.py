@@ -104,6 +104,8 @@ class Applier:
         """Whether queries are answered on a helper thread, because nobody knows how long a user's query takes."""
         self.lent = False
         """Whether a helper thread uses the machine: nothing is applied, captured or restored meanwhile."""
+        self.wanted_back = False
+        """Whether a snapshot waits until the machine is given back, so that it is not lent again at once."""
         self.sessions = Sessions()
         self.skips: Skips = {}
         """The entries that are taken as failed commands."""

@@ -105,7 +105,10 @@ class Command:
             if not PLAIN.issuperset(map(type, self.payload.values())):
                 Command.decode(data)
         except (TypeError, ValueError, OverflowError, ProtocolError) as error:
-            raise ValueError(f"command {self.type!r} cannot be encoded: {error}") from error
+            reason: object = error
+            if isinstance(error, ProtocolError) and error.__cause__ is not None:
+                reason = f"{error.__cause__}: the keys of maps in a payload are texts or bytes"
+            raise ValueError(f"command {self.type!r} cannot be encoded: {reason}") from error
         return data
 
     @classmethod

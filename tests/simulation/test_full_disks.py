@@ -8,6 +8,7 @@ import pytest
 
 from forge_consensus.actors.codec import decode
 from forge_consensus.actors.messages import InstallSnapshot, Refused, Results, Submit
+from forge_consensus.actors.runtime.status import NodeStatus
 from forge_consensus.config.raft import RaftSettings
 from forge_consensus.config.storage import StorageSettings
 from forge_consensus.events.types import Degraded, LeaderStepDown
@@ -212,10 +213,15 @@ def test_a_follower_without_room_for_a_snapshot_says_so_and_is_asked_ever_more_s
         assert state == "degraded"
         assert "the leader's snapshot is not taken: the disk is full" in details
         assert len([event for event in degraded if event.node_id == lagging]) < 10
+        leader = leader_of(cluster).name
+        assert health_of(cluster, leader) == ("degraded", f"{lagging} did not take the last snapshot: it has no room")
+        engine = base_of(cluster, leader).engine
+        rows = NodeStatus.whole(engine, engine.opened.snapshots).to_dict()["nodes"]
+        assert {row["id"]: row["refusal"] for row in rows if row["refusal"]} == {lagging: "full"}
         make_room(cluster, lagging)
         assert cluster.run(70.0, cluster.settled)
         cluster.run(2.0)
-        assert health_of(cluster, lagging) == ("healthy", "")
+        assert {health_of(cluster, name) for name in (lagging, leader)} == {("healthy", "")}
 
 
 def test_a_stopped_follower_is_not_sent_its_chunk_over_and_over() -> None:

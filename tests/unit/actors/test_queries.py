@@ -226,6 +226,20 @@ def test_a_query_that_is_asked_again_while_it_waits_is_answered_once() -> None:
     assert len(node.engine.unanswered) == 1
 
 
+def test_a_number_twice_in_one_frame_is_answered_once_and_harms_nobody() -> None:
+    """Two such frames would end what the gateway knows of the connection too early, and the actors with it."""
+    node = single()
+    queries = tuple((1, msgpack.packb([name, 0.03])) for name in "abc")
+    for frame in (Read("stale", queries), Read("stale", queries[:1])):
+        node.engine.turn([(node.frame("", "gateway", frame), "->client")], [])
+    for _ in range(4):
+        node.turn()
+    assert node.engine.cells.generation == 0
+    assert {number for number, _, _ in answers(node)} == {1}
+    gateway = node.engine.cells.actor("gateway")
+    assert (gateway.waiting.asked, gateway.waiting.queries, len(node.engine.unanswered)) == ({}, 0, 0)
+
+
 def test_what_nobody_waits_for_is_dropped_before_the_machine_is_asked() -> None:
     node = single(size=3)
     lead(node)
@@ -346,3 +360,27 @@ def test_queries_in_steps_rest_while_a_users_machine_is_handed_a_snapshot() -> N
         node.turn()
         node.run_jobs()
     assert answers(node) == [(1, "", 0)]
+
+
+class Asked(Own):
+    """A user's machine whose queries take 30 ms each, in which the node goes on with its turns."""
+
+    def query(self, seconds: float) -> int:
+        for _ in range(3):
+            self.node.clock.seconds += 0.01
+            self.node.turn()
+        return self.total
+
+
+def test_a_snapshot_gets_the_machine_between_queries_that_never_end() -> None:
+    node = single(Asked)
+    node.request("", "gateway", OpenSession(60_000))
+    ask(node, *[0.0] * 50, consistency="stale")
+    node.turn(notices=[TakeSnapshot()])
+    for _ in range(5):
+        job, done = node.jobs.pop(0)
+        done(job(), "")
+        node.turn()
+        node.wait(0.03)
+    assert node.engine.opened.snapshots.newest is not None
+    assert len(answers(node)) >= 3, "and the queries go on"

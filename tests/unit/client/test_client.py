@@ -7,11 +7,12 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import msgpack
 import pytest
 import zmq
 
 from forge_consensus.actors.messages import Refused, Submit, WireMessage
-from forge_consensus.client.pending import Pending
+from forge_consensus.client.pending import Pending, PendingRead
 from forge_consensus.client.sync import Client
 from forge_consensus.config.client import ClientSettings
 from forge_consensus.config.raft import RaftSettings
@@ -44,6 +45,17 @@ def client(cluster: FakeCluster) -> Iterator[Client]:
 def put(key: str, value: object = 1) -> Command:
     """A command that sets a key."""
     return Command("set", {"key": key, "value": value})
+
+
+@pytest.mark.parametrize("key", [(1, 2), msgpack.ExtType(1, b"x")])
+@pytest.mark.parametrize("kind", [Pending, PendingRead])
+def test_a_result_that_cannot_be_decoded_is_a_typed_error(kind: type[Pending[Any]], key: Any) -> None:
+    pending = kind(b"", 0.0, "stale") if kind is PendingRead else kind(b"", 0.0)
+    pending.answer = msgpack.packb([{key: 3}])
+    pending.finish()
+    with pytest.raises(CommandError, match="what was asked is done, but its result cannot be decoded") as raised:
+        pending.result()
+    assert "as the key of a map" in raised.value.text
 
 
 def test_every_call_reaches_the_machine_and_comes_back(client: Client) -> None:

@@ -163,6 +163,11 @@ def test_an_undecodable_command_is_refused_before_it_is_sent(command: Command) -
         command.encode()
 
 
+def test_the_refusal_of_a_command_says_what_its_writer_can_change() -> None:
+    with pytest.raises(ValueError, match=r"int is not allowed for map key.*: the keys of maps in a payload"):
+        Command("set", {"value": {1: 2}}).encode()
+
+
 def test_results_are_msgpack() -> None:
     assert apply_one(Doing(lambda _: None), entry()) == DONE
     assert apply_one(Doing(lambda _: True), entry()) == YES
