@@ -134,7 +134,7 @@ def test_a_wiped_folder_is_refused_and_the_old_one_is_accepted(cluster: LocalClu
     code, text = node.refused()
     assert code == 78
     assert "wiped" in text
-    assert "new id" in text
+    assert "cannot exchange a member yet" in text, "advice that can be followed"
     cluster.client().put("others", "go on")
     shutil.rmtree(node.data)
     kept.rename(node.data)
@@ -277,7 +277,7 @@ def test_a_follower_on_a_full_disk_neither_stops_the_others_nor_loses_anything(
         if follower.running:  # it refused the entries before its store failed
             assert cluster.status(follower.name)["refused"].get("CONSENSUS_STORAGE_FULL")
         else:
-            assert follower.exit_code() == 65
+            assert follower.exit_code() == 70
             assert "error[CONSENSUS_STORAGE_FAILED]" in follower.output()
         hog.unlink()
         if not follower.running:

@@ -139,6 +139,7 @@ def test_a_fault_of_the_machine_ends_the_node_and_is_reported(services: Services
         with pytest.raises(ApplyFaultError, match="the disk of this machine is gone"):
             call()
     assert time.monotonic() - began < 5
+    eventually(lambda: told)
     assert told == [service.failure]
     assert not service.get_health_status().healthy
     with pytest.raises(InvalidConfigError):
