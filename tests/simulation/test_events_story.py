@@ -50,6 +50,21 @@ WITHOUT_TRANSITION = (
 )
 """Those of the seed's 33 that nothing in the product can make happen yet; each leaves the list with its transition."""
 
+OWN = frozenset(
+    f"consensus.{kind}"
+    for kind in (
+        "apply.slow",
+        "query.slow",
+        "time.skewed",
+        "time.stepped",
+        "settings.differ",
+        "address.differs",
+        "node.refused",
+    )
+)
+"""Kinds that the Go original does not have; each has tests of its own, because a healthy story has none of them."""
+TOLD = {kind: event_type for kind, event_type in EVENT_TYPES.items() if kind not in OWN}
+
 
 @pytest.fixture(scope="module")
 def story() -> Iterator[Story]:
@@ -64,19 +79,20 @@ def test_the_types_with_and_without_a_transition_are_the_33_of_the_go_original(s
     missing = {f"consensus.{kind}" for kind in WITHOUT_TRANSITION}
     assert len(missing) == len(WITHOUT_TRANSITION)
     assert not missing & set(EVENT_TYPES), "it exists now: put it into the story and take it off the list"
-    assert len(EVENT_TYPES) + len(missing) == 33
+    assert set(EVENT_TYPES) >= OWN
+    assert len(TOLD) + len(missing) == 33
 
 
 def test_every_event_type_occurs(story: Story) -> None:
     told = {type(event) for events in story.recording.events.values() for event in events}
-    assert {kind for kind, event_type in EVENT_TYPES.items() if event_type not in told} == set()
+    assert {kind for kind, event_type in TOLD.items() if event_type not in told} == set()
 
 
 def test_the_events_of_each_scene_come_in_order(story: Story) -> None:
     assert faults_of(story) == []
 
 
-@pytest.mark.parametrize("kind", EVENT_TYPES.values(), ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize("kind", TOLD.values(), ids=lambda kind: kind.__name__)
 def test_the_story_notices_a_missing_event_type(story: Story, kind: type[ConsensusEvent]) -> None:
     assert faults_of(story, without=kind)
 

@@ -49,6 +49,8 @@ from forge_consensus.testing.world.cluster import SimulatedCluster
 from tests.worlds.event_recording import Recording, stop
 
 NODES = 3
+LOG_HELD_SECONDS = 5.0
+"""For longer than this no log is held for a follower that has no connection."""
 PATIENCE_SECONDS = 20.0
 LIMITS = StorageSettings(
     snapshot_entries=1_000_000, trailing_entries=0, sweep_entries=50, checkpoint_entries=1000, verify_entries=50
@@ -271,6 +273,7 @@ class Story:
         self.cluster.crash(self.parts["dead"][0])
         winner = self.base("winner")
         self.write(60)
+        self.cluster.run(LOG_HELD_SECONDS, lambda: False)
         snapshots, since = winner.engine.opened.snapshots, len(self.recording.events[winner.name])
         export = snapshots.export
 
