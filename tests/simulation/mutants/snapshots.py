@@ -8,6 +8,7 @@ from typing import Any
 
 from forge_consensus.actors.messages import SnapshotReply
 from forge_consensus.actors.notices import SnapshotChecked, SnapshotReceived
+from forge_consensus.actors.raft.snapshot_transfer import SnapshotTransfer
 from forge_consensus.actors.snapshot import SnapshotActor
 from forge_consensus.config.storage import StorageSettings
 from forge_consensus.storage.ledger import applying
@@ -16,7 +17,7 @@ from forge_consensus.storage.machines import chunks
 from forge_consensus.storage.machines.session_rows import rows_in_chunk
 from forge_consensus.storage.machines.sessions import Gathered, packed
 from forge_consensus.storage.snapshots import store as snapshots
-from forge_consensus.storage.snapshots.file import END_MARK, FRAME, SnapshotReader
+from forge_consensus.storage.snapshots.file import END_MARK, FRAME, SnapshotInfo, SnapshotReader
 from forge_consensus.storage.snapshots.receiver import SnapshotReceiver
 from forge_consensus.storage.snapshots.store import Installation, Snapshots
 from tests.simulation.mutants.patch import Patch
@@ -153,7 +154,10 @@ def a_snapshot_loses_the_time(patch: Patch) -> None:
 
 
 def a_damaged_snapshot_is_sent_on_when_there_is_a_newer_one(patch: Patch) -> None:
-    """What was learned of a file's damage was of no consequence unless the file was still the newest."""
+    """What was learned of a file's damage was of no consequence unless the file was still the newest.
+
+    A follower's refusal does not help either, as it did not before refusals had a reason.
+    """
 
     def make(receive: Callable[..., None]) -> Callable[..., None]:
         def heedless(self: SnapshotActor, message: SnapshotChecked, sender: Any) -> None:
@@ -163,3 +167,11 @@ def a_damaged_snapshot_is_sent_on_when_there_is_a_newer_one(patch: Patch) -> Non
         return heedless
 
     patch.handler(SnapshotActor, SnapshotChecked, make)
+    begin = SnapshotTransfer.begin
+
+    def keep(self: SnapshotTransfer, newest: SnapshotInfo | None, base_index: int, now: float) -> None:
+        kept = self.info
+        begin(self, newest, base_index, now)
+        self.info = kept or self.info
+
+    patch.setattr(SnapshotTransfer, "begin", keep)
