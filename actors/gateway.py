@@ -223,20 +223,29 @@ class GatewayActor(ConsensusActor):
         try:
             if self.shared.blocked:
                 raise StorageFullError(self.shared.blocked)
-            try:
-                first, last = ledger.propose(term, proposals)
-            except BusyError as error:
-                proposals = self.first_of(asker, session, proposals, ledger.room_for(proposals), str(error))
-                if not proposals:
-                    return
-                first, last = ledger.propose(term, proposals)
+            appended = self.append(term, asker, session, proposals)
         except StorageFullError as error:
             self.context.refuse(error.code, str(error))
             self.refuse(asker, error.code, str(error))
             return
-        waiting.add_batch(WaitingBatch(first, last, asker, session, self.context.observation.turn_began))
+        if appended is None:
+            return
+        waiting.add_batch(WaitingBatch(*appended, asker, session, self.context.observation.turn_began))
         self.unanswered.add(asker)
-        self.tell("replication", Appended(first, last))
+        self.tell("replication", Appended(*appended))
+
+    def append(
+        self, term: int, asker: SenderAddress, session: int, proposals: list[Proposal]
+    ) -> tuple[int, int] | None:
+        """Append proposals, or as many of the first as may be uncommitted, and refuse the others as busy.
+
+        Returns the first and the last index, None if nothing was appended. Raises `StorageFullError`.
+        """
+        try:
+            return self.ledger.propose(term, proposals)
+        except BusyError as error:
+            first = self.first_of(asker, session, proposals, self.ledger.room_for(proposals), str(error))
+            return self.ledger.propose(term, first) if first else None
 
     def first_of(
         self, asker: SenderAddress, session: int, proposals: list[Proposal], room: int, busy: str

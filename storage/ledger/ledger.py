@@ -338,15 +338,11 @@ class Ledger:
             self.checkpoint_wanted = True
 
     def room_for(self, proposals: Sequence[Proposal]) -> int:
-        """How many of the first of these proposals the bounds of what is uncommitted allow now."""
-        settings = self.settings
-        room = settings.uncommitted_entries_max - (self.log.last - self.commit_index)
-        left = settings.uncommitted_bytes_max - self.uncommitted.size_bytes
-        for count, proposal in enumerate(proposals[: max(0, room)]):
-            left -= len(proposal.data) + ENTRY_BYTES
-            if left < 0:
-                return count
-        return min(max(0, room), len(proposals))
+        """How many of the first of these proposals may be uncommitted besides what is now."""
+        sizes = [len(proposal.data) + ENTRY_BYTES for proposal in proposals]
+        settings, waiting = self.settings, self.log.last - self.commit_index
+        entries_left = max(0, settings.uncommitted_entries_max - waiting)
+        return self.uncommitted.room_for(sizes[:entries_left], settings.uncommitted_bytes_max)
 
     def propose(self, term: int, proposals: Sequence[Proposal]) -> tuple[int, int]:
         """Append entries as the leader of `term`; returns their first and last index.

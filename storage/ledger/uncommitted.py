@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
+from itertools import accumulate
 
 
 class Uncommitted:
@@ -23,6 +25,11 @@ class Uncommitted:
         """Note that the entries up to `index` are committed."""
         while self.batches and self.batches[0][0] <= index:
             self.size_bytes -= self.batches.popleft()[1]
+
+    def room_for(self, sizes: Sequence[int], size_bytes_max: int) -> int:
+        """How many of the first entries of these sizes fit, if at most `size_bytes_max` may be uncommitted."""
+        left = size_bytes_max - self.size_bytes
+        return sum(total <= left for total in accumulate(sizes))
 
     def clear(self) -> None:
         """Forget all proposals, because a leadership began or ended."""
