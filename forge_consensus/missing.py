@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Final
+import importlib
+import sys
+from typing import Any, Final
 
 CLI_MODULES: Final = frozenset({"click", "rich"})
 """What the extra ``cli`` installs."""
@@ -15,3 +17,15 @@ def missing_text(error: BaseException) -> str | None:
     if package not in CLI_MODULES:
         return None
     return f"error[NOT_INSTALLED]: the command line needs the package {package}: pip install 'forge-consensus[cli]'"
+
+
+def command_line(module: str, name: str) -> Any:
+    """Return a function of the command line; without its packages, say how they are installed and exit with 78."""
+    try:
+        return getattr(importlib.import_module(module), name)
+    except ModuleNotFoundError as error:
+        text = missing_text(error)
+        if text is None:
+            raise
+        print(text, file=sys.stderr)
+        sys.exit(EXIT_NOT_INSTALLED)
