@@ -169,6 +169,7 @@ class AsyncClient(Calls):
 
     """
 
+    begins_at_once = False
     internal = Calls.internal | {"delivery", "start"}
 
     def __init__(

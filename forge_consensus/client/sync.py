@@ -9,7 +9,7 @@ import weakref
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, NoReturn, Self, cast
+from typing import Any, ClassVar, NoReturn, Self, cast
 
 import msgpack
 
@@ -85,8 +85,20 @@ class Calls(PublicSurface):
     Nothing here waits.
     """
 
+    begins_at_once: ClassVar[bool] = True
+    """Whether the driver's thread begins with the client, and not with its first call."""
     internal = frozenset(
-        {"internal", "driver", "correlation_ids", "deadline", "command", "query", "status_query", "locate_query"}
+        {
+            "internal",
+            "begins_at_once",
+            "driver",
+            "correlation_ids",
+            "deadline",
+            "command",
+            "query",
+            "status_query",
+            "locate_query",
+        }
     )
 
     def __init__(
@@ -115,6 +127,8 @@ class Calls(PublicSurface):
         )
         # The driver does not know this object, so that one that is dropped without `close` takes its thread with it.
         weakref.finalize(self, self.driver.let_go).atexit = False
+        if self.begins_at_once:
+            self.driver.begin()
 
     def __repr__(self) -> str:
         """The endpoints, the leader as far as it is known, and whether the client is open."""
@@ -310,32 +324,6 @@ class Client(Calls, KeyCalls):
     - `TransportUnavailableError` if the process may open no more files or threads.
 
     """
-
-    def __init__(
-        self,
-        endpoints: Sequence[str] | str = (),
-        timeout: float = TIMEOUT_SECONDS,
-        cluster_id: str = "",
-        *,
-        settings: ClientSettings | None = None,
-        port: LocalPort | None = None,
-        deliver: Deliver = finish_all,
-        follow: bool = True,
-        prefer: str = "",
-        correlate: bool = False,
-    ) -> None:
-        super().__init__(
-            endpoints,
-            timeout,
-            cluster_id,
-            settings=settings,
-            port=port,
-            deliver=deliver,
-            follow=follow,
-            prefer=prefer,
-            correlate=correlate,
-        )
-        self.driver.begin()
 
     def submit(self, command: Command, timeout: float | None = None) -> Pending[Any]:
         """Hand over a command and return the future of its result at once, so that many can be under way.
