@@ -12,7 +12,7 @@ class FiniteRange(click.FloatRange):
     """A number within bounds; nan, which no bound catches, and the infinities are none."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Return the number."""
+        """Return the number that a text stands for."""
         number = super().convert(value, param, ctx)
         if not math.isfinite(number):
             self.fail(f"{value!r} is no finite number", param, ctx)

@@ -27,6 +27,6 @@ class CommitTimes:
         return max(self.present, self.before)
 
     def move_on(self, now: float) -> None:
-        """Begin another window."""
+        """Begin another window; the one before it counts until that ends, unless it ended long ago."""
         self.before = self.present if now - self.began <= 2 * WINDOW_SECONDS else 0.0
         self.present, self.began = 0.0, now

@@ -64,7 +64,7 @@ class Folders(click.ParamType[list[Path]]):
     name = "folders"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> list[Path]:
-        """Return the folders."""
+        """Return the folders that a text names."""
         return value if isinstance(value, list) else [Path(part) for part in value.split(",") if part]
 
 

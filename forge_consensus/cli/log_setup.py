@@ -77,7 +77,7 @@ def human_format(record: Record) -> str:
 
 
 class Stream(Protocol):
-    """Where lines are written."""
+    """What a log line is written to: stderr, or what stands in front of it."""
 
     def write(self, text: str, /) -> object:
         """Write a text."""

@@ -64,7 +64,7 @@ class NodeQueries:
         self.waiting.append(query)
 
     def unsent(self, request: int, now: float) -> None:
-        """It never left."""
+        """Ask a query again in a while, because the frame with it never left."""
         query = self.asked.pop(request, None)
         if query is not None:
             self.later(query, now)

@@ -151,7 +151,7 @@ class LogLines:
         self.line("WARNING", text, values, error, extra)
 
     def error(self, text: str, *values: object, error: BaseException | None = None, **extra: Any) -> None:
-        """Log what failed."""
+        """Log what failed while the node goes on."""
         self.line("ERROR", text, values, error, extra)
 
     def critical(self, text: str, *values: object, error: BaseException | None = None, **extra: Any) -> None:

@@ -257,7 +257,7 @@ class Applier:
         return 0
 
     def apply_record(self, record: Record) -> Applied:
-        """Apply one entry."""
+        """Apply one entry to the machine or to the sessions, and return its outcome."""
         index, term, kind, _, session, seq, done_below, data, _ = record
         used = self.moved(record)
         if kind == COMMAND:

@@ -97,7 +97,7 @@ def skips_of(rows: Iterable[Iterable[int]]) -> Skips:
 
 
 def put_skips(batch: Batch, skips: Skips) -> None:
-    """Stage the skipped entries."""
+    """Stage the skipped entries, so that every later start of this folder skips them too."""
     put_meta(batch, SKIPS, cast("bytes", msgpack.packb([skips[index] for index in sorted(skips)])))
 
 

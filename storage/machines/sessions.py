@@ -246,7 +246,7 @@ class Sessions:
         self.sweep_ms = min((state.last_ms + state.ttl_ms for state in self.live.values()), default=elapsed_ms)
 
     def remove(self, session: int) -> None:
-        """Forget a session."""
+        """Forget a session and its outcomes; the next checkpoint removes its rows."""
         del self.live[session]
         self.dirty.add(session)
 

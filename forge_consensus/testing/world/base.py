@@ -79,7 +79,7 @@ class Watcher(Protocol):
         """An answer leaves the node."""
 
     def turned(self, node: SimulatedBase) -> None:
-        """A turn has ended."""
+        """A node has committed a turn and sent what it had to send."""
 
 
 class SimulatedTables(MemoryTables):
