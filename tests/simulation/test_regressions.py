@@ -307,6 +307,12 @@ BUGS = (
         "review",
         test="unit/actors/test_snapshot.py::test_a_leader_keeps_the_entries_behind_a_snapshot_once_a_follower_has_it",
     ),
+    Bug(
+        "After one slow command among thousands of quick ones, a leader took next to nothing from anybody.",
+        "simulation",
+        test="unit/storage/test_pace.py::test_one_slow_piece_among_quick_ones_is_no_pace",
+        seed=470,
+    ),
 )
 """Add what you find: the plan's seed as it was printed, and what keeps the bug away from then on."""
 
