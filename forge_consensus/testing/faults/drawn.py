@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from forge_consensus.storage.backends.memory import DISK_FREE_BYTES
 from forge_consensus.testing.faults.disks import DISK_FAULTS
 from forge_consensus.testing.faults.networks import CUTS, NETWORK_FAULTS
+from forge_consensus.testing.faults.operators import OPERATOR_FAULTS
 from forge_consensus.testing.faults.processes import PROCESS_FAULTS
 from forge_consensus.testing.faults.strike import Ordered, Strike
 from forge_consensus.testing.world.cluster import SimulatedCluster
@@ -14,9 +15,12 @@ from forge_consensus.testing.world.cluster import SimulatedCluster
 Fault = Callable[[Strike], str]
 """Injects one fault; returns in words which node it hit and how."""
 
-KINDS: dict[str, Fault] = {fault.__name__: fault for fault in (*PROCESS_FAULTS, *NETWORK_FAULTS, *DISK_FAULTS)}
+ALL = (*PROCESS_FAULTS, *NETWORK_FAULTS, *DISK_FAULTS, *OPERATOR_FAULTS)
+KINDS: dict[str, Fault] = {fault.__name__: fault for fault in ALL}
 """Every kind of fault, by the name of its function."""
-WILD = frozenset(
+MISTAKES = frozenset(fault.__name__ for fault in OPERATOR_FAULTS)
+"""The kinds that are mistakes of people; they are wild, too."""
+WILD = MISTAKES | frozenset(
     {
         "jump_clock_by_years",
         "creep_clock",
@@ -122,6 +126,9 @@ class Faults:
             node.crash_opening = False
             node.files.stop_in = node.files.error_in = None
             node.full, node.slow_commits = False, None
+            if node.skips:
+                self.cluster.crash(name)
+                self.cluster.skip(name, None)
             base = node.running
             if base is None:
                 self.cluster.restart(name)

@@ -13,7 +13,7 @@ from typing import Any
 
 from forge_consensus.config.raft import RaftSettings
 from forge_consensus.config.storage import StorageSettings
-from forge_consensus.testing.faults.drawn import WILD
+from forge_consensus.testing.faults.drawn import MISTAKES, WILD
 
 COMMANDS_MAX = 12
 """The most commands in one frame of a simulated client; a limit below it would refuse such a frame for ever."""
@@ -33,9 +33,11 @@ SHARES = {
     "core": 0.12,
     "calm": 0.02,
 }
+CROWDED_SHARE, MISTAKES_SHARE = 0.1, 0.08
 """The share of seeds with each condition: clusters of another size; limits that bind; commands of the largest legal
 size; settings that differ between nodes; faults of `WILD`; machines that take time; commands that no honest client
-sends; connections that heal only by back-off; a majority that no fault touches; no fault at all, and a flood."""
+sends; connections that heal only by back-off; a majority that no fault touches; no fault at all, and a flood. The last
+two are few sessions, and faults of `MISTAKES`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,25 +61,31 @@ class Conditions:
 
     calm: bool = False
     """Whether no fault strikes while a client floods the machine, which takes a while: the first leader stays."""
+    crowded: bool = False
+    """Whether there may be few sessions, so that those whose clients are gone make room for new ones."""
 
     @classmethod
     def drawn(cls, chance: random.Random) -> Conditions:
         """The conditions of a seed, each with its share of `SHARES`."""
         has = {name: chance.random() < share for name, share in SHARES.items()}
         groups = frozenset(chance.sample(UNEQUAL, chance.randint(1, len(UNEQUAL))))
-        kinds = frozenset(chance.sample(sorted(WILD), chance.randint(1, 2)))
+        kinds = frozenset(chance.sample(sorted(WILD - MISTAKES), chance.randint(1, 2)))
         seconds = chance.choice((0.0003, 0.002, 0.05, 0.5, 1.5))
         share = chance.choice((0.01, 0.1))
         if has["calm"]:
             return cls(machine_seconds=CALM_SECONDS, calm=True)
+        crowded = chance.random() < CROWDED_SHARE
+        mistake = frozenset({chance.choice(sorted(MISTAKES))})
+        mistakes = mistake if chance.random() < MISTAKES_SHARE else frozenset()
         return cls(
             unequal=groups if has["unequal"] else frozenset(),
-            wild=kinds if has["wild"] else frozenset(),
+            wild=(kinds if has["wild"] else frozenset()) | mistakes,
             machine_seconds=seconds if has["machine"] else 0.0,
             hostile=share if has["hostile"] else 0.0,
             largest=has["largest"],
             backoff=has["backoff"],
             core=has["core"],
+            crowded=crowded,
         )
 
 
@@ -103,6 +111,7 @@ def drawn_limits(
         replace(
             raft,
             outstanding_max=outstanding,
+            backlog_entries_max=2 * outstanding,
             inflight_bytes_max=flying,
             turn_frames_max=frames,
             turn_bytes_max=turn_bytes,

@@ -20,6 +20,8 @@ BIG_VALUE_BYTES: Final = 40_000
 """The size of the value that batches read again and again."""
 BIG_READS: Final = 250
 """The number of such reads in one batch: together far beyond the largest result."""
+LARGE_RESULT_BYTES: Final = 1 << 20
+"""A result that is legal, and so large that a frame of answers has no room for another one."""
 
 
 class OddError(Exception):
@@ -112,7 +114,7 @@ class HostileWorkload(Workload):
             ("raise", {"what": chance.choice(sorted(ERRORS))}),
             ("raise", {"what": chance.choice(sorted(ERRORS))}),
             ("unencodable", {}),
-            ("large", {"bytes": 5 << 20}),
+            ("large", {"bytes": chance.choice((LARGE_RESULT_BYTES, 5 << 20))}),
             ("increment", {"no key": 1}),
         ]
 

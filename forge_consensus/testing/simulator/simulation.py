@@ -48,6 +48,8 @@ TIME_SECONDS = 1.5
 """How long the time of the state is watched, in virtual seconds at pace 1."""
 LARGEST_BYTES_MAX = 200_000
 """The largest command that a simulated client sends, if settings allow more."""
+SESSIONS_TO_SPARE = 3
+"""With few sessions, there may be so many more than clients that draw their habits: each that works keeps its own."""
 COLLECT_EACH = 100_000
 """The number of new objects after which the garbage collector runs again."""
 DEFAULT_WORKLOAD = (
@@ -174,6 +176,7 @@ class Simulation(HandMoves):
             own={name: own_settings(plan.seed, name, unequal, raft, storage) for name in names} if unequal else None,
             core=core_of(names, plan.seed) if plan.conditions.core else frozenset(),
             backoff=plan.conditions.backoff,
+            sessions_max=plan.clients + SESSIONS_TO_SPARE if plan.conditions.crowded else 0,
         )
 
     def make_faults(self, cluster: SimulatedCluster) -> Faults:

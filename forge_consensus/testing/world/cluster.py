@@ -11,13 +11,14 @@ from typing import Any
 from forge_consensus.actors.transport.liveness import LINK_TIMEOUT_SECONDS
 from forge_consensus.config.raft import RaftSettings
 from forge_consensus.config.storage import StorageSettings
-from forge_consensus.errors import CorruptionError, IdentityError
+from forge_consensus.errors import CorruptionError, IdentityError, LogInconsistentError, UnsupportedVersionError
 from forge_consensus.events.bus import EventBus
 from forge_consensus.storage.backends.folder import STEP_WATCHERS, remove_temporary_files
 from forge_consensus.storage.backends.memory import MemoryTable
 from forge_consensus.storage.backends.tables import Batch
 from forge_consensus.storage.ledger.configuration import Configuration, drift_ppm_of, lease_ms_of
 from forge_consensus.storage.ledger.identity import Identity
+from forge_consensus.storage.ledger.skips import Skip, put_skips
 from forge_consensus.storage.machines.kv import KeyValueMachine
 from forge_consensus.storage.machines.machine import ApplyFaultError, Machine
 from forge_consensus.storage.opening import Founding, Opened, open_ledger
@@ -66,6 +67,8 @@ class SimulatedNode:
     """The shortest and the longest time of a commit, also of the next process; None for a usual disk."""
     replaced: bool = False
     """Whether the disk was exchanged since the last process."""
+    skips: bool = False
+    """Whether its folder alone records that an entry is skipped."""
     crash_opening: bool = False
     """Whether the next process ends as soon as it has opened its ledger."""
 
@@ -92,6 +95,7 @@ class SimulatedCluster:
         own: settings that a node has for itself instead of `raft` and `storage`, by its name.
         core: the nodes that no fault touches.
         backoff: whether cuts stall connections, as TCP does, instead of losing frames.
+        sessions_max: how many sessions of clients there may be; 0 for as many as usual.
 
     """
 
@@ -108,8 +112,10 @@ class SimulatedCluster:
         own: Mapping[str, tuple[RaftSettings, StorageSettings]] | None = None,
         core: frozenset[str] = frozenset(),
         backoff: bool = False,
+        sessions_max: int = 0,
     ) -> None:
         self.seed = seed
+        self.sessions_max = sessions_max
         self.raft = raft or RaftSettings()
         self.storage = storage or StorageSettings()
         self.machine = machine
@@ -202,6 +208,7 @@ class SimulatedCluster:
         base.slow_commits = node.slow_commits or base.slow_commits
         base.on_end = self.ended
         base.disk_is_another, node.replaced = node.replaced, False
+        base.sessions_max = self.sessions_max
         base.disk_is_damaged = name in self.suspect
         for watcher in self.watchers:
             watcher.began(base)
@@ -255,6 +262,7 @@ class SimulatedCluster:
             self.given_up(base.name, error)
             return
         ordered = isinstance(error, SimulatedCrashError) or base.disk_failed
+        ordered = ordered or (base.meets_later and isinstance(error, UnsupportedVersionError | LogInconsistentError))
         # A machine that was being replaced when an actor failed is in an unknown state, so the node stops.
         if not ordered and not ((base.ordered_faults or suspect) and isinstance(error, ApplyFaultError)):
             self.failure = self.failure or error
@@ -270,6 +278,14 @@ class SimulatedCluster:
             identity, batch = Identity(tables, name, "simulation"), Batch()
             identity.open(lambda: f"{chance.getrandbits(64):016x}", batch)
             tables.commit(batch)
+
+    def skip(self, name: str, skip: Skip | None) -> None:
+        """Record in the folder of a node that is down that it skips an entry; None to skip no entry any more."""
+        node, tables, batch = self.nodes[name], SimulatedTables(), Batch()
+        tables.tables = node.disk
+        put_skips(batch, {} if skip is None else {skip.index: skip})
+        tables.commit(batch)
+        node.skips = skip is not None
 
     # --- ruined disks ------------------------------------------------------------------------------------------------
 
