@@ -15,6 +15,8 @@ from forge_consensus.config.storage import StorageSettings
 from forge_consensus.storage.ledger import applying, checks
 from forge_consensus.storage.ledger.configuration import Configuration
 from forge_consensus.storage.ledger.ledger import Ledger
+from forge_consensus.storage.ledger.log_time import LogTime
+from forge_consensus.storage.ledger.quorum import Quorum
 from forge_consensus.storage.ledger.time_slice import TimeSlice
 from forge_consensus.storage.machines import kv_commands, machine
 from forge_consensus.testing.simulator.conditions import CALM_SECONDS, Conditions
@@ -135,3 +137,24 @@ def nodes_that_skip_other_entries_work_together(patch: Patch) -> None:
         return judge(self, node, replace(hello, skipped=self.identity.skipped), members, admit)
 
     patch.setattr(Handshake, "judge", careless)
+
+
+# --- a cluster that does nothing wrong, and too little ----------------------------------------------------------------
+
+
+@mutant(pace=1.0)
+def the_time_of_the_state_stands_still(patch: Patch) -> None:
+    """A leader stamps all its entries with the time at which it began to lead, so nothing ever expires."""
+    patch.setattr(LogTime, "elapsed_ms", lambda self, now: self.elapsed_from_ms)
+
+
+@mutant(nodes=3, pace=1.0, seconds=30.0, kinds=("cut_for_long",), conditions=Conditions(core=True))
+def every_node_is_needed(patch: Patch) -> None:
+    """Whatever a majority may decide waits until all nodes agree, so one that is away stops the others."""
+    begin = Quorum.__init__
+
+    def strict(self: Quorum, incoming: frozenset[str], outgoing: frozenset[str] | None = None) -> None:
+        begin(self, incoming, outgoing)
+        self.sets = [(voters, len(voters)) for voters, _ in self.sets]
+
+    patch.setattr(Quorum, "__init__", strict)
