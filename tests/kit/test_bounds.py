@@ -79,7 +79,7 @@ def test_the_rule_of_sessions_counts_those_that_were_used_since() -> None:
         if key[0] < 5:
             rules.opens(key, record[-TTL_BYTES - 4 : -4])
     refused = ((1, EXPIRED.code, b""),)
-    committed = dict.fromkeys((1, 2, 3, 4, 5), 1)
+    committed: dict[int, int] = dict.fromkeys(range(1, 6), 1)
     entries[1, 1] = encode(1, 1, Kind.NOOP, 0), 0
     rules.answers(Results(2, refused), committed, 1.0, entries)  # 3 and 4 were used since
     with pytest.raises(ViolationError, match="only 1 others were used since, and 2 may live"):
