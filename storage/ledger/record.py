@@ -89,11 +89,6 @@ def kind_of(record: bytes) -> int:
     return record[8] & ~TIMED
 
 
-def session_of(record: bytes) -> int:
-    """The session of an encoded entry, 0 if no client sent it."""
-    return int.from_bytes(record[17:25])
-
-
 def head_bytes(record: bytes) -> int:
     """How long the head of an encoded entry is, so where its data begins."""
     return HEAD_BYTES if record[8] & TIMED else UNTIMED_HEAD_BYTES

@@ -84,7 +84,7 @@ def linked(*, silence_seconds: float, backoff: bool = True) -> tuple[Timeline, N
 
 def test_each_condition_is_drawn_and_most_seeds_have_few() -> None:
     drawn = [Plan.of(seed).conditions for seed in range(600)]
-    for name in ("unequal", "wild", "machine_seconds", "largest", "backoff", "core", "crowded"):
+    for name in ("unequal", "wild", "machine_seconds", "largest", "backoff", "core"):
         count = sum(bool(getattr(one, name)) for one in drawn)
         assert 20 < count < 300, name
     assert sum(one == Conditions() for one in drawn) > 100

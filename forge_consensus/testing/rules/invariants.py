@@ -166,7 +166,9 @@ class Invariants:
         known = self.entries.get(key)
         if known is None:
             self.entries[key] = entry
-            self.sessions.writes(key, record, self.now)
+            self.sessions.written[key] = self.now
+            if kind == Kind.SESSION:
+                self.sessions.opens(key, data_of(record))
         elif known != entry:
             raise ViolationError(f"I3: {name} has another entry {index} of term {term}")
         if kind == Kind.CONFIGURATION and index > 1:
@@ -246,8 +248,7 @@ class Invariants:
                 self.check_acknowledged(node, disk, message)
         elif isinstance(message, Results):
             check_answer(node, message)
-            most = node.engine.ledger.applier.sessions.sessions_max
-            self.sessions.answers(message, self.committed, node.timeline.now + node.clock.ahead, most)
+            self.sessions.answers(message, self.committed, node.timeline.now + node.clock.ahead, self.entries)
         elif isinstance(message, ReadResults):
             check_answer(node, message)
         elif isinstance(message, VOTE_REPLIES):

@@ -48,8 +48,6 @@ TIME_SECONDS = 1.5
 """How long the time of the state is watched, in virtual seconds at pace 1."""
 LARGEST_BYTES_MAX = 200_000
 """The largest command that a simulated client sends, if settings allow more."""
-SESSIONS_TO_SPARE = 3
-"""With few sessions, there may be so many more than clients that draw their habits: each that works keeps its own."""
 COLLECT_EACH = 100_000
 """The number of new objects after which the garbage collector runs again."""
 DEFAULT_WORKLOAD = (
@@ -121,6 +119,7 @@ class Simulation(HandMoves):
         self.state, self.agreement = state, Agreement(state)
         self.invariants = Invariants()
         self.agreement.observe = self.invariants.applies
+        self.invariants.sessions.sessions_max = plan.conditions.bounds.sessions_max
         self.judge = self.make_judge()
         if workload is None and state_machine not in (CountingMachine, MoodyMachine, KeyValueMachine):
             self.judge.advice = DEFAULT_WORKLOAD
@@ -176,7 +175,7 @@ class Simulation(HandMoves):
             own={name: own_settings(plan.seed, name, unequal, raft, storage) for name in names} if unequal else None,
             core=core_of(names, plan.seed) if plan.conditions.core else frozenset(),
             backoff=plan.conditions.backoff,
-            sessions_max=plan.clients + SESSIONS_TO_SPARE if plan.conditions.crowded else 0,
+            bounds=plan.conditions.bounds,
         )
 
     def make_faults(self, cluster: SimulatedCluster) -> Faults:
@@ -245,7 +244,7 @@ class Simulation(HandMoves):
     def core_seconds_max(self) -> float:
         """Return how long a client of the core waits at most: longer where election timeouts or the machine are."""
         longest = max(self.cluster.settings_of(name)[0].election_timeout_max for name in self.cluster.names)
-        return max(CORE_SECONDS_MAX * self.plan.pace, 10 * longest) + 20 * self.plan.conditions.machine_seconds
+        return max(CORE_SECONDS_MAX * self.plan.pace, 5 * longest) + 20 * self.plan.conditions.machine_seconds
 
     def check_steady(self) -> None:
         """Demand that the first leader of a calm run still leads, however much its machine has to do."""

@@ -116,10 +116,8 @@ class WatchedEngine(Engine):
 
     def act(self, frames: list[tuple[Any, Any]], notices: list[Any]) -> int:
         """Run the mailbox; then raise, if an error is ordered for a turn that did what this one did."""
-        base = self.base
-        if base.sessions_max:
-            self.ledger.applier.sessions.sessions_max = base.sessions_max
         messages = super().act(frames, notices)
+        base = self.base
         if base.turn_fails is not None and base.turn_fails(self.ledger):
             base.turn_fails = None
             raise OrderedFaultError("OrderedFault at the end of a turn")
@@ -177,8 +175,6 @@ class SimulatedBase(SystemBase):
         self.turn_fails: Callable[[Ledger], bool] | None = None
         """Returns, from the ledger, whether this is the turn that is to fail at its end; None without an order."""
         self.disk = cast("SimulatedTables", opened.ledger.tables)
-        self.sessions_max = 0
-        """How many sessions there may be, the same on every node; 0 for as many as usual."""
         self.disk_failed = False
         self.disk_is_another = False
         """Whether its disk does not hold the data of the last process, but nothing or an older copy."""

@@ -14,6 +14,7 @@ from forge_consensus.actors.snapshot import SnapshotActor
 from forge_consensus.config.raft import RaftSettings
 from forge_consensus.storage.machines.sessions import Sessions
 from forge_consensus.testing.simulator.conditions import COMMANDS_MAX, Conditions
+from forge_consensus.testing.world.cluster import Bounds
 from tests.simulation.mutants.patch import Patch
 from tests.simulation.mutants.registry import mutant
 from tests.simulation.mutants.snapshots import OFTEN
@@ -21,7 +22,7 @@ from tests.simulation.mutants.snapshots import OFTEN
 NO_LIMIT = 1 << 40
 
 
-@mutant(conditions=Conditions(crowded=True), kinds=("isolate_leader", "mend"))
+@mutant(pace=1.0, clients=4, conditions=Conditions(bounds=Bounds(sessions_max=7)), kinds=("isolate_leader", "mend"))
 def the_oldest_session_makes_room_for_a_new_one(patch: Patch) -> None:
     """When there are too many sessions, the one that was opened first ends, however busy it is."""
     patch.setattr(Sessions, "most_silent", lambda self: min(self.live))

@@ -148,7 +148,7 @@ def the_time_of_the_state_stands_still(patch: Patch) -> None:
     patch.setattr(LogTime, "elapsed_ms", lambda self, now: self.elapsed_from_ms)
 
 
-@mutant(nodes=3, pace=1.0, seconds=30.0, kinds=("cut_for_long",), conditions=Conditions(core=True))
+@mutant(nodes=3, pace=1.0, kinds=("cut_for_long",), conditions=Conditions(core=True))
 def every_node_is_needed(patch: Patch) -> None:
     """Whatever a majority may decide waits until all nodes agree, so one that is away stops the others."""
     begin = Quorum.__init__
