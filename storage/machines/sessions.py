@@ -342,6 +342,12 @@ class Sessions:
             state.kept_bytes += size
             self.kept_bytes += size
 
+    def bounded_like(self, other: Sessions) -> Sessions:
+        """Take the bounds of other sessions, and return these."""
+        self.sessions_max, self.outcomes_max = other.sessions_max, other.outcomes_max
+        self.outcome_bytes_max = other.outcome_bytes_max
+        return self
+
     # --- to disk and back ---
 
     def checkpoint(self, batch: Batch, generation: int) -> None:
