@@ -182,6 +182,7 @@ class ReplicationActor(ConsensusActor):
         if leadership is not None and leadership.term == message.term:
             self.after(self.settings.heartbeat_interval, message)
             now, full = self.clock.now(), self.ledger.look_for_room()
+            leadership.take_own_pace(self.context.commit_times.slowest(now))
             effects = [*leadership.heartbeat(now, self.clock.acted()), *leadership.cannot_append(now, full)]
             self.carry_out(leadership, effects)
             if leadership.confirmed_ns:
