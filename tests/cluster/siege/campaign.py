@@ -23,13 +23,16 @@ from tests.cluster.siege.places import Place, place_of
 from tests.cluster.siege.tally import Tally
 from tests.cluster.siege.verdicts import final_reads, judge_history, judge_machines, judge_sums
 
-SNAPSHOTS_OFTEN: Final = StorageSettings(
+LIMITS: Final = StorageSettings(
     snapshot_entries=1500,
     snapshot_seconds_min=0.3,
     trailing_entries=200,
     checkpoint_entries=400,
     checkpoint_seconds=1.0,
+    events_kept=1_000_000,
 )
+"""Snapshots are taken often; the journals keep all events of a cluster's life, so that none may be missing."""
+
 CLIENTS: Final = 7
 KEYS_AT_ONCE: Final = 14
 SETTLE_SECONDS: Final = 60.0
@@ -106,7 +109,7 @@ class Siege:
         self.tally.clusters += 1
         self.at = f"cluster {number} ({place}), before its first round"
         with (
-            place.cluster(seed=orders.seed, folder=folder, storage=SNAPSHOTS_OFTEN) as cluster,
+            place.cluster(seed=orders.seed, folder=folder, storage=LIMITS) as cluster,
             FeedWatch(cluster.endpoints, cluster.cluster_id) as watch,
         ):
             callers = [self.caller(number, index, cluster, place) for index in range(CLIENTS)]

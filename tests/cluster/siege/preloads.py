@@ -25,8 +25,11 @@ YEARS: Final = 10 * 365 * 86_400
 JUMPS: Final = (-YEARS, -86_400, -3_600, -30, -1, 1, 30, 3_600, 86_400, YEARS)
 """By how many seconds a clock is set wrong."""
 RATES: Final = (0.5, 0.9, 1.1, 2.0)
-QUOTA_BYTES: Final = 16 * MIB
-"""No more than the reserve that a store withholds from proposals, so the store is full at once."""
+RESERVE_BYTES: Final = MIB // 2
+"""What a store withholds from proposals while it is to be full."""
+
+QUOTA_BYTES: Final = RESERVE_BYTES + RESERVE_BYTES // 4
+"""So little beyond the reserve that the store is full at once, and as much as the settings' check asks for."""
 
 
 def library(pattern: str) -> Path | None:
@@ -104,19 +107,21 @@ def disk_full(cluster: LocalCluster, node: NodeProcess, dice: random.Random) -> 
     whole = {each.name: each.settings for each in nodes}
     for each in nodes:
         each.kill()
-        each.settings = replace(each.settings, storage=replace(each.settings.storage, quota_bytes=QUOTA_BYTES))
+        limits = replace(each.settings.storage, quota_bytes=QUOTA_BYTES, reserve_bytes=RESERVE_BYTES)
+        each.settings = replace(each.settings, storage=limits)
         each.launch()
     try:
         cluster.wait_serving(*whole)
         time.sleep(dice.uniform(1.0, 4.0))
         for each in nodes:
             assert each.running, f"{each.name} ended when its store was full: {each.written()}"
+        told = sum("is full" in each.output() for each in nodes)
     finally:
         for each in nodes:
             each.settings = whole[each.name]
     for each in nodes:
         back_to_normal(cluster, each)
-    return "all" if len(nodes) > 1 else ""
+    return f"{told} of {len(nodes)} told"
 
 
 def clock(cluster: LocalCluster, node: NodeProcess, dice: random.Random, steps: list[str], **how: str) -> str:
