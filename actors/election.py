@@ -273,7 +273,7 @@ class ElectionActor(ConsensusActor):
         """Count the vote of a voter of the configuration in force, given in the present term."""
         if self.role is not Role.CANDIDATE or message.term != self.ledger.term or not message.granted:
             return
-        self.shared.tips.note_term(sender.node, message.term)
+        self.ledger.identity.tips.note_term(sender.node, message.term)
         if sender.node in self.ledger.configuration.voters:
             self.votes.add(sender.node)
             if self.is_majority(self.votes):

@@ -183,10 +183,13 @@ class Engine:
         self.reported.mark()
 
     def finish(self) -> None:
-        """Publish the orderly end, and leave a journal without a gap. Raises `StorageError`."""
+        """Publish the orderly end, and leave a journal without a gap and all that is known of the others' disks.
+
+        Raises `StorageError`.
+        """
         self.publish(NodeStopped())
         self.publish_events()
-        self.ledger.journal.seal()
+        self.ledger.journal.seal(self.ledger.identity.last_tips())
 
     def patience(self, seconds_max: float) -> float:
         """For how many seconds the next turn may wait for frames, at most `seconds_max`."""

@@ -11,9 +11,9 @@ from typing import Any, cast
 import pytest
 from loguru import logger
 
-from forge_consensus.actors.runtime.tips import Tips
 from forge_consensus.config.storage import StorageSettings
 from forge_consensus.events.types import ConsensusEvent, SnapshotFailed
+from forge_consensus.storage.ledger.tips import Tips
 from forge_consensus.testing.simulator.conditions import Conditions
 from forge_consensus.testing.simulator.plan import Plan
 from forge_consensus.testing.simulator.simulation import Simulation
