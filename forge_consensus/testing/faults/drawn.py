@@ -31,6 +31,8 @@ WILD = MISTAKES | frozenset(
     }
 )
 """The kinds that strike only in runs that ask for them, because each changes a whole run or costs much time."""
+NAMED = frozenset({"put_running_copy_back"})
+"""The kinds that strike only in runs that name them: among the others they would change what a seed means."""
 PACES_SECONDS = (0.2, 0.5, 1.0, 2.0)
 """Mean times between two faults. With 0.1 s most clusters were never healthy long enough to serve anything."""
 KIND_PACE_SECONDS = 0.4
@@ -78,7 +80,7 @@ class Faults:
 
     def swarm(self, wild: frozenset[str]) -> dict[str, float]:
         """Draw how often each kind strikes under this seed; a new kind would not change the weights of the others."""
-        usual = [kind for kind in KINDS if kind not in WILD]
+        usual = [kind for kind in KINDS if kind not in WILD | NAMED]
         weights = {kind: self.timeline.chance(f"weight of {kind}").choice((0.0, 0.3, 1.0, 3.0)) for kind in usual}
         weights |= {kind: self.timeline.chance(f"weight of {kind}").choice((0.5, 2.0)) for kind in sorted(wild)}
         # Cuts add up until a `mend`, and a cluster that is always partitioned shows little.

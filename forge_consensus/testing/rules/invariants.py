@@ -230,6 +230,8 @@ class Invariants:
         """Check that a candidate's own vote is durable before it requests the votes of others."""
         disk = self.disks[node.name]
         self.leaves(node)
+        most = node.engine.settings.message_bytes_max
+        demand(len(data) <= most, "size", f"{node.name} sends {to} {len(data)} bytes, and no node takes over {most}")
         if b"election" in data[:16]:
             message = decode(data, len(data)).message
             if isinstance(message, RequestVote | RequestPreVote):

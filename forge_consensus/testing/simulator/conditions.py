@@ -44,6 +44,8 @@ sends; connections that heal only by back-off; a majority that no fault touches;
 few sessions; sessions that keep little; stores with a small quota; faults of `MISTAKES`."""
 DRAWN_TOGETHER = tuple(SHARES)[:10]
 """The conditions that `Conditions.drawn` draws one after the other; a further one there would move all seeds."""
+FRAME_BYTES_MORE = 64 * 1024
+"""So much larger than a run of entries and a largest command must the largest frame be, see `RaftSettings`."""
 QUOTA_RESERVE_BYTES = 20_000
 """The reserve of a store with a small quota."""
 
@@ -147,6 +149,23 @@ def drawn_limits(
             chunk_bytes=chunk,
             message_bytes_max=max(largest + append, chunk, 5_000) + 64 * 1024,
         ),
+    )
+
+
+def with_largest(seed: int, raft: RaftSettings) -> RaftSettings:
+    """Return the settings of a run whose clients send the largest commands: those, and frames, have the least bounds.
+
+    A frame must take a run of entries and a largest command besides, and a chunk of a snapshot.
+    """
+    chance = random.Random(f"largest {seed}")
+    command = min(raft.command_bytes_max, chance.choice((2_000, 20_000, 100_000)))
+    append, chunk = min(raft.append_bytes_max, chance.choice((2_000, 50_000))), min(raft.chunk_bytes, 50_000)
+    return replace(
+        raft,
+        command_bytes_max=command,
+        append_bytes_max=append,
+        chunk_bytes=chunk,
+        message_bytes_max=command + append + FRAME_BYTES_MORE,
     )
 
 

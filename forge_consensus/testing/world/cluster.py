@@ -327,7 +327,7 @@ class SimulatedCluster:
         self.gone[name] = f"{type(error).__name__}: {error}"
 
     def copy_of(self, name: str) -> DiskCopy:
-        """Return a copy of the folder of a node that is down."""
+        """Return a copy of the folder of a node, which may run."""
         node = self.nodes[name]
         return DiskCopy({table: rows.copy() for table, rows in node.disk.items()}, node.files.contents())
 
@@ -338,6 +338,12 @@ class SimulatedCluster:
         node.disk = {table: rows.copy() for table, rows in copy.disk.items()}
         node.files.put_back(copy.files)
         node.replaced = True
+
+    def restore(self, name: str, whole: DiskCopy) -> None:
+        """Give a node that is down the folder that ran last again, whole: the node is to be admitted."""
+        self.put_back(name, whole, "")
+        del self.suspect[name]
+        self.gone.pop(name, None)
 
     def wipe(self, name: str) -> None:
         """Empty the folder of a node that is down."""
