@@ -11,6 +11,7 @@ from forge_consensus.client.endpoints import Directory
 from forge_consensus.client.pending import Pending, PendingNodeQuery
 from forge_consensus.errors import (
     BY_CODE,
+    BusyError,
     CommandError,
     ConnectionFailedError,
     ConsensusError,
@@ -36,14 +37,20 @@ def retried(code: str) -> bool:
     return code in RETRIED or (kind is not None and kind.retryable)
 
 
-def result_error(code: str, payload: bytes) -> ConsensusError:
-    """The error in an answer, whose payload is msgpack [class name, text] or empty."""
+def result_error(code: str, payload: bytes, *, sent_again: bool = False) -> ConsensusError:
+    """The error in an answer, whose payload is msgpack [class name, text] or empty.
+
+    A session that keeps too much refuses one copy of a command and may carry out the next, so the refusal of a command
+    that was `sent_again` says nothing of its outcome.
+    """
     try:
         kind, text = msgpack.unpackb(payload)
     except Exception:  # msgpack raises a family of its own; the code alone says enough
         kind, text = "", ""
     if code == COMMAND_FAILED:
         return CommandError(str(kind), str(text))
+    if sent_again and code == BusyError.code:
+        return OutcomeUnknownError(f"a copy of the command was refused, another one may be carried out: {text}")
     return error_from_code(code, str(text))
 
 

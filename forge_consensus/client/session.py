@@ -209,7 +209,7 @@ class SessionCore:
                 again.discard(number)
             if code:
                 expired = expired or code == SESSION_EXPIRED
-                pending.error = result_error(code, payload)
+                pending.error = result_error(code, payload, sent_again=pending.sends > 1)
             else:
                 pending.answer = payload
             done(pending)

@@ -145,7 +145,7 @@ class Applier:
         self.on_disk = self.index
         self.ledger_machine.bind(self.tables, self.generation)
         self.measure()
-        self.sessions = Sessions()
+        self.sessions = Sessions().bounded_like(self.sessions)
         self.sessions.load(self.tables, self.generation)
 
     def restored(self, point: Point, sessions: Sessions, generation: int = 0) -> None:
@@ -155,7 +155,7 @@ class Applier:
         """
         self.take(point)
         self.on_disk = point.index
-        self.sessions = sessions
+        self.sessions = sessions.bounded_like(self.sessions)
         self.replacing = False
         if self.ledger_machine is not None:
             self.generation = generation

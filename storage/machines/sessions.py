@@ -294,6 +294,12 @@ class Sessions:
             state.outcomes[seq] = outcome
             state.kept_bytes += len(outcome.payload)
 
+    def bounded_like(self, other: Sessions) -> Sessions:
+        """Take the bounds of other sessions, and return these."""
+        self.sessions_max, self.outcomes_max = other.sessions_max, other.outcomes_max
+        self.outcome_bytes_max = other.outcome_bytes_max
+        return self
+
     # --- to disk and back ---
 
     def checkpoint(self, batch: Batch, generation: int) -> None:

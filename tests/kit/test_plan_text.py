@@ -14,10 +14,11 @@ from forge_consensus.testing.simulator.conditions import Conditions
 from forge_consensus.testing.simulator.plan import Plan
 from forge_consensus.testing.simulator.plan_text import call_of, reproduction
 from forge_consensus.testing.simulator.trial import attempt
+from forge_consensus.testing.world.cluster import Bounds
 
 
 def evaluated(text: str) -> Any:
-    return eval(text, {made.__name__: made for made in (Plan, StorageSettings, RaftSettings, Conditions)})
+    return eval(text, {made.__name__: made for made in (Plan, StorageSettings, RaftSettings, Conditions, Bounds)})
 
 
 def test_the_text_of_a_plan_makes_the_same_plan() -> None:

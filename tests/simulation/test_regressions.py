@@ -14,9 +14,11 @@ from loguru import logger
 from forge_consensus.actors.runtime.tips import Tips
 from forge_consensus.config.storage import StorageSettings
 from forge_consensus.events.types import ConsensusEvent, SnapshotFailed
+from forge_consensus.testing.simulator.conditions import Conditions
 from forge_consensus.testing.simulator.plan import Plan
 from forge_consensus.testing.simulator.simulation import Simulation
 from forge_consensus.testing.world.base import SimulatedBase
+from forge_consensus.testing.world.cluster import Bounds
 from tests.simulation.mutants import election, ledger, replication, snapshots
 from tests.simulation.mutants.catalogue import MUTANTS
 from tests.simulation.mutants.patch import Patch
@@ -312,6 +314,14 @@ BUGS = (
         "simulation",
         test="unit/storage/test_pace.py::test_one_slow_piece_among_quick_ones_is_no_pace",
         seed=470,
+    ),
+    Bug(
+        "A command that a full session refused ended as not carried out, though a second copy of it was carried out.",
+        "simulation",
+        test="unit/client/test_session.py::"
+        "test_a_command_of_which_one_copy_found_its_session_full_may_be_carried_out_by_another",
+        seed=1002,
+        changes={"pace": 1.0, "conditions": Conditions(bounds=Bounds(outcomes_max=2, outcome_bytes_max=10))},
     ),
 )
 """Add what you find: the plan's seed as it was printed, and what keeps the bug away from then on."""

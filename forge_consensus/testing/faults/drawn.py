@@ -118,6 +118,7 @@ class Faults:
         self.running = False
         self.timeline.note("heal", "")
         self.cluster.network.heal()
+        self.cluster.raise_quota()
         for name, node in self.cluster.nodes.items():
             node.crash_opening = False
             node.files.stop_in = node.files.error_in = None

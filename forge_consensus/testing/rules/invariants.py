@@ -241,7 +241,7 @@ class Invariants:
             if message.success:
                 self.check_acknowledged(node, disk, message)
         elif isinstance(message, Results):
-            self.sessions.answers(message, self.committed, node.timeline.now + node.clock.ahead)
+            self.sessions.answers(message, self.committed, node.timeline.now + node.clock.ahead, self.entries)
         elif isinstance(message, VOTE_REPLIES):
             self.elections.answers(node, connection, message, disk)
             if isinstance(message, VoteReply) and message.granted:

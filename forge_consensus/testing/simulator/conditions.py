@@ -14,6 +14,7 @@ from typing import Any
 from forge_consensus.config.raft import RaftSettings
 from forge_consensus.config.storage import StorageSettings
 from forge_consensus.testing.faults.drawn import WILD
+from forge_consensus.testing.world.cluster import USUAL_BOUNDS, Bounds
 
 COMMANDS_MAX = 12
 """The most commands in one frame of a simulated client; a limit below it would refuse such a frame for ever."""
@@ -32,10 +33,18 @@ SHARES = {
     "backoff": 0.15,
     "core": 0.12,
     "calm": 0.02,
+    "sessions": 0.06,
+    "outcomes": 0.05,
+    "quota": 0.05,
 }
 """The share of seeds with each condition: clusters of another size; limits that bind; commands of the largest legal
 size; settings that differ between nodes; faults of `WILD`; machines that take time; commands that no honest client
-sends; connections that heal only by back-off; a majority that no fault touches; no fault at all, and a flood."""
+sends; connections that heal only by back-off; a majority that no fault touches; no fault at all, and a flood;
+few sessions; sessions that keep little; stores with a small quota."""
+DRAWN_TOGETHER = tuple(SHARES)[:10]
+"""The conditions that `Conditions.drawn` draws one after the other; a further one there would move all seeds."""
+QUOTA_RESERVE_BYTES = 20_000
+"""The reserve of a store with a small quota."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,11 +68,13 @@ class Conditions:
 
     calm: bool = False
     """Whether no fault strikes while a client floods the machine, which takes a while: the first leader stays."""
+    bounds: Bounds = USUAL_BOUNDS
+    """The bounds of sessions, of what they keep, and of the stores."""
 
     @classmethod
     def drawn(cls, chance: random.Random) -> Conditions:
         """The conditions of a seed, each with its share of `SHARES`."""
-        has = {name: chance.random() < share for name, share in SHARES.items()}
+        has = {name: chance.random() < SHARES[name] for name in DRAWN_TOGETHER}
         groups = frozenset(chance.sample(UNEQUAL, chance.randint(1, len(UNEQUAL))))
         kinds = frozenset(chance.sample(sorted(WILD), chance.randint(1, 2)))
         seconds = chance.choice((0.0003, 0.002, 0.05, 0.5, 1.5))
@@ -79,6 +90,27 @@ class Conditions:
             backoff=has["backoff"],
             core=has["core"],
         )
+
+    def bounded(self, seed: int, storage: StorageSettings) -> tuple[Conditions, StorageSettings]:
+        """Return the conditions with bounds that bind, now and then, and the settings of storage that fit them.
+
+        The draws are from a source of their own, so that they move no other draw of the seed.
+        """
+        chance = random.Random(f"bounds {seed}")
+        sessions, outcomes = chance.choice((2, 4, 10)), chance.choice((2, 5, COMMANDS_MAX))
+        kept, quota = chance.choice((10, 40, 1_000)), chance.choice((30_000, 100_000))
+        has = {name: chance.random() < SHARES[name] for name in ("sessions", "outcomes", "quota")}
+        if self.calm:
+            return self, storage
+        bounds = USUAL_BOUNDS
+        if has["sessions"]:
+            bounds = replace(bounds, sessions_max=sessions)
+        if has["outcomes"]:
+            bounds = replace(bounds, outcomes_max=outcomes, outcome_bytes_max=kept)
+        if has["quota"] and not self.core:  # a store that stays full serves nobody
+            bounds = replace(bounds, quota_bytes=quota + QUOTA_RESERVE_BYTES)
+            storage = replace(storage, reserve_bytes=QUOTA_RESERVE_BYTES)
+        return replace(self, bounds=bounds), storage
 
 
 def drawn_size(chance: random.Random, nodes: int) -> int:

@@ -64,9 +64,11 @@ class Plan:
         )
         unusual = random.Random(f"conditions {seed}")  # of its own, so that it moves no other draw
         storage, raft = drawn_limits(unusual, storage, raft)
+        nodes = drawn_size(unusual, chance.choice((1, 2, 3, 3, 3, 5)))
+        conditions, storage = Conditions.drawn(unusual).bounded(seed, storage)
         return cls(
             seed,
-            nodes=drawn_size(unusual, chance.choice((1, 2, 3, 3, 3, 5))),
+            nodes=nodes,
             own_machine=chance.random() < 0.5,
             lease_reads=chance.random() < 0.4,
             clients=chance.choice((1, 2, 4, 8)),
@@ -74,7 +76,7 @@ class Plan:
             pace=chance.choice(PACES),
             storage=storage,
             raft=raft,
-            conditions=Conditions.drawn(unusual),
+            conditions=conditions,
         )
 
     def paced(self) -> tuple[StorageSettings, RaftSettings]:

@@ -16,6 +16,7 @@ IMPORTS = (
     "from forge_consensus.config.storage import StorageSettings",
     "from forge_consensus.testing import Plan",
     "from forge_consensus.testing.simulator.conditions import Conditions",
+    "from forge_consensus.testing.world.cluster import Bounds",
 )
 SIMULATION = "from forge_consensus.testing import Simulation"
 

@@ -119,6 +119,7 @@ class Simulation(HandMoves):
         self.state, self.agreement = state, Agreement(state)
         self.invariants = Invariants()
         self.agreement.observe = self.invariants.applies
+        self.invariants.sessions.sessions_max = plan.conditions.bounds.sessions_max
         self.judge = self.make_judge()
         if workload is None and state_machine not in (CountingMachine, MoodyMachine, KeyValueMachine):
             self.judge.advice = DEFAULT_WORKLOAD
@@ -174,6 +175,7 @@ class Simulation(HandMoves):
             own={name: own_settings(plan.seed, name, unequal, raft, storage) for name in names} if unequal else None,
             core=core_of(names, plan.seed) if plan.conditions.core else frozenset(),
             backoff=plan.conditions.backoff,
+            bounds=plan.conditions.bounds,
         )
 
     def make_faults(self, cluster: SimulatedCluster) -> Faults:

@@ -14,12 +14,13 @@ from forge_consensus.config.storage import StorageSettings
 from forge_consensus.errors import CorruptionError, IdentityError
 from forge_consensus.events.bus import EventBus
 from forge_consensus.storage.backends.folder import STEP_WATCHERS, remove_temporary_files
-from forge_consensus.storage.backends.memory import MemoryTable
+from forge_consensus.storage.backends.memory import QUOTA_BYTES, MemoryTable
 from forge_consensus.storage.backends.tables import Batch
 from forge_consensus.storage.ledger.configuration import Configuration, drift_ppm_of, lease_ms_of
 from forge_consensus.storage.ledger.identity import Identity
 from forge_consensus.storage.machines.kv import KeyValueMachine
 from forge_consensus.storage.machines.machine import ApplyFaultError, Machine
+from forge_consensus.storage.machines.sessions import OUTCOME_BYTES_MAX, OUTCOMES_MAX, SESSIONS_MAX
 from forge_consensus.storage.opening import Founding, Opened, open_ledger
 from forge_consensus.storage.snapshots.export import export_state
 from forge_consensus.storage.snapshots.file import SnapshotInfo
@@ -34,6 +35,20 @@ SILENCE_SECONDS = LINK_TIMEOUT_SECONDS
 """The silence after which the sockets of nodes and clients break a connection."""
 FRAMES_ARE_CHECKED = True
 """Whether nodes refuse frames that were damaged on their way."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """Bounds that no setting of a node changes, or that an operator raises when they are reached."""
+
+    sessions_max: int = SESSIONS_MAX
+    outcomes_max: int = OUTCOMES_MAX
+    outcome_bytes_max: int = OUTCOME_BYTES_MAX
+    quota_bytes: int = QUOTA_BYTES
+    """The quota of each store until the faults end."""
+
+
+USUAL_BOUNDS = Bounds()
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +107,7 @@ class SimulatedCluster:
         own: settings that a node has for itself instead of `raft` and `storage`, by its name.
         core: the nodes that no fault touches.
         backoff: whether cuts stall connections, as TCP does, instead of losing frames.
+        bounds: bounds of sessions and stores, alike on all nodes.
 
     """
 
@@ -108,6 +124,7 @@ class SimulatedCluster:
         own: Mapping[str, tuple[RaftSettings, StorageSettings]] | None = None,
         core: frozenset[str] = frozenset(),
         backoff: bool = False,
+        bounds: Bounds = USUAL_BOUNDS,
     ) -> None:
         self.seed = seed
         self.raft = raft or RaftSettings()
@@ -117,6 +134,9 @@ class SimulatedCluster:
         self.timeline = Timeline(seed)
         self.own = own or {}
         self.core = core
+        self.bounds = bounds
+        self.quota_bytes = bounds.quota_bytes
+        """The quota of every store; `raise_quota` ends it, as an operator would."""
         self.network = Network(self.timeline, core=core, backoff=backoff, silence_seconds=SILENCE_SECONDS)
         self.network.corrupts = FRAMES_ARE_CHECKED
         self.names = [f"n{number}" for number in range(1, nodes + 1)]
@@ -197,6 +217,7 @@ class SimulatedCluster:
         tables.node = base
         node.files.stop = base.end_in_step
         node.files.full = lambda: base.alive and not tables.disk_free_bytes
+        tables.quota_bytes = self.quota_bytes
         if node.full:
             tables.disk_free_bytes = 0
         base.slow_commits = node.slow_commits or base.slow_commits
@@ -223,7 +244,17 @@ class SimulatedCluster:
             finally:
                 node.files.deaf = False
 
-        return open_ledger(tables, node.folder, founding, machine, self.settings_of(node.name)[1], export)
+        opened = open_ledger(tables, node.folder, founding, machine, self.settings_of(node.name)[1], export)
+        sessions = opened.ledger.applier.sessions
+        sessions.sessions_max, sessions.outcomes_max = self.bounds.sessions_max, self.bounds.outcomes_max
+        sessions.outcome_bytes_max = self.bounds.outcome_bytes_max
+        return opened
+
+    def raise_quota(self) -> None:
+        """Let all stores grow again, those of the next processes too."""
+        self.quota_bytes = QUOTA_BYTES
+        for base in self.running():
+            base.disk.quota_bytes = QUOTA_BYTES
 
     def settings_of(self, name: str) -> tuple[RaftSettings, StorageSettings]:
         """Return the settings of a node."""

@@ -280,6 +280,26 @@ def test_an_unresolved_outcome_stays_unknown() -> None:
     assert world.group.applied[pending.payload] == 1
 
 
+@pytest.mark.parametrize("again", [False, True])
+def test_a_command_of_which_one_copy_found_its_session_full_may_be_carried_out_by_another(again: bool) -> None:
+    world = led()
+    submits: list[Submit] = []
+
+    def hook(node: str, message: WireMessage) -> list[WireMessage] | None:
+        if not isinstance(message, Submit):
+            return None
+        submits.append(message)
+        if again and len(submits) == 1:
+            return []  # it is on its way for long
+        return [Results(message.session, tuple((number, BusyError.code, b"") for number, _ in message.commands))]
+
+    world.group.hook = hook
+    pending = world.put("k")
+    world.settle()
+    assert len(submits) == 1 + again
+    assert isinstance(pending.error, OutcomeUnknownError if again else BusyError)
+
+
 def test_an_expired_session_fails_outstanding_commands_and_is_followed_by_a_new_one() -> None:
     world = led()
     world.group.sessions.clear()
