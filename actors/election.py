@@ -9,7 +9,6 @@ from typing import Any
 
 from forge_consensus.actors.messages import PreVoteReply, RequestPreVote, RequestVote, VoteReply
 from forge_consensus.actors.notices import (
-    CommitWasSlow,
     ElectionTimeout,
     LeaderChanged,
     LeaderContact,
@@ -211,7 +210,7 @@ class ElectionActor(ConsensusActor):
             and not self.sticky()
         )
         if granted and self.role is not Role.LEADER:
-            quick = self.settings.rank_delay * (2 + len(self.others))
+            quick = self.settings.rank_delay * (2 + len(self.others)) + self.vote_seconds()
             self.wait_until(max(self.deadline, self.clock.running() + quick))
         self.send(sender, PreVoteReply(ledger.term, message.round, granted))
 
@@ -233,6 +232,7 @@ class ElectionActor(ConsensusActor):
         """Enter the next term with a vote for this node, and ask the others for theirs."""
         self.asking = False
         term = self.ledger.stand(self.ledger.term)
+        self.wait_until(self.deadline + self.vote_seconds())
         self.votes = {self.node_id}
         self.stood_at = self.clock.now()
         self.totals.elections += 1
@@ -244,6 +244,17 @@ class ElectionActor(ConsensusActor):
         log = self.ledger.log
         for node in self.others:
             self.tell_peer(node, "election", RequestVote(term, log.last, log.last_term))
+
+    def vote_seconds(self) -> float:
+        """How long a vote may take to get to a disk that is as slow as this node's; 0 if that is no matter.
+
+        A candidate asks once its own vote is on disk, and is answered once the voter's is. Where that takes as long as
+        an election timeout, nodes that did not wait for it would stand one after the other, and split every vote. At
+        most it is the longest election timeout, because one disk that hung for long must hold up no later election.
+        """
+        settings = self.settings
+        slowest = self.context.commit_times.slowest(self.clock.now())
+        return min(slowest, settings.election_timeout_max) if slowest > settings.election_timeout_min / 2 else 0.0
 
     def receiveMsg_RequestVote(self, message: RequestVote, sender: Any) -> None:
         """Vote, at most once in a term; the answer leaves when the vote is on disk (I10)."""
@@ -262,7 +273,7 @@ class ElectionActor(ConsensusActor):
         """Count the vote of a voter of the configuration in force, given in the present term."""
         if self.role is not Role.CANDIDATE or message.term != self.ledger.term or not message.granted:
             return
-        self.shared.tips.note_term(sender.node, message.term)
+        self.ledger.identity.tips.note_term(sender.node, message.term)
         if sender.node in self.ledger.configuration.voters:
             self.votes.add(sender.node)
             if self.is_majority(self.votes):
@@ -379,15 +390,6 @@ class ElectionActor(ConsensusActor):
         if self.ledger.resign(message.term):
             self.step_down(message.reason)
             self.lose_leader(message.reason)
-
-    def receiveMsg_CommitWasSlow(self, message: CommitWasSlow, sender: Any) -> None:
-        """Resign, because a leader that waited so long for its disk sent nothing for an election timeout.
-
-        The only member goes on: nobody else could have been elected, and its next leadership would be as slow.
-        """
-        if self.role is Role.LEADER and self.others:
-            reason = f"a commit took {message.seconds:.1f} s"
-            self.receiveMsg_Resign(Resign(self.ledger.term, reason), sender)
 
     def step_down(self, reason: str) -> None:
         """Become a follower; if this node led, publish that and notify the other actors."""

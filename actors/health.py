@@ -1,6 +1,6 @@
 """The health actor: judges which peers live, whether a quorum is reachable, and the state of this node.
 
-It only reports: no decision of the consensus depends on it.
+It only reports: no decision of the consensus depends on its judgement. Its checks also carry the tips of the disks.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ from forge_consensus.events.types import (
     Unhealthy,
 )
 from forge_consensus.storage.ledger.log_time import ClockSample
+from forge_consensus.storage.ledger.tips import Tip
 
 LAG_ENTRIES = 100_000
 """A node with more committed entries than this still to apply counts as recovering."""
@@ -84,16 +85,18 @@ class HealthActor(ConsensusActor):
 
     def receiveMsg_CheckPeer(self, message: CheckPeer, sender: Any) -> None:
         """Answer a peer that checks whether this node is alive."""
-        self.send(sender, CheckPeerReply(message.number, self.clock.wall_ms()))
+        self.send(sender, CheckPeerReply(message.number, self.clock.wall_ms(), self.tip))
 
     def receiveMsg_CheckPeerReply(self, message: CheckPeerReply, sender: Any) -> None:
-        """Note that a peer is alive, its round trip, and its wall clock, which was read within that time.
+        """Note that a peer is alive, its round trip, its wall clock, which was read within that time, and its tip.
 
         The reply echoes the send time by this node's clock.
         """
         view = self.shared.peers.get(sender.node)
         if view is None:
             return
+        ledger = self.ledger
+        ledger.identity.tips.note_tip(sender.node, Tip(*message.tip), ledger.log, ledger.commit_index)
         received = self.clock.boottime_ns()
         view.round_trip_ms = max(0, received - sender.sent) / 1e6
         if message.wall_ms:

@@ -29,12 +29,12 @@ from forge_consensus.actors.runtime.actor import ConsensusActor, Context
 from forge_consensus.actors.runtime.gate import STRANGER
 from forge_consensus.actors.runtime.shared import Greeted
 from forge_consensus.actors.runtime.timers import Timer
-from forge_consensus.actors.runtime.tips import Tip
 from forge_consensus.config.agreement import told_settings
 from forge_consensus.errors import IdentityError
 from forge_consensus.events.types import AddressDiffers, ClusterFormed, NodeRefused, SettingsDiffer
 from forge_consensus.process.log import LogLines
-from forge_consensus.storage.ledger.identity import NEW_ID
+from forge_consensus.storage.ledger.identity import BRING_BACK
+from forge_consensus.storage.ledger.tips import Tip
 from forge_consensus.storage.ledger.transaction import get_meta
 from forge_consensus.storage.machines.naming import name_of
 
@@ -44,6 +44,7 @@ FORMED = b"formed"
 """The key of the ledger's record that `ClusterFormed` was published."""
 ANSWER_SECONDS = 1.0
 """A greeting without an answer is repeated after this time: the greeting, or the turn that received it, may be lost."""
+LATE = "a later process of node {} runs, so this one must not"
 MISPLACED = "it was started with the address {} and the members look for it at {}"
 REGREET_SECONDS = 5.0
 """After a refusal the peer is greeted again after this time."""
@@ -111,23 +112,25 @@ class MembershipActor(ConsensusActor):
         if (timer := self.waiting.pop(node, None)) is not None:
             timer.cancel()
 
-    @property
-    def tip(self) -> Tip:
-        """The tip of this node's disk as it is when this turn is committed and its frames leave."""
-        log = self.ledger.log
-        return Tip(self.ledger.term, log.last_term, log.last)
-
     def greet(self, node: str) -> None:
         """Send a greeting, and repeat it if no answer comes."""
         self.tell_peer(node, "membership", self.handshake.hello(node, self.tip))
         self.wait(node, ANSWER_SECONDS)
 
     def receiveMsg_Hello(self, message: Hello, sender: Any) -> None:
-        """Answer a greeting. The sender's boot is on disk before the answer leaves."""
+        """Answer a greeting. The sender's boot is on disk before the answer leaves.
+
+        The greeting of a process that ended before a later one was accepted is no fault of anybody, so nothing is
+        published. The answer finds nobody, unless a machine was set back to a moment when that process ran.
+        """
         node = sender.node
+        if self.ledger.identity.is_late(node, message.incarnation):
+            self.send(sender, self.handshake.reply(Refusal(IDENTITY, LATE.format(node)), node, message, self.tip))
+            return
         refusal = self.handshake.judge(node, message, self.ledger.configuration, lambda hello: self.admit(node, hello))
         if refusal == ACCEPTED:
             self.note(node, message)
+            self.ledger.identity.note_ancestors(node, message.incarnation, message.earlier)
             self.compare(node, message)
         elif refusal.reason != ANCESTOR:
             self.refuse(node, message, refusal)
@@ -140,7 +143,8 @@ class MembershipActor(ConsensusActor):
         same = seen is not None and seen.token == message.incarnation
         self.shared.greeted[node] = Greeted(message.incarnation, program, level, seen.differs if seen and same else ())
         self.shared.refused.pop(node, None)
-        self.shared.tips.note_tip(node, Tip(*message.tip), self.ledger.log, self.ledger.commit_index)
+        ledger = self.ledger
+        ledger.identity.tips.note_tip(node, Tip(*message.tip), ledger.log, ledger.commit_index)
 
     def compare(self, node: str, message: Hello) -> None:
         """Publish, once for each process of a peer, what differs between it and this node."""
@@ -179,20 +183,24 @@ class MembershipActor(ConsensusActor):
 
         The first greeting of a boot is compared with what the member's earlier boots had on their disk.
         """
-        ledger, tips = self.ledger, self.shared.tips
-        identity = ledger.identity
+        ledger, identity = self.ledger, self.ledger.identity
+        tips = identity.tips
         if identity.is_later_boot(node, message.incarnation):
             if ledger.leading_term is not None:
                 tips.note_match(node, ledger.leading_term, self.shared.match.get(node, 0), ledger.commit_index)
             back = tips.went_back(node, Tip(*message.tip))
             if back:
-                return f"the folder of node {node} is an older copy of its own: {back}. {NEW_ID}"
+                return f"the folder of node {node} is an older copy of its own: {back}. {BRING_BACK}"
+            if identity.descends_from_expelled(node, self.handshake.shown_of_expelled(node, message)):
+                return identity.expelled[node].why
         shown = self.handshake.shown_draw(node, message) or ""
         return identity.admit(ledger.turn, node, message.incarnation, message.boot, shown)
 
     def receiveMsg_HelloReply(self, message: HelloReply, sender: Any) -> None:
         """Introduce the peer that accepted the greeting, or handle its refusal."""
         node = sender.node
+        if self.ledger.identity.is_late(node, message.incarnation):
+            return
         if message.reason == STRANGER:
             if node not in self.waiting:  # otherwise a greeting is in progress
                 self.greet(node)
@@ -234,8 +242,8 @@ class MembershipActor(ConsensusActor):
         """Accept nothing more from a member that lost what it had acknowledged; its next greeting is refused."""
         node, identity = message.node, self.ledger.identity
         token = identity.boots.get(node, ("", 0))[0]
-        why = f"the folder of node {node} is an older copy of its own: {message.detail}. {NEW_ID}"
-        identity.expel(node, why)
+        why = f"the folder of node {node} is an older copy of its own: {message.detail}. {BRING_BACK}"
+        identity.expel(self.ledger.turn, node, why)
         self.shared.refused[node] = (token, why)
         self.context.refuse(f"greeting refused: {IDENTITY}", why)
         self.publish(NodeRefused(peer=node, reason=IDENTITY, detail=why))

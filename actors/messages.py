@@ -58,7 +58,7 @@ class Hello:
     """The name of the sender's state machine, and its version."""
     tip: tuple[int, int, int] = (0, 0, 0)
     """Its term, and term and index of the last entry of its log, as they are on its disk
-    (`forge_consensus.actors.runtime.tips`)."""
+    (`forge_consensus.storage.ledger.tips`)."""
     known: int = 0
     """The boot of the receiver that the sender met last, 0 if it met none. The answer proves that it descends from
     it."""
@@ -201,6 +201,8 @@ class CheckPeerReply:
     number: int
     wall_ms: int = 0
     """Milliseconds since 1970; 0 tells nothing."""
+    tip: tuple[int, int, int] = (0, 0, 0)
+    """As in `Hello`. With it every node knows what the others have on their disks, and so notices an older copy."""
 
 
 # --- between clients and nodes ---------------------------------------------------------------------------------------

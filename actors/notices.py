@@ -41,13 +41,6 @@ class Persisted:
 
 
 @message
-class CommitWasSlow:
-    """A commit took `seconds`, which is longer than the minimal election timeout."""
-
-    seconds: float
-
-
-@message
 class LinkUp:
     """The connection to a peer is established, but no greeting has been exchanged on it yet."""
 

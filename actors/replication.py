@@ -147,7 +147,7 @@ class ReplicationActor(ConsensusActor):
         """Keep what the followers acknowledged in `term`, because a later boot of each must still have it."""
         for node in self.shared.match.keys() & set(self.others):
             match = self.shared.match[node]
-            self.shared.tips.note_match(node, term, match, self.ledger.commit_index)
+            self.ledger.identity.tips.note_match(node, term, match, self.ledger.commit_index)
 
     def receiveMsg_Appended(self, message: Appended, sender: Any) -> None:
         """Publish and send the clients' commands that the gateway has appended."""
@@ -182,8 +182,10 @@ class ReplicationActor(ConsensusActor):
         if leadership is not None and leadership.term == message.term:
             self.after(self.settings.heartbeat_interval, message)
             now, full = self.clock.now(), self.ledger.look_for_room()
+            leadership.take_own_pace(self.context.commit_times.slowest(now))
             effects = [*leadership.heartbeat(now, self.clock.acted()), *leadership.cannot_append(now, full)]
             self.carry_out(leadership, effects)
+            self.note_matches(message.term)
             if leadership.confirmed_ns:
                 self.shared.freshness.note(leadership.covered, leadership.confirmed_ns / NS)
             self.shared.blocked = leadership.blocked if leadership.refusals else ""

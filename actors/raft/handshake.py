@@ -11,11 +11,11 @@ from collections.abc import Callable
 from typing import Final, NamedTuple
 
 from forge_consensus.actors.messages import Hello, HelloReply
-from forge_consensus.actors.runtime.tips import Tip
 from forge_consensus.config.agreement import Told, conflict, differences
 from forge_consensus.storage.ledger.configuration import Configuration
 from forge_consensus.storage.ledger.identity import DRAW_CHARS, DRAWS_TOLD, Identity
 from forge_consensus.storage.ledger.levels import LEVEL
+from forge_consensus.storage.ledger.tips import UNMET, Tip
 from forge_consensus.storage.machines.naming import MachineName
 from forge_consensus.version import __version__
 
@@ -102,7 +102,7 @@ class Handshake:
 
     def known_boot(self, node: str) -> int:
         """The boot of a peer that this node met last, 0 if it met none."""
-        return self.identity.boots.get(node, ("", 0))[1]
+        return (self.identity.known(node) or UNMET)[1]
 
     def proof_of(self, boot: int) -> tuple[int, str]:
         """An earlier boot of this node and its draw."""
@@ -110,7 +110,15 @@ class Handshake:
 
     def shown_draw(self, node: str, message: Hello | HelloReply) -> str | None:
         """The draw that a peer names for its boot that this node met last; None if it has to be asked for it."""
-        known = self.known_boot(node)
+        return self.shown_of(self.known_boot(node), message)
+
+    def shown_of_expelled(self, node: str, message: Hello | HelloReply) -> str | None:
+        """The draw that a peer names for its boot that was expelled; None if it names none."""
+        expelled = self.identity.expelled.get(node)
+        return None if expelled is None else self.shown_of(expelled.boot[1], message)
+
+    def shown_of(self, known: int, message: Hello | HelloReply) -> str | None:
+        """The draw that a peer names for an earlier boot of its own; None if the greeting does not reach so far."""
         back = message.boot - known
         if message.proof[0] == known:
             return message.proof[1]

@@ -106,6 +106,8 @@ class Leadership:
         """How many appends each follower refused."""
         self.full_since: float | None = None
         """Since when this node has had no room for entries, by the running clock."""
+        self.answer_seconds = settings.heartbeat_interval
+        """How long a follower that is asked has to answer, at the least, before it counts as silent."""
         self.reads = WaitingReads()
         self.covered = self.confirmed_ns = 0
         """The mark of the last heartbeat, see `Freshness`."""
@@ -204,6 +206,19 @@ class Leadership:
             effects.append(Resign(self.term, f"no answer from a majority within {settings.election_timeout_min} s"))
         return effects
 
+    def take_own_pace(self, slowest_commit: float) -> None:
+        """Give the followers as long to answer as this node's slowest commit of the last seconds took, within bounds.
+
+        An answer waits for the follower's disk. Where a commit takes this node longer than an election timeout, all
+        disks may be as slow, and then a leader that resigned would gain nobody anything: its successor's first commit
+        is as slow. At most it is the longest election timeout, so that a leader that is cut off stops in bounded time.
+        """
+        settings = self.settings
+        slow = slowest_commit > settings.election_timeout_min
+        self.answer_seconds = (
+            min(slowest_commit, settings.election_timeout_max) if slow else settings.heartbeat_interval
+        )
+
     def mark(self, now_ns: int) -> None:
         """Note up to which index and as of when this leader knows what is committed anywhere.
 
@@ -217,7 +232,7 @@ class Leadership:
 
     def heard(self, now: float) -> list[str]:
         """The followers that answered within an election timeout."""
-        return [node for node, progress in self.progress.items() if not progress.is_silent(now)]
+        return [node for node, progress in self.progress.items() if not progress.is_silent(now, self.answer_seconds)]
 
     def cannot_append(self, now: float, reason: str) -> list[Effect]:
         """Resign if this node has been full for half an election timeout and a majority without it takes entries.

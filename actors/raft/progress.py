@@ -144,15 +144,14 @@ class Progress:
         elif self.asked == inf:
             self.asked = acted
 
-    def is_silent(self, now: float) -> bool:
+    def is_silent(self, now: float, answer_seconds: float) -> bool:
         """Whether the follower can be blamed for not answering within an election timeout.
 
-        Only if it was asked and had a heartbeat interval to answer: otherwise the silence is this node's own, because
-        its turns are slow.
+        Only if it was asked and had `answer_seconds` to answer: otherwise the silence is this node's own, because its
+        turns are slow.
         """
-        settings = self.settings
-        asked = self.asked is not None and now - self.asked >= settings.heartbeat_interval
-        return asked and now - self.heard >= settings.election_timeout_min
+        asked = self.asked is not None and now - self.asked >= answer_seconds
+        return asked and now - self.heard >= self.settings.election_timeout_min
 
     def silent_since(self, now: float) -> float:
         """For how many seconds the oldest frame in flight has been unanswered; 0 if none is in flight."""

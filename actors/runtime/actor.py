@@ -24,6 +24,7 @@ from forge_consensus.config.raft import RaftSettings
 from forge_consensus.events.types import ConsensusEvent
 from forge_consensus.storage.ledger.ledger import Ledger
 from forge_consensus.storage.ledger.levels import LEVEL
+from forge_consensus.storage.ledger.tips import Tip
 from forge_consensus.storage.opening import Opened
 from forge_consensus.storage.snapshots.store import Snapshots
 
@@ -176,6 +177,12 @@ class ConsensusActor(Actor):  # type: ignore[misc]
         """
         greeted = self.shared.greeted
         return level <= LEVEL and all(node in greeted and greeted[node].level >= level for node in self.others)
+
+    @property
+    def tip(self) -> Tip:
+        """The tip of this node's disk as it is when this turn is committed and its frames leave."""
+        log = self.ledger.log
+        return Tip(self.ledger.term, log.last_term, log.last)
 
     @property
     def others(self) -> list[str]:

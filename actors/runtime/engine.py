@@ -10,7 +10,7 @@ import random
 from collections.abc import Callable
 from typing import Any, Final
 
-from forge_consensus.actors.notices import CommitWasSlow, Persisted, Rebuild
+from forge_consensus.actors.notices import Persisted, Rebuild
 from forge_consensus.actors.runtime.actor import ConsensusActor
 from forge_consensus.actors.runtime.address import Address, LocalAddress, PeerAddress
 from forge_consensus.actors.runtime.cell import Cells
@@ -144,8 +144,7 @@ class Engine:
     def commit(self, began: float) -> float:
         """Commit the ledger; returns how many seconds have passed since `began`. Raises `StorageError`.
 
-        The actors learn in the next turn that the log is durable, and that the commit took longer than an election
-        timeout.
+        The actors learn in the next turn that the log is durable.
         """
         commits = self.ledger.commits
         wrote = self.ledger.commit()
@@ -156,8 +155,6 @@ class Engine:
         seconds = self.clock.reading() - began  # a simulated disk is slow by the simulated clock
         if self.ledger.commits != commits:
             self.commit_times.note(seconds, began + seconds)
-        if seconds > self.settings.election_timeout_min:
-            self.next_turn(self.actor("election"), CommitWasSlow(seconds))
         return seconds
 
     def undo(self, fault: Exception) -> None:
@@ -186,10 +183,13 @@ class Engine:
         self.reported.mark()
 
     def finish(self) -> None:
-        """Publish the orderly end, and leave a journal without a gap. Raises `StorageError`."""
+        """Publish the orderly end, and leave a journal without a gap and all that is known of the others' disks.
+
+        Raises `StorageError`.
+        """
         self.publish(NodeStopped())
         self.publish_events()
-        self.ledger.journal.seal()
+        self.ledger.journal.seal(self.ledger.identity.last_tips())
 
     def patience(self, seconds_max: float) -> float:
         """For how many seconds the next turn may wait for frames, at most `seconds_max`."""

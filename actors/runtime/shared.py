@@ -7,7 +7,6 @@ from enum import StrEnum
 
 from forge_consensus.actors.runtime.freshness import Freshness
 from forge_consensus.actors.runtime.stickiness import Stickiness
-from forge_consensus.actors.runtime.tips import Tips
 from forge_consensus.storage.ledger.log_time import ClockSample
 
 
@@ -105,9 +104,6 @@ class SharedState:
     snapshot."""
     peers: dict[str, PeerView] = field(default_factory=dict)
     """Written by health."""
-    tips: Tips = field(default_factory=Tips)
-    """What each member is known to have on its disk. Written by membership, replication and election, which only add
-    facts that stay true when a turn is rolled back."""
     refused: dict[str, tuple[str, str]] = field(default_factory=dict)
     """The members whose last greeting was refused: the boot token of the greeting, and why, for people. Written by
     membership."""

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Final, cast
+from typing import Any, Final, NamedTuple, cast
 
 import msgpack
 
 from forge_consensus.errors import IdentityError
 from forge_consensus.storage.backends.tables import Batch, Tables
 from forge_consensus.storage.ledger.skips import stored_skips, told
+from forge_consensus.storage.ledger.tips import STORED_SECONDS, Boot, Tips
 from forge_consensus.storage.ledger.transaction import META, Transaction, get_meta, put_meta
 
 IDENTITY = b"identity"
 BOOTS = b"boots"
+EXPELLED = b"expelled"
+TIPS = b"tips"
 FORMAT = 3
 """The layout of the ledger's tables that this program writes."""
 FORMATS = (2, FORMAT)
@@ -27,11 +30,22 @@ DRAWS_TOLD: Final = 64
 DRAWS_KEPT: Final = 1 << 20
 """How many past boots a folder can prove that it descends from; a peer that met none of so many refuses the node. At
 one start a second that is twelve days."""
-NEW_ID: Final = (
-    "Bring the newest folder of this node back. If it is lost, leave the node switched off: the others go on while "
-    "they are a majority of the members, and this version of the program cannot exchange a member yet"
+BRING_BACK: Final = (
+    "Stop the node, put the folder that ran last in the place of this one and start the node: it is admitted again. If "
+    "that folder is lost, leave the node switched off: the others go on while they are a majority of the members, and "
+    "this version of the program cannot exchange a member yet"
 )
 """What to do about a member whose folder is not the one that the others know."""
+
+
+class Expelled(NamedTuple):
+    """A boot of a member that turned out to have lost what the member had acknowledged."""
+
+    boot: Boot
+    why: str
+    """The reason, for people."""
+    before: Boot
+    """The boot that had told what was lost: the true folder is this boot's or descends from it."""
 
 
 class Identity:
@@ -57,11 +71,18 @@ class Identity:
         self.boot = 0
         self.earlier = ""
         """The draws of the `DRAWS_TOLD` boots before this one, newest first, `DRAW_CHARS` each."""
-        self.boots: dict[str, tuple[str, int]] = {}
+        self.boots: dict[str, Boot] = {}
+        """By member: the boot whose frames are accepted."""
+        self.tips = Tips(self.boots)
+        """What each member is known to have on its disk."""
+        self.tips_due, self.tips_saved_at = False, 0.0
+        """Whether the next commit must carry the tips along, and when one last did."""
+        self.ancestors: dict[str, frozenset[str]] = {}
+        """By member: the boot tokens of earlier processes of the one that greeted last, as far as they are known."""
         self.skipped = ""
         """The log entries that this node skips, as text: members of one cluster skip the same ones."""
-        self.expelled: dict[str, tuple[tuple[str, int], str]] = {}
-        """By member: a boot of it that turned out to have lost what it had acknowledged, and the reason for people."""
+        self.expelled: dict[str, Expelled] = {}
+        """By member: the boot that was expelled last, until a later one of the true folder is admitted."""
 
     def open(self, new_incarnation: Callable[[], str], batch: Batch) -> bool:
         """Read the identity of the folder and stage the next boot, which counts once `batch` is committed.
@@ -95,6 +116,8 @@ class Identity:
         begun = (FORMAT, self.node_id, self.cluster_id, self.incarnation, self.boot)
         put_meta(batch, IDENTITY, cast("bytes", msgpack.packb(begun)))
         self.reload()
+        tips = get_meta(self.tables, TIPS)
+        self.tips.load(msgpack.unpackb(tips) if tips else {})
         return stored is None
 
     def take_over_draws(self, draws: str, batch: Batch) -> str:
@@ -119,16 +142,38 @@ class Identity:
         """Read the members' boots from disk again, as after a turn that was rolled back."""
         self.skipped = told(stored_skips(self.tables))
         stored = get_meta(self.tables, BOOTS)
-        rows = msgpack.unpackb(stored) if stored else {}
-        self.boots = {node: (token, boot) for node, (token, boot) in rows.items()}
-        for node, (expelled, _) in self.expelled.items():
-            if self.boots.get(node) == expelled:
-                del self.boots[node]
+        expelled = get_meta(self.tables, EXPELLED)
+        self.expelled = {
+            node: Expelled((token, boot), why, (before, before_boot))
+            for node, (token, boot, why, before, before_boot) in (msgpack.unpackb(expelled) if expelled else {}).items()
+        }
+        self.boots.clear()
+        for node, (token, boot) in (msgpack.unpackb(stored) if stored else {}).items():
+            if node not in self.expelled:  # a member of which a boot was expelled has to greet again
+                self.boots[node] = token, boot
+
+    def known(self, node: str) -> Boot | None:
+        """The boot of a member from which each later one must descend; None if it was never met."""
+        known = self.boots.get(node)
+        if known is None and (expelled := self.expelled.get(node)) is not None:
+            return expelled.before
+        return known
 
     def is_later_boot(self, node: str, token: str) -> bool:
         """Whether the token is of another boot of a member's folder than the one that was met last."""
-        known = self.boots.get(node)
-        return known is not None and known[0] != token and known[0].partition(DRAWN)[0] == token.partition(DRAWN)[0]
+        known = self.known(node)
+        return known is not None and known[0] != token and folder_of(known[0]) == folder_of(token)
+
+    def note_ancestors(self, node: str, token: str, draws: str) -> None:
+        """Note the earlier boots that a greeting names, as `earlier`, so that what they sent is known to be late."""
+        folder = folder_of(token)
+        named = (draws[at : at + DRAW_CHARS] for at in range(0, len(draws), DRAW_CHARS))
+        known = self.ancestors.get(node, frozenset())
+        self.ancestors[node] = known.union(f"{folder}{DRAWN}{draw}" for draw in named)
+
+    def is_late(self, node: str, token: str) -> bool:
+        """Whether a greeting is of a process that ended before the one that this node accepted last began."""
+        return token in self.ancestors.get(node, ())
 
     def admit(self, turn: Transaction, node: str, token: str, boot: int, shown: str) -> str:
         """Note a member's boot in this turn; returns "", or why this cannot be the member that was known before.
@@ -136,41 +181,89 @@ class Identity:
         `token` and `boot` are the member's own statements: its boot token and its boot. `shown` is the draw that it
         names for the boot that this node met last.
         """
-        known = self.boots.get(node)
-        if known == (token, boot):
+        known, expelled = self.known(node), self.expelled.get(node)
+        if self.boots.get(node) == (token, boot):
             return ""
-        if node in self.expelled:
-            (was_token, was_boot), why = self.expelled[node]
-            if (was_token, was_boot) == (token, boot):
-                return why
-            known = known or (was_token, was_boot)
-        if known is not None:
-            (was, _, draw), (folder, _, _) = known[0].partition(DRAWN), token.partition(DRAWN)
+        if expelled is not None and expelled.boot == (token, boot):
+            return expelled.why
+        if known is not None and known != (token, boot):
+            (was, _, draw), folder = known[0].partition(DRAWN), folder_of(token)
             if was != folder:
                 return (
                     f"node {node} was known with folder {was} and now has folder {folder}: its folder was "
-                    f"wiped or exchanged, and with it the votes that it gave. {NEW_ID}"
+                    f"wiped or exchanged, and with it the votes that it gave. {BRING_BACK}"
                 )
             if boot <= known[1] or shown != draw:
                 return (
                     f"node {node} was known in boot {known[1]} and now comes in boot {boot}, which does not descend "
                     "from that one: its folder was restored from an older copy, which has forgotten what it "
-                    f"acknowledged since. {NEW_ID}"
+                    f"acknowledged since. {BRING_BACK}"
                 )
+        if node in self.boots:
+            self.ancestors[node] = frozenset({self.boots[node][0]})
         self.boots[node] = (token, boot)
-        self.expelled.pop(node, None)
-        rows = {name: expelled for name, (expelled, _) in self.expelled.items()} | self.boots
-        turn.put_meta(BOOTS, cast("bytes", msgpack.packb(rows)))
+        if expelled is not None:
+            passed = boot >= expelled.boot[1]  # from now on no boot that descends from the expelled one is admitted
+            self.note_expelled(turn, node, None if passed else expelled._replace(before=(token, boot)))
+        self.put_boots(turn)
         return ""
 
-    def expel(self, node: str, why: str) -> None:
+    def expel(self, turn: Transaction, node: str, why: str) -> None:
         """Accept no further frame of a member's present boot, because it lost what it had acknowledged.
 
-        Its next greeting is refused with the reason, which ends that process.
+        Its greetings are refused with the reason, which ends that process. A later boot is admitted again if it
+        descends from the boot that had told what was lost and if its disk holds that (`Tips.went_back`).
         """
-        known = self.boots.pop(node, None)
-        if known is not None:
-            self.expelled[node] = (known, why)
+        boot = self.boots.pop(node, None)
+        if boot is not None:
+            told_by = self.tips.of(node).told_by
+            before = told_by if told_by[1] and told_by != boot and told_by[1] < boot[1] else boot
+            self.ancestors.pop(node, None)  # the true folder's processes may be among them
+            self.note_expelled(turn, node, Expelled(boot, why, before))
+            self.put_boots(turn)
+
+    def descends_from_expelled(self, node: str, shown: str | None) -> bool:
+        """Whether a later boot of a member descends from the one that was expelled.
+
+        `shown` is the draw that it names for that boot, None if it names none. If the expelled boot itself had told
+        what it lost, then the true folder descends from it too, and only the tips tell the two apart.
+        """
+        expelled = self.expelled.get(node)
+        if expelled is None or expelled.before == expelled.boot:
+            return False
+        return shown == expelled.boot[0].partition(DRAWN)[2]
+
+    def note_expelled(self, turn: Transaction, node: str, expelled: Expelled | None) -> None:
+        """Note which boot of a member is expelled, in this turn; None for none."""
+        self.expelled.pop(node, None)
+        if expelled is not None:
+            self.expelled[node] = expelled
+        rows = {name: (*each.boot, each.why, *each.before) for name, each in self.expelled.items()}
+        turn.put_meta(EXPELLED, cast("bytes", msgpack.packb(rows)))
+
+    def put_boots(self, turn: Transaction) -> None:
+        """Write the members' boots in this turn, and with them what is known of their disks."""
+        rows: dict[str, Any] = {name: each.before for name, each in self.expelled.items()} | self.boots
+        turn.put_meta(BOOTS, cast("bytes", msgpack.packb(rows)))
+        self.tips_due = True
+
+    def stage_tips(self, batch: Batch, now: float) -> None:
+        """Add the tips to a commit that is made anyway, if they are due or have waited for long enough."""
+        waited = not 0.0 <= now - self.tips_saved_at < STORED_SECONDS
+        if self.tips_due or (waited and self.tips.unsaved):
+            put_meta(batch, TIPS, cast("bytes", msgpack.packb(self.tips.rows())))
+            self.tips_due, self.tips.unsaved, self.tips_saved_at = False, False, now
+
+    def last_tips(self) -> Batch:
+        """What is known of the members' disks, for the last commit of a process that ends in order."""
+        batch, self.tips_due = Batch(), True
+        self.stage_tips(batch, self.tips_saved_at)
+        return batch
+
+
+def folder_of(token: str) -> str:
+    """The part of a boot token that stays with the folder: the incarnation."""
+    return token.partition(DRAWN)[0]
 
 
 def draw_key(boot: int) -> bytes:

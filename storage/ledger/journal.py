@@ -238,12 +238,14 @@ class Journal:
         del self.waiting[:written]
         self.staged = Staged(0, 0, self.floor, self.oldest_ms, self.frequent, self.thinned)
 
-    def seal(self) -> None:
+    def seal(self, batch: Batch | None = None) -> None:
         """Write the waiting rows and the last number used, so that an orderly end leaves no gap. It takes one flush.
+
+        `batch` holds what is to be written with them, if anything.
 
         Raises `StorageError`.
         """
-        batch = Batch()
+        batch = Batch() if batch is None else batch
         self.stage(batch)
         mark = self.numbers.sequence
         put_meta(batch, EVENTS_MARK, mark.to_bytes(8))

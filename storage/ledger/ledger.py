@@ -85,7 +85,7 @@ class Ledger:
 
     It belongs to the node's thread. `forge_consensus.storage.opening.open_ledger` makes one from a folder. Other
     modules read its parts (`log`, `applier`, `identity`, `configurations`) freely; they change them only through the
-    methods below, except that `journal`, `numbers` and `identity.admit` are called directly.
+    methods below, except that `journal`, `numbers` and `identity` are called directly.
     """
 
     def __init__(self, tables: Tables, identity: Identity, applier: Applier, settings: StorageSettings) -> None:
@@ -178,6 +178,7 @@ class Ledger:
             turn.put_meta(HARD, msgpack.packb(hard))
         mark = self.numbers.stage(turn.batch)
         self.journal.stage(turn.batch)
+        self.identity.stage_tips(turn.batch, self.now)
         if checkpoint:
             self.applier.checkpoint(turn.batch, self.configurations.at(self.applier.index).encode())
         self.tables.commit(turn.batch)

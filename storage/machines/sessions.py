@@ -31,6 +31,9 @@ OUTCOMES_MAX: Final = 16_384
 OUTCOME_BYTES_MAX: Final = 64 << 20
 """A session with more bytes of results that its client has not confirmed gets no further ones. Like the other bounds it
 decides outcomes, so it is the same on every node and no setting."""
+KEPT_BYTES_MAX: Final = 512 << 20
+"""If all sessions together keep more bytes of results, some are forgotten: every node has them in memory, also at each
+start, and the bound of one session times the number of sessions is more than any node has."""
 TTL_MS_MAX: Final = 24 * 3600 * 1000
 """The longest time without a command after which a session still lives; a client that asks for more gets this."""
 TTL_BYTES: Final = 8
@@ -187,10 +190,16 @@ class Sessions:
         sessions_max: int = SESSIONS_MAX,
         outcomes_max: int = OUTCOMES_MAX,
         outcome_bytes_max: int = OUTCOME_BYTES_MAX,
+        kept_bytes_max: int = KEPT_BYTES_MAX,
     ) -> None:
         self.sessions_max = sessions_max
         self.outcomes_max = outcomes_max
         self.outcome_bytes_max = outcome_bytes_max
+        self.kept_bytes_max = kept_bytes_max
+        self.kept_bytes = 0
+        """The sizes of all outcomes that all sessions keep."""
+        self.pending = 0
+        """How many commands of all sessions are between `begin` and `finish`."""
         self.live: dict[int, Session] = {}
         self.dirty: set[int] = set()
         self.staged: set[int] = set()
@@ -247,8 +256,45 @@ class Sessions:
 
     def remove(self, session: int) -> None:
         """Forget a session and its outcomes; the next checkpoint removes its rows."""
-        del self.live[session]
+        state = self.live.pop(session)
+        self.kept_bytes -= state.kept_bytes
+        self.pending -= state.pending
         self.dirty.add(session)
+
+    def forget_below(self, state: Session, mark: int) -> None:
+        """Forget the outcomes that the client of a session has seen."""
+        kept_bytes, pending = state.kept_bytes, state.pending
+        state.forget_below(mark)
+        self.kept_bytes += state.kept_bytes - kept_bytes
+        self.pending += state.pending - pending
+
+    def make_room(self) -> None:
+        """Remove sessions until what the others keep is within the bound.
+
+        Each time it is the longest silent one of those that keep at least the mean. So a client that keeps little loses
+        nothing to those that keep much, and of these the ones go first whose clients are gone.
+        """
+        while self.kept_bytes >= self.kept_bytes_max:
+            live, mean = self.live, self.kept_bytes / len(self.live)
+            heavy = ((state.last_use, session) for session, state in live.items() if state.kept_bytes >= mean)
+            self.remove(min(heavy)[1])
+
+    def beyond_bounds(self, session: int, state: Session) -> Outcome | None:
+        """Return the outcome of a new command of a session for which a bound leaves no room; None if there is room.
+
+        `IN_PROGRESS` says that it depends on the results of commands that were begun and are not finished.
+        """
+        if len(state.outcomes) >= self.outcomes_max or state.kept_bytes >= self.outcome_bytes_max:
+            return BUSY
+        if state.pending and state.kept_bytes + state.pending * RESULT_BYTES_MAX >= self.outcome_bytes_max:
+            return IN_PROGRESS
+        if self.kept_bytes + self.pending * RESULT_BYTES_MAX >= self.kept_bytes_max:
+            if self.pending:
+                return IN_PROGRESS
+            self.make_room()
+            if session not in self.live:
+                return EXPIRED
+        return None
 
     def begin(self, session: int, seq: int, done_below: int, elapsed_ms: int, used: int = 0) -> Outcome | None:
         """Begin a command: None if it is to be applied, else the outcome that its client gets.
@@ -269,20 +315,19 @@ class Sessions:
             state.last_ms = elapsed_ms
         state.last_index = used
         if done_below > state.done_below:
-            state.forget_below(done_below)
+            self.forget_below(state, done_below)
         if seq < state.done_below:
             return STALE
         outcomes = state.outcomes
         known = outcomes.get(seq)
         if known is not None:
             return known
-        if len(outcomes) >= self.outcomes_max or state.kept_bytes >= self.outcome_bytes_max:
-            return BUSY
-        if state.pending and state.kept_bytes + state.pending * RESULT_BYTES_MAX >= self.outcome_bytes_max:
-            return IN_PROGRESS
+        if (outcome := self.beyond_bounds(session, state)) is not None:
+            return outcome
         if state.shared:
             outcomes = state.own_outcomes()
         state.pending += 1
+        self.pending += 1
         outcomes[seq] = IN_PROGRESS
         return None
 
@@ -291,8 +336,11 @@ class Sessions:
         state = self.live.get(session)
         if state is not None and state.outcomes.get(seq) is IN_PROGRESS:
             state.pending -= 1
+            self.pending -= 1
             state.outcomes[seq] = outcome
-            state.kept_bytes += len(outcome.payload)
+            size = len(outcome.payload)
+            state.kept_bytes += size
+            self.kept_bytes += size
 
     def bounded_like(self, other: Sessions) -> Sessions:
         """Take the bounds of other sessions, and return these."""
@@ -338,6 +386,7 @@ class Sessions:
         """Put these sessions in the place of all others. They are on disk, but those of format 2 are written anew."""
         self.live, self.dirty, self.staged = gathered.live, set(gathered.old), set()
         self.silent, self.sweep_ms = [], 0
+        self.kept_bytes, self.pending = sum(state.kept_bytes for state in self.live.values()), 0
 
     def capture(self) -> list[Captured]:
         """Return all sessions as they are now, in no order, for `packed`.

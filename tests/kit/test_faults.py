@@ -205,6 +205,37 @@ def test_a_copy_of_a_running_folder_does_not_rejoin_when_it_is_put_back(own_mach
         ruined(world, name, "IdentityError")
 
 
+def test_a_copy_is_refused_also_by_peers_that_were_restarted_and_the_true_folder_is_admitted_again() -> None:
+    """The peers are killed before the copy comes and before the true folder comes: what they know is on their disks."""
+    with led() as world:
+        name = follower(world).name
+        others = [base.name for base in world.cluster.running() if base.name != name]
+        copy = world.cluster.copy_of(name)
+        for _ in range(3):
+            open_sessions(world, 10)
+            world.advance(1.5)
+        world.crash(name)
+        whole = world.cluster.copy_of(name)
+        world.cluster.put_back(name, copy, "a copy of a running folder")
+        for _ in range(3):
+            for other in others:
+                world.crash(other)
+                world.restart(other)
+            world.cluster.gone.pop(name, None)
+            world.restart(name)
+            ruined(world, name, "is an older copy of its own")
+        for other in others:
+            world.crash(other)
+            world.restart(other)
+        world.cluster.restore(name, whole)
+        world.restart(name)
+        assert world.advance(20.0, world.cluster.settled)
+        assert name not in world.cluster.gone
+        world.partition([others[0]])
+        open_sessions(world, 5)
+        assert world.advance(20.0, lambda: world.cluster.leader() is not None), "the node votes and acknowledges again"
+
+
 @pytest.mark.parametrize("table", ["log", "meta"])
 def test_a_flipped_bit_is_noticed_at_the_next_start(table: str) -> None:
     with led() as world:

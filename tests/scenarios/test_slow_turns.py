@@ -11,7 +11,16 @@ from forge_consensus.actors.messages import OpenSession
 from forge_consensus.events.types import LeaderStepDown
 from forge_consensus.testing.world.base import SimulatedBase
 from forge_consensus.testing.world.cluster import SimulatedCluster
-from tests.worlds.scenario_world import Caller, SilentWatcher, leader_of, led_cluster, others_than
+from tests.worlds.scenario_world import (
+    Caller,
+    SilentWatcher,
+    base_of,
+    increment,
+    leader_of,
+    led_cluster,
+    others_than,
+    submit_all,
+)
 
 
 def flood(cluster: SimulatedCluster, node: str) -> None:
@@ -56,6 +65,74 @@ def test_a_leader_that_is_cut_off_stops_in_real_time_however_slow_its_commits_ar
         cluster.network.part([base.name], others_than(cluster, base.name))
         took = seconds_until(cluster, lambda: base.engine.ledger.leading_term is None)
         assert took <= 2 * base.engine.settings.election_timeout_min
+
+
+@pytest.mark.parametrize("seed", range(1, 5))
+@pytest.mark.parametrize("commit_s", [0.85, 0.9, 1.2])
+def test_a_leader_whose_commits_outlast_an_election_timeout_stops_too_when_it_is_cut_off(
+    commit_s: float, seed: int
+) -> None:
+    """It gives the others as long to answer as its own commits take, and judges between two of them."""
+    with led_cluster(seed=seed) as (cluster, _):
+        base = leader_of(cluster)
+        for each in cluster.running():
+            each.slow_commits = (commit_s / 2, commit_s)
+        flood(cluster, base.name)
+        cluster.run(4.0 + seed / 10)
+        assert base.engine.ledger.leading_term is not None
+        cluster.network.part([base.name], others_than(cluster, base.name))
+        took = seconds_until(cluster, lambda: base.engine.ledger.leading_term is None)
+        assert took <= 2 * base.engine.settings.election_timeout_max + commit_s
+
+
+@pytest.mark.parametrize("seed", range(1, 4))
+@pytest.mark.parametrize("nodes", [3, 5])
+@pytest.mark.parametrize("commits", [(0.9, 0.9), (0.85, 0.9), (1.5, 1.5)])
+def test_where_all_disks_are_slow_one_leader_serves(commits: tuple[float, float], nodes: int, seed: int) -> None:
+    """A commit may take longer than an election timeout: a leader that resigned would have as slow a successor."""
+    with led_cluster(nodes, seed) as (cluster, _):
+        leader, caller = leader_of(cluster).name, Caller(cluster)
+        term = base_of(cluster, leader).engine.ledger.term
+        session = caller.open_session(leader)
+        for base in cluster.running():
+            base.slow_commits = commits
+        written, ends = 0, cluster.timeline.now + 60.0
+        while cluster.timeline.now < ends:
+            written += 1
+            submit_all(caller, leader, session, [increment("n")], written)
+        assert written >= 60.0 / (2 * commits[1]), "a write takes two slow commits at most"
+        assert {base.engine.ledger.term for base in cluster.running()} == {term}
+
+
+@pytest.mark.parametrize("seed", range(1, 6))
+@pytest.mark.parametrize("nodes", [3, 5])
+def test_where_commits_take_longer_or_shorter_than_an_election_timeout_few_terms_begin(nodes: int, seed: int) -> None:
+    """Here a leader may be silent for longer than its followers wait; the next election ends all the same."""
+    with led_cluster(nodes, seed) as (cluster, _):
+        term = leader_of(cluster).engine.ledger.term
+        for base in cluster.running():
+            base.slow_commits = (0.6, 1.2)
+        for name in cluster.names:
+            flood(cluster, name)
+        cluster.run(5.0)
+        commits = max(base.engine.ledger.commit_index for base in cluster.running())
+        leader_of(cluster).pause(3.0)  # at least one election
+        cluster.run(60.0)
+        terms = max(base.engine.ledger.term for base in cluster.running()) - term
+        assert 1 <= terms <= 10
+        assert max(base.engine.ledger.commit_index for base in cluster.running()) > commits + 1000
+
+
+@pytest.mark.parametrize("seed", range(1, 4))
+def test_a_leader_whose_disk_alone_is_slow_is_replaced(seed: int) -> None:
+    """Its followers stand, because it is silent for longer than they wait."""
+    with led_cluster(seed=seed) as (cluster, _):
+        slow = leader_of(cluster)
+        flood(cluster, slow.name)
+        slow.slow_commits = (0.9, 0.9)
+        assert cluster.run(10.0, lambda: cluster.leader() not in (None, slow))
+        cluster.run(2.0)
+        assert slow.engine.ledger.leading_term is None
 
 
 @pytest.mark.parametrize("turn_s", [0.16, 0.4])

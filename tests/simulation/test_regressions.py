@@ -11,9 +11,9 @@ from typing import Any, cast
 import pytest
 from loguru import logger
 
-from forge_consensus.actors.runtime.tips import Tips
 from forge_consensus.config.storage import StorageSettings
 from forge_consensus.events.types import ConsensusEvent, SnapshotFailed
+from forge_consensus.storage.ledger.tips import Tips
 from forge_consensus.testing.simulator.conditions import Conditions
 from forge_consensus.testing.simulator.plan import Plan
 from forge_consensus.testing.simulator.simulation import Simulation
@@ -314,6 +314,12 @@ BUGS = (
         "simulation",
         test="unit/storage/test_pace.py::test_one_slow_piece_among_quick_ones_is_no_pace",
         seed=470,
+    ),
+    Bug(
+        "Where every disk took longer for a commit than an election timeout, each leader resigned after its first "
+        "commit: 24 terms in a minute, and not one write.",
+        "review",
+        test="scenarios/test_slow_turns.py::test_where_all_disks_are_slow_one_leader_serves",
     ),
     Bug(
         "A command that a full session refused ended as not carried out, though a second copy of it was carried out.",

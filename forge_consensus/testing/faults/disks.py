@@ -2,7 +2,7 @@
 
 A disk that is ruined for good counts against `SimulatedCluster.spare`, so that a majority of good disks remains;
 without one no cluster could continue. The node must detect the damage, or its peers must refuse the node; then it
-stays down.
+stays down, or comes back with the folder that it had before.
 """
 
 from __future__ import annotations
@@ -16,11 +16,13 @@ import msgpack
 from forge_consensus.actors.notices import TakeSnapshot
 from forge_consensus.errors import StorageError
 from forge_consensus.storage.backends.memory import DISK_FREE_BYTES, MemoryTable
-from forge_consensus.storage.ledger.identity import BOOTS, IDENTITY
+from forge_consensus.storage.ledger.identity import BOOTS, IDENTITY, TIPS
+from forge_consensus.storage.ledger.ledger import HARD
+from forge_consensus.storage.ledger.tips import Tip, Tips
 from forge_consensus.storage.ledger.transaction import META, unsealed
 from forge_consensus.testing.faults.strike import NOBODY, Strike
 from forge_consensus.testing.world.base import COMMITS, CrashAt
-from forge_consensus.testing.world.cluster import SimulatedNode
+from forge_consensus.testing.world.cluster import DiskCopy, SimulatedNode
 
 STEPS_MAX = 12
 PUT_BACK_TRIES = 5
@@ -201,6 +203,54 @@ def put_copy_back(strike: Strike) -> str:
     return f"{name}: of boot {boot_in(copy.disk)}"
 
 
+def put_running_copy_back(strike: Strike) -> str:
+    """Copy the folder of a running node, put the copy in its place when that must be noticed, and later the true one.
+
+    It must be noticed when all other nodes know more of the disk than the copy has, durably. The node is refused then,
+    and is admitted again with its true folder.
+    """
+    base = strike.anyone()
+    if base is None or base.name in strike.cluster.suspect:
+        return NOBODY
+    name, copy = base.name, strike.cluster.copy_of(base.name)
+    tip = tip_in(copy.disk)
+
+    def put_back(tries: int) -> None:
+        good = name not in strike.cluster.suspect and may_ruin(strike, name)
+        if good and all(refuses(strike, other, name, tip) for other in strike.others(name)):
+            strike.cluster.crash(name)
+            whole = strike.cluster.copy_of(name)
+            strike.cluster.put_back(name, copy, "a copy of a running folder")
+            strike.back_later(name)
+            strike.after(strike.seconds(4.0, 8.0), partial(bring_back, whole))
+        elif tries:
+            strike.after(strike.seconds(0.5, 2.0), partial(put_back, tries - 1))
+
+    def bring_back(whole: DiskCopy) -> None:
+        strike.cluster.crash(name)
+        strike.cluster.restore(name, whole)
+        strike.back_later(name)
+
+    strike.after(strike.seconds(0.5, 4.0), partial(put_back, PUT_BACK_TRIES))
+    return f"{name}: in term {tip.term} with {tip.last_index} entries"
+
+
+def tip_in(disk: dict[str, MemoryTable]) -> Tip:
+    """Return the term, and the index of the last entry, that are stored on a disk."""
+    term, _, _, last = msgpack.unpackb(unsealed(HARD, disk[META].values[HARD]))
+    return Tip(term, 0, last)
+
+
+def refuses(strike: Strike, other: str, name: str, tip: Tip) -> bool:
+    """Return whether a node, started on its disk as it is, must refuse a later boot of another that tells this tip."""
+    disk = strike.cluster.nodes[other].disk[META].values
+    if other in strike.cluster.suspect or BOOTS not in disk or TIPS not in disk:
+        return False
+    tips = Tips()
+    tips.load(msgpack.unpackb(unsealed(TIPS, disk[TIPS])))
+    return name in msgpack.unpackb(unsealed(BOOTS, disk[BOOTS])) and tips.went_back(name, tip) != ""
+
+
 def wipe_folder(strike: Strike) -> str:
     """Empty the folder of a node that all other nodes have met."""
     name = strike.shuffled()[0]
@@ -248,5 +298,6 @@ DISK_FAULTS = (
     flip_record,
     flip_file,
     put_copy_back,
+    put_running_copy_back,
     wipe_folder,
 )

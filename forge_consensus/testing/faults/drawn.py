@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from forge_consensus.storage.backends.memory import DISK_FREE_BYTES
 from forge_consensus.testing.faults.disks import DISK_FAULTS
 from forge_consensus.testing.faults.networks import CUTS, NETWORK_FAULTS
+from forge_consensus.testing.faults.operators import OPERATOR_FAULTS
 from forge_consensus.testing.faults.processes import PROCESS_FAULTS
 from forge_consensus.testing.faults.strike import Ordered, Strike
 from forge_consensus.testing.world.cluster import SimulatedCluster
@@ -14,9 +15,12 @@ from forge_consensus.testing.world.cluster import SimulatedCluster
 Fault = Callable[[Strike], str]
 """Injects one fault; returns in words which node it hit and how."""
 
-KINDS: dict[str, Fault] = {fault.__name__: fault for fault in (*PROCESS_FAULTS, *NETWORK_FAULTS, *DISK_FAULTS)}
+ALL = (*PROCESS_FAULTS, *NETWORK_FAULTS, *DISK_FAULTS, *OPERATOR_FAULTS)
+KINDS: dict[str, Fault] = {fault.__name__: fault for fault in ALL}
 """Every kind of fault, by the name of its function."""
-WILD = frozenset(
+MISTAKES = frozenset(fault.__name__ for fault in OPERATOR_FAULTS)
+"""The kinds that are mistakes of people; they are wild, too."""
+WILD = MISTAKES | frozenset(
     {
         "jump_clock_by_years",
         "creep_clock",
@@ -27,6 +31,8 @@ WILD = frozenset(
     }
 )
 """The kinds that strike only in runs that ask for them, because each changes a whole run or costs much time."""
+NAMED = frozenset({"put_running_copy_back"})
+"""The kinds that strike only in runs that name them: among the others they would change what a seed means."""
 PACES_SECONDS = (0.2, 0.5, 1.0, 2.0)
 """Mean times between two faults. With 0.1 s most clusters were never healthy long enough to serve anything."""
 KIND_PACE_SECONDS = 0.4
@@ -74,7 +80,7 @@ class Faults:
 
     def swarm(self, wild: frozenset[str]) -> dict[str, float]:
         """Draw how often each kind strikes under this seed; a new kind would not change the weights of the others."""
-        usual = [kind for kind in KINDS if kind not in WILD]
+        usual = [kind for kind in KINDS if kind not in WILD | NAMED]
         weights = {kind: self.timeline.chance(f"weight of {kind}").choice((0.0, 0.3, 1.0, 3.0)) for kind in usual}
         weights |= {kind: self.timeline.chance(f"weight of {kind}").choice((0.5, 2.0)) for kind in sorted(wild)}
         # Cuts add up until a `mend`, and a cluster that is always partitioned shows little.
@@ -123,6 +129,9 @@ class Faults:
             node.crash_opening = False
             node.files.stop_in = node.files.error_in = None
             node.full, node.slow_commits = False, None
+            if node.skips:
+                self.cluster.crash(name)
+                self.cluster.skip(name, None)
             base = node.running
             if base is None:
                 self.cluster.restart(name)

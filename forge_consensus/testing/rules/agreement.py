@@ -198,10 +198,22 @@ class WatchedMachine:
         if name == "query" and self.cost is not None:
             return self.cost.of_query(found)
         if name == "snapshot":
-            return lambda: checked_snapshot(self.node, cast("StateMachine", self.machine))
+            return self.timed(name, lambda: checked_snapshot(self.node, cast("StateMachine", self.machine)))
         if name == "restore":
-            return self.restoring(found)
-        return found
+            return self.timed(name, self.restoring(found))
+        return self.timed(name, found) if name == "import_chunk" else found
+
+    def timed(self, name: str, act: Callable[..., Any]) -> Callable[..., Any]:
+        """Wrap what a machine does with its state, so that it takes time."""
+        cost = self.cost
+        if cost is None:
+            return act
+
+        def taking_time(*given: Any) -> Any:
+            cost.of_state(name)
+            return act(*given)
+
+        return taking_time
 
     def apply(self, entry: Entry) -> Any:
         """Apply an entry and report the effect; an error of the command is a result like any other."""

@@ -10,6 +10,7 @@ from forge_consensus.actors.codec import Frame, decode
 from forge_consensus.actors.messages import (
     AppendReply,
     PreVoteReply,
+    ReadResults,
     RequestPreVote,
     RequestVote,
     Results,
@@ -24,6 +25,7 @@ from forge_consensus.storage.ledger.ledger import BASE, HARD
 from forge_consensus.storage.ledger.record import Kind, data_of, index_of, kind_of, parse, term_of
 from forge_consensus.storage.ledger.transaction import unsealed
 from forge_consensus.storage.machines.machine import Entry
+from forge_consensus.testing.rules.bound_rules import RefusalRules, check_answer, check_backlog
 from forge_consensus.testing.rules.disk_model import Disk, Reign, majorities_meet, terms_of
 from forge_consensus.testing.rules.election_rules import ElectionRules
 from forge_consensus.testing.rules.leader_rules import LeaderRules
@@ -36,6 +38,7 @@ from forge_consensus.testing.world.network import Connection
 
 COMMITS_COMPARED = 8
 """How many of the last commits are compared: the moments within slow turns of two leaders may lie out of order."""
+KINDS = frozenset(Kind)
 VOTE_REPLIES = (VoteReply, PreVoteReply)
 
 
@@ -70,6 +73,7 @@ class Invariants:
         self.elections = ElectionRules()
         self.sessions = SessionRules()
         self.leading = LeaderRules()
+        self.refusals = RefusalRules()
         self.now = 0.0
         """When the turn of the last transaction began."""
         self.counted: dict[tuple[int, str], int] = {}
@@ -156,16 +160,18 @@ class Invariants:
         term = term_of(record)
         if term < before:
             raise ViolationError(f"I3: {name} has entry {index} of term {term} behind one of {before}")
-        key, entry = (index, term), (record, before)
+        key, entry, kind = (index, term), (record, before), kind_of(record)
+        if kind not in KINDS:
+            raise ViolationError(f"level: {name} stores entry {index} of kind {kind}, which its version does not know")
         known = self.entries.get(key)
         if known is None:
             self.entries[key] = entry
             self.sessions.written[key] = self.now
-            if kind_of(record) == Kind.SESSION:
+            if kind == Kind.SESSION:
                 self.sessions.opens(key, data_of(record))
         elif known != entry:
             raise ViolationError(f"I3: {name} has another entry {index} of term {term}")
-        if kind_of(record) == Kind.CONFIGURATION and index > 1:
+        if kind == Kind.CONFIGURATION and index > 1:
             self.note_configuration(name, disk, index, record)
         disk.append(index, record)
 
@@ -224,6 +230,8 @@ class Invariants:
         """Check that a candidate's own vote is durable before it requests the votes of others."""
         disk = self.disks[node.name]
         self.leaves(node)
+        most = node.engine.settings.message_bytes_max
+        demand(len(data) <= most, "size", f"{node.name} sends {to} {len(data)} bytes, and no node takes over {most}")
         if b"election" in data[:16]:
             message = decode(data, len(data)).message
             if isinstance(message, RequestVote | RequestPreVote):
@@ -241,15 +249,21 @@ class Invariants:
             if message.success:
                 self.check_acknowledged(node, disk, message)
         elif isinstance(message, Results):
+            check_answer(node, message)
             self.sessions.answers(message, self.committed, node.timeline.now + node.clock.ahead, self.entries)
+        elif isinstance(message, ReadResults):
+            check_answer(node, message)
         elif isinstance(message, VOTE_REPLIES):
             self.elections.answers(node, connection, message, disk)
             if isinstance(message, VoteReply) and message.granted:
                 voted = (disk.term, disk.vote) == (message.term, connection.owner.name)
                 demand(voted, "I10", f"{node.name} gives {connection.owner.name} a vote that is not on its disk")
-        elif isinstance(message, SnapshotReply) and message.done:
-            there = disk.holds(message.index, self.committed.get(message.index))
-            demand(there, "I11", f"{node.name} lacks the snapshot {message.index} that it acknowledges")
+        elif isinstance(message, SnapshotReply):
+            if message.done:
+                there = disk.holds(message.index, self.committed.get(message.index))
+                demand(there, "I11", f"{node.name} lacks the snapshot {message.index} that it acknowledges")
+            elif message.refusal:
+                self.refusals.answers(node, connection, message)
 
     def check_acknowledged(self, node: SimulatedBase, disk: Disk, message: AppendReply) -> None:
         """I11: an acknowledged entry is on the disk and equals the leader's entry of that term."""
@@ -303,6 +317,7 @@ class Invariants:
         self.rounds.turned(node, leading)
         if leading is not None:
             self.check_counted(node, leading)
+            check_backlog(node)
         self.elections.turned(node, disk)
         disk.applied, disk.leading = applier.index, ledger.leading_term or 0
         self.leading.turned(node, self.disks, self.bases)

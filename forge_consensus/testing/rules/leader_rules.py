@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from forge_consensus.storage.backends.memory import DISK_FREE_BYTES
 from forge_consensus.testing.rules.disk_model import Disk
 from forge_consensus.testing.rules.violations import demand
 from forge_consensus.testing.world.base import SimulatedBase
@@ -12,6 +11,8 @@ from forge_consensus.testing.world.base import SimulatedBase
 TIMEOUTS = 2.0
 """After so many of its longest election timeouts a leader that cannot work must have resigned."""
 CLOCK_ERROR_MAX = 0.1
+PLENTY = 3
+"""A node with so many times the reserve takes whatever clients send."""
 SLACK_SECONDS = 0.5
 """What its own checks may be late by, at pace 1."""
 
@@ -91,7 +92,7 @@ class LeaderRules:
     ) -> None:
         """Demand that a leader without room resigns while a majority of others has room."""
         now = node.timeline.now
-        if node.disk.disk_free_bytes or not self.others_could(node, disks, bases):
+        if has_room(node, 1) or not self.others_could(node, disks, bases):
             reign.full_since = None
             return
         if reign.full_since is None:
@@ -111,9 +112,14 @@ class LeaderRules:
             name
             for name, base in bases.items()
             if name != node.name
-            and base.disk.disk_free_bytes == DISK_FREE_BYTES
+            and has_room(base, PLENTY)
             and not base.disk_is_damaged
             and node.network.answered.get((node.name, name), 0.0) >= recent
         ]
         in_step = any(disks[name].last >= ledger.commit_index for name in able)
         return in_step and 2 * len(able) > len(ledger.configuration.voters)
+
+
+def has_room(node: SimulatedBase, times: int) -> bool:
+    """Return whether disk and quota leave a node so many times its reserve; with less than one it appends nothing."""
+    return node.disk.space().room_bytes >= times * node.engine.ledger.room.reserve_bytes

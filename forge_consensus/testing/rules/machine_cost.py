@@ -17,13 +17,16 @@ SLOW_EACH = 200
 SHARES = ((1, 1.0), (3, 0.1), (20, 0.01))
 """Of so many in `SLOW_EACH`, the share of the longest time; all others take a thousandth."""
 
+STATE_SHARES = {"restore": 1.0, "snapshot": 0.1, "import_chunk": 0.01}
+"""By the name of what a machine does with its whole state or a chunk of it: the share of the longest time."""
+
 
 @dataclass(slots=True)
 class CostOfMachine:
     """Lets the commands and queries of one node's machine take virtual time.
 
     A command takes the same share of `slowest` seconds on every node, drawn by the hash of its index, see `SHARES`. A
-    query draws by the number of queries before it.
+    query draws by the number of queries before it. A whole `restore` takes `slowest`, and a `snapshot` a tenth of it.
     """
 
     spend: Callable[[float], None]
@@ -43,6 +46,10 @@ class CostOfMachine:
             return ask(query)
 
         return slow
+
+    def of_state(self, what: str) -> None:
+        """Spend what a `restore`, a `snapshot` or the import of one chunk of a snapshot takes."""
+        self.spend(self.slowest * STATE_SHARES[what])
 
 
 def share_of(drawn: int) -> float:

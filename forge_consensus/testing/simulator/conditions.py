@@ -13,7 +13,7 @@ from typing import Any
 
 from forge_consensus.config.raft import RaftSettings
 from forge_consensus.config.storage import StorageSettings
-from forge_consensus.testing.faults.drawn import WILD
+from forge_consensus.testing.faults.drawn import MISTAKES, WILD
 from forge_consensus.testing.world.cluster import USUAL_BOUNDS, Bounds
 
 COMMANDS_MAX = 12
@@ -36,13 +36,16 @@ SHARES = {
     "sessions": 0.06,
     "outcomes": 0.05,
     "quota": 0.05,
+    "mistakes": 0.08,
 }
 """The share of seeds with each condition: clusters of another size; limits that bind; commands of the largest legal
 size; settings that differ between nodes; faults of `WILD`; machines that take time; commands that no honest client
 sends; connections that heal only by back-off; a majority that no fault touches; no fault at all, and a flood;
-few sessions; sessions that keep little; stores with a small quota."""
+few sessions; sessions that keep little; stores with a small quota; faults of `MISTAKES`."""
 DRAWN_TOGETHER = tuple(SHARES)[:10]
 """The conditions that `Conditions.drawn` draws one after the other; a further one there would move all seeds."""
+FRAME_BYTES_MORE = 64 * 1024
+"""So much larger than a run of entries and a largest command must the largest frame be, see `RaftSettings`."""
 QUOTA_RESERVE_BYTES = 20_000
 """The reserve of a store with a small quota."""
 
@@ -76,14 +79,16 @@ class Conditions:
         """The conditions of a seed, each with its share of `SHARES`."""
         has = {name: chance.random() < SHARES[name] for name in DRAWN_TOGETHER}
         groups = frozenset(chance.sample(UNEQUAL, chance.randint(1, len(UNEQUAL))))
-        kinds = frozenset(chance.sample(sorted(WILD), chance.randint(1, 2)))
+        kinds = frozenset(chance.sample(sorted(WILD - MISTAKES), chance.randint(1, 2)))
         seconds = chance.choice((0.0003, 0.002, 0.05, 0.5, 1.5))
         share = chance.choice((0.01, 0.1))
         if has["calm"]:
             return cls(machine_seconds=CALM_SECONDS, calm=True)
+        mistake = frozenset({chance.choice(sorted(MISTAKES))})
+        mistakes = mistake if chance.random() < SHARES["mistakes"] else frozenset()
         return cls(
             unequal=groups if has["unequal"] else frozenset(),
-            wild=kinds if has["wild"] else frozenset(),
+            wild=(kinds if has["wild"] else frozenset()) | mistakes,
             machine_seconds=seconds if has["machine"] else 0.0,
             hostile=share if has["hostile"] else 0.0,
             largest=has["largest"],
@@ -135,6 +140,7 @@ def drawn_limits(
         replace(
             raft,
             outstanding_max=outstanding,
+            backlog_entries_max=2 * outstanding,
             inflight_bytes_max=flying,
             turn_frames_max=frames,
             turn_bytes_max=turn_bytes,
@@ -143,6 +149,23 @@ def drawn_limits(
             chunk_bytes=chunk,
             message_bytes_max=max(largest + append, chunk, 5_000) + 64 * 1024,
         ),
+    )
+
+
+def with_largest(seed: int, raft: RaftSettings) -> RaftSettings:
+    """Return the settings of a run whose clients send the largest commands: those, and frames, have the least bounds.
+
+    A frame must take a run of entries and a largest command besides, and a chunk of a snapshot.
+    """
+    chance = random.Random(f"largest {seed}")
+    command = min(raft.command_bytes_max, chance.choice((2_000, 20_000, 100_000)))
+    append, chunk = min(raft.append_bytes_max, chance.choice((2_000, 50_000))), min(raft.chunk_bytes, 50_000)
+    return replace(
+        raft,
+        command_bytes_max=command,
+        append_bytes_max=append,
+        chunk_bytes=chunk,
+        message_bytes_max=command + append + FRAME_BYTES_MORE,
     )
 
 

@@ -20,6 +20,8 @@ BIG_VALUE_BYTES: Final = 40_000
 """The size of the value that batches read again and again."""
 BIG_READS: Final = 250
 """The number of such reads in one batch: together far beyond the largest result."""
+LARGE_RESULT_BYTES: Final = 1 << 20
+"""A result that is legal, and so large that a frame of answers has no room for another one."""
 
 
 class OddError(Exception):
@@ -60,6 +62,14 @@ class MoodyMachine(CountingMachine):
         payload["key"]  # an honest machine checks before it changes anything
         return super().apply(entry)
 
+    def query(self, query: Any) -> Any:
+        """Return a counter, or do what the query asks for."""
+        if "raise" in query:
+            raise ERRORS[query["raise"]]()
+        if "large" in query:
+            return bytes(query["large"])
+        return {1, 2, 3} if "unencodable" in query else super().query(query)
+
 
 class HostileWorkload(Workload):
     """Mixes calls that no honest client makes into a workload, and some of the largest legal size.
@@ -71,10 +81,14 @@ class HostileWorkload(Workload):
         share: the share of hostile commands.
         largest_bytes: the largest legal command, in bytes; 0 to send none.
         own_machine: whether the commands go to a `MoodyMachine` and not to the built-in one.
+        seed: the seed of the hostile queries, whose draws move no other draw.
 
     """
 
-    def __init__(self, workload: Workload, share: float, largest_bytes: int, *, own_machine: bool) -> None:
+    def __init__(
+        self, workload: Workload, share: float, largest_bytes: int, *, own_machine: bool, seed: int = 0
+    ) -> None:
+        self.queries = random.Random(f"hostile queries {seed}")
         self.workload = workload
         self.share = share
         self.largest_bytes = largest_bytes
@@ -88,12 +102,22 @@ class HostileWorkload(Workload):
         if draw < self.share:
             return self.hostile(chance)
         if self.largest_bytes and draw < self.share + 0.05:
-            return Call(LARGEST, LARGEST, data=largest_command(self.largest_bytes - chance.choice((0, 0, 1, 100))))
+            size = self.largest_bytes - chance.choice((0, 0, 1, 100))
+            return Call(LARGEST, LARGEST, data=largest_command(size, "increment" if self.own_machine else "set"))
         return self.workload.command(chance, client)
 
     def query(self, chance: random.Random, client: str) -> Call:
-        """Return an ordinary query."""
-        return self.workload.query(chance, client)
+        """Return the next query: hostile, or an ordinary one."""
+        if self.queries.random() >= self.share:
+            return self.workload.query(chance, client)
+        return Call(HOSTILE, HOSTILE, query=self.hostile_query(self.queries))
+
+    def hostile_query(self, chance: random.Random) -> Any:
+        """Return a query that makes a `MoodyMachine` raise or return too much, or that is of no machine."""
+        if self.own_machine and chance.random() < 0.6:
+            asked = {"raise": chance.choice(sorted(ERRORS))}, {"large": 5 << 20}, {"unencodable": True}
+            return chance.choice(asked)
+        return chance.choice(ODD_QUERIES)
 
     def at_the_end(self) -> Iterable[Call]:
         """Return the ordinary queries at the end."""
@@ -112,7 +136,7 @@ class HostileWorkload(Workload):
             ("raise", {"what": chance.choice(sorted(ERRORS))}),
             ("raise", {"what": chance.choice(sorted(ERRORS))}),
             ("unencodable", {}),
-            ("large", {"bytes": 5 << 20}),
+            ("large", {"bytes": chance.choice((LARGE_RESULT_BYTES, 5 << 20))}),
             ("increment", {"no key": 1}),
         ]
 
@@ -157,10 +181,29 @@ def packed(command: tuple[str, dict[str, Any]]) -> bytes:
     return cast("bytes", msgpack.packb(list(command)))
 
 
-def largest_command(size: int) -> bytes:
-    """Return a command of exactly this many bytes, as far as its length prefixes allow: it sets one key."""
-    bare = len(Command("set", {"key": LARGEST, "value": bytes(size)}).encode()) - size
-    return Command("set", {"key": LARGEST, "value": bytes(max(0, size - bare))}).encode()
+def largest_command(size: int, name: str = "set") -> bytes:
+    """Return a command of exactly this many bytes, as far as its length prefixes allow: it sets or counts one key."""
+    bare = len(Command(name, {"key": LARGEST, "value": bytes(size)}).encode()) - size
+    return Command(name, {"key": LARGEST, "value": bytes(max(0, size - bare))}).encode()
+
+
+ODD_QUERIES: Final[tuple[Any, ...]] = (
+    None,
+    5,
+    b"\xff",
+    [],
+    {},
+    {"get": 5},
+    {"get": "x" * 100_000},
+    {"scan": "", "limit": -1},
+    {"scan": "", "limit": 1 << 62},
+    {"scan": 5},
+    {"scan": ""},
+    {"count": ""},
+    {"explode": True},
+    nested(DEPTH_MAX + 50),
+)
+"""Queries that no honest client makes; some of them have an answer all the same."""
 
 
 BROKEN: Final = (

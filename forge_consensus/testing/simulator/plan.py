@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 
 from forge_consensus.config.raft import RaftSettings
 from forge_consensus.config.storage import StorageSettings
-from forge_consensus.testing.simulator.conditions import Conditions, drawn_limits, drawn_size
+from forge_consensus.testing.simulator.conditions import Conditions, drawn_limits, drawn_size, with_largest
 
 PACES = (1.0, 1.0, 10.0, 20.0, 40.0)
 
@@ -66,6 +66,8 @@ class Plan:
         storage, raft = drawn_limits(unusual, storage, raft)
         nodes = drawn_size(unusual, chance.choice((1, 2, 3, 3, 3, 5)))
         conditions, storage = Conditions.drawn(unusual).bounded(seed, storage)
+        if conditions.largest:
+            raft = with_largest(seed, raft)
         return cls(
             seed,
             nodes=nodes,

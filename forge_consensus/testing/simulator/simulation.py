@@ -231,7 +231,8 @@ class Simulation(HandMoves):
                 if self.plan.faults and not self.plan.conditions.calm:
                     self.faults.start()
                 if self.plan.conditions.core:
-                    self.progress = Progress(self.clients[-1], self.core_seconds_max())
+                    written = None if self.plan.conditions.machine_seconds else self.invariants.sessions.written
+                    self.progress = Progress(self.clients[-1], self.core_seconds_max(), written)
                     self.progress.look()
                 self.advance(self.plan.seconds * self.plan.pace)
                 self.check_steady()
@@ -244,7 +245,7 @@ class Simulation(HandMoves):
     def core_seconds_max(self) -> float:
         """Return how long a client of the core waits at most: longer where election timeouts or the machine are."""
         longest = max(self.cluster.settings_of(name)[0].election_timeout_max for name in self.cluster.names)
-        return max(CORE_SECONDS_MAX * self.plan.pace, 10 * longest) + 20 * self.plan.conditions.machine_seconds
+        return max(CORE_SECONDS_MAX * self.plan.pace, 5 * longest) + 20 * self.plan.conditions.machine_seconds
 
     def check_steady(self) -> None:
         """Demand that the first leader of a calm run still leads, however much its machine has to do."""
@@ -341,11 +342,11 @@ def usual_machine(plan: Plan) -> Callable[[], Machine]:
 
 def with_hostile(plan: Plan, workload: Workload) -> Workload:
     """Return the workload, with the hostile and the very large commands of the plan's conditions."""
-    share, largest = plan.conditions.hostile, plan.conditions.largest and not plan.own_machine
+    share, largest = plan.conditions.hostile, plan.conditions.largest
     if not share and not largest:
         return workload
     bytes_max = min(plan.raft.command_bytes_max, LARGEST_BYTES_MAX) if largest else 0
-    return HostileWorkload(workload, share, bytes_max, own_machine=plan.own_machine)
+    return HostileWorkload(workload, share, bytes_max, own_machine=plan.own_machine, seed=plan.seed)
 
 
 def twin_wanted(twin: bool | None, state_machine: Any) -> bool:

@@ -158,6 +158,8 @@ class SimulatedBase(SystemBase):
         self.alive = True
         self.in_turn = False
         """Whether a turn is being taken, so that what the machine does takes virtual time of it."""
+        self.job_seconds = 0.0
+        """What the machine takes of the job that is run elsewhere: the job's report comes so much later."""
         self.answers_in: deque[tuple[bytes, Any]] = deque()
         self.requests_in: deque[tuple[bytes, Any]] = deque()
         self.notices: list[Any] = []
@@ -180,6 +182,8 @@ class SimulatedBase(SystemBase):
         """Whether its disk does not hold the data of the last process, but nothing or an older copy."""
         self.disk_is_damaged = False
         """Whether a bit on its disk was flipped, so that it may start with less data, or not at all."""
+        self.meets_later = False
+        """Whether it was sent an entry of a kind that only a later version knows, so that it stops."""
         self.power_fails = False
         """Whether its host loses power when the process ends; if False, the random seed decides."""
         self.killed = False
@@ -296,9 +300,11 @@ class SimulatedBase(SystemBase):
             raise OperationFailedError(f"{self.name}: {type(fault).__name__}: {fault}") from fault
 
     def spend(self, seconds: float) -> None:
-        """Let the machine take this many virtual seconds of the present turn; outside of a turn it takes none."""
+        """Let the machine take this many virtual seconds of the present turn, or of the job that runs elsewhere."""
         if self.in_turn:
             self.clock.ahead += seconds
+        else:
+            self.job_seconds += seconds
 
     def commit_time(self) -> float:
         """Draw the duration of this commit in seconds."""
@@ -372,6 +378,7 @@ class SimulatedBase(SystemBase):
             if not (self.alive or self.orphan):
                 close_file_of(job)
                 return
+            self.job_seconds = 0.0
             try:
                 result, error = job(), ""
             except SimulatedCrashError as crash:
@@ -379,7 +386,7 @@ class SimulatedBase(SystemBase):
                 return
             except Exception as problem:
                 result, error = None, f"{type(problem).__name__}: {problem}"
-            self.timeline.after(self.chance.uniform(0.0001, 0.05), report, result, error)
+            self.timeline.after(self.job_seconds + self.chance.uniform(0.0001, 0.05), report, result, error)
 
         def report(result: Any, error: str) -> None:
             if self.alive:

@@ -11,13 +11,14 @@ from typing import Any
 from forge_consensus.actors.transport.liveness import LINK_TIMEOUT_SECONDS
 from forge_consensus.config.raft import RaftSettings
 from forge_consensus.config.storage import StorageSettings
-from forge_consensus.errors import CorruptionError, IdentityError
+from forge_consensus.errors import CorruptionError, IdentityError, LogInconsistentError, UnsupportedVersionError
 from forge_consensus.events.bus import EventBus
 from forge_consensus.storage.backends.folder import STEP_WATCHERS, remove_temporary_files
 from forge_consensus.storage.backends.memory import QUOTA_BYTES, MemoryTable
 from forge_consensus.storage.backends.tables import Batch
 from forge_consensus.storage.ledger.configuration import Configuration, drift_ppm_of, lease_ms_of
 from forge_consensus.storage.ledger.identity import Identity
+from forge_consensus.storage.ledger.skips import Skip, put_skips
 from forge_consensus.storage.machines.kv import KeyValueMachine
 from forge_consensus.storage.machines.machine import ApplyFaultError, Machine
 from forge_consensus.storage.machines.sessions import OUTCOME_BYTES_MAX, OUTCOMES_MAX, SESSIONS_MAX
@@ -81,6 +82,8 @@ class SimulatedNode:
     """The shortest and the longest time of a commit, also of the next process; None for a usual disk."""
     replaced: bool = False
     """Whether the disk was exchanged since the last process."""
+    skips: bool = False
+    """Whether its folder alone records that an entry is skipped."""
     crash_opening: bool = False
     """Whether the next process ends as soon as it has opened its ledger."""
 
@@ -286,6 +289,7 @@ class SimulatedCluster:
             self.given_up(base.name, error)
             return
         ordered = isinstance(error, SimulatedCrashError) or base.disk_failed
+        ordered = ordered or (base.meets_later and isinstance(error, UnsupportedVersionError | LogInconsistentError))
         # A machine that was being replaced when an actor failed is in an unknown state, so the node stops.
         if not ordered and not ((base.ordered_faults or suspect) and isinstance(error, ApplyFaultError)):
             self.failure = self.failure or error
@@ -302,6 +306,14 @@ class SimulatedCluster:
             identity.open(lambda: f"{chance.getrandbits(64):016x}", batch)
             tables.commit(batch)
 
+    def skip(self, name: str, skip: Skip | None) -> None:
+        """Record in the folder of a node that is down that it skips an entry; None to skip no entry any more."""
+        node, tables, batch = self.nodes[name], SimulatedTables(), Batch()
+        tables.tables = node.disk
+        put_skips(batch, {} if skip is None else {skip.index: skip})
+        tables.commit(batch)
+        node.skips = skip is not None
+
     # --- ruined disks ------------------------------------------------------------------------------------------------
 
     @property
@@ -315,7 +327,7 @@ class SimulatedCluster:
         self.gone[name] = f"{type(error).__name__}: {error}"
 
     def copy_of(self, name: str) -> DiskCopy:
-        """Return a copy of the folder of a node that is down."""
+        """Return a copy of the folder of a node, which may run."""
         node = self.nodes[name]
         return DiskCopy({table: rows.copy() for table, rows in node.disk.items()}, node.files.contents())
 
@@ -326,6 +338,12 @@ class SimulatedCluster:
         node.disk = {table: rows.copy() for table, rows in copy.disk.items()}
         node.files.put_back(copy.files)
         node.replaced = True
+
+    def restore(self, name: str, whole: DiskCopy) -> None:
+        """Give a node that is down the folder that ran last again, whole: the node is to be admitted."""
+        self.put_back(name, whole, "")
+        del self.suspect[name]
+        self.gone.pop(name, None)
 
     def wipe(self, name: str) -> None:
         """Empty the folder of a node that is down."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from math import inf
 from typing import Any, Protocol
@@ -35,6 +36,10 @@ class Party(Protocol):
 
     def linked(self, node: str, stands: bool) -> None:
         """Note that the connection to a node was established (`stands`) or broke."""
+
+
+Alter = Callable[[Party, bytes], bytes]
+"""Returns a request to a party as it arrives."""
 
 
 @dataclass(slots=True)
@@ -103,6 +108,8 @@ class Network:
     """The silence after which the transport of a node or client breaks a stalled connection and makes a new one."""
     corrupts: bool = False
     """Whether nodes refuse frames that were damaged on their way, so that weather may damage some."""
+    alter: Alter | None = None
+    """Changes requests between nodes as they arrive; None to change none."""
     delay_seconds: float = 0.002
     """The longest delay of any weather so far."""
     answered: dict[tuple[str, str], float] = field(default_factory=dict)
@@ -219,6 +226,7 @@ class Network:
     def heal(self) -> None:
         """End all cuts and bad weather; connections that broke without notice may be reported now."""
         self.cut.clear()
+        self.alter = None
         self.weather = Weather()
         for connection in list(self.links.values()):
             if connection.owner.alive and self.chance.random() < 0.5 and not connection.stalls:
@@ -284,6 +292,8 @@ class Network:
         party = self.live.get(target) if forth else owner
         if party is None or not party.alive:
             return
+        if forth and self.alter is not None and self.between_nodes(connection):
+            data = self.alter(party, data)
         if self.weather.corrupt and self.damage.random() < self.weather.corrupt and self.between_nodes(connection):
             data = self.damaged(data)
         self.timeline.note("frame", f"{sender}>{receiver}", data)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from tests.simulation.mutants import (
+    bounds,
     client,
     election,
     engine,
@@ -16,5 +17,5 @@ from tests.simulation.mutants import (
 )
 from tests.simulation.mutants.registry import MUTANTS
 
-ROOMS = (election, replication, reads, ledger, machine, sessions, snapshots, engine, client, world)
+ROOMS = (election, replication, reads, ledger, machine, sessions, snapshots, engine, client, world, bounds)
 __all__ = ["MUTANTS", "ROOMS"]

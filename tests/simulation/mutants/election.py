@@ -247,6 +247,12 @@ def a_stale_boot_is_accepted(patch: Patch) -> None:
     patch.setattr(Identity, "admit", trust)
 
 
+@mutant(nodes=3, kinds=("put_running_copy_back", "isolate_leader", "mend"))
+def a_copy_of_a_running_folder_is_admitted(patch: Patch) -> None:
+    """Nobody looks at what a member had on its disk, so a copy of it that was put back is taken for the member."""
+    patch.setattr(Identity, "is_later_boot", lambda *_: False)
+
+
 def a_boot_is_not_asked_which_it_descends_from(patch: Patch) -> None:
     """Boots are only counted, so a copy that was started more often than its original is taken for it."""
     admit = Identity.admit

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from forge_consensus.actors import codec
 from forge_consensus.actors.gateway import GatewayActor
+from forge_consensus.actors.messages import Hello
+from forge_consensus.actors.raft.handshake import Admit, Handshake, Refusal
 from forge_consensus.actors.raft.leadership import Leadership
 from forge_consensus.actors.runtime.clock import Clock
 from forge_consensus.config.raft import RaftSettings
 from forge_consensus.config.storage import StorageSettings
+from forge_consensus.storage.ledger import applying, checks
+from forge_consensus.storage.ledger.configuration import Configuration
 from forge_consensus.storage.ledger.ledger import Ledger
+from forge_consensus.storage.ledger.log_time import LogTime
+from forge_consensus.storage.ledger.quorum import Quorum
 from forge_consensus.storage.ledger.time_slice import TimeSlice
 from forge_consensus.storage.machines import kv_commands, machine
 from forge_consensus.testing.simulator.conditions import CALM_SECONDS, Conditions
@@ -101,3 +109,52 @@ def a_turn_applies_without_looking_at_the_clock(patch: Patch) -> None:
 def a_damaged_frame_is_taken(patch: Patch) -> None:
     """The checksum of a frame is not looked at."""
     patch.setattr(codec, "crc32", lambda data: 0)
+
+
+# --- mistakes of people -----------------------------------------------------------------------------------------------
+
+
+class AnyKind(dict[int, int]):
+    """A table of the kinds of entries that has every kind."""
+
+    def __contains__(self, kind: object) -> bool:
+        return True
+
+
+@mutant(nodes=3, kinds=("later_entry", "kill"))
+def an_entry_of_an_unknown_kind_is_passed_over(patch: Patch) -> None:
+    """A node stores what a later version wrote, and takes it for an entry that does nothing."""
+    for module in (checks, applying):
+        patch.setattr(module, "LEVEL_OF_KIND", AnyKind())
+
+
+@mutant(nodes=3, pace=1.0, clients=4, kinds=("skip_on_one_node", "isolate_leader", "mend"))
+def nodes_that_skip_other_entries_work_together(patch: Patch) -> None:
+    """No greeting compares which entries a node skips, so one of them skips an entry that the others apply."""
+    judge = Handshake.judge
+
+    def careless(self: Handshake, node: str, hello: Hello, members: Configuration, admit: Admit) -> Refusal:
+        return judge(self, node, replace(hello, skipped=self.identity.skipped), members, admit)
+
+    patch.setattr(Handshake, "judge", careless)
+
+
+# --- a cluster that does nothing wrong, and too little ----------------------------------------------------------------
+
+
+@mutant(pace=1.0)
+def the_time_of_the_state_stands_still(patch: Patch) -> None:
+    """A leader stamps all its entries with the time at which it began to lead, so nothing ever expires."""
+    patch.setattr(LogTime, "elapsed_ms", lambda self, now: self.elapsed_from_ms)
+
+
+@mutant(nodes=3, pace=1.0, kinds=("cut_for_long",), conditions=Conditions(core=True))
+def every_node_is_needed(patch: Patch) -> None:
+    """Whatever a majority may decide waits until all nodes agree, so one that is away stops the others."""
+    begin = Quorum.__init__
+
+    def strict(self: Quorum, incoming: frozenset[str], outgoing: frozenset[str] | None = None) -> None:
+        begin(self, incoming, outgoing)
+        self.sets = [(voters, len(voters)) for voters, _ in self.sets]
+
+    patch.setattr(Quorum, "__init__", strict)

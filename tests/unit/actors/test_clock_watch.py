@@ -11,6 +11,7 @@ from forge_consensus.events.types import TimeSkewed, TimeStepped
 from forge_consensus.storage.ledger.configuration import Configuration
 from forge_consensus.storage.ledger.log_time import ClockSample, LogTime
 from forge_consensus.storage.ledger.record import parse
+from forge_consensus.storage.ledger.tips import Tip
 from tests.unit.actors.test_election import lead
 from tests.worlds.one_node import OneNode
 
@@ -74,7 +75,7 @@ def settle(node: OneNode, seconds: float, error_ms: int) -> None:
 def test_a_check_is_answered_with_the_wall_clock() -> None:
     node = OneNode()
     node.request("n2", "health", CheckPeer(1))
-    assert node.last(CheckPeerReply) == CheckPeerReply(1, node.clock.wall_ms())
+    assert node.last(CheckPeerReply) == CheckPeerReply(1, node.clock.wall_ms(), Tip(0, 0, 1))
 
 
 @pytest.mark.parametrize("error_ms", [-10 * 365 * 86_400_000, 90_000])

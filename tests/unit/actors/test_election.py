@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from forge_consensus.actors.election import LEFT_TO_OTHERS_MAX
+from forge_consensus.actors.election import LEFT_TO_OTHERS_MAX, ElectionActor
 from forge_consensus.actors.messages import (
     AppendEntries,
     AppendReply,
@@ -17,6 +17,7 @@ from forge_consensus.actors.messages import (
 )
 from forge_consensus.events.types import LeaderElected, LeaderLost, LeaderStepDown
 from forge_consensus.storage.backends.memory import MemoryTables
+from forge_consensus.storage.ledger.record import Kind, encode
 from tests.worlds.one_node import OneNode
 
 
@@ -313,20 +314,77 @@ def test_the_only_member_stands_although_it_is_full() -> None:
     assert OneNode(1, tables=tables).ledger.leading_term is not None
 
 
-@pytest.mark.parametrize("size", [1, 3])
-def test_the_only_member_leads_on_however_slow_its_disk_is(size: int) -> None:
-    """Nobody else can have been elected meanwhile, and it would resign after every commit."""
-    node = OneNode(size)
-    if size > 1:
-        lead(node)
-    commit = node.tables.commit
+def slow_disk(node: OneNode) -> float:
+    """Let every commit of the node take longer than an election timeout; returns how many seconds."""
+    commit, seconds = node.tables.commit, 1.1 * node.settings.election_timeout_min
 
     def slow(batch: object) -> None:
-        node.clock.seconds += 1.5 * node.settings.election_timeout_min
+        node.clock.seconds += seconds
         commit(batch)  # type: ignore[arg-type]
 
     node.tables.commit = slow  # type: ignore[method-assign]
+    return seconds
+
+
+@pytest.mark.parametrize("size", [1, 3])
+def test_a_slow_commit_alone_ends_no_leadership(size: int) -> None:
+    """All disks may be as slow, and then a successor would be no better; the only member has none."""
+    node = OneNode(size)
+    if size > 1:
+        lead(node)
+    slow_disk(node)
+    for _ in range(5):
+        node.request("", "gateway", OpenSession(60_000))
+        if size > 1:
+            node.answer("n2", "replication", AppendReply(node.ledger.term, True, node.ledger.log.last, 0, 0))
+    assert not node.told(LeaderStepDown)
+    assert len(node.messages(SessionOpened)) == 5
+
+
+@pytest.mark.parametrize("writes", [True, False])
+def test_a_leader_resigns_if_nobody_answers_what_it_sent_after_a_slow_commit(writes: bool) -> None:
+    """Whether its next commits are slow too, or it has nothing more to write."""
+    node = OneNode()
+    lead(node)
+    seconds, began = slow_disk(node), node.clock.seconds
     node.request("", "gateway", OpenSession(60_000))
-    assert bool(node.told(LeaderStepDown)) == (size > 1)
-    assert (node.ledger.leading_term is None) == (size > 1)
-    assert bool(node.messages(SessionOpened)) == (size == 1)
+    assert not node.told(LeaderStepDown)
+    while not node.told(LeaderStepDown):
+        if writes:
+            node.request("", "gateway", OpenSession(60_000))
+        else:
+            node.wait(0.05)
+    assert "majority" in node.told(LeaderStepDown)[0].reason
+    assert node.clock.seconds - began <= 3 * seconds, "the one before, one to ask in, and one to wait in"
+
+
+def test_who_grants_a_pre_vote_gives_the_candidate_the_time_that_votes_take_on_slow_disks() -> None:
+    """Otherwise it would stand itself, in the next term, while the candidate's vote is being written."""
+    node = OneNode()
+    node.wait(0.7)
+    node.engine.commit_times.note(1.0, node.clock.now())
+    node.request("n3", "election", RequestPreVote(2, 1, 9, 9))
+    assert node.last(PreVoteReply).granted
+    node.wait(1.0)
+    assert not node.messages(RequestPreVote)
+
+
+def test_a_candidate_on_a_slow_disk_does_not_stand_again_before_votes_can_have_arrived() -> None:
+    node = OneNode()
+    seconds = slow_disk(node)
+    node.request("n2", "replication", AppendEntries(1, 1, 0, 1, 0, (encode(2, 1, Kind.NOOP, 0),)))
+    stand(node)
+    node.clock.lost(seconds)
+    stand_in = node.ledger.term
+    rounds = len(node.messages(RequestPreVote))
+    node.wait(seconds)
+    assert len(node.messages(RequestPreVote)) == rounds
+    assert node.ledger.term == stand_in
+
+
+@pytest.mark.parametrize(("slowest", "wait"), [(0.0, 0.0), (0.3, 0.0), (0.9, 0.9), (60.0, 1.2)])
+def test_only_a_disk_that_is_slow_against_an_election_timeout_makes_votes_wait(slowest: float, wait: float) -> None:
+    node, election = OneNode(), ElectionActor()
+    election.bind(node.engine)
+    node.engine.commit_times.note(slowest, node.clock.now())
+    assert election.vote_seconds() == wait

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from forge_consensus.actors.codec import TEXT_MAX, Frame, decode, encode
-from forge_consensus.actors.messages import AppendEntries, AppendReply, Hello, HelloReply, VoteReply
+from forge_consensus.actors.messages import AppendEntries, AppendReply, CheckPeerReply, Hello, HelloReply, VoteReply
 from forge_consensus.actors.raft.handshake import (
     ANCESTOR,
     CONFIGURATION,
@@ -20,7 +20,6 @@ from forge_consensus.actors.raft.handshake import (
 )
 from forge_consensus.actors.runtime.gate import STRANGER
 from forge_consensus.actors.runtime.status import NodeStatus
-from forge_consensus.actors.runtime.tips import Tip
 from forge_consensus.config.agreement import told_settings
 from forge_consensus.config.raft import RaftSettings
 from forge_consensus.config.storage import StorageSettings
@@ -30,6 +29,7 @@ from forge_consensus.storage.backends.memory import MemoryTables
 from forge_consensus.storage.backends.tables import Batch
 from forge_consensus.storage.ledger.configuration import Configuration
 from forge_consensus.storage.ledger.identity import DRAW_CHARS, DRAWS_KEPT, DRAWS_TOLD, Identity
+from forge_consensus.storage.ledger.tips import Tip
 from forge_consensus.storage.machines.naming import MachineName
 from tests.unit.actors.test_election import lead
 from tests.worlds.ledger_world import TallyMachine
@@ -247,6 +247,86 @@ def test_late_answers_of_before_a_later_acknowledgement_prove_nothing() -> None:
     contradict(node, 40, middle)
     contradict(node, 40, middle)
     assert not node.told(NodeRefused)
+
+
+def killed(node: OneNode) -> OneNode:
+    """The next process of this node; the last one was killed. Nobody has greeted it yet."""
+    return OneNode(tables=node.tables, folder=node.folder, greet=False)
+
+
+def greet_again(node: OneNode, tip: Tip, boot: int = 2, **fields: Any) -> HelloReply:
+    """The answer to the greeting of n2's next process."""
+    node.sent.clear()
+    said = hello(node, **{"boot": boot, "incarnation": f"folder-n2.another{boot}", "tip": tip, **fields})
+    node.request("n2", "membership", said, incarnation=said.incarnation, boot=boot)
+    reply = node.last(HelloReply)
+    assert isinstance(reply, HelloReply)
+    return reply
+
+
+OLD, WHOLE = Tip(1, 0, 1), Tip(1, 1, 2)
+"""The tips of a copy and of the true folder of n2, which acknowledged entry 2 in term 1."""
+
+
+@pytest.mark.parametrize("restarts", [0, 1, 3])
+def test_after_a_copy_was_expelled_the_true_folder_is_admitted_and_the_copy_is_not(restarts: int) -> None:
+    node = OneNode()
+    lead(node)
+    contradict(node, 1, node.clock.boottime_ns())
+    node.wait(0.2)
+    contradict(node, 1, node.clock.boottime_ns())
+    assert node.told(NodeRefused)
+    for _ in range(restarts):
+        node = killed(node)
+    for boot in (2, 3, 4):
+        reply = greet_again(node, OLD, boot)
+        assert reply.reason == IDENTITY
+        assert "put the folder that ran last in the place of this one" in reply.detail
+    assert greet_again(node, OLD, 1, incarnation="folder-n2").reason == IDENTITY, "the process that was expelled"
+    assert greet_again(node, WHOLE, 2).reason == ""
+    assert member(node).greeting_refused is None
+    assert greet_again(killed(node), WHOLE, 3, earlier="another2").reason == ""
+
+
+@pytest.mark.parametrize("in_order", [False, True])
+def test_a_node_that_was_restarted_still_knows_what_the_others_had_on_their_disks(*, in_order: bool) -> None:
+    node = OneNode()
+    lead(node)
+    if in_order:
+        node.wait(0.2)  # until the next heartbeat
+        node.engine.finish()
+    else:
+        node.wait(1.2)
+        node.engine.ledger.begin(node.clock.now())
+        node.ledger.turn.put_meta(b"whatever", b"")  # some turn that writes something anyway
+        node.ledger.commit()
+    node = killed(node)
+    assert greet_again(node, OLD).reason == IDENTITY
+    assert greet_again(node, WHOLE).reason == ""
+
+
+def test_a_follower_knows_the_disks_of_the_others_by_their_answers_to_its_checks() -> None:
+    node = OneNode()
+    node.answer("n2", "health", CheckPeerReply(1, tip=(5, 5, 30)))
+    assert greet_again(node, Tip(5, 5, 29)).reason == IDENTITY
+    assert greet_again(node, Tip(5, 5, 30)).reason == ""
+
+
+# --- greetings of earlier processes -----------------------------------------------------------------------------------
+
+
+def test_a_greeting_that_arrives_after_one_of_a_later_process_is_told_to_nobody() -> None:
+    node = OneNode()
+    assert greet_again(node, TIP, 3, earlier="another2").reason == ""
+    node.events.clear()
+    for boot, token in ((1, "folder-n2"), (2, "folder-n2.another2"), (2, "folder-n2.another2")):
+        assert greet_again(node, TIP, boot, incarnation=token).reason == IDENTITY
+        node.answer("n2", "membership", HelloReply(token, boot, "", ""), incarnation=token, boot=boot)
+    assert not node.told(NodeRefused)
+    assert member(node).greeting_refused is None
+    assert node.ledger.identity.boots["n2"] == ("folder-n2.another3", 3)
+    assert greet_again(node, TIP, 2, incarnation="folder-n2.copycopy").reason == IDENTITY
+    assert len(node.told(NodeRefused)) == 1, "a copy is no late greeting"
 
 
 # --- machines, settings, addresses ------------------------------------------------------------------------------------

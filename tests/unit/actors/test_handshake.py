@@ -7,8 +7,8 @@ from dataclasses import replace
 import pytest
 
 from forge_consensus.actors.raft.handshake import ACCEPTED, CONFIGURATION, IDENTITY, Handshake, is_fatal
-from forge_consensus.actors.runtime.tips import Tip
 from forge_consensus.storage.ledger.configuration import Configuration
+from forge_consensus.storage.ledger.tips import Tip
 from forge_consensus.storage.machines.naming import MachineName
 from tests.worlds.one_node import OneNode
 

@@ -104,6 +104,34 @@ def test_a_leader_blames_nobody_for_its_own_slow_turn_before_its_question_could_
     assert resigns(leads.heartbeat(left + 1.1 * beat, left))
 
 
+@pytest.mark.parametrize(
+    ("slowest", "answer"),
+    [
+        (0.0, SETTINGS.heartbeat_interval),
+        (SETTINGS.election_timeout_min, SETTINGS.heartbeat_interval),
+        (SETTINGS.election_timeout_min + 0.1, SETTINGS.election_timeout_min + 0.1),
+        (60.0, SETTINGS.election_timeout_max),
+    ],
+)
+def test_followers_have_as_long_to_answer_as_the_leaders_own_slow_commits_take(slowest: float, answer: float) -> None:
+    leads = leader()
+    leads.heartbeat(0.0, 0.0)
+    leads.take_own_pace(slowest)
+    asked = 5.0
+    assert not resigns(leads.heartbeat(asked, asked))
+    assert not resigns(leads.heartbeat(asked + 0.99 * answer, asked))
+    assert resigns(leads.heartbeat(asked + 1.01 * answer, asked))
+
+
+def test_followers_answer_as_quickly_as_before_once_the_leaders_commits_are_quick_again() -> None:
+    leads, beat = leader(), SETTINGS.heartbeat_interval
+    leads.take_own_pace(1.0)
+    leads.take_own_pace(0.002)
+    leads.heartbeat(0.0, 0.0)
+    assert not resigns(leads.heartbeat(5.0, 5.0))
+    assert resigns(leads.heartbeat(5.0 + 1.1 * beat, 5.0))
+
+
 def test_a_follower_that_answers_what_a_slow_turn_sent_is_heard() -> None:
     leads, timeout = leader(), SETTINGS.election_timeout_min
     leads.heartbeat(0.0, 0.0)

@@ -11,6 +11,7 @@ import pytest
 from forge_consensus.actors.messages import (
     AppendEntries,
     AppendReply,
+    OpenSession,
     PreVoteReply,
     Read,
     ReadResults,
@@ -46,6 +47,32 @@ def test_a_leader_with_a_longer_timeout_of_its_own_has_a_lease_of_the_configurat
     node.wait(0.02)  # the lease of 800 ms is over 80 ms earlier for the leader
     node.request("", "gateway", READ)
     assert len(answers(node)) == 1
+
+
+def test_a_lease_does_not_outlast_a_slow_commit_by_answers_to_what_was_sent_before_it() -> None:
+    """The leader leads on; a read waits for answers to what it sent afterwards."""
+    node = OneNode(lease_reads=True)
+    node.wait(0.8)
+    lead(node)
+    term, commit, before = node.ledger.term, node.tables.commit, node.clock.boottime_ns()
+
+    def slow(batch: Any) -> None:
+        node.clock.seconds += 0.85
+        commit(batch)
+
+    node.tables.commit = slow  # type: ignore[method-assign]
+    node.request("", "gateway", OpenSession(60_000))
+    node.tables.commit = commit  # type: ignore[method-assign]
+    assert node.ledger.leading_term == term
+    acknowledged = AppendReply(term, True, node.ledger.log.last, 0, 0)
+    for peer in ("n2", "n3"):
+        node.answer(peer, "replication", acknowledged, sent=before)
+    node.request("", "gateway", READ)
+    assert not answers(node)
+    node.answer("n2", "replication", replace(acknowledged, round=1))
+    assert len(answers(node)) == 1
+    node.request("", "gateway", READ)
+    assert len(answers(node)) == 2, "its newest answer is a lease again"
 
 
 @pytest.mark.parametrize("own", [RaftSettings(), SLOW])

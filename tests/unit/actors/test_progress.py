@@ -80,12 +80,14 @@ def test_silence_is_measured_from_the_oldest_frame_under_way() -> None:
 def test_a_follower_is_silent_only_if_it_was_asked_and_had_time_to_answer() -> None:
     one = progress()
     timeout, beat = one.settings.election_timeout_min, one.settings.heartbeat_interval
-    assert not one.is_silent(10 * timeout), "a slow turn of the leader is no silence of the follower"
+    assert not one.is_silent(10 * timeout, beat), "a slow turn of the leader is no silence of the follower"
     one.ask(0.0)
-    assert not one.is_silent(11 * timeout), "the question has not left"
+    assert not one.is_silent(11 * timeout, beat), "the question has not left"
     one.ask(10 * timeout)
-    assert not one.is_silent(10 * timeout + 0.9 * beat)
-    assert one.is_silent(10 * timeout + 1.1 * beat)
+    assert not one.is_silent(10 * timeout + 0.9 * beat, beat)
+    assert one.is_silent(10 * timeout + 1.1 * beat, beat)
+    assert not one.is_silent(10 * timeout + 1.1 * beat, timeout), "it has longer to answer"
+    assert one.is_silent(11 * timeout, timeout)
 
 
 def test_an_answer_is_dated_to_the_earliest_moment_at_which_it_can_have_arrived() -> None:

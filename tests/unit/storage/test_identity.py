@@ -154,3 +154,125 @@ def test_the_list_of_members_is_read_once(world: World) -> None:
     world.open(configuration=None)
     assert world.opened.initial == CONFIGURATION
     assert not world.opened.is_new
+
+
+# --- boots that are expelled -----------------------------------------------------------------------------------------
+
+
+def expel(world: World, node: str = "n2") -> None:
+    """Expel the boot of a member that was met last."""
+    with world.turn():
+        world.ledger.identity.expel(world.ledger.turn, node, "it lost entries")
+
+
+def known(world: World) -> tuple[object, object]:
+    """The boot of n2 whose frames are accepted, and the one from which its next boot must descend."""
+    return world.ledger.identity.boots.get("n2"), world.ledger.identity.known("n2")
+
+
+@pytest.mark.parametrize("restarts", [False, True])
+def test_an_expelled_boot_is_refused_at_every_greeting_and_a_later_boot_of_the_folder_is_not(
+    world: World, *, restarts: bool
+) -> None:
+    admit(world, "n2", "folder", 3)
+    expel(world)
+    for _ in range(3):
+        if restarts:
+            world.crash()
+        assert known(world) == (None, ("folder.cccccccc", 3))
+        with world.turn():
+            why = world.ledger.identity.admit(world.ledger.turn, "n2", "folder.cccccccc", 3, "")
+        assert why == "it lost entries"
+    assert world.ledger.identity.is_later_boot("n2", "folder.dddddddd")
+    with world.turn():
+        assert world.ledger.identity.admit(world.ledger.turn, "n2", "folder.dddddddd", 4, "cccccccc") == ""
+    assert world.ledger.identity.expelled == {}
+    world.crash()
+    assert known(world) == (("folder.dddddddd", 4), ("folder.dddddddd", 4))
+    assert world.ledger.identity.expelled == {}
+
+
+@pytest.mark.parametrize("restarts", [False, True])
+def test_after_a_copy_is_expelled_the_boot_before_it_counts_again(world: World, *, restarts: bool) -> None:
+    """Boot 5 acknowledged, then a copy of it came as boot 6 and told nothing new; the true folder's boot 6 follows."""
+    admit(world, "n2", "folder", 5)
+    world.ledger.identity.tips.note_match("n2", 1, 40, 40)
+    admit(world, "n2", "folder", 6, letters="abcdex")
+    if restarts:
+        world.crash()
+        admit(world, "n2", "folder", 6, letters="abcdex")
+    expel(world)
+    if restarts:
+        world.crash()
+    assert known(world) == (None, ("folder.eeeeeeee", 5))
+    identity = world.ledger.identity
+    assert identity.descends_from_expelled("n2", "x" * DRAW_CHARS)
+    assert not identity.descends_from_expelled("n2", "f" * DRAW_CHARS)
+    assert not identity.descends_from_expelled("n2", None)
+    assert admit_shown(world, "folder.xxxxxxxx", 6) == "it lost entries"
+    assert admit_shown(world, "folder.ffffffff", 6) == ""
+    world.crash()
+    assert known(world)[1] == ("folder.ffffffff", 6)
+    assert admit_shown(world, "folder.xxxxxxxx", 6) != ""
+
+
+def admit_shown(world: World, token: str, boot: int) -> str:
+    """Admit a boot that names the right draw for boot 5."""
+    with world.turn():
+        return world.ledger.identity.admit(world.ledger.turn, "n2", token, boot, "e" * DRAW_CHARS)
+
+
+def test_who_expelled_a_later_boot_remembers_it_until_the_true_folder_has_passed_it(world: World) -> None:
+    admit(world, "n2", "folder", 5)
+    world.ledger.identity.tips.note_match("n2", 1, 40, 40)
+    admit(world, "n2", "folder", 9, letters="abcdewxyz")
+    expel(world)
+    assert admit_shown(world, "folder.ffffffff", 6) == ""
+    assert world.ledger.identity.descends_from_expelled("n2", "z" * DRAW_CHARS)
+    assert known(world) == (("folder.ffffffff", 6), ("folder.ffffffff", 6))
+    world.crash()
+    assert known(world) == (None, ("folder.ffffffff", 6)), "it has to greet again"
+    assert admit_shown(world, "folder.zzzzzzzz", 9) == "it lost entries"
+    assert admit_shown(world, "folder.ffffffff", 6) == ""
+
+
+def test_a_rolled_back_turn_has_expelled_nobody(world: World) -> None:
+    admit(world, "n2", "folder", 3)
+    world.ledger.begin(0)
+    world.ledger.identity.expel(world.ledger.turn, "n2", "it lost entries")
+    world.ledger.rollback()
+    assert known(world)[0] == ("folder.cccccccc", 3)
+    assert world.ledger.identity.expelled == {}
+
+
+# --- what is known of the members' disks ------------------------------------------------------------------------------
+
+
+def test_what_is_known_of_a_disk_is_stored_with_the_record_of_a_boot(world: World) -> None:
+    world.ledger.identity.tips.note_match("n2", 3, 40, 35)
+    admit(world, "n2", "folder", 1)
+    world.crash()
+    assert world.ledger.identity.tips.of("n2").facts == (3, 3, 40, 35)
+
+
+def test_what_is_known_of_a_disk_makes_no_commit_and_rides_on_one_a_second_at_most(world: World) -> None:
+    identity, put = world.ledger.identity, 0
+    world.now = 10.0
+    with world.turn():
+        world.ledger.advance(1)
+    for match in range(1, 6):
+        identity.tips.note_match("n2", 3, match, match)
+        commits = world.tables.commits
+        world.ledger.begin(world.now)
+        assert not world.ledger.commit()
+        assert world.tables.commits == commits
+    for step in range(20):
+        identity.tips.note_match("n2", 3, 10 + step, 10)
+        world.ledger.begin(20.0 + step / 8)
+        world.ledger.advance(world.ledger.term + 1)
+        world.ledger.commit()
+        put += not identity.tips.unsaved
+    assert put == 3
+    stored = identity.tips.of("n2").verified
+    world.crash()
+    assert world.ledger.identity.tips.of("n2").verified == 26 < stored

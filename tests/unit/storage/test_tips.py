@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from forge_consensus.actors.runtime.tips import Tip, Tips
+import msgpack
+
 from forge_consensus.storage.backends.memory import MemoryTables
 from forge_consensus.storage.ledger.log import Log
 from forge_consensus.storage.ledger.record import Kind, encode
+from forge_consensus.storage.ledger.tips import Tip, Tips
 
 
 def log_of(*terms: int) -> Log:
@@ -68,3 +70,34 @@ def test_a_tip_that_is_the_committed_entry_of_the_own_log_is_there_for_ever() ->
     assert tips.went_back("n2", Tip(8, 8, 1)) == ""
     tips.note_tip("n2", Tip(2, 2, 3), log, 3)
     assert tips.went_back("n2", Tip(8, 8, 2)) != ""
+
+
+def test_what_is_known_is_stored_and_read_again() -> None:
+    boots = {"n2": ("folder.draw", 4)}
+    tips = Tips(boots)
+    assert not tips.unsaved
+    tips.note_match("n2", 3, 40, 35)
+    tips.note_term("n3", 7)
+    assert tips.unsaved
+    again = Tips(boots)
+    again.load(msgpack.unpackb(msgpack.packb(tips.rows())))
+    assert again.members == tips.members
+    assert again.of("n2").told_by == ("folder.draw", 4)
+    assert again.went_back("n2", Tip(3, 3, 39)) != ""
+    assert not again.unsaved
+
+
+def test_what_is_known_already_is_neither_stored_again_nor_attributed_to_a_later_boot() -> None:
+    boots = {"n2": ("folder.draw", 4)}
+    tips = Tips(boots)
+    tips.note_match("n2", 3, 40, 35)
+    tips.unsaved = False
+    boots["n2"] = ("folder.next", 5)
+    tips.note_match("n2", 3, 40, 35)
+    tips.note_match("n2", 2, 90, 10)
+    tips.note_term("n2", 1)
+    tips.note_tip("n2", Tip(3, 3, 12), EMPTY, 99)
+    assert not tips.unsaved
+    assert tips.of("n2").told_by == ("folder.draw", 4)
+    tips.note_term("n2", 4)
+    assert (tips.unsaved, tips.of("n2").told_by) == (True, ("folder.next", 5))

@@ -1,0 +1,81 @@
+"""What all sessions keep together is bounded in bytes, on every node alike."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from forge_consensus.storage.backends.memory import MemoryTables
+from forge_consensus.storage.machines import sessions as sessions_module
+from forge_consensus.storage.machines.machine import RESULT_BYTES_MAX, Outcome
+from forge_consensus.storage.machines.sessions import EXPIRED, IN_PROGRESS, Sessions
+from tests.unit.storage.test_sessions import COMMANDS, loaded, result, save, sized
+
+
+@settings(deadline=None, max_examples=300)
+@given(st.lists(COMMANDS, max_size=40), st.integers(1, 10), st.sampled_from([1, 150, 400, 1000]))
+def test_what_all_sessions_keep_is_bounded_in_bytes_whatever_the_size_of_batches(
+    steps: list[tuple[Any, ...]], run_count: int, bytes_max: int
+) -> None:
+    def outcomes_of(count: int) -> tuple[list[Outcome], Sessions]:
+        sessions = Sessions(kept_bytes_max=bytes_max)
+        for session in (1, 2, 3):
+            sessions.open(session, 0, 1000, session)
+        told: list[Outcome] = []
+        run: list[tuple[int, int, Outcome]] = []
+
+        def finish_run() -> None:
+            for begun in run:
+                sessions.finish(*begun)
+            run.clear()
+
+        for number, (_, which, seq, done_below, _) in enumerate(steps):
+            command = (1 + which % 3, seq, done_below, 0, 4 + number)
+            known = sessions.begin(*command)
+            if known is IN_PROGRESS or len(run) == count:
+                finish_run()
+                known = sessions.begin(*command) if known is IN_PROGRESS else known
+            if known is None:
+                known = sized(seq, number)
+                run.append((command[0], seq, known))
+            told.append(known)
+        finish_run()
+        return told, sessions
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sessions_module, "RESULT_BYTES_MAX", 110)
+        (one, single), (other, batched) = outcomes_of(1), outcomes_of(run_count)
+    assert one == other
+    assert single.export() == batched.export()
+    for sessions in (single, batched):
+        assert sessions.pending == 0
+        assert sessions.kept_bytes == sum(state.kept_bytes for state in sessions.live.values()) < bytes_max + 110
+
+
+def test_sessions_of_clients_that_are_gone_do_not_fill_the_memory_of_every_node() -> None:
+    sessions, tables = Sessions(kept_bytes_max=20 * RESULT_BYTES_MAX), MemoryTables()
+    large = Outcome("", bytes(RESULT_BYTES_MAX))
+    modest = sessions.open(1, 0, 60_000, 1)
+    assert sessions.begin(modest, 1, 1, 1, 2) is None
+    sessions.finish(modest, 1, result(1))
+    index = 2
+    for number in range(50):
+        index += 1
+        session = sessions.open(index, 1, 60_000, index)
+        for seq in range(1, 4):
+            index += 1
+            assert sessions.begin(session, seq, 1, 1, index) is None
+            sessions.finish(session, seq, large)
+        assert sessions.kept_bytes <= 21 * RESULT_BYTES_MAX
+        if number == 30:
+            save(sessions, tables)
+            kept = sessions.kept_bytes
+            sessions = loaded(tables, kept_bytes_max=20 * RESULT_BYTES_MAX)
+            assert sessions.kept_bytes == kept
+    assert modest in sessions.live, "a session that keeps little loses nothing to those that keep much"
+    assert session in sessions.live, "those whose clients were silent for longest went first"
+    assert len(sessions.live) < 10
+    assert sessions.begin(3, 1, 1, 1, index) is EXPIRED
