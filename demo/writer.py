@@ -39,7 +39,7 @@ class Writer:
         self.thread = threading.Thread(target=self.run, name="demo-writer", daemon=True)
 
     def start(self) -> None:
-        """Begin to write."""
+        """Start the thread that writes; returns before the first write."""
         self.thread.start()
 
     def run(self) -> None:
@@ -54,7 +54,7 @@ class Writer:
             time.sleep(PAUSE_SECONDS)
 
     def write(self) -> None:
-        """Submit one write."""
+        """Submit a new key with a random value without waiting; a refused one counts as answered."""
         self.submitted += 1
         key, value = f"{PREFIX}{self.submitted:08}", secrets.token_hex(16)
         began = time.monotonic()

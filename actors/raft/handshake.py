@@ -141,7 +141,7 @@ class Handshake:
             return Refusal(
                 CONFIGURATION,
                 f"node {identity.node_id} began with the members {initial.text}, "
-                f"node {node} with {hello.configuration}: start all with the same list",
+                f"node {node} with {hello.configuration}: start all with the same list and machine",
             )
         if hello.skipped != identity.skipped:
             return Refusal(

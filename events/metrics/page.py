@@ -44,7 +44,7 @@ class MetricPage:
         self.fill(family, values)
 
     def histogram(self, name: str, text: str, distribution: Distribution) -> None:
-        """Add a distribution."""
+        """Add a histogram with the buckets and the sum of a distribution, also while it is empty."""
         family = HistogramMetricFamily(PREFIX + name, text, labels=("node", "cluster"))
         family.add_metric(self.constant, distribution.buckets(), distribution.total)
         self.families.append(family)

@@ -80,10 +80,10 @@ class Stream(Protocol):
     """What a log line is written to: stderr, or what stands in front of it."""
 
     def write(self, text: str, /) -> object:
-        """Write a text."""
+        """Take a text, which may stay in a buffer; what it returns is not used."""
 
     def flush(self) -> object:
-        """Let it be seen."""
+        """Let nothing of what was written stay in a buffer."""
 
 
 class QueuedStderr:

@@ -85,11 +85,11 @@ class NodeQueries:
         return late
 
     def all(self) -> list[PendingNodeQuery[Any]]:
-        """All queries."""
+        """The queries that have no answer, sent or not; none is taken out."""
         return [*self.waiting, *self.asked.values()]
 
     def clear(self) -> list[PendingNodeQuery[Any]]:
-        """Take out all queries."""
+        """Take out all queries, sent or not, without answering them; the caller must."""
         taken = self.all()
         self.waiting, self.asked = [], {}
         return taken

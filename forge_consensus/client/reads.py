@@ -74,7 +74,7 @@ class Reads:
         return [pending for window in self.windows.values() for pending in window.expired(now)]
 
     def clear(self) -> list[PendingRead[Any]]:
-        """Take out all queries."""
+        """Take out the queries of every consistency without answering them; the caller must."""
         return [pending for window in self.windows.values() for pending in window.clear()]
 
     def earliest(self) -> float:

@@ -76,7 +76,7 @@ class RequestWindow(Generic[P]):
         return len(self.open) + len(self.queue)
 
     def take(self, pendings: Iterable[P]) -> None:
-        """Queue new calls."""
+        """Queue new calls behind those that wait; sends nothing."""
         earliest, append = self.earliest, self.queue.append
         for pending in pendings:
             append(pending)
@@ -248,7 +248,7 @@ class RequestWindow(Generic[P]):
             self.queue.appendleft(pending)
 
     def clear(self) -> list[P]:
-        """Take out all calls."""
+        """Take out all calls, sent or not, without answering them; the caller must."""
         taken = [*self.open.values(), *self.queue]
         self.open.clear()
         self.queue.clear()

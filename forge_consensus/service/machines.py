@@ -33,7 +33,7 @@ class MachineChoice:
 
     @property
     def kind(self) -> type[Any]:
-        """The machine's class."""
+        """The class of the machine, also where an instance was given."""
         return self.given if isinstance(self.given, type) else type(self.given)
 
     def check(self) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.worlds.service_world import free_ports
+from forge_consensus.testing.local.ports import free_ports
 from tests.worlds.source_tree import ROOT
 
 START = """

@@ -32,7 +32,8 @@ from forge_consensus import (
 from forge_consensus.client.endpoints import LOCAL
 from forge_consensus.client.sync import Client
 from forge_consensus.events.types import LeaderElected, NodeStarted, NodeStopped
-from tests.worlds.service_world import ANY, Services, eventually, free_ports, leader_and_others
+from forge_consensus.testing.local.ports import free_ports
+from tests.worlds.service_world import ANY, Services, eventually, leader_and_others
 
 ROOT = Path(__file__).resolve().parents[2]
 

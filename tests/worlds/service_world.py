@@ -2,28 +2,18 @@
 
 from __future__ import annotations
 
-import socket
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from forge_consensus.config.raft import RaftSettings
 from forge_consensus.errors import ConsensusError
 from forge_consensus.service.consensus import ConsensusService
+from forge_consensus.testing.local.ports import free_ports
 
 QUICK = RaftSettings(heartbeat_interval=0.05, election_timeout_min=0.3, election_timeout_max=0.6)
 ANY = "127.0.0.1:0"
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports at which no process listens now."""
-    with ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in sockets]
 
 
 def eventually(condition: Callable[[], Any], seconds: float = 10.0) -> Any:

@@ -224,7 +224,7 @@ class Campaign:
     # --- reporting ---------------------------------------------------------------------------------------------------
 
     def violation(self, seed: int, kind: str, text: str, story: str) -> None:
-        """Record a violation."""
+        """Write a violation to the state file, print it, and save its story."""
         self.found += 1
         self.state.add_failure(seed, kind, text)
         self.say(f"VIOLATION in seed {seed}: {found_text(kind, text)}")

@@ -111,7 +111,7 @@ class Totals:
     cpu_seconds: float = 0.0
 
     def add(self, line: SeedLine) -> None:
-        """Add a run."""
+        """Add the figures of one run; whether it was counted before is not looked at."""
         self.seeds += 1
         for slot in fields(self)[1:]:
             setattr(self, slot.name, getattr(self, slot.name) + getattr(line, slot.name))
@@ -233,7 +233,7 @@ class StateFile:
             raise ValueError(kind)
 
     def count(self, line: SeedLine) -> None:
-        """Count a run once."""
+        """Add a run to the totals unless its seed is in them; writes nothing."""
         if line.seed in self.done:
             return
         self.done.add(line.seed)
@@ -261,7 +261,7 @@ class StateFile:
         self.file.flush()
 
     def close(self) -> None:
-        """Close the file."""
+        """Close the file, if it was opened; nothing can be recorded afterwards."""
         if self.file is not None:
             self.file.close()
 

@@ -117,7 +117,7 @@ class Search:
     # --- placing and taking back -------------------------------------------------------------------------------------
 
     def place(self, number: int, state: Hashable) -> None:
-        """Place an answered call."""
+        """Make an answered call the next of the order, which leaves this state; `undo` takes it back."""
         before, after = self.before[number], self.after[number]
         self.after[before], self.before[after] = after, before
         self.trail.append((True, number, self.state))
@@ -126,7 +126,7 @@ class Search:
         self.state = state
 
     def use(self, number: int, state: Hashable) -> None:
-        """Place an unanswered call."""
+        """Let a call without an answer take effect here, which leaves this state; `undo` takes it back."""
         self.trail.append((False, number, self.state))
         self.remaining.used |= 1 << number
         self.remaining.count(self.head + number, -1)

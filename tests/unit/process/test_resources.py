@@ -24,8 +24,9 @@ from forge_consensus.process.fork import addresses_of
 from forge_consensus.process.threads import ForgeThread
 from forge_consensus.service.consensus import ConsensusService
 from forge_consensus.storage.machines.machine import Command
+from forge_consensus.testing.local.ports import free_ports
 from tests.worlds.client_fakes import FakeCluster
-from tests.worlds.service_world import Services, eventually, free_ports
+from tests.worlds.service_world import Services, eventually
 from tests.worlds.source_tree import ROOT
 
 NOBODY = "127.0.0.1:1"
