@@ -26,7 +26,7 @@ from forge_consensus.actors.raft.handshake import (
     is_fatal,
 )
 from forge_consensus.actors.runtime.actor import ConsensusActor, Context
-from forge_consensus.actors.runtime.gate import STRANGER
+from forge_consensus.actors.runtime.refusals import STRANGER
 from forge_consensus.actors.runtime.shared import Greeted
 from forge_consensus.actors.runtime.timers import Timer
 from forge_consensus.config.agreement import told_settings

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 from forge_consensus.actors.messages import FULL
+from forge_consensus.actors.runtime.refusals import ORDINARY
 from forge_consensus.client.pending import PendingNodeQuery
 from forge_consensus.client.sync import Client
 from forge_consensus.errors import ConnectionFailedError, ConsensusError
@@ -81,6 +82,10 @@ class MemberReport:
     refused: dict[str, int] | None
     """How often the node refused something since its start, by reason."""
     events_address: str | None
+
+    def unusual_refusals(self) -> dict[str, int]:
+        """Return what of `refused` somebody should look into: not what is part of ordinary work."""
+        return {reason: count for reason, count in sorted((self.refused or {}).items()) if reason not in ORDINARY}
 
     def warnings(self) -> list[str]:
         """Return what a person should know of a node that is not well: how it fares, then what it says itself."""

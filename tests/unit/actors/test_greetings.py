@@ -18,7 +18,7 @@ from forge_consensus.actors.raft.handshake import (
     SETTINGS,
     Handshake,
 )
-from forge_consensus.actors.runtime.gate import STRANGER
+from forge_consensus.actors.runtime.refusals import STRANGER
 from forge_consensus.actors.runtime.status import NodeStatus
 from forge_consensus.config.agreement import told_settings
 from forge_consensus.config.raft import RaftSettings
