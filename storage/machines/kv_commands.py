@@ -18,9 +18,8 @@ BATCH_OPS_MAX: Final = 10_000
 """The most commands in a batch; they are carried out in one piece, at a few microseconds each."""
 READ_BYTES_MAX: Final = 8 << 20
 """The most bytes of stored values that one command reads: a few bytes of a batch or a prefix can name large values.
-Nothing else happens on the node meanwhile, for 5 to 10 ms a MiB when its machine is busy, so it is far below an election
-timeout. Eight of the largest values can be read. Like the bound of results it decides the outcome, so it is no
-setting."""
+Nothing else happens on the node meanwhile, for up to 10 ms a MiB when its machine is busy, so it is far below an
+election timeout. Like the bound of results this one decides the outcome, so it is no setting."""
 OP_BYTES_MIN: Final = 16
 """No command that can be carried out has fewer bytes in a batch."""
 DELETED_MAX: Final = 10_000
