@@ -27,6 +27,8 @@ CLOCK_AHEAD_MS: Final = 1000.0
 """A wall clock that is further from the leader's is told of."""
 NO_LEADER: Final = "no leader is known"
 """What a node says of itself where its row says "no leader"."""
+REFUSES_SECONDS: Final = 15.0
+"""A refusal is told as past if it is older: a node that is refused and runs greets again every five seconds."""
 BEHIND_SECONDS: Final = 1.0
 """A member that the leader has not heard for longer is called slow."""
 COPIED: Final = (
@@ -274,7 +276,10 @@ def comparisons(answers: Mapping[str, Status], nodes: Sequence[MemberReport]) ->
             if problem := member.get("problem"):
                 found.append(f"{name} has no connection to {other}: {problem}")
             if refused := member.get("greeting_refused"):
-                found.append(f"{name} refuses {other}: {refused}")
+                ago = member.get("greeting_refused_ago") or 0.0
+                tense = "refuses" if ago < REFUSES_SECONDS else "refused"
+                when = "" if ago < REFUSES_SECONDS else f" {seconds_text(ago)} ago"
+                found.append(f"{name} {tense} {other}{when}: {refused}")
             found += [f"{name} and {other}: {text}" if other != name else f"{name}: {text}" for text in differs(member)]
     for node in nodes:
         if node.clock_ahead_ms is not None and abs(node.clock_ahead_ms) > CLOCK_AHEAD_MS:
