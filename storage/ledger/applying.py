@@ -40,7 +40,6 @@ from forge_consensus.storage.machines.machine import (
 )
 from forge_consensus.storage.machines.sessions import IN_PROGRESS, TTL_BYTES, Sessions
 from forge_consensus.storage.machines.steps import Encoded, finished
-from forge_consensus.storage.unpacking import unpack
 
 APPLIED = b"applied"
 COMMAND = int(Kind.COMMAND)
@@ -173,7 +172,7 @@ class Applier:
         answer = self.ask(query)
         if isinstance(answer, Generator):
             answer = finished(answer)
-        return unpack(answer.data) if type(answer) is Encoded else answer
+        return msgpack.unpackb(answer.data) if type(answer) is Encoded else answer
 
     @property
     def is_handed_a_snapshot(self) -> bool:
