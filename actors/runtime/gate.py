@@ -27,7 +27,7 @@ from forge_consensus.actors.runtime.address import SenderAddress
 from forge_consensus.actors.runtime.clock import Clock
 from forge_consensus.actors.runtime.mailbox import Mailbox
 from forge_consensus.actors.runtime.outbox import Outbox
-from forge_consensus.actors.runtime.refusals import Refusals
+from forge_consensus.actors.runtime.refusals import EARLIER_TERM, STRANGER, Refusals
 from forge_consensus.actors.runtime.shared import SharedState
 from forge_consensus.config.raft import RaftSettings
 from forge_consensus.errors import ClusterNotFoundError, ProtocolError
@@ -57,8 +57,6 @@ accepted."""
 FROM_LEADERS = (AppendEntries, InstallSnapshot)
 """Only a leader sends these. The gate notifies the election actor before each, so that it knows the leader first."""
 
-STRANGER: Final = "stranger"
-"""The reason in the answer to a node that must greet (again) before this node accepts its frames."""
 DAMAGED: Final = "damaged frame"
 """The reason for a frame that does not fit its checksum: a cable, a memory or a network card spoils bytes."""
 TERM_JUMP_MAX: Final = 1 << 32
@@ -183,7 +181,7 @@ class Gate:
         elif type(message) is PreVoteReply and message.granted:
             return True
         else:
-            self.refusals.count("answer of an earlier term")
+            self.refusals.count(EARLIER_TERM)
         return False
 
     def enter_higher(self, term: int, message: Any, sender: SenderAddress) -> bool:
