@@ -111,6 +111,7 @@ class ServiceLifecycle(PublicSurface):
         forward: bool = True,
         on_failure: OnFailure | None = None,
         metrics: str | None = None,
+        events_bind: str | None = None,
     ) -> None:
         if mode not in ("thread", "process"):
             raise InvalidConfigError(f"mode is {mode!r}: expected 'thread' or 'process'")
@@ -126,6 +127,7 @@ class ServiceLifecycle(PublicSurface):
             storage_path=storage_path,
             lease_reads=lease_reads,
             metrics=metrics,
+            events_bind=events_bind,
             raft=raft or RaftSettings(),
             storage=storage or StorageSettings(),
         )
