@@ -18,7 +18,7 @@ import zmq
 from forge_consensus.actors.transport.door import Door, connections_allowed
 from forge_consensus.actors.transport.endpoint import claim_path, events_endpoint, path_of, url_of
 from forge_consensus.actors.transport.link import DealerOptions, Link
-from forge_consensus.actors.transport.liveness import watch_those_who_connect
+from forge_consensus.actors.transport.liveness import PING, watch_those_who_connect
 from forge_consensus.errors import InvalidConfigError, TransportUnavailableError
 
 NOBLOCK: Final = int(zmq.NOBLOCK)
@@ -47,18 +47,27 @@ Socket = zmq.Socket[bytes]
 class Sockets:
     """The sockets of one node; they belong to its thread.
 
-    `bind` is HOST:PORT or ipc://PATH, `peers` maps node ids to such addresses, `bytes_max` bounds one message,
-    `link_timeout` is in seconds (see `liveness`), `connections_max` bounds what is accepted. Raises
-    `TransportUnavailableError` when the address is taken, `InvalidConfigError` for a malformed one.
+    `bind` is HOST:PORT or ipc://PATH, and so is `events_bind` (None for `events_endpoint`); `peers` maps node ids to
+    such addresses, `bytes_max` bounds one message, `link_timeout` is in seconds (see `liveness`), `connections_max`
+    bounds what is accepted. Raises `TransportUnavailableError` when an address is taken, `InvalidConfigError` for a
+    malformed one.
     """
 
     def __init__(
-        self, bind: str, peers: dict[str, str], bytes_max: int, link_timeout: float, connections_max: int
+        self,
+        bind: str,
+        peers: dict[str, str],
+        bytes_max: int,
+        link_timeout: float,
+        connections_max: int,
+        events_bind: str | None = None,
     ) -> None:
         self.context: zmq.Context[Socket] = zmq.Context()
         self.link_timeout = link_timeout
         self.dealers: dict[str, Socket] = {}
         self.links: dict[str, Link] = {}
+        self.links_of: dict[Socket, Link] = {}
+        """The links by their DEALERs."""
         self.monitors: dict[Socket, str] = {}
         self.wake_at = inf
         """When to call `tick` (monotonic)."""
@@ -69,7 +78,7 @@ class Sockets:
             self.router = self.bound(zmq.ROUTER, bind, bytes_max)
             self.router.setsockopt(zmq.ROUTER_MANDATORY, 1)
             self.door = Door(self.router, connections_allowed(connections_max))
-            self.publisher = self.bound(zmq.XPUB, events_endpoint(bind), TOPIC_BYTES_MAX)
+            self.publisher = self.bound_for_events(events_bind or events_endpoint(bind))
             for node, address in peers.items():
                 self.connect(node, address, bytes_max)
             self.bind_address = endpoint_of(self.router)
@@ -114,6 +123,13 @@ class Sockets:
             self.paths.append(path)
         return socket
 
+    def bound_for_events(self, address: str) -> Socket:
+        """Open the publisher of events. Raises the errors of the class, which name it."""
+        try:
+            return self.bound(zmq.XPUB, address, TOPIC_BYTES_MAX)
+        except (InvalidConfigError, TransportUnavailableError) as error:
+            raise type(error)(f"events: {error}") from error
+
     def connect(self, node: str, address: str, bytes_max: int) -> None:
         """Begin to connect to a peer; ZeroMQ repeats the attempt by itself. Raises `InvalidConfigError`."""
         options = DealerOptions(bytes_max, PEER_FRAMES_MAX, None, RECONNECT_MS, RECONNECT_MS_MAX, self.link_timeout)
@@ -125,6 +141,7 @@ class Sockets:
             ) from error
         self.links[node] = link
         self.dealers[node] = link.socket
+        self.links_of[link.socket] = link
         self.monitors[link.monitor] = node
         self.poller.register(link.socket, zmq.POLLIN)
         self.poller.register(link.monitor, zmq.POLLIN)
@@ -153,6 +170,7 @@ class Sockets:
 
     def from_peer(self, dealer: Socket, count_max: int) -> Iterator[bytes]:
         """Yield the answers of a peer, at most `count_max`."""
+        self.links_of[dealer].heard = True
         for _ in range(count_max):
             try:
                 data = dealer.recv(NOBLOCK)
@@ -162,13 +180,14 @@ class Sockets:
             while dealer.getsockopt(RCVMORE):
                 dealer.recv(NOBLOCK)
                 more = True
-            if not more:
+            if not more and data != PING:
                 yield data
 
     def from_anyone(self, count_max: int, bytes_max: int) -> Iterator[tuple[bytes, bytes]]:
         """Yield (frame, connection) of peers and clients, bounded in count and bytes.
 
         A frame is one part behind the connection's id; any other message is yielded empty, so that the gate refuses it.
+        Pings are answered here.
         """
         router = self.router
         for _ in range(count_max):
@@ -178,6 +197,9 @@ class Sockets:
                 return
             part = router.recv(NOBLOCK, copy=False)
             data, more = part.bytes, part.more
+            if data == PING and not more:
+                self.answer(connection, PING)
+                continue
             if self.door.crowded and is_greeting(data):
                 self.door.greeted(int(part.get(zmq.SRCFD)))
             while more:
