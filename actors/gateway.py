@@ -116,6 +116,7 @@ class GatewayActor(ConsensusActor):
             address=address,
             term=self.shared.leader_term if leader else self.ledger.term,
             members=configuration.members,
+            frame_bytes_max=self.settings.message_bytes_max,
         )
 
     def receiveMsg_Locate(self, message: Locate, sender: Any) -> None:
