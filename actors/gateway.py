@@ -46,9 +46,10 @@ from forge_consensus.actors.raft.slow_work import SlowWork
 from forge_consensus.actors.raft.waiting import Applications, PendingRead, Result, WaitingBatch, WaitingRequests
 from forge_consensus.actors.runtime.actor import ConsensusActor, Context
 from forge_consensus.actors.runtime.address import SenderAddress
+from forge_consensus.actors.runtime.refusals import CLIENT_READS_TOO_LITTLE
 from forge_consensus.actors.runtime.status import NodeStatus
 from forge_consensus.actors.runtime.timers import Timer
-from forge_consensus.actors.runtime.unread import UNREAD, UNREAD_TEXT
+from forge_consensus.actors.runtime.unread import UNREAD_TEXT
 from forge_consensus.errors import (
     BusyError,
     CommandTooLargeError,
@@ -298,7 +299,7 @@ class GatewayActor(ConsensusActor):
 
     def refuse_unread(self, asker: SenderAddress, code: str, numbers: tuple[int, ...] = ()) -> None:
         """Send no results, because too many are unread on that connection."""
-        self.context.refusals.count(UNREAD)
+        self.context.refusals.count(CLIENT_READS_TOO_LITTLE)
         known = self.located()
         self.send(asker, Refused(code, UNREAD_TEXT, known.leader, known.address, known.term, numbers))
 

@@ -20,14 +20,15 @@ from forge_consensus.actors.raft.handshake import (
     ANCESTOR,
     CONFIGURATION,
     IDENTITY,
+    MACHINE,
     PROGRAM,
     Handshake,
     Refusal,
     is_fatal,
 )
 from forge_consensus.actors.runtime.actor import ConsensusActor, Context
-from forge_consensus.actors.runtime.gate import STRANGER
-from forge_consensus.actors.runtime.shared import Greeted
+from forge_consensus.actors.runtime.refusals import STRANGER
+from forge_consensus.actors.runtime.shared import Greeted, RefusedGreeting
 from forge_consensus.actors.runtime.timers import Timer
 from forge_consensus.config.agreement import told_settings
 from forge_consensus.errors import IdentityError
@@ -46,6 +47,13 @@ ANSWER_SECONDS = 1.0
 """A greeting without an answer is repeated after this time: the greeting, or the turn that received it, may be lost."""
 LATE = "a later process of node {} runs, so this one must not"
 MISPLACED = "it was started with the address {} and the members look for it at {}"
+ADVICE = {
+    CONFIGURATION: ". Nothing but its list is in this node's folder: if that is the wrong one, start it with the right "
+    "one, and it is taken",
+    MACHINE: ". Nothing has happened in this node's folder yet, but it belongs to its state machine: if that is the "
+    "wrong one, move the folder away and start the node with the right one",
+}
+"""By the reason of a refusal: what to do with a node that never took part in a cluster."""
 REGREET_SECONDS = 5.0
 """After a refusal the peer is greeted again after this time."""
 
@@ -173,9 +181,11 @@ class MembershipActor(ConsensusActor):
     def refuse(self, node: str, message: Hello | HelloReply, refusal: Refusal) -> None:
         """Count the refusal of a greeting, and publish it once for each process of the peer and each reason."""
         self.context.refuse(f"greeting refused: {refusal.reason}", refusal.detail)
-        told = (message.incarnation, refusal.detail)
-        if node in self.ledger.configuration.voters and self.shared.refused.get(node) != told:
-            self.shared.refused[node] = told
+        if node not in self.ledger.configuration.voters:
+            return
+        last = self.shared.refused.get(node)
+        self.shared.refused[node] = RefusedGreeting(message.incarnation, refusal.detail, self.clock.now())
+        if last is None or (last.token, last.why) != (message.incarnation, refusal.detail):
             self.publish(NodeRefused(peer=node, reason=refusal.reason, detail=refusal.detail))
 
     def admit(self, node: str, message: Hello | HelloReply) -> str:
@@ -230,8 +240,8 @@ class MembershipActor(ConsensusActor):
         text = f"{node} refused this node: {message.detail}"
         stranger = self.admit(node, message) if message.reason == IDENTITY else ""
         if is_fatal(message.reason, stranger, joined=self.ledger.commit_index > 1):
-            if message.reason == CONFIGURATION and self.ledger.term == 0:
-                text += ". Nothing but its list is in this node's folder: start it with the right one, and it is taken"
+            if self.ledger.term == 0:
+                text += ADVICE.get(message.reason, "")
             raise IdentityError(text)
         if stranger:
             self.refuse(node, message, Refusal(IDENTITY, stranger))
@@ -244,6 +254,6 @@ class MembershipActor(ConsensusActor):
         token = identity.boots.get(node, ("", 0))[0]
         why = f"the folder of node {node} is an older copy of its own: {message.detail}. {BRING_BACK}"
         identity.expel(self.ledger.turn, node, why)
-        self.shared.refused[node] = (token, why)
+        self.shared.refused[node] = RefusedGreeting(token, why, self.clock.now())
         self.context.refuse(f"greeting refused: {IDENTITY}", why)
         self.publish(NodeRefused(peer=node, reason=IDENTITY, detail=why))

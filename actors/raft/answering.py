@@ -17,7 +17,7 @@ from forge_consensus.actors.raft.waiting import PendingRead, Result
 from forge_consensus.errors import UnavailableError
 from forge_consensus.storage.ledger.applying import Applier
 from forge_consensus.storage.ledger.time_slice import NS, TimeSlice
-from forge_consensus.storage.machines.machine import Outcome, failed_query, of_the_store, outcome_of, refusal
+from forge_consensus.storage.machines.machine import Outcome, answer_of, failed_query, of_the_store, refusal
 from forge_consensus.storage.unpacking import unpack
 
 ANSWER_BYTES_MAX: Final = 1 << 20
@@ -158,7 +158,7 @@ class Answering:
             answer = self.applier.ask(unpack(data))
             if isinstance(answer, Generator):
                 return cast("Generator[Any, None, Any]", answer)
-            return outcome_of(answer, applied, "")
+            return answer_of(answer, applied)
         except BaseException as error:
             return self.failed(error)
 
@@ -196,7 +196,7 @@ class Answering:
             next(query.steps)
         except StopIteration as end:
             try:
-                return outcome_of(end.value, query.applied, "")
+                return answer_of(end.value, query.applied)
             except BaseException as error:
                 return self.failed(error)
         except BaseException as error:

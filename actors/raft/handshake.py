@@ -137,6 +137,14 @@ class Handshake:
     def judge(self, node: str, hello: Hello, members: Configuration, admit: Admit) -> Refusal:
         """Judge the greeting of `node`; `members` is the configuration in force. `admit` is called last."""
         identity, initial = self.identity, self.initial
+        theirs = MachineName(*hello.machine)
+        if theirs.name not in ("", self.machine.name):
+            return Refusal(
+                MACHINE,
+                f"node {identity.node_id} runs the state machine {self.machine.text}, node {node} {theirs.text}: the "
+                "members of a cluster all run the same one. If it is the same one under two names, give its class the "
+                "attribute machine_name",
+            )
         if hello.configuration_hash != initial.digest:
             return Refusal(
                 CONFIGURATION,
@@ -151,14 +159,6 @@ class Handshake:
             )
         if node == identity.node_id or node not in members.voters:
             return Refusal(IDENTITY, f"node {node!r} is not another member of {members.text}")
-        theirs = MachineName(*hello.machine)
-        if theirs.name not in ("", self.machine.name):
-            return Refusal(
-                MACHINE,
-                f"node {identity.node_id} runs the state machine {self.machine.text}, node {node} {theirs.text}: the "
-                "members of a cluster all run the same one. If it is the same one under two names, give its class the "
-                "attribute machine_name",
-            )
         if why := conflict(identity.node_id, self.settings, node, hello.settings):
             return Refusal(SETTINGS, why)
         if hello.boot > self.known_boot(node) > 0 and self.shown_draw(node, hello) is None:

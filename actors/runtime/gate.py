@@ -28,9 +28,9 @@ from forge_consensus.actors.runtime.address import SenderAddress
 from forge_consensus.actors.runtime.clock import Clock
 from forge_consensus.actors.runtime.mailbox import Mailbox
 from forge_consensus.actors.runtime.outbox import Outbox
-from forge_consensus.actors.runtime.refusals import Refusals
+from forge_consensus.actors.runtime.refusals import CLIENT_READS_TOO_LITTLE, EARLIER_TERM, STRANGER, Refusals
 from forge_consensus.actors.runtime.shared import SharedState
-from forge_consensus.actors.runtime.unread import UNREAD, UNREAD_TEXT, UnreadAnswers
+from forge_consensus.actors.runtime.unread import UNREAD_TEXT, UnreadAnswers
 from forge_consensus.config.raft import RaftSettings
 from forge_consensus.errors import BusyError, ClusterNotFoundError, ProtocolError
 from forge_consensus.storage.ledger.ledger import Ledger
@@ -59,8 +59,6 @@ accepted."""
 FROM_LEADERS = (AppendEntries, InstallSnapshot)
 """Only a leader sends these. The gate notifies the election actor before each, so that it knows the leader first."""
 
-STRANGER: Final = "stranger"
-"""The reason in the answer to a node that must greet (again) before this node accepts its frames."""
 DAMAGED: Final = "damaged frame"
 """The reason for a frame that does not fit its checksum: a cable, a memory or a network card spoils bytes."""
 TERM_JUMP_MAX: Final = 1 << 32
@@ -142,7 +140,7 @@ class Gate:
             if frame.extension:
                 self.unread.note_read(connection, frame.extension.get(STAMP))
             if self.unread.is_full(connection) and type(frame.message) is not Locate:
-                self.refusals.count(UNREAD)
+                self.refusals.count(CLIENT_READS_TOO_LITTLE)
                 sender.deliver(Refused(BusyError.code, UNREAD_TEXT, "", "", 0), sender)
             else:
                 self.deliver("gateway", frame.message, sender)
@@ -196,7 +194,7 @@ class Gate:
         elif type(message) is PreVoteReply and message.granted:
             return True
         else:
-            self.refusals.count("answer of an earlier term")
+            self.refusals.count(EARLIER_TERM)
         return False
 
     def enter_higher(self, term: int, message: Any, sender: SenderAddress) -> bool:

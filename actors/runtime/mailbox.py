@@ -6,7 +6,7 @@ from collections import deque
 from typing import Any, Final
 
 from forge_consensus.actors.runtime.address import Address, Delivery, LocalAddress
-from forge_consensus.actors.runtime.refusals import Refusals
+from forge_consensus.actors.runtime.refusals import STALE_TERM, Refusals
 from forge_consensus.errors import OperationFailedError, StaleTermError
 
 MESSAGES_MAX: Final = 1_000_000
@@ -55,5 +55,5 @@ class Mailbox:
             try:
                 cell.receive(message, sender)
             except StaleTermError:
-                self.refusals.count("stale term")
+                self.refusals.count(STALE_TERM)
         raise OperationFailedError(f"more than {MESSAGES_MAX} messages in one turn")

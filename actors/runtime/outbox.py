@@ -9,7 +9,12 @@ from forge_consensus.actors.codec import Frame, encode
 from forge_consensus.actors.messages import AppendEntries, Hello
 from forge_consensus.actors.runtime.address import PeerAddress, SenderAddress
 from forge_consensus.actors.runtime.clock import Clock
-from forge_consensus.actors.runtime.refusals import Refusals
+from forge_consensus.actors.runtime.refusals import (
+    CLIENT_TAKES_NO_ANSWER,
+    PEER_TAKES_NO_ANSWER,
+    PEER_TAKES_NO_FRAME,
+    Refusals,
+)
 from forge_consensus.storage.ledger.ledger import Ledger
 
 
@@ -120,11 +125,11 @@ class Outbox:
         sent = self.clock.boottime_ns()
         frame = self.frame(to.actor, boot or 0, self.number, sent, message)
         if not self.transport.send_peer(to.node, encode(frame)):
-            self.refusals.count("peer takes no frame")
+            self.refusals.count(PEER_TAKES_NO_FRAME)
 
     def send_answer(self, to: SenderAddress, message: Any) -> None:
         """Send an answer on the connection of its request."""
         known = self.ledger.identity.boots.get(to.node) if to.node else None
         frame = self.frame(to.actor, known[1] if known else 0, to.request, to.sent, message)
         if not self.transport.send_answer(to.connection, frame):
-            self.refusals.count("client takes no answer")
+            self.refusals.count(PEER_TAKES_NO_ANSWER if to.node else CLIENT_TAKES_NO_ANSWER)

@@ -12,6 +12,28 @@ LINES = LogLines(__name__)
 
 REPORT_EVERY: Final = 1000
 """Each reason's first refusal gets a line in the log, and then one of every this many."""
+STRANGER: Final = "stranger"
+"""The reason in the answer to a node that must greet (again) before this node accepts its frames."""
+STALE_TERM: Final = "stale term"
+EARLIER_TERM: Final = "answer of an earlier term"
+PEER_TAKES_NO_FRAME: Final = "peer takes no frame"
+PEER_TAKES_NO_ANSWER: Final = "peer takes no answer"
+CLIENT_TAKES_NO_ANSWER: Final = "client takes no answer"
+"""Mostly a client that had ended: it asks all its endpoints where the leader is, and needs the first answer only."""
+CLIENT_READS_TOO_LITTLE: Final = "client reads too little"
+"""Mostly a client that asked for much at once: it gets the rest when it has read the first."""
+ORDINARY: Final = frozenset(
+    (
+        STRANGER,
+        STALE_TERM,
+        EARLIER_TERM,
+        PEER_TAKES_NO_FRAME,
+        PEER_TAKES_NO_ANSWER,
+        CLIENT_TAKES_NO_ANSWER,
+        CLIENT_READS_TOO_LITTLE,
+    )
+)
+"""The reasons that are part of ordinary work: they are counted for the metrics, and people are not told of them."""
 
 
 class Refusals:
@@ -21,7 +43,7 @@ class Refusals:
         self.counts: Counter[str] = Counter()
 
     def count(self, reason: str) -> None:
-        """Count a refusal that is part of ordinary work, such as an answer of an earlier term."""
+        """Count a refusal that is part of ordinary work: `reason` is one of `ORDINARY`."""
         self.counts[reason] += 1
 
     def report(self, reason: str, detail: str) -> None:

@@ -67,6 +67,18 @@ class Greeted:
     """What differs between it and this node and should be looked into, as sentences."""
 
 
+@dataclass(frozen=True, slots=True)
+class RefusedGreeting:
+    """The last greeting of another member, which this node refused."""
+
+    token: str
+    """The boot token of the greeting."""
+    why: str
+    """For people."""
+    at: float
+    """When, in seconds of real time. A member that runs greets again and again, one that is gone does not."""
+
+
 @dataclass(slots=True)
 class SharedState:
     """Facts that have one home because several actors need them. Each has one writer, named in its docstring.
@@ -104,8 +116,7 @@ class SharedState:
     snapshot."""
     peers: dict[str, PeerView] = field(default_factory=dict)
     """Written by health."""
-    refused: dict[str, tuple[str, str]] = field(default_factory=dict)
-    """The members whose last greeting was refused: the boot token of the greeting, and why, for people. Written by
-    membership."""
+    refused: dict[str, RefusedGreeting] = field(default_factory=dict)
+    """The members whose last greeting was refused. Written by membership."""
     greeted: dict[str, Greeted] = field(default_factory=dict)
     """The members whose greeting was accepted since this process began, and this node. Written by membership."""

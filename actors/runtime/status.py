@@ -76,6 +76,8 @@ class MemberStatus:
     """How many appends of this leader the member has refused; 0 on a node that does not lead."""
     greeting_refused: str | None
     """Why this node refused the member's last greeting, for people; None if it did not."""
+    greeting_refused_ago: float | None
+    """Seconds since then. It stays below a few seconds while the member runs, because it greets again and again."""
     differs: list[str]
     """What differs between the member and this node, or is wrong with its address, as sentences."""
     problem: str = ""
@@ -264,7 +266,7 @@ def members_of(source: Source) -> list[MemberStatus]:
     shared, ledger, now = source.shared, source.ledger, source.clock.now()
     found = []
     for node, address in ledger.configuration.members:
-        view, greeted = shared.peers.get(node), shared.greeted.get(node)
+        view, greeted, refused = shared.peers.get(node), shared.greeted.get(node), shared.refused.get(node)
         own = node == ledger.identity.node_id
         member = MemberStatus(
             id=node,
@@ -280,7 +282,8 @@ def members_of(source: Source) -> list[MemberStatus]:
             if own
             else shared.refusals.get(node) or shared.snapshot_refusals.get(node, ""),
             refused_appends=shared.refused_appends.get(node, 0),
-            greeting_refused=shared.refused[node][1] if node in shared.refused else None,
+            greeting_refused=refused.why if refused else None,
+            greeting_refused_ago=now - refused.at if refused else None,
             differs=list(greeted.differs) if greeted else [],
             problem=source.peers.problems.get(node, ""),
         )

@@ -21,8 +21,6 @@ STAMP_BYTES: Final = 256 << 10
 """An answer is stamped when so much was sent since the last stamp, so small answers are not and an account is short."""
 UNREAD_BYTES_MAX: Final = 64 << 20
 """A connection on which so much is unread is sent no more results, and its requests are answered with busy."""
-UNREAD: Final = "client reads too little"
-"""The reason under which such refusals are counted."""
 UNREAD_TEXT: Final = (
     f"{UNREAD_BYTES_MAX >> 20} MiB of answers on this connection are unread: read them, and repeat the last stamp of "
     f"an answer (key {STAMP} of the header's extension) in each request"

@@ -2,7 +2,8 @@
 
 Nodes, clients and event feeds connect with it. ZeroMQ repeats an attempt at one address by itself; the link moves on to
 the next address of a name, looks the name up again after a loss, and starts anew where ZeroMQ has given up: it does so
-for good after bytes that are no ZeroMQ, from a socket of another kind, or in too large a frame.
+for good after bytes that are no ZeroMQ, from a socket of another kind, or in too large a frame. A link that hears
+nothing sends pings, and is begun anew when they are not answered.
 """
 
 from __future__ import annotations
@@ -19,7 +20,13 @@ from typing import Final
 
 import zmq
 
-from forge_consensus.actors.transport.liveness import HANDSHAKE_TIMES, LINK_TIMEOUT_SECONDS, watch_other_end
+from forge_consensus.actors.transport.liveness import (
+    HANDSHAKE_TIMES,
+    LINK_TIMEOUT_SECONDS,
+    PING,
+    SILENCE_TIMES,
+    watch_other_end,
+)
 from forge_consensus.actors.transport.names import Ask, Name
 
 NOBLOCK: Final = int(zmq.NOBLOCK)
@@ -60,9 +67,9 @@ class DealerOptions:
 class Link:
     """A DEALER to one address (``HOST:PORT`` or ``ipc://PATH``), with its monitor.
 
-    The owner polls `socket` for frames and `monitor` for what `changes` reports, and calls `tick` at `wake_at`. `owner`
-    names the connecting side in the monitor's address. Raises `zmq.ZMQError`, with both sockets closed, if `address` is
-    malformed.
+    The owner polls `socket` for frames and `monitor` for what `changes` reports, and calls `tick` at `wake_at`. It sets
+    `heard` when a frame has arrived, and ignores an empty one: it answers a ping. `owner` names the connecting side in
+    the monitor's address. Raises `zmq.ZMQError`, with both sockets closed, if `address` is malformed.
     """
 
     def __init__(
@@ -86,6 +93,15 @@ class Link:
         """Longer than any attempt takes that ZeroMQ reports the end of."""
         self.next_at = time.monotonic() + self.attempt_seconds
         """When to begin with the next address, or anew; infinity while the connection stands."""
+        self.heard = False
+        """Whether a frame has arrived since the last ping was due."""
+        self.pings = 0
+        """How many pings were sent since a frame last arrived."""
+        self.broken = False
+        """Whether the connection was given up here, which `changes` has yet to yield."""
+        self.link_timeout = options.link_timeout
+        self.ping_at = inf
+        """When the next ping is due; infinity while there is no connection."""
         self.pause = self.pause_min = options.reconnect_ms / 1000
         self.pause_max = options.reconnect_ms_max / 1000
         self.socket = dealer_of(context, options)
@@ -104,17 +120,22 @@ class Link:
 
     def changes(self) -> Iterator[bool]:
         """Yield what happened to the connection: True when it was made, False when it was lost."""
+        if self.broken:
+            self.broken = False
+            yield False
         for event, url in happened(self.monitor):
             if self.moved and url != plain_url(self.url):
                 continue  # the rest of an attempt that was left
             if event == HANDSHAKE:
                 self.stands, self.problem, self.next_at, self.pause = True, "", inf, self.pause_min
+                self.heard, self.pings, self.ping_at = False, 0, time.monotonic() + self.link_timeout
+                self.wake_at = min(self.wake_at, self.ping_at)
                 yield True
             elif event == RETRIED:
                 if len(self.name.urls) <= 1:
                     self.next_at = time.monotonic() + self.attempt_seconds
             elif self.stands:
-                self.stands = False
+                self.stands, self.ping_at = False, inf
                 self.plan(f"the connection to {self.address} was lost", GAVE_UP_SECONDS)
                 yield False
             else:
@@ -153,11 +174,27 @@ class Link:
         elif not self.stands and not self.url:
             self.name.look_up(now)
             self.next_at = inf
+        elif self.ping_at <= now:
+            self.ping(now)
         if self.name.problem and not self.stands:
             self.problem = self.name.problem
-        self.wake_at = min(self.next_at, self.name.wake_at(now))
+        self.wake_at = min(self.next_at, self.ping_at, self.name.wake_at(now))
         if not (self.stands or self.url):
             self.wake_at = min(self.wake_at, now + self.pause_max)
+
+    def ping(self, now: float) -> None:
+        """Ask the other end for a sign of life if there was none lately; begin anew if it has given none for long."""
+        self.pings = 0 if self.heard else self.pings
+        if self.pings >= SILENCE_TIMES:
+            self.problem = f"what listens at {self.address} has gone silent"
+            self.move(self.following())
+            return
+        self.ping_at = now + self.link_timeout
+        if not self.heard:
+            self.pings += 1
+            with contextlib.suppress(zmq.ZMQError):  # a full queue is as silent
+                self.socket.send(PING, NOBLOCK)
+        self.heard = False
 
     def following(self) -> str:
         """The URL after the present one, which may be the same."""
@@ -168,6 +205,8 @@ class Link:
         """Leave the present URL and go to another one, or to the same anew."""
         self.next_at = time.monotonic() + self.attempt_seconds
         self.moved = self.moved or url != self.url
+        if self.stands:
+            self.stands, self.broken, self.ping_at = False, True, inf
         if self.url:
             with contextlib.suppress(zmq.ZMQError):  # it is gone already where ZeroMQ has given up
                 self.socket.disconnect(self.url)

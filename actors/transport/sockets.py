@@ -18,7 +18,7 @@ import zmq
 from forge_consensus.actors.transport.door import Door, connections_allowed
 from forge_consensus.actors.transport.endpoint import claim_path, events_endpoint, path_of, url_of
 from forge_consensus.actors.transport.link import DealerOptions, Link
-from forge_consensus.actors.transport.liveness import watch_those_who_connect
+from forge_consensus.actors.transport.liveness import PING, watch_those_who_connect
 from forge_consensus.errors import InvalidConfigError, TransportUnavailableError
 
 NOBLOCK: Final = int(zmq.NOBLOCK)
@@ -59,6 +59,8 @@ class Sockets:
         self.link_timeout = link_timeout
         self.dealers: dict[str, Socket] = {}
         self.links: dict[str, Link] = {}
+        self.links_of: dict[Socket, Link] = {}
+        """The links by their DEALERs."""
         self.monitors: dict[Socket, str] = {}
         self.wake_at = inf
         """When to call `tick` (monotonic)."""
@@ -125,6 +127,7 @@ class Sockets:
             ) from error
         self.links[node] = link
         self.dealers[node] = link.socket
+        self.links_of[link.socket] = link
         self.monitors[link.monitor] = node
         self.poller.register(link.socket, zmq.POLLIN)
         self.poller.register(link.monitor, zmq.POLLIN)
@@ -153,6 +156,7 @@ class Sockets:
 
     def from_peer(self, dealer: Socket, count_max: int) -> Iterator[bytes]:
         """Yield the answers of a peer, at most `count_max`."""
+        self.links_of[dealer].heard = True
         for _ in range(count_max):
             try:
                 data = dealer.recv(NOBLOCK)
@@ -162,13 +166,14 @@ class Sockets:
             while dealer.getsockopt(RCVMORE):
                 dealer.recv(NOBLOCK)
                 more = True
-            if not more:
+            if not more and data != PING:
                 yield data
 
     def from_anyone(self, count_max: int, bytes_max: int) -> Iterator[tuple[bytes, bytes]]:
         """Yield (frame, connection) of peers and clients, bounded in count and bytes.
 
         A frame is one part behind the connection's id; any other message is yielded empty, so that the gate refuses it.
+        Pings are answered here.
         """
         router = self.router
         for _ in range(count_max):
@@ -178,6 +183,9 @@ class Sockets:
                 return
             part = router.recv(NOBLOCK, copy=False)
             data, more = part.bytes, part.more
+            if data == PING and not more:
+                self.answer(connection, PING)
+                continue
             if self.door.crowded and is_greeting(data):
                 self.door.greeted(int(part.get(zmq.SRCFD)))
             while more:

@@ -107,11 +107,11 @@ def screen(report: ClusterReport, width: int) -> str:
 
 
 def notes(report: ClusterReport, width: int) -> str:
-    """Return the warnings, and what nodes have refused, wrapped to `width` characters."""
+    """Return the warnings, and what nodes have refused outside of ordinary work, wrapped to `width` characters."""
     texts = [colored("! ", "warning") + wrapped(text, width) for text in report.warnings]
     for node in report.nodes:
-        if node.refused:
-            counts = ", ".join(f"{reason} {count:,}" for reason, count in sorted(node.refused.items()))
+        if refused := node.unusual_refusals():
+            counts = ", ".join(f"{reason} {count:,}" for reason, count in refused.items())
             texts.append("  " + wrapped(f"{node.node_id} has refused since its start: {counts}", width))
     return "\n".join(texts)
 

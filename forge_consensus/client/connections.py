@@ -12,7 +12,7 @@ import zmq
 from forge_consensus.actors.codec import STAMP, Frame, decode, encode
 from forge_consensus.actors.messages import STALE, Read, WireMessage
 from forge_consensus.actors.transport.link import DealerOptions, Link
-from forge_consensus.actors.transport.liveness import LINK_TIMEOUT_SECONDS
+from forge_consensus.actors.transport.liveness import LINK_TIMEOUT_SECONDS, PING
 from forge_consensus.errors import ConnectionFailedError, ProtocolError
 
 NOBLOCK: Final = int(zmq.NOBLOCK)
@@ -97,9 +97,10 @@ class Connection:
                 data = socket.recv(NOBLOCK)
             except zmq.Again:
                 return
+            self.link.heard = True
             if socket.getsockopt(zmq.RCVMORE):
                 self.skip_message()
-            else:
+            elif data != PING:
                 yield data
             if not int(socket.getsockopt(zmq.EVENTS)) & POLLIN:
                 return

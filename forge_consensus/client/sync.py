@@ -257,7 +257,7 @@ class KeyCalls:
     def delete_prefix(self, prefix: str, timeout: float | None = None, correlation_id: str | None = None) -> int:
         """Remove all keys that begin with `prefix` ("" for all keys) and return how many there were.
 
-        At most 10,000 keys or 64 MiB of values go at once; it takes commands until none is left, between which others
+        At most 10,000 keys or 8 MiB of values go at once; it takes commands until none is left, between which others
         may write. `timeout` is that of each command.
         """
         total = 0

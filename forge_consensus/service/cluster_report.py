@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 from forge_consensus.actors.messages import FULL
+from forge_consensus.actors.runtime.refusals import ORDINARY
 from forge_consensus.client.pending import PendingNodeQuery
 from forge_consensus.client.sync import Client
 from forge_consensus.errors import ConnectionFailedError, ConsensusError
@@ -26,6 +27,8 @@ CLOCK_AHEAD_MS: Final = 1000.0
 """A wall clock that is further from the leader's is told of."""
 NO_LEADER: Final = "no leader is known"
 """What a node says of itself where its row says "no leader"."""
+REFUSES_SECONDS: Final = 15.0
+"""A refusal is told as past if it is older: a node that is refused and runs greets again every five seconds."""
 BEHIND_SECONDS: Final = 1.0
 """A member that the leader has not heard for longer is called slow."""
 COPIED: Final = (
@@ -81,6 +84,10 @@ class MemberReport:
     refused: dict[str, int] | None
     """How often the node refused something since its start, by reason."""
     events_address: str | None
+
+    def unusual_refusals(self) -> dict[str, int]:
+        """Return what of `refused` somebody should look into: not what is part of ordinary work."""
+        return {reason: count for reason, count in sorted((self.refused or {}).items()) if reason not in ORDINARY}
 
     def warnings(self) -> list[str]:
         """Return what a person should know of a node that is not well: how it fares, then what it says itself."""
@@ -269,7 +276,10 @@ def comparisons(answers: Mapping[str, Status], nodes: Sequence[MemberReport]) ->
             if problem := member.get("problem"):
                 found.append(f"{name} has no connection to {other}: {problem}")
             if refused := member.get("greeting_refused"):
-                found.append(f"{name} refuses {other}: {refused}")
+                ago = member.get("greeting_refused_ago") or 0.0
+                tense = "refuses" if ago < REFUSES_SECONDS else "refused"
+                when = "" if ago < REFUSES_SECONDS else f" {seconds_text(ago)} ago"
+                found.append(f"{name} {tense} {other}{when}: {refused}")
             found += [f"{name} and {other}: {text}" if other != name else f"{name}: {text}" for text in differs(member)]
     for node in nodes:
         if node.clock_ahead_ms is not None and abs(node.clock_ahead_ms) > CLOCK_AHEAD_MS:

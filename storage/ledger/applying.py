@@ -39,7 +39,7 @@ from forge_consensus.storage.machines.machine import (
     apply_one,
 )
 from forge_consensus.storage.machines.sessions import IN_PROGRESS, TTL_BYTES, Sessions
-from forge_consensus.storage.machines.steps import finished
+from forge_consensus.storage.machines.steps import Encoded, finished
 
 APPLIED = b"applied"
 COMMAND = int(Kind.COMMAND)
@@ -169,7 +169,10 @@ class Applier:
 
     def query(self, query: Any) -> Any:
         """Ask the machine. May raise anything; `UnavailableError` while a user's machine is being handed a snapshot."""
-        return finished(answer) if isinstance(answer := self.ask(query), Generator) else answer
+        answer = self.ask(query)
+        if isinstance(answer, Generator):
+            answer = finished(answer)
+        return msgpack.unpackb(answer.data) if type(answer) is Encoded else answer
 
     @property
     def is_handed_a_snapshot(self) -> bool:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Generator, Iterable, Iterator
-from heapq import merge
 from itertools import islice
-from operator import itemgetter
 from typing import Any, Final
 
 import msgpack
@@ -23,8 +21,16 @@ from forge_consensus.storage.machines.kv_commands import (
     check_fields,
     check_key,
 )
+from forge_consensus.storage.machines.kv_pages import (
+    check_text,
+    fill,
+    filling,
+    first_of,
+    merged,
+    page_of,
+)
 from forge_consensus.storage.machines.machine import Command, Entry
-from forge_consensus.storage.machines.steps import finished
+from forge_consensus.storage.machines.steps import Encoded, finished
 
 TABLE: Final = "kv"
 ROW: Final = "a stored key or its value"
@@ -35,10 +41,6 @@ PAGE_ROWS_MIN: Final = 16
 PAGE_ROWS_MAX: Final = 1000
 COUNT_ROWS: Final = 2000
 """How many keys one step of counting passes or looks up: less than a millisecond."""
-SCAN_ROWS: Final = 1000
-SCAN_ROWS_MAX: Final = 10_000
-SCAN_BYTES_MAX: Final = 4 << 20
-"""A larger answer is refused and not cut, because a short page would be taken for the last one."""
 
 
 class Overlay:
@@ -73,15 +75,27 @@ class Overlay:
         return self.order
 
     def range(self, prefix: str, after: str | None) -> Iterator[tuple[str, bytes | None]]:
-        """Keys with that prefix, beyond `after`, in order."""
+        """Keys with that prefix, beyond `after`, in order, one after another."""
         keys = self.sorted_keys()
-        first = bisect_left(keys, prefix)
-        if after is not None:
-            first = max(first, bisect_right(keys, after))
-        for key in islice(keys, first, None):
+        for place in range(first_place(keys, prefix, after), len(keys)):
+            key = keys[place]
             if not key.startswith(prefix):
                 return
             yield key, self.cells[key]
+
+    def taken(self, prefix: str, after: str | None) -> Iterator[tuple[str, bytes | None]]:
+        """As `range`, but all are taken at once, at less than 0.1 us each, so that later changes do not matter."""
+        keys = self.sorted_keys()
+        first = first_place(keys, prefix, after)
+        stop = bisect_left(keys, True, first, key=lambda key: not key.startswith(prefix))
+        found = keys[first:stop]
+        return zip(found, list(map(self.cells.__getitem__, found)), strict=True)
+
+
+def first_place(keys: list[str], prefix: str, after: str | None) -> int:
+    """Return the place of the first key with that prefix, beyond `after`, in sorted keys."""
+    first = bisect_left(keys, prefix)
+    return first if after is None else max(first, bisect_right(keys, after))
 
 
 class KeyValueMachine:
@@ -163,8 +177,8 @@ class KeyValueMachine:
                 return None if value is None else msgpack.unpackb(value)
             if query.keys() == {"count"}:
                 return finished(self.counting(check_text("count", query["count"])))
-            if "scan" in query and query.keys() <= {"scan", "limit", "after"}:
-                return self.scan(query["scan"], query.get("limit", SCAN_ROWS), query.get("after"))
+            if is_scan(query):
+                return msgpack.unpackb(finished(self.scanning(query)).data)
         raise ValueError(
             'a query is a key, {"get": key}, {"count": prefix} or {"scan": prefix, "limit": n, "after": key}'
         )
@@ -172,10 +186,16 @@ class KeyValueMachine:
     def query_steps(self, query: Any) -> Any:
         """As `query`, but for a query that may take long it returns a generator, which returns the answer in the end.
 
-        Its first step fixes the state that it answers from; commands may be applied between its steps.
+        Its first step fixes the state that it answers from; commands may be applied between its steps. A page is
+        returned as `Encoded`, and at once if one step is enough; otherwise it is begun anew in the first step, because
+        the state may be another one by then.
         """
-        if isinstance(query, dict) and query.keys() == {"count"}:
-            return self.counting(check_text("count", query["count"]))
+        if isinstance(query, dict):
+            if query.keys() == {"count"}:
+                return self.counting(check_text("count", query["count"]))
+            if is_scan(query):
+                page = page_of(query)
+                return page.encoded() if fill(page, self.changes(page.prefix, page.last)) else self.scanning(query)
         return self.query(query)
 
     def counting(self, prefix: str) -> Generator[None, None, int]:
@@ -205,46 +225,37 @@ class KeyValueMachine:
                     yield
         return total
 
-    def scan(self, prefix: Any, limit: Any, after: Any) -> list[list[Any]]:
-        """One page of keys and values, see `query`."""
-        check_text("scan", prefix)
-        if after is not None:
-            check_text("after", after)
-        if type(limit) is not int or not 0 < limit <= SCAN_ROWS_MAX:
-            raise ValueError(f"limit is a number from 1 to {SCAN_ROWS_MAX}")
-        page: list[list[Any]] = []
-        size = 0
-        for key, value in islice(self.rows(prefix, after), limit):
-            size += len(key) + len(value)
-            if size > SCAN_BYTES_MAX:
-                raise ValueError(f"{limit} rows have over {SCAN_BYTES_MAX} bytes: ask for at most {len(page)}")
-            page.append([key, msgpack.unpackb(value)])
-        return page
+    def scanning(self, query: dict[str, Any]) -> Generator[None, None, Encoded]:
+        """Make one page of keys and values, see `query`, from the state of the first step."""
+        page = page_of(query)
+        if fill(page, self.changes(page.prefix, page.last)):
+            return page.encoded()
+        changed: Writes = {}
+        for overlay in (self.frozen, self.fresh):
+            changed.update(overlay.taken(page.prefix, page.last))
+        rest = iter(sorted(changed.items(), key=first_of))
+        if self.tables is None:
+            yield
+            yield from filling(page, rest)
+            return page.encoded()
+        with self.tables.view() as view:
+            stored = table_rows(view, self.prefix, page.prefix, page.last)
+            yield
+            yield from filling(page, merged(rest, stored))
+        return page.encoded()
+
+    def changes(self, prefix: str, after: str | None) -> Iterator[tuple[str, bytes | None]]:
+        """Yield keys with that prefix, beyond `after`, and packed values or None for a deleted one, from all layers."""
+        stored: Iterator[tuple[str, bytes | None]] = iter(())
+        if self.tables is not None:
+            stored = table_rows(self.tables, self.prefix, prefix, after)
+        return merged(self.fresh.range(prefix, after), self.frozen.range(prefix, after), stored)
 
     def rows(self, prefix: str, after: str | None) -> Iterator[tuple[str, bytes]]:
         """Yield keys with that prefix, beyond `after`, and packed values, from all layers."""
-        layers = merge(
-            self.fresh.range(prefix, after),
-            self.frozen.range(prefix, after),
-            self.table_rows(prefix, after),
-            key=itemgetter(0),
-        )
-        newest: str | None = None
-        for key, value in layers:
-            if key != newest and value is not None:
+        for key, value in self.changes(prefix, after):
+            if value is not None:
                 yield key, value
-            newest = key
-
-    def table_rows(self, prefix: str, after: str | None) -> Iterator[tuple[str, bytes | None]]:
-        """As `rows`, from the table alone."""
-        if self.tables is None:
-            return
-        start = self.prefix + prefix.encode()
-        stop = successor(start)
-        if after is not None:
-            start = max(start, self.prefix + after.encode() + b"\0")
-        for key, value in paged(self.tables, start, stop):
-            yield key[len(self.prefix) :].decode(), value
 
     # --- in the ledger ---
 
@@ -306,11 +317,7 @@ class KeyValueMachine:
 
         Keys and values are copied at once; they are packed only when the result is iterated over.
         """
-        cells: Writes = dict(self.table_rows("", None))
-        cells.update(self.frozen.cells)
-        cells.update(self.fresh.cells)
-        live = ((key, cells[key]) for key in sorted(cells))
-        return chunks_of((key.encode(), value) for key, value in live if value is not None)
+        return chunks_of((key.encode(), value) for key, value in list(self.rows("", None)))
 
     def restore(self, chunks: Iterable[bytes]) -> None:
         """Replace the state, entirely or not at all.
@@ -326,16 +333,14 @@ class KeyValueMachine:
         self.fresh = fresh
 
 
+def is_scan(query: dict[Any, Any]) -> bool:
+    """Whether a query asks for a page of keys and values."""
+    return "scan" in query and query.keys() <= {"scan", "limit", "after"}
+
+
 def alone(view: TablesView, prefix: bytes) -> bool:
     """Whether the table holds no other generation's keys, as it does while a snapshot is installed or removed."""
     return not view.scan(TABLE, b"", prefix, 1) and not view.scan(TABLE, successor(prefix), None, 1)
-
-
-def check_text(name: str, value: Any) -> str:
-    """Return the value; raises TypeError when it is no text."""
-    if not isinstance(value, str):
-        raise TypeError(f"{name} is a text, not {type(value).__name__}")
-    return value
 
 
 def prefix_of(generation: int) -> bytes:
@@ -360,6 +365,16 @@ def paged(tables: TablesView, start: bytes, stop: bytes) -> Iterator[tuple[bytes
         start = page[-1][0] + b"\0"
         row_bytes = sum(len(key) + len(value) for key, value in page) // len(page) + 1
         count = max(1, min(PAGE_ROWS_MAX, PAGE_BYTES // row_bytes))
+
+
+def table_rows(tables: TablesView, base: bytes, prefix: str, after: str | None) -> Iterator[tuple[str, bytes | None]]:
+    """Yield keys with that prefix, beyond `after`, and packed values; the generation's keys begin with `base`."""
+    start = base + prefix.encode()
+    stop = successor(start)
+    if after is not None:
+        start = max(start, base + after.encode() + b"\0")
+    for key, value in paged(tables, start, stop):
+        yield key[len(base) :].decode(), value
 
 
 def check_stored_key(key: bytes) -> None:

@@ -16,9 +16,10 @@ KEY_BYTES_MAX: Final = 400
 VALUE_BYTES_MAX: Final = 1 << 20
 BATCH_OPS_MAX: Final = 10_000
 """The most commands in a batch; they are carried out in one piece, at a few microseconds each."""
-READ_BYTES_MAX: Final = 64 << 20
+READ_BYTES_MAX: Final = 8 << 20
 """The most bytes of stored values that one command reads: a few bytes of a batch or a prefix can name large values.
-Like the bound of results this one decides the outcome, so it is no setting."""
+Nothing else happens on the node meanwhile, for up to 10 ms a MiB when its machine is busy, so it is far below an
+election timeout. Like the bound of results this one decides the outcome, so it is no setting."""
 OP_BYTES_MIN: Final = 16
 """No command that can be carried out has fewer bytes in a batch."""
 DELETED_MAX: Final = 10_000
@@ -201,7 +202,7 @@ class BoundedReader:
         if value is not None:
             self.left -= len(value)
             if self.left < 0:
-                raise ValueError(f"the batch reads more than {READ_BYTES_MAX} bytes of values: split it")
+                raise ValueError(f"it reads more than {READ_BYTES_MAX} bytes of values: split the batch")
         return value
 
 

@@ -14,6 +14,7 @@ import msgpack
 from forge_consensus.errors import ConsensusError, ProtocolError, StorageError
 from forge_consensus.storage.backends.tables import Batch, Tables, TablesView
 from forge_consensus.storage.machines.bounds import FRAMES_MAX, larger_than, with_known_frames
+from forge_consensus.storage.machines.steps import Encoded
 
 COMMAND_BYTES_MAX: Final = 16 << 20
 """No command is decoded beyond this; what a node takes from clients is bounded lower, by its
@@ -373,6 +374,15 @@ def outcome_of(result: Any, index: int, done: str = "the command was applied, bu
     if payload is None:
         return refusal(COMMAND_FAILED, "ValueError", f"{done}its result has more than {RESULT_BYTES_MAX} bytes")
     return Outcome("", payload)
+
+
+def answer_of(answer: Any, index: int) -> Outcome:
+    """Encode the answer to a query from the state after entry `index`, as `outcome_of` does."""
+    if type(answer) is not Encoded:
+        return outcome_of(answer, index, "")
+    if len(answer.data) > RESULT_BYTES_MAX:
+        return refusal(COMMAND_FAILED, "ValueError", f"its result has more than {RESULT_BYTES_MAX} bytes")
+    return Outcome("", answer.data)
 
 
 def packed_result(result: Any) -> bytes | None:

@@ -3,9 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Generator
+from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 
 Answer = TypeVar("Answer")
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """An answer that is msgpack already, because a long one would be encoded in one piece at the end of all steps."""
+
+    data: bytes
 
 
 def finished(steps: Generator[Any, None, Answer]) -> Answer:

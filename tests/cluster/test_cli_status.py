@@ -88,3 +88,22 @@ def test_status_is_shown_again_and_again_until_it_is_interrupted(tmp_path: Path)
             watch.send_signal(signal.SIGINT)
             _, said = watch.communicate(timeout=10)
     assert (watch.returncode, said) == (130, "interrupted\n")
+
+
+def test_a_client_that_ends_before_its_answer_leaves_nothing_to_tell_people(tmp_path: Path) -> None:
+    with LocalCluster(folder=tmp_path, cluster_id="proof") as cluster:
+        cluster.wait_for_leader()
+        follower = cluster.followers()[0]
+        with cluster.client() as client:
+            client.put("a", 1)
+            client.status(cluster.addresses[follower])  # it has a connection now
+            cluster.pause(follower)
+            client.driver.hand_over(client.status_query(cluster.addresses[follower], 1.0))
+            time.sleep(0.2)  # until the question has left
+        cluster.resume(follower)
+        wait_for(
+            lambda: "client takes no answer" in cluster.status(follower)["refused"], 5, "an answer that nobody takes"
+        )
+        shell = Shell(cluster.addresses[follower])
+        wait_for(lambda: shell.json("status")["health"] == "healthy", 5, "a healthy cluster")
+        assert shell.run("status").stderr == ""

@@ -25,18 +25,20 @@ class Reading:
     index: int
     moment: float
     elapsed_ms: int
+    own: bool
+    """Whether that entry is of the leader's term; the state's time does not pass while nobody leads."""
 
     @classmethod
     def of(cls, leader: SimulatedBase, written: dict[tuple[int, int], float]) -> Reading:
         """Read the leader's state; `written` has the moment of each (index, term)."""
         ledger, applier = leader.engine.ledger, leader.engine.ledger.applier
         moment = written[applier.index, applier.term]
-        return cls(leader.name, ledger.term, applier.index, moment, applier.elapsed_ms)
+        return cls(leader.name, ledger.term, applier.index, moment, applier.elapsed_ms, applier.term == ledger.term)
 
 
 def check_passed(before: Reading, after: Reading, pace: float) -> None:
     """Demand that the state's time has passed between two readings of one leader. Raises `ViolationError`."""
-    if (before.leader, before.term) != (after.leader, after.term) or after.index <= before.index:
+    if (before.leader, before.term) != (after.leader, after.term) or after.index <= before.index or not before.own:
         return
     virtual, passed = after.moment - before.moment, (after.elapsed_ms - before.elapsed_ms) / 1000
     slack = SLACK_SECONDS * pace

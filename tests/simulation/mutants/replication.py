@@ -14,7 +14,7 @@ from forge_consensus.actors.notices import LeadershipBegan, LeadershipEnded
 from forge_consensus.actors.raft.leadership import Effect, Leadership
 from forge_consensus.actors.raft.progress import Progress
 from forge_consensus.actors.replication import ReplicationActor
-from forge_consensus.actors.runtime.gate import STRANGER
+from forge_consensus.actors.runtime.refusals import STRANGER
 from forge_consensus.actors.snapshot import SnapshotActor
 from forge_consensus.errors import StaleTermError
 from forge_consensus.storage.ledger.ledger import Ledger

@@ -18,7 +18,7 @@ from forge_consensus.actors.raft.handshake import (
     SETTINGS,
     Handshake,
 )
-from forge_consensus.actors.runtime.gate import STRANGER
+from forge_consensus.actors.runtime.refusals import STRANGER
 from forge_consensus.actors.runtime.status import NodeStatus
 from forge_consensus.config.agreement import told_settings
 from forge_consensus.config.raft import RaftSettings
@@ -30,7 +30,7 @@ from forge_consensus.storage.backends.tables import Batch
 from forge_consensus.storage.ledger.configuration import Configuration
 from forge_consensus.storage.ledger.identity import DRAW_CHARS, DRAWS_KEPT, DRAWS_TOLD, Identity
 from forge_consensus.storage.ledger.tips import Tip
-from forge_consensus.storage.machines.naming import MachineName
+from forge_consensus.storage.machines.naming import MachineName, name_of
 from tests.unit.actors.test_election import lead
 from tests.worlds.ledger_world import TallyMachine
 from tests.worlds.one_node import OneNode
@@ -183,6 +183,12 @@ def test_a_member_whose_next_process_lacks_what_it_acknowledged_is_refused_and_r
     assert "older copy" in member(node).greeting_refused
     said = next_boot(node, Tip(1, 0, 1))
     node.request("n2", "membership", said, incarnation=said.incarnation, boot=2)
+    assert len(node.told(NodeRefused)) == 1, "once for each process"
+    assert member(node).greeting_refused_ago == 0.0
+    node.wait(60.0)
+    assert member(node).greeting_refused_ago == pytest.approx(60.0), "it is gone"
+    node.request("n2", "membership", said, incarnation=said.incarnation, boot=2)
+    assert member(node).greeting_refused_ago == 0.0
     assert len(node.told(NodeRefused)) == 1, "once for each process"
 
 
@@ -403,6 +409,22 @@ def test_a_node_that_was_refused_for_its_list_says_that_the_right_one_will_be_ta
     incarnation, boot = OneNode().boot_of("n2")
     with pytest.raises(IdentityError, match="start it with the right one, and it is taken"):
         OneNode().answer("n2", "membership", HelloReply(incarnation, boot, CONFIGURATION, "no"))
+
+
+def test_a_node_that_was_refused_for_its_machine_is_not_told_to_use_its_folder_again() -> None:
+    incarnation, boot = OneNode().boot_of("n2")
+    with pytest.raises(IdentityError, match="move the folder away and start the node with the right one") as caught:
+        OneNode().answer("n2", "membership", HelloReply(incarnation, boot, MACHINE, "no"))
+    assert "Nothing but its list" not in str(caught.value)
+
+
+def test_another_machine_is_told_as_such_also_where_the_cluster_was_founded_with_its_name() -> None:
+    tally = TallyMachine()
+    node = OneNode()
+    founded = replace(node.configuration, machine=name_of(tally).name)
+    said = hello(node, machine=name_of(tally), configuration_hash=founded.digest, configuration=founded.text)
+    node.request("n2", "membership", said)
+    assert node.last(HelloReply).reason == MACHINE
 
 
 def test_a_refused_node_of_another_machine_or_settings_ends_only_before_it_was_part_of_the_cluster() -> None:

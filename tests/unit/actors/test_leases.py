@@ -18,6 +18,9 @@ from forge_consensus.actors.messages import (
     RequestPreVote,
     Submit,
 )
+from forge_consensus.actors.notices import ReadIndex
+from forge_consensus.actors.replication import ReplicationActor
+from forge_consensus.actors.runtime.address import SenderAddress
 from forge_consensus.config.raft import RaftSettings
 from forge_consensus.errors import InvalidConfigError
 from forge_consensus.storage.ledger.configuration import Configuration, check_lease, drift_ppm_of, lease_ms_of
@@ -73,6 +76,51 @@ def test_a_lease_does_not_outlast_a_slow_commit_by_answers_to_what_was_sent_befo
     assert len(answers(node)) == 1
     node.request("", "gateway", READ)
     assert len(answers(node)) == 2, "its newest answer is a lease again"
+
+
+LEASE_MS = 720
+"""800 ms, less the allowance for drifting clocks."""
+HANDLING = 0.005
+
+
+@pytest.mark.parametrize("order", ["reply, read", "read, reply", "embedded, reply"])
+@pytest.mark.parametrize("age_ms", [*range(640, 800, 10), 1500])
+def test_a_lease_read_beside_the_answer_that_renews_the_lease_goes_by_when_that_was_asked(
+    age_ms: int, order: str
+) -> None:
+    """The order within one turn decides nothing: an answer counts from its request on, the clock is read after it."""
+    node = OneNode(lease_reads=True)
+    node.wait(1.0)
+    lead(node)
+    node.clock.seconds += 0.1  # the earlier answers are a lease until 620 ms after this request
+    sent = node.clock.boottime_ns()
+    node.clock.seconds += age_ms / 1000
+    asked: list[int] = []
+    reply = AppendReply(node.ledger.term, True, node.ledger.log.last, 0, 0)
+
+    def slow(handler: Any) -> Any:
+        def handle(actor: Any, message: Any, sender: Any) -> None:
+            node.clock.seconds += HANDLING
+            if isinstance(message, ReadIndex):
+                asked.append(node.clock.boottime_ns())
+            handler(actor, message, sender)
+
+        return handle
+
+    frames: list[tuple[Any, Any]] = [(node.frame("n2", "replication", reply, sent=sent), None)]
+    if order == "embedded, reply":
+        sender = SenderAddress("", "gateway", "->client", 1, 0, node.engine.outbox)
+        node.engine.next_turn(node.engine.actor("gateway"), READ, sender)
+    else:
+        read = (node.frame("", "gateway", READ), "->client")
+        frames = [*frames, read] if order == "reply, read" else [read, *frames]
+    with pytest.MonkeyPatch.context() as patch:
+        for kind in (AppendReply, ReadIndex):
+            patch.setitem(ReplicationActor.handlers, kind, slow(ReplicationActor.handlers[kind]))
+        node.engine.turn(frames, [])
+    assert len(asked) == 1
+    renewed = asked[0] < sent + LEASE_MS * 1_000_000
+    assert bool(answers(node)) == renewed if order == "reply, read" else not answers(node) or renewed
 
 
 @pytest.mark.parametrize("own", [RaftSettings(), SLOW])

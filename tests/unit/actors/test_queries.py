@@ -24,7 +24,8 @@ from forge_consensus.actors.notices import TakeSnapshot
 from forge_consensus.config.raft import RaftSettings
 from forge_consensus.events.types import QuerySlow
 from forge_consensus.storage.machines.kv import KeyValueMachine
-from forge_consensus.storage.machines.machine import Command
+from forge_consensus.storage.machines.kv_pages import STEP_ROWS, Page
+from forge_consensus.storage.machines.machine import Command, Entry
 from tests.unit.actors.test_election import lead
 from tests.worlds.one_node import OneNode
 
@@ -384,3 +385,42 @@ def test_a_snapshot_gets_the_machine_between_queries_that_never_end() -> None:
         node.wait(0.03)
     assert node.engine.opened.snapshots.newest is not None
     assert len(answers(node)) >= 3, "and the queries go on"
+
+
+def test_a_long_scan_is_answered_in_steps_between_which_commands_are_applied(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It is of the state of its first step, which the answer names."""
+    node = single()
+    machine: Any = node.ledger.applier.machine
+    count = 4 * STEP_ROWS
+    for number in range(count):
+        machine.apply(Entry(1, 1, 0, Command("set", {"key": f"k{number:05}", "value": "old"})))
+    taken: list[str] = []
+    add = Page.add
+
+    def slow(page: Page, key: str, value: bytes) -> bool:
+        node.clock.seconds += 0.03 / STEP_ROWS  # so a step takes longer than a slice
+        return add(page, key, value)
+
+    monkeypatch.setattr(Page, "add", slow)
+    node.request("", "gateway", OpenSession(60_000))
+    session = node.last(SessionOpened).session
+    packed = (1, msgpack.packb({"scan": "k", "limit": 10_000}))
+    frames = [(node.frame("", "gateway", Read("linearizable", (packed,))), "c")]
+    node.engine.turn(frames, [])
+    applied = node.ledger.applied
+    command = Command("set", {"key": "k00000", "value": "new"}).encode()
+    for number in range(1, 200):
+        if numbers(node):
+            break
+        node.clock.seconds += 0.01
+        node.engine.turn([(node.frame("", "gateway", Submit(session, number, ((number, command),))), "c")], [])
+        taken.append(machine.query("k00000"))
+    assert len(taken) > 3
+    assert "new" in taken
+    [(_, answer)] = node.messages(ReadResults)
+    assert applied <= answer.applied < node.ledger.applied
+    [(number, code, rows)] = answers(node)
+    assert (number, code, len(rows)) == (1, "", count)
+    assert rows[0] == ["k00000", "old"]

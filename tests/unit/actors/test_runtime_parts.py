@@ -8,16 +8,23 @@ from typing import Any
 import pytest
 from loguru import logger
 
+from forge_consensus.actors.messages import CheckPeer, Locate
 from forge_consensus.actors.runtime.address import LocalAddress
 from forge_consensus.actors.runtime.faults import Faults
-from forge_consensus.actors.runtime.refusals import REPORT_EVERY, Refusals
+from forge_consensus.actors.runtime.refusals import (
+    CLIENT_TAKES_NO_ANSWER,
+    ORDINARY,
+    PEER_TAKES_NO_ANSWER,
+    REPORT_EVERY,
+    Refusals,
+)
 from forge_consensus.actors.runtime.reported import Reported
 from forge_consensus.actors.runtime.shared import PeerStatus, PeerView, Role, SharedState
 from forge_consensus.actors.runtime.timers import Timers
 from forge_consensus.actors.runtime.unanswered import Unanswered
 from forge_consensus.config.raft import RaftSettings
 from forge_consensus.errors import OperationFailedError
-from tests.worlds.one_node import HandClock
+from tests.worlds.one_node import HandClock, OneNode
 
 
 class Listening:
@@ -111,3 +118,13 @@ def test_refusals_are_all_counted_and_some_are_logged() -> None:
         "refused (1 times): CODE: why",
         f"refused ({REPORT_EVERY} times): CODE: why",
     ]
+
+
+def test_an_answer_that_nobody_takes_is_counted_by_who_had_asked_and_is_ordinary() -> None:
+    node = OneNode()
+    node.send_answer = lambda connection, frame: False  # type: ignore[method-assign]
+    node.request("", "gateway", Locate(0, 0))
+    assert node.engine.refusals.counts == {CLIENT_TAKES_NO_ANSWER: 1}
+    node.request("n2", "health", CheckPeer(1))
+    assert node.engine.refusals.counts == {CLIENT_TAKES_NO_ANSWER: 1, PEER_TAKES_NO_ANSWER: 1}
+    assert node.engine.refusals.counts.keys() <= ORDINARY

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import zmq
 
+from forge_consensus.actors.transport.liveness import PING
 from forge_consensus.actors.transport.sockets import FRAMES_UNREAD_MAX, TOPIC_BYTES_MAX, TOPICS_MAX, Sockets
 
 Socket = zmq.Socket[bytes]
 SECONDS_MAX = 10.0
+KILLED_SENDER = Path(__file__).with_name("killed_sender.py")
 
 
 @pytest.fixture
@@ -47,6 +52,27 @@ def test_a_connection_holds_only_so_many_unread_frames(sockets: Sockets, context
         sockets.router.poll(100)
         taken += len(list(sockets.from_anyone(100, 1 << 30)))
     assert taken == sent, "none was lost"
+    dealer.close(0)
+
+
+def test_a_process_that_is_killed_while_its_frames_wait_does_not_end_the_node() -> None:
+    done = subprocess.run([sys.executable, str(KILLED_SENDER)], capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_ping_is_answered_and_is_no_frame(sockets: Sockets, context: zmq.Context[Socket]) -> None:
+    dealer = context.socket(zmq.DEALER)
+    dealer.connect(f"tcp://{sockets.bind_address}")
+    dealer.send(PING)
+    dealer.send(b"a frame")
+    frames: list[bytes] = []
+    end = time.monotonic() + SECONDS_MAX
+    while not frames and time.monotonic() < end:
+        sockets.router.poll(100)
+        frames += [data for data, _ in sockets.from_anyone(100, 1 << 20)]
+    assert frames == [b"a frame"]
+    assert dealer.poll(5000)
+    assert dealer.recv() == PING
     dealer.close(0)
 
 

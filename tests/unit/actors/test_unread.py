@@ -20,7 +20,8 @@ from forge_consensus.actors.messages import (
     Submit,
 )
 from forge_consensus.actors.runtime import unread
-from forge_consensus.actors.runtime.unread import STAMP_BYTES, UNREAD, UNREAD_BYTES_MAX, UnreadAnswers
+from forge_consensus.actors.runtime.refusals import CLIENT_READS_TOO_LITTLE
+from forge_consensus.actors.runtime.unread import STAMP_BYTES, UNREAD_BYTES_MAX, UnreadAnswers
 from forge_consensus.storage.machines.machine import Command
 from tests.worlds.one_node import OneNode
 
@@ -116,7 +117,7 @@ def test_a_client_that_reads_too_little_is_busy_and_is_told_only_who_leads() -> 
         node.request("", "gateway", message)
         assert node.last(Refused).code == "CONSENSUS_BUSY"
         assert "are unread" in node.last(Refused).text
-    assert (node.ledger.log.last, node.engine.refusals.counts[UNREAD]) == (last, 4)
+    assert (node.ledger.log.last, node.engine.refusals.counts[CLIENT_READS_TOO_LITTLE]) == (last, 4)
     node.request("", "gateway", Locate(0, 0))
     assert node.last(Located).leader == "n1"
     node.request("", "gateway", Read("stale", ((1, QUERY),)), extension={STAMP: stamp})

@@ -7,6 +7,7 @@ from dataclasses import replace
 import click
 import pytest
 
+from forge_consensus.actors.runtime.refusals import ORDINARY
 from forge_consensus.cli.status import COLUMNS, notes, screen
 from tests.unit.service.test_cluster_report import NAMES, answer, report
 
@@ -52,3 +53,11 @@ def test_warnings_and_refusals_are_wrapped_to_the_terminal() -> None:
     assert max(map(len, lines)) <= 60
     assert lines[0].startswith("! ")
     assert "full 1,200, identity 1" in " ".join(line.strip() for line in lines)
+
+
+def test_what_nodes_refuse_in_ordinary_work_is_not_told_to_people() -> None:
+    found = report(answer("n1"), answer("n2", refused=dict.fromkeys(ORDINARY, 7)), answer("n3"))
+    assert notes(found, 80) == ""
+    assert found.nodes[1].refused == dict.fromkeys(ORDINARY, 7), "programs still see it"
+    with_one = report(answer("n1"), answer("n2", refused={**dict.fromkeys(ORDINARY, 7), "damaged frame": 1}))
+    assert "n2 has refused since its start: damaged frame 1" in click.unstyle(notes(with_one, 80))

@@ -7,8 +7,9 @@ from typing import Any, cast
 
 import pytest
 
+from forge_consensus.actors.membership import REGREET_SECONDS
 from forge_consensus.output import json_text
-from forge_consensus.service.cluster_report import ClusterReport, Inquiry, report_of
+from forge_consensus.service.cluster_report import REFUSES_SECONDS, ClusterReport, Inquiry, report_of
 
 NAMES = ("n1", "n2", "n3")
 ADDRESSES = {name: f"127.0.0.1:700{name[1]}" for name in NAMES}
@@ -136,6 +137,16 @@ def test_what_greetings_found_is_told() -> None:
         "n2: it listens at 127.0.0.1:9 and members look for it at 127.0.0.1:7002",
         "n2 refuses n3: its folder is an older copy",
     )
+
+
+def test_a_refusal_of_long_ago_is_told_as_past() -> None:
+    assert REFUSES_SECONDS == 3 * REGREET_SECONDS
+    told = []
+    for ago in (0.0, 14.0, 252.0):
+        leader = answer("n1")
+        leader["nodes"][2].update(greeting_refused="another list", greeting_refused_ago=ago)
+        told += [text for text in report(leader, answer("n2")).warnings if "another list" in text]
+    assert told == ["n1 refuses n3: another list"] * 2 + ["n1 refused n3 4m12s ago: another list"]
 
 
 def test_without_a_leader_the_latest_answer_counts_and_the_cluster_is_unhealthy() -> None:

@@ -12,7 +12,8 @@ from forge_consensus.errors import CorruptionError
 from forge_consensus.storage.backends.memory import MemoryTables
 from forge_consensus.storage.backends.tables import Batch
 from forge_consensus.storage.machines.chunks import CHUNK_BYTES
-from forge_consensus.storage.machines.kv import SCAN_BYTES_MAX, KeyValueMachine
+from forge_consensus.storage.machines.kv import KeyValueMachine
+from forge_consensus.storage.machines.kv_pages import SCAN_BYTES_MAX
 from forge_consensus.storage.machines.machine import Command, Entry, LedgerMachine
 
 KEYS = st.text(alphabet="ab/\x00\x7fé\uffff\U00010000", min_size=1, max_size=3)

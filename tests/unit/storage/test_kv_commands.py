@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tracemalloc
+from collections.abc import Iterator
 from typing import Any
 
 import msgpack
@@ -237,6 +238,36 @@ def test_a_batch_reads_only_so_many_bytes_of_values(op: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"reads more than \d+ bytes of values"):
         do(machine, "batch", ops=[{**op, "key": f"k{n}"} for n in range(READ_BYTES_MAX // len(LARGE) + 1)])
     assert machine.query({"count": ""}) == READ_BYTES_MAX // len(LARGE) + 1
+
+
+def test_a_batch_that_reads_too_much_can_be_split_down_to_its_commands() -> None:
+    """So the advice can always be followed: one command reads one value."""
+    assert VALUE_BYTES_MAX < READ_BYTES_MAX
+    machine = holding(k=b"x" * (VALUE_BYTES_MAX - 5))
+    op = {"type": "cas", "key": "k", "expected": 1, "value": 2}
+    with pytest.raises(ValueError, match="split the batch"):
+        do(machine, "batch", ops=[op] * (READ_BYTES_MAX // VALUE_BYTES_MAX + 1))
+    assert do(machine, "batch", ops=[op] * (READ_BYTES_MAX // VALUE_BYTES_MAX)) == [False] * 8
+    assert do(machine, "batch", ops=[{**op, "expected": b"x" * (VALUE_BYTES_MAX - 5)}]) == [True]
+
+
+def test_one_deletion_of_a_prefix_reads_little_beyond_the_bound() -> None:
+    """The bytes that it reads are the time for which it holds up the node."""
+    read = 0
+
+    class Counting(KeyValueMachine):
+        def rows(self, prefix: str, after: str | None) -> Iterator[tuple[str, bytes]]:
+            nonlocal read
+            for key, value in super().rows(prefix, after):
+                read += len(value)
+                yield key, value
+
+    machine, largest = Counting(), b"x" * (VALUE_BYTES_MAX - 5)
+    for n in range(2 * READ_BYTES_MAX // VALUE_BYTES_MAX):
+        do(machine, "set", key=f"k{n:02}", value=largest)
+    assert do(machine, "delete_prefix", prefix="k") == READ_BYTES_MAX // VALUE_BYTES_MAX + 1
+    assert read <= READ_BYTES_MAX + VALUE_BYTES_MAX
+    assert READ_BYTES_MAX <= 16 << 20
 
 
 def test_a_small_cas_does_not_decode_a_large_value(monkeypatch: pytest.MonkeyPatch) -> None:
