@@ -63,6 +63,7 @@ from forge_consensus.errors import (
 )
 from forge_consensus.events.types import QuerySlow
 from forge_consensus.storage.ledger.ledger import Proposal
+from forge_consensus.storage.ledger.levels import LEVEL_OF_KIND
 from forge_consensus.storage.ledger.record import Kind
 from forge_consensus.storage.machines.sessions import TTL_BYTES, TTL_MS_MAX
 
@@ -70,6 +71,9 @@ LOCATE_WAIT_MS_MAX: Final = 60_000
 LOCATORS_MAX: Final = 10_000
 """While so many clients wait for a leader, further ones are answered at once with what is known."""
 READ_WAIT_MS_MAX: Final = 600_000
+NOT_YET: Final = (
+    "the cluster is below feature level {}, which this needs: it rises when all members run the newer program"
+)
 LENT_SECONDS: Final = 0.01
 """How soon queries are tried again if another thread uses the machine: for actors that failed, or to restore it."""
 
@@ -219,6 +223,9 @@ class GatewayActor(ConsensusActor):
             self.refuse_leader(asker)
             return
         room, busy = self.capacity.commands(asker, len(proposals))
+        level = LEVEL_OF_KIND[proposals[0].kind]
+        if not self.may_use(level):
+            room, busy = 0, NOT_YET.format(level)
         if busy:
             proposals = self.first_of(asker, session, proposals, room, busy)
             if not proposals:

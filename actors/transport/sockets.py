@@ -47,13 +47,20 @@ Socket = zmq.Socket[bytes]
 class Sockets:
     """The sockets of one node; they belong to its thread.
 
-    `bind` is HOST:PORT or ipc://PATH, `peers` maps node ids to such addresses, `bytes_max` bounds one message,
-    `link_timeout` is in seconds (see `liveness`), `connections_max` bounds what is accepted. Raises
-    `TransportUnavailableError` when the address is taken, `InvalidConfigError` for a malformed one.
+    `bind` is HOST:PORT or ipc://PATH, and so is `events_bind` (None for `events_endpoint`); `peers` maps node ids to
+    such addresses, `bytes_max` bounds one message, `link_timeout` is in seconds (see `liveness`), `connections_max`
+    bounds what is accepted. Raises `TransportUnavailableError` when an address is taken, `InvalidConfigError` for a
+    malformed one.
     """
 
     def __init__(
-        self, bind: str, peers: dict[str, str], bytes_max: int, link_timeout: float, connections_max: int
+        self,
+        bind: str,
+        peers: dict[str, str],
+        bytes_max: int,
+        link_timeout: float,
+        connections_max: int,
+        events_bind: str | None = None,
     ) -> None:
         self.context: zmq.Context[Socket] = zmq.Context()
         self.link_timeout = link_timeout
@@ -71,7 +78,7 @@ class Sockets:
             self.router = self.bound(zmq.ROUTER, bind, bytes_max)
             self.router.setsockopt(zmq.ROUTER_MANDATORY, 1)
             self.door = Door(self.router, connections_allowed(connections_max))
-            self.publisher = self.bound(zmq.XPUB, events_endpoint(bind), TOPIC_BYTES_MAX)
+            self.publisher = self.bound_for_events(events_bind or events_endpoint(bind))
             for node, address in peers.items():
                 self.connect(node, address, bytes_max)
             self.bind_address = endpoint_of(self.router)
@@ -115,6 +122,13 @@ class Sockets:
         if path is not None:
             self.paths.append(path)
         return socket
+
+    def bound_for_events(self, address: str) -> Socket:
+        """Open the publisher of events. Raises the errors of the class, which name it."""
+        try:
+            return self.bound(zmq.XPUB, address, TOPIC_BYTES_MAX)
+        except (InvalidConfigError, TransportUnavailableError) as error:
+            raise type(error)(f"events: {error}") from error
 
     def connect(self, node: str, address: str, bytes_max: int) -> None:
         """Begin to connect to a peer; ZeroMQ repeats the attempt by itself. Raises `InvalidConfigError`."""

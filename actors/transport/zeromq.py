@@ -73,7 +73,8 @@ class LocalConnection:
 class ZeroMqBase(SystemBase):
     """One node on one thread: construct it, pass it to `start_system`, then call `run`.
 
-    `bind` is HOST:PORT or ipc://PATH. `rng` is the node's random source; without it the node makes one of its own.
+    `bind` is HOST:PORT or ipc://PATH, and so is `events_bind`, where the node publishes its events; None stands for
+    `events_endpoint`. `rng` is the node's random source; without it the node makes one of its own.
     Raises `TransportUnavailableError` when the address is taken, `InvalidConfigError` for a malformed one.
     """
 
@@ -86,12 +87,13 @@ class ZeroMqBase(SystemBase):
         *,
         rng: random.Random | None = None,
         advertised: str | None = None,
+        events_bind: str | None = None,
     ) -> None:
         identity = opened.ledger.identity
         addresses = dict(opened.ledger.configuration.members)
         addresses.pop(identity.node_id, None)
         self.sockets = Sockets(
-            bind, addresses, settings.message_bytes_max, settings.link_timeout, settings.connections_max
+            bind, addresses, settings.message_bytes_max, settings.link_timeout, settings.connections_max, events_bind
         )
         self.clock = SystemClock()
         try:

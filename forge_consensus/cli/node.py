@@ -40,6 +40,7 @@ OPTIONS: Final = {
     "storage_path": "data",
     "lease_reads": "lease-reads",
     "metrics": "metrics",
+    "events_bind": "events-listen",
 }
 """Setting -> the option that alone sets it."""
 SHORTHANDS: Final = (
@@ -195,6 +196,11 @@ def listen_address(text: str | None, node_id: str, peers: dict[str, str]) -> str
     help="Lines for people, or one JSON object a line.",
 )
 @click.option("--metrics", metavar="HOST:PORT", help="Serve metrics for Prometheus at http://HOST:PORT/metrics.")
+@click.option(
+    "--events-listen",
+    metavar="HOST:PORT",
+    help="Where to publish events, or ipc://PATH. [default: a free port of the host of --listen]",
+)
 @click.option("--events", is_flag=True, help="Print every event as a line of JSON on stdout.")
 def node(
     node_id: str,
@@ -208,6 +214,7 @@ def node(
     log_level: str,
     log_format: str,
     metrics: str | None,
+    events_listen: str | None,
     events: bool,
     **shorthands: str | None,
 ) -> None:
@@ -221,6 +228,7 @@ def node(
     bind = listen_address(listen, node_id, members)
     row |= {"node_id": node_id, "cluster_id": cluster, "bind": bind, "peers": members}
     row |= {"storage_path": data, "lease_reads": lease_reads, "metrics": metrics}
+    row["events_bind"] = events_listen
     settings = from_row(NodeSettings, row)
     configure_logging(log_level, json=log_format == "json")
     serve(settings, machine, show_events=events)

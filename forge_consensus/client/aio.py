@@ -6,6 +6,8 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Iterable, Sequence
+from heapq import heapify, heappop, heappush
+from itertools import count
 from math import inf
 from types import TracebackType
 from typing import Any, Self, cast
@@ -39,10 +41,15 @@ class LoopDelivery:
         self.scheduled = False
         """Whether `hand_out` is scheduled on the loop and has not begun."""
         self.futures: dict[Pending[Any], asyncio.Future[Any]] = {}
-        self.waiters: deque[tuple[float, asyncio.Future[bool]]] = deque()
-        """Commands that wait to be admitted, each with the loop's time at which it gives up."""
+        self.waiters: deque[asyncio.Future[bool]] = deque()
+        """Commands that wait to be admitted, and some that gave up."""
+        self.ends: list[tuple[float, int, asyncio.Future[bool]]] = []
+        """A heap of the loop's times at which they give up, each with a number of its own, because futures have no
+        order; also some that do not wait any more."""
+        self.numbers = count()
         self.alarm_at = inf
         """The earliest of those times."""
+        self.alarm: asyncio.TimerHandle | None = None
         self.admitted = 0
         """How many commands were handed over since the last portion; no time round the loop takes more than one."""
 
@@ -102,12 +109,15 @@ class LoopDelivery:
         """Admit the next portion of those who wait: the next time round the loop after a portion was admitted."""
         self.admitted = 0
         while self.waiters and self.admitted < ADMITTED_MAX and not (self.full() and self.open()):
-            _, waiter = self.waiters.popleft()
+            waiter = self.waiters.popleft()
             if not waiter.done():
                 waiter.set_result(True)
                 self.admitted += 1
         if self.admitted >= ADMITTED_MAX and self.loop is not None:
             self.loop.call_soon(self.renew)
+        if len(self.ends) > 2 * len(self.waiters) + ADMITTED_MAX:
+            self.ends = [end for end in self.ends if not end[2].done()]
+            heapify(self.ends)
 
     def full(self) -> bool:
         """Whether as many commands are outstanding as are allowed; the client sets it."""
@@ -131,22 +141,29 @@ class LoopDelivery:
         loop = self.bound()
         waiter: asyncio.Future[bool] = loop.create_future()
         end = loop.time() + timeout
-        self.waiters.append((end, waiter))
+        self.waiters.append(waiter)
+        heappush(self.ends, (end, next(self.numbers), waiter))
         if end < self.alarm_at:
-            self.alarm_at = end
-            loop.call_at(end, self.refuse_late)
+            self.set_alarm(loop, end)
         return await waiter
+
+    def set_alarm(self, loop: asyncio.AbstractEventLoop, at: float) -> None:
+        """Have `refuse_late` called at that time and no other."""
+        if self.alarm is not None:
+            self.alarm.cancel()
+        self.alarm_at, self.alarm = at, loop.call_at(at, self.refuse_late)
 
     def refuse_late(self) -> None:
         """End the waits whose time is over; one alarm for all, because one for each would cost more than the wait."""
-        loop = self.bound()
+        loop, ends = self.bound(), self.ends
         now = loop.time()
-        for end, waiter in self.waiters:
-            if end <= now and not waiter.done():
+        while ends and (ends[0][0] <= now or ends[0][2].done()):
+            _, _, waiter = heappop(ends)
+            if not waiter.done():
                 waiter.set_result(False)
-        self.alarm_at = min((end for end, waiter in self.waiters if not waiter.done()), default=inf)
-        if self.alarm_at < inf:
-            loop.call_at(self.alarm_at, self.refuse_late)
+        self.alarm_at, self.alarm = inf, None
+        if ends:
+            self.set_alarm(loop, ends[0][0])
 
 
 class AsyncClient(Calls):

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from forge_consensus.config.address import bind_address, is_wildcard, parse_endpoint
+from forge_consensus.config.address import bind_address, is_wildcard, parse_endpoint, takes_free_port
 from forge_consensus.config.raft import RaftSettings
 from forge_consensus.config.setting import Described, check, described_as, setting
 from forge_consensus.config.storage import StorageSettings
@@ -87,6 +87,12 @@ class NodeSettings:
         what="HOST:PORT where the node serves metrics for Prometheus, under /metrics; port 0 takes a free one.",
         why="A port that nobody asked for should not be open.",
     )
+    events_bind: str | None = setting(
+        None,
+        what="Where the node publishes its events: HOST:PORT, or ipc://PATH; port 0 takes a free one. Without it, a "
+        "free port of the host where it listens, or a path beside its own.",
+        why="Who follows events asks the node where it publishes them; only a firewall needs a port that stays.",
+    )
     raft: RaftSettings = field(default_factory=RaftSettings)
     storage: StorageSettings = field(default_factory=StorageSettings)
 
@@ -104,6 +110,13 @@ class NodeSettings:
         object.__setattr__(self, "peers", checked_peers(self.peers))
         self.check_room()
         object.__setattr__(self, "bind", bind)
+        if self.events_bind is not None:
+            object.__setattr__(self, "events_bind", checked_events_bind(self.events_bind, {"bind": bind, **self.ports}))
+
+    @property
+    def ports(self) -> dict[str, str]:
+        """The addresses, by setting, at which the node listens besides `bind` and `events_bind`."""
+        return {} if self.metrics is None else {"metrics": self.metrics}
 
     def check_room(self) -> None:
         """Raise `InvalidConfigError` for a folder that cannot be, and for sizes of two sections that do not fit."""
@@ -117,6 +130,21 @@ class NodeSettings:
                 f"storage.uncommitted_bytes_max is {waiting} and raft.command_bytes_max is {command}: the largest "
                 "command would be answered with busy for ever, so raise the first or lower the second"
             )
+
+
+def checked_events_bind(text: str, others: Mapping[str, str]) -> str:
+    """Return where events are published, in its one spelling. `others` are the node's other addresses, by setting.
+
+    Raises `InvalidConfigError` for an address that cannot be, or is another one of the node's.
+    """
+    try:
+        address = bind_address(text)
+    except InvalidConfigError as error:
+        raise InvalidConfigError(f"events_bind: {error}") from error
+    other = next((name for name, taken in others.items() if taken == address and not takes_free_port(address)), None)
+    if other is not None:
+        raise InvalidConfigError(f"{other} and events_bind are both {address}: give the events a port of their own")
+    return address
 
 
 def checked_peers(peers: Mapping[str, str]) -> dict[str, str]:

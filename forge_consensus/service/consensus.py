@@ -76,6 +76,8 @@ class ConsensusService(ServiceLifecycle, KeyCalls):
             `NotLeaderError`.
         on_failure: called with the error when the node has ended by itself, on some thread.
         metrics: HOST:PORT where the node serves metrics for Prometheus, under /metrics; None for nowhere.
+        events_bind: where the node publishes its events for `EventFeed`, HOST:PORT or ``ipc://PATH``; None for a free
+            port of the host where it listens.
 
     Raises `InvalidConfigError` for an argument that cannot be. Nothing is opened before `start`.
 

@@ -50,9 +50,16 @@ LEAVE_SECONDS = 1.0
 OnFailure = Callable[[ConsensusError], object]
 
 
-def check_sections(sections: Mapping[str, tuple[object, type]]) -> None:
-    """Raise `InvalidConfigError` for a keyword that was given something else than its settings class."""
-    for name, (value, kind) in sections.items():
+def check_mode(mode: object) -> None:
+    """Raise `InvalidConfigError` for what is no way to run a node."""
+    if mode not in ("thread", "process"):
+        raise InvalidConfigError(f"mode is {mode!r}: expected 'thread' or 'process'")
+
+
+def check_sections(raft: object, storage: object, client: object) -> None:
+    """Raise `InvalidConfigError` for a section that was given something else than its settings class."""
+    given = (("raft", raft, RaftSettings), ("storage", storage, StorageSettings), ("client", client, ClientSettings))
+    for name, value, kind in given:
         if not isinstance(value, kind | None):
             raise InvalidConfigError(f"{name} is {value!r}: it must be {kind.__module__}.{kind.__qualname__}(...)")
 
@@ -111,13 +118,11 @@ class ServiceLifecycle(PublicSurface):
         forward: bool = True,
         on_failure: OnFailure | None = None,
         metrics: str | None = None,
+        events_bind: str | None = None,
     ) -> None:
-        if mode not in ("thread", "process"):
-            raise InvalidConfigError(f"mode is {mode!r}: expected 'thread' or 'process'")
+        check_mode(mode)
         check_timeout(timeout)
-        check_sections(
-            {"raft": (raft, RaftSettings), "storage": (storage, StorageSettings), "client": (client, ClientSettings)}
-        )
+        check_sections(raft, storage, client)
         self.settings = NodeSettings(
             node_id=node_id,
             cluster_id=cluster_id,
@@ -126,6 +131,7 @@ class ServiceLifecycle(PublicSurface):
             storage_path=storage_path,
             lease_reads=lease_reads,
             metrics=metrics,
+            events_bind=events_bind,
             raft=raft or RaftSettings(),
             storage=storage or StorageSettings(),
         )

@@ -79,7 +79,14 @@ class Node:
             opened = self.open_ledger(bind)
             check_lease(opened.ledger.configuration, settings.raft.election_timeout_min)
             self.tell_findings(opened)
-            self.base = ZeroMqBase(opened, settings.raft, self.bus, bind, advertised=advertised(settings, bind))
+            self.base = ZeroMqBase(
+                opened,
+                settings.raft,
+                self.bus,
+                bind,
+                advertised=advertised(settings, bind),
+                events_bind=settings.events_bind,
+            )
             self.system = start_system(self.base)
             if settings.metrics is not None:
                 from forge_consensus.service.node_metrics import (

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import zmq
 
 from forge_consensus.client.sync import Client
 from forge_consensus.events.encoding import from_json_line
@@ -137,3 +138,31 @@ def test_an_address_in_use_is_69_and_a_folder_in_use_or_of_another_78(nodes: Nod
     for other in (("--id", "n2", "--cluster", "demo"), ("--id", "n1", "--cluster", "other")):
         code, text = nodes.refused(*other, *data)
         assert (code, text.startswith("error[CONSENSUS_IDENTITY]: ")) == (78, True)
+
+
+def test_events_are_published_at_the_port_that_a_firewall_lets_pass(nodes: Nodes, tmp_path: Path) -> None:
+    port = free_ports(1)[0]
+    given = ("--listen", "127.0.0.1:0", "--events-listen", f"0.0.0.0:{port}")
+    _, address = nodes.serve(tmp_path / "n1", *given)
+    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+    watch = [sys.executable, "-m", "forge_consensus", "events", "watch", "--follow", "--kind", "log.committed"]
+    told = subprocess.Popen([*watch, "--endpoints", address], cwd=ROOT, stdout=subprocess.PIPE)
+    try:
+        reader = context.socket(zmq.SUB)
+        reader.setsockopt(zmq.SUBSCRIBE, b"consensus.log.committed")
+        reader.connect(f"tcp://127.0.0.1:{port}")
+        assert told.stdout is not None
+        with Client([address]) as client:
+            assert client.status(address)["events_address"] == f"0.0.0.0:{port}"
+            end = time.monotonic() + SECONDS_MAX
+            while not (reader.poll(0) and select.select([told.stdout], [], [], 0.1)[0]) and time.monotonic() < end:
+                client.put("a", 1)
+        assert reader.poll(0), "a plain subscriber at that port"
+        assert b"log.committed" in told.stdout.readline(), "and who asks the node for the port"
+    finally:
+        told.kill()
+        told.communicate(timeout=SECONDS_MAX)
+        context.destroy(linger=0)
+    taken = ("--id", "n2", "--listen", "127.0.0.1:0", "--data", str(tmp_path / "n2"))
+    code, text = nodes.refused(*taken, "--events-listen", f"127.0.0.1:{port}")
+    assert (code, f"events: 127.0.0.1:{port} is in use by another program" in text) == (69, True), text

@@ -240,6 +240,8 @@ def arguments(settings: NodeSettings, machine: str = "") -> list[str]:
         found.append("--lease-reads")
     if settings.metrics is not None:
         found += ["--metrics", settings.metrics]
+    if settings.events_bind is not None:
+        found += ["--events-listen", settings.events_bind]
     if machine:
         found += ["--machine", machine]
     for section in (settings.raft, settings.storage):

@@ -13,6 +13,8 @@ import zmq
 
 from forge_consensus.actors.transport.liveness import PING
 from forge_consensus.actors.transport.sockets import FRAMES_UNREAD_MAX, TOPIC_BYTES_MAX, TOPICS_MAX, Sockets
+from forge_consensus.errors import TransportUnavailableError
+from forge_consensus.testing.local.ports import free_ports
 
 Socket = zmq.Socket[bytes]
 SECONDS_MAX = 10.0
@@ -53,6 +55,24 @@ def test_a_connection_holds_only_so_many_unread_frames(sockets: Sockets, context
         taken += len(list(sockets.from_anyone(100, 1 << 30)))
     assert taken == sent, "none was lost"
     dealer.close(0)
+
+
+def test_events_are_published_where_one_wishes() -> None:
+    host, port = "127.0.0.1", free_ports(1)[0]
+    made = Sockets(f"{host}:0", {}, 1 << 20, 2.0, 4096, f"{host}:{port}")
+    try:
+        assert made.events_address == f"{host}:{port}"
+        with pytest.raises(TransportUnavailableError, match=f"events: {host}:{port} is in use by another program"):
+            Sockets(f"{host}:0", {}, 1 << 20, 2.0, 4096, f"{host}:{port}")
+        with pytest.raises(
+            TransportUnavailableError, match=r"events: cannot listen on 203.*an address of this machine"
+        ):
+            Sockets(f"{host}:0", {}, 1 << 20, 2.0, 4096, "203.0.113.7:0")
+        chosen = Sockets(f"{host}:0", {}, 1 << 20, 2.0, 4096, f"{host}:0")
+        assert chosen.events_address.rpartition(":")[2] not in ("0", str(port))
+        chosen.close()
+    finally:
+        made.close()
 
 
 def test_a_process_that_is_killed_while_its_frames_wait_does_not_end_the_node() -> None:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Iterator
+from math import inf
 
 import pytest
 
 from forge_consensus.actors.messages import Submit
-from forge_consensus.client.aio import ADMITTED_MAX, AsyncClient
+from forge_consensus.client.aio import ADMITTED_MAX, AsyncClient, LoopDelivery
 from forge_consensus.config.client import ClientSettings
 from forge_consensus.errors import (
     BusyError,
@@ -193,6 +194,63 @@ def test_ten_thousand_calls_at_once_leave_the_loop_to_others(cluster: FakeCluste
         assert client.delivery.futures == {} and not client.delivery.waiters
 
     run(cluster, work, ClientSettings(outstanding_max=outstanding_max))
+
+
+class Looked(asyncio.Future[bool]):
+    """A future that counts how often anybody looked at whether it is done."""
+
+    looks = 0
+
+    def done(self) -> bool:
+        Looked.looks += 1
+        return super().done()
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_many_waits_that_end_at_different_times_are_not_all_looked_at_each_time(
+    monkeypatch: pytest.MonkeyPatch, order: int
+) -> None:
+    """Else the loop would do nothing else: 20,000 waits took 80 % of three seconds."""
+    count = 3000
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        monkeypatch.setattr(loop, "create_future", lambda: Looked(loop=loop))
+        delivery = LoopDelivery()
+        monkeypatch.setattr(delivery, "full", lambda: True)
+        alarms, refuse_late = [0], delivery.refuse_late
+
+        def counted() -> None:
+            alarms[0] += 1
+            refuse_late()
+
+        monkeypatch.setattr(delivery, "refuse_late", counted)
+        ends = [0.1 + number % 300 / 1000 for number in range(count)][::order]
+        waits = [delivery.wait(end) for end in ends]
+        admitted = await asyncio.wait_for(asyncio.gather(*waits), 20)
+        assert admitted == [False] * count
+        assert not delivery.ends
+        assert delivery.alarm_at == inf
+        assert alarms[0] <= count
+
+    Looked.looks = 0
+    asyncio.run(main())
+    assert Looked.looks < 5 * count
+
+
+def test_the_ends_of_waits_that_were_admitted_are_forgotten() -> None:
+    """A wait may end in a minute and be admitted at once, thousands of times a second."""
+
+    async def main() -> None:
+        delivery = LoopDelivery()
+        for _ in range(10):
+            waits = [asyncio.ensure_future(delivery.wait(60.0)) for _ in range(ADMITTED_MAX)]
+            await asyncio.sleep(0)
+            delivery.renew()
+            assert await asyncio.gather(*waits) == [True] * ADMITTED_MAX
+        assert len(delivery.ends) <= 2 * ADMITTED_MAX
+
+    asyncio.run(main())
 
 
 def test_calls_that_wait_to_be_admitted_end_when_the_client_is_closed(cluster: FakeCluster) -> None:

@@ -31,6 +31,14 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"storage_path": None}, "storage_path is None"),
     ({"storage_path": ""}, "storage_path is ''"),
     ({"metrics": 9100}, "metrics is 9100"),
+    ({"events_bind": 7101}, "events_bind is 7101"),
+    ({"events_bind": "7101"}, "events_bind: endpoint '7101' is not an address"),
+    ({"events_bind": "127.0.0.1:70000"}, "events_bind: .*1 to 65535"),
+    (
+        {"bind": "127.0.0.1:7001", "events_bind": "tcp://127.0.0.1:7001"},
+        "bind and events_bind are both 127.0.0.1:7001: give the events a port of their own",
+    ),
+    ({"metrics": "127.0.0.1:7001", "events_bind": "127.0.0.1:7001"}, "metrics and events_bind are both"),
     ({"lease_reads": 1}, "lease_reads is 1"),
 ]
 
