@@ -20,6 +20,7 @@ from forge_consensus.actors.runtime.shared import SharedState
 from forge_consensus.actors.runtime.status import Totals
 from forge_consensus.actors.runtime.timers import Timer
 from forge_consensus.actors.runtime.unanswered import Unanswered
+from forge_consensus.actors.runtime.unread import UnreadAnswers
 from forge_consensus.config.raft import RaftSettings
 from forge_consensus.events.types import ConsensusEvent
 from forge_consensus.storage.ledger.ledger import Ledger
@@ -46,6 +47,7 @@ class Context(Protocol):
     refusals: Refusals
     unanswered: Unanswered
     """Kept by the gateway. It outlives the actors, so that every client is answered."""
+    unread: UnreadAnswers
     observation: TurnObservation
     peers: Peers
     commit_times: CommitTimes
