@@ -44,7 +44,7 @@ FORMED = b"formed"
 """The key of the ledger's record that `ClusterFormed` was published."""
 ANSWER_SECONDS = 1.0
 """A greeting without an answer is repeated after this time: the greeting, or the turn that received it, may be lost."""
-LATE = "a later process of node {} runs, so this one must not"
+LATE = f"a later process of node {{}} runs: the folder was restored, or its machine set back. {BRING_BACK}"
 MISPLACED = "it was started with the address {} and the members look for it at {}"
 ADVICE = {
     CONFIGURATION: ". Nothing but its list is in this node's folder: if that is the wrong one, start it with the right "
