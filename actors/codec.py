@@ -25,7 +25,7 @@ an array of (key, value) pairs, and a field of type dict travels as the bytes of
 
 A later version adds to the protocol in two ways without a new `VERSION`. A message gets a further field, with a
 default, at its end: a node that does not know the field ignores it. The header gets a key in its extension: pairs of
-small numbers with unsigned integers or bytes (a structured value is packed into bytes). No key is assigned yet. A
+small numbers with unsigned integers or bytes (a structured value is packed into bytes). The only key is `STAMP`. A
 node ignores every key that it does not know, so a field that must be understood needs a new `VERSION` instead. An empty
 extension takes one byte; one with more than `EXTENSION_KEYS_MAX` keys, or with more than `EXTENSION_BYTES_MAX` bytes
 in its values, is refused with the frame, so that the header of a frame stays small whatever a peer sends.
@@ -52,6 +52,9 @@ TEXT_MAX = 256 * 1024
 EXTENSION_KEYS_MAX = 16
 EXTENSION_BYTES_MAX = 1024
 """The limit for the sum of the sizes of an extension's values of type bytes."""
+STAMP: Final = 1
+"""The key in answers to clients for a random number, and in their requests for the last such number that they read on
+that connection; it tells what they have read (`forge_consensus.actors.runtime.unread`)."""
 COUNTED_BYTES: Final = 1 << 20
 """The elements of larger frames are counted before they are made; smaller frames cannot hold enough of them to harm."""
 ELEMENTS_MAX: Final = 1 << 19
@@ -62,7 +65,7 @@ CHECKSUM_PLACE: Final = 0xFFFFFFFF
 
 Extension = dict[int, int | bytes]
 NO_EXTENSION: Extension = {}
-"""The extension of every frame of this version; never change it."""
+"""The extension of every frame that needs none; never change it."""
 
 Check = Callable[[Any], bool]
 

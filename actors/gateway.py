@@ -46,8 +46,10 @@ from forge_consensus.actors.raft.slow_work import SlowWork
 from forge_consensus.actors.raft.waiting import Applications, PendingRead, Result, WaitingBatch, WaitingRequests
 from forge_consensus.actors.runtime.actor import ConsensusActor, Context
 from forge_consensus.actors.runtime.address import SenderAddress
+from forge_consensus.actors.runtime.refusals import CLIENT_READS_TOO_LITTLE
 from forge_consensus.actors.runtime.status import NodeStatus
 from forge_consensus.actors.runtime.timers import Timer
+from forge_consensus.actors.runtime.unread import UNREAD_TEXT
 from forge_consensus.errors import (
     BusyError,
     CommandTooLargeError,
@@ -61,6 +63,7 @@ from forge_consensus.errors import (
 )
 from forge_consensus.events.types import QuerySlow
 from forge_consensus.storage.ledger.ledger import Proposal
+from forge_consensus.storage.ledger.levels import LEVEL_OF_KIND
 from forge_consensus.storage.ledger.record import Kind
 from forge_consensus.storage.machines.sessions import TTL_BYTES, TTL_MS_MAX
 
@@ -68,6 +71,9 @@ LOCATE_WAIT_MS_MAX: Final = 60_000
 LOCATORS_MAX: Final = 10_000
 """While so many clients wait for a leader, further ones are answered at once with what is known."""
 READ_WAIT_MS_MAX: Final = 600_000
+NOT_YET: Final = (
+    "the cluster is below feature level {}, which this needs: it rises when all members run the newer program"
+)
 LENT_SECONDS: Final = 0.01
 """How soon queries are tried again if another thread uses the machine: for actors that failed, or to restore it."""
 
@@ -90,6 +96,7 @@ class GatewayActor(ConsensusActor):
         """Take the context, and with it the clients that were waiting for an answer before a rebuild."""
         super().bind(context)
         self.unanswered = context.unanswered
+        self.unread = context.unread
         self.admission = Admission(self.ledger.applier.machine)
         self.answering = Answering(self.ledger.applier)
         self.capacity = Capacity(self.ledger, self.waiting, self.settings)
@@ -116,6 +123,7 @@ class GatewayActor(ConsensusActor):
             address=address,
             term=self.shared.leader_term if leader else self.ledger.term,
             members=configuration.members,
+            frame_bytes_max=self.settings.message_bytes_max,
         )
 
     def receiveMsg_Locate(self, message: Locate, sender: Any) -> None:
@@ -216,6 +224,9 @@ class GatewayActor(ConsensusActor):
             self.refuse_leader(asker)
             return
         room, busy = self.capacity.commands(asker, len(proposals))
+        level = LEVEL_OF_KIND[proposals[0].kind]
+        if not self.may_use(level):
+            room, busy = 0, NOT_YET.format(level)
         if busy:
             proposals = self.first_of(asker, session, proposals, room, busy)
             if not proposals:
@@ -279,15 +290,26 @@ class GatewayActor(ConsensusActor):
             self.failed_commands.tell(self.ledger.log, found.failed, self.clock.now())
 
     def send_results(self, asker: SenderAddress, session: int, results: list[Result]) -> None:
-        """Send results in as few frames as `ANSWER_BYTES_MAX` allows."""
+        """Send results in as few frames as `ANSWER_BYTES_MAX` allows.
+
+        A client that has too much to read is not sent the rest: the session keeps it, and the client asks again.
+        """
         start = size = 0
         for end, (_, _, payload) in enumerate(results, 1):
             size += len(payload) + RESULT_OVERHEAD_BYTES
-            if size > ANSWER_BYTES_MAX:
-                self.send(asker, Results(session, tuple(results[start:end])))
-                start, size = end, 0
-        if start < len(results):
-            self.send(asker, Results(session, tuple(results[start:])))
+            if size <= ANSWER_BYTES_MAX and end < len(results):
+                continue
+            if not self.unread.takes(asker.connection, size):
+                self.refuse_unread(asker, OutcomeUnknownError.code)
+                return
+            self.send(asker, Results(session, tuple(results[start:end])))
+            start, size = end, 0
+
+    def refuse_unread(self, asker: SenderAddress, code: str, numbers: tuple[int, ...] = ()) -> None:
+        """Send no results, because too many are unread on that connection."""
+        self.context.refusals.count(CLIENT_READS_TOO_LITTLE)
+        known = self.located()
+        self.send(asker, Refused(code, UNREAD_TEXT, known.leader, known.address, known.term, numbers))
 
     # --- reads -------------------------------------------------------------------------------------------------------
 
@@ -408,6 +430,10 @@ class GatewayActor(ConsensusActor):
         self.capacity.query_pace.note(worked.asked, worked.seconds)
         for answers in worked.answers:
             read, items = answers.read, answers.items
+            size = sum(len(payload) + RESULT_OVERHEAD_BYTES for _, _, payload in items)
+            if not self.unread.takes(read.asker.connection, size):
+                self.refuse_reads(read.asker.connection)
+                continue
             totals.reads += len(items)
             if waiting.answered(read, [number for number, _, _ in items]):
                 self.unanswered.settle(read.asker)
@@ -422,6 +448,15 @@ class GatewayActor(ConsensusActor):
             if untold is not None:
                 more = untold + worked.slow - 1
                 self.publish(QuerySlow(query=worked.slowest, duration=worked.slowest_seconds, untold=more))
+
+    def refuse_reads(self, connection: Any) -> None:
+        """Answer what is left of a connection's reads with busy, because too many answers are unread there."""
+        for read in [read for read in self.waiting.reads if read.asker.connection == connection]:
+            numbers = self.waiting.left_of(read)
+            self.waiting.drop_read(read)
+            self.unanswered.settle(read.asker)
+            self.totals.busy += len(numbers)
+            self.refuse_unread(read.asker, BusyError.code, numbers)
 
     def stale_ms_of(self, answers: Answers) -> int:
         """How old the state of these answers is now, at most: asking the machine may have taken a while.
@@ -454,4 +489,8 @@ class GatewayActor(ConsensusActor):
 
     def receiveMsg_ReadEvents(self, message: ReadEvents, sender: Any) -> None:
         """Send a page of past events from the journal."""
-        self.send(sender, page_of(message, self.ledger, self.context.events_address))
+        page = page_of(message, self.ledger, self.context.events_address)
+        if self.unread.takes(sender.connection, sum(len(data) + RESULT_OVERHEAD_BYTES for _, data in page.rows)):
+            self.send(sender, page)
+        else:
+            self.refuse_unread(sender, BusyError.code)

@@ -21,7 +21,6 @@ from forge_consensus.actors.raft.handshake import (
     CONFIGURATION,
     IDENTITY,
     MACHINE,
-    PROGRAM,
     Handshake,
     Refusal,
     is_fatal,
@@ -77,7 +76,8 @@ class MembershipActor(ConsensusActor):
         opened = context.opened
         machine = name_of(self.ledger.applier.machine)
         settings = told_settings(self.settings, self.ledger.settings)
-        self.handshake = Handshake(self.ledger.identity, opened.initial, machine, context.advertised, settings)
+        level = self.ledger.configurations.level
+        self.handshake = Handshake(self.ledger.identity, opened.initial, machine, context.advertised, settings, level)
 
     def receiveMsg_Start(self, message: Start, sender: Any) -> None:
         """Read whether the cluster has formed before, because that is published once in the life of a folder."""
@@ -174,7 +174,7 @@ class MembershipActor(ConsensusActor):
         listens, expected = self.context.advertised, self.ledger.configuration.addresses.get(self.node_id, "")
         misplaced = bool(self.others) and bool(expected) and listens not in ("", expected)
         differs = (MISPLACED.format(listens, expected),) if misplaced else ()
-        self.shared.greeted[self.node_id] = Greeted(self.ledger.identity.boot_token, *PROGRAM, differs)
+        self.shared.greeted[self.node_id] = Greeted(self.ledger.identity.boot_token, *self.handshake.program, differs)
         if misplaced:
             self.publish(AddressDiffers(peer=self.node_id, expected=expected, listens=listens))
 
@@ -218,6 +218,9 @@ class MembershipActor(ConsensusActor):
             self.prove(node, message.known)
         elif message.reason:
             self.refused(node, message)
+        elif (old := self.handshake.too_old(node, message.program, self.ledger.configuration)) != ACCEPTED:
+            self.refuse(node, message, old)
+            self.wait(node, REGREET_SECONDS)
         elif stranger := self.admit(node, message):
             self.refuse(node, message, Refusal(IDENTITY, stranger))
             self.wait(node, REGREET_SECONDS)

@@ -226,6 +226,8 @@ class Located:
     address: str
     term: int
     members: tuple[tuple[str, str], ...]
+    frame_bytes_max: int = 0
+    """The node takes no larger frame; 0 if it does not say."""
 
 
 @message

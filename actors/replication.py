@@ -28,14 +28,19 @@ from forge_consensus.actors.notices import (
     Start,
 )
 from forge_consensus.actors.raft.leadership import Contradicts, Effect, Leadership, MatchMoved, SendTo
+from forge_consensus.actors.raft.raising import raised
 from forge_consensus.actors.raft.slow_work import SlowWork
 from forge_consensus.actors.runtime.actor import ConsensusActor, Context
 from forge_consensus.errors import ProtocolError, StorageFullError
 from forge_consensus.events.types import ApplySlow, LogAppended, LogCommitted, LogTruncated
+from forge_consensus.process.log import LogLines
 from forge_consensus.storage.ledger.applying import SlowStep
 from forge_consensus.storage.ledger.correlation import ids_between
-from forge_consensus.storage.ledger.ledger import Mismatch
+from forge_consensus.storage.ledger.ledger import Mismatch, Proposal
+from forge_consensus.storage.ledger.record import Kind
 from forge_consensus.storage.ledger.time_slice import NS, TimeSlice
+
+LINES = LogLines(__name__)
 
 LENT_SECONDS: Final = 0.01
 """How soon applying is tried again while a helper thread uses the machine; its end is told, unless an actor failed."""
@@ -186,9 +191,18 @@ class ReplicationActor(ConsensusActor):
             effects = [*leadership.heartbeat(now, self.clock.acted()), *leadership.cannot_append(now, full)]
             self.carry_out(leadership, effects)
             self.note_matches(message.term)
+            self.raise_level(leadership)
             if leadership.confirmed_ns:
                 self.shared.freshness.note(leadership.covered, leadership.confirmed_ns / NS)
             self.shared.blocked = leadership.blocked if leadership.refusals else ""
+
+    def raise_level(self, leadership: Leadership) -> None:
+        """Propose the next feature level, if all members have it and no other configuration is under way."""
+        configuration = raised(self.ledger, leadership.noop, self.shared.greeted)
+        if configuration is not None:
+            LINES.info("all members have feature level {}, so this leader proposes it", configuration.level)
+            proposal = Proposal(Kind.CONFIGURATION, 0, 0, 0, configuration.encode())
+            self.appended(*self.ledger.propose(leadership.term, [proposal]))
 
     def receiveMsg_Persisted(self, message: Persisted, sender: Any) -> None:
         """Raise the leader's own match to the index that is on disk, and apply the committed entries."""

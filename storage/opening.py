@@ -17,6 +17,7 @@ from forge_consensus.storage.ledger.applying import APPLIED, Applier
 from forge_consensus.storage.ledger.configuration import Configuration
 from forge_consensus.storage.ledger.identity import Identity
 from forge_consensus.storage.ledger.ledger import BASE, HARD, Ledger, found
+from forge_consensus.storage.ledger.levels import LEVEL
 from forge_consensus.storage.ledger.skips import ENDED_AT, Careful, stored_suspect
 from forge_consensus.storage.ledger.transaction import get_meta, put_meta
 from forge_consensus.storage.machines.machine import ApplyFaultError, Machine
@@ -46,6 +47,8 @@ class Founding:
     amends: bool = False
     """Whether `configuration` was named on purpose, so that it takes the place of another one that the folder was
     founded with, if nothing but that is in the folder."""
+    level: int = LEVEL
+    """The feature level of the program; a value of its own lets a test run nodes of several."""
 
 
 @dataclass(slots=True)
@@ -75,8 +78,8 @@ def open_ledger(
 
     Raises `IdentityError` for another node's folder, for one that lost its tables and for one on which another machine
     ran, `InvalidConfigError` for a first start without a fitting list of members, `CorruptionError` for damage,
-    `UnsupportedVersionError` for a folder of a later version; then nothing was changed. Raises `StorageError` if the
-    store fails, `ApplyFaultError` if a user's machine does not take its own snapshot.
+    `UnsupportedVersionError` for a folder of a later version or a higher feature level; then nothing was changed.
+    Raises `StorageError` if the store fails, `ApplyFaultError` if a user's machine does not take its own snapshot.
     """
     batch = Batch()
     identity = Identity(tables, founding.node_id, founding.cluster_id)
@@ -99,7 +102,7 @@ def open_ledger(
         batch, amended, initial = Batch(), initial, stored_initial(tables)
     applier = Applier(tables, machine)
     applier.load()
-    ledger = Ledger(tables, identity, applier, settings)
+    ledger = Ledger(tables, identity, applier, settings, founding.level)
     ledger.reload()
     ledger.numbers.load()
     check_founded_machine(ledger.configuration, name_of(machine))

@@ -14,7 +14,7 @@ from forge_consensus.actors.messages import Hello, HelloReply
 from forge_consensus.config.agreement import Told, conflict, differences
 from forge_consensus.storage.ledger.configuration import Configuration
 from forge_consensus.storage.ledger.identity import DRAW_CHARS, DRAWS_TOLD, Identity
-from forge_consensus.storage.ledger.levels import LEVEL
+from forge_consensus.storage.ledger.levels import FIRST_LEVEL, LEVEL
 from forge_consensus.storage.ledger.tips import UNMET, Tip
 from forge_consensus.storage.machines.naming import MachineName
 from forge_consensus.version import __version__
@@ -30,7 +30,9 @@ SETTINGS = "settings"
 ANCESTOR = "ancestor"
 """The reason in the answer to a node that has to greet again with the draw of an older boot of its own."""
 PROGRAM: Final = (__version__, LEVEL)
-"""What a greeting says of the program of this node."""
+"""What a greeting says of the program of this node, unless a test gives it another one."""
+LEVEL_LOW = "level"
+"""The reason of a refusal: the sender's program has not the feature level that the cluster has reached."""
 
 SKIPS = "skips"
 """The reason of a refusal: the two nodes do not skip the same log entries, so their states differ."""
@@ -53,17 +55,25 @@ class Handshake:
     """Makes a node's greetings, and judges those of others.
 
     `initial` is the configuration that the node was founded with, `machine` the state machine that it runs, `address`
-    where it says that it is reached (empty if it does not know), `settings` what it tells of its settings.
+    where it says that it is reached (empty if it does not know), `settings` what it tells of its settings, `level` the
+    feature level of its program.
     """
 
     def __init__(
-        self, identity: Identity, initial: Configuration, machine: MachineName, address: str, settings: Told = ()
+        self,
+        identity: Identity,
+        initial: Configuration,
+        machine: MachineName,
+        address: str,
+        settings: Told = (),
+        level: int = LEVEL,
     ) -> None:
         self.identity = identity
         self.initial = initial
         self.machine = machine
         self.address = address
         self.settings = settings
+        self.program = (__version__, level)
         self.asked: dict[str, int] = {}
         """By peer: the boot of this node whose draw the peer asked for."""
 
@@ -77,7 +87,7 @@ class Handshake:
             configuration_hash=initial.digest,
             configuration=initial.text,
             earlier=identity.earlier,
-            program=PROGRAM,
+            program=self.program,
             machine=self.machine,
             tip=tip,
             known=self.known_boot(node),
@@ -94,7 +104,7 @@ class Handshake:
             boot=identity.boot,
             reason=refusal.reason,
             detail=refusal.detail,
-            program=PROGRAM,
+            program=self.program,
             tip=tip,
             known=self.known_boot(node) if refusal.reason == ANCESTOR else 0,
             proof=self.proof_of(hello.known),
@@ -134,6 +144,22 @@ class Handshake:
             found += (f"the state machine has version {self.machine.version} here and {theirs.version} there",)
         return found
 
+    def too_old(self, node: str, program: tuple[str, int], members: Configuration) -> Refusal:
+        """The refusal of a member whose program has not the feature level of the configuration, else `ACCEPTED`.
+
+        It goes by the configuration in force, committed or not, because the member's next entries hold it. The first
+        level is asked of nobody: programs that are older than the levels tell none.
+        """
+        version, level = program
+        if members.level <= max(level, FIRST_LEVEL):
+            return ACCEPTED
+        return Refusal(
+            LEVEL_LOW,
+            f"the cluster has reached feature level {members.level}, and the program of node {node} (version "
+            f"{version or 'unknown'}) has level {max(level, FIRST_LEVEL)}: start node {node} with the newer program, "
+            f"such as that of node {self.identity.node_id}, which is version {self.program[0]}",
+        )
+
     def judge(self, node: str, hello: Hello, members: Configuration, admit: Admit) -> Refusal:
         """Judge the greeting of `node`; `members` is the configuration in force. `admit` is called last."""
         identity, initial = self.identity, self.initial
@@ -161,6 +187,8 @@ class Handshake:
             return Refusal(IDENTITY, f"node {node!r} is not another member of {members.text}")
         if why := conflict(identity.node_id, self.settings, node, hello.settings):
             return Refusal(SETTINGS, why)
+        if (old := self.too_old(node, hello.program, members)) != ACCEPTED:
+            return old
         if hello.boot > self.known_boot(node) > 0 and self.shown_draw(node, hello) is None:
             return Refusal(ANCESTOR, f"node {identity.node_id} met boot {self.known_boot(node)} of node {node} last")
         detail = admit(hello)

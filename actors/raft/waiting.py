@@ -168,6 +168,11 @@ class WaitingRequests:
             self.drop_read(read)
         return not read.left
 
+    def left_of(self, read: PendingRead) -> tuple[int, ...]:
+        """The numbers of the queries of a read that are not answered."""
+        asked = self.asked[read.asker.connection]
+        return tuple(number for number, _ in read.queries if number in asked)
+
     def drop_read(self, read: PendingRead) -> None:
         """Forget a read: it is answered, refused, or its client does not wait any more."""
         if read not in self.reads:

@@ -20,10 +20,10 @@ from forge_consensus.actors.runtime.shared import SharedState
 from forge_consensus.actors.runtime.status import Totals
 from forge_consensus.actors.runtime.timers import Timer
 from forge_consensus.actors.runtime.unanswered import Unanswered
+from forge_consensus.actors.runtime.unread import UnreadAnswers
 from forge_consensus.config.raft import RaftSettings
 from forge_consensus.events.types import ConsensusEvent
 from forge_consensus.storage.ledger.ledger import Ledger
-from forge_consensus.storage.ledger.levels import LEVEL
 from forge_consensus.storage.ledger.tips import Tip
 from forge_consensus.storage.opening import Opened
 from forge_consensus.storage.snapshots.store import Snapshots
@@ -47,6 +47,7 @@ class Context(Protocol):
     refusals: Refusals
     unanswered: Unanswered
     """Kept by the gateway. It outlives the actors, so that every client is answered."""
+    unread: UnreadAnswers
     observation: TurnObservation
     peers: Peers
     commit_times: CommitTimes
@@ -170,13 +171,13 @@ class ConsensusActor(Actor):  # type: ignore[misc]
         self.context.publish(event)
 
     def may_use(self, level: int) -> bool:
-        """Whether every member of the configuration in force is known to have this feature level.
+        """Whether a configuration of this feature level is committed, so that no member runs without it.
 
-        A leader asks before it proposes what that level brought. A member that was not met since this process began
-        counts as one that lacks it.
+        A leader asks before it proposes what that level brought. That a level is in the log is not enough, because a
+        later leader may not have it there, and truncate it.
         """
-        greeted = self.shared.greeted
-        return level <= LEVEL and all(node in greeted and greeted[node].level >= level for node in self.others)
+        ledger = self.ledger
+        return ledger.configurations.at(ledger.commit_index).level >= level
 
     @property
     def tip(self) -> Tip:

@@ -29,6 +29,7 @@ from forge_consensus.actors.runtime.status import Totals
 from forge_consensus.actors.runtime.timers import Timer, Timers
 from forge_consensus.actors.runtime.turn_events import TurnEvents
 from forge_consensus.actors.runtime.unanswered import Unanswered
+from forge_consensus.actors.runtime.unread import UnreadAnswers
 from forge_consensus.config.raft import RaftSettings
 from forge_consensus.errors import is_fatal
 from forge_consensus.events.bus import EventBus
@@ -82,7 +83,10 @@ class Engine:
         self.timers = Timers(clock)
         self.outbox = Outbox(self.ledger, clock, transport, self.refusals)
         self.peers = Peers(self.outbox)
-        self.gate = Gate(self.ledger, settings, clock, self.mailbox, self.outbox, self.refusals, self.shared)
+        self.unread = UnreadAnswers(2 * settings.connections_max)
+        self.gate = Gate(
+            self.ledger, settings, clock, self.mailbox, self.outbox, self.refusals, self.shared, self.unread
+        )
         self.cells = Cells(self.mailbox, self.timers, self.bind, self.stop)
         self.events = TurnEvents(self.ledger, clock, bus, settings)
         self.unanswered = Unanswered()
@@ -117,6 +121,7 @@ class Engine:
         commit_seconds = self.commit(acted)
         if outbox.requests or outbox.answers or outbox.jobs:
             outbox.send()
+        self.unread.end_turn()
         if self.unanswered.settled:
             self.unanswered.commit()
         if self.events.held:
@@ -166,6 +171,7 @@ class Engine:
         self.ledger.rollback()
         self.ledger.note_fault(fault)
         self.outbox.drop()
+        self.unread.end_turn()
         self.unanswered.take_back()
         self.mailbox.queue.clear()
         self.events.drop()

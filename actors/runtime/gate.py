@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from forge_consensus.actors.codec import DamagedFrameError, Frame, decode
+from forge_consensus.actors.codec import STAMP, DamagedFrameError, Frame, decode
 from forge_consensus.actors.messages import (
     CLIENT_REQUESTS,
     AppendEntries,
@@ -14,6 +14,7 @@ from forge_consensus.actors.messages import (
     Hello,
     HelloReply,
     InstallSnapshot,
+    Locate,
     PreVoteReply,
     Refused,
     RequestPreVote,
@@ -27,10 +28,11 @@ from forge_consensus.actors.runtime.address import SenderAddress
 from forge_consensus.actors.runtime.clock import Clock
 from forge_consensus.actors.runtime.mailbox import Mailbox
 from forge_consensus.actors.runtime.outbox import Outbox
-from forge_consensus.actors.runtime.refusals import EARLIER_TERM, STRANGER, Refusals
+from forge_consensus.actors.runtime.refusals import CLIENT_READS_TOO_LITTLE, EARLIER_TERM, STRANGER, Refusals
 from forge_consensus.actors.runtime.shared import SharedState
+from forge_consensus.actors.runtime.unread import UNREAD_TEXT, UnreadAnswers
 from forge_consensus.config.raft import RaftSettings
-from forge_consensus.errors import ClusterNotFoundError, ProtocolError
+from forge_consensus.errors import BusyError, ClusterNotFoundError, ProtocolError
 from forge_consensus.storage.ledger.ledger import Ledger
 
 DESTINATION: dict[type[WireMessage], str] = {
@@ -79,6 +81,7 @@ class Gate:
         outbox: Outbox,
         refusals: Refusals,
         shared: SharedState,
+        unread: UnreadAnswers,
     ) -> None:
         self.ledger = ledger
         self.identity = ledger.identity
@@ -89,6 +92,7 @@ class Gate:
         self.outbox = outbox
         self.refusals = refusals
         self.shared = shared
+        self.unread = unread
 
     def receive(self, data: Any, connection: Any) -> None:
         """Check one frame and put its message into the mailbox. `connection` is None for the answer of a peer."""
@@ -124,13 +128,22 @@ class Gate:
         self.addresses[destination].deliver(message, sender)
 
     def receive_from_client(self, frame: Frame, sender: SenderAddress, connection: Any) -> None:
-        """Accept a client's request, which may omit the cluster but must not name another one."""
+        """Accept a client's request, which may omit the cluster but must not name another one.
+
+        A client that reads too little of what it is sent is told who leads, but otherwise only that it must read.
+        """
         if connection is None or frame.sender:
             self.refusals.report(ProtocolError.code, "a client's request from a node")
         elif frame.cluster not in ("", self.identity.cluster_id):
             self.refuse_cluster(frame, sender)
         else:
-            self.deliver("gateway", frame.message, sender)
+            if frame.extension:
+                self.unread.note_read(connection, frame.extension.get(STAMP))
+            if self.unread.is_full(connection) and type(frame.message) is not Locate:
+                self.refusals.count(CLIENT_READS_TOO_LITTLE)
+                sender.deliver(Refused(BusyError.code, UNREAD_TEXT, "", "", 0), sender)
+            else:
+                self.deliver("gateway", frame.message, sender)
 
     def refuse_cluster(self, frame: Frame, sender: SenderAddress) -> None:
         """Refuse a frame of another cluster, and send this cluster's name."""

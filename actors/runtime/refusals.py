@@ -20,8 +20,18 @@ PEER_TAKES_NO_FRAME: Final = "peer takes no frame"
 PEER_TAKES_NO_ANSWER: Final = "peer takes no answer"
 CLIENT_TAKES_NO_ANSWER: Final = "client takes no answer"
 """Mostly a client that had ended: it asks all its endpoints where the leader is, and needs the first answer only."""
+CLIENT_READS_TOO_LITTLE: Final = "client reads too little"
+"""Mostly a client that asked for much at once: it gets the rest when it has read the first."""
 ORDINARY: Final = frozenset(
-    (STRANGER, STALE_TERM, EARLIER_TERM, PEER_TAKES_NO_FRAME, PEER_TAKES_NO_ANSWER, CLIENT_TAKES_NO_ANSWER)
+    (
+        STRANGER,
+        STALE_TERM,
+        EARLIER_TERM,
+        PEER_TAKES_NO_FRAME,
+        PEER_TAKES_NO_ANSWER,
+        CLIENT_TAKES_NO_ANSWER,
+        CLIENT_READS_TOO_LITTLE,
+    )
 )
 """The reasons that are part of ordinary work: they are counted for the metrics, and people are not told of them."""
 

@@ -165,6 +165,8 @@ class NodeStatus:
     """How long the slowest commit of the last ten seconds took."""
     full: str
     """Why the node takes no entries, for people; empty if it does."""
+    level: int
+    """The feature level of the cluster, as the last committed configuration that the node knows has it."""
     storage: StorageStatus | None = None
 
     @classmethod
@@ -213,6 +215,7 @@ class NodeStatus:
             nodes=members_of(source),
             commit_seconds=source.commit_times.slowest(source.clock.now()),
             full=ledger.room.full or shared.blocked,
+            level=ledger.configurations.at(ledger.commit_index).level,
         )
 
     @classmethod

@@ -12,7 +12,7 @@ from typing import Any
 
 import zmq
 
-from forge_consensus.actors.codec import Frame, encode
+from forge_consensus.actors.codec import STAMP, Frame, encode
 from forge_consensus.actors.runtime.address import SenderAddress
 from forge_consensus.actors.runtime.clock import SystemClock
 from forge_consensus.actors.runtime.engine import Engine
@@ -31,6 +31,7 @@ from forge_consensus.storage.opening import Opened
 LINES = LogLines(__name__)
 WAIT_SECONDS_MAX = 0.1
 """The longest wait for frames, which bounds the lost time that goes unnoticed."""
+GATEWAY = "gateway"
 LATE_SECONDS = 0.02
 """A larger delay counts as time in which the node did not run."""
 
@@ -61,7 +62,7 @@ class LocalConnection:
         """Hand the gateway a request in this turn; runs on the node's thread."""
         engine = self.base.engine
         message, request = asked
-        sender = SenderAddress("", "gateway", self, request, 0, engine.outbox)
+        sender = SenderAddress("", GATEWAY, self, request, 0, engine.outbox)
         engine.next_turn(engine.actor("gateway"), message, sender)
 
     def close(self) -> None:
@@ -237,11 +238,21 @@ class ZeroMqBase(SystemBase):
         return self.sockets.send_peer(node, data)
 
     def send_answer(self, connection: Any, frame: Frame) -> bool:
-        """Send an answer back; a client in this process gets the message itself."""
+        """Send an answer back; what clients do not read is counted. One in this process gets the message itself."""
         if type(connection) is LocalConnection:
             connection.deliver(frame.message, frame.request)
             return True
-        return self.sockets.answer(connection, encode(frame))
+        if frame.to != GATEWAY:
+            return self.sockets.answer(connection, encode(frame))
+        unread = self.engine.unread
+        stamp = unread.next_stamp(connection)
+        if stamp:
+            frame.extension = {STAMP: stamp}
+        data = encode(frame)
+        if not self.sockets.answer(connection, data):
+            return False
+        unread.sent(connection, len(data), stamp)
+        return True
 
     def offload(self, job: Callable[[], Any], done: Callable[[Any, str], None]) -> None:
         """Run a job on a thread of its own, and report its result before a later turn."""

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import base64
 import json
+import math
 import sys
-from typing import Any, TextIO
+from typing import Any, BinaryIO
 
 import click
 import msgpack
@@ -54,7 +55,7 @@ def value_of(text: str, kind: str) -> Any:
     if kind == "text":
         return decoded
     try:
-        value = json.loads(decoded, parse_constant=refuse_constant)
+        value = load_json(decoded)
         msgpack.packb(value)
     except (ValueError, OverflowError, RecursionError) as error:
         raise click.UsageError(f"the value is not JSON that can be stored: {error}") from None
@@ -63,9 +64,22 @@ def value_of(text: str, kind: str) -> Any:
     return value
 
 
+def load_json(text: str) -> Any:
+    """Return the value that a JSON text stands for. Raises ValueError and RecursionError."""
+    return json.loads(text, parse_constant=refuse_constant, parse_float=finite)
+
+
 def refuse_constant(name: str) -> None:
     """Refuse NaN and the infinities, which JSON does not have."""
     raise ValueError(f"{name} is not JSON")
+
+
+def finite(text: str) -> float:
+    """Return the number; refuse one such as 1e400, which would become an infinity."""
+    number = float(text)
+    if math.isinf(number):
+        raise ValueError(f"{text} is beyond the largest number that can be stored")
+    return number
 
 
 def described(value: Any) -> dict[str, Any]:
@@ -254,9 +268,9 @@ def scan(
 
 
 @kv.command()
-@click.argument("file", type=click.File("r", encoding="utf-8"), default="-")
+@click.argument("file", type=click.File("rb"), default="-")
 @client_options
-def batch(file: TextIO, endpoints: list[str], timeout: float, output: str) -> None:
+def batch(file: BinaryIO, endpoints: list[str], timeout: float, output: str) -> None:
     """Carry out several commands as one, all or none, and write the result of each.
 
     FILE (- for stdin) has one command a line, each as JSON:
@@ -272,7 +286,7 @@ def batch(file: TextIO, endpoints: list[str], timeout: float, output: str) -> No
     """  # noqa: D301 - click wants the backspace itself
     commands = [command_of(line, number) for number, line in enumerate(file, 1) if line.strip()]
     if not commands:
-        raise click.UsageError(f"{file.name} holds no command: write one a line, as the help shows")
+        raise click.UsageError("the input holds no command: write one a line, as the help shows")
     with Client(endpoints, timeout) as client:
         results = client.batch(commands)
     if output == "json":
@@ -282,12 +296,14 @@ def batch(file: TextIO, endpoints: list[str], timeout: float, output: str) -> No
             click.echo(json_text(result))
 
 
-def command_of(line: str, number: int) -> Command:
+def command_of(line: bytes, number: int) -> Command:
     """Return the command on a line of a batch; `number` is the line's, for the error."""
     try:
-        fields = json.loads(line, parse_constant=refuse_constant)
+        fields = load_json(line.decode())
         if not isinstance(fields, dict) or not isinstance(fields.get("type"), str):
             raise ValueError('a command is an object with a "type"')
-        return Command(fields.pop("type"), fields)
+        command = Command(fields.pop("type"), fields)
+        command.encode()
     except (ValueError, RecursionError, CommandError) as error:
         raise click.UsageError(f"line {number} is no command: {error}") from None
+    return command

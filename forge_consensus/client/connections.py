@@ -9,8 +9,8 @@ from typing import Any, Final, Protocol
 
 import zmq
 
-from forge_consensus.actors.codec import Frame, decode, encode
-from forge_consensus.actors.messages import WireMessage
+from forge_consensus.actors.codec import STAMP, Frame, decode, encode
+from forge_consensus.actors.messages import STALE, Read, WireMessage
 from forge_consensus.actors.transport.link import DealerOptions, Link
 from forge_consensus.actors.transport.liveness import LINK_TIMEOUT_SECONDS, PING
 from forge_consensus.errors import ConnectionFailedError, ProtocolError
@@ -21,6 +21,8 @@ FRAME_BYTES_MAX: Final = 64 << 20
 FRAMES_A_LOOK: Final = 64
 """So many frames are taken from one connection before it is the turn of the others."""
 FRAMES_WAITING_MAX: Final = 100_000
+UNTOLD_BYTES: Final = 8 << 20
+"""After so many bytes of answers without a request a connection asks for nothing, to tell the node what was read."""
 RECONNECT_MS: Final = 20
 RECONNECT_MS_MAX: Final = 200
 GATEWAY: Final = "gateway"
@@ -65,6 +67,10 @@ class Connection:
         self.socket, self.monitor = self.link.socket, self.link.monitor
         self.told = ""
         """The problem that was told last."""
+        self.stamp = 0
+        """The last stamp that was read, see `forge_consensus.actors.runtime.unread`."""
+        self.untold = 0
+        """How many bytes were read since the node was told what was read."""
 
     @property
     def reached(self) -> str:
@@ -98,6 +104,25 @@ class Connection:
                 yield data
             if not int(socket.getsockopt(zmq.EVENTS)) & POLLIN:
                 return
+
+    def frames(self) -> Iterator[Frame]:
+        """What `receive` yields, decoded; the node is told from time to time how much of it was read."""
+        for data in self.receive():
+            frame = unpacked(data)
+            if frame is None:
+                continue
+            stamp = frame.extension.get(STAMP)
+            if type(stamp) is int:
+                self.stamp = stamp
+            self.untold += len(data)
+            if self.untold >= UNTOLD_BYTES and self.stamp:
+                self.ask(Read(STALE, ()), 0, "")
+            yield frame
+
+    def ask(self, message: WireMessage, request: int, cluster: str) -> bool:
+        """Send a request, which tells the node what was read; returns whether the connection took it."""
+        self.untold = 0
+        return self.send(packed(message, request, cluster, self.stamp))
 
     def skip_message(self) -> None:
         """Drop the rest of a message of several parts: it is no frame."""
@@ -134,10 +159,13 @@ def tend_links(connections: Iterable[Connection], told: list[Arrived] | None = N
     return max(wake_at - now, 0.0)
 
 
-def packed(message: WireMessage, request: int, cluster: str) -> bytes:
-    """The bytes of a client's request."""
+def packed(message: WireMessage, request: int, cluster: str, stamp: int = 0) -> bytes:
+    """The bytes of a client's request; `stamp` is the last one that was read on its connection, 0 if none was."""
     sent = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
-    return encode(Frame(GATEWAY, cluster, "", "", 0, 0, request, sent, message))
+    frame = Frame(GATEWAY, cluster, "", "", 0, 0, request, sent, message)
+    if stamp:
+        frame.extension = {STAMP: stamp}
+    return encode(frame)
 
 
 def unpacked(data: bytes) -> Frame | None:
@@ -203,10 +231,7 @@ class Connections:
                 arrived += [(connection.address, made, 0) for made in connection.events()]
                 arrived += [(connection.address, text, 0) for text in (connection.news(),) if text]
                 continue
-            for data in connection.receive():
-                frame = unpacked(data)
-                if frame is not None:
-                    arrived.append((connection.address, frame.message, frame.request))
+            arrived += [(connection.address, frame.message, frame.request) for frame in connection.frames()]
         return arrived
 
     def send(self, name: str, message: WireMessage, request: int, cluster: str) -> bool:
@@ -219,7 +244,7 @@ class Connections:
                 return False
             return True
         connection = self.by_address.get(name)
-        return connection is not None and connection.send(packed(message, request, cluster))
+        return connection is not None and connection.ask(message, request, cluster)
 
     def close(self) -> None:
         """Close everything at once; nothing lingers."""

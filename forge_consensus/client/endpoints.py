@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from math import inf
 
 from forge_consensus.actors.messages import Locate, Located
 from forge_consensus.config.address import parse_endpoint
@@ -13,6 +14,8 @@ LOCAL = "local"
 """The name under which an embedded node is an endpoint."""
 ENDPOINTS_MAX = 64
 """A client with so many endpoints learns no more from nodes."""
+FRAME_OVERHEAD_BYTES = 1024
+"""More bytes than a frame has beside its calls: header, session, checksum."""
 LOCATE_WAIT_MS = 500
 LOCATE_GRACE_SECONDS = 0.5
 """How long after the node should have answered a search the search counts as lost."""
@@ -49,6 +52,8 @@ class Endpoint:
     """What was heard last from it or of it, for the texts of errors."""
     heard_at: float = 0.0
     ask_at: float = 0.0
+    frame_bytes_max: int = 0
+    """The node takes no larger frame, which would cost the connection; 0 while that is unknown."""
 
 
 class Directory:
@@ -81,6 +86,11 @@ class Directory:
     def ready(self) -> Endpoint | None:
         """The leader, if it is known and connected."""
         return self.leader if self.leader is not None and self.leader.connected else None
+
+    def call_bytes_max(self) -> float:
+        """No call of more bytes fits into a frame to every node, as far as their limits are known."""
+        known = [one.frame_bytes_max for one in self.endpoints.values() if one.frame_bytes_max]
+        return max(min(known) - FRAME_OVERHEAD_BYTES, 0) if known else inf
 
     def search(self, now: float, *, wanted: bool) -> Iterator[tuple[Endpoint, Locate]]:
         """The endpoints to ask now who leads, if that is `wanted`, and what to ask them.
@@ -117,6 +127,7 @@ class Directory:
             return False
         self.cluster = answer.cluster
         endpoint.node = answer.node
+        endpoint.frame_bytes_max = answer.frame_bytes_max
         endpoint.said = f"{answer.node} says that {answer.leader or 'nobody'} leads in term {answer.term}"
         known = {other.node for other in self.endpoints.values()}
         for node, address in answer.members:

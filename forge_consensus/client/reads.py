@@ -110,6 +110,8 @@ class Reads:
             while window.sendable():
                 request = next(requests)
                 queries = window.pack(target.name, request, now)
+                if not queries:
+                    continue
                 latest = max(window.open[number].deadline for number, _ in queries)
                 wait_ms = int(min(max(latest - now, 0.001) * 1000, WAIT_MS_MAX))
                 yield target.name, Read(consistency, queries, wait_ms), request

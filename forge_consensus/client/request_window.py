@@ -50,6 +50,10 @@ class RequestWindow(Generic[P]):
         self.items_max = items_max
         self.bytes_max = bytes_max
         self.open_max = open_max
+        self.call_bytes_max = inf
+        """No frame can hold a larger call."""
+        self.too_large: list[P] = []
+        """The calls for which that was so; they were never sent."""
         self.allowed = open_max
         """So many calls may be under way now: fewer than `open_max` after an answer "busy", more with each answer."""
         self.answer_seconds = 0.0
@@ -125,7 +129,8 @@ class RequestWindow(Generic[P]):
     def pack(self, endpoint: str, request: int, now: float) -> tuple[tuple[int, bytes], ...]:
         """Fill one frame for an endpoint: first with calls to send again, in order, then with new ones.
 
-        It holds at least one call if there is one, however large that is. Returns (number, payload) pairs.
+        It holds at least one call if there is one, however large that is, unless it is larger than `call_bytes_max`.
+        Returns (number, payload) pairs.
         """
         items: list[tuple[int, bytes]] = []
         left = self.bytes_max
@@ -143,6 +148,9 @@ class RequestWindow(Generic[P]):
         count = min(room - len(items), len(queue))
         for _ in range(0 if self.again else count):
             payload = queue[0].payload
+            if len(payload) > self.call_bytes_max:
+                self.too_large.append(queue.popleft())
+                continue
             left -= len(payload) + ITEM_BYTES
             if left < 0 and items:
                 break

@@ -34,7 +34,14 @@ from forge_consensus.client.pending import Pending, PendingNodeQuery, PendingRea
 from forge_consensus.client.reads import Reads
 from forge_consensus.client.request_window import RequestWindow
 from forge_consensus.config.client import ClientSettings
-from forge_consensus.errors import BusyError, NotLeaderError, NotStartedError, OutcomeUnknownError, SessionExpiredError
+from forge_consensus.errors import (
+    BusyError,
+    CommandTooLargeError,
+    NotLeaderError,
+    NotStartedError,
+    OutcomeUnknownError,
+    SessionExpiredError,
+)
 
 BUSY = BusyError.code
 SESSION_EXPIRED = SessionExpiredError.code
@@ -182,10 +189,28 @@ class SessionCore:
             text = f"{message.node} does not lead, {message.leader} does"
             self.give_up_all(Refused(NotLeaderError.code, text, message.leader, message.address, message.term))
         term = self.directory.term
-        if self.directory.located(endpoint, message, self.now):
+        new_leader = self.directory.located(endpoint, message, self.now)
+        self.fit(self.directory.call_bytes_max())
+        if new_leader:
             self.start_over()
             if self.directory.term > term:
                 self.patience.regained(self.now)
+
+    def fit(self, frame_bytes_max: float) -> None:
+        """Take the limit of the nodes for what goes into one frame, which may be below this client's own."""
+        for window in self.windows():
+            window.call_bytes_max = frame_bytes_max
+            window.bytes_max = int(min(self.settings.frame_bytes_max, frame_bytes_max))
+
+    def refuse_large(self, window: RequestWindow[Any]) -> None:
+        """End the calls that no frame can hold: sent, they would cost the connection, and so all calls beside them."""
+        for pending in window.too_large:
+            pending.error = CommandTooLargeError(
+                f"this has {len(pending.payload)} bytes, and at most {window.call_bytes_max:.0f} fit into a frame to "
+                "the nodes: send less at once, or raise raft.message_bytes_max on all of them"
+            )
+        self.resolved += window.too_large
+        window.too_large = []
 
     def resolve(self, pending: Pending[Any] | None) -> None:
         """Note that a call has ended, if there is one."""
@@ -400,6 +425,9 @@ class SessionCore:
         if leader is not None:
             yield from self.outgoing_commands(leader.name)
         yield from self.reads.outgoing(self.now, leader, self.requests)
+        for window in self.windows():
+            if window.too_large:
+                self.refuse_large(window)
 
     def outgoing_commands(self, name: str) -> Iterator[Outgoing]:
         """The frames with commands, or first the request for the session that they need."""
@@ -416,4 +444,5 @@ class SessionCore:
         while window.sendable():
             request = next(self.requests)
             items = window.pack(name, request, self.now)
-            yield name, Submit(self.session, self.floor, items), request
+            if items:
+                yield name, Submit(self.session, self.floor, items), request

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import zmq
 
 from forge_consensus.actors.messages import EventPage, Locate, Located, Refused, WireMessage
-from forge_consensus.client.connections import Connection, packed, tend_links, unpacked
+from forge_consensus.client.connections import Connection, tend_links
 from forge_consensus.client.endpoints import ENDPOINTS_MAX
 from forge_consensus.config.address import parse_endpoint
 from forge_consensus.errors import (
@@ -359,7 +359,7 @@ class FeedDriver:
     def send(self, source: Source, message: WireMessage) -> int:
         """Send a request; returns its number. One that is not taken is asked again when no answer comes."""
         self.requests += 1
-        source.connection.send(packed(message, self.requests, self.cluster_id))
+        source.connection.ask(message, self.requests, self.cluster_id)
         return self.requests
 
     def note_connection(self, source: Source, now: float) -> None:
@@ -372,10 +372,7 @@ class FeedDriver:
 
     def take_answers(self, source: Source, now: float) -> None:
         """Take what a node answered. Raises `ClusterNotFoundError` if it is of another cluster than the one named."""
-        for data in source.connection.receive():
-            frame = unpacked(data)
-            if frame is None:
-                continue
+        for frame in source.connection.frames():
             message = frame.message
             if isinstance(message, EventPage) and frame.request == source.request:
                 self.take_page(source, message, now)

@@ -27,6 +27,8 @@ CLOCK_AHEAD_MS: Final = 1000.0
 """A wall clock that is further from the leader's is told of."""
 NO_LEADER: Final = "no leader is known"
 """What a node says of itself where its row says "no leader"."""
+TAKING_NOTHING: Final = ("full", "refusing")
+"""The states of members that are connected and are no help to a majority for entries."""
 REFUSES_SECONDS: Final = 15.0
 """A refusal is told as past if it is older: a node that is refused and runs greets again every five seconds."""
 BEHIND_SECONDS: Final = 1.0
@@ -132,7 +134,7 @@ class ClusterReport:
     connected: int
     """How many members, itself included, the leader hears; without a leader, how many answered."""
     can_lose: int
-    """How many of the connected members may fail before there is no majority."""
+    """How many of the connected members may fail, whichever they are, before no majority takes entries."""
     commit_index: int
     last_log_index: int
     version: str
@@ -245,6 +247,7 @@ def report_of(inquiry: Inquiry) -> ClusterReport:
     total = len(first["nodes"])
     reachable = sum(member["id"] in answers for member in first["nodes"])
     connected = sum(hears(first, member) for member in first["nodes"]) if leads else reachable
+    taking = connected - sum(node.state in TAKING_NOTHING for node in nodes)
     required = total // 2 + 1
     warnings = [text for node in nodes for text in node.warnings()] + comparisons(answers, nodes)
     if not leads:
@@ -263,7 +266,7 @@ def report_of(inquiry: Inquiry) -> ClusterReport:
         required=required,
         reachable=reachable,
         connected=connected,
-        can_lose=max(0, connected - required),
+        can_lose=max(0, taking - required),
         commit_index=first["commit_index"],
         last_log_index=first["last_log_index"],
         version=__version__,

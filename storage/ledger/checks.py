@@ -31,7 +31,7 @@ from typing import Final
 
 from forge_consensus.errors import CorruptionError, LogInconsistentError, ProtocolError
 from forge_consensus.storage.ledger.configuration import Configuration
-from forge_consensus.storage.ledger.levels import LEVEL_OF_KIND, unknown_kind
+from forge_consensus.storage.ledger.levels import LEVEL, LEVEL_OF_KIND, unknown_kind
 from forge_consensus.storage.ledger.log import Log
 from forge_consensus.storage.ledger.record import Kind, data_of, intact, kind_of, term_of
 
@@ -108,13 +108,14 @@ def same_entry(index: int, ours: bytes, theirs: bytes) -> bool:
     return True
 
 
-def check_records(term: int, previous: int, first: int, records: Sequence[bytes]) -> list[int]:
+def check_records(term: int, previous: int, first: int, records: Sequence[bytes], level: int = LEVEL) -> list[int]:
     """Check the records that a leader of `term` sent for the indexes first, first + 1, ...
 
-    `previous` is the term of the entry before them. Returns the indexes of those that hold a configuration. Raises
-    `ProtocolError` unless each record is whole, belongs to its index and has a term from `previous` to `term` that
-    never falls, and each configuration decodes. Raises `UnsupportedVersionError`, which is fatal, for a kind of entry
-    or a version of a configuration that this program does not know: it could not follow this leader any further.
+    `previous` is the term of the entry before them, `level` the feature level of this node's program. Returns the
+    indexes of those that hold a configuration. Raises `ProtocolError` unless each record is whole, belongs to its index
+    and has a term from `previous` to `term` that never falls, and each configuration decodes. Raises
+    `UnsupportedVersionError`, which is fatal, for a kind of entry, a version of a configuration or a feature level that
+    this program does not know: it could not follow this leader any further.
     """
     found = []
     for index, record in enumerate(records, first):
@@ -129,7 +130,7 @@ def check_records(term: int, previous: int, first: int, records: Sequence[bytes]
             raise unknown_kind(index, kind)
     for index in found:
         try:
-            Configuration.decode(data_of(records[index - first]))
+            Configuration.decode(data_of(records[index - first]), level)
         except CorruptionError as error:
             raise ProtocolError(f"entry {index} of an append holds no configuration that decodes") from error
     return found

@@ -2,13 +2,14 @@
 
 The bytes. Version 1 is the msgpack array `[members, lease_reads]`, with `members` an array of `[node id, address]`.
 Every later version is an array that begins with its number. Version 2 is `[2, members, lease_reads, lease_ms,
-drift_ppm, machine]`. A number that this program does not know is refused with `UnsupportedVersionError`, because a node
-that ignored a field could count a majority among the wrong nodes.
+drift_ppm, machine]`. Version 3 has the feature level behind these. A number that this program does not know is refused
+with `UnsupportedVersionError`, because a node that ignored a field could count a majority among the wrong nodes. So is
+a feature level that the program does not have.
 
 To add a field (outgoing voters, learners, attributes): give `Configuration` the field with a default that means what
 the earlier version meant; raise `VERSION`; let `encode` write the new version only for a configuration that uses the
 field, so that a plain list of members keeps its bytes, its digest and its readers; let `decode` fill in the default for
-earlier versions; propose such a configuration only when all members are known to read it
+earlier versions; propose such a configuration only when the level that brought it is in force
 (`forge_consensus.storage.ledger.levels`).
 """
 
@@ -24,13 +25,14 @@ from typing import Final, cast
 
 import msgpack
 
-from forge_consensus.errors import CorruptionError, InvalidConfigError, UnsupportedVersionError
+from forge_consensus.errors import BusyError, CorruptionError, InvalidConfigError, UnsupportedVersionError
+from forge_consensus.storage.ledger.levels import FIRST_LEVEL, LEVEL, beyond
 from forge_consensus.storage.ledger.quorum import Quorum
 
 CONFIGURATIONS: Final = b"configurations"
 """The key under which the ledger stores the indexes of the log's configuration entries."""
 
-VERSION: Final = 2
+VERSION: Final = 3
 """The newest version of a configuration's bytes that this program reads."""
 LEASE_MS: Final = 800
 DRIFT_PPM: Final = 100_000
@@ -59,6 +61,10 @@ class Configuration:
     machine: str = ""
     """The name of the state machine that all members run. It is empty for the built-in one, and for a cluster that is
     older than the names."""
+    level: int = FIRST_LEVEL
+    """The feature level of the cluster: the programs of all members have it (`forge_consensus.storage.ledger.levels`).
+    Every cluster begins with the first, because its first entry has equal bytes on all nodes, whichever program founds
+    them."""
 
     @classmethod
     def of(
@@ -117,17 +123,28 @@ class Configuration:
 
     def encode(self) -> bytes:
         """The bytes of this configuration, the same on every node, in the earliest version that can hold it."""
-        if (self.lease_ms, self.drift_ppm, self.machine) == (LEASE_MS, DRIFT_PPM, ""):
-            return cast("bytes", msgpack.packb((self.members, self.lease_reads)))
-        row = (VERSION, self.members, self.lease_reads, self.lease_ms, self.drift_ppm, self.machine)
-        return cast("bytes", msgpack.packb(row))
+        row = (self.members, self.lease_reads, self.lease_ms, self.drift_ppm, self.machine)
+        if self.level != FIRST_LEVEL:
+            return cast("bytes", msgpack.packb((3, *row, self.level)))
+        if row[2:] == (LEASE_MS, DRIFT_PPM, ""):
+            return cast("bytes", msgpack.packb(row[:2]))
+        return cast("bytes", msgpack.packb((2, *row)))
 
     @classmethod
-    def decode(cls, data: bytes) -> Configuration:
-        """The configuration that `encode` gave these bytes for.
+    def decode(cls, data: bytes, level: int = LEVEL) -> Configuration:
+        """The configuration that `encode` gave these bytes for; `level` is the highest one that the program has.
 
-        Raises `UnsupportedVersionError` if a later version wrote them, `CorruptionError` if they are damaged.
+        Raises `UnsupportedVersionError` if a later version wrote them or their feature level is higher,
+        `CorruptionError` if they are damaged.
         """
+        found = cls.decode_any(data)
+        if found.level > level:
+            raise beyond(found.level, level)
+        return found
+
+    @classmethod
+    def decode_any(cls, data: bytes) -> Configuration:
+        """What `decode` returns, whatever the feature level: for looking at it, never for a node to run with."""
         try:
             row = msgpack.unpackb(data, use_list=False)
             if isinstance(row, tuple) and row and type(row[0]) is int and row[0] > VERSION:
@@ -135,15 +152,21 @@ class Configuration:
                     f"a configuration of the cluster is written in version {row[0]}, and this program reads versions "
                     f"up to {VERSION}: run a later version of the program on this node"
                 )
-            if isinstance(row, tuple) and row and row[0] == VERSION and type(row[0]) is int:
+            level = FIRST_LEVEL
+            if isinstance(row, tuple) and row and type(row[0]) is int and row[0] == 3:
+                *row, level = row
+                row = (2, *row[1:])
+            if isinstance(row, tuple) and row and row[0] == 2 and type(row[0]) is int:
                 _, members, lease_reads, lease_ms, drift_ppm, machine = row
             else:
                 members, lease_reads = row
                 lease_ms, drift_ppm, machine = LEASE_MS, DRIFT_PPM, ""
+            if type(level) is not int or level < FIRST_LEVEL:
+                raise ValueError("a feature level that cannot be")
             if not (type(lease_ms) is int and lease_ms > 0 and type(drift_ppm) is int and 0 <= drift_ppm < 1_000_000):
                 raise ValueError("a lease that cannot be")
             named = tuple((str(node), str(address)) for node, address in members)
-            return cls(named, bool(lease_reads), lease_ms, drift_ppm, str(machine))
+            return cls(named, bool(lease_reads), lease_ms, drift_ppm, str(machine), level)
         except (ValueError, TypeError) as error:
             raise CorruptionError("a configuration entry of the log does not decode") from error
 
@@ -158,7 +181,9 @@ class Configuration:
         listed = ",".join(f"{node}={address}" for node, address in self.members)
         if self.lease_reads:
             listed += f" with lease reads of {self.lease_ms} ms less {self.drift_ppm / 10_000:g} %"
-        return listed + (f" and the state machine {self.machine!r}" if self.machine else "")
+        if self.machine:
+            listed += f" and the state machine {self.machine!r}"
+        return listed + (f" at feature level {self.level}" if self.level != FIRST_LEVEL else "")
 
 
 def lease_ms_of(election_timeout_min: float) -> int:
@@ -189,7 +214,9 @@ class ConfigurationHistory:
     from the entries, so truncating an entry takes its configuration back.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, level: int = LEVEL) -> None:
+        self.level = level
+        """The highest feature level that the program of this node has. It reads no configuration of a higher one."""
         self.base = Configuration(())
         """The configuration as of the log's base: the part of the log that is compacted away."""
         self.rows: list[tuple[int, Configuration]] = []
@@ -199,9 +226,9 @@ class ConfigurationHistory:
 
         `read` returns the data of the entry at an index. Raises `CorruptionError`, `UnsupportedVersionError`.
         """
-        self.base = Configuration.decode(base) if base else Configuration(())
+        self.base = Configuration.decode(base, self.level) if base else Configuration(())
         self.rows = [
-            (index, Configuration.decode(read(index)))
+            (index, Configuration.decode(read(index), self.level))
             for index in msgpack.unpackb(indexes or b"\x90")
             if index > base_index
         ]
@@ -223,9 +250,24 @@ class ConfigurationHistory:
         place = bisect_right(self.rows, index, key=lambda row: row[0])
         return self.rows[place - 1][1] if place else self.base
 
+    @property
+    def last(self) -> int:
+        """The index of the last configuration entry, 0 if all of them are compacted, so committed."""
+        return self.rows[-1][0] if self.rows else 0
+
+    def check_change(self, commit_index: int, *, led: bool) -> None:
+        """Raise `BusyError` if a leader must not append another configuration yet (I12).
+
+        It must not before an entry of its own term is committed (`led`), because two leaders could otherwise each act
+        on a change that the other does not know; nor while an earlier configuration is uncommitted, because only two
+        that follow each other are known to have majorities that meet (dissertation 4.1, and its erratum of 2015).
+        """
+        if not led or self.last > commit_index:
+            raise BusyError("another configuration, or the leader's first entry, waits for a majority: try again")
+
     def add(self, index: int, data: bytes) -> None:
         """Note that an entry with this configuration was appended. Raises the errors of `Configuration.decode`."""
-        self.rows.append((index, Configuration.decode(data)))
+        self.rows.append((index, Configuration.decode(data, self.level)))
 
     def truncate(self, first: int) -> None:
         """Forget the configurations of the entries from `first` on, because those were truncated."""
@@ -234,5 +276,5 @@ class ConfigurationHistory:
 
     def compacted(self, index: int, configuration: bytes) -> None:
         """Forget the entries up to `index`, because they were compacted; `configuration` was in force at `index`."""
-        self.base = Configuration.decode(configuration)
+        self.base = Configuration.decode(configuration, self.level)
         self.rows = [row for row in self.rows if row[0] > index]

@@ -88,7 +88,9 @@ class Ledger:
     methods below, except that `journal`, `numbers` and `identity` are called directly.
     """
 
-    def __init__(self, tables: Tables, identity: Identity, applier: Applier, settings: StorageSettings) -> None:
+    def __init__(
+        self, tables: Tables, identity: Identity, applier: Applier, settings: StorageSettings, level: int
+    ) -> None:
         self.tables = tables
         self.identity = identity
         self.applier = applier
@@ -99,7 +101,7 @@ class Ledger:
         self.commit_index = 0
         self.leading_term: int | None = None
         """The term that this node leads; None if it leads none."""
-        self.configurations = ConfigurationHistory()
+        self.configurations = ConfigurationHistory(level)
         self.uncommitted = Uncommitted()
         self.log_time = LogTime()
         self.now = 0.0
@@ -349,7 +351,7 @@ class Ledger:
         """Append entries as the leader of `term`; returns their first and last index.
 
         All proposals are of one kind; a configuration is proposed alone. They carry the times of this turn. Raises
-        `StaleTermError` if this node does not lead `term`, `BusyError` if too much is uncommitted, `StorageFullError`.
+        `StaleTermError` unless this node leads `term`, `StorageFullError`, and `BusyError` if too much is uncommitted.
         """
         self.require_leading(term)
         log, settings = self.log, self.settings
@@ -362,6 +364,8 @@ class Ledger:
             ):
                 raise BusyError(f"{log.last - self.commit_index} entries wait for a majority: try again in a moment")
             self.check_space(size)
+        if kind == Kind.CONFIGURATION:
+            self.configurations.check_change(self.commit_index, led=log.term_at(self.commit_index) == term)
         first = log.last + 1
         wall_ms, elapsed_ms = self.log_time.wall_ms(self.now), self.log_time.elapsed_ms(self.now)
         records = [
@@ -401,7 +405,7 @@ class Ledger:
         fresh = records[first - prev_index - 1 :]
         if not fresh:
             return Accepted(match, 0, 0, 0)
-        configurations = check_records(term, log.term_at(first - 1) or 0, first, fresh)
+        configurations = check_records(term, log.term_at(first - 1) or 0, first, fresh, self.configurations.level)
         if any(kind_of(record) in HELD_BACK for record in fresh):
             self.check_space(sum(map(len, fresh)))
         removed = self.truncate(first) if first <= log.last else 0

@@ -231,7 +231,7 @@ class Snapshots:
         point, sessions = point_of(header)
         check_snapshot(header.get("skips", ()), ledger.applier.skips, point.index, info.path.name)
         try:
-            Configuration.decode(point.configuration)
+            Configuration.decode(point.configuration, ledger.configurations.level)
         except UnsupportedVersionError as error:
             raise SnapshotFailedError(
                 f"{info.path.name} cannot be installed: {error}", refusal="unsupported"

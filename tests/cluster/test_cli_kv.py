@@ -92,11 +92,15 @@ def test_a_batch_is_carried_out_as_a_whole_or_not_at_all(shell: Shell) -> None:
         ("{}", "line 1 is no command"),
         ('{"type": "get", "key": "a"}\nnonsense', "line 2 is no command"),
         ('{"type": "set", "key": "a", "value": NaN}', "NaN is not JSON"),
+        ('{"type": "set", "key": "a", "value": 1e400}', "beyond the largest number"),
+        ('{"type": "set", "key": "a", "value": ' + str(1 << 64) + "}", "line 1 is no command"),
+        ('{"type": "set", "key": "\\ud800", "value": 1}', "line 1 is no command"),
+        ("\udcff", "line 1 is no command: 'utf-8'"),
         ("[" * 100_000, "line 1 is no command"),
     ],
 )
 def test_a_batch_that_is_none_is_refused_with_its_line(shell: Shell, text: str, reason: str) -> None:
-    refused = shell.run("kv", "batch", stdin=text.encode())
+    refused = shell.run("kv", "batch", stdin=text.encode(errors="surrogateescape"))
     assert refused.exit_code == 2
     assert reason in refused.stderr
 
@@ -159,7 +163,7 @@ def test_a_value_that_is_too_large_is_65_and_the_next_one_is_taken(shell: Shell)
     assert shell.run("kv", "put", "large", "-", stdin=b"x" * 500_000).exit_code == 0
 
 
-@pytest.mark.parametrize("value", ["{", "null", "NaN", str(1 << 64)])
+@pytest.mark.parametrize("value", ["{", "null", "NaN", "1e400", str(1 << 64)])
 def test_malformed_json_or_values_are_wrong_usage(shell: Shell, value: str) -> None:
     assert shell.run("kv", "put", "json", value, "--as", "json").exit_code == 2
 

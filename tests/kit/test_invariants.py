@@ -339,6 +339,16 @@ def test_i12_a_configuration_does_not_fit_the_previous_one() -> None:
             stage.entry(stage.follower, stage.last + 2, stage.term, kind=kind, data=more)
 
 
+def test_i12_the_feature_level_falls() -> None:
+    with staged() as stage:
+        first = stage.leader.engine.ledger.configuration
+        disk = stage.invariants.disks[stage.follower.name]
+        disk.configurations.append((stage.last, replace(first, level=9).encode()))
+        stage.invariants.committed_last = stage.last
+        with broken("I12", "falls from 9 to 1"):
+            stage.entry(stage.follower, stage.last + 1, stage.term, kind=Kind.CONFIGURATION, data=first.encode())
+
+
 def test_i12_the_configuration_in_force_is_not_the_last_in_the_log() -> None:
     with staged() as stage:
         disk = stage.invariants.disks[stage.follower.name]

@@ -40,6 +40,7 @@ def test_scenario_38_a_former_leader_rolls_its_own_change_back(backend: str, tmp
     """It appended the change and steps down before that is committed."""
     world = World(backend, tmp_path)
     term = world.lead()
+    world.settle()
     with world.turn():
         _, last = world.ledger.propose(term, [Proposal(Kind.CONFIGURATION, 0, 0, 0, TWO.encode())])
     assert world.ledger.configuration == TWO

@@ -310,6 +310,16 @@ BUGS = (
         test="unit/actors/test_snapshot.py::test_a_leader_keeps_the_entries_behind_a_snapshot_once_a_follower_has_it",
     ),
     Bug(
+        "A busy node whose peer was killed was aborted by libzmq over a ping of ZeroMQ's own.",
+        "the siege",
+        test=("unit/actors/test_sockets.py::test_a_process_that_is_killed_while_its_frames_wait_does_not_end_the_node"),
+    ),
+    Bug(
+        "A call that no frame to a node can hold cost the connection again and again, and all calls beside it.",
+        "seed 1000428 of the campaign",
+        test=("unit/client/test_session.py::test_what_no_frame_can_hold_is_refused_and_harms_nothing_beside_it"),
+    ),
+    Bug(
         "After one slow command among thousands of quick ones, a leader took next to nothing from anybody.",
         "simulation",
         test="unit/storage/test_pace.py::test_one_slow_piece_among_quick_ones_is_no_pace",

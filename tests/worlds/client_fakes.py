@@ -54,6 +54,7 @@ class FakeGroup:
         self.submits: list[tuple[str, Submit]] = []
         self.reads: list[tuple[str, Read]] = []
         self.hook: Hook = lambda node, message: None
+        self.frame_bytes_max = 0
 
     def elect(self, node: str) -> None:
         """Make that node the leader; "" for none."""
@@ -65,7 +66,7 @@ class FakeGroup:
         """The leader as a node knows it."""
         address = self.nodes.get(self.leader, "")
         members = tuple(self.nodes.items())
-        return Located(node, "fake", self.leader, address, self.term, members)
+        return Located(node, "fake", self.leader, address, self.term, members, self.frame_bytes_max)
 
     def refusal(self, code: str, text: str = "") -> Refused:
         """A refusal that names the leader."""

@@ -22,6 +22,7 @@ from forge_consensus.events.bus import EventBus
 from forge_consensus.events.types import ConsensusEvent
 from forge_consensus.storage.backends.memory import MemoryTables
 from forge_consensus.storage.ledger.configuration import Configuration
+from forge_consensus.storage.ledger.levels import LEVEL
 from forge_consensus.storage.machines.kv import KeyValueMachine
 from forge_consensus.storage.machines.machine import Machine
 from forge_consensus.storage.opening import Founding, open_ledger
@@ -70,6 +71,7 @@ class OneNode:
         greet: bool = True,
         folder: Path | None = None,
         advertised: str | None = None,
+        level: int = LEVEL,
     ) -> None:
         self.peers = {f"n{i + 1}": f"127.0.0.1:{i + 1}" for i in range(size)}
         self.configuration = Configuration.of(self.peers, lease_reads=lease_reads)
@@ -87,7 +89,7 @@ class OneNode:
         opened = open_ledger(
             self.tables,
             self.folder,
-            Founding("n1", "demo", self.configuration, lambda: "folder-n1"),
+            Founding("n1", "demo", self.configuration, lambda: "folder-n1", level=level),
             made,
             limits or StorageSettings(),
             lambda: export_state(self.tables, self.folder, type(made)),

@@ -180,9 +180,10 @@ class Invariants:
         earlier, term = disk.configurations[-1:], term_of(record)
         for at, _ in earlier:
             demand(at <= self.committed_last, "I12", f"{name} has configurations {at} and {index}, both uncommitted")
-        before = Configuration.decode(disk.configuration).voters
-        after = Configuration.decode(data_of(record)).voters
+        was, becomes = Configuration.decode_any(disk.configuration), Configuration.decode_any(data_of(record))
+        before, after = was.voters, becomes.voters
         demand(majorities_meet(before, after), "I12", f"{name}: no majority in common of {before} and {after}")
+        demand(was.level <= becomes.level, "I12", f"{name}: the level falls from {was.level} to {becomes.level}")
         ripe = self.committed_in.get(term, 0) > 0
         demand(ripe, "I12", f"{name} has configuration {index} of term {term}, of which nothing is committed")
 

@@ -18,6 +18,7 @@ from forge_consensus.storage.backends.memory import QUOTA_BYTES, MemoryTable
 from forge_consensus.storage.backends.tables import Batch
 from forge_consensus.storage.ledger.configuration import Configuration, drift_ppm_of, lease_ms_of
 from forge_consensus.storage.ledger.identity import Identity
+from forge_consensus.storage.ledger.levels import LEVEL
 from forge_consensus.storage.ledger.skips import Skip, put_skips
 from forge_consensus.storage.machines.kv import KeyValueMachine
 from forge_consensus.storage.machines.machine import ApplyFaultError, Machine
@@ -86,6 +87,8 @@ class SimulatedNode:
     """Whether its folder alone records that an entry is skipped."""
     crash_opening: bool = False
     """Whether the next process ends as soon as it has opened its ledger."""
+    level: int = LEVEL
+    """The feature level of the program that its next process runs."""
 
     @property
     def running(self) -> SimulatedBase | None:
@@ -237,7 +240,13 @@ class SimulatedCluster:
         """Open the ledger on a node's disk for its next process."""
         machine: Any = self.machine(node.name)
         chance = self.timeline.chance(f"{node.name} incarnation {node.boots}")
-        founding = Founding(node.name, "simulation", self.configuration, lambda: f"{chance.getrandbits(64):016x}")
+        founding = Founding(
+            node.name,
+            "simulation",
+            self.configuration,
+            lambda: f"{chance.getrandbits(64):016x}",
+            level=node.level,
+        )
 
         def export() -> SnapshotInfo:
             base = node.running

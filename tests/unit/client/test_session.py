@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import inf
+
 import pytest
 
 from forge_consensus.actors.messages import (
@@ -13,7 +15,7 @@ from forge_consensus.actors.messages import (
     Submit,
     WireMessage,
 )
-from forge_consensus.client.endpoints import parse_endpoints
+from forge_consensus.client.endpoints import FRAME_OVERHEAD_BYTES, Directory, parse_endpoints
 from forge_consensus.config.client import ClientSettings
 from forge_consensus.errors import (
     BusyError,
@@ -76,6 +78,30 @@ def test_a_frame_is_bounded_in_commands_and_bytes() -> None:
     world.put("small")
     world.settle()
     assert [len(frame.commands) for frame in world.messages(Submit)] == [2000, 100, 1, 1]
+
+
+def test_what_no_frame_can_hold_is_refused_and_harms_nothing_beside_it() -> None:
+    world = World()
+    world.group.frame_bytes_max = 10_000
+    world.connect()
+    small = [world.put(f"k{number}", b"x" * 3000) for number in range(6)]
+    large = world.put("large", b"x" * 9_500)
+    asked = world.get("x" * 20_000)
+    beside = world.get("k1")
+    assert world.settle() < 0.1
+    assert all(pending.error is None for pending in (*small, beside))
+    for pending in (large, asked):
+        assert isinstance(pending.error, CommandTooLargeError)
+        assert "at most 8976 fit into a frame to the nodes" in str(pending.error)
+    assert [len(frame.commands) for frame in world.messages(Submit)] == [2, 2, 2]
+
+
+def test_the_smallest_limit_of_the_nodes_counts() -> None:
+    directory = Directory(["h:1", "h:2", "h:3"], "", lambda: 0.0)
+    assert directory.call_bytes_max() == inf
+    for name, limit in (("h:1", 0), ("h:2", 9_000), ("h:3", 5_000)):
+        directory.endpoints[name].frame_bytes_max = limit
+    assert directory.call_bytes_max() == 5_000 - FRAME_OVERHEAD_BYTES
 
 
 def test_no_more_is_outstanding_than_allowed() -> None:

@@ -94,6 +94,13 @@ def test_members_are_counted_as_the_leader_hears_them_and_not_as_they_answer_her
     )
 
 
+def test_a_member_that_takes_no_entries_is_connected_and_replaces_nobody() -> None:
+    leader = answer("n1")
+    leader["nodes"][1].update(refusal="full", match_index=40)
+    found = report(leader, answer("n2"), answer("n3"))
+    assert (found.connected, found.required, found.can_lose, found.health) == (3, 2, 0, "degraded")
+
+
 def test_what_a_node_says_of_itself_is_told_and_degrades_the_cluster() -> None:
     full = "its disk is full"
     found = report(answer("n1"), answer("n2", details=[full, "n3 is failed"], refused={"full": 3}), answer("n3"))
@@ -107,6 +114,7 @@ def test_a_member_without_room_is_not_called_slow() -> None:
     leader["nodes"][2].update(refusal="damaged")
     found = report(leader, answer("n2"), answer("n3"))
     assert [node.state for node in found.nodes] == ["ok", "full", "refusing"]
+    assert (found.connected, found.can_lose) == (3, 0)
     assert (
         found.warnings[0]
         == "n2 at 127.0.0.1:7002 is 60 entries behind and takes no entries, because it has no room: make room there"

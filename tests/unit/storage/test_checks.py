@@ -18,6 +18,7 @@ from forge_consensus.errors import (
 )
 from forge_consensus.storage.backends.tables import Batch
 from forge_consensus.storage.ledger.checks import check_records, check_vote, same_entry
+from forge_consensus.storage.ledger.configuration import VERSION
 from forge_consensus.storage.ledger.ledger import Ledger
 from forge_consensus.storage.ledger.record import Kind
 from tests.unit.actors.test_replication import follow, noop, put
@@ -191,5 +192,5 @@ def test_checking_refuses_bad_records(what: str, records: list[bytes]) -> None:
 
 def test_a_configuration_of_a_later_version_is_refused_by_its_version() -> None:
     later = entry(5, 2, msgpack.packb([9, [["n1", "a:1"]], False]), Kind.CONFIGURATION)
-    with pytest.raises(UnsupportedVersionError, match=r"version 9.*reads versions up to 2"):
+    with pytest.raises(UnsupportedVersionError, match=rf"version 9.*reads versions up to {VERSION}"):
         check_records(4, 2, 5, [later])

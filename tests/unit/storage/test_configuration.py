@@ -2,6 +2,7 @@
 
 import json
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import msgpack
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 
 from forge_consensus.errors import CorruptionError, InvalidConfigError, UnsupportedVersionError
 from forge_consensus.storage.ledger.configuration import VERSION, Configuration, ConfigurationHistory
+from forge_consensus.storage.ledger.levels import FIRST_LEVEL, LEVEL
 
 ONE = Configuration.of({"n1": "a:1"})
 TWO = Configuration.of({"n1": "a:1", "n2": "b:1"})
@@ -55,7 +57,7 @@ def test_the_bytes_and_the_digest_of_a_plain_list_of_members_never_change(name: 
 
 def test_a_later_version_is_refused_by_number_and_any_other_value_is_damage() -> None:
     members = [["n1", "a:1"]]
-    for row in ([3, members, False, []], [300], [VERSION + 1, members]):
+    for row in ([VERSION + 1, members, False, []], [300], [VERSION + 1, members]):
         with pytest.raises(
             UnsupportedVersionError, match=f"in version {row[0]}, and .* reads versions up to {VERSION}"
         ):
@@ -65,11 +67,48 @@ def test_a_later_version_is_refused_by_number_and_any_other_value_is_damage() ->
         [2, members, True, 0, 0, ""],
         [2, members, True, 800, 1_000_000, ""],
         [2, 3, True, 1, 0, ""],
+        [3, members, True, 800, 0, ""],
+        [3, members, True, 800, 0, "", 0],
+        [3, members, True, 800, 0, "", True],
+        [3, members, True, 800, 0, "", "2"],
+        [3, members, True, 0, 0, "", 2],
+        [3],
     ]
     broken += [[1, members, False], [0, members], [-3], [True, members], [2.0, members], [], ["2", members]]
     for wrong in broken:
         with pytest.raises(CorruptionError, match="does not decode"):
             Configuration.decode(msgpack.packb(wrong))
+
+
+def test_the_feature_level_is_written_once_it_is_not_the_first() -> None:
+    """So a cluster that never leaves the first level keeps its bytes, its digest and its readers."""
+    for base in (ONE, THREE, replace(TWO, machine="kv")):
+        assert base.level == Configuration.decode(base.encode()).level == FIRST_LEVEL
+        higher = replace(base, level=FIRST_LEVEL + 1)
+        assert msgpack.unpackb(higher.encode())[0] == 3
+        assert Configuration.decode(higher.encode(), FIRST_LEVEL + 1) == higher
+        assert Configuration.decode_any(higher.encode()) == higher
+        assert f"at feature level {FIRST_LEVEL + 1}" in higher.text
+        assert "level" not in base.text
+    assert replace(ONE, level=7).voters == ONE.voters
+
+
+def test_a_configuration_of_a_level_that_the_program_has_not_is_refused() -> None:
+    higher = replace(TWO, level=LEVEL + 1)
+    with pytest.raises(UnsupportedVersionError, match=f"reached feature level {LEVEL + 1}, .* has level {LEVEL}"):
+        Configuration.decode(higher.encode())
+    made = ConfigurationHistory()
+    with pytest.raises(UnsupportedVersionError):
+        made.add(1, higher.encode())
+    with pytest.raises(UnsupportedVersionError):
+        made.compacted(1, higher.encode())
+    with pytest.raises(UnsupportedVersionError):
+        made.load(6, higher.encode(), None, lambda index: b"")
+    with pytest.raises(UnsupportedVersionError):
+        made.load(0, b"", msgpack.packb([1, 4]), {1: TWO.encode(), 4: higher.encode()}.__getitem__)
+    newer = ConfigurationHistory(LEVEL + 1)
+    newer.add(1, higher.encode())
+    assert newer.current == higher
 
 
 def history(*rows: tuple[int, Configuration]) -> ConfigurationHistory:

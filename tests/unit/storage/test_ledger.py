@@ -1,11 +1,13 @@
 """The ledger: the fence of terms, the rules of truncation and commit, turns that happen entirely or not at all."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from forge_consensus.errors import (
+    BusyError,
     LogInconsistentError,
     ProtocolError,
     StaleTermError,
@@ -245,12 +247,37 @@ def test_a_configuration_is_in_force_from_its_append_to_its_truncation(world: Wo
     world.crash()
     assert world.ledger.configuration == CONFIGURATION
     term = world.lead()
+    world.settle()
     with world.turn():
         world.ledger.propose(term, [Proposal(Kind.CONFIGURATION, 0, 0, 0, other.encode())])
         assert world.ledger.configuration == other
     world.ledger.begin(0)
     world.ledger.rollback()
     assert world.ledger.configuration == other
+
+
+def test_one_configuration_is_under_way_and_none_before_the_leaders_first_entry_is_committed(world: World) -> None:
+    proposal = Proposal(Kind.CONFIGURATION, 0, 0, 0, replace(CONFIGURATION, lease_reads=True).encode())
+    term = world.lead()
+    before = world.ledger.log.last
+    with world.turn(), pytest.raises(BusyError, match="waits for a majority"):
+        world.ledger.propose(term, [proposal])
+    world.settle()
+    with world.turn():
+        world.ledger.propose(term, [proposal])
+        with pytest.raises(BusyError, match="waits for a majority"):
+            world.ledger.propose(term, [proposal])
+    assert world.ledger.log.last == before + 1
+    assert [index for index, _ in world.ledger.configurations.rows] == [1, before + 1]
+    world.settle()
+    with world.turn():
+        world.ledger.propose(term, [proposal])
+    world.follow(term + 1)
+    with world.turn():
+        world.accept(before + 1, term, entry(before + 2, term + 1))
+    term = world.lead()
+    with world.turn(), pytest.raises(BusyError, match="waits for a majority"):
+        world.ledger.propose(term, [proposal])
 
 
 # --- committing and applying -----------------------------------------------------------------------------------------

@@ -7,10 +7,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from forge_consensus.errors import StaleTermError
+from forge_consensus.errors import BusyError, StaleTermError
 from forge_consensus.storage.ledger.configuration import Configuration
 from forge_consensus.storage.ledger.ledger import Mismatch, Proposal
 from forge_consensus.storage.ledger.record import Kind, data_of, encode, encode_untimed, kind_of, parse, term_of
@@ -149,11 +150,21 @@ class Model:
             data = Configuration.of({"n1": "a:1", "n2": f"b:{len(self.now.log)}"}).encode()
             kind, a = Kind.CONFIGURATION, 1
         count, first = max(a, 1), len(self.now.log) + 1
+        proposals = [Proposal(kind, 0, 0, 0, data)] * count
+        if kind == Kind.CONFIGURATION and self.leading and not self.may_reconfigure():
+            with pytest.raises(BusyError):
+                self.world.ledger.propose(self.now.term, proposals)
+            return
         with self.refused_unless(self.leading):
-            proposals = [Proposal(kind, 0, 0, 0, data)] * count
             assert self.world.ledger.propose(self.now.term, proposals) == (first, first + count - 1)
         if self.leading:
             self.now.log += [encode(first + n, self.now.term, kind, self.wall_ms, data=data) for n in range(count)]
+
+    def may_reconfigure(self) -> bool:
+        """Whether an entry of the term is committed, and every configuration (I12)."""
+        waiting = self.now.log[self.commit :]
+        ripe = term_of(self.now.log[self.commit - 1]) == self.now.term
+        return ripe and all(kind_of(record) != Kind.CONFIGURATION for record in waiting)
 
     def do_accept(self, a: int, b: int) -> None:
         if self.leading:

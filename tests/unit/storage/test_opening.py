@@ -14,9 +14,10 @@ from forge_consensus.storage.backends.lmdb import LmdbTables
 from forge_consensus.storage.backends.memory import MemoryTables
 from forge_consensus.storage.backends.tables import TABLES, Batch
 from forge_consensus.storage.ledger.applying import APPLIED
-from forge_consensus.storage.ledger.configuration import CONFIGURATIONS, Configuration
+from forge_consensus.storage.ledger.configuration import CONFIGURATIONS, VERSION, Configuration
 from forge_consensus.storage.ledger.identity import BOOTS, IDENTITY
 from forge_consensus.storage.ledger.ledger import BASE, HARD
+from forge_consensus.storage.ledger.levels import LEVEL
 from forge_consensus.storage.ledger.log import TABLE
 from forge_consensus.storage.ledger.numbers import EVENTS_MARK
 from forge_consensus.storage.ledger.record import UNTIMED, Kind, encode_untimed, key_of, parse
@@ -103,12 +104,23 @@ def test_a_folder_as_format_2_was_first_written_still_opens(backend: str, tmp_pa
 
 
 def test_a_configuration_of_a_later_version_stops_the_start(world: World) -> None:
-    later = msgpack.packb([3, [["n1", "a:1"]], False])
+    later = msgpack.packb([VERSION + 1, [["n1", "a:1"]], False])
     world.write(lambda batch: put_meta(batch, INITIAL, later))
-    refuses(world, UnsupportedVersionError, "version 3, and this program reads versions up to 2")
+    refuses(world, UnsupportedVersionError, f"version {VERSION + 1}, and this program reads versions up to {VERSION}")
     world.write(lambda batch: put_meta(batch, INITIAL, CONFIGURATION.encode()))
     world.write(lambda batch: put_meta(batch, BASE, msgpack.packb((0, 0, later))))
-    refuses(world, UnsupportedVersionError, "version 3, and this program reads versions up to 2")
+    refuses(world, UnsupportedVersionError, f"version {VERSION + 1}, and this program reads versions up to {VERSION}")
+
+
+def test_a_folder_of_a_higher_feature_level_is_not_opened_and_keeps_its_contents(world: World) -> None:
+    higher = replace(CONFIGURATION, level=LEVEL + 1).encode()
+    world.write(lambda batch: put_meta(batch, BASE, msgpack.packb((0, 0, higher))))
+    world.write(lambda batch: put_meta(batch, CONFIGURATIONS, msgpack.packb([])))
+    refuses(world, UnsupportedVersionError, f"feature level {LEVEL + 1}, .* has level {LEVEL}: .* the newer program")
+    world.write(lambda batch: put_meta(batch, BASE, msgpack.packb((0, 0, b""))))
+    world.write(lambda batch: put_meta(batch, CONFIGURATIONS, msgpack.packb([1])))
+    world.crash()
+    assert world.ledger.configuration == CONFIGURATION
 
 
 # --- the first start -------------------------------------------------------------------------------------------------

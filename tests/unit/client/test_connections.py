@@ -1,0 +1,76 @@
+"""A client's connection: what it tells the node of what it has read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import zmq
+
+from forge_consensus.actors.codec import STAMP, Extension, Frame, decode, encode
+from forge_consensus.actors.messages import GetStatus, Read, ReadResults
+from forge_consensus.client.connections import FRAME_BYTES_MAX, UNTOLD_BYTES, Connection, tend_links
+from tests.worlds.waiting import wait_for
+
+Socket = zmq.Socket[bytes]
+MILLISECONDS_MAX = 5000
+
+
+class Node:
+    """The other end of a connection."""
+
+    def __init__(self, context: zmq.Context[Socket]) -> None:
+        self.router = context.socket(zmq.ROUTER)
+        port = self.router.bind_to_random_port("tcp://127.0.0.1")
+        self.connection = Connection(context, f"127.0.0.1:{port}")
+        self.client = b""
+
+    def begin(self) -> bool:
+        """Send the first request; returns whether there was a connection that took it."""
+        tend_links([self.connection])
+        return self.connection.ask(GetStatus(), 1, "c")
+
+    def next_request(self) -> Frame:
+        """The next request of the client."""
+        assert self.router.poll(MILLISECONDS_MAX)
+        self.client, data = self.router.recv_multipart()
+        return decode(data, FRAME_BYTES_MAX)
+
+    def answer(self, size: int, stamp: int) -> None:
+        """Send the client an answer, and have it read."""
+        extension: Extension = {STAMP: stamp} if stamp else {}
+        message = ReadResults(1, 0, ((1, "", bytes(size)),))
+        self.router.send_multipart(
+            [self.client, encode(Frame("gateway", "c", "n1", "i", 1, 0, 1, 0, message, extension))]
+        )
+        assert self.connection.socket.poll(MILLISECONDS_MAX)
+        assert [frame.message for frame in self.connection.frames()] == [message]
+
+
+@pytest.fixture
+def node() -> Iterator[Node]:
+    context: zmq.Context[Socket] = zmq.Context()
+    made = Node(context)
+    wait_for(made.begin, 5.0, "the connection")
+    assert made.next_request().extension == {}
+    yield made
+    made.connection.close()
+    made.router.close(0)
+    context.term()
+
+
+def test_each_request_repeats_the_last_stamp_that_was_read(node: Node) -> None:
+    for stamp in (0, 77, 88, 0):
+        node.answer(100, stamp)
+    node.connection.ask(GetStatus(), 2, "c")
+    assert node.next_request().extension == {STAMP: 88}
+
+
+def test_after_many_answers_without_a_request_the_node_is_told_by_one_that_asks_for_nothing(node: Node) -> None:
+    node.answer(UNTOLD_BYTES, 0)
+    assert not node.router.poll(50), "there is no stamp to tell"
+    node.answer(100, 77)
+    told = node.next_request()
+    assert (told.message, told.extension) == (Read("stale", ()), {STAMP: 77})
+    node.answer(UNTOLD_BYTES // 2, 88)
+    assert not node.router.poll(50)
