@@ -33,6 +33,7 @@ from forge_consensus.events.types import (
     SnapshotCompleted,
     SnapshotFailed,
     SnapshotRestored,
+    SnapshotsOnThread,
     SnapshotStarted,
 )
 from forge_consensus.storage.ledger.time_slice import TimeSlice
@@ -74,6 +75,9 @@ class SnapshotActor(ConsensusActor):
     def receiveMsg_Start(self, message: Start, sender: Any) -> None:
         """Start checking whether a snapshot is due, and remove the unfinished data of a crash or an actor's fault."""
         self.saved_at = self.clock.now()
+        self.shared.snapshots_on_thread = self.snapshots.on_thread
+        if self.snapshots.on_thread and not message.again:
+            self.publish(SnapshotsOnThread(reason=self.snapshots.on_thread))
         self.snapshots.drop_incoming()  # left by an actor that failed
         self.snapshots.drop_installation()
         if self.reported.saving:  # the report would have gone to the actor that failed

@@ -32,6 +32,7 @@ from forge_consensus.events.types import (
     RoleChanged,
     SettingsDiffer,
     SnapshotFailed,
+    SnapshotsOnThread,
     TimeSkewed,
     TimeStepped,
     Unhealthy,
@@ -52,6 +53,7 @@ LEVELS: Final[dict[type[ConsensusEvent], str]] = {
     QuerySlow: "WARNING",
     TimeSkewed: "WARNING",
     TimeStepped: "WARNING",
+    SnapshotsOnThread: "WARNING",
     Degraded: "WARNING",
     RoleChanged: "DEBUG",  # the event of the new role follows
     BecameCandidate: "INFO",

@@ -327,6 +327,15 @@ class TimeStepped(ConsensusEvent):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SnapshotsOnThread(ConsensusEvent):
+    """The node has started and finds no Python interpreter, so a thread writes its snapshots, which costs it time."""
+
+    kind: ClassVar[str] = "consensus.snapshot.on_thread"
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SnapshotStarted(ConsensusEvent):
     """The node begins to take a snapshot of its own state."""
 
@@ -441,7 +450,7 @@ EVENT_TYPES: Final[dict[str, type[ConsensusEvent]]] = {
         ClusterFormed, QuorumAchieved, QuorumLost,
         LogAppended, LogCommitted, LogCompacted, LogTruncated,
         ApplySlow, QuerySlow, TimeSkewed, TimeStepped,
-        SnapshotStarted, SnapshotCompleted, SnapshotFailed, SnapshotRestored,
+        SnapshotsOnThread, SnapshotStarted, SnapshotCompleted, SnapshotFailed, SnapshotRestored,
         Healthy, Degraded, Unhealthy, Recovering,
     )
 }  # fmt: skip
@@ -483,6 +492,7 @@ __all__ = [
     "SnapshotFailed",
     "SnapshotRestored",
     "SnapshotStarted",
+    "SnapshotsOnThread",
     "TimeSkewed",
     "TimeStepped",
     "Unhealthy",

@@ -114,6 +114,9 @@ class SharedState:
     snapshot_trouble: str = ""
     """Why this node's last snapshot failed, or why it does not take its leader's; empty if all is well. Written by
     snapshot."""
+    snapshots_on_thread: str = ""
+    """Why snapshots are written on a thread of the node's process, where a process of their own was meant; empty if all
+    is as meant. Written by snapshot."""
     peers: dict[str, PeerView] = field(default_factory=dict)
     """Written by health."""
     refused: dict[str, RefusedGreeting] = field(default_factory=dict)

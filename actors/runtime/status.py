@@ -128,6 +128,10 @@ class NodeStatus:
     first_log_index: int
     log_entries: int
     snapshots_total: int
+    snapshots_by: str
+    """What writes a snapshot: "process", or "thread" for a machine of the user's own and where no other way is."""
+    snapshots_why: str
+    """Why it is a thread of the node's process, which costs the node time, where a process was meant; else empty."""
     last_contact: float | None
     """Seconds since a leader's request arrived: 0 on the leader itself, None if none ever did."""
     elections_total: int
@@ -189,6 +193,8 @@ class NodeStatus:
             first_log_index=log.base_index + 1,
             log_entries=log.last - log.base_index,
             snapshots_total=totals.snapshots,
+            snapshots_by="thread" if shared.snapshots_on_thread or not ledger.applier.ledger_machine else "process",
+            snapshots_why=shared.snapshots_on_thread,
             last_contact=0.0 if ledger.leading_term is not None else leader_silence(source),
             elections_total=totals.elections,
             operations_total=totals.commands,

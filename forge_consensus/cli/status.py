@@ -107,12 +107,15 @@ def screen(report: ClusterReport, width: int) -> str:
 
 
 def notes(report: ClusterReport, width: int) -> str:
-    """Return the warnings, and what nodes have refused outside of ordinary work, wrapped to `width` characters."""
+    """Return the warnings, and what nodes say besides and is no fault of the cluster, wrapped to `width` characters."""
     texts = [colored("! ", "warning") + wrapped(text, width) for text in report.warnings]
     for node in report.nodes:
         if refused := node.unusual_refusals():
             counts = ", ".join(f"{reason} {count:,}" for reason, count in refused.items())
             texts.append("  " + wrapped(f"{node.node_id} has refused since its start: {counts}", width))
+        if node.snapshots_why:
+            text = f"{node.node_id} writes snapshots on a thread of its process, which costs it time"
+            texts.append("  " + wrapped(f"{text}: {node.snapshots_why}", width))
     return "\n".join(texts)
 
 

@@ -36,6 +36,7 @@ BEHIND_SECONDS: Final = 1.0
 COPIED: Final = (
     "term", "leader_id", "commit_index", "last_applied", "last_log_index", "snapshot_index", "storage_used_bytes",
     "storage_quota_bytes", "disk_free_bytes", "uptime", "boot", "health", "details", "refused", "events_address",
+    "snapshots_by", "snapshots_why",
 )  # fmt: skip
 """Fields that a member's report takes over from its status."""
 
@@ -86,6 +87,10 @@ class MemberReport:
     refused: dict[str, int] | None
     """How often the node refused something since its start, by reason."""
     events_address: str | None
+    snapshots_by: str | None
+    """What writes a snapshot: "process" or "thread"."""
+    snapshots_why: str | None
+    """Why it is a thread where a process was meant, for people; empty if all is as meant."""
 
     def unusual_refusals(self) -> dict[str, int]:
         """Return what of `refused` somebody should look into: not what is part of ordinary work."""
@@ -341,7 +346,7 @@ def member_of(inquiry: Inquiry, first: Status, member: Mapping[str, Any]) -> Mem
         clock_ahead_ms=member.get("clock_ahead_ms") if leads else None,
         version=version_of(answer, member),
         error=error,
-        **{name: answer[name] if answer else None for name in COPIED if name != "details"},
+        **{name: answer.get(name) if answer else None for name in COPIED if name != "details"},
         details=own_details(first, answer) if answer else None,
     )
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import secrets
 import socket
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +16,6 @@ from forge_consensus.config.node import NodeSettings
 from forge_consensus.errors import InvalidConfigError
 from forge_consensus.events.bus import EventBus
 from forge_consensus.process.descriptors import require_descriptors
-from forge_consensus.process.interpreter import find_python
 from forge_consensus.process.log import LogLines, log_context
 from forge_consensus.storage.backends.folder import Folder
 from forge_consensus.storage.backends.lmdb import LmdbTables
@@ -26,7 +24,7 @@ from forge_consensus.storage.machines.kv import KeyValueMachine
 from forge_consensus.storage.machines.machine import Machine
 from forge_consensus.storage.machines.naming import BUILT_IN, name_of
 from forge_consensus.storage.opening import Founding, Opened, open_ledger
-from forge_consensus.storage.snapshots.export import exporter
+from forge_consensus.storage.snapshots.export import exporter, why_on_thread
 
 if TYPE_CHECKING:
     from forge_consensus.service.node_metrics import ServedMetrics
@@ -100,12 +98,6 @@ class Node:
 
     def tell_findings(self, opened: Opened) -> None:
         """Log what opening found that does no harm but that an operator should know."""
-        if find_python() is None:
-            LINES.warning(
-                "sys.executable is {!r}, which is no Python interpreter, and none was found beside it: snapshots are "
-                "written on a thread of this process, which costs the node time",
-                sys.executable,
-            )
         for damage in opened.snapshots.damaged:
             LINES.warning("passed over a damaged snapshot: {}", damage)
         peers = dict(self.settings.peers)
@@ -147,7 +139,10 @@ class Node:
         )
         machine: Any = self.machine
         export = exporter(tables, folder.snapshots_path, type(machine), settings.storage.snapshot_seconds_max)
-        return open_ledger(tables, folder.snapshots_path, founding, machine, settings.storage, export)
+        opened = open_ledger(tables, folder.snapshots_path, founding, machine, settings.storage, export)
+        if opened.ledger.applier.ledger_machine is not None:
+            opened.snapshots.on_thread = why_on_thread()
+        return opened
 
     @property
     def address(self) -> str:

@@ -52,6 +52,13 @@ def exporter(tables: LmdbTables, folder: Path, machine: type[LedgerMachine], sec
     return partial(export_here, tables, folder, machine)
 
 
+def why_on_thread() -> str:
+    """Return why the exporter has no process of its own, for people; empty if it has one."""
+    if find_python() is not None:
+        return ""
+    return f"sys.executable is {sys.executable!r}, which is no Python interpreter, and none was found beside it"
+
+
 def export_here(tables: LmdbTables, folder: Path, machine: type[LedgerMachine]) -> SnapshotInfo:
     """Write a snapshot on this thread, from a view of the node's own tables. Raises `SnapshotFailedError`."""
     try:

@@ -77,6 +77,8 @@ class Snapshots:
 
         The next file may arrive in the turn that switches, so this is not the same fact as `incoming`.
         """
+        self.on_thread = ""
+        """Why `export` runs on a thread of the node's process, where one of its own was meant; for people."""
         self.in_use: Collection[Path] = ()
         """The files that are being sent, and therefore not removed."""
         find = state_of_machine if ledger.applier.ledger_machine is None else beside_tables

@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+from forge_consensus.client.sync import Client
 from forge_consensus.testing.local.cluster import LocalCluster
 from tests.worlds.cli_world import Shell, dead_address, running_node
 from tests.worlds.waiting import wait_for
@@ -107,3 +108,29 @@ def test_a_client_that_ends_before_its_answer_leaves_nothing_to_tell_people(tmp_
         shell = Shell(cluster.addresses[follower])
         wait_for(lambda: shell.json("status")["health"] == "healthy", 5, "a healthy cluster")
         assert shell.run("status").stderr == ""
+
+
+def test_a_node_without_an_interpreter_writes_snapshots_and_tells_people_that_it_costs_time(tmp_path: Path) -> None:
+    """The program of the node is frozen as far as it can see."""
+    address = dead_address()
+    frozen = "import sys; sys.frozen = True; from forge_consensus.cli.main import cli; cli()"
+    often = ("storage.snapshot_entries=200", "storage.snapshot_seconds_min=0.5", "storage.trailing_entries=50")
+    given = ["node", "--id", "n1", "--listen", address, "--data", str(tmp_path), "--events"]
+    command = [sys.executable, "-c", frozen, *given, *(part for text in often for part in ("--set", text))]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as node:
+        try:
+            shell = Shell(address)
+            with Client([address]) as client:
+                for number in range(300):
+                    client.put("k", number, timeout=15)
+            wait_for(lambda: shell.json("status")["nodes"][0]["snapshot_index"], 10, "a snapshot")
+            told = " ".join(shell.run("status").stderr.split())
+            assert "n1 writes snapshots on a thread of its process, which costs it time: sys.executable" in told
+            assert not [text for text in shell.json("status")["warnings"] if "snapshot" in text], "it is no fault"
+        finally:
+            node.terminate()
+            _, said = node.communicate(timeout=15)
+    warned = [line for line in said.splitlines() if "snapshot.on_thread reason=" in line]
+    assert len(warned) == 1, said
+    assert "WARNING n1 " in warned[0]
+    assert "log.compacted" in said

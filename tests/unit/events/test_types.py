@@ -18,7 +18,7 @@ KINDS = [
     "cluster.formed", "cluster.quorum.achieved", "cluster.quorum.lost",
     "log.appended", "log.committed", "log.compacted", "log.truncated",
     "apply.slow", "query.slow", "time.skewed", "time.stepped",
-    "snapshot.started", "snapshot.completed", "snapshot.failed", "snapshot.restored",
+    "snapshot.on_thread", "snapshot.started", "snapshot.completed", "snapshot.failed", "snapshot.restored",
     "health.healthy", "health.degraded", "health.unhealthy", "health.recovering",
 ]  # fmt: skip
 
@@ -30,6 +30,7 @@ NOT_YET = [
 
 NEW = [
     "node.refused", "settings.differ", "address.differs", "apply.slow", "query.slow", "time.skewed", "time.stepped",
+    "snapshot.on_thread",
 ]  # fmt: skip
 """The kinds that the Go original does not have."""
 

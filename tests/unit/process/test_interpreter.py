@@ -5,15 +5,17 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from forge_consensus.config.storage import StorageSettings
 from forge_consensus.errors import InvalidConfigError
-from forge_consensus.events.types import SnapshotCompleted, SnapshotFailed
+from forge_consensus.events.types import SnapshotCompleted, SnapshotFailed, SnapshotsOnThread
 from forge_consensus.process.interpreter import find_python, python
 from forge_consensus.service.consensus import ConsensusService
+from tests.worlds.service_machines import Notebook
 from tests.worlds.service_world import Services, eventually
 
 OFTEN = StorageSettings(snapshot_entries=100, snapshot_seconds_min=0.2)
@@ -48,13 +50,21 @@ def test_snapshots_are_written_and_the_application_is_not_started(
     if frozen:
         monkeypatch.setattr(sys, "frozen", True, raising=False)
     told: list[object] = []
-    service = services.make(storage=OFTEN)
+    warned: list[SnapshotsOnThread] = []
+    service = services.make(storage=replace(OFTEN, trailing_entries=50))
+    service.bus.subscribe(SnapshotsOnThread, warned.append)
     service.bus.subscribe(SnapshotCompleted, told.append)
     service.bus.subscribe(SnapshotFailed, told.append)
     service.start()
     fill(service)
     eventually(lambda: told)
     assert {type(event) for event in told} == {SnapshotCompleted}
+    eventually(lambda: service.status().log_entries < 300)
+    status = service.status()
+    assert ["no Python interpreter" in event.reason for event in warned] == ([True] if frozen else [])
+    assert status.snapshots_by == ("thread" if frozen else "process")
+    assert status.snapshots_why == (warned[0].reason if frozen else "")
+    assert not [detail for detail in status.details if "snapshot" in detail or "interpreter" in detail], "no fault"
     service.stop()
     assert not application.exists()
     service.start()
@@ -94,3 +104,11 @@ def test_a_process_of_its_own_runs_by_the_interpreter_that_was_found(application
     service.put("a", 1)
     assert service.get("a") == 1
     assert not application.exists()
+
+
+def test_a_machine_of_the_users_own_is_written_on_a_thread_anyhow(
+    services: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "frozen", True, raising=False)
+    status = services.lead(state_machine=Notebook).status()
+    assert (status.snapshots_by, status.snapshots_why) == ("thread", "")
