@@ -154,8 +154,7 @@ class Configuration:
                 )
             level = FIRST_LEVEL
             if isinstance(row, tuple) and row and type(row[0]) is int and row[0] == 3:
-                *row, level = row
-                row = (2, *row[1:])
+                row, level = (2, *row[1:-1]), row[-1]
             if isinstance(row, tuple) and row and row[0] == 2 and type(row[0]) is int:
                 _, members, lease_reads, lease_ms, drift_ppm, machine = row
             else:
