@@ -147,19 +147,20 @@ class Configuration:
         """What `decode` returns, whatever the feature level: for looking at it, never for a node to run with."""
         try:
             row = msgpack.unpackb(data, use_list=False)
-            if isinstance(row, tuple) and row and type(row[0]) is int and row[0] > VERSION:
+            version = row[0] if isinstance(row, tuple) and row and type(row[0]) is int else 1
+            if version > VERSION:
                 raise UnsupportedVersionError(
-                    f"a configuration of the cluster is written in version {row[0]}, and this program reads versions "
+                    f"a configuration of the cluster is written in version {version}, and this program reads versions "
                     f"up to {VERSION}: run a later version of the program on this node"
                 )
-            level = FIRST_LEVEL
-            if isinstance(row, tuple) and row and type(row[0]) is int and row[0] == 3:
-                row, level = (2, *row[1:-1]), row[-1]
-            if isinstance(row, tuple) and row and row[0] == 2 and type(row[0]) is int:
-                _, members, lease_reads, lease_ms, drift_ppm, machine = row
-            else:
+            lease_ms, drift_ppm, machine, levels = LEASE_MS, DRIFT_PPM, "", []
+            if version < 2:
                 members, lease_reads = row
-                lease_ms, drift_ppm, machine = LEASE_MS, DRIFT_PPM, ""
+            else:
+                _, members, lease_reads, lease_ms, drift_ppm, machine, *levels = row
+            if len(levels) != max(0, version - 2):
+                raise ValueError("a number of fields that cannot be")
+            level = levels[0] if levels else FIRST_LEVEL
             if type(level) is not int or level < FIRST_LEVEL:
                 raise ValueError("a feature level that cannot be")
             if not (type(lease_ms) is int and lease_ms > 0 and type(drift_ppm) is int and 0 <= drift_ppm < 1_000_000):
