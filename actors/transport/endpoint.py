@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import ipaddress
 import socket
 import stat
 from pathlib import Path
@@ -28,6 +30,44 @@ def events_endpoint(bind: str) -> str:
     return bind + EVENTS_SUFFIX if bind.startswith(IPC) else f"{bind.rpartition(':')[0]}:0"
 
 
+def is_number(host: str) -> bool:
+    """Whether a host is an address in numbers, which needs no question."""
+    if host.startswith("["):
+        return True
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
+
+
+def check_free(address: str, use: str = "") -> None:
+    """Check that nobody listens at an address, before anything is done that is for good.
+
+    `use` is put before the error's text. Raises `TransportUnavailableError`, or `InvalidConfigError` where a path is a
+    file. A name, and what else may be wrong with an address, is left to the real attempt.
+    """
+    path = path_of(address)
+    if path is not None:
+        claim_path(path)
+        return
+    host, _, port = address.rpartition(":")
+    if not is_number(host) or not port.isdigit():
+        return
+    with socket.socket(socket.AF_INET6 if host.startswith("[") else socket.AF_INET) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as ZeroMQ does
+        try:
+            probe.bind((host.strip("[]"), int(port)))
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE:
+                raise in_use(f"{use}{address}") from error
+
+
+def in_use(address: str) -> TransportUnavailableError:
+    """Return the error for an address at which another program listens."""
+    return TransportUnavailableError(f"{address} is in use by another program: stop it or listen elsewhere")
+
+
 def claim_path(path: str) -> None:
     """Check that a socket can be bound at a path without harm, because ZeroMQ removes any file that is there.
 
@@ -48,4 +88,4 @@ def claim_path(path: str) -> None:
             return
         except OSError:  # its queue is full, or this user may not connect: somebody listens
             pass
-    raise TransportUnavailableError(f"{IPC}{path} is in use by another program: stop it or listen elsewhere")
+    raise in_use(f"{IPC}{path}")

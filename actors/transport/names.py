@@ -6,7 +6,6 @@ process, and it would try the first address alone. Therefore it is only given nu
 
 from __future__ import annotations
 
-import ipaddress
 import socket
 import time
 from collections.abc import Callable
@@ -14,7 +13,7 @@ from itertools import chain, zip_longest
 from math import inf
 from typing import Any, Final
 
-from forge_consensus.actors.transport.endpoint import url_of
+from forge_consensus.actors.transport.endpoint import is_number, url_of
 from forge_consensus.config.address import IPC
 from forge_consensus.errors import TransportUnavailableError
 from forge_consensus.process.green import original_getaddrinfo
@@ -29,17 +28,6 @@ LOOK_SECONDS: Final = 0.05
 """How often to look whether an answer has come; a question answered from this machine's own files takes 1 ms."""
 
 Ask = Callable[..., Any]
-
-
-def is_number(host: str) -> bool:
-    """Whether a host is an address in numbers, which needs no question."""
-    if host.startswith("["):
-        return True
-    try:
-        ipaddress.ip_address(host)
-    except ValueError:
-        return False
-    return True
 
 
 def urls_of(host: str, port: str, ask: Ask) -> list[str]:

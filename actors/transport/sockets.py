@@ -16,7 +16,7 @@ from typing import Any, Final, cast
 import zmq
 
 from forge_consensus.actors.transport.door import Door, connections_allowed
-from forge_consensus.actors.transport.endpoint import claim_path, events_endpoint, path_of, url_of
+from forge_consensus.actors.transport.endpoint import claim_path, events_endpoint, in_use, path_of, url_of
 from forge_consensus.actors.transport.link import DealerOptions, Link
 from forge_consensus.actors.transport.liveness import PING, watch_those_who_connect
 from forge_consensus.errors import InvalidConfigError, TransportUnavailableError
@@ -108,9 +108,7 @@ class Sockets:
         except zmq.ZMQError as error:
             socket.close(0)
             if error.errno == zmq.EADDRINUSE:
-                raise TransportUnavailableError(
-                    f"{address} is in use by another program: stop it or listen elsewhere"
-                ) from error
+                raise in_use(address) from error
             if error.errno in (errno.EINVAL, errno.ENODEV):
                 raise InvalidConfigError(
                     f"{address!r} is no address to listen on: it is HOST:PORT with a host of this machine, or ipc://PATH"

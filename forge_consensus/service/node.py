@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from thespian.actors import ActorSystem
 
 from forge_consensus.actors.supervisor import start_system
+from forge_consensus.actors.transport.endpoint import check_free
 from forge_consensus.actors.transport.zeromq import LocalConnection, ZeroMqBase
 from forge_consensus.config.address import is_wildcard, takes_free_port
 from forge_consensus.config.node import NodeSettings
@@ -69,6 +70,7 @@ class Node:
                 bind = free_address(bind)
             require_descriptors(DESCRIPTORS + DESCRIPTORS_EACH * len(settings.peers), "a node")
             self.folder = Folder(Path(settings.storage_path))
+            self.check_ports(bind)
             self.tables = LmdbTables(
                 self.folder.tables_path,
                 quota_bytes=settings.storage.quota_bytes,
@@ -95,6 +97,15 @@ class Node:
         except BaseException:
             self.close()
             raise
+
+    def check_ports(self, bind: str) -> None:
+        """Check that no other program listens where this node will, before a new folder is founded for good.
+
+        The folder's lock was taken, so this node itself does not run. Raises as `check_free`.
+        """
+        for use, address in ("", bind), ("events: ", self.settings.events_bind), ("metrics: ", self.settings.metrics):
+            if address is not None:
+                check_free(address, use)
 
     def tell_findings(self, opened: Opened) -> None:
         """Log what opening found that does no harm but that an operator should know."""

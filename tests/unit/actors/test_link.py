@@ -13,9 +13,10 @@ from typing import Any
 import pytest
 import zmq
 
+from forge_consensus.actors.transport.endpoint import is_number
 from forge_consensus.actors.transport.link import DealerOptions, Link, dealer_of, plain_url
 from forge_consensus.actors.transport.liveness import PING, SILENCE_TIMES
-from forge_consensus.actors.transport.names import Name, is_number, urls_of
+from forge_consensus.actors.transport.names import Name, urls_of
 
 Socket = zmq.Socket[bytes]
 OPTIONS = DealerOptions(1 << 20, 100, None, 20, 100, link_timeout=0.4)

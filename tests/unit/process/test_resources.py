@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import pickle
+import socket
 import subprocess
 import sys
 import threading
@@ -137,6 +138,17 @@ def test_a_start_that_fails_leaves_nothing_behind(
     before = held()
     check("second")
     eventually(lambda: held() <= before, 5)
+
+
+@pytest.mark.parametrize("taken", ["bind", "events_bind", "metrics"])
+def test_a_start_whose_port_is_taken_founds_no_folder(taken: str, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        address = f"127.0.0.1:{other.getsockname()[1]}"
+        ports: dict[str, Any] = {"bind": "127.0.0.1:0", taken: address}
+        with pytest.raises(TransportUnavailableError, match=f"{address} is in use by another program"):
+            ConsensusService("n1", cluster_id="one", storage_path=tmp_path, **ports).start(5)
+    with ConsensusService("n2", cluster_id="another", storage_path=tmp_path, bind="127.0.0.1:0") as service:
+        service.put("a", 1)
 
 
 def test_a_thread_that_cannot_be_started_is_a_typed_error_and_leaves_nothing(
