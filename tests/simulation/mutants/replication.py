@@ -137,7 +137,7 @@ def an_acknowledgement_names_the_whole_log(patch: Patch) -> None:
     patch.setattr(ReplicationActor, "send", boast)
 
 
-@mutant(nodes=5, clients=2, kinds=("isolate_leader", "mend", "change_weather"))
+@mutant(nodes=3, clients=2, kinds=("isolate_leader", "mend", "change_weather"))
 def an_acknowledgement_of_an_earlier_term_counts(patch: Patch) -> None:
     """Neither the gate nor the leader looks at the term of an acknowledgement (PySyncObj; its probe P6)."""
     let_in_earlier(patch, AppendReply)
