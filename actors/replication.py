@@ -63,7 +63,7 @@ class ReplicationActor(ConsensusActor):
     def bind(self, context: Context) -> None:
         """Take the context. No follower's match is known yet."""
         super().bind(context)
-        self.note_matches(self.ledger.led)
+        self.note_matches(self.ledger.led, 0)
         self.note_leadership()
 
     def receiveMsg_Start(self, message: Start, sender: Any) -> None:
@@ -99,7 +99,7 @@ class ReplicationActor(ConsensusActor):
     def receiveMsg_LeadershipEnded(self, message: LeadershipEnded, sender: Any) -> None:
         """Drop the leadership and the matches, because only a leader has them."""
         if self.leadership is not None:
-            self.note_matches(self.leadership.term)
+            self.note_matches(self.leadership.term, 0)
         self.leadership = None
         self.note_leadership()
 
@@ -148,11 +148,15 @@ class ReplicationActor(ConsensusActor):
         elif match > progress.doubted:
             progress.doubted, progress.doubted_ns = match, self.clock.boottime_ns()
 
-    def note_matches(self, term: int) -> None:
-        """Keep what the followers acknowledged in `term`, because a later boot of each must still have it."""
+    def note_matches(self, term: int, commit: int) -> None:
+        """Keep what the followers acknowledged in `term`, because a later boot of each must still have it.
+
+        Entries up to `commit` are theirs in every later term too, if this node committed them in `term`. At the end of
+        a leadership it is 0: the successor may already have overwritten entries here and raised the commit index.
+        """
         for node in self.shared.match.keys() & set(self.others):
             match = self.shared.match[node]
-            self.ledger.identity.tips.note_match(node, term, match, self.ledger.commit_index)
+            self.ledger.identity.tips.note_match(node, term, match, commit)
 
     def receiveMsg_Appended(self, message: Appended, sender: Any) -> None:
         """Publish and send the clients' commands that the gateway has appended."""
@@ -190,7 +194,7 @@ class ReplicationActor(ConsensusActor):
             leadership.take_own_pace(self.context.commit_times.slowest(now))
             effects = [*leadership.heartbeat(now, self.clock.acted()), *leadership.cannot_append(now, full)]
             self.carry_out(leadership, effects)
-            self.note_matches(message.term)
+            self.note_matches(message.term, self.ledger.commit_index)
             self.raise_level(leadership)
             if leadership.confirmed_ns:
                 self.shared.freshness.note(leadership.covered, leadership.confirmed_ns / NS)

@@ -52,15 +52,15 @@ def check_free(address: str, use: str = "") -> None:
         claim_path(path)
         return
     host, _, port = address.rpartition(":")
-    if not is_number(host) or not port.isdigit():
+    if not is_number(host):
         return
-    with socket.socket(socket.AF_INET6 if host.startswith("[") else socket.AF_INET) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as ZeroMQ does
-        try:
+    try:
+        with socket.socket(socket.AF_INET6 if host.startswith("[") else socket.AF_INET) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as ZeroMQ does
             probe.bind((host.strip("[]"), int(port)))
-        except OSError as error:
-            if error.errno == errno.EADDRINUSE:
-                raise in_use(f"{use}{address}") from error
+    except (OSError, OverflowError, ValueError) as error:
+        if isinstance(error, OSError) and error.errno == errno.EADDRINUSE:
+            raise in_use(f"{use}{address}") from error
 
 
 def in_use(address: str) -> TransportUnavailableError:

@@ -4,9 +4,9 @@ A firewall that forgets a connection, a cable, a host without power: TCP would g
 and after an outage its pauses between attempts are about as long as the outage was. So every socket of a node, a client
 and a feed has these bounds, all made from one time, the link timeout:
 
-* A connection on which the other *host* acknowledges nothing for one link timeout is given up (TCP_USER_TIMEOUT). The
-  host answers for a process that is busy or stopped, and a slow link acknowledges little by little, so neither is taken
-  for dead. Where nothing is sent, the kernel's probes are what the other host acknowledges.
+* A connection on which the other *host* acknowledges nothing for one link timeout is given up (TCP_USER_TIMEOUT). A
+  slow link acknowledges little by little, and the host answers for a process that is busy or stopped, as long as it has
+  room for what is sent. Where nothing is sent, the kernel's probes are what the other host acknowledges.
 * Connecting may take half of it, and the handshake three of them.
 * A process, or whatever stands before it, that has answered nothing to five pings, one each link timeout, is left.
   These pings are ours (`Link.ping`), and a node's thread answers them.

@@ -148,6 +148,8 @@ class SessionCore:
             endpoint.said = "the connection was lost"
         endpoint.connected = False
         endpoint.node = ""
+        endpoint.frame_bytes_max = 0  # the next process there may have another one
+        self.fit(self.directory.call_bytes_max())
         self.reads.stale.resend_to(name)
         self.node_queries.lost(name)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from forge_consensus.actors.transport.endpoint import claim_path, events_endpoint, path_of, url_of
+from forge_consensus.actors.transport.endpoint import check_free, claim_path, events_endpoint, path_of, url_of
 from forge_consensus.client.endpoints import parse_endpoints
 from forge_consensus.config.address import bind_address, parse_endpoint
 from forge_consensus.errors import InvalidConfigError, TransportUnavailableError
@@ -60,3 +60,8 @@ def test_a_path_in_use_is_not_taken_over(tmp_path: Path) -> None:
     with pytest.raises(InvalidConfigError, match="is a file and no socket"):
         claim_path(str(path))
     assert path.read_text() == "precious"
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:99999", "127.0.0.1:²", "127.0.0.1:", "no-such-name:7001", "[::zz]:7"])
+def test_what_is_no_free_port_for_another_reason_is_left_to_the_real_attempt(address: str) -> None:
+    check_free(address)

@@ -26,6 +26,7 @@ from forge_consensus.actors.runtime.address import SenderAddress
 from forge_consensus.errors import CorruptionError
 from forge_consensus.events.types import ApplySlow, LogTruncated
 from forge_consensus.storage.ledger.record import Kind, encode, key_of, term_of
+from forge_consensus.storage.ledger.tips import Tip
 from forge_consensus.storage.machines.machine import Command, Entry
 from tests.unit.actors.test_election import lead, stand
 from tests.worlds.one_node import OneNode
@@ -98,6 +99,22 @@ def test_a_follower_does_not_append_a_damaged_record() -> None:
     assert node.ledger.log.last == 1
     assert node.last(AppendReply) == AppendReply(1, False, 0, 0, 0, refusal="damaged")
     assert node.engine.refusals.counts["CONSENSUS_PROTOCOL"] == 1
+
+
+def test_what_a_successor_commits_is_not_held_against_those_who_followed_before() -> None:
+    node = OneNode(5)
+    lead(node)
+    term, last = node.ledger.term, node.ledger.log.last
+    node.request("", "gateway", OpenSession(60_000))
+    node.answer("n2", "replication", AppendReply(term, True, last + 1, 0, 0))  # nobody else has the entry
+    assert node.ledger.commit_index == last
+    others = tuple(noop(index, term + 1) for index in range(last + 1, last + 6))
+    node.request("n3", "replication", AppendEntries(term + 1, last, term, last + 5, 0, others))
+    assert node.ledger.commit_index == last + 5
+    known = node.ledger.identity.tips.members["n2"]
+    assert (known.verified_term, known.verified) == (term, last + 1)
+    assert known.committed <= last
+    assert not node.ledger.identity.tips.went_back("n2", Tip(term + 1, term + 1, last + 1)), "it took only the first"
 
 
 def test_an_append_of_a_former_term_has_no_effect_and_is_answered_with_the_current_term() -> None:

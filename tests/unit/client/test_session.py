@@ -96,6 +96,21 @@ def test_what_no_frame_can_hold_is_refused_and_harms_nothing_beside_it() -> None
     assert [len(frame.commands) for frame in world.messages(Submit)] == [2, 2, 2]
 
 
+def test_the_limit_of_a_node_that_went_away_counts_no_more() -> None:
+    world = World()
+    world.group.frame_bytes_max = 10_000
+    world.connect()
+    world.put("k")
+    world.settle()
+    for name in list(world.core.directory.endpoints):
+        world.disconnect(name)
+    world.group.frame_bytes_max = 100_000
+    world.connect()
+    large = world.put("large", b"x" * 20_000)
+    world.settle()
+    assert large.error is None
+
+
 def test_the_smallest_limit_of_the_nodes_counts() -> None:
     directory = Directory(["h:1", "h:2", "h:3"], "", lambda: 0.0)
     assert directory.call_bytes_max() == inf
