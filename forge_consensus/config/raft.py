@@ -87,7 +87,7 @@ class RaftSettings:
         minimum=0.1,
         what="A connection on which the other host acknowledges nothing for so long is given up and made again.",
         why="After an outage of the network a healthy cluster serves within a second; TCP alone waits about as long as "
-        "the outage lasted. A slow link goes on acknowledging; a busy or stopped process is left after five such times.",
+        "the outage lasted. A slow link goes on acknowledging; a stopped process is left after five such times.",
     )
     connections_max: int = setting(
         4096,
