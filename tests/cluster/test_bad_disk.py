@@ -197,7 +197,7 @@ def fill(client: Client) -> tuple[dict[str, Any], ConsensusError]:
     for number in range(2_000):
         key, value = f"fill-{number:04}", bytes([number % 256]) * 64 * 1024
         try:
-            client.put(key, value, timeout=0.6)
+            client.put(key, value, timeout=2.0)  # long enough that no attempt is under way when it is over
         except ConsensusError as error:
             return written, error
         written[key] = value

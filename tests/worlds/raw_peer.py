@@ -30,6 +30,7 @@ from forge_consensus.actors.messages import (
     VoteReply,
     WireMessage,
 )
+from forge_consensus.actors.transport.liveness import PING
 
 FRAME_BYTES_MAX = 64 << 20
 TO = {
@@ -97,10 +98,13 @@ class RawPeer:
         self.socket.send_multipart(parts)
 
     def receive(self, seconds_max: float = 3.0) -> WireMessage:
-        """The next answer. Raises `TimeoutError`."""
-        if not self.socket.poll(int(seconds_max * 1000)):
-            raise TimeoutError("the node did not answer")
-        return decode(self.socket.recv(), FRAME_BYTES_MAX).message
+        """The next answer, which is none to a ping. Raises `TimeoutError`."""
+        data = PING
+        while data == PING:
+            if not self.socket.poll(int(seconds_max * 1000)):
+                raise TimeoutError("the node did not answer")
+            data = self.socket.recv()
+        return decode(data, FRAME_BYTES_MAX).message
 
     def ask(self, message: WireMessage, **header: Any) -> WireMessage:
         """Send a frame and return the next answer."""
