@@ -60,6 +60,7 @@ OWN = frozenset(
         "settings.differ",
         "address.differs",
         "node.refused",
+        "snapshot.on_thread",
     )
 )
 """Kinds that the Go original does not have; each has tests of its own, because a healthy story has none of them."""
