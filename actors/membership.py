@@ -252,11 +252,15 @@ class MembershipActor(ConsensusActor):
         self.wait(node, REGREET_SECONDS)
 
     def receiveMsg_PeerWentBack(self, message: PeerWentBack, sender: Any) -> None:
-        """Accept nothing more from a member that lost what it had acknowledged; its next greeting is refused."""
+        """Accept nothing more from a member that lost what it had acknowledged; its next greeting is refused.
+
+        A later boot that was admitted in the same turn, such as that of the true folder, is another one and stays.
+        """
         node, identity = message.node, self.ledger.identity
-        token = identity.boots.get(node, ("", 0))[0]
+        if identity.boots.get(node) != message.boot:
+            return
         why = f"the folder of node {node} is an older copy of its own: {message.detail}. {BRING_BACK}"
         identity.expel(self.ledger.turn, node, why)
-        self.shared.refused[node] = RefusedGreeting(token, why, self.clock.now())
+        self.shared.refused[node] = RefusedGreeting(message.boot[0], why, self.clock.now())
         self.context.refuse(f"greeting refused: {IDENTITY}", why)
         self.publish(NodeRefused(peer=node, reason=IDENTITY, detail=why))

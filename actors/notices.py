@@ -164,9 +164,10 @@ class QueriesAnswered:
 
 @message
 class PeerWentBack:
-    """The peer lacks entries that it had acknowledged to this leader; `detail` says which, for people."""
+    """That boot of the peer lacks entries that it had acknowledged to this leader; `detail` says which, for people."""
 
     node: str
+    boot: tuple[str, int]
     detail: str
 
 

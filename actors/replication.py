@@ -39,6 +39,7 @@ from forge_consensus.storage.ledger.correlation import ids_between
 from forge_consensus.storage.ledger.ledger import Mismatch, Proposal
 from forge_consensus.storage.ledger.record import Kind
 from forge_consensus.storage.ledger.time_slice import NS, TimeSlice
+from forge_consensus.storage.ledger.tips import UNMET
 
 LINES = LogLines(__name__)
 
@@ -143,7 +144,7 @@ class ReplicationActor(ConsensusActor):
         progress = leadership.progress[node]
         if proven:
             detail = f"it had acknowledged the log up to entry {match}, and now it has none behind entry {held}"
-            self.tell("membership", PeerWentBack(node, detail))
+            self.tell("membership", PeerWentBack(node, self.ledger.identity.boots.get(node, UNMET), detail))
             progress.doubted = 0
         elif match > progress.doubted:
             progress.doubted, progress.doubted_ns = match, self.clock.boottime_ns()

@@ -8,7 +8,7 @@ acknowledgements that it gave.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 from forge_consensus.actors.messages import Hello, HelloReply
 from forge_consensus.config.agreement import Told, conflict, differences
@@ -29,8 +29,6 @@ SETTINGS = "settings"
 """The reason of a refusal: the two nodes cannot work together with their settings."""
 ANCESTOR = "ancestor"
 """The reason in the answer to a node that has to greet again with the draw of an older boot of its own."""
-PROGRAM: Final = (__version__, LEVEL)
-"""What a greeting says of the program of this node, unless a test gives it another one."""
 LEVEL_LOW = "level"
 """The reason of a refusal: the sender's program has not the feature level that the cluster has reached."""
 

@@ -63,7 +63,7 @@ class LocalConnection:
         engine = self.base.engine
         message, request = asked
         sender = SenderAddress("", GATEWAY, self, request, 0, engine.outbox)
-        engine.next_turn(engine.actor("gateway"), message, sender)
+        engine.next_turn(engine.actor(GATEWAY), message, sender)
 
     def close(self) -> None:
         """Drop every further answer."""

@@ -345,7 +345,7 @@ class Sessions:
     def bounded_like(self, other: Sessions) -> Sessions:
         """Take the bounds of other sessions, and return these."""
         self.sessions_max, self.outcomes_max = other.sessions_max, other.outcomes_max
-        self.outcome_bytes_max = other.outcome_bytes_max
+        self.outcome_bytes_max, self.kept_bytes_max = other.outcome_bytes_max, other.kept_bytes_max
         return self
 
     # --- to disk and back ---

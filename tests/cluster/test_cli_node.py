@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import select
 import signal
@@ -21,31 +20,15 @@ from forge_consensus.client.sync import Client
 from forge_consensus.events.encoding import from_json_line
 from forge_consensus.events.types import LeaderElected, NodeStopped
 from forge_consensus.testing.local.ports import free_ports
+from tests.worlds.command_nodes import CommandNodes
 from tests.worlds.source_tree import ROOT
 
 SECONDS_MAX = 15.0
 LINE = re.compile(r"serving n1 of cluster demo at (127\.0\.0\.1:\d+)\n")
 
 
-class Nodes:
-    """Node processes of one test, all ended with it."""
-
-    def __init__(self) -> None:
-        self.processes: list[subprocess.Popen[str]] = []
-
-    def start(self, *arguments: str) -> subprocess.Popen[str]:
-        """Start a node."""
-        process = subprocess.Popen(
-            [sys.executable, "-m", "forge_consensus", "node", *arguments],
-            cwd=ROOT,
-            env={**os.environ, "PYTHONPATH": str(ROOT)},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        self.processes.append(process)
-        return process
+class Nodes(CommandNodes):
+    """Nodes of the cluster that these tests use."""
 
     def serve(self, data: Path, *arguments: str) -> tuple[subprocess.Popen[str], str]:
         """Start a node that serves; returns the address that it said."""
@@ -68,11 +51,8 @@ class Nodes:
 @pytest.fixture
 def nodes() -> Iterator[Nodes]:
     """The processes of a test."""
-    made = Nodes()
-    yield made
-    for process in made.processes:
-        process.kill()
-        process.communicate(timeout=SECONDS_MAX)
+    with Nodes() as made:
+        yield made
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

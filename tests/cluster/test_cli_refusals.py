@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import select
 import shutil
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,36 +14,26 @@ from forge_consensus.service.cluster_report import REFUSES_SECONDS
 from forge_consensus.testing.local.cluster import LocalCluster
 from forge_consensus.testing.local.ports import free_ports
 from tests.worlds.cli_world import Shell
-from tests.worlds.source_tree import ROOT
+from tests.worlds.command_nodes import CommandNodes
 from tests.worlds.waiting import wait_for
 
 SECONDS_MAX = 15.0
 NOTEBOOK = "tests.worlds.service_machines:Notebook"
 
 
-class Pair:
+class Pair(CommandNodes):
     """The two members of a cluster, started by the command line."""
 
     def __init__(self, folder: Path) -> None:
+        super().__init__()
         self.folder = folder
         self.addresses = [f"127.0.0.1:{port}" for port in free_ports(2)]
-        self.processes: list[subprocess.Popen[str]] = []
 
-    def start(self, number: int, *arguments: str) -> subprocess.Popen[str]:
-        """Start a member."""
+    def serve(self, number: int, *arguments: str) -> subprocess.Popen[str]:
+        """Start a member that says something."""
         peers = ",".join(f"n{place}={address}" for place, address in enumerate(self.addresses, 1))
         data = str(self.folder / f"n{number}")
-        given = ("--id", f"n{number}", "--peers", peers, "--data", data, *arguments)
-        process = subprocess.Popen(
-            [sys.executable, "-m", "forge_consensus", "node", *given],
-            cwd=ROOT,
-            env={**os.environ, "PYTHONPATH": str(ROOT)},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        self.processes.append(process)
+        process = self.start("--id", f"n{number}", "--peers", peers, "--data", data, *arguments)
         assert process.stdout is not None
         assert select.select([process.stdout], [], [], SECONDS_MAX)[0], "it said nothing"
         return process
@@ -54,16 +42,13 @@ class Pair:
 @pytest.fixture
 def pair(tmp_path: Path) -> Iterator[Pair]:
     """Two members, ended with the test."""
-    made = Pair(tmp_path)
-    yield made
-    for process in made.processes:
-        process.kill()
-        process.communicate(timeout=SECONDS_MAX)
+    with Pair(tmp_path) as made:
+        yield made
 
 
 def test_the_advice_to_a_node_with_another_machine_holds(pair: Pair) -> None:
     machines: dict[int, list[str]] = {1: ["--machine", NOTEBOOK], 2: []}
-    running = {number: pair.start(number, *machine) for number, machine in machines.items()}
+    running = {number: pair.serve(number, *machine) for number, machine in machines.items()}
     wait_for(lambda: any(process.poll() for process in running.values()), SECONDS_MAX, "one of them to end")
     wrong = next(number for number, process in running.items() if process.poll())
     right = machines[3 - wrong]
@@ -72,13 +57,13 @@ def test_the_advice_to_a_node_with_another_machine_holds(pair: Pair) -> None:
     assert "the members of a cluster all run the same one" in told
     assert "move the folder away and start the node with the right one" in told
     assert "and it is taken" not in told
-    again = pair.start(wrong, *right)
+    again = pair.serve(wrong, *right)
     _, told = again.communicate(timeout=SECONDS_MAX)
     assert (again.returncode, "the folder holds the state of the machine" in told) == (78, True), "not by itself"
     shutil.move(pair.folder / f"n{wrong}", pair.folder / "away")
-    pair.start(wrong, *right)
+    pair.serve(wrong, *right)
     if running[3 - wrong].poll() is not None:  # each refused the other
-        pair.start(3 - wrong, *right)
+        pair.serve(3 - wrong, *right)
     shell = Shell(",".join(pair.addresses))
     wait_for(lambda: "HEALTHY" in shell.run("status").stdout.split(), SECONDS_MAX, "a healthy cluster")
 

@@ -9,12 +9,12 @@ import pytest
 
 from forge_consensus.actors.codec import TEXT_MAX, Frame, decode, encode
 from forge_consensus.actors.messages import AppendEntries, AppendReply, CheckPeerReply, Hello, HelloReply, VoteReply
+from forge_consensus.actors.notices import PeerWentBack
 from forge_consensus.actors.raft.handshake import (
     ANCESTOR,
     CONFIGURATION,
     IDENTITY,
     MACHINE,
-    PROGRAM,
     SETTINGS,
     Handshake,
 )
@@ -29,13 +29,16 @@ from forge_consensus.storage.backends.memory import MemoryTables
 from forge_consensus.storage.backends.tables import Batch
 from forge_consensus.storage.ledger.configuration import Configuration
 from forge_consensus.storage.ledger.identity import DRAW_CHARS, DRAWS_KEPT, DRAWS_TOLD, Identity
+from forge_consensus.storage.ledger.levels import LEVEL
 from forge_consensus.storage.ledger.tips import Tip
 from forge_consensus.storage.machines.naming import MachineName, name_of
+from forge_consensus.version import __version__
 from tests.unit.actors.test_election import lead
 from tests.worlds.ledger_world import TallyMachine
 from tests.worlds.one_node import OneNode
 
 TIP = Tip(1, 1, 1)
+PROGRAM = (__version__, LEVEL)
 
 
 def hello(node: OneNode, **fields: Any) -> Hello:
@@ -268,6 +271,17 @@ def greet_again(node: OneNode, tip: Tip, boot: int = 2, **fields: Any) -> HelloR
     reply = node.last(HelloReply)
     assert isinstance(reply, HelloReply)
     return reply
+
+
+def test_a_proof_against_a_copy_does_not_expel_the_true_folder_that_came_in_the_same_turn() -> None:
+    node = OneNode()
+    lead(node)
+    copy = node.ledger.identity.boots["n2"]
+    assert greet_again(node, WHOLE, 2).reason == ""
+    node.engine.next_turn(node.engine.actor("membership"), PeerWentBack("n2", copy, "it had acknowledged more"))
+    node.engine.turn([], [])
+    assert node.ledger.identity.boots["n2"][1] == 2
+    assert not node.told(NodeRefused)
 
 
 OLD, WHOLE = Tip(1, 0, 1), Tip(1, 1, 2)

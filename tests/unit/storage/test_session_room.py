@@ -79,3 +79,10 @@ def test_sessions_of_clients_that_are_gone_do_not_fill_the_memory_of_every_node(
     assert session in sessions.live, "those whose clients were silent for longest went first"
     assert len(sessions.live) < 10
     assert sessions.begin(3, 1, 1, 1, index) is EXPIRED
+
+
+def test_sessions_that_take_the_place_of_others_keep_every_bound() -> None:
+    small = Sessions(sessions_max=2, outcomes_max=3, outcome_bytes_max=4, kept_bytes_max=5)
+    heir = Sessions().bounded_like(small)
+    bounds = ("sessions_max", "outcomes_max", "outcome_bytes_max", "kept_bytes_max")
+    assert [getattr(heir, name) for name in bounds] == [2, 3, 4, 5]
