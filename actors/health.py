@@ -59,7 +59,7 @@ class HealthActor(ConsensusActor):
         context.shared.peers = {node: known.get(node) or PeerView() for node in self.others}
 
     def receiveMsg_Start(self, message: Start, sender: Any) -> None:
-        """Start checking the peers."""
+        """Begin the checks of the peers, which go on as long as the actor lives."""
         self.busy = self.totals.busy
         self.missed = dict.fromkeys(self.others, 0)
         self.judge()

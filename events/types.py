@@ -158,7 +158,7 @@ class BecameCandidate(ConsensusEvent):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BecameLeader(ConsensusEvent):
-    """The node leads."""
+    """The node itself leads from now on; `LeaderElected` tells it of any node."""
 
     kind: ClassVar[str] = "consensus.role.leader"
 

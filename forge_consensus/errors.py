@@ -109,7 +109,7 @@ class NotStartedError(ConsensusError, code="CONSENSUS_NOT_STARTED", exit_code=69
 
 
 class AlreadyStartedError(ConsensusError, code="CONSENSUS_ALREADY_STARTED"):
-    """The service runs already."""
+    """What was to be started runs already: a service, a test cluster, a proxy."""
 
     message = "the consensus service is already started: call start() once"
 
@@ -158,7 +158,7 @@ class NoQuorumError(UnavailableError, code="CONSENSUS_NO_QUORUM"):
 
 
 class InvalidTermError(ConsensusError, code="CONSENSUS_INVALID_TERM", exit_code=70):
-    """A term is impossible."""
+    """A term that no node can be in, such as one that others have gone past; nothing raises it yet."""
 
     message = "a term must be a whole number that no one has gone past: see who sent it"
 

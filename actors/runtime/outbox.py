@@ -52,11 +52,11 @@ class Outbox:
         self.number = 0
 
     def request(self, to: PeerAddress, message: Any) -> None:
-        """Hold a request to a peer."""
+        """Hold a request to a peer until the turn is committed."""
         self.requests.append((to, message))
 
     def answer(self, to: SenderAddress, message: Any) -> None:
-        """Hold an answer."""
+        """Hold an answer until the turn is committed."""
         self.answers.append((to, message))
 
     def job(self, job: Callable[[], Any], report: Callable[[Any, str], None], drop: Callable[[], None]) -> None:

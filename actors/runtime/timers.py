@@ -24,7 +24,7 @@ class Timer:
         return (self.at, self.number) < (other.at, other.number)
 
     def cancel(self) -> None:
-        """Never deliver the message."""
+        """Let the message not be delivered; the timer stays in the queue until its time."""
         self.to = None
 
 

@@ -221,7 +221,7 @@ class KeyCalls:
         raise NotImplementedError
 
     def read(self, query: Any, consistency: str = "linearizable", timeout: float | None = None) -> Any:
-        """Answer a query."""
+        """Return the machine's answer to a query, of that consistency."""
         raise NotImplementedError
 
     def put(self, key: str, value: Any, timeout: float | None = None, correlation_id: str | None = None) -> Any:

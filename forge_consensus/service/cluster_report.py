@@ -239,7 +239,7 @@ def authority(answers: Mapping[str, Status]) -> Status:
 
 
 def report_of(inquiry: Inquiry) -> ClusterReport:
-    """Put the answers together."""
+    """Judge the cluster by the answers of its nodes, first of all by what the leader says."""
     answers = inquiry.answers
     first = authority(answers)
     leads = first["role"] == "leader"

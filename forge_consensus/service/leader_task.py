@@ -96,7 +96,7 @@ class Leadership:
         self.subscriptions = ExitStack()
 
     def __enter__(self) -> Self:
-        """Begin to keep track."""
+        """Listen from now on to when this node leads and when that ends."""
         bus = self.service.bus
         # Inline, so that a lead ends with the turn that ends it, and not when a queue of events is read.
         self.subscriptions.enter_context(bus.subscribe(BecameLeader, self.began, inline=True))
@@ -199,7 +199,7 @@ class LeaderTask(PublicSurface):
         self.thread = ForgeThread(target=self.run, name="forge-leader-task")
 
     def __enter__(self) -> Self:
-        """Begin."""
+        """Start the thread; the work begins as soon as this node leads."""
         self.leadership.__enter__()
         self.thread.start()
         return self

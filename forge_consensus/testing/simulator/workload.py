@@ -104,16 +104,16 @@ class CountingWorkload(Workload):
         self.keys = Keys("count", keys, calls_a_key)
 
     def command(self, chance: random.Random, client: str) -> Call:
-        """Increment a key."""
+        """Increment one of the keys by one, so that a command applied twice shows."""
         key = self.keys.draw(chance)
         return Call("increment", key, 1, Command("increment", {"key": key}))
 
     def query(self, chance: random.Random, client: str) -> Call:
-        """Read a key."""
+        """Read one of the keys; the answer must fit a linear order of all calls."""
         return get(self.keys.draw(chance))
 
     def at_the_end(self) -> Iterable[Call]:
-        """Read all keys."""
+        """Read every key, so that the judge knows the state in which the run ended."""
         return [get(key) for key in self.keys.all()]
 
 
@@ -164,11 +164,11 @@ class KeyValueWorkload(Workload):
         return Call(kind, key, (expected, self.value), Command(kind, payload))
 
     def query(self, chance: random.Random, client: str) -> Call:
-        """Read a key."""
+        """Read one of the keys; the answer must fit a linear order of all calls."""
         return get(self.draw(chance)[0])
 
     def at_the_end(self) -> Iterable[Call]:
-        """Read all keys."""
+        """Read every key, so that the judge knows the state in which the run ended."""
         return [get(key) for keys in (self.counters, self.registers) for key in keys.all()]
 
 
