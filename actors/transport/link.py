@@ -67,9 +67,10 @@ class DealerOptions:
 class Link:
     """A DEALER to one address (``HOST:PORT`` or ``ipc://PATH``), with its monitor.
 
-    The owner polls `socket` for frames and `monitor` for what `changes` reports, and calls `tick` at `wake_at`. It sets
-    `heard` when a frame has arrived, and ignores an empty one: it answers a ping. `owner` names the connecting side in
-    the monitor's address. Raises `zmq.ZMQError`, with both sockets closed, if `address` is malformed.
+    The owner polls `socket` for frames and `monitor` for what `changes` reports, and calls `tick` at `wake_at`, which
+    may give `changes` something to report too. It sets `heard` when a frame has arrived, and ignores an empty one: it
+    answers a ping. `owner` names the connecting side in the monitor's address. Raises `zmq.ZMQError`, with both sockets
+    closed, if `address` is malformed.
     """
 
     def __init__(
@@ -163,8 +164,12 @@ class Link:
 
     # --- what to do --------------------------------------------------------------------------------------------------
 
-    def tick(self, now: float) -> None:
-        """Do what is due: take the answer of the name server, go on to the next address, begin anew."""
+    def tick(self, now: float) -> bool:
+        """Do what is due: take the answer of the name server, go on to the next address, begin anew.
+
+        Returns whether a connection that stood was given up. The owner should take `changes` at once, because the
+        monitor tells nothing before the next attempt has ended.
+        """
         if self.name.settle(now) and self.url not in self.name.urls:
             self.move(self.name.urls[0])
         elif self.next_at <= now and self.name.urls:
@@ -181,6 +186,7 @@ class Link:
         self.wake_at = min(self.next_at, self.ping_at, self.name.wake_at(now))
         if not (self.stands or self.url):
             self.wake_at = min(self.wake_at, now + self.pause_max)
+        return self.broken
 
     def ping(self, now: float) -> None:
         """Ask the other end for a sign of life if there was none lately; begin anew if it has given none for long."""

@@ -153,13 +153,15 @@ class Sockets:
         yield from link.changes()
         self.wake_at = min(self.wake_at, link.wake_at)
 
-    def tick(self, now: float) -> None:
-        """Let the links and the door do what is due at the monotonic time `now`."""
-        for link in self.links.values():
-            if link.wake_at <= now:
-                link.tick(now)
+    def tick(self, now: float) -> list[str]:
+        """Let the links and the door do what is due at the monotonic time `now`.
+
+        Returns the peers whose connections were given up; `changes` reports them.
+        """
+        given_up = [node for node, link in self.links.items() if link.wake_at <= now and link.tick(now)]
         self.door.tick(now)
         self.wake_at = min([self.door.wake_at, *(link.wake_at for link in self.links.values())])
+        return given_up
 
     def look_at_door(self, now: float) -> None:
         """Note who connected and who went."""

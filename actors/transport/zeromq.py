@@ -140,14 +140,14 @@ class ZeroMqBase(SystemBase):
         """Wait for frames or the next timer; returns (frames, notices), with peers' answers before all requests."""
         wakeup = self.wakeup
         wakeup.doze()
-        patience = self.patience()
+        notices = self.tend()
+        patience = 0.0 if notices else self.patience()
         began = self.clock.reading()
         ready = dict(self.sockets.poller.poll(math.ceil(patience * 1000)))
         wakeup.sleeping = False
         late = self.clock.reading() - began - patience
         if late > LATE_SECONDS:
             self.clock.lost(late)
-        notices: list[Any] = []
         frames: list[tuple[Any, Any]] = []
         settings, sockets = self.engine.settings, self.sockets
         for socket in ready:
@@ -166,16 +166,21 @@ class ZeroMqBase(SystemBase):
         self.take_inbox()
         return frames, notices
 
-    def patience(self) -> float:
-        """For how many seconds to wait for frames; lets the links to peers do what is due before."""
+    def tend(self) -> list[Any]:
+        """Let the links to peers do what is due; returns the notices of those that were given up."""
         now = time.monotonic()
-        if self.sockets.wake_at <= now:
-            self.sockets.tick(now)
-            for node in self.sockets.links:
-                self.note_problem(node)
+        if self.sockets.wake_at > now:
+            return []
+        given_up = self.sockets.tick(now)
+        for node in self.sockets.links:
+            self.note_problem(node)
+        return [notice for node in given_up for notice in self.changes_of(node)]
+
+    def patience(self) -> float:
+        """For how many seconds to wait for frames."""
         if self.inbox:
             return 0.0
-        return min(self.engine.patience(WAIT_SECONDS_MAX), max(self.sockets.wake_at - now, 0.0))
+        return min(self.engine.patience(WAIT_SECONDS_MAX), max(self.sockets.wake_at - time.monotonic(), 0.0))
 
     def changes_of(self, node: str) -> list[Any]:
         """Return the notices of what happened to the connection to a peer."""

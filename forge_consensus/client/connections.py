@@ -142,18 +142,19 @@ class Connection:
         self.link.close()
 
 
-def tend_links(connections: Iterable[Connection], told: list[Arrived] | None = None) -> float:
+def tend_links(connections: Iterable[Connection], told: list[Arrived]) -> float:
     """Let links do what is due; returns for how many seconds none of them needs to be tended again.
 
-    Why one has no connection is added to `told`.
+    What became of a connection that was given up, and why one has no connection, is added to `told`.
     """
     now = time.monotonic()
     wake_at = inf
     for connection in connections:
         link = connection.link
         if link.wake_at <= now:
-            link.tick(now)
-            if told is not None and (text := connection.news()):
+            if link.tick(now):
+                told += [(connection.address, made, 0) for made in connection.events()]
+            if text := connection.news():
                 told.append((connection.address, text, 0))
         wake_at = min(wake_at, link.wake_at)
     return max(wake_at - now, 0.0)
@@ -223,6 +224,7 @@ class Connections:
         arrived: list[Arrived] = []
         if self.by_address:
             seconds = min(seconds, tend_links(self.by_address.values(), arrived))
+            seconds = 0.0 if arrived else seconds
         for socket, _ in self.poller.poll(ceil(seconds * 1000)):
             if type(socket) is int:
                 continue

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import zmq
 
 from forge_consensus.actors.messages import EventPage, Locate, Located, Refused, WireMessage
-from forge_consensus.client.connections import Connection, tend_links
+from forge_consensus.client.connections import Arrived, Connection, tend_links
 from forge_consensus.client.endpoints import ENDPOINTS_MAX
 from forge_consensus.config.address import parse_endpoint
 from forge_consensus.errors import (
@@ -260,7 +260,7 @@ class FeedDriver:
         idle = not (self.closing or (self.starved and self.capacity_for_page()))
         asked = [source.cursor for source in self.sources.values() if source.connected]
         wake_at = min([cursor.wake_at(capacity) for cursor in asked], default=inf)
-        wait = min(max(wake_at - now, 0.0), WAIT_SECONDS_MAX, tend_links(self.connections()))
+        wait = min(max(wake_at - now, 0.0), WAIT_SECONDS_MAX, self.tend(now))
         ready = self.poller.poll(ceil(wait * 1000) if idle else 0)
         self.wakeup.awake()
         now = time.monotonic()
@@ -276,9 +276,14 @@ class FeedDriver:
                 self.stop_listening(source)
                 source.cursor.note_news()
 
-    def connections(self) -> list[Connection]:
-        """The connections for requests."""
-        return [source.connection for source in self.sources.values()]
+    def tend(self, now: float) -> float:
+        """Let the connections for requests do what is due; returns for how many seconds nothing is."""
+        told: list[Arrived] = []
+        seconds = tend_links([source.connection for source in self.sources.values()], told)
+        for address, what, _ in told:
+            if type(what) is bool:
+                self.note_connection(self.sources[address], what, now)
+        return seconds
 
     def capacity_for_page(self) -> int:
         """How many events a page may have; 0 while it is not worth the asking."""
@@ -301,7 +306,7 @@ class FeedDriver:
         source = Source(connection, EventCursor(self.since, self.wanted), expected)
         self.sources[address] = source
         self.watch(source, connection.socket, self.take_answers)
-        self.watch(source, connection.monitor, self.note_connection)
+        self.watch(source, connection.monitor, self.look_at_connection)
 
     def watch(self, source: Source, socket: Any, take: Callable[[Source, float], None]) -> None:
         """Have it called when that socket has something."""
@@ -362,13 +367,17 @@ class FeedDriver:
         source.connection.ask(message, self.requests, self.cluster_id)
         return self.requests
 
-    def note_connection(self, source: Source, now: float) -> None:
-        """Note that the connection for requests was made or lost."""
+    def look_at_connection(self, source: Source, now: float) -> None:
+        """Take what the monitor of the connection for requests has recorded."""
         for made in source.connection.events():
-            source.connected = made
-            source.cursor.interrupted()
-            if made:
-                self.members_at = min(self.members_at, now if not self.members_known else self.members_at)
+            self.note_connection(source, made, now)
+
+    def note_connection(self, source: Source, made: bool, now: float) -> None:
+        """Note that the connection for requests was made or lost."""
+        source.connected = made
+        source.cursor.interrupted()
+        if made:
+            self.members_at = min(self.members_at, now if not self.members_known else self.members_at)
 
     def take_answers(self, source: Source, now: float) -> None:
         """Take what a node answered. Raises `ClusterNotFoundError` if it is of another cluster than the one named."""

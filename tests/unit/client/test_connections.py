@@ -27,7 +27,7 @@ class Node:
 
     def begin(self) -> bool:
         """Send the first request; returns whether there was a connection that took it."""
-        tend_links([self.connection])
+        tend_links([self.connection], [])
         return self.connection.ask(GetStatus(), 1, "c")
 
     def next_request(self) -> Frame:
