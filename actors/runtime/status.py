@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, field, fields
 from typing import Any, Protocol, Self
 
 from forge_consensus.actors.messages import FULL
@@ -12,7 +12,9 @@ from forge_consensus.actors.runtime.peers import Peers
 from forge_consensus.actors.runtime.refusals import Refusals
 from forge_consensus.actors.runtime.reported import Reported
 from forge_consensus.actors.runtime.shared import PeerView, SharedState
+from forge_consensus.errors import ProtocolError
 from forge_consensus.storage.ledger.ledger import Ledger
+from forge_consensus.storage.ledger.levels import FIRST_LEVEL
 from forge_consensus.storage.snapshots.store import Snapshots
 from forge_consensus.version import __version__
 
@@ -47,9 +49,12 @@ class Source(Protocol):
     events_address: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class MemberStatus:
-    """One member of the cluster as the node sees it (NodeInfo of the Go original)."""
+    """One member of the cluster as the node sees it (NodeInfo of the Go original).
+
+    A field with a default has it where the node's program is older than the field.
+    """
 
     id: str
     address: str
@@ -58,49 +63,55 @@ class MemberStatus:
     """"leader", "candidate" or "follower"; of another member only whether it leads is known."""
     status: str
     """"active", "suspected", "failed" or "inactive", see `PeerStatus`."""
-    round_trip_ms: float | None
+    round_trip_ms: float | None = None
     """Of the last health check that was answered; None for the node itself and before the first answer."""
-    last_contact: float | None
+    last_contact: float | None = None
     """Seconds since the member last answered; None for the node itself and for a member that never did."""
-    clock_ahead_ms: float | None
+    clock_ahead_ms: float | None = None
     """How far the member's wall clock is ahead of this node's, negative if it is behind, give or take half the round
     trip; None for the node itself and before the first answer."""
-    match_index: int | None
+    match_index: int | None = None
     """The index up to which the member's disk agrees with the leader's log; None on a node that does not lead."""
-    program: str | None
+    program: str | None = None
     """The version of its program, None for a member that this node has not met since its start."""
-    refusal: str
+    refusal: str = ""
     """Why the member takes no entries from this leader, or did not take its last snapshot: "full", "unsupported",
     "damaged", "failed", or empty if it does."""
-    refused_appends: int
+    refused_appends: int = 0
     """How many appends of this leader the member has refused; 0 on a node that does not lead."""
-    greeting_refused: str | None
+    greeting_refused: str | None = None
     """Why this node refused the member's last greeting, for people; None if it did not."""
-    greeting_refused_ago: float | None
+    greeting_refused_ago: float | None = None
     """Seconds since then. It stays below a few seconds while the member runs, because it greets again and again."""
-    differs: list[str]
+    differs: list[str] = field(default_factory=list)
     """What differs between the member and this node, or is wrong with its address, as sentences."""
     problem: str = ""
     """Why the node has no connection to the member, such as a name that does not resolve; "" while it has one."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StorageStatus:
-    """The contents and the room of the node's storage; reading them may access the disk."""
+    """The contents and the room of the node's storage; reading them may access the disk.
 
-    snapshot_index: int
+    A field has its default where the node's program is older than the field.
+    """
+
+    snapshot_index: int = 0
     """The index of the newest snapshot, 0 without one."""
-    log_size_bytes: int
-    storage_used_bytes: int
-    storage_quota_bytes: int
-    disk_free_bytes: int
+    log_size_bytes: int = 0
+    storage_used_bytes: int = 0
+    storage_quota_bytes: int = 0
+    disk_free_bytes: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class NodeStatus:
     """ConsensusStats, ClusterInfo and HealthStatus of the Go original for one node; all fields are present.
 
     Indexes are log indexes; totals count from the start of the process. `storage` is None if only memory was read.
+    A field with a default has it where the node's program is older than the field; the fields without one are in the
+    status of every version. Defaults are 0, None or empty, which then means that it is not known; `level` alone is the
+    level of a program that tells none.
     """
 
     node_id: str
@@ -121,51 +132,51 @@ class NodeStatus:
     """Why the node is not healthy, for people."""
     commit_index: int
     last_applied: int
-    applied_on_disk: int
+    applied_on_disk: int = 0
     """The index up to which the applied state is durable; a restart replays the entries after it."""
     last_log_index: int
-    last_log_term: int
-    first_log_index: int
-    log_entries: int
-    snapshots_total: int
-    snapshots_by: str
+    last_log_term: int = 0
+    first_log_index: int = 0
+    log_entries: int = 0
+    snapshots_total: int = 0
+    snapshots_by: str = ""
     """What writes a snapshot: "process", or "thread" for a machine of the user's own and where no other way is."""
-    snapshots_why: str
+    snapshots_why: str = ""
     """Why it is a thread of the node's process, which costs the node time, where a process was meant; else empty."""
     last_contact: float | None
     """Seconds since a leader's request arrived: 0 on the leader itself, None if none ever did."""
-    elections_total: int
-    operations_total: int
-    operations_failed: int
-    reads_total: int
-    busy_total: int
+    elections_total: int = 0
+    operations_total: int = 0
+    operations_failed: int = 0
+    reads_total: int = 0
+    busy_total: int = 0
     """How many commands and queries were answered with busy, because too much waited."""
-    backlog_entries: int
+    backlog_entries: int = 0
     """How many entries of the log the state machine has not seen yet."""
-    backlog_seconds: float
+    backlog_seconds: float = 0.0
     """How long these are expected to take at the machine's present pace."""
-    slow_applies_total: int
+    slow_applies_total: int = 0
     """How many commands took the machine longer than a heartbeat interval; `consensus.apply.slow` names them."""
-    slow_queries_total: int
+    slow_queries_total: int = 0
     """How often a call of the machine for a query took longer than that; `consensus.query.slow` names them."""
-    turns_total: int
-    flushes_total: int
-    refused: dict[str, int]
+    turns_total: int = 0
+    flushes_total: int = 0
+    refused: dict[str, int] = field(default_factory=dict)
     """How often something was refused, by reason."""
     uptime: float
     """Seconds since the node started."""
-    boot: int
+    boot: int = 0
     """How often the node was started on its data folder."""
     address: str | None
     """The node's address in the configuration."""
-    events_address: str
+    events_address: str = ""
     """Where the node publishes its events, empty if it does not."""
     nodes: list[MemberStatus]
-    commit_seconds: float
+    commit_seconds: float = 0.0
     """How long the slowest commit of the last ten seconds took."""
-    full: str
+    full: str = ""
     """Why the node takes no entries, for people; empty if it does."""
-    level: int
+    level: int = FIRST_LEVEL
     """The feature level of the cluster, as the last committed configuration that the node knows has it."""
     storage: StorageStatus | None = None
 
@@ -232,13 +243,15 @@ class NodeStatus:
 
     @classmethod
     def from_dict(cls, found: dict[str, Any]) -> Self:
-        """Read the result of `to_dict`, perhaps from a node of a later version: fields unknown here are ignored.
+        """Read the result of `to_dict`, perhaps from a node of another version.
 
-        Raises `KeyError` for a missing field.
+        Fields unknown here are ignored, missing ones have their defaults. Raises `ProtocolError` if one is missing that
+        has none.
         """
-        members = [MemberStatus(**chosen(MemberStatus, row)) for row in found["nodes"]]
+        told = chosen(cls, found)
+        told["nodes"] = [MemberStatus(**chosen(MemberStatus, row)) for row in told["nodes"]]
         storage = StorageStatus(**chosen(StorageStatus, found)) if "snapshot_index" in found else None
-        return cls(**{**{name: found[name] for name in NAMES}, "nodes": members, "storage": storage})
+        return cls(**{**told, "storage": storage})
 
 
 NAMES = tuple(slot.name for slot in fields(NodeStatus) if slot.name != "storage")
@@ -250,9 +263,12 @@ def values_of(status: MemberStatus | StorageStatus) -> dict[str, Any]:
     return {slot.name: getattr(status, slot.name) for slot in fields(status)}
 
 
-def chosen(kind: type[MemberStatus | StorageStatus], found: dict[str, Any]) -> dict[str, Any]:
-    """Return the values of a class's fields in `found`. Raises `KeyError` for a missing one."""
-    return {slot.name: found[slot.name] for slot in fields(kind)}
+def chosen(kind: type[NodeStatus | MemberStatus | StorageStatus], found: dict[str, Any]) -> dict[str, Any]:
+    """Return what `found` has of a class's fields. Raises `ProtocolError` if it lacks one without a default."""
+    for slot in fields(kind):
+        if slot.default is MISSING and slot.default_factory is MISSING and slot.name not in found:
+            raise ProtocolError(f"the status lacks {slot.name!r}, which every version tells: see what answers there")
+    return {slot.name: found[slot.name] for slot in fields(kind) if slot.name in found}
 
 
 def leader_silence(source: Source) -> float | None:

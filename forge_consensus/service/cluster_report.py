@@ -12,9 +12,10 @@ from typing import Any, Final
 
 from forge_consensus.actors.messages import FULL
 from forge_consensus.actors.runtime.refusals import ORDINARY
+from forge_consensus.actors.runtime.status import NodeStatus
 from forge_consensus.client.pending import PendingNodeQuery
 from forge_consensus.client.sync import Client
-from forge_consensus.errors import ConnectionFailedError, ConsensusError
+from forge_consensus.errors import ConnectionFailedError, ConsensusError, ProtocolError
 from forge_consensus.events.text import seconds_text
 from forge_consensus.version import __version__
 
@@ -213,6 +214,11 @@ class Inquiry:
             self.errors[endpoint] = reason_of(query.error)
             return True
         answer = query.value()
+        try:
+            NodeStatus.from_dict(answer)
+        except ProtocolError as error:
+            self.errors[endpoint] = reason_of(error)
+            return True
         if answer["node_id"] in self.answers:
             return True
         if not self.answers:

@@ -7,7 +7,9 @@ import dataclasses
 import pytest
 
 from forge_consensus.actors.messages import GetStatus, Status
-from forge_consensus.actors.runtime.status import NodeStatus
+from forge_consensus.actors.runtime.status import MemberStatus, NodeStatus, StorageStatus
+from forge_consensus.errors import ProtocolError
+from forge_consensus.storage.ledger.levels import FIRST_LEVEL
 from tests.unit.actors.test_election import lead
 from tests.worlds.one_node import OneNode
 
@@ -27,6 +29,12 @@ MEMBER = [
     "id", "address", "role", "status", "round_trip_ms", "last_contact", "clock_ahead_ms", "match_index", "program",
     "refusal", "refused_appends", "greeting_refused", "greeting_refused_ago", "differs", "problem",
 ]
+ESSENTIAL = [
+    "node_id", "cluster_id", "role", "status", "term", "leader_id", "leader_address", "has_quorum", "health", "details",
+    "commit_index", "last_applied", "last_log_index", "last_contact", "uptime", "address", "nodes",
+]
+"""What every version tells; none of these may ever be left out."""
+ESSENTIAL_OF_MEMBER = ["id", "address", "role", "status"]
 # fmt: on
 
 
@@ -71,12 +79,39 @@ def test_a_status_survives_the_wire() -> None:
         assert NodeStatus.from_dict(status.to_dict()) == status
 
 
-def test_unknown_fields_are_ignored_and_missing_ones_are_an_error() -> None:
+def test_fields_of_a_later_program_are_ignored() -> None:
     found = NodeStatus.of(leading().engine).to_dict()
     later = {**found, "new": 1, "nodes": [{**row, "new": 2} for row in found["nodes"]]}
     assert NodeStatus.from_dict(later).to_dict() == found
-    with pytest.raises(KeyError, match="term"):
-        NodeStatus.from_dict({name: value for name, value in found.items() if name != "term"})
+
+
+def test_fields_that_an_older_program_lacks_have_their_defaults() -> None:
+    node = leading()
+    found = NodeStatus.whole(node.engine, node.engine.opened.snapshots).to_dict()
+    older = {name: value for name, value in found.items() if name in ESSENTIAL or name == "snapshot_index"}
+    older["nodes"] = [{name: row[name] for name in ESSENTIAL_OF_MEMBER} for row in found["nodes"]]
+    status = NodeStatus.from_dict(older)
+    assert {name: getattr(status, name) for name in ESSENTIAL if name != "nodes"} == {
+        name: found[name] for name in ESSENTIAL if name != "nodes"
+    }
+    assert (status.boot, status.flushes_total, status.commit_seconds, status.refused) == (0, 0, 0.0, {})
+    assert (status.full, status.events_address, status.snapshots_by, status.level) == ("", "", "", FIRST_LEVEL)
+    assert status.storage == StorageStatus(snapshot_index=found["snapshot_index"])
+    assert status.nodes[0] == MemberStatus(id="n1", address="127.0.0.1:1", role="leader", status="active")
+    assert list(status.to_dict()) == MEMORY + STORAGE
+
+
+@pytest.mark.parametrize("name", ["term", "nodes", "last_contact"])
+def test_a_status_without_what_every_version_tells_is_a_typed_error(name: str) -> None:
+    found = NodeStatus.of(leading().engine).to_dict()
+    with pytest.raises(ProtocolError, match=f"the status lacks '{name}'"):
+        NodeStatus.from_dict({key: value for key, value in found.items() if key != name})
+
+
+def test_a_row_of_a_member_without_what_every_version_tells_is_a_typed_error() -> None:
+    found = NodeStatus.of(leading().engine).to_dict()
+    with pytest.raises(ProtocolError, match="the status lacks 'address'"):
+        NodeStatus.from_dict({**found, "nodes": [{"id": "n1", "role": "leader", "status": "active"}]})
 
 
 def test_a_status_cannot_be_changed() -> None:

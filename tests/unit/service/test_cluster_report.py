@@ -8,8 +8,10 @@ from typing import Any, cast
 import pytest
 
 from forge_consensus.actors.membership import REGREET_SECONDS
+from forge_consensus.client.sync import Client
 from forge_consensus.output import json_text
-from forge_consensus.service.cluster_report import REFUSES_SECONDS, ClusterReport, Inquiry, report_of
+from forge_consensus.service.cluster_report import REFUSES_SECONDS, ClusterReport, Inquiry, cluster_report, report_of
+from tests.unit.actors.test_status import ESSENTIAL
 
 NAMES = ("n1", "n2", "n3")
 ADDRESSES = {name: f"127.0.0.1:700{name[1]}" for name in NAMES}
@@ -176,3 +178,47 @@ def test_nonmembers_and_silent_addresses_have_rows_too() -> None:
     stranger = answer("n9")
     found = report(*map(answer, NAMES), stranger, given=("127.0.0.1:8888",))
     assert [(node.node_id, node.state) for node in found.nodes[3:]] == [("n9", "no member"), (None, "no answer")]
+
+
+# --- mixed versions --------------------------------------------------------------------------------------------------
+
+
+def essential(node: str) -> dict[str, Any]:
+    """The status of a node whose program is older than every field that has a default."""
+    whole = answer(node)
+    members = [{"id": name, "address": ADDRESSES[name], "role": "follower", "status": "active"} for name in NAMES]
+    told = {name: whole[name] for name in ESSENTIAL if name in whole}
+    return {**told, "status": "active", "leader_address": ADDRESSES["n1"], "nodes": members}
+
+
+def client_of(answers: dict[str, dict[str, Any]]) -> Client:
+    """A client to which these answers have come already, by address."""
+
+    def status_query(endpoint: str, _: float) -> Any:
+        return SimpleNamespace(finished=True, error=None, value=lambda: answers[endpoint])
+
+    directory = SimpleNamespace(endpoints={})
+    driver = SimpleNamespace(hand_over=lambda query: None, core=SimpleNamespace(directory=directory))
+    return cast("Client", SimpleNamespace(status_query=status_query, driver=driver))
+
+
+@pytest.mark.parametrize("older", [("n1",), ("n2",), NAMES])
+def test_nodes_whose_program_is_older_than_a_field_are_reported(older: tuple[str, ...]) -> None:
+    newer = [name for name in NAMES if name not in older]
+    answers = {ADDRESSES[name]: {**essential(name), **answer(name)} for name in newer}
+    for name in newer:
+        for row in answers[ADDRESSES[name]]["nodes"]:
+            row["role"] = "follower"
+    answers |= {ADDRESSES[name]: essential(name) for name in older}
+    found = cluster_report(client_of(answers), [ADDRESSES["n2"]], 1.0)
+    assert (found.health, found.leader_id, found.reachable, found.can_lose) == ("healthy", "n1", 3, 1)
+    told = {node.node_id: node.boot for node in found.nodes}
+    assert told == {name: None if name in older else 1 for name in NAMES}, "what was not told is not known"
+
+
+def test_an_answer_without_what_every_version_tells_counts_as_none() -> None:
+    answers = {ADDRESSES[name]: essential(name) for name in NAMES}
+    del answers[ADDRESSES["n3"]]["term"]
+    found = cluster_report(client_of(answers), list(answers), 1.0)
+    assert [node.state for node in found.nodes] == ["ok", "ok", "no answer"]
+    assert "the status lacks 'term'" in found.warnings[0]
