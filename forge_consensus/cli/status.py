@@ -138,9 +138,10 @@ def wrapped(text: str, width: int) -> str:
 def status(ctx: click.Context, endpoints: list[str], timeout: float, output: str, watch: bool, interval: float) -> None:
     """Show the whole cluster on one screen; every member that can be found is asked, a leader is not needed.
 
-    Members are counted as the leader hears them. MATCH is the last entry known to be in a node's log, LAG how far it is
-    behind what is committed, HEARD how long ago the leader heard it. A narrow terminal shows fewer columns; json has
-    all of them. Exit code 0 if the cluster serves, 1 if it does not (no leader or no quorum), 69 if no node answers.
+    Members are counted as the leader hears them; "can lose" counts on those only that answer here too and take entries.
+    MATCH is the last entry known to be in a node's log, LAG how far it is behind what is committed, HEARD how long ago
+    the leader heard it. A narrow terminal shows fewer columns; json has all of them. Exit code 0 if the cluster serves,
+    1 if it does not (no leader or no quorum), 69 if no node answers.
     """
     with Client(endpoints, timeout) as client:
         while watch:

@@ -28,8 +28,6 @@ CLOCK_AHEAD_MS: Final = 1000.0
 """A wall clock that is further from the leader's is told of."""
 NO_LEADER: Final = "no leader is known"
 """What a node says of itself where its row says "no leader"."""
-TAKING_NOTHING: Final = ("full", "refusing")
-"""The states of members that are connected and are no help to a majority for entries."""
 REFUSES_SECONDS: Final = 15.0
 """A refusal is told as past if it is older: a node that is refused and runs greets again every five seconds."""
 BEHIND_SECONDS: Final = 1.0
@@ -135,7 +133,8 @@ class ClusterReport:
     connected: int
     """How many members, itself included, the leader hears; without a leader, how many answered."""
     can_lose: int
-    """How many of the connected members may fail, whichever they are, before no majority takes entries."""
+    """How many members may fail, whichever they are, before no majority takes entries. Members that do not answer, that
+    the leader does not hear, or that take no entries are no help to a majority, although they may be connected."""
     commit_index: int
     last_log_index: int
     version: str
@@ -253,7 +252,7 @@ def report_of(inquiry: Inquiry) -> ClusterReport:
     total = len(first["nodes"])
     reachable = sum(member["id"] in answers for member in first["nodes"])
     connected = sum(hears(first, member) for member in first["nodes"]) if leads else reachable
-    taking = connected - sum(node.state in TAKING_NOTHING for node in nodes)
+    taking = sum(takes_entries(first, member, answers.get(member["id"])) for member in first["nodes"])
     required = total // 2 + 1
     warnings = [text for node in nodes for text in node.warnings()] + comparisons(answers, nodes)
     if not leads:
@@ -317,6 +316,22 @@ def hears(leader: Status, member: Mapping[str, Any]) -> bool:
     return bool(member["id"] == leader["node_id"] or member["status"] == "active")
 
 
+def refusal_of(member: Mapping[str, Any], answer: Status | None) -> str:
+    """Return why a member takes no entries, as the answer that counts most or its own knows; "" if it takes them."""
+    return next((row["refusal"] for row in (member, *own_rows(answer)) if row.get("refusal")), "")
+
+
+def takes_entries(first: Status, member: Mapping[str, Any], answer: Status | None) -> bool:
+    """Whether a member is known to be of help to a majority: it answers, the leader hears it, and it takes entries."""
+    heard = first["role"] != "leader" or hears(first, member)
+    return answer is not None and heard and not refusal_of(member, answer)
+
+
+def own_rows(answer: Status | None) -> list[Mapping[str, Any]]:
+    """Return what a node says of itself among the members: one row, or none without an answer or a membership."""
+    return [each for each in answer["nodes"] if each["id"] == answer["node_id"]] if answer else []
+
+
 def members_of(inquiry: Inquiry, first: Status) -> list[MemberReport]:
     """Report every member, then nodes that answered and are none, then addresses given where nobody answered."""
     answers = inquiry.answers
@@ -359,8 +374,8 @@ def member_of(inquiry: Inquiry, first: Status, member: Mapping[str, Any]) -> Mem
 
 def version_of(answer: Status | None, member: Mapping[str, Any]) -> str | None:
     """Return the version of a node's program: from its own row in its own answer, else as the leader knows it."""
-    own = [each for each in answer["nodes"] if each["id"] == answer["node_id"]] if answer else []
-    version: str | None = next((each.get("program") for each in [*own, member] if each.get("program")), None)
+    rows = [*own_rows(answer), member]
+    version: str | None = next((each["program"] for each in rows if each.get("program")), None)
     return version
 
 
@@ -383,7 +398,7 @@ def state_of(
         return "cut off"
     if answer["leader_id"] is None:
         return "no leader"
-    if refusal := member.get("refusal"):
+    if refusal := refusal_of(member, answer):
         return FULL if refusal == FULL else "refusing"
     silent = leads and (contact or 0) > BEHIND_SECONDS
     return "behind" if (lag or 0) > BEHIND_ENTRIES else "slow" if silent else "ok"

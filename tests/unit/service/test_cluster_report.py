@@ -103,6 +103,48 @@ def test_a_member_that_takes_no_entries_is_connected_and_replaces_nobody() -> No
     assert (found.connected, found.required, found.can_lose, found.health) == (3, 2, 0, "degraded")
 
 
+FIVE = ("n1", "n2", "n3", "n4", "n5")
+
+
+@pytest.mark.parametrize(
+    ("full", "silent", "connected", "can_lose"),
+    [
+        ((), (), 5, 2),
+        (("n2",), (), 5, 1),
+        (("n2", "n3"), (), 5, 0),
+        (("n1",), (), 5, 1),
+        ((), ("n4",), 4, 1),
+        ((), ("n4", "n5"), 3, 0),
+        (("n2",), ("n4",), 4, 0),
+        (("n2",), ("n2",), 4, 1),  # one member is missed once
+        (("n2", "n3"), ("n2",), 4, 0),
+        (("n2", "n3", "n4"), ("n5",), 4, 0),
+    ],
+)
+@pytest.mark.parametrize("noticed", [True, False])
+def test_how_many_members_a_cluster_can_lose(
+    full: tuple[str, ...], silent: tuple[str, ...], connected: int, can_lose: int, *, noticed: bool
+) -> None:
+    answers = [answer(name) for name in FIVE if name not in silent]
+    for each in answers:
+        each["nodes"] = [{"id": name, "address": f"127.0.0.1:700{name[1]}", "status": "active"} for name in FIVE]
+    for row in answers[0]["nodes"]:
+        row["refusal"] = "full" if row["id"] in full else ""
+        if noticed and row["id"] in silent:
+            row["status"] = "failed"
+    found = report(*answers)
+    assert (found.members, found.required) == (5, 3)
+    assert (found.connected, found.can_lose) == (connected if noticed else 5, can_lose)
+
+
+def test_a_member_that_says_itself_that_it_is_full_is_no_help_before_the_leader_knows() -> None:
+    member = answer("n2")
+    member["nodes"][1].update(refusal="full")
+    for leader in (answer("n1"), answer("n1", role="follower", leader_id=None)):
+        found = report(leader, member, answer("n3"))
+        assert (found.nodes[1].state, found.connected, found.can_lose) == ("full", 3, 0)
+
+
 def test_what_a_node_says_of_itself_is_told_and_degrades_the_cluster() -> None:
     full = "its disk is full"
     found = report(answer("n1"), answer("n2", details=[full, "n3 is failed"], refused={"full": 3}), answer("n3"))
