@@ -74,3 +74,21 @@ def is_wildcard(address: str) -> bool:
 def takes_free_port(bind: object) -> bool:
     """Whether a node that listens there takes any free port."""
     return isinstance(bind, str) and bind.endswith(":0") and not bind.startswith(IPC)
+
+
+def share_a_place(one: str, other: str) -> bool:
+    """Whether nobody can listen at both addresses at once: they are the same, or one is all of a host's at that port.
+
+    A free port is never another one's. Names are not looked up.
+    """
+    if takes_free_port(one) or takes_free_port(other):
+        return False
+    if one == other:
+        return True
+    same_port = one.rpartition(":")[2] == other.rpartition(":")[2] and not one.startswith(IPC)
+    return same_port and (covers(one, other) or covers(other, one))
+
+
+def covers(wildcard: str, other: str) -> bool:
+    """Whether who listens at all addresses of a host listens at this one too; those of version 6 have version 4's."""
+    return is_wildcard(wildcard) and (wildcard.startswith("[") or not other.startswith("["))

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import combinations
 from pathlib import Path
 from typing import Final
 
-from forge_consensus.config.address import bind_address, is_wildcard, parse_endpoint, takes_free_port
+from forge_consensus.config.address import IPC, bind_address, is_wildcard, parse_endpoint, share_a_place
 from forge_consensus.config.raft import RaftSettings
 from forge_consensus.config.setting import Described, check, described_as, setting
 from forge_consensus.config.storage import StorageSettings
@@ -111,12 +112,8 @@ class NodeSettings:
         self.check_room()
         object.__setattr__(self, "bind", bind)
         if self.events_bind is not None:
-            object.__setattr__(self, "events_bind", checked_events_bind(self.events_bind, {"bind": bind, **self.ports}))
-
-    @property
-    def ports(self) -> dict[str, str]:
-        """The addresses, by setting, at which the node listens besides `bind` and `events_bind`."""
-        return {} if self.metrics is None else {"metrics": self.metrics}
+            object.__setattr__(self, "events_bind", checked_events_bind(self.events_bind))
+        check_apart(bind, self.metrics, self.events_bind)
 
     def check_room(self) -> None:
         """Raise `InvalidConfigError` for a folder that cannot be, and for sizes of two sections that do not fit."""
@@ -132,19 +129,28 @@ class NodeSettings:
             )
 
 
-def checked_events_bind(text: str, others: Mapping[str, str]) -> str:
-    """Return where events are published, in its one spelling. `others` are the node's other addresses, by setting.
-
-    Raises `InvalidConfigError` for an address that cannot be, or is another one of the node's.
-    """
+def checked_events_bind(text: str) -> str:
+    """Return where events are published, in its one spelling. Raises `InvalidConfigError` for what is no address."""
     try:
-        address = bind_address(text)
+        return bind_address(text)
     except InvalidConfigError as error:
         raise InvalidConfigError(f"events_bind: {error}") from error
-    other = next((name for name, taken in others.items() if taken == address and not takes_free_port(address)), None)
-    if other is not None:
-        raise InvalidConfigError(f"{other} and events_bind are both {address}: give the events a port of their own")
-    return address
+
+
+def check_apart(bind: str, metrics: str | None, events_bind: str | None) -> None:
+    """Raise `InvalidConfigError` if two of a node's addresses are one place, where only one of them can listen."""
+    places = {"bind": bind, "metrics": metrics, "events_bind": events_bind}
+    given = [(name, address.strip()) for name, address in places.items() if address]
+    for (name, address), (other, second) in combinations(given, 2):
+        if share_a_place(address, second):
+            what = "metrics" if other == "metrics" else "events"
+            one = "path" if address.startswith(IPC) else "port"
+            both = (
+                f"are both {address}"
+                if address == second
+                else f"are {address} and {second}, and one stands for all addresses of its host"
+            )
+            raise InvalidConfigError(f"{name} and {other} {both}: give the {what} a {one} of their own")
 
 
 def checked_peers(peers: Mapping[str, str]) -> dict[str, str]:

@@ -39,6 +39,7 @@ SHELL = Shell("")
         (("--listen", "127.0.0.1:x"), "host:port"),
         (("--listen", "127.0.0.1:1", "--events-listen", "7101"), "events_bind: endpoint '7101'"),
         (("--listen", "127.0.0.1:1", "--events-listen", "127.0.0.1:1"), "give the events a port of their own"),
+        (("--listen", "127.0.0.1:1", "--metrics", "127.0.0.1:1"), "give the metrics a port of their own"),
         (("--listen", "127.0.0.1:1", "--cluster", ""), "cluster_id"),
         (("--listen", "127.0.0.1:1", "--heartbeat-interval", "1s"), "election_timeout_min"),
         (("--listen", "127.0.0.1:1", "--election-timeout-max", "100ms"), "election_timeout_max"),

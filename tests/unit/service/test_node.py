@@ -39,6 +39,16 @@ WRONG: list[tuple[dict[str, Any], str]] = [
         "bind and events_bind are both 127.0.0.1:7001: give the events a port of their own",
     ),
     ({"metrics": "127.0.0.1:7001", "events_bind": "127.0.0.1:7001"}, "metrics and events_bind are both"),
+    (
+        {"bind": "tcp://127.0.0.1:7001", "metrics": "127.0.0.1:7001"},
+        "bind and metrics are both 127.0.0.1:7001: give the metrics a port of their own",
+    ),
+    (
+        {"bind": "0.0.0.0:7001", "metrics": "127.0.0.1:7001"},
+        "bind and metrics are 0.0.0.0:7001 and 127.0.0.1:7001, and one stands for all",
+    ),
+    ({"bind": "10.1.2.3:7001", "events_bind": "[::]:7001"}, "all addresses of its host: give the events a port of"),
+    ({"bind": "ipc:///run/n1", "events_bind": "ipc:///run/n1"}, "are both ipc:///run/n1: give the events a path of"),
     ({"lease_reads": 1}, "lease_reads is 1"),
 ]
 
@@ -69,6 +79,19 @@ def test_a_service_refuses_wrong_arguments_of_its_own(wrong: dict[str, Any], par
 @pytest.mark.parametrize("bind", ["127.0.0.1:0", "[::1]:0", "localhost:7001", "0.0.0.0:10"])
 def test_addresses_to_listen_on(bind: str) -> None:
     assert NodeSettings("n1", bind=bind).bind == bind
+
+
+@pytest.mark.parametrize(
+    "places",
+    [
+        {"bind": "127.0.0.1:0", "metrics": "127.0.0.1:0", "events_bind": "127.0.0.1:0"},
+        {"bind": "127.0.0.1:7001", "metrics": "127.0.0.2:7001"},
+        {"bind": "0.0.0.0:7001", "metrics": "0.0.0.0:7002", "events_bind": "[::1]:7001"},
+        {"bind": "ipc:///run/n1", "events_bind": "ipc:///run/n2", "metrics": "0.0.0.0:9100"},
+    ],
+)
+def test_addresses_that_are_places_of_their_own_are_taken(places: dict[str, str]) -> None:
+    NodeSettings("n1", **places)
 
 
 def test_addresses_are_kept_in_one_spelling() -> None:
