@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import ipaddress
+import os
 import socket
 import stat
 from pathlib import Path
@@ -45,11 +46,14 @@ def check_free(address: str, use: str = "") -> None:
     """Check that nobody listens at an address, before anything is done that is for good.
 
     `use` is put before the error's text. Raises `TransportUnavailableError`, or `InvalidConfigError` where a path is a
-    file. A name, and what else may be wrong with an address, is left to the real attempt.
+    file. A name, and what else may be wrong with HOST:PORT, is left to the real attempt.
     """
     path = path_of(address)
     if path is not None:
-        claim_path(path)
+        try:
+            claim_path(path)
+        except (InvalidConfigError, TransportUnavailableError) as error:
+            raise type(error)(f"{use}{error}") from error
         return
     host, _, port = address.rpartition(":")
     if not is_number(host):
@@ -68,18 +72,38 @@ def in_use(address: str) -> TransportUnavailableError:
     return TransportUnavailableError(f"{address} is in use by another program: stop it or listen elsewhere")
 
 
+def cannot_listen(address: str, reason: str) -> TransportUnavailableError:
+    """Return the error for an address at which this process may not listen, or where there is no such place."""
+    return TransportUnavailableError(
+        f"cannot listen on {address}: {reason}: choose an address of this machine that this user may take, or a path "
+        "in a folder that exists and where this user may write"
+    )
+
+
 def claim_path(path: str) -> None:
     """Check that a socket can be bound at a path without harm, because ZeroMQ removes any file that is there.
 
-    Raises `TransportUnavailableError` if a process listens there, `InvalidConfigError` if the path is a file of another
-    kind.
+    Raises `TransportUnavailableError` if a process listens there, or if this user can make no socket in its folder, and
+    `InvalidConfigError` if the path is a file of another kind.
     """
     try:
         kind = Path(path).lstat().st_mode
-    except OSError:  # nothing is there, or binding will raise the reason
-        return
-    if not stat.S_ISSOCK(kind):
-        raise InvalidConfigError(f"{path} is a file and no socket: listen at a path where nothing is")
+    except FileNotFoundError:
+        kind = None
+    except OSError as error:
+        raise cannot_listen(f"{IPC}{path}", os.strerror(error.errno or 0)) from error
+    if kind is not None:
+        if not stat.S_ISSOCK(kind):
+            raise InvalidConfigError(f"{path} is a file and no socket: listen at a path where nothing is")
+        require_unused(path)
+    folder = Path(path).parent
+    reason = errno.ENOENT if not folder.exists() else 0 if os.access(folder, os.W_OK | os.X_OK) else errno.EACCES
+    if reason:
+        raise cannot_listen(f"{IPC}{path}", os.strerror(reason))
+
+
+def require_unused(path: str) -> None:
+    """Raise `TransportUnavailableError` if a process listens at a socket's path."""
     with socket.socket(socket.AF_UNIX) as probe:
         probe.settimeout(PROBE_SECONDS)
         try:

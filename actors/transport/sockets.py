@@ -16,7 +16,14 @@ from typing import Any, Final, cast
 import zmq
 
 from forge_consensus.actors.transport.door import Door, connections_allowed
-from forge_consensus.actors.transport.endpoint import claim_path, events_endpoint, in_use, path_of, url_of
+from forge_consensus.actors.transport.endpoint import (
+    cannot_listen,
+    claim_path,
+    events_endpoint,
+    in_use,
+    path_of,
+    url_of,
+)
 from forge_consensus.actors.transport.link import DealerOptions, Link
 from forge_consensus.actors.transport.liveness import PING, watch_those_who_connect
 from forge_consensus.errors import InvalidConfigError, TransportUnavailableError
@@ -113,10 +120,7 @@ class Sockets:
                 raise InvalidConfigError(
                     f"{address!r} is no address to listen on: it is HOST:PORT with a host of this machine, or ipc://PATH"
                 ) from error
-            raise TransportUnavailableError(
-                f"cannot listen on {address}: {zmq.strerror(error.errno or 0)}: choose an address of this machine that "
-                "this user may take, or a path in a folder that exists"
-            ) from error
+            raise cannot_listen(address, zmq.strerror(error.errno or 0)) from error
         if path is not None:
             self.paths.append(path)
         return socket

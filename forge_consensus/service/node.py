@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from thespian.actors import ActorSystem
 
 from forge_consensus.actors.supervisor import start_system
-from forge_consensus.actors.transport.endpoint import check_free
+from forge_consensus.actors.transport.endpoint import check_free, events_endpoint
 from forge_consensus.actors.transport.zeromq import LocalConnection, ZeroMqBase
 from forge_consensus.config.address import is_wildcard, takes_free_port
 from forge_consensus.config.node import NodeSettings
@@ -99,11 +99,12 @@ class Node:
             raise
 
     def check_ports(self, bind: str) -> None:
-        """Check that no other program listens where this node will, before a new folder is founded for good.
+        """Check that this node can listen where it will, before a new folder is founded for good.
 
         The folder's lock was taken, so this node itself does not run. Raises as `check_free`.
         """
-        for use, address in ("", bind), ("events: ", self.settings.events_bind), ("metrics: ", self.settings.metrics):
+        events = self.settings.events_bind or events_endpoint(bind)
+        for use, address in ("", bind), ("events: ", events), ("metrics: ", self.settings.metrics):
             if address is not None:
                 check_free(address, use)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 from pathlib import Path
 
@@ -60,6 +61,29 @@ def test_a_path_in_use_is_not_taken_over(tmp_path: Path) -> None:
     with pytest.raises(InvalidConfigError, match="is a file and no socket"):
         claim_path(str(path))
     assert path.read_text() == "precious"
+
+
+def test_a_path_in_a_folder_that_cannot_be_used_is_refused_with_what_to_do(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    places = {"no/n1": "No such file or directory", "file/n1": "Not a directory"}
+    for place, reason in places.items():
+        told = f"cannot listen on ipc://{tmp_path}/{place}: {reason}: choose .* a folder that exists and where"
+        with pytest.raises(TransportUnavailableError, match=told):
+            check_free(f"ipc://{tmp_path}/{place}")
+
+
+def test_a_path_in_a_folder_without_the_right_to_write_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.socket(socket.AF_UNIX) as left:
+        left.bind(str(tmp_path / "left"))
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "access", lambda folder, mode: False)  # root may write everywhere
+        for name in ("n1", "left"):
+            with pytest.raises(TransportUnavailableError, match=r"events: .*Permission denied.* this user may write"):
+                check_free(f"ipc://{tmp_path}/{name}", "events: ")
+    for name in ("n1", "left"):
+        check_free(f"ipc://{tmp_path}/{name}")
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:99999", "127.0.0.1:²", "127.0.0.1:", "no-such-name:7001", "[::zz]:7"])

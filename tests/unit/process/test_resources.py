@@ -8,6 +8,7 @@ import pickle
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import traceback
 import warnings
@@ -19,7 +20,7 @@ import pytest
 
 from forge_consensus.client.aio import AsyncClient
 from forge_consensus.client.sync import Client
-from forge_consensus.errors import ConsensusError, NotStartedError, TransportUnavailableError
+from forge_consensus.errors import ConsensusError, InvalidConfigError, NotStartedError, TransportUnavailableError
 from forge_consensus.feed.event_feed import EventFeed
 from forge_consensus.process.fork import addresses_of
 from forge_consensus.process.threads import ForgeThread
@@ -147,6 +148,17 @@ def test_a_start_whose_port_is_taken_founds_no_folder(taken: str, tmp_path: Path
         ports: dict[str, Any] = {"bind": "127.0.0.1:0", taken: address}
         with pytest.raises(TransportUnavailableError, match=f"{address} is in use by another program"):
             ConsensusService("n1", cluster_id="one", storage_path=tmp_path, **ports).start(5)
+    with ConsensusService("n2", cluster_id="another", storage_path=tmp_path, bind="127.0.0.1:0") as service:
+        service.put("a", 1)
+
+
+@pytest.mark.parametrize("name", ["no/n1", "file/n1", "taken"])
+def test_a_start_whose_path_cannot_be_used_founds_no_folder(name: str, tmp_path: Path) -> None:
+    with tempfile.TemporaryDirectory() as short:  # the path of a socket is bounded
+        (Path(short) / "file").write_text("")
+        (Path(short) / "taken.events").write_text("")
+        with pytest.raises((TransportUnavailableError, InvalidConfigError), match=r"choose .* a folder|events: .*file"):
+            ConsensusService("n1", cluster_id="one", storage_path=tmp_path, bind=f"ipc://{short}/{name}").start(5)
     with ConsensusService("n2", cluster_id="another", storage_path=tmp_path, bind="127.0.0.1:0") as service:
         service.put("a", 1)
 
