@@ -90,7 +90,7 @@ def test_addresses_to_listen_on(bind: str) -> None:
         {"bind": "ipc:///run/n1", "events_bind": "ipc:///run/n2", "metrics": "0.0.0.0:9100"},
     ],
 )
-def test_addresses_that_are_places_of_their_own_are_taken(places: dict[str, str]) -> None:
+def test_addresses_that_are_places_of_their_own_are_taken(places: dict[str, Any]) -> None:
     NodeSettings("n1", **places)
 
 
