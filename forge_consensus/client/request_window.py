@@ -53,7 +53,7 @@ class RequestWindow(Generic[P]):
         self.call_bytes_max = inf
         """No frame can hold a larger call."""
         self.too_large: list[P] = []
-        """The calls for which that was so; they were never sent."""
+        """The calls for which that was so; `sends` tells whether one was sent before the limit was known."""
         self.allowed = open_max
         """So many calls may be under way now: fewer than `open_max` after an answer "busy", more with each answer."""
         self.answer_seconds = 0.0
@@ -137,6 +137,10 @@ class RequestWindow(Generic[P]):
         room = min(self.items_max, self.room)
         for number in sorted(self.again) if self.again else ():
             pending = self.open[number]
+            if len(pending.payload) > self.call_bytes_max:
+                self.drop(number)
+                self.too_large.append(pending)
+                continue
             left -= len(pending.payload) + ITEM_BYTES
             if len(items) >= room or (items and left < 0):
                 break

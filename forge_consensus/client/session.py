@@ -205,12 +205,21 @@ class SessionCore:
             window.bytes_max = int(min(self.settings.frame_bytes_max, frame_bytes_max))
 
     def refuse_large(self, window: RequestWindow[Any]) -> None:
-        """End the calls that no frame can hold: sent, they would cost the connection, and so all calls beside them."""
+        """End the calls that no frame can hold: sent, they would cost the connection, and so all calls beside them.
+
+        A command of which an earlier frame may have had an effect ends as unknown.
+        """
         for pending in window.too_large:
-            pending.error = CommandTooLargeError(
+            text = (
                 f"this has {len(pending.payload)} bytes, and at most {window.call_bytes_max:.0f} fit into a frame to "
                 "the nodes: send less at once, or raise raft.message_bytes_max on all of them"
             )
+            if window is self.commands and pending.sends > 0:
+                pending.error = OutcomeUnknownError(
+                    f"an earlier attempt may have been carried out, and another one cannot be made: {text}"
+                )
+            else:
+                pending.error = CommandTooLargeError(text)
         self.resolved += window.too_large
         window.too_large = []
 
