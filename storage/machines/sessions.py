@@ -29,11 +29,16 @@ from forge_consensus.storage.machines.session_rows import (
 SESSIONS_MAX: Final = 10_000
 OUTCOMES_MAX: Final = 16_384
 OUTCOME_BYTES_MAX: Final = 64 << 20
-"""A session with more bytes of results that its client has not confirmed gets no further ones. Like the other bounds it
-decides outcomes, so it is the same on every node and no setting."""
+"""A session with more bytes of results that its client has not confirmed gets no further ones. Like the other bounds,
+and what a result counts, it decides outcomes, so it is the same on every node and no setting."""
 KEPT_BYTES_MAX: Final = 512 << 20
 """If all sessions together keep more bytes of results, some are forgotten: every node has them in memory, also at each
 start, and the bound of one session times the number of sessions is more than any node has."""
+OUTCOME_OVERHEAD_BYTES: Final = 256
+"""What a kept result counts besides its payload: about what its object and its places in maps take in memory. Without
+it a client that is gone could leave 16,384 results of a byte each, which take megabytes and would count as nothing."""
+OUTCOME_COST_MAX: Final = RESULT_BYTES_MAX + OUTCOME_OVERHEAD_BYTES
+"""No result counts more."""
 TTL_MS_MAX: Final = 24 * 3600 * 1000
 """The longest time without a command after which a session still lives; a client that asks for more gets this."""
 TTL_BYTES: Final = 8
@@ -95,7 +100,7 @@ class Session:
         self.done_below = done_below
         self.outcomes: dict[int, Outcome] = {}
         self.kept_bytes = 0
-        """The sizes of all kept outcomes."""
+        """What all kept outcomes count."""
         self.pending = 0
         """How many commands are between `begin` and `finish`; their outcomes are `IN_PROGRESS`."""
         self.shared = False
@@ -136,7 +141,7 @@ class Session:
         if outcome is IN_PROGRESS:
             self.pending -= 1
         else:
-            self.kept_bytes -= len(outcome.payload)
+            self.kept_bytes -= len(outcome.payload) + OUTCOME_OVERHEAD_BYTES
 
     def own_outcomes(self) -> dict[int, Outcome]:
         """Copy the outcomes, because a capture reads those that were there; returns the copy, which may change."""
@@ -146,7 +151,7 @@ class Session:
     def keep(self, seq: int, outcome: Outcome) -> None:
         """Keep the outcome of a command."""
         self.outcomes[seq] = outcome
-        self.kept_bytes += len(outcome.payload)
+        self.kept_bytes += len(outcome.payload) + OUTCOME_OVERHEAD_BYTES
 
     @property
     def head(self) -> Head:
@@ -197,7 +202,7 @@ class Sessions:
         self.outcome_bytes_max = outcome_bytes_max
         self.kept_bytes_max = kept_bytes_max
         self.kept_bytes = 0
-        """The sizes of all outcomes that all sessions keep."""
+        """What all outcomes that all sessions keep count."""
         self.pending = 0
         """How many commands of all sessions are between `begin` and `finish`."""
         self.live: dict[int, Session] = {}
@@ -286,9 +291,9 @@ class Sessions:
         """
         if len(state.outcomes) >= self.outcomes_max or state.kept_bytes >= self.outcome_bytes_max:
             return BUSY
-        if state.pending and state.kept_bytes + state.pending * RESULT_BYTES_MAX >= self.outcome_bytes_max:
+        if state.pending and state.kept_bytes + state.pending * OUTCOME_COST_MAX >= self.outcome_bytes_max:
             return IN_PROGRESS
-        if self.kept_bytes + self.pending * RESULT_BYTES_MAX >= self.kept_bytes_max:
+        if self.kept_bytes + self.pending * OUTCOME_COST_MAX >= self.kept_bytes_max:
             if self.pending:
                 return IN_PROGRESS
             self.make_room()
@@ -338,7 +343,7 @@ class Sessions:
             state.pending -= 1
             self.pending -= 1
             state.outcomes[seq] = outcome
-            size = len(outcome.payload)
+            size = len(outcome.payload) + OUTCOME_OVERHEAD_BYTES
             state.kept_bytes += size
             self.kept_bytes += size
 

@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 from forge_consensus.storage.backends.memory import MemoryTables
 from forge_consensus.storage.machines import sessions as sessions_module
 from forge_consensus.storage.machines.machine import RESULT_BYTES_MAX, Outcome
-from forge_consensus.storage.machines.sessions import EXPIRED, IN_PROGRESS, Sessions
-from tests.unit.storage.test_sessions import COMMANDS, loaded, result, save, sized
+from forge_consensus.storage.machines.sessions import BUSY, EXPIRED, IN_PROGRESS, OUTCOME_OVERHEAD_BYTES, Sessions
+from tests.unit.storage.test_sessions import COMMANDS, imported, loaded, result, save, sized
 
 
 @settings(deadline=None, max_examples=300)
-@given(st.lists(COMMANDS, max_size=40), st.integers(1, 10), st.sampled_from([1, 150, 400, 1000]))
+@given(st.lists(COMMANDS, max_size=40), st.integers(1, 10), st.sampled_from([1, 400, 1000, 3000]))
 def test_what_all_sessions_keep_is_bounded_in_bytes_whatever_the_size_of_batches(
     steps: list[tuple[Any, ...]], run_count: int, bytes_max: int
 ) -> None:
@@ -46,13 +46,13 @@ def test_what_all_sessions_keep_is_bounded_in_bytes_whatever_the_size_of_batches
         return told, sessions
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sessions_module, "RESULT_BYTES_MAX", 110)
+        patch.setattr(sessions_module, "OUTCOME_COST_MAX", 366)
         (one, single), (other, batched) = outcomes_of(1), outcomes_of(run_count)
     assert one == other
     assert single.export() == batched.export()
     for sessions in (single, batched):
         assert sessions.pending == 0
-        assert sessions.kept_bytes == sum(state.kept_bytes for state in sessions.live.values()) < bytes_max + 110
+        assert sessions.kept_bytes == sum(state.kept_bytes for state in sessions.live.values()) < bytes_max + 366
 
 
 def test_sessions_of_clients_that_are_gone_do_not_fill_the_memory_of_every_node() -> None:
@@ -79,6 +79,33 @@ def test_sessions_of_clients_that_are_gone_do_not_fill_the_memory_of_every_node(
     assert session in sessions.live, "those whose clients were silent for longest went first"
     assert len(sessions.live) < 10
     assert sessions.begin(3, 1, 1, 1, index) is EXPIRED
+
+
+def test_many_tiny_results_of_clients_that_are_gone_are_bounded_too() -> None:
+    """Each result is a byte, so that its payload alone would count as next to nothing."""
+    sessions, tables = Sessions(kept_bytes_max=1000 * (1 + OUTCOME_OVERHEAD_BYTES)), MemoryTables()
+    for index in range(1, 31):
+        sessions.open(index, 1, 60_000, index)
+        for seq in range(1, 101):
+            assert sessions.begin(index, seq, 1, 1, index) is None
+            sessions.finish(index, seq, Outcome("", b"\x01"))
+        assert sum(len(state.outcomes) for state in sessions.live.values()) <= 1000
+    assert sorted(sessions.live) == list(range(21, 31)), "those whose clients were silent for longest went first"
+    save(sessions, tables)
+    again = [loaded(tables), imported(sessions.export(), MemoryTables())]
+    assert [each.kept_bytes for each in again] == [sessions.kept_bytes] * 2, "it counts the same behind every way"
+    sessions.forget_below(sessions.live[21], 101)
+    assert sessions.kept_bytes == 900 * (1 + OUTCOME_OVERHEAD_BYTES)
+
+
+def test_a_session_of_many_tiny_results_is_busy_at_its_bound() -> None:
+    sessions = Sessions(outcome_bytes_max=10 * OUTCOME_OVERHEAD_BYTES)
+    sessions.open(1, 0, 60_000)
+    told = []
+    for seq in range(1, 15):
+        told.append(sessions.begin(1, seq, 1, 1))
+        sessions.finish(1, seq, Outcome("", b""))
+    assert told == [None] * 10 + [BUSY] * 4
 
 
 def test_sessions_that_take_the_place_of_others_keep_every_bound() -> None:
