@@ -94,6 +94,21 @@ def once(ctx: click.Context, param: click.Parameter, value: tuple[str, ...]) -> 
     return value[0] if value else None
 
 
+def not_empty(ctx: click.Context, param: click.Parameter, value: str | None) -> str:
+    """Return the import path that is given, "" without the option.
+
+    An empty one, as of a variable that is not set, is a wrong usage, because a node would be founded for good with
+    another machine than was meant.
+    """
+    if value is not None and not value.strip():
+        raise click.BadParameter(
+            "it is empty: write MODULE:CLASS, such as tally:Tally, or leave the option out for keys and values",
+            ctx,
+            param,
+        )
+    return value or ""
+
+
 def shorthand_options(function: Function) -> Function:
     """Give a command an option for each of `SHORTHANDS`."""
     for name in reversed(SHORTHANDS):
@@ -166,7 +181,7 @@ def listen_address(text: str | None, node_id: str, peers: dict[str, str]) -> str
 @click.option("--lease-reads", is_flag=True, help="Allow lease reads; the same on all members, read at first start.")
 @click.option(
     "--machine",
-    default="",
+    callback=not_empty,
     metavar="MODULE:CLASS",
     show_default=False,
     help="The state machine; its module is looked for in this folder too. [default: keys and values]",

@@ -251,6 +251,8 @@ CLOCK = ("--machine", "tests.worlds.campaign_runs:ClockMachine")
         ([*CLOCK, "--workload", "tests.worlds.campaign_runs:small"], "cannot be made, TypeError: small() missing"),
         ([*CLOCK, "--workload", "tests.worlds.campaign_runs:Nobody"], "has no attribute 'Nobody'"),
         (["--workload", "tests.worlds.campaign_runs:Any"], "--workload needs --machine"),
+        (["--machine", ""], "write package.module:Class"),
+        ([*CLOCK, "--workload", ""], "--workload is empty: write MODULE:CLASS"),
         (["--summary", "--state", "/nowhere/state"], "cannot be read: No such file"),
         (["--state", "/dev/null/state"], "cannot be written: "),
         (["--state", "/"], "cannot be written: Is a directory"),

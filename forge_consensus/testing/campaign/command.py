@@ -125,6 +125,8 @@ def runner(machine: str | None, workload: str | None) -> tuple[Run, list[str]]:
         if workload is not None:
             raise click.UsageError("--workload needs --machine MODULE:CLASS")
         return attempt, []
+    if workload == "":
+        raise click.UsageError("--workload is empty: write MODULE:CLASS, or leave the option out")
     sys.path.insert(0, os.getcwd())
     run = NamedRun(machine, workload or "")
     run.check()

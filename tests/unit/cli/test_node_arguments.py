@@ -61,6 +61,15 @@ def test_wrong_usage_is_2(arguments: tuple[str, ...]) -> None:
     assert SHELL.run("node", *arguments).exit_code == 2
 
 
+@pytest.mark.parametrize("text", ["", " "])
+def test_an_empty_machine_is_wrong_usage_and_no_machine_of_keys_and_values(tmp_path: Path, text: str) -> None:
+    data = tmp_path / "n1"
+    found = SHELL.run("node", "--id", "n1", "--listen", "127.0.0.1:0", "--data", str(data), "--machine", text)
+    assert found.exit_code == 2
+    assert "it is empty: write MODULE:CLASS" in " ".join(found.stderr.split())
+    assert not data.exists()
+
+
 def test_a_file_where_the_folder_should_be_is_refused(tmp_path: Path) -> None:
     (tmp_path / "n1").write_text("a file")
     found = SHELL.run("node", "--id", "n1", "--listen", "127.0.0.1:0", "--data", str(tmp_path / "n1"))
