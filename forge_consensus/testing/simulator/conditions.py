@@ -103,7 +103,7 @@ class Conditions:
         """
         chance = random.Random(f"bounds {seed}")
         sessions, outcomes = chance.choice((2, 4, 10)), chance.choice((2, 5, COMMANDS_MAX))
-        kept, quota = chance.choice((1_000, 4_000, 30_000)), chance.choice((30_000, 100_000))
+        kept, quota = chance.choice((600, 1_500, 4_000)), chance.choice((30_000, 100_000))
         has = {name: chance.random() < SHARES[name] for name in ("sessions", "outcomes", "quota")}
         if self.calm:
             return self, storage
