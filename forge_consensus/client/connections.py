@@ -43,7 +43,7 @@ class LocalPort(Protocol):
         """Take a request, from any thread, and return at once. It can raise anything if the node has stopped."""
 
     def close(self) -> None:
-        """Stop sending answers."""
+        """Call `on_message` no more, also not with answers to what was sent before."""
 
 
 class Connection:

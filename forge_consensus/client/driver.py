@@ -161,7 +161,7 @@ class Driver:
             self.abandon(self.closed_by)
 
     def rouse(self) -> None:
-        """Wake the driver's thread."""
+        """Have the driver's thread look for work now, if it sleeps; callable from any thread."""
         self.wakeup.rouse()
 
     def abandon(self, error: ConsensusError) -> None:
@@ -247,7 +247,7 @@ class Driver:
     # --- the driver's thread ---
 
     def run(self) -> None:
-        """Take turns until closed."""
+        """Take turns until closed, then end every call that is left; also if this thread itself fails."""
         error: ConsensusError | None = None
         connections = self.connections
         assert connections is not None, "the driver has begun"

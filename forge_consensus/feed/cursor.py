@@ -120,7 +120,7 @@ class EventCursor:
 
     @property
     def position(self) -> Position:
-        """Where the reader stands."""
+        """What was read so far, in a form from which another feed can go on (`since`)."""
         return Position(self.incarnation, self.next)
 
     @property

@@ -166,7 +166,7 @@ class FeedDriver:
         tell_of_forks(self)
 
     def rouse(self) -> None:
-        """End the thread's sleep."""
+        """Have the thread look at once at what has changed, if it sleeps; callable from any thread."""
         self.wakeup.rouse()
 
     def rouse_if_starved(self) -> None:
@@ -189,7 +189,7 @@ class FeedDriver:
         self.reader.end(NotStartedError(FORKED_TEXT))
 
     def close(self) -> None:
-        """Let the thread end."""
+        """Ask the thread to end, and wait for nothing: the reader is told when it has ended."""
         self.closing = True
         self.rouse()
 

@@ -158,7 +158,7 @@ class Node:
 
     @property
     def address(self) -> str:
-        """Where the node listens."""
+        """Where the node listens, HOST:PORT or ipc://PATH: the port that it has, also if it was to take a free one."""
         assert self.base is not None, "the node is open"
         return self.base.sockets.bind_address
 

@@ -52,7 +52,7 @@ class Host(Protocol):
         """Ask the node to stop, and wait for nothing."""
 
     def leader_report(self, timeout: float) -> LeaderReport:
-        """Return who leads."""
+        """Return who leads in which term, and whether it is this node, as far as the node knows."""
 
     def status(self, timeout: float) -> NodeStatus:
         """Return the node's status, as far as it is in memory."""

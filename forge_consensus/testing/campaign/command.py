@@ -199,12 +199,12 @@ class Screen:
         click.echo(text)
 
     def progress(self, text: str) -> None:
-        """Print the progress."""
+        """Show how far the campaign is; on a terminal, in the place of what was shown before."""
         self.clear()
         click.echo(text, err=True, nl=not self.live)
 
     def clear(self) -> None:
-        """Clear the progress line."""
+        """Take the progress off a terminal, so that the next line can stand in its place."""
         if self.live:
             click.echo("\r\x1b[K", err=True, nl=False)
 

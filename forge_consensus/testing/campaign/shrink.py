@@ -143,7 +143,7 @@ class Shrinker:
         return any(self.keep([one for one in kept if one not in part]) for part in split(kept, parts))
 
     def keep(self, kept: Sequence[int]) -> bool:
-        """Try these strikes only."""
+        """Try the best plan with these of its strikes only; return whether it still fails, and is the best one now."""
         drawn = range(1, self.failure.strikes + 1)
         return self.change(skip=self.best.plan.skip | frozenset(drawn).difference(kept))
 

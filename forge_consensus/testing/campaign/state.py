@@ -99,7 +99,7 @@ def digest_of(word: str) -> str:
 
 @dataclass(slots=True)
 class Totals:
-    """Sums over runs."""
+    """What the runs of a campaign add up to: what was simulated, and the processor time that it took."""
 
     seeds: int = 0
     turns: int = 0

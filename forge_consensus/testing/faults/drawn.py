@@ -97,12 +97,12 @@ class Faults:
         return counts
 
     def start(self) -> None:
-        """Begin to strike."""
+        """Strike again and again, after random pauses, until `heal`."""
         self.running = True
         self.next()
 
     def next(self) -> None:
-        """Plan the next strike."""
+        """Number the next strike, on which its draws depend, and plan it after a random pause."""
         self.number += 1
         strike = Strike(self.cluster, self.number, self.pace, lambda: self.running)
         wait = strike.chance.expovariate(1 / self.pace_seconds) * self.pace

@@ -21,7 +21,7 @@ def text_of(one: list[str], other: list[str], between: str = "|") -> str:
 
 
 def mend(strike: Strike) -> str:
-    """End all cuts."""
+    """End all cuts, also those that earlier strikes made, so that all nodes reach each other."""
     strike.network.cut.clear()
     return "all cuts"
 

@@ -57,7 +57,7 @@ class HeldPorts:
         return [f"{HOST}:{held.getsockname()[1]}" for held in self.sockets]
 
     def release(self) -> None:
-        """Release all ports."""
+        """Give the reserved ports back to other programs. Whoever listens at one by now keeps it."""
         for held in self.sockets:
             held.close()
         self.sockets.clear()

@@ -161,7 +161,10 @@ class Proxy:
     # --- the life of it ----------------------------------------------------------------------------------------------
 
     def start(self) -> Self:
-        """Start serving. Raises `AlreadyStartedError`."""
+        """Begin to forward, on a thread of its own; returns when it does.
+
+        Raises `AlreadyStartedError`, and `ConsensusTimeoutError` if the thread does not begin in time.
+        """
         if self.thread is not None:
             raise AlreadyStartedError("the proxy runs already: call start() once, or use the with statement alone")
         ready = threading.Event()
@@ -275,7 +278,7 @@ class Proxy:
         self.call(act)
 
     def heal(self) -> None:
-        """End all faults."""
+        """End the faults of all paths, those of clients too: from now on everything is forwarded whole and at once."""
         self.impose_all(self.call(lambda: list(self.paths)), WHOLE)
 
     def counts(self) -> dict[tuple[str, str], PathCounts]:

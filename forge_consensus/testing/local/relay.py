@@ -80,7 +80,7 @@ class RelaySide(asyncio.Protocol):
             writer.pause_reading()
 
     def resume_writing(self) -> None:
-        """Let the writer continue."""
+        """Let the writer continue, because the reader here has caught up."""
         if (writer := self.other.transport) is not None:
             writer.resume_reading()
 

@@ -24,7 +24,7 @@ class CallJudge(Protocol):
     """Receives every call and its outcome. A call without a report of its end has an unknown outcome."""
 
     def invoked(self, operation: Operation) -> None:
-        """A call begins."""
+        """A call begins; until one of the others reports its end, its outcome is unknown."""
 
     def answered(self, operation: Operation) -> None:
         """The call has its answer; `operation` holds it."""
@@ -93,7 +93,7 @@ class SimulatedClient:
         return 0 if self.driver is None else self.driver.core.session
 
     def begin_life(self) -> None:
-        """Start a new client."""
+        """Start a client in the place of the last one, without a session and with endpoints of its own draw."""
         self.lives += 1
         habits, addresses = self.habits, list(self.cluster.configuration.addresses.values())
         given = self.chance.sample(addresses, len(addresses) // 2 + 1) if habits.few_endpoints else addresses
@@ -133,7 +133,7 @@ class SimulatedClient:
         self.rest()
 
     def submit_new(self) -> None:
-        """Submit some commands together."""
+        """Submit some commands of the workload together, at most as many as the pipeline has room for."""
         room = self.habits.pipeline_max - len(self.open)
         commands: list[Pending[Any]] = []
         for _ in range(self.chance.randint(1, max(1, min(self.habits.burst_max, room)))):
@@ -146,7 +146,7 @@ class SimulatedClient:
         self.driver_now().submit(commands)
 
     def read_new(self) -> None:
-        """Submit a query."""
+        """Submit a query of the workload, with the consistency that the habits draw."""
         habits = self.habits
         call = self.workload.query(self.chance, self.name)
         consistency = "linearizable"

@@ -164,7 +164,7 @@ class FloodWorkload(CountingWorkload):
     """Counts one key, again and again; the outcomes are not judged, because a thousand at once cannot be."""
 
     def command(self, chance: random.Random, client: str) -> Call:
-        """Count the key."""
+        """Increment the one key of all these clients."""
         return Call(HOSTILE, HOSTILE, data=packed(("increment", {"key": "flood"})))
 
 

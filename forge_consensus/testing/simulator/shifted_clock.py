@@ -39,7 +39,7 @@ class ShiftedDatetime(RealDatetime, metaclass=InstanceCheck):
 
     @classmethod
     def now(cls, tz: datetime.tzinfo | None = None) -> Any:
-        """Return the shifted present."""
+        """Return the present by the changed `time.time`, in the zone given."""
         return cls.fromtimestamp(time.time(), tz)
 
     @classmethod

@@ -141,7 +141,7 @@ class KeyValueWorkload(Workload):
         return (self.counters if counter else self.registers).draw(chance), counter
 
     def command(self, chance: random.Random, client: str) -> Call:
-        """Return a random command."""
+        """Increment a counter, or give a register a command of a random kind."""
         key, counter = self.draw(chance)
         kind = "increment" if counter else chance.choices(self.kinds, self.weights)[0]
         if kind == "increment":

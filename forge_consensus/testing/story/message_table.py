@@ -67,7 +67,7 @@ class MessageTable:
     # --- looking on --------------------------------------------------------------------------------------------------
 
     def began(self, node: SimulatedBase) -> None:
-        """Note a new process."""
+        """Note that a process of a node began, and which term, vote and log it found on its disk."""
         ledger = node.engine.ledger
         log = ledger.log
         self.roles[node.name] = (ledger.term, ledger.vote, None)
@@ -177,7 +177,7 @@ class Row:
         return alike and (self.fate == LOST) == (other.fate == LOST)
 
     def cells(self) -> tuple[str, ...]:
-        """Return the columns."""
+        """Return the texts of the columns: time, sender, receiver, message, and if known what it says and its fate."""
         who = f"{self.at:.6f}", self.sender, self.receiver
         if not self.says and not self.fate:
             return (*who, self.message)

@@ -184,7 +184,7 @@ class SimulatedCluster:
     # --- processes ---------------------------------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Start all nodes."""
+        """Start a process on the disk of every node, as `restart` does."""
         for name in self.names:
             self.restart(name)
 
