@@ -8,7 +8,8 @@ from typing import Final
 MARKS_MAX: Final = 64
 APART_SECONDS: Final = 0.01
 """Marks that are closer together say little more than one of them."""
-WINDOW_SECONDS: Final = 30.0
+DRIFT_MAX: Final = 0.001
+"""By how much the clocks of two hosts run apart: the kernel corrects each by at most 500 millionths (adjtimex(2))."""
 
 
 class Freshness:
@@ -24,7 +25,7 @@ class Freshness:
         """Those whose index is not applied yet; both parts rise."""
         self.covered: float | None = None
         self.term = 0
-        self.quickest = self.quickest_before = self.window_began = 0.0
+        self.quickest = self.heard_at = 0.0
 
     def note(self, index: int, at: float) -> None:
         """Note a mark. One that says nothing new is ignored; any may be left out, because that only looks staler."""
@@ -42,23 +43,22 @@ class Freshness:
     def heard(self, term: int, index: int, confirmed: float, sent: float, now: float) -> None:
         """Note the mark (index, confirmed) of the leader of `term`, from a request that it sent at `sent`.
 
-        Both are seconds of the leader's clock. They are translated by the quickest request of the last minute, so that
-        one that was long on its way, or lay unread while this node was busy, does not look fresh. What remains unknown
-        is the time that the quickest one was on its way. If the first requests of a leader were long on their way, the
-        next ones show it, and the marks of the first are corrected.
+        Both are seconds of the leader's clock. They are translated by its quickest request, so that one that was long
+        on its way, or lay unread while this node was busy, does not look fresh. The quickest one may be long ago,
+        because a connection can deliver late for minutes; clocks that drift apart meanwhile are allowed for. What
+        remains unknown is the time that the quickest one was on its way. If the first requests of a leader were long on
+        their way, the next ones show it, and the marks of the first are corrected.
         """
-        took, allowed = now - sent, min(self.quickest, self.quickest_before)
+        took = now - sent
         if term != self.term:
-            self.term, self.window_began = term, now
-            self.quickest = self.quickest_before = allowed = took
-        elif now - self.window_began > WINDOW_SECONDS:
-            self.window_began, self.quickest_before, self.quickest = now, self.quickest, took
+            self.term, self.quickest = term, took
         elif took < self.quickest:
+            self.set_back(self.quickest - took)
             self.quickest = took
-        quickest = min(self.quickest, self.quickest_before)
-        if quickest < allowed:
-            self.set_back(allowed - quickest)
-        self.note(index, confirmed + quickest)
+        else:
+            self.quickest = min(took, self.quickest + DRIFT_MAX * max(0.0, now - self.heard_at))
+        self.heard_at = now
+        self.note(index, confirmed + self.quickest)
 
     def set_back(self, seconds: float) -> None:
         """Correct what is known by so much; marks of earlier terms only look staler by that."""

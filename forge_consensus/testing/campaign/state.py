@@ -18,7 +18,7 @@ from forge_consensus.testing.simulator.trial import Trial
 from forge_consensus.testing.story.message_table import aligned
 
 TITLE = "forge-consensus campaign 1"
-SOURCES = ("errors.py", "config", "actors", "events", "storage", "testing")
+SOURCES = ("errors.py", "config", "actors", "client", "events", "storage", "testing")
 """The parts of the package that a simulation runs."""
 TEXT_CHARS_MAX = 300
 NO_DIGEST = "-"
