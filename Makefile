@@ -1,6 +1,6 @@
 # Everything that is run in this repository; `make help` lists it.
 PYTHON ?= python3
-WORKERS ?= 2
+WORKERS ?= 3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
@@ -28,8 +28,7 @@ lint: $(STAMP) ## check style and format
 	$(BIN)/ruff format --check
 
 types: $(STAMP) ## check types with mypy and pyright
-	$(BIN)/mypy
-	$(BIN)/basedpyright
+	@$(BIN)/mypy & checked=$$!; $(BIN)/basedpyright; found=$$?; wait $$checked && exit $$found # at the same time
 
 layers: $(STAMP) ## check that each layer imports only those below it
 	$(BIN)/lint-imports
@@ -41,7 +40,7 @@ docs: $(STAMP) ## check what README and docs/ say: links, names, examples, table
 	$(BIN)/pytest -q $(DOC_TESTS)
 
 test: lint types layers ## check all of that, then run every test
-	$(BIN)/pytest -n $(WORKERS)
+	$(BIN)/pytest -n $(WORKERS) --dist worksteal
 
 cover: $(STAMP) ## measure which lines unit tests, stories and a small campaign run
 	$(BIN)/coverage erase

@@ -5,9 +5,18 @@ Paper 5.2; dissertation 4.2.3 (stickiness) and 9.6 (pre-vote).
 
 from __future__ import annotations
 
+from math import inf
 from typing import Any
 
-from forge_consensus.actors.messages import PreVoteReply, RequestPreVote, RequestVote, VoteReply
+from forge_consensus.actors.messages import (
+    PreVoteReply,
+    Refused,
+    RequestPreVote,
+    RequestVote,
+    TimeoutNow,
+    TransferStarted,
+    VoteReply,
+)
 from forge_consensus.actors.notices import (
     ElectionTimeout,
     LeaderChanged,
@@ -19,10 +28,17 @@ from forge_consensus.actors.notices import (
     Resign,
     Start,
     TermRaised,
+    TransferBegan,
+    TransferDue,
+    TransferFailed,
+    TransferRequested,
 )
+from forge_consensus.actors.raft.handover import choose
 from forge_consensus.actors.runtime.actor import ConsensusActor, Context
-from forge_consensus.actors.runtime.shared import Role
+from forge_consensus.actors.runtime.handover import Handover
+from forge_consensus.actors.runtime.shared import PeerStatus, Role
 from forge_consensus.actors.runtime.timers import Timer
+from forge_consensus.errors import BusyError, ConsensusError, NotLeaderError
 from forge_consensus.events.types import (
     BecameCandidate,
     BecameFollower,
@@ -59,6 +75,8 @@ class ElectionActor(ConsensusActor):
         self.fast_left = 0
         self.left_to_others = 0
         self.stood_at = 0.0
+        self.given_up_at = -inf
+        """When a handover was given up last."""
 
     def bind(self, context: Context) -> None:
         """Take the context. Its role and leader are those that were reported last, before a rebuild."""
@@ -87,6 +105,7 @@ class ElectionActor(ConsensusActor):
 
     def receiveMsg_Start(self, message: Start, sender: Any) -> None:
         """Start as a follower that waits for a leader; the only member of its cluster asks for votes at once."""
+        self.shared.handover = None
         self.stood_at = self.clock.now()
         configuration = self.ledger.configuration
         if configuration.lease_reads:
@@ -98,10 +117,10 @@ class ElectionActor(ConsensusActor):
             self.stickiness.follows = follows  # the fault was this node's own, so the leader may live
         else:
             self.publish(BecameFollower(leader=None))
-        if self.others:
-            self.wait_long()
-        else:
+        if self.is_voter and self.is_majority({self.node_id}):
             self.wait_until(max(self.clock.running(), self.stickiness.no_vote_before))
+        else:
+            self.wait_long()
 
     def wait_until(self, deadline: float) -> None:
         """Move the election deadline.
@@ -141,13 +160,20 @@ class ElectionActor(ConsensusActor):
         configuration = self.ledger.configuration
         if self.clock.running() < self.deadline:
             self.wait_until(self.deadline)
-        elif self.node_id not in configuration.voters or (configuration.lease_reads and self.sticky()):
+        elif configuration.lease_reads and self.sticky():
             self.wait_long()  # under a lease a candidate's vote for itself is held back like any other
-        elif self.leaves_to_others():
+        elif not self.is_voter or self.leaves_to_others():
             self.lose_silent_leader()
             self.wait_long()
         else:
             self.ask_for_pre_votes()
+
+    @property
+    def is_voter(self) -> bool:
+        """Whether this node votes, so that it may stand: by the configuration in force or by the committed one."""
+        ledger = self.ledger
+        in_doubt = ledger.configurations.in_doubt(ledger.commit_index)
+        return ledger.may_vote and any(self.node_id in configuration.voters for configuration in in_doubt)
 
     # --- asking ------------------------------------------------------------------------------------------------------
 
@@ -160,10 +186,10 @@ class ElectionActor(ConsensusActor):
         If nobody else leads, it stands all the same: a leader that appends nothing still answers reads.
         """
         applier, ledger = self.ledger.applier, self.ledger
-        full = self.others and ledger.look_for_room()
+        full = self.other_voters and ledger.look_for_room()
         times = LEFT_TO_OTHERS_MAX if applier.replacing or full else 0
         backlog = applier.pace.seconds(ledger.commit_index - ledger.applied)
-        if self.others and backlog > self.settings.election_timeout_max:
+        if self.other_voters and backlog > self.settings.election_timeout_max:
             times = max(times, 1)
         if self.left_to_others >= times:
             return False
@@ -179,7 +205,7 @@ class ElectionActor(ConsensusActor):
         self.lose_silent_leader()
         if self.fast_left > 0:
             self.fast_left -= 1
-            delay = self.settings.rank_delay * (1 + len(self.others) * self.context.random.random())
+            delay = self.settings.rank_delay * (1 + len(self.other_voters) * self.context.random.random())
             self.wait_until(self.clock.running() + delay)
         else:
             self.wait_long()
@@ -191,7 +217,7 @@ class ElectionActor(ConsensusActor):
         if self.is_majority(self.pre_votes):
             self.campaign()
             return
-        for node in self.others:
+        for node in self.other_voters:
             self.tell_peer(
                 node,
                 "election",
@@ -208,9 +234,10 @@ class ElectionActor(ConsensusActor):
             message.term > ledger.term
             and ledger.up_to_date(message.last_index, message.last_term)
             and not self.sticky()
+            and ledger.may_vote
         )
         if granted and self.role is not Role.LEADER:
-            quick = self.settings.rank_delay * (2 + len(self.others)) + self.vote_seconds()
+            quick = self.settings.rank_delay * (2 + len(self.other_voters)) + self.vote_seconds()
             self.wait_until(max(self.deadline, self.clock.running() + quick))
         self.send(sender, PreVoteReply(ledger.term, message.round, granted))
 
@@ -228,8 +255,11 @@ class ElectionActor(ConsensusActor):
             if self.is_majority(self.pre_votes):
                 self.campaign()
 
-    def campaign(self) -> None:
-        """Enter the next term with a vote for this node, and ask the others for theirs."""
+    def campaign(self, *, transfer: bool = False) -> None:
+        """Enter the next term with a vote for this node, and ask the others for theirs.
+
+        `transfer` says that the leader has asked this node to, so that nobody keeps its vote back.
+        """
         self.asking = False
         term = self.ledger.stand(self.ledger.term)
         self.wait_until(self.deadline + self.vote_seconds())
@@ -242,8 +272,8 @@ class ElectionActor(ConsensusActor):
             self.win()
             return
         log = self.ledger.log
-        for node in self.others:
-            self.tell_peer(node, "election", RequestVote(term, log.last, log.last_term))
+        for node in self.other_voters:
+            self.tell_peer(node, "election", RequestVote(term, log.last, log.last_term, transfer))
 
     def vote_seconds(self) -> float:
         """How long a vote may take to get to a disk that is as slow as this node's; 0 if that is no matter.
@@ -261,7 +291,7 @@ class ElectionActor(ConsensusActor):
         ledger = self.ledger
         granted = (
             self.role is not Role.LEADER
-            and not self.sticky()
+            and (message.transfer or not self.sticky())
             and ledger.grant_vote(message.term, sender.node, message.last_index, message.last_term)
         )
         if granted:
@@ -377,6 +407,52 @@ class ElectionActor(ConsensusActor):
             self.disconnected, self.stickiness.follows = False, True
             self.wait_long()
 
+    # --- handing over ------------------------------------------------------------------------------------------------
+
+    def receiveMsg_TransferRequested(self, message: TransferRequested, sender: Any) -> None:
+        """Begin to hand the leadership over, and answer to whom; or say why not."""
+        ledger, shared = self.ledger, self.shared
+        term = ledger.leading_term
+        try:
+            if term is None:
+                raise NotLeaderError(self.leader)
+            if shared.handover is not None:
+                raise BusyError(f"the leadership is being handed over to {shared.handover.target}: try again")
+            if self.clock.now() - self.given_up_at < self.settings.election_timeout_min:
+                raise BusyError("a handover was given up just now, and what waited for it comes first: try again")
+            peers, refusals = shared.peers, shared.refusals
+            able = [n for n, view in peers.items() if view.status is PeerStatus.ACTIVE and n not in refusals]
+            target = choose(message.target, self.node_id, ledger.configuration, shared.match, able)
+        except ConsensusError as error:
+            if message.asker is not None:
+                self.send(message.asker, Refused(error.code, str(error), "", "", ledger.term))
+            return
+        shared.handover = Handover(target, term)
+        self.after(self.settings.election_timeout_min, TransferDue(term))
+        self.tell("replication", TransferBegan())
+        if message.asker is not None:
+            self.send(message.asker, TransferStarted(target, term))
+
+    def receiveMsg_TransferDue(self, message: TransferDue, sender: Any) -> None:
+        """Lead on, because the target does not lead in time. What clients asked for meanwhile is taken now."""
+        handover = self.shared.handover
+        if handover is not None and handover.term == message.term:
+            self.shared.handover = None
+            if self.ledger.leading_term == message.term:
+                self.given_up_at = self.clock.now()
+                self.tell_all(TransferFailed(message.term))
+                if not self.is_voter:
+                    self.receiveMsg_Resign(Resign(message.term, "this node does not vote any more"), sender)
+
+    def receiveMsg_TimeoutNow(self, message: TimeoutNow, sender: Any) -> None:
+        """Stand at once, because the leader that this node follows hands over to it."""
+        ledger = self.ledger
+        follows = self.role is Role.FOLLOWER and message.term == ledger.term and self.leader == sender.node
+        if follows and self.is_voter and not ledger.applier.replacing and not ledger.look_for_room():
+            self.asking = False
+            self.lose_leader("it hands over to this node")
+            self.campaign(transfer=True)
+
     # --- stepping down -----------------------------------------------------------------------------------------------
 
     def receiveMsg_TermRaised(self, message: TermRaised, sender: Any) -> None:
@@ -399,6 +475,7 @@ class ElectionActor(ConsensusActor):
         self.take_role(Role.FOLLOWER, reason)
         self.publish(BecameFollower(leader=None))
         if was is Role.LEADER:
+            self.shared.handover = None
             self.publish(LeaderStepDown(leader=self.node_id, reason=reason))
             self.tell_all(LeadershipEnded(self.ledger.term, reason))
             self.wait_long()

@@ -10,9 +10,12 @@ from forge_consensus.actors.messages import (
     LEASE,
     NEVER_MS,
     STALE,
+    ChangeMembers,
+    GetMembers,
     GetStatus,
     Locate,
     Located,
+    Members,
     OpenSession,
     Read,
     ReadEvents,
@@ -22,6 +25,7 @@ from forge_consensus.actors.messages import (
     SessionOpened,
     Status,
     Submit,
+    TransferLeadership,
 )
 from forge_consensus.actors.notices import (
     AnswerQueries,
@@ -31,11 +35,14 @@ from forge_consensus.actors.notices import (
     LeaderChanged,
     LeadershipEnded,
     LocateExpired,
+    MembersRequested,
     QueriesAnswered,
     ReadIndex,
     ReadReady,
     ReadRefused,
     Start,
+    TransferFailed,
+    TransferRequested,
 )
 from forge_consensus.actors.raft.admission import Admission
 from forge_consensus.actors.raft.answering import ANSWER_BYTES_MAX, RESULT_OVERHEAD_BYTES, Answering, Answers, Worked
@@ -67,6 +74,9 @@ from forge_consensus.storage.ledger.levels import LEVEL_OF_KIND
 from forge_consensus.storage.ledger.record import Kind
 from forge_consensus.storage.machines.sessions import TTL_BYTES, TTL_MS_MAX
 
+HELD_BYTES_MAX: Final = 16 << 20
+HELD_MAX: Final = 10_000
+"""So many frames of clients wait at most for the end of a handover; further ones are refused as busy."""
 LOCATE_WAIT_MS_MAX: Final = 60_000
 LOCATORS_MAX: Final = 10_000
 """While so many clients wait for a leader, further ones are answered at once with what is known."""
@@ -90,6 +100,9 @@ class GatewayActor(ConsensusActor):
         self.failed_commands = FailedCommands()
         self.answer_due = False
         self.slow_work = SlowWork()
+        self.held: list[tuple[SenderAddress, int, list[Proposal]]] = []
+        """The commands that wait for the end of a handover."""
+        self.held_bytes = 0
         self.locators: dict[int, tuple[SenderAddress, int, Timer]] = {}
 
     def bind(self, context: Context) -> None:
@@ -115,7 +128,8 @@ class GatewayActor(ConsensusActor):
         identity = self.ledger.identity
         # With peers, the configuration's address is binding. A single node may listen at another address than at the
         # one that its folder was created with.
-        address = self.context.bind_address if not self.others else configuration.addresses.get(leader, "")
+        alone = leader == identity.node_id and not self.others
+        address = self.context.bind_address if alone else configuration.addresses.get(leader, "")
         return Located(
             node=identity.node_id,
             cluster=identity.cluster_id,
@@ -153,6 +167,8 @@ class GatewayActor(ConsensusActor):
 
     def receiveMsg_LeadershipEnded(self, message: LeadershipEnded, sender: Any) -> None:
         """Answer every waiting client. Its commands may still commit under another leader."""
+        for asker, _, _ in self.release():
+            self.refuse_leader(asker)
         for asker in self.waiting.drop_batches():
             self.refuse(asker, OutcomeUnknownError.code, f"this node no longer leads: {message.reason}")
         for asker in self.waiting.drop_reads():
@@ -224,6 +240,10 @@ class GatewayActor(ConsensusActor):
             self.refuse_leader(asker)
             return
         room, busy = self.capacity.commands(asker, len(proposals))
+        if self.shared.handover is not None and not busy and self.hold(asker, session, proposals):
+            return
+        if self.shared.handover is not None:
+            room, busy = 0, f"the leadership is being handed over to {self.shared.handover.target}: try again"
         level = LEVEL_OF_KIND[proposals[0].kind]
         if not self.may_use(level):
             room, busy = 0, NOT_YET.format(level)
@@ -244,6 +264,21 @@ class GatewayActor(ConsensusActor):
         waiting.add_batch(WaitingBatch(*appended, asker, session, self.context.observation.turn_began))
         self.unanswered.add(asker)
         self.tell("replication", Appended(*appended))
+
+    def hold(self, asker: SenderAddress, session: int, proposals: list[Proposal]) -> bool:
+        """Keep proposals until a handover is over, as long as there are not too many; returns whether it did."""
+        size = sum(len(proposal.data) for proposal in proposals)
+        if len(self.held) >= HELD_MAX or self.held_bytes + size > HELD_BYTES_MAX:
+            return False
+        self.held.append((asker, session, proposals))
+        self.held_bytes += size
+        self.unanswered.add(asker)
+        return True
+
+    def release(self) -> list[tuple[SenderAddress, int, list[Proposal]]]:
+        """Take out what was held."""
+        held, self.held, self.held_bytes = self.held, [], 0
+        return held
 
     def append(
         self, term: int, asker: SenderAddress, session: int, proposals: list[Proposal]
@@ -480,6 +515,44 @@ class GatewayActor(ConsensusActor):
         if as_of is None:
             return NEVER_MS
         return max(0, ceil((self.clock.reading() - as_of) * 1000))
+
+    # --- handing the leadership over ---------------------------------------------------------------------------------
+
+    def receiveMsg_TransferLeadership(self, message: TransferLeadership, sender: Any) -> None:
+        """Hand a request for a handover to the election actor, if this node leads."""
+        if self.ledger.leading_term is None:
+            self.refuse_leader(sender)
+        else:
+            self.tell("election", TransferRequested(message.target, sender))
+
+    def receiveMsg_TransferFailed(self, message: TransferFailed, sender: Any) -> None:
+        """Propose what clients asked for while this node was about to hand over."""
+        for asker, session, proposals in self.release():
+            self.propose(asker, session, proposals)
+
+    # --- members -----------------------------------------------------------------------------------------------------
+
+    def receiveMsg_ChangeMembers(self, message: ChangeMembers, sender: Any) -> None:
+        """Hand a change of members to the membership actor, if this node leads."""
+        if self.ledger.leading_term is None:
+            self.refuse_leader(sender)
+        else:
+            self.tell("membership", MembersRequested(message, sender))
+
+    def receiveMsg_GetMembers(self, message: GetMembers, sender: Any) -> None:
+        """Send the members as this node knows them."""
+        ledger, opened = self.ledger, self.context.opened
+        members = Members(
+            node=self.node_id,
+            cluster=ledger.identity.cluster_id,
+            leader=self.shared.leader or "",
+            index=ledger.configurations.last,
+            commit=ledger.commit_index,
+            configuration=ledger.configuration.encode(),
+            initial=opened.initial.encode(),
+            skipped=ledger.identity.skipped,
+        )
+        self.send(sender, members)
 
     # --- status and events -------------------------------------------------------------------------------------------
 

@@ -13,6 +13,7 @@ from forge_consensus.actors.notices import (
     CheckHealth,
     LeaderChanged,
     LeadershipEnded,
+    MembersChanged,
     PeerDown,
     PeerUp,
     Start,
@@ -114,6 +115,13 @@ class HealthActor(ConsensusActor):
         if message.node in self.shared.peers:
             self.fail(message.node, "connection lost")
             self.judge()
+
+    def receiveMsg_MembersChanged(self, message: MembersChanged, sender: Any) -> None:
+        """Check the members that were added, and no longer those that were removed."""
+        peers, others = self.shared.peers, self.others
+        self.shared.peers = {node: peers.get(node) or PeerView() for node in others}
+        self.missed = {node: self.missed.get(node, 0) for node in others}
+        self.judge()
 
     def receiveMsg_LeaderChanged(self, message: LeaderChanged, sender: Any) -> None:
         """Judge again, because a node without a leader is not healthy; a new leader compares the clocks at once."""

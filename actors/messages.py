@@ -69,6 +69,9 @@ class Hello:
     (`forge_consensus.config.agreement`)."""
     skipped: str = ""
     """The log entries that the sender skips, each as index:term:checksum, with commas."""
+    joins: bool = False
+    """Whether the sender's folder was made to join the cluster: it is the member's only if the members' entry names
+    it."""
 
 
 @message
@@ -87,6 +90,7 @@ class HelloReply:
     tip: tuple[int, int, int] = (0, 0, 0)
     known: int = 0
     proof: tuple[int, str] = (0, "")
+    joins: bool = False
 
 
 @message
@@ -115,6 +119,8 @@ class RequestVote:
     term: int
     last_index: int
     last_term: int
+    transfer: bool = False
+    """Whether the leader itself has asked the sender to stand, so that nobody keeps its vote back for it."""
 
 
 @message
@@ -185,6 +191,16 @@ class SnapshotReply:
     done: bool
     refusal: str = ""
     """Why the sender does not take this snapshot, one of `REFUSALS`, or empty. The leader tries again later."""
+
+
+@message
+class TimeoutNow:
+    """The leader of `term` hands its leadership over: stand at once, without asking for pre-votes (dissertation 3.10).
+
+    It has stopped taking commands, the receiver has all its entries, and it answers no more reads by its lease.
+    """
+
+    term: int
 
 
 @message
@@ -356,6 +372,70 @@ class EventPage:
     gaps: tuple[tuple[int, int, str], ...]
 
 
+@message
+class ChangeMembers:
+    """Ask for a change of members; each of `changes` is (action, node id, address), see `storage.ledger.changes`.
+
+    Those that are named together are made together. The leader answers when the first step is in its log: the client
+    then looks at the members until the change is complete, and asks again only if it is not.
+    """
+
+    changes: tuple[tuple[str, str, str], ...]
+    force: bool = False
+    """Whether to make a change even if those that answer would be no quorum."""
+    dry_run: bool = False
+    """Whether only to say what the change would do."""
+
+
+@message
+class MembersPlanned:
+    """The encoded configurations of a change, the one before it first; `index` is that of the first step's entry.
+
+    It is 0 if nothing was changed.
+    """
+
+    index: int
+    configurations: tuple[bytes, ...]
+
+
+@message
+class GetMembers:
+    """Ask for the members of the cluster, as the node knows them."""
+
+
+@message
+class Members:
+    """The configuration in force, from the entry `index`, and the one that the cluster began with; both are encoded.
+
+    The first is committed if `index` is at most `commit`.
+    """
+
+    node: str
+    cluster: str
+    leader: str
+    index: int
+    commit: int
+    configuration: bytes
+    initial: bytes
+    skipped: str = ""
+    """The log entries that the cluster skips, as in `Hello`."""
+
+
+@message
+class TransferLeadership:
+    """Ask the leader to hand its leadership over to a voter, "" for the one that has most of the log."""
+
+    target: str
+
+
+@message
+class TransferStarted:
+    """The leader of `term` hands its leadership over to `target`; it leads on if that takes an election timeout."""
+
+    target: str
+    term: int
+
+
 NEVER_MS = 1 << 53
 """Longer than any node has run: how stale the state is, is not known."""
 
@@ -372,6 +452,10 @@ Request = (
     | Read
     | GetStatus
     | ReadEvents
+    | ChangeMembers
+    | GetMembers
+    | TransferLeadership
+    | TimeoutNow
 )
 Answer = (
     HelloReply
@@ -387,6 +471,9 @@ Answer = (
     | Status
     | Refused
     | EventPage
+    | MembersPlanned
+    | Members
+    | TransferStarted
 )
 WireMessage = Request | Answer
 
@@ -403,6 +490,7 @@ WIRE_TAGS: dict[int, type[WireMessage]] = {
     10: SnapshotReply,
     11: CheckPeer,
     12: CheckPeerReply,
+    13: TimeoutNow,
     32: Locate,
     33: Located,
     34: OpenSession,
@@ -416,7 +504,23 @@ WIRE_TAGS: dict[int, type[WireMessage]] = {
     42: Refused,
     43: ReadEvents,
     44: EventPage,
+    45: ChangeMembers,
+    46: MembersPlanned,
+    47: GetMembers,
+    48: Members,
+    49: TransferLeadership,
+    50: TransferStarted,
 }
 
-CLIENT_REQUESTS = (Locate, OpenSession, Submit, Read, GetStatus, ReadEvents)
+CLIENT_REQUESTS = (
+    Locate,
+    OpenSession,
+    Submit,
+    Read,
+    GetStatus,
+    ReadEvents,
+    ChangeMembers,
+    GetMembers,
+    TransferLeadership,
+)
 """The requests of clients. They reach only the gateway."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from forge_consensus.actors.messages import message
+from forge_consensus.actors.messages import ChangeMembers, message
 from forge_consensus.storage.ledger.applying import Applied
 from forge_consensus.storage.snapshots.file import SnapshotInfo
 
@@ -61,6 +61,39 @@ class PeerDown:
     node: str
 
 
+@message
+class PeerForgotten:
+    """A node that is no member came with another folder: what was known of the former one is forgotten."""
+
+    node: str
+
+
+@message
+class MembersChanged:
+    """The configuration in force is another one: it was appended in this turn, or an appended one was taken back."""
+
+
+@message
+class MembersCommitted:
+    """The commit index moved past a configuration."""
+
+
+@message
+class MembersRequested:
+    """A client asks this leader for a change of members."""
+
+    request: ChangeMembers
+    asker: Any
+    """The sender of the request, which gets the answer."""
+
+
+@message
+class MeetingOver:
+    """The nodes that a change adds were looked for long enough; `number` is that of the change."""
+
+    number: int
+
+
 # --- about leading ---------------------------------------------------------------------------------------------------
 
 
@@ -102,6 +135,33 @@ class Resign:
 
     term: int
     reason: str
+
+
+@message
+class TransferRequested:
+    """Hand the leadership over to `target`, "" for the best voter; `asker` gets the answer, None for nobody."""
+
+    target: str
+    asker: Any
+
+
+@message
+class TransferBegan:
+    """The leader takes no entries until its handover, which is in the shared state, is over."""
+
+
+@message
+class TransferFailed:
+    """The handover of this term took too long, so this node leads on."""
+
+    term: int
+
+
+@message
+class TransferDue:
+    """The time for the handover of this term is over."""
+
+    term: int
 
 
 # --- proposing, reading, applying ------------------------------------------------------------------------------------

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, Final
 
-from forge_consensus.actors.messages import DAMAGED, FULL, AppendEntries, AppendReply
+from forge_consensus.actors.messages import DAMAGED, FULL, AppendEntries, AppendReply, TimeoutNow
 from forge_consensus.actors.notices import (
     Appended,
     AppliedEntries,
@@ -13,7 +13,10 @@ from forge_consensus.actors.notices import (
     HeartbeatDue,
     LeadershipBegan,
     LeadershipEnded,
+    MembersChanged,
+    MembersCommitted,
     PeerDown,
+    PeerForgotten,
     PeerNeedsSnapshot,
     PeerUp,
     PeerWentBack,
@@ -26,13 +29,15 @@ from forge_consensus.actors.notices import (
     SnapshotInstalled,
     SnapshotSent,
     Start,
+    TransferBegan,
+    TransferRequested,
 )
 from forge_consensus.actors.raft.leadership import Contradicts, Effect, Leadership, MatchMoved, SendTo
-from forge_consensus.actors.raft.raising import raised
+from forge_consensus.actors.raft.next_configuration import next_configuration
 from forge_consensus.actors.raft.slow_work import SlowWork
 from forge_consensus.actors.runtime.actor import ConsensusActor, Context
 from forge_consensus.errors import ProtocolError, StorageFullError
-from forge_consensus.events.types import ApplySlow, LogAppended, LogCommitted, LogTruncated
+from forge_consensus.events.types import ApplySlow, LeaderTransfer, LogAppended, LogCommitted, LogTruncated
 from forge_consensus.process.log import LogLines
 from forge_consensus.storage.ledger.applying import SlowStep
 from forge_consensus.storage.ledger.correlation import ids_between
@@ -89,7 +94,6 @@ class ReplicationActor(ConsensusActor):
             message.term,
             message.noop,
             node_id=self.node_id,
-            followers=self.others,
             ledger=self.ledger,
             settings=self.settings,
             now=self.clock.now(),
@@ -103,6 +107,19 @@ class ReplicationActor(ConsensusActor):
             self.note_matches(self.leadership.term, 0)
         self.leadership = None
         self.note_leadership()
+
+    def receiveMsg_MembersChanged(self, message: MembersChanged, sender: Any) -> None:
+        """Send to members that were added, and part from those that were removed."""
+        leadership = self.current()
+        if leadership is not None:
+            leadership.follow_members(self.clock.now())
+            self.send_soon()
+
+    def receiveMsg_PeerForgotten(self, message: PeerForgotten, sender: Any) -> None:
+        """Part at once from a removed node whose folder is gone."""
+        leadership = self.current()
+        if leadership is not None and message.node in leadership.parting:
+            leadership.drop(message.node)
 
     def note_leadership(self) -> None:
         """Share what only a leader knows of its followers, for the status and for health."""
@@ -127,16 +144,33 @@ class ReplicationActor(ConsensusActor):
                 self.tell_peer(effect.node, "replication", effect.message)  # type: ignore[union-attr]
             elif kind is MatchMoved:
                 self.try_commit(leadership)
+                self.hand_over(leadership)
             elif kind is ReadReady:
                 self.tell("gateway", effect)
             elif kind is SendEntries:
                 self.send_soon()
             elif kind is PeerNeedsSnapshot:
                 self.tell("snapshot", effect)
-            elif kind is Resign:
+            elif kind is Resign or kind is TransferRequested:
                 self.tell("election", effect)
             elif kind is Contradicts:
                 self.contradicted(leadership, effect)  # type: ignore[arg-type]
+
+    def receiveMsg_TransferBegan(self, message: TransferBegan, sender: Any) -> None:
+        """Tell the target at once if it has the whole log."""
+        leadership = self.current()
+        if leadership is not None:
+            self.hand_over(leadership)
+
+    def hand_over(self, leadership: Leadership) -> None:
+        """Tell the target of a handover to stand, once it has the whole log; the message leaves after the commit."""
+        handover = self.shared.handover
+        if handover is None or handover.told or handover.term != leadership.term:
+            return
+        if leadership.match.get(handover.target, 0) == self.ledger.log.last:
+            handover.told = leadership.handed_over = True
+            self.tell_peer(handover.target, "election", TimeoutNow(leadership.term))
+            self.publish(LeaderTransfer(leader=self.node_id, target=handover.target))
 
     def contradicted(self, leadership: Leadership, effect: Contradicts) -> None:
         """Doubt a follower that lacks what it had acknowledged, and report it when that is proven."""
@@ -192,20 +226,23 @@ class ReplicationActor(ConsensusActor):
         if leadership is not None and leadership.term == message.term:
             self.after(self.settings.heartbeat_interval, message)
             now, full = self.clock.now(), self.ledger.look_for_room()
-            leadership.take_own_pace(self.context.commit_times.slowest(now))
+            leadership.take_own_pace(self.context.commit_times.slowest(now), self.context.acting_times.slowest(now))
             effects = [*leadership.heartbeat(now, self.clock.acted()), *leadership.cannot_append(now, full)]
             self.carry_out(leadership, effects)
             self.note_matches(message.term, self.ledger.commit_index)
-            self.raise_level(leadership)
+            self.change_by_itself(leadership)
             if leadership.confirmed_ns:
                 self.shared.freshness.note(leadership.covered, leadership.confirmed_ns / NS)
             self.shared.blocked = leadership.blocked if leadership.refusals else ""
 
-    def raise_level(self, leadership: Leadership) -> None:
-        """Propose the next feature level, if all members have it and no other configuration is under way."""
-        configuration = raised(self.ledger, leadership.noop, self.shared.greeted)
-        if configuration is not None:
-            LINES.info("all members have feature level {}, so this leader proposes it", configuration.level)
+    def change_by_itself(self, leadership: Leadership) -> None:
+        """Propose the configuration that follows by itself from the one in force, if there is one."""
+        if self.shared.handover is not None:
+            return
+        found = next_configuration(self.ledger, leadership, self.shared.greeted, self.clock.now())
+        if found is not None:
+            configuration, why = found
+            LINES.info("{}: this leader proposes {}", why, configuration.text)
             proposal = Proposal(Kind.CONFIGURATION, 0, 0, 0, configuration.encode())
             self.appended(*self.ledger.propose(leadership.term, [proposal]))
 
@@ -240,6 +277,8 @@ class ReplicationActor(ConsensusActor):
         before = ledger.commit_index
         if ledger.commit_leading(leadership.term, leadership.on_majority()):
             self.committed(before)
+            if before < ledger.configurations.last <= ledger.commit_index:
+                self.change_by_itself(leadership)
             if leadership.reads.queue:
                 self.carry_out(leadership, leadership.answer_reads())
 
@@ -248,6 +287,8 @@ class ReplicationActor(ConsensusActor):
         self.reported.committed = self.ledger.commit_index
         first, last = before + 1, self.ledger.commit_index
         self.publish(LogCommitted(first_index=first, last_index=last, **self.cause_of(first, last)))
+        if self.ledger.configurations.at(last) is not self.reported.configuration:
+            self.tell("membership", MembersCommitted())
         self.apply_soon()
 
     def receiveMsg_ReadIndex(self, message: ReadIndex, sender: Any) -> None:
@@ -363,4 +404,5 @@ class ReplicationActor(ConsensusActor):
     def receiveMsg_SnapshotInstalled(self, message: SnapshotInstalled, sender: Any) -> None:
         """Report the new state to the gateway, because reads that waited for the snapshot's index can be answered."""
         self.tell("gateway", AppliedEntries([]))
+        self.tell("membership", MembersCommitted())
         self.apply_soon()

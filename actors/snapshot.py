@@ -13,6 +13,7 @@ from forge_consensus.actors.notices import (
     LeaderChanged,
     LeadershipEnded,
     MachineRestored,
+    MembersChanged,
     PeerNeedsSnapshot,
     PeerUp,
     SnapshotChecked,
@@ -339,6 +340,11 @@ class SnapshotActor(ConsensusActor):
         """Drop the file of another leader, because the new leader's file of the same index may differ in its bytes."""
         if self.receipt is not None and message.leader != self.receipt.leader:
             self.drop_receiving()
+
+    def receiveMsg_MembersChanged(self, message: MembersChanged, sender: Any) -> None:
+        """Send no snapshot to those that were removed."""
+        members = self.ledger.configuration.nodes
+        self.transfers = {node: transfer for node, transfer in self.transfers.items() if node in members}
 
     def receiveMsg_PeerUp(self, message: PeerUp, sender: Any) -> None:
         """Try a refused snapshot again at once: the follower was started again, perhaps with more room."""

@@ -52,6 +52,25 @@ class NodeRecovered(ConsensusEvent):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class NodeJoined(ConsensusEvent):
+    """A node has become a member: the entry that adds it is committed."""
+
+    kind: ClassVar[str] = "consensus.node.joined"
+
+    peer: str
+    address: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeLeft(ConsensusEvent):
+    """A node is no member any more: the entry that removes it is committed."""
+
+    kind: ClassVar[str] = "consensus.node.left"
+
+    peer: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class NodeRefused(ConsensusEvent):
     """The greeting of a member was refused: it cannot take part. Published once for each process and reason."""
 
@@ -117,6 +136,16 @@ class LeaderStepDown(ConsensusEvent):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LeaderTransfer(ConsensusEvent):
+    """The leader hands its leadership over: `target` has the whole log and is told to stand for election at once."""
+
+    kind: ClassVar[str] = "consensus.leader.transfer"
+
+    leader: str
+    target: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LeaderLost(ConsensusEvent):
     """The node followed a leader and does not hear from it any more."""
 
@@ -173,6 +202,35 @@ class ClusterFormed(ConsensusEvent):
     kind: ClassVar[str] = "consensus.cluster.formed"
 
     members: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MembershipChanged(ConsensusEvent):
+    """A member was added, removed or updated; the entry that does so is committed.
+
+    `action` is ``added``, ``removed`` or ``updated``: a member got another address, or another part (voter, learner).
+    """
+
+    kind: ClassVar[str] = "consensus.cluster.membership.changed"
+
+    action: str
+    affected_node_id: str
+    old_members: tuple[str, ...]
+    new_members: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClusterUpdated(ConsensusEvent):
+    """Another configuration of the cluster is committed: these are its voters and learners.
+
+    `outgoing` are the earlier voters of whom a majority is needed too, until the next configuration follows by itself.
+    """
+
+    kind: ClassVar[str] = "consensus.cluster.updated"
+
+    voters: tuple[str, ...]
+    learners: tuple[str, ...]
+    outgoing: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -444,10 +502,11 @@ def joined(earlier: LogRange, later: LogRange) -> LogRange:
 EVENT_TYPES: Final[dict[str, type[ConsensusEvent]]] = {
     event_type.kind: event_type
     for event_type in (
-        NodeStarted, NodeStopped, NodeFailed, NodeRecovered, NodeRefused, SettingsDiffer, AddressDiffers,
-        LeaderElected, LeaderStepDown, LeaderLost,
+        NodeStarted, NodeStopped, NodeJoined, NodeLeft, NodeFailed, NodeRecovered, NodeRefused, SettingsDiffer,
+        AddressDiffers,
+        LeaderElected, LeaderStepDown, LeaderTransfer, LeaderLost,
         RoleChanged, BecameFollower, BecameCandidate, BecameLeader,
-        ClusterFormed, QuorumAchieved, QuorumLost,
+        ClusterFormed, MembershipChanged, ClusterUpdated, QuorumAchieved, QuorumLost,
         LogAppended, LogCommitted, LogCompacted, LogTruncated,
         ApplySlow, QuerySlow, TimeSkewed, TimeStepped,
         SnapshotsOnThread, SnapshotStarted, SnapshotCompleted, SnapshotFailed, SnapshotRestored,
@@ -466,18 +525,23 @@ __all__ = [
     "BecameFollower",
     "BecameLeader",
     "ClusterFormed",
+    "ClusterUpdated",
     "ConsensusEvent",
     "Degraded",
     "Healthy",
     "LeaderElected",
     "LeaderLost",
     "LeaderStepDown",
+    "LeaderTransfer",
     "LogAppended",
     "LogCommitted",
     "LogCompacted",
     "LogRange",
     "LogTruncated",
+    "MembershipChanged",
     "NodeFailed",
+    "NodeJoined",
+    "NodeLeft",
     "NodeRecovered",
     "NodeRefused",
     "NodeStarted",

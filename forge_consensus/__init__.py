@@ -9,6 +9,7 @@ from forge_consensus.version import __version__
 
 if TYPE_CHECKING:
     from forge_consensus.client.aio import AsyncClient
+    from forge_consensus.client.members import ClusterMembers, MembersPlan
     from forge_consensus.client.sync import Client
     from forge_consensus.config.client import ClientSettings
     from forge_consensus.config.raft import RaftSettings
@@ -70,17 +71,21 @@ if TYPE_CHECKING:
     from forge_consensus.process.log import disable_logging, enable_logging
     from forge_consensus.service.blocking import BlockingCallError
     from forge_consensus.service.consensus import ConsensusService
+    from forge_consensus.storage.ledger.changes import Action, Change
     from forge_consensus.storage.machines.kv import KeyValueMachine
     from forge_consensus.storage.machines.machine import Command, Entry, StateMachine
 
 __all__ = [
+    "Action",
     "AlreadyStartedError",
     "AsyncClient",
     "AuthenticationFailedError",
     "BlockingCallError",
     "BusyError",
+    "Change",
     "Client",
     "ClientSettings",
+    "ClusterMembers",
     "ClusterNotFoundError",
     "Command",
     "CommandError",
@@ -108,6 +113,7 @@ __all__ = [
     "InvalidTermError",
     "KeyValueMachine",
     "LogInconsistentError",
+    "MembersPlan",
     "NoAvailablePeersError",
     "NoLeaderError",
     "NoQuorumError",
@@ -144,10 +150,13 @@ __all__ = [
 ]
 
 HOMES = {
+    "Action": "forge_consensus.storage.ledger.changes",
     "AsyncClient": "forge_consensus.client.aio",
     "BlockingCallError": "forge_consensus.service.blocking",
+    "Change": "forge_consensus.storage.ledger.changes",
     "Client": "forge_consensus.client.sync",
     "ClientSettings": "forge_consensus.config.client",
+    "ClusterMembers": "forge_consensus.client.members",
     "Command": "forge_consensus.storage.machines.machine",
     "ConsensusEvent": "forge_consensus.events.types",
     "ConsensusService": "forge_consensus.service.consensus",
@@ -156,6 +165,7 @@ HOMES = {
     "EventFeed": "forge_consensus.feed.event_feed",
     "Gap": "forge_consensus.feed.event_feed",
     "KeyValueMachine": "forge_consensus.storage.machines.kv",
+    "MembersPlan": "forge_consensus.client.members",
     "RaftSettings": "forge_consensus.config.raft",
     "StateMachine": "forge_consensus.storage.machines.machine",
     "StorageSettings": "forge_consensus.config.storage",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
 
@@ -15,10 +15,13 @@ from forge_consensus.storage.backends.sealed import REJOIN
 from forge_consensus.storage.backends.tables import Batch, Tables
 from forge_consensus.storage.ledger.applying import APPLIED, Applier
 from forge_consensus.storage.ledger.configuration import Configuration
-from forge_consensus.storage.ledger.identity import Identity
-from forge_consensus.storage.ledger.ledger import BASE, HARD, Ledger, found
+from forge_consensus.storage.ledger.history import CONFIGURATIONS
+from forge_consensus.storage.ledger.identity import JOINS, Identity
+from forge_consensus.storage.ledger.ledger import BASE, HARD, Ledger
 from forge_consensus.storage.ledger.levels import LEVEL
-from forge_consensus.storage.ledger.skips import ENDED_AT, Careful, stored_suspect
+from forge_consensus.storage.ledger.log import TABLE as LOG
+from forge_consensus.storage.ledger.record import Kind, encode_untimed, key_of
+from forge_consensus.storage.ledger.skips import ENDED_AT, Careful, put_skips, stored_suspect, told_by
 from forge_consensus.storage.ledger.transaction import get_meta, put_meta
 from forge_consensus.storage.machines.machine import ApplyFaultError, Machine
 from forge_consensus.storage.machines.naming import MachineName, name_of
@@ -49,6 +52,11 @@ class Founding:
     founded with, if nothing but that is in the folder."""
     level: int = LEVEL
     """The feature level of the program; a value of its own lets a test run nodes of several."""
+    joins: bool = False
+    """Whether this node joins a cluster that exists: `configuration` is the one with which that cluster began. The log
+    is empty until a leader sends it, which it does when this node was added to the members."""
+    skipped: str = ""
+    """For a node that joins: the entries that the cluster skips, see `forge_consensus.storage.ledger.skips.told`."""
 
 
 @dataclass(slots=True)
@@ -194,20 +202,33 @@ def check_whole(ledger: Ledger, snapshots: Snapshots) -> None:
 
 
 def stage_first_start(batch: Batch, founding: Founding) -> None:
-    """Stage a new folder's records. Raises `InvalidConfigError` unless the node is among the named members."""
+    """Stage a new folder's records: the first entry is the list of members, with the same bytes on every node.
+
+    So it is committed from the start. A node that joins begins with an empty log and without members, but with what all
+    members must agree on, such as the lease. Raises `InvalidConfigError` unless the node is among the named members.
+    """
     configuration = founding.configuration
     if configuration is None:
         raise InvalidConfigError(
             "the folder is new and no peers were named: name all members of the cluster, this node among them"
         )
-    if founding.node_id not in configuration.voters:
+    data = configuration.encode()
+    if founding.joins:
+        put_meta(batch, INITIAL, data)
+        put_meta(batch, JOINS, b"")
+        put_skips(batch, told_by(founding.skipped))
+        put_meta(batch, BASE, cast("bytes", msgpack.packb((0, 0, replace(configuration, members=()).encode()))))
+        put_meta(batch, HARD, cast("bytes", msgpack.packb((0, "", 0, 0))))
+        return
+    if founding.node_id not in configuration.nodes:
         raise InvalidConfigError(
             f"node {founding.node_id!r} is not among the peers {configuration.text}: the list names every member, "
             "this node too"
         )
-    data = configuration.encode()
     put_meta(batch, INITIAL, data)
-    found(batch, data)
+    batch.put(LOG, key_of(1), encode_untimed(1, 0, Kind.CONFIGURATION, 0, data))
+    put_meta(batch, CONFIGURATIONS, cast("bytes", msgpack.packb([1])))
+    put_meta(batch, HARD, cast("bytes", msgpack.packb((0, "", 1, 1))))
 
 
 def restore_user_machine(ledger: Ledger, snapshots: Snapshots) -> None:

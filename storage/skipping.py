@@ -19,7 +19,7 @@ from forge_consensus.storage.backends.folder import Folder
 from forge_consensus.storage.backends.lmdb import LmdbTables
 from forge_consensus.storage.backends.tables import Batch, Tables
 from forge_consensus.storage.ledger.applying import APPLIED
-from forge_consensus.storage.ledger.configuration import CONFIGURATIONS, ConfigurationHistory
+from forge_consensus.storage.ledger.history import CONFIGURATIONS, ConfigurationHistory
 from forge_consensus.storage.ledger.identity import FORMAT, IDENTITY
 from forge_consensus.storage.ledger.ledger import BASE, NO_BASE
 from forge_consensus.storage.ledger.log import TABLE
@@ -49,7 +49,7 @@ class FolderOfNode:
     tables: Tables
     node_id: str
     cluster_id: str
-    voters: frozenset[str]
+    members: frozenset[str]
     applied: int
     """Up to which entry the state on its disk goes."""
     entry: Skip | None
@@ -140,7 +140,7 @@ def opened(path: Path, index: int, stack: ExitStack) -> FolderOfNode:
         tables=tables,
         node_id=identity[1],
         cluster_id=identity[2],
-        voters=history.current.voters,
+        members=history.current.nodes,
         applied=max(base_index, applied_on_disk(tables, folder.snapshots_path)),
         entry=skip_of(index, record) if record is not None else None,
         is_command=record is not None and kind_of(record) == Kind.COMMAND,
@@ -173,17 +173,17 @@ def check_members(nodes: Sequence[FolderOfNode], elsewhere: frozenset[str]) -> N
     if len({node.cluster_id for node in nodes}) > 1:
         clusters = ", ".join(sorted({node.cluster_id for node in nodes}))
         raise SkipRefusedError(f"the folders are of several clusters ({clusters}): name those of one")
-    voters = frozenset[str]().union(*(node.voters for node in nodes))
-    missing = sorted(voters - set(named) - elsewhere)
+    members = frozenset[str]().union(*(node.members for node in nodes))
+    missing = sorted(members - set(named) - elsewhere)
     if missing:
         listed = ",".join(missing)
         raise SkipRefusedError(
             f"the folders of {listed} are not named, and an entry is skipped on all members or on none: name them, or "
             f"say --elsewhere {listed} and run the same command where they are"
         )
-    strangers = sorted(elsewhere - voters)
+    strangers = sorted(elsewhere - members)
     if strangers:
-        raise SkipRefusedError(f"{', '.join(strangers)} is no member: there are {', '.join(sorted(voters))}")
+        raise SkipRefusedError(f"{', '.join(strangers)} is no member: there are {', '.join(sorted(members))}")
 
 
 def the_entry(index: int, nodes: Sequence[FolderOfNode], given: tuple[int, int] | None) -> Skip:

@@ -7,13 +7,13 @@ acknowledgements that it gave.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Collection
+from typing import Final, NamedTuple
 
 from forge_consensus.actors.messages import Hello, HelloReply
 from forge_consensus.config.agreement import Told, conflict, differences
 from forge_consensus.storage.ledger.configuration import Configuration
-from forge_consensus.storage.ledger.identity import DRAW_CHARS, DRAWS_TOLD, Identity
+from forge_consensus.storage.ledger.identity import DRAW_CHARS, DRAWS_TOLD, Identity, folder_of
 from forge_consensus.storage.ledger.levels import FIRST_LEVEL, LEVEL
 from forge_consensus.storage.ledger.tips import UNMET, Tip
 from forge_consensus.storage.machines.naming import MachineName
@@ -22,7 +22,7 @@ from forge_consensus.version import __version__
 CONFIGURATION = "configuration"
 """The reason of a refusal: the two nodes were started with different lists of members."""
 IDENTITY = "identity"
-"""The reason of a refusal: the sender is no member, or not the member that was known under its id."""
+"""The reason of a refusal: the sender is not the member that was known under its id."""
 MACHINE = "machine"
 """The reason of a refusal: the two nodes run different state machines."""
 SETTINGS = "settings"
@@ -32,6 +32,11 @@ ANCESTOR = "ancestor"
 LEVEL_LOW = "level"
 """The reason of a refusal: the sender's program has not the feature level that the cluster has reached."""
 
+UNKNOWN = "unknown"
+"""The reason of a refusal: the sender is not the member of its id, as far as the receiver knows now."""
+ITSELF = "this address leads back to the node itself: give it another one, with forge-consensus members update"
+STRANGERS_MAX: Final = 32
+"""How many nodes that are no members a node admits, so that nobody fills its memory with names."""
 SKIPS = "skips"
 """The reason of a refusal: the two nodes do not skip the same log entries, so their states differ."""
 
@@ -92,6 +97,7 @@ class Handshake:
             proof=self.proof_of(self.asked.get(node, 0)),
             settings=self.settings,
             skipped=identity.skipped,
+            joins=identity.joins,
         )
 
     def reply(self, refusal: Refusal, node: str, hello: Hello, tip: Tip) -> HelloReply:
@@ -106,6 +112,7 @@ class Handshake:
             tip=tip,
             known=self.known_boot(node) if refusal.reason == ANCESTOR else 0,
             proof=self.proof_of(hello.known),
+            joins=identity.joins,
         )
 
     def known_boot(self, node: str) -> int:
@@ -158,8 +165,38 @@ class Handshake:
             f"such as that of node {self.identity.node_id}, which is version {self.program[0]}",
         )
 
-    def judge(self, node: str, hello: Hello, members: Configuration, admit: Admit) -> Refusal:
-        """Judge the greeting of `node`; `members` is the configuration in force. `admit` is called last."""
+    def another_folder(self, node: str, message: Hello | HelloReply, members: Configuration) -> Refusal:
+        """The refusal of a node with the id of a member and not with its folder, else `ACCEPTED`.
+
+        It ends nobody, because the one that refuses may lag behind, and not know yet that the member was removed and
+        added again.
+        """
+        expected, folder = members.folder_of(node), folder_of(message.incarnation)
+        if node not in members.nodes or not (message.joins or expected) or folder == expected:
+            return ACCEPTED
+        return Refusal(
+            UNKNOWN,
+            f"the folder of node {node} is not the one that its member was added with, so the node does not know what "
+            f"that member promised. If the member's folder is lost: forge-consensus members remove {node}, then "
+            f"members add {node}=HOST:PORT",
+        )
+
+    def too_many(self, node: str, members: Configuration, wanted: Collection[str]) -> list[str]:
+        """The nodes to forget before one more that is no member is admitted, the oldest first.
+
+        Some have to be admitted: a member whose log lags behind does not know its newest fellows yet, and must hear
+        them (dissertation 4.2.2). They count for nothing until an entry names them.
+        """
+        if node in members.nodes:
+            return []
+        strangers = [name for name in self.identity.boots if name not in members.nodes and name not in wanted]
+        return strangers[: max(0, len(strangers) + 1 - STRANGERS_MAX)] if node not in strangers else []
+
+    def judge(self, node: str, hello: Hello, members: Configuration, admit: Admit, *, newer: bool = False) -> Refusal:
+        """Judge the greeting of `node`; `members` is the configuration in force. `admit` is called last.
+
+        `newer` says that a node on another folder than its member's is heard all the same.
+        """
         identity, initial = self.identity, self.initial
         theirs = MachineName(*hello.machine)
         if theirs.name not in ("", self.machine.name):
@@ -181,8 +218,11 @@ class Handshake:
                 f"node {identity.node_id} skips the log entries {identity.skipped or 'none'} (index:term:checksum), "
                 f"node {node} {hello.skipped or 'none'}: run forge-consensus log skip on the folders of all members",
             )
-        if node == identity.node_id or node not in members.voters:
-            return Refusal(IDENTITY, f"node {node!r} is not another member of {members.text}")
+        if node == identity.node_id:
+            own = hello.incarnation == identity.boot_token
+            return Refusal(UNKNOWN, ITSELF) if own else Refusal(IDENTITY, f"{node!r} is this node's own id")
+        if (other := self.another_folder(node, hello, members)) != ACCEPTED and not newer:
+            return other
         if why := conflict(identity.node_id, self.settings, node, hello.settings):
             return Refusal(SETTINGS, why)
         if (old := self.too_old(node, hello.program, members)) != ACCEPTED:
@@ -190,6 +230,8 @@ class Handshake:
         if hello.boot > self.known_boot(node) > 0 and self.shown_draw(node, hello) is None:
             return Refusal(ANCESTOR, f"node {identity.node_id} met boot {self.known_boot(node)} of node {node} last")
         detail = admit(hello)
+        if detail and hello.joins and node not in members.nodes:
+            return Refusal(UNKNOWN, detail)
         return Refusal(IDENTITY, detail) if detail else ACCEPTED
 
 
@@ -204,6 +246,8 @@ def is_fatal(reason: str, stranger: str, *, joined: bool) -> bool:
     others. A node of another list of members or another cluster stops only if it never was part of a cluster, because
     the newcomer has to give way to a cluster that works.
     """
+    if reason == UNKNOWN:
+        return False
     if reason == IDENTITY:
         return not stranger
     return not joined

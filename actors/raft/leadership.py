@@ -6,15 +6,25 @@ that describe actions; the replication actor carries them out in that order.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 from forge_consensus.actors.messages import FULL, AppendEntries, AppendReply
-from forge_consensus.actors.notices import PeerNeedsSnapshot, ReadIndex, ReadReady, Resign, SendEntries
+from forge_consensus.actors.notices import (
+    PeerNeedsSnapshot,
+    ReadIndex,
+    ReadReady,
+    Resign,
+    SendEntries,
+    TransferRequested,
+)
+from forge_consensus.actors.raft.catch_up import CatchUp
 from forge_consensus.actors.raft.progress import Phase, Progress
 from forge_consensus.actors.raft.reads import WaitingReads
 from forge_consensus.config.raft import RaftSettings
 from forge_consensus.storage.ledger.configuration import Configuration
+from forge_consensus.storage.ledger.history import ConfigurationHistory
 from forge_consensus.storage.ledger.log import Log
 from forge_consensus.storage.ledger.quorum import Quorum
 
@@ -33,6 +43,10 @@ class LedgerView(Protocol):
     @property
     def configuration(self) -> Configuration:
         """The configuration in force."""
+
+    @property
+    def configurations(self) -> ConfigurationHistory:
+        """The configurations in the log."""
 
     @property
     def elapsed_ms(self) -> int:
@@ -64,19 +78,29 @@ class Contradicts(NamedTuple):
     proven: bool
 
 
-Effect = SendTo | ReadReady | PeerNeedsSnapshot | Resign | SendEntries | MatchMoved | Contradicts
+Effect = SendTo | ReadReady | PeerNeedsSnapshot | Resign | SendEntries | MatchMoved | Contradicts | TransferRequested
 """`SendEntries` asks to send once the turn's mailbox is empty; the others are named by their classes."""
 
 SEND_SOON = SendEntries()
+HAND_OVER = TransferRequested("", None)
 MATCH_MOVED = MatchMoved()
+
+
+@dataclass(slots=True)
+class Parting:
+    """A node that was removed from the members `since` then (seconds of real time), and may not know it yet."""
+
+    since: float
+    told_ns: int = 0
+    """When all that it has to know could be sent to it, in nanoseconds of real time; 0 before."""
 
 
 class Leadership:
     """One leadership. It is dropped whole when it ends, so nothing of an earlier term can be counted in a later one.
 
-    `match` holds, for each voter, the index up to which its log is known to be on its disk and to agree with ours; only
-    `persisted` moves this node's own entry. `noop` is the index of the term's first entry: no read is answered before
-    it is committed (I13).
+    `match` holds, for each member, the index up to which its log is known to be on its disk and to agree with ours;
+    only `persisted` moves this node's own entry. `noop` is the index of the term's first entry: no read is answered
+    before it is committed (I13).
 
     Arguments named `now` are seconds of real time, as of the turn's begin; `boottime_ns` is CLOCK_BOOTTIME at this
     moment, in nanoseconds.
@@ -88,7 +112,6 @@ class Leadership:
         noop: int,
         *,
         node_id: str,
-        followers: Iterable[str],
         ledger: LedgerView,
         settings: RaftSettings,
         now: float,
@@ -98,16 +121,24 @@ class Leadership:
         self.node_id = node_id
         self.ledger = ledger
         self.settings = settings
-        self.progress = {node: Progress(settings, noop, now) for node in followers}
-        self.match = {node_id: ledger.log.durable, **dict.fromkeys(self.progress, 0)}
+        self.progress: dict[str, Progress] = {}
+        self.match = {node_id: ledger.log.durable}
         self.refusals: dict[str, str] = {}
         """The followers that take no entries, and why."""
-        self.refused_appends = dict.fromkeys(self.progress, 0)
+        self.refused_appends: dict[str, int] = {}
         """How many appends each follower refused."""
+        self.parting: dict[str, Parting] = {}
+        """Those that were removed and may not know it yet."""
+        self.catch_ups: dict[str, CatchUp] = {}
+        """The rounds of the learners that are to vote once they have caught up."""
+        self.members = Configuration(())
+        self.follow_members(now)
         self.full_since: float | None = None
         """Since when this node has had no room for entries, by the running clock."""
         self.answer_seconds = settings.heartbeat_interval
         """How long a follower that is asked has to answer, at the least, before it counts as silent."""
+        self.handed_over = False
+        """Whether another node was told to take the leadership, so that no lease holds in this term any more."""
         self.reads = WaitingReads()
         self.covered = self.confirmed_ns = 0
         """The mark of the last heartbeat, see `Freshness`."""
@@ -116,6 +147,51 @@ class Leadership:
     def quorum(self) -> Quorum:
         """The quorum of the configuration in force: whose answers count, and how many of them decide."""
         return self.ledger.configuration.quorum
+
+    # --- members -----------------------------------------------------------------------------------------------------
+
+    def follow_members(self, now: float) -> None:
+        """Begin with members that the configuration in force has in addition, and part from those that it lacks."""
+        before, self.members = self.members, self.ledger.configuration
+        following = self.ledger.log.last if before.nodes else self.noop
+        for node in sorted(self.members.nodes - {self.node_id}):
+            if node not in before.nodes or before.folder_of(node) != self.members.folder_of(node):
+                self.progress[node] = Progress(self.settings, following, now)
+                self.match[node] = self.refused_appends[node] = 0
+                self.parting.pop(node, None)
+        for node in before.nodes - self.members.nodes - {self.node_id}:
+            self.parting[node] = Parting(now)
+        last = self.ledger.log.last
+        self.catch_ups = {node: self.catch_ups.get(node) or CatchUp(last, now) for node in self.members.joining}
+
+    def near(self, now: float) -> list[str]:
+        """The learners that are to vote and are near enough to the end of the log, sorted."""
+        last, most = self.ledger.log.last, self.settings.election_timeout_min
+        for node, catch_up in self.catch_ups.items():
+            catch_up.note(self.match[node], last, now)
+        heard = self.heard(now)
+        return [node for node, catch_up in self.catch_ups.items() if node in heard and catch_up.is_near(now, most)]
+
+    def part(self, now: float) -> None:
+        """Forget those that were removed, once they know it or an election timeout has passed.
+
+        A removed voter that does not know it would ask for pre-votes for ever. So it is sent the entry that removes it,
+        and then that this entry is committed.
+        """
+        configurations = self.ledger.configurations
+        committed = configurations.last <= self.ledger.commit_index
+        for node, parting in list(self.parting.items()):
+            progress = self.progress[node]
+            if committed and progress.match >= configurations.last and not parting.told_ns:
+                parting.told_ns = int(now * 1e9)
+            told = parting.told_ns and progress.acked_sent > parting.told_ns
+            if told or (committed and now - max(parting.since, progress.heard) > self.settings.election_timeout_max):
+                self.drop(node)
+
+    def drop(self, node: str) -> None:
+        """Forget a node that was removed."""
+        del self.parting[node], self.progress[node], self.match[node], self.refused_appends[node]
+        self.refusals.pop(node, None)
 
     # --- sending -----------------------------------------------------------------------------------------------------
 
@@ -132,7 +208,7 @@ class Leadership:
                 sent = True
             if new_round and not sent:
                 self.send_empty(effects, node, progress)
-        if new_round and self.quorum.total == 1:  # nobody else replies; otherwise the replies confirm it
+        if new_round and self.quorum.has((self.node_id,)):  # no reply is needed; otherwise the replies confirm it
             effects += self.answer_reads()
         return effects
 
@@ -193,6 +269,7 @@ class Leadership:
         effects: list[Effect] = []
         settings = self.settings
         self.mark(int(now * 1e9))
+        self.part(now)
         patience = settings.append_timeout_heartbeats * settings.heartbeat_interval
         for node, progress in self.progress.items():
             progress.resume(now)
@@ -204,20 +281,21 @@ class Leadership:
         effects += self.send_entries(now)
         if not self.quorum.has([self.node_id, *self.heard(now)]):
             effects.append(Resign(self.term, f"no answer from a majority within {settings.election_timeout_min} s"))
+        elif self.node_id not in self.quorum.voters and self.ledger.configurations.last <= self.ledger.commit_index:
+            effects.append(HAND_OVER)
         return effects
 
-    def take_own_pace(self, slowest_commit: float) -> None:
-        """Give the followers as long to answer as this node's slowest commit of the last seconds took, within bounds.
+    def take_own_pace(self, slowest_commit: float, slowest_turn: float = 0.0) -> None:
+        """Give the followers as long to answer as this node needed at its slowest in the last seconds, within bounds.
 
         An answer waits for the follower's disk. Where a commit takes this node longer than an election timeout, all
         disks may be as slow, and then a leader that resigned would gain nobody anything: its successor's first commit
-        is as slow. At most it is the longest election timeout, so that a leader that is cut off stops in bounded time.
+        is as slow. It also waits for the turn that the follower is in, and their state machines do the same work. At
+        most it is the longest election timeout, so that a leader that is cut off stops in bounded time.
         """
         settings = self.settings
-        slow = slowest_commit > settings.election_timeout_min
-        self.answer_seconds = (
-            min(slowest_commit, settings.election_timeout_max) if slow else settings.heartbeat_interval
-        )
+        slow = slowest_commit if slowest_commit > settings.election_timeout_min else settings.heartbeat_interval
+        self.answer_seconds = min(max(slow, slowest_turn), settings.election_timeout_max)
 
     def mark(self, now_ns: int) -> None:
         """Note up to which index and as of when this leader knows what is committed anywhere.
@@ -247,7 +325,8 @@ class Leadership:
         if self.full_since is None:
             self.full_since = now
         able = [node for node in self.heard(now) if not self.progress[node].refusal]
-        in_step = any(self.progress[node].match >= self.ledger.commit_index for node in able)
+        voters = self.quorum.voters.intersection(able)
+        in_step = any(self.progress[node].match >= self.ledger.commit_index for node in voters)
         if now - self.full_since < self.settings.election_timeout_min / 2 or not in_step or not self.quorum.has(able):
             return []
         return [Resign(self.term, reason)]
@@ -364,7 +443,7 @@ class Leadership:
         (dissertation 6.4.1). Their length is the configuration's too, because settings may differ between members.
         """
         configuration = self.ledger.configuration
-        if not configuration.lease_reads:
+        if not configuration.lease_reads or self.handed_over:
             return False
         sent = {node: progress.acked_sent for node, progress in self.progress.items()}
         began = self.quorum.reached({**sent, self.node_id: boottime_ns})

@@ -11,12 +11,12 @@ from thespian.actors import Actor, ActorAddress
 from forge_consensus.actors import messages, notices
 from forge_consensus.actors.runtime.address import Address, LocalAddress, PeerAddress
 from forge_consensus.actors.runtime.clock import Clock
-from forge_consensus.actors.runtime.commit_times import CommitTimes
 from forge_consensus.actors.runtime.observation import TurnObservation
 from forge_consensus.actors.runtime.peers import Peers
 from forge_consensus.actors.runtime.refusals import Refusals
 from forge_consensus.actors.runtime.reported import Reported
 from forge_consensus.actors.runtime.shared import SharedState
+from forge_consensus.actors.runtime.slowest import Slowest
 from forge_consensus.actors.runtime.status import Totals
 from forge_consensus.actors.runtime.timers import Timer
 from forge_consensus.actors.runtime.unanswered import Unanswered
@@ -50,7 +50,8 @@ class Context(Protocol):
     unread: UnreadAnswers
     observation: TurnObservation
     peers: Peers
-    commit_times: CommitTimes
+    commit_times: Slowest
+    acting_times: Slowest
     started_at: float
     """When the node started, in seconds of real time."""
     bind_address: str
@@ -187,5 +188,10 @@ class ConsensusActor(Actor):  # type: ignore[misc]
 
     @property
     def others(self) -> list[str]:
-        """The other members of the configuration in force, sorted."""
+        """The other members of the configuration in force, voters and learners, sorted."""
+        return sorted(self.ledger.configuration.nodes - {self.node_id})
+
+    @property
+    def other_voters(self) -> list[str]:
+        """The other members that vote, in either set of a joint configuration, sorted."""
         return sorted(self.ledger.configuration.voters - {self.node_id})

@@ -10,21 +10,21 @@ import random
 from collections.abc import Callable
 from typing import Any, Final
 
-from forge_consensus.actors.notices import Persisted, Rebuild
+from forge_consensus.actors.notices import MembersChanged, Persisted, Rebuild
 from forge_consensus.actors.runtime.actor import ConsensusActor
 from forge_consensus.actors.runtime.address import Address, LocalAddress, PeerAddress
 from forge_consensus.actors.runtime.cell import Cells
 from forge_consensus.actors.runtime.clock import Clock
-from forge_consensus.actors.runtime.commit_times import CommitTimes
 from forge_consensus.actors.runtime.faults import Faults
 from forge_consensus.actors.runtime.gate import Gate
 from forge_consensus.actors.runtime.mailbox import Mailbox
 from forge_consensus.actors.runtime.observation import TurnObservation
 from forge_consensus.actors.runtime.outbox import Outbox, Transport
-from forge_consensus.actors.runtime.peers import Peers
+from forge_consensus.actors.runtime.peers import PARTING_TIMEOUTS, Peers
 from forge_consensus.actors.runtime.refusals import Refusals
 from forge_consensus.actors.runtime.reported import Reported
 from forge_consensus.actors.runtime.shared import SharedState
+from forge_consensus.actors.runtime.slowest import Slowest
 from forge_consensus.actors.runtime.status import Totals
 from forge_consensus.actors.runtime.timers import Timer, Timers
 from forge_consensus.actors.runtime.turn_events import TurnEvents
@@ -35,7 +35,7 @@ from forge_consensus.errors import is_fatal
 from forge_consensus.events.bus import EventBus
 from forge_consensus.events.types import ConsensusEvent, NodeStopped
 from forge_consensus.process.log import LogLines
-from forge_consensus.storage.ledger.configuration import check_lease
+from forge_consensus.storage.ledger.configuration import Configuration, check_lease
 from forge_consensus.storage.opening import Opened
 
 LINES = LogLines(__name__)
@@ -76,13 +76,14 @@ class Engine:
         clock.begin_turn()
         self.started_at = clock.now()
         self.shared = SharedState()
-        self.reported = Reported(self.shared)
+        committed = self.ledger.configurations.at(self.ledger.commit_index)
+        self.reported = Reported(self.shared, committed)
         self.totals = Totals()
         self.refusals = Refusals()
         self.mailbox = Mailbox(self.refusals)
         self.timers = Timers(clock)
         self.outbox = Outbox(self.ledger, clock, transport, self.refusals)
-        self.peers = Peers(self.outbox)
+        self.peers = Peers(self.outbox, self.ledger.identity.node_id, PARTING_TIMEOUTS * settings.election_timeout_max)
         self.unread = UnreadAnswers(2 * settings.connections_max)
         self.gate = Gate(
             self.ledger, settings, clock, self.mailbox, self.outbox, self.refusals, self.shared, self.unread
@@ -92,7 +93,15 @@ class Engine:
         self.unanswered = Unanswered()
         self.observation = TurnObservation(self.ledger)
         self.faults = Faults(settings)
-        self.commit_times = CommitTimes()
+        self.commit_times = Slowest()
+        self.acting_times = Slowest()
+        """How long turns take without their commits."""
+        self.followed: Configuration | None = None
+        self.met = self.shared.meeting
+        """The configuration and the map that the peers were taken from last."""
+        self.configuration = opened.ledger.configuration
+        """The configuration in force of which the actors know."""
+        self.follow_members()
         self.stopping = ""
         """Why the node is to stop; empty while it is not."""
 
@@ -115,6 +124,7 @@ class Engine:
             self.undo(fault)
             return
         acted = self.clock.end_acting()
+        self.acting_times.note(acted - self.clock.now(), acted)
         outbox = self.outbox
         if outbox.requests:
             outbox.send_early()
@@ -144,7 +154,13 @@ class Engine:
             self.gate.receive(data, connection)
         messages = mailbox.run() if mailbox.queue else 0
         self.timers.deliver_due()
-        return messages + mailbox.run() if mailbox.queue else messages
+        messages += mailbox.run() if mailbox.queue else 0
+        while self.configuration is not self.ledger.configuration:
+            self.configuration = self.ledger.configuration
+            for address in self.hearing(MembersChanged):
+                address.deliver(MembersChanged(), address)
+            messages += mailbox.run()
+        return messages
 
     def commit(self, began: float) -> float:
         """Commit the ledger; returns how many seconds have passed since `began`. Raises `StorageError`.
@@ -176,6 +192,7 @@ class Engine:
         self.mailbox.queue.clear()
         self.events.drop()
         self.reported.take_back()
+        self.configuration = self.ledger.configuration
         if is_fatal(fault):
             raise fault
         LINES.error("an actor failed; the turn is taken back", error=fault)
@@ -200,6 +217,18 @@ class Engine:
     def patience(self, seconds_max: float) -> float:
         """For how many seconds the next turn may wait for frames, at most `seconds_max`."""
         return 0.0 if self.mailbox.later else self.timers.patience(seconds_max)
+
+    def follow_members(self) -> bool:
+        """Let the peers be those of the configuration in force; returns whether their addresses changed.
+
+        The base calls this after each turn, and then connects and disconnects.
+        """
+        peers, configuration, meeting = self.peers, self.ledger.configuration, self.shared.meeting
+        if configuration is self.followed and meeting is self.met and not peers.parting:
+            return False
+        before, self.followed, self.met = peers.wanted, configuration, meeting
+        peers.follow({**meeting, **configuration.addresses}, self.clock.now())
+        return peers.wanted != before
 
     def stop(self, reason: str) -> None:
         """Stop the node after this turn; the first reason is kept."""

@@ -20,6 +20,7 @@ from forge_consensus.actors.messages import (
     RequestPreVote,
     RequestVote,
     SnapshotReply,
+    TimeoutNow,
     VoteReply,
     WireMessage,
 )
@@ -28,7 +29,13 @@ from forge_consensus.actors.runtime.address import SenderAddress
 from forge_consensus.actors.runtime.clock import Clock
 from forge_consensus.actors.runtime.mailbox import Mailbox
 from forge_consensus.actors.runtime.outbox import Outbox
-from forge_consensus.actors.runtime.refusals import CLIENT_READS_TOO_LITTLE, EARLIER_TERM, STRANGER, Refusals
+from forge_consensus.actors.runtime.refusals import (
+    CLIENT_READS_TOO_LITTLE,
+    EARLIER_TERM,
+    NO_MEMBERS_TERM,
+    STRANGER,
+    Refusals,
+)
 from forge_consensus.actors.runtime.shared import SharedState
 from forge_consensus.actors.runtime.unread import UNREAD_TEXT, UnreadAnswers
 from forge_consensus.config.raft import RaftSettings
@@ -41,6 +48,7 @@ DESTINATION: dict[type[WireMessage], str] = {
     RequestPreVote: "election",
     PreVoteReply: "election",
     RequestVote: "election",
+    TimeoutNow: "election",
     VoteReply: "election",
     AppendEntries: "replication",
     AppendReply: "replication",
@@ -176,8 +184,8 @@ class Gate:
     def is_of_our_term(self, message: Any, sender: SenderAddress) -> bool:
         """Enter a higher term that a frame carries; answer or drop one of a lower term. Returns whether to accept it.
 
-        The term does not move for a pre-vote request, a granted pre-vote reply, or a vote request that is refused
-        because there is a leader.
+        The term does not move for a pre-vote request, a granted pre-vote reply, a vote request that is refused because
+        there is a leader, or an answer of a node that is no member.
         """
         term = getattr(message, "term", None)
         ours = self.ledger.term
@@ -206,7 +214,10 @@ class Gate:
             return False
         if type(message) is PreVoteReply and message.granted:
             return True
-        if type(message) is RequestVote and self.is_sticky():
+        if type(message) in ANSWERS and sender.node not in self.ledger.configuration.nodes:
+            self.refusals.count(NO_MEMBERS_TERM)
+            return False
+        if type(message) is RequestVote and not message.transfer and self.is_sticky():
             sender.deliver(VoteReply(term=self.ledger.term, granted=False), sender)
             return False
         self.ledger.advance(term)

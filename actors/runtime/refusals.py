@@ -16,6 +16,8 @@ STRANGER: Final = "stranger"
 """The reason in the answer to a node that must greet (again) before this node accepts its frames."""
 STALE_TERM: Final = "stale term"
 EARLIER_TERM: Final = "answer of an earlier term"
+NO_MEMBERS_TERM: Final = "higher term of a node that is no member"
+"""In an answer: a member that was removed may stand in terms of its own until it knows, and disturbs nobody by that."""
 PEER_TAKES_NO_FRAME: Final = "peer takes no frame"
 PEER_TAKES_NO_ANSWER: Final = "peer takes no answer"
 CLIENT_TAKES_NO_ANSWER: Final = "client takes no answer"
@@ -27,6 +29,7 @@ ORDINARY: Final = frozenset(
         STRANGER,
         STALE_TERM,
         EARLIER_TERM,
+        NO_MEMBERS_TERM,
         PEER_TAKES_NO_FRAME,
         PEER_TAKES_NO_ANSWER,
         CLIENT_TAKES_NO_ANSWER,

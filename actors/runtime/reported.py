@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from forge_consensus.actors.runtime.shared import HealthState, PeerStatus, Role, SharedState
+from forge_consensus.storage.ledger.configuration import Configuration
 
 
 class Mark(NamedTuple):
@@ -22,6 +23,7 @@ class Mark(NamedTuple):
     saving: int
     committed: int
     peers: dict[str, PeerStatus]
+    configuration: Configuration
 
 
 class Reported:
@@ -29,16 +31,18 @@ class Reported:
 
     `has_quorum`, `health` and `details` are written by the health actor; `saving` by the snapshot actor: the index that
     SnapshotStarted named, 0 while no snapshot is being taken; `committed` by the replication and snapshot actors: the
-    highest index that LogCommitted or SnapshotRestored named.
+    highest index that LogCommitted or SnapshotRestored named; `configuration` by the membership actor: the committed
+    one of which ClusterUpdated told last.
     """
 
-    def __init__(self, shared: SharedState) -> None:
+    def __init__(self, shared: SharedState, configuration: Configuration) -> None:
         self.shared = shared
         self.has_quorum = False
         self.health = HealthState.RECOVERING
         self.details: tuple[str, ...] = ()
         self.saving = 0
         self.committed = 0
+        self.configuration = configuration
         self.mark()
 
     def mark(self) -> None:
@@ -54,6 +58,7 @@ class Reported:
             self.saving,
             self.committed,
             peers,
+            self.configuration,
         )
 
     def take_back(self) -> None:
@@ -61,6 +66,6 @@ class Reported:
         shared, mark = self.shared, self.last_mark
         shared.role, shared.leader = mark.role, mark.leader
         self.has_quorum, self.health, self.details = mark.has_quorum, mark.health, mark.details
-        self.saving, self.committed = mark.saving, mark.committed
+        self.saving, self.committed, self.configuration = mark.saving, mark.committed, mark.configuration
         for node, view in shared.peers.items():
             view.status = mark.peers.get(node, PeerStatus.INACTIVE)

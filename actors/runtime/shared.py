@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from forge_consensus.actors.runtime.freshness import Freshness
+from forge_consensus.actors.runtime.handover import Handover
 from forge_consensus.actors.runtime.stickiness import Stickiness
 from forge_consensus.storage.ledger.log_time import ClockSample
 
@@ -101,7 +102,7 @@ class SharedState:
     freshness: Freshness = field(default_factory=Freshness)
     """As of when the applied state is up to date. Written by replication; it outlives a rebuild of the actors."""
     match: dict[str, int] = field(default_factory=dict)
-    """Of each voter, the index up to which its disk agrees with the leader's log; empty on other nodes. Written by
+    """Of each member, the index up to which its disk agrees with the leader's log; empty on other nodes. Written by
     replication."""
     refusals: dict[str, str] = field(default_factory=dict)
     """The followers that take no entries from this leader, and why (`REFUSALS`). Written by replication."""
@@ -109,6 +110,12 @@ class SharedState:
     """How many appends each follower has refused in this leadership. Written by replication."""
     snapshot_refusals: dict[str, str] = field(default_factory=dict)
     """The followers that did not take this leader's last snapshot, and why (`REFUSALS`). Written by snapshot."""
+    meeting: dict[str, str] = field(default_factory=dict)
+    """The nodes that are to be added as members, with their addresses: they are connected to before. Written by
+    membership, which puts another map in its place."""
+    handover: Handover | None = None
+    """The handover of this node's leadership that is under way. Written by election, and by replication when the target
+    was told."""
     blocked: str = ""
     """Why this leader takes no proposals although it could append them; empty if it does. Written by replication."""
     snapshot_trouble: str = ""

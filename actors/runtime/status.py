@@ -7,12 +7,13 @@ from typing import Any, Protocol, Self
 
 from forge_consensus.actors.messages import FULL
 from forge_consensus.actors.runtime.clock import Clock
-from forge_consensus.actors.runtime.commit_times import CommitTimes
 from forge_consensus.actors.runtime.peers import Peers
 from forge_consensus.actors.runtime.refusals import Refusals
 from forge_consensus.actors.runtime.reported import Reported
 from forge_consensus.actors.runtime.shared import PeerView, SharedState
+from forge_consensus.actors.runtime.slowest import Slowest
 from forge_consensus.errors import ProtocolError
+from forge_consensus.storage.ledger.configuration import VOTER
 from forge_consensus.storage.ledger.ledger import Ledger
 from forge_consensus.storage.ledger.levels import FIRST_LEVEL
 from forge_consensus.storage.snapshots.store import Snapshots
@@ -43,7 +44,7 @@ class Source(Protocol):
     reported: Reported
     refusals: Refusals
     totals: Totals
-    commit_times: CommitTimes
+    commit_times: Slowest
     peers: Peers
     started_at: float
     events_address: str
@@ -87,6 +88,8 @@ class MemberStatus:
     """What differs between the member and this node, or is wrong with its address, as sentences."""
     problem: str = ""
     """Why the node has no connection to the member, such as a name that does not resolve; "" while it has one."""
+    part: str = VOTER
+    """"voter", "learner", or "leaving" for one that votes only until the present change of members is complete."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -311,6 +314,7 @@ def members_of(source: Source) -> list[MemberStatus]:
             greeting_refused_ago=now - refused.at if refused else None,
             differs=list(greeted.differs) if greeted else [],
             problem=source.peers.problems.get(node, ""),
+            part=ledger.configuration.part_of(node),
         )
         found.append(member)
     return found

@@ -70,6 +70,7 @@ class Sockets:
         events_bind: str | None = None,
     ) -> None:
         self.context: zmq.Context[Socket] = zmq.Context()
+        self.bytes_max = bytes_max
         self.link_timeout = link_timeout
         self.dealers: dict[str, Socket] = {}
         self.links: dict[str, Link] = {}
@@ -87,7 +88,7 @@ class Sockets:
             self.door = Door(self.router, connections_allowed(connections_max))
             self.publisher = self.bound_for_events(events_bind or events_endpoint(bind))
             for node, address in peers.items():
-                self.connect(node, address, bytes_max)
+                self.connect(node, address)
             self.bind_address = endpoint_of(self.router)
             self.events_address = endpoint_of(self.publisher)
         except BaseException:
@@ -132,9 +133,11 @@ class Sockets:
         except (InvalidConfigError, TransportUnavailableError) as error:
             raise type(error)(f"events: {error}") from error
 
-    def connect(self, node: str, address: str, bytes_max: int) -> None:
+    def connect(self, node: str, address: str) -> None:
         """Begin to connect to a peer; ZeroMQ repeats the attempt by itself. Raises `InvalidConfigError`."""
-        options = DealerOptions(bytes_max, PEER_FRAMES_MAX, None, RECONNECT_MS, RECONNECT_MS_MAX, self.link_timeout)
+        options = DealerOptions(
+            self.bytes_max, PEER_FRAMES_MAX, None, RECONNECT_MS, RECONNECT_MS_MAX, self.link_timeout
+        )
         try:
             link = Link(self.context, address, options, "node")
         except zmq.ZMQError as error:
@@ -148,6 +151,16 @@ class Sockets:
         self.poller.register(link.socket, zmq.POLLIN)
         self.poller.register(link.monitor, zmq.POLLIN)
         self.wake_at = min(self.wake_at, link.wake_at)
+
+    def disconnect(self, node: str) -> bool:
+        """End the link to a peer; returns whether a connection stood. What was not sent yet is dropped."""
+        link = self.links.pop(node)
+        stood = link.stands
+        del self.dealers[node], self.links_of[link.socket], self.monitors[link.monitor]
+        self.poller.unregister(link.socket)
+        self.poller.unregister(link.monitor)
+        link.close()
+        return stood
 
     # --- receiving ---------------------------------------------------------------------------------------------------
 

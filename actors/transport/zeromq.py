@@ -19,7 +19,7 @@ from forge_consensus.actors.runtime.engine import Engine
 from forge_consensus.actors.transport.base import SystemBase
 from forge_consensus.actors.transport.sockets import Sockets
 from forge_consensus.config.raft import RaftSettings
-from forge_consensus.errors import NotStartedError
+from forge_consensus.errors import InvalidConfigError, NotStartedError
 from forge_consensus.events.bus import EventBus
 from forge_consensus.events.encoding import topic_bytes
 from forge_consensus.events.types import ConsensusEvent
@@ -90,8 +90,7 @@ class ZeroMqBase(SystemBase):
         events_bind: str | None = None,
     ) -> None:
         identity = opened.ledger.identity
-        addresses = dict(opened.ledger.configuration.members)
-        addresses.pop(identity.node_id, None)
+        addresses = {node: address for node, address in opened.ledger.configuration.members if node != identity.node_id}
         self.sockets = Sockets(
             bind, addresses, settings.message_bytes_max, settings.link_timeout, settings.connections_max, events_bind
         )
@@ -167,20 +166,38 @@ class ZeroMqBase(SystemBase):
         return frames, notices
 
     def tend(self) -> list[Any]:
-        """Let the links to peers do what is due; returns the notices of those that were given up."""
+        """Let the links to peers be those of the members, and do what is due; returns the notices of what ended."""
         now = time.monotonic()
+        notices = self.follow_members() if self.engine.follow_members() else []
         if self.sockets.wake_at > now:
-            return []
+            return notices
         given_up = self.sockets.tick(now)
         for node in self.sockets.links:
             self.note_problem(node)
-        return [notice for node in given_up for notice in self.changes_of(node)]
+        return [*notices, *(notice for node in given_up for notice in self.changes_of(node))]
 
     def patience(self) -> float:
         """For how many seconds to wait for frames."""
         if self.inbox:
             return 0.0
         return min(self.engine.patience(WAIT_SECONDS_MAX), max(self.sockets.wake_at - time.monotonic(), 0.0))
+
+    def follow_members(self) -> list[Any]:
+        """Connect to members that were added or moved, and no longer to those that were removed; returns notices."""
+        sockets, peers = self.sockets, self.engine.peers
+        notices: list[Any] = []
+        for node in [node for node, link in sockets.links.items() if peers.wanted.get(node) != link.address]:
+            if sockets.disconnect(node):
+                notices.append(peers.link(node, False))
+        for node, address in peers.wanted.items():
+            if node in sockets.links:
+                continue
+            try:
+                sockets.connect(node, address)
+            except InvalidConfigError as error:  # the configuration is in force all the same
+                peers.problems[node] = str(error)
+                LINES.error("peer {}: {}", node, error)
+        return notices
 
     def changes_of(self, node: str) -> list[Any]:
         """Return the notices of what happened to the connection to a peer."""

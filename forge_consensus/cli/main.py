@@ -37,7 +37,7 @@ Exit codes:
 
 FAMILIAR = {
     "set": "put", "read": "get", "del": "delete", "rm": "delete", "remove": "delete", "increment": "incr",
-    "list": "scan", "ls": "scan", "start": "node", "run": "node", "server": "node", "members": "status",
+    "list": "scan", "ls": "scan", "start": "node", "run": "node", "server": "node", "nodes": "members",
     "health": "status", "check": "verify", "config": "settings", "options": "settings",
 }  # fmt: skip
 """What other tools call these commands."""
@@ -93,6 +93,11 @@ class Root(Commands):
     homes: ClassVar[dict[str, tuple[str, str]]] = {
         "node": ("forge_consensus.cli.node:node", "Run one node in the foreground."),
         "kv": ("forge_consensus.cli.kv:kv", "Read and change keys of the built-in machine."),
+        "members": (
+            "forge_consensus.cli.members:members",
+            "List, add, remove, promote, demote, move members.",
+        ),
+        "leader": ("forge_consensus.cli.leader:leader", "Show who leads, or hand the leadership over."),
         "status": ("forge_consensus.cli.status:status", "Show the whole cluster on one screen."),
         "events": ("forge_consensus.cli.events:events", "Show the events of the nodes."),
         "log": ("forge_consensus.cli.log:log", "Check a node's log while the node is stopped."),

@@ -15,7 +15,7 @@ import click
 from forge_consensus.cli.log_setup import configure_logging
 from forge_consensus.cli.settings import default_text
 from forge_consensus.config.address import bind_address, takes_free_port
-from forge_consensus.config.node import NodeSettings, no_peer
+from forge_consensus.config.node import JOIN_AS, NodeSettings, no_peer
 from forge_consensus.config.rows import from_row, parse, row_of_texts
 from forge_consensus.config.setting import Setting, describe
 from forge_consensus.errors import InvalidConfigError
@@ -41,6 +41,9 @@ OPTIONS: Final = {
     "lease_reads": "lease-reads",
     "metrics": "metrics",
     "events_bind": "events-listen",
+    "advertise": "advertise",
+    "join": "join",
+    "join_as": "join-as",
 }
 """Setting -> the option that alone sets it."""
 SHORTHANDS: Final = (
@@ -176,6 +179,21 @@ def listen_address(text: str | None, node_id: str, peers: dict[str, str]) -> str
     show_default=False,
     help="All members, this node too; read at its first start only. Without it the node is a cluster of its own.",
 )
+@click.option(
+    "--advertise",
+    metavar="HOST:PORT",
+    help="Where members and clients reach this node, if that is not where it listens.",
+)
+@click.option(
+    "--join",
+    metavar="HOST:PORT,...",
+    help="Join the cluster of these members; a new node then waits to be added: forge-consensus members add.",
+)
+@click.option(
+    "--join-as",
+    type=click.Choice(JOIN_AS),
+    help="Ask the cluster to be added as this.",
+)
 @click.option("--data", required=True, type=click.Path(file_okay=False), help="The folder of the node's data.")
 @click.option("--cluster", default="default", help="The cluster's id, the same on all members.")
 @click.option("--lease-reads", is_flag=True, help="Allow lease reads; the same on all members, read at first start.")
@@ -230,6 +248,9 @@ def node(
     log_format: str,
     metrics: str | None,
     events_listen: str | None,
+    advertise: str | None,
+    join: str | None,
+    join_as: str | None,
     events: bool,
     **shorthands: str | None,
 ) -> None:
@@ -243,7 +264,7 @@ def node(
     bind = listen_address(listen, node_id, members)
     row |= {"node_id": node_id, "cluster_id": cluster, "bind": bind, "peers": members}
     row |= {"storage_path": data, "lease_reads": lease_reads, "metrics": metrics}
-    row["events_bind"] = events_listen
+    row |= {"events_bind": events_listen, "advertise": advertise, "join": join, "join_as": join_as}
     settings = from_row(NodeSettings, row)
     configure_logging(log_level, json=log_format == "json")
     serve(settings, machine, show_events=events)

@@ -12,12 +12,22 @@ from math import inf
 from types import TracebackType
 from typing import Any, Self, cast
 
-from forge_consensus.actors.messages import Located
+from forge_consensus.actors.messages import Located, TransferStarted
 from forge_consensus.client.connections import LocalPort
+from forge_consensus.client.member_calls import STILL_LEADS, UNFINISHED
+from forge_consensus.client.members import POLL_SECONDS, ClusterMembers, MembersPlan
 from forge_consensus.client.pending import Pending, PendingRead
-from forge_consensus.client.sync import SCAN_LIMIT, TIMEOUT_SECONDS, Calls, ReadDetail, batch_command, check_timeout
+from forge_consensus.client.sync import (
+    SCAN_LIMIT,
+    TIMEOUT_SECONDS,
+    Calls,
+    ReadDetail,
+    batch_command,
+    check_timeout,
+)
 from forge_consensus.config.client import ClientSettings
-from forge_consensus.errors import WrongEventLoopError
+from forge_consensus.errors import ConsensusTimeoutError, WrongEventLoopError
+from forge_consensus.storage.ledger.changes import Action, Change
 from forge_consensus.storage.machines.machine import Command
 
 ADMITTED_MAX = 500
@@ -325,6 +335,61 @@ class AsyncClient(Calls):
         """Return who leads, in which term, and who the members are, as one node sees it. Waits until a node leads."""
         answer: Located = await self.start(self.locate_query(timeout))
         return answer
+
+    async def members(self, endpoint: str | None = None, timeout: float | None = None) -> ClusterMembers:
+        """Return the members of the cluster, as the node at `endpoint` knows them, or the leader, or any."""
+        return ClusterMembers.of(await self.start(self.members_query(endpoint, timeout)))
+
+    async def change_members(
+        self,
+        *changes: Change,
+        force: bool = False,
+        dry_run: bool = False,
+        wait: bool = True,
+        timeout: float | None = None,
+    ) -> MembersPlan:
+        """Change the members of the cluster; arguments and errors are those of `Client.change_members`."""
+        deadline = self.deadline(timeout)
+        plan = MembersPlan.of(await self.start(self.change_query(changes, timeout, force=force, dry_run=dry_run)))
+        while wait and plan.index:
+            if plan.is_done(await self.members(timeout=max(deadline - time.monotonic(), 0.001))):
+                break
+            if time.monotonic() > deadline:
+                raise ConsensusTimeoutError(UNFINISHED)
+            await asyncio.sleep(POLL_SECONDS)
+        return plan
+
+    async def add_node(
+        self, node: str, address: str, *, learner: bool = False, wait: bool = True, timeout: float | None = None
+    ) -> MembersPlan:
+        """Add a node, which was started with ``--join``; arguments and errors are those of `Client.add_node`."""
+        change = Change(Action.ADD_LEARNER if learner else Action.ADD, node, address)
+        return await self.change_members(change, wait=wait, timeout=timeout)
+
+    async def remove_node(
+        self, node: str, *, force: bool = False, wait: bool = True, timeout: float | None = None
+    ) -> MembersPlan:
+        """Remove a node from the cluster; arguments and errors are those of `Client.remove_node`."""
+        return await self.change_members(Change(Action.REMOVE, node), force=force, wait=wait, timeout=timeout)
+
+    async def transfer_leadership(
+        self, target: str = "", *, wait: bool = True, timeout: float | None = None
+    ) -> str | None:
+        """Hand the leadership over; arguments, result and errors are those of `Client.transfer_leadership`."""
+        deadline = self.deadline(timeout)
+        started: TransferStarted = await self.start(self.transfer_query(target, timeout))
+        while wait:
+            located = await self.locate(timeout=max(deadline - time.monotonic(), 0.001))
+            if located.term > started.term:
+                return located.leader
+            if time.monotonic() > deadline:
+                raise ConsensusTimeoutError(STILL_LEADS)
+            await asyncio.sleep(POLL_SECONDS)
+        return None
+
+    async def step_down(self, *, timeout: float | None = None) -> str | None:
+        """Have the leader hand over to any other voter; as `transfer_leadership`."""
+        return await self.transfer_leadership(timeout=timeout)
 
     async def close(self) -> None:
         """Close all connections and end the thread; every outstanding call ends with an error. May be called twice."""

@@ -1,4 +1,7 @@
-"""Queries to single nodes: who leads, and what is your status. They are asked again until answered or late."""
+"""Queries to single nodes: who leads, what is your status, who are the members; and changes of the members.
+
+They are asked again until answered or late, but for a change of which the outcome is unknown.
+"""
 
 from __future__ import annotations
 
@@ -6,13 +9,15 @@ from collections.abc import Callable, Iterator
 from math import inf
 from typing import Any
 
-from forge_consensus.actors.messages import GetStatus, Locate, Located, Refused, Status
+from forge_consensus.actors.messages import Located, Refused
 from forge_consensus.client.endpoints import Directory, Endpoint
 from forge_consensus.client.outcome import refused_error, retried
-from forge_consensus.client.pending import PendingNodeQuery
+from forge_consensus.client.pending import NodeAnswer, NodeRequest, PendingNodeQuery
+from forge_consensus.errors import OutcomeUnknownError
 
 AGAIN_SECONDS = 0.05
 """How long after a useless answer a node is asked again."""
+LOOK = "it may have been begun; look at the members and the leader before it is asked for again"
 LOST_SECONDS = 1.0
 """How long a node is left without an answer before it is asked again."""
 
@@ -35,7 +40,7 @@ class NodeQueries:
             self.directory.add(query.endpoint)
         self.waiting.append(query)
 
-    def answer(self, request: int, message: Located | Status, now: float) -> PendingNodeQuery[Any] | None:
+    def answer(self, request: int, message: NodeAnswer, now: float) -> PendingNodeQuery[Any] | None:
         """Take an answer; returns the query that it ends. A query for the leader is asked again while nobody leads."""
         query = self.asked.pop(request, None)
         if query is None:
@@ -60,7 +65,7 @@ class NodeQueries:
 
     def later(self, query: PendingNodeQuery[Any], now: float) -> None:
         """Ask it again in a while."""
-        query.again_at = now + AGAIN_SECONDS
+        query.again_at, query.asked = now + AGAIN_SECONDS, ""
         self.waiting.append(query)
 
     def unsent(self, request: int, now: float) -> None:
@@ -69,12 +74,18 @@ class NodeQueries:
         if query is not None:
             self.later(query, now)
 
-    def lost(self, name: str) -> None:
-        """The endpoint was disconnected: what was asked there is asked again."""
+    def lost(self, name: str) -> list[PendingNodeQuery[Any]]:
+        """The endpoint was disconnected: what was asked there is asked again; returns what may have been done there."""
+        unknown = []
         for request, query in list(self.asked.items()):
             if query.asked == name:
                 del self.asked[request]
-                self.waiting.append(query)
+                if query.once:
+                    query.error = OutcomeUnknownError(f"the connection to {name} was lost: {LOOK}")
+                    unknown.append(query)
+                else:
+                    self.waiting.append(query)
+        return unknown
 
     def expired(self, now: float) -> list[PendingNodeQuery[Any]]:
         """Take out the queries whose deadline has passed."""
@@ -99,17 +110,17 @@ class NodeQueries:
         return min((query.deadline for query in self.all()), default=inf)
 
     def outgoing(
-        self, now: float, nearest: Endpoint | None, requests: Iterator[int]
-    ) -> Iterator[tuple[str, Locate | GetStatus, int]]:
-        """The frames to send now; a query without an endpoint goes to the nearest one."""
+        self, now: float, nearest: Endpoint | None, leader: Endpoint | None, requests: Iterator[int]
+    ) -> Iterator[tuple[str, NodeRequest, int]]:
+        """The frames to send now; a query without an endpoint goes to the nearest one, a change to the leader."""
         for request, query in list(self.asked.items()):
-            if query.again_at <= now:
+            if query.again_at <= now and not query.once:
                 del self.asked[request]
                 self.waiting.append(query)
         pick: Callable[[str], Endpoint | None] = self.directory.endpoints.get
         kept: list[PendingNodeQuery[Any]] = []
         for query in self.waiting:
-            target = pick(query.endpoint) if query.endpoint else nearest
+            target = pick(query.endpoint) if query.endpoint else leader if query.once else nearest
             if query.again_at > now or target is None or not target.connected:
                 kept.append(query)
                 continue

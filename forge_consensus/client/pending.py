@@ -6,7 +6,18 @@ import time
 from collections.abc import Callable
 from typing import Any, Final, Generic, TypeVar, cast
 
-from forge_consensus.actors.messages import GetStatus, Locate, Located, Status
+from forge_consensus.actors.messages import (
+    ChangeMembers,
+    GetMembers,
+    GetStatus,
+    Locate,
+    Located,
+    Members,
+    MembersPlanned,
+    Status,
+    TransferLeadership,
+    TransferStarted,
+)
 from forge_consensus.errors import (
     CommandError,
     ConsensusError,
@@ -28,6 +39,10 @@ DRIVER_GRACE_SECONDS = 1.0
 READABLE: Final = "let the state machine return maps whose keys are texts, bytes, numbers, booleans or None"
 
 T = TypeVar("T")
+NodeRequest = GetStatus | Locate | GetMembers | ChangeMembers | TransferLeadership
+NodeAnswer = Status | Located | Members | MembersPlanned | TransferStarted
+CHANGES: Final = (ChangeMembers, TransferLeadership)
+"""The requests that change something; only the leader can carry them out."""
 
 
 class Pending(Generic[T]):
@@ -167,19 +182,24 @@ class PendingRead(Pending[T]):
 
 
 class PendingNodeQuery(Pending[T]):
-    """The future of a node query's answer: a node's status, or who leads."""
+    """The future of a node query's answer: a node's status, who leads, the members, or the plan of their change."""
 
     __slots__ = ("again_at", "asked", "endpoint", "message")
 
-    def __init__(self, message: GetStatus | Locate, endpoint: str, deadline: float) -> None:
+    def __init__(self, message: NodeRequest, endpoint: str, deadline: float) -> None:
         super().__init__(b"", deadline)
         self.message = message
         self.endpoint = endpoint
-        """The endpoint to ask, "" for any."""
+        """The endpoint to ask, "" for any, or for the leader if only it can answer."""
         self.asked = ""
         self.again_at = 0.0
 
+    @property
+    def once(self) -> bool:
+        """Whether it changes something, so that it is not asked again unless it certainly did nothing."""
+        return isinstance(self.message, CHANGES)
+
     def value(self) -> T:
-        """The fields of a `Status`, or the `Located` itself."""
-        answer: Status | Located = self.answer
+        """The fields of a `Status`, or the answer itself."""
+        answer: NodeAnswer = self.answer
         return cast("T", answer.fields if isinstance(answer, Status) else answer)

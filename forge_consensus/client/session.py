@@ -14,12 +14,11 @@ from forge_consensus.actors.messages import (
     Refused,
     Results,
     SessionOpened,
-    Status,
     Submit,
     WireMessage,
 )
 from forge_consensus.client.endpoints import Directory, Endpoint
-from forge_consensus.client.node_queries import NodeQueries
+from forge_consensus.client.node_queries import LOOK, NodeQueries
 from forge_consensus.client.outcome import (
     NOT_LEADING,
     OUTCOME_UNKNOWN,
@@ -30,7 +29,7 @@ from forge_consensus.client.outcome import (
     retried,
 )
 from forge_consensus.client.patience import Patience
-from forge_consensus.client.pending import Pending, PendingNodeQuery, PendingRead
+from forge_consensus.client.pending import NodeAnswer, Pending, PendingNodeQuery, PendingRead
 from forge_consensus.client.reads import Reads
 from forge_consensus.client.request_window import RequestWindow
 from forge_consensus.config.client import ClientSettings
@@ -151,7 +150,7 @@ class SessionCore:
         endpoint.frame_bytes_max = 0  # the next process there may have another one
         self.fit(self.directory.call_bytes_max())
         self.reads.stale.resend_to(name)
-        self.node_queries.lost(name)
+        self.resolved += self.node_queries.lost(name)
 
     def unsent(self, name: str, message: WireMessage, request: int) -> None:
         """Note that a connection did not take a frame, which therefore certainly never left."""
@@ -182,7 +181,7 @@ class SessionCore:
             self.session_opened(message, request)
         elif isinstance(message, Located):
             self.located(endpoint, message)
-        if isinstance(message, Located | Status):
+        if isinstance(message, NodeAnswer):
             self.resolve(self.node_queries.answer(request, message, self.now))
 
     def located(self, endpoint: Endpoint, message: Located) -> None:
@@ -291,7 +290,7 @@ class SessionCore:
         """Take the refusal of a request or of a part of it."""
         code = message.code
         endpoint.said = f"{code}: {message.text}" if message.text else code
-        self.resolve(self.node_queries.refuse(request, message, self.now))
+        self.refuse_query(endpoint, message, request)
         certain = code != OUTCOME_UNKNOWN
         final = code in NOT_LEADING and not self.directory.follow
         meant: list[Pending[Any]] = []
@@ -313,6 +312,13 @@ class SessionCore:
         elif retried(code) and (meant or (self.opening and request >= self.opening)):
             if not meant:
                 self.opening_at = -inf
+            self.turn_away(endpoint, message)
+
+    def refuse_query(self, endpoint: Endpoint, message: Refused, request: int) -> None:
+        """Take the refusal of a node query; one that only the leader can answer goes to the one that it names."""
+        asked = self.node_queries.asked.get(request)
+        self.resolve(self.node_queries.refuse(request, message, self.now))
+        if asked is not None and asked.once and message.code in NOT_LEADING:
             self.turn_away(endpoint, message)
 
     def give_up(self, window: RequestWindow[Any], pendings: list[Any], message: Refused) -> None:
@@ -385,6 +391,10 @@ class SessionCore:
         """End calls whose deadline has passed."""
         for pending in late:
             unknown = pending.sends > 0 and not isinstance(pending, PendingRead)
+            if isinstance(pending, PendingNodeQuery) and pending.once and pending.asked:
+                pending.error = OutcomeUnknownError(f"no answer came in time: {LOOK}")
+                self.resolved.append(pending)
+                continue
             pending.error = late_error(pending, self.directory, outcome_unknown=unknown)
             self.resolved.append(pending)
 
@@ -431,8 +441,8 @@ class SessionCore:
         wanted = directory.ready() is None and (self.working() or not directory.term)
         for endpoint, message in directory.search(self.now, wanted=wanted or self.silent()):
             yield endpoint.name, message, next(self.requests)
-        yield from self.node_queries.outgoing(self.now, self.reads.nearest(), self.requests)
         leader = directory.ready() if self.patience.until <= self.now else None
+        yield from self.node_queries.outgoing(self.now, self.reads.nearest(), leader, self.requests)
         if leader is not None:
             yield from self.outgoing_commands(leader.name)
         yield from self.reads.outgoing(self.now, leader, self.requests)

@@ -13,16 +13,30 @@ from typing import Any, ClassVar, NoReturn, Self, cast
 
 import msgpack
 
-from forge_consensus.actors.messages import CONSISTENCIES, GetStatus, Locate, Located
+from forge_consensus.actors.messages import (
+    CONSISTENCIES,
+    ChangeMembers,
+    GetMembers,
+    GetStatus,
+    Locate,
+    Located,
+    Members,
+    MembersPlanned,
+    TransferLeadership,
+    TransferStarted,
+)
 from forge_consensus.client.connections import LocalPort
 from forge_consensus.client.driver import Deliver, Driver, finish_all
 from forge_consensus.client.endpoints import LOCAL, LOCATE_WAIT_MS, parse_endpoints
+from forge_consensus.client.member_calls import STILL_LEADS, UNFINISHED, MemberCalls
+from forge_consensus.client.members import POLL_SECONDS, ClusterMembers, MembersPlan
 from forge_consensus.client.pending import Pending, PendingNodeQuery, PendingRead
 from forge_consensus.client.surface import PublicSurface
 from forge_consensus.config.address import parse_endpoint
 from forge_consensus.config.client import ClientSettings
-from forge_consensus.errors import CommandTooLargeError, InvalidConfigError
+from forge_consensus.errors import CommandTooLargeError, ConsensusTimeoutError, InvalidConfigError
 from forge_consensus.process.fork import tell_of_forks
+from forge_consensus.storage.ledger.changes import Change, changes_of
 from forge_consensus.storage.machines.machine import COMMAND_BYTES_MAX, Command
 
 TIMEOUT_SECONDS = 5.0
@@ -98,6 +112,9 @@ class Calls(PublicSurface):
             "query",
             "status_query",
             "locate_query",
+            "members_query",
+            "change_query",
+            "transfer_query",
         }
     )
 
@@ -194,6 +211,25 @@ class Calls(PublicSurface):
         """The call that asks who leads, not yet handed over."""
         return PendingNodeQuery(Locate(0, LOCATE_WAIT_MS), "", self.deadline(timeout))
 
+    def members_query(self, endpoint: str | None, timeout: float | None) -> PendingNodeQuery[Members]:
+        """The call that asks for the members, not yet handed over. Raises `InvalidConfigError` for no address."""
+        name = "" if endpoint is None else endpoint
+        if name not in {"", LOCAL}:
+            name = parse_endpoint(name)
+        return PendingNodeQuery(GetMembers(), name, self.deadline(timeout))
+
+    def change_query(
+        self, changes: Sequence[Change], timeout: float | None, *, force: bool, dry_run: bool
+    ) -> PendingNodeQuery[MembersPlanned]:
+        """The call that changes the members, not yet handed over. Raises `InvalidConfigError`."""
+        rows = tuple((str(action), node, address) for action, node, address in changes)
+        changes_of(rows)
+        return PendingNodeQuery(ChangeMembers(rows, force, dry_run), "", self.deadline(timeout))
+
+    def transfer_query(self, target: str, timeout: float | None) -> PendingNodeQuery[TransferStarted]:
+        """The call that hands the leadership over, not yet handed over itself."""
+        return PendingNodeQuery(TransferLeadership(target), "", self.deadline(timeout))
+
 
 def batch_command(commands: Iterable[Command], correlation_id: str | None) -> Command:
     """The one command that carries out these commands of the key-value machine, all or none.
@@ -289,7 +325,7 @@ class KeyCalls:
         return [(key, value) for key, value in pairs]
 
 
-class Client(Calls, KeyCalls):
+class Client(Calls, KeyCalls, MemberCalls):
     """A client of a cluster; safe to use from any number of threads. Close it, or use it in a ``with`` statement.
 
     It finds the leader, follows it, and sends again whatever is safe to send again until the call's timeout is over.
@@ -396,6 +432,80 @@ class Client(Calls, KeyCalls):
         pending = self.locate_query(timeout)
         self.driver.hand_over(pending)
         return pending.result()
+
+    def members(self, endpoint: str | None = None, timeout: float | None = None) -> ClusterMembers:
+        """Return the members of the cluster (the original's `GetClusterInfo`).
+
+        Args:
+            endpoint: the address of the node to ask; None for the leader, or any node where none is known.
+            timeout: how many seconds to try; None for the client's timeout.
+
+        """
+        pending = self.members_query(endpoint, timeout)
+        self.driver.hand_over(pending)
+        return ClusterMembers.of(pending.result())
+
+    def change_members(
+        self,
+        *changes: Change,
+        force: bool = False,
+        dry_run: bool = False,
+        wait: bool = True,
+        timeout: float | None = None,
+    ) -> MembersPlan:
+        """Change the members of the cluster, and return the steps that the change takes.
+
+        Changes that are named together are made together, by way of a joint configuration if more than one voter
+        differs (dissertation 4.3). They go on under the next leader if this one fails.
+
+        Args:
+            changes: what is to be done to which member, such as ``Change(Action.ADD, "n4", "10.0.0.4:7000")``.
+            force: whether to make a change although those that answer now would be no quorum.
+            dry_run: whether only to return the steps, and to change nothing.
+            wait: whether to wait until the change is complete: with learners that are to vote, until they do.
+            timeout: how many seconds to try and to wait; None for the client's timeout.
+
+        Raises `InvalidConfigError` for a change that is impossible or would lose the quorum, `BusyError` while another
+        one is under way, `OutcomeUnknownError` if the change may have been begun, and `ConsensusTimeoutError` if it was
+        begun and is not complete in time.
+
+        """
+        deadline = self.deadline(timeout)
+        pending = self.change_query(changes, timeout, force=force, dry_run=dry_run)
+        self.driver.hand_over(pending)
+        plan = MembersPlan.of(pending.result())
+        while wait and plan.index and not plan.is_done(self.members(timeout=max(deadline - time.monotonic(), 0.001))):
+            time.sleep(POLL_SECONDS)
+            if time.monotonic() > deadline:
+                raise ConsensusTimeoutError(UNFINISHED)
+        return plan
+
+    def transfer_leadership(self, target: str = "", *, wait: bool = True, timeout: float | None = None) -> str | None:
+        """Hand the leadership over to another voter (dissertation 3.10; the original's `TransferLeadership`).
+
+        The target catches up first. What is submitted meanwhile waits, and is neither lost nor refused.
+
+        Args:
+            target: the node that is to lead; "" for the voter that has most of the log.
+            wait: whether to wait until another node leads.
+            timeout: how many seconds to try and to wait; None for the client's timeout.
+
+        Returns the node that leads then, None without `wait`. Raises `InvalidConfigError` for a node that cannot lead,
+        and `ConsensusTimeoutError` if the same node still leads: a handover that takes an election timeout is given up.
+
+        """
+        deadline = self.deadline(timeout)
+        pending = self.transfer_query(target, timeout)
+        self.driver.hand_over(pending)
+        started = pending.result()
+        while wait:
+            located = self.locate(timeout=max(deadline - time.monotonic(), 0.001))
+            if located.term > started.term:
+                return located.leader
+            if time.monotonic() > deadline:
+                raise ConsensusTimeoutError(STILL_LEADS)
+            time.sleep(POLL_SECONDS)
+        return None
 
     def close(self) -> None:
         """Close all connections and end the thread; every outstanding call ends with an error. May be called twice."""

@@ -23,6 +23,7 @@ NODE_ID: Final = (
     "slashes and equals signs, such as n1"
 )
 BIND: Final = "127.0.0.1:7000"
+JOIN_AS: Final = ("voter", "learner")
 METRICS_EXAMPLE: Final = "127.0.0.1:9100"
 
 
@@ -94,6 +95,21 @@ class NodeSettings:
         "free port of the host where it listens, or a path beside its own.",
         why="Who follows events asks the node where it publishes them; only a firewall needs a port that stays.",
     )
+    advertise: str | None = setting(
+        None,
+        what="Where members and clients reach the node, HOST:PORT, if that is not where it listens.",
+        why="Only the operator knows what a container or a NAT makes of the address where the node listens.",
+    )
+    join: str | None = setting(
+        None,
+        what="HOST:PORT of members of the cluster that a new node joins, with commas; it waits to be added.",
+        why="Without it, and without peers, a new node is a cluster of its own.",
+    )
+    join_as: str | None = setting(
+        None,
+        what="voter or learner: a node that joins asks the cluster to add it as that, instead of waiting to be added.",
+        why="Who may belong to a cluster is its operator's choice, so a node that nobody asked for waits.",
+    )
     raft: RaftSettings = field(default_factory=RaftSettings)
     storage: StorageSettings = field(default_factory=StorageSettings)
 
@@ -114,6 +130,26 @@ class NodeSettings:
         if self.events_bind is not None:
             object.__setattr__(self, "events_bind", checked_events_bind(self.events_bind))
         check_apart(bind, self.metrics, self.events_bind)
+        self.check_join()
+
+    def check_join(self) -> None:
+        """Bring the addresses into one spelling. Raises `InvalidConfigError` for what a node that joins cannot have."""
+        if self.advertise is not None:
+            object.__setattr__(self, "advertise", checked_peers({self.node_id: self.advertise})[self.node_id])
+        if self.join is not None:
+            if self.peers:
+                raise InvalidConfigError(
+                    "peers and join are both given: name the peers to found a cluster, or the members to join one"
+                )
+            if self.join_as is not None and self.advertise is None and is_wildcard(self.bind):
+                raise InvalidConfigError(
+                    f"join_as is given and the node listens at {self.bind}: say with advertise where members reach it"
+                )
+            object.__setattr__(self, "join", ",".join(parse_endpoint(part) for part in self.join.split(",")))
+        if self.join_as is not None and (self.join is None or self.join_as not in JOIN_AS):
+            raise InvalidConfigError(
+                f"join_as is {self.join_as!r}: it is {' or '.join(JOIN_AS)}, and needs join with a member's address"
+            )
 
     def check_room(self) -> None:
         """Raise `InvalidConfigError` for a folder that cannot be, and for sizes of two sections that do not fit."""

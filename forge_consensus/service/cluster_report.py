@@ -17,6 +17,7 @@ from forge_consensus.client.pending import PendingNodeQuery
 from forge_consensus.client.sync import Client
 from forge_consensus.errors import ConnectionFailedError, ConsensusError, ProtocolError
 from forge_consensus.events.text import seconds_text
+from forge_consensus.storage.ledger.configuration import LEARNER, VOTER
 from forge_consensus.version import __version__
 
 GRACE_SECONDS: Final = 1.0
@@ -126,6 +127,7 @@ class ClusterReport:
     uptime: float
     """Seconds since the start of the node whose answer counts most: the leader's, if there is one."""
     members: int
+    """How many members vote; learners count for nothing here."""
     required: int
     """How many members a majority takes."""
     reachable: int
@@ -249,10 +251,11 @@ def report_of(inquiry: Inquiry) -> ClusterReport:
     first = authority(answers)
     leads = first["role"] == "leader"
     nodes = members_of(inquiry, first)
-    total = len(first["nodes"])
-    reachable = sum(member["id"] in answers for member in first["nodes"])
-    connected = sum(hears(first, member) for member in first["nodes"]) if leads else reachable
-    taking = sum(takes_entries(first, member, answers.get(member["id"])) for member in first["nodes"])
+    voters = [member for member in first["nodes"] if member.get("part") != LEARNER]
+    total = len(voters)
+    reachable = sum(member["id"] in answers for member in voters)
+    connected = sum(hears(first, member) for member in voters) if leads else reachable
+    taking = sum(takes_entries(first, member, answers.get(member["id"])) for member in voters)
     required = total // 2 + 1
     warnings = [text for node in nodes for text in node.warnings()] + comparisons(answers, nodes)
     if not leads:
@@ -358,7 +361,7 @@ def member_of(inquiry: Inquiry, first: Status, member: Mapping[str, Any]) -> Mem
     error = None if answer else inquiry.errors.get(member["address"], "no answer")
     return MemberReport(
         node_id=member["id"],
-        role=answer["role"] if answer else None,
+        role=role_of(answer, member),
         address=member["address"],
         state=state_of(first, member, answer, lag, contact),
         match_index=match,
@@ -370,6 +373,15 @@ def member_of(inquiry: Inquiry, first: Status, member: Mapping[str, Any]) -> Mem
         **{name: answer.get(name) if answer else None for name in COPIED if name != "details"},
         details=own_details(first, answer) if answer else None,
     )
+
+
+def role_of(answer: Status | None, member: Mapping[str, Any]) -> str | None:
+    """Return a node's role as it says itself; a learner and a voter that leaves are named so, unless they lead."""
+    if answer is None:
+        return None
+    part: str = member.get("part") or VOTER
+    role: str = answer["role"]
+    return role if part == VOTER or role == "leader" else part
 
 
 def version_of(answer: Status | None, member: Mapping[str, Any]) -> str | None:

@@ -8,6 +8,8 @@ from typing import Any
 from forge_consensus.actors.runtime.status import NodeStatus
 from forge_consensus.client.aio import AsyncClient
 from forge_consensus.client.connections import LocalPort
+from forge_consensus.client.member_calls import MemberCalls
+from forge_consensus.client.members import ClusterMembers, MembersPlan
 from forge_consensus.client.pending import Pending
 from forge_consensus.client.sync import KeyCalls, ReadDetail
 from forge_consensus.errors import (
@@ -31,6 +33,7 @@ from forge_consensus.service.reports import (
     stats_of,
 )
 from forge_consensus.service.thread_node import LeaderReport
+from forge_consensus.storage.ledger.changes import Change
 from forge_consensus.storage.ledger.quorum import majority
 from forge_consensus.storage.machines.machine import Command
 
@@ -40,7 +43,7 @@ LOOK_SECONDS = 0.01
 """How often a call that waits for a leader looks."""
 
 
-class ConsensusService(ServiceLifecycle, KeyCalls):
+class ConsensusService(ServiceLifecycle, KeyCalls, MemberCalls):
     """A node and a client of its cluster (ConsensusService of the Go original). Safe to use from any number of threads.
 
     Use it in a ``with`` statement, or call `start` and `close`::
@@ -207,6 +210,42 @@ class ConsensusService(ServiceLifecycle, KeyCalls):
     def why(self, error: ConsensusError) -> ConsensusError:
         """Return what ended the node if it has ended, else the error itself."""
         return fresh(self.failure) if self.failure is not None else error
+
+    # --- members and leadership --------------------------------------------------------------------------------------
+
+    def members(self, timeout: float | None = None) -> ClusterMembers:
+        """Return the members of the cluster, as the leader knows them, or any node where none is known."""
+        client = self.ready("members")
+        try:
+            return client.members(timeout=timeout)
+        except NotStartedError as error:
+            raise self.why(error) from error
+
+    def change_members(
+        self,
+        *changes: Change,
+        force: bool = False,
+        dry_run: bool = False,
+        wait: bool = True,
+        timeout: float | None = None,
+    ) -> MembersPlan:
+        """Change the members of the cluster; arguments and errors are those of `Client.change_members`."""
+        client = self.ready("change_members")
+        try:
+            return client.change_members(*changes, force=force, dry_run=dry_run, wait=wait, timeout=timeout)
+        except NotStartedError as error:
+            raise self.why(error) from error
+
+    def transfer_leadership(self, target: str = "", *, wait: bool = True, timeout: float | None = None) -> str | None:
+        """Hand the leadership over; arguments, result and errors are those of `Client.transfer_leadership`.
+
+        It does so whichever node leads, not only if this one does.
+        """
+        client = self.ready("transfer_leadership")
+        try:
+            return client.transfer_leadership(target, wait=wait, timeout=timeout)
+        except NotStartedError as error:
+            raise self.why(error) from error
 
     # --- for others --------------------------------------------------------------------------------------------------
 

@@ -18,9 +18,12 @@ from forge_consensus.errors import InvalidConfigError
 from forge_consensus.events.bus import EventBus
 from forge_consensus.process.descriptors import require_descriptors
 from forge_consensus.process.log import LogLines, log_context
+from forge_consensus.service.joining import Joining, founded_with
 from forge_consensus.storage.backends.folder import Folder
 from forge_consensus.storage.backends.lmdb import LmdbTables
 from forge_consensus.storage.ledger.configuration import Configuration, check_lease, drift_ppm_of, lease_ms_of
+from forge_consensus.storage.ledger.identity import IDENTITY
+from forge_consensus.storage.ledger.transaction import get_meta
 from forge_consensus.storage.machines.kv import KeyValueMachine
 from forge_consensus.storage.machines.machine import Machine
 from forge_consensus.storage.machines.naming import BUILT_IN, name_of
@@ -56,6 +59,7 @@ class Node:
         self.base: ZeroMqBase | None = None
         self.system: ActorSystem | None = None
         self.metrics: ServedMetrics | None = None
+        self.joining: Joining | None = None
 
     def open(self) -> None:
         """Lock the folder, open the ledger, listen.
@@ -88,6 +92,9 @@ class Node:
                 events_bind=settings.events_bind,
             )
             self.system = start_system(self.base)
+            if settings.join_as is not None and not opened.ledger.log.last:
+                self.joining = Joining(settings, advertised(settings, bind))
+                self.joining.start()
             if settings.metrics is not None:
                 from forge_consensus.service.node_metrics import (
                     ServedMetrics,  # imported late: 30 ms that most nodes need not spend
@@ -134,20 +141,16 @@ class Node:
         settings, folder, tables = self.settings, self.folder, self.tables
         assert folder is not None, "the folder was opened"
         assert tables is not None, "the tables were opened"
-        peers = settings.peers or {settings.node_id: bind}
-        configuration = Configuration.of(
-            peers,
-            lease_reads=settings.lease_reads,
-            lease_ms=lease_ms_of(settings.raft.election_timeout_min),
-            drift_ppm=drift_ppm_of(settings.raft.clock_drift),
-            machine=founding_name(self.machine),
-        )
+        joins = settings.join is not None
+        begun, skipped = self.begun_with() if joins else (self.founded_with(bind), "")
         founding = Founding(
             settings.node_id,
             settings.cluster_id,
-            configuration,
+            begun,
             lambda: secrets.token_hex(8),
             amends=bool(settings.peers),
+            joins=joins,
+            skipped=skipped,
         )
         machine: Any = self.machine
         export = exporter(tables, folder.snapshots_path, type(machine), settings.storage.snapshot_seconds_max)
@@ -155,6 +158,24 @@ class Node:
         if opened.ledger.applier.ledger_machine is not None:
             opened.snapshots.on_thread = why_on_thread()
         return opened
+
+    def founded_with(self, bind: str) -> Configuration:
+        """The configuration that the settings name, with which a new cluster begins."""
+        settings = self.settings
+        return Configuration.of(
+            settings.peers or {settings.node_id: settings.advertise or bind},
+            lease_reads=settings.lease_reads,
+            lease_ms=lease_ms_of(settings.raft.election_timeout_min),
+            drift_ppm=drift_ppm_of(settings.raft.clock_drift),
+            machine=founding_name(self.machine),
+        )
+
+    def begun_with(self) -> tuple[Configuration | None, str]:
+        """What a new node takes from the cluster that it joins; nothing for a node that did so before."""
+        assert self.tables is not None, "the tables were opened"
+        if get_meta(self.tables, IDENTITY) is not None:
+            return None, ""
+        return founded_with(self.settings)
 
     @property
     def address(self) -> str:
@@ -181,6 +202,8 @@ class Node:
 
     def close(self) -> None:
         """Close everything that is open, in whatever state the node is."""
+        if self.joining is not None:
+            self.joining.stop()
         if self.metrics is not None:
             self.metrics.close()
         if self.base is not None:
@@ -192,11 +215,11 @@ class Node:
 
 
 def advertised(settings: NodeSettings, bind: str) -> str:
-    """Return where the node is reached, as far as its settings say: among the peers, else where it listens.
+    """Return where the node is reached, as far as its settings say: as told, among the peers, else where it listens.
 
     It is empty for a node that listens on all addresses of its host and was given no peers.
     """
-    own = settings.peers.get(settings.node_id)
+    own = settings.advertise or settings.peers.get(settings.node_id)
     return own if own is not None else "" if is_wildcard(bind) else bind
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from forge_consensus.actors.runtime.status import MemberStatus, NodeStatus
 from forge_consensus.config.address import IPC
+from forge_consensus.storage.ledger.configuration import LEARNER
 
 WINDOW_SECONDS = 10
 """The rate of operations is counted over so many seconds."""
@@ -183,9 +184,14 @@ COPIED = (
 """Statistics that a node's status has under the same name."""
 
 
+def voters_of(status: NodeStatus) -> list[MemberStatus]:
+    """Return the members that vote; learners count for nothing in a quorum."""
+    return [row for row in status.nodes if row.part != LEARNER]
+
+
 def active(status: NodeStatus) -> int:
-    """Return how many members are known to be alive."""
-    return sum(row.status == "active" for row in status.nodes)
+    """Return how many voters are known to be alive."""
+    return sum(row.status == "active" for row in voters_of(status))
 
 
 def node_of(row: MemberStatus, term: int) -> NodeInfo:
@@ -212,7 +218,7 @@ def cluster_of(status: NodeStatus) -> ClusterInfo:
         leader=status.leader_id,
         term=status.term,
         nodes=tuple(node_of(row, status.term) for row in status.nodes),
-        total_nodes=len(status.nodes),
+        total_nodes=len(voters_of(status)),
         active_nodes=active(status),
         has_quorum=status.has_quorum,
         commit_index=status.commit_index,
@@ -227,7 +233,7 @@ def check(name: str, healthy: bool, good: str, bad: str) -> HealthCheck:
 
 def health_of(status: NodeStatus) -> HealthStatus:
     """Return how a node fares, with one check for each member."""
-    leader, total, live = status.leader_id, len(status.nodes), active(status)
+    leader, total, live = status.leader_id, len(voters_of(status)), active(status)
     details = [
         check("node", True, "the node runs", ""),
         check("leader", leader is not None, f"{leader} leads term {status.term}", "no leader is known"),

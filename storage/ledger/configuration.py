@@ -4,39 +4,45 @@ The bytes. Version 1 is the msgpack array `[members, lease_reads]`, with `member
 Every later version is an array that begins with its number. Version 2 is `[2, members, lease_reads, lease_ms,
 drift_ppm, machine]`. Version 3 has the feature level behind these. A number that this program does not know is refused
 with `UnsupportedVersionError`, because a node that ignored a field could count a majority among the wrong nodes. So is
-a feature level that the program does not have.
+a feature level that the program does not have. Version 4 has `incoming`, `outgoing`, `learners_next`, `joining` and
+`folders` behind the level; it is of the first level, because no program without it was ever released.
 
-To add a field (outgoing voters, learners, attributes): give `Configuration` the field with a default that means what
-the earlier version meant; raise `VERSION`; let `encode` write the new version only for a configuration that uses the
-field, so that a plain list of members keeps its bytes, its digest and its readers; let `decode` fill in the default for
-earlier versions; propose such a configuration only when the level that brought it is in force
-(`forge_consensus.storage.ledger.levels`).
+To add a field: give `Configuration` the field with a default that means what the earlier version meant; raise
+`VERSION`; let `encode` write the new version only for a configuration that uses the field, so that a plain list of
+members keeps its bytes, its digest and its readers; let `decode` fill in the default for earlier versions; propose such
+a configuration only when the level that brought it is in force (`forge_consensus.storage.ledger.levels`).
+
+Which configuration may follow which is decided in `forge_consensus.storage.ledger.changes`, who is a majority in
+`forge_consensus.storage.ledger.quorum`; the configurations of a log are in `forge_consensus.storage.ledger.history`.
 """
 
 from __future__ import annotations
 
 import hashlib
 import math
-from bisect import bisect_right
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Final, cast
+from typing import Any, Final, cast
 
 import msgpack
 
-from forge_consensus.errors import BusyError, CorruptionError, InvalidConfigError, UnsupportedVersionError
+from forge_consensus.errors import CorruptionError, InvalidConfigError, UnsupportedVersionError
 from forge_consensus.storage.ledger.levels import FIRST_LEVEL, LEVEL, beyond
 from forge_consensus.storage.ledger.quorum import Quorum
 
-CONFIGURATIONS: Final = b"configurations"
-"""The key under which the ledger stores the indexes of the log's configuration entries."""
-
-VERSION: Final = 3
+VERSION: Final = 4
 """The newest version of a configuration's bytes that this program reads."""
 LEASE_MS: Final = 800
 DRIFT_PPM: Final = 100_000
 """The lease of a configuration of version 1, which names none: the defaults of the settings that leases went by."""
+FIELDS: Final = (2, 5, 6, 11)
+"""How many fields each version has, from version 1 on."""
+WITH_SETS: Final = 4
+"""The version that names who votes."""
+VOTER: Final = "voter"
+LEAVING: Final = "leaving"
+LEARNER: Final = "learner"
 
 
 @dataclass(frozen=True)
@@ -65,6 +71,21 @@ class Configuration:
     """The feature level of the cluster: the programs of all members have it (`forge_consensus.storage.ledger.levels`).
     Every cluster begins with the first, because its first entry has equal bytes on all nodes, whichever program founds
     them."""
+    incoming: tuple[str, ...] = ()
+    """The ids of the members that vote, sorted; empty if all of them do. In a joint configuration: the voters of the
+    configuration that is to come."""
+    outgoing: tuple[str, ...] = ()
+    """In a joint configuration (dissertation 4.3): the ids of the voters of the one that it takes the place of, sorted.
+    Empty in a plain one."""
+    learners_next: tuple[str, ...] = ()
+    """The outgoing voters that remain as learners when the joint configuration is left, sorted. Other voters that are
+    in the outgoing set only are no members afterwards."""
+    joining: tuple[str, ...] = ()
+    """The learners that are to vote as soon as they hold almost the whole log (dissertation 4.2.1), sorted."""
+    folders: tuple[tuple[str, str], ...] = ()
+    """By node id, sorted: the incarnation of the folder of each member that was added after the founding. Only a node
+    with that folder is the member: one on another folder has forgotten what the member promised, or is what is left of
+    an earlier member of the same id."""
 
     @classmethod
     def of(
@@ -91,17 +112,47 @@ class Configuration:
         return cls(members, lease_reads, lease_ms, drift_ppm, machine)
 
     @cached_property
-    def voters(self) -> frozenset[str]:
-        """The ids of the members that vote: today all of them."""
+    def nodes(self) -> frozenset[str]:
+        """The ids of all members, voters and learners: each receives the log."""
         return frozenset(node for node, _ in self.members)
 
     @cached_property
     def quorum(self) -> Quorum:
-        """Decides which nodes are a majority. All code uses it, so a joint configuration is one change.
+        """Decides which nodes are a majority. All code uses it, so joint configurations are counted in one place."""
+        incoming = frozenset(self.incoming) if self.incoming else self.nodes
+        return Quorum(incoming, frozenset(self.outgoing) if self.outgoing else None)
 
-        Today there is one set of voters; a joint configuration will give its outgoing voters here as the second.
-        """
-        return Quorum(self.voters)
+    @property
+    def voters(self) -> frozenset[str]:
+        """The ids of the members that vote, in either set of a joint configuration."""
+        return self.quorum.voters
+
+    @property
+    def incoming_voters(self) -> frozenset[str]:
+        """The ids of the members that vote, and still will once a joint configuration is left."""
+        return self.quorum.sets[0][0]
+
+    @cached_property
+    def learners(self) -> frozenset[str]:
+        """The ids of the members that receive the log and do not vote."""
+        return self.nodes - self.voters
+
+    @property
+    def is_joint(self) -> bool:
+        """Whether majorities of two sets of voters are needed."""
+        return bool(self.outgoing)
+
+    def part_of(self, node: str) -> str:
+        """The part that a node has: voter, leaving (it votes in the outgoing set only), learner, or "" for none."""
+        if node in self.incoming_voters:
+            return VOTER
+        if node in self.voters:
+            return LEAVING
+        return LEARNER if node in self.nodes else ""
+
+    def folder_of(self, node: str) -> str:
+        """The incarnation of the folder with which a member was added, "" for one that founded the cluster."""
+        return dict(self.folders).get(node, "")
 
     @cached_property
     def addresses(self) -> dict[str, str]:
@@ -124,6 +175,9 @@ class Configuration:
     def encode(self) -> bytes:
         """The bytes of this configuration, the same on every node, in the earliest version that can hold it."""
         row = (self.members, self.lease_reads, self.lease_ms, self.drift_ppm, self.machine)
+        changed = (self.incoming, self.outgoing, self.learners_next, self.joining, self.folders)
+        if any(changed):
+            return cast("bytes", msgpack.packb((4, *row, self.level, *changed)))
         if self.level != FIRST_LEVEL:
             return cast("bytes", msgpack.packb((3, *row, self.level)))
         if row[2:] == (LEASE_MS, DRIFT_PPM, ""):
@@ -153,32 +207,72 @@ class Configuration:
                     f"a configuration of the cluster is written in version {version}, and this program reads versions "
                     f"up to {VERSION}: run a later version of the program on this node"
                 )
-            lease_ms, drift_ppm, machine, levels = LEASE_MS, DRIFT_PPM, "", []
-            if version < 2:
-                members, lease_reads = row
-            else:
-                _, members, lease_reads, lease_ms, drift_ppm, machine, *levels = row
-            if len(levels) != max(0, version - 2):
-                raise ValueError("a number of fields that cannot be")
-            level = levels[0] if levels else FIRST_LEVEL
-            if type(level) is not int or level < FIRST_LEVEL:
-                raise ValueError("a feature level that cannot be")
-            if not (type(lease_ms) is int and lease_ms > 0 and type(drift_ppm) is int and 0 <= drift_ppm < 1_000_000):
-                raise ValueError("a lease that cannot be")
-            named = tuple((str(node), str(address)) for node, address in members)
-            return cls(named, bool(lease_reads), lease_ms, drift_ppm, str(machine), level)
+            return cls.of_row(row if version > 1 else (1, *row))
         except (ValueError, TypeError) as error:
             raise CorruptionError("a configuration entry of the log does not decode") from error
+
+    @classmethod
+    def of_row(cls, row: tuple[Any, ...]) -> Configuration:
+        """The configuration of a row that begins with its version. Raises `ValueError`, `TypeError`."""
+        version, fields = row[0], row[1:]
+        if version < 1 or len(fields) != FIELDS[version - 1]:
+            raise ValueError("a number of fields that cannot be")
+        defaults: tuple[Any, ...] = (LEASE_MS, DRIFT_PPM, "", FIRST_LEVEL, (), (), (), (), ())
+        members, lease_reads, *rest = (*fields, *defaults[len(fields) - 2 :])
+        lease_ms, drift_ppm, machine, level, incoming, outgoing, learners_next, joining, folders = rest
+        if type(level) is not int or level < FIRST_LEVEL:
+            raise ValueError("a feature level that cannot be")
+        if not (type(lease_ms) is int and lease_ms > 0 and type(drift_ppm) is int and 0 <= drift_ppm < 1_000_000):
+            raise ValueError("a lease that cannot be")
+        named = tuple((str(node), str(address)) for node, address in members)
+        found = cls(
+            named,
+            bool(lease_reads),
+            lease_ms,
+            drift_ppm,
+            str(machine),
+            level,
+            incoming,
+            outgoing,
+            learners_next,
+            joining,
+            folders,
+        )
+        if version >= WITH_SETS and not found.is_sound:
+            raise ValueError("voters and learners that cannot be")
+        return found
+
+    @property
+    def is_sound(self) -> bool:
+        """Whether the sets fit together and each has one way to be written, so that equal ones have equal bytes."""
+        added = tuple(node for node, _ in self.folders)
+        lists = (self.incoming, self.outgoing, self.learners_next, self.joining, added)
+        incoming = set(self.incoming) or self.nodes
+        return (
+            all(tuple(sorted(set(each))) == each and self.nodes.issuperset(each) for each in lists)
+            and len(self.nodes) == len(self.members)
+            and set(self.incoming) != self.nodes
+            and set(self.learners_next) <= set(self.outgoing) - incoming
+            and not set(self.joining) & (incoming | set(self.outgoing))
+            and all(type(folder) is str and folder for _, folder in self.folders)
+        )
 
     @cached_property
     def digest(self) -> str:
         """A hash of the bytes. Nodes compare it when they greet each other, to refuse a member of another cluster."""
         return hashlib.sha256(self.encode()).hexdigest()[:16]
 
+    def noted(self, node: str) -> str:
+        """The part of a member that is no plain voter, as the text of the configuration names it."""
+        part = self.part_of(node)
+        return "" if part == VOTER else f" ({part})"
+
     @property
     def text(self) -> str:
         """The configuration for people to read: n1=host:port,n2=..."""
-        listed = ",".join(f"{node}={address}" for node, address in self.members)
+        listed = ",".join(f"{node}={address}{self.noted(node)}" for node, address in self.members)
+        if self.is_joint:
+            listed += f", jointly with the voters {','.join(self.outgoing)}"
         if self.lease_reads:
             listed += f" with lease reads of {self.lease_ms} ms less {self.drift_ppm / 10_000:g} %"
         if self.machine:
@@ -205,76 +299,3 @@ def check_lease(configuration: Configuration, election_timeout_min: float) -> No
             "since its founding: this node would stand for election while a leader may still answer reads by its "
             f"lease. Set raft.election_timeout_min to at least {lease} s on this node"
         )
-
-
-class ConfigurationHistory:
-    """The configurations in the log, each in force from its entry on.
-
-    Only the indexes of their entries are stored, in the transaction that writes the log; the contents are always read
-    from the entries, so truncating an entry takes its configuration back.
-    """
-
-    def __init__(self, level: int = LEVEL) -> None:
-        self.level = level
-        """The highest feature level that the program of this node has. It reads no configuration of a higher one."""
-        self.base = Configuration(())
-        """The configuration as of the log's base: the part of the log that is compacted away."""
-        self.rows: list[tuple[int, Configuration]] = []
-
-    def load(self, base_index: int, base: bytes, indexes: bytes | None, read: Callable[[int], bytes]) -> None:
-        """Take the base (its bytes, empty if nothing is compacted) and the entries at the stored indexes.
-
-        `read` returns the data of the entry at an index. Raises `CorruptionError`, `UnsupportedVersionError`.
-        """
-        self.base = Configuration.decode(base, self.level) if base else Configuration(())
-        self.rows = [
-            (index, Configuration.decode(read(index), self.level))
-            for index in msgpack.unpackb(indexes or b"\x90")
-            if index > base_index
-        ]
-        if not self.current.members:
-            raise CorruptionError("the store knows no configuration, so the node does not run")
-
-    def stored(self) -> bytes:
-        """The indexes of the entries, as bytes to be stored."""
-        stored: bytes = msgpack.packb([index for index, _ in self.rows])
-        return stored
-
-    @property
-    def current(self) -> Configuration:
-        """The configuration in force: the last one in the log, committed or not (dissertation 4.1)."""
-        return self.rows[-1][1] if self.rows else self.base
-
-    def at(self, index: int) -> Configuration:
-        """The configuration that was in force at an index."""
-        place = bisect_right(self.rows, index, key=lambda row: row[0])
-        return self.rows[place - 1][1] if place else self.base
-
-    @property
-    def last(self) -> int:
-        """The index of the last configuration entry, 0 if all of them are compacted, so committed."""
-        return self.rows[-1][0] if self.rows else 0
-
-    def check_change(self, commit_index: int, *, led: bool) -> None:
-        """Raise `BusyError` if a leader must not append another configuration yet (I12).
-
-        It must not before an entry of its own term is committed (`led`), because two leaders could otherwise each act
-        on a change that the other does not know; nor while an earlier configuration is uncommitted, because only two
-        that follow each other are known to have majorities that meet (dissertation 4.1, and its erratum of 2015).
-        """
-        if not led or self.last > commit_index:
-            raise BusyError("another configuration, or the leader's first entry, waits for a majority: try again")
-
-    def add(self, index: int, data: bytes) -> None:
-        """Note that an entry with this configuration was appended. Raises the errors of `Configuration.decode`."""
-        self.rows.append((index, Configuration.decode(data, self.level)))
-
-    def truncate(self, first: int) -> None:
-        """Forget the configurations of the entries from `first` on, because those were truncated."""
-        while self.rows and self.rows[-1][0] >= first:
-            self.rows.pop()
-
-    def compacted(self, index: int, configuration: bytes) -> None:
-        """Forget the entries up to `index`, because they were compacted; `configuration` was in force at `index`."""
-        self.base = Configuration.decode(configuration, self.level)
-        self.rows = [row for row in self.rows if row[0] > index]

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any, Final, NamedTuple, cast
 
 import msgpack
 
 from forge_consensus.errors import IdentityError
 from forge_consensus.storage.backends.tables import Batch, Tables
+from forge_consensus.storage.ledger.configuration import Configuration
 from forge_consensus.storage.ledger.skips import stored_skips, told
 from forge_consensus.storage.ledger.tips import STORED_SECONDS, Boot, Tips
 from forge_consensus.storage.ledger.transaction import META, Transaction, get_meta, put_meta
 
 IDENTITY = b"identity"
 BOOTS = b"boots"
+JOINS = b"joins"
+"""The key of a mark in the folder of a node that joined a cluster."""
 EXPELLED = b"expelled"
 TIPS = b"tips"
 FORMAT = 3
@@ -32,8 +35,8 @@ DRAWS_KEPT: Final = 1 << 20
 one start a second that is twelve days."""
 BRING_BACK: Final = (
     "Stop the node, put the folder that ran last in the place of this one and start the node: it is admitted again. If "
-    "that folder is lost, leave the node switched off: the others go on while they are a majority of the members, and "
-    "this version of the program cannot exchange a member yet"
+    "that folder is lost, remove the member, start the node on an empty folder with --join, and add it again: "
+    "forge-consensus members remove ID, then members add ID=HOST:PORT"
 )
 """What to do about a member whose folder is not the one that the others know."""
 
@@ -69,6 +72,8 @@ class Identity:
         self.boot_token = ""
         """The incarnation and this boot's draw, as one text."""
         self.boot = 0
+        self.joins = False
+        """Whether the folder was made to join a cluster, and not for one of those that founded it."""
         self.earlier = ""
         """The draws of the `DRAWS_TOLD` boots before this one, newest first, `DRAW_CHARS` each."""
         self.boots: dict[str, Boot] = {}
@@ -142,6 +147,7 @@ class Identity:
         """Read the members' boots from disk again, as after a turn that was rolled back."""
         self.skipped = told(stored_skips(self.tables))
         stored = get_meta(self.tables, BOOTS)
+        self.joins = get_meta(self.tables, JOINS) is not None
         expelled = get_meta(self.tables, EXPELLED)
         self.expelled = {
             node: Expelled((token, boot), why, (before, before_boot))
@@ -158,6 +164,16 @@ class Identity:
         if known is None and (expelled := self.expelled.get(node)) is not None:
             return expelled.before
         return known
+
+    def is_member_of(self, configuration: Configuration) -> bool:
+        """Whether this node is the member of its id in a configuration, and not on another folder than the member's.
+
+        A folder that was made to join is the member's only if the configuration says so. Otherwise the node has an id
+        of which it knows no promise: in an old configuration that a leader still sends it, or of a member whose folder
+        was lost and that was not removed.
+        """
+        folder = configuration.folder_of(self.node_id)
+        return folder == self.incarnation if self.joins or folder else True
 
     def is_later_boot(self, node: str, token: str) -> bool:
         """Whether the token is of another boot of a member's folder than the one that was met last."""
@@ -233,11 +249,38 @@ class Identity:
             return False
         return shown == expelled.boot[0].partition(DRAWN)[2]
 
+    def follow(self, turn: Transaction, configuration: Configuration) -> list[str]:
+        """Forget what is known of each member that was met with another folder than it was added with; returns those.
+
+        That was an earlier member of the id. What it promised it promised to a cluster that has removed it, with a
+        majority that did not need it. The present one greets again.
+        """
+        former = []
+        for node, folder in configuration.folders:
+            known = self.boots.get(node) or (self.expelled[node].boot if node in self.expelled else None)
+            if known is not None and folder_of(known[0]) != folder:
+                former.append(node)
+        self.forget(turn, former)
+        return former
+
+    def forget(self, turn: Transaction, nodes: Collection[str]) -> None:
+        """Forget everything that is known of these nodes."""
+        for node in nodes:
+            for known in (self.boots, self.ancestors, self.tips.members, self.expelled):
+                known.pop(node, None)
+        if nodes:
+            self.put_expelled(turn)
+            self.put_boots(turn)
+
     def note_expelled(self, turn: Transaction, node: str, expelled: Expelled | None) -> None:
         """Note which boot of a member is expelled, in this turn; None for none."""
         self.expelled.pop(node, None)
         if expelled is not None:
             self.expelled[node] = expelled
+        self.put_expelled(turn)
+
+    def put_expelled(self, turn: Transaction) -> None:
+        """Write the expelled boots in this turn."""
         rows = {name: (*each.boot, each.why, *each.before) for name, each in self.expelled.items()}
         turn.put_meta(EXPELLED, cast("bytes", msgpack.packb(rows)))
 

@@ -20,17 +20,18 @@ from forge_consensus.storage.backends.sealed import CRC_BYTES, REJOIN
 from forge_consensus.storage.backends.tables import RECORD_OVERHEAD_BYTES, Batch, Tables
 from forge_consensus.storage.ledger.applying import Applied, Applier, Point, put_point
 from forge_consensus.storage.ledger.checks import HardState, check_records, check_turn, check_vote, same_entry
-from forge_consensus.storage.ledger.configuration import CONFIGURATIONS, Configuration, ConfigurationHistory
+from forge_consensus.storage.ledger.configuration import Configuration
+from forge_consensus.storage.ledger.history import CONFIGURATIONS, ConfigurationHistory
 from forge_consensus.storage.ledger.identity import Identity
 from forge_consensus.storage.ledger.journal import Journal
-from forge_consensus.storage.ledger.log import TABLE, Log
+from forge_consensus.storage.ledger.log import Log
 from forge_consensus.storage.ledger.log_time import LogTime, last_times
 from forge_consensus.storage.ledger.numbers import EventNumbers
-from forge_consensus.storage.ledger.record import HEAD_BYTES, Kind, data_of, encode, encode_untimed, key_of, kind_of
+from forge_consensus.storage.ledger.record import HEAD_BYTES, Kind, data_of, encode, kind_of
 from forge_consensus.storage.ledger.room import Room
 from forge_consensus.storage.ledger.skips import ADVICE, Careful, skip_of
 from forge_consensus.storage.ledger.time_slice import TimeSlice
-from forge_consensus.storage.ledger.transaction import Transaction, get_meta, put_meta
+from forge_consensus.storage.ledger.transaction import Transaction, get_meta
 from forge_consensus.storage.ledger.uncommitted import Uncommitted
 from forge_consensus.storage.machines.machine import ApplyFaultError
 from forge_consensus.storage.machines.sessions import Sessions
@@ -267,23 +268,28 @@ class Ledger:
     def grant_vote(self, term: int, candidate: str, last_index: int, last_term: int) -> bool:
         """Vote for the candidate in `term`; returns whether it got the vote (I10).
 
-        It does not if this node voted for another in this term, or has a newer log than one that ends with `last_index`
-        and `last_term`. Raises `StaleTermError` unless the ledger is in `term`.
+        It does not if this node voted for another in this term, has a newer log than one that ends with `last_index`
+        and `last_term`, or may not vote at all. Raises `StaleTermError` unless the ledger is in `term`.
         """
         self.require(term)
-        if self.vote not in ("", candidate) or not self.up_to_date(last_index, last_term):
+        if self.vote not in ("", candidate) or not self.up_to_date(last_index, last_term) or not self.may_vote:
             return False
         self.vote = candidate
         return True
 
+    @property
+    def may_vote(self) -> bool:
+        """Whether this node has the folder of the member of its id, so that it knows what that member promised."""
+        return any(map(self.identity.is_member_of, self.configurations.in_doubt(self.commit_index)))
+
     def stand(self, term: int) -> int:
         """Start a candidacy: enter `term` + 1 with a vote for this node; returns the new term.
 
-        Raises `StaleTermError` unless the ledger is in `term`, and while this node leads: it must resign first, so that
-        every actor learns that its leadership ended.
+        Raises `StaleTermError` unless the ledger is in `term`, for a node that may not vote, and while this node leads:
+        it must resign first, so that every actor learns that its leadership ended.
         """
         self.require(term)
-        if self.leading_term is not None:
+        if self.leading_term is not None or not self.may_vote:
             raise StaleTermError(self.term, term)
         self.term, self.vote, self.leading_term = term + 1, self.identity.node_id, None
         self.stood = self.term
@@ -588,13 +594,3 @@ class Ledger:
     def next_sequence(self) -> int:
         """The number of the next event; numbers are never used twice, over restarts too."""
         return self.numbers.next()
-
-
-def found(batch: Batch, configuration: bytes) -> None:
-    """Stage a new ledger whose first entry is this initial configuration.
-
-    The entry has the same bytes on every node, so it is committed from the start.
-    """
-    batch.put(TABLE, key_of(1), encode_untimed(1, 0, Kind.CONFIGURATION, 0, configuration))
-    put_meta(batch, CONFIGURATIONS, cast("bytes", msgpack.packb([1])))
-    put_meta(batch, HARD, cast("bytes", msgpack.packb((0, "", 1, 1))))

@@ -7,9 +7,9 @@ and is refused by the other members when it greets.
 
 Every node tells the level of its program when it greets another. A leader proposes the next level when *all* members
 have told that they have it, not a majority, because a member left behind could not follow any more
-(`forge_consensus.actors.raft.raising`). Only the level of a configuration changes so, never its members: the voters
-before and after are the same, any two majorities of theirs meet, and no election can be won without one. A level never
-falls.
+(`forge_consensus.actors.raft.next_configuration`). Only the level of a configuration changes so, never its members: the
+voters before and after are the same, any two majorities of theirs meet, and no election can be won without one. A level
+never falls.
 
 A node that meets an entry of an unknown kind nevertheless stops before it stores or applies it, because to pass over an
 entry that others carry out would make its state another one in silence.

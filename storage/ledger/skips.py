@@ -106,6 +106,12 @@ def told(skips: Skips) -> str:
     return ",".join(skips[index].text for index in sorted(skips))
 
 
+def told_by(text: str) -> Skips:
+    """The skipped entries that `told` made this text of. Raises `ValueError` for any other."""
+    rows = (part.split(":") for part in text.split(",") if part)
+    return skips_of((int(index), int(term), int(checksum, 16)) for index, term, checksum in rows)
+
+
 def upto(skips: Skips, index: int) -> list[Skip]:
     """The skipped entries that the state of entry `index` has in it."""
     return [skips[each] for each in sorted(skips) if each <= index]

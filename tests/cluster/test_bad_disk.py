@@ -134,7 +134,7 @@ def test_a_wiped_folder_is_refused_and_the_old_one_is_accepted(cluster: LocalClu
     code, text = node.refused()
     assert code == 78
     assert "wiped" in text
-    assert "cannot exchange a member yet" in text, "advice that can be followed"
+    assert "members remove ID, then members add ID=HOST:PORT" in text, "advice that can be followed"
     cluster.client().put("others", "go on")
     shutil.rmtree(node.data)
     kept.rename(node.data)

@@ -10,10 +10,20 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from forge_consensus.actors.messages import GetStatus, Hello, HelloReply, Refused, Status, Submit
+from forge_consensus.actors.messages import (
+    GetStatus,
+    Hello,
+    HelloReply,
+    Refused,
+    RequestVote,
+    Status,
+    Submit,
+    VoteReply,
+)
 from forge_consensus.client.sync import Client
 from forge_consensus.errors import (
     ClusterNotFoundError,
@@ -153,15 +163,22 @@ def test_a_node_of_another_cluster_is_refused_and_both_are_named(cluster: LocalC
 # --- frames -----------------------------------------------------------------------------------------------------------
 
 
-def test_an_unknown_peer_is_refused_and_counted(cluster: LocalCluster) -> None:
+def test_a_node_that_is_no_member_is_heard_and_counts_for_nothing(cluster: LocalCluster) -> None:
+    """A member whose log lags behind must hear those that were added since; with a leader, it disturbs nobody."""
     initial = Configuration.of(cluster.addresses)
     hello = Hello("f" * 16, 1, "127.0.0.1:1", initial.digest, initial.text)
-    with RawPeer(cluster.addresses["n1"]) as peer:
-        answer = peer.ask(hello, cluster=CLUSTER, sender="n9", incarnation="f" * 16, boot=1)
-    assert isinstance(answer, HelloReply)
-    assert answer.reason == "identity"
-    assert "'n9'" in answer.detail
-    assert cluster.status("n1")["refused"]["greeting refused: identity"] >= 1
+    follower = cluster.followers()[0]
+    before = cluster.status(follower)["term"]
+    who: dict[str, Any] = {"cluster": CLUSTER, "sender": "n9", "incarnation": "f" * 16, "boot": 1}
+    with RawPeer(cluster.addresses[follower]) as peer:
+        answer = peer.ask(hello, **who)
+        assert isinstance(answer, HelloReply)
+        assert answer.reason == ""
+        vote = peer.ask(RequestVote(before + 5, 1 << 40, before + 5), **who, to_boot=answer.boot)
+        assert isinstance(vote, VoteReply)
+        assert not vote.granted
+    assert cluster.status(follower)["term"] == before
+    assert "n9" not in [member["id"] for member in cluster.status(follower)["nodes"]]
 
 
 def test_a_stranger_that_takes_a_members_name_is_refused(cluster: LocalCluster) -> None:

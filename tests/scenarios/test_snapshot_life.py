@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -142,9 +143,10 @@ def grown(path: Path, machine: Callable[[], Any]) -> World:
     term = world.lead()
     command = ADD if machine is TallyMachine else increment("n")
     world.do(*[command] * 10)
-    with world.turn():
-        world.ledger.propose(term, [Proposal(Kind.CONFIGURATION, 0, 0, 0, FIVE.encode())])
-    world.settle()
+    for configuration in (replace(FIVE, outgoing=("n1", "n2", "n3")), FIVE):
+        with world.turn():
+            world.ledger.propose(term, [Proposal(Kind.CONFIGURATION, 0, 0, 0, configuration.encode())])
+        world.settle()
     world.do(*[command] * 10)
     world.snapshot()
     world.compact()

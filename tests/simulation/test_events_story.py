@@ -40,11 +40,6 @@ from tests.worlds.event_story import EXPECTED, Story, faults_of, is_in_order, pl
 
 SEED = 33
 WITHOUT_TRANSITION = (
-    "node.joined",
-    "node.left",
-    "leader.transfer",
-    "cluster.updated",
-    "cluster.membership.changed",
     "config.updated",
     "config.reloaded",
 )

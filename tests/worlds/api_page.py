@@ -10,11 +10,14 @@ import textwrap
 from dataclasses import MISSING, fields, is_dataclass
 from typing import Any
 
+MEMBER_CALLS = "members change_members add_node remove_node transfer_leadership step_down"
 SERVICE_CALLS = (
+    f"{MEMBER_CALLS} "
     "start stop submit apply read read_detail put get delete delete_prefix cas incr batch scan is_leader get_leader "
     "get_role get_term wait_for_leader get_stats get_cluster_info get_health_status health_check async_client"
 )
 CLIENT_CALLS = "submit apply read read_detail put get delete delete_prefix cas incr batch scan status locate close"
+CLIENT_CALLS = f"{CLIENT_CALLS} {MEMBER_CALLS}"
 API = {
     "forge_consensus.ConsensusService": SERVICE_CALLS,
     "forge_consensus.service.leader_task.LeaderTask": "",
@@ -26,6 +29,9 @@ API = {
     "forge_consensus.Entry": "",
     "forge_consensus.StateMachine": "apply query snapshot restore",
     "forge_consensus.KeyValueMachine": "",
+    "forge_consensus.Change": "",
+    "forge_consensus.ClusterMembers": "part_of",
+    "forge_consensus.MembersPlan": "is_done",
     "forge_consensus.EventBus": "subscribe on stream astream wait_for",
     "forge_consensus.EventFeed": "get aget positions silent close",
     "forge_consensus.Gap": "",

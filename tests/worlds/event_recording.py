@@ -68,6 +68,8 @@ class Recording:
 
     def began(self, node: SimulatedBase) -> None:
         """Note a new process, and count its committed turns."""
+        if node.name not in self.boots:  # it joined later
+            return
         self.boots[node.name].append(len(self.events[node.name]))
         self.rules[node.name].start()
         self.committed.pop(node.name, None)

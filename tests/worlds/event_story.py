@@ -8,7 +8,9 @@ from typing import Any, TypeVar
 
 from loguru import logger
 
-from forge_consensus.actors.notices import TakeSnapshot
+from forge_consensus.actors.messages import ChangeMembers
+from forge_consensus.actors.notices import MembersRequested, TakeSnapshot, TransferRequested
+from forge_consensus.actors.runtime.address import Address
 from forge_consensus.config.storage import StorageSettings
 from forge_consensus.events.types import (
     EVENT_TYPES,
@@ -16,17 +18,22 @@ from forge_consensus.events.types import (
     BecameFollower,
     BecameLeader,
     ClusterFormed,
+    ClusterUpdated,
     ConsensusEvent,
     Degraded,
     Healthy,
     LeaderElected,
     LeaderLost,
     LeaderStepDown,
+    LeaderTransfer,
     LogAppended,
     LogCommitted,
     LogCompacted,
     LogTruncated,
+    MembershipChanged,
     NodeFailed,
+    NodeJoined,
+    NodeLeft,
     NodeRecovered,
     NodeStarted,
     NodeStopped,
@@ -128,6 +135,28 @@ EXPECTED: dict[str, tuple[Expected, ...]] = {
         Expected("winner", ((NodeRecovered, Healthy),), (LeaderStepDown, LeaderElected, LogTruncated)),
         Expected("voter", ((NodeRecovered, Healthy),), (LeaderLost, LeaderElected, LogTruncated)),
     ),
+    "a learner is added and removed": tuple(
+        Expected(
+            part,
+            ((NodeJoined, MembershipChanged, ClusterUpdated, NodeLeft, MembershipChanged, ClusterUpdated),),
+            (LeaderElected, LeaderLost, QuorumLost, ClusterFormed, NodeFailed),
+        )
+        for part in ("winner", "voter", "cut off")
+    ),
+    "the leader hands over": (
+        Expected(
+            "winner", ((LeaderTransfer, RoleChanged, BecameFollower, LeaderStepDown, LeaderElected),), (LeaderLost,)
+        ),
+        Expected(
+            "cut off",
+            ((LeaderLost, RoleChanged, BecameCandidate, RoleChanged, BecameLeader, LeaderElected),),
+            (LeaderTransfer, LeaderStepDown),
+        ),
+    ),
+    "it hands back": (
+        Expected("cut off", ((LeaderTransfer, RoleChanged, BecameFollower, LeaderStepDown, LeaderElected),)),
+        Expected("winner", ((RoleChanged, BecameCandidate, RoleChanged, BecameLeader, LeaderElected),)),
+    ),
     "a follower dies, and its leader's log moves on without it": (
         Expected(
             "winner",
@@ -167,6 +196,12 @@ EXPECTED: dict[str, tuple[Expected, ...]] = {
     ),
 }
 """The order that the story demands, scene by scene. Events that no chain relates may come in any order."""
+
+
+class Nobody(Address):
+    """An asker that takes no notice of the answer."""
+
+    def deliver(self, message: Any, sender: Address) -> None: ...
 
 
 class NoJudge:
@@ -267,6 +302,30 @@ class Story:
         self.cluster.network.cut.clear()
         self.until(self.all_healthy)
 
+    def changes_members(self) -> None:
+        """A learner is added that does not run, and removed again."""
+        address = self.cluster.join("n9")
+        for action, members in (("add-learner", NODES + 1), ("remove", NODES)):
+            leader = self.base("winner")
+            request = ChangeMembers(((action, "n9", address if members > NODES else ""),))
+            leader.tell(leader.engine.actor("membership"), MembersRequested(request, Nobody(None)))
+            self.until(lambda members=members: self.members_are(members))  # type: ignore[misc]
+        self.cluster.crash("n9")
+        self.cluster.names.remove("n9")
+        self.until(self.all_healthy)
+
+    def hand_over(self, one: str, other: str) -> None:
+        """The node that plays a part hands its leadership over to another one."""
+        leader, (target,) = self.base(one), self.parts[other]
+        leader.tell(leader.engine.actor("election"), TransferRequested(target, None))
+        self.until(lambda: (now := self.cluster.leader()) is not None and now.name == target)
+        self.until(self.all_healthy)
+
+    def members_are(self, count: int) -> bool:
+        """Whether so many members are committed on all of the first nodes."""
+        ledgers = [base.engine.ledger for base in self.cluster.running() if base.name != "n9"]
+        return all(len(ledger.configurations.at(ledger.commit_index).nodes) == count for ledger in ledgers)
+
     def moves_on(self) -> None:
         """Without one follower the leader compacts its log; the first snapshot fails."""
         self.parts["dead"] = self.parts["voter"]
@@ -332,6 +391,9 @@ def play(seed: int) -> Story:
             story.forms,
             story.cut_off,
             story.comes_back,
+            story.changes_members,
+            lambda: story.hand_over("winner", "cut off"),
+            lambda: story.hand_over("cut off", "winner"),
             story.moves_on,
             story.too_late,
             story.leader_dies,

@@ -85,12 +85,19 @@ class RawPeer:
         self.context.term()
 
     def send(
-        self, message: WireMessage, *, cluster: str, sender: str = "", incarnation: str = "", boot: int = 0
+        self,
+        message: WireMessage,
+        *,
+        cluster: str,
+        sender: str = "",
+        incarnation: str = "",
+        boot: int = 0,
+        to_boot: int = 1,
     ) -> int:
         """Send a well-formed frame; returns its request number."""
         self.number += 1
         to = TO.get(type(message), "gateway")
-        self.send_bytes(encode(Frame(to, cluster, sender, incarnation, boot, 1, self.number, 0, message)))
+        self.send_bytes(encode(Frame(to, cluster, sender, incarnation, boot, to_boot, self.number, 0, message)))
         return self.number
 
     def send_bytes(self, *parts: bytes) -> None:

@@ -76,6 +76,8 @@ class ClusterLifecycle:
         """The address of each node for other nodes and clients: with a proxy, its front."""
         self.real_addresses: dict[str, str] = {}
         """The address at which each node listens."""
+        self.joining: dict[str, dict[str, Any]] = {}
+        """The nodes that joined later: their settings for that."""
         self.clients: list[Client] = []
         self.asker: Client | None = None
         self.guard: Guard | None = None
@@ -110,6 +112,36 @@ class ClusterLifecycle:
             self.stop()
             raise
         return self
+
+    def join(self, name: str, join_as: str | None = "voter") -> str:
+        """Start a node on an empty folder, which joins the cluster, and wait until it serves; returns its address.
+
+        It is a further node, or one that does not run and whose folder is then removed. It asks to be added as a
+        ``voter`` or ``learner``; None for a node that waits until somebody adds it. Raises `InvalidConfigError` for the
+        name of a node that runs, and in a cluster with a proxy.
+        """
+        known = self.nodes.get(name)
+        if (known is not None and known.running) or self.running_proxy is not None:
+            raise InvalidConfigError(
+                f"a node {name!r} cannot join: give the name of none that runs, in a cluster without a proxy"
+            )
+        self.demand_started()
+        members = ",".join(address for node, address in self.addresses.items() if node != name)
+        self.joining[name] = {"join": members, "join_as": join_as}
+        if known is None:
+            self.addresses[name] = self.real_addresses[name] = self.place_of(name)
+            self.names.append(name)
+        else:
+            known.close()
+            shutil.rmtree(self.folder / name)
+        self.nodes[name] = self.make(name)
+        self.nodes[name].launch()
+        self.wait_serving(name)
+        return self.addresses[name]
+
+    def place_of(self, name: str) -> str:
+        """An address for a further node."""
+        return f"ipc://{self.temporary}/{name}.sock" if self.transport == "ipc" else self.free_addresses(1)[0]
 
     def wait_serving(self, *names: str) -> None:
         """Wait until these nodes serve and can be reached. Raises the error of a node that does not."""
@@ -169,12 +201,14 @@ class ClusterLifecycle:
             raise InvalidConfigError(
                 f"the folder {self.folder} cannot be made ({error.strerror}): name one where this user may write"
             ) from error
+        joins = self.joining.get(name)
         settings = NodeSettings(
             node_id=name,
             bind=self.real_addresses[name],
-            peers=self.addresses,
+            peers=self.addresses if joins is None else {},
             storage_path=self.folder / name,
             **self.settings,
+            **(joins or {}),
         )
         if self.mode == "thread":
             return NodeThread(settings, self.state_machine, self.folder)

@@ -233,9 +233,17 @@ def uninterrupted() -> Iterator[None]:
 
 def arguments(settings: NodeSettings, machine: str = "") -> list[str]:
     """Return the arguments of ``forge-consensus node`` for a node with these settings and this state machine."""
-    peers = ",".join(f"{node}={address}" for node, address in settings.peers.items())
-    found = ["--id", settings.node_id, "--cluster", settings.cluster_id, "--listen", settings.bind, "--peers", peers]
+    found = ["--id", settings.node_id, "--cluster", settings.cluster_id, "--listen", settings.bind]
+    if settings.peers:
+        found += ["--peers", ",".join(f"{node}={address}" for node, address in settings.peers.items())]
     found += ["--data", str(settings.storage_path)]
+    for option, value in (
+        ("--advertise", settings.advertise),
+        ("--join", settings.join),
+        ("--join-as", settings.join_as),
+    ):
+        if value is not None:
+            found += [option, value]
     if settings.lease_reads:
         found.append("--lease-reads")
     if settings.metrics is not None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from itertools import combinations
 
 from forge_consensus.storage.backends.tables import KeyValue
+from forge_consensus.storage.ledger.configuration import Configuration
 from forge_consensus.storage.ledger.ledger import Ledger
 from forge_consensus.storage.ledger.log import TABLE as LOG
 from forge_consensus.storage.ledger.record import Kind, data_of, index_of, key_of, kind_of, term_of
@@ -32,6 +35,8 @@ class Disk:
     applied: int = 0
     leading: int = 0
     configuration_changed: bool = True
+    in_force: Configuration | None = None
+    """The configuration that was in force when the last turn ended."""
 
     @classmethod
     def of(cls, ledger: Ledger) -> Disk:
@@ -108,14 +113,39 @@ class Reign:
 
     @classmethod
     def of(cls, disk: Disk, ledger: Ledger) -> Reign:
-        """Return the log of the leader, including entries that it had sent before they were on its own disk."""
+        """Return the log of the leader, including entries that it had sent before they were on its own disk.
+
+        In the turn in which it stopped leading, what is in memory may be its successor's, which has a higher term.
+        """
         log = ledger.log
         terms = disk.terms.copy()
         first = log.tail_base + 1
-        terms.update((index, term_of(record)) for index, record in enumerate(log.tail, first) if index > disk.last)
-        return cls(disk.base, terms, max(disk.last, log.last))
+        own = (
+            (index, term_of(record))
+            for index, record in enumerate(log.tail, first)
+            if index > disk.last and term_of(record) <= disk.leading
+        )
+        terms.update(own)
+        return cls(disk.base, terms, max(disk.last, *terms, disk.base))
 
 
-def majorities_meet(one: frozenset[str], other: frozenset[str]) -> bool:
-    """Return whether every majority of the one shares a node with every majority of the other."""
-    return len(one | other) < len(one) // 2 + 1 + len(other) // 2 + 1
+def voter_sets(configuration: Configuration) -> list[set[str]]:
+    """Return the sets of voters of which a majority each is needed, read from the plain fields of a configuration."""
+    incoming = set(configuration.incoming) or {node for node, _ in configuration.members}
+    return [incoming, set(configuration.outgoing)] if configuration.outgoing else [incoming]
+
+
+def decides(configuration: Configuration, names: Iterable[str]) -> bool:
+    """Return whether these nodes are more than half of every set of voters. It is counted here by its definition."""
+    present = set(names)
+    return all(2 * len(voters & present) > len(voters) for voters in voter_sets(configuration))
+
+
+def majorities_meet(one: Configuration, other: Configuration) -> bool:
+    """Return whether every majority of the one shares a node with every majority of the other, by trying all."""
+    nodes = sorted({node for node, _ in (*one.members, *other.members)})
+    return not any(
+        decides(one, some) and decides(other, set(nodes).difference(some))
+        for size in range(len(nodes) + 1)
+        for some in combinations(nodes, size)
+    )

@@ -6,9 +6,9 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 
 from forge_consensus.actors.election import ElectionActor
-from forge_consensus.actors.messages import PreVoteReply, RequestPreVote, RequestVote, VoteReply
+from forge_consensus.actors.messages import PreVoteReply, RequestPreVote, RequestVote, TimeoutNow, VoteReply
 from forge_consensus.actors.runtime.shared import Role
-from forge_consensus.testing.rules.disk_model import Disk
+from forge_consensus.testing.rules.disk_model import Disk, decides
 from forge_consensus.testing.rules.violations import ViolationError, demand
 from forge_consensus.testing.world.base import SimulatedBase
 from forge_consensus.testing.world.network import Connection
@@ -44,6 +44,10 @@ class ElectionRules:
 
     def __init__(self) -> None:
         self.processes: dict[str, ElectionRecord] = {}
+        self.handed_over: set[int] = set()
+        """The terms whose leaders told another node to stand."""
+        self.transfers: set[tuple[str, int]] = set()
+        """(candidate, term) of those that stand because a leader told them to."""
 
     def began(self, node: SimulatedBase) -> None:
         """Note a new process, which knows no leader yet."""
@@ -62,16 +66,24 @@ class ElectionRules:
         record.leading, record.tip = leading or 0, tip_of(disk)
 
     def asks(self, node: SimulatedBase, message: RequestPreVote | RequestVote) -> None:
-        """Demand that a node requests votes only after a majority has granted it pre-votes."""
+        """Demand that a node requests votes only after a majority has granted it pre-votes, or a leader told it to."""
         record = self.processes[node.name]
         if isinstance(message, RequestPreVote):
             record.asked[message.round] = message.term, (message.last_term, message.last_index)
             return
-        voters = node.engine.ledger.configuration.voters
+        if message.transfer:
+            demand(message.term - 1 in self.handed_over, "pre-vote", f"{node.name} stands untold in {message.term}")
+            self.transfers.add((node.name, message.term))
+            return
+        configuration = node.engine.ledger.configuration
         rounds = [number for number, (term, _) in record.asked.items() if term == message.term]
-        yes = [voters.intersection(record.granted[number] | {node.name}) for number in rounds]
-        asked = any(2 * len(who) > len(voters) for who in yes)
+        yes = [record.granted[number] | {node.name} for number in rounds]
+        asked = any(decides(configuration, who) for who in yes)
         demand(asked, "pre-vote", f"{node.name} stands in {message.term}, but was granted {list(map(sorted, yes))}")
+
+    def hands_over(self, message: TimeoutNow) -> None:
+        """Note that the leader of a term told a node to stand."""
+        self.handed_over.add(message.term)
 
     def answers(self, node: SimulatedBase, to: Connection, message: PreVoteReply | VoteReply, disk: Disk) -> None:
         """Demand that a granted vote or pre-vote is not from a leader, not within a lease, not for an older log."""
@@ -80,7 +92,8 @@ class ElectionRules:
         record, ledger, asker = self.processes[node.name], node.engine.ledger, to.owner.name
         led = record.leading and ledger.leading_term == record.leading
         demand(not led, "pre-vote", f"{node.name} leads {record.leading} and says yes to {asker}")
-        if ledger.configuration.lease_reads:
+        asked_to = isinstance(message, VoteReply) and (asker, message.term) in self.transfers
+        if ledger.configuration.lease_reads and not asked_to:
             silent_seconds = node.engine.clock.running() - max(record.began, record.heard or 0.0)
             least_seconds = ledger.configuration.vote_kept(node.engine.settings.election_timeout_min)
             demand(

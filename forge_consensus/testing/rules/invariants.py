@@ -15,10 +15,11 @@ from forge_consensus.actors.messages import (
     RequestVote,
     Results,
     SnapshotReply,
+    TimeoutNow,
     VoteReply,
 )
 from forge_consensus.actors.raft.leadership import Leadership
-from forge_consensus.storage.backends.tables import Batch, Delete, DeleteRange, PutRun
+from forge_consensus.storage.backends.tables import Batch, Delete, DeleteRange, Operation, PutRun
 from forge_consensus.storage.ledger.applying import APPLIED
 from forge_consensus.storage.ledger.configuration import Configuration
 from forge_consensus.storage.ledger.ledger import BASE, HARD
@@ -26,7 +27,7 @@ from forge_consensus.storage.ledger.record import Kind, data_of, index_of, kind_
 from forge_consensus.storage.ledger.transaction import unsealed
 from forge_consensus.storage.machines.machine import Entry
 from forge_consensus.testing.rules.bound_rules import RefusalRules, check_answer, check_backlog
-from forge_consensus.testing.rules.disk_model import Disk, Reign, majorities_meet, terms_of
+from forge_consensus.testing.rules.disk_model import Disk, Reign, decides, majorities_meet, terms_of
 from forge_consensus.testing.rules.election_rules import ElectionRules
 from forge_consensus.testing.rules.leader_rules import LeaderRules
 from forge_consensus.testing.rules.read_rounds import ReadRounds, leading_of
@@ -90,7 +91,7 @@ class Invariants:
         disk = self.disks.get(name)
         if disk is None:
             disk = self.disks[name] = Disk.of(ledger)
-            if disk.base == 0:
+            if disk.base == 0 and ledger.log.last:
                 self.note_entry(name, Disk(), 1, ledger.log.get(1))
         else:
             self.check_restart(node, disk)
@@ -134,20 +135,26 @@ class Invariants:
         self.now = node.timeline.now
         if ledger.leading_term is not None and ledger.commit_index != disk.commit:
             self.follow_commit(node)
+        if ledger.leading_term != (disk.leading or None):  # this turn may overwrite what the leader had
+            self.end_reign(node, disk)
         for operation in batch.operations:
-            if isinstance(operation, PutRun) and operation.table == "log":
-                for key, record in operation.items:
-                    self.note_entry(node.name, disk, index_of(key), record)
-            elif isinstance(operation, PutRun) and operation.table == "meta":
-                for key, value in operation.items:
-                    self.note_meta(node, disk, key, value)
-            elif isinstance(operation, DeleteRange) and operation.table == "log" and operation.stop is None:
-                self.truncated(node.name, disk, index_of(operation.start))
-            elif isinstance(operation, DeleteRange) and operation.table == "log":
-                stop = index_of(operation.stop or b"")
-                demand(stop <= disk.base + 1, "I8", f"{node.name} deletes up to {stop}, its log begins at {disk.base}")
-            elif isinstance(operation, Delete):
-                demand(operation.table != "log", "I2", "an entry is deleted alone")
+            self.note_operation(node, disk, operation)
+
+    def note_operation(self, node: SimulatedBase, disk: Disk, operation: Operation) -> None:
+        """Follow one operation of a transaction."""
+        if isinstance(operation, PutRun) and operation.table == "log":
+            for key, record in operation.items:
+                self.note_entry(node.name, disk, index_of(key), record)
+        elif isinstance(operation, PutRun) and operation.table == "meta":
+            for key, value in operation.items:
+                self.note_meta(node, disk, key, value)
+        elif isinstance(operation, DeleteRange) and operation.table == "log" and operation.stop is None:
+            self.truncated(node.name, disk, index_of(operation.start))
+        elif isinstance(operation, DeleteRange) and operation.table == "log":
+            stop = index_of(operation.stop or b"")
+            demand(stop <= disk.base + 1, "I8", f"{node.name} deletes up to {stop}, its log begins at {disk.base}")
+        elif isinstance(operation, Delete):
+            demand(operation.table != "log", "I2", "an entry is deleted alone")
 
     def note_entry(self, name: str, disk: Disk, index: int, record: bytes) -> None:
         """I3 by induction: (index, term) identifies an entry, which always has the same bytes and predecessor."""
@@ -181,8 +188,8 @@ class Invariants:
         for at, _ in earlier:
             demand(at <= self.committed_last, "I12", f"{name} has configurations {at} and {index}, both uncommitted")
         was, becomes = Configuration.decode_any(disk.configuration), Configuration.decode_any(data_of(record))
-        before, after = was.voters, becomes.voters
-        demand(majorities_meet(before, after), "I12", f"{name}: no majority in common of {before} and {after}")
+        meet = majorities_meet(was, becomes)
+        demand(meet, "I12", f"{name}: no majority in common of {was.text} and {becomes.text}")
         demand(was.level <= becomes.level, "I12", f"{name}: the level falls from {was.level} to {becomes.level}")
         ripe = self.committed_in.get(term, 0) > 0
         demand(ripe, "I12", f"{name} has configuration {index} of term {term}, of which nothing is committed")
@@ -237,6 +244,8 @@ class Invariants:
             message = decode(data, len(data)).message
             if isinstance(message, RequestVote | RequestPreVote):
                 self.elections.asks(node, message)
+            elif isinstance(message, TimeoutNow):
+                self.elections.hands_over(message)
             if isinstance(message, RequestVote):
                 durable = disk.term > message.term or (disk.term, disk.vote) == (message.term, node.name)
                 demand(durable, "I10", f"{node.name} asks for votes in {message.term} before its own is durable")
@@ -321,6 +330,7 @@ class Invariants:
             check_backlog(node)
         self.elections.turned(node, disk)
         disk.applied, disk.leading = applier.index, ledger.leading_term or 0
+        disk.in_force = ledger.configuration
         self.leading.turned(node, self.disks, self.bases)
 
     def check_counted(self, node: SimulatedBase, leading: Leadership) -> None:
@@ -344,9 +354,9 @@ class Invariants:
         """Check that a term has one leader, once (I1), with every entry that was committed before (I4)."""
         demand(term not in self.leaders, "I1", f"{self.leaders.get(term)} and {node.name} lead term {term}")
         self.leaders[term] = node.name
-        voters = node.engine.ledger.configuration.voters
-        voted = [name for name in voters if self.may_have_voted(name, term, node.name)]
-        elected = 2 * len(voted) > len(voters)
+        configuration = node.engine.ledger.configuration
+        voted = [name for name in self.disks if self.may_have_voted(name, term, node.name)]
+        elected = decides(configuration, voted)
         demand(elected, "I1", f"{node.name} leads term {term} by the votes of {sorted(voted)} only")
         before = max((index for t, index in self.committed_in.items() if t < term), default=0)
         if before:
@@ -414,10 +424,13 @@ class Invariants:
         return max((index for index in own if self.having(node, index, disk.leading)[1]), default=0)
 
     def having(self, node: SimulatedBase, index: int, term: int) -> tuple[list[str], bool]:
-        """Return the nodes whose disks hold or held an entry, and whether they are a majority."""
+        """Return the nodes whose disks hold or held an entry, and whether they are a majority.
+
+        A leader may commit in a turn and then append another configuration in it.
+        """
         names = [name for name in self.disks if self.ever_held(name, index, term)]
-        voters = node.engine.ledger.configuration.voters
-        return names, 2 * len(voters.intersection(names)) > len(voters)
+        before, present = self.disks[node.name].in_force, node.engine.ledger.configuration
+        return names, decides(present, names) or (before is not None and decides(before, names))
 
     def ever_held(self, name: str, index: int, term: int) -> bool:
         """Return whether a node's disk holds an entry, or held it before the disk was replaced."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from forge_consensus.testing.rules.disk_model import Disk
+from forge_consensus.testing.rules.disk_model import Disk, decides
 from forge_consensus.testing.rules.violations import demand
 from forge_consensus.testing.world.base import SimulatedBase
 
@@ -76,11 +76,10 @@ class LeaderRules:
     def last_met(self, node: SimulatedBase, reign: Reign) -> float:
         """Return when an answer of the last member that completes a majority arrived."""
         answered = node.network.answered
-        voters = node.engine.ledger.configuration.voters
-        if len(voters) == 1:
-            return node.timeline.now
-        heard = sorted(answered.get((node.name, other), reign.began) for other in voters if other != node.name)
-        return heard[len(heard) - len(voters) // 2]
+        configuration, now = node.engine.ledger.configuration, node.timeline.now
+        heard = {name: answered.get((node.name, name), reign.began) for name in configuration.addresses}
+        heard[node.name] = now
+        return max(moment for moment in heard.values() if decides(configuration, since(heard, moment)))
 
     def check_room(
         self,
@@ -117,7 +116,12 @@ class LeaderRules:
             and node.network.answered.get((node.name, name), 0.0) >= recent
         ]
         in_step = any(disks[name].last >= ledger.commit_index for name in able)
-        return in_step and 2 * len(able) > len(ledger.configuration.voters)
+        return in_step and decides(ledger.configuration, able)
+
+
+def since(heard: dict[str, float], moment: float) -> list[str]:
+    """Return the nodes that were heard at this moment or later."""
+    return [name for name, at in heard.items() if at >= moment]
 
 
 def has_room(node: SimulatedBase, times: int) -> bool:

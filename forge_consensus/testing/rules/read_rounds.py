@@ -8,6 +8,7 @@ from forge_consensus.actors.messages import AppendReply
 from forge_consensus.actors.raft.leadership import Leadership
 from forge_consensus.actors.raft.reads import WaitingRead
 from forge_consensus.actors.replication import ReplicationActor
+from forge_consensus.testing.rules.disk_model import decides
 from forge_consensus.testing.rules.violations import demand
 from forge_consensus.testing.world.base import SimulatedBase
 
@@ -73,10 +74,11 @@ class ReadRounds:
     def check_confirmed(self, node: SimulatedBase, leading: Leadership, read: WaitingRead) -> None:
         """Demand that a majority confirmed an answered read, in a term whose no-op is committed."""
         ledger, term = node.engine.ledger, leading.term
-        voters = ledger.configuration.voters
-        echoes = [name for name in voters if name == node.name or self.echoed.get((term, name), 0) >= read.round]
+        members = ledger.configuration.addresses
+        echoes = [name for name in members if name == node.name or self.echoed.get((term, name), 0) >= read.round]
         who = f"{node.name}, leading {term}:"
-        demand(2 * len(echoes) > len(voters), "I13", f"{who} round {read.round} was confirmed only by {sorted(echoes)}")
+        confirmed = decides(ledger.configuration, echoes)
+        demand(confirmed, "I13", f"{who} round {read.round} was confirmed only by {sorted(echoes)}")
         demand(ledger.commit_index >= leading.noop, "I13", f"{who} reads before its no-op {leading.noop} is committed")
 
 

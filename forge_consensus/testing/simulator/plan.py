@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass, field, replace
+from typing import Final
 
 from forge_consensus.config.raft import RaftSettings
 from forge_consensus.config.storage import StorageSettings
 from forge_consensus.testing.simulator.conditions import Conditions, drawn_limits, drawn_size, with_largest
 
+CHUNK_BYTES_LARGE: Final = 5_000
 PACES = (1.0, 1.0, 10.0, 20.0, 40.0)
 
 
@@ -68,6 +70,8 @@ class Plan:
         conditions, storage = Conditions.drawn(unusual).bounded(seed, storage)
         if conditions.largest:
             raft = with_largest(seed, raft)
+        if conditions.hostile:  # results of a megabyte may be in a snapshot, and each chunk takes a round trip
+            raft = replace(raft, chunk_bytes=max(raft.chunk_bytes, CHUNK_BYTES_LARGE))
         return cls(
             seed,
             nodes=nodes,

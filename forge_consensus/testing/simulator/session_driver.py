@@ -84,7 +84,6 @@ class SimulatedDriver:
         self.chance = self.timeline.chance(f"driver {name}")
         addresses = cluster.configuration.addresses
         self.address_of = dict(addresses)
-        self.node_at = {address: node for node, address in addresses.items()}
         self.attached: set[str] = set()
         """The endpoints to which the driver keeps a connection."""
         self.connections: dict[str, Connection] = {}
@@ -163,7 +162,9 @@ class SimulatedDriver:
         for endpoint in self.core.directory.endpoints:
             if endpoint not in self.attached:
                 self.attached.add(endpoint)
-                self.network.attach(self, self.node_at[endpoint])
+                node = node_at(endpoint)
+                if self.address_of.setdefault(node, endpoint) == endpoint:  # else it moved, and is connected already
+                    self.network.attach(self, node)
 
     def hand_out(self) -> None:
         """Deliver the calls that ended to the user; demand that none ends twice."""
@@ -193,7 +194,7 @@ class SimulatedDriver:
 
     def send(self, endpoint: str, message: WireMessage, request: int) -> bool:
         """Send a request; returns whether there is a connection that accepts it."""
-        link = self.network.links.get((self.name, self.node_at[endpoint]))
+        link = self.network.links.get((self.name, node_at(endpoint)))
         if link is None:
             return False
         cluster = self.core.directory.cluster
@@ -232,3 +233,8 @@ class SimulatedDriver:
         """Return a connection to some node, whether or not the client would send to it."""
         node = self.chance.choice(self.cluster.names)
         return self.connections.setdefault(node, Connection(self, node))
+
+
+def node_at(endpoint: str) -> str:
+    """Return the node that a simulated address belongs to: it begins with the node's name."""
+    return endpoint.partition(":")[0]

@@ -194,6 +194,7 @@ class SimulatedBase(SystemBase):
 
     def start(self) -> None:
         """Create the supervisor through Thespian and take the first turn, as the ZeroMQ base does."""
+        self.network.wanted[self.name] = self.engine.peers.wanted
         start_system(self)
         self.turn()
 
@@ -254,6 +255,9 @@ class SimulatedBase(SystemBase):
             clock.lost((took - LATE_SECONDS) * clock.rate)
         for watcher in self.watchers:
             watcher.turned(self)
+        before = engine.peers.wanted
+        if engine.follow_members():
+            self.follow_members(before)
         if self.answers_in or self.requests_in or self.reports or self.notices:
             self.wake(0.0)
         else:
@@ -326,6 +330,14 @@ class SimulatedBase(SystemBase):
         """Report to the engine that a connection was established or broke."""
         self.notices.append(self.engine.peers.link(node, stands))
         self.wake(0.0)
+
+    def follow_members(self, before: dict[str, str]) -> None:
+        """Connect to members that were added or moved, and no longer to those that were removed."""
+        wanted = self.network.wanted[self.name] = self.engine.peers.wanted
+        for node in [node for node, address in before.items() if wanted.get(node) != address]:
+            self.network.drop(self, node)
+        for node in [node for node, address in wanted.items() if before.get(node) != address]:
+            self.network.reach(self, node)
 
     # --- what the engine sends ---------------------------------------------------------------------------------------
 

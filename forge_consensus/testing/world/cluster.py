@@ -89,11 +89,18 @@ class SimulatedNode:
     """Whether the next process ends as soon as it has opened its ledger."""
     level: int = LEVEL
     """The feature level of the program that its next process runs."""
+    joins: bool = False
+    """Whether it was started to join a cluster that existed already."""
 
     @property
     def running(self) -> SimulatedBase | None:
         """The node's process, None if it is down."""
         return self.base if self.base is not None and self.base.alive else None
+
+
+def address_of(name: str) -> str:
+    """Return the address of a node."""
+    return f"{name}:7000"
 
 
 class SimulatedCluster:
@@ -147,7 +154,7 @@ class SimulatedCluster:
         self.network.corrupts = FRAMES_ARE_CHECKED
         self.names = [f"n{number}" for number in range(1, nodes + 1)]
         self.configuration = Configuration.of(
-            {name: f"{name}:7000" for name in self.names},
+            {name: address_of(name) for name in self.names},
             lease_reads=lease_reads,
             lease_ms=lease_ms_of(self.raft.election_timeout_min),
             drift_ppm=drift_ppm_of(self.raft.clock_drift),
@@ -155,12 +162,7 @@ class SimulatedCluster:
         self.folder, self.remove_folder = folder_for(self)
         self.nodes: dict[str, SimulatedNode] = {}
         for name in self.names:
-            folder = self.folder / name
-            folder.mkdir()
-            disk = SimulatedTables().tables
-            files = SimulatedFiles(folder, self.timeline.chance(f"{name} files"))
-            STEP_WATCHERS[folder] = files.took
-            self.nodes[name] = SimulatedNode(name, folder, disk, self.timeline.chance(f"{name} clock"), files)
+            self.make_node(name)
         self.suspect: dict[str, str] = {}
         """The nodes whose disk was ruined on purpose, and how: at most a minority, see `spare`."""
         self.gone: dict[str, str] = {}
@@ -181,7 +183,24 @@ class SimulatedCluster:
             STEP_WATCHERS.pop(node.folder, None)
         self.remove_folder()
 
+    def make_node(self, name: str) -> SimulatedNode:
+        """Make a node with an empty folder; it does not run yet."""
+        folder = self.folder / name
+        folder.mkdir()
+        files = SimulatedFiles(folder, self.timeline.chance(f"{name} files"))
+        STEP_WATCHERS[folder] = files.took
+        clock = self.timeline.chance(f"{name} clock")
+        node = self.nodes[name] = SimulatedNode(name, folder, SimulatedTables().tables, clock, files)
+        return node
+
     # --- processes ---------------------------------------------------------------------------------------------------
+
+    def join(self, name: str) -> str:
+        """Start a new node that is no member yet; returns its address. It waits to be added."""
+        self.make_node(name).joins = True
+        self.names.append(name)
+        self.restart(name)
+        return address_of(name)
 
     def start(self) -> None:
         """Start a process on the disk of every node, as `restart` does."""
@@ -216,7 +235,7 @@ class SimulatedCluster:
             self.clock_of(node),
             self.network,
             self.watchers,
-            self.configuration.addresses[name],
+            address_of(name),
             f"{name} boot {node.boots}",
         )
         node.base = base
@@ -246,6 +265,8 @@ class SimulatedCluster:
             self.configuration,
             lambda: f"{chance.getrandbits(64):016x}",
             level=node.level,
+            joins=node.joins,
+            skipped=next((base.engine.ledger.identity.skipped for base in self.running()), ""),
         )
 
         def export() -> SnapshotInfo:

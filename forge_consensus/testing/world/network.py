@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from math import inf
 from typing import Any, Protocol
@@ -112,6 +112,8 @@ class Network:
     """Changes requests between nodes as they arrive; None to change none."""
     delay_seconds: float = 0.002
     """The longest delay of any weather so far."""
+    wanted: dict[str, Mapping[str, str]] = field(default_factory=dict)
+    """By node: the nodes that it connects to, with their addresses. Whoever has none here connects to any."""
     answered: dict[tuple[str, str], float] = field(default_factory=dict)
     """(asker, node): when an answer of the node last arrived at the asker."""
     chance: random.Random = field(init=False)
@@ -153,6 +155,17 @@ class Network:
             elif self.backoff and self.silence_seconds < inf:
                 self.timeline.after(self.silence_seconds, self.report, other, node.name)
 
+    def wants(self, party: Party, name: str) -> bool:
+        """Return whether a party connects to a node, so far as it knows now."""
+        wanted = self.wanted.get(party.name)
+        return wanted is None or name in wanted
+
+    def drop(self, party: Party, name: str) -> None:
+        """End a party's connection to a node, because it does not want it any more."""
+        if self.links.pop((party.name, name), None) is not None:
+            self.timeline.note("drop", f"{party.name}>{name}")
+            party.linked(name, False)
+
     def attach(self, caller: Party, name: str) -> None:
         """Keep a connection of a client to a node, through all of the node's processes, until `detach`."""
         self.callers.setdefault(name, []).append(caller)
@@ -173,7 +186,9 @@ class Network:
             self.reach(party, name)
 
     def reach(self, party: Party, name: str) -> None:
-        """Connect after a short random time, and retry until it succeeds."""
+        """Connect after a short random time, and retry until it succeeds, if the party wants to connect there."""
+        if not self.wants(party, name):
+            return
         self.timeline.after(self.chance.uniform(0.001, 0.1), self.connect, party, name)
 
     def connect_later(self, party: Party, name: str, wait: float) -> None:
@@ -184,7 +199,7 @@ class Network:
     def connect(self, party: Party, name: str, wait: float = 1.0) -> None:
         """Connect now, if both processes run and frames pass in both directions; otherwise retry."""
         ends = (party.name, name)
-        if not party.alive or name not in self.live or ends in self.links:
+        if not party.alive or name not in self.live or ends in self.links or not self.wants(party, name):
             return
         if self.is_cut(party.name, name) or self.is_cut(name, party.name):
             if self.backoff:

@@ -155,10 +155,10 @@ def names(node: OneNode, kind: type) -> list[str]:
 
 HEARERS: dict[type, list[str]] = {
     LinkUp: ["membership"],
-    PeerUp: ["election", "replication", "snapshot", "health"],
+    PeerUp: ["election", "replication", "membership", "snapshot", "health"],
     PeerDown: ["election", "replication", "membership", "health"],
     LeaderChanged: ["membership", "snapshot", "health", "gateway"],
-    LeadershipEnded: ["replication", "snapshot", "health", "gateway"],
+    LeadershipEnded: ["replication", "membership", "snapshot", "health", "gateway"],
 }
 
 

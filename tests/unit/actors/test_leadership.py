@@ -13,7 +13,9 @@ from forge_consensus.actors.raft.leadership import MATCH_MOVED, SEND_SOON, Effec
 from forge_consensus.actors.raft.progress import Phase
 from forge_consensus.config.raft import RaftSettings
 from forge_consensus.storage.backends.memory import MemoryTables
+from forge_consensus.storage.ledger.changes import Action, Change, changed
 from forge_consensus.storage.ledger.configuration import Configuration
+from forge_consensus.storage.ledger.history import ConfigurationHistory
 from forge_consensus.storage.ledger.log import Log
 from forge_consensus.storage.ledger.record import Kind, encode
 
@@ -26,9 +28,13 @@ class View:
     """What a leadership sees of a ledger."""
 
     log: Log
-    configuration: Configuration
+    configurations: ConfigurationHistory
     commit_index: int = 0
     elapsed_ms: int = 5000
+
+    @property
+    def configuration(self) -> Configuration:
+        return self.configurations.current
 
 
 def leader(size: int = 3, *, last: int = 5, base: int = 0, lease_reads: bool = False) -> Leadership:
@@ -37,9 +43,9 @@ def leader(size: int = 3, *, last: int = 5, base: int = 0, lease_reads: bool = F
     log.reload(base, TERM if base else 0, base)
     log.append([encode(index, TERM, Kind.NOOP, 0) for index in range(base + 1, last + 1)])
     members = {f"n{number}": f"127.0.0.1:{number}" for number in range(1, size + 1)}
-    view = View(log, Configuration.of(members, lease_reads=lease_reads))
-    followers = sorted(set(members) - {"n1"})
-    return Leadership(TERM, last, node_id="n1", followers=followers, ledger=view, settings=SETTINGS, now=0.0)
+    configurations = ConfigurationHistory()
+    configurations.add(1, Configuration.of(members, lease_reads=lease_reads).encode())
+    return Leadership(TERM, last, node_id="n1", ledger=View(log, configurations), settings=SETTINGS, now=0.0)
 
 
 def reply(index: int, *, success: bool = True, entry_term: int = 0, in_round: int = 0) -> AppendReply:
@@ -271,3 +277,101 @@ def test_entries_are_blocked_if_no_majority_has_room() -> None:
     assert leads.blocked == "n2 and n3 have no room and no majority is left: make room on their disks"
     list(leads.answered("n3", reply(4), 0, 0.1))
     assert leads.blocked == ""
+
+
+def change(leads: Leadership, *changes: Change) -> int:
+    """Append the first configuration of these changes to the leader's log, and follow it; returns its index."""
+    view = leads.ledger
+    assert isinstance(view, View)
+    index = view.log.last + 1
+    data = changed(view.configuration, changes, {"n4": f"f{index}", "n5": "f5"}).encode()
+    view.log.append([encode(index, TERM, Kind.CONFIGURATION, 0, data=data)])
+    view.configurations.add(index, data)
+    leads.follow_members(1.0)
+    return index
+
+
+def test_a_member_that_is_added_is_sent_entries_and_counts_for_nothing_as_a_learner() -> None:
+    leads = leader(3, last=5)
+    index = change(leads, Change(Action.ADD_LEARNER, "n4", "h4:1"))
+    sent = [effect for effect in leads.send_entries(1.0) if isinstance(effect, SendTo) and effect.node == "n4"]
+    assert [(effect.message.prev_index, len(effect.message.records)) for effect in sent] == [(5, 1)]
+    leads.answered("n4", reply(index), 1, 1.0)
+    leads.persisted(index)
+    assert leads.on_majority() == 0, "a learner and the leader are no majority of three voters"
+    leads.answered("n2", reply(index), 1, 1.0)
+    assert leads.on_majority() == index
+
+
+def test_a_joint_configuration_commits_with_a_majority_of_both_sets_only() -> None:
+    leads = leader(3, last=5)
+    for node in ("n4", "n5"):
+        change(leads, Change(Action.ADD_LEARNER, node, f"{node}:1"))
+    index = change(
+        leads,
+        *(Change(Action.PROMOTE, node) for node in ("n4", "n5")),
+        *(Change(Action.REMOVE, node) for node in ("n2", "n3")),
+    )
+    leads.persisted(index)
+    for node in ("n4", "n5"):
+        leads.answered(node, reply(index), 1, 1.0)
+    assert leads.on_majority() == 0, "n1, n4 and n5 are all new voters, and one of three old ones"
+    leads.answered("n2", reply(index), 1, 1.0)
+    assert leads.on_majority() == index
+
+
+def test_a_leader_of_a_cluster_in_which_it_does_not_vote_counts_others_only() -> None:
+    leads = leader(3, last=5)
+    change(leads, Change(Action.REMOVE, "n3"))
+    index = change(leads, Change(Action.REMOVE, "n1"))
+    leads.persisted(index)
+    assert leads.on_majority() == 0
+    leads.read(ReadIndex(1, lease=False), 1)
+    assert not [effect for effect in leads.send_entries(1.0) if isinstance(effect, ReadReady)], "n2 has to confirm"
+    leads.answered("n2", reply(index), 1, 1.0)
+    assert leads.on_majority() == index
+
+
+def test_a_removed_follower_is_sent_its_removal_and_that_it_is_committed_and_then_nothing() -> None:
+    leads = leader(3, last=5)
+    view = leads.ledger
+    assert isinstance(view, View)
+    index = change(leads, Change(Action.REMOVE, "n3"))
+    leads.send_entries(1.0)
+    leads.answered("n3", reply(index), 1, 1.0)
+    assert "n3" in leads.progress
+    leads.heartbeat(1.1, 1.1)
+    assert "n3" in leads.progress, "the removal is not committed"
+    view.commit_index = index
+    leads.heartbeat(1.2, 1.2)
+    leads.answered("n3", reply(index), int(1.15e9), 1.2)
+    leads.heartbeat(1.3, 1.3)
+    assert "n3" in leads.progress, "what it answered had left before the commit"
+    leads.answered("n3", reply(index), int(1.25e9), 1.3)
+    sent = [effect.node for effect in leads.heartbeat(1.4, 1.4) if isinstance(effect, SendTo)]
+    assert sent == ["n2"]
+    assert set(leads.match) == {"n1", "n2"}
+    assert "n3" not in leads.refused_appends
+
+
+def test_a_removed_follower_that_is_silent_is_forgotten_after_an_election_timeout() -> None:
+    leads = leader(3, last=5)
+    view = leads.ledger
+    assert isinstance(view, View)
+    view.commit_index = change(leads, Change(Action.REMOVE, "n3"))
+    leads.heartbeat(1.1, 1.1)
+    assert "n3" in leads.progress
+    leads.heartbeat(1.2 + SETTINGS.election_timeout_max, 1.2)
+    assert "n3" not in leads.progress
+
+
+def test_a_member_that_is_added_again_begins_without_what_the_first_one_acknowledged() -> None:
+    leads = leader(3, last=5)
+    index = change(leads, Change(Action.ADD_LEARNER, "n4", "h4:1"))
+    leads.answered("n4", reply(index), 1, 1.0)
+    assert leads.match["n4"] == index
+    change(leads, Change(Action.REMOVE, "n4"))
+    assert leads.match["n4"] == index, "it is told first"
+    change(leads, Change(Action.ADD_LEARNER, "n4", "h4:2"))
+    assert leads.match["n4"] == 0
+    assert not leads.parting

@@ -24,6 +24,7 @@ from forge_consensus.actors.runtime.timers import Timers
 from forge_consensus.actors.runtime.unanswered import Unanswered
 from forge_consensus.config.raft import RaftSettings
 from forge_consensus.errors import OperationFailedError
+from forge_consensus.storage.ledger.configuration import Configuration
 from tests.worlds.one_node import HandClock, OneNode
 
 
@@ -78,16 +79,23 @@ def test_a_settled_request_is_forgotten_only_when_its_turn_is_committed() -> Non
     assert list(unanswered) == ["b"]
 
 
+ONE = Configuration.of({"n1": "a:1"})
+TWO = Configuration.of({"n1": "a:1", "n2": "b:1"})
+
+
 def test_unmarked_changes_are_rolled_back() -> None:
     shared = SharedState(peers={"n2": PeerView(), "n3": PeerView()})
-    reported = Reported(shared)
+    reported = Reported(shared, ONE)
     shared.role, shared.leader, reported.committed = Role.FOLLOWER, "n2", 7
+    reported.configuration = TWO
     shared.peers["n2"].status = PeerStatus.ACTIVE
     reported.mark()
     shared.role, shared.leader, shared.leader_term, reported.committed = Role.LEADER, "n1", 3, 9
     reported.has_quorum, reported.details, reported.saving = True, ("x",), 4
     shared.peers["n2"].status = shared.peers["n3"].status = PeerStatus.FAILED
+    reported.configuration = ONE
     reported.take_back()
+    assert reported.configuration is TWO
     assert (shared.role, shared.leader, reported.committed) == (Role.FOLLOWER, "n2", 7)
     assert not (reported.has_quorum or reported.details or reported.saving)
     assert [view.status for view in shared.peers.values()] == [PeerStatus.ACTIVE, PeerStatus.INACTIVE]

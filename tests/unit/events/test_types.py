@@ -11,21 +11,18 @@ from forge_consensus.events.envelope import ENVELOPE_FIELDS, ConsensusEvent, Unk
 from forge_consensus.events.types import EVENT_TYPES, IDS_MAX, LogAppended, LogCommitted, joined
 
 KINDS = [
-    "node.started", "node.stopped", "node.failed", "node.recovered", "node.refused",
+    "node.started", "node.stopped", "node.joined", "node.left", "node.failed", "node.recovered", "node.refused",
     "settings.differ", "address.differs",
-    "leader.elected", "leader.stepdown", "leader.lost",
+    "leader.elected", "leader.stepdown", "leader.transfer", "leader.lost",
     "role.changed", "role.follower", "role.candidate", "role.leader",
-    "cluster.formed", "cluster.quorum.achieved", "cluster.quorum.lost",
+    "cluster.formed", "cluster.membership.changed", "cluster.updated", "cluster.quorum.achieved", "cluster.quorum.lost",
     "log.appended", "log.committed", "log.compacted", "log.truncated",
     "apply.slow", "query.slow", "time.skewed", "time.stepped",
     "snapshot.on_thread", "snapshot.started", "snapshot.completed", "snapshot.failed", "snapshot.restored",
     "health.healthy", "health.degraded", "health.unhealthy", "health.recovering",
 ]  # fmt: skip
 
-NOT_YET = [
-    "node.joined", "node.left", "leader.transfer", "cluster.updated", "cluster.membership.changed",
-    "config.updated", "config.reloaded",
-]  # fmt: skip
+NOT_YET = ["config.updated", "config.reloaded"]
 
 
 NEW = [

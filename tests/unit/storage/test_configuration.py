@@ -4,6 +4,7 @@ import json
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import msgpack
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from forge_consensus.errors import CorruptionError, InvalidConfigError, UnsupportedVersionError
-from forge_consensus.storage.ledger.configuration import VERSION, Configuration, ConfigurationHistory
+from forge_consensus.storage.ledger.configuration import VERSION, Configuration
 from forge_consensus.storage.ledger.levels import FIRST_LEVEL, LEVEL
 
 ONE = Configuration.of({"n1": "a:1"})
@@ -97,53 +98,64 @@ def test_a_configuration_of_a_level_that_the_program_has_not_is_refused() -> Non
     higher = replace(TWO, level=LEVEL + 1)
     with pytest.raises(UnsupportedVersionError, match=f"reached feature level {LEVEL + 1}, .* has level {LEVEL}"):
         Configuration.decode(higher.encode())
-    made = ConfigurationHistory()
-    with pytest.raises(UnsupportedVersionError):
-        made.add(1, higher.encode())
-    with pytest.raises(UnsupportedVersionError):
-        made.compacted(1, higher.encode())
-    with pytest.raises(UnsupportedVersionError):
-        made.load(6, higher.encode(), None, lambda index: b"")
-    with pytest.raises(UnsupportedVersionError):
-        made.load(0, b"", msgpack.packb([1, 4]), {1: TWO.encode(), 4: higher.encode()}.__getitem__)
-    newer = ConfigurationHistory(LEVEL + 1)
-    newer.add(1, higher.encode())
-    assert newer.current == higher
 
 
-def history(*rows: tuple[int, Configuration]) -> ConfigurationHistory:
-    made = ConfigurationHistory()
-    for index, configuration in rows:
-        made.add(index, configuration.encode())
-    return made
+FOUR = Configuration.of({"n1": "a:1", "n2": "b:1", "n3": "c:1", "n4": "d:1"}, machine="kv")
+JOINT = replace(
+    FOUR,
+    incoming=("n2", "n3"),
+    outgoing=("n1", "n2"),
+    learners_next=("n1",),
+    joining=("n4",),
+    folders=(("n3", "f3"), ("n4", "f4")),
+)
 
 
-def test_the_last_configuration_in_the_log_is_in_force_until_it_is_truncated() -> None:
-    made = history((1, ONE), (5, TWO), (9, THREE))
-    assert made.current == THREE
-    assert [made.at(index) for index in (1, 4, 5, 8, 9, 100)] == [ONE, ONE, TWO, TWO, THREE, THREE]
-    made.truncate(9)
-    assert made.current == TWO
-    made.truncate(2)
-    assert made.current == ONE
+def test_voters_and_learners_are_written_in_version_4_and_read_again() -> None:
+    assert msgpack.unpackb(JOINT.encode())[0] == 4
+    assert Configuration.decode(JOINT.encode()) == JOINT
+    assert JOINT.is_joint
+    parts = [JOINT.part_of(node) for node in ("n1", "n2", "n3", "n4", "n5")]
+    assert parts == ["leaving", "voter", "voter", "learner", ""]
+    assert JOINT.voters == {"n1", "n2", "n3"}
+    assert JOINT.incoming_voters == {"n2", "n3"}
+    assert JOINT.learners == {"n4"}
+    assert JOINT.text == (
+        "n1=a:1 (leaving),n2=b:1,n3=c:1,n4=d:1 (learner), jointly with the voters n1,n2 and the state machine 'kv'"
+    )
 
 
-def test_compaction_keeps_the_configuration_in_force() -> None:
-    made = history((1, ONE), (5, TWO), (9, THREE))
-    made.compacted(6, TWO.encode())
-    assert made.base == TWO
-    assert made.at(6) == TWO
-    assert made.current == THREE
-    assert msgpack.unpackb(made.stored()) == [9]
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"incoming": ("n1", "n2", "n3", "n4")},  # all of them: written as none
+        {"incoming": ("n2", "n1")},
+        {"incoming": ("n1", "n1")},
+        {"incoming": ("n9",)},
+        {"incoming": (1,)},
+        {"outgoing": ("n9",)},
+        {"outgoing": ("n1",), "incoming": ("n2",), "learners_next": ("n2",)},
+        {"incoming": ("n2",), "learners_next": ("n1",)},
+        {"incoming": ("n2",), "joining": ("n2",)},
+        {"joining": ("n2",)},
+        {"incoming": ("n2",), "outgoing": ("n1",), "joining": ("n1",)},
+        {"folders": (("n9", "f9"),)},
+        {"folders": (("n2", ""),)},
+        {"folders": (("n2", 3),)},
+        {"folders": (("n2", "f2"), ("n1", "f1"))},
+    ],
+    ids=str,
+)
+def test_sets_that_do_not_fit_together_are_damage(wrong: dict[str, Any]) -> None:
+    with pytest.raises(CorruptionError):
+        Configuration.decode(replace(FOUR, **wrong).encode())
 
 
-def test_loading_reads_the_entries_and_skips_those_that_are_compacted() -> None:
-    made = ConfigurationHistory()
-    made.load(6, TWO.encode(), msgpack.packb([5, 9]), {9: THREE.encode()}.__getitem__)
-    assert made.rows == [(9, THREE)]
-    assert made.at(7) == TWO
-
-
-def test_a_store_that_knows_no_members_is_damaged() -> None:
-    with pytest.raises(CorruptionError, match="knows no configuration"):
-        ConfigurationHistory().load(0, b"", None, lambda index: b"")
+@pytest.mark.parametrize("version", [1, 2, 3])
+def test_an_earlier_version_has_voters_only(version: int) -> None:
+    row: list[object] = [[["n1", "a:1"], ["n2", "b:1"]], False]
+    row = row if version == 1 else [version, *row, 800, 0, ""] + [1] * (version - 2)
+    found = Configuration.decode(msgpack.packb(row))
+    assert found.voters == found.nodes == {"n1", "n2"}
+    assert not found.learners
+    assert not found.is_joint

@@ -233,7 +233,7 @@ def test_a_refused_append_changes_nothing(world: World) -> None:
 
 
 def test_a_configuration_is_in_force_from_its_append_to_its_truncation(world: World) -> None:
-    other = Configuration.of({"n1": "host1:1", "n4": "host4:1"})
+    other = Configuration.of({"n1": "host1:1", "n2": "host2:2"})
     world.follow(2)
     with world.turn():
         world.accept(1, 0, entry(2, 2, other.encode(), Kind.CONFIGURATION), entry(3, 2))

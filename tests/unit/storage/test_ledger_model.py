@@ -23,6 +23,11 @@ LIKELY = {"accept": 10, "advance": 4, "stand": 3, "lead": 3, "propose": 3, "appl
 STEP = st.tuples(st.sampled_from(OPERATIONS + TURNS), st.integers(0, 9), st.integers(0, 9))
 
 
+def moved(port: int) -> bytes:
+    """The bytes of a configuration in which a member has another address."""
+    return Configuration.of({**CONFIGURATION.addresses, "n2": f"b:{port}"}).encode()
+
+
 @dataclass
 class State:
     """Everything that a rollback must bring back."""
@@ -147,7 +152,7 @@ class Model:
     def do_propose(self, a: int, b: int) -> None:
         kind, data = Kind.COMMAND, put("k", b)
         if b == 9:
-            data = Configuration.of({"n1": "a:1", "n2": f"b:{len(self.now.log)}"}).encode()
+            data = moved(len(self.now.log))
             kind, a = Kind.CONFIGURATION, 1
         count, first = max(a, 1), len(self.now.log) + 1
         proposals = [Proposal(kind, 0, 0, 0, data)] * count
@@ -171,7 +176,7 @@ class Model:
             return
         now, ledger = self.now, self.world.ledger
         prev = max(len(now.log) + 2 - b, self.commit)
-        kind, data = (Kind.CONFIGURATION, Configuration.of({"n1": f"a:{a}"}).encode()) if a == 7 else (0, put("k", a))
+        kind, data = (Kind.CONFIGURATION, moved(a)) if a == 7 else (0, put("k", a))
         records = [encode(prev + 1 + n, now.term, kind, 5, data=data) for n in range(a)]
         for n, known in enumerate(now.log[prev : prev + a]):
             if term_of(known) == now.term:  # what a term has written it never changes (I3)

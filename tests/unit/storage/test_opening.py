@@ -14,7 +14,8 @@ from forge_consensus.storage.backends.lmdb import LmdbTables
 from forge_consensus.storage.backends.memory import MemoryTables
 from forge_consensus.storage.backends.tables import TABLES, Batch
 from forge_consensus.storage.ledger.applying import APPLIED
-from forge_consensus.storage.ledger.configuration import CONFIGURATIONS, VERSION, Configuration
+from forge_consensus.storage.ledger.configuration import VERSION, Configuration
+from forge_consensus.storage.ledger.history import CONFIGURATIONS
 from forge_consensus.storage.ledger.identity import BOOTS, IDENTITY
 from forge_consensus.storage.ledger.ledger import BASE, HARD
 from forge_consensus.storage.ledger.levels import LEVEL

@@ -1,0 +1,32 @@
+"""The handover: a leader gives its leadership to another voter (dissertation 3.10). Pure logic.
+
+The leader takes no further entries, waits until the target has all of its log, and tells it to stand at once. Its votes
+are not held back by the voters, because the leader itself has asked for that: so it must answer no read by its lease
+any more, in all of its term, even if the target does not win.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+
+from forge_consensus.errors import InvalidConfigError
+from forge_consensus.storage.ledger.configuration import Configuration
+
+
+def choose(
+    wanted: str, node_id: str, configuration: Configuration, match: Mapping[str, int], able: Collection[str]
+) -> str:
+    """The voter that is to lead: the one that is wanted, or of those that are able the one with most of the log.
+
+    `able` are the nodes that answer and take entries. Raises `InvalidConfigError` if there is none.
+    """
+    voters = configuration.incoming_voters - {node_id}
+    if wanted and wanted not in voters:
+        others = ", ".join(sorted(voters)) or "none"
+        what = "leads already" if wanted == node_id else f"is no voter besides the leader: those are {others}"
+        raise InvalidConfigError(f"node {wanted!r} {what}")
+    found = sorted(({wanted} if wanted else voters) & set(able), key=lambda node: (-match.get(node, 0), node))
+    if not found:
+        who = f"node {wanted!r} does" if wanted else "no other voter does"
+        raise InvalidConfigError(f"{who} not answer now, or takes no entries, so it could not lead: try again later")
+    return found[0]

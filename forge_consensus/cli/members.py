@@ -1,0 +1,187 @@
+"""``forge-consensus members``: who belongs to the cluster, and changes of that."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any, Final
+
+import click
+
+from forge_consensus.cli.main import Commands
+from forge_consensus.cli.options import client_options
+from forge_consensus.client.members import ClusterMembers, MembersPlan, Step
+from forge_consensus.client.sync import Client
+from forge_consensus.errors import InvalidConfigError
+from forge_consensus.output import json_text, table
+from forge_consensus.storage.ledger.changes import Action, Change
+
+HEAD: Final = ("NODE", "PART", "ADDRESS")
+
+
+class NamedNode(click.ParamType[tuple[str, str]]):
+    """A node's id and its address."""
+
+    name = "ID=HOST:PORT"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, str]:
+        """Return id and address; anything else is wrong usage."""
+        if isinstance(value, tuple):
+            return value
+        node, equals, address = str(value).partition("=")
+        if not (node and equals and address):
+            self.fail(f"{value!r} is not ID=HOST:PORT, for example n4=10.0.0.4:7000", param, ctx)
+        return node, address
+
+
+@click.group(cls=Commands)
+def members() -> None:
+    """List the members of the cluster, and add, remove, promote, demote, replace or move them."""
+
+
+def part_text(part: str, *, joining: bool) -> str:
+    """Return a member's part for people."""
+    return f"{part} (votes once it has caught up)" if joining else part
+
+
+def show_members(found: ClusterMembers) -> None:
+    """Print the members as a table."""
+    rows = [
+        (
+            each.id + ("*" if each.id == found.leader else ""),
+            part_text(each.part, joining=each.joining),
+            each.address,
+        )
+        for each in found.members
+    ]
+    for line in table(HEAD, rows):
+        click.echo(line)
+    if not found.settled:
+        click.echo(f"a change is under way, as {found.node} sees it")
+
+
+def step_text(step: Step) -> str:
+    """Return a step for people: who votes, and how many of them are a quorum."""
+    voters = ", ".join(
+        each.id + (" (leaving)" if each.part == "leaving" else "") for each in step.members if is_voter(each.part)
+    )
+    learners = ", ".join(each.id for each in step.members if not is_voter(each.part))
+    both = ", a majority of the voters before and of those after" if step.joint else ""
+    return f"{step.required} of {step.voters} voters ({voters}){both}" + (f", learners {learners}" if learners else "")
+
+
+def is_voter(part: str) -> bool:
+    """Whether a member with this part votes."""
+    return part != "learner"
+
+
+def show_plan(plan: MembersPlan, *, dry_run: bool) -> None:
+    """Print what a change does, or did, to the quorum."""
+    click.echo(f"before: {step_text(plan.before)}")
+    for step in plan.steps[:-1]:
+        click.echo(f"during: {step_text(step)}")
+    click.echo(f"after:  {step_text(plan.steps[-1])}")
+    if dry_run:
+        click.echo("nothing was changed")
+
+
+@members.command(name="list")
+@client_options
+def list_members(endpoints: list[str], timeout: float, output: str) -> None:
+    """List the members."""
+    with Client(endpoints, timeout=timeout) as client:
+        found = client.members()
+    if output == "json":
+        click.echo(json_text(asdict(found)))
+    else:
+        show_members(found)
+
+
+def change_options(function: Any) -> Any:
+    """Give a command the options of every command that changes members."""
+    for option in (
+        click.option("--no-wait", is_flag=True, help="Do not wait until the change is complete."),
+        click.option("--force", is_flag=True, help="Change even if those that answer now would be no quorum."),
+        click.option("--dry-run", is_flag=True, help="Only say what the change would do."),
+    ):
+        function = option(function)
+    return client_options(function)
+
+
+def carry_out(
+    changes: Sequence[Change],
+    *,
+    endpoints: list[str],
+    timeout: float,
+    output: str,
+    no_wait: bool,
+    force: bool,
+    dry_run: bool,
+) -> None:
+    """Make a change, wait for it, and say what it did."""
+    with Client(endpoints, timeout=timeout) as client:
+        plan = client.change_members(*changes, force=force, dry_run=dry_run, wait=not no_wait)
+    if output == "json":
+        click.echo(json_text(asdict(plan)))
+    else:
+        show_plan(plan, dry_run=dry_run)
+
+
+@members.command()
+@click.argument("node", type=NamedNode())
+@click.option("--learner", is_flag=True, help="Let it stay a learner, which has the log and does not vote.")
+@change_options
+def add(node: tuple[str, str], learner: bool, **options: Any) -> None:
+    """Add a node, which was started with --join; it votes once it has caught up."""
+    carry_out([Change(Action.ADD_LEARNER if learner else Action.ADD, *node)], **options)
+
+
+@members.command()
+@click.argument("node")
+@change_options
+def remove(node: str, **options: Any) -> None:
+    """Remove a member."""
+    carry_out([Change(Action.REMOVE, node)], **options)
+
+
+@members.command()
+@click.argument("node")
+@change_options
+def promote(node: str, **options: Any) -> None:
+    """Let a learner vote."""
+    carry_out([Change(Action.PROMOTE, node)], **options)
+
+
+@members.command()
+@click.argument("node")
+@change_options
+def demote(node: str, **options: Any) -> None:
+    """Let a voter be a learner."""
+    carry_out([Change(Action.DEMOTE, node)], **options)
+
+
+@members.command()
+@click.argument("node")
+@click.option("--address", required=True, metavar="HOST:PORT", help="Where the member is reached from now on.")
+@change_options
+def update(node: str, address: str, **options: Any) -> None:
+    """Give a member another address."""
+    carry_out([Change(Action.UPDATE, node, address)], **options)
+
+
+@members.command()
+@click.argument("old")
+@click.argument("new", type=NamedNode())
+@change_options
+def replace(old: str, new: tuple[str, str], **options: Any) -> None:
+    """Put the node NEW, which was started with --join, in the place of the member OLD.
+
+    The new node catches up as a learner first; then both change in one step.
+    """
+    if options["dry_run"] or options["no_wait"]:
+        raise InvalidConfigError(
+            "replace takes two changes, so it is neither tried nor left alone: add the new node with members add, and "
+            "remove the old one with members remove"
+        )
+    carry_out([Change(Action.ADD_LEARNER, *new)], **options)
+    carry_out([Change(Action.PROMOTE, new[0]), Change(Action.REMOVE, old)], **options)

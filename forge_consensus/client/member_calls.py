@@ -1,0 +1,64 @@
+"""The calls that change who belongs to a cluster and who leads it, as clients and services share them."""
+
+from __future__ import annotations
+
+from forge_consensus.client.members import MembersPlan
+from forge_consensus.storage.ledger.changes import Action, Change
+
+STILL_LEADS = (
+    "the same node still leads: the handover was given up, because the target did not win in time; try again, or name "
+    "another target"
+)
+UNFINISHED = (
+    "the change of members is begun and not complete yet: it goes on by itself; look at the members, and allow more "
+    "time if a node has to catch up"
+)
+
+
+class MemberCalls:
+    """Names for the usual changes, over the two calls that everything goes through."""
+
+    def change_members(
+        self,
+        *changes: Change,
+        force: bool = False,
+        dry_run: bool = False,
+        wait: bool = True,
+        timeout: float | None = None,
+    ) -> MembersPlan:
+        """Change the members of the cluster."""
+        raise NotImplementedError
+
+    def transfer_leadership(self, target: str = "", *, wait: bool = True, timeout: float | None = None) -> str | None:
+        """Hand the leadership over to another voter."""
+        raise NotImplementedError
+
+    def step_down(self, *, timeout: float | None = None) -> str | None:
+        """Have the leader hand over to any other voter (the original's `StepDown`); as `transfer_leadership`."""
+        return self.transfer_leadership(timeout=timeout)
+
+    def add_node(
+        self, node: str, address: str, *, learner: bool = False, wait: bool = True, timeout: float | None = None
+    ) -> MembersPlan:
+        """Add a node to the cluster, which is started with ``--join`` (the original's `AddNode`).
+
+        It receives the log as a learner first, and votes by itself once it has caught up.
+
+        Args:
+            node: the node's id.
+            address: where the members reach it, ``host:port`` or ``ipc:///path``.
+            learner: whether it stays a learner.
+            wait: whether to wait until it votes, or is a learner.
+            timeout: how many seconds to try and to wait; None for the client's timeout.
+
+        Raises as `change_members`.
+
+        """
+        change = Change(Action.ADD_LEARNER if learner else Action.ADD, node, address)
+        return self.change_members(change, wait=wait, timeout=timeout)
+
+    def remove_node(
+        self, node: str, *, force: bool = False, wait: bool = True, timeout: float | None = None
+    ) -> MembersPlan:
+        """Remove a node from the cluster (the original's `RemoveNode`); arguments and errors as `change_members`."""
+        return self.change_members(Change(Action.REMOVE, node), force=force, wait=wait, timeout=timeout)

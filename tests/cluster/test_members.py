@@ -1,0 +1,174 @@
+"""Members of a real cluster change: by the command line, under load, one process after the other."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from forge_consensus.client.sync import Client
+from forge_consensus.errors import BusyError, InvalidConfigError
+from forge_consensus.storage.ledger.changes import Action, Change
+from forge_consensus.testing.local.cluster import LocalCluster
+
+SECONDS = 30.0
+
+
+def command(cluster: LocalCluster, *arguments: str, expect: int = 0) -> str:
+    """Run the command line against the cluster; returns what it printed, or its error."""
+    endpoints = ",".join(cluster.addresses.values())
+    done = subprocess.run(
+        [sys.executable, "-m", "forge_consensus", "members", *arguments, "--endpoints", endpoints, "--timeout", "30"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == expect, done.stderr
+    return done.stdout if expect == 0 else done.stderr
+
+
+class Writing:
+    """A thread that counts up one key; it keeps the longest time between two acknowledgements."""
+
+    def __init__(self, client: Client) -> None:
+        self.client = client
+        self.count = 0
+        self.longest_seconds = 0.0
+        self.failure: BaseException | None = None
+        self.ending = threading.Event()
+        self.thread = threading.Thread(target=self.run)
+
+    def run(self) -> None:
+        last = time.monotonic()
+        try:
+            while not self.ending.is_set():
+                assert self.client.incr("count") == self.count + 1
+                self.count += 1
+                now = time.monotonic()
+                self.longest_seconds, last = max(self.longest_seconds, now - last), now
+        except BaseException as error:
+            self.failure = error
+
+
+@contextmanager
+def writing(cluster: LocalCluster) -> Iterator[Writing]:
+    with Client(list(cluster.addresses.values()), timeout=SECONDS) as client:
+        writer = Writing(client)
+        writer.thread.start()
+        try:
+            yield writer
+        finally:
+            writer.ending.set()
+            writer.thread.join(SECONDS)
+        assert writer.failure is None
+        assert client.get("count") == writer.count
+
+
+def test_a_cluster_grows_replaces_all_its_members_and_shrinks_under_load() -> None:
+    with LocalCluster(1) as cluster, writing(cluster) as writer:
+        client = writer.client
+        for name in ("n2", "n3"):
+            address = cluster.join(name, None)
+            client.add_node(name, address, timeout=SECONDS)
+        assert {member.part for member in client.members().members} == {"voter"}
+        for old, new in (("n1", "n4"), ("n2", "n5"), ("n3", "n6")):
+            address = cluster.join(new, None)
+            client.add_node(new, address, learner=True, timeout=SECONDS)
+            client.change_members(Change(Action.PROMOTE, new), Change(Action.REMOVE, old), timeout=SECONDS)
+        assert [member.id for member in client.members().members] == ["n4", "n5", "n6"]
+        for name in ("n4", "n5"):
+            client.remove_node(name, timeout=SECONDS)
+        assert [member.id for member in client.members().members] == ["n6"]
+        before, end = writer.count, time.monotonic() + SECONDS
+        while writer.count == before and writer.thread.is_alive():
+            assert time.monotonic() < end
+            time.sleep(0.1)
+
+
+def test_the_command_line_adds_lists_and_removes_a_member() -> None:
+    with LocalCluster(3) as cluster:
+        address = cluster.join("n4", None)
+        planned = command(cluster, "add", f"n4={address}", "--dry-run")
+        assert "before: 2 of 3 voters (n1, n2, n3)" in planned
+        assert "nothing was changed" in planned
+        command(cluster, "add", f"n4={address}")
+        told = json.loads(command(cluster, "list", "-o", "json"))
+        assert [member["part"] for member in told["members"]] == ["voter"] * 4
+        assert told["settled"]
+        listed = command(cluster, "list")
+        assert f"n4 voter {address}" in " ".join(listed.replace("*", " ").split())
+        assert "after:  2 of 3 voters (n1, n2, n3), learners n4" in command(cluster, "demote", "n4")
+        command(cluster, "remove", "n4")
+        assert "there is no member 'n4' to remove" in command(cluster, "remove", "n4", expect=78)
+
+
+def test_a_node_asks_to_be_added_and_comes_back_after_a_restart() -> None:
+    with LocalCluster(1) as cluster:
+        client = cluster.client()
+        client.put("key", "value")
+        cluster.join("n2", "voter")
+        end = time.monotonic() + SECONDS
+        while client.members().part_of("n2") != "voter":
+            assert time.monotonic() < end
+            time.sleep(0.1)
+        cluster.kill("n2")
+        cluster.restart("n2")
+        client.put("key", "other")
+        with Client(cluster.addresses["n2"]) as reader:
+            assert reader.get("key") == "other"
+
+
+def test_a_member_with_a_lost_folder_is_removed_and_added_again() -> None:
+    with LocalCluster(3) as cluster:
+        client = cluster.client()
+        client.put("key", "value")
+        name = cluster.followers()[0]
+        cluster.kill(name)
+        client.remove_node(name, timeout=SECONDS)
+        client.add_node(name, cluster.join(name, None), timeout=SECONDS)
+        assert client.members().part_of(name) == "voter"
+        with Client(cluster.addresses[name]) as reader:
+            assert reader.get("key") == "value"
+
+
+def test_what_would_lose_the_quorum_or_is_impossible_is_refused() -> None:
+    with LocalCluster(3) as cluster:
+        client = cluster.client()
+        leader = cluster.wait_for_leader()
+        away, other = cluster.followers()
+        cluster.kill(away)
+        end = time.monotonic() + SECONDS
+        while True:
+            try:
+                client.remove_node(other, wait=False)
+            except BusyError:
+                continue
+            except InvalidConfigError as error:
+                assert f"only 1 would answer: {away} would not" in str(error)
+                break
+            pytest.fail("the change was made")
+            assert time.monotonic() < end
+        with pytest.raises(InvalidConfigError, match=f"'{leader}' is a member already"):
+            client.add_node(leader, "127.0.0.1:1")
+
+
+def test_twenty_transfers_under_load_refuse_nothing() -> None:
+    with LocalCluster(3) as cluster, writing(cluster) as writer:
+        client = cluster.client(timeout=SECONDS)
+        gaps = []
+        for _ in range(20):
+            before = cluster.wait_for_leader()
+            writer.longest_seconds = 0.0
+            assert client.transfer_leadership() != before
+            count = writer.count
+            while writer.count < count + 3 and writer.thread.is_alive():
+                time.sleep(0.01)
+            gaps.append(writer.longest_seconds)
+        assert sorted(gaps)[len(gaps) // 2] < 0.3, gaps
