@@ -226,9 +226,11 @@ def test_the_contents_of_a_node_are_read_from_it_page_by_page(monkeypatch: pytes
 def test_another_program_may_be_run_as_a_node_and_a_stop_returns_its_exit_code(tmp_path: Path) -> None:
     program = tmp_path / "program.py"
     program.write_text(
-        "import signal, sys\n"
+        "import signal, sys, time\n"
         "signal.signal(signal.SIGTERM, lambda *_: sys.exit(7))\n"
-        "print('serving', sys.argv[1:3], flush=True)\n"
+        "print('serving ', end='', flush=True)\n"
+        "time.sleep(0.3)  # the kit waits for the whole line\n"
+        "print(sys.argv[1:3], flush=True)\n"
         "signal.pause()\n"
     )
     with LocalCluster(1, program=[sys.executable, str(program)]) as cluster:

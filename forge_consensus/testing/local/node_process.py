@@ -109,12 +109,12 @@ class NodeProcess:
         return time.monotonic() - began
 
     def wait_serving(self) -> None:
-        """Wait for the line that reports that the node serves.
+        """Wait for the whole line that reports that the node serves.
 
         Raises `OperationFailedError` if the process ends instead, `ConsensusTimeoutError` if the line does not come.
         """
         end = time.monotonic() + START_SECONDS_MAX
-        while not any(line.startswith(SERVING) for line in self.written().splitlines()):
+        while not any(line.startswith(SERVING) and line.endswith("\n") for line in self.written().splitlines(True)):
             if not self.running:
                 code = self.process.returncode if self.process is not None else None
                 raise OperationFailedError(f"{self.name} ended with {code} instead of serving: {self.written()}")
