@@ -99,6 +99,6 @@ class Writer:
             time.sleep(PAUSE_SECONDS)
 
     def close(self) -> None:
-        """Close the client."""
+        """Stop the writing and close the client; what is under way ends with an error."""
         self.ending.set()
         self.client.close()

@@ -217,7 +217,7 @@ def checked(event_type: type[ConsensusEvent], values: Mapping[str, object]) -> d
 
 
 def check_text(value: object) -> str:
-    """Accept a text."""
+    """Return a value that is a text. Raises ValueError for any other."""
     if isinstance(value, str):
         return value
     raise ValueError(f"a text, not {type(value).__name__}")
@@ -243,7 +243,7 @@ def check_int(value: object) -> int:
 
 
 def check_float(value: object) -> float:
-    """Accept a finite number."""
+    """Return a finite number as a float. Raises ValueError for any other value."""
     if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1 << 64:
         return float(value)
     raise ValueError("a finite number")

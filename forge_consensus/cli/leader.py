@@ -26,7 +26,7 @@ def tell(output: str, **facts: object) -> None:
 @leader.command()
 @client_options
 def show(endpoints: list[str], timeout: float, output: str) -> None:
-    """Show who leads."""
+    """Show which node leads, in which term."""
     with Client(endpoints, timeout=timeout) as client:
         located = client.locate()
     tell(output, leader=located.leader, address=located.address, term=located.term)

@@ -33,7 +33,7 @@ class InterceptHandler(logging.Handler):
     """Hands what other packages log with the standard library to loguru, from the place where it was logged."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Pass one record on."""
+        """Pass one record of the standard library on to loguru, with its level and place."""
         level: str | int = record.levelno
         if record.levelname in map(str.upper, LEVELS):
             level = record.levelname

@@ -88,7 +88,7 @@ def show_plan(plan: MembersPlan, *, dry_run: bool) -> None:
 @members.command(name="list")
 @client_options
 def list_members(endpoints: list[str], timeout: float, output: str) -> None:
-    """List the members."""
+    """List the members with their part and address, as the leader knows them."""
     with Client(endpoints, timeout=timeout) as client:
         found = client.members()
     if output == "json":
@@ -140,7 +140,7 @@ def add(node: tuple[str, str], learner: bool, **options: Any) -> None:
 @click.argument("node")
 @change_options
 def remove(node: str, **options: Any) -> None:
-    """Remove a member."""
+    """Remove the member NODE; if it leads, it leads until that is committed."""
     carry_out([Change(Action.REMOVE, node)], **options)
 
 
@@ -148,7 +148,7 @@ def remove(node: str, **options: Any) -> None:
 @click.argument("node")
 @change_options
 def promote(node: str, **options: Any) -> None:
-    """Let a learner vote."""
+    """Let the learner NODE vote, once it has almost all of the log."""
     carry_out([Change(Action.PROMOTE, node)], **options)
 
 
@@ -156,7 +156,7 @@ def promote(node: str, **options: Any) -> None:
 @click.argument("node")
 @change_options
 def demote(node: str, **options: Any) -> None:
-    """Let a voter be a learner."""
+    """Let the voter NODE be a learner, which has the log and does not vote."""
     carry_out([Change(Action.DEMOTE, node)], **options)
 
 
@@ -165,7 +165,7 @@ def demote(node: str, **options: Any) -> None:
 @click.option("--address", required=True, metavar="HOST:PORT", help="Where the member is reached from now on.")
 @change_options
 def update(node: str, address: str, **options: Any) -> None:
-    """Give a member another address."""
+    """Tell the cluster that the member NODE has another address."""
     carry_out([Change(Action.UPDATE, node, address)], **options)
 
 
@@ -176,12 +176,16 @@ def update(node: str, address: str, **options: Any) -> None:
 def replace(old: str, new: tuple[str, str], **options: Any) -> None:
     """Put the node NEW, which was started with --join, in the place of the member OLD.
 
-    The new node catches up as a learner first; then both change in one step.
+    The new node catches up as a learner first; then both change in one step. The same command goes on with a
+    replacement that was left in between, for example because the time was up.
     """
     if options["dry_run"] or options["no_wait"]:
         raise InvalidConfigError(
             "replace takes two changes, so it is neither tried nor left alone: add the new node with members add, and "
             "remove the old one with members remove"
         )
-    carry_out([Change(Action.ADD_LEARNER, *new)], **options)
+    with Client(options["endpoints"], timeout=options["timeout"]) as client:
+        present = client.members().members
+    if not any((each.id, each.address, each.part) == (*new, "learner") for each in present):
+        carry_out([Change(Action.ADD_LEARNER, *new)], **options)
     carry_out([Change(Action.PROMOTE, new[0]), Change(Action.REMOVE, old)], **options)

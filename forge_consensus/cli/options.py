@@ -18,7 +18,7 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 class Endpoints(click.ParamType[list[str]]):
-    """Addresses, separated by commas."""
+    """The type of an option that takes addresses, HOST:PORT or ipc://PATH, separated by commas."""
 
     name = "endpoints"
 

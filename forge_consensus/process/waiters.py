@@ -73,7 +73,7 @@ class Latch:
         self.waiters.wake()
 
     def clear(self) -> None:
-        """Take the flag back."""
+        """Set the flag to false, so that the next who wait do wait."""
         self.flag = False
 
     def is_set(self) -> bool:

@@ -52,11 +52,11 @@ class Joining:
         self.thread = threading.Thread(target=self.run, name="forge-join", daemon=True)
 
     def start(self) -> None:
-        """Begin to ask."""
+        """Begin to ask, on the thread."""
         self.thread.start()
 
     def stop(self) -> None:
-        """Ask no more."""
+        """End the thread after the request that is under way; does not wait for it."""
         self.ending.set()
 
     def run(self) -> None:

@@ -105,6 +105,9 @@ def test_the_command_line_adds_lists_and_removes_a_member() -> None:
         listed = command(cluster, "list")
         assert f"n4 voter {address}" in " ".join(listed.replace("*", " ").split())
         assert "after:  2 of 3 voters (n1, n2, n3), learners n4" in command(cluster, "demote", "n4")
+        # A replacement that was left after its first change goes on.
+        assert "after:  2 of 3 voters (n1, n2, n4)" in command(cluster, "replace", "n3", f"n4={address}")
+        assert "is a member already" in command(cluster, "replace", "n2", f"n4={address}", expect=78)
         command(cluster, "remove", "n4")
         assert "there is no member 'n4' to remove" in command(cluster, "remove", "n4", expect=78)
 
