@@ -1,4 +1,4 @@
-"""The membership actor: exchanges greetings with the peers, admits or refuses them, and reports a formed cluster."""
+"""The membership actor: greets the peers, admits or refuses them, and changes who the members are."""
 
 from __future__ import annotations
 
@@ -87,9 +87,11 @@ REGREET_SECONDS = 5.0
 
 
 class MembershipActor(ConsensusActor):
-    """Owns the greetings in flight: one on every new connection, repeated until the peer answers.
+    """Owns the changes of members that wait, and the greetings in flight.
 
-    The `Handshake` decides what a greeting contains and whether one is accepted.
+    A change waits until the nodes that it adds were greeted. One greeting is sent on every new connection, and repeated
+    until the peer answers. The `Handshake` decides what a greeting contains and whether one is accepted; the steps of a
+    change are those of `forge_consensus.storage.ledger.changes`.
     """
 
     def __init__(self) -> None:
