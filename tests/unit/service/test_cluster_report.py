@@ -7,7 +7,7 @@ from typing import Any, cast
 
 import pytest
 
-from forge_consensus.actors.membership import REGREET_SECONDS
+from forge_consensus.actors.greeting import REGREET_SECONDS
 from forge_consensus.client.sync import Client
 from forge_consensus.output import json_text
 from forge_consensus.service.cluster_report import REFUSES_SECONDS, ClusterReport, Inquiry, cluster_report, report_of
