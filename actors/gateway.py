@@ -2,24 +2,16 @@
 
 from __future__ import annotations
 
-from math import ceil
 from typing import Any, Final
 
 from forge_consensus.actors.messages import (
-    CONSISTENCIES,
-    LEASE,
-    NEVER_MS,
-    STALE,
     ChangeMembers,
     GetMembers,
     GetStatus,
     Locate,
-    Located,
     Members,
     OpenSession,
-    Read,
     ReadEvents,
-    ReadResults,
     Refused,
     Results,
     SessionOpened,
@@ -28,47 +20,33 @@ from forge_consensus.actors.messages import (
     TransferLeadership,
 )
 from forge_consensus.actors.notices import (
-    AnswerQueries,
     Appended,
     AppliedEntries,
-    ApplyCommitted,
     LeaderChanged,
     LeadershipEnded,
     LocateExpired,
     MembersRequested,
-    QueriesAnswered,
-    ReadIndex,
-    ReadReady,
-    ReadRefused,
     Start,
     TransferFailed,
     TransferRequested,
 )
+from forge_consensus.actors.queries import QueryDesk
 from forge_consensus.actors.raft.admission import Admission
-from forge_consensus.actors.raft.answering import ANSWER_BYTES_MAX, RESULT_OVERHEAD_BYTES, Answering, Answers, Worked
-from forge_consensus.actors.raft.capacity import Capacity
+from forge_consensus.actors.raft.answering import ANSWER_BYTES_MAX, RESULT_OVERHEAD_BYTES
 from forge_consensus.actors.raft.failed_commands import FailedCommands
 from forge_consensus.actors.raft.journal_pages import page_of
-from forge_consensus.actors.raft.slow_work import SlowWork
-from forge_consensus.actors.raft.waiting import Applications, PendingRead, Result, WaitingBatch, WaitingRequests
-from forge_consensus.actors.runtime.actor import ConsensusActor, Context
+from forge_consensus.actors.raft.waiting import Applications, Result, WaitingBatch
+from forge_consensus.actors.runtime.actor import Context
 from forge_consensus.actors.runtime.address import SenderAddress
-from forge_consensus.actors.runtime.refusals import CLIENT_READS_TOO_LITTLE
 from forge_consensus.actors.runtime.status import NodeStatus
 from forge_consensus.actors.runtime.timers import Timer
-from forge_consensus.actors.runtime.unread import UNREAD_TEXT
 from forge_consensus.errors import (
     BusyError,
     CommandTooLargeError,
-    InvalidConfigError,
-    NoLeaderError,
-    NotLeaderError,
-    OperationFailedError,
     OutcomeUnknownError,
     ProtocolError,
     StorageFullError,
 )
-from forge_consensus.events.types import QuerySlow
 from forge_consensus.storage.ledger.ledger import Proposal
 from forge_consensus.storage.ledger.levels import LEVEL_OF_KIND
 from forge_consensus.storage.ledger.record import Kind
@@ -80,39 +58,26 @@ HELD_MAX: Final = 10_000
 LOCATE_WAIT_MS_MAX: Final = 60_000
 LOCATORS_MAX: Final = 10_000
 """While so many clients wait for a leader, further ones are answered at once with what is known."""
-READ_WAIT_MS_MAX: Final = 600_000
 NOT_YET: Final = (
     "the cluster is below feature level {}, which this needs: it rises when all members run the newer program"
 )
-LENT_SECONDS: Final = 0.01
-"""How soon queries are tried again if another thread uses the machine: for actors that failed, or to restore it."""
 
 
-class GatewayActor(ConsensusActor):
+class GatewayActor(QueryDesk):
     """Owns the clients' requests in flight. Losing them is safe, because a session makes retries safe."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.ticket = 0
-        self.slice_began = 0.0
-        """When the last slice of queries was ordered, in seconds of real time."""
-        self.waiting = WaitingRequests()
         self.failed_commands = FailedCommands()
-        self.answer_due = False
-        self.slow_work = SlowWork()
         self.held: list[tuple[SenderAddress, int, list[Proposal]]] = []
         """The commands that wait for the end of a handover."""
         self.held_bytes = 0
         self.locators: dict[int, tuple[SenderAddress, int, Timer]] = {}
 
     def bind(self, context: Context) -> None:
-        """Take the context, and with it the clients that were waiting for an answer before a rebuild."""
+        """Take the context, and with it the machine that may refuse commands."""
         super().bind(context)
-        self.unanswered = context.unanswered
-        self.unread = context.unread
         self.admission = Admission(self.ledger.applier.machine)
-        self.answering = Answering(self.ledger.applier)
-        self.capacity = Capacity(self.ledger, self.waiting, self.settings)
 
     def receiveMsg_Start(self, message: Start, sender: Any) -> None:
         """Answer the clients whose requests the failed actors had taken: the outcome of these requests is unknown."""
@@ -120,25 +85,6 @@ class GatewayActor(ConsensusActor):
             self.refuse(asker, OutcomeUnknownError.code, "an actor failed and was rebuilt: ask again")
 
     # --- who leads ---------------------------------------------------------------------------------------------------
-
-    def located(self) -> Located:
-        """The leader as far as this node knows it, and the members."""
-        leader = self.shared.leader or ""
-        configuration = self.ledger.configuration
-        identity = self.ledger.identity
-        # With peers, the configuration's address is binding. A single node may listen at another address than at the
-        # one that its folder was created with.
-        alone = leader == identity.node_id and not self.others
-        address = self.context.bind_address if alone else configuration.addresses.get(leader, "")
-        return Located(
-            node=identity.node_id,
-            cluster=identity.cluster_id,
-            leader=leader,
-            address=address,
-            term=self.shared.leader_term if leader else self.ledger.term,
-            members=configuration.members,
-            frame_bytes_max=self.settings.message_bytes_max,
-        )
 
     def receiveMsg_Locate(self, message: Locate, sender: Any) -> None:
         """Answer as soon as a leader of a higher term than the client's is known, or when the client's wait is over."""
@@ -173,30 +119,6 @@ class GatewayActor(ConsensusActor):
             self.refuse(asker, OutcomeUnknownError.code, f"this node no longer leads: {message.reason}")
         for asker in self.waiting.drop_reads():
             self.refuse_leader(asker)
-
-    def refuse(self, asker: SenderAddress, code: str, text: str) -> None:
-        """Refuse a whole request, and include the leader's address."""
-        self.unanswered.settle(asker)
-        known = self.located()
-        self.send(asker, Refused(code, text, known.leader, known.address, known.term))
-
-    def refuse_leader(self, asker: SenderAddress) -> None:
-        """Refuse a request because this node does not lead; no part of it was carried out."""
-        leader = self.shared.leader
-        if leader is None:
-            text = "no leader is known at this moment: an election goes on, or a majority is out of reach"
-            self.refuse(asker, NoLeaderError.code, text)
-        else:
-            self.refuse(asker, NotLeaderError.code, f"{self.node_id} does not lead, {leader} does")
-
-    def refuse_as_busy(self, asker: SenderAddress, text: str, count: int, numbers: tuple[int, ...] = ()) -> None:
-        """Refuse `count` commands or queries, because too much waits already; no `numbers` mean all of the request."""
-        self.totals.busy += count
-        if not numbers:
-            self.refuse(asker, BusyError.code, text)
-            return
-        known = self.located()
-        self.send(asker, Refused(BusyError.code, text, known.leader, known.address, known.term, numbers))
 
     # --- commands ----------------------------------------------------------------------------------------------------
 
@@ -339,182 +261,6 @@ class GatewayActor(ConsensusActor):
                 return
             self.send(asker, Results(session, tuple(results[start:end])))
             start, size = end, 0
-
-    def refuse_unread(self, asker: SenderAddress, code: str, numbers: tuple[int, ...] = ()) -> None:
-        """Send no results, because too many are unread on that connection."""
-        self.context.refusals.count(CLIENT_READS_TOO_LITTLE)
-        known = self.located()
-        self.send(asker, Refused(code, UNREAD_TEXT, known.leader, known.address, known.term, numbers))
-
-    # --- reads -------------------------------------------------------------------------------------------------------
-
-    def receiveMsg_Read(self, message: Read, sender: Any) -> None:
-        """Take the queries of a client; all but stale ones wait until the leader is confirmed or holds a lease."""
-        stale = message.consistency == STALE
-        if message.consistency not in CONSISTENCIES:
-            text = f"consistency {message.consistency[:40]!r} is none of {', '.join(CONSISTENCIES)}"
-            self.refuse(sender, InvalidConfigError.code, text)
-            return
-        if not stale and self.ledger.leading_term is None:
-            self.refuse_leader(sender)
-            return
-        queries = self.waiting.fresh_queries(sender.connection, message.queries)
-        if not queries:
-            if not message.queries:
-                self.send(sender, ReadResults(self.ledger.applied, self.staleness_ms() if stale else 0, ()))
-            return
-        if busy := self.capacity.queries(sender, len(queries)):
-            self.refuse_as_busy(sender, busy, len(queries))
-            return
-        wait_ns = min(message.wait_ms or READ_WAIT_MS_MAX, READ_WAIT_MS_MAX) * 1_000_000
-        read = PendingRead(sender, queries, stale, self.clock.boottime_ns() + wait_ns)
-        self.waiting.add_read(read)
-        self.unanswered.add(sender)
-        if stale:
-            self.may_be_answered(read)
-        else:
-            self.ticket += 1
-            self.waiting.unconfirmed[self.ticket] = read
-            self.tell("replication", ReadIndex(self.ticket, lease=message.consistency == LEASE))
-
-    def receiveMsg_ReadReady(self, message: ReadReady, sender: Any) -> None:
-        """Note that the leader is confirmed, and answer the read if its index is applied."""
-        self.waiting.confirm(message.ticket, message.index)
-        self.answer_reads()
-
-    def receiveMsg_ReadRefused(self, message: ReadRefused, sender: Any) -> None:
-        """Refuse the read, because this node no longer leads. The end of the leadership may have refused it already."""
-        read = self.waiting.unconfirmed.pop(message.ticket, None)
-        if read is not None:
-            self.waiting.drop_read(read)
-            self.refuse_leader(read.asker)
-
-    def answer_reads(self) -> None:
-        """Answer the confirmed reads whose index is applied."""
-        for read in self.waiting.take_readable(self.ledger.applied):
-            self.may_be_answered(read)
-
-    def may_be_answered(self, read: PendingRead) -> None:
-        """Answer a read with the next slice of queries, which is worked on once the mailbox is otherwise empty."""
-        self.answering.add(read)
-        if not self.answer_due:
-            self.answer_due = True
-            self.send(self.myAddress, AnswerQueries())
-
-    def receiveMsg_AnswerQueries(self, message: AnswerQueries, sender: Any) -> None:
-        """Answer one slice of queries; the next slice is left to the next turn.
-
-        A user's machine is lent to a helper thread, because nobody knows how long its queries take, and heartbeats must
-        leave meanwhile. Nothing else uses the machine until it is given back.
-        """
-        applier, settings, clock_ns = self.ledger.applier, self.settings, self.clock.boottime_ns
-        self.answer_due = bool(self.answering)
-        if not self.answer_due:
-            return
-        if applier.lent:  # by an actor that failed
-            self.after(LENT_SECONDS, AnswerQueries())
-            return
-        applied, stale_ms = self.ledger.applied, self.staleness_ms()
-        self.slice_began = self.clock.reading()
-        work, seconds, slow_seconds = self.answering.work, settings.slice_seconds, settings.heartbeat_interval
-        if not applier.elsewhere or applier.replacing:
-            self.send_answers(work(clock_ns, seconds, slow_seconds, applied, stale_ms))
-            self.answer_more(LENT_SECONDS if applier.is_handed_a_snapshot else 0.0)
-            return
-
-        def give_back() -> None:
-            applier.lent = False
-
-        def work_elsewhere() -> Worked:
-            try:
-                return work(clock_ns, seconds, slow_seconds, applied, stale_ms)
-            except BaseException as error:  # what is no `Exception` would end the helper without a report
-                raise OperationFailedError(f"{type(error).__name__}: {error}") from error
-            finally:
-                give_back()
-
-        applier.lent = True
-        self.offload(work_elsewhere, QueriesAnswered, give_back)
-
-    def receiveMsg_QueriesAnswered(self, message: QueriesAnswered, sender: Any) -> None:
-        """Send the answers, and apply what has waited, for as long as the queries took, before the next slice of them.
-
-        A snapshot that waits for the machine looks for it every `LENT_SECONDS`, and gets its turn too.
-
-        Raises `OperationFailedError` if answering itself failed.
-        """
-        worked: Worked | None = message.worked
-        if worked is None:
-            raise OperationFailedError(f"queries could not be answered: {message.error}")
-        self.send_answers(worked)
-        self.tell("replication", ApplyCommitted())
-        rest = min(worked.seconds, 1.0) if self.ledger.more_to_apply else 0.0
-        self.answer_more(max(rest, 2 * LENT_SECONDS) if self.ledger.applier.wanted_back else rest)
-
-    def answer_more(self, seconds: float) -> None:
-        """Continue to answer queries after so many seconds, if there are more."""
-        self.answer_due = bool(self.answering)
-        if self.answer_due and seconds:
-            self.after(seconds, AnswerQueries())
-        elif self.answer_due:
-            self.next_turn(AnswerQueries())
-
-    def send_answers(self, worked: Worked) -> None:
-        """Send the answers of a slice, and count them."""
-        waiting, totals = self.waiting, self.totals
-        self.capacity.query_pace.note(worked.asked, worked.seconds)
-        for answers in worked.answers:
-            read, items = answers.read, answers.items
-            size = sum(len(payload) + RESULT_OVERHEAD_BYTES for _, _, payload in items)
-            if not self.unread.takes(read.asker.connection, size):
-                self.refuse_reads(read.asker.connection)
-                continue
-            totals.reads += len(items)
-            if waiting.answered(read, [number for number, _, _ in items]):
-                self.unanswered.settle(read.asker)
-            stale_ms = self.stale_ms_of(answers) if read.stale else 0
-            self.send(read.asker, ReadResults(answers.applied, stale_ms, tuple(items)))
-        for read in worked.late:
-            waiting.drop_read(read)
-            self.unanswered.settle(read.asker)
-        if worked.slow:
-            totals.slow_queries += worked.slow
-            untold = self.slow_work.tell(self.clock.now(), worked.slow)
-            if untold is not None:
-                more = untold + worked.slow - 1
-                self.publish(QuerySlow(query=worked.slowest, duration=worked.slowest_seconds, untold=more))
-
-    def refuse_reads(self, connection: Any) -> None:
-        """Answer what is left of a connection's reads with busy, because too many answers are unread there."""
-        for read in [read for read in self.waiting.reads if read.asker.connection == connection]:
-            numbers = self.waiting.left_of(read)
-            self.waiting.drop_read(read)
-            self.unanswered.settle(read.asker)
-            self.totals.busy += len(numbers)
-            self.refuse_unread(read.asker, BusyError.code, numbers)
-
-    def stale_ms_of(self, answers: Answers) -> int:
-        """How old the state of these answers is now, at most: asking the machine may have taken a while.
-
-        A helper may begin long after its slice was ordered, with reads that came meanwhile.
-        """
-        if answers.applied != self.ledger.applied:
-            return answers.stale_ms + ceil((self.clock.reading() - self.slice_began) * 1000)
-        return max(answers.stale_ms, self.staleness_ms())
-
-    def staleness_ms(self) -> int:
-        """How old the applied state is at most: what was committed earlier than so many milliseconds ago is in it.
-
-        It goes by what the state covers, not by when a leader was heard: a follower may hear its leader and take or
-        apply nothing, and a leader that is cut off knows no more than its followers.
-        """
-        alone = self.ledger.leading_term is not None and not self.others
-        if alone and self.ledger.applied == self.ledger.commit_index:
-            return 0
-        as_of = self.shared.freshness.as_of(self.ledger.applied)
-        if as_of is None:
-            return NEVER_MS
-        return max(0, ceil((self.clock.reading() - as_of) * 1000))
 
     # --- handing the leadership over ---------------------------------------------------------------------------------
 
