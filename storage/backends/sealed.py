@@ -15,10 +15,16 @@ CRC_BYTES: Final = 4
 RESIDUE: Final = 0x2144DF1C
 """The crc32 of any bytes that are followed by their own crc32, whatever start value was used. With it a row is checked
 without copying a part of it."""
-REJOIN: Final = (
-    "Leave this node switched off and keep its folder: the others go on while they are a majority of the members, and "
-    "this version of the program cannot exchange a member yet"
+BEGIN_ANEW: Final = (
+    "remove the member, start the node on an empty folder with --join, and add it again: forge-consensus members "
+    "remove ID, then members add ID=HOST:PORT"
 )
+"""How a member comes back whose folder is lost."""
+REJOIN: Final = (
+    "Leave this node switched off and keep its folder: the others go on while they are a majority of the members. Then "
+    + BEGIN_ANEW
+)
+"""What to do about a folder that does not hold what was written."""
 
 
 def seal(key: bytes, value: bytes) -> bytes:

@@ -8,6 +8,7 @@ from typing import Any, Final, NamedTuple, cast
 import msgpack
 
 from forge_consensus.errors import IdentityError
+from forge_consensus.storage.backends.sealed import BEGIN_ANEW
 from forge_consensus.storage.backends.tables import Batch, Tables
 from forge_consensus.storage.ledger.configuration import Configuration
 from forge_consensus.storage.ledger.skips import stored_skips, told
@@ -35,8 +36,7 @@ DRAWS_KEPT: Final = 1 << 20
 one start a second that is twelve days."""
 BRING_BACK: Final = (
     "Stop the node, put the folder that ran last in the place of this one and start the node: it is admitted again. If "
-    "that folder is lost, remove the member, start the node on an empty folder with --join, and add it again: "
-    "forge-consensus members remove ID, then members add ID=HOST:PORT"
+    "that folder is lost, " + BEGIN_ANEW
 )
 """What to do about a member whose folder is not the one that the others know."""
 

@@ -20,6 +20,8 @@ import click
 import pytest
 
 from forge_consensus.cli.main import cli
+from forge_consensus.storage.backends.sealed import REJOIN
+from forge_consensus.storage.ledger.identity import BRING_BACK
 from tests.worlds import import_graph
 from tests.worlds.doc_blocks import BLOCK, BLOCKS, rebuilt
 from tests.worlds.readme_programs import Program, programs
@@ -175,6 +177,14 @@ def test_commands_that_a_page_names_exist() -> None:
     for page in PAGES:
         for text in snippets(page):
             check_command(text, f"{named(page)}: {text}")
+
+
+def test_commands_that_the_advice_of_errors_names_exist() -> None:
+    advice = (REJOIN, BRING_BACK)
+    assert all("then members add" in text for text in advice)
+    for text in advice:
+        for command in re.findall(r"(?:forge-consensus )?(members [a-z]+)", text):
+            check_command(f"forge-consensus {command}", text)
 
 
 def check_command(text: str, where: str) -> None:
