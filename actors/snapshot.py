@@ -90,8 +90,13 @@ class SnapshotActor(ConsensusActor):
         """Take a snapshot if enough entries were applied since the last one; send unanswered chunks again."""
         now = self.clock.now()
         self.after(self.settings.check_interval / CHECKS_A_HEALTH_CHECK, CheckSnapshots())
-        if self.snapshots.is_due:
+        self.snapshots.in_use = [each.path for each in self.being_sent().values()]
+        if self.saving:
+            self.snapshots.free_room(saving=True)
+        elif self.snapshots.is_due:
             self.take_due(sender)
+        else:
+            self.snapshots.free_room(saving=False)
         self.snapshots.drop_useless()
         if self.snapshots.compactable > self.ledger.log.base_index:  # entries were held for a follower
             self.receiveMsg_CompactLog(CompactLog(), sender)

@@ -28,7 +28,7 @@ from forge_consensus.storage.machines.kv import KeyValueMachine
 from forge_consensus.storage.machines.machine import Machine
 from forge_consensus.storage.machines.naming import BUILT_IN, name_of
 from forge_consensus.storage.opening import Founding, Opened, open_ledger
-from forge_consensus.storage.snapshots.export import exporter, why_on_thread
+from forge_consensus.storage.snapshots.export import ExportProcess, exporter, why_on_thread
 
 if TYPE_CHECKING:
     from forge_consensus.service.node_metrics import ServedMetrics
@@ -157,6 +157,8 @@ class Node:
         opened = open_ledger(tables, folder.snapshots_path, founding, machine, settings.storage, export)
         if opened.ledger.applier.ledger_machine is not None:
             opened.snapshots.on_thread = why_on_thread()
+            if isinstance(export, ExportProcess):
+                opened.snapshots.end_export = export.end
         return opened
 
     def founded_with(self, bind: str) -> Configuration:

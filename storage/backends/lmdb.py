@@ -282,6 +282,7 @@ class LmdbTables(LmdbReading):
             raise self.poisoned()
         self.next_housekeeping = self.clock() + HOUSEKEEPING_SECONDS
         self.unasked_bytes = 0
+        self.used_bytes = None  # counted anew without a commit: when a helper has ended, what it held is reusable
         try:
             self.environment.reader_check()
             self.is_read = READING.search(self.environment.readers()) is not None

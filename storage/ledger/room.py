@@ -53,6 +53,10 @@ class Room:
         scarce = 2 * space.disk_free_bytes < self.reserve_bytes
         return space.reusable_bytes // 3 if scarce else space.reusable_bytes
 
+    def disk_is_short(self, space: Space) -> bool:
+        """Whether the disk bounds what is left, and not the quota."""
+        return space.disk_free_bytes + self.reusable(space) <= space.quota_bytes - space.used_bytes
+
     def check(self, extra_bytes: int) -> None:
         """Raise `StorageFullError` unless there is room for this much, for unsaved state, and for the reserve.
 
@@ -99,7 +103,7 @@ class Room:
     def text(self, space: Space) -> str:
         """Say what is free, what is kept in reserve, and what to do."""
         free_bytes = space.disk_free_bytes + self.reusable(space)
-        if free_bytes <= space.quota_bytes - space.used_bytes:
+        if self.disk_is_short(space):
             what = f"the disk is full: {size_text(free_bytes)} are free"
             remedy = "make room on the disk"
         else:

@@ -34,6 +34,60 @@ from forge_consensus.storage.snapshots.file import SnapshotInfo, write_snapshot
 Exporter = Callable[[], SnapshotInfo]
 
 
+class ExportProcess:
+    """The job that writes a snapshot in a child process, and the way to end that child before it is done.
+
+    `command` is the child's; it is ended after `seconds_max`. Whatever happens to the child, the job leaves no
+    half-written file in `folder`. A child that outlives this process ends itself.
+    """
+
+    def __init__(self, command: list[str], folder: Path, seconds_max: float) -> None:
+        self.command = command
+        self.folder = folder
+        self.seconds_max = seconds_max
+        self.child: subprocess.Popen[bytes] | None = None
+        """The child that runs; one thread sets it, and another may end it."""
+        self.why_ended = ""
+
+    def __call__(self) -> SnapshotInfo:
+        """Write the snapshot of the state on disk. Raises `SnapshotFailedError`."""
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+        self.why_ended = ""
+        try:
+            child = subprocess.Popen(
+                self.command, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+            )
+        except OSError as error:
+            raise SnapshotFailedError(f"the exporter could not be started: {error}") from error
+        with child:
+            try:
+                self.child = child
+                told, complaint = child.communicate(timeout=self.seconds_max)
+            except subprocess.TimeoutExpired as error:
+                child.kill()
+                child.communicate()
+                text = f"the exporter did not finish in {self.seconds_max:g} s and was ended"
+                raise SnapshotFailedError(text) from error
+            finally:
+                self.child = None
+                remove_half_written(self.folder, child.pid)
+        if self.why_ended and child.returncode:
+            raise SnapshotFailedError(f"the exporter was ended: {self.why_ended}")
+        try:
+            row = json.loads(told.decode().splitlines()[-1])
+            return SnapshotInfo(Path(row["path"]), row["index"], row["term"], row["size_bytes"])
+        except (ValueError, LookupError, TypeError) as error:
+            said = (complaint.decode(errors="replace").splitlines() or ["it said nothing"])[-1][:500]
+            raise SnapshotFailedError(f"the exporter ended with {child.returncode}: {said}") from error
+
+    def end(self, why: str) -> None:
+        """End the child that runs, if one does: the job then raises `SnapshotFailedError` with this reason."""
+        child = self.child
+        if child is not None:
+            self.why_ended = why
+            child.kill()
+
+
 def export_state(tables: TablesView, folder: Path, machine: type[LedgerMachine]) -> SnapshotInfo:
     """Write the snapshot of the checkpoint in these tables; header and state come from one and the same view."""
     generation, point = stored_point(tables)
@@ -70,41 +124,11 @@ def export_here(tables: LmdbTables, folder: Path, machine: type[LedgerMachine]) 
 
 def export_in_process(
     tables: Path, folder: Path, machine: type[LedgerMachine], seconds_max: float, python: str = sys.executable
-) -> Exporter:
-    """Return a job that runs the exporter as a child process and ends it after `seconds_max`.
-
-    The job raises `SnapshotFailedError`. Whatever happens to the child, the job leaves no half-written file. A child
-    that outlives this process ends itself.
-    """
+) -> ExportProcess:
+    """Return a job that runs the exporter as a child process and ends it after `seconds_max`."""
     module = __spec__.name if __spec__ else __name__
     name = f"{machine.__module__}:{machine.__qualname__}"
-    command = [python, "-m", module, str(tables), str(folder), name, str(seconds_max)]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-
-    def job() -> SnapshotInfo:
-        try:
-            child = subprocess.Popen(
-                command, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-            )
-        except OSError as error:
-            raise SnapshotFailedError(f"the exporter could not be started: {error}") from error
-        with child:
-            try:
-                told, complaint = child.communicate(timeout=seconds_max)
-            except subprocess.TimeoutExpired as error:
-                child.kill()
-                child.communicate()
-                raise SnapshotFailedError(f"the exporter did not finish in {seconds_max:g} s and was ended") from error
-            finally:
-                remove_half_written(folder, child.pid)
-        try:
-            row = json.loads(told.decode().splitlines()[-1])
-            return SnapshotInfo(Path(row["path"]), row["index"], row["term"], row["size_bytes"])
-        except (ValueError, LookupError, TypeError) as error:
-            said = (complaint.decode(errors="replace").splitlines() or ["it said nothing"])[-1][:500]
-            raise SnapshotFailedError(f"the exporter ended with {child.returncode}: {said}") from error
-
-    return job
+    return ExportProcess([python, "-m", module, str(tables), str(folder), name, str(seconds_max)], folder, seconds_max)
 
 
 def remove_half_written(folder: Path, process: int) -> None:

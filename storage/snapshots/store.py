@@ -23,6 +23,7 @@ from forge_consensus.storage.snapshots.file import (
     Choice,
     SnapshotInfo,
     check_shape,
+    list_snapshots,
     newest_valid,
     prune,
     read_chunks,
@@ -77,6 +78,8 @@ class Snapshots:
 
         The next file may arrive in the turn that switches, so this is not the same fact as `incoming`.
         """
+        self.end_export: Callable[[str], None] | None = None
+        """Ends the run of `export` that goes on, with a reason for people; None if it cannot be ended."""
         self.on_thread = ""
         """Why `export` runs on a thread of the node's process, where one of its own was meant; for people."""
         self.in_use: Collection[Path] = ()
@@ -167,6 +170,28 @@ class Snapshots:
             newest = [] if self.newest is None else [self.newest.path]
             prune(self.folder, keep=1, spare=[*self.in_use, *newest])
         return False
+
+    def free_room(self, *, saving: bool) -> None:
+        """Give back what snapshots take of a full disk. `saving` says whether one is being written.
+
+        A helper that reads the tables keeps every page that is freed meanwhile from being used again, so a slow one can
+        fill the disk, and what would cut the log is the snapshot that it writes. A machine that is kept in the ledger
+        needs no file, so the helper is ended. While nothing is written the files go that nobody is being sent: a short
+        log is no reason for a snapshot, so nothing else would make room.
+        """
+        ledger = self.ledger
+        if ledger.applier.ledger_machine is None or not ledger.room.full:
+            return
+        if not ledger.room.disk_is_short(ledger.tables.space()):
+            return
+        if saving:
+            if self.end_export is not None:
+                self.end_export("the disk was full before it was done")
+        elif self.newest is not None and self.newest.path not in self.in_use:
+            self.newest = None
+            for path in list_snapshots(self.folder):
+                if path not in self.in_use:
+                    remove_quietly(path)
 
     def drop_useless(self) -> None:
         """Remove the newest file if the log no longer continues it and the state is in the tables: it is useless."""

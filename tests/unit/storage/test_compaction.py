@@ -138,3 +138,44 @@ def test_no_snapshot_is_begun_without_room_for_its_file(tmp_path: Path) -> None:
     tables.disk_free_bytes = MIB + 50 * KIB
     with pytest.raises(StorageFullError, match="are needed"):
         world.snapshots.capture()
+
+
+def test_on_a_full_disk_a_slow_writer_is_ended_and_unused_files_are_removed(tmp_path: Path) -> None:
+    tables = MemoryTables()
+    world = leader(tmp_path, tables)
+    ended: list[str] = []
+    world.snapshots.end_export = ended.append
+    for _ in range(2):
+        write(world, 5)
+        world.snapshot()
+    assert len(list(world.folder.glob("*.fcs"))) == 2
+    newest = world.snapshots.newest
+    assert newest is not None
+    for saving in (True, False):
+        world.snapshots.free_room(saving=saving)
+    assert not ended
+    assert len(list(world.folder.glob("*.fcs"))) == 2, "the disk has room"
+    tables.disk_free_bytes = MIB
+    assert world.ledger.look_for_room()
+    world.snapshots.free_room(saving=True)
+    assert ended == ["the disk was full before it was done"]
+    world.snapshots.in_use = [newest.path]
+    world.snapshots.free_room(saving=False)
+    assert newest.path.exists(), "it is being sent"
+    world.snapshots.in_use = []
+    world.snapshots.free_room(saving=False)
+    assert not list(world.folder.glob("*.fcs"))
+    assert world.snapshots.newest is None
+
+
+def test_a_full_disk_takes_no_file_from_a_machine_that_needs_it(tmp_path: Path) -> None:
+    tables = MemoryTables()
+    world = World("memory", tmp_path, tables=tables, machine=TallyMachine, limits=SETTINGS)
+    world.lead()
+    world.do(put("k", 1))
+    world.snapshot()
+    tables.disk_free_bytes = 0
+    assert world.ledger.look_for_room()
+    world.snapshots.free_room(saving=False)
+    assert world.snapshots.newest is not None
+    assert world.snapshots.newest.path.exists()

@@ -120,6 +120,23 @@ def test_a_child_that_is_killed_in_the_middle_leaves_nothing(world: World) -> No
     world.do(put("k", 1))
 
 
+def test_a_child_is_ended_on_request_and_leaves_nothing(world: World) -> None:
+    job = export_in_process(world.path / "tables", world.folder, SlowMachine, 30.0)
+    job.end("nothing runs")
+
+    def end() -> None:
+        while not list(world.folder.glob("*.writing-*")):
+            time.sleep(0.01)
+        job.end("the disk was full")
+
+    thread = threading.Thread(target=end, daemon=True)
+    thread.start()
+    with pytest.raises(SnapshotFailedError, match="was ended: the disk was full"):
+        job()
+    thread.join(10)
+    assert not list(world.folder.iterdir())
+
+
 def test_a_child_that_fails_says_why(world: World) -> None:
     with pytest.raises(SnapshotFailedError, match=r"ended with 1: .*this state cannot be exported"):
         export_in_process(world.path / "tables", world.folder, FailingMachine, 30.0)()

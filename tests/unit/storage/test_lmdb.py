@@ -172,6 +172,23 @@ def test_a_killed_helper_does_not_pin_pages_for_good(tmp_path: Path) -> None:
         assert str(helper.pid) not in tables.environment.readers()
 
 
+def test_what_a_helper_held_is_room_again_soon_after_it_ended_although_nothing_is_written(tmp_path: Path) -> None:
+    """A node that refuses all entries commits nothing, so it would stay full of pages that nobody holds."""
+    now = [0.0]
+    with LmdbTables(tmp_path / "tables", clock=lambda: now[0]) as tables:
+        commit(tables, lambda batch: batch.put("kv", b"large", bytes(1 << 20)))
+        with run_python(READER, tmp_path / "tables") as helper:
+            assert helper.stdout is not None
+            helper.stdout.readline()
+            now[0] += 1.5
+            for _ in range(3):
+                commit(tables, lambda batch: batch.put("kv", b"large", bytes(1 << 20)))
+            assert tables.space().reusable_bytes == 0
+            helper.kill()
+        now[0] += 1.5
+        assert tables.space().reusable_bytes > 1 << 20
+
+
 WRITER = """
     import sys
     from forge_consensus.storage.backends.lmdb import LmdbTables
