@@ -5,18 +5,10 @@ Paper 5.2; dissertation 4.2.3 (stickiness) and 9.6 (pre-vote).
 
 from __future__ import annotations
 
-from math import inf
 from typing import Any
 
-from forge_consensus.actors.messages import (
-    PreVoteReply,
-    Refused,
-    RequestPreVote,
-    RequestVote,
-    TimeoutNow,
-    TransferStarted,
-    VoteReply,
-)
+from forge_consensus.actors.handing_over import HandingOver
+from forge_consensus.actors.messages import PreVoteReply, RequestPreVote, RequestVote, TimeoutNow, VoteReply
 from forge_consensus.actors.notices import (
     ElectionTimeout,
     LeaderChanged,
@@ -28,17 +20,10 @@ from forge_consensus.actors.notices import (
     Resign,
     Start,
     TermRaised,
-    TransferBegan,
-    TransferDue,
-    TransferFailed,
-    TransferRequested,
 )
-from forge_consensus.actors.raft.handover import choose
-from forge_consensus.actors.runtime.actor import ConsensusActor, Context
-from forge_consensus.actors.runtime.handover import Handover
-from forge_consensus.actors.runtime.shared import PeerStatus, Role
+from forge_consensus.actors.runtime.actor import Context
+from forge_consensus.actors.runtime.shared import Role
 from forge_consensus.actors.runtime.timers import Timer
-from forge_consensus.errors import BusyError, ConsensusError, NotLeaderError
 from forge_consensus.events.types import (
     BecameCandidate,
     BecameFollower,
@@ -58,7 +43,7 @@ NOOP = Proposal(Kind.NOOP, session=0, seq=0, done_below=0, data=b"")
 """The first entry of each leader's term; it lets the entries of earlier terms commit."""
 
 
-class ElectionActor(ConsensusActor):
+class ElectionActor(HandingOver):
     """Owns the role, the election timer and the votes received. The votes that this node gave are the ledger's."""
 
     def __init__(self) -> None:
@@ -75,8 +60,6 @@ class ElectionActor(ConsensusActor):
         self.fast_left = 0
         self.left_to_others = 0
         self.stood_at = 0.0
-        self.given_up_at = -inf
-        """When a handover was given up last."""
 
     def bind(self, context: Context) -> None:
         """Take the context. Its role and leader are those that were reported last, before a rebuild."""
@@ -374,6 +357,7 @@ class ElectionActor(ConsensusActor):
         total = len(self.ledger.configuration.voters)
         self.publish(LeaderElected(leader=self.leader or "", votes=votes, total=total, duration=duration))
         self.tell_all(LeaderChanged(self.leader, term))
+        self.end_if_retiring()
 
     def lose_leader(self, reason: str) -> None:
         """Forget the leader, and publish that it is lost; does nothing if none is known."""
@@ -391,6 +375,7 @@ class ElectionActor(ConsensusActor):
 
         Not with lease reads, because a leader that is cut off may still answer reads under its lease.
         """
+        self.lose_target(message.node)
         if message.node != self.leader or self.role is not Role.FOLLOWER:
             return
         if self.ledger.configuration.lease_reads:
@@ -406,43 +391,6 @@ class ElectionActor(ConsensusActor):
         if message.node == self.leader and self.disconnected:
             self.disconnected, self.stickiness.follows = False, True
             self.wait_long()
-
-    # --- handing over ------------------------------------------------------------------------------------------------
-
-    def receiveMsg_TransferRequested(self, message: TransferRequested, sender: Any) -> None:
-        """Begin to hand the leadership over, and answer to whom; or say why not."""
-        ledger, shared = self.ledger, self.shared
-        term = ledger.leading_term
-        try:
-            if term is None:
-                raise NotLeaderError(self.leader)
-            if shared.handover is not None:
-                raise BusyError(f"the leadership is being handed over to {shared.handover.target}: try again")
-            if self.clock.now() - self.given_up_at < self.settings.election_timeout_min:
-                raise BusyError("a handover was given up just now, and what waited for it comes first: try again")
-            peers, refusals = shared.peers, shared.refusals
-            able = [n for n, view in peers.items() if view.status is PeerStatus.ACTIVE and n not in refusals]
-            target = choose(message.target, self.node_id, ledger.configuration, shared.match, able)
-        except ConsensusError as error:
-            if message.asker is not None:
-                self.send(message.asker, Refused(error.code, str(error), "", "", ledger.term))
-            return
-        shared.handover = Handover(target, term)
-        self.after(self.settings.election_timeout_min, TransferDue(term))
-        self.tell("replication", TransferBegan())
-        if message.asker is not None:
-            self.send(message.asker, TransferStarted(target, term))
-
-    def receiveMsg_TransferDue(self, message: TransferDue, sender: Any) -> None:
-        """Lead on, because the target does not lead in time. What clients asked for meanwhile is taken now."""
-        handover = self.shared.handover
-        if handover is not None and handover.term == message.term:
-            self.shared.handover = None
-            if self.ledger.leading_term == message.term:
-                self.given_up_at = self.clock.now()
-                self.tell_all(TransferFailed(message.term))
-                if not self.is_voter:
-                    self.receiveMsg_Resign(Resign(message.term, "this node does not vote any more"), sender)
 
     def receiveMsg_TimeoutNow(self, message: TimeoutNow, sender: Any) -> None:
         """Stand at once, because the leader that this node follows hands over to it."""

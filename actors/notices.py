@@ -159,9 +159,24 @@ class TransferFailed:
 
 @message
 class TransferDue:
-    """The time for the handover of this term is over."""
+    """The time for the handover of this term to `target` is over."""
 
     term: int
+    target: str
+
+
+@message
+class Retire:
+    """Stop the node, and before that hand its leadership over if it leads. The engine sends it."""
+
+    reason: str
+
+
+@message
+class RetireDue:
+    """The time for a handover before the node stops is over."""
+
+    reason: str
 
 
 # --- proposing, reading, applying ------------------------------------------------------------------------------------

@@ -92,6 +92,9 @@ class Context(Protocol):
     def refuse(self, reason: str, detail: str) -> None:
         """Count and report a frame or request that was not accepted."""
 
+    def stop(self, reason: str) -> None:
+        """Stop the node after this turn."""
+
     def linked(self) -> list[str]:
         """Return the peers with an established connection, sorted."""
 

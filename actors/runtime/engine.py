@@ -10,7 +10,7 @@ import random
 from collections.abc import Callable
 from typing import Any, Final
 
-from forge_consensus.actors.notices import MembersChanged, Persisted, Rebuild
+from forge_consensus.actors.notices import MembersChanged, Persisted, Rebuild, Retire
 from forge_consensus.actors.runtime.actor import ConsensusActor
 from forge_consensus.actors.runtime.address import Address, LocalAddress, PeerAddress
 from forge_consensus.actors.runtime.cell import Cells
@@ -104,6 +104,8 @@ class Engine:
         self.follow_members()
         self.stopping = ""
         """Why the node is to stop; empty while it is not."""
+        self.retiring = ""
+        """Why the node is to stop once another one leads; empty while it is not."""
 
     # --- the turn ----------------------------------------------------------------------------------------------------
 
@@ -198,6 +200,8 @@ class Engine:
         LINES.error("an actor failed; the turn is taken back", error=fault)
         self.faults.note(fault, self.clock.now())
         self.forget_actors()
+        if self.retiring:  # whoever would have handed the leadership over is gone
+            self.stop(self.retiring)
         self.next_turn(self.actor(SUPERVISOR), Rebuild(f"{type(fault).__name__}: {fault}"))
 
     def publish_events(self) -> None:
@@ -233,6 +237,17 @@ class Engine:
     def stop(self, reason: str) -> None:
         """Stop the node after this turn; the first reason is kept."""
         self.stopping = self.stopping or reason
+
+    def retire(self, reason: str) -> None:
+        """Stop the node soon: if it leads, another one is to lead before, for which an election timeout is allowed.
+
+        A second call stops it after this turn.
+        """
+        if self.retiring:
+            self.stop(reason)
+            return
+        self.retiring = reason
+        self.next_turn(self.actor("election"), Retire(reason))
 
     # --- actors ------------------------------------------------------------------------------------------------------
 

@@ -233,6 +233,10 @@ class ZeroMqBase(SystemBase):
         """Stop the node after its turn; callable from any thread and from a signal handler."""
         self.post(self.engine.stop, reason)
 
+    def retire(self, reason: str) -> None:
+        """Stop the node, once another one leads if it does; from any thread and from a signal handler."""
+        self.post(self.engine.retire, reason)
+
     def close(self) -> None:
         """Close the sockets, and drop a snapshot that was being received."""
         if self.closed:

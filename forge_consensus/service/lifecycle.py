@@ -227,6 +227,7 @@ class ServiceLifecycle(PublicSurface):
     def stop(self, timeout: float = STOP_SECONDS) -> None:
         """End the node; outstanding commands get errors. Does nothing if the node was not started.
 
+        A node that leads hands its leadership over before, within an election timeout at most.
         A process that has not ended after `timeout` seconds is killed. A thread cannot be killed: then the call raises
         `ConsensusTimeoutError`.
         """

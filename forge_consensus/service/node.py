@@ -198,9 +198,12 @@ class Node:
             self.base.run()
 
     def stop(self, reason: str = "asked to") -> None:
-        """Ask the node to stop; from any thread."""
+        """Ask the node to stop; from any thread. If it leads, it hands over before, within an election timeout.
+
+        A node that is asked again stops at once.
+        """
         if self.base is not None:
-            self.base.stop(reason)
+            self.base.retire(reason)
 
     def close(self) -> None:
         """Close everything that is open, in whatever state the node is."""
