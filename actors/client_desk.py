@@ -67,11 +67,14 @@ class ClientDesk(ConsensusActor):
         if not numbers:
             self.refuse(asker, BusyError.code, text)
             return
+        self.refuse_some(asker, BusyError.code, text, numbers)
+
+    def refuse_some(self, asker: SenderAddress, code: str, text: str, numbers: tuple[int, ...]) -> None:
+        """Refuse the commands or queries with these numbers, and include the leader's address."""
         known = self.located()
-        self.send(asker, Refused(BusyError.code, text, known.leader, known.address, known.term, numbers))
+        self.send(asker, Refused(code, text, known.leader, known.address, known.term, numbers))
 
     def refuse_unread(self, asker: SenderAddress, code: str, numbers: tuple[int, ...] = ()) -> None:
         """Send no results, because too many are unread on that connection."""
         self.context.refusals.count(CLIENT_READS_TOO_LITTLE)
-        known = self.located()
-        self.send(asker, Refused(code, UNREAD_TEXT, known.leader, known.address, known.term, numbers))
+        self.refuse_some(asker, code, UNREAD_TEXT, numbers)

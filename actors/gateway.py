@@ -227,12 +227,13 @@ class GatewayActor(QueryDesk):
         """Answer the clients that wait for these entries, and the reads that wait for this state."""
         waiting = self.waiting
         if waiting.batches:
-            self.answer_batches(waiting.take_applied(message.entries))
+            applied = message.entries[-1].index if message.entries else 0
+            self.answer_batches(waiting.take_applied(message.entries), applied)
         if waiting.confirmed:
             self.answer_reads()
 
-    def answer_batches(self, found: Applications) -> None:
-        """Send the outcomes of this turn to the clients, and count them."""
+    def answer_batches(self, found: Applications, applied: int) -> None:
+        """Send the outcomes of entries up to `applied` to the clients, and count them."""
         for asker, index in found.opened:
             self.send(asker, SessionOpened(index))
         for batch in found.finished:
@@ -241,12 +242,12 @@ class GatewayActor(QueryDesk):
                 self.context.observation.answered(batch.began, batch.count)
         for (_, session), (asker, results) in found.results.items():
             self.totals.commands += len(results)
-            self.send_results(asker, session, results)
+            self.send_results(asker, session, results, applied)
         if found.failed:
             self.totals.commands_failed += len(found.failed)
             self.failed_commands.tell(self.ledger.log, found.failed, self.clock.now())
 
-    def send_results(self, asker: SenderAddress, session: int, results: list[Result]) -> None:
+    def send_results(self, asker: SenderAddress, session: int, results: list[Result], applied: int = 0) -> None:
         """Send results in as few frames as `ANSWER_BYTES_MAX` allows.
 
         A client that has too much to read is not sent the rest: the session keeps it, and the client asks again.
@@ -259,7 +260,7 @@ class GatewayActor(QueryDesk):
             if not self.unread.takes(asker.connection, size):
                 self.refuse_unread(asker, OutcomeUnknownError.code)
                 return
-            self.send(asker, Results(session, tuple(results[start:end])))
+            self.send(asker, Results(session, tuple(results[start:end]), applied))
             start, size = end, 0
 
     # --- handing the leadership over ---------------------------------------------------------------------------------

@@ -204,6 +204,32 @@ class TimeoutNow:
 
 
 @message
+class RequestReadIndex:
+    """Ask the leader of `term` from which index on this node may answer its reads (dissertation 6.4).
+
+    The leader answers once it is confirmed, as for reads of its own. The receiver's term never moves by it.
+    """
+
+    term: int
+    number: int
+    """The number of the read round: the boot of the sender in its upper half, so that no number is used twice."""
+    lease: bool = False
+    """Whether the leader may answer at once while its lease holds."""
+
+
+@message
+class ReadIndexReply:
+    """The reads of that round may be answered once `index` is applied; 0 if the sender cannot confirm them.
+
+    `term` is the responder's own; only an answer in the term that was asked confirms.
+    """
+
+    term: int
+    number: int
+    index: int
+
+
+@message
 class CheckPeer:
     """Ask whether the receiver is alive. Every node asks every other, in every role."""
 
@@ -278,12 +304,17 @@ class Results:
 
     session: int
     items: tuple[tuple[int, str, bytes], ...]
+    applied: int = 0
+    """The newest entry that was applied when the outcomes were made, at or behind those of all these commands: a read
+    with it as `after_index` sees them. 0 if no entry was."""
 
 
 LEASE = "lease"
 STALE = "stale"
 CONSISTENCIES = ("linearizable", LEASE, STALE)
 """The consistency levels of a `Read`, the strictest first."""
+NEVER_MS = 1 << 53
+"""Longer than any node has run: how stale the state is, is not known."""
 
 
 @message
@@ -298,6 +329,14 @@ class Read:
     queries: tuple[tuple[int, bytes], ...]
     wait_ms: int = 0
     """For how long the client waits; what is not answered by then is dropped. 0 means that it did not say."""
+    by_follower: bool = False
+    """Whether a node that does not lead answers too, after it has asked its leader; otherwise it refuses all but stale
+    queries."""
+    stale_ms_max: int = NEVER_MS
+    """A node whose state may be older refuses a stale query (`StaleReadError`) and never answers it."""
+    after_index: int = 0
+    """The state must have applied that entry. A node waits for it, and refuses (`StaleReadError`) if that takes an
+    election timeout."""
 
 
 @message
@@ -436,9 +475,6 @@ class TransferStarted:
     term: int
 
 
-NEVER_MS = 1 << 53
-"""Longer than any node has run: how stale the state is, is not known."""
-
 Request = (
     Hello
     | RequestPreVote
@@ -456,6 +492,7 @@ Request = (
     | GetMembers
     | TransferLeadership
     | TimeoutNow
+    | RequestReadIndex
 )
 Answer = (
     HelloReply
@@ -474,6 +511,7 @@ Answer = (
     | MembersPlanned
     | Members
     | TransferStarted
+    | ReadIndexReply
 )
 WireMessage = Request | Answer
 
@@ -491,6 +529,8 @@ WIRE_TAGS: dict[int, type[WireMessage]] = {
     11: CheckPeer,
     12: CheckPeerReply,
     13: TimeoutNow,
+    14: RequestReadIndex,
+    15: ReadIndexReply,
     32: Locate,
     33: Located,
     34: OpenSession,

@@ -211,9 +211,10 @@ class ReadReady:
 
 @message
 class ReadRefused:
-    """The read `ticket` cannot be confirmed, because this node does not lead."""
+    """The read `ticket` cannot be confirmed: `reason` says why, or it is empty because this node does not lead."""
 
     ticket: int
+    reason: str = ""
 
 
 @message
@@ -346,6 +347,21 @@ class HeartbeatDue:
 @message
 class SendEntries:
     """Send followers the entries that they lack."""
+
+
+@message
+class AskLeader:
+    """Ask the leader for the read index of the reads that wait, once the mailbox is otherwise empty."""
+
+
+@message
+class ForwardedReadsDue:
+    """Look after the reads that the leader was asked about: ask again, or give them up."""
+
+
+@message
+class ReadsDue:
+    """Look after the reads that wait for an entry to be applied, and refuse those that waited for too long."""
 
 
 @message

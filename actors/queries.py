@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from math import ceil
+from math import ceil, inf
 from typing import Any, Final
 
 from forge_consensus.actors.client_desk import ClientDesk
@@ -14,12 +14,19 @@ from forge_consensus.actors.notices import (
     ReadIndex,
     ReadReady,
     ReadRefused,
+    ReadsDue,
 )
 from forge_consensus.actors.raft.answering import RESULT_OVERHEAD_BYTES, Answering, Answers, Worked
 from forge_consensus.actors.raft.slow_work import SlowWork
 from forge_consensus.actors.raft.waiting import PendingRead
 from forge_consensus.actors.runtime.actor import Context
-from forge_consensus.errors import BusyError, InvalidConfigError, OperationFailedError
+from forge_consensus.errors import (
+    BusyError,
+    InvalidConfigError,
+    NoLeaderError,
+    OperationFailedError,
+    StaleReadError,
+)
 from forge_consensus.events.types import QuerySlow
 
 READ_WAIT_MS_MAX: Final = 600_000
@@ -34,7 +41,7 @@ class QueryDesk(ClientDesk):
         super().__init__()
         self.slice_began = 0.0
         """When the last slice of queries was ordered, in seconds of real time."""
-        self.answer_due = False
+        self.answer_due = self.look_due = False
         self.slow_work = SlowWork()
 
     def bind(self, context: Context) -> None:
@@ -43,13 +50,18 @@ class QueryDesk(ClientDesk):
         self.answering = Answering(self.ledger.applier)
 
     def receiveMsg_Read(self, message: Read, sender: Any) -> None:
-        """Take the queries of a client; all but stale ones wait until the leader is confirmed or holds a lease."""
+        """Take the queries of a client; all but stale ones wait until the leader is confirmed or holds a lease.
+
+        A node that does not lead asks its leader for those, if the client allows it. Stale ones wait only for the entry
+        that they name, if they name one.
+        """
         stale = message.consistency == STALE
         if message.consistency not in CONSISTENCIES:
             text = f"consistency {message.consistency[:40]!r} is none of {', '.join(CONSISTENCIES)}"
             self.refuse(sender, InvalidConfigError.code, text)
             return
-        if not stale and self.ledger.leading_term is None:
+        leading = self.ledger.leading_term is not None
+        if not (stale or leading or (message.by_follower and self.shared.leader is not None)):
             self.refuse_leader(sender)
             return
         queries = self.waiting.fresh_queries(sender.connection, message.queries)
@@ -60,28 +72,62 @@ class QueryDesk(ClientDesk):
         if busy := self.capacity.queries(sender, len(queries)):
             self.refuse_as_busy(sender, busy, len(queries))
             return
-        wait_ns = min(message.wait_ms or READ_WAIT_MS_MAX, READ_WAIT_MS_MAX) * 1_000_000
-        read = PendingRead(sender, queries, stale, self.clock.boottime_ns() + wait_ns)
+        wait_ms = min(message.wait_ms or READ_WAIT_MS_MAX, READ_WAIT_MS_MAX)
+        read = PendingRead(sender, queries, stale, self.clock.boottime_ns() + wait_ms * 1_000_000)
+        read.index, read.stale_ms_max = message.after_index, message.stale_ms_max
+        if message.after_index or not (stale or leading):
+            read.due = self.clock.now() + min(wait_ms / 1000, self.settings.election_timeout_max)
         self.waiting.add_read(read)
         self.unanswered.add(sender)
-        if stale:
-            self.may_be_answered(read)
-        else:
+        if not stale:
             self.ticket += 1
             self.waiting.unconfirmed[self.ticket] = read
             self.tell("replication", ReadIndex(self.ticket, lease=message.consistency == LEASE))
+        elif read.index > self.ledger.applied:
+            self.waiting.confirmed.append(read)
+            self.look_after_reads()
+        elif (stale_ms := self.staleness_ms()) > read.stale_ms_max:
+            self.refuse_too_old(read, stale_ms)
+        else:
+            self.may_be_answered(read)
 
     def receiveMsg_ReadReady(self, message: ReadReady, sender: Any) -> None:
         """Note that the leader is confirmed, and answer the read if its index is applied."""
         self.waiting.confirm(message.ticket, message.index)
         self.answer_reads()
+        self.look_after_reads()
 
     def receiveMsg_ReadRefused(self, message: ReadRefused, sender: Any) -> None:
-        """Refuse the read, because this node no longer leads. The end of the leadership may have refused it already."""
+        """Refuse the read, because nobody confirms it. The end of a leadership may have refused it already."""
         read = self.waiting.unconfirmed.pop(message.ticket, None)
-        if read is not None:
-            self.waiting.drop_read(read)
+        if read is None:
+            return
+        self.waiting.drop_read(read)
+        if message.reason:
+            self.refuse(read.asker, NoLeaderError.code, message.reason)
+        else:
             self.refuse_leader(read.asker)
+
+    def look_after_reads(self) -> None:
+        """Look every heartbeat interval whether a read has waited for too long until its index is applied."""
+        if not self.look_due and any(read.due < inf for read in self.waiting.confirmed):
+            self.look_due = True
+            self.after(self.settings.heartbeat_interval, ReadsDue())
+
+    def receiveMsg_ReadsDue(self, message: ReadsDue, sender: Any) -> None:
+        """Refuse the reads whose index was not applied in time: another node may have it."""
+        self.look_due = False
+        for read in self.waiting.take_overdue(self.clock.now()):
+            text = f"{self.node_id} has applied entry {self.ledger.applied}, and this read must see entry {read.index}"
+            self.refuse_stale(read, text)
+        self.look_after_reads()
+
+    def refuse_stale(self, read: PendingRead, text: str) -> None:
+        """Refuse what is left of a read, because the state is too old for it."""
+        numbers = self.waiting.left_of(read)
+        self.waiting.drop_read(read)
+        self.unanswered.settle(read.asker)
+        self.refuse_some(read.asker, StaleReadError.code, text, numbers)
 
     def answer_reads(self) -> None:
         """Answer the confirmed reads whose index is applied."""
@@ -163,10 +209,13 @@ class QueryDesk(ClientDesk):
             if not self.unread.takes(read.asker.connection, size):
                 self.refuse_reads(read.asker.connection)
                 continue
+            stale_ms = self.stale_ms_of(answers) if read.stale else 0
+            if stale_ms > read.stale_ms_max:
+                self.refuse_too_old(read, stale_ms)
+                continue
             totals.reads += len(items)
             if waiting.answered(read, [number for number, _, _ in items]):
                 self.unanswered.settle(read.asker)
-            stale_ms = self.stale_ms_of(answers) if read.stale else 0
             self.send(read.asker, ReadResults(answers.applied, stale_ms, tuple(items)))
         for read in worked.late:
             waiting.drop_read(read)
@@ -177,6 +226,14 @@ class QueryDesk(ClientDesk):
             if untold is not None:
                 more = untold + worked.slow - 1
                 self.publish(QuerySlow(query=worked.slowest, duration=worked.slowest_seconds, untold=more))
+
+    def refuse_too_old(self, read: PendingRead, stale_ms: int) -> None:
+        """Refuse what is left of a stale read, because the state may be older than its client accepts."""
+        if read in self.waiting.reads:
+            age = "of unknown age" if stale_ms >= NEVER_MS else f"up to {stale_ms} ms old"
+            self.refuse_stale(
+                read, f"the state of {self.node_id} is {age}, and at most {read.stale_ms_max} ms are accepted"
+            )
 
     def refuse_reads(self, connection: Any) -> None:
         """Answer what is left of a connection's reads with busy, because too many answers are unread there."""

@@ -5,12 +5,23 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, Final
 
-from forge_consensus.actors.messages import DAMAGED, FULL, AppendEntries, AppendReply, TimeoutNow
+from forge_consensus.actors.messages import (
+    DAMAGED,
+    FULL,
+    AppendEntries,
+    AppendReply,
+    ReadIndexReply,
+    RequestReadIndex,
+    TimeoutNow,
+)
 from forge_consensus.actors.notices import (
     Appended,
     AppliedEntries,
     ApplyCommitted,
+    AskLeader,
+    ForwardedReadsDue,
     HeartbeatDue,
+    LeaderChanged,
     LeadershipBegan,
     LeadershipEnded,
     MembersChanged,
@@ -32,8 +43,10 @@ from forge_consensus.actors.notices import (
     TransferBegan,
     TransferRequested,
 )
+from forge_consensus.actors.raft.forwarded_reads import ForwardedReads
 from forge_consensus.actors.raft.leadership import Contradicts, Effect, Leadership, MatchMoved, SendTo
 from forge_consensus.actors.raft.next_configuration import next_configuration
+from forge_consensus.actors.raft.reads import ReadConfirmed
 from forge_consensus.actors.raft.slow_work import SlowWork
 from forge_consensus.actors.runtime.actor import ConsensusActor, Context
 from forge_consensus.errors import ProtocolError, StorageFullError
@@ -55,12 +68,14 @@ LENT_SECONDS: Final = 0.01
 class ReplicationActor(ConsensusActor):
     """Owns the `Leadership` while this node leads, and carries out its effects.
 
-    As a follower it keeps no state of its own, because everything that it needs is in the ledger.
+    As a follower it keeps only the reads that it asks its leader about, because everything else is in the ledger.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.leadership: Leadership | None = None
+        self.forwarded = ForwardedReads()
+        self.ask_due = self.look_due = False
         self.apply_due = False
         self.send_due = False
         self.resting = False
@@ -105,6 +120,8 @@ class ReplicationActor(ConsensusActor):
         """Drop the leadership and the matches, because only a leader has them."""
         if self.leadership is not None:
             self.note_matches(self.leadership.term, 0)
+            for read in self.leadership.reads.questions.values():
+                self.answer_question(read.asker, read.ticket, 0)
         self.leadership = None
         self.note_leadership()
 
@@ -147,6 +164,8 @@ class ReplicationActor(ConsensusActor):
                 self.hand_over(leadership)
             elif kind is ReadReady:
                 self.tell("gateway", effect)
+            elif kind is ReadConfirmed:
+                self.answer_question(*effect)  # type: ignore[misc]
             elif kind is SendEntries:
                 self.send_soon()
             elif kind is PeerNeedsSnapshot:
@@ -291,13 +310,89 @@ class ReplicationActor(ConsensusActor):
             self.tell("membership", MembersCommitted())
         self.apply_soon()
 
+    # --- reads -------------------------------------------------------------------------------------------------------
+
     def receiveMsg_ReadIndex(self, message: ReadIndex, sender: Any) -> None:
-        """Find the index from which on a read may be answered (dissertation 6.4)."""
+        """Find the index from which on a read may be answered (dissertation 6.4); a follower asks its leader."""
         leadership = self.current()
-        if leadership is None:
+        if leadership is not None:
+            self.carry_out(leadership, leadership.read(message, self.clock.boottime_ns()))
+        elif self.shared.leader in {None, self.node_id}:
             self.send(sender, ReadRefused(message.ticket))
         else:
-            self.carry_out(leadership, leadership.read(message, self.clock.boottime_ns()))
+            self.forwarded.add(message, self.clock.now())
+            self.ask_soon()
+            self.look_after_forwarded()
+
+    def receiveMsg_RequestReadIndex(self, message: RequestReadIndex, sender: Any) -> None:
+        """Take the question of a follower like a read of this leader's own; whoever does not lead refuses it."""
+        leadership = self.current()
+        if leadership is None or message.term != leadership.term or sender.node not in self.ledger.configuration.nodes:
+            self.answer_question(sender, message.number, 0)
+        else:
+            asked = ReadIndex(message.number, message.lease)
+            self.carry_out(leadership, leadership.read(asked, self.clock.boottime_ns(), sender))
+
+    def answer_question(self, asker: Any, number: int, index: int) -> None:
+        """Answer another node's question for a read index; 0 says that this node cannot confirm it."""
+        self.send(asker, ReadIndexReply(self.ledger.term, number, index))
+
+    def ask_soon(self) -> None:
+        """Ask the leader at the end of the mailbox, so that all reads of this turn share one question."""
+        if not self.ask_due:
+            self.ask_due = True
+            self.send(self.myAddress, AskLeader())
+
+    def receiveMsg_AskLeader(self, message: AskLeader, sender: Any) -> None:
+        """Ask the leader of this term for the reads that wait, unless a question is under way; ask no other node."""
+        self.ask_due = False
+        leadership, shared, term = self.current(), self.shared, self.ledger.term
+        if leadership is not None:
+            for asked in self.forwarded.take_all():
+                self.carry_out(leadership, leadership.read(asked, self.clock.boottime_ns()))
+        elif shared.leader is not None and shared.leader != self.node_id and shared.leader_term == term:
+            number = (self.ledger.identity.boot << 32) + shared.read_rounds + 1
+            request = self.forwarded.begin(number, term, shared.leader)
+            if request is not None:
+                shared.read_rounds += 1
+                self.tell_peer(shared.leader, "replication", request)
+
+    def receiveMsg_ReadIndexReply(self, message: ReadIndexReply, sender: Any) -> None:
+        """Take the leader's answer, and ask for the reads that came meanwhile."""
+        ready = self.forwarded.answered(sender.node, message)
+        for read in ready:
+            self.tell("gateway", read)
+        if ready and self.forwarded:
+            self.ask_soon()
+
+    def receiveMsg_LeaderChanged(self, message: LeaderChanged, sender: Any) -> None:
+        """Ask the new leader what the former one has not answered; nothing is asked while none is known."""
+        if self.forwarded:
+            self.forwarded.interrupt()
+            self.ask_soon()
+
+    def look_after_forwarded(self) -> None:
+        """Look after the reads that wait for the leader's answer, every heartbeat interval."""
+        if not self.look_due and self.forwarded:
+            self.look_due = True
+            self.after(self.settings.heartbeat_interval, ForwardedReadsDue())
+
+    def receiveMsg_ForwardedReadsDue(self, message: ForwardedReadsDue, sender: Any) -> None:
+        """Ask again, because a frame may be lost; give up what waited too long, and everything without a leader."""
+        self.look_due = False
+        forwarded, leader = self.forwarded, self.shared.leader
+        for asked in forwarded.take_late(self.clock.now() - self.settings.election_timeout_max):
+            reason = f"{leader or 'no leader'} did not confirm the read within an election timeout"
+            self.tell("gateway", ReadRefused(asked.ticket, reason))
+        for asked in forwarded.take_all() if leader is None else ():
+            self.tell("gateway", ReadRefused(asked.ticket))
+        under_way = forwarded.round
+        if under_way is not None and (under_way.leader, under_way.term) == (leader, self.ledger.term):
+            self.tell_peer(under_way.leader, "replication", under_way.request)
+        elif forwarded:
+            forwarded.interrupt()
+            self.ask_soon()
+        self.look_after_forwarded()
 
     def receiveMsg_SnapshotSent(self, message: SnapshotSent, sender: Any) -> None:
         """Continue with the entries after the snapshot that the follower has installed."""

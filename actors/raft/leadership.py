@@ -21,7 +21,8 @@ from forge_consensus.actors.notices import (
 )
 from forge_consensus.actors.raft.catch_up import CatchUp
 from forge_consensus.actors.raft.progress import Phase, Progress
-from forge_consensus.actors.raft.reads import WaitingReads
+from forge_consensus.actors.raft.reads import ReadConfirmed, WaitingRead, WaitingReads
+from forge_consensus.actors.runtime.address import SenderAddress
 from forge_consensus.config.raft import RaftSettings
 from forge_consensus.storage.ledger.configuration import Configuration
 from forge_consensus.storage.ledger.history import ConfigurationHistory
@@ -78,7 +79,17 @@ class Contradicts(NamedTuple):
     proven: bool
 
 
-Effect = SendTo | ReadReady | PeerNeedsSnapshot | Resign | SendEntries | MatchMoved | Contradicts | TransferRequested
+Effect = (
+    SendTo
+    | ReadReady
+    | ReadConfirmed
+    | PeerNeedsSnapshot
+    | Resign
+    | SendEntries
+    | MatchMoved
+    | Contradicts
+    | TransferRequested
+)
 """`SendEntries` asks to send once the turn's mailbox is empty; the others are named by their classes."""
 
 SEND_SOON = SendEntries()
@@ -424,16 +435,20 @@ class Leadership:
 
     # --- reads -------------------------------------------------------------------------------------------------------
 
-    def read(self, asked: ReadIndex, boottime_ns: int) -> Sequence[Effect]:
+    def read(self, asked: ReadIndex, boottime_ns: int, asker: SenderAddress | None = None) -> Sequence[Effect]:
         """Accept a read: under a lease it is ready at once, otherwise it waits for a round that begins after it.
 
         It may be answered from the present commit index on, and not before the no-op is applied (I13). `boottime_ns`
-        must have been read after the frame with the read was received.
+        must have been read after the frame with the read was received. With an `asker` it is the question of another
+        node for reads of its own, which holds for them in the same way.
         """
         index = max(self.ledger.commit_index, self.noop)
         if asked.lease and self.ledger.commit_index >= self.noop and self.lease_holds(boottime_ns):
-            return (ReadReady(asked.ticket, index),)
-        self.reads.add(asked.ticket, index)
+            effects: list[Effect] = [WaitingRead(asked.ticket, 0, index, asker).ready]
+            if asker is not None and asker.node in self.progress:  # without a round it does not hear that it commits
+                self.send_empty(effects, asker.node, self.progress[asker.node])
+            return effects
+        self.reads.add(asked.ticket, index, asker)
         return (SEND_SOON,)
 
     def lease_holds(self, boottime_ns: int) -> bool:
@@ -449,7 +464,7 @@ class Leadership:
         began = self.quorum.reached({**sent, self.node_id: boottime_ns})
         return boottime_ns < began + configuration.lease_ns
 
-    def answer_reads(self) -> list[ReadReady]:
+    def answer_reads(self) -> list[ReadReady | ReadConfirmed]:
         """Remove and return the reads whose round a majority has confirmed, once the no-op is committed."""
         reads = self.reads
         if not reads.queue or self.ledger.commit_index < self.noop:

@@ -8,8 +8,10 @@ from __future__ import annotations
 from collections import defaultdict, deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from math import inf
 from typing import Any
 
+from forge_consensus.actors.messages import NEVER_MS
 from forge_consensus.actors.runtime.address import SenderAddress
 from forge_consensus.storage.ledger.applying import Applied
 from forge_consensus.storage.machines.machine import Outcome
@@ -37,7 +39,7 @@ class WaitingBatch:
 
 @dataclass(slots=True, eq=False)
 class PendingRead:
-    """The queries of one frame; once the leader is confirmed they may be answered as soon as `index` is applied."""
+    """The queries of one frame; once they are confirmed they may be answered as soon as `index` is applied."""
 
     asker: SenderAddress
     queries: tuple[tuple[int, bytes], ...]
@@ -45,6 +47,10 @@ class PendingRead:
     until_ns: int = 1 << 63
     """By CLOCK_BOOTTIME: its client does not wait longer."""
     index: int = 0
+    stale_ms_max: int = NEVER_MS
+    """They are not answered from an older state."""
+    due: float = inf
+    """By real time: if `index` is not applied by then, they are refused."""
     next: int = 0
     """The position of the first query that was not put to the machine yet."""
     left: int = 0
@@ -71,7 +77,7 @@ class WaitingRequests:
     """The requests of clients that a leader has accepted and not answered yet.
 
     A command waits in a batch until its entry is applied. A read waits for the leader to be confirmed (`unconfirmed`,
-    by ticket), then for its index to be applied (`confirmed`).
+    by ticket), then for its index to be applied (`confirmed`); a stale one waits only for an index that it names.
     """
 
     def __init__(self) -> None:
@@ -190,7 +196,7 @@ class WaitingRequests:
         """The leader is confirmed: the read now waits for `index` to be applied. Does nothing for a refused read."""
         read = self.unconfirmed.pop(ticket, None)
         if read is not None:
-            read.index = index
+            read.index = max(read.index, index)
             self.confirmed.append(read)
 
     def take_readable(self, applied: int) -> list[PendingRead]:
@@ -202,6 +208,13 @@ class WaitingRequests:
         self.confirmed = waiting
         return readable
 
+    def take_overdue(self, now: float) -> list[PendingRead]:
+        """Remove and return the reads whose index was not applied in time."""
+        overdue = [read for read in self.confirmed if read.due <= now]
+        if overdue:
+            self.confirmed = [read for read in self.confirmed if read.due > now]
+        return overdue
+
     # --- the end -----------------------------------------------------------------------------------------------------
 
     def drop_batches(self) -> list[SenderAddress]:
@@ -212,10 +225,10 @@ class WaitingRequests:
         return askers
 
     def drop_reads(self) -> list[SenderAddress]:
-        """Remove every read that a leader must answer; returns the clients, whose reads were not carried out."""
+        """Remove every read but the stale ones; returns the clients, whose reads were not carried out."""
         reads = [read for read in self.reads if not read.stale]
         for read in reads:
             self.drop_read(read)
         self.unconfirmed.clear()
-        self.confirmed.clear()
+        self.confirmed = [read for read in self.confirmed if read.stale]
         return [read.asker for read in reads]

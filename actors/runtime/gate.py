@@ -16,8 +16,10 @@ from forge_consensus.actors.messages import (
     InstallSnapshot,
     Locate,
     PreVoteReply,
+    ReadIndexReply,
     Refused,
     RequestPreVote,
+    RequestReadIndex,
     RequestVote,
     SnapshotReply,
     TimeoutNow,
@@ -52,6 +54,8 @@ DESTINATION: dict[type[WireMessage], str] = {
     VoteReply: "election",
     AppendEntries: "replication",
     AppendReply: "replication",
+    RequestReadIndex: "replication",
+    ReadIndexReply: "replication",
     InstallSnapshot: "snapshot",
     SnapshotReply: "snapshot",
     CheckPeer: "health",
@@ -60,9 +64,12 @@ DESTINATION: dict[type[WireMessage], str] = {
 }
 """The actor that handles each message. A frame for another actor is refused, so a client reaches only the gateway."""
 
-ANSWERS = (HelloReply, PreVoteReply, VoteReply, AppendReply, SnapshotReply, CheckPeerReply)
+ANSWERS = (HelloReply, PreVoteReply, VoteReply, AppendReply, SnapshotReply, CheckPeerReply, ReadIndexReply)
 """These arrive on the connection that this node opened; on a connection that others opened, only requests are
 accepted."""
+
+TERM_STAYS = (RequestPreVote, RequestReadIndex)
+"""The term in these requests is that of another node: it moves no term, and their receiver answers with its own."""
 
 FROM_LEADERS = (AppendEntries, InstallSnapshot)
 """Only a leader sends these. The gate notifies the election actor before each, so that it knows the leader first."""
@@ -184,12 +191,12 @@ class Gate:
     def is_of_our_term(self, message: Any, sender: SenderAddress) -> bool:
         """Enter a higher term that a frame carries; answer or drop one of a lower term. Returns whether to accept it.
 
-        The term does not move for a pre-vote request, a granted pre-vote reply, a vote request that is refused because
-        there is a leader, or an answer of a node that is no member.
+        The term does not move for the requests of `TERM_STAYS`, a granted pre-vote reply, a vote request that is
+        refused because there is a leader, or an answer of a node that is no member.
         """
         term = getattr(message, "term", None)
         ours = self.ledger.term
-        if term is None or term == ours or type(message) is RequestPreVote:
+        if term is None or term == ours or type(message) in TERM_STAYS:
             return True
         if term > ours:
             return self.enter_higher(term, message, sender)

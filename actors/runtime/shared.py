@@ -101,6 +101,9 @@ class SharedState:
     election, read by the gate too; it outlives a rebuild of the actors."""
     freshness: Freshness = field(default_factory=Freshness)
     """As of when the applied state is up to date. Written by replication; it outlives a rebuild of the actors."""
+    read_rounds: int = 0
+    """How many questions for a read index this process has asked. Written by replication; it outlives a rebuild of the
+    actors, because a late answer to the actors before must not count."""
     match: dict[str, int] = field(default_factory=dict)
     """Of each member, the index up to which its disk agrees with the leader's log; empty on other nodes. Written by
     replication."""

@@ -20,8 +20,8 @@ class Rounds:
     term: int = 0
     round: int = 0
     commit: int = 0
-    reads: dict[int, WaitingRead] = field(default_factory=dict)
-    """The reads that wait, by ticket."""
+    reads: dict[tuple[str, int], WaitingRead] = field(default_factory=dict)
+    """The reads that wait, by the node that asks for them ("" for the leader itself) and ticket."""
 
 
 class ReadRounds:
@@ -55,12 +55,12 @@ class ReadRounds:
         if seen.term != leading.term:
             seen = self.seen[node.name] = Rounds(leading.term)
         if leading.reads.queue or seen.reads:
-            waiting = {read.ticket: read for read in leading.reads.queue}
-            for ticket, read in waiting.items():
-                if ticket not in seen.reads:
+            waiting = {(read.asker.node if read.asker else "", read.ticket): read for read in leading.reads.queue}
+            for key, read in waiting.items():
+                if key not in seen.reads:
                     self.check_taken(node, seen, read)
-            for ticket, read in seen.reads.items():
-                if ticket not in waiting:
+            for key, read in seen.reads.items():
+                if key not in waiting:
                     self.check_confirmed(node, leading, read)
             seen.reads = waiting
         seen.round, seen.commit = leading.reads.round, node.engine.ledger.commit_index

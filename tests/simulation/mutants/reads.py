@@ -8,6 +8,7 @@ from typing import Any
 from forge_consensus.actors.messages import AppendReply
 from forge_consensus.actors.notices import ReadIndex, ReadReady
 from forge_consensus.actors.raft.leadership import Effect, Leadership
+from forge_consensus.actors.raft.reads import ReadConfirmed
 from forge_consensus.actors.raft.waiting import PendingRead, WaitingRequests
 from forge_consensus.actors.replication import ReplicationActor
 from forge_consensus.config.raft import RaftSettings
@@ -55,7 +56,7 @@ def a_new_leader_reads_before_its_no_op(patch: Patch) -> None:
         self.noop = noop
         return effects
 
-    def early_answer(self: Leadership) -> list[ReadReady]:
+    def early_answer(self: Leadership) -> list[ReadReady | ReadConfirmed]:
         noop, self.noop = self.noop, 0
         ready = answer_reads(self)
         self.noop = noop

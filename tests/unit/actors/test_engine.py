@@ -157,7 +157,7 @@ HEARERS: dict[type, list[str]] = {
     LinkUp: ["membership"],
     PeerUp: ["election", "replication", "membership", "snapshot", "health"],
     PeerDown: ["election", "replication", "membership", "health"],
-    LeaderChanged: ["membership", "snapshot", "health", "gateway"],
+    LeaderChanged: ["replication", "membership", "snapshot", "health", "gateway"],
     LeadershipEnded: ["replication", "membership", "snapshot", "health", "gateway"],
 }
 

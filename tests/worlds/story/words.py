@@ -20,9 +20,11 @@ from forge_consensus.actors.messages import (
     OpenSession,
     PreVoteReply,
     Read,
+    ReadIndexReply,
     ReadResults,
     Refused,
     RequestPreVote,
+    RequestReadIndex,
     RequestVote,
     Results,
     SessionOpened,
@@ -162,6 +164,11 @@ def told_value(payload: bytes, nothing: str) -> str:
     return nothing if value is None else str(value)
 
 
+def told_round(message: RequestReadIndex | ReadIndexReply) -> str:
+    """Return the term and the read round of a follower, whose number has the boot in its upper half."""
+    return f"term {message.term} round {message.number % (1 << 32)}"
+
+
 NOTHING: dict[type, str] = {Results: "ok", ReadResults: "nothing"}
 """The text of an answer without a value."""
 TOLD: dict[type, Any] = {
@@ -175,6 +182,10 @@ TOLD: dict[type, Any] = {
     AppendReply: told_append_reply,
     InstallSnapshot: told_chunk,
     SnapshotReply: lambda m: f"term {m.term} snapshot {m.index} " + ("done" if m.done else "more"),
+    RequestReadIndex: lambda m: f"term {m.term} round {m.number % (1 << 32)}" + (" lease" if m.lease else ""),
+    ReadIndexReply: lambda m: (
+        f"term {m.term} round {m.number % (1 << 32)} " + (f"index {m.index}" if m.index else "no")
+    ),
     CheckPeer: lambda m: "",
     CheckPeerReply: lambda m: "",
     OpenSession: lambda m: "",
