@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from math import ceil, inf
 from typing import Any, Final, Protocol
 
@@ -196,10 +196,6 @@ class Connections:
         """Whether the endpoint has a connection or was tried."""
         return name in self.by_address or name in self.ports or name in self.failed
 
-    def __len__(self) -> int:
-        """How many endpoints have a connection or were tried."""
-        return len(self.by_address) + len(self.ports) + len(self.failed)
-
     def connect(self, address: str) -> None:
         """Begin to connect to an address; ZeroMQ goes on by itself. What is no address is noted in `failed`."""
         if self.context is None:
@@ -214,6 +210,17 @@ class Connections:
         self.by_socket[connection.monitor] = (connection, True)
         self.poller.register(connection.socket, zmq.POLLIN)
         self.poller.register(connection.monitor, zmq.POLLIN)
+
+    def keep(self, names: Collection[str]) -> None:
+        """Close the connections to all other endpoints."""
+        for name in self.by_address.keys() - set(names):
+            connection = self.by_address.pop(name)
+            for socket in (connection.socket, connection.monitor):
+                self.poller.unregister(socket)
+                del self.by_socket[socket]
+            connection.close()
+        for name in self.failed.keys() - set(names):
+            del self.failed[name]
 
     def dialled(self) -> set[str]:
         """The addresses in numbers to which there may be connections."""

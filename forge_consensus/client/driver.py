@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Any
@@ -14,7 +14,7 @@ from forge_consensus.actors.messages import WireMessage
 from forge_consensus.client.connections import Arrived, Connections, LocalPort
 from forge_consensus.client.endpoints import LOCAL
 from forge_consensus.client.pending import Pending
-from forge_consensus.client.session import SessionCore
+from forge_consensus.client.session import Outgoing, SessionCore
 from forge_consensus.config.address import parse_endpoint
 from forge_consensus.config.client import ClientSettings
 from forge_consensus.errors import (
@@ -35,6 +35,8 @@ from forge_consensus.process.wakeup import NOBODY, Wakeup
 LINES = LogLines(__name__)
 
 WAIT_SECONDS_MAX = 1.0
+MEMBERS_SECONDS = 5.0
+"""How often a client asks who the members of the cluster are."""
 CLOSE_SECONDS = 5.0
 CLOSED_TEXT = "the client is closed: make a new one"
 FORKED_TEXT = (
@@ -117,6 +119,10 @@ class Driver:
             self.core.directory.endpoints[LOCAL].node = getattr(self.port, "node", "")
         self.wakeup: Wakeup = NOBODY
         self.connections: Connections | None = None
+        self.changes = -1
+        """Of the core's directory, when the connections were made for it."""
+        self.members_at = 0.0
+        """When to ask next who the members are."""
         self.wanted: deque[Pending[Any]] = deque()
         self.arrived: deque[Arrived] = deque()
         """Answers of the embedded node, from any thread."""
@@ -287,8 +293,8 @@ class Driver:
     def turn(self, connections: Connections) -> None:
         """Wait for messages or a timer, hand them to the core, send its frames, and deliver calls that ended."""
         core = self.core
-        if len(connections) != len(core.directory.endpoints):
-            self.connect_new(connections)
+        if self.changes != core.directory.changes:
+            self.follow_endpoints(connections)
         wakeup = self.wakeup
         wakeup.doze()
         idle = not (self.wanted or self.arrived or self.ending())
@@ -308,7 +314,7 @@ class Driver:
             core.submit(taken)
         core.tick(core.now)
         cluster = core.directory.cluster
-        for name, message, request in list(core.outgoing()):
+        for name, message, request in [*core.outgoing(), *self.members_due(core.now)]:
             if not connections.send(name, message, request, cluster):
                 core.unsent(name, message, request)
         if core.resolved:
@@ -328,8 +334,17 @@ class Driver:
         wanted = self.wanted
         return [wanted.popleft() for _ in range(len(wanted))]
 
-    def connect_new(self, connections: Connections) -> None:
-        """Connect what the core was given or has learned."""
+    def members_due(self, now: float) -> Iterable[Outgoing]:
+        """The frames that ask who the members are, when it is time for that."""
+        if now < self.members_at:
+            return ()
+        self.members_at = now + MEMBERS_SECONDS
+        return self.core.ask_for_members()
+
+    def follow_endpoints(self, connections: Connections) -> None:
+        """Connect what the core was given or has learned, and close the connections to what it has dropped."""
+        self.changes = self.core.directory.changes
+        connections.keep(self.core.directory.endpoints.keys())
         for endpoint in list(self.core.directory.endpoints.values()):
             if endpoint.name in connections:
                 continue

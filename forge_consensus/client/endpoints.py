@@ -47,7 +47,9 @@ class Endpoint:
     name: str
     connected: bool = False
     node: str = ""
-    """The id of the node that answers there."""
+    """The id of the node that answers there, empty while the endpoint is not connected."""
+    last_node: str = ""
+    """The id of the node that answered there last."""
     said: str = "no answer yet"
     """What was heard last from it or of it, for the texts of errors."""
     heard_at: float = 0.0
@@ -63,7 +65,12 @@ class Directory:
     """
 
     def __init__(self, names: Sequence[str], cluster: str, random: Callable[[], float]) -> None:
+        self.given = tuple(names)
         self.endpoints = {name: Endpoint(name) for name in names}
+        self.changes = 0
+        """How often an endpoint was added or dropped."""
+        self.told_in = 0
+        """The highest term in which a leader told who the members are."""
         self.cluster = cluster
         """The cluster's id: the one that was given, or that of the first node that answered."""
         self.random = random
@@ -77,7 +84,16 @@ class Directory:
 
     def add(self, name: str) -> Endpoint:
         """The endpoint with this name; it is added if it is new."""
-        return self.endpoints.setdefault(name, Endpoint(name))
+        found = self.endpoints.get(name)
+        if found is None:
+            found = self.endpoints[name] = Endpoint(name)
+            self.changes += 1
+        return found
+
+    def drop(self, name: str) -> None:
+        """Go to this endpoint no more."""
+        del self.endpoints[name]
+        self.changes += 1
 
     def connected(self) -> list[Endpoint]:
         """The connected endpoints, in the order in which they were given or learned."""
@@ -104,6 +120,9 @@ class Directory:
             self.searching_since = now
             for endpoint in self.endpoints.values():
                 endpoint.ask_at = now
+        elif now - self.searching_since >= LEADERLESS_SECONDS and not self.connected():
+            for name in self.given:  # among them may be one whose node left the cluster, and came back
+                self.add(name)
         for endpoint in self.endpoints.values():
             if endpoint.connected and endpoint.ask_at <= now:
                 endpoint.ask_at = now + LOCATE_WAIT_MS / 1000 + LOCATE_GRACE_SECONDS
@@ -126,7 +145,7 @@ class Directory:
             endpoint.said = f"belongs to cluster {answer.cluster!r}, not {self.cluster!r}"
             return False
         self.cluster = answer.cluster
-        endpoint.node = answer.node
+        endpoint.node = endpoint.last_node = answer.node
         endpoint.frame_bytes_max = answer.frame_bytes_max
         endpoint.said = f"{answer.node} says that {answer.leader or 'nobody'} leads in term {answer.term}"
         known = {other.node for other in self.endpoints.values()}
@@ -134,6 +153,28 @@ class Directory:
             if self.follow and node not in known and address and len(self.endpoints) < ENDPOINTS_MAX:
                 self.add(address)
         return self.consider(endpoint, answer.leader, answer.address, answer.term, now)
+
+    def obsolete(self, answer: Located) -> list[Endpoint]:
+        """The endpoints that lead to no member, as a leader says whose term is no lower than that of earlier ones.
+
+        Without `follow` there are none. An address that was given may lead to a member under another address than the
+        one that the cluster knows, so it stays unless the node that answered there is no member any more, or answers
+        elsewhere. So does the leader's, and that of a node of this process.
+        """
+        leads = answer.leader == answer.node and answer.cluster == self.cluster
+        if not (self.follow and leads and answer.term >= self.told_in):
+            return []
+        self.told_in = answer.term
+        members = dict(answer.members)
+        reached = {one.node for one in self.endpoints.values() if one.connected}
+        found = []
+        for one in self.endpoints.values():
+            if one is self.leader or one.name == LOCAL or one.name in members.values() or one.node in members:
+                continue
+            left = bool(one.last_node) and (one.last_node not in members or one.last_node in reached)
+            if left or one.name not in self.given:
+                found.append(one)
+        return found
 
     def consider(self, source: Endpoint, node: str, address: str, term: int, now: float) -> bool:
         """Decide whether to believe that a node leads in a term; returns whether there is a new leader."""

@@ -99,6 +99,10 @@ class NodeQueries:
         """The queries that have no answer, sent or not; none is taken out."""
         return [*self.waiting, *self.asked.values()]
 
+    def name(self, endpoint: str) -> bool:
+        """Whether any is meant for this endpoint, or waits for its answer."""
+        return any(endpoint in (query.endpoint, query.asked) for query in self.all())
+
     def clear(self) -> list[PendingNodeQuery[Any]]:
         """Take out all queries, sent or not, without answering them; the caller must."""
         taken = self.all()

@@ -8,6 +8,7 @@ from math import inf
 from typing import Any
 
 from forge_consensus.actors.messages import (
+    Locate,
     Located,
     OpenSession,
     ReadResults,
@@ -191,11 +192,26 @@ class SessionCore:
             self.give_up_all(Refused(NotLeaderError.code, text, message.leader, message.address, message.term))
         term = self.directory.term
         new_leader = self.directory.located(endpoint, message, self.now)
+        for obsolete in self.directory.obsolete(message):
+            if not self.node_queries.name(obsolete.name):
+                self.disconnected(obsolete.name)
+                self.directory.drop(obsolete.name)
         self.fit(self.directory.call_bytes_max())
         if new_leader:
             self.start_over()
             if self.directory.term > term:
                 self.patience.regained(self.now)
+
+    def ask_for_members(self) -> Iterator[Outgoing]:
+        """The frames that ask who the members are: the leader, or whoever is connected while none is.
+
+        A driver sends them from time to time, so that the client knows those that were added before those that it knew
+        are gone.
+        """
+        directory = self.directory
+        leader = directory.ready()
+        for endpoint in [leader] if leader is not None else directory.connected():
+            yield endpoint.name, Locate(0, 0), next(self.requests)
 
     def fit(self, frame_bytes_max: float) -> None:
         """Take the limit of the nodes for what goes into one frame, which may be below this client's own."""

@@ -138,6 +138,8 @@ class SimulatedDriver:
         if not self.alive:
             return
         frame = decode(data, FRAME_BYTES_MAX)
+        if frame.sender not in self.address_of:
+            return
         self.core.now = self.now
         self.core.receive(self.address_of[frame.sender], frame.message, frame.request)
         self.turn()
@@ -147,8 +149,8 @@ class SimulatedDriver:
     def turn(self) -> None:
         """Report the time to the core, send its requests, deliver the calls that ended, and plan the next turn."""
         core = self.core
-        if len(self.attached) != len(core.directory.endpoints):
-            self.attach_new()
+        if self.attached != core.directory.endpoints.keys():
+            self.follow_endpoints()
         core.tick(self.now)
         for endpoint, message, request in list(core.outgoing()):
             if not self.send(endpoint, message, request):
@@ -157,8 +159,14 @@ class SimulatedDriver:
             self.hand_out()
         self.plan_wake()
 
-    def attach_new(self) -> None:
-        """Connect to the endpoints that the core was given or has learned."""
+    def follow_endpoints(self) -> None:
+        """Connect to the endpoints that the core was given or has learned, and leave those that it has dropped."""
+        for endpoint in self.attached - self.core.directory.endpoints.keys():
+            self.attached.discard(endpoint)
+            node = node_at(endpoint)
+            if self.address_of.get(node) == endpoint:
+                del self.address_of[node]
+                self.network.let_go(self, node)
         for endpoint in self.core.directory.endpoints:
             if endpoint not in self.attached:
                 self.attached.add(endpoint)

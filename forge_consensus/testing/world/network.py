@@ -171,6 +171,11 @@ class Network:
         self.callers.setdefault(name, []).append(caller)
         self.reach(caller, name)
 
+    def let_go(self, caller: Party, name: str) -> None:
+        """End a client's connection to one node; it is notified of that node no more."""
+        self.callers[name].remove(caller)
+        self.links.pop((caller.name, name), None)
+
     def detach(self, caller: Party) -> None:
         """Remove a client: its connections end, and it is notified of nothing any more."""
         for name, callers in self.callers.items():

@@ -1,0 +1,72 @@
+"""The endpoints of a client: it learns the members that the leader tells of, and drops those that left or moved."""
+
+from __future__ import annotations
+
+from forge_consensus.actors.messages import GetStatus, Located
+from forge_consensus.client.pending import PendingNodeQuery
+from tests.unit.client.test_session import led
+from tests.worlds.client_world import NODES, World
+
+
+def told(world: World, leader: str, members: dict[str, str], *, term: int = 1, by: str = "") -> None:
+    """A node tells who leads and who the members are."""
+    address = members.get(leader, NODES.get(leader, ""))
+    answer = Located(by or leader, "fake", leader, address, term, tuple(members.items()))
+    world.core.receive(NODES[by or leader], answer, 999)
+
+
+def test_members_that_the_leader_tells_of_are_learned_and_those_that_left_are_dropped() -> None:
+    world = led()
+    for endpoint in world.core.directory.endpoints.values():
+        endpoint.node = endpoint.last_node = endpoint.node if endpoint.name == "h:1" else ""
+    told(world, "n1", {"n1": "h:1", "n4": "h:4"})
+    assert set(world.core.directory.endpoints) == {"h:1", "h:2", "h:3", "h:4"}, "nobody knows who is at h:2 and h:3"
+    told(world, "n1", {"n2": "h:2"}, by="n2")
+    told(world, "n3", {"n3": "h:3"}, term=0)
+    assert "h:4" in world.core.directory.endpoints, "only a leader of the newest term is believed"
+    told(world, "n1", {"n1": "h:1", "n5": "h:5"})
+    assert set(world.core.directory.endpoints) == {"h:1", "h:5"}
+    assert world.settle() == 0
+
+
+def test_a_member_that_moved_is_found_at_its_new_address_and_left_at_the_old_one() -> None:
+    world = led()
+    told(world, "n2", {"n1": "h:1", "n2": "h:2", "n3": "h:3"}, by="n2", term=0)
+    world.disconnect("h:2")
+    told(world, "n1", {"n1": "h:1", "n2": "h:20"})
+    assert {"h:2", "h:20"} <= set(world.core.directory.endpoints), "it may come back where it was given"
+    world.core.connected("h:20")
+    world.core.receive("h:20", Located("n2", "fake", "n1", "h:1", 1, ()), 999)
+    told(world, "n1", {"n1": "h:1", "n2": "h:20"})
+    assert "h:2" not in world.core.directory.endpoints
+
+
+def test_what_was_given_is_tried_again_when_nothing_else_is_left() -> None:
+    world = led()
+    told(world, "n2", {"n2": "h:2"}, by="n2", term=0)
+    told(world, "n1", {"n1": "h:1", "n3": "h:3"})
+    assert "h:2" not in world.core.directory.endpoints
+    world.disconnect("h:1")
+    world.disconnect("h:3")
+    world.group.elect("n2")
+    pending = world.put("k")
+    world.run(1.2)
+    assert "h:2" in world.core.directory.endpoints
+    world.connect("h:2")
+    world.settle()
+    assert pending.error is None
+
+
+def test_who_the_members_are_is_asked_of_the_leader_or_of_whoever_is_there() -> None:
+    world = led()
+    assert [name for name, _, _ in world.core.ask_for_members()] == ["h:1"]
+    world.disconnect("h:1")
+    assert [name for name, _, _ in world.core.ask_for_members()] == ["h:2", "h:3"]
+
+
+def test_an_endpoint_that_is_asked_for_its_status_is_not_dropped_before_it_answers() -> None:
+    world = led()
+    world.core.directory.add("h:9").last_node = "n9"
+    world.core.submit([PendingNodeQuery(GetStatus(), "h:9", world.now + 5.0)])
+    told(world, "n1", {"n1": "h:1"})
+    assert "h:9" in world.core.directory.endpoints
