@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from math import ceil, inf
 from typing import Any, Protocol
 
@@ -44,6 +45,8 @@ WAIT_SECONDS_MAX = 0.5
 MEMBERS_SECONDS = 5.0
 """How often the nodes are asked who the members are."""
 MEMBERS_SECONDS_FIRST = 0.5
+MOVED_SECONDS = 2.0
+"""A member without a connection for so long is looked for where the cluster says that it is now."""
 LISTEN_SECONDS_MIN = 0.1
 """How long after an attempt to listen to a node the next one begins at the earliest."""
 
@@ -79,11 +82,15 @@ class Reader(Protocol):
 class Source:
     """One node: the connection for requests to it, the subscriber to its publisher, and the cursor in its events."""
 
-    def __init__(self, connection: Connection, cursor: EventCursor, expected: str) -> None:
+    def __init__(self, connection: Connection, cursor: EventCursor, expected: str, given: str) -> None:
         self.connection = connection
         self.cursor = cursor
         self.expected = expected
         """The node's id if another node named it as a member, "" for an endpoint that was given."""
+        self.given = given
+        """The endpoint that was given for this node, "" if none was."""
+        self.lost_at = time.monotonic()
+        """When it was begun, or the connection was lost."""
         self.subscriber: EventSubscriber | None = None
         self.request = 0
         self.listen_at = 0.0
@@ -141,6 +148,8 @@ class FeedDriver:
         self.members_at = 0.0 if whole_cluster else inf
         self.members_known = not whole_cluster
         self.sources: dict[str, Source] = {}
+        self.cursors: dict[str, EventCursor] = {}
+        """The cursors of members that left, for their return."""
         self.by_socket: dict[Any, tuple[Source, Callable[[Source, float], None]]] = {}
         self.requests = 0
         self.starved = False
@@ -201,7 +210,7 @@ class FeedDriver:
         self.context = context = zmq.Context()
         try:
             for address in self.endpoints:
-                self.follow(address, "")
+                self.follow(address, "", given=address)
             while not self.closing and not self.finished():
                 self.turn()
         except ConsensusError as fault:
@@ -299,11 +308,12 @@ class FeedDriver:
 
     # --- whom to follow ----------------------------------------------------------------------------------------------
 
-    def follow(self, address: str, expected: str) -> None:
+    def follow(self, address: str, expected: str, *, given: str = "", cursor: EventCursor | None = None) -> None:
         """Begin to follow the node at that address. Raises `ConnectionFailedError` for one that cannot be."""
         assert self.context is not None, "the thread runs"
         connection = Connection(self.context, address)
-        source = Source(connection, EventCursor(self.since, self.wanted), expected)
+        kept = cursor or self.cursors.pop(expected, None) or EventCursor(self.since, self.wanted)
+        source = Source(connection, kept, expected, given)
         self.sources[address] = source
         self.watch(source, connection.socket, self.take_answers)
         self.watch(source, connection.monitor, self.look_at_connection)
@@ -333,17 +343,48 @@ class FeedDriver:
                 self.send(source, Locate(0, 0))
         self.members_at = now + (MEMBERS_SECONDS if self.members_known else MEMBERS_SECONDS_FIRST)
 
-    def learn(self, located: Located) -> None:
-        """Follow the members that are not followed yet."""
+    def learn(self, located: Located, now: float) -> None:
+        """Follow the members that are not followed yet, or that moved, and leave those that left the cluster.
+
+        One that has no connection is looked for in turns where the members look for it and at the endpoint that was
+        given, because either may be an address that holds only inside of some network.
+        """
         self.members_known = True
-        nodes = {source.node for source in self.sources.values()}
+        members: dict[str, str] = {}
         for node, text in located.members:
-            try:
-                address = parse_endpoint(text)
-            except InvalidConfigError:
-                continue
-            if node not in nodes and address not in self.sources and len(self.sources) < ENDPOINTS_MAX:
-                self.follow(address, node)
+            with suppress(InvalidConfigError):
+                members[node] = parse_endpoint(text)
+        followed = {source.node: (address, source) for address, source in self.sources.items()}
+        for node, told in members.items():
+            address, source = followed.get(node, ("", None))
+            if source is None:
+                if told not in self.sources and len(self.sources) < ENDPOINTS_MAX:
+                    self.follow(told, node)
+            elif self.is_lost(source, now) and (other := told if told != address else source.given):
+                self.move(address, other)
+        if located.leader == located.node:
+            for node, (address, source) in followed.items():
+                if node and node not in members and not source.given and self.is_lost(source, now):
+                    self.leave(address)
+                    self.cursors[node] = source.cursor
+
+    def is_lost(self, source: Source, now: float) -> bool:
+        """Whether the node has had no connection for some time."""
+        return not source.connected and now - source.lost_at >= MOVED_SECONDS
+
+    def move(self, address: str, other: str) -> None:
+        """Follow a node at another address, unless that is another node's."""
+        if other not in self.sources:
+            source = self.sources[address]
+            self.leave(address)
+            self.follow(other, source.node, given=source.given, cursor=source.cursor)
+
+    def exchange(self, source: Source, node: str) -> None:
+        """Follow another node at an address, because it took the place of the one that was there."""
+        address = source.connection.address
+        self.leave(address)
+        self.cursors[source.node] = source.cursor
+        self.follow(address, node, given=source.given)
 
     def drop_doubles(self, source: Source) -> None:
         """Drop other sources of the same node: it may be known under two addresses."""
@@ -374,7 +415,7 @@ class FeedDriver:
 
     def note_connection(self, source: Source, made: bool, now: float) -> None:
         """Note that the connection for requests was made or lost."""
-        source.connected = made
+        source.connected, source.lost_at = made, now
         source.cursor.interrupted()
         if made:
             self.members_at = min(self.members_at, now if not self.members_known else self.members_at)
@@ -384,9 +425,12 @@ class FeedDriver:
         for frame in source.connection.frames():
             message = frame.message
             if isinstance(message, EventPage) and frame.request == source.request:
+                if source.cursor.node not in ("", message.node):
+                    self.exchange(source, message.node)
+                    return
                 self.take_page(source, message, now)
             elif isinstance(message, Located):
-                self.learn(message)
+                self.learn(message, now)
             elif isinstance(message, Refused) and message.code == ClusterNotFoundError.code:
                 raise ClusterNotFoundError(message.text)
 
