@@ -14,8 +14,11 @@ import pytest
 
 from forge_consensus.client.sync import Client
 from forge_consensus.errors import BusyError, InvalidConfigError
+from forge_consensus.events.types import LogCommitted
+from forge_consensus.feed.event_feed import EventFeed
 from forge_consensus.storage.ledger.changes import Action, Change
 from forge_consensus.testing.local.cluster import LocalCluster
+from tests.worlds.waiting import wait_for
 
 SECONDS = 30.0
 
@@ -110,6 +113,38 @@ def test_the_command_line_adds_lists_and_removes_a_member() -> None:
         assert "is a member already" in command(cluster, "replace", "n2", f"n4={address}", expect=78)
         command(cluster, "remove", "n4")
         assert "there is no member 'n4' to remove" in command(cluster, "remove", "n4", expect=78)
+
+
+def test_a_client_and_a_feed_that_were_given_one_node_outlive_it() -> None:
+    with (
+        LocalCluster(1) as cluster,
+        Client(cluster.addresses["n1"], timeout=SECONDS) as client,
+        EventFeed(cluster.addresses["n1"], since=0) as feed,
+    ):
+        client.put("key", 1)
+        for name in ("n2", "n3", "n4"):
+            client.add_node(name, cluster.join(name, None), timeout=SECONDS)
+        known = set(cluster.addresses.values())
+        endpoints = client.driver.core.directory.endpoints
+        wait_for(lambda: known == set(endpoints), SECONDS, "the client to know the members")
+        wait_for(lambda: known == set(feed.driver.sources), SECONDS, "the feed to know the members")
+        cluster.kill("n1")
+        client.put("key", 2)
+        client.remove_node("n1", timeout=SECONDS)
+        moved = cluster.move("n4")
+        client.change_members(Change(Action.UPDATE, "n4", moved), timeout=SECONDS)
+        known = {cluster.addresses[name] for name in ("n2", "n3")} | {moved}
+        wait_for(lambda: known == set(endpoints), SECONDS, "the client to know who left and who moved")
+        wait_for(lambda: moved in feed.driver.sources, SECONDS, "the feed to find the one that moved")
+        client.put("key", 3)
+        last = cluster.status("n4")["last_log_index"]
+        numbers: list[int] = []
+        for event in feed:
+            if event.node_id == "n4":
+                numbers.append(event.sequence)
+                if isinstance(event, LogCommitted) and event.last_index >= last:
+                    break
+        assert numbers == list(range(1, numbers[-1] + 1)), "each event once, in order, before the move and after it"
 
 
 def test_a_node_asks_to_be_added_and_comes_back_after_a_restart() -> None:

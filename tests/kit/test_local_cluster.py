@@ -9,7 +9,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
@@ -23,6 +23,7 @@ from forge_consensus.errors import (
     OperationFailedError,
 )
 from forge_consensus.events.types import BecameLeader
+from forge_consensus.storage.ledger.changes import Action, Change
 from forge_consensus.storage.machines.machine import Command
 from forge_consensus.testing.local.cluster import LocalCluster
 from forge_consensus.testing.local.node_process import uninterrupted
@@ -292,3 +293,30 @@ def test_nothing_is_left_when_the_test_itself_is_killed() -> None:
     assert len(pids) == 2
     wait_for(lambda: not any(alive(int(pid)) for pid in pids), 5.0, "the nodes to be ended")
     wait_for(lambda: not os.path.exists(folder), 5.0, f"{folder} to be removed")
+
+
+@pytest.mark.parametrize("transport", ["tcp", "ipc"])
+def test_nodes_join_move_and_leave_behind_a_proxy(transport: Literal["tcp", "ipc"]) -> None:
+    with LocalCluster(3, proxy=True, transport=transport, raft=QUICK) as cluster:
+        client = cluster.client()
+        client.add_node("n4", cluster.join("n4", None))
+        cluster.isolate("n4")
+        wait_for(lambda: cluster.status("n4")["leader_id"] is None, 10.0, "n4 to miss its leader")
+        cluster.heal()
+        cluster.wait_until_settled()
+        before = cluster.addresses["n4"]
+        address = cluster.move("n4")
+        assert before != address != cluster.real_addresses["n4"]
+        client.change_members(Change(Action.UPDATE, "n4", address))
+        cluster.wait_until_settled()
+        leader = cluster.wait_for_leader()
+        client.remove_node(leader)
+        cluster.leave(leader)
+        assert cluster.wait_for_leader() in cluster.names
+        assert len(cluster.names) == len(cluster.proxy.fronts) == 3
+        with pytest.raises(NodeNotFoundError, match=f"there is no node '{leader}'"):
+            cluster.leave(leader)
+        with pytest.raises(InvalidConfigError, match="node 'n4' runs, so it cannot join"):
+            cluster.join("n4")
+        client.put("joined", 1)
+        cluster.wait_until_settled()

@@ -278,8 +278,8 @@ class LocalCluster(ClusterLifecycle):
             return stale_contents(client, prefix)
 
     def leader(self) -> str | None:
-        """The present leader, as it and a majority report; None if there is none."""
-        return self.cluster_status().leader(len(self.names))
+        """The present leader, as it and a majority of the voters report; None if there is none."""
+        return self.cluster_status().leader()
 
     def followers(self) -> list[str]:
         """All nodes but the leader."""
@@ -287,7 +287,7 @@ class LocalCluster(ClusterLifecycle):
         return [name for name in self.names if name != leader]
 
     def wait_for_leader(self, timeout: float = WAIT_SECONDS, *, other_than: str | None = None) -> str:
-        """Wait until a node leads, as it and a majority of all members report; returns its name.
+        """Wait until a node leads, as it and a majority of the voters report; returns its name.
 
         `other_than` names a node that may still believe that it leads, for example because it was just partitioned. It
         must be a node's name, because ``"leader"`` is the node that this call waits for.
@@ -300,7 +300,7 @@ class LocalCluster(ClusterLifecycle):
         old = self.known(other_than) if other_than else None
 
         def look(status: ClusterStatus) -> str | None:
-            leader = status.leader(len(self.names))
+            leader = status.leader()
             return None if leader == old else leader
 
         what = "a leader" + (f" other than {old}" if old else "")

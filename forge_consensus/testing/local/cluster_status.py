@@ -8,6 +8,7 @@ from typing import Any
 
 from forge_consensus.client.sync import Client
 from forge_consensus.errors import ConsensusError
+from forge_consensus.storage.ledger.configuration import LEARNER
 from forge_consensus.storage.ledger.quorum import majority
 
 
@@ -18,13 +19,15 @@ class ClusterStatus:
     said: dict[str, dict[str, Any]]
     silent: dict[str, str] = field(default_factory=dict)
 
-    def leader(self, members: int) -> str | None:
-        """The leader of the highest term, as it and a majority of all members report; None if there is none."""
+    def leader(self) -> str | None:
+        """The leader of the highest term, as it and a majority of its voters report; None if there is none."""
         term = max((row["term"] for row in self.said.values()), default=0)
         for name, row in self.said.items():
             if row["role"] == "leader" and row["term"] == term:
-                followers = sum(other["leader_id"] == name and other["term"] == term for other in self.said.values())
-                return name if followers >= majority(members) else None
+                voters = [member["id"] for member in row["nodes"] if member["part"] != LEARNER]
+                rows = [self.said[voter] for voter in voters if voter in self.said]
+                followers = sum(other["leader_id"] == name and other["term"] == term for other in rows)
+                return name if followers >= majority(len(voters)) else None
         return None
 
     def level(self) -> int | None:

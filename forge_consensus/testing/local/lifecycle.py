@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -76,6 +77,8 @@ class ClusterLifecycle:
         """The address of each node for other nodes and clients: with a proxy, its front."""
         self.real_addresses: dict[str, str] = {}
         """The address at which each node listens."""
+        self.first_addresses: dict[str, str] = {}
+        """The addresses with which the cluster was founded."""
         self.joining: dict[str, dict[str, Any]] = {}
         """The nodes that joined later: their settings for that."""
         self.clients: list[Client] = []
@@ -99,6 +102,7 @@ class ClusterLifecycle:
             self.temporary = Path(tempfile.mkdtemp(prefix="forge-cluster-"))
             self.guard.folder(self.temporary)
             self.place()
+            self.first_addresses = dict(self.addresses)
             for name in self.names:
                 self.nodes[name] = self.make(name)
             if self.with_proxy:
@@ -118,30 +122,64 @@ class ClusterLifecycle:
 
         It is a further node, or one that does not run and whose folder is then removed. It asks to be added as a
         ``voter`` or ``learner``; None for a node that waits until somebody adds it. Raises `InvalidConfigError` for the
-        name of a node that runs, and in a cluster with a proxy.
+        name of a node that runs.
         """
         known = self.nodes.get(name)
-        if (known is not None and known.running) or self.running_proxy is not None:
-            raise InvalidConfigError(
-                f"a node {name!r} cannot join: give the name of none that runs, in a cluster without a proxy"
-            )
+        if known is not None and known.running:
+            raise InvalidConfigError(f"node {name!r} runs, so it cannot join: give another name, or kill it first")
         self.demand_started()
         members = ",".join(address for node, address in self.addresses.items() if node != name)
         self.joining[name] = {"join": members, "join_as": join_as}
         if known is None:
-            self.addresses[name] = self.real_addresses[name] = self.place_of(name)
+            self.place_at(name)
             self.names.append(name)
         else:
             known.close()
-            shutil.rmtree(self.folder / name)
+        shutil.rmtree(self.folder / name, ignore_errors=True)
+        self.begin(name)
+        return self.addresses[name]
+
+    def leave(self, name: str) -> None:
+        """End a node in order, and forget it; its data and its log stay in the cluster's folder.
+
+        For a node that was removed from the members. Raises `NodeNotFoundError`.
+        """
+        node = self.nodes[self.known(name)]
+        node.stop()
+        node.close()
+        del self.nodes[name], self.addresses[name], self.real_addresses[name]
+        self.names.remove(name)
+        if self.running_proxy is not None:
+            self.running_proxy.remove(name)
+
+    def move(self, name: str) -> str:
+        """End a node in order, and start it at another port or path on its folder; returns its new address.
+
+        The members look for it there once they were told, as with ``forge-consensus members update``. Raises
+        `NodeNotFoundError`.
+        """
+        self.nodes[self.known(name)].stop()
+        self.place_at(name)
+        self.begin(name)
+        return self.addresses[name]
+
+    def begin(self, name: str) -> None:
+        """Make a node, start it, and wait until it serves."""
         self.nodes[name] = self.make(name)
         self.nodes[name].launch()
         self.wait_serving(name)
-        return self.addresses[name]
 
-    def place_of(self, name: str) -> str:
-        """An address for a further node."""
-        return f"ipc://{self.temporary}/{name}.sock" if self.transport == "ipc" else self.free_addresses(1)[0]
+    def place_at(self, name: str) -> None:
+        """Choose addresses for a node that is new, or that moves."""
+        count = 2 if self.with_proxy else 1
+        if self.transport == "ipc":
+            other = secrets.token_hex(3)
+            places = [f"ipc://{self.temporary}/{kind}{name}-{other}.sock" for kind in ("", "real-")]
+        else:
+            places = self.free_addresses(count)
+        self.addresses[name], self.real_addresses[name] = places[0], places[count - 1]
+        if self.running_proxy is not None:
+            self.running_proxy.add(name, self.addresses[name], self.real_addresses[name])
 
     def wait_serving(self, *names: str) -> None:
         """Wait until these nodes serve and can be reached. Raises the error of a node that does not."""
@@ -201,11 +239,13 @@ class ClusterLifecycle:
             raise InvalidConfigError(
                 f"the folder {self.folder} cannot be made ({error.strerror}): name one where this user may write"
             ) from error
-        joins = self.joining.get(name)
+        joins, address = self.joining.get(name), self.addresses[name]
+        known_as = self.real_addresses[name] if joins is not None else self.first_addresses[name]
         settings = NodeSettings(
             node_id=name,
             bind=self.real_addresses[name],
-            peers=self.addresses if joins is None else {},
+            advertise=None if address == known_as else address,
+            peers=self.first_addresses if joins is None else {},
             storage_path=self.folder / name,
             **self.settings,
             **(joins or {}),

@@ -144,6 +144,8 @@ class Proxy:
             name: Front(name, parse_endpoint(front), parse_endpoint(real), self)
             for name, (front, real) in fronts.items()
         }
+        self.tasks: dict[str, asyncio.Task[None]] = {}
+        """What runs each front."""
         self.paths: dict[tuple[str, str], Path] = {}
         self.relays: set[Relay] = set()
         self.loop: asyncio.AbstractEventLoop | None = None
@@ -191,20 +193,28 @@ class Proxy:
 
     async def run(self) -> None:
         """Run all fronts until one fails or `stop` is called."""
-        tasks = [asyncio.ensure_future(front.run()) for front in self.fronts.values()]
-        stop = asyncio.ensure_future(self.stopping.wait())
+        for front in self.fronts.values():
+            self.begin(front)
         try:
-            done, _ = await asyncio.wait([*tasks, stop], return_when=asyncio.FIRST_COMPLETED)
-            for task in done - {stop}:
-                task.result()
+            await self.stopping.wait()
         finally:
-            for task in (*tasks, stop):
+            for task in self.tasks.values():
                 task.cancel()
             for relay in list(self.relays):
                 relay.abort()
-            ended: list[asyncio.Future[Any]] = [*tasks, stop]
-            await asyncio.gather(*ended, return_exceptions=True)
+            await asyncio.gather(*self.tasks.values(), return_exceptions=True)
             await asyncio.sleep(0)  # the loop's next round closes the aborted connections
+
+    def begin(self, front: Front) -> None:
+        """Run a front; its failure ends the proxy."""
+        task = self.tasks[front.name] = asyncio.get_running_loop().create_task(front.run())
+        task.add_done_callback(self.front_ended)
+
+    def front_ended(self, task: asyncio.Task[None]) -> None:
+        """Note that a front has failed, if it was not cancelled."""
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self.failure = error
+            self.stopping.set()
 
     def stop(self) -> None:
         """End the proxy, with all its connections; a second call does nothing."""
@@ -238,6 +248,33 @@ class Proxy:
         work: Coroutine[Any, Any, Result] = acting()
         return asyncio.run_coroutine_threadsafe(work, loop).result(CALL_SECONDS_MAX)
 
+    # --- members -----------------------------------------------------------------------------------------------------
+
+    def add(self, name: str, front: str, real: str) -> None:
+        """Put a front before a further node, or another one before a node that moved; the arguments are addresses.
+
+        Raises `InvalidConfigError` for an address that is none.
+        """
+        check_fronts({name: (front, real)})
+        made = Front(name, parse_endpoint(front), parse_endpoint(real), self)
+        if name in self.fronts:
+            self.remove(name)
+        self.fronts[name] = made
+        self.call(lambda: self.begin(made))
+
+    def remove(self, name: str) -> None:
+        """Remove the front of a node that left, with its connections."""
+        self.check_names([name])
+        front = self.fronts.pop(name)
+
+        def act() -> None:
+            self.tasks.pop(front.name).cancel()
+            for relay in list(self.relays):
+                if relay.target == name:
+                    relay.abort()
+
+        self.call(act)
+
     # --- faults ------------------------------------------------------------------------------------------------------
 
     def impose(self, source: str, target: str, faults: PathFaults) -> None:
@@ -250,15 +287,14 @@ class Proxy:
         check_kind("faults", faults, PathFaults, advice)
         pairs = pairs_of(pairs)
         self.check_names(name for pair in pairs for name in pair)
-        kept = WHOLE if faults == WHOLE else faults
+        self.call(lambda: self.set_faults(pairs, WHOLE if faults == WHOLE else faults))
 
-        def act() -> None:
-            for source, target in pairs:
-                self.path(source, target).faults = kept
-            for relay in list(self.relays):
-                relay.healed()
-
-        self.call(act)
+    def set_faults(self, pairs: Iterable[tuple[str, str]], faults: PathFaults) -> None:
+        """Set the faults of paths; only for the proxy's thread."""
+        for source, target in pairs:
+            self.path(source, target).faults = faults
+        for relay in list(self.relays):
+            relay.healed()
 
     def check_names(self, names: Iterable[str]) -> None:
         """Raise `TransportUnavailableError` for a name that is neither a node's nor that of clients."""
@@ -279,7 +315,7 @@ class Proxy:
 
     def heal(self) -> None:
         """End the faults of all paths, those of clients too: from now on everything is forwarded whole and at once."""
-        self.impose_all(self.call(lambda: list(self.paths)), WHOLE)
+        self.call(lambda: self.set_faults(list(self.paths), WHOLE))
 
     def counts(self) -> dict[tuple[str, str], PathCounts]:
         """The numbers of each path that was ever used: (source, target) -> counts."""
