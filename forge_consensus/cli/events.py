@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from forge_consensus.cli.by_time import HOLD_SECONDS, by_time
+from forge_consensus.cli.main import Commands
 from forge_consensus.cli.options import endpoints_option, output_option, timeout_option
 from forge_consensus.errors import InvalidConfigError
 from forge_consensus.events.encoding import to_json_line
@@ -17,7 +18,7 @@ RARE = tuple(f"{family}.*" for family in sorted(FAMILIES - {"log"}))
 """Patterns of all kinds but those of the log, as `EventFeed` takes them."""
 
 
-@click.group()
+@click.group(cls=Commands)
 def events() -> None:
     """Show the events of the nodes."""
 
@@ -49,7 +50,8 @@ def watch(
 
     Each event is printed once, in order for each node; the nodes are merged by the time of their clocks, which is
     shown in UTC. In place of events that a node no longer has stands a consensus.feed.gap. Without --kind and --all,
-    the events log.* are left out, because they come with every write.
+    the events log.* are left out, because they come with every write. Exit code 69 if no node answers; with --follow it
+    goes on trying, and says so.
     """
     if kinds and everything:
         raise click.UsageError("--all shows every kind: leave out --kind or --all")

@@ -177,7 +177,7 @@ def delete(ctx: click.Context, key: str, prefix: bool, endpoints: list[str], tim
     if output == "json":
         say(output, "", {"prefix": key, "deleted": count} if prefix else {"key": key, "deleted": bool(count)})
     elif count:
-        click.echo(f"deleted {count:,} keys" if prefix else "deleted")
+        click.echo(f"deleted {count:,} key{'' if count == 1 else 's'}" if prefix else "deleted")
     if not count:
         hint(f"no key begins with {key!r}" if prefix else f"{key!r} was not there")
         ctx.exit(1)

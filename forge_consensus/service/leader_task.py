@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from types import TracebackType
 from typing import Protocol, Self
 
@@ -161,15 +161,20 @@ def check_patience(timeout: object) -> None:
         raise InvalidConfigError(f"timeout is {timeout!r}: expected seconds, or None to wait without limit")
 
 
-@contextmanager
-def while_leader(service: Leads, timeout: float | None = None) -> Iterator[Lead]:
+def while_leader(service: Leads, timeout: float | None = None) -> AbstractContextManager[Lead]:
     """Wait until the service's node leads, then run the body with its `Lead`.
 
     Nothing can stop the body from outside: between its steps it must ask, ``while lead.wait(1.0): ...``. Raises
     `ConsensusTimeoutError` after `timeout` seconds without leading, `InvalidConfigError` for a timeout that is none,
     such as a function: `LeaderTask` calls one.
     """
-    check_patience(timeout)
+    check_patience(timeout)  # here, so that a call without `with` is refused too
+    return leading(service, timeout)
+
+
+@contextmanager
+def leading(service: Leads, timeout: float | None) -> Iterator[Lead]:
+    """Yield the lead, as `while_leader` says."""
     with Leadership(service) as leadership:
         lead = leadership.wait(timeout)
         if lead is None:

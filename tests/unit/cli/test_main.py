@@ -21,7 +21,8 @@ def test_help_lists_the_commands_and_the_exit_codes() -> None:
     text = SHELL.run("--help").stdout
     assert all(name in text for name in ("node", "kv", "status", "log", "demo"))
     assert "75   timed out; the outcome may be unknown" in text
-    assert "Exit codes" in SHELL.run("kv", "--help").stdout
+    for group in ("kv", "log", "events", "members", "leader"):
+        assert "Exit codes" in SHELL.run(group, "--help").stdout
 
 
 def test_every_listed_command_exists_and_explains_itself() -> None:

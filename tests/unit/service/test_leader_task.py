@@ -131,10 +131,10 @@ def test_a_task_runs_once_for_each_lead_and_survives_its_own_errors(service: Fak
 
 def test_a_function_where_a_time_belongs_is_answered_with_the_right_use(service: FakeService) -> None:
     wrong: Any = print
-    with pytest.raises(InvalidConfigError, match=r"LeaderTask\(service, work\)"), while_leader(service, wrong):
-        pass
-    with pytest.raises(InvalidConfigError, match="timeout is 'soon'"), while_leader(service, cast("Any", "soon")):
-        pass
+    with pytest.raises(InvalidConfigError, match=r"LeaderTask\(service, work\)"):
+        while_leader(service, wrong)  # also without `with`, which would never call it
+    with pytest.raises(InvalidConfigError, match="timeout is 'soon'"):
+        while_leader(service, cast("Any", "soon"))
 
 
 def test_a_task_shows_its_work_and_whether_it_leads(service: FakeService) -> None:
