@@ -74,6 +74,12 @@ def test_a_seed_that_hangs_is_named_with_the_place_where_it_hangs(tmp_path: Path
     assert "in for_ever" in Path(f"{path}.seed-{ODD}.txt").read_text()
 
 
+def test_a_seed_that_waits_for_a_processor_does_not_hang(tmp_path: Path) -> None:
+    path = tmp_path / "state"
+    assert ran(path, campaign_runs.crowded_out, ODD + 1, seed_seconds_max=3.0) == 0
+    assert found_in(path) == {}
+
+
 def test_a_seed_whose_process_dies_is_named(tmp_path: Path) -> None:
     path = tmp_path / "state"
     assert ran(path, campaign_runs.dying) == 1

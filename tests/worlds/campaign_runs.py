@@ -39,6 +39,17 @@ def hanging(plan: Plan) -> Trial:
     return small(plan)
 
 
+def crowded_out(plan: Plan) -> Trial:
+    """A run that gets a tenth of a processor for one seed, as on a machine that is busy with other things."""
+    until = time.monotonic() + 5.0
+    while plan.seed == ODD and time.monotonic() < until:
+        turn = time.monotonic() + 0.02
+        while time.monotonic() < turn:
+            pass
+        time.sleep(0.08)
+    return small(plan)
+
+
 def for_ever() -> None:
     """The function in the stack of the run that hangs."""
     while True:

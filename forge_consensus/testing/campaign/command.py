@@ -66,7 +66,7 @@ class UnusableError(click.ClickException):
     type=FiniteRange(min=0, min_open=True),
     default=300.0,
     show_default=True,
-    help="A seed that takes longer counts as hanging.",
+    help="A seed that takes longer, in processor time, counts as hanging.",
 )
 @click.option(
     "--shrink-seconds",

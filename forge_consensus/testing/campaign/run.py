@@ -38,7 +38,7 @@ class Settings:
     minutes: float | None = None
     """How long new seeds are started, in minutes from the first one, so that starting the workers does not count."""
     seed_seconds_max: float = 300.0
-    """The limit for the wall time of one seed; a worker that takes longer hangs."""
+    """The limit for one seed, in seconds of processor time; a worker that takes longer, or waits that long, hangs."""
     shrink_seconds_max: float = 60.0
     violations_max: int = 10
     """The number of violations after which no new seed is started."""
@@ -158,7 +158,7 @@ class Campaign:
                     self.receive(worker, worker.pipe.recv())
                 except (EOFError, OSError):
                     self.lost(worker, "died")
-            elif worker.busy_seconds > self.seconds_max(worker):
+            elif worker.hangs(self.seconds_max(worker)):
                 self.lost(worker, "hangs")
 
     def seconds_max(self, worker: Worker) -> float:
@@ -187,7 +187,7 @@ class Campaign:
         job, failure, seed = worker.job, trial.failure, trial.plan.seed
         assert job is not None
         worker.shrinking = failure is not None and job.shrink_seconds > 0
-        worker.since = time.monotonic()
+        worker.begin()
         if not worker.shrinking:
             worker.job = None
         if job.again:

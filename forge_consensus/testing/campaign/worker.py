@@ -28,6 +28,8 @@ from forge_consensus.testing.world.folder import PREFIX, SHARED_MEMORY
 DUMP_SECONDS_MAX = 2.0
 """The time that a hanging worker has for writing its stack to the dump."""
 DUMP_LINES = 30
+WAITING_SHARE = 25
+"""A worker that computes for less than one part in this many of its time waits for something: no seed does that."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +80,15 @@ def work(pipe: Connection, run: Run, dump: str, version: str) -> None:
     Path(dump).unlink(missing_ok=True)  # in case the campaign was killed and cannot remove it
 
 
+def cpu_seconds(pid: int) -> float:
+    """Return the processor time that a process used so far, in seconds; inf where the system does not tell it."""
+    try:
+        of_process = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace").rpartition(")")[2].split()
+        return (int(of_process[11]) + int(of_process[12])) / os.sysconf("SC_CLK_TCK")
+    except (OSError, ValueError, IndexError):
+        return float("inf")
+
+
 def shrunk(job: Job, trial: Trial, run: Run) -> str:
     """Return the story of the shrunk failure."""
     return shrink(trial, run, seconds_max=job.shrink_seconds, options=job.options).text()
@@ -91,6 +102,8 @@ class Worker:
     version: str
     job: Job | None = None
     since: float = 0.0
+    computed_before: float = 0.0
+    """The processor time of the process when its present work began."""
     shrinking: bool = False
     jobs: int = 0
     ready: bool = False
@@ -108,18 +121,31 @@ class Worker:
         self.process = context.Process(target=work, args=(theirs, self.run, name, self.version), daemon=True)
         self.process.start()
         theirs.close()
-        self.since = time.monotonic()
+        self.begin()
 
     def give(self, job: Job) -> None:
         """Have the process run a job. Raises `OSError` if it is dead."""
-        self.job, self.since, self.shrinking = job, time.monotonic(), False
+        self.job, self.shrinking = job, False
+        self.begin()
         self.jobs += 1
         self.pipe.send(job)
 
-    @property
-    def busy_seconds(self) -> float:
-        """How long the worker has been at its present work; 0 without any."""
-        return time.monotonic() - self.since if self.job is not None or not self.ready else 0.0
+    def begin(self) -> None:
+        """Measure the time of the present work from now on."""
+        self.since, self.computed_before = time.monotonic(), cpu_seconds(self.process.pid)
+
+    def hangs(self, seconds_max: float) -> bool:
+        """Return whether the present work takes longer than `seconds_max`; false without any.
+
+        On a machine that is busy with other things, waiting for a processor does not count. So the worker has either
+        computed for that long, or it waits for something else, which no seed does.
+        """
+        took = time.monotonic() - self.since if self.job is not None or not self.ready else 0.0
+        if took <= seconds_max:
+            return False
+        now = cpu_seconds(self.process.pid)
+        computed = now - self.computed_before if now < float("inf") else took
+        return computed > seconds_max or computed < took / WAITING_SHARE
 
     def where(self) -> str:
         """Return where a worker that hangs is: the innermost calls of its stack."""
