@@ -66,7 +66,7 @@ def full_disk_for_long(strike: Strike) -> str:
     leader = strike.leader()
     names = [leader.name] if leads and leader is not None else order
     full = [node for node in strike.cluster.nodes.values() if node.full]
-    if not names or 2 * (len(full) + 1) >= len(strike.cluster.names):
+    if not names or 2 * (len(full) + 1) >= strike.cluster.voters_least():
         return NOBODY  # a majority has room, and can serve
     node = strike.cluster.nodes[names[0]]
     fill(node, full=True)
@@ -151,7 +151,7 @@ def crash_while_opening(strike: Strike) -> str:
 
 def may_ruin(strike: Strike, name: str) -> bool:
     """Return whether this node's disk may be ruined: it is already, or a majority of good disks would remain."""
-    if name in strike.cluster.core:
+    if name in strike.cluster.core or name not in strike.cluster.members():
         return False
     return name not in strike.cluster.gone and (name in strike.cluster.suspect or strike.cluster.spare)
 
@@ -217,7 +217,7 @@ def put_running_copy_back(strike: Strike) -> str:
 
     def put_back(tries: int) -> None:
         good = name not in strike.cluster.suspect and may_ruin(strike, name)
-        if good and all(refuses(strike, other, name, tip) for other in strike.others(name)):
+        if good and all(refuses(strike, other, name, tip) for other in strike.members_besides(name)):
             strike.cluster.crash(name)
             whole = strike.cluster.copy_of(name)
             strike.cluster.put_back(name, copy, "a copy of a running folder")
@@ -275,7 +275,7 @@ def known_since(strike: Strike, name: str, boot: int) -> bool:
     a majority, has not yet met its later boot, that node takes it for the member that it was, because it cannot know
     better. That would be a lost disk together with the absence of all nodes that knew, which no cluster has to survive.
     """
-    for other in strike.others(name):
+    for other in strike.members_besides(name):
         if other in strike.cluster.suspect:
             continue
         stored = strike.cluster.nodes[other].disk[META].values.get(BOOTS)

@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from forge_consensus.testing.world.base import SimulatedBase
 from forge_consensus.testing.world.cluster import SimulatedCluster
+from forge_consensus.testing.world.operator import Operator
 
 NOBODY: Final = "nobody"
 """The text of a fault for which no node was suitable, so that nothing was injected."""
@@ -37,10 +38,14 @@ class Strike:
         pace: the factor by which the plan stretches all times; `seconds` applies it.
         active: returns whether faults are still injected. What a strike has planned for later is dropped once they
             are not, because then everything was healed.
+        operator: changes the members of the cluster.
 
     """
 
-    def __init__(self, cluster: SimulatedCluster, number: int, pace: float, active: Callable[[], bool]) -> None:
+    def __init__(
+        self, cluster: SimulatedCluster, number: int, pace: float, active: Callable[[], bool], operator: Operator
+    ) -> None:
+        self.operator = operator
         self.number = number
         self.pace = pace
         self.active = active
@@ -78,6 +83,11 @@ class Strike:
     def others(self, name: str) -> list[str]:
         """Return the names of all nodes except this one."""
         return [other for other in self.cluster.names if other != name]
+
+    def members_besides(self, name: str) -> list[str]:
+        """Return the names of all nodes except this one that are members or may turn out to be."""
+        members = self.cluster.members()
+        return [other for other in self.others(name) if other in members]
 
     # --- acting later ------------------------------------------------------------------------------------------------
 

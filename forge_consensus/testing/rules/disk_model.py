@@ -28,13 +28,16 @@ class Disk:
     """(index, bytes) of each configuration entry after the base."""
     applied_on_disk: int = 0
     boots: int = 0
+    incarnation: str = ""
+    """The incarnation of the folder."""
     compared: int = 0
     """The index up to which the entries are known to be the committed ones."""
     # observations of the present process:
     commit: int = 0
     applied: int = 0
     leading: int = 0
-    configuration_changed: bool = True
+    compared_with: Configuration | None = None
+    """The configuration in force that was last compared with the disk; None if the disk has another one since."""
     in_force: Configuration | None = None
     """The configuration that was in force when the last turn ended."""
 
@@ -47,6 +50,7 @@ class Disk:
         for key, record in rows_of(ledger):
             disk.append(index_of(key), record)
         disk.applied_on_disk = ledger.applier.on_disk
+        disk.incarnation = ledger.identity.incarnation
         return disk
 
     def term_at(self, index: int) -> int | None:
@@ -70,7 +74,7 @@ class Disk:
         self.last = index
         if kind_of(record) == Kind.CONFIGURATION:
             self.configurations.append((index, data_of(record)))
-            self.configuration_changed = True
+            self.compared_with = None
 
     def truncate(self, first: int) -> None:
         """Note that the entries from `first` on were removed."""
@@ -80,7 +84,7 @@ class Disk:
         self.compared = min(self.compared, first - 1)
         while self.configurations and self.configurations[-1][0] >= first:
             self.configurations.pop()
-            self.configuration_changed = True
+            self.compared_with = None
 
     def rebase(self, index: int, term: int, configuration: bytes) -> None:
         """Note that the log now begins after `index`."""
@@ -90,7 +94,7 @@ class Disk:
         self.last = max(self.last, index)
         self.compared = min(self.compared, index - 1)
         self.configurations = [row for row in self.configurations if row[0] > index]
-        self.configuration_changed = True
+        self.compared_with = None
 
 
 def rows_of(ledger: Ledger) -> list[KeyValue]:

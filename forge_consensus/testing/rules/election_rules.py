@@ -44,8 +44,8 @@ class ElectionRules:
 
     def __init__(self) -> None:
         self.processes: dict[str, ElectionRecord] = {}
-        self.handed_over: set[int] = set()
-        """The terms whose leaders told another node to stand."""
+        self.handed_over: set[tuple[int, str]] = set()
+        """(term, node) of those that were told to stand by the leader of the term."""
         self.transfers: set[tuple[str, int]] = set()
         """(candidate, term) of those that stand because a leader told them to."""
 
@@ -72,7 +72,11 @@ class ElectionRules:
             record.asked[message.round] = message.term, (message.last_term, message.last_index)
             return
         if message.transfer:
-            demand(message.term - 1 in self.handed_over, "pre-vote", f"{node.name} stands untold in {message.term}")
+            demand(
+                (message.term - 1, node.name) in self.handed_over,
+                "pre-vote",
+                f"{node.name} stands untold in {message.term}",
+            )
             self.transfers.add((node.name, message.term))
             return
         configuration = node.engine.ledger.configuration
@@ -81,9 +85,9 @@ class ElectionRules:
         asked = any(decides(configuration, who) for who in yes)
         demand(asked, "pre-vote", f"{node.name} stands in {message.term}, but was granted {list(map(sorted, yes))}")
 
-    def hands_over(self, message: TimeoutNow) -> None:
+    def hands_over(self, message: TimeoutNow, to: str) -> None:
         """Note that the leader of a term told a node to stand."""
-        self.handed_over.add(message.term)
+        self.handed_over.add((message.term, to))
 
     def answers(self, node: SimulatedBase, to: Connection, message: PreVoteReply | VoteReply, disk: Disk) -> None:
         """Demand that a granted vote or pre-vote is not from a leader, not within a lease, not for an older log."""

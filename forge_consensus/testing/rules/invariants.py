@@ -27,9 +27,10 @@ from forge_consensus.storage.ledger.record import Kind, data_of, index_of, kind_
 from forge_consensus.storage.ledger.transaction import unsealed
 from forge_consensus.storage.machines.machine import Entry
 from forge_consensus.testing.rules.bound_rules import RefusalRules, check_answer, check_backlog
-from forge_consensus.testing.rules.disk_model import Disk, Reign, decides, majorities_meet, terms_of
+from forge_consensus.testing.rules.disk_model import Disk, Reign, decides, terms_of
 from forge_consensus.testing.rules.election_rules import ElectionRules
 from forge_consensus.testing.rules.leader_rules import LeaderRules
+from forge_consensus.testing.rules.member_rules import check_may_lead, check_takes_over, flaw, is_of_member
 from forge_consensus.testing.rules.read_rounds import ReadRounds, leading_of
 from forge_consensus.testing.rules.session_rules import SessionRules
 from forge_consensus.testing.rules.turn_rules import check_turn_end
@@ -49,8 +50,8 @@ class Invariants:
     Where each invariant is checked: I1 and I4 `check_leader`; I2 `note_entry`, `truncated`; I3 `note_entry`, by
     induction; I5 `Agreement` and the comparison at the end of a run; I6, I7 and I4 `check_committed`; I8
     `check_turn_end`; I9 and I10 `note_meta`, `began`, `asks`, `answers`; I11 `check_acknowledged`; I12
-    `note_configuration`, `turned`; I13 `ReadRounds`, and by the answers to clients; I14 `applies`, and by the answers
-    to clients; I15 `began`, and by the answers to clients; I16 `leaves`.
+    `note_configuration`, `turned`, and `member_rules`; I13 `ReadRounds`, and by the answers to clients; I14 `applies`,
+    and by the answers to clients; I15 `began`, and by the answers to clients; I16 `leaves`.
     """
 
     def __init__(self) -> None:
@@ -77,8 +78,8 @@ class Invariants:
         self.refusals = RefusalRules()
         self.now = 0.0
         """When the turn of the last transaction began."""
-        self.counted: dict[tuple[int, str], int] = {}
-        """(term, follower): the index up to which the leader of the term counts the follower."""
+        self.counted: dict[tuple[int, str, str], int] = {}
+        """(term, follower, its folder): the index up to which the leader of the term counts the follower."""
         self.checks = 0
 
     # --- processes ---------------------------------------------------------------------------------------------------
@@ -183,14 +184,12 @@ class Invariants:
         disk.append(index, record)
 
     def note_configuration(self, name: str, disk: Disk, index: int, record: bytes) -> None:
-        """I12: one change at a time, all majorities of old and new share a node, and the term has committed before."""
+        """I12: one change at a time, which may follow the one before it, and the term has committed before."""
         earlier, term = disk.configurations[-1:], term_of(record)
         for at, _ in earlier:
             demand(at <= self.committed_last, "I12", f"{name} has configurations {at} and {index}, both uncommitted")
-        was, becomes = Configuration.decode_any(disk.configuration), Configuration.decode_any(data_of(record))
-        meet = majorities_meet(was, becomes)
-        demand(meet, "I12", f"{name}: no majority in common of {was.text} and {becomes.text}")
-        demand(was.level <= becomes.level, "I12", f"{name}: the level falls from {was.level} to {becomes.level}")
+        found = flaw(disk.configuration, data_of(record))
+        demand(not found, "I12", f"{name} has {found}")
         ripe = self.committed_in.get(term, 0) > 0
         demand(ripe, "I12", f"{name} has configuration {index} of term {term}, of which nothing is committed")
 
@@ -245,7 +244,8 @@ class Invariants:
             if isinstance(message, RequestVote | RequestPreVote):
                 self.elections.asks(node, message)
             elif isinstance(message, TimeoutNow):
-                self.elections.hands_over(message)
+                self.elections.hands_over(message, to)
+                check_takes_over(node, to, self.disks.get(to))
             if isinstance(message, RequestVote):
                 durable = disk.term > message.term or (disk.term, disk.vote) == (message.term, node.name)
                 demand(durable, "I10", f"{node.name} asks for votes in {message.term} before its own is durable")
@@ -319,8 +319,8 @@ class Invariants:
         check_turn_end(name, ledger, disk)
         if ledger.commit_index != disk.commit:
             self.follow_commit(node)
-        if disk.configuration_changed:
-            disk.configuration_changed = False
+        if disk.compared_with is not ledger.configuration:
+            disk.compared_with = ledger.configuration
             same = ledger.configuration.encode() == disk.configuration
             demand(same, "I12", f"{name} has {ledger.configuration.text} in force, its log ends with another one")
         leading = leading_of(node)
@@ -337,12 +337,14 @@ class Invariants:
         """I6: a leader counts only entries on the follower's disk, unless that disk is in a later term already."""
         ledger = node.engine.ledger
         for name, index in leading.match.items():
-            key = leading.term, name
+            key = leading.term, name, ledger.configuration.folder_of(name)
             if self.counted.get(key) == index or index <= ledger.log.base_index or name not in self.disks:
                 continue
             self.counted[key] = index
             term = ledger.log.term_at(index)
-            there = term is not None and (self.disks[name].term > leading.term or self.ever_held(name, index, term))
+            there = term is not None and (
+                self.disks[name].term > leading.term or self.ever_held(name, index, term, ledger.configuration)
+            )
             demand(there, "I6", f"{node.name}, leading {leading.term}, counts {name} for {index}, which it lacks")
 
     def end_reign(self, node: SimulatedBase, disk: Disk) -> None:
@@ -355,18 +357,24 @@ class Invariants:
         demand(term not in self.leaders, "I1", f"{self.leaders.get(term)} and {node.name} lead term {term}")
         self.leaders[term] = node.name
         configuration = node.engine.ledger.configuration
-        voted = [name for name in self.disks if self.may_have_voted(name, term, node.name)]
+        voted = [name for name in self.disks if self.may_have_voted(name, term, node.name, configuration)]
         elected = decides(configuration, voted)
         demand(elected, "I1", f"{node.name} leads term {term} by the votes of {sorted(voted)} only")
+        check_may_lead(node.name, self.disks[node.name])
         before = max((index for t, index in self.committed_in.items() if t < term), default=0)
         if before:
             there = self.disks[node.name].holds(before, self.committed[before])
             demand(there, "I4", f"{node.name} leads term {term} without committed entry {before}")
 
-    def may_have_voted(self, name: str, term: int, candidate: str) -> bool:
-        """Return whether a disk holds that vote, held it before it was replaced, or is in a later term."""
-        disks = [disk for disk in (self.disks.get(name), *self.lost.get(name, ())) if disk is not None]
+    def may_have_voted(self, name: str, term: int, candidate: str, configuration: Configuration) -> bool:
+        """Return whether the member's disk holds that vote, held it before it was replaced, or is in a later term."""
+        disks = self.disks_of(name, configuration)
         return any(disk.term > term or (disk.term, disk.vote) == (term, candidate) for disk in disks)
+
+    def disks_of(self, name: str, configuration: Configuration) -> list[Disk]:
+        """Return the contents of the folder with which a node is a member, also those that were replaced since."""
+        disks = [disk for disk in (self.disks.get(name), *self.lost.get(name, ())) if disk is not None]
+        return [disk for disk in disks if is_of_member(disk, name, configuration)]
 
     def follow_commit(self, node: SimulatedBase) -> None:
         """Note the commit index of a node; it never goes back while the node runs (I9)."""
@@ -428,15 +436,20 @@ class Invariants:
 
         A leader may commit in a turn and then append another configuration in it.
         """
-        names = [name for name in self.disks if self.ever_held(name, index, term)]
         before, present = self.disks[node.name].in_force, node.engine.ledger.configuration
-        return names, decides(present, names) or (before is not None and decides(before, names))
+        names: list[str] = []
+        for configuration in filter(None, (present, before)):
+            names = [name for name in self.disks if self.ever_held(name, index, term, configuration)]
+            if decides(configuration, names):
+                return names, True
+        return names, False
 
-    def ever_held(self, name: str, index: int, term: int) -> bool:
-        """Return whether a node's disk holds an entry, or held it before the disk was replaced."""
-        if self.disks[name].holds(index, term):
+    def ever_held(self, name: str, index: int, term: int, configuration: Configuration) -> bool:
+        """Return whether a member's disk holds an entry, or held it before the disk was replaced."""
+        disk = self.disks[name]
+        if disk.holds(index, term) and is_of_member(disk, name, configuration):
             return True
-        return name in self.lost and any(disk.holds(index, term) for disk in self.lost[name])
+        return name in self.lost and any(other.holds(index, term) for other in self.disks_of(name, configuration))
 
     # --- machines ----------------------------------------------------------------------------------------------------
 

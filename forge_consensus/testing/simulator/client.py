@@ -95,7 +95,7 @@ class SimulatedClient:
     def begin_life(self) -> None:
         """Start a client in the place of the last one, without a session and with endpoints of its own draw."""
         self.lives += 1
-        habits, addresses = self.habits, list(self.cluster.configuration.addresses.values())
+        habits, addresses = self.habits, list(self.cluster.addresses().values())
         given = self.chance.sample(addresses, len(addresses) // 2 + 1) if habits.few_endpoints else addresses
         self.driver = SimulatedDriver(
             self.cluster,

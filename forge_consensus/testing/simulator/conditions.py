@@ -37,15 +37,21 @@ SHARES = {
     "outcomes": 0.05,
     "quota": 0.05,
     "mistakes": 0.08,
+    "members": 0.3,
 }
 """The share of seeds with each condition: clusters of another size; limits that bind; commands of the largest legal
 size; settings that differ between nodes; faults of `WILD`; machines that take time; commands that no honest client
 sends; connections that heal only by back-off; a majority that no fault touches; no fault at all, and a flood;
-few sessions; sessions that keep little; stores with a small quota; faults of `MISTAKES`."""
+few sessions; sessions that keep little; stores with a small quota; faults of `MISTAKES`; members that change.
+
+The last has the largest share, because changes together with crashes and partitions found most bugs in public analyses.
+It moves no draw of the other seeds."""
 DRAWN_TOGETHER = tuple(SHARES)[:10]
 """The conditions that `Conditions.drawn` draws one after the other; a further one there would move all seeds."""
 FRAME_BYTES_MORE = 64 * 1024
 """So much larger than a run of entries and a largest command must the largest frame be, see `RaftSettings`."""
+SPARES_MAX = 3
+"""At most so many new nodes join in a run."""
 QUOTA_RESERVE_BYTES = 20_000
 """The reserve of a store with a small quota."""
 
@@ -73,6 +79,8 @@ class Conditions:
     """Whether no fault strikes while a client floods the machine, which takes a while: the first leader stays."""
     bounds: Bounds = USUAL_BOUNDS
     """The bounds of sessions, of what they keep, and of the stores."""
+    spares: int = 0
+    """How many new nodes may join while members and leaders are changed (`CHANGES`); with 0 nothing of that happens."""
 
     @classmethod
     def drawn(cls, chance: random.Random) -> Conditions:
@@ -95,6 +103,15 @@ class Conditions:
             backoff=has["backoff"],
             core=has["core"],
         )
+
+    def with_members(self, seed: int) -> Conditions:
+        """Return the conditions with members that change, now and then; the draws are from a source of their own.
+
+        Not with a core or in calm, whose rules are about members that stay.
+        """
+        chance = random.Random(f"members {seed}")
+        changes, spares = chance.random() < SHARES["members"], chance.randint(1, SPARES_MAX)
+        return replace(self, spares=spares) if changes and not self.core and not self.calm else self
 
     def bounded(self, seed: int, storage: StorageSettings) -> tuple[Conditions, StorageSettings]:
         """Return the conditions with bounds that bind, now and then, and the settings of storage that fit them.

@@ -11,6 +11,8 @@ from forge_consensus.config.storage import StorageSettings
 from forge_consensus.testing.simulator.conditions import Conditions, drawn_limits, drawn_size, with_largest
 
 CHUNK_BYTES_LARGE: Final = 5_000
+CHANGES_LAST: Final = 2
+"""So many times longer are runs whose members change, because a change waits for a leader and for learners."""
 PACES = (1.0, 1.0, 10.0, 20.0, 40.0)
 
 
@@ -67,7 +69,7 @@ class Plan:
         unusual = random.Random(f"conditions {seed}")  # of its own, so that it moves no other draw
         storage, raft = drawn_limits(unusual, storage, raft)
         nodes = drawn_size(unusual, chance.choice((1, 2, 3, 3, 3, 5)))
-        conditions, storage = Conditions.drawn(unusual).bounded(seed, storage)
+        conditions, storage = Conditions.drawn(unusual).with_members(seed).bounded(seed, storage)
         if conditions.largest:
             raft = with_largest(seed, raft)
         if conditions.hostile:  # results of a megabyte may be in a snapshot, and each chunk takes a round trip
@@ -78,7 +80,7 @@ class Plan:
             own_machine=chance.random() < 0.5,
             lease_reads=chance.random() < 0.4,
             clients=chance.choice((1, 2, 4, 8)),
-            seconds=seconds,
+            seconds=seconds * (CHANGES_LAST if conditions.spares else 1),
             pace=chance.choice(PACES),
             storage=storage,
             raft=raft,

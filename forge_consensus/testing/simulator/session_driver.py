@@ -14,7 +14,7 @@ from forge_consensus.client.pending import Pending
 from forge_consensus.client.session import SessionCore
 from forge_consensus.config.client import ClientSettings
 from forge_consensus.testing.rules.violations import demand
-from forge_consensus.testing.world.cluster import SimulatedCluster
+from forge_consensus.testing.world.cluster import SimulatedCluster, address_of
 from forge_consensus.testing.world.network import Connection
 
 WAKE_SECONDS_MIN: Final = 0.001
@@ -82,8 +82,9 @@ class SimulatedDriver:
         self.pace = pace
         self.misdelivery = misdelivery or Misdelivery()
         self.chance = self.timeline.chance(f"driver {name}")
-        addresses = cluster.configuration.addresses
-        self.address_of = dict(addresses)
+        addresses = cluster.addresses()
+        self.address_of: dict[str, str] = {}
+        """By node: the endpoint under which the driver was attached to it."""
         self.attached: set[str] = set()
         """The endpoints to which the driver keeps a connection."""
         self.connections: dict[str, Connection] = {}
@@ -141,7 +142,7 @@ class SimulatedDriver:
         if frame.sender not in self.address_of:
             return
         self.core.now = self.now
-        self.core.receive(self.address_of[frame.sender], frame.message, frame.request)
+        self.core.receive(self.address_of.get(frame.sender, address_of(frame.sender)), frame.message, frame.request)
         self.turn()
 
     # --- what the real driver's thread does --------------------------------------------------------------------------

@@ -48,6 +48,10 @@ TIME_SECONDS = 1.5
 """How long the time of the state is watched, in virtual seconds at pace 1."""
 LARGEST_BYTES_MAX = 200_000
 """The largest command that a simulated client sends, if settings allow more."""
+TIDY_SECONDS = 0.5
+"""How often a ruined member is looked for after the faults, in virtual seconds at pace 1."""
+LATE_SECONDS, REST_SECONDS = 3.0, 3.0
+"""The latest report of a broken connection, and how long a cluster at rest is watched, at pace 1."""
 COLLECT_EACH = 100_000
 """The number of new objects after which the garbage collector runs again."""
 DEFAULT_WORKLOAD = (
@@ -181,7 +185,7 @@ class Simulation(HandMoves):
     def make_faults(self, cluster: SimulatedCluster) -> Faults:
         """Make the schedule of faults; none strikes yet."""
         plan = self.plan
-        return Faults(cluster, plan.kinds, plan.skip, plan.pace, plan.conditions.wild)
+        return Faults(cluster, plan.kinds, plan.skip, plan.pace, plan.conditions.wild, plan.conditions.spares)
 
     def make_judge(self) -> Judge:
         """Make the judge of what clients see."""
@@ -263,6 +267,8 @@ class Simulation(HandMoves):
         if self.progress is not None:
             self.progress.running = False
         self.faults.heal()
+        if self.faults.changes:
+            self.tidy()
         elected = cluster.run(patience, lambda: cluster.leader() is not None)
         demand(elected, "liveness", f"no node leads {patience} s after the last fault")
         goals = [client.done + 3 for client in self.clients]
@@ -274,10 +280,33 @@ class Simulation(HandMoves):
         self.let_time_pass()
         for client in self.clients:
             client.stop()
-        finished = cluster.run(patience, lambda: all(client.idle for client in self.clients) and cluster.settled())
+        finished = cluster.run(patience, lambda: all(client.idle for client in self.clients) and self.at_rest())
         busy = "".join(f"{client.name} waits for answers, " for client in self.clients if not client.idle)
         demand(finished, "liveness", f"no convergence: {busy}{self.status_text()}")
+        if self.faults.changes:
+            self.check_undisturbed()
         self.judge_all(patience)
+
+    def tidy(self) -> None:
+        """Have members with ruined folders removed, one after the other, as an operator would."""
+        if not self.faults.operator.tidy():
+            self.cluster.timeline.after(TIDY_SECONDS * self.plan.pace, self.tidy)
+
+    def at_rest(self) -> bool:
+        """Whether all members hold the same, no change of members is left, and none of them has a ruined folder."""
+        ruined = self.faults.changes and any(self.faults.operator.ruined_members())
+        return self.cluster.settled() and not ruined and not self.faults.operator.waits
+
+    def check_undisturbed(self) -> None:
+        """Demand that the leader of a cluster at rest stays, whatever removed nodes do that run on."""
+        cluster, pace = self.cluster, self.plan.pace
+        cluster.run(LATE_SECONDS * pace)  # until then a broken connection may be reported
+        leader = cluster.leader()
+        before = "nobody" if leader is None else f"{leader.name} in {leader.engine.ledger.term}"
+        cluster.run(REST_SECONDS * pace)
+        leader = cluster.leader()
+        after = "nobody" if leader is None else f"{leader.name} in {leader.engine.ledger.term}"
+        demand(before == after, "disturbed", f"all was healed and at rest, {before} led, and then {after} did")
 
     def let_time_pass(self) -> None:
         """Demand that the state's time passes while clients work; it is measured while one node leads."""

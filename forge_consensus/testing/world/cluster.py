@@ -35,6 +35,8 @@ from forge_consensus.testing.world.timeline import SimulatedClock, Timeline
 DRIFT_MAX = 0.01
 SILENCE_SECONDS = LINK_TIMEOUT_SECONDS
 """The silence after which the sockets of nodes and clients break a connection."""
+WIPED = "wiped"
+"""How a disk was ruined whose folder was emptied."""
 FRAMES_ARE_CHECKED = True
 """Whether nodes refuse frames that were damaged on their way."""
 
@@ -168,6 +170,10 @@ class SimulatedCluster:
         self.gone: dict[str, str] = {}
         """The nodes that therefore do not run again, and the error with which each ended."""
         self.failure: BaseException | None = None
+        self.planned: Callable[[], list[Configuration]] = list
+        """Returns the configurations that come into force if what was asked for is carried out."""
+        self.made: list[Callable[[SimulatedNode], None]] = []
+        """Called with each node that is made after the beginning, before it runs."""
 
     def __enter__(self) -> SimulatedCluster:
         return self
@@ -197,8 +203,11 @@ class SimulatedCluster:
 
     def join(self, name: str) -> str:
         """Start a new node that is no member yet; returns its address. It waits to be added."""
-        self.make_node(name).joins = True
+        node = self.make_node(name)
+        node.joins = True
         self.names.append(name)
+        for tell in self.made:
+            tell(node)
         self.restart(name)
         return address_of(name)
 
@@ -348,8 +357,20 @@ class SimulatedCluster:
 
     @property
     def spare(self) -> bool:
-        """Whether one more disk may be ruined, because a majority of good ones would remain."""
-        return 2 * (len(self.suspect) + 1) < len(self.names)
+        """Whether one more disk may be ruined, because a majority of good ones would remain in every set of voters."""
+        return self.bear(self.possible(), 1)
+
+    def bear(self, configurations: Sequence[Configuration], more: int = 0) -> bool:
+        """Whether a majority of good disks remains in every set of voters of these, if so many more are ruined.
+
+        A learner that is to vote counts as if it voted already.
+        """
+        ruined = self.suspect.keys()
+        return all(
+            2 * (len(ruined & voters.union(each.joining)) + more) < len(voters)
+            for each in configurations
+            for voters, _ in each.quorum.sets
+        )
 
     def given_up(self, name: str, error: BaseException) -> None:
         """Note that a node with a ruined disk does not run again: the node or its peers noticed the damage."""
@@ -377,7 +398,7 @@ class SimulatedCluster:
 
     def wipe(self, name: str) -> None:
         """Empty the folder of a node that is down."""
-        self.put_back(name, DiskCopy(SimulatedTables().tables, {}), "wiped")
+        self.put_back(name, DiskCopy(SimulatedTables().tables, {}), WIPED)
 
     def flip_record(self, name: str, table: str, key: bytes, at: int, bit: int) -> None:
         """Flip a bit of a record on a node's disk, whether the node runs or not."""
@@ -419,15 +440,53 @@ class SimulatedCluster:
         leading = [base for base in self.running() if base.engine.ledger.leading_term is not None]
         return max(leading, key=lambda base: base.engine.ledger.term, default=None)
 
+    def possible(self) -> list[Configuration]:
+        """Return every configuration that may be in force, now or later.
+
+        Those are the newest committed one, the ones behind it in any log, also of a node that is down, and those that
+        were asked for.
+        """
+        ledgers = [node.base.engine.ledger for node in self.nodes.values() if node.base is not None]
+        if not ledgers:
+            return [self.configuration, *self.planned()]
+        ahead = max(ledgers, key=lambda ledger: ledger.commit_index)
+        found = [ahead.configurations.at(ahead.commit_index)]
+        for ledger in ledgers:
+            found += [each for index, each in ledger.configurations.rows if index > ahead.commit_index]
+        return found + self.planned()
+
+    def voters_least(self) -> int:
+        """Return the size of the smallest set of voters that may have to decide."""
+        return min(len(voters) for each in self.possible() for voters, _ in each.quorum.sets)
+
+    def members(self) -> frozenset[str]:
+        """Return the ids of all nodes that are members by any configuration that may be in force."""
+        return frozenset().union(*[each.nodes for each in self.possible()])
+
+    def addresses(self) -> dict[str, str]:
+        """Return the addresses that an operator gives clients: those of the newest committed configuration."""
+        return self.possible()[0].addresses
+
     def healthy(self) -> list[SimulatedBase]:
-        """Return the running processes whose disk is good."""
-        return [base for base in self.running() if base.name not in self.suspect]
+        """Return the running processes whose disk is good, while a node leads only those of its members."""
+        bases, leader = [base for base in self.running() if base.name not in self.suspect], self.leader()
+        if leader is None:
+            return bases
+        present = leader.engine.ledger.configuration
+        return [
+            base for base in bases if base.name in present.nodes and base.engine.ledger.identity.is_member_of(present)
+        ]
 
     def settled(self) -> bool:
-        """Return whether all nodes with a good disk run, one leads, and all have applied the whole same log."""
-        bases = self.healthy()
-        if len(bases) + len(self.suspect) < len(self.names) or self.leader() is None:
+        """Return whether all members with a good disk run, have applied the whole same log, and no change is left."""
+        bases, leader = self.healthy(), self.leader()
+        if leader is None:
+            return False
+        present = leader.engine.ledger.configuration
+        if leader.name not in present.voters or present.is_joint or present.joining:
+            return False
+        if len(bases) < len(present.nodes.difference(self.suspect)):
             return False
         ledgers = [base.engine.ledger for base in bases]
-        last = ledgers[0].log.last
+        last = ledgers[0].log.last if ledgers else -1
         return all(ledger.log.last == ledger.commit_index == ledger.applied == last for ledger in ledgers)
