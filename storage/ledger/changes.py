@@ -18,7 +18,7 @@ from typing import Final, NamedTuple
 
 from forge_consensus.config.node import checked_peers
 from forge_consensus.errors import BusyError, InvalidConfigError, LogInconsistentError
-from forge_consensus.storage.ledger.configuration import Configuration
+from forge_consensus.storage.ledger.configuration import MEMBERS_MAX, Configuration
 from forge_consensus.storage.ledger.quorum import Quorum
 
 NOBODY: Final[Mapping[str, str]] = MappingProxyType({})
@@ -109,11 +109,15 @@ class Draft:
             self.update(node, address)
 
     def add(self, node: str, address: str, *, joining: bool) -> None:
-        """Add a learner. Raises `InvalidConfigError` for a member that is there already."""
+        """Add a learner. Raises `InvalidConfigError` for one that is there already, or one more than there may be."""
         if node in self.addresses:
             raise InvalidConfigError(
                 f"node {node!r} is a member already, with the address {self.addresses[node]}: remove it first if its "
                 "folder is lost, or choose another id"
+            )
+        if len(self.addresses) >= MEMBERS_MAX:
+            raise InvalidConfigError(
+                f"a cluster has at most {MEMBERS_MAX} members: remove one before {node!r} is added"
             )
         self.check_free(node, address)
         self.addresses[node] = address

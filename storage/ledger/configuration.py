@@ -40,6 +40,8 @@ FIELDS: Final = (2, 5, 6, 11)
 """How many fields each version has, from version 1 on."""
 WITH_SETS: Final = 4
 """The version that names who votes."""
+MEMBERS_MAX: Final = 200
+"""So many members a cluster has at most: every message that names all of them fits into its frame then."""
 VOTER: Final = "voter"
 LEAVING: Final = "leaving"
 LEARNER: Final = "learner"
@@ -100,10 +102,12 @@ class Configuration:
         """Make the configuration of these members, given as node id -> address ("host:port").
 
         `lease_ms` and `drift_ppm` count with `lease_reads` only: without leases all lists of members have equal bytes.
-        Raises `InvalidConfigError` if there is no member, or two members share an address.
+        Raises `InvalidConfigError` if there is no member, if there are too many, or if two share an address.
         """
         if not peers:
             raise InvalidConfigError("the list of peers is empty: a cluster has at least one member")
+        if len(peers) > MEMBERS_MAX:
+            raise InvalidConfigError(f"there are {len(peers)} peers, and a cluster has at most {MEMBERS_MAX} members")
         members = tuple(sorted(peers.items()))
         if len({address for _, address in members}) != len(members):
             raise InvalidConfigError(f"two peers share one address in {cls(members).text}: give each its own")

@@ -12,8 +12,11 @@ from forge_consensus.actors.messages import (
     WIRE_TAGS,
     AppendEntries,
     EventPage,
+    Hello,
     InstallSnapshot,
     Located,
+    Members,
+    MembersPlanned,
     Read,
     ReadEvents,
     ReadResults,
@@ -32,6 +35,7 @@ from forge_consensus.config.node import NAME_CHARS_MAX
 from forge_consensus.config.raft import RaftSettings
 from forge_consensus.errors import InvalidConfigError
 from forge_consensus.events.encoding import BODY_BYTES_MAX
+from forge_consensus.storage.ledger.configuration import MEMBERS_MAX, Configuration
 from forge_consensus.storage.ledger.journal import READ_BYTES_MAX
 from forge_consensus.storage.machines.machine import RESULT_BYTES_MAX
 
@@ -39,7 +43,15 @@ RAFT, CLIENT = RaftSettings(), ClientSettings()
 NUMBER = NUMBER_MAX - 1
 NAME = "\U0001d52b" * NAME_CHARS_MAX  # each takes four bytes
 ADDRESS = "h" * 253 + ":65535"
-MEMBERS = tuple((f"{number:03}{NAME[3:]}", ADDRESS) for number in range(200))
+MEMBERS = tuple((f"{number:03}{NAME[3:]}", ADDRESS) for number in range(MEMBERS_MAX))
+NAMES = tuple(name for name, _ in MEMBERS)
+CONFIGURATION = Configuration(
+    MEMBERS,
+    incoming=NAMES[1:],
+    outgoing=NAMES[:-1],
+    learners_next=NAMES[:1],
+    folders=tuple((n, "f" * 32) for n in NAMES),
+)
 COMMAND = bytes(RAFT.command_bytes_max)
 SMALL = tuple((NUMBER, bytes(CLIENT.frame_bytes_max // CLIENT.frame_items_max)) for _ in range(CLIENT.frame_items_max))
 RECORD_BYTES = 64
@@ -53,6 +65,9 @@ LARGE: dict[type[Any], list[dict[str, Any]]] = {
         {"records": (bytes(RECORD_BYTES),) * (RAFT.append_bytes_max // RECORD_BYTES)},
         {"records": (bytes(RAFT.append_bytes_max - 1), bytes(RAFT.command_bytes_max + RECORD_BYTES))},
     ],
+    Hello: [{"configuration": CONFIGURATION.text}],
+    Members: [{"configuration": CONFIGURATION.encode(), "initial": CONFIGURATION.encode()}],
+    MembersPlanned: [{"configurations": (CONFIGURATION.encode(),) * 3}],
     InstallSnapshot: [{"data": bytes(RAFT.chunk_bytes)}],
     Located: [{"members": MEMBERS}],
     Submit: [{"commands": ((NUMBER, COMMAND),)}, {"commands": SMALL}],

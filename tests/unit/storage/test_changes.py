@@ -20,7 +20,7 @@ from forge_consensus.storage.ledger.changes import (
     steps,
     why_stuck,
 )
-from forge_consensus.storage.ledger.configuration import Configuration
+from forge_consensus.storage.ledger.configuration import MEMBERS_MAX, Configuration
 from forge_consensus.storage.ledger.quorum import Quorum
 
 NODES = ["n1", "n2", "n3", "n4", "n5"]
@@ -180,6 +180,14 @@ def test_a_node_that_was_not_met_is_not_added() -> None:
     """Its folder belongs to the entry that adds it, and a wrong address is noticed before it does harm."""
     with pytest.raises(BusyError, match="node 'n4' was not met at h4:1: start it there with --join"):
         changed(THREE, [Change(ADD, "n4", "h4:1")], {"n5": "f5"})
+
+
+def test_only_so_many_members_are_added() -> None:
+    full = Configuration.of({f"m{number}": f"m{number}:1" for number in range(MEMBERS_MAX)})
+    one_more = Change(LEARNER, "n4", "h4:1")
+    with pytest.raises(InvalidConfigError, match=f"at most {MEMBERS_MAX} members: remove one before 'n4' is added"):
+        changed(full, [one_more], MET)
+    assert len(changed(full, [Change(REMOVE, "m0"), one_more], MET).nodes - {"m0"}) == MEMBERS_MAX
 
 
 def test_no_change_begins_while_the_cluster_is_in_a_joint_configuration() -> None:

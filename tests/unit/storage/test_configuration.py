@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from forge_consensus.errors import CorruptionError, InvalidConfigError, UnsupportedVersionError
-from forge_consensus.storage.ledger.configuration import VERSION, Configuration
+from forge_consensus.storage.ledger.configuration import MEMBERS_MAX, VERSION, Configuration
 from forge_consensus.storage.ledger.levels import FIRST_LEVEL, LEVEL
 
 ONE = Configuration.of({"n1": "a:1"})
@@ -37,6 +37,8 @@ def test_empty_configurations_and_shared_addresses_are_refused() -> None:
         Configuration.of({})
     with pytest.raises(InvalidConfigError, match=r"share one address in n1=a:1,n2=a:1"):
         Configuration.of({"n1": "a:1", "n2": "a:1"})
+    with pytest.raises(InvalidConfigError, match=f"a cluster has at most {MEMBERS_MAX} members"):
+        Configuration.of({f"n{number}": f"a:{number}" for number in range(MEMBERS_MAX + 1)})
 
 
 @settings(max_examples=100)
