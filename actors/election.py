@@ -153,10 +153,17 @@ class ElectionActor(HandingOver):
 
     @property
     def is_voter(self) -> bool:
-        """Whether this node votes, so that it may stand: by the configuration in force or by the committed one."""
+        """Whether this node votes, so that it may stand: by the configuration in force or by the committed one.
+
+        One that was told of its removal does not stand, but votes: who asks for its vote knows better.
+        """
         ledger = self.ledger
         in_doubt = ledger.configurations.in_doubt(ledger.commit_index)
-        return ledger.may_vote and any(self.node_id in configuration.voters for configuration in in_doubt)
+        return (
+            ledger.may_vote
+            and not self.reported.removed
+            and any(self.node_id in configuration.voters for configuration in in_doubt)
+        )
 
     # --- asking ------------------------------------------------------------------------------------------------------
 

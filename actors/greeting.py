@@ -26,6 +26,7 @@ from forge_consensus.actors.raft.handshake import (
     Refusal,
     is_fatal,
 )
+from forge_consensus.actors.raft.removal import removed_at
 from forge_consensus.actors.runtime.actor import ConsensusActor, Context
 from forge_consensus.actors.runtime.refusals import STRANGER
 from forge_consensus.actors.runtime.shared import Greeted, RefusedGreeting
@@ -155,7 +156,9 @@ class Greeting(ConsensusActor):
             self.compare(node, message)
         elif refusal.reason != ANCESTOR:
             self.refuse(node, message, refusal)
-        self.send(sender, self.handshake.reply(refusal, node, message, self.tip))
+        patience, folder = self.settings.election_timeout_max, folder_of(message.incarnation)
+        removed = removed_at(self.ledger, self.shared.freshness, node, folder, patience)
+        self.send(sender, self.handshake.reply(refusal, node, message, self.tip, removed))
 
     def note(self, node: str, message: Hello | HelloReply) -> None:
         """Note what a member said of itself, for the status and for decisions that need all members."""
@@ -272,6 +275,7 @@ class Greeting(ConsensusActor):
         if self.ledger.identity.is_late(node, message.incarnation):
             return
         self.make_way(node, message)
+        self.told_removed(node, message.removed_at)
         if message.reason == STRANGER:
             if node not in self.waiting:  # otherwise a greeting is in progress
                 self.greet(node)
@@ -289,11 +293,21 @@ class Greeting(ConsensusActor):
             self.refuse(node, message, Refusal(IDENTITY, stranger))
             self.wait(node, REGREET_SECONDS)
         else:
-            self.cancel(node)
-            self.note(node, message)
-            self.introduced[node] = message.incarnation
-            self.context.introduce(node, message.boot)
+            self.met(node, message)
+
+    def met(self, node: str, message: HelloReply) -> None:
+        """Introduce a peer; one that is introduced was only greeted again to learn what it knows, see `removed_at`."""
+        self.cancel(node)
+        self.note(node, message)
+        known = self.context.peers.is_greeted(node) and self.introduced.get(node) == message.incarnation
+        self.introduced[node] = message.incarnation
+        self.context.introduce(node, message.boot)
+        if not known:
             self.tell_all(PeerUp(node))
+
+    def told_removed(self, node: str, index: int) -> None:
+        """A peer says that this node is no member as of the entry at `index`, unless that is 0."""
+        raise NotImplementedError
 
     def prove(self, node: str, boot: int) -> None:
         """Greet again with the draw of an older boot that the peer met last; at once, if it asks for the first time."""

@@ -189,7 +189,7 @@ class HealthActor(ConsensusActor):
 
     def troubles(self) -> list[str]:
         """What keeps this node, or a follower of it, from taking entries. The texts do not change while it lasts."""
-        found = []
+        found = [self.reported.removed] if self.reported.removed else []
         full, since = self.ledger.look_for_room(), self.ledger.room.full_since
         if full and self.clock.now() - since >= self.settings.election_timeout_min / 2:
             found.append(f"no entries are taken: {full}")

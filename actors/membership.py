@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from forge_consensus.actors.greeting import Greeting
+from forge_consensus.actors.greeting import REGREET_SECONDS, Greeting
 from forge_consensus.actors.messages import ChangeMembers, MembersPlanned, Refused
 from forge_consensus.actors.notices import (
     Appended,
+    AskAgain,
     LeaderChanged,
     LeadershipEnded,
     MeetingOver,
@@ -16,8 +17,10 @@ from forge_consensus.actors.notices import (
     MembersCommitted,
     MembersRequested,
     PeerUp,
+    RemovalDue,
     Start,
 )
+from forge_consensus.actors.raft.removal import belongs, is_removed
 from forge_consensus.actors.runtime.shared import PeerStatus
 from forge_consensus.config.address import is_wildcard
 from forge_consensus.errors import BusyError, ConsensusError, InvalidConfigError, NotLeaderError
@@ -27,13 +30,17 @@ from forge_consensus.events.types import (
     MembershipChanged,
     NodeJoined,
     NodeLeft,
+    NodeRemoved,
 )
+from forge_consensus.process.log import LogLines
 from forge_consensus.storage.ledger.changes import ADDED, REMOVED, Action, changes_of, differences, steps, why_stuck
 from forge_consensus.storage.ledger.configuration import Configuration
 from forge_consensus.storage.ledger.identity import folder_of
 from forge_consensus.storage.ledger.ledger import Proposal
 from forge_consensus.storage.ledger.record import Kind
 from forge_consensus.storage.ledger.transaction import get_meta
+
+LINES = LogLines(__name__)
 
 FORMED = b"formed"
 """The key of the ledger's record that `ClusterFormed` was published."""
@@ -56,6 +63,8 @@ class MembershipActor(Greeting):
     def __init__(self) -> None:
         super().__init__()
         self.formed = False
+        self.asks = False
+        """Whether it greets all again soon, unless a leader is known by then."""
         self.requests: dict[int, MembersRequested] = {}
         """The changes that wait until nodes are met, by number."""
         self.request_number = 0
@@ -70,10 +79,18 @@ class MembershipActor(Greeting):
         """Greet those that were added, and publish that the cluster has formed."""
         super().receiveMsg_MembersChanged(message, sender)
         self.tell_formed()
+        if self.belongs():
+            self.reported.removed = ""
 
     def receiveMsg_LeaderChanged(self, message: LeaderChanged, sender: Any) -> None:
-        """Publish that the cluster has formed, when its first leader is known."""
+        """Publish that the cluster has formed, when its first leader is known; greet again if none is for a while."""
         self.tell_formed()
+        if message.leader is None:
+            if not self.asks:
+                self.asks = True
+                self.after(REGREET_SECONDS, AskAgain())
+        elif self.belongs():
+            self.reported.removed = ""
 
     def tell_formed(self) -> None:
         """Publish once that the cluster has formed: this node knows its members and who leads them."""
@@ -209,6 +226,8 @@ class MembershipActor(Greeting):
         reported.configuration = after
         if before == after:
             return
+        if belongs(self.ledger.identity, before):
+            self.look_whether_removed()
         if before.nodes:  # a node that has just joined tells of the others what they are, not that they came
             for action, node in differences(before, after):
                 if action == REMOVED:
@@ -224,6 +243,52 @@ class MembershipActor(Greeting):
                 outgoing=after.outgoing,
             )
         )
+
+    # --- leaving -----------------------------------------------------------------------------------------------------
+
+    def belongs(self) -> bool:
+        """Whether this node is a member, by the configuration in force."""
+        return belongs(self.ledger.identity, self.ledger.configuration)
+
+    def look_whether_removed(self) -> None:
+        """Find out whether this node is a member no more, and look again later if entries are still missing here."""
+        ledger = self.ledger
+        if self.belongs() or belongs(ledger.identity, ledger.configurations.at(ledger.commit_index)):
+            return
+        if ledger.commit_index < self.shared.leader_commit:
+            self.after(self.settings.election_timeout_max, RemovalDue())
+        else:
+            self.removed("")
+
+    def receiveMsg_RemovalDue(self, message: RemovalDue, sender: Any) -> None:
+        """Look again, because by now the missing entries may be here, or there is nobody who sends them."""
+        self.look_whether_removed()
+
+    def told_removed(self, node: str, index: int) -> None:
+        """Believe a peer, unless this node follows a leader as a member or has something newer."""
+        follows = self.shared.leader is not None and self.belongs()
+        if not follows and is_removed(self.ledger, index):
+            self.removed(node)
+
+    def removed(self, by: str) -> None:
+        """Note that this node is a member no more, and publish it; `by` is who told it, empty for its own log."""
+        if self.reported.removed:
+            return
+        told = f"{by} says" if by else "its log says"
+        self.reported.removed = f"{told} that this node is no member of the cluster any more"
+        LINES.warning("{}: it does not stand for election. It can be stopped", self.reported.removed)
+        self.publish(NodeRemoved(by=by))
+
+    def receiveMsg_AskAgain(self, message: AskAgain, sender: Any) -> None:
+        """Greet all peers, if this node has no leader and would not know whether it was removed."""
+        self.asks = False
+        if self.shared.leader is None and self.ledger.log.last and not self.reported.removed:
+            self.asks = True
+            self.after(REGREET_SECONDS, AskAgain())
+            for node in sorted(self.linked):
+                self.greet(node)
+
+    # --- what speaks against a change --------------------------------------------------------------------------------
 
     def check_named(self, changes: Iterable[tuple[str, str, str]]) -> None:
         """Raise `BusyError` if a learner that is to vote lacks the entry that names its folder: it could not vote."""

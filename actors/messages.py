@@ -79,7 +79,8 @@ class HelloReply:
     """The answer to a greeting; `reason` is empty if the greeting was accepted, `detail` is a sentence for people.
 
     The other fields say of the sender what those of `Hello` say. `proof` is of the boot that the greeting named as
-    `known`. With the reason "ancestor", `known` is the boot whose draw the next greeting has to prove.
+    `known`. With the reason "ancestor", `known` is the boot whose draw the next greeting has to prove. `removed_at` is
+    the index of an entry as of which the greeter is no member for certain, 0 if it may be one.
     """
 
     incarnation: str
@@ -91,6 +92,7 @@ class HelloReply:
     known: int = 0
     proof: tuple[int, str] = (0, "")
     joins: bool = False
+    removed_at: int = 0
 
 
 @message

@@ -392,6 +392,16 @@ class LocateExpired:
 
 
 @message
+class RemovalDue:
+    """Look again whether this node, which an entry has removed, was added since by one that it lacks."""
+
+
+@message
+class AskAgain:
+    """This node has heard no leader for a while since: greet all, because somebody may know that it was removed."""
+
+
+@message
 class HelloDue:
     """Greet a peer again, because it did not answer or refused."""
 

@@ -425,6 +425,7 @@ class ReplicationActor(ConsensusActor):
         if message.confirmed_ns:
             confirmed, sent = message.confirmed_ns / NS, sender.sent / NS
             self.shared.freshness.heard(message.term, message.covered, confirmed, sent, ledger.now)
+        self.shared.leader_commit = max(self.shared.leader_commit, message.commit)
         try:
             result = ledger.accept(message.term, message.prev_index, message.prev_term, message.records)
         except (ProtocolError, StorageFullError) as error:

@@ -71,6 +71,15 @@ class NodeLeft(ConsensusEvent):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class NodeRemoved(ConsensusEvent):
+    """The node that publishes it was removed from its cluster: its log says so, or the peer `by` that knows better."""
+
+    kind: ClassVar[str] = "consensus.node.removed"
+
+    by: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class NodeRefused(ConsensusEvent):
     """The greeting of a member was refused: it cannot take part. Published once for each process and reason."""
 
@@ -502,7 +511,8 @@ def joined(earlier: LogRange, later: LogRange) -> LogRange:
 EVENT_TYPES: Final[dict[str, type[ConsensusEvent]]] = {
     event_type.kind: event_type
     for event_type in (
-        NodeStarted, NodeStopped, NodeJoined, NodeLeft, NodeFailed, NodeRecovered, NodeRefused, SettingsDiffer,
+        NodeStarted, NodeStopped, NodeJoined, NodeLeft, NodeFailed, NodeRecovered, NodeRefused, NodeRemoved,
+        SettingsDiffer,
         AddressDiffers,
         LeaderElected, LeaderStepDown, LeaderTransfer, LeaderLost,
         RoleChanged, BecameFollower, BecameCandidate, BecameLeader,
@@ -544,6 +554,7 @@ __all__ = [
     "NodeLeft",
     "NodeRecovered",
     "NodeRefused",
+    "NodeRemoved",
     "NodeStarted",
     "NodeStopped",
     "QuerySlow",

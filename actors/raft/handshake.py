@@ -100,7 +100,7 @@ class Handshake:
             joins=identity.joins,
         )
 
-    def reply(self, refusal: Refusal, node: str, hello: Hello, tip: Tip) -> HelloReply:
+    def reply(self, refusal: Refusal, node: str, hello: Hello, tip: Tip, removed_at: int = 0) -> HelloReply:
         """The answer to a greeting; `ACCEPTED` accepts it."""
         identity = self.identity
         return HelloReply(
@@ -113,6 +113,7 @@ class Handshake:
             known=self.known_boot(node) if refusal.reason == ANCESTOR else 0,
             proof=self.proof_of(hello.known),
             joins=identity.joins,
+            removed_at=removed_at,
         )
 
     def known_boot(self, node: str) -> int:

@@ -24,6 +24,7 @@ class Mark(NamedTuple):
     committed: int
     peers: dict[str, PeerStatus]
     configuration: Configuration
+    removed: str
 
 
 class Reported:
@@ -32,7 +33,8 @@ class Reported:
     `has_quorum`, `health` and `details` are written by the health actor; `saving` by the snapshot actor: the index that
     SnapshotStarted named, 0 while no snapshot is being taken; `committed` by the replication and snapshot actors: the
     highest index that LogCommitted or SnapshotRestored named; `configuration` by the membership actor: the committed
-    one of which ClusterUpdated told last.
+    one of which ClusterUpdated told last, and `removed`: why this node is no member any more, as a sentence; empty if
+    it may be one.
     """
 
     def __init__(self, shared: SharedState, configuration: Configuration) -> None:
@@ -43,6 +45,7 @@ class Reported:
         self.saving = 0
         self.committed = 0
         self.configuration = configuration
+        self.removed = ""
         self.mark()
 
     def mark(self) -> None:
@@ -59,6 +62,7 @@ class Reported:
             self.committed,
             peers,
             self.configuration,
+            self.removed,
         )
 
     def take_back(self) -> None:
@@ -66,6 +70,7 @@ class Reported:
         shared, mark = self.shared, self.last_mark
         shared.role, shared.leader = mark.role, mark.leader
         self.has_quorum, self.health, self.details = mark.has_quorum, mark.health, mark.details
-        self.saving, self.committed, self.configuration = mark.saving, mark.committed, mark.configuration
+        self.saving, self.committed = mark.saving, mark.committed
+        self.configuration, self.removed = mark.configuration, mark.removed
         for node, view in shared.peers.items():
             view.status = mark.peers.get(node, PeerStatus.INACTIVE)

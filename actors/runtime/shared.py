@@ -96,6 +96,8 @@ class SharedState:
     leader_heard_at: float | None = None
     """When a leader's request last arrived, in seconds of CLOCK_BOOTTIME, which counts suspension. Written by
     election."""
+    leader_commit: int = 0
+    """The highest commit index of which a leader told. Written by replication."""
     stickiness: Stickiness = field(default_factory=Stickiness)
     """Whether a vote request must not move the term, because there is a leader (dissertation 4.2.3). Written by
     election, read by the gate too; it outlives a rebuild of the actors."""

@@ -22,7 +22,7 @@ from forge_consensus.errors import InvalidConfigError
 from forge_consensus.events.bus import EventBus
 from forge_consensus.events.encoding import to_json_line
 from forge_consensus.events.log_lines import log_events
-from forge_consensus.events.types import ConsensusEvent
+from forge_consensus.events.types import ConsensusEvent, NodeRemoved
 from forge_consensus.process.descriptors import raise_descriptor_limit
 from forge_consensus.service.node import Node
 from forge_consensus.service.running import NodeRun
@@ -234,6 +234,11 @@ def listen_address(text: str | None, node_id: str, peers: dict[str, str]) -> str
     metavar="HOST:PORT",
     help="Where to publish events, or ipc://PATH. [default: a free port of the host of --listen]",
 )
+@click.option(
+    "--exit-when-removed",
+    is_flag=True,
+    help="End with exit code 0 when this node learns that it was removed from its cluster.",
+)
 @click.option("--events", is_flag=True, help="Print every event as a line of JSON on stdout.")
 def node(
     node_id: str,
@@ -251,6 +256,7 @@ def node(
     advertise: str | None,
     join: str | None,
     join_as: str | None,
+    exit_when_removed: bool,
     events: bool,
     **shorthands: str | None,
 ) -> None:
@@ -267,7 +273,7 @@ def node(
     row |= {"events_bind": events_listen, "advertise": advertise, "join": join, "join_as": join_as}
     settings = from_row(NodeSettings, row)
     configure_logging(log_level, json=log_format == "json")
-    serve(settings, machine, show_events=events)
+    serve(settings, machine, show_events=events, exit_when_removed=exit_when_removed)
 
 
 def print_event(event: ConsensusEvent) -> None:
@@ -292,7 +298,7 @@ def end_on_signals(run: NodeRun) -> None:
         signal.signal(number, asked)
 
 
-def serve(settings: NodeSettings, machine: str, *, show_events: bool) -> None:
+def serve(settings: NodeSettings, machine: str, *, show_events: bool, exit_when_removed: bool) -> None:
     """Run the node until a signal, and say when it serves. Raises what else ends it."""
     raise_descriptor_limit()
     bus = EventBus()
@@ -309,6 +315,8 @@ def serve(settings: NodeSettings, machine: str, *, show_events: bool) -> None:
     try:
         run = NodeRun(settings, machine, bus, announce)
         end_on_signals(run)
+        if exit_when_removed:
+            bus.subscribe(NodeRemoved, lambda event: run.stop("removed from the cluster"), inline=True)
         run.run()
     finally:
         bus.close()

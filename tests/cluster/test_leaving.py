@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import time
 
+from forge_consensus.client.sync import Client
 from forge_consensus.testing.local.cluster import LocalCluster
-from tests.cluster.test_members import writing
+from tests.cluster.test_members import SECONDS, writing
 
 
 def test_a_leader_that_gets_sigterm_hands_over_first_and_nothing_is_refused() -> None:
@@ -25,3 +26,22 @@ def test_a_leader_that_gets_sigterm_hands_over_first_and_nothing_is_refused() ->
             cluster.wait_serving(leader)
             time.sleep(1.0)
     assert min(gaps) < 0.5, "an election takes an election timeout and more"
+
+
+def test_removed_nodes_exit_when_asked_to_and_a_later_member_of_their_id_does_not() -> None:
+    with LocalCluster(5, extra_args=("--exit-when-removed",)) as cluster, writing(cluster) as writer:
+        client, leader = writer.client, cluster.wait_for_leader()
+        live, down = cluster.followers()[:2]
+        cluster.kill(down)
+        for name in (live, down, leader):
+            client.remove_node(name, timeout=SECONDS)
+        for name in (live, leader):
+            assert cluster.process(name).exit_code() == 0
+            assert "node.removed" in cluster.log_text(name)
+        cluster.nodes[down].launch()
+        assert cluster.process(down).exit_code() == 0, "whoever hears it tells it"
+        client.add_node(live, cluster.join(live, None), timeout=SECONDS)
+        time.sleep(2.0)
+        assert cluster.nodes[live].running, "it has caught up past the removal of its id"
+        with Client(cluster.addresses[live]) as reader:
+            assert reader.get("count", consistency="stale") <= writer.count + 1

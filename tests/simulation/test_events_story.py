@@ -55,6 +55,7 @@ OWN = frozenset(
         "settings.differ",
         "address.differs",
         "node.refused",
+        "node.removed",
         "snapshot.on_thread",
     )
 )

@@ -12,7 +12,7 @@ from forge_consensus.events.types import EVENT_TYPES, IDS_MAX, LogAppended, LogC
 
 KINDS = [
     "node.started", "node.stopped", "node.joined", "node.left", "node.failed", "node.recovered", "node.refused",
-    "settings.differ", "address.differs",
+    "node.removed", "settings.differ", "address.differs",
     "leader.elected", "leader.stepdown", "leader.transfer", "leader.lost",
     "role.changed", "role.follower", "role.candidate", "role.leader",
     "cluster.formed", "cluster.membership.changed", "cluster.updated", "cluster.quorum.achieved", "cluster.quorum.lost",
@@ -26,8 +26,8 @@ NOT_YET = ["config.updated", "config.reloaded"]
 
 
 NEW = [
-    "node.refused", "settings.differ", "address.differs", "apply.slow", "query.slow", "time.skewed", "time.stepped",
-    "snapshot.on_thread",
+    "node.refused", "node.removed", "settings.differ", "address.differs", "apply.slow", "query.slow", "time.skewed",
+    "time.stepped", "snapshot.on_thread",
 ]  # fmt: skip
 """The kinds that the Go original does not have."""
 
