@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import threading
 from typing import Final
 
 from forge_consensus.client.sync import Client
 from forge_consensus.config.node import NodeSettings
 from forge_consensus.errors import ConsensusError, InvalidConfigError
 from forge_consensus.process.log import LogLines
+from forge_consensus.process.threads import ForgeThread
+from forge_consensus.process.waiters import Latch
 from forge_consensus.storage.ledger.configuration import Configuration
 
 LINES = LogLines(__name__)
@@ -48,8 +49,8 @@ class Joining:
     def __init__(self, settings: NodeSettings, address: str) -> None:
         self.settings = settings
         self.address = address
-        self.ending = threading.Event()
-        self.thread = threading.Thread(target=self.run, name="forge-join", daemon=True)
+        self.ending = Latch()
+        self.thread = ForgeThread(target=self.run, name="forge-join")
 
     def start(self) -> None:
         """Begin to ask, on the thread."""

@@ -91,6 +91,19 @@ def test_imports_have_one_spelling() -> None:
     assert offenders == [], f"imports are absolute and begin with {PACKAGE}"
 
 
+def test_nobody_waits_with_a_lock_that_a_signal_handler_could_need() -> None:
+    offenders = [
+        f"{place(path)}:{node.lineno} {node.attr}"
+        for path in SOURCES
+        if not module_name(path).startswith(("forge_consensus.testing", "forge_consensus.demo"))
+        for node in ast.walk(tree_of(path))
+        if isinstance(node, ast.Attribute)
+        and node.attr in ("Event", "Condition")
+        and ast.unparse(node.value) == "threading"
+    ]
+    assert offenders == [], "take `Latch` or `Waiters` of forge_consensus/process/waiters.py: they hold no lock"
+
+
 def test_a_layer_imports_only_what_is_below_it() -> None:
     offenders = []
     for path in SOURCES:
