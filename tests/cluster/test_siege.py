@@ -31,6 +31,7 @@ from forge_consensus.errors import (
 )
 from forge_consensus.events.types import NodeStopped
 from forge_consensus.feed.event_feed import Gap
+from forge_consensus.storage.ledger.changes import Action, Change
 from forge_consensus.testing.histories.history import History, Operation, Outcome
 from forge_consensus.testing.histories.linearizability import Verdict, check
 from forge_consensus.testing.local.cluster import LocalCluster
@@ -38,8 +39,9 @@ from tests.cluster.siege import callers, verdicts
 from tests.cluster.siege.__main__ import orders
 from tests.cluster.siege.blows import BLOWS, MISSING
 from tests.cluster.siege.campaign import Orders, Siege
-from tests.cluster.siege.feeds import Numbers
+from tests.cluster.siege.feeds import FeedWatch, Numbers
 from tests.cluster.siege.keys import CALLS_MAX, COUNTER, Keys
+from tests.cluster.siege.members import MEMBERS, Changing
 from tests.cluster.siege.places import NAMESPACES, place_of
 from tests.cluster.siege.verdicts import UndecidedError, differences, judge_history, judge_machines, judge_sums
 from tests.worlds.source_tree import ROOT
@@ -75,6 +77,33 @@ def test_a_cluster_withstands_a_short_siege(capsys: pytest.CaptureFixture[str]) 
     table = "\n".join(siege.tally.lines(siege.passed))
     for word in ("2 rounds on 1 clusters", "faults", "set", "refused", "failovers", "snapshots", "gaps"):
         assert word in table
+
+
+@pytest.mark.timeout(240)
+def test_a_cluster_withstands_changes_of_its_members(capsys: pytest.CaptureFixture[str]) -> None:
+    siege = Siege(Orders(SEED, rounds=1, nodes=3, only=tuple(MEMBERS), round_seconds=(6.0, 8.0)))
+    well = siege.run()
+    said = capsys.readouterr().out
+    assert well, f"FORGE_SIEGE_SEED={SEED}: {said}"
+    assert siege.tally.blows.total() >= 1
+    assert set(siege.tally.blows) <= set(MEMBERS)
+
+
+def test_a_change_that_is_never_made_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tests.cluster.siege.members.CHANGE_SECONDS_MAX", 0.5)
+    with LocalCluster(1) as cluster:
+        change = Changing(cluster, lambda members: False, Change(Action.REMOVE, "n9"))
+        with pytest.raises(AssertionError, match=r"are not made: .*there is no member 'n9' to remove"):
+            change.wait()
+
+
+def test_a_folder_that_nobody_exchanged_is_reported() -> None:
+    with LocalCluster(1) as cluster, FeedWatch(cluster.endpoints, cluster.cluster_id) as watch:
+        watch.numbers.replaced["n1"] += 1
+        with pytest.raises(AssertionError, match="other folders of n1 than there were"):
+            watch.check(cluster)
+        cluster.wiped["n1"] += 1
+        watch.check(cluster)
 
 
 @pytest.mark.timeout(180)
@@ -269,7 +298,9 @@ def numbers_of(*told: int | tuple[int, int | None, str]) -> Numbers:
     return numbers
 
 
-@pytest.mark.parametrize("told", [(1, 2, 3), (1, (2, 4, "lost"), 5), ((1, 1, "lost"), 2)])
+@pytest.mark.parametrize(
+    "told", [(1, 2, 3), (1, (2, 4, "lost"), 5), ((1, 1, "lost"), 2), (1, (2, None, "replaced"), 1, 2)]
+)
 def test_consecutive_event_numbers_pass_with_a_gap_for_a_crash(told: tuple[Any, ...]) -> None:
     assert numbers_of(*told).wrong == []
 
@@ -285,7 +316,6 @@ def test_consecutive_event_numbers_pass_with_a_gap_for_a_crash(told: tuple[Any, 
         (1, (2, 4, "lost"), 4),
         (1, (2, 4, "damaged")),
         (1, (2, 4, "discarded")),
-        (1, (1, None, "replaced")),
     ],
 )
 def test_missing_or_repeated_event_numbers_are_wrong(told: tuple[Any, ...]) -> None:
@@ -303,7 +333,7 @@ def test_missing_or_repeated_event_numbers_are_wrong(told: tuple[Any, ...]) -> N
         (["--rounds", "-1"], "'-1' is no number of rounds"),
         (["--seed", "x"], "'x' is no seed"),
         (["--nodes", "2"], "'2' is no number of nodes: expected 3 to 9"),
-        (["--only", "flood"], "there is no fault 'flood': expected one of kill-one, "),
+        (["--only", "flood"], "there is no fault 'flood': expected members, or one of kill-one, "),
     ],
 )
 def test_bad_arguments_are_refused_with_the_expected_form(
@@ -327,6 +357,7 @@ def test_a_fault_without_its_program_is_refused_with_the_reason(
 def test_arguments_become_orders() -> None:
     given = orders(["--rounds", "3", "--seed", "7", "--nodes", "5", "--only", "pause", "--only", "kill-all"])
     assert given == Orders(7, float("inf"), 3, 5, ("pause", "kill-all"))
+    assert orders(["--only", "members", "--only", "pause"]).only == (*MEMBERS, "pause")
     assert orders(["--minutes", "0.5"]).seconds == 30.0
     assert orders([]).seconds == 300.0
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 import shutil
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -50,11 +51,9 @@ class ClusterLifecycle:
         check_choices(nodes, mode, transport, state_machine)
         given = {"raft": raft, "storage": storage, "lease_reads": lease_reads}
         check_settings(proxy, seed, folder, given)
-        self.mode = mode
-        self.transport = transport
+        self.mode, self.transport = mode, transport
         self.names = [f"n{number}" for number in range(1, nodes + 1)]
-        self.with_proxy = proxy
-        self.seed = seed
+        self.with_proxy, self.seed = proxy, seed
         self.given_folder = None if folder is None else Path(folder)
         self.state_machine = state_machine
         self.cluster_id = cluster_id
@@ -81,6 +80,8 @@ class ClusterLifecycle:
         """The addresses with which the cluster was founded."""
         self.joining: dict[str, dict[str, Any]] = {}
         """The nodes that joined later: their settings for that."""
+        self.wiped: Counter[str] = Counter()
+        """How often each node got an empty folder in place of its own."""
         self.clients: list[Client] = []
         self.asker: Client | None = None
         self.guard: Guard | None = None
@@ -135,6 +136,7 @@ class ClusterLifecycle:
             self.names.append(name)
         else:
             known.close()
+            self.wiped[name] += 1
         shutil.rmtree(self.folder / name, ignore_errors=True)
         self.begin(name)
         return self.addresses[name]

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from tests.cluster.siege.blows import BLOWS, MISSING
 from tests.cluster.siege.campaign import Orders, Siege
+from tests.cluster.siege.members import MEMBERS
 
 MINUTES = 5.0
 NODES_MIN = 3
@@ -33,13 +34,15 @@ def whole(text: str, low: int, high: int, what: str) -> int:
     return int(text)
 
 
-def fault(text: str) -> str:
-    """The name of a fault."""
+def fault(text: str) -> tuple[str, ...]:
+    """The fault with that name, or all that change the members."""
+    if text == "members":
+        return tuple(MEMBERS)
     if text not in BLOWS:
-        raise argparse.ArgumentTypeError(f"there is no fault {text!r}: expected one of {', '.join(BLOWS)}")
+        raise argparse.ArgumentTypeError(f"there is no fault {text!r}: expected members, or one of {', '.join(BLOWS)}")
     if text in MISSING:
         raise argparse.ArgumentTypeError(f"{text} is not possible here: {MISSING[text]}")
-    return text
+    return (text,)
 
 
 def orders(arguments: Sequence[str] | None = None) -> Orders:
@@ -56,12 +59,17 @@ def orders(arguments: Sequence[str] | None = None) -> Orders:
         help="how many nodes; 3 and 5 in turn unless given",
     )
     parser.add_argument(
-        "--only", type=fault, action="append", default=[], metavar="KIND", help="this fault, repeatable"
+        "--only",
+        type=fault,
+        action="append",
+        default=[],
+        metavar="KIND",
+        help="this fault, repeatable; members for all that change the members",
     )
     given = parser.parse_args(arguments)
     minutes = given.minutes or (float("inf") if given.rounds else MINUTES)
     seed = int.from_bytes(os.urandom(4)) if given.seed is None else given.seed
-    return Orders(seed, minutes * 60, given.rounds, given.nodes, tuple(given.only))
+    return Orders(seed, minutes * 60, given.rounds, given.nodes, tuple(name for names in given.only for name in names))
 
 
 def main() -> int:

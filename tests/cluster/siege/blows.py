@@ -10,6 +10,8 @@ from typing import Final
 from forge_consensus.errors import ConsensusTimeoutError
 from forge_consensus.testing.local.cluster import LocalCluster
 from forge_consensus.testing.local.network_paths import CUT, PathFaults
+from tests.cluster.siege.members import MEMBERS
+from tests.cluster.siege.members import Blow as MembersBlow
 from tests.cluster.siege.namespaces import LINKS, Link, SpacedCluster, no_namespaces
 from tests.cluster.siege.preloads import FAULTS, Fault, missing
 
@@ -17,6 +19,9 @@ Blow = Callable[[LocalCluster, random.Random], str | None]
 """Returns details for the log beside its name, or None."""
 
 LEADER_SECONDS: Final = 10.0
+QUIET_SHARE: Final = 0.25
+"""The share of changes of members beside which no other fault is struck."""
+CLOCKS: Final = ("clock-jumps", "clock-drifts")
 
 
 def leader_or_any(cluster: LocalCluster, dice: random.Random) -> str:
@@ -157,6 +162,20 @@ def against_links(link: Link) -> Blow:
     return blow
 
 
+def against_members(change: MembersBlow) -> Blow:
+    """Return the blow that changes members, mostly while another fault is struck."""
+
+    def blow(cluster: LocalCluster, dice: random.Random) -> str:
+        others = set(LINKS if not isinstance(cluster, SpacedCluster) else PROXIED) | set(MEMBERS) | set(MISSING)
+        name = dice.choice([name for name in BLOWS if name not in others and name not in CLOCKS])
+        if dice.random() < QUIET_SHARE:
+            return change(cluster, dice, lambda: None)
+        told = change(cluster, dice, lambda: BLOWS[name](cluster, dice))
+        return f"{told}, beside {name}"
+
+    return blow
+
+
 BLOWS: Final[dict[str, Blow]] = {
     "kill-one": kill_one,
     "kill-leader": kill_leader,
@@ -171,6 +190,7 @@ BLOWS: Final[dict[str, Blow]] = {
     "disturb": disturb,
     **{name: against_a_node(fault) for name, fault in FAULTS.items()},
     **{name: against_links(link) for name, link in LINKS.items()},
+    **{name: against_members(change) for name, change in MEMBERS.items()},
 }
 PROXIED: Final = {name for name in BLOWS if name.startswith("part-")} | {"disturb"}
 """The blows that need a proxy; those in `LINKS` need namespaces, all others neither."""

@@ -150,7 +150,7 @@ class Siege:
         state = judge_machines(cluster, self.orders.settle_seconds)
         slowest = judge_history(self.history)
         judge_sums(self.history, state)
-        watch.check(cluster.names)
+        watch.check(cluster)
         self.tally.rounds += 1
         self.tally.keys += len(keys.made)
         self.tally.slowest_check = max(self.tally.slowest_check, slowest)

@@ -73,18 +73,27 @@ class Switch:
             command("ip", "link", "add", self.bridge, "type", "bridge")
             command("ip", "addr", "add", f"{self.net}.254/24", "dev", self.bridge)
             command("ip", "link", "set", self.bridge, "up")
-            for name, address in self.places.items():
-                command("ip", "netns", "add", self.space(name))
-                command(*("ip", "link", "add", self.cable(name), "type", "veth"),
-                        *("peer", "name", "eth0", "netns", self.space(name)))  # fmt: skip
-                command("ip", "link", "set", self.cable(name), "master", self.bridge, "up")
-                command(*self.inside(name, "ip", "link", "set", "lo", "up"))
-                command(*self.inside(name, "ip", "addr", "add", f"{address}/24", "dev", "eth0"))
-                command(*self.inside(name, "ip", "link", "set", "eth0", "up"))
+            for name in self.places:
+                self.lay(name)
         except BaseException:
             self.remove()
             raise
         return self
+
+    def add(self, name: str) -> None:
+        """Add a node, with an address, a namespace and a cable of its own."""
+        self.places[name] = f"{self.net}.{len(self.places) + 1}"
+        self.lay(name)
+
+    def lay(self, name: str) -> None:
+        """Lay the cable from a node's namespace to the switch."""
+        command("ip", "netns", "add", self.space(name))
+        command(*("ip", "link", "add", self.cable(name), "type", "veth"),
+                *("peer", "name", "eth0", "netns", self.space(name)))  # fmt: skip
+        command("ip", "link", "set", self.cable(name), "master", self.bridge, "up")
+        command(*self.inside(name, "ip", "link", "set", "lo", "up"))
+        command(*self.inside(name, "ip", "addr", "add", f"{self.places[name]}/24", "dev", "eth0"))
+        command(*self.inside(name, "ip", "link", "set", "eth0", "up"))
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -127,6 +136,16 @@ class SpacedCluster(LocalCluster):
         """Choose the address of each node in its own namespace."""
         self.addresses = {name: f"{address}:{PORT}" for name, address in self.switch.places.items()}
         self.real_addresses = dict(self.addresses)
+
+    def place_at(self, name: str) -> None:
+        """Choose the address of a node that is new, in a namespace of its own, or the next port of one that moves."""
+        if name in self.addresses:
+            host, _, port = self.addresses[name].rpartition(":")
+            self.addresses[name] = f"{host}:{int(port) + 2}"  # the one between is that of its events
+        else:
+            self.switch.add(name)
+            self.addresses[name] = f"{self.switch.places[name]}:{PORT}"
+        self.real_addresses[name] = self.addresses[name]
 
     def make(self, name: str) -> NodeProcess | NodeThread:
         """Make a node that starts in its namespace."""
