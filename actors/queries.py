@@ -30,6 +30,8 @@ from forge_consensus.errors import (
 from forge_consensus.events.types import QuerySlow
 
 READ_WAIT_MS_MAX: Final = 600_000
+IN_TIME: Final = 0.75
+"""After so much of its client's time a read whose index is not applied is refused, so that the client hears of it."""
 LENT_SECONDS: Final = 0.01
 """How soon queries are tried again if another thread uses the machine: for actors that failed, or to restore it."""
 
@@ -76,7 +78,7 @@ class QueryDesk(ClientDesk):
         read = PendingRead(sender, queries, stale, self.clock.boottime_ns() + wait_ms * 1_000_000)
         read.index, read.stale_ms_max = message.after_index, message.stale_ms_max
         if message.after_index or not (stale or leading):
-            read.due = self.clock.now() + min(wait_ms / 1000, self.settings.election_timeout_max)
+            read.due = self.clock.now() + min(IN_TIME * wait_ms / 1000, self.settings.election_timeout_max)
         self.waiting.add_read(read)
         self.unanswered.add(sender)
         if not stale:
@@ -109,10 +111,14 @@ class QueryDesk(ClientDesk):
             self.refuse_leader(read.asker)
 
     def look_after_reads(self) -> None:
-        """Look every heartbeat interval whether a read has waited for too long until its index is applied."""
-        if not self.look_due and any(read.due < inf for read in self.waiting.confirmed):
+        """Look soon whether a read has waited for too long until its index is applied."""
+        if self.look_due or not self.waiting.confirmed:
+            return
+        earliest = min(read.due for read in self.waiting.confirmed)
+        if earliest < inf:
             self.look_due = True
-            self.after(self.settings.heartbeat_interval, ReadsDue())
+            wait = max(0.0, earliest - self.clock.now())
+            self.after(min(wait, self.settings.heartbeat_interval), ReadsDue())
 
     def receiveMsg_ReadsDue(self, message: ReadsDue, sender: Any) -> None:
         """Refuse the reads whose index was not applied in time: another node may have it."""

@@ -12,8 +12,9 @@ import click
 import msgpack
 
 from forge_consensus.cli.main import Commands
-from forge_consensus.cli.options import client_options, consistency_option
-from forge_consensus.client.sync import SCAN_LIMIT, Client
+from forge_consensus.cli.options import client_options, read_options
+from forge_consensus.client.key_calls import SCAN_LIMIT
+from forge_consensus.client.sync import Client
 from forge_consensus.errors import CommandError
 from forge_consensus.output import cell, json_text, kind_text, printable, table
 from forge_consensus.storage.machines.machine import Command
@@ -140,21 +141,21 @@ def put(key: str, value: str, kind: str, endpoints: list[str], timeout: float, o
 @kv.command()
 @click.argument("key", type=Key())
 @click.option("--raw", is_flag=True, help="Write the value as it is: nothing escaped, no line's end.")
-@consistency_option
+@read_options
 @client_options
 @click.pass_context
 def get(
     ctx: click.Context,
     key: str,
     raw: bool,
-    consistency: str,
+    reading: dict[str, Any],
     endpoints: list[str],
     timeout: float,
     output: str,
 ) -> None:
     """Write the value of KEY; exit code 1 if it has none."""
     with Client(endpoints, timeout) as client:
-        found = client.read_detail(key, consistency)
+        found = client.read_detail(key, **reading)
     if output == "json":
         row = {"key": key, "found": found.value is not None, **described(found.value)}
         click.echo(json_text({**row, "applied_index": found.applied, "stale_ms": found.stale_ms}))
@@ -242,19 +243,19 @@ def incr(key: str, by: int, endpoints: list[str], timeout: float, output: str) -
 @kv.command()
 @click.argument("prefix", type=Key(), default="")
 @click.option("--limit", type=click.IntRange(1, 10_000), default=SCAN_LIMIT, show_default=True)
-@consistency_option
+@read_options
 @client_options
 def scan(
     prefix: str,
     limit: int,
-    consistency: str,
+    reading: dict[str, Any],
     endpoints: list[str],
     timeout: float,
     output: str,
 ) -> None:
     """List the keys that begin with PREFIX and their values, in order."""
     with Client(endpoints, timeout) as client:
-        pairs = client.scan(prefix, limit, consistency)
+        pairs = client.scan(prefix, limit, **reading)
     if output == "json":
         rows = [{"key": key, **described(value)} for key, value in pairs]
         click.echo(json_text({"prefix": prefix, "count": len(rows), "pairs": rows}))

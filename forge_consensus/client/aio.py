@@ -14,15 +14,15 @@ from typing import Any, Self, cast
 
 from forge_consensus.actors.messages import Located, TransferStarted
 from forge_consensus.client.connections import LocalPort
+from forge_consensus.client.key_calls import SCAN_LIMIT, batch_command
 from forge_consensus.client.member_calls import STILL_LEADS, UNFINISHED
 from forge_consensus.client.members import POLL_SECONDS, ClusterMembers, MembersPlan
-from forge_consensus.client.pending import Pending, PendingRead
+from forge_consensus.client.pending import Pending
+from forge_consensus.client.routes import Route
 from forge_consensus.client.sync import (
-    SCAN_LIMIT,
     TIMEOUT_SECONDS,
     Calls,
     ReadDetail,
-    batch_command,
     check_timeout,
 )
 from forge_consensus.config.client import ClientSettings
@@ -257,15 +257,33 @@ class AsyncClient(Calls):
         """Have a command applied and return the state machine's result."""
         return await (await self.submit(command, timeout))
 
-    async def read(self, query: Any, consistency: str = "linearizable", timeout: float | None = None) -> Any:
+    async def read(
+        self,
+        query: Any,
+        consistency: str = "linearizable",
+        timeout: float | None = None,
+        *,
+        read_from: str | None = None,
+        max_staleness: float | None = None,
+        after_index: int = 0,
+    ) -> Any:
         """Return the state machine's answer to a query; arguments and errors are those of `Client.read`."""
-        return await self.start(self.query(query, consistency, timeout))
+        return await self.start(
+            self.query(query, Route.of(consistency, read_from, max_staleness, after_index), timeout)
+        )
 
     async def read_detail(
-        self, query: Any, consistency: str = "linearizable", timeout: float | None = None
+        self,
+        query: Any,
+        consistency: str = "linearizable",
+        timeout: float | None = None,
+        *,
+        read_from: str | None = None,
+        max_staleness: float | None = None,
+        after_index: int = 0,
     ) -> ReadDetail:
         """Return the answer to a query and as of when it is true."""
-        pending: PendingRead[Any] = self.query(query, consistency, timeout)
+        pending = self.query(query, Route.of(consistency, read_from, max_staleness, after_index), timeout)
         value = await self.start(pending)
         return ReadDetail(value, pending.applied, pending.stale_ms)
 
@@ -273,9 +291,20 @@ class AsyncClient(Calls):
         """Set a key to a value."""
         return await self.apply(Command("set", {"key": key, "value": value}, correlation_id), timeout)
 
-    async def get(self, key: str, consistency: str = "linearizable", timeout: float | None = None) -> Any:
+    async def get(
+        self,
+        key: str,
+        consistency: str = "linearizable",
+        timeout: float | None = None,
+        *,
+        read_from: str | None = None,
+        max_staleness: float | None = None,
+        after_index: int = 0,
+    ) -> Any:
         """Return the value of a key, None if it has none."""
-        return await self.read(key, consistency, timeout)
+        return await self.read(
+            key, consistency, timeout, read_from=read_from, max_staleness=max_staleness, after_index=after_index
+        )
 
     async def delete(self, key: str, timeout: float | None = None, correlation_id: str | None = None) -> bool:
         """Remove a key; return whether it was there."""
@@ -321,9 +350,16 @@ class AsyncClient(Calls):
         limit: int = SCAN_LIMIT,
         consistency: str = "linearizable",
         timeout: float | None = None,
+        *,
+        read_from: str | None = None,
+        max_staleness: float | None = None,
+        after_index: int = 0,
     ) -> list[tuple[str, Any]]:
         """Return at most `limit` pairs (key, value) of the keys that begin with `prefix`, in the order of the keys."""
-        pairs = await self.read({"scan": prefix, "limit": limit}, consistency, timeout)
+        query = {"scan": prefix, "limit": limit}
+        pairs = await self.read(
+            query, consistency, timeout, read_from=read_from, max_staleness=max_staleness, after_index=after_index
+        )
         return [(key, value) for key, value in pairs]
 
     async def status(self, endpoint: str | None = None, timeout: float | None = None) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import msgpack
 
 from forge_consensus.actors.messages import Locate, Refused
 from forge_consensus.client.endpoints import Directory
-from forge_consensus.client.pending import Pending, PendingNodeQuery
+from forge_consensus.client.pending import Pending, PendingNodeQuery, PendingRead
 from forge_consensus.errors import (
     BY_CODE,
     BusyError,
@@ -85,7 +85,8 @@ def late_error(pending: Pending[Any], directory: Directory, *, outcome_unknown: 
         return ConnectionFailedError(
             f"no connection before the deadline ({account}): check that the nodes run and their addresses"
         )
-    if pending.refusal and pending.refusal not in NOT_LEADING:
+    elsewhere = isinstance(pending, PendingRead) and not pending.route.by_leader
+    if pending.refusal and (elsewhere or pending.refusal not in NOT_LEADING):
         return error_from_code(pending.refusal, f"refused until the deadline ({account})")
     if leaderless:
         return NoLeaderError(

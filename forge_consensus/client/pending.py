@@ -18,6 +18,7 @@ from forge_consensus.actors.messages import (
     TransferLeadership,
     TransferStarted,
 )
+from forge_consensus.client.routes import Route
 from forge_consensus.errors import (
     CommandError,
     ConsensusError,
@@ -38,6 +39,7 @@ DRIVER_GRACE_SECONDS = 1.0
 
 READABLE: Final = "let the state machine return maps whose keys are texts, bytes, numbers, booleans or None"
 
+DEFAULT_ROUTE: Final = Route()
 T = TypeVar("T")
 NodeRequest = GetStatus | Locate | GetMembers | ChangeMembers | TransferLeadership
 NodeAnswer = Status | Located | Members | MembersPlanned | TransferStarted
@@ -55,6 +57,7 @@ class Pending(Generic[T]):
 
     __slots__ = (
         "answer",
+        "applied",
         "callbacks",
         "deadline",
         "error",
@@ -77,6 +80,9 @@ class Pending(Generic[T]):
         self.sent_at = 0.0
         self.refusal = ""
         """The code of the last refusal."""
+        self.applied = 0
+        """The index of the newest log entry that was applied when the outcome was made, at or behind that of a command:
+        a read with it as `after_index` sees what the command did. 0 if the outcome does not say."""
         self.answer: Any = None
         self.error: ConsensusError | None = None
         self.finished = False
@@ -172,13 +178,14 @@ class Pending(Generic[T]):
 class PendingRead(Pending[T]):
     """The future of a query's answer; `applied` and `stale_ms` tell as of when it is true (see `ReadDetail`)."""
 
-    __slots__ = ("applied", "consistency", "stale_ms")
+    __slots__ = ("route", "stale_ms", "turned_away")
 
-    def __init__(self, payload: bytes, deadline: float, consistency: str) -> None:
+    def __init__(self, payload: bytes, deadline: float, route: Route = DEFAULT_ROUTE) -> None:
         super().__init__(payload, deadline)
-        self.consistency = consistency
-        self.applied = 0
+        self.route = route
         self.stale_ms = 0
+        self.turned_away = 0
+        """How many nodes refused it because they could not answer it then."""
 
 
 class PendingNodeQuery(Pending[T]):

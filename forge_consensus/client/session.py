@@ -31,6 +31,7 @@ from forge_consensus.client.outcome import (
 )
 from forge_consensus.client.patience import Patience
 from forge_consensus.client.pending import NodeAnswer, Pending, PendingNodeQuery, PendingRead
+from forge_consensus.client.read_window import ReadWindow
 from forge_consensus.client.reads import Reads
 from forge_consensus.client.request_window import RequestWindow
 from forge_consensus.config.client import ClientSettings
@@ -90,7 +91,7 @@ class SessionCore:
         self.directory.follow = follow
         self.requests = itertools.count(1)
         self.commands: RequestWindow[Pending[Any]] = self.window(itertools.count(1))
-        self.reads = Reads(self.directory, prefer, self.window)
+        self.reads = Reads(self.directory, prefer, self.settings, random, now)
         self.node_queries = NodeQueries(self.directory)
         self.resolved: list[Pending[Any]] = []
         self.session = 0
@@ -101,6 +102,8 @@ class SessionCore:
         """The number of the first request for the session that is being opened, 0 if none is."""
         self.opening_at = -inf
         self.patience = Patience(self.settings, random, now)
+        self.last_index = 0
+        """The newest log entry of which the effect is in any answer so far."""
 
     def window(self, numbers: Iterator[int]) -> RequestWindow[Any]:
         """A request window with this client's bounds."""
@@ -125,7 +128,7 @@ class SessionCore:
             if type(pending) is Pending:
                 commands.append(pending)
             elif isinstance(pending, PendingRead):
-                self.reads.windows[pending.consistency].take((pending,))
+                self.reads.take(pending, self.now)
             elif isinstance(pending, PendingNodeQuery):
                 self.node_queries.add(pending)
         self.commands.take(commands)
@@ -150,7 +153,7 @@ class SessionCore:
         endpoint.node = ""
         endpoint.frame_bytes_max = 0  # the next process there may have another one
         self.fit(self.directory.call_bytes_max())
-        self.reads.stale.resend_to(name)
+        self.reads.disconnected(name)
         self.resolved += self.node_queries.lost(name)
 
     def unsent(self, name: str, message: WireMessage, request: int) -> None:
@@ -215,9 +218,10 @@ class SessionCore:
 
     def fit(self, frame_bytes_max: float) -> None:
         """Take the limit of the nodes for what goes into one frame, which may be below this client's own."""
+        bytes_max = int(min(self.settings.frame_bytes_max, frame_bytes_max))
+        self.reads.fit(frame_bytes_max, bytes_max)
         for window in self.windows():
-            window.call_bytes_max = frame_bytes_max
-            window.bytes_max = int(min(self.settings.frame_bytes_max, frame_bytes_max))
+            window.call_bytes_max, window.bytes_max = frame_bytes_max, bytes_max
 
     def refuse_large(self, window: RequestWindow[Any]) -> None:
         """End the calls that no frame can hold: sent, they would cost the connection, and so all calls beside them.
@@ -247,7 +251,8 @@ class SessionCore:
         """Take the outcomes of commands. This is the hot path."""
         if message.session != self.session or not message.items:
             return
-        drop, done = self.commands.open.pop, self.resolved.append
+        drop, done, applied = self.commands.open.pop, self.resolved.append, message.applied
+        self.last_index = max(self.last_index, applied)
         again = self.commands.again
         expired = False
         answered = None
@@ -263,6 +268,7 @@ class SessionCore:
                 pending.error = result_error(code, payload, sent_again=pending.sends > 1)
             else:
                 pending.answer = payload
+            pending.applied = applied
             done(pending)
         if answered is not None:
             self.commands.answered_sent_at = self.session_used_at = answered.sent_at
@@ -277,6 +283,7 @@ class SessionCore:
         answered = self.reads.results(message, self.now)
         self.resolved += answered
         if answered:
+            self.last_index = max(self.last_index, message.applied)
             self.patience.regained(self.now)
 
     def session_opened(self, message: SessionOpened, request: int) -> None:
@@ -307,21 +314,16 @@ class SessionCore:
         code = message.code
         endpoint.said = f"{code}: {message.text}" if message.text else code
         self.refuse_query(endpoint, message, request)
-        certain = code != OUTCOME_UNKNOWN
         final = code in NOT_LEADING and not self.directory.follow
         meant: list[Pending[Any]] = []
+        others: list[Pending[Any]] = []
         for window in self.windows():
-            found = window.refused(request, message.numbers, certain=certain)
-            for pending in found:
-                pending.refusal = code
-            if code == BUSY:
-                window.busy(found)
-            elif (retried(code) and not final) or code == SESSION_EXPIRED:
-                window.again.update(pending.number for pending in found)
+            found = self.refuse_in(window, endpoint, message, request, final=final)
+            if isinstance(window, ReadWindow) and not window.route.by_leader:
+                others += found
             else:
-                self.give_up(window, found, message)
-            meant += found
-        if final:
+                meant += found
+        if final and not others:
             self.give_up_all(message)
         if code == SESSION_EXPIRED and meant:
             self.expire_session()
@@ -329,6 +331,27 @@ class SessionCore:
             if not meant:
                 self.opening_at = -inf
             self.turn_away(endpoint, message)
+        elif others and code in NOT_LEADING:
+            self.heed(endpoint, message)
+
+    def refuse_in(
+        self, window: RequestWindow[Any], endpoint: Endpoint, message: Refused, request: int, *, final: bool
+    ) -> list[Pending[Any]]:
+        """Take a refusal of calls of one window; returns those calls. `final`: no other node may be asked instead."""
+        code = message.code
+        found = window.refused(request, message.numbers, certain=code != OUTCOME_UNKNOWN)
+        for pending in found:
+            pending.refusal = code
+        again = (retried(code) and not final) or code == SESSION_EXPIRED
+        if code == BUSY:
+            window.busy(found)
+        elif again:
+            window.again.update(pending.number for pending in found)
+        else:
+            self.give_up(window, found, message)
+        if again and isinstance(window, ReadWindow) and not window.route.by_leader:
+            self.reads.refused(window, found, endpoint.name, code, self.now)
+        return found
 
     def refuse_query(self, endpoint: Endpoint, message: Refused, request: int) -> None:
         """Take the refusal of a node query; one that only the leader can answer goes to the one that it names."""
@@ -357,15 +380,18 @@ class SessionCore:
 
     def turn_away(self, endpoint: Endpoint, message: Refused) -> None:
         """After a refusal go to the leader that it names: at once the first time, after a pause if refusals go on."""
-        directory = self.directory
-        if message.code in NOT_LEADING:
-            directory.dismiss(endpoint)
-        moved = directory.consider(endpoint, message.leader, message.address, message.term, self.now)
         self.patience.lost(self.now)
+        if self.heed(endpoint, message) and self.patience.refusals == 1:
+            self.patience.until = self.now
+
+    def heed(self, endpoint: Endpoint, message: Refused) -> bool:
+        """Take what a refusal says of the leader; returns whether there is a new one."""
+        if message.code in NOT_LEADING:
+            self.directory.dismiss(endpoint)
+        moved = self.directory.consider(endpoint, message.leader, message.address, message.term, self.now)
         if moved:
             self.start_over()
-            if self.patience.refusals == 1:
-                self.patience.until = self.now
+        return moved
 
     def start_over(self) -> None:
         """Send everything outstanding again, because there is a new leader or a new connection to it."""
@@ -386,6 +412,7 @@ class SessionCore:
             now, settings.silence_seconds, settings.resend_seconds, settings.resend_passed_seconds
         )
         self.expire(self.node_queries.expired(now))
+        self.reads.forget_empty()
         for window in self.windows():
             self.give_hopeless_up(window)
         while self.floor <= self.commands.last and self.floor not in self.commands.open:
@@ -458,7 +485,8 @@ class SessionCore:
         for endpoint, message in directory.search(self.now, wanted=wanted or self.silent()):
             yield endpoint.name, message, next(self.requests)
         leader = directory.ready() if self.patience.until <= self.now else None
-        yield from self.node_queries.outgoing(self.now, self.reads.nearest(), leader, self.requests)
+        nearest = self.reads.nearest(self.reads.stale.avoided(self.now))
+        yield from self.node_queries.outgoing(self.now, nearest, leader, self.requests)
         if leader is not None:
             yield from self.outgoing_commands(leader.name)
         yield from self.reads.outgoing(self.now, leader, self.requests)

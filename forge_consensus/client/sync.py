@@ -6,7 +6,7 @@ import itertools
 import secrets
 import time
 import weakref
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, ClassVar, NoReturn, Self, cast
@@ -14,7 +14,6 @@ from typing import Any, ClassVar, NoReturn, Self, cast
 import msgpack
 
 from forge_consensus.actors.messages import (
-    CONSISTENCIES,
     ChangeMembers,
     GetMembers,
     GetStatus,
@@ -28,9 +27,11 @@ from forge_consensus.actors.messages import (
 from forge_consensus.client.connections import LocalPort
 from forge_consensus.client.driver import Deliver, Driver, finish_all
 from forge_consensus.client.endpoints import LOCAL, LOCATE_WAIT_MS, parse_endpoints
+from forge_consensus.client.key_calls import KeyCalls
 from forge_consensus.client.member_calls import STILL_LEADS, UNFINISHED, MemberCalls
 from forge_consensus.client.members import POLL_SECONDS, ClusterMembers, MembersPlan
 from forge_consensus.client.pending import Pending, PendingNodeQuery, PendingRead
+from forge_consensus.client.routes import Route
 from forge_consensus.client.surface import PublicSurface
 from forge_consensus.config.address import parse_endpoint
 from forge_consensus.config.client import ClientSettings
@@ -43,7 +44,6 @@ TIMEOUT_SECONDS = 5.0
 """How long a call tries where neither it nor its client says otherwise."""
 TIMEOUT_SECONDS_MAX = 1e9
 """The longest time that a call can be given, some 30 years, because the clocks of Python and ZeroMQ end beyond it."""
-SCAN_LIMIT = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,6 +162,14 @@ class Calls(PublicSurface):
             f"{type(self).__name__} with the same endpoints where it is needed"
         )
 
+    @property
+    def last_index(self) -> int:
+        """The newest log entry of which this client has seen the effect in any answer, 0 before the first one.
+
+        A read with it as `after_index` sees everything that this client wrote and read before, on whichever node.
+        """
+        return self.driver.core.last_index
+
     def deadline(self, timeout: float | None) -> float:
         """The monotonic time at which a call that begins now ends. Raises `InvalidConfigError` for what is no time."""
         if timeout is None:
@@ -187,18 +195,13 @@ class Calls(PublicSurface):
             )
         return Pending(payload, self.deadline(timeout))
 
-    def query(self, query: Any, consistency: str, timeout: float | None) -> PendingRead[Any]:
-        """The call that answers a query, not yet handed over.
-
-        Raises `InvalidConfigError` for an unknown consistency, and ValueError for what cannot be encoded.
-        """
-        if consistency not in CONSISTENCIES:
-            raise InvalidConfigError(f"consistency is {consistency!r}: expected one of {', '.join(CONSISTENCIES)}")
+    def query(self, query: Any, route: Route, timeout: float | None) -> PendingRead[Any]:
+        """The call that answers a query by that route, not yet handed over; ValueError for what cannot be encoded."""
         try:
             payload = cast("bytes", msgpack.packb(query))
         except (TypeError, ValueError, OverflowError) as error:
             raise ValueError(f"query {type(query).__name__} cannot be encoded: {error}") from error
-        return PendingRead(payload, self.deadline(timeout), consistency)
+        return PendingRead(payload, self.deadline(timeout), route)
 
     def status_query(self, endpoint: str | None, timeout: float | None) -> PendingNodeQuery[dict[str, Any]]:
         """The call that asks a node for its status, not yet handed over. Raises `InvalidConfigError` for no address."""
@@ -229,100 +232,6 @@ class Calls(PublicSurface):
     def transfer_query(self, target: str, timeout: float | None) -> PendingNodeQuery[TransferStarted]:
         """The call that hands the leadership over, not yet handed over itself."""
         return PendingNodeQuery(TransferLeadership(target), "", self.deadline(timeout))
-
-
-def batch_command(commands: Iterable[Command], correlation_id: str | None) -> Command:
-    """The one command that carries out these commands of the key-value machine, all or none.
-
-    Raises ValueError for what is no command.
-    """
-    ops = []
-    for command in commands:
-        if not isinstance(command, Command):
-            raise ValueError(f'{command!r} is no command: make one, such as Command("set", {{"key": "k", "value": 1}})')
-        ops.append({**command.payload, "type": command.type})
-    return Command("batch", {"ops": ops}, correlation_id)
-
-
-class KeyCalls:
-    """The commands and queries of the built-in key-value machine as methods, for a class that has `apply` and `read`.
-
-    In all of them `key` is a text, `value` anything that msgpack encodes, `timeout` the seconds that the call tries
-    (None for the client's), and `correlation_id` a text that travels with the command and its events (see `Command`).
-    They raise what `apply` and `read` raise.
-    """
-
-    def apply(self, command: Command, timeout: float | None = None) -> Any:
-        """Have a command applied and return the machine's result."""
-        raise NotImplementedError
-
-    def read(self, query: Any, consistency: str = "linearizable", timeout: float | None = None) -> Any:
-        """Return the machine's answer to a query, of that consistency."""
-        raise NotImplementedError
-
-    def put(self, key: str, value: Any, timeout: float | None = None, correlation_id: str | None = None) -> Any:
-        """Set a key to a value.
-
-        None is a value like any other: `scan` lists the key and `delete` finds it. But `get` returns None for it as for
-        a key without value, and `cas` with ``expected=None`` succeeds only where there is none.
-        """
-        return self.apply(Command("set", {"key": key, "value": value}, correlation_id), timeout)
-
-    def get(self, key: str, consistency: str = "linearizable", timeout: float | None = None) -> Any:
-        """Return the value of a key; None if it has none, and if its value is None (see `put`)."""
-        return self.read(key, consistency, timeout)
-
-    def delete(self, key: str, timeout: float | None = None, correlation_id: str | None = None) -> bool:
-        """Remove a key; return whether it was there."""
-        return bool(self.apply(Command("delete", {"key": key}, correlation_id), timeout))
-
-    def cas(
-        self, key: str, *, expected: Any, value: Any, timeout: float | None = None, correlation_id: str | None = None
-    ) -> bool:
-        """Set a key if it holds the `expected` value (None: if it has none); return whether it was set."""
-        payload = {"key": key, "expected": expected, "value": value}
-        return bool(self.apply(Command("cas", payload, correlation_id), timeout))
-
-    def incr(self, key: str, by: int = 1, timeout: float | None = None, correlation_id: str | None = None) -> int:
-        """Add `by` to the number at a key and return the sum; a missing key counts as 0.
-
-        Raises `CommandError` if the key holds no number.
-        """
-        return cast("int", self.apply(Command("increment", {"key": key, "by": by}, correlation_id), timeout))
-
-    def delete_prefix(self, prefix: str, timeout: float | None = None, correlation_id: str | None = None) -> int:
-        """Remove all keys that begin with `prefix` ("" for all keys) and return how many there were.
-
-        At most 10,000 keys or 8 MiB of values go at once; it takes commands until none is left, between which others
-        may write. `timeout` is that of each command.
-        """
-        total = 0
-        while True:
-            gone = cast("int", self.apply(Command("delete_prefix", {"prefix": prefix}, correlation_id), timeout))
-            total += gone
-            if not gone:
-                return total
-
-    def batch(
-        self, commands: Iterable[Command], timeout: float | None = None, correlation_id: str | None = None
-    ) -> list[Any]:
-        """Carry out several commands of the machine as one, all or none, and return the list of their results.
-
-        Nothing is changed if one of them fails (`CommandError`). A cas that does not match has not failed: its result
-        is False, and the others are carried out.
-        """
-        return cast("list[Any]", self.apply(batch_command(commands, correlation_id), timeout))
-
-    def scan(
-        self,
-        prefix: str = "",
-        limit: int = SCAN_LIMIT,
-        consistency: str = "linearizable",
-        timeout: float | None = None,
-    ) -> list[tuple[str, Any]]:
-        """Return at most `limit` pairs (key, value) of the keys that begin with `prefix`, in the order of the keys."""
-        pairs = self.read({"scan": prefix, "limit": limit}, consistency, timeout)
-        return [(key, value) for key, value in pairs]
 
 
 class Client(Calls, KeyCalls, MemberCalls):
@@ -385,14 +294,30 @@ class Client(Calls, KeyCalls, MemberCalls):
         return self.submit(command, timeout).result()
 
     def ask_query(
-        self, query: Any, consistency: str = "linearizable", timeout: float | None = None
+        self,
+        query: Any,
+        consistency: str = "linearizable",
+        timeout: float | None = None,
+        *,
+        read_from: str | None = None,
+        max_staleness: float | None = None,
+        after_index: int = 0,
     ) -> PendingRead[Any]:
         """Hand over a query and return the future of its answer at once; arguments are those of `read`."""
-        pending = self.query(query, consistency, timeout)
+        pending = self.query(query, Route.of(consistency, read_from, max_staleness, after_index), timeout)
         self.driver.hand_over(pending)
         return pending
 
-    def read(self, query: Any, consistency: str = "linearizable", timeout: float | None = None) -> Any:
+    def read(
+        self,
+        query: Any,
+        consistency: str = "linearizable",
+        timeout: float | None = None,
+        *,
+        read_from: str | None = None,
+        max_staleness: float | None = None,
+        after_index: int = 0,
+    ) -> Any:
         """Return the state machine's answer to a query.
 
         Args:
@@ -401,15 +326,48 @@ class Client(Calls, KeyCalls, MemberCalls):
                 without a round trip among the nodes, where the cluster has leases on. ``stale`` asks any node, which
                 answers from its own state without a leader.
             timeout: how many seconds the query tries; None for the client's timeout.
+            read_from: which node answers. "leader"; "nearest", the endpoint that the client prefers while it can be
+                reached, otherwise the leader or any; "any", all that can be reached in turn; or the address of one
+                node. None is "nearest" for ``stale`` reads and "leader" for the others. A node that does not lead
+                asks the leader for no data, only from which log entry on its own state will do. If two nodes cannot
+                answer, the leader is asked, unless one node was named.
+            max_staleness: how many seconds old a ``stale`` answer may be: it has everything that was committed earlier.
+                Nodes with an older state are passed over. None for any age.
+            after_index: the log entry that the answer must reflect, such as `last_index`, or the `applied` of an
+                outcome; a node waits for it up to an election timeout. 0 for none.
 
-        Raises `InvalidConfigError` for an unknown consistency, ValueError for what cannot be encoded.
+        Raises `InvalidConfigError` for arguments that cannot be, ValueError for what cannot be encoded, and
+        `StaleReadError` if nobody had a state as new as was asked for until the time was over.
 
         """
-        return self.ask_query(query, consistency, timeout).result()
+        return self.ask_query(
+            query,
+            consistency,
+            timeout,
+            read_from=read_from,
+            max_staleness=max_staleness,
+            after_index=after_index,
+        ).result()
 
-    def read_detail(self, query: Any, consistency: str = "linearizable", timeout: float | None = None) -> ReadDetail:
+    def read_detail(
+        self,
+        query: Any,
+        consistency: str = "linearizable",
+        timeout: float | None = None,
+        *,
+        read_from: str | None = None,
+        max_staleness: float | None = None,
+        after_index: int = 0,
+    ) -> ReadDetail:
         """Return the answer to a query and as of when it is true; arguments are those of `read`."""
-        pending = self.ask_query(query, consistency, timeout)
+        pending = self.ask_query(
+            query,
+            consistency,
+            timeout,
+            read_from=read_from,
+            max_staleness=max_staleness,
+            after_index=after_index,
+        )
         return ReadDetail(pending.result(), pending.applied, pending.stale_ms)
 
     def status(self, endpoint: str | None = None, timeout: float | None = None) -> dict[str, Any]:

@@ -8,10 +8,11 @@ from typing import Any
 from forge_consensus.actors.runtime.status import NodeStatus
 from forge_consensus.client.aio import AsyncClient
 from forge_consensus.client.connections import LocalPort
+from forge_consensus.client.key_calls import KeyCalls
 from forge_consensus.client.member_calls import MemberCalls
 from forge_consensus.client.members import ClusterMembers, MembersPlan
 from forge_consensus.client.pending import Pending
-from forge_consensus.client.sync import KeyCalls, ReadDetail
+from forge_consensus.client.sync import ReadDetail
 from forge_consensus.errors import (
     ConsensusError,
     NoLeaderError,
@@ -191,21 +192,56 @@ class ConsensusService(ServiceLifecycle, KeyCalls, MemberCalls):
         except NotStartedError as error:
             raise self.why(error) from error
 
-    def read_detail(self, query: Any, consistency: str = "linearizable", timeout: float | None = None) -> ReadDetail:
+    def read_detail(
+        self,
+        query: Any,
+        consistency: str = "linearizable",
+        timeout: float | None = None,
+        *,
+        read_from: str | None = None,
+        max_staleness: float | None = None,
+        after_index: int = 0,
+    ) -> ReadDetail:
         """Answer a query like `read`, and say which entry the answer reflects and how old it may be."""
         client = self.ready("read")
         try:
-            return client.read_detail(query, consistency, timeout)
+            return client.read_detail(
+                query,
+                consistency,
+                timeout,
+                read_from=read_from,
+                max_staleness=max_staleness,
+                after_index=after_index,
+            )
         except NotStartedError as error:
             raise self.why(error) from error
 
-    def read(self, query: Any, consistency: str = "linearizable", timeout: float | None = None) -> Any:
+    def read(
+        self,
+        query: Any,
+        consistency: str = "linearizable",
+        timeout: float | None = None,
+        *,
+        read_from: str | None = None,
+        max_staleness: float | None = None,
+        after_index: int = 0,
+    ) -> Any:
         """Answer a query: a key, or whatever else the state machine understands.
 
         `consistency` "linearizable" sees everything that was acknowledged before the call; "lease" does so without a
         round trip among the nodes, where leases are on; "stale" asks this node alone.
+
+        `read_from`, `max_staleness` and `after_index` are those of `Client.read`. The nearest node is this one: with
+        ``read_from="nearest"`` it answers linearizable reads itself, after a short question to the leader.
         """
-        return self.read_detail(query, consistency, timeout).value
+        return self.read_detail(
+            query, consistency, timeout, read_from=read_from, max_staleness=max_staleness, after_index=after_index
+        ).value
+
+    @property
+    def last_index(self) -> int:
+        """The newest log entry of which this service has seen the effect in any answer, for `after_index` of reads."""
+        return self.ready().last_index
 
     def why(self, error: ConsensusError) -> ConsensusError:
         """Return what ended the node if it has ended, else the error itself."""

@@ -84,6 +84,8 @@ class FakeGroup:
             return [Status({"node": node, "leader": self.leader})]
         if isinstance(message, Read) and message.consistency == "stale":
             return [self.read(node, message, 7)]
+        if isinstance(message, Read) and message.by_follower and self.leader:
+            return [self.read(node, message, 0)]
         if node != self.leader:
             return [self.refusal("CONSENSUS_NOT_LEADER" if self.leader else "CONSENSUS_NO_LEADER")]
         if isinstance(message, OpenSession):
@@ -117,7 +119,7 @@ class FakeGroup:
             session.done_below = max(session.done_below, message.done_below)
             for number in [n for n in session.results if n < session.done_below]:
                 del session.results[number]
-        return Results(message.session, tuple(items))
+        return Results(message.session, tuple(items), self.index)
 
     def apply(self, command: Command) -> tuple[str, bytes]:
         """The outcome of one command."""
@@ -225,7 +227,10 @@ class FakeCluster:
             for node, socket in list(self.sockets.items()):
                 if socket in ready:
                     client, data = socket.recv_multipart()
-                    self.serve(node, client, decode(data, 1 << 26))
+                    if data:
+                        self.serve(node, client, decode(data, 1 << 26))
+                    else:  # a ping, which comes when nothing was sent for long
+                        socket.send_multipart((client, data))
             self.release()
         for socket in self.sockets.values():
             socket.close(0)

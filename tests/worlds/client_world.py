@@ -11,6 +11,7 @@ import msgpack
 
 from forge_consensus.actors.messages import Locate, WireMessage
 from forge_consensus.client.pending import Pending, PendingRead
+from forge_consensus.client.routes import Route
 from forge_consensus.client.session import SessionCore
 from forge_consensus.config.client import ClientSettings
 from forge_consensus.storage.machines.machine import Command
@@ -136,10 +137,10 @@ class World:
         self.core.submit([pending])
         return pending
 
-    def get(self, key: str, consistency: str = "linearizable", timeout: float = 5.0) -> PendingRead[Any]:
-        """Submit a query of a key."""
+    def get(self, key: str, consistency: str = "linearizable", timeout: float = 5.0, **wanted: Any) -> PendingRead[Any]:
+        """Submit a query of a key; `wanted` is what `Route.of` takes."""
         payload = msgpack.packb(key)
-        pending: PendingRead[Any] = PendingRead(payload, self.now + timeout, consistency)
+        pending: PendingRead[Any] = PendingRead(payload, self.now + timeout, Route.of(consistency, **wanted))
         self.core.submit([pending])
         return pending
 

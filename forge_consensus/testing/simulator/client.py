@@ -9,6 +9,7 @@ import msgpack
 
 from forge_consensus.client.outcome import retried
 from forge_consensus.client.pending import Pending, PendingRead
+from forge_consensus.client.routes import Route
 from forge_consensus.errors import CommandError, ConsensusError, OutcomeUnknownError
 from forge_consensus.testing.histories.history import Operation, Outcome
 from forge_consensus.testing.simulator.habits import Habits
@@ -155,7 +156,7 @@ class SimulatedClient:
         elif self.chance.random() < habits.stale_share:
             consistency = "stale"
         data: bytes = msgpack.packb(call.query)
-        query: PendingRead[Any] = PendingRead(data, self.deadline(), consistency)
+        query: PendingRead[Any] = PendingRead(data, self.deadline(), Route.of(consistency))
         self.begin(query, call, consistency)
         self.driver_now().submit([query])
 
@@ -206,7 +207,7 @@ class SimulatedClient:
                 self.done += 1  # whatever its outcome is
                 unknown = unknown or isinstance(pending.error, OutcomeUnknownError)
             elif pending.error is None:
-                if isinstance(pending, PendingRead) and pending.consistency == "stale":
+                if isinstance(pending, PendingRead) and pending.route.consistency == "stale":
                     self.judge.told_age(operation, pending.applied, pending.stale_ms)
                 self.succeed(operation, pending.value())
             elif isinstance(pending, PendingRead):

@@ -361,9 +361,9 @@ def test_a_stale_read_waits_for_the_entry_that_it_names() -> None:
 def test_a_stale_read_waits_for_no_longer_than_an_election_timeout_or_its_client() -> None:
     node = follower()
     node.request("", "gateway", Read("stale", QUERY, wait_ms=200, after_index=4))
-    node.wait(0.15)
+    node.wait(0.1)
     assert not node.messages(Refused)
-    node.wait(0.2)
+    node.wait(0.1)
     assert node.last(Refused).code == StaleReadError.code
     node.request("", "gateway", Read("stale", QUERY, after_index=4))
     node.wait(node.settings.election_timeout_max + 0.2)

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from forge_consensus.actors.messages import Refused, Submit, WireMessage
+from forge_consensus.client.pending import PendingRead
 from forge_consensus.config.client import ClientSettings
 from forge_consensus.errors import OutcomeUnknownError
 from tests.worlds.client_fakes import Hook
@@ -64,6 +65,9 @@ def shake(world: World, dice: random.Random, *, expiry: bool) -> None:
         world.group.sessions.clear()
 
 
+ROUTES = (("linearizable", None), ("stale", None), ("linearizable", "any"), ("stale", "any"))
+
+
 @pytest.mark.parametrize("seed", range(60))
 def test_each_command_is_applied_at_most_once_and_ends_by_its_deadline(seed: int) -> None:
     dice = random.Random(seed)
@@ -76,7 +80,9 @@ def test_each_command_is_applied_at_most_once_and_ends_by_its_deadline(seed: int
         if turn % 2 == 0:
             timeout = dice.choice((0.05, 0.5, 3.0))
             pendings += [world.put(f"{turn}-{n}", timeout=timeout) for n in range(dice.randrange(4))]
-            pendings.append(world.get("0-0", dice.choice(("linearizable", "stale")), timeout))
+            consistency, read_from = dice.choice(ROUTES)
+            wanted = {"read_from": read_from, "after_index": dice.choice((0, 3))}
+            pendings.append(world.get("0-0", consistency, timeout, **wanted))
         shake(world, dice, expiry=True)
         world.step()
         for pending in pendings[-50:]:
@@ -86,7 +92,7 @@ def test_each_command_is_applied_at_most_once_and_ends_by_its_deadline(seed: int
         assert pending.done()
         count = world.group.applied[pending.payload]
         assert count <= 1
-        if pending.error is None and not hasattr(pending, "consistency"):
+        if pending.error is None and not isinstance(pending, PendingRead):
             assert count == 1
         if pending.error is not None and not isinstance(pending.error, OutcomeUnknownError):
             assert count == 0, pending.error

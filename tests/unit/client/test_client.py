@@ -50,7 +50,7 @@ def put(key: str, value: object = 1) -> Command:
 @pytest.mark.parametrize("key", [(1, 2), msgpack.ExtType(1, b"x")])
 @pytest.mark.parametrize("kind", [Pending, PendingRead])
 def test_a_result_that_cannot_be_decoded_is_a_typed_error(kind: type[Pending[Any]], key: Any) -> None:
-    pending = kind(b"", 0.0, "stale") if kind is PendingRead else kind(b"", 0.0)
+    pending = kind(b"", 0.0)
     pending.answer = msgpack.packb([{key: 3}])
     pending.finish()
     with pytest.raises(CommandError, match="what was asked is done, but its result cannot be decoded") as raised:
@@ -395,7 +395,7 @@ def test_the_representation_shows_endpoints_leader_and_whether_the_client_is_ope
 
 def test_completion_offers_the_calls_and_no_internals(client: Client) -> None:
     names = {name for name in dir(client) if not name.startswith("_")}
-    calls = {"submit", "apply", "ask_query", "read", "read_detail", "status", "locate", "close"}
+    calls = {"submit", "apply", "ask_query", "read", "read_detail", "last_index", "status", "locate", "close"}
     calls |= {"members", "change_members", "add_node", "remove_node", "transfer_leadership", "step_down"}
     assert names == calls | {"put", "get", "delete", "cas", "incr", "scan", "batch", "delete_prefix", "timeout"}
 
