@@ -14,7 +14,7 @@ from forge_consensus.client.pending import Pending
 from forge_consensus.client.session import SessionCore
 from forge_consensus.config.client import ClientSettings
 from forge_consensus.testing.rules.violations import demand
-from forge_consensus.testing.world.cluster import SimulatedCluster, address_of
+from forge_consensus.testing.world.cluster import SimulatedCluster
 from forge_consensus.testing.world.network import Connection
 
 WAKE_SECONDS_MIN: Final = 0.001
@@ -142,7 +142,7 @@ class SimulatedDriver:
         if frame.sender not in self.address_of:
             return
         self.core.now = self.now
-        self.core.receive(self.address_of.get(frame.sender, address_of(frame.sender)), frame.message, frame.request)
+        self.core.receive(self.address_of[frame.sender], frame.message, frame.request)
         self.turn()
 
     # --- what the real driver's thread does --------------------------------------------------------------------------
@@ -162,12 +162,13 @@ class SimulatedDriver:
 
     def follow_endpoints(self) -> None:
         """Connect to the endpoints that the core was given or has learned, and leave those that it has dropped."""
-        for endpoint in self.attached - self.core.directory.endpoints.keys():
+        for endpoint in sorted(self.attached - self.core.directory.endpoints.keys()):
             self.attached.discard(endpoint)
             node = node_at(endpoint)
             if self.address_of.get(node) == endpoint:
                 del self.address_of[node]
                 self.network.let_go(self, node)
+                self.attached.difference_update([other for other in self.attached if node_at(other) == node])
         for endpoint in self.core.directory.endpoints:
             if endpoint not in self.attached:
                 self.attached.add(endpoint)

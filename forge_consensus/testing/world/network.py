@@ -156,9 +156,11 @@ class Network:
                 self.timeline.after(self.silence_seconds, self.report, other, node.name)
 
     def wants(self, party: Party, name: str) -> bool:
-        """Return whether a party connects to a node, so far as it knows now."""
+        """Return whether a party connects to a node, so far as it knows now; a client until it lets go."""
         wanted = self.wanted.get(party.name)
-        return wanted is None or name in wanted
+        if wanted is not None:
+            return name in wanted
+        return self.live.get(party.name) is party or party in self.callers.get(name, ())
 
     def drop(self, party: Party, name: str) -> None:
         """End a party's connection to a node, because it does not want it any more."""
