@@ -285,7 +285,8 @@ def report_of(inquiry: Inquiry) -> ClusterReport:
 
 def comparisons(answers: Mapping[str, Status], nodes: Sequence[MemberReport]) -> list[str]:
     """Return what is wrong between nodes: connections, greetings, settings, addresses, clocks and versions."""
-    found = []
+    found: list[str] = []
+    told: set[tuple[frozenset[str], str]] = set()
     for name, answer in sorted(answers.items()):
         for member in answer["nodes"]:
             other = member["id"]
@@ -296,7 +297,11 @@ def comparisons(answers: Mapping[str, Status], nodes: Sequence[MemberReport]) ->
                 tense = "refuses" if ago < REFUSES_SECONDS else "refused"
                 when = "" if ago < REFUSES_SECONDS else f" {seconds_text(ago)} ago"
                 found.append(f"{name} {tense} {other}{when}: {refused}")
-            found += [f"{name} and {other}: {text}" if other != name else f"{name}: {text}" for text in differs(member)]
+            for text in differs(member):
+                both = (frozenset((name, other)), text.partition(" is ")[0])  # the other one tells of it too
+                if both not in told:
+                    told.add(both)
+                    found.append(f"{name} and {other}: {text}" if other != name else f"{name}: {text}")
     for node in nodes:
         if node.clock_ahead_ms is not None and abs(node.clock_ahead_ms) > CLOCK_AHEAD_MS:
             way = "ahead of" if node.clock_ahead_ms > 0 else "behind"

@@ -181,11 +181,12 @@ def test_clocks_versions_and_connections_are_compared() -> None:
 
 def test_what_greetings_found_is_told() -> None:
     leader, other = answer("n1"), answer("n2")
-    leader["nodes"][1].update(differs=["its raft.heartbeat_interval is 0.2 and here 0.1"])
+    leader["nodes"][1].update(differs=["raft.heartbeat_interval is 0.1 here and 0.2 there"])
+    other["nodes"][0].update(differs=["raft.heartbeat_interval is 0.2 here and 0.1 there"])  # the same from its side
     other["nodes"][1].update(differs=["it listens at 127.0.0.1:9 and members look for it at 127.0.0.1:7002"])
     other["nodes"][2].update(greeting_refused="its folder is an older copy")
     assert report(leader, other, answer("n3")).warnings == (
-        "n1 and n2: its raft.heartbeat_interval is 0.2 and here 0.1",
+        "n1 and n2: raft.heartbeat_interval is 0.1 here and 0.2 there",
         "n2: it listens at 127.0.0.1:9 and members look for it at 127.0.0.1:7002",
         "n2 refuses n3: its folder is an older copy",
     )
