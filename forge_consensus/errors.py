@@ -2,7 +2,7 @@
 
 A message says what happened, why, and what to do. `retryable` means that nothing was carried out and the same
 request may succeed later. `fatal` means that this node, or this configuration, must not go on. Exit codes are
-those of sysexits: 65 bad data, 69 unavailable, 70 internal, 75 timed out or outcome unknown,
+those of sysexits: 65 bad data, 66 no such folder or file, 69 unavailable, 70 internal, 75 timed out or outcome unknown,
 77 not authorised, 78 bad configuration, 1 for the rest.
 """
 
@@ -336,6 +336,24 @@ class FolderLockedError(ConsensusError, code="CONSENSUS_FOLDER_LOCKED", fatal=Tr
     """Another process uses the node's folder."""
 
     message = "another process uses the folder: stop it, or give this node a folder of its own"
+
+
+class FolderNotFoundError(StorageError, code="NO_SUCH_FOLDER", exit_code=66):
+    """A command for a stopped node was given a path that is no node's folder, or a file that is not there."""
+
+    message = "this is no node's folder: name the one that was given to the node"
+
+
+class AlreadyExistsError(ConsensusError, code="CONSENSUS_ALREADY_EXISTS", exit_code=78):
+    """A file or folder that is to be made is there already. Nothing was changed."""
+
+    message = "it is there already: name another one, or remove it first"
+
+
+class RecoveryRefusedError(ConsensusError, code="CONSENSUS_RECOVERY_REFUSED"):
+    """A folder cannot be made a cluster of its own, or need not be. Nothing was written."""
+
+    message = "the folder cannot be recovered: look at it with forge-consensus log verify"
 
 
 class IdentityError(ConsensusError, code="CONSENSUS_IDENTITY", fatal=True, exit_code=78):

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import msgpack
 
-from forge_consensus.errors import CorruptionError, SkipRefusedError, StorageError
+from forge_consensus.errors import CorruptionError, FolderNotFoundError, SkipRefusedError
 from forge_consensus.storage.backends.folder import Folder
 from forge_consensus.storage.backends.lmdb import LmdbTables
 from forge_consensus.storage.backends.tables import Batch, Tables
@@ -38,7 +38,7 @@ from forge_consensus.storage.ledger.skips import (
 )
 from forge_consensus.storage.ledger.transaction import META, get_meta
 from forge_consensus.storage.snapshots.file import check_shape, list_snapshots
-from forge_consensus.storage.verify import is_folder
+from forge_consensus.storage.stopped import NO_FOLDER, is_folder
 
 
 @dataclass(slots=True)
@@ -125,7 +125,7 @@ def skip_entry(
 def opened(path: Path, index: int, stack: ExitStack) -> FolderOfNode:
     """Lock and read a folder until the stack is closed."""
     if not is_folder(path):
-        raise StorageError(f"{path} is no node's folder: name the one that was given to the node")
+        raise FolderNotFoundError(NO_FOLDER.format(path))
     folder = stack.enter_context(Folder(path))
     tables = stack.enter_context(LmdbTables(folder.tables_path))
     identity = msgpack.unpackb(get_meta(tables, IDENTITY) or b"\x90")

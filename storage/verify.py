@@ -11,10 +11,7 @@ from typing import Final
 
 import msgpack
 
-from forge_consensus.errors import CorruptionError, StorageError, UnsupportedVersionError
-from forge_consensus.storage.backends.folder import Folder
-from forge_consensus.storage.backends.lmdb import LmdbTables
-from forge_consensus.storage.backends.lmdb_file import NAME
+from forge_consensus.errors import CorruptionError, UnsupportedVersionError
 from forge_consensus.storage.backends.sealed import REJOIN, is_sealed
 from forge_consensus.storage.backends.tables import TablesView
 from forge_consensus.storage.ledger.configuration import Configuration
@@ -29,6 +26,7 @@ from forge_consensus.storage.machines.session_rows import read_row, read_row_of_
 from forge_consensus.storage.snapshots.file import list_snapshots
 from forge_consensus.storage.snapshots.file import verify as verify_snapshot
 from forge_consensus.storage.snapshots.store import GENERATION_BYTES
+from forge_consensus.storage.stopped import StoppedFolder
 from forge_consensus.storage.takeover import PLACE, SEALED_TABLES
 
 PAGE_RECORDS: Final = 2_000
@@ -86,32 +84,33 @@ class VerifyReport:
 def verify_folder(data: Path) -> VerifyReport:
     """Verify every entry of the log and every snapshot in a node's folder, locking it meanwhile.
 
-    Damage is in the report and raises nothing. Raises `FolderLockedError` if a node runs on the folder, `StorageError`
-    if there is no node's folder or its tables cannot be read, `SnapshotFailedError` if a snapshot cannot be read.
+    Damage is in the report and raises nothing. Raises `FolderLockedError` if a node runs on the folder,
+    `FolderNotFoundError` if there is no node's folder, `StorageError` if its tables cannot be read,
+    `SnapshotFailedError` if a snapshot cannot be read.
     """
-    if not is_folder(data):
-        raise StorageError(f"{data} is no node's folder: name the one that was given to the node")
     report = VerifyReport(str(data))
-    if (data / "tables" / NAME).stat().st_size == 0:
-        report.fault("the file of the tables is empty: everything that this node acknowledged is lost")
-        return report
-    with Folder(data) as folder:
-        try:
-            with LmdbTables(folder.tables_path) as tables:
-                verify_log(tables, report)
-                verify_rows(tables, report)
-        except CorruptionError as error:
-            report.fault(str(error))
+    with StoppedFolder(data) as folder:
+        verify_tables(folder, report)
         verify_snapshots(folder.snapshots_path, report)
     return report
 
 
-def is_folder(data: Path) -> bool:
-    """Whether a node has its tables in this folder; without them, opening would make a new store there."""
+def verify_tables(folder: StoppedFolder, report: VerifyReport) -> None:
+    """Verify the log and every row in a folder that is locked; raises as `StoppedFolder.reading`, but for damage."""
     try:
-        return (data / "tables" / NAME).is_file()
-    except OSError:
-        return False
+        with folder.reading() as tables:
+            verify_log(tables, report)
+            verify_rows(tables, report)
+    except CorruptionError as error:
+        report.fault(str(error))
+
+
+def check_tables(folder: StoppedFolder) -> VerifyReport:
+    """Return what is in a folder's tables. Raises `CorruptionError` if anything in them is damaged."""
+    report = VerifyReport(str(folder.path))
+    verify_tables(folder, report)
+    report.raise_for_faults()
+    return report
 
 
 def verify_log(tables: TablesView, report: VerifyReport) -> None:

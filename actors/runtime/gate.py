@@ -11,11 +11,14 @@ from forge_consensus.actors.messages import (
     AppendReply,
     CheckPeer,
     CheckPeerReply,
+    GetMembers,
+    GetStatus,
     Hello,
     HelloReply,
     InstallSnapshot,
     Locate,
     PreVoteReply,
+    ReadEvents,
     ReadIndexReply,
     Refused,
     RequestPreVote,
@@ -40,6 +43,7 @@ from forge_consensus.actors.runtime.refusals import (
 )
 from forge_consensus.actors.runtime.shared import SharedState
 from forge_consensus.actors.runtime.unread import UNREAD_TEXT, UnreadAnswers
+from forge_consensus.config.cluster_id import name_of
 from forge_consensus.config.raft import RaftSettings
 from forge_consensus.errors import BusyError, ClusterNotFoundError, ProtocolError
 from forge_consensus.storage.ledger.ledger import Ledger
@@ -73,6 +77,9 @@ TERM_STAYS = (RequestPreVote, RequestReadIndex)
 
 FROM_LEADERS = (AppendEntries, InstallSnapshot)
 """Only a leader sends these. The gate notifies the election actor before each, so that it knows the leader first."""
+
+BY_NAME: Final = (Locate, GetMembers, GetStatus, ReadEvents)
+"""What a client may ask that knows only the name of the cluster, or an id that it had before it was made anew."""
 
 DAMAGED: Final = "damaged frame"
 """The reason for a frame that does not fit its checksum: a cable, a memory or a network card spoils bytes."""
@@ -149,7 +156,7 @@ class Gate:
         """
         if connection is None or frame.sender:
             self.refusals.report(ProtocolError.code, "a client's request from a node")
-        elif frame.cluster not in ("", self.identity.cluster_id):
+        elif not self.is_meant(frame):
             self.refuse_cluster(frame, sender)
         else:
             if frame.extension:
@@ -159,6 +166,15 @@ class Gate:
                 sender.deliver(Refused(BusyError.code, UNREAD_TEXT, "", "", 0), sender)
             else:
                 self.deliver("gateway", frame.message, sender)
+
+    def is_meant(self, frame: Frame) -> bool:
+        """Whether a client means this cluster, or asks which one it is by the name that the cluster bears.
+
+        A client that knows the cluster by another id than its present one may have a session of before the cluster was
+        made anew from its data, and read what was given up. So it has to learn the present id first.
+        """
+        given, ours = frame.cluster, self.identity.cluster_id
+        return given in ("", ours) or (type(frame.message) in BY_NAME and name_of(given) == name_of(ours))
 
     def refuse_cluster(self, frame: Frame, sender: SenderAddress) -> None:
         """Refuse a frame of another cluster, and send this cluster's name."""

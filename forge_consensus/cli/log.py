@@ -9,15 +9,14 @@ from typing import Any
 import click
 
 from forge_consensus.cli.main import Commands
-from forge_consensus.cli.options import output_option
+from forge_consensus.cli.options import data_option, output_option
 from forge_consensus.errors import CorruptionError
 from forge_consensus.output import bytes_text, json_text
 from forge_consensus.storage.backends.sealed import REJOIN
 from forge_consensus.storage.skipping import skip_entry
-from forge_consensus.storage.verify import is_folder, verify_folder
+from forge_consensus.storage.verify import verify_folder
 
 EXIT_DAMAGED = 65
-EXIT_MISSING = 66
 
 
 @click.group(cls=Commands)
@@ -26,7 +25,7 @@ def log() -> None:
 
 
 @log.command()
-@click.option("--data", required=True, type=click.Path(path_type=Path, file_okay=False), help="The node's folder.")
+@data_option
 @output_option
 @click.pass_context
 def verify(ctx: click.Context, data: Path, output: str) -> None:
@@ -34,10 +33,6 @@ def verify(ctx: click.Context, data: Path, output: str) -> None:
 
     Exit code 0 if all are whole, 65 if one is damaged, 66 if there is no such folder, 78 if a node runs on it.
     """
-    if not is_folder(data):
-        text = f"{data} is no node's folder: name the one given to the node as --data"
-        click.echo(f"error[NO_SUCH_FOLDER]: {text}", err=True)
-        ctx.exit(EXIT_MISSING)
     report = verify_folder(data)
     if output == "json":
         click.echo(json_text(asdict(report)))

@@ -26,7 +26,7 @@ Exit codes:
   0    ok
   1    key not found, cas did not match, cluster unhealthy, a check failed
   2    wrong usage
-  65   bad data: a command too large or refused by the machine, damage that `log verify` found
+  65   bad data: a command too large or refused by the machine, a damaged folder or file
   66   a folder or file is missing
   69   unavailable: no leader, no quorum, nobody answers, address in use
   70   internal: the store failed or is damaged, an error that has no name
@@ -101,6 +101,11 @@ class Root(Commands):
         "status": ("forge_consensus.cli.status:status", "Show the whole cluster on one screen."),
         "events": ("forge_consensus.cli.events:events", "Show the events of the nodes."),
         "log": ("forge_consensus.cli.log:log", "Check a node's log while the node is stopped."),
+        "storage": ("forge_consensus.cli.storage:storage", "Give the disk back what a stopped node does not need."),
+        "recover": (
+            "forge_consensus.cli.recover:recover",
+            "Make one survivor of a lost majority a cluster of its own.",
+        ),
         "settings": ("forge_consensus.cli.settings:settings", "List every setting, its default and the reason for it."),
         "demo": ("forge_consensus.demo.command:demo", "Start a cluster, kill its leader, watch it go on."),
     }

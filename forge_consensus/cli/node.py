@@ -7,6 +7,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from types import FrameType
 from typing import Any, Final, TypeVar
 
@@ -26,6 +27,7 @@ from forge_consensus.events.types import ConsensusEvent, NodeRemoved
 from forge_consensus.process.descriptors import raise_descriptor_limit
 from forge_consensus.service.node import Node
 from forge_consensus.service.running import NodeRun
+from forge_consensus.storage.stopped import stored_cluster
 
 STOP_SECONDS_MAX: Final = 10.0
 """A node that was asked to stop and has not by then is ended; what it acknowledged is on disk anyway."""
@@ -195,7 +197,9 @@ def listen_address(text: str | None, node_id: str, peers: dict[str, str]) -> str
     help="Ask the cluster to be added as this.",
 )
 @click.option("--data", required=True, type=click.Path(file_okay=False), help="The folder of the node's data.")
-@click.option("--cluster", default="default", help="The cluster's id, the same on all members.")
+@click.option(
+    "--cluster", help="The cluster's id, the same on all members. [default: that of the folder, in a new one: default]"
+)
 @click.option("--lease-reads", is_flag=True, help="Allow lease reads; the same on all members, read at first start.")
 @click.option(
     "--machine",
@@ -245,7 +249,7 @@ def node(
     listen: str | None,
     peers: str,
     data: str,
-    cluster: str,
+    cluster: str | None,
     lease_reads: bool,
     machine: str,
     assignments: tuple[tuple[str, str], ...],
@@ -268,7 +272,8 @@ def node(
     row = row_of_texts(NodeSettings, given_texts(assignments, shorthands))
     members = parse(SETTINGS["peers"], peers)
     bind = listen_address(listen, node_id, members)
-    row |= {"node_id": node_id, "cluster_id": cluster, "bind": bind, "peers": members}
+    named = stored_cluster(Path(data)) or SETTINGS["cluster_id"].default if cluster is None else cluster
+    row |= {"node_id": node_id, "cluster_id": named, "bind": bind, "peers": members}
     row |= {"storage_path": data, "lease_reads": lease_reads, "metrics": metrics}
     row |= {"events_bind": events_listen, "advertise": advertise, "join": join, "join_as": join_as}
     settings = from_row(NodeSettings, row)
@@ -305,7 +310,7 @@ def serve(settings: NodeSettings, machine: str, *, show_events: bool, exit_when_
     log_events(bus)
 
     def announce(node: Node) -> None:
-        click.echo(f"serving {settings.node_id} of cluster {settings.cluster_id} at {node.address}")
+        click.echo(f"serving {settings.node_id} of cluster {node.cluster_id} at {node.address}")
         sys.stdout.flush()
         if show_events:
             bus.subscribe(ConsensusEvent, print_event, queue_max=EVENTS_QUEUE_MAX)

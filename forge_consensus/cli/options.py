@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import click
@@ -71,6 +72,13 @@ def output_option(function: Function) -> Function:
         show_default=True,
         envvar="FORGE_CONSENSUS_OUTPUT",
         help="table for people, json for programs.",
+    )(function)
+
+
+def data_option(function: Function) -> Function:
+    """Give a command the option ``--data``, the folder of a stopped node."""
+    return click.option(
+        "--data", required=True, type=click.Path(path_type=Path, file_okay=False), help="The node's folder."
     )(function)
 
 

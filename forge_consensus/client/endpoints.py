@@ -8,6 +8,7 @@ from math import inf
 
 from forge_consensus.actors.messages import Locate, Located
 from forge_consensus.config.address import parse_endpoint
+from forge_consensus.config.cluster_id import is_meant, name_of
 from forge_consensus.errors import InvalidConfigError
 
 LOCAL = "local"
@@ -71,8 +72,10 @@ class Directory:
         """How often an endpoint was added or dropped."""
         self.told_in = 0
         """The highest term in which a leader told who the members are."""
-        self.cluster = cluster
-        """The cluster's id: the one that was given, or that of the first node that answered."""
+        self.named = self.cluster = cluster
+        """The cluster's id: the one that was given, until a node of a cluster of that name answered; then its own."""
+        self.bound = False
+        """Whether a node told the id."""
         self.random = random
         self.follow = True
         """Whether to go to nodes that were not given."""
@@ -141,10 +144,10 @@ class Directory:
     def located(self, endpoint: Endpoint, answer: Located, now: float) -> bool:
         """Take what a node says of the leader; returns whether there is a new one."""
         self.ask_again(endpoint, now)
-        if self.cluster and answer.cluster != self.cluster:
+        if self.cluster and answer.cluster != self.cluster and not self.move_to(answer.cluster, now):
             endpoint.said = f"belongs to cluster {answer.cluster!r}, not {self.cluster!r}"
             return False
-        self.cluster = answer.cluster
+        self.cluster, self.bound = answer.cluster, True
         endpoint.node = endpoint.last_node = answer.node
         endpoint.frame_bytes_max = answer.frame_bytes_max
         endpoint.said = f"{answer.node} says that {answer.leader or 'nobody'} leads in term {answer.term}"
@@ -176,6 +179,23 @@ class Directory:
                 found.append(one)
         return found
 
+    def move_to(self, cluster: str, now: float) -> bool:
+        """Whether to take this id for that of the cluster; then what was believed of another one is forgotten.
+
+        A name that was given stands for whatever id the cluster of that name has. A cluster that was known by its id
+        may have been made anew, under the same name: that is believed once it has been without a leader for so long.
+        """
+        if name_of(self.cluster) != name_of(cluster) or (self.named and not is_meant(self.named, cluster)):
+            return False
+        if self.bound and not self.leaderless(now):
+            return False
+        self.leader, self.term, self.told_in, self.dismissed = None, 0, 0, ("", 0)
+        return True
+
+    def leaderless(self, now: float) -> bool:
+        """Whether no leader was found for so long that the cluster may have been made anew."""
+        return self.searching_since is not None and now - self.searching_since >= LEADERLESS_SECONDS
+
     def consider(self, source: Endpoint, node: str, address: str, term: int, now: float) -> bool:
         """Decide whether to believe that a node leads in a term; returns whether there is a new leader."""
         target = self.resolve(node, address) if node else None
@@ -183,8 +203,7 @@ class Directory:
             return False
         if (target.name, term) == self.dismissed and source is not target:
             return False
-        leaderless = self.searching_since is not None and now - self.searching_since >= LEADERLESS_SECONDS
-        if term < self.term and not leaderless:
+        if term < self.term and not self.leaderless(now):
             return False
         if term == self.term and self.ready() is not None:
             return False

@@ -37,6 +37,7 @@ from forge_consensus.client.request_window import RequestWindow
 from forge_consensus.config.client import ClientSettings
 from forge_consensus.errors import (
     BusyError,
+    ClusterNotFoundError,
     CommandTooLargeError,
     NotLeaderError,
     NotStartedError,
@@ -45,6 +46,7 @@ from forge_consensus.errors import (
 )
 
 BUSY = BusyError.code
+CLUSTER_NOT_FOUND = ClusterNotFoundError.code
 SESSION_EXPIRED = SessionExpiredError.code
 TICK_SECONDS = 0.02
 """How often `tick` is wanted while calls are outstanding."""
@@ -193,8 +195,10 @@ class SessionCore:
         if not self.directory.follow and message.leader not in {"", message.node}:
             text = f"{message.node} does not lead, {message.leader} does"
             self.give_up_all(Refused(NotLeaderError.code, text, message.leader, message.address, message.term))
-        term = self.directory.term
+        term, cluster, bound = self.directory.term, self.directory.cluster, self.directory.bound
         new_leader = self.directory.located(endpoint, message, self.now)
+        if bound and self.directory.cluster != cluster:  # the cluster was made anew, and knows no session of before
+            self.expire_session()
         for obsolete in self.directory.obsolete(message):
             if not self.node_queries.name(obsolete.name):
                 self.disconnected(obsolete.name)
@@ -314,6 +318,8 @@ class SessionCore:
         code = message.code
         endpoint.said = f"{code}: {message.text}" if message.text else code
         self.refuse_query(endpoint, message, request)
+        if code == CLUSTER_NOT_FOUND and self.directory.bound:
+            self.directory.leader = None  # the cluster may have been made anew, so look for it
         final = code in NOT_LEADING and not self.directory.follow
         meant: list[Pending[Any]] = []
         others: list[Pending[Any]] = []
@@ -327,7 +333,7 @@ class SessionCore:
             self.give_up_all(message)
         if code == SESSION_EXPIRED and meant:
             self.expire_session()
-        elif retried(code) and (meant or (self.opening and request >= self.opening)):
+        elif self.is_retried(code) and (meant or (self.opening and request >= self.opening)):
             if not meant:
                 self.opening_at = -inf
             self.turn_away(endpoint, message)
@@ -342,7 +348,7 @@ class SessionCore:
         found = window.refused(request, message.numbers, certain=code != OUTCOME_UNKNOWN)
         for pending in found:
             pending.refusal = code
-        again = (retried(code) and not final) or code == SESSION_EXPIRED
+        again = (self.is_retried(code) and not final) or code == SESSION_EXPIRED
         if code == BUSY:
             window.busy(found)
         elif again:
@@ -359,6 +365,10 @@ class SessionCore:
         self.resolve(self.node_queries.refuse(request, message, self.now))
         if asked is not None and asked.once and message.code in NOT_LEADING:
             self.turn_away(endpoint, message)
+
+    def is_retried(self, code: str) -> bool:
+        """Whether to send again what was refused with that code: also if the cluster was made anew under its name."""
+        return retried(code) or (code == CLUSTER_NOT_FOUND and self.directory.bound)
 
     def give_up(self, window: RequestWindow[Any], pendings: list[Any], message: Refused) -> None:
         """End these calls with the refusal, because sending them again would not help."""

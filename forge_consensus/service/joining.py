@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from forge_consensus.actors.messages import Members
 from forge_consensus.client.sync import Client
 from forge_consensus.config.node import NodeSettings
 from forge_consensus.errors import ConsensusError, InvalidConfigError
@@ -21,10 +22,10 @@ AGAIN_SECONDS: Final = 1.0
 LEARNER: Final = "learner"
 
 
-def founded_with(settings: NodeSettings) -> tuple[Configuration, str]:
-    """The configuration with which the cluster behind `settings.join` began, and the entries that it skips.
+def founded_with(settings: NodeSettings) -> Members:
+    """What a member of the cluster behind `settings.join` tells of it.
 
-    All its nodes have to agree on both.
+    All its nodes have to agree on its id, on the configuration with which it began, and on the entries that it skips.
 
     Raises `InvalidConfigError` if the cluster has a member of this id, and the errors of `Client.members`, such as
     `ConnectionFailedError`.
@@ -40,7 +41,7 @@ def founded_with(settings: NodeSettings) -> tuple[Configuration, str]:
             "this node has an empty folder, so it does not know what that member promised: start it with the member's "
             f"folder. If that is lost, run forge-consensus members remove {settings.node_id} first"
         )
-    return Configuration.decode(told.initial), told.skipped
+    return told
 
 
 class Joining:

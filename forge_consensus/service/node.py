@@ -60,6 +60,8 @@ class Node:
         self.system: ActorSystem | None = None
         self.metrics: ServedMetrics | None = None
         self.joining: Joining | None = None
+        self.cluster_id = settings.cluster_id
+        """The id of the cluster, which may be longer than the name that the settings give."""
 
     def open(self) -> None:
         """Lock the folder, open the ledger, listen.
@@ -145,7 +147,7 @@ class Node:
         begun, skipped = self.begun_with() if joins else (self.founded_with(bind), "")
         founding = Founding(
             settings.node_id,
-            settings.cluster_id,
+            self.cluster_id,
             begun,
             lambda: secrets.token_hex(8),
             amends=bool(settings.peers),
@@ -155,6 +157,7 @@ class Node:
         machine: Any = self.machine
         export = exporter(tables, folder.snapshots_path, type(machine), settings.storage.snapshot_seconds_max)
         opened = open_ledger(tables, folder.snapshots_path, founding, machine, settings.storage, export)
+        self.cluster_id = opened.ledger.identity.cluster_id
         if opened.ledger.applier.ledger_machine is not None:
             opened.snapshots.on_thread = why_on_thread()
             if isinstance(export, ExportProcess):
@@ -177,7 +180,9 @@ class Node:
         assert self.tables is not None, "the tables were opened"
         if get_meta(self.tables, IDENTITY) is not None:
             return None, ""
-        return founded_with(self.settings)
+        found = founded_with(self.settings)
+        self.cluster_id = found.cluster
+        return Configuration.decode(found.initial), found.skipped
 
     @property
     def address(self) -> str:
@@ -193,8 +198,7 @@ class Node:
     def run(self) -> None:
         """Run until `stop`. Raises what ended the node otherwise; after a storage error nothing leaves it (I16)."""
         assert self.base is not None, "the node is open"
-        settings = self.settings
-        with log_context(node=settings.node_id, cluster=settings.cluster_id):  # on all lines of this thread
+        with log_context(node=self.settings.node_id, cluster=self.cluster_id):  # on all lines of this thread
             self.base.run()
 
     def stop(self, reason: str = "asked to") -> None:

@@ -3,6 +3,7 @@
 import errno
 import fcntl
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final, Self
@@ -68,8 +69,7 @@ class Folder:
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 if self.is_current(descriptor):
-                    os.ftruncate(descriptor, 0)
-                    os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+                    self.sign(descriptor)
                     return descriptor
             except BlockingIOError:
                 holder = os.pread(descriptor, 32, 0).decode("ascii", "replace").strip()
@@ -79,6 +79,11 @@ class Folder:
                 os.close(descriptor)
                 raise
             os.close(descriptor)
+
+    def sign(self, descriptor: int) -> None:
+        """Write this process' id into the locked file, for whoever finds it locked. Raises `OSError`."""
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
 
     def is_current(self, descriptor: int) -> bool:
         """Return whether the path still names the file that was locked.
@@ -152,9 +157,11 @@ def fsync_directory(path: Path) -> None:
 def remove_temporary_files(path: Path) -> None:
     """Remove the files that a crash left half-written in `path`. Raises `OSError`."""
     for leftover in path.glob(f"*{TEMPORARY_SUFFIX}"):
-        if not leftover.is_dir():
+        if leftover.is_dir():
+            shutil.rmtree(leftover)
+        else:
             leftover.unlink(missing_ok=True)
-            tell_step(path, "remove", leftover.name)
+        tell_step(path, "remove", leftover.name)
 
 
 def tell_step(folder: Path, step: str, name: str = "", earlier: str = "") -> None:

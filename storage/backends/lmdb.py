@@ -357,10 +357,12 @@ class LmdbView(LmdbReading):
         map_bytes: int = MAP_BYTES,
         *,
         own: LmdbTables | None = None,
+        lock: bool = True,
     ) -> None:
-        """Open the environment in the folder `path`, which another process may be writing. Raises `StorageError`.
+        """Open the environment in the folder `path`, which another process may be writing if `lock`.
 
         A process must open a folder once only, so a view within the node's process is given the node's own tables.
+        Raises `StorageError`.
         """
         self.path = Path(path)
         self.closed = False
@@ -368,10 +370,18 @@ class LmdbView(LmdbReading):
         self.using = threading.Lock()
         """Held while the transaction is read or ended."""
         try:
-            self.environment = open_environment(self.path, map_bytes, readonly=True) if own is None else own.environment
+            if own is None:
+                self.environment = open_environment(self.path, map_bytes, readonly=True, lock=lock)
+            else:
+                self.environment = own.environment
+        except (lmdb.Error, OSError) as error:
+            raise failed("cannot read", self.path, error) from error
+        try:
             self.transaction = self.environment.begin()
             self.databases = open_databases(self.environment, self.transaction) if own is None else own.databases
         except (lmdb.Error, OSError) as error:
+            if self.owner:
+                self.environment.close()
             raise failed("cannot read", self.path, error) from error
 
     def reading(self, read: Callable[[LmdbTransaction], Result]) -> Result:
@@ -402,8 +412,10 @@ def failed(what: str, path: Path, error: Exception) -> StorageError:
     return StorageError(f"{what} the tables in {path}: {error}")
 
 
-def open_environment(path: Path, map_bytes: int, *, readonly: bool) -> lmdb.Environment:
+def open_environment(path: Path, map_bytes: int, *, readonly: bool, lock: bool = True) -> lmdb.Environment:
     """Open the environment with the largest map that the address space allows, at most `map_bytes`.
+
+    Without `lock` nobody may write meanwhile, and LMDB's own lock file is neither made nor changed.
 
     Raises `lmdb.Error`, the last one if even the smallest map is refused.
     """
@@ -419,6 +431,7 @@ def open_environment(path: Path, map_bytes: int, *, readonly: bool) -> lmdb.Envi
                 map_size=map_bytes // resource.getpagesize() * resource.getpagesize(),
                 readonly=readonly,
                 create=not readonly,
+                lock=lock,
                 max_dbs=len(TABLES),
                 max_readers=READERS_MAX,
                 mode=0o600,

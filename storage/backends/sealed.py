@@ -23,6 +23,7 @@ BEGIN_ANEW: Final = (
 REJOIN: Final = (
     "Leave this node switched off and keep its folder: the others go on while they are a majority of the members. Then "
     + BEGIN_ANEW
+    + ". If no majority is left: forge-consensus recover, on the best folder that is whole"
 )
 """What to do about a folder that does not hold what was written."""
 

@@ -242,10 +242,11 @@ def may_follow(before: Quorum, after: Quorum) -> bool:
 def check_follows(before: Configuration, after: Configuration) -> None:
     """Raise `LogInconsistentError` if a log must not hold `after` behind `before` (I12).
 
-    A configuration without members stands for a log of which nothing is known yet. A leader never writes such a pair,
-    so whoever meets one has met a fault of the program and stops.
+    A configuration without members stands for a log of which nothing is known yet. One with another token of a recovery
+    was written by the operators, and the nodes of the old majority are fenced from it by the id of the cluster. A
+    leader never writes another such pair, so whoever meets one has met a fault of the program and stops.
     """
-    if before.nodes and not may_follow(before.quorum, after.quorum):
+    if before.nodes and before.recovery == after.recovery and not may_follow(before.quorum, after.quorum):
         raise LogInconsistentError(
             f"the configuration {after.text} must not follow {before.text}: majorities of the two need not meet. The "
             "node stops; keep its folder and report this"

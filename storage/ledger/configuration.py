@@ -5,7 +5,8 @@ Every later version is an array that begins with its number. Version 2 is `[2, m
 drift_ppm, machine]`. Version 3 has the feature level behind these. A number that this program does not know is refused
 with `UnsupportedVersionError`, because a node that ignored a field could count a majority among the wrong nodes. So is
 a feature level that the program does not have. Version 4 has `incoming`, `outgoing`, `learners_next`, `joining` and
-`folders` behind the level; it is of the first level, because no program without it was ever released.
+`folders` behind the level, version 5 `recovery` behind these; both are of the first level, because no program without
+them was ever released.
 
 To add a field: give `Configuration` the field with a default that means what the earlier version meant; raise
 `VERSION`; let `encode` write the new version only for a configuration that uses the field, so that a plain list of
@@ -31,12 +32,12 @@ from forge_consensus.errors import CorruptionError, InvalidConfigError, Unsuppor
 from forge_consensus.storage.ledger.levels import FIRST_LEVEL, LEVEL, beyond
 from forge_consensus.storage.ledger.quorum import Quorum
 
-VERSION: Final = 4
+VERSION: Final = 5
 """The newest version of a configuration's bytes that this program reads."""
 LEASE_MS: Final = 800
 DRIFT_PPM: Final = 100_000
 """The lease of a configuration of version 1, which names none: the defaults of the settings that leases went by."""
-FIELDS: Final = (2, 5, 6, 11)
+FIELDS: Final = (2, 5, 6, 11, 12)
 """How many fields each version has, from version 1 on."""
 WITH_SETS: Final = 4
 """The version that names who votes."""
@@ -88,6 +89,10 @@ class Configuration:
     """By node id, sorted: the incarnation of the folder of each member that was added after the founding. Only a node
     with that folder is the member: one on another folder has forgotten what the member promised, or is what is left of
     an earlier member of the same id."""
+    recovery: str = ""
+    """A token of the last forced recovery, empty if there was none. A configuration with another token than the one
+    before it was written by the operators, who gave up a lost majority, so it may follow any
+    (`forge_consensus.storage.recovery`)."""
 
     @classmethod
     def of(
@@ -180,6 +185,8 @@ class Configuration:
         """The bytes of this configuration, the same on every node, in the earliest version that can hold it."""
         row = (self.members, self.lease_reads, self.lease_ms, self.drift_ppm, self.machine)
         changed = (self.incoming, self.outgoing, self.learners_next, self.joining, self.folders)
+        if self.recovery:
+            return cast("bytes", msgpack.packb((5, *row, self.level, *changed, self.recovery)))
         if any(changed):
             return cast("bytes", msgpack.packb((4, *row, self.level, *changed)))
         if self.level != FIRST_LEVEL:
@@ -221,9 +228,9 @@ class Configuration:
         version, fields = row[0], row[1:]
         if version < 1 or len(fields) != FIELDS[version - 1]:
             raise ValueError("a number of fields that cannot be")
-        defaults: tuple[Any, ...] = (LEASE_MS, DRIFT_PPM, "", FIRST_LEVEL, (), (), (), (), ())
+        defaults: tuple[Any, ...] = (LEASE_MS, DRIFT_PPM, "", FIRST_LEVEL, (), (), (), (), (), "")
         members, lease_reads, *rest = (*fields, *defaults[len(fields) - 2 :])
-        lease_ms, drift_ppm, machine, level, incoming, outgoing, learners_next, joining, folders = rest
+        lease_ms, drift_ppm, machine, level, incoming, outgoing, learners_next, joining, folders, recovery = rest
         if type(level) is not int or level < FIRST_LEVEL:
             raise ValueError("a feature level that cannot be")
         if not (type(lease_ms) is int and lease_ms > 0 and type(drift_ppm) is int and 0 <= drift_ppm < 1_000_000):
@@ -241,6 +248,7 @@ class Configuration:
             learners_next,
             joining,
             folders,
+            str(recovery),
         )
         if version >= WITH_SETS and not found.is_sound:
             raise ValueError("voters and learners that cannot be")
@@ -255,7 +263,7 @@ class Configuration:
         return (
             all(tuple(sorted(set(each))) == each and self.nodes.issuperset(each) for each in lists)
             and len(self.nodes) == len(self.members)
-            and set(self.incoming) != self.nodes
+            and (set(self.incoming) != self.nodes or not self.nodes)
             and set(self.learners_next) <= set(self.outgoing) - incoming
             and not set(self.joining) & (incoming | set(self.outgoing))
             and all(type(folder) is str and folder for _, folder in self.folders)

@@ -7,6 +7,7 @@ from typing import Any, Final, NamedTuple, cast
 
 import msgpack
 
+from forge_consensus.config.cluster_id import is_meant
 from forge_consensus.errors import IdentityError
 from forge_consensus.storage.backends.sealed import BEGIN_ANEW
 from forge_consensus.storage.backends.tables import Batch, Tables
@@ -92,8 +93,10 @@ class Identity:
     def open(self, new_incarnation: Callable[[], str], batch: Batch) -> bool:
         """Read the identity of the folder and stage the next boot, which counts once `batch` is committed.
 
-        `new_incarnation` returns a new random text each time. Returns whether the folder is new. Raises `IdentityError`
-        if it belongs to another node or cluster or has another format, `CorruptionError` if it is damaged.
+        `new_incarnation` returns a new random text each time. A folder of a cluster that was made anew is opened by the
+        cluster's name too, and `cluster_id` is the whole id then. Returns whether the folder is new. Raises
+        `IdentityError` if it belongs to another node or cluster or has another format, `CorruptionError` if it is
+        damaged.
         """
         stored = get_meta(self.tables, IDENTITY)
         if stored is None:
@@ -107,11 +110,12 @@ class Identity:
                 )
             _, node_id, cluster_id, self.incarnation, boot = row[:5]
             self.boot = boot + 1
-            if (node_id, cluster_id) != (self.node_id, self.cluster_id):
+            if node_id != self.node_id or not is_meant(self.cluster_id, cluster_id):
                 raise IdentityError(
                     f"the folder belongs to node {node_id!r} of cluster {cluster_id!r}, not to node "
                     f"{self.node_id!r} of cluster {self.cluster_id!r}: name the folder of this node"
                 )
+            self.cluster_id = cluster_id
             self.earlier = self.take_over_draws(row[5], batch) if len(row) > 5 else self.newest_draws()
         draw = new_incarnation()[:DRAW_CHARS]
         self.boot_token = f"{self.incarnation}{DRAWN}{draw}"

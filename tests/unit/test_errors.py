@@ -88,7 +88,7 @@ def test_no_two_errors_share_a_code() -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_error_states_its_facts(kind: type[ConsensusError]) -> None:
-    assert kind.exit_code in {1, 65, 69, 70, 75, 77, 78}
+    assert kind.exit_code in {1, 65, 66, 69, 70, 75, 77, 78}
     assert not (kind.retryable and kind.fatal)
     assert {type(kind.retryable), type(kind.fatal)} == {bool}
     assert kind.message[0].islower()

@@ -26,6 +26,8 @@ from forge_consensus.actors.messages import (
     GetStatus,
     Hello,
     HelloReply,
+    OpenSession,
+    Read,
     Refused,
     RequestVote,
     Status,
@@ -33,7 +35,7 @@ from forge_consensus.actors.messages import (
     VoteReply,
 )
 from forge_consensus.actors.runtime.gate import DAMAGED, TERM_JUMP_MAX
-from forge_consensus.errors import IdentityError, ProtocolError
+from forge_consensus.errors import ClusterNotFoundError, IdentityError, ProtocolError
 from tests.unit.actors.test_replication import follow, noop
 from tests.worlds.one_node import OneNode
 from tests.worlds.source_tree import ROOT
@@ -144,6 +146,19 @@ def test_a_frame_of_another_cluster_is_refused_and_told() -> None:
     node.request("", "gateway", GetStatus(), cluster="other")
     assert "cluster 'demo'" in node.last(Refused).text
     assert node.engine.refusals.counts["another cluster"] == 2
+
+
+def test_a_client_of_before_the_cluster_was_made_anew_may_ask_which_one_it_is_and_nothing_else() -> None:
+    node = OneNode()
+    node.engine.ledger.identity.cluster_id = "demo~000000000002"
+    for given in ("demo", "demo~000000000001"):
+        node.request("", "gateway", GetStatus(), cluster=given)
+        assert node.last(Status)
+        for message in (Submit(1, 1, ((1, b""),)), Read("stale", ((1, b""),)), OpenSession(1000)):
+            node.request("", "gateway", message, cluster=given)
+            assert node.last(Refused).code == ClusterNotFoundError.code
+    node.request("", "gateway", GetStatus(), cluster="other")
+    assert node.last(Refused).code == ClusterNotFoundError.code
 
 
 def test_a_client_reaches_only_the_gateway() -> None:
