@@ -16,7 +16,7 @@ from forge_consensus.storage.backends.tables import Batch, Tables
 from forge_consensus.storage.ledger.applying import APPLIED, Applier
 from forge_consensus.storage.ledger.configuration import Configuration
 from forge_consensus.storage.ledger.history import CONFIGURATIONS
-from forge_consensus.storage.ledger.identity import JOINS, Identity
+from forge_consensus.storage.ledger.identity import INITIAL, JOINS, MACHINE, Identity
 from forge_consensus.storage.ledger.ledger import BASE, HARD, Ledger
 from forge_consensus.storage.ledger.levels import LEVEL
 from forge_consensus.storage.ledger.log import TABLE as LOG
@@ -29,12 +29,8 @@ from forge_consensus.storage.snapshots.file import list_snapshots
 from forge_consensus.storage.snapshots.store import Export, Snapshots
 from forge_consensus.storage.takeover import take_over
 
-MACHINE = b"machine"
-"""The key of (name, version) of the state machine that ran on this folder last."""
 VERIFY_BYTES_MAX = 128 << 20
 """About how many bytes of the newest entries are verified at a start, however large they are."""
-INITIAL = b"initial"
-"""The key of the configuration that the cluster began with."""
 
 
 @dataclass(frozen=True, slots=True)

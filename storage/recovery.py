@@ -27,13 +27,12 @@ from forge_consensus.storage.backends.tables import Batch, TablesView
 from forge_consensus.storage.ledger.applying import APPLIED, decode_point, point_of
 from forge_consensus.storage.ledger.configuration import Configuration
 from forge_consensus.storage.ledger.history import CONFIGURATIONS, ConfigurationHistory
-from forge_consensus.storage.ledger.identity import BOOTS, EXPELLED, FORMAT, IDENTITY, JOINS, TIPS
+from forge_consensus.storage.ledger.identity import BOOTS, EXPELLED, FORMAT, IDENTITY, INITIAL, JOINS, TIPS
 from forge_consensus.storage.ledger.ledger import BASE, HARD, NO_BASE
 from forge_consensus.storage.ledger.log import TABLE as LOG
 from forge_consensus.storage.ledger.record import UNTIMED, Kind, data_of, encode, encode_untimed, key_of, parse
 from forge_consensus.storage.ledger.tips import Tips
 from forge_consensus.storage.ledger.transaction import META, get_meta, put_meta
-from forge_consensus.storage.opening import INITIAL
 from forge_consensus.storage.snapshots.file import newest_valid, read_header
 from forge_consensus.storage.stopped import StoppedFolder
 from forge_consensus.storage.verify import VerifyReport, verify_snapshots, verify_tables

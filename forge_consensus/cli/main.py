@@ -98,6 +98,7 @@ class Root(Commands):
             "List, add, remove, promote, demote, move members.",
         ),
         "leader": ("forge_consensus.cli.leader:leader", "Show who leads, or hand the leadership over."),
+        "snapshot": ("forge_consensus.cli.snapshot:snapshot", "Save the state, look at a backup, restore one."),
         "status": ("forge_consensus.cli.status:status", "Show the whole cluster on one screen."),
         "events": ("forge_consensus.cli.events:events", "Show the events of the nodes."),
         "log": ("forge_consensus.cli.log:log", "Check a node's log while the node is stopped."),

@@ -17,6 +17,10 @@ from forge_consensus.storage.ledger.tips import STORED_SECONDS, Boot, Tips
 from forge_consensus.storage.ledger.transaction import META, Transaction, get_meta, put_meta
 
 IDENTITY = b"identity"
+INITIAL = b"initial"
+"""The key of the configuration that the cluster began with."""
+MACHINE = b"machine"
+"""The key of (name, version) of the state machine that ran on this folder last."""
 BOOTS = b"boots"
 JOINS = b"joins"
 """The key of a mark in the folder of a node that joined a cluster."""

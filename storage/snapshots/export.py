@@ -30,6 +30,7 @@ from forge_consensus.storage.ledger.skips import stored_skips
 from forge_consensus.storage.machines.machine import LedgerMachine
 from forge_consensus.storage.machines.sessions import export_rows
 from forge_consensus.storage.snapshots.file import SnapshotInfo, write_snapshot
+from forge_consensus.storage.snapshots.origin import origin
 
 Exporter = Callable[[], SnapshotInfo]
 
@@ -91,7 +92,7 @@ class ExportProcess:
 def export_state(tables: TablesView, folder: Path, machine: type[LedgerMachine]) -> SnapshotInfo:
     """Write the snapshot of the checkpoint in these tables; header and state come from one and the same view."""
     generation, point = stored_point(tables)
-    header = header_of(point, export_rows(tables, generation), stored_skips(tables))
+    header = header_of(point, export_rows(tables, generation), stored_skips(tables)) | origin(tables, in_ledger=True)
     return write_snapshot(folder, header, machine.export(tables, generation))
 
 

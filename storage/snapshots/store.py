@@ -31,6 +31,7 @@ from forge_consensus.storage.snapshots.file import (
     remove_quietly,
     write_snapshot,
 )
+from forge_consensus.storage.snapshots.origin import origin
 from forge_consensus.storage.snapshots.receiver import SnapshotReceiver
 
 Export = Callable[[], SnapshotInfo]
@@ -110,7 +111,7 @@ class Snapshots:
         if applier.replacing:
             raise SnapshotFailedError("no snapshot is taken while another one is installed")
         configuration = ledger.configurations.at(applier.index).encode()
-        header = header_of(applier.point(configuration), [], applier.skips)
+        header = header_of(applier.point(configuration), [], applier.skips) | origin(ledger.tables, in_ledger=False)
         sessions = applier.sessions.capture()
         chunks = cast("StateMachine", applier.machine).snapshot()
         return lambda: write_snapshot(self.folder, {**header, "sessions": packed(sessions)}, chunks)

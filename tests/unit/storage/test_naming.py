@@ -11,10 +11,10 @@ import pytest
 
 from forge_consensus.errors import IdentityError, InvalidConfigError
 from forge_consensus.storage.backends.tables import Batch
+from forge_consensus.storage.ledger.identity import MACHINE
 from forge_consensus.storage.ledger.transaction import META
 from forge_consensus.storage.machines.kv import KeyValueMachine
 from forge_consensus.storage.machines.naming import BUILT_IN, MachineName, name_of
-from forge_consensus.storage.opening import MACHINE
 from tests.worlds.ledger_world import BACKENDS, CONFIGURATION, TallyMachine, World, increment
 
 TALLY = "tests.worlds.ledger_world:TallyMachine"

@@ -16,7 +16,7 @@ from forge_consensus.storage.backends.tables import TABLES, Batch
 from forge_consensus.storage.ledger.applying import APPLIED
 from forge_consensus.storage.ledger.configuration import VERSION, Configuration
 from forge_consensus.storage.ledger.history import CONFIGURATIONS
-from forge_consensus.storage.ledger.identity import BOOTS, IDENTITY
+from forge_consensus.storage.ledger.identity import BOOTS, IDENTITY, INITIAL
 from forge_consensus.storage.ledger.ledger import BASE, HARD
 from forge_consensus.storage.ledger.levels import LEVEL
 from forge_consensus.storage.ledger.log import TABLE
@@ -25,7 +25,6 @@ from forge_consensus.storage.ledger.record import UNTIMED, Kind, encode_untimed,
 from forge_consensus.storage.ledger.transaction import META, put_meta
 from forge_consensus.storage.machines.machine import ApplyFaultError, Command
 from forge_consensus.storage.machines.naming import name_of
-from forge_consensus.storage.opening import INITIAL
 from forge_consensus.storage.snapshots.file import read_header, write_snapshot
 from tests.worlds.ledger_world import BACKENDS, CONFIGURATION, LIMITS, PEERS, TallyMachine, World, entry, increment, put
 

@@ -1,0 +1,135 @@
+"""``forge-consensus snapshot``: backups of the cluster's state, and new clusters made of them."""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, cast
+
+import click
+
+from forge_consensus.cli.main import Commands
+from forge_consensus.cli.options import output_option
+from forge_consensus.config.address import bind_address, takes_free_port
+from forge_consensus.config.node import NodeSettings, checked_peers, is_node_id, no_peer
+from forge_consensus.config.rows import parse
+from forge_consensus.config.setting import describe
+from forge_consensus.errors import InvalidConfigError
+from forge_consensus.output import bytes_text, json_text
+from forge_consensus.service.machines import MachineChoice
+from forge_consensus.storage.machines.machine import LedgerMachine
+from forge_consensus.storage.restoring import inspect_snapshot, restore_snapshot
+
+
+@click.group(cls=Commands)
+def snapshot() -> None:
+    """Take, save and look at snapshots of the state, and restore one into a new cluster."""
+
+
+@snapshot.command()
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
+@output_option
+def inspect(file: Path, output: str) -> None:
+    """Read the snapshot FILE to its end, and say what is in it.
+
+    Exit code 65 if it is damaged or no snapshot, 66 if it is missing.
+    """
+    report = inspect_snapshot(file)
+    if output == "json":
+        click.echo(json_text(asdict(report)))
+        return
+    when = datetime.fromtimestamp(report.time_ms / 1000, UTC).isoformat(timespec="seconds")
+    version = f", version {report.machine_version}" if report.machine_version else ""
+    for name, text in (
+        ("entry", f"{report.index:,} of term {report.term}, written at {when}"),
+        ("cluster", report.cluster or "not written down"),
+        ("members", report.configuration),
+        ("machine", report.machine + version),
+        ("sessions", f"{report.sessions:,}"),
+        ("size", f"{bytes_text(report.size_bytes)} in {report.chunks:,} chunks"),
+        ("sha256", report.sha256),
+    ):
+        click.echo(f"{name:9} {text}")
+    click.echo("whole     every checksum fits")
+
+
+@snapshot.command()
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
+@click.option("--id", "node_id", required=True, help="The node's id, unique in the new cluster.")
+@click.option(
+    "--data",
+    required=True,
+    type=click.Path(path_type=Path, file_okay=False),
+    help="The node's folder; it is made, or is empty.",
+)
+@click.option(
+    "--peers",
+    metavar="ID=HOST:PORT,...",
+    default="",
+    help="All members of the new cluster, this node too; the same for each of them.",
+)
+@click.option("--listen", metavar="HOST:PORT", help="Instead of --peers: where the only member of the new cluster is.")
+@click.option("--cluster", default="", help="The name of the new cluster. [default: that of the old one]")
+@click.option(
+    "--token",
+    default="",
+    help="Any text, the same for each member: it tells this restore from an earlier one of the same file and peers.",
+)
+@click.option(
+    "--machine",
+    default="",
+    metavar="MODULE:CLASS",
+    help="The state machine, only if it is one of your own that keeps its state in the ledger.",
+)
+@output_option
+def restore(
+    file: Path,
+    node_id: str,
+    data: Path,
+    peers: str,
+    listen: str | None,
+    cluster: str,
+    token: str,
+    machine: str,
+    output: str,
+) -> None:
+    """Make the folder of a node of a new cluster, which begins with the state in the snapshot FILE.
+
+    Run it once for each member, with the same file and --peers, and start the nodes. The new cluster has an id of its
+    own: no node of the old one can join it by mistake.
+    """
+    kind = cast("type[LedgerMachine]", MachineChoice(machine).kind) if machine else None
+    done = restore_snapshot(
+        file,
+        data,
+        node_id,
+        members_of(node_id, peers, listen),
+        new_text=lambda: secrets.token_hex(8),
+        cluster=cluster,
+        token=token,
+        machine=kind,
+    )
+    if output == "json":
+        click.echo(json_text(asdict(done)))
+        return
+    count = f"{len(done.members)} members" if len(done.members) > 1 else "1 member"
+    click.echo(f"{done.node_id} of cluster {done.cluster}, {count}, begins at entry {done.index} in {done.data}")
+
+
+def members_of(node_id: str, peers: str, listen: str | None) -> dict[str, str]:
+    """Return the members of a new cluster, address by id. Raises `InvalidConfigError` for what cannot be."""
+    if bool(peers) == bool(listen):
+        raise InvalidConfigError("name all members of the new cluster with --peers, or with --listen a cluster of one")
+    if not is_node_id(node_id):
+        raise InvalidConfigError(f"{node_id!r} cannot be a node's id, which is a word such as n1")
+    if listen:
+        if takes_free_port(listen):
+            raise InvalidConfigError("port 0 is another port at each start: name the one that the node will have")
+        return {node_id: bind_address(listen)}
+    setting = next(each for each in describe(NodeSettings) if each.name == "peers")
+    given: dict[str, Any] = parse(setting, peers)
+    if node_id not in given:
+        raise no_peer(node_id, given)
+    return checked_peers(given)
