@@ -7,8 +7,10 @@ from tests.simulation.mutants import (
     client,
     election,
     engine,
+    handovers,
     ledger,
     machine,
+    members,
     reads,
     replication,
     sessions,
@@ -17,5 +19,19 @@ from tests.simulation.mutants import (
 )
 from tests.simulation.mutants.registry import MUTANTS
 
-ROOMS = (election, replication, reads, ledger, machine, sessions, snapshots, engine, client, world, bounds)
+ROOMS = (
+    election,
+    replication,
+    reads,
+    ledger,
+    machine,
+    sessions,
+    snapshots,
+    engine,
+    client,
+    world,
+    bounds,
+    members,
+    handovers,
+)
 __all__ = ["MUTANTS", "ROOMS"]
