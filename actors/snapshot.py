@@ -11,12 +11,7 @@ from forge_consensus.actors.notices import (
     CompactLog,
     InstallStep,
     LeaderChanged,
-    LeadershipEnded,
     MachineRestored,
-    MembersChanged,
-    PeerNeedsSnapshot,
-    PeerUp,
-    SnapshotChecked,
     SnapshotInstalled,
     SnapshotReceived,
     SnapshotSaved,
@@ -25,8 +20,7 @@ from forge_consensus.actors.notices import (
     TakeSnapshot,
 )
 from forge_consensus.actors.raft.snapshot_receipt import SnapshotReceipt, Stage
-from forge_consensus.actors.raft.snapshot_transfer import SnapshotTransfer
-from forge_consensus.actors.runtime.actor import ConsensusActor
+from forge_consensus.actors.snapshot_sending import SnapshotSending
 from forge_consensus.errors import ConsensusError, CorruptionError, SnapshotFailedError, StorageFullError
 from forge_consensus.events.types import (
     LogCompacted,
@@ -39,16 +33,12 @@ from forge_consensus.events.types import (
 )
 from forge_consensus.storage.ledger.time_slice import TimeSlice
 from forge_consensus.storage.machines.machine import ApplyFaultError
-from forge_consensus.storage.snapshots.file import SnapshotInfo, verify
+from forge_consensus.storage.snapshots.file import SnapshotInfo
 from forge_consensus.storage.snapshots.receiver import SnapshotReceiver
 from forge_consensus.storage.snapshots.store import Installation
 
 CHECKS_A_HEALTH_CHECK = 2
 """How many times in each `check_interval` the actor checks whether a snapshot is due or a chunk must be sent again."""
-HELD_TIMEOUTS, HELD_TIMEOUTS_APART = 50, 2
-"""For how many election timeouts after its last answer a follower counts as alive, so that the log is not cut under it:
-with a connection, and without one. That is a minute by default; `Snapshots.may_hold` bounds the room that it may take.
-"""
 LENT_SECONDS = 0.01
 """How soon a step is tried again that needs the machine while a helper thread uses it."""
 HURRY = 20
@@ -57,7 +47,7 @@ UNREADABLE = (CorruptionError, SnapshotFailedError)
 """The errors of a snapshot file that is damaged, missing or cannot be read."""
 
 
-class SnapshotActor(ConsensusActor):
+class SnapshotActor(SnapshotSending):
     """Owns the snapshot that is being taken, those that are being sent, and the one that is being received."""
 
     def __init__(self) -> None:
@@ -66,8 +56,6 @@ class SnapshotActor(ConsensusActor):
         self.saved_at = 0.0
         self.failed_at: float | None = None
         self.sweeping = False
-        self.transfers: dict[str, SnapshotTransfer] = {}
-        """The snapshots that are being sent, by the follower's id."""
         self.receipt: SnapshotReceipt | None = None
         """The snapshot that is being received or installed."""
         self.refused_index = 0
@@ -141,6 +129,12 @@ class SnapshotActor(ConsensusActor):
         self.publish(SnapshotStarted(index=self.reported.saving))
         self.next_turn(CaptureSnapshot())
 
+    def take(self, *, for_follower: bool = False) -> None:
+        """Take a snapshot; one that a follower waits for is not begun soon after one that failed."""
+        pause = self.ledger.settings.snapshot_seconds_min if for_follower else 0.0
+        if self.failed_at is None or self.clock.now() - self.failed_at >= pause:
+            self.receiveMsg_TakeSnapshot(TakeSnapshot(), None)
+
     def receiveMsg_CaptureSnapshot(self, message: CaptureSnapshot, sender: Any) -> None:
         """Let a helper write the snapshot, so that nothing on this thread waits for the disk."""
         if self.waits_for_machine(message):
@@ -204,23 +198,6 @@ class SnapshotActor(ConsensusActor):
             self.publish(LogCompacted(first_index=base + 1, removed=base - before))
             self.sweep_soon()
 
-    def being_sent(self) -> dict[str, SnapshotInfo]:
-        """The snapshots that are being sent to live followers, by the follower's id."""
-        sent = {node: transfer.info for node, transfer in self.transfers.items()}
-        return {node: info for node, info in sent.items() if info is not None and self.lives(node)}
-
-    def lives(self, node: str) -> bool:
-        """Whether a peer answered a health check not long ago.
-
-        A follower that is busy, for example because it restores a snapshot, or restarts, is silent for a while. If the
-        log were cut under it at once, it would need another snapshot each time.
-        """
-        view = self.shared.peers.get(node)
-        if view is None or view.heard_at is None:
-            return False
-        timeouts = HELD_TIMEOUTS if node in self.context.linked() else HELD_TIMEOUTS_APART
-        return self.clock.now() - view.heard_at < timeouts * self.settings.election_timeout_max
-
     def lacked(self) -> int | None:
         """The lowest index behind which a live follower still lacks entries; None if no such follower is known.
 
@@ -243,125 +220,6 @@ class SnapshotActor(ConsensusActor):
         if self.snapshots.sweep():
             self.sweep_soon()
 
-    # --- sending -----------------------------------------------------------------------------------------------------
-
-    def receiveMsg_PeerNeedsSnapshot(self, message: PeerNeedsSnapshot, sender: Any) -> None:
-        """Send the newest snapshot to a follower that needs compacted entries; take one first if there is none."""
-        if message.node not in self.transfers and self.ledger.leading_term is not None:
-            transfer = SnapshotTransfer(message.node, self.ledger.leading_term)
-            self.transfers[message.node] = transfer
-            self.begin_sending(transfer)
-
-    def refused_by(self) -> dict[str, str]:
-        """The followers that did not take this leader's last snapshot, and why."""
-        term, transfers = self.ledger.leading_term, self.transfers.items()
-        return {node: transfer.refusal for node, transfer in transfers if transfer.refusal and transfer.term == term}
-
-    def begin_sending(self, transfer: SnapshotTransfer) -> None:
-        """Send the newest snapshot from its first byte on, or take one if there is none."""
-        transfer.begin(self.snapshots.newest, self.ledger.log.base_index, self.clock.now())
-        if transfer.info is None:
-            self.take_for_follower()
-        else:
-            self.send_chunk(transfer)
-
-    def take_for_follower(self) -> None:
-        """Take a snapshot that a follower waits for, unless the last one has just failed."""
-        if self.failed_at is None or self.clock.now() - self.failed_at >= self.ledger.settings.snapshot_seconds_min:
-            self.receiveMsg_TakeSnapshot(TakeSnapshot(), None)
-
-    def send_chunk(self, transfer: SnapshotTransfer, *, again: bool = False) -> None:
-        """Send the chunk that the follower wants next; only one is in flight at a time.
-
-        If the last one was not answered, `again` only asks what is wanted.
-        """
-        if self.ledger.leading_term != transfer.term:
-            del self.transfers[transfer.node]
-            return
-        transfer.sent_at, transfer.asked_ns = self.clock.now(), self.clock.boottime_ns()
-        if transfer.info is None:
-            self.take_for_follower()
-            return
-        try:
-            chunk = transfer.question() if again else transfer.chunk(self.settings.chunk_bytes)
-        except ConsensusError as error:
-            self.context.refuse(error.code, str(error))
-            if transfer.info is not self.snapshots.newest:  # pruned meanwhile: begin again with the newest
-                self.begin_sending(transfer)
-                return
-            transfer.info = self.snapshots.newest = None  # gone or unreadable: later a new one is taken
-            return
-        self.tell_peer(transfer.node, "snapshot", chunk)
-
-    def receiveMsg_SnapshotReply(self, message: SnapshotReply, sender: Any) -> None:
-        """Send the next chunk, or end the transfer because the follower has the snapshot durably."""
-        transfer = self.transfers.get(sender.node)
-        if transfer is None or transfer.info is None or transfer.info.index != message.index:
-            return
-        if message.done:
-            del self.transfers[sender.node]
-            self.tell("replication", transfer.done())
-            return
-        if message.refusal:
-            if transfer.resume_at is None:
-                transfer.refused(message.refusal, self.clock.now(), self.settings.chunk_timeout)
-                if message.refusal == DAMAGED:
-                    self.check(transfer.info)
-            return
-        if transfer.resume_at is not None:
-            return
-        if transfer.in_vain(message.offset):
-            self.check(transfer.info)
-        if transfer.wanted(message.offset, sender.sent):
-            self.send_chunk(transfer)
-
-    def check(self, info: SnapshotInfo) -> None:
-        """Let a helper verify a file that a follower refused, because this node's disk may have damaged it."""
-
-        def read_again() -> None:
-            if verify(info.path) != info:
-                raise SnapshotFailedError(f"{info.path} is another file than the one that was being sent")
-
-        self.offload(read_again, lambda _, error: SnapshotChecked(info, error))
-
-    def receiveMsg_SnapshotChecked(self, message: SnapshotChecked, sender: Any) -> None:
-        """Stop sending a damaged file, and take a new snapshot if it was the newest; this node's state is whole.
-
-        A transfer keeps its file while newer ones are taken, so the damaged file need not be the newest.
-        """
-        damaged = message.info
-        stuck = [transfer for transfer in self.transfers.values() if transfer.info is damaged]
-        newest = self.snapshots.newest is damaged
-        if not message.error or not (stuck or newest):
-            return
-        self.context.refuse("a damaged snapshot", message.error)
-        if newest:
-            self.snapshots.newest = None
-            self.receiveMsg_TakeSnapshot(TakeSnapshot(), sender)
-        for transfer in stuck:
-            self.begin_sending(transfer)
-
-    def receiveMsg_LeaderChanged(self, message: LeaderChanged, sender: Any) -> None:
-        """Drop the file of another leader, because the new leader's file of the same index may differ in its bytes."""
-        if self.receipt is not None and message.leader != self.receipt.leader:
-            self.drop_receiving()
-
-    def receiveMsg_MembersChanged(self, message: MembersChanged, sender: Any) -> None:
-        """Send no snapshot to those that were removed."""
-        members = self.ledger.configuration.nodes
-        self.transfers = {node: transfer for node, transfer in self.transfers.items() if node in members}
-
-    def receiveMsg_PeerUp(self, message: PeerUp, sender: Any) -> None:
-        """Try a refused snapshot again at once: the follower was started again, perhaps with more room."""
-        transfer = self.transfers.get(message.node)
-        if transfer is not None and transfer.resume_at is not None:
-            transfer.pause = 0.0
-            self.begin_sending(transfer)
-
-    def receiveMsg_LeadershipEnded(self, message: LeadershipEnded, sender: Any) -> None:
-        """Stop sending snapshots, because only a leader sends them."""
-        self.transfers.clear()
-
     # --- receiving and installing ------------------------------------------------------------------------------------
 
     def drop_receiving(self) -> None:
@@ -369,6 +227,11 @@ class SnapshotActor(ConsensusActor):
         if self.receipt is not None and self.receipt.takes_chunks:
             self.snapshots.drop_incoming()
             self.receipt = None
+
+    def receiveMsg_LeaderChanged(self, message: LeaderChanged, sender: Any) -> None:
+        """Drop the file of another leader, because the new leader's file of the same index may differ in its bytes."""
+        if self.receipt is not None and message.leader != self.receipt.leader:
+            self.drop_receiving()
 
     def receiveMsg_InstallSnapshot(self, message: InstallSnapshot, sender: Any) -> None:
         """Write a chunk, and answer with the offset that is wanted next.
