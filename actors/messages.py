@@ -181,6 +181,11 @@ class InstallSnapshot:
     offset: int
     size: int
     data: bytes
+    digest: bytes = b""
+    """The checksum of the whole file, its last bytes. A follower goes on with the part of a file that it has if index,
+    entry term, size and digest are the same, whoever sends it; without a digest, only if leader and term are."""
+    crc: int = 0
+    """The crc32 of `data`."""
 
 
 @message
@@ -193,6 +198,8 @@ class SnapshotReply:
     done: bool
     refusal: str = ""
     """Why the sender does not take this snapshot, one of `REFUSALS`, or empty. The leader tries again later."""
+    chunk_end: int = 0
+    """Up to where the chunk reached that is answered. If that is beyond `offset`, something between them is missing."""
 
 
 @message

@@ -385,6 +385,11 @@ class CheckSnapshots:
 
 
 @message
+class SendChunks:
+    """Send the next chunks of snapshots, because the bound of the bandwidth allows it again."""
+
+
+@message
 class LocateExpired:
     """The waiting time of a client's `Locate` is over; `number` names the request."""
 

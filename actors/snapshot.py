@@ -34,7 +34,6 @@ from forge_consensus.events.types import (
 from forge_consensus.storage.ledger.time_slice import TimeSlice
 from forge_consensus.storage.machines.machine import ApplyFaultError
 from forge_consensus.storage.snapshots.file import SnapshotInfo
-from forge_consensus.storage.snapshots.receiver import SnapshotReceiver
 from forge_consensus.storage.snapshots.store import Installation
 
 CHECKS_A_HEALTH_CHECK = 2
@@ -67,7 +66,7 @@ class SnapshotActor(SnapshotSending):
         self.shared.snapshots_on_thread = self.snapshots.on_thread
         if self.snapshots.on_thread and not message.again:
             self.publish(SnapshotsOnThread(reason=self.snapshots.on_thread))
-        self.snapshots.drop_incoming()  # left by an actor that failed
+        self.snapshots.leave_incoming()  # by an actor that failed
         self.snapshots.drop_installation()
         if self.reported.saving:  # the report would have gone to the actor that failed
             self.saving_failed("an actor of this node failed meanwhile")
@@ -86,17 +85,15 @@ class SnapshotActor(SnapshotSending):
         else:
             self.snapshots.free_room(saving=False)
         self.snapshots.drop_useless()
+        if self.receipt is not None and self.receipt.index <= self.ledger.applied:
+            self.drop_receiving()
+        self.snapshots.drop_overtaken_parts()
         if self.snapshots.compactable > self.ledger.log.base_index:  # entries were held for a follower
             self.receiveMsg_CompactLog(CompactLog(), sender)
         if 0 < self.refused_index <= self.ledger.applied:
             self.refused_index, self.shared.snapshot_trouble = 0, ""
         self.shared.snapshot_refusals = self.refused_by()
-        for transfer in list(self.transfers.values()):
-            if transfer.resume_at is not None:
-                if now >= transfer.resume_at:
-                    self.begin_sending(transfer)
-            elif now - transfer.sent_at > self.settings.chunk_timeout:
-                self.send_chunk(transfer, again=True)
+        self.send_again(now)
 
     def take_due(self, sender: Any) -> None:
         """Take a snapshot that is due, or only cut the log if there is no room for a file and the machine needs none.
@@ -223,14 +220,18 @@ class SnapshotActor(SnapshotSending):
     # --- receiving and installing ------------------------------------------------------------------------------------
 
     def drop_receiving(self) -> None:
-        """Drop a half-received file; a snapshot that is complete is installed all the same."""
+        """Drop a half-received file, and its part; a snapshot that is complete is installed all the same."""
         if self.receipt is not None and self.receipt.takes_chunks:
             self.snapshots.drop_incoming()
             self.receipt = None
 
     def receiveMsg_LeaderChanged(self, message: LeaderChanged, sender: Any) -> None:
-        """Drop the file of another leader, because the new leader's file of the same index may differ in its bytes."""
-        if self.receipt is not None and message.leader != self.receipt.leader:
+        """Drop the file of another leader if nothing says whether the new leader's has the same bytes.
+
+        Otherwise the part stays: the leader may come back, or the next one may have the same file.
+        """
+        receipt = self.receipt
+        if receipt is not None and message.leader != receipt.leader and not receipt.may_go_on:
             self.drop_receiving()
 
     def receiveMsg_InstallSnapshot(self, message: InstallSnapshot, sender: Any) -> None:
@@ -250,7 +251,7 @@ class SnapshotActor(SnapshotSending):
             receipt = None
         try:
             receipt = self.receipt = receipt or self.begin_receiving(message, sender.node)
-            offset = receipt.take(message)
+            offset = receipt.take(message, sender.node)
         except ConsensusError as error:
             self.context.refuse(error.code, str(error))
             self.drop_receiving()
@@ -264,18 +265,17 @@ class SnapshotActor(SnapshotSending):
             self.offload(receipt.receiver.finish, SnapshotReceived, receipt.receiver.abort)
 
     def begin_receiving(self, message: InstallSnapshot, leader: str) -> SnapshotReceipt:
-        """Open a file for a snapshot.
+        """Open the file of a snapshot, with the part of it that is there already.
 
         Raises `SnapshotFailedError` if the disk refuses it, `StorageFullError` if there is no room for file and state.
         """
-        self.snapshots.check_receivable(message.size)
-        receiver = SnapshotReceiver(self.snapshots.folder, message.index, message.entry_term, message.size)
-        self.snapshots.incoming = receiver
+        receiver = self.snapshots.receive(message.index, message.entry_term, message.size, message.digest)
         return SnapshotReceipt(receiver, leader, message.term)
 
     def answer_chunk(self, message: InstallSnapshot, sender: Any, offset: int, *, done: bool) -> None:
         """Answer a chunk: `offset` is wanted next; `done` says that the snapshot's state is durable here."""
-        self.send(sender, SnapshotReply(term=message.term, index=message.index, offset=offset, done=done))
+        end = message.offset + len(message.data)
+        self.send(sender, SnapshotReply(message.term, message.index, offset, done, chunk_end=end))
 
     def refuse(self, index: int, asker: Any, error: ConsensusError) -> None:
         """Tell the leader why the snapshot up to `index` is not taken, so that it waits before it tries again."""

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
-from forge_consensus.actors.messages import DAMAGED, SnapshotReply
+from forge_consensus.actors.messages import DAMAGED, InstallSnapshot, SnapshotReply
 from forge_consensus.actors.notices import (
     LeadershipEnded,
     MembersChanged,
     PeerNeedsSnapshot,
     PeerUp,
+    SendChunks,
     SnapshotChecked,
 )
+from forge_consensus.actors.raft.bandwidth import Bandwidth
 from forge_consensus.actors.raft.snapshot_transfer import SnapshotTransfer
-from forge_consensus.actors.runtime.actor import ConsensusActor
+from forge_consensus.actors.runtime.actor import ConsensusActor, Context
 from forge_consensus.errors import ConsensusError, SnapshotFailedError
 from forge_consensus.storage.snapshots.file import SnapshotInfo, verify
 
@@ -30,6 +34,15 @@ class SnapshotSending(ConsensusActor):
         super().__init__()
         self.transfers: dict[str, SnapshotTransfer] = {}
         """The snapshots that are being sent, by the follower's id."""
+        self.paced = False
+        """Whether a timer runs that sends on when the bandwidth allows it."""
+        self.served = ""
+        """The follower that got the last chunk."""
+
+    def bind(self, context: Context) -> None:
+        """Take the context, and with it the bound of the bandwidth."""
+        super().bind(context)
+        self.bandwidth = Bandwidth(self.settings.snapshot_bytes_per_second)
 
     def take(self, *, for_follower: bool = False) -> None:
         """Take a snapshot; `for_follower` says that one waits for it, so that a failure is not repeated at once."""
@@ -50,36 +63,81 @@ class SnapshotSending(ConsensusActor):
     def begin_sending(self, transfer: SnapshotTransfer) -> None:
         """Send the newest snapshot from its first byte on, or take one if there is none."""
         transfer.begin(self.snapshots.newest, self.ledger.log.base_index, self.clock.now())
+        transfer.run_ns = self.clock.boottime_ns()
         if transfer.info is None:
             self.take(for_follower=True)
         else:
-            self.send_chunk(transfer)
+            self.send_chunks()
 
-    def send_chunk(self, transfer: SnapshotTransfer, *, again: bool = False) -> None:
-        """Send the chunk that the follower wants next; only one is in flight at a time.
+    def send_again(self, now: float) -> None:
+        """Try refused snapshots again when their pause is over, and ask where a chunk was not answered in time."""
+        for transfer in list(self.transfers.values()):
+            if transfer.resume_at is not None:
+                if now >= transfer.resume_at:
+                    self.begin_sending(transfer)
+            elif transfer.waits and now - transfer.sent_at > self.settings.chunk_timeout:
+                self.ask(transfer)
+        self.send_chunks()
 
-        If the last one was not answered, `again` only asks what is wanted.
-        """
-        if self.ledger.leading_term != transfer.term:
-            del self.transfers[transfer.node]
+    def ask(self, transfer: SnapshotTransfer) -> None:
+        """Ask what the follower wants next, because it did not answer in time."""
+        if self.is_over(transfer):
             return
-        transfer.sent_at, transfer.asked_ns = self.clock.now(), self.clock.boottime_ns()
+        transfer.sent_at = self.clock.now()
         if transfer.info is None:
             self.take(for_follower=True)
-            return
+        else:
+            self.tell_chunk(transfer, transfer.question)
+
+    def send_chunks(self) -> None:
+        """Send each follower what its window allows, one chunk to each in turn, as far as the bandwidth allows.
+
+        The chunks are read one by one, so neither this node nor its connections ever hold a snapshot. With a bound the
+        next chunk is for the follower behind the one that was served last, so that all get their share.
+        """
+        size, now = self.settings.chunk_bytes, self.clock.now()
+        while ready := [node for node, transfer in self.transfers.items() if transfer.may_send(size)]:
+            wait = self.bandwidth.wait(now)
+            if wait > 0.0:
+                if not self.paced:
+                    self.paced = True
+                    self.after(wait, SendChunks())
+                return
+            node = min((node for node in ready if node > self.served), default=min(ready))
+            self.served, transfer = node, self.transfers[node]
+            if self.is_over(transfer):
+                continue
+            transfer.sent_at, before = now, transfer.sent_bytes
+            self.tell_chunk(transfer, partial(transfer.chunk, size))
+            self.bandwidth.spend(transfer.sent_bytes - before, now)
+
+    def receiveMsg_SendChunks(self, message: SendChunks, sender: Any) -> None:
+        """Send on, because the bandwidth allows it again."""
+        self.paced = False
+        self.send_chunks()
+
+    def is_over(self, transfer: SnapshotTransfer) -> bool:
+        """Whether the term of this leader in which the transfer began has ended; then it ends too."""
+        if self.ledger.leading_term == transfer.term:
+            return False
+        del self.transfers[transfer.node]
+        return True
+
+    def tell_chunk(self, transfer: SnapshotTransfer, make: Callable[[], InstallSnapshot]) -> None:
+        """Send a follower the chunk that is made, or begin again if the file is gone or unreadable."""
         try:
-            chunk = transfer.question() if again else transfer.chunk(self.settings.chunk_bytes)
+            chunk = make()
         except ConsensusError as error:
             self.context.refuse(error.code, str(error))
             if transfer.info is not self.snapshots.newest:  # pruned meanwhile: begin again with the newest
                 self.begin_sending(transfer)
                 return
-            transfer.info = self.snapshots.newest = None  # gone or unreadable: later a new one is taken
+            transfer.info = self.snapshots.newest = None  # later a new one is taken
             return
         self.tell_peer(transfer.node, "snapshot", chunk)
 
     def receiveMsg_SnapshotReply(self, message: SnapshotReply, sender: Any) -> None:
-        """Send the next chunk, or end the transfer because the follower has the snapshot durably."""
+        """Send the next chunks, or end the transfer because the follower has the snapshot durably."""
         transfer = self.transfers.get(sender.node)
         if transfer is None or transfer.info is None or transfer.info.index != message.index:
             return
@@ -97,8 +155,10 @@ class SnapshotSending(ConsensusActor):
             return
         if transfer.in_vain(message.offset):
             self.check(transfer.info)
-        if transfer.wanted(message.offset, sender.sent):
-            self.send_chunk(transfer)
+        settings, now_ns = self.settings, self.clock.boottime_ns()
+        transfer.took(now_ns - sender.sent, settings.chunk_window, settings.heartbeat_interval / 2)
+        transfer.answered(message, sender.sent, now_ns)
+        self.send_chunks()
 
     def check(self, info: SnapshotInfo) -> None:
         """Let a helper verify a file that a follower refused, because this node's disk may have damaged it."""
@@ -132,11 +192,19 @@ class SnapshotSending(ConsensusActor):
         self.transfers = {node: transfer for node, transfer in self.transfers.items() if node in members}
 
     def receiveMsg_PeerUp(self, message: PeerUp, sender: Any) -> None:
-        """Try a refused snapshot again at once: the follower was started again, perhaps with more room."""
+        """Go on at once with a follower whose connection was broken.
+
+        What was on its way is lost, so it is asked what it wants. A refused snapshot is tried again: the follower was
+        started again, perhaps with more room.
+        """
         transfer = self.transfers.get(message.node)
-        if transfer is not None and transfer.resume_at is not None:
+        if transfer is None:
+            return
+        if transfer.resume_at is not None:
             transfer.pause = 0.0
             self.begin_sending(transfer)
+        elif transfer.waits:
+            self.ask(transfer)
 
     def receiveMsg_LeadershipEnded(self, message: LeadershipEnded, sender: Any) -> None:
         """Stop sending snapshots, because only a leader sends them."""

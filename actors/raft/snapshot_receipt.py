@@ -5,6 +5,7 @@ It holds everything that is in progress on the receiving side; the snapshot acto
 
 from __future__ import annotations
 
+import zlib
 from enum import Enum
 from typing import Any
 
@@ -27,9 +28,10 @@ class Stage(Enum):
 
 
 class SnapshotReceipt:
-    """One snapshot from one leader.
+    """One snapshot, from whoever leads and has it.
 
-    `leader` and `term` say who sends it: the file of another leader may differ in its bytes, so it is another receipt.
+    Two leaders' files of one index may differ in their bytes, so it is the checksum of the whole that says whether it
+    is the same one. `leader` and `term` say who sent the last chunk.
     """
 
     def __init__(self, receiver: SnapshotReceiver, leader: str, term: int) -> None:
@@ -59,18 +61,26 @@ class SnapshotReceipt:
         return self.stage in (Stage.INSTALLING, Stage.SWITCHING)
 
     def is_of(self, chunk: InstallSnapshot, leader: str) -> bool:
-        """Whether the chunk belongs to the file that is being received, from the same leader in the same term."""
-        receiver = self.receiver
-        return (receiver.index, receiver.total_bytes, self.leader, self.term) == (
-            chunk.index,
-            chunk.size,
-            leader,
-            chunk.term,
-        )
+        """Whether the chunk belongs to the file that is being received."""
+        held = self.receiver
+        if (held.index, held.term, held.total_bytes) != (chunk.index, chunk.entry_term, chunk.size):
+            return False
+        return held.digest == chunk.digest if chunk.digest else (self.leader, self.term) == (leader, chunk.term)
 
-    def take(self, chunk: InstallSnapshot) -> int:
-        """Write a chunk and return the offset wanted next. Raises `SnapshotFailedError` if the disk refuses it."""
+    def take(self, chunk: InstallSnapshot, leader: str) -> int:
+        """Write a chunk and return the offset wanted next; a damaged chunk is as good as lost.
+
+        Raises `SnapshotFailedError` if the disk refuses it.
+        """
+        self.leader, self.term = leader, chunk.term
+        if chunk.digest and zlib.crc32(chunk.data) != chunk.crc:
+            return self.receiver.next_offset
         return self.receiver.write(chunk.offset, chunk.data)
+
+    @property
+    def may_go_on(self) -> bool:
+        """Whether another leader may send the rest."""
+        return bool(self.receiver.digest)
 
     def verify(self, asker: Any) -> None:
         """Enter the stage of verifying: `asker` sent the last chunk, and the file now belongs to the helper's job."""

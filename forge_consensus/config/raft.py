@@ -150,6 +150,21 @@ class RaftSettings:
         what="After this time an unanswered piece of a snapshot is sent again.",
         why="Longer than any healthy round trip with a write to disk.",
     )
+    chunk_window: int = setting(
+        16,
+        minimum=1,
+        maximum=1024,
+        what="How many pieces of a snapshot may be on their way to one follower without an answer.",
+        why="It fills a link of 500 Mbit/s with a round trip of 60 ms. Fewer are sent where they would wait in a queue "
+        "for longer than half a heartbeat interval.",
+    )
+    snapshot_bytes_per_second: int = setting(
+        0,
+        unit="bytes/s",
+        minimum=0,
+        what="How many bytes of snapshots this node sends in a second, to all followers together; 0 is no bound.",
+        why="The window keeps the queue behind the entries short; a bound is for a link that others use too.",
+    )
     outstanding_max: int = setting(
         20_000,
         minimum=1,

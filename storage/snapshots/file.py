@@ -156,20 +156,18 @@ class SnapshotReader:
         return SnapshotInfo(self.path, index, term, self.size_bytes)
 
 
-class SnapshotWriter:
-    """Writes the parts of a file under a temporary name, and flushes every `FLUSH_BYTES`."""
+class PieceWriter:
+    """Writes the pieces of a file under a temporary name, and flushes every `FLUSH_BYTES`."""
 
     def __init__(self, file: BinaryIO, path: Path) -> None:
         self.file = file
         self.path = path
-        self.digest = sha256()
         self.unflushed_bytes = 0
         self.size_bytes = 0
 
     def write(self, data: bytes) -> None:
-        """Write `data` and add it to the checksum. Raises `OSError`."""
+        """Write `data`. Raises `OSError`."""
         self.file.write(data)
-        self.digest.update(data)
         self.size_bytes += len(data)
         self.unflushed_bytes += len(data)
         tell_step(self.path.parent, "write", self.path.name)
@@ -185,6 +183,19 @@ class SnapshotWriter:
             raise OSError(errno.ENOSPC, f"{os.strerror(errno.ENOSPC)}: the last {KEPT_FREE_BYTES} bytes are kept free")
         self.unflushed_bytes = 0
         tell_step(self.path.parent, "flush", self.path.name)
+
+
+class SnapshotWriter(PieceWriter):
+    """Writes the parts of a snapshot, and computes the checksum of the whole."""
+
+    def __init__(self, file: BinaryIO, path: Path) -> None:
+        super().__init__(file, path)
+        self.digest = sha256()
+
+    def write(self, data: bytes) -> None:
+        """Write `data` and add it to the checksum. Raises `OSError`."""
+        super().write(data)
+        self.digest.update(data)
 
     def write_framed(self, data: bytes) -> None:
         """Write `data` behind its length and crc32. Raises OSError."""

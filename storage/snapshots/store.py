@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
-from forge_consensus.errors import SnapshotFailedError, StorageError, UnsupportedVersionError
+from forge_consensus.errors import SnapshotFailedError, StorageError, StorageFullError, UnsupportedVersionError
 from forge_consensus.storage.backends.folder import fsync_directory
 from forge_consensus.storage.ledger.applying import Point, header_of, point_of
 from forge_consensus.storage.ledger.configuration import Configuration
@@ -32,7 +32,7 @@ from forge_consensus.storage.snapshots.file import (
     write_snapshot,
 )
 from forge_consensus.storage.snapshots.origin import origin
-from forge_consensus.storage.snapshots.receiver import SnapshotReceiver
+from forge_consensus.storage.snapshots.receiver import SnapshotReceiver, parts_in, remove_parts
 
 Export = Callable[[], SnapshotInfo]
 """Writes the snapshot of the state on disk. It runs outside the node's thread, best in a process of its own."""
@@ -74,6 +74,8 @@ class Snapshots:
         self.compaction = Compaction(ledger)
         self.incoming: SnapshotReceiver | None = None
         """The file that is being received; it is noted here because it outlives an actor that fails."""
+        self.parts_left = bool(parts_in(folder))
+        """Whether the folder may hold parts of snapshots that nobody receives now."""
         self.installing: Installation | None = None
         """The received snapshot that is being installed, until its switch is on disk.
 
@@ -231,17 +233,43 @@ class Snapshots:
                     break
         return found
 
-    def check_receivable(self, size_bytes: int) -> None:
-        """Raise `StorageFullError` unless there is room for a file of this size, and for its state in the tables."""
-        room = self.ledger.room
-        tables = 0 if self.ledger.applier.ledger_machine is None else size_bytes
-        room.check_file(size_bytes, beside_bytes=tables)
+    def receive(self, index: int, term: int, size_bytes: int, digest: bytes) -> SnapshotReceiver:
+        """Open a receiver, which goes on with a part of the same file that is there.
+
+        Raises `SnapshotFailedError` if the disk refuses it, `StorageFullError` unless there is room for the rest of the
+        file, and for its state in the tables.
+        """
+        receiver = SnapshotReceiver(self.folder, index, term, size_bytes, digest)
+        beside_bytes = 0 if self.ledger.applier.ledger_machine is None else size_bytes
+        try:
+            self.ledger.room.check_file(size_bytes - receiver.resumed_bytes, beside_bytes=beside_bytes)
+        except StorageFullError:
+            receiver.abort()
+            raise
+        self.incoming = receiver
+        return receiver
+
+    def leave_incoming(self) -> None:
+        """Stop receiving, and leave the part of the file to whoever goes on with it."""
+        if self.incoming is not None:
+            if self.incoming.digest:
+                self.incoming.close()
+                self.parts_left = True
+            else:
+                self.incoming.abort()
+            self.incoming = None
 
     def drop_incoming(self) -> None:
         """Give up a file that is being received, and remove it."""
         if self.incoming is not None:
             self.incoming.abort()
             self.incoming = None
+
+    def drop_overtaken_parts(self) -> None:
+        """Remove parts that an earlier process or actor left, once this node has applied as much as they would hold."""
+        if self.parts_left:
+            remove_parts(self.folder, index_max=self.ledger.applied)
+            self.parts_left = bool(parts_in(self.folder))
 
     # --- installing --------------------------------------------------------------------------------------------------
 

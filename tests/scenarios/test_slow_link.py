@@ -25,7 +25,7 @@ from tests.worlds.scenario_world import (
     submit_all,
 )
 
-OPTIONS = RaftSettings(chunk_bytes=200)
+OPTIONS = RaftSettings(chunk_bytes=200, chunk_window=1)
 KEYS = 200
 LEVEL_S_MAX = 40.0
 

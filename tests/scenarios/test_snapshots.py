@@ -146,7 +146,7 @@ def test_scenario_56_a_snapshot_of_applied_entries_is_ignored() -> None:
     chunk = chunk_of(filled(), 1)
     node.request("n2", "snapshot", chunk)
     node.run_jobs()
-    assert node.last(SnapshotReply) == SnapshotReply(1, 40, chunk.size, True)
+    assert node.last(SnapshotReply) == SnapshotReply(1, 40, chunk.size, True, chunk_end=chunk.size)
     assert untouched(node) == before
     assert not node.told(LogTruncated)
 
@@ -240,7 +240,7 @@ def test_scenario_57_two_leaders_snapshots_of_one_index_are_not_mixed() -> None:
     whole = chunk_of(source, 2)
     rest = InstallSnapshot(2, 40, 1, 100, whole.size, whole.data[100:])
     node.request("n3", "snapshot", rest)
-    assert node.last(SnapshotReply) == SnapshotReply(2, 40, 0, False)
+    assert node.last(SnapshotReply) == SnapshotReply(2, 40, 0, False, chunk_end=whole.size)
     node.request("n3", "snapshot", whole)
     node.run_jobs()
     assert node.ledger.applied == 40
