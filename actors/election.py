@@ -170,14 +170,17 @@ class ElectionActor(HandingOver):
     def leaves_to_others(self) -> bool:
         """Whether not to stand this time, because another node would be the better leader.
 
-        While a user's machine is being handed a snapshot, this node as the leader could apply and answer nothing until
-        `restore()` returns; with a full store it could append nothing. So it only votes. If it has much to apply,
-        nobody would be answered until that is done, and one more election timeout gives the others the time to stand.
-        If nobody else leads, it stands all the same: a leader that appends nothing still answers reads.
+        While a user's machine is being handed a snapshot, this node as the leader could apply and answer nothing. So it
+        only votes until `restore()` returns, which costs a cluster without another candidate nothing. With a full store
+        it could append nothing, and if it has much to apply, nobody would be answered until that is done; a few more
+        election timeouts, or one, give the others the time to stand. If nobody else leads then, it stands all the same:
+        a leader that appends nothing still answers reads.
         """
         applier, ledger = self.ledger.applier, self.ledger
+        if applier.replacing:
+            return True
         full = self.other_voters and ledger.look_for_room()
-        times = LEFT_TO_OTHERS_MAX if applier.replacing or full else 0
+        times = LEFT_TO_OTHERS_MAX if full else 0
         backlog = applier.pace.seconds(ledger.commit_index - ledger.applied)
         if self.other_voters and backlog > self.settings.election_timeout_max:
             times = max(times, 1)

@@ -199,6 +199,10 @@ class HealthActor(ConsensusActor):
             found.append(f"{node} did not take the last snapshot: {REFUSALS.get(refusal, refusal)}")
         if self.shared.snapshot_trouble:
             found.append(self.shared.snapshot_trouble)
+        if self.ledger.applier.replacing:
+            found.append(
+                "the state machine restores the snapshot: until then this node applies nothing and does not stand"
+            )
         slow = self.settings.election_timeout_min / 2
         if self.context.commit_times.slowest(self.clock.now()) > slow:
             found.append(f"the disk is slow: commits take longer than {slow:g} s")

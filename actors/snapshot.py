@@ -80,7 +80,7 @@ class SnapshotActor(SnapshotSending):
         self.snapshots.in_use = [each.path for each in self.being_sent().values()]
         if self.saving:
             self.snapshots.free_room(saving=True)
-        elif self.snapshots.is_due:
+        elif self.snapshots.is_due or self.interval_is_over():
             self.take_due(sender)
         else:
             self.snapshots.free_room(saving=False)
@@ -94,6 +94,21 @@ class SnapshotActor(SnapshotSending):
             self.refused_index, self.shared.snapshot_trouble = 0, ""
         self.shared.snapshot_refusals = self.refused_by()
         self.send_again(now)
+        self.shared.snapshot_doing = self.doing()
+
+    def interval_is_over(self) -> bool:
+        """Whether the last snapshot, or the start, is so long ago that another one is to be taken."""
+        interval = self.ledger.settings.snapshot_interval
+        return 0 < interval <= self.clock.now() - self.saved_at and self.snapshots.lag > 0
+
+    def doing(self) -> str:
+        """What this node does with snapshots now, for people."""
+        texts = [transfer.text for transfer in self.transfers.values()]
+        if self.saving:
+            texts.append(f"takes a snapshot up to entry {self.reported.saving}")
+        if self.receipt is not None:
+            texts.append(self.receipt.text(restoring=self.ledger.applier.replacing))
+        return "; ".join(filter(None, texts))
 
     def take_due(self, sender: Any) -> None:
         """Take a snapshot that is due, or only cut the log if there is no room for a file and the machine needs none.
@@ -341,6 +356,7 @@ class SnapshotActor(SnapshotSending):
         if not self.snapshots.hand_over(installation):
             self.receipt = None
             return
+        self.shared.snapshot_doing = self.doing()
         self.offload(
             lambda: self.snapshots.install_whole(installation),
             lambda _, error: MachineRestored(error),

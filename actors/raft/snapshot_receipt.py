@@ -10,6 +10,7 @@ from enum import Enum
 from typing import Any
 
 from forge_consensus.actors.messages import InstallSnapshot
+from forge_consensus.storage.ledger.room import size_text
 from forge_consensus.storage.snapshots.receiver import SnapshotReceiver
 from forge_consensus.storage.snapshots.store import Installation
 
@@ -59,6 +60,16 @@ class SnapshotReceipt:
     def replaces_state(self) -> bool:
         """Whether this node's state is being replaced, so that no snapshot of it may be taken."""
         return self.stage in (Stage.INSTALLING, Stage.SWITCHING)
+
+    def text(self, *, restoring: bool) -> str:
+        """What becomes of it now, for people. `restoring` says whether a user's machine has been handed it."""
+        what, held = f"the snapshot up to entry {self.index}", self.receiver
+        if self.stage is Stage.RECEIVING:
+            part = held.next_offset / max(1, held.total_bytes)
+            return f"receives {what}: {part:.0%} of {size_text(held.total_bytes)}"
+        if self.stage is Stage.VERIFYING:
+            return f"checks {what}"
+        return f"restores its state machine from {what}" if restoring else f"installs {what}"
 
     def is_of(self, chunk: InstallSnapshot, leader: str) -> bool:
         """Whether the chunk belongs to the file that is being received."""

@@ -142,6 +142,14 @@ class SnapshotTransfer:
         else:
             self.window = min(self.window + 1, window_max)
 
+    @property
+    def text(self) -> str:
+        """How far it has come, for people; empty if nothing is sent now."""
+        if self.info is None or self.resume_at is not None:
+            return ""
+        part = self.acked / max(1, self.info.size_bytes)
+        return f"sends the snapshot up to entry {self.info.index} to {self.node}: {part:.0%}"
+
     def in_vain(self, offset: int) -> bool:
         """Whether the follower received the whole file and refused it: its reply asks again for `offset`."""
         return self.info is not None and offset < self.info.size_bytes <= self.acked

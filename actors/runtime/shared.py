@@ -126,6 +126,8 @@ class SharedState:
     snapshot_trouble: str = ""
     """Why this node's last snapshot failed, or why it does not take its leader's; empty if all is well. Written by
     snapshot."""
+    snapshot_doing: str = ""
+    """What this node does with snapshots at present, for people; empty if nothing. Written by snapshot."""
     snapshots_on_thread: str = ""
     """Why snapshots are written on a thread of the node's process, where a process of their own was meant; empty if all
     is as meant. Written by snapshot."""

@@ -146,6 +146,9 @@ class NodeStatus:
     """What writes a snapshot: "process", or "thread" for a machine of the user's own and where no other way is."""
     snapshots_why: str = ""
     """Why it is a thread of the node's process, which costs the node time, where a process was meant; else empty."""
+    snapshot_doing: str = ""
+    """What the node does with snapshots at present, for people: takes, sends, receives, checks, installs or restores
+    one; empty if nothing. It is up to half a `check_interval` old."""
     last_contact: float | None
     """Seconds since a leader's request arrived: 0 on the leader itself, None if none ever did."""
     elections_total: int = 0
@@ -209,6 +212,7 @@ class NodeStatus:
             snapshots_total=totals.snapshots,
             snapshots_by="thread" if shared.snapshots_on_thread or not ledger.applier.ledger_machine else "process",
             snapshots_why=shared.snapshots_on_thread,
+            snapshot_doing=shared.snapshot_doing,
             last_contact=0.0 if ledger.leading_term is not None else leader_silence(source),
             elections_total=totals.elections,
             operations_total=totals.commands,

@@ -113,6 +113,8 @@ def notes(report: ClusterReport, width: int) -> str:
         if refused := node.unusual_refusals():
             counts = ", ".join(f"{reason} {count:,}" for reason, count in refused.items())
             texts.append("  " + wrapped(f"{node.node_id} has refused since its start: {counts}", width))
+        if node.snapshot_doing:
+            texts.append("  " + wrapped(f"{node.node_id} {node.snapshot_doing}", width))
         if node.snapshots_why:
             text = f"{node.node_id} writes snapshots on a thread of its process, which costs it time"
             texts.append("  " + wrapped(f"{text}: {node.snapshots_why}", width))

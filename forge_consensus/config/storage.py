@@ -95,6 +95,15 @@ class StorageSettings:
         what="A snapshot is also taken when the log has grown by so many bytes, and by the size of the state.",
         why="Large entries fill a disk long before their number is large. When room is short it is taken earlier.",
     )
+    snapshot_interval: float = setting(
+        0.0,
+        unit="s",
+        minimum=0.0,
+        original="raft.snapshot_interval",
+        what="A snapshot is also taken so long after the last one, or after the start, if anything was applied since; "
+        "0 is never.",
+        why="The bounds above keep the log short; an interval is for those who copy the files away.",
+    )
     snapshot_seconds_min: float = setting(
         10.0,
         unit="s",

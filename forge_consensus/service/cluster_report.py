@@ -36,7 +36,7 @@ BEHIND_SECONDS: Final = 1.0
 COPIED: Final = (
     "term", "leader_id", "commit_index", "last_applied", "last_log_index", "snapshot_index", "storage_used_bytes",
     "storage_quota_bytes", "disk_free_bytes", "uptime", "boot", "health", "details", "refused", "events_address",
-    "snapshots_by", "snapshots_why",
+    "snapshots_by", "snapshots_why", "snapshot_doing",
 )  # fmt: skip
 """Fields that a member's report takes over from its status."""
 
@@ -91,6 +91,8 @@ class MemberReport:
     """What writes a snapshot: "process" or "thread"."""
     snapshots_why: str | None
     """Why it is a thread where a process was meant, for people; empty if all is as meant."""
+    snapshot_doing: str | None
+    """What it does with snapshots at present, for people; empty if nothing."""
 
     def unusual_refusals(self) -> dict[str, int]:
         """Return what of `refused` somebody should look into: not what is part of ordinary work."""

@@ -160,7 +160,7 @@ def test_a_fault_of_an_actor_does_not_forget_the_leader_that_lives(lease_reads: 
     assert node.last(VoteReply) == VoteReply(9, True)
 
 
-def test_a_node_whose_machine_is_being_restored_votes_but_leaves_the_candidacy_to_others() -> None:
+def test_a_node_whose_machine_is_being_restored_votes_but_does_not_stand() -> None:
     node = OneNode()
     node.request("n2", "replication", AppendEntries(3, 1, 0, 1, 0, ()))
     node.ledger.applier.replacing = True
@@ -172,10 +172,13 @@ def test_a_node_whose_machine_is_being_restored_votes_but_leaves_the_candidacy_t
     node.request("n3", "election", RequestVote(4, 9, 9))
     assert node.last(VoteReply) == VoteReply(4, True)
     node.request("n3", "replication", AppendEntries(4, 1, 0, 1, 0, ()))
-    node.wait(LEFT_TO_OTHERS_MAX * node.settings.election_timeout_min)
-    assert not node.messages(RequestPreVote), "a leader in between begins the count anew"
-    node.wait(LEFT_TO_OTHERS_MAX * node.settings.election_timeout_max)
-    assert node.messages(RequestPreVote), "alone for that long, it stands"
+    node.wait(2 * LEFT_TO_OTHERS_MAX * node.settings.election_timeout_max)
+    assert not node.messages(RequestPreVote), "alone for that long, it does not stand either"
+    assert any("restores the snapshot" in detail for detail in node.engine.reported.details)
+    node.ledger.applier.replacing = False
+    node.wait(node.settings.election_timeout_max)
+    assert node.messages(RequestPreVote), "it stands as soon as the machine has its state"
+    assert not any("restores the snapshot" in detail for detail in node.engine.reported.details)
 
 
 def test_a_broken_connection_to_the_leader_ends_stickiness_and_starts_a_quick_election() -> None:

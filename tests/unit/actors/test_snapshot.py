@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -60,6 +61,53 @@ def test_a_snapshot_by_threshold_cuts_the_log_in_slices() -> None:
     assert node.told(LogCompacted)[0].removed == 35
     assert node.tables.count("log") == 5
     assert node.ledger.configuration == node.configuration
+
+
+def test_a_snapshot_is_taken_an_interval_after_the_last_one_if_anything_was_applied() -> None:
+    node = OneNode(limits=replace(LIMITS, snapshot_entries=1_000, snapshot_interval=5.0))
+    follow(node, 1, put(2, 1, "k", "v"), commit=2)
+
+    def taken_after(seconds: float) -> int:
+        node.wait(seconds)
+        node.run_jobs()
+        return len(node.told(SnapshotCompleted))
+
+    assert taken_after(4.0) == 0
+    assert taken_after(1.5) == 1
+    assert taken_after(20.0) == 1, "nothing was applied since"
+    node.request("n2", "replication", AppendEntries(1, 2, 1, 3, 0, (put(3, 1, "k", "w"),)))
+    assert taken_after(1.0) == 2
+    assert not OneNode(limits=LIMITS).ledger.settings.snapshot_interval, "by default there is none"
+
+
+def test_the_status_says_what_the_node_does_with_snapshots() -> None:
+    source = filled(machine=TallyMachine)
+    path, index, term = snapshot_of(source)
+    data = path.read_bytes()
+    node = OneNode(machine=TallyMachine)
+
+    def doing() -> str:
+        node.clock.seconds += 0.3
+        node.turn()
+        return node.engine.shared.snapshot_doing
+
+    assert doing() == ""
+    node.request("n2", "snapshot", InstallSnapshot(1, index, term, 0, len(data), data[: len(data) // 2]))
+    assert doing().startswith("receives the snapshot up to entry 40: 50% of")
+    node.request("n2", "snapshot", InstallSnapshot(1, index, term, 0, len(data), data))
+    assert doing() == "checks the snapshot up to entry 40"
+    job, done = node.jobs.pop()
+    done(job(), "")
+    node.turn()
+    assert node.ledger.applier.replacing
+    assert node.engine.shared.snapshot_doing == "restores its state machine from the snapshot up to entry 40"
+    node.run_jobs()
+    assert doing() == ""
+    leader = behind()
+    leader.answer("n3", "replication", AppendReply(leader.ledger.term, False, 1, 0, 0))
+    leader.clock.seconds += 0.3
+    leader.turn()
+    assert leader.engine.shared.snapshot_doing == "sends the snapshot up to entry 40 to n3: 0%"
 
 
 def snapshot_of(node: OneNode) -> tuple[Path, int, int]:

@@ -17,7 +17,7 @@ from tests.worlds.one_node import OneNode
 MEMORY = [
     "node_id", "cluster_id", "role", "status", "term", "leader_id", "leader_address", "has_quorum", "health", "details",
     "commit_index", "last_applied", "applied_on_disk", "last_log_index", "last_log_term", "first_log_index",
-    "log_entries", "snapshots_total", "snapshots_by", "snapshots_why",
+    "log_entries", "snapshots_total", "snapshots_by", "snapshots_why", "snapshot_doing",
     "last_contact", "elections_total", "operations_total", "operations_failed",
     "reads_total", "busy_total", "backlog_entries", "backlog_seconds", "slow_applies_total", "slow_queries_total",
     "turns_total", "flushes_total", "refused", "uptime",
