@@ -201,11 +201,18 @@ class StateMachine(Machine, Protocol):
         """Return the state in chunks.
 
         It is called between two applies, on the node's thread. It must return at once something that later applies
-        cannot change; another thread iterates over it.
+        cannot change; another thread iterates over it, and writes each chunk before it takes the next. So a generator
+        over references to values that are replaced and never changed, with some hundred KiB in each chunk, keeps memory
+        bounded however large the state is. A chunk has at most 256 MiB.
         """
 
     def restore(self, chunks: Iterable[bytes]) -> None:
-        """Replace the state by that of a snapshot."""
+        """Replace the state by that of a snapshot.
+
+        The chunks are those of `snapshot`, read from the file one after another as they are taken. It runs on a helper
+        thread of a node that was sent a snapshot, and before a node that starts serves. Until it returns nothing is
+        applied or answered, and the node does not stand for election. An exception ends the node.
+        """
 
 
 @runtime_checkable
