@@ -48,7 +48,6 @@ LINES = LogLines(__name__)
 ANSWER_SECONDS = 1.0
 """A greeting without an answer is repeated after this time: the greeting, or the turn that received it, may be lost."""
 LATE = f"a later process of node {{}} runs: the folder was restored, or its machine set back. {BRING_BACK}"
-MISPLACED = "it was started with the address {} and the members look for it at {}"
 ADVICE = {
     CONFIGURATION: ". Nothing but its list is in this node's folder: if that is the wrong one, start it with the right "
     "one, and it is taken",
@@ -165,7 +164,8 @@ class Greeting(ConsensusActor):
         program, level = message.program
         seen = self.shared.greeted.get(node)
         same = seen is not None and seen.token == message.incarnation
-        self.shared.greeted[node] = Greeted(message.incarnation, program, level, seen.differs if seen and same else ())
+        differs, misplaced = (seen.differs, seen.misplaced) if seen and same else ((), "")
+        self.shared.greeted[node] = Greeted(message.incarnation, program, level, differs, misplaced)
         self.shared.refused.pop(node, None)
         ledger = self.ledger
         ledger.identity.tips.note_tip(node, Tip(*message.tip), ledger.log, ledger.commit_index)
@@ -174,25 +174,29 @@ class Greeting(ConsensusActor):
         """Publish, once for each process of a peer, what differs between it and this node."""
         seen = self.shared.greeted[node]
         settings = self.handshake.differences(message)
-        expected = self.ledger.configuration.addresses.get(node, "")
-        misplaced = bool(expected) and message.address not in ("", expected)
-        differs = (*settings, *([MISPLACED.format(message.address, expected)] if misplaced else ()))
-        if differs == seen.differs:
+        misplaced = self.misplaced(node, message.address)
+        if (settings, misplaced) == (seen.differs, seen.misplaced):
             return
-        self.shared.greeted[node] = replace(seen, differs=differs)
+        self.shared.greeted[node] = replace(seen, differs=settings, misplaced=misplaced)
         if settings:
             self.publish(SettingsDiffer(peer=node, differences=settings))
         if misplaced:
-            self.publish(AddressDiffers(peer=node, expected=expected, listens=message.address))
+            expected = self.ledger.configuration.addresses[node]
+            self.publish(AddressDiffers(peer=node, expected=expected, listens=misplaced))
+
+    def misplaced(self, node: str, address: str) -> str:
+        """The address with which a member was started, if the members look for it at another one; otherwise ""."""
+        expected = self.ledger.configuration.addresses.get(node, "")
+        return address if expected and address not in ("", expected) else ""
 
     def look_at_oneself(self) -> None:
         """Publish that this node was started with another address than the one at which the others look for it."""
-        listens, expected = self.context.advertised, self.ledger.configuration.addresses.get(self.node_id, "")
-        misplaced = bool(self.others) and bool(expected) and listens not in ("", expected)
-        differs = (MISPLACED.format(listens, expected),) if misplaced else ()
-        self.shared.greeted[self.node_id] = Greeted(self.ledger.identity.boot_token, *self.handshake.program, differs)
+        misplaced = self.misplaced(self.node_id, self.context.advertised) if self.others else ""
+        program = self.handshake.program
+        self.shared.greeted[self.node_id] = Greeted(self.ledger.identity.boot_token, *program, misplaced=misplaced)
         if misplaced:
-            self.publish(AddressDiffers(peer=self.node_id, expected=expected, listens=listens))
+            expected = self.ledger.configuration.addresses[self.node_id]
+            self.publish(AddressDiffers(peer=self.node_id, expected=expected, listens=misplaced))
 
     def refuse(self, node: str, message: Hello | HelloReply, refusal: Refusal) -> None:
         """Count the refusal of a greeting, and publish it once for each process of the peer and each reason."""

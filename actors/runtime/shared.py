@@ -54,6 +54,9 @@ class PeerView:
     """When its last reply or greeting arrived, in seconds of real time."""
 
 
+MISPLACED = "it was started with the address {} and the members look for it at {}"
+
+
 @dataclass(frozen=True, slots=True)
 class Greeted:
     """What another member said of itself in its last greeting that this node accepted."""
@@ -66,6 +69,14 @@ class Greeted:
     """The feature level of its program, see `forge_consensus.storage.ledger.levels`."""
     differs: tuple[str, ...] = ()
     """What differs between it and this node and should be looked into, as sentences."""
+    misplaced: str = ""
+    """The address with which it was started, if the members looked for it at another one then."""
+
+    def sentences(self, expected: str) -> list[str]:
+        """What is to be looked into, for people; `expected` is where the members look for it now."""
+        if self.misplaced in ("", expected):
+            return list(self.differs)
+        return [*self.differs, MISPLACED.format(self.misplaced, expected)]
 
 
 @dataclass(frozen=True, slots=True)

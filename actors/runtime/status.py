@@ -316,7 +316,7 @@ def members_of(source: Source) -> list[MemberStatus]:
             refused_appends=shared.refused_appends.get(node, 0),
             greeting_refused=refused.why if refused else None,
             greeting_refused_ago=now - refused.at if refused else None,
-            differs=list(greeted.differs) if greeted else [],
+            differs=greeted.sentences(address) if greeted else [],
             problem=source.peers.problems.get(node, ""),
             part=ledger.configuration.part_of(node),
         )

@@ -78,9 +78,9 @@ def is_voter(part: str) -> bool:
 def show_plan(plan: MembersPlan, *, dry_run: bool) -> None:
     """Print what a change does, or did, to the quorum."""
     click.echo(f"before: {step_text(plan.before)}")
-    for step in plan.steps[:-1]:
+    for step in plan.steps if plan.after != plan.steps[-1] else plan.steps[:-1]:
         click.echo(f"during: {step_text(step)}")
-    click.echo(f"after:  {step_text(plan.steps[-1])}")
+    click.echo(f"after:  {step_text(plan.after)}")
     if dry_run:
         click.echo("nothing was changed")
 
@@ -122,7 +122,7 @@ def carry_out(
     with Client(endpoints, timeout=timeout) as client:
         plan = client.change_members(*changes, force=force, dry_run=dry_run, wait=not no_wait)
     if output == "json":
-        click.echo(json_text(asdict(plan)))
+        click.echo(json_text({**asdict(plan), "after": asdict(plan.after)}))
     else:
         show_plan(plan, dry_run=dry_run)
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Self
 
 from forge_consensus.actors.messages import Members, MembersPlanned
 from forge_consensus.storage.ledger.configuration import Configuration
+from forge_consensus.storage.ledger.quorum import majority
 
 POLL_SECONDS = 0.05
 """How often the members are looked at while a change of them is under way."""
@@ -95,6 +96,14 @@ class MembersPlan:
         """The plan of which a leader told. Raises `CorruptionError`, `UnsupportedVersionError`."""
         before, *path = (Step.of(Configuration.decode(data)) for data in told.configurations)
         return cls(told.index, before, tuple(path))
+
+    @property
+    def after(self) -> Step:
+        """What the change leads to in the end: the last step, with the learners that vote once they have caught up."""
+        last = self.steps[-1]
+        members = tuple(replace(each, part="voter", joining=False) if each.joining else each for each in last.members)
+        voters = last.voters + sum(each.joining for each in last.members)
+        return replace(last, members=members, voters=voters, required=majority(voters))
 
     def is_done(self, members: ClusterMembers) -> bool:
         """Whether the nodes that the change names are what it makes of them, for good; others do not matter.

@@ -52,12 +52,18 @@ class NodeQueries:
         return query
 
     def refuse(self, request: int, message: Refused, now: float) -> PendingNodeQuery[Any] | None:
-        """Take a refusal; returns the query that it ends. One that can yet succeed is asked again."""
+        """Take a refusal; returns the query that it ends. One that can yet succeed is asked again.
+
+        What changes something is not if another refusal would come too late: the caller would then learn only that
+        nobody knows what became of it.
+        """
         query = self.asked.pop(request, None)
         if query is None:
             return None
         query.refusal = message.code
-        if retried(message.code):
+        took = now - (query.again_at - LOST_SECONDS)
+        in_time = not query.once or now + AGAIN_SECONDS + took < query.deadline
+        if retried(message.code) and in_time:
             self.later(query, now)
             return None
         query.error = refused_error(message, outcome_unknown=False)

@@ -256,10 +256,11 @@ def check_follows(before: Configuration, after: Configuration) -> None:
 def differences(before: Configuration, after: Configuration) -> list[tuple[str, str]]:
     """What became of the members: (``removed``, ``added`` or ``updated``, node id), the removed ones first.
 
-    A node that was removed and added again is both. A member is updated by another address or another part.
+    A node that was removed and added again is both. A member is updated by another address or another part. One that
+    was there from the beginning is bound to its folder by the first change of any member: nothing became of it.
     """
     common = before.nodes & after.nodes
-    again = {node for node in common if before.folder_of(node) != after.folder_of(node)}
+    again = {node for node in common if before.folder_of(node) not in ("", after.folder_of(node))}
     removed, added = (before.nodes - after.nodes) | again, (after.nodes - before.nodes) | again
     updated = {
         node

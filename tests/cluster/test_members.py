@@ -23,11 +23,12 @@ from tests.worlds.waiting import wait_for
 SECONDS = 30.0
 
 
-def command(cluster: LocalCluster, *arguments: str, expect: int = 0) -> str:
+def command(cluster: LocalCluster, *arguments: str, expect: int = 0, seconds: int = 30) -> str:
     """Run the command line against the cluster; returns what it printed, or its error."""
     endpoints = ",".join(cluster.addresses.values())
+    options = ["--endpoints", endpoints, "--timeout", str(seconds)]
     done = subprocess.run(
-        [sys.executable, "-m", "forge_consensus", "members", *arguments, "--endpoints", endpoints, "--timeout", "30"],
+        [sys.executable, "-m", "forge_consensus", "members", *arguments, *options],
         capture_output=True,
         text=True,
         timeout=60,
@@ -99,7 +100,8 @@ def test_the_command_line_adds_lists_and_removes_a_member() -> None:
     with LocalCluster(3) as cluster:
         address = cluster.join("n4", None)
         planned = command(cluster, "add", f"n4={address}", "--dry-run")
-        assert "before: 2 of 3 voters (n1, n2, n3)" in planned
+        assert "before: 2 of 3 voters (n1, n2, n3)\nduring: 2 of 3 voters (n1, n2, n3), learners n4\n" in planned
+        assert "after:  3 of 4 voters (n1, n2, n3, n4)" in planned
         assert "nothing was changed" in planned
         command(cluster, "add", f"n4={address}")
         told = json.loads(command(cluster, "list", "-o", "json"))
@@ -111,6 +113,8 @@ def test_the_command_line_adds_lists_and_removes_a_member() -> None:
         # A replacement that was left after its first change goes on.
         assert "after:  2 of 3 voters (n1, n2, n4)" in command(cluster, "replace", "n3", f"n4={address}")
         assert "is a member already" in command(cluster, "replace", "n2", f"n4={address}", expect=78)
+        nobody = command(cluster, "add", "n9=127.0.0.1:1", expect=69, seconds=4)
+        assert "node 'n9' was not met at 127.0.0.1:1: start it there with --join, and add it then" in nobody
         command(cluster, "remove", "n4")
         assert "there is no member 'n4' to remove" in command(cluster, "remove", "n4", expect=78)
 

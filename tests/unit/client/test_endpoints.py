@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from forge_consensus.actors.messages import GetStatus, Located
+from typing import Any
+
+from forge_consensus.actors.messages import ChangeMembers, GetStatus, Located, Refused
 from forge_consensus.client.pending import PendingNodeQuery
+from forge_consensus.errors import BusyError
 from tests.unit.client.test_session import led
 from tests.worlds.client_world import NODES, World
 
@@ -70,3 +73,24 @@ def test_an_endpoint_that_is_asked_for_its_status_is_not_dropped_before_it_answe
     world.core.submit([PendingNodeQuery(GetStatus(), "h:9", world.now + 5.0)])
     told(world, "n1", {"n1": "h:1"})
     assert "h:9" in world.core.directory.endpoints
+
+
+def test_a_change_that_is_refused_again_and_again_ends_with_the_reason_and_not_as_unknown() -> None:
+    world = led()
+    change: PendingNodeQuery[Any] = PendingNodeQuery(ChangeMembers((("add", "n9", "h:9"),)), "", world.now + 5.0)
+    world.core.submit([change])
+    asked = []
+    while not change.finished:
+        world.core.tick(world.now)
+        asked += [request for _, message, request in world.core.outgoing() if isinstance(message, ChangeMembers)]
+        assert asked, "it goes to the leader"
+        world.now += 2.0
+        world.core.now = world.now
+        refused = Refused("CONSENSUS_BUSY", "node n9 was not met", "n1", "h:1", 1)
+        world.core.receive("h:1", refused, asked[-1])
+        if world.core.resolved:
+            break
+        world.now += 0.1
+    assert len(asked) == 2, "a third answer would come too late"
+    assert isinstance(change.error, BusyError)
+    assert "n9 was not met" in str(change.error)

@@ -15,6 +15,7 @@ from forge_consensus.storage.ledger.changes import (
     Change,
     changed,
     check_follows,
+    differences,
     left,
     may_follow,
     steps,
@@ -149,6 +150,17 @@ def test_a_node_that_is_removed_and_added_again_is_another_member() -> None:
     gone = changed(first, [Change(REMOVE, "n4")])
     assert gone.folders == ()
     assert changed(gone, [Change(LEARNER, "n4", "h4:1")], {"n4": "other"}).folders == (("n4", "other"),)
+
+
+def test_what_became_of_members_is_told_once_and_binding_one_to_its_folder_is_nothing() -> None:
+    bound = changed(THREE, [Change(ADD, "n4", "h4:1")], {**MET, "n1": "f1", "n2": "f2", "n3": "f3"})
+    assert dict(bound.folders).keys() == {"n1", "n2", "n3", "n4"}
+    assert differences(THREE, bound) == [("added", "n4")]
+    gone = changed(bound, [Change(REMOVE, "n1")])
+    again = changed(gone, [Change(ADD, "n1", "h1:1")], {"n1": "other"})
+    assert differences(bound, again) == [("removed", "n1"), ("added", "n1")]
+    moved = changed(bound, [Change(UPDATE, "n2", "h2:2")])
+    assert differences(bound, moved) == [("updated", "n2")]
 
 
 @pytest.mark.parametrize(
