@@ -100,7 +100,7 @@ class ElectionActor(HandingOver):
             self.stickiness.follows = follows  # the fault was this node's own, so the leader may live
         else:
             self.publish(BecameFollower(leader=None))
-        if self.is_voter and self.is_majority({self.node_id}):
+        if self.may_stand and self.is_majority({self.node_id}):
             self.wait_until(max(self.clock.running(), self.stickiness.no_vote_before))
         else:
             self.wait_long()
@@ -145,7 +145,7 @@ class ElectionActor(HandingOver):
             self.wait_until(self.deadline)
         elif configuration.lease_reads and self.sticky():
             self.wait_long()  # under a lease a candidate's vote for itself is held back like any other
-        elif not self.is_voter or self.leaves_to_others():
+        elif not self.may_stand or self.leaves_to_others():
             self.lose_silent_leader()
             self.wait_long()
         else:
@@ -164,6 +164,11 @@ class ElectionActor(HandingOver):
             and not self.reported.removed
             and any(self.node_id in configuration.voters for configuration in in_doubt)
         )
+
+    @property
+    def may_stand(self) -> bool:
+        """Whether this node votes and is not marked never to lead, by the configuration in force."""
+        return self.is_voter and self.ledger.configuration.may_lead(self.node_id)
 
     # --- asking ------------------------------------------------------------------------------------------------------
 
@@ -406,7 +411,7 @@ class ElectionActor(HandingOver):
         """Stand at once, because the leader that this node follows hands over to it."""
         ledger = self.ledger
         follows = self.role is Role.FOLLOWER and message.term == ledger.term and self.leader == sender.node
-        if follows and self.is_voter and not ledger.applier.replacing and not ledger.look_for_room():
+        if follows and self.may_stand and not ledger.applier.replacing and not ledger.look_for_room():
             self.asking = False
             self.lose_leader("it hands over to this node")
             self.campaign(transfer=True)

@@ -79,7 +79,7 @@ class HandingOver(ConsensusActor):
         shared = self.shared
         unable = shared.refusals.keys() | {lost}
         able = [n for n, view in shared.peers.items() if view.status is PeerStatus.ACTIVE and n not in unable]
-        target = choose(wanted, self.node_id, self.ledger.configuration, shared.match, able)
+        target = choose(wanted, self.node_id, self.ledger.configuration, shared.match, able, self.ledger.commit_index)
         shared.handover = Handover(target, term)
         self.after(self.settings.election_timeout_min, TransferDue(term, target))
         self.tell("replication", TransferBegan())

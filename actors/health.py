@@ -86,7 +86,8 @@ class HealthActor(ConsensusActor):
 
     def receiveMsg_CheckPeer(self, message: CheckPeer, sender: Any) -> None:
         """Answer a peer that checks whether this node is alive."""
-        self.send(sender, CheckPeerReply(message.number, self.clock.wall_ms(), self.tip))
+        commit_ms = ceil(self.context.commit_times.slowest(self.clock.now()) * 1000)
+        self.send(sender, CheckPeerReply(message.number, self.clock.wall_ms(), self.tip, commit_ms))
 
     def receiveMsg_CheckPeerReply(self, message: CheckPeerReply, sender: Any) -> None:
         """Note that a peer is alive, its round trip, its wall clock, which was read within that time, and its tip.
@@ -99,6 +100,7 @@ class HealthActor(ConsensusActor):
         ledger = self.ledger
         ledger.identity.tips.note_tip(sender.node, Tip(*message.tip), ledger.log, ledger.commit_index)
         received = self.clock.boottime_ns()
+        view.commit_seconds = message.commit_ms / 1000
         view.round_trip_ms = max(0, received - sender.sent) / 1e6
         if message.wall_ms:
             latest_ms = message.wall_ms + ceil(view.round_trip_ms)

@@ -254,6 +254,8 @@ class CheckPeerReply:
     """Milliseconds since 1970; 0 tells nothing."""
     tip: tuple[int, int, int] = (0, 0, 0)
     """As in `Hello`. With it every node knows what the others have on their disks, and so notices an older copy."""
+    commit_ms: int = 0
+    """How many milliseconds the slowest commit of its last seconds took, rounded up; 0 tells nothing."""
 
 
 # --- between clients and nodes ---------------------------------------------------------------------------------------

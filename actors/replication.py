@@ -46,9 +46,11 @@ from forge_consensus.actors.notices import (
 from forge_consensus.actors.raft.forwarded_reads import ForwardedReads
 from forge_consensus.actors.raft.leadership import Contradicts, Effect, Leadership, MatchMoved, SendTo
 from forge_consensus.actors.raft.next_configuration import next_configuration
+from forge_consensus.actors.raft.preference import Disk, Fellow, Preference
 from forge_consensus.actors.raft.reads import ReadConfirmed
 from forge_consensus.actors.raft.slow_work import SlowWork
 from forge_consensus.actors.runtime.actor import ConsensusActor, Context
+from forge_consensus.actors.runtime.shared import PeerStatus
 from forge_consensus.errors import ProtocolError, StorageFullError
 from forge_consensus.events.types import ApplySlow, LeaderTransfer, LogAppended, LogCommitted, LogTruncated
 from forge_consensus.process.log import LogLines
@@ -80,10 +82,14 @@ class ReplicationActor(ConsensusActor):
         self.send_due = False
         self.resting = False
         self.slow_work = SlowWork()
+        self.commit_seen = 0
+        """The commit index at the last heartbeat: whoever is in step holds it by the next one."""
 
     def bind(self, context: Context) -> None:
         """Take the context. No follower's match is known yet."""
         super().bind(context)
+        settings = context.settings
+        self.preference = Preference(self.node_id, settings.election_timeout_max, settings.election_timeout_min / 4)
         self.note_matches(self.ledger.led, 0)
         self.note_leadership()
 
@@ -250,9 +256,35 @@ class ReplicationActor(ConsensusActor):
             self.carry_out(leadership, effects)
             self.note_matches(message.term, self.ledger.commit_index)
             self.change_by_itself(leadership)
+            self.look_for_better(leadership)
             if leadership.confirmed_ns:
                 self.shared.freshness.note(leadership.covered, leadership.confirmed_ns / NS)
             self.shared.blocked = leadership.blocked if leadership.refusals else ""
+
+    def look_for_better(self, leadership: Leadership) -> None:
+        """Hand over to a voter that should lead instead, while nothing else is under way."""
+        ledger, shared, now = self.ledger, self.shared, self.clock.now()
+        commit, self.commit_seen = self.commit_seen, ledger.commit_index
+        configuration = ledger.configuration
+        settled = max(leadership.noop, ledger.configurations.last) <= ledger.commit_index and not configuration.is_joint
+        if shared.handover is not None or not settled:
+            return
+        heard, refusals = leadership.heard(now), shared.refusals
+        fellows = {
+            node: Fellow(leadership.match[node], view.commit_seconds)
+            for node, view in shared.peers.items()
+            if view.status is PeerStatus.ACTIVE
+            and node in heard
+            and node in configuration.incoming_voters
+            and node not in refusals
+        }
+        times = self.context.commit_times
+        own = Disk(times.fastest(now), times.slowest(now))
+        found = self.preference.look(configuration, commit, fellows, own, now)
+        if found is not None:
+            target, why = found
+            LINES.info("{}: this leader hands over", why)
+            self.tell("election", TransferRequested(target, None))
 
     def change_by_itself(self, leadership: Leadership) -> None:
         """Propose the configuration that follows by itself from the one in force, if there is one."""

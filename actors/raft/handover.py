@@ -14,19 +14,36 @@ from forge_consensus.storage.ledger.configuration import Configuration
 
 
 def choose(
-    wanted: str, node_id: str, configuration: Configuration, match: Mapping[str, int], able: Collection[str]
+    wanted: str,
+    node_id: str,
+    configuration: Configuration,
+    match: Mapping[str, int],
+    able: Collection[str],
+    commit: int,
 ) -> str:
-    """The voter that is to lead: the one that is wanted, or of those that are able the one with most of the log.
+    """The voter that is to lead: the one that is wanted, or the best of those that are able and may lead.
 
-    `able` are the nodes that answer and take entries. Raises `InvalidConfigError` if there is none.
+    The best one holds all entries up to `commit`, then has the highest priority, then most of the log. `able` are the
+    nodes that answer and take entries. Raises `InvalidConfigError` if there is none.
     """
     voters = configuration.incoming_voters - {node_id}
     if wanted and wanted not in voters:
         others = ", ".join(sorted(voters)) or "none"
         what = "leads already" if wanted == node_id else f"is no voter besides the leader: those are {others}"
         raise InvalidConfigError(f"node {wanted!r} {what}")
-    found = sorted(({wanted} if wanted else voters) & set(able), key=lambda node: (-match.get(node, 0), node))
+    if wanted and not configuration.may_lead(wanted):
+        raise InvalidConfigError(
+            f"node {wanted!r} is marked never to lead: to let it, run forge-consensus members update {wanted} "
+            "--may-lead"
+        )
+
+    def rank(node: str) -> tuple[bool, int, int, str]:
+        index = match.get(node, 0)
+        return index < commit, -configuration.priority_of(node), -index, node
+
+    able = {node for node in able if configuration.may_lead(node)}
+    found = sorted(({wanted} if wanted else voters) & able, key=rank)
     if not found:
-        who = f"node {wanted!r} does" if wanted else "no other voter does"
+        who = f"node {wanted!r} does" if wanted else "no other voter that may lead does"
         raise InvalidConfigError(f"{who} not answer now, or takes no entries, so it could not lead: try again later")
     return found[0]

@@ -324,8 +324,9 @@ class Leadership:
         return [node for node, progress in self.progress.items() if not progress.is_silent(now, self.answer_seconds)]
 
     def cannot_append(self, now: float, reason: str) -> list[Effect]:
-        """Resign if this node has been full for half an election timeout and a majority without it takes entries.
+        """Hand over if this node has been full for half an election timeout and a majority without it takes entries.
 
+        Resign if it still leads after two election timeouts, because an election may choose whom a handover cannot.
         `reason` says why this node is full, and is empty if it is not. The majority must include a follower that holds
         all that is committed, because it has to win the election. Without such a majority another leader could commit
         nothing either, and this one still answers reads.
@@ -340,7 +341,9 @@ class Leadership:
         in_step = any(self.progress[node].match >= self.ledger.commit_index for node in voters)
         if now - self.full_since < self.settings.election_timeout_min / 2 or not in_step or not self.quorum.has(able):
             return []
-        return [Resign(self.term, reason)]
+        if now - self.full_since >= 2 * self.settings.election_timeout_min:
+            return [Resign(self.term, reason)]
+        return [HAND_OVER]
 
     @property
     def blocked(self) -> str:

@@ -48,6 +48,8 @@ class PeerView:
     status: PeerStatus = PeerStatus.INACTIVE
     round_trip_ms: float | None = None
     """Of the last health check that the peer answered."""
+    commit_seconds: float = 0.0
+    """Its slowest commit of the last seconds, as it told at the last health check that it answered."""
     wall_clock: ClockSample | None = None
     """What its wall clock read at the last health check that it answered."""
     heard_at: float | None = None

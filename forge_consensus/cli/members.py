@@ -10,13 +10,13 @@ import click
 
 from forge_consensus.cli.main import Commands
 from forge_consensus.cli.options import client_options
-from forge_consensus.client.members import ClusterMembers, MembersPlan, Step
+from forge_consensus.client.members import ClusterMembers, Member, MembersPlan, Step
 from forge_consensus.client.sync import Client
 from forge_consensus.errors import InvalidConfigError
 from forge_consensus.output import json_text, table
 from forge_consensus.storage.ledger.changes import Action, Change
 
-HEAD: Final = ("NODE", "PART", "ADDRESS")
+HEAD: Final = ("NODE", "PART", "LEADS", "ADDRESS")
 
 
 class NamedNode(click.ParamType[tuple[str, str]]):
@@ -44,12 +44,18 @@ def part_text(part: str, *, joining: bool) -> str:
     return f"{part} (votes once it has caught up)" if joining else part
 
 
+def leads_text(member: Member) -> str:
+    """Return whether a member is to lead, for people."""
+    return f"priority {member.priority}" if member.may_lead else "never"
+
+
 def show_members(found: ClusterMembers) -> None:
     """Print the members as a table."""
     rows = [
         (
             each.id + ("*" if each.id == found.leader else ""),
             part_text(each.part, joining=each.joining),
+            leads_text(each),
             each.address,
         )
         for each in found.members
@@ -162,11 +168,20 @@ def demote(node: str, **options: Any) -> None:
 
 @members.command()
 @click.argument("node")
-@click.option("--address", required=True, metavar="HOST:PORT", help="Where the member is reached from now on.")
+@click.option("--address", metavar="HOST:PORT", help="Where the member is reached from now on.")
+@click.option("--priority", type=int, help="How much it is preferred as the leader; 0 is usual, the highest leads.")
+@click.option("--no-leader/--may-lead", "unwilling", default=None, help="Whether it never leads, though it votes.")
 @change_options
-def update(node: str, address: str, **options: Any) -> None:
-    """Tell the cluster that the member NODE has another address."""
-    carry_out([Change(Action.UPDATE, node, address)], **options)
+def update(node: str, address: str | None, priority: int | None, unwilling: bool | None, **options: Any) -> None:
+    """Tell the cluster of the member NODE's address, or how much it is to lead."""
+    changes = [] if address is None else [Change(Action.UPDATE, node, address)]
+    if priority is not None:
+        changes.append(Change(Action.PRIORITY, node, str(priority)))
+    if unwilling is not None:
+        changes.append(Change(Action.NO_LEADER if unwilling else Action.MAY_LEAD, node))
+    if not changes:
+        raise click.UsageError("nothing is to be updated: give --address, --priority, --no-leader or --may-lead")
+    carry_out(changes, **options)
 
 
 @members.command()

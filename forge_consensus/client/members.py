@@ -25,6 +25,10 @@ class Member:
     """``voter``, ``learner``, or ``leaving`` for one that votes only until the present change is complete."""
     joining: bool
     """Whether it is a learner that will vote by itself once it has caught up."""
+    priority: int = 0
+    """How much it is preferred as the leader; 0 is usual."""
+    may_lead: bool = True
+    """Whether it is not marked never to lead."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +47,14 @@ class Step:
     def of(cls, configuration: Configuration) -> Self:
         """The step that this configuration is."""
         members = tuple(
-            Member(node, address, configuration.part_of(node), node in configuration.joining)
+            Member(
+                node,
+                address,
+                configuration.part_of(node),
+                node in configuration.joining,
+                configuration.priority_of(node),
+                configuration.may_lead(node),
+            )
             for node, address in configuration.members
         )
         quorum = configuration.quorum
@@ -121,4 +132,4 @@ def is_as_meant(present: Member | None, meant: Member | None) -> bool:
     if present is None or meant is None:
         return present is meant
     part = "voter" if meant.joining else meant.part
-    return (present.part, present.address) == (part, meant.address)
+    return replace(present, joining=False) == replace(meant, joining=False, part=part)

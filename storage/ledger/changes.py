@@ -18,7 +18,7 @@ from typing import Final, NamedTuple
 
 from forge_consensus.config.node import checked_peers
 from forge_consensus.errors import BusyError, InvalidConfigError, LogInconsistentError
-from forge_consensus.storage.ledger.configuration import MEMBERS_MAX, Configuration
+from forge_consensus.storage.ledger.configuration import MEMBERS_MAX, PRIORITY_MAX, Configuration
 from forge_consensus.storage.ledger.quorum import Quorum
 
 NOBODY: Final[Mapping[str, str]] = MappingProxyType({})
@@ -45,10 +45,24 @@ class Action(StrEnum):
     """Remove a member."""
     UPDATE = "update"
     """Give a member another address."""
+    PRIORITY = "priority"
+    """Say how much a member is preferred as the leader."""
+    NO_LEADER = "no-leader"
+    """Mark a member as one that never leads."""
+    MAY_LEAD = "may-lead"
+    """Take that mark away."""
+
+
+WISHES: Final = frozenset({Action.UPDATE, Action.PRIORITY, Action.NO_LEADER, Action.MAY_LEAD})
+"""What changes no set of voters, so that one change may name a member with several of these."""
 
 
 class Change(NamedTuple):
-    """One change of one member; `address` ("host:port") is for the actions that name one, otherwise empty."""
+    """One change of one member.
+
+    `address` is the address ("host:port") for the actions that name one, the priority as a text for that action,
+    otherwise empty.
+    """
 
     action: Action
     node: str
@@ -66,9 +80,24 @@ def changes_of(rows: Iterable[tuple[str, str, str]]) -> list[Change]:
             raise InvalidConfigError(f"{action[:40]!r} is no change of members: there are {', '.join(Action)}")
         if action in (Action.ADD, Action.ADD_LEARNER, Action.UPDATE):
             found.append(Change(Action(action), node, checked_peers({node: address})[node]))
+        elif action == Action.PRIORITY:
+            found.append(Change(Action.PRIORITY, node, str(priority_of(address))))
         else:
             found.append(Change(Action(action), node))
     return found
+
+
+def priority_of(text: str) -> int:
+    """The priority that a text stands for. Raises `InvalidConfigError`."""
+    try:
+        priority = int(text)
+    except ValueError:
+        priority = PRIORITY_MAX + 1
+    if abs(priority) > PRIORITY_MAX:
+        raise InvalidConfigError(
+            f"{text[:40]!r} is no priority: it is a whole number from {-PRIORITY_MAX} to {PRIORITY_MAX}; 0 is usual"
+        )
+    return priority
 
 
 class Draft:
@@ -80,6 +109,8 @@ class Draft:
         self.addresses = dict(before.members)
         self.voters = set(before.incoming_voters)
         self.joining = set(before.joining)
+        self.priorities = dict(before.priorities)
+        self.no_leader = set(before.no_leader)
         self.folders = {node: folder for node, folder in met.items() if node in before.nodes} | dict(before.folders)
 
     def change(self, change: Change) -> None:
@@ -105,8 +136,12 @@ class Draft:
             self.voters.discard(node)
             self.joining.discard(node)
             self.folders.pop(node, None)
-        else:
+            self.priorities.pop(node, None)
+            self.no_leader.discard(node)
+        elif action is Action.UPDATE:
             self.update(node, address)
+        else:
+            self.wish(action, node, address)
 
     def add(self, node: str, address: str, *, joining: bool) -> None:
         """Add a learner. Raises `InvalidConfigError` for one that is there already, or one more than there may be."""
@@ -134,6 +169,17 @@ class Draft:
         self.check_free(node, address)
         self.addresses[node] = address
 
+    def wish(self, action: Action, node: str, priority: str) -> None:
+        """Note whether a member is to lead. Raises `InvalidConfigError` for what is no priority."""
+        if action is Action.NO_LEADER:
+            self.no_leader.add(node)
+        elif action is Action.MAY_LEAD:
+            self.no_leader.discard(node)
+        elif number := priority_of(priority):
+            self.priorities[node] = number
+        else:
+            self.priorities.pop(node, None)
+
     def check_free(self, node: str, address: str) -> None:
         """Raise `InvalidConfigError` for an address that another member has, or for none."""
         taken = next((other for other, its in self.addresses.items() if its == address), None)
@@ -145,11 +191,17 @@ class Draft:
     def configuration(self) -> Configuration:
         """The configuration after all changes: the next step if it may follow at once, otherwise a joint one.
 
-        Raises `InvalidConfigError` if no voter is left, or if two members would have one address.
+        Raises `InvalidConfigError` if no voter is left, or none that may lead, or if two members would have one
+        address.
         """
         before, voters = self.before, frozenset(self.voters)
         if not voters:
             raise InvalidConfigError("no voter would be left: a cluster has at least one")
+        if not voters - self.no_leader:
+            raise InvalidConfigError(
+                "no voter would be left that may lead: first let one lead, with forge-consensus members update ID "
+                "--may-lead"
+            )
         old = before.incoming_voters
         remaining = replace(
             before,
@@ -157,6 +209,8 @@ class Draft:
             incoming=voters_of(voters, self.addresses),
             joining=tuple(sorted(self.joining)),
             folders=tuple(sorted(self.folders.items())),
+            priorities=tuple(sorted(self.priorities.items())),
+            no_leader=tuple(sorted(self.no_leader)),
         )
         if len(old ^ voters) <= 1:
             return remaining
@@ -198,7 +252,10 @@ def changed(before: Configuration, changes: Sequence[Change], met: Mapping[str, 
     if len(changes) > CHANGES_MAX:
         raise InvalidConfigError(f"{len(changes)} changes are named at once: at most {CHANGES_MAX} may be")
     named = [change.node for change in changes]
-    twice = next((node for node in named if named.count(node) > 1), None)
+    whole = [change.node for change in changes if change.action not in WISHES]
+    same = [change[:2] for change in changes]
+    twice = next((each.node for each in changes if each.node in whole and named.count(each.node) > 1), None)
+    twice = next((each.node for each in changes if same.count(each[:2]) > 1), twice)
     if twice is not None:
         raise InvalidConfigError(f"node {twice!r} is named twice: make one change of it after the other")
     draft = Draft(before, met)
@@ -219,6 +276,8 @@ def left(joint: Configuration) -> Configuration:
         outgoing=(),
         learners_next=(),
         folders=tuple((node, folder) for node, folder in joint.folders if node in stay),
+        priorities=tuple((node, priority) for node, priority in joint.priorities if node in stay),
+        no_leader=tuple(node for node in joint.no_leader if node in stay),
     )
 
 
@@ -253,20 +312,23 @@ def check_follows(before: Configuration, after: Configuration) -> None:
         )
 
 
+def row_of(configuration: Configuration, node: str) -> tuple[str, str, int, bool]:
+    """What is told of a member: address, part, priority, and whether it may lead."""
+    address = configuration.addresses[node]
+    return address, configuration.part_of(node), configuration.priority_of(node), configuration.may_lead(node)
+
+
 def differences(before: Configuration, after: Configuration) -> list[tuple[str, str]]:
     """What became of the members: (``removed``, ``added`` or ``updated``, node id), the removed ones first.
 
-    A node that was removed and added again is both. A member is updated by another address or another part. One that
-    was there from the beginning is bound to its folder by the first change of any member: nothing became of it.
+    A node that was removed and added again is both. A member is updated by another address, part or priority, and by
+    the mark never to lead. One that was there from the beginning is bound to its folder by the first change of any
+    member: nothing became of it.
     """
     common = before.nodes & after.nodes
     again = {node for node in common if before.folder_of(node) not in ("", after.folder_of(node))}
     removed, added = (before.nodes - after.nodes) | again, (after.nodes - before.nodes) | again
-    updated = {
-        node
-        for node in common - again
-        if before.addresses[node] != after.addresses[node] or before.part_of(node) != after.part_of(node)
-    }
+    updated = {node for node in common - again if row_of(before, node) != row_of(after, node)}
     named = ((REMOVED, removed), (ADDED, added), (UPDATED, updated))
     return [(action, node) for action, nodes in named for node in sorted(nodes)]
 

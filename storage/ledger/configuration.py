@@ -5,8 +5,8 @@ Every later version is an array that begins with its number. Version 2 is `[2, m
 drift_ppm, machine]`. Version 3 has the feature level behind these. A number that this program does not know is refused
 with `UnsupportedVersionError`, because a node that ignored a field could count a majority among the wrong nodes. So is
 a feature level that the program does not have. Version 4 has `incoming`, `outgoing`, `learners_next`, `joining` and
-`folders` behind the level, version 5 `recovery` behind these; both are of the first level, because no program without
-them was ever released.
+`folders` behind the level, version 5 `recovery` behind these, version 6 `priorities` and `no_leader`; all of them are
+of the first level, because no program without them was ever released.
 
 To add a field: give `Configuration` the field with a default that means what the earlier version meant; raise
 `VERSION`; let `encode` write the new version only for a configuration that uses the field, so that a plain list of
@@ -32,12 +32,12 @@ from forge_consensus.errors import CorruptionError, InvalidConfigError, Unsuppor
 from forge_consensus.storage.ledger.levels import FIRST_LEVEL, LEVEL, beyond
 from forge_consensus.storage.ledger.quorum import Quorum
 
-VERSION: Final = 5
+VERSION: Final = 6
 """The newest version of a configuration's bytes that this program reads."""
 LEASE_MS: Final = 800
 DRIFT_PPM: Final = 100_000
 """The lease of a configuration of version 1, which names none: the defaults of the settings that leases went by."""
-FIELDS: Final = (2, 5, 6, 11, 12)
+FIELDS: Final = (2, 5, 6, 11, 12, 14)
 """How many fields each version has, from version 1 on."""
 WITH_SETS: Final = 4
 """The version that names who votes."""
@@ -46,6 +46,7 @@ MEMBERS_MAX: Final = 200
 VOTER: Final = "voter"
 LEAVING: Final = "leaving"
 LEARNER: Final = "learner"
+PRIORITY_MAX: Final = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -93,6 +94,10 @@ class Configuration:
     """A token of the last forced recovery, empty if there was none. A configuration with another token than the one
     before it was written by the operators, who gave up a lost majority, so it may follow any
     (`forge_consensus.storage.recovery`)."""
+    priorities: tuple[tuple[str, int], ...] = ()
+    """By node id, sorted: how much a member is preferred as the leader; members that are not named have priority 0."""
+    no_leader: tuple[str, ...] = ()
+    """The ids of the members that never lead, sorted. They vote like others, if they are voters."""
 
     @classmethod
     def of(
@@ -163,6 +168,19 @@ class Configuration:
         """The incarnation of the folder with which a member was added, "" for one that founded the cluster."""
         return dict(self.folders).get(node, "")
 
+    @property
+    def willing(self) -> frozenset[str]:
+        """The voters that may lead, and will be voters once a joint configuration is left."""
+        return self.incoming_voters.difference(self.no_leader)
+
+    def may_lead(self, node: str) -> bool:
+        """Whether a node is not marked never to lead."""
+        return node not in self.no_leader
+
+    def priority_of(self, node: str) -> int:
+        """How much a node is preferred as the leader; 0 is usual, and the highest is preferred."""
+        return dict(self.priorities).get(node, 0)
+
     @cached_property
     def addresses(self) -> dict[str, str]:
         """The address of each member, by node id."""
@@ -185,6 +203,9 @@ class Configuration:
         """The bytes of this configuration, the same on every node, in the earliest version that can hold it."""
         row = (self.members, self.lease_reads, self.lease_ms, self.drift_ppm, self.machine)
         changed = (self.incoming, self.outgoing, self.learners_next, self.joining, self.folders)
+        wishes = (self.priorities, self.no_leader)
+        if any(wishes):
+            return cast("bytes", msgpack.packb((6, *row, self.level, *changed, self.recovery, *wishes)))
         if self.recovery:
             return cast("bytes", msgpack.packb((5, *row, self.level, *changed, self.recovery)))
         if any(changed):
@@ -228,9 +249,9 @@ class Configuration:
         version, fields = row[0], row[1:]
         if version < 1 or len(fields) != FIELDS[version - 1]:
             raise ValueError("a number of fields that cannot be")
-        defaults: tuple[Any, ...] = (LEASE_MS, DRIFT_PPM, "", FIRST_LEVEL, (), (), (), (), (), "")
+        defaults: tuple[Any, ...] = (LEASE_MS, DRIFT_PPM, "", FIRST_LEVEL, (), (), (), (), (), "", (), ())
         members, lease_reads, *rest = (*fields, *defaults[len(fields) - 2 :])
-        lease_ms, drift_ppm, machine, level, incoming, outgoing, learners_next, joining, folders, recovery = rest
+        lease_ms, drift_ppm, machine, level, *added = rest
         if type(level) is not int or level < FIRST_LEVEL:
             raise ValueError("a feature level that cannot be")
         if not (type(lease_ms) is int and lease_ms > 0 and type(drift_ppm) is int and 0 <= drift_ppm < 1_000_000):
@@ -243,12 +264,7 @@ class Configuration:
             drift_ppm,
             str(machine),
             level,
-            incoming,
-            outgoing,
-            learners_next,
-            joining,
-            folders,
-            str(recovery),
+            *added,
         )
         if version >= WITH_SETS and not found.is_sound:
             raise ValueError("voters and learners that cannot be")
@@ -258,7 +274,8 @@ class Configuration:
     def is_sound(self) -> bool:
         """Whether the sets fit together and each has one way to be written, so that equal ones have equal bytes."""
         added = tuple(node for node, _ in self.folders)
-        lists = (self.incoming, self.outgoing, self.learners_next, self.joining, added)
+        preferred = tuple(node for node, _ in self.priorities)
+        lists = (self.incoming, self.outgoing, self.learners_next, self.joining, added, preferred, self.no_leader)
         incoming = set(self.incoming) or self.nodes
         return (
             all(tuple(sorted(set(each))) == each and self.nodes.issuperset(each) for each in lists)
@@ -266,7 +283,9 @@ class Configuration:
             and (set(self.incoming) != self.nodes or not self.nodes)
             and set(self.learners_next) <= set(self.outgoing) - incoming
             and not set(self.joining) & (incoming | set(self.outgoing))
+            and type(self.recovery) is str
             and all(type(folder) is str and folder for _, folder in self.folders)
+            and all(type(priority) is int and 0 < abs(priority) <= PRIORITY_MAX for _, priority in self.priorities)
         )
 
     @cached_property
@@ -275,9 +294,12 @@ class Configuration:
         return hashlib.sha256(self.encode()).hexdigest()[:16]
 
     def noted(self, node: str) -> str:
-        """The part of a member that is no plain voter, as the text of the configuration names it."""
-        part = self.part_of(node)
-        return "" if part == VOTER else f" ({part})"
+        """What a member is besides a plain voter, as the text of the configuration names it."""
+        part, priority = self.part_of(node), self.priority_of(node)
+        told = [] if part == VOTER else [part]
+        told += [f"priority {priority}"] if priority else []
+        told += [] if self.may_lead(node) else ["no leader"]
+        return f" ({', '.join(told)})" if told else ""
 
     @property
     def text(self) -> str:

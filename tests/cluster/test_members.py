@@ -108,7 +108,7 @@ def test_the_command_line_adds_lists_and_removes_a_member() -> None:
         assert [member["part"] for member in told["members"]] == ["voter"] * 4
         assert told["settled"]
         listed = command(cluster, "list")
-        assert f"n4 voter {address}" in " ".join(listed.replace("*", " ").split())
+        assert f"n4 voter priority 0 {address}" in " ".join(listed.replace("*", " ").split())
         assert "after:  2 of 3 voters (n1, n2, n3), learners n4" in command(cluster, "demote", "n4")
         # A replacement that was left after its first change goes on.
         assert "after:  2 of 3 voters (n1, n2, n4)" in command(cluster, "replace", "n3", f"n4={address}")
@@ -149,6 +149,30 @@ def test_a_client_and_a_feed_that_were_given_one_node_outlive_it() -> None:
                 if isinstance(event, LogCommitted) and event.last_index >= last:
                     break
         assert numbers == list(range(1, numbers[-1] + 1)), "each event once, in order, before the move and after it"
+
+
+def test_the_command_line_says_who_is_to_lead() -> None:
+    with LocalCluster(3) as cluster:
+        leader = cluster.wait_for_leader()
+        first, second = cluster.followers()
+        command(cluster, "update", second, "--no-leader")
+        command(cluster, "update", first, "--priority", "10")
+        listed = " ".join(command(cluster, "list").replace("*", " ").split())
+        assert f"{first} voter priority 10" in listed
+        assert f"{second} voter never" in listed
+        endpoints = ",".join(cluster.addresses.values())
+        asked = ["leader", "transfer", second, "--endpoints", endpoints]
+        done = subprocess.run(
+            [sys.executable, "-m", "forge_consensus", *asked], capture_output=True, timeout=60, check=False
+        )
+        assert done.returncode == 78
+        assert b"is marked never to lead" in done.stderr
+        end = time.monotonic() + SECONDS
+        while cluster.leader() != first:
+            assert time.monotonic() < end, "it leads after a calm time"
+            time.sleep(0.2)
+        assert leader != first
+        assert "nothing is to be updated" in command(cluster, "update", first, expect=2)
 
 
 def test_a_node_asks_to_be_added_and_comes_back_after_a_restart() -> None:

@@ -9,13 +9,17 @@ from forge_consensus.actors.messages import (
     AppendReply,
     CheckPeer,
     CheckPeerReply,
+    OpenSession,
     PreVoteReply,
+    Refused,
     RequestPreVote,
     RequestVote,
     TimeoutNow,
     VoteReply,
 )
-from forge_consensus.actors.notices import PeerDown, Retire
+from forge_consensus.actors.notices import PeerDown, Retire, TransferRequested
+from forge_consensus.errors import NoLeaderError, OutcomeUnknownError
+from forge_consensus.events.types import LeaderTransfer
 from tests.worlds.one_node import OneNode
 
 
@@ -109,3 +113,25 @@ def test_a_node_whose_actors_fail_meanwhile_stops_at_once(monkeypatch: pytest.Mo
     monkeypatch.setitem(type(election).handlers, Retire, type(election).receiveMsg_Retire)
     retire(node)
     assert stopping(node) == "SIGTERM"
+
+
+def test_scenario_54_a_vote_of_a_higher_term_ends_a_handover_cleanly() -> None:
+    node = leading()
+    last = node.ledger.log.last
+    node.request("", "gateway", OpenSession(60_000))  # the target lacks this entry, so it is not told yet
+    node.engine.next_turn(node.engine.actor("election"), TransferRequested("n2", None))
+    node.turn()
+    assert node.engine.shared.handover is not None
+    node.request("", "gateway", OpenSession(60_000))
+    assert not node.messages(Refused), "it waits for the end of the handover"
+    node.request("n3", "election", RequestVote(2, last + 1, 1, transfer=True))
+    assert node.ledger.leading_term is None
+    assert node.engine.shared.handover is None
+    assert node.last(VoteReply).granted
+    answers = [message for to, message in node.messages(Refused) if to == "->client"]
+    assert {message.code for message in answers} == {OutcomeUnknownError.code, NoLeaderError.code}, "both are answered"
+    node.wait(node.settings.election_timeout_min - 0.1)
+    assert not targets(node), "what was due for the handover is void"
+    assert not node.told(LeaderTransfer)
+    node.request("n3", "replication", AppendEntries(2, last, 1, 0, 0, ()))
+    assert node.engine.shared.leader == "n3"

@@ -9,7 +9,7 @@ import pytest
 
 from forge_consensus.actors.messages import DAMAGED, FULL, AppendEntries, AppendReply
 from forge_consensus.actors.notices import PeerNeedsSnapshot, ReadIndex, ReadReady, Resign
-from forge_consensus.actors.raft.leadership import MATCH_MOVED, SEND_SOON, Effect, Leadership, SendTo
+from forge_consensus.actors.raft.leadership import HAND_OVER, MATCH_MOVED, SEND_SOON, Effect, Leadership, SendTo
 from forge_consensus.actors.raft.progress import Phase
 from forge_consensus.config.raft import RaftSettings
 from forge_consensus.storage.backends.memory import MemoryTables
@@ -239,10 +239,13 @@ def full_leader(size: int = 3) -> Leadership:
     return leads
 
 
-def test_a_full_leader_resigns_if_a_majority_of_the_others_takes_entries() -> None:
+def test_a_full_leader_hands_over_and_then_resigns_if_a_majority_of_the_others_takes_entries() -> None:
     leads = full_leader()
     assert leads.cannot_append(1.0 + SETTINGS.election_timeout_min / 2 - 0.01, "full") == [], "it may be momentary"
-    assert leads.cannot_append(1.0 + SETTINGS.election_timeout_min / 2 + 0.01, "full") == [Resign(TERM, "full")]
+    assert leads.cannot_append(1.0 + SETTINGS.election_timeout_min / 2 + 0.01, "full") == [HAND_OVER]
+    for node in leads.progress:
+        list(leads.answered(node, reply(5), 0, 1.0 + 2 * SETTINGS.election_timeout_min))
+    assert leads.cannot_append(1.0 + 2 * SETTINGS.election_timeout_min, "full") == [Resign(TERM, "full")]
 
 
 def test_a_leader_that_has_room_again_begins_to_count_anew() -> None:

@@ -26,10 +26,12 @@ from forge_consensus.storage.ledger.quorum import Quorum
 
 NODES = ["n1", "n2", "n3", "n4", "n5"]
 THREE = Configuration.of({"n1": "h1:1", "n2": "h2:1", "n3": "h3:1"}, lease_reads=True, machine="kv")
-ADD, LEARNER, PROMOTE, DEMOTE, REMOVE, UPDATE = Action
+ADD, LEARNER, PROMOTE, DEMOTE, REMOVE, UPDATE, PRIORITY, NO_LEADER, MAY_LEAD = Action
 ADDRESSES = [f"h{number}:{port}" for number in range(1, 6) for port in (1, 2)]
 MET = {"n4": "f4", "n5": "f5"}
-CHANGES = st.builds(Change, st.sampled_from(Action), st.sampled_from(NODES), st.sampled_from(ADDRESSES))
+CHANGES = st.builds(Change, st.sampled_from(Action), st.sampled_from(NODES), st.sampled_from(ADDRESSES)) | st.builds(
+    Change, st.just(PRIORITY), st.sampled_from(NODES), st.sampled_from(["-1", "0", "7"])
+)
 CALLS = st.lists(st.lists(CHANGES, min_size=1, max_size=3), max_size=8)
 
 
@@ -40,6 +42,8 @@ class Model:
     addresses: dict[str, str] = field(default_factory=lambda: dict(THREE.members))
     voters: set[str] = field(default_factory=lambda: set(THREE.voters))
     joining: set[str] = field(default_factory=set)
+    priorities: dict[str, int] = field(default_factory=dict)
+    no_leader: set[str] = field(default_factory=set)
 
     def change(self, change: Change) -> None:
         action, node, address = change
@@ -47,6 +51,7 @@ class Model:
             self.addresses[node] = address
         if action is REMOVE:
             del self.addresses[node]
+        self.wish(action, node, address)
         if action is ADD:
             self.joining.add(node)
         if action is PROMOTE:
@@ -55,6 +60,16 @@ class Model:
             self.joining.discard(node)
         if action in (DEMOTE, REMOVE):
             self.voters.discard(node)
+
+    def wish(self, action: Action, node: str, priority: str) -> None:
+        if action is PRIORITY:
+            self.priorities[node] = int(priority)
+        if action is NO_LEADER:
+            self.no_leader.add(node)
+        if action in (MAY_LEAD, REMOVE):
+            self.no_leader.discard(node)
+        if action is REMOVE:
+            self.priorities.pop(node, None)
 
 
 def majorities(configuration: Configuration) -> list[set[str]]:
@@ -88,6 +103,9 @@ def test_every_change_leads_to_the_members_that_it_names_by_steps_whose_majoriti
         assert present.addresses == model.addresses
         assert present.voters == frozenset(model.voters)
         assert present.joining == tuple(sorted(model.joining))
+        assert dict(present.priorities) == {node: wish for node, wish in model.priorities.items() if wish}
+        assert set(present.no_leader) == model.no_leader
+        assert all(configuration.willing for configuration in path)
         added = {change.node for change in changes if change.action in (ADD, LEARNER)}
         bound = {node: folder for node, folder in before.folders if node not in added}
         assert dict(present.folders) == {node: bound.get(node, met[node]) for node in present.nodes}
@@ -105,6 +123,18 @@ def test_what_may_follow_has_majorities_that_meet(
     if may_follow(before, after):
         assert not any(before.has(some) and after.has(set(NODES) - some) for some in every)
         assert all(voters for voters, _ in after.sets)
+
+
+def test_what_a_member_is_to_be_asked_for_may_change_together() -> None:
+    changes = [Change(UPDATE, "n2", "h2:2"), Change(PRIORITY, "n2", "7"), Change(NO_LEADER, "n3")]
+    (after,) = steps(THREE, changes)
+    assert after.text.startswith("n1=h1:1,n2=h2:2 (priority 7),n3=h3:1 (no leader)")
+    assert after.willing == {"n1", "n2"}
+    assert differences(THREE, after) == [("updated", "n2"), ("updated", "n3")]
+    assert steps(after, [Change(PRIORITY, "n2", "0"), Change(MAY_LEAD, "n3")])[0].willing == THREE.voters
+    for both in ([PRIORITY, PRIORITY], [PRIORITY, REMOVE], [NO_LEADER, DEMOTE]):
+        with pytest.raises(InvalidConfigError, match="is named twice"):
+            steps(after, [Change(action, "n2", "1") for action in both])
 
 
 def test_one_voter_more_or_less_is_a_single_step() -> None:

@@ -145,12 +145,26 @@ def test_voters_and_learners_are_written_in_version_4_and_read_again() -> None:
         {"folders": (("n2", ""),)},
         {"folders": (("n2", 3),)},
         {"folders": (("n2", "f2"), ("n1", "f1"))},
+        {"priorities": (("n9", 1),)},
+        {"priorities": (("n2", 0),)},
+        {"priorities": (("n2", "1"),)},
+        {"priorities": (("n2", 1_000_001),)},
+        {"priorities": (("n2", 1), ("n1", 1))},
+        {"no_leader": ("n9",)},
+        {"no_leader": ("n2", "n1")},
     ],
     ids=str,
 )
 def test_sets_that_do_not_fit_together_are_damage(wrong: dict[str, Any]) -> None:
     with pytest.raises(CorruptionError):
         Configuration.decode(replace(FOUR, **wrong).encode())
+
+
+def test_who_is_to_lead_is_written_in_version_6_and_read_again() -> None:
+    for wishes in ({"priorities": (("n1", 3), ("n2", -1))}, {"no_leader": ("n1", "n4")}):
+        wished = replace(JOINT, **wishes)
+        assert msgpack.unpackb(wished.encode())[0] == 6
+        assert Configuration.decode(wished.encode()) == wished
 
 
 @pytest.mark.parametrize("version", [1, 2, 3])
