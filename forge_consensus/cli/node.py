@@ -46,6 +46,7 @@ OPTIONS: Final = {
     "advertise": "advertise",
     "join": "join",
     "join_as": "join-as",
+    "rejoin": "rejoin",
 }
 """Setting -> the option that alone sets it."""
 SHORTHANDS: Final = (
@@ -196,6 +197,11 @@ def listen_address(text: str | None, node_id: str, peers: dict[str, str]) -> str
     type=click.Choice(JOIN_AS),
     help="Ask the cluster to be added as this.",
 )
+@click.option(
+    "--rejoin",
+    is_flag=True,
+    help="The folder of this member is lost: have the cluster remove it, and add this node in its place.",
+)
 @click.option("--data", required=True, type=click.Path(file_okay=False), help="The folder of the node's data.")
 @click.option(
     "--cluster", help="The cluster's id, the same on all members. [default: that of the folder, in a new one: default]"
@@ -260,6 +266,7 @@ def node(
     advertise: str | None,
     join: str | None,
     join_as: str | None,
+    rejoin: bool,
     exit_when_removed: bool,
     events: bool,
     **shorthands: str | None,
@@ -276,6 +283,7 @@ def node(
     row |= {"node_id": node_id, "cluster_id": named, "bind": bind, "peers": members}
     row |= {"storage_path": data, "lease_reads": lease_reads, "metrics": metrics}
     row |= {"events_bind": events_listen, "advertise": advertise, "join": join, "join_as": join_as}
+    row |= {"rejoin": rejoin}
     settings = from_row(NodeSettings, row)
     configure_logging(log_level, json=log_format == "json")
     serve(settings, machine, show_events=events, exit_when_removed=exit_when_removed)

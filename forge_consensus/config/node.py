@@ -110,6 +110,12 @@ class NodeSettings:
         what="voter or learner: a node that joins asks the cluster to add it as that, instead of waiting to be added.",
         why="Who may belong to a cluster is its operator's choice, so a node that nobody asked for waits.",
     )
+    rejoin: bool = setting(
+        False,
+        what="With join_as, for a member whose folder is lost: a node on an empty folder has the cluster remove the "
+        "member of its id first, unless that one still answers.",
+        why="It has forgotten what the member promised, and only its operator knows that the folder is lost for good.",
+    )
     raft: RaftSettings = field(default_factory=RaftSettings)
     storage: StorageSettings = field(default_factory=StorageSettings)
 
@@ -146,6 +152,8 @@ class NodeSettings:
                     f"join_as is given and the node listens at {self.bind}: say with advertise where members reach it"
                 )
             object.__setattr__(self, "join", ",".join(parse_endpoint(part) for part in self.join.split(",")))
+        if self.rejoin and self.join_as is None:
+            raise InvalidConfigError("rejoin is given without join_as: say as what the node is to be added again")
         if self.join_as is not None and (self.join is None or self.join_as not in JOIN_AS):
             raise InvalidConfigError(
                 f"join_as is {self.join_as!r}: it is {' or '.join(JOIN_AS)}, and needs join with a member's address"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
 from forge_consensus.actors.messages import Members
 from forge_consensus.client.sync import Client
@@ -11,7 +11,7 @@ from forge_consensus.errors import ConsensusError, InvalidConfigError
 from forge_consensus.process.log import LogLines
 from forge_consensus.process.threads import ForgeThread
 from forge_consensus.process.waiters import Latch
-from forge_consensus.storage.ledger.configuration import Configuration
+from forge_consensus.storage.ledger.configuration import LEARNER, Configuration
 
 LINES = LogLines(__name__)
 
@@ -19,7 +19,8 @@ FIND_SECONDS: Final = 30.0
 """How long a new node looks for its cluster before it gives up."""
 AGAIN_SECONDS: Final = 1.0
 """How long after a failure a node asks again to be added."""
-LEARNER: Final = "learner"
+ACTIVE: Final = "active"
+"""The status of a member that answers, see `forge_consensus.actors.runtime.status`."""
 
 
 def founded_with(settings: NodeSettings) -> Members:
@@ -27,30 +28,62 @@ def founded_with(settings: NodeSettings) -> Members:
 
     All its nodes have to agree on its id, on the configuration with which it began, and on the entries that it skips.
 
-    Raises `InvalidConfigError` if the cluster has a member of this id, and the errors of `Client.members`, such as
-    `ConnectionFailedError`.
+    Raises `InvalidConfigError` if the cluster has a member of this id that is not to be removed, and the errors of
+    `Client.members`, such as `ConnectionFailedError`.
     """
     with Client(settings.join or "", timeout=FIND_SECONDS, cluster_id=settings.cluster_id) as client:
-        pending = client.members_query(None, None)
-        client.driver.hand_over(pending)
-        told = pending.result()
-    members = Configuration.decode(told.configuration)
-    if settings.node_id in members.nodes:
-        raise InvalidConfigError(
-            f"cluster {told.cluster!r} has a member {settings.node_id}, at {members.addresses[settings.node_id]}, and "
-            "this node has an empty folder, so it does not know what that member promised: start it with the member's "
-            f"folder. If that is lost, run forge-consensus members remove {settings.node_id} first"
-        )
+        told = members_told(client)
+        if settings.node_id in Configuration.decode(told.configuration).nodes:
+            if not settings.rejoin:
+                raise InvalidConfigError(why_known(told, settings.node_id))
+            remove_lost(client, settings.node_id)
+            told = members_told(client)
     return told
 
 
+def members_told(client: Client) -> Members:
+    """What a member tells of the cluster. Raises the errors of `Client.members`."""
+    pending = client.members_query(None, None)
+    client.driver.hand_over(pending)
+    return pending.result()
+
+
+def why_known(told: Members, node_id: str) -> str:
+    """Why a node on an empty folder does not join under the id of a member, and what to do."""
+    address = Configuration.decode(told.configuration).addresses[node_id]
+    return (
+        f"cluster {told.cluster!r} has a member {node_id}, at {address}, and this node has an empty folder, so it does "
+        "not know what that member promised: start it with the member's folder. If that is lost, start it with "
+        f"--join-as voter --rejoin, or run forge-consensus members remove {node_id} first"
+    )
+
+
+def remove_lost(client: Client, node_id: str) -> None:
+    """Have the cluster remove the member of this id, whose folder is lost.
+
+    Raises `InvalidConfigError` if that member still answers, and the errors of `Client.remove_node`.
+    """
+    rows: list[dict[str, Any]] = client.status()["nodes"]
+    if any(row["id"] == node_id and row["status"] == ACTIVE for row in rows):
+        raise InvalidConfigError(
+            f"the member {node_id} answers its cluster, so its folder is not lost: stop that process first, or give "
+            "this node another id"
+        )
+    client.remove_node(node_id)
+    LINES.warning("the member {} was removed, because its folder is lost: this node joins in its place", node_id)
+
+
 class Joining:
-    """Asks the cluster to add this node, on a thread of its own, until it is a member or `stop` is called."""
+    """Asks the cluster to add this node if it is told to, and logs how far that is, on a thread of its own.
+
+    It ends once the node votes, or is a learner that has the log, or `stop` is called.
+    """
 
     def __init__(self, settings: NodeSettings, address: str) -> None:
         self.settings = settings
         self.address = address
         self.ending = Latch()
+        self.said = ""
         self.thread = ForgeThread(target=self.run, name="forge-join")
 
     def start(self) -> None:
@@ -62,15 +95,40 @@ class Joining:
         self.ending.set()
 
     def run(self) -> None:
-        """Ask until it is done. The cluster does the rest, so nothing waits for this."""
+        """Ask until it is done, and log how far it is. The cluster does the rest, so nothing waits for this."""
         settings = self.settings
         while not self.ending.is_set():
             try:
                 with Client(settings.join or "", cluster_id=settings.cluster_id) as client:
-                    if client.members().part_of(settings.node_id):
-                        return
-                    client.add_node(settings.node_id, self.address, learner=settings.join_as == LEARNER, wait=False)
-                LINES.info("the cluster was asked to add this node as a {}, and does", settings.join_as)
+                    while not self.ending.is_set() and not self.look(client):
+                        self.ending.wait(AGAIN_SECONDS)
+                return
             except ConsensusError as error:
-                LINES.warning("this node is no member yet, and asks again to be added: {}", error)
+                self.say(f"this node cannot reach its cluster, or is not added, and tries again: {error}")
             self.ending.wait(AGAIN_SECONDS)
+
+    def look(self, client: Client) -> bool:
+        """Look how far it is, and ask for what lacks; returns whether it is done. Raises `ConsensusError`."""
+        settings, node_id = self.settings, self.settings.node_id
+        found = next((each for each in client.members().members if each.id == node_id), None)
+        if found is None and settings.join_as is None:
+            where = self.address or "HOST:PORT"
+            self.say(f"this node waits to be added: forge-consensus members add {node_id}={where}")
+        elif found is None:
+            self.say(f"the cluster is asked to add this node as a {settings.join_as}")
+            client.add_node(node_id, self.address, learner=settings.join_as == LEARNER, wait=False)
+        elif found.part == LEARNER:
+            status = client.status()
+            held = next((row["match_index"] or 0 for row in status["nodes"] if row["id"] == node_id), 0)
+            self.say(f"this node is a learner and holds {held:,} of {status['last_log_index']:,} entries")
+            return not found.joining and held >= status["commit_index"]
+        else:
+            self.say("this node votes")
+            return True
+        return False
+
+    def say(self, text: str) -> None:
+        """Log it, unless it was the last that was logged."""
+        if text != self.said:
+            self.said = text
+            LINES.info("{}", text)

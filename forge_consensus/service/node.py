@@ -94,7 +94,7 @@ class Node:
                 events_bind=settings.events_bind,
             )
             self.system = start_system(self.base)
-            if settings.join_as is not None and not opened.ledger.log.last:
+            if settings.join is not None and not opened.ledger.log.last:
                 self.joining = Joining(settings, advertised(settings, bind))
                 self.joining.start()
             if settings.metrics is not None:

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 import pytest
 
@@ -99,6 +100,8 @@ def test_a_cluster_grows_replaces_all_its_members_and_shrinks_under_load() -> No
 def test_the_command_line_adds_lists_and_removes_a_member() -> None:
     with LocalCluster(3) as cluster:
         address = cluster.join("n4", None)
+        waits = f"this node waits to be added: forge-consensus members add n4={address}"
+        wait_for(lambda: waits in cluster.log_text("n4"), SECONDS, "the node to say that it waits")
         planned = command(cluster, "add", f"n4={address}", "--dry-run")
         assert "before: 2 of 3 voters (n1, n2, n3)\nduring: 2 of 3 voters (n1, n2, n3), learners n4\n" in planned
         assert "after:  3 of 4 voters (n1, n2, n3, n4)" in planned
@@ -202,6 +205,37 @@ def test_a_member_with_a_lost_folder_is_removed_and_added_again() -> None:
         assert client.members().part_of(name) == "voter"
         with Client(cluster.addresses[name]) as reader:
             assert reader.get("key") == "value"
+
+
+def test_a_member_with_a_lost_folder_comes_back_by_one_command_unless_it_still_answers() -> None:
+    with LocalCluster(3) as cluster:
+        client = cluster.client()
+        client.put("key", "value")
+        name = cluster.followers()[0]
+        members = ",".join(cluster.addresses[other] for other in cluster.names if other != name)
+        twin = cluster.extra_node(name, peers={}, storage_path=cluster.folder / "twin")
+        twin.settings = replace(twin.settings, join=members)
+        code, text = twin.refused()
+        assert (code, "start it with --join-as voter --rejoin" in text) == (78, True), text
+        twin.settings = replace(twin.settings, join_as="voter", rejoin=True)
+        code, text = twin.refused()
+        assert (code, f"the member {name} answers its cluster" in text) == (78, True), text
+        address = cluster.addresses[name]
+        cluster.kill(name)
+        wait_for(lambda: status_of(cluster, name) != "active", SECONDS, "the leader to miss it")
+        twin.settings = replace(twin.settings, advertise=address, bind=address)
+        twin.start()
+        wait_for(lambda: "this node votes" in twin.output(), SECONDS, "the node to say that it votes")
+        assert "is asked to add this node as a voter" in twin.output()
+        assert client.members().part_of(name) == "voter"
+        with Client(address) as reader:
+            assert reader.get("key") == "value"
+
+
+def status_of(cluster: LocalCluster, name: str) -> str:
+    """How the leader sees a node."""
+    rows = cluster.status(cluster.wait_for_leader())["nodes"]
+    return str(next(row["status"] for row in rows if row["id"] == name))
 
 
 def test_what_would_lose_the_quorum_or_is_impossible_is_refused() -> None:

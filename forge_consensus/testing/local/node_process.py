@@ -244,8 +244,7 @@ def arguments(settings: NodeSettings, machine: str = "") -> list[str]:
     ):
         if value is not None:
             found += [option, value]
-    if settings.lease_reads:
-        found.append("--lease-reads")
+    found += ["--rejoin"] * settings.rejoin + ["--lease-reads"] * settings.lease_reads
     if settings.metrics is not None:
         found += ["--metrics", settings.metrics]
     if settings.events_bind is not None:
