@@ -14,7 +14,7 @@ from forge_consensus.events.types import LeaderElected
 from forge_consensus.testing.simulator.plan import Plan
 from forge_consensus.testing.simulator.simulation import Simulation, run_seed
 
-SEEDS = int(os.environ.get("FORGE_SEEDS", "400"))
+SEEDS = int(os.environ.get("FORGE_SEEDS", "330"))
 FIRST = int(os.environ.get("FORGE_FIRST_SEED", "1"))
 BLOCK = 10
 

@@ -30,7 +30,13 @@ from forge_consensus.testing.rules.bound_rules import RefusalRules, check_answer
 from forge_consensus.testing.rules.disk_model import Disk, Reign, decides, terms_of
 from forge_consensus.testing.rules.election_rules import ElectionRules
 from forge_consensus.testing.rules.leader_rules import LeaderRules
-from forge_consensus.testing.rules.member_rules import check_may_lead, check_takes_over, flaw, is_of_member
+from forge_consensus.testing.rules.member_rules import (
+    check_lease_over,
+    check_may_lead,
+    check_takes_over,
+    flaw,
+    is_of_member,
+)
 from forge_consensus.testing.rules.read_rounds import ReadRounds, leading_of
 from forge_consensus.testing.rules.session_rules import SessionRules
 from forge_consensus.testing.rules.turn_rules import check_turn_end
@@ -328,6 +334,8 @@ class Invariants:
         if leading is not None:
             self.check_counted(node, leading)
             check_backlog(node)
+            if any(term == leading.term for term, _ in self.elections.handed_over):
+                check_lease_over(node, leading)
         self.elections.turned(node, disk)
         disk.applied, disk.leading = applier.index, ledger.leading_term or 0
         disk.in_force = ledger.configuration

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from functools import lru_cache
 
+from forge_consensus.actors.raft.leadership import Leadership
 from forge_consensus.storage.ledger.configuration import Configuration
 from forge_consensus.testing.rules.disk_model import Disk, majorities_meet, voter_sets
 from forge_consensus.testing.rules.violations import demand
@@ -85,6 +86,13 @@ def check_takes_over(node: SimulatedBase, to: str, target: Disk | None) -> None:
     there = target is not None and (target.term > ledger.term or target.holds(last, ledger.log.last_term))
     demand(there, "transfer", f"{node.name} tells {to} to take over, whose disk lacks entry {last}")
     demand(to in voter_sets(configuration)[0], "transfer", f"{node.name} tells {to} to take over, which does not vote")
+
+
+def check_lease_over(node: SimulatedBase, leading: Leadership) -> None:
+    """Demand that a leader that told another node to stand would answer no read by its lease in that term."""
+    if node.engine.ledger.configuration.lease_reads:
+        holds = leading.lease_holds(node.engine.clock.boottime_ns())
+        demand(not holds, "I13", f"{node.name} told another node to stand in {leading.term} and has a lease")
 
 
 def is_of_member(disk: Disk, name: str, configuration: Configuration) -> bool:
