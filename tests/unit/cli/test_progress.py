@@ -1,0 +1,31 @@
+"""The line that shows how far a change of members is."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from forge_consensus.cli.progress import LINE_CHARS, progress_text
+from forge_consensus.client.members import ClusterMembers, Member
+
+MEMBERS = ClusterMembers(
+    "n1", "demo", "n1", (Member("n1", "h:1", "voter", False), Member("n4", "h:4", "learner", True)), 7, True, False
+)
+
+
+def status(match: int | None, last: int = 40_000, doing: str = "") -> dict[str, Any]:
+    rows = [{"id": "n1", "match_index": None}, {"id": "n4", "match_index": match}]
+    return {"nodes": rows, "last_log_index": last, "snapshot_doing": doing}
+
+
+def test_a_learner_that_catches_up_is_shown_with_what_it_holds() -> None:
+    assert progress_text(MEMBERS, status(20_000)) == f"n4 catches up [{'#' * 15}{' ' * 15}] 20,000 of 40,000 entries"
+    sends = progress_text(MEMBERS, status(None, doing="sends a snapshot to n4: 12 of 40 MB"))
+    assert sends.endswith("] 0 of 40,000 entries; sends a snapshot to n4: 12 of 40 MB")
+    assert len(progress_text(MEMBERS, status(40_000))) < LINE_CHARS
+
+
+def test_without_a_learner_the_line_says_what_is_waited_for() -> None:
+    voters = replace(MEMBERS, members=MEMBERS.members[:1])
+    assert progress_text(voters, status(1)) == "almost done"
+    assert progress_text(replace(voters, committed=False), status(1)).startswith("waiting for a majority")
