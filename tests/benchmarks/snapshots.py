@@ -31,7 +31,10 @@ NEVER: Final = 1 << 40
 UNITS: Final = {"GB": 10**9, "MB": 10**6, "KB": 10**3}
 STATE_SECONDS_MAX: Final = 1_800.0
 TICK_SECONDS: Final = 0.005
-WARM_SECONDS: Final = 5.0
+WARM_SECONDS: Final = 15.0
+"""How long writes are measured before the first snapshot."""
+FILL_BYTES_PER_S: Final = {"kv": 3 * 10**6, "own": 20 * 10**6}
+"""How fast the state is made on a slow machine: the first snapshot is taken after that time."""
 FILL_PAGES: Final = 200
 OWN: Final = "own"
 SMALL_PAGES: Final = 1 << 40
@@ -154,23 +157,27 @@ def wait(what: str, holds: Any, seconds: float = STATE_SECONDS_MAX) -> float:
 
 
 @contextmanager
-def loaded(machine: str, size: int, folder: Path | None, extra: int, *, proxy: bool) -> Iterator[LocalCluster]:
-    """A cluster with the state, that takes a snapshot `extra` entries after it has it."""
-    entries = (-(-(size // PAGE_BYTES) // FILL_PAGES) if machine == OWN else size // PAGE_BYTES) + extra
+def loaded(machine: str, size: int, folder: Path | None, *, proxy: bool) -> Iterator[tuple[LocalCluster, float]]:
+    """A cluster with the state, and when its first snapshot is due, about `WARM_SECONDS` after it has it.
+
+    Time decides, not entries: one snapshot after another would be measured otherwise.
+    """
+    began = time.perf_counter()
+    seconds = size / FILL_BYTES_PER_S[machine] + 2 * WARM_SECONDS
     storage = StorageSettings(
-        snapshot_entries=entries, snapshot_log_bytes=NEVER, snapshot_seconds_min=0.5, trailing_entries=100
+        snapshot_entries=1, snapshot_log_bytes=NEVER, snapshot_seconds_min=seconds, trailing_entries=100
     )
     own = LargeMachine if machine == OWN else None
     with LocalCluster(3, state_machine=own, storage=storage, proxy=proxy, folder=folder) as cluster:
         fill(cluster, machine, size)
-        yield cluster
+        yield cluster, began + seconds
 
 
 def measure_writes(machine: str, size: int, rate: int, folder: Path | None) -> dict[str, Any]:
     """The costs of taking a snapshot, and of a node that joins, for writes and memory."""
-    seconds = 2 * WARM_SECONDS
-    with loaded(machine, size, folder, int(rate * seconds), proxy=False) as cluster, Memory(cluster) as memory:
+    with loaded(machine, size, folder, proxy=False) as (cluster, due), Memory(cluster) as memory:
         client = cluster.client(timeout=120.0)
+        time.sleep(max(0.0, due - WARM_SECONDS - time.perf_counter()))
         with Writing(client, machine, rate) as writing:
             began = time.perf_counter()
             first = wait("the first snapshot", lambda: files_of(cluster, "*.writing-*"))
@@ -209,15 +216,16 @@ def caught_up(cluster: LocalCluster, index: int) -> bool:
 
 def measure_breaks(machine: str, size: int, breaks: int, folder: Path | None) -> dict[str, Any]:
     """Send the snapshot over a link that breaks so many times, to a node that was away."""
-    with loaded(machine, size, folder, 2_000, proxy=True) as cluster:
+    with loaded(machine, size, folder, proxy=True) as (cluster, _):
         leader = cluster.wait_for_leader()
         away = next(name for name in cluster.names if name != leader)
         cluster.kill(away)
         client = cluster.client(timeout=120.0)
-        for numbers in batches(4_000, 200):
+        for numbers in batches(1_000, 200):
             for future in [client.submit(small(machine, number)) for number in numbers]:
                 future.result()
-        wait("the snapshot", lambda: cluster.status(leader, 30.0)["first_log_index"] > size // PAGE_BYTES // 300)
+        index = cluster.status(leader, 30.0)["commit_index"]
+        wait("the snapshot", lambda: cluster.status(leader, 30.0)["first_log_index"] > index - 500)
         total = max(path.stat().st_size for path in (cluster.folder / leader / "snapshots").glob("*.fcs"))
         path = (leader, away)
         before = cluster.proxy.counts()[path].bytes
