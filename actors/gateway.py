@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from forge_consensus.actors.backups import BackupDesk
 from forge_consensus.actors.messages import (
     ChangeMembers,
     GetMembers,
@@ -30,7 +31,6 @@ from forge_consensus.actors.notices import (
     TransferFailed,
     TransferRequested,
 )
-from forge_consensus.actors.queries import QueryDesk
 from forge_consensus.actors.raft.admission import Admission
 from forge_consensus.actors.raft.answering import ANSWER_BYTES_MAX, RESULT_OVERHEAD_BYTES
 from forge_consensus.actors.raft.failed_commands import FailedCommands
@@ -63,7 +63,7 @@ NOT_YET: Final = (
 )
 
 
-class GatewayActor(QueryDesk):
+class GatewayActor(BackupDesk):
     """Owns the clients' requests in flight. Losing them is safe, because a session makes retries safe."""
 
     def __init__(self) -> None:

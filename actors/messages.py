@@ -324,6 +324,63 @@ LEASE = "lease"
 STALE = "stale"
 CONSISTENCIES = ("linearizable", LEASE, STALE)
 """The consistency levels of a `Read`, the strictest first."""
+
+
+@message
+class MakeSnapshot:
+    """Ask for a snapshot file whose state has applied the entry `min_index` at least; answered when it is durable.
+
+    A newest file that has is the answer at once. A client that waits asks again within `WAIT_SECONDS` of
+    `forge_consensus.actors.backups`, else the node forgets it.
+    """
+
+    min_index: int
+
+
+@message
+class SnapshotMade:
+    """The newest snapshot file of the node: the last entry that its state has applied, and its length in bytes."""
+
+    node: str
+    cluster: str
+    index: int
+    term: int
+    size: int
+
+
+@message
+class ReadSnapshot:
+    """Ask for a part of the snapshot file of (index, entry_term), from `offset` on, at most `size` bytes of it."""
+
+    index: int
+    entry_term: int
+    offset: int
+    size: int
+
+
+@message
+class SnapshotPart:
+    """A part of the snapshot file of (index, entry_term), from `offset` on; empty at the end of the file."""
+
+    index: int
+    entry_term: int
+    offset: int
+    data: bytes
+
+
+@message
+class ListSnapshots:
+    """Ask for the snapshot files of the node."""
+
+
+@message
+class SnapshotList:
+    """The snapshot files of the node, the newest first, each as (index, term, length in bytes)."""
+
+    node: str
+    snapshots: tuple[tuple[int, int, int], ...]
+
+
 NEVER_MS = 1 << 53
 """Longer than any node has run: how stale the state is, is not known."""
 
@@ -502,6 +559,9 @@ Request = (
     | ChangeMembers
     | GetMembers
     | TransferLeadership
+    | MakeSnapshot
+    | ReadSnapshot
+    | ListSnapshots
     | TimeoutNow
     | RequestReadIndex
 )
@@ -522,6 +582,9 @@ Answer = (
     | MembersPlanned
     | Members
     | TransferStarted
+    | SnapshotMade
+    | SnapshotPart
+    | SnapshotList
     | ReadIndexReply
 )
 WireMessage = Request | Answer
@@ -561,6 +624,12 @@ WIRE_TAGS: dict[int, type[WireMessage]] = {
     48: Members,
     49: TransferLeadership,
     50: TransferStarted,
+    51: MakeSnapshot,
+    52: SnapshotMade,
+    53: ReadSnapshot,
+    54: SnapshotPart,
+    55: ListSnapshots,
+    56: SnapshotList,
 }
 
 CLIENT_REQUESTS = (
@@ -573,5 +642,8 @@ CLIENT_REQUESTS = (
     ChangeMembers,
     GetMembers,
     TransferLeadership,
+    MakeSnapshot,
+    ReadSnapshot,
+    ListSnapshots,
 )
 """The requests of clients. They reach only the gateway."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from forge_consensus.actors.messages import ChangeMembers, message
+from forge_consensus.actors.messages import ChangeMembers, SnapshotPart, message
 from forge_consensus.storage.ledger.applying import Applied
 from forge_consensus.storage.snapshots.file import SnapshotInfo
 
@@ -286,6 +286,20 @@ class SnapshotSaved:
     info: SnapshotInfo | None
     error: str
     began: float
+
+
+@message
+class LookForBackups:
+    """Look whether a snapshot that clients wait for is durable, and close files that nobody reads any more."""
+
+
+@message
+class PartRead:
+    """A part of a snapshot file was read for a client, or `error` says why not."""
+
+    part: SnapshotPart | None
+    error: str
+    asker: Any
 
 
 @message

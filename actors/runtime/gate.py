@@ -16,10 +16,13 @@ from forge_consensus.actors.messages import (
     Hello,
     HelloReply,
     InstallSnapshot,
+    ListSnapshots,
     Locate,
+    MakeSnapshot,
     PreVoteReply,
     ReadEvents,
     ReadIndexReply,
+    ReadSnapshot,
     Refused,
     RequestPreVote,
     RequestReadIndex,
@@ -78,7 +81,7 @@ TERM_STAYS = (RequestPreVote, RequestReadIndex)
 FROM_LEADERS = (AppendEntries, InstallSnapshot)
 """Only a leader sends these. The gate notifies the election actor before each, so that it knows the leader first."""
 
-BY_NAME: Final = (Locate, GetMembers, GetStatus, ReadEvents)
+BY_NAME: Final = (Locate, GetMembers, GetStatus, ReadEvents, MakeSnapshot, ReadSnapshot, ListSnapshots)
 """What a client may ask that knows only the name of the cluster, or an id that it had before it was made anew."""
 
 DAMAGED: Final = "damaged frame"

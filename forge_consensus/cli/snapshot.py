@@ -11,13 +11,16 @@ from typing import Any, cast
 import click
 
 from forge_consensus.cli.main import Commands
-from forge_consensus.cli.options import output_option
+from forge_consensus.cli.options import client_options, endpoints_option, output_option
+from forge_consensus.client.backup import SAVE_SECONDS, SnapshotTaken
+from forge_consensus.client.sync import Client
 from forge_consensus.config.address import bind_address, takes_free_port
 from forge_consensus.config.node import NodeSettings, checked_peers, is_node_id, no_peer
 from forge_consensus.config.rows import parse
 from forge_consensus.config.setting import describe
-from forge_consensus.errors import InvalidConfigError
-from forge_consensus.output import bytes_text, json_text
+from forge_consensus.errors import ConsensusError, InvalidConfigError
+from forge_consensus.finite_range import FiniteRange
+from forge_consensus.output import bytes_text, json_text, table
 from forge_consensus.service.machines import MachineChoice
 from forge_consensus.storage.machines.machine import LedgerMachine
 from forge_consensus.storage.restoring import inspect_snapshot, restore_snapshot
@@ -26,6 +29,86 @@ from forge_consensus.storage.restoring import inspect_snapshot, restore_snapshot
 @click.group(cls=Commands)
 def snapshot() -> None:
     """Take, save and look at snapshots of the state, and restore one into a new cluster."""
+
+
+def patient_option(function: Any) -> Any:
+    """Give a command the option ``--timeout`` with a time that a large state takes."""
+    return click.option(
+        "--timeout",
+        type=FiniteRange(min=0, min_open=True),
+        default=SAVE_SECONDS,
+        show_default=True,
+        help="Seconds after which the command gives up; a leader is looked for at most 5.",
+    )(function)
+
+
+from_option = click.option(
+    "--from", "source", metavar="HOST:PORT", help="The node to ask. [default: one of the endpoints]"
+)
+
+
+@snapshot.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--force", is_flag=True, help="Replace FILE if it is there.")
+@click.option("--stale", is_flag=True, help="Take what the node itself has; it works without a leader.")
+@from_option
+@endpoints_option
+@patient_option
+@output_option
+def save(
+    file: Path, force: bool, stale: bool, source: str | None, endpoints: list[str], timeout: float, output: str
+) -> None:
+    """Save a backup of the state to FILE: a snapshot from any node, checked to its last byte and durable.
+
+    Everything that the leader had committed when the command began is in it.
+    """
+    with Client(endpoints) as client:
+        report = client.save_snapshot(file, source, stale=stale, force=force, timeout=timeout)
+    if output == "json":
+        click.echo(json_text(asdict(report)))
+    else:
+        click.echo(
+            f"saved cluster {report.cluster} as of entry {report.index} of term {report.term}: "
+            f"{bytes_text(report.size_bytes)}, sha256 {report.sha256[:16]}..., in {report.file}"
+        )
+
+
+@snapshot.command()
+@from_option
+@endpoints_option
+@patient_option
+@output_option
+def take(source: str | None, endpoints: list[str], timeout: float, output: str) -> None:
+    """Have a node take a snapshot now, and cut its log behind it."""
+    with Client(endpoints) as client:
+        taken = client.snapshot(source, timeout)
+    if output == "json":
+        click.echo(json_text(asdict(taken)))
+    else:
+        size = bytes_text(taken.size_bytes)
+        click.echo(f"{taken.node} has a snapshot as of entry {taken.index} of term {taken.term}: {size}")
+
+
+@snapshot.command(name="list")
+@client_options
+def list_snapshots(endpoints: list[str], timeout: float, output: str) -> None:
+    """List the snapshot files of all members that answer, the newest first."""
+    silent: list[str] = []
+    rows: list[SnapshotTaken] = []
+    with Client(endpoints, timeout=timeout) as client:
+        for member in client.members().members:
+            try:
+                rows += client.snapshots(member.address)
+            except ConsensusError as error:
+                silent.append(f"{member.id} did not tell: {error}")
+    if output == "json":
+        click.echo(json_text([asdict(row) for row in rows]))
+    else:
+        found = [(row.node, f"{row.index:,}", str(row.term), bytes_text(row.size_bytes)) for row in rows]
+        for line in table(("NODE", "INDEX", "TERM", "SIZE"), found):
+            click.echo(line)
+    for text in silent:
+        click.echo(f"! {text}", err=True)
 
 
 @snapshot.command()

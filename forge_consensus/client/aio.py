@@ -5,19 +5,20 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from heapq import heapify, heappop, heappush
 from itertools import count
 from math import inf
+from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, cast
+from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
 
 from forge_consensus.actors.messages import Located, TransferStarted
 from forge_consensus.client.connections import LocalPort
 from forge_consensus.client.key_calls import SCAN_LIMIT, batch_command
 from forge_consensus.client.member_calls import STILL_LEADS, UNFINISHED
 from forge_consensus.client.members import POLL_SECONDS, ClusterMembers, MembersPlan
-from forge_consensus.client.pending import Pending
+from forge_consensus.client.pending import Pending, PendingNodeQuery
 from forge_consensus.client.routes import Route
 from forge_consensus.client.sync import (
     TIMEOUT_SECONDS,
@@ -30,6 +31,12 @@ from forge_consensus.errors import ConsensusTimeoutError, WrongEventLoopError
 from forge_consensus.storage.ledger.changes import Action, Change
 from forge_consensus.storage.machines.machine import Command
 
+if TYPE_CHECKING:
+    from forge_consensus.client.backup import SnapshotTaken, Step
+    from forge_consensus.client.cluster_info import ClusterInfo
+    from forge_consensus.storage.restoring import SnapshotReport
+
+Result = TypeVar("Result")
 ADMITTED_MAX = 500
 """So many commands are handed over, and answers handed out, before the loop serves others again."""
 
@@ -375,6 +382,62 @@ class AsyncClient(Calls):
     async def members(self, endpoint: str | None = None, timeout: float | None = None) -> ClusterMembers:
         """Return the members of the cluster, as the node at `endpoint` knows them, or the leader, or any."""
         return ClusterMembers.of(await self.start(self.members_query(endpoint, timeout)))
+
+    async def get_cluster_info(self, timeout: float | None = None) -> ClusterInfo:
+        """Return the cluster as its leader sees it, or any node where none is known (`GetClusterInfo`)."""
+        from forge_consensus.actors.runtime.status import (
+            NodeStatus,  # imported late: few programs need it, and all would wait for it
+        )
+        from forge_consensus.client.cluster_info import cluster_of
+
+        return cluster_of(NodeStatus.from_dict(await self.status(timeout=timeout)))
+
+    async def carry_out(self, steps: Generator[Step, Any, Result]) -> Result:
+        """Carry out the steps of a backup one after the other; work on the disk is done on a thread."""
+        answer = None
+        try:
+            while True:
+                step = steps.send(answer)
+                answer = await (self.start(step) if isinstance(step, PendingNodeQuery) else asyncio.to_thread(step))
+        except StopIteration as done:
+            return cast("Result", done.value)
+        finally:
+            steps.close()
+
+    async def snapshot(self, endpoint: str | None = None, timeout: float | None = None) -> SnapshotTaken:
+        """Have a node take a snapshot now; arguments and errors are those of `Client.snapshot`."""
+        from forge_consensus.client.backup import (  # imported late: few programs need it, and all would wait for it
+            Backup,
+            SnapshotTaken,
+        )
+
+        made, _ = await self.carry_out(Backup(self.deadline, timeout).take(self.endpoint_name(endpoint)))
+        return SnapshotTaken(made.node, made.index, made.term, made.size)
+
+    async def snapshots(self, endpoint: str | None = None, timeout: float | None = None) -> list[SnapshotTaken]:
+        """Return the snapshot files of a node, the newest first."""
+        from forge_consensus.client.backup import (
+            taken_of,  # imported late: few programs need it, and all would wait for it
+        )
+
+        return taken_of(await self.start(self.list_query(endpoint, timeout)))
+
+    async def save_snapshot(
+        self,
+        file: str | Path,
+        endpoint: str | None = None,
+        *,
+        stale: bool = False,
+        force: bool = False,
+        timeout: float | None = None,
+    ) -> SnapshotReport:
+        """Save a backup to a file; arguments, result and errors are those of `Client.save_snapshot`."""
+        from forge_consensus.client.backup import (
+            Backup,  # imported late: few programs need it, and all would wait for it
+        )
+
+        backup = Backup(self.deadline, timeout)
+        return await self.carry_out(backup.save(Path(file), self.endpoint_name(endpoint), stale=stale, force=force))
 
     async def change_members(
         self,

@@ -10,10 +10,16 @@ from forge_consensus.actors.messages import (
     ChangeMembers,
     GetMembers,
     GetStatus,
+    ListSnapshots,
     Locate,
     Located,
+    MakeSnapshot,
     Members,
     MembersPlanned,
+    ReadSnapshot,
+    SnapshotList,
+    SnapshotMade,
+    SnapshotPart,
     Status,
     TransferLeadership,
     TransferStarted,
@@ -41,8 +47,10 @@ READABLE: Final = "let the state machine return maps whose keys are texts, bytes
 
 DEFAULT_ROUTE: Final = Route()
 T = TypeVar("T")
-NodeRequest = GetStatus | Locate | GetMembers | ChangeMembers | TransferLeadership
-NodeAnswer = Status | Located | Members | MembersPlanned | TransferStarted
+NodeRequest = (
+    GetStatus | Locate | GetMembers | ChangeMembers | TransferLeadership | MakeSnapshot | ReadSnapshot | ListSnapshots
+)
+NodeAnswer = Status | Located | Members | MembersPlanned | TransferStarted | SnapshotMade | SnapshotPart | SnapshotList
 CHANGES: Final = (ChangeMembers, TransferLeadership)
 """The requests that change something; only the leader can carry them out."""
 

@@ -6,10 +6,11 @@ import itertools
 import secrets
 import time
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
-from typing import Any, ClassVar, NoReturn, Self, cast
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, Self, TypeVar, cast
 
 import msgpack
 
@@ -17,10 +18,12 @@ from forge_consensus.actors.messages import (
     ChangeMembers,
     GetMembers,
     GetStatus,
+    ListSnapshots,
     Locate,
     Located,
     Members,
     MembersPlanned,
+    SnapshotList,
     TransferLeadership,
     TransferStarted,
 )
@@ -40,6 +43,12 @@ from forge_consensus.process.fork import tell_of_forks
 from forge_consensus.storage.ledger.changes import Change, changes_of
 from forge_consensus.storage.machines.machine import COMMAND_BYTES_MAX, Command
 
+if TYPE_CHECKING:
+    from forge_consensus.client.backup import SnapshotTaken, Step
+    from forge_consensus.client.cluster_info import ClusterInfo
+    from forge_consensus.storage.restoring import SnapshotReport
+
+Result = TypeVar("Result")
 TIMEOUT_SECONDS = 5.0
 """How long a call tries where neither it nor its client says otherwise."""
 TIMEOUT_SECONDS_MAX = 1e9
@@ -115,6 +124,9 @@ class Calls(PublicSurface):
             "members_query",
             "change_query",
             "transfer_query",
+            "list_query",
+            "endpoint_name",
+            "carry_out",
         }
     )
 
@@ -205,10 +217,15 @@ class Calls(PublicSurface):
 
     def status_query(self, endpoint: str | None, timeout: float | None) -> PendingNodeQuery[dict[str, Any]]:
         """The call that asks a node for its status, not yet handed over. Raises `InvalidConfigError` for no address."""
-        name = "" if endpoint is None else endpoint
-        if name not in {"", LOCAL}:
-            name = parse_endpoint(name)
-        return PendingNodeQuery(GetStatus(), name, self.deadline(timeout))
+        return PendingNodeQuery(GetStatus(), self.endpoint_name(endpoint), self.deadline(timeout))
+
+    def endpoint_name(self, endpoint: str | None) -> str:
+        """The name of an endpoint in its one spelling, "" for any. Raises `InvalidConfigError` for no address."""
+        return "" if endpoint is None else endpoint if endpoint in {"", LOCAL} else parse_endpoint(endpoint)
+
+    def list_query(self, endpoint: str | None, timeout: float | None) -> PendingNodeQuery[SnapshotList]:
+        """The call that asks for snapshot files, not yet handed over. Raises `InvalidConfigError` for no address."""
+        return PendingNodeQuery(ListSnapshots(), self.endpoint_name(endpoint), self.deadline(timeout))
 
     def locate_query(self, timeout: float | None) -> PendingNodeQuery[Located]:
         """The call that asks who leads, not yet handed over."""
@@ -216,10 +233,7 @@ class Calls(PublicSurface):
 
     def members_query(self, endpoint: str | None, timeout: float | None) -> PendingNodeQuery[Members]:
         """The call that asks for the members, not yet handed over. Raises `InvalidConfigError` for no address."""
-        name = "" if endpoint is None else endpoint
-        if name not in {"", LOCAL}:
-            name = parse_endpoint(name)
-        return PendingNodeQuery(GetMembers(), name, self.deadline(timeout))
+        return PendingNodeQuery(GetMembers(), self.endpoint_name(endpoint), self.deadline(timeout))
 
     def change_query(
         self, changes: Sequence[Change], timeout: float | None, *, force: bool, dry_run: bool
@@ -464,6 +478,96 @@ class Client(Calls, KeyCalls, MemberCalls):
                 raise ConsensusTimeoutError(STILL_LEADS)
             time.sleep(POLL_SECONDS)
         return None
+
+    def get_cluster_info(self, timeout: float | None = None) -> ClusterInfo:
+        """Return the cluster as its leader sees it, or any node where none is known (the original's `GetClusterInfo`).
+
+        `members` tells the part that each member has, and of a change of them that is under way.
+        """
+        from forge_consensus.actors.runtime.status import (
+            NodeStatus,  # imported late: few programs need it, and all would wait for it
+        )
+        from forge_consensus.client.cluster_info import cluster_of
+
+        return cluster_of(NodeStatus.from_dict(self.status(timeout=timeout)))
+
+    def carry_out(self, steps: Generator[Step, Any, Result]) -> Result:
+        """Carry out the steps of a backup one after the other, on this thread, and return their result."""
+        answer = None
+        try:
+            while True:
+                step = steps.send(answer)
+                if isinstance(step, PendingNodeQuery):
+                    self.driver.hand_over(step)
+                    answer = step.result()
+                else:
+                    answer = step()
+        except StopIteration as done:
+            return cast("Result", done.value)
+        finally:
+            steps.close()
+
+    def snapshot(self, endpoint: str | None = None, timeout: float | None = None) -> SnapshotTaken:
+        """Have a node take a snapshot of what it has applied now, and return when the file is durable.
+
+        Args:
+            endpoint: the address of the node; None for the leader, or any node where none is known.
+            timeout: how many seconds that may take; None for ten minutes.
+
+        Raises `OperationFailedError` if the node could not take it.
+
+        """
+        from forge_consensus.client.backup import (  # imported late: few programs need it, and all would wait for it
+            Backup,
+            SnapshotTaken,
+        )
+
+        made, _ = self.carry_out(Backup(self.deadline, timeout).take(self.endpoint_name(endpoint)))
+        return SnapshotTaken(made.node, made.index, made.term, made.size)
+
+    def snapshots(self, endpoint: str | None = None, timeout: float | None = None) -> list[SnapshotTaken]:
+        """Return the snapshot files of a node, the newest first; arguments as `status`."""
+        from forge_consensus.client.backup import (
+            taken_of,  # imported late: few programs need it, and all would wait for it
+        )
+
+        pending = self.list_query(endpoint, timeout)
+        self.driver.hand_over(pending)
+        return taken_of(pending.result())
+
+    def save_snapshot(
+        self,
+        file: str | Path,
+        endpoint: str | None = None,
+        *,
+        stale: bool = False,
+        force: bool = False,
+        timeout: float | None = None,
+    ) -> SnapshotReport:
+        """Save a backup of the cluster's state to a file: a snapshot, checked to its last byte, durable and complete.
+
+        A node takes a snapshot if its newest one is not new enough, and sends the file in parts, so that neither side
+        holds it in memory. It is written beside `file` and gets that name at the end. What the leader had committed
+        when the call began is in it. `forge_consensus.storage.restoring` makes a new cluster of it.
+
+        Args:
+            file: the file to be made; its folder exists.
+            endpoint: the address of the node that takes and sends it, which need not lead; None for any.
+            stale: whether what the node itself has applied is enough, so that no leader is needed.
+            force: whether to replace a file that is there.
+            timeout: how many seconds all of it may take; None for ten minutes.
+
+        Raises `AlreadyExistsError` for a file that is there, `NoLeaderError` without a leader, `StorageError` if the
+        file cannot be written, `CorruptionError` if it arrived damaged, and `OperationFailedError` if the node could
+        not take a snapshot. Then no file is left.
+
+        """
+        from forge_consensus.client.backup import (
+            Backup,  # imported late: few programs need it, and all would wait for it
+        )
+
+        backup = Backup(self.deadline, timeout)
+        return self.carry_out(backup.save(Path(file), self.endpoint_name(endpoint), stale=stale, force=force))
 
     def close(self) -> None:
         """Close all connections and end the thread; every outstanding call ends with an error. May be called twice."""

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 from typing import Any
 
 from forge_consensus.actors.runtime.status import NodeStatus
 from forge_consensus.client.aio import AsyncClient
+from forge_consensus.client.backup import SnapshotTaken
+from forge_consensus.client.cluster_info import ClusterInfo, cluster_of
 from forge_consensus.client.connections import LocalPort
+from forge_consensus.client.endpoints import LOCAL
 from forge_consensus.client.key_calls import KeyCalls
 from forge_consensus.client.member_calls import MemberCalls
 from forge_consensus.client.members import ClusterMembers, MembersPlan
@@ -25,10 +29,8 @@ from forge_consensus.events.bus import EventBus
 from forge_consensus.service.blocking import refuse_to_wait
 from forge_consensus.service.lifecycle import ServiceLifecycle
 from forge_consensus.service.reports import (
-    ClusterInfo,
     ConsensusStats,
     HealthStatus,
-    cluster_of,
     health_of,
     health_of_none,
     stats_of,
@@ -37,6 +39,7 @@ from forge_consensus.service.thread_node import LeaderReport
 from forge_consensus.storage.ledger.changes import Change
 from forge_consensus.storage.ledger.quorum import majority
 from forge_consensus.storage.machines.machine import Command
+from forge_consensus.storage.restoring import SnapshotReport
 
 STATUS_SECONDS = 1.0
 """How long a node in another process may take to report its status."""
@@ -282,6 +285,43 @@ class ConsensusService(ServiceLifecycle, KeyCalls, MemberCalls):
             return client.transfer_leadership(target, wait=wait, timeout=timeout)
         except NotStartedError as error:
             raise self.why(error) from error
+
+    # --- snapshots ---------------------------------------------------------------------------------------------------
+
+    def snapshot(self, timeout: float | None = None) -> SnapshotTaken:
+        """Have this node take a snapshot now, whatever it has applied (the original's `Snapshot`).
+
+        It returns when the file is durable. The log is then cut behind it, as after any other snapshot. Errors are
+        those of `Client.snapshot`.
+        """
+        client = self.ready("snapshot")
+        try:
+            return client.snapshot(self.own_endpoint, timeout)
+        except NotStartedError as error:
+            raise self.why(error) from error
+
+    def snapshots(self, timeout: float | None = None) -> list[SnapshotTaken]:
+        """Return the snapshot files of this node, the newest first."""
+        client = self.ready("snapshots")
+        try:
+            return client.snapshots(self.own_endpoint, timeout)
+        except NotStartedError as error:
+            raise self.why(error) from error
+
+    def save_snapshot(
+        self, file: str | Path, *, stale: bool = False, force: bool = False, timeout: float | None = None
+    ) -> SnapshotReport:
+        """Save a backup from this node; arguments, result and errors are those of `Client.save_snapshot`."""
+        client = self.ready("save_snapshot")
+        try:
+            return client.save_snapshot(file, self.own_endpoint, stale=stale, force=force, timeout=timeout)
+        except NotStartedError as error:
+            raise self.why(error) from error
+
+    @property
+    def own_endpoint(self) -> str:
+        """The endpoint of this node for the client inside."""
+        return LOCAL if self.mode == "thread" else self.running().address
 
     # --- for others --------------------------------------------------------------------------------------------------
 

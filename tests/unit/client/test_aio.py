@@ -67,7 +67,18 @@ def test_completion_offers_the_calls_and_no_internals(cluster: FakeCluster) -> N
     async def work(client: AsyncClient) -> None:
         names = {name for name in dir(client) if not name.startswith("_")}
         calls = {"last_index", "submit", "apply", "read", "read_detail", "status", "locate", "close"}
-        calls |= {"members", "change_members", "add_node", "remove_node", "transfer_leadership", "step_down"}
+        calls |= {
+            "members",
+            "change_members",
+            "get_cluster_info",
+            "save_snapshot",
+            "snapshot",
+            "snapshots",
+            "add_node",
+            "remove_node",
+            "transfer_leadership",
+            "step_down",
+        }
         assert names == calls | {"put", "get", "delete", "cas", "incr", "scan", "batch", "delete_prefix", "timeout"}
         assert repr(client).startswith("<AsyncClient endpoints=")
 

@@ -1,0 +1,160 @@
+"""Backups as a client takes them: the steps of saving a snapshot to a file, without I/O on the network.
+
+A step is a node query, whose answer goes back in, or a piece of work on the disk, whose result does. `Client` carries
+the steps out one after the other, `AsyncClient` awaits them and does the work on a thread.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Generator
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, BinaryIO, Final
+
+from forge_consensus.actors.messages import (
+    GetMembers,
+    GetStatus,
+    Locate,
+    MakeSnapshot,
+    ReadSnapshot,
+    SnapshotList,
+    SnapshotMade,
+    SnapshotPart,
+)
+from forge_consensus.client.pending import PendingNodeQuery
+from forge_consensus.errors import AlreadyExistsError, OperationFailedError, StorageError
+from forge_consensus.storage.backends.folder import TEMPORARY_SUFFIX, explain, fsync_directory
+from forge_consensus.storage.restoring import SnapshotReport, inspect_snapshot
+
+SAVE_SECONDS: Final = 600.0
+"""How long making a snapshot and fetching it may take, by default."""
+FIND_SECONDS: Final = 5.0
+"""How long it may take to find the leader, and how long a part of a file may be on the way."""
+PART_BYTES: Final = 1 << 20
+FLUSH_BYTES: Final = 8 << 20
+
+Step = PendingNodeQuery[Any] | Callable[[], Any]
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotTaken:
+    """A snapshot file of a node."""
+
+    node: str
+    index: int
+    term: int
+    """The last entry that its state has applied."""
+    size_bytes: int
+
+
+def taken_of(told: SnapshotList) -> list[SnapshotTaken]:
+    """The snapshot files of which a node told."""
+    return [SnapshotTaken(told.node, index, term, size) for index, term, size in told.snapshots]
+
+
+class Backup:
+    """Asks for snapshots; `deadline(seconds)` returns the monotonic time so many seconds from now."""
+
+    def __init__(self, deadline: Callable[[float | None], float], timeout: float | None) -> None:
+        self.deadline = deadline
+        self.seconds = SAVE_SECONDS if timeout is None else timeout
+        self.until = deadline(self.seconds)
+
+    def soon(self) -> float:
+        """The deadline of a step that should not take long."""
+        return min(self.until, self.deadline(min(FIND_SECONDS, self.seconds)))
+
+    def take(self, endpoint: str, min_index: int | None = None) -> Generator[Step, Any, tuple[SnapshotMade, str]]:
+        """Have a node take a snapshot unless its newest one is as new; returns what it told, and its endpoint.
+
+        It has applied at least `min_index`; None for what the node has applied now. An empty endpoint is any node.
+        """
+        if min_index is None:
+            status = PendingNodeQuery[dict[str, Any]](GetStatus(), endpoint, self.soon())
+            told = yield status
+            min_index, endpoint = int(told["last_applied"]), endpoint or status.asked
+        query = PendingNodeQuery[SnapshotMade](MakeSnapshot(min_index), endpoint, self.until)
+        made = yield query
+        return made, query.asked
+
+    def save(self, file: Path, endpoint: str, *, stale: bool, force: bool) -> Generator[Step, Any, SnapshotReport]:
+        """Save a snapshot to a file; the arguments are those of `Client.save_snapshot`."""
+        yield lambda: check_free(file, force=force)
+        min_index = None
+        if not stale:
+            located = yield PendingNodeQuery(Locate(0, 500), "", self.soon())
+            members = yield PendingNodeQuery(GetMembers(), located.address, self.soon())
+            min_index = members.commit
+        made, source = yield from self.take(endpoint, min_index)
+        beside = file.with_name(f"{file.name}.{os.getpid()}{TEMPORARY_SUFFIX}")
+        target: BinaryIO = yield lambda: begun(beside)
+        try:
+            with target:
+                yield from self.fetch(target, made, source)
+            report: SnapshotReport = yield lambda: finish(beside, file, made, force=force)
+            return report
+        finally:
+            with suppress(OSError):
+                beside.unlink(missing_ok=True)
+
+    def fetch(self, target: BinaryIO, made: SnapshotMade, source: str) -> Generator[Step, Any, None]:
+        """Fetch the parts of a node's file, one after the other, and write them."""
+        offset = 0
+        while offset < made.size:
+            request = ReadSnapshot(made.index, made.term, offset, PART_BYTES)
+            part = yield PendingNodeQuery[SnapshotPart](request, source, self.soon())
+            if (part.index, part.entry_term, part.offset) != (made.index, made.term, offset) or not part.data:
+                raise OperationFailedError(
+                    f"the snapshot of {made.node} ended after {offset} of {made.size} bytes: save it again"
+                )
+            yield partial(write, target, part)
+            offset += len(part.data)
+
+
+def check_free(file: Path, *, force: bool) -> None:
+    """Raise `AlreadyExistsError` for a file that is there and not to be replaced, `StorageError` without a folder."""
+    if file.is_dir():
+        raise AlreadyExistsError(f"{file} is a folder: name a file")
+    if not file.parent.is_dir():
+        raise StorageError(f"there is no folder {file.parent}: make it first")
+    if file.exists() and not force:
+        raise AlreadyExistsError(f"{file} is there already: name another file, or replace it with --force (force=True)")
+
+
+def begun(beside: Path) -> BinaryIO:
+    """Create the file that only its owner may read. Raises `StorageError`."""
+    try:
+        return os.fdopen(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb", buffering=0)
+    except OSError as error:
+        raise StorageError(f"cannot write {beside}: {explain(error)}") from error
+
+
+def write(target: BinaryIO, part: SnapshotPart) -> None:
+    """Write a part, and flush now and then so that the last flush is not a long one. Raises `StorageError`."""
+    left = memoryview(part.data)
+    try:
+        while left:
+            left = left[target.write(left) :]
+        if (part.offset + len(part.data)) // FLUSH_BYTES > part.offset // FLUSH_BYTES:
+            os.fsync(target.fileno())
+    except OSError as error:
+        raise StorageError(f"cannot write the backup: {explain(error)}") from error
+
+
+def finish(beside: Path, file: Path, made: SnapshotMade, *, force: bool) -> SnapshotReport:
+    """Check the whole file, make it durable and give it its name. Raises `CorruptionError`, `StorageError`."""
+    report = inspect_snapshot(beside)
+    if (report.index, report.term) != (made.index, made.term):
+        raise OperationFailedError(f"{made.node} sent the snapshot of entry {report.index} for that of {made.index}")
+    check_free(file, force=force)
+    try:
+        with beside.open("rb") as written:
+            os.fsync(written.fileno())
+        beside.replace(file)
+        fsync_directory(file.parent)
+    except OSError as error:
+        raise StorageError(f"cannot keep {file}: {explain(error)}") from error
+    return replace(report, file=str(file))
