@@ -72,7 +72,7 @@ class HandingOver(ConsensusActor):
             self.send(message.asker, TransferStarted(target, term))
 
     def begin(self, term: int, wanted: str, lost: str = "") -> str:
-        """Begin a handover in the term that this node leads; returns the target. Raises `InvalidConfigError`.
+        """Begin a handover in the term that this node leads; returns the target. Raises as `choose`.
 
         `lost` is a node that health may not have found to be gone yet.
         """

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 
-from forge_consensus.errors import InvalidConfigError
+from forge_consensus.errors import BusyError, InvalidConfigError
 from forge_consensus.storage.ledger.configuration import Configuration
 
 
@@ -24,7 +24,8 @@ def choose(
     """The voter that is to lead: the one that is wanted, or the best of those that are able and may lead.
 
     The best one holds all entries up to `commit`, then has the highest priority, then most of the log. `able` are the
-    nodes that answer and take entries. Raises `InvalidConfigError` if there is none.
+    nodes that answer and take entries. Raises `InvalidConfigError` if there is none, and `BusyError` if the one that is
+    wanted is none of them now: it may have been started again just now, and answer soon.
     """
     voters = configuration.incoming_voters - {node_id}
     if wanted and wanted not in voters:
@@ -44,6 +45,11 @@ def choose(
     able = {node for node in able if configuration.may_lead(node)}
     found = sorted(({wanted} if wanted else voters) & able, key=rank)
     if not found:
-        who = f"node {wanted!r} does" if wanted else "no other voter that may lead does"
-        raise InvalidConfigError(f"{who} not answer now, or takes no entries, so it could not lead: try again later")
+        if wanted:
+            raise BusyError(
+                f"node {wanted!r} does not answer now, or takes no entries, so it could not lead: try again"
+            )
+        raise InvalidConfigError(
+            "no other voter that may lead answers now and takes entries, so none could lead: try again later"
+        )
     return found[0]

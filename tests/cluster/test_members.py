@@ -259,6 +259,17 @@ def test_what_would_lose_the_quorum_or_is_impossible_is_refused() -> None:
             client.add_node(leader, "127.0.0.1:1")
 
 
+def test_the_leadership_goes_to_a_node_that_starts_again_as_soon_as_it_answers() -> None:
+    with LocalCluster(3) as cluster:
+        client, target = cluster.client(timeout=SECONDS), cluster.followers()[0]
+        cluster.kill(target)
+        wait_for(lambda: status_of(cluster, target) != "active", SECONDS, "the leader to miss it")
+        with pytest.raises(BusyError, match=f"node '{target}' does not answer now"):
+            client.transfer_leadership(target, timeout=0.5)
+        cluster.restart(target)
+        assert client.transfer_leadership(target) == target
+
+
 def test_twenty_transfers_under_load_refuse_nothing() -> None:
     with LocalCluster(3) as cluster, writing(cluster) as writer:
         client = cluster.client(timeout=SECONDS)

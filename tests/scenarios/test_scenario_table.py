@@ -23,6 +23,10 @@ def test_every_scenario_and_probe_has_one_row_in_order() -> None:
     assert [row.number for row in rows(TEXT)] == list(NUMBERS)
 
 
+def test_no_scenario_waits() -> None:
+    assert [row.number for row in rows(TEXT) if row.waits] == []
+
+
 def test_each_row_names_existing_tests_or_its_reason_to_wait() -> None:
     offenders = [(row.number, "neither tested nor waiting") for row in rows(TEXT) if not row.tested and not row.waits]
     offenders += [(row.number, test) for row in rows(TEXT) for test in row.tested if test not in TESTS]
