@@ -6,6 +6,7 @@ import click
 
 from forge_consensus.cli.main import Commands
 from forge_consensus.cli.options import client_options
+from forge_consensus.cli.progress import ProgressLine
 from forge_consensus.client.sync import Client
 from forge_consensus.output import json_text
 
@@ -35,7 +36,9 @@ def show(endpoints: list[str], timeout: float, output: str) -> None:
 def hand_over(target: str, endpoints: list[str], timeout: float, output: str, *, no_wait: bool) -> None:
     """Hand the leadership over, and say who leads then."""
     with Client(endpoints, timeout=timeout) as client:
-        client.transfer_leadership(target, wait=not no_wait)
+        with ProgressLine(client) as line:
+            line.write(f"handing over to {target or 'the best voter'}, which gets the rest of the log")
+            client.transfer_leadership(target, wait=not no_wait)
         if no_wait:
             return
         located = client.locate()

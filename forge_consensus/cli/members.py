@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any, Final
@@ -11,7 +10,7 @@ import click
 
 from forge_consensus.cli.main import Commands
 from forge_consensus.cli.options import client_options
-from forge_consensus.cli.progress import wait_shown
+from forge_consensus.cli.progress import ProgressLine
 from forge_consensus.client.members import ClusterMembers, Member, MembersPlan, Step
 from forge_consensus.client.sync import Client
 from forge_consensus.errors import InvalidConfigError
@@ -128,10 +127,11 @@ def carry_out(
 ) -> None:
     """Make a change, wait for it, and say what it did."""
     with Client(endpoints, timeout=timeout) as client:
-        end = time.monotonic() + timeout
+        deadline = client.deadline(timeout)
         plan = client.change_members(*changes, force=force, dry_run=dry_run, wait=False)
         if not (no_wait or dry_run):
-            wait_shown(client, plan, max(end - time.monotonic(), 0.0))
+            with ProgressLine(client) as line:
+                client.wait_for_change(plan, deadline, line.look)
     if output == "json":
         click.echo(json_text({**asdict(plan), "after": asdict(plan.after)}))
     else:

@@ -1,39 +1,58 @@
-"""The progress of a change of members, on a terminal: a line that shows how much of the log a new node holds."""
+"""The line that shows on a terminal how far a change of members or a handover is; elsewhere there is none."""
 
 from __future__ import annotations
 
 import sys
 import time
-from typing import Any, Final
+from types import TracebackType
+from typing import IO, Any, Final, Self
 
-import click
-
-from forge_consensus.client.member_calls import UNFINISHED
-from forge_consensus.client.members import POLL_SECONDS, ClusterMembers, MembersPlan
+from forge_consensus.client.members import ClusterMembers
 from forge_consensus.client.sync import Client
-from forge_consensus.errors import ConsensusTimeoutError
+from forge_consensus.errors import ConsensusError
 from forge_consensus.storage.ledger.configuration import LEARNER
 
 BAR_CHARS: Final = 30
 LINE_CHARS: Final = 100
+LOOK_SECONDS: Final = 0.2
+"""How often the leader is asked how far the nodes are."""
+STATUS_SECONDS: Final = 1.0
+ERASE: Final = "\r\x1b[K"
+"""Moves the cursor to the begin of the line on a terminal and clears it."""
 
 
-def wait_shown(client: Client, plan: MembersPlan, timeout: float) -> None:
-    """Wait until a change is complete, and show how far it is if stderr is a terminal.
+class ProgressLine:
+    """A line that is written over and over; a context manager, which erases it at the end."""
 
-    Raises `ConsensusTimeoutError` if it is not complete within `timeout` seconds, and the errors of `Client.members`.
-    """
-    shows, end = sys.stderr.isatty(), time.monotonic() + timeout
-    try:
-        while plan.index and not plan.is_done(members := client.members()):
-            if time.monotonic() > end:
-                raise ConsensusTimeoutError(UNFINISHED)
-            if shows:
-                click.echo(f"\r{progress_text(members, client.status()):{LINE_CHARS}.{LINE_CHARS}}", nl=False, err=True)
-            time.sleep(POLL_SECONDS)
-    finally:
-        if shows:
-            click.echo(f"\r{'':{LINE_CHARS}}\r", nl=False, err=True)
+    def __init__(self, client: Client, stream: IO[str] | None = None) -> None:
+        self.client = client
+        self.stream = sys.stderr if stream is None else stream
+        self.shown = self.stream.isatty()
+        self.looked_at = 0.0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.write("")
+
+    def write(self, text: str) -> None:
+        """Show another text, if this is a terminal."""
+        if self.shown:
+            self.stream.write(f"{ERASE}{text:.{LINE_CHARS}}")
+            self.stream.flush()
+
+    def look(self, members: ClusterMembers) -> None:
+        """Show what a change waits for; nothing new if the leader does not tell."""
+        if not self.shown or time.monotonic() - self.looked_at < LOOK_SECONDS:
+            return
+        self.looked_at = time.monotonic()
+        try:
+            self.write(progress_text(members, self.client.status(timeout=STATUS_SECONDS)))
+        except ConsensusError:
+            return
 
 
 def progress_text(members: ClusterMembers, status: dict[str, Any]) -> str:

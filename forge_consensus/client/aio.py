@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
 from forge_consensus.actors.messages import Located, TransferStarted
 from forge_consensus.client.connections import LocalPort
 from forge_consensus.client.key_calls import SCAN_LIMIT, batch_command
-from forge_consensus.client.member_calls import STILL_LEADS, UNFINISHED
+from forge_consensus.client.member_calls import STILL_LEADS, looks_until_done
 from forge_consensus.client.members import POLL_SECONDS, ClusterMembers, MembersPlan
 from forge_consensus.client.pending import Pending, PendingNodeQuery
 from forge_consensus.client.routes import Route
@@ -27,7 +27,7 @@ from forge_consensus.client.sync import (
     check_timeout,
 )
 from forge_consensus.config.client import ClientSettings
-from forge_consensus.errors import ConsensusTimeoutError, WrongEventLoopError
+from forge_consensus.errors import ConsensusError, ConsensusTimeoutError, WrongEventLoopError
 from forge_consensus.storage.ledger.changes import Action, Change
 from forge_consensus.storage.machines.machine import Command
 
@@ -450,11 +450,17 @@ class AsyncClient(Calls):
         """Change the members of the cluster; arguments and errors are those of `Client.change_members`."""
         deadline = self.deadline(timeout)
         plan = MembersPlan.of(await self.start(self.change_query(changes, timeout, force=force, dry_run=dry_run)))
-        while wait and plan.index:
-            if plan.is_done(await self.members(timeout=max(deadline - time.monotonic(), 0.001))):
+        looks = looks_until_done(plan, deadline)
+        seconds = next(looks, None) if wait else None
+        while seconds is not None:
+            try:
+                found: ClusterMembers | ConsensusError = await self.members(timeout=seconds)
+            except ConsensusError as error:
+                found = error
+            try:
+                seconds = looks.send(found)
+            except StopIteration:
                 break
-            if time.monotonic() > deadline:
-                raise ConsensusTimeoutError(UNFINISHED)
             await asyncio.sleep(POLL_SECONDS)
         return plan
 

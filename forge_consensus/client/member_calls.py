@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from forge_consensus.client.members import MembersPlan
+import time
+from collections.abc import Generator
+
+from forge_consensus.client.members import ClusterMembers, MembersPlan
+from forge_consensus.errors import ConsensusError, ConsensusTimeoutError
 from forge_consensus.storage.ledger.changes import Action, Change
 
 STILL_LEADS = (
@@ -13,6 +17,24 @@ UNFINISHED = (
     "the change of members is begun and not complete yet: it goes on by itself; look at the members, and allow more "
     "time if a node has to catch up"
 )
+
+
+def looks_until_done(plan: MembersPlan, deadline: float) -> Generator[float, ClusterMembers | ConsensusError, None]:
+    """Wait for a change that is begun, for any kind of client: yield how many seconds the next look may take.
+
+    It is sent what the look found, or its error, and ends when the change is done. `deadline` is in seconds of
+    `time.monotonic`. Raises `ConsensusTimeoutError` when the time is over, also if the last look failed, because then
+    too the change is begun and not complete; and at once the error of a look that no later one can mend.
+    """
+    while plan.index:
+        found = yield max(deadline - time.monotonic(), 0.001)
+        if isinstance(found, ClusterMembers):
+            if plan.is_done(found):
+                return
+        elif not found.retryable and not isinstance(found, ConsensusTimeoutError):
+            raise found
+        if time.monotonic() > deadline:
+            raise ConsensusTimeoutError(UNFINISHED) from (found if isinstance(found, ConsensusError) else None)
 
 
 class MemberCalls:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import io
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
-from forge_consensus.cli.progress import LINE_CHARS, progress_text
+from forge_consensus.cli.progress import ERASE, LINE_CHARS, ProgressLine, progress_text
 from forge_consensus.client.members import ClusterMembers, Member
+from forge_consensus.client.sync import Client
+from forge_consensus.errors import NoLeaderError
 
 MEMBERS = ClusterMembers(
     "n1", "demo", "n1", (Member("n1", "h:1", "voter", False), Member("n4", "h:4", "learner", True)), 7, True, False
@@ -29,3 +32,40 @@ def test_without_a_learner_the_line_says_what_is_waited_for() -> None:
     voters = replace(MEMBERS, members=MEMBERS.members[:1])
     assert progress_text(voters, status(1)) == "almost done"
     assert progress_text(replace(voters, committed=False), status(1)).startswith("waiting for a majority")
+
+
+class Screen(io.StringIO):
+    def __init__(self, *, terminal: bool) -> None:
+        super().__init__()
+        self.terminal = terminal
+
+    def isatty(self) -> bool:
+        return self.terminal
+
+
+class Told:
+    """A client that knows how far n4 is, or no leader."""
+
+    def __init__(self, match: int | None) -> None:
+        self.match = match
+
+    def status(self, timeout: float) -> dict[str, Any]:
+        if self.match is None:
+            raise NoLeaderError("no leader")
+        return status(self.match)
+
+
+def shown(match: int | None, *, terminal: bool = True) -> str:
+    screen = Screen(terminal=terminal)
+    with ProgressLine(cast("Client", Told(match)), screen) as line:
+        line.look(MEMBERS)
+    return screen.getvalue()
+
+
+def test_on_a_terminal_the_line_is_written_and_gone_in_the_end() -> None:
+    assert shown(20_000) == f"{ERASE}{progress_text(MEMBERS, status(20_000))}{ERASE}"
+    assert shown(None) == ERASE, "no leader tells anything"
+
+
+def test_where_there_is_no_terminal_nothing_is_written() -> None:
+    assert shown(20_000, terminal=False) == ""
