@@ -90,6 +90,12 @@ class MemberStatus:
     """Why the node has no connection to the member, such as a name that does not resolve; "" while it has one."""
     part: str = VOTER
     """"voter", "learner", or "leaving" for one that votes only until the present change of members is complete."""
+    joining: bool = False
+    """Whether it is a learner that is to vote once it has caught up."""
+    priority: int = 0
+    """How much it is preferred as the leader; 0 is usual."""
+    may_lead: bool = True
+    """Whether it is not marked never to lead."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -319,6 +325,9 @@ def members_of(source: Source) -> list[MemberStatus]:
             differs=greeted.sentences(address) if greeted else [],
             problem=source.peers.problems.get(node, ""),
             part=ledger.configuration.part_of(node),
+            joining=node in ledger.configuration.joining,
+            priority=ledger.configuration.priority_of(node),
+            may_lead=ledger.configuration.may_lead(node),
         )
         found.append(member)
     return found

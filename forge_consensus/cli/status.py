@@ -41,6 +41,7 @@ COLUMNS: Final = (
     Column("LAG", 0),
     Column("HEARD", 3),
     Column("SNAPSHOT", 5),
+    Column("LEADS", 7),
     Column("DISK", 4),
     Column("VERSION", 6),
 )
@@ -62,6 +63,7 @@ def cells_of(node: MemberReport, leader: str | None) -> tuple[str, ...]:
         number(node.lag),
         seconds_text(node.last_contact),
         number(node.snapshot_index),
+        f"{node.priority}" if node.may_lead else "never",
         bytes_text(node.storage_used_bytes),
         node.version or "-",
     )
@@ -103,12 +105,15 @@ def screen(report: ClusterReport, width: int) -> str:
         row.replace(f"  {node.state}  ", f"  {colored(node.state, node.state)}  ", 1)
         for row, node in zip(rows, report.nodes, strict=True)
     ]
-    return "\n".join([*headlines(report), head, *lines])
+    change = [f"change of members: {report.change}"] if report.change else []
+    return "\n".join([*headlines(report), *change, head, *lines])
 
 
 def notes(report: ClusterReport, width: int) -> str:
     """Return the warnings, and what nodes say besides and is no fault of the cluster, wrapped to `width` characters."""
     texts = [colored("! ", "warning") + wrapped(text, width) for text in report.warnings]
+    if report.advice:
+        texts.append(colored("> ", "warning") + wrapped(report.advice, width))
     for node in report.nodes:
         if refused := node.unusual_refusals():
             counts = ", ".join(f"{reason} {count:,}" for reason, count in refused.items())

@@ -17,7 +17,7 @@ from forge_consensus.client.pending import PendingNodeQuery
 from forge_consensus.client.sync import Client
 from forge_consensus.errors import ConnectionFailedError, ConsensusError, ProtocolError
 from forge_consensus.events.text import seconds_text
-from forge_consensus.storage.ledger.configuration import LEARNER, VOTER
+from forge_consensus.storage.ledger.configuration import LEARNER, LEAVING, VOTER
 from forge_consensus.version import __version__
 
 GRACE_SECONDS: Final = 1.0
@@ -93,6 +93,13 @@ class MemberReport:
     """Why it is a thread where a process was meant, for people; empty if all is as meant."""
     snapshot_doing: str | None
     """What it does with snapshots at present, for people; empty if nothing."""
+    part: str | None = None
+    """"voter", "learner", or "leaving" for one that votes only until the present change is complete; None for a node
+    that is no member."""
+    priority: int = 0
+    """How much it is preferred as the leader; 0 is usual."""
+    may_lead: bool = True
+    """Whether it is not marked never to lead."""
 
     def unusual_refusals(self) -> dict[str, int]:
         """Return what of `refused` somebody should look into: not what is part of ordinary work."""
@@ -146,6 +153,10 @@ class ClusterReport:
     nodes: tuple[MemberReport, ...]
     warnings: tuple[str, ...]
     """Sentences for people, the most important first."""
+    change: str = ""
+    """How far the change of members is that is under way, for people; empty if there is none."""
+    advice: str = ""
+    """What to do first, in one line; empty if nothing is wrong."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report as JSON can hold it; every field is always there."""
@@ -282,7 +293,42 @@ def report_of(inquiry: Inquiry) -> ClusterReport:
         version=__version__,
         nodes=tuple(nodes),
         warnings=tuple(warnings),
+        change=change_of(first),
+        advice=advice_of(nodes, required=required, serves=serves) if warnings else "",
     )
+
+
+def change_of(first: Status) -> str:
+    """Return how far a change of members is: who catches up and who leaves, as the answer that counts most says."""
+    found, last = [], first["last_log_index"]
+    for member in first["nodes"]:
+        if member.get("joining"):
+            match = member.get("match_index")
+            far = "" if match is None or not last else f", {min(1.0, match / last):.0%} of {last:,} entries"
+            found.append(f"{member['id']} catches up and then votes{far}")
+        elif member.get("part") == LEAVING:
+            found.append(f"{member['id']} votes until the change is complete")
+    return "; ".join(found)
+
+
+def advice_of(nodes: Sequence[MemberReport], *, required: int, serves: bool) -> str:
+    """Return what to do first, because it helps most: quorum before room, room before single nodes."""
+    members = [node for node in nodes if node.part is not None]
+    silent = [node for node in members if node.state == "no answer"]
+    names = ", ".join(str(node.node_id) for node in silent)
+    if not serves and silent:
+        return f"start {names}, or see what is between the nodes: {required} voters are needed to serve"
+    if not serves:
+        return "see whether the members reach each other, and wait for an election"
+    if full := [str(node.node_id) for node in members if node.state == "full"]:
+        return f"make room on the disks of {', '.join(full)}"
+    if silent:
+        first = silent[0]
+        return (
+            f"start {names}; if the machine of {first.node_id} is lost, put another in its place: forge-consensus "
+            f"members replace {first.node_id} ID=HOST:PORT"
+        )
+    return "see the lines marked with !"
 
 
 def comparisons(answers: Mapping[str, Status], nodes: Sequence[MemberReport]) -> list[str]:
@@ -379,7 +425,16 @@ def member_of(inquiry: Inquiry, first: Status, member: Mapping[str, Any]) -> Mem
         error=error,
         **{name: answer.get(name) if answer else None for name in COPIED if name != "details"},
         details=own_details(first, answer) if answer else None,
+        part=part_of(first, member),
+        priority=member.get("priority") or 0,
+        may_lead=member.get("may_lead", True),
     )
+
+
+def part_of(first: Status, member: Mapping[str, Any]) -> str | None:
+    """Return the part of a node by the answer that counts most; None for one that is no member."""
+    known = any(each is member for each in first["nodes"])
+    return (member.get("part") or VOTER) if known else None
 
 
 def role_of(answer: Status | None, member: Mapping[str, Any]) -> str | None:

@@ -69,6 +69,30 @@ def test_a_silent_member_degrades_the_cluster_and_is_named_with_the_reason() -> 
     assert "n3 at 127.0.0.1:7003 does not answer (no connection)" in found.warnings[0]
 
 
+def test_what_to_do_first_is_one_line() -> None:
+    leader = answer("n1")
+    assert report(leader, answer("n2"), answer("n3")).advice == ""
+    lost = report(leader, answer("n2"), n3="no connection").advice
+    assert lost.startswith("start n3; if the machine of n3 is lost")
+    assert lost.endswith("members replace n3 ID=HOST:PORT")
+    stuck = report(answer("n2", leader_id=None, has_quorum=False), n1="no connection", n3="no connection").advice
+    assert stuck == "start n1, n3, or see what is between the nodes: 2 voters are needed to serve"
+    leader["nodes"][1].update(refusal="full", match_index=40)
+    assert report(leader, answer("n2"), answer("n3")).advice == "make room on the disks of n2"
+
+
+def test_a_running_change_and_who_is_to_lead_are_told() -> None:
+    leader = answer("n1", last_log_index=200)
+    leader["nodes"][1].update(part="leaving", priority=7)
+    leader["nodes"][2].update(part="learner", joining=True, match_index=50, may_lead=False)
+    found = report(leader, answer("n2"), answer("n3"))
+    assert found.change == ("n2 votes until the change is complete; n3 catches up and then votes, 25% of 200 entries")
+    told = [(node.part, node.priority, node.may_lead) for node in found.nodes]
+    assert told == [("voter", 0, True), ("leaving", 7, True), ("learner", 0, False)]
+    assert report(*map(answer, NAMES)).change == ""
+    assert report(answer("n1"), answer("n9")).nodes[-1].part is None
+
+
 @pytest.mark.parametrize(
     ("member", "state", "text"),
     [
