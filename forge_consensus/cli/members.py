@@ -11,6 +11,7 @@ import click
 from forge_consensus.cli.main import Commands
 from forge_consensus.cli.options import client_options
 from forge_consensus.cli.progress import ProgressLine
+from forge_consensus.client.member_calls import wait_for_change
 from forge_consensus.client.members import ClusterMembers, Member, MembersPlan, Step
 from forge_consensus.client.sync import Client
 from forge_consensus.errors import InvalidConfigError
@@ -131,7 +132,7 @@ def carry_out(
         plan = client.change_members(*changes, force=force, dry_run=dry_run, wait=False)
         if not (no_wait or dry_run):
             with ProgressLine(client) as line:
-                client.wait_for_change(plan, deadline, line.look)
+                wait_for_change(lambda seconds: client.members(timeout=seconds), plan, deadline, line.look)
     if output == "json":
         click.echo(json_text({**asdict(plan), "after": asdict(plan.after)}))
     else:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
+from contextlib import suppress
 
-from forge_consensus.client.members import ClusterMembers, MembersPlan
+from forge_consensus.client.members import POLL_SECONDS, ClusterMembers, MembersPlan
 from forge_consensus.errors import ConsensusError, ConsensusTimeoutError
 from forge_consensus.storage.ledger.changes import Action, Change
 
@@ -35,6 +36,31 @@ def looks_until_done(plan: MembersPlan, deadline: float) -> Generator[float, Clu
             raise found
         if time.monotonic() > deadline:
             raise ConsensusTimeoutError(UNFINISHED) from (found if isinstance(found, ConsensusError) else None)
+
+
+def wait_for_change(
+    look: Callable[[float], ClusterMembers],
+    plan: MembersPlan,
+    deadline: float,
+    progress: Callable[[ClusterMembers], object] | None = None,
+) -> None:
+    """Wait until a change that is begun is complete; `looks_until_done` says what it raises.
+
+    `look` returns the members and tries for so many seconds, `progress` gets what each look finds.
+    """
+    looks = looks_until_done(plan, deadline)
+    with suppress(StopIteration):
+        seconds = next(looks)
+        while True:
+            found: ClusterMembers | ConsensusError
+            try:
+                found = look(seconds)
+            except ConsensusError as error:
+                found = error
+            if progress is not None and isinstance(found, ClusterMembers):
+                progress(found)
+            seconds = looks.send(found)
+            time.sleep(POLL_SECONDS)
 
 
 class MemberCalls:

@@ -6,8 +6,7 @@ import itertools
 import secrets
 import time
 import weakref
-from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -32,14 +31,14 @@ from forge_consensus.client.connections import LocalPort
 from forge_consensus.client.driver import Deliver, Driver, finish_all
 from forge_consensus.client.endpoints import LOCAL, LOCATE_WAIT_MS, parse_endpoints
 from forge_consensus.client.key_calls import KeyCalls
-from forge_consensus.client.member_calls import STILL_LEADS, MemberCalls, looks_until_done
+from forge_consensus.client.member_calls import STILL_LEADS, MemberCalls, wait_for_change
 from forge_consensus.client.members import POLL_SECONDS, ClusterMembers, MembersPlan
 from forge_consensus.client.pending import Pending, PendingNodeQuery, PendingRead
 from forge_consensus.client.routes import Route
 from forge_consensus.client.surface import PublicSurface
 from forge_consensus.config.address import parse_endpoint
 from forge_consensus.config.client import ClientSettings
-from forge_consensus.errors import CommandTooLargeError, ConsensusError, ConsensusTimeoutError, InvalidConfigError
+from forge_consensus.errors import CommandTooLargeError, ConsensusTimeoutError, InvalidConfigError
 from forge_consensus.process.fork import tell_of_forks
 from forge_consensus.storage.ledger.changes import Change, changes_of
 from forge_consensus.storage.machines.machine import COMMAND_BYTES_MAX, Command
@@ -128,7 +127,6 @@ class Calls(PublicSurface):
             "list_query",
             "endpoint_name",
             "carry_out",
-            "wait_for_change",
         }
     )
 
@@ -449,26 +447,8 @@ class Client(Calls, KeyCalls, MemberCalls):
         self.driver.hand_over(pending)
         plan = MembersPlan.of(pending.result())
         if wait:
-            self.wait_for_change(plan, deadline)
+            wait_for_change(lambda seconds: self.members(timeout=seconds), plan, deadline)
         return plan
-
-    def wait_for_change(
-        self, plan: MembersPlan, deadline: float, progress: Callable[[ClusterMembers], object] | None = None
-    ) -> None:
-        """Wait until a change that is begun is complete; `progress` gets what each look finds."""
-        looks = looks_until_done(plan, deadline)
-        with suppress(StopIteration):
-            seconds = next(looks)
-            while True:
-                found: ClusterMembers | ConsensusError
-                try:
-                    found = self.members(timeout=seconds)
-                except ConsensusError as error:
-                    found = error
-                if progress is not None and isinstance(found, ClusterMembers):
-                    progress(found)
-                seconds = looks.send(found)
-                time.sleep(POLL_SECONDS)
 
     def transfer_leadership(self, target: str = "", *, wait: bool = True, timeout: float | None = None) -> str | None:
         """Hand the leadership over to another voter (dissertation 3.10; the original's `TransferLeadership`).
