@@ -32,6 +32,8 @@ from forge_consensus.events.types import QuerySlow
 READ_WAIT_MS_MAX: Final = 600_000
 IN_TIME: Final = 0.75
 """After so much of its client's time a read whose index is not applied is refused, so that the client hears of it."""
+LOOK_SECONDS_MIN: Final = 0.001
+"""A shorter wait may be nothing beside the clock's own value, and would be over at once for ever."""
 LENT_SECONDS: Final = 0.01
 """How soon queries are tried again if another thread uses the machine: for actors that failed, or to restore it."""
 
@@ -117,7 +119,7 @@ class QueryDesk(ClientDesk):
         earliest = min(read.due for read in self.waiting.confirmed)
         if earliest < inf:
             self.look_due = True
-            wait = max(0.0, earliest - self.clock.now())
+            wait = max(LOOK_SECONDS_MIN, earliest - self.clock.now())
             self.after(min(wait, self.settings.heartbeat_interval), ReadsDue())
 
     def receiveMsg_ReadsDue(self, message: ReadsDue, sender: Any) -> None:

@@ -10,6 +10,7 @@ from forge_consensus.actors.codec import Frame, decode
 from forge_consensus.actors.messages import (
     AppendReply,
     PreVoteReply,
+    ReadIndexReply,
     ReadResults,
     RequestPreVote,
     RequestVote,
@@ -29,6 +30,7 @@ from forge_consensus.storage.machines.machine import Entry
 from forge_consensus.testing.rules.bound_rules import RefusalRules, check_answer, check_backlog
 from forge_consensus.testing.rules.disk_model import Disk, Reign, decides, terms_of
 from forge_consensus.testing.rules.election_rules import ElectionRules
+from forge_consensus.testing.rules.forwarded_rounds import ForwardedRounds
 from forge_consensus.testing.rules.leader_rules import LeaderRules
 from forge_consensus.testing.rules.member_rules import (
     check_lease_over,
@@ -78,6 +80,7 @@ class Invariants:
         self.applied: set[tuple[int, int]] = set()
         """(index, term) of the entries that some machine has applied."""
         self.rounds = ReadRounds()
+        self.forwarded = ForwardedRounds()
         self.elections = ElectionRules()
         self.sessions = SessionRules()
         self.leading = LeaderRules()
@@ -105,6 +108,7 @@ class Invariants:
         disk.boots = ledger.identity.boot
         self.bases[name] = node
         self.rounds.began(node)
+        self.forwarded.began(node)
         self.elections.began(node)
         self.turned(node)
 
@@ -267,8 +271,8 @@ class Invariants:
         elif isinstance(message, Results):
             check_answer(node, message)
             self.sessions.answers(message, self.committed, node.timeline.now + node.clock.ahead, self.entries)
-        elif isinstance(message, ReadResults):
-            check_answer(node, message)
+        elif isinstance(message, ReadResults | ReadIndexReply):
+            self.check_read(node, connection, message)
         elif isinstance(message, VOTE_REPLIES):
             self.elections.answers(node, connection, message, disk)
             if isinstance(message, VoteReply) and message.granted:
@@ -280,6 +284,14 @@ class Invariants:
                 demand(there, "I11", f"{node.name} lacks the snapshot {message.index} that it acknowledges")
             elif message.refusal:
                 self.refusals.answers(node, connection, message)
+
+    def check_read(self, node: SimulatedBase, connection: Connection, message: ReadResults | ReadIndexReply) -> None:
+        """Check the size of an answer to queries, or that a question for a read index was answered after a round."""
+        if isinstance(message, ReadResults):
+            check_answer(node, message)
+        else:
+            waited = self.rounds.waited(node, connection.owner.name, message.number)
+            self.forwarded.answers(node, connection, message, waited)
 
     def check_acknowledged(self, node: SimulatedBase, disk: Disk, message: AppendReply) -> None:
         """I11: an acknowledged entry is on the disk and equals the leader's entry of that term."""
@@ -331,6 +343,7 @@ class Invariants:
             demand(same, "I12", f"{name} has {ledger.configuration.text} in force, its log ends with another one")
         leading = leading_of(node)
         self.rounds.turned(node, leading)
+        self.forwarded.turned(node, leads=leading is not None)
         if leading is not None:
             self.check_counted(node, leading)
             check_backlog(node)

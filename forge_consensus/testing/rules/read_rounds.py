@@ -45,6 +45,10 @@ class ReadRounds:
         if message.round > self.echoed.get(key, 0):
             self.echoed[key] = message.round
 
+    def waited(self, node: SimulatedBase, asker: str, number: int) -> bool:
+        """Whether that question of another node waited on this leader after its last turn."""
+        return (asker, number) in self.seen[node.name].reads
+
     def turned(self, node: SimulatedBase, leading: Leadership | None) -> None:
         """Check the reads that arrived and those that were answered in this turn."""
         seen = self.seen[node.name]

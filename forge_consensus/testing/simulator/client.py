@@ -7,11 +7,13 @@ from typing import Any, Protocol
 
 import msgpack
 
+from forge_consensus.actors.messages import STALE
 from forge_consensus.client.outcome import retried
 from forge_consensus.client.pending import Pending, PendingRead
-from forge_consensus.client.routes import Route
+from forge_consensus.client.routes import ANY, LINEARIZABLE, NEAREST, Route
 from forge_consensus.errors import CommandError, ConsensusError, OutcomeUnknownError
 from forge_consensus.testing.histories.history import Operation, Outcome
+from forge_consensus.testing.rules.violations import demand
 from forge_consensus.testing.simulator.habits import Habits
 from forge_consensus.testing.simulator.hostile import HOSTILE, LARGEST
 from forge_consensus.testing.simulator.session_driver import SimulatedDriver
@@ -63,6 +65,8 @@ class SimulatedClient:
         self.workload = workload or KeyValueWorkload()
         self.timeline = cluster.timeline
         self.chance = self.timeline.chance(self.name)
+        self.route_chance = self.timeline.chance(f"{self.name} routes")
+        """Of its own, so that a run without routes draws as it did before there were any."""
         self.driver: SimulatedDriver | None = None
         self.lives = 0
         """The number of clients that the user has started."""
@@ -156,9 +160,26 @@ class SimulatedClient:
         elif self.chance.random() < habits.stale_share:
             consistency = "stale"
         data: bytes = msgpack.packb(call.query)
-        query: PendingRead[Any] = PendingRead(data, self.deadline(), Route.of(consistency))
-        self.begin(query, call, consistency)
+        route = self.drawn_route(consistency)
+        query: PendingRead[Any] = PendingRead(data, self.deadline(), route)
+        self.begin(query, call, route.consistency)
         self.driver_now().submit([query])
+
+    def drawn_route(self, consistency: str) -> Route:
+        """The usual route of a query of that consistency; now and then another one, which must keep what it says.
+
+        It is a confirmed read on any node, a stale one of a bounded age, or one that must see what this client wrote.
+        """
+        chance = self.route_chance
+        if not self.habits.route_share or chance.random() >= self.habits.route_share:
+            return Route.of(consistency)
+        read_from = chance.choice((ANY, NEAREST))
+        kind = chance.choice(("confirmed", "confirmed", "bounded", "token"))
+        if kind == "confirmed":
+            return Route.of(LINEARIZABLE if consistency == STALE else consistency, read_from)
+        if kind == "bounded":
+            return Route.of(STALE, read_from, chance.choice((0.15, 0.5, 2.0)))
+        return Route.of(STALE, read_from, after_index=self.driver_now().core.last_index)
 
     def begin(self, pending: Pending[Any], call: Call, consistency: str = "linearizable") -> None:
         """Record the beginning of a call."""
@@ -207,8 +228,8 @@ class SimulatedClient:
                 self.done += 1  # whatever its outcome is
                 unknown = unknown or isinstance(pending.error, OutcomeUnknownError)
             elif pending.error is None:
-                if isinstance(pending, PendingRead) and pending.route.consistency == "stale":
-                    self.judge.told_age(operation, pending.applied, pending.stale_ms)
+                if isinstance(pending, PendingRead):
+                    self.check_route(operation, pending)
                 self.succeed(operation, pending.value())
             elif isinstance(pending, PendingRead):
                 self.judge_query_error(operation, pending.error)
@@ -225,6 +246,16 @@ class SimulatedClient:
         operation.ended = self.timeline.now
         operation.outcome, operation.result = Outcome.OK, value
         self.judge.answered(operation)
+
+    def check_route(self, operation: Operation, pending: PendingRead[Any]) -> None:
+        """Demand that the answer to a query keeps what its route says. Raises `ViolationError`."""
+        route, pace = pending.route, self.habits.pace
+        who = f"{operation.client}'s {operation.kind} of {operation.key!r}, begun at {operation.began:.6f},"
+        demand(pending.applied >= route.after_index, "token", f"{who} got {pending.applied}, not {route.after_index}")
+        if route.consistency == STALE:
+            most = route.stale_ms_max * pace
+            demand(pending.stale_ms <= most, "stale", f"{who} got {pending.stale_ms} ms, {most:g} were accepted")
+            self.judge.told_age(operation, pending.applied, pending.stale_ms)
 
     def judge_query_error(self, operation: Operation, error: ConsensusError) -> None:
         """Handle an error of a query: it is the machine's, or the query had no answer and changed nothing."""

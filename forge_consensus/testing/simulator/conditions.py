@@ -38,14 +38,16 @@ SHARES = {
     "quota": 0.05,
     "mistakes": 0.08,
     "members": 0.3,
+    "reads": 0.3,
 }
 """The share of seeds with each condition: clusters of another size; limits that bind; commands of the largest legal
 size; settings that differ between nodes; faults of `WILD`; machines that take time; commands that no honest client
 sends; connections that heal only by back-off; a majority that no fault touches; no fault at all, and a flood;
-few sessions; sessions that keep little; stores with a small quota; faults of `MISTAKES`; members that change.
+few sessions; sessions that keep little; stores with a small quota; faults of `MISTAKES`; members that change; reads on
+nodes that do not lead.
 
-The last has the largest share, because changes together with crashes and partitions found most bugs in public analyses.
-It moves no draw of the other seeds."""
+Members have a large share, because changes together with crashes and partitions found most bugs in public analyses.
+Neither they nor reads move a draw of the other seeds."""
 DRAWN_TOGETHER = tuple(SHARES)[:10]
 """The conditions that `Conditions.drawn` draws one after the other; a further one there would move all seeds."""
 FRAME_BYTES_MORE = 64 * 1024
@@ -77,6 +79,8 @@ class Conditions:
 
     calm: bool = False
     """Whether no fault strikes while a client floods the machine, which takes a while: the first leader stays."""
+    reads: float = 0.0
+    """The share of queries that other nodes than the leader may answer, that bound the age, or that name an entry."""
     bounds: Bounds = USUAL_BOUNDS
     """The bounds of sessions, of what they keep, and of the stores."""
     spares: int = 0
@@ -112,6 +116,12 @@ class Conditions:
         chance = random.Random(f"members {seed}")
         changes, spares = chance.random() < SHARES["members"], chance.randint(1, SPARES_MAX)
         return replace(self, spares=spares) if changes and not self.core and not self.calm else self
+
+    def with_reads(self, seed: int) -> Conditions:
+        """Return the conditions with reads on any node, now and then; the draws are from a source of their own."""
+        chance = random.Random(f"read rounds elsewhere {seed}")
+        has, share = chance.random() < SHARES["reads"], chance.choice((0.3, 0.9))
+        return replace(self, reads=share) if has and not self.calm else self
 
     def bounded(self, seed: int, storage: StorageSettings) -> tuple[Conditions, StorageSettings]:
         """Return the conditions with bounds that bind, now and then, and the settings of storage that fit them.

@@ -25,6 +25,8 @@ class Habits:
     """The share of queries that rely on the leader's lease."""
     stale_share: float = 0.0
     """The share of queries that any node answers from its own state."""
+    route_share: float = 0.0
+    """The share of queries that choose their node, a bound of the age, or an entry that the answer must reflect."""
     rest_s_max: float = 0.1
     """The longest rest of the user between calls."""
     patience_s: float = 0.4

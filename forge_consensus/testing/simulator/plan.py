@@ -69,7 +69,7 @@ class Plan:
         unusual = random.Random(f"conditions {seed}")  # of its own, so that it moves no other draw
         storage, raft = drawn_limits(unusual, storage, raft)
         nodes = drawn_size(unusual, chance.choice((1, 2, 3, 3, 3, 5)))
-        conditions, storage = Conditions.drawn(unusual).with_members(seed).bounded(seed, storage)
+        conditions, storage = Conditions.drawn(unusual).with_members(seed).with_reads(seed).bounded(seed, storage)
         if conditions.largest:
             raft = with_largest(seed, raft)
         if conditions.hostile:  # results of a megabyte may be in a snapshot, and each chunk takes a round trip

@@ -8,7 +8,7 @@ from math import inf
 from typing import Any, Final
 
 from forge_consensus.actors.codec import Frame, decode, encode
-from forge_consensus.actors.messages import Locate, OpenSession, Read, Submit, WireMessage
+from forge_consensus.actors.messages import NEVER_MS, Locate, OpenSession, Read, Submit, WireMessage
 from forge_consensus.client.connections import FRAME_BYTES_MAX, GATEWAY
 from forge_consensus.client.pending import Pending
 from forge_consensus.client.session import SessionCore
@@ -225,6 +225,8 @@ class SimulatedDriver:
             return replace(message, ttl_ms=int(message.ttl_ms * self.pace))
         if isinstance(message, Locate):
             return replace(message, wait_ms=int(message.wait_ms * self.pace))
+        if isinstance(message, Read) and message.stale_ms_max < NEVER_MS:
+            return replace(message, stale_ms_max=int(message.stale_ms_max * self.pace))
         return message
 
     def copy(self, data: bytes, request: int) -> None:

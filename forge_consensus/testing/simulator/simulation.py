@@ -203,6 +203,8 @@ class Simulation(HandMoves):
             f"c{number}": Habits.drawn(chance, plan.clients, lease_share, plan.pace) for number in range(plan.clients)
         }
         habits["reader"] = Habits.of_reader(lease_share, plan.pace)
+        for own in habits.values():
+            own.route_share = plan.conditions.reads
         clients = [SimulatedClient(cluster, name, self.judge, own, workload) for name, own in habits.items()]
         if plan.conditions.calm:
             flood = Habits.of_flood(plan.pace)
