@@ -16,6 +16,7 @@ from forge_consensus.config.raft import RaftSettings
 from forge_consensus.storage.ledger.identity import DRAWN, Identity
 from forge_consensus.storage.ledger.ledger import Ledger
 from forge_consensus.storage.ledger.quorum import majority
+from forge_consensus.testing.simulator.conditions import Conditions
 from tests.simulation.mutants.patch import Patch
 from tests.simulation.mutants.registry import mutant
 
@@ -281,7 +282,12 @@ def a_restarted_node_votes_at_once_under_leases(patch: Patch) -> None:
     patch.setattr(Stickiness, "holds", forget)
 
 
-@mutant(nodes=3, lease_reads=True, kinds=("bridge", "break_link", "isolate_leader", "mend"))
+@mutant(
+    nodes=3,
+    lease_reads=True,
+    kinds=("bridge", "break_link", "isolate_leader", "mend"),
+    conditions=Conditions(hostile=0.01, spares=2),
+)
 def a_broken_connection_frees_the_vote_under_leases(patch: Patch) -> None:
     """A lost connection is taken for a lost leader, though its lease still runs (dissertation 6.4.1)."""
     holds = Stickiness.holds
