@@ -137,10 +137,19 @@ class Operator:
                         base.disk_is_damaged = False
 
     def ruined_members(self) -> Iterator[str]:
-        """The members by the configuration in force on the leader whose folders are ruined."""
+        """The members by the configuration in force on the leader whose folders are ruined, or are not the ones named.
+
+        A leader that could not meet a node's new folder names the former one, by which the node never joins.
+        """
         leader = self.cluster.leader()
-        if leader is not None:
-            yield from sorted(leader.engine.ledger.configuration.nodes.intersection(self.cluster.suspect))
+        if leader is None:
+            return
+        present = leader.engine.ledger.configuration
+        for name in sorted(present.nodes):
+            base, folder = self.cluster.nodes[name].running, present.folder_of(name)
+            other = base is not None and folder not in {"", base.engine.ledger.identity.incarnation}
+            if other or name in self.cluster.suspect:
+                yield name
 
     def tidy(self) -> bool:
         """Ask to remove a member whose folder is ruined, forced; returns whether nothing is left to do."""
