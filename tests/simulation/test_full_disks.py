@@ -11,7 +11,7 @@ from forge_consensus.actors.messages import InstallSnapshot, Refused, Results, S
 from forge_consensus.actors.runtime.status import NodeStatus
 from forge_consensus.config.raft import RaftSettings
 from forge_consensus.config.storage import StorageSettings
-from forge_consensus.events.types import Degraded, LeaderStepDown
+from forge_consensus.events.types import Degraded, LeaderStepDown, LeaderTransfer
 from forge_consensus.storage.backends.memory import DISK_FREE_BYTES
 from forge_consensus.testing.world.base import SimulatedBase
 from forge_consensus.testing.world.cluster import SimulatedCluster
@@ -70,10 +70,13 @@ def test_a_leader_on_a_full_disk_gives_way_within_two_election_timeouts(
         old = leader_of(cluster)
         client = Persistent(cluster)
         client.begin()
-        downs = told(cluster, LeaderStepDown)
+        term, handed, downs = old.engine.ledger.term, told(cluster, LeaderTransfer), told(cluster, LeaderStepDown)
         fill(cluster, old.name)
         assert cluster.run(TWO_TIMEOUTS, lambda: old.engine.ledger.leading_term is None)
-        assert "the disk is full" in downs[0].reason
+        assert [(event.node_id, event.term, event.leader) for event in handed] == [(old.name, term, old.name)]
+        assert (downs[0].node_id, downs[0].reason) == (old.name, f"term {term + 1} began"), "not for lack of a majority"
+        assert cluster.run(RAFT.election_timeout_min, lambda: cluster.leader() is not None)
+        assert leader_of(cluster).name == handed[0].target
         for _ in range(20):
             client.do(increment("n"))
             cluster.run(1.0)
