@@ -129,6 +129,10 @@ class Nodes:
         self.links: dict[tuple[str, str], Connection] = {}
         self.asked: list[tuple[Connection, Frame]] = []
 
+    def addresses(self) -> dict[str, str]:
+        """The addresses that clients are given."""
+        return self.configuration.addresses
+
     def attach(self, caller: Party, name: str) -> None:
         """A client connects to a node."""
 
@@ -338,9 +342,10 @@ def test_a_client_without_a_leader_keeps_its_commands_and_asks_the_first_leader_
     desk.nodes.run(0.001)
     asked = desk.nodes.of(Locate)[-3:]
     assert sorted(desk.nodes.asked[place][0].target for place in asked) == ["n1", "n2", "n3"]
-    desk.nodes.answer(asked[1], Located("n2", "c", "", "", 3, ()))  # it knows of nobody
+    members = desk.nodes.configuration.members
+    desk.nodes.answer(asked[1], Located("n2", "c", "", "", 3, members))  # it knows of nobody
     assert len(desk.sent()) == count
-    desk.nodes.answer(asked[2], Located("n3", "c", "n3", "n3:7000", 3, ()))
+    desk.nodes.answer(asked[2], Located("n3", "c", "n3", "n3:7000", 3, members))
     assert len(desk.sent()) == count + 1
     assert desk.nodes.asked[desk.nodes.of(Submit)[-1]][0].target == "n3"
     assert [number for number, _ in desk.sent()[-1].commands] == [1, 2]
