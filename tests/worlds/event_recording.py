@@ -47,7 +47,7 @@ class Recording:
         elected: dict[int, str] = {}
         for name, node in self.cluster.nodes.items():
             self.events[name], self.boots[name] = [], []
-            self.rules[name] = Rules(name, len(self.cluster.names), elected)
+            self.rules[name] = Rules(name, elected)
             node.bus.subscribe(ConsensusEvent, lambda event, name=name: self.observe(name, event), inline=True)  # type: ignore[misc]
         self.cluster.watchers.append(self)
 
@@ -60,9 +60,17 @@ class Recording:
             assert base is not None, "a node that runs tells it"
             if self.committed.get(name) != base.engine.totals.turns:
                 raise BrokenRuleError(f"told before the commit of its turn: {event}")
+            self.learn(base)
             self.rules[name].see(event)
         except BaseException as error:
             self.broken = self.broken or error
+
+    def learn(self, node: SimulatedBase) -> None:
+        """Note how many nodes vote by the configurations in a node's log, and how many of them are required."""
+        for _, configuration in node.engine.ledger.configurations.rows:
+            (voters, *outgoing), total = [set(each) for each, _ in configuration.quorum.sets], len(configuration.voters)
+            required = len(voters) // 2 + 1 if not outgoing else configuration.quorum.required
+            self.rules[node.name].quorums.add((total, required, not outgoing))
 
     # --- as a watcher of the cluster ---------------------------------------------------------------------------------
 

@@ -76,8 +76,12 @@ class Rules:
     """The rules for one node. `elected` is shared by the nodes of a cluster: the published leader of each term."""
 
     node: str
-    size: int
     elected: dict[int, str]
+    quorums: set[tuple[int, int, bool]] = field(default_factory=set)
+    """For each configuration that was in the node's log so far: how many vote, are required, and whether it is plain.
+
+    An event may be of a configuration that its own turn has replaced.
+    """
     boot: Boot = field(default_factory=Boot)
     sequence: int = 0
     term: int = 0
@@ -91,6 +95,11 @@ class Rules:
     def start(self) -> None:
         """Start the rules of a new process of the node."""
         self.boot = Boot()
+
+    @property
+    def totals(self) -> set[int]:
+        """How many nodes voted by one of the configurations so far."""
+        return {total for total, *_ in self.quorums}
 
     def need(self, holds: bool, event: ConsensusEvent, why: str) -> None:
         """Raise `BrokenRuleError` unless `holds` is true."""
@@ -136,7 +145,7 @@ class Rules:
     def elected_one(self, event: LeaderElected) -> None:
         self.need(self.boot.leader is None, event, f"{self.boot.leader} leads and was not lost")
         self.need(self.elected.setdefault(event.term, event.leader) == event.leader, event, "two leaders in a term")
-        self.need(event.total == self.size and event.duration >= 0, event, "total, duration")
+        self.need(event.total in self.totals and event.duration >= 0, event, "total, duration")
         if event.leader == self.node:
             self.need(isinstance(self.boot.before, BecameLeader), event, "the winner became leader right before")
             self.need(2 * event.votes > event.total >= event.votes, event, "a majority")
@@ -156,7 +165,7 @@ class Rules:
 
     def cluster_formed(self, event: ClusterFormed) -> None:
         self.need(not self.formed and self.boot.leader is not None, event, "once, with the first leader")
-        self.need(len(event.members) == self.size and self.node in event.members, event, "the members")
+        self.need(len(event.members) in self.totals and self.node in event.members, event, "the members")
         self.formed = True
 
     # --- health ------------------------------------------------------------------------------------------------------
@@ -164,8 +173,10 @@ class Rules:
     def quorum(self, event: QuorumAchieved | QuorumLost) -> None:
         achieved = isinstance(event, QuorumAchieved)
         self.need(achieved != self.boot.quorum, event, "achieved and lost take turns")
-        self.need((event.total, event.required) == (self.size, self.size // 2 + 1), event, "total, required")
-        self.need((event.healthy >= event.required) == achieved, event, "healthy")
+        plain = {plain for *counts, plain in self.quorums if counts == [event.total, event.required]}
+        self.need(bool(plain), event, "total, required")
+        enough = event.healthy >= event.required  # in a joint configuration that need not be enough
+        self.need(enough == achieved or (enough and False in plain), event, "healthy")
         self.boot.quorum = achieved
 
     def failed_peer(self, event: NodeFailed) -> None:
