@@ -326,61 +326,6 @@ CONSISTENCIES = ("linearizable", LEASE, STALE)
 """The consistency levels of a `Read`, the strictest first."""
 
 
-@message
-class MakeSnapshot:
-    """Ask for a snapshot file whose state has applied the entry `min_index` at least; answered when it is durable.
-
-    A newest file that has is the answer at once. A client that waits asks again within `WAIT_SECONDS` of
-    `forge_consensus.actors.backups`, else the node forgets it.
-    """
-
-    min_index: int
-
-
-@message
-class SnapshotMade:
-    """The newest snapshot file of the node: the last entry that its state has applied, and its length in bytes."""
-
-    node: str
-    cluster: str
-    index: int
-    term: int
-    size: int
-
-
-@message
-class ReadSnapshot:
-    """Ask for a part of the snapshot file of (index, entry_term), from `offset` on, at most `size` bytes of it."""
-
-    index: int
-    entry_term: int
-    offset: int
-    size: int
-
-
-@message
-class SnapshotPart:
-    """A part of the snapshot file of (index, entry_term), from `offset` on; empty at the end of the file."""
-
-    index: int
-    entry_term: int
-    offset: int
-    data: bytes
-
-
-@message
-class ListSnapshots:
-    """Ask for the snapshot files of the node."""
-
-
-@message
-class SnapshotList:
-    """The snapshot files of the node, the newest first, each as (index, term, length in bytes)."""
-
-    node: str
-    snapshots: tuple[tuple[int, int, int], ...]
-
-
 NEVER_MS = 1 << 53
 """Longer than any node has run: how stale the state is, is not known."""
 
@@ -541,6 +486,61 @@ class TransferStarted:
 
     target: str
     term: int
+
+
+@message
+class MakeSnapshot:
+    """Ask for a snapshot file whose state has applied the entry `min_index` at least; answered when it is durable.
+
+    A newest file that has is the answer at once. A client that waits asks again within `WAIT_SECONDS` of
+    `forge_consensus.actors.backups`, else the node forgets it.
+    """
+
+    min_index: int
+
+
+@message
+class SnapshotMade:
+    """The newest snapshot file of the node: the last entry that its state has applied, and its length in bytes."""
+
+    node: str
+    cluster: str
+    index: int
+    term: int
+    size: int
+
+
+@message
+class ReadSnapshot:
+    """Ask for a part of the snapshot file of (index, entry_term), from `offset` on, at most `size` bytes of it."""
+
+    index: int
+    entry_term: int
+    offset: int
+    size: int
+
+
+@message
+class SnapshotPart:
+    """A part of the snapshot file of (index, entry_term), from `offset` on; empty at the end of the file."""
+
+    index: int
+    entry_term: int
+    offset: int
+    data: bytes
+
+
+@message
+class ListSnapshots:
+    """Ask for the snapshot files of the node."""
+
+
+@message
+class SnapshotList:
+    """The snapshot files of the node, the newest first, each as (index, term, length in bytes)."""
+
+    node: str
+    snapshots: tuple[tuple[int, int, int], ...]
 
 
 Request = (

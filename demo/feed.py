@@ -63,6 +63,6 @@ class Feed:
         self.show(event)
 
     def close(self) -> None:
-        """End the thread."""
+        """End the thread and wait a moment for it; no event is shown any more."""
         self.ending.set()
         self.thread.join(JOIN_SECONDS)

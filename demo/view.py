@@ -47,13 +47,13 @@ class View(Protocol):
     """The output of the demo."""
 
     def event(self, event: ConsensusEvent) -> None:
-        """Show an event; may be called on any thread."""
+        """Show an event of a node; may be called on any thread."""
 
     def step(self, text: str) -> None:
         """Show what the demo does."""
 
     def close(self) -> None:
-        """Show nothing more."""
+        """Show nothing more, and release the terminal if it is in use."""
 
 
 class PlainView:
@@ -65,13 +65,13 @@ class PlainView:
         self.lock = threading.Lock()
 
     def line(self, text: str) -> None:
-        """Write one whole line."""
+        """Write a line that no line of another thread tears apart."""
         with self.lock:
             self.stream.write(text + "\n")
             self.stream.flush()
 
     def event(self, event: ConsensusEvent) -> None:
-        """Show an event."""
+        """Show an event as a line with its time, topic and facts."""
         self.line(f"  {clock_text(event.time)} {event_text(event)}")
 
     def step(self, text: str) -> None:
@@ -123,7 +123,7 @@ class LiveView:
         return Group(*lines, table)
 
     def event(self, event: ConsensusEvent) -> None:
-        """Show an event."""
+        """Show an event in the table, which holds the newest ones, at the next redrawing."""
         with self.lock:
             self.events.append(event)
 

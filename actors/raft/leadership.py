@@ -43,7 +43,7 @@ class LedgerView(Protocol):
 
     @property
     def configuration(self) -> Configuration:
-        """The configuration in force."""
+        """The configuration in force: the newest one in the log, whether it is committed or not (dissertation 4.1)."""
 
     @property
     def configurations(self) -> ConfigurationHistory:

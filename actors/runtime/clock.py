@@ -88,5 +88,5 @@ class SystemClock(Clock):
         return time.clock_gettime_ns(time.CLOCK_BOOTTIME)
 
     def wall_ms(self) -> int:
-        """Return milliseconds since 1970."""
+        """Return the host's wall clock in milliseconds since 1970; it may be wrong, and may jump."""
         return time.time_ns() // 1_000_000

@@ -66,7 +66,7 @@ class LocalConnection:
         engine.next_turn(engine.actor(GATEWAY), message, sender)
 
     def close(self) -> None:
-        """Drop every further answer."""
+        """Drop every further answer, because the client inside this process is gone."""
         self.deliver = lambda message, request: None
 
 

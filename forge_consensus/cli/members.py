@@ -11,7 +11,6 @@ import click
 from forge_consensus.cli.main import Commands
 from forge_consensus.cli.options import client_options
 from forge_consensus.cli.progress import ProgressLine
-from forge_consensus.client.member_calls import wait_for_change
 from forge_consensus.client.members import ClusterMembers, Member, MembersPlan, Step
 from forge_consensus.client.sync import Client
 from forge_consensus.errors import InvalidConfigError
@@ -116,7 +115,7 @@ def change_options(function: Any) -> Any:
     return client_options(function)
 
 
-def carry_out(
+def change(
     changes: Sequence[Change],
     *,
     endpoints: list[str],
@@ -127,12 +126,10 @@ def carry_out(
     dry_run: bool,
 ) -> None:
     """Make a change, wait for it, and say what it did."""
-    with Client(endpoints, timeout=timeout) as client:
-        deadline = client.deadline(timeout)
-        plan = client.change_members(*changes, force=force, dry_run=dry_run, wait=False)
-        if not (no_wait or dry_run):
-            with ProgressLine(client) as line:
-                wait_for_change(lambda seconds: client.members(timeout=seconds), plan, deadline, line.look)
+    with Client(endpoints, timeout=timeout) as client, ProgressLine(client) as line:
+        plan = client.carry_out(
+            client.change_steps(changes, timeout, force=force, dry_run=dry_run, wait=not no_wait, progress=line.look)
+        )
     if output == "json":
         click.echo(json_text({**asdict(plan), "after": asdict(plan.after)}))
     else:
@@ -145,7 +142,7 @@ def carry_out(
 @change_options
 def add(node: tuple[str, str], learner: bool, **options: Any) -> None:
     """Add a node, which was started with --join; it votes once it has caught up."""
-    carry_out([Change(Action.ADD_LEARNER if learner else Action.ADD, *node)], **options)
+    change([Change(Action.ADD_LEARNER if learner else Action.ADD, *node)], **options)
 
 
 @members.command()
@@ -153,7 +150,7 @@ def add(node: tuple[str, str], learner: bool, **options: Any) -> None:
 @change_options
 def remove(node: str, **options: Any) -> None:
     """Remove the member NODE; if it leads, it leads until that is committed."""
-    carry_out([Change(Action.REMOVE, node)], **options)
+    change([Change(Action.REMOVE, node)], **options)
 
 
 @members.command()
@@ -161,7 +158,7 @@ def remove(node: str, **options: Any) -> None:
 @change_options
 def promote(node: str, **options: Any) -> None:
     """Let the learner NODE vote, once it has almost all of the log."""
-    carry_out([Change(Action.PROMOTE, node)], **options)
+    change([Change(Action.PROMOTE, node)], **options)
 
 
 @members.command()
@@ -169,7 +166,7 @@ def promote(node: str, **options: Any) -> None:
 @change_options
 def demote(node: str, **options: Any) -> None:
     """Let the voter NODE be a learner, which has the log and does not vote."""
-    carry_out([Change(Action.DEMOTE, node)], **options)
+    change([Change(Action.DEMOTE, node)], **options)
 
 
 @members.command()
@@ -187,7 +184,7 @@ def update(node: str, address: str | None, priority: int | None, unwilling: bool
         changes.append(Change(Action.NO_LEADER if unwilling else Action.MAY_LEAD, node))
     if not changes:
         raise click.UsageError("nothing is to be updated: give --address, --priority, --no-leader or --may-lead")
-    carry_out(changes, **options)
+    change(changes, **options)
 
 
 @members.command()
@@ -208,5 +205,5 @@ def replace(old: str, new: tuple[str, str], **options: Any) -> None:
     with Client(options["endpoints"], timeout=options["timeout"]) as client:
         present = client.members().members
     if not any((each.id, each.address, each.part) == (*new, "learner") for each in present):
-        carry_out([Change(Action.ADD_LEARNER, *new)], **options)
-    carry_out([Change(Action.PROMOTE, new[0]), Change(Action.REMOVE, old)], **options)
+        change([Change(Action.ADD_LEARNER, *new)], **options)
+    change([Change(Action.PROMOTE, new[0]), Change(Action.REMOVE, old)], **options)

@@ -5,38 +5,37 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from heapq import heapify, heappop, heappush
 from itertools import count
 from math import inf
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Self, cast
 
-from forge_consensus.actors.messages import Located, TransferStarted
-from forge_consensus.client.connections import LocalPort
-from forge_consensus.client.key_calls import SCAN_LIMIT, batch_command
-from forge_consensus.client.member_calls import STILL_LEADS, looks_until_done
-from forge_consensus.client.members import POLL_SECONDS, ClusterMembers, MembersPlan
-from forge_consensus.client.pending import Pending, PendingNodeQuery
-from forge_consensus.client.routes import Route
-from forge_consensus.client.sync import (
+from forge_consensus.actors.messages import Located
+from forge_consensus.client.calls import (
     TIMEOUT_SECONDS,
     Calls,
     ReadDetail,
     check_timeout,
 )
+from forge_consensus.client.connections import LocalPort
+from forge_consensus.client.key_calls import SCAN_LIMIT, batch_command
+from forge_consensus.client.members import ClusterMembers, MembersPlan
+from forge_consensus.client.pending import Pending, PendingNodeQuery
+from forge_consensus.client.routes import Route
+from forge_consensus.client.steps import Pause, Result, Step, Steps
 from forge_consensus.config.client import ClientSettings
-from forge_consensus.errors import ConsensusError, ConsensusTimeoutError, WrongEventLoopError
+from forge_consensus.errors import ConsensusError, WrongEventLoopError
 from forge_consensus.storage.ledger.changes import Action, Change
 from forge_consensus.storage.machines.machine import Command
 
 if TYPE_CHECKING:
-    from forge_consensus.client.backup import SnapshotTaken, Step
+    from forge_consensus.client.backup import SnapshotTaken
     from forge_consensus.client.cluster_info import ClusterInfo
     from forge_consensus.storage.restoring import SnapshotReport
 
-Result = TypeVar("Result")
 ADMITTED_MAX = 500
 """So many commands are handed over, and answers handed out, before the loop serves others again."""
 
@@ -385,42 +384,38 @@ class AsyncClient(Calls):
 
     async def get_cluster_info(self, timeout: float | None = None) -> ClusterInfo:
         """Return the cluster as its leader sees it, or any node where none is known (`GetClusterInfo`)."""
-        from forge_consensus.actors.runtime.status import (
-            NodeStatus,  # imported late: few programs need it, and all would wait for it
-        )
-        from forge_consensus.client.cluster_info import cluster_of
+        return self.cluster_info(await self.status(timeout=timeout))
 
-        return cluster_of(NodeStatus.from_dict(await self.status(timeout=timeout)))
-
-    async def carry_out(self, steps: Generator[Step, Any, Result]) -> Result:
-        """Carry out the steps of a backup one after the other; work on the disk is done on a thread."""
-        answer = None
+    async def carry_out(self, steps: Steps[Result]) -> Result:
+        """Carry out the steps of a call one after the other, and return their result."""
+        answer, failed = None, None
         try:
             while True:
-                step = steps.send(answer)
-                answer = await (self.start(step) if isinstance(step, PendingNodeQuery) else asyncio.to_thread(step))
+                step = steps.send(answer) if failed is None else steps.throw(failed)
+                answer, failed = None, None
+                try:
+                    answer = await self.step(step)
+                except ConsensusError as error:
+                    failed = error
         except StopIteration as done:
             return cast("Result", done.value)
         finally:
             steps.close()
 
+    async def step(self, step: Step) -> Any:
+        """Carry out one step and return what it gives; work on the disk is done on a thread."""
+        if isinstance(step, PendingNodeQuery):
+            return await self.start(step)
+        return await (asyncio.sleep(step.seconds) if isinstance(step, Pause) else asyncio.to_thread(step))
+
     async def snapshot(self, endpoint: str | None = None, timeout: float | None = None) -> SnapshotTaken:
         """Have a node take a snapshot now; arguments and errors are those of `Client.snapshot`."""
-        from forge_consensus.client.backup import (  # imported late: few programs need it, and all would wait for it
-            Backup,
-            SnapshotTaken,
-        )
-
-        made, _ = await self.carry_out(Backup(self.deadline, timeout).take(self.endpoint_name(endpoint)))
-        return SnapshotTaken(made.node, made.index, made.term, made.size)
+        return await self.carry_out(self.backup(timeout).snapshot(self.endpoint_name(endpoint)))
 
     async def snapshots(self, endpoint: str | None = None, timeout: float | None = None) -> list[SnapshotTaken]:
         """Return the snapshot files of a node, the newest first."""
-        from forge_consensus.client.backup import (
-            taken_of,  # imported late: few programs need it, and all would wait for it
-        )
-
-        return taken_of(await self.start(self.list_query(endpoint, timeout)))
+        backup = self.backup(self.timeout if timeout is None else timeout)
+        return await self.carry_out(backup.list(self.endpoint_name(endpoint)))
 
     async def save_snapshot(
         self,
@@ -432,11 +427,7 @@ class AsyncClient(Calls):
         timeout: float | None = None,
     ) -> SnapshotReport:
         """Save a backup to a file; arguments, result and errors are those of `Client.save_snapshot`."""
-        from forge_consensus.client.backup import (
-            Backup,  # imported late: few programs need it, and all would wait for it
-        )
-
-        backup = Backup(self.deadline, timeout)
+        backup = self.backup(timeout)
         return await self.carry_out(backup.save(Path(file), self.endpoint_name(endpoint), stale=stale, force=force))
 
     async def change_members(
@@ -448,21 +439,7 @@ class AsyncClient(Calls):
         timeout: float | None = None,
     ) -> MembersPlan:
         """Change the members of the cluster; arguments and errors are those of `Client.change_members`."""
-        deadline = self.deadline(timeout)
-        plan = MembersPlan.of(await self.start(self.change_query(changes, timeout, force=force, dry_run=dry_run)))
-        looks = looks_until_done(plan, deadline)
-        seconds = next(looks, None) if wait else None
-        while seconds is not None:
-            try:
-                found: ClusterMembers | ConsensusError = await self.members(timeout=seconds)
-            except ConsensusError as error:
-                found = error
-            try:
-                seconds = looks.send(found)
-            except StopIteration:
-                break
-            await asyncio.sleep(POLL_SECONDS)
-        return plan
+        return await self.carry_out(self.change_steps(changes, timeout, force=force, dry_run=dry_run, wait=wait))
 
     async def add_node(
         self, node: str, address: str, *, learner: bool = False, wait: bool = True, timeout: float | None = None
@@ -481,16 +458,7 @@ class AsyncClient(Calls):
         self, target: str = "", *, wait: bool = True, timeout: float | None = None
     ) -> str | None:
         """Hand the leadership over; arguments, result and errors are those of `Client.transfer_leadership`."""
-        deadline = self.deadline(timeout)
-        started: TransferStarted = await self.start(self.transfer_query(target, timeout))
-        while wait:
-            located = await self.locate(timeout=max(deadline - time.monotonic(), 0.001))
-            if located.term > started.term:
-                return located.leader
-            if time.monotonic() > deadline:
-                raise ConsensusTimeoutError(STILL_LEADS)
-            await asyncio.sleep(POLL_SECONDS)
-        return None
+        return await self.carry_out(self.transfer_steps(target, timeout, wait=wait))
 
     async def step_down(self, *, timeout: float | None = None) -> str | None:
         """Have the leader hand over to any other voter; as `transfer_leadership`."""

@@ -1,13 +1,9 @@
-"""Backups as a client takes them: the steps of saving a snapshot to a file, without I/O on the network.
-
-A step is a node query, whose answer goes back in, or a piece of work on the disk, whose result does. `Client` carries
-the steps out one after the other, `AsyncClient` awaits them and does the work on a thread.
-"""
+"""Backups as a client takes them: the steps of taking, listing and saving snapshots (see `client.steps`)."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -17,6 +13,7 @@ from typing import Any, BinaryIO, Final
 from forge_consensus.actors.messages import (
     GetMembers,
     GetStatus,
+    ListSnapshots,
     Locate,
     MakeSnapshot,
     ReadSnapshot,
@@ -25,6 +22,7 @@ from forge_consensus.actors.messages import (
     SnapshotPart,
 )
 from forge_consensus.client.pending import PendingNodeQuery
+from forge_consensus.client.steps import Steps
 from forge_consensus.errors import AlreadyExistsError, OperationFailedError, StorageError
 from forge_consensus.storage.backends.folder import TEMPORARY_SUFFIX, explain, fsync_directory
 from forge_consensus.storage.restoring import SnapshotReport, inspect_snapshot
@@ -36,8 +34,6 @@ FIND_SECONDS: Final = 5.0
 PART_BYTES: Final = 1 << 20
 FLUSH_BYTES: Final = 8 << 20
 
-Step = PendingNodeQuery[Any] | Callable[[], Any]
-
 
 @dataclass(frozen=True, slots=True)
 class SnapshotTaken:
@@ -48,11 +44,6 @@ class SnapshotTaken:
     term: int
     """The last entry that its state has applied."""
     size_bytes: int
-
-
-def taken_of(told: SnapshotList) -> list[SnapshotTaken]:
-    """The snapshot files of which a node told."""
-    return [SnapshotTaken(told.node, index, term, size) for index, term, size in told.snapshots]
 
 
 class Backup:
@@ -67,7 +58,17 @@ class Backup:
         """The deadline of a step that should not take long."""
         return min(self.until, self.deadline(min(FIND_SECONDS, self.seconds)))
 
-    def take(self, endpoint: str, min_index: int | None = None) -> Generator[Step, Any, tuple[SnapshotMade, str]]:
+    def snapshot(self, endpoint: str) -> Steps[SnapshotTaken]:
+        """Have a node take a snapshot of what it has applied now; an empty endpoint is the leader, or any node."""
+        made, _ = yield from self.take(endpoint)
+        return SnapshotTaken(made.node, made.index, made.term, made.size)
+
+    def list(self, endpoint: str) -> Steps[list[SnapshotTaken]]:
+        """Return the snapshot files of a node, the newest first."""
+        told = yield PendingNodeQuery[SnapshotList](ListSnapshots(), endpoint, self.until)
+        return [SnapshotTaken(told.node, index, term, size) for index, term, size in told.snapshots]
+
+    def take(self, endpoint: str, min_index: int | None = None) -> Steps[tuple[SnapshotMade, str]]:
         """Have a node take a snapshot unless its newest one is as new; returns what it told, and its endpoint.
 
         It has applied at least `min_index`; None for what the node has applied now. An empty endpoint is any node.
@@ -80,7 +81,7 @@ class Backup:
         made = yield query
         return made, query.asked
 
-    def save(self, file: Path, endpoint: str, *, stale: bool, force: bool) -> Generator[Step, Any, SnapshotReport]:
+    def save(self, file: Path, endpoint: str, *, stale: bool, force: bool) -> Steps[SnapshotReport]:
         """Save a snapshot to a file; the arguments are those of `Client.save_snapshot`."""
         yield lambda: check_free(file, force=force)
         min_index = None
@@ -100,7 +101,7 @@ class Backup:
             with suppress(OSError):
                 beside.unlink(missing_ok=True)
 
-    def fetch(self, target: BinaryIO, made: SnapshotMade, source: str) -> Generator[Step, Any, None]:
+    def fetch(self, target: BinaryIO, made: SnapshotMade, source: str) -> Steps[None]:
         """Fetch the parts of a node's file, one after the other, and write them."""
         offset = 0
         while offset < made.size:

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator
-from contextlib import suppress
+from collections.abc import Callable
+from typing import Final
 
+from forge_consensus.actors.messages import GetMembers, Locate, Located, Members, TransferLeadership, TransferStarted
+from forge_consensus.client.endpoints import LOCATE_WAIT_MS
 from forge_consensus.client.members import POLL_SECONDS, ClusterMembers, MembersPlan
+from forge_consensus.client.pending import PendingNodeQuery
+from forge_consensus.client.steps import Pause, Steps
 from forge_consensus.errors import ConsensusError, ConsensusTimeoutError
 from forge_consensus.storage.ledger.changes import Action, Change
 
+LOOK_SECONDS_MIN: Final = 0.001
+AGAIN_SECONDS: Final = 1.0
+"""How long after a handover to a named node was asked for it is asked for again, if the same node leads still."""
 STILL_LEADS = (
     "the same node still leads: the handover was given up, because the target did not win in time; try again, or name "
     "another target"
@@ -20,47 +27,59 @@ UNFINISHED = (
 )
 
 
-def looks_until_done(plan: MembersPlan, deadline: float) -> Generator[float, ClusterMembers | ConsensusError, None]:
-    """Wait for a change that is begun, for any kind of client: yield how many seconds the next look may take.
+def soon_or(deadline: float) -> float:
+    """The deadline of a look: there is time for one also when the whole time is over."""
+    return max(deadline, time.monotonic() + LOOK_SECONDS_MIN)
 
-    It is sent what the look found, or its error, and ends when the change is done. `deadline` is in seconds of
-    `time.monotonic`. Raises `ConsensusTimeoutError` when the time is over, also if the last look failed, because then
-    too the change is begun and not complete; and at once the error of a look that no later one can mend.
+
+def until_done(
+    plan: MembersPlan, deadline: float, progress: Callable[[ClusterMembers], object] | None = None
+) -> Steps[None]:
+    """Wait for a change of members that is begun; `progress` gets what each look finds.
+
+    `deadline` is in seconds of `time.monotonic`. Raises `ConsensusTimeoutError` when the time is over, also if the last
+    look failed, because then too the change is begun and not complete; and at once the error of a look that no later
+    one can mend.
     """
     while plan.index:
-        found = yield max(deadline - time.monotonic(), 0.001)
-        if isinstance(found, ClusterMembers):
+        problem: ConsensusError | None = None
+        try:
+            found = ClusterMembers.of((yield PendingNodeQuery[Members](GetMembers(), "", soon_or(deadline))))
+        except ConsensusError as error:
+            if not error.retryable and not isinstance(error, ConsensusTimeoutError):
+                raise
+            problem = error
+        else:
+            if progress is not None:
+                progress(found)
             if plan.is_done(found):
                 return
-        elif not found.retryable and not isinstance(found, ConsensusTimeoutError):
-            raise found
         if time.monotonic() > deadline:
-            raise ConsensusTimeoutError(UNFINISHED) from (found if isinstance(found, ConsensusError) else None)
+            raise ConsensusTimeoutError(UNFINISHED) from problem
+        yield Pause(POLL_SECONDS)
 
 
-def wait_for_change(
-    look: Callable[[float], ClusterMembers],
-    plan: MembersPlan,
-    deadline: float,
-    progress: Callable[[ClusterMembers], object] | None = None,
-) -> None:
-    """Wait until a change that is begun is complete; `looks_until_done` says what it raises.
+def until_transferred(started: TransferStarted, target: str, deadline: float) -> Steps[str]:
+    """Wait until another node leads after a handover that is begun; returns which. Raises `ConsensusTimeoutError`.
 
-    `look` returns the members and tries for so many seconds, `progress` gets what each look finds.
+    A handover to a named node is asked for again while the same node leads, because it is given up after an election
+    timeout, and a node that was just started may take longer to catch up.
     """
-    looks = looks_until_done(plan, deadline)
-    with suppress(StopIteration):
-        seconds = next(looks)
-        while True:
-            found: ClusterMembers | ConsensusError
+    asked_at, problem = time.monotonic(), None
+    while True:
+        located = yield PendingNodeQuery[Located](Locate(0, LOCATE_WAIT_MS), "", soon_or(deadline))
+        now = time.monotonic()
+        if located.term > started.term:
+            return str(located.leader)
+        if now > deadline:
+            raise ConsensusTimeoutError(STILL_LEADS) from problem
+        if target and now - asked_at >= AGAIN_SECONDS:
+            asked_at, until = now, min(deadline, now + AGAIN_SECONDS)
             try:
-                found = look(seconds)
+                yield PendingNodeQuery[TransferStarted](TransferLeadership(target), "", until)
             except ConsensusError as error:
-                found = error
-            if progress is not None and isinstance(found, ClusterMembers):
-                progress(found)
-            seconds = looks.send(found)
-            time.sleep(POLL_SECONDS)
+                problem = error
+        yield Pause(POLL_SECONDS)
 
 
 class MemberCalls:

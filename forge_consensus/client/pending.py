@@ -197,7 +197,7 @@ class PendingRead(Pending[T]):
 
 
 class PendingNodeQuery(Pending[T]):
-    """The future of a node query's answer: a node's status, who leads, the members, or the plan of their change."""
+    """The future of the answer to a `NodeRequest`: what a node tells of itself, its cluster or its snapshots."""
 
     __slots__ = ("again_at", "asked", "endpoint", "message")
 

@@ -61,7 +61,7 @@ class Reads:
         return window
 
     def take(self, pending: PendingRead[Any], now: float) -> None:
-        """Queue a new query."""
+        """Let a query wait in the window of its route; a route that no other query has gets a window."""
         self.window_of(pending.route, now).take((pending,))
 
     def forget_empty(self) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 from forge_consensus.actors.runtime.status import NodeStatus
 from forge_consensus.client.aio import AsyncClient
 from forge_consensus.client.backup import SnapshotTaken
+from forge_consensus.client.calls import ReadDetail
 from forge_consensus.client.cluster_info import ClusterInfo, cluster_of
 from forge_consensus.client.connections import LocalPort
 from forge_consensus.client.endpoints import LOCAL
@@ -16,7 +17,6 @@ from forge_consensus.client.key_calls import KeyCalls
 from forge_consensus.client.member_calls import MemberCalls
 from forge_consensus.client.members import ClusterMembers, MembersPlan
 from forge_consensus.client.pending import Pending
-from forge_consensus.client.sync import ReadDetail
 from forge_consensus.errors import (
     ConsensusError,
     NoLeaderError,

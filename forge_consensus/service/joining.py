@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Final
 
 from forge_consensus.actors.messages import Members
@@ -104,7 +105,9 @@ class Joining:
                         self.ending.wait(AGAIN_SECONDS)
                 return
             except ConsensusError as error:
-                self.say(f"this node cannot reach its cluster, or is not added, and tries again: {error}")
+                self.say(
+                    f"this node cannot reach its cluster, or is not added, and tries again: {error}", LINES.warning
+                )
             self.ending.wait(AGAIN_SECONDS)
 
     def look(self, client: Client) -> bool:
@@ -127,8 +130,8 @@ class Joining:
             return True
         return False
 
-    def say(self, text: str) -> None:
+    def say(self, text: str, log: Callable[..., None] = LINES.info) -> None:
         """Log it, unless it was the last that was logged."""
         if text != self.said:
             self.said = text
-            LINES.info("{}", text)
+            log("{}", text)

@@ -13,8 +13,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, NoReturn, Self
 
+from forge_consensus.client.calls import TIMEOUT_SECONDS, check_timeout
 from forge_consensus.client.surface import PublicSurface
-from forge_consensus.client.sync import TIMEOUT_SECONDS, Client, check_timeout
+from forge_consensus.client.sync import Client
 from forge_consensus.config.client import ClientSettings
 from forge_consensus.config.node import BIND, NodeSettings
 from forge_consensus.config.raft import RaftSettings

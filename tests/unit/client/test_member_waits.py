@@ -1,4 +1,4 @@
-"""Waiting for a change of members: it ends when it is done, and late with the one error that says what is the case."""
+"""Waiting for changes of members and of the leader: it ends when done, and late with the error that says what is so."""
 
 from __future__ import annotations
 
@@ -6,9 +6,13 @@ import time
 
 import pytest
 
-from forge_consensus.client.member_calls import looks_until_done
+from forge_consensus.actors.messages import Locate, Located, Members, TransferLeadership, TransferStarted
+from forge_consensus.client import member_calls
+from forge_consensus.client.member_calls import until_done, until_transferred
 from forge_consensus.client.members import ClusterMembers, MembersPlan, Step
-from forge_consensus.errors import ConsensusTimeoutError, NoLeaderError, NotStartedError
+from forge_consensus.client.pending import PendingNodeQuery
+from forge_consensus.client.steps import Pause
+from forge_consensus.errors import BusyError, ConsensusTimeoutError, NoLeaderError, NotStartedError
 from forge_consensus.storage.ledger.changes import Action, Change, changed
 from forge_consensus.storage.ledger.configuration import Configuration
 
@@ -17,36 +21,81 @@ AFTER = changed(BEFORE, [Change(Action.DEMOTE, "n3")])
 PLAN = MembersPlan(7, Step.of(BEFORE), (Step.of(AFTER),))
 
 
-def members(configuration: Configuration, *, committed: bool = True) -> ClusterMembers:
-    return ClusterMembers("n1", "demo", "n1", Step.of(configuration).members, 7, committed, committed)
+def members(configuration: Configuration, *, committed: bool = True) -> Members:
+    commit = 7 if committed else 6
+    return Members("n1", "demo", "n1", 7, commit, configuration.encode(), BEFORE.encode())
+
+
+def seconds_of(look: object) -> float:
+    """For how many seconds a look may go on."""
+    assert isinstance(look, PendingNodeQuery)
+    return look.deadline - time.monotonic()
 
 
 def test_it_ends_when_the_change_is_committed() -> None:
-    looks = looks_until_done(PLAN, time.monotonic() + 60)
-    assert 59 < next(looks) <= 60
-    assert looks.send(members(BEFORE)) <= 60
-    assert looks.send(members(AFTER, committed=False)) <= 60
-    assert looks.send(NoLeaderError("an election goes on")) <= 60
+    seen: list[ClusterMembers] = []
+    steps = until_done(PLAN, time.monotonic() + 60, seen.append)
+    assert 59 < seconds_of(next(steps)) <= 60
+    for found in (members(BEFORE), members(AFTER, committed=False)):
+        assert isinstance(steps.send(found), Pause)
+        assert seconds_of(next(steps)) <= 60
+    assert isinstance(steps.throw(NoLeaderError("an election goes on")), Pause)
+    next(steps)
     with pytest.raises(StopIteration):
-        looks.send(members(AFTER))
+        steps.send(members(AFTER))
+    assert [each.committed for each in seen] == [True, False, True]
 
 
 @pytest.mark.parametrize("error", [NoLeaderError("no leader"), ConsensusTimeoutError("no answer")])
 def test_an_error_of_the_last_look_says_that_the_change_is_begun(error: ConsensusTimeoutError | NoLeaderError) -> None:
-    looks = looks_until_done(PLAN, time.monotonic() - 1)
-    assert next(looks) == 0.001
+    steps = until_done(PLAN, time.monotonic() - 1)
+    assert 0 < seconds_of(next(steps)) <= 0.001
+    time.sleep(0.002)
     with pytest.raises(ConsensusTimeoutError, match="is begun and not complete yet") as caught:
-        looks.send(error)
+        steps.throw(error)
     assert caught.value.__cause__ is error
 
 
 def test_an_error_that_no_later_look_mends_is_raised_at_once() -> None:
-    looks = looks_until_done(PLAN, time.monotonic() + 60)
-    next(looks)
+    steps = until_done(PLAN, time.monotonic() + 60)
+    next(steps)
     with pytest.raises(NotStartedError):
-        looks.send(NotStartedError())
+        steps.throw(NotStartedError())
 
 
 def test_what_was_only_tried_is_not_waited_for() -> None:
     with pytest.raises(StopIteration):
-        next(looks_until_done(MembersPlan(0, PLAN.before, PLAN.steps), time.monotonic() + 60))
+        next(until_done(MembersPlan(0, PLAN.before, PLAN.steps), time.monotonic() + 60))
+
+
+def located(leader: str, term: int) -> Located:
+    return Located("n1", "demo", leader, "a:1", term, ())
+
+
+def test_a_handover_to_a_named_node_is_asked_for_again_while_the_same_node_leads(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(member_calls, "AGAIN_SECONDS", 0.0)
+    steps = until_transferred(TransferStarted("n2", 3), "n2", time.monotonic() + 60)
+    assert isinstance(locate := next(steps), PendingNodeQuery)
+    assert isinstance(locate.message, Locate)
+    assert isinstance(again := steps.send(located("n1", 3)), PendingNodeQuery)
+    assert again.message == TransferLeadership("n2")
+    assert isinstance(steps.throw(BusyError("it does not answer now")), Pause)
+    next(steps)
+    with pytest.raises(StopIteration) as done:
+        steps.send(located("n2", 4))
+    assert done.value.value == "n2"
+
+
+def test_a_step_down_is_not_asked_for_again_and_says_in_the_end_that_the_same_node_leads(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(member_calls, "AGAIN_SECONDS", 0.0)
+    steps = until_transferred(TransferStarted("n2", 3), "", time.monotonic() + 0.01)
+    next(steps)
+    assert isinstance(steps.send(located("n1", 3)), Pause)
+    time.sleep(0.02)
+    next(steps)
+    with pytest.raises(ConsensusTimeoutError, match="the same node still leads"):
+        steps.send(located("n1", 3))
