@@ -232,8 +232,8 @@ class ConsensusService(ServiceLifecycle, KeyCalls, MemberCalls):
         """Answer a query: a key, or whatever else the state machine understands.
 
         `consistency` "linearizable" sees everything that was acknowledged before the call; "lease" does so without a
-        round trip among the nodes, where leases are on; "stale" asks this node, and another one only while this one cannot
-        answer, as when it restores a snapshot.
+        round trip among the nodes, where leases are on; "stale" asks this node, and another one only while this one
+        cannot answer, as when it restores a snapshot.
 
         `read_from`, `max_staleness` and `after_index` are those of `Client.read`. The nearest node is this one: with
         ``read_from="nearest"`` it answers linearizable reads itself, after a short question to the leader.
