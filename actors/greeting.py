@@ -40,6 +40,7 @@ from forge_consensus.events.types import (
 )
 from forge_consensus.process.log import LogLines
 from forge_consensus.storage.ledger.identity import BRING_BACK, folder_of
+from forge_consensus.storage.ledger.time_slice import NS
 from forge_consensus.storage.ledger.tips import Tip
 from forge_consensus.storage.machines.naming import name_of
 
@@ -157,13 +158,16 @@ class Greeting(ConsensusActor):
             self.refuse(node, message, refusal)
         patience, folder = self.settings.election_timeout_max, folder_of(message.incarnation)
         removed = removed_at(self.ledger, self.shared.freshness, node, folder, patience)
-        self.send(sender, self.handshake.reply(refusal, node, message, self.tip, removed))
+        clock_ns = self.clock.boottime_ns()
+        self.send(sender, self.handshake.reply(refusal, node, message, self.tip, removed, clock_ns))
 
     def note(self, node: str, message: Hello | HelloReply) -> None:
         """Note what a member said of itself, for the status and for decisions that need all members."""
         program, level = message.program
         seen = self.shared.greeted.get(node)
         same = seen is not None and seen.token == message.incarnation
+        if not same:
+            self.shared.freshness.forget_clock(node)
         differs, misplaced = (seen.differs, seen.misplaced) if seen and same else ((), "")
         self.shared.greeted[node] = Greeted(message.incarnation, program, level, differs, misplaced)
         self.shared.refused.pop(node, None)
@@ -297,12 +301,14 @@ class Greeting(ConsensusActor):
             self.refuse(node, message, Refusal(IDENTITY, stranger))
             self.wait(node, REGREET_SECONDS)
         else:
-            self.met(node, message)
+            self.met(node, message, sender.sent)
 
-    def met(self, node: str, message: HelloReply) -> None:
+    def met(self, node: str, message: HelloReply, asked_ns: int) -> None:
         """Introduce a peer; one that is introduced was only greeted again to learn what it knows, see `removed_at`."""
         self.cancel(node)
         self.note(node, message)
+        if message.clock_ns:
+            self.shared.freshness.read_clock(node, asked_ns / NS, message.clock_ns / NS, self.clock.now())
         known = self.context.peers.is_greeted(node) and self.introduced.get(node) == message.incarnation
         self.introduced[node] = message.incarnation
         self.context.introduce(node, message.boot)

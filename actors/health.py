@@ -35,6 +35,7 @@ from forge_consensus.events.types import (
     Unhealthy,
 )
 from forge_consensus.storage.ledger.log_time import ClockSample
+from forge_consensus.storage.ledger.time_slice import NS
 from forge_consensus.storage.ledger.tips import Tip
 
 LAG_ENTRIES = 100_000
@@ -87,10 +88,11 @@ class HealthActor(ConsensusActor):
     def receiveMsg_CheckPeer(self, message: CheckPeer, sender: Any) -> None:
         """Answer a peer that checks whether this node is alive."""
         commit_ms = ceil(self.context.commit_times.slowest(self.clock.now()) * 1000)
-        self.send(sender, CheckPeerReply(message.number, self.clock.wall_ms(), self.tip, commit_ms))
+        clock_ns = self.clock.boottime_ns()
+        self.send(sender, CheckPeerReply(message.number, self.clock.wall_ms(), self.tip, commit_ms, clock_ns))
 
     def receiveMsg_CheckPeerReply(self, message: CheckPeerReply, sender: Any) -> None:
-        """Note that a peer is alive, its round trip, its wall clock, which was read within that time, and its tip.
+        """Note that a peer is alive, its round trip, its clocks, which were read within that time, and its tip.
 
         The reply echoes the send time by this node's clock.
         """
@@ -105,6 +107,8 @@ class HealthActor(ConsensusActor):
         if message.wall_ms:
             latest_ms = message.wall_ms + ceil(view.round_trip_ms)
             view.wall_clock = ClockSample(message.wall_ms, latest_ms, received / 1e9)
+        if message.clock_ns:
+            self.shared.freshness.read_clock(sender.node, sender.sent / NS, message.clock_ns / NS, received / NS)
         self.alive(sender.node)
 
     def receiveMsg_PeerUp(self, message: PeerUp, sender: Any) -> None:

@@ -93,6 +93,8 @@ class HelloReply:
     proof: tuple[int, str] = (0, "")
     joins: bool = False
     removed_at: int = 0
+    clock_ns: int = 0
+    """What the sender's CLOCK_BOOTTIME read when it answered, in nanoseconds; 0 tells nothing."""
 
 
 @message
@@ -256,6 +258,8 @@ class CheckPeerReply:
     """As in `Hello`. With it every node knows what the others have on their disks, and so notices an older copy."""
     commit_ms: int = 0
     """How many milliseconds the slowest commit of its last seconds took, rounded up; 0 tells nothing."""
+    clock_ns: int = 0
+    """As in `HelloReply`. With it the receiver knows how stale a state is of which the sender tells as a leader."""
 
 
 # --- between clients and nodes ---------------------------------------------------------------------------------------

@@ -456,7 +456,7 @@ class ReplicationActor(ConsensusActor):
         ledger = self.ledger
         if message.confirmed_ns:
             confirmed, sent = message.confirmed_ns / NS, sender.sent / NS
-            self.shared.freshness.heard(message.term, message.covered, confirmed, sent, ledger.now)
+            self.shared.freshness.heard(sender.node, message.covered, confirmed, sent, ledger.now)
         self.shared.leader_commit = max(self.shared.leader_commit, message.commit)
         try:
             result = ledger.accept(message.term, message.prev_index, message.prev_term, message.records)

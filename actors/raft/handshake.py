@@ -100,7 +100,9 @@ class Handshake:
             joins=identity.joins,
         )
 
-    def reply(self, refusal: Refusal, node: str, hello: Hello, tip: Tip, removed_at: int = 0) -> HelloReply:
+    def reply(
+        self, refusal: Refusal, node: str, hello: Hello, tip: Tip, removed_at: int = 0, clock_ns: int = 0
+    ) -> HelloReply:
         """The answer to a greeting; `ACCEPTED` accepts it."""
         identity = self.identity
         return HelloReply(
@@ -114,6 +116,7 @@ class Handshake:
             proof=self.proof_of(hello.known),
             joins=identity.joins,
             removed_at=removed_at,
+            clock_ns=clock_ns,
         )
 
     def known_boot(self, node: str) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from dataclasses import dataclass
 from typing import Final
 
 MARKS_MAX: Final = 64
@@ -12,20 +13,42 @@ DRIFT_MAX: Final = 0.001
 """By how much the clocks of two hosts run apart: the kernel corrects each by at most 500 millionths (adjtimex(2))."""
 
 
+@dataclass(slots=True)
+class Offset:
+    """How many seconds this node's clock is ahead of a peer's, at the least.
+
+    A peer reads its clock after it was asked and before this node gets the answer. So what it read is no earlier than
+    the second at which this node asked, however long anything was on its way or lay unread.
+    """
+
+    seconds: float
+    at: float
+    """When it was known, in seconds of this node's clock: the clocks drift apart since."""
+
+    def ahead(self, now: float) -> float:
+        """Return the offset at `now`, lessened by what the clocks may have drifted since."""
+        return self.seconds - DRIFT_MAX * max(0.0, now - self.at)
+
+    def take(self, seconds: float, now: float) -> None:
+        """Know this offset from `now` on."""
+        self.seconds, self.at = seconds, now
+
+
 class Freshness:
     """Marks (index, second): whatever was committed before that second has at most that index.
 
     Seconds are of this node's real time. A leader makes a mark when a majority has answered a request: nobody else can
-    have committed anything before that request was sent. Its followers learn the mark from its requests. A state
-    is up to date as of the newest mark whose index is applied. It outlives the actors, because marks stay true.
+    have committed anything before that request was sent. Its followers learn the mark from its requests, with the
+    second by its clock, which they translate by their `Offset`. A state is up to date as of the newest mark whose index
+    is applied. It outlives the actors, because marks stay true.
     """
 
     def __init__(self) -> None:
         self.marks: deque[tuple[int, float]] = deque()
         """Those whose index is not applied yet; both parts rise."""
         self.covered: float | None = None
-        self.term = 0
-        self.quickest = self.heard_at = 0.0
+        self.offsets: dict[str, Offset] = {}
+        """By peer whose clock was read in its present process."""
 
     def note(self, index: int, at: float) -> None:
         """Note a mark. One that says nothing new is ignored; any may be left out, because that only looks staler."""
@@ -40,31 +63,31 @@ class Freshness:
             self.marks = marks = deque(list(marks)[::2])
         marks.append((index, at))
 
-    def heard(self, term: int, index: int, confirmed: float, sent: float, now: float) -> None:
-        """Note the mark (index, confirmed) of the leader of `term`, from a request that it sent at `sent`.
+    def read_clock(self, node: str, asked: float, read: float, now: float) -> None:
+        """Note that a peer's clock read `read` after this node had asked for it at `asked`."""
+        least, known = asked - read, self.offsets.get(node)
+        if known is None:
+            self.offsets[node] = Offset(least, now)
+        elif least >= known.ahead(now):
+            known.take(least, now)
 
-        Both are seconds of the leader's clock. They are translated by its quickest request, so that one that was long
-        on its way, or lay unread while this node was busy, does not look fresh. The quickest one may be long ago,
-        because a connection can deliver late for minutes; clocks that drift apart meanwhile are allowed for. What
-        remains unknown is the time that the quickest one was on its way. If the first requests of a leader were long on
-        their way, the next ones show it, and the marks of the first are corrected.
+    def forget_clock(self, node: str) -> None:
+        """Forget what is known of the clock of a peer, because another process of it may run on another host."""
+        self.offsets.pop(node, None)
+
+    def heard(self, node: str, index: int, confirmed: float, sent: float, now: float) -> None:
+        """Note the mark (index, confirmed) of a leader, from a request that it sent at `sent`.
+
+        Both are seconds of the leader's clock; while that was never read, the mark says nothing. A request arrives
+        after it was sent, so this node's clock is ahead by `now - sent` at the most. That corrects an offset that has
+        become too large because a clock is worse than `DRIFT_MAX`.
         """
-        took = now - sent
-        if term != self.term:
-            self.term, self.quickest = term, took
-        elif took < self.quickest:
-            self.set_back(self.quickest - took)
-            self.quickest = took
-        else:
-            self.quickest = min(took, self.quickest + DRIFT_MAX * max(0.0, now - self.heard_at))
-        self.heard_at = now
-        self.note(index, confirmed + self.quickest)
-
-    def set_back(self, seconds: float) -> None:
-        """Correct what is known by so much; marks of earlier terms only look staler by that."""
-        self.marks = deque((index, at - seconds) for index, at in self.marks)
-        if self.covered is not None:
-            self.covered -= seconds
+        known = self.offsets.get(node)
+        if known is None:
+            return
+        if now - sent < known.ahead(now):
+            known.take(now - sent, now)
+        self.note(index, confirmed + known.ahead(now))
 
     def as_of(self, applied: int) -> float | None:
         """Return the second as of which the state after entry `applied` is up to date; None if nothing is known."""

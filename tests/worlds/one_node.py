@@ -163,7 +163,7 @@ class OneNode:
         """Connect with a peer, in both directions."""
         incarnation, boot = self.boot_of(node)
         self.turn(notices=[self.engine.peers.link(node, True)])
-        self.answer(node, "membership", HelloReply(incarnation, boot, "", ""))
+        self.answer(node, "membership", HelloReply(incarnation, boot, "", "", clock_ns=self.clock.boottime_ns()))
         hello = Hello(incarnation, boot, self.peers[node], self.configuration.digest, self.configuration.text)
         self.request(node, "membership", hello)
 

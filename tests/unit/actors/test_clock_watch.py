@@ -75,7 +75,9 @@ def settle(node: OneNode, seconds: float, error_ms: int) -> None:
 def test_a_check_is_answered_with_the_wall_clock() -> None:
     node = OneNode()
     node.request("n2", "health", CheckPeer(1))
-    assert node.last(CheckPeerReply) == CheckPeerReply(1, node.clock.wall_ms(), Tip(0, 0, 1))
+    assert node.last(CheckPeerReply) == CheckPeerReply(
+        1, node.clock.wall_ms(), Tip(0, 0, 1), clock_ns=node.clock.boottime_ns()
+    )
 
 
 @pytest.mark.parametrize("error_ms", [-10 * 365 * 86_400_000, 90_000])
