@@ -59,7 +59,7 @@ class End:
         self.got: list[bytes] = []
         self.told: list[bool] = []
 
-    def take(self, data: bytes, connection: Any) -> None:
+    def take(self, data: bytes, connection: Any, sender: str) -> None:
         """Keep a frame."""
         self.got.append(data)
 

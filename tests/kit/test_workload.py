@@ -158,7 +158,7 @@ class Nodes:
         """Answer the frame at that place."""
         connection, frame = self.asked[place]
         reply = Frame("", "c", connection.target, "", 0, 0, frame.request, 0, message)
-        connection.owner.take(encode(reply), None)
+        connection.owner.take(encode(reply), None, connection.target)
 
     def of(self, kind: type) -> list[int]:
         """Where the frames of a kind are."""

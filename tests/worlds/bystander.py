@@ -18,7 +18,7 @@ class Bystander:
     name = "bystander"
     alive = True
 
-    def take(self, data: bytes, connection: Any) -> None:
+    def take(self, data: bytes, connection: Any, sender: str) -> None:
         """Drop an answer."""
 
     def linked(self, node: str, stands: bool) -> None:

@@ -94,7 +94,7 @@ class Caller:
         self.number = 0
         self.answers: list[tuple[int, Any]] = []
 
-    def take(self, data: bytes, connection: Any) -> None:
+    def take(self, data: bytes, connection: Any, sender: str) -> None:
         frame = decode(data, FRAME_BYTES_MAX)
         self.answers.append((frame.request, frame.message))
 

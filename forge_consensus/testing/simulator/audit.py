@@ -79,7 +79,7 @@ class Audit:
     def linked(self, node: str, stands: bool) -> None:
         """Do nothing: the audit opens its own connections."""
 
-    def take(self, data: bytes, connection: Any) -> None:
+    def take(self, data: bytes, connection: Any, sender: str) -> None:
         """Match the answers in a frame with the queries."""
         message = decode(data, FRAME_BYTES_MAX).message
         for number, code, payload in message.items if isinstance(message, ReadResults) else ():

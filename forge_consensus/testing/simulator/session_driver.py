@@ -134,7 +134,7 @@ class SimulatedDriver:
         (self.core.connected if stands else self.core.disconnected)(self.address_of[node])
         self.turn()
 
-    def take(self, data: bytes, connection: Any) -> None:
+    def take(self, data: bytes, connection: Any, sender: str) -> None:
         """Pass an answer to the core; it may be late or arrive a second time."""
         if not self.alive:
             return

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable
+from collections import Counter, deque
+from collections.abc import Callable, Iterator
 from enum import Enum
 from typing import Any, Protocol, cast
 
@@ -160,7 +160,8 @@ class SimulatedBase(SystemBase):
         """Whether a turn is being taken, so that what the machine does takes virtual time of it."""
         self.job_seconds = 0.0
         """What the machine takes of the job that is run elsewhere: the job's report comes so much later."""
-        self.answers_in: deque[tuple[bytes, Any]] = deque()
+        self.answers_in: deque[tuple[bytes, str]] = deque()
+        """Answers and who sent them."""
         self.requests_in: deque[tuple[bytes, Any]] = deque()
         self.notices: list[Any] = []
         self.reports: deque[Callable[[], None]] = deque()
@@ -224,6 +225,18 @@ class SimulatedBase(SystemBase):
             self.paused_at = 0.0
         self.turn()
 
+    def read_answers(self, most: int) -> Iterator[tuple[bytes, Any]]:
+        """Yield the answers that a turn reads: at most `most` of each peer, because each has a socket of its own."""
+        read, left = Counter[str](), deque[tuple[bytes, str]]()
+        while self.answers_in:
+            data, sender = self.answers_in.popleft()
+            if read[sender] < most:
+                read[sender] += 1
+                yield data, None
+            else:
+                left.append((data, sender))
+        self.answers_in = left
+
     def pause(self, seconds: float) -> None:
         """Stop the process for this many virtual seconds, as SIGSTOP does."""
         self.paused_at = self.paused_at or self.timeline.now
@@ -236,8 +249,9 @@ class SimulatedBase(SystemBase):
             self.reports.popleft()()
         notices, self.notices = self.notices, []
         frames: list[tuple[bytes, Any]] = []
-        for inbox in filter(None, (self.answers_in, self.requests_in)):
-            frames += [inbox.popleft() for _ in range(min(len(inbox), engine.settings.turn_frames_max))]
+        frames += self.read_answers(engine.settings.turn_frames_max)
+        inbox = self.requests_in
+        frames += [inbox.popleft() for _ in range(min(len(inbox), engine.settings.turn_frames_max))]
         clock.ahead = 0.0
         self.in_turn = True
         try:
@@ -321,9 +335,12 @@ class SimulatedBase(SystemBase):
 
     # --- as a `Party` of the network ---------------------------------------------------------------------------------
 
-    def take(self, data: bytes, connection: Any) -> None:
+    def take(self, data: bytes, connection: Any, sender: str) -> None:
         """Accept a frame that arrived."""
-        (self.answers_in if connection is None else self.requests_in).append((data, connection))
+        if connection is None:
+            self.answers_in.append((data, sender))
+        else:
+            self.requests_in.append((data, connection))
         self.wake(0.0)
 
     def linked(self, node: str, stands: bool) -> None:

@@ -31,8 +31,8 @@ class Party(Protocol):
     name: str
     alive: bool
 
-    def take(self, data: bytes, connection: Any) -> None:
-        """Accept a frame that arrived; `connection` is None if it is an answer."""
+    def take(self, data: bytes, connection: Any, sender: str) -> None:
+        """Accept a frame that arrived from `sender`; `connection` is None if it is an answer."""
 
     def linked(self, node: str, stands: bool) -> None:
         """Note that the connection to a node was established (`stands`) or broke."""
@@ -321,7 +321,7 @@ class Network:
         self.timeline.note("frame", f"{sender}>{receiver}", data)
         if not forth:
             self.answered[receiver, sender] = self.timeline.now
-        party.take(data, connection if forth else None)
+        party.take(data, connection if forth else None, sender)
 
     # --- damage and back-off -----------------------------------------------------------------------------------------
 

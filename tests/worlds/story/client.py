@@ -48,7 +48,7 @@ class StoryClient:
         """The words of each request, by its number."""
         self.answers: dict[str, list[str]] = {}
 
-    def take(self, data: bytes, connection: Any) -> None:
+    def take(self, data: bytes, connection: Any, sender: str) -> None:
         """Record the results in an answer."""
         frame = decode(data, FRAME_BYTES_MAX)
         message = frame.message
@@ -76,7 +76,7 @@ class StoryClient:
         self.asked[self.number] = words
         self.trace.write(f"client -> {node.name} {told(message)}")
         connection = self.connections.setdefault(node, Connection(self, node.name))
-        node.take(encode(Frame("gateway", "", "", "", 0, 0, self.number, 0, message)), connection)
+        node.take(encode(Frame("gateway", "", "", "", 0, 0, self.number, 0, message)), connection, "")
         node.settle()
 
     def open_session(self, node: StoryNode) -> None:

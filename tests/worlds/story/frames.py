@@ -124,7 +124,7 @@ class Stranger:
     def __init__(self, name: str) -> None:
         self.name = name
 
-    def take(self, data: bytes, connection: Any) -> None:
+    def take(self, data: bytes, connection: Any, sender: str) -> None:
         """Ignore an answer, because the trace shows it already."""
 
     def linked(self, node: str, stands: bool) -> None:
@@ -187,5 +187,5 @@ def inject(stage: Stage, words: list[str]) -> None:
     connection = Connection(running.get(sender) or Stranger(sender), receiver)
     stage.trace.write(f"{sender} -> {receiver} {told(message)} (forged)")
     answers = isinstance(message, ANSWERS) and flag(values, "asked")
-    node.take(encode(frame), None if answers else connection)
+    node.take(encode(frame), None if answers else connection, sender)
     node.settle()

@@ -82,7 +82,7 @@ class HeldNetwork(Network):
         owner, target = connection.owner, connection.target
         sender, receiver = (owner.name, target) if forth else (target, owner.name)
         if not forth and self.live.get(owner.name) is not owner and not hasattr(owner, "engine"):
-            owner.take(data, None)
+            owner.take(data, None, sender)
         elif not self.is_cut(sender, receiver):
             self.held.append(Held(sender, receiver, connection, data, forth))
 
@@ -95,5 +95,5 @@ class HeldNetwork(Network):
         party: Any = self.live.get(held.receiver) if held.forth else held.connection.owner
         if self.is_cut(held.sender, held.receiver) or party is None or not party.alive:
             return False
-        party.take(held.data, held.connection if held.forth else None)
+        party.take(held.data, held.connection if held.forth else None, held.sender)
         return True

@@ -108,7 +108,7 @@ class StoryNode(SimulatedBase):
     def turn(self) -> None:
         """Take one turn with all that has arrived; its duration counts as time in which the node did not run."""
         notices, self.notices = self.notices, []
-        frames = [*self.answers_in, *self.requests_in]
+        frames = [*((data, None) for data, _ in self.answers_in), *self.requests_in]
         self.answers_in.clear()
         self.requests_in.clear()
         try:
