@@ -80,15 +80,19 @@ class HandingOver(ConsensusActor):
         unable = shared.refusals.keys() | {lost}
         able = [n for n, view in shared.peers.items() if view.status is PeerStatus.ACTIVE and n not in unable]
         target = choose(wanted, self.node_id, self.ledger.configuration, shared.match, able, self.ledger.commit_index)
-        shared.handover = Handover(target, term)
-        self.after(self.settings.election_timeout_min, TransferDue(term, target))
+        shared.handover = handover = Handover(target, term)
+        self.after(self.settings.election_timeout_min, TransferDue(handover, told=False))
         self.tell("replication", TransferBegan())
         return target
 
     def receiveMsg_TransferDue(self, message: TransferDue, sender: Any) -> None:
-        """Lead on, because the target does not lead in time. What clients asked for meanwhile is taken now."""
+        """Lead on, because the target does not lead in time. What clients asked for meanwhile is taken now.
+
+        A target that was told to stand has an election timeout from then on. So no turn both tells it, which promises
+        that it has the whole log, and takes new entries, however late a slow or suspended leader reads its answer.
+        """
         handover = self.shared.handover
-        if handover is not None and (handover.term, handover.target) == (message.term, message.target):
+        if handover is not None and handover is message.handover and handover.told == message.told:
             self.give_up(handover)
 
     def lose_target(self, node: str) -> None:

@@ -486,7 +486,10 @@ class TransferLeadership:
 
 @message
 class TransferStarted:
-    """The leader of `term` hands its leadership over to `target`; it leads on if that takes an election timeout."""
+    """The leader of `term` hands its leadership over to `target`.
+
+    It leads on if the target does not catch up within an election timeout, or then does not lead within another.
+    """
 
     target: str
     term: int

@@ -159,10 +159,10 @@ class TransferFailed:
 
 @message
 class TransferDue:
-    """The time for the handover of this term to `target` is over."""
+    """The time is over in which the target of a `Handover` was to catch up, or to lead once it was `told` to stand."""
 
-    term: int
-    target: str
+    handover: object
+    told: bool
 
 
 @message

@@ -41,6 +41,7 @@ from forge_consensus.actors.notices import (
     SnapshotSent,
     Start,
     TransferBegan,
+    TransferDue,
     TransferRequested,
 )
 from forge_consensus.actors.raft.forwarded_reads import ForwardedReads
@@ -195,6 +196,8 @@ class ReplicationActor(ConsensusActor):
         if leadership.match.get(handover.target, 0) == self.ledger.log.last:
             handover.told = leadership.handed_over = True
             self.tell_peer(handover.target, "election", TimeoutNow(leadership.term))
+            due = TransferDue(handover, told=True)
+            self.context.after(self.settings.election_timeout_min, self.context.actor("election"), due)
             self.publish(LeaderTransfer(leader=self.node_id, target=handover.target))
 
     def contradicted(self, leadership: Leadership, effect: Contradicts) -> None:

@@ -232,8 +232,9 @@ class Client(Calls, KeyCalls, MemberCalls):
             timeout: how many seconds to try and to wait; None for the client's timeout.
 
         Returns the node that leads then, None without `wait`. Raises `InvalidConfigError` for a node that cannot lead,
-        and `ConsensusTimeoutError` if the same node still leads. A handover that takes an election timeout is given up;
-        one to a named node is asked for again until the time is over.
+        and `ConsensusTimeoutError` if the same node still leads. A handover is given up whose target does not catch up
+        within an election timeout, or then does not lead within another; one to a named node is asked for again until
+        the time is over.
 
         """
         return self.carry_out(self.transfer_steps(target, timeout, wait=wait))

@@ -142,6 +142,13 @@ def overtake_a_damaged_snapshot(seed: int) -> bool:
         return world.advance(10.0, world.cluster.settled)
 
 
+def few_frames(seed: int, turn_frames_max: int) -> dict[str, Any]:
+    """What a seed's plan has instead where a turn takes next to no frames and reads go to any node."""
+    plan = Plan.of(seed)
+    conditions = replace(plan.conditions, reads=0.9)
+    return {"raft": replace(plan.raft, turn_frames_max=turn_frames_max), "conditions": conditions}
+
+
 BUGS = (
     Bug(
         "A node whose process was replaced unnoticed is a stranger to its peers, and was never greeted again.",
@@ -338,6 +345,15 @@ BUGS = (
         "test_a_command_of_which_one_copy_found_its_session_full_may_be_carried_out_by_another",
         seed=1002,
         changes={"pace": 1.0, "conditions": Conditions(bounds=Bounds(outcomes_max=2, outcome_bytes_max=522))},
+    ),
+    Bug(
+        "A leader that was suspended read too late that the target of its handover had the whole log, and in one turn "
+        "told it to stand and took new entries.",
+        "seed 20000144 with at most 3 frames a turn and reads on any node",
+        test="unit/actors/test_handing_over.py::"
+        "test_a_target_that_is_told_late_has_its_time_to_stand_before_the_leader_takes_entries_again",
+        seed=20_000_144,
+        changes=few_frames(20_000_144, 3),
     ),
 )
 """Add what you find: the plan's seed as it was printed, and what keeps the bug away from then on."""

@@ -135,3 +135,59 @@ def test_scenario_54_a_vote_of_a_higher_term_ends_a_handover_cleanly() -> None:
     assert not node.told(LeaderTransfer)
     node.request("n3", "replication", AppendEntries(2, last, 1, 0, 0, ()))
     assert node.engine.shared.leader == "n3"
+
+
+def handing_over_to_n2() -> tuple[OneNode, int]:
+    """A leader that begins to hand over to n2, which lacks its last entry; returns the node and that entry's index."""
+    node = leading()
+    node.request("", "gateway", OpenSession(60_000))
+    node.engine.next_turn(node.engine.actor("election"), TransferRequested("n2", None))
+    node.turn()
+    assert node.engine.shared.handover is not None
+    return node, node.ledger.log.last
+
+
+def acknowledge(node: OneNode, last: int) -> None:
+    """Both peers have the log up to there."""
+    frames = [(node.frame(peer, "replication", AppendReply(1, True, last, 0, 0)), None) for peer in ("n2", "n3")]
+    node.turn(*frames)
+
+
+def test_a_target_that_is_told_late_has_its_time_to_stand_before_the_leader_takes_entries_again() -> None:
+    node, last = handing_over_to_n2()
+    node.request("", "gateway", OpenSession(60_000))
+    node.clock.seconds += node.settings.election_timeout_min + 0.5  # suspended, and the alarm is due in the next turn
+    acknowledge(node, last)
+    assert targets(node) == ["n2"]
+    assert node.ledger.log.last == last, "who is told to stand has the whole log"
+    node.wait(node.settings.election_timeout_min - 0.1)
+    acknowledge(node, last)
+    assert node.ledger.log.last == last
+    node.wait(0.11)
+    assert node.engine.shared.handover is None
+    assert node.ledger.log.last == last + 1, "what waited is taken now"
+
+
+def test_a_target_that_does_not_catch_up_in_time_is_not_told() -> None:
+    node, last = handing_over_to_n2()
+    node.request("", "gateway", OpenSession(60_000))
+    node.clock.seconds += node.settings.election_timeout_min
+    acknowledge(node, last - 1)
+    assert node.engine.shared.handover is None
+    assert node.ledger.log.last == last + 1
+    acknowledge(node, last + 1)
+    assert not targets(node)
+
+
+def test_the_alarm_of_a_handover_that_was_given_up_does_not_end_the_next_one() -> None:
+    node, last = handing_over_to_n2()
+    node.turn(notices=[node.engine.peers.link("n2", False)])
+    assert node.engine.shared.handover is None
+    node.greet("n2")
+    node.answer("n2", "health", CheckPeerReply(node.last(CheckPeer).number))
+    acknowledge(node, last)
+    node.clock.seconds += node.settings.election_timeout_min + 0.01  # the first one would be over in the next turn
+    node.engine.next_turn(node.engine.actor("election"), TransferRequested("n2", None))
+    acknowledge(node, last)
+    assert targets(node) == ["n2"]
+    assert node.engine.shared.handover is not None
