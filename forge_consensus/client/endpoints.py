@@ -68,6 +68,8 @@ class Directory:
     def __init__(self, names: Sequence[str], cluster: str, random: Callable[[], float]) -> None:
         self.given = tuple(names)
         self.endpoints = {name: Endpoint(name) for name in names}
+        self.left: dict[str, str] = {}
+        """By given endpoint that was dropped: the id of the node that answered there last."""
         self.changes = 0
         """How often an endpoint was added or dropped."""
         self.told_in = 0
@@ -95,7 +97,9 @@ class Directory:
 
     def drop(self, name: str) -> None:
         """Go to this endpoint no more."""
-        del self.endpoints[name]
+        dropped = self.endpoints.pop(name)
+        if name in self.given:
+            self.left[name] = dropped.last_node
         self.changes += 1
 
     def connected(self) -> list[Endpoint]:
@@ -123,9 +127,10 @@ class Directory:
             self.searching_since = now
             for endpoint in self.endpoints.values():
                 endpoint.ask_at = now
-        elif now - self.searching_since >= LEADERLESS_SECONDS and not self.connected():
-            for name in self.given:  # among them may be one whose node left the cluster, and came back
-                self.add(name)
+        elif now - self.searching_since >= LEADERLESS_SECONDS:
+            for name in self.given:  # one may have come back since it left, and those that stayed may have left
+                if name not in self.endpoints:
+                    self.add(name).last_node = self.left.get(name, "")
         for endpoint in self.endpoints.values():
             if endpoint.connected and endpoint.ask_at <= now:
                 endpoint.ask_at = now + LOCATE_WAIT_MS / 1000 + LOCATE_GRACE_SECONDS

@@ -60,6 +60,28 @@ def test_what_was_given_is_tried_again_when_nothing_else_is_left() -> None:
     assert pending.error is None
 
 
+def test_what_was_given_is_tried_again_when_what_is_left_knows_no_leader() -> None:
+    world = led()
+    directory = world.core.directory
+    for node in ("n2", "n3"):
+        told(world, node, {node: NODES[node]}, by=node, term=0)
+    told(world, "n1", {"n1": "h:1"})
+    assert set(directory.endpoints) == {"h:1"}
+    world.group.elect("n2")
+    world.mute.add("h:1")  # its node left the members, and is as good as new
+    told(world, "", {}, by="n1", term=0)
+    directory.dismiss(directory.endpoints["h:1"])
+    pending = world.put("k")
+    world.run(1.2)
+    assert directory.endpoints["h:1"].connected
+    assert {"h:2", "h:3"} <= set(directory.endpoints)
+    world.connect("h:2")
+    world.settle()
+    assert pending.error is None
+    told(world, "n2", {"n2": "h:2"}, term=directory.term)
+    assert set(directory.endpoints) == {"h:2"}, "it is still known who had answered at h:3, though nobody does now"
+
+
 def test_who_the_members_are_is_asked_of_the_leader_or_of_whoever_is_there() -> None:
     world = led()
     assert [name for name, _, _ in world.core.ask_for_members()] == ["h:1"]
