@@ -355,6 +355,14 @@ BUGS = (
         seed=20_000_144,
         changes=few_frames(20_000_144, 3),
     ),
+    Bug(
+        "A client whose last known node left the cluster and came back with an empty folder asked only that node, for "
+        "ever: it took up again what it was given only if nothing was connected.",
+        "seed 20000127 with one frame a turn and reads on any node",
+        test="unit/client/test_endpoints.py::test_what_was_given_is_tried_again_when_what_is_left_knows_no_leader",
+        seed=20_000_127,
+        changes=few_frames(20_000_127, 1),
+    ),
 )
 """Add what you find: the plan's seed as it was printed, and what keeps the bug away from then on."""
 

@@ -16,7 +16,7 @@ from forge_consensus.testing.histories.history import Operation, Outcome
 from forge_consensus.testing.rules.violations import demand
 from forge_consensus.testing.simulator.habits import Habits
 from forge_consensus.testing.simulator.hostile import HOSTILE, LARGEST
-from forge_consensus.testing.simulator.session_driver import SimulatedDriver
+from forge_consensus.testing.simulator.session_driver import SimulatedDriver, node_at
 from forge_consensus.testing.simulator.workload import Call, KeyValueWorkload, Workload
 from forge_consensus.testing.world.cluster import SimulatedCluster
 
@@ -209,6 +209,23 @@ class SimulatedClient:
         self.driver_now().kill()
         self.open.clear()
         self.begin_life()
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether no node that the client was given or has learned is a member or knows of one.
+
+        All of them have left, and are gone or have an empty folder. No client finds a cluster then: an operator has to
+        give it other addresses.
+        """
+        directory = self.driver_now().core.directory
+        nodes = {node_at(name) for name in (*directory.given, *directory.endpoints)}
+        knowing = {base.name for base in self.cluster.running() if base.engine.ledger.configuration.nodes}
+        return not nodes & (knowing | self.cluster.members())
+
+    def start_again(self) -> None:
+        """Start another client in the place of the last one, with the addresses of the present members."""
+        self.be_killed()
+        self.rest()
 
     def leave(self) -> None:
         """Close the client in order and start another."""

@@ -273,6 +273,9 @@ class Simulation(HandMoves):
             self.tidy()
         elected = cluster.run(patience, lambda: cluster.leader() is not None)
         demand(elected, "liveness", f"no node leads {patience} s after the last fault")
+        for client in self.clients:
+            if client.is_lost:
+                client.start_again()
         goals = [client.done + 3 for client in self.clients]
         served = cluster.run(
             patience,

@@ -1,0 +1,52 @@
+"""A simulated client all of whose nodes left the cluster: it may start again only if nobody could tell it a member."""
+
+from __future__ import annotations
+
+import pytest
+
+from forge_consensus.testing.simulator.client import SimulatedClient
+from forge_consensus.testing.simulator.plan import Plan
+from forge_consensus.testing.simulator.simulation import Simulation
+
+
+def only(client: SimulatedClient, address: str) -> None:
+    """Let the client have been given this one address, and know no other."""
+    directory = client.driver_now().core.directory
+    for name in list(directory.endpoints):
+        directory.drop(name)
+    directory.given = (address,)
+    directory.leader = None
+    directory.add(address)
+
+
+@pytest.mark.parametrize(("address", "lost"), [("n1:7000", False), ("n9:7000", True)])
+def test_a_client_is_lost_if_no_node_that_it_was_given_is_a_member_or_knows_of_one(address: str, lost: bool) -> None:
+    with Simulation(Plan(1, nodes=3, faults=False)) as simulation:
+        simulation.wait_for_leader()
+        client = simulation.clients[0]
+        client.start()
+        assert not client.is_lost
+        only(client, address)
+        assert client.is_lost is lost
+
+
+def test_what_a_client_was_given_counts_also_after_it_was_dropped() -> None:
+    with Simulation(Plan(1, nodes=3, faults=False)) as simulation:
+        simulation.wait_for_leader()
+        client = simulation.clients[0]
+        client.start()
+        only(client, "n9:7000")
+        client.driver_now().core.directory.given = ("n8:7000", "n1:7000")
+        assert not client.is_lost
+
+
+def test_a_lost_client_starts_again_with_the_members_of_now_and_is_served() -> None:
+    with Simulation(Plan(1, nodes=3, faults=False)) as simulation:
+        simulation.wait_for_leader()
+        client = simulation.clients[0]
+        client.start()
+        only(client, "n9:7000")
+        assert client.is_lost
+        before = client.done
+        client.start_again()
+        assert simulation.advance(10.0, lambda: client.done >= before + 3)
