@@ -249,7 +249,8 @@ class SimulatedBase(SystemBase):
             self.reports.popleft()()
         notices, self.notices = self.notices, []
         frames: list[tuple[bytes, Any]] = []
-        frames += self.read_answers(engine.settings.turn_frames_max)
+        if self.answers_in:
+            frames += self.read_answers(engine.settings.turn_frames_max)
         inbox = self.requests_in
         frames += [inbox.popleft() for _ in range(min(len(inbox), engine.settings.turn_frames_max))]
         clock.ahead = 0.0
