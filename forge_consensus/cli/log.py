@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import click
+import msgpack
 
 from forge_consensus.cli.main import Commands
 from forge_consensus.cli.options import data_option, output_option
 from forge_consensus.errors import CorruptionError
-from forge_consensus.output import bytes_text, json_text
+from forge_consensus.output import bytes_text, cell, json_text, moment_text, table
 from forge_consensus.storage.backends.sealed import REJOIN
+from forge_consensus.storage.inspecting import ENTRIES_MAX, EntryView, LogView, inspect_log
 from forge_consensus.storage.skipping import skip_entry
 from forge_consensus.storage.verify import verify_folder
 
@@ -21,7 +23,72 @@ EXIT_DAMAGED = 65
 
 @click.group(cls=Commands)
 def log() -> None:
-    """Check a node's log, or skip an entry that ends all nodes, while the nodes are stopped."""
+    """Check a node's log, look at it, or skip an entry that ends all nodes, while the nodes are stopped."""
+
+
+@log.command()
+@data_option
+@click.option("--first", type=click.IntRange(min=1), metavar="INDEX", help="Begin here. [default: the last entries]")
+@click.option(
+    "--count",
+    type=click.IntRange(0, ENTRIES_MAX),
+    default=20,
+    show_default=True,
+    help="How many entries to show at the most.",
+)
+@click.option("--values", is_flag=True, help="Show what the entries carry, which may be anybody's data.")
+@output_option
+@click.pass_context
+def inspect(ctx: click.Context, data: Path, first: int | None, count: int, values: bool, output: str) -> None:
+    """Show the entries of a log: term, kind, time, and the client session that sent it.
+
+    Exit code 0, or 65 if one of them or the folder is damaged, 66 if there is no such folder, 78 if a node runs on it.
+    """
+    view = inspect_log(data, first, count)
+    if output == "json":
+        rows = [{**asdict(entry), "data": entry.data if values else None} for entry in view.entries]
+        click.echo(json_text({**asdict(view), "entries": rows}))
+    else:
+        show_log(view, values=values)
+    if view.damaged:
+        numbers = ", ".join(map(str, view.damaged[:10]))
+        click.echo(
+            f"error[{CorruptionError.code}]: {len(view.damaged)} of these entries in {data} are damaged: {numbers}. "
+            f"{REJOIN}",
+            err=True,
+        )
+        ctx.exit(EXIT_DAMAGED)
+
+
+def show_log(view: LogView, *, values: bool) -> None:
+    """Print a log for people: a line about the node, then a line for each entry."""
+    span = f"entries {view.first_index:,} to {view.last_index:,}"
+    held = span if view.last_index >= view.first_index else f"no entries; the next is {view.first_index:,}"
+    vote = f"voted for {view.vote}" if view.vote else "did not vote"
+    click.echo(
+        f"{view.node_id} of cluster {view.cluster_id}: term {view.term}, {vote}; {held}, committed at least to "
+        f"{view.commit_index:,}"
+    )
+    head = ("INDEX", "TERM", "KIND", "TIME (UTC)", "SESSION", "NUMBER", "BYTES", "")
+    if view.entries:
+        for line in table(head, [entry_row(entry, values=values) for entry in view.entries]):
+            click.echo(line)
+
+
+def entry_row(entry: EntryView, *, values: bool) -> tuple[str, ...]:
+    """An entry as the cells of a table."""
+    sent = (str(entry.session), str(entry.seq)) if entry.session else ("-", "-")
+    time = moment_text(entry.time_ms / 1000) if entry.time_ms else "-"
+    said = cell(entry.text or (readable(entry.data) if values else ""))
+    return (str(entry.index), str(entry.term), entry.kind, time, *sent, str(entry.size_bytes), said)
+
+
+def readable(data: bytes) -> Any:
+    """The data of an entry as a value if it is msgpack, as the clients' commands are; otherwise as it is."""
+    try:
+        return msgpack.unpackb(data)
+    except ValueError:
+        return data
 
 
 @log.command()

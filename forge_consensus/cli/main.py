@@ -101,7 +101,7 @@ class Root(Commands):
         "snapshot": ("forge_consensus.cli.snapshot:snapshot", "Save the state, look at a backup, restore one."),
         "status": ("forge_consensus.cli.status:status", "Show the whole cluster on one screen."),
         "events": ("forge_consensus.cli.events:events", "Show the events of the nodes."),
-        "log": ("forge_consensus.cli.log:log", "Check a node's log while the node is stopped."),
+        "log": ("forge_consensus.cli.log:log", "Check a node's log, or look at it, while the node is stopped."),
         "storage": ("forge_consensus.cli.storage:storage", "Give the disk back what a stopped node does not need."),
         "recover": (
             "forge_consensus.cli.recover:recover",

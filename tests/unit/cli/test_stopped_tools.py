@@ -18,6 +18,7 @@ SHELL = Shell("")
 Arguments = Callable[[Path], tuple[str, ...]]
 TOOLS: dict[str, Arguments] = {
     "log verify": lambda folder: ("log", "verify", "--data", str(folder)),
+    "log inspect": lambda folder: ("log", "inspect", "--data", str(folder)),
     "recover": lambda folder: ("recover", "--data", str(folder), "--yes"),
     "storage compact": lambda folder: ("storage", "compact", "--data", str(folder)),
 }
@@ -128,7 +129,7 @@ def test_a_tool_refuses_the_folder_of_a_node_that_runs(tmp_path: Path, tool: str
         assert client.get("k") == 1
 
 
-@pytest.mark.parametrize("tool", ["log verify"])
+@pytest.mark.parametrize("tool", ["log verify", "log inspect"])
 def test_looking_changes_no_byte_of_a_whole_folder_with_or_without_a_lock_file(tmp_path: Path, tool: str) -> None:
     folder = tmp_path / "data"
     made(folder)
