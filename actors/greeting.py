@@ -95,7 +95,11 @@ class Greeting(ConsensusActor):
         self.forget_former()
 
     def forget_former(self) -> None:
-        """Forget whoever was met under the id of a member and is not that member, and greet the id again."""
+        """Forget whoever was met under the id of a member and is not that member, and greet the id again.
+
+        Also before a greeting is judged: the entry that names the sender's folder may be read in the same turn, which
+        tells the actors of it at its end only.
+        """
         for node in self.ledger.identity.follow(self.ledger.turn, self.ledger.configuration):
             self.meet_again(node)
 
@@ -142,6 +146,7 @@ class Greeting(ConsensusActor):
         published. The answer finds nobody, unless a machine was set back to a moment when that process ran.
         """
         node = sender.node
+        self.forget_former()
         if self.ledger.identity.is_late(node, message.incarnation):
             self.send(sender, self.handshake.reply(Refusal(IDENTITY, LATE.format(node)), node, message, self.tip))
             return
@@ -280,6 +285,7 @@ class Greeting(ConsensusActor):
         if node == self.node_id:
             self.context.refuse("greeting refused: unknown", "an address leads to a node with the id of this one")
             return
+        self.forget_former()
         if self.ledger.identity.is_late(node, message.incarnation):
             return
         self.make_way(node, message)

@@ -30,6 +30,8 @@ from forge_consensus.storage.backends.tables import Batch
 from forge_consensus.storage.ledger.configuration import Configuration
 from forge_consensus.storage.ledger.identity import DRAW_CHARS, DRAWS_KEPT, DRAWS_TOLD, Identity
 from forge_consensus.storage.ledger.levels import LEVEL
+from forge_consensus.storage.ledger.record import Kind
+from forge_consensus.storage.ledger.record import encode as encode_record
 from forge_consensus.storage.ledger.tips import Tip
 from forge_consensus.storage.machines.naming import MachineName, name_of
 from forge_consensus.version import __version__
@@ -449,3 +451,21 @@ def test_a_refused_node_of_another_machine_or_settings_ends_only_before_it_was_p
         node = OneNode()
         lead(node)
         node.answer("n2", "membership", HelloReply(incarnation, boot, reason, "no"))
+
+
+@pytest.mark.parametrize("answers", [False, True])
+def test_a_member_that_was_added_again_is_admitted_in_the_turn_that_reads_so(*, answers: bool) -> None:
+    """Seed 30000139: it was refused as an exchanged folder, which ended it, because its former folder was known yet."""
+    node = OneNode()
+    token = "another.drawdraw"
+    added = replace(node.configuration, folders=(("n3", "another"),))
+    record = encode_record(2, 1, Kind.CONFIGURATION, 0, data=added.encode())
+    append = node.frame("n2", "replication", AppendEntries(1, 1, 0, 2, 0, (record,)))
+    said = hello(node, incarnation=token, boot=1, address=node.peers["n3"], joins=True)
+    reply = HelloReply(token, 1, "", "", program=PROGRAM, joins=True)
+    greeting = node.frame("n3", "membership", reply if answers else said, incarnation=token, boot=1)
+    node.turn((append, "->n2"), (greeting, None if answers else "->n3"))
+    assert node.ledger.configuration.folder_of("n3") == "another"
+    assert node.ledger.identity.boots["n3"] == (token, 1)
+    if not answers:
+        assert node.last(HelloReply).reason == ""
