@@ -21,7 +21,7 @@ from forge_consensus.storage.ledger.ledger import HARD
 from forge_consensus.storage.ledger.tips import Tip, Tips
 from forge_consensus.storage.ledger.transaction import META, unsealed
 from forge_consensus.testing.faults.strike import NOBODY, Strike
-from forge_consensus.testing.world.base import COMMITS, CrashAt
+from forge_consensus.testing.world.base import COMMITS, CrashAt, SimulatedBase
 from forge_consensus.testing.world.cluster import DiskCopy, SimulatedNode
 
 STEPS_MAX = 12
@@ -184,7 +184,7 @@ def flip_file(strike: Strike) -> str:
 def put_copy_back(strike: Strike) -> str:
     """Copy the folder of a stopped node, and put the copy back when all other nodes have met a later boot of it."""
     base = strike.anyone()
-    if base is None or base.name in strike.cluster.suspect:
+    if base is None or base.name in strike.cluster.suspect or decides_alone(base):
         return NOBODY
     name = base.name
     strike.cluster.crash(name)
@@ -203,6 +203,16 @@ def put_copy_back(strike: Strike) -> str:
     return f"{name}: of boot {boot_in(copy.disk)}"
 
 
+def decides_alone(base: SimulatedBase) -> bool:
+    """Return whether the node may need nobody else to lead, so that a copy of its folder asks nobody who knows better.
+
+    The committed configuration counts too, because a copy may lack the newest one.
+    """
+    ledger = base.engine.ledger
+    in_doubt = ledger.configurations.in_doubt(ledger.commit_index)
+    return any(configuration.quorum.has((base.name,)) for configuration in in_doubt)
+
+
 def put_running_copy_back(strike: Strike) -> str:
     """Copy the folder of a running node, put the copy in its place when that must be noticed, and later the true one.
 
@@ -210,7 +220,7 @@ def put_running_copy_back(strike: Strike) -> str:
     and is admitted again with its true folder.
     """
     base = strike.anyone()
-    if base is None or base.name in strike.cluster.suspect:
+    if base is None or base.name in strike.cluster.suspect or decides_alone(base):
         return NOBODY
     name, copy = base.name, strike.cluster.copy_of(base.name)
     tip = tip_in(copy.disk)

@@ -290,6 +290,8 @@ class Simulation(HandMoves):
         demand(finished, "liveness", f"no convergence: {busy}{self.status_text()}")
         if self.faults.changes:
             self.check_undisturbed()
+            rests = cluster.run(patience, self.at_rest)  # what a client had sent before it stopped may have come since
+            demand(rests, "liveness", f"no convergence: {self.status_text()}")
         self.judge_all(patience)
 
     def tidy(self) -> None:
