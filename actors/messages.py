@@ -360,9 +360,9 @@ class Read:
 class ReadResults:
     """Answers to queries, each as (number, error code or "", encoded result), from the state after entry `applied`.
 
-    Everything that was committed `stale_ms` milliseconds before the answer, or earlier, is in that state; what the
-    quickest request of the leader takes from it to this node comes on top, and so does the error of this node's clock,
-    which counts them. It is 0 for confirmed reads, and `NEVER_MS` while nothing is known, as after a start.
+    Everything that was committed `stale_ms` milliseconds before the answer, or earlier, is in that state; the error of
+    this node's clock, which counts them, comes on top. It is 0 for confirmed reads, and `NEVER_MS` while nothing is
+    known, as after a start.
     """
 
     applied: int

@@ -60,9 +60,8 @@ class ReadDetail:
     stale_ms: int
     """What was committed so many milliseconds before the node made the answer, or earlier, is in it.
 
-    0 unless the consistency is ``stale``; 2**53 while the node knows nothing, as after its start. What the quickest
-    request of the leader takes to that node comes on top, and so do the answer's way to the client and the error of the
-    node's clock, which counts them.
+    0 unless the consistency is ``stale``; 2**53 while the node knows nothing, as after its start. The answer's way to
+    the client and the error of the node's clock, which counts them, come on top.
     """
 
 

@@ -132,7 +132,6 @@ def change_weather(strike: Strike) -> str:
         unreported=chance.choice((0.0, 0.5, 1.0)),
         report_seconds_max=chance.choice((0.002, 0.5, 3.0)) * strike.pace,
     )
-    strike.network.delay_seconds = max(strike.network.delay_seconds, delay)
     if strike.network.corrupts:
         weather.corrupt = sometimes(0.1)
     named = dataclasses.asdict(weather)

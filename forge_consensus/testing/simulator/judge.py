@@ -58,8 +58,6 @@ class Judge:
         """Names the entry of a session's command, if some machine has applied it."""
         self.committed_at: Callable[[float], int] = lambda moment: 0
         """Returns the commit index of the cluster at a moment, which every node's stale reads are measured by."""
-        self.delay_seconds: Callable[[], float] = lambda: 0.0
-        """Returns how long the quickest request of a leader may have been on its way, which no node can know."""
         self.turned_away: list[tuple[Operation, float]] = []
         self.answers = 0
 
@@ -107,8 +105,7 @@ class Judge:
         """Check that a stale read covers what was committed `stale_ms` before it began. Raises `ViolationError`."""
         if stale_ms >= NEVER_MS:
             return
-        slack = AGE_SLACK_SECONDS + self.delay_seconds()
-        moment = operation.began - stale_ms / 1000 * (1 + CLOCK_ERROR_MAX) - slack
+        moment = operation.began - stale_ms / 1000 * (1 + CLOCK_ERROR_MAX) - AGE_SLACK_SECONDS
         known = self.committed_at(moment)
         demand(
             applied >= known,

@@ -191,7 +191,6 @@ class Simulation(HandMoves):
         """Make the judge of what clients see."""
         judge = Judge(self.workload)
         judge.entry_of, judge.committed_at = self.entry_of, self.invariants.committed_by
-        judge.delay_seconds = lambda: self.cluster.network.delay_seconds
         return judge
 
     def make_clients(self, workload: Workload) -> list[SimulatedClient]:

@@ -110,8 +110,6 @@ class Network:
     """Whether nodes refuse frames that were damaged on their way, so that weather may damage some."""
     alter: Alter | None = None
     """Changes requests between nodes as they arrive; None to change none."""
-    delay_seconds: float = 0.002
-    """The longest delay of any weather so far."""
     wanted: dict[str, Mapping[str, str]] = field(default_factory=dict)
     """By node: the nodes that it connects to, with their addresses. Whoever has none here connects to any."""
     answered: dict[tuple[str, str], float] = field(default_factory=dict)
