@@ -1,4 +1,4 @@
-"""The line that shows on a terminal how far a change of members or a handover is; elsewhere there is none."""
+"""The line that shows on a terminal how far a command is that takes long; elsewhere there is none."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import IO, Any, Final, Self
 from forge_consensus.client.members import ClusterMembers
 from forge_consensus.client.sync import Client
 from forge_consensus.errors import ConsensusError
+from forge_consensus.output import bytes_text
 from forge_consensus.storage.ledger.configuration import LEARNER
 
 BAR_CHARS: Final = 30
@@ -44,6 +45,13 @@ class ProgressLine:
             self.stream.write(f"{ERASE}{text:.{LINE_CHARS}}")
             self.stream.flush()
 
+    def arrived(self, count: int, total: int) -> None:
+        """Show how many bytes of a snapshot have arrived."""
+        if count < total and time.monotonic() - self.looked_at < LOOK_SECONDS:
+            return
+        self.looked_at = time.monotonic()
+        self.write(f"saving {bar(count, total)} {bytes_text(count)} of {bytes_text(total)}")
+
     def look(self, members: ClusterMembers) -> None:
         """Show what a change waits for; nothing new if the leader does not tell."""
         if not self.shown or time.monotonic() - self.looked_at < LOOK_SECONDS:
@@ -63,7 +71,11 @@ def progress_text(members: ClusterMembers, status: dict[str, Any]) -> str:
         return "waiting for a majority to have the change on disk" if not members.committed else "almost done"
     node = joining[0]
     held, last = rows.get(node, {}).get("match_index") or 0, status["last_log_index"]
-    share = held / last if last else 1.0
-    bar = "#" * int(BAR_CHARS * share)
     doing = f"; {status['snapshot_doing']}" if status.get("snapshot_doing") else ""
-    return f"{node} catches up [{bar:{BAR_CHARS}}] {held:,} of {last:,} entries{doing}"
+    return f"{node} catches up {bar(held, last)} {held:,} of {last:,} entries{doing}"
+
+
+def bar(part: int, whole: int) -> str:
+    """A bar that shows which part of a whole is done."""
+    done = "#" * int(BAR_CHARS * part / whole) if whole else "#" * BAR_CHARS
+    return f"[{done:{BAR_CHARS}}]"

@@ -12,6 +12,7 @@ import click
 
 from forge_consensus.cli.main import Commands
 from forge_consensus.cli.options import client_options, endpoints_option, output_option
+from forge_consensus.cli.progress import ProgressLine
 from forge_consensus.client.backup import SAVE_SECONDS, SnapshotTaken
 from forge_consensus.client.sync import Client
 from forge_consensus.config.address import bind_address, takes_free_port
@@ -62,8 +63,10 @@ def save(
 
     Everything that the leader had committed when the command began is in it.
     """
-    with Client(endpoints) as client:
-        report = client.save_snapshot(file, source, stale=stale, force=force, timeout=timeout)
+    with Client(endpoints) as client, ProgressLine(client) as line:
+        line.write("waiting for a node's snapshot")
+        backup, endpoint = client.backup(timeout), client.endpoint_name(source)
+        report = client.carry_out(backup.save(file, endpoint, stale=stale, force=force, progress=line.arrived))
     if output == "json":
         click.echo(json_text(asdict(report)))
     else:

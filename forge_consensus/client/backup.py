@@ -32,6 +32,8 @@ SAVE_SECONDS: Final = 600.0
 FIND_SECONDS: Final = 5.0
 """How long it may take to find the leader, and how long a part of a file may be on the way."""
 PART_BYTES: Final = 1 << 20
+Progress = Callable[[int, int], None]
+"""Is told how many bytes of a snapshot have arrived, and how many it has."""
 FLUSH_BYTES: Final = 8 << 20
 
 
@@ -81,7 +83,9 @@ class Backup:
         made = yield query
         return made, query.asked
 
-    def save(self, file: Path, endpoint: str, *, stale: bool, force: bool) -> Steps[SnapshotReport]:
+    def save(
+        self, file: Path, endpoint: str, *, stale: bool, force: bool, progress: Progress | None = None
+    ) -> Steps[SnapshotReport]:
         """Save a snapshot to a file; the arguments are those of `Client.save_snapshot`."""
         yield lambda: check_free(file, force=force)
         min_index = None
@@ -94,14 +98,14 @@ class Backup:
         target: BinaryIO = yield lambda: begun(beside)
         try:
             with target:
-                yield from self.fetch(target, made, source)
+                yield from self.fetch(target, made, source, progress)
             report: SnapshotReport = yield lambda: finish(beside, file, made, force=force)
             return report
         finally:
             with suppress(OSError):
                 beside.unlink(missing_ok=True)
 
-    def fetch(self, target: BinaryIO, made: SnapshotMade, source: str) -> Steps[None]:
+    def fetch(self, target: BinaryIO, made: SnapshotMade, source: str, progress: Progress | None) -> Steps[None]:
         """Fetch the parts of a node's file, one after the other, and write them."""
         offset = 0
         while offset < made.size:
@@ -113,6 +117,8 @@ class Backup:
                 )
             yield partial(write, target, part)
             offset += len(part.data)
+            if progress is not None:
+                progress(offset, made.size)
 
 
 def check_free(file: Path, *, force: bool) -> None:

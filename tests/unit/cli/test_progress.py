@@ -69,3 +69,18 @@ def test_on_a_terminal_the_line_is_written_and_gone_in_the_end() -> None:
 
 def test_where_there_is_no_terminal_nothing_is_written() -> None:
     assert shown(20_000, terminal=False) == ""
+
+
+def test_a_snapshot_that_arrives_is_shown_in_bytes_and_not_with_every_part() -> None:
+    screen = Screen(terminal=True)
+    with ProgressLine(cast("Client", Told(1)), screen) as line:
+        for part in range(1, 101):
+            line.arrived(part * 1_000_000, 100_000_000)
+    written = screen.getvalue().split(ERASE)
+    assert written[1] == f"saving [{' ' * 30}] 1.0 MB of 100 MB"
+    assert written[-2] == f"saving [{'#' * 30}] 100 MB of 100 MB"
+    assert len(written) < 20, "a terminal over a slow line is not flooded"
+    silent = Screen(terminal=False)
+    with ProgressLine(cast("Client", Told(1)), silent) as line:
+        line.arrived(1, 2)
+    assert silent.getvalue() == ""
