@@ -8,14 +8,16 @@ from typing import Any, Final
 
 import click
 
+from forge_consensus.actors.messages import MembersPlanned
 from forge_consensus.cli.main import Commands
 from forge_consensus.cli.options import client_options
 from forge_consensus.cli.progress import ProgressLine
 from forge_consensus.client.members import ClusterMembers, Member, MembersPlan, Step
+from forge_consensus.client.steps import Steps
 from forge_consensus.client.sync import Client
-from forge_consensus.errors import InvalidConfigError
 from forge_consensus.output import json_text, table
-from forge_consensus.storage.ledger.changes import Action, Change
+from forge_consensus.storage.ledger.changes import Action, Change, steps
+from forge_consensus.storage.ledger.configuration import Configuration
 
 HEAD: Final = ("NODE", "PART", "LEADS", "ADDRESS")
 
@@ -130,6 +132,11 @@ def change(
         plan = client.carry_out(
             client.change_steps(changes, timeout, force=force, dry_run=dry_run, wait=not no_wait, progress=line.look)
         )
+    tell_plan(plan, output, dry_run=dry_run)
+
+
+def tell_plan(plan: MembersPlan, output: str, *, dry_run: bool) -> None:
+    """Print what a change does, or did, for people or for programs."""
     if output == "json":
         click.echo(json_text({**asdict(plan), "after": asdict(plan.after)}))
     else:
@@ -187,6 +194,18 @@ def update(node: str, address: str | None, priority: int | None, unwilling: bool
     change(changes, **options)
 
 
+def planned_replacement(
+    client: Client, first: list[Change], second: list[Change], timeout: float, *, force: bool
+) -> Steps[MembersPlan]:
+    """What a replacement would do, whose second change the leader cannot plan before the first one is made."""
+    told: MembersPlanned = yield client.change_query(first or second, timeout, force=force, dry_run=True)
+    if not first:
+        return MembersPlan.of(told)
+    before, *path = map(Configuration.decode, told.configurations)
+    path += steps(path[-1], second)
+    return MembersPlan(0, Step.of(before), tuple(map(Step.of, path)))
+
+
 @members.command()
 @click.argument("old")
 @click.argument("new", type=NamedNode())
@@ -195,15 +214,18 @@ def replace(old: str, new: tuple[str, str], **options: Any) -> None:
     """Put the node NEW, which was started with --join, in the place of the member OLD.
 
     The new node catches up as a learner first; then both change in one step. The same command goes on with a
-    replacement that was left in between, for example because the time was up.
+    replacement that was left in between, for example because the time was up. With --no-wait the command still waits
+    until the new node is a learner that has caught up, because the change of both is refused before that.
     """
-    if options["dry_run"] or options["no_wait"]:
-        raise InvalidConfigError(
-            "replace takes two changes, so it is neither tried nor left alone: add the new node with members add, and "
-            "remove the old one with members remove"
-        )
+    second = [Change(Action.PROMOTE, new[0]), Change(Action.REMOVE, old)]
     with Client(options["endpoints"], timeout=options["timeout"]) as client:
         present = client.members().members
-    if not any((each.id, each.address, each.part) == (*new, "learner") for each in present):
-        change([Change(Action.ADD_LEARNER, *new)], **options)
-    change([Change(Action.PROMOTE, new[0]), Change(Action.REMOVE, old)], **options)
+        learns = any((each.id, each.address, each.part) == (*new, "learner") for each in present)
+        first = [] if learns else [Change(Action.ADD_LEARNER, *new)]
+        if options["dry_run"]:
+            planned = planned_replacement(client, first, second, options["timeout"], force=options["force"])
+            tell_plan(client.carry_out(planned), options["output"], dry_run=True)
+            return
+    if first:
+        change(first, **{**options, "no_wait": False})
+    change(second, **options)

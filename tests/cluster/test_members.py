@@ -106,6 +106,11 @@ def test_the_command_line_adds_lists_and_removes_a_member() -> None:
         assert "before: 2 of 3 voters (n1, n2, n3)\nduring: 2 of 3 voters (n1, n2, n3), learners n4\n" in planned
         assert "after:  3 of 4 voters (n1, n2, n3, n4)" in planned
         assert "nothing was changed" in planned
+        planned = command(cluster, "replace", "n3", f"n4={address}", "--dry-run")
+        assert "before: 2 of 3 voters (n1, n2, n3)\n" in planned
+        assert "during: 2 of 3 voters (n1, n2, n3), learners n4\n" in planned
+        assert "after:  2 of 3 voters (n1, n2, n4)\nnothing was changed" in planned
+        assert "n4" not in command(cluster, "list")
         command(cluster, "add", f"n4={address}")
         told = json.loads(command(cluster, "list", "-o", "json"))
         assert [member["part"] for member in told["members"]] == ["voter"] * 4
@@ -114,6 +119,9 @@ def test_the_command_line_adds_lists_and_removes_a_member() -> None:
         assert f"n4 voter priority 0 {address}" in " ".join(listed.replace("*", " ").split())
         assert "after:  2 of 3 voters (n1, n2, n3), learners n4" in command(cluster, "demote", "n4")
         # A replacement that was left after its first change goes on.
+        planned = command(cluster, "replace", "n3", f"n4={address}", "--dry-run")
+        assert "during: 2 of 4 voters (n1, n2, n3 (leaving), n4)" in planned
+        assert "after:  2 of 3 voters (n1, n2, n4)\nnothing was changed" in planned
         assert "after:  2 of 3 voters (n1, n2, n4)" in command(cluster, "replace", "n3", f"n4={address}")
         assert "is a member already" in command(cluster, "replace", "n2", f"n4={address}", expect=78)
         nobody = command(cluster, "add", "n9=127.0.0.1:1", expect=69, seconds=4)
