@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
+from forge_consensus.client.routes import ANY
 from forge_consensus.client.sync import Client
 from forge_consensus.errors import CommandError, ConsensusError, OutcomeUnknownError, UnavailableError
 from forge_consensus.storage.machines.machine import Command
@@ -18,6 +19,8 @@ from tests.cluster.siege.keys import COUNTER, Keys
 TIMEOUTS: Final = (0.1, 0.3, 1.0, 2.0)
 LANES: Final = ("", "a", "b", "c")
 """The lanes of a client: concurrent calls of one client count as those of several."""
+ELSEWHERE: Final = ("b", "c")
+"""The lanes whose reads any node may answer, not only the leader."""
 REST_SECONDS_MAX: Final = 0.02
 """The longest pause between two calls of one client, so that seven clients leave a small machine time for the nodes."""
 JOIN_SECONDS_MAX: Final = 30.0
@@ -57,7 +60,8 @@ def command_of(call: Operation) -> Command:
 def hand_over(client: Client, call: Operation, timeout: float) -> Callable[[], Any]:
     """Start a call; returns the object that waits for its answer. Both raise the call's error."""
     if call.kind == "get":
-        return client.ask_query(call.key, call.consistency, timeout).result
+        read_from = ANY if call.client.endswith(ELSEWHERE) else None
+        return client.ask_query(call.key, call.consistency, timeout, read_from=read_from).result
     return client.submit(command_of(call), timeout).result
 
 
