@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import fields, replace
 from math import inf
 from typing import Any
 
@@ -18,6 +18,8 @@ from forge_consensus.testing.faults.drawn import KINDS, WILD
 from forge_consensus.testing.rules.machine_cost import CostOfMachine, check_size, share_of
 from forge_consensus.testing.rules.violations import ViolationError
 from forge_consensus.testing.simulator.conditions import (
+    HARD,
+    SHARES,
     UNEQUAL,
     Conditions,
     core_of,
@@ -243,3 +245,14 @@ def test_boots_can_be_counted_by_the_thousand() -> None:
         assert running.engine.ledger.identity.boot == 102
         simulation.advance(5.0, simulation.cluster.settled)
         assert simulation.cluster.settled()
+
+
+def test_in_hard_plans_several_conditions_meet() -> None:
+    usual, hard = ([Plan.of(seed, shares=shares).conditions for seed in range(200)] for shares in (SHARES, HARD))
+
+    def unusual(conditions: Conditions) -> int:
+        plain = Conditions()
+        return sum(getattr(conditions, each.name) != getattr(plain, each.name) for each in fields(conditions))
+
+    assert sum(map(unusual, hard)) > 1.8 * sum(map(unusual, usual))
+    assert not any(conditions.calm for conditions in hard)

@@ -16,7 +16,7 @@ from loguru import logger
 from forge_consensus.errors import InvalidConfigError
 from forge_consensus.finite_range import FiniteRange
 from forge_consensus.testing.campaign.machine import NamedRun
-from forge_consensus.testing.campaign.run import Campaign, Settings
+from forge_consensus.testing.campaign.run import Campaign, Settings, plan_of
 from forge_consensus.testing.campaign.shrink import Run, shrink
 from forge_consensus.testing.campaign.state import StateFile, StateFileError, code_version
 from forge_consensus.testing.simulator.failure_story import happened_text
@@ -61,6 +61,7 @@ class UnusableError(click.ClickException):
     type=FiniteRange(min=1),
     help="The factor by which all times are stretched in every seed, instead of a random one.",
 )
+@click.option("--hard", is_flag=True, help="Let several unusual conditions meet in nearly every seed.")
 @click.option(
     "--seed-seconds",
     type=FiniteRange(min=0, min_open=True),
@@ -102,13 +103,14 @@ def campaign(replay: int | None, shrinks: bool, mode: str | None, state: Path | 
         raise click.UsageError("--shrink needs --replay SEED")
     try:
         run, with_what = runner(options["machine"], options["workload"])
-        with_what = [*(f"{name}={value:g}" for name, value in changes.items()), *with_what]
+        differs = [f"{name}={value:g}" for name, value in changes.items()]
+        with_what = [*differs, *(["hard"] if options["hard"] else []), *with_what]
         path = state or FOLDER / "-".join([code_version(), *with_what]).replace("/", "_")
         settings = settings_of(options, changes)
         if mode == "speed":
             sys.exit(measure_speed())
         elif replay is not None:
-            plan = replace(Plan.of(replay), **changes)
+            plan = plan_of(replay, changes, hard=options["hard"])
             sys.exit(replay_seed(plan, run, options["shrink_seconds"] if shrinks else 0.0, settings.options))
         elif mode == "summary":
             sys.exit(summarize(path))
@@ -152,12 +154,14 @@ def settings_of(options: dict[str, Any], changes: dict[str, Any]) -> Settings:
         options["seeds"],
         options["jobs"],
         changes,
+        options["hard"],
         options["minutes"],
         options["seed_seconds"],
         options["shrink_seconds"],
         options["violations"],
         1.0 if sys.stderr.isatty() else 5.0,
-        "".join(f" --{name} {value}" for name, value in given.items() if value is not None),
+        "".join(f" --{name} {value}" for name, value in given.items() if value is not None)
+        + (" --hard" if options["hard"] else ""),
     )
 
 

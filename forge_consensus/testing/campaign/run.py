@@ -12,6 +12,7 @@ from typing import Any
 from forge_consensus.testing.campaign.shrink import Run
 from forge_consensus.testing.campaign.state import ALL, NO_DIGEST, SeedLine, StateFile, StateFileError, found_text
 from forge_consensus.testing.campaign.worker import Job, Ran, Shrunken, Worker
+from forge_consensus.testing.simulator.conditions import HARD, SHARES
 from forge_consensus.testing.simulator.plan import Plan
 from forge_consensus.testing.simulator.trial import Trial, attempt
 
@@ -26,6 +27,11 @@ START_SECONDS_MAX = 120.0
 """The time until a worker must be ready; many workers that start at once on few cores take long."""
 
 
+def plan_of(seed: int, changes: dict[str, Any], *, hard: bool) -> Plan:
+    """The plan of a seed with these fields changed."""
+    return replace(Plan.of(seed, shares=HARD if hard else SHARES), **changes)
+
+
 @dataclass(frozen=True, slots=True)
 class Settings:
     """The seeds of a campaign, and its limits."""
@@ -35,6 +41,8 @@ class Settings:
     jobs: int
     changes: dict[str, Any] = field(default_factory=dict)
     """The fields that replace those of the seeds' own plans."""
+    hard: bool = False
+    """Whether several unusual conditions meet in nearly every plan."""
     minutes: float | None = None
     """How long new seeds are started, in minutes from the first one, so that starting the workers does not count."""
     seed_seconds_max: float = 300.0
@@ -138,7 +146,7 @@ class Campaign:
 
     def plan(self, seed: int) -> Plan:
         """Return the plan of a seed with the changes."""
-        return replace(Plan.of(seed), **self.settings.changes)
+        return plan_of(seed, self.settings.changes, hard=self.settings.hard)
 
     def leave(self, worker: Worker, *, successor: bool = False) -> None:
         """End a worker; start another in its place if `successor`."""

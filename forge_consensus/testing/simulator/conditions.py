@@ -7,7 +7,7 @@ finds less than many runs that each have one thing of their own.
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -22,7 +22,8 @@ CALM_SECONDS = 0.3
 """The longest time of a command in a calm run: far less than an election timeout."""
 UNEQUAL = ("times", "sizes", "snapshots")
 """The groups of settings that may differ between the nodes of one cluster."""
-SHARES = {
+Shares = Mapping[str, float]
+SHARES: Shares = {
     "clusters": 0.2,
     "limits": 0.12,
     "largest": 0.1,
@@ -48,6 +49,25 @@ nodes that do not lead.
 
 Members have a large share, because changes together with crashes and partitions found most bugs in public analyses.
 Neither they nor reads move a draw of the other seeds."""
+HARD: Shares = {
+    **SHARES,
+    "clusters": 0.3,
+    "limits": 0.4,
+    "largest": 0.15,
+    "unequal": 0.35,
+    "wild": 0.55,
+    "machine": 0.25,
+    "hostile": 0.25,
+    "backoff": 0.35,
+    "calm": 0.0,
+    "sessions": 0.15,
+    "outcomes": 0.12,
+    "quota": 0.12,
+    "mistakes": 0.1,
+    "members": 0.65,
+    "reads": 0.65,
+}
+"""The shares of hard plans: several unusual conditions meet in nearly every run. A run costs about twice as much."""
 DRAWN_TOGETHER = tuple(SHARES)[:10]
 """The conditions that `Conditions.drawn` draws one after the other; a further one there would move all seeds."""
 FRAME_BYTES_MORE = 64 * 1024
@@ -87,9 +107,9 @@ class Conditions:
     """How many new nodes may join while members and leaders are changed (`CHANGES`); with 0 nothing of that happens."""
 
     @classmethod
-    def drawn(cls, chance: random.Random) -> Conditions:
-        """The conditions of a seed, each with its share of `SHARES`."""
-        has = {name: chance.random() < SHARES[name] for name in DRAWN_TOGETHER}
+    def drawn(cls, chance: random.Random, shares: Shares = SHARES) -> Conditions:
+        """The conditions of a seed, each with its share."""
+        has = {name: chance.random() < shares[name] for name in DRAWN_TOGETHER}
         groups = frozenset(chance.sample(UNEQUAL, chance.randint(1, len(UNEQUAL))))
         kinds = frozenset(chance.sample(sorted(WILD - MISTAKES), chance.randint(1, 2)))
         seconds = chance.choice((0.0003, 0.002, 0.05, 0.5, 1.5))
@@ -97,7 +117,7 @@ class Conditions:
         if has["calm"]:
             return cls(machine_seconds=CALM_SECONDS, calm=True)
         mistake = frozenset({chance.choice(sorted(MISTAKES))})
-        mistakes = mistake if chance.random() < SHARES["mistakes"] else frozenset()
+        mistakes = mistake if chance.random() < shares["mistakes"] else frozenset()
         return cls(
             unequal=groups if has["unequal"] else frozenset(),
             wild=(kinds if has["wild"] else frozenset()) | mistakes,
@@ -108,22 +128,24 @@ class Conditions:
             core=has["core"],
         )
 
-    def with_members(self, seed: int) -> Conditions:
+    def with_members(self, seed: int, shares: Shares = SHARES) -> Conditions:
         """Return the conditions with members that change, now and then; the draws are from a source of their own.
 
         Not with a core or in calm, whose rules are about members that stay.
         """
         chance = random.Random(f"members {seed}")
-        changes, spares = chance.random() < SHARES["members"], chance.randint(1, SPARES_MAX)
+        changes, spares = chance.random() < shares["members"], chance.randint(1, SPARES_MAX)
         return replace(self, spares=spares) if changes and not self.core and not self.calm else self
 
-    def with_reads(self, seed: int) -> Conditions:
+    def with_reads(self, seed: int, shares: Shares = SHARES) -> Conditions:
         """Return the conditions with reads on any node, now and then; the draws are from a source of their own."""
         chance = random.Random(f"read rounds elsewhere {seed}")
-        has, share = chance.random() < SHARES["reads"], chance.choice((0.3, 0.9))
+        has, share = chance.random() < shares["reads"], chance.choice((0.3, 0.9))
         return replace(self, reads=share) if has and not self.calm else self
 
-    def bounded(self, seed: int, storage: StorageSettings) -> tuple[Conditions, StorageSettings]:
+    def bounded(
+        self, seed: int, storage: StorageSettings, shares: Shares = SHARES
+    ) -> tuple[Conditions, StorageSettings]:
         """Return the conditions with bounds that bind, now and then, and the settings of storage that fit them.
 
         The draws are from a source of their own, so that they move no other draw of the seed.
@@ -131,7 +153,7 @@ class Conditions:
         chance = random.Random(f"bounds {seed}")
         sessions, outcomes = chance.choice((2, 4, 10)), chance.choice((2, 5, COMMANDS_MAX))
         kept, quota = chance.choice((600, 1_500, 4_000)), chance.choice((30_000, 100_000))
-        has = {name: chance.random() < SHARES[name] for name in ("sessions", "outcomes", "quota")}
+        has = {name: chance.random() < shares[name] for name in ("sessions", "outcomes", "quota")}
         if self.calm:
             return self, storage
         bounds = USUAL_BOUNDS
@@ -145,21 +167,21 @@ class Conditions:
         return replace(self, bounds=bounds), storage
 
 
-def drawn_size(chance: random.Random, nodes: int) -> int:
+def drawn_size(chance: random.Random, nodes: int, shares: Shares = SHARES) -> int:
     """The number of nodes: now and then an even or a large one instead of the usual."""
     other = chance.choice((2, 4, 4, 6, 7))
-    return other if chance.random() < SHARES["clusters"] else nodes
+    return other if chance.random() < shares["clusters"] else nodes
 
 
 def drawn_limits(
-    chance: random.Random, storage: StorageSettings, raft: RaftSettings
+    chance: random.Random, storage: StorageSettings, raft: RaftSettings, shares: Shares = SHARES
 ) -> tuple[StorageSettings, RaftSettings]:
     """The settings with limits that bind, now and then; each is far below its default."""
     entries, size = chance.choice((COMMANDS_MAX, 50)), chance.choice((10_000, 50_000))
     outstanding, flying = chance.choice((COMMANDS_MAX, 20, 60)), chance.choice((500, 5_000))
     frames, turn_bytes = chance.choice((1, 3, 512)), chance.choice((500, 5_000))
     largest = chance.choice((2_000, 8_000))
-    if chance.random() >= SHARES["limits"]:
+    if chance.random() >= shares["limits"]:
         return storage, raft
     append, chunk = min(raft.append_bytes_max, 4_000), min(raft.chunk_bytes, 8_000)
     return (

@@ -8,7 +8,14 @@ from typing import Final
 
 from forge_consensus.config.raft import RaftSettings
 from forge_consensus.config.storage import StorageSettings
-from forge_consensus.testing.simulator.conditions import Conditions, drawn_limits, drawn_size, with_largest
+from forge_consensus.testing.simulator.conditions import (
+    SHARES,
+    Conditions,
+    Shares,
+    drawn_limits,
+    drawn_size,
+    with_largest,
+)
 
 CHUNK_BYTES_LARGE: Final = 5_000
 CHANGES_LAST: Final = 2
@@ -44,8 +51,15 @@ class Plan:
     conditions: Conditions = field(default_factory=Conditions)
 
     @classmethod
-    def of(cls, seed: int, seconds: float = 12.0) -> Plan:
-        """Return the plan of a seed; its sizes are small, so that snapshots and compaction happen."""
+    def of(cls, seed: int, seconds: float = 12.0, *, shares: Shares = SHARES) -> Plan:
+        """Return the plan of a seed; its sizes are small, so that snapshots and compaction happen.
+
+        Args:
+            seed: whatever is drawn comes from it.
+            seconds: how long faults are injected, in virtual seconds at pace 1; twice as long if members change.
+            shares: how often each unusual condition is drawn: `SHARES`, or `HARD` for several in nearly every plan.
+
+        """
         chance = random.Random(f"plan {seed}")
         snapshot_entries = chance.choice((20, 60, 200, 100_000))
         storage = StorageSettings(
@@ -67,9 +81,10 @@ class Plan:
             election_timeout_max=chance.choice((0.82, 1.2)),
         )
         unusual = random.Random(f"conditions {seed}")  # of its own, so that it moves no other draw
-        storage, raft = drawn_limits(unusual, storage, raft)
-        nodes = drawn_size(unusual, chance.choice((1, 2, 3, 3, 3, 5)))
-        conditions, storage = Conditions.drawn(unusual).with_members(seed).with_reads(seed).bounded(seed, storage)
+        storage, raft = drawn_limits(unusual, storage, raft, shares)
+        nodes = drawn_size(unusual, chance.choice((1, 2, 3, 3, 3, 5)), shares)
+        conditions = Conditions.drawn(unusual, shares).with_members(seed, shares).with_reads(seed, shares)
+        conditions, storage = conditions.bounded(seed, storage, shares)
         if conditions.largest:
             raft = with_largest(seed, raft)
         if conditions.hostile:  # results of a megabyte may be in a snapshot, and each chunk takes a round trip
