@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import socket
 import tempfile
 import threading
 import time
+import warnings
 from pathlib import Path
 
 import pytest
@@ -238,6 +240,23 @@ def test_stopping_leaves_no_thread_and_no_socket() -> None:
     proxy.stop()
     with pytest.raises(NotStartedError, match="does not run"):
         proxy.heal()
+
+
+def test_connections_that_are_being_made_while_it_stops_are_closed_too() -> None:
+    """They were left to the garbage collector, now and then, which says so in whatever test runs then."""
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always", ResourceWarning)
+        for count in range(40):
+            with world() as made, contextlib.ExitStack() as stack:
+                host, _, port = made.front.rpartition(":")
+                for _ in range(count % 8 + 1):
+                    caller = stack.enter_context(socket.socket())
+                    caller.setblocking(False)
+                    with contextlib.suppress(BlockingIOError):
+                        caller.connect((host, int(port)))
+                made.proxy.stop()
+            gc.collect()
+    assert [str(warning.message) for warning in told] == []
 
 
 def test_a_front_in_use_is_an_error(tmp_path: Path) -> None:

@@ -37,6 +37,10 @@ LOOK_SECONDS: Final = 0.02
 CALL_SECONDS_MAX: Final = 10.0
 BACKLOG: Final = 128
 
+END_SECONDS_MAX = 1.0
+"""How long the end of a proxy waits for connections that are being established."""
+ROUNDS_TO_CLOSE = 3
+"""So many rounds of the loop end what was accepted or aborted in one: each side of a relay takes one of its own."""
 Result = TypeVar("Result")
 
 
@@ -90,7 +94,7 @@ class Front:
                 try:
                     transport = await connect(lambda watch=watch: watch, self.real_address)  # type: ignore[misc]
                 except OSError:
-                    self.shut()
+                    await self.shut()
                     await asyncio.sleep(LOOK_SECONDS)
                     continue
                 try:
@@ -100,15 +104,27 @@ class Front:
                 finally:
                     transport.close()
         finally:
-            self.shut()
+            await self.shut()
             for task in self.joining:
                 task.cancel()
 
-    def shut(self) -> None:
-        """Stop listening; open connections are ended by their other side."""
-        if self.server is not None:
-            self.server.close()
-            self.server = None
+    async def shut(self) -> None:
+        """Stop listening; open connections are ended by their other side.
+
+        Connections that were accepted in this round of the loop join the server in the next, and asyncio forgets to
+        close those whose server was closed before. So nothing more is accepted first.
+        """
+        if self.server is None:
+            return
+        server, self.server = self.server, None
+        loop = asyncio.get_running_loop()
+        for listening in server.sockets:
+            loop.remove_reader(listening.fileno())
+        try:
+            for _ in range(ROUNDS_TO_CLOSE):
+                await asyncio.sleep(0)
+        finally:
+            server.close()
             if (path := path_of(self.address)) is not None:
                 FilePath(path).unlink(missing_ok=True)
 
@@ -200,10 +216,16 @@ class Proxy:
         finally:
             for task in self.tasks.values():
                 task.cancel()
+            await asyncio.gather(*self.tasks.values(), return_exceptions=True)
+            begun = asyncio.all_tasks() - {asyncio.current_task()}  # connections that were accepted a moment ago
             for relay in list(self.relays):
                 relay.abort()
-            await asyncio.gather(*self.tasks.values(), return_exceptions=True)
-            await asyncio.sleep(0)  # the loop's next round closes the aborted connections
+            if begun:
+                await asyncio.wait(begun, timeout=END_SECONDS_MAX)
+            for relay in list(self.relays):
+                relay.abort()
+            for _ in range(ROUNDS_TO_CLOSE):
+                await asyncio.sleep(0)
 
     def begin(self, front: Front) -> None:
         """Run a front; its failure ends the proxy."""
@@ -242,7 +264,7 @@ class Proxy:
             return act()
 
         loop = self.loop
-        if loop is None:
+        if loop is None or self.failure is not None:
             reason = f": {self.failure}" if self.failure is not None else ""
             raise NotStartedError(f"the proxy does not run{reason}")
         work: Coroutine[Any, Any, Result] = acting()
