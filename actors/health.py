@@ -106,7 +106,7 @@ class HealthActor(ConsensusActor):
         view.round_trip_ms = max(0, received - sender.sent) / 1e6
         if message.wall_ms:
             latest_ms = message.wall_ms + ceil(view.round_trip_ms)
-            view.wall_clock = ClockSample(message.wall_ms, latest_ms, received / 1e9)
+            view.wall_clock = ClockSample(message.wall_ms, latest_ms, received / NS)
         if message.clock_ns:
             self.shared.freshness.read_clock(sender.node, sender.sent / NS, message.clock_ns / NS, received / NS)
         self.alive(sender.node)

@@ -33,7 +33,7 @@ MAP_BYTES: Final = 1 << 40
 
 @dataclass(slots=True)
 class ShrinkReport:
-    """What was compacted."""
+    """The result of a compaction: whose tables were copied, and how long their file was and is."""
 
     data: str
     node_id: str

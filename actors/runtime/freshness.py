@@ -13,7 +13,7 @@ DRIFT_MAX: Final = 0.001
 """By how much the clocks of two hosts run apart: the kernel corrects each by at most 500 millionths (adjtimex(2))."""
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Offset:
     """How many seconds this node's clock is ahead of a peer's, at the least.
 
@@ -28,10 +28,6 @@ class Offset:
     def ahead(self, now: float) -> float:
         """Return the offset at `now`, lessened by what the clocks may have drifted since."""
         return self.seconds - DRIFT_MAX * max(0.0, now - self.at)
-
-    def take(self, seconds: float, now: float) -> None:
-        """Know this offset from `now` on."""
-        self.seconds, self.at = seconds, now
 
 
 class Freshness:
@@ -66,10 +62,8 @@ class Freshness:
     def read_clock(self, node: str, asked: float, read: float, now: float) -> None:
         """Note that a peer's clock read `read` after this node had asked for it at `asked`."""
         least, known = asked - read, self.offsets.get(node)
-        if known is None:
+        if known is None or least >= known.ahead(now):
             self.offsets[node] = Offset(least, now)
-        elif least >= known.ahead(now):
-            known.take(least, now)
 
     def forget_clock(self, node: str) -> None:
         """Forget what is known of the clock of a peer, because another process of it may run on another host."""
@@ -86,7 +80,7 @@ class Freshness:
         if known is None:
             return
         if now - sent < known.ahead(now):
-            known.take(now - sent, now)
+            known = self.offsets[node] = Offset(now - sent, now)
         self.note(index, confirmed + known.ahead(now))
 
     def as_of(self, applied: int) -> float | None:

@@ -166,7 +166,7 @@ class PieceWriter:
         self.size_bytes = 0
 
     def write(self, data: bytes) -> None:
-        """Write `data`. Raises `OSError`."""
+        """Write the next piece, and flush when `FLUSH_BYTES` were written since the last time. Raises `OSError`."""
         self.file.write(data)
         self.size_bytes += len(data)
         self.unflushed_bytes += len(data)

@@ -36,11 +36,11 @@ LOOK_SECONDS: Final = 0.02
 """The interval, in seconds, at which a front checks whether its node is back."""
 CALL_SECONDS_MAX: Final = 10.0
 BACKLOG: Final = 128
-
-END_SECONDS_MAX = 1.0
+END_SECONDS_MAX: Final = 1.0
 """How long the end of a proxy waits for connections that are being established."""
-ROUNDS_TO_CLOSE = 3
+ROUNDS_TO_CLOSE: Final = 3
 """So many rounds of the loop end what was accepted or aborted in one: each side of a relay takes one of its own."""
+
 Result = TypeVar("Result")
 
 

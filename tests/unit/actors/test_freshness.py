@@ -55,11 +55,10 @@ def test_a_state_never_looks_fresher_than_the_marks_that_it_covers(
 MS = 0.001
 
 
-def met(*peers: str) -> Freshness:
-    """Peers whose clocks read 1000 when this node's reads 50, asked a millisecond before."""
+def met() -> Freshness:
+    """What is known once n1's clock, asked at 50 seconds of this node's, read 1000."""
     fresh = Freshness()
-    for peer in peers or ("n1",):
-        fresh.read_clock(peer, asked=50.0, read=1000.0, now=50.0 + MS)
+    fresh.read_clock("n1", asked=50.0, read=1000.0, now=50.0 + MS)
     return fresh
 
 
@@ -72,7 +71,7 @@ def test_seconds_of_the_leader_are_translated_by_the_clock_that_it_told() -> Non
 
 
 def test_a_leader_whose_clock_is_not_known_says_nothing() -> None:
-    fresh = met("n1")
+    fresh = met()
     fresh.heard("n2", 3, confirmed=1001.0, sent=1001.0, now=51.0)
     assert fresh.as_of(3) is None
     fresh.forget_clock("n1")
