@@ -43,7 +43,7 @@ class HandingOver(ConsensusActor):
 
     @property
     def is_voter(self) -> bool:
-        """Whether this node votes."""
+        """Whether this node votes in the configuration in force or in the committed one, so that it may stand."""
         raise NotImplementedError
 
     def receiveMsg_Resign(self, message: Resign, sender: Any) -> None:

@@ -271,7 +271,7 @@ class SnapshotInstalled:
 
 @message
 class TakeSnapshot:
-    """Take a snapshot now."""
+    """Take a snapshot of the applied state, unless one is being taken or nothing is applied."""
 
 
 @message

@@ -90,7 +90,7 @@ class ForwardedReads:
             self.round = None
 
     def take_all(self) -> list[ReadIndex]:
-        """Take out every read."""
+        """Forget the question that is under way, and return every read that waited for an answer."""
         self.interrupt()
         taken, self.waiting = self.waiting, []
         return [read.asked for read in taken]

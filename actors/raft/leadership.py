@@ -35,7 +35,7 @@ class LedgerView(Protocol):
 
     @property
     def log(self) -> Log:
-        """The node's own log."""
+        """The log of this node, which its followers are sent."""
 
     @property
     def commit_index(self) -> int:
