@@ -57,9 +57,9 @@ bench: $(STAMP) ## measure throughput, failover and restart; PEERS=program.py me
 mutants: $(STAMP) ## run the campaign against nodes with faults put in on purpose; each must be found
 	$(BIN)/python -m tests.simulation.mutants --jobs $(WORKERS)
 
-campaign: $(STAMP) ## run many seeds: SEEDS=10000 FIRST=0 JOBS=2 MINUTES=30 NODES=5 PACE=40 HARD=1 STATE=file; again to go on
+campaign: $(STAMP) ## run many seeds: SEEDS=10000 FIRST=0 JOBS=2 MINUTES=30 SECONDS=8 NODES=5 HARD=1 STATE=file; again to go on
 	$(BIN)/python -m forge_consensus.testing.campaign --seeds $(or $(SEEDS),10000) --first $(or $(FIRST),0) \
-		$(if $(JOBS),--jobs $(JOBS)) $(if $(MINUTES),--minutes $(MINUTES)) $(if $(NODES),--nodes $(NODES)) $(if $(PACE),--pace $(PACE)) \
+		$(if $(JOBS),--jobs $(JOBS)) $(if $(MINUTES),--minutes $(MINUTES)) $(if $(NODES),--nodes $(NODES)) $(if $(PACE),--pace $(PACE)) $(if $(SECONDS),--seconds $(SECONDS)) \
 		$(if $(HARD),--hard) $(if $(STATE),--state $(STATE))
 
 siege: $(STAMP) ## kill, stop and cut off real nodes under load for MINUTES=5, and judge what clients saw

@@ -60,7 +60,7 @@ class NodeQueries:
         query = self.asked.pop(request, None)
         if query is None:
             return None
-        query.refusal = message.code
+        query.refusal = message
         took = now - (query.again_at - LOST_SECONDS)
         in_time = not query.once or now + AGAIN_SECONDS + took < query.deadline
         if retried(message.code) and in_time:

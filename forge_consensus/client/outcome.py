@@ -86,8 +86,10 @@ def late_error(pending: Pending[Any], directory: Directory, *, outcome_unknown: 
             f"no connection before the deadline ({account}): check that the nodes run and their addresses"
         )
     elsewhere = isinstance(pending, PendingRead) and not pending.route.by_leader
-    if pending.refusal and (elsewhere or pending.refusal not in NOT_LEADING):
-        return error_from_code(pending.refusal, f"refused until the deadline ({account})")
+    refusal = pending.refusal
+    if refusal is not None and (elsewhere or refusal.code not in NOT_LEADING):
+        why = "" if refusal.text in account else f": {refusal.text}"  # the endpoint has said something else since
+        return error_from_code(refusal.code, f"refused until the deadline{why} ({account})")
     if leaderless:
         return NoLeaderError(
             f"no leader was found before the deadline ({account}): check that a majority of the members runs, or "

@@ -17,6 +17,7 @@ from forge_consensus.actors.messages import (
     Members,
     MembersPlanned,
     ReadSnapshot,
+    Refused,
     SnapshotList,
     SnapshotMade,
     SnapshotPart,
@@ -86,8 +87,8 @@ class Pending(Generic[T]):
         self.sends = 0
         """How many frames with it were sent that are not proven to have had no effect."""
         self.sent_at = 0.0
-        self.refusal = ""
-        """The code of the last refusal."""
+        self.refusal: Refused | None = None
+        """The last refusal."""
         self.applied = 0
         """The index of the newest log entry that was applied when the outcome was made, at or behind that of a command:
         a read with it as `after_index` sees what the command did. 0 if the outcome does not say."""

@@ -347,7 +347,7 @@ class SessionCore:
         code = message.code
         found = window.refused(request, message.numbers, certain=code != OUTCOME_UNKNOWN)
         for pending in found:
-            pending.refusal = code
+            pending.refusal = message
         again = (self.is_retried(code) and not final) or code == SESSION_EXPIRED
         if code == BUSY:
             window.busy(found)

@@ -306,7 +306,7 @@ def test_a_replay_prints_the_same_run_again() -> None:
 def test_a_replay_of_a_failing_seed_is_printed_and_shrunk(monkeypatch: pytest.MonkeyPatch) -> None:
     plans = (Plan(seed, clients=2, seconds=6.0) for seed in range(100))
     seed = next(plan.seed for plan in plans if campaign_runs.with_mutant(plan).failure is not None)
-    monkeypatch.setattr(Plan, "of", lambda seed, **shares: Plan(seed, clients=2, seconds=6.0))
+    monkeypatch.setattr(Plan, "of", lambda seed, **drawn: Plan(seed, clients=2, seconds=6.0))
     monkeypatch.setattr(command, "attempt", campaign_runs.with_mutant)
     monkeypatch.setattr(command, "shrink", lambda trial, run, **given: shrink(trial, run, runs_max=5))
     result = command_with("--replay", str(seed))

@@ -54,7 +54,7 @@ class UnusableError(click.ClickException):
 @click.option(
     "--seconds",
     type=FiniteRange(min=0, min_open=True),
-    help="How long faults are injected in every seed, in virtual seconds.",
+    help="How long faults are injected, in virtual seconds at pace 1; in seeds whose members change, twice as long.",
 )
 @click.option(
     "--pace",

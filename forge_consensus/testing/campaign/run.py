@@ -13,7 +13,7 @@ from forge_consensus.testing.campaign.shrink import Run
 from forge_consensus.testing.campaign.state import ALL, NO_DIGEST, SeedLine, StateFile, StateFileError, found_text
 from forge_consensus.testing.campaign.worker import Job, Ran, Shrunken, Worker
 from forge_consensus.testing.simulator.conditions import HARD, SHARES
-from forge_consensus.testing.simulator.plan import Plan
+from forge_consensus.testing.simulator.plan import SECONDS, Plan
 from forge_consensus.testing.simulator.trial import Trial, attempt
 
 LOOK_SECONDS = 0.2
@@ -28,8 +28,9 @@ START_SECONDS_MAX = 120.0
 
 
 def plan_of(seed: int, changes: dict[str, Any], *, hard: bool) -> Plan:
-    """The plan of a seed with these fields changed."""
-    return replace(Plan.of(seed, shares=HARD if hard else SHARES), **changes)
+    """The plan of a seed with these fields changed. If its members change, it has twice the `seconds`."""
+    plan = Plan.of(seed, seconds=changes.get("seconds", SECONDS), shares=HARD if hard else SHARES)
+    return replace(plan, **{name: value for name, value in changes.items() if name != "seconds"})
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,8 @@ from forge_consensus.testing.simulator.conditions import (
 )
 
 CHUNK_BYTES_LARGE: Final = 5_000
+SECONDS: Final = 12.0
+"""How long faults are injected, in virtual seconds at pace 1, if nothing else is said."""
 CHANGES_LAST: Final = 2
 """So many times longer are runs whose members change, because a change waits for a leader and for learners."""
 PACES = (1.0, 1.0, 10.0, 20.0, 40.0)
@@ -33,7 +35,7 @@ class Plan:
     """If the caller gives no machine: run a `CountingMachine` instead of the machine in the ledger."""
     lease_reads: bool = False
     clients: int = 3
-    seconds: float = 12.0
+    seconds: float = SECONDS
     """The duration of the faults, in virtual seconds at pace 1."""
     pace: float = 1.0
     """The factor by which all times of nodes, network, faults and clients are stretched.
@@ -51,7 +53,7 @@ class Plan:
     conditions: Conditions = field(default_factory=Conditions)
 
     @classmethod
-    def of(cls, seed: int, seconds: float = 12.0, *, shares: Shares = SHARES) -> Plan:
+    def of(cls, seed: int, seconds: float = SECONDS, *, shares: Shares = SHARES) -> Plan:
         """Return the plan of a seed; its sizes are small, so that snapshots and compaction happen.
 
         Args:

@@ -16,6 +16,7 @@ from forge_consensus.actors.messages import (
     WireMessage,
 )
 from forge_consensus.client.endpoints import FRAME_OVERHEAD_BYTES, Directory, parse_endpoints
+from forge_consensus.client.outcome import late_error
 from forge_consensus.config.client import ClientSettings
 from forge_consensus.errors import (
     BusyError,
@@ -26,6 +27,7 @@ from forge_consensus.errors import (
     NoLeaderError,
     OutcomeUnknownError,
     SessionExpiredError,
+    StorageFullError,
 )
 from tests.worlds.client_fakes import Session
 from tests.worlds.client_world import World
@@ -251,6 +253,21 @@ def test_a_busy_leader_is_asked_again_with_growing_pauses() -> None:
     assert "too much" in str(pending.error)
     assert 5 < len(world.messages(Submit)) < 25
     assert not world.group.applied[pending.payload]
+
+
+def test_the_error_says_once_why_a_command_was_refused_also_if_the_node_has_said_something_else_since() -> None:
+    world = led()
+    refusal = Refused("CONSENSUS_STORAGE_FULL", "the store is full", "n1", "h:1", 1)
+    world.group.hook = lambda node, message: [refusal] if isinstance(message, Submit) else None
+    pending = world.put("k")
+    world.run(0.02)
+    directory = world.core.directory
+    assert pending.refusal == refusal
+    assert str(late_error(pending, directory, outcome_unknown=False)).count(refusal.text) == 1
+    directory.endpoints["h:1"].said = "n1 says that n1 leads in term 1"
+    error = late_error(pending, directory, outcome_unknown=False)
+    assert isinstance(error, StorageFullError)
+    assert str(error).startswith("refused until the deadline: the store is full (h:1: n1 says that n1 leads")
 
 
 def test_the_caller_does_not_notice_a_temporary_refusal() -> None:
