@@ -217,7 +217,7 @@ class ReplicationActor(ConsensusActor):
         Entries up to `commit` are theirs in every later term too, if this node committed them in `term`. At the end of
         a leadership it is 0: the successor may already have overwritten entries here and raised the commit index.
         """
-        for node in self.shared.match.keys() & set(self.others):
+        for node in sorted(self.shared.match.keys() & set(self.others)):
             match = self.shared.match[node]
             self.ledger.identity.tips.note_match(node, term, match, commit)
 

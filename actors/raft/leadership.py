@@ -170,7 +170,7 @@ class Leadership:
                 self.progress[node] = Progress(self.settings, following, now)
                 self.match[node] = self.refused_appends[node] = 0
                 self.parting.pop(node, None)
-        for node in before.nodes - self.members.nodes - {self.node_id}:
+        for node in sorted(before.nodes - self.members.nodes - {self.node_id}):
             self.parting[node] = Parting(now)
         last = self.ledger.log.last
         self.catch_ups = {node: self.catch_ups.get(node) or CatchUp(last, now) for node in self.members.joining}

@@ -32,7 +32,7 @@ class Peers:
     def follow(self, members: Mapping[str, str], now: float) -> None:
         """Take the members of the configuration in force, as node id -> address; the others are parted from later."""
         others = {node: address for node, address in members.items() if node != self.node_id}
-        for node in self.wanted.keys() - others.keys() - self.parting.keys():
+        for node in sorted(self.wanted.keys() - others.keys() - self.parting.keys()):
             self.parting[node] = now + self.parting_seconds
         for node, until in list(self.parting.items()):
             if node in others or now >= until:
