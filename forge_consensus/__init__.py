@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from forge_consensus.client.members import ClusterMembers, MembersPlan
     from forge_consensus.client.sync import Client
     from forge_consensus.config.client import ClientSettings
+    from forge_consensus.config.loading import LoadedConfig, load_config
     from forge_consensus.config.raft import RaftSettings
     from forge_consensus.config.storage import StorageSettings
     from forge_consensus.errors import (
@@ -112,6 +113,7 @@ __all__ = [
     "InvalidPeerError",
     "InvalidTermError",
     "KeyValueMachine",
+    "LoadedConfig",
     "LogInconsistentError",
     "MembersPlan",
     "NoAvailablePeersError",
@@ -147,6 +149,7 @@ __all__ = [
     "error_from_code",
     "is_fatal",
     "is_retryable",
+    "load_config",
 ]
 
 HOMES = {
@@ -164,6 +167,7 @@ HOMES = {
     "EventBus": "forge_consensus.events.bus",
     "EventFeed": "forge_consensus.feed.event_feed",
     "Gap": "forge_consensus.feed.event_feed",
+    "LoadedConfig": "forge_consensus.config.loading",
     "KeyValueMachine": "forge_consensus.storage.machines.kv",
     "MembersPlan": "forge_consensus.client.members",
     "RaftSettings": "forge_consensus.config.raft",
@@ -171,6 +175,7 @@ HOMES = {
     "StorageSettings": "forge_consensus.config.storage",
     "disable_logging": "forge_consensus.process.log",
     "enable_logging": "forge_consensus.process.log",
+    "load_config": "forge_consensus.config.loading",
 }
 """The home of each public name that does not live in `forge_consensus.errors`."""
 

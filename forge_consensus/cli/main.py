@@ -38,7 +38,7 @@ Exit codes:
 FAMILIAR = {
     "set": "put", "read": "get", "del": "delete", "rm": "delete", "remove": "delete", "increment": "incr",
     "list": "scan", "ls": "scan", "start": "node", "run": "node", "server": "node", "nodes": "members",
-    "health": "status", "check": "verify", "config": "settings", "options": "settings",
+    "health": "status", "check": "verify", "options": "settings",
 }  # fmt: skip
 """What other tools call these commands."""
 
@@ -107,6 +107,7 @@ class Root(Commands):
             "forge_consensus.cli.recover:recover",
             "Make one survivor of a lost majority a cluster of its own.",
         ),
+        "config": ("forge_consensus.cli.config:config", "Check configuration files, or show what they come to."),
         "settings": ("forge_consensus.cli.settings:settings", "List every setting, its default and the reason for it."),
         "demo": ("forge_consensus.demo.command:demo", "Start a cluster, kill its leader, watch it go on."),
     }

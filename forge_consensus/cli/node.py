@@ -16,8 +16,12 @@ import click
 from forge_consensus.cli.log_setup import configure_logging
 from forge_consensus.cli.settings import default_text
 from forge_consensus.config.address import bind_address, takes_free_port
-from forge_consensus.config.node import JOIN_AS, NodeSettings, no_peer
-from forge_consensus.config.rows import from_row, parse, row_of_texts
+from forge_consensus.config.given import Given, Layer
+from forge_consensus.config.loading import LoadedConfig, layers_of, settings_of
+from forge_consensus.config.node import JOIN_AS, NodeSettings
+from forge_consensus.config.program import LOG_FORMATS, LOG_LEVELS
+from forge_consensus.config.resolving import resolve
+from forge_consensus.config.rows import parse, row_of_texts, text_of
 from forge_consensus.config.setting import Setting, describe
 from forge_consensus.errors import InvalidConfigError
 from forge_consensus.events.bus import EventBus
@@ -25,14 +29,15 @@ from forge_consensus.events.encoding import to_json_line
 from forge_consensus.events.log_lines import log_events
 from forge_consensus.events.types import ConsensusEvent, NodeRemoved
 from forge_consensus.process.descriptors import raise_descriptor_limit
+from forge_consensus.process.log import LogLines
 from forge_consensus.service.node import Node
 from forge_consensus.service.running import NodeRun
 from forge_consensus.storage.stopped import stored_cluster
 
+LINES: Final = LogLines(__name__)
 STOP_SECONDS_MAX: Final = 10.0
 """A node that was asked to stop and has not by then is ended; what it acknowledged is on disk anyway."""
 EVENTS_QUEUE_MAX: Final = 10_000
-LOG_LEVELS: Final = ("debug", "info", "warning", "error")
 SETTINGS: Final = {setting.name: setting for setting in describe(NodeSettings)}
 OPTIONS: Final = {
     "node_id": "id",
@@ -146,30 +151,51 @@ def given_texts(assignments: tuple[tuple[str, str], ...], shorthands: dict[str, 
     return [*short, *assignments]
 
 
-def listen_address(text: str | None, node_id: str, peers: dict[str, str]) -> str:
-    """Return the address to listen at; that of the node among the peers if none is given.
-
-    Port 0 takes a free port. Raises `InvalidConfigError`.
-    """
-    if text is None:
-        if peers and node_id not in peers:
-            raise no_peer(node_id, peers)
-        if not peers:
-            raise InvalidConfigError(
-                "there is no address to listen at: give --listen HOST:PORT, or name this node in --peers"
-            )
-        return peers[node_id]
-    address = bind_address(text)
-    if takes_free_port(text) and len(peers) > 1:
+def check_free_port(text: str, peers: dict[str, str]) -> None:
+    """Raise `InvalidConfigError` if a node whose address others know takes any free port."""
+    if takes_free_port(bind_address(text)) and len(peers) > 1:
         raise InvalidConfigError(
             "port 0 takes whatever port is free, and the other members could not find this node: listen at the "
             "address that --peers has for it"
         )
-    return address
+
+
+def layer_of_options(texts: list[tuple[str, str]], **options: str | bool | None) -> Layer:
+    """Return what the command line says; an option that is not given says nothing."""
+    given = [Given(name, text, f"--set {name}") for name, text in texts]
+    for name, value in options.items():
+        if value is not None and value is not False:
+            option = OPTIONS.get(name, name.replace("_", "-"))
+            given.append(Given(name, text_of(value), f"--{option}"))
+    return Layer(given)
+
+
+def loaded(files: tuple[str, ...], options: Layer) -> LoadedConfig:
+    """Return the settings of files, environment and options. Raises `InvalidConfigError`, or for a usage click's."""
+    resolved = resolve([*layers_of(files, os.environ), options])
+    resolved.check()
+    values = resolved.values
+    for name, option in (("node_id", "--id"), ("storage_path", "--data")):
+        if name not in values and not (files and name == "storage_path"):
+            raise click.UsageError(f"Missing option '{option}', or {name} in a file that --config names.")
+    folder = values.get("storage_path", SETTINGS["storage_path"].default)
+    config = settings_of(resolved, stored_cluster(Path(folder)) or None)
+    check_free_port(config.node.bind, dict(config.node.peers))
+    return config
 
 
 @click.command(context_settings={"show_default": True})
-@click.option("--id", "node_id", required=True, help="The node's id, unique in the cluster.")
+@click.option(
+    "-c",
+    "--config",
+    "files",
+    type=click.Path(dir_okay=False),
+    multiple=True,
+    metavar="FILE",
+    show_default=False,
+    help="A YAML file with settings; may be given several times, later ones win, and other options win over all.",
+)
+@click.option("--id", "node_id", help="The node's id, unique in the cluster.")
 @click.option(
     "--listen",
     metavar="HOST:PORT",
@@ -178,8 +204,6 @@ def listen_address(text: str | None, node_id: str, peers: dict[str, str]) -> str
 @click.option(
     "--peers",
     metavar="ID=HOST:PORT,...",
-    default="",
-    show_default=False,
     help="All members, this node too; read at its first start only. Without it the node is a cluster of its own.",
 )
 @click.option(
@@ -202,7 +226,7 @@ def listen_address(text: str | None, node_id: str, peers: dict[str, str]) -> str
     is_flag=True,
     help="The folder of this member is lost: have the cluster remove it, and add this node in its place.",
 )
-@click.option("--data", required=True, type=click.Path(file_okay=False), help="The folder of the node's data.")
+@click.option("--data", type=click.Path(file_okay=False), help="The folder of the node's data.")
 @click.option(
     "--cluster", help="The cluster's id, the same on all members. [default: that of the folder, in a new one: default]"
 )
@@ -227,16 +251,12 @@ def listen_address(text: str | None, node_id: str, peers: dict[str, str]) -> str
 @click.option(
     "--log-level",
     type=click.Choice(LOG_LEVELS, case_sensitive=False),
-    default="info",
-    envvar="FORGE_CONSENSUS_LOG_LEVEL",
-    help="What goes to stderr.",
+    help="What goes to stderr; or FORGE_CONSENSUS_LOG_LEVEL. [default: info]",
 )
 @click.option(
     "--log-format",
-    type=click.Choice(("text", "json"), case_sensitive=False),
-    default="text",
-    envvar="FORGE_CONSENSUS_LOG_FORMAT",
-    help="Lines for people, or one JSON object a line.",
+    type=click.Choice(LOG_FORMATS, case_sensitive=False),
+    help="Lines for people, or one JSON object a line; or FORGE_CONSENSUS_LOG_FORMAT. [default: text]",
 )
 @click.option("--metrics", metavar="HOST:PORT", help="Serve metrics for Prometheus at http://HOST:PORT/metrics.")
 @click.option(
@@ -251,16 +271,17 @@ def listen_address(text: str | None, node_id: str, peers: dict[str, str]) -> str
 )
 @click.option("--events", is_flag=True, help="Print every event as a line of JSON on stdout.")
 def node(
-    node_id: str,
+    files: tuple[str, ...],
+    node_id: str | None,
     listen: str | None,
-    peers: str,
-    data: str,
+    peers: str | None,
+    data: str | None,
     cluster: str | None,
     lease_reads: bool,
     machine: str,
     assignments: tuple[tuple[str, str], ...],
-    log_level: str,
-    log_format: str,
+    log_level: str | None,
+    log_format: str | None,
     metrics: str | None,
     events_listen: str | None,
     advertise: str | None,
@@ -276,17 +297,33 @@ def node(
     Prints one line when it serves. SIGTERM and SIGINT end it in order, with exit code 0. An address that is in use
     ends it with 69, a folder that is in use or belongs to another node or cluster with 78, a failing store with 70.
     """
-    row = row_of_texts(NodeSettings, given_texts(assignments, shorthands))
-    members = parse(SETTINGS["peers"], peers)
-    bind = listen_address(listen, node_id, members)
-    named = stored_cluster(Path(data)) or SETTINGS["cluster_id"].default if cluster is None else cluster
-    row |= {"node_id": node_id, "cluster_id": named, "bind": bind, "peers": members}
-    row |= {"storage_path": data, "lease_reads": lease_reads, "metrics": metrics}
-    row |= {"events_bind": events_listen, "advertise": advertise, "join": join, "join_as": join_as}
-    row |= {"rejoin": rejoin}
-    settings = from_row(NodeSettings, row)
-    configure_logging(log_level, json=log_format == "json")
-    serve(settings, machine, show_events=events, exit_when_removed=exit_when_removed)
+    texts = given_texts(assignments, shorthands)
+    row_of_texts(NodeSettings, texts)  # refuses what an option says wrong, in the words of options
+    options = layer_of_options(
+        texts,
+        node_id=node_id,
+        cluster_id=cluster,
+        bind=listen,
+        peers=peers,
+        storage_path=data,
+        lease_reads=lease_reads,
+        metrics=metrics,
+        events_bind=events_listen,
+        advertise=advertise,
+        join=join,
+        join_as=join_as,
+        rejoin=rejoin,
+        machine=machine or None,
+        log_level=log_level,
+        log_format=log_format,
+        exit_when_removed=exit_when_removed,
+    )
+    config = loaded(files, options)
+    program = config.program
+    configure_logging(program.log_level, json=program.log_format == "json")
+    for note in config.notes:
+        LINES.warning("{}", note)
+    serve(config.node, program.machine, show_events=events, exit_when_removed=program.exit_when_removed)
 
 
 def print_event(event: ConsensusEvent) -> None:

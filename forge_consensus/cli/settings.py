@@ -11,6 +11,7 @@ import click
 from forge_consensus.cli.options import output_option
 from forge_consensus.config.client import ClientSettings
 from forge_consensus.config.node import NodeSettings
+from forge_consensus.config.program import ProgramSettings
 from forge_consensus.config.rows import text_of, unknown
 from forge_consensus.config.setting import Setting, describe
 from forge_consensus.output import json_text, table
@@ -30,7 +31,7 @@ def settings(text: str, output: str) -> None:
     node's next start, hot at once. Set them with forge-consensus node --set NAME=VALUE; those of clients, which begin
     with client., are given to the client.
     """
-    rows = (*describe(NodeSettings), *describe(ClientSettings))
+    rows = (*describe(NodeSettings), *describe(ProgramSettings), *describe(ClientSettings))
     chosen = [row for row in rows if text in row.name]
     if not chosen:
         raise unknown(text, (row.name for row in rows))

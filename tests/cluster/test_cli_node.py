@@ -146,3 +146,29 @@ def test_events_are_published_at_the_port_that_a_firewall_lets_pass(nodes: Nodes
     taken = ("--id", "n2", "--listen", "127.0.0.1:0", "--data", str(tmp_path / "n2"))
     code, text = nodes.refused(*taken, "--events-listen", f"127.0.0.1:{port}")
     assert (code, f"events: 127.0.0.1:{port} is in use by another program" in text) == (69, True), text
+
+
+def test_three_nodes_run_from_one_file_of_the_original_and_say_what_means_something_else(
+    nodes: Nodes, tmp_path: Path
+) -> None:
+    ports = dict(zip(("n1", "n2", "n3"), free_ports(3), strict=True))
+    peers = "".join(f"      - {{id: {name}, address: 127.0.0.1, port: {port}}}\n" for name, port in ports.items())
+    file = tmp_path / "config.yaml"
+    file.write_text(
+        f"extensions:\n  consensus:\n    cluster_id: demo\n    peers:\n{peers}"
+        "    raft: {heartbeat_interval: 50ms, snapshot_threshold: 5000}\n    transport: {type: grpc}\n"
+        "    observability: {logging: {enable_structured: true}}\n"
+    )
+    started = [nodes.start("-c", str(file), "--id", name, "--data", str(tmp_path / name)) for name in ports]
+    with Client([f"127.0.0.1:{port}" for port in ports.values()], timeout=SECONDS_MAX) as client:
+        client.put("a", "1")
+        assert client.get("a") == "1"
+    for process in started:
+        process.terminate()
+    for process, (name, port) in zip(started, ports.items(), strict=True):
+        out, err = process.communicate(timeout=SECONDS_MAX)
+        assert process.returncode == 0
+        assert out == f"serving {name} of cluster demo at 127.0.0.1:{port}\n"
+        lines = [json.loads(line) for line in err.splitlines()]
+        notes = [line["message"] for line in lines if "transport.type" in line["message"]]
+        assert notes == [f"{file}:9:17 transport.type: grpc is taken as zmq: nodes speak ZeroMQ with one another"]

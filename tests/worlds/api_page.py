@@ -32,6 +32,8 @@ API = {
     "forge_consensus.Change": "",
     "forge_consensus.ClusterMembers": "part_of",
     "forge_consensus.MembersPlan": "is_done",
+    "forge_consensus.load_config": "",
+    "forge_consensus.LoadedConfig": "",
     "forge_consensus.EventBus": "subscribe on stream astream wait_for",
     "forge_consensus.EventFeed": "get aget positions silent close",
     "forge_consensus.Gap": "",

@@ -17,6 +17,9 @@ from forge_consensus.actors.runtime.gate import DESTINATION
 from forge_consensus.config.agreement import among_members
 from forge_consensus.config.client import ClientSettings
 from forge_consensus.config.node import NodeSettings
+from forge_consensus.config.original import ANY, FIELDS
+from forge_consensus.config.program import ProgramSettings
+from forge_consensus.config.rows import text_of
 from forge_consensus.config.setting import describe
 from forge_consensus.errors import ConsensusError
 from tests.worlds import api_page, event_table, import_graph
@@ -71,11 +74,12 @@ def setting_tables() -> list[str]:
     """Every setting of nodes and clients, a table for each section."""
     lines: list[str] = []
     section = None
-    for row in (*describe(NodeSettings), *describe(ClientSettings)):
+    kinds = (("The node itself", NodeSettings), ("The program that runs a node", ProgramSettings), ("", ClientSettings))
+    for own, row in ((own, row) for own, kind in kinds for row in describe(kind)):
         head, _, _ = row.name.rpartition(".")
-        if head != section:
-            section = head
-            title = f"`{head}`" if head else "The node itself"
+        title = f"`{head}`" if head else own
+        if title != section:
+            section = title
             lines += ["", f"## {title}", "", *SETTINGS_HEAD]
         said = row.described
         default = "must be given" if row.default is MISSING else f"`{shown(row.default)}`"
@@ -93,6 +97,19 @@ def setting_tables() -> list[str]:
         )
         lines.append(f"| {' | '.join(cells)} |")
     return [*lines[1:], ""]
+
+
+def original_table() -> list[str]:
+    """Every field of the original's configuration that is no setting here, with what it means here."""
+    lines = ["| Field of the original | Default there | Here | Another value | Why, and what to use instead |"]
+    lines.append("|---|---|---|---|---|")
+    for field in FIELDS:
+        here = "nothing" if field.here is ANY else f"always `{text_of(field.here) or '(empty)'}`"
+        default = ",".join(field.default) if isinstance(field.default, tuple) else text_of(field.default)
+        unit = f" {field.unit}" if field.unit else ""
+        shown_default = f"`{default}{unit}`" if default else "(empty)"
+        lines.append(f"| `{field.name}` | {shown_default} | {here} | {field.otherwise} | {field.why} |")
+    return lines
 
 
 def errors_below(kind: type[ConsensusError]) -> list[type[ConsensusError]]:
@@ -118,6 +135,7 @@ BLOCKS: Mapping[str, Callable[[], list[str]]] = {
     "events": event_table.table,
     "errors": error_table,
     "settings": setting_tables,
+    "original-fields": original_table,
     "api": api_page.page,
     "testing-api": api_page.testing_page,
 }

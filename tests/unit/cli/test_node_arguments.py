@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from forge_consensus.cli.node import listen_address
+from forge_consensus.cli.node import check_free_port
+from forge_consensus.config.loading import address_among_peers
 from forge_consensus.errors import InvalidConfigError
 from tests.worlds.cli_world import Shell
 
@@ -79,11 +80,12 @@ def test_a_file_where_the_folder_should_be_is_refused(tmp_path: Path) -> None:
 
 def test_the_address_to_listen_at_fits_to_the_peers() -> None:
     peers = {"n1": "127.0.0.1:7001", "n2": "[::1]:7002"}
-    assert listen_address(None, "n2", peers) == "[::1]:7002"
-    assert listen_address("0.0.0.0:7001", "n1", peers) == "0.0.0.0:7001"
-    assert listen_address("127.0.0.1:0", "n1", {}) == "127.0.0.1:0"
-    with pytest.raises(InvalidConfigError):
-        listen_address("two words:0", "n1", {})
+    assert address_among_peers("n2", peers) == "[::1]:7002"
+    check_free_port("0.0.0.0:7001", peers)
+    check_free_port("127.0.0.1:0", {})
+    for wrong in (lambda: check_free_port("127.0.0.1:0", peers), lambda: address_among_peers("n1", {})):
+        with pytest.raises(InvalidConfigError):
+            wrong()
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,134 @@
+"""``forge-consensus config``: check configuration files, show what they come to, and help to write them."""
+
+from __future__ import annotations
+
+import json
+import os
+import textwrap
+from typing import Any, Final
+
+import click
+
+from forge_consensus.cli.options import output_option
+from forge_consensus.cli.settings import default_text
+from forge_consensus.config.loading import LoadedConfig, layers_of, settings_of
+from forge_consensus.config.resolving import ROWS, resolve
+from forge_consensus.config.rows import text_of
+from forge_consensus.config.schema import schema as schema_of_files
+from forge_consensus.output import json_text, table
+
+DEFAULT: Final = "default"
+EXAMPLE_HEAD: Final = """\
+# The configuration of one node of a forge-consensus cluster: forge-consensus node -c FILE
+# Every setting is here. Those that are commented out have their defaults; forge-consensus settings explains each.
+# Variables win over this file (FORGE_CONSENSUS_RAFT__HEARTBEAT_INTERVAL=250ms), and options of the command over both.
+# ${NAME}, ${NAME:-default} and ${file:/path} stand for a variable or for what a file holds.
+"""
+EXAMPLE_VALUES: Final = {
+    "node_id": "n1",
+    "bind": "127.0.0.1:7001",
+    "peers": '{n1: "127.0.0.1:7001", n2: "127.0.0.1:7002", n3: "127.0.0.1:7003"}',
+    "storage_path": "data/n1",
+}
+"""What an example gives instead of a default."""
+WIDTH_CHARS: Final = 110
+
+files_argument = click.argument("files", nargs=-1, required=True, type=click.Path(dir_okay=False))
+
+
+@click.group()
+def config() -> None:
+    """Check configuration files, show what they come to, and help to write them."""
+
+
+def load(files: tuple[str, ...]) -> LoadedConfig:
+    """Return what the files and the environment come to. Raises `InvalidConfigError`."""
+    return settings_of(resolve(layers_of(files, os.environ)))
+
+
+@config.command()
+@files_argument
+def validate(files: tuple[str, ...]) -> None:
+    """Check FILES, of which later ones win, with the variables of the environment.
+
+    Faults end with exit code 78; every one has its file, line and column. Prints what has another meaning here than in
+    the Go original, or none.
+    """
+    loaded = load(files)
+    for note in loaded.notes:
+        click.echo(f"note: {note}")
+    click.echo(f"ok: node {loaded.node.node_id} of cluster {loaded.node.cluster_id} at {loaded.node.bind}")
+
+
+@config.command()
+@files_argument
+@click.option("--origin", is_flag=True, help="Also show where each value was given.")
+@output_option
+def show(files: tuple[str, ...], origin: bool, output: str) -> None:
+    """Show every setting that FILES and the environment come to; secrets are not shown."""
+    rows = shown(load(files))
+    if output == "json":
+        keys = ("name", "value", "origin") if origin else ("name", "value")
+        click.echo(json_text([{key: row[key] for key in keys} for row in rows]))
+        return
+    head = ("NAME", "VALUE", "ORIGIN") if origin else ("NAME", "VALUE")
+    cells = [(row["name"], row["text"], row["origin"])[: len(head)] for row in rows]
+    click.echo("\n".join(table(head, cells)))
+
+
+def shown(loaded: LoadedConfig) -> list[dict[str, Any]]:
+    """Return name, value, text and origin of every setting."""
+    rows = []
+    for name in ROWS:
+        value: Any = loaded.program if hasattr(loaded.program, name) else loaded.node
+        for part in name.split("."):
+            value = getattr(value, part)
+        given = loaded.origins.get(name)
+        if given is not None and given.secret:
+            value = "(secret)"
+        plain = dict(value) if isinstance(value, dict) else value
+        text = text_of(value) or "-"
+        rows.append({"name": name, "value": plain, "text": text, "origin": given.origin if given else DEFAULT})
+    return rows
+
+
+@config.command()
+@click.argument("one", type=click.Path(dir_okay=False))
+@click.argument("other", type=click.Path(dir_okay=False))
+def diff(one: str, other: str) -> None:
+    """Show the settings that differ between two files; exit code 1 if there are any. The environment does not count."""
+    before, after = (shown(settings_of(resolve(layers_of([file], {})))) for file in (one, other))
+    rows = [
+        (old["name"], old["text"], new["text"])
+        for old, new in zip(before, after, strict=True)
+        if old["value"] != new["value"]
+    ]
+    if rows:
+        click.echo("\n".join(table(("NAME", one, other), rows)))
+        raise click.exceptions.Exit(1)
+    click.echo("the files come to the same settings")
+
+
+@config.command()
+def schema() -> None:
+    """Print the JSON schema of a configuration file, for editors."""
+    click.echo(json.dumps(schema_of_files(), indent=2))
+
+
+@config.command()
+def example() -> None:
+    """Print a commented file with every setting; it is valid as it stands."""
+    lines = [EXAMPLE_HEAD]
+    section = ""
+    for name, row in ROWS.items():
+        here, _, last = name.rpartition(".")
+        if here != section:
+            section = here
+            lines.append(f"{here}:")
+        indent = "  " if here else ""
+        for sentence in (row.described.what, f"Default: {row.described.why}"):
+            lines += textwrap.wrap(sentence, WIDTH_CHARS, initial_indent=f"{indent}# ", subsequent_indent=f"{indent}# ")
+        value = EXAMPLE_VALUES.get(name)
+        off, text = ("", value) if value is not None else ("# ", default_text(row))
+        lines += [f"{indent}{off}{last}: {'' if text == '-' else text}".rstrip(), ""]
+    click.echo("\n".join(lines).rstrip())

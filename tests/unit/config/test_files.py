@@ -1,0 +1,420 @@
+"""Configuration files: the original's as it stands, positions of faults, substitutions, and who has the last word."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from forge_consensus.config.given import ConfigProblemsError, Layer
+from forge_consensus.config.layers import from_arguments, from_environment
+from forge_consensus.config.loading import LoadedConfig, load_config
+from forge_consensus.config.original import ANY, BY_NAME, FIELDS
+from forge_consensus.config.raft import RaftSettings
+from forge_consensus.config.resolving import ALIASES, HALVES, NAMES, ROWS, resolve
+from forge_consensus.config.rows import text_of
+from forge_consensus.errors import InvalidConfigError
+
+PEERS = '{n1: "127.0.0.1:7001", n2: "127.0.0.1:7002"}'
+SMALL = f"node_id: n1\npeers: {PEERS}\n"
+ORIGINAL = """\
+extensions:
+  consensus:
+    node_id: "node-1"
+    cluster_id: "production-cluster"
+    bind_addr: "0.0.0.0"
+    bind_port: 7000
+
+    peers:
+      - id: "node-1"
+        address: "10.0.1.10"
+        port: 7000
+      - id: "node-2"
+        address: "10.0.1.11"
+        port: 7000
+      - id: "node-3"
+        address: "10.0.1.12"
+        port: 7000
+
+    raft:
+      heartbeat_interval: 1s
+      election_timeout_min: 5s
+      election_timeout_max: 10s
+      snapshot_interval: 30m
+      snapshot_threshold: 10000
+
+    transport:
+      type: grpc
+      enable_compression: true
+      max_message_size: 4194304  # 4MB
+      timeout: 10s
+
+    storage:
+      type: badger
+      path: ./data/consensus
+      sync_writes: true
+
+    discovery:
+      type: kubernetes
+      namespace: default
+      service_name: forge-consensus
+{security}
+    admin_api:
+      enabled: true
+      path_prefix: /consensus
+
+    observability:
+      metrics:
+        enabled: true
+        collection_interval: 15s
+      tracing:
+        enabled: true
+        sample_rate: 0.1
+      logging:
+        level: info
+        log_raft_details: false
+"""
+"""The configuration in the original's README."""
+SECURITY = """
+    security:
+      enable_tls: true
+      cert_file: /etc/certs/server.crt
+      key_file: /etc/certs/server.key
+      ca_file: /etc/certs/ca.crt
+      enable_mtls: true
+"""
+
+
+@pytest.fixture
+def load(tmp_path: Path) -> Any:
+    """A function that loads a text as a file called config.yaml."""
+
+    def loaded(text: str, environment: dict[str, str] | None = None, **arguments: Any) -> LoadedConfig:
+        path = tmp_path / "config.yaml"
+        path.write_text(text)
+        return load_config(path, environment=environment or {}, **arguments)
+
+    return loaded
+
+
+def faults(load: Any, text: str, environment: dict[str, str] | None = None) -> list[str]:
+    """The faults of a file, without its folder."""
+    with pytest.raises(InvalidConfigError) as raised:
+        load(text, environment)
+    problems = getattr(raised.value, "problems", (str(raised.value),))
+    return ["config.yaml" + problem.partition("config.yaml")[2] for problem in problems]
+
+
+# --- the original's file ---------------------------------------------------------------------------------------------
+
+
+def test_the_file_of_the_original_gives_the_settings_that_it_means(load: Any) -> None:
+    config = load(ORIGINAL.format(security=""))
+    node = config.node
+    assert (node.node_id, node.cluster_id, node.bind) == ("node-1", "production-cluster", "0.0.0.0:7000")
+    assert node.peers == {"node-1": "10.0.1.10:7000", "node-2": "10.0.1.11:7000", "node-3": "10.0.1.12:7000"}
+    raft = node.raft
+    assert (raft.heartbeat_interval, raft.election_timeout_min, raft.election_timeout_max) == (1.0, 5.0, 10.0)
+    assert (node.storage.snapshot_interval, node.storage.snapshot_entries) == (1800.0, 10_000)
+    assert raft.message_bytes_max == 4 << 20
+    assert node.storage_path == "./data/consensus"
+    assert (config.program.log_level, config.program.log_format) == ("info", "text")
+
+
+def test_what_the_original_means_otherwise_is_told_once_each_by_name(load: Any) -> None:
+    notes = load(ORIGINAL.format(security="")).notes
+    told = [note.partition("config.yaml:")[2].split()[1].rstrip(":") for note in notes]
+    assert told == [
+        "transport.type",
+        "transport.enable_compression",
+        "transport.timeout",
+        "storage.type",
+        "discovery.type",
+        "discovery.namespace",
+        "discovery.service_name",
+        "admin_api.enabled",
+        "admin_api.path_prefix",
+        "observability.metrics.collection_interval",
+        "observability.tracing.enabled",
+        "observability.tracing.sample_rate",
+    ]
+    assert notes[0].endswith(
+        "config.yaml:27:7 transport.type: grpc is taken as zmq: nodes speak ZeroMQ with one another"
+    )
+
+
+def test_a_protection_that_does_not_exist_is_refused_and_not_forgotten(load: Any) -> None:
+    found = faults(load, ORIGINAL.format(security=SECURITY))
+    assert [line.split()[1].rstrip(":") for line in found] == [
+        f"security.{name}" for name in ("enable_tls", "cert_file", "key_file", "ca_file", "enable_mtls")
+    ]
+    assert found[0].startswith("config.yaml:43:7 security.enable_tls: true is refused: traffic is not encrypted yet")
+
+
+@pytest.mark.parametrize("form", ["{}", "consensus: {}", "extensions: {{consensus: {}}}"])
+def test_the_section_stands_where_the_original_looks_for_it(load: Any, form: str) -> None:
+    inside = "{node_id: n1, bind: '127.0.0.1:7001'}"
+    text = form.format(inside)
+    assert load(text).node.node_id == "n1"
+    assert load(f"other: 1\n{text}" if form != "{}" else text).node.node_id == "n1"
+
+
+def test_every_field_of_the_original_has_a_meaning_here() -> None:
+    assert len(NAMES - ROWS.keys()) == len({*ALIASES, *BY_NAME, *HALVES})
+    assert not BY_NAME.keys() & ROWS.keys()
+    assert len(BY_NAME) == len(FIELDS)
+    for field in FIELDS:
+        assert field.why, field.name
+        assert not field.why.endswith("."), field.name
+        assert field.here is ANY or type(field.here) is type(field.default), field.name
+
+
+# --- every field has an effect, or is told, or is refused ------------------------------------------------------------
+
+OTHER_TEXTS = {
+    "node_id": "n2",
+    "peers": "n1=127.0.0.1:7001,n3=127.0.0.1:7003",
+    "bind": "127.0.0.1:7009",
+    "metrics": "127.0.0.1:9100",
+    "events_bind": "127.0.0.1:9101",
+    "advertise": "127.0.0.1:7010",
+    "join": "127.0.0.1:7011",
+    "join_as": "learner",
+    "rejoin": "true",
+    "log_level": "debug",
+    "observability.logging.level": "debug",
+    "log_format": "json",
+    "observability.logging.enable_structured": "true",
+    "raft.clock_drift": "0.2",
+}
+"""Texts that change a setting which has no other text by rule."""
+ALONE = {"join": "peers: null\nbind: '127.0.0.1:7001'\n", "join_as": "join: '127.0.0.1:7002'\n"}
+
+
+def changed_text(name: str) -> str:
+    """A text for a setting that differs from its default and keeps to its bounds."""
+    if name in OTHER_TEXTS:
+        return OTHER_TEXTS[name]
+    row = ROWS.get(ALIASES.get(name, name)) or HALVES[name]
+    default = row.default
+    if row.kind == "bool":
+        return text_of(not default)
+    if row.kind in ("int", "float"):
+        high = row.described.maximum
+        return text_of(default * 2 + 1 if high is None or default * 2 < high else default // 2)
+    return "other"
+
+
+def given(name: str, text: str) -> Any:
+    """The layer that gives a value, with what makes it possible."""
+    base = {"node_id": "n1", "bind": "127.0.0.1:7001"}
+    if name in ("join_as", "rejoin"):
+        base |= {"join": "127.0.0.1:7002"}
+    if name == "rejoin":
+        base |= {"join_as": "voter"}
+    if name in ("bind_addr", "bind_port"):
+        del base["bind"]
+    base[name] = text
+    return from_arguments(base)
+
+
+@pytest.mark.parametrize("name", sorted({*ROWS, *ALIASES, *HALVES} - {"node_id", "peers"}))
+def test_every_setting_that_a_file_gives_has_an_effect(name: str) -> None:
+    resolved = resolve([given(name, changed_text(name))])
+    assert not resolved.problems
+    target = (
+        "bind" if name in ("bind_addr", "bind_port") else "log_format" if name in HALVES else ALIASES.get(name, name)
+    )
+    assert resolved.values[target] != ROWS[target].default
+    assert resolved.origins[target].name == name
+
+
+@pytest.mark.parametrize("field", FIELDS, ids=lambda field: field.name)
+def test_every_other_field_is_accepted_told_or_refused(field: Any) -> None:
+    others = {"bool": text_of(field.here is not True), "texts": "x"}
+    text = others.get(field.kind) or (field.choices[-1] if field.choices else "7")
+    resolved = resolve([Layer([*given("peers", "n1=127.0.0.1:1").givens, *from_arguments({field.name: text}).givens])])
+    told = [*resolved.notes, *resolved.problems]
+    assert len(told) == 1, "a value that is not as it is here must be told or refused"
+    assert field.why in told[0]
+    assert bool(resolved.problems) == (field.otherwise == "refused")
+    if field.here is not ANY:
+        same = resolve([Layer(from_arguments({field.name: field.here}).givens)])
+        assert not same.notes
+        assert not same.problems
+
+
+# --- faults ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_file_that_is_broken_in_seven_places_gives_seven_faults_with_their_places(load: Any) -> None:
+    text = """\
+node_id: n1
+peers:
+  - {id: n1, address: 127.0.0.1, port: 7001}
+  - {id: n2, adress: 127.0.0.2, address: 127.0.0.2, port: 7001}
+raft:
+  electon_timeout_max: 10s
+  heartbeat_interval: soon
+  heartbeat_interval: 1s
+  fast_retries: -1
+storage:
+  type: mysql
+  snapshot_entries: ${ENTRIES}
+"""
+    assert faults(load, text) == [
+        "config.yaml:4:14 peers[1].adress: unknown key, a member has id, address, port",
+        'config.yaml:6:3 raft.electon_timeout_max: unknown key, did you mean "election_timeout_max"?',
+        "config.yaml:7:3 raft.heartbeat_interval is 'soon': write a number of seconds of at least 0.001, such as 0.25, "
+        "250ms or 2m",
+        "config.yaml:8:3 raft.heartbeat_interval: duplicate key, it stands in line 7 already",
+        "config.yaml:9:3 raft.fast_retries is '-1': write a whole number of at least 0",
+        "config.yaml:11:3 storage.type is 'mysql': it is one of lmdb, badger, boltdb, pebble",
+        "config.yaml:12:3 storage.snapshot_entries: the variable 'ENTRIES' is not set: set it, or give a default: "
+        "${ENTRIES:-value}",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ("- a\n", "config.yaml:1:1 there must be names with values, such as node_id: n1"),
+        ("text\n", "config.yaml:1:1 there must be names with values, such as node_id: n1"),
+        ("a: [1\n", "config.yaml:2:1 is no YAML: expected ',' or ']', but got '<stream end>'"),
+        (f"{SMALL}raft: 5\n", "config.yaml:3:1 raft: it is a section, give the settings in it by name"),
+        (f"{SMALL}client: {{frame_items_max: 5}}\n", "it is a setting of clients and not of a node"),
+        (f"{SMALL}heartbeat_interval: 1s\n", "heartbeat_interval: unknown key, did you mean raft.heartbeat_interval?"),
+        (f"{SMALL}wholly_else: 1\n", "wholly_else: unknown key, see them all with: forge-consensus settings"),
+        (f"{SMALL}raft: {{fast_retries: [[1]]}}\n", "it is a list of lists or sections: give one value"),
+        (f"{SMALL}bind: a:1\nbind_port: 7\n", "bind_port: "),
+        (f"{SMALL}storage: {{snapshot_entries: 5}}\nraft: {{snapshot_threshold: 5}}\n", "says the same with"),
+        (f"{SMALL}? [a]\n: 1\n", "config.yaml:3:3 a key must be a name"),
+        (f"{SMALL}cluster_id: ${{OPEN\n", "has no closing brace"),
+        (f"{SMALL}cluster_id: ${{file:/no/such/file}}\n", "/no/such/file cannot be read: No such file or directory"),
+        ("node_id: n1\npeers: [{id: n1}]\n", "config.yaml:2:9 peers[0].address: it is missing"),
+        ("node_id: n1\npeers: [[n1]]\n", "config.yaml:2:9 peers[0]: a member is id, address and port"),
+        ("node_id: n3\npeers: {n1: 'a:1'}\n", "node 'n3' is not among the peers n1"),
+        ("node_id: n1\ndiscovery: {type: dns}\nbind: 'a:1'\n", "discovery.type: dns finds nobody here"),
+        (
+            f"{SMALL}raft: {{heartbeat_interval: 1s}}\n",
+            "config.yaml:3:8 raft.election_timeout_min is 0.8 s: it must be at least twice the raft.heartbeat_interval",
+        ),
+        ("cluster_id: c\n", "node_id is missing"),
+        ("", "node_id is missing"),
+        ("node_id: n1\n", "there is no address to listen at"),
+    ],
+)
+def test_a_fault_says_where_what_and_what_to_do(load: Any, text: str, fault: str) -> None:
+    with pytest.raises(InvalidConfigError) as raised:
+        load(text)
+    assert fault in str(raised.value)
+
+
+def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
+    for path, part in ((tmp_path / "none.yaml", "No such file"), (tmp_path, "Is a directory")):
+        with pytest.raises(InvalidConfigError, match=part):
+            load_config(path, environment={})
+    (tmp_path / "binary.yaml").write_bytes(b"node_id: \xff\n")
+    with pytest.raises(InvalidConfigError, match="not UTF-8"):
+        load_config(tmp_path / "binary.yaml", environment={})
+    (tmp_path / "large.yaml").write_bytes(b"#" * (1 << 20) + b"\n")
+    with pytest.raises(InvalidConfigError, match="more than 1048576 bytes"):
+        load_config(tmp_path / "large.yaml", environment={})
+
+
+def test_aliases_that_stand_for_very_much_end_with_a_fault(load: Any) -> None:
+    lines = ["a0: &a0 {x: 1, y: 2}"]
+    lines += [f"a{n}: &a{n} {{{', '.join(f'k{i}: *a{n - 1}' for i in range(9))}}}" for n in range(1, 9)]
+    with pytest.raises(ConfigProblemsError, match="too much"):
+        load("\n".join(lines))
+
+
+# --- substitutions and secrets ---------------------------------------------------------------------------------------
+
+
+def test_variables_and_files_stand_for_values(load: Any, tmp_path: Path) -> None:
+    (tmp_path / "name").write_text("from-a-file\n")
+    text = f"{SMALL}cluster_id: ${{file:{tmp_path}/name}}\nraft: {{heartbeat_interval: '${{PACE:-50ms}}'}}\n"
+    assert load(text).node.cluster_id == "from-a-file"
+    assert load(text).node.raft.heartbeat_interval == 0.05
+    assert load(text, {"PACE": "100ms"}).node.raft.heartbeat_interval == 0.1
+    assert load(text, {"PACE": ""}).node.raft.heartbeat_interval == 0.05
+    assert load(f"{SMALL}cluster_id: a-$${{x}}-b\n").node.cluster_id == "a-${x}-b"
+    assert load("node_id: ${NAME}\npeers: ['${NAME}=127.0.0.1:1']\n", {"NAME": "n7"}).node.peers == {
+        "n7": "127.0.0.1:1"
+    }
+
+
+def test_secrets_are_in_no_message(load: Any, tmp_path: Path) -> None:
+    (tmp_path / "key").write_text("hunter2\n")
+    for text in (
+        f"{SMALL}security: {{encryption_key: hunter2}}\n",
+        f"{SMALL}admin_api: {{api_key: '${{file:{tmp_path}/key}}'}}\n",
+        f"{SMALL}raft: {{fast_retries: '${{file:{tmp_path}/key}}'}}\n",
+        f"{SMALL}transport: {{timeout: '${{file:{tmp_path}/key}}'}}\n",
+    ):
+        with pytest.raises(InvalidConfigError) as raised:
+            load(text)
+        assert "hunter2" not in str(raised.value)
+
+
+# --- who has the last word -------------------------------------------------------------------------------------------
+
+
+def test_later_files_then_the_environment_then_arguments_win_setting_by_setting(tmp_path: Path) -> None:
+    one, two = tmp_path / "one.yaml", tmp_path / "two.yaml"
+    one.write_text(f"{SMALL}raft: {{heartbeat_interval: 10ms, fast_retries: 1, suspect_checks: 3}}\n")
+    two.write_text("raft: {fast_retries: 2, suspect_checks: 4, fail_checks: 9}\n")
+    environment = {"FORGE_CONSENSUS_RAFT__SUSPECT_CHECKS": "5", "FORGE_CONSENSUS_RAFT__FAIL_CHECKS": "10"}
+    config = load_config(one, two, environment=environment, raft={"fail_checks": 11})
+    raft = config.node.raft
+    assert (raft.heartbeat_interval, raft.fast_retries, raft.suspect_checks, raft.fail_checks) == (0.01, 2, 5, 11)
+    origins = {name: given.origin.rpartition("/")[2] for name, given in config.origins.items()}
+    assert origins["raft.heartbeat_interval"] == "one.yaml:3:8"
+    assert origins["raft.fast_retries"] == "two.yaml:1:8"
+    assert origins["raft.suspect_checks"] == "FORGE_CONSENSUS_RAFT__SUSPECT_CHECKS"
+    assert origins["raft.fail_checks"] == "argument raft.fail_checks"
+
+
+def test_the_place_to_listen_is_that_of_the_last_one_who_names_it(load: Any) -> None:
+    assert load(f"{SMALL}bind: '127.0.0.1:1'\n", {"FORGE_CONSENSUS_BIND_PORT": "2"}).node.bind == "127.0.0.1:2"
+    assert load(f"{SMALL}bind_port: 1\n", {"FORGE_CONSENSUS_BIND": "127.0.0.2:2"}).node.bind == "127.0.0.2:2"
+    assert load(f"{SMALL}bind_addr: '::1'\nbind_port: 1\n").node.bind == "[::1]:1"
+    assert load(SMALL).node.bind == "127.0.0.1:7001"
+    structured = {"FORGE_CONSENSUS_OBSERVABILITY__LOGGING__ENABLE_STRUCTURED": "true"}
+    assert load(f"{SMALL}log_format: text\n", structured).program.log_format == "json"
+
+
+def test_variables_of_others_are_left_alone_and_slips_are_told() -> None:
+    layer = from_environment(
+        {
+            "FORGE_CONSENSUS_PORT_7000_TCP": "tcp://10.0.0.1:7000",
+            "FORGE_CONSENSUS_SERVICE_HOST": "10.0.0.1",
+            "FORGE_CONSENSUS_ENDPOINTS": "127.0.0.1:1",
+            "FORGE_CONSENSUS_NODEID": "n1",
+            "FORGE_CONSENSUS_NODE_ID": "n1",
+            "HOME": "/root",
+        },
+        NAMES,
+    )
+    assert [given.name for given in layer.givens] == ["node_id"]
+    assert layer.problems == ["FORGE_CONSENSUS_NODEID: there is no such setting, did you mean FORGE_CONSENSUS_NODE_ID?"]
+    wrong = resolve([from_environment({"FORGE_CONSENSUS_RAFT__X": "1"}, NAMES)])
+    assert wrong.problems == [
+        "FORGE_CONSENSUS_RAFT__X raft.x: unknown key, see them all with: forge-consensus settings"
+    ]
+
+
+def test_arguments_are_values_maps_or_settings() -> None:
+    config = load_config(
+        environment={},
+        node_id="n1",
+        peers={"n1": "127.0.0.1:7001"},
+        raft=RaftSettings(fast_retries=7),
+        storage={"snapshot_entries": 5},
+        metrics=None,
+    )
+    assert (config.node.raft.fast_retries, config.node.storage.snapshot_entries) == (7, 5)
+    with pytest.raises(InvalidConfigError, match='argument nodeid nodeid: unknown key, did you mean "node_id"'):
+        load_config(environment={}, nodeid="n1")
