@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import textwrap
+from pathlib import Path
 from typing import Any, Final
 
 import click
@@ -13,13 +14,17 @@ from forge_consensus.cli.options import output_option
 from forge_consensus.cli.settings import default_text
 from forge_consensus.config.loading import LoadedConfig, layers_of, settings_of
 from forge_consensus.config.resolving import ROWS, resolve
-from forge_consensus.config.rows import text_of
+from forge_consensus.config.rows import plain, text_of
 from forge_consensus.config.schema import schema as schema_of_files
+from forge_consensus.config.yaml_file import read_file
 from forge_consensus.output import json_text, table
+from forge_consensus.storage.stopped import stored_cluster
 
 DEFAULT: Final = "default"
+SECRET: Final = "(secret)"
 EXAMPLE_HEAD: Final = """\
 # The configuration of one node of a forge-consensus cluster: forge-consensus node -c FILE
+# As it stands it is a cluster of one. For a cluster of several, name all of them in peers, on each of them.
 # Every setting is here. Those that are commented out have their defaults; forge-consensus settings explains each.
 # Variables win over this file (FORGE_CONSENSUS_RAFT__HEARTBEAT_INTERVAL=250ms), and options of the command over both.
 # ${NAME}, ${NAME:-default} and ${file:/path} stand for a variable or for what a file holds.
@@ -27,7 +32,6 @@ EXAMPLE_HEAD: Final = """\
 EXAMPLE_VALUES: Final = {
     "node_id": "n1",
     "bind": "127.0.0.1:7001",
-    "peers": '{n1: "127.0.0.1:7001", n2: "127.0.0.1:7002", n3: "127.0.0.1:7003"}',
     "storage_path": "data/n1",
 }
 """What an example gives instead of a default."""
@@ -43,7 +47,7 @@ def config() -> None:
 
 def load(files: tuple[str, ...]) -> LoadedConfig:
     """Return what the files and the environment come to. Raises `InvalidConfigError`."""
-    return settings_of(resolve(layers_of(files, os.environ)))
+    return settings_of(resolve(layers_of(files, os.environ)), stored_cluster)
 
 
 @config.command()
@@ -76,19 +80,26 @@ def show(files: tuple[str, ...], origin: bool, output: str) -> None:
     click.echo("\n".join(table(head, cells)))
 
 
-def shown(loaded: LoadedConfig) -> list[dict[str, Any]]:
-    """Return name, value, text and origin of every setting."""
-    rows = []
+def values_of(loaded: LoadedConfig) -> dict[str, Any]:
+    """Return the value of every setting."""
+    values = {}
     for name in ROWS:
         value: Any = loaded.program if hasattr(loaded.program, name) else loaded.node
         for part in name.split("."):
             value = getattr(value, part)
+        values[name] = plain(value)
+    return values
+
+
+def shown(loaded: LoadedConfig) -> list[dict[str, Any]]:
+    """Return name, value, text and origin of every setting, without secrets."""
+    rows = []
+    for name, value in values_of(loaded).items():
         given = loaded.origins.get(name)
-        if given is not None and given.secret:
-            value = "(secret)"
-        plain = dict(value) if isinstance(value, dict) else value
-        text = text_of(value) or "-"
-        rows.append({"name": name, "value": plain, "text": text, "origin": given.origin if given else DEFAULT})
+        told = SECRET if given is not None and given.secret else value
+        text = text_of(told) or "-"
+        origin = given.origin if given else DEFAULT
+        rows.append({"name": name, "value": told, "text": text if text.isprintable() else repr(text), "origin": origin})
     return rows
 
 
@@ -96,13 +107,14 @@ def shown(loaded: LoadedConfig) -> list[dict[str, Any]]:
 @click.argument("one", type=click.Path(dir_okay=False))
 @click.argument("other", type=click.Path(dir_okay=False))
 def diff(one: str, other: str) -> None:
-    """Show the settings that differ between two files; exit code 1 if there are any. The environment does not count."""
-    before, after = (shown(settings_of(resolve(layers_of([file], {})))) for file in (one, other))
-    rows = [
-        (old["name"], old["text"], new["text"])
-        for old, new in zip(before, after, strict=True)
-        if old["value"] != new["value"]
-    ]
+    """Show the settings that differ between two files; exit code 1 if there are any.
+
+    Variables count where the files name them, and not besides.
+    """
+    before, after = (settings_of(resolve([read_file(Path(file), os.environ)])) for file in (one, other))
+    old, new = values_of(before), values_of(after)
+    texts = [{row["name"]: row["text"] for row in shown(loaded)} for loaded in (before, after)]
+    rows = [(name, texts[0][name], texts[1][name]) for name in ROWS if old[name] != new[name]]
     if rows:
         click.echo("\n".join(table(("NAME", one, other), rows)))
         raise click.exceptions.Exit(1)
@@ -130,5 +142,7 @@ def example() -> None:
             lines += textwrap.wrap(sentence, WIDTH_CHARS, initial_indent=f"{indent}# ", subsequent_indent=f"{indent}# ")
         value = EXAMPLE_VALUES.get(name)
         off, text = ("", value) if value is not None else ("# ", default_text(row))
+        if row.kind == "addresses":
+            text = "{}"
         lines += [f"{indent}{off}{last}: {'' if text == '-' else text}".rstrip(), ""]
     click.echo("\n".join(lines).rstrip())

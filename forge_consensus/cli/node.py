@@ -7,7 +7,6 @@ import signal
 import sys
 import threading
 from collections.abc import Callable
-from pathlib import Path
 from types import FrameType
 from typing import Any, Final, TypeVar
 
@@ -15,13 +14,12 @@ import click
 
 from forge_consensus.cli.log_setup import configure_logging
 from forge_consensus.cli.settings import default_text
-from forge_consensus.config.address import bind_address, takes_free_port
 from forge_consensus.config.given import Given, Layer
 from forge_consensus.config.loading import LoadedConfig, layers_of, settings_of
 from forge_consensus.config.node import JOIN_AS, NodeSettings
 from forge_consensus.config.program import LOG_FORMATS, LOG_LEVELS
 from forge_consensus.config.resolving import resolve
-from forge_consensus.config.rows import parse, row_of_texts, text_of
+from forge_consensus.config.rows import parse, row_of_texts
 from forge_consensus.config.setting import Setting, describe
 from forge_consensus.errors import InvalidConfigError
 from forge_consensus.events.bus import EventBus
@@ -151,22 +149,13 @@ def given_texts(assignments: tuple[tuple[str, str], ...], shorthands: dict[str, 
     return [*short, *assignments]
 
 
-def check_free_port(text: str, peers: dict[str, str]) -> None:
-    """Raise `InvalidConfigError` if a node whose address others know takes any free port."""
-    if takes_free_port(bind_address(text)) and len(peers) > 1:
-        raise InvalidConfigError(
-            "port 0 takes whatever port is free, and the other members could not find this node: listen at the "
-            "address that --peers has for it"
-        )
-
-
 def layer_of_options(texts: list[tuple[str, str]], **options: str | bool | None) -> Layer:
     """Return what the command line says; an option that is not given says nothing."""
     given = [Given(name, text, f"--set {name}") for name, text in texts]
     for name, value in options.items():
         if value is not None and value is not False:
             option = OPTIONS.get(name, name.replace("_", "-"))
-            given.append(Given(name, text_of(value), f"--{option}"))
+            given.append(Given(name, value, f"--{option}"))
     return Layer(given)
 
 
@@ -178,10 +167,7 @@ def loaded(files: tuple[str, ...], options: Layer) -> LoadedConfig:
     for name, option in (("node_id", "--id"), ("storage_path", "--data")):
         if name not in values and not (files and name == "storage_path"):
             raise click.UsageError(f"Missing option '{option}', or {name} in a file that --config names.")
-    folder = values.get("storage_path", SETTINGS["storage_path"].default)
-    config = settings_of(resolved, stored_cluster(Path(folder)) or None)
-    check_free_port(config.node.bind, dict(config.node.peers))
-    return config
+    return settings_of(resolved, stored_cluster)
 
 
 @click.command(context_settings={"show_default": True})

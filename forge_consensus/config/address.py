@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from typing import Final
 
@@ -92,3 +93,19 @@ def share_a_place(one: str, other: str) -> bool:
 def covers(wildcard: str, other: str) -> bool:
     """Whether who listens at all addresses of a host listens at this one too; those of version 6 have version 4's."""
     return is_wildcard(wildcard) and (wildcard.startswith("[") or not other.startswith("["))
+
+
+def joined_address(host: str, port: str | int) -> str:
+    """Return the address of a host and a port that were given apart.
+
+    Raises `InvalidConfigError` if the host holds a port already; whether the two make an address is checked later.
+    """
+    if host.startswith("[") or ":" not in host:
+        return f"{host}:{port}"
+    try:
+        ipaddress.IPv6Address(host.partition("%")[0])
+    except ValueError:
+        raise InvalidConfigError(
+            f"{host!r} is no host, and the port {port} is given besides: give the host alone, or leave the port out"
+        ) from None
+    return f"[{host}]:{port}"

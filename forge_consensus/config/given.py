@@ -2,22 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from forge_consensus.errors import InvalidConfigError
 
 
 @dataclass(frozen=True, slots=True)
 class Given:
-    """One value, not yet read: every place gives texts, so that one function reads them all."""
+    """One value, not yet checked."""
 
     name: str
     """The whole name as it was given, such as ``raft.heartbeat_interval``."""
-    text: str
+    value: Any = field(repr=False)
+    """A text, which the setting reads; or what Python or the form of a file gives besides texts."""
     origin: str
     """Where it was given: ``config.yaml:12:5``, ``FORGE_CONSENSUS_NODE_ID``, ``--listen``."""
     secret: bool = False
     """Whether it must not be shown."""
+
+    def texts(self) -> Iterator[str]:
+        """Yield the texts in the value: none of them may be told if it is secret."""
+        if isinstance(self.value, Mapping):
+            for key, value in self.value.items():
+                yield from (str(key), str(value), str(value).rpartition(":")[0])
+        elif self.value is not None:
+            yield str(self.value).strip()
 
 
 @dataclass(slots=True)
@@ -37,3 +48,8 @@ class ConfigProblemsError(InvalidConfigError):
         """One line each."""
         lines = "\n".join(f"  {problem}" for problem in problems)
         super().__init__(problems[0] if len(problems) == 1 else f"{len(problems)} faults in the configuration\n{lines}")
+
+
+def name_text(name: str) -> str:
+    """Return a name as it can stand in a line: as it is, or quoted if it holds what cannot be printed."""
+    return name if name.isprintable() else repr(name)

@@ -7,8 +7,9 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from forge_consensus.config.given import Given, Layer
-from forge_consensus.config.rows import text_of, to_row
-from forge_consensus.config.setting import is_section
+from forge_consensus.config.rows import plain
+from forge_consensus.config.setting import describe, is_section, section_of
+from forge_consensus.errors import InvalidConfigError
 
 PREFIX: Final = "FORGE_CONSENSUS_"
 LEVEL: Final = "__"
@@ -16,10 +17,13 @@ NEAR: Final = 0.85
 """A variable whose name is at least so much like that of a setting is taken for a slip."""
 OF_COMMANDS: Final = frozenset({"endpoints", "timeout", "output"})
 """Variables of other commands."""
+OPTIONS: Final = {"id": "node_id", "cluster": "cluster_id", "listen": "bind", "data": "storage_path"}
+"""What somebody who knows the options of the command may call settings."""
+NUMBER_BITS_MAX: Final = 200
 
 
 def from_environment(environment: Mapping[str, str], known: frozenset[str]) -> Layer:
-    """Read variables such as ``FORGE_CONSENSUS_RAFT__HEARTBEAT_INTERVAL=250ms``.
+    """Read variables such as ``FORGE_CONSENSUS_RAFT__HEARTBEAT_INTERVAL=250ms``; an empty one counts as not set.
 
     Args:
         environment: the variables.
@@ -27,23 +31,41 @@ def from_environment(environment: Mapping[str, str], known: frozenset[str]) -> L
             and so refused later. Others belong to somebody else, as those that Kubernetes makes for a service called
             forge-consensus, unless their names are nearly right.
 
+    Raises `InvalidConfigError` for variables that are no texts.
+
     """
     layer = Layer()
-    for variable in sorted(environment):
-        if not variable.startswith(PREFIX):
-            continue
+    sections = {name.partition(".")[0] for name in known if "." in name}
+    for variable in sorted(name for name in environment if str(name).startswith(PREFIX)):
+        text = environment[variable]
+        if not isinstance(text, str):
+            raise InvalidConfigError(f"the variable {variable} is {text!r}: the environment holds texts")
         name = variable.removeprefix(PREFIX).lower().replace(LEVEL, ".")
+        if not text.strip() or name in OF_COMMANDS:
+            continue
+        near = [OPTIONS[name]] if name in OPTIONS else difflib.get_close_matches(name, known, 1, NEAR)
         if name in known or "." in name:
-            layer.givens.append(Given(name, environment[variable], variable))
-        elif name not in OF_COMMANDS and (near := difflib.get_close_matches(name, known, 1, NEAR)):
+            layer.givens.append(Given(name, text, variable))
+        elif name in sections:
+            layer.problems.append(f"{variable}: it is a section, give the settings in it: {variable}{LEVEL}NAME")
+        elif near:
             meant = f"{PREFIX}{near[0].replace('.', LEVEL).upper()}"
             layer.problems.append(f"{variable}: there is no such setting, did you mean {meant}?")
     return layer
 
 
 def from_arguments(arguments: Mapping[str, Any]) -> Layer:
-    """Read the arguments of a Python call: values, or maps and settings classes for whole sections."""
-    return Layer([Given(name, text_of(value), f"argument {name}") for name, value in leaves(arguments, "")])
+    """Read the arguments of a Python call: values, or maps and settings classes for whole sections.
+
+    Of a settings class counts what differs from its defaults, because the rest may have been given elsewhere.
+    """
+    layer = Layer()
+    for name, value in leaves(arguments, ""):
+        if isinstance(value, int) and value.bit_length() > NUMBER_BITS_MAX:
+            layer.problems.append(f"argument {name}: the number is too large")
+        else:
+            layer.givens.append(Given(name, value, f"argument {name}"))
+    return layer
 
 
 def leaves(values: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
@@ -51,8 +73,18 @@ def leaves(values: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
     for key, value in values.items():
         name = f"{prefix}{key}"
         if is_section(type(value)):
-            yield from leaves(to_row(value), f"{name}.")
+            yield from changed(value, name)
         elif isinstance(value, Mapping) and name != "peers":
             yield from leaves(value, f"{name}.")
         elif value is not None:
-            yield name, value
+            yield name, plain(value)
+
+
+def changed(section: Any, name: str) -> Iterator[tuple[str, Any]]:
+    """Yield the whole name and the value of every setting of a section that differs from its default."""
+    prefix = section_of(type(section))
+    for row in describe(type(section)):
+        last = row.name.removeprefix(prefix)
+        value = getattr(section, last)
+        if value != row.default:
+            yield f"{name}.{last}", value

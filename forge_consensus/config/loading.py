@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
-from forge_consensus.config.given import ConfigProblemsError, Given, Layer
+from forge_consensus.config.address import takes_free_port
+from forge_consensus.config.given import Given, Layer
 from forge_consensus.config.layers import from_arguments, from_environment
 from forge_consensus.config.node import NodeSettings, no_peer
 from forge_consensus.config.program import ProgramSettings
-from forge_consensus.config.resolving import NAMES, Resolved, placed, resolve
+from forge_consensus.config.resolving import NAMES, Resolved, resolve
 from forge_consensus.config.rows import from_row
 from forge_consensus.config.yaml_file import read_file
 from forge_consensus.errors import InvalidConfigError
 
-PROGRAM_NAMES = frozenset(slot.name for slot in fields(ProgramSettings))
-NO_ADDRESS = (
+DATA: Final = "data/consensus"
+PROGRAM_NAMES: Final = frozenset(slot.name for slot in fields(ProgramSettings))
+OF_COMMAND: Final = ("advertise", "join", "join_as", "rejoin")
+"""Settings of a node that only the command follows."""
+NO_ADDRESS: Final = (
     "there is no address to listen at: give bind (--listen HOST:PORT, or bind_addr and bind_port in a file), or name "
     "this node among the peers"
 )
@@ -35,6 +40,21 @@ class LoadedConfig:
     """What of the configuration means something else here than in the Go original, or nothing; one line each."""
     origins: Mapping[str, Given]
     """Setting -> who had the last word; what is not in it has its default."""
+
+    def arguments(self) -> dict[str, Any]:
+        """Return the arguments with which `ConsensusService` makes this node, as ``ConsensusService(**arguments)``.
+
+        How the program logs is the application's affair. Raises `InvalidConfigError` for a setting that only
+        ``forge-consensus node`` can follow.
+        """
+        given = [name for name in OF_COMMAND if getattr(self.node, name)]
+        if given:
+            raise InvalidConfigError(
+                f"{given[0]} is given, and a ConsensusService cannot follow it: run the node by forge-consensus node, "
+                "or take it out"
+            )
+        names = [slot.name for slot in fields(NodeSettings) if slot.name not in OF_COMMAND]
+        return {name: getattr(self.node, name) for name in names} | {"state_machine": self.program.machine or None}
 
 
 def load_config(*paths: str | Path, environment: Mapping[str, str] | None = None, **arguments: Any) -> LoadedConfig:
@@ -54,42 +74,57 @@ def load_config(*paths: str | Path, environment: Mapping[str, str] | None = None
 
     """
     variables = os.environ if environment is None else environment
-    layers = [*layers_of(paths, variables), from_arguments(arguments)]
-    resolved = resolve(layers)
-    return settings_of(resolved)
+    if not isinstance(variables, Mapping):
+        raise InvalidConfigError(f"environment is {variables!r}: it must be a map of names to texts")
+    return settings_of(resolve([*layers_of(paths, variables), from_arguments(arguments)]))
 
 
 def layers_of(paths: Iterable[str | Path], environment: Mapping[str, str]) -> list[Layer]:
     """Return what the files and the environment say. Raises `InvalidConfigError` for a file that cannot be read."""
+    paths = list(paths)
+    for path in paths:
+        if not isinstance(path, str | Path):
+            raise InvalidConfigError(f"{path!r} is no file: give the path of a YAML file")
     return [*(read_file(Path(path), environment) for path in paths), from_environment(environment, NAMES)]
 
 
-def settings_of(resolved: Resolved, cluster_id: str | None = None) -> LoadedConfig:
+def settings_of(resolved: Resolved, stored: Callable[[Path], str] = lambda folder: "") -> LoadedConfig:
     """Return the settings that are resolved.
 
     Args:
         resolved: what the layers say.
-        cluster_id: that of the node's folder, if it has one, for a configuration that names none.
+        stored: returns the cluster id of a node's folder, "" if it has none, for a configuration that names none.
 
     Raises `InvalidConfigError`; its text names every fault.
 
     """
     resolved.check()
-    values = dict(resolved.values)
+    values, origins = dict(resolved.values), dict(resolved.origins)
     try:
-        if cluster_id is not None:
-            values.setdefault("cluster_id", cluster_id)
         program = ProgramSettings(**{name: values.pop(name) for name in PROGRAM_NAMES & values.keys()})
         if "node_id" not in values:
             raise InvalidConfigError("node_id is missing: give it in a file, by FORGE_CONSENSUS_NODE_ID, or as --id")
         if "bind" not in values:
             values["bind"] = address_among_peers(values["node_id"], values.get("peers", {}))
+            origins["bind"] = replace(origins["peers"], name="bind", value=values["bind"])
+        check_free_port(values["bind"], values.get("peers", {}))
+        if "cluster_id" not in values and (found := stored(Path(values.get("storage_path", DATA)))):
+            values["cluster_id"] = found
         node = from_row(NodeSettings, nested(values))
-    except ConfigProblemsError:
-        raise
     except InvalidConfigError as error:
-        raise InvalidConfigError(placed(error, resolved.origins)) from error
-    return LoadedConfig(node, program, tuple(resolved.notes), resolved.origins)
+        raise InvalidConfigError(placed(error, origins)) from error
+    return LoadedConfig(node, program, tuple(resolved.notes), origins)
+
+
+def placed(error: InvalidConfigError, origins: Mapping[str, Given]) -> str:
+    """Return the text of an error about settings that do not fit together, with the place of one that it names."""
+    text = str(error)
+    for given in origins.values():
+        if given.secret and any(part and part in text for part in given.texts()):
+            return f"{given.origin} {given.name}: the secret value does not fit to the others, and is not told"
+    words = re.findall(r"[a-z_.]*[a-z_]", re.sub(r"'[^']*'", "", text))  # what is quoted is a value
+    named = next((origins[word] for word in words if word in origins), None)
+    return f"{named.origin} {text}" if named else text
 
 
 def address_among_peers(node_id: str, peers: Mapping[str, str]) -> str:
@@ -99,6 +134,15 @@ def address_among_peers(node_id: str, peers: Mapping[str, str]) -> str:
     if node_id not in peers:
         raise no_peer(node_id, peers)
     return peers[node_id]
+
+
+def check_free_port(bind: str, peers: Mapping[str, str]) -> None:
+    """Raise `InvalidConfigError` if a node whose address others know takes any free port."""
+    if takes_free_port(bind) and len(peers) > 1:
+        raise InvalidConfigError(
+            "port 0 takes whatever port is free, and the other members could not find this node: listen at the "
+            "address that peers has for it"
+        )
 
 
 def nested(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -4,28 +4,23 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from forge_consensus.config.address import bind_address
-from forge_consensus.config.given import ConfigProblemsError, Given, Layer
-from forge_consensus.config.node import NodeSettings, checked_events_bind, checked_peers
+from forge_consensus.config.checks import CHECKS, NOT_EMPTY
+from forge_consensus.config.given import ConfigProblemsError, Given, Layer, name_text
+from forge_consensus.config.node import NodeSettings
 from forge_consensus.config.original import ANY, BY_NAME, OriginalField
 from forge_consensus.config.program import ProgramSettings
 from forge_consensus.config.rows import parse, text_of
 from forge_consensus.config.setting import Setting, describe
+from forge_consensus.config.two_names import HALVES, TRANSLATED, make_one, make_way
 from forge_consensus.errors import InvalidConfigError
 
 DESCRIBED: Final = (*describe(NodeSettings), *describe(ProgramSettings))
 ROWS: Final = {row.name: row for row in sorted(DESCRIBED, key=lambda row: "." in row.name)}
 """Every setting that a file can hold; those without a section come first, as in a file."""
-ADDRESSES: Final[dict[str, Callable[[Any], object]]] = {
-    "bind": bind_address,
-    "peers": checked_peers,
-    "events_bind": checked_events_bind,
-}
-"""What is checked before all settings are put together, so that the error has its place."""
 OTHERWISE: Final = ("bind", "metrics", "storage.tail_bytes_max", "log_format")
 """Settings whose counterpart in the original has another type or unit, so it is no second name for them."""
 ALIASES: Final = {
@@ -34,20 +29,16 @@ ALIASES: Final = {
     if row.described.original and row.name not in OTHERWISE and row.described.original != row.name
 }
 """Name in the original -> name of the setting."""
-PLACE: Final = ("bind_addr", "bind_port")
-STRUCTURED: Final = "observability.logging.enable_structured"
-HALVES: Final = {
-    "bind_addr": Setting("bind_addr", "str", "127.0.0.1", ROWS["bind"].described),
-    "bind_port": Setting("bind_port", "int", 7000, ROWS["bind"].described),
-    STRUCTURED: Setting(STRUCTURED, "bool", True, ROWS["log_format"].described),
-}
-"""Fields of the original that are translated: two of them are one setting here, or a switch is a choice."""
-LINE: Final = re.compile(r"(?P<file>.*?):(?P<line>\d+):(?P<column>\d+) ")
-LAST: Final = "\U0010ffff"
-"""What no name of a file comes after."""
-NAMES: Final = frozenset({*ROWS, *ALIASES, *BY_NAME, *HALVES})
+NAMES: Final = frozenset({*ROWS, *ALIASES, *BY_NAME, *TRANSLATED})
 """Every name that a file can hold."""
-SECTIONS: Final = frozenset(name.rpartition(".")[0] for name in NAMES if "." in name)
+SECTIONS: Final = frozenset(
+    ".".join(name.split(".")[:depth]) for name in NAMES for depth in range(1, name.count(".") + 1)
+)
+LINE: Final = re.compile(r"(?P<file>.*?):(?P<line>\d+):(?P<column>\d+) ")
+
+
+class RefusedError(InvalidConfigError):
+    """A value that is understood, and cannot be followed; the text tells no secret."""
 
 
 @dataclass(slots=True)
@@ -76,33 +67,41 @@ def resolve(layers: Iterable[Layer]) -> Resolved:
     for layer in layers:
         resolved.problems += layer.problems
         last = last_words(layer, resolved.problems)
-        if "bind" in last:
-            for half in PLACE:
-                chosen.pop(half, None)
-        elif last.keys() & set(PLACE):
-            chosen.pop("bind", None)
-        if "log_format" in last:
-            chosen.pop(STRUCTURED, None)
-        elif STRUCTURED in last:
-            chosen.pop("log_format", None)
+        make_way(chosen, last, resolved.problems)
         chosen |= last
     for target, given in chosen.items():
         try:
             take(resolved, target, given)
         except InvalidConfigError as error:
-            text = str(error)
-            if given.secret:
-                text = text.replace(repr(given.text.strip()), "a secret value")
-            resolved.problems.append(f"{given.origin} {text}")
-    put_together(resolved)
-    resolved.problems.sort(key=reading_order)
+            resolved.problems.append(problem_of(given, error))
+    make_one(resolved.values, resolved.origins, resolved.problems)
+    check_discovery(resolved)
+    resolved.problems.sort(key=reading_order(resolved.problems))
     return resolved
 
 
-def reading_order(problem: str) -> tuple[str, int, int]:
-    """Return by what the faults of one file are sorted: its lines. Faults without a line stay in their order, last."""
-    found = LINE.match(problem)
-    return (found["file"], int(found["line"]), int(found["column"])) if found else (LAST, 0, 0)
+def problem_of(given: Given, error: InvalidConfigError) -> str:
+    """Return the line for a value that is refused; it does not tell a secret."""
+    if given.secret and not isinstance(error, RefusedError):
+        return f"{given.origin} {given.name}: the secret value is refused, and its text is not told"
+    text = str(error)
+    if not text.startswith(given.name):
+        text = f"{given.name}: {text}"
+    return f"{given.origin} {text}"
+
+
+def reading_order(problems: list[str]) -> Any:
+    """Return by what faults are sorted: the lines of a file, the files as they were read, then what has no line."""
+    files: dict[str, int] = {}
+    for problem in problems:
+        if found := LINE.match(problem):
+            files.setdefault(found["file"], len(files))
+
+    def place(problem: str) -> tuple[int, int, int]:
+        found = LINE.match(problem)
+        return (files[found["file"]], int(found["line"]), int(found["column"])) if found else (len(files), 0, 0)
+
+    return place
 
 
 def last_words(layer: Layer, problems: list[str]) -> dict[str, Given]:
@@ -111,9 +110,10 @@ def last_words(layer: Layer, problems: list[str]) -> dict[str, Given]:
     for given in layer.givens:
         target = ALIASES.get(given.name, given.name)
         if target not in NAMES:
-            problems.append(unknown_text(given))
+            if not (target in SECTIONS and isinstance(given.value, Mapping)):  # a section with nothing in it is none
+                problems.append(unknown_text(given))
             continue
-        other = said.get(target) or next((said[name] for name in rivals(target) if name in said), None)
+        other = said.get(target) or next((said[name] for name in TRANSLATED.get(target, ()) if name in said), None)
         if other is not None:
             problems.append(f"{given.origin} {given.name}: {other.origin} says the same with {other.name}: give one")
         else:
@@ -121,86 +121,74 @@ def last_words(layer: Layer, problems: list[str]) -> dict[str, Given]:
     return said
 
 
-def rivals(target: str) -> tuple[str, ...]:
-    """Return the other names under which the same is said."""
-    if target == "bind":
-        return PLACE
-    if target in PLACE:
-        return ("bind",)
-    return {STRUCTURED: ("log_format",), "log_format": (STRUCTURED,)}.get(target, ())
-
-
 def unknown_text(given: Given) -> str:
     """Return the line for a name that does not exist, with what may have been meant."""
+    head = f"{given.origin} {name_text(given.name)}"
     if given.name in SECTIONS:
-        return f"{given.origin} {given.name}: it is a section, give the settings in it by name"
+        return f"{head}: it is a section, give the settings in it by name"
     if given.name.startswith("client."):
-        return f"{given.origin} {given.name}: it is a setting of clients and not of a node: give it to the client"
+        return f"{head}: it is a setting of clients and not of a node: give it to the client"
     prefix, _, last = given.name.rpartition(".")
     here = [name.rpartition(".")[2] for name in NAMES if name.rpartition(".")[0] == prefix]
-    if near := difflib.get_close_matches(last, here, 1):
+    if near := difflib.get_close_matches(last, sorted(here), 1):
         hint = f'did you mean "{near[0]}"?'
     elif meant := [name for name in sorted(NAMES) if name.rpartition(".")[2] == last]:
         hint = f"did you mean {' or '.join(meant)}?"
     else:
         hint = "see them all with: forge-consensus settings"
-    return f"{given.origin} {given.name}: unknown key, {hint}"
+    return f"{head}: unknown key, {hint}"
 
 
 def take(resolved: Resolved, target: str, given: Given) -> None:
-    """Read one value. Raises `InvalidConfigError`, whose text begins with the setting's name."""
+    """Read one value. Raises `InvalidConfigError`."""
     if target in BY_NAME:
         judge(resolved, BY_NAME[target], given)
         return
     row = ROWS.get(target) or HALVES[target]
-    value = parse(row, given.text)
-    if target in ROWS:
-        row.check(value)
-        if value is not None and target in ADDRESSES:
-            ADDRESSES[target](value)
+    if target in NOT_EMPTY and isinstance(given.value, str) and not given.value.strip():
+        raise InvalidConfigError(f"{target} is empty: give a value, or leave it out")
+    value = value_of(row, given)
+    row.check(value)
+    if value is not None and target in CHECKS:
+        CHECKS[target](value)
     resolved.values[target] = value
     resolved.origins[target] = given
 
 
+def value_of(row: Setting, given: Given) -> Any:
+    """Return the value that was given: a text is read, anything else must be a value already."""
+    if isinstance(given.value, list | tuple) and given.value and row.kind == "optional str":
+        return ",".join(map(str, given.value))
+    return parse(row, given.value) if isinstance(given.value, str) else given.value
+
+
 def judge(resolved: Resolved, original: OriginalField, given: Given) -> None:
     """Compare the value of a field of the original with how it is here. Raises `InvalidConfigError`."""
-    value: Any = given.text.strip()
-    if original.kind != "texts":
-        value = parse(original.as_setting(), given.text)
+    if original.kind == "texts":
+        value = given.value
+        if not isinstance(value, str | list | tuple):
+            raise InvalidConfigError(f"{original.name} is {value!r}: it is a list of texts")
+    else:
+        row = original.as_setting()
+        value = value_of(row, given)
+        row.check(value)
     if original.choices and value not in original.choices:
         raise InvalidConfigError(f"{original.name} is {value!r}: it is one of {', '.join(original.choices)}")
     if value == original.here:
         return
     shown = "(secret)" if original.secret or given.secret else text_of(value)
     if original.otherwise == "refused":
-        raise InvalidConfigError(f"{original.name}: {shown} is refused: {original.why}")
+        raise RefusedError(f"{original.name}: {shown} is refused: {original.why}")
     effect = "has no effect" if original.here is ANY else f"is taken as {text_of(original.here)}"
     resolved.notes.append(f"{given.origin} {original.name}: {shown} {effect}: {original.why}")
     resolved.origins[original.name] = given
 
 
-def put_together(resolved: Resolved) -> None:
-    """Make one setting of the fields of the original that are translated."""
-    values, origins = resolved.values, resolved.origins
-    given = [origins.pop(half) for half in PLACE if half in origins]
-    host = values.pop("bind_addr", HALVES["bind_addr"].default)
-    port = values.pop("bind_port", HALVES["bind_port"].default)
-    if given:
-        values["bind"] = f"[{host}]:{port}" if ":" in host and not host.startswith("[") else f"{host}:{port}"
-        origins["bind"] = given[0]
-    if STRUCTURED in values:
-        values["log_format"] = "json" if values.pop(STRUCTURED) else "text"
-        origins["log_format"] = origins.pop(STRUCTURED)
-    discovery = origins.get("discovery.type")
-    if discovery is not None and not values.get("peers") and not values.get("join"):
+def check_discovery(resolved: Resolved) -> None:
+    """Refuse a node that would found a cluster of its own, although it was to find the others by a registry."""
+    discovery = resolved.origins.get("discovery.type")
+    if discovery is not None and not resolved.values.get("peers") and not resolved.values.get("join"):
         resolved.problems.append(
-            f"{discovery.origin} discovery.type: {discovery.text} finds nobody here, and neither peers nor join is "
+            f"{discovery.origin} discovery.type: {discovery.value} finds nobody here, and neither peers nor join is "
             "given: the node would be a cluster of its own, so name the members in peers"
         )
-
-
-def placed(error: InvalidConfigError, origins: dict[str, Given]) -> str:
-    """Return the text of an error about settings that do not fit together, with the place of one that it names."""
-    text = str(error)
-    named = [origins[name] for name in re.findall(r"[a-z_.]*[a-z_]", text) if name in origins]
-    return f"{named[0].origin} {text}" if named else text

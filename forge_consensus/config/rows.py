@@ -19,8 +19,13 @@ from forge_consensus.errors import InvalidConfigError
 
 Settings = TypeVar("Settings")
 
-TIMES: Final = {"ms": Decimal("0.001"), "s": Decimal(1), "m": Decimal(60), "h": Decimal(3600)}
+TIMES: Final = {
+    "us": Decimal("0.000001"), "ms": Decimal("0.001"), "s": Decimal(1), "m": Decimal(60), "h": Decimal(3600),
+}  # fmt: skip
 SIZES: Final = {"k": Decimal(1 << 10), "m": Decimal(1 << 20), "g": Decimal(1 << 30), "t": Decimal(1 << 40)}
+NUMBERS: Final = re.compile(r"(\d+\.?\d*|\.\d+)( *)([a-z]*)")
+NUMBER_CHARS_MAX: Final = 40
+TOLD_CHARS_MAX: Final = 100
 ON: Final = frozenset({"true", "yes", "on", "1"})
 OFF: Final = frozenset({"false", "no", "off", "0"})
 
@@ -128,23 +133,31 @@ def parse(setting: Setting, text: str) -> Any:
     if value is None and setting.kind != "optional str":
         example = EXAMPLES.get(setting.described.unit) or EXAMPLES.get(setting.kind, "")
         hint = f", such as {example}" if example else ""
-        raise InvalidConfigError(f"{setting.name} is {text!r}: write {setting.expected}{hint}")
+        told = text if len(text) <= TOLD_CHARS_MAX else f"{text[:TOLD_CHARS_MAX]}..."
+        raise InvalidConfigError(f"{setting.name} is {told!r}: write {setting.expected}{hint}")
     return value
 
 
 def parse_number(setting: Setting, text: str) -> float | int | None:
-    """Return the number in a text, in the setting's unit; None if there is none, or none of the setting's type."""
+    """Return the number in a text, in the setting's unit; None if there is none, or none of the setting's type.
+
+    A time may have several parts, as Go writes it: ``1m30s``.
+    """
     own = setting.described.unit
     units = {name: factor / TIMES[own] for name, factor in TIMES.items()} if own in TIMES else {}
     if own == "bytes":
         units, text = SIZES, re.sub("i?b$", "", text.lower())
-    found = re.fullmatch(r"(?P<number>\d+\.?\d*|\.\d+) *(?P<unit>[a-z]*)", text)
-    if found is None or found["unit"] not in {"", *units}:
+    parts = NUMBERS.findall(text)
+    alone = len(parts) == 1
+    if len(text) > NUMBER_CHARS_MAX or not parts or "".join("".join(part) for part in parts) != text:
         return None
-    number = Decimal(found["number"]) * units.get(found["unit"], Decimal(1))
+    if any(unit not in units and not (alone and not unit) for _, _, unit in parts) or not (alone or own in TIMES):
+        return None
+    number = sum((Decimal(digits) * units.get(unit, Decimal(1)) for digits, _, unit in parts), Decimal(0))
     if setting.kind == "float":
         return float(number)
-    return int(number) if number == int(number) and "." not in found["number"] else None
+    whole = number == int(number) and not (alone and "." in parts[0][0])
+    return int(number) if whole else None
 
 
 def parse_switch(setting: Setting, text: str) -> bool | None:
@@ -185,7 +198,6 @@ EXAMPLES: Final = {
     "s": "0.25, 250ms or 2m",
     "ms": "60000, 60s or 1m",
     "bytes": "1048576, 64MiB or 2GiB",
-    "bool": "true or false",
 }
 
 

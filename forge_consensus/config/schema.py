@@ -5,14 +5,19 @@ from __future__ import annotations
 from dataclasses import MISSING
 from typing import Any, Final
 
+from forge_consensus.config.node import JOIN_AS
 from forge_consensus.config.original import ANY, BY_NAME
-from forge_consensus.config.resolving import ALIASES, HALVES, ROWS
+from forge_consensus.config.program import LOG_FORMATS, LOG_LEVELS
+from forge_consensus.config.resolving import ALIASES, ROWS
+from forge_consensus.config.rows import plain
 from forge_consensus.config.setting import Setting
+from forge_consensus.config.two_names import HALVES
 
 DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
+NUMBER: Final = r"^\s*[0-9.]+\s*$"
 TEXTS: Final = {
-    "s": r"^\s*[0-9.]+ *(ms|s|m|h)?\s*$",
-    "ms": r"^\s*[0-9.]+ *(ms|s|m|h)?\s*$",
+    "s": r"^\s*([0-9.]+ *(us|ms|s|m|h)?)+\s*$",
+    "ms": r"^\s*([0-9.]+ *(us|ms|s|m|h)?)+\s*$",
     "bytes": r"^\s*[0-9.]+ *([kKmMgGtT]i?)?[bB]?\s*$",
 }
 """Unit -> the texts that stand for a number of it, besides the number itself."""
@@ -20,7 +25,11 @@ SUBSTITUTED: Final = {"type": "string", "pattern": r"\$\{"}
 """Any value may come from a variable or a file."""
 MEMBER: Final = {
     "type": "object",
-    "properties": {"id": {"type": ["string", "integer"]}, "address": {"type": "string"}, "port": {"type": "integer"}},
+    "properties": {
+        "id": {"type": ["string", "integer"]},
+        "address": {"type": "string"},
+        "port": {"type": ["string", "integer"]},
+    },
     "required": ["id", "address"],
     "additionalProperties": False,
 }
@@ -29,7 +38,7 @@ KINDS: Final[dict[str, dict[str, Any]]] = {
     "int": {"type": "integer"},
     "float": {"type": "number"},
     "str": {"type": ["string", "integer"]},
-    "optional str": {"type": ["string", "null"]},
+    "optional str": {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]},
     "path": {"type": "string"},
     "addresses": {
         "anyOf": [
@@ -42,15 +51,30 @@ KINDS: Final[dict[str, dict[str, Any]]] = {
 }
 
 
+CHOICES: Final = {"log_level": LOG_LEVELS, "log_format": LOG_FORMATS, "join_as": JOIN_AS}
+NULL: Final[dict[str, Any]] = {"type": "null"}
+
+
 def schema() -> dict[str, Any]:
-    """Return the schema of a file whose settings are at the top."""
-    root: dict[str, Any] = {
+    """Return the schema of a file, whose settings are at the top or in one of the two sections for them."""
+    settings = settings_schema()
+    reference = {"$ref": "#/$defs/settings"}
+    inside = {"type": "object", "properties": {"consensus": reference}, "required": ["consensus"]}
+    return {
         "$schema": DIALECT,
         "title": "The configuration of a forge-consensus node",
-        "type": "object",
-        "properties": {},
-        "additionalProperties": False,
+        "$defs": {"settings": settings},
+        "anyOf": [
+            reference,
+            inside,
+            {"type": "object", "properties": {"extensions": inside}, "required": ["extensions"]},
+        ],
     }
+
+
+def settings_schema() -> dict[str, Any]:
+    """Return the schema of the settings themselves."""
+    root: dict[str, Any] = {"type": "object", "properties": {}, "additionalProperties": False}
     for name, row in {**ROWS, **{alias: ROWS[name] for alias, name in ALIASES.items()}, **HALVES}.items():
         text = row.described.what if name in ROWS else f"The original's name of {row.name}. {row.described.what}"
         put(root, name, {**of_row(row), "description": text})
@@ -72,20 +96,18 @@ def put(root: dict[str, Any], name: str, body: dict[str, Any]) -> None:
 
 
 def of_row(row: Setting) -> dict[str, Any]:
-    """Return the schema of a setting, with its default."""
-    default = (
-        {} if row.default is MISSING else {"default": dict(row.default) if row.kind == "addresses" else row.default}
-    )
+    """Return the schema of a setting, with its default; that of `bind` depends on the peers."""
+    default = {} if row.default is MISSING or row.name == "bind" else {"default": plain(row.default)}
+    if row.name in CHOICES:
+        return {"anyOf": [{"enum": list(CHOICES[row.name])}, SUBSTITUTED, NULL], **default}
     return {**of_kind(row, row.kind), **default}
 
 
 def of_kind(row: Setting, kind: str) -> dict[str, Any]:
-    """Return the schema of a value: what YAML reads as the type, a text with a unit, or a substitution."""
-    plain = dict(KINDS[kind])
+    """Return the schema of a value: what YAML reads as the type, a text for it, a substitution, or null for none."""
+    body = dict(KINDS[kind])
     if kind in ("int", "float"):
         low, high = row.described.minimum, row.described.maximum
-        plain |= {key: bound for key, bound in (("minimum", low), ("maximum", high)) if bound is not None}
-    if kind in ("str", "optional str", "path", "addresses", "texts"):
-        return plain
-    texts = [{"type": "string", "pattern": TEXTS[unit]}] if (unit := row.described.unit) in TEXTS else []
-    return {"anyOf": [plain, *texts, SUBSTITUTED]}
+        body |= {key: bound for key, bound in (("minimum", low), ("maximum", high)) if bound is not None}
+    texts = [{"type": "string", "pattern": TEXTS.get(row.described.unit, NUMBER)}] if kind in ("int", "float") else []
+    return {"anyOf": [body, *texts, SUBSTITUTED, NULL]}

@@ -83,6 +83,7 @@ def signature(name: str, called: Any, *, wide: bool = False) -> str:
         if each.kind is each.KEYWORD_ONLY and not keyword_only:
             parts.append("*")
             keyword_only = True
+        keyword_only = keyword_only or each.kind is each.VAR_POSITIONAL
         parts.append(parameter(each))
     answer = found.return_annotation
     returned = "" if answer in (found.empty, None, "None", "Self") else f" -> {written(answer)}"

@@ -89,16 +89,22 @@ def test_what_differs_between_two_files_is_shown(file: Path, tmp_path: Path) -> 
     assert found.exit_code == 1
     assert found.stdout.splitlines()[1].split() == ["storage.snapshot_entries", "100000", "5"]
     assert len(found.stdout.splitlines()) == 2
+    for path, text in ((file, "a"), (other, "b")):
+        (tmp_path / text).write_text(text)
+        path.write_text(f"node_id: ${{NAME}}\nbind: 'a:1'\ncluster_id: ${{file:{tmp_path}/{text}}}\n")
+    found = SHELL.run("config", "diff", str(file), str(other), NAME="n1", FORGE_CONSENSUS_CLUSTER_ID="c")
+    assert found.stdout.splitlines()[1].split() == ["cluster_id", "(secret)", "(secret)"]
 
 
 def test_the_schema_knows_every_name_and_nothing_else() -> None:
     root = json.loads(SHELL.run("config", "schema").stdout)
     assert root == schema()
-    assert set(leaves(root, "")) == NAMES
-    heartbeat = root["properties"]["raft"]["properties"]["heartbeat_interval"]
+    settings = root["$defs"]["settings"]
+    assert set(leaves(settings, "")) == NAMES
+    heartbeat = settings["properties"]["raft"]["properties"]["heartbeat_interval"]
     assert heartbeat["default"] == 0.1
     assert "How often a leader" in heartbeat["description"]
-    assert root["properties"]["transport"]["properties"]["type"]["enum"] == ["zmq", "grpc", "tcp"]
+    assert settings["properties"]["transport"]["properties"]["type"]["enum"] == ["zmq", "grpc", "tcp"]
 
 
 def leaves(node: dict[str, Any], prefix: str) -> list[str]:

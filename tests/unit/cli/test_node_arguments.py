@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from forge_consensus.cli.node import check_free_port
-from forge_consensus.config.loading import address_among_peers
+from forge_consensus.config.loading import address_among_peers, check_free_port
 from forge_consensus.errors import InvalidConfigError
 from tests.worlds.cli_world import Shell
 

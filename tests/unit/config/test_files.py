@@ -12,9 +12,11 @@ from forge_consensus.config.layers import from_arguments, from_environment
 from forge_consensus.config.loading import LoadedConfig, load_config
 from forge_consensus.config.original import ANY, BY_NAME, FIELDS
 from forge_consensus.config.raft import RaftSettings
-from forge_consensus.config.resolving import ALIASES, HALVES, NAMES, ROWS, resolve
+from forge_consensus.config.resolving import ALIASES, NAMES, ROWS, resolve
 from forge_consensus.config.rows import text_of
+from forge_consensus.config.two_names import HALVES
 from forge_consensus.errors import InvalidConfigError
+from forge_consensus.service.consensus import ConsensusService
 
 PEERS = '{n1: "127.0.0.1:7001", n2: "127.0.0.1:7002"}'
 SMALL = f"node_id: n1\npeers: {PEERS}\n"
@@ -227,7 +229,7 @@ def test_every_setting_that_a_file_gives_has_an_effect(name: str) -> None:
         "bind" if name in ("bind_addr", "bind_port") else "log_format" if name in HALVES else ALIASES.get(name, name)
     )
     assert resolved.values[target] != ROWS[target].default
-    assert resolved.origins[target].name == name
+    assert resolved.origins[target].origin == f"argument {name}"
 
 
 @pytest.mark.parametrize("field", FIELDS, ids=lambda field: field.name)
@@ -286,14 +288,15 @@ storage:
         (f"{SMALL}client: {{frame_items_max: 5}}\n", "it is a setting of clients and not of a node"),
         (f"{SMALL}heartbeat_interval: 1s\n", "heartbeat_interval: unknown key, did you mean raft.heartbeat_interval?"),
         (f"{SMALL}wholly_else: 1\n", "wholly_else: unknown key, see them all with: forge-consensus settings"),
-        (f"{SMALL}raft: {{fast_retries: [[1]]}}\n", "it is a list of lists or sections: give one value"),
+        (f"{SMALL}raft: {{fast_retries: [[1]]}}\n", "config.yaml:3:23 raft.fast_retries[0]: give one value"),
         (f"{SMALL}bind: a:1\nbind_port: 7\n", "bind_port: "),
         (f"{SMALL}storage: {{snapshot_entries: 5}}\nraft: {{snapshot_threshold: 5}}\n", "says the same with"),
         (f"{SMALL}? [a]\n: 1\n", "config.yaml:3:3 a key must be a name"),
         (f"{SMALL}cluster_id: ${{OPEN\n", "has no closing brace"),
-        (f"{SMALL}cluster_id: ${{file:/no/such/file}}\n", "/no/such/file cannot be read: No such file or directory"),
+        (f"{SMALL}cluster_id: ${{file:/no/such/file}}\n", "'/no/such/file' cannot be read: No such file or directory"),
         ("node_id: n1\npeers: [{id: n1}]\n", "config.yaml:2:9 peers[0].address: it is missing"),
-        ("node_id: n1\npeers: [[n1]]\n", "config.yaml:2:9 peers[0]: a member is id, address and port"),
+        ("node_id: n1\npeers: [[n1]]\n", "config.yaml:2:9 peers[0]: give one value"),
+        ("node_id: n1\npeers: [n1]\n", "config.yaml:2:9 peers[0]: a member is id, address and port, or ID=HOST:PORT"),
         ("node_id: n3\npeers: {n1: 'a:1'}\n", "node 'n3' is not among the peers n1"),
         ("node_id: n1\ndiscovery: {type: dns}\nbind: 'a:1'\n", "discovery.type: dns finds nobody here"),
         (
@@ -301,6 +304,38 @@ storage:
             "config.yaml:3:8 raft.election_timeout_min is 0.8 s: it must be at least twice the raft.heartbeat_interval",
         ),
         ("cluster_id: c\n", "node_id is missing"),
+        (
+            "node_id: n1\npeers: [{id: n1, address: null, port: 1}]\n",
+            "config.yaml:2:27 peers[0].address: it has no value",
+        ),
+        ("node_id: n1\npeers: {n1: null}\n", "peers.n1: it has no value"),
+        ("node_id: n1\npeers: {n1: 'a:1,n2=b:2'}\n", "peers: n1: endpoint 'a:1,n2=b:2' is not an address"),
+        ("node_id: n1\npeers: {n1: 'a:1', n2: b, n3: c}\n", "n2: endpoint 'b' is not an address"),
+        ("node_id: n1\npeers: [{id: 'n1=x:1,n2', address: a, port: 1}]\n", "cannot be a node's id"),
+        ("node_id: n1\npeers: ['n1=a:1', 'n1=b:1']\n", "node 'n1' is twice among the peers"),
+        ("node_id: n1\npeers: [{id: n1, address: '10.0.0.1:7001', port: 7001}]\n", "'10.0.0.1:7001' is no host"),
+        ("node_id: n1\nbind_addr: '127.0.0.1:7001'\n", "bind_addr: '127.0.0.1:7001' is no host"),
+        ("node_id: n1\nbind_port: 70001\n", "config.yaml:2:1 bind_port: endpoint '127.0.0.1:70001'"),
+        (f"{SMALL}join: nonsense\n", "config.yaml:3:1 join: endpoint 'nonsense'"),
+        (f"{SMALL}join: [null]\n", "join[0]: it has no value"),
+        (f"{SMALL}advertise: peers\n", "config.yaml:3:1 advertise: endpoint 'peers'"),
+        (f"{SMALL}metrics: 9100\n", "config.yaml:3:1 metrics: endpoint '9100'"),
+        (f"{SMALL}machine: ''\n", "machine is empty: give a value, or leave it out"),
+        (f"{SMALL}machine: {{}}\n", "machine is {}: it must be a text"),
+        (f"{SMALL}lease_reads: []\n", "lease_reads is (): it must be true or false"),
+        (f"{SMALL}observability: 3\n", "observability: it is a section"),
+        (f"{SMALL}raft: {{<<: {{fast_retries: 1}}}}\n", "raft: merge keys are not read"),
+        (f"{SMALL}cluster_id: !!binary aGVsbG8=\n", "cluster_id: the tag tag:yaml.org,2002:binary has no meaning here"),
+        (f"{SMALL}cluster_id: ${{X:-${{Y}}}}\n", "substitutions do not stand inside one another"),
+        (f'{SMALL}cluster_id: "${{file:/tmp/\\0x}}"\n', "cannot be read: embedded null byte"),
+        (f"{SMALL}raft: {{fast_retries: {'9' * 5000}}}\n", "raft.fast_retries is '999"),
+        (f'{SMALL}"a\\nb": 1\n', "config.yaml:3:1 'a\\nb': unknown key"),
+        (
+            "consensus: {node_id: n1}\nextensions: {consensus: {node_id: n1}}\n",
+            "2:14 consensus: the settings stand in line 1 too",
+        ),
+        ("extensions: {consensus: []}\n", "config.yaml:1:14 there must be names with values"),
+        ("node_id: n1\nbind: '127.0.0.1:0'\npeers: {n1: 'a:1', n2: 'b:1'}\n", "port 0 takes whatever port is free"),
         ("", "node_id is missing"),
         ("node_id: n1\n", "there is no address to listen at"),
     ],
@@ -323,11 +358,25 @@ def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
         load_config(tmp_path / "large.yaml", environment={})
 
 
-def test_aliases_that_stand_for_very_much_end_with_a_fault(load: Any) -> None:
-    lines = ["a0: &a0 {x: 1, y: 2}"]
+def test_all_faults_of_single_values_are_told_at_once(load: Any) -> None:
+    text = f"{SMALL}log_level: loud\ncluster_id: ''\njoin: x\njoin_as: boss\nraft: {{fast_retries: x}}\n"
+    assert [fault.split()[0] for fault in faults(load, text)] == [
+        "config.yaml:3:1",
+        "config.yaml:4:1",
+        "config.yaml:5:1",
+        "config.yaml:6:1",
+        "config.yaml:7:8",
+    ]
+
+
+@pytest.mark.parametrize("leaf", ["1", ""])
+def test_aliases_that_stand_for_very_much_end_with_a_fault(load: Any, leaf: str) -> None:
+    lines = [f"a0: &a0 {{x: {leaf}, y: {leaf}}}"]
     lines += [f"a{n}: &a{n} {{{', '.join(f'k{i}: *a{n - 1}' for i in range(9))}}}" for n in range(1, 9)]
     with pytest.raises(ConfigProblemsError, match="too much"):
         load("\n".join(lines))
+    with pytest.raises(ConfigProblemsError, match="too much"):
+        load(f"s: &s {'x' * 100_000}\njoin: [{', '.join(['*s'] * 200)}]\n")
 
 
 # --- substitutions and secrets ---------------------------------------------------------------------------------------
@@ -346,17 +395,30 @@ def test_variables_and_files_stand_for_values(load: Any, tmp_path: Path) -> None
     }
 
 
-def test_secrets_are_in_no_message(load: Any, tmp_path: Path) -> None:
+def test_secrets_are_in_no_message_and_in_no_text_of_the_result(load: Any, tmp_path: Path) -> None:
     (tmp_path / "key").write_text("hunter2\n")
+    secret = f"'${{file:{tmp_path}/key}}'"
     for text in (
         f"{SMALL}security: {{encryption_key: hunter2}}\n",
-        f"{SMALL}admin_api: {{api_key: '${{file:{tmp_path}/key}}'}}\n",
-        f"{SMALL}raft: {{fast_retries: '${{file:{tmp_path}/key}}'}}\n",
-        f"{SMALL}transport: {{timeout: '${{file:{tmp_path}/key}}'}}\n",
+        f"{SMALL}admin_api: {{api_key: {secret}}}\n",
+        f"{SMALL}raft: {{fast_retries: {secret}}}\n",
+        f"{SMALL}transport: {{timeout: {secret}}}\n",
+        f"{SMALL}log_level: {secret}\n",
+        f"{SMALL}join: {secret}\n",
+        f"{SMALL}advertise: {secret}\n",
+        f"bind_addr: '::x'\nbind_port: {secret}\n",
+        f"node_id: {secret}\npeers: {PEERS}\n",
+        f"node_id: n1\npeers: {{n1: 'a:1', n2: {secret}}}\n",
+        f"node_id: n1\npeers: [{{id: {secret}, address: a, port: 1}}]\n",
+        f"node_id: n1\npeers: 'n1=a:1,n2={secret[1:-1]}:x'\n",
     ):
         with pytest.raises(InvalidConfigError) as raised:
             load(text)
-        assert "hunter2" not in str(raised.value)
+        assert "hunter2" not in str(raised.value), text
+    config = load(f"node_id: n1\npeers: {{n1: '${{file:{tmp_path}/key}}:7001'}}\ncluster_id: {secret}\n")
+    assert config.node.bind == "hunter2:7001"
+    assert "hunter2" not in repr(config.origins)
+    assert all(config.origins[name].secret for name in ("peers", "cluster_id", "bind"))
 
 
 # --- who has the last word -------------------------------------------------------------------------------------------
@@ -377,13 +439,37 @@ def test_later_files_then_the_environment_then_arguments_win_setting_by_setting(
     assert origins["raft.fail_checks"] == "argument raft.fail_checks"
 
 
-def test_the_place_to_listen_is_that_of_the_last_one_who_names_it(load: Any) -> None:
-    assert load(f"{SMALL}bind: '127.0.0.1:1'\n", {"FORGE_CONSENSUS_BIND_PORT": "2"}).node.bind == "127.0.0.1:2"
-    assert load(f"{SMALL}bind_port: 1\n", {"FORGE_CONSENSUS_BIND": "127.0.0.2:2"}).node.bind == "127.0.0.2:2"
-    assert load(f"{SMALL}bind_addr: '::1'\nbind_port: 1\n").node.bind == "[::1]:1"
-    assert load(SMALL).node.bind == "127.0.0.1:7001"
+def test_a_later_layer_may_replace_a_half_of_the_place_to_listen(load: Any) -> None:
+    def bind(text: str, **environment: str) -> str:
+        variables = {f"FORGE_CONSENSUS_{name}": value for name, value in environment.items()}
+        return str(load(f"{SMALL}{text}\n", variables).node.bind)
+
+    assert bind("bind: '10.0.0.5:1'", BIND_PORT="2") == "10.0.0.5:2"
+    assert bind("bind: '10.0.0.5:1'", BIND_ADDR="0.0.0.0") == "0.0.0.0:1"
+    assert bind("bind: '[::1]:1'", BIND_PORT="2") == "[::1]:2"
+    assert bind("bind_port: 1", BIND="127.0.0.2:2") == "127.0.0.2:2"
+    assert bind("bind_addr: 1.1.1.1", BIND_PORT="2") == "1.1.1.1:2"
+    assert bind("bind_addr: '::1'\nbind_port: 1") == "[::1]:1"
+    assert bind("") == "127.0.0.1:7001"
+    with pytest.raises(
+        InvalidConfigError, match=r"FORGE_CONSENSUS_BIND_PORT bind_port: .*:3:1 gives a bind that is no HOST:PORT"
+    ):
+        bind("bind: ipc:///run/n1", BIND_PORT="2")
+    origins = load(f"{SMALL}bind_addr: 1.1.1.1\n", {"FORGE_CONSENSUS_BIND_PORT": "2"}).origins
+    assert origins["bind"].origin.endswith("config.yaml:3:1 and FORGE_CONSENSUS_BIND_PORT")
     structured = {"FORGE_CONSENSUS_OBSERVABILITY__LOGGING__ENABLE_STRUCTURED": "true"}
     assert load(f"{SMALL}log_format: text\n", structured).program.log_format == "json"
+
+
+def test_an_empty_variable_is_not_set_and_an_empty_member_list_is_one(load: Any, tmp_path: Path) -> None:
+    empty = {"FORGE_CONSENSUS_PEERS": "", "FORGE_CONSENSUS_MACHINE": "", "FORGE_CONSENSUS_RAFT__FAST_RETRIES": " "}
+    config = load(f"{SMALL}machine: a:B\n", empty)
+    assert len(config.node.peers) == 2
+    assert config.program.machine == "a:B"
+    alone = tmp_path / "alone.yaml"
+    alone.write_text("peers: {}\nbind: '127.0.0.1:1'\n")
+    (tmp_path / "config.yaml").write_text(SMALL)
+    assert load_config(tmp_path / "config.yaml", alone, environment={}).node.peers == {}
 
 
 def test_variables_of_others_are_left_alone_and_slips_are_told() -> None:
@@ -393,13 +479,19 @@ def test_variables_of_others_are_left_alone_and_slips_are_told() -> None:
             "FORGE_CONSENSUS_SERVICE_HOST": "10.0.0.1",
             "FORGE_CONSENSUS_ENDPOINTS": "127.0.0.1:1",
             "FORGE_CONSENSUS_NODEID": "n1",
+            "FORGE_CONSENSUS_LISTEN": "a:1",
+            "FORGE_CONSENSUS_RAFT": "x",
             "FORGE_CONSENSUS_NODE_ID": "n1",
             "HOME": "/root",
         },
         NAMES,
     )
     assert [given.name for given in layer.givens] == ["node_id"]
-    assert layer.problems == ["FORGE_CONSENSUS_NODEID: there is no such setting, did you mean FORGE_CONSENSUS_NODE_ID?"]
+    assert layer.problems == [
+        "FORGE_CONSENSUS_LISTEN: there is no such setting, did you mean FORGE_CONSENSUS_BIND?",
+        "FORGE_CONSENSUS_NODEID: there is no such setting, did you mean FORGE_CONSENSUS_NODE_ID?",
+        "FORGE_CONSENSUS_RAFT: it is a section, give the settings in it: FORGE_CONSENSUS_RAFT__NAME",
+    ]
     wrong = resolve([from_environment({"FORGE_CONSENSUS_RAFT__X": "1"}, NAMES)])
     assert wrong.problems == [
         "FORGE_CONSENSUS_RAFT__X raft.x: unknown key, see them all with: forge-consensus settings"
@@ -418,3 +510,52 @@ def test_arguments_are_values_maps_or_settings() -> None:
     assert (config.node.raft.fast_retries, config.node.storage.snapshot_entries) == (7, 5)
     with pytest.raises(InvalidConfigError, match='argument nodeid nodeid: unknown key, did you mean "node_id"'):
         load_config(environment={}, nodeid="n1")
+    joined = load_config(environment={}, node_id="n1", bind="a:1", join=["b:1", "c:1"])
+    assert joined.node.join == "b:1,c:1"
+
+
+def test_a_settings_class_as_an_argument_leaves_alone_what_it_does_not_change(load: Any) -> None:
+    config = load(f"{SMALL}raft: {{fast_retries: 7}}\n", raft=RaftSettings(heartbeat_interval=0.05))
+    assert (config.node.raft.fast_retries, config.node.raft.heartbeat_interval) == (7, 0.05)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "part"),
+    [
+        ({"storage_path": b"x"}, "storage_path is b'x': it must be the path of a folder"),
+        ({"raft": {"fast_retries": 10**5000}}, "argument raft.fast_retries: the number is too large"),
+        ({"raft": {"fast_retries": 1.5}}, "raft.fast_retries is 1.5: it must be a whole number"),
+        ({"peers": ["n1=a:1"]}, "peers is ['n1=a:1']: it must be a map of node ids"),
+        ({"peers": {"n1": "a:1,n2=b:1"}}, "endpoint 'a:1,n2=b:1' is not an address"),
+        ({"node_id": 5}, "node_id is 5: it must be a text"),
+        ({"environment": {"FORGE_CONSENSUS_NODE_ID": 5}}, "the variable FORGE_CONSENSUS_NODE_ID is 5"),
+        ({"environment": 5}, "environment is 5: it must be a map"),
+    ],
+)
+def test_arguments_of_a_wrong_type_are_refused(arguments: dict[str, Any], part: str) -> None:
+    with pytest.raises(InvalidConfigError) as raised:
+        load_config(**{"environment": {}, "node_id": "n1", "bind": "a:1", **arguments})
+    assert part in str(raised.value)
+
+
+@pytest.mark.parametrize("path", [None, 5, b"a", ["a"], "a\0b"])
+def test_what_is_no_path_of_a_file_is_refused(path: Any) -> None:
+    with pytest.raises(InvalidConfigError):
+        load_config(path, environment={})
+
+
+def test_times_are_read_as_go_writes_them(load: Any) -> None:
+    for text, seconds in (("1m30s", 90.0), ("1h0m0s", 3600.0), ("500us", 0.0005), ("2", 2.0), ("1.5 s", 1.5)):
+        assert load(f"{SMALL}storage: {{snapshot_interval: {text}}}\n").node.storage.snapshot_interval == seconds
+    for wrong in ("1m30", "m", "1x", "1s m", "--1s"):
+        assert faults(load, f"{SMALL}storage: {{snapshot_interval: {wrong}}}\n")
+
+
+def test_an_application_makes_its_service_from_a_file(load: Any, tmp_path: Path) -> None:
+    text = f"{SMALL}storage_path: {tmp_path}/n1\nraft: {{fast_retries: 7}}\nmetrics: '127.0.0.1:0'\n"
+    config = load(text)
+    service = ConsensusService(**config.arguments())
+    assert service.settings == config.node
+    assert service.settings.raft.fast_retries == 7
+    with pytest.raises(InvalidConfigError, match="advertise is given, and a ConsensusService cannot follow it"):
+        load(f"{text}advertise: '10.0.0.1:7001'\n").arguments()
