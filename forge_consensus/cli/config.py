@@ -10,6 +10,7 @@ from typing import Any, Final
 
 import click
 
+from forge_consensus.cli.main import Commands
 from forge_consensus.cli.options import output_option
 from forge_consensus.cli.settings import default_text
 from forge_consensus.config.loading import LoadedConfig, layers_of, settings_of
@@ -40,7 +41,7 @@ WIDTH_CHARS: Final = 110
 files_argument = click.argument("files", nargs=-1, required=True, type=click.Path(dir_okay=False))
 
 
-@click.group()
+@click.group(cls=Commands)
 def config() -> None:
     """Check configuration files, show what they come to, and help to write them."""
 
@@ -53,10 +54,11 @@ def load(files: tuple[str, ...]) -> LoadedConfig:
 @config.command()
 @files_argument
 def validate(files: tuple[str, ...]) -> None:
-    """Check FILES, of which later ones win, with the variables of the environment.
+    """Check files.
 
-    Faults end with exit code 78; every one has its file, line and column. Prints what has another meaning here than in
-    the Go original, or none.
+    Of several FILES later ones win, and variables of the environment over all. Faults end with exit code 78; those of
+    single values have their file, line and column. Prints what has another meaning here than in the Go original, or
+    none.
     """
     loaded = load(files)
     for note in loaded.notes:
@@ -69,7 +71,10 @@ def validate(files: tuple[str, ...]) -> None:
 @click.option("--origin", is_flag=True, help="Also show where each value was given.")
 @output_option
 def show(files: tuple[str, ...], origin: bool, output: str) -> None:
-    """Show every setting that FILES and the environment come to; secrets are not shown."""
+    """Show what files and the environment come to.
+
+    Every setting is shown, secrets are not. Of several FILES later ones win.
+    """
     rows = shown(load(files))
     if output == "json":
         keys = ("name", "value", "origin") if origin else ("name", "value")
@@ -107,9 +112,9 @@ def shown(loaded: LoadedConfig) -> list[dict[str, Any]]:
 @click.argument("one", type=click.Path(dir_okay=False))
 @click.argument("other", type=click.Path(dir_okay=False))
 def diff(one: str, other: str) -> None:
-    """Show the settings that differ between two files; exit code 1 if there are any.
+    """Show what differs between two files.
 
-    Variables count where the files name them, and not besides.
+    Exit code 1 if anything does. Variables count where the files name them, and not besides.
     """
     before, after = (settings_of(resolve([read_file(Path(file), os.environ)])) for file in (one, other))
     old, new = values_of(before), values_of(after)
@@ -123,13 +128,13 @@ def diff(one: str, other: str) -> None:
 
 @config.command()
 def schema() -> None:
-    """Print the JSON schema of a configuration file, for editors."""
+    """Print the JSON schema of a file, for editors."""
     click.echo(json.dumps(schema_of_files(), indent=2))
 
 
 @config.command()
 def example() -> None:
-    """Print a commented file with every setting; it is valid as it stands."""
+    """Print a commented file with every setting."""
     lines = [EXAMPLE_HEAD]
     section = ""
     for name, row in ROWS.items():
