@@ -111,17 +111,21 @@ class Watch:
         return self.send_answer(connection, frame)
 
     def check(self, message: Any, to: str) -> None:
-        """What leaves must be on the disk; faults are kept, because this is the node's own thread."""
+        """What leaves must be on the disk; faults are kept, because this is the node's own thread.
+
+        A turn that reads an append and then the order to stand answers the one in the term that it leaves with the
+        other. That is as true as before: the entries are on the disk, and so is the later term.
+        """
         kind = type(message).__name__
         self.said[kind] = self.said.get(kind, 0) + 1
         me = self.node.settings.node_id
         fine = True
         if isinstance(message, RequestVote | AppendEntries):
-            fine = self.hard[0] == message.term and self.hard[1] == me
+            fine = self.hard[0] > message.term or self.hard == (message.term, me)
         elif isinstance(message, VoteReply) and message.granted:
             fine = self.hard[0] == message.term and self.hard[1] not in ("", me)
         elif isinstance(message, AppendReply) and message.success:
-            fine = self.hard[0] == message.term and self.durable >= message.index
+            fine = self.hard[0] >= message.term and self.durable >= message.index
         elif isinstance(message, HelloReply) and not message.reason:
             fine = bool(self.boots)
         elif isinstance(message, Results | ReadResults | SessionOpened):
