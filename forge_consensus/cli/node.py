@@ -50,6 +50,10 @@ OPTIONS: Final = {
     "join": "join",
     "join_as": "join-as",
     "rejoin": "rejoin",
+    "machine": "machine",
+    "log_level": "log-level",
+    "log_format": "log-format",
+    "exit_when_removed": "exit-when-removed",
 }
 """Setting -> the option that alone sets it."""
 SHORTHANDS: Final = (
@@ -154,8 +158,7 @@ def layer_of_options(texts: list[tuple[str, str]], **options: str | bool | None)
     given = [Given(name, text, f"--set {name}") for name, text in texts]
     for name, value in options.items():
         if value is not None and value is not False:
-            option = OPTIONS.get(name, name.replace("_", "-"))
-            given.append(Given(name, value, f"--{option}"))
+            given.append(Given(name, value, f"--{OPTIONS[name]}"))
     return Layer(given)
 
 

@@ -28,8 +28,8 @@ def settings(text: str, output: str) -> None:
     """List the settings, all of them or those whose name contains TEXT, such as raft or heartbeat.
 
     RELOAD says when a changed value takes effect: founding at the first start of a new cluster only, restart at a
-    node's next start, hot at once. Set them with forge-consensus node --set NAME=VALUE; those of clients, which begin
-    with client., are given to the client.
+    node's next start, hot at once. Set them with an option of forge-consensus node, with its --set NAME=VALUE, in a
+    file or by a variable; those of clients, which begin with client., are given to the client.
     """
     rows = (*describe(NodeSettings), *describe(ProgramSettings), *describe(ClientSettings))
     chosen = [row for row in rows if text in row.name]

@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from forge_consensus.config.address import IPC, bind_address, parse_endpoint
-from forge_consensus.config.node import JOIN_AS, NODE_ID, checked_events_bind, checked_peers, is_name, is_node_id
-from forge_consensus.config.program import LOG_FORMATS, LOG_LEVELS
+from forge_consensus.config.node import JOIN_AS, NodeSettings, checked_events_bind, checked_peers
+from forge_consensus.config.program import ProgramSettings
 from forge_consensus.errors import InvalidConfigError
 
 NOT_EMPTY: Final = ("node_id", "cluster_id", "bind", "peers", "join", "advertise", "machine")
@@ -40,44 +40,23 @@ def metrics(value: str) -> None:
     bind_address(value)
 
 
-def advertise(value: str) -> None:
-    """Check where members and clients reach the node."""
-    checked_peers({"n1": value})
-
-
-def cluster_id(value: str) -> None:
-    """Check the name of a cluster."""
-    if not is_name(value):
-        raise InvalidConfigError(f"cluster_id is {value!r}: it must be a printable text of at most 128 characters")
-
-
-def node_id(value: str) -> None:
-    """Check the id of a node."""
-    if not is_node_id(value):
-        raise InvalidConfigError(f"node_id is {value!r}: {NODE_ID}")
-
-
-def one_of(name: str, allowed: tuple[str, ...]) -> Callable[[str], None]:
-    """Return the check of a text that is one of a few."""
-
-    def check(value: str) -> None:
-        if value.lower() not in allowed:
-            raise InvalidConfigError(f"{name} is {value!r}: it is one of {', '.join(allowed)}")
-
-    return check
+def join_as(value: str) -> None:
+    """Check as what a node joins."""
+    if value not in JOIN_AS:
+        raise InvalidConfigError(f"join_as is {value!r}: it is one of {', '.join(JOIN_AS)}")
 
 
 CHECKS: Final[Mapping[str, Callable[[Any], object]]] = {
-    "node_id": node_id,
-    "cluster_id": cluster_id,
+    "node_id": NodeSettings,
+    "cluster_id": lambda value: NodeSettings("n1", cluster_id=value),
     "bind": bind_address,
     "peers": peers,
     "events_bind": checked_events_bind,
     "metrics": metrics,
-    "advertise": advertise,
+    "advertise": lambda value: NodeSettings("n1", advertise=value),
     "join": join,
-    "join_as": one_of("join_as", JOIN_AS),
-    "log_level": one_of("log_level", LOG_LEVELS),
-    "log_format": one_of("log_format", LOG_FORMATS),
+    "join_as": join_as,
+    "log_level": lambda value: ProgramSettings(log_level=value),
+    "log_format": lambda value: ProgramSettings(log_format=value),
 }
 """Setting -> its check, which raises `InvalidConfigError`."""

@@ -14,12 +14,11 @@ from forge_consensus.config.given import Given, Layer
 from forge_consensus.config.layers import from_arguments, from_environment
 from forge_consensus.config.node import NodeSettings, no_peer
 from forge_consensus.config.program import ProgramSettings
-from forge_consensus.config.resolving import NAMES, Resolved, resolve
+from forge_consensus.config.resolving import NAMES, ROWS, Resolved, resolve
 from forge_consensus.config.rows import from_row
 from forge_consensus.config.yaml_file import read_file
 from forge_consensus.errors import InvalidConfigError
 
-DATA: Final = "data/consensus"
 PROGRAM_NAMES: Final = frozenset(slot.name for slot in fields(ProgramSettings))
 OF_COMMAND: Final = ("advertise", "join", "join_as", "rejoin")
 """Settings of a node that only the command follows."""
@@ -108,7 +107,8 @@ def settings_of(resolved: Resolved, stored: Callable[[Path], str] = lambda folde
             values["bind"] = address_among_peers(values["node_id"], values.get("peers", {}))
             origins["bind"] = replace(origins["peers"], name="bind", value=values["bind"])
         check_free_port(values["bind"], values.get("peers", {}))
-        if "cluster_id" not in values and (found := stored(Path(values.get("storage_path", DATA)))):
+        folder = Path(values.get("storage_path", ROWS["storage_path"].default))
+        if "cluster_id" not in values and (found := stored(folder)):
             values["cluster_id"] = found
         node = from_row(NodeSettings, nested(values))
     except InvalidConfigError as error:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -90,7 +90,7 @@ def problem_of(given: Given, error: InvalidConfigError) -> str:
     return f"{given.origin} {text}"
 
 
-def reading_order(problems: list[str]) -> Any:
+def reading_order(problems: list[str]) -> Callable[[str], tuple[int, int, int]]:
     """Return by what faults are sorted: the lines of a file, the files as they were read, then what has no line."""
     files: dict[str, int] = {}
     for problem in problems:

@@ -1,4 +1,4 @@
-"""Settings as rows and as texts: one pair of functions for JSON (and later YAML), one for the command line.
+"""Settings as rows and as texts: one pair of functions for JSON, one for the command line and files.
 
 A row is a dictionary that JSON can hold, with one dictionary inside for each section. Texts are pairs of a whole name
 and a value, such as ``raft.heartbeat_interval`` and ``50ms``.

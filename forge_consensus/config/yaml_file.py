@@ -143,7 +143,7 @@ class Reader:
                 self.give(key, name, found[0], secret=found[1])
 
     def give(self, key: Any, name: str, value: object, *, secret: bool) -> None:
-        """Note a value."""
+        """Add a value to what the file gives, with the place of its key."""
         self.layer.givens.append(Given(name, value, self.where(key), secret))
 
     def read_list(self, key: Any, name: str, value: Any) -> None:

@@ -97,6 +97,7 @@ def test_the_address_to_listen_at_fits_to_the_peers() -> None:
         (("--set", "raft.fast_retries=1", "--set", "raft.fast_retries=2"), "raft.fast_retries is given twice"),
         (("--heartbeat-interval", "50ms", "--set", "raft.heartbeat_interval=50ms"), "is given twice"),
         (("--set", "cluster_id=x"), "use --cluster"),
+        (("--set", "log_level=debug"), "use --log-level"),
         (("--set", "client.silence_seconds=1"), "a setting of clients"),
         (("--machine", "nothing"), "no import path"),
         (("--machine", "json:JSONDecoder"), "is no state machine"),
