@@ -31,7 +31,7 @@ from forge_consensus.actors.runtime.actor import ConsensusActor, Context
 from forge_consensus.actors.runtime.refusals import STRANGER
 from forge_consensus.actors.runtime.shared import Greeted, RefusedGreeting
 from forge_consensus.actors.runtime.timers import Timer
-from forge_consensus.config.agreement import told_settings
+from forge_consensus.config.agreement import HTTP_URL, told_settings
 from forge_consensus.errors import IdentityError
 from forge_consensus.events.types import (
     AddressDiffers,
@@ -80,7 +80,7 @@ class Greeting(ConsensusActor):
         super().bind(context)
         opened = context.opened
         machine = name_of(self.ledger.applier.machine)
-        settings = told_settings(self.settings, self.ledger.settings)
+        settings = told_settings(self.settings, self.ledger.settings, context.http_url)
         level = self.ledger.configurations.level
         self.handshake = Handshake(self.ledger.identity, opened.initial, machine, context.advertised, settings, level)
 
@@ -157,6 +157,7 @@ class Greeting(ConsensusActor):
         )
         if refusal == ACCEPTED:
             self.note(node, message)
+            self.note_http_url(node, message)
             self.ledger.identity.note_ancestors(node, message.incarnation, message.earlier)
             self.compare(node, message)
         elif refusal.reason != ANCESTOR:
@@ -173,11 +174,17 @@ class Greeting(ConsensusActor):
         same = seen is not None and seen.token == message.incarnation
         if not same:
             self.shared.freshness.forget_clock(node)
-        differs, misplaced = (seen.differs, seen.misplaced) if seen and same else ((), "")
-        self.shared.greeted[node] = Greeted(message.incarnation, program, level, differs, misplaced)
+        known = seen if seen and same else Greeted(message.incarnation, program, level)
+        self.shared.greeted[node] = replace(known, program=program, level=level)
         self.shared.refused.pop(node, None)
         ledger = self.ledger
         ledger.identity.tips.note_tip(node, Tip(*message.tip), ledger.log, ledger.commit_index)
+
+    def note_http_url(self, node: str, message: Hello) -> None:
+        """Note where a member's application answers HTTP; only greetings tell it, answers to them do not."""
+        told = dict(message.settings).get(HTTP_URL, "")
+        if told != self.shared.greeted[node].http_url:
+            self.shared.greeted[node] = replace(self.shared.greeted[node], http_url=told)
 
     def compare(self, node: str, message: Hello) -> None:
         """Publish, once for each process of a peer, what differs between it and this node."""

@@ -338,8 +338,9 @@ NEVER_MS = 1 << 53
 class Read:
     """Queries, each as (number, encoded query); `consistency` is one of `CONSISTENCIES`.
 
-    Answers to them may come in several frames. A number that is asked again on the same connection while it waits is
-    answered once.
+    A query without bytes is a barrier: it is answered like any other, with nothing, and the machine is not asked.
+    Answers may come in several frames. A number that is asked again on the same connection while it waits is answered
+    once.
     """
 
     consistency: str

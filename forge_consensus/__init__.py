@@ -72,6 +72,7 @@ if TYPE_CHECKING:
     from forge_consensus.process.log import disable_logging, enable_logging
     from forge_consensus.service.blocking import BlockingCallError
     from forge_consensus.service.consensus import ConsensusService
+    from forge_consensus.service.leadership import LeadershipChecker, Standing
     from forge_consensus.storage.ledger.changes import Action, Change
     from forge_consensus.storage.machines.kv import KeyValueMachine
     from forge_consensus.storage.machines.machine import Command, Entry, StateMachine
@@ -113,6 +114,7 @@ __all__ = [
     "InvalidPeerError",
     "InvalidTermError",
     "KeyValueMachine",
+    "LeadershipChecker",
     "LoadedConfig",
     "LogInconsistentError",
     "MembersPlan",
@@ -135,6 +137,7 @@ __all__ = [
     "SnapshotFailedError",
     "StaleReadError",
     "StaleTermError",
+    "Standing",
     "StateMachine",
     "StorageError",
     "StorageFullError",
@@ -167,10 +170,12 @@ HOMES = {
     "EventBus": "forge_consensus.events.bus",
     "EventFeed": "forge_consensus.feed.event_feed",
     "Gap": "forge_consensus.feed.event_feed",
-    "LoadedConfig": "forge_consensus.config.loading",
     "KeyValueMachine": "forge_consensus.storage.machines.kv",
+    "LeadershipChecker": "forge_consensus.service.leadership",
+    "LoadedConfig": "forge_consensus.config.loading",
     "MembersPlan": "forge_consensus.client.members",
     "RaftSettings": "forge_consensus.config.raft",
+    "Standing": "forge_consensus.service.leadership",
     "StateMachine": "forge_consensus.storage.machines.machine",
     "StorageSettings": "forge_consensus.config.storage",
     "disable_logging": "forge_consensus.process.log",

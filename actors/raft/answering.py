@@ -153,8 +153,14 @@ class Answering:
         return over
 
     def outcome(self, data: bytes, applied: int) -> Outcome | Generator[Any, None, Any]:
-        """Put one query to the machine; an error is the answer to that query alone, because a query changes nothing."""
+        """Put one query to the machine; an error is the answer to that query alone, because a query changes nothing.
+
+        No bytes at all are a barrier: the machine is asked nothing, because only the index of its state is wanted.
+        """
         try:
+            if not data:
+                self.applier.check_usable()
+                return answer_of(None, applied)
             answer = self.applier.ask(unpack(data))
             if isinstance(answer, Generator):
                 return cast("Generator[Any, None, Any]", answer)
@@ -222,6 +228,6 @@ class Answering:
 def name_of(data: bytes) -> str:
     """A query as a short text, for people."""
     try:
-        return repr(unpack(data))[:NAME_CHARS_MAX]
+        return repr(unpack(data))[:NAME_CHARS_MAX] if data else "(a barrier)"
     except Exception:
         return "(a query that cannot be decoded)"

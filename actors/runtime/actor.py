@@ -58,6 +58,8 @@ class Context(Protocol):
     advertised: str
     """Where the node says that it is reached, empty if it does not know."""
     events_address: str
+    http_url: str
+    """Where the node's application answers HTTP, empty if it does not."""
 
     def actor(self, name: str) -> LocalAddress:
         """Return the address of an actor of this node."""

@@ -47,9 +47,9 @@ class Engine:
     """One node. All of it belongs to one thread; only `stopping` may be read from others.
 
     `bind_address` and `events_address` are where the node listens and publishes, for its status. `advertised` is where
-    it says that it is reached, empty if it does not know; None stands for the address where it listens. The engine is
-    also the actors' `Context`. Raises `InvalidConfigError` for settings with which the cluster's leases would not be
-    safe.
+    it says that it is reached, empty if it does not know; None stands for the address where it listens. `http_url` is
+    where the node's application answers HTTP, which the members tell each other. The engine is also the actors'
+    `Context`. Raises `InvalidConfigError` for settings with which the cluster's leases would not be safe.
     """
 
     def __init__(
@@ -63,6 +63,7 @@ class Engine:
         bind_address: str,
         events_address: str = "",
         advertised: str | None = None,
+        http_url: str = "",
     ) -> None:
         check_lease(opened.ledger.configuration, settings.election_timeout_min)
         self.opened = opened
@@ -73,6 +74,7 @@ class Engine:
         self.bind_address = bind_address
         self.advertised = bind_address if advertised is None else advertised
         self.events_address = events_address
+        self.http_url = http_url
         clock.begin_turn()
         self.started_at = clock.now()
         self.shared = SharedState()

@@ -48,6 +48,7 @@ class Source(Protocol):
     peers: Peers
     started_at: float
     events_address: str
+    http_url: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,6 +97,8 @@ class MemberStatus:
     """How much it is preferred as the leader; 0 is usual."""
     may_lead: bool = True
     """Whether it is not marked never to lead."""
+    http_url: str = ""
+    """Where its application answers HTTP, as it said in its last greeting; "" if it did not."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -328,6 +331,7 @@ def members_of(source: Source) -> list[MemberStatus]:
             joining=node in ledger.configuration.joining,
             priority=ledger.configuration.priority_of(node),
             may_lead=ledger.configuration.may_lead(node),
+            http_url=source.http_url if own else greeted.http_url if greeted else "",
         )
         found.append(member)
     return found

@@ -74,7 +74,8 @@ class ZeroMqBase(SystemBase):
     """One node on one thread: construct it, pass it to `start_system`, then call `run`.
 
     `bind` is HOST:PORT or ipc://PATH, and so is `events_bind`, where the node publishes its events; None stands for
-    `events_endpoint`. `rng` is the node's random source; without it the node makes one of its own.
+    `events_endpoint`. `http_url` is where the node's application answers HTTP. `rng` is the node's random source;
+    without it the node makes one of its own.
     Raises `TransportUnavailableError` when the address is taken, `InvalidConfigError` for a malformed one.
     """
 
@@ -88,6 +89,7 @@ class ZeroMqBase(SystemBase):
         rng: random.Random | None = None,
         advertised: str | None = None,
         events_bind: str | None = None,
+        http_url: str = "",
     ) -> None:
         identity = opened.ledger.identity
         addresses = {node: address for node, address in opened.ledger.configuration.members if node != identity.node_id}
@@ -106,6 +108,7 @@ class ZeroMqBase(SystemBase):
                 self.sockets.bind_address,
                 self.sockets.events_address,
                 advertised,
+                http_url,
             )
             self.wakeup = Wakeup()
         except BaseException:

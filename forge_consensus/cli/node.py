@@ -47,6 +47,7 @@ OPTIONS: Final = {
     "metrics": "metrics",
     "events_bind": "events-listen",
     "advertise": "advertise",
+    "http_url": "http-url",
     "join": "join",
     "join_as": "join-as",
     "rejoin": "rejoin",
@@ -201,6 +202,11 @@ def loaded(files: tuple[str, ...], options: Layer) -> LoadedConfig:
     help="Where members and clients reach this node, if that is not where it listens.",
 )
 @click.option(
+    "--http-url",
+    metavar="URL",
+    help="Where this node's application answers HTTP; members tell each other, so that requests can be sent on.",
+)
+@click.option(
     "--join",
     metavar="HOST:PORT,...",
     help="Join the cluster of these members; a new node then waits to be added: forge-consensus members add.",
@@ -274,6 +280,7 @@ def node(
     metrics: str | None,
     events_listen: str | None,
     advertise: str | None,
+    http_url: str | None,
     join: str | None,
     join_as: str | None,
     rejoin: bool,
@@ -299,6 +306,7 @@ def node(
         metrics=metrics,
         events_bind=events_listen,
         advertise=advertise,
+        http_url=http_url,
         join=join,
         join_as=join_as,
         rejoin=rejoin,

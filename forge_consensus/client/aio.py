@@ -293,6 +293,20 @@ class AsyncClient(Calls):
         value = await self.start(pending)
         return ReadDetail(value, pending.applied, pending.stale_ms)
 
+    async def barrier(
+        self,
+        consistency: str = "linearizable",
+        timeout: float | None = None,
+        *,
+        read_from: str | None = None,
+        max_staleness: float | None = None,
+        after_index: int = 0,
+    ) -> ReadDetail:
+        """Return once a node's state fulfils what such a read asks, and say which entry it is; as `Client.barrier`."""
+        pending = self.barrier_query(Route.of(consistency, read_from, max_staleness, after_index), timeout)
+        value = await self.start(pending)
+        return ReadDetail(value, pending.applied, pending.stale_ms)
+
     async def put(self, key: str, value: Any, timeout: float | None = None, correlation_id: str | None = None) -> Any:
         """Set a key to a value."""
         return await self.apply(Command("set", {"key": key, "value": value}, correlation_id), timeout)

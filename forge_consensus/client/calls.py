@@ -8,7 +8,7 @@ import time
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Final, NoReturn, cast
 
 import msgpack
 
@@ -45,6 +45,8 @@ if TYPE_CHECKING:
 
 TIMEOUT_SECONDS = 5.0
 """How long a call tries where neither it nor its client says otherwise."""
+BARRIER: Final = b""
+"""The query that asks the state machine nothing, so that only the index of its state is answered."""
 TIMEOUT_SECONDS_MAX = 1e9
 """The longest time that a call can be given, some 30 years, because the clocks of Python and ZeroMQ end beyond it."""
 
@@ -54,7 +56,7 @@ class ReadDetail:
     """The answer to a query, and as of when it is true."""
 
     value: Any
-    """What the state machine answered."""
+    """What the state machine answered; None for a barrier."""
     applied: int
     """The index of the last log entry that the answering node had applied."""
     stale_ms: int
@@ -203,6 +205,10 @@ class Calls(PublicSurface):
                 "are possible: send less in one command"
             )
         return Pending(payload, self.deadline(timeout))
+
+    def barrier_query(self, route: Route, timeout: float | None) -> PendingRead[None]:
+        """The call that asks nothing and is answered as a query of that route is, not yet handed over."""
+        return PendingRead(BARRIER, self.deadline(timeout), route)
 
     def query(self, query: Any, route: Route, timeout: float | None) -> PendingRead[Any]:
         """The call that answers a query by that route, not yet handed over; ValueError for what cannot be encoded."""

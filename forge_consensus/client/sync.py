@@ -161,6 +161,40 @@ class Client(Calls, KeyCalls, MemberCalls):
         )
         return ReadDetail(pending.result(), pending.applied, pending.stale_ms)
 
+    def ask_barrier(
+        self,
+        consistency: str = "linearizable",
+        timeout: float | None = None,
+        *,
+        read_from: str | None = None,
+        max_staleness: float | None = None,
+        after_index: int = 0,
+    ) -> PendingRead[None]:
+        """Begin a barrier and return its future at once; arguments are those of `read`."""
+        pending = self.barrier_query(Route.of(consistency, read_from, max_staleness, after_index), timeout)
+        self.driver.hand_over(pending)
+        return pending
+
+    def barrier(
+        self,
+        consistency: str = "linearizable",
+        timeout: float | None = None,
+        *,
+        read_from: str | None = None,
+        max_staleness: float | None = None,
+        after_index: int = 0,
+    ) -> ReadDetail:
+        """Return once a node's state fulfils what a read with these arguments asks, and say which entry that is.
+
+        The state machine is asked nothing, and writes nothing to the log. With ``linearizable``, everything that was
+        acknowledged before the call is in the state (`Barrier` and `VerifyLeader` elsewhere); a read with the
+        `applied` of the result as `after_index` sees it on whichever node. Arguments and errors are those of `read`.
+        """
+        pending = self.ask_barrier(
+            consistency, timeout, read_from=read_from, max_staleness=max_staleness, after_index=after_index
+        )
+        return ReadDetail(pending.result(), pending.applied, pending.stale_ms)
+
     def status(self, endpoint: str | None = None, timeout: float | None = None) -> dict[str, Any]:
         """Return the status that a node reports of itself.
 

@@ -53,6 +53,8 @@ FRAME_BYTES: Final = 64 << 10
 HEADER_BYTES: Final = 1 << 10
 """What a frame takes besides a chunk of a snapshot."""
 TEXT_MAX: Final = 40
+HTTP_URL: Final = "http_url"
+"""What a node tells beside its settings, and nobody compares: where its application answers HTTP."""
 
 
 def among_members(name: str) -> str:
@@ -62,9 +64,9 @@ def among_members(name: str) -> str:
     return f"told; refused unless {FITTING[name]}" if name in FITTING else "told"
 
 
-def told_settings(raft: RaftSettings, storage: StorageSettings) -> Told:
-    """Return what a node tells of its settings."""
-    rows: list[tuple[str, str]] = []
+def told_settings(raft: RaftSettings, storage: StorageSettings, http_url: str = "") -> Told:
+    """Return what a node tells of its settings; `http_url` only if there is one."""
+    rows: list[tuple[str, str]] = [(HTTP_URL, http_url)] if http_url else []
     for settings in (raft, storage):
         kind: type[Any] = type(settings)
         for setting in describe(kind):
@@ -79,7 +81,7 @@ def differences(ours: Told, theirs: Iterable[tuple[str, str]]) -> tuple[str, ...
     return tuple(
         f"{name} is {text} here and {told[name][:TEXT_MAX]} there"
         for name, text in ours
-        if told.get(name, text) != text
+        if told.get(name, text) != text and name != HTTP_URL
     )
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from forge_consensus.config.address import IPC, bind_address, parse_endpoint
-from forge_consensus.config.node import JOIN_AS, NodeSettings, checked_events_bind, checked_peers
+from forge_consensus.config.node import JOIN_AS, NodeSettings, checked_events_bind, checked_http_url, checked_peers
 from forge_consensus.config.program import ProgramSettings
 from forge_consensus.errors import InvalidConfigError
 
@@ -53,6 +53,7 @@ CHECKS: Final[Mapping[str, Callable[[Any], object]]] = {
     "peers": peers,
     "events_bind": checked_events_bind,
     "metrics": metrics,
+    "http_url": checked_http_url,
     "advertise": lambda value: NodeSettings("n1", advertise=value),
     "join": join,
     "join_as": join_as,

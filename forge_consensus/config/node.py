@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import combinations
 from pathlib import Path
 from typing import Final
+from urllib.parse import urlsplit
 
 from forge_consensus.config.address import IPC, bind_address, is_wildcard, parse_endpoint, share_a_place
 from forge_consensus.config.raft import RaftSettings
@@ -24,6 +26,7 @@ NODE_ID: Final = (
 )
 BIND: Final = "127.0.0.1:7000"
 JOIN_AS: Final = ("voter", "learner")
+HTTP_URL_CHARS_MAX: Final = 256
 METRICS_EXAMPLE: Final = "127.0.0.1:9100"
 
 
@@ -100,6 +103,11 @@ class NodeSettings:
         what="Where members and clients reach the node, HOST:PORT, if that is not where it listens.",
         why="Only the operator knows what a container or a NAT makes of the address where the node listens.",
     )
+    http_url: str | None = setting(
+        None,
+        what="Where the application of this node answers HTTP, such as http://10.0.0.1:8000; members tell each other.",
+        why="Only the application knows where it listens; the middleware sends requests there while this node leads.",
+    )
     join: str | None = setting(
         None,
         what="HOST:PORT of members of the cluster that a new node joins, with commas; it waits to be added.",
@@ -136,6 +144,8 @@ class NodeSettings:
         if self.events_bind is not None:
             object.__setattr__(self, "events_bind", checked_events_bind(self.events_bind))
         check_apart(bind, self.metrics, self.events_bind)
+        if self.http_url is not None:
+            object.__setattr__(self, "http_url", checked_http_url(self.http_url))
         self.check_join()
 
     def check_join(self) -> None:
@@ -179,6 +189,22 @@ def checked_events_bind(text: str) -> str:
         return bind_address(text)
     except InvalidConfigError as error:
         raise InvalidConfigError(f"events_bind: {error}") from error
+
+
+def checked_http_url(text: str) -> str:
+    """Return a URL that paths are added to, without a slash at its end. Raises `InvalidConfigError` for another."""
+    plain = text.isascii() and text.isprintable() and " " not in text and len(text) <= HTTP_URL_CHARS_MAX
+    fits = False
+    with suppress(ValueError):  # raised for brackets that hold no address, and for ports that are none
+        parts = urlsplit(text)
+        fits = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+        fits = fits and not (set("@?#") & set(text))
+    if not (plain and fits):
+        raise InvalidConfigError(
+            f"http_url is {text[:HTTP_URL_CHARS_MAX]!r}: it must be a URL such as http://10.0.0.1:8000, perhaps with a "
+            f"path, without a user, a query or a fragment, of at most {HTTP_URL_CHARS_MAX} characters"
+        )
+    return text.rstrip("/")
 
 
 def check_apart(bind: str, metrics: str | None, events_bind: str | None) -> None:

@@ -16,7 +16,7 @@ from forge_consensus.client.endpoints import LOCAL
 from forge_consensus.client.key_calls import KeyCalls
 from forge_consensus.client.member_calls import MemberCalls
 from forge_consensus.client.members import ClusterMembers, MembersPlan
-from forge_consensus.client.pending import Pending
+from forge_consensus.client.pending import Pending, PendingRead
 from forge_consensus.errors import (
     ConsensusError,
     NoLeaderError,
@@ -85,6 +85,8 @@ class ConsensusService(ServiceLifecycle, KeyCalls, MemberCalls):
         metrics: HOST:PORT where the node serves metrics for Prometheus, under /metrics; None for nowhere.
         events_bind: where the node publishes its events for `EventFeed`, HOST:PORT or ``ipc://PATH``; None for a free
             port of the host where it listens.
+        http_url: where this application answers HTTP, such as ``http://10.0.0.1:8000``; the members tell each other,
+            so that the middleware of each sends requests to the leader's. None for nowhere.
 
     Raises `InvalidConfigError` for an argument that cannot be. Nothing is opened before `start`.
 
@@ -241,6 +243,41 @@ class ConsensusService(ServiceLifecycle, KeyCalls, MemberCalls):
         return self.read_detail(
             query, consistency, timeout, read_from=read_from, max_staleness=max_staleness, after_index=after_index
         ).value
+
+    def ask_barrier(
+        self,
+        consistency: str = "linearizable",
+        timeout: float | None = None,
+        *,
+        max_staleness: float | None = None,
+        after_index: int = 0,
+    ) -> PendingRead[None]:
+        """Begin a barrier of this node and return its future at once; arguments are those of `barrier`."""
+        return self.ready().ask_barrier(
+            consistency, timeout, read_from=self.own_endpoint, max_staleness=max_staleness, after_index=after_index
+        )
+
+    def barrier(
+        self,
+        consistency: str = "linearizable",
+        timeout: float | None = None,
+        *,
+        max_staleness: float | None = None,
+        after_index: int = 0,
+    ) -> ReadDetail:
+        """Return once the state of this very node fulfils what a read asks, and say which entry it reflects.
+
+        It is for an application that looks at its own state machine: after ``service.barrier()`` that machine has
+        everything that was acknowledged before the call, on followers too (after a short question to the leader).
+        With "stale" and `max_staleness`, or `after_index`, it has at least so much. The log grows by nothing.
+        Arguments and errors are those of `Client.barrier`.
+        """
+        self.ready("barrier")
+        pending = self.ask_barrier(consistency, timeout, max_staleness=max_staleness, after_index=after_index)
+        try:
+            return ReadDetail(pending.result(), pending.applied, pending.stale_ms)
+        except NotStartedError as error:
+            raise self.why(error) from error
 
     @property
     def last_index(self) -> int:

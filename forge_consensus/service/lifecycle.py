@@ -120,6 +120,7 @@ class ServiceLifecycle(PublicSurface):
         on_failure: OnFailure | None = None,
         metrics: str | None = None,
         events_bind: str | None = None,
+        http_url: str | None = None,
     ) -> None:
         check_mode(mode)
         check_timeout(timeout)
@@ -133,11 +134,11 @@ class ServiceLifecycle(PublicSurface):
             lease_reads=lease_reads,
             metrics=metrics,
             events_bind=events_bind,
+            http_url=http_url,
             raft=raft or RaftSettings(),
             storage=storage or StorageSettings(),
         )
-        self.mode = mode
-        self.machine = MachineChoice(state_machine)
+        self.mode, self.machine = mode, MachineChoice(state_machine)
         if mode == "process":
             self.machine.path()
         self.timeout, self.forward = timeout, forward

@@ -92,6 +92,7 @@ class Node:
                 bind,
                 advertised=advertised(settings, bind),
                 events_bind=settings.events_bind,
+                http_url=settings.http_url or "",
             )
             self.system = start_system(self.base)
             if settings.join is not None and not opened.ledger.log.last:

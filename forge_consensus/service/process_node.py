@@ -209,7 +209,8 @@ class ProcessNode:
         """Return who leads, from a status that is at most `FRESH_SECONDS` old."""
         status = self.status(timeout)
         leading = status.leader_id == status.node_id and status.role == "leader"
-        return LeaderReport(leading, status.leader_id, status.role, status.term)
+        url = next((row.http_url for row in status.nodes if row.id == status.leader_id), "")
+        return LeaderReport(leading, status.leader_id, status.role, status.term, url)
 
     def port(self) -> None:
         """Return None, because the node is in another process."""

@@ -29,6 +29,8 @@ class LeaderReport(NamedTuple):
     leader: str | None
     role: str
     term: int
+    leader_url: str = ""
+    """Where the leader's application answers HTTP; "" if it is not known."""
 
 
 class Host(Protocol):
@@ -157,7 +159,10 @@ class ThreadNode:
         """Return who leads, without waiting."""
         engine = self.engine()
         shared, ledger = engine.shared, engine.ledger
-        return LeaderReport(ledger.leading_term is not None, shared.leader, str(shared.role), ledger.term)
+        leading, leader = ledger.leading_term is not None, shared.leader
+        greeted = shared.greeted.get(leader)
+        url = engine.http_url if leader == ledger.identity.node_id else greeted.http_url if greeted else ""
+        return LeaderReport(leading, leader, str(shared.role), ledger.term, url)
 
     def status(self, timeout: float) -> NodeStatus:
         """Return the node's status, without waiting."""

@@ -184,9 +184,13 @@ class Applier:
 
         The generator returns the answer in the end, from the state of its first step.
         """
+        self.check_usable()
+        return self.asked(query)
+
+    def check_usable(self) -> None:
+        """Raise `UnavailableError` while a user's machine is being handed a snapshot, and so has no state to ask."""
         if self.is_handed_a_snapshot:
             raise UnavailableError("this node is taking over a snapshot: ask another one, or again soon")
-        return self.asked(query)
 
     def run(self, log: Log, upto: int, count_max: int, time_slice: TimeSlice | None = None) -> list[Applied]:
         """Apply at most `count_max` entries up to index `upto`, in order; returns the outcome of each.

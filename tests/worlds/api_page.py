@@ -13,11 +13,14 @@ from typing import Any
 MEMBER_CALLS = "members change_members add_node remove_node transfer_leadership step_down"
 SERVICE_CALLS = (
     f"{MEMBER_CALLS} "
-    "start stop submit apply read read_detail put get delete delete_prefix cas incr batch scan is_leader get_leader "
-    "get_role get_term wait_for_leader get_stats get_cluster_info get_health_status health_check async_client"
+    "start stop submit apply read read_detail barrier put get delete delete_prefix cas incr batch scan "
+    "is_leader get_leader get_role get_term wait_for_leader get_stats get_cluster_info get_health_status "
+    "health_check async_client"
 )
-CLIENT_CALLS = "submit apply read read_detail put get delete delete_prefix cas incr batch scan status locate close"
-CLIENT_CALLS = f"{CLIENT_CALLS} {MEMBER_CALLS}"
+CLIENT_CALLS = (
+    "submit apply read read_detail barrier put get delete delete_prefix cas incr batch scan status locate close "
+    f"{MEMBER_CALLS}"
+)
 API = {
     "forge_consensus.ConsensusService": SERVICE_CALLS,
     "forge_consensus.service.leader_task.LeaderTask": "",
@@ -34,6 +37,12 @@ API = {
     "forge_consensus.MembersPlan": "is_done",
     "forge_consensus.load_config": "",
     "forge_consensus.LoadedConfig": "",
+    "forge_consensus.LeadershipChecker": "standing is_leader get_leader require_leader require_quorum confirm",
+    "forge_consensus.middleware.LeadershipMiddleware": (
+        "require_leader add_leader_header read_only_routing redirect forward require_quorum consistency"
+    ),
+    "forge_consensus.middleware.Middleware": "wsgi",
+    "forge_consensus.middleware.Confirmed": "",
     "forge_consensus.EventBus": "subscribe on stream astream wait_for",
     "forge_consensus.EventFeed": "get aget positions silent close",
     "forge_consensus.Gap": "",

@@ -71,6 +71,7 @@ class OneNode:
         greet: bool = True,
         folder: Path | None = None,
         advertised: str | None = None,
+        http_url: str = "",
         level: int = LEVEL,
     ) -> None:
         self.peers = {f"n{i + 1}": f"127.0.0.1:{i + 1}" for i in range(size)}
@@ -97,7 +98,7 @@ class OneNode:
         self.ledger = opened.ledger
         self.settings = options or RaftSettings()
         own, rng = self.peers["n1"], random.Random(7)
-        self.engine = Engine(opened, self.settings, self.clock, self, self.bus, rng, own, "", advertised)
+        self.engine = Engine(opened, self.settings, self.clock, self, self.bus, rng, own, "", advertised, http_url)
         commit = self.tables.commit
 
         def recorded(batch: Any) -> None:

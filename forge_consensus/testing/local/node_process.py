@@ -239,6 +239,7 @@ def arguments(settings: NodeSettings, machine: str = "") -> list[str]:
     found += ["--data", str(settings.storage_path)]
     for option, value in (
         ("--advertise", settings.advertise),
+        ("--http-url", settings.http_url),
         ("--join", settings.join),
         ("--join-as", settings.join_as),
     ):

@@ -413,6 +413,21 @@ def test_a_member_at_another_address_than_the_members_look_at_is_told() -> None:
     assert member(node).differs == []
 
 
+def test_members_tell_each_other_where_their_applications_answer_and_compare_it_with_nobody() -> None:
+    node = OneNode(http_url="http://one:8000")
+    usual = told_settings(node.settings, node.ledger.settings)
+    told = told_settings(node.settings, node.ledger.settings, node.engine.http_url)
+    assert set(told) - set(usual) == {("http_url", "http://one:8000")}
+    node.request("n2", "membership", hello(node, settings=(("http_url", "http://two:8000"), *usual)))
+    assert (member(node).http_url, member(node, "n1").http_url) == ("http://two:8000", "http://one:8000")
+    assert (member(node).differs, node.told(SettingsDiffer)) == ([], [])
+    incarnation, boot = node.boot_of("n2")
+    node.answer("n2", "membership", HelloReply(incarnation, boot, "", "", program=PROGRAM))
+    assert member(node).http_url == "http://two:8000", "answers to greetings do not tell it, and take nothing back"
+    node.request("n2", "membership", hello(node, settings=usual))
+    assert member(node).http_url == ""
+
+
 def test_a_node_tells_itself_that_it_is_looked_for_elsewhere() -> None:
     for address, count in (("127.0.0.1:1", 0), ("127.0.0.1:9", 1), ("", 0)):
         node = OneNode(advertised=address)

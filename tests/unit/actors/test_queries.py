@@ -22,6 +22,7 @@ from forge_consensus.actors.messages import (
 )
 from forge_consensus.actors.notices import TakeSnapshot
 from forge_consensus.config.raft import RaftSettings
+from forge_consensus.errors import UnavailableError
 from forge_consensus.events.types import QuerySlow
 from forge_consensus.storage.machines.kv import KeyValueMachine
 from forge_consensus.storage.machines.kv_pages import STEP_ROWS, Page
@@ -100,6 +101,34 @@ def answers(node: OneNode) -> list[tuple[int, str, Any]]:
 
 def numbers(node: OneNode) -> list[list[int]]:
     return [[number for number, _, _ in message.items] for _, message in node.messages(ReadResults)]
+
+
+# --- barriers --------------------------------------------------------------------------------------------------------
+
+
+class Silent(Own):
+    """A user's machine that nobody may ask."""
+
+    def query(self, seconds: float) -> int:
+        raise AssertionError("a barrier asks the machine nothing")
+
+
+def test_a_barrier_is_answered_with_the_index_of_the_state_and_the_machine_is_not_asked() -> None:
+    node = single(Silent)
+    node.request("", "gateway", Read("linearizable", ((1, b""),)))
+    node.run_jobs()
+    [(_, message)] = node.messages(ReadResults)
+    assert (message.applied, message.stale_ms) == (node.ledger.applied, 0)
+    assert answers(node) == [(1, "", None)]
+
+
+def test_a_barrier_is_refused_while_a_users_machine_is_handed_a_snapshot() -> None:
+    node = single(Silent)
+    node.ledger.begin_replacing()
+    node.request("", "gateway", Read("stale", ((1, b""),)))
+    node.run_jobs()
+    [(_, message)] = node.messages(ReadResults)
+    assert [(number, code) for number, code, _ in message.items] == [(1, UnavailableError.code)]
 
 
 # --- slices ----------------------------------------------------------------------------------------------------------

@@ -181,6 +181,7 @@ OTHER_TEXTS = {
     "metrics": "127.0.0.1:9100",
     "events_bind": "127.0.0.1:9101",
     "advertise": "127.0.0.1:7010",
+    "http_url": "http://127.0.0.1:8000",
     "join": "127.0.0.1:7011",
     "join_as": "learner",
     "rejoin": "true",

@@ -28,6 +28,7 @@ CHANGED = NodeSettings(
     lease_reads=True,
     metrics="127.0.0.1:0",
     events_bind="0.0.0.0:7101",
+    http_url="http://10.0.0.1:8000",
     raft=RaftSettings(heartbeat_interval=0.05, fast_retries=0, rank_delay=1e-05),
     storage=StorageSettings(quota_bytes=1 << 30, snapshot_seconds_min=0.1, trailing_entries=0),
 )

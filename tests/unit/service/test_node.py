@@ -50,6 +50,25 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"bind": "10.1.2.3:7001", "events_bind": "[::]:7001"}, "all addresses of its host: give the events a port of"),
     ({"bind": "ipc:///run/n1", "events_bind": "ipc:///run/n1"}, "are both ipc:///run/n1: give the events a path of"),
     ({"lease_reads": 1}, "lease_reads is 1"),
+    *[
+        ({"http_url": url}, "http_url is")
+        for url in (
+            8000,
+            "",
+            "one:8000",
+            "ftp://one",
+            "http://",
+            "http://one:0",
+            "http://one:99999",
+            "http://[::1",
+            "http://a b",
+            "http://me:secret@one",
+            "http://one/?a=b",
+            "http://one/#a",
+            "http://eins-ä",
+            f"http://{'a' * 256}",
+        )
+    ],
 ]
 
 
@@ -92,6 +111,11 @@ def test_addresses_to_listen_on(bind: str) -> None:
 )
 def test_addresses_that_are_places_of_their_own_are_taken(places: dict[str, Any]) -> None:
     NodeSettings("n1", **places)
+
+
+@pytest.mark.parametrize("url", ["http://one:8000", "https://one/app/", "http://[::1]:80"])
+def test_where_an_application_answers_is_kept_without_a_slash_at_its_end(url: str) -> None:
+    assert NodeSettings("n1", http_url=url).http_url == url.rstrip("/")
 
 
 def test_addresses_are_kept_in_one_spelling() -> None:

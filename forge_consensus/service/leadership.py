@@ -1,0 +1,149 @@
+"""The leadership checker: what a program asks before it answers a request, with one answer for all that it needs."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+
+from forge_consensus.client.calls import ReadDetail
+from forge_consensus.client.pending import Pending, PendingRead
+from forge_consensus.errors import ConsensusError, NoLeaderError, NoQuorumError, NotLeaderError, fresh
+from forge_consensus.service.consensus import STATUS_SECONDS, ConsensusService
+from forge_consensus.storage.ledger.quorum import majority
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """Who leads, as one node sees it at one moment."""
+
+    node_id: str
+    cluster_id: str
+    role: str
+    """"follower", "candidate" or "leader"."""
+    leading: bool
+    """Whether this node leads, as far as it knows: one that was cut off may believe so for up to an election timeout
+    after another one leads."""
+    leader: str | None
+    """The leader's node id, None if this node knows of none."""
+    leader_url: str
+    """Where the leader's application answers HTTP (its `http_url`), "" if that is not known."""
+    term: int
+
+    def not_leading(self) -> ConsensusError:
+        """The error for a caller that needs the leader: it names it, if it is known."""
+        if self.leader is None:
+            return NoLeaderError()
+        text = f"{self.node_id} does not lead term {self.term}: {self.leader} does"
+        return NotLeaderError(text, leader=self.leader, address=self.leader_url or None, term=self.term)
+
+
+class LeadershipChecker:
+    """Answers whether this node leads and whether there is a quorum (LeadershipChecker of the Go original).
+
+    The answers tell where to send a request, not whether a write is safe: a node that was cut off believes for up to an
+    election timeout that it leads. What is written through the service is safe on any node, because the log decides,
+    and what is read after `confirm` is as new as was asked for.
+
+    Calls block for at most a second where the node is a process of its own, and not at all where it is a thread; the
+    methods with `_async` at the end never block the event loop.
+
+    Args:
+        service: the node that is asked. It need not be started yet; until then every call raises `NotStartedError`.
+
+    """
+
+    def __init__(self, service: ConsensusService) -> None:
+        self.service = service
+
+    def __repr__(self) -> str:
+        """Whose leadership it checks."""
+        return f"<LeadershipChecker of {self.service!r}>"
+
+    def standing(self) -> Standing:
+        """Return who leads. Raises `NotStartedError`, what ended the node, or `ConsensusTimeoutError`."""
+        settings, report = self.service.settings, self.service.leader_report(STATUS_SECONDS)
+        leader, url = report.leader, report.leader_url
+        if report.leading:
+            leader, url = settings.node_id, settings.http_url or ""
+        return Standing(settings.node_id, settings.cluster_id, report.role, report.leading, leader, url, report.term)
+
+    def is_leader(self) -> bool:
+        """Whether this node leads; False also where it does not answer."""
+        return self.service.is_leader()
+
+    def get_leader(self) -> str | None:
+        """Return the leader's node id; None if this node knows of none, or does not answer."""
+        return self.service.get_leader()
+
+    def require_leader(self) -> None:
+        """Return if this node leads. Raises `NotLeaderError`, or `NoLeaderError` where nobody is known to."""
+        standing = self.standing()
+        if not standing.leading:
+            raise standing.not_leading()
+
+    def require_quorum(self) -> None:
+        """Return if a majority of the voters is alive, as this node sees it. Raises `NoQuorumError`."""
+        info = self.service.get_cluster_info()
+        if not info.has_quorum:
+            raise NoQuorumError(majority(info.total_nodes), info.active_nodes)
+
+    def confirm(
+        self,
+        consistency: str = "linearizable",
+        timeout: float | None = None,
+        *,
+        max_staleness: float | None = None,
+        after_index: int = 0,
+    ) -> ReadDetail:
+        """Return once this node's state is as new as asked for; arguments and errors are those of `service.barrier`."""
+        return self.service.barrier(consistency, timeout, max_staleness=max_staleness, after_index=after_index)
+
+    def last_index(self) -> int:
+        """The newest log entry whose effect callers of this service have seen; 0 where it does not run."""
+        try:
+            return self.service.last_index
+        except ConsensusError:
+            return 0
+
+    # --- for event loops ---------------------------------------------------------------------------------------------
+
+    async def standing_async(self) -> Standing:
+        """Return who leads, as `standing` does."""
+        if self.service.mode == "thread":
+            return self.standing()  # it reads memory
+        return await asyncio.to_thread(self.standing)
+
+    async def require_quorum_async(self) -> None:
+        """Return if there is a quorum, as `require_quorum` does."""
+        if self.service.mode == "thread":
+            self.require_quorum()
+        else:
+            await asyncio.to_thread(self.require_quorum)
+
+    async def confirm_async(
+        self,
+        consistency: str = "linearizable",
+        timeout: float | None = None,
+        *,
+        max_staleness: float | None = None,
+        after_index: int = 0,
+    ) -> ReadDetail:
+        """Return once this node's state is as new as asked for, as `confirm` does."""
+        pending = self.service.ask_barrier(consistency, timeout, max_staleness=max_staleness, after_index=after_index)
+        return await answered(pending)
+
+
+async def answered(pending: PendingRead[None]) -> ReadDetail:
+    """Wait for a barrier on the running event loop. Raises the error it ended with; a cancelled wait leaves nothing."""
+    loop = asyncio.get_running_loop()
+    done = asyncio.Event()
+
+    def tell(_: Pending[None]) -> None:
+        if not loop.is_closed():
+            loop.call_soon_threadsafe(done.set)
+
+    pending.add_done_callback(tell)
+    await done.wait()  # the pending call has a deadline of its own, and ends then
+    if pending.error is not None:
+        raise fresh(pending.error)
+    return ReadDetail(None, pending.applied, pending.stale_ms)
