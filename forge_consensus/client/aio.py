@@ -23,7 +23,7 @@ from forge_consensus.client.calls import (
 from forge_consensus.client.connections import LocalPort
 from forge_consensus.client.key_calls import SCAN_LIMIT, batch_command
 from forge_consensus.client.members import ClusterMembers, MembersPlan
-from forge_consensus.client.pending import Pending, PendingNodeQuery
+from forge_consensus.client.pending import Pending, PendingNodeQuery, PendingRead
 from forge_consensus.client.routes import Route
 from forge_consensus.client.steps import Pause, Result, Step, Steps
 from forge_consensus.config.client import ClientSettings
@@ -418,7 +418,7 @@ class AsyncClient(Calls):
 
     async def step(self, step: Step) -> Any:
         """Carry out one step and return what it gives; work on the disk is done on a thread."""
-        if isinstance(step, PendingNodeQuery):
+        if isinstance(step, PendingNodeQuery | PendingRead):
             return await self.start(step)
         return await (asyncio.sleep(step.seconds) if isinstance(step, Pause) else asyncio.to_thread(step))
 

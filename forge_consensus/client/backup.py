@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, BinaryIO, Final
 
 from forge_consensus.actors.messages import (
-    GetMembers,
     GetStatus,
     ListSnapshots,
     Locate,
@@ -21,7 +20,7 @@ from forge_consensus.actors.messages import (
     SnapshotMade,
     SnapshotPart,
 )
-from forge_consensus.client.pending import PendingNodeQuery
+from forge_consensus.client.pending import BARRIER, PendingNodeQuery, PendingRead
 from forge_consensus.client.steps import Steps
 from forge_consensus.errors import AlreadyExistsError, OperationFailedError, StorageError
 from forge_consensus.storage.backends.folder import TEMPORARY_SUFFIX, explain, fsync_directory
@@ -90,9 +89,10 @@ class Backup:
         yield lambda: check_free(file, force=force)
         min_index = None
         if not stale:
-            located = yield PendingNodeQuery(Locate(0, 500), "", self.soon())
-            members = yield PendingNodeQuery(GetMembers(), located.address, self.soon())
-            min_index = members.commit
+            yield PendingNodeQuery(Locate(0, 500), "", self.soon())
+            confirmed = PendingRead[None](BARRIER, self.soon())  # at the leader, which asks a majority whether it leads
+            yield confirmed
+            min_index = confirmed.applied
         made, source = yield from self.take(endpoint, min_index)
         beside = file.with_name(f"{file.name}.{os.getpid()}{TEMPORARY_SUFFIX}")
         target: BinaryIO = yield lambda: begun(beside)

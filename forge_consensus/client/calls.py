@@ -8,7 +8,7 @@ import time
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Final, NoReturn, cast
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, cast
 
 import msgpack
 
@@ -28,7 +28,7 @@ from forge_consensus.client.driver import Deliver, Driver, finish_all
 from forge_consensus.client.endpoints import LOCAL, LOCATE_WAIT_MS, parse_endpoints
 from forge_consensus.client.member_calls import until_done, until_transferred
 from forge_consensus.client.members import ClusterMembers, MembersPlan
-from forge_consensus.client.pending import Pending, PendingNodeQuery, PendingRead
+from forge_consensus.client.pending import BARRIER, Pending, PendingNodeQuery, PendingRead
 from forge_consensus.client.routes import Route
 from forge_consensus.client.steps import Steps
 from forge_consensus.client.surface import PublicSurface
@@ -45,8 +45,6 @@ if TYPE_CHECKING:
 
 TIMEOUT_SECONDS = 5.0
 """How long a call tries where neither it nor its client says otherwise."""
-BARRIER: Final = b""
-"""The query that asks the state machine nothing, so that only the index of its state is answered."""
 TIMEOUT_SECONDS_MAX = 1e9
 """The longest time that a call can be given, some 30 years, because the clocks of Python and ZeroMQ end beyond it."""
 

@@ -47,6 +47,8 @@ DRIVER_GRACE_SECONDS = 1.0
 READABLE: Final = "let the state machine return maps whose keys are texts, bytes, numbers, booleans or None"
 
 DEFAULT_ROUTE: Final = Route()
+BARRIER: Final = b""
+"""The query that asks the state machine nothing, so that only the index of its state is answered."""
 T = TypeVar("T")
 NodeRequest = (
     GetStatus | Locate | GetMembers | ChangeMembers | TransferLeadership | MakeSnapshot | ReadSnapshot | ListSnapshots

@@ -1,9 +1,9 @@
 """Calls of several steps, written once for the blocking and the asynchronous client.
 
 Such a call is a generator of steps. A client carries them out one after the other and sends back what each gives: the
-answer of a node query, or the result of work on the disk. If a step fails, the client throws its error in, so that the
-call decides whether to go on. `Client` waits for a step on the calling thread; `AsyncClient` awaits it, and does work
-on the disk on another thread.
+answer of a query of a node or of the state, or the result of work on the disk. If a step fails, the client throws its
+error in, so that the call decides whether to go on. `Client` waits for a step on the calling thread; `AsyncClient`
+awaits it, and does work on the disk on another thread.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from forge_consensus.client.pending import PendingNodeQuery
+from forge_consensus.client.pending import PendingNodeQuery, PendingRead
 
 Result = TypeVar("Result")
 
@@ -24,5 +24,5 @@ class Pause:
     seconds: float
 
 
-Step = PendingNodeQuery[Any] | Pause | Callable[[], Any]
+Step = PendingNodeQuery[Any] | PendingRead[Any] | Pause | Callable[[], Any]
 Steps = Generator[Step, Any, Result]

@@ -298,7 +298,7 @@ class Client(Calls, KeyCalls, MemberCalls):
 
     def step(self, step: Step) -> Any:
         """Carry out one step and return what it gives."""
-        if isinstance(step, PendingNodeQuery):
+        if isinstance(step, PendingNodeQuery | PendingRead):
             self.driver.hand_over(step)
             return step.result()
         return time.sleep(step.seconds) if isinstance(step, Pause) else step()
@@ -333,8 +333,8 @@ class Client(Calls, KeyCalls, MemberCalls):
         """Save a backup of the cluster's state to a file: a snapshot, checked to its last byte, durable and complete.
 
         A node takes a snapshot if its newest one is not new enough, and sends the file in parts, so that neither side
-        holds it in memory. It is written beside `file` and gets that name at the end. What the leader had committed
-        when the call began is in it. `forge_consensus.storage.restoring` makes a new cluster of it.
+        holds it in memory. It is written beside `file` and gets that name at the end. Everything that was acknowledged
+        before the call began is in it. `forge_consensus.storage.restoring` makes a new cluster of it.
 
         Args:
             file: the file to be made; its folder exists.

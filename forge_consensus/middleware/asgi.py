@@ -30,10 +30,9 @@ SAFE: Final = "/:@!$&'()*+,;=~-._%"
 
 def request_of(scope: Scope) -> Request:
     """The request of a scope."""
-    raw = scope.get("raw_path")
-    path = raw.decode("latin-1") if raw else quote(scope["path"])
-    query = scope.get("query_string", b"").decode("latin-1")
-    target = quote(path.partition("?")[0], safe=SAFE) + (f"?{quote(query, safe=SAFE + '?[]')}" if query else "")
+    raw, query = scope.get("raw_path"), scope.get("query_string", b"")
+    path = quote(raw.partition(b"?")[0], safe=SAFE) if raw else quote(scope["path"])
+    target = f"{path}?{quote(query, safe=SAFE + '?[]')}" if query else path
     headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope.get("headers", ())}
     return Request(scope.get("method", "GET"), target, headers)
 

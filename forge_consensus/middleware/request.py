@@ -18,6 +18,7 @@ READS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 FORWARDED: Final = "x-raft-forwarded"
 """The header of a request that another node of the cluster has sent on."""
 INDEX_CHARS_MAX: Final = 19
+PARAMETERS_MAX: Final = 1000
 MAX_STALENESS: Final = Setting(
     "max_staleness",
     "float",
@@ -79,8 +80,12 @@ class Request:
 
     @cached_property
     def query(self) -> dict[str, list[str]]:
-        """The parameters of the query, each with its values."""
-        return parse_qs(self.target.partition("?")[2], keep_blank_values=True, max_num_fields=1000)
+        """The parameters of the query, each with its values. Raises `InvalidConfigError` for too many."""
+        text = self.target.partition("?")[2]
+        try:
+            return parse_qs(text, keep_blank_values=True, max_num_fields=PARAMETERS_MAX)
+        except ValueError as error:
+            raise InvalidConfigError(f"the query has more than {PARAMETERS_MAX} parameters: send fewer") from error
 
     def says(self, parameter: str, *headers: str) -> str:
         """What the request says in a parameter of its query, or else in the first of these headers; "" for nothing."""

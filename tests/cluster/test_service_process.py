@@ -24,10 +24,13 @@ from forge_consensus import (
     FolderLockedError,
     IdentityError,
     InvalidConfigError,
+    LeadershipChecker,
     NotLeaderError,
+    NotStartedError,
     OperationFailedError,
     TransportUnavailableError,
 )
+from forge_consensus.client.calls import ReadDetail
 from forge_consensus.events.types import LeaderElected, NodeStarted, NodeStopped
 from forge_consensus.service.process_node import FRESH_SECONDS, ProcessNode, reachable
 from tests.worlds.service_machines import Notebook, Titled
@@ -57,6 +60,27 @@ def lives(pid: int) -> bool:
     except OSError:
         return False
     return state != "Z"
+
+
+def test_who_leads_and_how_new_the_state_is_can_be_asked_of_a_node_in_a_process(services: Services) -> None:
+    service = services.lead(mode="process", http_url="http://one:8000")
+    checker = LeadershipChecker(service)
+    standing = eventually(lambda: (found := checker.standing()).leading and found)
+    assert (standing.leader, standing.leader_url, standing.cluster_id) == ("n1", "http://one:8000", "test")
+    checker.require_leader()
+    checker.require_quorum()
+    service.put("k", "v")
+
+    async def confirmed() -> ReadDetail:
+        assert await checker.standing_async() == standing
+        await checker.require_quorum_async()
+        return await checker.confirm_async(timeout=5)
+
+    assert asyncio.run(confirmed()).applied >= service.last_index > 0
+    service.stop()
+    with pytest.raises(NotStartedError):
+        checker.standing()
+    assert checker.last_index() == 0
 
 
 def test_one_node_in_a_process_serves_all_calls(services: Services) -> None:

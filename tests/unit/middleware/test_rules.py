@@ -238,6 +238,11 @@ def test_what_cannot_be_is_a_bad_request(ask: Ask, query: str) -> None:
     assert query.rpartition("&")[2].partition("=")[0] in body["detail"]
 
 
+def test_too_many_parameters_are_a_bad_request(ask: Ask) -> None:
+    answer, _ = ask(made(ToldChecker(FOLLOWING)).consistency(), "GET", "/", "&".join(["a=b"] * 1001))
+    assert (answer.status, "more than 1000 parameters" in json.loads(answer.body)["detail"]) == (400, True)
+
+
 @pytest.mark.parametrize(("error", "title"), [(StaleReadError(), "node too far behind"), (BusyError(), "too busy")])
 def test_a_state_that_is_not_new_enough_is_a_refusal(ask: Ask, error: ConsensusError, title: str) -> None:
     answer, _ = ask(made(ToldChecker(FOLLOWING, error)).consistency("bounded"))
