@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import cast
 
 import pytest
@@ -15,9 +16,10 @@ from loguru import logger
 from forge_consensus.config.storage import StorageSettings
 from forge_consensus.storage.backends.folder import STEP_WATCHERS, remove_temporary_files
 from forge_consensus.storage.snapshots.file import SnapshotWriter, list_snapshots, newest_valid, prune, write_snapshot
+from forge_consensus.testing.faults.disks import founds_alone, wipe_folder
 from forge_consensus.testing.faults.drawn import KINDS, Faults
 from forge_consensus.testing.faults.processes import rate_error_max
-from forge_consensus.testing.faults.strike import NOBODY, Ordered
+from forge_consensus.testing.faults.strike import NOBODY, Ordered, Strike
 from forge_consensus.testing.simulator.plan import Plan
 from forge_consensus.testing.simulator.simulation import Simulation
 from forge_consensus.testing.world.base import SimulatedBase, SimulatedCrashError
@@ -116,6 +118,18 @@ def test_each_kind_of_fault_strikes_alone_and_the_cluster_recovers(kind: str) ->
         world.run()
         struck = [strike for strike in world.faults.ordered if strike.kind == kind and strike.text != NOBODY]
         assert struck
+
+
+def test_the_first_node_of_a_cluster_of_one_is_not_started_on_an_empty_folder_as_it_was_at_first() -> None:
+    """It would lead a cluster of its own under the name of the one that has grown; its command names nobody to ask."""
+    with led(nodes=1) as world:
+        strike = cast("Strike", SimpleNamespace(cluster=world.cluster, shuffled=lambda: ["n1"]))
+        assert founds_alone(strike, "n1")
+        assert wipe_folder(strike) == NOBODY
+        world.cluster.nodes["n1"].joins = True
+        assert not founds_alone(strike, "n1"), "to join, it waits for those that it is told to ask"
+    with led(nodes=3) as world:
+        assert not founds_alone(cast("Strike", SimpleNamespace(cluster=world.cluster)), "n1")
 
 
 def test_the_seed_repeats_runs_with_ruined_disks_too() -> None:

@@ -262,14 +262,23 @@ def refuses(strike: Strike, other: str, name: str, tip: Tip) -> bool:
 
 
 def wipe_folder(strike: Strike) -> str:
-    """Empty the folder of a node that all other nodes have met."""
+    """Empty the folder of a node that all other nodes have met, and that cannot found a cluster by itself."""
     name = strike.shuffled()[0]
-    if not may_ruin(strike, name) or not known_since(strike, name, 1):
+    if founds_alone(strike, name) or not may_ruin(strike, name) or not known_since(strike, name, 1):
         return NOBODY
     strike.cluster.crash(name)
     strike.cluster.wipe(name)
     strike.back_later(name)
     return name
+
+
+def founds_alone(strike: Strike, name: str) -> bool:
+    """Return whether the node, on an empty folder, founds a cluster of itself and leads it before anybody is asked.
+
+    That is what its command line says, also after the cluster has grown; only an operator can know better.
+    """
+    cluster = strike.cluster
+    return not cluster.nodes[name].joins and cluster.configuration.quorum.has((name,))
 
 
 def boot_in(disk: dict[str, MemoryTable]) -> int:
