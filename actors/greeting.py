@@ -32,7 +32,8 @@ from forge_consensus.actors.runtime.refusals import STRANGER
 from forge_consensus.actors.runtime.shared import Greeted, RefusedGreeting
 from forge_consensus.actors.runtime.timers import Timer
 from forge_consensus.config.agreement import HTTP_URL, told_settings
-from forge_consensus.errors import IdentityError
+from forge_consensus.config.node import checked_http_url
+from forge_consensus.errors import IdentityError, InvalidConfigError
 from forge_consensus.events.types import (
     AddressDiffers,
     NodeRefused,
@@ -183,6 +184,10 @@ class Greeting(ConsensusActor):
     def note_http_url(self, node: str, message: Hello) -> None:
         """Note where a member's application answers HTTP; only greetings tell it, answers to them do not."""
         told = dict(message.settings).get(HTTP_URL, "")
+        try:
+            told = checked_http_url(told) if told else ""
+        except InvalidConfigError:  # a greeting can be forged, and this text goes into answers to browsers
+            told = ""
         if told != self.shared.greeted[node].http_url:
             self.shared.greeted[node] = replace(self.shared.greeted[node], http_url=told)
 

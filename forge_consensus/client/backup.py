@@ -89,7 +89,7 @@ class Backup:
         yield lambda: check_free(file, force=force)
         min_index = None
         if not stale:
-            yield PendingNodeQuery(Locate(0, 500), "", self.soon())
+            yield PendingNodeQuery(Locate(0, 500), "", self.soon())  # says within seconds that nobody leads
             confirmed = PendingRead[None](BARRIER, self.soon())  # at the leader, which asks a majority whether it leads
             yield confirmed
             min_index = confirmed.applied

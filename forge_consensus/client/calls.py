@@ -112,6 +112,7 @@ class Calls(PublicSurface):
             "deadline",
             "command",
             "query",
+            "barrier_query",
             "status_query",
             "locate_query",
             "members_query",

@@ -186,8 +186,8 @@ class Client(Calls, KeyCalls, MemberCalls):
     ) -> ReadDetail:
         """Return once a node's state fulfils what a read with these arguments asks, and say which entry that is.
 
-        The state machine is asked nothing, and writes nothing to the log. With ``linearizable``, everything that was
-        acknowledged before the call is in the state (`Barrier` and `VerifyLeader` elsewhere); a read with the
+        The state machine is asked nothing, and nothing is written to the log. With ``linearizable``, everything that
+        was acknowledged before the call is in the state (`Barrier` and `VerifyLeader` elsewhere); a read with the
         `applied` of the result as `after_index` sees it on whichever node. Arguments and errors are those of `read`.
         """
         pending = self.ask_barrier(

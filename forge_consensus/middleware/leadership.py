@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import importlib
 import inspect
-from typing import Any, Literal
+import ssl
+from dataclasses import replace
+from typing import Any, Final, Literal
 
 from forge_consensus.client.calls import check_timeout
 from forge_consensus.errors import InvalidConfigError
 from forge_consensus.middleware import rules
-from forge_consensus.middleware.asgi import AsgiApp, AsgiMiddleware, index_header, request_of
-from forge_consensus.middleware.forwarding import imported
+from forge_consensus.middleware.asgi import AsgiApp, AsgiMiddleware, request_of
+from forge_consensus.middleware.forwarding import Forwarding, imported
 from forge_consensus.middleware.request import MAX_STALENESS, Consistency
 from forge_consensus.middleware.rules import Rule
 from forge_consensus.middleware.settling import settle
-from forge_consensus.middleware.verdict import Confirmed, Pass, Refuse
+from forge_consensus.middleware.verdict import Confirmed, Pass, Refuse, with_headers
 from forge_consensus.middleware.wsgi import WsgiApp, WsgiMiddleware
 from forge_consensus.service.leadership import LeadershipChecker, Standing
 
 Elsewhere = Literal["refuse", "redirect", "forward"]
-FORWARD_SECONDS = 30.0
+FORWARD_SECONDS: Final = 30.0
+CONFIRM_SECONDS: Final = 2.0
+"""How long a request waits for its state: a few elections, and short enough that many such requests do no harm."""
 
 
 class Middleware:
@@ -30,62 +34,65 @@ class Middleware:
     - A route of FastAPI: ``dependencies=[Depends(middleware)]``; its value is a `Standing`, a `Confirmed` or None, and
       a refusal is an HTTPException. Those that send a request on cannot be used so.
 
-    An ASGI application finds the same value in ``scope["consensus"]``, a WSGI application in
-    ``environ["forge_consensus"]``.
+    An application finds the same in ``scope["consensus.standing"]`` and ``scope["consensus.confirmed"]``, or under
+    these names in its environment.
     """
 
-    def __init__(
-        self, name: str, rule: Rule, checker: LeadershipChecker, timeout: float, *, sends_on: bool = False
-    ) -> None:
-        if sends_on:
+    def __init__(self, name: str, rule: Rule, checker: LeadershipChecker, forwarding: Forwarding | None = None) -> None:
+        if forwarding is not None:
             imported()
         self.name = name
         self.rule = rule
         self.checker = checker
-        self.timeout = timeout
-        self.sends_on = sends_on
+        self.forwarding = forwarding or Forwarding(FORWARD_SECONDS)
+        self.sends_on = forwarding is not None
 
     def __repr__(self) -> str:
         """What it does for which node."""
         return f"<middleware {self.name} of node {self.checker.service.settings.node_id}>"
 
-    def __call__(self, app: AsgiApp | None = None, *, request: Any = None, response: Any = None) -> Any:
-        """Return an ASGI application with the rule in front of it; FastAPI calls it with a request instead."""
-        if request is not None:
-            return self.check(request, response)
+    def __call__(self, app: AsgiApp | None = None, *, connection: Any = None, response: Any = None) -> Any:
+        """Return an ASGI application with the rule in front of it; FastAPI calls it with a connection instead."""
+        if connection is not None:
+            return self.check(connection, response)
         if not callable(app):
             raise InvalidConfigError(f"{self.name} was given {app!r}: give it an ASGI application")
-        return AsgiMiddleware(app, self.rule, self.checker, self.timeout)
+        return AsgiMiddleware(app, self.rule, self.checker, self.forwarding)
 
     def wsgi(self, app: WsgiApp) -> WsgiApp:
         """Return a WSGI application with the rule in front of it."""
         if not callable(app):
             raise InvalidConfigError(f"{self.name} was given {app!r}: give it a WSGI application")
-        return WsgiMiddleware(app, self.rule, self.checker, self.timeout)
+        return WsgiMiddleware(app, self.rule, self.checker, self.forwarding)
 
     def __getattr__(self, name: str) -> Any:
-        """What FastAPI looks for to learn what a dependency wants: a request and a response of Starlette."""
+        """What FastAPI looks for to learn what a dependency wants: a connection and a response of Starlette."""
         if name != "__signature__":
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
         if self.sends_on:
             raise InvalidConfigError(f"{self.name} answers requests itself: use it as middleware, not as a dependency")
         try:
-            found = [("request", importlib.import_module("starlette.requests").Request)]
+            found = [("connection", importlib.import_module("starlette.requests").HTTPConnection)]
             found.append(("response", importlib.import_module("starlette.responses").Response))
         except ModuleNotFoundError:
             raise AttributeError(name) from None
         kind = inspect.Parameter.KEYWORD_ONLY
         return inspect.Signature([inspect.Parameter(name, kind, annotation=noted) for name, noted in found])
 
-    def check(self, request: Any, response: Any) -> Standing | Confirmed | None:
-        """Decide about a request of Starlette, on a thread that may wait. Raises its HTTPException for a refusal."""
-        verdict = settle(self.rule, request_of(request.scope), self.checker)
+    def check(self, connection: Any, response: Any) -> Standing | Confirmed | None:
+        """Decide about a connection of Starlette, on a thread that may wait. Raises its HTTPException for a refusal.
+
+        The index is told where the request only reads, because what it will write is not known yet.
+        """
+        request = request_of(connection.scope)
+        verdict = settle(self.rule, request, self.checker)
         if isinstance(verdict, Refuse):
             raised = importlib.import_module("starlette.exceptions").HTTPException
             raise raised(verdict.status, verdict.body, dict(verdict.headers))
         assert isinstance(verdict, Pass), "what sends requests on is no dependency"
         if response is not None:
-            for name, text in verdict.headers + index_header(self.checker, verdict):
+            told = verdict if request.reads else replace(verdict, tells_index=False)
+            for name, text in with_headers((), told, self.checker.last_index()):
                 response.headers[name] = text
         return verdict.confirmed or verdict.standing
 
@@ -93,8 +100,8 @@ class Middleware:
 class LeadershipMiddleware:
     """Makes middleware that knows who leads (NewLeadershipMiddleware of the Go original).
 
-    Refusals are 503 with ``Retry-After``, the leader in headers, and a body as RFC 9457 has it with the fields of the
-    Go original.
+    Refusals have a body as RFC 9457 has it with the fields of the Go original, and the leader in headers. They are 503
+    with ``Retry-After`` where nothing was done and the same request may succeed later.
 
     Args:
         checker: answers for the node of this application.
@@ -108,7 +115,7 @@ class LeadershipMiddleware:
 
     def require_leader(self) -> Middleware:
         """Pass requests where this node leads, and refuse them elsewhere."""
-        return Middleware("require_leader", rules.require_leader, self.checker, FORWARD_SECONDS)
+        return Middleware("require_leader", rules.require_leader, self.checker)
 
     def add_leader_header(self) -> Middleware:
         """Pass all requests; answers tell who leads, in ``X-Raft-*`` and, as the original, ``X-Consensus-*``.
@@ -116,15 +123,22 @@ class LeadershipMiddleware:
         ``X-Raft-Index`` is the newest log entry that callers of this node have seen: a request with it in
         ``X-Raft-Min-Index``, to any node behind `consistency`, sees what was written before.
         """
-        return Middleware("add_leader_header", rules.add_leader_header, self.checker, FORWARD_SECONDS)
+        return Middleware("add_leader_header", rules.add_leader_header, self.checker)
 
-    def read_only_routing(self, writes: Elsewhere = "refuse", *, timeout: float = FORWARD_SECONDS) -> Middleware:
-        """Pass GET, HEAD and OPTIONS on every node, and everything else where this node leads.
+    def read_only_routing(
+        self,
+        writes: Elsewhere = "refuse",
+        *,
+        timeout: float = FORWARD_SECONDS,
+        tls: ssl.SSLContext | None = None,
+    ) -> Middleware:
+        """Pass GET, HEAD and OPTIONS on every node, and everything else, websockets too, where this node leads.
 
         Args:
             writes: what happens to everything else elsewhere: "refuse" with 503 as the original does, "redirect" or
                 "forward".
             timeout: how many seconds the leader may be silent, with "forward".
+            tls: what its application is checked with if its `http_url` is an https one; None for the usual authorities.
 
         Raises `InvalidConfigError` for another word, and where "forward" lacks its package.
 
@@ -132,26 +146,21 @@ class LeadershipMiddleware:
         found = {"refuse": rules.require_leader, "redirect": rules.redirect, "forward": rules.forward}.get(writes)
         if found is None:
             raise InvalidConfigError(f"writes is {writes!r}: expected 'refuse', 'redirect' or 'forward'")
-        return Middleware(
-            "read_only_routing",
-            rules.read_only_routing(found),
-            self.checker,
-            check_timeout(timeout),
-            sends_on=writes == "forward",
-        )
+        forwarding = Forwarding(check_timeout(timeout), tls) if writes == "forward" else None
+        return Middleware("read_only_routing", rules.read_only_routing(found), self.checker, forwarding)
 
     def require_quorum(self) -> Middleware:
         """Pass requests where a majority of the voters is alive, as this node sees it, and refuse them elsewhere."""
-        return Middleware("require_quorum", rules.require_quorum, self.checker, FORWARD_SECONDS)
+        return Middleware("require_quorum", rules.require_quorum, self.checker)
 
     def redirect(self) -> Middleware:
         """Pass requests where this node leads; elsewhere answer 307 with the leader's `http_url` in ``Location``.
 
         The path and the query are kept, and by 307 the method and the body too.
         """
-        return Middleware("redirect", rules.redirect, self.checker, FORWARD_SECONDS)
+        return Middleware("redirect", rules.redirect, self.checker)
 
-    def forward(self, *, timeout: float = FORWARD_SECONDS) -> Middleware:
+    def forward(self, *, timeout: float = FORWARD_SECONDS, tls: ssl.SSLContext | None = None) -> Middleware:
         """Pass requests where this node leads; elsewhere have the leader's application answer, at its `http_url`.
 
         Bodies pass through piece by piece. A request that could not be sent gets 503, one without an answer that may
@@ -159,11 +168,12 @@ class LeadershipMiddleware:
 
         Args:
             timeout: how many seconds the leader may be silent.
+            tls: what its application is checked with if its `http_url` is an https one; None for the usual authorities.
 
         Raises `InvalidConfigError` without the package httpx (the extra ``web``).
 
         """
-        return Middleware("forward", rules.forward, self.checker, check_timeout(timeout), sends_on=True)
+        return Middleware("forward", rules.forward, self.checker, Forwarding(check_timeout(timeout), tls))
 
     def consistency(
         self,
@@ -171,7 +181,7 @@ class LeadershipMiddleware:
         *,
         max_staleness: float = 5.0,
         override: bool = True,
-        timeout: float | None = None,
+        timeout: float = CONFIRM_SECONDS,
     ) -> Middleware:
         """Pass requests once this node's state is as new as asked for, on whichever node they came in.
 
@@ -184,14 +194,12 @@ class LeadershipMiddleware:
             override: whether a request may ask for another level (``?consistency=`` or ``X-Raft-Consistency``, or the
                 original's ``X-Consistency-Level``) and age (``?max_staleness=500ms``, ``X-Raft-Max-Staleness``). Each
                 may ask for a log entry in ``X-Raft-Min-Index`` anyway.
-            timeout: how many seconds a request waits at most; None for the service's timeout.
+            timeout: how many seconds a request waits at most, also for a state that is not new enough yet.
 
         Raises `InvalidConfigError` for what is no level, age or time.
 
         """
         MAX_STALENESS.check(max_staleness)
         found = level if isinstance(level, Consistency) else Consistency.of(level)
-        rule = rules.consistency(
-            found, max_staleness, None if timeout is None else check_timeout(timeout), override=override
-        )
-        return Middleware("consistency", rule, self.checker, FORWARD_SECONDS)
+        rule = rules.consistency(found, max_staleness, check_timeout(timeout), override=override)
+        return Middleware("consistency", rule, self.checker)

@@ -7,18 +7,22 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cached_property
 from typing import Final
-from urllib.parse import parse_qs
+from urllib.parse import parse_qs, quote, urlsplit
 
+from forge_consensus.client.routes import INDEX_MAX
 from forge_consensus.config.rows import parse
 from forge_consensus.config.setting import Described, Setting
 from forge_consensus.errors import InvalidConfigError
 
 READS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 """The methods that change nothing."""
+WEBSOCKET: Final = "WEBSOCKET"
+"""Stands for the method of a websocket's request, which may read and write."""
+SAFE: Final = "/:@!$&'()*+,;=~-._%?[]"
 FORWARDED: Final = "x-raft-forwarded"
 """The header of a request that another node of the cluster has sent on."""
-INDEX_CHARS_MAX: Final = 19
 PARAMETERS_MAX: Final = 1000
+NUMBER_CHARS_MAX: Final = 40
 MAX_STALENESS: Final = Setting(
     "max_staleness",
     "float",
@@ -64,7 +68,7 @@ class Request:
 
     method: str
     target: str
-    """Path and query as they stand in the first line of the request."""
+    """Path and query as `origin_form` returns them."""
     headers: Mapping[str, str] = field(default_factory=dict)
     """By name in lower case."""
 
@@ -114,9 +118,23 @@ class Request:
         said = self.says("min_index", "x-raft-min-index")
         if not said:
             return 0
-        if not (said.isascii() and said.isdigit() and len(said) <= INDEX_CHARS_MAX):
-            raise InvalidConfigError(
-                f"min_index is {said[:40]!r}: expected the index of a log entry, as an earlier answer had it in "
-                "X-Raft-Index"
-            )
-        return int(said)
+        if said.isascii() and said.isdigit() and len(said) < NUMBER_CHARS_MAX and int(said) <= INDEX_MAX:
+            return int(said)
+        raise InvalidConfigError(
+            f"min_index is {said[:NUMBER_CHARS_MAX]!r}: expected the index of a log entry, as an earlier answer had it "
+            "in X-Raft-Index"
+        )
+
+
+def origin_form(target: bytes) -> str:
+    """A request's target as path and query (RFC 9112 3.2), whatever form it came in; "*" stays itself.
+
+    It is ASCII, and what may not stand in a URL is percent-encoded. It begins with a slash, or is refused later.
+    """
+    if target.lower().startswith((b"http://", b"https://")):
+        try:
+            parts = urlsplit(target)
+        except ValueError:  # brackets that hold no address
+            return "*"
+        target = (parts.path or b"/") + (b"?" + parts.query if parts.query else b"")
+    return quote(target, safe=SAFE)

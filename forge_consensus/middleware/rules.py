@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from forge_consensus.client.calls import ReadDetail
-from forge_consensus.errors import ConsensusError, NoLeaderError, NoQuorumError, NotLeaderError
+from forge_consensus.errors import ConsensusError, InvalidConfigError, NoLeaderError, NoQuorumError, NotLeaderError
 from forge_consensus.middleware.request import FORWARDED, Consistency, Request
 from forge_consensus.middleware.verdict import (
     TEMPORARY_REDIRECT,
@@ -98,7 +98,7 @@ def redirect(request: Request) -> Steps:
     found = elsewhere(standing)
     if not isinstance(found, str):
         return found
-    url = f"{found}{request.target}"
+    url = f"{found}{path_of(request)}"
     body = {"error": "not the leader", "leader_id": standing.leader, "leader_url": url, "redirect": True}
     return Refuse(TEMPORARY_REDIRECT, body, (("Location", url), *leader_headers(standing)))
 
@@ -115,7 +115,15 @@ def forward(request: Request) -> Steps:
             "leader has just changed, try again"
         )
         return refusal(NotLeaderError(text, leader=standing.leader, term=standing.term), standing)
-    return Send(f"{found}{request.target}", (("X-Raft-Forwarded", header_text(standing.node_id)),))
+    path_of(request)
+    return Send(found, (("X-Raft-Forwarded", header_text(standing.node_id)),))
+
+
+def path_of(request: Request) -> str:
+    """Path and query. Raises `InvalidConfigError` for a target that another address could be made of."""
+    if not request.target.startswith("/"):
+        raise InvalidConfigError(f"the request is for {request.target[:80]!r}, which is no path: send it to the leader")
+    return request.target
 
 
 def elsewhere(standing: Standing) -> str | Verdict:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import quote
@@ -26,7 +27,12 @@ Headers = tuple[tuple[str, str], ...]
 Body = dict[str, Any]
 
 PROBLEM_TYPE: Final = "application/problem+json"
+STANDING_KEY: Final = "consensus.standing"
+CONFIRMED_KEY: Final = "consensus.confirmed"
+"""Where an application finds in its scope or environment what the middleware found out."""
+INDEX: Final = "X-Raft-Index"
 BAD_REQUEST: Final = 400
+LENGTH_REQUIRED: Final = 411
 INTERNAL: Final = 500
 BAD_GATEWAY: Final = 502
 UNAVAILABLE: Final = 503
@@ -80,6 +86,11 @@ class Refuse:
     body: Body
     headers: Headers = ()
 
+    @property
+    def redirects(self) -> bool:
+        """Whether the answer names another place."""
+        return self.status == TEMPORARY_REDIRECT
+
     def answer(self, *, head: bool) -> tuple[Headers, bytes]:
         """The headers and the body to send; an answer to HEAD has none of the latter."""
         body = json.dumps(self.body, ensure_ascii=False).encode()
@@ -92,11 +103,29 @@ class Send:
     """The request is sent on to the leader, whose answer is the answer."""
 
     url: str
+    """Where its application answers: the `http_url` of its node."""
     headers: Headers
     """What the request gets besides."""
 
 
 Verdict = Pass | Refuse | Send
+
+
+def with_headers(present: Iterable[tuple[str, str]], verdict: Pass, seen: int) -> list[tuple[str, str]]:
+    """The headers of an answer with those of the verdict.
+
+    What the answer has already stays, because it comes from nearer to where the request was carried out, as the leader.
+    Of several indexes the newest is told; `seen` is that of this node's callers.
+    """
+    found = list(present)
+    names = {name.lower() for name, _ in found}
+    found += [(name, text) for name, text in verdict.headers if name.lower() not in names]
+    if not verdict.tells_index:
+        return found
+    told = [text for name, text in found if name.lower() == INDEX.lower()]
+    indexes = [int(text) for text in told if text.isascii() and text.isdigit()]
+    newest = max([seen, verdict.confirmed.applied if verdict.confirmed else 0, *indexes])
+    return [(name, text) for name, text in found if name.lower() != INDEX.lower()] + [(INDEX, str(newest))]
 
 
 def header_text(text: str) -> str:
@@ -152,6 +181,6 @@ def refusal(
         body |= {"leader": standing.leader, "leader_id": standing.leader or "", "leader_url": standing.leader_url}
         headers = leader_headers(standing)
     if status == UNAVAILABLE:
-        known = isinstance(error, NotLeaderError) and standing is not None and standing.leader is not None
+        known = isinstance(error, NotLeaderError) and standing is not None and bool(standing.leader_url)
         headers += (("Retry-After", str(0 if known else SOON_SECONDS)),)
     return Refuse(status, body, headers)

@@ -8,12 +8,19 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote
 
-from forge_consensus.middleware.asgi import has_body, index_header
-from forge_consensus.middleware.forwarding import CHUNK_BYTES, end_to_end, failure, imported, limits
-from forge_consensus.middleware.request import Request
+from forge_consensus.middleware.forwarding import Came, Forwarding, encoded, failure, imported, passed_back
+from forge_consensus.middleware.request import Request, origin_form
 from forge_consensus.middleware.rules import Rule
 from forge_consensus.middleware.settling import settle
-from forge_consensus.middleware.verdict import Pass, Refuse, Send
+from forge_consensus.middleware.verdict import (
+    CONFIRMED_KEY,
+    LENGTH_REQUIRED,
+    STANDING_KEY,
+    Pass,
+    Refuse,
+    Send,
+    with_headers,
+)
 from forge_consensus.service.leadership import LeadershipChecker
 
 if TYPE_CHECKING:
@@ -23,31 +30,35 @@ Environ = dict[str, Any]
 StartResponse = Callable[..., Any]
 WsgiApp = Callable[[Environ, StartResponse], Iterable[bytes]]
 
-ENVIRON_KEY: Final = "forge_consensus"
-"""Where an application finds in its environment what the middleware found out: a `Standing` or a `Confirmed`."""
+CHUNK_BYTES: Final = 64 << 10
 PLAIN: Final = {"CONTENT_TYPE": "content-type", "CONTENT_LENGTH": "content-length"}
+UNPARSED: Final = ("RAW_URI", "REQUEST_URI")
+"""Where servers keep the path as it came; PATH_INFO has lost the difference between a slash and an escaped one."""
+NO_LENGTH: Final = {"error": "length required", "detail": "the server here passes on no body of unknown length"}
 
 
 def request_of(environ: Environ) -> Request:
     """The request of an environment."""
-    path = quote((environ.get("SCRIPT_NAME", "") + environ.get("PATH_INFO", "")).encode("latin-1"))
-    query = quote(environ.get("QUERY_STRING", ""), safe="/:@!$&'()*+,;=~-._%?[]")
+    target = next((environ[name].encode("latin-1") for name in UNPARSED if environ.get(name)), b"")
+    if not target:
+        path = quote((environ.get("SCRIPT_NAME", "") + environ.get("PATH_INFO", "")).encode("latin-1")) or "/"
+        query = environ.get("QUERY_STRING", "").encode("latin-1")
+        target = path.encode() + (b"?" + query if query else b"")
     headers = {name[5:].replace("_", "-").lower(): str(text) for name, text in environ.items() if name[:5] == "HTTP_"}
     headers |= {header: environ[name] for name, header in PLAIN.items() if environ.get(name)}
-    return Request(environ["REQUEST_METHOD"], f"{path or '/'}{f'?{query}' if query else ''}", headers)
+    return Request(environ["REQUEST_METHOD"], origin_form(target), headers)
 
 
 class WsgiMiddleware:
     """A WSGI application with a rule in front of it."""
 
-    def __init__(self, app: WsgiApp, rule: Rule, checker: LeadershipChecker, timeout: float) -> None:
+    def __init__(self, app: WsgiApp, rule: Rule, checker: LeadershipChecker, forwarding: Forwarding) -> None:
         self.app = app
         self.rule = rule
         self.checker = checker
-        self.timeout = timeout
+        self.forwarding = forwarding
         self.lock = threading.Lock()
-        self.client: httpx.Client | None = None
-        """Goes to the leader's application; made for the first request that is sent on."""
+        self.opened: httpx.HTTPTransport | None = None
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         """Answer one request."""
@@ -57,7 +68,8 @@ class WsgiMiddleware:
             return answer(verdict, start_response, head=request.method == "HEAD")
         if isinstance(verdict, Send):
             return self.send_on(verdict, environ, start_response, request)
-        environ[ENVIRON_KEY] = verdict.confirmed or verdict.standing
+        found = {STANDING_KEY: verdict.standing, CONFIRMED_KEY: verdict.confirmed}
+        environ.update({name: value for name, value in found.items() if value is not None})
         return self.app(environ, self.with_headers(verdict, start_response))
 
     def with_headers(self, verdict: Pass, start_response: StartResponse) -> StartResponse:
@@ -66,38 +78,38 @@ class WsgiMiddleware:
             return start_response
 
         def start(status: str, headers: list[tuple[str, str]], *more: Any) -> Any:
-            return start_response(status, [*headers, *verdict.headers, *index_header(self.checker, verdict)], *more)
+            return start_response(status, with_headers(headers, verdict, self.checker.last_index()), *more)
 
         return start
-
-    def opened(self) -> httpx.Client:
-        """The client that goes to the leader's application."""
-        with self.lock:
-            if self.client is None:
-                self.client = imported().Client(**limits(self.timeout))
-            return self.client
 
     def send_on(
         self, verdict: Send, environ: Environ, start_response: StartResponse, request: Request
     ) -> Iterable[bytes]:
         """Have the leader's application answer, and pass its answer on as it comes."""
-        module, client = imported(), self.opened()
-        pairs = [(name.encode("latin-1"), text.encode("latin-1")) for name, text in request.headers.items()]
-        headers = [(name.decode("latin-1"), text.decode("latin-1")) for name, text in end_to_end(pairs, b"host")]
-        headers += [*verdict.headers, ("x-forwarded-proto", environ.get("wsgi.url_scheme", "http"))]
-        headers += [("x-forwarded-for", environ["REMOTE_ADDR"])] if environ.get("REMOTE_ADDR") else []
-        headers += [("x-forwarded-host", request.headers["host"])] if "host" in request.headers else []
-        body = body_of(environ, request) if has_body(request) else None
+        module, head = imported(), request.method == "HEAD"
+        length = request.headers.get("content-length", "0")
+        endless = "transfer-encoding" in request.headers
+        if (endless and not environ.get("wsgi.input_terminated")) or not (length.isascii() and length.isdigit()):
+            return answer(Refuse(LENGTH_REQUIRED, {**NO_LENGTH}), start_response, head=head)
+        body = body_of(environ, None if endless else int(length)) if endless or int(length) else None
+        came = Came(str(environ.get("wsgi.url_scheme", "http")), str(environ.get("REMOTE_ADDR", "")))
         try:
-            upstream = client.build_request(request.method, verdict.url, headers=headers, content=body)
-            response = client.send(upstream, stream=True)
-        except (module.HTTPError, module.InvalidURL) as error:
-            return answer(failure(error, verdict.url, request.method), start_response, head=request.method == "HEAD")
+            upstream = self.forwarding.request(verdict, request, encoded(request.headers.items()), came, body)
+            response = self.transport().handle_request(upstream)
+        except (module.TransportError, module.InvalidURL) as error:
+            return answer(failure(error, verdict, request), start_response, head=head)
         start_response(
             f"{response.status_code} {response.reason_phrase}",
-            [(name.decode("latin-1"), value.decode("latin-1")) for name, value in end_to_end(response.headers.raw)],
+            [(name.decode("latin-1"), value.decode("latin-1")) for name, value in passed_back(response.headers.raw)],
         )
         return Passing(response)
+
+    def transport(self) -> httpx.HTTPTransport:
+        """The connections to the leader's application."""
+        with self.lock:
+            if self.opened is None:
+                self.opened = imported().HTTPTransport(**self.forwarding.options())
+            return self.opened
 
 
 class Passing:
@@ -107,27 +119,24 @@ class Passing:
         self.response = response
 
     def __iter__(self) -> Iterator[bytes]:
-        return self.response.iter_raw()
+        stream: Any = self.response.stream
+        return iter(stream)
 
     def close(self) -> None:
         """Give the connection back."""
         self.response.close()
 
 
-def body_of(environ: Environ, request: Request) -> Iterator[bytes]:
-    """The body of a request, in chunks, as long as it says it is; of unknown length only where the server ends it."""
+def body_of(environ: Environ, length: int | None) -> Iterator[bytes]:
+    """The body of a request, in chunks: so many bytes, or until the server ends it."""
     source = environ["wsgi.input"]
-    length = request.headers.get("content-length")
-    if length is None:
-        if not environ.get("wsgi.input_terminated"):
+    while length is None or length > 0:
+        chunk = source.read(CHUNK_BYTES if length is None else min(CHUNK_BYTES, length))
+        if not chunk:
             return
-        while chunk := source.read(CHUNK_BYTES):
-            yield chunk
-        return
-    left = int(length)
-    while left > 0 and (chunk := source.read(min(CHUNK_BYTES, left))):
-        left -= len(chunk)
         yield chunk
+        if length is not None:
+            length -= len(chunk)
 
 
 def answer(verdict: Refuse, start_response: StartResponse, *, head: bool) -> list[bytes]:

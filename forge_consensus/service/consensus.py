@@ -16,7 +16,7 @@ from forge_consensus.client.endpoints import LOCAL
 from forge_consensus.client.key_calls import KeyCalls
 from forge_consensus.client.member_calls import MemberCalls
 from forge_consensus.client.members import ClusterMembers, MembersPlan
-from forge_consensus.client.pending import Pending, PendingRead
+from forge_consensus.client.pending import Pending, PendingNodeQuery, PendingRead
 from forge_consensus.errors import (
     ConsensusError,
     NoLeaderError,
@@ -253,9 +253,16 @@ class ConsensusService(ServiceLifecycle, KeyCalls, MemberCalls):
         after_index: int = 0,
     ) -> PendingRead[None]:
         """Begin a barrier of this node and return its future at once; arguments are those of `barrier`."""
-        return self.ready().ask_barrier(
+        return self.client_now().ask_barrier(
             consistency, timeout, read_from=self.own_endpoint, max_staleness=max_staleness, after_index=after_index
         )
+
+    def ask_status(self, timeout: float) -> PendingNodeQuery[dict[str, Any]]:
+        """Ask this node for its status and return the future at once."""
+        client = self.client_now()
+        pending = client.status_query(self.own_endpoint, timeout)
+        client.driver.hand_over(pending)
+        return pending
 
     def barrier(
         self,
@@ -270,19 +277,25 @@ class ConsensusService(ServiceLifecycle, KeyCalls, MemberCalls):
         It is for an application that looks at its own state machine: after ``service.barrier()`` that machine has
         everything that was acknowledged before the call, on followers too (after a short question to the leader).
         With "stale" and `max_staleness`, or `after_index`, it has at least so much. The log grows by nothing.
+        The node goes on applying meanwhile, on its thread, so such a machine needs a lock of its own. With
+        ``mode="process"`` it is out of reach; then the index is of use for `read`.
         Arguments and errors are those of `Client.barrier`.
         """
         self.ready("barrier")
-        pending = self.ask_barrier(consistency, timeout, max_staleness=max_staleness, after_index=after_index)
         try:
+            pending = self.ask_barrier(consistency, timeout, max_staleness=max_staleness, after_index=after_index)
             return ReadDetail(pending.result(), pending.applied, pending.stale_ms)
         except NotStartedError as error:
             raise self.why(error) from error
 
     @property
     def last_index(self) -> int:
-        """The newest log entry of which this service has seen the effect in any answer, for `after_index` of reads."""
-        return self.ready().last_index
+        """The newest log entry of which this service has seen the effect in any answer, for `after_index` of reads.
+
+        What its `async_client`s saw counts too.
+        """
+        self.seen_index = max(self.ready().last_index, self.seen_index, *(one.last_index for one in self.async_clients))
+        return self.seen_index
 
     def why(self, error: ConsensusError) -> ConsensusError:
         """Return what ended the node if it has ended, else the error itself."""
@@ -382,13 +395,15 @@ class ConsensusService(ServiceLifecycle, KeyCalls, MemberCalls):
         host = self.running()
         others = [address for node, address in self.settings.peers.items() if node != self.settings.node_id]
         port = host.port()
-        return AsyncClient(
+        made = AsyncClient(
             others if port is not None else [host.address, *others],
             timeout or self.timeout,
             self.settings.cluster_id,
             settings=self.client_settings,
             port=port,
         )
+        self.async_clients.add(made)
+        return made
 
     # --- reports -----------------------------------------------------------------------------------------------------
 

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from dataclasses import dataclass
+from typing import Any
 
+from forge_consensus.actors.runtime.status import NodeStatus
 from forge_consensus.client.calls import ReadDetail
-from forge_consensus.client.pending import Pending, PendingRead
+from forge_consensus.client.cluster_info import ClusterInfo, cluster_of
+from forge_consensus.client.pending import Pending
 from forge_consensus.errors import ConsensusError, NoLeaderError, NoQuorumError, NotLeaderError, fresh
 from forge_consensus.service.consensus import STATUS_SECONDS, ConsensusService
+from forge_consensus.service.process_node import ProcessNode
+from forge_consensus.service.thread_node import LeaderReport
 from forge_consensus.storage.ledger.quorum import majority
 
 
@@ -44,11 +50,11 @@ class LeadershipChecker:
     election timeout that it leads. What is written through the service is safe on any node, because the log decides,
     and what is read after `confirm` is as new as was asked for.
 
-    Calls block for at most a second where the node is a process of its own, and not at all where it is a thread; the
-    methods with `_async` at the end never block the event loop.
+    Calls about the leadership wait for at most a second where the node is a process of its own, and not at all where it
+    is a thread. The methods with `_async` at the end never block the event loop, which must be one of asyncio.
 
     Args:
-        service: the node that is asked. It need not be started yet; until then every call raises `NotStartedError`.
+        service: the node that is asked. It need not be started yet; until then its calls raise `NotStartedError`.
 
     """
 
@@ -61,10 +67,15 @@ class LeadershipChecker:
 
     def standing(self) -> Standing:
         """Return who leads. Raises `NotStartedError`, what ended the node, or `ConsensusTimeoutError`."""
-        settings, report = self.service.settings, self.service.leader_report(STATUS_SECONDS)
-        leader, url = report.leader, report.leader_url
+        return self.standing_by(self.service.leader_report(STATUS_SECONDS))
+
+    def standing_by(self, report: LeaderReport) -> Standing:
+        """Who leads by a report. A node that has just lost the leadership may still name itself: then nobody leads."""
+        settings, leader, url = self.service.settings, report.leader, report.leader_url
         if report.leading:
             leader, url = settings.node_id, settings.http_url or ""
+        elif leader == settings.node_id:
+            leader, url = None, ""
         return Standing(settings.node_id, settings.cluster_id, report.role, report.leading, leader, url, report.term)
 
     def is_leader(self) -> bool:
@@ -83,9 +94,7 @@ class LeadershipChecker:
 
     def require_quorum(self) -> None:
         """Return if a majority of the voters is alive, as this node sees it. Raises `NoQuorumError`."""
-        info = self.service.get_cluster_info()
-        if not info.has_quorum:
-            raise NoQuorumError(majority(info.total_nodes), info.active_nodes)
+        check_quorum(self.service.get_cluster_info())
 
     def confirm(
         self,
@@ -109,16 +118,23 @@ class LeadershipChecker:
 
     async def standing_async(self) -> Standing:
         """Return who leads, as `standing` does."""
-        if self.service.mode == "thread":
-            return self.standing()  # it reads memory
-        return await asyncio.to_thread(self.standing)
+        host = self.service.running()
+        if isinstance(host, ProcessNode):
+            return self.standing_by(host.report_of(await self.status_of(host)))
+        return self.standing()  # it reads memory
 
     async def require_quorum_async(self) -> None:
         """Return if there is a quorum, as `require_quorum` does."""
-        if self.service.mode == "thread":
-            self.require_quorum()
-        else:
-            await asyncio.to_thread(self.require_quorum)
+        host = self.service.running()
+        status = await self.status_of(host) if isinstance(host, ProcessNode) else self.service.status()
+        check_quorum(cluster_of(status))
+
+    async def status_of(self, host: ProcessNode) -> NodeStatus:
+        """The status of a node in a process of its own: the one just known, or a new one."""
+        known, asked_at = host.fresh(), time.monotonic()
+        if known is not None:
+            return known
+        return host.note(await self.answered(self.service.ask_status(STATUS_SECONDS)), asked_at)
 
     async def confirm_async(
         self,
@@ -130,20 +146,26 @@ class LeadershipChecker:
     ) -> ReadDetail:
         """Return once this node's state is as new as asked for, as `confirm` does."""
         pending = self.service.ask_barrier(consistency, timeout, max_staleness=max_staleness, after_index=after_index)
-        return await answered(pending)
+        await self.answered(pending)
+        return ReadDetail(None, pending.applied, pending.stale_ms)
+
+    async def answered(self, pending: Pending[Any]) -> Any:
+        """Wait for a call on the running event loop. Raises what it ended with; a cancelled wait leaves nothing."""
+        loop = asyncio.get_running_loop()
+        done = asyncio.Event()
+
+        def tell(_: Pending[Any]) -> None:
+            if not loop.is_closed():
+                loop.call_soon_threadsafe(done.set)
+
+        pending.add_done_callback(tell)
+        await done.wait()  # the call has a deadline of its own, and ends then
+        if pending.error is not None:
+            raise self.service.why(fresh(pending.error))
+        return pending.value()
 
 
-async def answered(pending: PendingRead[None]) -> ReadDetail:
-    """Wait for a barrier on the running event loop. Raises the error it ended with; a cancelled wait leaves nothing."""
-    loop = asyncio.get_running_loop()
-    done = asyncio.Event()
-
-    def tell(_: Pending[None]) -> None:
-        if not loop.is_closed():
-            loop.call_soon_threadsafe(done.set)
-
-    pending.add_done_callback(tell)
-    await done.wait()  # the pending call has a deadline of its own, and ends then
-    if pending.error is not None:
-        raise fresh(pending.error)
-    return ReadDetail(None, pending.applied, pending.stale_ms)
+def check_quorum(info: ClusterInfo) -> None:
+    """Raise `NoQuorumError` without a quorum."""
+    if not info.has_quorum:
+        raise NoQuorumError(majority(info.total_nodes), info.active_nodes)

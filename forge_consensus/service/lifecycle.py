@@ -13,6 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, NoReturn, Self
 
+from forge_consensus.client.aio import AsyncClient
 from forge_consensus.client.calls import TIMEOUT_SECONDS, check_timeout
 from forge_consensus.client.surface import PublicSurface
 from forge_consensus.client.sync import Client
@@ -95,9 +96,9 @@ class ServiceLifecycle(PublicSurface):
 
     internal = frozenset(
         {
-            "internal", "client", "client_of", "client_settings", "count_events", "end", "failed", "forked", "held",
-            "host", "leader_report", "leaving", "lock", "machine", "meter", "parent", "ready", "running", "threads",
-            "why",
+            "internal", "ask_barrier", "ask_status", "async_clients", "client", "client_now", "client_of",
+            "client_settings", "count_events", "end", "failed", "forked", "held", "host", "leader_report", "leaving",
+            "lock", "machine", "meter", "parent", "ready", "running", "seen_index", "threads", "why",
         }
     )  # fmt: skip
 
@@ -156,6 +157,7 @@ class ServiceLifecycle(PublicSurface):
         self.leaving: Host | None = None
         """A host whose start failed; its node may still hold the folder for a moment."""
         self.client: Client | None = None
+        self.async_clients, self.seen_index = weakref.WeakSet[AsyncClient](), 0
         self.held = Held()
         self.count_events()
         tell_of_forks(self)
@@ -311,6 +313,13 @@ class ServiceLifecycle(PublicSurface):
         """The threads that must never wait for this service."""
         host, client = self.host, self.client
         return (*(host.threads if host else ()), client.driver.thread if client else None)
+
+    def client_now(self) -> Client:
+        """Return the client without waiting for a start that is under way; raises as `ready`."""
+        self.running()
+        if self.client is None:
+            raise NotStartedError
+        return self.client
 
     def ready(self, call: str = "") -> Client:
         """Return the client. Raises what `running` raises, and `BlockingCallError` if `call` must not wait here."""

@@ -199,15 +199,25 @@ class ProcessNode:
         """Return the node's status, at most `FRESH_SECONDS` old. Raises what `Client.status` raises."""
         if self.ask is None:
             raise NotStartedError
-        now = time.monotonic()
-        if self.known is None or now - self.known_at > FRESH_SECONDS:
-            self.known = NodeStatus.from_dict(self.ask(timeout))
-            self.known_at = now
+        asked_at = time.monotonic()
+        return self.fresh() or self.note(self.ask(timeout), asked_at)
+
+    def fresh(self) -> NodeStatus | None:
+        """Return the last status, if it is at most `FRESH_SECONDS` old."""
+        return self.known if time.monotonic() - self.known_at <= FRESH_SECONDS else None
+
+    def note(self, found: dict[str, Any], asked_at: float) -> NodeStatus:
+        """Note the status that the node answered to a question of that moment."""
+        self.known, self.known_at = NodeStatus.from_dict(found), asked_at
         return self.known
 
     def leader_report(self, timeout: float) -> LeaderReport:
         """Return who leads, from a status that is at most `FRESH_SECONDS` old."""
-        status = self.status(timeout)
+        return self.report_of(self.status(timeout))
+
+    @staticmethod
+    def report_of(status: NodeStatus) -> LeaderReport:
+        """Return who leads, as a status has it."""
         leading = status.leader_id == status.node_id and status.role == "leader"
         url = next((row.http_url for row in status.nodes if row.id == status.leader_id), "")
         return LeaderReport(leading, status.leader_id, status.role, status.term, url)

@@ -58,7 +58,7 @@ def flask_app(service: ConsensusService) -> Any:
 
     @app.get("/counter")
     def read() -> str:
-        confirmed = flask.request.environ["forge_consensus"]
+        confirmed = flask.request.environ["consensus.confirmed"]
         return str(service.read(None, "stale", 2, after_index=confirmed.applied))
 
     confirming = middleware.consistency(timeout=2).wsgi(app.wsgi_app)

@@ -43,6 +43,8 @@ API = {
     ),
     "forge_consensus.middleware.Middleware": "wsgi",
     "forge_consensus.middleware.Confirmed": "",
+    "forge_consensus.middleware.Consistency": "",
+    "forge_consensus.Standing": "",
     "forge_consensus.EventBus": "subscribe on stream astream wait_for",
     "forge_consensus.EventFeed": "get aget positions silent close",
     "forge_consensus.Gap": "",

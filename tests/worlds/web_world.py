@@ -51,6 +51,12 @@ class ToldChecker(LeadershipChecker):
             raise self.detail
         return self.detail
 
+    async def standing_async(self) -> Standing:
+        return self.standing()
+
+    async def require_quorum_async(self) -> None:
+        self.require_quorum()
+
     async def confirm_async(
         self,
         consistency: str = "linearizable",
@@ -77,6 +83,8 @@ class Answer:
     status: int = 0
     headers: dict[str, str] = field(default_factory=dict)
     body: bytes = b""
+    names: list[str] = field(default_factory=list)
+    """The names of the headers, as often as they came."""
 
 
 @dataclass
@@ -89,7 +97,7 @@ class Application:
     async def asgi(self, scope: Scope, receive: Receive, send: Sender) -> None:
         if scope["type"] == "lifespan":
             return
-        self.found.append(scope.get("consensus"))
+        self.found.append(scope.get("consensus.confirmed", scope.get("consensus.standing")))
         if scope["type"] == "websocket":
             await receive()
             await send({"type": "websocket.accept", "headers": []})
@@ -103,7 +111,7 @@ class Application:
         await send({"type": "http.response.body", "body": b"here"})
 
     def wsgi(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
-        self.found.append(environ.get("forge_consensus"))
+        self.found.append(environ.get("consensus.confirmed", environ.get("consensus.standing")))
         self.bodies.append(environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0)))
         start_response("200 OK", [("X-Own", "yes")])
         return [b"here"]
@@ -118,11 +126,13 @@ def ask_asgi(
     body: Iterable[bytes] = (b"",),
     *,
     goes_away: bool = False,
+    leaves_early: bool = False,
     **more: Any,
 ) -> Answer:
     """Send one request to an ASGI application, its body in these pieces, and return the answer.
 
-    A client that goes away has announced more of the body.
+    A client that goes away has announced more of the body. One that leaves early does so at the first piece of the
+    answer.
     """
     pairs = [(name.lower().encode(), text.encode()) for name, text in (headers or {}).items()]
     scope = {
@@ -134,17 +144,23 @@ def ask_asgi(
     if scope["type"] == "websocket":
         pieces = [{"type": "websocket.connect"}]
     found = Answer()
+    over = asyncio.Event()
 
     async def receive() -> dict[str, Any]:
+        if not pieces and not goes_away:
+            await over.wait()
         return pieces.pop(0) if pieces else {"type": "http.disconnect"}
 
     async def send(message: Any) -> None:
+        if message["type"] == "http.response.body" and (leaves_early or not message.get("more_body", False)):
+            over.set()
         if "status" in message:
             found.status = message["status"]
         if message["type"] == "websocket.close":
             found.status = message["code"]
         if "headers" in message:
             found.headers = {name.decode(): value.decode() for name, value in message["headers"]}
+            found.names = [name.decode() for name, _ in message["headers"]]
         found.body += message.get("body", b"")
 
     async def one() -> None:

@@ -424,6 +424,9 @@ def test_members_tell_each_other_where_their_applications_answer_and_compare_it_
     incarnation, boot = node.boot_of("n2")
     node.answer("n2", "membership", HelloReply(incarnation, boot, "", "", program=PROGRAM))
     assert member(node).http_url == "http://two:8000", "answers to greetings do not tell it, and take nothing back"
+    for forged in ("", "http://two\r\nX: y", "http://zwei-ä", f"http://{'a' * 9999}"):
+        node.request("n2", "membership", hello(node, settings=(("http_url", forged), *usual)))
+        assert member(node).http_url == ""
     node.request("n2", "membership", hello(node, settings=usual))
     assert member(node).http_url == ""
 

@@ -73,6 +73,7 @@ def test_completion_offers_the_calls_and_no_internals(cluster: FakeCluster) -> N
             "get_cluster_info",
             "save_snapshot",
             "snapshot",
+            "barrier",
             "snapshots",
             "add_node",
             "remove_node",

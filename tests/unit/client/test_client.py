@@ -400,6 +400,8 @@ def test_completion_offers_the_calls_and_no_internals(client: Client) -> None:
         "members",
         "change_members",
         "get_cluster_info",
+        "barrier",
+        "ask_barrier",
         "save_snapshot",
         "snapshot",
         "snapshots",

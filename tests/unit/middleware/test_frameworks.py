@@ -62,11 +62,12 @@ def test_fastapi_takes_it_as_middleware_and_as_a_dependency() -> None:
     refused = ask(app, "POST", "/users")
     assert (refused.status_code, refused.json()["detail"]["leader_id"]) == (503, "n1")
     assert refused.headers["retry-after"] == "0"
-    assert refused.headers.get_list("x-raft-leader")[0] == "n1"
+    assert refused.headers.get_list("x-raft-leader") == ["n1"]
     found = ask(app, "GET", "/users?consistency=bounded&max_staleness=2s")
     assert (found.status_code, found.json()) == (200, 40)
     assert found.headers["x-raft-consistency"] == "bounded"
-    assert checker.asked == [("stale", None, 2.0, 0)]
+    assert found.headers.get_list("x-raft-index") == ["41"]
+    assert checker.asked == [("stale", 2.0, 2.0, 0)]
     checker.found = LEADING
     assert ask(app, "POST", "/users").json() == "created"
     assert ask(app, "GET", "/who").json() == "n1"
@@ -83,18 +84,18 @@ def test_what_sends_requests_on_is_refused_as_a_dependency() -> None:
 
 def test_starlette_takes_it_for_the_application_and_for_a_route() -> None:
     async def where(request: Request) -> PlainTextResponse:
-        return PlainTextResponse(type(request.scope["consensus"]).__name__)
+        return PlainTextResponse(" ".join(sorted(name for name in request.scope if name.startswith("consensus."))))
 
     checker = ToldChecker(FOLLOWING)
     middleware = LeadershipMiddleware(checker)
     guarded = Route("/strong", middleware.consistency()(Route("/strong", where)))
     app = Starlette(routes=[Route("/", where, methods=["GET", "POST"]), guarded])
     app.add_middleware(middleware.read_only_routing("redirect"))
-    assert ask(app, "GET", "/strong").text == "Confirmed"
+    assert ask(app, "GET", "/strong").text == "consensus.confirmed"
     sent = ask(app, "POST", "/?a=b")
     assert (sent.status_code, sent.headers["location"]) == (307, "http://one:8000/?a=b")
     checker.found = LEADING
-    assert ask(app, "POST", "/").text == "Standing"
+    assert ask(app, "POST", "/").text == "consensus.standing"
 
 
 def test_flask_takes_it_around_its_application() -> None:
@@ -102,7 +103,7 @@ def test_flask_takes_it_around_its_application() -> None:
 
     @app.post("/")
     def create() -> str:
-        return type(flask.request.environ["forge_consensus"]).__name__
+        return type(flask.request.environ["consensus.standing"]).__name__
 
     checker = ToldChecker(FOLLOWING)
     guarded = LeadershipMiddleware(checker).require_leader().wsgi(app.wsgi_app)
@@ -113,7 +114,7 @@ def test_flask_takes_it_around_its_application() -> None:
 
 def view(request: Any) -> HttpResponse:
     """Answer with what the middleware found out."""
-    return HttpResponse(type(request.environ["forge_consensus"]).__name__)
+    return HttpResponse(type(request.environ["consensus.confirmed"]).__name__)
 
 
 urlpatterns = [path("", view)]

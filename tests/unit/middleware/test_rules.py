@@ -15,12 +15,17 @@ from forge_consensus.errors import (
     ConsensusError,
     ConsensusTimeoutError,
     InvalidConfigError,
+    NoLeaderError,
     NoQuorumError,
     NotStartedError,
     StaleReadError,
     StorageError,
 )
 from forge_consensus.middleware import Confirmed, Consistency, LeadershipMiddleware, Middleware
+from forge_consensus.middleware.request import origin_form
+from forge_consensus.middleware.verdict import Pass, leader_headers, with_headers
+from forge_consensus.middleware.wsgi import request_of as wsgi_request
+from forge_consensus.service.thread_node import LeaderReport
 from tests.worlds.web_world import ALONE, FOLLOWING, LEADING, Answer, Application, ToldChecker, ask_asgi
 
 Ask = Callable[..., tuple[Answer, Application]]
@@ -138,6 +143,32 @@ def test_a_header_can_hold_every_node_id(ask: Ask) -> None:
     assert answer.headers["x-raft-leader"] == "%C3%9F"
 
 
+def test_headers_that_the_answer_has_already_stay_and_the_newest_index_is_told(ask: Ask) -> None:
+    """As in an answer that came from the leader, or behind another middleware."""
+    leadership = made(ToldChecker(FOLLOWING))
+    for index, told in (("50", "50"), ("7", "41")):
+        present = [("X-Own", "1"), ("x-raft-role", "leader"), ("x-raft-index", index)]
+        found = with_headers(present, Pass(FOLLOWING, headers=leader_headers(FOLLOWING), tells_index=True), 41)
+        assert [text for name, text in found if name.lower() == "x-raft-role"] == ["leader"]
+        assert [text for name, text in found if name.lower() == "x-raft-index"] == [told]
+    outer, inner = leadership.add_leader_header(), leadership.consistency()
+    app = Application()
+    answer = ask_asgi(outer(inner(app.asgi)))
+    assert answer.names.count("x-raft-index") == answer.names.count("x-raft-node") == 1
+    assert app.found == [Confirmed(Consistency.STRONG, 40, 0)]
+
+
+def test_what_several_found_out_stands_side_by_side() -> None:
+    leadership = made(ToldChecker(LEADING))
+    seen: list[Any] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        seen.append((scope.get("consensus.standing"), scope.get("consensus.confirmed")))
+
+    ask_asgi(leadership.require_leader()(leadership.consistency()(leadership.require_quorum()(app))))
+    assert seen[0] == (LEADING, Confirmed(Consistency.STRONG, 40, 0))
+
+
 @pytest.mark.parametrize("method", ["GET", "HEAD", "OPTIONS"])
 def test_read_only_routing_passes_what_reads_on_any_node(ask: Ask, method: str) -> None:
     assert ask(made(ToldChecker(ALONE)).read_only_routing(), method)[0].status == 200
@@ -172,6 +203,34 @@ def test_redirect_cannot_be_led_to_another_host_or_split(ask: Ask) -> None:
 
 
 @pytest.mark.parametrize("name", ["redirect", "forward"])
+@pytest.mark.parametrize("target", ["@evil.example/x", ".evil.example/", ":9/x", "*"])
+def test_a_target_that_is_no_path_is_a_bad_request(ask: Ask, name: str, target: str) -> None:
+    answer, _ = ask(getattr(made(ToldChecker(FOLLOWING)), name)(), "POST", target)
+    assert (answer.status, "is no path" in json.loads(answer.body)["detail"]) == (400, True)
+
+
+@pytest.mark.parametrize("target", [b"http://any/a/b?c=d", b"HTTPS://any:1/a/b?c=d", b"/a/b?c=d"])
+def test_a_target_in_absolute_form_is_its_path_and_query(target: bytes) -> None:
+    assert origin_form(target) == "/a/b?c=d"
+    assert origin_form(b"http://any") == "/"
+    assert origin_form(b"http://[") == "*"
+    assert origin_form("/ä?ö".encode()) == "/%C3%A4?%C3%B6"
+
+
+def test_wsgi_takes_the_path_as_it_came_where_the_server_keeps_it() -> None:
+    environ = {"REQUEST_METHOD": "PUT", "PATH_INFO": "/a/b", "QUERY_STRING": "q=\xc3\xa4", "wsgi.input": io.BytesIO()}
+    assert wsgi_request(environ).target == "/a/b?q=%C3%A4"
+    assert wsgi_request({**environ, "RAW_URI": "/a%2Fb?q=1"}).target == "/a%2Fb?q=1"
+
+
+def test_a_node_that_has_just_lost_the_leadership_and_still_names_itself_knows_no_leader() -> None:
+    checker = ToldChecker(FOLLOWING)
+    standing = checker.standing_by(LeaderReport(False, "n2", "follower", 7, "http://two:8000"))
+    assert (standing.leader, standing.leader_url) == (None, "")
+    assert isinstance(standing.not_leading(), NoLeaderError)
+
+
+@pytest.mark.parametrize("name", ["redirect", "forward"])
 def test_a_leader_that_told_no_address_is_a_refusal_that_says_how_it_tells_one(ask: Ask, name: str) -> None:
     checker = ToldChecker(FOLLOWING.__class__("n2", "test", "follower", False, "n1", "", 7))
     answer, _ = ask(getattr(made(checker), name)())
@@ -194,18 +253,18 @@ def test_what_was_sent_on_once_goes_no_further(ask: Ask) -> None:
 @pytest.mark.parametrize(
     ("level", "query", "headers", "asked"),
     [
-        (Consistency.STRONG, "", {}, ("linearizable", None, None, 0)),
-        ("strong", "", {}, ("linearizable", None, None, 0)),
-        (Consistency.LEASE, "", {}, ("lease", None, None, 0)),
-        (Consistency.BOUNDED, "", {}, ("stale", None, 5.0, 0)),
-        (Consistency.EVENTUAL, "", {}, ("stale", None, None, 0)),
-        (Consistency.STRONG, "consistency=weak", {}, ("stale", None, None, 0)),
-        (Consistency.STRONG, "", {"x_consistency_level": "bounded-staleness"}, ("stale", None, 5.0, 0)),
-        (Consistency.EVENTUAL, "", {"x_raft_consistency": "strong"}, ("linearizable", None, None, 0)),
-        (Consistency.BOUNDED, "max_staleness=250ms", {}, ("stale", None, 0.25, 0)),
-        (Consistency.BOUNDED, "", {"x_max_staleness": "1.5s"}, ("stale", None, 1.5, 0)),
-        (Consistency.STRONG, "allow_stale=true", {}, ("stale", None, None, 0)),
-        (Consistency.EVENTUAL, "", {"x_raft_min_index": "39"}, ("stale", None, None, 39)),
+        (Consistency.STRONG, "", {}, ("linearizable", 2.0, None, 0)),
+        ("strong", "", {}, ("linearizable", 2.0, None, 0)),
+        (Consistency.LEASE, "", {}, ("lease", 2.0, None, 0)),
+        (Consistency.BOUNDED, "", {}, ("stale", 2.0, 5.0, 0)),
+        (Consistency.EVENTUAL, "", {}, ("stale", 2.0, None, 0)),
+        (Consistency.STRONG, "consistency=weak", {}, ("stale", 2.0, None, 0)),
+        (Consistency.STRONG, "", {"x_consistency_level": "bounded-staleness"}, ("stale", 2.0, 5.0, 0)),
+        (Consistency.EVENTUAL, "", {"x_raft_consistency": "strong"}, ("linearizable", 2.0, None, 0)),
+        (Consistency.BOUNDED, "max_staleness=250ms", {}, ("stale", 2.0, 0.25, 0)),
+        (Consistency.BOUNDED, "", {"x_max_staleness": "1.5s"}, ("stale", 2.0, 1.5, 0)),
+        (Consistency.STRONG, "allow_stale=true", {}, ("stale", 2.0, None, 0)),
+        (Consistency.EVENTUAL, "", {"x_raft_min_index": "39"}, ("stale", 2.0, None, 39)),
     ],
 )
 def test_what_a_request_asks_for_is_what_the_node_confirms(
