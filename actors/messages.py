@@ -480,7 +480,10 @@ class Members:
 
 @message
 class TransferLeadership:
-    """Ask the leader to hand its leadership over to a voter, "" for the one that has most of the log."""
+    """Ask the leader to hand its leadership over to a voter.
+
+    "" stands for the best one: it has all that is committed, then the highest priority, then most of the log.
+    """
 
     target: str
 

@@ -99,6 +99,7 @@ def inspect_log(data: Path, first: int | None = None, count: int = 20) -> LogVie
         _, node_id, cluster_id, *_ = msgpack.unpackb(identity)
         term, vote, commit_index, last = msgpack.unpackb(hard)
         base_index, _, _ = msgpack.unpackb(get_meta(tables, BASE) or NO_BASE)
+        commit_index, last = max(commit_index, base_index), max(last, base_index)
         start = last - count + 1 if first is None else first
         entries = read_entries(tables, max(start, base_index + 1), count)
     return LogView(node_id, cluster_id, term, vote, commit_index, base_index + 1, last, entries)

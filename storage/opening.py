@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
@@ -213,7 +213,7 @@ def stage_first_start(batch: Batch, founding: Founding) -> None:
         put_meta(batch, INITIAL, data)
         put_meta(batch, JOINS, b"")
         put_skips(batch, told_by(founding.skipped))
-        put_meta(batch, BASE, cast("bytes", msgpack.packb((0, 0, replace(configuration, members=()).encode()))))
+        put_meta(batch, BASE, cast("bytes", msgpack.packb((0, 0, configuration.without_members.encode()))))
         put_meta(batch, HARD, cast("bytes", msgpack.packb((0, "", 0, 0))))
         return
     if founding.node_id not in configuration.nodes:

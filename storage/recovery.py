@@ -13,7 +13,7 @@ nobody can tell which were; and what the lost nodes acknowledged beyond its end 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, cast
 
@@ -33,7 +33,7 @@ from forge_consensus.storage.ledger.log import TABLE as LOG
 from forge_consensus.storage.ledger.record import UNTIMED, Kind, data_of, encode, encode_untimed, key_of, parse
 from forge_consensus.storage.ledger.tips import Tips
 from forge_consensus.storage.ledger.transaction import META, get_meta, put_meta
-from forge_consensus.storage.snapshots.file import newest_valid, read_header
+from forge_consensus.storage.snapshots.file import SnapshotInfo, newest_valid, read_header
 from forge_consensus.storage.stopped import StoppedFolder
 from forge_consensus.storage.verify import VerifyReport, verify_snapshots, verify_tables
 
@@ -120,7 +120,14 @@ def recover_folder(
         report.raise_for_faults()
         with folder.reading() as tables:
             found = find(tables, folder.snapshots_path)
+            overtaken = newer_file(tables, folder.snapshots_path, found)
         check(found, data)
+        if overtaken is not None:
+            raise RecoveryRefusedError(
+                f"the node {found.identity[1]} received a snapshot of entry {overtaken.index} and ended before it took "
+                f"it over, while its log ends with entry {found.last_index}: start the node once, as it was, and stop "
+                "it when it serves; then recover the folder"
+            )
         token, incarnation = new_text()[:12], new_text()
         plan = plan_of(data, found, token, address)
         if not confirm(plan):
@@ -138,6 +145,7 @@ def find(tables: TablesView, snapshots: Path) -> Found:
     identity = msgpack.unpackb(get_meta(tables, IDENTITY) or b"\x90")
     base_index, base_term, base = msgpack.unpackb(get_meta(tables, BASE) or NO_BASE)
     term, _, commit_index, last_index = msgpack.unpackb(get_meta(tables, HARD) or b"\x94\x00\xa0\x00\x00")
+    last_index = max(last_index, base_index)  # right after the switch to a snapshot it is not written yet
     indexes = get_meta(tables, CONFIGURATIONS)
     history = ConfigurationHistory()
     history.load(base_index, base, indexes, lambda at: data_of(tables.get(LOG, key_of(at)) or b""))
@@ -161,6 +169,17 @@ def find(tables: TablesView, snapshots: Path) -> Found:
         elapsed_ms=elapsed_ms,
         tips=tips,
     )
+
+
+def newer_file(tables: TablesView, snapshots: Path, found: Found) -> SnapshotInfo | None:
+    """The file that a machine of the user's takes over at the next start, because it is newer than the log.
+
+    It would take the place of what a recovery writes behind the log.
+    """
+    if get_meta(tables, APPLIED) is not None:
+        return None  # the machine is kept in the ledger, and such a file is never used
+    newest = newest_valid(snapshots, lambda index, term: term <= found.term).info
+    return newest if newest is not None and newest.index > found.last_index else None
 
 
 def times_of_state(tables: TablesView, snapshots: Path) -> tuple[int, int]:
@@ -226,16 +245,7 @@ def stage(batch: Batch, found: Found, plan: RecoveryPlan, token: str, incarnatio
 
     The entry is of a term of its own, so that it is another one than whatever the old cluster wrote at its index.
     """
-    configuration = replace(
-        found.configuration,
-        members=((plan.node_id, plan.address),),
-        incoming=(),
-        outgoing=(),
-        learners_next=(),
-        joining=(),
-        folders=(),
-        recovery=token,
-    )
+    configuration = found.configuration.begun_anew({plan.node_id: plan.address}, token)
     data, index, term = configuration.encode(), found.last_index + 1, found.term + 1
     if found.elapsed_ms == UNTIMED:  # as the entries before it, whose one time stands for both
         record = encode_untimed(index, term, Kind.CONFIGURATION, found.time_ms, data)

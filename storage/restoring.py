@@ -222,16 +222,7 @@ def packed(value: Any) -> bytes:
 
 def begun_with(before: bytes, members: Mapping[str, str], cluster: str) -> Configuration:
     """The configuration with which the new cluster begins, from that of the snapshot."""
-    return replace(
-        Configuration.decode(before),
-        members=tuple(sorted(members.items())),
-        incoming=(),
-        outgoing=(),
-        learners_next=(),
-        joining=(),
-        folders=(),
-        recovery=cluster.rpartition("~")[2],
-    )
+    return Configuration.decode(before).begun_anew(members, cluster.rpartition("~")[2])
 
 
 def new_id(report: SnapshotReport, members: Mapping[str, str], cluster: str, token: str) -> str:

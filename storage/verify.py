@@ -128,6 +128,7 @@ def verify_log(tables: TablesView, report: VerifyReport) -> None:
     report.format, report.node_id, report.cluster_id, *_ = msgpack.unpackb(rows[IDENTITY])
     base_index, base_term, _ = msgpack.unpackb(rows.get(BASE, NO_BASE))
     report.term, _, report.commit_index, newest = msgpack.unpackb(rows[HARD])
+    newest = max(newest, base_index)  # the turn that switches to a snapshot writes the base, and the next one this
     report.first_index, report.last_index = base_index + 1, base_index
     previous = base_term
     while page := tables.scan(TABLE, key_of(report.last_index + 1), limit=PAGE_RECORDS):

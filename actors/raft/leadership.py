@@ -170,6 +170,7 @@ class Leadership:
                 self.progress[node] = Progress(self.settings, following, now)
                 self.match[node] = self.refused_appends[node] = 0
                 self.parting.pop(node, None)
+                self.refusals.pop(node, None)
         for node in sorted(before.nodes - self.members.nodes - {self.node_id}):
             self.parting[node] = Parting(now)
         last = self.ledger.log.last

@@ -241,14 +241,14 @@ class ZeroMqBase(SystemBase):
         self.post(self.engine.retire, reason)
 
     def close(self) -> None:
-        """Close the sockets, and drop a snapshot that was being received."""
+        """Close the sockets, and leave the part of a snapshot that arrived to the next process."""
         if self.closed:
             return
         self.closed = True
         self.wakeup = NOBODY  # the descriptor goes with the last thread that is inside `rouse`
         self.sockets.close()
         self.engine.outbox.drop()
-        self.engine.opened.snapshots.drop_incoming()
+        self.engine.opened.snapshots.leave_incoming()
 
     def forked(self) -> None:
         """Let go of everything in a child process: the node runs in its parent."""

@@ -58,5 +58,5 @@ def transfer(node: str, no_wait: bool, endpoints: list[str], timeout: float, out
 @click.option("--no-wait", is_flag=True, help="Do not wait until another node leads.")
 @client_options
 def stepdown(no_wait: bool, endpoints: list[str], timeout: float, output: str) -> None:
-    """Have the leader hand over to the voter that has most of the log."""
+    """Have the leader hand over to the best voter: it has all that is committed, and the highest priority."""
     hand_over("", endpoints, timeout, output, no_wait=no_wait)

@@ -261,7 +261,8 @@ class Client(Calls, KeyCalls, MemberCalls):
         The target catches up first. What is submitted meanwhile waits, and is neither lost nor refused.
 
         Args:
-            target: the node that is to lead; "" for the voter that has most of the log.
+            target: the node that is to lead; "" for the best voter: it has all that is committed, then the highest
+                priority, then most of the log.
             wait: whether to wait until another node leads.
             timeout: how many seconds to try and to wait; None for the client's timeout.
 

@@ -147,7 +147,7 @@ class RaftSettings:
         1.0,
         unit="s",
         minimum=0.001,
-        what="After this time an unanswered piece of a snapshot is sent again.",
+        what="After this time without an answer a receiver of a snapshot is asked how much of it it has.",
         why="Longer than any healthy round trip with a write to disk.",
     )
     chunk_window: int = setting(

@@ -20,6 +20,8 @@ FIND_SECONDS: Final = 30.0
 """How long a new node looks for its cluster before it gives up."""
 AGAIN_SECONDS: Final = 1.0
 """How long after a failure a node asks again to be added."""
+MISSES: Final = 3
+"""After so many looks in which a former member was none, it was removed."""
 ACTIVE: Final = "active"
 """The status of a member that answers, see `forge_consensus.actors.runtime.status`."""
 
@@ -77,7 +79,7 @@ def remove_lost(client: Client, node_id: str) -> None:
 class Joining:
     """Asks the cluster to add this node if it is told to, and logs how far that is, on a thread of its own.
 
-    It ends once the node votes, or is a learner that has the log, or `stop` is called.
+    It ends once the node votes, or is a learner that has the log, or is removed, or `stop` is called.
     """
 
     def __init__(self, settings: NodeSettings, address: str) -> None:
@@ -85,6 +87,9 @@ class Joining:
         self.address = address
         self.ending = Latch()
         self.said = ""
+        self.was_member = False
+        self.missed = 0
+        """In how many looks one after the other it was no member any more; a node that lags may miss it once."""
         self.thread = ForgeThread(target=self.run, name="forge-join")
 
     def start(self) -> None:
@@ -114,6 +119,12 @@ class Joining:
         """Look how far it is, and ask for what lacks; returns whether it is done. Raises `ConsensusError`."""
         settings, node_id = self.settings, self.settings.node_id
         found = next((each for each in client.members().members if each.id == node_id), None)
+        if found is None and self.was_member:
+            self.missed += 1
+            if self.missed == MISSES:
+                self.say("this node was removed, and does not ask to be added again: start it anew to ask")
+            return self.missed == MISSES
+        self.was_member, self.missed = found is not None, 0
         if found is None and settings.join_as is None:
             where = self.address or "HOST:PORT"
             self.say(f"this node waits to be added: forge-consensus members add {node_id}={where}")

@@ -223,6 +223,7 @@ class Draft:
                 )
         addresses = {**gone, **self.addresses}
         folders = {**{node: folder for node, folder in before.folders if node in gone}, **self.folders}
+        priorities = {**{node: priority for node, priority in before.priorities if node in gone}, **self.priorities}
         return replace(
             remaining,
             members=tuple(sorted(addresses.items())),
@@ -230,6 +231,8 @@ class Draft:
             outgoing=tuple(sorted(old)),
             learners_next=tuple(sorted((old - voters) & self.addresses.keys())),
             folders=tuple(sorted(folders.items())),
+            priorities=tuple(sorted(priorities.items())),
+            no_leader=tuple(sorted(self.no_leader | (set(before.no_leader) & gone.keys()))),
         )
 
 

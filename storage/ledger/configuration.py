@@ -22,7 +22,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Final, cast
 
@@ -269,6 +269,30 @@ class Configuration:
         if version >= WITH_SETS and not found.is_sound:
             raise ValueError("voters and learners that cannot be")
         return found
+
+    def begun_anew(self, members: Mapping[str, str], token: str) -> Configuration:
+        """The configuration with which these voters begin a cluster of their own, out of the state of this one.
+
+        Wishes about others are left behind, and so is "never to lead" if nobody could lead else.
+        """
+        no_leader = tuple(node for node in self.no_leader if node in members)
+        return replace(
+            self,
+            members=tuple(sorted(members.items())),
+            incoming=(),
+            outgoing=(),
+            learners_next=(),
+            joining=(),
+            folders=(),
+            recovery=token,
+            priorities=tuple((node, priority) for node, priority in self.priorities if node in members),
+            no_leader=() if set(no_leader) == set(members) else no_leader,
+        )
+
+    @property
+    def without_members(self) -> Configuration:
+        """What a node that joins knows before it is a member: what all agree on, and nothing about anybody."""
+        return replace(self, members=(), priorities=(), no_leader=())
 
     @property
     def is_sound(self) -> bool:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
+from typing import Any
 
 import pytest
 
@@ -304,6 +305,19 @@ def test_a_member_that_is_added_is_sent_entries_and_counts_for_nothing_as_a_lear
     assert leads.on_majority() == 0, "a learner and the leader are no majority of three voters"
     leads.answered("n2", reply(index), 1, 1.0)
     assert leads.on_majority() == index
+
+
+def test_what_a_member_refused_is_forgotten_with_all_else_of_it_when_it_is_bound_to_its_folder() -> None:
+    """The first change of members binds all of them; a member that has room when it is back says no more than that."""
+    leads = leader()
+    list(leads.answered("n3", refusal(FULL), 0, 0.0))
+    assert leads.refusals == {"n3": FULL}
+    bound = replace(leads.members, folders=(("n2", "folder-n2"), ("n3", "folder-n3")))
+    view: Any = leads.ledger
+    view.configurations.add(6, bound.encode())
+    leads.follow_members(0.1)
+    list(leads.answered("n3", reply(5), 0, 0.2))
+    assert leads.refusals == {}
 
 
 def test_a_joint_configuration_commits_with_a_majority_of_both_sets_only() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import combinations
 
 import pytest
@@ -159,6 +159,16 @@ def test_a_voter_is_replaced_by_way_of_a_joint_configuration() -> None:
     assert after.members == (("n2", "h2:1"), ("n3", "h3:1"), ("n4", "h4:1"))
     assert after.folders == (("n4", "f4"),)
     assert left(joint) == after
+
+
+def test_a_voter_that_leaves_is_wished_for_as_before_until_it_has_left() -> None:
+    """While it votes it could win, also one that must never lead."""
+    learner = changed(replace(THREE, no_leader=("n1",), priorities=(("n1", -7),)), [Change(LEARNER, "n4", "h4:1")], MET)
+    joint, after = steps(learner, [Change(PROMOTE, "n4"), Change(REMOVE, "n1")])
+    assert not joint.may_lead("n1")
+    assert joint.priority_of("n1") == -7
+    assert (after.no_leader, after.priorities) == ((), ())
+    assert Configuration.decode(joint.encode()) == joint
 
 
 def test_a_voter_that_is_demoted_in_a_joint_change_stays_as_a_learner() -> None:

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from forge_consensus.config.cluster_id import name_of
 from forge_consensus.errors import IdentityError, LogInconsistentError, RecoveryRefusedError
 from forge_consensus.storage.backends.lmdb import LmdbTables
+from forge_consensus.storage.inspecting import inspect_log
 from forge_consensus.storage.ledger.changes import check_follows
 from forge_consensus.storage.ledger.configuration import Configuration
 from forge_consensus.storage.ledger.identity import BOOTS, TIPS
 from forge_consensus.storage.ledger.record import Kind, data_of, kind_of
 from forge_consensus.storage.ledger.transaction import META
-from forge_consensus.storage.opening import Founding, open_ledger
+from forge_consensus.storage.opening import Founding, Opened, open_ledger
 from forge_consensus.storage.recovery import RecoveryPlan, recover_folder
 from forge_consensus.storage.verify import verify_folder
 from tests.worlds.ledger_world import CONFIGURATION, LIMITS, TallyMachine, World, increment
@@ -38,6 +41,18 @@ def recovered(path: Path, *, address: str = "") -> RecoveryPlan:
     plan = recover_folder(path, lambda plan: True, new_text=lambda: next(texts), address=address)
     assert plan is not None
     return plan
+
+
+def begun_with(configuration: Configuration) -> type[World]:
+    """Worlds of a cluster that began with this configuration."""
+
+    class Begun(World):
+        def open(
+            self, founded: Configuration | None = configuration, cluster: str = "c", *, amends: bool = False
+        ) -> Opened:
+            return super().open(founded, cluster, amends=amends)
+
+    return Begun
 
 
 def content(path: Path) -> dict[str, bytes]:
@@ -63,6 +78,70 @@ def test_the_survivor_leads_alone_with_all_of_its_log_and_under_a_new_identity(t
     world.do(increment("n"))
     assert ledger.applier.machine.query("total") == 8
     world.close()
+
+
+@pytest.mark.parametrize(
+    "wishes",
+    [
+        {"priorities": (("n2", 10),)},
+        {"priorities": (("n1", 5), ("n2", 10))},
+        {"no_leader": ("n2", "n3")},
+        {"no_leader": ("n1",)},
+        {"no_leader": ("n1", "n2"), "priorities": (("n1", -3),)},
+    ],
+)
+def test_wishes_about_members_that_are_lost_neither_break_the_folder_nor_keep_others_out(
+    tmp_path: Path, wishes: dict[str, Any]
+) -> None:
+    """What is written is a configuration that can be read, by the node and by those who join it, and that can lead."""
+    before = replace(CONFIGURATION, **wishes)
+    world = begun_with(before)("lmdb", tmp_path / "n1", machine=TallyMachine)
+    world.lead()
+    world.do(increment("n"))
+    assert world.ledger.configuration == before
+    world.close()
+    recovered(tmp_path / "n1")
+    assert verify_folder(tmp_path / "n1").whole
+    alone = World("lmdb", tmp_path / "n1", machine=TallyMachine)
+    assert alone.ledger.configuration.may_lead("n1")
+    assert dict(alone.ledger.configuration.priorities) == {
+        node: priority for node, priority in wishes.get("priorities", ()) if node == "n1"
+    }
+    alone.lead()
+    joiner = Founding("n2", "c~0123456789ab", alone.opened.initial, lambda: "folder-n2", joins=True)
+    (tmp_path / "n2" / "snapshots").mkdir(parents=True)
+    with LmdbTables(tmp_path / "n2" / "tables") as tables:
+        opened = open_ledger(
+            tables, tmp_path / "n2" / "snapshots", joiner, TallyMachine(), LIMITS, lambda: pytest.fail("no snapshot")
+        )
+        assert opened.ledger.configuration.members == ()
+    alone.close()
+
+
+def test_a_snapshot_that_was_received_and_not_taken_over_is_taken_over_first(tmp_path: Path) -> None:
+    """At the next start it would take the place of what the recovery has written, and bring the lost members back.
+
+    The switch itself leaves the log's end to the next turn; a folder that was left between the two is whole.
+    """
+    ahead = World("lmdb", tmp_path / "ahead", machine=TallyMachine)
+    ahead.lead()
+    ahead.do(*[increment("n")] * 20)
+    taken = ahead.snapshot()
+    ahead.close()
+    lost(tmp_path / "n1")
+    shutil.copy(taken.path, tmp_path / "n1" / "snapshots" / taken.path.name)
+    with pytest.raises(RecoveryRefusedError, match=r"received a snapshot of entry 22 .* ends with entry 9: start"):
+        recovered(tmp_path / "n1")
+    World("lmdb", tmp_path / "n1", machine=TallyMachine).close()
+    assert verify_folder(tmp_path / "n1").whole
+    assert (inspect_log(tmp_path / "n1").last_index, inspect_log(tmp_path / "n1").commit_index) == (22, 22)
+    plan = recovered(tmp_path / "n1")
+    assert plan.last_index == 22
+    alone = World("lmdb", tmp_path / "n1", machine=TallyMachine)
+    assert alone.ledger.configuration.members == (("n1", "host1:1"),)
+    alone.lead()
+    assert alone.ledger.applier.machine.query("total") == 20
+    alone.close()
 
 
 def test_nothing_is_written_before_it_is_confirmed(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,10 +18,11 @@ from forge_consensus.errors import (
 )
 from forge_consensus.storage import restoring
 from forge_consensus.storage.backends.folder import Folder
+from forge_consensus.storage.ledger.configuration import Configuration
 from forge_consensus.storage.ledger.ledger import Proposal
 from forge_consensus.storage.ledger.record import Kind
 from forge_consensus.storage.machines.kv import KeyValueMachine
-from forge_consensus.storage.restoring import Restored, inspect_snapshot, restore_snapshot
+from forge_consensus.storage.restoring import Restored, begun_with, inspect_snapshot, restore_snapshot
 from forge_consensus.storage.snapshots.file import read_chunks, read_header, write_snapshot
 from forge_consensus.storage.verify import verify_folder
 from tests.worlds.ledger_world import CONFIGURATION, TallyMachine, World, increment, put
@@ -101,6 +103,18 @@ def test_all_members_come_out_as_one_cluster_with_the_state_and_without_sessions
     for world in opened:
         world.close()
     assert all(verify_folder(tmp_path / node).whole for node in PEERS)
+
+
+def test_wishes_about_members_of_the_old_cluster_alone_are_left_behind() -> None:
+    before = replace(CONFIGURATION, priorities=(("n1", 5), ("n9", 7)), no_leader=("n2", "n9"), folders=())
+    before = replace(before, members=(*before.members, ("n9", "host9:1")))
+    begun = begun_with(before.encode(), PEERS, "c~0123456789ab")
+    assert (begun.priorities, begun.no_leader) == ((("n1", 5),), ("n2",))
+    assert Configuration.decode(begun.encode()) == begun
+    alone = begun_with(before.encode(), {"n2": "new2:1"}, "c~0123456789ab")
+    assert alone.may_lead("n2"), "somebody must"
+    assert Configuration.decode(alone.encode()) == alone
+    assert Configuration.decode(alone.without_members.encode()).members == ()
 
 
 def test_a_machine_of_ones_own_finds_its_state_at_its_start(tmp_path: Path) -> None:
