@@ -68,6 +68,7 @@ if TYPE_CHECKING:
     )
     from forge_consensus.events.bus import EventBus
     from forge_consensus.events.types import ConsensusEvent
+    from forge_consensus.extension import ConsensusExtension
     from forge_consensus.feed.event_feed import EventFeed, Gap
     from forge_consensus.process.log import disable_logging, enable_logging
     from forge_consensus.service.blocking import BlockingCallError
@@ -97,6 +98,7 @@ __all__ = [
     "ConnectionTimeoutError",
     "ConsensusError",
     "ConsensusEvent",
+    "ConsensusExtension",
     "ConsensusService",
     "ConsensusTimeoutError",
     "CorruptionError",
@@ -165,6 +167,7 @@ HOMES = {
     "ClusterMembers": "forge_consensus.client.members",
     "Command": "forge_consensus.storage.machines.machine",
     "ConsensusEvent": "forge_consensus.events.types",
+    "ConsensusExtension": "forge_consensus.extension",
     "ConsensusService": "forge_consensus.service.consensus",
     "Entry": "forge_consensus.storage.machines.machine",
     "EventBus": "forge_consensus.events.bus",

@@ -146,10 +146,9 @@ class ServiceLifecycle(PublicSurface):
         self.client_settings, self.on_failure = client, on_failure
         self.bus = EventBus()
         """Where the node's events are published. It outlives `stop`, and one may subscribe before `start`."""
-        self.meter = Meter()
+        self.meter, self.failed = Meter(), Latch()
         self.failure: ConsensusError | None = None
         """What ended the node, if it ended by itself."""
-        self.failed = Latch()
         self.lock = threading.RLock()
         self.host: Host | None = None
         self.parent = 0

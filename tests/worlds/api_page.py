@@ -37,6 +37,9 @@ API = {
     "forge_consensus.MembersPlan": "is_done",
     "forge_consensus.load_config": "",
     "forge_consensus.LoadedConfig": "",
+    "forge_consensus.ConsensusExtension": (
+        "start stop close lifespan around health metrics dependencies is_leader get_leader"
+    ),
     "forge_consensus.LeadershipChecker": "standing is_leader get_leader require_leader require_quorum confirm",
     "forge_consensus.middleware.LeadershipMiddleware": (
         "require_leader add_leader_header read_only_routing redirect forward require_quorum consistency"

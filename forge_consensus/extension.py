@@ -1,0 +1,217 @@
+"""The extension: a node inside an application, from its configuration to its web server's start and stop."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from dataclasses import asdict
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, Literal, Self
+
+from forge_consensus.client.surface import PublicSurface
+from forge_consensus.config.loading import LoadedConfig, load_config
+from forge_consensus.errors import FolderLockedError, InvalidConfigError
+from forge_consensus.events.bus import EventBus
+from forge_consensus.middleware import LeadershipMiddleware
+from forge_consensus.process.log import LogLines
+from forge_consensus.service.consensus import ConsensusService
+from forge_consensus.service.leadership import LeadershipChecker
+from forge_consensus.service.lifecycle import START_SECONDS, STOP_SECONDS
+from forge_consensus.service.reports import HealthStatus
+
+LINES = LogLines(__name__)
+
+SEEDS_NAMES: Final = {
+    "bind_address": "bind",
+    "transport_type": "transport.type",
+    "discovery_type": "discovery.type",
+    "storage_type": "storage.type",
+    "tls": "security.enable_tls",
+    "mtls": "security.enable_mtls",
+}
+"""The options of the Go original (WithBindAddress and so on) -> the settings that they set."""
+METRICS: Final = (
+    "node_id", "cluster_id", "role", "term", "leader_id", "commit_index", "last_applied", "cluster_size",
+    "healthy_nodes", "has_quorum", "elections_total", "operations_total", "operations_per_sec", "average_latency_ms",
+    "error_rate",
+)  # fmt: skip
+"""What the original's `Metrics` tells."""
+WORKERS: Final = (
+    "a server with several workers starts the application in each, and one folder has one node. Run the node beside "
+    "the server (forge-consensus node) and let the workers be clients (Client, AsyncClient), or run one worker"
+)
+Lifespan = Callable[[Any], AbstractAsyncContextManager[Any]]
+
+
+class ConsensusExtension(PublicSurface):
+    """A node in an application, with its checker and its middleware (Extension of the Go original).
+
+    An ASGI framework starts and stops it by its lifespan::
+
+        consensus = ConsensusExtension(config="config.yaml")
+        app = FastAPI(lifespan=consensus.lifespan)
+        app.add_middleware(consensus.middleware.read_only_routing())
+
+    Elsewhere call `start` and `stop`, or use it in a ``with`` statement. Several extensions can run in one process,
+    each with a folder of its own.
+
+    Args:
+        config: a YAML file as the Go original's, or several, or what `load_config` returned; None for none.
+        require_config: whether a file that is not there is an error; otherwise the arguments alone count then.
+        state_machine: what commands are applied to; None for what the configuration names, or the built-in one.
+        mode: "thread" runs the node on a thread of this process, "process" as a child process, which the
+            application's own computing cannot slow down.
+        wait_for_leader: how many seconds `start` waits for a leader; 0 for not at all. None leading is no error.
+        options: settings by name, which win over the file, such as ``node_id="n1"``, ``peers={...}``,
+            ``http_url="http://10.0.0.1:8000"``, ``raft={"heartbeat_interval": "50ms"}``, and the original's
+            ``bind_address``, ``transport_type``, ``discovery_type``, ``storage_type``, ``storage_path``, ``tls`` and
+            ``mtls``. See `load_config`.
+
+    Raises `InvalidConfigError`, with every fault of the configuration. Nothing is opened before `start`.
+
+    """
+
+    internal = frozenset({"internal", "loaded", "seconds_for_leader", "settings_of_options"})
+
+    def __init__(
+        self,
+        config: str | Path | list[str | Path] | LoadedConfig | None = None,
+        *,
+        require_config: bool = False,
+        state_machine: object = None,
+        mode: Literal["thread", "process"] = "thread",
+        wait_for_leader: float = 5.0,
+        **options: Any,
+    ) -> None:
+        self.loaded = loaded(config, options, require_config=require_config)
+        arguments = self.loaded.arguments()
+        if state_machine is not None:
+            arguments["state_machine"] = state_machine
+        self.service = ConsensusService(**arguments, mode=mode)
+        """The node and a client of its cluster."""
+        self.checker = LeadershipChecker(self.service)
+        self.middleware = LeadershipMiddleware(self.checker)
+        self.seconds_for_leader = wait_for_leader
+
+    def __repr__(self) -> str:
+        """The service inside."""
+        return f"<ConsensusExtension of {self.service!r}>"
+
+    # --- from start to stop ------------------------------------------------------------------------------------------
+
+    def start(self, timeout: float = START_SECONDS) -> Self:
+        """Start the node, and wait a moment for a leader; errors are those of `ConsensusService.start`."""
+        for note in self.loaded.notes:
+            LINES.info("{}", note)
+        try:
+            self.service.start(timeout)
+        except FolderLockedError as error:
+            raise FolderLockedError(f"{error} ({WORKERS})", **error.context) from error
+        if self.seconds_for_leader > 0:
+            try:
+                self.service.wait_for_leader(self.seconds_for_leader)
+            except Exception as error:  # it serves all the same, and says itself that nobody leads
+                LINES.warning("{}", error)
+        return self
+
+    def stop(self, timeout: float = STOP_SECONDS) -> None:
+        """Stop the node; it hands its leadership over before, within an election timeout."""
+        self.service.stop(timeout)
+
+    def close(self) -> None:
+        """Stop the node and end all subscriptions to its events."""
+        self.service.close()
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @asynccontextmanager
+    async def lifespan(self, app: Any) -> AsyncIterator[dict[str, Any]]:
+        """Run the node for as long as an ASGI application lives: the ``lifespan`` of FastAPI and Starlette.
+
+        Handlers find the extension as ``request.state.consensus``, and it is ``app.state.consensus`` too.
+        """
+        await asyncio.to_thread(self.start)
+        try:
+            if hasattr(app, "state"):
+                app.state.consensus = self
+            yield {"consensus": self}
+        finally:
+            await asyncio.to_thread(self.close)
+
+    def around(self, lifespan: Lifespan) -> Lifespan:
+        """Return a lifespan that runs another one of the application's inside this one."""
+
+        @asynccontextmanager
+        async def both(app: Any) -> AsyncIterator[dict[str, Any]]:
+            async with AsyncExitStack() as stack:
+                found = await stack.enter_async_context(self.lifespan(app))
+                more = await stack.enter_async_context(lifespan(app))
+                yield {**found, **(more or {})}
+
+        return both
+
+    # --- what it tells -----------------------------------------------------------------------------------------------
+
+    @property
+    def events(self) -> EventBus:
+        """The event bus of the node; one may subscribe before `start`."""
+        return self.service.bus
+
+    def health(self) -> HealthStatus:
+        """Return how the node fares. It never raises; a node that does not run is unhealthy."""
+        return self.service.get_health_status()
+
+    def metrics(self) -> dict[str, Any]:
+        """Return the numbers that the original's `Metrics` tells, by name; Prometheus has more (``metrics=``)."""
+        stats = asdict(self.service.get_stats())
+        return {name: stats[name] for name in METRICS}
+
+    def dependencies(self) -> tuple[str, ...]:
+        """Return the other extensions that this one needs: none, because it brings its events along."""
+        return ()
+
+    def is_leader(self) -> bool:
+        """Whether this node leads; False also where it does not answer."""
+        return self.service.is_leader()
+
+    def get_leader(self) -> str | None:
+        """Return the leader's node id; None if this node knows of none."""
+        return self.service.get_leader()
+
+
+def loaded(config: object, options: Mapping[str, Any], *, require_config: bool) -> LoadedConfig:
+    """Return the configuration of files and options. Raises `InvalidConfigError`."""
+    if isinstance(config, LoadedConfig):
+        if options:
+            raise InvalidConfigError(
+                f"{', '.join(sorted(options))} and a loaded configuration are both given: give the options to "
+                "load_config"
+            )
+        return config
+    given = [] if config is None else list(config) if isinstance(config, list | tuple) else [config]
+    paths = [path for path in given if not isinstance(path, str | Path) or require_config or Path(path).exists()]
+    if require_config and not paths:
+        raise InvalidConfigError("require_config is given and config names no file: name one")
+    for path in given:
+        if path not in paths:
+            LINES.info("there is no file {}: the arguments and the environment alone count", path)
+    return load_config(*paths, **settings_of_options(options))
+
+
+def settings_of_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings that the options mean, by whole name. Raises `InvalidConfigError` for one named twice."""
+    found: dict[str, Any] = {}
+    for option, value in options.items():
+        name = SEEDS_NAMES.get(option, option)
+        if name in found:
+            raise InvalidConfigError(f"{option} and another name of {name} are both given: give one of them")
+        found[name] = value
+    return found
