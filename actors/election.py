@@ -388,10 +388,11 @@ class ElectionActor(HandingOver):
     def receiveMsg_PeerDown(self, message: PeerDown, sender: Any) -> None:
         """If the connection to the leader broke, ask for pre-votes after a short wait instead of a whole timeout.
 
-        Not with lease reads, because a leader that is cut off may still answer reads under its lease.
+        Not with lease reads, because a leader that is cut off may still answer reads under its lease. A leader that
+        moved leads on, and is heard by its own connections meanwhile.
         """
         self.lose_target(message.node)
-        if message.node != self.leader or self.role is not Role.FOLLOWER:
+        if message.node != self.leader or self.role is not Role.FOLLOWER or message.moved:
             return
         if self.ledger.configuration.lease_reads:
             return

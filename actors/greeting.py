@@ -251,14 +251,18 @@ class Greeting(ConsensusActor):
         """Whether to hear a node on another folder than its member's, because its log is newer than this node's.
 
         It may lead by a configuration that this node lacks, and nobody else may be able to send it. This node itself
-        asks it nothing, so nothing that it says is counted.
+        asks it nothing, so nothing that it says is counted. The same holds for one that joined on a new folder and
+        that the configuration in force, which may yet be taken back, no longer names.
         """
-        log, identity = self.ledger.log, self.ledger.identity
-        other = self.handshake.another_folder(node, message, self.ledger.configuration)
-        if other == ACCEPTED or (message.tip[1], message.tip[2]) <= (log.last_term, log.last):
-            return False
+        ledger, identity = self.ledger, self.ledger.identity
+        other = self.handshake.another_folder(node, message, ledger.configuration)
         known = identity.known(node)
-        if known is not None and folder_of(known[0]) != folder_of(message.incarnation):
+        exchanged = known is not None and folder_of(known[0]) != folder_of(message.incarnation)
+        replaced = exchanged and message.joins and node not in ledger.configuration.nodes
+        newer = (message.tip[1], message.tip[2]) > (ledger.log.last_term, ledger.log.last)
+        if not newer or (other == ACCEPTED and not replaced):
+            return False
+        if exchanged:
             self.forget([node])
         return True
 

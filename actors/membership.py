@@ -74,6 +74,7 @@ class MembershipActor(Greeting):
         self.formed = get_meta(self.ledger.tables, FORMED) is not None
         self.shared.meeting = {}
         super().receiveMsg_Start(message, sender)
+        self.ask_later()
 
     def receiveMsg_MembersChanged(self, message: MembersChanged, sender: Any) -> None:
         """Greet those that were added, and publish that the cluster has formed."""
@@ -86,11 +87,15 @@ class MembershipActor(Greeting):
         """Publish that the cluster has formed, when its first leader is known; greet again if none is for a while."""
         self.tell_formed()
         if message.leader is None:
-            if not self.asks:
-                self.asks = True
-                self.after(REGREET_SECONDS, AskAgain())
+            self.ask_later()
         elif self.belongs():
             self.reported.removed = ""
+
+    def ask_later(self) -> None:
+        """Greet all peers again in a while, if no leader is known then: this node may have been removed."""
+        if not self.asks:
+            self.asks = True
+            self.after(REGREET_SECONDS, AskAgain())
 
     def tell_formed(self) -> None:
         """Publish once that the cluster has formed: this node knows its members and who leads them."""
@@ -283,8 +288,7 @@ class MembershipActor(Greeting):
         """Greet all peers, if this node has no leader and would not know whether it was removed."""
         self.asks = False
         if self.shared.leader is None and self.ledger.log.last and not self.reported.removed:
-            self.asks = True
-            self.after(REGREET_SECONDS, AskAgain())
+            self.ask_later()
             for node in sorted(self.linked):
                 self.greet(node)
 

@@ -59,6 +59,8 @@ class PeerDown:
     """The connection to a peer broke."""
 
     node: str
+    moved: bool = False
+    """Whether this node itself gave it up, because the peer is at another address from now on."""
 
 
 @message

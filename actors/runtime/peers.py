@@ -26,6 +26,8 @@ class Peers:
         """The removed members to which the connection is kept until then, in seconds of real time."""
         self.addresses: dict[tuple[str, str], PeerAddress] = {}
         self.links: set[str] = set()
+        self.moved: set[str] = set()
+        """The peers that are given up at one address, to be connected to at another."""
         self.problems: dict[str, str] = {}
         """By peer: why there is no connection to it, for people; "" or nothing while there is none to tell of."""
 
@@ -38,6 +40,7 @@ class Peers:
             if node in others or now >= until:
                 del self.parting[node]
                 self.problems.pop(node, None)
+        self.moved |= {node for node, address in others.items() if self.wanted.get(node, address) != address}
         self.wanted = {**{node: self.wanted[node] for node in self.parting}, **others}
 
     def address(self, node: str, actor: str) -> PeerAddress:
@@ -65,8 +68,10 @@ class Peers:
         Either way the peer must be greeted (again), because another process may be behind the address.
         """
         self.outbox.boots.pop(node, None)
+        moved = node in self.moved
+        self.moved.discard(node)
         if stands:
             self.links.add(node)
             return LinkUp(node)
         self.links.discard(node)
-        return PeerDown(node)
+        return PeerDown(node, moved)

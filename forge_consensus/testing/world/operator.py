@@ -152,11 +152,16 @@ class Operator:
                 yield name
 
     def tidy(self) -> bool:
-        """Ask to remove a member whose folder is ruined, forced; returns whether nothing is left to do."""
+        """Ask to remove a member whose folder is ruined, forced; returns whether nothing is left to do.
+
+        A removal that is not committed may be taken back, above all if the ruined node itself leads.
+        """
         self.acquit()
-        if self.cluster.leader() is None:
+        leader = self.cluster.leader()
+        if leader is None:
             return False
         ruined = list(self.ruined_members())
         if ruined:
             self.ask([("remove", ruined[0], "")], force=True)
-        return not ruined and not self.waits
+        ledger = leader.engine.ledger
+        return not ruined and not self.waits and ledger.configurations.last <= ledger.commit_index

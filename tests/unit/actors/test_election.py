@@ -190,6 +190,21 @@ def test_a_broken_connection_to_the_leader_ends_stickiness_and_starts_a_quick_el
     assert node.told(LeaderLost)[0].leader == "n2"
 
 
+def test_a_connection_that_is_given_up_because_the_leader_moved_starts_no_election() -> None:
+    node = OneNode()
+    node.request("n2", "replication", AppendEntries(3, 1, 0, 1, 0, ()))
+    peers = node.engine.peers
+    peers.follow({**node.peers, "n2": "elsewhere:2"}, node.clock.now())
+    node.turn(notices=[peers.link("n2", False)])
+    node.wait(0.1)
+    assert not node.messages(RequestPreVote)
+    assert node.engine.shared.leader == "n2"
+    node.turn(notices=[peers.link("n2", True)])
+    node.turn(notices=[peers.link("n2", False)])
+    node.wait(0.1)
+    assert node.messages(RequestPreVote), "at its new address it is lost like any other"
+
+
 def test_messages_of_a_dead_leader_do_not_cancel_the_quick_election() -> None:
     node = OneNode()
     node.request("n2", "replication", AppendEntries(3, 1, 0, 1, 0, ()))

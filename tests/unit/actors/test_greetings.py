@@ -413,6 +413,28 @@ def test_a_member_at_another_address_than_the_members_look_at_is_told() -> None:
     assert member(node).differs == []
 
 
+def test_who_joined_on_a_new_folder_and_has_more_is_heard_by_a_member_that_has_only_the_removal_of_the_old_one() -> (
+    None
+):
+    """Seed 6004141: the lagging member refused the leader for ever, and nobody else could send it what it lacks.
+
+    The removal was not committed there, so the old folder still counted.
+    """
+    node = OneNode()
+    without = replace(node.configuration, members=node.configuration.members[:1] + node.configuration.members[2:])
+    data = encode_record(2, 3, Kind.CONFIGURATION, 0, data=without.encode(), elapsed_ms=0)
+    node.request("n3", "membership", hello(node, incarnation=node.boot_of("n3")[0]))
+    node.request("n3", "replication", AppendEntries(3, 1, 0, 1, 0, (data,)))
+    assert "n2" not in node.ledger.configuration.nodes
+    assert node.ledger.commit_index == 1, "and by the committed one it is a member"
+    anew = hello(node, incarnation="folder-anew.00000001", boot=1, joins=True, tip=(3, 3, 1))
+    node.request("n2", "membership", anew)
+    assert node.last(HelloReply).reason == "unknown", "its log is older"
+    node.request("n2", "membership", replace(anew, tip=(4, 4, 9)))
+    assert node.last(HelloReply).reason == ""
+    assert node.ledger.identity.known("n2") == ("folder-anew.00000001", 1)
+
+
 def test_members_tell_each_other_where_their_applications_answer_and_compare_it_with_nobody() -> None:
     node = OneNode(http_url="http://one:8000")
     usual = told_settings(node.settings, node.ledger.settings)
