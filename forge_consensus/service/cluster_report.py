@@ -6,7 +6,7 @@ The status command prints it; whatever else shows a whole cluster can use it. A 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
@@ -100,6 +100,8 @@ class MemberReport:
     """How much it is preferred as the leader; 0 is usual."""
     may_lead: bool = True
     """Whether it is not marked never to lead."""
+    takes_entries: bool = False
+    """Whether it is known to be of help to a majority: it answers, the leader hears it, and it takes entries."""
 
     def unusual_refusals(self) -> dict[str, int]:
         """Return what of `refused` somebody should look into: not what is part of ordinary work."""
@@ -174,13 +176,18 @@ def cluster_report(client: Client, endpoints: Iterable[str], timeout: float) -> 
     Raises `ConnectionFailedError` if no node answers.
 
     """
+    return report_of(inquiry_of(client, endpoints, timeout))
+
+
+def inquiry_of(client: Client, endpoints: Iterable[str], timeout: float) -> Inquiry:
+    """Ask as `cluster_report` does, and return the answers themselves. Raises `ConnectionFailedError`."""
     inquiry = Inquiry(client, endpoints, timeout)
     inquiry.run()
     if not inquiry.answers:
         given = inquiry.given
         reasons = "; ".join(f"{address}: {inquiry.errors.get(address, 'no answer')}" for address in given)
         raise ConnectionFailedError(f"no node answers ({reasons}): see whether the nodes run and can be reached")
-    return report_of(inquiry)
+    return inquiry
 
 
 class Inquiry:
@@ -333,33 +340,74 @@ def advice_of(nodes: Sequence[MemberReport], *, required: int, serves: bool) -> 
 
 def comparisons(answers: Mapping[str, Status], nodes: Sequence[MemberReport]) -> list[str]:
     """Return what is wrong between nodes: connections, greetings, settings, addresses, clocks and versions."""
-    found: list[str] = []
-    told: set[tuple[frozenset[str], str]] = set()
+    return [
+        *broken_connections(answers),
+        *refused_greetings(answers),
+        *differences(answers),
+        *clocks_apart(nodes),
+        *versions_apart(nodes),
+    ]
+
+
+def rows_between(answers: Mapping[str, Status]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Yield the id of every node that answered with each row that it has of a member."""
     for name, answer in sorted(answers.items()):
         for member in answer["nodes"]:
-            other = member["id"]
-            if problem := member.get("problem"):
-                found.append(f"{name} has no connection to {other}: {problem}")
-            if refused := member.get("greeting_refused"):
-                ago = member.get("greeting_refused_ago") or 0.0
-                tense = "refuses" if ago < REFUSES_SECONDS else "refused"
-                when = "" if ago < REFUSES_SECONDS else f" {seconds_text(ago)} ago"
-                found.append(f"{name} {tense} {other}{when}: {refused}")
-            for text in differs(member):
-                both = (frozenset((name, other)), text.partition(" is ")[0])  # the other one tells of it too
-                if both not in told:
-                    told.add(both)
-                    found.append(f"{name} and {other}: {text}" if other != name else f"{name}: {text}")
+            yield name, member
+
+
+def broken_connections(answers: Mapping[str, Status]) -> list[str]:
+    """Return who has no connection to whom, and why."""
+    return [
+        f"{name} has no connection to {member['id']}: {problem}"
+        for name, member in rows_between(answers)
+        if (problem := member.get("problem"))
+    ]
+
+
+def refused_greetings(answers: Mapping[str, Status], *, past: bool | None = None) -> list[str]:
+    """Return who refuses whom, and why; `past` picks those that are over, or those that are not."""
+    found = []
+    for name, member in rows_between(answers):
+        ago = member.get("greeting_refused_ago") or 0.0
+        over = ago >= REFUSES_SECONDS
+        if (refused := member.get("greeting_refused")) and past in (None, over):
+            tense, when = ("refused", f" {seconds_text(ago)} ago") if over else ("refuses", "")
+            found.append(f"{name} {tense} {member['id']}{when}: {refused}")
+    return found
+
+
+def differences(answers: Mapping[str, Status]) -> list[str]:
+    """Return what differs between nodes that work together all the same: settings, addresses, lists."""
+    found: list[str] = []
+    told: set[tuple[frozenset[str], str]] = set()
+    for name, member in rows_between(answers):
+        other = member["id"]
+        for text in differs(member):
+            both = (frozenset((name, other)), text.partition(" is ")[0])  # the other one tells of it too
+            if both not in told:
+                told.add(both)
+                found.append(f"{name} and {other}: {text}" if other != name else f"{name}: {text}")
+    return found
+
+
+def clocks_apart(nodes: Sequence[MemberReport]) -> list[str]:
+    """Return whose wall clock is far from the leader's."""
+    found = []
     for node in nodes:
         if node.clock_ahead_ms is not None and abs(node.clock_ahead_ms) > CLOCK_AHEAD_MS:
             way = "ahead of" if node.clock_ahead_ms > 0 else "behind"
             apart = seconds_text(abs(node.clock_ahead_ms) / 1000)
             found.append(f"the wall clock of {node.node_id} is {apart} {way} the leader's: set it right")
-    versions = {node.version for node in nodes if node.version}
-    if len(versions) > 1:
-        listed = ", ".join(f"{node.node_id} {node.version}" for node in nodes if node.version)
-        found.append(f"the nodes run different versions of the program: {listed}")
     return found
+
+
+def versions_apart(nodes: Sequence[MemberReport]) -> list[str]:
+    """Return who runs which version, if they differ."""
+    if len({node.version for node in nodes if node.version}) < 2:
+        return []
+    listed = ", ".join(f"{node.node_id} {node.version}" for node in nodes if node.version)
+    return [f"the nodes run different versions of the program: {listed}"]
 
 
 def differs(member: Mapping[str, Any]) -> list[str]:
@@ -428,6 +476,7 @@ def member_of(inquiry: Inquiry, first: Status, member: Mapping[str, Any]) -> Mem
         part=part_of(first, member),
         priority=member.get("priority") or 0,
         may_lead=member.get("may_lead", True),
+        takes_entries=part_of(first, member) is not None and takes_entries(first, member, answer),
     )
 
 

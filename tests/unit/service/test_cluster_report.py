@@ -210,9 +210,9 @@ def test_what_greetings_found_is_told() -> None:
     other["nodes"][1].update(differs=["it listens at 127.0.0.1:9 and members look for it at 127.0.0.1:7002"])
     other["nodes"][2].update(greeting_refused="its folder is an older copy")
     assert report(leader, other, answer("n3")).warnings == (
+        "n2 refuses n3: its folder is an older copy",
         "n1 and n2: raft.heartbeat_interval is 0.1 here and 0.2 there",
         "n2: it listens at 127.0.0.1:9 and members look for it at 127.0.0.1:7002",
-        "n2 refuses n3: its folder is an older copy",
     )
 
 
