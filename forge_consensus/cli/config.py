@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import textwrap
 from pathlib import Path
 from typing import Any, Final
 
@@ -12,7 +11,7 @@ import click
 
 from forge_consensus.cli.main import Commands
 from forge_consensus.cli.options import output_option
-from forge_consensus.cli.settings import default_text
+from forge_consensus.config.example import example_text
 from forge_consensus.config.loading import LoadedConfig, layers_of, settings_of
 from forge_consensus.config.resolving import ROWS, resolve
 from forge_consensus.config.rows import plain, text_of
@@ -36,7 +35,6 @@ EXAMPLE_VALUES: Final = {
     "storage_path": "data/n1",
 }
 """What an example gives instead of a default."""
-WIDTH_CHARS: Final = 110
 
 files_argument = click.argument("files", nargs=-1, required=True, type=click.Path(dir_okay=False))
 
@@ -135,19 +133,4 @@ def schema() -> None:
 @config.command()
 def example() -> None:
     """Print a commented file with every setting."""
-    lines = [EXAMPLE_HEAD]
-    section = ""
-    for name, row in ROWS.items():
-        here, _, last = name.rpartition(".")
-        if here != section:
-            section = here
-            lines.append(f"{here}:")
-        indent = "  " if here else ""
-        for sentence in (row.described.what, f"Default: {row.described.why}"):
-            lines += textwrap.wrap(sentence, WIDTH_CHARS, initial_indent=f"{indent}# ", subsequent_indent=f"{indent}# ")
-        value = EXAMPLE_VALUES.get(name)
-        off, text = ("", value) if value is not None else ("# ", default_text(row))
-        if row.kind == "addresses":
-            text = "{}"
-        lines += [f"{indent}{off}{last}: {'' if text == '-' else text}".rstrip(), ""]
-    click.echo("\n".join(lines).rstrip())
+    click.echo(example_text(EXAMPLE_HEAD, EXAMPLE_VALUES), nl=False)

@@ -9,13 +9,16 @@ import sys
 import threading
 import traceback
 from collections.abc import Sequence
-from typing import Any, ClassVar, NoReturn
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
 import click
 
 from forge_consensus.errors import ConsensusError
 from forge_consensus.missing import EXIT_NOT_INSTALLED, missing_text
 from forge_consensus.version import __version__
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
 
 PROGRAM = "forge-consensus"
 UNREAD_SECONDS_MAX = 3.0
@@ -67,12 +70,23 @@ class Commands(click.Group):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """Find the command; an unknown one is refused with what may have been meant."""
         name = args[0]
-        if self.get_command(ctx, name) is None and not name.startswith("-"):
+        if self.get_command(ctx, name) is None and not name.startswith("-") and not ctx.resilient_parsing:
             known = self.list_commands(ctx)
             meant = [FAMILIAR[name]] if FAMILIAR.get(name) in known else difflib.get_close_matches(name, known, 2)
             hint = f"did you mean {' or '.join(meant)}?" if meant else f"there are {', '.join(known)}"
             ctx.fail(f"no such command {name!r}: {hint}")
         return super().resolve_command(ctx, args)
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem[str]]:
+        """Return what can stand here, without importing the commands."""
+        if not self.homes:
+            return super().shell_complete(ctx, incomplete)
+        from click.shell_completion import CompletionItem
+
+        found = [
+            CompletionItem(name, help=text) for name, (_, text) in self.homes.items() if name.startswith(incomplete)
+        ]
+        return [*found, *click.Command.shell_complete(self, ctx, incomplete)]
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """List the commands without importing them."""
@@ -92,6 +106,7 @@ class Root(Commands):
 
     homes: ClassVar[dict[str, tuple[str, str]]] = {
         "node": ("forge_consensus.cli.node:node", "Run one node in the foreground."),
+        "init": ("forge_consensus.cli.init:init", "Ask what a node needs, and write its configuration file."),
         "kv": ("forge_consensus.cli.kv:kv", "Read and change keys of the built-in machine."),
         "members": (
             "forge_consensus.cli.members:members",
@@ -109,6 +124,10 @@ class Root(Commands):
         ),
         "config": ("forge_consensus.cli.config:config", "Check configuration files, or show what they come to."),
         "settings": ("forge_consensus.cli.settings:settings", "List every setting, its default and the reason for it."),
+        "completion": (
+            "forge_consensus.cli.completion:completion",
+            "Print the script by which a shell completes commands.",
+        ),
         "demo": ("forge_consensus.demo.command:demo", "Start a cluster, kill its leader, watch it go on."),
     }
 
@@ -116,7 +135,11 @@ class Root(Commands):
         """Run the command; an error ends it as `end_with` says."""
         try:
             return super().invoke(ctx)
-        except (click.ClickException, click.exceptions.Exit, click.Abort, BrokenPipeError):
+        except click.Abort as abort:
+            if not isinstance(abort.__context__, KeyboardInterrupt):
+                raise
+            ctx.exit(end_with(abort.__context__))  # at a question, which click ends like the end of the answers
+        except (click.ClickException, click.exceptions.Exit, BrokenPipeError):
             raise
         except (Exception, KeyboardInterrupt) as error:
             ctx.exit(end_with(error))

@@ -13,7 +13,7 @@ from typing import Any, Final, TypeVar
 import click
 
 from forge_consensus.cli.log_setup import configure_logging
-from forge_consensus.cli.settings import default_text
+from forge_consensus.config.example import default_text
 from forge_consensus.config.given import Given, Layer
 from forge_consensus.config.loading import LoadedConfig, layers_of, settings_of
 from forge_consensus.config.node import JOIN_AS, NodeSettings

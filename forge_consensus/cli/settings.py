@@ -10,15 +10,15 @@ import click
 
 from forge_consensus.cli.options import output_option
 from forge_consensus.config.client import ClientSettings
+from forge_consensus.config.example import default_text
 from forge_consensus.config.node import NodeSettings
 from forge_consensus.config.program import ProgramSettings
-from forge_consensus.config.rows import text_of, unknown
+from forge_consensus.config.rows import unknown
 from forge_consensus.config.setting import Setting, describe
 from forge_consensus.output import json_text, table
 
 HEAD: Final = ("NAME", "DEFAULT", "UNIT", "RELOAD")
 WIDTH_CHARS: Final = 110
-SIZES: Final = ((1 << 40, "TiB"), (1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB"))
 
 
 @click.command()
@@ -49,17 +49,6 @@ def settings(text: str, output: str) -> None:
 def cells_of(row: Setting) -> tuple[str, ...]:
     """Return a setting's line of the table."""
     return (row.name, default_text(row), row.described.unit or row.kind, row.described.reload)
-
-
-def default_text(row: Setting) -> str:
-    """Return the default for people; sizes in the largest unit that is exact."""
-    if row.default is MISSING:
-        return "(required)"
-    if row.described.unit == "bytes":
-        for size, unit in SIZES:
-            if row.default and row.default % size == 0:
-                return f"{row.default // size}{unit}"
-    return text_of(row.default) or "-"
 
 
 def fields_of(row: Setting) -> dict[str, Any]:
