@@ -115,6 +115,11 @@ class Root(Commands):
         "leader": ("forge_consensus.cli.leader:leader", "Show who leads, or hand the leadership over."),
         "snapshot": ("forge_consensus.cli.snapshot:snapshot", "Save the state, look at a backup, restore one."),
         "status": ("forge_consensus.cli.status:status", "Show the whole cluster on one screen."),
+        "doctor": ("forge_consensus.cli.doctor:doctor", "Look for everything that may be wrong, and say what to do."),
+        "check": (
+            "forge_consensus.cli.check:check",
+            "Check what a cluster can lose, how fast a disk or a cluster is.",
+        ),
         "events": ("forge_consensus.cli.events:events", "Show the events of the nodes."),
         "log": ("forge_consensus.cli.log:log", "Check a node's log, or look at it, while the node is stopped."),
         "storage": ("forge_consensus.cli.storage:storage", "Give the disk back what a stopped node does not need."),

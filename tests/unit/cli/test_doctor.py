@@ -1,0 +1,99 @@
+"""``forge-consensus doctor`` on a host without a cluster, and its output."""
+
+from __future__ import annotations
+
+import json
+import socket
+from pathlib import Path
+
+import click
+import pytest
+
+from forge_consensus.checks.finding import problem, warning
+from forge_consensus.cli.doctor import show
+from tests.worlds.cli_world import Shell, dead_address
+
+SHELL = Shell("")
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    """The configuration of a node that does not run, whose folder is not there."""
+    path = tmp_path / "node.yaml"
+    path.write_text(f"node_id: n1\nbind: {dead_address()}\nstorage_path: {tmp_path}/n1\n")
+    return path
+
+
+def test_without_anything_the_host_is_checked() -> None:
+    found = SHELL.json("doctor")
+    assert found["is_fit"]
+    assert [row["check"] for row in found["findings"]] == ["interpreter", "open files"]
+    assert [text.partition(" (")[2] for text in found["not_checked"]] == [
+        "-c FILE)",
+        "--data DIR)",
+        "--endpoints HOST:PORT,...)",
+    ]
+    assert "not checked: a configuration and its addresses (-c FILE); " in SHELL.run("doctor").stderr
+
+
+def test_a_file_brings_the_folder_the_disk_and_the_addresses(file: Path, tmp_path: Path) -> None:
+    found = SHELL.json("doctor", "-c", str(file))
+    checks = [row["check"] for row in found["findings"]]
+    assert checks == [
+        "configuration", "interpreter", "open files", "folder", "free space", "file system", "disk", "addresses",
+    ]  # fmt: skip
+    assert {frozenset(row) for row in found["findings"]} == {frozenset(("check", "level", "text", "advice"))}
+    assert found["is_fit"], found
+    assert not (tmp_path / "n1").exists()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["node.yaml"]
+
+
+def test_a_folder_that_is_named_wins_over_that_of_the_file(file: Path, tmp_path: Path) -> None:
+    (tmp_path / "other").write_text("")
+    done = SHELL.run("doctor", "-c", str(file), "--data", str(tmp_path / "other"), "-o", "json")
+    assert done.exit_code == 1
+    assert json.loads(done.stdout)["findings"][3]["text"] == f"{tmp_path}/other is no folder"
+
+
+def test_a_wrong_file_is_a_problem_and_the_rest_is_checked_all_the_same(file: Path) -> None:
+    file.write_text("node_id: n1\nraft: {x: 1, y: 2}\n")
+    done = SHELL.run("doctor", "-c", str(file))
+    assert (done.exit_code, done.stderr.count("not checked")) == (1, 1)
+    lines = done.stdout.splitlines()
+    assert lines[0].split()[:2] == ["problem", "configuration"]
+    assert "2 faults in the configuration" in " ".join(done.stdout.split())
+    assert any(line.split()[1:2] == ["interpreter"] for line in lines)
+    missing = SHELL.run("doctor", "-c", str(file.with_name("missing.yaml")))
+    assert missing.exit_code == 1
+
+
+def test_a_taken_port_is_a_problem(tmp_path: Path) -> None:
+    path = tmp_path / "node.yaml"
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        path.write_text(f"node_id: n1\nbind: 127.0.0.1:{taken.getsockname()[1]}\nstorage_path: {tmp_path}/n1\n")
+        done = SHELL.run("doctor", "-c", str(path))
+    assert done.exit_code == 1
+    assert "is taken by process" in " ".join(done.stdout.split())
+
+
+def test_a_cluster_that_does_not_answer_is_a_problem() -> None:
+    done = SHELL.run("doctor", "--endpoints", dead_address(), "--timeout", "0.3")
+    assert done.exit_code == 1
+    assert "no node answers" in " ".join(done.stdout.split())
+    assert SHELL.run("doctor", "--endpoints", "nonsense").exit_code == 78
+
+
+def test_findings_are_columns_with_what_to_do_below(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "70")
+    show([warning("clock", "word " * 30, "set it right"), problem("disk", "first\n  second \x1b[2J")])
+    lines = click.unstyle(capsys.readouterr().out).splitlines()
+    assert max(map(len, lines)) <= 70
+    assert lines[0].startswith("warning  clock  ")
+    assert lines[1].startswith(" " * len("warning  clock  "))
+    assert lines[3].strip() == "> set it right"
+    assert lines[-2].split() == ["problem", "disk", "first"]
+    assert lines[-1].strip() == "second \\x1b[2J"
