@@ -196,7 +196,7 @@ def loaded(config: object, options: Mapping[str, Any], *, require_config: bool) 
                 "load_config"
             )
         return config
-    given = [] if config is None else list(config) if isinstance(config, list | tuple) else [config]
+    given: list[Any] = [] if config is None else list(config) if isinstance(config, list | tuple) else [config]
     paths = [path for path in given if not isinstance(path, str | Path) or require_config or Path(path).exists()]
     if require_config and not paths:
         raise InvalidConfigError("require_config is given and config names no file: name one")

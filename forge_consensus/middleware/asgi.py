@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, MutableMapping
+from typing import TYPE_CHECKING, Any, Final, cast
 from urllib.parse import quote
 from weakref import WeakKeyDictionary
 
@@ -134,7 +134,7 @@ class AsgiMiddleware:
         try:
             headers = passed_back(response.headers.raw)
             await send({"type": "http.response.start", "status": response.status_code, "headers": headers})
-            async for chunk in response.stream:
+            async for chunk in cast("AsyncIterable[bytes]", response.stream):
                 await send({"type": "http.response.body", "body": chunk, "more_body": True})
             await send({"type": "http.response.body", "body": b"", "more_body": False})
         finally:

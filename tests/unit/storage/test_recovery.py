@@ -43,14 +43,14 @@ def recovered(path: Path, *, address: str = "") -> RecoveryPlan:
     return plan
 
 
-def begun_with(configuration: Configuration) -> type[World]:
+def begun_with(before: Configuration) -> type[World]:
     """Worlds of a cluster that began with this configuration."""
 
     class Begun(World):
         def open(
-            self, founded: Configuration | None = configuration, cluster: str = "c", *, amends: bool = False
+            self, configuration: Configuration | None = before, cluster: str = "c", *, amends: bool = False
         ) -> Opened:
-            return super().open(founded, cluster, amends=amends)
+            return super().open(configuration, cluster, amends=amends)
 
     return Begun
 
