@@ -73,8 +73,15 @@ def members(report: ClusterReport) -> list[Finding]:
 
 
 def between(answers: Mapping[str, Status]) -> list[Finding]:
-    """Check what nodes say of one another: connections, refused greetings, settings and lists of peers that differ."""
-    found = [problem(BETWEEN, text) for text in broken_connections(answers)]
+    """Check what nodes say of one another: connections, refused greetings, settings and lists of peers that differ.
+
+    That nobody has a connection to a member which does not answer here either is told of the member itself.
+    """
+    among = {
+        name: {**answer, "nodes": [row for row in answer["nodes"] if row["id"] in answers]}
+        for name, answer in answers.items()
+    }
+    found = [problem(BETWEEN, text) for text in broken_connections(among)]
     found += [problem(BETWEEN, text) for text in refused_greetings(answers, past=False)]
     found += [warning(BETWEEN, text) for text in refused_greetings(answers, past=True)]
     found += [warning(BETWEEN, text) for text in differences(answers)]

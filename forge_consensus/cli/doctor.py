@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import textwrap
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -99,9 +100,14 @@ def show(found: Sequence[Finding]) -> None:
     for finding in found:
         level = click.style(f"{finding.level:7}", COLORS[finding.level])
         text = printable(finding.text, keep="\n")
-        lines = "\n".join(
-            click.wrap_text(part, width, initial_indent=margin, subsequent_indent=margin) for part in text.splitlines()
-        )
+        lines = "\n".join(wrapped(part, width, margin, margin) for part in text.splitlines())
         click.echo(f"{level}  {finding.check:{checks}}  {lines[len(margin) :]}")
         if finding.advice:
-            click.echo(click.wrap_text(f"> {printable(finding.advice)}", width, margin, f"{margin}  "))
+            click.echo(wrapped(f"> {printable(finding.advice)}", width, margin, f"{margin}  "))
+
+
+def wrapped(text: str, width: int, first: str, later: str) -> str:
+    """Return a text in lines with a margin; paths and commands stay in one piece, because they are copied."""
+    return textwrap.fill(
+        text, width, initial_indent=first, subsequent_indent=later, break_long_words=False, break_on_hyphens=False
+    )

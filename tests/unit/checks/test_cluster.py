@@ -77,11 +77,12 @@ def test_nodes_that_refuse_each_other_are_a_problem_while_they_do() -> None:
     one["nodes"][2].update(greeting_refused="founded with other peers", greeting_refused_ago=3.0)
     one["nodes"][1].update(differs=["raft.heartbeat_interval is 0.1 here and 0.2 there"])
     other["nodes"][0].update(differs=["raft.heartbeat_interval is 0.2 here and 0.1 there"])
-    other["nodes"][2].update(problem="n3.example does not resolve")
+    one["nodes"][1].update(problem="n2.example does not resolve")
+    one["nodes"][2].update(problem="nobody answers there")  # n3 does not answer here either, which is told elsewhere
     other["nodes"][0].update(greeting_refused="an older copy", greeting_refused_ago=60.0)
     found = between({"n1": one, "n2": other})
     assert [(each.level, each.text) for each in found] == [
-        ("problem", "n2 has no connection to n3: n3.example does not resolve"),
+        ("problem", "n1 has no connection to n2: n2.example does not resolve"),
         ("problem", "n1 refuses n3: founded with other peers"),
         ("warning", "n2 refused n1 1m0s ago: an older copy"),
         ("warning", "n1 and n2: raft.heartbeat_interval is 0.1 here and 0.2 there"),

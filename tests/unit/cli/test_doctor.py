@@ -97,3 +97,7 @@ def test_findings_are_columns_with_what_to_do_below(
     assert lines[3].strip() == "> set it right"
     assert lines[-2].split() == ["problem", "disk", "first"]
     assert lines[-1].strip() == "second \\x1b[2J"
+    path = "/a-long/" + "name-of-a-folder/" * 4
+    show([problem("folder", f"the folder {path} is not there", f"chmod 700 {path}")])
+    shown = capsys.readouterr().out
+    assert shown.count(path) == 2, "a path is in one piece, so that it can be copied"
