@@ -22,6 +22,7 @@ from forge_consensus.actors.notices import (
 )
 from forge_consensus.actors.raft.removal import belongs, is_removed
 from forge_consensus.actors.runtime.shared import PeerStatus
+from forge_consensus.actors.runtime.timers import Timer
 from forge_consensus.config.address import is_wildcard
 from forge_consensus.errors import BusyError, ConsensusError, InvalidConfigError, NotLeaderError
 from forge_consensus.events.types import (
@@ -63,8 +64,8 @@ class MembershipActor(Greeting):
     def __init__(self) -> None:
         super().__init__()
         self.formed = False
-        self.asks = False
-        """Whether it greets all again soon, unless a leader is known by then."""
+        self.asks: Timer | None = None
+        """When it greets all again, unless a leader is known before."""
         self.requests: dict[int, MembersRequested] = {}
         """The changes that wait until nodes are met, by number."""
         self.request_number = 0
@@ -88,14 +89,17 @@ class MembershipActor(Greeting):
         self.tell_formed()
         if message.leader is None:
             self.ask_later()
-        elif self.belongs():
+            return
+        if self.asks is not None:
+            self.asks.cancel()
+            self.asks = None
+        if self.belongs():
             self.reported.removed = ""
 
     def ask_later(self) -> None:
         """Greet all peers again in a while, if no leader is known then: this node may have been removed."""
-        if not self.asks:
-            self.asks = True
-            self.after(REGREET_SECONDS, AskAgain())
+        if self.asks is None:
+            self.asks = self.after(REGREET_SECONDS, AskAgain())
 
     def tell_formed(self) -> None:
         """Publish once that the cluster has formed: this node knows its members and who leads them."""
@@ -286,7 +290,7 @@ class MembershipActor(Greeting):
 
     def receiveMsg_AskAgain(self, message: AskAgain, sender: Any) -> None:
         """Greet all peers, if this node has no leader and would not know whether it was removed."""
-        self.asks = False
+        self.asks = None
         if self.shared.leader is None and self.ledger.log.last and not self.reported.removed:
             self.ask_later()
             for node in sorted(self.linked):
