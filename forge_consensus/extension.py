@@ -12,7 +12,7 @@ from typing import Any, Final, Literal, Self
 
 from forge_consensus.client.surface import PublicSurface
 from forge_consensus.config.loading import LoadedConfig, load_config
-from forge_consensus.errors import FolderLockedError, InvalidConfigError
+from forge_consensus.errors import ConsensusError, FolderLockedError, InvalidConfigError
 from forge_consensus.events.bus import EventBus
 from forge_consensus.middleware import LeadershipMiddleware
 from forge_consensus.process.log import LogLines
@@ -112,7 +112,7 @@ class ConsensusExtension(PublicSurface):
         if self.seconds_for_leader > 0:
             try:
                 self.service.wait_for_leader(self.seconds_for_leader)
-            except Exception as error:  # it serves all the same, and says itself that nobody leads
+            except ConsensusError as error:  # it serves all the same, and says itself that nobody leads
                 LINES.warning("{}", error)
         return self
 

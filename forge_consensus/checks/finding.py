@@ -11,7 +11,7 @@ Level = Literal["ok", "warning", "problem"]
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What one check found."""
+    """The result of one check: how bad it is, and what to do about it."""
 
     check: str
     """What was looked at, in a word or two."""

@@ -28,7 +28,7 @@ class Holder(NamedTuple):
 
     @property
     def text(self) -> str:
-        """The process for people."""
+        """Number and name of the process, for messages to people."""
         return f"process {self.pid} ({self.name})"
 
 

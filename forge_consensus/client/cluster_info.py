@@ -8,7 +8,9 @@ from typing import Any
 
 from forge_consensus.actors.runtime.status import MemberStatus, NodeStatus
 from forge_consensus.config.address import IPC
+from forge_consensus.errors import NoQuorumError
 from forge_consensus.storage.ledger.configuration import LEARNER
+from forge_consensus.storage.ledger.quorum import majority
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,3 +86,9 @@ def cluster_of(status: NodeStatus) -> ClusterInfo:
         commit_index=status.commit_index,
         last_applied=status.last_applied,
     )
+
+
+def check_quorum(info: ClusterInfo) -> None:
+    """Raise `NoQuorumError` unless a majority of the voters is alive."""
+    if not info.has_quorum:
+        raise NoQuorumError(majority(info.total_nodes), info.active_nodes)

@@ -11,21 +11,39 @@ from forge_consensus.middleware.verdict import Verdict
 from forge_consensus.service.leadership import LeadershipChecker
 
 
+class Settling:
+    """One request on its way through a rule: `step` is the present question, until there is a `verdict`."""
+
+    def __init__(self, rule: Rule, request: Request) -> None:
+        self.steps = decided(rule, request)
+        self.step: Step | None = None
+        self.verdict: Verdict | None = None
+        self.go_on(None)
+
+    def go_on(self, answer: Any) -> None:
+        """Give the rule the answer to its question, or the error with which finding it ended."""
+        try:
+            self.step = self.steps.throw(answer) if isinstance(answer, ConsensusError) else self.steps.send(answer)
+        except StopIteration as end:
+            self.step, self.verdict = None, end.value
+
+    @property
+    def settled(self) -> Verdict:
+        """The verdict, once the rule asks nothing more."""
+        assert self.verdict is not None, "the rule asks no more questions"
+        return self.verdict
+
+
 def settle(rule: Rule, request: Request, checker: LeadershipChecker) -> Verdict:
     """Decide about a request; waits on this thread, at most as long as the steps of the rule allow."""
-    steps = decided(rule, request)
-    answer: Any = None
-    failed: ConsensusError | None = None
-    while True:
+    settling = Settling(rule, request)
+    while settling.step is not None:
         try:
-            step = steps.send(answer) if failed is None else steps.throw(failed)
-        except StopIteration as end:
-            verdict: Verdict = end.value
-            return verdict
-        try:
-            answer, failed = take(step, checker), None
+            answer = take(settling.step, checker)
         except ConsensusError as error:
-            failed = error
+            answer = error
+        settling.go_on(answer)
+    return settling.settled
 
 
 def take(step: Step, checker: LeadershipChecker) -> Any:
@@ -41,19 +59,14 @@ def take(step: Step, checker: LeadershipChecker) -> Any:
 
 async def settle_async(rule: Rule, request: Request, checker: LeadershipChecker) -> Verdict:
     """Decide about a request without blocking the event loop."""
-    steps = decided(rule, request)
-    answer: Any = None
-    failed: ConsensusError | None = None
-    while True:
+    settling = Settling(rule, request)
+    while settling.step is not None:
         try:
-            step = steps.send(answer) if failed is None else steps.throw(failed)
-        except StopIteration as end:
-            verdict: Verdict = end.value
-            return verdict
-        try:
-            answer, failed = await take_async(step, checker), None
+            answer = await take_async(settling.step, checker)
         except ConsensusError as error:
-            failed = error
+            answer = error
+        settling.go_on(answer)
+    return settling.settled
 
 
 async def take_async(step: Step, checker: LeadershipChecker) -> Any:

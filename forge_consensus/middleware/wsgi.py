@@ -123,7 +123,7 @@ class Passing:
         return iter(stream)
 
     def close(self) -> None:
-        """Give the connection back."""
+        """Give the connection back to the transport, which closes it if the answer was not read whole."""
         self.response.close()
 
 

@@ -10,7 +10,7 @@ from forge_consensus.actors.runtime.status import NodeStatus
 from forge_consensus.client.aio import AsyncClient
 from forge_consensus.client.backup import SnapshotTaken
 from forge_consensus.client.calls import ReadDetail
-from forge_consensus.client.cluster_info import ClusterInfo, cluster_of
+from forge_consensus.client.cluster_info import ClusterInfo, check_quorum, cluster_of
 from forge_consensus.client.connections import LocalPort
 from forge_consensus.client.endpoints import LOCAL
 from forge_consensus.client.key_calls import KeyCalls
@@ -20,7 +20,6 @@ from forge_consensus.client.pending import Pending, PendingNodeQuery, PendingRea
 from forge_consensus.errors import (
     ConsensusError,
     NoLeaderError,
-    NoQuorumError,
     NotStartedError,
     UnavailableError,
     fresh,
@@ -37,7 +36,6 @@ from forge_consensus.service.reports import (
 )
 from forge_consensus.service.thread_node import LeaderReport
 from forge_consensus.storage.ledger.changes import Change
-from forge_consensus.storage.ledger.quorum import majority
 from forge_consensus.storage.machines.machine import Command
 from forge_consensus.storage.restoring import SnapshotReport
 
@@ -425,7 +423,6 @@ class ConsensusService(ServiceLifecycle, KeyCalls, MemberCalls):
     def health_check(self) -> None:
         """Raise what ended the node, `NotStartedError`, `ConsensusTimeoutError`, `NoQuorumError` or `NoLeaderError`."""
         info = self.get_cluster_info()
-        if not info.has_quorum:
-            raise NoQuorumError(majority(info.total_nodes), info.active_nodes)
+        check_quorum(info)
         if info.leader is None:
             raise NoLeaderError

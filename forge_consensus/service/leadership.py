@@ -9,13 +9,12 @@ from typing import Any
 
 from forge_consensus.actors.runtime.status import NodeStatus
 from forge_consensus.client.calls import ReadDetail
-from forge_consensus.client.cluster_info import ClusterInfo, cluster_of
+from forge_consensus.client.cluster_info import check_quorum, cluster_of
 from forge_consensus.client.pending import Pending
-from forge_consensus.errors import ConsensusError, NoLeaderError, NoQuorumError, NotLeaderError, fresh
+from forge_consensus.errors import ConsensusError, NoLeaderError, NotLeaderError, fresh
 from forge_consensus.service.consensus import STATUS_SECONDS, ConsensusService
 from forge_consensus.service.process_node import ProcessNode
 from forge_consensus.service.thread_node import LeaderReport
-from forge_consensus.storage.ledger.quorum import majority
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,9 +162,3 @@ class LeadershipChecker:
         if pending.error is not None:
             raise self.service.why(fresh(pending.error))
         return pending.value()
-
-
-def check_quorum(info: ClusterInfo) -> None:
-    """Raise `NoQuorumError` without a quorum."""
-    if not info.has_quorum:
-        raise NoQuorumError(majority(info.total_nodes), info.active_nodes)
