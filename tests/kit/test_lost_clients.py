@@ -54,3 +54,11 @@ def test_a_lost_client_starts_again_with_the_members_of_now_and_is_served() -> N
         before = client.done
         client.start_again()
         assert simulation.advance(10.0, lambda: client.done >= before + 3)
+
+
+def test_a_client_is_lost_if_what_its_nodes_know_leads_to_no_member(monkeypatch: pytest.MonkeyPatch) -> None:
+    with led() as (simulation, client):
+        only(client, "n1:7000")
+        assert not client.is_lost
+        monkeypatch.setattr(simulation.cluster, "members", lambda: frozenset({"n7"}))
+        assert client.is_lost

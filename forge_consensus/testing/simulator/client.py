@@ -212,15 +212,20 @@ class SimulatedClient:
 
     @property
     def is_lost(self) -> bool:
-        """Whether no node that the client was given or has learned is a member or knows of one.
+        """Whether no node that the client was given or has learned is a member, or leads to one.
 
-        All of them have left, and are gone or have an empty folder. No client finds a cluster then: an operator has to
-        give it other addresses.
+        All of them have left, and are gone, have an empty folder, or know only others that have left too: each node
+        tells the members of its own configuration. No client finds a cluster then: an operator has to give it other
+        addresses.
         """
         directory = self.driver_now().core.directory
-        nodes = {node_at(name) for name in (*directory.given, *directory.endpoints)}
-        knowing = {base.name for base in self.cluster.running() if base.engine.ledger.configuration.nodes}
-        return not nodes & (knowing | self.cluster.members())
+        told = {base.name: base.engine.ledger.configuration.nodes for base in self.cluster.running()}
+        reached: set[str] = set()
+        waiting = {node_at(name) for name in (*directory.given, *directory.endpoints)}
+        while waiting:
+            reached |= waiting
+            waiting = {other for node in waiting for other in told.get(node, ())} - reached
+        return not reached & self.cluster.members()
 
     def start_again(self) -> None:
         """Start another client in the place of the last one, with the addresses of the present members."""
