@@ -19,6 +19,12 @@ def missing_text(error: BaseException) -> str | None:
     return f"error[NOT_INSTALLED]: the command line needs the package {package}: pip install 'forge-consensus[cli]'"
 
 
+def missing_extra(error: ModuleNotFoundError, extra: str, what: str) -> str:
+    """Return what to say of a package that is not installed, of the extra that installs it."""
+    package = (error.name or "a package").partition(".")[0]
+    return f"{what} needs the package {package}: pip install 'forge-consensus[{extra}]'"
+
+
 def command_line(module: str, name: str) -> Any:
     """Return a function of the command line; without its packages, say how they are installed and exit with 78."""
     try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import click
 
@@ -14,14 +14,12 @@ from forge_consensus.cli.options import output_option
 from forge_consensus.config.example import example_text
 from forge_consensus.config.loading import LoadedConfig, layers_of, settings_of
 from forge_consensus.config.resolving import ROWS, resolve
-from forge_consensus.config.rows import plain, text_of
 from forge_consensus.config.schema import schema as schema_of_files
+from forge_consensus.config.shown import shown, values_of
 from forge_consensus.config.yaml_file import read_file
 from forge_consensus.output import json_text, table
 from forge_consensus.storage.stopped import stored_cluster
 
-DEFAULT: Final = "default"
-SECRET: Final = "(secret)"
 EXAMPLE_HEAD: Final = """\
 # The configuration of one node of a forge-consensus cluster: forge-consensus node -c FILE
 # As it stands it is a cluster of one. For a cluster of several, name all of them in peers, on each of them.
@@ -81,29 +79,6 @@ def show(files: tuple[str, ...], origin: bool, output: str) -> None:
     head = ("NAME", "VALUE", "ORIGIN") if origin else ("NAME", "VALUE")
     cells = [(row["name"], row["text"], row["origin"])[: len(head)] for row in rows]
     click.echo("\n".join(table(head, cells)))
-
-
-def values_of(loaded: LoadedConfig) -> dict[str, Any]:
-    """Return the value of every setting."""
-    values = {}
-    for name in ROWS:
-        value: Any = loaded.program if hasattr(loaded.program, name) else loaded.node
-        for part in name.split("."):
-            value = getattr(value, part)
-        values[name] = plain(value)
-    return values
-
-
-def shown(loaded: LoadedConfig) -> list[dict[str, Any]]:
-    """Return name, value, text and origin of every setting, without secrets."""
-    rows = []
-    for name, value in values_of(loaded).items():
-        given = loaded.origins.get(name)
-        told = SECRET if given is not None and given.secret else value
-        text = text_of(told) or "-"
-        origin = given.origin if given else DEFAULT
-        rows.append({"name": name, "value": told, "text": text if text.isprintable() else repr(text), "origin": origin})
-    return rows
 
 
 @config.command()

@@ -106,6 +106,7 @@ class Root(Commands):
 
     homes: ClassVar[dict[str, tuple[str, str]]] = {
         "node": ("forge_consensus.cli.node:node", "Run one node in the foreground."),
+        "dev": ("forge_consensus.cli.dev:dev", "Start three nodes with the dashboard in one terminal."),
         "init": ("forge_consensus.cli.init:init", "Ask what a node needs, and write its configuration file."),
         "kv": ("forge_consensus.cli.kv:kv", "Read and change keys of the built-in machine."),
         "members": (

@@ -7,12 +7,14 @@ import signal
 import sys
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from types import FrameType
-from typing import Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
 from forge_consensus.cli.log_setup import configure_logging
+from forge_consensus.config.address import IPC, is_wildcard
 from forge_consensus.config.example import default_text
 from forge_consensus.config.given import Given, Layer
 from forge_consensus.config.loading import LoadedConfig, layers_of, settings_of
@@ -26,9 +28,10 @@ from forge_consensus.events.bus import EventBus
 from forge_consensus.events.encoding import to_json_line
 from forge_consensus.events.log_lines import log_events
 from forge_consensus.events.types import ConsensusEvent, NodeRemoved
+from forge_consensus.missing import missing_extra
 from forge_consensus.process.descriptors import raise_descriptor_limit
 from forge_consensus.process.log import LogLines
-from forge_consensus.service.node import Node
+from forge_consensus.service.node import Node, advertised
 from forge_consensus.service.running import NodeRun
 from forge_consensus.storage.stopped import stored_cluster
 
@@ -48,6 +51,8 @@ OPTIONS: Final = {
     "events_bind": "events-listen",
     "advertise": "advertise",
     "http_url": "http-url",
+    "admin_api.bind": "http",
+    "admin_api.insecure": "insecure",
     "join": "join",
     "join_as": "join-as",
     "rejoin": "rejoin",
@@ -57,6 +62,8 @@ OPTIONS: Final = {
     "exit_when_removed": "exit-when-removed",
 }
 """Setting -> the option that alone sets it."""
+ARGUMENTS: Final = {"http": "admin_api.bind", "insecure": "admin_api.insecure"}
+"""Argument of the command -> the setting, where they have different names."""
 SHORTHANDS: Final = (
     "raft.heartbeat_interval",
     "raft.election_timeout_min",
@@ -66,6 +73,9 @@ SHORTHANDS: Final = (
     "storage.map_bytes",
 )
 """Settings that have an option besides --set, because they are the ones most often changed."""
+
+if TYPE_CHECKING:
+    from forge_consensus.admin.server import AdminServer
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -157,7 +167,8 @@ def given_texts(assignments: tuple[tuple[str, str], ...], shorthands: dict[str, 
 def layer_of_options(texts: list[tuple[str, str]], **options: str | bool | None) -> Layer:
     """Return what the command line says; an option that is not given says nothing."""
     given = [Given(name, text, f"--set {name}") for name, text in texts]
-    for name, value in options.items():
+    for argument, value in options.items():
+        name = ARGUMENTS.get(argument, argument)
         if value is not None and value is not False:
             given.append(Given(name, value, f"--{OPTIONS[name]}"))
     return Layer(given)
@@ -202,9 +213,20 @@ def loaded(files: tuple[str, ...], options: Layer) -> LoadedConfig:
     help="Where members and clients reach this node, if that is not where it listens.",
 )
 @click.option(
+    "--http",
+    metavar="HOST:PORT",
+    help="Serve the admin API, the dashboard, health, metrics and events there over HTTP.",
+)
+@click.option(
+    "--insecure",
+    is_flag=True,
+    help="Let --http be an address that other machines reach, although nobody is asked who they are.",
+)
+@click.option(
     "--http-url",
     metavar="URL",
-    help="Where this node's application answers HTTP; members tell each other, so that requests can be sent on.",
+    help="Where this node's application answers HTTP; members tell each other, so that requests can be sent on. "
+    "[default: that of --http]",
 )
 @click.option(
     "--join",
@@ -280,6 +302,8 @@ def node(
     metrics: str | None,
     events_listen: str | None,
     advertise: str | None,
+    http: str | None,
+    insecure: bool,
     http_url: str | None,
     join: str | None,
     join_as: str | None,
@@ -306,6 +330,8 @@ def node(
         metrics=metrics,
         events_bind=events_listen,
         advertise=advertise,
+        http=http,
+        insecure=insecure,
         http_url=http_url,
         join=join,
         join_as=join_as,
@@ -320,7 +346,7 @@ def node(
     configure_logging(program.log_level, json=program.log_format == "json")
     for note in config.notes:
         LINES.warning("{}", note)
-    serve(config.node, program.machine, show_events=events, exit_when_removed=program.exit_when_removed)
+    serve(config, show_events=events)
 
 
 def print_event(event: ConsensusEvent) -> None:
@@ -345,25 +371,58 @@ def end_on_signals(run: NodeRun) -> None:
         signal.signal(number, asked)
 
 
-def serve(settings: NodeSettings, machine: str, *, show_events: bool, exit_when_removed: bool) -> None:
+def serve(config: LoadedConfig, *, show_events: bool) -> None:
     """Run the node until a signal, and say when it serves. Raises what else ends it."""
     raise_descriptor_limit()
-    bus = EventBus()
+    program, bus = config.program, EventBus()
     log_events(bus)
+    admin = admin_server(config)
+    settings = config.node
+    if admin is not None and settings.http_url is None:
+        settings = replace(settings, http_url=url_of(admin, settings))
 
     def announce(node: Node) -> None:
-        click.echo(f"serving {settings.node_id} of cluster {node.cluster_id} at {node.address}")
+        at = f", {admin.url}" if admin is not None else ""
+        click.echo(f"serving {settings.node_id} of cluster {node.cluster_id} at {node.address}{at}")
         sys.stdout.flush()
+        if admin is not None:
+            admin.serve_node(node, config)
         if show_events:
             bus.subscribe(ConsensusEvent, print_event, queue_max=EVENTS_QUEUE_MAX)
 
-    if machine and os.getcwd() not in sys.path:
+    if program.machine and os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())  # an installed command does not look there by itself
     try:
-        run = NodeRun(settings, machine, bus, announce)
+        if admin is not None:
+            admin.start()
+        run = NodeRun(settings, program.machine, bus, announce, counts=admin is not None)
         end_on_signals(run)
-        if exit_when_removed:
+        if program.exit_when_removed:
             bus.subscribe(NodeRemoved, lambda event: run.stop("removed from the cluster"), inline=True)
         run.run()
     finally:
+        if admin is not None:
+            admin.close()
         bus.close()
+
+
+def url_of(admin: AdminServer, settings: NodeSettings) -> str | None:
+    """Return where other machines reach the admin API; None if it listens everywhere and nobody knows by what name."""
+    if not is_wildcard(admin.address):
+        return admin.url
+    reached = advertised(settings, settings.bind)
+    if not reached or reached.startswith(IPC):
+        return None
+    return f"http://{reached.rpartition(':')[0]}:{admin.address.rpartition(':')[2]}"
+
+
+def admin_server(config: LoadedConfig) -> AdminServer | None:
+    """Return the admin API where one is wanted, bound and not started. Raises `InvalidConfigError`."""
+    wanted = config.program.admin_api
+    if wanted.address is None:
+        return None
+    try:
+        from forge_consensus.admin.server import AdminServer  # imported late: most nodes need no web server
+    except ModuleNotFoundError as error:
+        raise InvalidConfigError(missing_extra(error, "admin", "the admin API")) from error
+    return AdminServer(wanted.address, wanted.path_prefix, insecure=wanted.insecure, hosts=wanted.names)

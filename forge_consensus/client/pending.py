@@ -8,6 +8,7 @@ from typing import Any, Final, Generic, TypeVar, cast
 
 from forge_consensus.actors.messages import (
     ChangeMembers,
+    EventPage,
     GetMembers,
     GetStatus,
     ListSnapshots,
@@ -16,6 +17,7 @@ from forge_consensus.actors.messages import (
     MakeSnapshot,
     Members,
     MembersPlanned,
+    ReadEvents,
     ReadSnapshot,
     Refused,
     SnapshotList,
@@ -51,9 +53,27 @@ BARRIER: Final = b""
 """The query that asks the state machine nothing, so that only the index of its state is answered."""
 T = TypeVar("T")
 NodeRequest = (
-    GetStatus | Locate | GetMembers | ChangeMembers | TransferLeadership | MakeSnapshot | ReadSnapshot | ListSnapshots
+    GetStatus
+    | Locate
+    | GetMembers
+    | ChangeMembers
+    | TransferLeadership
+    | MakeSnapshot
+    | ReadSnapshot
+    | ListSnapshots
+    | ReadEvents
 )
-NodeAnswer = Status | Located | Members | MembersPlanned | TransferStarted | SnapshotMade | SnapshotPart | SnapshotList
+NodeAnswer = (
+    Status
+    | Located
+    | Members
+    | MembersPlanned
+    | TransferStarted
+    | SnapshotMade
+    | SnapshotPart
+    | SnapshotList
+    | EventPage
+)
 CHANGES: Final = (ChangeMembers, TransferLeadership)
 """The requests that change something; only the leader can carry them out."""
 
@@ -200,7 +220,7 @@ class PendingRead(Pending[T]):
 
 
 class PendingNodeQuery(Pending[T]):
-    """The future of the answer to a `NodeRequest`: what a node tells of itself, its cluster or its snapshots."""
+    """The future of the answer to a `NodeRequest`: what a node tells of itself, its cluster, its snapshots or events."""
 
     __slots__ = ("again_at", "asked", "endpoint", "message")
 

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from forge_consensus.config.address import IPC, bind_address, parse_endpoint
 from forge_consensus.config.node import JOIN_AS, NodeSettings, checked_events_bind, checked_http_url, checked_peers
-from forge_consensus.config.program import ProgramSettings
+from forge_consensus.config.program import ProgramSettings, checked_admin_bind, checked_hosts, checked_prefix
 from forge_consensus.errors import InvalidConfigError
 
 NOT_EMPTY: Final = ("node_id", "cluster_id", "bind", "peers", "join", "advertise", "machine")
@@ -57,6 +57,9 @@ CHECKS: Final[Mapping[str, Callable[[Any], object]]] = {
     "advertise": lambda value: NodeSettings("n1", advertise=value),
     "join": join,
     "join_as": join_as,
+    "admin_api.bind": checked_admin_bind,
+    "admin_api.path_prefix": checked_prefix,
+    "admin_api.hosts": checked_hosts,
     "log_level": lambda value: ProgramSettings(log_level=value),
     "log_format": lambda value: ProgramSettings(log_format=value),
 }

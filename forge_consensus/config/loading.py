@@ -16,10 +16,11 @@ from forge_consensus.config.node import NodeSettings, no_peer
 from forge_consensus.config.program import ProgramSettings
 from forge_consensus.config.resolving import NAMES, ROWS, Resolved, resolve
 from forge_consensus.config.rows import from_row
+from forge_consensus.config.setting import describe
 from forge_consensus.config.yaml_file import read_file
 from forge_consensus.errors import InvalidConfigError
 
-PROGRAM_NAMES: Final = frozenset(slot.name for slot in fields(ProgramSettings))
+PROGRAM_NAMES: Final = frozenset(row.name for row in describe(ProgramSettings))
 OF_COMMAND: Final = ("advertise", "join", "join_as", "rejoin")
 """Settings of a node that only the command follows."""
 NO_ADDRESS: Final = (
@@ -100,7 +101,7 @@ def settings_of(resolved: Resolved, stored: Callable[[Path], str] = lambda folde
     resolved.check()
     values, origins = dict(resolved.values), dict(resolved.origins)
     try:
-        program = ProgramSettings(**{name: values.pop(name) for name in PROGRAM_NAMES & values.keys()})
+        program = from_row(ProgramSettings, nested({name: values.pop(name) for name in PROGRAM_NAMES & values.keys()}))
         if "node_id" not in values:
             raise InvalidConfigError("node_id is missing: give it in a file, by FORGE_CONSENSUS_NODE_ID, or as --id")
         if "bind" not in values:

@@ -279,8 +279,6 @@ FIELDS: Final = (
     none_such("resilience.circuit_breaker_threshold", 5, "there is no circuit breaker"),
     none_such("resilience.circuit_breaker_timeout", 30.0, "there is no circuit breaker", unit="s"),
     # --- admin API
-    always("admin_api.enabled", False, "there is no admin API over HTTP yet: use the command line", default=True),
-    none_such("admin_api.path_prefix", "/consensus", "there is no admin API over HTTP yet"),
     missing(
         "admin_api.enable_auth",
         False,

@@ -2,14 +2,102 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Final
+import re
+from dataclasses import dataclass, field
+from typing import ClassVar, Final
 
+from forge_consensus.config.address import IPC, bind_address
 from forge_consensus.config.setting import check, setting
 from forge_consensus.errors import InvalidConfigError
 
 LOG_LEVELS: Final = ("debug", "info", "warning", "error")
 LOG_FORMATS: Final = ("text", "json")
+PREFIX: Final = re.compile(r"(/[A-Za-z0-9._~-]+)*")
+PREFIX_CHARS_MAX: Final = 200
+HOST: Final = re.compile(r"[A-Za-z0-9_.-]{1,253}")
+
+
+@dataclass(frozen=True, slots=True)
+class AdminApiSettings:
+    """Where and how a node is asked over HTTP. Raises `InvalidConfigError`."""
+
+    SECTION: ClassVar[str] = "admin_api"
+
+    enabled: bool = setting(
+        True,
+        original="admin_api.enabled",
+        what="Whether the admin API is served where admin_api.bind says.",
+        why="Who gives an address wants it; a file for many nodes can switch it off on one.",
+    )
+    bind: str | None = setting(
+        None,
+        what="HOST:PORT where the node serves the admin API, the dashboard, health, metrics and events over HTTP; port "
+        "0 takes a free one.",
+        why="A port that nobody asked for should not be open.",
+    )
+    path_prefix: str = setting(
+        "/consensus",
+        original="admin_api.path_prefix",
+        what="What stands before the paths of the Go original; everything is there too, besides at the root.",
+        why="The default of the Go original.",
+    )
+    insecure: bool = setting(
+        False,
+        what="Whether admin_api.bind may be an address that other machines reach.",
+        why="There is no authentication yet, and whoever reaches the API may remove members and write keys.",
+    )
+    hosts: str = setting(
+        "",
+        what="Names with commas by which the server may be addressed besides IP addresses, localhost and the name of "
+        "this machine.",
+        why="A foreign name that leads here may belong to a page that attacks its visitors (DNS rebinding).",
+    )
+
+    def __post_init__(self) -> None:
+        check(self)
+        if self.bind is not None:
+            checked_admin_bind(self.bind)
+        object.__setattr__(self, "path_prefix", checked_prefix(self.path_prefix))
+        checked_hosts(self.hosts)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names in `hosts`."""
+        return tuple(name for part in self.hosts.split(",") if (name := part.strip()))
+
+    @property
+    def address(self) -> str | None:
+        """Where the API is served, None for nowhere."""
+        return self.bind if self.enabled else None
+
+
+def checked_admin_bind(text: str) -> str:
+    """Return where the API is served. Raises `InvalidConfigError` for what is no HOST:PORT."""
+    if text.startswith(IPC):
+        raise InvalidConfigError(f"admin_api.bind is {text!r}: browsers and load balancers ask at HOST:PORT")
+    try:
+        return bind_address(text)
+    except InvalidConfigError as error:
+        raise InvalidConfigError(f"admin_api.bind: {error}") from error
+
+
+def checked_prefix(text: str) -> str:
+    """Return a prefix without a slash at its end. Raises `InvalidConfigError` for what is none."""
+    prefix = text.rstrip("/")
+    if not PREFIX.fullmatch(prefix) or len(prefix) > PREFIX_CHARS_MAX:
+        raise InvalidConfigError(
+            f"admin_api.path_prefix is {text[:80]!r}: it begins with a slash and holds letters, digits and ._~- only, "
+            "such as /consensus"
+        )
+    return prefix
+
+
+def checked_hosts(text: str) -> str:
+    """Return names of hosts with commas between them. Raises `InvalidConfigError` for one that is none."""
+    for name in filter(None, map(str.strip, text.split(","))):
+        if not HOST.fullmatch(name):
+            raise InvalidConfigError(f"admin_api.hosts has {name[:80]!r}: give names without port, such as node1.lan")
+    return text
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +126,8 @@ class ProgramSettings:
         what="Whether the program ends with exit code 0 when its node was removed from the cluster.",
         why="A manager of services would start it again and again; who wants its end asks for it.",
     )
+
+    admin_api: AdminApiSettings = field(default_factory=AdminApiSettings)
 
     def __post_init__(self) -> None:
         check(self)

@@ -100,6 +100,8 @@ class MemberReport:
     """How much it is preferred as the leader; 0 is usual."""
     may_lead: bool = True
     """Whether it is not marked never to lead."""
+    http_url: str = ""
+    """Where its application, or its admin API, answers HTTP; "" if it is not known."""
     takes_entries: bool = False
     """Whether it is known to be of help to a majority: it answers, the leader hears it, and it takes entries."""
 
@@ -476,6 +478,7 @@ def member_of(inquiry: Inquiry, first: Status, member: Mapping[str, Any]) -> Mem
         part=part_of(first, member),
         priority=member.get("priority") or 0,
         may_lead=member.get("may_lead", True),
+        http_url=next((url for row in [*own_rows(answer), member] if (url := row.get("http_url"))), ""),
         takes_entries=part_of(first, member) is not None and takes_entries(first, member, answer),
     )
 

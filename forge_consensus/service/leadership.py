@@ -42,6 +42,19 @@ class Standing:
         return NotLeaderError(text, leader=self.leader, address=self.leader_url or None, term=self.term)
 
 
+def standing_of(report: LeaderReport, node_id: str, cluster_id: str, http_url: str) -> Standing:
+    """Return who leads by the report of this node, whose application answers at `http_url`.
+
+    A node that has just lost the leadership may still name itself: then nobody leads.
+    """
+    leader, url = report.leader, report.leader_url
+    if report.leading:
+        leader, url = node_id, http_url
+    elif leader == node_id:
+        leader, url = None, ""
+    return Standing(node_id, cluster_id, report.role, report.leading, leader, url, report.term)
+
+
 class LeadershipChecker:
     """Answers whether this node leads and whether there is a quorum (LeadershipChecker of the Go original).
 
@@ -69,13 +82,9 @@ class LeadershipChecker:
         return self.standing_by(self.service.leader_report(STATUS_SECONDS))
 
     def standing_by(self, report: LeaderReport) -> Standing:
-        """Who leads by a report. A node that has just lost the leadership may still name itself: then nobody leads."""
-        settings, leader, url = self.service.settings, report.leader, report.leader_url
-        if report.leading:
-            leader, url = settings.node_id, settings.http_url or ""
-        elif leader == settings.node_id:
-            leader, url = None, ""
-        return Standing(settings.node_id, settings.cluster_id, report.role, report.leading, leader, url, report.term)
+        """Who leads by a report."""
+        settings = self.service.settings
+        return standing_of(report, settings.node_id, settings.cluster_id, settings.http_url or "")
 
     def is_leader(self) -> bool:
         """Whether this node leads; False also where it does not answer."""

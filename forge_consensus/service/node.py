@@ -31,7 +31,7 @@ from forge_consensus.storage.opening import Founding, Opened, open_ledger
 from forge_consensus.storage.snapshots.export import ExportProcess, exporter, why_on_thread
 
 if TYPE_CHECKING:
-    from forge_consensus.service.node_metrics import ServedMetrics
+    from forge_consensus.service.node_metrics import CountedMetrics
 
 LINES = LogLines(__name__)
 DESCRIPTORS = 28
@@ -47,10 +47,13 @@ class Node:
         settings: the node's settings.
         bus: where it publishes its events; the caller closes it.
         machine: the state machine; None for the built-in key-value machine.
+        counts: whether metrics are counted although the settings serve them nowhere.
 
     """
 
-    def __init__(self, settings: NodeSettings, bus: EventBus, machine: Machine | None = None) -> None:
+    def __init__(
+        self, settings: NodeSettings, bus: EventBus, machine: Machine | None = None, *, counts: bool = False
+    ) -> None:
         self.settings = settings
         self.bus = bus
         self.machine: Machine = machine if machine is not None else KeyValueMachine()
@@ -58,7 +61,8 @@ class Node:
         self.tables: LmdbTables | None = None
         self.base: ZeroMqBase | None = None
         self.system: ActorSystem | None = None
-        self.metrics: ServedMetrics | None = None
+        self.counts = counts
+        self.metrics: CountedMetrics | None = None
         self.joining: Joining | None = None
         self.cluster_id = settings.cluster_id
         """The id of the cluster, which may be longer than the name that the settings give."""
@@ -98,12 +102,12 @@ class Node:
             if settings.join is not None and not opened.ledger.log.last:
                 self.joining = Joining(settings, advertised(settings, bind))
                 self.joining.start()
-            if settings.metrics is not None:
+            if settings.metrics is not None or self.counts:
                 from forge_consensus.service.node_metrics import (
-                    ServedMetrics,  # imported late: 30 ms that most nodes need not spend
+                    CountedMetrics,  # imported late: 30 ms that most nodes need not spend
                 )
 
-                self.metrics = ServedMetrics(self.base, settings.metrics)
+                self.metrics = CountedMetrics(self.base, settings.metrics)
         except BaseException:
             self.close()
             raise

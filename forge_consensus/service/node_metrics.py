@@ -21,33 +21,38 @@ SAMPLE_SECONDS_MAX: Final = 1.0
 """A node that does not answer a scrape by then is told to be not responding; Prometheus itself waits 10 s."""
 
 
-class ServedMetrics:
-    """The metrics of one node at `http://ADDRESS/metrics`, until they are closed.
+class CountedMetrics:
+    """The metrics of one node, counted until they are closed. Begin before the node runs.
 
-    Raises `InvalidConfigError` and `TransportUnavailableError` as `serve` does. Begin before the node runs.
+    Args:
+        base: the node's system base.
+        address: where they are served as `http://ADDRESS/metrics`; None for nowhere.
+
+    Raises `InvalidConfigError` and `TransportUnavailableError` as `serve` does.
+
     """
 
-    def __init__(self, base: ZeroMqBase, address: str) -> None:
+    def __init__(self, base: ZeroMqBase, address: str | None) -> None:
         identity = base.engine.ledger.identity
         self.base = base
+        self.server: MetricsServer | None = None
         self.metrics = NodeMetrics(
             base.bus, self.sample, node=identity.node_id, cluster=identity.cluster_id, version=__version__
         )
         ProcessCollector(registry=self.metrics.registry)
-        try:
-            self.server: MetricsServer = serve(
-                self.metrics.registry, address, go=GoOriginalMetrics(self.metrics).registry
-            )
-        except BaseException:
-            self.metrics.close()
-            raise
+        if address is not None:
+            try:
+                self.server = serve(self.metrics.registry, address, go=GoOriginalMetrics(self.metrics).registry)
+            except BaseException:
+                self.metrics.close()
+                raise
+            LINES.info("{}: metrics at http://{}/metrics", identity.node_id, self.server.address)
         base.engine.observation.observe(self.metrics.observe_turn)
-        LINES.info("{}: metrics at http://{}/metrics", identity.node_id, self.address)
 
     @property
     def address(self) -> str:
-        """HOST:PORT where they are served."""
-        return self.server.address
+        """HOST:PORT where they are served, "" for nowhere."""
+        return "" if self.server is None else self.server.address
 
     def sample(self) -> Mapping[str, Any]:
         """Ask the node for its status, by a message like any client's, so nothing of it is read while it changes.
@@ -67,4 +72,5 @@ class ServedMetrics:
         """Serve and count no more."""
         self.base.engine.observation.observe(None)
         self.metrics.close()
-        self.server.close()
+        if self.server is not None:
+            self.server.close()

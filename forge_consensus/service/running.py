@@ -22,14 +22,24 @@ class NodeRun:
         machine: the state machine as ``module:Class``, empty for the built-in key-value machine.
         bus: where the node publishes its events; it stays open when the node has ended.
         announce: called with the open node before it runs, to tell somebody that it serves.
+        counts: whether metrics are counted although the settings serve them nowhere.
 
     """
 
-    def __init__(self, settings: NodeSettings, machine: str, bus: EventBus, announce: Callable[[Node], object]) -> None:
+    def __init__(
+        self,
+        settings: NodeSettings,
+        machine: str,
+        bus: EventBus,
+        announce: Callable[[Node], object],
+        *,
+        counts: bool = False,
+    ) -> None:
         self.settings = settings
         self.machine = MachineChoice(machine or None)
         self.bus = bus
         self.announce = announce
+        self.counts = counts
         self.node: Node | None = None
         self.serving = False
         """Whether the node is open; before that, `stop` takes effect only when opening is over."""
@@ -43,7 +53,7 @@ class NodeRun:
 
     def run(self) -> None:
         """Run the node until `stop`. Raises what kept it from opening, or ended it otherwise."""
-        self.node = node = Node(self.settings, self.bus, self.machine.fresh())
+        self.node = node = Node(self.settings, self.bus, self.machine.fresh(), counts=self.counts)
         try:
             node.open()
             self.serving = True

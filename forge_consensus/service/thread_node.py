@@ -157,12 +157,7 @@ class ThreadNode:
 
     def leader_report(self, timeout: float) -> LeaderReport:
         """Return who leads, without waiting."""
-        engine = self.engine()
-        shared, ledger = engine.shared, engine.ledger
-        leading, leader = ledger.leading_term is not None, shared.leader
-        greeted = shared.greeted.get(leader)
-        url = engine.http_url if leader == ledger.identity.node_id else greeted.http_url if greeted else ""
-        return LeaderReport(leading, leader, str(shared.role), ledger.term, url)
+        return report_of(self.engine())
 
     def status(self, timeout: float) -> NodeStatus:
         """Return the node's status, without waiting."""
@@ -171,6 +166,15 @@ class ThreadNode:
     def port(self) -> LocalPort:
         """Return a new connection within the process."""
         return self.node.port()
+
+
+def report_of(engine: Any) -> LeaderReport:
+    """Return who leads as a node has it in memory; any thread may call it."""
+    shared, ledger = engine.shared, engine.ledger
+    leading, leader = ledger.leading_term is not None, shared.leader
+    greeted = shared.greeted.get(leader)
+    url = engine.http_url if leader == ledger.identity.node_id else greeted.http_url if greeted else ""
+    return LeaderReport(leading, leader, str(shared.role), ledger.term, url)
 
 
 def typed(fault: BaseException) -> ConsensusError:

@@ -1,0 +1,106 @@
+"""Connections over HTTP: bounds in number and in time, so that slow and half-open ones cost nobody else anything."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import Any, Final
+
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+CONNECTIONS_MAX: Final = 1000
+HEAD_SECONDS: Final = 10.0
+"""A connection on which no whole head of a request arrives for so long is closed."""
+STALL_SECONDS: Final = 30.0
+"""A connection whose other end takes nothing for so long is closed."""
+QUIET: Final = logging.getLogger("forge_consensus.admin.http")
+"""What uvicorn says of single connections goes nowhere: anybody can make it say much."""
+QUIET.addHandler(logging.NullHandler())
+QUIET.propagate = False
+QUIET.setLevel(logging.CRITICAL)
+
+
+class BoundedConnection(H11Protocol):
+    """A connection of uvicorn with limits.
+
+    If there are too many, the one that has waited longest for a request is closed, so that whoever has something to ask
+    gets in; if all have requests under way, the new one is closed.
+    """
+
+    waiting: dict[BoundedConnection, None]
+    """Those without a request under way, the oldest first; one for all connections of a server."""
+
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        self.logger = QUIET
+        self.access_log = False
+        self.head_alarm: asyncio.TimerHandle | None = None
+        self.stall_alarm: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Take a new connection, if there is room."""
+        super().connection_made(transport)
+        if len(self.connections) > CONNECTIONS_MAX:
+            oldest = next(iter(self.waiting), None)
+            (oldest or self).transport.abort()
+            if oldest is None:
+                return
+            oldest.rest()
+        self.note()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Forget the connection."""
+        self.rest()
+        self.stop_stall_alarm()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Take what has arrived."""
+        super().data_received(data)
+        self.note()
+
+    def on_response_complete(self) -> None:
+        """Wait for the next request."""
+        super().on_response_complete()
+        self.note()
+
+    def note(self) -> None:
+        """Note whether a request is under way."""
+        busy = self.cycle is not None and not self.cycle.response_complete
+        if busy or self.transport.is_closing():
+            self.rest()
+        elif self not in self.waiting:
+            self.waiting[self] = None
+            self.head_alarm = self.loop.call_later(HEAD_SECONDS, self.transport.abort)
+
+    def rest(self) -> None:
+        """Wait for no request."""
+        self.waiting.pop(self, None)
+        if self.head_alarm is not None:
+            self.head_alarm.cancel()
+            self.head_alarm = None
+
+    def pause_writing(self) -> None:
+        """The other end takes nothing at present."""
+        super().pause_writing()
+        self.stop_stall_alarm()
+        self.stall_alarm = self.loop.call_later(STALL_SECONDS, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        """The other end takes something again."""
+        self.stop_stall_alarm()
+        super().resume_writing()
+
+    def stop_stall_alarm(self) -> None:
+        """Stop waiting for the other end."""
+        if self.stall_alarm is not None:
+            self.stall_alarm.cancel()
+            self.stall_alarm = None
+
+
+def bounded_connections() -> type[BoundedConnection]:
+    """Return a class of connections for one server, which count together."""
+    found: Callable[..., Any] = type
+    made: type[BoundedConnection] = found("ServerConnection", (BoundedConnection,), {"waiting": {}})
+    return made

@@ -1,0 +1,260 @@
+"""Dispatch: a request from its head to its answer. Every wait has a limit; a client that leaves frees what it held."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Iterable, Mapping, MutableMapping
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import unquote_to_bytes
+
+from starlette.responses import Response
+from starlette.routing import Route, Router
+
+from forge_consensus.admin.operation import Argument, Call, Operation, fields_of, json_of, query_of
+from forge_consensus.admin.problems import PROBLEM_TYPE, ProblemError, invalid, problem_of
+from forge_consensus.errors import ConsensusError, OutcomeUnknownError
+from forge_consensus.middleware.asgi import Receive, Scope, Sender
+from forge_consensus.middleware.request import READS
+from forge_consensus.middleware.verdict import leader_headers
+from forge_consensus.process.log import LogLines
+from forge_consensus.service.leadership import Standing
+
+if TYPE_CHECKING:
+    from forge_consensus.admin.api import Api
+
+LINES = LogLines(__name__)
+
+BODY_BYTES_MAX: Final = 2 << 20
+"""A command has at most a mebibyte of values; its JSON may be longer."""
+BODY_SECONDS_MAX: Final = 10.0
+"""Whoever takes longer to send a body is answered with 408."""
+SLACK_SECONDS: Final = 2.0
+"""So much later than its own limit a handler that hangs is ended."""
+REQUEST_ID_CHARS_MAX: Final = 128
+SECURITY_HEADERS: Final = {
+    "Cache-Control": "no-store",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Resource-Policy": "same-origin",
+}
+
+
+class Endpoint:
+    """One path with the operations that it has, by method."""
+
+    def __init__(self, api: Api, operations: Mapping[str, Operation]) -> None:
+        self.api = api
+        self.operations = operations
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Sender) -> None:
+        """Answer one request."""
+        exchange = Exchange(self.api, scope, receive)
+        try:
+            response = await exchange.answered(self.operations)
+            if response is not None:
+                await response(scope, exchange.receive, send)
+        finally:
+            if exchange.gone is not None:
+                exchange.gone.cancel()
+
+
+class Exchange:
+    """One request and its answer."""
+
+    def __init__(self, api: Api, scope: Scope, receive: Receive) -> None:
+        self.api = api
+        self.scope = scope
+        self.receive_next = receive
+        self.method: str = scope["method"]
+        self.headers = {name.decode("latin-1"): text.decode("latin-1") for name, text in scope["headers"]}
+        told = self.headers.get("x-request-id", "")
+        fits = 0 < len(told) <= REQUEST_ID_CHARS_MAX and told.isascii() and told.isprintable()
+        self.request_id = told if fits else secrets.token_hex(8)
+        self.gone: asyncio.Task[None] | None = None
+
+    async def receive(self) -> MutableMapping[str, Any]:
+        """Return what the client does next: it leaves, because its body was read."""
+        if self.gone is not None:
+            await asyncio.wait({self.gone})
+        return {"type": "http.disconnect"}
+
+    async def answered(self, operations: Mapping[str, Operation]) -> Response | None:
+        """Return the answer; None if the client left."""
+        standing: Standing | None = None
+        try:
+            standing = await self.api.standing()
+            response = await self.handled(operations)
+        except ProblemError as problem:
+            response = self.told(problem, standing)
+        except ConsensusError as error:
+            response = self.told(problem_of(error), standing)
+        except Exception as error:
+            LINES.error("{} {} failed", self.method, self.scope["path"], error=error)
+            text = f"the request failed by a fault of this program ({type(error).__name__}): see the node's log"
+            response = self.told(ProblemError(500, "internal error", text, "INTERNAL"), standing)
+        if response is not None:
+            self.add_headers(response, standing)
+        return response
+
+    def told(self, problem: ProblemError, standing: Standing | None) -> Response:
+        """Return the answer that tells of a problem."""
+        body = problem.body(standing, self.request_id)
+        return Response(body, problem.status, problem.headers, PROBLEM_TYPE)
+
+    def add_headers(self, response: Response, standing: Standing | None) -> None:
+        """Add what every answer has: who answers, who leads, and what a browser may do with it."""
+        found = {**SECURITY_HEADERS, "X-Request-ID": self.request_id}
+        if standing is not None:
+            found |= dict(leader_headers(standing))
+        for name, text in found.items():
+            response.headers.setdefault(name, text)
+
+    async def handled(self, operations: Mapping[str, Operation]) -> Response | None:
+        """Check the request and have it carried out. Raises `ProblemError` and `ConsensusError`."""
+        self.api.guard.check(self.method, self.headers)
+        operation = operations.get("GET" if self.method == "HEAD" else self.method)
+        if operation is None:
+            return self.of_other_method(operations)
+        if self.api.subject is None and not operation.while_starting:
+            text = "the node is starting: try again in a moment"
+            raise ProblemError(503, "starting", text, "STARTING", retryable=True, headers={"Retry-After": "1"})
+        arguments = {**self.of_path(operation), **query_of(operation, self.scope.get("query_string", b""))}
+        body, media_type = await self.body_of(operation)
+        seconds = arguments.pop("timeout", operation.seconds)
+        if operation.body == "object":
+            arguments |= fields_of(operation, body)
+        call = Call(self.api, arguments, self.headers, body, media_type, seconds)
+        if operation.endless and self.method == "HEAD":
+            return Response(media_type=operation.media_type)
+        return await self.carried_out(operation, call)
+
+    def of_other_method(self, operations: Mapping[str, Operation]) -> Response:
+        """Return the answer to OPTIONS. Raises `ProblemError` for a method that the path does not have."""
+        allowed = sorted({*operations, "OPTIONS", *({"HEAD"} if "GET" in operations else ())})
+        headers = {"Allow": ", ".join(allowed)}
+        if self.method == "OPTIONS":
+            return Response(status_code=204, headers=headers)
+        text = f"{self.method} is not possible here: there are {', '.join(allowed)}"
+        raise ProblemError(405, "method not allowed", text, headers=headers)
+
+    def of_path(self, operation: Operation) -> dict[str, Any]:
+        """Return the arguments in the path. Raises `ProblemError`, also for one that is not UTF-8."""
+        raw = self.scope.get("raw_path") or self.scope["path"].encode()
+        try:
+            unquote_to_bytes(raw.partition(b"?")[0]).decode()
+        except UnicodeDecodeError:
+            raise invalid("the path is not percent-encoded UTF-8") from None
+        found = self.scope.get("path_params", {})
+        described: dict[str, Argument] = {each.name: each for each in operation.fields("path")}
+        return {name: each.of_text(found[name]) for name, each in described.items()}
+
+    # --- the body ----------------------------------------------------------------------------------------------------
+
+    async def body_of(self, operation: Operation) -> tuple[Any, str]:
+        """Return the value of the body, or its bytes, and its media type. Raises `ProblemError`."""
+        media_type = self.headers.get("content-type", "").partition(";")[0].strip().lower()
+        try:
+            async with asyncio.timeout(BODY_SECONDS_MAX):
+                data = await self.read_body()
+        except TimeoutError:
+            text = f"the body did not arrive within {BODY_SECONDS_MAX:g} s: send it faster"
+            raise ProblemError(408, "request timeout", text, "REQUEST_TIMEOUT", retryable=True) from None
+        only_json = operation.body in {"object", "any"}
+        self.api.guard.check_type(self.method, media_type, has_body=bool(data), only_json=only_json)
+        if operation.body == "none":
+            if data and self.method not in READS and data.strip() != b"{}":
+                raise invalid("this request takes no body: send none, or {}")
+            return None, media_type
+        if operation.body == "value":
+            return data, media_type
+        if not data and operation.body == "object" and not any(each.required for each in operation.fields("body")):
+            return {}, media_type
+        return json_of(data), media_type
+
+    async def read_body(self) -> bytes:
+        """Return the bytes of the body. Raises `ProblemError` for too many."""
+        told = self.headers.get("content-length", "0")
+        size = int(told) if told.isascii() and told.isdigit() else 0
+        parts: list[bytes] = []
+        length, more = 0, True
+        while more:
+            if max(size, length) > BODY_BYTES_MAX:
+                text = f"the body has more than {BODY_BYTES_MAX:,} bytes: send less in one request"
+                raise ProblemError(413, "too large", text, "TOO_LARGE", headers={"Connection": "close"})
+            message = await self.receive_next()
+            if message["type"] == "http.disconnect":
+                raise invalid("the client left before its request was complete")
+            part: bytes = message.get("body", b"")
+            parts.append(part)
+            length += len(part)
+            more = message.get("more_body", False)
+        return b"".join(parts)
+
+    # --- carrying it out ---------------------------------------------------------------------------------------------
+
+    async def carried_out(self, operation: Operation, call: Call) -> Response | None:
+        """Return the handler's answer; None if the client left meanwhile. Raises what the handler raises."""
+        self.gone = asyncio.ensure_future(self.leaves())
+        work = asyncio.ensure_future(operation.handler(call))
+        limit = None if operation.endless else call.seconds + SLACK_SECONDS
+        try:
+            await asyncio.wait({work, self.gone}, timeout=limit, return_when=asyncio.FIRST_COMPLETED)
+            if work.done():
+                return work.result()
+            if self.gone.done():
+                return None
+        finally:
+            work.cancel()
+            await asyncio.gather(work, return_exceptions=True)
+        text = f"there was no answer within {call.seconds:g} s: "
+        if self.method in READS:
+            raise ProblemError(503, "timed out", text + "try again", "CONSENSUS_TIMEOUT", retryable=True)
+        raise problem_of(OutcomeUnknownError(text + "it may have been carried out; look before you repeat it"))
+
+    async def leaves(self) -> None:
+        """Wait until the client has left."""
+        while (await self.receive_next())["type"] != "http.disconnect":
+            pass
+
+
+class Unknown:
+    """Answers requests for paths that the API does not have."""
+
+    def __init__(self, api: Api) -> None:
+        self.api = api
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Sender) -> None:
+        """Answer with 404."""
+        if scope["type"] != "http":
+            return
+        exchange = Exchange(self.api, scope, receive)
+        text = f"there is no {scope['path'][:200]!r} here: GET /v1 lists what there is, and /docs explains it"
+        response = exchange.told(ProblemError(404, "not found", text, "NOT_FOUND"), None)
+        exchange.add_headers(response, None)
+        await response(scope, receive, send)
+
+
+def router_of(api: Api, operations: Iterable[Operation], prefix: str) -> Router:
+    """Return the routes of these operations: at their own paths, and below the prefix if there is one."""
+    tables: dict[str, dict[str, Operation]] = {}
+    for operation in operations:
+        for path in places_of(operation, prefix):
+            tables.setdefault(path, {})[operation.method] = operation
+    routes = [Route(path, Endpoint(api, table)) for path, table in tables.items()]
+    return Router(routes, redirect_slashes=False, default=Unknown(api))
+
+
+def places_of(operation: Operation, prefix: str) -> list[str]:
+    """Return the paths of an operation; see `Operation.also_at`.
+
+    Without a prefix the API is part of an application, whose own prefix is before it: then it is as below a prefix.
+    """
+    found: list[str] = []
+    for path in (operation.path, *operation.also_at):
+        mark, rest = path[0], path.lstrip("~=")
+        if mark != "~" and prefix:
+            found.append(rest)
+        if mark != "=":
+            found.append(f"{prefix}{rest}")
+    return found

@@ -1,0 +1,206 @@
+"""Events over HTTP: the cluster's events as Server-Sent Events, or the last of them as JSON."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import suppress
+from typing import Final
+
+from starlette.responses import Response, StreamingResponse
+
+from forge_consensus.admin.event_history import (
+    EVENTS_MAX,
+    GAP_KIND,
+    PLACE_CHARS_MAX,
+    Entry,
+    EventHistory,
+    is_new,
+    place_text,
+    places_of,
+)
+from forge_consensus.admin.operation import Argument, Call, Operation, Schema, answer
+from forge_consensus.admin.problems import ProblemError, invalid
+from forge_consensus.events.encoding import to_json_line
+from forge_consensus.events.selection import Selection
+from forge_consensus.events.types import EVENT_TYPES, ConsensusEvent
+from forge_consensus.feed.cursor import Gap, Position, full
+
+TAG: Final = "events"
+READERS_MAX: Final = 500
+"""So many streams are open at once; one more is answered with 503."""
+ALIVE_SECONDS: Final = 10.0
+"""A stream without an event gets a comment so often, so that both ends notice a broken connection."""
+BATCH: Final = 200
+"""So many events are looked through before others have their turn."""
+FIRST_SECONDS: Final = 2.0
+"""How long a request for past events waits until they are read from the journals of all nodes."""
+STREAM_TYPE: Final = "text/event-stream"
+RETRY_MS: Final = 1000
+KINDS: Final[Schema] = {
+    "type": "object",
+    "required": ["kinds"],
+    "properties": {"kinds": {"type": "array", "items": {"type": "string"}}},
+}
+LAST: Final[Schema] = {
+    "type": "object",
+    "required": ["events", "place"],
+    "properties": {"events": {"type": "array", "items": {"type": "object"}}, "place": {"type": "string"}},
+}
+Fits = Callable[[ConsensusEvent], bool]
+
+
+async def list_kinds(call: Call) -> Response:
+    """Return all kinds of event."""
+    return answer({"kinds": [*EVENT_TYPES, GAP_KIND]})
+
+
+def filter_of(kinds: str) -> Fits:
+    """Return which events are wanted; gaps always are. Raises `ProblemError` for a pattern that matches no kind."""
+    patterns = [full(part.strip()) for part in kinds.split(",") if part.strip()]
+    if not patterns:
+        return lambda event: True
+    try:
+        selection = Selection.of(*patterns)
+    except ValueError as error:
+        raise invalid(f"kinds is {kinds[:80]!r}: {error}; GET /v1/events/kinds lists them") from None
+    return lambda event: isinstance(event, Gap) or selection.wants(event)
+
+
+async def events(call: Call) -> Response:
+    """Stream the events, or return the last ones as JSON where that is asked for."""
+    history = call.api.history()
+    fits = filter_of(call["kinds"])
+    if "application/json" in call.headers.get("accept", ""):
+        return await last_events(history, fits, call["recent"])
+    if history.readers >= READERS_MAX:
+        text = f"{READERS_MAX} streams of events are open: close some, or ask another node"
+        raise ProblemError(503, "too busy", text, "TOO_MANY_READERS", retryable=True, headers={"Retry-After": "5"})
+    place = call.headers.get("last-event-id") or call["after"] or ""
+    stream = Stream(history, fits, places_of(place) if place else None, call["recent"], call.api.closing)
+    headers = {"X-Accel-Buffering": "no", "Cache-Control": "no-store"}
+    return StreamingResponse(stream.texts(), media_type=STREAM_TYPE, headers=headers)
+
+
+async def last_events(history: EventHistory, fits: Fits, recent: int) -> Response:
+    """Return the last events as JSON."""
+    history.enter()
+    try:
+        with suppress(TimeoutError):
+            await asyncio.wait_for(history.ready.wait(), FIRST_SECONDS)
+        held = [entry for _, entry in history.after(0, EVENTS_MAX) if fits(entry.event)]
+        rows = [json.loads(entry.text) for entry in held[len(held) - min(recent or 100, len(held)) :]]
+        return answer({"events": rows, "place": place_text(history.places)})
+    finally:
+        history.leave()
+
+
+class Stream:
+    """One reader's stream."""
+
+    def __init__(
+        self,
+        history: EventHistory,
+        fits: Fits,
+        seen: Mapping[str, Position] | None,
+        recent: int,
+        closing: asyncio.Event,
+    ) -> None:
+        self.history = history
+        self.fits = fits
+        self.seen = seen
+        """What the reader has seen before, None if it begins anew."""
+        self.recent = recent
+        self.closing = closing
+        self.number = 0
+
+    async def texts(self) -> AsyncIterator[str]:
+        """Yield the parts of the stream until the server closes."""
+        history = self.history
+        history.enter()
+        try:
+            yield f"retry: {RETRY_MS}\n: the events of the cluster\n\n"
+            await self.begin()
+            if self.seen is not None:
+                for gap in history.missing(self.seen):
+                    yield written(GAP_KIND, place_text(self.seen), to_json_line(gap))
+            while not self.closing.is_set():
+                if text := self.next_part():
+                    yield text
+                elif not await self.wait():
+                    yield ": alive\n\n"
+        finally:
+            history.leave()
+
+    async def begin(self) -> None:
+        """Find where to begin; the first reader of all waits a moment for what the journals hold."""
+        if self.recent or self.seen is not None:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self.history.ready.wait(), FIRST_SECONDS)
+        self.number = self.history.first if self.seen is not None else self.history.number_of(self.recent)
+
+    def next_part(self) -> str:
+        """Return what the reader has not got yet; "" if there is nothing."""
+        parts: list[str] = []
+        if self.number < self.history.first:
+            parts.append(f": {self.history.first - self.number} events passed while this reader was slow\n\n")
+            parts += self.lost()
+            self.number = self.history.first
+        for number, entry in self.history.after(self.number, BATCH):
+            self.number = number + 1
+            if self.wants(entry):
+                parts.append(written(entry.event.topic, entry.place, entry.text))
+        return "".join(parts)
+
+    def lost(self) -> list[str]:
+        """Return what tells a slow reader that it lacks events."""
+        held = next(iter(self.history.entries))
+        gap = {
+            "type": GAP_KIND,
+            "data": {"first": self.number, "last": self.history.first - 1, "reason": "slow reader"},
+        }
+        return [written(GAP_KIND, held.place, json.dumps(gap))]
+
+    def wants(self, entry: Entry) -> bool:
+        """Whether the reader gets an entry."""
+        return (self.seen is None or is_new(entry, self.seen)) and self.fits(entry.event)
+
+    async def wait(self) -> bool:
+        """Wait for the next event, or the end of the server, a while; return whether either came."""
+        if self.number < self.history.end:
+            return True
+        news = asyncio.ensure_future(self.history.news.wait())
+        closing = asyncio.ensure_future(self.closing.wait())
+        try:
+            done, _ = await asyncio.wait({news, closing}, timeout=ALIVE_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+            return bool(done)
+        finally:
+            news.cancel()
+            closing.cancel()
+
+
+def written(kind: str, place: str, data: str) -> str:
+    """Return one event of a stream; the data is one line."""
+    return f"id: {place}\nevent: {kind}\ndata: {data}\n\n"
+
+
+EVENT: Final = "Server-Sent Events: `id` is a place to go on from, `event` the kind, `data` the event as JSON."
+OPERATIONS: Final[tuple[Operation, ...]] = (
+    Operation(
+        "GET",
+        "/v1/events",
+        TAG,
+        "The events of the whole cluster as they happen; with Accept: application/json the last ones.",
+        events,
+        (
+            Argument("kinds", "Patterns of kinds with commas, such as leader.*,node.*; all without it.", default=""),
+            Argument("recent", "How many past events come first.", "integer", default=0, minimum=0, maximum=EVENTS_MAX),
+            Argument("after", "The id of an event after which to go on, as Last-Event-ID.", maximum=PLACE_CHARS_MAX),
+        ),
+        {200: (EVENT, None)},
+        media_type=STREAM_TYPE,
+        endless=True,
+    ),
+    Operation("GET", "/v1/events/kinds", TAG, "All kinds of event.", list_kinds, answers={200: ("The kinds.", KINDS)}),
+)

@@ -1,0 +1,277 @@
+"""Keys over HTTP: the built-in machine's keys and values, and commands and queries of any machine."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Final
+
+from starlette.responses import Response
+
+from forge_consensus.admin.operation import (
+    JSON_TYPE,
+    OBJECT,
+    Argument,
+    Call,
+    Operation,
+    Schema,
+    answer,
+    json_of,
+)
+from forge_consensus.admin.problems import ProblemError, invalid
+from forge_consensus.client.calls import ReadDetail
+from forge_consensus.client.key_calls import SCAN_LIMIT
+from forge_consensus.client.routes import INDEX_MAX
+from forge_consensus.middleware.request import Consistency
+from forge_consensus.middleware.rules import QUERY_WORDS
+from forge_consensus.output import json_text
+from forge_consensus.storage.machines.kv_commands import KEY_BYTES_MAX
+from forge_consensus.storage.machines.machine import Command
+
+TAG: Final = "keys"
+BYTES_TYPE: Final = "application/octet-stream"
+TEXT_TYPE: Final = "text/plain"
+MACHINE: Final = "the machine of this cluster"
+KEY: Final = Argument(
+    "key", "The key; it may hold slashes.", where="path", minimum=1, maximum=KEY_BYTES_MAX, example="greeting"
+)
+READING: Final = (
+    Argument(
+        "consistency",
+        "How new the answer must be: everything that was acknowledged before (linearizable, lease), what was committed "
+        "before a given time (bounded), or whatever this node has (eventual).",
+        default="linearizable",
+        choices=tuple(str(level) for level in Consistency),
+    ),
+    Argument(
+        "max_staleness", "How old a bounded answer may be.", "seconds", default=5.0, minimum=0.001, maximum=86_400
+    ),
+    Argument(
+        "min_index",
+        "The log entry that the answer must reflect: X-Raft-Index of an earlier answer, to read one's own writes.",
+        "integer",
+        default=0,
+        minimum=0,
+        maximum=INDEX_MAX,
+    ),
+)
+PAIR: Final[Schema] = {
+    "type": "object",
+    "required": ["key", "value", "kind", "applied"],
+    "properties": {
+        "key": {"type": "string"},
+        "kind": {"type": ["string", "null"], "enum": ["text", "bytes", "json", None]},
+        "applied": {"type": "integer"},
+    },
+}
+SET: Final[Schema] = {
+    "type": "object",
+    "required": ["key", "set", "applied"],
+    "properties": {"key": {"type": "string"}, "set": {"type": "boolean"}, "applied": {"type": "integer"}},
+}
+RESULT: Final[Schema] = {"type": "object", "required": ["result", "applied"]}
+PAGE: Final[Schema] = {
+    "type": "object",
+    "required": ["pairs", "more", "applied"],
+    "properties": {"pairs": {"type": "array", "items": {"type": "object"}}, "more": {"type": "boolean"}},
+}
+
+
+def described(value: Any) -> dict[str, Any]:
+    """Return a value as JSON can hold it, and its kind."""
+    kind = "text" if isinstance(value, str) else "bytes" if isinstance(value, bytes) else "json"
+    return {"value": jsonable(value), "kind": kind}
+
+
+def jsonable(value: Any) -> Any:
+    """Return a value without numbers that JSON does not have; they become texts."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    if isinstance(value, dict):
+        return {key: jsonable(item) for key, item in value.items()}
+    return [jsonable(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def index_header(applied: int) -> dict[str, str]:
+    """Return the header by which a reader asks for its own writes later."""
+    return {"X-Raft-Index": str(applied)}
+
+
+async def read(call: Call, query: Any) -> ReadDetail:
+    """Answer a query of the consistency that the request asks for."""
+    level = Consistency.of(call["consistency"])
+    bound = call["max_staleness"] if level is Consistency.BOUNDED else None
+    return await call.client.read_detail(
+        query, QUERY_WORDS[level], call.seconds, max_staleness=bound, after_index=call["min_index"]
+    )
+
+
+async def get_key(call: Call) -> Response:
+    """Return the value of a key."""
+    detail = await read(call, call["key"])
+    headers = index_header(detail.applied)
+    if detail.value is None:
+        text = f"{call['key']!r} has no value (as of log entry {detail.applied})"
+        raise ProblemError(404, "no such key", text, "KEY_NOT_FOUND", headers=headers)
+    if call["raw"]:
+        return raw(detail.value, headers)
+    return answer({"key": call["key"], **described(detail.value), "applied": detail.applied}, headers=headers)
+
+
+def raw(value: Any, headers: dict[str, str]) -> Response:
+    """Return a value as the whole body."""
+    if isinstance(value, bytes):
+        return Response(value, headers=headers, media_type=BYTES_TYPE)
+    if isinstance(value, str):
+        return Response(value, headers=headers, media_type=TEXT_TYPE)
+    return Response(json_text(jsonable(value)), headers=headers, media_type=JSON_TYPE)
+
+
+def sent_value(call: Call) -> Any:
+    """Return the value that a body stands for by its media type. Raises `ProblemError`."""
+    if call.media_type == JSON_TYPE:
+        value = json_of(call.body)
+        if value is None:
+            raise invalid("a key never holds null: delete it instead")
+        return value
+    if call.media_type == TEXT_TYPE:
+        try:
+            return call.body.decode()
+        except UnicodeDecodeError:
+            raise invalid(f"the value is not UTF-8 text: send it with Content-Type: {BYTES_TYPE}") from None
+    if call.media_type in {"", BYTES_TYPE}:
+        return bytes(call.body)
+    text = f"a value is {TEXT_TYPE}, {JSON_TYPE} or {BYTES_TYPE}, and this one is {call.media_type[:80]}"
+    raise ProblemError(415, "unsupported media type", text, "UNSUPPORTED_MEDIA_TYPE")
+
+
+async def put_key(call: Call) -> Response:
+    """Set a key; with ``If-None-Match: *`` only if it has no value."""
+    condition = call.headers.get("if-none-match")
+    if condition not in {None, "*"}:
+        raise invalid("If-None-Match can only be *: set the key if it has no value")
+    value = sent_value(call)
+    if condition is None:
+        await call.client.put(call["key"], value, call.seconds)
+    elif not await call.client.cas(call["key"], expected=None, value=value, timeout=call.seconds):
+        text = f"{call['key']!r} has a value: leave out If-None-Match to replace it"
+        raise ProblemError(412, "precondition failed", text, "KEY_EXISTS")
+    index = call.client.last_index
+    return answer({"key": call["key"], "set": True, "applied": index}, headers=index_header(index))
+
+
+async def delete_key(call: Call) -> Response:
+    """Remove a key."""
+    deleted = await call.client.delete(call["key"], call.seconds)
+    index = call.client.last_index
+    return answer({"key": call["key"], "deleted": deleted, "applied": index}, headers=index_header(index))
+
+
+async def list_keys(call: Call) -> Response:
+    """Return one page of keys with their values."""
+    query = {"scan": call["prefix"], "limit": call["limit"]}
+    if call["after"]:
+        query["after"] = call["after"]
+    detail = await read(call, query)
+    pairs = [{"key": key, **described(value)} for key, value in detail.value]
+    more = len(pairs) == call["limit"]
+    return answer({"pairs": pairs, "more": more, "applied": detail.applied}, headers=index_header(detail.applied))
+
+
+# --- any machine -----------------------------------------------------------------------------------------------------
+
+
+async def apply(call: Call) -> Response:
+    """Have a command applied by the state machine."""
+    correlation = call["correlation_id"]
+    try:
+        command = Command(call["type"], call["payload"], correlation)
+        result = await call.client.apply(command, call.seconds)
+    except ValueError as error:
+        raise invalid(f"the command cannot be carried out: {error}") from error
+    index = call.client.last_index
+    message = "command applied successfully"
+    return answer({"message": message, "result": jsonable(result), "applied": index}, headers=index_header(index))
+
+
+async def query_machine(call: Call) -> Response:
+    """Answer a query of the state machine."""
+    try:
+        detail = await read(call, call.body)
+    except ValueError as error:
+        raise invalid(f"the query cannot be sent: {error}") from error
+    headers = index_header(detail.applied)
+    return answer({"result": jsonable(detail.value), "applied": detail.applied}, headers=headers)
+
+
+FAILS: Final = {422: ("The state machine refused it.", None)}
+OPERATIONS: Final = (
+    Operation(
+        "GET",
+        "/v1/kv",
+        TAG,
+        "A page of keys with their values, in the order of the keys.",
+        list_keys,
+        (
+            Argument("prefix", "What the keys begin with.", default="", maximum=KEY_BYTES_MAX),
+            Argument("after", "The last key of the page before.", default="", maximum=KEY_BYTES_MAX),
+            Argument("limit", "How many keys.", "integer", default=100, minimum=1, maximum=SCAN_LIMIT),
+            *READING,
+        ),
+        {200: ("The page.", PAGE), **FAILS},
+    ),
+    Operation(
+        "GET",
+        "/v1/kv/{key:path}",
+        TAG,
+        "The value of a key.",
+        get_key,
+        (KEY, Argument("raw", "Whether the body is the value alone.", "boolean", default=False), *READING),
+        {200: ("The value.", PAIR), 404: ("The key has none.", None), **FAILS},
+    ),
+    Operation(
+        "PUT",
+        "/v1/kv/{key:path}",
+        TAG,
+        "Set a key to the body: text/plain, application/json, or application/octet-stream. With If-None-Match: * only "
+        "if it has no value.",
+        put_key,
+        (KEY,),
+        {200: ("It is on the disks of a majority.", SET), 412: ("The key has a value.", None), **FAILS},
+        "value",
+    ),
+    Operation(
+        "DELETE",
+        "/v1/kv/{key:path}",
+        TAG,
+        "Remove a key.",
+        delete_key,
+        (KEY,),
+        {200: ("Whether it had a value.", OBJECT), **FAILS},
+    ),
+    Operation(
+        "POST",
+        "/v1/apply",
+        "machine",
+        "Have a command applied by the state machine.",
+        apply,
+        (
+            Argument("type", "The command's name.", where="body", required=True, minimum=1, maximum=256, example="set"),
+            Argument("payload", "What the command is given.", "object", "body", default={}, example={"key": "k"}),
+            Argument("correlation_id", "Travels with the command and its events.", where="body", maximum=128),
+        ),
+        {200: ("The machine's result.", RESULT), **FAILS},
+        "object",
+        also_at=("~/apply",),
+    ),
+    Operation(
+        "POST",
+        "/v1/read",
+        "machine",
+        "Answer a query of the state machine; the body is the query.",
+        query_machine,
+        READING,
+        {200: ("The machine's answer.", RESULT), **FAILS},
+        "any",
+        also_at=("~/read",),
+    ),
+)

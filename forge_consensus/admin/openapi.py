@@ -1,0 +1,138 @@
+"""The OpenAPI 3.1 document, made of the descriptions of the operations."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from http import HTTPStatus
+from typing import Any, Final
+
+from forge_consensus.admin.operation import JSON_TYPE, Argument, Operation
+from forge_consensus.admin.problems import PROBLEM_TYPE
+from forge_consensus.version import __version__
+
+PROBLEM: Final[dict[str, Any]] = {
+    "type": "object",
+    "required": ["type", "title", "status", "detail", "code", "retryable", "request_id"],
+    "properties": {
+        "type": {"type": "string"},
+        "title": {"type": "string", "description": "What went wrong, the same for every such problem."},
+        "status": {"type": "integer"},
+        "detail": {"type": "string", "description": "What happened, why, and what to do."},
+        "code": {"type": "string", "description": "The code of the error, such as CONSENSUS_NO_LEADER."},
+        "retryable": {"type": "boolean", "description": "Whether the same request may succeed later."},
+        "request_id": {"type": "string"},
+        "leader": {"type": ["string", "null"]},
+        "leader_url": {"type": "string"},
+    },
+}
+USUAL: Final = (400, 403, 405, 408, 413, 415, 421, 500, 503, 504)
+"""The statuses of problems that any request may be answered with."""
+CHANGES: Final = (404, 409, 422)
+"""Those of requests that change something."""
+VALUE_TYPES: Final = ("text/plain", JSON_TYPE, "application/octet-stream")
+DESCRIPTION: Final = """\
+The admin API of one node of a forge-consensus cluster. Any node can be asked: what needs the leader is sent on. Every
+answer has `X-Raft-Node`, `X-Raft-Role`, `X-Raft-Term`, `X-Raft-Leader` and `X-Request-ID`; every error is a problem of
+RFC 9457. There is no authentication: bind it to an address that only friends reach."""
+
+
+def document(operations: Iterable[Operation], prefix: str) -> dict[str, Any]:
+    """Return the document.
+
+    Args:
+        operations: what the API does.
+        prefix: what stands before the paths of the Go original.
+
+    """
+    paths: dict[str, dict[str, Any]] = {}
+    for operation in operations:
+        path = written_path(operation.path, prefix)
+        paths.setdefault(path, {})[operation.method.lower()] = described(operation)
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": "forge-consensus", "version": __version__, "description": DESCRIPTION},
+        "servers": [{"url": "./"}],
+        "paths": paths,
+        "components": {"schemas": {"Problem": PROBLEM}},
+    }
+
+
+def written_path(path: str, prefix: str) -> str:
+    """Return a path as the document has it."""
+    below = prefix if path.startswith("~") else ""
+    return f"{below}{path.lstrip('~=')}".replace(":path}", "}")
+
+
+def described(operation: Operation) -> dict[str, Any]:
+    """Return the description of one operation."""
+    parameters = [parameter(each) for each in (*operation.fields("path"), *operation.allowed)]
+    found: dict[str, Any] = {
+        "tags": [operation.tag],
+        "summary": operation.summary,
+        "operationId": f"{operation.method.lower()}{operation.path.replace(':path', '')}".replace("/", "_").strip("_"),
+        "parameters": parameters,
+        "responses": responses(operation),
+    }
+    found["operationId"] = "".join(letter for letter in found["operationId"] if letter.isalnum() or letter in "_-")
+    if operation.body != "none":
+        found["requestBody"] = body_of(operation)
+    return found
+
+
+def parameter(argument: Argument) -> dict[str, Any]:
+    """Return the description of an argument in a path or a query."""
+    found: dict[str, Any] = {
+        "name": argument.name,
+        "in": argument.where,
+        "required": argument.where == "path" or argument.required,
+        "description": argument.what,
+        "schema": argument.schema,
+    }
+    if argument.example is not None:
+        found["example"] = argument.example
+    return found
+
+
+def body_of(operation: Operation) -> dict[str, Any]:
+    """Return the description of a body."""
+    if operation.body == "value":
+        binary = {"type": "string"}
+        return {
+            "required": True,
+            "content": {kind: {"schema": {} if kind == JSON_TYPE else binary} for kind in VALUE_TYPES},
+        }
+    if operation.body == "any":
+        return {"required": True, "content": {JSON_TYPE: {"schema": {}}}}
+    fields = operation.fields("body")
+    schema: dict[str, Any] = {
+        "type": "object",
+        "additionalProperties": False,
+        "properties": {each.name: {**each.schema, "description": each.what} for each in fields},
+    }
+    required = [each.name for each in fields if each.required]
+    if required:
+        schema["required"] = required
+    return {"required": bool(required), "content": {JSON_TYPE: {"schema": schema}}}
+
+
+def responses(operation: Operation) -> dict[str, Any]:
+    """Return the descriptions of the answers: its own, and the problems that it may be answered with."""
+    found: dict[str, Any] = {}
+    problem = {"content": {PROBLEM_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}}
+    changes = CHANGES if operation.method not in {"GET", "HEAD"} else ()
+    for status in sorted({*operation.answers, *USUAL, *changes}):
+        text, schema = operation.answers.get(status, (HTTPStatus(status).phrase, None))
+        own = operation.media_type if status in operation.answers else ""
+        answer: dict[str, Any] = {"description": text}
+        if schema is not None:
+            answer["content"] = {operation.media_type: {"schema": schema}}
+        elif own and status < 400:
+            answer["content"] = {operation.media_type: {}}
+        else:
+            answer |= problem
+        if own and status >= 400:
+            answer["content"] = {**answer.get("content", {}), **problem["content"]}
+            if schema is None and operation.media_type != JSON_TYPE:
+                answer["content"][operation.media_type] = {}
+        found[str(status)] = answer
+    return found

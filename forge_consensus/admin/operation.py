@@ -1,0 +1,301 @@
+"""Operations: what the API can be asked, each described once. Requests are checked, and documented, by that."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import math
+import re
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final, Literal
+from urllib.parse import parse_qsl
+
+from starlette.responses import Response
+
+from forge_consensus.admin.problems import invalid
+from forge_consensus.config.rows import parse
+from forge_consensus.config.setting import Described, Setting
+from forge_consensus.errors import InvalidConfigError, NotStartedError
+from forge_consensus.output import json_text
+
+if TYPE_CHECKING:
+    from forge_consensus.admin.api import Api
+    from forge_consensus.admin.subject import Subject
+    from forge_consensus.client.aio import AsyncClient
+
+Kind = Literal["text", "integer", "boolean", "seconds", "any", "object"]
+Where = Literal["path", "query", "body"]
+Body = Literal["none", "object", "any", "value"]
+"""What the body of a request is: nothing, a JSON object of described fields, any JSON, or a value of any media type."""
+Schema = Mapping[str, Any]
+"""A JSON schema."""
+
+TEXT_CHARS_MAX: Final = 4096
+PARAMETERS_MAX: Final = 100
+BODY_DEPTH_MAX: Final = 64
+JSON_TYPE: Final = "application/json"
+WHOLE: Final = re.compile(r"-?\d{1,19}")
+SWITCHES: Final = {"true": True, "false": False, "1": True, "0": False}
+SECONDS: Final = Setting("seconds", "float", 0.0, Described(what="A time.", why="It is waited for.", unit="s"))
+TYPES: Final[dict[Kind, Schema]] = {
+    "text": {"type": "string"},
+    "integer": {"type": "integer"},
+    "boolean": {"type": "boolean"},
+    "seconds": {"type": "number"},
+    "object": {"type": "object"},
+    "any": {},
+}
+OBJECT: Final[Schema] = {"type": "object"}
+
+
+@dataclass(frozen=True, slots=True)
+class Argument:
+    """One thing that a request says: in its path, in its query, or as a field of its JSON body."""
+
+    name: str
+    what: str
+    """What it means, as a sentence."""
+    kind: Kind = "text"
+    where: Where = "query"
+    default: Any = None
+    required: bool = False
+    choices: tuple[str, ...] = ()
+    minimum: float | None = None
+    maximum: float | None = None
+    """Both bounds are allowed values; those of a text bound its length."""
+    example: Any = None
+
+    @property
+    def schema(self) -> dict[str, Any]:
+        """The JSON schema of its values."""
+        found: dict[str, Any] = dict(TYPES[self.kind])
+        if self.choices:
+            found["enum"] = list(self.choices)
+        low, high = ("minLength", "maxLength") if self.kind == "text" else ("minimum", "maximum")
+        if self.minimum is not None:
+            found[low] = self.minimum
+        if self.maximum is not None:
+            found[high] = self.maximum
+        if self.default is not None:
+            found["default"] = self.default
+        return found
+
+    def of_text(self, text: str) -> Any:
+        """Return the value that a text in a path or a query stands for. Raises `ProblemError`."""
+        value: Any = text
+        if self.kind == "integer":
+            value = int(text) if WHOLE.fullmatch(text) and text.isascii() else None
+        elif self.kind == "boolean":
+            value = SWITCHES.get(text.lower())
+        elif self.kind == "seconds":
+            try:
+                value = parse(SECONDS, text)
+            except InvalidConfigError:
+                value = None
+        if value is None:
+            raise self.wrong(text)
+        return self.checked(value)
+
+    def checked(self, value: Any) -> Any:
+        """Return a value, if it is one that this argument can have. Raises `ProblemError`."""
+        fits: dict[Kind, bool] = {
+            "text": isinstance(value, str),
+            "integer": isinstance(value, int) and not isinstance(value, bool),
+            "boolean": isinstance(value, bool),
+            "seconds": isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value),
+            "object": isinstance(value, dict),
+            "any": True,
+        }
+        if not fits[self.kind] or (self.choices and value not in self.choices):
+            raise self.wrong(value)
+        size = len(value) if self.kind == "text" else value
+        if self.minimum is not None and size < self.minimum:
+            raise self.wrong(value)
+        if self.maximum is not None and size > self.maximum:
+            raise self.wrong(value)
+        if self.kind == "text" and not is_unicode(value):
+            raise self.wrong(value)
+        return value
+
+    def wrong(self, value: Any) -> Exception:
+        """Return the problem for a value that cannot be."""
+        nouns: dict[Kind, str] = {
+            "text": "a text",
+            "integer": "a whole number",
+            "boolean": "true or false",
+            "seconds": "a time such as 2.5 or 500ms",
+            "object": "a JSON object",
+            "any": "JSON",
+        }
+        expected = f"one of {', '.join(map(repr, self.choices))}" if self.choices else nouns[self.kind]
+        of = " characters" if self.kind == "text" else " s" if self.kind == "seconds" else ""
+        bounds = [f"at least {self.minimum:g}{of}"] if self.minimum is not None else []
+        bounds += [f"at most {self.maximum:g}{of}"] if self.maximum is not None else []
+        told = json_text(value) if not isinstance(value, str) else repr(value[:80])
+        return invalid(f"{self.name} is {told[:100]}: it must be {', '.join([expected, *bounds])}")
+
+
+@dataclass(slots=True)
+class Call:
+    """One request, checked: what a handler works with."""
+
+    api: Api
+    arguments: dict[str, Any]
+    """By name; those that the request does not give have their defaults."""
+    headers: Mapping[str, str]
+    """By name in lower case."""
+    body: Any = None
+    """The value of the JSON body, or the bytes of a value of any media type."""
+    media_type: str = ""
+    """The media type of the body, without parameters."""
+    seconds: float = 5.0
+    """How long the handler may try."""
+
+    def __getitem__(self, name: str) -> Any:
+        """Return an argument."""
+        return self.arguments[name]
+
+    @property
+    def subject(self) -> Subject:
+        """The node that is asked. Raises `NotStartedError` before it is open."""
+        if self.api.subject is None:
+            raise NotStartedError
+        return self.api.subject
+
+    @property
+    def client(self) -> AsyncClient:
+        """A client that goes through the node. Raises `ConsensusError`."""
+        return self.subject.client
+
+
+Handler = Callable[[Call], Awaitable[Response]]
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """One thing that the API does: a method at a path."""
+
+    method: str
+    path: str
+    """Below the root of the API, such as ``/v1/members/{id}``."""
+    tag: str
+    """Under which heading it is documented."""
+    summary: str
+    handler: Handler
+    arguments: tuple[Argument, ...] = ()
+    answers: Mapping[int, tuple[str, Schema | None]] = field(default_factory=dict)
+    """Status -> what it says, and the JSON schema of its body (None for a body that is no JSON)."""
+    body: Body = "none"
+    media_type: str = JSON_TYPE
+    """Of the answers."""
+    seconds: float = 5.0
+    """How long the handler may try, where the request gives no `timeout`."""
+    seconds_max: float = 60.0
+    also_at: tuple[str, ...] = ()
+    """Further paths. One with a tilde before it is below the prefix only, as those of the Go original; one with an
+    equals sign is at the root only."""
+    endless: bool = False
+    """Whether its answer ends only with the client, so that no time limits it."""
+    while_starting: bool = False
+    """Whether it is answered before the node is open."""
+
+    def fields(self, where: Where) -> tuple[Argument, ...]:
+        """Return the arguments of one place."""
+        return tuple(each for each in self.arguments if each.where == where)
+
+    @property
+    def allowed(self) -> tuple[Argument, ...]:
+        """The arguments that a query may give."""
+        limit = () if self.endless else (timeout_argument(self.seconds, self.seconds_max),)
+        return (*self.fields("query"), *limit)
+
+
+def timeout_argument(seconds: float, seconds_max: float) -> Argument:
+    """Return the argument by which every request says how long it waits."""
+    return Argument(
+        "timeout", "How many seconds to try.", "seconds", default=seconds, minimum=0.001, maximum=seconds_max
+    )
+
+
+def query_of(operation: Operation, text: bytes) -> dict[str, Any]:
+    """Return the arguments that a query gives. Raises `ProblemError` for an unknown one, and for a wrong value."""
+    try:
+        pairs = parse_qsl(text.decode("ascii"), keep_blank_values=True, max_num_fields=PARAMETERS_MAX, errors="strict")
+    except (ValueError, UnicodeDecodeError) as error:
+        raise invalid(f"the query cannot be read: it must be percent-encoded UTF-8 ({error})") from None
+    known = {each.name: each for each in operation.allowed}
+    found: dict[str, Any] = {}
+    for name, value in pairs:
+        if name not in known:
+            raise unknown("parameter", name, known)
+        found[name] = known[name].of_text(value)
+    return with_defaults(found, operation.allowed)
+
+
+def fields_of(operation: Operation, body: Any) -> dict[str, Any]:
+    """Return the arguments that a JSON body gives. Raises `ProblemError`."""
+    if not isinstance(body, dict):
+        raise invalid("the body is no JSON object: send one such as {} with Content-Type: application/json")
+    known = {each.name: each for each in operation.fields("body")}
+    for name in body:
+        if name not in known:
+            raise unknown("field", name, known)
+    return with_defaults({name: known[name].checked(value) for name, value in body.items()}, tuple(known.values()))
+
+
+def with_defaults(given: dict[str, Any], arguments: tuple[Argument, ...]) -> dict[str, Any]:
+    """Return what is given and the defaults of the rest. Raises `ProblemError` for a required one that is missing."""
+    found = {}
+    for each in arguments:
+        if each.required and each.name not in given:
+            raise invalid(f"{each.name} is missing: {each.what[0].lower()}{each.what[1:]}")
+        found[each.name] = given.get(each.name, each.default)
+    return found
+
+
+def unknown(kind: str, name: str, known: Mapping[str, object]) -> Exception:
+    """Return the problem of a name that is none, with what may have been meant."""
+    close = difflib.get_close_matches(name, known, 1)
+    hint = f"did you mean {close[0]!r}?" if close else f"there are {', '.join(known) or 'none'}"
+    return invalid(f"there is no {kind} {name[:80]!r} here: {hint}")
+
+
+def json_of(data: bytes) -> Any:
+    """Return the value of a JSON text. Raises `ProblemError`."""
+    try:
+        value = json.loads(data.decode(), parse_constant=refused, parse_float=finite)
+    except (ValueError, RecursionError) as error:
+        raise invalid(f"the body is not JSON in UTF-8: {error}") from None
+    if not is_unicode(json.dumps(value, ensure_ascii=False)):
+        raise invalid("the body has a text with half of a surrogate pair, which is no Unicode")
+    return value
+
+
+def refused(name: str) -> None:
+    """Refuse NaN and the infinities, which JSON does not have."""
+    raise ValueError(f"{name} is not JSON")
+
+
+def finite(text: str) -> float:
+    """Return the number; refuse one such as 1e400, which would become an infinity."""
+    number = float(text)
+    if math.isinf(number):
+        raise ValueError(f"{text} is beyond the largest number that can be stored")
+    return number
+
+
+def is_unicode(text: str) -> bool:
+    """Whether a text can be encoded: JSON can name half of a surrogate pair, which is no character."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def answer(
+    fields: Any, status: int = 200, headers: Mapping[str, str] | None = None, media_type: str = JSON_TYPE
+) -> Response:
+    """Return the answer with these fields as JSON; bytes become ``{"base64": ...}``."""
+    return Response(json_text(fields), status, dict(headers or {}), media_type)

@@ -1,0 +1,175 @@
+"""The server of the API: a thread with an event loop and a socket that was bound before; `close` ends it."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import socket
+import threading
+from collections.abc import Iterable
+from typing import Final
+
+import uvicorn
+
+from forge_consensus.admin.api import Api
+from forge_consensus.admin.connections import bounded_connections
+from forge_consensus.admin.subject import NodeSeat, Seat
+from forge_consensus.config.loading import LoadedConfig
+from forge_consensus.errors import InvalidConfigError, TransportUnavailableError
+from forge_consensus.events.metrics.server import split_address
+from forge_consensus.process.fork import close_descriptor, tell_of_forks
+from forge_consensus.process.log import LogLines
+from forge_consensus.process.threads import ForgeThread
+from forge_consensus.service.node import Node
+
+LINES = LogLines(__name__)
+
+BACKLOG: Final = 256
+KEEP_ALIVE_SECONDS: Final = 15
+GRACE_SECONDS: Final = 1
+"""How long requests that are under way may take when the server closes."""
+STOP_SECONDS_MAX: Final = 4.0
+START_SECONDS_MAX: Final = 10.0
+LOOPBACK: Final = (
+    "it is reached from other machines, and there is no authentication yet, so everybody there could remove members "
+    "and write keys: give 127.0.0.1 and a tunnel or a proxy that asks who it is, or say --insecure "
+    "(admin_api.insecure: true) in a network where you trust everybody"
+)
+
+
+class AdminServer:
+    """The API of one node at one address.
+
+    The socket is bound when this is made, so that an address that cannot be is refused before a node is opened.
+
+    Args:
+        address: HOST:PORT; port 0 takes a free one.
+        prefix: what stands before the paths of the Go original.
+        insecure: whether an address that other machines reach is allowed.
+        hosts: names by which it may be addressed, besides addresses, ``localhost`` and this machine's name.
+
+    Raises `InvalidConfigError` for an address that is none of this machine or not a loopback address,
+    `TransportUnavailableError` if it is in use.
+
+    """
+
+    def __init__(self, address: str, prefix: str, *, insecure: bool = False, hosts: Iterable[str] = ()) -> None:
+        self.socket = bound(address, insecure=insecure)
+        self.prefix = prefix
+        self.hosts = tuple(hosts)
+        self.api: Api | None = None
+        self.loop: asyncio.AbstractEventLoop | None = None
+        self.server: uvicorn.Server | None = None
+        self.started = threading.Event()
+        self.error: BaseException | None = None
+        tell_of_forks(self)
+        self.thread = ForgeThread(target=self.run, name="forge-admin")
+
+    @property
+    def address(self) -> str:
+        """HOST:PORT where it listens; the actual port if 0 was requested."""
+        host, port = self.socket.getsockname()[:2]
+        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+    @property
+    def url(self) -> str:
+        """Where a browser finds the dashboard."""
+        return f"http://{self.address}/"
+
+    def start(self) -> None:
+        """Serve; until `serve` is called it says that the node is starting. Raises `TransportUnavailableError`."""
+        self.thread.start()
+        if not self.started.wait(START_SECONDS_MAX) or self.error is not None:
+            raise TransportUnavailableError(f"the admin API at {self.address} did not start: {self.error}")
+        LINES.info("admin API and dashboard at {}", self.url)
+
+    def serve(self, seat: Seat) -> None:
+        """Speak for a node from now on; from any thread."""
+        self.on_loop(lambda api: api.serve(seat))
+
+    def serve_node(self, node: Node, config: LoadedConfig) -> None:
+        """Speak for a node of this process that is open."""
+        self.serve(NodeSeat(node, config))
+
+    def on_loop(self, call: object) -> None:
+        """Call something with the API on its event loop; nothing happens if it has ended."""
+        loop, api = self.loop, self.api
+        if loop is not None and api is not None and not loop.is_closed():
+            loop.call_soon_threadsafe(call, api)  # type: ignore[arg-type]
+
+    def run(self) -> None:
+        """Run the event loop; the body of the thread."""
+        try:
+            asyncio.run(self.work())
+        except BaseException as error:
+            self.error = error
+            LINES.error("the admin API has ended", error=error)
+        finally:
+            self.started.set()
+
+    async def work(self) -> None:
+        """Serve until `close`."""
+        self.loop = asyncio.get_running_loop()
+        self.api = api = Api(self.prefix, self.hosts)
+        config = uvicorn.Config(
+            api,
+            http=bounded_connections(),
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,
+            backlog=BACKLOG,
+            timeout_keep_alive=KEEP_ALIVE_SECONDS,
+            timeout_graceful_shutdown=GRACE_SECONDS,
+        )
+        self.server = server = uvicorn.Server(config)
+        server.config.load()
+        self.loop.call_soon(self.started.set)
+        try:
+            await server.serve([self.socket])
+        finally:
+            await api.close()
+
+    def close(self) -> None:
+        """Stop listening, and end what is under way; returns when the port is free. May be called twice."""
+        if self.thread.is_alive():
+            self.on_loop(Api.end_streams)
+            if self.server is not None:
+                self.server.should_exit = True
+            self.thread.join(STOP_SECONDS_MAX)
+        self.socket.close()
+
+    def forked(self) -> None:
+        """In a child process: do not listen."""
+        close_descriptor(self.socket.fileno())
+
+
+def bound(address: str, *, insecure: bool) -> socket.socket:
+    """Return a socket that is bound and listens. Raises as `AdminServer`."""
+    try:
+        host, port, family = split_address(address)
+    except InvalidConfigError as error:
+        raise InvalidConfigError(f"admin_api.bind: {str(error).removeprefix('metrics: ')}") from error
+    if not insecure and not is_loopback(host):
+        raise InvalidConfigError(f"admin_api.bind is {address}: {LOOPBACK}")
+    made = socket.socket(family)
+    try:
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        made.bind((host, port))
+        made.listen(BACKLOG)
+    except OSError as error:
+        made.close()
+        if error.errno == errno.EADDRNOTAVAIL:
+            raise InvalidConfigError(f"admin_api.bind: {address} is not an address of this machine") from error
+        if error.errno == errno.EADDRINUSE:
+            text = f"admin_api.bind: {address} is in use by another program: stop it, or serve the API elsewhere"
+            raise TransportUnavailableError(text) from error
+        raise TransportUnavailableError(f"admin_api.bind: cannot listen on {address}: {error}") from error
+    return made
+
+
+def is_loopback(host: str) -> bool:
+    """Whether an address is reached from this machine only."""
+    return host == "::1" or host.startswith("127.")

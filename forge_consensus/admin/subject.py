@@ -1,0 +1,228 @@
+"""The subject of the API: the one node that it speaks for, and how it is asked."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+from forge_consensus.actors.messages import EventPage, ReadEvents
+from forge_consensus.actors.runtime.status import NodeStatus
+from forge_consensus.client.aio import AsyncClient
+from forge_consensus.client.endpoints import LOCAL
+from forge_consensus.client.pending import PendingNodeQuery
+from forge_consensus.client.sync import Client
+from forge_consensus.config.loading import LoadedConfig
+from forge_consensus.errors import NotStartedError
+from forge_consensus.service.cluster_report import ClusterReport, cluster_report
+from forge_consensus.service.leadership import Standing, standing_of
+from forge_consensus.service.thread_node import report_of
+
+if TYPE_CHECKING:
+    from forge_consensus.events.metrics.metrics import NodeMetrics
+    from forge_consensus.service.consensus import ConsensusService
+    from forge_consensus.service.node import Node
+
+REPORT_SECONDS: Final = 2.0
+"""How long missing answers are waited for in a report of the whole cluster."""
+REPORT_AGE_SECONDS: Final = 0.5
+"""Everybody who asks for such a report within this time gets the same one."""
+
+
+class Seat(Protocol):
+    """Where a node runs: what differs between a program with a node and an application with a service."""
+
+    node_id: str
+    cluster_id: str
+    config: LoadedConfig | None
+    """The configuration of the node, None if it was given by arguments."""
+
+    @property
+    def address(self) -> str:
+        """Where the node listens."""
+
+    @property
+    def own_endpoint(self) -> str:
+        """The endpoint of the node for `client`."""
+
+    def standing(self) -> Standing:
+        """Return who leads, as the node has it in memory. Raises `ConsensusError` where it cannot say."""
+
+    def status(self) -> NodeStatus:
+        """Return the status of the node, as far as it is in memory. Raises `ConsensusError`."""
+
+    def metrics(self) -> NodeMetrics | None:
+        """Return what is counted for Prometheus; None if nothing is."""
+
+    def client(self) -> AsyncClient:
+        """Return a new client that goes through the node, for the running event loop."""
+
+
+class NodeSeat:
+    """A node of this process, which a program runs."""
+
+    def __init__(self, node: Node, config: LoadedConfig | None) -> None:
+        self.node = node
+        self.node_id = node.settings.node_id
+        self.cluster_id = node.cluster_id
+        self.config = config
+
+    def engine(self) -> Any:
+        """Return the node's engine. Raises `NotStartedError` where it is not open."""
+        if self.node.base is None:
+            raise NotStartedError
+        return self.node.base.engine
+
+    @property
+    def address(self) -> str:
+        """Where the node listens."""
+        return self.node.address
+
+    @property
+    def own_endpoint(self) -> str:
+        """The endpoint of the node for `client`."""
+        return LOCAL
+
+    def standing(self) -> Standing:
+        """Return who leads."""
+        url = self.node.settings.http_url or ""
+        return standing_of(report_of(self.engine()), self.node_id, self.cluster_id, url)
+
+    def status(self) -> NodeStatus:
+        """Return the status of the node."""
+        return NodeStatus.of(self.engine())
+
+    def metrics(self) -> NodeMetrics | None:
+        """Return what is counted for Prometheus."""
+        return None if self.node.metrics is None else self.node.metrics.metrics
+
+    def client(self) -> AsyncClient:
+        """Return a new client that goes through the node."""
+        members = self.engine().ledger.configuration.addresses
+        others = [address for node, address in members.items() if node != self.node_id]
+        return AsyncClient(others, cluster_id=self.cluster_id, port=self.node.port())
+
+
+class ServiceSeat:
+    """A node that an application runs as a service."""
+
+    def __init__(self, service: ConsensusService, config: LoadedConfig | None) -> None:
+        self.service = service
+        self.node_id = service.settings.node_id
+        self.cluster_id = service.settings.cluster_id
+        self.config = config
+
+    @property
+    def address(self) -> str:
+        """Where the node listens."""
+        return self.service.address
+
+    @property
+    def own_endpoint(self) -> str:
+        """The endpoint of the node for `client`."""
+        return self.service.own_endpoint
+
+    def standing(self) -> Standing:
+        """Return who leads."""
+        url = self.service.settings.http_url or ""
+        return standing_of(self.service.leader_report(), self.node_id, self.cluster_id, url)
+
+    def status(self) -> NodeStatus:
+        """Return the status of the node."""
+        return self.service.status()
+
+    def metrics(self) -> NodeMetrics | None:
+        """Return what is counted for Prometheus: the service serves that itself, see its `metrics`."""
+        return None
+
+    def client(self) -> AsyncClient:
+        """Return a new client that goes through the node."""
+        return self.service.async_client()
+
+
+@dataclass(slots=True)
+class Reported:
+    """The last report of the whole cluster."""
+
+    report: ClusterReport
+    at: float
+    """In seconds of `time.monotonic`."""
+
+
+class Subject:
+    """The node as the API asks it, on one event loop; `close` ends it.
+
+    Args:
+        seat: where the node runs.
+
+    """
+
+    def __init__(self, seat: Seat) -> None:
+        self.seat = seat
+        self.began = time.monotonic()
+        self.asking: AsyncClient | None = None
+        self.looking: Client | None = None
+        self.reported: Reported | None = None
+        self.report_lock = asyncio.Lock()
+
+    @property
+    def client(self) -> AsyncClient:
+        """The client that all requests share. Raises `ConsensusError` where the node is not open."""
+        if self.asking is None:
+            self.asking = self.seat.client()
+        return self.asking
+
+    @property
+    def own_endpoint(self) -> str:
+        """The endpoint of the node itself for the client."""
+        return self.seat.own_endpoint
+
+    async def standing(self) -> Standing:
+        """Return who leads. Raises `ConsensusError`."""
+        found: Standing = await self.of_memory(self.seat.standing)
+        return found
+
+    async def status(self) -> NodeStatus:
+        """Return the status of the node, as far as it is in memory. Raises `ConsensusError`."""
+        found: NodeStatus = await self.of_memory(self.seat.status)
+        return found
+
+    async def of_memory(self, look: Callable[[], Any]) -> Any:
+        """Return what a look at the node finds; on a thread where the node is another process."""
+        waits = isinstance(self.seat, ServiceSeat) and self.seat.service.mode == "process"
+        return await asyncio.to_thread(look) if waits else look()
+
+    async def full_status(self, seconds: float) -> Mapping[str, Any]:
+        """Ask the node for its status with its storage, in its turn. Raises `ConsensusError`."""
+        return await self.client.status(self.own_endpoint, seconds)
+
+    async def report(self) -> ClusterReport:
+        """Return a report of the whole cluster, which all who ask at the same time share. Raises `ConsensusError`."""
+        async with self.report_lock:
+            known = self.reported
+            if known is None or time.monotonic() - known.at > REPORT_AGE_SECONDS:
+                found = await asyncio.to_thread(self.ask_all)
+                known = self.reported = Reported(found, time.monotonic())
+            return known.report
+
+    def ask_all(self) -> ClusterReport:
+        """Ask every member, on a thread."""
+        if self.looking is None:
+            self.looking = Client([self.seat.address], REPORT_SECONDS, self.seat.cluster_id)
+        return cluster_report(self.looking, [self.seat.address], REPORT_SECONDS)
+
+    async def events_end(self, address: str, seconds: float) -> EventPage:
+        """Ask a node how far its events go. Raises `ConsensusError`."""
+        client = self.client
+        query = PendingNodeQuery[EventPage](ReadEvents(1, 0), client.endpoint_name(address), client.deadline(seconds))
+        page: EventPage = await client.start(query)
+        return page
+
+    async def close(self) -> None:
+        """Close the clients."""
+        if self.asking is not None:
+            await self.asking.close()
+        if self.looking is not None:
+            await asyncio.to_thread(self.looking.close)
