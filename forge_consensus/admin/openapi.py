@@ -69,14 +69,23 @@ def described(operation: Operation) -> dict[str, Any]:
     found: dict[str, Any] = {
         "tags": [operation.tag],
         "summary": operation.summary,
-        "operationId": f"{operation.method.lower()}{operation.path.replace(':path', '')}".replace("/", "_").strip("_"),
+        "operationId": name_of(operation),
         "parameters": parameters,
         "responses": responses(operation),
     }
-    found["operationId"] = "".join(letter for letter in found["operationId"] if letter.isalnum() or letter in "_-")
     if operation.body != "none":
         found["requestBody"] = body_of(operation)
     return found
+
+
+def name_of(operation: Operation) -> str:
+    """Return the name of an operation in programs that are made of the document."""
+    path = operation.path.replace(":path", "").strip("=").replace("~", "original").strip("/")
+    words = [
+        operation.method.lower(),
+        *("".join(filter(str.isalnum, part)) for part in path.replace("-", "/").split("/")),
+    ]
+    return "_".join(filter(None, words))
 
 
 def parameter(argument: Argument) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from forge_consensus.service.node import Node
 LINES = LogLines(__name__)
 
 BACKLOG: Final = 256
-KEEP_ALIVE_SECONDS: Final = 15
+KEEP_ALIVE_SECONDS: Final = 8
 GRACE_SECONDS: Final = 1
 """How long requests that are under way may take when the server closes."""
 STOP_SECONDS_MAX: Final = 4.0

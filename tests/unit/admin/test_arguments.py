@@ -1,0 +1,137 @@
+"""What a request says: each argument is checked by its description, and a wrong one is told with what it must be."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from forge_consensus.admin.operation import Argument, Operation, answer, fields_of, json_of, query_of
+from forge_consensus.admin.problems import ProblemError
+
+
+async def nothing(call: Any) -> Any:
+    """A handler that is not called."""
+
+
+LIST = Operation(
+    "GET",
+    "/v1/things",
+    "things",
+    "Things.",
+    nothing,
+    (
+        Argument("limit", "How many.", "integer", default=100, minimum=1, maximum=1000),
+        Argument("verbose", "Whether to tell all.", "boolean", default=False),
+        Argument("age", "How old.", "seconds", minimum=0.0, maximum=60.0),
+        Argument("order", "In which order.", choices=("up", "down"), default="up"),
+        Argument("prefix", "What they begin with.", default="", maximum=5),
+    ),
+)
+ADD = Operation(
+    "POST",
+    "/v1/things",
+    "things",
+    "Add a thing.",
+    nothing,
+    (
+        Argument("id", "The thing's id.", where="body", required=True, minimum=1, maximum=8),
+        Argument("size", "How large it is.", "integer", "body", default=1),
+        Argument("more", "What else.", "object", "body", default={}),
+        Argument("force", "Whether to insist.", "boolean", "body", default=False),
+    ),
+    body="object",
+)
+
+
+def refused(call: Any) -> str:
+    """What is said of a request that cannot be."""
+    with pytest.raises(ProblemError) as info:
+        call()
+    assert info.value.status == 400
+    return info.value.detail
+
+
+def test_what_a_query_leaves_out_has_its_default() -> None:
+    assert query_of(LIST, b"") == {
+        "limit": 100, "verbose": False, "age": None, "order": "up", "prefix": "", "timeout": 5.0,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "value"),
+    [
+        ("limit=7", "limit", 7),
+        ("verbose=true", "verbose", True),
+        ("verbose=0", "verbose", False),
+        ("age=250ms", "age", 0.25),
+        ("age=2", "age", 2.0),
+        ("order=down", "order", "down"),
+        ("prefix=%C3%A9", "prefix", "é"),
+        ("timeout=1m", "timeout", 60.0),
+        ("limit=1&limit=2", "limit", 2),
+    ],
+)
+def test_a_query_is_read_by_the_description(text: str, name: str, value: Any) -> None:
+    assert query_of(LIST, text.encode())[name] == value
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("limit=0", "limit is 0: it must be a whole number, at least 1, at most 1000"),
+        ("limit=٣", "query cannot be read"),
+        ("limit=1.5", "limit is '1.5': it must be a whole number"),
+        ("limit=" + "9" * 50, "it must be a whole number"),
+        ("verbose=perhaps", "verbose is 'perhaps': it must be true or false"),
+        ("age=-1", "age is '-1': it must be a time such as 2.5 or 500ms"),
+        ("age=61", "at most 60 s"),
+        ("age=nan", "age is 'nan'"),
+        ("order=sideways", "it must be one of 'up', 'down'"),
+        ("prefix=abcdef", "at most 5 characters"),
+        ("limits=1", "there is no parameter 'limits' here: did you mean 'limit'?"),
+        ("x=1", "there is no parameter 'x' here: there are limit, verbose, age, order, prefix, timeout"),
+        ("prefix=%FF", "percent-encoded UTF-8"),
+        ("timeout=0", "timeout is 0"),
+        ("timeout=1h", "at most 60 s"),
+    ],
+)
+def test_a_wrong_query_is_told_with_what_it_must_be(text: str, said: str) -> None:
+    assert said in refused(lambda: query_of(LIST, text.encode()))
+
+
+def test_a_body_is_read_by_the_description() -> None:
+    assert fields_of(ADD, {"id": "a", "more": {"x": [1]}}) == {"id": "a", "size": 1, "more": {"x": [1]}, "force": False}
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ([], "the body is no JSON object"),
+        ({}, "id is missing: the thing's id."),
+        ({"id": 3}, "id is 3: it must be a text"),
+        ({"id": ""}, "at least 1 characters"),
+        ({"id": "a", "size": True}, "size is true: it must be a whole number"),
+        ({"id": "a", "size": 1.0}, "size is 1.0"),
+        ({"id": "a", "size": None}, "size is null"),
+        ({"id": "a", "more": []}, "it must be a JSON object"),
+        ({"id": "a", "force": "true"}, "it must be true or false"),
+        ({"id": "a", "sise": 1}, "there is no field 'sise' here: did you mean 'size'?"),
+    ],
+)
+def test_a_wrong_body_is_told_with_what_it_must_be(body: Any, said: str) -> None:
+    assert said in refused(lambda: fields_of(ADD, body))
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"{", b"\xff", b"NaN", b"1e400", b"[" * 100_000, b'"\\ud800"', b'{"\\ud800": 1}']
+)
+def test_what_is_not_json_in_utf8_is_refused(data: bytes) -> None:
+    refused(lambda: json_of(data))
+
+
+def test_an_answer_keeps_bytes_and_large_numbers() -> None:
+    assert (
+        answer({"data": b"\xff", "number": 1 << 60}).body
+        == b'{"data":{"base64":"/w=="},"number":"1152921504606846976"}'
+    )
