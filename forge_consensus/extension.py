@@ -3,23 +3,30 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Literal, Self
+from typing import TYPE_CHECKING, Any, Final, Literal, Self
 
 from forge_consensus.client.surface import PublicSurface
 from forge_consensus.config.loading import LoadedConfig, load_config
 from forge_consensus.errors import ConsensusError, FolderLockedError, InvalidConfigError
 from forge_consensus.events.bus import EventBus
 from forge_consensus.middleware import LeadershipMiddleware
+from forge_consensus.missing import missing_extra
 from forge_consensus.process.log import LogLines
 from forge_consensus.service.consensus import ConsensusService
 from forge_consensus.service.leadership import LeadershipChecker
 from forge_consensus.service.lifecycle import START_SECONDS, STOP_SECONDS
 from forge_consensus.service.reports import HealthStatus
+
+if TYPE_CHECKING:
+    from forge_consensus.admin.api import Api
+    from forge_consensus.admin.server import AdminServer
+    from forge_consensus.middleware.asgi import AsgiApp
 
 LINES = LogLines(__name__)
 
@@ -73,7 +80,18 @@ class ConsensusExtension(PublicSurface):
 
     """
 
-    internal = frozenset({"internal", "loaded", "seconds_for_leader", "settings_of_options"})
+    internal = frozenset(
+        {
+            "internal",
+            "loaded",
+            "seconds_for_leader",
+            "settings_of_options",
+            "admin",
+            "mounted",
+            "start_admin",
+            "stop_admin",
+        }
+    )
 
     def __init__(
         self,
@@ -94,6 +112,8 @@ class ConsensusExtension(PublicSurface):
         self.checker = LeadershipChecker(self.service)
         self.middleware = LeadershipMiddleware(self.checker)
         self.seconds_for_leader = wait_for_leader
+        self.admin: AdminServer | None = None
+        self.mounted: list[Api] = []
 
     def __repr__(self) -> str:
         """The service inside."""
@@ -105,10 +125,16 @@ class ConsensusExtension(PublicSurface):
         """Start the node, and wait a moment for a leader; errors are those of `ConsensusService.start`."""
         for note in self.loaded.notes:
             LINES.info("{}", note)
+        self.start_admin()
         try:
             self.service.start(timeout)
-        except FolderLockedError as error:
-            raise FolderLockedError(f"{error} ({WORKERS})", **error.context) from error
+        except BaseException as error:
+            self.stop_admin()
+            if isinstance(error, FolderLockedError):
+                raise FolderLockedError(f"{error} ({WORKERS})", **error.context) from error
+            raise
+        if self.admin is not None:
+            self.admin.serve_service(self.service, self.loaded)
         if self.seconds_for_leader > 0:
             try:
                 self.service.wait_for_leader(self.seconds_for_leader)
@@ -116,13 +142,49 @@ class ConsensusExtension(PublicSurface):
                 LINES.warning("{}", error)
         return self
 
+    def start_admin(self) -> None:
+        """Serve the admin API where the configuration says. Raises `ConsensusError` for an address that cannot be."""
+        wanted = self.loaded.program.admin_api
+        if wanted.address is not None:
+            server: type[AdminServer] = admin_part("forge_consensus.admin.server", "AdminServer")
+            names = self.loaded.http_names()
+            self.admin = server(wanted.address, wanted.path_prefix, insecure=wanted.insecure, hosts=names)
+            self.admin.start()
+
     def stop(self, timeout: float = STOP_SECONDS) -> None:
         """Stop the node; it hands its leadership over before, within an election timeout."""
+        self.stop_admin()
         self.service.stop(timeout)
 
     def close(self) -> None:
         """Stop the node and end all subscriptions to its events."""
+        self.stop_admin()
         self.service.close()
+
+    def stop_admin(self) -> None:
+        """Serve the admin API no more."""
+        if self.admin is not None:
+            self.admin.close()
+            self.admin = None
+
+    def admin_api(self, *, insecure: bool = False) -> AsgiApp:
+        """Return the admin API as an ASGI application, for ``app.mount("/consensus", consensus.admin_api())``.
+
+        The application's server must run `lifespan`. With ``admin_api.bind`` in the configuration the API has a server
+        of its own instead, on a thread of its own, and nothing has to be mounted.
+
+        Args:
+            insecure: whether requests from other machines are answered. Nobody is asked who they are, so whoever
+                reaches the application can then remove members and write keys.
+
+        Raises `InvalidConfigError` where the extra ``admin`` is not installed.
+
+        """
+        made: Api = admin_part("forge_consensus.admin.api", "Api")(
+            hosts=self.loaded.http_names(), only_local=not insecure
+        )
+        self.mounted.append(made)
+        return made
 
     def __enter__(self) -> Self:
         return self.start()
@@ -139,11 +201,15 @@ class ConsensusExtension(PublicSurface):
         Handlers find the extension as ``request.state.consensus``, and it is ``app.state.consensus`` too.
         """
         await asyncio.to_thread(self.start)
+        for api in self.mounted:
+            api.serve_service(self.service, self.loaded)
         try:
             if hasattr(app, "state"):
                 app.state.consensus = self
             yield {"consensus": self}
         finally:
+            for api in self.mounted:
+                await api.close()
             await asyncio.to_thread(self.close)
 
     def around(self, lifespan: Lifespan) -> Lifespan:
@@ -185,6 +251,14 @@ class ConsensusExtension(PublicSurface):
     def get_leader(self) -> str | None:
         """Return the leader's node id; None if this node knows of none."""
         return self.service.get_leader()
+
+
+def admin_part(module: str, name: str) -> Any:
+    """Return a part of the admin API. Raises `InvalidConfigError` where its packages are not installed."""
+    try:
+        return getattr(importlib.import_module(module), name)
+    except ModuleNotFoundError as error:
+        raise InvalidConfigError(missing_extra(error, "admin", "the admin API")) from error
 
 
 def loaded(config: object, options: Mapping[str, Any], *, require_config: bool) -> LoadedConfig:

@@ -10,9 +10,11 @@ from forge_consensus.admin.dispatch import router_of
 from forge_consensus.admin.event_history import EventHistory
 from forge_consensus.admin.guard import Guard
 from forge_consensus.admin.operation import Operation
-from forge_consensus.admin.subject import Seat, Subject
+from forge_consensus.admin.subject import Seat, ServiceSeat, Subject
+from forge_consensus.config.loading import LoadedConfig
 from forge_consensus.errors import ConsensusError, NotStartedError
 from forge_consensus.middleware.asgi import Receive, Scope, Sender
+from forge_consensus.service.consensus import ConsensusService
 from forge_consensus.service.leadership import Standing
 
 OPERATIONS: tuple[Operation, ...] = (
@@ -33,12 +35,13 @@ class Api:
         prefix: what stands before the paths of the Go original, such as ``/consensus``; all others are there too. ""
             for an application that mounts the API below a prefix of its own.
         hosts: names by which the server may be addressed, besides addresses, ``localhost`` and this machine's name.
+        only_local: whether requests from other machines are refused.
 
     """
 
-    def __init__(self, prefix: str = "", hosts: Iterable[str] = ()) -> None:
+    def __init__(self, prefix: str = "", hosts: Iterable[str] = (), *, only_local: bool = False) -> None:
         self.prefix = prefix
-        self.guard = Guard(hosts)
+        self.guard = Guard(hosts, only_local=only_local)
         self.subject: Subject | None = None
         """The node; None until it is open."""
         self.failure = ""
@@ -56,6 +59,10 @@ class Api:
     def serve(self, seat: Seat) -> None:
         """Speak for a node that is open now; called on the event loop."""
         self.subject = Subject(seat)
+
+    def serve_service(self, service: ConsensusService, config: LoadedConfig) -> None:
+        """Speak for a service of this process that runs; called on the event loop."""
+        self.serve(ServiceSeat(service, config))
 
     async def standing(self) -> Standing | None:
         """Return who leads, None where that is not known."""

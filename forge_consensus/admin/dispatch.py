@@ -27,6 +27,8 @@ LINES = LogLines(__name__)
 
 BODY_BYTES_MAX: Final = 2 << 20
 """A command has at most a mebibyte of values; its JSON may be longer."""
+DISCARD_BYTES_MAX: Final = 16 << 20
+"""A larger body than that is not even read to its end, and its client may find its connection reset."""
 BODY_SECONDS_MAX: Final = 10.0
 """Whoever takes longer to send a body is answered with 408."""
 SLACK_SECONDS: Final = 2.0
@@ -112,7 +114,8 @@ class Exchange:
 
     async def handled(self, operations: Mapping[str, Operation]) -> Response | None:
         """Check the request and have it carried out. Raises `ProblemError` and `ConsensusError`."""
-        self.api.guard.check(self.method, self.headers)
+        client = (self.scope.get("client") or ("",))[0]
+        self.api.guard.check(self.method, self.headers, str(client))
         operation = operations.get("GET" if self.method == "HEAD" else self.method)
         if operation is None:
             return self.of_other_method(operations)
@@ -178,17 +181,18 @@ class Exchange:
         size = int(told) if told.isascii() and told.isdigit() else 0
         parts: list[bytes] = []
         length, more = 0, True
-        while more:
-            if max(size, length) > BODY_BYTES_MAX:
-                text = f"the body has more than {BODY_BYTES_MAX:,} bytes: send less in one request"
-                raise ProblemError(413, "too large", text, "TOO_LARGE", headers={"Connection": "close"})
+        while more and max(size, length) <= DISCARD_BYTES_MAX:
             message = await self.receive_next()
             if message["type"] == "http.disconnect":
                 raise invalid("the client left before its request was complete")
             part: bytes = message.get("body", b"")
-            parts.append(part)
             length += len(part)
+            if max(size, length) <= BODY_BYTES_MAX:
+                parts.append(part)
             more = message.get("more_body", False)
+        if max(size, length) > BODY_BYTES_MAX:
+            text = f"the body has more than {BODY_BYTES_MAX:,} bytes: send less in one request"
+            raise ProblemError(413, "too large", text, "TOO_LARGE", headers={"Connection": "close"})
         return b"".join(parts)
 
     # --- carrying it out ---------------------------------------------------------------------------------------------

@@ -19,6 +19,10 @@ from forge_consensus.admin.problems import ProblemError
 
 SAFE_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 LOOPBACK_NAMES: Final = ("localhost",)
+FROM_ELSEWHERE: Final = (
+    "the admin API answers this machine only, because it asks nobody who they are: ask it there, or allow others in a "
+    "network where you trust everybody (insecure=True)"
+)
 FORM_TYPES: Final = frozenset({"application/x-www-form-urlencoded", "multipart/form-data", "text/plain"})
 """What a form of any page can send without asking first (the CORS-safelisted types of the Fetch standard)."""
 
@@ -29,20 +33,25 @@ class Guard:
     Args:
         hosts: names by which this server may be addressed besides ``localhost``, this machine's own name, and any IP
             address, which nobody else can make a name of.
+        only_local: whether requests from other machines are refused.
 
     """
 
-    def __init__(self, hosts: Iterable[str] = ()) -> None:
+    def __init__(self, hosts: Iterable[str] = (), *, only_local: bool = False) -> None:
+        self.only_local = only_local
         self.names = frozenset(name.lower() for name in (*LOOPBACK_NAMES, socket.gethostname(), *hosts))
 
-    def check(self, method: str, headers: Mapping[str, str]) -> None:
+    def check(self, method: str, headers: Mapping[str, str], client: str = "") -> None:
         """Raise `ProblemError` for a request that may not be answered.
 
         Args:
             method: its method.
             headers: by name in lower case.
+            client: the address that it came from, "" if that is not known.
 
         """
+        if self.only_local and not is_loopback(client):
+            raise ProblemError(403, "not from this machine", FROM_ELSEWHERE, "NOT_LOCAL")
         self.check_host(headers.get("host", ""))
         self.check_origin(method, headers)
 
@@ -91,6 +100,11 @@ class Guard:
             )
         if method == "POST" and media_type in FORM_TYPES:
             raise cross_site(f"{media_type} is what forms of foreign pages send")
+
+
+def is_loopback(host: str) -> bool:
+    """Whether an address is that of the machine itself."""
+    return host == "::1" or host.startswith("127.")
 
 
 def cross_site(why: str) -> ProblemError:

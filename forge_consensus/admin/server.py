@@ -13,6 +13,7 @@ import uvicorn
 
 from forge_consensus.admin.api import Api
 from forge_consensus.admin.connections import bounded_connections
+from forge_consensus.admin.guard import is_loopback
 from forge_consensus.admin.subject import NodeSeat, Seat
 from forge_consensus.config.loading import LoadedConfig
 from forge_consensus.errors import InvalidConfigError, TransportUnavailableError
@@ -20,6 +21,7 @@ from forge_consensus.events.metrics.server import split_address
 from forge_consensus.process.fork import close_descriptor, tell_of_forks
 from forge_consensus.process.log import LogLines
 from forge_consensus.process.threads import ForgeThread
+from forge_consensus.service.consensus import ConsensusService
 from forge_consensus.service.node import Node
 
 LINES = LogLines(__name__)
@@ -90,6 +92,10 @@ class AdminServer:
     def serve_node(self, node: Node, config: LoadedConfig) -> None:
         """Speak for a node of this process that is open."""
         self.serve(NodeSeat(node, config))
+
+    def serve_service(self, service: ConsensusService, config: LoadedConfig) -> None:
+        """Speak for a service of this process that runs."""
+        self.on_loop(lambda api: api.serve_service(service, config))
 
     def on_loop(self, call: object) -> None:
         """Call something with the API on its event loop; nothing happens if it has ended."""
@@ -168,8 +174,3 @@ def bound(address: str, *, insecure: bool) -> socket.socket:
             raise TransportUnavailableError(text) from error
         raise TransportUnavailableError(f"admin_api.bind: cannot listen on {address}: {error}") from error
     return made
-
-
-def is_loopback(host: str) -> bool:
-    """Whether an address is reached from this machine only."""
-    return host == "::1" or host.startswith("127.")

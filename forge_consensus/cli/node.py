@@ -425,4 +425,4 @@ def admin_server(config: LoadedConfig) -> AdminServer | None:
         from forge_consensus.admin.server import AdminServer  # imported late: most nodes need no web server
     except ModuleNotFoundError as error:
         raise InvalidConfigError(missing_extra(error, "admin", "the admin API")) from error
-    return AdminServer(wanted.address, wanted.path_prefix, insecure=wanted.insecure, hosts=wanted.names)
+    return AdminServer(wanted.address, wanted.path_prefix, insecure=wanted.insecure, hosts=config.http_names())

@@ -220,7 +220,7 @@ class PendingRead(Pending[T]):
 
 
 class PendingNodeQuery(Pending[T]):
-    """The future of the answer to a `NodeRequest`: what a node tells of itself, its cluster, its snapshots or events."""
+    """The future of the answer to a `NodeRequest`: what a node tells of itself, its cluster, snapshots or events."""
 
     __slots__ = ("again_at", "asked", "endpoint", "message")
 

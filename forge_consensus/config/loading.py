@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 from forge_consensus.config.address import takes_free_port
 from forge_consensus.config.given import Given, Layer
@@ -40,6 +41,13 @@ class LoadedConfig:
     """What of the configuration means something else here than in the Go original, or nothing; one line each."""
     origins: Mapping[str, Given]
     """Setting -> who had the last word; what is not in it has its default."""
+
+    def http_names(self) -> tuple[str, ...]:
+        """Return the names by which the admin API may be addressed, as far as the configuration says."""
+        url, advertised = self.node.http_url, self.node.advertise
+        places = [urlsplit(url).hostname or ""] if url else []
+        places += [advertised.rpartition(":")[0].strip("[]")] if advertised else []
+        return (*self.program.admin_api.names, *filter(None, places))
 
     def arguments(self) -> dict[str, Any]:
         """Return the arguments with which `ConsensusService` makes this node, as ``ConsensusService(**arguments)``.

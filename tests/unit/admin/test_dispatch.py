@@ -173,7 +173,10 @@ def test_a_path_that_is_no_text_is_refused(key: str) -> None:
 
 def test_a_body_beyond_the_bound_is_refused_before_it_is_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dispatch, "BODY_BYTES_MAX", 10)
-    client = Client(b"12345", b"678901", b"never read")
+    monkeypatch.setattr(dispatch, "DISCARD_BYTES_MAX", 20)
+    client = Client(b"12345", b"678901", b"read and dropped")
+    assert (ask(fine, "PUT", client=client, body="value").status, client.parts) == (413, [])
+    client = Client(b"12345", b"678901678901678901", b"never read")
     assert ask(fine, "PUT", client=client, body="value").status == 413
     assert client.parts == [b"never read"]
     assert ask(fine, "PUT", client=Client(b"x"), body="value", headers={"content-length": "11"}).status == 413
