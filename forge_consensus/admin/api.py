@@ -1,23 +1,18 @@
-"""The API as an ASGI application: its operations, the node that it speaks for, and what all requests share."""
+"""The API as an ASGI application: all its operations, for one node."""
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Iterable
+from typing import Final
 
 from forge_consensus.admin import cluster, event_stream, health, keys, original, pages, snapshots
 from forge_consensus.admin.dispatch import router_of
-from forge_consensus.admin.event_history import EventHistory
-from forge_consensus.admin.guard import Guard
+from forge_consensus.admin.openapi import document
 from forge_consensus.admin.operation import Operation
-from forge_consensus.admin.subject import Seat, ServiceSeat, Subject
-from forge_consensus.config.loading import LoadedConfig
-from forge_consensus.errors import ConsensusError, NotStartedError
+from forge_consensus.admin.shared import Shared
 from forge_consensus.middleware.asgi import Receive, Scope, Sender
-from forge_consensus.service.consensus import ConsensusService
-from forge_consensus.service.leadership import Standing
 
-OPERATIONS: tuple[Operation, ...] = (
+OPERATIONS: Final[tuple[Operation, ...]] = (
     *pages.OPERATIONS,
     *health.OPERATIONS,
     *cluster.OPERATIONS,
@@ -28,67 +23,15 @@ OPERATIONS: tuple[Operation, ...] = (
 )
 
 
-class Api:
-    """The admin API of one node, as an ASGI application for one event loop.
-
-    Args:
-        prefix: what stands before the paths of the Go original, such as ``/consensus``; all others are there too. ""
-            for an application that mounts the API below a prefix of its own.
-        hosts: names by which the server may be addressed, besides addresses, ``localhost`` and this machine's name.
-        only_local: whether requests from other machines are refused.
-
-    """
+class Api(Shared):
+    """The admin API of one node, as an ASGI application for one event loop; the arguments are those of `Shared`."""
 
     def __init__(self, prefix: str = "", hosts: Iterable[str] = (), *, only_local: bool = False) -> None:
-        self.prefix = prefix
-        self.guard = Guard(hosts, only_local=only_local)
-        self.subject: Subject | None = None
-        """The node; None until it is open."""
-        self.failure = ""
-        """Why there is no node any more; "" while there is, or will be."""
-        self.events: EventHistory | None = None
-        self.closing = asyncio.Event()
-        self.operations = OPERATIONS
-        extra = [pages.page("~", "The dashboard.", pages.into_folder, "text/html")] if prefix else []
+        super().__init__(prefix, hosts, only_local=only_local)
+        self.document = document(OPERATIONS, prefix)
+        extra = [pages.INTO_FOLDER] if prefix else []
         self.router = router_of(self, [*OPERATIONS, *extra], prefix)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Sender) -> None:
         """Answer one request."""
         await self.router(scope, receive, send)
-
-    def serve(self, seat: Seat) -> None:
-        """Speak for a node that is open now; called on the event loop."""
-        self.subject = Subject(seat)
-
-    def serve_service(self, service: ConsensusService, config: LoadedConfig) -> None:
-        """Speak for a service of this process that runs; called on the event loop."""
-        self.serve(ServiceSeat(service, config))
-
-    async def standing(self) -> Standing | None:
-        """Return who leads, None where that is not known."""
-        if self.subject is None:
-            return None
-        try:
-            return await self.subject.standing()
-        except ConsensusError:
-            return None
-
-    def history(self) -> EventHistory:
-        """Return the events of the cluster. Raises `NotStartedError`."""
-        if self.subject is None:
-            raise NotStartedError
-        if self.events is None:
-            self.events = EventHistory(self.subject)
-        return self.events
-
-    def end_streams(self) -> None:
-        """Have every stream of events end."""
-        self.closing.set()
-
-    async def close(self) -> None:
-        """Close what requests shared."""
-        self.end_streams()
-        if self.events is not None:
-            await self.events.close()
-        if self.subject is not None:
-            await self.subject.close()

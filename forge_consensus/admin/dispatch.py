@@ -5,23 +5,21 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import Iterable, Mapping, MutableMapping
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 from urllib.parse import unquote_to_bytes
 
 from starlette.responses import Response
 from starlette.routing import Route, Router
 
 from forge_consensus.admin.operation import Argument, Call, Operation, fields_of, json_of, query_of
-from forge_consensus.admin.problems import PROBLEM_TYPE, ProblemError, invalid, problem_of
+from forge_consensus.admin.problems import ProblemError, invalid, problem_of
+from forge_consensus.admin.shared import Shared
 from forge_consensus.errors import ConsensusError, OutcomeUnknownError
 from forge_consensus.middleware.asgi import Receive, Scope, Sender
 from forge_consensus.middleware.request import READS
-from forge_consensus.middleware.verdict import leader_headers
+from forge_consensus.middleware.verdict import PROBLEM_TYPE, leader_headers
 from forge_consensus.process.log import LogLines
 from forge_consensus.service.leadership import Standing
-
-if TYPE_CHECKING:
-    from forge_consensus.admin.api import Api
 
 LINES = LogLines(__name__)
 
@@ -45,7 +43,7 @@ SECURITY_HEADERS: Final = {
 class Endpoint:
     """One path with the operations that it has, by method."""
 
-    def __init__(self, api: Api, operations: Mapping[str, Operation]) -> None:
+    def __init__(self, api: Shared, operations: Mapping[str, Operation]) -> None:
         self.api = api
         self.operations = operations
 
@@ -64,7 +62,7 @@ class Endpoint:
 class Exchange:
     """One request and its answer."""
 
-    def __init__(self, api: Api, scope: Scope, receive: Receive) -> None:
+    def __init__(self, api: Shared, scope: Scope, receive: Receive) -> None:
         self.api = api
         self.scope = scope
         self.receive_next = receive
@@ -225,7 +223,7 @@ class Exchange:
 class Unknown:
     """Answers requests for paths that the API does not have."""
 
-    def __init__(self, api: Api) -> None:
+    def __init__(self, api: Shared) -> None:
         self.api = api
 
     async def __call__(self, scope: Scope, receive: Receive, send: Sender) -> None:
@@ -239,7 +237,7 @@ class Unknown:
         await response(scope, receive, send)
 
 
-def router_of(api: Api, operations: Iterable[Operation], prefix: str) -> Router:
+def router_of(api: Shared, operations: Iterable[Operation], prefix: str) -> Router:
     """Return the routes of these operations: at their own paths, and below the prefix if there is one."""
     tables: dict[str, dict[str, Operation]] = {}
     for operation in operations:

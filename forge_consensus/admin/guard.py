@@ -14,8 +14,7 @@ from contextlib import suppress
 from typing import Final
 from urllib.parse import urlsplit
 
-from forge_consensus.admin.operation import JSON_TYPE
-from forge_consensus.admin.problems import ProblemError
+from forge_consensus.admin.problems import JSON_TYPE, ProblemError
 
 SAFE_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 LOOPBACK_NAMES: Final = ("localhost",)

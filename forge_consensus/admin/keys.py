@@ -8,7 +8,6 @@ from typing import Any, Final
 from starlette.responses import Response
 
 from forge_consensus.admin.operation import (
-    JSON_TYPE,
     OBJECT,
     Argument,
     Call,
@@ -17,7 +16,7 @@ from forge_consensus.admin.operation import (
     answer,
     json_of,
 )
-from forge_consensus.admin.problems import ProblemError, invalid
+from forge_consensus.admin.problems import JSON_TYPE, ProblemError, invalid
 from forge_consensus.client.calls import ReadDetail
 from forge_consensus.client.key_calls import SCAN_LIMIT
 from forge_consensus.client.routes import INDEX_MAX

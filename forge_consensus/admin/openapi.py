@@ -6,8 +6,9 @@ from collections.abc import Iterable
 from http import HTTPStatus
 from typing import Any, Final
 
-from forge_consensus.admin.operation import JSON_TYPE, Argument, Operation
-from forge_consensus.admin.problems import PROBLEM_TYPE
+from forge_consensus.admin.operation import Argument, Operation
+from forge_consensus.admin.problems import JSON_TYPE
+from forge_consensus.middleware.verdict import PROBLEM_TYPE
 from forge_consensus.version import __version__
 
 PROBLEM: Final[dict[str, Any]] = {

@@ -8,21 +8,19 @@ import math
 import re
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import Any, Final, Literal
 from urllib.parse import parse_qsl
 
 from starlette.responses import Response
 
-from forge_consensus.admin.problems import invalid
+from forge_consensus.admin.problems import JSON_TYPE, invalid
+from forge_consensus.admin.shared import Shared
+from forge_consensus.admin.subject import Subject
+from forge_consensus.client.aio import AsyncClient
 from forge_consensus.config.rows import parse
 from forge_consensus.config.setting import Described, Setting
 from forge_consensus.errors import InvalidConfigError, NotStartedError
 from forge_consensus.output import json_text
-
-if TYPE_CHECKING:
-    from forge_consensus.admin.api import Api
-    from forge_consensus.admin.subject import Subject
-    from forge_consensus.client.aio import AsyncClient
 
 Kind = Literal["text", "integer", "boolean", "seconds", "any", "object"]
 Where = Literal["path", "query", "body"]
@@ -34,7 +32,6 @@ Schema = Mapping[str, Any]
 TEXT_CHARS_MAX: Final = 4096
 PARAMETERS_MAX: Final = 100
 BODY_DEPTH_MAX: Final = 64
-JSON_TYPE: Final = "application/json"
 WHOLE: Final = re.compile(r"-?\d{1,19}")
 SWITCHES: Final = {"true": True, "false": False, "1": True, "0": False}
 SECONDS: Final = Setting("seconds", "float", 0.0, Described(what="A time.", why="It is waited for.", unit="s"))
@@ -140,7 +137,7 @@ class Argument:
 class Call:
     """One request, checked: what a handler works with."""
 
-    api: Api
+    api: Shared
     arguments: dict[str, Any]
     """By name; those that the request does not give have their defaults."""
     headers: Mapping[str, str]

@@ -9,7 +9,6 @@ from typing import Any, Final
 
 from starlette.responses import RedirectResponse, Response
 
-from forge_consensus.admin.openapi import document
 from forge_consensus.admin.operation import OBJECT, Argument, Call, Operation, answer
 from forge_consensus.admin.problems import ProblemError
 from forge_consensus.config.shown import shown
@@ -78,12 +77,12 @@ async def into_folder(call: Call) -> Response:
 
 async def show_document(call: Call) -> Response:
     """Return the OpenAPI document."""
-    return answer(document(call.api.operations, call.api.prefix))
+    return answer(call.api.document)
 
 
 async def show_index(call: Call) -> Response:
     """Return what the API has."""
-    paths = sorted({f"{each.method} {each.path.lstrip('~=')}" for each in call.api.operations if each.path[0] == "/"})
+    paths = sorted(f"{method.upper()} {path}" for path, found in call.api.document["paths"].items() for method in found)
     links = {"document": "openapi.json", "page": "docs", "dashboard": "./"}
     return answer({"program": "forge-consensus", "version": __version__, "links": links, "operations": paths})
 
@@ -140,6 +139,8 @@ def page(path: str, summary: str, handler: Callable[[Call], Any], kind: str, *mo
     )
 
 
+INTO_FOLDER: Final = page("~", "The dashboard.", into_folder, "text/html")
+"""For an API with a prefix: the prefix without a slash."""
 OPERATIONS: Final = (
     page("/", "The dashboard.", dashboard, "text/html"),
     page(

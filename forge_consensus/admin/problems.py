@@ -18,16 +18,15 @@ from forge_consensus.errors import (
     PeerNotFoundError,
 )
 from forge_consensus.middleware.verdict import (
-    PROBLEM_TYPE,
     SOON_SECONDS,
     TITLES,
     UNAVAILABLE,
-    header_text,
     status_of,
 )
 from forge_consensus.output import json_text
 from forge_consensus.service.leadership import Standing
 
+JSON_TYPE: Final = "application/json"
 STATUSES: Final[dict[type[ConsensusError], int]] = {
     PeerNotFoundError: 404,
     NodeNotFoundError: 404,
@@ -118,6 +117,3 @@ def problem_of(error: ConsensusError) -> ProblemError:
         known = isinstance(error, NotLeaderError) and error.leader is not None
         headers["Retry-After"] = str(0 if known else SOON_SECONDS)
     return ProblemError(status, title, str(error), error.code, retryable=error.retryable, headers=headers)
-
-
-__all__ = ["PROBLEM_TYPE", "ProblemError", "header_text", "invalid", "problem_of"]

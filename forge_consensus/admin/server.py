@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import errno
 import socket
-import threading
 from collections.abc import Iterable
 from typing import Final
 
@@ -21,6 +20,7 @@ from forge_consensus.events.metrics.server import split_address
 from forge_consensus.process.fork import close_descriptor, tell_of_forks
 from forge_consensus.process.log import LogLines
 from forge_consensus.process.threads import ForgeThread
+from forge_consensus.process.waiters import Latch
 from forge_consensus.service.consensus import ConsensusService
 from forge_consensus.service.node import Node
 
@@ -62,7 +62,7 @@ class AdminServer:
         self.api: Api | None = None
         self.loop: asyncio.AbstractEventLoop | None = None
         self.server: uvicorn.Server | None = None
-        self.started = threading.Event()
+        self.started = Latch()
         self.error: BaseException | None = None
         tell_of_forks(self)
         self.thread = ForgeThread(target=self.run, name="forge-admin")

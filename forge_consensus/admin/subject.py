@@ -18,7 +18,7 @@ from forge_consensus.config.loading import LoadedConfig
 from forge_consensus.errors import NotStartedError
 from forge_consensus.service.cluster_report import ClusterReport, cluster_report
 from forge_consensus.service.leadership import Standing, standing_of
-from forge_consensus.service.thread_node import report_of
+from forge_consensus.service.thread_node import ThreadNode, report_of
 
 if TYPE_CHECKING:
     from forge_consensus.events.metrics.metrics import NodeMetrics
@@ -134,8 +134,10 @@ class ServiceSeat:
         return self.service.status()
 
     def metrics(self) -> NodeMetrics | None:
-        """Return what is counted for Prometheus: the service serves that itself, see its `metrics`."""
-        return None
+        """Return what is counted for Prometheus, where the service's `metrics` has it counted in this process."""
+        host = self.service.host
+        counted = host.node.metrics if isinstance(host, ThreadNode) else None
+        return None if counted is None else counted.metrics
 
     def client(self) -> AsyncClient:
         """Return a new client that goes through the node."""

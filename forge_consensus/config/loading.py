@@ -122,7 +122,18 @@ def settings_of(resolved: Resolved, stored: Callable[[Path], str] = lambda folde
         node = from_row(NodeSettings, nested(values))
     except InvalidConfigError as error:
         raise InvalidConfigError(placed(error, origins)) from error
-    return LoadedConfig(node, program, tuple(resolved.notes), origins)
+    return LoadedConfig(node, program, (*resolved.notes, *unserved(program, origins)), origins)
+
+
+def unserved(program: ProgramSettings, origins: Mapping[str, Given]) -> list[str]:
+    """Return what to say of an admin API that is switched on, as in files of the original, and served nowhere."""
+    given = origins.get("admin_api.enabled")
+    if given is None or not program.admin_api.enabled or program.admin_api.bind is not None:
+        return []
+    return [
+        f"{given.origin} admin_api.enabled: true serves nothing by itself: say where with admin_api.bind, such as "
+        "127.0.0.1:8001, or mount ConsensusExtension.admin_api() in the application"
+    ]
 
 
 def placed(error: InvalidConfigError, origins: Mapping[str, Given]) -> str:

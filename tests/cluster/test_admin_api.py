@@ -13,6 +13,8 @@ import httpx
 import pytest
 
 from forge_consensus.testing.local.cluster import LocalCluster
+from forge_consensus.testing.local.node_process import NodeProcess
+from tests.worlds.cli_world import Shell
 from tests.worlds.waiting import wait_for
 
 SERVED = re.compile(r"^serving .*, (http://\S+)/$", re.MULTILINE)
@@ -23,8 +25,25 @@ class Site:
 
     def __init__(self, cluster: LocalCluster) -> None:
         self.cluster = cluster
-        self.urls = {name: SERVED.findall(node.output())[-1] for name, node in cluster.nodes.items()}
         self.web = httpx.Client(timeout=10)
+        self.urls: dict[str, str] = {}
+        for name in cluster.nodes:
+            self.find(name)
+
+    def node(self, name: str) -> NodeProcess:
+        """A node's process."""
+        found = self.cluster.nodes[name]
+        assert isinstance(found, NodeProcess)
+        return found
+
+    def find(self, name: str) -> None:
+        """Find where a node that has just started serves the API."""
+        self.urls[name] = SERVED.findall(self.node(name).output())[-1]
+
+    def start(self, name: str) -> None:
+        """Start a node again."""
+        self.node(name).start()
+        self.find(name)
 
     def get(self, name: str, path: str, **more: Any) -> httpx.Response:
         """Ask a node."""
@@ -191,12 +210,10 @@ def test_a_failover_is_seen_and_a_stream_goes_on_at_another_node(site: Site) -> 
     lost = next(row for row in report["nodes"] if row["node_id"] == leader)
     assert (report["health"], lost["state"], lost["term"]) == ("degraded", "no answer", None)
     assert site.get(first, "/readyz").text == "ok\n"
-    critical = wait_for(
-        lambda: (found := site.get(first, "/v1/checks/quorum-critical")).status_code == 503 and found, 10, "critical"
-    )
-    assert critical.json()["can_lose"] == 0
-    site.cluster.nodes[leader].start()
-    site.urls[leader] = SERVED.findall(site.cluster.nodes[leader].output())[-1]
+    path = "/v1/checks/quorum-critical"
+    wait_for(lambda: site.get(first, path).status_code == 503, 10, "no other node may be stopped")
+    assert site.get(first, path).json()["can_lose"] == 0
+    site.start(leader)
     wait_for(lambda: site.get(leader, "/readyz").status_code == 200, 10, "it follows again")
 
 
@@ -215,14 +232,11 @@ def test_without_a_majority_reads_tell_and_a_writer_is_told_soon(site: Site) -> 
     assert refused.json()["request_id"]
     assert site.get(alive, "/v1/kv?consistency=eventual&prefix=a/").status_code == 200
     for name in others:
-        site.cluster.nodes[name].start()
-        site.urls[name] = SERVED.findall(site.cluster.nodes[name].output())[-1]
+        site.start(name)
     wait_for(lambda: site.get(alive, "/readyz").status_code == 200, 10, "a leader again")
 
 
 def test_what_the_options_cannot_mean_ends_a_node_at_once(tmp_path: Path, site: Site) -> None:
-    from tests.worlds.cli_world import Shell
-
     def refused(*options: str) -> tuple[int, str]:
         found = Shell("").run("node", "--id", "x1", "--data", str(tmp_path / "x"), "--listen", "127.0.0.1:0", *options)
         return found.exit_code, found.stderr

@@ -34,7 +34,10 @@ def test_the_example_is_valid_as_it_stands_and_with_every_default_taken_in(tmp_p
     full.write_text("\n".join(lines))
     assert SHELL.run("config", "diff", str(path), str(full)).stdout == "the files come to the same settings\n"
     rows = {row["name"]: row["origin"] for row in SHELL.json("config", "show", "--origin", str(full))}
-    empty = {"metrics", "events_bind", "advertise", "http_url", "join", "join_as", "machine"}
+    empty = {
+        "metrics", "events_bind", "advertise", "http_url", "join", "join_as", "machine", "admin_api.bind",
+        "admin_api.hosts",
+    }  # fmt: skip
     assert {name for name, origin in rows.items() if origin == "default"} == empty
 
 

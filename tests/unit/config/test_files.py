@@ -135,11 +135,10 @@ def test_what_the_original_means_otherwise_is_told_once_each_by_name(load: Any) 
         "discovery.type",
         "discovery.namespace",
         "discovery.service_name",
-        "admin_api.enabled",
-        "admin_api.path_prefix",
         "observability.metrics.collection_interval",
         "observability.tracing.enabled",
         "observability.tracing.sample_rate",
+        "admin_api.enabled",
     ]
     assert notes[0].endswith(
         "config.yaml:27:7 transport.type: grpc is taken as zmq: nodes speak ZeroMQ with one another"
@@ -190,6 +189,8 @@ OTHER_TEXTS = {
     "log_format": "json",
     "observability.logging.enable_structured": "true",
     "raft.clock_drift": "0.2",
+    "admin_api.bind": "127.0.0.1:8001",
+    "admin_api.path_prefix": "/raft",
 }
 """Texts that change a setting which has no other text by rule."""
 ALONE = {"join": "peers: null\nbind: '127.0.0.1:7001'\n", "join_as": "join: '127.0.0.1:7002'\n"}

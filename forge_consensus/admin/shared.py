@@ -1,0 +1,76 @@
+"""What all requests share: the node that is asked, the events of its cluster, and the API's own description."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from forge_consensus.admin.event_history import EventHistory
+from forge_consensus.admin.guard import Guard
+from forge_consensus.admin.subject import Seat, ServiceSeat, Subject
+from forge_consensus.config.loading import LoadedConfig
+from forge_consensus.errors import ConsensusError, NotStartedError
+from forge_consensus.service.consensus import ConsensusService
+from forge_consensus.service.leadership import Standing
+
+
+class Shared:
+    """The part of the API that its operations see; for one event loop.
+
+    Args:
+        prefix: what stands before the paths of the Go original, such as ``/consensus``; all others are there too. ""
+            for an application that mounts the API below a prefix of its own.
+        hosts: names by which the server may be addressed, besides addresses, ``localhost`` and this machine's name.
+        only_local: whether requests from other machines are refused.
+
+    """
+
+    def __init__(self, prefix: str = "", hosts: Iterable[str] = (), *, only_local: bool = False) -> None:
+        self.prefix = prefix
+        self.guard = Guard(hosts, only_local=only_local)
+        self.subject: Subject | None = None
+        """The node; None until it is open."""
+        self.failure = ""
+        """Why there is no node any more; "" while there is, or will be."""
+        self.events: EventHistory | None = None
+        self.closing = asyncio.Event()
+        self.document: Mapping[str, Any] = {}
+        """The OpenAPI document."""
+
+    def serve(self, seat: Seat) -> None:
+        """Speak for a node that is open now; called on the event loop."""
+        self.subject = Subject(seat)
+
+    def serve_service(self, service: ConsensusService, config: LoadedConfig) -> None:
+        """Speak for a service of this process that runs; called on the event loop."""
+        self.serve(ServiceSeat(service, config))
+
+    async def standing(self) -> Standing | None:
+        """Return who leads, None where that is not known."""
+        if self.subject is None:
+            return None
+        try:
+            return await self.subject.standing()
+        except ConsensusError:
+            return None
+
+    def history(self) -> EventHistory:
+        """Return the events of the cluster. Raises `NotStartedError`."""
+        if self.subject is None:
+            raise NotStartedError
+        if self.events is None:
+            self.events = EventHistory(self.subject)
+        return self.events
+
+    def end_streams(self) -> None:
+        """Have every stream of events end."""
+        self.closing.set()
+
+    async def close(self) -> None:
+        """Close what requests shared."""
+        self.end_streams()
+        if self.events is not None:
+            await self.events.close()
+        if self.subject is not None:
+            await self.subject.close()
