@@ -9,7 +9,7 @@ from typing import Any, Final, TypeVar
 from starlette.responses import Response
 
 from forge_consensus.admin.operation import OBJECT, Argument, Call, Operation, Schema, answer
-from forge_consensus.admin.problems import ProblemError, invalid
+from forge_consensus.admin.problems import ProblemError
 from forge_consensus.client.members import MembersPlan, Step
 from forge_consensus.errors import InvalidConfigError, PeerNotFoundError
 from forge_consensus.storage.ledger.changes import Action, Change, changes_of
@@ -58,7 +58,10 @@ MEMBERS: Final[Schema] = {
     "required": ["members", "leader", "index", "committed", "settled"],
     "properties": {"members": {"type": "array", "items": MEMBER}},
 }
-NODE_ID: Final = Argument("id", "The node's id.", where="path", minimum=1, maximum=128, example="n2")
+ID_PATTERN: Final = "[^\\s/,='\"]+"
+ID: Final = "The node's id: a printable text without spaces, quotation marks, commas, slashes and equals signs."
+ADDRESS_PATTERN: Final = r"(ipc:///[!-~]+|(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9_.-]+):[0-9]{1,5})"
+NODE_ID: Final = Argument("id", ID, where="path", minimum=1, maximum=128, pattern=ID_PATTERN, example="n2")
 DRY_RUN: Final = "Whether to tell what would be done, and do nothing."
 FORCE: Final = "Whether to do it although too few members would be left to lose one more."
 PLAN_ANSWERS: Final = {
@@ -117,7 +120,7 @@ async def remove_member(call: Call) -> Response:
 
 
 async def change_member(call: Call) -> Response:
-    """Change what a member is. Raises `ProblemError` if nothing is asked for."""
+    """Change what a member is."""
     node, changes = call["id"], []
     if call["part"] is not None:
         changes.append(Change(Action.PROMOTE if call["part"] == "voter" else Action.DEMOTE, node))
@@ -127,8 +130,6 @@ async def change_member(call: Call) -> Response:
         changes.append(Change(Action.PRIORITY, node, str(call["priority"])))
     if call["may_lead"] is not None:
         changes.append(Change(Action.MAY_LEAD if call["may_lead"] else Action.NO_LEADER, node))
-    if not changes:
-        raise invalid("nothing is asked for: give part, address, priority or may_lead")
     return await changed(call, *changes)
 
 
@@ -284,8 +285,17 @@ OPERATIONS: Final = (
         "Add a node, which was started with --join. It catches up as a learner before it votes.",
         add_member,
         (
-            Argument("id", "The node's id.", where="body", required=True, minimum=1, maximum=128, example="n4"),
-            Argument("address", ADDRESS, where="body", required=True, minimum=1, maximum=512, example="10.0.1.13:7000"),
+            Argument("id", ID, where="body", required=True, minimum=1, maximum=128, pattern=ID_PATTERN, example="n4"),
+            Argument(
+                "address",
+                ADDRESS,
+                where="body",
+                required=True,
+                minimum=1,
+                maximum=512,
+                pattern=ADDRESS_PATTERN,
+                example="10.0.1.13:7000",
+            ),
             Argument("part", "What it is to be.", where="body", default="voter", choices=("voter", "learner")),
             *CHANGING,
         ),
@@ -310,7 +320,7 @@ OPERATIONS: Final = (
         (
             NODE_ID,
             Argument("part", "What it is to be.", where="body", choices=("voter", "learner")),
-            Argument("address", ADDRESS, where="body", minimum=1, maximum=512),
+            Argument("address", ADDRESS, where="body", minimum=1, maximum=512, pattern=ADDRESS_PATTERN),
             Argument(
                 "priority",
                 "How much it is preferred as leader; 0 is usual.",
@@ -324,6 +334,7 @@ OPERATIONS: Final = (
         ),
         PLAN_ANSWERS,
         "object",
+        any_of=("part", "address", "priority", "may_lead"),
     ),
     Operation(
         "DELETE",

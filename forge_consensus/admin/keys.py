@@ -19,12 +19,11 @@ from forge_consensus.admin.operation import (
 from forge_consensus.admin.problems import JSON_TYPE, ProblemError, invalid
 from forge_consensus.client.calls import ReadDetail
 from forge_consensus.client.key_calls import SCAN_LIMIT
-from forge_consensus.client.routes import INDEX_MAX
 from forge_consensus.middleware.request import Consistency
 from forge_consensus.middleware.rules import QUERY_WORDS
-from forge_consensus.output import json_text
+from forge_consensus.output import INT_EXACT_MAX, json_text
 from forge_consensus.storage.machines.kv_commands import KEY_BYTES_MAX
-from forge_consensus.storage.machines.machine import Command
+from forge_consensus.storage.machines.machine import NAME_CHARS_MAX, Command
 
 TAG: Final = "keys"
 BYTES_TYPE: Final = "application/octet-stream"
@@ -50,7 +49,7 @@ READING: Final = (
         "integer",
         default=0,
         minimum=0,
-        maximum=INDEX_MAX,
+        maximum=INT_EXACT_MAX,
     ),
 )
 PAIR: Final[Schema] = {
@@ -225,7 +224,12 @@ OPERATIONS: Final = (
         "The value of a key.",
         get_key,
         (KEY, Argument("raw", "Whether the body is the value alone.", "boolean", default=False), *READING),
-        {200: ("The value.", PAIR), 404: ("The key has none.", None), **FAILS},
+        {
+            200: ("The value, or with raw=true any JSON.", {"anyOf": [PAIR, {}]}),
+            404: ("The key has none.", None),
+            **FAILS,
+        },
+        other_types=(TEXT_TYPE, BYTES_TYPE),
     ),
     Operation(
         "PUT",
@@ -254,9 +258,19 @@ OPERATIONS: Final = (
         "Have a command applied by the state machine.",
         apply,
         (
-            Argument("type", "The command's name.", where="body", required=True, minimum=1, maximum=256, example="set"),
+            Argument(
+                "type",
+                "The command's name.",
+                where="body",
+                required=True,
+                minimum=1,
+                maximum=NAME_CHARS_MAX,
+                example="set",
+            ),
             Argument("payload", "What the command is given.", "object", "body", default={}, example={"key": "k"}),
-            Argument("correlation_id", "Travels with the command and its events.", where="body", maximum=128),
+            Argument(
+                "correlation_id", "Travels with the command and its events.", where="body", minimum=1, maximum=128
+            ),
         ),
         {200: ("The machine's result.", RESULT), **FAILS},
         "object",

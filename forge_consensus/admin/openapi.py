@@ -106,10 +106,10 @@ def parameter(argument: Argument) -> dict[str, Any]:
 def body_of(operation: Operation) -> dict[str, Any]:
     """Return the description of a body."""
     if operation.body == "value":
-        binary = {"type": "string"}
+        binary, not_null = {"type": "string"}, {"not": {"type": "null"}}
         return {
-            "required": True,
-            "content": {kind: {"schema": {} if kind == JSON_TYPE else binary} for kind in VALUE_TYPES},
+            "required": False,  # a value may be empty
+            "content": {kind: {"schema": not_null if kind == JSON_TYPE else binary} for kind in VALUE_TYPES},
         }
     if operation.body == "any":
         return {"required": True, "content": {JSON_TYPE: {"schema": {}}}}
@@ -122,7 +122,9 @@ def body_of(operation: Operation) -> dict[str, Any]:
     required = [each.name for each in fields if each.required]
     if required:
         schema["required"] = required
-    return {"required": bool(required), "content": {JSON_TYPE: {"schema": schema}}}
+    if operation.any_of:
+        schema["anyOf"] = [{"required": [name]} for name in operation.any_of]
+    return {"required": bool(required or operation.any_of), "content": {JSON_TYPE: {"schema": schema}}}
 
 
 def responses(operation: Operation) -> dict[str, Any]:
@@ -135,7 +137,10 @@ def responses(operation: Operation) -> dict[str, Any]:
         own = operation.media_type if status in operation.answers else ""
         answer: dict[str, Any] = {"description": text}
         if schema is not None:
-            answer["content"] = {operation.media_type: {"schema": schema}}
+            answer["content"] = {
+                operation.media_type: {"schema": schema},
+                **{kind: {} for kind in operation.other_types},
+            }
         elif own and status < 400:
             answer["content"] = {operation.media_type: {}}
         else:

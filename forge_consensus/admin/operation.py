@@ -29,9 +29,9 @@ Body = Literal["none", "object", "any", "value"]
 Schema = Mapping[str, Any]
 """A JSON schema."""
 
-TEXT_CHARS_MAX: Final = 4096
 PARAMETERS_MAX: Final = 100
-BODY_DEPTH_MAX: Final = 64
+SECONDS_MIN: Final = 0.1
+"""A shorter time would be over before a healthy node can answer."""
 WHOLE: Final = re.compile(r"-?\d{1,19}")
 SWITCHES: Final = {"true": True, "false": False, "1": True, "0": False}
 SECONDS: Final = Setting("seconds", "float", 0.0, Described(what="A time.", why="It is waited for.", unit="s"))
@@ -61,6 +61,8 @@ class Argument:
     minimum: float | None = None
     maximum: float | None = None
     """Both bounds are allowed values; those of a text bound its length."""
+    pattern: str = ""
+    """A regular expression that a whole text must match, in the dialect of JSON schemas (ECMA 262)."""
     example: Any = None
 
     @property
@@ -74,6 +76,8 @@ class Argument:
             found[low] = self.minimum
         if self.maximum is not None:
             found[high] = self.maximum
+        if self.pattern:
+            found["pattern"] = f"^{self.pattern}$"
         if self.default is not None:
             found["default"] = self.default
         return found
@@ -96,6 +100,8 @@ class Argument:
 
     def checked(self, value: Any) -> Any:
         """Return a value, if it is one that this argument can have. Raises `ProblemError`."""
+        if self.kind == "integer" and isinstance(value, float) and value.is_integer():
+            value = int(value)  # as JSON schemas have it
         fits: dict[Kind, bool] = {
             "text": isinstance(value, str),
             "integer": isinstance(value, int) and not isinstance(value, bool),
@@ -111,7 +117,7 @@ class Argument:
             raise self.wrong(value)
         if self.maximum is not None and size > self.maximum:
             raise self.wrong(value)
-        if self.kind == "text" and not is_unicode(value):
+        if self.kind == "text" and not (is_unicode(value) and (not self.pattern or re.fullmatch(self.pattern, value))):
             raise self.wrong(value)
         return value
 
@@ -125,12 +131,19 @@ class Argument:
             "object": "a JSON object",
             "any": "JSON",
         }
+        if self.pattern:
+            return invalid(f"{self.name} is {json_text(value)[:100]}: {self.what[0].lower()}{self.what[1:]}")
         expected = f"one of {', '.join(map(repr, self.choices))}" if self.choices else nouns[self.kind]
         of = " characters" if self.kind == "text" else " s" if self.kind == "seconds" else ""
-        bounds = [f"at least {self.minimum:g}{of}"] if self.minimum is not None else []
-        bounds += [f"at most {self.maximum:g}{of}"] if self.maximum is not None else []
+        bounds = [f"at least {number_text(self.minimum)}{of}"] if self.minimum is not None else []
+        bounds += [f"at most {number_text(self.maximum)}{of}"] if self.maximum is not None else []
         told = json_text(value) if not isinstance(value, str) else repr(value[:80])
         return invalid(f"{self.name} is {told[:100]}: it must be {', '.join([expected, *bounds])}")
+
+
+def number_text(number: float) -> str:
+    """Return a number for people, without an exponent."""
+    return str(int(number)) if float(number).is_integer() else str(number)
 
 
 @dataclass(slots=True)
@@ -186,6 +199,8 @@ class Operation:
     body: Body = "none"
     media_type: str = JSON_TYPE
     """Of the answers."""
+    other_types: tuple[str, ...] = ()
+    """Media types that an answer can have instead."""
     seconds: float = 5.0
     """How long the handler may try, where the request gives no `timeout`."""
     seconds_max: float = 60.0
@@ -194,6 +209,8 @@ class Operation:
     equals sign is at the root only."""
     endless: bool = False
     """Whether its answer ends only with the client, so that no time limits it."""
+    any_of: tuple[str, ...] = ()
+    """Fields of the body of which at least one must be given."""
     while_starting: bool = False
     """Whether it is answered before the node is open."""
 
@@ -211,7 +228,7 @@ class Operation:
 def timeout_argument(seconds: float, seconds_max: float) -> Argument:
     """Return the argument by which every request says how long it waits."""
     return Argument(
-        "timeout", "How many seconds to try.", "seconds", default=seconds, minimum=0.001, maximum=seconds_max
+        "timeout", "How many seconds to try.", "seconds", default=seconds, minimum=SECONDS_MIN, maximum=seconds_max
     )
 
 
@@ -238,6 +255,8 @@ def fields_of(operation: Operation, body: Any) -> dict[str, Any]:
     for name in body:
         if name not in known:
             raise unknown("field", name, known)
+    if operation.any_of and not set(operation.any_of) & body.keys():
+        raise invalid(f"nothing is asked for: give {', '.join(operation.any_of[:-1])} or {operation.any_of[-1]}")
     return with_defaults({name: known[name].checked(value) for name, value in body.items()}, tuple(known.values()))
 
 

@@ -8,11 +8,9 @@ from typing import Any, Final
 from starlette.responses import Response
 
 from forge_consensus.actors.runtime.status import NodeStatus
-from forge_consensus.admin.cluster import DRY_RUN, FORCE, change_members, plan_row, refusable
+from forge_consensus.admin.cluster import DRY_RUN, FORCE, ID, ID_PATTERN, change_members, plan_row, refusable
 from forge_consensus.admin.operation import OBJECT, Argument, Call, Operation, answer
-from forge_consensus.admin.problems import invalid
 from forge_consensus.client.cluster_info import cluster_of
-from forge_consensus.config.address import IPC
 from forge_consensus.service.reports import Meter, stats_of
 from forge_consensus.storage.ledger.changes import Action, Change
 
@@ -47,13 +45,9 @@ async def list_nodes(call: Call) -> Response:
 
 async def add_node(call: Call) -> Response:
     """Add a node by its host and port; answers when the change is begun."""
-    address, port = call["address"], call["port"]
-    if port is None and not address.startswith(IPC):
-        raise invalid("port is missing: node_id, address and port are required")
-    if port is not None:
-        host = f"[{address}]" if ":" in address and not address.startswith("[") else address
-        address = f"{host}:{port}"
-    return await changed(call, Change(Action.ADD, call["node_id"], address), "node added successfully")
+    host = f"[{call['address'].strip('[]')}]" if ":" in call["address"] else call["address"]
+    change = Change(Action.ADD, call["node_id"], f"{host}:{call['port']}")
+    return await changed(call, change, "node added successfully")
 
 
 async def remove_node(call: Call) -> Response:
@@ -75,7 +69,10 @@ async def transfer(call: Call) -> Response:
     return answer({"message": f"leadership transferred to {leader}", "target": leader})
 
 
-NODE: Final = Argument("node_id", "The node's id.", where="body", required=True, minimum=1, maximum=128, example="n4")
+HOST_PATTERN: Final = r"(\[?[0-9A-Fa-f]*:[0-9A-Fa-f:.]+\]?|[A-Za-z0-9_.-]+)"
+NODE: Final = Argument(
+    "node_id", ID, where="body", required=True, minimum=1, maximum=128, pattern=ID_PATTERN, example="n4"
+)
 CHANGING: Final = (
     Argument("dry_run", DRY_RUN, "boolean", "body", default=False),
     Argument("force", FORCE, "boolean", "body", default=False),
@@ -105,9 +102,16 @@ OPERATIONS: Final = (
         (
             NODE,
             Argument(
-                "address", "Its host, or all of its address.", where="body", required=True, minimum=1, maximum=512
+                "address",
+                "Its host, by name or address.",
+                where="body",
+                required=True,
+                minimum=1,
+                maximum=253,
+                pattern=HOST_PATTERN,
+                example="10.0.1.13",
             ),
-            Argument("port", "Its port.", "integer", "body", minimum=1, maximum=65_535),
+            Argument("port", "Its port.", "integer", "body", required=True, minimum=1, maximum=65_535, example=7000),
             *CHANGING,
         ),
         "/nodes/add",

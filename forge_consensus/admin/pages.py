@@ -123,20 +123,14 @@ async def original_metrics(call: Call) -> Response:
     return answer(found)
 
 
-def page(path: str, summary: str, handler: Callable[[Call], Any], kind: str, *more: str, **rest: Any) -> Operation:
-    """Return an operation that answers with a page; it needs no node."""
-    return Operation(
-        "GET",
-        path,
-        TAG,
-        summary,
-        handler,
-        answers={200: ("The page.", None)},
-        media_type=kind,
-        also_at=more,
-        while_starting=True,
-        **rest,
-    )
+def page(
+    path: str, summary: str, handler: Callable[[Call], Any], kind: str, missing: str = "", **rest: Any
+) -> Operation:
+    """Return an operation that answers with a page, or says that it is missing; it needs no node."""
+    answers: dict[int, tuple[str, None]] = {200: ("The page.", None)}
+    if missing:
+        answers[404] = (missing, None)
+    return Operation("GET", path, TAG, summary, handler, answers=answers, media_type=kind, while_starting=True, **rest)
 
 
 INTO_FOLDER: Final = page("~", "The dashboard.", into_folder, "text/html")
@@ -148,6 +142,7 @@ OPERATIONS: Final = (
         "A file of the dashboard.",
         dashboard_file,
         "text/css",
+        missing="There is no such file.",
         arguments=(Argument("name", "The file's name.", where="path", minimum=1, maximum=64, example="style.css"),),
     ),
     page("/docs", "The page on which this document can be read.", reading_page, "text/html"),
