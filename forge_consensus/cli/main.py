@@ -41,7 +41,7 @@ Exit codes:
 FAMILIAR = {
     "set": "put", "read": "get", "del": "delete", "rm": "delete", "remove": "delete", "increment": "incr",
     "list": "scan", "ls": "scan", "start": "node", "run": "node", "server": "node", "nodes": "members",
-    "health": "status", "check": "verify", "options": "settings",
+    "health": "status", "monitor": "top", "check": "verify", "options": "settings",
 }  # fmt: skip
 """What other tools call these commands."""
 
@@ -116,6 +116,7 @@ class Root(Commands):
         "leader": ("forge_consensus.cli.leader:leader", "Show who leads, or hand the leadership over."),
         "snapshot": ("forge_consensus.cli.snapshot:snapshot", "Save the state, look at a backup, restore one."),
         "status": ("forge_consensus.cli.status:status", "Show the whole cluster on one screen."),
+        "top": ("forge_consensus.cli.top:top", "Watch the whole cluster on a screen that refreshes itself."),
         "doctor": ("forge_consensus.cli.doctor:doctor", "Look for everything that may be wrong, and say what to do."),
         "check": (
             "forge_consensus.cli.check:check",

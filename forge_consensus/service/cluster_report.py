@@ -181,13 +181,18 @@ def cluster_report(client: Client, endpoints: Iterable[str], timeout: float) -> 
     return report_of(inquiry_of(client, endpoints, timeout))
 
 
-def inquiry_of(client: Client, endpoints: Iterable[str], timeout: float) -> Inquiry:
-    """Ask as `cluster_report` does, and return the answers themselves. Raises `ConnectionFailedError`."""
+def inquiry_of(client: Client, endpoints: Iterable[str], timeout: float, also: Iterable[str] = ()) -> Inquiry:
+    """Ask as `cluster_report` does, and return the answers themselves. Raises `ConnectionFailedError`.
+
+    `also` are addresses that are asked at once too, as those of members that were found earlier; they are no rows of
+    their own, as endpoints are.
+    """
     inquiry = Inquiry(client, endpoints, timeout)
+    for address in also:
+        inquiry.ask(address)
     inquiry.run()
     if not inquiry.answers:
-        given = inquiry.given
-        reasons = "; ".join(f"{address}: {inquiry.errors.get(address, 'no answer')}" for address in given)
+        reasons = "; ".join(f"{address}: {inquiry.errors.get(address, 'no answer')}" for address in inquiry.asked)
         raise ConnectionFailedError(f"no node answers ({reasons}): see whether the nodes run and can be reached")
     return inquiry
 
@@ -243,6 +248,8 @@ class Inquiry:
             self.errors[endpoint] = reason_of(error)
             return True
         if answer["node_id"] in self.answers:
+            if endpoint in self.given:  # another name of a node that has answered
+                self.given.remove(endpoint)
             return True
         if not self.answers:
             self.deadline = min(self.deadline, time.monotonic() + GRACE_SECONDS)

@@ -10,7 +10,14 @@ import pytest
 from forge_consensus.actors.greeting import REGREET_SECONDS
 from forge_consensus.client.sync import Client
 from forge_consensus.output import json_text
-from forge_consensus.service.cluster_report import REFUSES_SECONDS, ClusterReport, Inquiry, cluster_report, report_of
+from forge_consensus.service.cluster_report import (
+    REFUSES_SECONDS,
+    ClusterReport,
+    Inquiry,
+    cluster_report,
+    inquiry_of,
+    report_of,
+)
 from tests.unit.actors.test_status import ESSENTIAL
 
 NAMES = ("n1", "n2", "n3")
@@ -281,6 +288,13 @@ def test_nodes_whose_program_is_older_than_a_field_are_reported(older: tuple[str
     assert (found.health, found.leader_id, found.reachable, found.can_lose) == ("healthy", "n1", 3, 1)
     told = {node.node_id: node.boot for node in found.nodes}
     assert told == {name: None if name in older else 1 for name in NAMES}, "what was not told is not known"
+
+
+def test_an_address_at_which_a_node_answers_again_is_no_row_of_its_own() -> None:
+    answers = {ADDRESSES[name]: essential(name) for name in NAMES} | {"localhost:7002": essential("n2")}
+    for given, also in ((list(answers), []), (["localhost:7002"], list(ADDRESSES.values()))):
+        found = report_of(inquiry_of(client_of(answers), given, 1.0, also))
+        assert [node.node_id for node in found.nodes] == list(NAMES)
 
 
 def test_an_answer_without_what_every_version_tells_counts_as_none() -> None:
