@@ -64,12 +64,16 @@ class EventHistory:
 
     Args:
         subject: the node through which the cluster is found.
+        kinds: patterns of the kinds that are held; none for all.
 
     """
 
-    def __init__(self, subject: Subject) -> None:
+    def __init__(self, subject: Subject, kinds: tuple[str, ...] = ()) -> None:
         self.subject = subject
-        self.entries: deque[Entry] = deque(maxlen=EVENTS_MAX)
+        self.kinds = kinds
+        self.entries: deque[Entry] = deque()
+        self.held_from: dict[str, Position] = {}
+        """Node -> its first event that is held, if it is of a kind that is; what was before is gone."""
         self.end = 0
         """The number of the next event; those that are held have the numbers before it."""
         self.readers = 0
@@ -122,7 +126,11 @@ class EventHistory:
         since = {**await self.beginnings(), **self.places}
         self.check_ready()
         feed = EventFeed(
-            [self.subject.seat.address], since=since, cluster_id=self.subject.seat.cluster_id, queue_max=EVENTS_MAX
+            [self.subject.seat.address],
+            self.kinds,
+            since,
+            cluster_id=self.subject.seat.cluster_id,
+            queue_max=EVENTS_MAX,
         )
         try:
             while self.wanted():
@@ -143,7 +151,8 @@ class EventHistory:
             own = row.id == status.node_id
             with suppress(ConsensusError):  # a node that does not answer is read from its first event on
                 page = await self.subject.events_end(self.subject.own_endpoint if own else row.address, FIND_SECONDS)
-                found[row.id] = Position(page.incarnation, max(1, page.first, page.end + 1 - BEFORE))
+                begin = Position(page.incarnation, max(1, page.first, page.end + 1 - BEFORE))
+                found[row.id] = self.held_from[row.id] = begin
                 self.targets[row.id] = page.end
         return found
 
@@ -159,6 +168,12 @@ class EventHistory:
         position = self.places.get(event.node_id)
         if position is None:
             return
+        known = self.held_from.get(event.node_id)
+        if known is None or known.incarnation != position.incarnation:
+            self.held_from[event.node_id] = Position(position.incarnation, min(position.next, first_of(event)))
+        if len(self.entries) == EVENTS_MAX:
+            gone = self.entries.popleft()
+            self.held_from[gone.node] = gone.position
         self.entries.append(Entry(event, event.node_id, position, place_text(self.places)))
         self.end += 1
         if not self.ready.is_set():
@@ -178,17 +193,11 @@ class EventHistory:
 
     def missing(self, seen: Mapping[str, Position]) -> list[Gap]:
         """Return what a reader with these positions lacks and can no longer be given."""
-        oldest: dict[str, Entry] = {}
-        for entry in self.entries:
-            oldest.setdefault(entry.node, entry)
         gaps = []
-        for node, entry in oldest.items():
+        for node, held in self.held_from.items():
             place = seen.get(node)
-            if place is None or place.incarnation != entry.position.incarnation:
-                continue
-            first_held = entry.event.first if isinstance(entry.event, Gap) else entry.event.sequence
-            if place.next < first_held:
-                gaps.append(gap_of(entry.event, place.next, first_held - 1))
+            if place is not None and place.incarnation == held.incarnation and place.next < held.next:
+                gaps.append(gap_of(node, self.subject.seat.cluster_id, place.next, held.next - 1))
         return gaps
 
     async def close(self) -> None:
@@ -199,18 +208,15 @@ class EventHistory:
             await asyncio.gather(self.follower, return_exceptions=True)
 
 
-def gap_of(event: ConsensusEvent, first: int, last: int) -> Gap:
-    """Return the gap of these numbers before an event of a node."""
+def first_of(event: ConsensusEvent) -> int:
+    """Return the first number that an event or a gap stands for."""
+    return event.first if isinstance(event, Gap) else event.sequence
+
+
+def gap_of(node: str, cluster: str, first: int, last: int) -> Gap:
+    """Return the gap of these numbers of a node."""
     return Gap(
-        node_id=event.node_id,
-        cluster_id=event.cluster_id,
-        term=event.term,
-        sequence=last,
-        time=event.time,
-        monotonic=event.monotonic,
-        first=first,
-        last=last,
-        reason="discarded",
+        node_id=node, cluster_id=cluster, sequence=last, time=time.time(), first=first, last=last, reason="discarded"
     )
 
 

@@ -24,7 +24,7 @@ from forge_consensus.admin.operation import Argument, Call, Operation, Schema, a
 from forge_consensus.admin.problems import ProblemError, invalid
 from forge_consensus.events.encoding import to_json_line
 from forge_consensus.events.selection import Selection
-from forge_consensus.events.types import EVENT_TYPES, ConsensusEvent
+from forge_consensus.events.types import EVENT_TYPES, ConsensusEvent, LogAppended, LogCommitted
 from forge_consensus.feed.cursor import Gap, Position, full
 
 TAG: Final = "events"
@@ -49,6 +49,9 @@ LAST: Final[Schema] = {
     "properties": {"events": {"type": "array", "items": {"type": "object"}}, "place": {"type": "string"}},
 }
 Fits = Callable[[ConsensusEvent], bool]
+BUSY: Final = frozenset({LogAppended.kind, LogCommitted.kind})
+"""The kinds that come with every commit; a reader who does not want them costs the nodes nothing for them."""
+QUIET: Final = tuple(kind for kind in EVENT_TYPES if kind not in BUSY)
 
 
 async def list_kinds(call: Call) -> Response:
@@ -56,25 +59,34 @@ async def list_kinds(call: Call) -> Response:
     return answer({"kinds": [*EVENT_TYPES, GAP_KIND]})
 
 
-def filter_of(kinds: str) -> Fits:
-    """Return which events are wanted; gaps always are. Raises `ProblemError` for a pattern that matches no kind."""
-    patterns = [full(part.strip()) for part in kinds.split(",") if part.strip()]
-    if not patterns:
-        return lambda event: True
+def selection_of(kinds: str) -> tuple[Fits, bool]:
+    """Return which events are wanted, and whether any of those that come with every commit are; gaps always are.
+
+    A pattern with a minus sign before it leaves its kinds out. Raises `ProblemError` for one that matches no kind.
+    """
+    parts = [part for text in kinds.split(",") if (part := text.strip())]
     try:
-        selection = Selection.of(*patterns)
+        wanted = Selection.of(*(full(part) for part in parts if part[0] != "-"))
+        unwanted = [Selection.of(full(part[1:])) for part in parts if part[0] == "-"]
     except ValueError as error:
         raise invalid(f"kinds is {kinds[:80]!r}: {error}; GET /v1/events/kinds lists them") from None
-    return lambda event: isinstance(event, Gap) or selection.wants(event)
+
+    def takes(event: type[ConsensusEvent]) -> bool:
+        return wanted.may_want(event) and not any(each.may_want(event) for each in unwanted)
+
+    def fits(event: ConsensusEvent) -> bool:
+        return isinstance(event, Gap) or (wanted.wants(event) and not any(each.wants(event) for each in unwanted))
+
+    return fits, any(takes(EVENT_TYPES[kind]) for kind in BUSY)
 
 
 async def events(call: Call) -> Response:
     """Stream the events, or return the last ones as JSON where that is asked for."""
-    history = call.api.history()
-    fits = filter_of(call["kinds"])
+    fits, busy = selection_of(call["kinds"])
+    history = call.api.history(() if busy else QUIET)
     if "application/json" in call.headers.get("accept", ""):
         return await last_events(history, fits, call["recent"])
-    if history.readers >= READERS_MAX:
+    if call.api.readers >= READERS_MAX:
         text = f"{READERS_MAX} streams of events are open: close some, or ask another node"
         raise ProblemError(503, "too busy", text, "TOO_MANY_READERS", retryable=True, headers={"Retry-After": "5"})
     place = call.headers.get("last-event-id") or call["after"] or ""
@@ -194,7 +206,13 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
         "The events of the whole cluster as they happen; with Accept: application/json the last ones.",
         events,
         (
-            Argument("kinds", "Patterns of kinds with commas, such as leader.*,node.*; all without it.", default=""),
+            Argument(
+                "kinds",
+                "Patterns of kinds with commas, such as leader.*,node.*; with a minus sign before it what is left out, "
+                "such as -log.*; all without it.",
+                default="",
+                maximum=1000,
+            ),
             Argument("recent", "How many past events come first.", "integer", default=0, minimum=0, maximum=EVENTS_MAX),
             Argument("after", "The id of an event after which to go on, as Last-Event-ID.", maximum=PLACE_CHARS_MAX),
         ),

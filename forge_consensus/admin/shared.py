@@ -33,7 +33,8 @@ class Shared:
         """The node; None until it is open."""
         self.failure = ""
         """Why there is no node any more; "" while there is, or will be."""
-        self.events: EventHistory | None = None
+        self.events: dict[tuple[str, ...], EventHistory] = {}
+        """By the kinds that are held."""
         self.closing = asyncio.Event()
         self.document: Mapping[str, Any] = {}
         """The OpenAPI document."""
@@ -55,13 +56,18 @@ class Shared:
         except ConsensusError:
             return None
 
-    def history(self) -> EventHistory:
-        """Return the events of the cluster. Raises `NotStartedError`."""
+    def history(self, kinds: tuple[str, ...] = ()) -> EventHistory:
+        """Return the events of the cluster that are of these kinds, of all without them. Raises `NotStartedError`."""
         if self.subject is None:
             raise NotStartedError
-        if self.events is None:
-            self.events = EventHistory(self.subject)
-        return self.events
+        if kinds not in self.events:
+            self.events[kinds] = EventHistory(self.subject, kinds)
+        return self.events[kinds]
+
+    @property
+    def readers(self) -> int:
+        """How many streams of events are open."""
+        return sum(history.readers for history in self.events.values())
 
     def end_streams(self) -> None:
         """Have every stream of events end."""
@@ -70,7 +76,7 @@ class Shared:
     async def close(self) -> None:
         """Close what requests shared."""
         self.end_streams()
-        if self.events is not None:
-            await self.events.close()
+        for history in self.events.values():
+            await history.close()
         if self.subject is not None:
             await self.subject.close()

@@ -16,12 +16,19 @@ import flask
 import httpx
 import pytest
 import uvicorn
+from django.http import HttpRequest, HttpResponse
+from django.urls import path
 from fastapi import Depends, FastAPI
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse
+from starlette.routing import Route
 from werkzeug.serving import make_server
 
 from forge_consensus import Command, ConsensusService, Entry, LeadershipChecker
 from forge_consensus.middleware import Confirmed, LeadershipMiddleware
 from forge_consensus.testing.local.ports import free_ports
+from tests.worlds.django_world import django_handler
 from tests.worlds.service_world import QUICK, eventually, leader_and_others, one_leads
 
 NAMES = ("n1", "n2", "n3")
@@ -62,6 +69,45 @@ def flask_app(service: ConsensusService) -> Any:
         return str(service.read(None, "stale", 2, after_index=confirmed.applied))
 
     confirming = middleware.consistency(timeout=2).wsgi(app.wsgi_app)
+    return middleware.read_only_routing("forward", timeout=2).wsgi(confirming)
+
+
+def starlette_app(service: ConsensusService) -> Any:
+    """The same in Starlette."""
+    middleware = LeadershipMiddleware(LeadershipChecker(service))
+
+    def count(request: Request) -> PlainTextResponse:
+        return PlainTextResponse(str(service.apply(Command("add", {}), 2)))
+
+    def read(request: Request) -> PlainTextResponse:
+        confirmed = request.scope["consensus.confirmed"]
+        return PlainTextResponse(str(service.read(None, "stale", 2, after_index=confirmed.applied)))
+
+    routes = [Route("/counter", count, methods=["POST"]), Route("/counter", read, methods=["GET"])]
+    app = middleware.consistency(timeout=2)(Starlette(routes=routes))
+    return middleware.read_only_routing("forward", timeout=2)(app)
+
+
+def counter_view(request: HttpRequest) -> HttpResponse:
+    """The only view of the Django application; the service is that of the site whose server was asked."""
+    service = request.META["site.service"]
+    if request.method == "POST":
+        return HttpResponse(str(service.apply(Command("add", {}), 2)))
+    confirmed = request.META["consensus.confirmed"]
+    return HttpResponse(str(service.read(None, "stale", 2, after_index=confirmed.applied)))
+
+
+urlpatterns = [path("counter", counter_view)]
+
+
+def django_app(service: ConsensusService) -> Any:
+    """The same in Django."""
+    application, middleware = django_handler(__name__), LeadershipMiddleware(LeadershipChecker(service))
+
+    def of_site(environ: dict[str, Any], start_response: Any) -> Any:
+        return application({**environ, "site.service": service}, start_response)
+
+    confirming = middleware.consistency(timeout=2).wsgi(of_site)
     return middleware.read_only_routing("forward", timeout=2).wsgi(confirming)
 
 
@@ -126,7 +172,10 @@ def serve_wsgi(app: Any, port: int) -> Callable[[], None]:
     return stop
 
 
-@pytest.fixture(params=[(fastapi_app, serve_asgi), (flask_app, serve_wsgi)], ids=["fastapi", "flask"])
+@pytest.fixture(
+    params=[(fastapi_app, serve_asgi), (starlette_app, serve_asgi), (flask_app, serve_wsgi), (django_app, serve_wsgi)],
+    ids=["fastapi", "starlette", "flask", "django"],
+)
 def sites(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[list[Site]]:
     make_app, serve = request.param
     ports = free_ports(6)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 
 from forge_consensus.admin import event_history
 from forge_consensus.admin.event_history import EventHistory, is_new, place_text, places_of
-from forge_consensus.admin.event_stream import filter_of, written
+from forge_consensus.admin.event_stream import selection_of, written
 from forge_consensus.admin.problems import ProblemError
 from forge_consensus.events.types import BecameFollower, LeaderElected
 from forge_consensus.feed.cursor import Gap, Position
@@ -18,7 +19,7 @@ from forge_consensus.feed.cursor import Gap, Position
 def history(monkeypatch: pytest.MonkeyPatch) -> EventHistory:
     """A history that holds four events."""
     monkeypatch.setattr(event_history, "EVENTS_MAX", 4)
-    return EventHistory(cast("Any", None))
+    return EventHistory(cast("Any", SimpleNamespace(seat=SimpleNamespace(cluster_id="c"))))
 
 
 def event(node: str, number: int) -> BecameFollower:
@@ -79,14 +80,50 @@ def test_what_is_no_place_is_refused(text: str) -> None:
         places_of(text)
 
 
+def test_what_was_left_out_by_its_kind_is_no_gap(history: EventHistory) -> None:
+    history.held_from["n1"] = Position("inc", 1)
+    fill(history, ("n1", 5), ("n1", 9))
+    assert history.missing(places_of("n1=inc.2")) == []
+    fill(history, ("n1", 12), ("n1", 15), ("n1", 20))
+    assert [(gap.first, gap.last) for gap in history.missing(places_of("n1=inc.2"))] == [(2, 5)]
+
+
+def test_a_new_folder_of_a_node_begins_anew(history: EventHistory) -> None:
+    fill(history, ("n1", 5))
+    history.take(event("n1", 1), {"n1": Position("other", 2)})
+    assert history.held_from == {"n1": Position("other", 1)}
+    assert seen(history, places_of("n1=inc.6")) == [("n1", 1)]
+
+
+@pytest.mark.parametrize(
+    ("kinds", "busy"),
+    [
+        ("", True),
+        ("-log.*", False),
+        ("leader.*", False),
+        ("log.appended", True),
+        ("log.compacted", False),
+        ("*,-log.*", False),
+    ],
+)
+def test_who_leaves_out_what_comes_with_every_commit_is_served_without_it(kinds: str, busy: bool) -> None:
+    assert selection_of(kinds)[1] is busy
+
+
+def test_a_minus_sign_leaves_kinds_out() -> None:
+    fits, _ = selection_of("-leader.*")
+    assert fits(event("n1", 1))
+    assert not fits(LeaderElected(leader="n1", votes=1, total=1, duration=0.0))
+
+
 def test_a_filter_takes_kinds_short_or_whole_and_gaps_always() -> None:
-    fits = filter_of("leader.*, consensus.node.started")
+    fits, _ = selection_of("leader.*, consensus.node.started")
     assert fits(LeaderElected(leader="n1", votes=1, total=1, duration=0.0))
     assert not fits(event("n1", 1))
     assert fits(Gap(first=1, last=2, reason="lost"))
-    assert filter_of("")(event("n1", 1))
+    assert selection_of("")[0](event("n1", 1))
     with pytest.raises(ProblemError, match="no kind of event matches"):
-        filter_of("leeder.*")
+        selection_of("leeder.*")
 
 
 def test_an_event_of_a_stream_ends_with_an_empty_line() -> None:

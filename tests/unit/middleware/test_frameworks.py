@@ -6,12 +6,9 @@ import asyncio
 import inspect
 from typing import Any
 
-import django
 import flask
 import httpx
 import pytest
-from django.conf import settings
-from django.core.wsgi import get_wsgi_application
 from django.http import HttpResponse
 from django.urls import path
 from fastapi import Depends, FastAPI, Request
@@ -22,6 +19,7 @@ from starlette.routing import Route
 from forge_consensus.errors import InvalidConfigError
 from forge_consensus.middleware import Confirmed, Consistency, LeadershipMiddleware
 from forge_consensus.service.leadership import Standing
+from tests.worlds.django_world import django_handler
 from tests.worlds.web_world import FOLLOWING, LEADING, ToldChecker
 
 
@@ -121,10 +119,7 @@ urlpatterns = [path("", view)]
 
 
 def test_django_takes_it_around_its_application() -> None:
-    if not settings.configured:
-        settings.configure(ROOT_URLCONF=__name__, ALLOWED_HOSTS=["app"], SECRET_KEY="of a test")
-    django.setup()
     checker = ToldChecker(FOLLOWING)
-    guarded = LeadershipMiddleware(checker).consistency().wsgi(get_wsgi_application())
+    guarded = LeadershipMiddleware(checker).consistency().wsgi(django_handler(__name__))
     found = ask_wsgi(guarded, "GET", "/")
     assert (found.status_code, found.text, found.headers["x-raft-index"]) == (200, "Confirmed", "41")
