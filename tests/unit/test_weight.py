@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-HEAVY = {"rich", "click", "prometheus_client"}
+HEAVY = {"rich", "click", "prometheus_client", "starlette", "uvicorn", "yaml", "pydantic", "httpx"}
 
 
 def run(program: str) -> subprocess.CompletedProcess[str]:
@@ -23,9 +23,10 @@ def run(program: str) -> subprocess.CompletedProcess[str]:
         "forge_consensus.AsyncClient",
         "forge_consensus.EventFeed",
         "forge_consensus.ConsensusService('n1')",
+        "forge_consensus.ConsensusExtension(node_id='n1', bind='127.0.0.1:0')",
     ],
 )
-def test_embedding_imports_nothing_of_the_command_line_or_the_metrics(use: str) -> None:
+def test_embedding_imports_nothing_of_the_command_line_the_metrics_or_the_web(use: str) -> None:
     done = run(f"import sys, forge_consensus; {use}; print(*{{name.partition('.')[0] for name in sys.modules}})")
     assert done.returncode == 0, done.stderr
     assert not HEAVY & set(done.stdout.split())
