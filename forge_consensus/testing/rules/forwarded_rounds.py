@@ -29,17 +29,23 @@ class ForwardedRounds:
         self.asked: dict[str, Asked] = {}
         self.confirmed: set[tuple[str, int]] = set()
         """(node, number) of the questions that a leader has answered with an index."""
+        self.alone: dict[str, bool] = {}
+        """Whether a node was a majority by itself after its last turn."""
 
     def began(self, node: SimulatedBase) -> None:
         """Note a new process, which has asked nothing yet."""
         self.asked.pop(node.name, None)
+        self.alone.pop(node.name, None)
 
     def answers(self, node: SimulatedBase, connection: Connection, message: ReadIndexReply, waited: bool) -> None:
-        """Note an answer; demand that a question without a lease `waited` for a later turn, so for a round after it."""
+        """Note an answer; demand that a question without a lease `waited` for a later turn, so for a round after it.
+
+        A node that is a majority by itself confirms at once, and the same turn may let another one vote after that.
+        """
         if not message.index:
             return
         ledger, who = node.engine.ledger, connection.owner.name
-        alone = ledger.configuration.quorum.has((node.name,))
+        alone = is_alone(node) or self.alone.get(node.name, False)
         demand(
             waited or alone or ledger.configuration.lease_reads or (who, message.number) in self.confirmed,
             "I13",
@@ -49,6 +55,7 @@ class ForwardedRounds:
 
     def turned(self, node: SimulatedBase, *, leads: bool) -> None:
         """Check the question that was under way before this turn of a node, and note the one that is now."""
+        self.alone[node.name] = is_alone(node)
         actor = node.engine.cells.actor("replication")
         if not isinstance(actor, ReplicationActor):
             return
@@ -79,3 +86,8 @@ class ForwardedRounds:
             "I13",
             f"{node.name}: reads {gone} are over without an answer to question {before.number}",
         )
+
+
+def is_alone(node: SimulatedBase) -> bool:
+    """Whether a node is a majority by itself."""
+    return node.engine.ledger.configuration.quorum.has((node.name,))
