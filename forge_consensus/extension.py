@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, Self
 
 from forge_consensus.client.surface import PublicSurface
 from forge_consensus.config.loading import LoadedConfig, load_config
-from forge_consensus.errors import ConsensusError, FolderLockedError, InvalidConfigError
+from forge_consensus.errors import AlreadyStartedError, ConsensusError, FolderLockedError, InvalidConfigError
 from forge_consensus.events.bus import EventBus
 from forge_consensus.middleware import LeadershipMiddleware
 from forge_consensus.missing import missing_extra
@@ -125,8 +125,10 @@ class ConsensusExtension(PublicSurface):
         """Start the node, and wait a moment for a leader; errors are those of `ConsensusService.start`."""
         for note in self.loaded.notes:
             LINES.info("{}", note)
-        self.start_admin()
+        if self.service.host is not None:
+            raise AlreadyStartedError
         try:
+            self.start_admin()
             self.service.start(timeout)
         except BaseException as error:
             self.stop_admin()
@@ -149,7 +151,7 @@ class ConsensusExtension(PublicSurface):
             server: type[AdminServer] = admin_part("forge_consensus.admin.server", "AdminServer")
             names = self.loaded.http_names()
             self.admin = server(wanted.address, wanted.path_prefix, insecure=wanted.insecure, hosts=names)
-            self.admin.start()
+            self.admin.start()  # closes itself if it fails
 
     def stop(self, timeout: float = STOP_SECONDS) -> None:
         """Stop the node; it hands its leadership over before, within an election timeout."""
@@ -181,7 +183,7 @@ class ConsensusExtension(PublicSurface):
 
         """
         made: Api = admin_part("forge_consensus.admin.api", "Api")(
-            hosts=self.loaded.http_names(), only_local=not insecure
+            hosts=self.loaded.http_names(), only_local=not insecure, mounted=True
         )
         self.mounted.append(made)
         return made
@@ -208,9 +210,11 @@ class ConsensusExtension(PublicSurface):
                 app.state.consensus = self
             yield {"consensus": self}
         finally:
-            for api in self.mounted:
-                await api.close()
-            await asyncio.to_thread(self.close)
+            try:
+                for api in self.mounted:
+                    await api.close()
+            finally:
+                await asyncio.to_thread(self.close)
 
     def around(self, lifespan: Lifespan) -> Lifespan:
         """Return a lifespan that runs another one of the application's inside this one."""

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Final
 
 from forge_consensus.admin import cluster, event_stream, health, keys, original, pages, snapshots
-from forge_consensus.admin.dispatch import router_of
+from forge_consensus.admin.dispatch import places_of, router_of
 from forge_consensus.admin.openapi import document
 from forge_consensus.admin.operation import Operation
 from forge_consensus.admin.shared import Shared
@@ -26,11 +26,14 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
 class Api(Shared):
     """The admin API of one node, as an ASGI application for one event loop; the arguments are those of `Shared`."""
 
-    def __init__(self, prefix: str = "", hosts: Iterable[str] = (), *, only_local: bool = False) -> None:
-        super().__init__(prefix, hosts, only_local=only_local)
-        self.document = document(OPERATIONS, prefix)
+    def __init__(
+        self, prefix: str = "", hosts: Iterable[str] = (), *, only_local: bool = False, mounted: bool = False
+    ) -> None:
+        super().__init__(prefix, hosts, only_local=only_local, mounted=mounted)
+        served = [each for each in OPERATIONS if places_of(each, prefix, mounted=mounted)]
+        self.document = document(served, prefix)
         extra = [pages.INTO_FOLDER] if prefix else []
-        self.router = router_of(self, [*OPERATIONS, *extra], prefix)
+        self.router = router_of(self, [*served, *extra], prefix)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Sender) -> None:
         """Answer one request."""

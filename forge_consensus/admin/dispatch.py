@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, MutableMapping
 from typing import Any, Final
 from urllib.parse import unquote_to_bytes
 
+from starlette.convertors import Convertor, register_url_convertor
 from starlette.responses import Response
 from starlette.routing import Route, Router
 
@@ -32,12 +33,31 @@ BODY_SECONDS_MAX: Final = 10.0
 SLACK_SECONDS: Final = 2.0
 """So much later than its own limit a handler that hangs is ended."""
 REQUEST_ID_CHARS_MAX: Final = 128
+TAKEN_AT_ROOT: Final = ("/leader", "/metrics")
+"""What a load balancer and Prometheus ask for at the root is something else in the Go original."""
 SECURITY_HEADERS: Final = {
     "Cache-Control": "no-store",
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
     "Cross-Origin-Resource-Policy": "same-origin",
 }
+
+
+class RestOfPath(Convertor[str]):
+    """The rest of a path, line ends included, which Starlette's own convertor takes for the end."""
+
+    regex = "(?s:.*)"
+
+    def convert(self, value: str) -> str:
+        """Return the text as it is."""
+        return value
+
+    def to_string(self, value: str) -> str:
+        """Return the text as it is."""
+        return value
+
+
+register_url_convertor("rest", RestOfPath())
 
 
 class Endpoint:
@@ -114,8 +134,8 @@ class Exchange:
         """Check the request and have it carried out. Raises `ProblemError` and `ConsensusError`."""
         client = (self.scope.get("client") or ("",))[0]
         self.api.guard.check(self.method, self.headers, str(client))
-        operation = operations.get("GET" if self.method == "HEAD" else self.method)
-        if operation is None:
+        operation = operations.get("GET" if self.method in {"HEAD", "OPTIONS"} else self.method)
+        if operation is None or (self.method == "OPTIONS" and not operation.by_options):
             return self.of_other_method(operations)
         if self.api.subject is None and not operation.while_starting:
             text = "the node is starting: try again in a moment"
@@ -241,22 +261,26 @@ def router_of(api: Shared, operations: Iterable[Operation], prefix: str) -> Rout
     """Return the routes of these operations: at their own paths, and below the prefix if there is one."""
     tables: dict[str, dict[str, Operation]] = {}
     for operation in operations:
-        for path in places_of(operation, prefix):
+        for path in places_of(operation, prefix, mounted=api.mounted):
             tables.setdefault(path, {})[operation.method] = operation
     routes = [Route(path, Endpoint(api, table)) for path, table in tables.items()]
     return Router(routes, redirect_slashes=False, default=Unknown(api))
 
 
-def places_of(operation: Operation, prefix: str) -> list[str]:
+def places_of(operation: Operation, prefix: str, *, mounted: bool) -> list[str]:
     """Return the paths of an operation; see `Operation.also_at`.
 
-    Without a prefix the API is part of an application, whose own prefix is before it: then it is as below a prefix.
+    In an application, whose own prefix is before it, it is as below a prefix. A server without a prefix has the root
+    only.
     """
     found: list[str] = []
     for path in (operation.path, *operation.also_at):
         mark, rest = path[0], path.lstrip("~=")
-        if mark != "~" and prefix:
+        at_root = bool(prefix) or not mounted
+        if mark != "~" and at_root:
             found.append(rest)
-        if mark != "=":
+        if mark != "=" and (prefix or mounted):
             found.append(f"{prefix}{rest}")
+        elif mark == "~" and rest not in TAKEN_AT_ROOT:
+            found.append(rest)
     return found

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import suppress
+from math import inf
 from typing import Final
 
 from starlette.responses import Response, StreamingResponse
@@ -14,14 +16,14 @@ from forge_consensus.admin.event_history import (
     EVENTS_MAX,
     GAP_KIND,
     PLACE_CHARS_MAX,
-    Entry,
     EventHistory,
-    is_new,
+    Seen,
     place_text,
-    places_of,
+    positions_of,
 )
 from forge_consensus.admin.operation import Argument, Call, Operation, Schema, answer
 from forge_consensus.admin.problems import ProblemError, invalid
+from forge_consensus.admin.shared import Shared
 from forge_consensus.events.encoding import to_json_line
 from forge_consensus.events.selection import Selection
 from forge_consensus.events.types import EVENT_TYPES, ConsensusEvent, LogAppended, LogCommitted
@@ -90,7 +92,8 @@ async def events(call: Call) -> Response:
         text = f"{READERS_MAX} streams of events are open: close some, or ask another node"
         raise ProblemError(503, "too busy", text, "TOO_MANY_READERS", retryable=True, headers={"Retry-After": "5"})
     place = call.headers.get("last-event-id") or call["after"] or ""
-    stream = Stream(history, fits, places_of(place) if place else None, call["recent"], call.api.closing)
+    positions = positions_of(place) if place else None
+    stream = Stream(history, fits, positions, call["recent"], call.api)
     headers = {"X-Accel-Buffering": "no", "Cache-Control": "no-store"}
     return StreamingResponse(stream.texts(), media_type=STREAM_TYPE, headers=headers)
 
@@ -99,33 +102,45 @@ async def last_events(history: EventHistory, fits: Fits, recent: int) -> Respons
     """Return the last events as JSON."""
     history.enter()
     try:
-        with suppress(TimeoutError):
-            await asyncio.wait_for(history.ready.wait(), FIRST_SECONDS)
+        await caught_up(history)
         held = [entry for _, entry in history.after(0, EVENTS_MAX) if fits(entry.event)]
         rows = [json.loads(entry.text) for entry in held[len(held) - min(recent or 100, len(held)) :]]
-        return answer({"events": rows, "place": place_text(history.places)})
+        return answer({"events": rows, "place": place_text(history.seen_before(history.end))})
     finally:
         history.leave()
 
 
+async def caught_up(history: EventHistory) -> None:
+    """Wait a moment until the history has what the journals of the nodes hold."""
+    with suppress(TimeoutError):
+        await asyncio.wait_for(history.ready.wait(), FIRST_SECONDS)
+
+
 class Stream:
-    """One reader's stream."""
+    """One reader's stream.
+
+    Args:
+        history: the events of the cluster.
+        fits: which of them the reader wants.
+        positions: what it has seen before, None for a reader that begins anew.
+        recent: how many past events a reader that begins anew gets first.
+        api: whose end is the end of the stream.
+
+    """
 
     def __init__(
-        self,
-        history: EventHistory,
-        fits: Fits,
-        seen: Mapping[str, Position] | None,
-        recent: int,
-        closing: asyncio.Event,
+        self, history: EventHistory, fits: Fits, positions: Mapping[str, Position] | None, recent: int, api: Shared
     ) -> None:
         self.history = history
         self.fits = fits
-        self.seen = seen
-        """What the reader has seen before, None if it begins anew."""
+        self.positions = positions
         self.recent = recent
-        self.closing = closing
+        self.api = api
+        self.closing = api.closing
+        self.ends_at = inf if api.stream_seconds is None else time.monotonic() + api.stream_seconds
+        self.seen: Seen = {}
         self.number = 0
+        """The history's number of the next event."""
 
     async def texts(self) -> AsyncIterator[str]:
         """Yield the parts of the stream until the server closes."""
@@ -133,11 +148,9 @@ class Stream:
         history.enter()
         try:
             yield f"retry: {RETRY_MS}\n: the events of the cluster\n\n"
-            await self.begin()
-            if self.seen is not None:
-                for gap in history.missing(self.seen):
-                    yield written(GAP_KIND, place_text(self.seen), to_json_line(gap))
-            while not self.closing.is_set():
+            await caught_up(history)
+            self.begin()
+            while not self.closing.is_set() and time.monotonic() < self.ends_at:
                 if text := self.next_part():
                     yield text
                 elif not await self.wait():
@@ -145,38 +158,27 @@ class Stream:
         finally:
             history.leave()
 
-    async def begin(self) -> None:
-        """Find where to begin; the first reader of all waits a moment for what the journals hold."""
-        if self.recent or self.seen is not None:
-            with suppress(TimeoutError):
-                await asyncio.wait_for(self.history.ready.wait(), FIRST_SECONDS)
-        self.number = self.history.first if self.seen is not None else self.history.number_of(self.recent)
+    def begin(self) -> None:
+        """Find where to begin."""
+        if self.positions is None:
+            self.number = self.history.number_of(self.recent)
+            self.seen = self.history.seen_before(self.number)
+        else:
+            self.number = self.history.first
+            self.seen = self.history.seen_by(self.positions)
 
     def next_part(self) -> str:
         """Return what the reader has not got yet; "" if there is nothing."""
-        parts: list[str] = []
-        if self.number < self.history.first:
-            parts.append(f": {self.history.first - self.number} events passed while this reader was slow\n\n")
-            parts += self.lost()
-            self.number = self.history.first
+        parts = []
+        for gap in self.history.missing(self.seen):
+            parts.append(written(GAP_KIND, self.seen, to_json_line(gap)))
         for number, entry in self.history.after(self.number, BATCH):
             self.number = number + 1
-            if self.wants(entry):
-                parts.append(written(entry.event.topic, entry.place, entry.text))
+            if entry.is_new_to(self.seen):
+                self.seen[entry.node] = entry.place
+                if self.fits(entry.event):
+                    parts.append(written(entry.event.topic, self.seen, entry.text))
         return "".join(parts)
-
-    def lost(self) -> list[str]:
-        """Return what tells a slow reader that it lacks events."""
-        held = next(iter(self.history.entries))
-        gap = {
-            "type": GAP_KIND,
-            "data": {"first": self.number, "last": self.history.first - 1, "reason": "slow reader"},
-        }
-        return [written(GAP_KIND, held.place, json.dumps(gap))]
-
-    def wants(self, entry: Entry) -> bool:
-        """Whether the reader gets an entry."""
-        return (self.seen is None or is_new(entry, self.seen)) and self.fits(entry.event)
 
     async def wait(self) -> bool:
         """Wait for the next event, or the end of the server, a while; return whether either came."""
@@ -184,17 +186,18 @@ class Stream:
             return True
         news = asyncio.ensure_future(self.history.news.wait())
         closing = asyncio.ensure_future(self.closing.wait())
+        seconds = min(ALIVE_SECONDS, max(0.0, self.ends_at - time.monotonic()))
         try:
-            done, _ = await asyncio.wait({news, closing}, timeout=ALIVE_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+            done, _ = await asyncio.wait({news, closing}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
             return bool(done)
         finally:
             news.cancel()
             closing.cancel()
 
 
-def written(kind: str, place: str, data: str) -> str:
-    """Return one event of a stream; the data is one line."""
-    return f"id: {place}\nevent: {kind}\ndata: {data}\n\n"
+def written(kind: str, seen: Seen, data: str) -> str:
+    """Return one event of a stream for a reader that has then seen so much; the data is one line."""
+    return f"id: {place_text(seen)}\nevent: {kind}\ndata: {data}\n\n"
 
 
 EVENT: Final = "Server-Sent Events: `id` is a place to go on from, `event` the kind, `data` the event as JSON."

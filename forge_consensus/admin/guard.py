@@ -19,9 +19,11 @@ from forge_consensus.admin.problems import JSON_TYPE, ProblemError
 SAFE_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 LOOPBACK_NAMES: Final = ("localhost",)
 FROM_ELSEWHERE: Final = (
-    "the admin API answers this machine only, because it asks nobody who they are: ask it there, or allow others in a "
-    "network where you trust everybody (insecure=True)"
+    "the admin API answers this machine only, and nothing that a proxy passed on, because it asks nobody who they are: "
+    "ask it there, or allow others in a network where you trust everybody (insecure=True)"
 )
+PROXY_HEADERS: Final = ("forwarded", "via", "x-forwarded-for", "x-real-ip")
+"""What proxies add to requests of others."""
 FORM_TYPES: Final = frozenset({"application/x-www-form-urlencoded", "multipart/form-data", "text/plain"})
 """What a form of any page can send without asking first (the CORS-safelisted types of the Fetch standard)."""
 
@@ -49,9 +51,12 @@ class Guard:
             client: the address that it came from, "" if that is not known.
 
         """
-        if self.only_local and not is_loopback(client):
+        passed_on = any(name in headers for name in PROXY_HEADERS)
+        if self.only_local and (passed_on or not is_loopback(client)):
             raise ProblemError(403, "not from this machine", FROM_ELSEWHERE, "NOT_LOCAL")
-        self.check_host(headers.get("host", ""))
+        by_browser = any(name == "origin" or name.startswith("sec-fetch-") for name in headers)
+        if "host" in headers or by_browser:  # HTTP/1.0 has none, as in the questions of load balancers
+            self.check_host(headers.get("host", ""))
         self.check_origin(method, headers)
 
     def check_host(self, host: str) -> None:
@@ -70,7 +75,8 @@ class Guard:
     def check_origin(self, method: str, headers: Mapping[str, str]) -> None:
         """Raise `ProblemError` for a request that a page of another origin made."""
         origin = headers.get("origin")
-        if origin is not None and urlsplit(origin).netloc.lower() != headers.get("host", "").lower():
+        place = "" if origin is None else urlsplit(origin).netloc.lower()
+        if origin is not None and (not place or place != headers.get("host", "").lower()):
             raise cross_site(f"it comes from {origin[:80]!r}")
         site, mode = headers.get("sec-fetch-site", ""), headers.get("sec-fetch-mode", "")
         followed = method in SAFE_METHODS and mode == "navigate"  # a link on another page that somebody follows
@@ -103,6 +109,7 @@ class Guard:
 
 def is_loopback(host: str) -> bool:
     """Whether an address is that of the machine itself."""
+    host = host.removeprefix("::ffff:")
     return host == "::1" or host.startswith("127.")
 
 

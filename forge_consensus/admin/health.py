@@ -9,6 +9,7 @@ from starlette.responses import Response
 
 from forge_consensus.actors.runtime.status import NodeStatus
 from forge_consensus.admin.operation import OBJECT, Argument, Call, Operation, answer
+from forge_consensus.admin.problems import invalid
 from forge_consensus.client.cluster_info import voters_of
 from forge_consensus.errors import ConsensusError
 from forge_consensus.service.reports import health_of
@@ -16,8 +17,11 @@ from forge_consensus.storage.ledger.configuration import LEARNER
 from forge_consensus.storage.ledger.quorum import majority
 
 TAG: Final = "health"
+STUCK_SECONDS: Final = 30.0
+"""A node that takes no turn for so long is not alive; a healthy one takes several a second."""
 READY_BACKLOG_SECONDS: Final = 1.0
 """A node whose state machine needs longer for what it has not seen yet is not ready."""
+CHECKS: Final = frozenset({"node", "leader", "applied", "room"})
 STARTING: Final = "the node is starting"
 SOON: Final = {"Retry-After": "1"}
 
@@ -55,9 +59,12 @@ def ready_checks(status: NodeStatus | None, problem: str) -> list[Check]:
 async def looked(call: Call) -> tuple[NodeStatus | None, str]:
     """Return the status of the node, or why there is none."""
     if call.api.subject is None:
-        return None, call.api.failure or STARTING
+        return None, STARTING
     try:
-        return await call.subject.status(), ""
+        status = await call.subject.status()
+        if (seconds := call.subject.stuck_seconds(status.turns_total)) > STUCK_SECONDS:
+            return None, f"the node has done nothing for {seconds:.0f} s: its disk or its state machine keeps it"
+        return status, ""
     except ConsensusError as error:
         return None, str(error)
 
@@ -65,6 +72,8 @@ async def looked(call: Call) -> tuple[NodeStatus | None, str]:
 def told(call: Call, checks: list[Check]) -> Response:
     """Return 200 if all checks hold, else 503; as text, with one line a check where it is asked for or one fails."""
     left_out = {name for text in (call["exclude"] or "").split(",") if (name := text.strip())}
+    if unknown := left_out - CHECKS:
+        raise invalid(f"there is no check {min(unknown)[:80]!r}: there are {', '.join(sorted(CHECKS))}")
     counted = [check for check in checks if check.name not in left_out]
     fine = all(check.ok for check in counted)
     lines = [f"[{'+' if check.ok else '-'}] {check.name}: {check.text}" for check in counted]
@@ -76,7 +85,7 @@ def told(call: Call, checks: list[Check]) -> Response:
 
 async def live(call: Call) -> Response:
     """Say whether the node runs."""
-    if call.api.subject is None and not call.api.failure:
+    if call.api.subject is None:
         return told(call, [Check("node", True, STARTING)])  # a supervisor must not end it for a long log
     return told(call, live_checks(*await looked(call)))
 
@@ -134,11 +143,17 @@ async def is_leader(call: Call) -> Response:
 async def is_follower(call: Call) -> Response:
     """Say whether this node follows a leader, and lacks no more committed entries than are allowed."""
     status, lag = await call.subject.status(), call["lag"]
-    behind = status.commit_index - status.last_applied
     if status.role != "follower" or status.leader_id is None:
         return role_answer(False, status, "it follows no leader")
-    if lag is not None and behind > lag:
-        return role_answer(False, status, f"its state is {behind} entries behind what it knows to be committed")
+    behind = status.commit_index - status.last_applied
+    if lag is not None:  # how far its log is behind only the leader knows
+        report = await call.subject.report()
+        own = next((node for node in report.nodes if node.node_id == status.node_id), None)
+        if own is None or own.lag is None:
+            return role_answer(False, status, "the leader does not say how far behind it is")
+        behind += own.lag
+        if behind > lag:
+            return role_answer(False, status, f"its state is {behind} committed entries behind")
     return role_answer(True, status, f"it follows {status.leader_id}, {behind} entries behind")
 
 
@@ -180,7 +195,7 @@ async def quorum(call: Call) -> Response:
 
 ASKED: Final = (
     Argument("verbose", "Whether to list every check.", "boolean", default=False),
-    Argument("exclude", "Names of checks to leave out, with commas."),
+    Argument("exclude", "Names of checks to leave out, with commas.", repeats=True),
 )
 LAG: Final = Argument("lag", "How many committed entries its state may lack.", "integer", minimum=0)
 TEXT: Final = "text/plain"
@@ -197,7 +212,7 @@ def plain(path: str, summary: str, handler: Any, *more: str) -> Operation:
 def role(path: str, summary: str, handler: Any, *arguments: Argument) -> Operation:
     """Return an operation for a load balancer."""
     answers = {200: ("It is.", OBJECT), 503: ("It is not.", OBJECT)}
-    return Operation("GET", path, TAG, summary, handler, arguments, answers)
+    return Operation("GET", path, TAG, summary, handler, arguments, answers, by_options=True)
 
 
 OPERATIONS: Final = (

@@ -148,9 +148,15 @@ async def put_key(call: Call) -> Response:
     if condition not in {None, "*"}:
         raise invalid("If-None-Match can only be *: set the key if it has no value")
     value = sent_value(call)
-    if condition is None:
-        await call.client.put(call["key"], value, call.seconds)
-    elif not await call.client.cas(call["key"], expected=None, value=value, timeout=call.seconds):
+    try:
+        if condition is None:
+            done = True
+            await call.client.put(call["key"], value, call.seconds)
+        else:
+            done = await call.client.cas(call["key"], expected=None, value=value, timeout=call.seconds)
+    except ValueError as error:
+        raise invalid(f"the value cannot be stored: {error}") from error
+    if not done:
         text = f"{call['key']!r} has a value: leave out If-None-Match to replace it"
         raise ProblemError(412, "precondition failed", text, "KEY_EXISTS")
     index = call.client.last_index
@@ -219,7 +225,7 @@ OPERATIONS: Final = (
     ),
     Operation(
         "GET",
-        "/v1/kv/{key:path}",
+        "/v1/kv/{key:rest}",
         TAG,
         "The value of a key.",
         get_key,
@@ -233,7 +239,7 @@ OPERATIONS: Final = (
     ),
     Operation(
         "PUT",
-        "/v1/kv/{key:path}",
+        "/v1/kv/{key:rest}",
         TAG,
         "Set a key to the body: text/plain, application/json, or application/octet-stream. With If-None-Match: * only "
         "if it has no value.",
@@ -244,7 +250,7 @@ OPERATIONS: Final = (
     ),
     Operation(
         "DELETE",
-        "/v1/kv/{key:path}",
+        "/v1/kv/{key:rest}",
         TAG,
         "Remove a key.",
         delete_key,

@@ -61,7 +61,7 @@ def document(operations: Iterable[Operation], prefix: str) -> dict[str, Any]:
 def written_path(path: str, prefix: str) -> str:
     """Return a path as the document has it."""
     below = prefix if path.startswith("~") else ""
-    return f"{below}{path.lstrip('~=')}".replace(":path}", "}")
+    return f"{below}{path.lstrip('~=')}".replace(":rest}", "}")
 
 
 def described(operation: Operation) -> dict[str, Any]:
@@ -81,7 +81,7 @@ def described(operation: Operation) -> dict[str, Any]:
 
 def name_of(operation: Operation) -> str:
     """Return the name of an operation in programs that are made of the document."""
-    path = operation.path.replace(":path", "").strip("=").replace("~", "original").strip("/")
+    path = operation.path.replace(":rest", "").strip("=").replace("~", "original").strip("/")
     words = [
         operation.method.lower(),
         *("".join(filter(str.isalnum, part)) for part in path.replace("-", "/").split("/")),

@@ -33,7 +33,8 @@ PARAMETERS_MAX: Final = 100
 SECONDS_MIN: Final = 0.1
 """A shorter time would be over before a healthy node can answer."""
 WHOLE: Final = re.compile(r"-?\d{1,19}")
-SWITCHES: Final = {"true": True, "false": False, "1": True, "0": False}
+SWITCHES: Final = {"true": True, "false": False, "1": True, "0": False, "": True}
+"""A parameter without a value is on, as in ``/readyz?verbose``."""
 SECONDS: Final = Setting("seconds", "float", 0.0, Described(what="A time.", why="It is waited for.", unit="s"))
 TYPES: Final[dict[Kind, Schema]] = {
     "text": {"type": "string"},
@@ -63,6 +64,8 @@ class Argument:
     """Both bounds are allowed values; those of a text bound its length."""
     pattern: str = ""
     """A regular expression that a whole text must match, in the dialect of JSON schemas (ECMA 262)."""
+    repeats: bool = False
+    """Whether a query may give it several times; the values then have commas between them."""
     example: Any = None
 
     @property
@@ -211,6 +214,8 @@ class Operation:
     """Whether its answer ends only with the client, so that no time limits it."""
     any_of: tuple[str, ...] = ()
     """Fields of the body of which at least one must be given."""
+    by_options: bool = False
+    """Whether OPTIONS is answered as GET is, as some load balancers ask."""
     while_starting: bool = False
     """Whether it is answered before the node is open."""
 
@@ -232,18 +237,19 @@ def timeout_argument(seconds: float, seconds_max: float) -> Argument:
     )
 
 
-def query_of(operation: Operation, text: bytes) -> dict[str, Any]:
+def query_of(operation: Operation, query: bytes) -> dict[str, Any]:
     """Return the arguments that a query gives. Raises `ProblemError` for an unknown one, and for a wrong value."""
     try:
-        pairs = parse_qsl(text.decode("ascii"), keep_blank_values=True, max_num_fields=PARAMETERS_MAX, errors="strict")
+        pairs = parse_qsl(query.decode("ascii"), keep_blank_values=True, max_num_fields=PARAMETERS_MAX, errors="strict")
     except (ValueError, UnicodeDecodeError) as error:
         raise invalid(f"the query cannot be read: it must be percent-encoded UTF-8 ({error})") from None
     known = {each.name: each for each in operation.allowed}
     found: dict[str, Any] = {}
-    for name, value in pairs:
+    for name, text in pairs:
         if name not in known:
             raise unknown("parameter", name, known)
-        found[name] = known[name].of_text(value)
+        again = known[name].repeats and name in found
+        found[name] = known[name].of_text(f"{found[name]},{text}" if again else text)
     return with_defaults(found, operation.allowed)
 
 

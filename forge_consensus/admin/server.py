@@ -63,6 +63,8 @@ class AdminServer:
         self.loop: asyncio.AbstractEventLoop | None = None
         self.server: uvicorn.Server | None = None
         self.started = Latch()
+        self.is_here = True
+        """Whether the thread runs in this process, which was not forked since."""
         self.error: BaseException | None = None
         tell_of_forks(self)
         self.thread = ForgeThread(target=self.run, name="forge-admin")
@@ -82,6 +84,7 @@ class AdminServer:
         """Serve; until `serve` is called it says that the node is starting. Raises `TransportUnavailableError`."""
         self.thread.start()
         if not self.started.wait(START_SECONDS_MAX) or self.error is not None:
+            self.close()
             raise TransportUnavailableError(f"the admin API at {self.address} did not start: {self.error}")
         LINES.info("admin API and dashboard at {}", self.url)
 
@@ -140,7 +143,7 @@ class AdminServer:
 
     def close(self) -> None:
         """Stop listening, and end what is under way; returns when the port is free. May be called twice."""
-        if self.thread.is_alive():
+        if self.is_here and self.thread.is_alive():
             self.on_loop(Api.end_streams)
             if self.server is not None:
                 self.server.should_exit = True
@@ -148,8 +151,14 @@ class AdminServer:
         self.socket.close()
 
     def forked(self) -> None:
-        """In a child process: do not listen."""
-        close_descriptor(self.socket.fileno())
+        """In a child process: hold nothing of the parent's, neither its port nor its connections."""
+        self.is_here = False
+        self.socket.close()
+        for connection in list(self.server.server_state.connections) if self.server is not None else ():
+            taken = connection.transport.get_extra_info("socket")
+            if taken is not None:
+                close_descriptor(taken.fileno())
+        self.loop = self.server = None
 
 
 def bound(address: str, *, insecure: bool) -> socket.socket:

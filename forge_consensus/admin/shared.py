@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, Final
 
 from forge_consensus.admin.event_history import EventHistory
 from forge_consensus.admin.guard import Guard
@@ -13,6 +13,8 @@ from forge_consensus.config.loading import LoadedConfig
 from forge_consensus.errors import ConsensusError, NotStartedError
 from forge_consensus.service.consensus import ConsensusService
 from forge_consensus.service.leadership import Standing
+
+MOUNTED_STREAM_SECONDS: Final = 20.0
 
 
 class Shared:
@@ -23,16 +25,21 @@ class Shared:
             for an application that mounts the API below a prefix of its own.
         hosts: names by which the server may be addressed, besides addresses, ``localhost`` and this machine's name.
         only_local: whether requests from other machines are refused.
+        mounted: whether the API is a part of an application. Its server waits for open streams before it tells the
+            application to end, so streams end by themselves then, and their clients come back.
 
     """
 
-    def __init__(self, prefix: str = "", hosts: Iterable[str] = (), *, only_local: bool = False) -> None:
+    def __init__(
+        self, prefix: str = "", hosts: Iterable[str] = (), *, only_local: bool = False, mounted: bool = False
+    ) -> None:
         self.prefix = prefix
         self.guard = Guard(hosts, only_local=only_local)
         self.subject: Subject | None = None
         """The node; None until it is open."""
-        self.failure = ""
-        """Why there is no node any more; "" while there is, or will be."""
+        self.mounted = mounted
+        self.stream_seconds = MOUNTED_STREAM_SECONDS if mounted else None
+        """How long a stream of events lasts; None for as long as its client wants."""
         self.events: dict[tuple[str, ...], EventHistory] = {}
         """By the kinds that are held."""
         self.closing = asyncio.Event()
@@ -40,8 +47,10 @@ class Shared:
         """The OpenAPI document."""
 
     def serve(self, seat: Seat) -> None:
-        """Speak for a node that is open now; called on the event loop."""
+        """Speak for a node that is open now, anew after an end; called on the event loop."""
         self.subject = Subject(seat)
+        self.events = {}
+        self.closing = asyncio.Event()
 
     def serve_service(self, service: ConsensusService, config: LoadedConfig) -> None:
         """Speak for a service of this process that runs; called on the event loop."""
@@ -76,7 +85,8 @@ class Shared:
     async def close(self) -> None:
         """Close what requests shared."""
         self.end_streams()
+        subject, self.subject = self.subject, None
         for history in self.events.values():
             await history.close()
-        if self.subject is not None:
-            await self.subject.close()
+        if subject is not None:
+            await subject.close()

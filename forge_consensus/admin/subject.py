@@ -163,11 +163,13 @@ class Subject:
 
     def __init__(self, seat: Seat) -> None:
         self.seat = seat
-        self.began = time.monotonic()
         self.asking: AsyncClient | None = None
         self.looking: Client | None = None
         self.reported: Reported | None = None
-        self.report_lock = asyncio.Lock()
+        self.reporting: asyncio.Task[ClusterReport] | None = None
+        self.turns = -1
+        """How many turns the node had taken at the last question."""
+        self.turned_at = 0.0
 
     @property
     def client(self) -> AsyncClient:
@@ -202,12 +204,25 @@ class Subject:
 
     async def report(self) -> ClusterReport:
         """Return a report of the whole cluster, which all who ask at the same time share. Raises `ConsensusError`."""
-        async with self.report_lock:
-            known = self.reported
-            if known is None or time.monotonic() - known.at > REPORT_AGE_SECONDS:
-                found = await asyncio.to_thread(self.ask_all)
-                known = self.reported = Reported(found, time.monotonic())
+        known = self.reported
+        if known is not None and time.monotonic() - known.at <= REPORT_AGE_SECONDS:
             return known.report
+        if self.reporting is None or self.reporting.done():
+            self.reporting = asyncio.ensure_future(self.make_report())
+        return await asyncio.shield(self.reporting)  # whoever leaves does not end it for the others
+
+    async def make_report(self) -> ClusterReport:
+        """Ask every member, and note the answer."""
+        found = await asyncio.to_thread(self.ask_all)
+        self.reported = Reported(found, time.monotonic())
+        return found
+
+    def stuck_seconds(self, turns: int) -> float:
+        """Return for how long the node has taken no turn, as far as the earlier questions tell; `turns` is now."""
+        now = time.monotonic()
+        if self.turns != turns:
+            self.turns, self.turned_at = turns, now
+        return now - self.turned_at
 
     def ask_all(self) -> ClusterReport:
         """Ask every member, on a thread."""
@@ -224,6 +239,8 @@ class Subject:
 
     async def close(self) -> None:
         """Close the clients."""
+        if self.reporting is not None:
+            await asyncio.gather(self.reporting, return_exceptions=True)
         if self.asking is not None:
             await self.asking.close()
         if self.looking is not None:

@@ -97,6 +97,7 @@ class Cluster:
             if node.name not in self.again:
                 self.again[node.name] = now + AGAIN_SECONDS
                 code = node.exit_code()
+                self.guard.ended(node.pid)
                 click.echo(f"{node.name} ended ({ended_by(code)}); it starts again in {AGAIN_SECONDS:g} s")
                 self.count_end(now, node)
             elif now >= self.again[node.name]:
@@ -224,7 +225,7 @@ def ended_by(code: int) -> str:
 def new_places(count: int | None, port: int | None, http_port: int | None) -> Places:
     """Return where new nodes listen: at the ports that are given, else at the usual ones, else at free ones.
 
-    Raises `TransportUnavailableError` if a port that was given is in use.
+    Raises `TransportUnavailableError` if a port that was given is in use, `InvalidConfigError` for ports too near.
     """
     names = [f"n{number}" for number in range(1, (count or NODES) + 1)]
     found = []
@@ -236,6 +237,9 @@ def new_places(count: int | None, port: int | None, http_port: int | None) -> Pl
         if taken:
             ports = free_ports(len(names))
         found.append({name: f"{HOST}:{each}" for name, each in zip(names, ports, strict=True)})
+    both = set(found[0].values()) & set(found[1].values())
+    if both:
+        raise InvalidConfigError(f"{min(both)} would be a node's port and a dashboard's: give ports further apart")
     return Places(*found)
 
 
@@ -270,7 +274,9 @@ def places_in(folder: Path, count: int | None, port: int | None, http_port: int 
             raise InvalidConfigError(f"{folder} is not empty and no folder of this command: name another one")
         places = new_places(count, port, http_port)
         folder.mkdir(parents=True, exist_ok=True)
-        plan.write_text(json.dumps({"nodes": places.nodes, "http": places.http}, indent=2))
+        beside = plan.with_name(f"{PLAN}.new")
+        beside.write_text(json.dumps({"nodes": places.nodes, "http": places.http}, indent=2))
+        beside.replace(plan)
     except OSError as error:
         raise StorageError(f"{folder} cannot be used: {error.strerror}: name another folder") from error
     return places

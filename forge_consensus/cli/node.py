@@ -407,13 +407,19 @@ def serve(config: LoadedConfig, *, show_events: bool) -> None:
 
 
 def url_of(admin: AdminServer, settings: NodeSettings) -> str | None:
-    """Return where other machines reach the admin API; None if it listens everywhere and nobody knows by what name."""
-    if not is_wildcard(admin.address):
-        return admin.url
+    """Return where the other members reach the admin API; None if they do not, or nobody knows by what name."""
     reached = advertised(settings, settings.bind)
+    if not is_wildcard(admin.address):
+        local = reached.startswith(IPC) or is_loopback(reached.rpartition(":")[0].strip("[]"))
+        return admin.url if local or not is_loopback(admin.address.rpartition(":")[0].strip("[]")) else None
     if not reached or reached.startswith(IPC):
         return None
     return f"http://{reached.rpartition(':')[0]}:{admin.address.rpartition(':')[2]}"
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host is reached from this machine only."""
+    return host in {"localhost", "::1"} or host.startswith("127.")
 
 
 def admin_server(config: LoadedConfig) -> AdminServer | None:

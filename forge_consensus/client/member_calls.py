@@ -11,7 +11,7 @@ from forge_consensus.client.endpoints import LOCATE_WAIT_MS
 from forge_consensus.client.members import POLL_SECONDS, ClusterMembers, MembersPlan
 from forge_consensus.client.pending import PendingNodeQuery
 from forge_consensus.client.steps import Pause, Steps
-from forge_consensus.errors import ConsensusError, ConsensusTimeoutError
+from forge_consensus.errors import ConsensusError, ConsensusTimeoutError, OutcomeUnknownError, UnavailableError
 from forge_consensus.storage.ledger.changes import Action, Change
 
 LOOK_SECONDS_MIN: Final = 0.001
@@ -20,6 +20,9 @@ AGAIN_SECONDS: Final = 1.0
 STILL_LEADS = (
     "the same node still leads: the handover was given up, because the target did not win in time; try again, or name "
     "another target"
+)
+HANDED_OVER = (
+    "the handover is begun, and nobody leads yet as far as is known: look at who leads before it is asked for again"
 )
 UNFINISHED = (
     "the change of members is begun and not complete yet: it goes on by itself; look at the members, and allow more "
@@ -60,14 +63,19 @@ def until_done(
 
 
 def until_transferred(started: TransferStarted, target: str, deadline: float) -> Steps[str]:
-    """Wait until another node leads after a handover that is begun; returns which. Raises `ConsensusTimeoutError`.
+    """Wait until another node leads after a handover that is begun; returns which.
+
+    Raises `ConsensusTimeoutError` if the same node still leads at the end, `OutcomeUnknownError` if nobody is known to.
 
     A handover to a named node is asked for again while the same node leads, because it is given up after an election
     timeout, and a node that was just started may take longer to catch up.
     """
     asked_at, problem = time.monotonic(), None
     while True:
-        located = yield PendingNodeQuery[Located](Locate(0, LOCATE_WAIT_MS), "", soon_or(deadline))
+        try:
+            located = yield PendingNodeQuery[Located](Locate(0, LOCATE_WAIT_MS), "", soon_or(deadline))
+        except UnavailableError as error:
+            raise OutcomeUnknownError(HANDED_OVER) from error
         now = time.monotonic()
         if located.term > started.term:
             return str(located.leader)

@@ -46,7 +46,8 @@ class LoadedConfig:
         """Return the names by which the admin API may be addressed, as far as the configuration says."""
         url, advertised = self.node.http_url, self.node.advertise
         places = [urlsplit(url).hostname or ""] if url else []
-        places += [advertised.rpartition(":")[0].strip("[]")] if advertised else []
+        reached = (advertised, self.node.peers.get(self.node.node_id))
+        places += [address.rpartition(":")[0].strip("[]") for address in reached if address]
         return (*self.program.admin_api.names, *filter(None, places))
 
     def arguments(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The rule of questions that nodes ask their leader for reads: what a leader may answer at once, and what it may not."""
+"""The rule of questions that nodes ask their leader for reads: what a leader may answer at once, and what not."""
 
 from __future__ import annotations
 

@@ -26,6 +26,7 @@ LIST = Operation(
         Argument("age", "How old.", "seconds", minimum=0.0, maximum=60.0),
         Argument("order", "In which order.", choices=("up", "down"), default="up"),
         Argument("prefix", "What they begin with.", default="", maximum=5),
+        Argument("leave", "What is left out.", repeats=True),
     ),
 )
 ADD = Operation(
@@ -54,7 +55,7 @@ def refused(call: Any) -> str:
 
 def test_what_a_query_leaves_out_has_its_default() -> None:
     assert query_of(LIST, b"") == {
-        "limit": 100, "verbose": False, "age": None, "order": "up", "prefix": "", "timeout": 5.0,
+        "limit": 100, "verbose": False, "age": None, "order": "up", "prefix": "", "leave": None, "timeout": 5.0,
     }  # fmt: skip
 
 
@@ -64,6 +65,8 @@ def test_what_a_query_leaves_out_has_its_default() -> None:
         ("limit=7", "limit", 7),
         ("verbose=true", "verbose", True),
         ("verbose=0", "verbose", False),
+        ("verbose", "verbose", True),
+        ("leave=a&leave=b", "leave", "a,b"),
         ("age=250ms", "age", 0.25),
         ("age=2", "age", 2.0),
         ("order=down", "order", "down"),
@@ -90,7 +93,7 @@ def test_a_query_is_read_by_the_description(text: str, name: str, value: Any) ->
         ("order=sideways", "it must be one of 'up', 'down'"),
         ("prefix=abcdef", "at most 5 characters"),
         ("limits=1", "there is no parameter 'limits' here: did you mean 'limit'?"),
-        ("x=1", "there is no parameter 'x' here: there are limit, verbose, age, order, prefix, timeout"),
+        ("x=1", "there is no parameter 'x' here: there are limit, verbose, age, order, prefix, leave, timeout"),
         ("prefix=%FF", "percent-encoded UTF-8"),
         ("timeout=0", "timeout is 0"),
         ("timeout=1h", "at most 60 s"),

@@ -58,6 +58,28 @@ def test_a_link_on_another_page_can_be_followed_and_nothing_else_comes_from_ther
     assert status_of("GET", {"sec-fetch-site": "same-site", "sec-fetch-mode": "cors"}) == 403
 
 
+def test_a_load_balancer_without_a_host_is_answered_and_a_browser_is_not() -> None:
+    guard = Guard()
+    guard.check("GET", {})
+    for header in ("origin", "sec-fetch-site"):
+        with pytest.raises(ProblemError):
+            guard.check("GET", {header: "null"})
+
+
+def test_what_a_proxy_passed_on_is_not_from_this_machine() -> None:
+    guard = Guard(only_local=True)
+    for client in ("127.0.0.1", "::1", "::ffff:127.0.0.1"):
+        guard.check("GET", {"host": "localhost"}, client)
+    for client, more in (
+        ("10.0.0.7", {}),
+        ("", {}),
+        ("127.0.0.1", {"x-forwarded-for": "127.0.0.1"}),
+        ("::1", {"via": "1.1 p"}),
+    ):
+        with pytest.raises(ProblemError, match="this machine only"):
+            guard.check("GET", {"host": "localhost", **more}, client)
+
+
 def type_status(method: str, media_type: str, *, only_json: bool) -> int:
     """With what a body of a type is refused, 200 if it is not."""
     try:

@@ -10,6 +10,7 @@ import pytest
 
 from forge_consensus.admin import health
 from forge_consensus.admin.operation import Call
+from forge_consensus.admin.problems import ProblemError
 from forge_consensus.errors import NotStartedError
 
 
@@ -19,7 +20,7 @@ def status(**more: Any) -> Any:
     usual = {
         "node_id": "n1", "role": "follower", "leader_id": "n2", "term": 3, "health": "healthy", "details": [],
         "backlog_entries": 0, "backlog_seconds": 0.0, "full": "", "has_quorum": True, "commit_index": 10,
-        "last_applied": 10, "nodes": rows, "leader_address": "h:1",
+        "last_applied": 10, "nodes": rows, "leader_address": "h:1", "turns_total": 7,
     }  # fmt: skip
     return SimpleNamespace(**{**usual, **more})
 
@@ -30,6 +31,15 @@ class FakeSubject:
     def __init__(self, told: Any) -> None:
         self.told = told
         self.seat = SimpleNamespace(node_id="n1")
+        self.stuck = 0.0
+
+    def stuck_seconds(self, turns: int) -> float:
+        """For how long it has taken no turn."""
+        return self.stuck
+
+    async def report(self) -> Any:
+        """A report in which it lacks two entries of what the leader has."""
+        return SimpleNamespace(nodes=[SimpleNamespace(node_id="n1", lag=2)])
 
     async def status(self) -> Any:
         """The status."""
@@ -41,7 +51,7 @@ class FakeSubject:
 def asked(handler: Any, told: Any, **arguments: Any) -> tuple[int, str]:
     """The status and the text of an answer."""
     subject = None if told is None else FakeSubject(told)
-    api = SimpleNamespace(subject=subject, failure="")
+    api = SimpleNamespace(subject=subject)
     given = {"verbose": False, "exclude": None, "lag": None, **arguments}
     response = asyncio.run(handler(Call(cast("Any", api), given, {})))
     return response.status_code, response.body.decode()
@@ -72,9 +82,19 @@ def test_readiness_says_what_is_missing(more: dict[str, Any], wrong: str) -> Non
 def test_checks_can_be_listed_and_left_out() -> None:
     assert asked(health.ready, status(), verbose=True)[1].splitlines()[-1] == "ok"
     assert "[+] leader: n2 leads term 3" in asked(health.ready, status(), verbose=True)[1]
-    code, text = asked(health.ready, status(leader_id=None), exclude="leader, other", verbose=True)
+    code, text = asked(health.ready, status(leader_id=None), exclude="leader, room", verbose=True)
     assert code == 200
     assert "[ ] leader: left out" in text
+    with pytest.raises(ProblemError, match="there is no check 'quorum'"):
+        asked(health.ready, status(), exclude="quorum")
+
+
+def test_a_node_that_takes_no_turns_is_not_alive() -> None:
+    subject = FakeSubject(status())
+    subject.stuck = 60.0
+    api = SimpleNamespace(subject=subject)
+    response = asyncio.run(health.live(Call(cast("Any", api), {"verbose": False, "exclude": None}, {})))
+    assert (response.status_code, b"done nothing for 60 s" in bytes(response.body)) == (503, True)
 
 
 def test_health_is_bad_only_where_the_cluster_does_not_serve() -> None:
@@ -94,8 +114,9 @@ def test_health_is_bad_only_where_the_cluster_does_not_serve() -> None:
         (health.is_follower, {}, None, 200),
         (health.is_follower, {"role": "candidate"}, None, 503),
         (health.is_follower, {"leader_id": None}, None, 503),
-        (health.is_follower, {"last_applied": 4}, 5, 503),
-        (health.is_follower, {"last_applied": 5}, 5, 200),
+        (health.is_follower, {"last_applied": 6}, 5, 503),
+        (health.is_follower, {"last_applied": 7}, 5, 200),
+        (health.is_follower, {}, 1, 503),
         (health.is_voter, {}, None, 200),
         (health.is_voter, {"nodes": [SimpleNamespace(id="n1", status="active", part="learner")]}, None, 503),
         (health.is_voter, {"nodes": []}, None, 503),

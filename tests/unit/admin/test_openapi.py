@@ -25,8 +25,8 @@ def test_every_operation_is_described_once() -> None:
 
 
 def test_no_two_operations_have_one_place() -> None:
-    for prefix in ("", "/consensus"):
-        places = [(operation.method, path) for operation in OPERATIONS for path in places_of(operation, prefix)]
+    for prefix, mounted in (("", True), ("", False), ("/consensus", False)):
+        places = [(each.method, path) for each in OPERATIONS for path in places_of(each, prefix, mounted=mounted)]
         assert sorted(set(places)) == sorted(places), f"below {prefix!r}"
 
 
@@ -55,7 +55,12 @@ def test_the_document_is_json() -> None:
 
 def test_the_paths_of_the_original_are_below_the_prefix_in_both_spellings() -> None:
     def places(method: str) -> set[str]:
-        return {path for each in OPERATIONS if each.method == method for path in places_of(each, "/consensus")}
+        return {
+            path
+            for each in OPERATIONS
+            if each.method == method
+            for path in places_of(each, "/consensus", mounted=False)
+        }
 
     reads = {"health", "health/detailed", "status", "metrics", "leader", "nodes"}
     writes = {
@@ -67,6 +72,12 @@ def test_the_paths_of_the_original_are_below_the_prefix_in_both_spellings() -> N
 
 
 def test_an_application_that_mounts_the_api_gets_the_originals_answers() -> None:
-    leader: list[Operation] = [each for each in OPERATIONS if "/leader" in places_of(each, "")]
-    assert [each.path for each in leader] == ["/v1/leader"]
-    assert Api("").router.routes
+    def at(path: str, *, mounted: bool) -> list[str]:
+        found: list[Operation] = [each for each in OPERATIONS if path in places_of(each, "", mounted=mounted)]
+        return [each.path for each in found]
+
+    assert at("/leader", mounted=True) == ["/v1/leader"]
+    assert at("/metrics", mounted=True) == ["~/metrics"]
+    assert (at("/leader", mounted=False), at("/metrics", mounted=False)) == (["=/leader"], ["=/metrics"])
+    assert "/leader" not in Api("", mounted=True).document["paths"]
+    assert "/leader" in Api("/consensus").document["paths"]
