@@ -133,6 +133,7 @@ route(false);
 showConnection(store);
 setInterval(() => {
   showConnection(store);
+  showSummary(store);
   announcer.watch(store);
 }, TICK_MS);
 clusterPoller.start();

@@ -108,7 +108,7 @@ export class Chart {
       ),
     );
     const seconds = (to - from) / 1000;
-    const divisions = width < 420 ? 2 : 4;
+    const divisions = width < 600 ? 2 : 4;
     for (let place = 0; place <= divisions; place += 1) {
       const back = seconds * (1 - place / divisions);
       const anchor = place === 0 ? "start" : place === divisions ? "end" : "middle";

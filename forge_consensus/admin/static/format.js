@@ -44,7 +44,7 @@ export function seconds(value) {
   if (size === 0) return "0 s";
   if (size < 0.01) return `${FEW.format(value * 1000)} ms`;
   if (size < 0.9995) return `${Math.round(value * 1000)} ms`;
-  if (size < 9.95) return `${value.toFixed(1)} s`;
+  if (size < 9.95) return `${Number.isInteger(value) ? value : value.toFixed(1)} s`;
   if (size < 59.5) return `${Math.round(value)} s`;
   const whole = Math.round(value);
   if (size < 3600) return pair(whole, 60, "min", 1, "s");

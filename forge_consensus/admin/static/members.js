@@ -91,7 +91,7 @@ export class Members {
     const made = ACTIONS.map(([action, text, , open]) =>
       button(text, () => this.context.act(() => open(this.context, this.current(member.id))), {
         class: "button button-small",
-        "aria-label": action === "transfer" ? `Make ${member.id} the leader` : `${text} ${member.id}`,
+        "aria-label": `${text}: ${member.id}`,
         data: { action },
       }),
     );

@@ -8,7 +8,7 @@ import { leads, nameOf, roleOf, stateOf } from "./judge.js";
 /** Figures that every card shows: name, and the text of a node's value. */
 const FIGURES = [
   ["Lag", (node, leading) => (leading ? "leads" : known(node.lag) ? `${count(node.lag)} entries` : null)],
-  ["Heard", (node, leading) => (leading ? "leads" : known(node.last_contact) ? `${seconds(node.last_contact)} ago` : null)],
+  ["Heard", (node, leading) => (leading ? "itself" : known(node.last_contact) ? `${seconds(node.last_contact)} ago` : null)],
   ["Committed", (node) => count(node.commit_index)],
   ["Term", (node) => count(node.term)],
 ];

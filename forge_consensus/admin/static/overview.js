@@ -70,8 +70,7 @@ export class Overview {
     const { store } = this.context;
     if (!store.cluster) return;
     const nodes = store.nodes();
-    this.picture.update(store);
-    setShown(byId("picture-many"), byId("picture").hasAttribute("hidden"));
+    setShown(byId("picture-many"), !this.picture.update(store));
     drawQuorum(byId("quorum"), byId("quorum-text"), store.cluster);
     this.logs.update(nodes.filter((node) => known(node.node_id)), store.cluster.last_log_index, byId("logs-span").value);
     this.showNodes(store);

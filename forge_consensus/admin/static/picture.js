@@ -6,9 +6,11 @@ import { count, known, listed, shortened } from "./format.js";
 import { iconPath } from "./icons.js";
 import { leads, nameOf, roleOf, stateOf } from "./judge.js";
 
-const WIDTH = 420;
-const HEIGHT = 330;
+const HEIGHT = 390;
+const WIDTHS = { least: 300, most: 480, narrow: 380 };
+/** The width follows the place on the page, so that the texts keep their size. */
 const NODES_MAX = 12;
+const NODES_MAX_NARROW = 7;
 const RADIUS = 34;
 
 /** The ring in an `<svg>`; `update(store)` draws it anew if anything that it shows has changed. */
@@ -16,26 +18,29 @@ export class Picture {
   constructor(drawing) {
     this.drawing = drawing;
     this.shown = "";
-    setAttribute(drawing, "viewBox", `0 0 ${WIDTH} ${HEIGHT}`);
   }
 
-  /** Show the cluster. */
+  /** Show the cluster; returns whether there is room for a picture. */
   update(store) {
     const { cluster } = store;
     const nodes = store.nodes();
-    setShown(this.drawing, nodes.length > 0 && nodes.length <= NODES_MAX);
+    const width = Math.min(WIDTHS.most, Math.max(WIDTHS.least, Math.floor(this.drawing.parentElement.clientWidth - 30)));
+    const fits = nodes.length > 0 && nodes.length <= (width < WIDTHS.narrow ? NODES_MAX_NARROW : NODES_MAX);
+    setShown(this.drawing, fits);
     const looks = nodes.map((node) => [nameOf(node), node.role, node.part, node.state, node.lag, leads(node, cluster)]);
-    const shown = JSON.stringify(looks);
-    if (shown === this.shown || !nodes.length || nodes.length > NODES_MAX) return;
+    const shown = JSON.stringify([width, looks]);
+    if (shown === this.shown || !fits) return fits;
     this.shown = shown;
-    const places = placesOf(nodes.length);
+    const places = placesOf(nodes.length, width);
     const first = nodes.findIndex((node) => leads(node, cluster));
     const size = nodes.length > 7 ? 26 : RADIUS;
+    setAttribute(this.drawing, "viewBox", `0 0 ${width} ${HEIGHT}`);
     this.drawing.replaceChildren(
       ...nodes.flatMap((node, place) => (first < 0 || place === first ? [] : edge(places[first], places[place], node, size))),
       ...nodes.map((node, place) => circle(node, places[place], size, leads(node, cluster))),
     );
     setAttribute(this.drawing, "aria-label", this.told(nodes, cluster));
+    return fits;
   }
 
   /** The picture in words. */
@@ -48,11 +53,11 @@ export class Picture {
 }
 
 /** Where the nodes stand: on an ellipse, the first one at the top. */
-function placesOf(many) {
-  if (many === 1) return [{ x: WIDTH / 2, y: HEIGHT / 2 - 20 }];
+function placesOf(many, width) {
+  if (many === 1) return [{ x: width / 2, y: HEIGHT / 2 - 20 }];
   return Array.from({ length: many }, (_, place) => {
     const angle = (2 * Math.PI * place) / many - Math.PI / 2;
-    return { x: WIDTH / 2 + Math.cos(angle) * 150, y: HEIGHT / 2 - 14 + Math.sin(angle) * 108 };
+    return { x: width / 2 + Math.cos(angle) * (width / 2 - 58), y: HEIGHT / 2 - 12 + Math.sin(angle) * 138 };
   });
 }
 
@@ -67,9 +72,6 @@ function edge(from, to, node, size) {
   const silent = name === "no answer" || name === "cut off";
   const parts = [svg("line", { class: `edge edge-${silent ? "broken" : tone}`, x1: start.x, y1: start.y, x2: end.x, y2: end.y })];
   if (silent) parts.push(mark("bad", middle.x, middle.y, 9));
-  else if (node.lag > 0) {
-    parts.push(svg("text", { class: "edge-text", x: middle.x, y: middle.y - 4, "text-anchor": "middle" }, `${count(node.lag)} behind`));
-  }
   return parts;
 }
 
@@ -102,6 +104,6 @@ function circle(node, { x, y }, size, leading) {
     svg("text", { class: "node-name", x, y: y + (leading ? 13 : 6), "text-anchor": "middle" }, shortened(nameOf(node), 9)),
     mark(tone, x + size * 0.78, y - size * 0.78, 9),
     text(18, leading ? "leader" : roleOf(node).replace(", role unknown", ""), "node-role"),
-    name === "ok" ? null : text(33, name, `node-state text-${tone}`),
+    name === "ok" ? null : text(33, name === "behind" && node.lag > 0 ? `${count(node.lag)} behind` : name, `node-state text-${tone}`),
   );
 }

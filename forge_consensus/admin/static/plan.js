@@ -76,6 +76,7 @@ export function remarks(plan, cluster) {
   const helping = voters.filter((member) => now.has(member.id) && helpOf(now.get(member.id)) === "helps").length;
   const text = `Of the ${counted(plan.after.voters, "voter")} after the change, ${count(helping)} answer now and take entries; ${count(plan.after.required)} are needed.`;
   found.push([helping < plan.after.required ? "bad" : "info", text]);
+  if (helping < plan.after.required) return found;
   if (plan.after.can_lose === 0) found.push(["warn", "After the change no voter may fail."]);
   else if (plan.after.can_lose < plan.before.can_lose) {
     found.push(["warn", `After the change ${counted(plan.after.can_lose, "voter")} may fail, before ${count(plan.before.can_lose)}.`]);

@@ -28,20 +28,23 @@ export function showConnection(store) {
 export function showSummary(store) {
   const { cluster, node } = store;
   if (!cluster) return;
+  const { state } = store.connection();
+  const past = state === "live" ? "" : "When last seen: ";
   const tone = TONES[cluster.health] ?? "none";
   setText(byId("cluster-id"), cluster.cluster_id);
-  showFact("health", tone, `${capital(cluster.health)}. ${healthSentence(cluster)}`);
+  showFact("health", tone, `${past}${capital(cluster.health)}. ${healthSentence(cluster)}`);
   setAttribute(byId("health"), "data-health", cluster.health);
-  showFact("leader", known(cluster.leader_id) ? "star" : "bad", leaderSentence(cluster));
+  showFact("leader", known(cluster.leader_id) ? "star" : "bad", past + leaderSentence(cluster));
   setAttribute(byId("leader"), "data-leader", cluster.leader_id ?? "");
-  showFact("spare", !serves(cluster) ? "bad" : cluster.can_lose > 0 ? "good" : "warn", spareSentence(cluster));
+  showFact("spare", !serves(cluster) ? "bad" : cluster.can_lose > 0 ? "good" : "warn", past + spareSentence(cluster));
   setAttribute(byId("spare"), "data-can-lose", serves(cluster) ? cluster.can_lose : null);
   showWarnings(cluster);
   setText(byId("change-text"), cluster.change ?? "");
   setShown(byId("change"), known(cluster.change));
   setValue(byId("served-by"), node?.node_id ?? null);
   setValue(byId("program"), cluster.version);
-  document.title = `${capital(cluster.health)} · ${cluster.leader_id ?? "no leader"} · ${cluster.cluster_id}`;
+  const short = state === "live" ? `${capital(cluster.health)} · ${cluster.leader_id ?? "no leader"}` : WORDS[state];
+  document.title = `${short} · ${cluster.cluster_id}`;
 }
 
 /** Show a sentence with a drawing. */
@@ -60,10 +63,10 @@ function showWarnings(cluster) {
   const list = byId("warnings-list");
   if (list.dataset.texts !== texts.join("\n")) {
     list.dataset.texts = texts.join("\n");
-    list.replaceChildren(...texts.map((text) => el("li", { text: capital(text) })));
+    list.replaceChildren(...texts.map((text) => el("li", { text })));
   }
   setText(byId("warnings-title"), texts.length === 1 ? "1 warning" : `${count(texts.length)} warnings`);
-  setText(byId("advice-text"), cluster.advice ? capital(cluster.advice) : "");
+  setText(byId("advice-text"), cluster.advice ?? "");
   setShown(byId("advice"), known(cluster.advice));
   setShown(byId("warnings-list"), texts.length > 0);
   setShown(byId("warnings-title"), texts.length > 0);
