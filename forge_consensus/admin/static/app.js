@@ -91,12 +91,15 @@ function route(chosen) {
   if (next !== present) {
     pages[present]?.leave?.();
     for (const id of Object.keys(pages)) {
-      setShown(byId(id), id === next);
+      setShown(byId(`page-${id}`), id === next);
       setAttribute(document.querySelector(`#sections a[href="#${id}"]`), "aria-current", id === next ? "page" : null);
     }
     present = next;
     pages[present].enter();
-    if (chosen) byId(next).querySelector("h2").focus();
+    if (chosen) {
+      byId(`page-${next}`).querySelector("h2").focus({ preventScroll: true });
+      window.scrollTo(0, 0); // what comes first on every section is how the cluster is
+    }
   }
   wanted = next === "members" && rest.length ? rest : null;
   openWanted();

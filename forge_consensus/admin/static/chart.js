@@ -1,7 +1,7 @@
 /* A chart over time: axes with units, one line a series, a summary for screen readers, the values under the pointer, and
  * the same figures as a table. */
 
-import { byId, el, fillRows, setAttribute, setShown, setText, svg } from "./dom.js";
+import { byId, el, fillRows, setAttribute, setShown, setText, setValue, svg } from "./dom.js";
 import { age, span } from "./format.js";
 import { extent, linear, linePath, nearest, stepPath, thinned, ticksOf, within } from "./scale.js";
 
@@ -90,7 +90,7 @@ export class Chart {
         svg("path", { class: `line line-${place % LINES}`, d: (this.steps ? stepPath : linePath)(series.points, x, y) }),
       ),
       ...this.cursor(shown, x, width),
-      ...(all ? [] : [svg("text", { class: "chart-empty", x: (LEFT + width) / 2, y: HEIGHT / 2, "text-anchor": "middle" }, "no values yet")]),
+      ...(all ? [] : [svg("text", { class: "chart-empty", x: (LEFT + width) / 2, y: HEIGHT / 2, "text-anchor": "middle" }, "no values in this time")]),
     );
     this.tell(shown, from, to);
     this.drawTable();
@@ -136,22 +136,24 @@ export class Chart {
 
   /** Write the newest values, the legend, and the text alternative. */
   tell(shown, from, to) {
-    const texts = [];
-    const summaries = [];
-    for (const { name, points } of shown) {
-      const found = extent(points);
-      const last = found ? (this.format(found.last) ?? "unknown") : "unknown";
-      texts.push(shown.length > 1 ? `${name} ${last}` : last);
-      summaries.push(found ? `${name}: now ${last}, between ${this.format(found.low)} and ${this.format(found.high)}` : `${name}: no values`);
-    }
-    setText(this.now, texts.length ? texts.slice(0, LINES).join(" · ") : "–");
-    setAttribute(this.drawing, "aria-label", `${this.title} in the last ${span((to - from) / 1000)}. ${summaries.join(". ") || "No values yet"}.`);
-    const names = shown.map((series) => series.name).join("\n");
+    const found = shown.map(({ name, points }) => {
+      const values = extent(points);
+      return { name, values, last: (values && this.format(values.last)) ?? null };
+    });
+    const several = found.length > 1;
+    setShown(this.now, !several);
+    setShown(this.legend, several);
+    setValue(this.now, found[0]?.last ?? null);
+    const summaries = found.map(({ name, values, last }) =>
+      values ? `${name}: now ${last ?? "unknown"}, between ${this.format(values.low)} and ${this.format(values.high)}` : `${name}: no values`,
+    );
+    setAttribute(this.drawing, "aria-label", `${this.title} in the last ${span((to - from) / 1000)}. ${summaries.join(". ") || "No values"}.`);
+    const names = found.map(({ name }) => name).join("\n");
     if (this.legend.dataset.names !== names) {
       this.legend.dataset.names = names;
-      this.legend.replaceChildren(...shown.map((series, place) => legendItem(series.name, place)));
+      this.legend.replaceChildren(...found.map(({ name }, place) => legendItem(name, place)));
     }
-    setShown(this.legend, shown.length > 1);
+    found.forEach(({ last }, place) => setValue(this.legend.children[place].lastElementChild, last));
   }
 
   /** Write the table, if it is open. */
@@ -180,8 +182,8 @@ export class Chart {
   }
 }
 
-/** One line of a legend, with a sample of the line. */
+/** One entry of a legend: a sample of the line, its name, and a place for its newest value. */
 function legendItem(name, place) {
   const sample = svg("svg", { width: 26, height: 10, "aria-hidden": "true" }, svg("path", { class: `line line-${place % LINES}`, d: "M1 5H25" }));
-  return el("li", {}, sample, el("span", { text: name }));
+  return el("li", {}, sample, el("span", { text: name }), el("strong"));
 }

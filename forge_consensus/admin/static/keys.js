@@ -63,7 +63,7 @@ export class Keys {
 
   /** Something was changed: look again. */
   refresh() {
-    if (this.asked && !byId("keys").hidden) this.list();
+    if (this.asked && !byId("page-keys").hidden) this.list();
   }
 
   /** Ask for the keys, or for more of them. */

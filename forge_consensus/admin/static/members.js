@@ -75,9 +75,7 @@ export class Members {
     this.rows.update(members);
     const voters = members.filter((member) => member.part !== "learner").length;
     setText(byId("members-count"), `${count(members.length)} members, ${count(voters)} of them voters.`);
-    const change = cluster.change || (this.told && !this.told.settled ? "A change of members is under way." : "");
-    setText(byId("members-change"), change);
-    setShown(byId("members-change"), change !== "");
+    setShown(byId("members-change"), Boolean(this.told && !this.told.settled && !cluster.change)); // else it is told above
   }
 
   /** The row of a member. */
@@ -85,9 +83,9 @@ export class Members {
     const cells = Object.fromEntries(["part", "role", "state", "lag", "leads", "address"].map((name) => [name, el("td")]));
     const state = el("span", { class: "badge" });
     cells.state.append(state);
-    const buttons = el("td", { class: "row-actions" });
+    const buttons = el("div", { class: "row-actions" });
     const name = el("th", { scope: "row", text: member.id });
-    const element = el("tr", { data: { node: member.id } }, name, ...Object.values(cells), buttons);
+    const element = el("tr", { data: { node: member.id } }, name, ...Object.values(cells), el("td", {}, buttons));
     const made = ACTIONS.map(([action, text, , open]) =>
       button(text, () => this.context.act(() => open(this.context, this.current(member.id))), {
         class: "button button-small",

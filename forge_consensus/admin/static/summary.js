@@ -70,5 +70,6 @@ function showWarnings(cluster) {
   setShown(byId("advice"), known(cluster.advice));
   setShown(byId("warnings-list"), texts.length > 0);
   setShown(byId("warnings-title"), texts.length > 0);
+  setAttribute(byId("warnings"), "class", `box box-${cluster.health === "unhealthy" ? "bad" : "warn"}`);
   setShown(byId("warnings"), texts.length > 0 || known(cluster.advice));
 }
