@@ -57,7 +57,7 @@ export class Chart {
     new ResizeObserver(() => this.draw()).observe(figure);
   }
 
-  /** Show series `{ name, points }` from one time to another. `table` replaces the table: `{ heads, rows }`. */
+  /** Show series `{ name, points, look }` from one time to another. `table` replaces the table: `{ heads, rows }`. */
   update(data) {
     this.data = data;
     this.draw();
@@ -74,8 +74,9 @@ export class Chart {
     const width = Math.floor(this.drawing.clientWidth || this.drawing.parentElement.clientWidth);
     if (!this.data || width < 80) return;
     const { from, to } = this.data;
-    const shown = this.data.series.map(({ name, points }) => ({
+    const shown = this.data.series.map(({ name, points, look }, place) => ({
       name,
+      look: (look ?? place) % LINES,
       points: this.steps ? within(points, from, to) : thinned(within(points, from, to), from, to, POINTS_MAX, this.merge),
     }));
     const all = extent(shown.flatMap((series) => series.points));
@@ -86,8 +87,8 @@ export class Chart {
     setAttribute(this.drawing, "viewBox", `0 0 ${width} ${HEIGHT}`);
     this.drawing.replaceChildren(
       ...this.axes(ticks, x, y, width),
-      ...shown.map((series, place) =>
-        svg("path", { class: `line line-${place % LINES}`, d: (this.steps ? stepPath : linePath)(series.points, x, y) }),
+      ...shown.map((series) =>
+        svg("path", { class: `line line-${series.look}`, d: (this.steps ? stepPath : linePath)(series.points, x, y) }),
       ),
       ...this.cursor(shown, x, width),
       ...(all ? [] : [svg("text", { class: "chart-empty", x: (LEFT + width) / 2, y: HEIGHT / 2, "text-anchor": "middle" }, "no values in this time")]),
@@ -136,9 +137,9 @@ export class Chart {
 
   /** Write the newest values, the legend, and the text alternative. */
   tell(shown, from, to) {
-    const found = shown.map(({ name, points }) => {
+    const found = shown.map(({ name, look, points }) => {
       const values = extent(points);
-      return { name, values, last: (values && this.format(values.last)) ?? null };
+      return { name, look, values, last: (values && this.format(values.last)) ?? null };
     });
     const several = found.length > 1;
     setShown(this.now, !several);
@@ -148,10 +149,10 @@ export class Chart {
       values ? `${name}: now ${last ?? "unknown"}, between ${this.format(values.low)} and ${this.format(values.high)}` : `${name}: no values`,
     );
     setAttribute(this.drawing, "aria-label", `${this.title} in the last ${span((to - from) / 1000)}. ${summaries.join(". ") || "No values"}.`);
-    const names = found.map(({ name }) => name).join("\n");
+    const names = found.map(({ name, look }) => `${look} ${name}`).join("\n");
     if (this.legend.dataset.names !== names) {
       this.legend.dataset.names = names;
-      this.legend.replaceChildren(...found.map(({ name }, place) => legendItem(name, place)));
+      this.legend.replaceChildren(...found.map(({ name, look }) => legendItem(name, look)));
     }
     found.forEach(({ last }, place) => setValue(this.legend.children[place].lastElementChild, last));
   }
@@ -183,7 +184,7 @@ export class Chart {
 }
 
 /** One entry of a legend: a sample of the line, its name, and a place for its newest value. */
-function legendItem(name, place) {
-  const sample = svg("svg", { width: 26, height: 10, "aria-hidden": "true" }, svg("path", { class: `line line-${place % LINES}`, d: "M1 5H25" }));
+function legendItem(name, look) {
+  const sample = svg("svg", { width: 26, height: 10, "aria-hidden": "true" }, svg("path", { class: `line line-${look}`, d: "M1 5H25" }));
   return el("li", {}, sample, el("span", { text: name }), el("strong"));
 }

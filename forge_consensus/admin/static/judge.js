@@ -72,6 +72,7 @@ export function leaderSentence(cluster) {
 export function spareSentence(cluster) {
   if (!known(cluster.can_lose)) return "It is not known how many voters may fail.";
   if (!serves(cluster)) return `The majority is missing: ${count(cluster.required)} of ${counted(cluster.members, "voter")} are needed.`;
+  if (cluster.members === 1) return "It is a cluster of one: if this voter fails, nothing is served.";
   if (cluster.can_lose === 0) return "No voter may fail now: one more, and nothing is served.";
   return `${counted(cluster.can_lose, "voter")} may fail, and the cluster still serves.`;
 }

@@ -10,16 +10,28 @@ import { outcomeView, problemView } from "./notice.js";
 const PREVIEW = 90;
 const TYPES = { text: "text/plain; charset=utf-8", json: "application/json", bytes: "application/octet-stream" };
 
-/** A value as text: JSON is indented, bytes are base64 as they came. */
+/** The base64 of a value that is bytes: it comes as a text, or as a text in an object. */
+function base64Of(value) {
+  return typeof value === "object" && value !== null ? String(value.base64 ?? "") : String(value ?? "");
+}
+
+/** A value as text: JSON is indented, bytes are base64. */
 export function valueText(pair) {
   if (pair.kind === "json") return JSON.stringify(pair.value, null, 2);
+  if (pair.kind === "bytes") return base64Of(pair.value);
   return pair.value === null ? "" : String(pair.value);
 }
 
-/** The size of a value as it is shown: bytes come as base64, so their number follows from the text. */
+/** The size of a value as it is shown; of bytes it follows from the length of the base64. */
 export function sizeOf(pair) {
-  if (pair.kind === "bytes") return Math.floor((String(pair.value).replace(/=+$/, "").length * 3) / 4);
+  if (pair.kind === "bytes") return Math.floor((base64Of(pair.value).replace(/=+$/, "").length * 3) / 4);
   return new TextEncoder().encode(pair.kind === "json" ? JSON.stringify(pair.value) : String(pair.value)).length;
+}
+
+/** Whether a value has a whole number that a browser cannot hold exactly. */
+export function isInexact(value) {
+  if (typeof value === "number") return Number.isInteger(value) && !Number.isSafeInteger(value);
+  return typeof value === "object" && value !== null && Object.values(value).some(isInexact);
 }
 
 /** The body of a request that writes a text as a value of that kind. Raises Problem if it is no such value. */
@@ -126,10 +138,13 @@ export class Keys {
       if (!dialog.shown) return;
       const facts = `${pair.kind === "bytes" ? "bytes, shown as base64" : pair.kind}, ${bytes(sizeOf(pair))}, the state of entry ${count(pair.applied) ?? "unknown"}`;
       const value = el("pre", { class: "value", tabindex: "0", role: "region", "aria-label": "Value", text: valueText(pair) });
-      dialog.show(
-        [el("p", { class: "key-name", text: key }), el("p", { class: "muted", text: facts }), value],
-        [leave, button("Delete", then(() => this.deleteDialog(key)), { class: "button button-danger" }), button("Edit", then(() => this.writeDialog(pair)), { class: "button button-main" })],
-      );
+      const inexact = pair.kind === "json" && isInexact(pair.value);
+      const doubt = inexact ? el("p", { class: "note note-warn", text: "It has a number that a browser cannot hold exactly, so it may be shown rounded and cannot be edited here." }) : null;
+      const change = [
+        button("Delete", then(() => this.deleteDialog(key)), { class: "button button-danger" }),
+        button("Edit", then(() => this.writeDialog(pair)), { class: "button button-main", disabled: inexact }),
+      ];
+      dialog.show([el("p", { class: "key-name", text: key }), el("p", { class: "muted", text: facts }), value, ...(doubt ? [doubt] : [])], [leave, ...change]);
     } catch (error) {
       if (dialog.shown) dialog.show([el("p", { class: "key-name", text: key }), problemView(error)], [leave], ".box");
     }

@@ -110,13 +110,15 @@ export class Overview {
     show("terms", [{ name: "term", points: history.termPoints(to) }], this.termTable(to));
   }
 
-  /** The lags of the nodes; of many, those that lag most. */
+  /** The lags of the nodes; of many, those that lag most. A node keeps its look, whoever leads. */
   lags(store) {
-    const { history } = this.context;
-    const followers = store.nodes().filter((node) => known(node.node_id) && node.node_id !== store.cluster.leader_id && stateOf(node).name !== "no member");
-    const series = followers.map((node) => history.lags.get(node.node_id)).filter(Boolean);
-    if (series.length <= LAGS_MAX) return series;
-    return [...series].sort((one, other) => (other.latest ?? -1) - (one.latest ?? -1)).slice(0, LAGS_MAX);
+    const found = [];
+    store.nodes().forEach((node, look) => {
+      const series = this.context.history.lags.get(node.node_id);
+      if (series && node.node_id !== store.cluster.leader_id && stateOf(node).name !== "no member") found.push({ series, look });
+    });
+    if (found.length > LAGS_MAX) found.sort((one, other) => (other.series.latest ?? -1) - (one.series.latest ?? -1)).splice(LAGS_MAX);
+    return found.map(({ series, look }) => ({ name: series.name, points: series.points, look }));
   }
 
   /** The terms as a table, the newest first. */

@@ -57,7 +57,8 @@ export class Store {
     const old = this.ageSeconds(now);
     const shown = old === null ? "Nothing was received yet." : `What is shown is ${age(old)} old.`;
     const problem = this.clusterProblem;
-    if (problem?.unreached) return { state: "lost", text: `No connection to this node (${problem.title}). ${shown}` };
+    const unreached = problem?.kind === "timeout" ? "This node does not answer in time." : "There is no connection to this node.";
+    if (problem?.unreached) return { state: "lost", text: `${unreached} ${shown}` };
     if (problem) return { state: "stale", text: `This node answers, but cannot tell about the cluster. ${problem.text}. ${shown}` };
     if (old === null) return { state: "waiting", text: "Waiting for the first answer of this node." };
     if (old * 1000 > OLD_MS) return { state: "stale", text: `This node has not answered for a while. ${shown}` };
