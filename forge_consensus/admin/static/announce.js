@@ -41,9 +41,13 @@ export class Announcer {
     if (reached === "live" || reached === "lost") this.reached = reached;
     if (!cluster || reached !== "live") return;
     if (this.leader !== undefined && this.leader !== cluster.leader_id) {
-      this.say("leader", known(cluster.leader_id) ? `${cluster.leader_id} leads now, in term ${cluster.term}.` : "No node leads now.");
+      this.say(
+        "leader",
+        known(cluster.leader_id) ? `${cluster.leader_id} leads now, in term ${cluster.term}.` : "No node leads now.",
+      );
     }
-    if (this.health !== undefined && this.health !== cluster.health) this.say("health", `Health is ${cluster.health}. ${healthSentence(cluster)}`);
+    if (this.health !== undefined && this.health !== cluster.health)
+      this.say("health", `Health is ${cluster.health}. ${healthSentence(cluster)}`);
     this.leader = cluster.leader_id;
     this.health = cluster.health;
   }

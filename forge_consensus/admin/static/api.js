@@ -1,14 +1,23 @@
 /* Requests to the HTTP API of the node that serves this page. Addresses are relative, because an application may mount
  * the API below a prefix. Everything that goes wrong is a Problem. */
 
-const LIMIT_MS = 10_000;
 /** After this time a request counts as unanswered. */
-const CHANGE_LIMIT_MS = 60_000;
+const LIMIT_MS = 10_000;
 /** Changes wait for a majority, so they may take longer. */
+const CHANGE_LIMIT_MS = 60_000;
 
 /** What went wrong with a request: the node's own words (RFC 9457), or why there is no answer. */
 export class Problem extends Error {
-  constructor({ kind, title, detail = "", status = null, code = "", requestId = "", retryable = null, leaderUrl = "" }) {
+  constructor({
+    kind,
+    title,
+    detail = "",
+    status = null,
+    code = "",
+    requestId = "",
+    retryable = null,
+    leaderUrl = "",
+  }) {
     super(detail || title);
     this.name = "Problem";
     /** "problem" if the node answered with one, "network" or "timeout" if it did not, "format" if nobody understands it. */
@@ -36,7 +45,11 @@ export class Problem extends Error {
   /** Any error as a problem. */
   static of(error) {
     if (error instanceof Problem) return error;
-    return new Problem({ kind: "format", title: "the page could not use the answer", detail: String(error?.message ?? error) });
+    return new Problem({
+      kind: "format",
+      title: "the page could not use the answer",
+      detail: String(error?.message ?? error),
+    });
   }
 }
 
@@ -113,13 +126,22 @@ async function understood(answer) {
 /** The problem of a request that got no answer in time. What became of a change is not known then. */
 function timedOut(method, limit) {
   const after = method === "GET" ? "" : "; the change may have been made all the same: look before you repeat it";
-  return new Problem({ kind: "timeout", title: "no answer in time", detail: `this node did not answer for ${limit / 1000} s${after}` });
+  return new Problem({
+    kind: "timeout",
+    title: "no answer in time",
+    detail: `this node did not answer for ${limit / 1000} s${after}`,
+  });
 }
 
 /** The problem of a request for which there was no connection. */
 function unreachable(method) {
-  const after = method === "GET" ? "" : "; if the connection broke meanwhile, the change may have been made all the same";
-  return new Problem({ kind: "network", title: "no connection", detail: `this node cannot be reached from here${after}` });
+  const after =
+    method === "GET" ? "" : "; if the connection broke meanwhile, the change may have been made all the same";
+  return new Problem({
+    kind: "network",
+    title: "no connection",
+    detail: `this node cannot be reached from here${after}`,
+  });
 }
 
 /** Read a resource. Raises Problem. */
@@ -140,7 +162,11 @@ export function keyPath(key) {
 /** A text as one segment of an address. A browser takes "." and ".." as directions, encoded or not. */
 function segment(text) {
   if (text === "." || text === ".." || text === "") {
-    throw new Problem({ kind: "format", title: "this name cannot be used here", detail: `no address can hold "${text}": use the command line` });
+    throw new Problem({
+      kind: "format",
+      title: "this name cannot be used here",
+      detail: `no address can hold "${text}": use the command line`,
+    });
   }
   return encodeURIComponent(text);
 }

@@ -8,7 +8,13 @@ import { PlanDialog } from "./plan.js";
 function field(id, label, control, hint = "") {
   control.id = id;
   if (hint) control.setAttribute("aria-describedby", `${id}-hint`);
-  return el("div", { class: "field" }, el("label", { for: id, text: label }), control, hint ? el("p", { id: `${id}-hint`, class: "hint", text: hint }) : null);
+  return el(
+    "div",
+    { class: "field" },
+    el("label", { for: id, text: label }),
+    control,
+    hint ? el("p", { id: `${id}-hint`, class: "hint", text: hint }) : null,
+  );
 }
 
 /** An input of one line. */
@@ -20,7 +26,12 @@ function line(properties) {
 export function addDialog(context, onClose = null) {
   const id = line({ required: true, maxlength: "128" });
   const address = line({ required: true, placeholder: "10.0.0.4:7001" });
-  const part = el("select", {}, el("option", { value: "voter" }, "voter, once it has caught up"), el("option", { value: "learner" }, "learner: gets the log, does not vote"));
+  const part = el(
+    "select",
+    {},
+    el("option", { value: "voter" }, "voter, once it has caught up"),
+    el("option", { value: "learner" }, "learner: gets the log, does not vote"),
+  );
   const form = {
     element: el(
       "div",
@@ -39,7 +50,8 @@ export function addDialog(context, onClose = null) {
     verb: "Add it",
     form,
     onClose,
-    send: async (dryRun, force, told) => (await request("POST", "v1/members", { json: { ...told, dry_run: dryRun, force } })).data,
+    send: async (dryRun, force, told) =>
+      (await request("POST", "v1/members", { json: { ...told, dry_run: dryRun, force } })).data,
   }).open();
 }
 
@@ -55,7 +67,8 @@ export function removeDialog(context, member, onClose = null) {
     danger: true,
     typed: member.id,
     onClose,
-    send: async (dryRun, force) => (await request("DELETE", memberPath(member.id), { query: { dry_run: dryRun, force } })).data,
+    send: async (dryRun, force) =>
+      (await request("DELETE", memberPath(member.id), { query: { dry_run: dryRun, force } })).data,
   }).open();
 }
 
@@ -63,7 +76,9 @@ export function removeDialog(context, member, onClose = null) {
 function patchDialog(context, member, options) {
   new PlanDialog(context, {
     ...options,
-    send: async (dryRun, force, told) => (await request("PATCH", memberPath(member.id), { json: { ...(told ?? options.change), dry_run: dryRun, force } })).data,
+    send: async (dryRun, force, told) =>
+      (await request("PATCH", memberPath(member.id), { json: { ...(told ?? options.change), dry_run: dryRun, force } }))
+        .data,
   }).open();
 }
 

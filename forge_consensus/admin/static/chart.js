@@ -12,8 +12,8 @@ const TOP = 10;
 const BOTTOM = 24;
 const POINTS_MAX = 240;
 const TABLE_ROWS = 10;
-const LINES = 8;
 /** So many kinds of lines have a look of their own. */
+const LINES = 8;
 
 export class Chart {
   /**
@@ -41,18 +41,30 @@ export class Chart {
       { class: "scroll", role: "region", tabindex: "0", "aria-label": `${this.title} as a table` },
       el("table", {}, el("thead", {}, this.head), this.body),
     );
-    this.details = el("details", { class: "chart-table" }, el("summary", { text: `Table of ${this.title.toLowerCase()}` }), region);
+    this.details = el(
+      "details",
+      { class: "chart-table" },
+      el("summary", { text: `Table of ${this.title.toLowerCase()}` }),
+      region,
+    );
     this.details.addEventListener("toggle", () => this.drawTable());
     setAttribute(figure, "aria-labelledby", `${id}-title`);
     figure.append(
-      el("figcaption", {}, el("h4", { id: `${id}-title`, text: this.title }), el("p", { class: "chart-about", text: about })),
+      el(
+        "figcaption",
+        {},
+        el("h4", { id: `${id}-title`, text: this.title }),
+        el("p", { class: "chart-about", text: about }),
+      ),
       this.now,
       this.drawing,
       this.readout,
       this.legend,
       this.details,
     );
-    this.drawing.addEventListener("pointermove", (event) => this.point(event.clientX - this.drawing.getBoundingClientRect().left));
+    this.drawing.addEventListener("pointermove", (event) =>
+      this.point(event.clientX - this.drawing.getBoundingClientRect().left),
+    );
     this.drawing.addEventListener("pointerleave", () => this.point(null));
     new ResizeObserver(() => this.draw()).observe(figure);
   }
@@ -77,7 +89,9 @@ export class Chart {
     const shown = this.data.series.map(({ name, points, look }, place) => ({
       name,
       look: (look ?? place) % LINES,
-      points: this.steps ? within(points, from, to) : thinned(within(points, from, to), from, to, POINTS_MAX, this.merge),
+      points: this.steps
+        ? within(points, from, to)
+        : thinned(within(points, from, to), from, to, POINTS_MAX, this.merge),
     }));
     const all = extent(shown.flatMap((series) => series.points));
     const low = this.fromZero || !all ? 0 : all.low - 1;
@@ -91,7 +105,15 @@ export class Chart {
         svg("path", { class: `line line-${series.look}`, d: (this.steps ? stepPath : linePath)(series.points, x, y) }),
       ),
       ...this.cursor(shown, x, width),
-      ...(all ? [] : [svg("text", { class: "chart-empty", x: (LEFT + width) / 2, y: HEIGHT / 2, "text-anchor": "middle" }, "no values in this time")]),
+      ...(all
+        ? []
+        : [
+            svg(
+              "text",
+              { class: "chart-empty", x: (LEFT + width) / 2, y: HEIGHT / 2, "text-anchor": "middle" },
+              "no values in this time",
+            ),
+          ]),
     );
     this.tell(shown, from, to);
     this.drawTable();
@@ -128,7 +150,9 @@ export class Chart {
     const { from, to } = this.data;
     const time = linear(LEFT, width - RIGHT, from, to)(this.pointer);
     const texts = shown.map((series) => {
-      const point = this.steps ? series.points.findLast((each) => each[0] <= time) : nearest(series.points, time, (to - from) / 40);
+      const point = this.steps
+        ? series.points.findLast((each) => each[0] <= time)
+        : nearest(series.points, time, (to - from) / 40);
       return `${series.name} ${point ? (this.format(point[1]) ?? "–") : "–"}`;
     });
     setText(this.readout, `${age((to - time) / 1000)} ago: ${texts.join(" · ")}`);
@@ -146,9 +170,15 @@ export class Chart {
     setShown(this.legend, several);
     setValue(this.now, found[0]?.last ?? null);
     const summaries = found.map(({ name, values, last }) =>
-      values ? `${name}: now ${last ?? "unknown"}, between ${this.format(values.low)} and ${this.format(values.high)}` : `${name}: no values`,
+      values
+        ? `${name}: now ${last ?? "unknown"}, between ${this.format(values.low)} and ${this.format(values.high)}`
+        : `${name}: no values`,
     );
-    setAttribute(this.drawing, "aria-label", `${this.title} in the last ${span((to - from) / 1000)}. ${summaries.join(". ") || "No values"}.`);
+    setAttribute(
+      this.drawing,
+      "aria-label",
+      `${this.title} in the last ${span((to - from) / 1000)}. ${summaries.join(". ") || "No values"}.`,
+    );
     const names = found.map(({ name, look }) => `${look} ${name}`).join("\n");
     if (this.legend.dataset.names !== names) {
       this.legend.dataset.names = names;
@@ -185,6 +215,10 @@ export class Chart {
 
 /** One entry of a legend: a sample of the line, its name, and a place for its newest value. */
 function legendItem(name, look) {
-  const sample = svg("svg", { width: 26, height: 10, "aria-hidden": "true" }, svg("path", { class: `line line-${look}`, d: "M1 5H25" }));
+  const sample = svg(
+    "svg",
+    { width: 26, height: 10, "aria-hidden": "true" },
+    svg("path", { class: `line line-${look}`, d: "M1 5H25" }),
+  );
   return el("li", {}, sample, el("span", { text: name }), el("strong"));
 }

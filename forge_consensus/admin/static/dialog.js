@@ -15,7 +15,13 @@ export class Dialog {
     this.title = el("h2", { id: "dialog-title", class: "dialog-title", tabindex: "-1", text: title });
     this.body = el("div", { class: "dialog-body" });
     this.buttons = el("div", { class: "dialog-buttons" });
-    this.element = el("dialog", { id, class: "dialog", "aria-labelledby": "dialog-title" }, this.title, this.body, this.buttons);
+    this.element = el(
+      "dialog",
+      { id, class: "dialog", "aria-labelledby": "dialog-title" },
+      this.title,
+      this.body,
+      this.buttons,
+    );
     this.element.addEventListener("close", () => this.closed());
     this.element.addEventListener("cancel", (event) => this.busy && event.preventDefault());
   }
@@ -71,7 +77,10 @@ export class Dialog {
   /** Give the focus back. */
   closed() {
     this.element.remove();
-    const place = this.opener?.isConnected && this.opener !== document.body ? this.opener : document.querySelector("main section.page:not([hidden]) h2");
+    const place =
+      this.opener?.isConnected && this.opener !== document.body
+        ? this.opener
+        : document.querySelector("main section.page:not([hidden]) h2");
     place?.focus();
     this.onClose?.();
   }

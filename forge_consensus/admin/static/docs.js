@@ -11,7 +11,15 @@ function prose(text) {
   return text
     .split(/\n\s*\n/)
     .filter((part) => part.trim())
-    .map((part) => el("p", {}, ...part.split("`").map((piece, place) => (place % 2 ? el("code", { text: piece }) : piece.replace(/\s+/g, " ")))));
+    .map((part) =>
+      el(
+        "p",
+        {},
+        ...part
+          .split("`")
+          .map((piece, place) => (place % 2 ? el("code", { text: piece }) : piece.replace(/\s+/g, " "))),
+      ),
+    );
 }
 
 /** The address below which the paths lie: that of the first server, else the folder of this page. */
@@ -31,17 +39,33 @@ function parametersOf(description, operation) {
     each.required ? "yes" : "no",
     el("span", { text: each.description || "–" }),
   ]);
-  return [el("h4", { text: "Parameters" }), scrollingTable(`Parameters of ${title(operation)}`, ["Name", "In", "Type", "Required", "Meaning"], rows)];
+  return [
+    el("h4", { text: "Parameters" }),
+    scrollingTable(`Parameters of ${title(operation)}`, ["Name", "In", "Type", "Required", "Meaning"], rows),
+  ];
 }
 
 /** A body: its media types and the fields of each. */
 function contentView(description, content, about) {
   const views = content.flatMap(({ type, schema, example }) => {
-    const rows = rowsOf(description, schema).map((row) => [row.name, row.type, row.required ? "yes" : "no", el("span", { text: row.description || "–" })]);
+    const rows = rowsOf(description, schema).map((row) => [
+      row.name,
+      row.type,
+      row.required ? "yes" : "no",
+      el("span", { text: row.description || "–" }),
+    ]);
     return [
       el("p", {}, el("code", { text: type }), `: ${typeText(description, schema)}`),
       rows.length ? scrollingTable(`Fields of ${about}, ${type}`, ["Field", "Type", "Always", "Meaning"], rows) : null,
-      example === undefined ? null : el("pre", { class: "value", tabindex: "0", role: "region", "aria-label": `Example of ${about}, ${type}`, text: typeof example === "string" ? example : JSON.stringify(example, null, 2) }),
+      example === undefined
+        ? null
+        : el("pre", {
+            class: "value",
+            tabindex: "0",
+            role: "region",
+            "aria-label": `Example of ${about}, ${type}`,
+            text: typeof example === "string" ? example : JSON.stringify(example, null, 2),
+          }),
     ];
   });
   return views.filter(Boolean);
@@ -55,8 +79,17 @@ function title(operation) {
 /** The block of one operation; what is inside is made when it is opened. */
 function operationView(description, operation, base) {
   const method = el("span", { class: `method method-${operation.method}`, text: operation.method.toUpperCase() });
-  const summary = el("summary", {}, el("h3", {}, method, " ", el("code", { text: operation.path })), el("span", { text: operation.summary + (operation.deprecated ? " (deprecated)" : "") }));
-  const details = el("details", { class: "panel operation", id: operation.id, data: { method: operation.method, path: operation.path } }, summary);
+  const summary = el(
+    "summary",
+    {},
+    el("h3", {}, method, " ", el("code", { text: operation.path })),
+    el("span", { text: operation.summary + (operation.deprecated ? " (deprecated)" : "") }),
+  );
+  const details = el(
+    "details",
+    { class: "panel operation", id: operation.id, data: { method: operation.method, path: operation.path } },
+    summary,
+  );
   details.addEventListener("toggle", () => {
     if (!details.open || details.childElementCount > 1) return;
     const body = operation.body;
@@ -64,11 +97,23 @@ function operationView(description, operation, base) {
     details.append(
       ...prose(operation.description),
       ...parametersOf(description, operation),
-      ...(body ? [el("h4", { text: `Body${body.required ? "" : " (may be left out)"}` }), ...prose(body.description), ...contentView(description, body.content, `the body of ${title(operation)}`)] : []),
+      ...(body
+        ? [
+            el("h4", { text: `Body${body.required ? "" : " (may be left out)"}` }),
+            ...prose(body.description),
+            ...contentView(description, body.content, `the body of ${title(operation)}`),
+          ]
+        : []),
       el("h4", { text: "Answers" }),
       ...operation.answers.map((answer) => answerView(description, operation, answer)),
       el("h4", { text: "With curl" }),
-      el("pre", { class: "curl", tabindex: "0", role: "region", "aria-label": `curl line of ${title(operation)}`, text: curl }),
+      el("pre", {
+        class: "curl",
+        tabindex: "0",
+        role: "region",
+        "aria-label": `curl line of ${title(operation)}`,
+        text: curl,
+      }),
     );
   });
   return details;
@@ -76,7 +121,11 @@ function operationView(description, operation, base) {
 
 /** One answer of an operation. */
 function answerView(description, operation, answer) {
-  const view = el("div", { class: "answer" }, el("p", {}, el("strong", { text: answer.status }), ` ${answer.description}`));
+  const view = el(
+    "div",
+    { class: "answer" },
+    el("p", {}, el("strong", { text: answer.status }), ` ${answer.description}`),
+  );
   view.append(...contentView(description, answer.content, `the answer ${answer.status} of ${title(operation)}`));
   if (answer.headers.length) view.append(el("p", { class: "muted", text: `Headers: ${answer.headers.join(", ")}` }));
   return view;
@@ -86,7 +135,10 @@ function answerView(description, operation, answer) {
 function show(description) {
   const base = baseOf(description);
   setText(byId("api-title"), description.info?.title ?? "The HTTP API");
-  setText(byId("api-version"), `Version ${description.info?.version ?? "unknown"}, OpenAPI ${description.openapi ?? "unknown"}, at ${base}`);
+  setText(
+    byId("api-version"),
+    `Version ${description.info?.version ?? "unknown"}, OpenAPI ${description.openapi ?? "unknown"}, at ${base}`,
+  );
   byId("api-about").replaceChildren(...prose(description.info?.description ?? ""));
   const groups = groupsOf(description);
   byId("operations").replaceChildren(
@@ -114,7 +166,8 @@ function filter() {
   for (const tag of document.querySelectorAll(".tag")) {
     let inside = 0;
     for (const operation of tag.querySelectorAll(".operation")) {
-      const text = `${operation.dataset.method} ${operation.firstElementChild.textContent} ${tag.firstElementChild.textContent}`.toLowerCase();
+      const text =
+        `${operation.dataset.method} ${operation.firstElementChild.textContent} ${tag.firstElementChild.textContent}`.toLowerCase();
       const fits = words.every((word) => text.includes(word));
       setShown(operation, fits);
       inside += fits;
@@ -139,4 +192,6 @@ function openNamed() {
 }
 
 window.addEventListener("hashchange", openNamed);
-get("openapi.json").then(show).catch((error) => byId("operations").replaceChildren(problemView(error)));
+get("openapi.json")
+  .then(show)
+  .catch((error) => byId("operations").replaceChildren(problemView(error)));

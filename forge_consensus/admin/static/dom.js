@@ -7,7 +7,8 @@ function fill(element, properties, children) {
   for (const [name, value] of Object.entries(properties)) {
     if (name === "text") element.textContent = value;
     else if (name === "data") for (const [key, text] of Object.entries(value)) element.dataset[key] = text;
-    else if (name === "on") for (const [type, listener] of Object.entries(value)) element.addEventListener(type, listener);
+    else if (name === "on")
+      for (const [type, listener] of Object.entries(value)) element.addEventListener(type, listener);
     else if (name === "style") throw new Error("the content-security policy forbids style attributes");
     else setAttribute(element, name, value);
   }
@@ -117,10 +118,14 @@ export function keyedList(container, keyOf, create) {
 export function fillRows(body, rows) {
   body.replaceChildren(
     ...rows.map((cells) =>
-      el("tr", {}, ...cells.map((cell, place) => {
-        if (cell instanceof Element) return el(place ? "td" : "th", place ? {} : { scope: "row" }, cell);
-        return valued(place ? "td" : "th", cell, place ? {} : { scope: "row" });
-      })),
+      el(
+        "tr",
+        {},
+        ...cells.map((cell, place) => {
+          if (cell instanceof Element) return el(place ? "td" : "th", place ? {} : { scope: "row" }, cell);
+          return valued(place ? "td" : "th", cell, place ? {} : { scope: "row" });
+        }),
+      ),
     ),
   );
 }

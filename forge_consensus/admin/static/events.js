@@ -31,7 +31,11 @@ export class Events {
     byId("events-clear").addEventListener("click", () => this.clearFilters());
     byId("events-pause").addEventListener("click", () => this.pause(!this.paused));
     byId("events-verbose").addEventListener("change", (event) => context.feed.setVerbose(event.target.checked));
-    context.feed.subscribe({ onEvent: (event) => this.take(event), onState: (feed) => this.showState(feed), onKinds: (kinds) => this.showKinds(kinds) });
+    context.feed.subscribe({
+      onEvent: (event) => this.take(event),
+      onState: (feed) => this.showState(feed),
+      onKinds: (kinds) => this.showKinds(kinds),
+    });
     this.showState(context.feed);
   }
 
@@ -48,7 +52,10 @@ export class Events {
 
   /** The nodes may be others now. */
   update() {
-    const names = this.context.store.nodes().map((node) => node.node_id).filter(known);
+    const names = this.context.store
+      .nodes()
+      .map((node) => node.node_id)
+      .filter(known);
     const select = this.filters.node;
     const present = [...select.options].map((option) => option.value);
     for (const name of names) if (!present.includes(name)) select.append(el("option", { value: name, text: name }));
@@ -73,7 +80,10 @@ export class Events {
     this.dropped += this.kept.splice(KEPT).length;
     if (!this.shown) return;
     const filter = this.filter();
-    const rows = fresh.filter((event) => passes(event, filter)).slice(0, ROWS_MAX).map(eventRow);
+    const rows = fresh
+      .filter((event) => passes(event, filter))
+      .slice(0, ROWS_MAX)
+      .map(eventRow);
     this.list.prepend(...rows);
     while (this.list.childElementCount > ROWS_MAX) this.list.lastElementChild.remove();
     this.showCount();
@@ -145,7 +155,9 @@ export class Events {
           "optgroup",
           { label: group },
           el("option", { value: `${group}.*`, text: `${group}.*` }),
-          ...kinds.filter((kind) => groupOf(kind) === group).map((kind) => el("option", { value: kind, text: shortKind(kind) })),
+          ...kinds
+            .filter((kind) => groupOf(kind) === group)
+            .map((kind) => el("option", { value: kind, text: shortKind(kind) })),
         ),
       ),
     );
@@ -169,7 +181,10 @@ function eventRow(event) {
     el("span", { class: "event-text", text: sentenceOf(event) }),
   );
   const details = el("details", {}, summary);
-  details.addEventListener("toggle", () => details.open && details.childElementCount === 1 && details.append(fieldsOf(event)));
+  details.addEventListener(
+    "toggle",
+    () => details.open && details.childElementCount === 1 && details.append(fieldsOf(event)),
+  );
   return el("li", { class: "event", data: { kind: event.type, node: event.node_id ?? "", tone } }, details);
 }
 

@@ -6,11 +6,11 @@ import { known } from "./format.js";
 
 const RECENT = 200;
 const AGAIN_MS = 5_000;
-const REMEMBERED = 4_000;
 /** Kinds that come with every few commands: they are left out unless they are asked for. */
+const REMEMBERED = 4_000;
 const FREQUENT = new Set(["consensus.log.appended", "consensus.log.committed"]);
-export const GAP = "consensus.feed.gap";
 /** What the page itself adds where it did not listen. */
+export const GAP = "consensus.feed.gap";
 export const PAUSE = "page.not.listening";
 
 /** The patterns that select all kinds but some: "leader.*" where a whole group is wanted, else single kinds. */
@@ -118,7 +118,8 @@ export class Feed {
       if (source.readyState === EventSource.CLOSED) this.fail(null);
       else this.enter("retrying");
     });
-    for (const kind of new Set([...this.kinds, GAP, "message"])) source.addEventListener(kind, (message) => this.source === source && this.take(kind, message));
+    for (const kind of new Set([...this.kinds, GAP, "message"]))
+      source.addEventListener(kind, (message) => this.source === source && this.take(kind, message));
   }
 
   /** The stream was refused: try again later. */
@@ -136,7 +137,14 @@ export class Feed {
     const passed = Math.round((Date.now() - this.closedAt) / 1000);
     const text = `this page did not listen for ${passed} s; only the last ${RECENT} events of that time are here`;
     this.closedAt = null;
-    this.tell("onEvent", { type: PAUSE, node_id: null, term: null, sequence: null, time: new Date().toISOString(), data: { text } });
+    this.tell("onEvent", {
+      type: PAUSE,
+      node_id: null,
+      term: null,
+      sequence: null,
+      time: new Date().toISOString(),
+      data: { text },
+    });
   }
 
   /** Take a message, once. */

@@ -4,8 +4,8 @@
 import { known } from "./format.js";
 
 export const KEPT_MS = 30 * 60_000;
-const GAP_MS = 6_000;
 /** Without a value for longer than this, the line of a chart has a gap. */
+const GAP_MS = 6_000;
 const TERMS_MAX = 500;
 
 /** Values of one figure by time. */
@@ -81,7 +81,8 @@ export class History {
       this.lags.get(node.node_id).push(time, node.lag);
     }
     for (const [id, series] of this.lags) {
-      if (series.points.every((point) => point[1] === null) && !cluster.nodes.some((node) => node.node_id === id)) this.lags.delete(id);
+      if (series.points.every((point) => point[1] === null) && !cluster.nodes.some((node) => node.node_id === id))
+        this.lags.delete(id);
     }
   }
 
@@ -98,7 +99,11 @@ export class History {
   takeTerm(term, time, leader = null) {
     if (!known(term) || !Number.isFinite(time)) return;
     const before = this.terms.get(term);
-    this.terms.set(term, { term, time: Math.min(time, before?.time ?? time), leader: leader || before?.leader || null });
+    this.terms.set(term, {
+      term,
+      time: Math.min(time, before?.time ?? time),
+      leader: leader || before?.leader || null,
+    });
     if (this.terms.size > TERMS_MAX) this.terms.delete(Math.min(...this.terms.keys()));
   }
 

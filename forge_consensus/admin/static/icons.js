@@ -14,10 +14,18 @@ const FILLED = new Set(["star"]);
 
 /** The path of a drawing on a field of 16 by 16; for pictures that place it themselves. */
 export function iconPath(name, properties = {}) {
-  return svg("path", { d: PATHS[name] ?? PATHS.none, class: FILLED.has(name) ? "icon-fill" : "icon-stroke", ...properties });
+  return svg("path", {
+    d: PATHS[name] ?? PATHS.none,
+    class: FILLED.has(name) ? "icon-fill" : "icon-stroke",
+    ...properties,
+  });
 }
 
 /** A drawing in a line of text. */
 export function icon(name) {
-  return svg("svg", { class: `icon icon-${name}`, viewBox: "0 0 16 16", width: 16, height: 16, "aria-hidden": "true" }, iconPath(name));
+  return svg(
+    "svg",
+    { class: `icon icon-${name}`, viewBox: "0 0 16 16", width: 16, height: 16, "aria-hidden": "true" },
+    iconPath(name),
+  );
 }

@@ -15,7 +15,13 @@ const STATES = {
   "no answer": ["bad", "does not answer"],
 };
 
-const ROLES = { leader: "leader", follower: "follower", candidate: "candidate", learner: "learner", leaving: "leaving" };
+const ROLES = {
+  leader: "leader",
+  follower: "follower",
+  candidate: "candidate",
+  learner: "learner",
+  leaving: "leaving",
+};
 
 /** The tone of a state ("good", "warn", "bad" or "none") and its meaning. */
 export function stateOf(node) {
@@ -56,7 +62,8 @@ export function healthSentence(cluster) {
   if (!known(cluster.leader_id)) {
     return `No node leads: writes and linearizable reads wait for an election. ${capital(heard)} ${cluster.connected === 1 ? "answers" : "answer"}, ${count(cluster.required)} are needed.`;
   }
-  if (!serves(cluster)) return `The cluster does not serve: its leader hears ${heard}, ${count(cluster.required)} are needed.`;
+  if (!serves(cluster))
+    return `The cluster does not serve: its leader hears ${heard}, ${count(cluster.required)} are needed.`;
   if (cluster.health === "healthy") return `The cluster serves, and nothing is wrong: ${heard} ${verb} heard.`;
   return `The cluster serves, but something is wrong: ${heard} ${verb} heard.`;
 }
@@ -71,7 +78,8 @@ export function leaderSentence(cluster) {
 /** How many nodes may fail, as one sentence. */
 export function spareSentence(cluster) {
   if (!known(cluster.can_lose)) return "It is not known how many voters may fail.";
-  if (!serves(cluster)) return `The majority is missing: ${count(cluster.required)} of ${counted(cluster.members, "voter")} are needed.`;
+  if (!serves(cluster))
+    return `The majority is missing: ${count(cluster.required)} of ${counted(cluster.members, "voter")} are needed.`;
   if (cluster.members === 1) return "It is a cluster of one: if this voter fails, nothing is served.";
   if (cluster.can_lose === 0) return "No voter may fail now: one more, and nothing is served.";
   return `${counted(cluster.can_lose, "voter")} may fail, and the cluster still serves.`;
@@ -108,7 +116,9 @@ export function arithmetic(cluster) {
 
 /** Nodes to whom the leader could hand over, the best first. */
 export function successors(cluster) {
-  const possible = cluster.nodes.filter((node) => node.part === "voter" && !leads(node, cluster) && known(node.node_id));
+  const possible = cluster.nodes.filter(
+    (node) => node.part === "voter" && !leads(node, cluster) && known(node.node_id),
+  );
   const rank = (node) => [node.may_lead === false ? 1 : 0, node.takes_entries ? 0 : 1, node.lag ?? Infinity];
   return possible.sort((one, other) => {
     const [left, right] = [rank(one), rank(other)];

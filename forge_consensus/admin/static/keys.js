@@ -59,7 +59,11 @@ export class Keys {
     this.pairs = [];
     this.asked = null;
     this.attempt = 0;
-    this.rows = keyedList(byId("keys-body"), (pair) => pair.key, (pair) => this.row(pair));
+    this.rows = keyedList(
+      byId("keys-body"),
+      (pair) => pair.key,
+      (pair) => this.row(pair),
+    );
     byId("keys-form").addEventListener("submit", (event) => {
       event.preventDefault();
       this.list();
@@ -101,7 +105,10 @@ export class Keys {
     this.rows.update(this.pairs);
     const about = this.asked.prefix ? ` that begin with "${this.asked.prefix}"` : "";
     const many = this.pairs.length === 1 ? "1 key" : `${count(this.pairs.length)} keys`;
-    setText(byId("keys-state"), `${many}${about}${found.more ? ", and there are more" : ""}; the state of entry ${count(found.applied) ?? "unknown"}.`);
+    setText(
+      byId("keys-state"),
+      `${many}${about}${found.more ? ", and there are more" : ""}; the state of entry ${count(found.applied) ?? "unknown"}.`,
+    );
     setShown(byId("keys-more"), found.more);
     setShown(byId("keys-table"), this.pairs.length > 0);
   }
@@ -137,14 +144,41 @@ export class Keys {
       const pair = await get(keyPath(key));
       if (!dialog.shown) return;
       const facts = `${pair.kind === "bytes" ? "bytes, shown as base64" : pair.kind}, ${bytes(sizeOf(pair))}, the state of entry ${count(pair.applied) ?? "unknown"}`;
-      const value = el("pre", { class: "value", tabindex: "0", role: "region", "aria-label": "Value", text: valueText(pair) });
+      const value = el("pre", {
+        class: "value",
+        tabindex: "0",
+        role: "region",
+        "aria-label": "Value",
+        text: valueText(pair),
+      });
       const inexact = pair.kind === "json" && isInexact(pair.value);
-      const doubt = inexact ? el("p", { class: "note note-warn", text: "It has a number that a browser cannot hold exactly, so it may be shown rounded and cannot be edited here." }) : null;
+      const doubt = inexact
+        ? el("p", {
+            class: "note note-warn",
+            text: "It has a number that a browser cannot hold exactly, so it may be shown rounded and cannot be edited here.",
+          })
+        : null;
       const change = [
-        button("Delete", then(() => this.deleteDialog(key)), { class: "button button-danger" }),
-        button("Edit", then(() => this.writeDialog(pair)), { class: "button button-main", disabled: inexact }),
+        button(
+          "Delete",
+          then(() => this.deleteDialog(key)),
+          { class: "button button-danger" },
+        ),
+        button(
+          "Edit",
+          then(() => this.writeDialog(pair)),
+          { class: "button button-main", disabled: inexact },
+        ),
       ];
-      dialog.show([el("p", { class: "key-name", text: key }), el("p", { class: "muted", text: facts }), value, ...(doubt ? [doubt] : [])], [leave, ...change]);
+      dialog.show(
+        [
+          el("p", { class: "key-name", text: key }),
+          el("p", { class: "muted", text: facts }),
+          value,
+          ...(doubt ? [doubt] : []),
+        ],
+        [leave, ...change],
+      );
     } catch (error) {
       if (dialog.shown) dialog.show([el("p", { class: "key-name", text: key }), problemView(error)], [leave], ".box");
     }
@@ -152,11 +186,16 @@ export class Keys {
 
   /** Write a key: a new one, or another value of one that is there. */
   writeDialog(pair = null) {
-    const dialog = new Dialog({ id: "dialog-write", title: pair ? "Write another value" : "Write a key", notices: this.context.notices });
+    const dialog = new Dialog({
+      id: "dialog-write",
+      title: pair ? "Write another value" : "Write a key",
+      notices: this.context.notices,
+    });
     const form = writeForm(pair);
     const save = el("button", { type: "submit", form: "write-form", class: "button button-main" }, "Write");
     const buttons = [button("Cancel", () => dialog.close()), save];
-    const showForm = (problem = null) => dialog.show([...(problem ? [problem] : []), form.element], buttons, problem ? ".box" : form.focus);
+    const showForm = (problem = null) =>
+      dialog.show([...(problem ? [problem] : []), form.element], buttons, problem ? ".box" : form.focus);
     form.element.addEventListener("submit", async (event) => {
       event.preventDefault();
       dialog.setBusy(true);
@@ -168,7 +207,8 @@ export class Keys {
         problem = problemView(error);
       }
       dialog.setBusy(false);
-      if (!problem) dialog.end(outcomeView("It is written: a majority has it on disk."), [button("Close", () => dialog.close())]);
+      if (!problem)
+        dialog.end(outcomeView("It is written: a majority has it on disk."), [button("Close", () => dialog.close())]);
       else if (dialog.shown) showForm(problem);
       else dialog.end(problem, []);
       this.context.refresh();
@@ -185,24 +225,51 @@ export class Keys {
       content: [
         el("p", { class: "key-name", text: key }),
         el("p", { text: "The key is deleted on all nodes, for good." }),
-        standing(this.context.store.cluster, "The deletion is a command like any other: it takes a majority, and changes no members."),
+        standing(
+          this.context.store.cluster,
+          "The deletion is a command like any other: it takes a majority, and changes no members.",
+        ),
       ],
       verb: "Delete it",
       danger: true,
-      send: async () => ((await request("DELETE", keyPath(key))).data.deleted ? "The key is deleted." : "There was no such key."),
+      send: async () =>
+        (await request("DELETE", keyPath(key))).data.deleted ? "The key is deleted." : "There was no such key.",
     });
   }
 }
 
 /** The form that writes a value. */
 function writeForm(pair) {
-  const key = el("input", { id: "write-key", type: "text", required: true, value: pair?.key ?? "", readonly: Boolean(pair), autocomplete: "off", autocapitalize: "off", spellcheck: "false" });
-  const kind = el("select", { id: "write-kind" }, ...[["text", "text"], ["json", "JSON"], ["bytes", "bytes, given as base64"]].map(([value, text]) => el("option", { value, text, selected: value === pair?.kind })));
+  const key = el("input", {
+    id: "write-key",
+    type: "text",
+    required: true,
+    value: pair?.key ?? "",
+    readonly: Boolean(pair),
+    autocomplete: "off",
+    autocapitalize: "off",
+    spellcheck: "false",
+  });
+  const kind = el(
+    "select",
+    { id: "write-kind" },
+    ...[
+      ["text", "text"],
+      ["json", "JSON"],
+      ["bytes", "bytes, given as base64"],
+    ].map(([value, text]) => el("option", { value, text, selected: value === pair?.kind })),
+  );
   const value = el("textarea", { id: "write-value", rows: "8", spellcheck: "false" });
   value.value = pair ? valueText(pair) : "";
   const field = (control, text) => el("div", { class: "field" }, el("label", { for: control.id, text }), control);
   return {
-    element: el("form", { id: "write-form" }, field(key, "Key"), field(kind, "Kind of the value"), field(value, "Value")),
+    element: el(
+      "form",
+      { id: "write-form" },
+      field(key, "Key"),
+      field(kind, "Kind of the value"),
+      field(value, "Value"),
+    ),
     focus: pair ? "#write-value" : "#write-key",
     read: () => ({ key: key.value, kind: kind.value, text: value.value }),
   };

@@ -12,7 +12,13 @@ import { outcomeView, problemView } from "./notice.js";
 /** The quorum as it stands, for a dialog. */
 export function standing(cluster, effect) {
   const rows = arithmetic(cluster).map(([name, text]) => el("div", {}, el("dt", { text: name }), valued("dd", text)));
-  return el("div", { class: "standing" }, el("h3", { text: "The quorum" }), el("dl", { class: "facts" }, ...rows), el("p", { text: effect }));
+  return el(
+    "div",
+    { class: "standing" },
+    el("h3", { text: "The quorum" }),
+    el("dl", { class: "facts" }, ...rows),
+    el("p", { text: effect }),
+  );
 }
 
 /** A sentence with a drawing in front of it. */
@@ -21,7 +27,10 @@ function note(tone, text) {
 }
 
 /** A dialog that asks once and then sends a request. `content` is what it shows, `send` returns the words of the outcome. */
-export function confirmDialog(context, { id, title, content, verb, danger = false, send, focus = null, onClose = null }) {
+export function confirmDialog(
+  context,
+  { id, title, content, verb, danger = false, send, focus = null, onClose = null },
+) {
   const dialog = new Dialog({ id, title, notices: context.notices, onClose });
   const leave = (text) => button(text, () => dialog.close(), { data: { action: "cancel" } });
   const carryOut = async () => {
@@ -45,16 +54,32 @@ export function confirmDialog(context, { id, title, content, verb, danger = fals
 export function transferDialog(context, target = "", onClose = null) {
   const { cluster } = context.store;
   const candidates = successors(cluster);
-  const select = el("select", { id: "transfer-target" }, el("option", { value: "" }, "the best voter, as the leader finds"));
+  const select = el(
+    "select",
+    { id: "transfer-target" },
+    el("option", { value: "" }, "the best voter, as the leader finds"),
+  );
   for (const node of candidates) {
-    const facts = [stateOf(node).name, ...(node.lag ? [`${count(node.lag)} entries behind`] : []), ...(node.may_lead === false ? ["never leads"] : [])];
-    select.append(el("option", { value: node.node_id, disabled: node.may_lead === false, selected: node.node_id === target }, `${node.node_id} (${facts.join(", ")})`));
+    const facts = [
+      stateOf(node).name,
+      ...(node.lag ? [`${count(node.lag)} entries behind`] : []),
+      ...(node.may_lead === false ? ["never leads"] : []),
+    ];
+    select.append(
+      el(
+        "option",
+        { value: node.node_id, disabled: node.may_lead === false, selected: node.node_id === target },
+        `${node.node_id} (${facts.join(", ")})`,
+      ),
+    );
   }
   const doubt = el("div");
   const look = () => {
     const chosen = candidates.find((node) => node.node_id === select.value);
     const bad = chosen && stateOf(chosen).tone !== "good";
-    doubt.replaceChildren(...(bad ? [note("warn", `${nameOf(chosen)} ${stateOf(chosen).meaning}: it may not take over in time.`)] : []));
+    doubt.replaceChildren(
+      ...(bad ? [note("warn", `${nameOf(chosen)} ${stateOf(chosen).meaning}: it may not take over in time.`)] : []),
+    );
   };
   select.addEventListener("change", look);
   look();
@@ -64,11 +89,16 @@ export function transferDialog(context, target = "", onClose = null) {
     focus: "#transfer-target",
     onClose,
     content: [
-      el("p", { text: `${cluster.leader_id ?? "No node"} leads now. The target gets the rest of the log and is told to stand for election at once; what clients send meanwhile waits.` }),
+      el("p", {
+        text: `${cluster.leader_id ?? "No node"} leads now. The target gets the rest of the log and is told to stand for election at once; what clients send meanwhile waits.`,
+      }),
       el("label", { for: "transfer-target", text: "Hand over to" }),
       select,
       doubt,
-      standing(cluster, "A handover changes no members, so the quorum stays as it is. If the target does not catch up or does not win in time, the present leader leads on."),
+      standing(
+        cluster,
+        "A handover changes no members, so the quorum stays as it is. If the target does not catch up or does not win in time, the present leader leads on.",
+      ),
     ],
     verb: "Hand over",
     send: async () => (await request("POST", "v1/leader/transfer", { json: { target: select.value } })).data.message,
@@ -79,15 +109,22 @@ export function transferDialog(context, target = "", onClose = null) {
 export function stepDownDialog(context, onClose = null) {
   const { cluster } = context.store;
   const others = successors(cluster).filter((node) => node.takes_entries && node.may_lead !== false);
-  const doubt = others.length ? [] : [note("bad", "No other voter that may lead answers and takes entries: nobody could take over.")];
+  const doubt = others.length
+    ? []
+    : [note("bad", "No other voter that may lead answers and takes entries: nobody could take over.")];
   confirmDialog(context, {
     id: "dialog-stepdown",
     title: `Have ${cluster.leader_id ?? "the leader"} step down`,
     onClose,
     content: [
-      el("p", { text: "The leader hands over to the best voter: one that has all that is committed, then the highest priority, then most of the log." }),
+      el("p", {
+        text: "The leader hands over to the best voter: one that has all that is committed, then the highest priority, then most of the log.",
+      }),
       ...doubt,
-      standing(cluster, "Stepping down changes no members, so the quorum stays as it is. Writes wait until the next leader is there."),
+      standing(
+        cluster,
+        "Stepping down changes no members, so the quorum stays as it is. Writes wait until the next leader is there.",
+      ),
     ],
     verb: "Step down",
     danger: true,
@@ -99,7 +136,10 @@ export function stepDownDialog(context, onClose = null) {
 export function snapshotDialog(context, onClose = null) {
   const { cluster, node } = context.store;
   const own = cluster.nodes.find((each) => each.node_id === node?.node_id);
-  const text = own && leads(own, cluster) ? [note("info", "This node leads. A snapshot that is taken on a follower spares the leader.")] : [];
+  const text =
+    own && leads(own, cluster)
+      ? [note("info", "This node leads. A snapshot that is taken on a follower spares the leader.")]
+      : [];
   confirmDialog(context, {
     id: "dialog-snapshot",
     title: `Take a snapshot on ${node?.node_id ?? "this node"}`,
@@ -107,12 +147,19 @@ export function snapshotDialog(context, onClose = null) {
     content: [
       el("p", { text: "The node writes its state into a file and cuts its log behind it. It serves meanwhile." }),
       ...text,
-      standing(cluster, serves(cluster) ? "A snapshot concerns one node only, so the quorum stays as it is." : "A snapshot concerns one node only and needs no majority."),
+      standing(
+        cluster,
+        serves(cluster)
+          ? "A snapshot concerns one node only, so the quorum stays as it is."
+          : "A snapshot concerns one node only and needs no majority.",
+      ),
     ],
     verb: "Take a snapshot",
     send: async () => {
       const { data } = await request("POST", "v1/snapshots", { json: {} });
-      return data.message || `${data.node_id} has a snapshot up to entry ${count(data.index)} (${bytes(data.size_bytes)}).`;
+      return (
+        data.message || `${data.node_id} has a snapshot up to entry ${count(data.index)} (${bytes(data.size_bytes)}).`
+      );
     },
   });
 }

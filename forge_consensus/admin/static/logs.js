@@ -25,7 +25,12 @@ export function partsOf(node) {
   const covered = snapshot ?? 0;
   const done = Math.max(covered, applied ?? covered);
   const agreed = Math.max(done, commit ?? done);
-  const parts = [["snapshot", 0, covered], ["applied", covered, done], ["committed", done, agreed], ["open", agreed, Math.max(agreed, end)]];
+  const parts = [
+    ["snapshot", 0, covered],
+    ["applied", covered, done],
+    ["committed", done, agreed],
+    ["open", agreed, Math.max(agreed, end)],
+  ];
   return parts.filter(([, from, to]) => to > from);
 }
 
@@ -75,11 +80,17 @@ export class Logs {
     drawing.dataset.looks = looks;
     drawing.replaceChildren(
       svg("rect", { class: "log-track", x: 0, y: 0, width: "100%", height: BAR, rx: 3 }),
-      ...shown.map(([kind, from, to]) => svg("rect", { class: `log-${kind}`, x: `${from}%`, y: 0, width: `${to - from}%`, height: BAR })),
+      ...shown.map(([kind, from, to]) =>
+        svg("rect", { class: `log-${kind}`, x: `${from}%`, y: 0, width: `${to - from}%`, height: BAR }),
+      ),
       ...shown
         .filter(([kind]) => kind === "snapshot")
-        .map(([, from, to]) => svg("rect", { fill: "url(#hatch)", x: `${from}%`, y: 0, width: `${to - from}%`, height: BAR })),
-      ...(heard === null ? [] : [svg("rect", { class: "log-match", x: `${Math.max(0, heard - 0.4)}%`, y: 0, width: 3, height: BAR })]),
+        .map(([, from, to]) =>
+          svg("rect", { fill: "url(#hatch)", x: `${from}%`, y: 0, width: `${to - from}%`, height: BAR }),
+        ),
+      ...(heard === null
+        ? []
+        : [svg("rect", { class: "log-match", x: `${Math.max(0, heard - 0.4)}%`, y: 0, width: 3, height: BAR })]),
     );
   }
 }
@@ -92,5 +103,10 @@ function wordsOf(node) {
   }
   const part = (text, value) => `${text} ${count(value) ?? "unknown"}`;
   const snapshot = node.snapshot_index === 0 ? "no snapshot" : part("snapshot", node.snapshot_index);
-  return [snapshot, part("applied", node.last_applied), part("committed", node.commit_index), part("end", node.last_log_index)].join(" · ");
+  return [
+    snapshot,
+    part("applied", node.last_applied),
+    part("committed", node.commit_index),
+    part("end", node.last_log_index),
+  ].join(" · ");
 }

@@ -14,7 +14,12 @@ const EVERY_MS = 3_000;
 
 /** What the row of a member can do: name of the action, words, whether it fits, and its dialog. */
 const ACTIONS = [
-  ["transfer", "Make leader", (member, leading) => member.part === "voter" && !leading && member.may_lead !== false, (context, member, onClose) => transferDialog(context, member.id, onClose)],
+  [
+    "transfer",
+    "Make leader",
+    (member, leading) => member.part === "voter" && !leading && member.may_lead !== false,
+    (context, member, onClose) => transferDialog(context, member.id, onClose),
+  ],
   ["promote", "Promote", (member) => member.part === "learner" && !member.joining, promoteDialog],
   ["demote", "Demote", (member) => member.part === "voter", demoteDialog],
   ["edit", "Edit", () => true, editDialog],
@@ -30,8 +35,17 @@ export class Members {
   constructor(context) {
     this.context = context;
     this.told = null;
-    this.rows = keyedList(byId("members-body"), (member) => member.id, (member) => this.row(member));
-    this.poller = new Poller({ load: () => get("v1/members"), every: EVERY_MS, onData: (told) => this.take(told, null), onFailure: (error) => this.take(this.told, error) });
+    this.rows = keyedList(
+      byId("members-body"),
+      (member) => member.id,
+      (member) => this.row(member),
+    );
+    this.poller = new Poller({
+      load: () => get("v1/members"),
+      every: EVERY_MS,
+      onData: (told) => this.take(told, null),
+      onFailure: (error) => this.take(this.told, error),
+    });
     byId("member-add").addEventListener("click", () => context.act(() => addDialog(context)));
     byId("member-transfer").addEventListener("click", () => context.act(() => transferDialog(context)));
     byId("member-stepdown").addEventListener("click", () => context.act(() => stepDownDialog(context)));
@@ -64,7 +78,14 @@ export class Members {
   list() {
     if (this.told) return this.told.members;
     const nodes = this.context.store.nodes().filter((node) => known(node.part) && known(node.node_id));
-    return nodes.map((node) => ({ id: node.node_id, address: node.address, part: node.part, joining: null, priority: node.priority, may_lead: node.may_lead }));
+    return nodes.map((node) => ({
+      id: node.node_id,
+      address: node.address,
+      part: node.part,
+      joining: null,
+      priority: node.priority,
+      may_lead: node.may_lead,
+    }));
   }
 
   /** Show everything. */
@@ -80,7 +101,9 @@ export class Members {
 
   /** The row of a member. */
   row(member) {
-    const cells = Object.fromEntries(["part", "role", "state", "lag", "leads", "address"].map((name) => [name, el("td")]));
+    const cells = Object.fromEntries(
+      ["part", "role", "state", "lag", "leads", "address"].map((name) => [name, el("td")]),
+    );
     const state = el("span", { class: "badge" });
     cells.state.append(state);
     const buttons = el("div", { class: "row-actions" });
@@ -108,7 +131,10 @@ export class Members {
       if (node) setBadge(state, stateOf(node).tone, stateOf(node).name, stateOf(node).tone, stateOf(node).meaning);
       else setBadge(state, "none", "not seen yet", "plain");
       setValue(cells.lag, node && leads(node, cluster) ? "leads" : count(node?.lag));
-      setValue(cells.leads, next.may_lead === false ? "never" : known(next.priority) ? `priority ${next.priority}` : null);
+      setValue(
+        cells.leads,
+        next.may_lead === false ? "never" : known(next.priority) ? `priority ${next.priority}` : null,
+      );
       setValue(cells.address, next.address);
       ACTIONS.forEach(([, , fits], place) => setShown(made[place], fits(next, leading)));
     };

@@ -8,7 +8,10 @@ import { leads, nameOf, roleOf, stateOf } from "./judge.js";
 /** Figures that every card shows: name, and the text of a node's value. */
 const FIGURES = [
   ["Lag", (node, leading) => (leading ? "leads" : known(node.lag) ? `${count(node.lag)} entries` : null)],
-  ["Heard", (node, leading) => (leading ? "itself" : known(node.last_contact) ? `${seconds(node.last_contact)} ago` : null)],
+  [
+    "Heard",
+    (node, leading) => (leading ? "itself" : known(node.last_contact) ? `${seconds(node.last_contact)} ago` : null),
+  ],
   ["Committed", (node) => count(node.commit_index)],
   ["Term", (node) => count(node.term)],
 ];
@@ -36,7 +39,9 @@ const MORE = [
 /** How much of its quota a node uses. */
 function storageText(node) {
   if (!known(node.storage_used_bytes)) return null;
-  return node.storage_quota_bytes ? `${bytes(node.storage_used_bytes)} of ${bytes(node.storage_quota_bytes)}` : bytes(node.storage_used_bytes);
+  return node.storage_quota_bytes
+    ? `${bytes(node.storage_used_bytes)} of ${bytes(node.storage_quota_bytes)}`
+    : bytes(node.storage_used_bytes);
 }
 
 /** What a node has refused since its start. */
@@ -60,7 +65,11 @@ export function nodeCards(list) {
 /** Terms and their values as a description list; returns it with a function that sets the values. */
 function figures(rows, properties) {
   const values = rows.map(() => el("dd"));
-  const list = el("dl", properties, ...rows.map(([name], place) => el("div", {}, el("dt", { text: name }), values[place])));
+  const list = el(
+    "dl",
+    properties,
+    ...rows.map(([name], place) => el("div", {}, el("dt", { text: name }), values[place])),
+  );
   return [list, (...told) => rows.forEach(([, text], place) => setValue(values[place], text(...told)))];
 }
 
@@ -76,7 +85,15 @@ function card(store) {
   const problems = el("ul", { class: "card-problems" });
   const link = el("a", { class: "card-link" });
   const details = el("details", {}, el("summary", {}, "More", el("span", { class: "vh" })), more, link);
-  const element = el("li", { class: "card" }, el("div", { class: "card-head" }, name, role, state, own), main, doing.element, problems, details);
+  const element = el(
+    "li",
+    { class: "card" },
+    el("div", { class: "card-head" }, name, role, state, own),
+    main,
+    doing.element,
+    problems,
+    details,
+  );
   const update = (node) => {
     const leading = leads(node, store.cluster);
     const told = stateOf(node);

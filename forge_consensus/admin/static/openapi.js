@@ -7,7 +7,10 @@ const DEPTH_MAX = 5;
 export function resolved(document, value, steps = 0) {
   const reference = value?.$ref;
   if (typeof reference !== "string" || !reference.startsWith("#/") || steps > 20) return value ?? {};
-  const path = reference.slice(2).split("/").map((part) => decodeURIComponent(part).replaceAll("~1", "/").replaceAll("~0", "~"));
+  const path = reference
+    .slice(2)
+    .split("/")
+    .map((part) => decodeURIComponent(part).replaceAll("~1", "/").replaceAll("~0", "~"));
   const found = path.reduce((place, part) => place?.[part], document);
   return found === undefined ? value : { ...resolved(document, found, steps + 1), ...siblings(value) };
 }
@@ -20,7 +23,12 @@ function siblings(value) {
 
 /** The operations by tag, in the order of the tags: `[{ name, description, operations }]`. */
 export function groupsOf(document) {
-  const groups = new Map((document.tags ?? []).map((tag) => [tag.name, { name: tag.name, description: tag.description ?? "", operations: [] }]));
+  const groups = new Map(
+    (document.tags ?? []).map((tag) => [
+      tag.name,
+      { name: tag.name, description: tag.description ?? "", operations: [] },
+    ]),
+  );
   for (const [path, item] of Object.entries(document.paths ?? {})) {
     const shared = resolved(document, item);
     for (const method of METHODS.filter((name) => shared[name])) {
@@ -43,7 +51,12 @@ function operationOf(document, path, method, item) {
   }
   const answers = Object.entries(told.responses ?? {}).map(([status, answer]) => {
     const found = resolved(document, answer);
-    return { status, description: found.description ?? "", headers: Object.keys(found.headers ?? {}), content: contentOf(document, found.content) };
+    return {
+      status,
+      description: found.description ?? "",
+      headers: Object.keys(found.headers ?? {}),
+      content: contentOf(document, found.content),
+    };
   });
   const body = resolved(document, told.requestBody);
   return {
@@ -55,7 +68,13 @@ function operationOf(document, path, method, item) {
     description: told.description ?? "",
     deprecated: Boolean(told.deprecated),
     parameters: [...parameters.values()],
-    body: told.requestBody ? { required: Boolean(body.required), description: body.description ?? "", content: contentOf(document, body.content) } : null,
+    body: told.requestBody
+      ? {
+          required: Boolean(body.required),
+          description: body.description ?? "",
+          content: contentOf(document, body.content),
+        }
+      : null,
     answers,
   };
 }
@@ -75,8 +94,12 @@ export function typeText(document, given) {
   if (schema.enum) return schema.enum.map((value) => JSON.stringify(value)).join(" | ");
   const several = schema.oneOf ?? schema.anyOf;
   if (several) return [...new Set(several.map((each) => typeText(document, each)))].join(" | ");
-  const types = Array.isArray(schema.type) ? schema.type : [schema.type ?? (schema.properties || schema.allOf ? "object" : "any")];
-  return types.map((type) => (type === "array" ? `array of ${typeText(document, schema.items ?? {})}` : format(type, schema))).join(" | ");
+  const types = Array.isArray(schema.type)
+    ? schema.type
+    : [schema.type ?? (schema.properties || schema.allOf ? "object" : "any")];
+  return types
+    .map((type) => (type === "array" ? `array of ${typeText(document, schema.items ?? {})}` : format(type, schema)))
+    .join(" | ");
 }
 
 /** A type with its format. */
@@ -106,7 +129,12 @@ export function rowsOf(document, given, { inside = "", depth = 0, seen = [] } = 
   return Object.entries(properties).flatMap(([name, each]) => {
     const place = inside ? `${inside}.${name}` : name;
     const found = resolved(document, each);
-    const row = { name: place, type: typeText(document, each), required: required.includes(name), description: found.description ?? "" };
+    const row = {
+      name: place,
+      type: typeText(document, each),
+      required: required.includes(name),
+      description: found.description ?? "",
+    };
     return [row, ...rowsOf(document, each, { inside: place, depth: depth + 1, seen: way })];
   });
 }
@@ -114,7 +142,8 @@ export function rowsOf(document, given, { inside = "", depth = 0, seen = [] } = 
 /** An example of a schema; what has no example of its own is made from its type. */
 export function exampleOf(document, given, depth = 0) {
   const schema = resolved(document, given);
-  for (const found of [schema.example, schema.examples?.[0], schema.default, schema.const, schema.enum?.[0]]) if (found !== undefined) return found;
+  for (const found of [schema.example, schema.examples?.[0], schema.default, schema.const, schema.enum?.[0]])
+    if (found !== undefined) return found;
   const several = schema.oneOf ?? schema.anyOf;
   if (several) return exampleOf(document, several[0], depth);
   const type = Array.isArray(schema.type) ? schema.type[0] : schema.type;
@@ -124,7 +153,9 @@ export function exampleOf(document, given, depth = 0) {
   if (type === "string") return "text";
   const { properties } = propertiesOf(document, schema);
   if (depth > DEPTH_MAX) return {};
-  return Object.fromEntries(Object.entries(properties).map(([name, each]) => [name, exampleOf(document, each, depth + 1)]));
+  return Object.fromEntries(
+    Object.entries(properties).map(([name, each]) => [name, exampleOf(document, each, depth + 1)]),
+  );
 }
 
 /** A text as one word of a shell. */
@@ -138,17 +169,26 @@ export function curlOf(document, operation, base) {
   const query = [];
   for (const parameter of operation.parameters) {
     const example = String(parameter.example ?? exampleOf(document, parameter.schema));
-    if (parameter.in === "path") path = path.replace(`{${parameter.name}}`, () => encodeURIComponent(example === "text" ? parameter.name : example));
+    if (parameter.in === "path")
+      path = path.replace(`{${parameter.name}}`, () =>
+        encodeURIComponent(example === "text" ? parameter.name : example),
+      );
     if (parameter.in === "query" && parameter.required) query.push(`${parameter.name}=${encodeURIComponent(example)}`);
   }
   const parts = ["curl"];
-  if (operation.answers.some((answer) => answer.content.some((each) => each.type === "text/event-stream"))) parts.push("-N");
+  if (operation.answers.some((answer) => answer.content.some((each) => each.type === "text/event-stream")))
+    parts.push("-N");
   if (operation.method !== "get") parts.push("-X", operation.method.toUpperCase());
   parts.push(quoted(`${base}${path}${query.length ? `?${query.join("&")}` : ""}`));
   const body = operation.body?.content[0];
   if (body) {
     const example = body.example ?? exampleOf(document, body.schema);
-    parts.push("-H", quoted(`Content-Type: ${body.type}`), "--data-binary", quoted(typeof example === "string" ? example : JSON.stringify(example)));
+    parts.push(
+      "-H",
+      quoted(`Content-Type: ${body.type}`),
+      "--data-binary",
+      quoted(typeof example === "string" ? example : JSON.stringify(example)),
+    );
   }
   return parts.join(" ");
 }

@@ -21,10 +21,25 @@ const FIGURES = [
   ["Commands", (node) => count(node.operations_total), "since its start"],
   ["Of these failed", (node) => count(node.operations_failed), ""],
   ["Busy answers", (node) => count(node.busy_total), "because too much waited"],
-  ["Slowest commit", (node) => (node.commit_seconds > 0 ? seconds(node.commit_seconds) : known(node.commit_seconds) ? "none" : null), "of the last 10 s"],
-  ["Waiting to be applied", (node) => (known(node.backlog_entries) ? `${count(node.backlog_entries)} entries` : null), ""],
+  [
+    "Slowest commit",
+    (node) => (node.commit_seconds > 0 ? seconds(node.commit_seconds) : known(node.commit_seconds) ? "none" : null),
+    "of the last 10 s",
+  ],
+  [
+    "Waiting to be applied",
+    (node) => (known(node.backlog_entries) ? `${count(node.backlog_entries)} entries` : null),
+    "",
+  ],
   ["Log", (node) => bytes(node.storage?.log_size_bytes), "on disk"],
-  ["Storage", (node) => (known(node.storage?.storage_used_bytes) ? `${bytes(node.storage.storage_used_bytes)} of ${bytes(node.storage.storage_quota_bytes)}` : null), ""],
+  [
+    "Storage",
+    (node) =>
+      known(node.storage?.storage_used_bytes)
+        ? `${bytes(node.storage.storage_used_bytes)} of ${bytes(node.storage.storage_quota_bytes)}`
+        : null,
+    "",
+  ],
   ["Disk free", (node) => bytes(node.storage?.disk_free_bytes), ""],
   ["Snapshots taken", (node) => count(node.snapshots_total), "since its start"],
   ["Up for", (node) => age(node.uptime), ""],
@@ -38,7 +53,14 @@ export class Overview {
     this.showNodes = nodeCards(byId("nodes"));
     this.values = FIGURES.map(() => el("dd"));
     byId("node-figures").append(
-      ...FIGURES.map(([name, , about], place) => el("div", {}, el("dt", {}, name, about ? el("span", { class: "muted", text: ` ${about}` }) : null), this.values[place])),
+      ...FIGURES.map(([name, , about], place) =>
+        el(
+          "div",
+          {},
+          el("dt", {}, name, about ? el("span", { class: "muted", text: ` ${about}` }) : null),
+          this.values[place],
+        ),
+      ),
     );
     this.charts = this.makeCharts();
     for (const id of ["logs-span", "chart-window"]) byId(id).addEventListener("change", () => this.update());
@@ -52,11 +74,37 @@ export class Overview {
   makeCharts() {
     const entries = (value) => count(value);
     return {
-      commits: new Chart("chart-commits", { title: "Entries committed", about: "By the whole cluster, per second.", format: perSecond, merge: "mean" }),
-      operations: new Chart("chart-operations", { title: "Operations", about: "Answered by the node that serves this page, per second.", format: perSecond, merge: "mean" }),
-      slowest: new Chart("chart-slowest", { title: "Slowest commit", about: "Of the last 10 seconds on this node. No line: nothing was committed.", format: seconds }),
-      lag: new Chart("chart-lag", { title: "Lag", about: "Committed entries that a node lacks, as the leader knows.", format: entries, integer: true }),
-      terms: new Chart("chart-terms", { title: "Terms", about: "A step is an election. Many steps: elections do not settle.", format: entries, integer: true, steps: true, fromZero: false }),
+      commits: new Chart("chart-commits", {
+        title: "Entries committed",
+        about: "By the whole cluster, per second.",
+        format: perSecond,
+        merge: "mean",
+      }),
+      operations: new Chart("chart-operations", {
+        title: "Operations",
+        about: "Answered by the node that serves this page, per second.",
+        format: perSecond,
+        merge: "mean",
+      }),
+      slowest: new Chart("chart-slowest", {
+        title: "Slowest commit",
+        about: "Of the last 10 seconds on this node. No line: nothing was committed.",
+        format: seconds,
+      }),
+      lag: new Chart("chart-lag", {
+        title: "Lag",
+        about: "Committed entries that a node lacks, as the leader knows.",
+        format: entries,
+        integer: true,
+      }),
+      terms: new Chart("chart-terms", {
+        title: "Terms",
+        about: "A step is an election. Many steps: elections do not settle.",
+        format: entries,
+        integer: true,
+        steps: true,
+        fromZero: false,
+      }),
     };
   }
 
@@ -72,7 +120,11 @@ export class Overview {
     const nodes = store.nodes();
     setShown(byId("picture-many"), !this.picture.update(store));
     drawQuorum(byId("quorum"), byId("quorum-text"), store.cluster);
-    this.logs.update(nodes.filter((node) => known(node.node_id)), store.cluster.last_log_index, byId("logs-span").value);
+    this.logs.update(
+      nodes.filter((node) => known(node.node_id)),
+      store.cluster.last_log_index,
+      byId("logs-span").value,
+    );
     this.showNodes(store);
     this.showTransfers(nodes);
     this.showOwn(store);
@@ -81,7 +133,9 @@ export class Overview {
 
   /** Say which snapshots are taken or sent. */
   showTransfers(nodes) {
-    const texts = nodes.filter((node) => known(node.snapshot_doing)).map((node) => `${node.node_id} ${node.snapshot_doing}`);
+    const texts = nodes
+      .filter((node) => known(node.snapshot_doing))
+      .map((node) => `${node.node_id} ${node.snapshot_doing}`);
     setText(byId("transfers-text"), texts.length ? `Snapshots: ${texts.join("; ")}.` : "");
     setShown(byId("transfers-text"), texts.length > 0);
   }
@@ -91,7 +145,8 @@ export class Overview {
     const { node, nodeAt, nodeProblem } = store;
     setText(byId("own-name"), node?.node_id ?? "this node");
     FIGURES.forEach(([, text], place) => setValue(this.values[place], node ? text(node, this.context.history) : null));
-    const old = nodeAt === null ? "Nothing was received yet" : `What is shown is ${age((performance.now() - nodeAt) / 1000)} old`;
+    const old =
+      nodeAt === null ? "Nothing was received yet" : `What is shown is ${age((performance.now() - nodeAt) / 1000)} old`;
     setText(byId("own-problem"), nodeProblem ? `The node does not tell its figures: ${nodeProblem.text}. ${old}.` : "");
     setShown(byId("own-problem"), Boolean(nodeProblem));
     setAttribute(byId("own"), "data-state", nodeProblem ? "stale" : node ? "live" : "waiting");
@@ -115,15 +170,20 @@ export class Overview {
     const found = [];
     store.nodes().forEach((node, look) => {
       const series = this.context.history.lags.get(node.node_id);
-      if (series && node.node_id !== store.cluster.leader_id && stateOf(node).name !== "no member") found.push({ series, look });
+      if (series && node.node_id !== store.cluster.leader_id && stateOf(node).name !== "no member")
+        found.push({ series, look });
     });
-    if (found.length > LAGS_MAX) found.sort((one, other) => (other.series.latest ?? -1) - (one.series.latest ?? -1)).splice(LAGS_MAX);
+    if (found.length > LAGS_MAX)
+      found.sort((one, other) => (other.series.latest ?? -1) - (one.series.latest ?? -1)).splice(LAGS_MAX);
     return found.map(({ series, look }) => ({ name: series.name, points: series.points, look }));
   }
 
   /** The terms as a table, the newest first. */
   termTable(now) {
     const rows = this.context.history.termList().reverse().slice(0, 50);
-    return { heads: ["Term", "Leader", "First seen"], rows: rows.map(({ term, time, leader }) => [count(term), leader, `${age(Math.max(0, (now - time) / 1000))} ago`]) };
+    return {
+      heads: ["Term", "Leader", "First seen"],
+      rows: rows.map(({ term, time, leader }) => [count(term), leader, `${age(Math.max(0, (now - time) / 1000))} ago`]),
+    };
   }
 }

@@ -7,8 +7,8 @@ import { iconPath } from "./icons.js";
 import { leads, nameOf, roleOf, stateOf } from "./judge.js";
 
 const HEIGHT = 390;
-const WIDTHS = { least: 300, most: 480, narrow: 380 };
 /** The width follows the place on the page, so that the texts keep their size. */
+const WIDTHS = { least: 300, most: 480, narrow: 380 };
 const NODES_MAX = 12;
 const NODES_MAX_NARROW = 7;
 const RADIUS = 34;
@@ -24,7 +24,10 @@ export class Picture {
   update(store) {
     const { cluster } = store;
     const nodes = store.nodes();
-    const width = Math.min(WIDTHS.most, Math.max(WIDTHS.least, Math.floor(this.drawing.parentElement.clientWidth - 30)));
+    const width = Math.min(
+      WIDTHS.most,
+      Math.max(WIDTHS.least, Math.floor(this.drawing.parentElement.clientWidth - 30)),
+    );
     const fits = nodes.length > 0 && nodes.length <= (width < WIDTHS.narrow ? NODES_MAX_NARROW : NODES_MAX);
     setShown(this.drawing, fits);
     const looks = nodes.map((node) => [nameOf(node), node.role, node.part, node.state, node.lag, leads(node, cluster)]);
@@ -36,7 +39,9 @@ export class Picture {
     const size = nodes.length > 7 ? 26 : RADIUS;
     setAttribute(this.drawing, "viewBox", `0 0 ${width} ${HEIGHT}`);
     this.drawing.replaceChildren(
-      ...nodes.flatMap((node, place) => (first < 0 || place === first ? [] : edge(places[first], places[place], node, size))),
+      ...nodes.flatMap((node, place) =>
+        first < 0 || place === first ? [] : edge(places[first], places[place], node, size),
+      ),
       ...nodes.map((node, place) => circle(node, places[place], size, leads(node, cluster))),
     );
     setAttribute(this.drawing, "aria-label", this.told(nodes, cluster));
@@ -46,7 +51,9 @@ export class Picture {
   /** The picture in words. */
   told(nodes, cluster) {
     const leader = nodes.find((node) => leads(node, cluster));
-    const others = nodes.filter((node) => node !== leader).map((node) => `${nameOf(node)} (${roleOf(node)}, ${stateOf(node).name})`);
+    const others = nodes
+      .filter((node) => node !== leader)
+      .map((node) => `${nameOf(node)} (${roleOf(node)}, ${stateOf(node).name})`);
     const first = leader ? `${nameOf(leader)} leads` : "no node leads";
     return `The cluster as a ring of ${nodes.length}: ${first}${others.length ? `; ${listed(others)}` : ""}.`;
   }
@@ -65,12 +72,17 @@ function placesOf(many, width) {
 function edge(from, to, node, size) {
   const { tone, name } = stateOf(node);
   const far = Math.hypot(to.x - from.x, to.y - from.y);
-  const cut = (place, away) => ({ x: place.x + ((to.x - from.x) / far) * away, y: place.y + ((to.y - from.y) / far) * away });
+  const cut = (place, away) => ({
+    x: place.x + ((to.x - from.x) / far) * away,
+    y: place.y + ((to.y - from.y) / far) * away,
+  });
   const start = cut(from, size + 5);
   const end = cut(to, -size - 5);
   const middle = { x: (start.x + end.x) / 2, y: (start.y + end.y) / 2 };
   const silent = name === "no answer" || name === "cut off";
-  const parts = [svg("line", { class: `edge edge-${silent ? "broken" : tone}`, x1: start.x, y1: start.y, x2: end.x, y2: end.y })];
+  const parts = [
+    svg("line", { class: `edge edge-${silent ? "broken" : tone}`, x1: start.x, y1: start.y, x2: end.x, y2: end.y }),
+  ];
   if (silent) parts.push(mark("bad", middle.x, middle.y, 9));
   return parts;
 }
@@ -93,7 +105,8 @@ function circle(node, { x, y }, size, leading) {
   const shape = learner
     ? svg("rect", { class: "disc", x: x - size, y: y - size, width: 2 * size, height: 2 * size, rx: 10 })
     : svg("circle", { class: "disc", cx: x, cy: y, r: size });
-  const text = (row, content, kind) => svg("text", { class: kind, x, y: y + size + row, "text-anchor": "middle" }, content);
+  const text = (row, content, kind) =>
+    svg("text", { class: kind, x, y: y + size + row, "text-anchor": "middle" }, content);
   const data = { node: nameOf(node), state: name, role: known(node.role) ? node.role : "unknown" };
   return svg(
     "g",
@@ -101,9 +114,15 @@ function circle(node, { x, y }, size, leading) {
     shape,
     leading ? svg("circle", { class: "rim", cx: x, cy: y, r: size + 5 }) : null,
     leading ? iconPath("star", { transform: `translate(${x - 9} ${y - size + 2}) scale(1.1)` }) : null,
-    svg("text", { class: "node-name", x, y: y + (leading ? 13 : 6), "text-anchor": "middle" }, shortened(nameOf(node), 9)),
+    svg(
+      "text",
+      { class: "node-name", x, y: y + (leading ? 13 : 6), "text-anchor": "middle" },
+      shortened(nameOf(node), 9),
+    ),
     mark(tone, x + size * 0.78, y - size * 0.78, 9),
     text(18, leading ? "leader" : roleOf(node).replace(", role unknown", ""), "node-role"),
-    name === "ok" ? null : text(33, name === "behind" && node.lag > 0 ? `${count(node.lag)} behind` : name, `node-state text-${tone}`),
+    name === "ok"
+      ? null
+      : text(33, name === "behind" && node.lag > 0 ? `${count(node.lag)} behind` : name, `node-state text-${tone}`),
   );
 }

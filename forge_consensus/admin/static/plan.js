@@ -17,7 +17,8 @@ export function changesBetween(before, after) {
   const found = [];
   for (const [id, member] of next) {
     const was = old.get(id);
-    if (!was) found.push(`${id} is added as a ${member.part}${member.joining ? ", which votes once it has caught up" : ""}`);
+    if (!was)
+      found.push(`${id} is added as a ${member.part}${member.joining ? ", which votes once it has caught up" : ""}`);
     else found.push(...memberChanges(id, was, member));
   }
   for (const [id] of old) if (!next.has(id)) found.push(`${id} is no member any more`);
@@ -40,7 +41,8 @@ function memberChanges(id, was, member) {
 
 /** The steps between the present and the end of a change; one that is the end already is left out. */
 export function stepsBetween(plan) {
-  const same = (one, other) => JSON.stringify(one.members) === JSON.stringify(other.members) && one.joint === other.joint;
+  const same = (one, other) =>
+    JSON.stringify(one.members) === JSON.stringify(other.members) && one.joint === other.joint;
   const steps = [...plan.steps];
   if (steps.length && same(steps.at(-1), plan.after)) steps.pop();
   return steps;
@@ -48,13 +50,34 @@ export function stepsBetween(plan) {
 
 /** The quorum before, during and after a change, as a table. */
 export function planTable(plan) {
-  const steps = [["Before", plan.before], ...stepsBetween(plan).map((step) => [step.joint ? "During (joint)" : "During", step]), ["After", plan.after]];
-  const names = (step, wanted) => step.members.filter((member) => votes(member) === wanted).map((member) => (member.part === "leaving" ? `${member.id} (leaving)` : member.id));
+  const steps = [
+    ["Before", plan.before],
+    ...stepsBetween(plan).map((step) => [step.joint ? "During (joint)" : "During", step]),
+    ["After", plan.after],
+  ];
+  const names = (step, wanted) =>
+    step.members
+      .filter((member) => votes(member) === wanted)
+      .map((member) => (member.part === "leaving" ? `${member.id} (leaving)` : member.id));
   const cell = (text, key) => el("td", { data: key, text: text ?? "–" });
   const rows = [
-    ["Voters", ([, step], place) => cell(`${count(step.voters)}: ${names(step, true).join(", ")}`, { voters: String(step.voters), place: String(place) })],
+    [
+      "Voters",
+      ([, step], place) =>
+        cell(`${count(step.voters)}: ${names(step, true).join(", ")}`, {
+          voters: String(step.voters),
+          place: String(place),
+        }),
+    ],
     ["Learners", ([, step]) => cell(names(step, false).join(", ") || "none", {})],
-    ["Needed for a majority", ([, step]) => cell(step.joint ? `${count(step.required)}, a majority of those before and of those after` : count(step.required), { required: String(step.required) })],
+    [
+      "Needed for a majority",
+      ([, step]) =>
+        cell(
+          step.joint ? `${count(step.required)}, a majority of those before and of those after` : count(step.required),
+          { required: String(step.required) },
+        ),
+    ],
     ["May fail", ([, step]) => cell(count(step.can_lose), { canLose: String(step.can_lose) })],
   ];
   const body = el("tbody");
@@ -79,7 +102,10 @@ export function remarks(plan, cluster) {
   if (helping < plan.after.required) return found;
   if (plan.after.can_lose === 0) found.push(["warn", "After the change no voter may fail."]);
   else if (plan.after.can_lose < plan.before.can_lose) {
-    found.push(["warn", `After the change ${counted(plan.after.can_lose, "voter")} may fail, before ${count(plan.before.can_lose)}.`]);
+    found.push([
+      "warn",
+      `After the change ${counted(plan.after.can_lose, "voter")} may fail, before ${count(plan.before.can_lose)}.`,
+    ]);
   }
   return found;
 }
@@ -89,7 +115,9 @@ function stepList(plan) {
   const way = [plan.before, ...plan.steps];
   const texts = plan.steps.map((step, place) => {
     const changes = changesBetween(way[place], step);
-    const joint = step.joint ? " For its short time a majority of the voters before and one of those after must agree." : "";
+    const joint = step.joint
+      ? " For its short time a majority of the voters before and one of those after must agree."
+      : "";
     return `${changes.length ? `${listed(changes)}.` : "The joint configuration ends."}${joint}`;
   });
   const last = changesBetween(way.at(-1), plan.after);
@@ -136,13 +164,27 @@ export class PlanDialog {
       this.force = false;
       this.check();
     });
-    const check = el("button", { type: "submit", form: "plan-form", class: "button button-main", data: { action: "check" } }, "Check first");
-    this.dialog.show([el("p", { text: this.intro }), ...(problem ? [problem] : []), formElement], [this.leave(), check], problem ? ".box" : this.form.focus);
+    const check = el(
+      "button",
+      { type: "submit", form: "plan-form", class: "button button-main", data: { action: "check" } },
+      "Check first",
+    );
+    this.dialog.show(
+      [el("p", { text: this.intro }), ...(problem ? [problem] : []), formElement],
+      [this.leave(), check],
+      problem ? ".box" : this.form.focus,
+    );
   }
 
   /** Make the dry run. */
   async check() {
-    this.dialog.show([el("p", { text: this.intro }), el("p", { class: "waiting", text: "Asking the leader what the change would do …" })], [this.leave()]);
+    this.dialog.show(
+      [
+        el("p", { text: this.intro }),
+        el("p", { class: "waiting", text: "Asking the leader what the change would do …" }),
+      ],
+      [this.leave()],
+    );
     try {
       this.showPlan(await this.send(true, this.force, this.told));
     } catch (error) {
@@ -154,11 +196,22 @@ export class PlanDialog {
   showRefusal(problem) {
     if (!this.dialog.shown) return;
     const view = problemView(problem);
-    const again = button(this.form ? "Change the input" : "Check again", () => (this.form ? this.showForm() : this.check()), { data: { action: "again" } });
+    const again = button(
+      this.form ? "Change the input" : "Check again",
+      () => (this.form ? this.showForm() : this.check()),
+      { data: { action: "again" } },
+    );
     const buttons = [this.leave("Close"), again];
     if (mayForce(problem) && !this.force) {
-      const force = button("Check it with force", () => this.checkForced(), { class: "button button-danger", data: { action: "force" } });
-      view.append(el("p", { text: "Force makes a change although those that answer now are no quorum after it. Use it only for members that will come back." }));
+      const force = button("Check it with force", () => this.checkForced(), {
+        class: "button button-danger",
+        data: { action: "force" },
+      });
+      view.append(
+        el("p", {
+          text: "Force makes a change although those that answer now are no quorum after it. Use it only for members that will come back.",
+        }),
+      );
       buttons.push(force);
     }
     this.dialog.show([view], buttons, ".box");
@@ -173,9 +226,28 @@ export class PlanDialog {
   /** Show what the change would do, and ask for a confirmation. */
   showPlan(plan) {
     if (!this.dialog.shown) return;
-    const notes = remarks(plan, this.context.store.cluster).map(([tone, text]) => el("li", { class: `note note-${tone}` }, icon(tone), el("span", { text })));
-    if (this.force) notes.unshift(el("li", { class: "note note-bad" }, icon("bad"), el("span", { text: "This is with force: the check of the quorum is left out." })));
-    const confirm = el("button", { type: "submit", form: "plan-confirm", id: "plan-go", class: `button ${this.danger ? "button-danger" : "button-main"}` }, this.verb);
+    const notes = remarks(plan, this.context.store.cluster).map(([tone, text]) =>
+      el("li", { class: `note note-${tone}` }, icon(tone), el("span", { text })),
+    );
+    if (this.force)
+      notes.unshift(
+        el(
+          "li",
+          { class: "note note-bad" },
+          icon("bad"),
+          el("span", { text: "This is with force: the check of the quorum is left out." }),
+        ),
+      );
+    const confirm = el(
+      "button",
+      {
+        type: "submit",
+        form: "plan-confirm",
+        id: "plan-go",
+        class: `button ${this.danger ? "button-danger" : "button-main"}`,
+      },
+      this.verb,
+    );
     const form = el("form", { id: "plan-confirm" }, ...this.typedField(confirm));
     form.addEventListener("submit", (event) => {
       event.preventDefault();
@@ -196,7 +268,13 @@ export class PlanDialog {
   /** The field in which the id has to be typed, if there has to be one. */
   typedField(confirm) {
     if (!this.typed) return [];
-    const input = el("input", { id: "plan-typed", type: "text", autocomplete: "off", autocapitalize: "off", spellcheck: "false" });
+    const input = el("input", {
+      id: "plan-typed",
+      type: "text",
+      autocomplete: "off",
+      autocapitalize: "off",
+      spellcheck: "false",
+    });
     confirm.disabled = true;
     input.addEventListener("input", () => {
       confirm.disabled = input.value.trim() !== this.typed;
@@ -210,8 +288,16 @@ export class PlanDialog {
     let view = null;
     try {
       const plan = await this.send(false, this.force, this.told);
-      const more = [el("p", { text: "The members and the cluster show how far it is. It may take a while until all of it is done." })];
-      view = outcomeView(plan.index ? `The change has begun: log entry ${count(plan.index)}.` : "Nothing had to be changed.", "good", more);
+      const more = [
+        el("p", {
+          text: "The members and the cluster show how far it is. It may take a while until all of it is done.",
+        }),
+      ];
+      view = outcomeView(
+        plan.index ? `The change has begun: log entry ${count(plan.index)}.` : "Nothing had to be changed.",
+        "good",
+        more,
+      );
     } catch (error) {
       view = problemView(error);
     }

@@ -2,8 +2,8 @@
  * nobody looks at the page. */
 
 const SLOWEST_MS = 5_000;
-const PAUSE_MS = 250;
 /** There is at least this pause between an answer and the next question. */
+const PAUSE_MS = 250;
 
 export class Poller {
   /** `load` returns a promise; `onData` gets what it brings, `onFailure` the error. */

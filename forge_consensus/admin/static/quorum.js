@@ -5,7 +5,11 @@ import { icon } from "./icons.js";
 import { helpOf, nameOf, quorumLine, serves, votersOf } from "./judge.js";
 
 const ORDER = ["helps", "impaired", "silent"];
-const LOOKS = { helps: ["good", "counts for a majority"], impaired: ["warn", "answers, but is no help to a majority"], silent: ["bad", "does not answer"] };
+const LOOKS = {
+  helps: ["good", "counts for a majority"],
+  impaired: ["warn", "answers, but is no help to a majority"],
+  silent: ["bad", "does not answer"],
+};
 const NAMES_MAX = 9;
 
 /** Show the quorum of the cluster in the bar, and in words below it. */
@@ -26,5 +30,9 @@ export function drawQuorum(bar, line, cluster) {
 function field(node, last, many) {
   const help = helpOf(node);
   const named = many <= NAMES_MAX ? [icon(LOOKS[help][0]), el("span", { text: nameOf(node) })] : [];
-  return el("span", { class: `voter voter-${help}${last ? " voter-last-needed" : ""}`, title: `${nameOf(node)} ${LOOKS[help][1]}` }, ...named);
+  return el(
+    "span",
+    { class: `voter voter-${help}${last ? " voter-last-needed" : ""}`, title: `${nameOf(node)} ${LOOKS[help][1]}` },
+    ...named,
+  );
 }

@@ -98,5 +98,9 @@ export function nearest(points, time, most) {
 export function extent(points) {
   const values = points.map((point) => point[1]).filter((value) => value !== null);
   if (!values.length) return null;
-  return { low: values.reduce((a, b) => Math.min(a, b)), high: values.reduce((a, b) => Math.max(a, b)), last: points.at(-1)[1] };
+  return {
+    low: values.reduce((a, b) => Math.min(a, b)),
+    high: values.reduce((a, b) => Math.max(a, b)),
+    last: points.at(-1)[1],
+  };
 }

@@ -55,7 +55,10 @@ export class Settings {
       return (!changed || isChanged(setting)) && words.every((word) => text.includes(word));
     };
     const found = all.filter(fits);
-    fillRows(byId("settings-body"), found.map((setting) => this.cells(setting)));
+    fillRows(
+      byId("settings-body"),
+      found.map((setting) => this.cells(setting)),
+    );
     setText(byId("settings-count"), this.settings ? `${count(found.length)} of ${count(all.length)} settings.` : "");
   }
 
@@ -63,6 +66,12 @@ export class Settings {
   cells(setting) {
     const value = settingText(setting.value, setting.unit);
     const marked = isChanged(setting) && value !== null ? el("strong", { text: value }) : value;
-    return [setting.name, marked, settingText(setting.default, setting.unit), setting.origin, TAKES_EFFECT[setting.reload] ?? setting.reload];
+    return [
+      setting.name,
+      marked,
+      settingText(setting.default, setting.unit),
+      setting.origin,
+      TAKES_EFFECT[setting.reload] ?? setting.reload,
+    ];
   }
 }

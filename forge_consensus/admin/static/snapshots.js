@@ -27,7 +27,12 @@ export class SnapshotsPage {
     this.doing = doingView();
     byId("snapshots-doing").append(this.doing.element);
     const load = async () => ({ snapshots: await get("v1/snapshots"), log: await get("v1/log") });
-    this.poller = new Poller({ load, every: EVERY_MS, onData: (told) => this.take(told), onFailure: (error) => this.fail(error) });
+    this.poller = new Poller({
+      load,
+      every: EVERY_MS,
+      onData: (told) => this.take(told),
+      onFailure: (error) => this.fail(error),
+    });
     byId("snapshot-take").addEventListener("click", () => context.act(() => snapshotDialog(context)));
   }
 
@@ -58,10 +63,22 @@ export class SnapshotsPage {
     const doing = doingView();
     const idle = el("span");
     bar.append(doing.element, idle);
-    const element = el("tr", { data: { node: nameOf(node) } }, el("th", { scope: "row", text: nameOf(node) }), index, since, bar);
+    const element = el(
+      "tr",
+      { data: { node: nameOf(node) } },
+      el("th", { scope: "row", text: nameOf(node) }),
+      index,
+      since,
+      bar,
+    );
     const update = (next) => {
       setValue(index, next.snapshot_index === 0 ? "no snapshot" : count(next.snapshot_index));
-      setValue(since, known(next.snapshot_index) && known(next.last_log_index) ? count(Math.max(0, next.last_log_index - next.snapshot_index)) : null);
+      setValue(
+        since,
+        known(next.snapshot_index) && known(next.last_log_index)
+          ? count(Math.max(0, next.last_log_index - next.snapshot_index))
+          : null,
+      );
       doing.update(next.snapshot_doing);
       const silent = stateOf(next).name === "no answer" || !known(next.last_log_index);
       setText(idle, known(next.snapshot_doing) ? "" : silent ? "does not answer" : "nothing");
@@ -75,7 +92,10 @@ export class SnapshotsPage {
     byId("snapshots-problem").replaceChildren();
     setText(byId("snapshots-node"), snapshots.node_id);
     this.doing.update(snapshots.doing);
-    fillRows(byId("snapshots-body"), snapshots.snapshots.map((file) => [count(file.index), count(file.term), bytes(file.size_bytes)]));
+    fillRows(
+      byId("snapshots-body"),
+      snapshots.snapshots.map((file) => [count(file.index), count(file.term), bytes(file.size_bytes)]),
+    );
     byId("snapshots-none").hidden = snapshots.snapshots.length > 0;
     const rows = LOG_ROWS.map(([name, text]) => {
       const value = el("dd");

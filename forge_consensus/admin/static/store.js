@@ -3,8 +3,8 @@
 
 import { age } from "./format.js";
 
-const OLD_MS = 4_000;
 /** What is older than this is not called live any more. */
+const OLD_MS = 4_000;
 
 export class Store {
   constructor() {
@@ -57,9 +57,14 @@ export class Store {
     const old = this.ageSeconds(now);
     const shown = old === null ? "Nothing was received yet." : `What is shown is ${age(old)} old.`;
     const problem = this.clusterProblem;
-    const unreached = problem?.kind === "timeout" ? "This node does not answer in time." : "There is no connection to this node.";
+    const unreached =
+      problem?.kind === "timeout" ? "This node does not answer in time." : "There is no connection to this node.";
     if (problem?.unreached) return { state: "lost", text: `${unreached} ${shown}` };
-    if (problem) return { state: "stale", text: `This node answers, but cannot tell about the cluster. ${problem.text}. ${shown}` };
+    if (problem)
+      return {
+        state: "stale",
+        text: `This node answers, but cannot tell about the cluster. ${problem.text}. ${shown}`,
+      };
     if (old === null) return { state: "waiting", text: "Waiting for the first answer of this node." };
     if (old * 1000 > OLD_MS) return { state: "stale", text: `This node has not answered for a while. ${shown}` };
     return { state: "live", text: "Live" };

@@ -15,7 +15,8 @@ const SENTENCES = {
   "node.recovered": (d, n) => `${n} hears ${d.peer} again`,
   "node.refused": (d, n) => `${n} refuses ${d.peer} (${d.reason}): ${d.detail}`,
   "node.removed": (d, n) => `${n} was removed from its cluster`,
-  "leader.elected": (d, n) => `${d.leader} leads${known(d.votes) && d.votes > 0 ? `, with ${d.votes} of ${counted(d.total, "vote")}` : ""}${d.leader === n ? ` after ${seconds(d.duration)}` : ""}`,
+  "leader.elected": (d, n) =>
+    `${d.leader} leads${known(d.votes) && d.votes > 0 ? `, with ${d.votes} of ${counted(d.total, "vote")}` : ""}${d.leader === n ? ` after ${seconds(d.duration)}` : ""}`,
   "leader.stepdown": (d) => `${d.leader} leads no more: ${d.reason}`,
   "leader.transfer": (d) => `${d.leader} hands over to ${d.target}`,
   "leader.lost": (d, n) => `${n} does not hear its leader ${d.leader}: ${d.reason}`,
@@ -31,12 +32,15 @@ const SENTENCES = {
   "snapshot.failed": (d, n) => `${n} has no new snapshot: ${d.error}`,
   "snapshot.restored": (d, n) => `${n} took over a snapshot up to entry ${d.index}`,
   "settings.differ": (d, n) => `${d.peer} runs with other settings than ${n}: ${listed(d.differences ?? [])}`,
-  "address.differs": (d) => `${d.peer} says that it is reached at ${d.listens}, the members look for it at ${d.expected}`,
+  "address.differs": (d) =>
+    `${d.peer} says that it is reached at ${d.listens}, the members look for it at ${d.expected}`,
   "cluster.formed": (d) => `the cluster is formed by ${listed(d.members ?? [])}`,
-  "cluster.updated": (d) => `voters ${listed(d.voters ?? [])}${d.learners?.length ? `; learners ${listed(d.learners)}` : ""}${d.outgoing?.length ? `; a majority of ${listed(d.outgoing)} is needed too` : ""}`,
+  "cluster.updated": (d) =>
+    `voters ${listed(d.voters ?? [])}${d.learners?.length ? `; learners ${listed(d.learners)}` : ""}${d.outgoing?.length ? `; a majority of ${listed(d.outgoing)} is needed too` : ""}`,
   "log.appended": (d, n) => `${n} wrote entries ${d.first_index} to ${d.last_index}`,
   "log.committed": (d, n) => `${n} knows that entries ${d.first_index} to ${d.last_index} are committed`,
-  "log.compacted": (d, n) => `${n} discarded ${d.removed} entries that a snapshot covers; its log begins at ${d.first_index}`,
+  "log.compacted": (d, n) =>
+    `${n} discarded ${d.removed} entries that a snapshot covers; its log begins at ${d.first_index}`,
   "log.truncated": (d, n) => `${n} took back ${d.removed} uncommitted entries from ${d.from_index} on`,
   "apply.slow": (d, n) => `${n} took ${seconds(d.duration)} to apply the command ${d.command} of entry ${d.index}`,
   "query.slow": (d, n) => `${n} took ${seconds(d.duration)} for the query ${d.query}`,
@@ -69,7 +73,8 @@ export function plain(value) {
 export function sentenceOf(event) {
   const data = event.data ?? {};
   if (event.type === PAUSE) return data.text;
-  if (event.type === GAP) return `events are missing here: ${fieldsText(data) || fieldsText(event, ["type", "cluster_id", "data"])}`;
+  if (event.type === GAP)
+    return `events are missing here: ${fieldsText(data) || fieldsText(event, ["type", "cluster_id", "data"])}`;
   const make = SENTENCES[shortKind(event.type)];
   return make ? make(data, event.node_id) : fieldsText(data) || shortKind(event.type);
 }
@@ -86,9 +91,19 @@ function fieldsText(fields, without = []) {
 export function toneOf(event) {
   const kind = shortKind(event.type);
   if (/^(cluster\.quorum\.lost|health\.unhealthy|node\.(failed|removed))$/.test(kind)) return "bad";
-  if (/^(leader\.(lost|stepdown)|health\.(degraded|recovering)|snapshot\.failed|log\.truncated|node\.refused|.*\.slow|time\.|settings\.|address\.|feed\.gap)/.test(kind)) return "warn";
+  if (
+    /^(leader\.(lost|stepdown)|health\.(degraded|recovering)|snapshot\.failed|log\.truncated|node\.refused|.*\.slow|time\.|settings\.|address\.|feed\.gap)/.test(
+      kind,
+    )
+  )
+    return "warn";
   if (event.type === PAUSE) return "warn";
-  if (/^(leader\.elected|health\.healthy|cluster\.quorum\.achieved|node\.(recovered|joined)|snapshot\.(completed|restored))$/.test(kind)) return "good";
+  if (
+    /^(leader\.elected|health\.healthy|cluster\.quorum\.achieved|node\.(recovered|joined)|snapshot\.(completed|restored))$/.test(
+      kind,
+    )
+  )
+    return "good";
   return "info";
 }
 
@@ -101,5 +116,11 @@ export function searchable(event) {
 export function passes(event, { kind, node, text }) {
   if (node && event.node_id !== node) return false;
   if (kind && (kind.endsWith(".*") ? groupOf(event.type) !== kind.slice(0, -2) : event.type !== kind)) return false;
-  return !text || text.toLowerCase().split(/\s+/).every((word) => searchable(event).includes(word));
+  return (
+    !text ||
+    text
+      .toLowerCase()
+      .split(/\s+/)
+      .every((word) => searchable(event).includes(word))
+  );
 }
