@@ -6,11 +6,11 @@ import { known } from "./format.js";
 
 const RECENT = 200;
 const AGAIN_MS = 5_000;
-/** Kinds that come with every few commands: they are left out unless they are asked for. */
 const REMEMBERED = 4_000;
+/** Kinds that come with every few commands: they are left out unless they are asked for. */
 const FREQUENT = new Set(["consensus.log.appended", "consensus.log.committed"]);
-/** What the page itself adds where it did not listen. */
 export const GAP = "consensus.feed.gap";
+/** What the page itself adds where it did not listen. */
 export const PAUSE = "page.not.listening";
 
 /** The patterns that select all kinds but some: "leader.*" where a whole group is wanted, else single kinds. */
