@@ -7,7 +7,7 @@ STAMP := $(VENV)/installed
 DOC_TESTS := tests/unit/test_docs.py tests/unit/events/test_event_table.py tests/unit/test_tidy.py
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lint types layers unit docs test cover bench mutants campaign siege demo format clean
+.PHONY: help setup lint types layers unit docs test browser cover bench mutants campaign siege demo format clean
 
 help: ## show this list
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /make \1\t/' | expand -t 14
@@ -41,6 +41,13 @@ docs: $(STAMP) ## check what README and docs/ say: links, names, examples, table
 
 test: lint types layers ## check all of that, then run every test
 	$(BIN)/pytest -n $(WORKERS) --dist worksteal
+
+browser: $(STAMP) ## look at the dashboard in Debian's Chromium, which must be installed: apt-get install chromium npm
+	@command -v chromium > /dev/null || { echo "Chromium is missing: run apt-get install chromium"; exit 1; }
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check playwright
+	@mkdir -p $(VENV)/axe && cd $(VENV)/axe && test -f axe.min.js \
+		|| { npm pack --silent axe-core@4 && tar -xzf axe-core-*.tgz --strip-components=1 package/axe.min.js; }
+	$(BIN)/pytest -q tests/browser
 
 cover: $(STAMP) ## measure which lines unit tests, stories and a small campaign run
 	$(BIN)/coverage erase

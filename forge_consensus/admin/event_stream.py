@@ -7,6 +7,7 @@ import json
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import suppress
+from fnmatch import fnmatchcase
 from math import inf
 from typing import Final
 
@@ -66,7 +67,9 @@ def selection_of(kinds: str) -> tuple[Fits, bool]:
 
     A pattern with a minus sign before it leaves its kinds out. Raises `ProblemError` for one that matches no kind.
     """
-    parts = [part for text in kinds.split(",") if (part := text.strip())]
+    parts = [part for text in kinds.split(",") if (part := text.strip()) and not is_of_gaps(part)]
+    if kinds.strip() and not parts:
+        return (lambda event: isinstance(event, Gap)), False
     try:
         wanted = Selection.of(*(full(part) for part in parts if part[0] != "-"))
         unwanted = [Selection.of(full(part[1:])) for part in parts if part[0] == "-"]
@@ -80,6 +83,12 @@ def selection_of(kinds: str) -> tuple[Fits, bool]:
         return isinstance(event, Gap) or (wanted.wants(event) and not any(each.wants(event) for each in unwanted))
 
     return fits, any(takes(EVENT_TYPES[kind]) for kind in BUSY)
+
+
+def is_of_gaps(pattern: str) -> bool:
+    """Whether a pattern stands for gaps and no kind of event; they come whatever is wanted."""
+    whole = str(full(pattern.removeprefix("-")))
+    return fnmatchcase(GAP_KIND, whole) and not any(fnmatchcase(kind, whole) for kind in EVENT_TYPES)
 
 
 async def events(call: Call) -> Response:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import sys
@@ -431,4 +432,5 @@ def admin_server(config: LoadedConfig) -> AdminServer | None:
         from forge_consensus.admin.server import AdminServer  # imported late: most nodes need no web server
     except ModuleNotFoundError as error:
         raise InvalidConfigError(missing_extra(error, "admin", "the admin API")) from error
+    logging.getLogger("uvicorn").setLevel(logging.WARNING)  # that the server runs is told already
     return AdminServer(wanted.address, wanted.path_prefix, insecure=wanted.insecure, hosts=config.http_names())

@@ -206,6 +206,14 @@ def test_who_leaves_out_what_comes_with_every_commit_is_served_without_it(kinds:
     assert selection_of(kinds)[1] is busy
 
 
+def test_gaps_have_a_kind_and_come_whatever_is_wanted() -> None:
+    gap = Gap(first=1, last=2, reason="lost")
+    for kinds in ("feed.*", "consensus.feed.gap", "leader.*,feed.gap", "-feed.*,leader.*"):
+        fits, _ = selection_of(kinds)
+        assert fits(gap)
+        assert not fits(event("n1", 1)), kinds
+
+
 def test_a_minus_sign_leaves_kinds_out() -> None:
     fits, _ = selection_of("-leader.*")
     assert fits(event("n1", 1))
