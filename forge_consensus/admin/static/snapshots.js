@@ -59,7 +59,7 @@ export class SnapshotsPage {
 
   /** The row of a node. */
   row(node) {
-    const [index, since, bar] = [el("td"), el("td"), el("td")];
+    const [index, since, bar] = [el("td"), el("td"), el("td", { class: "wide-cell" })];
     const doing = doingView();
     const idle = el("span");
     bar.append(doing.element, idle);
