@@ -14,7 +14,7 @@ import click
 from forge_consensus.checks.doctor import Patient, examine, not_examined
 from forge_consensus.checks.finding import Finding, is_fit, ok, problem
 from forge_consensus.cli.config import load
-from forge_consensus.cli.options import Endpoints, output_option, timeout_option
+from forge_consensus.cli.options import optional_endpoints_option, output_option, timeout_option
 from forge_consensus.config.loading import LoadedConfig
 from forge_consensus.errors import ConsensusError
 from forge_consensus.output import json_text, printable
@@ -24,14 +24,7 @@ WIDTH_CHARS_MIN: Final = 60
 
 
 @click.command()
-@click.option(
-    "--endpoints",
-    type=Endpoints(),
-    metavar="HOST:PORT,...",
-    envvar="FORGE_CONSENSUS_ENDPOINTS",
-    show_envvar=True,
-    help="Where the nodes of a cluster listen; without it no cluster is asked.",
-)
+@optional_endpoints_option
 @click.option("--data", type=click.Path(path_type=Path), help="The folder of a node. [default: as the file of -c says]")
 @click.option(
     "-c",
@@ -56,9 +49,9 @@ def doctor(
     """Look for everything that may be wrong, and say what to do about it.
 
     The host is always looked at: interpreter and open files. -c adds the configuration and the addresses of a node,
-    --data its folder, its disk and who uses it, --endpoints a cluster: quorum, members, clocks, versions, and what
-    nodes refuse. In the folder something is written for half a second and removed again. Nothing else is changed, and
-    nothing has to run. Exit code 0 if nothing is a problem, 1 otherwise; warnings are none.
+    --data its folder, its disk and who uses it, --endpoints or a context a cluster: quorum, members, clocks, versions,
+    and what nodes refuse. In the folder something is written for half a second and removed again. Nothing else is
+    changed, and nothing has to run. Exit code 0 if nothing is a problem, 1 otherwise; warnings are none.
     """
     found: list[Finding] = []
     config: LoadedConfig | None = None

@@ -21,6 +21,13 @@ if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
 
 PROGRAM = "forge-consensus"
+CONTEXT_VARIABLE = "FORGE_CONSENSUS_CONTEXT"
+ENDPOINTS_VARIABLE = "FORGE_CONSENSUS_ENDPOINTS"
+PRECEDENCE = (
+    f"the first of these that is given wins: --endpoints, --context, {ENDPOINTS_VARIABLE}, {CONTEXT_VARIABLE}, the "
+    "current context"
+)
+"""Which cluster commands ask; helps and errors say it."""
 UNREAD_SECONDS_MAX = 3.0
 """How long the last word of a command waits for somebody who reads stderr; then the command ends all the same."""
 
@@ -129,6 +136,7 @@ class Root(Commands):
             "forge_consensus.cli.recover:recover",
             "Make one survivor of a lost majority a cluster of its own.",
         ),
+        "context": ("forge_consensus.cli.context:context", "Name clusters, and choose the one that commands ask."),
         "config": ("forge_consensus.cli.config:config", "Check configuration files, or show what they come to."),
         "settings": ("forge_consensus.cli.settings:settings", "List every setting, its default and the reason for it."),
         "completion": (
@@ -180,10 +188,26 @@ def told_of(error: BaseException) -> tuple[str, int]:
     ), 70
 
 
+def complete_context(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem[str]]:
+    """Return the names of contexts for the shell; their file is read by then only."""
+    from forge_consensus.cli.contexts import complete_names
+
+    return complete_names(ctx, param, incomplete)
+
+
 @click.group(cls=Root, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(__version__, prog_name=PROGRAM)
-def cli() -> None:
+@click.option(
+    "--context",
+    metavar="NAME",
+    envvar=CONTEXT_VARIABLE,
+    show_envvar=True,
+    shell_complete=complete_context,
+    help=f"The cluster to ask, by the name that {PROGRAM} context set gave it; {PRECEDENCE}.",
+)
+def cli(context: str | None) -> None:
     """Raft consensus as an event-driven actor system."""
+    # options.py looks for the context when a command asks a cluster; the others take no notice of it
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:

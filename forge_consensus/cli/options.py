@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, NamedTuple, TypeVar, cast
 
 import click
+from click.core import ParameterSource
 
 from forge_consensus.actors.messages import CONSISTENCIES
+from forge_consensus.cli.contexts import contexts_file, current_endpoints, endpoints_of, known_text
+from forge_consensus.cli.main import CONTEXT_VARIABLE, ENDPOINTS_VARIABLE, PRECEDENCE, PROGRAM
 from forge_consensus.client.endpoints import parse_endpoints
 from forge_consensus.client.routes import ANY, Route
 from forge_consensus.errors import InvalidConfigError
@@ -26,27 +30,83 @@ class Endpoints(click.ParamType[list[str]]):
     name = "endpoints"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> list[str]:
-        """Return the addresses; wrong ones, and none at all, are a wrong configuration (78)."""
+        """Return the addresses. Wrong ones, and none at all, are a wrong configuration (`InvalidConfigError`)."""
         if isinstance(value, list):  # a default
             return value
         if not value:
-            raise InvalidConfigError(
-                "no endpoints: say where the nodes listen with --endpoints 127.0.0.1:7001,... or "
-                "FORGE_CONSENSUS_ENDPOINTS"
-            )
+            option = param.opts[0] if param else "the option"
+            raise InvalidConfigError(f"{option} is empty: give addresses of nodes, such as 127.0.0.1:7001,...")
         return parse_endpoints(value)
 
 
+class Named(NamedTuple):
+    """A context that was named for this call of the program."""
+
+    name: str
+    place: str
+    """Where: ``--context`` or the variable."""
+
+
+def named_context(ctx: click.Context) -> Named | None:
+    """Return the context that the option ``--context`` or its variable names, None without both."""
+    root = ctx.find_root()
+    name = root.params.get("context")
+    if name is None:
+        return None
+    is_option = root.get_parameter_source("context") is ParameterSource.COMMANDLINE
+    return Named(name, "--context" if is_option else CONTEXT_VARIABLE)
+
+
+def endpoints_if_any(ctx: click.Context, param: click.Parameter, value: str | None) -> list[str] | None:
+    """Return the endpoints of the first place that gives some, as `PRECEDENCE` orders them; None if none does.
+
+    Raises `InvalidConfigError` if they are malformed, if the context is not known, or if the file of contexts is
+    needed and cannot be used. A place that does not win is not looked at.
+    """
+    if ctx.resilient_parsing:  # a shell asks for completions
+        return None
+    named = named_context(ctx)
+    is_option = param.name is not None and ctx.get_parameter_source(param.name) is ParameterSource.COMMANDLINE
+    if value is not None and (is_option or named is None or named.place == CONTEXT_VARIABLE):
+        return Endpoints().convert(value, param, ctx)
+    if named is not None:
+        return list(endpoints_of(contexts_file(os.environ), *named))
+    return current_endpoints(os.environ)
+
+
+def endpoints_or_error(ctx: click.Context, param: click.Parameter, value: str | None) -> list[str] | None:
+    """Return what `endpoints_if_any` does; to have none is an `InvalidConfigError` too, which says how to give them."""
+    found = endpoints_if_any(ctx, param, value)
+    if found is None and not ctx.resilient_parsing:
+        raise InvalidConfigError(
+            "no endpoints: say where the nodes listen with --endpoints 127.0.0.1:7001,... or "
+            f"{ENDPOINTS_VARIABLE}, or name a context with --context, {CONTEXT_VARIABLE} or {PROGRAM} context use; "
+            f"{PRECEDENCE}. {known_text(os.environ)}"
+        )
+    return found
+
+
 def endpoints_option(function: Function) -> Function:
-    """Give a command the option ``--endpoints``."""
+    """Give a command the option ``--endpoints``; it cannot run without."""
     return click.option(
         "--endpoints",
-        type=Endpoints(),
-        default="",
+        callback=endpoints_or_error,
         metavar="HOST:PORT,...",
-        envvar="FORGE_CONSENSUS_ENDPOINTS",
+        envvar=ENDPOINTS_VARIABLE,
         show_envvar=True,
-        help="Where the nodes listen; one node that answers is enough.",
+        help=f"Where the nodes listen; one node that answers is enough; {PRECEDENCE}.",
+    )(function)
+
+
+def optional_endpoints_option(function: Function) -> Function:
+    """Give a command the option ``--endpoints``; it gets None where no place gives any."""
+    return click.option(
+        "--endpoints",
+        callback=endpoints_if_any,
+        metavar="HOST:PORT,...",
+        envvar=ENDPOINTS_VARIABLE,
+        show_envvar=True,
+        help=f"Where the nodes of a cluster listen; {PRECEDENCE}. Without any no cluster is asked.",
     )(function)
 
 

@@ -15,7 +15,7 @@ PREFIX: Final = "FORGE_CONSENSUS_"
 LEVEL: Final = "__"
 NEAR: Final = 0.85
 """A variable whose name is at least so much like that of a setting is taken for a slip."""
-OF_COMMANDS: Final = frozenset({"endpoints", "timeout", "output"})
+OF_COMMANDS: Final = frozenset({"context", "contexts", "endpoints", "timeout", "output"})
 """Variables of other commands."""
 OPTIONS: Final = {"id": "node_id", "cluster": "cluster_id", "listen": "bind", "data": "storage_path"}
 """What somebody who knows the options of the command may call settings."""

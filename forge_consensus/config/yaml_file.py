@@ -41,20 +41,11 @@ def read_file(path: Path, environment: Mapping[str, str]) -> Layer:
     Raises `InvalidConfigError` if the file cannot be read or is no YAML; other faults are in the layer.
 
     """
-    try:
-        import yaml
-    except ModuleNotFoundError as error:
-        raise InvalidConfigError(MISSING_EXTRA) from error
     text = text_of_file(path)
     try:
-        root = yaml.compose(text, Loader=yaml.SafeLoader)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
-        where = f"{path}:{mark.line + 1}:{mark.column + 1}" if mark is not None else f"{path}"
-        what = getattr(error, "problem", None) or str(error).partition("\n")[0]
-        raise InvalidConfigError(f"{where} is no YAML: {what}") from error
-    except RecursionError as error:
-        raise InvalidConfigError(f"{path} is nested too deeply: a configuration has a few levels") from error
+        root = tree_of(path, text)
+    except ModuleNotFoundError as error:
+        raise InvalidConfigError(MISSING_EXTRA) from error
     reader = Reader(path, environment)
     try:
         section = reader.section(root)
@@ -63,6 +54,31 @@ def read_file(path: Path, environment: Mapping[str, str]) -> Layer:
     except (TooMuchError, RecursionError):
         reader.layer.problems.append(f"{path}:1:1 there is too much in it: a configuration has some hundred values")
     return reader.layer
+
+
+def tree_of(path: Path, text: str) -> Any:
+    """Return the nodes of a YAML text, None if it has none.
+
+    Args:
+        path: where the text stands, for errors.
+        text: one document.
+
+    Raises `InvalidConfigError` if it is no YAML, `ModuleNotFoundError` if PyYAML is not installed.
+
+    """
+    import yaml
+
+    try:
+        return yaml.compose(text, Loader=yaml.SafeLoader)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
+        where = f"{path}:{mark.line + 1}:{mark.column + 1}" if mark is not None else f"{path}"
+        what = getattr(error, "problem", None) or str(error).partition("\n")[0]
+        raise InvalidConfigError(f"{where} is no YAML: {what}") from error
+    except (OverflowError, ValueError) as error:  # from an escape such as "\UFFFFFFFF"
+        raise InvalidConfigError(f"{path} is no YAML: an escape in it is out of range ({error})") from error
+    except RecursionError as error:
+        raise InvalidConfigError(f"{path} is nested too deeply: a configuration has a few levels") from error
 
 
 class Reader:

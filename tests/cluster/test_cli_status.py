@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import subprocess
 import sys
@@ -60,6 +61,22 @@ def test_an_endpoint_that_does_not_answer_is_a_row_too(tmp_path: Path) -> None:
         report = Shell(f"{dead},{node.address}").json("status", "--timeout", "1")
     assert [(row["node_id"], row["state"]) for row in report["nodes"]] == [("n1", "ok"), (None, "no answer")]
     assert report["nodes"][1]["address"] == dead
+
+
+def test_a_context_names_the_cluster_that_is_asked(tmp_path: Path) -> None:
+    file = str(tmp_path / "contexts.yaml")
+    shell, elsewhere = Shell(""), Shell(dead_address())
+    with running_node(tmp_path / "n1") as node:
+        for name, address in (("real", node.address), ("gone", dead_address())):
+            done = shell.run("context", "set", name, "--endpoints", address, FORGE_CONSENSUS_CONTEXTS=file)
+            assert done.exit_code == 0, done.stderr
+        found = elsewhere.run("--context", "real", "status", "-o", "json", FORGE_CONSENSUS_CONTEXTS=file)
+        assert (found.exit_code, json.loads(found.stdout)["leader_id"]) == (0, "n1"), found.stderr
+        found = elsewhere.run("--context", "gone", "status", "--timeout", "0.3", FORGE_CONSENSUS_CONTEXTS=file)
+        assert found.exit_code == 69
+        assert shell.run("context", "use", "real", FORGE_CONSENSUS_CONTEXTS=file).exit_code == 0
+        doctor = shell.run("doctor", "-o", "json", FORGE_CONSENSUS_CONTEXTS=file)
+        assert "members" in {row["check"] for row in json.loads(doctor.stdout)["findings"]}, doctor.stdout
 
 
 def test_status_without_an_answer_is_69() -> None:

@@ -18,6 +18,12 @@ from forge_consensus.events.bus import EventBus
 from forge_consensus.service.node import Node
 from forge_consensus.testing.local.ports import free_ports
 
+NO_CONTEXTS = {
+    "FORGE_CONSENSUS_CONTEXT": None,
+    "FORGE_CONSENSUS_CONTEXTS": str(Path(__file__).with_name("no-contexts.yaml")),
+}
+"""The contexts of whoever runs the tests are none of theirs; a file of this name is not there."""
+
 
 @dataclass
 class Shell:
@@ -29,7 +35,7 @@ class Shell:
         """Run a command, as a shell would."""
         known = {"FORGE_CONSENSUS_ENDPOINTS": self.address} if self.address else {}
         return CliRunner().invoke(
-            cli, arguments, input=stdin, env={**known, **environment}, prog_name="forge-consensus"
+            cli, arguments, input=stdin, env={**NO_CONTEXTS, **known, **environment}, prog_name="forge-consensus"
         )
 
     def json(self, *arguments: str) -> Any:

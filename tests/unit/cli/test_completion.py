@@ -56,7 +56,7 @@ def offered(words: str, last: int) -> list[str]:
 
 
 def test_commands_and_options_are_offered() -> None:
-    assert offered("forge-consensus co", 1) == ["config", "completion"]
+    assert offered("forge-consensus co", 1) == ["context", "config", "completion"]
     assert offered("forge-consensus leader s", 2) == ["show", "stepdown"]
     assert "--limit" in offered("forge-consensus kv scan --l", 3)
     assert offered("forge-consensus completion z", 2) == ["zsh"]

@@ -285,6 +285,8 @@ storage:
     [
         ("- a\n", "config.yaml:1:1 there must be names with values, such as node_id: n1"),
         ("text\n", "config.yaml:1:1 there must be names with values, such as node_id: n1"),
+        ('a: "\\UFFFFFFFF"\n', "config.yaml is no YAML: an escape in it is out of range"),
+        ('a: "\\U00110000"\n', "config.yaml is no YAML: an escape in it is out of range"),
         ("a: [1\n", "config.yaml:2:1 is no YAML: expected ',' or ']', but got '<stream end>'"),
         (f"{SMALL}raft: 5\n", "config.yaml:3:1 raft: it is a section, give the settings in it by name"),
         (f"{SMALL}client: {{frame_items_max: 5}}\n", "it is a setting of clients and not of a node"),
@@ -479,6 +481,8 @@ def test_variables_of_others_are_left_alone_and_slips_are_told() -> None:
         {
             "FORGE_CONSENSUS_PORT_7000_TCP": "tcp://10.0.0.1:7000",
             "FORGE_CONSENSUS_SERVICE_HOST": "10.0.0.1",
+            "FORGE_CONSENSUS_CONTEXT": "prod",
+            "FORGE_CONSENSUS_CONTEXTS": "contexts.yaml",
             "FORGE_CONSENSUS_ENDPOINTS": "127.0.0.1:1",
             "FORGE_CONSENSUS_NODEID": "n1",
             "FORGE_CONSENSUS_LISTEN": "a:1",
