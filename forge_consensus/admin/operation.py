@@ -115,14 +115,18 @@ class Argument:
         }
         if not fits[self.kind] or (self.choices and value not in self.choices):
             raise self.wrong(value)
-        size = len(value) if self.kind == "text" else value
+        size: Any = len(str(value)) if self.kind == "text" else value
         if self.minimum is not None and size < self.minimum:
             raise self.wrong(value)
         if self.maximum is not None and size > self.maximum:
             raise self.wrong(value)
-        if self.kind == "text" and not (is_unicode(value) and (not self.pattern or re.fullmatch(self.pattern, value))):
+        if self.kind == "text" and not self.takes_text(str(value)):
             raise self.wrong(value)
         return value
+
+    def takes_text(self, text: str) -> bool:
+        """Whether a text can be encoded and matches the pattern."""
+        return is_unicode(text) and (not self.pattern or re.fullmatch(self.pattern, text) is not None)
 
     def wrong(self, value: Any) -> Exception:
         """Return the problem for a value that cannot be."""
