@@ -148,6 +148,19 @@ def test_the_list_of_packages_equals_the_folders() -> None:
     assert setuptools["package-dir"] == {f"{PACKAGE}.{name}": name for name in INSTALLED}
 
 
+def test_files_that_are_no_modules_are_installed_too() -> None:
+    patterns = project_file()["tool"]["setuptools"]["package-data"]
+    packages = {path.parent: package_of(path) for path in SOURCES}
+    offenders = []
+    for path, _ in published_texts((PACKAGE, *INSTALLED)):
+        home = next((folder for folder in path.parents if folder in packages), None)
+        if home is None or path.suffix == ".py":
+            continue
+        if not any(path.relative_to(home).match(pattern) for pattern in patterns.get(packages[home], ())):
+            offenders.append(place(path))
+    assert offenders == [], "name them in package-data of pyproject.toml"
+
+
 def test_the_links_show_the_folders() -> None:
     links = {name: ROOT / PACKAGE / name for name in INSTALLED}
     assert [name for name, link in links.items() if not link.is_symlink() or link.resolve() != ROOT / name] == []

@@ -1,0 +1,79 @@
+"""Example: the YAML of the Go original's README as it stands there, and what of it means something else here.
+
+It needs the extra ``config``.
+"""
+
+import tempfile
+from pathlib import Path
+
+from forge_consensus import ConsensusExtension, InvalidConfigError, load_config
+from forge_consensus.testing.local.ports import free_ports
+
+CONFIG = Path(__file__).with_name("original_config.yaml")
+TUNING = Path(__file__).with_name("original_tuning.yaml")
+SECURITY = Path(__file__).with_name("original_security.yaml")
+WITHOUT_TLS = {"enable_tls": False, "enable_mtls": False, "cert_file": "", "key_file": "", "ca_file": ""}
+
+
+def without_folder(text: str) -> str:
+    """Leave out where the files lie."""
+    return text.replace(f"{CONFIG.parent}/", "")
+
+
+def show_file() -> None:
+    """Load the file; what asks for a protection that does not exist is refused, everything else is understood."""
+    print("== Configuration File ==")
+    # Nodes do not encrypt yet. A file that asks for it is refused, because it would run without and nobody would know.
+    try:
+        load_config(CONFIG, environment={})
+    except InvalidConfigError as error:
+        print("refused:", without_folder(str(error)))
+
+    # What is given later wins: here a program's arguments, or another file, take the request for TLS back.
+    config = load_config(CONFIG, environment={}, security=WITHOUT_TLS)
+    node = config.node
+    print(
+        f"{node.node_id} of {node.cluster_id} listens at {node.bind}; the members are {', '.join(node.peers.values())}"
+    )
+    print(f"heartbeat {node.raft.heartbeat_interval} s, election timeout {node.raft.election_timeout_min} to "
+          f"{node.raft.election_timeout_max} s, messages of at most {node.raft.message_bytes_max} bytes")  # fmt: skip
+    print(f"a snapshot after {node.storage.snapshot_interval} s or {node.storage.snapshot_entries} entries, "
+          f"in {node.storage_path}; log level {config.program.log_level}")  # fmt: skip
+    for note in config.notes:
+        print("note:", without_folder(note))
+
+
+def show_tuning() -> None:
+    """Load the second file on top of the first, and run a node by them."""
+    print("== Performance Tuning ==")
+    with tempfile.TemporaryDirectory() as folder:
+        own = {
+            "security": WITHOUT_TLS,
+            "peers": {"node-1": f"127.0.0.1:{free_ports(1)[0]}"},  # the file's members are on other machines
+            "storage_path": folder,
+        }
+        config = load_config(CONFIG, TUNING, environment={}, **own)
+        raft = config.node.raft
+        print(f"heartbeat {raft.heartbeat_interval} s, election timeout {raft.election_timeout_min} to "
+              f"{raft.election_timeout_max} s, messages of at most {raft.message_bytes_max} bytes")  # fmt: skip
+        for note in config.notes:
+            if TUNING.name in note:
+                print("note:", without_folder(note))
+        with ConsensusExtension(config, wait_for_leader=30) as extension:
+            print(f"{extension.get_leader()} leads {extension.service.get_cluster_info().id}, by both files")
+
+
+def show_security() -> None:
+    """Load the third file, of which all is refused."""
+    print("== Security Hardening ==")
+    # Neither traffic nor disks are encrypted yet. The key is a secret, so no error tells it.
+    try:
+        load_config(CONFIG, SECURITY, environment={"CONSENSUS_ENCRYPTION_KEY": "a-secret"})
+    except InvalidConfigError as error:
+        print("refused:", without_folder(str(error)))
+
+
+if __name__ == "__main__":
+    show_file()
+    show_tuning()
+    show_security()
