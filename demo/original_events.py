@@ -112,7 +112,7 @@ class Story:
         names = ("n1", "n2", "n3")
         addresses = [f"127.0.0.1:{port}" for port in free_ports(7)]
         self.folder, self.spare = folder, addresses.pop()
-        self.fronts = dict(zip(names, addresses[:3], strict=True))
+        self.fronts: dict[str, str] = dict(zip(names, addresses[:3], strict=True))
         real = dict(zip(names, addresses[3:], strict=True))
         self.proxy = running.enter_context(Proxy({name: (self.fronts[name], real[name]) for name in names}))
         self.witness = Witness()

@@ -24,7 +24,7 @@ def statistics(status: NodeStatus) -> dict[str, Any]:
     row = asdict(stats_of(status, METER))
     row["operations_total"], row["operations_failed"] = status.operations_total, status.operations_failed
     row["error_rate"] = status.operations_failed / status.operations_total if status.operations_total else 0.0
-    for name in ("operations_per_sec", "average_latency_ms", "last_snapshot_time"):
+    for name in ("operations_per_sec", "average_latency_ms", "last_snapshot_time", "elections_failed"):
         row.pop(name)  # the node does not know them: see /metrics for rates
     return row
 
