@@ -1,9 +1,10 @@
-"""How values, tables and events are written for people and for programs."""
+"""How values, tables and events are written for people and for programs, and how JSON of theirs is read."""
 
 from __future__ import annotations
 
 import base64
 import json
+import math
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -95,3 +96,21 @@ def clock_text(time: float) -> str:
 def event_text(event: ConsensusEvent) -> str:
     """Return an event as one line: its node, kind, term and the fields that are not empty."""
     return f"{event.node_id} {event.topic.removeprefix('consensus.')} term={event.term} {facts_text(event)}".rstrip()
+
+
+def load_json(text: str) -> Any:
+    """Return the value that a JSON text stands for. Raises ValueError and RecursionError."""
+    return json.loads(text, parse_constant=refuse_constant, parse_float=finite)
+
+
+def refuse_constant(name: str) -> None:
+    """Refuse NaN and the infinities, which JSON does not have."""
+    raise ValueError(f"{name} is not JSON")
+
+
+def finite(text: str) -> float:
+    """Return the number; refuse one such as 1e400, which would become an infinity."""
+    number = float(text)
+    if math.isinf(number):
+        raise ValueError(f"{text} is beyond the largest number that can be stored")
+    return number

@@ -180,7 +180,7 @@ class EventHistory:
                 continue
             last: int | None = held.position.next - 1
             if known.epoch == held.epoch:
-                if known.position.next > held.position.next - 1:
+                if known.position.next >= held.position.next:
                     continue
                 reason = DISCARDED
             elif known.epoch < 0 or (known.epoch < held.epoch and self.dropped.get(node) == held.epoch):

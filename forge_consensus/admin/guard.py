@@ -15,6 +15,7 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from forge_consensus.admin.problems import JSON_TYPE, ProblemError
+from forge_consensus.config.address import is_loopback
 
 SAFE_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 LOOPBACK_NAMES: Final = ("localhost",)
@@ -105,12 +106,6 @@ class Guard:
             )
         if method == "POST" and media_type in FORM_TYPES:
             raise cross_site(f"{media_type} is what forms of foreign pages send")
-
-
-def is_loopback(host: str) -> bool:
-    """Whether an address is that of the machine itself."""
-    host = host.removeprefix("::ffff:")
-    return host == "::1" or host.startswith("127.")
 
 
 def cross_site(why: str) -> ProblemError:

@@ -20,7 +20,7 @@ from forge_consensus.client.aio import AsyncClient
 from forge_consensus.config.rows import parse
 from forge_consensus.config.setting import Described, Setting
 from forge_consensus.errors import InvalidConfigError, NotStartedError
-from forge_consensus.output import json_text
+from forge_consensus.output import json_text, load_json
 
 Kind = Literal["text", "integer", "boolean", "seconds", "any", "object"]
 Where = Literal["path", "query", "body"]
@@ -290,25 +290,12 @@ def unknown(kind: str, name: str, known: Mapping[str, object]) -> Exception:
 def json_of(data: bytes) -> Any:
     """Return the value of a JSON text. Raises `ProblemError`."""
     try:
-        value = json.loads(data.decode(), parse_constant=refused, parse_float=finite)
+        value = load_json(data.decode())
     except (ValueError, RecursionError) as error:
         raise invalid(f"the body is not JSON in UTF-8: {error}") from None
     if not is_unicode(json.dumps(value, ensure_ascii=False)):
         raise invalid("the body has a text with half of a surrogate pair, which is no Unicode")
     return value
-
-
-def refused(name: str) -> None:
-    """Refuse NaN and the infinities, which JSON does not have."""
-    raise ValueError(f"{name} is not JSON")
-
-
-def finite(text: str) -> float:
-    """Return the number; refuse one such as 1e400, which would become an infinity."""
-    number = float(text)
-    if math.isinf(number):
-        raise ValueError(f"{text} is beyond the largest number that can be stored")
-    return number
 
 
 def is_unicode(text: str) -> bool:

@@ -12,8 +12,8 @@ import uvicorn
 
 from forge_consensus.admin.api import Api
 from forge_consensus.admin.connections import bounded_connections
-from forge_consensus.admin.guard import is_loopback
 from forge_consensus.admin.subject import NodeSeat, Seat
+from forge_consensus.config.address import is_loopback
 from forge_consensus.config.loading import LoadedConfig
 from forge_consensus.errors import InvalidConfigError, TransportUnavailableError
 from forge_consensus.events.metrics.server import split_address

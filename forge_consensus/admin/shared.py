@@ -83,7 +83,7 @@ class Shared:
         self.closing.set()
 
     async def close(self) -> None:
-        """Close what requests shared."""
+        """End the streams, the feeds behind them, and the clients of the node; a later `serve` begins anew."""
         self.end_streams()
         subject, self.subject = self.subject, None
         for history in self.events.values():

@@ -238,7 +238,7 @@ class Subject:
         return page
 
     async def close(self) -> None:
-        """Close the clients."""
+        """Wait for the report that is under way, and close the clients of the cluster."""
         if self.reporting is not None:
             await asyncio.gather(self.reporting, return_exceptions=True)
         if self.asking is not None:

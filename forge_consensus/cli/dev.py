@@ -208,7 +208,7 @@ def signals_end() -> Iterator[None]:
 
 
 def interrupted(number: int, frame: FrameType | None) -> None:
-    """End the command."""
+    """Have a signal end the command as Ctrl-C does."""
     raise KeyboardInterrupt
 
 

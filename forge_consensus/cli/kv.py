@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import base64
-import json
-import math
 import sys
 from typing import Any, BinaryIO
 
@@ -16,7 +14,7 @@ from forge_consensus.cli.options import client_options, read_options
 from forge_consensus.client.key_calls import SCAN_LIMIT
 from forge_consensus.client.sync import Client
 from forge_consensus.errors import CommandError
-from forge_consensus.output import cell, json_text, kind_text, printable, table
+from forge_consensus.output import cell, json_text, kind_text, load_json, printable, table
 from forge_consensus.storage.machines.machine import Command
 
 BY = click.IntRange(-(1 << 63), (1 << 63) - 1)
@@ -63,24 +61,6 @@ def value_of(text: str, kind: str) -> Any:
     if value is None:
         raise click.UsageError("a key never holds null: delete it instead, or expect it --absent")
     return value
-
-
-def load_json(text: str) -> Any:
-    """Return the value that a JSON text stands for. Raises ValueError and RecursionError."""
-    return json.loads(text, parse_constant=refuse_constant, parse_float=finite)
-
-
-def refuse_constant(name: str) -> None:
-    """Refuse NaN and the infinities, which JSON does not have."""
-    raise ValueError(f"{name} is not JSON")
-
-
-def finite(text: str) -> float:
-    """Return the number; refuse one such as 1e400, which would become an infinity."""
-    number = float(text)
-    if math.isinf(number):
-        raise ValueError(f"{text} is beyond the largest number that can be stored")
-    return number
 
 
 def described(value: Any) -> dict[str, Any]:

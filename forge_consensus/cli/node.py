@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 import click
 
 from forge_consensus.cli.log_setup import configure_logging
-from forge_consensus.config.address import IPC, is_wildcard
+from forge_consensus.config.address import IPC, is_loopback, is_wildcard
 from forge_consensus.config.example import default_text
 from forge_consensus.config.given import Given, Layer
 from forge_consensus.config.loading import LoadedConfig, layers_of, settings_of
@@ -416,11 +416,6 @@ def url_of(admin: AdminServer, settings: NodeSettings) -> str | None:
     if not reached or reached.startswith(IPC):
         return None
     return f"http://{reached.rpartition(':')[0]}:{admin.address.rpartition(':')[2]}"
-
-
-def is_loopback(host: str) -> bool:
-    """Whether a host is reached from this machine only."""
-    return host in {"localhost", "::1"} or host.startswith("127.")
 
 
 def admin_server(config: LoadedConfig) -> AdminServer | None:

@@ -109,3 +109,9 @@ def joined_address(host: str, port: str | int) -> str:
             f"{host!r} is no host, and the port {port} is given besides: give the host alone, or leave the port out"
         ) from None
     return f"[{host}]:{port}"
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host, without port and brackets, is reached from its own machine only."""
+    host = host.removeprefix("::ffff:")
+    return host in {"localhost", "::1"} or host.startswith("127.")

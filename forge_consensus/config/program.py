@@ -62,7 +62,7 @@ class AdminApiSettings:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The names in `hosts`."""
+        """The names in `hosts`, one by one."""
         return tuple(name for part in self.hosts.split(",") if (name := part.strip()))
 
     @property
