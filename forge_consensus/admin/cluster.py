@@ -9,7 +9,7 @@ from typing import Any, Final, TypeVar
 from starlette.responses import Response
 
 from forge_consensus.admin.operation import OBJECT, Argument, Call, Operation, Schema, answer
-from forge_consensus.admin.problems import ProblemError
+from forge_consensus.admin.problems import JSON_TYPE, ProblemError
 from forge_consensus.client.members import MembersPlan, Step
 from forge_consensus.errors import InvalidConfigError, PeerNotFoundError
 from forge_consensus.storage.ledger.changes import Action, Change, changes_of
@@ -72,7 +72,7 @@ PLAN_ANSWERS: Final = {
 
 async def show_cluster(call: Call) -> Response:
     """Return the report of the whole cluster."""
-    return answer((await call.subject.report()).to_dict())
+    return Response(await call.subject.report_text(), media_type=JSON_TYPE)
 
 
 async def show_node(call: Call) -> Response:

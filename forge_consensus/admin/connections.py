@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 CONNECTIONS_MAX: Final = 1000
 HEAD_SECONDS: Final = 10.0
 """A connection on which no whole head of a request arrives for so long is closed."""
+JOINED_BYTES_MAX: Final = 64 << 10
 STALL_SECONDS: Final = 30.0
 """A connection whose other end takes nothing for so long is closed."""
 QUIET: Final = logging.getLogger("forge_consensus.admin.http")
@@ -19,6 +20,49 @@ QUIET: Final = logging.getLogger("forge_consensus.admin.http")
 QUIET.addHandler(logging.NullHandler())
 QUIET.propagate = False
 QUIET.setLevel(logging.CRITICAL)
+
+
+class JoinedWrites:
+    """A transport that sends what is written one after another at once, because each sending costs more than the bytes.
+
+    So the head of an answer and its body are one packet. What is longer than `JOINED_BYTES_MAX` is sent on the spot.
+
+    Args:
+        transport: where the bytes go; all else is asked of it, too.
+        loop: the event loop, which sends when it has done what it does now.
+
+    """
+
+    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+        self.transport = transport
+        self.loop = loop
+        self.parts: list[bytes] = []
+        self.size = 0
+
+    def write(self, data: bytes) -> None:
+        """Send bytes soon."""
+        if not self.parts:
+            self.loop.call_soon(self.flush)
+        self.parts.append(data)
+        self.size += len(data)
+        if self.size >= JOINED_BYTES_MAX:
+            self.flush()
+
+    def flush(self) -> None:
+        """Send what was written."""
+        if self.parts:
+            data = b"".join(self.parts)
+            self.parts, self.size = [], 0
+            self.transport.write(data)
+
+    def close(self) -> None:
+        """Send what was written, and close the connection behind it."""
+        self.flush()
+        self.transport.close()
+
+    def __getattr__(self, name: str) -> Any:
+        """Return an attribute of the transport."""
+        return getattr(self.transport, name)
 
 
 class BoundedConnection(H11Protocol):
@@ -40,7 +84,7 @@ class BoundedConnection(H11Protocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Take a new connection, if there is room."""
-        super().connection_made(transport)
+        super().connection_made(cast("asyncio.Transport", JoinedWrites(transport, self.loop)))
         if len(self.connections) > CONNECTIONS_MAX:
             oldest = next(iter(self.waiting), None)
             (oldest or self).transport.abort()

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import secrets
+import random
 from collections.abc import Iterable, Mapping, MutableMapping
+from functools import lru_cache
 from typing import Any, Final
 from urllib.parse import unquote_to_bytes
 
@@ -35,12 +36,14 @@ SLACK_SECONDS: Final = 2.0
 REQUEST_ID_CHARS_MAX: Final = 128
 TAKEN_AT_ROOT: Final = ("/leader", "/metrics")
 """What a load balancer and Prometheus ask for at the root is something else in the Go original."""
-SECURITY_HEADERS: Final = {
-    "Cache-Control": "no-store",
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
-    "Cross-Origin-Resource-Policy": "same-origin",
-}
+PATIENCE_SECONDS: Final = 0.05
+"""Only a request that takes longer is watched for a client that leaves, because watching costs as much as answering."""
+SECURITY_HEADERS: Final = (
+    (b"cache-control", b"no-store"),
+    (b"x-content-type-options", b"nosniff"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"cross-origin-resource-policy", b"same-origin"),
+)
 
 
 class RestOfPath(Convertor[str]):
@@ -90,13 +93,12 @@ class Exchange:
         self.headers = {name.decode("latin-1"): text.decode("latin-1") for name, text in scope["headers"]}
         told = self.headers.get("x-request-id", "")
         fits = 0 < len(told) <= REQUEST_ID_CHARS_MAX and told.isascii() and told.isprintable()
-        self.request_id = told if fits else secrets.token_hex(8)
+        self.request_id = told if fits else f"{random.getrandbits(64):016x}"
         self.gone: asyncio.Task[None] | None = None
 
     async def receive(self) -> MutableMapping[str, Any]:
         """Return what the client does next: it leaves, because its body was read."""
-        if self.gone is not None:
-            await asyncio.wait({self.gone})
+        await asyncio.wait({self.watched()})
         return {"type": "http.disconnect"}
 
     async def answered(self, operations: Mapping[str, Operation]) -> Response | None:
@@ -124,11 +126,11 @@ class Exchange:
 
     def add_headers(self, response: Response, standing: Standing | None) -> None:
         """Add what every answer has: who answers, who leads, and what a browser may do with it."""
-        found = {**SECURITY_HEADERS, "X-Request-ID": self.request_id}
+        had = {name for name, _ in response.raw_headers}
+        found = [*SECURITY_HEADERS, (b"x-request-id", self.request_id.encode())]
         if standing is not None:
-            found |= dict(leader_headers(standing))
-        for name, text in found.items():
-            response.headers.setdefault(name, text)
+            found += raw_leader_headers(standing)
+        response.raw_headers += [pair for pair in found if pair[0] not in had]
 
     async def handled(self, operations: Mapping[str, Operation]) -> Response | None:
         """Check the request and have it carried out. Raises `ProblemError` and `ConsensusError`."""
@@ -217,14 +219,15 @@ class Exchange:
 
     async def carried_out(self, operation: Operation, call: Call) -> Response | None:
         """Return the handler's answer; None if the client left meanwhile. Raises what the handler raises."""
-        self.gone = asyncio.ensure_future(self.leaves())
         work = asyncio.ensure_future(operation.handler(call))
         limit = None if operation.endless else call.seconds + SLACK_SECONDS
         try:
-            await asyncio.wait({work, self.gone}, timeout=limit, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({work}, timeout=PATIENCE_SECONDS)
+            if not work.done():
+                await asyncio.wait({work, self.watched()}, timeout=limit, return_when=asyncio.FIRST_COMPLETED)
             if work.done():
                 return work.result()
-            if self.gone.done():
+            if self.watched().done():
                 return None
         finally:
             work.cancel()
@@ -234,10 +237,22 @@ class Exchange:
             raise ProblemError(503, "timed out", text + "try again", "CONSENSUS_TIMEOUT", retryable=True)
         raise problem_of(OutcomeUnknownError(text + "it may have been carried out; look before you repeat it"))
 
+    def watched(self) -> asyncio.Task[None]:
+        """Return the task that ends when the client leaves."""
+        if self.gone is None:
+            self.gone = asyncio.ensure_future(self.leaves())
+        return self.gone
+
     async def leaves(self) -> None:
         """Wait until the client has left."""
         while (await self.receive_next())["type"] != "http.disconnect":
             pass
+
+
+@lru_cache(maxsize=64)
+def raw_leader_headers(standing: Standing) -> tuple[tuple[bytes, bytes], ...]:
+    """Return the headers that tell who answers and who leads, as ASGI has them."""
+    return tuple((name.lower().encode(), text.encode("latin-1")) for name, text in leader_headers(standing))
 
 
 class Unknown:
@@ -257,14 +272,31 @@ class Unknown:
         await response(scope, receive, send)
 
 
-def router_of(api: Shared, operations: Iterable[Operation], prefix: str) -> Router:
+class Routes(Router):
+    """The paths of the API; one without arguments is found at once."""
+
+    def __init__(self, endpoints: Mapping[str, Endpoint], unknown: Unknown) -> None:
+        super().__init__(
+            [Route(path, each) for path, each in endpoints.items()], redirect_slashes=False, default=unknown
+        )
+        self.exact = {path: each for path, each in endpoints.items() if "{" not in path}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Sender) -> None:
+        """Answer one request."""
+        endpoint = self.exact.get(scope["path"]) if scope["type"] == "http" and not scope.get("root_path") else None
+        if endpoint is not None:
+            await endpoint(scope, receive, send)
+        else:
+            await super().__call__(scope, receive, send)
+
+
+def router_of(api: Shared, operations: Iterable[Operation], prefix: str) -> Routes:
     """Return the routes of these operations: at their own paths, and below the prefix if there is one."""
     tables: dict[str, dict[str, Operation]] = {}
     for operation in operations:
         for path in places_of(operation, prefix, mounted=api.mounted):
             tables.setdefault(path, {})[operation.method] = operation
-    routes = [Route(path, Endpoint(api, table)) for path, table in tables.items()]
-    return Router(routes, redirect_slashes=False, default=Unknown(api))
+    return Routes({path: Endpoint(api, table) for path, table in tables.items()}, Unknown(api))
 
 
 def places_of(operation: Operation, prefix: str, *, mounted: bool) -> list[str]:

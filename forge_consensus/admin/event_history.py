@@ -38,6 +38,8 @@ IDLE_SECONDS: Final = 30.0
 """The feed ends so long after the last reader has left."""
 FIND_SECONDS: Final = 1.0
 LOOK_SECONDS: Final = 0.2
+PACE_SECONDS: Final = 0.1
+"""Readers are woken so often at most, because each has one piece to be sent, however many events are in it."""
 PAUSE_SECONDS_MAX: Final = 10.0
 GAP_KIND: Final = Gap.kind
 REPLACED: Final = "replaced"
@@ -112,7 +114,12 @@ class EventHistory:
         """Set while everything was read that the nodes had when the feed began."""
         self.readers = 0
         self.left_at = 0.0
-        self.news = asyncio.Event()
+        self.waiting: set[asyncio.Future[None]] = set()
+        """Readers that have got everything."""
+        self.woken_at = -PACE_SECONDS
+        """When readers were woken last, in the loop's time."""
+        self.alarm: asyncio.TimerHandle | None = None
+        """What wakes them next."""
         self.follower: asyncio.Task[None] | None = None
 
     @property
@@ -133,6 +140,42 @@ class EventHistory:
         """Count a reader less."""
         self.readers -= 1
         self.left_at = time.monotonic()
+
+    async def wait(self, number: int, seconds: float) -> bool:
+        """Wait until readers are woken for an event with that number or a later one.
+
+        Returns False if that does not come within so many seconds.
+        """
+        future = asyncio.get_running_loop().create_future()
+        self.waiting.add(future)
+        if number < self.end:
+            self.tell()
+        try:
+            async with asyncio.timeout(seconds):
+                await future
+            return True
+        except TimeoutError:
+            return False
+        finally:
+            self.waiting.discard(future)
+
+    def tell(self) -> None:
+        """Wake those who wait: at once, or `PACE_SECONDS` after the last time."""
+        if self.alarm is None and self.waiting:
+            loop = asyncio.get_running_loop()
+            self.alarm = loop.call_at(self.woken_at + PACE_SECONDS, self.wake)
+
+    def wake(self) -> None:
+        """Wake those who wait, now."""
+        if self.alarm is not None:
+            self.alarm.cancel()
+            self.alarm = None
+        if self.waiting:
+            self.woken_at = asyncio.get_running_loop().time()
+        for future in self.waiting:
+            if not future.done():
+                future.set_result(None)
+        self.waiting.clear()
 
     def wanted(self) -> bool:
         """Whether somebody reads, or did a moment ago."""
@@ -172,7 +215,7 @@ class EventHistory:
         return found
 
     def missing(self, seen: Seen) -> list[Gap]:
-        """Return what a reader lacks and can no longer be given; it has then seen that."""
+        """Return what a reader lacks and can no longer be given, and note in `seen` that it has then seen that."""
         gaps = []
         for node, held in self.held_from.items():
             known = seen.get(node)
@@ -287,8 +330,7 @@ class EventHistory:
             self.drop()
         self.entries.append(Entry(event, node, Place(position, self.held_from[node].epoch)))
         self.end += 1
-        self.news.set()
-        self.news = asyncio.Event()
+        self.tell()
 
     def drop(self) -> None:
         """Forget the oldest event."""
@@ -299,6 +341,7 @@ class EventHistory:
 
     async def close(self) -> None:
         """End the feed."""
+        self.wake()
         self.readers, self.left_at = 0, -IDLE_SECONDS
         follower, self.follower = self.follower, None
         if follower is not None and not follower.done():

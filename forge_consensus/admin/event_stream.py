@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import suppress
 from fnmatch import fnmatchcase
 from math import inf
@@ -13,6 +13,7 @@ from typing import Final
 
 from starlette.responses import Response, StreamingResponse
 
+from forge_consensus.admin.audience import BATCH, Audience, Fits
 from forge_consensus.admin.event_history import (
     EVENTS_MAX,
     GAP_KIND,
@@ -25,7 +26,6 @@ from forge_consensus.admin.event_history import (
 from forge_consensus.admin.operation import Argument, Call, Operation, Schema, answer
 from forge_consensus.admin.problems import ProblemError, invalid
 from forge_consensus.admin.shared import Shared
-from forge_consensus.events.encoding import to_json_line
 from forge_consensus.events.selection import Selection
 from forge_consensus.events.types import EVENT_TYPES, ConsensusEvent, LogAppended, LogCommitted
 from forge_consensus.feed.cursor import Gap, Position, full
@@ -35,8 +35,6 @@ READERS_MAX: Final = 500
 """So many streams are open at once; one more is answered with 503."""
 ALIVE_SECONDS: Final = 10.0
 """A stream without an event gets a comment so often, so that both ends notice a broken connection."""
-BATCH: Final = 200
-"""So many events are looked through before others have their turn."""
 FIRST_SECONDS: Final = 2.0
 """How long a request for past events waits until they are read from the journals of all nodes."""
 STREAM_TYPE: Final = "text/event-stream"
@@ -51,7 +49,6 @@ LAST: Final[Schema] = {
     "required": ["events", "place"],
     "properties": {"events": {"type": "array", "items": {"type": "object"}}, "place": {"type": "string"}},
 }
-Fits = Callable[[ConsensusEvent], bool]
 BUSY: Final = frozenset({LogAppended.kind, LogCommitted.kind})
 """The kinds that come with every commit; a reader who does not want them costs the nodes nothing for them."""
 QUIET: Final = tuple(kind for kind in EVENT_TYPES if kind not in BUSY)
@@ -102,9 +99,9 @@ async def events(call: Call) -> Response:
         raise ProblemError(503, "too busy", text, "TOO_MANY_READERS", retryable=True, headers={"Retry-After": "5"})
     place = call.headers.get("last-event-id") or call["after"] or ""
     positions = positions_of(place) if place else None
-    stream = Stream(history, fits, positions, call["recent"], call.api)
+    stream = Stream(history, call.api.audience(history, call["kinds"], fits), positions, call["recent"], call.api)
     headers = {"X-Accel-Buffering": "no", "Cache-Control": "no-store"}
-    return StreamingResponse(stream.texts(), media_type=STREAM_TYPE, headers=headers)
+    return StreamingResponse(stream.parts(), media_type=STREAM_TYPE, headers=headers)
 
 
 async def last_events(history: EventHistory, fits: Fits, recent: int) -> Response:
@@ -130,7 +127,7 @@ class Stream:
 
     Args:
         history: the events of the cluster.
-        fits: which of them the reader wants.
+        audience: the readers who want the same kinds, of whom this is one.
         positions: what it has seen before, None for a reader that begins anew.
         recent: how many past events a reader that begins anew gets first.
         api: whose end is the end of the stream.
@@ -138,32 +135,39 @@ class Stream:
     """
 
     def __init__(
-        self, history: EventHistory, fits: Fits, positions: Mapping[str, Position] | None, recent: int, api: Shared
+        self,
+        history: EventHistory,
+        audience: Audience,
+        positions: Mapping[str, Position] | None,
+        recent: int,
+        api: Shared,
     ) -> None:
         self.history = history
-        self.fits = fits
+        self.audience = audience
         self.positions = positions
         self.recent = recent
-        self.api = api
         self.closing = api.closing
         self.ends_at = inf if api.stream_seconds is None else time.monotonic() + api.stream_seconds
         self.seen: Seen = {}
+        """What it has seen; others may have the same one, so it is replaced and never changed."""
         self.number = 0
         """The history's number of the next event."""
 
-    async def texts(self) -> AsyncIterator[str]:
+    async def parts(self) -> AsyncIterator[bytes]:
         """Yield the parts of the stream until the server closes."""
         history = self.history
         history.enter()
         try:
-            yield f"retry: {RETRY_MS}\n: the events of the cluster\n\n"
+            yield f"retry: {RETRY_MS}\n: the events of the cluster\n\n".encode()
             await caught_up(history)
             self.begin()
             while not self.closing.is_set() and time.monotonic() < self.ends_at:
-                if text := self.next_part():
-                    yield text
-                elif not await self.wait():
-                    yield ": alive\n\n"
+                full = history.end - self.number > BATCH
+                part = self.next_part()
+                if part:
+                    yield part
+                if not full and not await self.wait():
+                    yield b": alive\n\n"
         finally:
             history.leave()
 
@@ -176,37 +180,16 @@ class Stream:
             self.number = self.history.first
             self.seen = self.history.seen_by(self.positions)
 
-    def next_part(self) -> str:
-        """Return what the reader has not got yet; "" if there is nothing."""
-        parts = []
-        for gap in self.history.missing(self.seen):
-            parts.append(written(GAP_KIND, self.seen, to_json_line(gap)))
-        for number, entry in self.history.after(self.number, BATCH):
-            self.number = number + 1
-            if entry.is_new_to(self.seen):
-                self.seen[entry.node] = entry.place
-                if self.fits(entry.event):
-                    parts.append(written(entry.event.topic, self.seen, entry.text))
-        return "".join(parts)
+    def next_part(self) -> bytes:
+        """Return what the reader has not got yet, as far as one part goes; nothing if there is nothing."""
+        portion = self.audience.portion(self.number, self.seen)
+        self.number, self.seen = portion.end, portion.after
+        return portion.data
 
     async def wait(self) -> bool:
         """Wait for the next event, or the end of the server, a while; return whether either came."""
-        if self.number < self.history.end:
-            return True
-        news = asyncio.ensure_future(self.history.news.wait())
-        closing = asyncio.ensure_future(self.closing.wait())
         seconds = min(ALIVE_SECONDS, max(0.0, self.ends_at - time.monotonic()))
-        try:
-            done, _ = await asyncio.wait({news, closing}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
-            return bool(done)
-        finally:
-            news.cancel()
-            closing.cancel()
-
-
-def written(kind: str, seen: Seen, data: str) -> str:
-    """Return one event of a stream for a reader that has then seen so much; the data is one line."""
-    return f"id: {place_text(seen)}\nevent: {kind}\ndata: {data}\n\n"
+        return await self.history.wait(self.number, seconds)
 
 
 EVENT: Final = "Server-Sent Events: `id` is a place to go on from, `event` the kind, `data` the event as JSON."

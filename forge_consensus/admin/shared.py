@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
+from weakref import WeakValueDictionary
 
+from forge_consensus.admin.audience import Audience, Fits
 from forge_consensus.admin.event_history import EventHistory
 from forge_consensus.admin.guard import Guard
 from forge_consensus.admin.subject import Seat, ServiceSeat, Subject
@@ -42,6 +44,8 @@ class Shared:
         """How long a stream of events lasts; None for as long as its client wants."""
         self.events: dict[tuple[str, ...], EventHistory] = {}
         """By the kinds that are held."""
+        self.audiences: WeakValueDictionary[str, Audience] = WeakValueDictionary()
+        """By the kinds that are asked for, as long as somebody reads them."""
         self.closing = asyncio.Event()
         self.document: Mapping[str, Any] = {}
         """The OpenAPI document."""
@@ -50,6 +54,7 @@ class Shared:
         """Speak for a node that is open now, anew after an end; called on the event loop."""
         self.subject = Subject(seat)
         self.events = {}
+        self.audiences = WeakValueDictionary()
         self.closing = asyncio.Event()
 
     def serve_service(self, service: ConsensusService, config: LoadedConfig) -> None:
@@ -73,6 +78,10 @@ class Shared:
             self.events[kinds] = EventHistory(self.subject, kinds)
         return self.events[kinds]
 
+    def audience(self, history: EventHistory, kinds: str, fits: Fits) -> Audience:
+        """Return the readers who ask for these kinds, in these words, of that history."""
+        return self.audiences.setdefault(kinds, Audience(history, fits))
+
     @property
     def readers(self) -> int:
         """How many streams of events are open."""
@@ -81,6 +90,8 @@ class Shared:
     def end_streams(self) -> None:
         """Have every stream of events end."""
         self.closing.set()
+        for history in self.events.values():
+            history.wake()
 
     async def close(self) -> None:
         """End the streams, the feeds behind them, and the clients of the node; a later `serve` begins anew."""

@@ -16,6 +16,7 @@ from forge_consensus.client.pending import PendingNodeQuery
 from forge_consensus.client.sync import Client
 from forge_consensus.config.loading import LoadedConfig
 from forge_consensus.errors import NotStartedError
+from forge_consensus.output import json_text
 from forge_consensus.service.cluster_report import ClusterReport, cluster_report
 from forge_consensus.service.leadership import Standing, standing_of
 from forge_consensus.service.thread_node import ThreadNode, report_of
@@ -151,6 +152,14 @@ class Reported:
     report: ClusterReport
     at: float
     """In seconds of `time.monotonic`."""
+    written: str = ""
+
+    @property
+    def text(self) -> str:
+        """The report as JSON; it is written once, for all who ask."""
+        if not self.written:
+            self.written = json_text(self.report.to_dict())
+        return self.written
 
 
 class Subject:
@@ -166,7 +175,7 @@ class Subject:
         self.asking: AsyncClient | None = None
         self.looking: Client | None = None
         self.reported: Reported | None = None
-        self.reporting: asyncio.Task[ClusterReport] | None = None
+        self.reporting: asyncio.Task[Reported] | None = None
         self.turns = -1
         """How many turns the node had taken at the last question."""
         self.turned_at = 0.0
@@ -204,18 +213,26 @@ class Subject:
 
     async def report(self) -> ClusterReport:
         """Return a report of the whole cluster, which all who ask at the same time share. Raises `ConsensusError`."""
+        return (await self.last_report()).report
+
+    async def report_text(self) -> str:
+        """Return that report as JSON. Raises `ConsensusError`."""
+        return (await self.last_report()).text
+
+    async def last_report(self) -> Reported:
+        """Return the report of this moment, and make it if the last one is old. Raises `ConsensusError`."""
         known = self.reported
         if known is not None and time.monotonic() - known.at <= REPORT_AGE_SECONDS:
-            return known.report
+            return known
         if self.reporting is None or self.reporting.done():
             self.reporting = asyncio.ensure_future(self.make_report())
         return await asyncio.shield(self.reporting)  # whoever leaves does not end it for the others
 
-    async def make_report(self) -> ClusterReport:
+    async def make_report(self) -> Reported:
         """Ask every member, and note the answer."""
         found = await asyncio.to_thread(self.ask_all)
         self.reported = Reported(found, time.monotonic())
-        return found
+        return self.reported
 
     def stuck_seconds(self, turns: int) -> float:
         """Return for how long the node has taken no turn, as far as the earlier questions tell; `turns` is now."""

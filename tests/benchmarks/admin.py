@@ -1,6 +1,7 @@
 """What the admin API costs the nodes: the latency of writes with and without its users, in turns.
 
     python -m tests.benchmarks.admin [--seconds 10] [--rounds 3] [--streams 100] [--rate 200] [--slow 1000]
+        [--turns nobody,used,slow] [--stream /v1/events]
 
 Three node processes with the API; a process of its own writes keys, one after another, and measures each. The turns
 are: nobody at the API; so many readers of events and so many requests a second at the leader's API (statuses, reports,
@@ -20,9 +21,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from statistics import median
-from typing import Any, Final
-
-import httpx
+from typing import Any, Final, cast
 
 from forge_consensus.client.sync import Client
 from forge_consensus.testing.local.cluster import LocalCluster
@@ -31,6 +30,7 @@ from tests.benchmarks.failover import percentile
 
 PATHS: Final = ("/v1/node", "/v1/leader", "/v1/kv/k1", "/readyz", "/v1/cluster")
 STREAM: Final = "/v1/events?kinds=-log.appended,-log.committed"
+"""As the dashboard reads."""
 TURNS: Final = ("nobody", "used", "slow")
 
 
@@ -49,40 +49,107 @@ def write_for(endpoints: str, seconds: float) -> None:
     print(json.dumps({"count": len(took), "p50": percentile(took, 0.5), "p99": percentile(took, 0.99)}))
 
 
-async def use(url: str, streams: int, rate: float) -> None:
+class Reader(asyncio.Protocol):
+    """A reader of events."""
+
+    begun = 0
+    """How many have got their first bytes."""
+    pieces = 0
+    """How many pieces all of them have got."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.parts = 0
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Ask for the stream."""
+        cast("asyncio.Transport", transport).write(request(self.path))
+
+    def data_received(self, data: bytes) -> None:
+        """Count, and throw it away."""
+        Reader.begun += self.parts == 0
+        self.parts += 1
+        Reader.pieces += 1
+
+
+class Asker(asyncio.Protocol):
+    """A connection that asks one thing after another. It reads what it must, so that it costs the machine little."""
+
+    def __init__(self) -> None:
+        self.transport: asyncio.Transport | None = None
+        self.data = b""
+        self.answer: asyncio.Future[int] | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Keep the connection."""
+        self.transport = cast("asyncio.Transport", transport)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Tell who waits."""
+        self.transport = None
+        if self.answer is not None and not self.answer.done():
+            self.answer.set_exception(ConnectionError("the server ended the connection"))
+
+    async def ask(self, path: str) -> int:
+        """Return the status of the answer to a request."""
+        assert self.transport is not None
+        self.answer = asyncio.get_running_loop().create_future()
+        self.transport.write(request(path))
+        return await self.answer
+
+    def data_received(self, data: bytes) -> None:
+        """Take what has arrived of the answer."""
+        self.data += data
+        head, end, body = self.data.partition(b"\r\n\r\n")
+        length = re.search(rb"(?i)\r\ncontent-length: *(\d+)", head)
+        if end and self.answer is not None and len(body) >= (int(length[1]) if length else 0):
+            self.data = b""
+            self.answer.set_result(int(head.split(b" ", 2)[1]))
+
+
+def request(path: str) -> bytes:
+    """A request as it is sent."""
+    return f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()
+
+
+async def use(url: str, stream: str, streams: int, rate: float) -> None:
     """What the using process does until it is ended: read events on so many streams, and ask so often."""
-    limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
-    async with httpx.AsyncClient(base_url=url, timeout=None, limits=limits) as client:
+    loop = asyncio.get_running_loop()
+    host, _, port = url.removeprefix("http://").rpartition(":")
+    for _ in range(streams):
+        await loop.create_connection(lambda: Reader(stream), host, int(port))
+    async with asyncio.timeout(30):
+        while Reader.begun < streams:
+            await asyncio.sleep(0.05)
+    pool: list[Asker] = []
+    took: list[float] = []
+    failed: list[int] = []
 
-        async def read() -> None:
-            async with client.stream("GET", STREAM) as answer:
-                async for _ in answer.aiter_bytes():
-                    pass
+    async def ask(path: str) -> None:
+        began = time.perf_counter()
+        while pool and pool[-1].transport is None:
+            pool.pop()
+        asker = pool.pop() if pool else (await loop.create_connection(Asker, host, int(port)))[1]
+        status = await asker.ask(path)
+        pool.append(asker)
+        took.append((time.perf_counter() - began) * 1000)
+        if status != 200:
+            failed.append(status)
 
-        reading = [asyncio.ensure_future(read()) for _ in range(streams)]
-        took: list[float] = []
-
-        async def ask(path: str) -> None:
-            began = time.perf_counter()
-            (await client.get(path)).raise_for_status()
-            took.append((time.perf_counter() - began) * 1000)
-
-        asking: set[asyncio.Task[None]] = set()
-        next_at, number = time.perf_counter(), 0
-        print("ready", flush=True)
-        loop = asyncio.get_running_loop()
-        ended = loop.run_in_executor(None, sys.stdin.readline)
-        while not ended.done():
-            task = asyncio.ensure_future(ask(PATHS[number % len(PATHS)]))
-            asking.add(task)
-            task.add_done_callback(asking.discard)
-            number += 1
-            next_at += 1 / rate
-            await asyncio.sleep(max(0.0, next_at - time.perf_counter()))
-        await asyncio.gather(*asking)
-        print(json.dumps({"asked": number, "p99": percentile(took, 0.99)}), flush=True)
-        for task in reading:
-            task.cancel()
+    asking: set[asyncio.Task[None]] = set()
+    next_at, number, pieces = time.perf_counter(), 0, Reader.pieces
+    print("ready", flush=True)
+    ended = loop.run_in_executor(None, sys.stdin.readline)
+    while not ended.done():
+        task = asyncio.ensure_future(ask(PATHS[number % len(PATHS)]))
+        asking.add(task)
+        task.add_done_callback(asking.discard)
+        number += 1
+        next_at += 1 / rate
+        await asyncio.sleep(max(0.0, next_at - time.perf_counter()))
+    await asyncio.gather(*asking)
+    found = {"asked": number, "p50": percentile(took, 0.5), "p99": percentile(took, 0.99), "failed": len(failed)}
+    print(json.dumps({**found, "pieces": Reader.pieces - pieces}), flush=True)
 
 
 async def be_slow(url: str, count: int) -> None:
@@ -124,7 +191,7 @@ def measure(turn: str, endpoints: str, url: str, options: argparse.Namespace) ->
         with process("--write", endpoints, "--seconds", str(options.seconds)) as writer:
             return {"turn": turn, **json.loads(said(writer))}
     role = ("--use", url) if turn == "used" else ("--be-slow", url)
-    counts = ("--streams", str(options.streams), "--rate", str(options.rate), "--slow", str(options.slow))
+    counts = [f"--{name}={getattr(options, name)}" for name in ("stream", "streams", "rate", "slow")]
     with process(*role, *counts) as user:
         assert said(user) == "ready"
         with process("--write", endpoints, "--seconds", str(options.seconds)) as writer:
@@ -133,7 +200,7 @@ def measure(turn: str, endpoints: str, url: str, options: argparse.Namespace) ->
         user.stdin.write("end\n")
         user.stdin.flush()
         told = json.loads(said(user))
-    return {"turn": turn, **found, "answered": told.get("p99")}
+    return {"turn": turn, **found, "answered": told.get("p99"), "asked": told}
 
 
 def run(options: argparse.Namespace) -> None:
@@ -143,10 +210,11 @@ def run(options: argparse.Namespace) -> None:
         node = cluster.nodes[leader]
         assert isinstance(node, NodeProcess)
         url = re.findall(r"(http://\S+)/$", node.output(), re.MULTILINE)[-1]
+        turns = options.turns.split(",")
         endpoints = ",".join(cluster.addresses.values())
-        found: dict[str, list[dict[str, Any]]] = {turn: [] for turn in TURNS}
+        found: dict[str, list[dict[str, Any]]] = {turn: [] for turn in turns}
         for _ in range(options.rounds):
-            for turn in TURNS:
+            for turn in turns:
                 row = measure(turn, endpoints, url, options)
                 found[turn].append(row)
                 print(json.dumps(row), flush=True)
@@ -161,8 +229,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--seconds", type=float, default=10.0)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--stream", default=STREAM, help="which events are read")
     parser.add_argument("--streams", type=int, default=100)
     parser.add_argument("--rate", type=float, default=200.0)
+    parser.add_argument("--turns", default=",".join(TURNS), help="which turns, with commas")
     parser.add_argument("--slow", type=int, default=1000)
     for role in ("--write", "--use", "--be-slow"):
         parser.add_argument(role, default="", help=argparse.SUPPRESS)
@@ -170,7 +240,7 @@ def main() -> None:
     if options.write:
         write_for(options.write, options.seconds)
     elif options.use:
-        asyncio.run(use(options.use, options.streams, options.rate))
+        asyncio.run(use(options.use, options.stream, options.streams, options.rate))
     elif options.be_slow:
         asyncio.run(be_slow(options.be_slow, options.slow))
     else:

@@ -10,6 +10,7 @@ from typing import Any, cast
 import pytest
 
 from forge_consensus.admin import event_history
+from forge_consensus.admin.audience import Audience
 from forge_consensus.admin.event_history import EventHistory, Place, place_text, positions_of
 from forge_consensus.admin.event_stream import Stream, selection_of
 from forge_consensus.admin.problems import ProblemError
@@ -45,7 +46,7 @@ def reader(history: EventHistory, positions: str | None, recent: int = 0, kinds:
     """A stream that has begun."""
     api = SimpleNamespace(closing=asyncio.Event(), stream_seconds=None)
     given = None if positions is None else positions_of(positions)
-    stream = Stream(history, selection_of(kinds)[0], given, recent, cast("Any", api))
+    stream = Stream(history, Audience(history, selection_of(kinds)[0]), given, recent, cast("Any", api))
     stream.begin()
     return stream
 
@@ -53,7 +54,7 @@ def reader(history: EventHistory, positions: str | None, recent: int = 0, kinds:
 def told(stream: Stream) -> list[tuple[str, int | str]]:
     """What a reader gets next: (node, number), or (node, first-last reason) for a gap."""
     found: list[tuple[str, int | str]] = []
-    for part in filter(None, stream.next_part().split("\n\n")):
+    for part in filter(None, stream.next_part().decode().split("\n\n")):
         row = json.loads(part.partition("data: ")[2])
         data = row["data"]
         gap = "reason" in data
@@ -228,3 +229,68 @@ def test_a_filter_takes_kinds_short_or_whole_and_gaps_always() -> None:
     assert selection_of("")[0](event("n1", 1))
     with pytest.raises(ProblemError, match="no kind of event matches"):
         selection_of("leeder.*")
+
+
+# --- many readers ----------------------------------------------------------------------------------------------------
+
+
+def test_what_many_readers_get_is_made_once(history: EventHistory) -> None:
+    api = SimpleNamespace(closing=asyncio.Event(), stream_seconds=None)
+    audience = Audience(history, selection_of("")[0])
+    streams = [Stream(history, audience, None, 0, cast("Any", api)) for _ in range(3)]
+    late = Stream(history, audience, positions_of("n1=inc.1"), 0, cast("Any", api))
+    for stream in streams:
+        stream.begin()
+    fill(history, ("n1", 1), ("n2", 7))
+    late.begin()
+    first, *others = [stream.next_part() for stream in streams]
+    assert all(other is first for other in others)
+    assert late.next_part() is not first, "it was elsewhere, so its ids are others"
+    assert len({id(stream.seen) for stream in streams}) == 1
+    fill(history, ("n1", 2))
+    first, *others = [stream.next_part() for stream in streams]
+    assert all(other is first for other in others)
+    assert first.startswith(b"id: n1=inc.3,n2=inc.8\n")
+    assert [stream.next_part() for stream in streams] == [b""] * 3
+    assert told(late) == [("n1", 2)]
+
+
+def test_readers_are_woken_at_once_and_then_with_a_pause(
+    history: EventHistory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(event_history, "PACE_SECONDS", 0.2)
+
+    async def run() -> list[tuple[int, float]]:
+        loop = asyncio.get_running_loop()
+        woken: list[tuple[int, float]] = []
+
+        async def read() -> None:
+            number = 0
+            while number < 30:
+                assert await history.wait(number, 5)
+                number = history.end
+                woken.append((number, loop.time()))
+
+        reading = asyncio.ensure_future(read())
+        await asyncio.sleep(0)
+        for number in range(1, 31):
+            fill(history, ("n1", number))
+            await asyncio.sleep(0)
+        await reading
+        return woken
+
+    (first, began), (last, ended) = asyncio.run(run())
+    assert (first < 30, last) == (True, 30)
+    assert ended - began >= 0.19
+
+
+def test_readers_are_woken_by_the_end(history: EventHistory) -> None:
+    async def run() -> bool:
+        waiting = asyncio.ensure_future(history.wait(0, 5))
+        await asyncio.sleep(0)
+        await history.close()
+        assert not await history.wait(0, 0.01), "and nobody waits for ever"
+        return await waiting
+
+    assert asyncio.run(run())
+    assert history.waiting == set()

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import ExitStack
+from typing import Any, cast
 
 import pytest
 
 from forge_consensus.admin import connections
+from forge_consensus.admin.connections import JOINED_BYTES_MAX, JoinedWrites
 from forge_consensus.admin.server import AdminServer
 from forge_consensus.errors import InvalidConfigError, TransportUnavailableError
 
@@ -61,6 +64,49 @@ def test_before_its_node_is_open_it_says_that_it_starts(server: AdminServer) -> 
     assert (status, '"code":"STARTING"' in text) == (503, True)
     assert get(server, "/consensus/health")[0] == 503
     assert get(server, "/openapi.json")[0] == 200
+
+
+def test_no_answer_waits_for_the_acknowledgement_of_its_first_packet(server: AdminServer) -> None:
+    with ExitStack() as stack:
+        connected(server, stack, b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n").recv(1)
+        assert server.server is not None
+        (held,) = server.server.server_state.connections
+        taken = held.transport.get_extra_info("socket")
+        assert taken.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY), "each answer would take 40 ms"
+
+
+class Wire:
+    """A transport that notes what is sent."""
+
+    def __init__(self) -> None:
+        self.sent: list[bytes] = []
+
+    def write(self, data: bytes) -> None:
+        """Note what is sent at once."""
+        self.sent.append(data)
+
+    def close(self) -> None:
+        """Note the end."""
+        self.sent.append(b"end")
+
+
+def test_a_head_and_its_body_are_sent_at_once_and_much_is_not_held() -> None:
+    async def run() -> list[bytes]:
+        wire = Wire()
+        joined = JoinedWrites(cast("Any", wire), asyncio.get_running_loop())
+        joined.write(b"head ")
+        joined.write(b"body")
+        assert wire.sent == []
+        await asyncio.sleep(0)
+        joined.write(b"x" * JOINED_BYTES_MAX)
+        assert len(wire.sent) == 2
+        joined.write(b"last")
+        joined.close()
+        await asyncio.sleep(0)
+        return wire.sent
+
+    sent = asyncio.run(run())
+    assert (sent[0], len(sent[1]), sent[2:]) == (b"head body", JOINED_BYTES_MAX, [b"last", b"end"])
 
 
 def test_the_address_is_refused_with_what_to_do() -> None:
