@@ -9,6 +9,9 @@ from forge_consensus.version import __version__
 
 if TYPE_CHECKING:
     from forge_consensus.client.aio import AsyncClient
+    from forge_consensus.client.compare import Compare
+    from forge_consensus.client.key_records import KeyChange, KeyEntry
+    from forge_consensus.client.leases import Lease
     from forge_consensus.client.members import ClusterMembers, MembersPlan
     from forge_consensus.client.sync import Client
     from forge_consensus.config.client import ClientSettings
@@ -22,6 +25,7 @@ if TYPE_CHECKING:
         ClusterNotFoundError,
         CommandError,
         CommandTooLargeError,
+        CompactedError,
         CompactionFailedError,
         ConnectionFailedError,
         ConnectionTimeoutError,
@@ -93,7 +97,9 @@ __all__ = [
     "Command",
     "CommandError",
     "CommandTooLargeError",
+    "CompactedError",
     "CompactionFailedError",
+    "Compare",
     "ConnectionFailedError",
     "ConnectionTimeoutError",
     "ConsensusError",
@@ -115,8 +121,11 @@ __all__ = [
     "InvalidConfigError",
     "InvalidPeerError",
     "InvalidTermError",
+    "KeyChange",
+    "KeyEntry",
     "KeyValueMachine",
     "LeadershipChecker",
+    "Lease",
     "LoadedConfig",
     "LogInconsistentError",
     "MembersPlan",
@@ -166,6 +175,7 @@ HOMES = {
     "ClientSettings": "forge_consensus.config.client",
     "ClusterMembers": "forge_consensus.client.members",
     "Command": "forge_consensus.storage.machines.machine",
+    "Compare": "forge_consensus.client.compare",
     "ConsensusEvent": "forge_consensus.events.types",
     "ConsensusExtension": "forge_consensus.extension",
     "ConsensusService": "forge_consensus.service.consensus",
@@ -173,8 +183,11 @@ HOMES = {
     "EventBus": "forge_consensus.events.bus",
     "EventFeed": "forge_consensus.feed.event_feed",
     "Gap": "forge_consensus.feed.event_feed",
+    "KeyChange": "forge_consensus.client.key_records",
+    "KeyEntry": "forge_consensus.client.key_records",
     "KeyValueMachine": "forge_consensus.storage.machines.kv",
     "LeadershipChecker": "forge_consensus.service.leadership",
+    "Lease": "forge_consensus.client.leases",
     "LoadedConfig": "forge_consensus.config.loading",
     "MembersPlan": "forge_consensus.client.members",
     "RaftSettings": "forge_consensus.config.raft",

@@ -272,6 +272,15 @@ class StaleReadError(UnavailableError, code="CONSENSUS_STALE_READ"):
     message = "the data here are older than allowed: read from the leader, or allow more staleness"
 
 
+class CompactedError(ConsensusError, code="CONSENSUS_COMPACTED"):
+    """The changes that were asked for are not kept any more; nothing is wrong with the state itself."""
+
+    oldest: int = 0
+    """The first index of which the changes are kept, 0 when unknown."""
+
+    message = "those changes are not kept any more: read the keys anew, and go on from the index of that read"
+
+
 class RateLimitExceededError(UnavailableError, code="CONSENSUS_RATE_LIMIT_EXCEEDED"):
     """The client sends more requests than it may; nothing was done."""
 

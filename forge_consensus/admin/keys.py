@@ -18,7 +18,7 @@ from forge_consensus.admin.operation import (
 )
 from forge_consensus.admin.problems import JSON_TYPE, ProblemError, invalid
 from forge_consensus.client.calls import ReadDetail
-from forge_consensus.client.key_calls import SCAN_LIMIT
+from forge_consensus.client.key_commands import SCAN_LIMIT
 from forge_consensus.middleware.request import Consistency
 from forge_consensus.middleware.rules import QUERY_WORDS
 from forge_consensus.output import INT_EXACT_MAX, json_text

@@ -11,7 +11,7 @@ import msgpack
 
 from forge_consensus.cli.main import Commands
 from forge_consensus.cli.options import client_options, read_options
-from forge_consensus.client.key_calls import SCAN_LIMIT
+from forge_consensus.client.key_commands import SCAN_LIMIT
 from forge_consensus.client.sync import Client
 from forge_consensus.errors import CommandError
 from forge_consensus.output import cell, json_text, kind_text, load_json, printable, table

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from heapq import heapify, heappop, heappush
 from itertools import count
 from math import inf
@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, cast
 
 from forge_consensus.actors.messages import Located
+from forge_consensus.client.aio_key_calls import AsyncKeyCalls
 from forge_consensus.client.calls import (
     TIMEOUT_SECONDS,
     Calls,
@@ -21,7 +22,7 @@ from forge_consensus.client.calls import (
     check_timeout,
 )
 from forge_consensus.client.connections import LocalPort
-from forge_consensus.client.key_calls import SCAN_LIMIT, batch_command
+from forge_consensus.client.driver import Driver
 from forge_consensus.client.members import ClusterMembers, MembersPlan
 from forge_consensus.client.pending import Pending, PendingNodeQuery, PendingRead
 from forge_consensus.client.routes import Route
@@ -182,7 +183,7 @@ class LoopDelivery:
             self.set_alarm(loop, ends[0][0])
 
 
-class AsyncClient(Calls):
+class AsyncClient(Calls, AsyncKeyCalls):
     """A client of a cluster for one event loop, that of its first call; it can be made before any loop runs.
 
     Its methods are those of `Client` as coroutines, with the same arguments, and raise the same errors. A call that is
@@ -307,80 +308,13 @@ class AsyncClient(Calls):
         value = await self.start(pending)
         return ReadDetail(value, pending.applied, pending.stale_ms)
 
-    async def put(self, key: str, value: Any, timeout: float | None = None, correlation_id: str | None = None) -> Any:
-        """Set a key to a value."""
-        return await self.apply(Command("set", {"key": key, "value": value}, correlation_id), timeout)
+    def lease_driver(self) -> Driver:
+        """The driver that keeps leases alive."""
+        return self.driver
 
-    async def get(
-        self,
-        key: str,
-        consistency: str = "linearizable",
-        timeout: float | None = None,
-        *,
-        read_from: str | None = None,
-        max_staleness: float | None = None,
-        after_index: int = 0,
-    ) -> Any:
-        """Return the value of a key, None if it has none."""
-        return await self.read(
-            key, consistency, timeout, read_from=read_from, max_staleness=max_staleness, after_index=after_index
-        )
-
-    async def delete(self, key: str, timeout: float | None = None, correlation_id: str | None = None) -> bool:
-        """Remove a key; return whether it was there."""
-        return bool(await self.apply(Command("delete", {"key": key}, correlation_id), timeout))
-
-    async def cas(
-        self, key: str, *, expected: Any, value: Any, timeout: float | None = None, correlation_id: str | None = None
-    ) -> bool:
-        """Set a key if it holds the `expected` value (None: if it has none); return whether it was set."""
-        payload = {"key": key, "expected": expected, "value": value}
-        return bool(await self.apply(Command("cas", payload, correlation_id), timeout))
-
-    async def incr(self, key: str, by: int = 1, timeout: float | None = None, correlation_id: str | None = None) -> int:
-        """Add `by` to the number at a key and return the sum; a missing key counts as 0."""
-        return cast("int", await self.apply(Command("increment", {"key": key, "by": by}, correlation_id), timeout))
-
-    async def delete_prefix(self, prefix: str, timeout: float | None = None, correlation_id: str | None = None) -> int:
-        """Remove all keys that begin with `prefix` ("" for all keys) and return how many there were.
-
-        At most 10,000 keys or 8 MiB of values go at once; it takes commands until none is left, between which others
-        may write. `timeout` is that of each command.
-        """
-        total = 0
-        while True:
-            gone = cast("int", await self.apply(Command("delete_prefix", {"prefix": prefix}, correlation_id), timeout))
-            total += gone
-            if not gone:
-                return total
-
-    async def batch(
-        self, commands: Iterable[Command], timeout: float | None = None, correlation_id: str | None = None
-    ) -> list[Any]:
-        """Carry out several commands of the machine as one, all or none, and return the list of their results.
-
-        Nothing is changed if one of them fails (`CommandError`). A cas that does not match has not failed: its result
-        is False, and the others are carried out.
-        """
-        return cast("list[Any]", await self.apply(batch_command(commands, correlation_id), timeout))
-
-    async def scan(
-        self,
-        prefix: str = "",
-        limit: int = SCAN_LIMIT,
-        consistency: str = "linearizable",
-        timeout: float | None = None,
-        *,
-        read_from: str | None = None,
-        max_staleness: float | None = None,
-        after_index: int = 0,
-    ) -> list[tuple[str, Any]]:
-        """Return at most `limit` pairs (key, value) of the keys that begin with `prefix`, in the order of the keys."""
-        query = {"scan": prefix, "limit": limit}
-        pairs = await self.read(
-            query, consistency, timeout, read_from=read_from, max_staleness=max_staleness, after_index=after_index
-        )
-        return [(key, value) for key, value in pairs]
+    def watch_client(self) -> AsyncClient:
+        """The client by which a watch asks."""
+        return self
 
     async def status(self, endpoint: str | None = None, timeout: float | None = None) -> dict[str, Any]:
         """Return the status that a node reports of itself: the node at `endpoint`, or the leader, or any."""

@@ -125,6 +125,8 @@ class Calls(PublicSurface):
             "endpoint_name",
             "carry_out",
             "step",
+            "lease_driver",
+            "watch_client",
         }
     )
 

@@ -13,6 +13,7 @@ from typing import Any
 from forge_consensus.actors.messages import WireMessage
 from forge_consensus.client.connections import Arrived, Connections, LocalPort
 from forge_consensus.client.endpoints import LOCAL
+from forge_consensus.client.lease_keeper import LeaseKeeper, LeaseLife
 from forge_consensus.client.pending import Pending
 from forge_consensus.client.session import Outgoing, SessionCore
 from forge_consensus.config.address import parse_endpoint
@@ -127,6 +128,7 @@ class Driver:
         self.arrived: deque[Arrived] = deque()
         """Answers of the embedded node, from any thread."""
         self.capacity = Waiters()
+        self.keeper = LeaseKeeper()
         self.thread: ForgeThread | None = None
         self.unbegun = [True]
         """Who takes the one element out begins the thread, or ends a driver without one."""
@@ -165,6 +167,21 @@ class Driver:
             wakeup.rouse()
         if self.closed_by is not None:
             self.abandon(self.closed_by)
+
+    def keep_lease(self, life: LeaseLife) -> None:
+        """Keep a lease alive from now on. Raises `NotStartedError` after `close`, and as `begin` does."""
+        if self.closed_by is not None:
+            raise fresh(self.closed_by)
+        if self.unbegun:
+            self.begin()
+        self.keeper.keep(life)
+        self.rouse()
+        if self.closed_by is not None:
+            self.keeper.end()
+
+    def leave_lease(self, life: LeaseLife) -> None:
+        """Keep a lease alive no longer; it ends by itself."""
+        self.keeper.leave(life)
 
     def rouse(self) -> None:
         """Have the driver's thread look for work now, if it sleeps; callable from any thread."""
@@ -242,6 +259,7 @@ class Driver:
             close_descriptor(self.wakeup.fd)
             self.wakeup.fd = -1
         keep(connections, core, self.wakeup)
+        self.keeper.forked()
         running = self.thread is not None and self.closed_by is None
         self.set_up()
         if running and (self.port is not None or self.closing):
@@ -275,6 +293,7 @@ class Driver:
         connections.close()
         self.core.close(str(error))
         self.tell()
+        self.keeper.end()
         self.abandon(error)
         self.capacity.wake()
         self.wakeup = NOBODY  # the descriptor goes with the last thread that is inside `rouse`
@@ -298,7 +317,7 @@ class Driver:
         wakeup = self.wakeup
         wakeup.doze()
         idle = not (self.wanted or self.arrived or self.ending())
-        wait = core.wake_at() - time.monotonic() if idle else 0.0
+        wait = min(core.wake_at() - time.monotonic(), self.keeper.seconds()) if idle else 0.0
         happened = connections.wait(min(max(wait, 0.0), WAIT_SECONDS_MAX))
         wakeup.awake()
         core.now = time.monotonic()
@@ -330,9 +349,10 @@ class Driver:
             self.core.directory.add(name).said = str(what)
 
     def take(self) -> list[Pending[Any]]:
-        """The calls that other threads handed over."""
+        """The calls that other threads handed over, and the keep-alives that are due."""
         wanted = self.wanted
-        return [wanted.popleft() for _ in range(len(wanted))]
+        taken = [wanted.popleft() for _ in range(len(wanted))]
+        return taken + self.keeper.due() if self.keeper else taken
 
     def members_due(self, now: float) -> Iterable[Outgoing]:
         """The frames that ask who the members are, when it is time for that."""
@@ -359,6 +379,8 @@ class Driver:
         """Deliver the calls that ended, in one batch, and wake the threads that wait for capacity."""
         core = self.core
         batch, core.resolved = core.resolved, []
+        if self.keeper.attempts:
+            batch = self.keeper.take(batch)
         self.deliver(batch)
         if self.capacity.locks and not self.full():
             self.capacity.wake()

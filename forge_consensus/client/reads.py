@@ -39,15 +39,21 @@ class Reads:
         self.turn = itertools.count()
         self.call_bytes_max, self.bytes_max = inf, settings.frame_bytes_max
         self.windows: dict[Route, ReadWindow] = {}
+        self.usual = frozenset[Route]()
+        """The routes whose windows stay; others go when they are empty."""
         for consistency in CONSISTENCIES:
             self.window_of(Route.of(consistency), now)
         self.stale = self.windows[Route.of(STALE)]
         self.usual = frozenset(self.windows)
-        """The routes whose windows stay; others go when they are empty."""
 
     def __bool__(self) -> bool:
         """Whether any query is unanswered."""
         return any(self.windows.values())
+
+    @property
+    def kept(self) -> bool:
+        """Whether all queries that are unanswered are with nodes that keep them, so that there is nothing to do."""
+        return not any(window.sendable() or (window and not route.wait_ms) for route, window in self.windows.items())
 
     def window_of(self, route: Route, now: float) -> ReadWindow:
         """The window of a route; a new one if there is none."""
@@ -58,6 +64,8 @@ class Reads:
             self.windows[route] = window
             if route.by_one:
                 self.directory.add(route.read_from)
+            if route.wait_ms:  # whom it avoids must outlast a moment in which nobody waits
+                self.usual |= {route}
         return window
 
     def take(self, pending: PendingRead[Any], now: float) -> None:
@@ -144,12 +152,22 @@ class Reads:
     def resend_overdue(self, now: float, silence_seconds: float, plain_seconds: float, passed_seconds: float) -> None:
         """Mark queries that seem lost for sending again, and avoid an endpoint that leaves one unanswered."""
         for window in self.windows.values():
+            if window.route.wait_ms:
+                self.resend_kept(window, now, silence_seconds)
+                continue
             if window.route.by_leader:
                 window.resend_overdue(now, plain_seconds, passed_seconds)
                 continue
             asked = window.asked() if window.open else ""
             if window.resend_overdue(now, silence_seconds, passed_seconds):
                 window.shun(asked, now)
+
+    def resend_kept(self, window: ReadWindow, now: float, silence_seconds: float) -> None:
+        """The same for queries that a node may keep: they need not be answered in the order in which they were sent."""
+        seconds = window.route.wait_ms / 1000 + silence_seconds
+        asked = window.asked() if window.open else ""
+        if window.resend_overdue(now, seconds, seconds):
+            window.shun(asked, now)
 
     def expired(self, now: float) -> list[PendingRead[Any]]:
         """Take out the queries whose deadline has passed."""
@@ -165,7 +183,7 @@ class Reads:
 
     def first_sent_at(self) -> float:
         """Since when the leader owes an answer; infinity if it owes none."""
-        return min((window.first_sent_at() for window in self.strict), default=inf)
+        return min((window.first_sent_at() for window in self.strict if not window.route.wait_ms), default=inf)
 
     # --- what is to be sent ---
 

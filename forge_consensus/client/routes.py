@@ -24,6 +24,9 @@ class Route(NamedTuple):
     """`LEADER`, `NEAREST`, `ANY`, or the address of the one node that is asked."""
     stale_ms_max: int = NEVER_MS
     after_index: int = 0
+    wait_ms: int = 0
+    """For how long a node may keep the queries before it answers, because they wait for a change; such queries have a
+    window of their own, so that nothing else waits for them."""
 
     @classmethod
     def of(
@@ -32,6 +35,7 @@ class Route(NamedTuple):
         read_from: str | None = None,
         max_staleness: float | None = None,
         after_index: int = 0,
+        wait_ms: int = 0,
     ) -> Route:
         """The route that a caller asks for, see `Client.read`. Raises `InvalidConfigError` for one that cannot be."""
         if consistency not in CONSISTENCIES:
@@ -46,7 +50,7 @@ class Route(NamedTuple):
                 raise InvalidConfigError(f"read_from is {read_from!r}: expected {choices} ({error})") from None
         if not isinstance(after_index, int) or not 0 <= after_index <= INDEX_MAX:
             raise InvalidConfigError(f"after_index is {after_index!r}: expected the index of an entry, or 0 for none")
-        return cls(consistency, read_from, stale_ms_of(consistency, max_staleness), after_index)
+        return cls(consistency, read_from, stale_ms_of(consistency, max_staleness), after_index, wait_ms)
 
     @property
     def by_leader(self) -> bool:
@@ -61,8 +65,8 @@ class Route(NamedTuple):
     @property
     def at_the_leader(self) -> Route:
         """The route to the leader that fulfils as much: it knows what is committed, and so needs no bound."""
-        consistency = LINEARIZABLE if self.consistency == STALE else self.consistency
-        return Route(consistency, LEADER, NEVER_MS, self.after_index)
+        consistency = LINEARIZABLE if self.consistency == STALE and not self.wait_ms else self.consistency
+        return Route(consistency, LEADER, NEVER_MS, self.after_index, self.wait_ms)
 
     def request(self, queries: tuple[tuple[int, bytes], ...], wait_ms: int) -> Read:
         """The frame that asks these queries."""

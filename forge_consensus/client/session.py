@@ -51,7 +51,8 @@ SESSION_EXPIRED = SessionExpiredError.code
 TICK_SECONDS = 0.02
 """How often `tick` is wanted while calls are outstanding."""
 IDLE_TICK_SECONDS = 0.2
-"""How often `tick` is wanted while no call is outstanding and no leader has been found."""
+"""How often `tick` is wanted while no call is outstanding and no leader has been found, and while nodes keep all that
+is outstanding."""
 
 Outgoing = tuple[str, WireMessage, int]
 
@@ -483,7 +484,8 @@ class SessionCore:
         if not self.working():
             return inf if self.directory.term else self.now + IDLE_TICK_SECONDS
         deadline = min(self.commands.earliest, self.reads.earliest(), self.node_queries.earliest())
-        at = min(self.now + TICK_SECONDS, deadline)
+        rests = not self.commands and not self.node_queries and self.reads.kept
+        at = min(self.now + (IDLE_TICK_SECONDS if rests else TICK_SECONDS), deadline)
         return min(at, self.patience.until) if self.patience.until > self.now else at
 
     # --- what is to be sent ---

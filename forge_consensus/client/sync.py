@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Self, cast
 
 from forge_consensus.actors.messages import Located
 from forge_consensus.client.calls import Calls, ReadDetail
+from forge_consensus.client.driver import Driver
 from forge_consensus.client.key_calls import KeyCalls
 from forge_consensus.client.member_calls import MemberCalls
 from forge_consensus.client.members import ClusterMembers, MembersPlan
@@ -60,6 +61,14 @@ class Client(Calls, KeyCalls, MemberCalls):
     - `TransportUnavailableError` if the process may open no more files or threads.
 
     """
+
+    def lease_driver(self) -> Driver:
+        """The driver that keeps leases alive."""
+        return self.driver
+
+    def watch_client(self) -> Client:
+        """The client by which a watch asks."""
+        return self
 
     def submit(self, command: Command, timeout: float | None = None) -> Pending[Any]:
         """Hand over a command and return the future of its result at once, so that many can be under way.

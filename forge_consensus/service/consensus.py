@@ -12,11 +12,13 @@ from forge_consensus.client.backup import SnapshotTaken
 from forge_consensus.client.calls import ReadDetail
 from forge_consensus.client.cluster_info import ClusterInfo, check_quorum, cluster_of
 from forge_consensus.client.connections import LocalPort
+from forge_consensus.client.driver import Driver
 from forge_consensus.client.endpoints import LOCAL
 from forge_consensus.client.key_calls import KeyCalls
 from forge_consensus.client.member_calls import MemberCalls
 from forge_consensus.client.members import ClusterMembers, MembersPlan
 from forge_consensus.client.pending import Pending, PendingNodeQuery, PendingRead
+from forge_consensus.client.sync import Client
 from forge_consensus.errors import (
     ConsensusError,
     NoLeaderError,
@@ -294,6 +296,14 @@ class ConsensusService(ServiceLifecycle, KeyCalls, MemberCalls):
         """
         self.seen_index = max(self.ready().last_index, self.seen_index, *(one.last_index for one in self.async_clients))
         return self.seen_index
+
+    def lease_driver(self) -> Driver:
+        """The driver of the client inside, which keeps leases alive."""
+        return self.ready().driver
+
+    def watch_client(self) -> Client:
+        """The client inside, by which a watch asks."""
+        return self.ready("watch")
 
     def why(self, error: ConsensusError) -> ConsensusError:
         """Return what ended the node if it has ended, else the error itself."""

@@ -98,7 +98,8 @@ class ServiceLifecycle(PublicSurface):
         {
             "internal", "ask_barrier", "ask_status", "async_clients", "client", "client_now", "client_of",
             "client_settings", "count_events", "end", "failed", "forked", "held", "host", "leader_report", "leaving",
-            "lock", "machine", "meter", "parent", "ready", "running", "seen_index", "threads", "why",
+            "lease_driver", "lock", "machine", "meter", "parent", "ready", "running", "seen_index", "threads",
+            "watch_client", "why",
         }
     )  # fmt: skip
 

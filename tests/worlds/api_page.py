@@ -11,16 +11,16 @@ from dataclasses import MISSING, fields, is_dataclass
 from typing import Any
 
 MEMBER_CALLS = "members change_members add_node remove_node transfer_leadership step_down"
+KEY_CALLS = (
+    "put get delete delete_prefix cas incr append batch transaction scan entry entries lease lease_info leases watch"
+)
 SERVICE_CALLS = (
     f"{MEMBER_CALLS} "
-    "start stop submit apply read read_detail barrier put get delete delete_prefix cas incr batch scan "
+    f"start stop submit apply read read_detail barrier {KEY_CALLS} "
     "is_leader get_leader get_role get_term wait_for_leader get_stats get_cluster_info get_health_status "
     "health_check async_client"
 )
-CLIENT_CALLS = (
-    "submit apply read read_detail barrier put get delete delete_prefix cas incr batch scan status locate close "
-    f"{MEMBER_CALLS}"
-)
+CLIENT_CALLS = f"submit apply read read_detail barrier {KEY_CALLS} status locate close {MEMBER_CALLS}"
 API = {
     "forge_consensus.ConsensusService": SERVICE_CALLS,
     "forge_consensus.service.leader_task.LeaderTask": "",
@@ -28,6 +28,16 @@ API = {
     "forge_consensus.service.leader_task.Lead": "wait",
     "forge_consensus.Client": CLIENT_CALLS,
     "forge_consensus.AsyncClient": CLIENT_CALLS,
+    "forge_consensus.KeyEntry": "",
+    "forge_consensus.client.watch.Watch": "get next_index close",
+    "forge_consensus.client.aio_watch.AsyncWatch": "get next_index close",
+    "forge_consensus.KeyChange": "",
+    "forge_consensus.Lease": "keep_alive kept revoke left lost valid_for",
+    "forge_consensus.client.leases.KeptLease": "begin end",
+    "forge_consensus.client.aio_lease_calls.AsyncLease": ("keep_alive kept revoke left lost wait_lost valid_for"),
+    "forge_consensus.client.key_records.LeaseInfo": "",
+    "forge_consensus.Compare": "value created modified lease exists missing",
+    "forge_consensus.client.key_records.TransactionResult": "",
     "forge_consensus.Command": "",
     "forge_consensus.Entry": "",
     "forge_consensus.StateMachine": "apply query snapshot restore",

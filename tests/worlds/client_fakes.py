@@ -55,6 +55,11 @@ class FakeGroup:
         self.reads: list[tuple[str, Read]] = []
         self.hook: Hook = lambda node, message: None
         self.frame_bytes_max = 0
+        self.history: list[list[Any]] = []
+        self.oldest = dict.fromkeys(nodes, 1)
+        """The first index of which each node has the changes."""
+        self.leases: dict[int, float] = {}
+        """The times to live of the leases, in milliseconds; nothing ends them."""
 
     def elect(self, node: str) -> None:
         """Make that node the leader; "" for none."""
@@ -127,8 +132,12 @@ class FakeGroup:
         value: Any = None
         if command.type == "set":
             self.data[key] = payload["value"]
+            self.history.append([self.index, key, payload["value"], self.index, payload.get("lease", 0), "put"])
         elif command.type == "delete":
             value = self.data.pop(key, self) is not self
+            self.history += [[self.index, key, None, 1, 0, "delete"]] if value else []
+        elif command.type.startswith("lease_"):
+            return self.apply_lease(command)
         elif command.type == "cas":
             value = self.data.get(key) == payload["expected"]
             if value:
@@ -144,13 +153,36 @@ class FakeGroup:
             value = self.data[key] = self.data.get(key, 0) + payload["by"]
         return "", msgpack.packb(value)
 
+    def apply_lease(self, command: Command) -> tuple[str, bytes]:
+        """The outcome of a command on a lease."""
+        number = command.payload.get("lease", self.index)
+        if command.type == "lease_grant":
+            self.leases[number] = command.payload["ttl_ms"]
+            return "", msgpack.packb(number)
+        if command.type == "lease_revoke":
+            return "", msgpack.packb(int(self.leases.pop(number, None) is not None))
+        if number not in self.leases:
+            return "CONSENSUS_COMMAND_FAILED", msgpack.packb(["ValueError", f"lease {number} does not exist"])
+        return "", msgpack.packb(self.leases[number])
+
+    def changes(self, node: str, query: dict[str, Any]) -> bytes | None:
+        """The answer to a query for changes; None if there is none yet."""
+        since, oldest, text = query["since"], self.oldest[node], query["changes"]
+        if since < oldest:
+            return bytes(msgpack.packb({"changes": [], "next": since, "oldest": oldest}))
+        found = [row for row in self.history if row[0] >= since and row[1].startswith(text)]
+        found = [row for row in found if not query.get("key") or row[1] == text]
+        return msgpack.packb({"changes": found, "next": self.index + 1, "oldest": oldest}) if found else None
+
     def read(self, node: str, message: Read, stale_ms: int) -> ReadResults:
         """The answers to queries."""
         self.reads.append((node, message))
         items = []
         for number, packed in message.queries:
-            query = msgpack.unpackb(packed)
-            if isinstance(query, dict):
+            query: Any = msgpack.unpackb(packed) if packed else None
+            if not packed:
+                items.append((number, "", msgpack.packb(None)))
+            elif isinstance(query, dict):
                 pairs = [(k, v) for k, v in sorted(self.data.items()) if k.startswith(query["scan"])]
                 items.append((number, "", msgpack.packb(pairs[: query["limit"]])))
             else:
@@ -175,6 +207,10 @@ class FakeCluster:
         self.mute: set[str] = set()
         self.orders: list[Callable[[], None]] = []
         self.held: list[tuple[float, str, bytes, Frame]] = []
+        self.kept: list[tuple[float, str, bytes, Frame, int, dict[str, Any]]] = []
+        """Queries for changes that have no answer yet."""
+        self.asked: list[tuple[str, dict[str, Any], Read]] = []
+        """All queries for changes."""
         self.doubled = False
         self.stopped = False
         self.thread = threading.Thread(target=self.run, daemon=True)
@@ -240,6 +276,13 @@ class FakeCluster:
         """Answer one frame."""
         if node in self.mute:
             return
+        if isinstance(frame.message, Read) and b"changes" in b"".join(data for _, data in frame.message.queries):
+            for number, data in frame.message.queries:
+                query = msgpack.unpackb(data)
+                until = time.monotonic() + query["wait_ms"] / 1000
+                self.asked.append((node, query, frame.message))
+                self.kept.append((until, node, client, frame, number, query))
+            return
         answers = self.group.handle(node, frame.message)
         if answers is None:
             wait_ms = frame.message.wait_ms if isinstance(frame.message, Locate) else 0
@@ -249,7 +292,17 @@ class FakeCluster:
             self.reply(node, client, frame, answer)
 
     def release(self) -> None:
-        """Send the answers whose delay is over."""
+        """Send the answers whose delay is over, and those to queries that were kept."""
+        kept, self.kept = self.kept, []
+        for item in kept:
+            until, node, client, frame, number, query = item
+            answer = self.group.changes(node, query)
+            if answer is None and time.monotonic() >= until:
+                answer = msgpack.packb({"changes": [], "next": self.group.index + 1, "oldest": 1})
+            if answer is None:
+                self.kept.append(item)
+            elif node in self.sockets and node not in self.mute:
+                self.reply(node, client, frame, ReadResults(self.group.index, 0, ((number, "", answer),)))
         held, self.held = self.held, []
         for until, node, client, frame in held:
             asked = frame.message

@@ -410,7 +410,9 @@ def test_completion_offers_the_calls_and_no_internals(client: Client) -> None:
         "transfer_leadership",
         "step_down",
     }
-    assert names == calls | {"put", "get", "delete", "cas", "incr", "scan", "batch", "delete_prefix", "timeout"}
+    keys = {"put", "get", "delete", "cas", "incr", "scan", "batch", "delete_prefix", "append", "entry", "entries"}
+    keys |= {"transaction", "lease", "lease_info", "leases", "watch"}
+    assert names == calls | keys | {"timeout"}
 
 
 @pytest.mark.parametrize("wrong", [RaftSettings(), "fast", {}, 0, ClientSettings])
