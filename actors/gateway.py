@@ -13,6 +13,7 @@ from forge_consensus.actors.messages import (
     Members,
     OpenSession,
     ReadEvents,
+    ReadLog,
     Refused,
     Results,
     SessionOpened,
@@ -35,6 +36,7 @@ from forge_consensus.actors.raft.admission import Admission
 from forge_consensus.actors.raft.answering import ANSWER_BYTES_MAX, RESULT_OVERHEAD_BYTES
 from forge_consensus.actors.raft.failed_commands import FailedCommands
 from forge_consensus.actors.raft.journal_pages import page_of
+from forge_consensus.actors.raft.log_pages import log_page
 from forge_consensus.actors.raft.waiting import Applications, Result, WaitingBatch
 from forge_consensus.actors.runtime.actor import Context
 from forge_consensus.actors.runtime.address import SenderAddress
@@ -43,6 +45,7 @@ from forge_consensus.actors.runtime.timers import Timer
 from forge_consensus.errors import (
     BusyError,
     CommandTooLargeError,
+    CorruptionError,
     OutcomeUnknownError,
     ProtocolError,
     StorageFullError,
@@ -311,6 +314,18 @@ class GatewayActor(BackupDesk):
         """Send a page of past events from the journal."""
         page = page_of(message, self.ledger, self.context.events_address)
         if self.unread.takes(sender.connection, sum(len(data) + RESULT_OVERHEAD_BYTES for _, data in page.rows)):
+            self.send(sender, page)
+        else:
+            self.refuse_unread(sender, BusyError.code)
+
+    def receiveMsg_ReadLog(self, message: ReadLog, sender: Any) -> None:
+        """Send a page of the log."""
+        try:
+            page = log_page(message, self.ledger)
+        except CorruptionError as error:  # a look at old entries ends no node
+            self.refuse(sender, error.code, str(error))
+            return
+        if self.unread.takes(sender.connection, sum(len(data) + RESULT_OVERHEAD_BYTES for *_, data in page.rows)):
             self.send(sender, page)
         else:
             self.refuse_unread(sender, BusyError.code)

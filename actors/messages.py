@@ -430,6 +430,34 @@ class EventPage:
 
 
 @message
+class ReadLog:
+    """Ask for entries of the node's log from the index `first` on (0: the last ones), at most `limit`.
+
+    Of a command at most `data_bytes` bytes are wanted.
+    """
+
+    first: int
+    limit: int
+    data_bytes: int
+
+
+@message
+class LogPage:
+    """A page of a log: each entry as (index, length of its record, record without its checksum, perhaps cut).
+
+    The log holds the entries `first` to `last`; those up to `commit` are committed, those up to `applied` applied.
+    """
+
+    node: str
+    cluster: str
+    first: int
+    last: int
+    commit: int
+    applied: int
+    rows: tuple[tuple[int, int, bytes], ...]
+
+
+@message
 class ChangeMembers:
     """Ask for a change of members; each of `changes` is (action, node id, address), see `storage.ledger.changes`.
 
@@ -573,6 +601,7 @@ Request = (
     | MakeSnapshot
     | ReadSnapshot
     | ListSnapshots
+    | ReadLog
     | TimeoutNow
     | RequestReadIndex
 )
@@ -596,6 +625,7 @@ Answer = (
     | SnapshotMade
     | SnapshotPart
     | SnapshotList
+    | LogPage
     | ReadIndexReply
 )
 WireMessage = Request | Answer
@@ -641,6 +671,8 @@ WIRE_TAGS: dict[int, type[WireMessage]] = {
     54: SnapshotPart,
     55: ListSnapshots,
     56: SnapshotList,
+    57: ReadLog,
+    58: LogPage,
 }
 
 CLIENT_REQUESTS = (
@@ -656,5 +688,6 @@ CLIENT_REQUESTS = (
     MakeSnapshot,
     ReadSnapshot,
     ListSnapshots,
+    ReadLog,
 )
 """The requests of clients. They reach only the gateway."""

@@ -22,6 +22,7 @@ from forge_consensus.actors.messages import (
     PreVoteReply,
     ReadEvents,
     ReadIndexReply,
+    ReadLog,
     ReadSnapshot,
     Refused,
     RequestPreVote,
@@ -81,7 +82,7 @@ TERM_STAYS = (RequestPreVote, RequestReadIndex)
 FROM_LEADERS = (AppendEntries, InstallSnapshot)
 """Only a leader sends these. The gate notifies the election actor before each, so that it knows the leader first."""
 
-BY_NAME: Final = (Locate, GetMembers, GetStatus, ReadEvents, MakeSnapshot, ReadSnapshot, ListSnapshots)
+BY_NAME: Final = (Locate, GetMembers, GetStatus, ReadEvents, MakeSnapshot, ReadSnapshot, ListSnapshots, ReadLog)
 """What a client may ask that knows only the name of the cluster, or an id that it had before it was made anew."""
 
 DAMAGED: Final = "damaged frame"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final
 
-from forge_consensus.admin import cluster, event_stream, health, keys, original, pages, snapshots
+from forge_consensus.admin import backup, cluster, event_stream, health, keys, log_entries, original, pages, snapshots
 from forge_consensus.admin.dispatch import places_of, router_of
 from forge_consensus.admin.openapi import document
 from forge_consensus.admin.operation import Operation
@@ -16,7 +16,9 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
     *pages.OPERATIONS,
     *health.OPERATIONS,
     *cluster.OPERATIONS,
+    *log_entries.OPERATIONS,
     *snapshots.OPERATIONS,
+    *backup.OPERATIONS,
     *keys.OPERATIONS,
     *event_stream.OPERATIONS,
     *original.OPERATIONS,

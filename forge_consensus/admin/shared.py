@@ -10,6 +10,7 @@ from weakref import WeakValueDictionary
 from forge_consensus.admin.audience import Audience, Fits
 from forge_consensus.admin.event_history import EventHistory
 from forge_consensus.admin.guard import Guard
+from forge_consensus.admin.slots import Slots
 from forge_consensus.admin.subject import Seat, ServiceSeat, Subject
 from forge_consensus.config.loading import LoadedConfig
 from forge_consensus.errors import ConsensusError, NotStartedError
@@ -17,6 +18,8 @@ from forge_consensus.service.consensus import ConsensusService
 from forge_consensus.service.leadership import Standing
 
 MOUNTED_STREAM_SECONDS: Final = 20.0
+BACKUPS_MAX: Final = 3
+"""So many backups are made or sent at once; each holds an open file."""
 
 
 class Shared:
@@ -46,6 +49,7 @@ class Shared:
         """By the kinds that are held."""
         self.audiences: WeakValueDictionary[str, Audience] = WeakValueDictionary()
         """By the kinds that are asked for, as long as somebody reads them."""
+        self.backups = Slots(BACKUPS_MAX, "backups are made or sent", "TOO_MANY_BACKUPS", 10)
         self.closing = asyncio.Event()
         self.document: Mapping[str, Any] = {}
         """The OpenAPI document."""

@@ -6,9 +6,10 @@ import asyncio
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
-from forge_consensus.actors.messages import EventPage, ReadEvents
+from forge_consensus.actors.messages import EventPage, LogPage, ReadEvents, ReadLog
 from forge_consensus.actors.runtime.status import NodeStatus
 from forge_consensus.client.aio import AsyncClient
 from forge_consensus.client.endpoints import LOCAL
@@ -20,6 +21,7 @@ from forge_consensus.output import json_text
 from forge_consensus.service.cluster_report import ClusterReport, cluster_report
 from forge_consensus.service.leadership import Standing, standing_of
 from forge_consensus.service.thread_node import ThreadNode, report_of
+from forge_consensus.storage.backends.folder import SNAPSHOTS
 
 if TYPE_CHECKING:
     from forge_consensus.events.metrics.metrics import NodeMetrics
@@ -39,6 +41,8 @@ class Seat(Protocol):
     cluster_id: str
     config: LoadedConfig | None
     """The configuration of the node, None if it was given by arguments."""
+    snapshots: Path
+    """The folder of its snapshot files."""
 
     @property
     def address(self) -> str:
@@ -69,6 +73,7 @@ class NodeSeat:
         self.node_id = node.settings.node_id
         self.cluster_id = node.cluster_id
         self.config = config
+        self.snapshots = Path(node.settings.storage_path).absolute() / SNAPSHOTS
 
     def engine(self) -> Any:
         """Return the node's engine. Raises `NotStartedError` where it is not open."""
@@ -114,6 +119,7 @@ class ServiceSeat:
         self.node_id = service.settings.node_id
         self.cluster_id = service.settings.cluster_id
         self.config = config
+        self.snapshots = Path(service.settings.storage_path).absolute() / SNAPSHOTS
 
     @property
     def address(self) -> str:
@@ -252,6 +258,15 @@ class Subject:
         client = self.client
         query = PendingNodeQuery[EventPage](ReadEvents(1, 0), client.endpoint_name(address), client.deadline(seconds))
         page: EventPage = await client.start(query)
+        return page
+
+    async def log_page(self, first: int, limit: int, data_bytes: int, seconds: float) -> LogPage:
+        """Ask the node for entries of its log; see `ReadLog`. Raises `ConsensusError`."""
+        client = self.client
+        query = PendingNodeQuery[LogPage](
+            ReadLog(first, limit, data_bytes), self.own_endpoint, client.deadline(seconds)
+        )
+        page: LogPage = await client.start(query)
         return page
 
     async def close(self) -> None:

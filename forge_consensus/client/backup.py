@@ -82,18 +82,25 @@ class Backup:
         made = yield query
         return made, query.asked
 
-    def save(
-        self, file: Path, endpoint: str, *, stale: bool, force: bool, progress: Progress | None = None
-    ) -> Steps[SnapshotReport]:
-        """Save a snapshot to a file; the arguments are those of `Client.save_snapshot`."""
-        yield lambda: check_free(file, force=force)
+    def ready(self, endpoint: str, *, stale: bool) -> Steps[tuple[SnapshotMade, str]]:
+        """Have a node take a snapshot that has everything the leader has committed; stale: that the node itself has.
+
+        Returns what it told, and its endpoint.
+        """
         min_index = None
         if not stale:
             yield PendingNodeQuery(Locate(0, 500), "", self.soon())  # says within seconds that nobody leads
             confirmed = PendingRead[None](BARRIER, self.soon())  # at the leader, which asks a majority whether it leads
             yield confirmed
             min_index = confirmed.applied
-        made, source = yield from self.take(endpoint, min_index)
+        return (yield from self.take(endpoint, min_index))
+
+    def save(
+        self, file: Path, endpoint: str, *, stale: bool, force: bool, progress: Progress | None = None
+    ) -> Steps[SnapshotReport]:
+        """Save a snapshot to a file; the arguments are those of `Client.save_snapshot`."""
+        yield lambda: check_free(file, force=force)
+        made, source = yield from self.ready(endpoint, stale=stale)
         beside = file.with_name(f"{file.name}.{os.getpid()}{TEMPORARY_SUFFIX}")
         target: BinaryIO = yield lambda: begun(beside)
         try:

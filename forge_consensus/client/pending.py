@@ -14,10 +14,12 @@ from forge_consensus.actors.messages import (
     ListSnapshots,
     Locate,
     Located,
+    LogPage,
     MakeSnapshot,
     Members,
     MembersPlanned,
     ReadEvents,
+    ReadLog,
     ReadSnapshot,
     Refused,
     SnapshotList,
@@ -62,6 +64,7 @@ NodeRequest = (
     | ReadSnapshot
     | ListSnapshots
     | ReadEvents
+    | ReadLog
 )
 NodeAnswer = (
     Status
@@ -73,6 +76,7 @@ NodeAnswer = (
     | SnapshotPart
     | SnapshotList
     | EventPage
+    | LogPage
 )
 CHANGES: Final = (ChangeMembers, TransferLeadership)
 """The requests that change something; only the leader can carry them out."""

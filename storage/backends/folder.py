@@ -12,6 +12,8 @@ from forge_consensus.errors import FolderLockedError, StorageError
 from forge_consensus.process.fork import close_descriptor, tell_of_forks
 
 LOCK_NAME: Final = "LOCK"
+SNAPSHOTS: Final = "snapshots"
+"""The folder of the snapshot files, within that of the node."""
 TEMPORARY_SUFFIX: Final = ".tmp"
 """The suffix of a file that is still being written; at start every file with it is a leftover of a crash."""
 
@@ -57,7 +59,7 @@ class Folder:
     @property
     def snapshots_path(self) -> Path:
         """The folder of the snapshot files; it exists."""
-        return self.path / "snapshots"
+        return self.path / SNAPSHOTS
 
     def take_lock(self) -> int:
         """Lock the file, write this process' id into it, and return its descriptor.

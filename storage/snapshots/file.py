@@ -156,6 +156,37 @@ class SnapshotReader:
         return SnapshotInfo(self.path, index, term, self.size_bytes)
 
 
+class WholeCheck:
+    """Checks a file as a whole while somebody reads it, without looking into its chunks.
+
+    Args:
+        size_bytes: how long it is.
+
+    """
+
+    def __init__(self, size_bytes: int) -> None:
+        self.left_bytes = size_bytes - DIGEST_BYTES
+        """So many bytes come before the checksum in it."""
+        self.digest = sha256()
+        self.end = b""
+
+    def take(self, data: bytes) -> None:
+        """Take the next bytes of the file."""
+        if len(data) > self.left_bytes:
+            self.end += data[self.left_bytes :]
+            data = data[: self.left_bytes]
+        self.left_bytes -= len(data)
+        self.digest.update(data)
+
+    def sha256(self) -> str:
+        """Return the checksum of all its bytes. Raises `CorruptionError` if the one in the file is another."""
+        if self.left_bytes or self.digest.digest() != self.end:
+            raise CorruptionError("the checksum of the whole file does not fit")
+        whole = self.digest.copy()
+        whole.update(self.end)
+        return whole.hexdigest()
+
+
 class PieceWriter:
     """Writes the pieces of a file under a temporary name, and flushes every `FLUSH_BYTES`."""
 

@@ -12,9 +12,11 @@ from typing import Any
 import httpx
 import pytest
 
+from forge_consensus.storage.restoring import inspect_snapshot
 from forge_consensus.testing.local.cluster import LocalCluster
 from forge_consensus.testing.local.node_process import NodeProcess
 from tests.worlds.cli_world import Shell
+from tests.worlds.command_line import run_command
 from tests.worlds.waiting import wait_for
 
 SERVED = re.compile(r"^serving .*, (http://\S+)/$", re.MULTILINE)
@@ -234,6 +236,53 @@ def test_without_a_majority_reads_tell_and_a_writer_is_told_soon(site: Site) -> 
     for name in others:
         site.start(name)
     wait_for(lambda: site.get(alive, "/readyz").status_code == 200, 10, "a leader again")
+
+
+def test_a_backup_of_any_node_is_a_file_that_a_cluster_can_be_made_of(site: Site, tmp_path: Path) -> None:
+    follower = next(name for name in site.urls if name != site.leader())
+    put = site.web.put(
+        f"{site.urls[follower]}/v1/kv/kept", content="x" * 300_000, headers={"Content-Type": "text/plain"}
+    )
+    answer = site.get(follower, "/v1/backup")
+    assert (answer.status_code, answer.headers["content-type"]) == (200, "application/octet-stream")
+    index = int(answer.headers["x-raft-index"])
+    assert index >= int(put.headers["x-raft-index"]), "what was acknowledged before is in it"
+    assert answer.headers["content-disposition"] == f'attachment; filename="site-{index}.snap"'
+    file = tmp_path / "backup.snap"
+    file.write_bytes(answer.content)
+    report = inspect_snapshot(file)
+    assert (report.index, report.cluster, report.sha256) == (index, "site", answer.headers["x-checksum-sha256"])
+    assert answer.headers["repr-digest"].startswith("sha-256=:")
+    head = site.web.head(f"{site.urls[follower]}/v1/backup?stale=true")
+    assert (head.status_code, int(head.headers["content-length"])) == (200, report.size_bytes)
+    run_command(
+        "snapshot", "restore", str(file), "--id", "n1", "--listen", "127.0.0.1:7", "--data", str(tmp_path / "n1")
+    )
+
+
+def test_the_log_of_a_running_node_can_be_read(site: Site) -> None:
+    web, url = site.web, site.urls["n2"]
+    index = int(web.put(f"{url}/v1/kv/logged", json={"n": [1, 2]}).headers["x-raft-index"])
+
+    def entries(query: str) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = site.get("n2", f"/v1/log/entries?{query}").json()["entries"]
+        return found
+
+    wait_for(lambda: site.get("n2", "/v1/log").json()["last_log_index"] >= index, 5, "the entry")
+    (entry,) = entries(f"from={index}&limit=1")
+    assert (entry["index"], entry["kind"], entry["type"], "payload" in entry) == (index, "command", "set", False)
+    (entry,) = entries(f"from={index}&limit=1&payload=true")
+    assert (entry["payload"], entry["cut"]) == ({"key": "logged", "value": {"n": [1, 2]}}, False)
+    web.put(f"{url}/v1/kv/large", content=b"x" * 200_000, headers={"Content-Type": "application/octet-stream"})
+    wait_for(lambda: entries("limit=1")[0]["size_bytes"] > 200_000, 5, "the large entry")
+    (large,) = entries("limit=1&payload=true")
+    assert (large["type"], large["payload"], large["cut"]) == ("set", None, True)
+    page = site.get("n2", "/v1/log/entries?from=1&limit=1").json()
+    (first,) = page["entries"]
+    assert (first["kind"], first["committed"], page["next"]) == ("configuration", True, first["index"] + 1)
+    assert all(node in first["members"] for node in site.urls)
+    assert site.get("n2", "/v1/log/entries?from=9007199254740992").json()["next"] is None
+    assert site.get("n2", "/v1/log/entries?limit=501").status_code == 400
 
 
 def test_what_the_options_cannot_mean_ends_a_node_at_once(tmp_path: Path, site: Site) -> None:
