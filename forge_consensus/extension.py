@@ -71,10 +71,10 @@ class ConsensusExtension(PublicSurface):
         mode: "thread" runs the node on a thread of this process, "process" as a child process, which the
             application's own computing cannot slow down.
         wait_for_leader: how many seconds `start` waits for a leader; 0 for not at all. None leading is no error.
-        options: settings by name, which win over the file, such as ``node_id="n1"``, ``peers={...}``,
-            ``http_url="http://10.0.0.1:8000"``, ``raft={"heartbeat_interval": "50ms"}``, and the original's
-            ``bind_address``, ``transport_type``, ``discovery_type``, ``storage_type``, ``storage_path``, ``tls`` and
-            ``mtls``. See `load_config`.
+        options: settings by name, which win over the file, such as ``node_id="n1"``, ``peers={...}`` (or a list of
+            ``{"id": "n1", "address": "10.0.0.1", "port": 7001}``), ``http_url="http://10.0.0.1:8000"``,
+            ``raft={"heartbeat_interval": "50ms"}``, and the original's ``bind_address``, ``transport_type``,
+            ``discovery_type``, ``storage_type``, ``storage_path``, ``tls`` and ``mtls``. See `load_config`.
 
     Raises `InvalidConfigError`, with every fault of the configuration. Nothing is opened before `start`.
 

@@ -193,6 +193,9 @@ class NodeStatus:
     """Why the node takes no entries, for people; empty if it does."""
     level: int = FIRST_LEVEL
     """The feature level of the cluster, as the last committed configuration that the node knows has it."""
+    leader_commit: int = 0
+    """The highest index that is committed as far as a leader told this node, so that its state lacks the difference to
+    `last_applied`; its own on the leader, 0 if no leader has told any since the process began."""
     storage: StorageStatus | None = None
 
     @classmethod
@@ -243,6 +246,7 @@ class NodeStatus:
             commit_seconds=source.commit_times.slowest(source.clock.now()),
             full=ledger.room.full or shared.blocked,
             level=ledger.configurations.at(ledger.commit_index).level,
+            leader_commit=leader_commit(source),
         )
 
     @classmethod
@@ -291,6 +295,12 @@ def leader_silence(source: Source) -> float | None:
     """Seconds, suspension included, since a leader's request arrived; None if none ever did."""
     heard_at = source.shared.leader_heard_at
     return None if heard_at is None else source.clock.boottime_ns() / 1e9 - heard_at
+
+
+def leader_commit(source: Source) -> int:
+    """The highest index that is known to be committed; 0 on a node that was told of none."""
+    ledger, told = source.ledger, source.shared.leader_commit
+    return max(ledger.commit_index, told) if told or ledger.leading_term is not None else 0
 
 
 def clock_ahead_ms(source: Source, view: PeerView) -> float | None:

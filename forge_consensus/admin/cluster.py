@@ -9,15 +9,17 @@ from typing import Any, Final, TypeVar
 from starlette.responses import Response
 
 from forge_consensus.admin.operation import OBJECT, Argument, Call, Operation, Schema, answer
-from forge_consensus.admin.problems import JSON_TYPE, ProblemError
+from forge_consensus.admin.problems import JSON_TYPE, ProblemError, problem_of
 from forge_consensus.client.members import MembersPlan, Step
-from forge_consensus.errors import InvalidConfigError, PeerNotFoundError
+from forge_consensus.errors import BusyError, ConsensusError, InvalidConfigError, PeerNotFoundError
 from forge_consensus.storage.ledger.changes import Action, Change, changes_of
 from forge_consensus.storage.ledger.configuration import PRIORITY_MAX
 
 Result = TypeVar("Result")
 
 TAG: Final = "cluster"
+LOOK_SECONDS: Final = 0.5
+"""How long it may take to find out, twice, what a change that was refused would do."""
 MEMBER: Final[Schema] = {
     "type": "object",
     "required": ["id", "address", "part", "joining", "priority", "may_lead"],
@@ -63,7 +65,10 @@ ID: Final = "The node's id: a printable text without spaces, quotation marks, co
 ADDRESS_PATTERN: Final = r"(ipc:///[!-~]+|(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9_.-]+):[0-9]{1,5})"
 NODE_ID: Final = Argument("id", ID, where="path", minimum=1, maximum=128, pattern=ID_PATTERN, example="n2")
 DRY_RUN: Final = "Whether to tell what would be done, and do nothing."
-FORCE: Final = "Whether to do it although too few members would be left to lose one more."
+FORCE: Final = (
+    "Whether to do it although those that answer would be no majority, or a learner lacks much of the log; a refusal "
+    "says by `forceable` whether that would help."
+)
 PLAN_ANSWERS: Final = {
     200: ("The plan of what would be done.", PLAN),
     202: ("The change is begun; the members tell when it is complete.", PLAN),
@@ -147,9 +152,27 @@ async def change_members(call: Call, *changes: Change) -> MembersPlan:
     except InvalidConfigError as error:
         raise ProblemError(422, "invalid change", str(error), error.code) from error
     dry_run, force = bool(call["dry_run"]), bool(call["force"])
-    return await refusable(
-        call.client.change_members(*changes, force=force, dry_run=dry_run, wait=False, timeout=call.seconds)
-    )
+    try:
+        return await refusable(
+            call.client.change_members(*changes, force=force, dry_run=dry_run, wait=False, timeout=call.seconds)
+        )
+    except (ProblemError, BusyError) as error:
+        problem = error if isinstance(error, ProblemError) else problem_of(error)
+        problem.more["forceable"] = not force and await would_be_forced(call, changes)
+        raise problem from error
+
+
+async def would_be_forced(call: Call, changes: tuple[Change, ...]) -> bool:
+    """Whether a change that was refused would be made with force: it is planned with it, and not without it."""
+    for force in (False, True):
+        try:
+            await call.client.change_members(*changes, force=force, dry_run=True, timeout=LOOK_SECONDS)
+        except ConsensusError:
+            if force:
+                return False
+        else:
+            return force
+    return False
 
 
 async def refusable(asked: Awaitable[Result]) -> Result:

@@ -21,7 +21,9 @@ STUCK_SECONDS: Final = 30.0
 """A node that takes no turn for so long is not alive; a healthy one takes several a second."""
 READY_BACKLOG_SECONDS: Final = 1.0
 """A node whose state machine needs longer for what it has not seen yet is not ready."""
-CHECKS: Final = frozenset({"node", "leader", "applied", "room"})
+READY_LAG_ENTRIES: Final = 10_000
+"""A node that lacks more of the committed log is not ready; so many come within a second or so under load."""
+CHECKS: Final = frozenset({"node", "leader", "log", "applied", "room"})
 STARTING: Final = "the node is starting"
 SOON: Final = {"Retry-After": "1"}
 
@@ -48,9 +50,13 @@ def ready_checks(status: NodeStatus | None, problem: str) -> list[Check]:
         return found
     leader = f"{status.leader_id} leads term {status.term}" if status.leader_id else "no leader is known"
     behind = f"the state machine is {status.backlog_entries} entries behind"
+    lacks = max(0, status.leader_commit - status.last_log_index)
+    known = status.leader_commit > 0
+    log = f"its log lacks {lacks} committed entries" if known else "no leader has said yet what is committed"
     return [
         *found,
         Check("leader", status.leader_id is not None, leader),
+        Check("log", known and lacks <= READY_LAG_ENTRIES, log),
         Check("applied", status.backlog_seconds <= READY_BACKLOG_SECONDS, behind),
         Check("room", not status.full, status.full or "it takes entries"),
     ]
@@ -145,15 +151,11 @@ async def is_follower(call: Call) -> Response:
     status, lag = await call.subject.status(), call["lag"]
     if status.role != "follower" or status.leader_id is None:
         return role_answer(False, status, "it follows no leader")
-    behind = status.commit_index - status.last_applied
-    if lag is not None:  # how far its log is behind only the leader knows
-        report = await call.subject.report()
-        own = next((node for node in report.nodes if node.node_id == status.node_id), None)
-        if own is None or own.lag is None:
-            return role_answer(False, status, "the leader does not say how far behind it is")
-        behind += own.lag
-        if behind > lag:
-            return role_answer(False, status, f"its state is {behind} committed entries behind")
+    if status.leader_commit == 0:
+        return role_answer(lag is None, status, "its leader has not said yet what is committed")
+    behind = status.leader_commit - status.last_applied
+    if lag is not None and behind > lag:
+        return role_answer(False, status, f"its state is {behind} committed entries behind")
     return role_answer(True, status, f"it follows {status.leader_id}, {behind} entries behind")
 
 

@@ -24,6 +24,10 @@ PROBLEM: Final[dict[str, Any]] = {
         "request_id": {"type": "string"},
         "leader": {"type": ["string", "null"]},
         "leader_url": {"type": "string"},
+        "forceable": {
+            "type": "boolean",
+            "description": "For a change of members that was refused: whether it would be made with force=true.",
+        },
     },
 }
 USUAL: Final = (400, 403, 405, 408, 413, 415, 421, 500, 503, 504)

@@ -59,6 +59,7 @@ class ProblemError(Exception):
         code: the code of the error, such as ``INVALID_REQUEST``.
         retryable: whether the same request may succeed later.
         headers: what the answer gets besides.
+        more: further fields of the answer.
 
     """
 
@@ -71,6 +72,7 @@ class ProblemError(Exception):
         *,
         retryable: bool = False,
         headers: Mapping[str, str] | None = None,
+        more: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__(detail)
         self.status = status
@@ -79,6 +81,7 @@ class ProblemError(Exception):
         self.code = code
         self.retryable = retryable
         self.headers = dict(headers or {})
+        self.more = dict(more or {})
 
     def body(self, standing: Standing | None, request_id: str) -> bytes:
         """Return the JSON text; it also has the fields `error` and `message` of the Go original."""
@@ -92,6 +95,7 @@ class ProblemError(Exception):
             "request_id": request_id,
             "error": self.title,
             "message": self.detail,
+            **self.more,
         }
         if standing is not None:
             found |= {

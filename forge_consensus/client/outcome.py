@@ -12,6 +12,7 @@ from forge_consensus.client.pending import Pending, PendingNodeQuery, PendingRea
 from forge_consensus.errors import (
     BY_CODE,
     BusyError,
+    ClusterNotFoundError,
     CommandError,
     ConnectionFailedError,
     ConsensusError,
@@ -20,6 +21,7 @@ from forge_consensus.errors import (
     NotLeaderError,
     NotStartedError,
     OutcomeUnknownError,
+    StorageFullError,
     error_from_code,
 )
 
@@ -27,6 +29,8 @@ COMMAND_FAILED = CommandError.code
 OUTCOME_UNKNOWN = OutcomeUnknownError.code
 SESSION_TEXT = "the session is no more; whether the command was carried out is unknown"
 NOT_LEADING = frozenset({NotLeaderError.code, NoLeaderError.code})
+OF_NODE = frozenset({*NOT_LEADING, ClusterNotFoundError.code, NotStartedError.code, StorageFullError.code})
+"""Codes of refusals that are about the node and not about what was asked."""
 RETRIED = frozenset({OUTCOME_UNKNOWN, NotStartedError.code})
 """Codes after which a client sends again though they are not retryable: its session makes that safe."""
 
@@ -68,11 +72,13 @@ def refused_error(message: Refused, *, outcome_unknown: bool) -> ConsensusError:
 
 def late_error(pending: Pending[Any], directory: Directory, *, outcome_unknown: bool) -> ConsensusError:
     """The error of a missed deadline; its text says what is known and what every endpoint said."""
-    account = directory.account()
+    account, refusal = directory.account(), pending.refusal
+    why = "" if refusal is None or refusal.text in account else f": {refusal.text}"
     if outcome_unknown:
         return OutcomeUnknownError(
             "no answer before the deadline: the command was sent "
-            f"and may have been or may still be carried out ({account}): read before you repeat it"
+            f"and may have been or may still be carried out ({account}{why and f'; refused{why}'}): "
+            "read before you repeat it"
         )
     if isinstance(pending, PendingNodeQuery):
         asked = directory.endpoints.get(pending.endpoint)
@@ -86,9 +92,7 @@ def late_error(pending: Pending[Any], directory: Directory, *, outcome_unknown: 
             f"no connection before the deadline ({account}): check that the nodes run and their addresses"
         )
     elsewhere = isinstance(pending, PendingRead) and not pending.route.by_leader
-    refusal = pending.refusal
     if refusal is not None and (elsewhere or refusal.code not in NOT_LEADING):
-        why = "" if refusal.text in account else f": {refusal.text}"  # the endpoint has said something else since
         return error_from_code(refusal.code, f"refused until the deadline{why} ({account})")
     if leaderless:
         return NoLeaderError(

@@ -22,6 +22,7 @@ from forge_consensus.client.endpoints import Directory, Endpoint
 from forge_consensus.client.node_queries import LOOK, NodeQueries
 from forge_consensus.client.outcome import (
     NOT_LEADING,
+    OF_NODE,
     OUTCOME_UNKNOWN,
     SESSION_TEXT,
     late_error,
@@ -46,6 +47,7 @@ from forge_consensus.errors import (
 )
 
 BUSY = BusyError.code
+CONNECTED = "connected, no answer yet"
 CLUSTER_NOT_FOUND = ClusterNotFoundError.code
 SESSION_EXPIRED = SessionExpiredError.code
 TICK_SECONDS = 0.02
@@ -143,7 +145,7 @@ class SessionCore:
         endpoint = self.directory.add(name)
         endpoint.connected = True
         endpoint.heard_at = endpoint.ask_at = self.now
-        endpoint.said = "connected, no answer yet"
+        endpoint.said = CONNECTED
         if endpoint is self.directory.leader:
             self.start_over()
 
@@ -317,7 +319,7 @@ class SessionCore:
     def refuse(self, endpoint: Endpoint, message: Refused, request: int) -> None:
         """Take the refusal of a request or of a part of it."""
         code = message.code
-        endpoint.said = f"{code}: {message.text}" if message.text else code
+        endpoint.said = said_by(message, endpoint.said)
         self.refuse_query(endpoint, message, request)
         if code == CLUSTER_NOT_FOUND and self.directory.bound:
             self.directory.leader = None  # the cluster may have been made anew, so look for it
@@ -523,3 +525,10 @@ class SessionCore:
             items = window.pack(name, request, self.now)
             if items:
                 yield name, Submit(self.session, self.floor, items), request
+
+
+def said_by(message: Refused, before: str) -> str:
+    """What an endpoint is known to have said after a refusal; that of a single call is told by its error only."""
+    if message.code in OF_NODE:
+        return f"{message.code}: {message.text}" if message.text else message.code
+    return "it answers" if before == CONNECTED else before

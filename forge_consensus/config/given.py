@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 from forge_consensus.errors import InvalidConfigError
+
+PEER_KEYS: Final = ("id", "address", "port")
+"""What is said of a member in a list, as the Go original has it."""
 
 
 @dataclass(frozen=True, slots=True)

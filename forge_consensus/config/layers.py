@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
-from forge_consensus.config.given import Given, Layer
+from forge_consensus.config.address import joined_address
+from forge_consensus.config.given import PEER_KEYS, Given, Layer
 from forge_consensus.config.rows import plain
 from forge_consensus.config.setting import describe, is_section, section_of
 from forge_consensus.errors import InvalidConfigError
@@ -61,11 +62,48 @@ def from_arguments(arguments: Mapping[str, Any]) -> Layer:
     """
     layer = Layer()
     for name, value in leaves(arguments, ""):
-        if isinstance(value, int) and value.bit_length() > NUMBER_BITS_MAX:
+        if name == "peers" and isinstance(value, list | tuple):
+            peers, problems = peers_of(value)
+            layer.problems += [f"argument {problem}" for problem in problems]
+            if not problems:
+                layer.givens.append(Given(name, peers, f"argument {name}"))
+        elif isinstance(value, int) and value.bit_length() > NUMBER_BITS_MAX:
             layer.problems.append(f"argument {name}: the number is too large")
         else:
             layer.givens.append(Given(name, value, f"argument {name}"))
     return layer
+
+
+def peers_of(members: Sequence[Any]) -> tuple[dict[str, str], list[str]]:
+    """Return the members of a list by id, and what is wrong with it; each is a map with id, address, and perhaps port.
+
+    That is how the Go original lists them; a text ID=HOST:PORT is a member too.
+    """
+    found: dict[str, str] = {}
+    problems: list[str] = []
+    for number, member in enumerate(members):
+        name = f"peers[{number}]"
+        row = member
+        if isinstance(member, str) and "=" in member:
+            node, _, address = member.partition("=")
+            row = {"id": node.strip(), "address": address.strip()}
+        if not isinstance(row, Mapping):
+            problems.append(f"{name} is {member!r:.100}: a member is a map with id, address and port, or ID=HOST:PORT")
+            continue
+        wrong = [
+            f"{name}.{key}: unknown key, a member has {', '.join(PEER_KEYS)}" for key in row if key not in PEER_KEYS
+        ]
+        wrong += [f"{name}.{key}: it is missing" for key in ("id", "address") if not row.get(key)]
+        if not wrong and str(row["id"]) in found:
+            wrong.append(f"{name}: node {str(row['id'])!r} is twice among the peers: give each member an id of its own")
+        try:
+            if not wrong:
+                address, port = str(row["address"]), row.get("port")
+                found[str(row["id"])] = address if port is None else joined_address(address, port)
+        except InvalidConfigError as error:
+            wrong.append(f"{name}.address: {error}")
+        problems += wrong
+    return found, problems
 
 
 def leaves(values: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from forge_consensus.config.address import joined_address
-from forge_consensus.config.given import Given, Layer, name_text
+from forge_consensus.config.given import PEER_KEYS, Given, Layer, name_text
 from forge_consensus.config.substitution import BYTES_MAX, expanded, text_of_file
 from forge_consensus.errors import InvalidConfigError
 
@@ -22,7 +22,6 @@ MERGE: Final = "tag:yaml.org,2002:merge"
 TAGS: Final = frozenset(
     f"tag:yaml.org,2002:{kind}" for kind in ("null", "bool", "int", "float", "str", "timestamp", "map", "seq", "value")
 )
-PEER_KEYS: Final = ("id", "address", "port")
 MISSING_EXTRA: Final = "configuration files need the package PyYAML: pip install 'forge-consensus[config]'"
 NO_VALUE: Final = "it has no value"
 

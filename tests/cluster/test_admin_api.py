@@ -154,7 +154,8 @@ def test_members_are_planned_with_their_arithmetic(site: Site) -> None:
     removal = site.web.delete(f"{site.urls['n2']}/v1/members/n3?dry_run=true").json()
     assert (removal["after"]["voters"], removal["after"]["can_lose"]) == (2, 0)
     assert len(site.get("n1", "/v1/members").json()["members"]) == 3, "nothing was done"
-    assert site.web.delete(f"{site.urls['n1']}/v1/members/n9").status_code in {404, 409}
+    gone = site.web.delete(f"{site.urls['n1']}/v1/members/n9")
+    assert (gone.status_code in {404, 409}, gone.json().get("forceable", False)) == (True, False)
     assert site.get("n1", "/v1/members/n9").status_code == 404
     bad = site.post("n1", "/v1/members", {"id": "n 4", "address": "127.0.0.1:1"})
     assert (bad.status_code, bad.json()["detail"][:11]) == (400, 'id is "n 4"')
@@ -212,6 +213,12 @@ def test_a_failover_is_seen_and_a_stream_goes_on_at_another_node(site: Site) -> 
     lost = next(row for row in report["nodes"] if row["node_id"] == leader)
     assert (report["health"], lost["state"], lost["term"]) == ("degraded", "no answer", None)
     assert site.get(first, "/readyz").text == "ok\n"
+    third = next(name for name in site.urls if name not in {leader, site.leader(leader)})
+    removal = f"{site.urls[first]}/v1/members/{third}"
+    for query in ("dry_run=true", ""):  # it would leave one voter of two, and the other one is dead
+        refused = site.web.delete(f"{removal}?{query}")
+        assert (refused.status_code, refused.json()["forceable"]) == (409, True), refused.text
+    assert site.web.delete(f"{removal}?dry_run=true&force=true").status_code == 200
     path = "/v1/checks/quorum-critical"
     wait_for(lambda: site.get(first, path).status_code == 503, 10, "no other node may be stopped")
     assert site.get(first, path).json()["can_lose"] == 0

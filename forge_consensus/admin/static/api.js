@@ -17,6 +17,7 @@ export class Problem extends Error {
     requestId = "",
     retryable = null,
     leaderUrl = "",
+    forceable = false,
   }) {
     super(detail || title);
     this.name = "Problem";
@@ -29,6 +30,8 @@ export class Problem extends Error {
     this.requestId = requestId;
     this.retryable = retryable;
     this.leaderUrl = leaderUrl;
+    /** Whether a change of members that was refused would be made with force. */
+    this.forceable = forceable;
   }
 
   /** Whether the node itself could not be reached. */
@@ -80,6 +83,7 @@ function problemOf(answer, found) {
     code: told.code || "",
     retryable: told.retryable ?? null,
     leaderUrl: told.leader_url || "",
+    forceable: told.forceable === true,
     requestId: told.request_id || answer.headers.get("X-Request-Id") || answer.headers.get("X-Raft-Request-Id") || "",
   });
 }

@@ -125,11 +125,6 @@ function stepList(plan) {
   return el("ol", { id: "plan-steps" }, ...texts.map((text) => el("li", { text })));
 }
 
-/** Whether a refusal names force as a way: the one for the sake of the quorum does. */
-function mayForce(problem) {
-  return (problem.status === 409 || problem.status === 422) && /\bforce\b/i.test(problem.detail);
-}
-
 /**
  * The dialog of one change. `send(dryRun, force)` asks the node and returns the plan; `typed` is what has to be typed to
  * confirm; `form`, if given, is `{ element, focus, read() }` and comes first: `send` gets what `read` returned.
@@ -202,14 +197,14 @@ export class PlanDialog {
       { data: { action: "again" } },
     );
     const buttons = [this.leave("Close"), again];
-    if (mayForce(problem) && !this.force) {
+    if (problem.forceable && !this.force) {
       const force = button("Check it with force", () => this.checkForced(), {
         class: "button button-danger",
         data: { action: "force" },
       });
       view.append(
         el("p", {
-          text: "Force makes a change although those that answer now are no quorum after it. Use it only for members that will come back.",
+          text: "Force makes a change although those that answer now are no quorum after it, or a learner lacks much of the log. Use it only for members that will come back.",
         }),
       );
       buttons.push(force);

@@ -21,6 +21,7 @@ def status(**more: Any) -> Any:
         "node_id": "n1", "role": "follower", "leader_id": "n2", "term": 3, "health": "healthy", "details": [],
         "backlog_entries": 0, "backlog_seconds": 0.0, "full": "", "has_quorum": True, "commit_index": 10,
         "last_applied": 10, "nodes": rows, "leader_address": "h:1", "turns_total": 7,
+        "last_log_index": 12, "leader_commit": 12,
     }  # fmt: skip
     return SimpleNamespace(**{**usual, **more})
 
@@ -36,10 +37,6 @@ class FakeSubject:
     def stuck_seconds(self, turns: int) -> float:
         """For how long it has taken no turn."""
         return self.stuck
-
-    async def report(self) -> Any:
-        """A report in which it lacks two entries of what the leader has."""
-        return SimpleNamespace(nodes=[SimpleNamespace(node_id="n1", lag=2)])
 
     async def status(self) -> Any:
         """The status."""
@@ -71,6 +68,9 @@ def test_liveness_does_not_depend_on_others() -> None:
         ({"leader_id": None}, "[-] leader: no leader is known"),
         ({"backlog_seconds": 7.0, "backlog_entries": 500}, "[-] applied: the state machine is 500 entries behind"),
         ({"full": "the disk is full"}, "[-] room: the disk is full"),
+        ({"leader_commit": 20_000}, "[-] log: its log lacks 19988 committed entries"),
+        ({"leader_commit": 10_000}, ""),
+        ({"leader_commit": 0}, "[-] log: no leader has said yet what is committed"),
     ],
 )
 def test_readiness_says_what_is_missing(more: dict[str, Any], wrong: str) -> None:
@@ -117,6 +117,8 @@ def test_health_is_bad_only_where_the_cluster_does_not_serve() -> None:
         (health.is_follower, {"last_applied": 6}, 5, 503),
         (health.is_follower, {"last_applied": 7}, 5, 200),
         (health.is_follower, {}, 1, 503),
+        (health.is_follower, {"leader_commit": 0}, 1, 503),
+        (health.is_follower, {"leader_commit": 0}, None, 200),
         (health.is_voter, {}, None, 200),
         (health.is_voter, {"nodes": [SimpleNamespace(id="n1", status="active", part="learner")]}, None, 503),
         (health.is_voter, {"nodes": []}, None, 503),

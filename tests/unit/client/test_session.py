@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from math import inf
+from typing import Any
 
 import pytest
 
 from forge_consensus.actors.messages import (
+    GetStatus,
     Locate,
     Located,
     OpenSession,
@@ -17,6 +19,7 @@ from forge_consensus.actors.messages import (
 )
 from forge_consensus.client.endpoints import FRAME_OVERHEAD_BYTES, Directory, parse_endpoints
 from forge_consensus.client.outcome import late_error
+from forge_consensus.client.pending import PendingNodeQuery
 from forge_consensus.config.client import ClientSettings
 from forge_consensus.errors import (
     BusyError,
@@ -253,6 +256,21 @@ def test_a_busy_leader_is_asked_again_with_growing_pauses() -> None:
     assert "too much" in str(pending.error)
     assert 5 < len(world.messages(Submit)) < 25
     assert not world.group.applied[pending.payload]
+
+
+def test_no_error_tells_what_another_call_was_refused_for() -> None:
+    world = led()
+    private = Refused("CONSENSUS_BUSY", "the key of somebody else", "n1", "h:1", 1)
+    world.group.hook = lambda node, message: (
+        [private] if isinstance(message, Submit) else [] if isinstance(message, GetStatus) else None
+    )
+    other = PendingNodeQuery[Any](GetStatus(), "h:1", world.now + 1.0)
+    world.core.submit([other])
+    refused = world.put("k", timeout=1.0)
+    world.settle()
+    assert private.text in str(refused.error)
+    assert isinstance(other.error, ConsensusTimeoutError)
+    assert private.text not in str(other.error)
 
 
 def test_the_error_says_once_why_a_command_was_refused_also_if_the_node_has_said_something_else_since() -> None:

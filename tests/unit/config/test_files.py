@@ -531,7 +531,7 @@ def test_a_settings_class_as_an_argument_leaves_alone_what_it_does_not_change(lo
         ({"storage_path": b"x"}, "storage_path is b'x': it must be the path of a folder"),
         ({"raft": {"fast_retries": 10**5000}}, "argument raft.fast_retries: the number is too large"),
         ({"raft": {"fast_retries": 1.5}}, "raft.fast_retries is 1.5: it must be a whole number"),
-        ({"peers": ["n1=a:1"]}, "peers is ['n1=a:1']: it must be a map of node ids"),
+        ({"peers": 5}, "peers is 5: it must be a map of node ids"),
         ({"peers": {"n1": "a:1,n2=b:1"}}, "endpoint 'a:1,n2=b:1' is not an address"),
         ({"node_id": 5}, "node_id is 5: it must be a text"),
         ({"environment": {"FORGE_CONSENSUS_NODE_ID": 5}}, "the variable FORGE_CONSENSUS_NODE_ID is 5"),
@@ -565,3 +565,32 @@ def test_an_application_makes_its_service_from_a_file(load: Any, tmp_path: Path)
     assert service.settings.raft.fast_retries == 7
     with pytest.raises(InvalidConfigError, match="advertise is given, and a ConsensusService cannot follow it"):
         load(f"{text}advertise: '10.0.0.1:7001'\n").arguments()
+
+
+def test_the_members_may_be_listed_by_an_argument_as_in_a_file() -> None:
+    listed = [
+        {"id": "n1", "address": "10.0.0.1", "port": 7001},
+        {"id": "n2", "address": "::1", "port": "7002"},
+        "n3=h:7",
+    ]
+    found = load_config(node_id="n1", peers=listed)
+    assert found.node.peers == {"n1": "10.0.0.1:7001", "n2": "[::1]:7002", "n3": "h:7"}
+    assert found.node.bind == "10.0.0.1:7001"
+
+
+@pytest.mark.parametrize(
+    ("member", "fault"),
+    [
+        ("h:7", r"peers\[1\] is 'h:7': a member is a map with id, address and port"),
+        (7, r"peers\[1\] is 7: a member is a map"),
+        ({"id": "n2"}, r"peers\[1\]\.address: it is missing"),
+        ({"id": "n2", "address": "h", "prot": 7}, r"peers\[1\]\.prot: unknown key"),
+        ({"id": "n1", "address": "h", "port": 7}, r"peers\[1\]: node 'n1' is twice"),
+        ({"id": "n2", "address": "h:8", "port": 7}, r"peers\[1\]\.address: 'h:8' is no host"),
+        ({"id": "n2", "address": "h", "port": "x"}, "n2"),
+        ({"id": ["n2"], "address": {"h": 1}}, "argument peers"),
+    ],
+)
+def test_a_fault_in_that_list_is_told_with_its_place(member: object, fault: str) -> None:
+    with pytest.raises(InvalidConfigError, match=fault):
+        load_config(node_id="n1", peers=[{"id": "n1", "address": "10.0.0.1", "port": 7001}, member])
