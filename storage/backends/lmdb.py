@@ -6,7 +6,7 @@ import resource
 import threading
 import time
 from bisect import bisect_left
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Final, Self, TypeAlias, TypeVar
@@ -26,6 +26,7 @@ from forge_consensus.storage.backends.tables import (
     Delete,
     DeleteRange,
     KeyValue,
+    Looked,
     PutRun,
     Space,
     TablesView,
@@ -65,6 +66,17 @@ class LmdbReading(TablesView):
         database = self.databases[table]
         # LMDB raises for an empty key, and none can be stored.
         return self.reading(lambda txn: txn.get(key, db=database) if key else None)
+
+    def look(
+        self, table: str, keys: Sequence[bytes], read: Callable[[bytes, bytes | memoryview], Looked]
+    ) -> list[Looked | None]:
+        """Return `read(key, value)` for each of the keys, None for one that is not there."""
+        database = self.databases[table]
+
+        def looked(txn: LmdbTransaction) -> list[Looked | None]:
+            return [None if (value := txn.get(key, db=database)) is None else read(key, value) for key in keys]
+
+        return self.reading(looked)
 
     def scan(
         self, table: str, start: bytes = b"", stop: bytes | None = None, limit: int | None = None
@@ -187,6 +199,21 @@ class LmdbTables(LmdbReading):
             # Beginning a transaction takes 0.4 us, so keeping one open would gain nothing.
             with self.environment.begin() as txn:
                 return read(txn)
+        except lmdb.Error as error:
+            self.failure = failed("cannot read", self.path, error)
+            raise self.failure from error
+
+    def look(
+        self, table: str, keys: Sequence[bytes], read: Callable[[bytes, bytes | memoryview], Looked]
+    ) -> list[Looked | None]:
+        """Return `read(key, value)` for each of the keys, None for one that is not there; copies no value."""
+        if self.failure is not None:
+            raise self.poisoned()
+        database = self.databases[table]
+        try:
+            with self.environment.begin(db=database, buffers=True) as txn:
+                get = txn.get
+                return [None if (value := get(key)) is None else read(key, value) for key in keys]
         except lmdb.Error as error:
             self.failure = failed("cannot read", self.path, error)
             raise self.failure from error

@@ -1,7 +1,7 @@
 """The tables in memory: the equivalent of LMDB for tests and simulations, with faults on demand."""
 
 from bisect import bisect_left
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Self
 
@@ -12,6 +12,7 @@ from forge_consensus.storage.backends.tables import (
     Batch,
     Delete,
     KeyValue,
+    Looked,
     Operation,
     PutRun,
     Space,
@@ -148,6 +149,13 @@ class MemoryTables(Tables):
     def get(self, table: str, key: bytes) -> bytes | None:
         """Return the value of `key`, or None."""
         return self.readable(table).values.get(key)
+
+    def look(
+        self, table: str, keys: Sequence[bytes], read: Callable[[bytes, bytes | memoryview], Looked]
+    ) -> list[Looked | None]:
+        """Return `read(key, value)` for each of the keys, None for one that is not there."""
+        values = self.readable(table).values
+        return [read(key, values[key]) if key in values else None for key in keys]
 
     def scan(
         self, table: str, start: bytes = b"", stop: bytes | None = None, limit: int | None = None

@@ -1,8 +1,8 @@
 """The few operations that a ledger needs from its backend: reads, and one atomic batch of writes."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol, Self
+from typing import Protocol, Self, TypeVar
 
 TABLES = ("meta", "log", "kv", "sessions", "events")
 """The tables of one node; all live in one environment, because one transaction has to span them."""
@@ -14,6 +14,7 @@ RECORD_OVERHEAD_BYTES = 16
 """Roughly what a record occupies beside its key and value, in bytes (LMDB: node header and page pointer)."""
 
 KeyValue = tuple[bytes, bytes]
+Looked = TypeVar("Looked")
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +152,15 @@ class TablesView(Protocol):
 
     def get(self, table: str, key: bytes) -> bytes | None:
         """Return the value of `key`, or None."""
+        ...
+
+    def look(
+        self, table: str, keys: Sequence[bytes], read: Callable[[bytes, bytes | memoryview], Looked]
+    ) -> list[Looked | None]:
+        """Return `read(key, value)` for each of the keys, None for one that is not there.
+
+        Values are not copied, so `read` must keep nothing of them. Keys in ascending order are read at half the cost.
+        """
         ...
 
     def scan(

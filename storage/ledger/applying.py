@@ -143,7 +143,7 @@ class Applier:
             self.generation, point = decode_point(stored)
             self.take(point)
         self.on_disk = self.index
-        self.ledger_machine.bind(self.tables, self.generation)
+        self.ledger_machine.bind(self.tables, self.generation, self.index, self.elapsed_ms)
         self.measure()
         self.sessions = Sessions().bounded_like(self.sessions)
         self.sessions.load(self.tables, self.generation)
@@ -159,7 +159,7 @@ class Applier:
         self.replacing = False
         if self.ledger_machine is not None:
             self.generation = generation
-            self.ledger_machine.bind(self.tables, generation)
+            self.ledger_machine.bind(self.tables, generation, self.index, self.elapsed_ms)
             self.measure()
 
     def take(self, point: Point) -> None:

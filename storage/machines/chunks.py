@@ -30,11 +30,17 @@ def chunks_of(rows: Iterable[tuple[Key, bytes]]) -> Iterator[bytes]:
         yield cast("bytes", msgpack.packb(chunk))
 
 
-def rows_of(chunk: bytes, what: str, check_key: Callable[[Any], object]) -> list[tuple[Any, bytes]]:
+def rows_of(
+    chunk: bytes,
+    what: str,
+    check_key: Callable[[Any], object],
+    check_row: Callable[[Any, bytes], object] | None = None,
+) -> list[tuple[Any, bytes]]:
     """The rows in a chunk.
 
-    `check_key` raises ValueError, TypeError or AttributeError for a key that cannot be one. `what` names the rows in
-    the `CorruptionError` that is raised if the bytes are malformed.
+    `check_key` raises ValueError, TypeError or AttributeError for a key that cannot be one, and `check_row` for a value
+    that cannot be that of its key. `what` names the rows in the `CorruptionError` that is raised if the bytes are
+    malformed.
     """
     try:
         rows = [(key, value) for key, value in msgpack.unpackb(chunk)]
@@ -42,6 +48,8 @@ def rows_of(chunk: bytes, what: str, check_key: Callable[[Any], object]) -> list
             if type(value) is not bytes:
                 raise TypeError("a value that is not packed")
             check_key(key)
+            if check_row is not None:
+                check_row(key, value)
     except (ValueError, TypeError, AttributeError, msgpack.UnpackException) as error:
         raise CorruptionError(f"a chunk of {what} does not decode: {error}") from error
     return rows

@@ -2,57 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import msgpack
 
-from forge_consensus.storage.machines.machine import RESULT_BYTES_MAX
+from forge_consensus.storage.machines.kv_draft import READ_BYTES_MAX, Draft
+from forge_consensus.storage.machines.kv_overlay import Span
+from forge_consensus.storage.machines.kv_rows import value_of, value_size
+from forge_consensus.storage.machines.leases import KEYS_MAX, check_ttl
 
 KEY_BYTES_MAX: Final = 400
 """LMDB's keys have at most 511 bytes, and the machine puts the number of a generation before each key."""
 VALUE_BYTES_MAX: Final = 1 << 20
-BATCH_OPS_MAX: Final = 10_000
-"""The most commands in a batch; they are carried out in one piece, at a few microseconds each."""
-READ_BYTES_MAX: Final = 8 << 20
-"""The most bytes of stored values that one command reads: a few bytes of a batch or a prefix can name large values.
-Nothing else happens on the node meanwhile, for up to 10 ms a MiB when its machine is busy, so it is far below an
-election timeout. Like the bound of results this one decides the outcome, so it is no setting."""
-OP_BYTES_MIN: Final = 16
-"""No command that can be carried out has fewer bytes in a batch."""
 DELETED_MAX: Final = 10_000
 """How many keys one `delete_prefix` deletes at most, so that one command never takes longer than a turn may."""
 INT_MIN: Final = -(1 << 63)
 INT_MAX: Final = (1 << 64) - 1
 
-SMALL: Final = frozenset({bool, int, type(None)})
-SMALL_BYTES: Final = 9
-"""The most bytes that a result of these types takes."""
-LIST_HEAD_BYTES: Final = 5
-
-Writes = dict[str, bytes | None]
-"""Packed values by key; None for a deleted key."""
-
-
-class Reader(Protocol):
-    """The state that a command reads. `pack` is a msgpack packer that keeps its buffer between calls."""
-
-    pack: Callable[[Any], bytes]
-
-    def read(self, key: str) -> bytes | None:
-        """Return the packed value of a key, or None."""
-
-    def rows(self, prefix: str, after: str | None) -> Iterator[tuple[str, bytes]]:
-        """Yield the keys with that prefix, beyond `after`, and their packed values, in order."""
-
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """A command's function, and the fields of its payload. Its writes are merged only if it succeeds."""
+    """A command's function, and the fields of its payload. Its draft is merged only if it succeeds."""
 
-    run: Callable[[Reader, dict[str, Any], Writes], Any]
+    run: Callable[[Draft, dict[str, Any]], Any]
     fields: frozenset[str]
     optional: frozenset[str] = frozenset()
 
@@ -69,9 +44,8 @@ def check_key(key: Any) -> str:
     return key
 
 
-def check_fields(name: str, payload: dict[str, Any]) -> None:
+def check_fields(name: str, operation: Operation, payload: dict[str, Any]) -> None:
     """Raise `ValueError` if a field of the payload is missing or unknown to the command."""
-    operation = OPERATIONS[name]
     if operation.fields <= payload.keys() <= operation.fields | operation.optional:
         return
     missing = sorted(operation.fields - payload.keys())
@@ -82,10 +56,10 @@ def check_fields(name: str, payload: dict[str, Any]) -> None:
         raise ValueError(f"{name} knows no {', '.join(unknown)}")
 
 
-def packed(reader: Reader, value: Any) -> bytes:
+def packed(pack: Callable[[Any], bytes], value: Any) -> bytes:
     """Return the value as it is stored. Raises `TypeError` if msgpack cannot encode it, `ValueError` if too large."""
     try:
-        data = reader.pack(value)
+        data = pack(value)
     except (TypeError, ValueError, OverflowError) as error:
         kind = type(value).__name__
         raise TypeError(f"msgpack cannot encode the value ({kind}) or something in it") from error
@@ -94,32 +68,76 @@ def packed(reader: Reader, value: Any) -> bytes:
     return data
 
 
-def current(reader: Reader, key: str, writes: Writes) -> bytes | None:
-    """Return the packed value of a key as the command sees it: after its own writes."""
-    return writes[key] if key in writes else reader.read(key)
+def check_lease(draft: Draft, payload: dict[str, Any]) -> None:
+    """Raise `TypeError` or `ValueError` if a write names a lease that does not exist, or a time that cannot be."""
+    if "ttl_ms" in payload:
+        if "lease" in payload:
+            raise ValueError("a key has a lease or a ttl_ms of its own, not both")
+        check_ttl(payload["ttl_ms"])
+    elif "lease" in payload and payload["lease"] != 0:
+        draft.leases.find(payload["lease"])
 
 
-def apply_set(reader: Reader, payload: dict[str, Any], writes: Writes) -> None:
-    """{key, value}: set a key. The result is None."""
-    writes[check_key(payload["key"])] = packed(reader, payload["value"])
+def write(draft: Draft, payload: dict[str, Any], key: str, value: bytes) -> None:
+    """Write a key as a command says that writes: on a lease, with a time to live, or without either.
+
+    Raises `TypeError` or `ValueError` if that cannot be.
+    """
+    lease = 0
+    if "lease" in payload or "ttl_ms" in payload:
+        check_lease(draft, payload)
+        if "ttl_ms" in payload:
+            lease = draft.own_lease
+            draft.leases.grant(lease, payload["ttl_ms"], key)
+        elif payload["lease"] != 0:
+            lease = payload["lease"]
+            draft.leases.check_free(lease, key)
+    draft.put(key, value, lease)
 
 
-def apply_get(reader: Reader, payload: dict[str, Any], writes: Writes) -> Any:
+def apply_set(draft: Draft, payload: dict[str, Any]) -> None:
+    """{key, value, lease=0, ttl_ms=none}: set a key. The result is None.
+
+    With `lease` the key goes when that lease ends; with `ttl_ms` it goes after so many milliseconds, unless it is
+    written again before. Without either it is a key without a lease, whatever it was.
+    """
+    key = check_key(payload["key"])
+    write(draft, payload, key, packed(draft.pack, payload["value"]))
+
+
+def apply_append(draft: Draft, payload: dict[str, Any]) -> str:
+    """{prefix, value, lease=0, ttl_ms=none}: set a new key, whose name is the result.
+
+    It is the prefix and 16 digits, the index of the command's entry; in a batch or a transaction `-` and 5 digits more,
+    the number of the op. So keys made with one prefix sort in the order in which they were made.
+    """
+    prefix = payload["prefix"]
+    if not isinstance(prefix, str):
+        raise TypeError(f"a prefix is a text, not {type(prefix).__name__}")
+    key = check_key(f"{prefix}{draft.index:016}" + ("" if draft.number is None else f"-{draft.number:05}"))
+    value = packed(draft.pack, payload["value"])
+    if draft.row(key) is not None:
+        raise ValueError(f"the key {key!r} exists: somebody wrote it by this name")
+    write(draft, payload, key, value)
+    return key
+
+
+def apply_get(draft: Draft, payload: dict[str, Any]) -> Any:
     """{key}: the result is the value, or None. As a command, a get is executed in the order of the log."""
-    data = current(reader, check_key(payload["key"]), writes)
-    return None if data is None else msgpack.unpackb(data)
+    row = draft.row(check_key(payload["key"]))
+    return None if row is None else msgpack.unpackb(value_of(row))
 
 
-def apply_delete(reader: Reader, payload: dict[str, Any], writes: Writes) -> bool:
+def apply_delete(draft: Draft, payload: dict[str, Any]) -> bool:
     """{key}: delete a key. The result is whether the key existed."""
     key = check_key(payload["key"])
-    if current(reader, key, writes) is None:
+    if draft.row(key) is None:
         return False
-    writes[key] = None
+    draft.delete(key)
     return True
 
 
-def apply_delete_prefix(reader: Reader, payload: dict[str, Any], writes: Writes) -> int:
+def apply_delete_prefix(draft: Draft, payload: dict[str, Any]) -> int:
     """{prefix, limit=10,000}: delete the first keys with that prefix, at most `limit`. The result is their number.
 
     They are fewer than `limit` too if their values have more than `READ_BYTES_MAX` bytes, because those are read; only
@@ -132,12 +150,12 @@ def apply_delete_prefix(reader: Reader, payload: dict[str, Any], writes: Writes)
     if type(limit) is not int or not 0 < limit <= DELETED_MAX:
         raise ValueError(f"limit is a whole number from 1 to {DELETED_MAX}")
     left = READ_BYTES_MAX
-    for key, value in islice(reader.rows(prefix, None), limit):
-        writes[key] = None
-        left -= len(value)
+    for key, row in islice(draft.state.span_rows(Span(prefix)), limit):
+        draft.delete(key)
+        left -= value_size(row)
         if left < 0:
             break
-    return len(writes)
+    return len(draft.writes)
 
 
 def same(one: Any, other: Any) -> bool:
@@ -151,117 +169,112 @@ def same(one: Any, other: Any) -> bool:
     return bool(one == other)
 
 
-def apply_cas(reader: Reader, payload: dict[str, Any], writes: Writes) -> bool:
-    """{key, expected, value}: set a key if its value equals `expected`. The result is whether it was set.
+def matches(draft: Draft, row: bytes | None, expected: Any) -> bool:
+    """Return whether a row has that value; None stands for an absent key, so a key whose value is None never matches.
 
-    `expected` None means that the key must not exist, so a key whose value is None never matches.
+    Raises `TypeError` or `ValueError` if nothing can have that value.
+    """
+    if row is None or expected is None:
+        return row is None and expected is None
+    wanted = packed(draft.pack, expected)
+    # Equal values have encodings of one length, so a small command never has a large value decoded.
+    if value_size(row) != len(wanted):
+        return False
+    data = value_of(row)
+    return data == wanted or same(msgpack.unpackb(data), msgpack.unpackb(wanted))
+
+
+def apply_cas(draft: Draft, payload: dict[str, Any]) -> bool:
+    """{key, expected, value, lease=0, ttl_ms=none}: set a key if its value equals `expected`.
+
+    The result is whether it was set. `expected` None means that the key must not exist, so a key whose value is None
+    never matches. `lease` and `ttl_ms` are those of `set`.
     """
     key = check_key(payload["key"])
-    value, expected = packed(reader, payload["value"]), payload["expected"]
-    data = current(reader, key, writes)
-    if data is None or expected is None:
-        matches = data is None and expected is None
-    else:
-        wanted = packed(reader, expected)
-        # Equal values have encodings of one length, so a small command never has a large value decoded.
-        matches = data == wanted or (len(data) == len(wanted) and same(msgpack.unpackb(data), msgpack.unpackb(wanted)))
-    if matches:
-        writes[key] = value
-    return matches
+    value = packed(draft.pack, payload["value"])
+    check_lease(draft, payload)
+    if not matches(draft, draft.row(key), payload["expected"]):
+        return False
+    write(draft, payload, key, value)
+    return True
 
 
-def apply_increment(reader: Reader, payload: dict[str, Any], writes: Writes) -> int:
-    """{key, by=1}: add `by` to a whole number, a missing key counting as 0. The result is the sum."""
+def apply_increment(draft: Draft, payload: dict[str, Any]) -> int:
+    """{key, by=1}: add `by` to a whole number, a missing key counting as 0. The result is the sum.
+
+    The key stays on its lease.
+    """
     key = check_key(payload["key"])
     by = payload.get("by", 1)
     if type(by) is not int:
         raise TypeError(f"increment by a whole number, not {type(by).__name__}")
-    data = current(reader, key, writes)
-    number = 0 if data is None else msgpack.unpackb(data)
+    row = draft.row(key)
+    number = 0 if row is None else msgpack.unpackb(value_of(row))
     if type(number) is not int:
         raise TypeError(f"the value of {key!r} is no whole number but {type(number).__name__}")
     total = number + by
     if not INT_MIN <= total <= INT_MAX:
         raise ValueError(f"the sum for {key!r} leaves the range of 64 bits")
-    writes[key] = packed(reader, total)
+    draft.put(key, packed(draft.pack, total), draft.leases.of_key.get(key, 0))
     return total
 
 
-class BoundedReader:
-    """The state as the commands of one batch read it: at most `READ_BYTES_MAX` bytes of values."""
+def apply_lease_grant(draft: Draft, payload: dict[str, Any]) -> int:
+    """{ttl_ms}: make a lease that ends after so many milliseconds. The result is its id, the index of the entry.
 
-    def __init__(self, reader: Reader) -> None:
-        self.reader = reader
-        self.pack = reader.pack
-        self.rows = reader.rows
-        self.left = READ_BYTES_MAX
-
-    def read(self, key: str) -> bytes | None:
-        """Return the packed value of a key, or None. Raises `ValueError` for too many bytes in all."""
-        value = self.reader.read(key)
-        if value is not None:
-            self.left -= len(value)
-            if self.left < 0:
-                raise ValueError(f"it reads more than {READ_BYTES_MAX} bytes of values: split the batch")
-        return value
-
-
-def check_batch(ops: Any) -> list[Any]:
-    """Return the commands of a batch. Raises `TypeError` if they are no list, `ValueError` if there are too many."""
-    if not isinstance(ops, list):
-        raise TypeError(f"ops is a list, not {type(ops).__name__}")
-    if len(ops) > BATCH_OPS_MAX:
-        raise ValueError(f"a batch has at most {BATCH_OPS_MAX} commands, this one {len(ops)}: split it")
-    return ops
-
-
-def apply_batch(reader: Reader, payload: dict[str, Any], writes: Writes) -> list[Any]:
-    """{ops: [{type, ...}, ...]}: execute several commands as one. The result is the list of their results.
-
-    If one of them fails, nothing is written. A cas that does not match has not failed: its result is False. A batch
-    fails too if its results have more than `RESULT_BYTES_MAX` bytes, or if it reads more than `READ_BYTES_MAX`.
+    It is no part of a batch, because nothing in the batch could name it.
     """
-    results: list[Any] = []
-    ops = check_batch(payload["ops"])
-    size = LIST_HEAD_BYTES + SMALL_BYTES * len(ops)
-    bounded = BoundedReader(reader)
-    for number, op in enumerate(ops):
-        try:
-            result = apply_part(bounded, op, writes)
-            if type(result) not in SMALL:
-                size += len(reader.pack(result))
-                if size > RESULT_BYTES_MAX:
-                    raise ValueError(f"the results have more than {RESULT_BYTES_MAX} bytes: split the batch")
-            results.append(result)
-        except (TypeError, ValueError) as error:
-            kind = TypeError if isinstance(error, TypeError) else ValueError
-            raise kind(f"op {number} of the batch: {error}") from error
-    return results
+    draft.leases.grant(draft.index, payload["ttl_ms"])
+    return draft.index
 
 
-def apply_part(reader: Reader, op: Any, writes: Writes) -> Any:
-    """Execute one command of a batch. Raises `TypeError` or `ValueError` if it is no command or fails."""
-    if not isinstance(op, dict) or not isinstance(op.get("type"), str):
-        raise TypeError("an op is a map with a type")
-    name = op["type"]
-    if name not in OPERATIONS:
-        raise ValueError(f"unknown command {name!r}")
-    if name in ALONE:
-        raise ValueError(f"{name} cannot be a part of a batch")
-    fields = {key: value for key, value in op.items() if key != "type"}
-    check_fields(name, fields)
-    return OPERATIONS[name].run(reader, fields, writes)
+def apply_lease_keep_alive(draft: Draft, payload: dict[str, Any]) -> int:
+    """{lease}: let a lease end as long from now as it lives. The result is that time in milliseconds, its `ttl_ms`."""
+    return draft.leases.keep_alive(payload["lease"])
 
+
+def apply_lease_revoke(draft: Draft, payload: dict[str, Any]) -> int:
+    """{lease}: end a lease and delete its keys. The result is the number of keys, 0 if there is no such lease.
+
+    One command deletes at most `KEYS_MAX` keys so, as many as one lease holds.
+    """
+    lease = payload["lease"]
+    if type(lease) is not int:
+        raise TypeError(f"the id of a lease is a whole number, not {type(lease).__name__}")
+    found = draft.leases.live.get(lease)
+    if found is None:
+        return 0
+    keys = found.ordered_keys
+    draft.revoked += len(keys)
+    if draft.revoked > KEYS_MAX:
+        raise ValueError(f"it deletes more than {KEYS_MAX} keys with their leases: split the {draft.whole}")
+    draft.leases.remove(lease)
+    for key in keys:
+        draft.forget(key, lease)
+    return len(keys)
+
+
+def apply_expire(draft: Draft, payload: dict[str, Any]) -> None:
+    """{}: do nothing. The result is None.
+
+    Every command is preceded by the end of the leases that are due. A leader proposes this one when nothing else comes.
+    """
+
+
+LEASED: Final = frozenset({"lease", "ttl_ms"})
+SET_FIELDS: Final = frozenset({"key", "value"})
 
 OPERATIONS: Final = {
-    "set": Operation(apply_set, frozenset({"key", "value"})),
+    "set": Operation(apply_set, SET_FIELDS, LEASED),
     "get": Operation(apply_get, frozenset({"key"})),
     "delete": Operation(apply_delete, frozenset({"key"})),
     "delete_prefix": Operation(apply_delete_prefix, frozenset({"prefix"}), frozenset({"limit"})),
-    "cas": Operation(apply_cas, frozenset({"key", "expected", "value"})),
+    "cas": Operation(apply_cas, frozenset({"key", "expected", "value"}), LEASED),
     "increment": Operation(apply_increment, frozenset({"key"}), frozenset({"by"})),
-    "batch": Operation(apply_batch, frozenset({"ops"})),
+    "append": Operation(apply_append, frozenset({"prefix", "value"}), LEASED),
+    "lease_grant": Operation(apply_lease_grant, frozenset({"ttl_ms"})),
+    "lease_keep_alive": Operation(apply_lease_keep_alive, frozenset({"lease"})),
+    "lease_revoke": Operation(apply_lease_revoke, frozenset({"lease"})),
+    "expire": Operation(apply_expire, frozenset()),
 }
-
-ALONE: Final = frozenset({"batch", "delete_prefix"})
-"""The commands that cannot be a part of a batch."""
+"""The commands that are no list of others; those and these are in `kv_batches`."""

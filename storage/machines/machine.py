@@ -223,8 +223,11 @@ class LedgerMachine(Machine, Protocol):
     def dirty(self) -> tuple[int, int]:
         """(keys, bytes) that are applied and not yet on disk."""
 
-    def bind(self, tables: Tables, generation: int) -> None:
-        """Take the state that the tables hold under that generation; forget changes that are not on disk."""
+    def bind(self, tables: Tables, generation: int, index: int = 0, elapsed_ms: int = 0) -> None:
+        """Take the state that the tables hold under that generation; forget changes that are not on disk.
+
+        It is the state after the entry `index`, whose elapsed time is given.
+        """
 
     def checkpoint(self, batch: Batch) -> None:
         """Stage all that is applied and not on disk."""

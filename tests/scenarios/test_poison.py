@@ -14,7 +14,7 @@ from forge_consensus import Command
 from forge_consensus.actors.messages import Read, ReadResults
 from forge_consensus.errors import CommandError, CorruptionError, StaleTermError, StorageError
 from forge_consensus.storage.machines.kv import KeyValueMachine
-from forge_consensus.storage.machines.kv_commands import BATCH_OPS_MAX, OPERATIONS
+from forge_consensus.storage.machines.kv_batches import BATCH_OPS_MAX, COMMANDS
 from forge_consensus.storage.machines.machine import Entry
 from forge_consensus.testing import Simulation
 from tests.worlds.one_node import OneNode
@@ -170,9 +170,9 @@ def shape(chance: random.Random, depth: int = 0) -> Any:
     """Any value that a payload can hold."""
 
     def operation() -> dict[str, Any]:
-        name = chance.choice(sorted(OPERATIONS))
-        fields = ["key", "value", "expected", "by", "ops", "prefix", "limit"]
-        known = sorted(OPERATIONS[name].fields | set(chance.sample(fields, chance.randrange(2))))
+        name = chance.choice(sorted(COMMANDS))
+        fields = ["key", "value", "expected", "by", "ops", "prefix", "limit", "lease", "ttl_ms", "if", "then", "else"]
+        known = sorted(COMMANDS[name].fields | set(chance.sample(fields, chance.randrange(2))))
         return {"type": name, **{field: chance.choice(["k1", 1, shape(chance, depth + 2)]) for field in known}}
 
     kinds: list[Callable[[], Any]] = [
@@ -197,8 +197,8 @@ def shape(chance: random.Random, depth: int = 0) -> Any:
 def commands(chance: random.Random, count: int) -> Iterable[Command]:
     """Commands of the key-value machine with payloads of any shape."""
     while count:
-        name = chance.choice([*sorted(OPERATIONS), "batch", "unknown"])
-        fields = OPERATIONS[name].fields if name in OPERATIONS else ["x"]
+        name = chance.choice([*sorted(COMMANDS), "batch", "unknown"])
+        fields = COMMANDS[name].fields if name in COMMANDS else ["x"]
         payload = {field: chance.choice(["k1", shape(chance)]) for field in sorted(fields)}
         if name == "batch":
             payload["ops"] = [shape(chance) for _ in range(chance.randrange(5))] + [{"type": "get", "key": "k1"}]

@@ -130,7 +130,7 @@ def state_of(machine: Any, state: Callable[[Any], Any] | None) -> Any:
     if state is not None:
         return state(machine)
     bare = machine.machine if isinstance(machine, WatchedMachine) else machine
-    return list(bare.rows("", None)) if isinstance(bare, KeyValueMachine) else None
+    return list(bare.whole_state()) if isinstance(bare, KeyValueMachine) else None
 
 
 def difference(one: Any, other: Any) -> str:

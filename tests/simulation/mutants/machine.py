@@ -13,8 +13,11 @@ from forge_consensus.storage.backends.sealed import seal
 from forge_consensus.storage.backends.tables import Batch
 from forge_consensus.storage.ledger.applying import COMMAND, Applied, Applier
 from forge_consensus.storage.ledger.record import Record
-from forge_consensus.storage.machines import kv_commands
-from forge_consensus.storage.machines.kv import TABLE, KeyValueMachine
+from forge_consensus.storage.machines.kv import KeyValueMachine
+from forge_consensus.storage.machines.kv_batches import COMMANDS
+from forge_consensus.storage.machines.kv_commands import Operation
+from forge_consensus.storage.machines.kv_draft import Draft
+from forge_consensus.storage.machines.kv_tables import TABLE
 from forge_consensus.storage.machines.machine import NO, YES, Command, Entry, Outcome
 from forge_consensus.storage.machines.sessions import EXPIRED, Sessions
 from tests.simulation.mutants.patch import Patch
@@ -82,14 +85,14 @@ def a_deleted_key_comes_back_with_the_checkpoint(patch: Patch) -> None:
 @mutant(own_machine=False, kinds=CUT_OFF)
 def a_delete_does_not_tell_whether_there_was_anything(patch: Patch) -> None:
     """Deleting what is not there is answered like deleting what is."""
-    operation = kv_commands.OPERATIONS["delete"]
+    operation = COMMANDS["delete"]
 
-    def boast(reader: Any, payload: dict[str, Any], writes: Any) -> bool:
-        operation.run(reader, payload, writes)
+    def boast(draft: Draft, payload: dict[str, Any]) -> bool:
+        operation.run(draft, payload)
         return True
 
-    changed = kv_commands.Operation(boast, operation.fields, operation.optional)
-    patch.setitem(kv_commands.OPERATIONS, "delete", changed)
+    changed = Operation(boast, operation.fields, operation.optional)
+    patch.setitem(COMMANDS, "delete", changed)
 
 
 @mutant(nodes=3, clients=8, kinds=CUT_OFF)

@@ -34,7 +34,7 @@ from forge_consensus.config.storage import StorageSettings
 from forge_consensus.events.types import LogAppended
 from forge_consensus.storage.ledger.record import Kind, parse
 from forge_consensus.storage.machines.kv import KeyValueMachine
-from forge_consensus.storage.machines.kv_commands import BATCH_OPS_MAX
+from forge_consensus.storage.machines.kv_batches import BATCH_OPS_MAX
 from forge_consensus.storage.machines.machine import Command
 from tests.unit.actors.test_election import lead, stand
 from tests.worlds.one_node import OneNode

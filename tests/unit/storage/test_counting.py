@@ -12,8 +12,9 @@ from forge_consensus.errors import StorageError
 from forge_consensus.storage.backends.lmdb import LmdbTables
 from forge_consensus.storage.backends.memory import MemoryTables
 from forge_consensus.storage.backends.tables import Batch, Tables
-from forge_consensus.storage.machines import kv
-from forge_consensus.storage.machines.kv import KeyValueMachine, prefix_of
+from forge_consensus.storage.machines import kv_queries
+from forge_consensus.storage.machines.kv import KeyValueMachine
+from forge_consensus.storage.machines.kv_tables import prefix_of
 from forge_consensus.storage.machines.machine import Command, Entry
 from forge_consensus.storage.machines.steps import finished
 
@@ -29,7 +30,7 @@ def tables(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Tables]:
 @pytest.fixture
 def machine(tables: Tables, monkeypatch: pytest.MonkeyPatch) -> KeyValueMachine:
     """A machine with a0..a49 and b0..b9 on disk, and c0..c4 that are not; a step takes ten keys."""
-    monkeypatch.setattr(kv, "COUNT_ROWS", 10)
+    monkeypatch.setattr(kv_queries, "COUNT_ROWS", 10)
     made = KeyValueMachine()
     made.bind(tables, 3)
     for name, count in (("a", 50), ("b", 10)):

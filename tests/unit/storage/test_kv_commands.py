@@ -12,14 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from forge_consensus.storage.machines.kv import KeyValueMachine
-from forge_consensus.storage.machines.kv_commands import (
-    BATCH_OPS_MAX,
-    DELETED_MAX,
-    KEY_BYTES_MAX,
-    READ_BYTES_MAX,
-    VALUE_BYTES_MAX,
-    same,
-)
+from forge_consensus.storage.machines.kv_batches import BATCH_OPS_MAX
+from forge_consensus.storage.machines.kv_commands import DELETED_MAX, KEY_BYTES_MAX, VALUE_BYTES_MAX, same
+from forge_consensus.storage.machines.kv_draft import READ_BYTES_MAX
+from forge_consensus.storage.machines.kv_overlay import Span
+from forge_consensus.storage.machines.kv_rows import value_size
 from forge_consensus.storage.machines.machine import RESULT_BYTES_MAX, Command, Entry
 
 
@@ -131,7 +128,7 @@ def test_a_batch_that_fails_changes_nothing() -> None:
 @pytest.mark.parametrize(
     ("kind", "payload", "text"),
     [
-        ("fly", {}, "unknown command 'fly'; there are batch, cas"),
+        ("fly", {}, "unknown command 'fly'; there are append, batch, cas"),
         ("set", {"key": "a"}, "set needs value"),
         ("cas", {}, "cas needs expected, key, value"),
         ("set", {"key": "a", "value": 1, "ttl": 5}, "set knows no 'ttl'"),
@@ -256,11 +253,11 @@ def test_one_deletion_of_a_prefix_reads_little_beyond_the_bound() -> None:
     read = 0
 
     class Counting(KeyValueMachine):
-        def rows(self, prefix: str, after: str | None) -> Iterator[tuple[str, bytes]]:
+        def span_rows(self, span: Span) -> Iterator[tuple[str, bytes]]:
             nonlocal read
-            for key, value in super().rows(prefix, after):
-                read += len(value)
-                yield key, value
+            for key, row in super().span_rows(span):
+                read += value_size(row)
+                yield key, row
 
     machine, largest = Counting(), b"x" * (VALUE_BYTES_MAX - 5)
     for n in range(2 * READ_BYTES_MAX // VALUE_BYTES_MAX):

@@ -19,6 +19,7 @@ from forge_consensus.storage.ledger.journal import Journal
 from forge_consensus.storage.ledger.numbers import EventNumbers
 from forge_consensus.storage.ledger.transaction import get_meta
 from forge_consensus.storage.machines.kv import KeyValueMachine
+from forge_consensus.storage.machines.machine import Command, Entry
 from forge_consensus.storage.snapshots.export import export_state
 from forge_consensus.storage.takeover import PLACE, SEALED_TABLES, take_over
 from tests.worlds.ledger_world import BACKENDS, World, put
@@ -103,7 +104,7 @@ def test_a_leader_that_reads_a_damaged_key_ends_and_answers_nothing() -> None:
     """Its followers have the data; one of them leads."""
     node = OneNode(1)
     assert node.ledger.leading_term is not None
-    node.ledger.applier.machine.fresh.put("a", b"\x01")  # type: ignore[attr-defined]
+    node.ledger.applier.machine.apply(Entry(1, 1, 0, Command("set", {"key": "a", "value": 1})))
     node.ledger.request_checkpoint()
     node.turn()
     node.wait(0.1)
