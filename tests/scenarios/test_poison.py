@@ -194,6 +194,10 @@ def shape(chance: random.Random, depth: int = 0) -> Any:
     return chance.choice(kinds)()
 
 
+BYTES_MAX = 1 << 20
+"""No node takes a larger command."""
+
+
 def commands(chance: random.Random, count: int) -> Iterable[Command]:
     """Commands of the key-value machine with payloads of any shape."""
     while count:
@@ -204,7 +208,8 @@ def commands(chance: random.Random, count: int) -> Iterable[Command]:
             payload["ops"] = [shape(chance) for _ in range(chance.randrange(5))] + [{"type": "get", "key": "k1"}]
         command = Command(name, payload)
         try:
-            command.encode()
+            if len(command.encode()) > BYTES_MAX:
+                continue
         except ValueError:
             continue
         count -= 1
