@@ -6,6 +6,15 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
 DOC_TESTS := tests/unit/test_docs.py tests/unit/events/test_event_table.py tests/unit/test_tidy.py
 
+# Tests start hundreds of processes: each would compile the package again, and each worker of pytest all tests.
+unexport PYTHONDONTWRITEBYTECODE
+# The fast loop on two cores: the checkers run beside the tests, unless something else is asked for in the same call.
+ifneq ($(MAKECMDGOALS),)
+ifeq ($(filter-out lint types layers unit,$(MAKECMDGOALS)),)
+MAKEFLAGS += --jobs=2
+endif
+endif
+
 .DEFAULT_GOAL := help
 .PHONY: help setup lint types layers unit docs test browser cover bench mutants campaign siege demo format clean
 
@@ -33,8 +42,8 @@ types: $(STAMP) ## check types with mypy and pyright
 layers: $(STAMP) ## check that each layer imports only those below it
 	$(BIN)/lint-imports
 
-unit: $(STAMP) ## run the unit tests and the stories, in less than a minute
-	$(BIN)/pytest -n $(WORKERS) -q tests/unit tests/stories
+unit: $(STAMP) ## run the unit tests and the stories
+	$(BIN)/pytest -n $(WORKERS) --dist worksteal -q tests/unit tests/stories
 
 docs: $(STAMP) ## check what README and docs/ say: links, names, examples, tables
 	$(BIN)/pytest -q $(DOC_TESTS)

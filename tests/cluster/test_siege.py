@@ -37,7 +37,7 @@ from forge_consensus.testing.histories.linearizability import Verdict, check
 from forge_consensus.testing.local.cluster import LocalCluster
 from tests.cluster.siege import callers, verdicts
 from tests.cluster.siege.__main__ import orders
-from tests.cluster.siege.blows import BLOWS, MISSING
+from tests.cluster.siege.blows import BLOWS, impossible
 from tests.cluster.siege.campaign import Orders, Siege
 from tests.cluster.siege.feeds import FeedWatch, Numbers
 from tests.cluster.siege.keys import CALLS_MAX, COUNTER, Keys
@@ -348,7 +348,7 @@ def test_bad_arguments_are_refused_with_the_expected_form(
 def test_a_fault_without_its_program_is_refused_with_the_reason(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setitem(MISSING, "disk-fails", "there is no libfiu")
+    monkeypatch.setitem(impossible(), "disk-fails", "there is no libfiu")
     with pytest.raises(SystemExit):
         orders(["--only", "disk-fails"])
     assert "disk-fails is not possible here: there is no libfiu" in capsys.readouterr().err
@@ -363,8 +363,8 @@ def test_arguments_become_orders() -> None:
 
 
 def test_every_fault_is_allowed_only_in_fitting_places(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in list(MISSING):
-        monkeypatch.delitem(MISSING, name)
+    for name in list(impossible()):
+        monkeypatch.delitem(impossible(), name)
     seen: set[str] = set()
     for number in range(10):
         place = place_of(number, (), None)
@@ -379,5 +379,5 @@ def test_every_fault_is_allowed_only_in_fitting_places(monkeypatch: pytest.Monke
 
 def test_clusters_use_namespaces_only_for_faults_of_links(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("link-down", "link-parted"):
-        monkeypatch.setitem(MISSING, name, "not here")
+        monkeypatch.setitem(impossible(), name, "not here")
     assert all(place_of(number, (), None).way != NAMESPACES for number in range(10))

@@ -26,8 +26,9 @@ SERVED_SECONDS_MAX = 4.0
 FORGETFUL = Path(__file__).with_name("forgetful_firewall.py")
 
 
-@pytest.mark.skipif(no_namespaces() != "", reason=f"no network namespaces: {no_namespaces()}")
 def test_a_cluster_serves_soon_after_an_outage_of_the_network() -> None:
+    if reason := no_namespaces():
+        pytest.skip(f"no network namespaces: {reason}")
     with Switch(["n1", "n2", "n3"]) as switch, SpacedCluster(switch) as cluster:
         client = cluster.client(timeout=5.0)
         client.put("a", 1)

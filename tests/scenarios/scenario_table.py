@@ -12,6 +12,8 @@ from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.worlds.source_tree import tree_of
+
 TESTS = Path(__file__).resolve().parents[1]
 TABLE = TESTS / "scenarios" / "scenarios.md"
 PROBES = ("P1", "P2", "P3", "P3b", "P4", "P5", "P6", "P7", "P8", "P9")
@@ -63,9 +65,8 @@ def rows(text: str) -> list[Row]:
 
 def tests_in(path: Path) -> list[str]:
     """The names of the tests in a file, in their order."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
     kinds = (ast.FunctionDef, ast.AsyncFunctionDef)
-    return [node.name for node in ast.walk(tree) if isinstance(node, kinds) and node.name.startswith("test_")]
+    return [node.name for node in ast.walk(tree_of(path)) if isinstance(node, kinds) and node.name.startswith("test_")]
 
 
 def existing() -> list[str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from tests.scenarios.scenario_table import (
     NUMBERS,
     TABLE,
@@ -15,8 +17,13 @@ from tests.scenarios.scenario_table import (
 )
 
 TEXT = TABLE.read_text(encoding="utf-8")
-TESTS = existing()
 AGAIN = "run `python -m tests.scenarios.scenario_table`, and look at what it changed in tests/scenarios/scenarios.md"
+
+
+@pytest.fixture(scope="module", name="tests")
+def every_test() -> list[str]:
+    """What exists: all test files are read for it, which is too much for importing this module."""
+    return existing()
 
 
 def test_every_scenario_and_probe_has_one_row_in_order() -> None:
@@ -27,22 +34,22 @@ def test_no_scenario_waits() -> None:
     assert [row.number for row in rows(TEXT) if row.waits] == []
 
 
-def test_each_row_names_existing_tests_or_its_reason_to_wait() -> None:
+def test_each_row_names_existing_tests_or_its_reason_to_wait(tests: list[str]) -> None:
     offenders = [(row.number, "neither tested nor waiting") for row in rows(TEXT) if not row.tested and not row.waits]
-    offenders += [(row.number, test) for row in rows(TEXT) for test in row.tested if test not in TESTS]
+    offenders += [(row.number, test) for row in rows(TEXT) for test in row.tested if test not in tests]
     assert offenders == [], AGAIN
 
 
-def test_every_numbered_test_and_story_is_in_its_row() -> None:
+def test_every_numbered_test_and_story_is_in_its_row(tests: list[str]) -> None:
     table = {row.number: row.tested for row in rows(TEXT)}
-    missing = [test for number, tests in numbered(TESTS).items() for test in tests if test not in table.get(number, ())]
+    missing = [test for number, found in numbered(tests).items() for test in found if test not in table.get(number, ())]
     assert not missing, AGAIN
     strange = [(row.number, test) for row in rows(TEXT) for test in row.tested if not belongs(test, row.number)]
     assert not strange
 
 
-def test_the_table_is_as_its_program_writes_it() -> None:
-    assert rewritten(TEXT, TESTS) == TEXT, AGAIN
+def test_the_table_is_as_its_program_writes_it(tests: list[str]) -> None:
+    assert rewritten(TEXT, tests) == TEXT, AGAIN
 
 
 def test_a_row_is_read_and_rewritten_with_the_tests_of_its_number() -> None:

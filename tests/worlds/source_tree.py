@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import functools
+import gc
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
@@ -32,8 +33,16 @@ def place(path: Path, line: int = 1) -> str:
 
 @functools.cache
 def tree_of(path: Path) -> ast.Module:
-    """The syntax of a file; each file is parsed once."""
-    return ast.parse(path.read_text(encoding="utf-8"))
+    """The syntax of a file; each file is parsed once.
+
+    The garbage collector is spared the trees, because they stay: it took three quarters of the time.
+    """
+    gc.disable()
+    try:
+        return ast.parse(path.read_text(encoding="utf-8"))
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def imports_of(path: Path) -> Iterator[tuple[ast.Import | ast.ImportFrom, str]]:

@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from tests.cluster.siege.blows import BLOWS, MISSING
+from tests.cluster.siege.blows import BLOWS, impossible
 from tests.cluster.siege.campaign import Orders, Siege
 from tests.cluster.siege.members import MEMBERS
 
@@ -40,8 +40,8 @@ def fault(text: str) -> tuple[str, ...]:
         return tuple(MEMBERS)
     if text not in BLOWS:
         raise argparse.ArgumentTypeError(f"there is no fault {text!r}: expected members, or one of {', '.join(BLOWS)}")
-    if text in MISSING:
-        raise argparse.ArgumentTypeError(f"{text} is not possible here: {MISSING[text]}")
+    if text in impossible():
+        raise argparse.ArgumentTypeError(f"{text} is not possible here: {impossible()[text]}")
     return (text,)
 
 
@@ -77,7 +77,7 @@ def main() -> int:
     siege = Siege(orders())
     print(
         f"siege --seed {siege.orders.seed}",
-        *(f"without {name}: {MISSING[name]}" for name in MISSING),
+        *(f"without {name}: {reason}" for name, reason in impossible().items()),
         sep="\n",
         flush=True,
     )

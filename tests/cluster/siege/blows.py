@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable
+from functools import cache
 from typing import Final
 
 from forge_consensus.errors import ConsensusTimeoutError
@@ -166,7 +167,7 @@ def against_members(change: MembersBlow) -> Blow:
     """Return the blow that changes members, mostly while another fault is struck."""
 
     def blow(cluster: LocalCluster, dice: random.Random) -> str:
-        others = set(LINKS if not isinstance(cluster, SpacedCluster) else PROXIED) | set(MEMBERS) | set(MISSING)
+        others = set(LINKS if not isinstance(cluster, SpacedCluster) else PROXIED) | set(MEMBERS) | set(impossible())
         name = dice.choice([name for name in BLOWS if name not in others and name not in CLOCKS])
         if dice.random() < QUIET_SHARE:
             return change(cluster, dice, lambda: None)
@@ -194,5 +195,9 @@ BLOWS: Final[dict[str, Blow]] = {
 }
 PROXIED: Final = {name for name in BLOWS if name.startswith("part-")} | {"disturb"}
 """The blows that need a proxy; those in `LINKS` need namespaces, all others neither."""
-MISSING: Final = {**missing(), **(dict.fromkeys(LINKS, reason) if (reason := no_namespaces()) else {})}
-"""The blows that this machine cannot strike -> the reason."""
+
+
+@cache
+def impossible() -> dict[str, str]:
+    """The blows that this machine cannot strike -> the reason; it looks once, because that starts programs."""
+    return {**missing(), **(dict.fromkeys(LINKS, reason) if (reason := no_namespaces()) else {})}

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from forge_consensus.testing.local.cluster import LocalCluster
-from tests.cluster.siege.blows import BLOWS, MISSING, PROXIED
+from tests.cluster.siege.blows import BLOWS, PROXIED, impossible
 from tests.cluster.siege.namespaces import LINKS, SpacedCluster, Switch
 
 NAMESPACES: Final = "namespaces"
@@ -27,8 +27,8 @@ class Place:
 
     def possible(self, names: Sequence[str]) -> list[str]:
         """The given blows that can be struck here."""
-        others = set(PROXIED if self.way == NAMESPACES else LINKS) | set(MISSING) | ({DRIFTS} if self.leases else set())
-        return [name for name in names if name not in others]
+        others = set(PROXIED if self.way == NAMESPACES else LINKS) | ({DRIFTS} if self.leases else set())
+        return [name for name in names if name not in others and name not in impossible()]
 
     def __str__(self) -> str:
         return f"{self.nodes} nodes, {self.way}{', leases' if self.leases else ''}"
@@ -65,7 +65,7 @@ def place_of(number: int, only: Sequence[str], nodes: int | None) -> Place:
     Namespaces are only needed for faults of links; without these, other places serve as well.
     """
     wanted = only or list(BLOWS)
-    links = set(wanted) & LINKS.keys() - MISSING.keys()
+    links = set(wanted) & LINKS.keys() - impossible().keys()
     places = [place for place in PLACES if place.possible(wanted) and (links or place.way != NAMESPACES)]
     place = places[number % len(places)]
     return place if nodes is None else replace(place, nodes=nodes)

@@ -35,11 +35,12 @@ QUOTA_BYTES: Final = RESERVE_BYTES + RESERVE_BYTES // 4
 def library(pattern: str) -> Path | None:
     """The first library of that name in the folders of Debian, Fedora and Arch."""
     folders = ("/usr/lib", "/usr/lib64", "/usr/local/lib")
-    return next((path for folder in folders for path in sorted(Path(folder).glob(pattern))), None)
+    places = [(folder, depth) for folder in folders for depth in ("", "*/")]  # Debian: a folder for each machine
+    return next((path for folder, depth in places for path in sorted(Path(folder).glob(depth + pattern))), None)
 
 
-FIU_RUN: Final = library("**/fiu/fiu_run_preload.so")
-FIU_POSIX: Final = library("**/fiu/fiu_posix_preload.so")
+FIU_RUN: Final = library("fiu/fiu_run_preload.so")
+FIU_POSIX: Final = library("fiu/fiu_posix_preload.so")
 COMPILER: Final = shutil.which("cc")
 SLOW_SOURCE: Final = """
 #define _GNU_SOURCE
@@ -55,7 +56,7 @@ int fdatasync(int fd) { return slow("fdatasync", fd); }
 int fsync(int fd) { return slow("fsync", fd); }
 """
 """A library that makes each flush take up to SLOW_MS milliseconds longer."""
-FAKETIME: Final = library("**/faketime/libfaketimeMT.so.1")
+FAKETIME: Final = library("faketime/libfaketimeMT.so.1")
 
 
 def launch(node: NodeProcess, environment: Mapping[str, str]) -> None:
