@@ -20,6 +20,7 @@ from forge_consensus.storage.machines.machine import Command, Entry
 from forge_consensus.testing.histories.history import Operation, Outcome
 from forge_consensus.testing.histories.linearizability import check
 from forge_consensus.testing.histories.register import REGISTER
+from tests.worlds.effort import effort
 from tests.worlds.history_texts import Text, by_hand, etcd_history, kv_history
 
 HERE = Path(__file__).resolve().parent
@@ -157,7 +158,7 @@ def test_answers_of_a_real_machine_are_accepted(seed: int, width: float, values:
     assert verdict.linearizable, verdict.text
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=effort(130, 400), deadline=None)
 @given(st.integers(0, 10**9), st.floats(0, 4), st.sampled_from([VALUES, [1, 2, 3], ["x", "y"]]))
 def test_small_histories_with_wrong_answers_are_judged_as_by_trying_every_order(
     seed: int, width: float, values: list[Any]
@@ -184,7 +185,7 @@ class Plain:
         return REGISTER.step(state, operation)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=effort(30, 100), deadline=None)
 @given(st.integers(0, 10**9), st.floats(0, 3))
 def test_shortcuts_of_the_search_change_no_answer(seed: int, width: float) -> None:
     dice = random.Random(seed)

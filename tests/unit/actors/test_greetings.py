@@ -36,6 +36,7 @@ from forge_consensus.storage.ledger.tips import Tip
 from forge_consensus.storage.machines.naming import MachineName, name_of
 from forge_consensus.version import __version__
 from tests.unit.actors.test_election import lead
+from tests.worlds.effort import effort
 from tests.worlds.ledger_world import TallyMachine
 from tests.worlds.one_node import OneNode
 
@@ -109,7 +110,7 @@ def exchange(asker: Identity, other: Identity) -> str:
     return "without an end"
 
 
-@pytest.mark.parametrize("starts", [1, 2, DRAWS_TOLD, DRAWS_TOLD + 1, 8_193, 30_000])
+@pytest.mark.parametrize("starts", [1, 2, DRAWS_TOLD, DRAWS_TOLD + 1, 8_193, effort(10_000, 30_000)])
 def test_a_node_is_known_again_after_any_number_of_starts(starts: int) -> None:
     folder, other = Folder("n2"), Folder("n1").start()
     met = folder.start(3)

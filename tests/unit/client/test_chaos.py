@@ -13,6 +13,7 @@ from forge_consensus.config.client import ClientSettings
 from forge_consensus.errors import OutcomeUnknownError
 from tests.worlds.client_fakes import Hook
 from tests.worlds.client_world import NODES, World
+from tests.worlds.effort import effort
 
 CODES = (
     "CONSENSUS_BUSY",
@@ -68,7 +69,7 @@ def shake(world: World, dice: random.Random, *, expiry: bool) -> None:
 ROUTES = (("linearizable", None), ("stale", None), ("linearizable", "any"), ("stale", "any"))
 
 
-@pytest.mark.parametrize("seed", range(60))
+@pytest.mark.parametrize("seed", range(effort(20, 60)))
 def test_each_command_is_applied_at_most_once_and_ends_by_its_deadline(seed: int) -> None:
     dice = random.Random(seed)
     world = World(seed, ClientSettings(outstanding_max=dice.choice((5, 100)), frame_items_max=20))

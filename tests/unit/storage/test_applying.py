@@ -19,6 +19,7 @@ from forge_consensus.storage.ledger.log import Log
 from forge_consensus.storage.ledger.record import Kind, encode, encode_untimed
 from forge_consensus.storage.machines.kv import KeyValueMachine
 from forge_consensus.storage.machines.machine import ApplyFaultError, Command, Entry
+from tests.worlds.effort import effort
 from tests.worlds.ledger_world import BACKENDS, LIMITS, TallyMachine, World, increment, put
 
 
@@ -196,7 +197,7 @@ LINE = st.tuples(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=effort(50, 150), deadline=None)
 @given(st.lists(LINE, max_size=40), st.lists(st.integers(1, 9), min_size=1, max_size=5))
 def test_the_size_of_batches_changes_no_applied_state(lines: list[Any], cuts: list[int]) -> None:
     log = Log(MemoryTables(), 1 << 20)

@@ -15,6 +15,7 @@ from forge_consensus.storage.machines.chunks import CHUNK_BYTES
 from forge_consensus.storage.machines.kv import KeyValueMachine
 from forge_consensus.storage.machines.kv_pages import SCAN_BYTES_MAX
 from forge_consensus.storage.machines.machine import Command, Entry, LedgerMachine
+from tests.worlds.effort import effort
 
 KEYS = st.text(alphabet="ab/\x00\x7fé\uffff\U00010000", min_size=1, max_size=3)
 STEPS = st.one_of(
@@ -92,7 +93,7 @@ class Pair:
             assert self.machine.query({"get": key}) == self.twin.get(key)
 
 
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=effort(50, 150))
 @given(st.lists(STEPS, max_size=40))
 def test_machine_and_dict_agree_after_any_steps(steps: list[tuple[Any, ...]]) -> None:
     pair = Pair()

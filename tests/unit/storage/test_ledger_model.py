@@ -15,6 +15,7 @@ from forge_consensus.errors import BusyError, StaleTermError
 from forge_consensus.storage.ledger.configuration import Configuration
 from forge_consensus.storage.ledger.ledger import Mismatch, Proposal
 from forge_consensus.storage.ledger.record import Kind, data_of, encode, encode_untimed, kind_of, parse, term_of
+from tests.worlds.effort import effort
 from tests.worlds.ledger_world import CONFIGURATION, LIMITS, World, put
 
 OPERATIONS = ("advance", "stand", "lead", "vote", "resign", "propose", "accept", "commit", "apply", "admit")
@@ -241,13 +242,13 @@ def walk(seed: int, length: int) -> list[tuple[str, int, int]]:
     return [(name, chance.randrange(3 if name == "commit" else 10), chance.randrange(10)) for name in chosen]
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=effort(50, 150), deadline=None)
 @given(st.lists(STEP, max_size=60))
 def test_over_memory_the_ledger_is_as_the_model_after_every_turn(steps: list[tuple[str, int, int]]) -> None:
     play("memory", steps)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=effort(30, 100), deadline=None)
 @given(st.integers(0, 1 << 32))
 def test_over_memory_a_long_walk_leaves_both_with_the_same(seed: int) -> None:
     play("memory", walk(seed, 200))

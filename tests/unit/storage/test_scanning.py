@@ -21,6 +21,7 @@ from forge_consensus.storage.machines.kv_commands import VALUE_BYTES_MAX
 from forge_consensus.storage.machines.kv_pages import SCAN_BYTES_MAX, SCAN_ROWS_MAX, STEP_BYTES, STEP_ROWS
 from forge_consensus.storage.machines.machine import Command, Entry, answer_of, outcome_of
 from forge_consensus.storage.machines.steps import Encoded, finished
+from tests.worlds.effort import effort
 
 
 @pytest.fixture(params=["lmdb", "memory"])
@@ -185,7 +186,7 @@ class Scanned:
             assert rows_in(end.value) == found
 
 
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=effort(70, 200))
 @given(st.lists(ACTIONS, max_size=60), st.sampled_from(["", "a", "b1"]), st.sampled_from([3, 100]))
 def test_a_page_is_that_of_the_first_step_whatever_happens_between_the_steps(
     actions: list[tuple[Any, ...]], prefix: str, limit: int

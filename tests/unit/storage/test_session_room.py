@@ -13,9 +13,10 @@ from forge_consensus.storage.machines import sessions as sessions_module
 from forge_consensus.storage.machines.machine import RESULT_BYTES_MAX, Outcome
 from forge_consensus.storage.machines.sessions import BUSY, EXPIRED, IN_PROGRESS, OUTCOME_OVERHEAD_BYTES, Sessions
 from tests.unit.storage.test_sessions import COMMANDS, imported, loaded, result, save, sized
+from tests.worlds.effort import effort
 
 
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=effort(100, 300))
 @given(st.lists(COMMANDS, max_size=40), st.integers(1, 10), st.sampled_from([1, 400, 1000, 3000]))
 def test_what_all_sessions_keep_is_bounded_in_bytes_whatever_the_size_of_batches(
     steps: list[tuple[Any, ...]], run_count: int, bytes_max: int

@@ -30,6 +30,7 @@ from forge_consensus.storage.machines.sessions import (
     export_rows,
     packed,
 )
+from tests.worlds.effort import effort
 
 SESSIONS_MAX = 3
 OUTCOMES_MAX = 4
@@ -133,7 +134,7 @@ STEPS = st.one_of(
 )
 
 
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=effort(100, 300))
 @given(st.lists(STEPS, max_size=50))
 def test_sessions_and_their_naive_twin_agree_after_any_steps(steps: list[tuple[Any, ...]]) -> None:
     sessions, twin, tables = Sessions(SESSIONS_MAX, OUTCOMES_MAX), Naive(), MemoryTables()
@@ -171,7 +172,7 @@ def test_sessions_and_their_naive_twin_agree_after_any_steps(steps: list[tuple[A
     assert [packed(captured) for captured, _ in captures] == [before for _, before in captures]
 
 
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=effort(70, 200))
 @given(st.lists(COMMANDS, max_size=40), st.integers(1, 10))
 def test_the_size_of_batches_changes_no_session(steps: list[tuple[Any, ...]], run_count: int) -> None:
     single, batched = Sessions(10, OUTCOMES_MAX), Sessions(10, OUTCOMES_MAX)
@@ -228,7 +229,7 @@ def naive_bytes_rule(steps: list[tuple[Any, ...]], bytes_max: int) -> list[Outco
     return told
 
 
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=effort(100, 300))
 @given(st.lists(COMMANDS, max_size=40), st.integers(1, 10), st.sampled_from([1, 300, 700, 3000]))
 def test_a_session_that_keeps_too_many_bytes_is_busy_whatever_the_size_of_batches(
     steps: list[tuple[Any, ...]], run_count: int, bytes_max: int
@@ -377,7 +378,7 @@ def test_the_longest_silent_session_is_closed_when_there_are_too_many() -> None:
     assert sorted(sessions.live) == [1, 3]
 
 
-@settings(deadline=None, max_examples=100)
+@settings(deadline=None, max_examples=effort(30, 100))
 @given(st.lists(st.integers(0, 6), max_size=60))
 def test_too_many_sessions_close_the_longest_silent_one_each_time(steps: list[int]) -> None:
     sessions, last = Sessions(sessions_max=4), dict[int, int]()

@@ -19,6 +19,7 @@ from forge_consensus.process.waiters import Latch
 from forge_consensus.service.leader_task import LeaderTask
 from forge_consensus.storage.machines.machine import Command
 from tests.worlds.client_fakes import FakeCluster
+from tests.worlds.effort import effort
 from tests.worlds.interrupted import interrupt_everywhere
 from tests.worlds.service_world import Services
 
@@ -94,7 +95,7 @@ def test_a_bus_is_closed_while_a_handler_subscribes_or_leaves() -> None:
 
         return call, lambda: bus.close(0.5)
 
-    assert interrupt_everywhere(prepare, step=11, seconds_max=0.4, allowed=(StreamEndedError,)) > 100
+    assert interrupt_everywhere(prepare, step=effort(53, 11), seconds_max=0.4, allowed=(StreamEndedError,)) > 100
 
 
 def test_a_latch_is_set_by_a_handler_that_interrupts_the_wait_for_it() -> None:
@@ -128,5 +129,5 @@ def test_a_service_is_stopped_while_a_call_of_it_is_interrupted(call: str, servi
         }
         return calls[call], service.stop
 
-    step = {"submit": 13, "wait_for_leader": 11, "stop": 19, "task": 331, "start": 97}[call]
+    step = {"submit": 13, "wait_for_leader": 11, "stop": 19, "task": effort(997, 331), "start": 97}[call]
     assert interrupt_everywhere(prepare, step=step, seconds_max=SOON, allowed=(ConsensusError,)) > 3
