@@ -214,7 +214,8 @@ class Greeting(ConsensusActor):
         """Publish that this node was started with another address than the one at which the others look for it."""
         misplaced = self.misplaced(self.node_id, self.context.advertised) if self.others else ""
         program = self.handshake.program
-        self.shared.greeted[self.node_id] = Greeted(self.ledger.identity.boot_token, *program, misplaced=misplaced)
+        token, url = self.ledger.identity.boot_token, self.context.http_url
+        self.shared.greeted[self.node_id] = Greeted(token, *program, misplaced=misplaced, http_url=url)
         if misplaced:
             expected = self.ledger.configuration.addresses[self.node_id]
             self.publish(AddressDiffers(peer=self.node_id, expected=expected, listens=misplaced))

@@ -297,6 +297,8 @@ class ReplicationActor(ConsensusActor):
         if found is not None:
             configuration, why = found
             LINES.info("{}: this leader proposes {}", why, configuration.text)
+            if configuration.urls != self.ledger.configuration.urls:
+                leadership.urls_at = self.clock.now()
             proposal = Proposal(Kind.CONFIGURATION, 0, 0, 0, configuration.encode())
             self.appended(*self.ledger.propose(leadership.term, [proposal]))
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import inf
 from typing import NamedTuple, Protocol
 
 from forge_consensus.actors.messages import FULL, AppendEntries, AppendReply
@@ -150,6 +151,8 @@ class Leadership:
         """How long a follower that is asked has to answer, at the least, before it counts as silent."""
         self.handed_over = False
         """Whether another node was told to take the leadership, so that no lease holds in this term any more."""
+        self.urls_at = -inf
+        """When this leader noted last where members answer HTTP, see `next_configuration`."""
         self.reads = WaitingReads()
         self.covered = self.confirmed_ns = 0
         """The mark of the last heartbeat, see `Freshness`."""

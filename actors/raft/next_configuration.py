@@ -1,19 +1,25 @@
 """The next configuration: what a leader proposes by itself, one step after the other. Pure logic.
 
-It leaves a joint configuration, lets a learner vote that has caught up, and raises the feature level. All of it follows
-from the configuration in force, so a new leader goes on where another one ended.
+It leaves a joint configuration, lets a learner vote that has caught up, raises the feature level, and notes where the
+applications of the members answer HTTP. All of it follows from the configuration in force and from what the members
+told, so a new leader goes on where another one ended.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Final
 
 from forge_consensus.actors.raft.leadership import Leadership
 from forge_consensus.actors.runtime.shared import Greeted
 from forge_consensus.storage.ledger.changes import Action, Change, changed, left
 from forge_consensus.storage.ledger.configuration import Configuration
 from forge_consensus.storage.ledger.ledger import Ledger
+
+URLS_SECONDS: Final = 5.0
+"""How long a leader waits after it has noted where members answer HTTP, before it notes that again: a member that tells
+another place each time must not fill the log."""
 
 
 def next_configuration(
@@ -31,7 +37,10 @@ def next_configuration(
     near = leadership.near(now)
     if near:
         return changed(present, [Change(Action.PROMOTE, near[0])]), f"learner {near[0]} has caught up, so it votes"
-    return raised(ledger, greeted)
+    if found := raised(ledger, greeted):
+        return found
+    may = not ledger.room.full and now - leadership.urls_at >= URLS_SECONDS
+    return with_urls(present, greeted) if may else None
 
 
 def raised(ledger: Ledger, greeted: Mapping[str, Greeted]) -> tuple[Configuration, str] | None:
@@ -49,3 +58,18 @@ def raised(ledger: Ledger, greeted: Mapping[str, Greeted]) -> tuple[Configuratio
     if not all(node in greeted and greeted[node].level >= wanted for node in others):
         return None
     return replace(present, level=wanted), f"all members have feature level {wanted}"
+
+
+def with_urls(present: Configuration, greeted: Mapping[str, Greeted]) -> tuple[Configuration, str] | None:
+    """The configuration that says where the members answer HTTP, as they told, and why; None if it says so already.
+
+    What a member has not told since this process began stays as it is. Nothing else differs, so any two majorities of
+    the two meet.
+    """
+    told = {node: greeted[node].http_url for node in present.nodes if node in greeted}
+    known = {**dict(present.urls), **{node: url for node, url in told.items() if url is not None}}
+    urls = tuple(sorted((node, url) for node, url in known.items() if url))
+    if urls == present.urls:
+        return None
+    others = sorted(node for node, _ in {*urls} ^ {*present.urls})
+    return replace(present, urls=urls), f"{', '.join(dict.fromkeys(others))} answers HTTP elsewhere than was known"

@@ -73,8 +73,8 @@ class Greeted:
     """What differs between it and this node and should be looked into, as sentences."""
     misplaced: str = ""
     """The address with which it was started, if the members looked for it at another one then."""
-    http_url: str = ""
-    """Where its application answers HTTP, as it says itself; "" if it says nothing."""
+    http_url: str | None = None
+    """Where its application answers HTTP, as it says itself; "" if it does not, None before it has said."""
 
     def sentences(self, expected: str) -> list[str]:
         """What is to be looked into, for people; `expected` is where the members look for it now."""

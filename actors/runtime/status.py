@@ -98,7 +98,8 @@ class MemberStatus:
     may_lead: bool = True
     """Whether it is not marked never to lead."""
     http_url: str = ""
-    """Where its application answers HTTP, as it said in its last greeting; "" if it did not."""
+    """Where its application answers HTTP, as it said in its last greeting, or before one as the configuration has it;
+    "" if it is not known."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -312,6 +313,15 @@ def clock_ahead_ms(source: Source, view: PeerView) -> float | None:
     return (low + high) / 2 - clock.wall_ms()
 
 
+def http_url_of(source: Source, node: str) -> str:
+    """Where the application of a member answers HTTP: as it told this process, or else as the configuration has it."""
+    if node == source.ledger.identity.node_id:
+        return source.http_url
+    greeted = source.shared.greeted.get(node)
+    told = greeted.http_url if greeted else None
+    return source.ledger.configuration.url_of(node) if told is None else told
+
+
 def members_of(source: Source) -> list[MemberStatus]:
     """Return the members as the node sees them."""
     shared, ledger, now = source.shared, source.ledger, source.clock.now()
@@ -341,7 +351,7 @@ def members_of(source: Source) -> list[MemberStatus]:
             joining=node in ledger.configuration.joining,
             priority=ledger.configuration.priority_of(node),
             may_lead=ledger.configuration.may_lead(node),
-            http_url=source.http_url if own else greeted.http_url if greeted else "",
+            http_url=http_url_of(source, node),
         )
         found.append(member)
     return found

@@ -30,6 +30,7 @@ MEMBER: Final[Schema] = {
         "joining": {"type": "boolean"},
         "priority": {"type": "integer"},
         "may_lead": {"type": "boolean"},
+        "http_url": {"type": "string"},
     },
 }
 STEP: Final[Schema] = {

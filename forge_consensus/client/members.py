@@ -29,6 +29,8 @@ class Member:
     """How much it is preferred as the leader; 0 is usual."""
     may_lead: bool = True
     """Whether it is not marked never to lead."""
+    http_url: str = ""
+    """Where its application answers HTTP, as it told the cluster; "" if it told nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +56,7 @@ class Step:
                 node in configuration.joining,
                 configuration.priority_of(node),
                 configuration.may_lead(node),
+                configuration.url_of(node),
             )
             for node, address in configuration.members
         )
@@ -128,8 +131,8 @@ class MembersPlan:
 
 
 def is_as_meant(present: Member | None, meant: Member | None) -> bool:
-    """Whether a node is what a change makes of it; a learner that is to vote has to."""
+    """Whether a node is what a change makes of it; a learner that is to vote has to. Its URL it tells itself."""
     if present is None or meant is None:
         return present is meant
     part = "voter" if meant.joining else meant.part
-    return replace(present, joining=False) == replace(meant, joining=False, part=part)
+    return replace(present, joining=False) == replace(meant, joining=False, part=part, http_url=present.http_url)

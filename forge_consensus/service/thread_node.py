@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
-from forge_consensus.actors.runtime.status import NodeStatus
+from forge_consensus.actors.runtime.status import NodeStatus, http_url_of
 from forge_consensus.client.connections import LocalPort
 from forge_consensus.config.node import NodeSettings
 from forge_consensus.errors import ConsensusError, ConsensusTimeoutError, NotStartedError, OperationFailedError, fresh
@@ -172,8 +172,7 @@ def report_of(engine: Any) -> LeaderReport:
     """Return who leads as a node has it in memory; any thread may call it."""
     shared, ledger = engine.shared, engine.ledger
     leading, leader = ledger.leading_term is not None, shared.leader
-    greeted = shared.greeted.get(leader)
-    url = engine.http_url if leader == ledger.identity.node_id else greeted.http_url if greeted else ""
+    url = http_url_of(engine, leader) if leader is not None else ""
     return LeaderReport(leading, leader, str(shared.role), ledger.term, url)
 
 

@@ -111,6 +111,7 @@ class Draft:
         self.joining = set(before.joining)
         self.priorities = dict(before.priorities)
         self.no_leader = set(before.no_leader)
+        self.urls = dict(before.urls)
         self.folders = {node: folder for node, folder in met.items() if node in before.nodes} | dict(before.folders)
 
     def change(self, change: Change) -> None:
@@ -138,6 +139,7 @@ class Draft:
             self.folders.pop(node, None)
             self.priorities.pop(node, None)
             self.no_leader.discard(node)
+            self.urls.pop(node, None)
         elif action is Action.UPDATE:
             self.update(node, address)
         else:
@@ -211,6 +213,7 @@ class Draft:
             folders=tuple(sorted(self.folders.items())),
             priorities=tuple(sorted(self.priorities.items())),
             no_leader=tuple(sorted(self.no_leader)),
+            urls=tuple(sorted(self.urls.items())),
         )
         if len(old ^ voters) <= 1:
             return remaining
@@ -224,6 +227,7 @@ class Draft:
         addresses = {**gone, **self.addresses}
         folders = {**{node: folder for node, folder in before.folders if node in gone}, **self.folders}
         priorities = {**{node: priority for node, priority in before.priorities if node in gone}, **self.priorities}
+        urls = {**{node: url for node, url in before.urls if node in gone}, **self.urls}
         return replace(
             remaining,
             members=tuple(sorted(addresses.items())),
@@ -233,6 +237,7 @@ class Draft:
             folders=tuple(sorted(folders.items())),
             priorities=tuple(sorted(priorities.items())),
             no_leader=tuple(sorted(self.no_leader | (set(before.no_leader) & gone.keys()))),
+            urls=tuple(sorted(urls.items())),
         )
 
 
@@ -281,6 +286,7 @@ def left(joint: Configuration) -> Configuration:
         folders=tuple((node, folder) for node, folder in joint.folders if node in stay),
         priorities=tuple((node, priority) for node, priority in joint.priorities if node in stay),
         no_leader=tuple(node for node in joint.no_leader if node in stay),
+        urls=tuple((node, url) for node, url in joint.urls if node in stay),
     )
 
 
@@ -315,17 +321,17 @@ def check_follows(before: Configuration, after: Configuration) -> None:
         )
 
 
-def row_of(configuration: Configuration, node: str) -> tuple[str, str, int, bool]:
-    """What is told of a member: address, part, priority, and whether it may lead."""
-    address = configuration.addresses[node]
-    return address, configuration.part_of(node), configuration.priority_of(node), configuration.may_lead(node)
+def row_of(configuration: Configuration, node: str) -> tuple[str, str, int, bool, str]:
+    """What is told of a member: address, part, priority, whether it may lead, and where it answers HTTP."""
+    address, priority, url = configuration.addresses[node], configuration.priority_of(node), configuration.url_of(node)
+    return address, configuration.part_of(node), priority, configuration.may_lead(node), url
 
 
 def differences(before: Configuration, after: Configuration) -> list[tuple[str, str]]:
     """What became of the members: (``removed``, ``added`` or ``updated``, node id), the removed ones first.
 
-    A node that was removed and added again is both. A member is updated by another address, part or priority, and by
-    the mark never to lead. One that was there from the beginning is bound to its folder by the first change of any
+    A node that was removed and added again is both. A member is updated by another address, part, priority or URL, and
+    by the mark never to lead. One that was there from the beginning is bound to its folder by the first change of any
     member: nothing became of it.
     """
     common = before.nodes & after.nodes

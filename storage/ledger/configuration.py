@@ -5,8 +5,8 @@ Every later version is an array that begins with its number. Version 2 is `[2, m
 drift_ppm, machine]`. Version 3 has the feature level behind these. A number that this program does not know is refused
 with `UnsupportedVersionError`, because a node that ignored a field could count a majority among the wrong nodes. So is
 a feature level that the program does not have. Version 4 has `incoming`, `outgoing`, `learners_next`, `joining` and
-`folders` behind the level, version 5 `recovery` behind these, version 6 `priorities` and `no_leader`; all of them are
-of the first level, because no program without them was ever released.
+`folders` behind the level, version 5 `recovery` behind these, version 6 `priorities` and `no_leader`, version 7 `urls`;
+all of them are of the first level, because no program without them was ever released.
 
 To add a field: give `Configuration` the field with a default that means what the earlier version meant; raise
 `VERSION`; let `encode` write the new version only for a configuration that uses the field, so that a plain list of
@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -32,12 +33,12 @@ from forge_consensus.errors import CorruptionError, InvalidConfigError, Unsuppor
 from forge_consensus.storage.ledger.levels import FIRST_LEVEL, LEVEL, beyond
 from forge_consensus.storage.ledger.quorum import Quorum
 
-VERSION: Final = 6
+VERSION: Final = 7
 """The newest version of a configuration's bytes that this program reads."""
 LEASE_MS: Final = 800
 DRIFT_PPM: Final = 100_000
 """The lease of a configuration of version 1, which names none: the defaults of the settings that leases went by."""
-FIELDS: Final = (2, 5, 6, 11, 12, 14)
+FIELDS: Final = (2, 5, 6, 11, 12, 14, 15)
 """How many fields each version has, from version 1 on."""
 WITH_SETS: Final = 4
 """The version that names who votes."""
@@ -47,6 +48,8 @@ VOTER: Final = "voter"
 LEAVING: Final = "leaving"
 LEARNER: Final = "learner"
 PRIORITY_MAX: Final = 1_000_000
+URL: Final = re.compile(r"[!-~]{1,256}")
+"""What a URL of a member may be: it goes into the headers of answers."""
 
 
 @dataclass(frozen=True)
@@ -98,6 +101,9 @@ class Configuration:
     """By node id, sorted: how much a member is preferred as the leader; members that are not named have priority 0."""
     no_leader: tuple[str, ...] = ()
     """The ids of the members that never lead, sorted. They vote like others, if they are voters."""
+    urls: tuple[tuple[str, str], ...] = ()
+    """By node id, sorted: where the application of a member answers HTTP, as the member told when it greeted. Nothing
+    in the protocol depends on it."""
 
     @classmethod
     def of(
@@ -173,6 +179,10 @@ class Configuration:
         """The voters that may lead, and will be voters once a joint configuration is left."""
         return self.incoming_voters.difference(self.no_leader)
 
+    def url_of(self, node: str) -> str:
+        """Where the application of a member answers HTTP, "" if it is not known."""
+        return next((url for named, url in self.urls if named == node), "")
+
     def may_lead(self, node: str) -> bool:
         """Whether a node is not marked never to lead."""
         return node not in self.no_leader
@@ -204,6 +214,8 @@ class Configuration:
         row = (self.members, self.lease_reads, self.lease_ms, self.drift_ppm, self.machine)
         changed = (self.incoming, self.outgoing, self.learners_next, self.joining, self.folders)
         wishes = (self.priorities, self.no_leader)
+        if self.urls:
+            return cast("bytes", msgpack.packb((7, *row, self.level, *changed, self.recovery, *wishes, self.urls)))
         if any(wishes):
             return cast("bytes", msgpack.packb((6, *row, self.level, *changed, self.recovery, *wishes)))
         if self.recovery:
@@ -249,7 +261,7 @@ class Configuration:
         version, fields = row[0], row[1:]
         if version < 1 or len(fields) != FIELDS[version - 1]:
             raise ValueError("a number of fields that cannot be")
-        defaults: tuple[Any, ...] = (LEASE_MS, DRIFT_PPM, "", FIRST_LEVEL, (), (), (), (), (), "", (), ())
+        defaults: tuple[Any, ...] = (LEASE_MS, DRIFT_PPM, "", FIRST_LEVEL, (), (), (), (), (), "", (), (), ())
         members, lease_reads, *rest = (*fields, *defaults[len(fields) - 2 :])
         lease_ms, drift_ppm, machine, level, *added = rest
         if type(level) is not int or level < FIRST_LEVEL:
@@ -273,7 +285,8 @@ class Configuration:
     def begun_anew(self, members: Mapping[str, str], token: str) -> Configuration:
         """The configuration with which these voters begin a cluster of their own, out of the state of this one.
 
-        Wishes about others are left behind, and so is "never to lead" if nobody could lead else.
+        Wishes about others are left behind, and so is "never to lead" if nobody could lead else. Where their
+        applications answer the members tell anew.
         """
         no_leader = tuple(node for node in self.no_leader if node in members)
         return replace(
@@ -287,19 +300,23 @@ class Configuration:
             recovery=token,
             priorities=tuple((node, priority) for node, priority in self.priorities if node in members),
             no_leader=() if set(no_leader) == set(members) else no_leader,
+            urls=(),
         )
 
     @property
     def without_members(self) -> Configuration:
         """What a node that joins knows before it is a member: what all agree on, and nothing about anybody."""
-        return replace(self, members=(), priorities=(), no_leader=())
+        return replace(self, members=(), priorities=(), no_leader=(), urls=())
 
     @property
     def is_sound(self) -> bool:
         """Whether the sets fit together and each has one way to be written, so that equal ones have equal bytes."""
         added = tuple(node for node, _ in self.folders)
         preferred = tuple(node for node, _ in self.priorities)
-        lists = (self.incoming, self.outgoing, self.learners_next, self.joining, added, preferred, self.no_leader)
+        told = tuple(node for node, _ in self.urls)
+        lists = (
+            self.incoming, self.outgoing, self.learners_next, self.joining, added, preferred, self.no_leader, told,
+        )  # fmt: skip
         incoming = set(self.incoming) or self.nodes
         return (
             all(tuple(sorted(set(each))) == each and self.nodes.issuperset(each) for each in lists)
@@ -310,6 +327,7 @@ class Configuration:
             and type(self.recovery) is str
             and all(type(folder) is str and folder for _, folder in self.folders)
             and all(type(priority) is int and 0 < abs(priority) <= PRIORITY_MAX for _, priority in self.priorities)
+            and all(type(url) is str and URL.fullmatch(url) is not None for _, url in self.urls)
         )
 
     @cached_property
@@ -333,6 +351,8 @@ class Configuration:
             listed += f", jointly with the voters {','.join(self.outgoing)}"
         if self.lease_reads:
             listed += f" with lease reads of {self.lease_ms} ms less {self.drift_ppm / 10_000:g} %"
+        if self.urls:
+            listed += f", HTTP at {','.join(f'{node}={url}' for node, url in self.urls)}"
         if self.machine:
             listed += f" and the state machine {self.machine!r}"
         return listed + (f" at feature level {self.level}" if self.level != FIRST_LEVEL else "")

@@ -292,6 +292,25 @@ def test_the_log_of_a_running_node_can_be_read(site: Site) -> None:
     assert site.get("n2", "/v1/log/entries?limit=501").status_code == 400
 
 
+def test_where_a_member_answers_is_known_to_nodes_that_never_met_it(site: Site) -> None:
+    def told(name: str) -> dict[str, str]:
+        return {row["id"]: row["http_url"] for row in site.get(name, "/v1/members").json()["members"]}
+
+    wait_for(lambda: told("n1") == site.urls, 15, "all are noted")
+    leader = site.leader()
+    asked, down = (name for name in site.urls if name != leader)
+    site.cluster.nodes[down].kill()
+    site.cluster.nodes[asked].kill()
+    site.start(asked)
+    wait_for(lambda: site.get(asked, "/readyz").status_code == 200, 10, "it follows again")
+    rows = {row["id"]: row["http_url"] for row in site.get(asked, "/v1/node").json()["nodes"]}
+    assert rows[down] == site.urls[down], "it is down, and this process has never met it"
+    wait_for(lambda: told(asked)[asked] == site.urls[asked], 15, "the new port is noted")
+    site.start(down)
+    wait_for(lambda: told(asked) == site.urls, 15, "all are noted")
+    wait_for(lambda: site.get(asked, "/v1/members").json()["settled"], 10, "no change is under way")
+
+
 def test_what_the_options_cannot_mean_ends_a_node_at_once(tmp_path: Path, site: Site) -> None:
     def refused(*options: str) -> tuple[int, str]:
         found = Shell("").run("node", "--id", "x1", "--data", str(tmp_path / "x"), "--listen", "127.0.0.1:0", *options)

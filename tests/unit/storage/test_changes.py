@@ -268,3 +268,18 @@ def test_a_change_that_would_lose_the_quorum_of_those_alive_names_the_arithmetic
     assert "quorum is 2 of 2, and only 1 would answer: n3 would not" in why_stuck(
         steps(THREE, [Change(REMOVE, "n1")]), {"n1", "n2"}
     )
+
+
+def test_where_a_member_answers_http_goes_with_it_and_no_other_change_touches_it() -> None:
+    urls = tuple((node, f"http://{node}") for node in ("n1", "n2", "n3"))
+    told = replace(THREE, urls=urls)
+    assert differences(THREE, told) == [("updated", node) for node in ("n1", "n2", "n3")]
+    joint, after = steps(told, [Change(REMOVE, "n1"), Change(REMOVE, "n2")])
+    assert (joint.urls, after.urls) == (urls, urls[2:]), "the leaving ones may lead until they are gone"
+    alone = changed(told, [Change(REMOVE, "n1")])
+    assert alone.urls == urls[1:]
+    again = changed(alone, [Change(ADD, "n1", "h1:1")], {"n1": "f1"})
+    assert again.urls == urls[1:], "it tells anew"
+    for change in (Change(UPDATE, "n1", "h9:1"), Change(PRIORITY, "n2", "7"), Change(NO_LEADER, "n3")):
+        assert changed(told, [change]).urls == urls
+    assert may_follow(THREE.quorum, told.quorum)

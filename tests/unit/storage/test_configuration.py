@@ -152,6 +152,12 @@ def test_voters_and_learners_are_written_in_version_4_and_read_again() -> None:
         {"priorities": (("n2", 1), ("n1", 1))},
         {"no_leader": ("n9",)},
         {"no_leader": ("n2", "n1")},
+        {"urls": (("n9", "http://n9"),)},
+        {"urls": (("n2", ""),)},
+        {"urls": (("n2", 7),)},
+        {"urls": (("n2", "http://n2\r\nX: y"),)},
+        {"urls": (("n2", f"http://{'n' * 256}"),)},
+        {"urls": (("n2", "http://n2"), ("n1", "http://n1"))},
     ],
     ids=str,
 )
@@ -165,6 +171,17 @@ def test_who_is_to_lead_is_written_in_version_6_and_read_again() -> None:
         wished = replace(JOINT, **wishes)
         assert msgpack.unpackb(wished.encode())[0] == 6
         assert Configuration.decode(wished.encode()) == wished
+
+
+def test_where_members_answer_http_is_written_in_version_7_and_read_again() -> None:
+    for configuration in (FOUR, JOINT, replace(JOINT, priorities=(("n1", 3),))):
+        told = replace(configuration, urls=(("n1", "http://one:8000"), ("n2", "https://[::1]/x")))
+        assert msgpack.unpackb(told.encode())[0] == 7
+        assert Configuration.decode(told.encode()) == told
+        assert (told.url_of("n2"), told.url_of("n3")) == ("https://[::1]/x", "")
+        assert "HTTP at n1=http://one:8000" in told.text
+        assert told.without_members.urls == told.begun_anew({"n1": "a:1"}, "token").urls == ()
+        assert replace(told, urls=()).encode() == configuration.encode(), "without them nothing is written"
 
 
 @pytest.mark.parametrize("version", [1, 2, 3])
