@@ -412,6 +412,24 @@ class ProtocolError(ConsensusError, code="CONSENSUS_PROTOCOL", exit_code=65):
     message = "a frame cannot be decoded: check who sends to this port, and that the versions agree"
 
 
+class AlreadyHeldError(ConsensusError, RuntimeError, code="CONSENSUS_ALREADY_HELD", exit_code=70):
+    """Whoever holds a lock asked for it again, and would wait for itself; nothing was done."""
+
+    message = "this thread or task holds it already: release it first, or take an RLock, which may be acquired again"
+
+
+class NotHeldError(ConsensusError, RuntimeError, code="CONSENSUS_NOT_HELD", exit_code=70):
+    """What is to be released, written under or resigned from is not held here; nothing was done."""
+
+    message = "it is not held here: acquire it first"
+
+
+class LeaseLostError(ConsensusError, code="CONSENSUS_LEASE_LOST", exit_code=69):
+    """A lease ended before its holder let go, so somebody else may have held what hung on it since then."""
+
+    message = "the lease ended before it was let go: others may hold what hung on it since then"
+
+
 class WrongEventLoopError(ConsensusError, RuntimeError, code="CONSENSUS_WRONG_EVENT_LOOP", exit_code=70):
     """An `AsyncClient` was used on another event loop than that of its first call; nothing was sent."""
 

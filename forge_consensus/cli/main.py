@@ -38,7 +38,7 @@ Exit codes:
   2    wrong usage
   65   bad data: a command too large or refused by the machine, a damaged folder or file
   66   a folder or file is missing
-  69   unavailable: no leader, no quorum, nobody answers, address in use
+  69   unavailable: no leader, no quorum, nobody answers, address in use, a lock was lost
   70   internal: the store failed or is damaged, an error that has no name
   75   timed out; the outcome may be unknown
   77   not authorised
@@ -116,6 +116,7 @@ class Root(Commands):
         "dev": ("forge_consensus.cli.dev:dev", "Start three nodes with the dashboard in one terminal."),
         "init": ("forge_consensus.cli.init:init", "Ask what a node needs, and write its configuration file."),
         "kv": ("forge_consensus.cli.kv:kv", "Read and change keys of the built-in machine."),
+        "lock": ("forge_consensus.cli.lock:lock", "Run a command while a lock of the cluster is held."),
         "members": (
             "forge_consensus.cli.members:members",
             "List, add, remove, promote, demote, move members.",

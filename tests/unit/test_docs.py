@@ -48,7 +48,7 @@ PYTEST = re.compile(r"\bpytest((?: +[^\s`#;&]+)+)")
 MODULE = re.compile(r"\bpython3? -m ([\w.]+)")
 TOOL = re.compile(r"\bforge-consensus ([^`#\n&|;]*)")
 CLASS = re.compile(r"([A-Z][A-Za-z]*[a-z][A-Za-z]*(?:\.[a-z]\w*)?)(?:\(.*\))?")
-FOREIGN = {"Counter", "Actor", "RssAnon"}
+FOREIGN = {"Actor", "LockingQueue", "RssAnon"}
 """Class names of readers' programs and of libraries."""
 USERS_FILES = {"conftest.py", "counter.py", "data/", "snapshots/", "tables/", "NN_words.txt"}
 """Files and folders of a reader's own program, or of a node's data folder."""
@@ -206,7 +206,7 @@ def check_command(text: str, where: str) -> None:
 def check_tool(words: list[str], text: str) -> None:
     """The words after `forge-consensus` must be commands and options that it has."""
     command: click.Command = cli
-    for word in words:
+    for word in words[: words.index("--")] if "--" in words else words:  # what follows is another program
         if isinstance(command, click.Group) and not word.startswith("-"):
             found = command.get_command(click.Context(command), word)
             assert found is not None, f"{text}: there is no command {word!r}"

@@ -83,6 +83,19 @@ TESTING = {
     "forge_consensus.testing.check": "",
     "forge_consensus.testing.Verdict": "",
 }
+RECIPES = {
+    "forge_consensus.recipes.Lock": "acquire try_acquire release guard contenders",
+    "forge_consensus.recipes.RLock": "acquire release",
+    "forge_consensus.recipes.Semaphore": "acquire try_acquire release holders",
+    "forge_consensus.recipes.Permit": "release guard",
+    "forge_consensus.recipes.Election": "campaign try_campaign leader observe",
+    "forge_consensus.recipes.Leadership": "resign proclaim guard",
+    "forge_consensus.recipes.Leader": "",
+    "forge_consensus.recipes.Barrier": "create remove exists wait",
+    "forge_consensus.recipes.Queue": "put get try_get take peek size",
+    "forge_consensus.recipes.Item": "ack release guard",
+    "forge_consensus.recipes.Counter": "add get set compare_and_set",
+}
 LINE_CHARS = 100
 THOUSANDS_FROM = 10_000
 MODULES = re.compile(r"\b(?:[a-z_]+\.)+(?=[A-Z])")
@@ -242,6 +255,11 @@ def section(path: str, methods: str) -> list[str]:
 def page() -> list[str]:
     """The names of a program that uses a cluster."""
     return [line for path, methods in API.items() for line in section(path, methods)]
+
+
+def recipes_page() -> list[str]:
+    """The names of the recipes."""
+    return [line for path, methods in RECIPES.items() for line in section(path, methods)]
 
 
 def testing_page() -> list[str]:

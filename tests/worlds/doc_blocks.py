@@ -137,6 +137,7 @@ BLOCKS: Mapping[str, Callable[[], list[str]]] = {
     "settings": setting_tables,
     "original-fields": original_table,
     "api": api_page.page,
+    "recipes-api": api_page.recipes_page,
     "testing-api": api_page.testing_page,
 }
 """The function that makes the lines of each block, by the block's name."""
