@@ -234,6 +234,8 @@ class GatewayActor(BackupDesk):
             self.answer_batches(waiting.take_applied(message.entries), applied)
         if waiting.confirmed:
             self.answer_reads()
+        if waiting.kept:
+            self.wake_soon()
 
     def answer_batches(self, found: Applications, applied: int) -> None:
         """Send the outcomes of entries up to `applied` to the clients, and count them."""

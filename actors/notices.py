@@ -391,6 +391,11 @@ class AnswerQueries:
 
 
 @message
+class WakeQueries:
+    """Look which of the queries that wait for a change have an answer now, or have waited for long enough."""
+
+
+@message
 class CheckHealth:
     """Ask every peer whether it is alive, and judge this node's health."""
 

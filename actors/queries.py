@@ -15,11 +15,14 @@ from forge_consensus.actors.notices import (
     ReadReady,
     ReadRefused,
     ReadsDue,
+    Retire,
+    WakeQueries,
 )
 from forge_consensus.actors.raft.answering import RESULT_OVERHEAD_BYTES, Answering, Answers, Worked
 from forge_consensus.actors.raft.slow_work import SlowWork
-from forge_consensus.actors.raft.waiting import PendingRead
+from forge_consensus.actors.raft.waiting import IN_TIME, PendingRead
 from forge_consensus.actors.runtime.actor import Context
+from forge_consensus.actors.runtime.timers import Timer
 from forge_consensus.errors import (
     BusyError,
     InvalidConfigError,
@@ -28,12 +31,13 @@ from forge_consensus.errors import (
     StaleReadError,
 )
 from forge_consensus.events.types import QuerySlow
+from forge_consensus.storage.ledger.time_slice import NS
 
 READ_WAIT_MS_MAX: Final = 600_000
-IN_TIME: Final = 0.75
-"""After so much of its client's time a read whose index is not applied is refused, so that the client hears of it."""
 LOOK_SECONDS_MIN: Final = 0.001
 """A shorter wait may be nothing beside the clock's own value, and would be over at once for ever."""
+WAKE_SECONDS: Final = 0.01
+"""Queries that wait for a change are woken so often at most, however often something changes."""
 LENT_SECONDS: Final = 0.01
 """How soon queries are tried again if another thread uses the machine: for actors that failed, or to restore it."""
 
@@ -46,6 +50,9 @@ class QueryDesk(ClientDesk):
         self.slice_began = 0.0
         """When the last slice of queries was ordered, in seconds of real time."""
         self.answer_due = self.look_due = False
+        self.wake_timer: Timer | None = None
+        self.woken_at = -inf
+        """When it was last looked which queries have waited for what changed, in seconds of real time."""
         self.slow_work = SlowWork()
 
     def bind(self, context: Context) -> None:
@@ -207,10 +214,52 @@ class QueryDesk(ClientDesk):
         elif self.answer_due:
             self.next_turn(AnswerQueries())
 
+    # --- queries that wait for a change ------------------------------------------------------------------------------
+
+    def wake_soon(self) -> None:
+        """Look which of the queries that wait have an answer now: at once, but not too often."""
+        wait = self.woken_at + WAKE_SECONDS - self.clock.now()
+        self.wake_in(max(0.0, wait))
+
+    def wake_in(self, seconds: float) -> None:
+        """Look for such queries after so many seconds, or earlier if that is ordered already."""
+        timer, at = self.wake_timer, self.clock.now() + seconds
+        if timer is not None and timer.at <= at:
+            return
+        if timer is not None:
+            timer.cancel()
+        self.wake_timer = self.after(seconds, WakeQueries())
+
+    def receiveMsg_WakeQueries(self, message: WakeQueries, sender: Any) -> None:
+        """Answer the queries for which there is something, or that have waited for long enough."""
+        self.wake_timer, self.woken_at = None, self.clock.now()
+        self.answering.wake(self.clock.boottime_ns())
+        self.answer_woken()
+
+    def receiveMsg_Retire(self, message: Retire, sender: Any) -> None:
+        """Answer the queries that wait with what there is, because the node stops soon."""
+        self.answering.wake_all()
+        self.answer_woken()
+
+    def answer_woken(self) -> None:
+        """Answer the queries that were woken, and look for the others when the first of them has waited long enough."""
+        if self.answering and not self.answer_due:
+            self.answer_due = True
+            self.send(self.myAddress, AnswerQueries())
+        self.look_after_kept()
+
+    def look_after_kept(self) -> None:
+        """Wake the next query when its wait is over."""
+        self.waiting.kept = len(self.answering.kept)
+        end_ns = self.answering.next_end_ns
+        if end_ns is not None:
+            self.wake_in(max(WAKE_SECONDS, (end_ns - self.clock.boottime_ns()) / NS))
+
     def send_answers(self, worked: Worked) -> None:
         """Send the answers of a slice, and count them."""
         waiting, totals = self.waiting, self.totals
         self.capacity.query_pace.note(worked.asked, worked.seconds)
+        self.look_after_kept()
         for answers in worked.answers:
             read, items = answers.read, answers.items
             size = sum(len(payload) + RESULT_OVERHEAD_BYTES for _, _, payload in items)

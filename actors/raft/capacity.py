@@ -57,7 +57,8 @@ class Capacity:
         own = waiting.waiting_queries(asker.connection)
         if own and own + count > settings.outstanding_max:
             return f"{own} queries of this client wait: at most {settings.outstanding_max} may"
-        seconds = self.query_pace.seconds(waiting.queries + count)
-        if waiting.queries and seconds > settings.backlog_seconds_max:
-            return f"{waiting.queries} queries wait, about {seconds:.2f} s of work: try again in a moment"
+        others = max(0, waiting.queries - waiting.kept)
+        seconds = self.query_pace.seconds(others + count)
+        if others and seconds > settings.backlog_seconds_max:
+            return f"{others} queries wait, about {seconds:.2f} s of work: try again in a moment"
         return ""

@@ -9,12 +9,16 @@ from collections import defaultdict, deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import inf
-from typing import Any
+from typing import Any, Final
 
 from forge_consensus.actors.messages import NEVER_MS
 from forge_consensus.actors.runtime.address import SenderAddress
 from forge_consensus.storage.ledger.applying import Applied
 from forge_consensus.storage.machines.machine import Outcome
+
+IN_TIME: Final = 0.75
+"""After so much of its client's time a read that waits for something is answered or refused, so that the client hears
+of it."""
 
 Result = tuple[int, str, bytes]
 """(sequence number, error code or "", encoded result) of one command."""
@@ -92,6 +96,8 @@ class WaitingRequests:
         """By connection: the numbers of the queries that are not answered."""
         self.queries = 0
         """How many queries are not answered."""
+        self.kept = 0
+        """How many of them wait for a change, and so are no work now."""
 
     # --- commands ----------------------------------------------------------------------------------------------------
 

@@ -249,7 +249,8 @@ class Engine:
             self.stop(reason)
             return
         self.retiring = reason
-        self.next_turn(self.actor("election"), Retire(reason))
+        for name in ("gateway", "election"):
+            self.next_turn(self.actor(name), Retire(reason))
 
     # --- actors ------------------------------------------------------------------------------------------------------
 

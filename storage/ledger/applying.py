@@ -39,7 +39,7 @@ from forge_consensus.storage.machines.machine import (
     apply_one,
 )
 from forge_consensus.storage.machines.sessions import IN_PROGRESS, TTL_BYTES, Sessions
-from forge_consensus.storage.machines.steps import Encoded, finished
+from forge_consensus.storage.machines.steps import Encoded, WaitingQueries, WaitingQuery, finished
 
 APPLIED = b"applied"
 COMMAND = int(Kind.COMMAND)
@@ -102,6 +102,8 @@ class Applier:
         self.asked: Callable[[Any], Any] = getattr(machine, "query_steps", machine.query)
         self.elsewhere = self.ledger_machine is None and bool(getattr(machine, "query_elsewhere", True))
         """Whether queries are answered on a helper thread, because nobody knows how long a user's query takes."""
+        self.waiting: WaitingQueries | None = None if self.elsewhere else getattr(machine, "watches", None)
+        """The queries that wait for a change at a machine that lets them; None at any other."""
         self.lent = False
         """Whether a helper thread uses the machine: nothing is applied, captured or restored meanwhile."""
         self.wanted_back = False
@@ -172,6 +174,8 @@ class Applier:
         answer = self.ask(query)
         if isinstance(answer, Generator):
             answer = finished(answer)
+        if isinstance(answer, WaitingQuery):
+            answer = answer.answer(over=True)
         return msgpack.unpackb(answer.data) if type(answer) is Encoded else answer
 
     @property
@@ -182,7 +186,8 @@ class Applier:
     def ask(self, query: Any) -> Any:
         """Ask the machine as `query` does; a machine that has `query_steps` may return a generator of steps.
 
-        The generator returns the answer in the end, from the state of its first step.
+        The generator returns the answer in the end, from the state of its first step. A `WaitingQuery` has no answer
+        yet.
         """
         self.check_usable()
         return self.asked(query)

@@ -11,12 +11,13 @@ from forge_consensus.storage.machines.chunks import chunks_of
 from forge_consensus.storage.machines.kv_batches import BATCH_OPS_MAX, COMMANDS, OP_BYTES_MIN, check_bounds
 from forge_consensus.storage.machines.kv_commands import SET_FIELDS, check_fields, check_key, packed
 from forge_consensus.storage.machines.kv_draft import Draft
-from forge_consensus.storage.machines.kv_history import CHANGE_BYTES, PART_BYTES, UNKNOWN, History
+from forge_consensus.storage.machines.kv_history import CHANGE_BYTES, PART_BYTES, UNKNOWN
 from forge_consensus.storage.machines.kv_overlay import Overlay, Span
 from forge_consensus.storage.machines.kv_queries import query_steps
 from forge_consensus.storage.machines.kv_rows import BIRTH_BYTES, UNSEEN, WRITING, in_new_form, is_open, row_after
 from forge_consensus.storage.machines.kv_state import KeyValueState
 from forge_consensus.storage.machines.kv_tables import CLOCK, stored_rows
+from forge_consensus.storage.machines.kv_watches import Watch
 from forge_consensus.storage.machines.leases import LEASES
 from forge_consensus.storage.machines.machine import Command, Entry
 from forge_consensus.storage.machines.steps import Encoded, finished
@@ -146,18 +147,22 @@ class KeyValueMachine(KeyValueState):
           from `start` on and below `end`, in descending order with `reverse`. The next page is `after` the last key
         - {"lease": id}: [id, ttl_ms, left_ms, [key, ...]], or None; `left_ms` as of the last command
         - {"leases": id, "limit": 1000}: [[id, ttl_ms, left_ms, number of keys], ...] of those with a higher id
-        - {"changes": prefix, "since": index, "limit": 1000, "key": False}: what entries from `since` on changed, as
+        - {"changes": prefix, "since": index, "limit": 1000, "key": False, "wait_ms": 0}: what entries from `since` on
+          changed, as
           {"changes": [[index, key, value, created, lease, kind], ...], "next": index, "oldest": index}. Kinds are
           "put", "delete" and "expire"; the latter two have the value None, `created` 0 and the lease that the key hung
           on. The changes are all that there were before `next`, which is the `since` of the next question; there may be
           more than `limit`, because those of one entry stay together, and fewer although more follow. With `key` True
-          it asks for that key alone. If `since` is less than `oldest` the answer is empty with `next` as `since`: that
+          it asks for that key alone. With `wait_ms` a node keeps the question, for so many milliseconds at most, while
+          there is no change. If `since` is less than `oldest` the answer is empty with `next` as `since`: that
           history is gone, so read the state anew
 
         Raises ValueError or TypeError for any other, and for a page of more than `SCAN_BYTES_MAX`.
         """
         steps = query_steps(self, query)
         answer = finished(steps) if isinstance(steps, Generator) else steps
+        if isinstance(answer, Watch):
+            answer = answer.answer(over=True)
         return msgpack.unpackb(answer.data) if type(answer) is Encoded else answer
 
     def query_steps(self, query: Any) -> Any:
@@ -201,7 +206,8 @@ class KeyValueMachine(KeyValueState):
         for place, row in rows:
             if place[:1] != LEASES:
                 fresh.put(place.decode(), in_new_form(row))
-        self.fresh, self.leases, self.history = fresh, leases, History(index)
+        self.fresh, self.leases = fresh, leases
+        self.begin_history(index)
 
 
 def probe(frames: int) -> None:

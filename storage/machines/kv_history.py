@@ -69,6 +69,7 @@ class History:
     __slots__ = (
         "bytes",
         "changes",
+        "dropped",
         "known",
         "last",
         "oldest",
@@ -82,6 +83,8 @@ class History:
     def __init__(self, last: int = 0) -> None:
         """Begin behind the entry `last`; with `UNKNOWN` behind the one before the next command."""
         self.changes: list[Change] = []
+        self.dropped = 0
+        """How many older ones were forgotten."""
         self.parts: deque[tuple[int, int, int]] = deque()
         """How many changes each part has, their bytes, and the index of the last one."""
         self.bytes = 0
@@ -117,6 +120,7 @@ class History:
 
     def forget_until(self, index: int) -> None:
         """Forget all changes up to an entry."""
+        self.dropped += len(self.changes)
         self.changes, self.bytes, self.part_bytes, self.part_end = [], 0, 0, PART_CHANGES
         self.parts.clear()
         self.known.clear()
@@ -131,6 +135,7 @@ class History:
         while self.bytes > HISTORY_BYTES_MAX or len(changes) > CHANGES_MAX:
             count, size, last = parts.popleft()
             del changes[:count]
+            self.dropped += count
             self.bytes -= size
             self.oldest = last + 1
         while self.known and self.known[0][0] < self.oldest:
@@ -174,6 +179,15 @@ class History:
                     break
                 changes[place] = index, key, with_birth(row, birth)
         self.known.clear()
+
+    @property
+    def count(self) -> int:
+        """How many changes there were since the history began."""
+        return self.dropped + len(self.changes)
+
+    def newest(self, seen: int) -> list[Change] | None:
+        """Return all changes but the first `seen`, None if some of those are forgotten."""
+        return None if seen < self.dropped else self.changes[seen - self.dropped :]
 
     def since(self, index: int) -> int:
         """Return the place of the first change of that entry or a later one."""

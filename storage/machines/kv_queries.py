@@ -8,7 +8,7 @@ from typing import Any, Final
 import msgpack
 
 from forge_consensus.storage.machines.kv_commands import check_key
-from forge_consensus.storage.machines.kv_history import ChangesQuery, changes_page, is_changes
+from forge_consensus.storage.machines.kv_history import ChangesQuery, is_changes
 from forge_consensus.storage.machines.kv_overlay import Row
 from forge_consensus.storage.machines.kv_pages import (
     SCAN_ROWS,
@@ -27,6 +27,7 @@ from forge_consensus.storage.machines.kv_pages import (
 from forge_consensus.storage.machines.kv_rows import state_of
 from forge_consensus.storage.machines.kv_state import KeyValueState
 from forge_consensus.storage.machines.kv_tables import TABLE, alone, end_of_keys, table_rows
+from forge_consensus.storage.machines.kv_watches import Watch
 from forge_consensus.storage.machines.steps import Encoded
 
 COUNT_ROWS: Final = 2000
@@ -59,11 +60,17 @@ def query_steps(state: KeyValueState, query: Any) -> Any:
             limit = whole_number("limit", query.get("limit", SCAN_ROWS), 1, SCAN_ROWS_MAX)
             return state.leases.page(whole_number("leases", query["leases"], 0, ID_MAX), limit)
         if is_changes(query):
-            return changes_page(state.history, ChangesQuery(query), state.births_below)[0]
+            return changes(state, ChangesQuery(query))
     raise ValueError(
         'a query is a key, {"get": key}, {"count": prefix}, {"scan": prefix, "limit": n, "after": key}, '
         '{"entry": key}, {"entries": prefix, ...}, {"lease": id}, {"leases": id} or {"changes": prefix, "since": index}'
     )
+
+
+def changes(state: KeyValueState, query: ChangesQuery) -> Encoded | Watch:
+    """Return the changes that are asked for; the question itself, to wait, if there is none and it wants to."""
+    watch = Watch(query, lambda: (state.history, state.births_below))
+    return watch.answer(over=not query.wait_ms) or watch
 
 
 def entry(state: KeyValueState, key: str) -> list[Any] | None:

@@ -35,6 +35,7 @@ from forge_consensus.storage.machines.kv_tables import (
     successor,
     table_rows,
 )
+from forge_consensus.storage.machines.kv_watches import Watches
 from forge_consensus.storage.machines.leases import LEASES, Leases
 
 
@@ -56,6 +57,7 @@ class KeyValueState:
         """Rows in both may be open, see `kv_rows`."""
         self.leases = Leases()
         self.history = History()
+        self.watches = Watches(self.history)
 
     # --- reading ---
 
@@ -168,12 +170,17 @@ class KeyValueState:
         self.prefix = prefix_of(generation)
         self.fresh = Overlay()
         self.frozen = Overlay()
-        self.history = History(index)
+        self.begin_history(index)
         self.leases = Leases()
         self.leases.now_ms = elapsed_ms
         start, head = self.prefix + LEASES, len(self.prefix)
         rows = paged(tables, start, successor(start[:head]))
         self.leases.load(((key[head:], row) for key, row in rows), stored=True)
+
+    def begin_history(self, index: int) -> None:
+        """Let the history begin behind that entry."""
+        self.history = History(index)
+        self.watches.follow(self.history)
 
     def checkpoint(self, batch: Batch) -> None:
         """Stage the overlay in key order: writing random keys costs twice the time.
