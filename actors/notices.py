@@ -361,6 +361,13 @@ class HeartbeatDue:
 
 
 @message
+class ExpiryDue:
+    """The time has come that the machine waits for; `term` is that of the leadership that set the alarm."""
+
+    term: int
+
+
+@message
 class SendEntries:
     """Send followers the entries that they lack."""
 

@@ -19,6 +19,7 @@ from forge_consensus.actors.notices import (
     AppliedEntries,
     ApplyCommitted,
     AskLeader,
+    ExpiryDue,
     ForwardedReadsDue,
     HeartbeatDue,
     LeaderChanged,
@@ -44,6 +45,7 @@ from forge_consensus.actors.notices import (
     TransferDue,
     TransferRequested,
 )
+from forge_consensus.actors.raft.expiry import EXPIRE_BYTES, Expiry
 from forge_consensus.actors.raft.forwarded_reads import ForwardedReads
 from forge_consensus.actors.raft.leadership import Contradicts, Effect, Leadership, MatchMoved, SendTo
 from forge_consensus.actors.raft.next_configuration import next_configuration
@@ -52,7 +54,7 @@ from forge_consensus.actors.raft.reads import ReadConfirmed
 from forge_consensus.actors.raft.slow_work import SlowWork
 from forge_consensus.actors.runtime.actor import ConsensusActor, Context
 from forge_consensus.actors.runtime.shared import PeerStatus
-from forge_consensus.errors import ProtocolError, StorageFullError
+from forge_consensus.errors import BusyError, ProtocolError, StorageFullError
 from forge_consensus.events.types import ApplySlow, LeaderTransfer, LogAppended, LogCommitted, LogTruncated
 from forge_consensus.process.log import LogLines
 from forge_consensus.storage.ledger.applying import SlowStep
@@ -91,6 +93,7 @@ class ReplicationActor(ConsensusActor):
         super().bind(context)
         settings = context.settings
         self.preference = Preference(self.node_id, settings.election_timeout_max, settings.election_timeout_min / 4)
+        self.expiry = Expiry(self.ledger)
         self.note_matches(self.ledger.led, 0)
         self.note_leadership()
 
@@ -263,6 +266,32 @@ class ReplicationActor(ConsensusActor):
             if leadership.confirmed_ns:
                 self.shared.freshness.note(leadership.covered, leadership.confirmed_ns / NS)
             self.shared.blocked = leadership.blocked if leadership.refusals else ""
+            self.look_for_expiry(leadership)
+
+    def look_for_expiry(self, leadership: Leadership) -> None:
+        """Let an entry into the log if the machine waits for its time, see `Expiry`; at every heartbeat, or in time.
+
+        While the leadership is handed over, or entries have no room, it is left to a later heartbeat, or to the
+        successor's.
+        """
+        wait = self.expiry.wait_seconds(leadership.term)
+        if wait is None or wait > self.settings.heartbeat_interval:
+            return
+        if wait > 0:
+            self.after(wait, ExpiryDue(leadership.term))
+        elif self.shared.handover is None and not self.shared.blocked:
+            try:
+                entry = self.ledger.propose(leadership.term, [Proposal(Kind.COMMAND, 0, 0, 0, EXPIRE_BYTES)])
+            except (BusyError, StorageFullError):
+                return
+            self.expiry.note(leadership.term, entry[1])
+            self.appended(*entry)
+
+    def receiveMsg_ExpiryDue(self, message: ExpiryDue, sender: Any) -> None:
+        """Propose what the machine waits for, if this is still the leadership that waits with it."""
+        leadership = self.current()
+        if leadership is not None and leadership.term == message.term:
+            self.look_for_expiry(leadership)
 
     def look_for_better(self, leadership: Leadership) -> None:
         """Hand over to a voter that should lead instead, while nothing else is under way."""

@@ -130,6 +130,10 @@ class Command:
         return cls(*parts)
 
 
+EXPIRE: Final = Command("expire")
+"""What a leader proposes by itself when the time has come that a machine waits for, see `StateMachine`."""
+
+
 @dataclass(frozen=True, slots=True)
 class Entry:
     """A committed command as a machine sees it.
@@ -190,6 +194,13 @@ class StateMachine(Machine, Protocol):
     Queries run on a helper thread, so that one that takes a second does not silence a leader. The methods are never
     called at the same time: nothing is applied while a query runs. A machine that only the node's own thread may touch
     sets `query_elsewhere = False`; then the node does nothing else during a query.
+
+    What ends by time, such as a lease, must end although nobody writes. A machine that has an attribute or property
+    `due_ms` is handed an entry for that: when `entry.elapsed_ms` of the next entry would be at least `due_ms`, the
+    leader proposes the command "expire" with an empty payload. It is None while nothing is waited for, and must be
+    above the time of the last entry as soon as that was taken care of. It is read often, between two applies, so it
+    must be cheap. Entries may come later than they are due, several in a row, and clients may send that command too: so
+    go by `entry.elapsed_ms` alone, in whatever command carries it.
 
     It may also have `query_steps(query)`, which is called instead of `query` and may return a generator: each `next` is
     one step, and what the generator returns is the answer. Commands are applied between the steps, so everything that

@@ -19,6 +19,7 @@ from forge_consensus.actors.messages import (
     TimeoutNow,
     VoteReply,
 )
+from forge_consensus.actors.raft.expiry import EXPIRE_BYTES
 from forge_consensus.actors.raft.leadership import Leadership
 from forge_consensus.storage.backends.tables import Batch, Delete, DeleteRange, Operation, PutRun
 from forge_consensus.storage.ledger.applying import APPLIED
@@ -477,6 +478,8 @@ class Invariants:
     def applies(self, entry: Entry) -> None:
         """I14: machines execute a client's command at one index only, on every node and after every restart.
 
+        Only the command that a leader proposes by itself is of no session; twice it does no more than once.
+
         An (index, term) identifies the same bytes everywhere (I3), so each entry is examined once.
         """
         if (entry.index, entry.term) in self.applied:
@@ -491,4 +494,6 @@ class Invariants:
             first = self.executed.setdefault(key, entry.index)
             if first != entry.index:
                 raise ViolationError(f"I14: command {key} is applied at {first} and at {entry.index}")
+        else:
+            demand(record.data == EXPIRE_BYTES, "I14", f"entry {entry.index}, {entry.command}, is of no session")
         self.applied.add((entry.index, entry.term))
