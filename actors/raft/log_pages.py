@@ -11,7 +11,7 @@ from forge_consensus.storage.ledger.record import Kind, head_bytes, kind_of
 
 ENTRIES_MAX: Final = 500
 """The greatest number of entries in one page."""
-READ_BYTES_MAX: Final = 4 << 20
+READ_BYTES_MAX: Final = 1 << 20
 """So many bytes of the log are read for a page, whatever is sent of them; a single entry may be larger."""
 PAGE_BYTES_MAX: Final = 1 << 20
 """So many bytes of entries are sent in a page, or one entry of which about so many are sent."""
