@@ -69,8 +69,8 @@ def head_of(row: bytes) -> tuple[int, int, int]:
 
 
 def is_open(row: bytes | None) -> bool:
-    """Whether it is not known yet when the key of a row in memory was created."""
-    return row is not None and row[1] >= OPEN_BYTE
+    """Whether it is not known yet when the key of a row was created; never of a row that is on disk."""
+    return row is not None and row[0] == MARK and row[1] >= OPEN_BYTE
 
 
 def birth_of(row: bytes) -> bytes:

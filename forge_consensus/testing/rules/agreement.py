@@ -167,6 +167,12 @@ def result_text(result: Any) -> str:
     return ADDRESS.sub("", repr(result))
 
 
+def waits_for(machine: Machine, entry: Entry) -> bool:
+    """Return whether a machine has waited for the time of this entry, so that even a command that fails changes it."""
+    due_ms = getattr(machine, "due_ms", None)
+    return type(due_ms) is int and due_ms <= entry.elapsed_ms
+
+
 class WatchedMachine:
     """A wrapper that reports each step of a machine to an `Agreement`; in all else it behaves like the machine.
 
@@ -220,9 +226,9 @@ class WatchedMachine:
         agreement, machine = self.agreement, self.machine
         if self.cost is not None:
             self.cost.of_command(entry)
-        before = state_text(machine, agreement.state)
+        before, is_due = state_text(machine, agreement.state), waits_for(machine, entry)
         text, result, error = result_of(machine, entry)
-        if error is not None:
+        if error is not None and not is_due:
             agreement.unchanged(self.node, machine, entry, text, before)
         check_size(entry, result)
         self.report(entry, text)
