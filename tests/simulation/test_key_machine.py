@@ -29,7 +29,7 @@ KEYS = ("held/a", "held/b", "held/c")
 class LeasedWorkload(KeyValueWorkload):
     """The usual calls, and among them calls of other keys that hang on leases; the model judges all of them."""
 
-    model = None
+    model = None  # type: ignore[assignment]
     may_fail = True
 
     def __init__(self) -> None:
