@@ -46,6 +46,12 @@ class AsyncWatchCalls(AsyncMachineCalls):
         return AsyncWatch(self.watch_client(), ChangeCursor(key, prefix, since), timeout)
 
 
+def note(future: asyncio.Future[Any]) -> None:
+    """Look at an outcome, so that asyncio does not complain of an error that nobody has looked at."""
+    if not future.cancelled():
+        future.exception()
+
+
 class AsyncWatch(PublicSurface):
     """A `Watch` for asyncio; `AsyncClient.watch` makes it. Tasks can share it: each change goes to one of them."""
 
@@ -75,6 +81,20 @@ class AsyncWatch(PublicSurface):
             await self.client.start(pending)
             if self.cursor.next is None:  # no other task was faster
                 self.cursor.start(pending.applied)
+
+    async def verify(self) -> None:
+        """Find out where to begin, and that the changes from there on are kept; begin with those that there are.
+
+        Raises `CompactedError` if they are not, and what `AsyncClient.read` raises.
+        """
+        await self.start()
+        for _ in range(2):  # the second time the leader is asked
+            question, route = self.cursor.question()
+            del question["wait_ms"]
+            answer = await self.client.start(self.client.query(question, route, self.client.timeout))
+            self.cursor.take(answer, KEPT_SECONDS)
+            if not self.cursor.forgotten:
+                return
 
     @property
     def next_index(self) -> int:
@@ -108,8 +128,9 @@ class AsyncWatch(PublicSurface):
         if self.asked is None:
             question, route = self.cursor.question()
             pending = self.client.query(question, route, KEPT_SECONDS + self.client.timeout)
-            self.asked = (pending, self.client.start(pending))
-            self.asked_at = clock()
+            future = self.client.start(pending)
+            future.add_done_callback(note)  # nobody may take it, if the watch is closed or dropped
+            self.asked, self.asked_at = (pending, future), clock()
         asked = self.asked
         closing = asyncio.ensure_future(self.closing.wait())
         try:

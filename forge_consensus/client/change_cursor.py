@@ -66,10 +66,15 @@ class ChangeCursor:
         except IndexError:
             return self.next
 
+    @property
+    def forgotten(self) -> bool:
+        """Whether the node that is asked usually has forgotten what comes next."""
+        return self.next is not None and self.next < self.near_oldest
+
     def question(self) -> tuple[dict[str, Any], Route]:
         """The next question, and its route."""
         assert self.next is not None, "the start is known"
-        self.at_leader = self.next < self.near_oldest
+        self.at_leader = self.forgotten
         wait_ms = AT_LEADER.wait_ms if self.at_leader else NEAR.wait_ms
         query: dict[str, Any] = {
             "changes": self.text,

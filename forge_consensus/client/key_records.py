@@ -61,9 +61,9 @@ class KeyChange:
     kind: ChangeKind
     """"put", "delete", or "expire" if it went with its lease."""
     created: int = 0
-    """The entry that made the key; of one that is gone, the entry that had made it."""
+    """The entry that made the key; 0 if the key is gone."""
     lease: int = 0
-    """The id of the lease with which it goes or went, 0 for none."""
+    """The id of the lease with which it goes, or that it had until it was gone; 0 for none."""
 
     @classmethod
     def of_row(cls, row: Any) -> Self:

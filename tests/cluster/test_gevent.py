@@ -71,6 +71,28 @@ with Client(addresses, timeout=5) as client:
     [thread.join(5) for thread in threads]
     assert client.get("4") == 4
 """,
+    "watches and leases": """
+with Client(addresses, timeout=5) as client, client.lease(0.5) as lease:
+    watch = client.watch("k")
+    def quiet():
+        try:
+            return watch.get(0.5)
+        except TimeoutError:
+            return "quiet"
+    assert ticking(quiet) == "quiet"
+    gevent.spawn_later(0.2, client.put, "k", 1)
+    assert ticking(lambda: watch.get(5)).value == 1
+    gevent.spawn_later(0.2, watch.close)
+    assert ticking(lambda: list(watch)) == []
+    assert not ticking(lambda: lease.lost.wait(1))
+    lost = client.lease(0.3)
+    told = []
+    with lost.kept(on_lost=lambda one: told.append(client.get("k"))):
+        client.apply(Command("lease_revoke", {"lease": lost.id}))
+        assert ticking(lambda: lost.lost.wait(5))
+        gevent.sleep(0.3)
+        assert told == [1], told
+""",
     "node": """
 import tempfile
 for mode in ("thread", "process"):

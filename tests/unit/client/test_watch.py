@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import os
 import threading
 import time
 from collections.abc import Iterator
@@ -253,6 +255,36 @@ def test_a_history_that_nobody_has_is_told(client: Client, cluster: FakeCluster)
     assert raised.value.oldest == 9
 
 
+def test_a_watch_goes_on_in_a_forked_child_and_in_its_parent(client: Client) -> None:
+    with client.watch("k") as watch:
+        with pytest.raises(TimeoutError):
+            watch.get(0.05)  # the parent's question is under way
+        pid = os.fork()
+        if not pid:
+            code = 1
+            try:
+                code = 0 if watch.get(5.0).value == 1 else 2
+            finally:
+                os._exit(code)
+        time.sleep(0.1)
+        client.put("k", 1)
+        assert values(watch, 1) == [1]
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+
+
+def test_a_watch_that_was_forgotten_keeps_no_client_alive(cluster: FakeCluster) -> None:
+    client = Client(cluster.addresses, timeout=3.0)
+    watch = client.watch("k")
+    with pytest.raises(TimeoutError):
+        watch.get(0.05)
+    driver = client.driver
+    del client, watch
+    gc.collect()
+    assert driver.thread is not None
+    driver.thread.join(KEPT_SECONDS + 3)
+    assert not driver.thread.is_alive()
+
+
 # --- asyncio ---------------------------------------------------------------------------------------------------------
 
 
@@ -307,3 +339,23 @@ def test_a_watch_for_asyncio_goes_on_at_another_node(cluster: FakeCluster) -> No
                     await late.get(2.0)
 
     asyncio.run(main())
+
+
+def test_a_watch_that_is_left_alone_with_a_question_is_no_complaint(cluster: FakeCluster) -> None:
+    complaints: list[object] = []
+
+    async def main() -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda loop, context: complaints.append(context))
+        async with AsyncClient(cluster.addresses, timeout=3.0) as client:
+            watch = client.watch("k")
+            with pytest.raises(TimeoutError):
+                await watch.get(0.1)
+            waiting = asyncio.ensure_future(client.watch("k").get())
+            await asyncio.sleep(0.1)
+            waiting.cancel()
+        del watch
+        await asyncio.sleep(0.05)
+        gc.collect()
+
+    asyncio.run(main())
+    assert not complaints
