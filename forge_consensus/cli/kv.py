@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import base64
+import functools
 import sys
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, ClassVar, cast
 
 import click
 import msgpack
 
 from forge_consensus.cli.main import Commands
-from forge_consensus.cli.options import client_options, read_options
-from forge_consensus.client.key_commands import SCAN_LIMIT
+from forge_consensus.cli.options import Duration, Function, client_options, read_options
+from forge_consensus.client.key_commands import SCAN_LIMIT, TTL_SECONDS_MAX, TTL_SECONDS_MIN, entries_query
+from forge_consensus.client.key_records import ID_MAX, KeyEntry
 from forge_consensus.client.sync import Client
 from forge_consensus.errors import CommandError
 from forge_consensus.output import cell, json_text, kind_text, load_json, printable, table
 from forge_consensus.storage.machines.machine import Command
 
 BY = click.IntRange(-(1 << 63), (1 << 63) - 1)
+TTL = Duration(TTL_SECONDS_MIN, TTL_SECONDS_MAX)
+LEASE_ID = click.IntRange(1, ID_MAX)
 KINDS = ("text", "bytes", "json")
 
 
@@ -34,9 +38,25 @@ class Key(click.ParamType[str]):
             self.fail("a key is UTF-8 text", param, ctx)
 
 
-@click.group(cls=Commands)
+class KeyCommands(Commands):
+    """The commands on keys; those of other modules are imported when they are called."""
+
+    homes: ClassVar[dict[str, tuple[str, str]]] = {
+        "watch": ("forge_consensus.cli.kv_watch:watch", "Print the changes of a key or a prefix as they happen."),
+        "transaction": (
+            "forge_consensus.cli.kv_transaction:transaction",
+            "Compare keys, and then carry out one of two lists of commands.",
+        ),
+    }
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the names, those of this module first."""
+        return [*self.commands, *self.homes]
+
+
+@click.group(cls=KeyCommands)
 def kv() -> None:
-    """Read and change keys of the built-in machine.
+    """Read, change and watch keys of the built-in machine.
 
     Values are text unless --as says otherwise. Results go to stdout, hints to stderr.
     """
@@ -105,22 +125,65 @@ kind_option = click.option(
 )
 
 
+LIVING_OPTIONS = (
+    click.option("--ttl", type=TTL, metavar="TIME", help="The key goes by itself after this time, such as 10s."),
+    click.option("--lease", type=LEASE_ID, metavar="ID", help="The key goes when this lease ends."),
+)
+
+
+def living_options(function: Function) -> Function:
+    """Give a command the options that say how long its key lives; it gets what they say as `living`."""
+
+    @functools.wraps(function)
+    def command(*args: Any, ttl: float | None, lease: int | None, **others: Any) -> Any:
+        if ttl is not None and lease is not None:
+            raise click.UsageError("say --ttl or --lease, and not both")
+        return function(*args, living={"ttl": ttl, "lease": lease}, **others)
+
+    for option in reversed(LIVING_OPTIONS):
+        command = option(command)
+    return cast("Function", command)
+
+
 @kv.command()
 @click.argument("key", type=Key())
 @click.argument("value")
 @kind_option
+@living_options
 @client_options
-def put(key: str, value: str, kind: str, endpoints: list[str], timeout: float, output: str) -> None:
+def put(
+    key: str, value: str, kind: str, living: dict[str, Any], endpoints: list[str], timeout: float, output: str
+) -> None:
     """Set KEY to VALUE; a VALUE of - is read from stdin."""
     content = value_of(value, kind)
     with Client(endpoints, timeout) as client:
-        client.put(key, content)
+        client.put(key, content, **living)
     say(output, "ok", {"key": key, "ok": True})
+
+
+@kv.command()
+@click.argument("prefix", type=Key())
+@click.argument("value")
+@kind_option
+@living_options
+@client_options
+def append(
+    prefix: str, value: str, kind: str, living: dict[str, Any], endpoints: list[str], timeout: float, output: str
+) -> None:
+    """Set a new key that begins with PREFIX to VALUE, and write the key.
+
+    Keys made with one PREFIX sort in the order in which they were made.
+    """
+    content = value_of(value, kind)
+    with Client(endpoints, timeout) as client:
+        key = client.append(prefix, content, **living)
+    say(output, key, {"key": key})
 
 
 @kv.command()
 @click.argument("key", type=Key())
 @click.option("--raw", is_flag=True, help="Write the value as it is: nothing escaped, no line's end.")
+@click.option("--meta", is_flag=True, help="Also the log entries that made it and wrote it last, and its lease.")
 @read_options
 @client_options
 @click.pass_context
@@ -128,20 +191,27 @@ def get(
     ctx: click.Context,
     key: str,
     raw: bool,
+    meta: bool,
     reading: dict[str, Any],
     endpoints: list[str],
     timeout: float,
     output: str,
 ) -> None:
     """Write the value of KEY; exit code 1 if it has none."""
+    if raw and meta:
+        raise click.UsageError("say --raw or --meta, and not both")
     with Client(endpoints, timeout) as client:
-        found = client.read_detail(key, **reading)
+        found = client.read_detail({"entry": key} if meta else key, **reading)
+    entry = KeyEntry.of_row(found.value) if meta and found.value is not None else None
+    value = found.value if entry is None else entry.value
     if output == "json":
-        row = {"key": key, "found": found.value is not None, **described(found.value)}
+        row = {"key": key, "found": value is not None, **described(value), **revisions(entry)}
         click.echo(json_text({**row, "applied_index": found.applied, "stale_ms": found.stale_ms}))
-    elif found.value is not None:
-        write_value(found.value, raw=raw)
-    if found.value is None:
+    elif entry is not None:
+        click.echo("\n".join(entry_table([entry])))
+    elif value is not None:
+        write_value(value, raw=raw)
+    if value is None:
         hint(f"{key!r} has no value")
         ctx.exit(1)
 
@@ -220,14 +290,45 @@ def incr(key: str, by: int, endpoints: list[str], timeout: float, output: str) -
     say(output, str(total), {"key": key, "value": total})
 
 
+def revisions(entry: KeyEntry | None) -> dict[str, Any]:
+    """Return what JSON tells of an entry besides its key and value."""
+    return {} if entry is None else {"created": entry.created, "modified": entry.modified, "lease": entry.lease}
+
+
+def entry_table(entries: list[KeyEntry]) -> list[str]:
+    """Return entries as the lines of a table."""
+    rows = [
+        (
+            cell(entry.key),
+            kind_text(entry.value),
+            cell(entry.value),
+            str(entry.created),
+            str(entry.modified),
+            str(entry.lease or "-"),
+        )
+        for entry in entries
+    ]
+    return table(("KEY", "KIND", "VALUE", "CREATED", "MODIFIED", "LEASE"), rows)
+
+
 @kv.command()
 @click.argument("prefix", type=Key(), default="")
 @click.option("--limit", type=click.IntRange(1, 10_000), default=SCAN_LIMIT, show_default=True)
+@click.option("--after", type=Key(), metavar="KEY", help="Begin behind this key, such as the last of the page before.")
+@click.option("--start", type=Key(), metavar="KEY", help="Begin with this key.")
+@click.option("--end", type=Key(), metavar="KEY", help="End before this key.")
+@click.option("--reverse", is_flag=True, help="In descending order.")
+@click.option("--meta", is_flag=True, help="Also the log entries that made and wrote each key, and its lease.")
 @read_options
 @client_options
 def scan(
     prefix: str,
     limit: int,
+    after: str | None,
+    start: str | None,
+    end: str | None,
+    reverse: bool,
+    meta: bool,
     reading: dict[str, Any],
     endpoints: list[str],
     timeout: float,
@@ -235,16 +336,19 @@ def scan(
 ) -> None:
     """List the keys that begin with PREFIX and their values, in order."""
     with Client(endpoints, timeout) as client:
-        pairs = client.scan(prefix, limit, **reading)
+        rows = client.read(entries_query(prefix, limit, after, start, end, reverse), **reading)
+    entries = [KeyEntry.of_row(row) for row in rows]
     if output == "json":
-        rows = [{"key": key, **described(value)} for key, value in pairs]
-        click.echo(json_text({"prefix": prefix, "count": len(rows), "pairs": rows}))
-    elif pairs:
-        cells = [(cell(key), kind_text(value), cell(value)) for key, value in pairs]
+        pairs = [{"key": each.key, **described(each.value), **revisions(each if meta else None)} for each in entries]
+        click.echo(json_text({"prefix": prefix, "count": len(pairs), "pairs": pairs}))
+    elif entries and meta:
+        click.echo("\n".join(entry_table(entries)))
+    elif entries:
+        cells = [(cell(each.key), kind_text(each.value), cell(each.value)) for each in entries]
         click.echo("\n".join(table(("KEY", "KIND", "VALUE"), cells)))
-    if len(pairs) == limit:
+    if len(entries) == limit:
         hint(f"there may be more than {limit}: give a larger --limit or a longer prefix")
-    elif not pairs:
+    elif not entries:
         hint(f"no key begins with {prefix!r}")
 
 

@@ -34,7 +34,7 @@ UNREAD_SECONDS_MAX = 3.0
 EXIT_CODES = """\b
 Exit codes:
   0    ok
-  1    key not found, cas did not match, cluster unhealthy, a check failed
+  1    key not found, cas or transaction did not match, lease lost, cluster unhealthy, a check failed
   2    wrong usage
   65   bad data: a command too large or refused by the machine, a damaged folder or file
   66   a folder or file is missing
@@ -61,7 +61,7 @@ class Commands(click.Group):
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Return the names in the order in which the help lists them."""
-        return [*self.homes, *super().list_commands(ctx)]
+        return [*self.homes, *self.commands]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Return the command, imported if need be."""
@@ -90,15 +90,17 @@ class Commands(click.Group):
             return super().shell_complete(ctx, incomplete)
         from click.shell_completion import CompletionItem
 
-        found = [
-            CompletionItem(name, help=text) for name, (_, text) in self.homes.items() if name.startswith(incomplete)
-        ]
+        known = {name: command.get_short_help_str() for name, command in self.commands.items()}
+        known |= {name: text for name, (_, text) in self.homes.items()}
+        found = [CompletionItem(name, help=text) for name, text in known.items() if name.startswith(incomplete)]
         return [*found, *click.Command.shell_complete(self, ctx, incomplete)]
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """List the commands without importing them."""
-        rows = [(name, text) for name, (_, text) in self.homes.items()]
-        rows += [(name, command.get_short_help_str(90)) for name, command in self.commands.items()]
+        rows = [
+            (name, self.homes[name][1] if name in self.homes else self.commands[name].get_short_help_str(90))
+            for name in self.list_commands(ctx)
+        ]
         with formatter.section("Commands"):
             formatter.write_dl(rows)
 
@@ -115,7 +117,8 @@ class Root(Commands):
         "node": ("forge_consensus.cli.node:node", "Run one node in the foreground."),
         "dev": ("forge_consensus.cli.dev:dev", "Start three nodes with the dashboard in one terminal."),
         "init": ("forge_consensus.cli.init:init", "Ask what a node needs, and write its configuration file."),
-        "kv": ("forge_consensus.cli.kv:kv", "Read and change keys of the built-in machine."),
+        "kv": ("forge_consensus.cli.kv:kv", "Read, change and watch keys of the built-in machine."),
+        "lease": ("forge_consensus.cli.lease:lease", "Grant, keep alive and revoke leases, with which keys go."),
         "lock": ("forge_consensus.cli.lock:lock", "Run a command while a lock of the cluster is held."),
         "members": (
             "forge_consensus.cli.members:members",

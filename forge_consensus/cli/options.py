@@ -16,12 +16,34 @@ from forge_consensus.cli.contexts import contexts_file, current_endpoints, endpo
 from forge_consensus.cli.main import CONTEXT_VARIABLE, ENDPOINTS_VARIABLE, PRECEDENCE, PROGRAM
 from forge_consensus.client.endpoints import parse_endpoints
 from forge_consensus.client.routes import ANY, Route
+from forge_consensus.config.rows import parse
+from forge_consensus.config.setting import Described, Setting
 from forge_consensus.errors import InvalidConfigError
 from forge_consensus.finite_range import FiniteRange
 
 TIMEOUT_SECONDS = 5.0
+SECONDS = Setting("seconds", "float", 0.0, Described(what="A time.", why="It is waited for.", unit="s"))
 
 Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+class Duration(click.ParamType[float]):
+    """A time within bounds, in seconds or as 500ms, 10s, 1m30s; the bounds are allowed."""
+
+    name = "duration"
+
+    def __init__(self, low: float, high: float) -> None:
+        self.low, self.high = low, high
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Return the seconds."""
+        try:
+            seconds = float(parse(SECONDS, str(value)))
+        except InvalidConfigError:
+            self.fail(f"{value!r} is no time: give one such as 10s, 500ms or 1m30s", param, ctx)
+        if not self.low <= seconds <= self.high:
+            self.fail(f"{value!r} must be from {self.low:g} s to {self.high:.0f} s", param, ctx)
+        return seconds
 
 
 class Endpoints(click.ParamType[list[str]]):

@@ -57,6 +57,10 @@ def offered(words: str, last: int) -> list[str]:
 
 def test_commands_and_options_are_offered() -> None:
     assert offered("forge-consensus co", 1) == ["context", "config", "completion"]
+    assert offered("forge-consensus kv p", 2) == ["put"]
+    assert offered("forge-consensus kv w", 2) == ["watch"]
+    assert offered("forge-consensus lease k", 2) == ["keep-alive"]
+    assert "--prefix" in offered("forge-consensus kv watch --p", 3)
     assert offered("forge-consensus leader s", 2) == ["show", "stepdown"]
     assert "--limit" in offered("forge-consensus kv scan --l", 3)
     assert offered("forge-consensus completion z", 2) == ["zsh"]

@@ -36,7 +36,7 @@ def test_an_unknown_command_is_answered_with_the_one_that_was_meant() -> None:
     assert found.exit_code == 2
     assert "did you mean status?" in found.stderr
     assert "did you mean put?" in SHELL.run("kv", "set", "a", "1").stderr
-    assert "there are batch, cas, delete, get" in SHELL.run("kv", "xyzzy").stderr
+    assert "there are put, append, get, delete" in SHELL.run("kv", "xyzzy").stderr
 
 
 def test_every_typed_error_gives_its_own_exit_code(capsys: pytest.CaptureFixture[str]) -> None:
