@@ -5,7 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final
 
-from forge_consensus.admin import backup, cluster, event_stream, health, keys, log_entries, original, pages, snapshots
+from forge_consensus.admin import (
+    backup,
+    cluster,
+    event_stream,
+    health,
+    key_watches,
+    keys,
+    leases,
+    log_entries,
+    original,
+    pages,
+    snapshots,
+)
 from forge_consensus.admin.dispatch import places_of, router_of
 from forge_consensus.admin.openapi import document
 from forge_consensus.admin.operation import Operation
@@ -20,6 +32,8 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
     *snapshots.OPERATIONS,
     *backup.OPERATIONS,
     *keys.OPERATIONS,
+    *key_watches.OPERATIONS,
+    *leases.OPERATIONS,
     *event_stream.OPERATIONS,
     *original.OPERATIONS,
 )

@@ -220,7 +220,7 @@ class Exchange:
     async def carried_out(self, operation: Operation, call: Call) -> Response | None:
         """Return the handler's answer; None if the client left meanwhile. Raises what the handler raises."""
         work = asyncio.ensure_future(operation.handler(call))
-        limit = None if operation.endless else call.seconds + SLACK_SECONDS
+        limit = None if operation.endless else call.seconds_max + SLACK_SECONDS
         try:
             await asyncio.wait({work}, timeout=PATIENCE_SECONDS)
             if not work.done():
@@ -232,7 +232,7 @@ class Exchange:
         finally:
             work.cancel()
             await asyncio.gather(work, return_exceptions=True)
-        text = f"there was no answer within {call.seconds:g} s: "
+        text = f"there was no answer within {call.seconds_max:g} s: "
         if self.method in READS:
             raise ProblemError(503, "timed out", text + "try again", "CONSENSUS_TIMEOUT", retryable=True)
         raise problem_of(OutcomeUnknownError(text + "it may have been carried out; look before you repeat it"))

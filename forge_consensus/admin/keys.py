@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import math
+import re
 from typing import Any, Final
 
 from starlette.responses import Response
 
+from forge_consensus.admin.key_values import entry_row, jsonable
+from forge_consensus.admin.key_watches import INDEX_ARGUMENT, WAIT_ARGUMENT, until_changed
 from forge_consensus.admin.operation import (
     OBJECT,
     Argument,
@@ -18,7 +20,15 @@ from forge_consensus.admin.operation import (
 )
 from forge_consensus.admin.problems import JSON_TYPE, ProblemError, invalid
 from forge_consensus.client.calls import ReadDetail
-from forge_consensus.client.key_commands import SCAN_LIMIT
+from forge_consensus.client.compare import Compare
+from forge_consensus.client.key_commands import (
+    SCAN_LIMIT,
+    TTL_SECONDS_MAX,
+    TTL_SECONDS_MIN,
+    entries_query,
+    set_command,
+)
+from forge_consensus.client.key_records import KeyEntry
 from forge_consensus.middleware.request import Consistency
 from forge_consensus.middleware.rules import QUERY_WORDS
 from forge_consensus.output import INT_EXACT_MAX, json_text
@@ -28,7 +38,7 @@ from forge_consensus.storage.machines.machine import NAME_CHARS_MAX, Command
 TAG: Final = "keys"
 BYTES_TYPE: Final = "application/octet-stream"
 TEXT_TYPE: Final = "text/plain"
-MACHINE: Final = "the machine of this cluster"
+REVISION: Final = re.compile(r'"?(\d{1,19})"?')
 KEY: Final = Argument(
     "key", "The key; it may hold slashes.", where="path", minimum=1, maximum=KEY_BYTES_MAX, example="greeting"
 )
@@ -52,14 +62,21 @@ READING: Final = (
         maximum=INT_EXACT_MAX,
     ),
 )
-PAIR: Final[Schema] = {
+ENTRY: Final[Schema] = {
     "type": "object",
-    "required": ["key", "value", "kind", "applied"],
+    "required": ["key", "value", "kind", "created", "modified", "lease"],
     "properties": {
         "key": {"type": "string"},
-        "kind": {"type": ["string", "null"], "enum": ["text", "bytes", "json", None]},
-        "applied": {"type": "integer"},
+        "kind": {"type": "string", "enum": ["text", "bytes", "json"]},
+        "created": {"type": "integer", "description": "The log entry that made the key."},
+        "modified": {"type": "integer", "description": "The log entry that wrote it last."},
+        "lease": {"type": ["integer", "string"], "description": "With which lease it goes; 0 for none."},
     },
+}
+PAIR: Final[Schema] = {
+    **ENTRY,
+    "required": [*ENTRY["required"], "applied"],
+    "properties": {**ENTRY["properties"], "applied": {"type": "integer"}},
 }
 SET: Final[Schema] = {
     "type": "object",
@@ -70,23 +87,8 @@ RESULT: Final[Schema] = {"type": "object", "required": ["result", "applied"]}
 PAGE: Final[Schema] = {
     "type": "object",
     "required": ["pairs", "more", "applied"],
-    "properties": {"pairs": {"type": "array", "items": {"type": "object"}}, "more": {"type": "boolean"}},
+    "properties": {"pairs": {"type": "array", "items": ENTRY}, "more": {"type": "boolean"}},
 }
-
-
-def described(value: Any) -> dict[str, Any]:
-    """Return a value as JSON can hold it, and its kind."""
-    kind = "text" if isinstance(value, str) else "bytes" if isinstance(value, bytes) else "json"
-    return {"value": jsonable(value), "kind": kind}
-
-
-def jsonable(value: Any) -> Any:
-    """Return a value without numbers that JSON does not have; they become texts."""
-    if isinstance(value, float) and not math.isfinite(value):
-        return str(value)
-    if isinstance(value, dict):
-        return {key: jsonable(item) for key, item in value.items()}
-    return [jsonable(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def index_header(applied: int) -> dict[str, str]:
@@ -104,15 +106,18 @@ async def read(call: Call, query: Any) -> ReadDetail:
 
 
 async def get_key(call: Call) -> Response:
-    """Return the value of a key."""
-    detail = await read(call, call["key"])
+    """Return a key, or wait until it changes and return it then."""
+    await until_changed(call, key=call["key"])
+    detail = await read(call, {"entry": call["key"]})
     headers = index_header(detail.applied)
     if detail.value is None:
         text = f"{call['key']!r} has no value (as of log entry {detail.applied})"
         raise ProblemError(404, "no such key", text, "KEY_NOT_FOUND", headers=headers)
+    entry = KeyEntry.of_row(detail.value)
+    headers["ETag"] = f'"{entry.modified}"'
     if call["raw"]:
-        return raw(detail.value, headers)
-    return answer({"key": call["key"], **described(detail.value), "applied": detail.applied}, headers=headers)
+        return raw(entry.value, headers)
+    return answer({**entry_row(entry), "applied": detail.applied}, headers=headers)
 
 
 def raw(value: Any, headers: dict[str, str]) -> Response:
@@ -142,41 +147,65 @@ def sent_value(call: Call) -> Any:
     raise ProblemError(415, "unsupported media type", text, "UNSUPPORTED_MEDIA_TYPE")
 
 
-async def put_key(call: Call) -> Response:
-    """Set a key; with ``If-None-Match: *`` only if it has no value."""
-    condition = call.headers.get("if-none-match")
-    if condition not in {None, "*"}:
-        raise invalid("If-None-Match can only be *: set the key if it has no value")
-    value = sent_value(call)
-    try:
-        if condition is None:
-            done = True
-            await call.client.put(call["key"], value, call.seconds)
-        else:
-            done = await call.client.cas(call["key"], expected=None, value=value, timeout=call.seconds)
-    except ValueError as error:
-        raise invalid(f"the value cannot be stored: {error}") from error
-    if not done:
+def condition_of(call: Call) -> Compare | None:
+    """Return what must hold of a key before it is changed, by the headers of the request. Raises `ProblemError`."""
+    absent, match = call.headers.get("if-none-match"), call.headers.get("if-match")
+    if absent not in {None, "*"} or (absent and match):
+        raise invalid("If-None-Match can only be *, and not beside If-Match: set the key if it has no value")
+    if absent:
+        return Compare.missing(call["key"])
+    if match is None:
+        return None
+    if match.strip() == "*":
+        return Compare.exists(call["key"])
+    found = REVISION.fullmatch(match.strip())
+    if found is None:
+        raise invalid("If-Match is the ETag of the key, which is the log entry that wrote it last, or *")
+    return Compare.modified(call["key"]) == int(found[1])
+
+
+async def change_key(call: Call, condition: Compare | None, command: Command) -> Any:
+    """Have a command on the key carried out, and return its result. Raises `ProblemError` if that must not be."""
+    if condition is None:
+        return await call.client.apply(command, call.seconds)
+    outcome = await call.client.transaction(condition, [command], timeout=call.seconds)
+    if outcome:
+        return outcome.results[0]
+    if condition == Compare.missing(call["key"]):
         text = f"{call['key']!r} has a value: leave out If-None-Match to replace it"
         raise ProblemError(412, "precondition failed", text, "KEY_EXISTS")
+    text = f"{call['key']!r} is not what If-Match says: it was written or deleted since; read it and decide anew"
+    raise ProblemError(412, "precondition failed", text, "KEY_CHANGED")
+
+
+async def put_key(call: Call) -> Response:
+    """Set a key, if what the headers ask for holds."""
+    condition, value = condition_of(call), sent_value(call)
+    if call["ttl"] is not None and call["lease"] is not None:
+        raise invalid("ttl and lease are both given: a key has a time of its own, or goes with a lease", status=422)
+    try:
+        await change_key(call, condition, set_command(call["key"], value, None, call["ttl"], call["lease"]))
+    except ValueError as error:
+        raise invalid(f"the value cannot be stored: {error}") from error
     index = call.client.last_index
     return answer({"key": call["key"], "set": True, "applied": index}, headers=index_header(index))
 
 
 async def delete_key(call: Call) -> Response:
-    """Remove a key."""
-    deleted = await call.client.delete(call["key"], call.seconds)
+    """Remove a key, if what the headers ask for holds."""
+    if "if-none-match" in call.headers:
+        raise invalid("If-None-Match is for PUT: leave it out")
+    deleted = bool(await change_key(call, condition_of(call), Command("delete", {"key": call["key"]})))
     index = call.client.last_index
     return answer({"key": call["key"], "deleted": deleted, "applied": index}, headers=index_header(index))
 
 
 async def list_keys(call: Call) -> Response:
-    """Return one page of keys with their values."""
-    query = {"scan": call["prefix"], "limit": call["limit"]}
-    if call["after"]:
-        query["after"] = call["after"]
-    detail = await read(call, query)
-    pairs = [{"key": key, **described(value)} for key, value in detail.value]
+    """Return one page of keys with their values, or wait until one of them changes and return it then."""
+    await until_changed(call, prefix=call["prefix"])
+    after, start, end = (call[name] or None for name in ("after", "start", "end"))
+    detail = await read(call, entries_query(call["prefix"], call["limit"], after, start, end, call["reverse"]))
+    pairs = [entry_row(KeyEntry.of_row(row)) for row in detail.value]
     more = len(pairs) == call["limit"]
     return answer({"pairs": pairs, "more": more, "applied": detail.applied}, headers=index_header(detail.applied))
 
@@ -213,12 +242,17 @@ OPERATIONS: Final = (
         "GET",
         "/v1/kv",
         TAG,
-        "A page of keys with their values, in the order of the keys.",
+        "A page of keys with their values, in the order of the keys; with index, when one of them has changed since.",
         list_keys,
         (
             Argument("prefix", "What the keys begin with.", default="", maximum=KEY_BYTES_MAX),
             Argument("after", "The last key of the page before.", default="", maximum=KEY_BYTES_MAX),
+            Argument("start", "The first key that may come.", default="", maximum=KEY_BYTES_MAX),
+            Argument("end", "The first key that may come no more.", default="", maximum=KEY_BYTES_MAX),
+            Argument("reverse", "Whether the order is descending.", "boolean", default=False),
             Argument("limit", "How many keys.", "integer", default=100, minimum=1, maximum=SCAN_LIMIT),
+            INDEX_ARGUMENT,
+            WAIT_ARGUMENT,
             *READING,
         ),
         {200: ("The page.", PAGE), **FAILS},
@@ -227,9 +261,15 @@ OPERATIONS: Final = (
         "GET",
         "/v1/kv/{key:rest}",
         TAG,
-        "The value of a key.",
+        "The value of a key, and the log entries that made and wrote it; with index, when it has changed since.",
         get_key,
-        (KEY, Argument("raw", "Whether the body is the value alone.", "boolean", default=False), *READING),
+        (
+            KEY,
+            Argument("raw", "Whether the body is the value alone.", "boolean", default=False),
+            INDEX_ARGUMENT,
+            WAIT_ARGUMENT,
+            *READING,
+        ),
         {
             200: ("The value, or with raw=true any JSON.", {"anyOf": [PAIR, {}]}),
             404: ("The key has none.", None),
@@ -242,20 +282,30 @@ OPERATIONS: Final = (
         "/v1/kv/{key:rest}",
         TAG,
         "Set a key to the body: text/plain, application/json, or application/octet-stream. With If-None-Match: * only "
-        "if it has no value.",
+        "if it has no value, with If-Match only if it was written last by the log entry that the ETag tells.",
         put_key,
-        (KEY,),
-        {200: ("It is on the disks of a majority.", SET), 412: ("The key has a value.", None), **FAILS},
+        (
+            KEY,
+            Argument(
+                "ttl",
+                "After how long the key goes by itself.",
+                "seconds",
+                minimum=TTL_SECONDS_MIN,
+                maximum=TTL_SECONDS_MAX,
+            ),
+            Argument("lease", "With which lease the key goes.", "integer", minimum=1, maximum=INT_EXACT_MAX),
+        ),
+        {200: ("It is on the disks of a majority.", SET), 412: ("The condition does not hold.", None), **FAILS},
         "value",
     ),
     Operation(
         "DELETE",
         "/v1/kv/{key:rest}",
         TAG,
-        "Remove a key.",
+        "Remove a key; with If-Match only if it was written last by the log entry that the ETag tells.",
         delete_key,
         (KEY,),
-        {200: ("Whether it had a value.", OBJECT), **FAILS},
+        {200: ("Whether it had a value.", OBJECT), 412: ("The condition does not hold.", None), **FAILS},
     ),
     Operation(
         "POST",

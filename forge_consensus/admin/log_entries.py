@@ -8,7 +8,7 @@ import msgpack
 from starlette.responses import Response
 
 from forge_consensus.actors.messages import LogPage
-from forge_consensus.admin.keys import jsonable
+from forge_consensus.admin.key_values import jsonable
 from forge_consensus.admin.operation import Argument, Call, Operation, Schema, answer
 from forge_consensus.errors import ProtocolError
 from forge_consensus.output import INT_EXACT_MAX

@@ -22,7 +22,7 @@ from forge_consensus.config.setting import Described, Setting
 from forge_consensus.errors import InvalidConfigError, NotStartedError
 from forge_consensus.output import json_text, load_json
 
-Kind = Literal["text", "integer", "boolean", "seconds", "any", "object"]
+Kind = Literal["text", "integer", "boolean", "seconds", "any", "object", "list"]
 Where = Literal["path", "query", "body"]
 Body = Literal["none", "object", "any", "value"]
 """What the body of a request is: nothing, a JSON object of described fields, any JSON, or a value of any media type."""
@@ -30,6 +30,9 @@ Schema = Mapping[str, Any]
 """A JSON schema."""
 
 PARAMETERS_MAX: Final = 100
+SINCE: Final = "index"
+WAIT: Final = "wait"
+"""The arguments that say since when something must have changed, and for how long a request is kept until it has."""
 SECONDS_MIN: Final = 0.1
 """A shorter time would be over before a healthy node can answer."""
 WHOLE: Final = re.compile(r"-?\d{1,19}")
@@ -42,8 +45,10 @@ TYPES: Final[dict[Kind, Schema]] = {
     "boolean": {"type": "boolean"},
     "seconds": {"type": "number"},
     "object": {"type": "object"},
+    "list": {"type": "array"},
     "any": {},
 }
+BOUNDS: Final[dict[Kind, tuple[str, str]]] = {"text": ("minLength", "maxLength"), "list": ("minItems", "maxItems")}
 OBJECT: Final[Schema] = {"type": "object"}
 
 
@@ -61,7 +66,7 @@ class Argument:
     choices: tuple[str, ...] = ()
     minimum: float | None = None
     maximum: float | None = None
-    """Both bounds are allowed values; those of a text bound its length."""
+    """Both bounds are allowed values; those of a text or a list bound its length."""
     pattern: str = ""
     """A regular expression that a whole text must match, in the dialect of JSON schemas (ECMA 262)."""
     repeats: bool = False
@@ -74,7 +79,7 @@ class Argument:
         found: dict[str, Any] = dict(TYPES[self.kind])
         if self.choices:
             found["enum"] = list(self.choices)
-        low, high = ("minLength", "maxLength") if self.kind == "text" else ("minimum", "maximum")
+        low, high = BOUNDS.get(self.kind, ("minimum", "maximum"))
         if self.minimum is not None:
             found[low] = self.minimum
         if self.maximum is not None:
@@ -111,11 +116,13 @@ class Argument:
             "boolean": isinstance(value, bool),
             "seconds": isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value),
             "object": isinstance(value, dict),
+            "list": isinstance(value, list),
             "any": True,
         }
         if not fits[self.kind] or (self.choices and value not in self.choices):
             raise self.wrong(value)
-        size: Any = len(str(value)) if self.kind == "text" else value
+        measured: Any = value
+        size = len(measured) if self.kind in {"text", "list"} else measured
         if self.minimum is not None and size < self.minimum:
             raise self.wrong(value)
         if self.maximum is not None and size > self.maximum:
@@ -136,12 +143,13 @@ class Argument:
             "boolean": "true or false",
             "seconds": "a time such as 2.5 or 500ms",
             "object": "a JSON object",
+            "list": "a list",
             "any": "JSON",
         }
         if self.pattern:
             return invalid(f"{self.name} is {json_text(value)[:100]}: {self.what[0].lower()}{self.what[1:]}")
         expected = f"one of {', '.join(map(repr, self.choices))}" if self.choices else nouns[self.kind]
-        of = " characters" if self.kind == "text" else " s" if self.kind == "seconds" else ""
+        of = {"text": " characters", "seconds": " s", "list": " items"}.get(self.kind, "")
         bounds = [f"at least {number_text(self.minimum)}{of}"] if self.minimum is not None else []
         bounds += [f"at most {number_text(self.maximum)}{of}"] if self.maximum is not None else []
         told = json_text(value) if not isinstance(value, str) else repr(value[:80])
@@ -168,6 +176,11 @@ class Call:
     """The media type of the body, without parameters."""
     seconds: float = 5.0
     """How long the handler may try."""
+
+    @property
+    def seconds_max(self) -> float:
+        """After so long the handler has answered: it may try for `seconds`, after it has waited for a change."""
+        return self.seconds + (0.0 if self.arguments.get(SINCE) is None else self.arguments[WAIT])
 
     def __getitem__(self, name: str) -> Any:
         """Return an argument."""

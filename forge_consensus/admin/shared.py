@@ -19,6 +19,7 @@ from forge_consensus.service.leadership import Standing
 
 MOUNTED_STREAM_SECONDS: Final = 20.0
 BACKUPS_MAX: Final = 3
+WATCHES_MAX: Final = 500
 """So many backups are made or sent at once; each holds an open file."""
 
 
@@ -50,6 +51,7 @@ class Shared:
         self.audiences: WeakValueDictionary[str, Audience] = WeakValueDictionary()
         """By the kinds that are asked for, as long as somebody reads them."""
         self.backups = Slots(BACKUPS_MAX, "backups are made or sent", "TOO_MANY_BACKUPS", 10)
+        self.watches = Slots(WATCHES_MAX, "requests wait for changes of keys", "TOO_MANY_WATCHES", 5)
         self.closing = asyncio.Event()
         self.document: Mapping[str, Any] = {}
         """The OpenAPI document."""

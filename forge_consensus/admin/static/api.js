@@ -98,7 +98,7 @@ export async function request(method, path, options = {}) {
     const answer = await fetch(path + queryText(options.query), {
       method,
       body,
-      headers: { Accept: "application/json, application/problem+json", ...headers },
+      headers: { Accept: "application/json, application/problem+json", ...headers, ...options.headers },
       cache: "no-store",
       signal: controller.signal,
     });

@@ -28,6 +28,18 @@ export function sizeOf(pair) {
   return new TextEncoder().encode(pair.kind === "json" ? JSON.stringify(pair.value) : String(pair.value)).length;
 }
 
+/** Which entries of the log made a key and wrote it last. */
+export function historyText(pair) {
+  const entry = (index) => `entry ${count(index) ?? "unknown"}`;
+  const made = `made by ${entry(pair.created)}`;
+  return pair.created === pair.modified ? made : `${made}, written last by ${entry(pair.modified)}`;
+}
+
+/** What becomes of a key with a lease. */
+export function leaseText(pair) {
+  return `It goes with lease ${pair.lease}. Written here, it loses the lease and stays.`;
+}
+
 /** Whether a value has a whole number that a browser cannot hold exactly. */
 export function isInexact(value) {
   if (typeof value === "number") return Number.isInteger(value) && !Number.isSafeInteger(value);
@@ -117,14 +129,17 @@ export class Keys {
   row() {
     let key = "";
     const name = button("", () => this.valueDialog(key), { class: "button button-link" });
-    const [kind, size, value] = [el("td"), el("td"), el("td", { class: "preview" })];
-    const element = el("tr", {}, el("th", { scope: "row" }, name), kind, size, value);
+    const [kind, size, written, lease] = [el("td"), el("td"), el("td"), el("td")];
+    const value = el("td", { class: "preview" });
+    const element = el("tr", {}, el("th", { scope: "row" }, name), kind, size, value, written, lease);
     const update = (pair) => {
       key = pair.key;
       element.dataset.key = pair.key;
       setText(name, pair.key === "" ? "(the empty key)" : shortened(pair.key, 120));
       setText(kind, pair.kind);
       setText(size, bytes(sizeOf(pair)));
+      setText(written, count(pair.modified) ?? "unknown");
+      setText(lease, pair.lease ? String(pair.lease) : "–");
       setText(value, shortened(valueText(pair).replace(/\s+/g, " "), PREVIEW));
     };
     return { element, update };
@@ -143,7 +158,8 @@ export class Keys {
     try {
       const pair = await get(keyPath(key));
       if (!dialog.shown) return;
-      const facts = `${pair.kind === "bytes" ? "bytes, shown as base64" : pair.kind}, ${bytes(sizeOf(pair))}, the state of entry ${count(pair.applied) ?? "unknown"}`;
+      const kind = pair.kind === "bytes" ? "bytes, shown as base64" : pair.kind;
+      const facts = `${kind}, ${bytes(sizeOf(pair))}, ${historyText(pair)}`;
       const value = el("pre", {
         class: "value",
         tabindex: "0",
@@ -176,6 +192,7 @@ export class Keys {
           el("p", { class: "muted", text: facts }),
           value,
           ...(doubt ? [doubt] : []),
+          ...(pair.lease ? [el("p", { class: "note note-warn", text: leaseText(pair) })] : []),
         ],
         [leave, ...change],
       );
@@ -202,7 +219,8 @@ export class Keys {
       let problem = null;
       try {
         const { key, kind, text } = form.read();
-        await request("PUT", keyPath(key), { body: bodyOf(kind, text), type: TYPES[kind] });
+        const headers = pair ? { "If-Match": `"${pair.modified}"` } : {};
+        await request("PUT", keyPath(key), { body: bodyOf(kind, text), type: TYPES[kind], headers });
       } catch (error) {
         problem = problemView(error);
       }
