@@ -1,4 +1,4 @@
-"""The README's programs that need the three nodes of its first page, run against such nodes as they are printed."""
+"""Programs of the README and of docs/keys.md that need its three nodes, run against such nodes as they are printed."""
 
 from __future__ import annotations
 
@@ -10,14 +10,16 @@ from pathlib import Path
 import pytest
 
 from forge_consensus.testing import LocalCluster
-from tests.worlds.readme_programs import SHOWN_ADDRESS, Program, programs
+from tests.worlds.readme_programs import KEYS, SHOWN_ADDRESS, Program, programs
 
 ROOT = Path(__file__).resolve().parents[2]
 IN_ITS_PLACE = "n1"
 """The node whose place a program takes that runs a node itself."""
 
 
-@pytest.mark.parametrize("program", [each for each in programs() if each.needs_cluster], ids=lambda each: each.name)
+@pytest.mark.parametrize(
+    "program", [each for each in [*programs(), *programs(KEYS)] if each.needs_cluster], ids=lambda each: each.name
+)
 def test_a_program_runs_beside_the_nodes_of_the_readme(program: Program, tmp_path: Path) -> None:
     with LocalCluster(nodes=3, cluster_id="demo", folder=tmp_path / "data") as cluster:
         cluster.wait_for_leader()

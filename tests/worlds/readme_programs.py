@@ -1,4 +1,4 @@
-"""The programs that the README prints, as files that can be run."""
+"""The programs that the README and the page about keys print, as files that can be run."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 README = Path(__file__).resolve().parents[2] / "README.md"
+KEYS = README.parent / "docs" / "keys.md"
 BLOCK = re.compile(r"^```python\n(?P<text>(?:# (?P<name>\w+\.py)\n)?.*?)^```$", re.DOTALL | re.MULTILINE)
 SHOWN_ADDRESS = "127.0.0.1:700"
 """The beginning of the addresses of the README's cluster."""
@@ -25,7 +26,8 @@ class Program:
         return SHOWN_ADDRESS in self.text
 
 
-def programs() -> list[Program]:
-    """All of them, in the order of the page."""
-    found = BLOCK.finditer(README.read_text(encoding="utf-8"))
-    return [Program(each["name"] or f"program_{number}.py", each["text"]) for number, each in enumerate(found, 1)]
+def programs(page: Path = README) -> list[Program]:
+    """All of a page, in its order."""
+    found = BLOCK.finditer(page.read_text(encoding="utf-8"))
+    name = "program" if page == README else page.stem
+    return [Program(each["name"] or f"{name}_{number}.py", each["text"]) for number, each in enumerate(found, 1)]
