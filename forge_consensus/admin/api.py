@@ -5,7 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final
 
-from forge_consensus.admin import backup, cluster, event_stream, health, keys, log_entries, original, pages, snapshots
+from forge_consensus.admin import (
+    backup,
+    cluster,
+    configuration,
+    event_stream,
+    health,
+    keys,
+    log_entries,
+    original,
+    pages,
+    snapshots,
+)  # fmt: skip
 from forge_consensus.admin.dispatch import places_of, router_of
 from forge_consensus.admin.openapi import document
 from forge_consensus.admin.operation import Operation
@@ -19,6 +30,7 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
     *log_entries.OPERATIONS,
     *snapshots.OPERATIONS,
     *backup.OPERATIONS,
+    *configuration.OPERATIONS,
     *keys.OPERATIONS,
     *event_stream.OPERATIONS,
     *original.OPERATIONS,
