@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from forge_consensus.actors.messages import Located, Refused
+from forge_consensus.actors.notices import SettingsChanged
 from forge_consensus.actors.raft.capacity import Capacity
 from forge_consensus.actors.raft.waiting import WaitingRequests
 from forge_consensus.actors.runtime.actor import ConsensusActor, Context
@@ -26,6 +29,11 @@ class ClientDesk(ConsensusActor):
         self.unanswered = context.unanswered
         self.unread = context.unread
         self.capacity = Capacity(self.ledger, self.waiting, self.settings)
+
+    def receiveMsg_SettingsChanged(self, message: SettingsChanged, sender: Any) -> None:
+        """Take requests by the new bounds."""
+        super().receiveMsg_SettingsChanged(message, sender)
+        self.capacity.settings = self.settings
 
     def located(self) -> Located:
         """The leader as far as this node knows it, and the members."""

@@ -7,6 +7,7 @@ from typing import Any, Final
 from forge_consensus.actors.backups import BackupDesk
 from forge_consensus.actors.messages import (
     ChangeMembers,
+    ConfigReport,
     GetMembers,
     GetStatus,
     Locate,
@@ -15,6 +16,7 @@ from forge_consensus.actors.messages import (
     ReadEvents,
     ReadLog,
     Refused,
+    ReloadConfig,
     Results,
     SessionOpened,
     Status,
@@ -24,6 +26,7 @@ from forge_consensus.actors.messages import (
 from forge_consensus.actors.notices import (
     Appended,
     AppliedEntries,
+    ConfigRead,
     LeaderChanged,
     LeadershipEnded,
     LocateExpired,
@@ -45,7 +48,10 @@ from forge_consensus.actors.runtime.timers import Timer
 from forge_consensus.errors import (
     BusyError,
     CommandTooLargeError,
+    ConsensusError,
     CorruptionError,
+    InvalidConfigError,
+    OperationFailedError,
     OutcomeUnknownError,
     ProtocolError,
     StorageFullError,
@@ -61,6 +67,13 @@ HELD_MAX: Final = 10_000
 LOCATE_WAIT_MS_MAX: Final = 60_000
 LOCATORS_MAX: Final = 10_000
 """While so many clients wait for a leader, further ones are answered at once with what is known."""
+RELOADS_MAX: Final = 16
+"""So many clients wait at most for the configuration to be read; further ones are refused as busy."""
+PROBLEMS_CHARS_MAX: Final = 32_000
+"""Faults of a configuration are told up to this length, because a frame's text has a bound."""
+NO_SOURCE: Final = (
+    "this node was given its settings by a program, and nothing that it could read again: change them there"
+)
 NOT_YET: Final = (
     "the cluster is below feature level {}, which this needs: it rises when all members run the newer program"
 )
@@ -76,6 +89,8 @@ class GatewayActor(BackupDesk):
         """The commands that wait for the end of a handover."""
         self.held_bytes = 0
         self.locators: dict[int, tuple[SenderAddress, int, Timer]] = {}
+        self.reloads = 0
+        """How many clients wait for the configuration to be read."""
 
     def bind(self, context: Context) -> None:
         """Take the context, and with it the machine that may refuse commands."""
@@ -311,6 +326,39 @@ class GatewayActor(BackupDesk):
     def receiveMsg_GetStatus(self, message: GetStatus, sender: Any) -> None:
         """Send this node's status."""
         self.send(sender, Status(NodeStatus.whole(self.context, self.snapshots).to_dict()))
+
+    def receiveMsg_ReloadConfig(self, message: ReloadConfig, sender: Any) -> None:
+        """Have the configuration read again, elsewhere, because a disk may be slow."""
+        reload = self.context.reload_configuration
+        if reload is None:
+            self.refuse(sender, InvalidConfigError.code, NO_SOURCE)
+            return
+        if self.reloads >= RELOADS_MAX:
+            self.refuse(sender, BusyError.code, f"{RELOADS_MAX} clients wait for the configuration already: try again")
+            return
+        self.reloads += 1
+
+        def read() -> tuple[dict[str, Any] | None, str, str]:
+            try:
+                return reload(message.dry_run), "", ""
+            except ConsensusError as error:
+                return None, error.code, str(error)
+
+        def done(found: tuple[dict[str, Any] | None, str, str] | None, error: str) -> ConfigRead:
+            return ConfigRead(*(found or (None, OperationFailedError.code, error)), sender)
+
+        self.offload(read, done)
+
+    def receiveMsg_ConfigRead(self, message: ConfigRead, sender: Any) -> None:
+        """Tell a client what became of the configuration."""
+        self.reloads -= 1
+        if message.fields is None:
+            text = message.text
+            if len(text) > PROBLEMS_CHARS_MAX:
+                text = f"{text[:PROBLEMS_CHARS_MAX]}... (the node's log and forge-consensus config validate tell all)"
+            self.refuse(message.asker, message.code, text)
+        else:
+            self.send(message.asker, ConfigReport(message.fields))
 
     def receiveMsg_ReadEvents(self, message: ReadEvents, sender: Any) -> None:
         """Send a page of past events from the journal."""

@@ -14,6 +14,7 @@ from forge_consensus.actors.notices import (
     PeerForgotten,
     PeerUp,
     PeerWentBack,
+    SettingsChanged,
     Start,
 )
 from forge_consensus.actors.raft.handshake import (
@@ -31,7 +32,7 @@ from forge_consensus.actors.runtime.actor import ConsensusActor, Context
 from forge_consensus.actors.runtime.refusals import STRANGER
 from forge_consensus.actors.runtime.shared import Greeted, RefusedGreeting
 from forge_consensus.actors.runtime.timers import Timer
-from forge_consensus.config.agreement import HTTP_URL, told_settings
+from forge_consensus.config.agreement import HTTP_URL, Told, told_settings
 from forge_consensus.config.node import checked_http_url
 from forge_consensus.errors import IdentityError, InvalidConfigError
 from forge_consensus.events.types import (
@@ -81,9 +82,25 @@ class Greeting(ConsensusActor):
         super().bind(context)
         opened = context.opened
         machine = name_of(self.ledger.applier.machine)
-        settings = told_settings(self.settings, self.ledger.settings, context.http_url)
         level = self.ledger.configurations.level
-        self.handshake = Handshake(self.ledger.identity, opened.initial, machine, context.advertised, settings, level)
+        told = self.told()
+        self.handshake = Handshake(self.ledger.identity, opened.initial, machine, context.advertised, told, level)
+
+    def told(self) -> Told:
+        """What this node tells of its settings."""
+        return told_settings(self.settings, self.ledger.settings, self.context.http_url)
+
+    def receiveMsg_SettingsChanged(self, message: SettingsChanged, sender: Any) -> None:
+        """Tell all peers the new settings by another greeting, and see whether they differ from theirs."""
+        super().receiveMsg_SettingsChanged(message, sender)
+        before, self.handshake.settings = self.handshake.settings, self.told()
+        if self.handshake.settings == before:
+            return
+        for node, seen in list(self.shared.greeted.items()):
+            if seen.hello is not None:
+                self.compare(node, seen.hello)
+        for node in sorted(self.linked):
+            self.greet(node)
 
     def receiveMsg_Start(self, message: Start, sender: Any) -> None:
         """Forget whoever is no member any more, and see whether the others look for this node where it is."""
@@ -160,6 +177,7 @@ class Greeting(ConsensusActor):
             self.note(node, message)
             self.note_http_url(node, message)
             self.ledger.identity.note_ancestors(node, message.incarnation, message.earlier)
+            self.shared.greeted[node] = replace(self.shared.greeted[node], hello=message)
             self.compare(node, message)
         elif refusal.reason != ANCESTOR:
             self.refuse(node, message, refusal)
@@ -192,7 +210,7 @@ class Greeting(ConsensusActor):
             self.shared.greeted[node] = replace(self.shared.greeted[node], http_url=told)
 
     def compare(self, node: str, message: Hello) -> None:
-        """Publish, once for each process of a peer, what differs between it and this node."""
+        """Publish what differs between a peer and this node, once until something else does."""
         seen = self.shared.greeted[node]
         settings = self.handshake.differences(message)
         misplaced = self.misplaced(node, message.address)

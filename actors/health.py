@@ -16,11 +16,13 @@ from forge_consensus.actors.notices import (
     MembersChanged,
     PeerDown,
     PeerUp,
+    SettingsChanged,
     Start,
 )
 from forge_consensus.actors.raft.clock_watch import ClockWatch
 from forge_consensus.actors.runtime.actor import ConsensusActor, Context
 from forge_consensus.actors.runtime.shared import HealthState, PeerStatus, PeerView
+from forge_consensus.actors.runtime.timers import Timer
 from forge_consensus.events.types import (
     ConsensusEvent,
     Degraded,
@@ -53,6 +55,7 @@ class HealthActor(ConsensusActor):
         self.overloads: list[str] = []
         """What the last check found too slow for what is asked of it; without numbers, as each text is an event."""
         self.clock_watch = ClockWatch()
+        self.next_check: Timer | None = None
 
     def bind(self, context: Context) -> None:
         """Take the context. The published states of the peers stay valid after a rebuild."""
@@ -65,7 +68,19 @@ class HealthActor(ConsensusActor):
         self.busy = self.totals.busy
         self.missed = dict.fromkeys(self.others, 0)
         self.judge()
-        self.after(self.settings.check_interval, CheckHealth())
+        self.check_later()
+
+    def check_later(self) -> None:
+        """Check the peers again after the interval."""
+        self.next_check = self.after(self.settings.check_interval, CheckHealth())
+
+    def receiveMsg_SettingsChanged(self, message: SettingsChanged, sender: Any) -> None:
+        """Check the peers at the new interval, from now on."""
+        before = self.settings.check_interval
+        super().receiveMsg_SettingsChanged(message, sender)
+        if self.next_check is not None and self.settings.check_interval != before:
+            self.next_check.cancel()
+            self.check_later()
 
     def receiveMsg_CheckHealth(self, message: CheckHealth, sender: Any) -> None:
         """Judge the peers that did not answer, and check all of them again."""
@@ -83,7 +98,7 @@ class HealthActor(ConsensusActor):
             self.tell_peer(node, "health", CheckPeer(self.number))
         self.judge()
         self.compare_clocks()
-        self.after(settings.check_interval, CheckHealth())
+        self.check_later()
 
     def receiveMsg_CheckPeer(self, message: CheckPeer, sender: Any) -> None:
         """Answer a peer that checks whether this node is alive."""

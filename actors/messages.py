@@ -582,6 +582,23 @@ class SnapshotList:
     snapshots: tuple[tuple[int, int, int], ...]
 
 
+@message
+class ReloadConfig:
+    """Ask the node to read its own configuration again, from the places where it was given at the node's start.
+
+    `dry_run` asks what would change, and changes nothing. Neither values nor paths come from the asker.
+    """
+
+    dry_run: bool = False
+
+
+@message
+class ConfigReport:
+    """The configuration was read again; the keys are those of `forge_consensus.config.changes.ReloadReport`."""
+
+    fields: dict[str, Any]
+
+
 Request = (
     Hello
     | RequestPreVote
@@ -602,6 +619,7 @@ Request = (
     | ReadSnapshot
     | ListSnapshots
     | ReadLog
+    | ReloadConfig
     | TimeoutNow
     | RequestReadIndex
 )
@@ -626,6 +644,7 @@ Answer = (
     | SnapshotPart
     | SnapshotList
     | LogPage
+    | ConfigReport
     | ReadIndexReply
 )
 WireMessage = Request | Answer
@@ -673,6 +692,8 @@ WIRE_TAGS: dict[int, type[WireMessage]] = {
     56: SnapshotList,
     57: ReadLog,
     58: LogPage,
+    59: ReloadConfig,
+    60: ConfigReport,
 }
 
 CLIENT_REQUESTS = (
@@ -689,5 +710,6 @@ CLIENT_REQUESTS = (
     ReadSnapshot,
     ListSnapshots,
     ReadLog,
+    ReloadConfig,
 )
 """The requests of clients. They reach only the gateway."""

@@ -26,6 +26,11 @@ class Rebuild:
 
 
 @message
+class SettingsChanged:
+    """The node's settings, which are the context's, are other ones from this turn on."""
+
+
+@message
 class TermRaised:
     """The ledger entered a higher term, so the role of every earlier term has ended."""
 
@@ -293,6 +298,16 @@ class SnapshotSaved:
 @message
 class LookForBackups:
     """Look whether a snapshot that clients wait for is durable, and close files that nobody reads any more."""
+
+
+@message
+class ConfigRead:
+    """The configuration was read again for a client: `fields` are the report, None if it failed with `code`."""
+
+    fields: dict[str, Any] | None
+    code: str
+    text: str
+    asker: Any
 
 
 @message

@@ -38,6 +38,7 @@ from forge_consensus.actors.notices import (
     ReadRefused,
     Resign,
     SendEntries,
+    SettingsChanged,
     SnapshotInstalled,
     SnapshotSent,
     Start,
@@ -105,6 +106,13 @@ class ReplicationActor(ConsensusActor):
         elif ledger.commit_index > told:  # a turn that was rolled back had applied them, and its events were dropped
             self.committed(told)
         self.apply_soon()
+
+    def receiveMsg_SettingsChanged(self, message: SettingsChanged, sender: Any) -> None:
+        """Send and apply by the new bounds; what a wider window allows leaves at once."""
+        super().receiveMsg_SettingsChanged(message, sender)
+        if self.leadership is not None:
+            self.leadership.take_settings(self.settings)
+            self.send_soon()
 
     # --- leading -----------------------------------------------------------------------------------------------------
 

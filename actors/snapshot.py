@@ -12,6 +12,7 @@ from forge_consensus.actors.notices import (
     InstallStep,
     LeaderChanged,
     MachineRestored,
+    SettingsChanged,
     SnapshotInstalled,
     SnapshotReceived,
     SnapshotSaved,
@@ -20,6 +21,7 @@ from forge_consensus.actors.notices import (
     TakeSnapshot,
 )
 from forge_consensus.actors.raft.snapshot_receipt import SnapshotReceipt, Stage
+from forge_consensus.actors.runtime.timers import Timer
 from forge_consensus.actors.snapshot_sending import SnapshotSending
 from forge_consensus.errors import ConsensusError, CorruptionError, SnapshotFailedError, StorageFullError
 from forge_consensus.events.types import (
@@ -59,6 +61,7 @@ class SnapshotActor(SnapshotSending):
         """The snapshot that is being received or installed."""
         self.refused_index = 0
         """The index of the snapshot that this node last refused."""
+        self.next_check: Timer | None = None
 
     def receiveMsg_Start(self, message: Start, sender: Any) -> None:
         """Start checking whether a snapshot is due, and remove the unfinished data of a crash or an actor's fault."""
@@ -71,12 +74,24 @@ class SnapshotActor(SnapshotSending):
         if self.reported.saving:  # the report would have gone to the actor that failed
             self.saving_failed("an actor of this node failed meanwhile")
         self.sweep_soon()
-        self.after(self.settings.check_interval / CHECKS_A_HEALTH_CHECK, CheckSnapshots())
+        self.check_later()
+
+    def check_later(self) -> None:
+        """Check in a while whether a snapshot is due."""
+        self.next_check = self.after(self.settings.check_interval / CHECKS_A_HEALTH_CHECK, CheckSnapshots())
+
+    def receiveMsg_SettingsChanged(self, message: SettingsChanged, sender: Any) -> None:
+        """Check at the new interval, from now on."""
+        before = self.settings.check_interval
+        super().receiveMsg_SettingsChanged(message, sender)
+        if self.next_check is not None and self.settings.check_interval != before:
+            self.next_check.cancel()
+            self.check_later()
 
     def receiveMsg_CheckSnapshots(self, message: CheckSnapshots, sender: Any) -> None:
         """Take a snapshot if enough entries were applied since the last one; send unanswered chunks again."""
         now = self.clock.now()
-        self.after(self.settings.check_interval / CHECKS_A_HEALTH_CHECK, CheckSnapshots())
+        self.check_later()
         self.snapshots.in_use = [each.path for each in self.being_sent().values()]
         if self.saving:
             self.snapshots.free_room(saving=True)

@@ -13,11 +13,13 @@ from forge_consensus.actors.notices import (
     PeerNeedsSnapshot,
     PeerUp,
     SendChunks,
+    SettingsChanged,
     SnapshotChecked,
 )
 from forge_consensus.actors.raft.bandwidth import Bandwidth
 from forge_consensus.actors.raft.snapshot_transfer import SnapshotTransfer
 from forge_consensus.actors.runtime.actor import ConsensusActor, Context
+from forge_consensus.actors.runtime.timers import Timer
 from forge_consensus.errors import ConsensusError, SnapshotFailedError
 from forge_consensus.storage.snapshots.file import SnapshotInfo, verify
 
@@ -34,8 +36,8 @@ class SnapshotSending(ConsensusActor):
         super().__init__()
         self.transfers: dict[str, SnapshotTransfer] = {}
         """The snapshots that are being sent, by the follower's id."""
-        self.paced = False
-        """Whether a timer runs that sends on when the bandwidth allows it."""
+        self.paced: Timer | None = None
+        """The timer that sends on when the bandwidth allows it."""
         self.served = ""
         """The follower that got the last chunk."""
 
@@ -43,6 +45,17 @@ class SnapshotSending(ConsensusActor):
         """Take the context, and with it the bound of the bandwidth."""
         super().bind(context)
         self.bandwidth = Bandwidth(self.settings.snapshot_bytes_per_second)
+
+    def receiveMsg_SettingsChanged(self, message: SettingsChanged, sender: Any) -> None:
+        """Send by the new bound of the bandwidth, at once if it is wider."""
+        super().receiveMsg_SettingsChanged(message, sender)
+        bound = self.settings.snapshot_bytes_per_second
+        if bound != self.bandwidth.bytes_per_second:
+            self.bandwidth = Bandwidth(bound)
+            if self.paced is not None:
+                self.paced.cancel()
+                self.paced = None
+            self.send_chunks()
 
     def take(self, *, for_follower: bool = False) -> None:
         """Take a snapshot; `for_follower` says that one waits for it, so that a failure is not repeated at once."""
@@ -99,9 +112,8 @@ class SnapshotSending(ConsensusActor):
         while ready := [node for node, transfer in self.transfers.items() if transfer.may_send(size)]:
             wait = self.bandwidth.wait(now)
             if wait > 0.0:
-                if not self.paced:
-                    self.paced = True
-                    self.after(wait, SendChunks())
+                if self.paced is None:
+                    self.paced = self.after(wait, SendChunks())
                 return
             node = min((node for node in ready if node > self.served), default=min(ready))
             self.served, transfer = node, self.transfers[node]
@@ -113,7 +125,7 @@ class SnapshotSending(ConsensusActor):
 
     def receiveMsg_SendChunks(self, message: SendChunks, sender: Any) -> None:
         """Send on, because the bandwidth allows it again."""
-        self.paced = False
+        self.paced = None
         self.send_chunks()
 
     def is_over(self, transfer: SnapshotTransfer) -> bool:

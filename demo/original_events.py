@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack, suppress
+from dataclasses import replace
 
 from forge_consensus import Command, ConsensusError, ConsensusService, Entry, StorageSettings, events
 from forge_consensus.demo.joining import joining_node
@@ -21,8 +22,7 @@ SECONDS = 60.0
 COUNTED = 50
 MACHINE = "forge_consensus.demo.original_events:Tally"
 """By name, because the node that joins is another program, and is refused with another machine."""
-# There ConsensusEventNodeStarted and so on. ConfigUpdated and ConfigReloaded are not here, because settings are read
-# when a node starts: to change one, its file is changed and the node is started again.
+# There ConsensusEventNodeStarted and so on.
 EVENTS = (
     events.NodeStarted, events.NodeStopped, events.NodeJoined, events.NodeLeft, events.NodeFailed, events.NodeRecovered,
     events.LeaderElected, events.LeaderStepDown, events.LeaderTransfer, events.LeaderLost,
@@ -31,6 +31,7 @@ EVENTS = (
     events.LogAppended, events.LogCommitted, events.LogCompacted, events.LogTruncated,
     events.SnapshotStarted, events.SnapshotCompleted, events.SnapshotFailed, events.SnapshotRestored,
     events.Healthy, events.Unhealthy, events.Degraded, events.Recovering,
+    events.ConfigUpdated, events.ConfigReloaded,
 )  # fmt: skip
 
 
@@ -162,6 +163,12 @@ class Story:
             self.leader().add_node("n4", self.spare, learner=True)
             self.leader().remove_node("n4")
 
+    def settings(self) -> None:
+        """Change a setting of a running node; a ConsensusExtension with a file has its own `reload`."""
+        leader = self.leader()
+        storage = replace(leader.settings.storage, snapshot_interval=3600.0)
+        leader.reload(replace(leader.settings, storage=storage))
+
     def follower_away(self) -> None:
         """Stop a follower, and start it again when no other node's log has its next entries any more."""
         leader = self.leader()
@@ -193,6 +200,7 @@ def main() -> None:
             (story.leader, (events.Healthy, events.ClusterFormed, events.QuorumAchieved)),
             (lambda: story.take_snapshots(story.leader()), (events.SnapshotFailed, events.SnapshotCompleted)),
             (story.members, (events.NodeJoined, events.NodeLeft, events.MembershipChanged, events.ClusterUpdated)),
+            (story.settings, (events.ConfigUpdated, events.ConfigReloaded)),
             (lambda: story.leader().transfer_leadership(), (events.LeaderTransfer, events.LeaderStepDown)),
             (story.follower_away, (events.NodeStopped, events.NodeRecovered, events.SnapshotRestored)),
             (story.leader_cut_off, (events.LogTruncated,)),
@@ -206,7 +214,6 @@ def main() -> None:
     print("== Events ==")
     for kind in EVENTS:
         print(f"{kind.__name__}: {kind.kind}, first {line_of(witness.first[kind])}")
-    print("not yet: ConfigUpdated, ConfigReloaded")
 
 
 if __name__ == "__main__":

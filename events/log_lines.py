@@ -20,6 +20,7 @@ from forge_consensus.events.types import (
     BecameCandidate,
     BecameFollower,
     BecameLeader,
+    ConfigRejected,
     Degraded,
     LeaderLost,
     LeaderStepDown,
@@ -43,6 +44,7 @@ from forge_consensus.process.log import Line, Target, to_standard_logger
 LEVELS: Final[dict[type[ConsensusEvent], str]] = {
     Unhealthy: "ERROR",
     SnapshotFailed: "ERROR",
+    ConfigRejected: "ERROR",
     LeaderLost: "WARNING",
     LeaderStepDown: "WARNING",
     NodeFailed: "WARNING",

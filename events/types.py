@@ -93,7 +93,7 @@ class NodeRefused(ConsensusEvent):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SettingsDiffer(ConsensusEvent):
-    """A member runs with other settings, or another version of the state machine; published once for each process."""
+    """A member runs with other settings, or another version of the state machine; again when the differences change."""
 
     kind: ClassVar[str] = "consensus.settings.differ"
 
@@ -489,6 +489,50 @@ class Recovering(ConsensusEvent):
     details: tuple[str, ...] = ()
 
 
+# ---- configuration
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConfigUpdated(ConsensusEvent):
+    """Settings of the running node have other values from now on; the n-th of each list belong together."""
+
+    kind: ClassVar[str] = "consensus.config.updated"
+
+    trigger: str
+    """Who wanted it: "signal", "api", "client", "file" (its content has changed), or "call" (of the application)."""
+    settings: tuple[str, ...]
+    """Whole names, such as "raft.check_interval"."""
+    old: tuple[str, ...]
+    """Texts of the values before; secrets are not told."""
+    new: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConfigReloaded(ConsensusEvent):
+    """The node's configuration was read again and is valid; `ConfigUpdated` came before it if values changed."""
+
+    kind: ClassVar[str] = "consensus.config.reloaded"
+
+    trigger: str
+    changed: tuple[str, ...] = ()
+    """The settings with other values from now on."""
+    pending_restart: tuple[str, ...] = ()
+    """The settings that were given other values and wait for a restart of the node."""
+    founding: tuple[str, ...] = ()
+    """The settings that were given other values and are read only when a new cluster is founded."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConfigRejected(ConsensusEvent):
+    """The node's configuration was read again and has faults: all values stay as they were."""
+
+    kind: ClassVar[str] = "consensus.config.rejected"
+
+    trigger: str
+    problems: tuple[str, ...]
+    """Each with file, line and column where that is known."""
+
+
 LogRange = LogAppended | LogCommitted
 """An event that covers a range of the log."""
 
@@ -521,6 +565,7 @@ EVENT_TYPES: Final[dict[str, type[ConsensusEvent]]] = {
         ApplySlow, QuerySlow, TimeSkewed, TimeStepped,
         SnapshotsOnThread, SnapshotStarted, SnapshotCompleted, SnapshotFailed, SnapshotRestored,
         Healthy, Degraded, Unhealthy, Recovering,
+        ConfigUpdated, ConfigReloaded, ConfigRejected,
     )
 }  # fmt: skip
 """Every event type by its kind."""
@@ -536,6 +581,9 @@ __all__ = [
     "BecameLeader",
     "ClusterFormed",
     "ClusterUpdated",
+    "ConfigRejected",
+    "ConfigReloaded",
+    "ConfigUpdated",
     "ConsensusEvent",
     "Degraded",
     "Healthy",

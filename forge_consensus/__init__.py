@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from forge_consensus.client.leases import Lease
     from forge_consensus.client.members import ClusterMembers, MembersPlan
     from forge_consensus.client.sync import Client
+    from forge_consensus.config.changes import ReloadReport
     from forge_consensus.config.client import ClientSettings
     from forge_consensus.config.loading import LoadedConfig, load_config
     from forge_consensus.config.raft import RaftSettings
@@ -143,6 +144,7 @@ __all__ = [
     "ProtocolError",
     "RaftSettings",
     "RateLimitExceededError",
+    "ReloadReport",
     "ReplicationFailedError",
     "SessionExpiredError",
     "SnapshotFailedError",
@@ -191,6 +193,7 @@ HOMES = {
     "LoadedConfig": "forge_consensus.config.loading",
     "MembersPlan": "forge_consensus.client.members",
     "RaftSettings": "forge_consensus.config.raft",
+    "ReloadReport": "forge_consensus.config.changes",
     "Standing": "forge_consensus.service.leadership",
     "StateMachine": "forge_consensus.storage.machines.machine",
     "StorageSettings": "forge_consensus.config.storage",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib
+import weakref
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import asdict
@@ -12,15 +13,19 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Literal, Self
 
 from forge_consensus.client.surface import PublicSurface
-from forge_consensus.config.loading import LoadedConfig, load_config
+from forge_consensus.config.changes import ReloadReport
+from forge_consensus.config.layers import from_arguments
+from forge_consensus.config.loading import ConfigSource, LoadedConfig
 from forge_consensus.errors import AlreadyStartedError, ConsensusError, FolderLockedError, InvalidConfigError
 from forge_consensus.events.bus import EventBus
 from forge_consensus.middleware import LeadershipMiddleware
 from forge_consensus.missing import missing_extra
 from forge_consensus.process.log import LogLines
+from forge_consensus.service.config_watch import ConfigWatcher
 from forge_consensus.service.consensus import ConsensusService
 from forge_consensus.service.leadership import LeadershipChecker
 from forge_consensus.service.lifecycle import START_SECONDS, STOP_SECONDS
+from forge_consensus.service.reloading import SECONDS as RELOAD_SECONDS
 from forge_consensus.service.reports import HealthStatus
 
 if TYPE_CHECKING:
@@ -90,6 +95,8 @@ class ConsensusExtension(PublicSurface):
             "mounted",
             "start_admin",
             "stop_admin",
+            "watcher",
+            "stop_beside",
         }
     )
 
@@ -103,14 +110,16 @@ class ConsensusExtension(PublicSurface):
         wait_for_leader: float = 5.0,
         **options: Any,
     ) -> None:
-        self.loaded = loaded(config, options, require_config=require_config)
-        arguments = self.loaded.arguments()
+        given = loaded(config, options, require_config=require_config)
+        arguments = given.arguments()
         if state_machine is not None:
             arguments["state_machine"] = state_machine
         self.service = ConsensusService(**arguments, mode=mode)
         """The node and a client of its cluster."""
         self.checker = LeadershipChecker(self.service)
         self.middleware = LeadershipMiddleware(self.checker)
+        self.service.reloader.begin_with(given)
+        self.watcher: ConfigWatcher | None = None
         self.seconds_for_leader = wait_for_leader
         self.admin: AdminServer | None = None
         self.mounted: list[Api] = []
@@ -123,10 +132,11 @@ class ConsensusExtension(PublicSurface):
 
     def start(self, timeout: float = START_SECONDS) -> Self:
         """Start the node, and wait a moment for a leader; errors are those of `ConsensusService.start`."""
-        for note in self.loaded.notes:
-            LINES.info("{}", note)
         if self.service.host is not None:
             raise AlreadyStartedError
+        self.service.reloader.adopt()
+        for note in self.loaded.notes:
+            LINES.info("{}", note)
         try:
             self.start_admin()
             self.service.start(timeout)
@@ -135,8 +145,9 @@ class ConsensusExtension(PublicSurface):
             if isinstance(error, FolderLockedError):
                 raise FolderLockedError(f"{error} ({WORKERS})", **error.context) from error
             raise
+        self.start_watch()
         if self.admin is not None:
-            self.admin.serve_service(self.service, self.loaded)
+            self.admin.serve_service(self.service)
         if self.seconds_for_leader > 0:
             try:
                 self.service.wait_for_leader(self.seconds_for_leader)
@@ -155,13 +166,59 @@ class ConsensusExtension(PublicSurface):
 
     def stop(self, timeout: float = STOP_SECONDS) -> None:
         """Stop the node; it hands its leadership over before, within an election timeout."""
-        self.stop_admin()
+        self.stop_beside()
         self.service.stop(timeout)
 
     def close(self) -> None:
         """Stop the node and end all subscriptions to its events."""
-        self.stop_admin()
+        self.stop_beside()
         self.service.close()
+
+    def start_watch(self) -> None:
+        """Read the configuration again when its files change."""
+        if not self.service.reloader.files:
+            return
+        watcher = ConfigWatcher(self.service.reloader)
+        try:
+            watcher.start()
+        except ConsensusError as error:  # the node runs all the same
+            LINES.warning("changes of the configuration's files are not noticed: {}", error)
+            return
+        self.watcher = watcher
+        weakref.finalize(self, watcher.leave).atexit = False  # for an extension that is dropped
+
+    def reload(self, *, dry_run: bool = False, timeout: float = RELOAD_SECONDS) -> ReloadReport:
+        """Read the configuration again from where it was given, and have the node take it (the original's `Reload`).
+
+        Settings that are marked hot (see ``forge-consensus settings``) take effect at once, all in one step. The others
+        stay as they are, are named in the report, and are taken by the next `start`. This is done by itself when the
+        files change (`reload.watch`). A signal handler must not wait, so it calls `reload_soon`.
+
+        Args:
+            dry_run: whether only to say what would change.
+            timeout: seconds.
+
+        Raises `InvalidConfigError` with every fault, or where no file was given; `NotStartedError`;
+        `ConsensusTimeoutError`. Then nothing was changed.
+
+        """
+        self.service.running()
+        return self.service.reloader.reload("call", dry_run=dry_run, timeout=timeout)
+
+    def reload_soon(self) -> None:
+        """Have the configuration read again, and wait for nothing: for a signal handler, such as that of SIGHUP.
+
+        What came of it is told as an event. Nothing happens where no file was given, or while the node does not run.
+        """
+        if self.watcher is not None:
+            self.watcher.ask("call")
+
+    def stop_beside(self) -> None:
+        """End what runs beside the node: the watch of the files, and the admin API."""
+        if self.watcher is not None:
+            self.watcher.stop()
+            self.watcher = None
+        self.stop_admin()
 
     def stop_admin(self) -> None:
         """Serve the admin API no more."""
@@ -204,7 +261,7 @@ class ConsensusExtension(PublicSurface):
         """
         await asyncio.to_thread(self.start)
         for api in self.mounted:
-            api.serve_service(self.service, self.loaded)
+            api.serve_service(self.service)
         try:
             if hasattr(app, "state"):
                 app.state.consensus = self
@@ -215,6 +272,31 @@ class ConsensusExtension(PublicSurface):
                     await api.close()
             finally:
                 await asyncio.to_thread(self.close)
+
+    def register(self, app: Any) -> Self:
+        """Make an application that exists know this extension (the original's `Register`).
+
+        FastAPI and Starlette start and stop the node with themselves then, around a lifespan that they have, as with
+        ``FastAPI(lifespan=consensus.lifespan)``. Flask has it as ``app.extensions["consensus"]``; it does not say when
+        its server begins and ends, so `start` and `close` are called besides.
+
+        Args:
+            app: the application; it does not run yet.
+
+        Raises `InvalidConfigError` for what is no such application.
+
+        """
+        router, extensions = getattr(app, "router", None), getattr(app, "extensions", None)
+        if router is not None and hasattr(router, "lifespan_context"):
+            router.lifespan_context = self.around(router.lifespan_context)
+        elif isinstance(extensions, dict):
+            extensions["consensus"] = self
+        else:
+            raise InvalidConfigError(
+                f"{type(app).__name__} has neither a lifespan nor extensions: call start() before its server and "
+                "close() after it"
+            )
+        return self
 
     def around(self, lifespan: Lifespan) -> Lifespan:
         """Return a lifespan that runs another one of the application's inside this one."""
@@ -229,6 +311,11 @@ class ConsensusExtension(PublicSurface):
         return both
 
     # --- what it tells -----------------------------------------------------------------------------------------------
+
+    @property
+    def loaded(self) -> LoadedConfig:
+        """The configuration in force."""
+        return self.service.reloader.running
 
     @property
     def events(self) -> EventBus:
@@ -275,13 +362,14 @@ def loaded(config: object, options: Mapping[str, Any], *, require_config: bool) 
             )
         return config
     given: list[Any] = [] if config is None else list(config) if isinstance(config, list | tuple) else [config]
-    paths = [path for path in given if not isinstance(path, str | Path) or require_config or Path(path).exists()]
-    if require_config and not paths:
+    if require_config and not given:
         raise InvalidConfigError("require_config is given and config names no file: name one")
-    for path in given:
-        if path not in paths:
+    source = ConfigSource(given, None, from_arguments(settings_of_options(options)), optional=not require_config)
+    found = source.load()
+    for path in source.files:
+        if path not in source.existed:
             LINES.info("there is no file {}: the arguments and the environment alone count", path)
-    return load_config(*paths, **settings_of_options(options))
+    return found
 
 
 def settings_of_options(options: Mapping[str, Any]) -> dict[str, Any]:

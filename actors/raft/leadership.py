@@ -162,6 +162,12 @@ class Leadership:
         """The quorum of the configuration in force: whose answers count, and how many of them decide."""
         return self.ledger.configuration.quorum
 
+    def take_settings(self, settings: RaftSettings) -> None:
+        """Go by these settings; what was sent already counts against the new windows."""
+        self.settings = settings
+        for progress in self.progress.values():
+            progress.settings = settings
+
     # --- members -----------------------------------------------------------------------------------------------------
 
     def follow_members(self, now: float) -> None:

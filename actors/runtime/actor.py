@@ -29,6 +29,9 @@ from forge_consensus.storage.opening import Opened
 from forge_consensus.storage.snapshots.store import Snapshots
 
 Handler = Callable[[Any, Any, Any], None]
+ReloadConfiguration = Callable[[bool], dict[str, Any]]
+"""Reads the configuration again, and has the node take what can change at once; with True it only says what would be.
+It returns a report for clients, and raises `ConsensusError`. It waits for the node, so helper threads call it."""
 PREFIX = "receiveMsg_"
 
 
@@ -60,6 +63,10 @@ class Context(Protocol):
     events_address: str
     http_url: str
     """Where the node's application answers HTTP, empty if it does not."""
+    pending_restart: tuple[str, ...]
+    """The settings that were given other values and wait for a restart of the node."""
+    reload_configuration: ReloadConfiguration | None
+    """None for a node that was given no configuration which can be read again."""
 
     def actor(self, name: str) -> LocalAddress:
         """Return the address of an actor of this node."""
@@ -135,6 +142,10 @@ class ConsensusActor(Actor):  # type: ignore[misc]
         self.reported = context.reported
         self.totals = context.totals
         self.node_id = self.ledger.identity.node_id
+
+    def receiveMsg_SettingsChanged(self, message: notices.SettingsChanged, sender: Any) -> None:
+        """Go by the settings that the node has now."""
+        self.settings = self.context.settings
 
     def receiveMessage(self, message: Any, sender: ActorAddress) -> None:
         """Hand the message to its handler; Thespian's entry. Raises `LookupError` if there is none."""

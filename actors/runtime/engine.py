@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Final
 
-from forge_consensus.actors.notices import MembersChanged, Persisted, Rebuild, Retire
-from forge_consensus.actors.runtime.actor import ConsensusActor
+from forge_consensus.actors.notices import MembersChanged, Persisted, Rebuild, Retire, SettingsChanged
+from forge_consensus.actors.runtime.actor import ConsensusActor, ReloadConfiguration
 from forge_consensus.actors.runtime.address import Address, LocalAddress, PeerAddress
 from forge_consensus.actors.runtime.cell import Cells
 from forge_consensus.actors.runtime.clock import Clock
@@ -31,6 +32,7 @@ from forge_consensus.actors.runtime.turn_events import TurnEvents
 from forge_consensus.actors.runtime.unanswered import Unanswered
 from forge_consensus.actors.runtime.unread import UnreadAnswers
 from forge_consensus.config.raft import RaftSettings
+from forge_consensus.config.storage import StorageSettings
 from forge_consensus.errors import is_fatal
 from forge_consensus.events.bus import EventBus
 from forge_consensus.events.types import ConsensusEvent, NodeStopped
@@ -43,6 +45,18 @@ LINES = LogLines(__name__)
 SUPERVISOR: Final = "supervisor"
 
 
+@dataclass(frozen=True, slots=True)
+class SettingsChange:
+    """Settings that a running node takes, and what is to be told of them."""
+
+    raft: RaftSettings
+    storage: StorageSettings
+    pending_restart: tuple[str, ...] = ()
+    """The settings that were given other values and wait for a restart of the node."""
+    events: tuple[ConsensusEvent, ...] = ()
+    """What the node publishes when it has taken them."""
+
+
 class Engine:
     """One node. All of it belongs to one thread; only `stopping` may be read from others.
 
@@ -51,6 +65,13 @@ class Engine:
     where the node's application answers HTTP, which the members tell each other. The engine is also the actors'
     `Context`. Raises `InvalidConfigError` for settings with which the cluster's leases would not be safe.
     """
+
+    pending_restart: tuple[str, ...] = ()
+    """The settings that were given other values and wait for a restart of the node."""
+    reload_configuration: ReloadConfiguration | None = None
+    """Set by whoever runs the node and can read its configuration again; see `Context`."""
+    untold: tuple[ConsensusEvent, ...] = ()
+    """What happened between two turns; it is published with the next turn that is not taken back."""
 
     def __init__(
         self,
@@ -122,6 +143,8 @@ class Engine:
         report = None if observation.observer is None else observation.begin(len(frames))
         self.clock.begin_turn()
         self.ledger.begin(self.clock.now())
+        for event in self.untold:
+            self.events.hold(event)
         try:
             messages = self.act(frames, notices)
         except Exception as fault:
@@ -208,6 +231,7 @@ class Engine:
 
     def publish_events(self) -> None:
         """Publish the turn's events; from now on they are not rolled back."""
+        self.untold = ()
         self.events.publish()
         self.reported.mark()
 
@@ -235,6 +259,20 @@ class Engine:
         before, self.followed, self.met = peers.wanted, configuration, meeting
         peers.follow({**meeting, **configuration.addresses}, self.clock.now())
         return peers.wanted != before
+
+    def take_settings(self, change: SettingsChange) -> None:
+        """Take other settings; call it between two turns. The actors learn of them before anything else of the next.
+
+        Only hot settings may differ: they bound how much is done at once, and when. Nothing that was promised to
+        others rests on them, and nothing in the ledger, so this is no part of any turn and is never rolled back:
+        actors that are made anew begin with these settings.
+        """
+        self.settings = self.events.settings = self.faults.settings = change.raft
+        self.ledger.take_settings(change.storage)
+        self.pending_restart = change.pending_restart
+        self.untold += change.events
+        for address in self.hearing(SettingsChanged):
+            self.next_turn(address, SettingsChanged())
 
     def stop(self, reason: str) -> None:
         """Stop the node after this turn; the first reason is kept."""

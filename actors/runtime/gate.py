@@ -25,6 +25,7 @@ from forge_consensus.actors.messages import (
     ReadLog,
     ReadSnapshot,
     Refused,
+    ReloadConfig,
     RequestPreVote,
     RequestReadIndex,
     RequestVote,
@@ -82,7 +83,10 @@ TERM_STAYS = (RequestPreVote, RequestReadIndex)
 FROM_LEADERS = (AppendEntries, InstallSnapshot)
 """Only a leader sends these. The gate notifies the election actor before each, so that it knows the leader first."""
 
-BY_NAME: Final = (Locate, GetMembers, GetStatus, ReadEvents, MakeSnapshot, ReadSnapshot, ListSnapshots, ReadLog)
+BY_NAME: Final = (
+    Locate, GetMembers, GetStatus, ReadEvents, MakeSnapshot, ReadSnapshot, ListSnapshots, ReadLog,
+    ReloadConfig,
+)  # fmt: skip
 """What a client may ask that knows only the name of the cluster, or an id that it had before it was made anew."""
 
 DAMAGED: Final = "damaged frame"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from forge_consensus.actors.messages import Hello
 from forge_consensus.actors.runtime.freshness import Freshness
 from forge_consensus.actors.runtime.handover import Handover
 from forge_consensus.actors.runtime.stickiness import Stickiness
@@ -75,6 +76,8 @@ class Greeted:
     """The address with which it was started, if the members looked for it at another one then."""
     http_url: str | None = None
     """Where its application answers HTTP, as it says itself; "" if it does not, None before it has said."""
+    hello: Hello | None = None
+    """The greeting itself; None while it has only answered one of this node's."""
 
     def sentences(self, expected: str) -> list[str]:
         """What is to be looked into, for people; `expected` is where the members look for it now."""

@@ -49,6 +49,7 @@ class Source(Protocol):
     started_at: float
     events_address: str
     http_url: str
+    pending_restart: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -197,6 +198,8 @@ class NodeStatus:
     leader_commit: int = 0
     """The highest index that is committed as far as a leader told this node, so that its state lacks the difference to
     `last_applied`; its own on the leader, 0 if no leader has told any since the process began."""
+    pending_restart: list[str] = field(default_factory=list)
+    """The settings that were given other values and wait for a restart of the node."""
     storage: StorageStatus | None = None
 
     @classmethod
@@ -248,6 +251,7 @@ class NodeStatus:
             full=ledger.room.full or shared.blocked,
             level=ledger.configurations.at(ledger.commit_index).level,
             leader_commit=leader_commit(source),
+            pending_restart=list(source.pending_restart),
         )
 
     @classmethod

@@ -22,6 +22,8 @@ from forge_consensus.events.subscription import Listener
 from forge_consensus.events.types import (
     BecameCandidate,
     BecameFollower,
+    ConfigRejected,
+    ConfigReloaded,
     ConsensusEvent,
     LeaderElected,
     LeaderLost,
@@ -43,8 +45,8 @@ NAMES_MAX: Final = 64
 class NodeMetrics(Collector):
     """All metrics of a node, as a collector with a registry of its own; it can be registered in another one too.
 
-    It subscribes inline to ten rare kinds of events and never to those of the log. The engine calls `observe_turn` at
-    the end of each turn, on the node's thread (3 us). Everything else happens during a scrape, on the scraper's thread.
+    It subscribes inline to twelve rare kinds of events and never to those of the log. The engine calls `observe_turn`
+    at the end of each turn, on the node's thread (3 us). All else happens during a scrape, on the scraper's thread.
     All samples carry the labels `node` and `cluster`. Counters begin at 0 when the node starts.
     """
 
@@ -69,6 +71,8 @@ class NodeMetrics(Collector):
         self.peer_failures: Counter[str] = Counter()
         self.snapshots = Counter({"completed": 0, "failed": 0, "restored": 0})
         self.snapshot_bytes: int | None = None
+        self.reloads = Counter({"reloaded": 0, "rejected": 0})
+        self.reloaded_well: bool | None = None
         self.election_seconds = Distribution(SECONDS)
         self.snapshot_seconds = Distribution(LONG_SECONDS)
         self.operation_seconds = Distribution(SECONDS)
@@ -91,6 +95,8 @@ class NodeMetrics(Collector):
             SnapshotCompleted: self.snapshot_made,
             SnapshotRestored: self.snapshot_made,
             SnapshotFailed: self.snapshot_failed,
+            ConfigReloaded: self.config_read,
+            ConfigRejected: self.config_read,
         }
         self.subscriptions = [bus.subscribe(kind, self.count, inline=True) for kind in self.handlers]
 
@@ -147,6 +153,11 @@ class NodeMetrics(Collector):
         self.snapshots["completed" if isinstance(event, SnapshotCompleted) else "restored"] += 1
         self.snapshot_bytes = event.size
         self.snapshot_seconds.add(event.duration)
+
+    def config_read(self, event: ConfigReloaded | ConfigRejected) -> None:
+        """Count a configuration that was read again."""
+        self.reloaded_well = isinstance(event, ConfigReloaded)
+        self.reloads["reloaded" if self.reloaded_well else "rejected"] += 1
 
     def observe_turn(self, report: TurnReport) -> None:
         """Count what a turn has cost; pass this method to the engine's `observe`."""
@@ -232,6 +243,10 @@ class NodeMetrics(Collector):
             "snapshot_duration_seconds", "Time to take a snapshot, or to install one.", self.snapshot_seconds
         )
         page.gauge("snapshot_size_bytes", "Bytes of the newest snapshot since the node started.", self.snapshot_bytes)
+        page.counter("config_reloads", "How often the configuration was read again, by result.", self.reloads, "result")
+        page.gauge(
+            "config_reload_success", "1 if the configuration that was read last has no faults.", self.reloaded_well
+        )
 
     def add_turns(self, page: MetricPage) -> None:
         """Add the metrics that come from turns."""

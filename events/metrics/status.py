@@ -24,6 +24,11 @@ def add_cluster(page: MetricPage, status: Mapping[str, Any]) -> None:
     page.gauge("health", "1 for the health state of this node.", one_of(HEALTH, status["health"]), "state")
     page.gauge("term", "The Raft term of this node.", status["term"])
     page.gauge(
+        "config_pending_restart",
+        "Settings that were given other values and wait for a restart of this node.",
+        len(status.get("pending_restart") or ()),
+    )
+    page.gauge(
         "leader_last_contact_seconds",
         "Seconds since this node last heard from the leader; 0 if it leads.",
         status["last_contact"],

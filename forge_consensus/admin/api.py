@@ -8,6 +8,7 @@ from typing import Final
 from forge_consensus.admin import (
     backup,
     cluster,
+    configuration,
     event_stream,
     health,
     key_watches,
@@ -31,6 +32,7 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
     *log_entries.OPERATIONS,
     *snapshots.OPERATIONS,
     *backup.OPERATIONS,
+    *configuration.OPERATIONS,
     *keys.OPERATIONS,
     *key_watches.OPERATIONS,
     *leases.OPERATIONS,

@@ -23,7 +23,7 @@ READY_BACKLOG_SECONDS: Final = 1.0
 """A node whose state machine needs longer for what it has not seen yet is not ready."""
 READY_LAG_ENTRIES: Final = 10_000
 """A node that lacks more of the committed log is not ready; so many come within a second or so under load."""
-CHECKS: Final = frozenset({"node", "leader", "log", "applied", "room"})
+CHECKS: Final = frozenset({"node", "leader", "log", "applied", "room", "configuration"})
 STARTING: Final = "the node is starting"
 SOON: Final = {"Retry-After": "1"}
 
@@ -59,7 +59,15 @@ def ready_checks(status: NodeStatus | None, problem: str) -> list[Check]:
         Check("log", known and lacks <= READY_LAG_ENTRIES, log),
         Check("applied", status.backlog_seconds <= READY_BACKLOG_SECONDS, behind),
         Check("room", not status.full, status.full or "it takes entries"),
+        Check("configuration", True, configuration_text(status)),
     ]
+
+
+def configuration_text(status: NodeStatus) -> str:
+    """Return what of the configuration is not in force yet, which keeps nobody from serving."""
+    if not status.pending_restart:
+        return "all of it is in force"
+    return f"these wait for a restart: {', '.join(status.pending_restart)}"
 
 
 async def looked(call: Call) -> tuple[NodeStatus | None, str]:

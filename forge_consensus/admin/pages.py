@@ -1,4 +1,4 @@
-"""Pages: the dashboard and its files, the API's own documents, metrics and the configuration."""
+"""Pages: the dashboard and its files, the API's own documents, and metrics."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from starlette.responses import RedirectResponse, Response
 
 from forge_consensus.admin.operation import OBJECT, Argument, Call, Operation, answer
 from forge_consensus.admin.problems import ProblemError
-from forge_consensus.config.shown import shown
 from forge_consensus.version import __version__
 
 TAG: Final = "pages"
@@ -87,15 +86,6 @@ async def show_index(call: Call) -> Response:
     return answer({"program": "forge-consensus", "version": __version__, "links": links, "operations": paths})
 
 
-async def show_config(call: Call) -> Response:
-    """Return every setting of this node, without secrets. Raises `ProblemError` where there is no configuration."""
-    config = call.subject.seat.config
-    if config is None:
-        text = "the application made this node by arguments, and no configuration was loaded"
-        raise ProblemError(404, "no configuration", text, "NO_CONFIGURATION")
-    return answer({"settings": shown(config), "notes": list(config.notes)})
-
-
 async def prometheus(call: Call) -> Response:
     """Return the metrics in the text format of Prometheus. Raises `ProblemError` where nothing is counted."""
     metrics = call.subject.seat.metrics()
@@ -156,14 +146,6 @@ OPERATIONS: Final = (
         while_starting=True,
     ),
     Operation("GET", "/v1", TAG, "What there is.", show_index, answers={200: ("It.", OBJECT)}, while_starting=True),
-    Operation(
-        "GET",
-        "/v1/config",
-        "configuration",
-        "Every setting of this node: its value, its default, and where it was given. Secrets are hidden.",
-        show_config,
-        answers={200: ("The settings.", OBJECT), 404: ("No configuration was loaded.", None)},
-    ),
     Operation(
         "GET",
         "=/metrics",

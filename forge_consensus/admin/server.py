@@ -14,7 +14,6 @@ from forge_consensus.admin.api import Api
 from forge_consensus.admin.connections import bounded_connections
 from forge_consensus.admin.subject import NodeSeat, Seat
 from forge_consensus.config.address import is_loopback
-from forge_consensus.config.loading import LoadedConfig
 from forge_consensus.errors import InvalidConfigError, TransportUnavailableError
 from forge_consensus.events.metrics.server import split_address
 from forge_consensus.process.fork import close_descriptor, tell_of_forks
@@ -23,6 +22,7 @@ from forge_consensus.process.threads import ForgeThread
 from forge_consensus.process.waiters import Latch
 from forge_consensus.service.consensus import ConsensusService
 from forge_consensus.service.node import Node
+from forge_consensus.service.reloading import Reloader
 
 LINES = LogLines(__name__)
 
@@ -92,13 +92,13 @@ class AdminServer:
         """Speak for a node from now on; from any thread."""
         self.on_loop(lambda api: api.serve(seat))
 
-    def serve_node(self, node: Node, config: LoadedConfig) -> None:
-        """Speak for a node of this process that is open."""
-        self.serve(NodeSeat(node, config))
+    def serve_node(self, node: Node, reloader: Reloader) -> None:
+        """Speak for a node of this process that is open; `reloader` has its configuration."""
+        self.serve(NodeSeat(node, reloader))
 
-    def serve_service(self, service: ConsensusService, config: LoadedConfig) -> None:
+    def serve_service(self, service: ConsensusService) -> None:
         """Speak for a service of this process that runs."""
-        self.on_loop(lambda api: api.serve_service(service, config))
+        self.on_loop(lambda api: api.serve_service(service))
 
     def on_loop(self, call: object) -> None:
         """Call something with the API on its event loop; nothing happens if it has ended."""

@@ -12,7 +12,6 @@ from forge_consensus.admin.event_history import EventHistory
 from forge_consensus.admin.guard import Guard
 from forge_consensus.admin.slots import Slots
 from forge_consensus.admin.subject import Seat, ServiceSeat, Subject
-from forge_consensus.config.loading import LoadedConfig
 from forge_consensus.errors import ConsensusError, NotStartedError
 from forge_consensus.service.consensus import ConsensusService
 from forge_consensus.service.leadership import Standing
@@ -63,9 +62,9 @@ class Shared:
         self.audiences = WeakValueDictionary()
         self.closing = asyncio.Event()
 
-    def serve_service(self, service: ConsensusService, config: LoadedConfig) -> None:
+    def serve_service(self, service: ConsensusService) -> None:
         """Speak for a service of this process that runs; called on the event loop."""
-        self.serve(ServiceSeat(service, config))
+        self.serve(ServiceSeat(service))
 
     async def standing(self) -> Standing | None:
         """Return who leads, None where that is not known."""

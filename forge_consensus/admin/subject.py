@@ -15,7 +15,6 @@ from forge_consensus.client.aio import AsyncClient
 from forge_consensus.client.endpoints import LOCAL
 from forge_consensus.client.pending import PendingNodeQuery
 from forge_consensus.client.sync import Client
-from forge_consensus.config.loading import LoadedConfig
 from forge_consensus.errors import NotStartedError
 from forge_consensus.output import json_text
 from forge_consensus.service.cluster_report import ClusterReport, cluster_report
@@ -27,6 +26,7 @@ if TYPE_CHECKING:
     from forge_consensus.events.metrics.metrics import NodeMetrics
     from forge_consensus.service.consensus import ConsensusService
     from forge_consensus.service.node import Node
+    from forge_consensus.service.reloading import Reloader
 
 REPORT_SECONDS: Final = 2.0
 """How long missing answers are waited for in a report of the whole cluster."""
@@ -39,8 +39,8 @@ class Seat(Protocol):
 
     node_id: str
     cluster_id: str
-    config: LoadedConfig | None
-    """The configuration of the node, None if it was given by arguments."""
+    reloader: Reloader
+    """The configuration of the node, and how it is read again."""
     snapshots: Path
     """The folder of its snapshot files."""
 
@@ -68,11 +68,11 @@ class Seat(Protocol):
 class NodeSeat:
     """A node of this process, which a program runs."""
 
-    def __init__(self, node: Node, config: LoadedConfig | None) -> None:
+    def __init__(self, node: Node, reloader: Reloader) -> None:
         self.node = node
         self.node_id = node.settings.node_id
         self.cluster_id = node.cluster_id
-        self.config = config
+        self.reloader = reloader
         self.snapshots = Path(node.settings.storage_path).absolute() / SNAPSHOTS
 
     def engine(self) -> Any:
@@ -114,11 +114,11 @@ class NodeSeat:
 class ServiceSeat:
     """A node that an application runs as a service."""
 
-    def __init__(self, service: ConsensusService, config: LoadedConfig | None) -> None:
+    def __init__(self, service: ConsensusService) -> None:
         self.service = service
         self.node_id = service.settings.node_id
         self.cluster_id = service.settings.cluster_id
-        self.config = config
+        self.reloader = service.reloader
         self.snapshots = Path(service.settings.storage_path).absolute() / SNAPSHOTS
 
     @property

@@ -1,4 +1,4 @@
-"""``forge-consensus config``: check configuration files, show what they come to, and help to write them."""
+"""``forge-consensus config``: check configuration files, show what they come to, help to write them, reload them."""
 
 from __future__ import annotations
 
@@ -10,13 +10,16 @@ from typing import Final
 import click
 
 from forge_consensus.cli.main import Commands
-from forge_consensus.cli.options import output_option
+from forge_consensus.cli.options import client_options, output_option
+from forge_consensus.client.sync import Client
+from forge_consensus.config.changes import ReloadReport
 from forge_consensus.config.example import example_text
-from forge_consensus.config.loading import LoadedConfig, layers_of, settings_of
+from forge_consensus.config.loading import ConfigSource, LoadedConfig, settings_of
 from forge_consensus.config.resolving import ROWS, resolve
 from forge_consensus.config.schema import schema as schema_of_files
 from forge_consensus.config.shown import shown, values_of
 from forge_consensus.config.yaml_file import read_file
+from forge_consensus.errors import ConsensusError
 from forge_consensus.output import json_text, table
 from forge_consensus.storage.stopped import stored_cluster
 
@@ -39,12 +42,12 @@ files_argument = click.argument("files", nargs=-1, required=True, type=click.Pat
 
 @click.group(cls=Commands)
 def config() -> None:
-    """Check configuration files, show what they come to, and help to write them."""
+    """Check configuration files, show what they come to, help to write them, and have nodes read them again."""
 
 
 def load(files: tuple[str, ...]) -> LoadedConfig:
     """Return what the files and the environment come to. Raises `InvalidConfigError`."""
-    return settings_of(resolve(layers_of(files, os.environ)), stored_cluster)
+    return ConfigSource(files).load(stored_cluster)
 
 
 @config.command()
@@ -69,15 +72,16 @@ def validate(files: tuple[str, ...]) -> None:
 def show(files: tuple[str, ...], origin: bool, output: str) -> None:
     """Show what files and the environment come to.
 
-    Every setting is shown, secrets are not. Of several FILES later ones win.
+    Every setting is shown, secrets are not. Of several FILES later ones win. RELOAD says when a running node takes
+    another value: hot at once, restart at its next start, founding never.
     """
     rows = shown(load(files))
     if output == "json":
-        keys = ("name", "value", "origin") if origin else ("name", "value")
+        keys = ("name", "value", "reload", *(("origin",) if origin else ()))
         click.echo(json_text([{key: row[key] for key in keys} for row in rows]))
         return
-    head = ("NAME", "VALUE", "ORIGIN") if origin else ("NAME", "VALUE")
-    cells = [(row["name"], row["text"], row["origin"])[: len(head)] for row in rows]
+    head = ("NAME", "VALUE", "RELOAD", "ORIGIN") if origin else ("NAME", "VALUE", "RELOAD")
+    cells = [(row["name"], row["text"], row["reload"], row["origin"])[: len(head)] for row in rows]
     click.echo("\n".join(table(head, cells)))
 
 
@@ -97,6 +101,34 @@ def diff(one: str, other: str) -> None:
         click.echo("\n".join(table(("NAME", one, other), rows)))
         raise click.exceptions.Exit(1)
     click.echo("the files come to the same settings")
+
+
+@config.command()
+@client_options
+@click.option("--dry-run", is_flag=True, help="Only say what would change.")
+@click.pass_context
+def reload(ctx: click.Context, endpoints: list[str], timeout: float, output: str, dry_run: bool) -> None:
+    """Have running nodes read their files again.
+
+    Every node of --endpoints reads the files with which it was started, checks them as a whole, and takes what is
+    marked hot (forge-consensus settings) at once; the rest waits for a restart and is named. A node whose files have
+    faults changes nothing; then all faults are told, and the exit code is 78. The same as SIGHUP.
+    """
+    reports, failed = [], 0
+    with Client(endpoints, timeout) as client:
+        for endpoint in endpoints:
+            try:
+                reports.append(ReloadReport.from_dict(client.reload_config(endpoint, dry_run=dry_run)))
+            except ConsensusError as error:
+                click.echo(f"{endpoint}: error[{error.code}]: {error}", err=True)
+                failed = failed or error.exit_code
+    if output == "json":
+        click.echo(json_text([report.to_dict() for report in reports]))
+    else:
+        for report in reports:
+            for line in report.lines():
+                click.echo(f"{report.node_id}: {line}")
+    ctx.exit(failed)
 
 
 @config.command()

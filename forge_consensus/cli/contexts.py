@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from forge_consensus.config.address import parse_endpoint
+from forge_consensus.config.file_reads import BYTES_MAX, text_of_file
 from forge_consensus.config.given import ConfigProblemsError
-from forge_consensus.config.substitution import BYTES_MAX, text_of_file
 from forge_consensus.config.yaml_file import NO_VALUE, NOTHING, Reader, TooMuchError, tree_of
 from forge_consensus.errors import BusyError, InvalidConfigError, StorageError
 from forge_consensus.missing import missing_extra

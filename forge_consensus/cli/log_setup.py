@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import traceback
+from contextlib import suppress
 from datetime import UTC
 from json import dumps
 from types import FrameType
@@ -46,8 +47,16 @@ class InterceptHandler(logging.Handler):
         bound.opt(depth=depth, exception=record.exc_info).log(level, "{}", record.getMessage())
 
 
-def configure_logging(level: str = "info", *, json: bool = False, stream: Stream | None = None) -> None:
+SINKS: Final[list[int]] = []
+"""The sink that `configure_logging` made last."""
+
+
+def configure_logging(
+    level: str = "info", *, json: bool = False, stream: Stream | None = None, again: bool = False
+) -> None:
     """Make `stream` (default: stderr) the only place where this process logs, from `level` on.
+
+    With `again` it takes the place of the last set-up while threads log: no line is lost, and one may come twice.
 
     With `json` each line is an object: `time` (RFC 3339, UTC), `level`, `logger`, `message`, and whatever is bound
     (`node`, `cluster`, `term`, `correlation_id`, `event`, `sequence`, `data`), and `exception` where there is one.
@@ -56,13 +65,20 @@ def configure_logging(level: str = "info", *, json: bool = False, stream: Stream
     """
     if level.lower() not in LEVELS:
         raise ValueError(f"log level {level!r} is none of {', '.join(LEVELS)}")
-    target: Any = QueuedStderr(json=json) if stream is None else stream
-    logger.remove()
+    target: Any = queued_stderr(json=json) if stream is None else stream
+    before = SINKS.copy() if again else []
+    SINKS.clear()
+    if not before:
+        logger.remove()
     enable_logging()
+    common: dict[str, Any] = {"level": level.upper(), "backtrace": False, "diagnose": False}
     if json:
-        logger.add(JsonLines(target), level=level.upper(), format="{message}", backtrace=False, diagnose=False)
+        SINKS.append(logger.add(JsonLines(target), format="{message}", **common))
     else:
-        logger.add(target, level=level.upper(), format=human_format, backtrace=False, diagnose=False)
+        SINKS.append(logger.add(target, format=human_format, **common))
+    for sink in before:
+        with suppress(ValueError):  # somebody else has removed it
+            logger.remove(sink)
     # Debug lines of other packages are left out, because they would drown those of this one.
     lowest = max(logging.INFO, logger.level(level.upper()).no)
     logging.basicConfig(handlers=[InterceptHandler()], level=lowest, force=True)
@@ -110,6 +126,18 @@ class QueuedStderr:
 
     def flush(self) -> None:
         """Nothing: the thread writes as fast as it can."""
+
+
+QUEUES: Final[list[QueuedStderr]] = []
+"""The one queue before stderr, once there is one."""
+
+
+def queued_stderr(*, json: bool) -> QueuedStderr:
+    """Return the queue before stderr, which all set-ups share, because each has a thread that never ends."""
+    if not QUEUES:
+        QUEUES.append(QueuedStderr(json=json))
+    QUEUES[0].json = json
+    return QUEUES[0]
 
 
 class JsonLines:

@@ -141,7 +141,10 @@ class Root(Commands):
             "Make one survivor of a lost majority a cluster of its own.",
         ),
         "context": ("forge_consensus.cli.context:context", "Name clusters, and choose the one that commands ask."),
-        "config": ("forge_consensus.cli.config:config", "Check configuration files, or show what they come to."),
+        "config": (
+            "forge_consensus.cli.config:config",
+            "Check, show, write and reload configuration files.",
+        ),
         "settings": ("forge_consensus.cli.settings:settings", "List every setting, its default and the reason for it."),
         "completion": (
             "forge_consensus.cli.completion:completion",

@@ -16,12 +16,12 @@ import click
 
 from forge_consensus.cli.log_setup import configure_logging
 from forge_consensus.config.address import IPC, is_loopback, is_wildcard
+from forge_consensus.config.changes import HOT_PROGRAM
 from forge_consensus.config.example import default_text
 from forge_consensus.config.given import Given, Layer
-from forge_consensus.config.loading import LoadedConfig, layers_of, settings_of
+from forge_consensus.config.loading import ConfigSource, LoadedConfig, settings_of
 from forge_consensus.config.node import JOIN_AS, NodeSettings
-from forge_consensus.config.program import LOG_FORMATS, LOG_LEVELS
-from forge_consensus.config.resolving import resolve
+from forge_consensus.config.program import LOG_FORMATS, LOG_LEVELS, ProgramSettings
 from forge_consensus.config.rows import parse, row_of_texts
 from forge_consensus.config.setting import Setting, describe
 from forge_consensus.errors import InvalidConfigError
@@ -32,7 +32,9 @@ from forge_consensus.events.types import ConsensusEvent, NodeRemoved
 from forge_consensus.missing import missing_extra
 from forge_consensus.process.descriptors import raise_descriptor_limit
 from forge_consensus.process.log import LogLines
+from forge_consensus.service.config_watch import ConfigWatcher
 from forge_consensus.service.node import Node, advertised
+from forge_consensus.service.reloading import NO_FILE, Reloader
 from forge_consensus.service.running import NodeRun
 from forge_consensus.storage.stopped import stored_cluster
 
@@ -40,6 +42,7 @@ LINES: Final = LogLines(__name__)
 STOP_SECONDS_MAX: Final = 10.0
 """A node that was asked to stop and has not by then is ended; what it acknowledged is on disk anyway."""
 EVENTS_QUEUE_MAX: Final = 10_000
+REMOVED: Final = "removed from the cluster"
 SETTINGS: Final = {setting.name: setting for setting in describe(NodeSettings)}
 OPTIONS: Final = {
     "node_id": "id",
@@ -177,13 +180,14 @@ def layer_of_options(texts: list[tuple[str, str]], **options: str | bool | None)
 
 def loaded(files: tuple[str, ...], options: Layer) -> LoadedConfig:
     """Return the settings of files, environment and options. Raises `InvalidConfigError`, or for a usage click's."""
-    resolved = resolve([*layers_of(files, os.environ), options])
+    source = ConfigSource(files, last=options)
+    resolved = source.resolve()
     resolved.check()
     values = resolved.values
     for name, option in (("node_id", "--id"), ("storage_path", "--data")):
         if name not in values and not (files and name == "storage_path"):
             raise click.UsageError(f"Missing option '{option}', or {name} in a file that --config names.")
-    return settings_of(resolved, stored_cluster)
+    return settings_of(resolved, stored_cluster, source)
 
 
 @click.command(context_settings={"show_default": True})
@@ -372,11 +376,39 @@ def end_on_signals(run: NodeRun) -> None:
         signal.signal(number, asked)
 
 
+def reload_on_signal(watcher: ConfigWatcher | None) -> None:
+    """Have SIGHUP read the configuration again; without a file it does nothing, and never ends the node."""
+
+    def asked(number: int, frame: FrameType | None) -> None:
+        if watcher is None:
+            LINES.warning("SIGHUP is ignored: {}", NO_FILE)
+        else:
+            watcher.ask("signal")
+
+    signal.signal(signal.SIGHUP, asked)
+
+
+def follow(run: NodeRun, program: ProgramSettings) -> Callable[[ProgramSettings], None]:
+    """Return what follows the program's settings when some of them have changed; `program` are those of the start."""
+    told = [(program.log_level, program.log_format)]
+
+    def changed(now: ProgramSettings) -> None:
+        if (now.log_level, now.log_format) not in told:
+            configure_logging(now.log_level, json=now.log_format == "json", again=True)
+            told[:] = [(now.log_level, now.log_format)]
+        base = run.node.base if run.node is not None else None
+        if now.exit_when_removed and base is not None and base.engine.reported.removed:
+            run.stop(REMOVED)
+
+    return changed
+
+
 def serve(config: LoadedConfig, *, show_events: bool) -> None:
     """Run the node until a signal, and say when it serves. Raises what else ends it."""
     raise_descriptor_limit()
     program, bus = config.program, EventBus()
     log_events(bus)
+    watcher: ConfigWatcher | None = None
     admin = admin_server(config)
     settings = config.node
     if admin is not None and settings.http_url is None:
@@ -386,8 +418,11 @@ def serve(config: LoadedConfig, *, show_events: bool) -> None:
         at = f", {admin.url}" if admin is not None else ""
         click.echo(f"serving {settings.node_id} of cluster {node.cluster_id} at {node.address}{at}")
         sys.stdout.flush()
+        node.serve_reloads(reloader.for_client)
         if admin is not None:
-            admin.serve_node(node, config)
+            admin.serve_node(node, reloader)
+        if watcher is not None:
+            watcher.start()
         if show_events:
             bus.subscribe(ConsensusEvent, print_event, queue_max=EVENTS_QUEUE_MAX)
 
@@ -397,14 +432,25 @@ def serve(config: LoadedConfig, *, show_events: bool) -> None:
         if admin is not None:
             admin.start()
         run = NodeRun(settings, program.machine, bus, announce, counts=admin is not None)
+        reloader = Reloader(config, run.take_settings, HOT_PROGRAM)
+        reloader.listeners.append(follow(run, program))
+        watcher = ConfigWatcher(reloader) if reloader.files else None
         end_on_signals(run)
-        if program.exit_when_removed:
-            bus.subscribe(NodeRemoved, lambda event: run.stop("removed from the cluster"), inline=True)
+        reload_on_signal(watcher)
+        bus.subscribe(NodeRemoved, lambda event: leave(run, reloader.running.program), inline=True)
         run.run()
     finally:
+        if watcher is not None:
+            watcher.leave()
         if admin is not None:
             admin.close()
         bus.close()
+
+
+def leave(run: NodeRun, program: ProgramSettings) -> None:
+    """Stop a node that was removed from its cluster, if its program is to end then."""
+    if program.exit_when_removed:
+        run.stop(REMOVED)
 
 
 def url_of(admin: AdminServer, settings: NodeSettings) -> str | None:

@@ -118,6 +118,9 @@ def notes(report: ClusterReport, width: int) -> str:
         if refused := node.unusual_refusals():
             counts = ", ".join(f"{reason} {count:,}" for reason, count in refused.items())
             texts.append("  " + wrapped(f"{node.node_id} has refused since its start: {counts}", width))
+        if node.pending_restart:
+            text = f"{node.node_id} waits for a restart to take {', '.join(node.pending_restart)}"
+            texts.append("  " + wrapped(text, width))
         if node.snapshot_doing:
             texts.append("  " + wrapped(f"{node.node_id} {node.snapshot_doing}", width))
         if node.snapshots_why:

@@ -321,6 +321,20 @@ class AsyncClient(Calls, AsyncKeyCalls):
         answer: dict[str, Any] = await self.start(self.status_query(endpoint, timeout))
         return answer
 
+    async def reload_config(
+        self, endpoint: str, *, dry_run: bool = False, timeout: float | None = None
+    ) -> dict[str, Any]:
+        """Have a node read its configuration again; arguments, result and errors are those of `Client.reload_config`.
+
+        Args:
+            endpoint: the address of the node.
+            dry_run: whether only to say what would change.
+            timeout: how many seconds to try; None for the client's timeout.
+
+        """
+        answer: dict[str, Any] = await self.start(self.reload_query(endpoint, timeout, dry_run=dry_run))
+        return answer
+
     async def locate(self, timeout: float | None = None) -> Located:
         """Return who leads, in which term, and who the members are, as one node sees it. Waits until a node leads."""
         answer: Located = await self.start(self.locate_query(timeout))

@@ -20,6 +20,7 @@ from forge_consensus.actors.messages import (
     Located,
     Members,
     MembersPlanned,
+    ReloadConfig,
     TransferLeadership,
     TransferStarted,
 )
@@ -113,6 +114,7 @@ class Calls(PublicSurface):
             "command",
             "query",
             "barrier_query",
+            "reload_query",
             "status_query",
             "locate_query",
             "members_query",
@@ -222,6 +224,10 @@ class Calls(PublicSurface):
     def status_query(self, endpoint: str | None, timeout: float | None) -> PendingNodeQuery[dict[str, Any]]:
         """The call that asks a node for its status, not yet handed over. Raises `InvalidConfigError` for no address."""
         return PendingNodeQuery(GetStatus(), self.endpoint_name(endpoint), self.deadline(timeout))
+
+    def reload_query(self, endpoint: str, timeout: float | None, *, dry_run: bool) -> PendingNodeQuery[dict[str, Any]]:
+        """The call that has a node read its configuration again. Raises `InvalidConfigError` for no address."""
+        return PendingNodeQuery(ReloadConfig(dry_run), self.endpoint_name(endpoint), self.deadline(timeout))
 
     def endpoint_name(self, endpoint: str | None) -> str:
         """The name of an endpoint in its one spelling, "" for any. Raises `InvalidConfigError` for no address."""

@@ -8,6 +8,7 @@ from typing import Any, Final, Generic, TypeVar, cast
 
 from forge_consensus.actors.messages import (
     ChangeMembers,
+    ConfigReport,
     EventPage,
     GetMembers,
     GetStatus,
@@ -22,6 +23,7 @@ from forge_consensus.actors.messages import (
     ReadLog,
     ReadSnapshot,
     Refused,
+    ReloadConfig,
     SnapshotList,
     SnapshotMade,
     SnapshotPart,
@@ -65,6 +67,7 @@ NodeRequest = (
     | ListSnapshots
     | ReadEvents
     | ReadLog
+    | ReloadConfig
 )
 NodeAnswer = (
     Status
@@ -77,6 +80,7 @@ NodeAnswer = (
     | SnapshotList
     | EventPage
     | LogPage
+    | ConfigReport
 )
 CHANGES: Final = (ChangeMembers, TransferLeadership)
 """The requests that change something; only the leader can carry them out."""
@@ -242,6 +246,6 @@ class PendingNodeQuery(Pending[T]):
         return isinstance(self.message, CHANGES)
 
     def value(self) -> T:
-        """The fields of a `Status`, or the answer itself."""
+        """The fields of a `Status` or a `ConfigReport`, or the answer itself."""
         answer: NodeAnswer = self.answer
-        return cast("T", answer.fields if isinstance(answer, Status) else answer)
+        return cast("T", answer.fields if isinstance(answer, Status | ConfigReport) else answer)

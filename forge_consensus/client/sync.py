@@ -216,6 +216,24 @@ class Client(Calls, KeyCalls, MemberCalls):
         self.driver.hand_over(pending)
         return pending.result()
 
+    def reload_config(self, endpoint: str, *, dry_run: bool = False, timeout: float | None = None) -> dict[str, Any]:
+        """Have a node read its configuration again, from the files with which it was started.
+
+        Hot settings take effect at once. The node reads its own files, and takes neither values nor paths from here.
+
+        Args:
+            endpoint: the address of the node.
+            dry_run: whether only to say what would change.
+            timeout: how many seconds to try; None for the client's timeout.
+
+        Returns the fields of `forge_consensus.config.changes.ReloadReport`. Raises `InvalidConfigError` with every
+        fault, or for a node that was started without a file; then nothing has changed.
+
+        """
+        pending = self.reload_query(endpoint, timeout, dry_run=dry_run)
+        self.driver.hand_over(pending)
+        return pending.result()
+
     def locate(self, timeout: float | None = None) -> Located:
         """Return who leads, in which term, and who the members are, as one node sees it.
 

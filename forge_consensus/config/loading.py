@@ -1,16 +1,20 @@
-"""Load the configuration of a node: from files, environment variables and arguments, of which the later win."""
+"""Load the configuration of a node: from files, environment variables and arguments, of which the later win.
+
+What was loaded knows where it came from, so that it can be loaded again.
+"""
 
 from __future__ import annotations
 
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
 
 from forge_consensus.config.address import takes_free_port
+from forge_consensus.config.file_reads import FileReads, here
 from forge_consensus.config.given import Given, Layer
 from forge_consensus.config.layers import from_arguments, from_environment
 from forge_consensus.config.node import NodeSettings, no_peer
@@ -41,6 +45,8 @@ class LoadedConfig:
     """What of the configuration means something else here than in the Go original, or nothing; one line each."""
     origins: Mapping[str, Given]
     """Setting -> who had the last word; what is not in it has its default."""
+    source: ConfigSource | None = field(default=None, repr=False, compare=False)
+    """Where it came from; None for what can be loaded by nobody again."""
 
     def http_names(self) -> tuple[str, ...]:
         """Return the names by which the admin API may be addressed, as far as the configuration says."""
@@ -82,27 +88,112 @@ def load_config(*paths: str | Path, environment: Mapping[str, str] | None = None
     Raises `InvalidConfigError`; its text names every fault with file, line and column.
 
     """
-    variables = os.environ if environment is None else environment
-    if not isinstance(variables, Mapping):
-        raise InvalidConfigError(f"environment is {variables!r}: it must be a map of names to texts")
-    return settings_of(resolve([*layers_of(paths, variables), from_arguments(arguments)]))
+    if environment is not None and not isinstance(environment, Mapping):
+        raise InvalidConfigError(f"environment is {environment!r}: it must be a map of names to texts")
+    return ConfigSource(paths, environment, from_arguments(arguments)).load()
 
 
-def layers_of(paths: Iterable[str | Path], environment: Mapping[str, str]) -> list[Layer]:
-    """Return what the files and the environment say. Raises `InvalidConfigError` for a file that cannot be read."""
-    paths = list(paths)
-    for path in paths:
-        if not isinstance(path, str | Path):
-            raise InvalidConfigError(f"{path!r} is no file: give the path of a YAML file")
-    return [*(read_file(Path(path), environment) for path in paths), from_environment(environment, NAMES)]
+def unstored(folder: Path) -> str:
+    """Return "", the cluster id of a folder that nobody looks into."""
+    return ""
 
 
-def settings_of(resolved: Resolved, stored: Callable[[Path], str] = lambda folder: "") -> LoadedConfig:
+class ConfigSource:
+    """The places where the configuration of one node is given, of which later ones win.
+
+    Args:
+        files: YAML files, in their order; `load_config` says what they hold.
+        environment: the variables; None for those of the process, whenever they are read.
+        last: what is given by arguments or options.
+        optional: whether a file that does not exist says nothing, unless it existed before.
+
+    Raises `InvalidConfigError` for what is no path.
+
+    """
+
+    def __init__(
+        self,
+        files: Iterable[str | Path],
+        environment: Mapping[str, str] | None = None,
+        last: Layer | None = None,
+        *,
+        optional: bool = False,
+    ) -> None:
+        self.files: list[Path] = []
+        for path in files:
+            if not isinstance(path, str | Path):
+                raise InvalidConfigError(f"{path!r} is no file: give the path of a YAML file")
+            self.files.append(Path(path))
+        self.environment = environment
+        self.last = last or Layer()
+        self.optional = optional
+        self.existed: set[Path] = set()
+        self.base = here()
+        """From here relative paths count, wherever the process is later."""
+        self.seen: dict[Path, str] = {}
+        """What every file held when it was read last, those that the files name included; see `FileReads`."""
+        self.can_be_watched = False
+        """Whether there are files, and each was a regular one: from a pipe nothing can be read again."""
+
+    def resolve(self, *, again: bool = False) -> Resolved:
+        """Return what all places say.
+
+        Args:
+            again: whether it was read before: then each file must be a regular one, and one that existed must exist.
+
+        Raises `InvalidConfigError` for a file that cannot be read.
+
+        """
+        environment = os.environ if self.environment is None else self.environment
+        reads = FileReads(self.base, regular=again)
+        known, whole = self.seen, False
+        try:
+            layers = [read_file(path, environment, reads) for path in self.files if self.is_there(path)]
+            resolved = resolve([*layers, from_environment(environment, NAMES), self.last])
+            whole = not resolved.problems
+        finally:  # with a fault not every file was read, and each may be the one that is put right
+            self.seen = reads.seen if whole else {**known, **reads.seen}
+        if not again:
+            self.note_kinds()
+        return resolved
+
+    def is_there(self, path: Path) -> bool:
+        """Whether a file is to be read."""
+        if self.optional and path not in self.existed and not (self.base / path).exists():
+            return False
+        self.existed.add(path)
+        return True
+
+    def load(self, stored: Callable[[Path], str] = unstored) -> LoadedConfig:
+        """Return the settings; arguments and errors are those of `settings_of`."""
+        return settings_of(self.resolve(), stored, self)
+
+    def note_kinds(self) -> None:
+        """Note whether the files that were read can be read again."""
+        self.can_be_watched = bool(self.files) and all((self.base / path).is_file() for path in self.seen)
+
+    def load_again(self, running: LoadedConfig) -> LoadedConfig:
+        """Return the settings as they are given now; `running` are those of the node. Raises as `settings_of`.
+
+        A cluster id that is not given stays what it is, because it is that of the folder, which the node has open.
+        """
+        return settings_of(self.resolve(again=True), lambda folder: running.node.cluster_id, self)
+
+    def look(self) -> dict[Path, str]:
+        """Return what the files hold now, as `seen` has it."""
+        paths = [path for path in self.seen if path not in self.files]
+        return FileReads(self.base, regular=True).look([*filter(self.is_there, self.files), *paths])
+
+
+def settings_of(
+    resolved: Resolved, stored: Callable[[Path], str] = unstored, source: ConfigSource | None = None
+) -> LoadedConfig:
     """Return the settings that are resolved.
 
     Args:
         resolved: what the layers say.
         stored: returns the cluster id of a node's folder, "" if it has none, for a configuration that names none.
+        source: where it came from.
 
     Raises `InvalidConfigError`; its text names every fault.
 
@@ -123,7 +214,7 @@ def settings_of(resolved: Resolved, stored: Callable[[Path], str] = lambda folde
         node = from_row(NodeSettings, nested(values))
     except InvalidConfigError as error:
         raise InvalidConfigError(placed(error, origins)) from error
-    return LoadedConfig(node, program, (*resolved.notes, *unserved(program, origins)), origins)
+    return LoadedConfig(node, program, (*resolved.notes, *unserved(program, origins)), origins, source)
 
 
 def unserved(program: ProgramSettings, origins: Mapping[str, Given]) -> list[str]:

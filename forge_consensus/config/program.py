@@ -101,6 +101,31 @@ def checked_hosts(text: str) -> str:
 
 
 @dataclass(frozen=True, slots=True)
+class ReloadSettings:
+    """Whether and how often the files of the configuration are looked at. Raises `InvalidConfigError`."""
+
+    SECTION: ClassVar[str] = "reload"
+
+    watch: bool = setting(
+        True,
+        reload="hot",
+        what="Whether the configuration is read again when what its files hold has changed.",
+        why="Whoever changes a file of a running node, or the ConfigMap behind it, means that node.",
+    )
+    interval: float = setting(
+        2.0,
+        unit="s",
+        reload="hot",
+        minimum=0.1,
+        what="How often the files are looked at.",
+        why="Small files are read in less than a millisecond, and nobody waits longer than two seconds for a change.",
+    )
+
+    def __post_init__(self) -> None:
+        check(self)
+
+
+@dataclass(frozen=True, slots=True)
 class ProgramSettings:
     """Everything that ``forge-consensus node`` takes besides `NodeSettings`. Raises `InvalidConfigError`."""
 
@@ -111,23 +136,27 @@ class ProgramSettings:
     )
     log_level: str = setting(
         "info",
+        reload="hot",
         original="observability.logging.level",
         what="From which level on lines go to stderr: debug, info, warning or error.",
         why="The default of the Go original: changes of state, and no line for each command.",
     )
     log_format: str = setting(
         "text",
+        reload="hot",
         original="observability.logging.enable_structured",
         what="text for people, or json: one object a line.",
         why="Whoever starts a node by hand reads the lines; a service's manager sets json.",
     )
     exit_when_removed: bool = setting(
         False,
+        reload="hot",
         what="Whether the program ends with exit code 0 when its node was removed from the cluster.",
         why="A manager of services would start it again and again; who wants its end asks for it.",
     )
 
     admin_api: AdminApiSettings = field(default_factory=AdminApiSettings)
+    reload: ReloadSettings = field(default_factory=ReloadSettings)
 
     def __post_init__(self) -> None:
         check(self)

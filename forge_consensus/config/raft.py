@@ -62,6 +62,7 @@ class RaftSettings:
     )
     check_interval: float = setting(
         0.5,
+        reload="hot",
         unit="s",
         minimum=0.001,
         original="health.check_interval",
@@ -70,12 +71,14 @@ class RaftSettings:
     )
     suspect_checks: int = setting(
         2,
+        reload="hot",
         minimum=1,
         what="After how many unanswered checks a peer counts as suspected.",
         why="One answer may be late on a busy host.",
     )
     fail_checks: int = setting(
         4,
+        reload="hot",
         minimum=1,
         original="health.unhealthy_threshold",
         what="After how many unanswered checks a peer counts as failed.",
@@ -119,12 +122,14 @@ class RaftSettings:
     )
     inflight_frames_max: int = setting(
         64,
+        reload="hot",
         minimum=1,
         what="How many AppendEntries may be on their way to one follower without an answer.",
         why="Enough for a round trip of many turns; more would only fill buffers of a slow follower.",
     )
     inflight_bytes_max: int = setting(
         8 * MIB,
+        reload="hot",
         unit="bytes",
         minimum=1,
         what="How many bytes of entries may be on their way to one follower without an answer.",
@@ -152,6 +157,7 @@ class RaftSettings:
     )
     chunk_window: int = setting(
         16,
+        reload="hot",
         minimum=1,
         maximum=1024,
         what="How many pieces of a snapshot may be on their way to one follower without an answer.",
@@ -160,6 +166,7 @@ class RaftSettings:
     )
     snapshot_bytes_per_second: int = setting(
         0,
+        reload="hot",
         unit="bytes/s",
         minimum=0,
         what="How many bytes of snapshots this node sends in a second, to all followers together; 0 is no bound.",
@@ -167,12 +174,14 @@ class RaftSettings:
     )
     outstanding_max: int = setting(
         20_000,
+        reload="hot",
         minimum=1,
         what="How many commands of one client may be unanswered here; further ones are answered with busy.",
         why="It bounds the memory of one client and is several times what the fastest one needs.",
     )
     apply_entries_max: int = setting(
         4096,
+        reload="hot",
         unit="entries",
         minimum=1,
         what="How many entries one turn applies.",
@@ -180,6 +189,7 @@ class RaftSettings:
     )
     turn_seconds_max: float = setting(
         0.025,
+        reload="hot",
         unit="s",
         minimum=0.0001,
         what="How long one turn applies entries, and how long it answers queries; the rest waits for the next turn. It "
@@ -188,6 +198,7 @@ class RaftSettings:
     )
     backlog_entries_max: int = setting(
         50_000,
+        reload="hot",
         unit="entries",
         minimum=1,
         what="How many entries of the log may wait for the state machine; further commands are answered with busy.",
@@ -195,6 +206,7 @@ class RaftSettings:
     )
     backlog_seconds_max: float = setting(
         0.5,
+        reload="hot",
         unit="s",
         minimum=0.001,
         what="Commands or queries that would wait longer than this for the state machine, as it goes at present, are "
@@ -204,12 +216,14 @@ class RaftSettings:
     )
     turn_frames_max: int = setting(
         512,
+        reload="hot",
         minimum=1,
         what="How many frames of each sender one turn takes in.",
         why="Large enough for full batches, small enough that heartbeats are not late.",
     )
     turn_bytes_max: int = setting(
         8 * MIB,
+        reload="hot",
         unit="bytes",
         minimum=1,
         what="How many bytes of clients' frames one turn takes in.",
@@ -230,6 +244,7 @@ class RaftSettings:
     )
     clock_skew_max: float = setting(
         1.0,
+        reload="hot",
         unit="s",
         minimum=0.0,
         what="A member whose wall clock differs from most others by more than this is told as `consensus.time.skewed`.",
@@ -237,6 +252,7 @@ class RaftSettings:
     )
     clock_drift: float = setting(
         0.1,
+        reload="founding",
         minimum=0.0,
         maximum=0.9,
         what="By this part a leader's lease is shorter than the time that followers keep their votes back for; read "

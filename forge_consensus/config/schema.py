@@ -73,11 +73,11 @@ def schema() -> dict[str, Any]:
 
 
 def settings_schema() -> dict[str, Any]:
-    """Return the schema of the settings themselves."""
+    """Return the schema of the settings themselves; ``x-reload`` says when a running node takes another value."""
     root: dict[str, Any] = {"type": "object", "properties": {}, "additionalProperties": False}
     for name, row in {**ROWS, **{alias: ROWS[name] for alias, name in ALIASES.items()}, **HALVES}.items():
         text = row.described.what if name in ROWS else f"The original's name of {row.name}. {row.described.what}"
-        put(root, name, {**of_row(row), "description": text})
+        put(root, name, {**of_row(row), "description": text, "x-reload": row.described.reload})
     for name, original in BY_NAME.items():
         here = "No effect" if original.here is ANY else f"Always {original.here!r} here"
         body = {"enum": list(original.choices)} if original.choices else of_kind(original.as_setting(), original.kind)

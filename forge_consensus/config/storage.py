@@ -24,6 +24,7 @@ class StorageSettings:
 
     tail_bytes_max: int = setting(
         32 * MIB,
+        reload="hot",
         unit="bytes",
         minimum=0,
         original="raft.log_cache_size",
@@ -32,6 +33,7 @@ class StorageSettings:
     )
     uncommitted_entries_max: int = setting(
         50_000,
+        reload="hot",
         unit="entries",
         minimum=1,
         what="How many entries may wait for a majority; further proposals are answered with busy.",
@@ -39,6 +41,7 @@ class StorageSettings:
     )
     uncommitted_bytes_max: int = setting(
         64 * MIB,
+        reload="hot",
         unit="bytes",
         minimum=1,
         what="How many bytes of entries may wait for a majority; further proposals are answered with busy.",
@@ -46,6 +49,7 @@ class StorageSettings:
     )
     checkpoint_entries: int = setting(
         20_000,
+        reload="hot",
         unit="entries",
         minimum=1,
         what="After how many applied entries, or keys that they changed, the applied state moves to disk.",
@@ -54,6 +58,7 @@ class StorageSettings:
     )
     checkpoint_bytes: int = setting(
         16 * MIB,
+        reload="hot",
         unit="bytes",
         minimum=1,
         what="After how many changed bytes the applied state moves to disk.",
@@ -61,6 +66,7 @@ class StorageSettings:
     )
     checkpoint_seconds: float = setting(
         30.0,
+        reload="hot",
         unit="s",
         minimum=0.0,
         what="After this time without one, a checkpoint moves the applied state to disk.",
@@ -68,6 +74,7 @@ class StorageSettings:
     )
     reserve_bytes: int = setting(
         16 * MIB,
+        reload="hot",
         unit="bytes",
         minimum=0,
         what="The space on the disk and in the store that proposals never take.",
@@ -82,6 +89,7 @@ class StorageSettings:
     )
     snapshot_entries: int = setting(
         100_000,
+        reload="hot",
         unit="entries",
         minimum=1,
         original="raft.snapshot_threshold",
@@ -90,6 +98,7 @@ class StorageSettings:
     )
     snapshot_log_bytes: int = setting(
         128 * MIB,
+        reload="hot",
         unit="bytes",
         minimum=1,
         what="A snapshot is also taken when the log has grown by so many bytes, and by the size of the state.",
@@ -97,6 +106,7 @@ class StorageSettings:
     )
     snapshot_interval: float = setting(
         0.0,
+        reload="hot",
         unit="s",
         minimum=0.0,
         original="raft.snapshot_interval",
@@ -106,6 +116,7 @@ class StorageSettings:
     )
     snapshot_seconds_min: float = setting(
         10.0,
+        reload="hot",
         unit="s",
         minimum=0.0,
         what="Snapshots are at least this far apart.",
@@ -120,6 +131,7 @@ class StorageSettings:
     )
     trailing_entries: int = setting(
         10_000,
+        reload="hot",
         unit="entries",
         minimum=0,
         original="raft.trailing_logs",
@@ -128,6 +140,7 @@ class StorageSettings:
     )
     trailing_bytes_max: int = setting(
         64 * MIB,
+        reload="hot",
         unit="bytes",
         minimum=0,
         what="About how many bytes these entries may have; fewer when room is short.",
@@ -135,6 +148,7 @@ class StorageSettings:
     )
     sweep_entries: int = setting(
         1_000,
+        reload="hot",
         unit="entries",
         minimum=1,
         what="How many compacted entries one turn deletes.",
@@ -142,12 +156,14 @@ class StorageSettings:
     )
     events_kept: int = setting(
         50_000,
+        reload="hot",
         minimum=0,
         what="How many events the journal keeps; those of appended and committed entries have a fifth of them.",
         why="Some 200 bytes each: 10 MB hold days of a quiet cluster.",
     )
     events_seconds: float = setting(
         24 * 3600.0,
+        reload="hot",
         unit="s",
         minimum=0.0,
         what="For how long of its own running time a node keeps an event in its journal.",
@@ -155,6 +171,7 @@ class StorageSettings:
     )
     quota_bytes: int = setting(
         QUOTA_BYTES,
+        reload="hot",
         unit="bytes",
         minimum=1,
         maximum=INT_MAX,

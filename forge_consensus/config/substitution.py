@@ -7,14 +7,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
+from forge_consensus.config.file_reads import FileReads
 from forge_consensus.errors import InvalidConfigError
 
-BYTES_MAX: Final = 1 << 20
 SUBSTITUTION: Final = re.compile(r"\$\$\{|\$\{(?P<what>[^}]*)(?P<end>\}?)")
 FILE: Final = "file:"
 
 
-def expanded(text: str, environment: Mapping[str, str]) -> tuple[str, bool]:
+def expanded(text: str, environment: Mapping[str, str], reads: FileReads) -> tuple[str, bool]:
     """Return the text with what its substitutions stand for, and whether one of them came from a file.
 
     ``$${`` stands for the two characters themselves. Raises `InvalidConfigError`.
@@ -35,14 +35,14 @@ def expanded(text: str, environment: Mapping[str, str]) -> tuple[str, bool]:
         if "${" in what:
             raise InvalidConfigError(f"{found[0]!r}: substitutions do not stand inside one another")
         secret = secret or what.startswith(FILE)
-        parts.append(substituted(what, environment))
+        parts.append(substituted(what, environment, reads))
     return "".join((*parts, text[at:])), secret
 
 
-def substituted(what: str, environment: Mapping[str, str]) -> str:
+def substituted(what: str, environment: Mapping[str, str], reads: FileReads) -> str:
     """Return what stands for ``NAME``, ``NAME:-default`` or ``file:/path``. Raises `InvalidConfigError`."""
     if what.startswith(FILE):
-        return text_of_file(Path(what.removeprefix(FILE))).rstrip("\r\n")
+        return reads.text(Path(what.removeprefix(FILE))).rstrip("\r\n")
     name, dash, default = what.partition(":-")
     if value := environment.get(name, ""):
         return value
@@ -51,21 +51,3 @@ def substituted(what: str, environment: Mapping[str, str]) -> str:
     if name in environment:
         return ""
     raise InvalidConfigError(f"the variable {name!r} is not set: set it, or give a default: ${{{name}:-value}}")
-
-
-def text_of_file(path: Path) -> str:
-    """Return what the file holds. Raises `InvalidConfigError` if it cannot be read, is too large, or is no text."""
-    try:
-        with path.open("rb") as file:
-            data = file.read(BYTES_MAX + 1)
-    except (OSError, ValueError) as error:
-        what = error.strerror if isinstance(error, OSError) else str(error)
-        raise InvalidConfigError(f"{str(path)!r} cannot be read: {what}") from error
-    if len(data) > BYTES_MAX:
-        raise InvalidConfigError(f"{str(path)!r} has more than {BYTES_MAX} bytes: it is no text of a configuration")
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise InvalidConfigError(
-            f"{str(path)!r} is not UTF-8: byte {error.start} is {data[error.start]:#04x}"
-        ) from error

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from forge_consensus.config.address import joined_address
+from forge_consensus.config.file_reads import BYTES_MAX, FileReads
 from forge_consensus.config.given import PEER_KEYS, Given, Layer, name_text
-from forge_consensus.config.substitution import BYTES_MAX, expanded, text_of_file
+from forge_consensus.config.substitution import expanded
 from forge_consensus.errors import InvalidConfigError
 
 VALUES_MAX: Final = 10_000
@@ -30,22 +31,24 @@ class TooMuchError(Exception):
     """The file stands for more than a configuration can hold."""
 
 
-def read_file(path: Path, environment: Mapping[str, str]) -> Layer:
+def read_file(path: Path, environment: Mapping[str, str], reads: FileReads | None = None) -> Layer:
     """Read a file; its section is ``extensions: consensus:``, ``consensus:``, or all of it.
 
     Args:
         path: a YAML file of at most 1 MiB; JSON is YAML too, if it is indented with spaces.
         environment: the variables that ``${NAME}`` stands for.
+        reads: what reads it and the files that it names, and notes what they hold.
 
     Raises `InvalidConfigError` if the file cannot be read or is no YAML; other faults are in the layer.
 
     """
-    text = text_of_file(path)
+    reads = reads or FileReads()
+    text = reads.text(path)
     try:
         root = tree_of(path, text)
     except ModuleNotFoundError as error:
         raise InvalidConfigError(MISSING_EXTRA) from error
-    reader = Reader(path, environment)
+    reader = Reader(path, environment, reads)
     try:
         section = reader.section(root)
         if section is not None:
@@ -83,8 +86,8 @@ def tree_of(path: Path, text: str) -> Any:
 class Reader:
     """Walks the tree of one file."""
 
-    def __init__(self, path: Path, environment: Mapping[str, str]) -> None:
-        self.path, self.environment = path, environment
+    def __init__(self, path: Path, environment: Mapping[str, str], reads: FileReads | None = None) -> None:
+        self.path, self.environment, self.reads = path, environment, reads or FileReads()
         self.layer = Layer()
         self.visited = self.chars = 0
 
@@ -179,7 +182,7 @@ class Reader:
             self.fault(place, name, NO_VALUE)
             return None
         try:
-            text, secret = expanded(value.value, self.environment)
+            text, secret = expanded(value.value, self.environment, self.reads)
         except InvalidConfigError as error:
             self.fault(place, name, str(error))
             return None

@@ -36,7 +36,7 @@ BEHIND_SECONDS: Final = 1.0
 COPIED: Final = (
     "term", "leader_id", "commit_index", "last_applied", "last_log_index", "snapshot_index", "storage_used_bytes",
     "storage_quota_bytes", "disk_free_bytes", "uptime", "boot", "health", "details", "refused", "events_address",
-    "snapshots_by", "snapshots_why", "snapshot_doing",
+    "snapshots_by", "snapshots_why", "snapshot_doing", "pending_restart",
 )  # fmt: skip
 """Fields that a member's report takes over from its status."""
 
@@ -93,6 +93,8 @@ class MemberReport:
     """Why it is a thread where a process was meant, for people; empty if all is as meant."""
     snapshot_doing: str | None
     """What it does with snapshots at present, for people; empty if nothing."""
+    pending_restart: list[str] | None
+    """The settings that were given other values and wait for a restart of the node."""
     part: str | None = None
     """"voter", "learner", or "leaving" for one that votes only until the present change is complete; None for a node
     that is no member."""

@@ -13,12 +13,16 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, NoReturn, Self
 
+from forge_consensus.actors.runtime.engine import SettingsChange
 from forge_consensus.client.aio import AsyncClient
 from forge_consensus.client.calls import TIMEOUT_SECONDS, check_timeout
 from forge_consensus.client.surface import PublicSurface
 from forge_consensus.client.sync import Client
+from forge_consensus.config.changes import ReloadReport
 from forge_consensus.config.client import ClientSettings
+from forge_consensus.config.loading import LoadedConfig
 from forge_consensus.config.node import BIND, NodeSettings
+from forge_consensus.config.program import ProgramSettings
 from forge_consensus.config.raft import RaftSettings
 from forge_consensus.config.storage import StorageSettings
 from forge_consensus.errors import (
@@ -39,6 +43,8 @@ from forge_consensus.process.waiters import Latch
 from forge_consensus.service.blocking import refuse_to_wait
 from forge_consensus.service.machines import MachineChoice
 from forge_consensus.service.process_node import ProcessNode
+from forge_consensus.service.reloading import SECONDS as RELOAD_SECONDS
+from forge_consensus.service.reloading import Reloader
 from forge_consensus.service.reports import Meter
 from forge_consensus.service.thread_node import Host, ThreadNode
 
@@ -71,6 +77,13 @@ class Held:
 
     host: Host | None = None
 
+    def take_settings(self, change: SettingsChange, timeout: float) -> None:
+        """Have the node take other settings. Raises `NotStartedError` if there is none, and as its host does."""
+        host = self.host
+        if host is None:
+            raise NotStartedError
+        host.take_settings(change, timeout)
+
     def drop(self, node_id: str) -> None:
         """Ask the node to stop, and wait for nothing, because the garbage collector runs on any thread."""
         host, self.host = self.host, None
@@ -98,8 +111,8 @@ class ServiceLifecycle(PublicSurface):
         {
             "internal", "ask_barrier", "ask_status", "async_clients", "client", "client_now", "client_of",
             "client_settings", "count_events", "end", "failed", "forked", "held", "host", "leader_report", "leaving",
-            "lease_driver", "lock", "machine", "meter", "parent", "ready", "running", "seen_index", "threads",
-            "watch_client", "why",
+            "lease_driver", "lock", "machine", "meter", "parent", "ready", "reloader", "running", "seen_index",
+            "threads", "watch_client", "why",
         }
     )  # fmt: skip
 
@@ -127,7 +140,7 @@ class ServiceLifecycle(PublicSurface):
         check_mode(mode)
         check_timeout(timeout)
         check_sections(raft, storage, client)
-        self.settings = NodeSettings(
+        settings = NodeSettings(
             node_id=node_id,
             cluster_id=cluster_id,
             bind=bind or (peers.get(node_id, BIND) if isinstance(peers, Mapping) else BIND),
@@ -143,8 +156,7 @@ class ServiceLifecycle(PublicSurface):
         self.mode, self.machine = mode, MachineChoice(state_machine)
         if mode == "process":
             self.machine.path()
-        self.timeout, self.forward = timeout, forward
-        self.client_settings, self.on_failure = client, on_failure
+        self.timeout, self.forward, self.client_settings, self.on_failure = timeout, forward, client, on_failure
         self.bus = EventBus()
         """Where the node's events are published. It outlives `stop`, and one may subscribe before `start`."""
         self.meter, self.failed = Meter(), Latch()
@@ -159,10 +171,16 @@ class ServiceLifecycle(PublicSurface):
         self.client: Client | None = None
         self.async_clients, self.seen_index = weakref.WeakSet[AsyncClient](), 0
         self.held = Held()
+        self.reloader = Reloader(LoadedConfig(settings, ProgramSettings(), (), {}), self.held.take_settings)
         self.count_events()
         tell_of_forks(self)
         # No thread knows this object, so that one that is dropped without `close` takes its node with it.
         weakref.finalize(self, self.held.drop, node_id).atexit = False
+
+    @property
+    def settings(self) -> NodeSettings:
+        """The settings in force; `reload` changes some of them, a start after it the others."""
+        return self.reloader.running.node
 
     # --- from start to stop ------------------------------------------------------------------------------------------
 
@@ -193,10 +211,12 @@ class ServiceLifecycle(PublicSurface):
             self.failed.clear()
             kind = ThreadNode if self.mode == "thread" else ProcessNode
             self.parent = 0
+            self.reloader.adopt()
             end = weakref.WeakMethod(self.end)
             self.host = host = self.held.host = kind(self.settings, self.machine, self.bus, lambda why: tell(end, why))
             try:
                 host.start(timeout)
+                host.serve_reloads(self.reloader.for_client)
                 self.client = client = self.client_of(host)
             except BaseException:
                 self.host, self.leaving, self.held.host = None, host, None
@@ -251,6 +271,30 @@ class ServiceLifecycle(PublicSurface):
         self.stop(timeout)
         self.bus.close()
 
+    def reload(
+        self, settings: NodeSettings | LoadedConfig, *, dry_run: bool = False, timeout: float = RELOAD_SECONDS
+    ) -> ReloadReport:
+        """Have the running node take other settings (the original's `UpdateConfig`), all of them in one step.
+
+        Settings that are marked hot (see ``forge-consensus settings``) take effect at once. The others stay as they
+        are, are named in the report, and are taken by the next `start`. ::
+
+            storage = replace(service.settings.storage, snapshot_interval=60.0)
+            report = service.reload(replace(service.settings, storage=storage))
+
+        Args:
+            settings: all settings of the node, or what `load_config` returned.
+            dry_run: whether only to say what would change.
+            timeout: seconds.
+
+        Raises `InvalidConfigError` if hot values do not fit to those that only a restart changes, `NotStartedError`,
+        `ConsensusTimeoutError` if the node is busy, `BlockingCallError`. Then nothing was changed.
+
+        """
+        refuse_to_wait("reload", self.threads())
+        self.running()
+        return self.reloader.take_config(settings, dry_run=dry_run, timeout=timeout)
+
     def end(self, failure: ConsensusError) -> None:
         """Note that the node has ended by itself, and tell every waiting call; the host calls this on its thread."""
         self.failure = failure
@@ -270,7 +314,7 @@ class ServiceLifecycle(PublicSurface):
             keep(self.host, self.leaving, self.client)
             self.host = self.leaving = self.client = self.held.host = None
             self.parent = os.getppid()
-        self.lock = threading.RLock()  # a thread that held it does not exist here
+        self.lock, self.reloader.lock = threading.RLock(), threading.Lock()  # who held them does not exist here
 
     def __reduce__(self) -> NoReturn:
         """Refuse to be copied or sent to another process."""

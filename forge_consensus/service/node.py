@@ -4,20 +4,29 @@ from __future__ import annotations
 
 import secrets
 import socket
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from thespian.actors import ActorSystem
 
+from forge_consensus.actors.runtime.actor import ReloadConfiguration
+from forge_consensus.actors.runtime.engine import SettingsChange
 from forge_consensus.actors.supervisor import start_system
 from forge_consensus.actors.transport.endpoint import check_free, events_endpoint
 from forge_consensus.actors.transport.zeromq import LocalConnection, ZeroMqBase
 from forge_consensus.config.address import is_wildcard, takes_free_port
 from forge_consensus.config.node import NodeSettings
-from forge_consensus.errors import InvalidConfigError
+from forge_consensus.errors import (
+    ConsensusTimeoutError,
+    InvalidConfigError,
+    NotStartedError,
+    OperationFailedError,
+)
 from forge_consensus.events.bus import EventBus
 from forge_consensus.process.descriptors import require_descriptors
 from forge_consensus.process.log import LogLines, log_context
+from forge_consensus.process.waiters import Latch
 from forge_consensus.service.joining import Joining, founded_with
 from forge_consensus.storage.backends.folder import Folder
 from forge_consensus.storage.backends.lmdb import LmdbTables
@@ -38,6 +47,8 @@ DESCRIPTORS = 28
 """What a node without peers takes, and one client of it."""
 DESCRIPTORS_EACH = 6
 """What one peer takes: the connections to it and from it."""
+LOOK_SECONDS = 0.05
+"""How often a call that waits for the node looks whether it still runs."""
 
 
 class Node:
@@ -199,6 +210,50 @@ class Node:
         """Return a new connection for a client in this process."""
         assert self.base is not None, "the node is open"
         return LocalConnection(self.base)
+
+    def serve_reloads(self, reload: ReloadConfiguration) -> None:
+        """Let clients have the configuration read again by calling this, on a helper thread."""
+        assert self.base is not None, "the node is open"
+        self.base.engine.reload_configuration = reload
+
+    def take_settings(self, change: SettingsChange, timeout: float) -> None:
+        """Have the node take other settings between two turns, and wait for it; not on the node's own thread.
+
+        Raises `NotStartedError` for a node that does not run, `ConsensusTimeoutError` if it is busy for longer than
+        `timeout` seconds; then it has not taken them, and will not.
+        """
+        base, claim, taken, faults = self.base, [True], Latch(), list[Exception]()
+        if base is None or base.closed:
+            raise NotStartedError
+        engine = base.engine
+
+        def take(what: SettingsChange) -> None:
+            try:
+                claim.pop()
+            except IndexError:  # who asked waits no more
+                return
+            try:
+                engine.take_settings(what)
+            except Exception as fault:
+                faults.append(fault)
+            taken.set()
+
+        base.post(take, change)
+        end = time.monotonic() + timeout
+        while not taken.wait(LOOK_SECONDS):
+            if not base.closed and time.monotonic() < end:
+                continue
+            try:
+                claim.pop()
+            except IndexError:  # it is being taken at this moment
+                continue
+            if base.closed:
+                raise NotStartedError("the node has stopped, and has not taken the settings")
+            raise ConsensusTimeoutError(
+                f"the node was busy for {timeout:g} s and has not taken the settings: try again"
+            )
+        if faults:
+            raise OperationFailedError(f"the node could not take the settings: {faults[0]}") from faults[0]
 
     def run(self) -> None:
         """Run until `stop`. Raises what ended the node otherwise; after a storage error nothing leaves it (I16)."""

@@ -7,11 +7,15 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from itertools import count
 from typing import IO, Any, cast
 
+from forge_consensus.actors.runtime.actor import ReloadConfiguration
+from forge_consensus.actors.runtime.engine import SettingsChange
 from forge_consensus.actors.runtime.status import NodeStatus
 from forge_consensus.config.node import NodeSettings
 from forge_consensus.errors import (
@@ -28,7 +32,8 @@ from forge_consensus.process.interpreter import python
 from forge_consensus.process.log import OUTLET, Line
 from forge_consensus.process.threads import ForgeThread
 from forge_consensus.process.waiters import Latch
-from forge_consensus.service.child import blueprint_of
+from forge_consensus.service.answer import Answer
+from forge_consensus.service.child import blueprint_of, change_row
 from forge_consensus.service.child_events import ChildEvents
 from forge_consensus.service.machines import MachineChoice
 from forge_consensus.service.thread_node import LeaderReport, OnEnd
@@ -39,6 +44,8 @@ DESCRIPTORS = 20
 """What the pipes to the process and the subscription to its events take."""
 KILL_SECONDS = 5.0
 """How long to wait for a killed process to be gone."""
+ANSWER_SECONDS = 1.0
+"""How much longer than the process may take its answer is waited for."""
 
 Ask = Callable[[float], dict[str, Any]]
 """Asks the node for its status and waits for at most so many seconds; see `Client.status`."""
@@ -71,6 +78,11 @@ class ProcessNode:
         self.ask: Ask | None = None
         self.known: NodeStatus | None = None
         self.known_at = 0.0
+        self.reload: ReloadConfiguration | None = None
+        self.writing = threading.Lock()
+        self.numbers = count(1)
+        self.answers: dict[int, Answer] = {}
+        """What the process was asked, by number."""
         tell_of_forks(self)
 
     @property
@@ -106,11 +118,7 @@ class ProcessNode:
             process.kill()
             process.communicate()
             raise
-        with suppress(BrokenPipeError):  # the process died at once: the reader finds out why
-            stdin = cast("IO[bytes]", process.stdin)
-            left = json.dumps(self.blueprint).encode() + b"\n"
-            while left:
-                left = left[stdin.write(left) :]
+        self.write(self.blueprint)
         in_time = self.settled.wait(timeout)
         if in_time and self.error is None:
             return
@@ -121,6 +129,49 @@ class ProcessNode:
             f"the node's process did not serve within {timeout:g} s (a long log, a large snapshot, or a slow disk) "
             "and was ended: allow more time"
         )
+
+    def write(self, row: dict[str, Any]) -> None:
+        """Write a line to the process; if it is gone, the reader finds out why."""
+        process = self.process
+        if process is None or process.stdin is None:
+            return
+        left = json.dumps(row).encode() + b"\n"
+        with self.writing, suppress(BrokenPipeError, ValueError):  # ValueError: the pipe was closed, to end the process
+            while left:
+                left = left[process.stdin.write(left) :]
+
+    def take_settings(self, change: SettingsChange, timeout: float) -> None:
+        """Have the node take other settings.
+
+        Raises `NotStartedError`, and `ConsensusTimeoutError` if the node is busy, or its process does not answer.
+        """
+        if not self.running or self.stopping or self.gone.is_set():
+            raise NotStartedError
+        number, answer = next(self.numbers), Answer()
+        self.answers[number] = answer
+        try:
+            self.write({"take": number, "seconds": timeout, **change_row(change)})
+            if self.gone.is_set():
+                answer.never()
+            answer.wait_for(timeout + ANSWER_SECONDS)
+        finally:
+            del self.answers[number]
+
+    def serve_reloads(self, reload: ReloadConfiguration) -> None:
+        """Let clients have the configuration read again."""
+        self.reload = reload
+
+    def report(self, number: int, dry_run: bool) -> None:
+        """Have the configuration read, because a client asks the node to, and tell the process what came of it."""
+        fields: dict[str, Any] | None = None
+        code = text = ""
+        try:
+            if self.reload is None:
+                raise NotStartedError
+            fields = self.reload(dry_run)
+        except ConsensusError as error:
+            code, text = error.code, str(error)
+        self.write({"report": number, "fields": fields, "code": code, "text": text})
 
     def stop(self, timeout: float) -> None:
         """Ask the process to stop; kill it after `timeout` seconds."""
@@ -169,6 +220,8 @@ class ProcessNode:
                 self.take(json.loads(line))
         code = process.wait()
         self.gone.set()
+        for answer in list(self.answers.values()):
+            answer.never()
         if self.feed is not None:
             self.feed.finish(self.last_events)
         if self.error is None and not (self.stopping and self.running):
@@ -187,6 +240,15 @@ class ProcessNode:
             self.settled.set()
         elif "error" in row:
             self.error = error_from_code(row["error"], row["text"], **row["context"])
+        elif "taken" in row:
+            if (answer := self.answers.get(row["taken"])) is not None:
+                answer.come(row)
+        elif "reload" in row:
+            args = (row["reload"], row["dry_run"])
+            try:
+                ForgeThread(target=self.report, args=args, name="forge-reload").start()
+            except ConsensusError as error:  # this process has no more threads
+                self.write({"report": row["reload"], "fields": None, "code": error.code, "text": str(error)})
         elif "event" in row:
             self.last_events.append(bytes.fromhex(row["event"]))
         elif "log" in row:

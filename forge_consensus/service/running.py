@@ -8,7 +8,9 @@ from __future__ import annotations
 import gc
 from collections.abc import Callable
 
+from forge_consensus.actors.runtime.engine import SettingsChange
 from forge_consensus.config.node import NodeSettings
+from forge_consensus.errors import NotStartedError
 from forge_consensus.events.bus import EventBus
 from forge_consensus.service.machines import MachineChoice
 from forge_consensus.service.node import Node
@@ -50,6 +52,12 @@ class NodeRun:
         self.stopping = True
         if self.node is not None:
             self.node.stop(reason)
+
+    def take_settings(self, change: SettingsChange, timeout: float) -> None:
+        """Have the node take other settings; errors are those of `Node.take_settings`."""
+        if self.node is None:
+            raise NotStartedError
+        self.node.take_settings(change, timeout)
 
     def run(self) -> None:
         """Run the node until `stop`. Raises what kept it from opening, or ended it otherwise."""

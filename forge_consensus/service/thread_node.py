@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
+from forge_consensus.actors.runtime.actor import ReloadConfiguration
+from forge_consensus.actors.runtime.engine import SettingsChange
 from forge_consensus.actors.runtime.status import NodeStatus, http_url_of
 from forge_consensus.client.connections import LocalPort
 from forge_consensus.config.node import NodeSettings
@@ -61,6 +63,12 @@ class Host(Protocol):
 
     def port(self) -> LocalPort | None:
         """Return a new connection within the process; None where the node is another process."""
+
+    def take_settings(self, change: SettingsChange, timeout: float) -> None:
+        """Have the node take other settings. Raises `ConsensusError`; then it has not taken them."""
+
+    def serve_reloads(self, reload: ReloadConfiguration) -> None:
+        """Let clients have the configuration read again by calling this, on a helper thread."""
 
 
 class ThreadNode:
@@ -166,6 +174,14 @@ class ThreadNode:
     def port(self) -> LocalPort:
         """Return a new connection within the process."""
         return self.node.port()
+
+    def take_settings(self, change: SettingsChange, timeout: float) -> None:
+        """Have the node take other settings; errors are those of `Node.take_settings`."""
+        self.node.take_settings(change, timeout)
+
+    def serve_reloads(self, reload: ReloadConfiguration) -> None:
+        """Let clients have the configuration read again."""
+        self.node.serve_reloads(reload)
 
 
 def report_of(engine: Any) -> LeaderReport:

@@ -184,6 +184,10 @@ class LmdbTables(LmdbReading):
         tell_of_forks(self)
         self.map_bytes = self.environment.info()["map_size"]
         self.page_bytes = self.environment.stat()["psize"]
+        self.take_quota(quota_bytes)
+
+    def take_quota(self, quota_bytes: int) -> None:
+        """Let the room left be counted by this quota from now on; half of the map is the most."""
         self.quota_bytes = min(quota_bytes, self.map_bytes // 2)
 
     @staticmethod

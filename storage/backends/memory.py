@@ -129,6 +129,10 @@ class MemoryTables(Tables):
         self.failure: StorageError | None = None
         self.tables = {name: MemoryTable() for name in TABLES}
 
+    def take_quota(self, quota_bytes: int) -> None:
+        """Let the room left be counted by this quota from now on."""
+        self.quota_bytes = quota_bytes
+
     def fail_next_commit(self, error: Exception, *, written: bool = False) -> None:
         """Make the next commit fail with `error`, as a `StorageError`.
 

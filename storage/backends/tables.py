@@ -234,6 +234,10 @@ class Tables(TablesView, Protocol):
         """Return the room left; cheap enough to be called for every batch of proposals."""
         ...
 
+    def take_quota(self, quota_bytes: int) -> None:
+        """Let the room left be counted by this quota from now on."""
+        ...
+
 
 def check_table(table: str) -> None:
     """Raise `KeyError` unless `table` is one of `TABLES`."""

@@ -120,10 +120,7 @@ class Journal:
     def __init__(self, tables: Tables, numbers: EventNumbers, rows_max: int, seconds_max: float) -> None:
         self.tables = tables
         self.numbers = numbers
-        self.rows_max = rows_max
-        self.age_ms_max = int(seconds_max * 1000)
-        self.slack_ms = min(SLACK_MS_MAX, self.age_ms_max // 10)
-        self.slice_rows = min(SLICE_MAX, max(1, rows_max // 8))
+        self.take_bounds(rows_max, seconds_max)
         self.floor = int.from_bytes(get_meta(tables, FLOOR) or b"")
         self.count = tables.count(TABLE)
         oldest = tables.first(TABLE)
@@ -133,10 +130,17 @@ class Journal:
         self.told_at: float | None = None
         """The second of real time at which that was; None before the first event of this boot."""
         self.waiting: list[Row] = []
-        self.frequent_max = rows_max // FREQUENT_SHARE
         self.thinned = int.from_bytes(get_meta(tables, THINNED) or b"")
         self.frequent = self.count_frequent()
         self.staged = Staged(0, 0, self.floor, self.oldest_ms, self.frequent, self.thinned)
+
+    def take_bounds(self, rows_max: int, seconds_max: float) -> None:
+        """Keep so many rows, each for so long, from now on; what is too much goes by slices."""
+        self.rows_max = rows_max
+        self.frequent_max = rows_max // FREQUENT_SHARE
+        self.age_ms_max = int(seconds_max * 1000)
+        self.slack_ms = min(SLACK_MS_MAX, self.age_ms_max // 10)
+        self.slice_rows = min(SLICE_MAX, max(1, rows_max // 8))
 
     def time_of_newest(self) -> int:
         """Return the time of the newest row, from which the time goes on; that of the oldest if the newest is damaged.

@@ -125,6 +125,13 @@ class Ledger:
         self.hard_on_disk: HardState = (0, "", 0, 0)
         self.configurations_on_disk: bytes | None = None
 
+    def take_settings(self, settings: StorageSettings) -> None:
+        """Take other bounds, between two turns; what is beyond a lower one goes bit by bit, as it always does."""
+        self.settings, self.log.tail_bytes_max = settings, settings.tail_bytes_max
+        self.room.take_reserve(settings.reserve_bytes)
+        self.journal.take_bounds(settings.events_kept, settings.events_seconds)
+        self.tables.take_quota(settings.quota_bytes)
+
     # --- the turn ----------------------------------------------------------------------------------------------------
 
     def reload(self) -> None:
@@ -559,11 +566,8 @@ class Ledger:
     def explained(self, fault: ApplyFaultError) -> ApplyFaultError:
         """The error with what an operator needs to know of the entry."""
         skip = skip_of(fault.index, self.log.get(fault.index))
-        told = ApplyFaultError(
-            fault.index,
-            f"{fault.text} (the entry is of term {skip.term}, its checksum {skip.checksum:08x}). "
-            f"{ADVICE.format(index=fault.index)}",
-        )
+        which = f"(the entry is of term {skip.term}, its checksum {skip.checksum:08x})"
+        told = ApplyFaultError(fault.index, f"{fault.text} {which}. {ADVICE.format(index=fault.index)}")
         told.applying = True
         return told
 

@@ -25,10 +25,8 @@ class Room:
 
     def __init__(self, tables: Tables, reserve_bytes: int, pending: Callable[[], int]) -> None:
         self.tables = tables
-        self.reserve_bytes = reserve_bytes
         self.pending = pending
-        self.margin_bytes = reserve_bytes // MARGIN
-        """A node with less than this beyond the reserve counts as full before it refuses anything."""
+        self.take_reserve(reserve_bytes)
         self.full = ""
         """Why this node takes no entries, for people; empty if it does."""
         self.full_since = 0.0
@@ -38,6 +36,12 @@ class Room:
         self.wanted_at = 0.0
         self.now = 0.0
         """The running clock when the turn began."""
+
+    def take_reserve(self, reserve_bytes: int) -> None:
+        """Keep so many bytes in reserve from now on."""
+        self.reserve_bytes = reserve_bytes
+        self.margin_bytes = reserve_bytes // MARGIN
+        """A node with less than this beyond the reserve counts as full before it refuses anything."""
 
     def left(self, space: Space) -> int:
         """The bytes that are left for entries, below zero if the reserve is in use."""

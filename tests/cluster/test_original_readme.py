@@ -200,7 +200,6 @@ SHOWN = {
         "original_events",
         (
             *(rf"^{name}: consensus\.[a-z.]+, first n[1-4] term \d+: " for name in EVENTS),
-            r"^not yet: ConfigUpdated, ConfigReloaded$",
         ),
     ),
 }  # fmt: skip

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 from loguru import logger
@@ -11,6 +11,10 @@ from loguru import logger
 from forge_consensus.actors.messages import ChangeMembers
 from forge_consensus.actors.notices import MembersRequested, TakeSnapshot, TransferRequested
 from forge_consensus.actors.runtime.address import Address
+from forge_consensus.actors.runtime.engine import SettingsChange
+from forge_consensus.config.loading import LoadedConfig
+from forge_consensus.config.node import NodeSettings
+from forge_consensus.config.program import ProgramSettings
 from forge_consensus.config.storage import StorageSettings
 from forge_consensus.events.types import (
     EVENT_TYPES,
@@ -19,6 +23,8 @@ from forge_consensus.events.types import (
     BecameLeader,
     ClusterFormed,
     ClusterUpdated,
+    ConfigReloaded,
+    ConfigUpdated,
     ConsensusEvent,
     Degraded,
     Healthy,
@@ -47,6 +53,7 @@ from forge_consensus.events.types import (
     SnapshotStarted,
     Unhealthy,
 )
+from forge_consensus.service.reloading import Reloader
 from forge_consensus.storage.snapshots.file import SnapshotInfo
 from forge_consensus.testing.histories.history import Operation
 from forge_consensus.testing.simulator.client import SimulatedClient
@@ -142,6 +149,10 @@ EXPECTED: dict[str, tuple[Expected, ...]] = {
             (LeaderElected, LeaderLost, QuorumLost, ClusterFormed, NodeFailed),
         )
         for part in ("winner", "voter", "cut off")
+    ),
+    "a setting is changed": (
+        Expected("winner", ((ConfigUpdated, ConfigReloaded),), (RoleChanged, QuorumLost, NodeFailed, Degraded)),
+        Expected("voter", (), (ConfigUpdated, ConfigReloaded, LeaderLost)),
     ),
     "the leader hands over": (
         Expected(
@@ -314,6 +325,20 @@ class Story:
         self.cluster.names.remove("n9")
         self.until(self.all_healthy)
 
+    def reloads(self) -> None:
+        """The leader takes another value of a setting that is its own affair, and keeps one for its next start."""
+        leader = self.base("winner")
+        engine = leader.engine
+        node = NodeSettings(leader.name, raft=engine.settings, storage=engine.ledger.settings)
+
+        def take(change: SettingsChange, timeout: float) -> None:
+            leader.reports.append(lambda: engine.take_settings(change))
+            leader.wake(0.0)
+
+        reloader = Reloader(LoadedConfig(node, ProgramSettings(), (), {}), take)
+        reloader.take_config(replace(node, storage=replace(node.storage, events_kept=40_000), http_url="http://h:1"))
+        self.until(lambda: self.told(leader.name, ConfigReloaded))
+
     def hand_over(self, one: str, other: str) -> None:
         """The node that plays a part hands its leadership over to another one."""
         leader, (target,) = self.base(one), self.parts[other]
@@ -392,6 +417,7 @@ def play(seed: int) -> Story:
             story.cut_off,
             story.comes_back,
             story.changes_members,
+            story.reloads,
             lambda: story.hand_over("winner", "cut off"),
             lambda: story.hand_over("cut off", "winner"),
             story.moves_on,

@@ -13,18 +13,21 @@ from pathlib import Path
 from forge_consensus.events.envelope import ENVELOPE_FIELDS
 from forge_consensus.events.types import EVENT_TYPES, ConsensusEvent
 
-ACTORS = Path(__file__).resolve().parents[2] / "actors"
+ROOT = Path(__file__).resolve().parents[2]
+ACTORS = ROOT / "actors"
+OUTSIDE = ROOT / "forge_consensus" / "service" / "reloading.py"
+"""What publishes events and is no actor: it hands them to the engine with the settings that they tell of."""
 HEAD = ("| Event | String | When | Published by | Payload |", "|---|---|---|---|---|")
 
 
 def publishers() -> dict[str, str]:
-    """Return the publisher of each event class by the name of the class: the one module of the actors that uses it.
+    """Return the publisher of each event class by the name of the class: the one module that uses it.
 
     Raises ValueError if two do: a transition has one owner, except LogTruncated, which a snapshot may cause too.
     """
     found: dict[str, list[str]] = {}
     names = {kind.__name__ for kind in EVENT_TYPES.values()}
-    for path in sorted(ACTORS.rglob("*.py")):
+    for path in (*sorted(ACTORS.rglob("*.py")), OUTSIDE):
         used = {node.id for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Name)}
         for name in used & names:
             found.setdefault(name, []).append(path.stem)

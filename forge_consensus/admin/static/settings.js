@@ -14,6 +14,12 @@ export function settingText(value, unit) {
   return `${value}${unit && value !== "" ? ` ${unit}` : ""}`;
 }
 
+/** When a setting takes another value; and the value that waits for that, if one does. */
+export function takesEffect(setting) {
+  const when = TAKES_EFFECT[setting.reload] ?? setting.reload;
+  return setting.pending === null || setting.pending === undefined ? when : `${when}: ${setting.pending || "nothing"}`;
+}
+
 /** Whether a setting has another value than its default. */
 export function isChanged(setting) {
   return JSON.stringify(setting.value) !== JSON.stringify(setting.default);
@@ -71,7 +77,7 @@ export class Settings {
       marked,
       settingText(setting.default, setting.unit),
       setting.origin,
-      TAKES_EFFECT[setting.reload] ?? setting.reload,
+      takesEffect(setting),
     ];
   }
 }

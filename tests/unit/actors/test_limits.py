@@ -11,6 +11,7 @@ from forge_consensus.actors.messages import (
     CLIENT_REQUESTS,
     WIRE_TAGS,
     AppendEntries,
+    ConfigReport,
     EventPage,
     Hello,
     InstallSnapshot,
@@ -77,6 +78,7 @@ LARGE: dict[type[Any], list[dict[str, Any]]] = {
     Refused: [{"numbers": (NUMBER,) * RAFT.outstanding_max}],
     ReadEvents: [{"kinds": ("k" * KIND_CHARS_MAX,) * KINDS_MAX}],
     EventPage: [{"rows": (*ROWS, (NUMBER, bytes(BODY_BYTES_MAX))), "gaps": ((NUMBER, NUMBER, NAME),) * ROWS_MAX}],
+    ConfigReport: [{"fields": {"changed": [{"name": "n" * 60, "old": "o" * 200, "new": "n" * 200}] * 200}}],
     Status: [{"fields": {"nodes": [{"id": name, "address": place, "problem": "p" * 300} for name, place in MEMBERS]}}],
 }
 """The fields of messages that have a bound of their own, as large as that allows."""

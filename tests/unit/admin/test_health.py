@@ -22,6 +22,7 @@ def status(**more: Any) -> Any:
         "backlog_entries": 0, "backlog_seconds": 0.0, "full": "", "has_quorum": True, "commit_index": 10,
         "last_applied": 10, "nodes": rows, "leader_address": "h:1", "turns_total": 7,
         "last_log_index": 12, "leader_commit": 12,
+        "pending_restart": [],
     }  # fmt: skip
     return SimpleNamespace(**{**usual, **more})
 

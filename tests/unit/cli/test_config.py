@@ -70,9 +70,9 @@ def test_what_a_file_comes_to_is_shown_with_its_origins(file: Path) -> None:
     file.write_text(f"{SMALL}raft: {{heartbeat_interval: 50ms}}\n")
     shown = SHELL.run("config", "show", "--origin", str(file), FORGE_CONSENSUS_LOG_LEVEL="debug").stdout
     cells = {line.split()[0]: line.split()[1:] for line in shown.splitlines()}
-    assert cells["raft.heartbeat_interval"] == ["0.05", f"{file}:3:8"]
-    assert cells["log_level"] == ["debug", "FORGE_CONSENSUS_LOG_LEVEL"]
-    assert cells["raft.fast_retries"] == ["3", "default"]
+    assert cells["raft.heartbeat_interval"] == ["0.05", "restart", f"{file}:3:8"]
+    assert cells["log_level"] == ["debug", "hot", "FORGE_CONSENSUS_LOG_LEVEL"]
+    assert cells["raft.fast_retries"] == ["3", "restart", "default"]
     assert "ORIGIN" not in SHELL.run("config", "show", str(file)).stdout
 
 
@@ -107,6 +107,8 @@ def test_the_schema_knows_every_name_and_nothing_else() -> None:
     heartbeat = settings["properties"]["raft"]["properties"]["heartbeat_interval"]
     assert heartbeat["default"] == 0.1
     assert "How often a leader" in heartbeat["description"]
+    assert heartbeat["x-reload"] == "restart"
+    assert settings["properties"]["log_level"]["x-reload"] == "hot"
     assert settings["properties"]["transport"]["properties"]["type"]["enum"] == ["zmq", "grpc", "tcp"]
 
 

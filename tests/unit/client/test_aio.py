@@ -79,6 +79,7 @@ def test_completion_offers_the_calls_and_no_internals(cluster: FakeCluster) -> N
             "remove_node",
             "transfer_leadership",
             "step_down",
+            "reload_config",
         }
         keys = {"put", "get", "delete", "cas", "incr", "scan", "batch", "delete_prefix", "append", "entry", "entries"}
         keys |= {"transaction", "lease", "lease_info", "leases", "watch"}

@@ -409,6 +409,7 @@ def test_completion_offers_the_calls_and_no_internals(client: Client) -> None:
         "remove_node",
         "transfer_leadership",
         "step_down",
+        "reload_config",
     }
     keys = {"put", "get", "delete", "cas", "incr", "scan", "batch", "delete_prefix", "append", "entry", "entries"}
     keys |= {"transaction", "lease", "lease_info", "leases", "watch"}

@@ -24,5 +24,5 @@ def test_the_table_agrees_with_the_source() -> None:
     assert rows() == table()[len(HEAD) :], "make it anew: FORGE_REGENERATE=1 pytest tests/unit/test_docs.py"
 
 
-def test_every_event_type_is_published_by_some_actor() -> None:
+def test_every_event_type_has_a_publisher() -> None:
     assert set(publishers()) == {kind.__name__ for kind in EVENT_TYPES.values()}

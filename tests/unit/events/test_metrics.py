@@ -16,6 +16,8 @@ from forge_consensus.events.metrics.turn_report import TurnReport
 from forge_consensus.events.types import (
     BecameCandidate,
     BecameFollower,
+    ConfigRejected,
+    ConfigReloaded,
     ConsensusEvent,
     LeaderElected,
     LeaderLost,
@@ -170,6 +172,21 @@ def test_snapshots_failures_and_truncations_are_counted() -> None:
     assert read(metrics, "snapshot_size_bytes") == 2000
     assert read(metrics, "peer_failures_total", peer="n2") == 1
     assert read(metrics, "log_truncated_entries_total") == 4
+
+
+def test_readings_of_the_configuration_are_counted_and_the_last_one_is_known() -> None:
+    bus = EventBus()
+    metrics = metrics_of(bus)
+    assert read(metrics, "config_reload_success") is None
+    bus.publish(ConfigRejected(trigger="file", problems=("a fault",)))
+    assert read(metrics, "config_reload_success") == 0
+    bus.publish(ConfigReloaded(trigger="file"))
+    bus.publish(ConfigReloaded(trigger="api"))
+    assert read(metrics, "config_reload_success") == 1
+    assert [read(metrics, "config_reloads_total", result=what) for what in ("reloaded", "rejected")] == [2, 1]
+    assert read(metrics, "config_pending_restart") == 0
+    metrics = metrics_of(bus, lambda: status(pending_restart=["bind", "metrics"]))
+    assert read(metrics, "config_pending_restart") == 2
 
 
 def test_metrics_describe_turns_by_duration_flush_batch_and_answered_commands() -> None:

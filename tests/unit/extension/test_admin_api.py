@@ -139,7 +139,7 @@ def test_with_an_address_it_has_a_server_of_its_own(tmp_path: Path) -> None:
         assert httpx.get(f"{url}consensus/leader").json()["is_leader"] is True
         assert httpx.get(f"{url}v1/config").json()["settings"][0] == {
             "name": "node_id", "value": "n1", "text": "n1", "default": None, "unit": "", "reload": "founding",
-            "origin": "argument node_id",
+            "origin": "argument node_id", "pending": None, "pending_restart": False,
         }  # fmt: skip
         assert httpx.get(f"{url}metrics").status_code == 404
     with pytest.raises(httpx.ConnectError):
