@@ -20,6 +20,7 @@ from forge_consensus.actors.notices import LookForBackups, PartRead, TakeSnapsho
 from forge_consensus.actors.queries import QueryDesk
 from forge_consensus.actors.raft.answering import RESULT_OVERHEAD_BYTES
 from forge_consensus.actors.runtime.address import SenderAddress
+from forge_consensus.actors.runtime.timers import Timer
 from forge_consensus.errors import BusyError, OperationFailedError, SnapshotFailedError
 from forge_consensus.storage.snapshots.file import SnapshotInfo, list_snapshots, name_of
 
@@ -75,7 +76,9 @@ class BackupDesk(QueryDesk):
         super().__init__()
         self.wanted: dict[Place, Wanted] = {}
         self.readings: dict[Name, Reading] = {}
-        self.backups_looked_for = False
+        self.looking: Timer | None = None
+        """The timer of the next look at what clients wait for and read."""
+        self.looks_soon = False
 
     def receiveMsg_MakeSnapshot(self, message: MakeSnapshot, sender: Any) -> None:
         """Answer with the newest snapshot if it is new enough; else have one taken, and answer when it is durable."""
@@ -99,14 +102,19 @@ class BackupDesk(QueryDesk):
         return SnapshotMade(self.node_id, self.ledger.identity.cluster_id, info.index, info.term, info.size_bytes)
 
     def look_for_backups(self) -> None:
-        """Look soon, unless that is due anyway."""
-        if not self.backups_looked_for and (self.wanted or self.readings):
-            self.backups_looked_for = True
-            self.after(LOOK_SECONDS if self.wanted else OPEN_SECONDS / 2, LookForBackups())
+        """Look soon if a client waits, else once in a while if one reads; at most one look is planned."""
+        if not self.wanted and not self.readings:
+            return
+        if self.looking is not None:
+            if self.looks_soon or not self.wanted:
+                return
+            self.looking.cancel()  # it is for those who read, and too late for one who waits
+        self.looks_soon = bool(self.wanted)
+        self.looking = self.after(LOOK_SECONDS if self.looks_soon else OPEN_SECONDS / 2, LookForBackups())
 
     def receiveMsg_LookForBackups(self, message: LookForBackups, sender: Any) -> None:
         """Answer the clients whose snapshot is durable or failed, begin one for the others, and forget who is gone."""
-        self.backups_looked_for = False
+        self.looking = None
         now = self.clock.now()
         for place, wanted in list(self.wanted.items()):
             if now > wanted.until or self.is_answered(place[1], wanted):

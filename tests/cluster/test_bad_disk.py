@@ -29,12 +29,11 @@ pytestmark = pytest.mark.timeout(60)
 
 
 def change_record(folder: Path, index: int, change: Callable[[bytes], bytes | None]) -> bytes:
-    """Change a record of a stopped node's log, or remove it; returns what it was."""
+    """Change a record of a stopped node's log, or remove it; returns what it was, empty if there was none."""
     with lmdb.open(str(folder / "tables"), map_size=MAP_BYTES, max_dbs=8) as environment:
         table = environment.open_db(b"log", create=False)
         with environment.begin(write=True, db=table) as txn:
-            before = txn.get(key_of(index))
-            assert before is not None, f"there is no entry {index}"
+            before = txn.get(key_of(index), b"")
             after = change(before)
             if after is None:
                 txn.delete(key_of(index))
@@ -56,10 +55,10 @@ def move_data(node: NodeProcess, folder: Path) -> None:
     node.start()
 
 
-@pytest.fixture
-def cluster(tmp_path: Path) -> Iterator[LocalCluster]:
-    """Three nodes with 60 keys."""
-    with LocalCluster(folder=tmp_path) as started:
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalCluster]:
+    """Three nodes with 60 keys; each test ends with all of them level again, see `check_rejoined`."""
+    with LocalCluster(folder=tmp_path_factory.mktemp("cluster")) as started:
         client = started.client()
         for number in range(60):
             client.put(f"k{number}", number)
@@ -68,11 +67,23 @@ def cluster(tmp_path: Path) -> Iterator[LocalCluster]:
 
 
 def check_rejoined(cluster: LocalCluster) -> None:
-    """All nodes are level and hold the 60 keys."""
+    """All nodes run, are level and hold the 60 keys."""
+    assert set(cluster.running()) == set(cluster.names)
     cluster.wait_until_settled(*cluster.names)
     for name in cluster.names:
         state = cluster.contents(name)
         assert [state[f"k{number}"] for number in range(60)] == list(range(60))
+
+
+@contextlib.contextmanager
+def set_aside(node: NodeProcess) -> Iterator[Path]:
+    """Move the folder of a node that does not run; in the end it takes its place again, and the node starts."""
+    kept = node.data.rename(node.data.with_name("kept"))
+    yield kept
+    node.kill()
+    shutil.rmtree(node.data)
+    kept.rename(node.data)
+    node.start()
 
 
 # --- damaged ----------------------------------------------------------------------------------------------------------
@@ -85,16 +96,16 @@ def test_a_node_with_a_damaged_log_does_not_start_and_the_others_go_on(cluster: 
     assert node.stop() == 0
     index = last if place == "last" else last // 2
     record = change_record(node.data, index, (lambda _: None) if place == "missing" else flipped)
+    assert record, f"there is no entry {index}"
     code, text = node.refused()
     assert code == 65
     assert "error[CONSENSUS_CORRUPTION]" in text
     assert str(index) in text
     assert "majority of the members" in text
     cluster.client().put("others", "go on")
-    if place != "missing":
-        change_record(node.data, index, lambda _: record)
-        node.start()
-        check_rejoined(cluster)
+    change_record(node.data, index, lambda _: record)
+    node.start()
+    check_rejoined(cluster)
 
 
 def test_damage_in_an_old_entry_stops_the_node_when_it_reads_the_entry(tmp_path: Path) -> None:
@@ -130,15 +141,12 @@ def test_damage_in_an_old_entry_stops_the_node_when_it_reads_the_entry(tmp_path:
 def test_a_wiped_folder_is_refused_and_the_old_one_is_accepted(cluster: LocalCluster) -> None:
     node = cluster.process(cluster.followers()[0])
     node.kill()
-    kept = node.data.rename(node.data.with_name("kept"))
-    code, text = node.refused()
-    assert code == 78
-    assert "wiped" in text
-    assert "members remove ID, then members add ID=HOST:PORT" in text, "advice that can be followed"
-    cluster.client().put("others", "go on")
-    shutil.rmtree(node.data)
-    kept.rename(node.data)
-    node.start()
+    with set_aside(node):
+        code, text = node.refused()
+        assert code == 78
+        assert "wiped" in text
+        assert "members remove ID, then members add ID=HOST:PORT" in text, "advice that can be followed"
+        cluster.client().put("others", "go on")
     check_rejoined(cluster)
 
 
@@ -146,14 +154,15 @@ def test_a_wiped_folder_is_refused_also_when_the_others_start_after_it(cluster: 
     node = cluster.process(cluster.followers()[0])
     for each in map(cluster.process, cluster.names):
         each.kill()
-    shutil.rmtree(node.data)
-    for each in map(cluster.process, cluster.names):
-        each.launch()
-    assert node.exit_code() == 78
-    assert "wiped" in node.output()
-    client = cluster.client()
-    assert client.get("k59") == 59
-    client.put("others", "go on")
+    with set_aside(node):
+        for each in map(cluster.process, cluster.names):
+            each.launch()
+        assert node.exit_code() == 78
+        assert "wiped" in node.output()
+        client = cluster.client()
+        assert client.get("k59") == 59
+        client.put("others", "go on")
+    check_rejoined(cluster)
 
 
 def test_an_older_copy_of_a_folder_is_refused(cluster: LocalCluster) -> None:
@@ -165,12 +174,13 @@ def test_an_older_copy_of_a_folder_is_refused(cluster: LocalCluster) -> None:
         cluster.client().put("later", number)
         cluster.wait_until_settled(*cluster.names)
         node.kill()
-    shutil.rmtree(node.data)
-    node.data.with_name("copy").rename(node.data)
-    code, text = node.refused()
-    assert code == 78
-    assert "older copy" in text
-    cluster.client().put("others", "go on")
+    with set_aside(node):
+        node.data.with_name("copy").rename(node.data)
+        code, text = node.refused()
+        assert code == 78
+        assert "older copy" in text
+        cluster.client().put("others", "go on")
+    check_rejoined(cluster)
 
 
 def test_an_older_copy_of_a_folder_is_refused_even_if_only_its_last_boot_is_missing(cluster: LocalCluster) -> None:
@@ -182,10 +192,11 @@ def test_an_older_copy_of_a_folder_is_refused_even_if_only_its_last_boot_is_miss
     cluster.client().put("later", 1)
     cluster.wait_until_settled(*cluster.names)
     node.kill()
-    shutil.rmtree(node.data)
-    node.data.with_name("copy").rename(node.data)
-    node.launch()
-    wait_for(lambda: not node.running, 3.0, "the node to be refused")
+    with set_aside(node):
+        node.data.with_name("copy").rename(node.data)
+        node.launch()
+        wait_for(lambda: not node.running, 3.0, "the node to be refused")
+    check_rejoined(cluster)
 
 
 # --- full -------------------------------------------------------------------------------------------------------------

@@ -5,18 +5,18 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from click.testing import Result
 
 from forge_consensus import Command
 from forge_consensus.client.sync import Client
 from forge_consensus.errors import CommandError, ConsensusError
 from forge_consensus.storage.machines.machine import Entry
 from forge_consensus.testing.local.cluster import LocalCluster
+from tests.worlds.cli_world import Shell
 from tests.worlds.service_machines import Notebook
 from tests.worlds.waiting import wait_for
 
@@ -39,10 +39,9 @@ def cluster(tmp_path: Path) -> Iterator[LocalCluster]:
         yield made
 
 
-def skip(*arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run `forge-consensus log skip`."""
-    command = [sys.executable, "-m", "forge_consensus", "log", "skip", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
+def skip(*arguments: str) -> Result:
+    """Run `forge-consensus log skip`, in this process, because it is tried for several entries."""
+    return Shell("").run("log", "skip", *arguments)
 
 
 def start_all(cluster: LocalCluster) -> None:
@@ -72,7 +71,7 @@ def test_a_poisoned_cluster_goes_on_after_a_skip(cluster: LocalCluster, poison: 
         with Client([address], 10, cluster_id=cluster.settings["cluster_id"], follow=False) as asked:
             assert asked.read("all", "stale") == [0, 1, 2, "after"]
     again = skip(str(index), "--on-all", folders)
-    assert again.returncode == 78, again.stderr
+    assert again.exit_code == 78, again.stderr
     with pytest.raises(CommandError, match="ValueError: no such page"):
         client.apply(Command("fail"))
 
@@ -86,7 +85,7 @@ def wait_until_poisoned(cluster: LocalCluster, folders: str, starts: int) -> tup
                 node.kill()
         for index in range(5, 9):
             done = skip(str(index), "--on-all", folders)
-            if done.returncode == 0:
+            if done.exit_code == 0:
                 return index, done.stdout
         start_all(cluster)
     raise AssertionError(f"no entry was found: {done.stderr}")

@@ -26,7 +26,7 @@ from forge_consensus.testing.simulator.plan import Plan
 from tests.worlds import campaign_runs
 from tests.worlds.campaign_runs import ODD
 
-WAIT_SECONDS_MAX = 60.0
+WAIT_SECONDS_MAX = 90.0
 
 
 def settings(seeds: int, **changes: Any) -> Settings:
@@ -47,12 +47,12 @@ def ran(path: Path, run: Run, seeds: int = 8, **changes: Any) -> int:
 
 def test_every_seed_is_run_once(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "state"
-    assert ran(path, campaign_runs.small, 30) == 0
-    assert sorted(seeds_in(path)) == list(range(30))
+    assert ran(path, campaign_runs.small, 20) == 0
+    assert sorted(seeds_in(path)) == list(range(20))
     said = capfd.readouterr()
     assert "no violation" in said.out
-    assert "seeds 0..29" in said.out
-    assert "30 of 30 seeds" in said.err
+    assert "seeds 0..19" in said.out
+    assert "20 of 20 seeds" in said.err
     assert "violations, 0 s left" in said.err
 
 
@@ -142,7 +142,7 @@ from forge_consensus.testing.campaign.run import Campaign, Settings
 from tests.worlds import campaign_runs
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.default_int_handler)  # who starts tests in the background has them ignore it
-    sys.exit(run_campaign(Path(sys.argv[1]), Settings(0, 60, 2, progress_seconds=0.2), campaign_runs.slow))
+    sys.exit(run_campaign(Path(sys.argv[1]), Settings(0, 40, 2, progress_seconds=0.2), campaign_runs.slow))
 """
 
 
@@ -199,23 +199,29 @@ def ended_in_its_midst(folder: Path, how: signal.Signals) -> tuple[subprocess.Po
 def test_an_interrupted_campaign_ends_soon_and_says_how_to_resume(tmp_path: Path, how: signal.Signals) -> None:
     process, took, said = ended_in_its_midst(tmp_path, how)
     assert process.returncode == 130
-    assert took < 5.0
+    assert took < 20.0  # less than half a second where nothing else runs
     assert "the same command continues from here" in said
     assert "Traceback" not in said
-    assert 5 < len(seeds_in(tmp_path / "state")) < 60
+    assert 5 < len(seeds_in(tmp_path / "state")) < 40
 
 
 def test_a_killed_campaign_resumes_without_losing_a_seed_or_counting_one_twice(tmp_path: Path) -> None:
     state = tmp_path / "state"
     ended_in_its_midst(tmp_path, signal.SIGKILL)
     before = seeds_in(state)
-    assert 5 < len(before) < 60
+    assert 5 < len(before) < 40
     process = start(tmp_path)
-    said, _ = process.communicate(timeout=WAIT_SECONDS_MAX)
+    try:
+        said, _ = process.communicate(timeout=WAIT_SECONDS_MAX)
+    finally:
+        process.kill()
+        process.wait()
+        assert process.stdout is not None
+        process.stdout.close()
     assert process.returncode == 0, said
     assert f"has {len(before)} seeds" in said
-    assert sorted(seeds_in(state)) == list(range(60))
-    assert StateFile.read(state).totals[0].seeds == 60
+    assert sorted(seeds_in(state)) == list(range(40))
+    assert StateFile.read(state).totals[0].seeds == 40
 
 
 # --- the command -----------------------------------------------------------------------------------------------------

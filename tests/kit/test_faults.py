@@ -26,6 +26,7 @@ from forge_consensus.testing.world.base import SimulatedBase, SimulatedCrashErro
 from forge_consensus.testing.world.files import SimulatedFiles
 from forge_consensus.testing.world.timeline import SimulatedClock, Timeline
 from tests.worlds import bystander
+from tests.worlds.effort import effort
 
 LIMITS = StorageSettings(snapshot_entries=20, snapshot_seconds_min=0.1, trailing_entries=0, checkpoint_entries=5)
 
@@ -114,7 +115,7 @@ def test_an_unknown_kind_of_fault_is_refused() -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_each_kind_of_fault_strikes_alone_and_the_cluster_recovers(kind: str) -> None:
-    with Simulation(Plan(5, nodes=3, storage=LIMITS, kinds=(kind, "mend"), seconds=8.0)) as world:
+    with Simulation(Plan(5, nodes=3, storage=LIMITS, kinds=(kind, "mend"), seconds=effort(4, 8))) as world:
         world.run()
         struck = [strike for strike in world.faults.ordered if strike.kind == kind and strike.text != NOBODY]
         assert struck

@@ -19,6 +19,7 @@ from forge_consensus.testing.simulator.trial import Failure, Trial, attempt
 from tests.simulation.mutants.catalogue import MUTANTS
 from tests.simulation.mutants.patch import Patch
 from tests.worlds.campaign_runs import MUTANT, with_mutant
+from tests.worlds.effort import effort
 
 STRIKES = 100
 KINDS = ("kill", "mend", "pause", "split")
@@ -131,7 +132,7 @@ def first_failing() -> Trial:
 
 def test_a_mutant_s_failure_becomes_a_story_of_few_faults_that_fails_again() -> None:
     first = first_failing()
-    shrunk = shrink(first, with_mutant, runs_max=40, seconds_max=60.0)
+    shrunk = shrink(first, with_mutant, runs_max=effort(12, 40), seconds_max=600.0)
     assert first.failure is not None
     assert shrunk.failure.kind == first.failure.kind
     assert shrunk.best.faults < first.faults

@@ -21,9 +21,10 @@ from forge_consensus.testing.simulator.habits import Habits
 from forge_consensus.testing.world.cluster import SimulatedCluster, address_of
 from forge_consensus.testing.world.network import Weather
 from tests.scenarios.test_changes import PATIENCE_SECONDS, Asker, Operator
+from tests.worlds.effort import effort
 from tests.worlds.event_story import NoJudge
 
-SEEDS = int(os.environ.get("FORGE_CHANGES", "20"))
+SEEDS = int(os.environ.get("FORGE_CHANGES", "0")) or effort(8, 20)
 STEPS = 40
 NODES_MAX = 7
 LIMITS = StorageSettings(snapshot_entries=40, trailing_entries=5, sweep_entries=20, checkpoint_entries=30)

@@ -17,6 +17,7 @@ from forge_consensus.storage.machines.kv import KeyValueMachine
 from forge_consensus.storage.machines.kv_batches import BATCH_OPS_MAX, COMMANDS
 from forge_consensus.storage.machines.machine import Entry
 from forge_consensus.testing import Simulation
+from tests.worlds.effort import effort
 from tests.worlds.one_node import OneNode
 
 NODES = ("n1", "n2", "n3")
@@ -216,7 +217,7 @@ def commands(chance: random.Random, count: int) -> Iterable[Command]:
         yield command
 
 
-@pytest.mark.parametrize("seed", [1, 2, 3])
+@pytest.mark.parametrize("seed", range(1, 1 + effort(1, 3)))
 def test_no_payload_of_a_key_value_command_ends_a_node(seed: int) -> None:
     chance = random.Random(seed)
     with Simulation(nodes=3, seed=seed, state_machine=KeyValueMachine, faults=False, twin=False) as simulation:

@@ -24,6 +24,7 @@ from forge_consensus.testing.simulator.simulation import Simulation
 from forge_consensus.testing.world.base import SimulatedBase
 from forge_consensus.testing.world.cluster import SimulatedCluster
 from forge_consensus.testing.world.network import Connection, Network
+from tests.worlds.effort import effort
 
 FRAME_BYTES_MAX = 1 << 30
 
@@ -109,7 +110,7 @@ class OneVoice:
             demand(voice == node.name, "I1", f"{voice} and {node.name} send entries of term {message.term}")
 
 
-@pytest.mark.parametrize("seed", range(1, 4))
+@pytest.mark.parametrize("seed", range(1, 1 + effort(1, 3)))
 def test_scenario_23_ten_leaders_cut_off_under_load_leave_one_leader_a_term_and_equal_machines(seed: int) -> None:
     with Simulation(Plan(seed, nodes=5, clients=4, faults=False)) as world:
         voices = OneVoice()
@@ -162,7 +163,7 @@ def times_applied(cluster: SimulatedCluster, number: int) -> int:
     return cast("int", values.pop() or 0)
 
 
-@pytest.mark.parametrize("seed", range(1, 6))
+@pytest.mark.parametrize("seed", range(1, 1 + effort(2, 5)))
 def test_scenario_34_concurrent_commands_with_short_timeouts_end_once_and_may_be_applied_later(seed: int) -> None:
     invariants = Invariants()
     with SimulatedCluster(3, seed, watchers=[invariants]) as cluster:

@@ -15,6 +15,7 @@ from forge_consensus.events.types import BecameLeader
 from forge_consensus.storage.machines.kv import KeyValueMachine
 from forge_consensus.storage.machines.machine import Command, Entry
 from forge_consensus.testing.world.cluster import SimulatedCluster
+from tests.worlds.effort import effort
 from tests.worlds.scenario_world import Caller, leader_of
 
 COMMAND = Command("count").encode()
@@ -192,7 +193,7 @@ def test_slices_by_time_replay_exactly_from_their_seed() -> None:
     assert digests[0] == digests[1]
 
 
-@pytest.mark.parametrize("seed", range(1, 4))
+@pytest.mark.parametrize("seed", range(1, 1 + effort(1, 3)))
 def test_after_a_failover_under_a_flood_of_queries_the_next_leader_stays(seed: int) -> None:
     """All clients come to the new leader at once with what the old one owed them, and ask again and again."""
     with slow_cluster(SlowKeyValue, seed) as (cluster, costs, led):

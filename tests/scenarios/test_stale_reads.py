@@ -14,6 +14,7 @@ import pytest
 from forge_consensus.actors.messages import NEVER_MS, Read, ReadResults, Results, Submit
 from forge_consensus.config.storage import StorageSettings
 from forge_consensus.testing.world.cluster import SimulatedCluster
+from tests.worlds.effort import effort
 from tests.worlds.scenario_world import Caller, base_of, leader_of, led_cluster, others_than, put
 
 ON_ITS_WAY_MS = 60
@@ -129,7 +130,7 @@ def test_a_follower_that_lags_in_applying_says_so() -> None:
         assert check(writer, slow) <= 500
 
 
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", range(effort(3, 6)))
 def test_the_bound_holds_whatever_happens(seed: int) -> None:
     chance = random.Random(seed)
     with written(seed, nodes=5) as writer:

@@ -19,6 +19,7 @@ from forge_consensus.events.types import ConsensusEvent, RoleChanged
 from forge_consensus.testing.simulator.plan import Plan
 from forge_consensus.testing.simulator.simulation import Simulation
 from forge_consensus.testing.world.cluster import SimulatedCluster
+from tests.worlds.effort import effort
 from tests.worlds.event_recording import Recording
 
 SECONDS = 3.0
@@ -107,7 +108,7 @@ def check_boots(recording: Recording) -> None:
         assert whole == sorted(set(whole))
 
 
-@settings(max_examples=25, deadline=None, derandomize=True)
+@settings(max_examples=effort(8, 25), deadline=None, derandomize=True)
 @given(st.integers(1, 1_000_000))
 @example(115)  # entries that a turn had applied before it was taken back were never told to be committed
 @example(80)  # entries were told to be committed before they were told to be there

@@ -6,17 +6,23 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import fields
 
 import pytest
 from loguru import logger
 
 from forge_consensus.events.types import LeaderElected
-from forge_consensus.testing.simulator.plan import Plan
+from forge_consensus.testing.faults.drawn import WILD
+from forge_consensus.testing.simulator.conditions import UNEQUAL, Conditions
+from forge_consensus.testing.simulator.plan import PACES, Plan
 from forge_consensus.testing.simulator.simulation import Simulation, run_seed
+from tests.worlds.effort import effort
 
-SEEDS = int(os.environ.get("FORGE_SEEDS", "330"))
+SEEDS = int(os.environ.get("FORGE_SEEDS", "0")) or effort(100, 330)
 FIRST = int(os.environ.get("FORGE_FIRST_SEED", "1"))
-BLOCK = 10
+BLOCK = 5
+SECONDS = effort(7, 12)
+"""How long faults strike, in virtual seconds: more seeds find more than longer runs."""
 
 
 @pytest.fixture(autouse=True)
@@ -31,7 +37,22 @@ def quiet() -> Iterator[None]:
 @pytest.mark.parametrize("first", range(FIRST, FIRST + SEEDS, BLOCK))
 def test_a_cluster_keeps_every_invariant_under_faults_and_serves_when_they_end(first: int) -> None:
     for seed in range(first, min(first + BLOCK, FIRST + SEEDS)):
-        run_seed(seed)
+        run_seed(seed, SECONDS)
+
+
+@pytest.mark.skipif(
+    "FORGE_SEEDS" in os.environ or "FORGE_FIRST_SEED" in os.environ, reason="other seeds were asked for"
+)
+def test_the_sample_has_every_condition_and_every_size_of_a_cluster() -> None:
+    plans = [Plan.of(seed) for seed in range(FIRST, FIRST + SEEDS)]
+    found = [plan.conditions for plan in plans]
+    usual = Conditions()
+    assert {plan.nodes for plan in plans} == {1, 2, 3, 4, 5, 6, 7}
+    assert {plan.pace for plan in plans} == set(PACES)
+    for each in fields(Conditions):
+        assert {getattr(conditions, each.name) for conditions in found} > {getattr(usual, each.name)}, each.name
+    assert {kind for conditions in found for kind in conditions.wild} == WILD
+    assert {group for conditions in found for group in conditions.unequal} == set(UNEQUAL)
 
 
 def test_a_seed_replays_byte_for_byte() -> None:

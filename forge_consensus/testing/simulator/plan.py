@@ -98,7 +98,8 @@ class Plan:
             lease_reads=chance.random() < 0.4,
             clients=chance.choice((1, 2, 4, 8)),
             seconds=seconds * (CHANGES_LAST if conditions.spares else 1),
-            pace=chance.choice(PACES),
+            # A flood costs the more the longer it lasts, and where timeouts are long, 0.3 s endanger no leader.
+            pace=1.0 if conditions.calm else chance.choice(PACES),
             storage=storage,
             raft=raft,
             conditions=conditions,

@@ -6,6 +6,7 @@ from forge_consensus.actors import backups
 from forge_consensus.actors.messages import (
     ListSnapshots,
     MakeSnapshot,
+    OpenSession,
     ReadSnapshot,
     Refused,
     SnapshotList,
@@ -66,6 +67,21 @@ def test_a_snapshot_that_is_new_enough_is_the_answer_at_once() -> None:
     ask(node, MakeSnapshot(first.index))
     assert len(node.messages(SnapshotMade)) == before + 1
     assert node.last(SnapshotMade) == first
+
+
+def test_a_snapshot_is_made_at_once_although_another_one_is_being_read() -> None:
+    """It waited for half a minute, until the next look at who still reads."""
+    node = leader()
+    ask(node, MakeSnapshot(1))
+    pass_time(node)
+    first = node.last(SnapshotMade)
+    ask(node, ReadSnapshot(first.index, first.term, 0, 100))
+    pass_time(node)
+    assert node.messages(SnapshotPart)
+    ask(node, OpenSession(60_000))
+    ask(node, MakeSnapshot(first.index + 1))
+    pass_time(node)
+    assert node.last(SnapshotMade).index > first.index
 
 
 def test_a_client_that_waits_for_what_never_comes_is_forgotten() -> None:
