@@ -37,6 +37,8 @@ class Operation:
     result: Any = None
     consistency: str = "linearizable"
     """For a read: "linearizable", "lease" or "stale"; a stale read is not checked with the others."""
+    applied: int = 0
+    """The index of the newest entry that was applied when the outcome was made; 0 if that is not known."""
 
 
 @dataclass(slots=True)

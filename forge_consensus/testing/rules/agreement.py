@@ -60,6 +60,8 @@ class Agreement:
     """The entries that were applied, in the order in which each was applied first."""
     observe: Callable[[Entry], None] = lambda entry: None
     """Called with each entry that a machine applies."""
+    first: Callable[[Entry, str], None] = lambda entry, result: None
+    """Called with each entry that a machine applies as the first one, and its result as text."""
 
     def applied(self, node: str, machine: Machine, entry: Entry, result: str, snapshot: int = 0) -> None:
         """Compare an effect with the first one of the entry.
@@ -72,6 +74,7 @@ class Agreement:
         if first is None:
             self.entries.append(entry)
             self.effects_by_index[entry.index] = effect
+            self.first(entry, result)
         elif (first.result, first.state) != (effect.result, effect.state):
             raise ViolationError(
                 f"I5: {named(entry)}, was applied with two results by {type(machine).__name__}: "

@@ -185,7 +185,7 @@ class Invariants:
         known = self.entries.get(key)
         if known is None:
             self.entries[key] = entry
-            self.sessions.written[key] = self.now
+            self.sessions.written[key], self.sessions.written_by[key] = self.now, name
             if kind == Kind.SESSION:
                 self.sessions.opens(key, data_of(record))
         elif known != entry:

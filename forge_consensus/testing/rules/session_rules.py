@@ -18,6 +18,8 @@ class SessionRules:
         self.sessions_max = SESSIONS_MAX
         self.written: dict[tuple[int, int], float] = {}
         """By (index, term): when the turn began in which the entry was first on a disk; it was proposed later."""
+        self.written_by: dict[tuple[int, int], str] = {}
+        """By (index, term): the node whose disk that was."""
         self.lives: dict[tuple[int, int], float] = {}
         """By (index, term) of the entry that opens a session: how long the session lives without a command."""
         self.touched: dict[int, float] = {}

@@ -82,11 +82,14 @@ class Audit:
     def take(self, data: bytes, connection: Any, sender: str) -> None:
         """Match the answers in a frame with the queries."""
         message = decode(data, FRAME_BYTES_MAX).message
-        for number, code, payload in message.items if isinstance(message, ReadResults) else ():
+        if not isinstance(message, ReadResults):
+            return
+        for number, code, payload in message.items:
             if code not in {"", COMMAND_FAILED} or number not in self.asked:
                 continue
             node, _, operation = self.asked.pop(number)
             operation.ended, value = self.cluster.timeline.now, msgpack.unpackb(payload)
+            operation.applied = message.applied
             self.answers[(number - 1) % len(self.calls)][node] = answer_text(code, value)
             if code:
                 self.judge.failed(operation, code, value)

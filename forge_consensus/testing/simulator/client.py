@@ -250,6 +250,7 @@ class SimulatedClient:
                 self.done += 1  # whatever its outcome is
                 unknown = unknown or isinstance(pending.error, OutcomeUnknownError)
             elif pending.error is None:
+                operation.applied = pending.applied
                 if isinstance(pending, PendingRead):
                     self.check_route(operation, pending)
                 self.succeed(operation, pending.value())

@@ -40,15 +40,16 @@ SHARES: Shares = {
     "mistakes": 0.08,
     "members": 0.3,
     "reads": 0.3,
+    "leases": 0.33,
 }
 """The share of seeds with each condition: clusters of another size; limits that bind; commands of the largest legal
 size; settings that differ between nodes; faults of `WILD`; machines that take time; commands that no honest client
 sends; connections that heal only by back-off; a majority that no fault touches; no fault at all, and a flood;
 few sessions; sessions that keep little; stores with a small quota; faults of `MISTAKES`; members that change; reads on
-nodes that do not lead.
+nodes that do not lead; keys with leases, and watches, where the machine is the built-in one.
 
 Members have a large share, because changes together with crashes and partitions found most bugs in public analyses.
-Neither they nor reads move a draw of the other seeds."""
+Neither they nor reads nor leases move a draw of the other seeds."""
 HARD: Shares = {
     **SHARES,
     "clusters": 0.3,
@@ -66,6 +67,7 @@ HARD: Shares = {
     "mistakes": 0.1,
     "members": 0.65,
     "reads": 0.65,
+    "leases": 0.66,
 }
 """The shares of hard plans: several unusual conditions meet in nearly every run. A run costs about twice as much."""
 DRAWN_TOGETHER = tuple(SHARES)[:10]
@@ -101,6 +103,8 @@ class Conditions:
     """Whether no fault strikes while a client floods the machine, which takes a while: the first leader stays."""
     reads: float = 0.0
     """The share of queries that other nodes than the leader may answer, that bound the age, or that name an entry."""
+    leases: bool = False
+    """Whether clients of the built-in machine use leases, revisions and transactions, and others watch."""
     bounds: Bounds = USUAL_BOUNDS
     """The bounds of sessions, of what they keep, and of the stores."""
     spares: int = 0
@@ -142,6 +146,11 @@ class Conditions:
         chance = random.Random(f"read rounds elsewhere {seed}")
         has, share = chance.random() < shares["reads"], chance.choice((0.3, 0.9))
         return replace(self, reads=share) if has and not self.calm else self
+
+    def with_leases(self, seed: int, shares: Shares = SHARES) -> Conditions:
+        """Return the conditions with leases and watches, now and then; the draws are from a source of their own."""
+        has = random.Random(f"keys on leases {seed}").random() < shares["leases"]
+        return replace(self, leases=True) if has and not self.calm else self
 
     def bounded(
         self, seed: int, storage: StorageSettings, shares: Shares = SHARES

@@ -33,6 +33,9 @@ from forge_consensus.testing.simulator.failure_story import story
 from forge_consensus.testing.simulator.habits import Habits
 from forge_consensus.testing.simulator.hostile import FloodWorkload, HostileWorkload, MoodyMachine
 from forge_consensus.testing.simulator.judge import Judge
+from forge_consensus.testing.simulator.key_judge import KeyJudge
+from forge_consensus.testing.simulator.key_watch import KeyWatch
+from forge_consensus.testing.simulator.leased_keys import LeasedKeysWorkload
 from forge_consensus.testing.simulator.main_guard import check_main_guard
 from forge_consensus.testing.simulator.plan import Plan
 from forge_consensus.testing.simulator.plan_text import reproduction
@@ -124,6 +127,7 @@ class Simulation(HandMoves):
         self.invariants = Invariants()
         self.agreement.observe = self.invariants.applies
         self.invariants.sessions.sessions_max = plan.conditions.bounds.sessions_max
+        self.keys = KeyWatch(plan, self.invariants) if isinstance(self.workload, LeasedKeysWorkload) else None
         self.judge = self.make_judge()
         if workload is None and state_machine not in (CountingMachine, MoodyMachine, KeyValueMachine):
             self.judge.advice = DEFAULT_WORKLOAD
@@ -175,7 +179,7 @@ class Simulation(HandMoves):
             storage=storage,
             machine=self.machine,
             lease_reads=plan.lease_reads,
-            watchers=[self.invariants],
+            watchers=[self.invariants] if self.keys is None else [self.invariants, self.keys.histories],
             own={name: own_settings(plan.seed, name, unequal, raft, storage) for name in names} if unequal else None,
             core=core_of(names, plan.seed) if plan.conditions.core else frozenset(),
             backoff=plan.conditions.backoff,
@@ -190,12 +194,19 @@ class Simulation(HandMoves):
     def make_judge(self) -> Judge:
         """Make the judge of what clients see."""
         judge = Judge(self.workload)
+        if self.keys is not None:
+            judge, self.agreement.first = KeyJudge(self.workload, self.keys.log), self.keys.log.applies
         judge.entry_of, judge.committed_at = self.entry_of, self.invariants.committed_by
         return judge
 
     def make_clients(self, workload: Workload) -> list[SimulatedClient]:
-        """Make the clients, each with habits of its own; one more reads often and impatiently, one watches the core."""
+        """Make clients with habits of their own; one more reads often and impatiently, one watches the core.
+
+        Where keys hang on leases, watchers are made besides.
+        """
         plan, cluster = self.plan, self.cluster
+        if self.keys is not None:
+            self.keys.follow(cluster)
         lease_share = 0.5 if plan.lease_reads else 0.0
         chance = cluster.timeline.chance("habits")
         habits = {
@@ -233,6 +244,8 @@ class Simulation(HandMoves):
                 self.start()
                 for client in self.clients:
                     client.start()
+                if self.keys is not None:
+                    self.keys.start()
                 if self.plan.faults and not self.plan.conditions.calm:
                     self.faults.start()
                 if self.plan.conditions.core:
@@ -272,6 +285,8 @@ class Simulation(HandMoves):
             self.tidy()
         elected = cluster.run(patience, lambda: cluster.leader() is not None)
         demand(elected, "liveness", f"no node leads {patience} s after the last fault")
+        if self.keys is not None:
+            self.keys.heal()
         for client in self.clients:
             if client.is_lost:
                 client.start_again()
@@ -291,6 +306,8 @@ class Simulation(HandMoves):
             self.check_undisturbed()
             rests = cluster.run(patience, self.at_rest)  # what a client had sent before it stopped may have come since
             demand(rests, "liveness", f"no convergence: {self.status_text()}")
+        if self.keys is not None:
+            self.keys.end(patience, self.at_rest)
         self.judge_all(patience)
 
     def tidy(self) -> None:
@@ -365,6 +382,8 @@ def workload_for(plan: Plan, state_machine: object, workload: object) -> Workloa
     if workload is not None:
         return given_workload(workload)
     built_in = state_machine is None and not plan.own_machine
+    if built_in and plan.conditions.leases:
+        return LeasedKeysWorkload(plan.pace)
     return KeyValueWorkload() if built_in else CountingWorkload()
 
 

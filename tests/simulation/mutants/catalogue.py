@@ -8,6 +8,7 @@ from tests.simulation.mutants import (
     election,
     engine,
     handovers,
+    keys,
     ledger,
     machine,
     members,
@@ -33,5 +34,6 @@ ROOMS = (
     bounds,
     members,
     handovers,
+    keys,
 )
 __all__ = ["MUTANTS", "ROOMS"]

@@ -18,6 +18,7 @@ from forge_consensus.actors.runtime.refusals import STRANGER
 from forge_consensus.actors.snapshot import SnapshotActor
 from forge_consensus.errors import StaleTermError
 from forge_consensus.storage.ledger.ledger import Ledger
+from forge_consensus.testing.simulator.conditions import UNEQUAL, Conditions
 from tests.simulation.mutants.election import let_in_earlier
 from tests.simulation.mutants.patch import Patch
 from tests.simulation.mutants.registry import mutant
@@ -221,7 +222,9 @@ def a_node_that_is_a_stranger_does_not_greet_again(patch: Patch) -> None:
     patch.handler(MembershipActor, HelloReply, make)
 
 
-@mutant(nodes=3, kinds=("fail_actor", "break_link", "change_weather"))
+@mutant(
+    nodes=3, kinds=("fail_actor", "break_link", "change_weather"), conditions=Conditions(unequal=frozenset(UNEQUAL))
+)
 def a_lost_greeting_is_not_repeated(patch: Patch) -> None:
     """A lost Hello, or one whose turn was taken back, left two nodes silent for good."""
     patch.setattr(MembershipActor, "wait", lambda self, node, seconds: None)
