@@ -20,6 +20,8 @@ from forge_consensus.storage.backends.tables import Batch
 LEASES: Final = b"\xff"
 """The byte with which the rows of leases begin, behind that of their generation; no UTF-8 has it."""
 ID_BYTES: Final = 8
+PLACE_BYTES: Final = 1 + ID_BYTES
+"""How long the key of a lease's row is within its generation."""
 TTL_MS_MIN: Final = 100
 TTL_MS_MAX: Final = 86_400_000 * 365
 KEYS_MAX: Final = 10_000
@@ -338,18 +340,29 @@ class Leases:
 
         Raises `CorruptionError` if a lease is missing.
         """
-        for key, row in rows:
-            lease = int.from_bytes(key[1 : 1 + ID_BYTES])
-            if len(key) == 1 + ID_BYTES:
+        live, of_key, heap = self.live, self.of_key, self.heap
+        for place, row in rows:
+            lease = int.from_bytes(place[1:PLACE_BYTES])
+            if len(place) == PLACE_BYTES:
                 ttl_ms, ends_ms, own = msgpack.unpackb(row)
-                self.add(lease, Lease(ttl_ms, ends_ms, own))
-            elif lease in self.live:
-                self.attach(key[1 + ID_BYTES :].decode(), lease)
-            else:
+                live[lease] = Lease(ttl_ms, ends_ms, own)
+                heap.append((ends_ms, lease))
+                if own is not None:
+                    of_key[own] = lease
+                continue
+            if lease not in live:
                 raise CorruptionError(f"a key on lease {lease} is there, and the lease is missing. {REJOIN}")
+            key = place[PLACE_BYTES:].decode()
+            of_key[key] = lease
+            live[lease].keys.add(key)
+            self.shared += 1
+        heapify(heap)
+        self.note_next()
         if stored:
             self.stored_rows = self.staged_rows = self.rows_count
-            self.changed, self.moved = set(), set()
+        else:
+            self.changed.update(live)
+            self.moved.update((lease, key) for lease, one in live.items() for key in one.keys)
 
 
 def check_ttl(ttl_ms: Any) -> None:
@@ -377,11 +390,11 @@ def key_row(lease: int, key: str) -> LeaseRow:
 
 def check_lease_row(key: bytes, row: bytes) -> None:
     """Raise ValueError or TypeError unless this is the row of a lease, or of a key on one."""
-    if len(key) > 1 + ID_BYTES:
-        if row or not key[1 + ID_BYTES :].decode():
+    if len(key) > PLACE_BYTES:
+        if row or not key[PLACE_BYTES:].decode():
             raise ValueError("a key on a lease has an empty row")
         return
-    if len(key) < 1 + ID_BYTES:
+    if len(key) < PLACE_BYTES:
         raise ValueError("a lease without an id")
     ttl_ms, ends_ms, own = msgpack.unpackb(row)
     if type(ttl_ms) is not int or type(ends_ms) is not int or not isinstance(own, str | None):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import random
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -12,9 +12,13 @@ import msgpack
 import pytest
 from loguru import logger
 
+from forge_consensus.errors import CorruptionError
+from forge_consensus.storage.backends.tables import Batch
 from forge_consensus.storage.machines.kv import KeyValueMachine
-from forge_consensus.storage.machines.machine import EXPIRE, Command, Entry
-from forge_consensus.testing.rules.violations import demand
+from forge_consensus.storage.machines.kv_state import KeyValueState
+from forge_consensus.storage.machines.leases import LEASES, Leases
+from forge_consensus.storage.machines.machine import EXPIRE, ApplyFaultError, Command, Entry
+from forge_consensus.testing.rules.violations import ViolationError, demand
 from forge_consensus.testing.simulator.plan import Plan
 from forge_consensus.testing.simulator.simulation import Simulation
 from forge_consensus.testing.simulator.workload import Call, KeyValueWorkload
@@ -142,26 +146,88 @@ def quiet() -> Iterator[None]:
     logger.enable("forge_consensus")
 
 
-def plans() -> Iterable[int]:
-    return range(FIRST, FIRST + SEEDS, BLOCK)
+def run(seed: int) -> int:
+    """Run the plan of a seed, and compare; returns how many entries leaders let in by themselves."""
+    plan = replace(Plan.of(seed, 8.0), own_machine=False)
+    workload = LeasedWorkload()
+    with Simulation(plan, state_machine=KeyValueMachine, state=whole, workload=workload, twin=False) as simulation:
+        observe = simulation.agreement.observe
+
+        def seen(entry: Entry) -> None:
+            workload.applied(entry)
+            observe(entry)
+
+        simulation.agreement.observe = seen
+        simulation.run()
+        check_nodes(simulation, check_entries(simulation))
+        return sum(entry.command == EXPIRE for entry in simulation.agreement.entries)
 
 
 @pytest.mark.timeout(0)
-@pytest.mark.parametrize("first", plans())
+@pytest.mark.parametrize("first", range(FIRST, FIRST + SEEDS, BLOCK))
 def test_leases_and_changes_are_those_of_the_model_under_all_faults(first: int) -> None:
-    proposed = 0
-    for seed in range(first, first + BLOCK):
-        plan = replace(Plan.of(seed, 8.0), own_machine=False)
-        workload = LeasedWorkload()
-        with Simulation(plan, state_machine=KeyValueMachine, state=whole, workload=workload, twin=False) as simulation:
-            observe = simulation.agreement.observe
+    assert sum(run(seed) for seed in range(first, first + BLOCK)), "and leaders end leases by themselves"
 
-            def seen(entry: Entry, observe: Any = observe, workload: LeasedWorkload = workload) -> None:
-                workload.applied(entry)
-                observe(entry)
 
-            simulation.agreement.observe = seen
-            simulation.run()
-            check_nodes(simulation, check_entries(simulation))
-            proposed += sum(entry.command == EXPIRE for entry in simulation.agreement.entries)
-    assert proposed, "and leaders end leases by themselves"
+# --- faults on purpose ------------------------------------------------------------------------------------------------
+
+
+def by_wall_time(patch: pytest.MonkeyPatch) -> None:
+    """Leases end by the wall time of entries."""
+    apply = KeyValueMachine.apply
+    patch.setattr(KeyValueMachine, "apply", lambda self, entry: apply(self, replace(entry, elapsed_ms=entry.time_ms)))
+
+
+def ends_forgotten(patch: pytest.MonkeyPatch) -> None:
+    """A checkpoint writes leases when they are granted, and not when they are kept alive."""
+    end_at = Leases.end_at
+
+    def silent(self: Leases, lease: int, ends_ms: int) -> None:
+        before = set(self.changed)
+        end_at(self, lease, ends_ms)
+        self.changed = before
+
+    patch.setattr(Leases, "end_at", silent)
+
+
+def leases_left_behind(patch: pytest.MonkeyPatch) -> None:
+    """A snapshot that is installed brings keys without their leases."""
+    put = Batch.put
+
+    def but_leases(self: Batch, table: str, key: bytes, value: bytes) -> None:
+        if table != "kv" or key[4:5] != LEASES:
+            put(self, table, key, value)
+
+    patch.setattr(Batch, "put", but_leases)
+
+
+def half_undone(patch: pytest.MonkeyPatch) -> None:
+    """A command that fails has changed leases."""
+    patch.setattr(Leases, "roll_back", Leases.settle)
+
+
+def born_again(patch: pytest.MonkeyPatch) -> None:
+    """Whoever writes a key has created it, as far as the disk knows."""
+    patch.setattr(KeyValueState, "stored_births", lambda self, keys: [None] * len(keys))
+
+
+def undying(patch: pytest.MonkeyPatch) -> None:
+    """A key that is written again stays on its lease."""
+    patch.setattr(Leases, "move", lambda self, key, lease: None if not lease else Leases.attach(self, key, lease))
+
+
+@pytest.mark.timeout(0)
+@pytest.mark.parametrize(
+    "fault",
+    [by_wall_time, ends_forgotten, leases_left_behind, half_undone, born_again, undying],
+    ids=lambda f: f.__name__,
+)
+def test_a_fault_that_is_put_in_on_purpose_is_found(fault: Callable[[pytest.MonkeyPatch], None]) -> None:
+    for seed in range(FIRST, FIRST + 20):
+        with pytest.MonkeyPatch.context() as patch:
+            fault(patch)
+            try:
+                run(seed)
+            except (AssertionError, KeyError, ViolationError, CorruptionError, ApplyFaultError):
+                return
+    pytest.fail(f"{fault.__doc__} It was not found")

@@ -9,11 +9,13 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from forge_consensus.errors import SnapshotFailedError
 from forge_consensus.storage.machines.kv import KeyValueMachine
+from forge_consensus.storage.machines.machine import Command
 from forge_consensus.storage.snapshots import export
 from forge_consensus.storage.snapshots.export import export_in_process
 from forge_consensus.storage.snapshots.file import verify
@@ -66,6 +68,11 @@ def left_behind(world: World) -> list[str]:
 
 
 def test_a_child_writes_the_state_on_disk_while_the_node_goes_on(world: World) -> None:
+    world.do(Command("lease_grant", {"ttl_ms": 60_000}).encode())
+    lease = world.ledger.applied
+    world.do(Command("set", {"key": "held", "value": 1, "lease": lease}).encode())
+    with world.turn():
+        world.ledger.request_checkpoint()
     job = export_in_process(world.path / "tables", world.folder, KeyValueMachine, 30.0)
     index = world.ledger.applier.on_disk
     world.do(put("later", 1))
@@ -83,7 +90,11 @@ def test_a_child_writes_the_state_on_disk_while_the_node_goes_on(world: World) -
                 break
     with follower.turn():
         assert follower.snapshots.finish_install(installation)
-    assert follower.state == {f"k{n}": n for n in range(100)}
+    assert follower.state == {f"k{n}": n for n in range(100)} | {"held": 1}
+    machine: Any = follower.ledger.applier.machine
+    assert machine.query({"lease": lease})[3] == ["held"]
+    assert machine.due_ms is not None
+    assert machine.query({"changes": "", "since": 1})["oldest"] == index + 1
 
 
 def test_a_slow_child_is_ended_and_leaves_no_file(world: World) -> None:

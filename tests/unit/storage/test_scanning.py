@@ -200,6 +200,70 @@ def test_a_page_is_that_of_the_first_step_whatever_happens_between_the_steps(
             assert rows_in(finished(steps)) == found
 
 
+class Listed(Scanned):
+    """The same for entries in descending order, with what is known of the keys."""
+
+    def __init__(self, prefix: str, limit: int) -> None:
+        super().__init__(prefix, limit)
+        self.index = 0
+        self.known: dict[str, list[Any]] = {}
+
+    def act(self, name: str, key: str = "", value: int = 0) -> None:
+        if name in {"set", "delete"}:
+            self.index += 1
+            payload = {"key": key, "value": value} if name == "set" else {"key": key}
+            self.machine.apply(Entry(self.index, 1, 0, Command(name, payload)))
+            if name == "set":
+                created = self.known[key][2] if key in self.known else self.index
+                self.known[key] = [key, value, created, self.index, 0]
+            else:
+                self.known.pop(key, None)
+            return
+        if name == "new generation":
+            self.known.clear()
+        super().act(name, key, value)
+
+    def scan(self) -> None:
+        known, query = self.known, {"entries": self.prefix, "limit": self.limit, "after": "b3", "reverse": True}
+        found = [known[key] for key in sorted(known, reverse=True) if key.startswith(self.prefix) and key < "b3"]
+        found = found[: self.limit]
+        assert self.machine.query(query) == found
+        steps = self.machine.query_steps(query)
+        if type(steps) is Encoded:
+            assert rows_in(steps) == found
+        else:
+            self.step(steps, found)
+
+
+@settings(deadline=None, max_examples=200)
+@given(st.lists(ACTIONS, max_size=60), st.sampled_from(["", "a", "b1"]), st.sampled_from([3, 100]))
+def test_a_page_of_entries_is_that_of_the_first_step_too(
+    actions: list[tuple[Any, ...]], prefix: str, limit: int
+) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(kv_pages, "STEP_ROWS", 2)
+        listed = Listed(prefix, limit)
+        for action in actions:
+            listed.act(*action)
+        for steps, found in listed.under_way:
+            assert rows_in(finished(steps)) == found
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+def test_no_step_of_entries_passes_more_than_some_hundred_rows(tables: Tables, reverse: bool) -> None:
+    machine = bound(tables)
+    for number in range(3000):
+        do(machine, "set", key=f"k{number:05}", value=number)
+    save(machine, tables)
+    for number in range(0, 3000, 3):
+        do(machine, "set", key=f"k{number:05}", value=-number)
+    query = {"entries": "k", "limit": 3000, "reverse": reverse, "start": "k00100", "end": "k02900"}
+    taken, rows = counted(machine.query_steps(query))
+    assert taken >= 2800 // STEP_ROWS
+    wanted = [[f"k{n:05}", -n if n % 3 == 0 else n, 1, 1, 0] for n in range(100, 2900)]
+    assert rows == (wanted[::-1] if reverse else wanted)
+
+
 def test_a_scan_that_is_given_up_or_fails_leaves_no_view_open(tables: Tables) -> None:
     if isinstance(tables, MemoryTables):
         pytest.skip("a view of memory holds nothing")

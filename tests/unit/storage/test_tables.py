@@ -36,6 +36,22 @@ def commit(tables: Tables, build: Callable[[Batch], None]) -> None:
     tables.commit(batch)
 
 
+def test_values_are_looked_at_without_being_copied(tables: Tables) -> None:
+    commit(tables, lambda batch: batch.put_all("kv", [(b"a", b"12"), (b"b", b"345")]))
+
+    def size(key: bytes, value: bytes | memoryview) -> tuple[bytes, int]:
+        return key, len(value)
+
+    keys = [b"b", b"none", b"a"]
+    assert tables.look("kv", keys, size) == [(b"b", 3), None, (b"a", 2)]
+    with tables.view() as view:
+        assert view.look("kv", keys, size) == [(b"b", 3), None, (b"a", 2)]
+    assert tables.look("kv", [], size) == []
+    tables.close()
+    with pytest.raises(StorageError):
+        tables.look("kv", keys, size)
+
+
 def test_a_committed_value_is_read_back(tables: Tables) -> None:
     commit(tables, lambda batch: batch.put("meta", b"term", b"7"))
     assert tables.get("meta", b"term") == b"7"
