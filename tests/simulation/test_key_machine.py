@@ -18,11 +18,11 @@ from forge_consensus.storage.machines.kv import KeyValueMachine
 from forge_consensus.storage.machines.kv_state import KeyValueState
 from forge_consensus.storage.machines.leases import LEASES, Leases
 from forge_consensus.storage.machines.machine import EXPIRE, ApplyFaultError, Command, Entry
+from forge_consensus.testing.rules.key_model import KeyModel, RefusedError
 from forge_consensus.testing.rules.violations import ViolationError, demand
 from forge_consensus.testing.simulator.plan import Plan
 from forge_consensus.testing.simulator.simulation import Simulation
 from forge_consensus.testing.simulator.workload import Call, KeyValueWorkload
-from tests.worlds.key_model import KeyModel, RefusedError
 
 SEEDS = max(2, int(os.environ.get("FORGE_SEEDS", "330")) // 15)
 FIRST = 7_000_001
