@@ -338,6 +338,8 @@ NEVER_MS = 1 << 53
 class Read:
     """Queries, each as (number, encoded query); `consistency` is one of `CONSISTENCIES`.
 
+    A query that waits for a change (`{"changes": ..., "wait_ms": ...}` of the built-in machine) is answered when there
+    is one, or after that time, and before the client's `wait_ms` is over.
     A query without bytes is a barrier: it is answered like any other, with nothing, and the machine is not asked.
     Answers may come in several frames. A number that is asked again on the same connection while it waits is answered
     once.
