@@ -17,6 +17,11 @@ from forge_consensus.recipes.patience import Patience
 from forge_consensus.recipes.steps import Steps
 
 
+def leave_when_dropped(holder: object, lease: Any) -> None:
+    """Have a lease kept alive no longer once its holder is dropped without having let go."""
+    weakref.finalize(holder, lease.stop_keeping).atexit = False
+
+
 class HoldCore(PublicSurface):
     """What is held; what the blocking ones and those of asyncio share.
 
@@ -127,6 +132,7 @@ class HoldCore(PublicSurface):
 
         claim = yield from self.line.wait(value, patience, tell)
         self.claims.append(claim)
+        leave_when_dropped(self, claim.lease)
 
     def tell(self) -> None:
         """Tell that the lease was lost, if it was held."""

@@ -22,6 +22,7 @@ from forge_consensus.errors import (
     CommandError,
     CompactedError,
     ConsensusError,
+    ConsensusTimeoutError,
     LeaseLostError,
     OutcomeUnknownError,
     UnavailableError,
@@ -96,7 +97,7 @@ class Line:
         over, `LeaseLostError` if the lease is lost again and again, and what the client's calls raise.
         """
         for _ in range(AFRESH_MAX):
-            lease = yield partial(self.client.lease, self.ttl, timeout=patience.to_begin())
+            lease = yield from granted(self.client, self.ttl, patience)
             try:
                 yield lease.kept(on_lost).begin
                 key = yield from self.join(lease, value, patience)
@@ -203,6 +204,19 @@ class Line:
         """The keys at the front of the line, at most `limit`."""
         detail = yield partial(self.client.read_detail, {"entries": self.prefix, "limit": limit}, timeout=timeout)
         return [KeyEntry.of_row(row) for row in detail.value]
+
+
+def granted(client: RecipeClient, ttl: float, patience: Patience) -> Steps[Any]:
+    """Have a lease granted. Raises `ConsensusTimeoutError` if nobody can know in time whether one was.
+
+    One that nobody knows of has no keys and ends by itself, so it does no harm to ask for another.
+    """
+    while True:
+        try:
+            return (yield partial(client.lease, ttl, timeout=patience.to_begin()))
+        except OutcomeUnknownError as error:
+            if patience.over or patience.timeout is None:
+                raise ConsensusTimeoutError(f"no lease was granted in time, and nothing is held: {error}") from error
 
 
 def give_up(lease: Any) -> Steps[None]:

@@ -19,6 +19,8 @@ TTL_SECONDS_MIN: Final = 1.0
 """A lease must outlive an election, in which nobody keeps it alive."""
 TTL_SECONDS_MAX: Final = 86_400.0
 TIMEOUT_SECONDS_MAX: Final = 1e9
+OWNER_BYTES_MAX: Final = 1000
+"""Many keys of a line are read at once."""
 
 
 def check_name(kind: str, name: object) -> str:
@@ -82,6 +84,8 @@ def check_owner(owner: object) -> str:
     """What others are told of a holder; "" stands for host and process. Raises `InvalidConfigError` for no text."""
     if not isinstance(owner, str) or not is_unicode(owner):
         raise InvalidConfigError(f"owner is {owner!r:.99}: expected a text that tells people who holds it")
+    if len(owner.encode()) > OWNER_BYTES_MAX:
+        raise InvalidConfigError(f"owner has at most {OWNER_BYTES_MAX:,} bytes, this one {len(owner.encode()):,}")
     return owner or f"{socket.gethostname()}:{os.getpid()}"
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import threading
+import weakref
 from collections.abc import Callable, Hashable, Sequence
+from functools import partial
 from types import TracebackType
 from typing import Any, Generic, Self, TypeVar
 
@@ -27,8 +29,8 @@ class SemaphoreCore(PublicSurface, Generic[PermitKind]):
     blocking = True
 
     internal = frozenset(
-        {"internal", "blocking", "line", "on_lost", "value", "patience", "check_limits", "permits", "entered"}
-        | {"forget", "mine", "left_by"}
+        {"internal", "blocking", "line", "on_lost", "value", "patience", "permits", "entered"}
+        | {"forgetting", "mine", "left_by"}
     )
 
     def __init__(
@@ -54,7 +56,7 @@ class SemaphoreCore(PublicSurface, Generic[PermitKind]):
             name,
             check_ttl(ttl),
             places=limit,
-            check=self.check_limits,
+            check=partial(check_limits, name, limit),
             owner_of=owner_of,
         )
         self.permits: dict[PermitKind, Hashable] = {}
@@ -66,23 +68,20 @@ class SemaphoreCore(PublicSurface, Generic[PermitKind]):
         """Its name, its limit, and how many permits are held through it."""
         return f"<{type(self).__name__} {self.name!r} of {self.limit}, {len(self.permits)} held here>"
 
-    def check_limits(self, ahead: Sequence[KeyEntry]) -> None:
-        """Raise `InvalidConfigError` if those ahead have another limit: then nobody could tell who holds a permit."""
-        for entry in ahead:
-            limit = entry.value.get("limit") if isinstance(entry.value, dict) else None
-            if limit != self.limit:
-                raise InvalidConfigError(
-                    f"semaphore {self.name!r} has a limit of {limit} for {owner_of(entry.value)!r:.99}, which holds or "
-                    f"awaits it, and {self.limit} here: give all clients the same; it can change while nobody holds it"
-                )
-
     def patience(self, timeout: float | None) -> Patience:
         """The time limit of a call. Raises `InvalidConfigError` for a timeout that is none."""
         return self.line.patience(self.timeout if timeout is None else timeout)
 
-    def forget(self, permit: Any) -> None:
-        """Forget a permit that was let go."""
-        self.permits.pop(permit, None)
+    @property
+    def forgetting(self) -> Callable[[Any], object]:
+        """What a permit calls that is let go; it does not keep this object, so that both can be dropped."""
+        known = weakref.ref(self)
+
+        def forget(permit: Any) -> None:
+            if (found := known()) is not None:
+                found.permits.pop(permit, None)
+
+        return forget
 
     def mine(self, who: Hashable) -> PermitKind:
         """The permit that this thread or task acquired last and holds. Raises `NotHeldError`."""
@@ -101,6 +100,17 @@ class SemaphoreCore(PublicSurface, Generic[PermitKind]):
         if not row:
             del self.entered[who]
         return permit
+
+
+def check_limits(name: str, limit: int, ahead: Sequence[KeyEntry]) -> None:
+    """Raise `InvalidConfigError` if those ahead have another limit: then nobody could tell who holds a permit."""
+    for entry in ahead:
+        other = entry.value.get("limit") if isinstance(entry.value, dict) else None
+        if other != limit:
+            raise InvalidConfigError(
+                f"semaphore {name!r} has a limit of {other} for {owner_of(entry.value)!r:.99}, which holds or awaits "
+                f"it, and {limit} here: give all clients the same; it can change while nobody holds it"
+            )
 
 
 def owner_of(value: Any) -> Any:
@@ -171,7 +181,7 @@ class Semaphore(SemaphoreCore[Permit]):
         and `LeaseLostError` if no lease of its ttl can be kept alive.
 
         """
-        permit = Permit(self.line, self.on_lost, self.forget)
+        permit = Permit(self.line, self.on_lost, self.forgetting)
         carry_out(permit.taking(self.value, self.patience(timeout)))
         self.permits[permit] = threading.get_ident()
         return permit

@@ -24,15 +24,17 @@ from forge_consensus.errors import (
     OutcomeUnknownError,
     UnavailableError,
 )
-from forge_consensus.recipes.line import RETRY_SECONDS, give_up, is_gone
+from forge_consensus.recipes.hold import leave_when_dropped
+from forge_consensus.recipes.line import RETRY_SECONDS, give_up, granted, is_gone
 from forge_consensus.recipes.names import MARK, TTL_SECONDS, check_name, check_owner, check_ttl
 from forge_consensus.recipes.patience import NotYetError, Patience
 from forge_consensus.recipes.steps import NextChange, Pause, RecipeClient, Steps, carry_out, check_client
 from forge_consensus.storage.machines.machine import Command
 
-PAGE: Final = 20
-"""So many items are looked at, at once; consumers that come second take the next ones."""
-CLAIMS_MAX: Final = 10_000
+PAGE_MIN: Final = 3
+"""So many items are looked at, at once; who comes second takes the next one, and looks at more if all are gone."""
+PAGE_MAX: Final = 96
+CLAIMS: Final = 1000
 LOOK_SECONDS: Final = 10.0
 """Who waits looks at least so often, whatever it is told."""
 
@@ -53,6 +55,7 @@ class ItemCore(PublicSurface):
         self.lease = lease
         self.claim = queue.claim_of(entry.key)
         self.open = [True]
+        leave_when_dropped(self, lease)
 
     def __repr__(self) -> str:
         """Its key, and whether it is this consumer's still."""
@@ -100,7 +103,7 @@ class QueueCore(PublicSurface):
 
     internal = frozenset(
         {"internal", "blocking", "client", "owner", "prefix", "items", "claims", "claim_of", "patience", "first_free"}
-        | {"getting", "getting_one", "taking", "taking_one", "peeking", "claiming", "next_change"}
+        | {"page", "getting", "getting_one", "taking", "claiming", "next_change"}
     )
 
     def __init__(self, client: RecipeClient, name: str, ttl: float = TTL_SECONDS, *, owner: str = "") -> None:
@@ -124,22 +127,33 @@ class QueueCore(PublicSurface):
         """The time limit of a call. Raises `InvalidConfigError` for a timeout that is none."""
         return Patience(timeout, self.client.timeout)
 
-    def first_free(self, patience: Patience, count: int = PAGE) -> Steps[tuple[list[KeyEntry], int]]:
-        """The first items that nobody has taken, and as of which entry at least."""
-        query: dict[str, Any] = {"entries": self.claims, "limit": CLAIMS_MAX}
-        detail = yield partial(self.client.read_detail, query, timeout=patience.to_look())
-        applied: int = detail.applied
-        taken = {row[0].removeprefix(self.claims) for row in detail.value}
-        query = {"entries": self.items, "limit": count + min(len(taken), CLAIMS_MAX - count)}
-        free: list[KeyEntry] = []
-        while not free:
-            detail = yield partial(self.client.read_detail, query, timeout=patience.to_look())
-            rows = [KeyEntry.of_row(row) for row in detail.value]
+    def first_free(self, patience: Patience, count: int) -> Steps[tuple[list[KeyEntry], int]]:
+        """The first items that nobody has taken, about so many, and as of which entry at least."""
+        rows, applied = yield from self.page(self.claims, CLAIMS, "", patience)
+        taken = {entry.key.removeprefix(self.claims) for entry in rows}
+        while len(rows) >= CLAIMS:
+            rows, _ = yield from self.page(self.claims, CLAIMS, rows[-1].key, patience)
+            taken.update(entry.key.removeprefix(self.claims) for entry in rows)
+        after = ""
+        while True:
+            rows, _ = yield from self.page(self.items, count + min(len(taken), PAGE_MAX), after, patience)
             free = [entry for entry in rows if entry.key.removeprefix(self.items) not in taken]
-            if len(rows) < query["limit"]:
-                break
-            query["after"] = rows[-1].key
-        return free[:count], applied
+            if free or not rows:
+                return free[:count], applied
+            after = rows[-1].key
+
+    def page(self, prefix: str, limit: int, after: str, patience: Patience) -> Steps[tuple[list[KeyEntry], int]]:
+        """At most so many keys with that prefix, beyond `after`, and as of which entry; fewer if they are large."""
+        while True:
+            query = {"entries": prefix, "limit": limit} | ({"after": after} if after else {})
+            try:
+                detail = yield partial(self.client.read_detail, query, timeout=patience.to_look())
+            except CommandError as error:
+                if limit == 1 or "rows have over" not in error.text:
+                    raise
+                limit = max(1, limit // 4)
+            else:
+                return [KeyEntry.of_row(row) for row in detail.value], detail.applied
 
     def next_change(self, since: int, patience: Patience) -> NextChange:
         """The step that waits until an item comes, or one that was taken is free again."""
@@ -152,14 +166,16 @@ class QueueCore(PublicSurface):
 
     def getting(self, patience: Patience, one: Callable[[KeyEntry, Patience], Steps[Any]]) -> Steps[Any]:
         """Wait until one of the first items is had by `one`, which gives None if another consumer has it."""
+        count = PAGE_MIN
         while True:
             try:
-                free, applied = yield from self.first_free(patience)
+                free, applied = yield from self.first_free(patience, count)
                 for entry in free:
                     found = yield from one(entry, patience)
                     if found is not None:
                         return found
                 if free:
+                    count = min(2 * count, PAGE_MAX)
                     continue
                 if patience.over:
                     result = f"had no item within {patience.timeout:g} s" if patience.timeout else "is empty"
@@ -195,7 +211,7 @@ class QueueCore(PublicSurface):
             if leases and leases[0].lost.is_set():
                 yield from give_up(leases.pop())
             if not leases:
-                leases.append((yield partial(self.client.lease, self.ttl, timeout=patience.to_look())))
+                leases.append((yield from granted(self.client, self.ttl, patience)))
                 yield leases[0].kept().begin
             token = yield from self.claiming(entry, leases, patience)
             return make(entry, leases.pop(), token) if token else None
@@ -352,7 +368,7 @@ class Queue(QueueCore):
             timeout: how many seconds the queries try; None for the client's timeout.
 
         """
-        free, _ = carry_out(self.first_free(self.patience(timeout), 1))
+        free, _ = carry_out(self.first_free(self.patience(timeout), PAGE_MIN))
         return free[0].value if free else default
 
     def size(self, timeout: float | None = None) -> int:

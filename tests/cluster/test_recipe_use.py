@@ -222,6 +222,22 @@ def test_a_client_that_is_closed_ends_the_wait(service: ConsensusService, client
     wait_for(lambda: not held.is_held, 2, "a closed client keeps nothing alive")
 
 
+def test_a_lock_object_that_is_dropped_is_free_when_its_lease_ends(client: Client) -> None:
+    Lock(client, "dropped", 1.0).acquire()
+    with Lock(client, "dropped", timeout=8):
+        pass
+    Election(client, "dropped", 1.0).campaign("me")
+    Election(client, "dropped").campaign("you", timeout=8).resign()
+    Semaphore(client, "dropped", 1, 1.0).acquire()
+    with Semaphore(client, "dropped", 1, timeout=8):
+        pass
+    queue = Queue(client, "dropped", 1.0)
+    queue.put(1)
+    queue.take()
+    with queue.take(timeout=8):
+        pass
+
+
 def test_a_fork_does_not_hold_what_its_parent_holds(client: Client) -> None:
     with Lock(client, "forked", 5.0) as lock:
         token = lock.token
@@ -296,6 +312,8 @@ def test_what_is_no_client_or_the_wrong_one_is_refused(service: ConsensusService
         Lock(service, "x", owner=7)  # type: ignore[arg-type]
     with pytest.raises(InvalidConfigError, match="owner is"):
         Lock(service, "x", owner="\ud800")
+    with pytest.raises(InvalidConfigError, match="owner has at most 1,000 bytes"):
+        Lock(service, "x", owner="x" * 1001)
 
 
 def test_a_cluster_that_does_not_answer_is_told_and_not_waited_for() -> None:
@@ -427,6 +445,13 @@ def test_a_barrier_holds_all_until_it_is_removed(client: Client) -> None:
     assert not barrier.exists()
 
 
+def test_a_barrier_with_a_ttl_falls_by_itself(client: Client) -> None:
+    barrier, began = Barrier(client, "falls"), time.monotonic()
+    barrier.create(ttl=0.5)
+    barrier.wait(5)
+    assert 0.4 < time.monotonic() - began < 5.0
+
+
 def test_a_queue_gives_items_in_order_and_waits(client: Client) -> None:
     queue = Queue(client, "plain")
     assert queue.try_get("nothing") == "nothing"
@@ -486,6 +511,16 @@ def test_many_items_that_were_taken_do_not_hide_the_next(client: Client) -> None
     for item in items:
         item.ack()
     assert queue.size() == 14
+
+
+def test_large_items_are_looked_at_one_by_one(client: Client) -> None:
+    queue = Queue(client, "large")
+    for number in range(6):
+        queue.put(bytes([number]) * 950_000)
+    with queue.take() as item, queue.take() as other:
+        assert (item.value[0], other.value[0]) == (0, 1)
+        assert [queue.get()[0] for _ in range(3)] == [2, 3, 4]
+        assert queue.peek()[0] == 5
 
 
 def test_a_counter_counts(client: Client) -> None:

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from itertools import count
 from typing import Any
 
 from forge_consensus import AsyncClient, Client, Command
@@ -73,16 +74,16 @@ def noted(notes: Notes, work: Callable[[], None]) -> Callable[[], None]:
     return run
 
 
-def locker(notes: Notes, who: str, client: Client, dice: random.Random, careless: bool) -> Callable[[], None]:
+def locker(notes: Notes, who: str, client: Client, careless: bool) -> Callable[[], None]:
     """Takes a lock, writes under it, releases it; a careless one lets its lease end, sometimes, and writes then."""
-    lock = Lock(client, "load", TTL, owner=who)
+    lock, turns = Lock(client, "load", TTL, owner=who), count()
 
     def work() -> None:
         with notes.call(who, "acquire", "lock") as call:
             token = lock.acquire(PATIENCE)
             notes.end(call, token)
         guard = lock.guard()
-        if careless and dice.random() < 0.3:
+        if careless and next(turns) % 3 == 0:
             lock.held().held().lease.stop_keeping()
             notes.may_have_expired(who, "lock", token)
             time.sleep(TTL + 0.5)
@@ -102,7 +103,7 @@ def locker(notes: Notes, who: str, client: Client, dice: random.Random, careless
                     notes.end(call, False)
                 except ConsensusError as error:
                     raise OutcomeUnknownError from error
-        time.sleep(0.1)
+        time.sleep(0.15)
 
     return work
 
@@ -152,14 +153,14 @@ def candidate(notes: Notes, who: str, client: Client) -> Callable[[], None]:
                 notes.end(call, False)
             except ConsensusError as error:
                 raise OutcomeUnknownError from error
-        time.sleep(0.1)
+        time.sleep(0.15)
 
     return work
 
 
 def producer(notes: Notes, who: str, client: Client, name: str) -> Callable[[], None]:
     """Puts items."""
-    queue, numbers = Queue(client, name, TTL), iter(range(1_000_000))
+    queue, numbers = Queue(client, name, TTL), count()
 
     def work() -> None:
         item = f"{who}-{next(numbers)}"
@@ -225,7 +226,7 @@ def adder(notes: Notes, who: str, client: Client, dice: random.Random) -> Callab
             notes.end(call, counter.compare_and_set(total, total + 100))
         with notes.call(who, "get", "counter") as call:
             notes.end(call, counter.get())
-        time.sleep(0.1)
+        time.sleep(0.15)
 
     return work
 
@@ -237,7 +238,7 @@ def gatekeeper(notes: Notes, client: Client) -> Callable[[], None]:
     def work() -> None:
         with notes.call("gate", "create", "barrier") as call:
             notes.end(call, barrier.create())
-        time.sleep(0.1)
+        time.sleep(0.15)
         with notes.call("gate", "remove", "barrier") as call:
             notes.end(call, barrier.remove())
         time.sleep(0.05)
@@ -253,7 +254,7 @@ def walker(notes: Notes, who: str, client: Client) -> Callable[[], None]:
         with notes.call(who, "wait", "barrier") as call:
             barrier.wait(PATIENCE)
             notes.end(call)
-        time.sleep(0.1)
+        time.sleep(0.15)
 
     return work
 
@@ -289,6 +290,6 @@ async def with_asyncio(notes: Notes, endpoints: list[str]) -> None:
             while not notes.stop.is_set():
                 with suppress(ConsensusError):
                     await work()
-                await asyncio.sleep(0.1)
+                await asyncio.sleep(0.15)
 
         await asyncio.gather(over_and_over(lock_once), over_and_over(count_and_get))

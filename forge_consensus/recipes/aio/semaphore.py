@@ -46,7 +46,7 @@ class Semaphore(SemaphoreCore[Permit]):
 
     async def acquire(self, timeout: float | None = None) -> Permit:
         """Wait for a permit and return it; arguments and errors as those of the blocking `Semaphore.acquire`."""
-        permit = Permit(self.line, self.on_lost, self.forget)
+        permit = Permit(self.line, self.on_lost, self.forgetting)
         await carry_out(permit.taking(self.value, self.patience(timeout)))
         self.permits[permit] = asyncio.current_task()
         return permit

@@ -8,7 +8,7 @@ from typing import Any, Self
 from forge_consensus.errors import ConsensusError
 from forge_consensus.recipes.aio.steps import carry_out
 from forge_consensus.recipes.patience import NotYetError
-from forge_consensus.recipes.work_queue import ItemCore, QueueCore
+from forge_consensus.recipes.work_queue import PAGE_MIN, ItemCore, QueueCore
 
 
 class Item(ItemCore):
@@ -74,7 +74,7 @@ class Queue(QueueCore):
 
     async def peek(self, default: Any = None, timeout: float | None = None) -> Any:
         """Return the value of the first item that nobody has taken, and leave it; `default` if there is none."""
-        free, _ = await carry_out(self.first_free(self.patience(timeout), 1))
+        free, _ = await carry_out(self.first_free(self.patience(timeout), PAGE_MIN))
         return free[0].value if free else default
 
     async def size(self, timeout: float | None = None) -> int:

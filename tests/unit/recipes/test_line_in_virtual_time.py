@@ -14,6 +14,7 @@ from forge_consensus.recipes.line import Line, give_up
 from forge_consensus.recipes.patience import Patience
 from forge_consensus.recipes.steps import Pause, Steps
 from forge_consensus.storage.machines.machine import Command
+from tests.worlds.effort import effort
 from tests.worlds.recipe_world import Faults, Process, RecipeWorld, Work, WorldClient
 
 TTL = 3.0
@@ -85,7 +86,7 @@ def SET(token: int) -> dict[str, object]:  # noqa: N802 - it stands for a comman
 
 def test_one_holder_at_a_time_whatever_goes_wrong() -> None:
     turns = refused = 0
-    for seed in range(40):
+    for seed in range(effort(40, 2000)):
         world, diary = RecipeWorld(seed), Diary()
         for number in range(4):
             world.process(f"p{number}", holder(world, diary, 3), HARD)
@@ -100,7 +101,7 @@ def test_one_holder_at_a_time_whatever_goes_wrong() -> None:
     assert refused > 20, "stale holders tried to write"
 
 
-@pytest.mark.parametrize("seed", range(10))
+@pytest.mark.parametrize("seed", range(effort(4, 100)))
 def test_turns_come_in_the_order_of_the_line_and_without_delay(seed: int) -> None:
     world, diary = RecipeWorld(seed), Diary()
     for number in range(6):
@@ -113,7 +114,7 @@ def test_turns_come_in_the_order_of_the_line_and_without_delay(seed: int) -> Non
     assert world.now - began < 18 * (HOLD + HANDOVER), "somebody slept though its turn had come"
 
 
-@pytest.mark.parametrize("seed", range(10))
+@pytest.mark.parametrize("seed", range(effort(4, 100)))
 def test_a_semaphore_lets_in_as_many_as_it_has_places_and_wakes_without_delay(seed: int) -> None:
     world, diary = RecipeWorld(seed), Diary()
     places, clients, rounds = 3, 8, 3
@@ -130,7 +131,7 @@ def test_a_semaphore_lets_in_as_many_as_it_has_places_and_wakes_without_delay(se
 
 def test_a_semaphore_under_faults_never_has_too_many() -> None:
     places, turns = 2, 0
-    for seed in range(20):
+    for seed in range(effort(20, 1000)):
         world, diary = RecipeWorld(seed), Diary()
         for number in range(5):
             world.process(f"p{number}", holder(world, diary, 3, places), HARD)
@@ -144,7 +145,7 @@ def test_a_semaphore_under_faults_never_has_too_many() -> None:
     assert turns > 120
 
 
-@pytest.mark.parametrize("seed", range(15))
+@pytest.mark.parametrize("seed", range(effort(5, 300)))
 def test_who_gives_up_leaves_nothing_behind(seed: int) -> None:
     world, diary = RecipeWorld(seed), Diary()
     world.process("holder", holder(world, diary, 1, hold=6.0))

@@ -12,6 +12,7 @@ from forge_consensus.errors import ConsensusError, LeaseLostError, OutcomeUnknow
 from forge_consensus.recipes.patience import NotYetError, Patience
 from forge_consensus.recipes.steps import Pause, Steps
 from forge_consensus.recipes.work_queue import Item, Queue
+from tests.worlds.effort import effort
 from tests.worlds.recipe_world import Faults, Process, RecipeWorld, Work, WorldClient
 
 TTL = 3.0
@@ -91,7 +92,7 @@ def test_items_come_in_order_to_one_consumer_each_and_at_once(seed: int) -> None
 
 def test_a_get_gives_each_item_at_most_once_whatever_goes_wrong() -> None:
     total = lost = 0
-    for seed in range(25):
+    for seed in range(effort(25, 1000)):
         world, got, unknown = RecipeWorld(seed), list[int](), list[int]()
         world.process("producer", producer(world))
         for number in range(4):
@@ -110,7 +111,7 @@ def test_a_get_gives_each_item_at_most_once_whatever_goes_wrong() -> None:
 
 def test_an_item_that_was_taken_is_given_again_until_it_is_acknowledged_once() -> None:
     again = 0
-    for seed in range(25):
+    for seed in range(effort(25, 1000)):
         world = RecipeWorld(seed)
         begun, acknowledged, unsure = list[int](), list[int](), list[int]()
         world.process("producer", producer(world))
@@ -150,7 +151,7 @@ def test_a_taken_item_is_not_given_by_get_and_comes_back_at_its_place() -> None:
 
 
 def test_get_and_take_do_not_give_the_same_item() -> None:
-    for seed in range(15):
+    for seed in range(effort(15, 300)):
         world, got, taken = RecipeWorld(seed), list[int](), list[int]()
         world.process("producer", producer(world))
         for number in range(2):
