@@ -10,7 +10,7 @@ from forge_consensus.actors.raft.expiry import Expiry
 from forge_consensus.client.change_cursor import ChangeCursor
 from forge_consensus.storage.backends.tables import Batch, Tables
 from forge_consensus.storage.ledger.log_time import LogTime
-from forge_consensus.storage.machines import kv, kv_batches, kv_draft, kv_history, kv_state
+from forge_consensus.storage.machines import kv, kv_batches, kv_draft, kv_history, kv_rows, kv_state, kv_tables
 from forge_consensus.storage.machines.kv import KeyValueMachine
 from forge_consensus.storage.machines.kv_batches import COMMANDS
 from forge_consensus.storage.machines.kv_commands import OPERATIONS, Operation
@@ -84,7 +84,7 @@ def nobody_is_told_of_keys_that_expire(patch: Patch) -> None:
 @mutant(**LEASED)
 def a_key_that_is_written_again_counts_as_created_anew(patch: Patch) -> None:
     """Each write makes the key, whether or not it existed."""
-    row_after = kv_draft.row_after
+    row_after = kv_rows.row_after
 
     def anew(below: bytes | None, index: int, lease: int, value: bytes) -> bytes:
         return row_after(None, index, lease, value)
@@ -113,7 +113,7 @@ def a_start_forgets_which_keys_hang_on_a_lease(patch: Patch) -> None:
 @mutant(**SNAPSHOTS)
 def a_snapshot_has_no_leases(patch: Patch) -> None:
     """A node that gets its state from a snapshot knows no lease."""
-    stored_rows = kv_state.stored_rows
+    stored_rows = kv_tables.stored_rows
     patch.setattr(kv_state, "stored_rows", lambda chunk: [row for row in stored_rows(chunk) if row[0][:1] != LEASES])
 
 
