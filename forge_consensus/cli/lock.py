@@ -11,8 +11,7 @@ from typing import Final
 import click
 
 from forge_consensus.cli.child import Child, Interrupted, Signals
-from forge_consensus.cli.duration import Duration
-from forge_consensus.cli.options import TIMEOUT_SECONDS, endpoints_option
+from forge_consensus.cli.options import TIMEOUT_SECONDS, Duration, endpoints_option
 from forge_consensus.client.sync import Client
 from forge_consensus.errors import ConsensusError, LeaseLostError
 from forge_consensus.process.threads import ForgeThread
@@ -21,6 +20,7 @@ from forge_consensus.recipes.lock import Lock
 from forge_consensus.recipes.names import TTL_SECONDS_MAX, TTL_SECONDS_MIN, told
 from forge_consensus.recipes.semaphore import LIMIT_MAX, Permit, Semaphore
 
+WAIT_SECONDS_MAX: Final = 365 * 86_400.0
 HINT_SECONDS: Final = 1.0
 """After so long the command says for whom it waits."""
 EXIT_NOT_EXECUTABLE: Final = 126
@@ -40,7 +40,7 @@ EXIT_NOT_FOUND: Final = 127
 )
 @click.option(
     "--timeout",
-    type=Duration(),
+    type=Duration(0, WAIT_SECONDS_MAX),
     metavar="DURATION",
     help="For how long to wait for the lock; 0 to look once. Without it there is no limit.",
 )
@@ -53,7 +53,7 @@ EXIT_NOT_FOUND: Final = 127
 @click.option("--value", default="", metavar="TEXT", help="What others see of the holder.  [default: host and process]")
 @click.option(
     "--grace",
-    type=Duration(),
+    type=Duration(0, WAIT_SECONDS_MAX),
     default=10.0,
     metavar="DURATION",
     show_default="10s",

@@ -111,7 +111,10 @@ class Line:
                 return Claim(own.key, own.created, value, lease)
             yield from give_up(lease)
             if patience.over:
-                raise NotYetError(f"{self.kind} {self.name!r} was not to be had within {patience.timeout:g} s")
+                raise ConsensusTimeoutError(
+                    f"{self.kind} {self.name!r} was not to be had in time, because the cluster did not answer or the "
+                    "lease was lost: nothing is held; try again, or allow more time"
+                )
         raise LeaseLostError(
             f"{self.kind} {self.name!r}: the lease was lost {AFRESH_MAX} times while this client waited, because it "
             f"could not be kept alive within its ttl of {self.ttl:g} s: give a longer one"
@@ -125,8 +128,6 @@ class Line:
         try:
             key: str = yield partial(self.client.append, self.prefix, value, patience.to_begin(), lease=lease)
         except OutcomeUnknownError:
-            if patience.over:
-                raise
             return None
         except CommandError as error:
             if is_gone(error, lease):

@@ -96,7 +96,7 @@ def test_wrong_usage_is_told_before_anything_is_asked() -> None:
 def test_a_lock_that_is_not_free_in_time_gives_75(service: ConsensusService) -> None:
     shell = Shell(service.address)
     with Lock(service, "busy", owner="somebody"):
-        late = shell.run("lock", "busy", "--timeout", "200ms", "--", "true")
+        late = shell.run("lock", "busy", "--timeout", "2s", "--", "true")
         assert late.exit_code == 75
         assert "'somebody' is ahead" in late.stderr
         assert shell.run("lock", "busy", "--timeout", "0", "--", "true").exit_code == 75

@@ -95,9 +95,9 @@ def test_a_service_is_as_good_as_a_client(service: ConsensusService) -> None:
 def test_others_wait_in_their_order_and_give_up_without_a_trace(client: Client) -> None:
     with Lock(client, "order", owner="first") as first:
         began = time.monotonic()
-        with pytest.raises(ConsensusTimeoutError, match=r"was not to be had within 0\.3 s: 'first' is ahead"):
-            Lock(client, "order").acquire(0.3)
-        assert time.monotonic() - began < 2.0
+        with pytest.raises(ConsensusTimeoutError, match=r"was not to be had within 1 s: 'first' is ahead"):
+            Lock(client, "order").acquire(1.0)
+        assert time.monotonic() - began < 4.0
         assert Lock(client, "order").try_acquire() is None
         assert first.contenders() == ["first"]
         order: list[str] = []
@@ -434,8 +434,8 @@ def test_a_barrier_holds_all_until_it_is_removed(client: Client) -> None:
     assert barrier.create()
     assert not barrier.create()
     assert barrier.exists()
-    with pytest.raises(ConsensusTimeoutError, match=r"'start' was not removed within 0\.2 s: 'me' made it"):
-        barrier.wait(0.2)
+    with pytest.raises(ConsensusTimeoutError, match=r"'start' was not removed within 1 s: 'me' made it"):
+        barrier.wait(1.0)
     waiting = [on_a_thread(lambda: Barrier(client, "start").wait(10)) for _ in range(3)]
     time.sleep(0.2)
     assert barrier.remove()
@@ -461,8 +461,8 @@ def test_a_queue_gives_items_in_order_and_waits(client: Client) -> None:
     assert len(queue) == queue.size() == 4
     assert queue.peek() == 1
     assert [queue.get() for _ in range(4)] == [1, {"a": [2]}, None, b"bytes"]
-    with pytest.raises(ConsensusTimeoutError, match=r"'plain' had no item within 0\.2 s"):
-        queue.get(0.2)
+    with pytest.raises(ConsensusTimeoutError, match=r"'plain' had no item within 1 s"):
+        queue.get(1.0)
     waiting = on_a_thread(lambda: queue.get(10))
     time.sleep(0.2)
     queue.put("late")
