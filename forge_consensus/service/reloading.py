@@ -30,6 +30,8 @@ SECONDS: Final = 5.0
 """How long a reading waits for the one before it, and how long for the node to take the settings."""
 PAUSE_SECONDS: Final = 0.05
 """Readings are at least so far apart, so that whoever asks all the time does not occupy the node's process."""
+LOOK_SECONDS: Final = 0.05
+"""How often who waits for a reading looks whether one has ended."""
 PROBLEMS_MAX: Final = 50
 PROBLEM_CHARS_MAX: Final = 500
 """An event has so many faults, each with so many characters, at most; errors tell all of them."""
@@ -143,13 +145,20 @@ class Reloader:
         self, read: Callable[[], LoadedConfig], trigger: str, *, dry_run: bool, timeout: float
     ) -> ReloadReport:
         """Read when nobody else does; who waited while another reading began and ended gets the outcome of that one."""
-        asked = time.monotonic()
-        with held(self.lock, timeout):
+        asked, found = time.monotonic(), list[Reading]()
+
+        def is_shared() -> bool:
             last = self.last
             if last is not None and last.began >= asked and last.dry_run == dry_run:
-                if isinstance(last.outcome, ConsensusError):
-                    raise fresh(last.outcome) from last.outcome
-                return last.outcome
+                found.append(last)
+            return bool(found)
+
+        with held(self.lock, timeout, unless=is_shared):
+            if is_shared():
+                shared = found[0].outcome
+                if isinstance(shared, ConsensusError):
+                    raise fresh(shared) from shared
+                return shared
             pause = self.ended + PAUSE_SECONDS - time.monotonic()
             if pause > 0:
                 time.sleep(pause)
@@ -225,17 +234,25 @@ class Reloader:
 
 
 @contextmanager
-def held(lock: threading.Lock, timeout: float) -> Iterator[None]:
-    """Hold a lock. Raises `ConsensusTimeoutError` if it cannot be taken within so many seconds."""
-    if not lock.acquire(timeout=timeout):
-        raise ConsensusTimeoutError(
-            f"another reading of the configuration goes on for longer than {timeout:g} s, perhaps because a disk does "
-            "not answer: nothing was read for this one, try again later"
-        )
+def held(lock: threading.Lock, timeout: float, unless: Callable[[], bool] = lambda: False) -> Iterator[None]:
+    """Hold a lock, or go on without it as soon as `unless` is true, because a lock passes over some who wait for it.
+
+    Raises `ConsensusTimeoutError` if neither is so within so many seconds.
+    """
+    end = time.monotonic() + timeout
+    while not (taken := lock.acquire(timeout=min(LOOK_SECONDS, max(0.0, end - time.monotonic())))):
+        if unless():
+            break
+        if time.monotonic() >= end:
+            raise ConsensusTimeoutError(
+                f"another reading of the configuration goes on for longer than {timeout:g} s, perhaps because a disk "
+                "does not answer: nothing was read for this one, try again later"
+            )
     try:
         yield
     finally:
-        lock.release()
+        if taken:
+            lock.release()
 
 
 def problems_of(error: InvalidConfigError) -> tuple[str, ...]:

@@ -18,9 +18,9 @@ SERVICE_CALLS = (
     f"{MEMBER_CALLS} "
     f"start stop submit apply read read_detail barrier {KEY_CALLS} "
     "is_leader get_leader get_role get_term wait_for_leader get_stats get_cluster_info get_health_status "
-    "health_check async_client"
+    "health_check async_client reload"
 )
-CLIENT_CALLS = f"submit apply read read_detail barrier {KEY_CALLS} status locate close {MEMBER_CALLS}"
+CLIENT_CALLS = f"submit apply read read_detail barrier {KEY_CALLS} status locate reload_config close {MEMBER_CALLS}"
 API = {
     "forge_consensus.ConsensusService": SERVICE_CALLS,
     "forge_consensus.service.leader_task.LeaderTask": "",
@@ -47,8 +47,10 @@ API = {
     "forge_consensus.MembersPlan": "is_done",
     "forge_consensus.load_config": "",
     "forge_consensus.LoadedConfig": "",
+    "forge_consensus.ReloadReport": "lines",
+    "forge_consensus.config.changes.SettingChange": "",
     "forge_consensus.ConsensusExtension": (
-        "start stop close lifespan around health metrics dependencies is_leader get_leader"
+        "start stop close lifespan around reload reload_soon health metrics dependencies is_leader get_leader"
     ),
     "forge_consensus.LeadershipChecker": "standing is_leader get_leader require_leader require_quorum confirm",
     "forge_consensus.middleware.LeadershipMiddleware": (
