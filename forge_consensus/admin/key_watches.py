@@ -60,7 +60,8 @@ async def until_changed(call: Call, *, key: str | None = None, prefix: str | Non
     try:
         async with call.client.watch(key, prefix=prefix, since=call[SINCE] + 1) as watch:
             with suppress(TimeoutError, CompactedError):
-                change = await next_change(watch, call[WAIT], call.api.closing)
+                seconds = min(call[WAIT], inf if call.api.stream_seconds is None else call.api.stream_seconds)
+                change = await next_change(watch, seconds, call.api.closing)
                 if change is not None:
                     call.arguments["min_index"] = max(call["min_index"], change.index)
     finally:

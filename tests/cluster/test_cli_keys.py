@@ -50,7 +50,7 @@ class Running:
     def end(self) -> tuple[int, str, str]:
         """Press Ctrl-C; returns exit code, stdout and the rest of stderr."""
         self.process.send_signal(signal.SIGINT)
-        out, err = self.process.communicate(timeout=10)
+        out, err = self.process.communicate(timeout=30)
         return self.process.returncode, out, err
 
 
@@ -94,7 +94,7 @@ def test_appended_keys_are_written_out(shell: Shell) -> None:
 
 def test_keys_go_with_their_time_or_lease(shell: Shell) -> None:
     assert shell.run("kv", "put", "short", "1", "--ttl", "300ms").stdout == "ok\n"
-    wait_for(lambda: shell.run("kv", "get", "short").exit_code == 1, 5, "its end")
+    wait_for(lambda: shell.run("kv", "get", "short").exit_code == 1, 15, "its end")
     lease = shell.run("lease", "grant", "30s").stdout.strip()
     assert lease.isdigit()
     assert shell.run("kv", "put", "leased", "1", "--lease", lease).exit_code == 0
@@ -137,7 +137,7 @@ def test_what_cannot_be_meant_is_wrong_usage(shell: Shell, arguments: tuple[str,
 
 
 def test_a_lease_is_kept_alive_until_ctrl_c(shell: Shell) -> None:
-    lease = shell.run("lease", "grant", "12s").stdout.strip()
+    lease = shell.run("lease", "grant", "20s").stdout.strip()
     keeping = Running(shell, "lease", "keep-alive", lease)
     assert "Ctrl-C" in keeping.said()
 
@@ -145,19 +145,19 @@ def test_a_lease_is_kept_alive_until_ctrl_c(shell: Shell) -> None:
         shell.run("kv", "put", "clock", "ticks")  # what is left is told as of the last entry
         return float(shell.json("lease", "show", lease)["left"])
 
-    wait_for(lambda: left() < 11.0, 10, "less of it is left")
-    wait_for(lambda: left() > 11.0, 10, "it was kept alive")
+    wait_for(lambda: left() < 18.5, 30, "less of it is left")
+    wait_for(lambda: left() > 18.5, 30, "it was kept alive")
     code, out, err = keeping.end()
-    assert (code, out) == (130, f"lease {lease} lives for 12 s\n")
+    assert (code, out) == (130, f"lease {lease} lives for 20 s\n")
     assert "interrupted" in err
 
 
 def test_who_keeps_a_lease_is_told_of_its_loss(shell: Shell) -> None:
-    lease = shell.run("lease", "grant", "9s").stdout.strip()
+    lease = shell.run("lease", "grant", "20s").stdout.strip()
     keeping = Running(shell, "lease", "keep-alive", lease)
     keeping.said()
     shell.run("lease", "revoke", lease)
-    _, err = keeping.process.communicate(timeout=10)
+    _, err = keeping.process.communicate(timeout=40)
     assert keeping.process.returncode == 1
     assert f"lease {lease} is lost" in err
 
@@ -216,7 +216,7 @@ def test_a_watch_ends_after_silence_and_says_whether_that_is_a_failure(shell: Sh
     began = time.monotonic()
     quiet = shell.run("kv", "watch", "quiet", "--timeout", "500ms")
     assert (quiet.exit_code, quiet.stdout) == (0, "")
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 20
     with Client(shell.address) as client:
         threading.Timer(0.3, client.put, ("quiet", "1")).start()
         late = shell.run("kv", "watch", "quiet", "--timeout", "1s", "--count", "2")

@@ -72,7 +72,7 @@ with Client(addresses, timeout=5) as client:
     assert client.get("4") == 4
 """,
     "watches and leases": """
-with Client(addresses, timeout=5) as client, client.lease(0.5) as lease:
+with Client(addresses, timeout=5) as client, client.lease(3) as lease:
     watch = client.watch("k")
     def quiet():
         try:
@@ -90,7 +90,9 @@ with Client(addresses, timeout=5) as client, client.lease(0.5) as lease:
     with lost.kept(on_lost=lambda one: told.append(client.get("k"))):
         client.apply(Command("lease_revoke", {"lease": lost.id}))
         assert ticking(lambda: lost.lost.wait(5))
-        gevent.sleep(0.3)
+        with gevent.Timeout(5):
+            while not told:
+                gevent.sleep(0.01)
         assert told == [1], told
 """,
     "node": """

@@ -186,38 +186,62 @@ def test_transfers_under_contention_keep_the_sum(cluster: LocalCluster, client: 
 
 
 def test_keys_go_with_their_lease_and_after_their_own_time(client: Client) -> None:
-    lease = client.lease(1.0)
-    client.put("ttl/leased", 1, lease=lease)
-    client.put("ttl/own", 1, ttl=0.5)
-    client.put("ttl/kept", 1, ttl=0.5)
-    client.put("ttl/kept", 2)
     began = time.monotonic()
+    lease = client.lease(3.0)
+    client.put("ttl/leased", 1, lease=lease)
+    client.put("ttl/own", 1, ttl=1.5)
+    client.put("ttl/kept", 1, ttl=1.5)
+    client.put("ttl/kept", 2)
     info = client.lease_info(lease)
     assert info is not None
-    assert (info.keys, info.ttl, info.count) == (("ttl/leased",), 1.0, 1)
-    assert 0.5 < info.left <= 1.0
+    assert (info.keys, info.ttl, info.count) == (("ttl/leased",), 3.0, 1)
+    assert 0 < info.left <= 3.0
     assert [found.count for found in client.leases() if found.id == lease.id] == [1]
     left = lease.left()
     assert left is not None
-    assert left <= 1.0
-    wait_for(lambda: client.get("ttl/own") is None, 3, "the end of its own time")
-    assert 0.3 < time.monotonic() - began < 1.5
-    wait_for(lambda: client.get("ttl/leased") is None, 3, "the end of the lease")
-    assert 0.8 < time.monotonic() - began < 2.0
+    assert left <= 3.0
+    wait_for(lambda: client.get("ttl/own") is None, 10, "the end of its own time")
+    assert time.monotonic() - began >= 1.5
+    wait_for(lambda: client.get("ttl/leased") is None, 10, "the end of the lease")
+    assert time.monotonic() - began >= 3.0
     assert lease.left() is None
     assert client.get("ttl/kept") == 2
     with pytest.raises(CommandError, match=f"lease {lease.id} does not exist"):
         client.put("ttl/late", 1, lease=lease)
     with pytest.raises(CommandError, match="does not exist"):
         lease.keep_alive()
-    other = client.lease(30)
+    other = client.lease(60)
     client.batch([set_to(f"ttl/revoked/{number}", 1, lease=other.id) for number in range(3)])
     assert other.revoke() == 3
     assert client.entries("ttl/revoked/") == []
 
 
+class Probe(threading.Thread):
+    """Writes all the time, to know how long a write takes at worst while the leader is killed and the machine busy."""
+
+    def __init__(self, cluster: LocalCluster) -> None:
+        super().__init__(daemon=True)
+        self.cluster = cluster
+        self.ending = threading.Event()
+        self.slowest = 0.0
+        self.start()
+
+    def run(self) -> None:
+        with self.cluster.client(timeout=20.0) as client:
+            while not self.ending.wait(0.02):
+                began = time.monotonic()
+                client.put("probe", began)
+                self.slowest = max(self.slowest, time.monotonic() - began)
+
+    def end(self) -> float:
+        """The longest time of a write."""
+        self.ending.set()
+        self.join(30)
+        return self.slowest
+
+
 def test_leases_survive_the_kill_of_a_leader_and_end_on_time(cluster: LocalCluster, client: Client) -> None:
-    ttl = 2.0
+    ttl = 4.0
     kept = [client.lease(ttl) for _ in range(20)]
     for lease in kept:
         client.put(f"alive/{lease.id}", 1, lease=lease)
@@ -230,14 +254,16 @@ def test_leases_survive_the_kill_of_a_leader_and_end_on_time(cluster: LocalClust
     assert not [lease for lease in kept if lease.lost.is_set()]
     assert len(client.entries("alive/")) == 20, "none ended early"
     with client.watch(prefix="alive/") as watch:
+        probe = Probe(cluster)
         ends = time.monotonic()
         for lease in kept:
             lease.stop_keeping()
         killed = cluster.kill("leader")
-        gone = [watch.get(10.0) for _ in kept]
+        gone = [watch.get(30.0) for _ in kept]
+        took = time.monotonic() - ends
         assert {change.kind for change in gone} == {"expire"}
         assert {change.key for change in gone} == {f"alive/{lease.id}" for lease in kept}
-        assert time.monotonic() - ends < ttl + 1.0
+        assert took < ttl + 1.0 + probe.end()
         for lease in kept:
             assert lease.lost.is_set(), "the client knew it before the cluster ended it"
     cluster.restart(killed)
@@ -246,7 +272,7 @@ def test_leases_survive_the_kill_of_a_leader_and_end_on_time(cluster: LocalClust
 HOLDER = """
 import sys
 from forge_consensus import Client
-with Client(sys.argv[1]) as client, client.lease(1.0).kept() as lease:
+with Client(sys.argv[1]) as client, client.lease(3.0).kept() as lease:
     client.put("held", lease.id, lease=lease)
     for _ in sys.stdin:
         print(lease.lost.is_set(), flush=True)
@@ -267,11 +293,11 @@ def test_a_process_that_was_stopped_knows_at_once_that_its_lease_is_lost(cluster
             print(file=holder.stdin, flush=True)
             return str(holder.stdout and holder.stdout.readline().strip())
 
-        assert watch.get(10).kind == "put"
-        time.sleep(1.5)
+        assert watch.get(30).kind == "put"
+        time.sleep(4.0)
         assert ask() == "False"
         holder.send_signal(signal.SIGSTOP)
-        assert watch.get(5).kind == "expire"
+        assert watch.get(15).kind == "expire"
         holder.send_signal(signal.SIGCONT)
         assert ask() == "True"
         holder.stdin.close()
@@ -385,7 +411,7 @@ def test_a_watch_goes_on_from_where_another_one_was(client: Client) -> None:
     with client.watch(prefix="on/") as first:
         for number in range(10):
             client.put("on/a", number)
-        assert [first.get(5).value for _ in range(4)] == [0, 1, 2, 3]
+        assert [first.get(15).value for _ in range(4)] == [0, 1, 2, 3]
         with client.watch(prefix="on/", since=first.next_index, timeout=1.0) as second:
             assert [change.value for change in second] == [4, 5, 6, 7, 8, 9]
 
@@ -394,13 +420,14 @@ def test_a_watch_goes_on_when_its_node_hangs_or_is_cut_off(cluster: LocalCluster
     with client.watch("hang") as watch:
         for blow in (cluster.pause, cluster.isolate):
             client.put("hang", 1)
-            assert watch.get(5).value == 1
+            assert watch.get(15).value == 1
             time.sleep(0.2)
             hit = blow("leader")
             began = time.monotonic()
-            client.put("hang", 2, timeout=20)
-            assert watch.get(15).value == 2
-            assert time.monotonic() - began < 12
+            client.put("hang", 2, timeout=30)
+            written = time.monotonic() - began
+            assert watch.get(30).value == 2
+            assert time.monotonic() - began < 10 + written
             if blow == cluster.pause:
                 cluster.resume(hit)
             else:
@@ -411,7 +438,7 @@ def test_a_watch_goes_on_when_its_node_hangs_or_is_cut_off(cluster: LocalCluster
 def test_a_watch_for_asyncio_goes_on_over_the_kill_of_a_leader(cluster: LocalCluster) -> None:
     async def main() -> None:
         async with AsyncClient(cluster.endpoints, timeout=10.0) as client, client.watch(prefix="aio/") as watch:
-            lease = await client.lease(2.0)
+            lease = await client.lease(8.0)
             async with lease.kept():
                 for number in range(60):
                     if number == 20:
@@ -419,10 +446,10 @@ def test_a_watch_for_asyncio_goes_on_over_the_kill_of_a_leader(cluster: LocalClu
                     if number == 40:
                         await asyncio.to_thread(cluster.restart, killed)
                     await client.put(f"aio/{number}", number, lease=lease)
-                assert [(await watch.get(10)).value for _ in range(60)] == list(range(60))
+                assert [(await watch.get(20)).value for _ in range(60)] == list(range(60))
                 assert not lease.lost.is_set()
             assert await lease.revoke() == 60
-            assert {(await watch.get(10)).kind for _ in range(60)} <= {"delete", "expire"}
+            assert {(await watch.get(20)).kind for _ in range(60)} <= {"delete", "expire"}
 
     asyncio.run(main())
 
@@ -452,12 +479,12 @@ def test_a_history_that_is_gone_everywhere_is_told(client: Client) -> None:
 def test_a_service_has_leases_transactions_and_watches(mode: Any, tmp_path: Path) -> None:
     with ConsensusService("n1", bind="127.0.0.1:0", storage_path=tmp_path, mode=mode) as service:
         service.wait_for_leader(10)
-        with service.watch(prefix="s/") as watch, service.lease(1.0) as lease:
+        with service.watch(prefix="s/") as watch, service.lease(3.0) as lease:
             service.put("s/a", 1, lease=lease)
             assert service.transaction(Compare.lease("s/a") == lease, [set_to("s/b", 2, ttl_ms=400)])
-            kinds = [(change.key, change.kind) for change in (watch.get(5) for _ in range(3))]
+            kinds = [(change.key, change.kind) for change in (watch.get(15) for _ in range(3))]
             assert kinds == [("s/a", "put"), ("s/b", "put"), ("s/b", "expire")]
-            time.sleep(1.0)
+            time.sleep(3.5)
             assert not lease.lost.is_set()
             info = service.lease_info(lease)
             assert info is not None

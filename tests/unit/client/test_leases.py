@@ -43,7 +43,7 @@ def keep_alives(cluster: FakeCluster) -> int:
     return sum(count for data, count in cluster.group.applied.items() if b"lease_keep_alive" in data)
 
 
-def until(condition: Callable[[], object], seconds: float = 3.0) -> None:
+def until(condition: Callable[[], object], seconds: float = 10.0) -> None:
     """Wait until that is so."""
     end = time.monotonic() + seconds
     while not condition():
@@ -210,22 +210,22 @@ def test_writes_name_their_lease_or_their_own_time(client: Client, cluster: Fake
 
 
 def test_inside_of_with_a_lease_is_kept_alive_and_at_the_end_revoked(client: Client, cluster: FakeCluster) -> None:
-    with client.lease(0.3) as lease:
-        time.sleep(1.0)
+    with client.lease(1.0) as lease:
+        time.sleep(2.5)
         assert not lease.lost.is_set()
         assert lease.id in cluster.group.leases
-    assert keep_alives(cluster) >= 6
+    assert keep_alives(cluster) >= 4
     assert cluster.group.leases == {}
     assert lease.lost.is_set()
     assert not client.driver.keeper
 
 
 def test_kept_keeps_and_does_not_revoke(client: Client, cluster: FakeCluster) -> None:
-    with client.lease(0.3).kept() as lease:
+    with client.lease(1.0).kept() as lease:
         until(lambda: keep_alives(cluster) >= 2)
-    time.sleep(0.1)
+    time.sleep(0.2)
     count = keep_alives(cluster)
-    assert lease.lost.wait(1.0), "nothing keeps it alive any more"
+    assert lease.lost.wait(3.0), "nothing keeps it alive any more"
     assert keep_alives(cluster) == count
     assert lease.id in cluster.group.leases
 
@@ -241,7 +241,7 @@ def test_the_loss_of_a_lease_is_told_on_a_thread_that_may_call_the_client(client
 
 
 def test_a_lease_outlives_a_failover(client: Client, cluster: FakeCluster) -> None:
-    with client.lease(1.0) as lease:
+    with client.lease(3.0) as lease:
         for leader in ("n2", "n3"):
             cluster.kill(cluster.group.leader)
             time.sleep(0.2)
@@ -258,9 +258,8 @@ def test_a_lease_is_lost_before_the_cluster_could_end_it_if_nobody_answers(
     with lease.kept():
         until(lambda: keep_alives(cluster) >= 1)
         cluster.mute.update(("n1", "n2", "n3"))
-        began = time.monotonic()
-        assert lease.lost.wait(2.0)
-        assert time.monotonic() - began <= 0.52
+        time.sleep(0.5)
+        assert lease.lost.is_set(), "whatever was sent before is half a second old"
 
 
 def test_the_end_of_the_client_is_the_loss_of_what_it_keeps(client: Client) -> None:
@@ -284,24 +283,24 @@ def test_a_handle_that_is_dropped_is_kept_no_longer(client: Client) -> None:
 
 
 def test_a_lease_can_be_kept_again_and_by_several_at_once(client: Client, cluster: FakeCluster) -> None:
-    lease = client.lease(0.3)
-    assert lease.lost.wait(1.0)
+    lease = client.lease(1.0)
+    assert lease.lost.wait(3.0)
     with lease.kept():  # the cluster knows it still
         assert not lease.lost.is_set()
         with lease.kept():
             until(lambda: keep_alives(cluster) >= 3)
-        time.sleep(0.6)
+        time.sleep(1.5)
         assert not lease.lost.is_set()
     until(lambda: not client.driver.keeper.lives or client.driver.keeper.wishes)
-    assert lease.lost.wait(1.0)
+    assert lease.lost.wait(3.0)
 
 
 def test_many_leases_are_kept_by_one_thread(client: Client) -> None:
     threads = threading.active_count()
-    leases = [client.lease(0.5) for _ in range(50)]
+    leases = [client.lease(1.5) for _ in range(50)]
     for lease in leases:
         lease.kept().begin()
-    time.sleep(1.2)
+    time.sleep(2.0)
     assert not [lease for lease in leases if lease.lost.is_set()]
     assert threading.active_count() == threads
 
@@ -328,11 +327,11 @@ def test_what_the_cluster_tells_of_leases_is_understood() -> None:
 def test_a_lease_for_asyncio_is_kept_alive_while_the_loop_is_busy(cluster: FakeCluster) -> None:
     async def main() -> None:
         async with AsyncClient(cluster.addresses, timeout=3.0) as client:
-            async with await client.lease(0.3) as lease:
-                time.sleep(1.0)
+            async with await client.lease(1.0) as lease:
+                time.sleep(2.0)
                 assert not lease.lost.is_set()
                 assert lease.id in cluster.group.leases
-                assert await lease.keep_alive() == 0.3
+                assert await lease.keep_alive() == 1.0
             assert cluster.group.leases == {}
             assert await lease.wait_lost(0.0)
 
@@ -343,9 +342,9 @@ def test_the_loss_of_a_lease_is_told_on_the_loop(cluster: FakeCluster) -> None:
     async def main() -> None:
         told: list[tuple[AsyncLease, int]] = []
         async with AsyncClient(cluster.addresses, timeout=3.0) as client:
-            lease = await client.lease(0.3)
+            lease = await client.lease(1.5)
             async with lease.kept(lambda lost: told.append((lost, threading.get_ident()))):
-                assert not await lease.wait_lost(0.5)
+                assert not await lease.wait_lost(2.0)
                 cluster.do(cluster.group.leases.clear)
                 assert await lease.wait_lost(2.0)
                 await asyncio.sleep(0.05)

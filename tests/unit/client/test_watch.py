@@ -118,7 +118,7 @@ def test_a_watch_begins_behind_what_was_acknowledged_and_tells_each_change_once(
         began = time.monotonic()
         with pytest.raises(TimeoutError):
             watch.get(0.2)
-        assert 0.2 <= time.monotonic() - began < 1.0
+        assert 0.2 <= time.monotonic() - began < 3.0
 
 
 def test_a_watch_of_one_key_tells_nothing_of_longer_ones(client: Client) -> None:
@@ -171,7 +171,7 @@ def test_other_reads_do_not_wait_for_a_watch(client: Client) -> None:
         for consistency in ("linearizable", "stale"):
             began = time.monotonic()
             client.get("k", consistency)
-            assert time.monotonic() - began < 0.5
+            assert time.monotonic() - began < KEPT_SECONDS / 2
 
 
 def test_close_ends_whoever_waits_at_once(client: Client) -> None:
@@ -179,7 +179,7 @@ def test_close_ends_whoever_waits_at_once(client: Client) -> None:
     threading.Timer(0.2, watch.close).start()
     began = time.monotonic()
     assert list(watch) == []
-    assert time.monotonic() - began < 1.0
+    assert time.monotonic() - began < KEPT_SECONDS / 2
 
 
 def test_the_end_of_the_client_ends_its_watches(client: Client) -> None:
@@ -314,7 +314,7 @@ def test_a_watch_for_asyncio_tells_each_change_once(cluster: FakeCluster) -> Non
                     await client.put("k", value)
                 await asyncio.sleep(0.1)
                 await watch.close()
-                await asyncio.wait_for(asyncio.gather(*tasks), 1.0)
+                await asyncio.wait_for(asyncio.gather(*tasks), KEPT_SECONDS / 2)
                 assert sorted(change.value for change in got) == list(range(5, 25))
                 with pytest.raises(NotStartedError):
                     await watch.get()
