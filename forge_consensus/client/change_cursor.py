@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from forge_consensus.actors.messages import STALE
 from forge_consensus.client.key_records import KeyChange
-from forge_consensus.client.routes import INDEX_MAX, LEADER, NEAREST, Route
+from forge_consensus.client.routes import INDEX_MAX, NEAREST, Route
 from forge_consensus.errors import CompactedError, ConsensusError, InvalidConfigError, NotStartedError
 
 KEPT_SECONDS: Final = 5.0
@@ -20,7 +20,8 @@ PAUSE_SECONDS_MAX: Final = 1.0
 QUICK_SECONDS: Final = 0.05
 """A node that answers sooner, and has nothing to tell, does not keep questions now; it is asked after a pause."""
 NEAR: Final = Route.of(STALE, NEAREST, STALE_SECONDS_MAX, 0, int(KEPT_SECONDS * 1000))
-AT_LEADER: Final = Route.of(STALE, LEADER, None, 0, int(KEPT_SECONDS * 1000))
+AT_LEADER: Final = NEAR.at_the_leader
+"""It must prove that it leads: one that was the leader, and does not know of the new one, would never tell a change."""
 
 
 class ChangeCursor:

@@ -64,8 +64,11 @@ class Route(NamedTuple):
 
     @property
     def at_the_leader(self) -> Route:
-        """The route to the leader that fulfils as much: it knows what is committed, and so needs no bound."""
-        consistency = LINEARIZABLE if self.consistency == STALE and not self.wait_ms else self.consistency
+        """The route to the leader that fulfils as much: it knows what is committed, and so needs no bound.
+
+        A stale read would be answered by a node that was the leader and does not know that another one is.
+        """
+        consistency = LINEARIZABLE if self.consistency == STALE else self.consistency
         return Route(consistency, LEADER, NEVER_MS, self.after_index, self.wait_ms)
 
     def request(self, queries: tuple[tuple[int, bytes], ...], wait_ms: int) -> Read:

@@ -18,7 +18,7 @@ from forge_consensus.storage.ledger.ledger import Ledger
 from forge_consensus.storage.ledger.log_time import LogTime
 from forge_consensus.storage.ledger.quorum import Quorum
 from forge_consensus.storage.ledger.time_slice import TimeSlice
-from forge_consensus.storage.machines import kv_commands, machine
+from forge_consensus.storage.machines import kv_batches, machine
 from forge_consensus.testing.simulator.conditions import CALM_SECONDS, Conditions
 from tests.simulation.mutants.patch import Patch
 from tests.simulation.mutants.registry import mutant
@@ -55,8 +55,8 @@ def an_os_error_of_the_machine_ends_the_node(patch: Patch) -> None:
 @mutant(own_machine=False, conditions=Conditions(hostile=0.1))
 def a_batch_collects_whatever_it_reads(patch: Patch) -> None:
     """The results of a batch are bounded only when all are there."""
-    patch.setattr(kv_commands, "RESULT_BYTES_MAX", 1 << 40)
-    patch.setattr(kv_commands, "READ_BYTES_MAX", 1 << 40)
+    patch.setattr(kv_batches, "RESULT_BYTES_MAX", 1 << 40)
+    patch.setattr(kv_batches, "READ_BYTES_MAX", 1 << 40)
 
 
 @mutant(pace=1.0, conditions=Conditions(wild=frozenset({"jump_clock_by_years"})))
