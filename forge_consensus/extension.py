@@ -273,6 +273,31 @@ class ConsensusExtension(PublicSurface):
             finally:
                 await asyncio.to_thread(self.close)
 
+    def register(self, app: Any) -> Self:
+        """Make an application that exists know this extension (the original's `Register`).
+
+        FastAPI and Starlette start and stop the node with themselves then, around a lifespan that they have, as with
+        ``FastAPI(lifespan=consensus.lifespan)``. Flask has it as ``app.extensions["consensus"]``; it does not say when
+        its server begins and ends, so `start` and `close` are called besides.
+
+        Args:
+            app: the application; it does not run yet.
+
+        Raises `InvalidConfigError` for what is no such application.
+
+        """
+        router, extensions = getattr(app, "router", None), getattr(app, "extensions", None)
+        if router is not None and hasattr(router, "lifespan_context"):
+            router.lifespan_context = self.around(router.lifespan_context)
+        elif isinstance(extensions, dict):
+            extensions["consensus"] = self
+        else:
+            raise InvalidConfigError(
+                f"{type(app).__name__} has neither a lifespan nor extensions: call start() before its server and "
+                "close() after it"
+            )
+        return self
+
     def around(self, lifespan: Lifespan) -> Lifespan:
         """Return a lifespan that runs another one of the application's inside this one."""
 

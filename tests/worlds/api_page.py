@@ -50,7 +50,7 @@ API = {
     "forge_consensus.ReloadReport": "lines",
     "forge_consensus.config.changes.SettingChange": "",
     "forge_consensus.ConsensusExtension": (
-        "start stop close lifespan around reload reload_soon health metrics dependencies is_leader get_leader"
+        "register start stop close lifespan around reload reload_soon health metrics dependencies is_leader get_leader"
     ),
     "forge_consensus.LeadershipChecker": "standing is_leader get_leader require_leader require_quorum confirm",
     "forge_consensus.middleware.LeadershipMiddleware": (

@@ -11,6 +11,7 @@ from typing import Any
 import httpx
 import pytest
 from fastapi import FastAPI, Request
+from flask import Flask
 
 from forge_consensus import ConsensusExtension, load_config
 from forge_consensus.errors import FolderLockedError, InvalidConfigError, NotStartedError
@@ -115,6 +116,33 @@ async def asked(app: Any, method: str, path: str) -> httpx.Response:
     await ended.wait()
     await life
     return found
+
+
+def test_an_application_that_exists_registers_it(tmp_path: Path) -> None:
+    lived: list[str] = []
+
+    @asynccontextmanager
+    async def own(app: Any) -> AsyncIterator[None]:
+        lived.append("begins")
+        yield
+        lived.append("ends")
+
+    consensus, app = made(tmp_path), FastAPI(lifespan=own)
+    assert consensus.register(app) is consensus
+
+    @app.get("/leader")
+    def leader(request: Request) -> str | None:
+        found: str | None = request.state.consensus.get_leader()
+        return found
+
+    answer = asyncio.run(asked(app, "GET", "/leader"))
+    assert (answer.json(), lived) == ("n1", ["begins", "ends"])
+    assert consensus.service.host is None
+    flask = Flask(__name__)
+    consensus.register(flask)
+    assert flask.extensions["consensus"] is consensus
+    with pytest.raises(InvalidConfigError, match="neither a lifespan nor extensions"):
+        consensus.register(object())
 
 
 def test_another_lifespan_runs_inside(tmp_path: Path) -> None:
