@@ -36,6 +36,8 @@ ENTRY_BYTES_MAX: Final = RESULT_BYTES_MAX - (1 << 20) - 4096
 together with one large value. Answers have all changes of an entry or none."""
 PAGE_CHANGES: Final = 1000
 PAGE_CHANGES_MAX: Final = 10_000
+FOUND_MAX: Final = 2_000
+"""With so many changes an answer ends behind the entry that reaches them, whatever its limit: it takes about 10 ms."""
 PASSED_MAX: Final = 10_000
 """How many changes one question passes, of other keys too, before it ends at the next entry: about 2 ms."""
 HEAD_BYTES: Final = 64
@@ -43,7 +45,6 @@ WAIT_MS_MAX: Final = 60_000
 INDEX_MAX: Final = (1 << 63) - 1
 CHANGE_HEAD: Final = b"\x96"
 """The first byte of a list of six."""
-PUT: Final[bytes] = b"\xa3put"
 UNKNOWN: Final = (1 << 63) - 1
 """In the place of the first index of a history that begins with the next command."""
 
@@ -69,6 +70,7 @@ class History:
     __slots__ = (
         "bytes",
         "changes",
+        "closed",
         "dropped",
         "known",
         "last",
@@ -95,6 +97,8 @@ class History:
         self.last = last
         """The index of the last command that the machine has applied."""
         self.oldest = last + 1
+        self.closed = 0
+        """Up to this entry no row is open."""
         self.known: list[tuple[int, dict[str, bytes | None]]] = []
         """For the changes up to an index, and behind that of the one before, the births of keys with open rows."""
         self.run_index = self.run_bytes = 0
@@ -152,7 +156,7 @@ class History:
             births = {key: birth for key, birth in births.items() if key in kept}
         self.known.append((self.last, births))
         if len(self.known) > KNOWN_MAX:
-            self.close_rows()
+            self.close_rows(*self.known.pop(0))
 
     def birth(self, index: int, key: str) -> tuple[bool, bytes | None]:
         """Return whether the birth of a key in an open row of that entry is known, and the birth, see `close`."""
@@ -160,25 +164,21 @@ class History:
         place = bisect_left(known, index, key=index_of)
         return (True, known[place][1][key]) if place < len(known) else (False, None)
 
-    def births(
-        self, places: list[Place], below: Callable[[list[str]], list[bytes | None]]
-    ) -> dict[Place, bytes | None]:
+    def births(self, places: list[Place], below: Below) -> dict[Place, bytes | None]:
         """Return the births for open rows, by index and key; `below` finds those that are below the overlay."""
         told = {place: self.birth(*place) for place in places}
         asked = [place for place, (is_known, _) in told.items() if not is_known]
         found = dict(zip(asked, below([key for _, key in asked]), strict=True)) if asked else {}
         return {place: birth for place, (_, birth) in told.items()} | found
 
-    def close_rows(self) -> None:
-        """Close all rows whose birth is known, so that it need not be kept beside them."""
-        changes = self.changes
-        for place, (index, key, row) in enumerate(changes):
+    def close_rows(self, last: int, births: dict[str, bytes | None]) -> None:
+        """Close the rows up to an entry whose births are these, so that they need not be kept beside them."""
+        changes, first = self.changes, max(self.closed + 1, self.oldest)  # behind what is left of a forgotten entry
+        for place in range(self.since(first), self.since(last + 1)):
+            index, key, row = changes[place]
             if isinstance(row, bytes) and row[1] >= OPEN_BYTE:
-                is_known, birth = self.birth(index, key)
-                if not is_known:
-                    break
-                changes[place] = index, key, with_birth(row, birth)
-        self.known.clear()
+                changes[place] = index, key, with_birth(row, births[key])
+        self.closed = last
 
     @property
     def count(self) -> int:
@@ -225,8 +225,8 @@ def is_changes(query: dict[Any, Any]) -> bool:
 def changes_page(history: History, query: ChangesQuery, births_below: Below) -> tuple[Encoded, int, int]:
     """Answer a question for changes from a history; returns the answer, how many changes it has, and its `next`.
 
-    An answer ends at the border of
-    an entry: when it has `limit` changes, when it would become too large, or when it has passed `PASSED_MAX`.
+    An answer ends at the border of an entry: when it has `limit` changes or `FOUND_MAX`, when it would become too
+    large, or when it has passed `PASSED_MAX`.
     """
     found, following = found_changes(history, query)
     open_rows = [(index, key) for index, key, row in found if isinstance(row, bytes) and is_open(row)]
@@ -236,12 +236,11 @@ def changes_page(history: History, query: ChangesQuery, births_below: Below) -> 
     for index, key, row in found:
         parts.append(CHANGE_HEAD)
         if isinstance(row, int):
-            told = (None, 0, row >> 1, "expire" if row & 1 else "delete")
-            parts += [pack(index), pack(key), *map(pack, told)]
+            parts.append(pack((index, key, None, 0, row >> 1, "expire" if row & 1 else "delete"))[1:])
             continue
         whole_row = with_birth(row, births[index, key]) if is_open(row) else row
         created, _, lease = head_of(whole_row)
-        parts += [pack(index), pack(key), value_of(row), pack(created), pack(lease), PUT]
+        parts += [pack((index, key))[1:], value_of(whole_row), pack((created, lease, "put"))[1:]]
     packer = msgpack.Packer(autoreset=False)
     packer.pack_map_header(3)
     packer.pack("next")
@@ -260,12 +259,12 @@ def found_changes(history: History, query: ChangesQuery) -> tuple[list[Change], 
     changes, wants = history.changes, query.wants
     found: list[Change] = []
     size, entry, begun = HEAD_BYTES, 0, 0
-    first = history.since(query.since)
+    first, count_max = history.since(query.since), min(query.limit, FOUND_MAX)
     for place in range(first, len(changes)):
         change = changes[place]
         index, key, row = change
         if index != entry:
-            if len(found) >= query.limit or place - first >= PASSED_MAX:
+            if len(found) >= count_max or place - first >= PASSED_MAX:
                 return found, index
             entry, begun = index, len(found)
         if not wants(key):
