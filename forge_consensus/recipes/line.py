@@ -137,9 +137,14 @@ class Line:
 
     def stand(self, key: str, lease: Any, patience: Patience) -> Steps[KeyEntry | None]:
         """Stand in the line with that key until its turn comes, and give its entry; None if it is lost before."""
-        waited = False
+        waited, ahead = False, list[KeyEntry]()
         while True:
-            rows, applied = yield from self.look(key, lease, patience)
+            try:
+                rows, applied = yield from self.look(key, lease, patience)
+            except UnavailableError:
+                if not ahead:
+                    raise
+                raise NotYetError(self.late_text(ahead, patience)) from None  # who was ahead is known, and no better
             if not rows or rows[0].key != key:
                 return None
             own, ahead = rows[0], rows[1:]

@@ -10,7 +10,7 @@ from typing import Final
 from forge_consensus.errors import ConsensusTimeoutError
 from forge_consensus.recipes.names import check_timeout
 
-CALL_SECONDS_MIN: Final = 0.05
+CALL_SECONDS_MIN: Final = 0.2
 """A call of the cluster that is begun gets so long."""
 
 

@@ -59,7 +59,7 @@ def lease_of(client: Client, name: str) -> int:
 def test_the_command_runs_under_the_lock_and_its_code_is_the_answer(service: ConsensusService) -> None:
     script = 'echo "$FORGE_CONSENSUS_LOCK_NAME $FORGE_CONSENSUS_FENCING_TOKEN $FORGE_CONSENSUS_LOCK_KEY"; exit 7'
     with locking(service, "jobs", "--value", "me", "--", "sh", "-c", script) as process:
-        out, err = process.communicate(timeout=20)
+        out, err = process.communicate(timeout=60)
     name, token, key = out.split()
     assert (process.returncode, err) == (7, "")
     assert (name, key) == ("jobs", f"locks/jobs#{int(token):016}")
@@ -114,7 +114,7 @@ def test_who_waits_says_for_whom_and_leaves_when_a_signal_comes(service: Consens
             assert process.stderr is not None
             assert process.stderr.readline() == "waiting for lock 'queue', held by 'somebody'\n"
             process.terminate()
-            assert process.wait(10) == 128 + signal.SIGTERM
+            assert process.wait(40) == 128 + signal.SIGTERM
         assert lock.contenders() == ["somebody"]
 
 
@@ -126,7 +126,7 @@ def test_signals_go_to_the_command(service: ConsensusService) -> None:
         process.send_signal(signal.SIGUSR1)
         assert process.stdout.readline() == "got usr1\n"
         process.terminate()
-        assert process.wait(10) == 3
+        assert process.wait(40) == 3
         assert process.stdout.read() == "got term\n"
     assert service.scan("locks/signals") == []
 
@@ -136,16 +136,16 @@ def test_a_lost_lock_ends_the_whole_group_of_the_command(service: ConsensusServi
     script = f"trap '' TERM; sh -c 'echo $$ > {grandchild}; trap \"\" TERM; sleep 60' & echo ready; wait; sleep 60"
     with (
         Client([service.address]) as client,
-        locking(service, "lost", "--ttl", "1s", "--grace", "300ms", "--", "sh", "-c", script) as process,
+        locking(service, "lost", "--ttl", "3s", "--grace", "300ms", "--", "sh", "-c", script) as process,
     ):
         assert process.stdout is not None
         assert process.stderr is not None
         assert process.stdout.readline() == "ready\n"
-        wait_for(lambda: grandchild.exists() and grandchild.read_text().strip(), 5, "the grandchild")
+        wait_for(lambda: grandchild.exists() and grandchild.read_text().strip(), 20, "the grandchild")
         client.apply(Command("lease_revoke", {"lease": lease_of(client, "lost")}))
-        assert process.wait(10) == 69
+        assert process.wait(40) == 69
         assert process.stderr.read().startswith("the lock is lost: ending the command\nerror[CONSENSUS_LEASE_LOST]")
-        wait_for(lambda: not is_alive(int(grandchild.read_text())), 5, "the grandchild's end")
+        wait_for(lambda: not is_alive(int(grandchild.read_text())), 20, "the grandchild's end")
 
 
 def is_alive(process: int) -> bool:
@@ -165,7 +165,7 @@ def test_on_a_terminal_the_command_reads_it_and_gets_its_keys(service: Consensus
     shown = b""
     try:
         os.write(terminal, b"hello\n")
-        end = time.monotonic() + 20
+        end = time.monotonic() + 60
         interrupted = False
         while b"interrupted" not in shown and time.monotonic() < end:
             shown += os.read(terminal, 1000)

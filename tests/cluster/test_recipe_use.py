@@ -57,7 +57,7 @@ def on_a_thread(work: Callable[[], Any]) -> Callable[[], Any]:
     thread.start()
 
     def result() -> Any:
-        thread.join(20)
+        thread.join(60)
         assert outcome, "it does not end"
         value, error = outcome[0]
         if error is not None:
@@ -97,7 +97,7 @@ def test_others_wait_in_their_order_and_give_up_without_a_trace(client: Client) 
         began = time.monotonic()
         with pytest.raises(ConsensusTimeoutError, match=r"was not to be had within 1 s: 'first' is ahead"):
             Lock(client, "order").acquire(1.0)
-        assert time.monotonic() - began < 4.0
+        assert time.monotonic() - began < 15.0
         assert Lock(client, "order").try_acquire() is None
         assert first.contenders() == ["first"]
         order: list[str] = []
@@ -109,7 +109,7 @@ def test_others_wait_in_their_order_and_give_up_without_a_trace(client: Client) 
                     order.append(name)
 
             waiting.append(on_a_thread(work))
-            wait_for(lambda name=name: name in first.contenders(), 5, name)  # type: ignore[misc]
+            wait_for(lambda name=name: name in first.contenders(), 20, name)  # type: ignore[misc]
     for each in waiting:
         each()
     assert order == ["second", "third"]
@@ -169,13 +169,13 @@ def test_threads_that_share_a_lock_take_turns_and_any_of_them_may_release_it(cli
 
 def test_a_lock_that_was_lost_is_told_and_guarded(client: Client) -> None:
     told = threading.Event()
-    lock = Lock(client, "lost", 1.0, on_lost=told.set)
+    lock = Lock(client, "lost", 3.0, on_lost=told.set)
     lock.acquire()
     guard = lock.guard()
     assert client.transaction(guard, [Command("set", {"key": "data", "value": 1})])
     [lease] = [entry.lease for entry in client.entries("locks/lost#")]
     client.apply(Command("lease_revoke", {"lease": lease}))  # as an operator may
-    assert told.wait(3)
+    assert told.wait(20)
     assert not lock.is_held
     assert lock.lost.is_set()
     assert not client.transaction(guard, [Command("set", {"key": "data", "value": 2})])
@@ -195,10 +195,10 @@ def test_the_error_of_the_body_stays_the_one_that_is_raised(client: Client) -> N
 
 
 def test_an_rlock_that_was_lost_is_not_entered_again(client: Client) -> None:
-    lock = RLock(client, "relost", 1.0)
+    lock = RLock(client, "relost", 2.0)
     lock.acquire()
     lock.held().held().lease.stop_keeping()
-    assert lock.lost.wait(3)
+    assert lock.lost.wait(20)
     with pytest.raises(LeaseLostError, match="was lost while this thread held it"):
         lock.acquire()
     with suppress(LeaseLostError):  # this process gives it up a little before the cluster does
@@ -210,40 +210,40 @@ def test_an_rlock_that_was_lost_is_not_entered_again(client: Client) -> None:
 def test_a_client_that_is_closed_ends_the_wait(service: ConsensusService, client: Client) -> None:
     other = Client([service.address])
     with Lock(client, "closed") as lock:
-        waiting = on_a_thread(Lock(other, "closed", 1.0).acquire)
-        wait_for(lambda: len(lock.contenders()) == 2, 5, "the other one waits")
+        waiting = on_a_thread(Lock(other, "closed", 2.0).acquire)
+        wait_for(lambda: len(lock.contenders()) == 2, 20, "the other one waits")
         other.close()
         with pytest.raises(NotStartedError):
             waiting()
-        wait_for(lambda: len(lock.contenders()) == 1, 5, "its key goes with its lease")
+        wait_for(lambda: len(lock.contenders()) == 1, 20, "its key goes with its lease")
     held = Lock(Client([service.address]), "closed", 1.0)
     held.acquire()
     held.line.client.close()  # type: ignore[attr-defined]
-    wait_for(lambda: not held.is_held, 2, "a closed client keeps nothing alive")
+    wait_for(lambda: not held.is_held, 20, "a closed client keeps nothing alive")
 
 
 def test_a_lock_object_that_is_dropped_is_free_when_its_lease_ends(client: Client) -> None:
     Lock(client, "dropped", 1.0).acquire()
-    with Lock(client, "dropped", timeout=8):
+    with Lock(client, "dropped", timeout=30):
         pass
     Election(client, "dropped", 1.0).campaign("me")
-    Election(client, "dropped").campaign("you", timeout=8).resign()
+    Election(client, "dropped").campaign("you", timeout=30).resign()
     Semaphore(client, "dropped", 1, 1.0).acquire()
-    with Semaphore(client, "dropped", 1, timeout=8):
+    with Semaphore(client, "dropped", 1, timeout=30):
         pass
     queue = Queue(client, "dropped", 1.0)
     queue.put(1)
     queue.take()
-    with queue.take(timeout=8):
+    with queue.take(timeout=30):
         pass
 
 
 def test_a_fork_does_not_hold_what_its_parent_holds(client: Client) -> None:
-    with Lock(client, "forked", 5.0) as lock:
+    with Lock(client, "forked", 30.0) as lock:
         token = lock.token
         awaited = Lock(client, "forked")
         waiting = on_a_thread(awaited.acquire)
-        wait_for(lambda: len(lock.contenders()) == 2, 5, "a thread that waits")
+        wait_for(lambda: len(lock.contenders()) == 2, 20, "a thread that waits")
         child = os.fork()
         if not child:
             code = 1
@@ -328,7 +328,7 @@ def test_a_cluster_that_does_not_answer_is_told_and_not_waited_for() -> None:
             began = time.monotonic()
             with pytest.raises(ConsensusError):
                 call()
-            assert time.monotonic() - began < 4.0
+            assert time.monotonic() - began < 15.0
 
 
 # --- semaphores and elections ----------------------------------------------------------------------------------------
@@ -383,28 +383,28 @@ def test_another_limit_is_refused_and_may_come_when_nobody_holds_it(client: Clie
 
 
 def test_an_election_tells_its_leaders_to_all(client: Client) -> None:
-    election = Election(client, "jobs", 2.0)
+    election = Election(client, "jobs")
     assert election.leader() is None
     seen: list[Leader | None] = []
 
     def observe() -> None:
-        for leader in Election(client, "jobs").observe(timeout=3):
+        for leader in Election(client, "jobs").observe(timeout=20):
             seen.append(leader)
             if leader is None and len(seen) > 1:
                 return
 
     observer = on_a_thread(observe)
-    wait_for(lambda: seen, 5, "the first look")
+    wait_for(lambda: seen, 20, "the first look")
     with election.campaign("first") as leadership:
         assert leadership.is_held
         assert election.leader() == Leader("first", leadership.token, leadership.key)
         assert election.try_campaign("second") is None
         second = on_a_thread(lambda: election.campaign({"address": "second"}))
-        wait_for(lambda: len(client.scan("elections/jobs#")) == 2, 5, "the second candidate")
+        wait_for(lambda: len(client.scan("elections/jobs#")) == 2, 20, "the second candidate")
         leadership.proclaim("still first")
-        wait_for(lambda: seen[-1] and seen[-1].value == "still first", 5, "what was proclaimed")
+        wait_for(lambda: seen[-1] and seen[-1].value == "still first", 20, "what was proclaimed")
     heir = second()
-    wait_for(lambda: seen[-1] and seen[-1].value == {"address": "second"}, 5, "the next leader")
+    wait_for(lambda: seen[-1] and seen[-1].value == {"address": "second"}, 20, "the next leader")
     heir.resign()
     observer()
     assert seen[0] is None
@@ -436,7 +436,7 @@ def test_a_barrier_holds_all_until_it_is_removed(client: Client) -> None:
     assert barrier.exists()
     with pytest.raises(ConsensusTimeoutError, match=r"'start' was not removed within 1 s: 'me' made it"):
         barrier.wait(1.0)
-    waiting = [on_a_thread(lambda: Barrier(client, "start").wait(10)) for _ in range(3)]
+    waiting = [on_a_thread(lambda: Barrier(client, "start").wait(30)) for _ in range(3)]
     time.sleep(0.2)
     assert barrier.remove()
     for each in waiting:
@@ -448,8 +448,8 @@ def test_a_barrier_holds_all_until_it_is_removed(client: Client) -> None:
 def test_a_barrier_with_a_ttl_falls_by_itself(client: Client) -> None:
     barrier, began = Barrier(client, "falls"), time.monotonic()
     barrier.create(ttl=0.5)
-    barrier.wait(5)
-    assert 0.4 < time.monotonic() - began < 5.0
+    barrier.wait(20)
+    assert 0.4 < time.monotonic() - began < 10.0
 
 
 def test_a_queue_gives_items_in_order_and_waits(client: Client) -> None:
@@ -463,14 +463,14 @@ def test_a_queue_gives_items_in_order_and_waits(client: Client) -> None:
     assert [queue.get() for _ in range(4)] == [1, {"a": [2]}, None, b"bytes"]
     with pytest.raises(ConsensusTimeoutError, match=r"'plain' had no item within 1 s"):
         queue.get(1.0)
-    waiting = on_a_thread(lambda: queue.get(10))
+    waiting = on_a_thread(lambda: queue.get(30))
     time.sleep(0.2)
     queue.put("late")
     assert waiting() == "late"
 
 
 def test_an_item_is_acknowledged_given_back_or_given_again(client: Client) -> None:
-    queue = Queue(client, "work", 1.0)
+    queue = Queue(client, "work", 3.0)
     for value in "abc":
         queue.put(value)
     with queue.take() as item:
@@ -490,7 +490,7 @@ def test_an_item_is_acknowledged_given_back_or_given_again(client: Client) -> No
     lost.lease.stop_keeping()
     again = queue.take(timeout=0)
     assert again.value == "c"
-    heir = queue.take(5)
+    heir = queue.take(20)
     assert heir.value == "b"
     assert heir.token > lost.token
     with pytest.raises(LeaseLostError, match="was not acknowledged"):

@@ -22,7 +22,6 @@ from forge_consensus.testing.histories.models import Model
 from tests.worlds.recipe_load import (
     LIMIT,
     PATIENCE,
-    TTL,
     Notes,
     adder,
     candidate,
@@ -122,7 +121,7 @@ def test_everybody_had_a_turn_in_time(notes: Notes) -> None:
         acquired = [call for call in notes.of(key) if call.kind == "acquire" and call.outcome is Outcome.OK]
         clients = {call.client for call in notes.of(key)}
         assert {call.client for call in acquired} == clients, key
-        assert max((call.ended or 0) - call.began for call in acquired) < 3 * (TTL + 2), key
+        assert max((call.ended or 0) - call.began for call in acquired) < PATIENCE, key
 
 
 def test_each_item_went_to_one_consumer_and_none_was_lost(notes: Notes, cluster: LocalCluster) -> None:
@@ -147,7 +146,7 @@ def test_no_key_is_left_behind(notes: Notes, cluster: LocalCluster) -> None:
 
 
 def test_a_holder_that_was_stopped_cannot_write_when_another_has_the_lock(cluster: LocalCluster) -> None:
-    ttl = 1.5
+    ttl = 3.0
     client: Client = cluster.client()
     arguments = [sys.executable, "-m", "tests.worlds.recipe_holder", ",".join(cluster.endpoints), "stopped", str(ttl)]
     with subprocess.Popen(
@@ -162,7 +161,7 @@ def test_a_holder_that_was_stopped_cannot_write_when_another_has_the_lock(cluste
             holder.send_signal(19)  # SIGSTOP
             began = time.monotonic()
             with Lock(client, "stopped", ttl) as lock:
-                assert time.monotonic() - began < ttl + 2.0
+                assert time.monotonic() - began < ttl + 10.0
                 assert lock.token > token
                 write = Command("set", {"key": "stopped/data", "value": lock.token})
                 assert client.transaction(lock.guard(), [write])

@@ -10,8 +10,8 @@ import pytest
 from forge_consensus.client.compare import Compare
 from forge_consensus.client.key_records import KeyEntry
 from forge_consensus.errors import ConsensusError, InvalidConfigError
-from forge_consensus.recipes.line import Line, give_up
-from forge_consensus.recipes.patience import Patience
+from forge_consensus.recipes.line import Claim, Line, give_up
+from forge_consensus.recipes.patience import NotYetError, Patience
 from forge_consensus.recipes.steps import Pause, Steps
 from forge_consensus.storage.machines.machine import Command
 from tests.worlds.effort import effort
@@ -202,3 +202,21 @@ def test_who_lost_the_lease_unawares_does_not_take_the_turn_of_another() -> None
     assert waiter.result == 1
     assert len(waiter.leases) == 2, "it joined the line again"
     assert diary.turns == sorted(diary.turns)
+
+
+def test_who_was_ahead_is_told_though_the_last_look_was_not_answered() -> None:
+    world, diary = RecipeWorld(4), Diary()
+    first = world.process("first", holder(world, diary, 1, hold=5.0))
+    while first.inside is None:
+        world.turn()
+
+    def work(client: WorldClient, process: Process) -> Steps[Claim]:
+        return Line(client, "lock", "x", TTL).wait("late", Patience(1.0, client.timeout, lambda: world.now))
+
+    late = world.process("late", work)
+    while not late.watch:
+        world.turn()
+    late.faults = Faults(refused=1.0)
+    world.run()
+    assert isinstance(late.error, NotYetError)
+    assert "was not to be had within 1 s: 'first' is ahead" in str(late.error)
