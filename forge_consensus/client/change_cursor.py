@@ -97,19 +97,19 @@ class ChangeCursor:
         Raises `CompactedError` if neither the usual node nor the leader has the history.
         """
         assert self.next is not None, "the start is known"
-        since, oldest = self.next, int(answer["oldest"])
-        if since < oldest:
+        since, following, oldest = self.next, int(answer["next"]), int(answer["oldest"])
+        found = [KeyChange.of_row(row) for row in answer["changes"] if row[0] >= since]
+        self.changes.extend(found)
+        self.next = max(since, following)
+        if following < oldest:  # and not `since`: while a question waits, what it has looked at may be forgotten
             if self.at_leader:
                 raise CompactedError(
-                    f"the changes from entry {since} on are not kept any more, those from {oldest} on are: read the "
-                    "keys anew, and watch from the entry after that read",
+                    f"the changes from entry {self.next} on are not kept any more, those from {oldest} on are: read "
+                    "the keys anew, and watch from the entry after that read",
                     oldest=oldest,
                 )
             self.near_oldest = oldest
             return 0.0
-        found = [KeyChange.of_row(row) for row in answer["changes"] if row[0] >= since]
-        self.changes.extend(found)
-        self.next = max(since, int(answer["next"]))
         if found or seconds >= QUICK_SECONDS:
             self.pauses = 0
             return 0.0

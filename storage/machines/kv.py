@@ -154,8 +154,8 @@ class KeyValueMachine(KeyValueState):
           on. The changes are all that there were before `next`, which is the `since` of the next question; there may be
           more than `limit`, because those of one entry stay together, and fewer although more follow. With `key` True
           it asks for that key alone. With `wait_ms` a node keeps the question, for so many milliseconds at most, while
-          there is no change. If `since` is less than `oldest` the answer is empty with `next` as `since`: that
-          history is gone, so read the state anew
+          there is no change. If `next` is less than `oldest` the answer is empty and the history from `next` on is
+          gone: read the state anew
 
         Raises ValueError or TypeError for any other, and for a page of more than `SCAN_BYTES_MAX`.
         """

@@ -173,7 +173,7 @@ class KeyLog:
         demand(since <= following <= max(since, applied + 1), RULE, told)
         wanted = self.changes(since, following, query["changes"], exact=query.get("key", False))
         demand(repr(wanted) == repr(found), RULE, f"{told}, with {found!r}, and there are {wanted!r}")
-        full = len(found) >= query.get("limit", 1000) or since < oldest
+        full = len(found) >= query.get("limit", 1000) or following < oldest
         there = self.indexes[bisect_right(self.indexes, applied) - 1]
         demand(full or following > there, RULE, f"{told}, and was told of too little: it has applied {there}")
 

@@ -82,6 +82,20 @@ def test_a_cursor_asks_the_leader_where_the_usual_node_has_forgotten() -> None:
     assert (raised.value.oldest, raised.value.code, raised.value.retryable) == (28, "CONSENSUS_COMPACTED", False)
 
 
+def test_a_cursor_goes_on_if_what_was_forgotten_while_its_question_waited_was_not_for_it() -> None:
+    cursor = ChangeCursor("k", None, 5)
+    for oldest in (20, 40):
+        assert cursor.take(answer(5, then=oldest + 5, oldest=oldest), 5.0) == 0.0
+        assert cursor.question()[0]["since"] == oldest + 5
+        assert not cursor.question()[1].by_leader, "nothing is missing"
+    assert cursor.take(answer(45, 60, then=61, oldest=50), 1.0) == 0.0
+    assert [change.index for change in cursor.changes] == [60]
+    cursor.take(answer(61, then=70, oldest=80), 1.0)
+    assert cursor.question()[1].by_leader, "the history was lost while the question waited"
+    with pytest.raises(CompactedError, match="from entry 75 on are not kept any more, those from 80 on are"):
+        cursor.take(answer(70, then=75, oldest=80), 1.0)
+
+
 def test_a_cursor_pauses_where_nobody_keeps_its_questions() -> None:
     cursor = ChangeCursor("k", None, 5)
     pauses = [cursor.take(answer(5), 0.0) for _ in range(8)]
