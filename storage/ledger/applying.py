@@ -227,6 +227,8 @@ class Applier:
             raise
         except Exception as error:
             raise ApplyFaultError(self.index, f"{type(error).__name__}: {error}") from error
+        if self.ledger_machine is not None:
+            self.ledger_machine.passed(self.elapsed_ms)
         self.measure()
         self.pace.note(len(done), (time_slice.now_ns - began_ns) / NS)
         self.left_off_ns = time_slice.now_ns if self.index < wanted else 0

@@ -145,7 +145,7 @@ class KeyValueMachine(KeyValueState):
           which the key exists, `modified` that of its last write, `lease` the id of its lease, 0 for none
         - {"entries": prefix, "limit": 1000, "after": key, "start": key, "end": key, "reverse": False}: a list of such,
           from `start` on and below `end`, in descending order with `reverse`. The next page is `after` the last key
-        - {"lease": id}: [id, ttl_ms, left_ms, [key, ...]], or None; `left_ms` as of the last command
+        - {"lease": id}: [id, ttl_ms, left_ms, [key, ...]], or None; `left_ms` as of the last entry
         - {"leases": id, "limit": 1000}: [[id, ttl_ms, left_ms, number of keys], ...] of those with a higher id
         - {"changes": prefix, "since": index, "limit": 1000, "key": False, "wait_ms": 0}: what entries from `since` on
           changed, as

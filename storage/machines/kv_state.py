@@ -177,6 +177,10 @@ class KeyValueState:
         rows = paged(tables, start, successor(start[:head]))
         self.leases.load(((key[head:], row) for key, row in rows), stored=True)
 
+    def passed(self, elapsed_ms: int) -> None:
+        """Note the elapsed time of the last applied entry: see `LedgerMachine`."""
+        self.leases.now_ms = elapsed_ms
+
     def begin_history(self, index: int) -> None:
         """Let the history begin behind that entry."""
         self.history = History(index)

@@ -74,7 +74,7 @@ class Leases:
         self.of_key: dict[str, int] = {}
         """The lease of each key that has one."""
         self.now_ms = 0
-        """The elapsed time of the last command."""
+        """The elapsed time of the last entry."""
         self.next_ms = NEVER
         """No lease ends before this time."""
         self.heap: list[tuple[int, int]] = []
@@ -257,7 +257,7 @@ class Leases:
     # --- what queries see ---
 
     def left_ms(self, lease: Lease) -> int:
-        """Return how long a lease still lives, as of the last command."""
+        """Return how long a lease still lives, as of the last applied entry."""
         return max(0, lease.ends_ms - self.now_ms)
 
     def told(self, lease: int) -> list[Any] | None:

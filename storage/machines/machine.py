@@ -240,6 +240,12 @@ class LedgerMachine(Machine, Protocol):
         It is the state after the entry `index`, whose elapsed time is given.
         """
 
+    def passed(self, elapsed_ms: int) -> None:
+        """Note the elapsed time of the last applied entry, which need not be a command.
+
+        So two nodes that have applied the same entries give the same answers, wherever each began to apply.
+        """
+
     def checkpoint(self, batch: Batch) -> None:
         """Stage all that is applied and not on disk."""
 

@@ -19,9 +19,7 @@ from forge_consensus.testing.simulator.simulation import Simulation
 from forge_consensus.testing.world.base import SimulatedBase
 
 SEEDS = int(os.environ.get("FORGE_SEEDS", "330")) // 20
-FIRST = 7_700_100
-"""Not 7,700,000, because seed 7,700,003 fails on liveness, "a client is not served", and nobody knows yet whether the
-product or the judge is wrong. The range goes back there when that is settled."""
+FIRST = 7_700_000
 BLOCK = 4
 
 

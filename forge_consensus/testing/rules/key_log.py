@@ -9,9 +9,11 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from math import inf
 from typing import Any, Final
 
+from forge_consensus.storage.ledger.record import parse
 from forge_consensus.storage.machines.kv import KeyValueMachine
 from forge_consensus.storage.machines.machine import Entry
 from forge_consensus.testing.rules.agreement import WatchedMachine, named
@@ -140,8 +142,13 @@ class KeyLog:
         return self.indexes[-1]
 
     def state_at(self, index: int) -> State:
-        """Return the state after an entry."""
-        return self.states[bisect_right(self.indexes, index) - 1]
+        """Return the state after an entry, and as of its time, because time goes on with entries of every kind."""
+        state = self.states[bisect_right(self.indexes, index) - 1]
+        term = self.invariants.committed.get(index)
+        if term is None:
+            return state
+        elapsed_ms = parse(index, self.invariants.entries[index, term][0]).elapsed_ms
+        return replace(state, now_ms=max(state.now_ms, elapsed_ms))
 
     def changes(self, since: int, until: int, prefix: str, *, exact: bool = False) -> list[list[Any]]:
         """Return the changes of entries from `since` on and below `until`, of one key or of those with a prefix."""

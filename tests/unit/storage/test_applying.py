@@ -245,3 +245,15 @@ def test_a_store_without_a_checkpoint_has_nothing_to_export() -> None:
         stored_point(MemoryTables())
     assert issubclass(CorruptionError, StorageError)
     assert Applier(MemoryTables(), KeyValueMachine()).ledger_machine is not None
+
+
+def test_what_is_left_of_a_lease_is_the_same_wherever_a_node_began_to_apply(world: World) -> None:
+    world.lead()
+    lease = world.do(Command("lease_grant", {"ttl_ms": 60_000}).encode())[-1].index
+    world.now += 0.250
+    world.lead()  # an entry that is no command lets the time of the state go on, too
+    world.settle()
+    before = world.ledger.applier.query({"lease": lease})
+    world.checkpoint()
+    world.crash()
+    assert world.ledger.applier.query({"lease": lease}) == before == [lease, 60_000, 59_750, []]
