@@ -153,7 +153,7 @@ class Reads:
         """Mark queries that seem lost for sending again, and avoid an endpoint that leaves one unanswered."""
         for window in self.windows.values():
             if window.route.wait_ms:
-                self.resend_kept(window, now, silence_seconds)
+                self.resend_kept(window, now, plain_seconds if window.route.by_leader else silence_seconds)
                 continue
             if window.route.by_leader:
                 window.resend_overdue(now, plain_seconds, passed_seconds)
@@ -162,9 +162,9 @@ class Reads:
             if window.resend_overdue(now, silence_seconds, passed_seconds):
                 window.shun(asked, now)
 
-    def resend_kept(self, window: ReadWindow, now: float, silence_seconds: float) -> None:
+    def resend_kept(self, window: ReadWindow, now: float, late_seconds: float) -> None:
         """The same for queries that a node may keep: they need not be answered in the order in which they were sent."""
-        seconds = window.route.wait_ms / 1000 + silence_seconds
+        seconds = window.route.wait_ms / 1000 + late_seconds
         asked = window.asked() if window.open else ""
         if window.resend_overdue(now, seconds, seconds):
             window.shun(asked, now)
@@ -181,9 +181,9 @@ class Reads:
         """No deadline of an unanswered query is earlier."""
         return min(window.earliest for window in self.windows.values())
 
-    def first_sent_at(self) -> float:
-        """Since when the leader owes an answer; infinity if it owes none."""
-        return min((window.first_sent_at() for window in self.strict if not window.route.wait_ms), default=inf)
+    def owed_since(self) -> float:
+        """Since when the leader owes an answer; infinity if it owes none, later than now if it may keep the query."""
+        return min((one.first_sent_at() + one.route.wait_ms / 1000 for one in self.strict), default=inf)
 
     # --- what is to be sent ---
 

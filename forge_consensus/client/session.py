@@ -472,7 +472,7 @@ class SessionCore:
         leader = self.directory.leader
         if leader is None or self.patience.until > self.now:
             return False
-        since = min(self.commands.first_sent_at(), self.reads.first_sent_at())
+        since = min(self.commands.first_sent_at(), self.reads.owed_since())
         if self.opening:
             since = min(since, self.opening_at)
         return self.now - max(since, leader.heard_at) > self.settings.silence_seconds
