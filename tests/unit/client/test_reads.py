@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from forge_consensus.actors.messages import NEVER_MS, STALE, Read, Refused, WireMessage
+from forge_consensus.actors.messages import NEVER_MS, STALE, Locate, Read, Refused, WireMessage
 from forge_consensus.client.routes import Route
 from forge_consensus.errors import (
     ConnectionFailedError,
@@ -202,3 +202,17 @@ def test_every_outcome_names_an_entry_after_which_a_read_sees_it() -> None:
 def test_what_cannot_be_asked_for_is_refused_at_once(wanted: dict[str, Any], text: str) -> None:
     with pytest.raises(InvalidConfigError, match=text):
         Route.of(**wanted)
+
+
+def test_a_client_finds_the_successor_of_a_leader_that_keeps_a_question_for_too_long() -> None:
+    world = connected()
+    world.sent.clear()
+    pending = world.get("k", timeout=20.0, wait_ms=5000)
+    world.mute.add("h:1")
+    world.run(5.2)
+    assert not [name for _, name, message in world.sent if isinstance(message, Locate) and message.known_term], "it may"
+    world.run(0.4)
+    assert {name for _, name, message in world.sent if isinstance(message, Locate)} == {"h:1", "h:2", "h:3"}
+    world.group.elect("n3")
+    assert world.settle() < 0.05
+    assert pending.error is None

@@ -207,19 +207,6 @@ def test_a_client_finds_the_successor_of_a_silent_leader() -> None:
     assert pending.error is None
 
 
-def test_a_client_finds_the_successor_of_a_leader_that_keeps_a_question_for_too_long() -> None:
-    world = led()
-    pending = world.get("k", timeout=20.0, wait_ms=5000)
-    world.mute.add("h:1")
-    world.run(5.2)
-    assert not [name for _, name, message in world.sent if isinstance(message, Locate) and message.known_term], "it may"
-    world.run(0.4)
-    assert {name for _, name, message in world.sent if isinstance(message, Locate)} == {"h:1", "h:2", "h:3"}
-    world.group.elect("n3")
-    assert world.settle() < 0.05
-    assert pending.error is None
-
-
 def test_a_client_uses_its_leader_again_at_once_after_a_broken_connection() -> None:
     world = led()
     world.mute.add("h:1")

@@ -1,0 +1,108 @@
+"""Keys of CURVE, the encryption of ZeroMQ: pairs of keys, their files, and sockets that use them.
+
+A public key is the identity of who holds the secret one. Both are texts of 40 characters in Z85 (ZeroMQ RFC 32). A key
+file holds the secret key alone, in one line, because the public one follows from it; only its owner may read it.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import zmq
+
+from forge_consensus.errors import InvalidConfigError
+
+KEY_CHARS: Final = 40
+Z85: Final = frozenset("0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ.-:+=^!/*?&<>()[]{}@%$#")
+OTHERS: Final = stat.S_IRWXG | stat.S_IRWXO
+"""The bits of a file's mode by which others than its owner may do something with it."""
+
+
+@dataclass(frozen=True, slots=True)
+class KeyPair:
+    """A secret key and the public one that follows from it, as texts in Z85."""
+
+    public: str
+    secret: str = field(repr=False)
+
+    @classmethod
+    def made(cls) -> KeyPair:
+        """Return a new pair, from the random source of the system."""
+        public, secret = zmq.curve_keypair()
+        return cls(public.decode(), secret.decode())
+
+    @classmethod
+    def of_secret(cls, secret: str, what: str = "the secret key") -> KeyPair:
+        """Return the pair of a secret key. `what` names it in the error; the key itself is never in a text.
+
+        Raises `InvalidConfigError` for what is no key.
+        """
+        if not is_key(secret):
+            raise InvalidConfigError(
+                f"{what} is no key: it must be {KEY_CHARS} characters of Z85, as `keygen` writes them"
+            )
+        return cls(zmq.curve_public(secret.encode()).decode(), secret)
+
+
+def is_key(text: str) -> bool:
+    """Whether a text is a key in Z85."""
+    return len(text) == KEY_CHARS and Z85.issuperset(text)
+
+
+def read_key_file(path: str | Path) -> KeyPair:
+    """Return the keys of a key file. Raises `InvalidConfigError` for one that others may read, or that is none."""
+    place = Path(path)
+    try:
+        with place.open("rb") as file:
+            status = os.fstat(file.fileno())
+            data = file.read(4 * KEY_CHARS)
+    except OSError as error:
+        raise InvalidConfigError(f"the key file {str(place)!r} cannot be read: {error.strerror}") from error
+    if not stat.S_ISREG(status.st_mode):
+        raise InvalidConfigError(f"the key file {str(place)!r} is no regular file")
+    if status.st_mode & OTHERS:
+        raise InvalidConfigError(
+            f"the key file {str(place)!r} has mode {stat.S_IMODE(status.st_mode):04o}, so others may read it: chmod "
+            "600 it, and make a new key if they could"
+        )
+    return KeyPair.of_secret(data.decode("ascii", errors="replace").strip(), f"the content of {str(place)!r}")
+
+
+def write_key_file(path: str | Path, keys: KeyPair) -> None:
+    """Write a key file that only its owner may read. Raises `FileExistsError`, `OSError`; nothing is overwritten."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        with open(descriptor, "w", encoding="ascii") as file:
+            file.write(f"{keys.secret}\n")
+            file.flush()
+            os.fsync(file.fileno())
+    except BaseException:
+        with suppress(OSError):
+            os.unlink(path)
+        raise
+
+
+def be_client(socket: zmq.Socket[Any], keys: KeyPair, server: str) -> None:
+    """Have a socket connect with CURVE, as the holder of these keys, to the holder of the public key `server` only.
+
+    Call it before the socket connects.
+    """
+    socket.setsockopt(zmq.CURVE_SERVERKEY, server.encode())
+    socket.setsockopt(zmq.CURVE_PUBLICKEY, keys.public.encode())
+    socket.setsockopt(zmq.CURVE_SECRETKEY, keys.secret.encode())
+
+
+def be_server(socket: zmq.Socket[Any], keys: KeyPair, domain: str) -> None:
+    """Have a socket accept CURVE only, as the holder of these keys.
+
+    Who connects is judged by the ZAP handler of the socket's context, under that domain. Call it before the socket
+    binds.
+    """
+    socket.setsockopt(zmq.CURVE_SERVER, 1)
+    socket.setsockopt(zmq.CURVE_SECRETKEY, keys.secret.encode())
+    socket.setsockopt(zmq.ZAP_DOMAIN, domain.encode())
