@@ -38,7 +38,7 @@ from forge_consensus.testing.local.cluster import LocalCluster
 from tests.cluster.siege import callers, verdicts
 from tests.cluster.siege.__main__ import orders
 from tests.cluster.siege.blows import BLOWS, impossible
-from tests.cluster.siege.campaign import Orders, Siege
+from tests.cluster.siege.campaign import REGISTERS, Orders, Siege
 from tests.cluster.siege.feeds import FeedWatch, Numbers
 from tests.cluster.siege.keys import CALLS_MAX, COUNTER, Keys
 from tests.cluster.siege.members import MEMBERS, Changing
@@ -48,7 +48,7 @@ from tests.worlds.source_tree import ROOT
 from tests.worlds.waiting import wait_for
 
 SEED = int(os.environ.get("FORGE_SIEGE_SEED", "0")) or int.from_bytes(os.urandom(4))
-BRIEF: dict[str, Any] = {"nodes": 3, "rounds": 1, "round_seconds": (0.5, 1.0)}
+BRIEF: dict[str, Any] = {"nodes": 3, "rounds": 1, "round_seconds": (0.5, 1.0), "loads": (REGISTERS,)}
 
 
 def commands() -> Iterator[str]:
@@ -64,7 +64,7 @@ def commands() -> Iterator[str]:
 @pytest.mark.timeout(240)
 def test_a_cluster_withstands_a_short_siege(capsys: pytest.CaptureFixture[str]) -> None:
     kinds = ("kill-one", "kill-leader", "kill-all", "pause", "part-leader", "part-one-way", "disturb")
-    siege = Siege(Orders(SEED, rounds=2, nodes=3, only=kinds, round_seconds=(5.0, 6.0)))
+    siege = Siege(Orders(SEED, rounds=2, nodes=3, only=kinds, loads=(REGISTERS,), round_seconds=(5.0, 6.0)))
     well = siege.run()
     said = capsys.readouterr().out
     assert well, f"FORGE_SIEGE_SEED={SEED}: {said}"
@@ -81,7 +81,7 @@ def test_a_cluster_withstands_a_short_siege(capsys: pytest.CaptureFixture[str]) 
 
 @pytest.mark.timeout(240)
 def test_a_cluster_withstands_changes_of_its_members(capsys: pytest.CaptureFixture[str]) -> None:
-    siege = Siege(Orders(SEED, rounds=1, nodes=3, only=tuple(MEMBERS), round_seconds=(6.0, 8.0)))
+    siege = Siege(Orders(SEED, rounds=1, nodes=3, only=tuple(MEMBERS), loads=(REGISTERS,), round_seconds=(6.0, 8.0)))
     well = siege.run()
     said = capsys.readouterr().out
     assert well, f"FORGE_SIEGE_SEED={SEED}: {said}"
@@ -333,7 +333,7 @@ def test_missing_or_repeated_event_numbers_are_wrong(told: tuple[Any, ...]) -> N
         (["--rounds", "-1"], "'-1' is no number of rounds"),
         (["--seed", "x"], "'x' is no seed"),
         (["--nodes", "2"], "'2' is no number of nodes: expected 3 to 9"),
-        (["--only", "flood"], "there is no fault 'flood': expected members, or one of kill-one, "),
+        (["--only", "flood"], "there is no fault 'flood': expected members, registers, keys, or one of kill-one, "),
     ],
 )
 def test_bad_arguments_are_refused_with_the_expected_form(

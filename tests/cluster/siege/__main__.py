@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from tests.cluster.siege.blows import BLOWS, impossible
-from tests.cluster.siege.campaign import Orders, Siege
+from tests.cluster.siege.campaign import LOADS, Orders, Siege
 from tests.cluster.siege.members import MEMBERS
 
 MINUTES = 5.0
@@ -35,11 +35,15 @@ def whole(text: str, low: int, high: int, what: str) -> int:
 
 
 def fault(text: str) -> tuple[str, ...]:
-    """The fault with that name, or all that change the members."""
+    """The fault or the load with that name, or all faults that change the members."""
     if text == "members":
         return tuple(MEMBERS)
+    if text in LOADS:
+        return (text,)
     if text not in BLOWS:
-        raise argparse.ArgumentTypeError(f"there is no fault {text!r}: expected members, or one of {', '.join(BLOWS)}")
+        raise argparse.ArgumentTypeError(
+            f"there is no fault {text!r}: expected members, {', '.join(LOADS)}, or one of {', '.join(BLOWS)}"
+        )
     if text in impossible():
         raise argparse.ArgumentTypeError(f"{text} is not possible here: {impossible()[text]}")
     return (text,)
@@ -64,12 +68,15 @@ def orders(arguments: Sequence[str] | None = None) -> Orders:
         action="append",
         default=[],
         metavar="KIND",
-        help="this fault, repeatable; members for all that change the members",
+        help="this fault, repeatable; members for all that change the members; "
+        "keys or registers for rounds in which clients do that",
     )
     given = parser.parse_args(arguments)
     minutes = given.minutes or (float("inf") if given.rounds else MINUTES)
     seed = int.from_bytes(os.urandom(4)) if given.seed is None else given.seed
-    return Orders(seed, minutes * 60, given.rounds, given.nodes, tuple(name for names in given.only for name in names))
+    names = [name for names in given.only for name in names]
+    faults, loads = (tuple(name for name in names if (name in LOADS) is wanted) for wanted in (False, True))
+    return Orders(seed, minutes * 60, given.rounds, given.nodes, faults, loads or LOADS)
 
 
 def main() -> int:

@@ -5,23 +5,21 @@ from __future__ import annotations
 import random
 import shutil
 import tempfile
-import threading
 import time
 import traceback
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
 from forge_consensus.config.storage import StorageSettings
-from forge_consensus.testing.histories.history import History
 from forge_consensus.testing.local.cluster import LocalCluster
 from tests.cluster.siege.blows import BLOWS
 from tests.cluster.siege.callers import LANES, Caller
 from tests.cluster.siege.feeds import FeedWatch
-from tests.cluster.siege.keys import Keys
-from tests.cluster.siege.places import Place, place_of
+from tests.cluster.siege.key_load import KeyLoad
+from tests.cluster.siege.places import DRIFTS, Place, place_of
+from tests.cluster.siege.registers import RegisterLoad
 from tests.cluster.siege.tally import Tally
-from tests.cluster.siege.verdicts import final_reads, judge_history, judge_machines, judge_sums
 
 LIMITS: Final = StorageSettings(
     snapshot_entries=1500,
@@ -34,7 +32,10 @@ LIMITS: Final = StorageSettings(
 """Snapshots are taken often; the journals keep all events of a cluster's life, so that none may be missing."""
 
 CLIENTS: Final = 7
-KEYS_AT_ONCE: Final = 14
+REGISTERS: Final = "registers"
+KEYS: Final = "keys"
+LOADS: Final = (REGISTERS, KEYS)
+"""What clients do in a round: read and write single keys; or use leases, watches, locks and transactions."""
 SETTLE_SECONDS: Final = 60.0
 """The time limit, in seconds, for a healed cluster to settle, on a busy machine."""
 
@@ -49,9 +50,40 @@ class Orders:
     nodes: int | None = None
     """None for three and five in turn."""
     only: tuple[str, ...] = ()
+    """The faults; all if there is none."""
+    loads: tuple[str, ...] = LOADS
+    """The loads, in turn."""
     round_seconds: tuple[float, float] = (20.0, 30.0)
     rounds_per_cluster: int = 3
     settle_seconds: float = SETTLE_SECONDS
+
+
+class Load(Protocol):
+    """What clients do in one round, and what must hold then."""
+
+    def start(self) -> None:
+        """Let the clients begin."""
+
+    def stop(self) -> None:
+        """Let the clients end."""
+
+    def join(self) -> None:
+        """Wait for the clients. Raises what went wrong with them."""
+
+    def judge(self, seconds: float) -> str:
+        """Give the verdicts on a healed cluster that settles within `seconds`; returns a short account.
+
+        Raises `AssertionError`, and other errors for what could not be judged.
+        """
+
+    def count(self, tally: Tally) -> None:
+        """Add what there was to the tally."""
+
+    def keep(self, folder: Path) -> None:
+        """Keep what explains a failure."""
+
+    def close(self) -> None:
+        """Release what the round needed."""
 
 
 @dataclass(slots=True)
@@ -61,7 +93,8 @@ class Siege:
     orders: Orders
     tally: Tally = field(default_factory=Tally)
     began: float = field(default_factory=time.monotonic)
-    history: History = field(default_factory=History)
+    load: Load | None = None
+    """That of the present or the last round."""
     struck: list[str] = field(default_factory=list)
     """The blows of the round."""
     at: str = "before the first round"
@@ -97,8 +130,8 @@ class Siege:
         """Keep the data that explains a failure, and print where it is."""
         account = f"{self.at}, --seed {self.orders.seed}, after {', '.join(self.struck) or 'nothing'}\n{text}"
         (folder / "failure.txt").write_text(account, encoding="utf-8")
-        with (folder / "history.jsonl").open("w", encoding="utf-8") as file:
-            file.writelines(f"{line}\n" for line in self.history.lines())
+        if self.load is not None:
+            self.load.keep(folder)
         print(f"FAILED in {account}\nhistory, logs and data of the nodes are in {folder}", flush=True)
 
     def besiege(self, folder: Path) -> None:
@@ -126,37 +159,36 @@ class Siege:
         at_once = len(LANES) if index < 2 else 1
         return Caller(f"c{index}", cluster.client(), dice, leases=place.leases, at_once=at_once)
 
+    def load_of(
+        self, cluster: LocalCluster, place: Place, callers: list[Caller], dice: random.Random
+    ) -> tuple[Load, list[str]]:
+        """The load of the next round, and the faults that can be struck under it."""
+        number = self.tally.rounds
+        faults = place.possible(self.orders.only or list(BLOWS))
+        if self.orders.loads[number % len(self.orders.loads)] == REGISTERS:
+            return RegisterLoad(cluster, number, dice, callers), faults
+        return KeyLoad(cluster, number, dice), [name for name in faults if name != DRIFTS]
+
     def round(
         self, place: Place, cluster: LocalCluster, watch: FeedWatch, callers: list[Caller], dice: random.Random
     ) -> None:
         """Run blows under load, then heal and give the verdicts."""
-        number = self.tally.rounds
-        self.at = f"round {number} ({place})"
-        self.history = History()
-        keys = Keys(f"r{number}", KEYS_AT_ONCE, dice)
-        stop = threading.Event()
-        for caller in callers:
-            caller.start(stop, self.history, keys)
+        self.at = f"round {self.tally.rounds} ({place})"
+        load, faults = self.load_of(cluster, place, callers, dice)
+        self.load = load
+        load.start()
         try:
-            self.strike(cluster, place.possible(self.orders.only or list(BLOWS)), dice)
+            self.strike(cluster, faults, dice)
         finally:
-            stop.set()
-        for caller in callers:
-            caller.join()
-            self.tally.errors.update(caller.errors)
-        self.tally.note_calls(self.history)
-        cluster.wait_until_settled(*cluster.names, timeout=self.orders.settle_seconds)
-        final_reads(callers[0].client, self.history, keys.made)
-        state = judge_machines(cluster, self.orders.settle_seconds)
-        slowest = judge_history(self.history)
-        judge_sums(self.history, state)
+            load.stop()
+        load.join()
+        account = load.judge(self.orders.settle_seconds)
         watch.check(cluster)
+        load.count(self.tally)
+        load.close()
         self.tally.rounds += 1
-        self.tally.keys += len(keys.made)
-        self.tally.slowest_check = max(self.tally.slowest_check, slowest)
         print(
-            f"{self.passed:6.0f} s  {self.at}: {', '.join(self.struck)}; {len(self.history)} calls of "
-            f"{len(keys.made)} keys linearizable, slowest in {slowest:.2f} s, nodes equal, {watch.leaders} elections",
+            f"{self.passed:6.0f} s  {self.at}: {', '.join(self.struck)}; {account}, {watch.leaders} elections",
             flush=True,
         )
 

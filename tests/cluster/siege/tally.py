@@ -25,6 +25,8 @@ class Tally:
     errors: Counter[str] = field(default_factory=Counter)
     events: Counter[str] = field(default_factory=Counter)
     gaps: Counter[str] = field(default_factory=Counter)
+    told: Counter[str] = field(default_factory=Counter)
+    """What there was in rounds of leases, watches and locks."""
 
     def note_calls(self, history: History) -> None:
         """Count the calls of a round."""
@@ -47,6 +49,7 @@ class Tally:
             yield f"{kind:10} {counts}"
         yield "errors     " + (", ".join(f"{name} {count}" for name, count in self.errors.most_common()) or "none")
         yield f"keys       {self.keys} checked, the slowest in {self.slowest_check:.2f} s"
+        yield "leases     " + (", ".join(f"{name} {count}" for name, count in self.told.items()) or "none")
         yield f"failovers  {self.failovers}"
         yield f"snapshots  {self.events[SnapshotCompleted.kind]} taken, {self.events[SnapshotRestored.kind]} restored"
         yield f"events     {self.events.total()} in order; gaps: " + (
