@@ -14,6 +14,8 @@ from forge_consensus.errors import InvalidConfigError
 
 BYTES_MAX: Final = 1 << 20
 """No file of a configuration has more."""
+OTHERS: Final = stat.S_IRWXG | stat.S_IRWXO
+"""The bits of a file's mode by which others than its owner may do something with it."""
 
 
 def text_of_file(path: Path) -> str:
@@ -55,6 +57,24 @@ def bytes_of(path: Path, place: Path | None = None, *, regular: bool = False) ->
     except (OSError, ValueError) as error:
         what = error.strerror if isinstance(error, OSError) else str(error)
         raise InvalidConfigError(f"{str(path)!r} cannot be read: {what}") from error
+
+
+def check_private(path: Path, mode: int, what: str) -> None:
+    """Check that only its owner may read a file that holds a secret.
+
+    Args:
+        path: the file.
+        mode: its mode, as `os.stat` tells it.
+        what: what the file is, for the error: it begins the sentence.
+
+    Raises `InvalidConfigError` if others may do anything with it.
+
+    """
+    if mode & OTHERS:
+        raise InvalidConfigError(
+            f"{what} {str(path)!r} has mode {stat.S_IMODE(mode):04o}, so others may read it: chmod 600 it, and replace "
+            "what it holds if they could"
+        )
 
 
 def here() -> Path:

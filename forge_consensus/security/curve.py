@@ -15,12 +15,11 @@ from typing import Any, Final
 
 import zmq
 
+from forge_consensus.config.file_reads import check_private
 from forge_consensus.errors import InvalidConfigError
 
 KEY_CHARS: Final = 40
 Z85: Final = frozenset("0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ.-:+=^!/*?&<>()[]{}@%$#")
-OTHERS: Final = stat.S_IRWXG | stat.S_IRWXO
-"""The bits of a file's mode by which others than its owner may do something with it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,11 +64,7 @@ def read_key_file(path: str | Path) -> KeyPair:
         raise InvalidConfigError(f"the key file {str(place)!r} cannot be read: {error.strerror}") from error
     if not stat.S_ISREG(status.st_mode):
         raise InvalidConfigError(f"the key file {str(place)!r} is no regular file")
-    if status.st_mode & OTHERS:
-        raise InvalidConfigError(
-            f"the key file {str(place)!r} has mode {stat.S_IMODE(status.st_mode):04o}, so others may read it: chmod "
-            "600 it, and make a new key if they could"
-        )
+    check_private(place, status.st_mode, "the key file")
     return KeyPair.of_secret(data.decode("ascii", errors="replace").strip(), f"the content of {str(place)!r}")
 
 
