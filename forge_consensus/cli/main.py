@@ -140,6 +140,7 @@ class Root(Commands):
             "forge_consensus.cli.recover:recover",
             "Make one survivor of a lost majority a cluster of its own.",
         ),
+        "cert": ("forge_consensus.cli.cert:cert", "Make an authority, issue, renew and show certificates."),
         "context": ("forge_consensus.cli.context:context", "Name clusters, and choose the one that commands ask."),
         "config": (
             "forge_consensus.cli.config:config",
