@@ -175,6 +175,8 @@ def layer_of_options(texts: list[tuple[str, str]], **options: str | bool | None)
         name = ARGUMENTS.get(argument, argument)
         if value is not None and value is not False:
             given.append(Given(name, value, f"--{OPTIONS[name]}"))
+    if options.get("insecure"):  # it speaks of the admin API and of the node
+        given.append(Given("security.insecure", True, "--insecure"))
     return Layer(given)
 
 
@@ -225,7 +227,7 @@ def loaded(files: tuple[str, ...], options: Layer) -> LoadedConfig:
 @click.option(
     "--insecure",
     is_flag=True,
-    help="Let --http be an address that other machines reach, although nobody is asked who they are.",
+    help="Let the node, and --http, listen where other machines reach them, although nobody is asked who they are.",
 )
 @click.option(
     "--http-url",

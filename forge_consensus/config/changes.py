@@ -94,7 +94,8 @@ def plan_of(running: LoadedConfig, wanted: LoadedConfig, followed: Collection[st
 def told(config: LoadedConfig, name: str, values: Mapping[str, Any]) -> str:
     """Return the text of a value, or its beginning, unless it is a secret."""
     given = config.origins.get(name)
-    text = SECRET if given is not None and given.secret else text_of(values[name])
+    hidden = (given is not None and given.secret) or (ROWS[name].described.secret and values[name] is not None)
+    text = SECRET if hidden else text_of(values[name])
     return text if len(text) <= TEXT_CHARS_MAX else f"{text[: TEXT_CHARS_MAX - 3]}..."
 
 

@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 from forge_consensus.config.address import IPC, bind_address, is_wildcard, parse_endpoint, share_a_place
 from forge_consensus.config.raft import RaftSettings
+from forge_consensus.config.security import SecuritySettings
 from forge_consensus.config.setting import Described, check, described_as, setting
 from forge_consensus.config.storage import StorageSettings
 from forge_consensus.errors import InvalidConfigError
@@ -124,6 +125,7 @@ class NodeSettings:
         "member of its id first, unless that one still answers.",
         why="It has forgotten what the member promised, and only its operator knows that the folder is lost for good.",
     )
+    security: SecuritySettings = field(default_factory=SecuritySettings)
     raft: RaftSettings = field(default_factory=RaftSettings)
     storage: StorageSettings = field(default_factory=StorageSettings)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from forge_consensus.config.checks import CHECKS, NOT_EMPTY
@@ -69,7 +69,7 @@ def resolve(layers: Iterable[Layer]) -> Resolved:
         last = last_words(layer, resolved.problems)
         make_way(chosen, last, resolved.problems)
         chosen |= last
-    for target, given in chosen.items():
+    for target, given in ((target, guarded(target, given)) for target, given in chosen.items()):
         try:
             take(resolved, target, given)
         except InvalidConfigError as error:
@@ -78,6 +78,12 @@ def resolve(layers: Iterable[Layer]) -> Resolved:
     check_discovery(resolved)
     resolved.problems.sort(key=reading_order(resolved.problems))
     return resolved
+
+
+def guarded(target: str, given: Given) -> Given:
+    """Return what was given, marked as secret if the setting is one, wherever it was given."""
+    row = ROWS.get(target)
+    return replace(given, secret=True) if row is not None and row.described.secret else given
 
 
 def problem_of(given: Given, error: InvalidConfigError) -> str:

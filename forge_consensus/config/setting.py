@@ -59,6 +59,8 @@ class Described:
     minimum: float | None = None
     maximum: float | None = None
     """The bounds of a number; both are allowed values."""
+    secret: bool = False
+    """Whether the value must never be shown."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +96,8 @@ class Setting:
         """Raise `InvalidConfigError` for a value of the wrong type or beyond the bounds."""
         if not self.accepts(value):
             usual = "" if self.default is MISSING else f"; the default is {self.default!r}"
-            raise InvalidConfigError(f"{self.name} is {value!r}: it must be {self.expected}{usual}")
+            told = "something that is not told" if self.described.secret else repr(value)
+            raise InvalidConfigError(f"{self.name} is {told}: it must be {self.expected}{usual}")
 
     def accepts(self, value: object) -> bool:
         """Whether the value has the right type and lies within the bounds; True is no number here."""
@@ -130,13 +133,14 @@ def setting(
     original: str = "",
     minimum: float | None = None,
     maximum: float | None = None,
+    secret: bool = False,
 ) -> Value:
     """Return the dataclass field of a setting; see `Described` for the arguments.
 
     The field is an ordinary one: slots and frozen classes stay, and reading it costs what reading any attribute costs.
     """
-    described = Described(what, why, unit, reload, original, minimum, maximum)
-    return field(default=default, metadata=described_as(described))
+    described = Described(what, why, unit, reload, original, minimum, maximum, secret)
+    return field(default=default, repr=not secret, metadata=described_as(described))
 
 
 def described_as(described: Described) -> dict[str, Described]:

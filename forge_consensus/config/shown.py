@@ -29,9 +29,10 @@ def shown(loaded: LoadedConfig) -> list[dict[str, Any]]:
     rows = []
     for name, value in values_of(loaded).items():
         given = loaded.origins.get(name)
-        told = SECRET if given is not None and given.secret else value
-        text = text_of(told) or "-"
         row = ROWS[name]
+        hidden = (given is not None and given.secret) or (row.described.secret and value is not None)
+        told = SECRET if hidden else value
+        text = text_of(told) or "-"
         rows.append(
             {
                 "name": name,

@@ -26,3 +26,42 @@ GRANTED: Final[dict[Role, frozenset[Permission]]] = {
 
 BY_KEY: Final = frozenset({"write", "read"})
 """The permissions that a rule may give for a part of the keys."""
+
+MESSAGES: Final[dict[str, Permission]] = {
+    # --- between members
+    **dict.fromkeys(
+        (
+            "Hello", "HelloReply", "RequestPreVote", "PreVoteReply", "RequestVote", "VoteReply", "AppendEntries",
+            "AppendReply", "InstallSnapshot", "SnapshotReply", "TimeoutNow", "RequestReadIndex", "ReadIndexReply",
+            "CheckPeer", "CheckPeerReply",
+        ),
+        "peer",
+    ),
+    # --- of clients; a node that joins asks the first two as well
+    "Locate": "anyone",
+    "GetMembers": "anyone",
+    "GetStatus": "metrics",
+    "OpenSession": "write",
+    "Submit": "write",
+    "Read": "read",
+    "ReadEvents": "read",
+    "ChangeMembers": "admin",
+    "TransferLeadership": "admin",
+    "MakeSnapshot": "admin",
+    "ReadSnapshot": "admin",
+    "ListSnapshots": "admin",
+    "ReadLog": "admin",
+    "ReloadConfig": "admin",
+    # --- answers to clients; no node takes them from anybody
+    **dict.fromkeys(
+        (
+            "Located", "SessionOpened", "Results", "ReadResults", "Status", "Refused", "EventPage", "MembersPlanned",
+            "Members", "TransferStarted", "SnapshotMade", "SnapshotPart", "SnapshotList", "LogPage", "ConfigReport",
+        ),
+        "peer",
+    ),
+}  # fmt: skip
+"""Which permission the sender of each message needs, by the name of its class. Commands and queries of the built-in
+machine are looked into besides: rules may allow a part of the keys, and what is reserved needs `admin`."""
+RESERVED: Final = "@"
+"""Commands whose type begins so, and queries with such a field alone, are about the cluster itself and need `admin`."""

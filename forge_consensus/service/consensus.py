@@ -87,6 +87,7 @@ class ConsensusService(ServiceLifecycle, KeyCalls, MemberCalls):
             port of the host where it listens.
         http_url: where this application answers HTTP, such as ``http://10.0.0.1:8000``; the members tell each other,
             so that the middleware of each sends requests to the leader's. None for nowhere.
+        security: the node's keys and who is known; None for a node without protection, which serves its own machine.
 
     Raises `InvalidConfigError` for an argument that cannot be. Nothing is opened before `start`.
 

@@ -24,6 +24,7 @@ from forge_consensus.config.loading import LoadedConfig
 from forge_consensus.config.node import BIND, NodeSettings
 from forge_consensus.config.program import ProgramSettings
 from forge_consensus.config.raft import RaftSettings
+from forge_consensus.config.security import SecuritySettings
 from forge_consensus.config.storage import StorageSettings
 from forge_consensus.errors import (
     AlreadyStartedError,
@@ -64,9 +65,14 @@ def check_mode(mode: object) -> None:
         raise InvalidConfigError(f"mode is {mode!r}: expected 'thread' or 'process'")
 
 
-def check_sections(raft: object, storage: object, client: object) -> None:
+def check_sections(raft: object, storage: object, client: object, security: object) -> None:
     """Raise `InvalidConfigError` for a section that was given something else than its settings class."""
-    given = (("raft", raft, RaftSettings), ("storage", storage, StorageSettings), ("client", client, ClientSettings))
+    given = (
+        ("raft", raft, RaftSettings),
+        ("storage", storage, StorageSettings),
+        ("client", client, ClientSettings),
+        ("security", security, SecuritySettings),
+    )
     for name, value, kind in given:
         if not isinstance(value, kind | None):
             raise InvalidConfigError(f"{name} is {value!r}: it must be {kind.__module__}.{kind.__qualname__}(...)")
@@ -136,10 +142,11 @@ class ServiceLifecycle(PublicSurface):
         metrics: str | None = None,
         events_bind: str | None = None,
         http_url: str | None = None,
+        security: SecuritySettings | None = None,
     ) -> None:
         check_mode(mode)
         check_timeout(timeout)
-        check_sections(raft, storage, client)
+        check_sections(raft, storage, client, security)
         settings = NodeSettings(
             node_id=node_id,
             cluster_id=cluster_id,
@@ -152,6 +159,7 @@ class ServiceLifecycle(PublicSurface):
             http_url=http_url,
             raft=raft or RaftSettings(),
             storage=storage or StorageSettings(),
+            security=security or SecuritySettings(),
         )
         self.mode, self.machine = mode, MachineChoice(state_machine)
         if mode == "process":

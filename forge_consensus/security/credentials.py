@@ -1,0 +1,48 @@
+"""Credentials: what a client shows a node, and by which keys the node must prove that it is one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from forge_consensus.errors import InvalidConfigError
+from forge_consensus.security.curve import KeyPair, is_key
+
+
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """The keys of a client, and those of the nodes.
+
+    Args:
+        keys: the client's own pair.
+        servers: node id, or address as ``HOST:PORT``, -> the public keys by which it may prove itself; several while a
+            key is exchanged.
+
+    Raises `InvalidConfigError` for what is no public key, and without any.
+
+    """
+
+    keys: KeyPair
+    servers: Mapping[str, tuple[str, ...]]
+    known: tuple[str, ...] = field(init=False, repr=False)
+    """All keys of `servers`, each once."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "servers", {name: tuple(keys) for name, keys in self.servers.items()})
+        object.__setattr__(self, "known", tuple(dict.fromkeys(key for keys in self.servers.values() for key in keys)))
+        if not self.known:
+            raise InvalidConfigError(
+                "the credentials hold no public key of any node, and without one anybody could answer in a node's "
+                "place: give servers"
+            )
+        for key in self.known:
+            if not is_key(key):
+                raise InvalidConfigError(f"{key[:60]!r} is no public key of a node: it has 40 characters of Z85")
+
+    def of(self, address: str) -> tuple[str, ...]:
+        """Return the keys by which whoever answers at an address may prove that it is a node: all that are known.
+
+        Where a node listens may change while its key stays, so only an address that is named in `servers` has keys of
+        its own.
+        """
+        return self.servers.get(address) or self.known
