@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import re
 from collections.abc import Iterable, Mapping, MutableMapping
 from functools import lru_cache
 from typing import Any, Final
@@ -29,6 +30,8 @@ BODY_BYTES_MAX: Final = 2 << 20
 """A command has at most a mebibyte of values; its JSON may be longer."""
 DISCARD_BYTES_MAX: Final = 16 << 20
 """A larger body than that is not even read to its end, and its client may find its connection reset."""
+SIZE_DIGITS_MAX: Final = 19
+"""Of a longer Content-Length only the beginning is read, because Python reads no integer of many thousand digits."""
 BODY_SECONDS_MAX: Final = 10.0
 """Whoever takes longer to send a body is answered with 408."""
 SLACK_SECONDS: Final = 2.0
@@ -136,6 +139,9 @@ class Exchange:
         """Check the request and have it carried out. Raises `ProblemError` and `ConsensusError`."""
         client = (self.scope.get("client") or ("",))[0]
         self.api.guard.check(self.method, self.headers, str(client))
+        if not operations:
+            text = f"there is no {self.scope['path'][:200]!r} here: GET /v1 lists what there is, and /docs explains it"
+            raise ProblemError(404, "not found", text, "NOT_FOUND")
         operation = operations.get("GET" if self.method in {"HEAD", "OPTIONS"} else self.method)
         if operation is None or (self.method == "OPTIONS" and not operation.by_options):
             return self.of_other_method(operations)
@@ -198,7 +204,7 @@ class Exchange:
     async def read_body(self) -> bytes:
         """Return the bytes of the body. Raises `ProblemError` for too many."""
         told = self.headers.get("content-length", "0")
-        size = int(told) if told.isascii() and told.isdigit() else 0
+        size = int(told[:SIZE_DIGITS_MAX]) if told.isascii() and told.isdigit() else 0
         parts: list[bytes] = []
         length, more = 0, True
         while more and max(size, length) <= DISCARD_BYTES_MAX:
@@ -255,21 +261,24 @@ def raw_leader_headers(standing: Standing) -> tuple[tuple[bytes, bytes], ...]:
     return tuple((name.lower().encode(), text.encode("latin-1")) for name, text in leader_headers(standing))
 
 
+class WholeRoute(Route):
+    """A route for whole paths; Starlette's own one also takes the path with a line end behind it."""
+
+    def __init__(self, path: str, endpoint: Endpoint) -> None:
+        super().__init__(path, endpoint)
+        self.path_regex = re.compile(self.path_regex.pattern.removesuffix("$") + r"\Z", self.path_regex.flags)
+
+
 class Unknown:
     """Answers requests for paths that the API does not have."""
 
     def __init__(self, api: Shared) -> None:
-        self.api = api
+        self.endpoint = Endpoint(api, {})
 
     async def __call__(self, scope: Scope, receive: Receive, send: Sender) -> None:
-        """Answer with 404."""
-        if scope["type"] != "http":
-            return
-        exchange = Exchange(self.api, scope, receive)
-        text = f"there is no {scope['path'][:200]!r} here: GET /v1 lists what there is, and /docs explains it"
-        response = exchange.told(ProblemError(404, "not found", text, "NOT_FOUND"), None)
-        exchange.add_headers(response, None)
-        await response(scope, receive, send)
+        """Answer with 404, or as the guard says."""
+        if scope["type"] == "http":
+            await self.endpoint(scope, receive, send)
 
 
 class Routes(Router):
@@ -277,7 +286,7 @@ class Routes(Router):
 
     def __init__(self, endpoints: Mapping[str, Endpoint], unknown: Unknown) -> None:
         super().__init__(
-            [Route(path, each) for path, each in endpoints.items()], redirect_slashes=False, default=unknown
+            [WholeRoute(path, each) for path, each in endpoints.items()], redirect_slashes=False, default=unknown
         )
         self.exact = {path: each for path, each in endpoints.items() if "{" not in path}
 

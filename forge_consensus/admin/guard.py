@@ -76,7 +76,7 @@ class Guard:
     def check_origin(self, method: str, headers: Mapping[str, str]) -> None:
         """Raise `ProblemError` for a request that a page of another origin made."""
         origin = headers.get("origin")
-        place = "" if origin is None else urlsplit(origin).netloc.lower()
+        place = place_of(origin or "")
         if origin is not None and (not place or place != headers.get("host", "").lower()):
             raise cross_site(f"it comes from {origin[:80]!r}")
         site, mode = headers.get("sec-fetch-site", ""), headers.get("sec-fetch-mode", "")
@@ -112,6 +112,13 @@ def cross_site(why: str) -> ProblemError:
     """Return the problem of a request from elsewhere."""
     text = f"the request is refused: {why}, and this API answers only its own pages and programs without a browser"
     return ProblemError(403, "cross-site request", text, "CROSS_SITE")
+
+
+def place_of(origin: str) -> str:
+    """Return the host and the port of an origin, in lower case; "" for none, and for what is no origin."""
+    with suppress(ValueError):  # brackets that hold no address
+        return urlsplit(origin).netloc.lower()
+    return ""
 
 
 def name_of(host: str) -> str:

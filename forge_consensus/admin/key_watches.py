@@ -29,6 +29,8 @@ ALIVE_SECONDS: Final = 10.0
 comes back need not begin where it was long ago."""
 STREAM_TYPE: Final = "text/event-stream"
 RETRY_MS: Final = 1000
+ID_CHARS_MAX: Final = len(str(INT_EXACT_MAX))
+"""A longer id is not read, because Python raises ValueError for integers of many thousand digits."""
 PART_CHANGES: Final = 200
 """So many changes leave as one piece at most."""
 INDEX_ARGUMENT: Final = Argument(
@@ -108,7 +110,7 @@ def first_wanted(call: Call) -> int | None:
     if not last:
         since: int | None = call["since"]
         return since
-    if not (last.isascii() and last.isdigit() and int(last) <= INT_EXACT_MAX):
+    if not (last.isascii() and last.isdigit() and len(last) <= ID_CHARS_MAX and int(last) <= INT_EXACT_MAX):
         raise invalid("Last-Event-ID is the id of an event of this stream, which is the index of a log entry")
     return int(last) + 1
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import difflib
 import json
-import math
 import re
+import sys
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
@@ -21,6 +21,7 @@ from forge_consensus.config.rows import parse
 from forge_consensus.config.setting import Described, Setting
 from forge_consensus.errors import InvalidConfigError, NotStartedError
 from forge_consensus.output import json_text, load_json
+from forge_consensus.storage.machines.machine import DEPTH_MAX, nests_too_deep
 
 Kind = Literal["text", "integer", "boolean", "seconds", "any", "object", "list"]
 Where = Literal["path", "query", "body"]
@@ -30,11 +31,17 @@ Schema = Mapping[str, Any]
 """A JSON schema."""
 
 PARAMETERS_MAX: Final = 100
+NESTED_MAX: Final = DEPTH_MAX + 2
+"""How deep JSON bodies nest: the values of a command's payload, which is in an object that is a field of the body, nest
+as deep as the state machine takes them. Whatever looks at a value by recursion would fail at some depth."""
+NAME_CHARS_TOLD_MAX: Final = 80
 SINCE: Final = "index"
 WAIT: Final = "wait"
 """The arguments that say since when something must have changed, and for how long a request is kept until it has."""
 SECONDS_MIN: Final = 0.1
 """A shorter time would be over before a healthy node can answer."""
+FLOAT_MAX: Final = sys.float_info.max
+"""An integer of JSON may be larger; Python compares it with this one exactly, and cannot make a double of it."""
 WHOLE: Final = re.compile(r"-?\d{1,19}")
 SWITCHES: Final = {"true": True, "false": False, "1": True, "0": False, "": True}
 """A parameter without a value is on, as in ``/readyz?verbose``."""
@@ -99,7 +106,7 @@ class Argument:
             value = SWITCHES.get(text.lower())
         elif self.kind == "seconds":
             try:
-                value = parse(SECONDS, text)
+                value = parse(SECONDS, text) if text.isascii() else None
             except InvalidConfigError:
                 value = None
         if value is None:
@@ -114,7 +121,7 @@ class Argument:
             "text": isinstance(value, str),
             "integer": isinstance(value, int) and not isinstance(value, bool),
             "boolean": isinstance(value, bool),
-            "seconds": isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value),
+            "seconds": isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= FLOAT_MAX,
             "object": isinstance(value, dict),
             "list": isinstance(value, list),
             "any": True,
@@ -295,20 +302,30 @@ def with_defaults(given: dict[str, Any], arguments: tuple[Argument, ...]) -> dic
 
 def unknown(kind: str, name: str, known: Mapping[str, object]) -> Exception:
     """Return the problem of a name that is none, with what may have been meant."""
-    close = difflib.get_close_matches(name, known, 1)
+    told = name[:NAME_CHARS_TOLD_MAX]
+    close = difflib.get_close_matches(told, known, 1)
     hint = f"did you mean {close[0]!r}?" if close else f"there are {', '.join(known) or 'none'}"
-    return invalid(f"there is no {kind} {name[:80]!r} here: {hint}")
+    return invalid(f"there is no {kind} {told!r} here: {hint}")
 
 
 def json_of(data: bytes) -> Any:
-    """Return the value of a JSON text. Raises `ProblemError`."""
+    """Return the value of a JSON text. Raises `ProblemError`, also for one that nests deeper than `NESTED_MAX`."""
     try:
         value = load_json(data.decode())
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise invalid(f"the body is not JSON in UTF-8: {error}") from None
+    except RecursionError:
+        raise too_deep() from None
+    if data.count(b"[") + data.count(b"{") > NESTED_MAX and nests_too_deep([value], NESTED_MAX):
+        raise too_deep()
     if not is_unicode(json.dumps(value, ensure_ascii=False)):
         raise invalid("the body has a text with half of a surrogate pair, which is no Unicode")
     return value
+
+
+def too_deep() -> Exception:
+    """Return the problem of a body whose lists and objects are in one another too often."""
+    return invalid(f"the body nests lists and objects deeper than {NESTED_MAX}: send a flatter one")
 
 
 def is_unicode(text: str) -> bool:

@@ -52,10 +52,10 @@ class RunInterruptError(BaseException):
     """The base of what must get through a machine's `apply` to whoever runs the node: the test kit's own signals."""
 
 
-def nests_too_deep(values: list[Any]) -> bool:
-    """Whether values nest deeper than `DEPTH_MAX`; goes by layers, without recursion."""
+def nests_too_deep(values: list[Any], depth_max: int = DEPTH_MAX) -> bool:
+    """Whether values nest deeper than so many layers; goes by layers, without recursion."""
     layer = values
-    for _ in range(DEPTH_MAX):
+    for _ in range(depth_max):
         layer = [
             inner
             for outer in layer

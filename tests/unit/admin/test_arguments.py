@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
 
-from forge_consensus.admin.operation import Argument, Operation, answer, fields_of, json_of, query_of
+from forge_consensus.admin.operation import NESTED_MAX, Argument, Operation, answer, fields_of, json_of, query_of
 from forge_consensus.admin.problems import ProblemError
+from forge_consensus.storage.machines.machine import DEPTH_MAX, Command
 
 
 async def nothing(call: Any) -> Any:
@@ -40,6 +42,8 @@ ADD = Operation(
         Argument("size", "How large it is.", "integer", "body", default=1),
         Argument("more", "What else.", "object", "body", default={}),
         Argument("force", "Whether to insist.", "boolean", "body", default=False),
+        Argument("ttl", "For how long.", "seconds", "body", minimum=0.1, maximum=60.0),
+        Argument("all", "All of them.", "list", "body"),
     ),
     body="object",
 )
@@ -89,6 +93,7 @@ def test_a_query_is_read_by_the_description(text: str, name: str, value: Any) ->
         ("verbose=perhaps", "verbose is 'perhaps': it must be true or false"),
         ("age=-1", "age is '-1': it must be a time such as 2.5 or 500ms"),
         ("age=61", "at most 60 s"),
+        ("age=%D9%A3", "it must be a time such as 2.5 or 500ms"),
         ("age=nan", "age is 'nan'"),
         ("order=sideways", "it must be one of 'up', 'down'"),
         ("prefix=abcdef", "at most 5 characters"),
@@ -105,7 +110,8 @@ def test_a_wrong_query_is_told_with_what_it_must_be(text: str, said: str) -> Non
 
 def test_a_body_is_read_by_the_description() -> None:
     assert fields_of(ADD, {"id": "a", "size": 7.0})["size"] == 7, "a whole number as JSON schemas have it"
-    assert fields_of(ADD, {"id": "a", "more": {"x": [1]}}) == {"id": "a", "size": 1, "more": {"x": [1]}, "force": False}
+    found = {"id": "a", "size": 1, "more": {"x": [1]}, "force": False, "ttl": None, "all": None}
+    assert fields_of(ADD, {"id": "a", "more": {"x": [1]}}) == found
 
 
 @pytest.mark.parametrize(
@@ -125,6 +131,29 @@ def test_a_body_is_read_by_the_description() -> None:
 )
 def test_a_wrong_body_is_told_with_what_it_must_be(body: Any, said: str) -> None:
     assert said in refused(lambda: fields_of(ADD, body))
+
+
+@pytest.mark.parametrize("number", [10**400, -(10**400)])
+@pytest.mark.parametrize("field", ["id", "more", "force", "ttl", "all"])
+def test_an_integer_that_is_larger_than_any_double_is_refused(field: str, number: int) -> None:
+    assert f"{field} is " in refused(lambda: fields_of(ADD, {"id": "a", field: number}))
+
+
+@pytest.mark.parametrize("depth", [NESTED_MAX + 1, 400, 480, 900, 950, 990, 5000])
+def test_a_body_that_nests_too_deep_is_refused(depth: int) -> None:
+    """At whatever depth Python's own reading, writing or walking of it would end in RecursionError."""
+    for data in (b"[" * depth + b"]" * depth, b'{"a":' * depth + b"1" + b"}" * depth):
+        assert f"deeper than {NESTED_MAX}" in refused(lambda data=data: json_of(data))
+
+
+def test_a_body_nests_as_deep_as_a_command_takes_it_and_has_any_number_of_lists() -> None:
+    value: Any = 1
+    for _ in range(DEPTH_MAX - 1):
+        value = [value]
+    Command("set", {"key": "k", "value": value}).encode()
+    body = {"type": "set", "payload": {"key": "k", "value": value}}
+    assert json_of(json.dumps(body).encode()) == body
+    assert json_of(b"[" + b"[],{}," * 5000 + b"[]]")[-1] == []
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,9 @@ from forge_consensus.admin import dispatch
 from forge_consensus.admin.api import Api
 from forge_consensus.admin.dispatch import router_of
 from forge_consensus.admin.operation import Argument, Call, Operation, answer
+from forge_consensus.admin.shared import Shared
 from forge_consensus.errors import NoLeaderError, NotLeaderError, OutcomeUnknownError, PeerExistsError
+from forge_consensus.service.leadership import Standing
 
 Messages = list[MutableMapping[str, Any]]
 ANY = {200: ("Done.", None)}
@@ -148,6 +150,17 @@ def test_other_methods_and_paths() -> None:
     assert ask(fine, "HEAD").status == 200
     assert ask(fine, path="/v1/things").status == 404
     assert ask(fine, path="/v1/things").body["code"] == "NOT_FOUND"
+    assert ask(fine, path="/v1/thing\n").status == 404
+
+
+def test_an_unknown_path_is_guarded_and_tells_who_leads_as_every_other_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def standing(api: Shared) -> Standing:
+        return Standing("n1", "c", "follower", False, "n2", "http://h:2", 7)
+
+    monkeypatch.setattr(Shared, "standing", standing)
+    told = ask(fine, "POST", path="/v1/things")
+    assert (told.status, told.headers["x-raft-leader"], told.body["leader"]) == (404, "n2", "n2")
+    assert ask(fine, path="/v1/things", headers={"origin": "http://evil.example"}).status == 403
 
 
 @pytest.mark.parametrize("key", ["/v1/thing%FF", "/v1/thing/%80"])
@@ -179,7 +192,8 @@ def test_a_body_beyond_the_bound_is_refused_before_it_is_whole(monkeypatch: pyte
     client = Client(b"12345", b"678901678901678901", b"never read")
     assert ask(fine, "PUT", client=client, body="value").status == 413
     assert client.parts == [b"never read"]
-    assert ask(fine, "PUT", client=Client(b"x"), body="value", headers={"content-length": "11"}).status == 413
+    for told in ("11", "9" * 5000):
+        assert ask(fine, "PUT", client=Client(b"x"), body="value", headers={"content-length": told}).status == 413
     assert ask(fine, "PUT", client=Client(b"12345", b"67890"), body="value").body["body"] == 10
 
 

@@ -38,7 +38,9 @@ def test_a_foreign_name_is_not(host: str) -> None:
 
 
 @pytest.mark.parametrize("method", ["GET", "POST", "DELETE", "PUT", "PATCH"])
-@pytest.mark.parametrize("origin", ["http://evil.example", "null", "http://127.0.0.1:9999", "http://localhost:8001"])
+@pytest.mark.parametrize(
+    "origin", ["http://evil.example", "null", "http://127.0.0.1:9999", "http://localhost:8001", "http://[", "http://a]"]
+)
 def test_another_origin_is_refused(method: str, origin: str) -> None:
     assert status_of(method, {"origin": origin}) == 403
 
