@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 from collections.abc import Callable
 from typing import Any, Final, cast
 
+import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from forge_consensus.admin.problems import ProblemError
+from forge_consensus.middleware.verdict import PROBLEM_TYPE
 
 CONNECTIONS_MAX: Final = 1000
 HEAD_SECONDS: Final = 10.0
@@ -15,6 +20,10 @@ HEAD_SECONDS: Final = 10.0
 JOINED_BYTES_MAX: Final = 64 << 10
 STALL_SECONDS: Final = 30.0
 """A connection whose other end takes nothing for so long is closed."""
+MALFORMED: Final = (
+    "what arrived is no request of HTTP/1.1: its first line, a header or the framing of its body is malformed, or it "
+    "does not have one Host header; send it by a client for HTTP. The connection is closed"
+)
 QUIET: Final = logging.getLogger("forge_consensus.admin.http")
 """What uvicorn says of single connections goes nowhere: anybody can make it say much."""
 QUIET.addHandler(logging.NullHandler())
@@ -124,6 +133,25 @@ class BoundedConnection(H11Protocol):
         if self.head_alarm is not None:
             self.head_alarm.cancel()
             self.head_alarm = None
+
+    def send_400_response(self, msg: str) -> None:
+        """Answer what is no request, if it can be answered, and close the connection.
+
+        Args:
+            msg: what uvicorn would say; it is not told.
+
+        """
+        if self.conn.our_state in {h11.IDLE, h11.SEND_RESPONSE}:
+            request_id = f"{random.getrandbits(64):016x}"
+            body = ProblemError(400, "malformed request", MALFORMED, "MALFORMED_REQUEST").body(None, request_id)
+            headers = [
+                ("Content-Type", PROBLEM_TYPE), ("Content-Length", str(len(body))), ("Cache-Control", "no-store"),
+                ("X-Content-Type-Options", "nosniff"), ("X-Request-ID", request_id), ("Connection", "close"),
+            ]  # fmt: skip
+            head = h11.Response(status_code=400, headers=headers, reason=b"Bad Request")
+            for event in (head, h11.Data(data=body), h11.EndOfMessage()):
+                self.transport.write(self.conn.send(event))
+        self.transport.close()
 
     def pause_writing(self) -> None:
         """The other end takes nothing at present."""

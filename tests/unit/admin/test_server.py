@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import socket
 import time
 import urllib.error
@@ -64,6 +65,49 @@ def test_before_its_node_is_open_it_says_that_it_starts(server: AdminServer) -> 
     assert (status, '"code":"STARTING"' in text) == (503, True)
     assert get(server, "/consensus/health")[0] == 503
     assert get(server, "/openapi.json")[0] == 200
+
+
+def said(connection: socket.socket) -> bytes:
+    """All that a server says until it ends the connection."""
+    return b"".join(iter(lambda: connection.recv(65536), b""))
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"\x16\x03\x01\x02\x00\r\n\r\n",
+        b"GET /livez\r\n\r\n",
+        b"GET /livez HTTP/1.1\r\n\r\n",
+        b"GET /livez HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n",
+        b"GET /li vez HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        b"GET /\xc3\xa9 HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        b"GET /livez HTTP/1.1\r\nHost: localhost\r\nContent-Length: x\r\n\r\n",
+        b"PUT /openapi.json HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: gzip\r\n\r\n",
+        b"GET /livez HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\nno chunk\r\n",
+    ],
+)
+def test_what_is_no_request_is_told_as_a_problem_too(server: AdminServer, sent: bytes) -> None:
+    with ExitStack() as stack:
+        head, _, body = said(connected(server, stack, sent)).partition(b"\r\n\r\n")
+    lines = head.decode().lower().split("\r\n")
+    assert lines[0] == "http/1.1 400 bad request"
+    assert {"content-type: application/problem+json", f"content-length: {len(body)}", "connection: close"} <= {*lines}
+    told = json.loads(body)
+    assert (told["status"], told["code"], told["retryable"]) == (400, "MALFORMED_REQUEST", False)
+    assert f"x-request-id: {told['request_id']}" in lines
+
+
+def test_what_is_no_request_behind_an_answer_only_ends_the_connection(
+    server: AdminServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    asked = b"POST /unknown HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
+    with ExitStack() as stack:
+        made = connected(server, stack, asked)
+        answer = made.recv(65536)
+        assert answer.startswith(b"HTTP/1.1 404")
+        made.sendall(b"no chunk\r\n")
+        assert ended(made, 2)
+    assert caplog.records == [], "asyncio would write the traceback of each to the node's log"
 
 
 def test_no_answer_waits_for_the_acknowledgement_of_its_first_packet(server: AdminServer) -> None:
