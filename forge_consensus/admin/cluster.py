@@ -61,7 +61,8 @@ MEMBERS: Final[Schema] = {
     "required": ["members", "leader", "index", "committed", "settled"],
     "properties": {"members": {"type": "array", "items": MEMBER}},
 }
-ID_PATTERN: Final = "[^\\s/,='\"]+"
+ID_PATTERN: Final = r"[^\u0000-\u0020\u007f-\u00a0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000/,='" + '"]+'
+"""No control characters and no spaces, each of which is named because ``\\s`` is more in Python than in ECMA 262."""
 ID: Final = "The node's id: a printable text without spaces, quotation marks, commas, slashes and equals signs."
 ADDRESS_PATTERN: Final = r"(ipc:///[!-~]+|(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9_.-]+):[0-9]{1,5})"
 NODE_ID: Final = Argument("id", ID, where="path", minimum=1, maximum=128, pattern=ID_PATTERN, example="n2")

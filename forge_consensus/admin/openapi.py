@@ -102,6 +102,8 @@ def parameter(argument: Argument) -> dict[str, Any]:
         "description": argument.what,
         "schema": argument.schema,
     }
+    if argument.takes_nothing:
+        found["allowEmptyValue"] = True
     if argument.example is not None:
         found["example"] = argument.example
     return found

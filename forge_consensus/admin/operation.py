@@ -97,6 +97,11 @@ class Argument:
             found["default"] = self.default
         return found
 
+    @property
+    def takes_nothing(self) -> bool:
+        """Whether a query may give it without a value, as in ``/readyz?verbose``, which switches it on."""
+        return self.kind == "boolean" and self.where == "query"
+
     def of_text(self, text: str) -> Any:
         """Return the value that a text in a path or a query stands for. Raises `ProblemError`."""
         value: Any = text

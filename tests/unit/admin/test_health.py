@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 
 from forge_consensus.admin import health
-from forge_consensus.admin.operation import Call
+from forge_consensus.admin.operation import Call, query_of
 from forge_consensus.admin.problems import ProblemError
 from forge_consensus.errors import NotStartedError
 
@@ -86,8 +87,41 @@ def test_checks_can_be_listed_and_left_out() -> None:
     code, text = asked(health.ready, status(leader_id=None), exclude="leader, room", verbose=True)
     assert code == 200
     assert "[ ] leader: left out" in text
-    with pytest.raises(ProblemError, match="there is no check 'quorum'"):
-        asked(health.ready, status(), exclude="quorum")
+
+
+@pytest.mark.parametrize(
+    ("query", "taken"),
+    [
+        (b"exclude=leader", "leader"),
+        (b"exclude=leader,room", "leader,room"),
+        (b"exclude=leader&exclude=room", "leader,room"),
+        (b"exclude=leader,+room", "leader, room"),
+        (b"exclude=", ""),
+        (b"exclude=leader,", "leader,"),
+        (b"exclude=quorum", None),
+        (b"exclude=leader,quorum", None),
+        (b"exclude=leader&exclude=quorum", None),
+        (b"exclude=%C2%AEq", None),
+        (b"exclude=leaderroom", None),
+        (b"exclude=leader%0A", None),
+    ],
+)
+def test_only_checks_that_there_are_can_be_left_out_and_the_document_says_which(
+    query: bytes, taken: str | None
+) -> None:
+    operation = next(each for each in health.OPERATIONS if each.path == "/readyz")
+    if taken is None:
+        with pytest.raises(ProblemError, match=r"names of checks .*: there are applied, .*, room"):
+            query_of(operation, query)
+    else:
+        assert query_of(operation, query)["exclude"] == taken
+        exclude = next(each for each in operation.arguments if each.name == "exclude")
+        assert re.search(exclude.schema["pattern"], taken)
+
+
+def test_each_check_can_be_left_out() -> None:
+    found = {check.name for check in health.ready_checks(status(), "")}
+    assert found == set(health.CHECKS)
 
 
 def test_a_node_that_takes_no_turns_is_not_alive() -> None:
