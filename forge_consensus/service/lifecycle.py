@@ -59,14 +59,13 @@ LEAVE_SECONDS = 1.0
 OnFailure = Callable[[ConsensusError], object]
 
 
-def check_mode(mode: object) -> None:
-    """Raise `InvalidConfigError` for what is no way to run a node."""
+def check_arguments(
+    mode: object, timeout: float, raft: object, storage: object, client: object, security: object
+) -> None:
+    """Raise `InvalidConfigError` for what is no way to run a node, no time, or a section that is of another class."""
     if mode not in ("thread", "process"):
         raise InvalidConfigError(f"mode is {mode!r}: expected 'thread' or 'process'")
-
-
-def check_sections(raft: object, storage: object, client: object, security: object) -> None:
-    """Raise `InvalidConfigError` for a section that was given something else than its settings class."""
+    check_timeout(timeout)
     given = (
         ("raft", raft, RaftSettings),
         ("storage", storage, StorageSettings),
@@ -144,9 +143,7 @@ class ServiceLifecycle(PublicSurface):
         http_url: str | None = None,
         security: SecuritySettings | None = None,
     ) -> None:
-        check_mode(mode)
-        check_timeout(timeout)
-        check_sections(raft, storage, client, security)
+        check_arguments(mode, timeout, raft, storage, client, security)
         settings = NodeSettings(
             node_id=node_id,
             cluster_id=cluster_id,

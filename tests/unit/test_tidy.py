@@ -38,9 +38,10 @@ BELOW = {
     "errors": (),
     "process": ("errors", "process"),
     "config": ("errors", "config"),
+    "security": ("errors", "config", "security"),
     "events": ("errors", "process", "events"),
-    "storage": ("errors", "version", "process", "config", "storage"),
-    "actors": ("errors", "version", "process", "config", "events", "storage", "actors"),
+    "storage": ("errors", "version", "process", "config", "security", "storage"),
+    "actors": ("errors", "version", "process", "config", "security", "events", "storage", "actors"),
 }
 """What the modules of a layer may import of this package, for type checkers too."""
 FOREIGN_WORDS = re.compile(
