@@ -203,6 +203,13 @@ def test_a_node_asks_to_be_added_and_comes_back_after_a_restart() -> None:
         client.put("key", "other")
         with Client(cluster.addresses["n2"]) as reader:
             assert reader.get("key") == "other"
+        cluster.join("n3", "learner")
+        wait_for(lambda: "this node is a learner and holds" in cluster.log_text("n3"), SECONDS, "n3 to be a learner")
+        assert [(each.id, each.part, each.joining) for each in client.members().members] == [
+            ("n1", "voter", False),
+            ("n2", "voter", False),
+            ("n3", "learner", False),
+        ]
 
 
 def test_a_node_that_joins_is_of_the_cluster_that_it_finds_unless_it_names_another(tmp_path: Path) -> None:
